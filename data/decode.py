@@ -1,0 +1,154 @@
+"""Media files to patches: pictures here, sound in `decode_audio`, film in `decode_video`.
+
+    decode_part(part, root, config) -> DecodedImage | DecodedAudio | DecodedVideo
+
+These functions read files that may be broken or hostile, through libraries written in C that may hang or crash on
+them. They are therefore meant to run in the processes of `data.decode_server`, which can be killed; they bound what
+they can themselves (header sizes before pixels, declared seconds before samples).
+
+Pictures (Pillow): first frame; EXIF orientation applied; palettes resolved; alpha laid over white; 16 bits reduced
+to 8 by their high byte; CMYK and grey turned to RGB. A picture within its token budget is never resampled: it is
+padded at the right and lower edge by repeating its last column and row, which leaves flat background flat. One
+over the budget is scaled by Pillow's antialiased bicubic to timm's native-aspect size. Patches are p x p x 3 in
+raster order, rows of pixels inside a patch, channels last: the layout of timm's `patchify_image`, in numpy.
+"""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as Pillow
+from PIL import ImageOps
+
+from data.config import EncodeConfig
+from data.document import Audio, DocumentError, Image, Part, Video, resolve_media
+from data.lengths import VideoLayout, image_size
+
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM")
+"""Formats Pillow may try; those that start other programs (EPS) or fetch files are left out."""
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """A picture as patches."""
+
+    grid: tuple[int, int]
+    """Patch rows and columns."""
+    patches: np.ndarray
+    """(rows * cols, image_dim) uint8."""
+
+
+@dataclass(frozen=True)
+class DecodedAudio:
+    """A sound as mel tokens."""
+
+    tokens: np.ndarray
+    """(n, audio_dim) float16 in about [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class DecodedVideo:
+    """A video as tubelet patches, with its sound track as mel tokens."""
+
+    layout: VideoLayout
+    patches: np.ndarray
+    """(tubelets * rows * cols, video_dim) uint8; frames of a tubelet one after the other inside a patch."""
+    sound: np.ndarray
+    """(layout.num_sound, audio_dim) float16; no rows for a silent video."""
+
+
+Decoded = DecodedImage | DecodedAudio | DecodedVideo
+
+
+def decode_part(part: Part, root: Path, config: EncodeConfig) -> Decoded:
+    """Decode the file of a media part below `root` (resolved). Raises DocumentError with file and reason."""
+    path = resolve_media(root, part.path, max_file_mib=config.max_file_mib)
+    try:
+        if isinstance(part, Image):
+            return decode_image(path, config)
+        if isinstance(part, Audio):
+            from data.decode_audio import decode_audio
+
+            return DecodedAudio(decode_audio(path, config))
+        if isinstance(part, Video):
+            from data.decode_video import decode_video
+
+            return DecodedVideo(*decode_video(path, config, sound=part.sound))
+    except DocumentError as error:
+        raise DocumentError(f"file {part.path!r}: {error}") from None
+    except MemoryError:
+        raise DocumentError(f"file {part.path!r}: needs more memory than a decoder may have") from None
+    raise TypeError(f"{type(part).__name__} is not a media part")
+
+
+def decode_image(path: Path, config: EncodeConfig) -> DecodedImage:
+    """Patches of a picture file. Raises DocumentError when it is not a whole picture of bearable size."""
+    try:
+        with warnings.catch_warnings():
+            # our own bound on pixels is stricter than the library's warning
+            warnings.simplefilter("ignore")
+            with Pillow.open(path, formats=PICTURE_FORMATS) as picture:
+                width, height = picture.size
+                if width * height > config.max_pixels:
+                    raise DocumentError(
+                        f"picture of {width} x {height} pixels is over max_pixels={config.max_pixels}; scale it down"
+                    )
+                pixels = to_rgb(picture)
+    except DocumentError:
+        raise
+    except Pillow.UnidentifiedImageError:
+        raise DocumentError(f"not a picture of a known format ({', '.join(PICTURE_FORMATS)})") from None
+    # Pillow's format readers raise whatever their parsers trip over
+    except Exception as error:
+        raise DocumentError(f"broken picture ({type(error).__name__}: {str(error)[:200]})") from None
+    fitted = fit(pixels, config, config.max_image_tokens)
+    return DecodedImage(grid_of(fitted, config), patchify(fitted, config.patch_size))
+
+
+def to_rgb(picture: Pillow.Image) -> Pillow.Image:
+    """First frame of an opened picture as upright 8-bit RGB, transparency over white."""
+    picture.load()
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I") or picture.mode == "F":
+        picture = _to_8_bit(picture)
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        ground = Pillow.new("RGBA", picture.size, (255, 255, 255, 255))
+        return Pillow.alpha_composite(ground, picture).convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def _to_8_bit(picture: Pillow.Image) -> Pillow.Image:
+    """Grey of more than 8 bits as 8: high byte of 16-bit integers, [0, 1] or [0, 255] floats by their maximum."""
+    values = np.asarray(picture)
+    if values.dtype.kind == "f":
+        if not np.isfinite(values).all():
+            raise DocumentError("picture holds values that are not finite")
+        scaled = values * 255 if values.size and values.max() <= 1 else values
+        return Pillow.fromarray(np.clip(np.round(scaled), 0, 255).astype(np.uint8))
+    return Pillow.fromarray((np.clip(values.astype(np.int64), 0, 65535) >> 8).astype(np.uint8))
+
+
+def fit(picture: Pillow.Image, config: EncodeConfig, max_tokens: int) -> np.ndarray:
+    """(H, W, 3) uint8 with sides that are whole patches: padded when within the budget, resampled when not."""
+    width, height, resampled = image_size(picture.width, picture.height, config.patch_size, max_tokens)
+    if resampled and picture.size != (width, height):
+        picture = picture.resize((width, height), Pillow.Resampling.BICUBIC)
+    pixels = np.asarray(picture)
+    below, right = height - pixels.shape[0], width - pixels.shape[1]
+    if below or right:
+        pixels = np.pad(pixels, ((0, below), (0, right), (0, 0)), mode="edge")
+    return pixels
+
+
+def grid_of(pixels: np.ndarray, config: EncodeConfig) -> tuple[int, int]:
+    """Patch rows and columns of pixels (..., H, W, 3)."""
+    return pixels.shape[-3] // config.patch_size, pixels.shape[-2] // config.patch_size
+
+
+def patchify(pixels: np.ndarray, patch_size: int) -> np.ndarray:
+    """(H, W, 3) pixels to (H/p * W/p, p * p * 3) patches in raster order."""
+    rows, cols = pixels.shape[0] // patch_size, pixels.shape[1] // patch_size
+    patches = pixels.reshape(rows, patch_size, cols, patch_size, 3).transpose(0, 2, 1, 3, 4)
+    return np.ascontiguousarray(patches).reshape(rows * cols, patch_size * patch_size * 3)

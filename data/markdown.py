@@ -1,0 +1,90 @@
+"""A Markdown page to parts: text, with its local media links in place as media.
+
+`![words](path)` becomes a picture, sound or video part by the file's extension; the words inside the brackets
+stay as text in front of it only when the file is of a sort that is not decoded here (SVG, remote links): then the
+link is left in the text exactly as it was written. Links inside fenced code or code spans are text. Paths are relative to
+the page and are rewritten relative to the manifest's folder; one that climbs out of that folder is an error.
+
+This is a reader of links, not of Markdown: headings, tables and emphasis stay as they are, since their source is
+what the model should learn to write.
+"""
+
+import os
+import posixpath
+import re
+from urllib.parse import unquote
+
+from data.document import Audio, DocumentError, Image, Part, Text, Video, check_relative
+
+EXTENSIONS = {
+    **dict.fromkeys(("png", "jpg", "jpeg", "webp", "gif", "tif", "tiff", "bmp"), Image),
+    **dict.fromkeys(("wav", "flac", "ogg", "mp3", "opus"), Audio),
+    **dict.fromkeys(("mp4", "mkv", "webm", "mov"), Video),
+}
+
+# ![words](path "title"), the path bare or in <>; the bounds keep the search linear on hostile input
+_LINK = re.compile(r"""!\[(?P<words>[^\]\n]{0,4000})\]\(\s{0,8}(?P<path><[^>\n]{1,1000}>|[^\s()]{1,1000})"""
+                   r"""(?:\s{1,8}(?:"[^"\n]{0,1000}"|'[^'\n]{0,1000}'))?\s{0,8}\)""")
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+_SPAN = re.compile(r"`[^`\n]{1,1000}`")
+
+
+def markdown_parts(page: str, *, path: str) -> tuple[Part, ...]:
+    """Parts of a Markdown page that lies at `path` (relative to the manifest's folder).
+
+    Raises DocumentError for a local media link that leaves the manifest's folder.
+    """
+    parts: list[Part] = []
+    text: list[str] = []
+
+    def flush():
+        words = "".join(text)
+        if words:
+            parts.append(Text(words))
+        text.clear()
+
+    for stretch, is_code in _stretches(page):
+        if is_code:
+            text.append(stretch)
+            continue
+        spans = [match.span() for match in _SPAN.finditer(stretch)]
+        end = 0
+        for match in _LINK.finditer(stretch):
+            in_span = any(start < match.start() < stop for start, stop in spans)
+            part = None if in_span else _media(match["path"], path)
+            if part is None:
+                continue
+            text.append(stretch[end : match.start()])
+            flush()
+            parts.append(part)
+            end = match.end()
+        text.append(stretch[end:])
+    flush()
+    return tuple(parts)
+
+
+def _media(link: str, page: str) -> Part | None:
+    """The media part a link stands for, or None when it is remote or of another sort."""
+    link = unquote(link.strip("<>"))
+    kind = EXTENSIONS.get(os.path.splitext(link)[1][1:].lower())
+    if kind is None or re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:|//", link):
+        return None
+    if link.startswith("/"):
+        raise DocumentError(f"page {page!r} links to {link[:200]!r}, which is not relative to the page")
+    return kind(check_relative(posixpath.normpath(posixpath.join(posixpath.dirname(page), link))))
+
+
+def _stretches(page: str):
+    """(text, is fenced code) pairs that join to the page."""
+    fence, run = None, []
+    for line in page.splitlines(keepends=True):
+        mark = _FENCE.match(line)
+        if fence is None and mark:
+            yield "".join(run), False
+            fence, run = mark[1], [line]
+        elif fence is not None and mark and mark[1].startswith(fence) and not line.strip(" \t\r\n`~"):
+            yield "".join([*run, line]), True
+            fence, run = None, []
+        else:
+            run.append(line)
+    yield "".join(run), fence is not None

@@ -1,0 +1,122 @@
+"""One encoded document: tokens, places and patches as numpy arrays.
+
+    S tokens · one entry each in token_ids, position, block, learn, context
+    n patches of a modality, in the order of their slots in token_ids
+
+A `Sequence` is what the store keeps and what a batch is made from. It can be sliced (long documents are spread
+over several rows) and blanked (what the media tell is taken away, their places stay), and nothing else: editing
+documents happens before encoding.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.document import MODALITIES
+from data.tokenizer import CLOSE_ID, OPEN_ID, SLOT_ID
+
+CONTEXT = ("none", *MODALITIES)
+GREY = 128
+SILENCE = -1.0
+"""Value of a blank mel: the floor of the fixed affine map in `data.decode`."""
+
+FIELDS = {
+    "token_ids": np.dtype(np.int32),
+    "position": np.dtype(np.float32),
+    "block": np.dtype(np.int32),
+    "learn": np.dtype(np.bool_),
+    "context": np.dtype(np.uint8),
+    "image": np.dtype(np.uint8),
+    "audio": np.dtype(np.float16),
+    "video": np.dtype(np.uint8),
+}
+TOKEN_FIELDS = ("token_ids", "position", "block", "learn", "context")
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """An encoded document of S tokens."""
+
+    token_ids: np.ndarray
+    """(S,) int32; media slots hold their modality's slot id."""
+    position: np.ndarray
+    """(S, 3) float32: (t, h, w); t in ticks of one audio token where media have a clock."""
+    block: np.ndarray
+    """(S,) int32: 0 outside media, else the number of the picture, tubelet or second of sound, from 1."""
+    learn: np.ndarray
+    """(S,) bool: this token is a target."""
+    context: np.ndarray
+    """(S,) uint8: index into CONTEXT of the last medium that is open or has closed before this token."""
+    image: np.ndarray
+    """(n, image_dim) uint8 patches."""
+    audio: np.ndarray
+    """(n, audio_dim) float16 mel tokens in about [-1, 1]."""
+    video: np.ndarray
+    """(n, video_dim) uint8 tubelet patches."""
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    def slots(self, modality: str) -> np.ndarray:
+        """(n,) int64 places of a modality's slots, ascending."""
+        return np.flatnonzero(self.token_ids == SLOT_ID[modality])
+
+    def validate(self) -> "Sequence":
+        """Itself, when shapes, dtypes and slot counts agree; ValueError otherwise."""
+        for name, dtype in FIELDS.items():
+            array = getattr(self, name)
+            if array.dtype != dtype:
+                raise ValueError(f"sequence field {name} has dtype {array.dtype}, not {dtype}")
+            if name in TOKEN_FIELDS and array.shape != ((len(self), 3) if name == "position" else (len(self),)):
+                raise ValueError(f"sequence field {name} has shape {array.shape} for {len(self)} tokens")
+            if name in MODALITIES and (array.ndim != 2 or len(array) != len(self.slots(name))):
+                raise ValueError(f"sequence has {len(self.slots(name))} {name} slots and patches {array.shape}")
+        return self
+
+    def slice(self, start: int, stop: int) -> "Sequence":
+        """Tokens start..stop with their patches; positions stay as they are in the document."""
+        if start == 0 and stop == len(self):
+            return self
+        fields = {name: getattr(self, name)[start:stop] for name in TOKEN_FIELDS}
+        for name in MODALITIES:
+            first, last = np.searchsorted(self.slots(name), (start, stop))
+            fields[name] = getattr(self, name)[first:last]
+        return Sequence(**fields)
+
+    def blanked(self, modalities: Iterable[str] = MODALITIES) -> "Sequence":
+        """The same slots with grey pictures and frames, and silence, for the modalities named.
+
+        A video blanked for "video" alone keeps its sound track, whose patches are audio. Blanks are read-only views.
+        """
+        blank = {}
+        for name in modalities:
+            if name not in MODALITIES:
+                raise ValueError(f"unknown modality {name!r}; there are {', '.join(MODALITIES)}")
+            patches = getattr(self, name)
+            fill = np.asarray(SILENCE if name == "audio" else GREY, dtype=patches.dtype)
+            blank[name] = np.broadcast_to(fill, patches.shape)
+        return dataclasses.replace(self, **blank)
+
+    def cuts(self) -> np.ndarray:
+        """(c,) int64 places, ascending, where a row may end and the next begin, 0 and S included.
+
+        A cut lies outside media (from opening to closing token), and never between a closing token and a target, so
+        that a following segment, begun one token earlier where that token is text, predicts every target once.
+        """
+        opens = np.isin(self.token_ids, list(OPEN_ID.values()))
+        closes = np.isin(self.token_ids, list(CLOSE_ID.values()))
+        inside = np.cumsum(opens.astype(np.int64)) - np.cumsum(closes.astype(np.int64))
+        free = np.ones(len(self) + 1, dtype=bool)
+        free[1:-1] = (inside[:-1] == 0) & ~(closes[:-1] & self.learn[1:])
+        return np.flatnonzero(free)
+
+    def crc32(self) -> int:
+        """Checksum over all arrays, stored beside a cached sequence and compared when it is read."""
+        value = 0
+        for name in FIELDS:
+            value = zlib.crc32(np.ascontiguousarray(getattr(self, name)).data.cast("B"), value) if getattr(
+                self, name).size else value
+        return value

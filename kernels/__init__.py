@@ -1,0 +1,12 @@
+"""The costly inner loops: attention over spans, and the output head fused with its loss.
+
+Each operation is a folder with a plain reference (the specification), one file per backend, a facade that picks
+one of them by argument, and a README with the mathematics. This room imports nothing but torch.
+"""
+
+from kernels.attention.api import attention
+from kernels.attention.merge import merge_partials
+from kernels.attention.spans import Spans
+from kernels.linear_loss.api import linear_cross_entropy
+
+__all__ = ["Spans", "attention", "linear_cross_entropy", "merge_partials"]

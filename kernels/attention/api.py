@@ -1,0 +1,89 @@
+"""The facade of attention over spans: checks what it is given, picks a backend, never falls back silently.
+
+    out = attention(q, k, v, Spans.packed(document, block=block, window=1024))
+
+Backends: "reference" (dense, any device, small sizes), "cpu" (tiled), "auto" (logs its choice and the reason once, at
+level INFO of the logger `kernels.attention`).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from kernels.attention.op import announce, span_attention
+from kernels.attention.reference import reference_attention
+from kernels.attention.spans import Spans
+
+BACKENDS = ("auto", "reference", "cpu", "triton", "hopper")
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    spans: Spans,
+    *,
+    scale: float | None = None,
+    sink: Tensor | None = None,
+    backend: str = "auto",
+    return_lse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """softmax(scale q k^T) v, each row over the keys that its span lets through.
+
+    q: (B, T, H, D); k, v: (B, S, K, D), where K divides H; all of one floating dtype (under autocast they are cast to
+    its dtype). scale: 1 / sqrt(D) by default. sink: (H,) learned logit per head that takes part in the softmax with
+    value 0.
+    -> out (B, T, H, D) in the inputs' dtype; with return_lse also lse (B, H, T) float32 (float64 for float64 inputs),
+    natural log, sink included, without gradient. A row that sees nothing gets out 0, lse -inf (the sink's logit with a
+    sink) and gradients 0.
+    Raises ValueError for shapes, dtypes or devices that do not fit, for an unknown backend, and for a backend that
+    cannot do what is asked.
+    """
+    device = q.device.type
+    if torch.is_autocast_enabled(device) and q.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(device)
+        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+    _check(q, k, v, spans, sink)
+    scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
+
+    chosen = backend
+    if backend == "auto":
+        chosen = "cpu" if device == "cpu" else "reference"
+    if chosen == "cpu":
+        if device != "cpu":
+            raise ValueError(f'backend "cpu" needs CPU tensors, but q is on {q.device}; use backend="auto"')
+        out, lse = span_attention(q, k, v, spans.lo, spans.hi, spans.serial, sink, scale, backend == "auto")
+    elif chosen == "reference":
+        if backend == "auto" and not torch.compiler.is_compiling():
+            announce(f"attention backend auto: reference, because there is no kernel for {device} yet; T x S memory")
+        out, lse = reference_attention(q, k, v, spans, scale=scale, sink=sink)
+    elif chosen in BACKENDS:
+        raise ValueError(f'backend "{chosen}" is not built yet; use "auto", "cpu" or "reference"')
+    else:
+        raise ValueError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+    return (out, lse.detach()) if return_lse else out
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, spans: Spans, sink: Tensor | None) -> None:
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if x.dim() != 4 or not x.is_floating_point():
+            raise ValueError(f"{name} must be a float tensor of 4 dims (B, tokens, heads, D); got {tuple(x.shape)} of {x.dtype}")
+        if x.dtype != q.dtype or x.device != q.device:
+            raise ValueError(f"{name} is {x.dtype} on {x.device}, but q is {q.dtype} on {q.device}; make them equal")
+    batch, rows, heads, dim = q.shape
+    if k.shape != v.shape:
+        raise ValueError(f"k and v must have one shape; got {tuple(k.shape)} and {tuple(v.shape)}")
+    if k.shape[0] != batch or k.shape[3] != dim:
+        raise ValueError(f"q is {tuple(q.shape)} and k {tuple(k.shape)}: batch and head dim must be equal")
+    if k.shape[2] == 0 or heads % k.shape[2]:
+        raise ValueError(f"the {heads} query heads must be a multiple of the {k.shape[2]} key heads")
+    if spans.lo.shape != (batch, rows) or spans.num_keys != k.shape[1]:
+        raise ValueError(
+            f"spans are for {tuple(spans.lo.shape)} rows over {spans.num_keys} keys, "
+            f"but q has {(batch, rows)} rows and k {k.shape[1]} keys"
+        )
+    if spans.lo.device != q.device:
+        raise ValueError(f"spans are on {spans.lo.device}, but q is on {q.device}; use spans.to(q.device)")
+    if sink is not None and sink.shape != (heads,):
+        raise ValueError(f"sink must be (H,) = ({heads},); got {tuple(sink.shape)}")

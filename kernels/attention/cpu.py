@@ -1,0 +1,189 @@
+"""Attention over spans on the CPU: PyTorch's flash op, called only on what the spans let through.
+
+The flash op computes a rectangle of rows and keys and returns its log-sum-exp, so parts merge exactly; its backward,
+given the *global* output and log-sum-exp, gives the exact share of each rectangle in the gradients. `plan.py` decides
+the rectangles; this file reads q, k and v for each call, runs it, and puts the results in their places. Work is
+proportional to the planned area, memory to T and S.
+
+Partial outputs, log-sum-exps and gradients are merged and added in fp32 (fp64 for fp64 inputs), in a fixed order, so
+the same inputs give the same bits at a fixed number of threads.
+
+Traps of the op that are handled here: a row masked everywhere gets log-sum-exp 0 instead of -inf (such rows are never
+written); zero rows end the process with SIGFPE (no piece has zero rows); its causal mode aligns rows and keys at the
+top left (causal pieces are squares); its bf16 backward costs about 0.1 ms per head and piece before any work, so
+pieces of up to `UPCAST_KEYS` keys are computed in fp32 there; masks must be float.
+
+Legend: B batch, T query rows, S keys, H query heads, K key heads, D head dim; n pieces, M rows and L keys in a call.
+"""
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor
+
+from kernels.attention.merge import merge_rows
+from kernels.attention.plan import Call, Plan, build_plan
+from kernels.attention.spans import Derived, derived_of
+
+UPCAST_KEYS = 1024
+"""In the backward, half-precision pieces with at most this many keys are computed in fp32: faster, and closer."""
+RECENT_PLANS = 8
+"""Plans kept after their Spans is gone: the backward often runs when the model has dropped its Spans."""
+
+_recent: OrderedDict[int, Derived] = OrderedDict()
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def plan_of(serial: int, lo: Tensor, hi: Tensor, num_keys: int) -> Plan:
+    """The plan of the Spans with this serial, made from lo and hi if it is not known."""
+    derived = _recent.get(serial)
+    if derived is None:
+        derived = derived_of(serial)
+    if "cpu_plan" not in derived:
+        derived["cpu_plan"] = build_plan(lo, hi, num_keys)
+    _recent[serial] = derived
+    _recent.move_to_end(serial)
+    if len(_recent) > RECENT_PLANS:
+        _recent.popitem(last=False)
+    return derived["cpu_plan"]
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, plan: Plan, *, scale: float, sink: Tensor | None) -> tuple[Tensor, Tensor]:
+    """q: (B, T, H, D); k, v: (B, S, K, D); sink: (H,) or None.
+
+    -> out (B, T, H, D) in q's dtype; lse (B, H, T) float32 (float64 for float64 inputs). Both are new and contiguous.
+    """
+    batch, num_rows, heads, dim = q.shape
+    wide = torch.promote_types(torch.float32, q.dtype)
+    merging = len(plan.calls) > 1 or sink is not None
+    # one row more than there are, for what nobody reads
+    out = q.new_zeros(batch * num_rows + 1, heads, dim, dtype=wide if merging else q.dtype)
+    lse = q.new_full((batch * num_rows + 1, heads), -torch.inf, dtype=wide)
+    for turn, calls in enumerate(plan.calls):
+        for call in calls:
+            q_call, k_call, v_call = _rows(q, call), _keys(k, call), _keys(v, call)
+            o_call, l_call = _flash(
+                q_call, k_call, v_call, 0.0, call.kind == "causal", attn_mask=call.mask(_mask_dtype(q)), scale=scale
+            )
+            o_call, l_call = o_call.transpose(1, 2), l_call.transpose(1, 2)
+            if call.window is not None:
+                out_at, lse_at = _row_window(out, call, num_rows), _row_window(lse, call, num_rows)
+                if turn:
+                    o_call, l_call = merge_rows(out_at, lse_at, o_call, l_call)
+                out_at.copy_(o_call)
+                lse_at.copy_(l_call)
+                continue
+            o_call, l_call = o_call.reshape(-1, heads, dim), l_call.reshape(-1, heads)
+            if turn:
+                o_call, l_call = merge_rows(out[call.row_to], lse[call.row_to], o_call, l_call)
+                out.index_copy_(0, call.row_to, o_call)
+            else:
+                # the rows are still 0, and adding is twice as fast as copying
+                out.index_add_(0, call.row_to, o_call.to(out.dtype))
+            lse.index_copy_(0, call.row_to, l_call.to(wide))
+    out, lse = out[:-1], lse[:-1]
+    if sink is not None:
+        with_sink = torch.logaddexp(lse, sink.to(wide))
+        out = out * (lse - with_sink).exp()[..., None]
+        lse = with_sink
+    out = out.view(batch, num_rows, heads, dim).to(q.dtype)
+    return out, lse.view(batch, num_rows, heads).transpose(1, 2).contiguous()
+
+
+def backward(
+    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, plan: Plan, *, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients from the keys of this plan, given out and lse over *all* keys, sink included.
+
+    Shapes as in `forward`, grad_out like out. -> dq, dk, dv in q's dtype, new and contiguous. For the parts of a row
+    that was split over several sets of keys, call once per set with the merged out and lse, and add.
+    """
+    batch, num_rows, heads, dim = q.shape
+    num_keys, key_heads = k.shape[1:3]
+    wide = torch.promote_types(torch.float32, q.dtype)
+    grad_out, out = grad_out.contiguous(), out.contiguous()
+    dq = q.new_zeros(batch * num_rows + 1, heads, dim, dtype=wide)
+    dk = q.new_zeros(batch * num_keys + 1, key_heads, dim, dtype=wide)
+    dv = torch.zeros_like(dk)
+    # exp(score - inf) = 0: rows that see nothing, and padding (the row more), take no part
+    lse_rows = lse.new_full((batch * num_rows + 1, heads), torch.inf)
+    lse_rows[:-1].view(batch, num_rows, heads).copy_(lse.transpose(1, 2))
+    lse_rows.masked_fill_(lse_rows == -torch.inf, torch.inf)
+    for call in (call for calls in plan.calls for call in calls):
+        parts = [_rows(grad_out, call), _rows(q, call), _keys(k, call), _keys(v, call), _rows(out, call)]
+        if q.element_size() < 4 and call.keys <= UPCAST_KEYS:
+            parts = [part.to(wide) for part in parts]
+        if call.window is not None:
+            lse_call = _row_window(lse_rows, call, num_rows)
+        else:
+            lse_call = lse_rows.index_select(0, call.row_to).view(call.num, call.rows, heads)
+        grads = _flash_backward(
+            *parts,
+            lse_call.transpose(1, 2),
+            0.0,
+            call.kind == "causal",
+            attn_mask=call.mask(_mask_dtype(parts[0])),
+            scale=scale,
+        )
+        dq_call, dk_call, dv_call = (grad.transpose(1, 2) for grad in grads)
+        if call.window is not None:
+            _row_window(dq, call, num_rows).add_(dq_call)
+            _key_window(dk, call, num_keys).add_(dk_call)
+            _key_window(dv, call, num_keys).add_(dv_call)
+        else:
+            dq.index_add_(0, call.row_to, dq_call.reshape(-1, heads, dim).to(wide))
+            dk.index_add_(0, call.key_to, dk_call.reshape(-1, key_heads, dim).to(wide))
+            dv.index_add_(0, call.key_to, dv_call.reshape(-1, key_heads, dim).to(wide))
+    return (
+        dq[:-1].view(q.shape).to(q.dtype),
+        dk[:-1].view(k.shape).to(k.dtype),
+        dv[:-1].view(v.shape).to(v.dtype),
+    )
+
+
+def sink_gradient(grad_out: Tensor, out: Tensor, lse: Tensor, sink: Tensor) -> Tensor:
+    """(H,): the sink has probability exp(sink - lse) and value 0, so its logit's gradient is -p * (grad_out . out)."""
+    wide = lse.dtype
+    inner = (grad_out.to(wide) * out.to(wide)).sum(-1)
+    chance = (sink.to(wide)[:, None] - lse).exp().transpose(1, 2)
+    return -(chance * inner).sum((0, 1)).to(sink.dtype)
+
+
+def _mask_dtype(x: Tensor) -> torch.dtype:
+    """The op takes masks of its inputs' dtype or fp32; fp32 for all but fp64 keeps one copy of each mask."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _rows(x: Tensor, call: Call) -> Tensor:
+    """(B, T, H, D) -> the call's rows, (n, H, M, D)."""
+    return _take(x, call, call.row_from, call.rows, 2)
+
+
+def _keys(x: Tensor, call: Call) -> Tensor:
+    """(B, S, K, D) -> the call's keys, (n, K, L, D)."""
+    return _take(x, call, call.key_from, call.keys, 3)
+
+
+def _take(x: Tensor, call: Call, index: Tensor | None, size: int, place: int) -> Tensor:
+    if call.window is not None:
+        first = call.window[place]
+        part = x[call.window[0] : call.window[1], first : first + size]
+    else:
+        part = x.reshape(-1, *x.shape[2:]).index_select(0, index).view(call.num, size, *x.shape[2:])
+    return part.transpose(1, 2)
+
+
+def _row_window(x: Tensor, call: Call, num_rows: int) -> Tensor:
+    """The part of a (B * T + 1, ...) buffer that a call without gathering reads and writes, (n, M, ...)."""
+    return _window(x, call, num_rows, call.window[2], call.rows)
+
+
+def _key_window(x: Tensor, call: Call, num_keys: int) -> Tensor:
+    return _window(x, call, num_keys, call.window[3], call.keys)
+
+
+def _window(x: Tensor, call: Call, size: int, first: int, length: int) -> Tensor:
+    whole = x[:-1].view(-1, size, *x.shape[1:])
+    return whole[call.window[0] : call.window[1], first : first + length]

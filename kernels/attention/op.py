@@ -1,0 +1,89 @@
+"""The custom op `brine::span_attention`: what the compiler and autograd see of attention over spans.
+
+It takes lo and hi as tensors, so a compiled function honours whatever mask it is called with and is not compiled
+again when documents change; it returns (out, lse), so selective checkpointing can keep both and skip the recompute:
+
+    policy: save `torch.ops.brine.span_attention.default`
+
+The op dispatches on the device of q; `cpu.py` serves CPU tensors. `serial` names the Spans that lo and hi came from,
+so that what the host derives from them is made once and not once per layer. lse has no gradient: the facade detaches
+it, and the formula here ignores what reaches it.
+"""
+
+import logging
+
+import torch
+from torch import Tensor
+
+from kernels.attention import cpu
+
+_log = logging.getLogger("kernels.attention")
+_announced: set[str] = set()
+
+
+def announce(choice: str) -> None:
+    """Log a choice of backend, the first time that it is made."""
+    if choice not in _announced:
+        _announced.add(choice)
+        _log.info(choice)
+
+
+@torch.library.custom_op("brine::span_attention", mutates_args=(), device_types="cpu")
+def span_attention(
+    q: Tensor, k: Tensor, v: Tensor, lo: Tensor, hi: Tensor, serial: Tensor, sink: Tensor | None, scale: float, auto: bool
+) -> tuple[Tensor, Tensor]:
+    """q (B, T, H, D); k, v (B, S, K, D); lo, hi (B, T) int32; serial () int64; sink (H,) or None.
+
+    -> out (B, T, H, D), lse (B, H, T). `auto` says that the backend was chosen by "auto", to be logged once; logging
+    here, at run time, keeps the facade free of it under the compiler.
+    """
+    if auto:
+        announce("attention backend auto: cpu, because q is on the CPU; tiled flash attention over the spans")
+    plan = cpu.plan_of(int(serial), lo, hi, k.shape[1])
+    return cpu.forward(q, k, v, plan, scale=scale, sink=sink)
+
+
+@span_attention.register_fake
+def _(q, k, v, lo, hi, serial, sink, scale, auto):
+    batch, rows, heads, _ = q.shape
+    return q.new_empty(q.shape), q.new_empty((batch, heads, rows), dtype=torch.promote_types(torch.float32, q.dtype))
+
+
+@torch.library.custom_op("brine::span_attention_backward", mutates_args=(), device_types="cpu")
+def span_attention_backward(
+    grad_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lo: Tensor,
+    hi: Tensor,
+    serial: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """-> dq, dk, dv, given out and lse over all keys (and the sink)."""
+    plan = cpu.plan_of(int(serial), lo, hi, k.shape[1])
+    return cpu.backward(grad_out, q, k, v, out, lse, plan, scale=scale)
+
+
+@span_attention_backward.register_fake
+def _(grad_out, q, k, v, lo, hi, serial, out, lse, scale):
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    q, k, v, lo, hi, serial, sink, scale, _ = inputs
+    out, lse = output
+    ctx.save_for_backward(q, k, v, lo, hi, serial, sink, out, lse)
+    ctx.scale = scale
+
+
+def _backward(ctx, grad_out, _grad_lse):
+    q, k, v, lo, hi, serial, sink, out, lse = ctx.saved_tensors
+    dq, dk, dv = span_attention_backward(grad_out, q, k, v, lo, hi, serial, out, lse, ctx.scale)
+    d_sink = None if sink is None else cpu.sink_gradient(grad_out, out, lse, sink)
+    return dq, dk, dv, None, None, None, d_sink, None, None
+
+
+span_attention.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,22 @@
+"""The model room: one decoder-only transformer for text, pictures, sound and video.
+
+    config.py        ModelConfig: every number that decides names and shapes
+    embed.py         tokens and patches to vectors
+    rotary.py        positions (t, h, w) to turns
+    transformer.py   blocks and the model; the table of hook points
+    init.py          one table of initial weights
+    cache.py         keys and values of what was read
+    prompt.py        what a person hands over, as the arguments of a forward
+    generate.py      decoding, and `python -m model.generate`
+    load.py          model folders: save and load
+    probe.py         capture, edit and look at activations
+    flops.py         what a forward costs
+
+It knows no parallelism, no loss and no optimiser. Gradients, precision and compilation are the caller's choice.
+"""
+
+from model.config import ModelConfig
+from model.load import LoadedModel, load, save_model
+from model.transformer import Transformer
+
+__all__ = ["LoadedModel", "ModelConfig", "Transformer", "load", "save_model"]

@@ -1,0 +1,141 @@
+"""The shape of the transformer, as one frozen dataclass.
+
+A model is decided by about twenty numbers, and all of them are here: a checkpoint's `config.json`
+holds exactly these fields, and two models with equal configs have equal parameter names and shapes.
+What is *not* here is how a model is trained, on how many devices, or in which precision: those
+belong to the recipe. Nor does it hold anything about media beyond the three flat patch lengths:
+how a picture becomes patches is the `data` room's business (`data.EncodeConfig`).
+
+Layers come in groups of `global_every`: the last layer of each group is *global* (causal over the
+whole document, a long rotary base), the others are *local* (a sliding window, media blocks seen
+whole, a short base). A model with fewer layers than a group still has one global layer, its last,
+since otherwise nothing could be remembered from beyond the windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+EMBEDDERS = ("ln_linear_ln", "linear")
+MODALITIES = ("image", "audio", "video")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that decides the names and shapes of the parameters, and the mathematics over them.
+
+    Raises ValueError, telling the remedy, for a combination that is no model.
+    """
+
+    vocab_size: int = 512
+    """V, number of token ids, special tokens included."""
+    dim: int = 256
+    """E, width of the residual stream."""
+    num_layers: int = 6
+    """L, number of blocks."""
+    num_heads: int = 8
+    """H, number of query heads."""
+    num_kv_heads: int = 4
+    """K, number of key/value heads; each serves H / K query heads (grouped-query attention)."""
+    head_dim: int = 32
+    """D, width of one head; H * D need not equal E."""
+    mlp_dim: int = 768
+    """M, inner width of the SwiGLU MLP (three E x M matrices)."""
+    window: int | None = 256
+    """Tokens that a row of a local layer sees, itself included; None: no limit (blocks still apply)."""
+    global_every: int = 6
+    """Group size: layers global_every - 1, 2 * global_every - 1, ... are global, and so is the last layer of a
+    model that has fewer layers than this."""
+    rope_theta_local: float = 10_000.0
+    """Rotary base of local layers: the longest wavelength is about 2 pi times this many positions."""
+    rope_theta_global: float = 1_000_000.0
+    """Rotary base of global layers."""
+    rope_sections: tuple[int, int, int] | None = None
+    """How many of the D / 2 rotary frequencies turn with t, h and w. They are dealt in turn (t, h, w, t, h, w, ...)
+    until each has its share; the slowest go to the axis with the largest. None: 5/16 each for h and w, the rest t."""
+    embedder: str = "ln_linear_ln"
+    """How a flat patch becomes a token: "ln_linear_ln" (LayerNorm, Linear, LayerNorm) or "linear"."""
+    image_dim: int = 768
+    """Numbers in one image patch (p * p * 3)."""
+    audio_dim: int = 256
+    """Numbers in one audio token (mel frames per token * mel bins)."""
+    video_dim: int = 1536
+    """Numbers in one video tubelet patch (frames * p * p * 3)."""
+    norm_eps: float = 1e-6
+    """Epsilon of every RMSNorm."""
+    patch_norm_eps: float = 1e-2
+    """Epsilon of the patch LayerNorms. Large on purpose: with a small one, codec noise in a flat patch is amplified
+    to full contrast."""
+    tie_embeddings: bool = False
+    """Use the token embedding as the output head too."""
+    attention_backend: str = "auto"
+    """Handed to `kernels.attention`: "auto", "reference", "cpu", ..."""
+
+    def __post_init__(self):
+        positive = ("vocab_size", "dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "mlp_dim",
+                    "global_every", "image_dim", "audio_dim", "video_dim",
+                    "rope_theta_local", "rope_theta_global", "norm_eps", "patch_norm_eps")  # fmt: skip
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} = {getattr(self, name)} must be positive")
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window = {self.window}: give at least 1 (a row sees itself), or None for no limit")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_heads = {self.num_heads} is no multiple of num_kv_heads = {self.num_kv_heads}: "
+                "each key/value head must serve the same number of query heads"
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim = {self.head_dim} must be even: rotary positions turn pairs of numbers")
+        if self.embedder not in EMBEDDERS:
+            raise ValueError(f"embedder = {self.embedder!r} is unknown: choose one of {', '.join(EMBEDDERS)}")
+        if self.rope_sections is not None:
+            sections = tuple(self.rope_sections)
+            # a JSON file gives a list
+            object.__setattr__(self, "rope_sections", sections)
+            if len(sections) != 3 or min(sections) < 0 or sum(sections) != self.head_dim // 2:
+                raise ValueError(
+                    f"rope_sections = {sections}: give three counts (t, h, w) that add up to head_dim / 2 = "
+                    f"{self.head_dim // 2}, or None"
+                )
+
+    @property
+    def sections(self) -> tuple[int, int, int]:
+        """Frequencies per axis (t, h, w), adding up to D / 2."""
+        if self.rope_sections is not None:
+            return self.rope_sections
+        half = self.head_dim // 2
+        side = half * 5 // 16
+        return half - 2 * side, side, side
+
+    @property
+    def patch_dims(self) -> dict[str, int]:
+        """Flat patch length of each modality, in the order image, audio, video."""
+        return {"image": self.image_dim, "audio": self.audio_dim, "video": self.video_dim}
+
+    def is_global(self, layer: int) -> bool:
+        """Is this layer (counted from 0) global, that is causal over the whole document?"""
+        return (layer + 1) % min(self.global_every, self.num_layers) == 0
+
+    @property
+    def num_global_layers(self) -> int:
+        """How many of the layers are global."""
+        return sum(self.is_global(layer) for layer in range(self.num_layers))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; `ModelConfig.from_dict` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
+        """Read what `to_dict` wrote. Raises ValueError naming fields that this version does not know."""
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(
+                f"model config has unknown field {', '.join(unknown)}: it was written by another version; "
+                f"known fields are {', '.join(sorted(known))}"
+            )
+        return cls(**values)

@@ -1,0 +1,63 @@
+"""Floating-point operations of a forward pass, counted from the config.
+
+One multiply-add is two operations. Matrices cost two operations per parameter per token; attention costs
+four per query head, head dimension and visible (query, key) pair (q . k, then weight . v). Norms, rotary turns,
+softmax and the table look-up are left out, as is usual (2001.08361, section 2.1). Only pairs inside spans are
+counted: a window of 256 in a row of 8192 is not billed as 8192.
+
+Training costs three forwards, since the backward pass has two products for each one; the ledger multiplies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from model.config import ModelConfig
+
+
+def matrix_parameters(config: ModelConfig) -> int:
+    """Parameters that every token is multiplied with: the blocks' four matrices and the head (tied or not)."""
+    heads = config.num_heads * config.head_dim
+    keys = config.num_kv_heads * config.head_dim
+    per_layer = config.dim * (heads + 2 * keys) + heads * config.dim + 3 * config.dim * config.mlp_dim
+    return config.num_layers * per_layer + config.vocab_size * config.dim
+
+
+def causal_area(row_tokens: int, window: int | None = None) -> int:
+    """Visible (query, key) pairs of one causal row with an optional sliding window."""
+    reach = row_tokens if window is None else min(window, row_tokens)
+    return reach * (reach + 1) // 2 + (row_tokens - reach) * reach
+
+
+def forward_flops(
+    config: ModelConfig,
+    *,
+    num_tokens: int,
+    local_area: int,
+    global_area: int,
+    num_patches: Mapping[str, int] | None = None,
+) -> int:
+    """Operations of one forward pass with its head, from what was really in the batch.
+
+    num_tokens: tokens, padding included if it was computed. local_area, global_area: `Spans.area()` of the two
+    kinds of layer. num_patches: modality -> patches embedded.
+    """
+    num_global = config.num_global_layers
+    area = (config.num_layers - num_global) * local_area + num_global * global_area
+    patches = sum(count * config.patch_dims[name] * config.dim for name, count in (num_patches or {}).items())
+    return 2 * matrix_parameters(config) * num_tokens + 4 * config.num_heads * config.head_dim * area + 2 * patches
+
+
+def flops_per_token(config: ModelConfig, row_tokens: int) -> float:
+    """Forward operations per token of a row that is one document of `row_tokens` tokens, head included, patch
+    embedders and the look-ahead inside media blocks left out. Packed rows of several documents cost less: use
+    `forward_flops` with their true areas."""
+    return (
+        forward_flops(
+            config,
+            num_tokens=row_tokens,
+            local_area=causal_area(row_tokens, config.window),
+            global_area=causal_area(row_tokens),
+        )
+        / row_tokens
+    )

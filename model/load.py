@@ -1,0 +1,210 @@
+"""Model folders: a trained model with all that is needed to use it, and nothing else.
+
+    config.json         {"model": ModelConfig, "encode": EncodeConfig}
+    model.safetensors   every parameter under its name in `Transformer`
+    tokenizer.json      the tokenizer
+
+    model = load("runs/demo")
+    for piece in model.generate(["shot.png", "def "]):
+        print(piece, end="", flush=True)
+
+A folder is written beside its place and renamed into it, so it is whole or absent. No pickle is read or written.
+Optimiser state, data position and the like belong to training checkpoints, not here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from data.config import EncodeConfig
+from data.sequence import Sequence
+from data.tokenizer import Tokenizer
+from model.config import ModelConfig
+from model.prompt import PromptPart, batch_prompts, encode_prompt
+from model.transformer import Transformer
+
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+PREFERRED = ("large_salt", "large_baseline", "small")
+"""Stages of a run, best first: `load(run)` takes the first that has finished."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with the tokenizer and the encoder it was trained with."""
+
+    model: Transformer
+    """The transformer, in evaluation mode."""
+    tokenizer: Tokenizer
+    """Text to ids and back."""
+    encode_config: EncodeConfig
+    """How media become patches."""
+    folder: Path
+    """The model folder that it was read from."""
+
+    def encode(self, parts: PromptPart | Items[PromptPart]) -> Sequence:
+        """Encode a prompt; see `model.prompt.encode_prompt` for what a part may be."""
+        return encode_prompt(parts, tokenizer=self.tokenizer, config=self.encode_config)
+
+    def inputs(self, parts: PromptPart | Items[PromptPart]) -> dict[str, Any]:
+        """The arguments of the model's forward for one prompt: `loaded.model(**loaded.inputs(["def "]))`."""
+        return batch_prompts([self.encode(parts)], device=self.model.head_weight.device)
+
+    def generate(
+        self,
+        parts: PromptPart | Items[PromptPart],
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """Answer a prompt; returns an iterator of pieces of text, each as soon as it is known.
+
+        Stops at the end token or after `max_tokens`. Temperature 0 is greedy. Raises ValueError, at the call, for a
+        part that cannot be read or settings that cannot be sampled with.
+        """
+        # imported here so that `python -m model.generate` is not imported before it runs
+        from model.generate import check_sampling, stream_text, stream_tokens
+
+        check_sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p)
+        tokens = stream_tokens(
+            self.model,
+            self.encode(parts),
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            vocab_size=self.tokenizer.vocab_size,
+        )
+        return stream_text(tokens, self.tokenizer)
+
+
+def load(folder: str | Path, *, device: torch.device | str = "cpu") -> LoadedModel:
+    """Load a model from a model folder, a stage that has one, or a run (its best finished stage, see `PREFERRED`).
+
+    Raises ValueError, naming the file and the remedy, when there is no model, or one that is broken, of another
+    version, or whose parts do not fit each other.
+    """
+    folder = find_model(Path(folder))
+    configs = _read_config(folder / CONFIG)
+    try:
+        config, encode_config = ModelConfig.from_dict(configs["model"]), EncodeConfig.from_dict(configs["encode"])
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{folder / CONFIG} does not describe a model of this version: {error}") from None
+    if config.patch_dims != encode_config.dims:
+        raise ValueError(
+            f"{folder / CONFIG}: the model takes patches of {config.patch_dims}, its encoder makes "
+            f"{encode_config.dims}; the folder was put together from two models"
+        )
+    tokenizer = Tokenizer.load(folder / TOKENIZER)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(
+            f"{folder / TOKENIZER} has {tokenizer.vocab_size} ids, the model knows {config.vocab_size}: "
+            "take the tokenizer that the model was trained with"
+        )
+    model = Transformer(config)
+    load_weights(model, folder / WEIGHTS)
+    return LoadedModel(model.to(device).eval(), tokenizer, encode_config, folder)
+
+
+def find_model(folder: Path) -> Path:
+    """The model folder that a path means: itself, its `model`, or that of a run's best finished stage."""
+    if not folder.exists():
+        raise ValueError(f"{folder} does not exist: give a run such as runs/demo, a stage of it, or a model folder")
+    candidates = [folder, folder / "model", *(folder / stage / "model" for stage in PREFERRED)]
+    for candidate in candidates:
+        if (candidate / CONFIG).is_file() and (candidate / WEIGHTS).is_file():
+            return candidate
+    others = sorted(folder.glob(f"*/model/{CONFIG}")) if folder.is_dir() else []
+    if len(others) == 1:
+        return others[0].parent
+    hint = f"; give one of {', '.join(str(other.parent) for other in others)}" if others else ""
+    raise ValueError(
+        f"{folder} holds no finished model (looked for {CONFIG} and {WEIGHTS} here, in model/, and in "
+        f"{', '.join(stage + '/model/' for stage in PREFERRED)}){hint or ': train one with `uv run train.py`'}"
+    )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        configs = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error}): save the model again") from None
+    if not isinstance(configs, dict) or not all(isinstance(configs.get(key), dict) for key in ("model", "encode")):
+        raise ValueError(f'{path} must hold an object with "model" and "encode": it is no config of a model folder')
+    return configs
+
+
+def load_weights(model: Transformer, weights: str | Path | Mapping[str, Tensor]) -> None:
+    """Copy weights into a model of exactly the same names and shapes.
+
+    weights: a safetensors file, or tensors by name. Raises ValueError that names what differs, before anything is
+    copied.
+    """
+    source = "these weights" if isinstance(weights, Mapping) else str(weights)
+    if not isinstance(weights, Mapping):
+        try:
+            weights = load_file(weights)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{source} is not a whole safetensors file ({error}): copy or save it again") from None
+    own = model.state_dict()
+    wrong = [f"{name} is missing" for name in own if name not in weights]
+    wrong += [f"{name} is unknown to the model" for name in weights if name not in own]
+    wrong += [
+        f"{name} is {tuple(weights[name].shape)} there and {tuple(own[name].shape)} in the model"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    if wrong:
+        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ValueError(
+            f"{source} was saved from a model of another shape: {'; '.join(wrong[:3])}{more}. "
+            "Use the config it was trained with, or train in a new run folder"
+        )
+    model.load_state_dict(weights)
+
+
+def save_model(folder: str | Path, model: Transformer, *, encode_config: EncodeConfig, tokenizer: Tokenizer) -> None:
+    """Write a model folder, replacing one that was; a process killed midway leaves it whole or absent.
+
+    Blocks may be compiled: names are those of `Transformer`. Weights are kept in their own precision.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial, old = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "old"))
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir()
+    configs = {"model": model.config.to_dict(), "encode": encode_config.to_dict()}
+    (partial / CONFIG).write_text(json.dumps(configs, indent=2) + "\n", encoding="utf-8")
+    tokenizer.save(partial / TOKENIZER)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    save_file(tensors, partial / WEIGHTS)
+    for path in partial.iterdir():
+        _sync(path)
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    _sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Have the system write a file or a folder's entries to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,162 @@
+"""Prompts: from what a person hands over to what `Transformer.forward` takes.
+
+A prompt is a list of parts, encoded by the data room exactly as a training document is, but without the end token.
+What was said to the model in training is thus what is said to it here; no template is added.
+
+Prompts of unequal length share a batch by padding on the *left*: all rows end in the same column, so
+each new token is one column for all of them, and padding (a negative document) is seen by nobody.
+Positions come from the sequences and ignore the padding, so a row computes what it would compute alone.
+
+This file opens media files in this process. They are the person's own; corpora, which are not, are decoded
+in processes that can be killed (`data.decode_server`).
+
+B batch, T tokens of the longest prompt, N patches of one modality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Sequence as Items
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from data.config import EncodeConfig
+from data.decode import Decoded, DecodedImage, decode_part, fit, grid_of, patchify, to_rgb
+from data.document import MODALITIES, Audio, Document, DocumentError, Image, Part, Text, Video
+from data.encode import assemble
+from data.sequence import Sequence
+from data.tokenizer import PAD_ID, Tokenizer
+
+SUFFIXES = {
+    Image: (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".ppm"),
+    Audio: (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif"),
+    Video: (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v"),
+}
+"""What the suffix of a file says it is, where nobody says it."""
+
+PromptPart = str | Path | PIL.Image.Image | Part
+"""One part of a prompt; see `encode_prompt`."""
+
+
+def encode_prompt(parts: PromptPart | Items[PromptPart], *, tokenizer: Tokenizer, config: EncodeConfig) -> Sequence:
+    """Encode a prompt; the sequence ends where the model's answer begins.
+
+    Each part is a `data.document` part (`Text`, `Image`, `Audio`, `Video`), a `PIL.Image`, a `Path` (a medium, told by
+    its suffix), or a str: text, unless it is the path of an existing file with the suffix of a medium (wrap it in
+    `Text` to have it taken literally). Paths may be absolute or relative to the working folder.
+    Raises ValueError naming the part or file that cannot be used.
+    """
+    if isinstance(parts, PromptPart):
+        parts = [parts]
+    known, media = [], []
+    for number, given in enumerate(parts):
+        part, decoded = _read_part(given, number, config)
+        known.append(part)
+        if decoded is not None:
+            media.append(decoded)
+    if not known:
+        raise ValueError("the prompt is empty: give at least one text or medium")
+    sequence = assemble(Document(id="prompt", parts=tuple(known)), media, tokenizer, config, end=False)
+    if not len(sequence):
+        raise ValueError("the prompt holds no token: give a text that is not empty, or a medium")
+    return sequence
+
+
+def _read_part(given: PromptPart, number: int, config: EncodeConfig) -> tuple[Part, Decoded | None]:
+    """The data room's part, and what its file holds (None for text)."""
+    if isinstance(given, PIL.Image.Image):
+        if given.width * given.height > config.max_pixels:
+            raise ValueError(
+                f"prompt part {number}: a picture of {given.width} x {given.height} pixels is over "
+                f"max_pixels={config.max_pixels}; scale it down"
+            )
+        pixels = fit(to_rgb(given), config, config.max_image_tokens)
+        return Image("picture"), DecodedImage(grid_of(pixels, config), patchify(pixels, config.patch_size))
+    if isinstance(given, str):
+        given = Path(given) if _names_a_medium(given) else Text(given)
+    if isinstance(given, Path):
+        kind = _kind_of(given)
+        if kind is None:
+            endings = ", ".join(ending for endings in SUFFIXES.values() for ending in endings)
+            raise ValueError(
+                f"prompt part {number}: cannot tell what {given} is by its suffix (known: {endings}); "
+                "wrap the path in data.document.Image, Audio or Video"
+            )
+        given = kind(str(given))
+    if isinstance(given, Text):
+        return given, None
+    if not isinstance(given, Image | Audio | Video):
+        raise ValueError(
+            f"prompt part {number} is a {type(given).__name__}: give a str, a pathlib.Path, a PIL image, or a part "
+            "of data.document"
+        )
+    # the data room reads a name inside a folder: the person's own path is split into the two
+    folder, name = Path(given.path).expanduser().parent.resolve(), Path(given.path).name
+    local = Video(name, sound=given.sound) if isinstance(given, Video) else type(given)(name)
+    try:
+        return given, decode_part(local, folder, config)
+    except DocumentError as error:
+        raise ValueError(f"prompt part {number}, in {folder}: {error}") from None
+
+
+def _kind_of(path: Path) -> type[Part] | None:
+    suffix = path.suffix.lower()
+    return next((kind for kind, suffixes in SUFFIXES.items() if suffix in suffixes), None)
+
+
+def _names_a_medium(text: str) -> bool:
+    if len(text) > 1000 or not text.isprintable() or _kind_of(Path(text)) is None:
+        return False
+    return Path(text).expanduser().is_file()
+
+
+def patch_tensor(modality: str, patches: np.ndarray) -> Tensor:
+    """(N, dim) float32 in about [-1, 1], as batches hold them: bytes are centred, sound is so already."""
+    values = torch.from_numpy(np.ascontiguousarray(patches)).float()
+    return values if modality == "audio" else values / 127.5 - 1.0
+
+
+def batch_prompts(sequences: Iterable[Sequence], *, device: torch.device | str = "cpu") -> dict[str, object]:
+    """The arguments of `Transformer.forward` for one or more prompts, padded on the left.
+
+    Returns token_ids (B, T) int64, position (B, T, 3) float32, document (B, T) int32 (0, and -1 for padding), block
+    (B, T) int32, and media: modality -> (patches (N, dim) float32, slot (N,) int64). Raises ValueError for no prompt
+    or an empty one.
+    """
+    sequences = list(sequences)
+    if not sequences or not all(len(sequence) for sequence in sequences):
+        raise ValueError("there is no prompt, or one without tokens: give at least one token each")
+    batch, length = len(sequences), max(len(sequence) for sequence in sequences)
+    token_ids = torch.full((batch, length), PAD_ID, dtype=torch.int64)
+    position = torch.zeros(batch, length, 3)
+    document = torch.full((batch, length), -1, dtype=torch.int32)
+    block = torch.zeros(batch, length, dtype=torch.int32)
+    patches: dict[str, list[Tensor]] = {name: [] for name in MODALITIES}
+    slots: dict[str, list[Tensor]] = {name: [] for name in MODALITIES}
+    for row, sequence in enumerate(sequences):
+        left = length - len(sequence)
+        token_ids[row, left:] = torch.from_numpy(sequence.token_ids.astype(np.int64))
+        position[row, left:] = torch.from_numpy(np.ascontiguousarray(sequence.position))
+        block[row, left:] = torch.from_numpy(np.ascontiguousarray(sequence.block))
+        document[row, left:] = 0
+        for name in MODALITIES:
+            places = sequence.slots(name)
+            if len(places):
+                patches[name].append(patch_tensor(name, getattr(sequence, name)))
+                slots[name].append(torch.from_numpy(places.astype(np.int64)) + row * length + left)
+    media = {
+        name: (torch.cat(patches[name]).to(device), torch.cat(slots[name]).to(device))
+        for name in MODALITIES
+        if patches[name]
+    }
+    return {
+        "token_ids": token_ids.to(device),
+        "position": position.to(device),
+        "document": document.to(device),
+        "block": block.to(device),
+        "media": media,
+    }

@@ -1,0 +1,98 @@
+"""Rotary positions over three axes (t, h, w), with interleaved frequencies, in fp32.
+
+Every token has a position (t, h, w): text has t = h = w, a patch its place in time and on the
+picture. Each of the D / 2 rotary frequencies turns with one axis. The axes are *interleaved*
+(t, h, w, t, h, w, ...), so that each axis owns fast and slow frequencies alike; in contiguous
+sections one axis would be blind to near neighbours and another to distant ones. For text, where
+all three agree, this is ordinary one-dimensional rotary embedding (Su et al., 2104.09864, eq. 34),
+exactly. The idea of three axes is M-RoPE (Wang et al., 2409.12191).
+
+Precision. cos and sin are made once per forward, for the local and for the global base, and shared
+by every layer. Nothing here is ever bf16: at position 1000 bf16 steps by 4. Even fp32 is not
+enough for a plain product: at position 10^6 the angle of the fastest frequency is rounded by 0.03
+to 0.06 radians. So a position is split as 2048 a + b, both parts are turned by constants that were
+computed in fp64 and kept as *turns* (angle / 2 pi), whole turns are dropped before they are added, and
+the error stays under 1e-3 radians up to some millions of positions.
+
+Layout of the pairs: number j of a head is paired with number j + D / 2 (the half-split layout), which keeps
+both halves contiguous. `rotate` takes the tables as (B, T, 1, 2, D / 2), so that a head is
+x * cos + swap(x) * sin, two multiplications and one addition.
+
+What this does not do: no scaling of positions for longer contexts (a longer `rope_theta_global` serves).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from model.config import ModelConfig
+
+SPLIT = 2048.0
+
+
+def frequency_axes(sections: tuple[int, int, int]) -> list[int]:
+    """The axis (0 t, 1 h, 2 w) of each of the D / 2 frequencies, fastest first.
+
+    Deals t, h, w in turn; an axis that has its share is passed over, so the tail (the slowest) belongs to
+    the axis with the largest share, by default t.
+    """
+    left = list(sections)
+    axes: list[int] = []
+    while len(axes) < sum(sections):
+        for axis in range(3):
+            if left[axis]:
+                left[axis] -= 1
+                axes.append(axis)
+    return axes
+
+
+class Rotary:
+    """Makes the cos and sin tables of a batch from its positions.
+
+    Holds two constants per frequency, computed in fp64; it has no parameters and no state, so it is not an
+    nn.Module and adds nothing to a checkpoint. Device copies are made on demand.
+    """
+
+    def __init__(self, config: ModelConfig):
+        half = config.head_dim // 2
+        self.axes = torch.tensor(frequency_axes(config.sections))
+        index = torch.arange(half, dtype=torch.float64)
+
+        def turns(theta: float) -> tuple[Tensor, Tensor]:
+            per_step = theta ** (-index / half) / (2 * math.pi)
+            return per_step.float(), (per_step * SPLIT).frac().float()
+
+        self.local = turns(config.rope_theta_local)
+        self.long = turns(config.rope_theta_global)
+
+    def __call__(self, position: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Tables for local and for global layers.
+
+        position: (B, T, 3) float32, (t, h, w), fractions allowed.
+        Returns ((cos, sin), (cos, sin)), local first, each (B, T, 1, 2, D / 2) float32.
+        """
+        # autocast has no say here: positions and angles stay fp32
+        position = position.float()[..., self.axes.to(position.device)]
+        whole = torch.floor(position / SPLIT)
+        rest = position - whole * SPLIT
+        return self._table(whole, rest, *self.local), self._table(whole, rest, *self.long)
+
+    @staticmethod
+    def _table(whole: Tensor, rest: Tensor, per_step: Tensor, per_split: Tensor) -> tuple[Tensor, Tensor]:
+        per_step, per_split = per_step.to(rest.device), per_split.to(rest.device)
+        angle = ((whole * per_split).frac() + (rest * per_step).frac()) * (2 * math.pi)
+        cos, sin = angle.cos(), angle.sin()
+        return torch.stack((cos, cos), dim=-2).unsqueeze(2), torch.stack((-sin, sin), dim=-2).unsqueeze(2)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each head by its token's position.
+
+    x: (B, T, H, D); cos, sin: (B, T, 1, 2, D / 2) from `Rotary`. Returns (B, T, H, D) in the wider of the dtypes
+    (fp32 for a bf16 x).
+    """
+    pairs = x.unflatten(-1, (2, -1))
+    return (pairs * cos + pairs.flip(-2) * sin).flatten(-2)

@@ -1,0 +1,206 @@
+"""The decoder-only transformer: one stack for text, pictures, sound and video.
+
+A block is the usual pre-norm pair, x + attention(norm(x)), then x + mlp(norm(x)), with RMSNorm
+(1910.07467), grouped-query attention, a norm on queries and keys (per head, before the rotary turn, so that
+no modality can win the softmax by growing its norms), SwiGLU (2002.05202), and no biases. q, k and v
+come from one matrix, gate and up from another.
+
+Local layers see a sliding window and their media blocks whole; global layers are causal over everything
+and ignore blocks. The difference lies only in the `Spans` and the rotary tables that a block is handed. Both
+are made once per forward and shared, so one compiled block serves all layers: nothing in `Block.forward`
+depends on the number of the layer.
+
+Precision. The residual stream, norms, rotary positions and the q/k norm are fp32; under bf16 autocast the
+matrix products and attention are bf16. In fp64 (`model.double()`) all is fp64, but the rotary tables are
+fp32-exact.
+
+Hook points are `nn.Identity` modules with stable names, so any probing tool can attach by name, and
+compilation removes those that have no hook. Shapes, for `blocks.{i}.` where no other prefix is given:
+
+    name            shape            what
+    embed_out       (B, T, E)        the stream before the first block (no prefix)
+    resid_in        (B, T, E)        the stream as the block finds it
+    attn.q          (B, T, H, D)     queries, after norm and rotary
+    attn.k          (B, S, K, D)     keys likewise; with a cache S counts the new tokens only
+    attn.v          (B, S, K, D)     values
+    attn.mix        (B, T, H, D)     what each head read, before the output matrix
+    attn_out        (B, T, E)        what attention adds to the stream
+    resid_mid       (B, T, E)        the stream between attention and MLP
+    mlp.act         (B, T, M)        silu(gate) * up: the neurons
+    mlp_out         (B, T, E)        what the MLP adds to the stream
+    resid_out       (B, T, E)        the stream as the block leaves it
+    final_out       (B, T, E)        after the last norm: what the head reads (no prefix)
+
+Attention patterns are never stored; `model.probe` recomputes them from q and k.
+
+What this file does not do: it holds no loss and no logits (`kernels.linear_cross_entropy` works from
+`hidden` and `head_weight`), knows no parallelism, and does not decide precision or compilation.
+
+B batch, T tokens, S keys, E width, H query heads, K key heads, D head dim, M MLP width, V vocabulary, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kernels import Spans, attention
+from model.cache import KeyValueCache, LayerCache
+from model.config import ModelConfig
+from model.embed import Embedder
+from model.flops import flops_per_token
+from model.init import init_weights
+from model.rotary import Rotary, rotate
+
+Tables = tuple[Tensor, Tensor]
+Media = Mapping[str, tuple[Tensor, Tensor]]
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last dimension, computed and returned in fp32 (fp64 for an fp64 input)."""
+
+    def __init__(self, dim: int, eps: float):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., dim), any float dtype -> same shape, fp32 or fp64."""
+        x = x if x.dtype == torch.float64 else x.float()
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.weight
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with norms on q and k, and rotary positions."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.heads = (config.num_heads, config.num_kv_heads, config.head_dim)
+        self.backend = config.attention_backend
+        num_heads, num_kv_heads, head_dim = self.heads
+        self.qkv = nn.Linear(config.dim, (num_heads + 2 * num_kv_heads) * head_dim, bias=False)
+        self.q_norm = RMSNorm(head_dim, config.norm_eps)
+        self.k_norm = RMSNorm(head_dim, config.norm_eps)
+        self.out = nn.Linear(num_heads * head_dim, config.dim, bias=False)
+        self.q, self.k, self.v, self.mix = nn.Identity(), nn.Identity(), nn.Identity(), nn.Identity()
+
+    def forward(self, x: Tensor, tables: Tables, spans: Spans, cache: LayerCache | None) -> Tensor:
+        """x: (B, T, E), normed -> (B, T, E)."""
+        num_heads, num_kv_heads, head_dim = self.heads
+        q, k, v = self.qkv(x).unflatten(-1, (-1, head_dim)).split((num_heads, num_kv_heads, num_kv_heads), dim=2)
+        q = self.q(rotate(self.q_norm(q), *tables).to(v.dtype))
+        k = self.k(rotate(self.k_norm(k), *tables).to(v.dtype))
+        v = self.v(v)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        return self.out(self.mix(attention(q, k, v, spans, backend=self.backend)).flatten(-2))
+
+
+class MLP(nn.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x)), gate and up being the two halves of one matrix."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.gate_up = nn.Linear(config.dim, 2 * config.mlp_dim, bias=False)
+        self.down = nn.Linear(config.mlp_dim, config.dim, bias=False)
+        self.act = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, T, E), normed -> (B, T, E)."""
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(self.act(F.silu(gate) * up))
+
+
+class Block(nn.Module):
+    """One layer. Compile it with `block.compile()`, which leaves the names in a checkpoint as they are."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.attn_norm = RMSNorm(config.dim, config.norm_eps)
+        self.attn = Attention(config)
+        self.mlp_norm = RMSNorm(config.dim, config.norm_eps)
+        self.mlp = MLP(config)
+        self.resid_in, self.attn_out, self.resid_mid = nn.Identity(), nn.Identity(), nn.Identity()
+        self.mlp_out, self.resid_out = nn.Identity(), nn.Identity()
+
+    def forward(self, x: Tensor, tables: Tables, spans: Spans, cache: LayerCache | None = None) -> Tensor:
+        """x: (B, T, E), the residual stream -> the stream after this layer."""
+        x = self.resid_in(x)
+        x = self.resid_mid(x + self.attn_out(self.attn(self.attn_norm(x), tables, spans, cache)))
+        return self.resid_out(x + self.mlp_out(self.mlp(self.mlp_norm(x))))
+
+
+class Transformer(nn.Module):
+    """The model: embedders, blocks, final norm and head."""
+
+    def __init__(self, config: ModelConfig, *, generator: torch.Generator | None = None):
+        """Build and initialise (see `model.init.init_weights`); give a generator for weights that do not depend on
+        the global random state."""
+        super().__init__()
+        self.config = config
+        self.embed = Embedder(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.head = None if config.tie_embeddings else nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.embed_out, self.final_out = nn.Identity(), nn.Identity()
+        self.rotary = Rotary(config)
+        self.init_weights(generator)
+
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Fill every parameter anew, as the table of `model.init.init_weights` says."""
+        init_weights(self, generator)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """(V, E): logits are hidden @ head_weight.T; the token table itself when embeddings are tied."""
+        return self.embed.tokens.weight if self.head is None else self.head.weight
+
+    def num_parameters(self, *, embeddings: bool = True) -> int:
+        """Count of trained numbers; `embeddings=False` leaves out the token table (unless it is the head too) and
+        the patch embedders."""
+        total = sum(parameter.numel() for parameter in self.parameters())
+        if not embeddings:
+            total -= sum(parameter.numel() for parameter in self.embed.parameters())
+            total += self.embed.tokens.weight.numel() if self.head is None else 0
+        return total
+
+    def flops_per_token(self, row_tokens: int) -> float:
+        """Forward floating-point operations per token of a full row; see `model.flops.flops_per_token`."""
+        return flops_per_token(self.config, row_tokens)
+
+    def spans(self, document: Tensor, block: Tensor) -> tuple[Spans, Spans]:
+        """What local and what global layers see (in this order), for document and block (B, T) int32."""
+        window = self.config.window
+        return Spans.packed(document, block=block, window=window), Spans.packed(document)
+
+    def forward(
+        self,
+        token_ids: Tensor,
+        position: Tensor,
+        document: Tensor,
+        block: Tensor,
+        media: Media | None = None,
+        *,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """Hidden states after the last norm.
+
+        token_ids: (B, T) int. position: (B, T, 3) float32. document: (B, T) int32, a document is a run of equal
+        ids, negative is padding. block: (B, T) int32, 0 is none. media: modality -> (patches, slot), see `Embedder`.
+        cache: keys and values of the tokens before these, which are added to it; a media block must come whole.
+        Returns (B, T, E), fp32 (fp64 for an fp64 model). Raises ValueError for media that the model does not know
+        and for a media block cut in two by the cache.
+        """
+        if cache is None:
+            spans, caches = self.spans(document, block), [None] * len(self.blocks)
+        else:
+            spans, caches = cache.extend(document, block), cache.layers
+        tables = self.rotary(position)
+        x = self.embed_out(self.embed(token_ids, media))
+        for layer, (layer_block, layer_cache) in enumerate(zip(self.blocks, caches, strict=True)):
+            reach = int(self.config.is_global(layer))
+            x = layer_block(x, tables[reach], spans[reach], layer_cache)
+        return self.final_out(self.norm(x))

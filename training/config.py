@@ -1,0 +1,160 @@
+"""What a training run is (`TrainConfig`) and what it runs on (`RuntimeConfig`).
+
+The two are apart because they answer to different people. `TrainConfig` is the experiment: the model, the rows of
+each step, the optimiser, the schedule; two runs with the same one and the same data are the same experiment.
+`RuntimeConfig` is the machine: threads, precision, compiled or not. Its fields may say "auto", and
+`runtime.resolve_runtime` settles them once per run folder, since a number of threads or a precision that changed
+between two starts of one run would change the weights' last bits.
+
+Counting: a *row* is one packed sequence of the plan; a *step* is one optimiser update over `rows_per_step` rows, all
+ranks together; a *micro-batch* is what one rank sends through the model at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from model.config import ModelConfig
+
+OPTIMIZERS = ("adamw", "muon")
+SCHEDULES = ("linear", "cosine")
+DTYPES = ("auto", "bfloat16", "float32", "float64")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run: model, budget, optimiser, schedule, and how often it saves and speaks.
+
+    Raises ValueError, telling the remedy, for a combination that cannot be trained.
+    """
+
+    model: ModelConfig = ModelConfig()
+    """Shape of the transformer."""
+    num_steps: int = 1000
+    """Optimiser steps in all; the learning rate has decayed to its end at the last one."""
+    rows_per_step: int = 16
+    """Rows of one step over all ranks together."""
+    micro_rows: int = 16
+    """Rows that one rank sends through the model at once; smaller saves memory, and costs a little speed."""
+    optimizer: str = "adamw"
+    """"adamw", or "muon": Muon for the matrices of the blocks, AdamW for embeddings, embedders, norms and head."""
+    learning_rate: float = 3e-3
+    """Peak learning rate. Muon's updates are scaled to AdamW's size, so one value serves both optimisers."""
+    warmup_steps: int = 20
+    """Steps over which the learning rate rises linearly from 0 to its peak."""
+    schedule: str = "linear"
+    """Decay after the warm-up: "linear" or "cosine"."""
+    final_lr_fraction: float = 0.05
+    """Learning rate of the last step, as a fraction of the peak."""
+    weight_decay: float = 0.1
+    """Decoupled decay per step and unit of learning rate; matrices only, never norms and biases."""
+    beta1: float = 0.9
+    """AdamW's memory of the gradient."""
+    beta2: float = 0.95
+    """AdamW's memory of the squared gradient."""
+    adam_eps: float = 1e-8
+    """AdamW's guard against division by zero."""
+    muon_momentum: float = 0.95
+    """Muon's (Nesterov) momentum."""
+    grad_clip: float = 1.0
+    """Largest norm of the whole gradient, mean over target tokens; 0 turns clipping off."""
+    z_loss: float = 0.0
+    """Weight of the squared log-partition, which keeps logits from drifting; 1e-4 is usual for large models."""
+    checkpoint_every: int = 200
+    """Steps between two checkpoints; a kill loses at most this many steps."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints to keep on the disk."""
+    keep_at: tuple[int, ...] = ()
+    """Steps whose checkpoints are made and kept for good, such as the early one that SALT's selection scores with."""
+    log_every: int = 20
+    """Steps between two lines of metrics and console."""
+    validate_every: int = 0
+    """Steps between two validations; 0: only after the last step."""
+    spike_sigma: float = 0.0
+    """A step whose loss lies this many standard deviations above the last `spike_window` is rolled back; 0: never.
+    A loss or gradient that is not finite always is."""
+    spike_window: int = 128
+    """Steps over which mean and deviation of the loss are taken."""
+    skip_steps: int = 8
+    """After a roll-back the rows of so many steps, the failing one last, are passed over."""
+    max_rollbacks: int = 3
+    """Roll-backs in one run before training gives up."""
+    seed: int = 0
+    """Seed of the initial weights and of anything random within a step."""
+
+    def __post_init__(self):
+        object.__setattr__(self, "keep_at", tuple(self.keep_at))
+        for name in ("num_steps", "rows_per_step", "micro_rows", "checkpoint_every", "keep_checkpoints", "log_every",
+                     "spike_window", "skip_steps", "learning_rate"):  # fmt: skip
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} = {getattr(self, name)} must be positive")
+        for name in ("warmup_steps", "weight_decay", "grad_clip", "z_loss", "validate_every", "spike_sigma",
+                     "max_rollbacks", "adam_eps"):  # fmt: skip
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} = {getattr(self, name)} must not be negative")
+        for name in ("beta1", "beta2", "muon_momentum"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must lie in [0, 1)")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer = {self.optimizer!r} is unknown: choose one of {', '.join(OPTIMIZERS)}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule = {self.schedule!r} is unknown: choose one of {', '.join(SCHEDULES)}")
+        if not 0 <= self.final_lr_fraction <= 1:
+            raise ValueError(f"final_lr_fraction = {self.final_lr_fraction} must lie in [0, 1]")
+        if self.warmup_steps >= self.num_steps and self.num_steps > 1:
+            raise ValueError(
+                f"warmup_steps = {self.warmup_steps} leaves nothing of num_steps = {self.num_steps}: "
+                "warm up for fewer steps or train for more"
+            )
+        if self.rows_per_step % self.micro_rows:
+            raise ValueError(
+                f"rows_per_step = {self.rows_per_step} is no multiple of micro_rows = {self.micro_rows}: "
+                "a step is a whole number of forward passes"
+            )
+
+    def micro_rows_on(self, world_size: int) -> int:
+        """Rows of one forward pass on one rank when `world_size` ranks share a step.
+
+        Raises ValueError where the rows of a step cannot be shared evenly.
+        """
+        if self.rows_per_step % world_size:
+            raise ValueError(
+                f"rows_per_step = {self.rows_per_step} cannot be shared by {world_size} ranks: "
+                "choose a multiple of the number of ranks"
+            )
+        share = self.rows_per_step // world_size
+        rows = min(self.micro_rows, share)
+        if share % rows:
+            raise ValueError(
+                f"micro_rows = {self.micro_rows} does not divide a rank's share of {share} rows "
+                f"({self.rows_per_step} over {world_size} ranks): choose a divisor of it"
+            )
+        return rows
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """What a run asks of the machine; "auto" fields are settled by `runtime.resolve_runtime`."""
+
+    compile: bool | str = "auto"
+    """Compile each block: True, False, or "auto" (only where a C++ compiler works)."""
+    dtype: str = "auto"
+    """"bfloat16" (autocast over float32 weights), "float32", "float64" (for tests), or "auto" (bfloat16 where the
+    hardware multiplies it, else float32)."""
+    device: str = "auto"
+    """"cpu", "cuda", or "auto" (cuda where there is one)."""
+    num_threads: int = 0
+    """CPU threads of all ranks on this machine together; 0: as many as this process may use."""
+    deterministic: bool = True
+    """Deterministic algorithms only, so that a resumed run ends with the same bits."""
+
+    def __post_init__(self):
+        if self.compile not in (True, False, "auto"):
+            raise ValueError(f"compile = {self.compile!r}: give true, false or auto")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype = {self.dtype!r} is unknown: choose one of {', '.join(DTYPES)}")
+        if self.device not in DEVICES:
+            raise ValueError(f"device = {self.device!r} is unknown: choose one of {', '.join(DEVICES)}")
+        if self.num_threads < 0:
+            raise ValueError(f"num_threads = {self.num_threads}: give 1 or more, or 0 for all that may be used")

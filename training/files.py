@@ -1,0 +1,111 @@
+"""Small rules about files, in one place: written whole or not at all, and named by their content.
+
+A run may be killed between any two instructions, so nothing here ever changes a file in place: the new text goes
+to a temporary neighbour, is flushed to the disk, and takes the name with one `rename`, which POSIX makes atomic.
+The folder is flushed too, or a power cut could forget the rename.
+
+`digest` names a configuration by its content: dataclasses become plain JSON with sorted keys, and the first
+sixteen hexadecimal digits of its SHA-256 are enough for the few stages of a run. What this file does not do:
+locking (see `stages.py`) and tensors (see `checkpoint.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def plain(value: Any) -> Any:
+    """Plain JSON types (dict, list, str, int, float, bool, None) for dataclasses, mappings, sequences and paths.
+
+    Raises TypeError for anything else: a configuration that cannot be written down cannot be compared either.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(plain(item) for item in value)
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    raise TypeError(f"{value!r} of type {type(value).__name__} cannot be written as JSON")
+
+
+def digest(value: Any) -> str:
+    """Sixteen hexadecimal digits that name `value` (anything `plain` takes) by its content."""
+    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def differences(old: Any, new: Any, *, name: str = "") -> list[str]:
+    """What changed between two plain values, a line each: `learning_rate: 0.001 -> 0.003`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines = []
+        for key in sorted(set(old) | set(new)):
+            inner = f"{name}.{key}" if name else key
+            if key not in old:
+                lines.append(f"{inner}: new, {_short(new[key])}")
+            elif key not in new:
+                lines.append(f"{inner}: gone, was {_short(old[key])}")
+            else:
+                lines += differences(old[key], new[key], name=inner)
+        return lines
+    return [] if old == new else [f"{name or 'value'}: {_short(old)} -> {_short(new)}"]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all, flushed to the disk."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(plain(value), indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any | None:
+    """The value in a JSON file, or None where the file is absent or holds no JSON (killed before it was whole)."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk, where the system can."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except (PermissionError, IsADirectoryError):
+        # some systems cannot open a folder; there a rename is as durable as it gets
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."

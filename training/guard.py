@@ -1,0 +1,81 @@
+"""Decides whether a step went wrong, and remembers which rows are passed over because one did.
+
+A loss or a gradient that is not finite is always wrong. A spike, a loss far above the last ones, is wrong only when
+the recipe asks (`spike_sigma`): small models on mixed media have honest spikes. The cure follows PaLM (Chowdhery et
+al. 2022, section 5.1): back to the last good checkpoint, and past the rows around the failing step.
+
+Everything here is part of the checkpoint, so a run that was killed after a roll-back goes through it again in the
+same way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Any
+
+from training.config import TrainConfig
+
+
+class TrainingDivergedError(ValueError):
+    """Training went wrong more often than `max_rollbacks` allows."""
+
+
+class Guard:
+    """Judges steps and keeps the windows of rows that are passed over."""
+
+    def __init__(self, config: TrainConfig):
+        self.config = config
+        self.losses: deque[float] = deque(maxlen=config.spike_window)
+        self.skipped: list[tuple[int, int]] = []
+
+    def verdict(self, *, loss: float, grad_norm: float) -> str | None:
+        """Why this step must not count, or None. `loss` is the mean over targets; all ranks give the same numbers."""
+        if not math.isfinite(loss):
+            return f"the loss is {loss}"
+        if not math.isfinite(grad_norm):
+            return f"the gradient's norm is {grad_norm}"
+        if self.config.spike_sigma and len(self.losses) == self.losses.maxlen:
+            mean = sum(self.losses) / len(self.losses)
+            deviation = math.sqrt(sum((value - mean) ** 2 for value in self.losses) / len(self.losses))
+            if loss > mean + self.config.spike_sigma * deviation:
+                return (
+                    f"the loss {loss:.4f} is a spike: the last {len(self.losses)} are {mean:.4f} +- {deviation:.4f}, "
+                    f"and {self.config.spike_sigma:g} deviations are allowed"
+                )
+        return None
+
+    def accept(self, loss: float) -> None:
+        """Remember the loss of a good step."""
+        self.losses.append(loss)
+
+    def skip(self, *, checkpoint_row: int, first_row: int, reason: str) -> tuple[int, int]:
+        """Choose the rows to pass over after the step that began at `first_row` failed: [start, stop).
+
+        Raises TrainingDivergedError when that has happened too often.
+        """
+        if len(self.skipped) >= self.config.max_rollbacks:
+            raise TrainingDivergedError(
+                f"{reason}, and training was already rolled back {len(self.skipped)} times: lower the learning rate, "
+                "lengthen the warm-up, or look at the rows named in events.jsonl"
+            )
+        rows = self.config.rows_per_step
+        start = max(checkpoint_row, first_row - (self.config.skip_steps - 1) * rows)
+        self.skipped.append((start, first_row + rows))
+        return self.skipped[-1]
+
+    def next_row(self, row: int) -> int:
+        """The first row at or after `row` that is not passed over."""
+        for start, stop in sorted(self.skipped):
+            if start <= row < stop:
+                row = stop
+        return row
+
+    def state(self) -> dict[str, Any]:
+        """Plain JSON for the checkpoint."""
+        return {"losses": list(self.losses), "skipped": [list(window) for window in self.skipped]}
+
+    def take(self, state: dict[str, Any]) -> None:
+        """Become what `state` gave."""
+        self.losses = deque(state["losses"], maxlen=self.config.spike_window)
+        self.skipped = [tuple(window) for window in state["skipped"]]

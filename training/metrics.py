@@ -1,0 +1,154 @@
+"""The record of a run: `metrics.jsonl` (numbers by step) and `events.jsonl` (what happened, when).
+
+Both are JSON lines, appended and flushed one by one: they survive a kill, need no server and no library, and `grep`
+reads them. They are the source of truth; a viewer such as TensorBoard is an optional second reader.
+
+`metrics.jsonl` belongs to the training trajectory. When a run goes on from the checkpoint of step s, the lines of
+later steps describe steps that are about to be done again, so they are dropped, atomically; the file of
+a run that was killed ten times reads like that of one that was not. Whatever a clock decides stands under the key
+`time`, all else repeats exactly. `events.jsonl` belongs to the wall clock: an event has happened and is never
+taken back; only a line that a kill left half written is.
+
+NaN and infinity are no JSON: they are written as null.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from training.files import plain, write_text
+
+
+class Sink(Protocol):
+    """A second reader of the metrics."""
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Take one line of metrics; it has `step`."""
+
+    def finish(self) -> None:
+        """Flush and close."""
+
+
+class JsonLines:
+    """An append-only JSON-lines file. A last line that a kill cut short is removed when the file is opened."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists() and self.path.stat().st_size:
+            text = self.path.read_text(encoding="utf-8", errors="replace")
+            whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n") and _parses(line)]
+            if "".join(whole) != text:
+                write_text(self.path, "".join(whole))
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Append one object, flushed to the system."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(_finite(plain(line)), allow_nan=False) + "\n")
+
+    def drop(self, unwanted: Callable[[dict[str, Any]], bool]) -> int:
+        """Remove the lines for which `unwanted` is true, in one rename; returns their number."""
+        lines = list(read_lines(self.path))
+        kept = [line for line in lines if not unwanted(line)]
+        if len(kept) < len(lines):
+            write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        return len(lines) - len(kept)
+
+
+class Record:
+    """The two files of one training stage, and any sinks.
+
+    On ranks other than 0 give `folder=None`: every call does nothing.
+    """
+
+    def __init__(self, folder: Path | None, *, sinks: tuple[Sink, ...] = ()):
+        self.sinks = sinks if folder is not None else ()
+        self._metrics = JsonLines(Path(folder) / "metrics.jsonl") if folder is not None else None
+        self._events = JsonLines(Path(folder) / "events.jsonl") if folder is not None else None
+
+    def metrics(self, line: dict[str, Any]) -> None:
+        """Append one line of metrics; it must hold `step`."""
+        if self._metrics is not None:
+            self._metrics.append(line)
+        for sink in self.sinks:
+            sink.log(line)
+
+    def event(self, event: str, **details: Any) -> None:
+        """Append one event with the wall-clock time (seconds since 1970)."""
+        if self._events is not None:
+            self._events.append({"event": event, **details, "wall": round(time.time(), 3)})
+
+    def truncate(self, step: int) -> int:
+        """Drop the metrics of steps beyond `step`; returns the number of lines dropped."""
+        return self._metrics.drop(lambda line: line.get("step", 0) > step) if self._metrics is not None else 0
+
+    def finish(self) -> None:
+        """Close the sinks."""
+        for sink in self.sinks:
+            sink.finish()
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON-lines file, in order; a last line that is not whole is left out."""
+    if not Path(path).exists():
+        return
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n") and _parses(line):
+                yield json.loads(line)
+
+
+class TensorBoardSink:
+    """Every number of a metrics line as a scalar, nested keys joined by `/`.
+
+    Raises ValueError, telling the remedy, where tensorboard is not installed.
+    """
+
+    def __init__(self, folder: Path):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ValueError(
+                "tensorboard is not installed: run `uv sync --extra tensorboard`, or leave out --track tensorboard"
+            ) from error
+        self._writer = SummaryWriter(log_dir=str(folder))
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Write one line's numbers at its step."""
+        for name, value in flat_numbers(line):
+            self._writer.add_scalar(name, value, global_step=line["step"])
+
+    def finish(self) -> None:
+        """Flush and close the event file."""
+        self._writer.close()
+
+
+def flat_numbers(line: dict[str, Any], *, prefix: str = "") -> Iterator[tuple[str, float]]:
+    """`("validation/loss", 1.25)` for every number of a nested line but the step."""
+    for key, value in line.items():
+        if isinstance(value, dict):
+            yield from flat_numbers(value, prefix=f"{prefix}{key}/")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool) and key != "step":
+            yield prefix + key, float(value)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _parses(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except json.JSONDecodeError:
+        return False
