@@ -1,1 +1,391 @@
-"""placeholder"""
+"""The line: corpus -> small -> (select) -> large with SALT, large without -> evaluate -> report, in one command.
+
+    uv run train.py                                   the recipe `demo`
+    uv run train.py demo --large.learning-rate 1e-3   any field of a recipe can be overridden
+    uv run train.py real --corpus.manifest FILE       train on your own manifest
+    torchrun --nproc-per-node 2 train.py demo         the same on two ranks
+
+Each stage is a method of `_Run` below and writes `runs/<name>/<stage>/`; `training.stages.Line` decides what is done
+already. A killed line is started again with the same command and goes on. Nothing is decided here that a recipe does
+not say: this file hands the recipe's parts to the rooms, in order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from data.loader import Loader
+from data.plan import Plan
+from data.readers import read_manifest, texts_of
+from data.store import EncodedCorpus, encode_corpus
+from data.tokenizer import Tokenizer, train_tokenizer
+from data.workbench import build_workbench
+from data.workbench.source import read_source, source_hash
+from evals.evaluate import evaluate
+from evals.report import write_report
+from evals.summary import write_summary
+from evals.validation import Validator
+from model import Transformer, load
+from model.load import save_model
+from recipes import RECIPES
+from recipes.forecast import forecast
+from recipes.recipe import Recipe
+from salt.distill import Distillation
+from salt.select import score_documents
+from training.checkpoint import load_weights
+from training.config import TrainConfig
+from training.distributed import RankLostError, World, close_world, start_world
+from training.environment import environment, peak_rss_gib
+from training.files import file_digest, write_json
+from training.ledger import Ledger
+from training.loop import set_seed, train
+from training.metrics import TensorBoardSink
+from training.processes import Interrupted
+from training.rows import RowSource
+from training.runtime import Runtime, apply_runtime, resolve_runtime
+from training.stages import Line, Stage
+
+logger = logging.getLogger("brine")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a recipe is run, beside the recipe itself."""
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    """The run."""
+    runs: Path = Path("runs")
+    """Folder that holds the run folders."""
+    dry_run: bool = False
+    """Print parameters, tokens and the time to expect, then stop."""
+    track: str | None = None
+    """"tensorboard" writes the metrics for that viewer too."""
+    debug: bool = False
+    """Show where an error came from, and log more."""
+
+    def __post_init__(self):
+        if self.track not in (None, "tensorboard"):
+            raise ValueError(f'track = {self.track!r}: only "tensorboard" is known; metrics.jsonl is always written')
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done, 2 a mistake in the request, 130 interrupted."""
+    launch = parse(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("brine").setLevel(logging.DEBUG if launch.debug else logging.INFO)
+    try:
+        if launch.dry_run:
+            print(forecast(launch.recipe))
+        else:
+            run_line(launch.recipe, runs=launch.runs, track=launch.track)
+        return 0
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return 130
+    except (ValueError, RankLostError, TimeoutError) as error:
+        if launch.debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        close_world()
+
+
+def parse(argv: list[str]) -> Launch:
+    """The request behind the arguments; the first one names a recipe, `demo` where it is an option or absent.
+
+    Exits with code 2 and a message for an unknown recipe, field or value, and with 0 after --help.
+    """
+    name, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (next(iter(RECIPES)), argv)
+    if name not in RECIPES:
+        print(f"error: unknown recipe {name!r}: choose one of {', '.join(RECIPES)}", file=sys.stderr)
+        raise SystemExit(2)
+    recipes = "\n".join(f"  {key:<10} {make.__doc__.strip().splitlines()[0]}" for key, make in RECIPES.items())
+    try:
+        return tyro.cli(
+            Launch,
+            default=Launch(recipe=RECIPES[name]()),
+            args=rest,
+            prog=f"train.py {name}",
+            description=f"Train by the recipe `{name}`, or another: train.py RECIPE [OPTIONS]\n\n{recipes}",
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def run_line(recipe: Recipe, *, runs: Path = Path("runs"), track: str | None = None) -> Path:
+    """All stages of a recipe; returns the run folder. Stages that are done are skipped.
+
+    Raises ValueError for what the user can mend, Interrupted when a signal asked to stop, after saving.
+    """
+    world = start_world()
+    folder = Path(runs) / recipe.name
+    with Line(folder, world=world) as line:
+        if world.is_main:
+            resolve_runtime(recipe.runtime, folder=folder)
+        world.barrier()
+        runtime = resolve_runtime(recipe.runtime, folder=folder)
+        apply_runtime(runtime, local_world_size=world.local_size)
+        _Run(recipe, line, world, runtime, track).go()
+    return folder
+
+
+class _Run:
+    """One pass over the line. Methods are stages, in the order of `go`."""
+
+    def __init__(self, recipe: Recipe, line: Line, world: World, runtime: Runtime, track: str | None):
+        self.recipe, self.line, self.world, self.runtime, self.track = recipe, line, world, runtime, track
+        self.folder = line.folder
+        self.start = time.perf_counter()
+        self.stages: list[Stage] = []
+
+    def go(self) -> None:
+        """Everything; rank 0 alone builds, evaluates and reports."""
+        manifest, inputs = self.corpus()
+        encoded = self.stage(
+            "encoded", lambda folder: self.encode(folder, manifest), config=self.encoding(), inputs=inputs
+        )
+        self.data = EncodedCorpus.open(encoded.folder)
+        self.tokenizer = Tokenizer.load(encoded.folder)
+        self.recipe = self.recipe.resolved(self.tokenizer.vocab_size)
+        if self.world.is_main:
+            write_json(self.folder / "recipe.json", self.recipe)
+            write_json(self.folder / "environment.json", environment(self.runtime, self.world))
+        salted, selects = "salt" in self.recipe.arms, self.recipe.salt.selection and "salt" in self.recipe.arms
+        if salted:
+            self.train_model("small", self.small_config(selects), account="teacher_training")
+        kept = self.select() if selects else None
+        if salted:
+            self.train_model("large_salt", self.recipe.large, salt=True, kept=kept)
+        if "baseline" in self.recipe.arms:
+            self.train_model("large_baseline", self.recipe.large)
+        self.report()
+
+    def stage(self, name: str, build, **options) -> Stage:
+        """One stage of the line, remembered for the wall clock."""
+        self.stages.append(self.line.stage(name, build, **options))
+        return self.stages[-1]
+
+    def corpus(self) -> tuple[Path, dict[str, str]]:
+        """The manifest to train on and the digest of what it came from; builds the workbench corpus if there is none."""
+        config = self.recipe.corpus
+        if config.manifest is not None:
+            if not config.manifest.is_file():
+                raise ValueError(f"corpus.manifest {config.manifest} is no file: give a JSONL file of documents")
+            return config.manifest, {"manifest": file_digest(config.manifest)}
+        bench = dataclasses.replace(config.workbench, source=config.source)
+        files, _ = read_source(bench.source, min_file_bytes=bench.min_file_bytes, max_file_kib=bench.max_file_kib)
+
+        def build(folder: Path) -> dict:
+            summary = build_workbench(bench, folder)
+            return {"fingerprint": file_digest(folder / "manifest.jsonl"), "documents": summary["documents"]}
+
+        # the number of workers alters no byte of a corpus
+        stage = self.stage(
+            "corpus", build, config=dataclasses.replace(bench, workers=1), inputs={"source": source_hash(files)}
+        )
+        return stage.folder / "manifest.jsonl", {"corpus": stage.digest}
+
+    def encoding(self) -> dict:
+        """What decides the encoded corpus, beside its manifest."""
+        return {"encode": self.recipe.corpus.encode, "vocab_size": self.recipe.corpus.vocab_size}
+
+    def encode(self, folder: Path, manifest: Path) -> dict:
+        """Tokenizer from the training split's text, then every document as tokens and patches."""
+        config = self.recipe.corpus
+        tokenizer = train_tokenizer(texts_of(read_manifest(manifest)), config.vocab_size)
+        corpus = encode_corpus(manifest, folder, tokenizer, config.encode, workers=config.workbench.workers)
+        return {"documents": corpus.num_documents, "quarantined": corpus.num_quarantined}
+
+    def plan(self, config: TrainConfig, *, documents=None, num_rows: int | None = None) -> Plan:
+        """The rows of a training run: all documents of the training split, or those in `documents`."""
+        rows = self.recipe.rows
+        return Plan.build(
+            self.data,
+            split="train",
+            row_tokens=rows.row_tokens,
+            media_budget=rows.media_budget,
+            num_rows=num_rows or config.num_steps * config.rows_per_step,
+            seed=self.recipe.seed,
+            blank_fraction=rows.blank_fraction,
+            kind_weights=dict(rows.kind_weights),
+            documents=documents,
+        )
+
+    def loader(self, plan: Plan, config: TrainConfig, start_row: int = 0) -> Loader:
+        """This rank's micro-batches of a plan from a row on."""
+        return Loader(
+            self.data,
+            plan,
+            rows_per_batch=config.micro_rows_on(self.world.size),
+            start_row=start_row,
+            rank=self.world.rank,
+            world_size=self.world.size,
+        )
+
+    def small_config(self, selects: bool) -> TrainConfig:
+        """The small model's run; where documents are selected its early checkpoint is kept."""
+        small = self.recipe.small
+        keep = (self.recipe.salt.early_step_of(small.num_steps),) if selects else ()
+        return dataclasses.replace(small, keep_at=(*small.keep_at, *keep))
+
+    def train_model(self, name: str, config: TrainConfig, *, account="student", salt=False, kept=None) -> None:
+        """One training stage: the small model, the large one with its help, or the large one alone."""
+
+        def build(folder: Path) -> dict:
+            model = Transformer(config.model, generator=set_seed(config.seed))
+            plan = self.plan(config)
+            distillation = self.distillation(config) if salt else None
+            first = (
+                self.plan(config, documents=kept, num_rows=config.rows_per_step * distillation.kd_steps)
+                if kept is not None and distillation.kd_steps
+                else None
+            )
+
+            def open_rows(start: int):
+                # selected documents fill the rows of stage 1, and only those
+                if first is not None and start < len(first):
+                    yield from self.loader(first, config, start)
+                    start = len(first)
+                yield from self.loader(plan, config, start)
+
+            sinks = (TensorBoardSink(folder / "tensorboard"),) if self.track and self.world.is_main else ()
+            result = train(
+                config,
+                model=model,
+                rows=RowSource(open=open_rows, num_rows=len(plan)),
+                folder=folder,
+                runtime=self.runtime,
+                name=name,
+                account=account,
+                kinds=tuple(self.data.kinds),
+                distillation=distillation,
+                validate=Validator(self.data, self.tokenizer, self.recipe.evals, autocast=self.autocast),
+                world=self.world,
+                sinks=sinks,
+            )
+            if self.world.is_main:
+                save_model(folder / "model", model, encode_config=self.recipe.corpus.encode, tokenizer=self.tokenizer)
+            return {
+                "step": result.step,
+                "loss": result.loss,
+                "fingerprint": file_digest(folder / "model" / "model.safetensors") if self.world.is_main else None,
+            }
+
+        inputs = ["encoded"] + (["small"] if salt else []) + (["select"] if kept is not None else [])
+        settings = {
+            "train": config,
+            "rows": self.recipe.rows,
+            "seed": self.recipe.seed,
+            "runtime": self.runtime.identity(),
+            "world": self.world.size,
+        }
+        if salt:
+            settings["salt"] = self.recipe.salt
+        self.stage(name, build, config=settings, inputs=inputs, everywhere=True)
+
+    def distillation(self, config: TrainConfig) -> Distillation:
+        """The trained small model as the large one's teacher."""
+        salt, teacher = self.recipe.salt, load(self.folder / "small").model
+        return Distillation(teacher, salt.kd_steps_of(config.num_steps), salt.weight, salt.temperature)
+
+    def select(self):
+        """Documents for stage 1: those whose learnable tokens the early small model finds hardest."""
+        salt, small = self.recipe.salt, self.recipe.small
+
+        def build(folder: Path) -> dict:
+            step = salt.early_step_of(small.num_steps)
+            model = Transformer(small.model)
+            load_weights(self.folder / "small" / "checkpoints" / f"step_{step:08d}", model=model)
+            plan = Plan.build(
+                self.data,
+                split="train",
+                row_tokens=self.recipe.rows.row_tokens,
+                media_budget=self.recipe.rows.media_budget,
+                epochs=1,
+                seed=self.recipe.seed,
+            )
+            ledger = Ledger()
+            with torch.no_grad():
+                scores = score_documents(
+                    model,
+                    plan=plan,
+                    batches=Loader(self.data, plan, rows_per_batch=1),
+                    top_k=salt.top_k,
+                    min_learnable=salt.min_learnable,
+                    autocast=self.runtime.autocast(),
+                    ledger=ledger,
+                )
+            kind = self.data.kind[scores.document] if salt.selection_per_kind else None
+            kept = scores.choose(keep=salt.selection_keep, kind=kind)
+            scores.save(folder, kept=kept)
+            ledger.save(folder / "ledger.json")
+            return {"kept": scores.document[kept].tolist()}
+
+        stage = self.stage(
+            "select", build, config={"salt": salt, "rows": self.recipe.rows}, inputs=["encoded", "small"]
+        )
+        return stage.result["kept"]
+
+    def report(self) -> None:
+        """Evaluate what was trained, then summary.json and report.html; rank 0 only."""
+        names = [name for name in ("small", "large_salt", "large_baseline") if name in self.line.done]
+
+        def build(folder: Path) -> None:
+            evaluate(
+                folder,
+                corpus=self.data,
+                models={name: load(self.folder / name) for name in names},
+                config=self.recipe.evals,
+                autocast=torch.bfloat16 if self.runtime.dtype == "bfloat16" else None,
+            )
+
+        self.stage("evaluate", build, config=self.recipe.evals, inputs=names)
+        if not self.world.is_main:
+            return
+        summary = write_summary(self.folder, wall_s=self.wall_s(), peak_rss_gib=peak_rss_gib(self.folder))
+        page = write_report(self.folder, config=self.recipe.evals)
+        logger.info("\n%s", in_words(summary))
+        logger.info("report: %s", page)
+
+    def wall_s(self) -> float:
+        """Seconds that the whole line took, skipped stages at what they took when they were done."""
+        skipped = sum(stage.wall_s for stage in self.stages if stage.skipped)
+        return round(time.perf_counter() - self.start + skipped, 1)
+
+
+def in_words(summary: dict) -> str:
+    """The summary as a few aligned lines."""
+    lines = [f"{'bits per byte of held-out text':<34}{_number(summary['bits_per_byte'])}"]
+    for name, gain in summary["media_gain"].items():
+        if gain["gain"] is not None:
+            span = f"[{gain['low']:.3f}, {gain['high']:.3f}]"
+            lines.append(f"{'gain from ' + name:<34}{gain['gain']:.3f} {span}")
+    lines += [f"{name + ' character error rate':<34}{_number(rate)}" for name, rate in summary["cer"].items()]
+    lines += [f"{'target ' + name:<34}{'reached' if target['reached'] else 'missed'}" for name, target in
+              summary["targets"].items()]  # fmt: skip
+    lines.append(f"{'wall clock':<34}{summary['wall_s'] / 60:.1f} min, {summary['peak_rss_gib']} GiB at most")
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.3f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -128,7 +128,7 @@ def line_chart(
     else:
         margin = 0.06 * (y_high - y_low or abs(y_high) or 1)
         # a loss near zero is read best from zero
-        y_low = 0.0 if 0 <= y_low < 0.35 * y_high else y_low - margin
+        y_low = 0.0 if 0 <= y_low < 0.1 * y_high else y_low - margin
         y_high += margin
     if x_low == x_high:
         x_low, x_high = (x_low / 2, x_high * 2) if log_x else (x_low - 1, x_high + 1)

@@ -68,19 +68,20 @@ class Curve:
 def curve_of(metrics: Iterable[Mapping[str, Any]]) -> Curve | None:
     """The validations among a run's lines of metrics; None when there is none with losses per document.
 
-    A line counts when it holds `validation.documents` and `validation.tokens` (see `evals.validation`) and `billed`,
-    FLOPs by account so far. A step that occurs twice counts once, as it was last.
+    A line counts when it holds `validation.documents` and `validation.tokens` (see `evals.validation`) and
+    `flops.total`, what was billed so far. A step that occurs twice counts once, as it was last.
     """
     points: dict[int, tuple[float, list[float]]] = {}
     tokens: list[int] | None = None
     for line in metrics:
         validation = line.get("validation") or {}
-        if not validation.get("documents") or not line.get("billed"):
+        cost = (line.get("flops") or {}).get("total")
+        if not validation.get("documents") or not cost:
             continue
         if tokens is not None and len(validation["tokens"]) != len(tokens):
             continue
         tokens = validation["tokens"]
-        points[int(line["step"])] = (float(sum(line["billed"].values())), validation["documents"])
+        points[int(line["step"])] = (float(cost), validation["documents"])
     if not points:
         return None
     steps = sorted(points)

@@ -31,11 +31,6 @@ HEADLINE_KINDS = {"image": ("screenshot", "page"), "audio": ("narration",), "vid
 """Kinds of the workbench that the headline gain of a modality is taken over; a corpus without them uses all kinds."""
 
 
-def with_medium(losses: DocumentLoss, modality: str) -> np.ndarray:
-    """(n,) places of the documents that have targets after a medium of this modality."""
-    return np.flatnonzero(losses.tokens[:, CONTEXT.index(modality)] > 0)
-
-
 def blank(modality: str) -> Callable[[int, Sequence], Sequence]:
     """An alteration for `loss.measure`: the modality's media replaced by grey or silence."""
     return lambda item, sequence: sequence.blanked({modality})

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from data.document import SPLITS
 from data.sequence import CONTEXT, Sequence
 from evals.config import EvalConfig
 from evals.rows import batches
@@ -109,8 +110,6 @@ def choose_documents(corpus: Any, *, split: str, per_cell: int, seed: int) -> np
 
 def split_mask(corpus: Any, split: str) -> np.ndarray:
     """(num_documents,) bool: documents of a split, whether the corpus keeps splits as names or as numbers."""
-    from data.document import SPLITS
-
     splits = np.asarray(corpus.split)
     return splits == (split if splits.dtype.kind in "UO" else SPLITS.index(split))
 
@@ -172,7 +171,11 @@ def measure(
     )
     for batch in rows:
         batch = batch.to(device)
-        with torch.autocast(torch.device(device).type, dtype=autocast, enabled=autocast is not None):
+        # blocks that were compiled for training run eagerly: these shapes are not theirs
+        with (
+            torch.autocast(torch.device(device).type, dtype=autocast, enabled=autocast is not None),
+            torch.compiler.set_stance("force_eager"),
+        ):
             hidden = model(batch.token_ids, batch.position, batch.document, batch.block, batch.media)
             _, token_loss = linear_cross_entropy(
                 hidden.flatten(0, 1), model.head_weight, batch.labels.flatten(), return_token_loss=True
@@ -216,7 +219,7 @@ def by_context(losses: DocumentLoss) -> dict[str, float | None]:
     }
 
 
-def text_bits_per_byte(losses: DocumentLoss, *, kinds: Iterable[str] = ("text",)) -> float | None:
+def bits_per_byte_of_text(losses: DocumentLoss, *, kinds: Iterable[str] = ("text",)) -> float | None:
     """Bits per byte of text documents; where the corpus has no kind of that name, of documents without any medium."""
     mask = np.zeros(len(losses), bool)
     for kind in kinds:

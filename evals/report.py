@@ -77,7 +77,8 @@ def render(run: Path, *, config: EvalConfig) -> str:
         record_section(quarantine, events, read_json(run / "recipe.json"), environment),
     ]
     body = "".join(sections)
-    links = "".join(f'<a href="#{name}">{title}</a>' for name, title in _LINKS.items() if f'<section id="{name}"' in body)
+    present = [name for name in _LINKS if f'<section id="{name}"' in body]
+    links = "".join(f'<a href="#{name}">{_LINKS[name]}</a>' for name in present)
     name = escape(run.resolve().name)
     style = resources.files("evals").joinpath("report.css").read_text(encoding="utf-8")
     day = time.strftime("%d %B %Y", time.localtime((run / "summary.json").stat().st_mtime)) if summary else ""
@@ -89,8 +90,8 @@ def render(run: Path, *, config: EvalConfig) -> str:
         f'<header><div class="mark">Brine</div><h1>{name}</h1>'
         f'<p class="lead">{_lead(summary, results, environment)}</p><nav aria-label="Sections">{links}</nav></header>'
         f"<main>{cards(summary)}{body}</main>"
-        f"<footer>{escape(day)}{'. ' if day else ''}Every number here is also in summary.json and in the files of the run "
-        "folder.</footer></div></body></html>"
+        f"<footer>{escape(day)}{'. ' if day else ''}Every number here is also in summary.json and in the "
+        "files of the run folder.</footer></div></body></html>"
     )
 
 

@@ -1,8 +1,9 @@
 """The report's learning curves: held-out loss against steps and against what was billed, and after each medium.
 
-A line of `metrics.jsonl` counts when it holds `validation` (see `validation.py`); its place on the cost axis is the
-sum of `billed`, FLOPs by account so far. The run with SALT is drawn twice over cost: from nothing, and again, dashed,
-beginning at what the small model's own training cost. A run without validations shows its training loss alone.
+A line of `metrics.jsonl` counts when it holds `validation` (see `validation.py`); its place on the cost axis is
+`flops.total`, what all accounts together were billed so far. The run with SALT is drawn twice over cost: from
+nothing, and again, dashed, beginning at what the small model's own training cost. A run without validations shows its
+training loss alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from evals.charts import Line, line_chart
 from evals.report_sections import STAGE_NAMES
 
 STAGE_STYLE = {"large_salt": 0, "large_baseline": 1, "small": 2}
-_AFTER = {"none": "Text before any medium", "image": "After a picture", "audio": "After sound", "video": "After film"}
+_AFTER = {"none": "Text before any medium", "image": "After a picture", "audio": "After sound", "video": "After video"}
 
 
 def _validations(metrics: Iterable[Mapping[str, Any]]) -> list[tuple[float, float | None, Mapping[str, Any]]]:
@@ -24,8 +25,8 @@ def _validations(metrics: Iterable[Mapping[str, Any]]) -> list[tuple[float, floa
     for line in metrics:
         validation = line.get("validation")
         if isinstance(validation, dict) and isinstance(line.get("step"), int | float):
-            billed = line.get("billed")
-            cost = float(sum(billed.values())) if isinstance(billed, dict) and billed else None
+            flops = line.get("flops")
+            cost = flops.get("total") if isinstance(flops, dict) else None
             points[line["step"]] = (line["step"], cost, validation)
     return [points[step] for step in sorted(points)]
 
@@ -42,17 +43,15 @@ def curves_section(metrics: Mapping[str, list[dict[str, Any]]], teacher_training
             found.append(Line(STAGE_NAMES[stage], *map(list, zip(*pairs, strict=True)), style=STAGE_STYLE[stage])
                          if pairs else Line(STAGE_NAMES[stage], [], []))  # fmt: skip
             if cost and stage == "large_salt" and teacher_training and pairs:
-                name = "large, with SALT and its teacher’s training"
+                name = "large, with SALT and its teacher's training"
                 x, y = [p[0] + teacher_training for p in pairs], [p[1] for p in pairs]
                 found.append(Line(name, x, y, style=0, dashed=True))
         return found
 
+    titles = ("Held-out loss by step", "Held-out loss by billed cost")
     main = [
-        ("Held-out loss by step", line_chart("Held-out loss by step", lines("loss"), x_label="steps", y_label="nats")),
-        (
-            "Held-out loss by billed cost",
-            line_chart("Held-out loss by billed cost", lines("loss", cost=True), x_label="FLOPs billed", y_label="nats"),
-        ),
+        (titles[0], line_chart(titles[0], lines("loss"), x_label="steps", y_label="nats")),
+        (titles[1], line_chart(titles[1], lines("loss", cost=True), x_label="FLOPs billed", y_label="nats")),
     ]
     small = [
         (title, line_chart(title, lines(key), x_label="steps", y_label="nats")) for key, title in _AFTER.items()
@@ -65,7 +64,7 @@ def curves_section(metrics: Mapping[str, list[dict[str, Any]]], teacher_training
     shown = [stage for stage in STAGE_STYLE if metrics.get(stage)]
     legend = "".join(f'<li class="s{STAGE_STYLE[s]}"><i></i><span>{STAGE_NAMES[s]}</span></li>' for s in shown)
     if teacher_training and "large_salt" in curves:
-        legend += '<li class="s0"><i class="dashed"></i><span>with the small model’s training billed too</span></li>'
+        legend += '<li class="s0"><i class="dashed"></i><span>the small model&rsquo;s training billed too</span></li>'
     return (
         '<section id="curves"><h2>How it learned</h2><p class="about">Loss in nats per target token on held-out '
         "documents, measured during training.</p>"

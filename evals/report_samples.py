@@ -107,7 +107,7 @@ def medium_html(part: dict[str, Any], budget: MediaBudget) -> str:
     if mime.startswith("audio/"):
         return f'<audio controls preload="metadata" src="{uri}" aria-label="The sound the model was given"></audio>'
     return (
-        f'<video controls playsinline preload="metadata" src="{uri}" aria-label="The recording the model was given">'
+        f'<video controls loop playsinline preload="auto" src="{uri}" aria-label="The recording the model was given">'
         "</video>"
     )
 
@@ -151,6 +151,6 @@ def samples_section(transcripts: list[dict[str, Any]], budget: MediaBudget) -> s
         '<section id="samples"><h2>Samples</h2><p class="about">Greedy transcriptions of held-out documents, drawn '
         "before anything was known of them.</p>"
         '<p class="key"><span class="said"><span class="gone">missed</span></span> stands in the truth and not in the '
-        'model’s words; <span class="said"><span class="wrong">wrong</span></span> the other way round.</p>'
+        'model&rsquo;s words; <span class="said"><span class="wrong">wrong</span></span> the other way round.</p>'
         f"{''.join(blocks)}</section>"
     )

@@ -30,14 +30,16 @@ ACCOUNT_NAMES = {
     "labelling": "labels made ahead",
     "teacher_training": "training as teacher",
 }
-DASH = '<span class="none">–</span>'
+_GAIN_AXIS = "gain (dashed mark: target)"
+_CELL_AXIS = "gain, by kind and level"
+DASH = '<span class="none">&ndash;</span>'
 
 
 def number(value: Any, digits: int = 3) -> str:
     """A number with fixed digits, or a dash."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return DASH
-    return f"{value:,.{digits}f}".replace("-", "−") if isinstance(value, float) else f"{value:,}"
+    return f"{value:,.{digits}f}".replace("-", "&minus;") if isinstance(value, float) else f"{value:,}"
 
 
 def duration(seconds: Any) -> str:
@@ -99,25 +101,27 @@ def cards(summary: Mapping[str, Any]) -> str:
         if not entry:
             return {}
         good = bool(entry["reached"])
-        return {"badge": f"{'reached' if good else 'missed'}: target {sign} {entry['target']:g}", "good": good}
+        return {"badge": f"{'reached' if good else 'missed'} {sign}&nbsp;{entry['target']:g}", "good": good}
 
     if summary.get("bits_per_byte") is not None:
-        found.append(card("Held-out text", f"{number(summary['bits_per_byte'], 2)} <small>bits per byte</small>"))
-    for name, title in (("image", "Gain from pictures"), ("audio", "Gain from sound"), ("video", "Gain from film")):
+        found.append(card("Held-out text", number(summary["bits_per_byte"], 2), below="bits per byte"))
+    for name, title in (("image", "Gain from pictures"), ("audio", "Gain from sound"), ("video", "Gain from video")):
         entry = (summary.get("media_gain") or {}).get(name) or {}
         if entry.get("gain") is not None:
             found.append(card(title, number(entry["gain"], 2), below=span(entry), **badge(f"{name}_gain", "≥")))
     for name, title in (("image", "Errors reading pictures"), ("audio", "Errors transcribing sound")):
         value = (summary.get("cer") or {}).get(name)
         if value is not None:
-            text = f"{100 * value:.1f} <small>% of characters</small>"
-            found.append(card(title, text, below="easiest level", **badge(f"{name}_cer", "≤")))
+            text = f"{100 * value:.1f}&nbsp;%"
+            found.append(card(title, text, below="of characters, easiest level", **badge(f"{name}_cer", "≤")))
     equal = ((summary.get("salt") or {}).get("equal_steps")) or {}
     if equal.get("verdict"):
         words = {"win": "SALT wins", "loss": "SALT loses", "undecided": "Undecided"}[equal["verdict"]]
-        tone = {"win": True, "loss": False, "undecided": None}[equal["verdict"]]
-        below = f"{number(equal.get('difference'), 4)} nats per token"
-        found.append(card("SALT, equal steps", words, below=below, badge=span(equal, 4), good=tone, words=True))
+        below = f"{number(equal.get('difference'), 3)} nats per token at equal steps"
+        cost = ((summary["salt"].get("equal_cost") or {}).get("without_teacher_training") or {}).get("verdict")
+        tone = {"win": True, "loss": False}.get(cost)
+        badge_words = f"{cost} at equal cost" if cost else ""
+        found.append(card("SALT against baseline", words, below=below, badge=badge_words, good=tone, words=True))
     if summary.get("wall_s") is not None:
         memory = summary.get("peak_rss_gib")
         below = f"{number(float(memory), 1)} GiB at most" if memory is not None else ""
@@ -147,14 +151,9 @@ def gains_section(results: Mapping[str, Any]) -> str:
         for cell in entry.get("cells", [])
         if cell.get("gain") is not None
     ]
-    charts = [dot_chart("Media gain per modality", heads, x_label="gain (dashed mark: target)")]
-    if len(cells) > len(heads):
-        charts.append(dot_chart("Media gain per kind and level", cells, x_label="gain, by kind and level"))
     rows = [
         [
             escape(name),
-            number(entry["gain"], 3),
-            span(entry, 3) or DASH,
             number(entry.get("own")),
             number(entry.get("blank")),
             number(entry.get("other")),
@@ -162,14 +161,16 @@ def gains_section(results: Mapping[str, Any]) -> str:
         ]
         for name, entry in gains.items()
     ]
-    head = ("medium", "gain", "interval", "its own", "blank", "another’s", "documents")
-    drawn = "".join(f'<div class="sheet">{chart}</div>' for chart in charts)
+    losses = table(("medium", "its own", "blank", "another's", "documents"), rows, caption="Loss, nats per token, with")
+    left = f'<div class="sheet">{dot_chart("Media gain per modality", heads, x_label=_GAIN_AXIS)}{losses}</div>'
+    right = ""
+    if len(cells) > len(heads):
+        right = f'<div class="sheet">{dot_chart("Media gain per kind and level", cells, x_label=_CELL_AXIS)}</div>'
     return (
-        '<section id="gain"><h2>What the media tell it</h2><p class="about">Media gain is the share of the loss after a '
-        "medium that is saved by what the medium shows: 0 means the model does not look, 1 that it needs nothing else. "
-        "Blank means grey or silence in the same place; whiskers are 95 % intervals over documents.</p>"
-        f'<div class="two">{drawn}</div><div class="sheet" style="margin-top:16px">'
-        f"{table(head, rows, caption='Loss in nats per token with each medium')}</div></section>"
+        '<section id="gain"><h2>What the media tell it</h2><p class="about">Media gain is the share of the loss after '
+        "a medium that is saved by what the medium shows: 0 means the model does not look, 1 that it needs nothing "
+        "else. Blank means grey or silence in the same place; whiskers are 95 % intervals over documents.</p>"
+        f'<div class="two">{left}{right}</div></section>'
     )
 
 
@@ -186,11 +187,11 @@ def salt_section(compare: Mapping[str, Any] | None, ledger: Mapping[str, Any]) -
         for name, entry in named
         if entry.get("difference") is not None and entry.get("low") is not None
     ]
-    chart = dot_chart("SALT minus baseline", dots, x_label="SALT minus baseline, nats per token (left is better)")
+    chart = dot_chart("SALT minus baseline", dots, x_label="nats per token; below 0 SALT is better")
     long = {
         "equal steps": "equal student steps",
         "equal cost": "equal billed cost, teacher at hand",
-        "with teacher": "equal billed cost, teacher’s training billed",
+        "with teacher": "equal billed cost, teacher's training billed",
     }
     rows = [
         [
@@ -204,11 +205,11 @@ def salt_section(compare: Mapping[str, Any] | None, ledger: Mapping[str, Any]) -
         for name, entry in named
     ]
     head = ("compared at", "SALT", "baseline", "difference", "interval", "verdict")
-    drawn = f'<div class="sheet alone">{chart}</div>' if chart else ""
+    drawn = f'<div class="sheet">{chart}</div>' if chart else ""
+    words = f'<div><p class="verdict">{salt_words(compare)}</p>{_match_words(compare)}{_bill_words(ledger)}</div>'
     return (
-        f'<section id="salt"><h2>Did the small model help?</h2><p class="verdict">{salt_words(compare)}</p>'
-        f"{_match_words(compare)}{_bill_words(ledger)}"
-        f'<div class="charts">{drawn}</div><div class="sheet" style="margin-top:16px">{table(head, rows)}</div>'
+        f'<section id="salt"><h2>Did the small model help?</h2><div class="two">{words}{drawn}</div>'
+        f'<div class="sheet below">{table(head, rows)}</div>'
         '<p class="about">Intervals are over held-out documents. One pair of runs cannot show how much another seed '
         "would move the difference.</p></section>"
     )
@@ -238,9 +239,9 @@ def salt_words(compare: Mapping[str, Any]) -> str:
     billed = (compare["equal_cost"].get("with_teacher_training") or {}).get("verdict")
     if billed and billed != cost["verdict"]:
         words += {
-            "win": ", and ahead when the small model’s training is billed too",
-            "loss": ", and behind when the small model’s training is billed too",
-            "undecided": ", and undecided when the small model’s training is billed too",
+            "win": ", and ahead when the small model&rsquo;s training is billed too",
+            "loss": ", and behind when the small model&rsquo;s training is billed too",
+            "undecided": ", and undecided when the small model&rsquo;s training is billed too",
         }[billed]
     return words + "."
 
@@ -251,13 +252,13 @@ def _match_words(compare: Mapping[str, Any]) -> str:
     if not match:
         return ""
     if plain.get("cost_share") is None:
-        return "<p>It never came down to the baseline’s final validation loss.</p>"
+        return "<p>It never came down to the baseline&rsquo;s final validation loss.</p>"
     words = (
-        f"It came down to the baseline’s final validation loss after {100 * plain['step_share']:.0f} % of the "
-        f"baseline’s steps and {100 * plain['cost_share']:.0f} % of its cost"
+        f"It came down to the baseline&rsquo;s final validation loss after {100 * plain['step_share']:.0f}&nbsp;% of "
+        f"the baseline&rsquo;s steps and {100 * plain['cost_share']:.0f}&nbsp;% of its cost"
     )
     if full.get("cost_share") is not None:
-        words += f"; {100 * full['cost_share']:.0f} % with the small model’s training billed"
+        words += f"; {100 * full['cost_share']:.0f}&nbsp;% with the small model&rsquo;s training billed"
     return f"<p>{words}.</p>"
 
 
@@ -269,8 +270,8 @@ def _bill_words(ledger: Mapping[str, Any]) -> str:
     base = theirs["student"] + theirs["teacher_help"]
     help_share, teacher_share = 100 * ours["teacher_help"] / base, 100 * ours["teacher_training"] / base
     return (
-        f"<p>Of the baseline’s whole cost, the small model’s help came to {help_share:.1f} % and its own training to "
-        f"{teacher_share:.1f} %.</p>"
+        f"<p>Of the baseline&rsquo;s whole cost, the small model&rsquo;s help came to {help_share:.1f}&nbsp;% and its "
+        f"own training to {teacher_share:.1f}&nbsp;%.</p>"
     )
 
 
@@ -288,8 +289,9 @@ def losses_section(results: Mapping[str, Any]) -> str:
             rows.append([f"{escape(key[0])}, level {key[1]}", *losses,
                          number((cells[names[0]].get(key) or {}).get("bits_per_byte"), 2),
                          number(some.get("documents")), number(some.get("tokens"))])  # fmt: skip
-        head = ("kind and level", *(STAGE_NAMES.get(name, name) for name in names), "bits per byte", "documents", "tokens")
-        note = f"Nats per target token; bits per byte of the model {STAGE_NAMES.get(names[0], escape(names[0]))}"
+        head = ["kind and level", *(STAGE_NAMES.get(name, name) for name in names)]
+        head += ["bits per byte", "documents", "tokens"]
+        note = f"Nats per target token; bits per byte are those of: {STAGE_NAMES.get(names[0], escape(names[0]))}"
         blocks.append(f'<div class="sheet">{table(head, rows, caption=note)}</div>')
     if results.get("transcription"):
         rows = [
@@ -326,10 +328,11 @@ def ledger_section(ledger: Mapping[str, Any]) -> str:
     flops = sum(flops_of(entries) for entries in stages.values())
     seconds = sum(entry["seconds"] for entries in stages.values() for entry in entries.values())
     rows.append(["all together", "", short(flops), duration(seconds)])
-    head = ("who, and for what", "share", "FLOPs", "time")
+    head = ("who, and for what", "", "FLOPs", "time")
     return (
         '<section id="ledger"><h2>Ledger</h2><p class="about">Floating-point operations, counted from shapes, and the '
-        f'time they took. Validation is billed to nobody.</p><div class="sheet">{table(head, rows, sums=1)}</div></section>'
+        f'time they took. Validation is billed to nobody.</p><div class="sheet">{table(head, rows, sums=1)}</div>'
+        "</section>"
     )
 
 
@@ -356,6 +359,7 @@ def record_section(
         pairs = "".join(
             f"<dt>{escape(str(name).replace('_', ' '))}</dt><dd>{escape(_plain(value))}</dd>"
             for name, value in environment.items()
+            if value not in (None, "", {}, [])
         )
         blocks.append(_details("The machine and the versions", f'<dl class="pairs">{pairs}</dl>', opened=True))
     return f'<section id="record"><h2>Record</h2>{"".join(blocks)}</section>'
@@ -369,7 +373,7 @@ def _quarantine_html(quarantine: list[dict[str, Any]]) -> str:
         f"{line.get('id', '?')} {line.get('file') or ''}: {line.get('reason', '')}" for line in quarantine[:50]
     )
     more = f"\n… and {len(quarantine) - 50} more" if len(quarantine) > 50 else ""
-    common = "; ".join(f"{count} × {reason[:120]}" for reason, count in reasons.most_common(3))
+    common = "; ".join(f"{reason[:120]} ({count})" for reason, count in reasons.most_common(3))
     words = f"{len(quarantine)} document{'s' if len(quarantine) != 1 else ''} set aside"
     return f"<p>{escape(words)}: {escape(common)}.</p>" + _details("Quarantine", f"<pre>{escape(lines + more)}</pre>")
 
@@ -380,7 +384,7 @@ def _details(title: str, body: str, *, opened: bool = False) -> str:
 
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_plain(item)}" for name, item in value.items())
+        return ", ".join(f"{name} {_plain(item)}" for name, item in value.items() if item is not None)
     if isinstance(value, bool):
         return "yes" if value else "no"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

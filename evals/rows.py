@@ -6,21 +6,24 @@ document. So this file packs `Sequence`s directly: first fit, longest first, int
 too long for one row cut where `Sequence.cuts` allows. A piece that cannot be cut (a long film) gets a row as long as
 it needs. Every target token is measured exactly once.
 
-Media are not padded to a budget here: nothing is compiled around them. B rows, T tokens, N patches.
+Media are not padded to a budget here: nothing is compiled around them (see `loss.measure`).
+
+B rows, T tokens, N patches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence as Items
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data.batch import patch_tensor
 from data.document import MODALITIES
 from data.sequence import Sequence
+from model.prompt import patch_tensor
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def assemble(rows: Items[Items[Piece]], sequence_of: Callable[[int], Sequence], 
                 slots[name].append(number * num_tokens + first + part.slots(name))
             first += len(part)
     media = {
-        name: (patch_tensor(np.concatenate(patches[name]), name), torch.from_numpy(np.concatenate(slots[name])))
+        name: (patch_tensor(name, np.concatenate(patches[name])), torch.from_numpy(np.concatenate(slots[name])))
         for name in MODALITIES
         if sum(map(len, slots[name]))
     }

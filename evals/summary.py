@@ -3,7 +3,8 @@
     run, wall_s, peak_rss_gib, split
     bits_per_byte                       of held-out text
     media_gain  {image, audio, video}   each {gain, low, high}; null where the corpus has no such medium
-    cer         {image, audio}          character error rate at level 1
+    cer         {image, audio}          character error rate at level 1 (or the lowest there is)
+    names_recovered {image, audio, video}   share of names given in order, at the same level
     salt        {equal_steps, equal_cost, to_match}   differences with intervals and verdicts; null with one arm only
     ledger      {stage: {account: {flops, seconds}}, "total": ..., "billed": {...}}
     targets     {name: {target, value, reached}}
@@ -15,6 +16,7 @@ It is computed from files alone: `evaluate/results.json` and the stages' `ledger
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -148,6 +150,7 @@ def summarise(run: Path, *, wall_s: float | None = None, peak_rss_gib: float | N
         "bits_per_byte": results.get("bits_per_byte"),
         "media_gain": gains,
         "cer": cer,
+        "names_recovered": {name: (results.get("names_recovered") or {}).get(name) for name in MODALITIES},
         "salt": results.get("compare"),
         "ledger": {**books, "total": total(books), "billed": billed(books)},
         "targets": reached(results.get("targets") or {}, gains, cer),
@@ -163,8 +166,17 @@ def write_summary(run: Path, *, wall_s: float | None = None, peak_rss_gib: float
     """`summarise`, written to summary.json in the run folder, whole or not at all; returns it."""
     run = Path(run)
     summary = summarise(run, wall_s=wall_s, peak_rss_gib=peak_rss_gib)
-    write_whole(run / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    write_whole(run / "summary.json", json.dumps(finite(summary), indent=1, allow_nan=False) + "\n")
     return summary
+
+
+def finite(value: Any) -> Any:
+    """The same JSON value with NaN and infinity, which are no JSON, as None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list) else value
 
 
 def write_whole(path: Path, text: str) -> None:

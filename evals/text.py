@@ -14,11 +14,12 @@ of names in the reference.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-_NAME = re.compile(r"[^\W\d]\w*")
+_NAME = re.compile(r"\b[^\W\d]\w*")
 
 
 def _codes(text: str) -> np.ndarray:
@@ -42,10 +43,8 @@ def _rows(reference: str, hypothesis: str) -> Iterable[np.ndarray]:
 
 def edit_distance(reference: str, hypothesis: str) -> int:
     """Fewest insertions, deletions and substitutions of characters that turn one into the other (Levenshtein)."""
-    row = None
-    for row in _rows(reference, hypothesis):
-        pass
-    return int(row[-1])
+    last = deque(_rows(reference, hypothesis), maxlen=1)
+    return int(last[0][-1])
 
 
 def character_error_rate(pairs: Iterable[tuple[str, str]]) -> float | None:

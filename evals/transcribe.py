@@ -187,13 +187,10 @@ def rate_table(transcripts: list[Transcript], config: EvalConfig) -> list[dict[s
     ]
 
 
-def headline_cer(table: list[dict[str, Any]], modality: str) -> float | None:
-    """Character error rate of a modality at level 1, or at the lowest level there is; None where nothing was
-    transcribed."""
-    rows = [row for row in table if row["modality"] == modality and row["cer"] is not None]
-    if not rows:
+def easiest(transcripts: list[Transcript], modality: str, config: EvalConfig) -> dict[str, Any] | None:
+    """`rates` of a modality at level 1, or at the lowest level there is, all kinds together; None without any."""
+    own = [t for t in transcripts if t.modality == modality]
+    if not own:
         return None
-    level = 1 if any(row["level"] == 1 for row in rows) else min(row["level"] for row in rows)
-    rows = [row for row in rows if row["level"] == level]
-    # cells of one level differ in kind only; the largest speaks for the modality
-    return max(rows, key=lambda row: row["documents"])["cer"]
+    level = 1 if any(t.level == 1 for t in own) else min(t.level for t in own)
+    return rates([t for t in own if t.level == level], config) | {"level": level}

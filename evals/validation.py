@@ -13,17 +13,22 @@ from the test split, so nothing that steers training is also what training is ju
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
 from evals.config import EvalConfig
-from evals.loss import byte_lengths, by_context, choose_documents, measure, split_mask
+from evals.loss import by_context, byte_lengths, choose_documents, measure, split_mask
+
+
+class _StopAskedFor(Exception):
+    """Carries a stop out of the measurement."""
 
 
 class Validator:
-    """Held-out loss of a model that is being trained; call it with the model."""
+    """Held-out loss of a model that is being trained: the `validate` of the training loop."""
 
     def __init__(
         self,
@@ -45,20 +50,30 @@ class Validator:
             else np.zeros(0, np.int64)
         )
 
-    def __call__(self, model: Any) -> dict[str, Any]:
-        """Measure; JSON types only."""
+    def __call__(
+        self, model: Any, step: int = 0, should_stop: Callable[[], bool] | None = None
+    ) -> dict[str, Any] | None:
+        """Measure; JSON types only. should_stop is asked after each batch: when it says yes, None comes back."""
         if not len(self.documents):
             return {}
-        # the model has no layer that knows train from eval mode, and switching would recompile its blocks
-        losses = measure(
-            model,
-            self.corpus,
-            self.documents,
-            token_bytes=self.token_bytes,
-            config=self.config,
-            autocast=self.autocast,
-            device=self.device,
-        )
+
+        def look_up(_: int) -> None:
+            if should_stop is not None and should_stop():
+                raise _StopAskedFor
+
+        try:
+            losses = measure(
+                model,
+                self.corpus,
+                self.documents,
+                token_bytes=self.token_bytes,
+                config=self.config,
+                autocast=self.autocast,
+                device=self.device,
+                progress=look_up,
+            )
+        except _StopAskedFor:
+            return None
         return {
             "loss": losses.mean(),
             "bits_per_byte": losses.bits_per_byte(),

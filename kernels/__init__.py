@@ -2,6 +2,8 @@
 
 Each operation is a folder with a plain reference (the specification), one file per backend, a facade that picks
 one of them by argument, and a README with the mathematics. This room imports nothing but torch.
+
+`kernels.attention` is the function; what lies in its folder is reached as `from kernels.attention.plan import ...`.
 """
 
 from kernels.attention.api import attention

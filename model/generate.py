@@ -25,6 +25,7 @@ import codecs
 import sys
 from collections.abc import Iterator
 from collections.abc import Sequence as Items
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -65,7 +66,7 @@ class Decoding:
                 "document": torch.zeros(column, dtype=torch.int32, device=token.device),
                 "block": torch.zeros(column, dtype=torch.int32, device=token.device),
             }
-        with torch.compiler.set_stance("force_eager"):
+        with _eagerly():
             hidden = self.model(**inputs, cache=self.cache)[:, -1]
         logits = torch.nn.functional.linear(hidden, self.model.head_weight).float()
         return logits.masked_fill(self.banned, -torch.inf)
@@ -74,6 +75,12 @@ class Decoding:
         """Go on with these rows only."""
         self.cache.select(rows)
         self.place = self.place[rows]
+
+
+def _eagerly() -> AbstractContextManager:
+    """Runs compiled blocks as they were written."""
+    # the compiler takes seconds to import, and where nobody has imported it nothing is compiled
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def sample(logits: Tensor, *, temperature: float, top_p: float, generator: torch.Generator | None) -> Tensor:

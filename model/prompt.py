@@ -24,6 +24,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
+from data import batch
 from data.config import EncodeConfig
 from data.decode import Decoded, DecodedImage, decode_part, fit, grid_of, patchify, to_rgb
 from data.document import MODALITIES, Audio, Document, DocumentError, Image, Part, Text, Video
@@ -115,9 +116,8 @@ def _names_a_medium(text: str) -> bool:
 
 
 def patch_tensor(modality: str, patches: np.ndarray) -> Tensor:
-    """(N, dim) float32 in about [-1, 1], as batches hold them: bytes are centred, sound is so already."""
-    values = torch.from_numpy(np.ascontiguousarray(patches)).float()
-    return values if modality == "audio" else values / 127.5 - 1.0
+    """(N, dim) float32 in about [-1, 1]: the values that training batches hold, by the same function."""
+    return batch.patch_tensor(patches, modality)
 
 
 def batch_prompts(sequences: Iterable[Sequence], *, device: torch.device | str = "cpu") -> dict[str, object]:
@@ -130,11 +130,11 @@ def batch_prompts(sequences: Iterable[Sequence], *, device: torch.device | str =
     sequences = list(sequences)
     if not sequences or not all(len(sequence) for sequence in sequences):
         raise ValueError("there is no prompt, or one without tokens: give at least one token each")
-    batch, length = len(sequences), max(len(sequence) for sequence in sequences)
-    token_ids = torch.full((batch, length), PAD_ID, dtype=torch.int64)
-    position = torch.zeros(batch, length, 3)
-    document = torch.full((batch, length), -1, dtype=torch.int32)
-    block = torch.zeros(batch, length, dtype=torch.int32)
+    num_rows, length = len(sequences), max(len(sequence) for sequence in sequences)
+    token_ids = torch.full((num_rows, length), PAD_ID, dtype=torch.int64)
+    position = torch.zeros(num_rows, length, 3)
+    document = torch.full((num_rows, length), -1, dtype=torch.int32)
+    block = torch.zeros(num_rows, length, dtype=torch.int32)
     patches: dict[str, list[Tensor]] = {name: [] for name in MODALITIES}
     slots: dict[str, list[Tensor]] = {name: [] for name in MODALITIES}
     for row, sequence in enumerate(sequences):

@@ -1,0 +1,21 @@
+"""The training room: the loop, what keeps it repeatable, and the line of stages around it.
+
+    config.py        TrainConfig (the experiment) and RuntimeConfig (the machine)
+    runtime.py       "auto" settled once per run folder; threads, precision, compilation, determinism
+    schedule.py      the learning rate of a step
+    optimizer.py     AdamW or Muon, and one flat tensor of gradients
+    rows.py          rows from any place of the plan on
+    step.py          forward, backward, the sum over ranks
+    guard.py         is this step sound, and which rows to pass over if not
+    loop.py          train()
+    checkpoint.py    complete or absent
+    ledger.py        who pays for what
+    metrics.py       metrics.jsonl, events.jsonl
+    console.py       the bar and the status line
+    distributed.py   plain data parallelism, waiting for rank 0
+    stages.py        the line: locked folder, stages done once
+    processes.py     children that end with their parent, signals that let a step finish
+    files.py         written whole or not at all
+
+Importing this package imports none of its files.
+"""

@@ -52,6 +52,11 @@ class Checkpoint:
     state: dict[str, Any]
     """Everything in `state.json` that the loop put there."""
 
+    @property
+    def planned(self) -> bool:
+        """Made because its step was due, not because somebody stopped the run there."""
+        return self.state.get("planned", True)
+
 
 def save_checkpoint(folder: Path, *, step: int, model: nn.Module, optimizer: Optimizer, state: dict) -> Path:
     """Write the checkpoint of `step` into `folder` (the run's `checkpoints/`) and return its path.
@@ -184,18 +189,31 @@ def load_weights(folder: Path, *, model: nn.Module) -> None:
 
 
 def prune_checkpoints(folder: Path, *, keep: int, keep_at: Iterable[int] = ()) -> None:
-    """Delete all but the newest `keep` checkpoints and those of the steps `keep_at`, and what a kill left half made."""
+    """Delete all but the newest checkpoint, the newest `keep` planned ones and those of the steps `keep_at`; also what
+    a kill left half made."""
     folder = Path(folder)
-    kept = set(keep_at)
-    for checkpoint in list_checkpoints(folder)[:-keep]:
+    found = list_checkpoints(folder)
+    kept = {*keep_at, *(one.step for one in found[-1:]), *[one.step for one in found if one.planned][-keep:]}
+    for checkpoint in found:
         if checkpoint.step not in kept:
-            # a rename first, so that no reader meets half a checkpoint
-            doomed = folder / f".pruned_{checkpoint.step:08d}_{os.getpid()}"
-            os.rename(checkpoint.folder, doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
+            _remove(checkpoint)
     for pattern in (".writing_*", ".replaced_*", ".pruned_*"):
         for leftover in folder.glob(pattern):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def drop_after(folder: Path, *, step: int) -> None:
+    """Delete the checkpoints of later steps than `step`, which belong to a path that was taken back."""
+    for checkpoint in list_checkpoints(folder):
+        if checkpoint.step > step:
+            _remove(checkpoint)
+
+
+def _remove(checkpoint: Checkpoint) -> None:
+    # a rename first, so that no reader meets half a checkpoint
+    doomed = checkpoint.folder.with_name(f".pruned_{checkpoint.step:08d}_{os.getpid()}")
+    os.rename(checkpoint.folder, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ ranks together; a *micro-batch* is what one rank sends through the model at once
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from model.config import ModelConfig
 
@@ -29,7 +29,7 @@ class TrainConfig:
     Raises ValueError, telling the remedy, for a combination that cannot be trained.
     """
 
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = field(default_factory=ModelConfig)
     """Shape of the transformer."""
     num_steps: int = 1000
     """Optimiser steps in all; the learning rate has decayed to its end at the last one."""

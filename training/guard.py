@@ -29,10 +29,15 @@ class Guard:
         self.losses: deque[float] = deque(maxlen=config.spike_window)
         self.skipped: list[tuple[int, int]] = []
 
-    def verdict(self, *, loss: float, grad_norm: float) -> str | None:
-        """Why this step must not count, or None. `loss` is the mean over targets; all ranks give the same numbers."""
-        if not math.isfinite(loss):
-            return f"the loss is {loss}"
+    def verdict(self, *, loss: float, objective: float, grad_norm: float) -> str | None:
+        """Why this step must not count, or None; all ranks give the same numbers.
+
+        loss: plain cross-entropy, mean over targets; spikes are judged by it, since it does not jump where soft
+        labels end. objective: what was differentiated.
+        """
+        for name, value in (("loss", loss), ("objective", objective)):
+            if not math.isfinite(value):
+                return f"the {name} is {value}"
         if not math.isfinite(grad_norm):
             return f"the gradient's norm is {grad_norm}"
         if self.config.spike_sigma and len(self.losses) == self.losses.maxlen:

@@ -5,9 +5,10 @@ large model's own training costs (`student`) from everything its small helper co
 made during training), `scoring` (forward passes that select documents), `labelling` (soft labels made ahead) and
 `teacher_training` (the small model's own training). Reports quote every saving with and without the teacher.
 
-FLOPs are counted from shapes, so they are the same on every machine and part of a checkpoint. Seconds are measured
-and are only records: nothing reads them back to decide anything. What a run lost to a kill is not billed (it is done
-again and billed then); what a roll-back threw away is. Validation belongs to neither arm and is not billed.
+FLOPs are counted from shapes, so they are the same on every machine and part of a checkpoint. Seconds are rank 0's
+wall-clock and are only records: nothing reads them back to decide anything. What a run lost to a kill is not billed
+(it is done again and billed then); what a roll-back threw away is. Validation belongs to neither arm and is not
+billed.
 """
 
 from __future__ import annotations

@@ -83,9 +83,16 @@ class Record:
         if self._events is not None:
             self._events.append({"event": event, **details, "wall": round(time.time(), 3)})
 
-    def truncate(self, step: int) -> int:
-        """Drop the metrics of steps beyond `step`; returns the number of lines dropped."""
-        return self._metrics.drop(lambda line: line.get("step", 0) > step) if self._metrics is not None else 0
+    def truncate(self, step: int, *, validation: bool = True) -> int:
+        """Drop the metrics of steps beyond `step`; returns the number of lines dropped.
+
+        validation: keep that step's own line of validation; False where it is about to be done again.
+        """
+        if self._metrics is None:
+            return 0
+        return self._metrics.drop(
+            lambda line: line["step"] > step or (line["step"] == step and "validation" in line and not validation)
+        )
 
     def finish(self) -> None:
         """Close the sinks."""

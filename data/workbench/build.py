@@ -6,8 +6,9 @@ pure function of its recipe. So the corpus does not depend on the number of work
 killed goes on: it plans again (seconds), finds the media that are there, and renders the others. The
 manifest is written last: where it stands, the corpus is complete.
 
-On two cores a second renders about 2,000 level-1 screenshots, 250 level-1 narrations or 200 level-1
-recordings. Media files of an earlier config are left in the folder; no manifest line names them.
+A core renders about 500 level-1 screenshots, 150 level-1 narrations (espeak-ng is the limit) or 250 level-1
+recordings a second; a film of level 4 with sound takes 0.1 s. Media files of an earlier config are left in
+the folder; no manifest line names them.
 """
 
 from __future__ import annotations
@@ -58,19 +59,21 @@ def build_workbench(config: WorkbenchConfig, out_dir: Path, *, progress: bool = 
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     except OSError as error:
-        raise WorkbenchError(f"cannot write the corpus to {out_dir} ({error.strerror}): choose another folder") from None
-    with Workers(config.workers, out_dir, utterance_timeout_s=config.utterance_timeout_s) as workers:
+        raise WorkbenchError(
+            f"cannot write the corpus to {out_dir} ({error.strerror}): choose another folder"
+        ) from None
+    with Workers(config.workers, folder=out_dir, utterance_timeout_s=config.utterance_timeout_s) as workers:
         extracts = _extract(files, workers, progress=progress)
         clock.lap("read")
         clusters = cluster(extracts, threshold=config.near_duplicate)
         splits = deal(
             clusters,
-            files,
+            files=files,
             validation_share=config.validation_share,
             test_share=config.test_share,
             seed=config.seed,
         )
-        plan = make_plan(config, files, extracts, splits)
+        plan = make_plan(config, files=files, extracts=extracts, splits=splits)
         clock.lap("plan")
         missing = {path: recipe for path, recipe in plan.recipes.items() if not _exists(out_dir / path)}
         failed = _render(missing, workers, progress=progress)
@@ -86,7 +89,7 @@ def build_workbench(config: WorkbenchConfig, out_dir: Path, *, progress: bool = 
             f"{_first_failure(failed)}: point --corpus.source at a folder with more code, or ask for other counts"
         )
     summary = _summary(config, files, skipped, clusters, splits, plan, documents, failed)
-    lines = "".join(json.dumps(document, ensure_ascii=False) + "\n" for document in documents)
+    lines = "".join(json.dumps(document) + "\n" for document in documents)
     _write(out_dir / SUMMARY, json.dumps(summary, indent=2) + "\n")
     _write(out_dir / MANIFEST, lines)
     shutil.rmtree(partial, ignore_errors=True)
@@ -95,7 +98,7 @@ def build_workbench(config: WorkbenchConfig, out_dir: Path, *, progress: bool = 
 
 def check_libraries() -> None:
     """Raises WorkbenchError unless the libraries of the dependency group `corpus` are installed."""
-    missing = [name for name in ("av", "datasketch", "espeakng_loader", "pygments") if find_spec(name) is None]
+    missing = [name for name in ("av", "espeakng_loader", "pygments") if find_spec(name) is None]
     if missing:
         raise WorkbenchError(f"making the workbench corpus needs {', '.join(missing)}: run `uv sync --group corpus`")
 

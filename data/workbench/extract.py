@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import keyword
+import random
 import re
 import warnings
 import zlib
@@ -20,6 +21,8 @@ from dataclasses import dataclass
 
 NUM_PERMUTATIONS = 64
 SHINGLE_TOKENS = 5
+PRIME = 2**32 - 5
+"""Of the hash family h -> (a h + b) mod PRIME, which stands for random permutations of the shingles."""
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TOKEN = re.compile(r"\w+|[^\w\s]")
@@ -27,7 +30,11 @@ _PART = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
 _STRING = re.compile(r"\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'|`(?:[^`\\]|\\.)*`")
 _BLOCK_COMMENT = re.compile(r"/\*.*?\*/", re.S)
 _LINE_COMMENT = re.compile(r"(?://|#(?!include|define|if|else|endif|undef|pragma))[^\n]*")
-_CALLABLE = re.compile(r"\b([A-Za-z_]\w*)\s*\(([^()]{0,160})\)\s*(?:->[^{;\n]{1,40}|[A-Za-z_*\[\]. ]{0,30})?\s*[{:]")
+_CALLABLE = re.compile(
+    r"\b([A-Za-z_]\w*)\s*\(([^()]{0,160})\)\s*"
+    # what may follow: an arrow and a type, a type, Go's several results
+    r"(?:->[^{;\n]{1,40}|[A-Za-z_*\[\]. ]{0,30}|\([^()\n]{0,60}\))?\s*[{:]"
+)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 _PLAIN_SENTENCE = re.compile(r"[A-Z][A-Za-z0-9 ,.'()\-_/:;]*[.!?]")
 
@@ -39,7 +46,7 @@ OTHER_KEYWORDS = frozenset(
     null of operator or override package private protected pub public raise ref register require rescue return self
     short signed sizeof static struct super switch template then this throw throws trait true try type typedef typeof
     undefined union unless unsafe unsigned use using val var virtual void volatile wchar when where while with yield
-    """.split()
+    """.split()  # noqa: SIM905 (a list of strings is five times as long)
 )
 KEYWORDS = frozenset(keyword.kwlist) | OTHER_KEYWORDS
 
@@ -107,9 +114,7 @@ def _python(text: str) -> tuple[Counter[str], list[str], list[str]]:
             names[node.id] += 1
         elif isinstance(node, ast.Attribute):
             names[node.attr] += 1
-        elif isinstance(node, ast.arg):
-            names[node.arg] += 1
-        elif isinstance(node, ast.keyword) and node.arg:
+        elif isinstance(node, ast.arg | ast.keyword) and node.arg:
             names[node.arg] += 1
         elif isinstance(node, ast.alias):
             names.update(node.name.split("."))
@@ -129,7 +134,7 @@ def _python(text: str) -> tuple[Counter[str], list[str], list[str]]:
 def _other(text: str, language: str) -> tuple[Counter[str], list[str], list[str]]:
     if language in ("markdown", "rst", "text"):
         return Counter(), [], [text]
-    comments = [re.sub(r"^[ \t]*[/*#!]+", "", block, flags=re.M) for block in _BLOCK_COMMENT.findall(text)]
+    comments = [re.sub(r"^[ \t]*[*!]+", "", block[2:-2], flags=re.M) for block in _BLOCK_COMMENT.findall(text)]
     code = _BLOCK_COMMENT.sub(" ", text)
     # neighbouring line comments are one paragraph
     for run in re.findall(r"(?:^[ \t]*(?://|#)[^\n]*\n)+", code, flags=re.M):
@@ -174,12 +179,14 @@ def _minhash(tokens: list[str]) -> tuple[int, ...]:
     """NUM_PERMUTATIONS minima over the file's shingles; empty for a file shorter than one shingle."""
     if len(tokens) < SHINGLE_TOKENS:
         return ()
-    from datasketch import MinHash
+    import numpy as np
 
     shingles = zip(*(tokens[start:] for start in range(SHINGLE_TOKENS)), strict=False)
-    hashes = sorted({zlib.crc32("\x1f".join(shingle).encode()) for shingle in shingles})
-    sketch = MinHash(num_perm=NUM_PERMUTATIONS, seed=1, hashfunc=int)
-    # in slices: each makes a (slice, permutations) array
-    for start in range(0, len(hashes), 4096):
-        sketch.update_batch(hashes[start : start + 4096])
-    return tuple(int(value) for value in sketch.hashvalues)
+    hashes = np.asarray(sorted({zlib.crc32("\x1f".join(shingle).encode()) for shingle in shingles}), np.uint64)
+    draw = random.Random("minhash")
+    minima = []
+    for _ in range(NUM_PERMUTATIONS):
+        # a < 2**31 and h < 2**32, so the product stays below 2**64
+        a, b = draw.randrange(1, 2**31), draw.randrange(2**31)
+        minima.append(int(((hashes * np.uint64(a) + np.uint64(b)) % np.uint64(PRIME)).min()))
+    return tuple(minima)

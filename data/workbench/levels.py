@@ -82,15 +82,15 @@ SCREENSHOT = {
 
 VOICES = {
     1: Voice(names=("en-us",), rate=(150, 150), pitch=(50, 50)),
-    2: Voice(names=("en-us", "en-gb", "en-us+f2", "en-us+m3"), rate=(140, 180), pitch=(50, 50)),
+    2: Voice(names=("en-us", "en", "en-us+f2", "en-us+m3"), rate=(140, 180), pitch=(50, 50)),
     3: Voice(
-        names=("en-us", "en-gb", "en-us+f2", "en-us+m3", "en-gb+f4", "en-us+m7"),
+        names=("en-us", "en", "en-us+f2", "en-us+m3", "en+f4", "en-us+m7"),
         rate=(130, 200),
         pitch=(35, 65),
     ),
     4: Voice(
         names=(
-            "en-us", "en-gb", "en-us+f2", "en-us+m3", "en-gb+f4", "en-us+m7", "en-gb-scotland", "en-gb-x-rp",
+            "en-us", "en", "en-us+f2", "en-us+m3", "en+f4", "en-us+m7", "en-gb-scotland", "en-gb-x-rp",
             "en-029", "en-us+f5",
         ),
         rate=(120, 230),

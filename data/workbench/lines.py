@@ -101,7 +101,7 @@ class Found:
 class Bench:
     """The files of one split laid out for drawing. Holds the texts once, however many draws are made."""
 
-    def __init__(self, files: list[SourceFile], extracts: list[Extract], *, known: Known = NOTHING_KNOWN) -> None:
+    def __init__(self, files: list[SourceFile], *, extracts: list[Extract], known: Known = NOTHING_KNOWN) -> None:
         self.files = files
         self.extracts = extracts
         self.known = known
@@ -121,7 +121,7 @@ class Bench:
 
     def alone(self, index: int) -> Bench:
         """A bench with one of the files, under the same rule."""
-        return Bench([self.files[index]], [self.extracts[index]], known=self.known)
+        return Bench([self.files[index]], extracts=[self.extracts[index]], known=self.known)
 
     def regions(self, region: Region, *, rng: random.Random) -> Iterator[Found]:
         """Every starting point once, in random order, with a region of a random number of lines that is allowed

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +21,7 @@ from itertools import islice
 from data.workbench import samples
 from data.workbench.config import KINDS, SPLITS, WorkbenchConfig
 from data.workbench.extract import Extract
-from data.workbench.levels import SCREENSHOT, Region
+from data.workbench.levels import Region
 from data.workbench.lines import NOTHING_KNOWN, Bench, Known
 from data.workbench.samples import Sample
 from data.workbench.source import SourceFile
@@ -63,7 +64,7 @@ class Plan:
 
 
 def make_plan(
-    config: WorkbenchConfig, files: list[SourceFile], extracts: list[Extract], splits: dict[str, list[int]]
+    config: WorkbenchConfig, *, files: list[SourceFile], extracts: list[Extract], splits: dict[str, list[int]]
 ) -> Plan:
     """Every document of the three splits. Counts that the source cannot fill are lowered, see Plan.lowered."""
     planner = _Planner(config)
@@ -72,7 +73,7 @@ def make_plan(
         chosen = [files[index] for index in splits[split]]
         bench = Bench(
             chosen,
-            [extracts[index] for index in splits[split]],
+            extracts=[extracts[index] for index in splits[split]],
             known=NOTHING_KNOWN if split == "train" else known,
         )
         if split == "train":
@@ -277,7 +278,8 @@ def cut(text: str, *, max_bytes: int) -> list[str]:
     pieces: list[str] = []
     lines: list[str] = []
     size = 0
-    for line in text.splitlines(keepends=True):
+    # not splitlines(): it also ends lines at separators that are characters of a string or comment
+    for line in re.findall(r"[^\n]*\n|[^\n]+", text):
         length = len(line.encode())
         if lines and size + length > max_bytes:
             pieces.append("".join(lines))

@@ -31,9 +31,10 @@ LANGUAGES = {
 }  # fmt: skip
 """File name ending -> Pygments lexer. Endings that are not here are not source."""
 
-SKIPPED_FOLDERS = frozenset(
-    "site-packages dist-packages node_modules __pycache__ test tests testing encodings pydoc_data venv".split()
-)
+SKIPPED_FOLDERS = frozenset({
+    "site-packages", "dist-packages", "node_modules", "venv", "__pycache__",
+    "test", "tests", "testing", "encodings", "pydoc_data",
+})  # fmt: skip
 """Never entered: other people's packages, tests, and tables that are no code."""
 
 
@@ -128,9 +129,15 @@ def _candidates(root: Path, leave_out: Path | None, skipped: Counter[str]) -> li
             stem, ending = os.path.splitext(name)
             if name.startswith(".") or ending.lower() not in LANGUAGES:
                 continue
-            if stem.startswith("test_") or stem.endswith(("_test", ".test")):
+            # a build's own record of its settings is a table full of this machine's paths
+            if stem.startswith(("test_", "_sysconfigdata")) or stem.endswith(("_test", ".test")):
                 continue
-            found.append(Path(folder, name).relative_to(root).as_posix())
+            path = Path(folder, name).relative_to(root).as_posix()
+            # the path becomes text of the corpus; names may hold any byte
+            if not path.isprintable() or len(path) > 500:
+                skipped["odd name"] += 1
+                continue
+            found.append(path)
     return found
 
 

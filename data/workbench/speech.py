@@ -1,9 +1,9 @@
-"""Speech from espeak-ng, through a process of its own; the caller's side.
+"""Speech from espeak-ng, through processes of its own; the caller's side.
 
-`Speaker` starts espeak_server.py, which forks a fresh child for every utterance, and asks it for samples.
-What comes back is resampled from espeak's 22.05 kHz to 16 kHz by FFmpeg's resampler (PyAV, which the films
-need anyway; torchaudio would bring torch and its four seconds of start into each rendering process), and
-trimmed to the utterance with 40 ms of silence on both sides.
+`Speaker` starts one espeak_server.py for each voice, which forks a fresh child for every utterance, and asks
+it for samples. What comes back is resampled from espeak's 22.05 kHz to 16 kHz by FFmpeg's resampler (PyAV,
+which the films need anyway; torchaudio would bring torch and its four seconds of start into each rendering
+process), and trimmed to the utterance with 40 ms of silence on both sides.
 """
 
 from __future__ import annotations
@@ -32,15 +32,11 @@ class SpeechError(RuntimeError):
 
 
 class Speaker:
-    """A running espeak server. One utterance at a time; close() or leaving the `with` block ends it."""
+    """espeak servers, one for each voice that was asked for. close() or leaving the `with` block ends them."""
 
     def __init__(self, *, timeout_s: float = 20.0) -> None:
         self.timeout_s = timeout_s
-        # -P keeps the files beside the server from hiding modules of the standard library
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", str(SERVER_FILE), str(timeout_s)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        self._receive(time.monotonic() + START_TIMEOUT_S)
+        self._servers: dict[str, _Server] = {}
 
     def __enter__(self) -> Speaker:
         return self
@@ -49,15 +45,10 @@ class Speaker:
         self.close()
 
     def close(self) -> None:
-        """Ends the server; it leaves by itself when its input is closed."""
-        with contextlib.suppress(OSError):
-            self.process.stdin.close()
-        try:
-            self.process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process.stdout.close()
+        """Ends the servers; one that is asked for again is started again."""
+        for server in self._servers.values():
+            server.close()
+        self._servers.clear()
 
     def say(self, text: str, *, voice: str, rate: int, pitch: int):
         """(n,) int16 samples at 16 kHz, mono. `rate` in words a minute, `pitch` from 0 to 99.
@@ -67,14 +58,57 @@ class Speaker:
         """
         import numpy as np
 
-        request = json.dumps({"text": text, "voice": voice, "rate": rate, "pitch": pitch}).encode()
+        server = self._servers.get(voice)
+        if server is None or not server.alive:
+            if server is not None:
+                server.close()
+            server = self._servers[voice] = _Server(voice, timeout_s=self.timeout_s)
+        data = server.ask({"text": text, "rate": rate, "pitch": pitch})
+        return trim(resample(np.frombuffer(data, dtype="<i2")))
+
+
+class _Server:
+    """One process with one voice; speaks its protocol."""
+
+    def __init__(self, voice: str, *, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        # -P keeps the files beside the server from hiding modules of the standard library
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", str(SERVER_FILE), voice, str(timeout_s)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self.alive = True
         try:
-            self.process.stdin.write(struct.pack("<I", len(request)) + request)
+            self._receive(time.monotonic() + START_TIMEOUT_S)
+        except SpeechError:
+            # it has said why, and ends
+            self.alive = False
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Ends the process, which leaves by itself when its input is closed."""
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
+
+    def ask(self, request: dict) -> bytes:
+        """The samples for a request, 22.05 kHz int16. Raises SpeechError."""
+        body = json.dumps(request).encode()
+        try:
+            self.process.stdin.write(struct.pack("<I", len(body)) + body)
             self.process.stdin.flush()
         except OSError as error:
+            self.alive = False
             raise SpeechError(f"the espeak server is gone: {error}") from None
-        data = self._receive(time.monotonic() + self.timeout_s + 5.0)
-        return trim(resample(np.frombuffer(data, dtype="<i2")))
+        # the server gives up first, and says so
+        return self._receive(time.monotonic() + self.timeout_s + 5.0)
 
     def _receive(self, deadline: float) -> bytes:
         """One answer: a status byte, a length, the samples or the message of an error."""
@@ -91,7 +125,8 @@ class Speaker:
             ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
             piece = os.read(descriptor, count) if ready else b""
             if not piece:
-                # the conversation is out of step: nothing more may be asked of this server
+                # the conversation is out of step: nothing more may be asked of this process
+                self.alive = False
                 self.process.kill()
                 raise SpeechError("the espeak server ended" if ready else "the espeak server does not answer")
             pieces.append(piece)

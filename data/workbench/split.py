@@ -2,8 +2,10 @@
 
 A repository repeats itself: vendored copies, forks of a module, generated siblings. Split file by file,
 such copies put the held-out text into train. So files are first clustered by the similarity of their token
-shingles (MinHash with locality-sensitive hashing, through `datasketch`), then whole clusters are dealt by
-their bytes. Single lines that two unlike files share are another matter: see lines.py.
+shingles (MinHash with locality-sensitive hashing, Leskovec, Rajaraman and Ullman, Mining of Massive Datasets,
+chapter 3), then whole clusters are dealt by their bytes. It is thirty lines here, because the package that
+has them imports scipy, 1.5 s for each process. Single lines that two unlike files share are another matter:
+see lines.py.
 """
 
 from __future__ import annotations
@@ -12,8 +14,11 @@ import random
 from collections import defaultdict
 
 from data.workbench.config import SPLITS
-from data.workbench.extract import NUM_PERMUTATIONS, Extract
+from data.workbench.extract import Extract
 from data.workbench.source import SourceFile
+
+BAND = 2
+"""Entries of a MinHash in one band."""
 
 
 def cluster(extracts: list[Extract], *, threshold: float) -> list[list[int]]:
@@ -22,7 +27,6 @@ def cluster(extracts: list[Extract], *, threshold: float) -> list[list[int]]:
     In the order of each group's first index; most groups have one member.
     """
     import numpy as np
-    from datasketch import MinHash, MinHashLSH
 
     parent = list(range(len(extracts)))
 
@@ -39,18 +43,19 @@ def cluster(extracts: list[Extract], *, threshold: float) -> list[list[int]]:
     by_content: dict[str, int] = {}
     for index, item in enumerate(extracts):
         join(by_content.setdefault(item.content_hash, index), index)
-    # candidates are asked for generously and then judged by the sketches themselves
-    index_of_lines = MinHashLSH(threshold=max(0.1, threshold - 0.15), num_perm=NUM_PERMUTATIONS)
+    # two files with equal entries in some band are judged by all entries; with 32 bands of 2 a pair of
+    # similarity 0.5 is overlooked once in ten thousand
     sketches = [np.asarray(item.minhash) for item in extracts]
+    buckets: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for index, item in enumerate(extracts):
-        if not item.minhash:
-            continue
-        sketch = MinHash(num_perm=NUM_PERMUTATIONS, seed=1, hashfunc=int)
-        sketch.hashvalues = sketches[index].astype(sketch.hashvalues.dtype)
-        for other in index_of_lines.query(sketch):
-            if float(np.mean(sketches[index] == sketches[other])) >= threshold:
+        near: set[int] = set()
+        for start in range(0, len(item.minhash), BAND):
+            bucket = buckets[(start, *item.minhash[start : start + BAND])]
+            near.update(bucket)
+            bucket.append(index)
+        for other in sorted(near):
+            if find(other) != find(index) and float(np.mean(sketches[index] == sketches[other])) >= threshold:
                 join(index, other)
-        index_of_lines.insert(index, sketch)
     groups: dict[int, list[int]] = defaultdict(list)
     for index in range(len(extracts)):
         groups[find(index)].append(index)
@@ -58,7 +63,7 @@ def cluster(extracts: list[Extract], *, threshold: float) -> list[list[int]]:
 
 
 def deal(
-    clusters: list[list[int]], files: list[SourceFile], *, validation_share: float, test_share: float, seed: int
+    clusters: list[list[int]], *, files: list[SourceFile], validation_share: float, test_share: float, seed: int
 ) -> dict[str, list[int]]:
     """split -> indices of its files, ascending. A held-out split takes clusters, in an order drawn by the seed,
     until it has its share of the bytes; a cluster too large for that stays in train.

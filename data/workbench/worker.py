@@ -44,8 +44,6 @@ class Renderer:
         try:
             data = self._bytes(recipe)
         except (SpeechError, ValueError) as error:
-            if self._speaker is not None and self._speaker.process.poll() is not None:
-                self.close()
             return str(error)
         target = self.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 class Workers:
     """`count` rendering processes that write below `folder`."""
 
-    def __init__(self, count: int, folder: Path, *, utterance_timeout_s: float) -> None:
+    def __init__(self, count: int, *, folder: Path, utterance_timeout_s: float) -> None:
         paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
         environment = {
             **os.environ,
@@ -55,6 +55,7 @@ class Workers:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            process.stdout.close()
 
     def run(self, tasks: Sequence[dict]) -> Iterator[tuple[int, list]]:
         """(index of the task, answer) as answers come. Raises RuntimeError when a process dies."""

@@ -68,7 +68,9 @@ def attention(
 def _check(q: Tensor, k: Tensor, v: Tensor, spans: Spans, sink: Tensor | None) -> None:
     for name, x in (("q", q), ("k", k), ("v", v)):
         if x.dim() != 4 or not x.is_floating_point():
-            raise ValueError(f"{name} must be a float tensor of 4 dims (B, tokens, heads, D); got {tuple(x.shape)} of {x.dtype}")
+            raise ValueError(
+                f"{name} must be a float tensor of 4 dims (B, tokens, heads, D); got {tuple(x.shape)} of {x.dtype}"
+            )
         if x.dtype != q.dtype or x.device != q.device:
             raise ValueError(f"{name} is {x.dtype} on {x.device}, but q is {q.dtype} on {q.device}; make them equal")
     batch, rows, heads, dim = q.shape

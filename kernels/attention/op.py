@@ -30,7 +30,15 @@ def announce(choice: str) -> None:
 
 @torch.library.custom_op("brine::span_attention", mutates_args=(), device_types="cpu")
 def span_attention(
-    q: Tensor, k: Tensor, v: Tensor, lo: Tensor, hi: Tensor, serial: Tensor, sink: Tensor | None, scale: float, auto: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lo: Tensor,
+    hi: Tensor,
+    serial: Tensor,
+    sink: Tensor | None,
+    scale: float,
+    auto: bool,
 ) -> tuple[Tensor, Tensor]:
     """q (B, T, H, D); k, v (B, S, K, D); lo, hi (B, T) int32; serial () int64; sink (H,) or None.
 

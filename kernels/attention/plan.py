@@ -117,7 +117,7 @@ class _Piece:
 
 def build_plan(lo: Tensor, hi: Tensor, num_keys: int) -> Plan:
     """The plan of one mask. lo, hi: (B, T) int32 on the CPU, as in `Spans`."""
-    batch, num_rows = lo.shape
+    _batch, _num_rows = lo.shape
     pieces = _Cutter(lo, hi).cut() if lo.numel() else []
 
     buckets: dict[tuple, list[_Piece]] = {}
@@ -175,9 +175,12 @@ class _Cutter:
     def cut(self) -> list[_Piece]:
         waiting = None
         for a, b in zip(self.stretches, self.stretches[1:], strict=False):
-            if waiting is not None and (b - waiting > MERGE_ROWS or a % self.num_rows == 0 or self.lo[a] == self.hi[a]):
-                self.whole(waiting, a)
-                waiting = None
+            if waiting is not None:
+                # among chosen rows and keys there may be many unseen keys between two stretches
+                wide = b - waiting > MERGE_ROWS or self.hi[b - 1] - self.lo[waiting] > 8 * MERGE_ROWS
+                if wide or a % self.num_rows == 0 or self.lo[a] == self.hi[a]:
+                    self.whole(waiting, a)
+                    waiting = None
             if self.lo[a] == self.hi[a]:
                 continue
             if b - a <= MERGE_ROWS:
@@ -253,7 +256,7 @@ class _Cutter:
             if hi_min - lo_min > 1:
                 self.add(0, "full", a, b, lo_min, hi_min - 1)
             self.add(min(1, hi_min - lo_min - 1), "causal", a, b, hi_min - 1, hi_max)
-        elif self.all_edges(a, b, _FLAT) and not (near and b - a <= TILE_ROWS):
+        elif self.all_edges(a, b, _FLAT) and not near:
             self.add(0, "full", a, b, lo_min, hi_min)
         elif hi_min - lo_max >= SPLIT_KEYS:
             self.add(0, "full", a, b, lo_max, hi_min)

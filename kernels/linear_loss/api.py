@@ -32,7 +32,7 @@ def linear_cross_entropy(
     hidden: (N, E); weight: (V, E); labels: (N,) int64 in [0, V), or -100 for a token without target, which takes no
     part; token_weight: (N,), 1 by default; teacher_hidden: (N, Et) and teacher_weight: (V, Et), without gradient,
     needed where distill_weight > 0. Matmuls run in hidden's dtype, under autocast in autocast's. chunk_tokens: tokens
-    whose logits are held at a time; by default about 4 million logits.
+    whose logits are held at a time; by default about 2 million logits, but no fewer than 256 tokens.
     -> loss () float32 (float64 for float64 hidden), differentiable once with respect to hidden and weight; with
     return_token_loss also token_loss (N,): the plain cross-entropy CE_i of each token, unweighted, 0 where there is no
     target, without gradient.
@@ -74,7 +74,9 @@ def linear_cross_entropy(
 
 def _check(hidden: Tensor, weight: Tensor, labels: Tensor, token_weight: Tensor | None) -> None:
     if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
-        raise ValueError(f"hidden must be (N, E) and weight (V, E); got {tuple(hidden.shape)} and {tuple(weight.shape)}")
+        raise ValueError(
+            f"hidden must be (N, E) and weight (V, E); got {tuple(hidden.shape)} and {tuple(weight.shape)}"
+        )
     num = hidden.shape[0]
     if labels.shape != (num,) or labels.dtype != torch.int64:
         raise ValueError(f"labels must be (N,) = ({num},) int64; got {tuple(labels.shape)} of {labels.dtype}")

@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_LOGITS = 2**22
-"""Logits in a chunk by default: 16 MB in fp32, near enough to the caches and large enough for the matmuls."""
+CHUNK_LOGITS = 2**21
+"""Logits in a chunk by default: 8 MB in fp32, near enough to the caches."""
+CHUNK_TOKENS = 256
+"""Least tokens in a chunk by default: each chunk reads and writes all of d_weight, which must not outweigh its work."""
 
 
 def default_chunk(vocabulary: int) -> int:
-    """Tokens in a chunk so that it holds about `CHUNK_LOGITS` logits."""
-    return max(64, CHUNK_LOGITS // max(1, vocabulary))
+    """Tokens in a chunk: about `CHUNK_LOGITS` logits, but no fewer than `CHUNK_TOKENS` tokens."""
+    return max(CHUNK_TOKENS, CHUNK_LOGITS // max(1, vocabulary))
 
 
 class LinearCrossEntropy(torch.autograd.Function):

@@ -1,0 +1,66 @@
+"""What a recipe will cost, before it is run: parameters, tokens, operations, and time on this machine.
+
+Operations are counted from shapes, as the ledger counts them. The time is an estimate: training runs at a fifth of
+the processor's best matrix product (about what the demo reaches on two cores), rendering and evaluation at rates
+measured once. It is meant to tell minutes from hours.
+"""
+
+from __future__ import annotations
+
+from model.flops import flops_per_token, matrix_parameters
+from recipes.recipe import Recipe
+from training.config import RuntimeConfig
+from training.console import count, duration
+from training.runtime import Runtime, has_bfloat16, measure_matmul_flops, usable_cores
+
+UTILISATION = 0.2
+COMPILE_S = 40.0
+RATES = {"text": 500.0, "screenshot": 1500.0, "narration": 200.0, "recording": 120.0, "page": 60.0}
+"""Documents of a kind rendered and encoded in a second on two cores."""
+
+
+def forecast(recipe: Recipe) -> str:
+    """A few lines for a person: what each stage holds and about how long it takes."""
+    runtime = _runtime(recipe.runtime)
+    speed = measure_matmul_flops(runtime) * UTILISATION
+    recipe = recipe.resolved(recipe.corpus.vocab_size)
+    lines = [f"recipe {recipe.name}: {runtime.num_threads} threads, {runtime.dtype}"]
+    total = 0.0
+    if recipe.corpus.manifest is None:
+        bench = recipe.corpus.workbench
+        counts = {kind: sum(sum(bench.counts(split).of(kind).values()) for split in ("train", "validation", "test"))
+                  for kind in RATES}  # fmt: skip
+        seconds = 30 + sum(number / RATES[kind] for kind, number in counts.items())
+        total += seconds
+        made = ", ".join(f"{count(number)} {kind}" for kind, number in counts.items() if number)
+        lines.append(f"  corpus          {made}: about {duration(seconds)}")
+    else:
+        lines.append(f"  corpus          {recipe.corpus.manifest}: time depends on its media")
+    salted = "salt" in recipe.arms
+    runs = [("small", recipe.small, 0)] if salted else []
+    if salted:
+        runs.append(("large_salt", recipe.large, recipe.salt.kd_steps_of(recipe.large.num_steps)))
+    if "baseline" in recipe.arms:
+        runs.append(("large_baseline", recipe.large, 0))
+    for name, train, kd_steps in runs:
+        tokens = train.num_steps * train.rows_per_step * recipe.rows.row_tokens
+        flops = 3 * flops_per_token(train.model, recipe.rows.row_tokens) * tokens
+        taught = flops_per_token(recipe.small.model, recipe.rows.row_tokens) * tokens * kd_steps / train.num_steps
+        seconds = (flops + taught) / speed + COMPILE_S
+        total += seconds
+        lines.append(
+            f"  {name:<15} {count(matrix_parameters(train.model))} matrix parameters, {count(tokens)} tokens in "
+            f"{train.num_steps} steps, {count(flops + taught)} FLOP: about {duration(seconds)}"
+        )
+    seconds = 60.0 + 60.0 * len(runs)
+    total += seconds
+    lines.append(f"  evaluation      about {duration(seconds)}")
+    lines.append(f"  in all          about {duration(total)}")
+    return "\n".join(lines)
+
+
+def _runtime(config: RuntimeConfig) -> Runtime:
+    """Threads and precision as they will be; whether blocks compile is not tried here."""
+    able, _ = has_bfloat16("cpu")
+    dtype = config.dtype if config.dtype != "auto" else "bfloat16" if able else "float32"
+    return Runtime(dtype=dtype, num_threads=config.num_threads or usable_cores())

@@ -1,0 +1,142 @@
+"""Spans against their definition, row by row in plain Python, and against their own invariants."""
+
+import copy
+
+import pytest
+import torch
+from packings import blocks_at, random_packing
+
+from kernels import Spans
+
+
+def run_around(ids: list[int], i: int, alone: bool) -> tuple[int, int]:
+    """[start, end) of the maximal run of equal ids around i."""
+    start, end = i, i + 1
+    while not alone and start > 0 and ids[start - 1] == ids[i]:
+        start -= 1
+    while not alone and end < len(ids) and ids[end] == ids[i]:
+        end += 1
+    return start, end
+
+
+def by_definition(document: list[int], block: list[int], window: int | None) -> list[tuple[int, int]]:
+    window = window or 10**9
+    spans = []
+    for i in range(len(document)):
+        start, end = run_around(document, i, document[i] < 0)
+        block_end = run_around(block, i, False)[1] if block[i] else i + 1
+        spans.append((max(start, i - window + 1), min(block_end, i + window, end)))
+    return spans
+
+
+@pytest.mark.parametrize("window", [None, 1, 2, 17, 1000, 2**31 - 1])
+@pytest.mark.parametrize("seed", range(4))
+def test_packed_is_its_definition(seed, window):
+    document, block = random_packing(seed, 2, 150)
+    spans = Spans.packed(document, block=block, window=window)
+    for b in range(2):
+        expected = by_definition(document[b].tolist(), block[b].tolist(), window)
+        assert list(zip(spans.lo[b].tolist(), spans.hi[b].tolist(), strict=True)) == expected
+    assert spans.lo.dtype == spans.hi.dtype == torch.int32
+    assert spans.area() == spans.dense().sum().item()
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 64])
+@pytest.mark.parametrize("seed", range(20))
+def test_ends_never_decrease_and_rows_see_themselves(seed, window):
+    document, block = random_packing(seed, 3, 400)
+    spans = Spans.packed(document, block=block if seed % 2 else None, window=window)
+    assert (spans.lo.diff(dim=1) >= 0).all() and (spans.hi.diff(dim=1) >= 0).all()
+    row = torch.arange(400)
+    assert (spans.lo <= row).all() and (spans.hi > row).all()
+
+
+def test_a_block_is_cut_by_its_document_and_by_the_window():
+    document = torch.tensor([[1, 1, 1, 1, 2, 2, 2, 2]])
+    block = blocks_at(8, [(2, 7)])
+    spans = Spans.packed(document, block=block)
+    assert spans.hi.tolist() == [[1, 2, 4, 4, 7, 7, 7, 8]]
+    spans = Spans.packed(document, block=block, window=2)
+    assert spans.lo.tolist() == [[0, 0, 1, 2, 4, 4, 5, 6]]
+    assert spans.hi.tolist() == [[1, 2, 4, 4, 6, 7, 7, 8]]
+
+
+def test_padding_rows_are_documents_of_their_own():
+    spans = Spans.packed(torch.tensor([[5, 5, -1, -1, -1, -2]]), block=torch.ones(1, 6, dtype=torch.int32))
+    assert spans.lo.tolist() == [[0, 0, 2, 3, 4, 5]]
+    assert spans.hi.tolist() == [[2, 2, 3, 4, 5, 6]]
+
+
+def test_equal_ids_apart_are_different_documents():
+    """Ids are compared with their neighbours only: [1, 2, 1] is three documents, not two."""
+    spans = Spans.packed(torch.tensor([[1, 1, 2, 1, 1]]))
+    assert spans.lo.tolist() == [[0, 0, 2, 3, 3]]
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 30, 100])
+def test_num_rows_keeps_the_last_rows(num_rows):
+    document, block = random_packing(7, 2, 100)
+    whole = Spans.packed(document, block=block, window=20)
+    spans = Spans.packed(document, block=block, window=20, num_rows=num_rows)
+    assert spans.num_rows == num_rows and spans.num_keys == 100
+    assert torch.equal(spans.dense(), whole.dense()[:, 100 - num_rows :])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_onto_chooses_rows_and_keys(seed):
+    document, block = random_packing(seed, 2, 120)
+    spans = Spans.packed(document, block=block, window=[None, 9][seed % 2])
+    rows, keys = (torch.randperm(120)[:n].sort().values for n in (50, 70))
+    assert torch.equal(spans.onto(rows, keys).dense(), spans.dense()[:, rows][:, :, keys])
+    # one choice per sequence
+    rows, keys = (torch.stack([torch.randperm(120)[:n].sort().values for _ in range(2)]) for n in (50, 70))
+    chosen = spans.onto(rows, keys).dense()
+    for b in range(2):
+        assert torch.equal(chosen[b], spans.dense()[b, rows[b]][:, keys[b]])
+    assert torch.equal(spans.onto(range(10, 20), range(0, 120, 3)).dense(), spans.dense()[:, 10:20, ::3])
+
+
+def test_onto_may_leave_rows_empty():
+    spans = Spans.packed(torch.tensor([[1, 1, 2, 2]])).onto(range(4), range(2, 4))
+    assert (spans.lo == spans.hi).tolist() == [[True, True, False, False]]
+    assert Spans.packed(torch.tensor([[1, 1]])).onto(range(2), range(0)).area() == 0
+
+
+def test_copies_have_serials_of_their_own():
+    """A copied or sent Spans under the serial of another would be computed with that one's plan."""
+    spans = Spans.packed(torch.tensor([[1, 1, 2]]))
+    again = copy.deepcopy(spans)
+    assert again.serial.item() != spans.serial.item()
+    assert torch.equal(again.lo, spans.lo)
+
+
+@pytest.mark.parametrize(
+    ("lo", "hi", "message"),
+    [
+        ([[0, 0, 2]], [[1, 3, 1]], r"row 2 of batch 0 sees \[2, 1\)"),
+        ([[0, 0, 0]], [[1, 2, 9]], r"row 2 of batch 0 sees \[0, 9\).*3 keys"),
+        ([[0, -1, 0]], [[1, 2, 3]], r"row 1 of batch 0 sees \[-1, 2\)"),
+        ([[0, 1, 0]], [[1, 2, 3]], r"row 1 sees \[1, 2\) but row 2 sees \[0, 3\)"),
+        ([[0, 0, 0]], [[3, 2, 3]], r"row 0 sees \[0, 3\) but row 1 sees \[0, 2\)"),
+    ],
+)
+def test_wrong_spans_name_row_and_values(lo, hi, message):
+    with pytest.raises(ValueError, match=message):
+        Spans(torch.tensor(lo, dtype=torch.int32), torch.tensor(hi, dtype=torch.int32), 3)
+
+
+def test_wrong_arguments_are_named():
+    document = torch.zeros(2, 8, dtype=torch.int32)
+    spans = Spans.packed(document)
+    for call, message in [
+        (lambda: Spans.packed(document.float()), "document must be"),
+        (lambda: Spans.packed(document[0]), "document must be"),
+        (lambda: Spans.packed(document, block=document[:, :4]), "block has shape"),
+        (lambda: Spans.packed(document, window=0), "window must be"),
+        (lambda: Spans.packed(document, num_rows=9), "num_rows must lie"),
+        (lambda: spans.onto(torch.tensor([3, 3]), range(8)), "rows must be strictly ascending.*entry 1 is 3 after 3"),
+        (lambda: spans.onto(range(8), torch.tensor([0, 8])), r"keys must .*\[0, 8\)"),
+        (lambda: spans.onto(torch.zeros(3, 2, dtype=torch.int64), range(8)), "batch of 2"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()

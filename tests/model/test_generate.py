@@ -1,0 +1,205 @@
+"""Decoding: together equals alone, seeds decide, text streams, and the command line says what is wrong."""
+
+import numpy as np
+import PIL.Image
+import pytest
+import soundfile
+import torch
+
+from data.document import Audio, Image, Text
+from data.tokenizer import END_ID, SLOT_ID, SPECIALS
+from model import load
+from model.generate import build_parser, main, sample, stream_text, stream_tokens, transcribe
+from model.prompt import batch_prompts
+
+
+@pytest.fixture
+def prompts(make_document):
+    """Six prompts of unequal length, some without any medium."""
+    return [
+        make_document(seed, head=2 + 3 * seed, tail=1 + seed % 3, picture=6 * (seed % 2), sound=5 * (seed % 3), film=6)
+        for seed in range(6)
+    ]
+
+
+def greedy_without_cache(model, prompt, max_tokens):
+    """The slow truth: a whole forward for each token."""
+    inputs = batch_prompts([prompt])
+    answer = []
+    place = inputs["position"][0, -1].max()
+    for _ in range(max_tokens):
+        logits = (model(**inputs)[0, -1] @ model.head_weight.T).detach()
+        logits[[number for number in range(len(SPECIALS)) if number != END_ID]] = -torch.inf
+        token = int(logits.argmax())
+        if token == END_ID:
+            break
+        answer.append(token)
+        place = place + 1
+        more = {"token_ids": torch.tensor([[token]]), "position": place.expand(1, 1, 3),
+                "document": inputs["document"][:, :1] * 0, "block": inputs["block"][:, :1] * 0}  # fmt: skip
+        inputs |= {name: torch.cat([inputs[name], value], dim=1) for name, value in more.items()}
+    return answer
+
+
+def test_transcribe_equals_one_by_one(make_model, prompts):
+    """In batches that pad, with rows that end early, against a decoding that has no cache and no batch."""
+    model = make_model(vocab_size=40)
+    with torch.no_grad():
+        # make the end token likely, so that rows leave the batch at different times
+        model.head_weight[END_ID] *= 1.5
+    for prompt in prompts:
+        text = prompt.token_ids >= 20
+        prompt.token_ids[text] = 20 + prompt.token_ids[text] % 20
+    together = transcribe(model, prompts, 12, batch_size=4)
+    assert together == [greedy_without_cache(model, prompt, 12) for prompt in prompts]
+    assert together == [list(stream_tokens(model, prompt, max_tokens=12)) for prompt in prompts]
+    assert len({len(answer) for answer in together}) > 1, "the rows should not all end together"
+
+
+def test_answers_hold_no_special_token(make_model, prompts):
+    model = make_model()
+    with torch.no_grad():
+        model.head_weight[SLOT_ID["image"]] = 100 * model.head_weight[200]
+    ids = [token for answer in transcribe(model, prompts[:2], 30, vocab_size=267) for token in answer]
+    assert ids and all(len(SPECIALS) <= token < 267 for token in ids)
+
+
+def test_seed_decides_the_answer(make_model, prompts):
+    model = make_model()
+
+    def answer(seed):
+        torch.rand(1)
+        return list(stream_tokens(model, prompts[1], max_tokens=12, temperature=2.0, seed=seed))
+
+    assert answer(3) == answer(3) != answer(4)
+
+
+def test_sample_draws_from_the_nucleus():
+    """Probabilities 1/2, 1/4, 1/8, 1/8: a nucleus of 0.6 holds two tokens, one of 0.5 or less only the first."""
+    logits = torch.tensor([0.25, 0.125, 0.5, 0.125]).log().repeat(4000, 1)
+    generator = torch.Generator().manual_seed(0)
+
+    def shares(**options):
+        drawn = sample(logits, generator=generator, **options)
+        return np.bincount(drawn.numpy(), minlength=4) / len(drawn)
+
+    np.testing.assert_allclose(shares(temperature=1.0, top_p=1.0), [0.25, 0.125, 0.5, 0.125], atol=0.04)
+    np.testing.assert_allclose(shares(temperature=1.0, top_p=0.6), [1 / 3, 0, 2 / 3, 0], atol=0.04)
+    np.testing.assert_array_equal(shares(temperature=1.0, top_p=0.5), [0, 0, 1, 0])
+    np.testing.assert_allclose(shares(temperature=0.5, top_p=1.0), np.array([4, 1, 16, 1]) / 22, atol=0.04)
+    np.testing.assert_array_equal(shares(temperature=0.0, top_p=1.0), [0, 0, 1, 0])
+    np.testing.assert_array_equal(shares(temperature=1e-30, top_p=0.9), [0, 0, 1, 0])
+
+
+def test_decoding_does_not_compile(make_model, prompts):
+    """Blocks compiled for training would be compiled anew for every length of an answer."""
+    model, compiled = make_model(), make_model()
+
+    def refuse(graph, inputs):
+        raise AssertionError("compiled while decoding")
+
+    for block in compiled.blocks:
+        block.compile(backend=refuse)
+    assert transcribe(compiled, prompts[:2], 5) == transcribe(model, prompts[:2], 5)
+
+
+def test_text_streams_in_whole_characters(model_folder):
+    tokenizer = load(model_folder).tokenizer
+    text = "größer → 🙂 end"
+    ids = tokenizer.encode(text)
+    pieces = list(stream_text(iter(ids), tokenizer))
+    assert "".join(pieces) == text and len(pieces) > 5
+    assert all("\ufffd" not in piece for piece in pieces)
+    # an answer cut inside a character ends with the replacement sign instead of an error
+    arrow = [token for token in range(len(SPECIALS), tokenizer.vocab_size) if tokenizer.token_bytes(token) == b"\xe2"]
+    assert list(stream_text(iter(arrow), tokenizer)) == ["\ufffd"]
+
+
+def test_generate_streams(model_folder):
+    """A piece can be read before the answer is complete, and the pieces are the whole answer."""
+    loaded = load(model_folder)
+    forwards = []
+    loaded.model.final_out.register_forward_hook(lambda module, args, out: forwards.append(out.shape[1]))
+    pieces = loaded.generate(["def ", PIL.Image.new("RGB", (9, 5), "red")], max_tokens=12)
+    first = next(pieces)
+    assert 1 <= len(forwards) < 12
+    whole = first + "".join(pieces)
+    assert whole == "".join(loaded.generate(["def ", PIL.Image.new("RGB", (9, 5), "red")], max_tokens=12))
+    # the prompt was read once, then one token at a time
+    assert forwards[0] > 1 and set(forwards[1:12]) == {1}
+
+
+@pytest.fixture
+def media(tmp_path):
+    """Files of a picture and a sound."""
+    PIL.Image.new("RGB", (20, 9), "blue").save(tmp_path / "shot.png")
+    soundfile.write(tmp_path / "note.wav", np.sin(np.arange(8000) / 9).astype(np.float32), 16000)
+    return tmp_path
+
+
+def test_parts_come_in_all_forms(model_folder, media):
+    """A path as a string, as a Path and as a part of the data room, and a picture in memory, are the same prompt."""
+    loaded = load(model_folder)
+    picture = media / "shot.png"
+    forms = [str(picture), picture, Image(str(picture)), PIL.Image.open(picture)]
+    ids = [loaded.encode(["see ", form, Audio(str(media / "note.wav"))]).token_ids.tolist() for form in forms]
+    assert ids[0] == ids[1] == ids[2] == ids[3]
+    assert ids[0].count(SLOT_ID["image"]) == 5 * 3 and ids[0].count(SLOT_ID["audio"]) == 13
+    assert END_ID not in ids[0]
+    # text that only looks like a path stays text, as does a path that is wrapped in Text
+    for text in ("missing.png", Text(str(picture))):
+        assert SLOT_ID["image"] not in loaded.encode([text]).token_ids
+
+
+@pytest.mark.parametrize(
+    "parts, options, hint",
+    [
+        ([], {}, "prompt is empty"),
+        ([""], {}, "holds no token"),
+        ([3], {}, "part 0 is a int"),
+        ([Image("nowhere.png")], {}, "nowhere.png.*does not exist"),
+        (["a"], {"temperature": -1.0}, "temperature"),
+        (["a"], {"top_p": 0.0}, "top_p"),
+        (["a"], {"max_tokens": 0}, "max_tokens"),
+    ],
+    ids=["none", "empty", "number", "missing", "temperature", "top_p", "max_tokens"],
+)
+def test_bad_prompts_are_refused_at_the_call(model_folder, parts, options, hint):
+    with pytest.raises(ValueError, match=hint):
+        load(model_folder).generate(parts, **options)
+
+
+def test_command_line_keeps_the_order(media):
+    options = build_parser().parse_args(["run", "--prompt", "a", "--image", "b.png", "--prompt", "c", "--audio", "d"])
+    assert options.parts == [Text("a"), Image("b.png"), Text("c"), Audio("d")]
+
+
+def test_command_line_answers(model_folder, media, capsys):
+    arguments = [str(model_folder), "--image", str(media / "shot.png"), "--prompt", "def ", "--max-tokens", "8"]
+    assert main(arguments) == 0
+    expected = "".join(load(model_folder).generate([media / "shot.png", "def "], max_tokens=8))
+    assert capsys.readouterr().out == expected + "\n"
+
+
+@pytest.mark.parametrize(
+    "arguments, hint",
+    [
+        (["--image", "no-such.png"], "no-such.png"),
+        (["--prompt", "x", "--temperature", "-2"], "temperature"),
+        (["--prompt", "x", "--top-p", "3"], "top_p"),
+    ],
+    ids=["image", "temperature", "top-p"],
+)
+def test_command_line_mistakes_are_one_line(model_folder, capsys, arguments, hint):
+    assert main([str(model_folder), *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("error: ") and hint in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_command_line_without_a_prompt_or_model(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([str(tmp_path)])
+    assert "--prompt" in capsys.readouterr().err
+    assert main([str(tmp_path), "--prompt", "x"]) == 2
+    assert "uv run train.py" in capsys.readouterr().err

@@ -1,0 +1,262 @@
+"""Configs, schedule, optimiser groups, ledger, metrics, console and runtime, each on its own."""
+
+import json
+import math
+import subprocess
+from itertools import pairwise
+
+import pytest
+import torch
+from tiny_run import TinyModel, tiny_config, tiny_train
+
+from training import runtime as runtime_module
+from training.config import RuntimeConfig, TrainConfig
+from training.console import Console, Status, count, duration
+from training.ledger import ACCOUNTS, Ledger
+from training.metrics import JsonLines, Record, TensorBoardSink, flat_numbers, read_lines
+from training.optimizer import GradientBuffer, Optimizer, parameter_groups
+from training.runtime import Runtime, apply_runtime, has_bfloat16, resolve_runtime
+from training.schedule import learning_rate
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_steps": 0}, "num_steps = 0 must be positive"),
+        ({"optimizer": "sgd"}, "choose one of adamw, muon"),
+        ({"schedule": "step"}, "choose one of linear, cosine"),
+        ({"warmup_steps": 12}, "warm up for fewer steps"),
+        ({"rows_per_step": 5}, "no multiple of micro_rows = 2"),
+        ({"final_lr_fraction": 1.5}, r"must lie in \[0, 1\]"),
+        ({"beta2": 1.0}, r"must lie in \[0, 1\)"),
+        ({"learning_rate": float("nan")}, "must be positive"),
+    ],
+)
+def test_train_config_tells_the_remedy(changes, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"compile": "yes"}, "true, false or auto"),
+        ({"dtype": "fp16"}, "choose one of"),
+        ({"num_threads": -1}, "give 1"),
+    ],
+)
+def test_runtime_config_tells_the_remedy(changes, message):
+    with pytest.raises(ValueError, match=message):
+        RuntimeConfig(**changes)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_schedule_rises_and_decays_to_its_end(schedule):
+    config = TrainConfig(num_steps=101, warmup_steps=10, learning_rate=0.5, final_lr_fraction=0.1, schedule=schedule)
+    rates = [learning_rate(config, step) for step in range(101)]
+    assert rates[0] == pytest.approx(0.05) and rates[9] == rates[10] == 0.5
+    assert rates[100] == pytest.approx(0.05)
+    assert all(a >= b for a, b in pairwise(rates[10:]))
+    # halfway the two agree
+    assert rates[55] == pytest.approx(0.5 * (0.1 + 0.9 * 0.5))
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_norms_do_not_decay():
+    model = TinyModel()
+    parameters = dict(model.named_parameters())
+    names = {id(value): name for name, value in parameters.items()}
+
+    def members(config):
+        groups = parameter_groups(parameters, config)
+        return {key: {names[id(p)] for p in group["params"]} for key, group in groups.items()}, groups
+
+    found, groups = members(tiny_config(optimizer="muon", weight_decay=0.3))
+    assert found["muon"] == {"blocks.0.weight", "blocks.1.weight"}
+    assert found["decay"] == {"tokens.weight", "head.weight"}
+    assert found["no_decay"] == {"blocks.0.bias", "blocks.1.bias", "norm.weight", "norm.bias"}
+    assert [groups[key]["weight_decay"] for key in ("decay", "no_decay", "muon")] == [0.3, 0.0, 0.3]
+    found, _ = members(tiny_config())
+    assert found["muon"] == set() and "blocks.0.weight" in found["decay"]
+
+
+def test_gradient_buffer_is_every_gradient():
+    model = TinyModel().double()
+    gradients = GradientBuffer(dict(model.named_parameters()))
+    loss = sum((p * torch.arange(p.numel()).view_as(p)).sum() for p in model.parameters())
+    loss.backward()
+    squares = sum(float(p.grad.square().sum()) for p in model.parameters())
+    assert float(gradients.norm()) == pytest.approx(math.sqrt(squares), rel=1e-12)
+    gradients.scale(0.5)
+    assert float(model.head.weight.grad[0, 2]) == 1.0
+    gradients.zero()
+    assert all(not p.grad.any() for p in model.parameters())
+
+
+def test_optimizer_state_of_a_stranger_is_refused():
+    optimizer = Optimizer(TinyModel(), tiny_config())
+    with pytest.raises(ValueError, match="adamw/nobody/exp_avg, which this run has no use for"):
+        optimizer.load_state_tensors({"adamw/nobody/exp_avg": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"has shape \(3,\), the parameter has \(32, 16\)"):
+        optimizer.load_state_tensors({"adamw/head.weight/exp_avg": torch.zeros(3)})
+
+
+def test_ledger_adds_up(tmp_path):
+    ledger = Ledger()
+    ledger.bill("student", flops=10**18 + 1, seconds=2.0)
+    ledger.bill("teacher_forward", flops=5, seconds=0.5)
+    with ledger.timed("scoring", flops=7):
+        pass
+    # exact far beyond a double's integers
+    assert ledger.total_flops() == 10**18 + 13
+    assert ledger.total_flops(without=("teacher_forward", "scoring")) == 10**18 + 1
+    assert ledger.total_seconds(without=("scoring",)) == 2.5
+    ledger.save(tmp_path / "ledger.json")
+    read = Ledger.load(tmp_path / "ledger.json")
+    assert read.to_dict() == ledger.to_dict()
+    assert (read + ledger).flops["student"] == 2 * (10**18 + 1)
+    assert set(read.flops) == set(ACCOUNTS)
+    with pytest.raises(ValueError, match="no account 'rent'"):
+        ledger.bill("rent", flops=1)
+    with pytest.raises(ValueError, match="amounts only grow"):
+        ledger.bill("student", flops=-1)
+    with pytest.raises(ValueError, match="run its stage again"):
+        Ledger.load(tmp_path / "none.json")
+
+
+def test_teacher_training_goes_on_its_own_account(tmp_path):
+    result = tiny_train(tmp_path, account="teacher_training")
+    assert result.ledger.flops["student"] == 0 < result.ledger.flops["teacher_training"]
+    assert Ledger.load(tmp_path / "ledger.json").flops == result.ledger.flops
+
+
+def test_metrics_beyond_a_step_are_dropped_and_events_stay(tmp_path):
+    record = Record(tmp_path)
+    for step in (2, 4, 6):
+        record.metrics({"step": step, "loss": 1.0 / step})
+        record.metrics({"step": step, "validation": {"loss": math.nan}})
+        record.event("passed", step=step)
+    assert record.truncate(4) == 2
+    assert record.truncate(4, validation=False) == 1
+    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [2, 2, 4]
+    assert next(iter(list(read_lines(tmp_path / "metrics.jsonl"))[1:]))["validation"] == {"loss": None}
+    assert len(list(read_lines(tmp_path / "events.jsonl"))) == 3
+
+
+def test_half_a_line_is_repaired(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2, "lo')
+    lines = JsonLines(path)
+    lines.append({"step": 2})
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [{"step": 1}, {"step": 2}]
+
+
+def test_other_ranks_record_nothing():
+    record = Record(None)
+    record.metrics({"step": 1})
+    record.event("nothing")
+    assert record.truncate(0) == 0
+
+
+def test_sinks_read_the_same_numbers(tmp_path):
+    seen = []
+
+    class Memory:
+        def log(self, line):
+            seen.append(line["step"])
+
+        def finish(self):
+            seen.append("finished")
+
+    tiny_train(tmp_path, sinks=(Memory(),))
+    assert seen == [3, 6, 9, 12, "finished"]
+    assert dict(flat_numbers({"step": 3, "a": {"b": 1, "c": None}, "d": 2.5, "e": True})) == {"a/b": 1.0, "d": 2.5}
+
+
+def test_missing_tensorboard_tells_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match="uv sync --extra tensorboard"):
+        TensorBoardSink(tmp_path)
+
+
+def test_status_lines_align(capsys):
+    def status(**changes):
+        values = {
+            "step": 1, "num_steps": 1000, "tokens": 8192, "loss": 6.25, "grad_norm": 0.5, "learning_rate": 3e-3,
+            "tokens_per_s": 900.0, "mfu": 0.031, "memory_gib": 1.5, "data_wait": 0.01, "left_s": 75.0,
+        }  # fmt: skip
+        return Status(**{**values, **changes})
+
+    short = status().line()
+    long = status(step=999, tokens=123_456_789, loss=0.02, grad_norm=12.5, tokens_per_s=14_100.0, left_s=4000.0).line()
+    assert len(short) == len(long)
+    assert all(short.index(word) == long.index(word) for word in ("loss", "norm", "lr", "tok/s", "MFU", "data", "left"))
+    assert "123.46M" in long and "1:06:40" in long and "14.10k" in long
+    console = Console("small", num_steps=10)
+    console.status(status())
+    console.close()
+    assert short in capsys.readouterr().err
+    assert (count(12), duration(59.6)) == ("12", "1:00")
+
+
+def test_runtime_is_settled_once_per_folder(tmp_path, monkeypatch):
+    probes = []
+
+    def probe(**_):
+        probes.append(1)
+        return len(probes) == 1, "a trial"
+
+    monkeypatch.setattr(runtime_module, "compiler_works", probe)
+    config = RuntimeConfig(device="cpu")
+    first = resolve_runtime(config, folder=tmp_path)
+    assert (first.compile, first.device, first.num_threads) == (True, "cpu", runtime_module.usable_cores())
+    assert first.reasons["compile"] == "a trial" and "dtype" in first.reasons
+    # the same request is not settled again, another one is
+    assert resolve_runtime(config, folder=tmp_path) == first and len(probes) == 1
+    assert not resolve_runtime(RuntimeConfig(device="cpu", num_threads=1), folder=tmp_path).compile
+    assert "reasons" not in first.identity()
+
+
+def test_lost_compiler_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime_module, "compiler_works", lambda **_: (True, "a trial"))
+    resolve_runtime(RuntimeConfig(device="cpu"), folder=tmp_path)
+    monkeypatch.setattr(runtime_module, "find_compiler", lambda: None)
+    with pytest.raises(ValueError, match=r"no C\+\+ compiler is found now: install one, or pass --runtime\.compile"):
+        resolve_runtime(RuntimeConfig(device="cpu"), folder=tmp_path)
+
+
+def test_compiling_without_a_compiler(monkeypatch):
+    monkeypatch.setattr(runtime_module, "find_compiler", lambda: None)
+    assert not resolve_runtime(RuntimeConfig(device="cpu")).compile
+    with pytest.raises(ValueError, match=r"no C\+\+ compiler was found: install"):
+        resolve_runtime(RuntimeConfig(device="cpu", compile=True))
+
+
+@pytest.mark.parametrize("failure", ["time-out", "error"])
+def test_broken_compiler_means_no_compilation(monkeypatch, failure):
+    def run(command, **options):
+        if failure == "time-out":
+            raise subprocess.TimeoutExpired(command, options["timeout"])
+        return subprocess.CompletedProcess(command, 1, "", "fatal error: Python.h: No such file")
+
+    monkeypatch.setattr(runtime_module, "find_compiler", lambda: "/usr/bin/g++")
+    monkeypatch.setattr(runtime_module.subprocess, "run", run)
+    works, reason = runtime_module.compiler_works(timeout_s=7)
+    assert not works
+    assert ("did not end in 7 s" if failure == "time-out" else "Python.h") in reason
+
+
+@pytest.mark.parametrize(("flags", "able"), [("sse avx512_bf16", True), ("amx_bf16", True), ("avx2 avx512f", False)])
+def test_bfloat16_follows_the_processor(monkeypatch, flags, able):
+    monkeypatch.setattr(runtime_module, "_cpu_flags", lambda: set(flags.split()))
+    assert has_bfloat16("cpu")[0] is able
+
+
+def test_apply_runtime_sets_the_switches():
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    try:
+        apply_runtime(Runtime(num_threads=4), local_world_size=2)
+        assert torch.get_num_threads() == 2 and torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+        torch.utils.deterministic.fill_uninitialized_memory = True

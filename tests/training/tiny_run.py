@@ -1,0 +1,225 @@
+"""A tiny model on made-up rows, for tests of the loop; run as a script it trains once and can be killed.
+
+The stand-in has what the loop asks of a model (forward, head_weight, flops_per_token, blocks) and nothing else, so a
+step takes about a millisecond. Row g is a pure function of g. A token with id POISON makes the loss NaN.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+VOCAB, WIDTH, ROW = 32, 16, 12
+POISON = VOCAB - 1
+KINDS = ("code", "page")
+
+
+@dataclass
+class TinyBatch:
+    """The fields of a batch that the loop reads."""
+
+    token_ids: Tensor
+    position: Tensor
+    document: Tensor
+    block: Tensor
+    labels: Tensor
+    kind: Tensor
+    context: Tensor
+    media: dict
+
+
+class TinyModel(nn.Module):
+    """Token and previous token, two residual MLPs, a head."""
+
+    def __init__(self, seed: int = 0, width: int = WIDTH):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.tokens = nn.Embedding(VOCAB, width)
+        self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, VOCAB, bias=False)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                # all of them: torch's own initial biases come from the global random state
+                parameter.normal_(0.0, 0.3, generator=generator)
+
+    @property
+    def head_weight(self) -> Tensor:
+        return self.head.weight
+
+    def flops_per_token(self, row_tokens: int) -> float:
+        return 2.0 * sum(parameter.numel() for parameter in self.parameters() if parameter.ndim == 2)
+
+    def forward(self, token_ids, position, document, block, media=None):
+        x = self.tokens(token_ids)
+        x = x + 0.5 * torch.roll(x, 1, dims=1)
+        for layer in self.blocks:
+            x = x + torch.tanh(layer(x))
+        poison = (token_ids == POISON)[..., None].to(x.dtype)
+        return self.norm(x) + torch.where(poison > 0, float("nan"), 0.0).to(x.dtype)
+
+
+def tiny_rows(first: int, count: int, poisoned: tuple[int, ...] = ()) -> TinyBatch:
+    """Rows first .. first + count - 1, packed with unequal numbers of targets."""
+    tokens, labels, kinds, contexts = [], [], [], []
+    for g in range(first, first + count):
+        random = np.random.default_rng(1000 + g)
+        row = [int(random.integers(0, POISON))]
+        for _ in range(ROW):
+            row.append((3 * row[-1] + 1 + int(random.integers(0, 2))) % POISON)
+        target = random.random(ROW) < 0.3 + 0.6 * (g % 3) / 2
+        if g in poisoned:
+            row[5] = POISON
+        tokens.append(row[:-1])
+        labels.append([token if wanted and token != POISON else -100
+                       for token, wanted in zip(row[1:], target, strict=True)])  # fmt: skip
+        kinds.append([g % 2] * ROW)
+        contexts.append([i % 4 for i in range(ROW)])
+    token_ids = torch.tensor(tokens)
+    return TinyBatch(
+        token_ids=token_ids,
+        position=torch.zeros(*token_ids.shape, 3),
+        document=torch.zeros(token_ids.shape, dtype=torch.int32),
+        block=torch.zeros(token_ids.shape, dtype=torch.int32),
+        labels=torch.tensor(labels),
+        kind=torch.tensor(kinds, dtype=torch.int16),
+        context=torch.tensor(contexts, dtype=torch.uint8),
+        media={},
+    )
+
+
+def tiny_source(config, *, rank=0, world_size=1, num_rows=4096, poisoned=(), seen=None):
+    """A row source; rows that were opened are noted in `seen`."""
+    from training.rows import RowSource
+
+    def open_rows(start: int):
+        micro = config.micro_rows_on(world_size)
+        for first in range(start, num_rows - micro * world_size + 1, micro * world_size):
+            mine = first + rank * micro
+            if seen is not None:
+                seen.extend(range(mine, mine + micro))
+            yield tiny_rows(mine, micro, poisoned)
+
+    return RowSource(open=open_rows, num_rows=num_rows)
+
+
+def tiny_config(**changes):
+    """A run of 12 steps."""
+    from training.config import TrainConfig
+
+    values = {
+        "num_steps": 12, "rows_per_step": 4, "micro_rows": 2, "learning_rate": 1e-2, "warmup_steps": 2,
+        "checkpoint_every": 4, "log_every": 3, "z_loss": 1e-4, "seed": 5,
+    }  # fmt: skip
+    return TrainConfig(**{**values, **changes})
+
+
+def tiny_train(folder, *, config=None, model=None, runtime=None, poisoned=(), seen=None, num_rows=4096, **options):
+    """Train once; options go to `train`."""
+    from training.loop import train
+    from training.runtime import Runtime
+
+    config = config or tiny_config()
+    world = options.get("world")
+    place = {} if world is None else {"rank": world.rank, "world_size": world.size}
+    rows = tiny_source(config, num_rows=num_rows, poisoned=poisoned, seen=seen, **place)
+    return train(
+        config,
+        model=model or TinyModel(),
+        rows=rows,
+        folder=Path(folder),
+        runtime=runtime or Runtime(),
+        kinds=KINDS,
+        quiet=True,
+        **options,
+    )
+
+
+def final_bytes(folder) -> tuple[bytes, bytes]:
+    """Weights and optimiser state of the newest checkpoint, as written."""
+    newest = sorted((Path(folder) / "checkpoints").glob("step_*[0-9]"))[-1]
+    return (newest / "model.safetensors").read_bytes(), (newest / "optimizer.safetensors").read_bytes()
+
+
+def timeless(folder) -> list[dict]:
+    """The metrics without what a clock decides."""
+    lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "time"} for line in lines]
+
+
+def events(folder, kind=None) -> list[dict]:
+    """The events, all or of one kind."""
+    lines = [json.loads(line) for line in (Path(folder) / "events.jsonl").read_text().splitlines()]
+    return [line for line in lines if kind in (None, line["event"])]
+
+
+def run_line(folder: str, hang_at: str) -> None:
+    """Train in a run folder, locked. `hang_at` is where to print HERE and wait to be killed: "step 5", "rename 8" (a
+    checkpoint's files written, not yet renamed), or "never"."""
+    import os
+    import time
+
+    from training import checkpoint
+    from training.runtime import Runtime, apply_runtime
+    from training.stages import Line
+
+    what, _, at = hang_at.partition(" ")
+    real_rename = os.rename
+
+    def hang() -> None:
+        print("HERE", flush=True)
+        time.sleep(60)
+
+    def rename(source, target):
+        if what == "rename" and str(target).endswith(f"step_{int(at):08d}"):
+            hang()
+        real_rename(source, target)
+
+    checkpoint.os.rename = rename
+    runtime = Runtime()
+    apply_runtime(runtime)
+
+    def small(stage: Path) -> dict:
+        result = tiny_train(stage, runtime=runtime, on_step=lambda step: hang() if hang_at == f"step {step}" else None)
+        return {"step": result.step}
+
+    with Line(Path(folder)) as line:
+        stage = line.stage("small", small, config=tiny_config())
+        line.stage("after", lambda path: {"fingerprint": stage.digest}, inputs=["small"])
+    print("FINISHED", flush=True)
+
+
+def main() -> None:
+    """Read lines `folder<TAB>hang_at`; run each in a forked child that leads a group of its own, and print its id.
+
+    Forked, because importing torch anew for every death would take most of the test's time.
+    """
+    import os
+    import traceback
+
+    # torch's optimisers import this at their first step
+    import torch._dynamo  # noqa: F401
+
+    import training.loop  # noqa: F401
+
+    for request in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            os.setsid()
+            try:
+                print(os.getpid(), flush=True)
+                run_line(*request.rstrip("\n").split("\t"))
+            except BaseException:
+                traceback.print_exc()
+            os._exit(0)
+        os.waitpid(child, 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,260 @@
+"""Settles what a run asks of the machine, once, and keeps it: threads, precision, compilation, determinism.
+
+The same weights bit for bit need the same arithmetic, and arithmetic depends on how many threads share a sum, on the
+precision, and on whether blocks are compiled. So "auto" is settled when a run folder is begun, written to its
+`runtime.json` with the reasons, and read from there ever after; only asking for something else settles it anew.
+
+* Compilation needs a working C++ compiler *and* Python's and torch's headers, and finding an executable proves
+  neither. The check compiles a two-operation function with torch itself, in a subprocess that can be killed.
+* bfloat16 pays only where the processor multiplies it (avx512_bf16, AMX, or Arm's bf16; Ampere and later on
+  CUDA); elsewhere it is emulated and slower than float32.
+
+Nothing here is read from the clock except `measure_matmul_flops`, which feeds the console's MFU and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from training.config import RuntimeConfig
+from training.files import plain, read_json, write_json
+
+logger = logging.getLogger("brine.runtime")
+
+COMPILE_TIMEOUT_S = 180.0
+# what inductor needs in full: a compiler, OpenMP, Python's headers, and leave to write and load a library
+PROBE = (
+    "import torch; torch.set_num_threads(1); x = torch.arange(64.0);"
+    "f = torch.compile(lambda x: (x.sin() + 1).cumsum(0) * 2); print(float(f(x)[-1]))"
+)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What a run really uses; part of the configuration of every training stage."""
+
+    device: str = "cpu"
+    """"cpu" or "cuda"."""
+    dtype: str = "float32"
+    """"bfloat16" (autocast), "float32" or "float64"."""
+    compile: bool = False
+    """Are the blocks compiled?"""
+    num_threads: int = 1
+    """CPU threads of all ranks on this machine together."""
+    deterministic: bool = True
+    """Deterministic algorithms only."""
+    reasons: dict[str, str] = field(default_factory=dict, compare=False, hash=False)
+    """Why each choice was made, for the log."""
+
+    def identity(self) -> dict[str, object]:
+        """What can alter the weights' bits, for a stage's configuration: all but the reasons."""
+        return {name: value for name, value in plain(self).items() if name != "reasons"}
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        """Dtype of the weights: float64 when asked for, else float32."""
+        return torch.float64 if self.dtype == "float64" else torch.float32
+
+    def autocast(self) -> AbstractContextManager:
+        """Context of every forward pass: bfloat16 autocast, or none."""
+        if self.dtype != "bfloat16":
+            return nullcontext()
+        return torch.autocast(self.device, dtype=torch.bfloat16)
+
+
+def resolve_runtime(config: RuntimeConfig, *, folder: Path | None = None) -> Runtime:
+    """Settle the "auto" fields, log both choices, and keep them in `folder`/runtime.json.
+
+    A folder whose `runtime.json` was settled for the same request gives back the same answer. Raises ValueError
+    where the request cannot be met: no CUDA, bfloat16 or compilation demanded where they do not work, or a run
+    begun with compiled blocks on a machine that has lost its compiler.
+    """
+    path = None if folder is None else Path(folder) / "runtime.json"
+    kept = read_json(path) if path is not None else None
+    if kept is not None and kept.get("requested") == plain(config):
+        runtime = Runtime(**kept["resolved"])
+        _still_possible(runtime, path)
+    else:
+        reasons: dict[str, str] = {}
+        device = _device(config, reasons)
+        runtime = Runtime(
+            device=device,
+            dtype=_dtype(config, device, reasons),
+            compile=_compile(config, reasons),
+            num_threads=config.num_threads or usable_cores(),
+            deterministic=config.deterministic,
+            reasons=reasons,
+        )
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, {"requested": plain(config), "resolved": plain(runtime)})
+    for name, reason in runtime.reasons.items():
+        logger.info("%s: %s (%s)", name, getattr(runtime, name), reason)
+    return runtime
+
+
+def apply_runtime(runtime: Runtime, *, local_world_size: int = 1) -> None:
+    """Set torch's global switches: threads of this rank, deterministic algorithms, static shapes when compiling."""
+    torch.set_num_threads(max(1, runtime.num_threads // local_world_size))
+    if runtime.deterministic:
+        # cuBLAS reads this when its first handle is made
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        # filling every new tensor costs bandwidth and would hide, not cure, a read of unwritten memory
+        torch.utils.deterministic.fill_uninitialized_memory = False
+        if runtime.device == "cuda":
+            torch.backends.cudnn.benchmark = False
+    if runtime.compile:
+        # imported late: it costs a second, and only compiled runs need it
+        from torch._dynamo import config as dynamo_config
+
+        # whether a size has changed before would otherwise decide which code runs, and a resumed run has seen less
+        dynamo_config.automatic_dynamic_shapes = False
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Compile each block in place with static shapes; parameter names stay as they are. Twice is the same as once."""
+    for block in getattr(model, "blocks", ()):
+        if getattr(block, "_compiled_call_impl", None) is None:
+            block.compile(dynamic=False)
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return max(1, os.cpu_count() or 1)
+
+
+def compiler_works(*, timeout_s: float = COMPILE_TIMEOUT_S) -> tuple[bool, str]:
+    """Can torch compile here? Tries, in a subprocess. Returns the answer and its reason."""
+    compiler = find_compiler()
+    if compiler is None:
+        return False, "no C++ compiler was found"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False, f"a trial compilation with {compiler} did not end in {timeout_s:.0f} s"
+    except OSError as error:
+        return False, f"a trial compilation could not be started: {error}"
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return False, f"a trial compilation with {compiler} failed: {last[:200]}"
+    return True, f"a trial compilation with {compiler} worked"
+
+
+def find_compiler() -> str | None:
+    """Path of a C++ compiler: $CXX first, then the usual names."""
+    for name in (os.environ.get("CXX"), "g++", "clang++", "c++", "cl"):
+        if name and (found := shutil.which(name)):
+            return found
+    return None
+
+
+def has_bfloat16(device: str) -> tuple[bool, str]:
+    """Does this hardware multiply bfloat16 itself? Returns the answer and its reason."""
+    if device == "cuda":
+        major, minor = torch.cuda.get_device_capability()
+        return major >= 8, f"compute capability {major}.{minor}"
+    flags = _cpu_flags()
+    for flag in ("amx_bf16", "avx512_bf16", "bf16"):
+        if flag in flags:
+            return True, f"the processor has {flag}"
+    return False, "the processor has none of avx512_bf16, amx_bf16 and bf16"
+
+
+def measure_matmul_flops(runtime: Runtime, *, size: int = 1024, budget_s: float = 0.3) -> float:
+    """FLOP per second of the best of a few square matmuls in the run's dtype: the peak that MFU is quoted against."""
+    dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}[runtime.dtype]
+    a = torch.ones(size, size, dtype=dtype, device=runtime.device)
+    best, start = 0.0, time.perf_counter()
+    while time.perf_counter() - start < budget_s:
+        before = time.perf_counter()
+        float((a @ a)[0, 0])
+        best = max(best, 2.0 * size**3 / (time.perf_counter() - before))
+    return best
+
+
+def peak_memory_gib(device: str) -> float:
+    """Most memory held so far, GiB: of the GPU there, else resident memory of this process."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    try:
+        import resource
+    except ImportError:
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts KiB, macOS bytes
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def _device(config: RuntimeConfig, reasons: dict[str, str]) -> str:
+    there = torch.cuda.is_available()
+    if config.device == "cuda" and not there:
+        raise ValueError("device = 'cuda', but torch sees no GPU: use --runtime.device cpu or install its driver")
+    reasons["device"] = "asked for" if config.device != "auto" else "a GPU is there" if there else "no GPU is there"
+    return ("cuda" if there else "cpu") if config.device == "auto" else config.device
+
+
+def _dtype(config: RuntimeConfig, device: str, reasons: dict[str, str]) -> str:
+    if config.dtype != "auto":
+        reasons["dtype"] = "asked for"
+        return config.dtype
+    able, reasons["dtype"] = has_bfloat16(device)
+    return "bfloat16" if able else "float32"
+
+
+def _compile(config: RuntimeConfig, reasons: dict[str, str]) -> bool:
+    if config.compile is False:
+        reasons["compile"] = "asked for"
+        return False
+    able, reasons["compile"] = compiler_works()
+    if config.compile is True and not able:
+        raise ValueError(
+            f"compile = true, but {reasons['compile']}: install a C++ compiler (g++ or clang++) and Python's headers, "
+            "or use --runtime.compile auto"
+        )
+    return able
+
+
+def _still_possible(runtime: Runtime, path: Path) -> None:
+    if runtime.compile and find_compiler() is None:
+        raise ValueError(
+            f"{path} says that this run was begun with compiled blocks, but no C++ compiler is found now: "
+            "install one, or pass --runtime.compile false, which does the training stages again"
+        )
+    if runtime.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"{path} says that this run was begun on a GPU, but torch sees none now: "
+            "go on there, or pass --runtime.device cpu, which does the training stages again"
+        )
+
+
+def _cpu_flags() -> set[str]:
+    flags = set()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                flags = set(line.partition(":")[2].split())
+                break
+    except OSError:
+        pass
+    # where there is no /proc, torch may know
+    for name, flag in (("_is_avx512_bf16_supported", "avx512_bf16"), ("_is_amx_tile_supported", "amx_bf16")):
+        probe = getattr(torch.cpu, name, None)
+        if not flags and probe is not None and probe():
+            flags.add(flag)
+    return flags

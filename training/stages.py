@@ -1,0 +1,233 @@
+"""The line: stages that are done once, go on where they were cut off, and are done again when their cause changes.
+
+    runs/<name>/lock                  flock of the one process that works here, with its pid
+    runs/<name>/<stage>/stage.json    key of the stage that was begun here: configuration and input hashes
+    runs/<name>/<stage>/done          the same key, and what the stage gave; written last, in one rename
+
+A stage is named by what decides its outcome: its resolved configuration and the digests of its inputs. If `done` holds
+the same key the stage is skipped. If only `stage.json` does, it was cut off: its function is called again in
+the folder as it lies, and goes on from whatever it left there (training from its last checkpoint). If the key differs,
+the folder is taken away and the stage is done anew, and the log says which setting or input changed. A stage's
+own digest covers its key and the `fingerprint` its function may return (a hash of what it made), so a change travels
+down the line by itself.
+
+With several ranks rank 0 decides and writes. A stage that all ranks work on (`everywhere`) is called on each; for
+others the rest wait for the `done` mark. What this file does not do: run stages in parallel, or guess which files a
+function reads; inputs are named by the caller.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.distributed import LOCK_NAME, World, wait_for
+from training.files import differences, digest, plain, read_json, write_json
+
+logger = logging.getLogger("brine.line")
+
+DONE, BEGUN = "done", "stage.json"
+BUILD_TIMEOUT_S = 4 * 3600.0
+ORPHAN_GRACE_S = 10.0
+
+
+class RunLockedError(ValueError):
+    """Another process works in the run folder."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One finished stage."""
+
+    name: str
+    """Its name, and its folder's."""
+    folder: Path
+    """Where its outcome lies."""
+    digest: str
+    """Names its outcome: key and fingerprint."""
+    result: dict[str, Any]
+    """What its function returned, plain JSON."""
+    skipped: bool
+    """True when nothing had to be done."""
+    wall_s: float
+    """Seconds that its (last) call took; a record only."""
+
+
+class Line:
+    """The stages of one run folder. Use it as a context manager: inside, rank 0 holds the folder's lock.
+
+    >>> with Line(Path("runs/demo")) as line:                                               # doctest: +SKIP
+    ...     line.stage("encoded", encode_all, config=recipe.encode, inputs=["corpus"])
+    """
+
+    def __init__(self, folder: Path, *, world: World | None = None, build_timeout_s: float = BUILD_TIMEOUT_S):
+        self.folder = Path(folder)
+        self.world = world or World()
+        self.build_timeout_s = build_timeout_s
+        self.done: dict[str, Stage] = {}
+        self._lock: int | None = None
+
+    def __enter__(self) -> Line:
+        if self.world.is_main:
+            self._lock = acquire_lock(self.folder)
+            for leftover in self.folder.glob(".old_*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+        # the others may look at the lock only once rank 0 holds it
+        self.world.barrier()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            # unlock, not only close: a forked data worker may still hold a copy of the handle
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+            os.close(self._lock)
+            self._lock = None
+
+    def stage(
+        self,
+        name: str,
+        build: Callable[[Path], Mapping[str, Any] | None],
+        *,
+        config: Any = None,
+        inputs: Iterable[str] | Mapping[str, str] = (),
+        everywhere: bool = False,
+    ) -> Stage:
+        """Do a stage, or find that it is done.
+
+        Args:
+            name: its name and folder.
+            build: called with the stage's folder; must go on from what a cut-off call left there. What it returns
+                (plain JSON, or None) is kept in the `done` mark; a `fingerprint` in it is part of the digest.
+            config: a dataclass or plain value, fully resolved.
+            inputs: names of earlier stages, or names with digests of anything else.
+            everywhere: call `build` on every rank, not only on rank 0.
+
+        Raises ValueError for an input that is no earlier stage and for a folder that holds something else.
+        """
+        key = {"config": plain(config), "inputs": self._digests(inputs)}
+        folder = self.folder / name
+        mark = self._finished(folder, key)
+        skipped = mark is not None
+        if skipped:
+            logger.info("%s: unchanged, skipped", name)
+        elif self.world.is_main:
+            self._prepare(name, folder, key)
+            # ranks that join in must not start before the folder is theirs
+            if everywhere:
+                self.world.barrier()
+            mark = self._build(name, folder, key, build)
+        else:
+            if everywhere:
+                self.world.barrier()
+                build(folder)
+            wait_for(
+                lambda: self._finished(folder, key) is not None,
+                run_folder=self.folder,
+                what=name,
+                timeout_s=self.build_timeout_s,
+            )
+            mark = self._finished(folder, key)
+        stage = Stage(name, folder, mark["digest"], mark["result"], skipped, mark["wall_s"])
+        self.done[name] = stage
+        return stage
+
+    def _build(self, name: str, folder: Path, key: dict, build: Callable) -> dict[str, Any]:
+        start = time.perf_counter()
+        result = plain(build(folder) or {})
+        mark = {
+            "key": key,
+            "digest": digest({"key": key, "fingerprint": result.get("fingerprint")}),
+            "result": result,
+            "wall_s": round(time.perf_counter() - start, 3),
+        }
+        write_json(folder / DONE, mark)
+        logger.info("%s: done in %.1f s", name, mark["wall_s"])
+        return mark
+
+    def _prepare(self, name: str, folder: Path, key: dict) -> None:
+        begun = read_json(folder / BEGUN)
+        if begun == key:
+            logger.info("%s: was cut off, goes on", name)
+            # a done mark that is here all the same was not whole
+            (folder / DONE).unlink(missing_ok=True)
+            return
+        if begun is not None:
+            changes = differences(begun, key)
+            shown = "; ".join(changes[:4]) + (f" and {len(changes) - 4} more" if len(changes) > 4 else "")
+            logger.info("%s: done again, because it changed: %s", name, shown)
+            old = self.folder / f".old_{name}_{os.getpid()}"
+            os.rename(folder, old)
+            shutil.rmtree(old, ignore_errors=True)
+        elif folder.exists() and any(not path.name.startswith(f".{BEGUN}.") for path in folder.iterdir()):
+            raise ValueError(
+                f"{folder} is not empty and holds no {BEGUN}: it was not made by this line; move it away, "
+                "or choose another run folder"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / BEGUN, key)
+
+    def _digests(self, inputs: Iterable[str] | Mapping[str, str]) -> dict[str, str]:
+        if isinstance(inputs, Mapping):
+            return dict(inputs)
+        digests = {}
+        for name in inputs:
+            if name not in self.done:
+                raise ValueError(f"input {name!r} is no earlier stage of {self.folder}: run that stage first")
+            digests[name] = self.done[name].digest
+        return digests
+
+    @staticmethod
+    def _finished(folder: Path, key: dict) -> dict[str, Any] | None:
+        mark = read_json(folder / DONE)
+        return mark if isinstance(mark, dict) and mark.get("key") == key else None
+
+
+def acquire_lock(folder: Path) -> int:
+    """Lock a run folder for this process and return the lock's file handle; closing it, or ending, lets go.
+
+    Raises RunLockedError naming the process that holds it.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise ValueError(f"the run folder {folder} cannot be made or written ({error}): choose another") from error
+    start = time.monotonic()
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "an unknown process"
+            # a killed run's data workers hold the lock for the moment they take to notice
+            if not _has_ended(holder) or time.monotonic() - start > ORPHAN_GRACE_S:
+                os.close(handle)
+                raise RunLockedError(
+                    f"{folder} is in use by {holder}: wait for it, end it, or choose another run folder"
+                ) from None
+            time.sleep(0.1)
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    return handle
+
+
+def _has_ended(holder: str) -> bool:
+    words = holder.split()
+    if len(words) != 4 or not words[1].isdecimal() or words[3] != socket.gethostname():
+        return False
+    try:
+        os.kill(int(words[1]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False

@@ -1,0 +1,192 @@
+"""One optimiser step: forward and backward over its micro-batches, the sum over ranks, the update.
+
+The loss is summed, never averaged, until all ranks' sums are in one place; only then is the gradient divided by
+the number of targets of the whole step. Padding, media slots and uneven documents make the number of targets differ
+between micro-batches and ranks, and a mean of means would weigh targets unequally.
+
+What is logged is the plain cross-entropy of the hard labels, whatever was trained on: summed per context (which
+medium a target follows: none, image, audio, video) and per kind of document, with counts, in float64. These sums,
+the stop flag and the FLOPs travel to the other ranks in one small vector.
+
+B batch, T tokens, N = B T, K kinds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from data.sequence import CONTEXT
+from kernels import linear_cross_entropy
+from salt.cost import TRAINING_PASSES, batch_flops
+from salt.distill import Distillation
+from training.config import TrainConfig
+from training.distributed import World
+from training.optimizer import GradientBuffer
+from training.runtime import Runtime
+
+if TYPE_CHECKING:
+    from data.batch import Batch
+
+
+@dataclass
+class Tally:
+    """Sums over the target tokens of some steps; all float64, so that adding up micro-batches loses nothing."""
+
+    kinds: tuple[str, ...] = ()
+    """Names of the kinds of document."""
+    sums: Tensor = field(default=None)
+    """(2 + 2 * (contexts + kinds),) objective, targets, then loss and count of each context and each kind."""
+
+    def __post_init__(self):
+        if self.sums is None:
+            self.sums = torch.zeros(2 + 2 * (len(CONTEXT) + len(self.kinds)), dtype=torch.float64)
+
+    def add_batch(self, batch: Batch, *, objective: Tensor, token_loss: Tensor) -> None:
+        """Add one micro-batch; token_loss (N,), 0 where there is no target."""
+        target = batch.labels.flatten() >= 0
+        parts = [objective.detach().double().view(1), target.sum().double().view(1)]
+        for ids, size in ((batch.context, len(CONTEXT)), (batch.kind, len(self.kinds))):
+            member = ids.flatten()[None] == torch.arange(size, device=ids.device)[:, None]
+            member = (member & target).double()
+            parts += [member @ token_loss.double(), member.sum(1)]
+        self.sums += torch.cat(parts).cpu()
+
+    @property
+    def num_targets(self) -> int:
+        """Target tokens."""
+        return int(self.sums[1])
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy per target token, nats; 0 without targets."""
+        return float(self.sums[2 : 2 + len(CONTEXT)].sum()) / max(1, self.num_targets)
+
+    @property
+    def objective(self) -> float:
+        """Mean per target token of what was differentiated, soft labels and z-loss included; 0 without targets."""
+        return float(self.sums[0]) / max(1, self.num_targets)
+
+    def to_dict(self) -> dict[str, Any]:
+        """`loss`, `objective`, `targets`, `context` and `kind`: means with counts; what did not occur is left out."""
+        return {
+            "loss": self.loss,
+            "objective": self.objective,
+            "targets": self.num_targets,
+            "context": self._means(2, CONTEXT),
+            "kind": self._means(2 + 2 * len(CONTEXT), self.kinds),
+        }
+
+    def _means(self, start: int, names: tuple[str, ...]) -> dict[str, dict[str, float]]:
+        loss, count = self.sums[start : start + 2 * len(names)].view(2, -1).tolist()
+        return {
+            name: {"loss": loss[i] / count[i], "targets": int(count[i])} for i, name in enumerate(names) if count[i]
+        }
+
+
+@dataclass
+class StepResult:
+    """What one step came to, over all ranks."""
+
+    tally: Tally
+    """Its sums."""
+    grad_norm: float
+    """Norm of the mean gradient before clipping."""
+    stop: bool
+    """Was any rank asked to stop?"""
+    flops: dict[str, int]
+    """FLOPs by account: `student` (forward and backward) and `teacher_forward`."""
+    tokens: int
+    """Tokens gone through, padding included."""
+    teacher_s: float
+    """Seconds of this rank in the teacher's forward pass."""
+    data_s: float
+    """Seconds of this rank waiting for batches."""
+
+
+def accumulate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    step: int,
+    config: TrainConfig,
+    runtime: Runtime,
+    world: World,
+    gradients: GradientBuffer,
+    kinds: tuple[str, ...],
+    distillation: Distillation | None,
+    stop: bool,
+) -> StepResult:
+    """Leave the mean gradient of the step's targets, over all ranks, in `gradients`; nothing is updated.
+
+    Raises RankLostError when another rank has ended.
+    """
+    gradients.zero()
+    tally = Tally(kinds)
+    soft = distillation.weight_at(step) if distillation is not None else 0.0
+    student_flops = teacher_flops = tokens = 0
+    teacher_s = data_s = 0.0
+    waiting = time.perf_counter()
+    for batch in batches:
+        batch = to_device(batch, runtime.device)
+        data_s += time.perf_counter() - waiting
+        tokens += batch.token_ids.numel()
+        student_flops += TRAINING_PASSES * batch_flops(model, batch)
+        help_from: dict[str, Any] = {}
+        with runtime.autocast():
+            if soft:
+                start = time.perf_counter()
+                help_from = {
+                    "teacher_hidden": distillation.hidden(batch),
+                    "teacher_weight": distillation.head_weight,
+                    "distill_weight": soft,
+                    "temperature": distillation.temperature,
+                }
+                teacher_flops += batch_flops(distillation.teacher, batch)
+                teacher_s += time.perf_counter() - start
+            hidden = model(batch.token_ids, batch.position, batch.document, batch.block, batch.media)
+            objective, token_loss = linear_cross_entropy(
+                hidden.flatten(0, 1),
+                model.head_weight,
+                batch.labels.flatten(),
+                z_loss=config.z_loss,
+                return_token_loss=True,
+                **help_from,
+            )
+        objective.backward()
+        tally.add_batch(batch, objective=objective, token_loss=token_loss)
+        waiting = time.perf_counter()
+
+    # one small vector for all that ranks must agree on; float64 holds these counts exactly
+    extra = torch.tensor([float(stop), student_flops, teacher_flops, tokens], dtype=torch.float64)
+    shared = torch.cat([tally.sums, extra]).to(runtime.device)
+    world.sum([shared, *gradients.flats])
+    shared = shared.cpu()
+    tally.sums = shared[: -len(extra)]
+    stopped, student_flops, teacher_flops, tokens = shared[-len(extra) :].tolist()
+    gradients.scale(1.0 / max(1, tally.num_targets))
+    return StepResult(
+        tally=tally,
+        grad_norm=float(gradients.norm()),
+        stop=stopped > 0,
+        flops={"student": int(student_flops), "teacher_forward": int(teacher_flops)},
+        tokens=int(tokens),
+        teacher_s=teacher_s,
+        data_s=data_s,
+    )
+
+
+def clip(gradients: GradientBuffer, *, grad_norm: float, limit: float) -> None:
+    """Scale the gradient down to the norm `limit` where it is longer; 0 means no limit."""
+    if limit and grad_norm > limit:
+        gradients.scale(limit / grad_norm)
+
+
+def to_device(batch: Batch, device: str) -> Batch:
+    """The same batch with its tensors on the device."""
+    return batch if device == "cpu" else batch.to(device)
