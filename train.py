@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 import sys
 import time
 import traceback
@@ -27,8 +28,8 @@ import tyro
 from data.loader import Loader
 from data.plan import Plan
 from data.readers import read_manifest, texts_of
-from data.store import EncodedCorpus, encode_corpus
-from data.tokenizer import Tokenizer, train_tokenizer
+from data.store import EncodedCorpus, build_corpus
+from data.tokenizer import train_tokenizer
 from data.workbench import build_workbench
 from data.workbench.source import read_source, source_hash
 from evals.evaluate import evaluate
@@ -48,7 +49,7 @@ from training.distributed import RankLostError, World, close_world, start_world
 from training.environment import environment, peak_rss_gib
 from training.files import file_digest, write_json
 from training.ledger import Ledger
-from training.loop import set_seed, train
+from training.loop import train
 from training.metrics import TensorBoardSink
 from training.processes import Interrupted
 from training.rows import RowSource
@@ -56,6 +57,9 @@ from training.runtime import Runtime, apply_runtime, resolve_runtime
 from training.stages import Line, Stage
 
 logger = logging.getLogger("brine")
+
+STORE = "store"
+"""Folder of the encoded corpus inside its stage."""
 
 
 @dataclass(frozen=True)
@@ -160,8 +164,8 @@ class _Run:
         encoded = self.stage(
             "encoded", lambda folder: self.encode(folder, manifest), config=self.encoding(), inputs=inputs
         )
-        self.data = EncodedCorpus.open(encoded.folder)
-        self.tokenizer = Tokenizer.load(encoded.folder)
+        self.data = EncodedCorpus.open(encoded.folder / STORE)
+        self.tokenizer = self.data.tokenizer
         self.recipe = self.recipe.resolved(self.tokenizer.vocab_size)
         if self.world.is_main:
             write_json(self.folder / "recipe.json", self.recipe)
@@ -209,8 +213,20 @@ class _Run:
         """Tokenizer from the training split's text, then every document as tokens and patches."""
         config = self.recipe.corpus
         tokenizer = train_tokenizer(texts_of(read_manifest(manifest)), config.vocab_size)
-        corpus = encode_corpus(manifest, folder, tokenizer, config.encode, workers=config.workbench.workers)
-        return {"documents": corpus.num_documents, "quarantined": corpus.num_quarantined}
+        corpus = build_corpus(
+            manifest,
+            folder / STORE,
+            tokenizer=tokenizer,
+            config=config.encode,
+            num_workers=config.workbench.workers,
+            progress=True,
+        )
+        shutil.copyfile(folder / STORE / "quarantine.jsonl", folder / "quarantine.jsonl")
+        return {
+            "documents": corpus.num_documents,
+            "quarantined": len(corpus.quarantine()),
+            "fingerprint": corpus.fingerprint,
+        }
 
     def plan(self, config: TrainConfig, *, documents=None, num_rows: int | None = None) -> Plan:
         """The rows of a training run: all documents of the training split, or those in `documents`."""
@@ -248,7 +264,7 @@ class _Run:
         """One training stage: the small model, the large one with its help, or the large one alone."""
 
         def build(folder: Path) -> dict:
-            model = Transformer(config.model, generator=set_seed(config.seed))
+            model = Transformer(config.model, generator=torch.Generator().manual_seed(config.seed))
             plan = self.plan(config)
             distillation = self.distillation(config) if salt else None
             first = (
@@ -275,7 +291,7 @@ class _Run:
                 account=account,
                 kinds=tuple(self.data.kinds),
                 distillation=distillation,
-                validate=Validator(self.data, self.tokenizer, self.recipe.evals, autocast=self.autocast),
+                validate=Validator(self.data, self.tokenizer, self.recipe.evals, autocast=self.autocast()),
                 world=self.world,
                 sinks=sinks,
             )
@@ -352,7 +368,7 @@ class _Run:
                 corpus=self.data,
                 models={name: load(self.folder / name) for name in names},
                 config=self.recipe.evals,
-                autocast=torch.bfloat16 if self.runtime.dtype == "bfloat16" else None,
+                autocast=self.autocast(),
             )
 
         self.stage("evaluate", build, config=self.recipe.evals, inputs=names)
@@ -362,6 +378,10 @@ class _Run:
         page = write_report(self.folder, config=self.recipe.evals)
         logger.info("\n%s", in_words(summary))
         logger.info("report: %s", page)
+
+    def autocast(self) -> torch.dtype | None:
+        """Dtype of measured matrix products: that of training."""
+        return torch.bfloat16 if self.runtime.dtype == "bfloat16" else None
 
     def wall_s(self) -> float:
         """Seconds that the whole line took, skipped stages at what they took when they were done."""

@@ -9,8 +9,8 @@ they can themselves (header sizes before pixels, declared seconds before samples
 Pictures (Pillow): first frame; EXIF orientation applied; palettes resolved; alpha laid over white; 16 bits reduced
 to 8 by their high byte; CMYK and grey turned to RGB. A picture within its token budget is never resampled: it is
 padded at the right and lower edge by repeating its last column and row, which leaves flat background flat. One
-over the budget is scaled by Pillow's antialiased bicubic to timm's native-aspect size. Patches are p x p x 3 in
-raster order, rows of pixels inside a patch, channels last: the layout of timm's `patchify_image`, in numpy.
+over the budget is scaled by Pillow's antialiased bicubic, its aspect kept. Patches are p x p x 3 in
+raster order, rows of pixels inside a patch, channels last.
 """
 
 import warnings

@@ -259,7 +259,7 @@ class _Process:
         paths = [str(room), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1",
                                     "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        self._words = tempfile.TemporaryFile()
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`, with the process)
         self._process = subprocess.Popen(
             # -P: a file called like a module in the current folder must not be imported instead of it
             [sys.executable, "-P", "-m", "data.decode_server"],

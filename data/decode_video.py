@@ -1,7 +1,8 @@
 """Video files to tubelet patches: decord first, PyAV where decord is absent or cannot.
 
 Frames are taken by absolute time: at every k / fps the frame that is showing then, whatever the file's own rate.
-Times count from the first frame. Both readers give (frame times, size, a way to fetch frames), and the rest is one path.
+Times count from the first frame. Both readers give frame times, duration and a way to fetch frames; the rest is one
+path.
 The sound track is read by PyAV (decord's own reader where PyAV is absent), placed on the clock of the first frame
 (silence in front when it begins later, cut when it begins earlier), and becomes mel tokens as any sound does.
 

@@ -179,7 +179,7 @@ def check_relative(path: str) -> str:
     """The path itself when it is relative and climbs nowhere by its spelling; DocumentError otherwise."""
     if not path or "\0" in path:
         raise DocumentError("a media path is empty or holds a NUL byte")
-    if os.path.isabs(path) or path.startswith("~") or "://" in path[:16] or path.startswith("data:"):
+    if os.path.isabs(path) or path.startswith(("~", "data:")) or "://" in path[:16]:
         raise DocumentError(f"path {path[:200]!r} is not relative to the manifest's folder")
     if os.path.normpath(path).split(os.sep)[0] == os.pardir:
         raise DocumentError(f"path {path[:200]!r} leaves the manifest's folder")

@@ -4,8 +4,8 @@ The encoder lays media out by these functions, and everything that plans ahead (
 index) calls the same ones, so that planned and real length cannot differ.
 
     image   rows x cols patches of a picture (width, height), native aspect ratio. A picture within the budget is
-            padded at the right and lower edge to whole patches, never resampled; one over the budget is scaled by
-            timm's native-aspect rule; one thinner than a patch is first enlarged until it is one patch thick.
+            padded at the right and lower edge to whole patches, never resampled; one over the budget is scaled
+            down as little as the budget asks; one thinner than a patch is first enlarged until it is one patch thick.
     audio   n samples give n // hop + 1 centred mel frames, four frames a token.
     video   frames at k / fps for all k with k / fps < duration; tubelets of two; a picture grid per tubelet; the
             sound track, if any, as audio on the same clock.
@@ -36,11 +36,16 @@ def image_size(width: int, height: int, patch_size: int, max_tokens: int) -> tup
             return wide * patch_size, high * patch_size, True
     if whole(width) * whole(height) <= max_tokens:
         return whole(width) * patch_size, whole(height) * patch_size, thin
-    # imported here: timm takes seconds to load, and most pictures fit their budget
-    from timm.data.naflex_transforms import get_image_size_for_seq
-
-    _, (high, wide) = get_image_size_for_seq((height, width), patch_size, max_tokens, max_ratio=1.0)
-    return wide, high, True
+    # the largest scale within the budget, by bisection; whole patches make the count a staircase in the scale
+    fits, over = 0.0, 1.0
+    for _ in range(40):
+        scale = (fits + over) / 2
+        if whole(math.ceil(width * scale)) * whole(math.ceil(height * scale)) <= max_tokens:
+            fits = scale
+        else:
+            over = scale
+    wide, high = (max(1, whole(math.ceil(side * fits))) for side in (width, height))
+    return wide * patch_size, high * patch_size, True
 
 
 def image_grid(width: int, height: int, config: EncodeConfig, *, max_tokens: int | None = None) -> tuple[int, int]:

@@ -1,9 +1,8 @@
 """A Markdown page to parts: text, with its local media links in place as media.
 
-`![words](path)` becomes a picture, sound or video part by the file's extension; the words inside the brackets
-stay as text in front of it only when the file is of a sort that is not decoded here (SVG, remote links): then the
-link is left in the text exactly as it was written. Links inside fenced code or code spans are text. Paths are relative to
-the page and are rewritten relative to the manifest's folder; one that climbs out of that folder is an error.
+`![words](path)` becomes a picture, sound or video part by the file's extension. A link of another sort (SVG, a remote
+address) stays in the text exactly as it was written, and so does a link inside fenced code or a code span. Paths are
+relative to the page and are rewritten relative to the manifest's folder; one that climbs out of it is an error.
 
 This is a reader of links, not of Markdown: headings, tables and emphasis stay as they are, since their source is
 what the model should learn to write.

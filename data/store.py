@@ -1,280 +1,430 @@
-"""A manifest as arrays on disk: encoded once, in parallel, restartable, read by memory map.
+"""A manifest encoded once into a folder of memory-mapped arrays, and read back document by document.
 
-    meta.json                  version, digests of manifest, tokenizer and EncodeConfig; kinds; counts
-    tokenizer.json
-    index.npz                  per document: shard, place in it, tokens, patches, kind, level, split, crc32
-    documents.jsonl            the documents kept, a line each, with offsets in index.npz
-    quarantine.jsonl           what was left out: id, file, reason
-    shards/00000/*.npy         every field of `data.sequence.Sequence`, documents end to end
+    meta.json           hashes of manifest, tokenizer and EncodeConfig; counts; written last, so complete or absent
+    tokenizer.json      the tokenizer the ids belong to
+    index/*.npy         one entry a document: kind, level, split, source, num_tokens, num_image/audio/video, crc32,
+                        shard, start_<field> (first entry of that field in its shard), line_start (into documents.jsonl)
+    documents.jsonl     the native JSON of each document kept
+    quarantine.jsonl    what was set aside: id, file, line, reason
+    shards/00000/*.npy  the fields of `data.sequence.Sequence`, concatenated over the shard's documents
 
-Documents are encoded by `DecodePool` in order, SHARD_DOCUMENTS at a time; a shard is written under another name and
-renamed, so a build that was killed goes on at its last whole shard. Order, shards and bytes do not depend on the number
-of processes. Reading checks a document's crc32, so that a damaged cache shows as a failure and not as a strange loss.
+The build decodes in killable servers and writes in one process, in manifest order, so the arrays are the same to the
+bit whatever the number of servers. A shard is closed by size, appears by rename and is never touched again: a build
+that was killed goes on after the last whole shard. `DecodingCorpus` has the interface of `EncodedCorpus` but takes
+media from their files when asked, through the same servers, and holds every document to the stored checksum.
 
-`DecodingCorpus` gives the same sequences from the media files themselves, one at a time and slowly.
+What this does not do: copy media (the manifest's folder must stay for `path_of` and decoding), or notice that a
+media file changed behind an unchanged manifest (the decoding corpus does, by checksum). Delete the folder to rebuild.
 """
 
-from __future__ import annotations
-
 import hashlib
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from itertools import islice
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from data.config import EncodeConfig
-from data.decode_pool import DecodePool
-from data.document import MODALITIES, SPLITS, Document, Part, Quarantined, parse_document
+from data.decode_pool import DecodePool, Encoded
+from data.document import MODALITIES, SPLITS, Document, Part, Quarantined, check_relative, parse_document
 from data.readers import read_manifest
-from data.sequence import FIELDS, Sequence
+from data.sequence import FIELDS, TOKEN_FIELDS, Sequence
 from data.tokenizer import Tokenizer
 
-VERSION = 1
-SHARD_DOCUMENTS = 2048
-META, INDEX, DOCUMENTS, QUARANTINE = "meta.json", "index.npz", "documents.jsonl", "quarantine.jsonl"
+FORMAT = 1
+_INDEX = {
+    "kind": np.int16, "level": np.int16, "split": np.int8, "source": np.int32, "num_tokens": np.int64,
+    "num_image": np.int64, "num_audio": np.int64, "num_video": np.int64, "crc32": np.uint32, "shard": np.int32,
+    "line_start": np.int64, **{f"start_{name}": np.int64 for name in FIELDS},
+}
 
 
-def encode_corpus(
-    manifest: str | Path,
-    folder: str | Path,
-    tokenizer: Tokenizer,
-    config: EncodeConfig,
-    *,
-    workers: int = 2,
-    progress: bool = True,
-) -> EncodedCorpus:
-    """Encode every document of a manifest into `folder` and open it; goes on where an earlier call was cut off.
+class CorpusError(ValueError):
+    """A corpus that cannot be built or opened; the message names it and the remedy."""
 
-    Bad documents are written to quarantine.jsonl and counted. Raises ValueError when the manifest cannot be read, when
-    none of its documents can be used, or when `folder` holds the encoding of something else.
+
+class CorruptDocument(ValueError):
+    """A document that could not be loaded though the index has it."""
+
+
+def build_corpus(
+    manifest: str | Path, folder: str | Path, *, tokenizer: Tokenizer, config: EncodeConfig | None = None,
+    num_workers: int = 2, keep_media: bool = True, shard_mib: float = 64.0, shard_documents: int = 4096,
+    progress: bool = False,
+) -> "EncodedCorpus":
+    """Encode a manifest into `folder` and open it; at once when the folder holds the finished result already.
+
+    keep_media=False stores tokens and index without patches, for `DecodingCorpus`. `num_workers` decoding servers
+    run beside this process. Raises CorpusError when the manifest cannot be read or no document of it can be used.
     """
-    manifest, folder = Path(manifest), Path(folder)
-    documents = list(read_manifest(manifest, max_file_mib=config.max_file_mib))
-    meta = {
-        "version": VERSION,
-        "manifest": _digest(manifest),
-        "root": str(manifest.resolve().parent),
-        "tokenizer": hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
-        "encode": config.to_dict(),
+    manifest, folder, config = Path(manifest), Path(folder), config or EncodeConfig()
+    if not manifest.is_file():
+        raise CorpusError(f"manifest {manifest} does not exist or is no file: give a JSONL file, one document a line")
+    identity = {
+        "format": FORMAT,
+        "manifest_sha256": _sha256(manifest),
+        "tokenizer_sha256": hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
+        "encode_digest": config.digest(),
+        "keep_media": keep_media,
+        "shard_mib": shard_mib,
+        "shard_documents": shard_documents,
     }
-    begun = folder / "begun.json"
-    shards = folder / "shards"
-    shards.mkdir(parents=True, exist_ok=True)
-    if begun.exists() and _read_json(begun) != meta:
-        raise ValueError(f"{folder} holds the encoding of another corpus: remove it, or choose another folder")
-    _write(begun, json.dumps(meta))
+    if _read_json(folder / "meta.json").get("identity") == identity:
+        return EncodedCorpus.open(folder)
+    if _read_json(folder / "building.json") != identity:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        _write_json(folder / "building.json", identity)
+    (folder / "meta.json").unlink(missing_ok=True)
+    (folder / "shards").mkdir(exist_ok=True)
+    writer = _Writer(folder, keep_media=keep_media, shard_bytes=int(shard_mib * 2**20), shard_documents=shard_documents)
+    items = itertools.islice(read_manifest(manifest, max_file_mib=config.max_file_mib), writer.items_done, None)
+    began = time.monotonic()
+    with DecodePool(root=manifest.parent, tokenizer=tokenizer, config=config, num_servers=num_workers) as pool:
+        results = _with_rejects(items, pool)
+        if progress:
+            from tqdm import tqdm
+
+            results = tqdm(results, desc="encode", unit=" docs", initial=writer.items_done, smoothing=0.05)
+        for result in results:
+            writer.add(result)
+    writer.close_shard()
     tokenizer.save(folder / "tokenizer.json")
-    good = [item for item in documents if isinstance(item, Document)]
-    numbered = [good[first : first + SHARD_DOCUMENTS] for first in range(0, len(good), SHARD_DOCUMENTS)]
-    missing = [number for number in range(len(numbered)) if not (shards / f"{number:05d}").exists()]
-    with (
-        tqdm(total=len(good), desc="encoding documents", unit="doc", disable=not progress) as bar,
-        DecodePool(root=meta["root"], tokenizer=tokenizer, config=config, num_servers=workers) as pool,
-    ):
-        bar.update(len(good) - sum(len(numbered[number]) for number in missing))
-        encoded = pool.encode(document for number in missing for document in numbered[number])
-        for number in missing:
-            _write_shard(shards / f"{number:05d}", islice(encoded, len(numbered[number])), config, bar)
-    quarantined = [item for item in documents if isinstance(item, Quarantined)]
-    _finish(folder, meta, len(numbered), quarantined)
+    counts = writer.finish()
+    if not counts["documents"]:
+        first = counts["first_reason"] or "the manifest holds no document"
+        raise CorpusError(
+            f"no document of manifest {manifest} can be used ({counts['quarantined']} set aside; the first: {first}): "
+            f"see {folder / 'quarantine.jsonl'} and mend the files it names"
+        )
+    _write_json(folder / "meta.json", {
+        "identity": identity,
+        "manifest": str(manifest.resolve()),
+        "encode": config.to_dict(),
+        "build_s": round(time.monotonic() - began, 3),
+        **counts,
+    })
     return EncodedCorpus.open(folder)
 
 
-def _write_shard(folder: Path, encoded: Iterator, config: EncodeConfig, bar: tqdm) -> None:
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    arrays: dict[str, list[np.ndarray]] = {name: [] for name in FIELDS}
-    lines, bad = [], []
-    for item in encoded:
-        bar.update()
-        if item.quarantined is not None:
-            bad.append(item.quarantined.to_json())
-            continue
-        for name in FIELDS:
-            arrays[name].append(getattr(item.sequence, name))
-        sizes = {name: len(getattr(item.sequence, name)) for name in MODALITIES}
-        lines.append({"document": item.document.to_json(), "tokens": len(item.sequence), **sizes, "crc32": item.crc32})
-    for name, dtype in FIELDS.items():
-        tail = (3,) if name == "position" else (config.dims[name],) if name in MODALITIES else ()
-        np.save(partial / f"{name}.npy", np.concatenate([np.zeros((0, *tail), dtype), *arrays[name]]))
-    _write(partial / DOCUMENTS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    _write(partial / QUARANTINE, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in bad))
-    partial.rename(folder)
+def _with_rejects(items: Iterable[Document | Quarantined], pool: DecodePool) -> Iterator[Encoded | Quarantined]:
+    """Encoded documents with the reader's rejects at their places, all in manifest order."""
+    rejects: dict[int, list[Quarantined]] = {}
+    count = 0
+
+    def documents():
+        nonlocal count
+        for item in items:
+            if isinstance(item, Quarantined):
+                rejects.setdefault(count, []).append(item)
+            else:
+                count += 1
+                yield item
+
+    for given, result in enumerate(pool.encode(documents())):
+        yield from rejects.pop(given, ())
+        yield result
+    for place in sorted(rejects):
+        yield from rejects[place]
 
 
-def _finish(folder: Path, meta: dict, num_shards: int, quarantined: list[Quarantined]) -> None:
-    """Index, documents and quarantine of all shards; meta.json last."""
-    lines, bad = [], [item.to_json() for item in quarantined]
-    for number in range(num_shards):
-        shard = folder / "shards" / f"{number:05d}"
-        lines += [{"shard": number, **line} for line in _read_lines(shard / DOCUMENTS)]
-        bad += _read_lines(shard / QUARANTINE)
-    _write(folder / QUARANTINE, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in bad))
-    if not lines:
-        first = f"; the first: {bad[0].get('reason')}" if bad else ""
-        raise ValueError(
-            f"no document of the manifest can be used ({len(bad)} were set aside, see {folder / QUARANTINE}){first}: "
-            "mend the manifest or point to another"
-        )
-    kinds = sorted({line["document"]["kind"] for line in lines})
-    text = [json.dumps(line["document"], ensure_ascii=False) + "\n" for line in lines]
-    columns = {
-        "shard": np.array([line["shard"] for line in lines], np.int32),
-        "tokens": np.array([line["tokens"] for line in lines], np.int64),
-        "kind": np.array([kinds.index(line["document"]["kind"]) for line in lines], np.int16),
-        "level": np.array([line["document"]["level"] for line in lines], np.int16),
-        "split": np.array([SPLITS.index(line["document"]["split"]) for line in lines], np.uint8),
-        "crc32": np.array([line["crc32"] for line in lines], np.uint32),
-        "line": np.cumsum([0, *(len(line.encode()) for line in text)]).astype(np.int64),
-        **{name: np.array([line[name] for line in lines], np.int64) for name in MODALITIES},
-    }
-    with open(folder / f".{INDEX}", "wb") as file:
-        np.savez(file, **columns)
-    os.replace(folder / f".{INDEX}", folder / INDEX)
-    _write(folder / DOCUMENTS, "".join(text))
-    _write(folder / META, json.dumps({**meta, "kinds": kinds, "documents": len(lines), "quarantined": len(bad)}))
+class _Writer:
+    """Collects results into shards; knows which shards a killed build left whole."""
+
+    def __init__(self, folder: Path, *, keep_media: bool, shard_bytes: int, shard_documents: int):
+        self.folder, self.keep_media = folder, keep_media
+        self.shard_bytes, self.shard_documents = shard_bytes, shard_documents
+        self.shards: list[dict] = []
+        for leftover in (folder / "shards").glob("*.partial"):
+            shutil.rmtree(leftover)
+        while marks := _read_json(self._path(len(self.shards)) / "shard.json"):
+            self.shards.append(marks)
+        self.items_done = sum(marks["items"] for marks in self.shards)
+        self._begin()
+
+    def _path(self, number: int) -> Path:
+        return self.folder / "shards" / f"{number:05d}"
+
+    def _begin(self) -> None:
+        self.items = self.size = 0
+        self.rows: list[dict] = []
+        self.arrays: dict[str, list[np.ndarray]] = {name: [] for name in FIELDS}
+        self.starts = dict.fromkeys(FIELDS, 0)
+        self.lines: list[bytes] = []
+        self.rejects: list[dict] = []
+
+    def add(self, result: Encoded | Quarantined) -> None:
+        self.items += 1
+        reject = result if isinstance(result, Quarantined) else result.quarantined
+        if reject is not None:
+            self.rejects.append(reject.to_json())
+        else:
+            document, sequence = result.document, result.sequence
+            line = json.dumps(document.to_json(), ensure_ascii=False).encode() + b"\n"
+            row = {"kind": document.kind, "source": document.source, "level": document.level,
+                   "split": document.split, "num_tokens": len(sequence), "crc32": result.crc32, "line": len(line)}
+            for name in FIELDS:
+                array = getattr(sequence, name)
+                if name in MODALITIES:
+                    row[f"num_{name}"] = len(array)
+                    array = array if self.keep_media else array[:0]
+                row[f"start_{name}"] = self.starts[name]
+                self.starts[name] += len(array)
+                self.size += array.nbytes
+                self.arrays[name].append(array)
+            self.rows.append(row)
+            self.lines.append(line)
+        if self.size >= self.shard_bytes or self.items >= self.shard_documents:
+            self.close_shard()
+
+    def close_shard(self) -> None:
+        """Write what was collected as one shard, by rename."""
+        if not self.items:
+            return
+        final = self._path(len(self.shards))
+        partial = final.with_suffix(".partial")
+        partial.mkdir()
+        if self.rows:
+            for name in FIELDS:
+                np.save(partial / f"{name}.npy", np.concatenate(self.arrays[name]), allow_pickle=False)
+        (partial / "documents.jsonl").write_bytes(b"".join(self.lines))
+        _write_json(partial / "rows.json", self.rows)
+        _write_json(partial / "quarantine.json", self.rejects)
+        marks = {"items": self.items, "documents": len(self.rows)}
+        _write_json(partial / "shard.json", marks)
+        os.rename(partial, final)
+        self.shards.append(marks)
+        self._begin()
+
+    def finish(self) -> dict:
+        """Join the shards' indexes; returns counts and names for meta.json."""
+        rows, rejects = [], []
+        for number in range(len(self.shards)):
+            fresh = _read_json(self._path(number) / "rows.json")
+            rows += [row | {"shard": number} for row in fresh]
+            rejects += _read_json(self._path(number) / "quarantine.json")
+        with open(self.folder / "documents.jsonl", "wb") as out:
+            for number in range(len(self.shards)):
+                out.write((self._path(number) / "documents.jsonl").read_bytes())
+        with open(self.folder / "quarantine.jsonl", "w", encoding="utf-8") as out:
+            out.writelines(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects)
+        kinds = sorted({row["kind"] for row in rows})
+        sources = sorted({row["source"] for row in rows})
+        place = {name: number for number, name in enumerate(kinds)}
+        origin = {name: number for number, name in enumerate(sources)}
+        columns = {name: [row[name] for row in rows] for name in _INDEX if rows and name in rows[0]}
+        columns["kind"] = [place[row["kind"]] for row in rows]
+        columns["source"] = [origin[row["source"]] for row in rows]
+        columns["split"] = [SPLITS.index(row["split"]) for row in rows]
+        columns["line_start"] = np.cumsum([0] + [row["line"] for row in rows])[:-1]
+        (self.folder / "index").mkdir(exist_ok=True)
+        for name, dtype in _INDEX.items():
+            np.save(self.folder / "index" / f"{name}.npy", np.asarray(columns.get(name, []), dtype), allow_pickle=False)
+        return {
+            "documents": len(rows),
+            "quarantined": len(rejects),
+            "first_reason": rejects[0]["reason"] if rejects else "",
+            "kinds": kinds,
+            "sources": sources,
+            "tokens": sum(row["num_tokens"] for row in rows),
+            "media_tokens": {name: sum(row[f"num_{name}"] for row in rows) for name in MODALITIES},
+        }
 
 
 class EncodedCorpus:
-    """An encoded corpus, read by memory map. Open it with `EncodedCorpus.open`."""
+    """A folder written by `build_corpus`. Arrays stay on disk; `sequence(i)` reads one document, checked by crc32.
 
-    def __init__(self, folder: Path, meta: dict, index: dict[str, np.ndarray]):
-        self.folder, self._meta, self._index = folder, meta, index
-        self.config = EncodeConfig.from_dict(meta["encode"])
-        self.root = Path(meta["root"])
-        self.kinds: list[str] = meta["kinds"]
-        """Names of the kinds, ascending."""
-        self.kind, self.level, self.num_tokens = index["kind"], index["level"], index["tokens"]
-        self.split = np.array(SPLITS)[index["split"]]
-        """(n,) str: train, validation or test."""
-        self.num_patches = {name: index[name] for name in MODALITIES}
-        """modality -> (n,) int64 patches of each document."""
-        self.num_quarantined: int = meta["quarantined"]
-        self._shards: dict[int, dict[str, np.ndarray]] = {}
-        # where each document begins in its shard, by field
-        self._begin = {name: self._starts(counts) for name, counts in
-                       {"tokens": self.num_tokens, **self.num_patches}.items()}  # fmt: skip
+    Public arrays, one entry a document (n of them): kind (int16 into kinds), level, split (int8 into SPLITS), source
+    (int32 into sources), num_tokens (int64), num_media[modality] (int64).
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.meta = _read_json(self.folder / "meta.json")
+        if self.meta.get("identity", {}).get("format") != FORMAT:
+            raise CorpusError(f"{self.folder} holds no finished corpus of format {FORMAT}: build it with build_corpus")
+        self.config = EncodeConfig.from_dict(self.meta["encode"])
+        self.root = Path(self.meta["manifest"]).parent
+        self.kinds: list[str] = self.meta["kinds"]
+        self.sources: list[str] = self.meta["sources"]
+        self.num_documents: int = self.meta["documents"]
+        try:
+            self._index = {name: np.load(self.folder / "index" / f"{name}.npy", allow_pickle=False) for name in _INDEX}
+        except (OSError, ValueError) as error:
+            raise CorpusError(f"corpus {self.folder} is damaged ({error}): delete it and build it again") from None
+        self.kind, self.level = self._index["kind"], self._index["level"]
+        self.split, self.source = self._index["split"], self._index["source"]
+        self.num_tokens = self._index["num_tokens"]
+        self.num_media = {name: self._index[f"num_{name}"] for name in MODALITIES}
+        self._shards: dict[tuple[int, str], np.ndarray] = {}
+        self._ids: list[str] | None = None
+        self._tokenizer: Tokenizer | None = None
 
     @classmethod
-    def open(cls, folder: str | Path) -> EncodedCorpus:
-        """Raises ValueError, naming the remedy, when the folder holds no whole corpus of this version."""
-        folder = Path(folder)
-        meta = _read_json(folder / META)
-        if not isinstance(meta, dict) or meta.get("version") != VERSION:
-            raise ValueError(f"{folder} holds no encoded corpus of version {VERSION}: build it again")
-        try:
-            with np.load(folder / INDEX, allow_pickle=False) as file:
-                index = {name: file[name] for name in file.files}
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{folder / INDEX} cannot be read ({error}): build the corpus again") from None
-        return cls(folder, meta, index)
+    def open(cls, folder: str | Path) -> "EncodedCorpus":
+        """Open a finished corpus folder. Raises CorpusError when there is none, or it is damaged."""
+        return cls(folder)
+
+    def __len__(self) -> int:
+        return self.num_documents
 
     def __reduce__(self):
-        # memory maps are opened anew in each process
-        return EncodedCorpus.open, (self.folder,)
+        return type(self), (str(self.folder),)
 
     @property
-    def num_documents(self) -> int:
-        """Documents that can be used."""
-        return len(self.num_tokens)
+    def fingerprint(self) -> str:
+        """Identifies the documents, their order and their encoding; plans carry it."""
+        identity = self.meta["identity"] | {"keep_media": None, "shard_mib": None, "shard_documents": None}
+        content = json.dumps([identity, self.num_documents], sort_keys=True).encode()
+        return hashlib.sha256(content + self._index["crc32"].tobytes()).hexdigest()
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer the corpus was encoded with."""
+        if self._tokenizer is None:
+            self._tokenizer = Tokenizer.load(self.folder / "tokenizer.json")
+        return self._tokenizer
 
     @property
     def ids(self) -> list[str]:
-        """Every document's id, in order."""
-        return [self.document(number).id for number in range(self.num_documents)]
+        """Document ids in order."""
+        if self._ids is None:
+            with open(self.folder / "documents.jsonl", "rb") as file:
+                self._ids = [json.loads(line)["id"] for line in file]
+        return self._ids
+
+    def quarantine(self) -> list[dict]:
+        """Records of what the build set aside."""
+        with open(self.folder / "quarantine.jsonl", encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
 
     def document(self, number: int) -> Document:
-        """The document as it stood in the manifest."""
-        begin, end = self._index["line"][number : number + 2]
-        with open(self.folder / DOCUMENTS, "rb") as file:
-            file.seek(begin)
-            return parse_document(json.loads(file.read(end - begin)))
+        """The document as it stood in the manifest, in native form."""
+        with open(self.folder / "documents.jsonl", "rb") as file:
+            file.seek(int(self._index["line_start"][number]))
+            return parse_document(json.loads(file.readline()))
 
     def path_of(self, part: Part) -> Path:
         """Where the file of a media part lies."""
-        return self.root / part.path
+        return self.root / check_relative(part.path)
+
+    def _field(self, number: int, name: str) -> np.ndarray:
+        shard = int(self._index["shard"][number])
+        if (shard, name) not in self._shards:
+            path = self.folder / "shards" / f"{shard:05d}" / f"{name}.npy"
+            self._shards[shard, name] = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = self._shards[shard, name]
+        start = int(self._index[f"start_{name}"][number])
+        count = int(self._index[f"num_{name}" if name in MODALITIES else "num_tokens"][number])
+        if start + count > len(array):
+            raise CorruptDocument(f"field {name} ends at entry {len(array)}, before the document does")
+        return array[start : start + count]
+
+    def tokens(self, number: int) -> Sequence:
+        """The sequence without its patches, unchecked: what planning needs of a long document."""
+        fields = {name: np.asarray(self._field(number, name)) for name in TOKEN_FIELDS}
+        empty = {name: np.zeros((0, self.config.dims[name]), FIELDS[name]) for name in MODALITIES}
+        return Sequence(**fields, **empty)
 
     def sequence(self, number: int) -> Sequence:
-        """An encoded document; its arrays are copies. Raises ValueError when its bytes are not those written."""
-        fields = {}
-        for name, array in self._shard(int(self._index["shard"][number])).items():
-            unit = name if name in MODALITIES else "tokens"
-            begin = self._begin[unit][number]
-            size = (self.num_patches[name] if name in MODALITIES else self.num_tokens)[number]
-            fields[name] = np.array(array[begin : begin + size])
-        sequence = Sequence(**fields)
-        if sequence.crc32() != self._index["crc32"][number]:
-            raise ValueError(f"document {number} of {self.folder} is damaged: its checksum differs; build it again")
+        """One document. Raises CorruptDocument when the cache is damaged."""
+        if not self.meta["identity"]["keep_media"]:
+            raise CorpusError(f"corpus {self.folder} was built without media: open it with DecodingCorpus")
+        try:
+            sequence = Sequence(**{name: np.asarray(self._field(number, name)) for name in FIELDS}).validate()
+        except (OSError, ValueError) as error:
+            raise CorruptDocument(f"document {number} of {self.folder} cannot be read: {error}") from None
+        self._check(number, sequence.crc32())
         return sequence
 
-    def _shard(self, number: int) -> dict[str, np.ndarray]:
-        if number not in self._shards:
-            folder = self.folder / "shards" / f"{number:05d}"
-            self._shards[number] = {
-                name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in FIELDS
-            }
-        return self._shards[number]
+    def sequences(self, numbers: Iterable[int]) -> dict[int, Sequence | CorruptDocument]:
+        """Several documents at once; a failure stands in for its document instead of being raised."""
+        found: dict[int, Sequence | CorruptDocument] = {}
+        for number in numbers:
+            try:
+                found[number] = self.sequence(number)
+            except CorruptDocument as error:
+                found[number] = error
+        return found
 
-    def _starts(self, counts: np.ndarray) -> np.ndarray:
-        """(n,) offsets within the shard that each document is in."""
-        total = np.concatenate([[0], np.cumsum(counts)[:-1]])
-        _, first = np.unique(self._index["shard"], return_index=True)
-        shard_of = np.searchsorted(first, np.arange(len(counts)), side="right") - 1
-        return total - total[first][shard_of]
+    def _check(self, number: int, crc32: int) -> None:
+        if crc32 != int(self._index["crc32"][number]):
+            raise CorruptDocument(f"document {number} of {self.folder} differs from its checksum: rebuild the corpus")
+
+    def close(self) -> None:
+        """Let go of mapped files."""
+        self._shards.clear()
 
 
 class DecodingCorpus(EncodedCorpus):
-    """The same documents and lengths, with every sequence decoded from its files when it is asked for.
+    """The same corpus with media decoded from their files when asked, by servers that can be killed.
 
-    Slow, and without a cache of patches on the way: for corpora that are read once, and for checking the cache.
+    Lengths come from the index, so plans are the same; a file that changed since fails its checksum. Slower by
+    the price of decoding, and needs no room for patches.
     """
 
+    def __init__(self, folder: str | Path, *, num_servers: int = 1):
+        super().__init__(folder)
+        self.num_servers = num_servers
+        self._pool: DecodePool | None = None
+
     def __reduce__(self):
-        return DecodingCorpus.open, (self.folder,)
+        return _open_decoding, (str(self.folder), self.num_servers)
 
     def sequence(self, number: int) -> Sequence:
-        """Decode one document in a server process with its time-out. Raises ValueError with the reason it cannot be."""
-        if not hasattr(self, "_pool"):
-            tokenizer = Tokenizer.load(self.folder / "tokenizer.json")
-            self._pool = DecodePool(
-                root=self.root, tokenizer=tokenizer, config=self.config, num_servers=1, batch_documents=1
-            )
-        (item,) = self._pool.encode([self.document(number)])
-        if item.sequence is None:
-            raise ValueError(f"{item.quarantined.file}: {item.quarantined.reason}")
-        return item.sequence
+        """One document, decoded now. Raises CorruptDocument when that fails or gives something else than indexed."""
+        found = self.sequences([number])[number]
+        if isinstance(found, CorruptDocument):
+            raise found
+        return found
+
+    def sequences(self, numbers: Iterable[int]) -> dict[int, Sequence | CorruptDocument]:
+        """Several documents, decoded in one go."""
+        numbers = list(dict.fromkeys(numbers))
+        if self._pool is None:
+            self._pool = DecodePool(root=self.root, tokenizer=self.tokenizer, config=self.config,
+                                    num_servers=self.num_servers, batch_documents=16)
+        found: dict[int, Sequence | CorruptDocument] = {}
+        for number, result in zip(numbers, self._pool.encode(map(self.document, numbers)), strict=True):
+            try:
+                if result.sequence is None:
+                    raise CorruptDocument(f"document {number}: {result.quarantined.reason}")
+                self._check(number, result.crc32)
+                found[number] = result.sequence
+            except CorruptDocument as error:
+                found[number] = error
+        return found
 
     def close(self) -> None:
-        """End the decoding process."""
-        if hasattr(self, "_pool"):
+        """End the decoding servers and let go of mapped files."""
+        super().close()
+        if self._pool is not None:
             self._pool.close()
+            self._pool = None
 
 
+def _open_decoding(folder: str, num_servers: int) -> DecodingCorpus:
+    return DecodingCorpus(folder, num_servers=num_servers)
 
-def _digest(path: Path) -> str:
+
+def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_json(path: Path):
+def _read_json(path: Path) -> dict:
+    """A JSON file's content; an empty dict when it is absent or half written."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
+        return {}
 
 
-def _read_lines(path: Path) -> list[dict]:
-    # not splitlines(): a text may hold other line separators than the newline
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
+def _write_json(path: Path, value) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
     os.replace(partial, path)

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.batch import floats
 from data.document import MODALITIES
 from data.sequence import Sequence
-from model.prompt import patch_tensor
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def assemble(rows: Items[Items[Piece]], sequence_of: Callable[[int], Sequence], 
                 slots[name].append(number * num_tokens + first + part.slots(name))
             first += len(part)
     media = {
-        name: (patch_tensor(name, np.concatenate(patches[name])), torch.from_numpy(np.concatenate(slots[name])))
+        name: (torch.from_numpy(floats(np.concatenate(patches[name]))), torch.from_numpy(np.concatenate(slots[name])))
         for name in MODALITIES
         if sum(map(len, slots[name]))
     }

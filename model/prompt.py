@@ -24,7 +24,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from data import batch
+from data.batch import floats
 from data.config import EncodeConfig
 from data.decode import Decoded, DecodedImage, decode_part, fit, grid_of, patchify, to_rgb
 from data.document import MODALITIES, Audio, Document, DocumentError, Image, Part, Text, Video
@@ -115,11 +115,6 @@ def _names_a_medium(text: str) -> bool:
     return Path(text).expanduser().is_file()
 
 
-def patch_tensor(modality: str, patches: np.ndarray) -> Tensor:
-    """(N, dim) float32 in about [-1, 1]: the values that training batches hold, by the same function."""
-    return batch.patch_tensor(patches, modality)
-
-
 def batch_prompts(sequences: Iterable[Sequence], *, device: torch.device | str = "cpu") -> dict[str, object]:
     """The arguments of `Transformer.forward` for one or more prompts, padded on the left.
 
@@ -140,13 +135,13 @@ def batch_prompts(sequences: Iterable[Sequence], *, device: torch.device | str =
     for row, sequence in enumerate(sequences):
         left = length - len(sequence)
         token_ids[row, left:] = torch.from_numpy(sequence.token_ids.astype(np.int64))
-        position[row, left:] = torch.from_numpy(np.ascontiguousarray(sequence.position))
-        block[row, left:] = torch.from_numpy(np.ascontiguousarray(sequence.block))
+        position[row, left:] = torch.from_numpy(np.array(sequence.position))
+        block[row, left:] = torch.from_numpy(np.array(sequence.block))
         document[row, left:] = 0
         for name in MODALITIES:
             places = sequence.slots(name)
             if len(places):
-                patches[name].append(patch_tensor(name, getattr(sequence, name)))
+                patches[name].append(torch.from_numpy(floats(getattr(sequence, name))))
                 slots[name].append(torch.from_numpy(places.astype(np.int64)) + row * length + left)
     media = {
         name: (torch.cat(patches[name]).to(device), torch.cat(slots[name]).to(device))

@@ -49,5 +49,5 @@ def real() -> Recipe:
             validation_per_cell=24,
             row_tokens=1024,
             targets=Targets(image_gain=None, audio_gain=None, video_gain=None, image_cer=None),
-        ),  # fmt: skip
+        ),
     )

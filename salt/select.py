@@ -156,17 +156,15 @@ def score_documents(
     min_learnable: int = 4,
     autocast: AbstractContextManager | None = None,
     ledger: Bill | None = None,
-    first_row: int = 0,
 ) -> Scores:
-    """Score every document that the rows of `plan` hold, from `first_row` on, as `batches` deliver them.
+    """Score every document of the rows that `batches` deliver; each row of the plan once.
 
-    The batches must be the plan's rows in order, each once (one rank). Costs a forward pass of `model`, billed to
-    `scoring`. Raises ValueError where a batch's row is shorter than its plan.
+    A batch says in `rows` which rows of the plan it holds, -1 being padding. Costs a forward pass of `model`, billed
+    to `scoring`. Raises ValueError where a row of a batch is shorter than its plan.
     """
     model.eval()
     losses: dict[int, list[np.ndarray]] = {}
     targets: dict[int, int] = {}
-    row = first_row
     for batch in batches:
         start_s = time.perf_counter()
         with autocast if autocast is not None else nullcontext():
@@ -175,16 +173,15 @@ def score_documents(
         loss_BT = loss.double().view(batch.labels.shape).cpu().numpy()
         learnable_BT = learnable.view(batch.labels.shape).cpu().numpy()
         target_BT = (batch.labels >= 0).cpu().numpy()
-        for b in range(len(loss_BT)):
+        for b, row in enumerate(batch.rows):
             place = 0
-            for document, start, stop, *_ in plan.row(row + b):
+            for document, start, stop, *_ in plan.row(row) if row >= 0 else ():
                 piece = slice(place, place + stop - start)
                 place = piece.stop
                 if place > loss_BT.shape[1]:
-                    raise ValueError(f"row {row + b} of the plan holds {place} tokens, its batch {loss_BT.shape[1]}")
+                    raise ValueError(f"row {row} of the plan holds {place} tokens, its batch {loss_BT.shape[1]}")
                 losses.setdefault(document, []).append(loss_BT[b, piece][learnable_BT[b, piece]])
                 targets[document] = targets.get(document, 0) + int(target_BT[b, piece].sum())
-        row += len(loss_BT)
         if ledger is not None:
             ledger.bill("scoring", flops=batch_flops(model, batch), seconds=time.perf_counter() - start_s)
     return _medians(losses, targets, min_learnable)

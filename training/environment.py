@@ -15,7 +15,7 @@ from training.distributed import World
 from training.files import read_json, write_json
 from training.runtime import Runtime, usable_cores
 
-PACKAGES = ("torch", "numpy", "tokenizers", "torchaudio", "timm", "pillow", "soundfile", "decord", "av")
+PACKAGES = ("torch", "numpy", "tokenizers", "torchaudio", "pillow", "soundfile", "decord", "av")
 
 
 def environment(runtime: Runtime, world: World) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ from training.console import Console, Status
 from training.distributed import World
 from training.guard import Guard
 from training.ledger import Ledger
-from training.metrics import Record, Sink
+from training.metrics import Record, Sink, append_event
 from training.optimizer import GradientBuffer, Optimizer
 from training.processes import Interrupted, Stop
 from training.rows import RowSource, RowStream
@@ -227,6 +228,8 @@ class _Run:
             distillation=self.distillation,
             stop=stop.requested,
         )
+        for document, why in result.failures:
+            append_event(self.folder, "document_failed", step=self.step, document=document, reason=why)
         loss = result.tally.loss
         reason = self.guard.verdict(loss=loss, objective=result.tally.objective, grad_norm=result.grad_norm)
         if reason is None:
@@ -319,7 +322,9 @@ class _Run:
     def _validate(self, stop: Stop) -> None:
         start = time.perf_counter()
         self.model.eval()
-        with torch.no_grad():
+        # compiled code would be made anew for each of its shapes, which costs more than it saves
+        eager = torch.compiler.set_stance("force_eager") if self.runtime.compile else nullcontext()
+        with torch.no_grad(), eager:
             found = self.validate(self.model, self.step, lambda: stop.requested)
         self.model.train()
         if found is not None:

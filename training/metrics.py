@@ -48,8 +48,7 @@ class JsonLines:
 
     def append(self, line: dict[str, Any]) -> None:
         """Append one object, flushed to the system."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(_finite(plain(line)), allow_nan=False) + "\n")
+        append_line(self.path, line)
 
     def drop(self, unwanted: Callable[[dict[str, Any]], bool]) -> int:
         """Remove the lines for which `unwanted` is true, in one rename; returns their number."""
@@ -79,9 +78,9 @@ class Record:
             sink.log(line)
 
     def event(self, event: str, **details: Any) -> None:
-        """Append one event with the wall-clock time (seconds since 1970)."""
+        """Append one event; see `append_event`."""
         if self._events is not None:
-            self._events.append({"event": event, **details, "wall": round(time.time(), 3)})
+            append_event(self._events.path.parent, event, **details)
 
     def truncate(self, step: int, *, validation: bool = True) -> int:
         """Drop the metrics of steps beyond `step`; returns the number of lines dropped.
@@ -98,6 +97,17 @@ class Record:
         """Close the sinks."""
         for sink in self.sinks:
             sink.finish()
+
+
+def append_line(path: Path, line: dict[str, Any]) -> None:
+    """Append one object to a JSON-lines file in one write, so that ranks may share the file."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(_finite(plain(line)), allow_nan=False) + "\n")
+
+
+def append_event(folder: Path, event: str, **details: Any) -> None:
+    """Append one event to `folder`/events.jsonl with the wall-clock time (seconds since 1970); any rank may."""
+    append_line(Path(folder) / "events.jsonl", {"event": event, **details, "wall": round(time.time(), 3)})
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

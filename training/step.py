@@ -107,6 +107,8 @@ class StepResult:
     """Seconds of this rank in the teacher's forward pass."""
     data_s: float
     """Seconds of this rank waiting for batches."""
+    failures: tuple[tuple[int, str], ...] = ()
+    """(document, reason) of this rank's documents that could not be loaded and became padding."""
 
 
 def accumulate(
@@ -131,11 +133,13 @@ def accumulate(
     soft = distillation.weight_at(step) if distillation is not None else 0.0
     student_flops = teacher_flops = tokens = 0
     teacher_s = data_s = 0.0
+    failures: list[tuple[int, str]] = []
     waiting = time.perf_counter()
     for batch in batches:
         batch = to_device(batch, runtime.device)
         data_s += time.perf_counter() - waiting
         tokens += batch.token_ids.numel()
+        failures += getattr(batch, "failures", ())
         student_flops += TRAINING_PASSES * batch_flops(model, batch)
         help_from: dict[str, Any] = {}
         with runtime.autocast():
@@ -178,6 +182,7 @@ def accumulate(
         tokens=int(tokens),
         teacher_s=teacher_s,
         data_s=data_s,
+        failures=tuple(failures),
     )
 
 

@@ -38,8 +38,11 @@ class Lookup(nn.Module):
         return self.table[token_ids]
 
 
-def batch(tokens, labels):
-    return SimpleNamespace(token_ids=tokens, labels=labels, position=None, document=None, block=None, media={})
+def batch(tokens, labels, first=0):
+    rows = tuple(range(first, first + len(tokens)))
+    return SimpleNamespace(
+        token_ids=tokens, labels=labels, position=None, document=None, block=None, media={}, rows=rows
+    )
 
 
 @pytest.fixture
@@ -86,7 +89,7 @@ def brute_force(model, plan, tokens, labels, top_k, min_learnable):
 def test_scores_equal_brute_force(pool, top_k):
     model, plan, tokens, labels = pool
     ledger = Ledger()
-    batches = [batch(tokens[:2], labels[:2]), batch(tokens[2:], labels[2:])]
+    batches = [batch(tokens[:2], labels[:2]), batch(tokens[2:], labels[2:], first=2)]
     scores = score_documents(model, plan=plan, batches=batches, top_k=top_k, min_learnable=2, ledger=ledger)
     expected = brute_force(model, plan, tokens, labels, top_k, 2)
     assert scores.document.tolist() == [2, 4, 7, 9]
@@ -179,7 +182,7 @@ def test_what_was_kept_and_why_is_written(tmp_path):
 def test_plan_of_other_rows_is_refused(pool):
     model, _, tokens, labels = pool
     with pytest.raises(ValueError, match="row 0 of the plan holds 99 tokens, its batch 20"):
-        score_documents(model, plan=Rows(rows=[[(1, 0, 99, 0)]]), batches=[batch(tokens, labels)])
+        score_documents(model, plan=Rows(rows=[[(1, 0, 99, 0)]]), batches=[batch(tokens[:1], labels[:1])])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,107 @@
+"""The loop on the real loader and transformer: rows of a real plan, scores of real documents, a damaged document."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from data.loader import Loader
+from data.plan import Plan
+from data.store import CorruptDocument, EncodedCorpus, build_corpus
+from data.tokenizer import train_tokenizer
+from model.config import ModelConfig
+from model.transformer import Transformer
+from salt.select import score_documents
+from training.config import TrainConfig
+from training.ledger import Ledger
+from training.loop import train
+from training.metrics import read_lines
+from training.rows import RowSource
+from training.runtime import Runtime
+
+ROW = 64
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Forty short texts, encoded."""
+    base = tmp_path_factory.mktemp("corpus")
+    texts = [f"def area_{i}(width, height):\n    return width * height + {i}\n" * (1 + i % 3) for i in range(40)]
+    with open(base / "manifest.jsonl", "w") as file:
+        for i, text in enumerate(texts):
+            parts = [{"type": "text", "text": text, "learn": True}]
+            file.write(json.dumps({"id": f"doc{i}", "kind": ("code", "page")[i % 2], "content": parts}) + "\n")
+    build_corpus(base / "manifest.jsonl", base / "encoded", tokenizer=train_tokenizer(texts, 300), num_workers=1)
+    return base / "encoded"
+
+
+def source(corpus, plan, config):
+    return RowSource(
+        open=lambda start: Loader(corpus, plan, rows_per_batch=config.micro_rows_on(1), start_row=start),
+        num_rows=len(plan),
+    )
+
+
+def model_config(corpus):
+    return ModelConfig(
+        vocab_size=corpus.tokenizer.vocab_size, dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8,
+        mlp_dim=32, window=16, global_every=2,
+    )  # fmt: skip
+
+
+def run(out, corpus, *, steps=8):
+    config = TrainConfig(
+        model=model_config(corpus), num_steps=steps, rows_per_step=4, micro_rows=2, warmup_steps=1,
+        learning_rate=1e-2, checkpoint_every=4, log_every=4,
+    )  # fmt: skip
+    plan = Plan.build(corpus, row_tokens=ROW, num_rows=40, seed=1)
+    model = Transformer(config.model, generator=torch.Generator().manual_seed(0))
+    train(config, model=model, rows=source(corpus, plan, config), folder=out, runtime=Runtime(),
+          kinds=tuple(corpus.kinds), quiet=True)  # fmt: skip
+    return model
+
+
+def test_loop_learns_from_real_rows(folder, tmp_path):
+    run(tmp_path, EncodedCorpus.open(folder))
+    lines = list(read_lines(tmp_path / "metrics.jsonl"))
+    assert [line["step"] for line in lines] == [4, 8]
+    assert lines[1]["loss"] < lines[0]["loss"]
+    assert set(lines[0]["kind"]) == {"code", "page"} and set(lines[0]["context"]) == {"none"}
+    assert sum(entry["targets"] for entry in lines[0]["kind"].values()) == lines[0]["targets"]
+    assert lines[1]["tokens"] == 8 * 4 * ROW
+
+
+def test_every_document_of_a_plan_is_scored(folder, tmp_path):
+    """Documents that were cut over rows are scored once, from all their targets."""
+    corpus = EncodedCorpus.open(folder)
+    model = run(tmp_path, corpus)
+    plan = Plan.build(corpus, row_tokens=ROW, epochs=1, blank_fraction=0.0)
+    ledger = Ledger()
+    # an odd number of rows a batch: the last batch is part padding
+    loader = Loader(corpus, plan, rows_per_batch=3, drop_last=False)
+    scores = score_documents(model, plan=plan, batches=loader, top_k=10, min_learnable=4, ledger=ledger)
+    assert scores.document.tolist() == list(range(40))
+    expected = [int(corpus.sequence(i).learn[1:].sum()) for i in range(40)]
+    assert scores.num_targets.tolist() == expected
+    assert np.isfinite(scores.score).all() and ledger.flops["scoring"] > 0
+    kept = scores.choose(keep=0.5, num_tokens=corpus.num_tokens, kind=corpus.kind)
+    assert {int(kind) for kind in corpus.kind[kept]} == {0, 1}
+    chosen = Plan.build(corpus, row_tokens=ROW, num_rows=8, documents=scores.document[kept])
+    assert set(chosen.document.tolist()) <= set(np.flatnonzero(kept).tolist())
+
+
+def test_document_that_fails_at_load_is_recorded_and_training_goes_on(folder, tmp_path, monkeypatch):
+    corpus = EncodedCorpus.open(folder)
+    sequence = corpus.sequence
+
+    def broken(number):
+        if number == 7:
+            raise CorruptDocument("document 7 does not match its checksum")
+        return sequence(number)
+
+    monkeypatch.setattr(corpus, "sequence", broken)
+    run(tmp_path, corpus)
+    failed = [event for event in read_lines(tmp_path / "events.jsonl") if event["event"] == "document_failed"]
+    assert failed and {event["document"] for event in failed} == {7}
+    assert "checksum" in failed[0]["reason"]
