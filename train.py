@@ -18,12 +18,9 @@ import shutil
 import sys
 import time
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import tyro
 
 from data.loader import Loader
 from data.plan import Plan
@@ -38,8 +35,8 @@ from evals.summary import write_summary
 from evals.validation import Validator
 from model import Transformer, load
 from model.load import save_model
-from recipes import RECIPES
 from recipes.forecast import forecast
+from recipes.launch import in_words, parse
 from recipes.recipe import Recipe
 from salt.distill import Distillation
 from salt.select import score_documents
@@ -60,26 +57,6 @@ logger = logging.getLogger("brine")
 
 STORE = "store"
 """Folder of the encoded corpus inside its stage."""
-
-
-@dataclass(frozen=True)
-class Launch:
-    """How a recipe is run, beside the recipe itself."""
-
-    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
-    """The run."""
-    runs: Path = Path("runs")
-    """Folder that holds the run folders."""
-    dry_run: bool = False
-    """Print parameters, tokens and the time to expect, then stop."""
-    track: str | None = None
-    """"tensorboard" writes the metrics for that viewer too."""
-    debug: bool = False
-    """Show where an error came from, and log more."""
-
-    def __post_init__(self):
-        if self.track not in (None, "tensorboard"):
-            raise ValueError(f'track = {self.track!r}: only "tensorboard" is known; metrics.jsonl is always written')
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -106,30 +83,6 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     finally:
         close_world()
-
-
-def parse(argv: list[str]) -> Launch:
-    """The request behind the arguments; the first one names a recipe, `demo` where it is an option or absent.
-
-    Exits with code 2 and a message for an unknown recipe, field or value, and with 0 after --help.
-    """
-    name, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (next(iter(RECIPES)), argv)
-    if name not in RECIPES:
-        print(f"error: unknown recipe {name!r}: choose one of {', '.join(RECIPES)}", file=sys.stderr)
-        raise SystemExit(2)
-    recipes = "\n".join(f"  {key:<10} {make.__doc__.strip().splitlines()[0]}" for key, make in RECIPES.items())
-    try:
-        return tyro.cli(
-            Launch,
-            default=Launch(recipe=RECIPES[name]()),
-            args=rest,
-            prog=f"train.py {name}",
-            description=f"Train by the recipe `{name}`, or another: train.py RECIPE [OPTIONS]\n\n{recipes}",
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 def run_line(recipe: Recipe, *, runs: Path = Path("runs"), track: str | None = None) -> Path:
@@ -186,7 +139,7 @@ class _Run:
         return self.stages[-1]
 
     def corpus(self) -> tuple[Path, dict[str, str]]:
-        """The manifest to train on and the digest of what it came from; builds the workbench corpus if there is none."""
+        """The manifest to train on and the digest of what it came from; builds a workbench corpus if there is none."""
         config = self.recipe.corpus
         if config.manifest is not None:
             if not config.manifest.is_file():
@@ -387,24 +340,6 @@ class _Run:
         """Seconds that the whole line took, skipped stages at what they took when they were done."""
         skipped = sum(stage.wall_s for stage in self.stages if stage.skipped)
         return round(time.perf_counter() - self.start + skipped, 1)
-
-
-def in_words(summary: dict) -> str:
-    """The summary as a few aligned lines."""
-    lines = [f"{'bits per byte of held-out text':<34}{_number(summary['bits_per_byte'])}"]
-    for name, gain in summary["media_gain"].items():
-        if gain["gain"] is not None:
-            span = f"[{gain['low']:.3f}, {gain['high']:.3f}]"
-            lines.append(f"{'gain from ' + name:<34}{gain['gain']:.3f} {span}")
-    lines += [f"{name + ' character error rate':<34}{_number(rate)}" for name, rate in summary["cer"].items()]
-    lines += [f"{'target ' + name:<34}{'reached' if target['reached'] else 'missed'}" for name, target in
-              summary["targets"].items()]  # fmt: skip
-    lines.append(f"{'wall clock':<34}{summary['wall_s'] / 60:.1f} min, {summary['peak_rss_gib']} GiB at most")
-    return "\n".join(lines)
-
-
-def _number(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.3f}"
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ is replaced; the document it held is tried once more on its own, in case the dea
 of memory kills at random), and then set aside. The rest of the batch is not lost in either case.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -48,6 +49,8 @@ class Encoded(NamedTuple):
 class DecodePool:
     """`num_servers` processes that encode documents whose media lie below `root`. Close it, or use it in `with`."""
 
+    server_module = "data.decode_server"
+
     def __init__(self, *, root: str | Path, tokenizer: Tokenizer, config: EncodeConfig, num_servers: int = 2,
                  batch_documents: int = 64, max_memory_mib: float = 6144.0):
         if num_servers < 1 or batch_documents < 1:
@@ -71,7 +74,8 @@ class DecodePool:
         self.close()
 
     def __del__(self):
-        if hasattr(self, "_selector"):
+        # at the interpreter's end parts of it are gone already; the servers end by themselves then
+        with contextlib.suppress(Exception):
             self.close()
 
     def close(self) -> None:
@@ -126,7 +130,7 @@ class DecodePool:
                 self._watch(free[0])
 
     def _start(self) -> "_Process":
-        server = _Process(self._hello)
+        server = _Process(self._hello, self.server_module)
         self._servers.append(server)
         self._selector.register(server.answers, selectors.EVENT_READ, server)
         self._selector.register(server.requests, selectors.EVENT_WRITE, server)
@@ -254,7 +258,7 @@ def _result(document: Document, header: dict, payload: bytes) -> Encoded:
 class _Process:
     """One server: its process, its pipes, and the batches it was given."""
 
-    def __init__(self, hello: dict):
+    def __init__(self, hello: dict, module: str):
         room = Path(__file__).resolve().parent.parent
         paths = [str(room), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1",
@@ -262,7 +266,7 @@ class _Process:
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`, with the process)
         self._process = subprocess.Popen(
             # -P: a file called like a module in the current folder must not be imported instead of it
-            [sys.executable, "-P", "-m", "data.decode_server"],
+            [sys.executable, "-P", "-m", module],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._words, bufsize=0, env=environment,
         )
         self.requests, self.answers = self._process.stdin, self._process.stdout

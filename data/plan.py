@@ -9,8 +9,8 @@ ranks, and skipping a bad stretch of training is arithmetic.
 An epoch visits every chosen document (as often as its weight says), in an order shuffled by (seed, epoch). Documents
 are packed by best fit, longest first within a window of the shuffled order, under one budget of tokens and one per
 modality, so that batches have one shape; a row never holds two stretches of one document (equal ids side by side would
-be one document to attention). Rows left open are carried into the next window and at last the next epoch. Documents that
-exceed a row, in tokens or media, are spread over several rows at places outside media, so that every target is
+be one document to attention). Rows left open are carried into the next window and at last the next epoch. Documents
+that exceed a row, in tokens or media, are spread over several rows at places outside media, so that every target is
 predicted once; a document with a medium that fits no row is left out, and counted with the reason.
 
 A tenth of the documents with media are blanked in training (grey, silence), so that a model asked about a blank
@@ -121,18 +121,22 @@ class Plan:
         packer = _Packer(row_tokens, budget)
         wanted = math.inf if num_rows is None else num_rows
         begun = 0
-        while len(packer.closed) < wanted and (num_rows is not None or begun < (epochs or 1)):
-            visits = _visits(usable, weight, seed, begun, shuffle)
-            for first in range(0, len(visits), WINDOW_DOCUMENTS):
+        while packer.num_rows < wanted and (num_rows is not None or begun < (epochs or 1)):
+            visits = iter(_visits(usable, weight, seed, begun, shuffle))
+            begun += 1
+            while packer.num_rows < wanted:
+                # no more is taken up than there is room for: a window that is cut off would favour what it packs first
+                room = wanted * row_tokens - packer.num_tokens
                 pieces = []
-                for number, copy in visits[first : first + WINDOW_DOCUMENTS]:
-                    draw = _uniform(seed, 2, number, begun * 4096 + copy)
+                while len(pieces) < WINDOW_DOCUMENTS and room > 0 and (visit := next(visits, None)):
+                    number, copy = visit
+                    draw = _uniform(seed, 2, number, (begun - 1) * 4096 + copy)
                     blank = bool(with_media[number]) and draw < blank_fraction
                     pieces += [(number, *piece, blank) for piece in table[number]]
-                packer.window(pieces, keep_order=not shuffle)
-                if len(packer.closed) >= wanted:
+                    room -= sum(stop - start for start, stop, _ in table[number])
+                if not pieces:
                     break
-            begun += 1
+                packer.window(pieces, keep_order=not shuffle)
         packer.close_all()
         rows = packer.closed[: num_rows if num_rows is not None else None]
         if shuffle:
@@ -269,23 +273,29 @@ def _split(sequence, row_tokens: int, limits: np.ndarray) -> list[_Piece] | str:
 class _Packer:
     """Best fit of stretches into open rows; rooms are kept sorted, so the tightest row that fits is found first."""
 
+    # rows: number -> entries, media left, documents held, stretches placed when it was opened
+
     def __init__(self, row_tokens: int, budget: dict[str, int]):
         self.row_tokens = row_tokens
         self.media = tuple(budget[name] for name in MODALITIES)
         self.closed: list[list[tuple]] = []
         self.rooms: list[tuple[int, int]] = []
         self.rows: dict[int, tuple[list[tuple], list[int], set[int], int]] = {}
-        self.opened = self.windows = 0
+        self.opened = self.placed = self.num_tokens = 0
+
+    @property
+    def num_rows(self) -> int:
+        """Rows closed and open."""
+        return len(self.closed) + len(self.rows)
 
     def window(self, pieces: list[tuple], *, keep_order: bool = False) -> None:
-        """Pack one window; afterwards close the rows that have been open for two windows, and the nearly full ones."""
+        """Pack one window; afterwards close rows that are nearly full, or have been open for two windows' worth."""
         if not keep_order:
             pieces = sorted(pieces, key=lambda piece: piece[1] - piece[2])
         for piece in pieces:
             self._place(piece)
-        self.windows += 1
         for room, row in list(self.rooms):
-            if room <= self.row_tokens // 128 or self.windows - self.rows[row][3] >= 2:
+            if room <= self.row_tokens // 128 or self.placed - self.rows[row][3] >= 2 * WINDOW_DOCUMENTS:
                 self._close(room, row)
 
     def _place(self, piece: tuple) -> None:
@@ -299,9 +309,11 @@ class _Packer:
                 break
         else:
             room, row = self.row_tokens, self.opened
-            entries, left, held, _ = self.rows[row] = ([], list(self.media), set(), self.windows)
+            entries, left, held, _ = self.rows[row] = ([], list(self.media), set(), self.placed)
             self.opened += 1
         entries.append((document, start, stop, blank))
+        self.placed += 1
+        self.num_tokens += length
         held.add(document)
         for column, need in enumerate(media):
             left[column] -= need

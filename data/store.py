@@ -76,7 +76,10 @@ def build_corpus(
     if _read_json(folder / "meta.json").get("identity") == identity:
         return EncodedCorpus.open(folder)
     if _read_json(folder / "building.json") != identity:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            if not (folder / "building.json").is_file() and any(folder.iterdir()):
+                raise CorpusError(f"folder {folder} holds other files: give a new or empty one for the encoded corpus")
+            shutil.rmtree(folder)
         folder.mkdir(parents=True)
         _write_json(folder / "building.json", identity)
     (folder / "meta.json").unlink(missing_ok=True)
@@ -89,7 +92,9 @@ def build_corpus(
         if progress:
             from tqdm import tqdm
 
-            results = tqdm(results, desc="encode", unit=" docs", initial=writer.items_done, smoothing=0.05)
+            with open(manifest, "rb") as file:
+                total = sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
+            results = tqdm(results, desc="encode", unit=" docs", initial=writer.items_done, total=total, smoothing=0.05)
         for result in results:
             writer.add(result)
     writer.close_shard()

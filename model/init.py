@@ -29,7 +29,7 @@ def init_weights(model: Transformer, generator: torch.Generator | None = None) -
     embed.patches.*.norm_in.weight     constant          1
     embed.patches.*.norm_in.bias       constant          0
     embed.patches.*.proj.weight        normal            1 / sqrt(patch_dim)
-    embed.patches.*.proj.bias          constant          0
+    embed.patches.*.proj.bias          normal            0.1
     embed.patches.*.norm_out.weight    constant          1
     embed.patches.*.norm_out.bias      constant          0
     blocks.*.attn_norm.weight          constant          1
@@ -48,7 +48,7 @@ def init_weights(model: Transformer, generator: torch.Generator | None = None) -
     config = model.config
     residual = 1 / math.sqrt(2 * config.num_layers)
     constants = {
-        "norm_in.weight": 1.0, "norm_in.bias": 0.0, "proj.bias": 0.0, "norm_out.weight": 1.0, "norm_out.bias": 0.0,
+        "norm_in.weight": 1.0, "norm_in.bias": 0.0, "norm_out.weight": 1.0, "norm_out.bias": 0.0,
         "attn_norm.weight": 1.0, "q_norm.weight": 1.0, "k_norm.weight": 1.0, "mlp_norm.weight": 1.0,
         "norm.weight": HEAD_STD if config.tie_embeddings else 1.0,
     }  # fmt: skip
@@ -56,10 +56,15 @@ def init_weights(model: Transformer, generator: torch.Generator | None = None) -
         "tokens.weight": 1.0, "proj.weight": 1.0, "qkv.weight": 1.0, "gate_up.weight": 1.0,
         "out.weight": residual, "down.weight": residual, "head.weight": HEAD_STD,
     }  # fmt: skip
+    # a flat patch is all zeros after its norm: without a bias the norms behind it would divide by nearly nothing, and
+    # the gradient of a row of blanks would be a thousand times that of any other
+    spreads = {"proj.bias": 0.1}
     for name, parameter in model.named_parameters():
         key = ".".join(name.split(".")[-2:])
         if key in constants:
             parameter.fill_(constants[key])
+        elif key in spreads:
+            parameter.normal_(0.0, spreads[key], generator=generator)
         elif key in gains:
             # every matrix is (out, in); the token table too has its width last
             parameter.normal_(0.0, gains[key] / math.sqrt(parameter.shape[-1]), generator=generator)

@@ -21,7 +21,7 @@ MAY_IMPORT = {
 }
 ROOMS = set(MAY_IMPORT)
 # GPL-3 speech and its neighbours make corpora; nothing that trains or answers may need them
-CORPUS_ONLY = {"espeakng_loader", "pygments", "datasketch"}
+CORPUS_ONLY = {"espeakng_loader", "pygments"}
 
 
 def imports_of(path: Path) -> set[str]:

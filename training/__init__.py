@@ -12,6 +12,7 @@
     ledger.py        who pays for what
     metrics.py       metrics.jsonl, events.jsonl
     console.py       the bar and the status line
+    pace.py          tokens per second, MFU, time left
     distributed.py   plain data parallelism, waiting for rank 0
     stages.py        the line: locked folder, stages done once
     processes.py     children that end with their parent, signals that let a step finish

@@ -150,6 +150,9 @@ class RuntimeConfig:
     """Deterministic algorithms only, so that a resumed run ends with the same bits."""
 
     def __post_init__(self):
+        if isinstance(self.compile, str) and self.compile.lower() in ("true", "false"):
+            # a command line gives words
+            object.__setattr__(self, "compile", self.compile.lower() == "true")
         if self.compile not in (True, False, "auto"):
             raise ValueError(f"compile = {self.compile!r}: give true, false or auto")
         if self.dtype not in DTYPES:

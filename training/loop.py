@@ -38,15 +38,16 @@ from training.checkpoint import (
     save_checkpoint,
 )
 from training.config import TrainConfig
-from training.console import Console, Status
+from training.console import Console
 from training.distributed import World
 from training.guard import Guard
 from training.ledger import Ledger
 from training.metrics import Record, Sink, append_event
 from training.optimizer import GradientBuffer, Optimizer
+from training.pace import Pace
 from training.processes import Interrupted, Stop
 from training.rows import RowSource, RowStream
-from training.runtime import Runtime, compile_blocks, measure_matmul_flops, peak_memory_gib
+from training.runtime import Runtime, compile_blocks
 from training.schedule import learning_rate
 from training.step import Tally, accumulate, clip
 
@@ -162,16 +163,14 @@ class _Run:
         self.last: Checkpoint | None = None
         self.anchor: Checkpoint | None = None
         self.last_loss = float("nan")
-        # the clock's numbers, for the console only
-        self.peak_flops = 0.0
-        self.clock: dict[str, float] = {}
+        self.pace = Pace(
+            runtime, num_steps=config.num_steps, world_size=world.size, peak_flops=0.0 if self.console.quiet else None
+        )
 
     def go(self, stop: Stop) -> TrainResult:
         """From the newest checkpoint (or the beginning) to the last step."""
         self._begin()
-        if self.step < self.config.num_steps and self.world.is_main and not self.console.quiet:
-            self.peak_flops = measure_matmul_flops(self.runtime)
-        self._reset_clock()
+        self._begin_window()
         # a stop may have left a validation out
         leave = self._validation_broken_off(stop)
         while self.step < self.config.num_steps and not leave:
@@ -244,7 +243,7 @@ class _Run:
         spent = time.perf_counter() - start
         self.ledger.bill(self.account, flops=result.flops["student"], seconds=spent - result.teacher_s)
         self.ledger.bill("teacher_forward", flops=result.flops["teacher_forward"], seconds=result.teacher_s)
-        self.clock["data"] += result.data_s
+        self.pace.data_s += result.data_s
         if reason is not None:
             self._roll_back(reason)
             return result.stop
@@ -264,24 +263,13 @@ class _Run:
         return self.step == self.config.num_steps or (every > 0 and self.step % every == 0)
 
     def _log(self, grad_norm: float, rate: float) -> None:
-        seconds = max(1e-9, time.perf_counter() - self.clock["start"])
         flops = self.ledger.total_flops()
-        flops_per_s = (flops - self.clock["flops"]) / seconds / self.world.size
         numbers = self.window.to_dict()
         self.last_loss = numbers["loss"]
-        status = Status(
-            step=self.step,
-            num_steps=self.config.num_steps,
-            tokens=self.tokens,
-            loss=self.last_loss,
-            grad_norm=grad_norm,
+        status = self.pace.status(
+            step=self.step, tokens=self.tokens, flops=flops, loss=self.last_loss, grad_norm=grad_norm,
             learning_rate=rate,
-            tokens_per_s=(self.tokens - self.clock["tokens"]) / seconds,
-            mfu=flops_per_s / self.peak_flops if self.peak_flops else 0.0,
-            memory_gib=peak_memory_gib(self.runtime.device),
-            data_wait=self.clock["data"] / seconds,
-            left_s=(self.config.num_steps - self.step) * seconds / max(1, self.step - self.clock["step"]),
-        )
+        )  # fmt: skip
         soft = self.distillation.weight_at(self.step - 1) if self.distillation is not None else 0.0
         self.record.metrics(
             {
@@ -296,7 +284,7 @@ class _Run:
                 # all that a clock decides
                 "time": {
                     "tokens_per_s": status.tokens_per_s,
-                    "flops_per_s": flops_per_s,
+                    "flops_per_s": self.pace.flops_per_s,
                     "mfu": status.mfu,
                     "memory_gib": status.memory_gib,
                     "data_wait": status.data_wait,
@@ -306,7 +294,7 @@ class _Run:
         )
         self.console.status(status)
         self.window = Tally(self.kinds)
-        self._reset_clock()
+        self._begin_window()
 
     def _validation_broken_off(self, stop: Stop) -> bool:
         """Validate on rank 0 where this step is due and it has not been done; was it broken off by a stop?"""
@@ -330,8 +318,7 @@ class _Run:
         if found is not None:
             self.record.metrics({"step": self.step, "validation": found, "flops": {"total": self.ledger.total_flops()}})
             self.validated = True
-        # the pace on the console is the pace of training
-        self.clock["start"] += time.perf_counter() - start
+        self.pace.pause(time.perf_counter() - start)
 
     def _save(self, *, planned: bool) -> None:
         """Checkpoint on rank 0; the others wait, so that none runs ahead of a save that fails."""
@@ -390,7 +377,7 @@ class _Run:
             f"step {failed_step}: {reason}; back to step {self.step}, passing over rows {skipped[0]} to {skipped[1]}"
         )
         self.stream.close()
-        self._reset_clock()
+        self._begin_window()
         self.world.barrier()
         if self.world.is_main:
             drop_after(self.checkpoints, step=self.step)
@@ -407,14 +394,8 @@ class _Run:
             self._save(planned=True)
         self.record.event("finished", step=self.step, row=self.row)
 
-    def _reset_clock(self) -> None:
-        self.clock = {
-            "start": time.perf_counter(),
-            "step": self.step,
-            "tokens": self.tokens,
-            "flops": self.ledger.total_flops(),
-            "data": 0.0,
-        }
+    def _begin_window(self) -> None:
+        self.pace.begin(step=self.step, tokens=self.tokens, flops=self.ledger.total_flops())
 
     def close(self) -> None:
         self.stream.close()

@@ -50,6 +50,10 @@ def test_runtime_config_tells_the_remedy(changes, message):
         RuntimeConfig(**changes)
 
 
+def test_compile_may_come_from_a_command_line():
+    assert [RuntimeConfig(compile=word).compile for word in ("true", "False", "auto")] == [True, False, "auto"]
+
+
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_schedule_rises_and_decays_to_its_end(schedule):
     config = TrainConfig(num_steps=101, warmup_steps=10, learning_rate=0.5, final_lr_fraction=0.1, schedule=schedule)

@@ -4,13 +4,15 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from training.distributed import lock_is_held
 from training.files import differences, digest
-from training.stages import Line, RunLockedError
+from training.stages import Line, RunLockedError, acquire_lock
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -119,6 +121,21 @@ def test_second_process_is_told_who_holds_the_folder(tmp_path):
 def test_same_process_cannot_lock_twice(tmp_path):
     with Line(tmp_path), pytest.raises(RunLockedError):
         Line(tmp_path).__enter__()
+
+
+def test_lock_waits_for_the_workers_of_a_dead_run(tmp_path):
+    """A killed run's forked workers hold its lock for a moment longer; that is no other run."""
+    runner = os.fork()
+    if runner == 0:
+        acquire_lock(tmp_path)
+        if os.fork() == 0:
+            time.sleep(0.5)
+        os._exit(0)
+    os.waitpid(runner, 0)
+    assert lock_is_held(tmp_path)
+    with Line(tmp_path):
+        assert lock_is_held(tmp_path)
+    assert not lock_is_held(tmp_path)
 
 
 def test_unwritable_folder_is_named(tmp_path):

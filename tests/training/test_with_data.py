@@ -50,12 +50,17 @@ def model_config(corpus):
     )  # fmt: skip
 
 
+def rows_of(corpus):
+    """Eight steps of four rows."""
+    return Plan.build(corpus, row_tokens=ROW, num_rows=32, seed=1)
+
+
 def run(out, corpus, *, steps=8):
     config = TrainConfig(
         model=model_config(corpus), num_steps=steps, rows_per_step=4, micro_rows=2, warmup_steps=1,
         learning_rate=1e-2, checkpoint_every=4, log_every=4,
     )  # fmt: skip
-    plan = Plan.build(corpus, row_tokens=ROW, num_rows=40, seed=1)
+    plan = rows_of(corpus)
     model = Transformer(config.model, generator=torch.Generator().manual_seed(0))
     train(config, model=model, rows=source(corpus, plan, config), folder=out, runtime=Runtime(),
           kinds=tuple(corpus.kinds), quiet=True)  # fmt: skip
@@ -96,12 +101,13 @@ def test_document_that_fails_at_load_is_recorded_and_training_goes_on(folder, tm
     sequence = corpus.sequence
 
     def broken(number):
-        if number == 7:
-            raise CorruptDocument("document 7 does not match its checksum")
+        if number % 4 == 0:
+            raise CorruptDocument(f"document {number} does not match its checksum")
         return sequence(number)
 
     monkeypatch.setattr(corpus, "sequence", broken)
     run(tmp_path, corpus)
+    planned = {int(number) for number in rows_of(corpus).document if number % 4 == 0}
     failed = [event for event in read_lines(tmp_path / "events.jsonl") if event["event"] == "document_failed"]
-    assert failed and {event["document"] for event in failed} == {7}
+    assert planned and {event["document"] for event in failed} == planned
     assert "checksum" in failed[0]["reason"]

@@ -1,0 +1,79 @@
+"""The outer line of the command: which recipe, which fields overridden, and what is said at the end.
+
+tyro reads the recipe's dataclasses: their fields become options, their docstrings the help, and a mistyped option gets
+the nearest one as advice. Nothing but this file imports it.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from recipes import RECIPES
+from recipes.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a recipe is run, beside the recipe itself."""
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    """The run."""
+    runs: Path = Path("runs")
+    """Folder that holds the run folders."""
+    dry_run: bool = False
+    """Print parameters, tokens and the time to expect, then stop."""
+    track: str | None = None
+    """"tensorboard" writes the metrics for that viewer too."""
+    debug: bool = False
+    """Show where an error came from, and log more."""
+
+    def __post_init__(self):
+        if self.track not in (None, "tensorboard"):
+            raise ValueError(f'track = {self.track!r}: only "tensorboard" is known; metrics.jsonl is always written')
+
+
+def parse(argv: list[str]) -> Launch:
+    """The request behind the arguments; the first one names a recipe, `demo` where it is an option or absent.
+
+    Exits with code 2 and a message for an unknown recipe, field or value, and with 0 after --help.
+    """
+    name, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (next(iter(RECIPES)), argv)
+    if name not in RECIPES:
+        print(f"error: unknown recipe {name!r}: choose one of {', '.join(RECIPES)}", file=sys.stderr)
+        raise SystemExit(2)
+    recipes = "\n".join(f"  {key:<10} {make.__doc__.strip().splitlines()[0]}" for key, make in RECIPES.items())
+    try:
+        return tyro.cli(
+            Launch,
+            default=Launch(recipe=RECIPES[name]()),
+            args=rest,
+            prog=f"train.py {name}",
+            description=f"Train by the recipe `{name}`, or another: train.py RECIPE [OPTIONS]\n\n{recipes}",
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def in_words(summary: dict) -> str:
+    """The summary as a few aligned lines."""
+    lines = [f"{'bits per byte of held-out text':<34}{_number(summary['bits_per_byte'])}"]
+    for name, gain in summary["media_gain"].items():
+        if gain["gain"] is not None:
+            span = f"[{gain['low']:.3f}, {gain['high']:.3f}]"
+            lines.append(f"{'gain from ' + name:<34}{gain['gain']:.3f} {span}")
+    lines += [f"{name + ' character error rate':<34}{_number(rate)}" for name, rate in summary["cer"].items()]
+    lines += [f"{'target ' + name:<34}{'reached' if target['reached'] else 'missed'}" for name, target in
+              summary["targets"].items()]  # fmt: skip
+    lines.append(f"{'wall clock':<34}{summary['wall_s'] / 60:.1f} min, {summary['peak_rss_gib']} GiB at most")
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.3f}"

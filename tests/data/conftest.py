@@ -1,0 +1,49 @@
+"""One small corpus of every kind, built once: 40 documents, decoded by two servers."""
+
+import pytest
+from media_files import film, line, manifest, picture, sound
+
+from data.config import EncodeConfig
+from data.store import EncodedCorpus, build_corpus
+from data.tokenizer import Tokenizer, train_tokenizer
+
+WORDS = "the quick brown fox imports numpy as np and returns self.value from a dictionary of lists "
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer([WORDS * 20], 300)
+
+
+@pytest.fixture(scope="session")
+def config() -> EncodeConfig:
+    return EncodeConfig(max_image_tokens=64, max_video_tokens=256, max_video_s=30.0, max_audio_s=10.0)
+
+
+@pytest.fixture(scope="session")
+def manifest_path(tmp_path_factory):
+    root = tmp_path_factory.mktemp("material")
+    lines = []
+    for number in range(10):
+        split = "validation" if number == 9 else "train"
+        fields = {"split": split, "level": number % 3, "source": "made"}
+        picture(root / f"media/{number}.png", 20 + 13 * number, 16 + 7 * number, seed=number)
+        lines.append(line(f"shot-{number}", {"image": f"media/{number}.png"}, WORDS[: 10 + number], kind="screenshot",
+                          **fields))
+        sound(root / f"media/{number}.wav", 0.2 + 0.3 * number, rate=8000 if number % 2 else 22050, seed=number)
+        lines.append(line(f"word-{number}", {"audio": f"media/{number}.wav"}, WORDS[5 : 20 + number], kind="narration",
+                          **fields))
+        lines.append(line(f"text-{number}", WORDS * (1 + number), kind="text", **fields))
+        if number % 3 == 0:
+            film(root / f"media/{number}.mp4", 1.5 + 0.5 * number, tone_s=1.0 if number else 0.0)
+            lines.append(line(f"film-{number}", {"video": f"media/{number}.mp4"}, WORDS[:12], kind="recording",
+                              **fields))
+    lines.append(line("page", "See ", {"image": "media/3.png"}, "hear ", {"audio": "media/4.wav"}, WORDS * 4,
+                      {"video": "media/3.mp4"}, "end", kind="page"))
+    return manifest(root, lines)
+
+
+@pytest.fixture(scope="session")
+def corpus(manifest_path, tmp_path_factory, tokenizer, config) -> EncodedCorpus:
+    folder = tmp_path_factory.mktemp("encoded") / "corpus"
+    return build_corpus(manifest_path, folder, tokenizer=tokenizer, config=config, num_workers=2, shard_documents=8)

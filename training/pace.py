@@ -1,0 +1,54 @@
+"""How fast training goes: tokens and FLOPs per second since the last line, and what is left.
+
+Everything that a clock decides is computed here, apart from the loop, which must not look at a clock for anything that
+reaches the weights. Time spent validating is taken out: the pace on the console is the pace of training.
+"""
+
+from __future__ import annotations
+
+import time
+
+from training.console import Status
+from training.runtime import Runtime, measure_matmul_flops, peak_memory_gib
+
+
+class Pace:
+    """Measures one window of steps after another."""
+
+    def __init__(self, runtime: Runtime, *, num_steps: int, world_size: int, peak_flops: float | None = None):
+        """peak_flops: FLOP per second that MFU is quoted against; measured at the first window if None, 0 for none."""
+        self.runtime, self.num_steps, self.world_size = runtime, num_steps, world_size
+        self.peak_flops = peak_flops
+        self.flops_per_s = 0.0
+
+    def begin(self, *, step: int, tokens: int, flops: int) -> None:
+        """Start a window here."""
+        if self.peak_flops is None:
+            self.peak_flops = measure_matmul_flops(self.runtime)
+        self.step, self.tokens, self.flops = step, tokens, flops
+        self.data_s = 0.0
+        self.start = time.perf_counter()
+
+    def pause(self, seconds: float) -> None:
+        """Leave out time that was not training."""
+        self.start += seconds
+
+    def status(
+        self, *, step: int, tokens: int, flops: int, loss: float, grad_norm: float, learning_rate: float
+    ) -> Status:
+        """The console's numbers for the window that ends here."""
+        seconds = max(1e-9, time.perf_counter() - self.start)
+        self.flops_per_s = (flops - self.flops) / seconds / self.world_size
+        return Status(
+            step=step,
+            num_steps=self.num_steps,
+            tokens=tokens,
+            loss=loss,
+            grad_norm=grad_norm,
+            learning_rate=learning_rate,
+            tokens_per_s=(tokens - self.tokens) / seconds,
+            mfu=self.flops_per_s / self.peak_flops if self.peak_flops else 0.0,
+            memory_gib=peak_memory_gib(self.runtime.device),
+            data_wait=self.data_s / seconds,
+            left_s=(self.num_steps - step) * seconds / max(1, step - self.step),
+        )
