@@ -192,9 +192,16 @@ class _Run:
             num_rows=num_rows or config.num_steps * config.rows_per_step,
             seed=self.recipe.seed,
             blank_fraction=rows.blank_fraction,
-            kind_weights=dict(rows.kind_weights),
+            kind_weights=self.kind_weights(),
             documents=documents,
         )
+
+    def kind_weights(self) -> dict[str, float]:
+        """The recipe's weights for the kinds that this corpus has."""
+        weights = {kind: weight for kind, weight in self.recipe.rows.kind_weights if kind in self.data.kinds}
+        if absent := sorted({kind for kind, _ in self.recipe.rows.kind_weights} - set(weights)):
+            logger.info("rows.kind_weights names kinds that are not in the corpus: %s", ", ".join(absent))
+        return weights
 
     def loader(self, plan: Plan, config: TrainConfig, start_row: int = 0) -> Loader:
         """This rank's micro-batches of a plan from a row on."""

@@ -191,9 +191,7 @@ class DecodePool:
             elif "loading" in header:
                 server.loading = header["loading"]
             elif "done" in header:
-                server.batches.popleft()
-                server.position = 0
-                if header["tired"] and self._servers.count(server):
+                if header["tired"]:
                     queue.extendleft(reversed([list(batch) for batch in server.batches]))
                     self._drop(server)
                     return
@@ -201,6 +199,9 @@ class DecodePool:
                 number, document = server.batches[0][header["n"]]
                 server.position = header["n"] + 1
                 results[number] = _result(document, header, payload)
+                if server.position == len(server.batches[0]):
+                    server.batches.popleft()
+                    server.position = 0
         if alive:
             return
         status = self._drop(server)

@@ -114,11 +114,23 @@ def _open_decord(path: Path, config: EncodeConfig) -> _Opened:
         frame, last = None, -1
         for index in indices:
             if index != last:
-                frame, last = reader[index].asnumpy(), index
+                frame, last = _three_channels(reader[index].asnumpy()), index
                 _check(len(spans), end_s, frame.shape[1], frame.shape[0], config)
             yield frame
 
     return spans[:, 0] - start, end_s, fetch
+
+
+def _three_channels(frame: np.ndarray) -> np.ndarray:
+    """(H, W, 3) pixels of a decord frame.
+
+    decord takes the padded length of a line over the width for the number of channels: frames 16, 24 or 48 pixels
+    wide come out with 4 or 6. The bytes are right, with padding at the end of each line.
+    """
+    height, width, channels = frame.shape
+    if channels == 3:
+        return frame
+    return np.ascontiguousarray(frame.reshape(height, width * channels)[:, : width * 3]).reshape(height, width, 3)
 
 
 def _open_av(path: Path, config: EncodeConfig) -> _Opened:

@@ -28,10 +28,17 @@ def real() -> Recipe:
             vocab_size=512,
             encode=EncodeConfig(max_image_tokens=128, max_video_tokens=512),
         ),
-        rows=RowsConfig(row_tokens=1024, image_budget=768, audio_budget=768, video_budget=512),
+        rows=RowsConfig(
+            row_tokens=1024,
+            image_budget=768,
+            audio_budget=768,
+            video_budget=512,
+            # few-class sources many times, so that they weigh as much as the books do
+            kind_weights=(("mnist", 20.0), ("fsdd", 20.0), ("esc10", 10.0), ("nlvr", 3.0), ("coco", 3.0)),
+        ),
         large=TrainConfig(
             model=ModelConfig(dim=192, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=48, mlp_dim=512, window=256),
-            num_steps=400,
+            num_steps=500,
             rows_per_step=8,
             micro_rows=8,
             learning_rate=2e-3,
