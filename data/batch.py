@@ -54,20 +54,26 @@ class Batch:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
         """The same batch with its tensors on a device."""
+
         def move(tensor):
             return tensor.to(device, non_blocking=non_blocking)
 
         names = ("token_ids", "position", "document", "block", "labels", "kind", "context")
         media = {name: (move(patches), move(slot)) for name, (patches, slot) in self.media.items()}
-        return Batch(**{name: move(getattr(self, name)) for name in names}, media=media, rows=self.rows,
-                     failures=self.failures)
+        return Batch(
+            **{name: move(getattr(self, name)) for name in names}, media=media, rows=self.rows, failures=self.failures
+        )
 
     def pin_memory(self) -> "Batch":
         """The same batch in pinned memory; torch's DataLoader calls this by name."""
         names = ("token_ids", "position", "document", "block", "labels", "kind", "context")
         media = {name: (patches.pin_memory(), slot.pin_memory()) for name, (patches, slot) in self.media.items()}
-        return Batch(**{name: getattr(self, name).pin_memory() for name in names}, media=media, rows=self.rows,
-                     failures=self.failures)
+        return Batch(
+            **{name: getattr(self, name).pin_memory() for name in names},
+            media=media,
+            rows=self.rows,
+            failures=self.failures,
+        )
 
 
 def labels_of(token_ids: np.ndarray, learn: np.ndarray, block: np.ndarray) -> np.ndarray:
@@ -87,7 +93,11 @@ def floats(patches: np.ndarray) -> np.ndarray:
 
 
 def make_batch(
-    corpus, plan, rows: Iterable[int], *, blank_modalities: Iterable[str] = MODALITIES,
+    corpus,
+    plan,
+    rows: Iterable[int],
+    *,
+    blank_modalities: Iterable[str] = MODALITIES,
     transform: Transform | None = None,
 ) -> Batch:
     """The batch of the given rows of a plan; a row number past the end gives a row of padding.
@@ -116,24 +126,45 @@ def make_batch(
             line.append((document, stop - start, sequence.blanked(blank_modalities) if blank else sequence))
         lines.append(line)
 
-    return collate(lines, row_tokens=plan.row_tokens, media_budget=plan.media_budget, config=corpus.config,
-                   kinds=corpus.kind, rows=tuple(rows), failures=tuple(failures.items()))
+    return collate(
+        lines,
+        row_tokens=plan.row_tokens,
+        media_budget=plan.media_budget,
+        config=corpus.config,
+        kinds=corpus.kind,
+        rows=tuple(rows),
+        failures=tuple(failures.items()),
+    )
 
 
 def collate(
-    lines: list[list[tuple[int, int, Sequence | None]]], *, row_tokens: int, media_budget: dict[str, int],
-    config: EncodeConfig, kinds=None, rows: tuple[int, ...] = (), failures: tuple[tuple[int, str], ...] = (),
+    lines: list[list[tuple[int, int, Sequence | None]]],
+    *,
+    row_tokens: int,
+    media_budget: dict[str, int],
+    config: EncodeConfig,
+    kinds=None,
+    rows: tuple[int, ...] = (),
+    failures: tuple[tuple[int, str], ...] = (),
 ) -> Batch:
     """Lay sequences into rows: each line is a list of (document, length, sequence), None leaving a gap of padding."""
     shape = (len(lines), row_tokens)
     out = {
-        "token_ids": np.full(shape, PAD_ID, np.int64), "position": np.zeros((*shape, 3), np.float32),
-        "document": np.full(shape, -1, np.int32), "block": np.zeros(shape, np.int32),
-        "labels": np.full(shape, IGNORE, np.int64), "kind": np.full(shape, -1, np.int16),
+        "token_ids": np.full(shape, PAD_ID, np.int64),
+        "position": np.zeros((*shape, 3), np.float32),
+        "document": np.full(shape, -1, np.int32),
+        "block": np.zeros(shape, np.int32),
+        "labels": np.full(shape, IGNORE, np.int64),
+        "kind": np.full(shape, -1, np.int16),
         "context": np.zeros(shape, np.uint8),
     }
-    media = {name: (np.zeros((len(lines) * media_budget[name], config.dims[name]), np.float32),
-                    np.full(len(lines) * media_budget[name], shape[0] * shape[1], np.int64)) for name in MODALITIES}
+    media = {
+        name: (
+            np.zeros((len(lines) * media_budget[name], config.dims[name]), np.float32),
+            np.full(len(lines) * media_budget[name], shape[0] * shape[1], np.int64),
+        )
+        for name in MODALITIES
+    }
     used = dict.fromkeys(MODALITIES, 0)
     for number, line in enumerate(lines):
         column = blocks = 0

@@ -97,6 +97,8 @@ def decode_image(path: Path, config: EncodeConfig) -> DecodedImage:
                 pixels = to_rgb(picture)
     except DocumentError:
         raise
+    except Pillow.DecompressionBombError as error:
+        raise DocumentError(f"picture is far over max_pixels={config.max_pixels}; scale it down ({error})") from None
     except Pillow.UnidentifiedImageError:
         raise DocumentError(f"not a picture of a known format ({', '.join(PICTURE_FORMATS)})") from None
     # Pillow's format readers raise whatever their parsers trip over

@@ -116,8 +116,15 @@ def _mel(sample_rate: int, n_fft: int, hop: int, bins: int) -> torchaudio.transf
         # more bins than the transform can fill is the caller's choice; empty ones stay at the floor
         warnings.simplefilter("ignore")
         return torchaudio.transforms.MelSpectrogram(
-            sample_rate=sample_rate, n_fft=n_fft, hop_length=hop, n_mels=bins, center=True, pad_mode="constant",
-            power=2.0, mel_scale="slaney", norm=None,
+            sample_rate=sample_rate,
+            n_fft=n_fft,
+            hop_length=hop,
+            n_mels=bins,
+            center=True,
+            pad_mode="constant",
+            power=2.0,
+            mel_scale="slaney",
+            norm=None,
         )
 
 

@@ -51,8 +51,16 @@ class DecodePool:
 
     server_module = "data.decode_server"
 
-    def __init__(self, *, root: str | Path, tokenizer: Tokenizer, config: EncodeConfig, num_servers: int = 2,
-                 batch_documents: int = 64, max_memory_mib: float = 6144.0):
+    def __init__(
+        self,
+        *,
+        root: str | Path,
+        tokenizer: Tokenizer,
+        config: EncodeConfig,
+        num_servers: int = 2,
+        batch_documents: int = 64,
+        max_memory_mib: float = 6144.0,
+    ):
         if num_servers < 1 or batch_documents < 1:
             raise ValueError("num_servers and batch_documents must be at least 1")
         self.config = config
@@ -262,13 +270,21 @@ class _Process:
     def __init__(self, hello: dict, module: str):
         room = Path(__file__).resolve().parent.parent
         paths = [str(room), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1",
-                                    "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(paths),
+            "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`, with the process)
         self._process = subprocess.Popen(
             # -P: a file called like a module in the current folder must not be imported instead of it
             [sys.executable, "-P", "-m", module],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._words, bufsize=0, env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._words,
+            bufsize=0,
+            env=environment,
         )
         self.requests, self.answers = self._process.stdin, self._process.stdout
         for stream in (self.requests, self.answers):

@@ -115,7 +115,7 @@ def part_to_json(part: Part) -> dict:
 
 
 def modality_of(part: Part) -> str:
-    """"image", "audio" or "video" of a media part, "text" of a text part."""
+    """ "image", "audio" or "video" of a media part, "text" of a text part."""
     return type(part).__name__.lower()
 
 

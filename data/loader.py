@@ -34,9 +34,19 @@ class Loader:
     """Iterates `Batch`es of a plan from a global row on. See the module for ranks, state and failures."""
 
     def __init__(
-        self, corpus, plan: Plan, *, rows_per_batch: int, start_row: int = 0, rank: int = 0, world_size: int = 1,
-        num_workers: int = 0, drop_last: bool = True, blank_modalities: Iterable[str] = MODALITIES,
-        transform: Transform | None = None, on_failure: Callable[[int, str], None] | None = None,
+        self,
+        corpus,
+        plan: Plan,
+        *,
+        rows_per_batch: int,
+        start_row: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+        drop_last: bool = True,
+        blank_modalities: Iterable[str] = MODALITIES,
+        transform: Transform | None = None,
+        on_failure: Callable[[int, str], None] | None = None,
         pin_memory: bool = False,
     ):
         """rows_per_batch: rows of this rank in a step. start_row: next global row, as `state` gave it.
@@ -72,11 +82,21 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         first = self.state
-        steps = _Steps(self.corpus, self.plan, self.rows_per_batch, first + self.rank * self.rows_per_batch,
-                       self.rows_per_step, self._options)
+        steps = _Steps(
+            self.corpus,
+            self.plan,
+            self.rows_per_batch,
+            first + self.rank * self.rows_per_batch,
+            self.rows_per_step,
+            self._options,
+        )
         batches = torch.utils.data.DataLoader(
-            steps, batch_size=None, sampler=range(len(self)), num_workers=self.num_workers,
-            multiprocessing_context="spawn" if self.num_workers else None, pin_memory=self.pin_memory,
+            steps,
+            batch_size=None,
+            sampler=range(len(self)),
+            num_workers=self.num_workers,
+            multiprocessing_context="spawn" if self.num_workers else None,
+            pin_memory=self.pin_memory,
             # without one of its own it would draw from torch's global generator, and shift what a resumed run draws
             generator=torch.Generator(),
         )

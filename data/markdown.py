@@ -22,8 +22,10 @@ EXTENSIONS = {
 }
 
 # ![words](path "title"), the path bare or in <>; the bounds keep the search linear on hostile input
-_LINK = re.compile(r"""!\[(?P<words>[^\[\]\n]{0,4000})\]\(\s{0,8}(?P<path><[^>\n]{1,1000}>|[^\s()]{1,1000})"""
-                   r"""(?:\s{1,8}(?:"[^"\n]{0,1000}"|'[^'\n]{0,1000}'))?\s{0,8}\)""")
+_LINK = re.compile(
+    r"""!\[(?P<words>[^\[\]\n]{0,4000})\]\(\s{0,8}(?P<path><[^>\n]{1,1000}>|[^\s()]{1,1000})"""
+    r"""(?:\s{1,8}(?:"[^"\n]{0,1000}"|'[^'\n]{0,1000}'))?\s{0,8}\)"""
+)
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _SPAN = re.compile(r"`[^`\n]{1,1000}`")
 

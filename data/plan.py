@@ -20,6 +20,7 @@ is not surprised. Which ones is a hash of (seed, document, occurrence), independ
 import dataclasses
 import json
 import math
+import zipfile
 from bisect import bisect_left, insort
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -86,10 +87,21 @@ class Plan:
 
     @classmethod
     def build(
-        cls, corpus, *, split: str = "train", row_tokens: int, media_budget: dict[str, int] | None = None,
-        num_rows: int | None = None, epochs: int | None = None, seed: int = 0, blank_fraction: float | None = None,
-        documents: Iterable[int] | np.ndarray | None = None, kinds: Iterable[str] | None = None,
-        levels: Iterable[int] | None = None, kind_weights: dict | None = None, shuffle: bool = True,
+        cls,
+        corpus,
+        *,
+        split: str = "train",
+        row_tokens: int,
+        media_budget: dict[str, int] | None = None,
+        num_rows: int | None = None,
+        epochs: int | None = None,
+        seed: int = 0,
+        blank_fraction: float | None = None,
+        documents: Iterable[int] | np.ndarray | None = None,
+        kinds: Iterable[str] | None = None,
+        levels: Iterable[int] | None = None,
+        kind_weights: dict | None = None,
+        shuffle: bool = True,
     ) -> "Plan":
         """Plan `num_rows` rows, or as many as `epochs` visits fill (one when neither is given).
 
@@ -144,8 +156,14 @@ class Plan:
             rows = _shuffled_in_windows(rows, seed)
         plan = _from_rows(rows, row_tokens, budget, corpus.fingerprint)
         info = {
-            "split": split, "seed": seed, "epochs_begun": begun, "rows": len(rows), "fill": round(plan.fill, 6),
-            "documents": len(usable), "blank_fraction": blank_fraction, "left_out": len(left_out),
+            "split": split,
+            "seed": seed,
+            "epochs_begun": begun,
+            "rows": len(rows),
+            "fill": round(plan.fill, 6),
+            "documents": len(usable),
+            "blank_fraction": blank_fraction,
+            "left_out": len(left_out),
             "left_out_reasons": {str(number): left_out[number] for number in sorted(left_out)},
         }
         return dataclasses.replace(plan, info=info)
@@ -153,12 +171,23 @@ class Plan:
     def save(self, path: str | Path) -> None:
         """Write the plan as one .npz file without pickle; by rename, complete or absent."""
         path = Path(path)
-        meta = {"row_tokens": self.row_tokens, "media_budget": self.media_budget, "fingerprint": self.fingerprint,
-                "info": self.info}
+        meta = {
+            "row_tokens": self.row_tokens,
+            "media_budget": self.media_budget,
+            "fingerprint": self.fingerprint,
+            "info": self.info,
+        }
         partial = path.with_name(path.name + ".partial")
         with open(partial, "wb") as file:
-            np.savez(file, document=self.document, start=self.start, stop=self.stop, blank=self.blank,
-                     offset=self.offset, meta=np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8))
+            np.savez(
+                file,
+                document=self.document,
+                start=self.start,
+                stop=self.stop,
+                blank=self.blank,
+                offset=self.offset,
+                meta=np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8),
+            )
         partial.replace(path)
 
     @classmethod
@@ -168,7 +197,7 @@ class Plan:
             with np.load(path, allow_pickle=False) as file:
                 meta = json.loads(file["meta"].tobytes())
                 return cls(**{name: file[name] for name in ("document", "start", "stop", "blank", "offset")}, **meta)
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} is not a row plan ({error}): build it again with Plan.build") from None
 
 
@@ -262,8 +291,10 @@ def _split(sequence, row_tokens: int, limits: np.ndarray) -> list[_Piece] | str:
         if last <= first:
             following = int(cuts[first])
             media = (total[following] - total[start]).tolist()
-            return (f"tokens {cut}..{following} cannot be cut (media {dict(zip(MODALITIES, media, strict=True))}) and "
-                    f"exceed a row of {row_tokens} tokens with {dict(zip(MODALITIES, limits.tolist(), strict=True))}")
+            return (
+                f"tokens {cut}..{following} cannot be cut (media {dict(zip(MODALITIES, media, strict=True))}) and "
+                f"exceed a row of {row_tokens} tokens with {dict(zip(MODALITIES, limits.tolist(), strict=True))}"
+            )
         stop = int(cuts[last - 1])
         pieces.append((start, stop, tuple((total[stop] - total[start]).tolist())))
         cut = stop

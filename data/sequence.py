@@ -117,6 +117,9 @@ class Sequence:
         """Checksum over all arrays, stored beside a cached sequence and compared when it is read."""
         value = 0
         for name in FIELDS:
-            value = zlib.crc32(np.ascontiguousarray(getattr(self, name)).data.cast("B"), value) if getattr(
-                self, name).size else value
+            value = (
+                zlib.crc32(np.ascontiguousarray(getattr(self, name)).data.cast("B"), value)
+                if getattr(self, name).size
+                else value
+            )
         return value

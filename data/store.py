@@ -37,9 +37,18 @@ from data.tokenizer import Tokenizer
 
 FORMAT = 1
 _INDEX = {
-    "kind": np.int16, "level": np.int16, "split": np.int8, "source": np.int32, "num_tokens": np.int64,
-    "num_image": np.int64, "num_audio": np.int64, "num_video": np.int64, "crc32": np.uint32, "shard": np.int32,
-    "line_start": np.int64, **{f"start_{name}": np.int64 for name in FIELDS},
+    "kind": np.int16,
+    "level": np.int16,
+    "split": np.int8,
+    "source": np.int32,
+    "num_tokens": np.int64,
+    "num_image": np.int64,
+    "num_audio": np.int64,
+    "num_video": np.int64,
+    "crc32": np.uint32,
+    "shard": np.int32,
+    "line_start": np.int64,
+    **{f"start_{name}": np.int64 for name in FIELDS},
 }
 
 
@@ -52,8 +61,15 @@ class CorruptDocument(ValueError):
 
 
 def build_corpus(
-    manifest: str | Path, folder: str | Path, *, tokenizer: Tokenizer, config: EncodeConfig | None = None,
-    num_workers: int = 2, keep_media: bool = True, shard_mib: float = 64.0, shard_documents: int = 4096,
+    manifest: str | Path,
+    folder: str | Path,
+    *,
+    tokenizer: Tokenizer,
+    config: EncodeConfig | None = None,
+    num_workers: int = 2,
+    keep_media: bool = True,
+    shard_mib: float = 64.0,
+    shard_documents: int = 4096,
     progress: bool = False,
 ) -> "EncodedCorpus":
     """Encode a manifest into `folder` and open it; at once when the folder holds the finished result already.
@@ -106,13 +122,16 @@ def build_corpus(
             f"no document of manifest {manifest} can be used ({counts['quarantined']} set aside; the first: {first}): "
             f"see {folder / 'quarantine.jsonl'} and mend the files it names"
         )
-    _write_json(folder / "meta.json", {
-        "identity": identity,
-        "manifest": str(manifest.resolve()),
-        "encode": config.to_dict(),
-        "build_s": round(time.monotonic() - began, 3),
-        **counts,
-    })
+    _write_json(
+        folder / "meta.json",
+        {
+            "identity": identity,
+            "manifest": str(manifest.resolve()),
+            "encode": config.to_dict(),
+            "build_s": round(time.monotonic() - began, 3),
+            **counts,
+        },
+    )
     return EncodedCorpus.open(folder)
 
 
@@ -170,8 +189,15 @@ class _Writer:
         else:
             document, sequence = result.document, result.sequence
             line = json.dumps(document.to_json(), ensure_ascii=False).encode() + b"\n"
-            row = {"kind": document.kind, "source": document.source, "level": document.level,
-                   "split": document.split, "num_tokens": len(sequence), "crc32": result.crc32, "line": len(line)}
+            row = {
+                "kind": document.kind,
+                "source": document.source,
+                "level": document.level,
+                "split": document.split,
+                "num_tokens": len(sequence),
+                "crc32": result.crc32,
+                "line": len(line),
+            }
             for name in FIELDS:
                 array = getattr(sequence, name)
                 if name in MODALITIES:
@@ -391,8 +417,13 @@ class DecodingCorpus(EncodedCorpus):
         """Several documents, decoded in one go."""
         numbers = list(dict.fromkeys(numbers))
         if self._pool is None:
-            self._pool = DecodePool(root=self.root, tokenizer=self.tokenizer, config=self.config,
-                                    num_servers=self.num_servers, batch_documents=16)
+            self._pool = DecodePool(
+                root=self.root,
+                tokenizer=self.tokenizer,
+                config=self.config,
+                num_servers=self.num_servers,
+                batch_documents=16,
+            )
         found: dict[int, Sequence | CorruptDocument] = {}
         for number, result in zip(numbers, self._pool.encode(map(self.document, numbers)), strict=True):
             try:

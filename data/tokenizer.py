@@ -60,11 +60,15 @@ class Tokenizer:
         self._inner = inner
         for number, name in enumerate(SPECIALS):
             if inner.token_to_id(name) != number:
-                raise ValueError(f"this tokenizer has no special token {name} at id {number}; train it with "
-                                 "data.tokenizer.train_tokenizer")
+                raise ValueError(
+                    f"this tokenizer has no special token {name} at id {number}; train it with "
+                    "data.tokenizer.train_tokenizer"
+                )
         if inner.get_added_tokens_decoder():
-            raise ValueError("this tokenizer registers added tokens, which text could spell; train it with "
-                             "data.tokenizer.train_tokenizer")
+            raise ValueError(
+                "this tokenizer registers added tokens, which text could spell; train it with "
+                "data.tokenizer.train_tokenizer"
+            )
         self._bytes = [b""] * len(SPECIALS)
         for number in range(len(SPECIALS), self.vocab_size):
             self._bytes.append(bytes(_BYTE_OF[char] for char in inner.id_to_token(number)))

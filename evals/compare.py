@@ -94,7 +94,7 @@ def curve_of(metrics: Iterable[Mapping[str, Any]]) -> Curve | None:
 
 
 def verdict(interval: Interval) -> str:
-    """"win", "loss" or "undecided" of a difference of losses (ours minus theirs)."""
+    """ "win", "loss" or "undecided" of a difference of losses (ours minus theirs)."""
     if interval.high is not None and interval.high < 0:
         return "win"
     if interval.low is not None and interval.low > 0:
@@ -146,8 +146,10 @@ def at_equal_cost(ours: Curve, theirs: Curve, config: EvalConfig, *, paid_before
     cost = float(min(ours.cost[-1], theirs.cost[-1]))
     here, there = ours.at(cost), theirs.at(cost)
     if here is None or there is None or len(here) != len(there):
-        reason = "the runs were validated on different documents" if here is not None and there is not None else (
-            "when the cheaper run had ended, the other had not been validated once"
+        reason = (
+            "the runs were validated on different documents"
+            if here is not None and there is not None
+            else ("when the cheaper run had ended, the other had not been validated once")
         )
         return Interval(None, None, None).to_dict(name="difference") | {
             "verdict": "undecided", "ours": None, "theirs": None, "cost_flops": cost, "note": reason,
@@ -200,8 +202,6 @@ def compare_runs(
         "without_teacher_training": scoring_flops,
         "with_teacher_training": scoring_flops + teacher_training_flops,
     }
-    result["equal_cost"] = {
-        name: at_equal_cost(mine, base, config, paid_before=paid) for name, paid in bills.items()
-    }
+    result["equal_cost"] = {name: at_equal_cost(mine, base, config, paid_before=paid) for name, paid in bills.items()}
     result["to_match"] = {name: cost_to_match(mine, base, paid_before=paid) for name, paid in bills.items()}
     return result

@@ -79,9 +79,7 @@ def other_medium(corpus: Any, partners: np.ndarray, modality: str) -> Callable[[
 def only_with_partner(losses: DocumentLoss, partners: np.ndarray) -> DocumentLoss:
     """The same documents, those without a partner emptied: they carry no loss and no target."""
     keep = (partners >= 0)[:, None]
-    return dataclasses.replace(
-        losses, loss=losses.loss * keep, tokens=losses.tokens * keep, bytes=losses.bytes * keep
-    )
+    return dataclasses.replace(losses, loss=losses.loss * keep, tokens=losses.tokens * keep, bytes=losses.bytes * keep)
 
 
 def gain_interval(own: DocumentLoss, without: DocumentLoss, modality: str, config: EvalConfig) -> Interval:

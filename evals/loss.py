@@ -205,9 +205,7 @@ def measure(
 
 def table(losses: DocumentLoss) -> list[dict[str, Any]]:
     """Loss per kind and level: one JSON object a cell, with nats per token, bits per byte and counts."""
-    return [
-        {"kind": kind, "level": level, **_row(losses.select(mask))} for kind, level, mask in losses.cells()
-    ]
+    return [{"kind": kind, "level": level, **_row(losses.select(mask))} for kind, level, mask in losses.cells()]
 
 
 def by_context(losses: DocumentLoss) -> dict[str, float | None]:

@@ -86,7 +86,7 @@ def render(run: Path, *, config: EvalConfig) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Brine: {name}</title><style>{style}</style></head><body><div class=\"page\">"
+        f'<title>Brine: {name}</title><style>{style}</style></head><body><div class="page">'
         f'<header><div class="mark">Brine</div><h1>{name}</h1>'
         f'<p class="lead">{_lead(summary, results, environment)}</p><nav aria-label="Sections">{links}</nav></header>'
         f"<main>{cards(summary)}{body}</main>"

@@ -53,9 +53,7 @@ def curves_section(metrics: Mapping[str, list[dict[str, Any]]], teacher_training
         (titles[0], line_chart(titles[0], lines("loss"), x_label="steps", y_label="nats")),
         (titles[1], line_chart(titles[1], lines("loss", cost=True), x_label="FLOPs billed", y_label="nats")),
     ]
-    small = [
-        (title, line_chart(title, lines(key), x_label="steps", y_label="nats")) for key, title in _AFTER.items()
-    ]
+    small = [(title, line_chart(title, lines(key), x_label="steps", y_label="nats")) for key, title in _AFTER.items()]
     training = line_chart("Training loss", [_training_line(stage, metrics[stage]) for stage in STAGE_STYLE
                                             if metrics.get(stage)], x_label="steps", y_label="nats")  # fmt: skip
     (small if curves else main).append(("Training loss", training))

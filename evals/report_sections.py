@@ -53,7 +53,7 @@ def duration(seconds: Any) -> str:
 
 
 def span(entry: Mapping[str, Any], digits: int = 2) -> str:
-    """"low to high" of an interval, "" without one."""
+    """ "low to high" of an interval, "" without one."""
     low, high = entry.get("low"), entry.get("high")
     return f"{number(low, digits)} to {number(high, digits)}" if low is not None and high is not None else ""
 
@@ -142,9 +142,7 @@ def gains_section(results: Mapping[str, Any]) -> str:
         low, high = (entry["gain"] if entry.get(end) is None else entry[end] for end in ("low", "high"))
         return Dot(name, entry["gain"], low, high, MODALITY_STYLE[modality], note=note, **more)
 
-    heads = [
-        dot(name, entry, name, target=targets.get(f"{name}_gain"), strong=True) for name, entry in gains.items()
-    ]
+    heads = [dot(name, entry, name, target=targets.get(f"{name}_gain"), strong=True) for name, entry in gains.items()]
     cells = [
         dot(f"{cell['kind'][:11]} {cell['level']}", cell, modality)
         for modality, entry in gains.items()

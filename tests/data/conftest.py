@@ -1,4 +1,4 @@
-"""One small corpus of every kind, built once: 40 documents, decoded by two servers."""
+"""One small corpus of every kind, built once: 35 documents, decoded by two servers."""
 
 import pytest
 from media_files import film, line, manifest, picture, sound
@@ -28,18 +28,32 @@ def manifest_path(tmp_path_factory):
         split = "validation" if number == 9 else "train"
         fields = {"split": split, "level": number % 3, "source": "made"}
         picture(root / f"media/{number}.png", 20 + 13 * number, 16 + 7 * number, seed=number)
-        lines.append(line(f"shot-{number}", {"image": f"media/{number}.png"}, WORDS[: 10 + number], kind="screenshot",
-                          **fields))
+        lines.append(
+            line(f"shot-{number}", {"image": f"media/{number}.png"}, WORDS[: 10 + number], kind="screenshot", **fields)
+        )
         sound(root / f"media/{number}.wav", 0.2 + 0.3 * number, rate=8000 if number % 2 else 22050, seed=number)
-        lines.append(line(f"word-{number}", {"audio": f"media/{number}.wav"}, WORDS[5 : 20 + number], kind="narration",
-                          **fields))
+        lines.append(
+            line(f"word-{number}", {"audio": f"media/{number}.wav"}, WORDS[5 : 20 + number], kind="narration", **fields)
+        )
         lines.append(line(f"text-{number}", WORDS * (1 + number), kind="text", **fields))
         if number % 3 == 0:
             film(root / f"media/{number}.mp4", 1.5 + 0.5 * number, tone_s=1.0 if number else 0.0)
-            lines.append(line(f"film-{number}", {"video": f"media/{number}.mp4"}, WORDS[:12], kind="recording",
-                              **fields))
-    lines.append(line("page", "See ", {"image": "media/3.png"}, "hear ", {"audio": "media/4.wav"}, WORDS * 4,
-                      {"video": "media/3.mp4"}, "end", kind="page"))
+            lines.append(
+                line(f"film-{number}", {"video": f"media/{number}.mp4"}, WORDS[:12], kind="recording", **fields)
+            )
+    lines.append(
+        line(
+            "page",
+            "See ",
+            {"image": "media/3.png"},
+            "hear ",
+            {"audio": "media/4.wav"},
+            WORDS * 4,
+            {"video": "media/3.mp4"},
+            "end",
+            kind="page",
+        )
+    )
     return manifest(root, lines)
 
 

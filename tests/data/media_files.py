@@ -1,6 +1,7 @@
-"""Small media files made on the spot, for the tests of the data room."""
+"""Small media files made on the spot, and counting of targets, for the tests of the data room."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,16 @@ def manifest(folder: Path, lines: list) -> Path:
     """manifest.jsonl in `folder`; entries are dicts, or bytes to be written as they are."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "manifest.jsonl"
-    path.write_bytes(b"".join(
-        (entry if isinstance(entry, bytes) else json.dumps(entry).encode()) + b"\n" for entry in lines
-    ))
+    path.write_bytes(
+        b"".join((entry if isinstance(entry, bytes) else json.dumps(entry).encode()) + b"\n" for entry in lines)
+    )
     return path
+
+
+def targets(corpus, entries) -> Counter:
+    """How often each target (document, token) is predicted by a list of entries."""
+    seen = Counter()
+    for document, start, stop, _ in entries:
+        learn = corpus.tokens(document).learn
+        seen.update((document, token) for token in range(start + 1, stop) if learn[token])
+    return seen

@@ -38,8 +38,23 @@ def check_invariants(sequence):
     assert len(set(runs[runs > 0].tolist())) == (runs > 0).sum()
 
 
-@pytest.mark.parametrize("width,height", [(16, 16), (17, 33), (1, 1), (5, 300), (300, 5), (128, 128), (129, 128),
-                                          (1000, 40), (28, 28), (3, 4000), (640, 481)], ids=lambda n: str(n))
+@pytest.mark.parametrize(
+    "width,height",
+    [
+        (16, 16),
+        (17, 33),
+        (1, 1),
+        (5, 300),
+        (300, 5),
+        (128, 128),
+        (129, 128),
+        (1000, 40),
+        (28, 28),
+        (3, 4000),
+        (640, 481),
+    ],
+    ids=lambda n: str(n),
+)
 def test_image_length_equals_encoder(tmp_path, tokenizer, width, height):
     picture(tmp_path / "x.png", width, height)
     sequence = one(tmp_path, tokenizer, Image("x.png"))
@@ -84,6 +99,7 @@ def test_patchify_raster_order():
 
 def test_image_modes(tmp_path):
     """Alpha lies over white, palettes and 16 bits become 8-bit RGB, EXIF turns the picture upright."""
+
     def first(image, **options):
         image.save(tmp_path / "x.png", **options)
         return decode_image(tmp_path / "x.png", CONFIG).patches.reshape(-1, 3)

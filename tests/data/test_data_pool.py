@@ -59,7 +59,8 @@ def test_bad_media_are_set_aside_one_by_one(tmp_path, tokenizer, config):
     put("text.wav", b"this is no sound " * 20, "not a sound file that can be read")
     put("text.mp4", b"this is no film " * 20, "not a video that can be read")
     put("picture.wav", good.read_bytes(), "not a sound file")
-    put("vast.png", png_header(30_000, 30_000), "30000 x 30000 pixels is over max_pixels")
+    put("vast.png", png_header(30_000, 30_000), "far over max_pixels")
+    put("large.png", png_header(10_000, 10_000), "10000 x 10000 pixels is over max_pixels")
     put("hollow.png", png_header(500, 500), "broken picture")
     put("post.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture of a known format")
     soundfile.write(tmp_path / "long.wav", np.zeros(8000 * 11, np.float32), 8000)
@@ -78,7 +79,8 @@ def test_bad_media_are_set_aside_one_by_one(tmp_path, tokenizer, config):
     os.mkfifo(tmp_path / "pipe.wav")
     bad["pipe.wav"] = "not a regular file"
     sorts = {".png": Image, ".wav": Audio, ".flac": Audio, ".ogg": Audio, ".mp4": Video}
-    names = [name for broken in bad for name in (broken, "good.png")] + ["good.wav", "good.flac", "good.ogg", "good.mp4"]
+    names = [name for broken in bad for name in (broken, "good.png")]
+    names += [f"good.{end}" for end in ("wav", "flac", "ogg", "mp4")]
     documents = [Document(f"{n}", (sorts[Path(name).suffix](name), Text("x"))) for n, name in enumerate(names)]
     with DecodePool(root=tmp_path, tokenizer=tokenizer, config=config, num_servers=1, batch_documents=5) as pool:
         results = list(pool.encode(documents))
@@ -103,7 +105,7 @@ def test_pictures_at_the_limit_of_a_format(tmp_path, tokenizer, config):
         assert (sequence.image.reshape(-1, 3) == color).all()
 
 
-FAULTY = '''
+FAULTY = """
 import os, time
 from pathlib import Path
 import data.encode
@@ -124,7 +126,7 @@ def faulty(document, **options):
 
 data.encode.encode = faulty
 decode_server.main()
-'''
+"""
 
 
 def test_hanging_and_dying_decoders_cost_one_document_each(tmp_path, tokenizer, monkeypatch):
@@ -182,15 +184,23 @@ sys.stdin.read()
 
 
 def test_servers_end_with_a_parent_that_is_killed(tmp_path):
-    parent = subprocess.Popen([sys.executable, "-c", ORPHAN, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE,
-                              stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", ORPHAN, str(tmp_path)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     server = int(parent.stdout.readline())
     parent.send_signal(signal.SIGKILL)
     parent.communicate()
     for _ in range(300):
         try:
-            state = Path(f"/proc/{server}/stat").read_text().rsplit(")", 1)[1].split()[0] if os.path.exists("/proc") \
+            state = (
+                Path(f"/proc/{server}/stat").read_text().rsplit(")", 1)[1].split()[0]
+                if os.path.exists("/proc")
                 else os.kill(server, 0)
+            )
         except (OSError, ProcessLookupError):
             return
         if state == "Z":

@@ -49,13 +49,17 @@ def test_wrong_files_are_named(tmp_path):
         Tokenizer.load(tmp_path)
 
 
-@pytest.mark.parametrize("fields,words", [
-    ({"patch_size": 0}, "patch_size must be a whole number above 0"),
-    ({"patch_size": 15.5}, "patch_size"),
-    ({"sample_rate": 44100}, "multiple of 400"),
-    ({"video_fps": "2"}, "video_fps must be a number above 0"),
-    ({"max_video_tokens": 8}, "max_video_tokens"),
-], ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")
+@pytest.mark.parametrize(
+    "fields,words",
+    [
+        ({"patch_size": 0}, "patch_size must be a whole number above 0"),
+        ({"patch_size": 15.5}, "patch_size"),
+        ({"sample_rate": 44100}, "multiple of 400"),
+        ({"video_fps": "2"}, "video_fps must be a number above 0"),
+        ({"max_video_tokens": 8}, "max_video_tokens"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
 def test_encode_config_says_what_is_wrong(fields, words):
     with pytest.raises(ValueError, match=words):
         EncodeConfig(**fields)

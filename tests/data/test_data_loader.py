@@ -1,0 +1,215 @@
+"""Batches: contents, shapes, ranks, resuming, cache against decoding, damaged documents."""
+
+import pickle
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from media_files import targets
+
+from data.batch import floats, make_batch
+from data.document import MODALITIES
+from data.loader import Loader
+from data.plan import Plan
+from data.store import DecodingCorpus, EncodedCorpus
+from data.tokenizer import PAD_ID, SLOT_ID
+
+BUDGET = {"image": 128, "audio": 160, "video": 256}
+ROW = 400
+
+
+@pytest.fixture(scope="module")
+def plan(corpus) -> Plan:
+    return Plan.build(corpus, row_tokens=ROW, media_budget=BUDGET, num_rows=25, seed=4, blank_fraction=0.3)
+
+
+def same(left, right) -> bool:
+    names = ("token_ids", "position", "document", "block", "labels", "kind", "context")
+    pairs = [(getattr(left, name), getattr(right, name)) for name in names]
+    pairs += [(a, b) for name in MODALITIES for a, b in zip(left.media[name], right.media[name], strict=True)]
+    return left.rows == right.rows and all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
+
+
+def test_batch_holds_what_the_plan_says(corpus, plan):
+    assert plan.blank.any() and not plan.blank.all()
+    for first in range(0, 24, 3):
+        batch = make_batch(corpus, plan, range(first, first + 3))
+        shapes = {
+            "token_ids": torch.int64,
+            "document": torch.int32,
+            "block": torch.int32,
+            "labels": torch.int64,
+            "kind": torch.int16,
+            "context": torch.uint8,
+        }
+        for name, dtype in shapes.items():
+            assert getattr(batch, name).shape == (3, ROW) and getattr(batch, name).dtype == dtype
+        assert batch.position.shape == (3, ROW, 3) and batch.position.dtype == torch.float32
+        used = dict.fromkeys(MODALITIES, 0)
+        for row in range(3):
+            column = 0
+            for document, start, stop, blank in plan.row(first + row):
+                sequence = corpus.sequence(document).slice(start, stop)
+                sequence = sequence.blanked() if blank else sequence
+                place = (row, slice(column, column + stop - start))
+                assert (batch.token_ids[place].numpy() == sequence.token_ids).all()
+                assert (batch.position[place].numpy() == sequence.position).all()
+                assert (batch.document[place] == document).all() and (batch.kind[place] == corpus.kind[document]).all()
+                for name in MODALITIES:
+                    patches, slot = batch.media[name]
+                    own = slice(used[name], used[name] + len(getattr(sequence, name)))
+                    assert (patches[own].numpy() == floats(getattr(sequence, name))).all()
+                    assert (slot[own].numpy() == row * ROW + column + sequence.slots(name)).all()
+                    used[name] = own.stop
+                column += stop - start
+            assert (batch.token_ids[row, column:] == PAD_ID).all() and (batch.document[row, column:] == -1).all()
+            assert (batch.kind[row, column:] == -1).all() and (batch.labels[row, column:] == -100).all()
+        for name in MODALITIES:
+            patches, slot = batch.media[name]
+            assert patches.shape == (3 * BUDGET[name], corpus.config.dims[name]) and patches.dtype == torch.float32
+            assert patches.abs().max() <= 1.01
+            assert (slot[used[name] :] == 3 * ROW).all() and not patches[used[name] :].any()
+            assert (batch.token_ids.reshape(-1)[slot[: used[name]]] == SLOT_ID[name]).all()
+
+
+def test_labels(corpus, plan):
+    for number in range(len(plan)):
+        batch = make_batch(corpus, plan, [number])
+        labels, ids = batch.labels[0], batch.token_ids[0]
+        documents, block = batch.document[0], batch.block[0]
+        has = torch.nonzero(labels >= 0)[:, 0]
+        assert (labels[has] == ids[has + 1]).all() and (documents[has] == documents[has + 1]).all()
+        # no row with a label sees past itself, and no label is a slot or a boundary token
+        assert not ((block[has] > 0) & (block[has] == block[has + 1])).any()
+        assert (labels[has] == 1).logical_or(labels[has] > 10).all()
+        assert len(has) == sum(targets(corpus, plan.row(number)).values())
+        # blocks of neighbours have different numbers, so that runs of equal numbers are blocks
+        runs = block[torch.nonzero(torch.diff(block, prepend=torch.zeros(1, dtype=block.dtype)))[:, 0]]
+        runs = runs[runs > 0].tolist()
+        assert len(set(runs)) == len(runs)
+
+
+def test_context_is_that_of_the_target(corpus, plan):
+    batch = make_batch(corpus, plan, [0])
+    column = 0
+    for document, start, stop, _ in plan.row(0):
+        context = corpus.tokens(document).context[start:stop]
+        assert (batch.context[0, column : column + stop - start - 1].numpy() == context[1:]).all()
+        column += stop - start
+
+
+def test_blanking_only_some_modalities_and_transform(corpus, plan):
+    blank = plan.with_blank(True)
+    number = next(n for n in range(len(plan)) if (make_batch(corpus, plan, [n]).token_ids == SLOT_ID["video"]).any())
+    own = make_batch(corpus, plan.with_blank(False), [number])
+    frames = make_batch(corpus, blank, [number], blank_modalities={"video"})
+    grey = frames.media["video"][0][frames.media["video"][1] < ROW]
+    assert len(grey) and torch.equal(grey, torch.from_numpy(floats(np.full(grey.shape, 128, np.uint8))))
+    assert torch.equal(own.media["audio"][0], frames.media["audio"][0])
+    assert torch.equal(own.labels, frames.labels)
+
+    def invert(document, sequence):
+        return replace(sequence, video=255 - sequence.video)
+
+    inverted = make_batch(corpus, plan.with_blank(False), [number], transform=invert)
+    torch.testing.assert_close(inverted.media["video"][0], -own.media["video"][0], atol=1e-6, rtol=0)
+
+
+def rows_of(loader) -> list:
+    return list(loader)
+
+
+def test_ranks_share_the_same_rows(corpus, plan):
+    alone = rows_of(Loader(corpus, plan, rows_per_batch=4))
+    assert len(alone) == 6 and [batch.rows for batch in alone[:2]] == [(0, 1, 2, 3), (4, 5, 6, 7)]
+    ranks = [rows_of(Loader(corpus, plan, rows_per_batch=2, rank=rank, world_size=2)) for rank in range(2)]
+    for step, whole in enumerate(alone):
+        assert ranks[0][step].rows + ranks[1][step].rows == whole.rows
+        assert torch.equal(torch.cat([ranks[0][step].token_ids, ranks[1][step].token_ids]), whole.token_ids)
+        assert torch.equal(torch.cat([ranks[0][step].position, ranks[1][step].position]), whole.position)
+
+
+def test_resume_is_one_integer_at_any_world_size(corpus, plan):
+    whole = [row for batch in Loader(corpus, plan, rows_per_batch=4) for row in batch.rows]
+    seen, state = [], 0
+    for world_size, steps in ((1, 2), (2, 1), (4, 2), (1, 1)):
+        loaders = [
+            Loader(corpus, plan, rows_per_batch=4 // world_size, start_row=state, rank=rank, world_size=world_size)
+            for rank in range(world_size)
+        ]
+        iterators = [iter(loader) for loader in loaders]
+        for _ in range(steps):
+            for iterator in iterators:
+                seen += next(iterator).rows
+        assert len({loader.state for loader in loaders}) == 1
+        state = loaders[0].state
+    assert seen == whole and state == 24
+    left = Loader(corpus, plan, rows_per_batch=4, start_row=24)
+    assert len(left) == 0 and not rows_of(left)
+
+
+def test_last_rows_are_padding_when_kept(corpus, plan):
+    last = rows_of(Loader(corpus, plan, rows_per_batch=4, drop_last=False))[-1]
+    assert last.rows == (24, -1, -1, -1)
+    assert (last.document[1:] == -1).all() and (last.labels[1:] == -100).all()
+
+
+def test_global_random_state_is_left_alone(corpus, plan):
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    rows_of(Loader(corpus, plan, rows_per_batch=8))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_cache_and_decoding_give_equal_batches_and_so_do_workers(corpus, plan):
+    """Bit for bit, with the decoding servers running under a spawned DataLoader worker."""
+    cached = rows_of(Loader(corpus, plan, rows_per_batch=5))
+    decoding = DecodingCorpus(corpus.folder)
+    try:
+        decoded = rows_of(Loader(decoding, plan, rows_per_batch=5, num_workers=1))
+    finally:
+        decoding.close()
+    assert len(cached) == len(decoded) == 5
+    assert all(same(left, right) for left, right in zip(cached, decoded, strict=True))
+    assert not any(batch.failures for batch in decoded)
+
+
+def test_damaged_document_is_padding_and_recorded_first(corpus, plan, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(corpus.folder, folder)
+    document = plan.row(2)[0][0]
+    shard = EncodedCorpus.open(folder)._index["shard"][document]
+    path = folder / "shards" / f"{shard:05d}" / "position.npy"
+    start = EncodedCorpus.open(folder)._index["start_position"][document]
+    array = np.load(path)
+    array[start] += 1
+    np.save(path, array)
+    damaged = EncodedCorpus.open(folder)
+    events = []
+    loader = Loader(damaged, plan, rows_per_batch=3, on_failure=lambda *event: events.append(event))
+    for batch, whole in zip(loader, Loader(corpus, plan, rows_per_batch=3), strict=True):
+        gone = whole.document == document
+        assert bool(batch.failures) == bool(gone.any())
+        if gone.any():
+            assert events and events[-1][0] == document
+        assert (batch.document[gone] == -1).all() and (batch.token_ids[gone] == PAD_ID).all()
+        assert (batch.labels[gone] == -100).all() and not batch.block[gone].any()
+        for name in ("token_ids", "document", "labels", "position"):
+            assert torch.equal(getattr(batch, name)[~gone], getattr(whole, name)[~gone])
+    assert loader.failures and "checksum" in loader.failures[0][1]
+
+
+def test_wrong_arguments(corpus, plan):
+    with pytest.raises(ValueError, match="another corpus"):
+        Loader(corpus, replace(plan, fingerprint="x"), rows_per_batch=1)
+    for options in ({"rows_per_batch": 0}, {"rank": 2, "world_size": 2}, {"start_row": 26}):
+        with pytest.raises(ValueError, match="rows_per_batch="):
+            Loader(corpus, plan, **{"rows_per_batch": 1, **options})
+
+
+def test_corpus_reopens_in_another_process(corpus):
+    again = pickle.loads(pickle.dumps(corpus))
+    assert again.fingerprint == corpus.fingerprint and again.ids == corpus.ids
