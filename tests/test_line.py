@@ -28,8 +28,20 @@ COUNTS = {
     "test": {"text": "1", "package": "0", "screenshot": "3 1 0 0", "narration": "3 0 0 0", "recording": "2 0 0 0",
              "page": "0 0 0 0"},
 }  # fmt: skip
-MODULES = ("argparse", "ast", "calendar", "configparser", "csv", "dataclasses", "difflib", "shlex", "string", "textwrap",
-           "tokenize", "zipfile")  # fmt: skip
+MODULES = [
+    "argparse",
+    "ast",
+    "calendar",
+    "configparser",
+    "csv",
+    "dataclasses",
+    "difflib",
+    "shlex",
+    "string",
+    "textwrap",
+    "tokenize",
+    "zipfile",
+]
 
 
 def arguments(runs: Path, source: Path, *more: str) -> list[str]:
