@@ -114,9 +114,8 @@ class _Run:
     def go(self) -> None:
         """Everything; rank 0 alone builds, evaluates and reports."""
         manifest, inputs = self.corpus()
-        encoded = self.stage(
-            "encoded", lambda folder: self.encode(folder, manifest), config=self.encoding(), inputs=inputs
-        )
+        settings = {"encode": self.recipe.corpus.encode, "vocab_size": self.recipe.corpus.vocab_size}
+        encoded = self.stage("encoded", lambda folder: self.encode(folder, manifest), config=settings, inputs=inputs)
         self.data = EncodedCorpus.open(encoded.folder / STORE)
         self.tokenizer = self.data.tokenizer
         self.recipe = self.recipe.resolved(self.tokenizer.vocab_size)
@@ -157,10 +156,6 @@ class _Run:
             "corpus", build, config=dataclasses.replace(bench, workers=1), inputs={"source": source_hash(files)}
         )
         return stage.folder / "manifest.jsonl", {"corpus": stage.digest}
-
-    def encoding(self) -> dict:
-        """What decides the encoded corpus, beside its manifest."""
-        return {"encode": self.recipe.corpus.encode, "vocab_size": self.recipe.corpus.vocab_size}
 
     def encode(self, folder: Path, manifest: Path) -> dict:
         """Tokenizer from the training split's text, then every document as tokens and patches."""

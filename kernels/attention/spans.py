@@ -64,10 +64,17 @@ class Spans:
 
     def __post_init__(self) -> None:
         _validate(self.lo, self.hi, self.num_keys)
+        # compiled code that builds a Spans must break here: a traced serial would be a constant
+        if torch.compiler.is_compiling():
+            self._register_uncompiled()
+        else:
+            self._register()
+
+    # apart from `_register`, since the decorator imports the compiler (seconds) at its first call
+    @torch._disable_dynamo
+    def _register_uncompiled(self) -> None:
         self._register()
 
-    # compiled code that builds a Spans must break here: a traced serial would be a constant
-    @torch._disable_dynamo
     def _register(self) -> None:
         serial, derived = next(_serials), Derived()
         object.__setattr__(self, "serial", torch.tensor(serial, dtype=torch.int64, device="cpu"))
