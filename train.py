@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import shutil
 import sys
 import time
@@ -63,7 +64,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 2 a mistake in the request, 130 interrupted."""
     launch = parse(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("brine").setLevel(logging.DEBUG if launch.debug else logging.INFO)
+    # other ranks do what rank 0 says, and need not say it again
+    others = os.environ.get("RANK", "0") != "0"
+    logging.getLogger("brine").setLevel(logging.DEBUG if launch.debug else logging.WARNING if others else logging.INFO)
     try:
         if launch.dry_run:
             print(forecast(launch.recipe))
@@ -330,9 +333,8 @@ class _Run:
         if not self.world.is_main:
             return
         summary = write_summary(self.folder, wall_s=self.wall_s(), peak_rss_gib=peak_rss_gib(self.folder))
-        page = write_report(self.folder, config=self.recipe.evals)
         logger.info("\n%s", in_words(summary))
-        logger.info("report: %s", page)
+        logger.info("report: %s", write_report(self.folder, config=self.recipe.evals))
 
     def autocast(self) -> torch.dtype | None:
         """Dtype of measured matrix products: that of training."""

@@ -140,7 +140,6 @@ def test_killed_at_several_points_it_ends_with_the_same_weights(reference, sourc
     run = tmp_path / "demo"
     words = arguments(tmp_path, source)
     points = [
-        lambda: len(list((run / "corpus" / "media").rglob("*.png"))) > 8,
         lambda: (run / "encoded" / "store" / "building.json").exists(),
         lambda: (run / "small" / "checkpoints" / "step_00000002").exists(),
         lambda: (run / "large_salt" / "checkpoints" / "step_00000004").exists(),
@@ -155,11 +154,15 @@ def test_killed_at_several_points_it_ends_with_the_same_weights(reference, sourc
     assert (run / "corpus" / "manifest.jsonl").read_bytes() == (reference / "corpus" / "manifest.jsonl").read_bytes()
 
 
-def test_two_ranks_share_the_line(source, tmp_path):
+def test_two_ranks_share_the_line_and_selection_chooses_documents(source, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--standalone")
-    finish(start(arguments(tmp_path, source, "--arms", "baseline"), launcher=launcher))
-    done = json.loads((tmp_path / "demo" / "large_baseline" / "done").read_text())
-    assert done["result"]["step"] == 6
+    finish(start(arguments(tmp_path, source, "--arms", "salt", "--salt.selection"), launcher=launcher))
+    run = tmp_path / "demo"
+    selected, trained = (json.loads((run / stage / "done").read_text())["result"] for stage in ("select", "large_salt"))
+    assert trained["step"] == 6 and not (run / "large_baseline").exists()
+    documents = json.loads((run / "encoded" / "done").read_text())["result"]["documents"]
+    assert 0 < len(selected["kept"]) < documents
+    assert json.loads((run / "select" / "ledger.json").read_text())["scoring"]["flops"] > 0
     assert (tmp_path / "demo" / "report.html").exists()
 
 

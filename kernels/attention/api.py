@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from kernels.attention.op import announce, span_attention
+from kernels.attention.op import announce, run, span_attention
 from kernels.attention.reference import reference_attention
 from kernels.attention.spans import Spans
 
@@ -53,7 +53,7 @@ def attention(
     if chosen == "cpu":
         if device != "cpu":
             raise ValueError(f'backend "cpu" needs CPU tensors, but q is on {q.device}; use backend="auto"')
-        out, lse = span_attention(q, k, v, spans.lo, spans.hi, spans.serial, sink, scale, backend == "auto")
+        out, lse = _on_cpu(q, k, v, spans, sink, scale, backend == "auto")
     elif chosen == "reference":
         if backend == "auto" and not torch.compiler.is_compiling():
             announce(f"attention backend auto: reference, because there is no kernel for {device} yet; T x S memory")
@@ -63,6 +63,19 @@ def attention(
     else:
         raise ValueError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
     return (out, lse.detach()) if return_lse else out
+
+
+def _on_cpu(
+    q: Tensor, k: Tensor, v: Tensor, spans: Spans, sink: Tensor | None, scale: float, auto: bool
+) -> tuple[Tensor, Tensor]:
+    """The custom op where a gradient or a compiler needs one, else what it does, without its dispatch.
+
+    An op's first call imports the compiler, which takes seconds: too long for a model that is only asked something.
+    """
+    tensors = (q, k, v) if sink is None else (q, k, v, sink)
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
+        return span_attention(q, k, v, spans.lo, spans.hi, spans.serial, sink, scale, auto)
+    return run(q, k, v, spans.lo, spans.hi, spans.serial, sink, scale, auto)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, spans: Spans, sink: Tensor | None) -> None:

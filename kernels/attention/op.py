@@ -28,8 +28,7 @@ def announce(choice: str) -> None:
         _log.info(choice)
 
 
-@torch.library.custom_op("brine::span_attention", mutates_args=(), device_types="cpu")
-def span_attention(
+def run(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -49,6 +48,10 @@ def span_attention(
         announce("attention backend auto: cpu, because q is on the CPU; tiled flash attention over the spans")
     plan = cpu.plan_of(int(serial), lo, hi, k.shape[1])
     return cpu.forward(q, k, v, plan, scale=scale, sink=sink)
+
+
+span_attention = torch.library.custom_op("brine::span_attention", run, mutates_args=(), device_types="cpu")
+"""`run` as an op: with a fake kernel and a gradient, one node to the compiler."""
 
 
 @span_attention.register_fake
