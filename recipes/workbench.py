@@ -1,7 +1,7 @@
 """The long run on the workbench corpus: every kind at every level, in at most three hours on two cores.
 
 The demo's shape made larger where it matters: all four levels, rows that hold a whole page, six layers with one global
-among them, and eight times the tokens. Run it in the background; it saves every hundred steps.
+among them, and five times the tokens. Run it in the background; it saves every hundred steps.
 """
 
 from __future__ import annotations
