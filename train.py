@@ -96,10 +96,10 @@ def run_line(recipe: Recipe, *, runs: Path = Path("runs"), track: str | None = N
     world = start_world()
     folder = Path(runs) / recipe.name
     with Line(folder, world=world) as line:
-        if world.is_main:
-            resolve_runtime(recipe.runtime, folder=folder)
+        runtime = resolve_runtime(recipe.runtime, folder=folder) if world.is_main else None
         world.barrier()
-        runtime = resolve_runtime(recipe.runtime, folder=folder)
+        # the others read what rank 0 settled
+        runtime = runtime or resolve_runtime(recipe.runtime, folder=folder)
         apply_runtime(runtime, local_world_size=world.local_size)
         _Run(recipe, line, world, runtime, track).go()
     return folder
