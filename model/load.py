@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.config import EncodeConfig
 from data.sequence import Sequence
@@ -147,14 +147,16 @@ def _read_config(path: Path) -> dict[str, Any]:
     return configs
 
 
-def load_weights(model: Transformer, weights: str | Path | Mapping[str, Tensor]) -> None:
-    """Copy weights into a model of exactly the same names and shapes.
+def load_weights(
+    model: nn.Module, weights: str | Path | Mapping[str, Tensor], *, source: str = "these weights"
+) -> None:
+    """Copy weights into a model of exactly the same names and shapes, whatever their dtype.
 
-    weights: a safetensors file, or tensors by name. Raises ValueError that names what differs, before anything is
-    copied.
+    weights: a safetensors file, or tensors by name; source: where those come from, for messages. Raises ValueError that
+    names what differs, before anything is copied.
     """
-    source = "these weights" if isinstance(weights, Mapping) else str(weights)
     if not isinstance(weights, Mapping):
+        source = str(weights)
         try:
             weights = load_file(weights)
         except (OSError, SafetensorError) as error:

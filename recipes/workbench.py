@@ -4,8 +4,9 @@ The demo's shape made larger where it matters: all four levels, rows that hold a
 ones among them (reading several lines takes a look across the picture and one back into the text), and four times the
 tokens. Half of the pictures' tokens are levels 2 and up, where a glyph may stand anywhere in a patch. Held-out
 documents are in the proportion of the training documents, with at least eight to a cell, so that a gain over all levels
-speaks of the mix that was trained on; the report gives each level too. Run it in the background; it saves every fifty
-steps.
+speaks of the mix that was trained on; the report gives each level too. One large model, with SALT: what SALT itself is
+worth is asked in the demo, and `--arms salt baseline` asks it here, for half the time again. Run it in the background;
+it saves every fifty steps.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ def workbench() -> Recipe:
             learning_rate=3e-3,
             **shared,
         ),
+        arms=("salt",),
         evals=EvalConfig(
             documents_per_cell=160,
             transcripts_per_cell=48,

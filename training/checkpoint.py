@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from model.load import load_weights as copy_weights
 from training.files import file_digest, read_json, sync_folder, write_json
 from training.optimizer import Optimizer
 
@@ -169,23 +169,10 @@ def load_weights(folder: Path, *, model: nn.Module) -> None:
     if not (folder / MODEL).is_file():
         raise CheckpointError(f"{folder} holds no {MODEL}: give the folder of a checkpoint or of a model")
     tensors = _read(folder / MODEL)
-    own = dict(model.named_parameters())
-    wrong = [f"{name} is missing there" for name in own if name not in tensors]
-    wrong += [f"{name} is unknown here" for name in tensors if name not in own]
-    wrong += [
-        f"{name} is {tuple(tensors[name].shape)} there and {tuple(own[name].shape)} here"
-        for name in own
-        if name in tensors and tensors[name].shape != own[name].shape
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise CheckpointError(
-            f"{folder} holds a model of another shape: {'; '.join(wrong[:3])}{more}. "
-            "Restore the model's settings, or begin in a new run folder"
-        )
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(tensors[name])
+    try:
+        copy_weights(model, tensors, source=str(folder))
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def prune_checkpoints(folder: Path, *, keep: int, keep_at: Iterable[int] = ()) -> None:

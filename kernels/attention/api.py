@@ -2,8 +2,9 @@
 
     out = attention(q, k, v, Spans.packed(document, block=block, window=1024))
 
-Backends: "reference" (dense, any device, small sizes), "cpu" (tiled), "auto" (logs its choice and the reason once, at
-level INFO of the logger `kernels.attention`).
+Backends: "reference" (dense, any device, small sizes), "cpu" (tiled), "triton" (NVIDIA GPUs from sm_80 on), "auto"
+(logs its choice and the reason once, at level INFO of the logger `kernels.attention`). "hopper" is a name kept for a
+path of its own on sm_90; asking for it raises.
 """
 
 import math
@@ -11,11 +12,15 @@ import math
 import torch
 from torch import Tensor
 
-from kernels.attention.op import announce, run, span_attention
+from kernels.announce import announce
+from kernels.attention.op import run, span_attention
 from kernels.attention.reference import reference_attention
 from kernels.attention.spans import Spans
 
 BACKENDS = ("auto", "reference", "cpu", "triton", "hopper")
+TRITON_TESTED: frozenset[tuple[int, int]] = frozenset()
+"""Compute capabilities on whose cards `pytest tests/kernels` has passed; "auto" takes the Triton kernels there and only
+there. Add a card's after running the tests on it."""
 
 
 def attention(
@@ -47,26 +52,41 @@ def attention(
     _check(q, k, v, spans, sink)
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
 
-    chosen = backend
-    if backend == "auto":
-        chosen = "cpu" if device == "cpu" else "reference"
-    if chosen == "cpu":
-        if device != "cpu":
-            raise ValueError(f'backend "cpu" needs CPU tensors, but q is on {q.device}; use backend="auto"')
-        out, lse = _on_cpu(q, k, v, spans, sink, scale, backend == "auto")
+    auto = backend == "auto"
+    chosen = _choose(q) if auto else backend
+    if chosen == "cpu" and device != "cpu":
+        raise ValueError(f'backend "cpu" needs CPU tensors, but q is on {q.device}; use backend="auto"')
+    if chosen in ("cpu", "triton"):
+        out, lse = _through_op(q, k, v, spans, sink, scale, chosen, auto)
     elif chosen == "reference":
-        if backend == "auto" and not torch.compiler.is_compiling():
-            announce(f"attention backend auto: reference, because there is no kernel for {device} yet; T x S memory")
         out, lse = reference_attention(q, k, v, spans, scale=scale, sink=sink)
     elif chosen in BACKENDS:
-        raise ValueError(f'backend "{chosen}" is not built yet; use "auto", "cpu" or "reference"')
+        raise ValueError(f'backend "{chosen}" is not built yet; use "auto", "triton", "cpu" or "reference"')
     else:
         raise ValueError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
     return (out, lse.detach()) if return_lse else out
 
 
-def _on_cpu(
-    q: Tensor, k: Tensor, v: Tensor, spans: Spans, sink: Tensor | None, scale: float, auto: bool
+def _choose(q: Tensor) -> str:
+    """The backend that "auto" stands for; what is decided on the host alone is logged here, the rest by the op."""
+    if q.device.type == "cpu":
+        return "cpu"
+    capability = torch.cuda.get_device_capability(q.device) if q.device.type == "cuda" else None
+    if capability in TRITON_TESTED and q.dtype != torch.float64:
+        return "triton"
+    if not torch.compiler.is_compiling():
+        why = f"there is no kernel for {q.device.type}"
+        if capability is not None:
+            why = (
+                f"the Triton kernels' tests have not been passed on sm_{capability[0]}{capability[1]} yet (run pytest "
+                'tests/kernels there, or ask for backend="triton")'
+            )
+        announce("kernels.attention", f"attention backend auto: reference, because {why}; it takes T x S memory")
+    return "reference"
+
+
+def _through_op(
+    q: Tensor, k: Tensor, v: Tensor, spans: Spans, sink: Tensor | None, scale: float, backend: str, auto: bool
 ) -> tuple[Tensor, Tensor]:
     """The custom op where a gradient or a compiler needs one, else what it does, without its dispatch.
 
@@ -74,8 +94,8 @@ def _on_cpu(
     """
     tensors = (q, k, v) if sink is None else (q, k, v, sink)
     if torch.compiler.is_compiling() or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
-        return span_attention(q, k, v, spans.lo, spans.hi, spans.serial, sink, scale, auto)
-    return run(q, k, v, spans.lo, spans.hi, spans.serial, sink, scale, auto)
+        return span_attention(q, k, v, spans.lo, spans.hi, spans.serial, sink, scale, backend, auto)
+    return run(q, k, v, spans.lo, spans.hi, spans.serial, sink, scale, backend, auto)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, spans: Spans, sink: Tensor | None) -> None:

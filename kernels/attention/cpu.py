@@ -16,21 +16,15 @@ pieces of up to `UPCAST_KEYS` keys are computed in fp32 there; masks must be flo
 Legend: B batch, T query rows, S keys, H query heads, K key heads, D head dim; n pieces, M rows and L keys in a call.
 """
 
-from collections import OrderedDict
-
 import torch
 from torch import Tensor
 
 from kernels.attention.merge import merge_rows
 from kernels.attention.plan import Call, Plan, build_plan
-from kernels.attention.spans import Derived, derived_of
+from kernels.attention.spans import recall
 
 UPCAST_KEYS = 1024
 """In the backward, half-precision pieces with at most this many keys are computed in fp32: faster, and closer."""
-RECENT_PLANS = 8
-"""Plans kept after their Spans is gone: the backward often runs when the model has dropped its Spans."""
-
-_recent: OrderedDict[int, Derived] = OrderedDict()
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -38,16 +32,7 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 def plan_of(serial: int, lo: Tensor, hi: Tensor, num_keys: int) -> Plan:
     """The plan of the Spans with this serial, made from lo and hi if it is not known."""
-    derived = _recent.get(serial)
-    if derived is None:
-        derived = derived_of(serial)
-    if "cpu_plan" not in derived:
-        derived["cpu_plan"] = build_plan(lo, hi, num_keys)
-    _recent[serial] = derived
-    _recent.move_to_end(serial)
-    if len(_recent) > RECENT_PLANS:
-        _recent.popitem(last=False)
-    return derived["cpu_plan"]
+    return recall(serial, "cpu_plan", lambda: build_plan(lo, hi, num_keys))
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, plan: Plan, *, scale: float, sink: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -141,14 +126,6 @@ def backward(
         dk[:-1].view(k.shape).to(k.dtype),
         dv[:-1].view(v.shape).to(v.dtype),
     )
-
-
-def sink_gradient(grad_out: Tensor, out: Tensor, lse: Tensor, sink: Tensor) -> Tensor:
-    """(H,): the sink has probability exp(sink - lse) and value 0, so its logit's gradient is -p * (grad_out . out)."""
-    wide = lse.dtype
-    inner = (grad_out.to(wide) * out.to(wide)).sum(-1)
-    chance = (sink.to(wide)[:, None] - lse).exp().transpose(1, 2)
-    return -(chance * inner).sum((0, 1)).to(sink.dtype)
 
 
 def _mask_dtype(x: Tensor) -> torch.dtype:

@@ -5,27 +5,21 @@ again when documents change; it returns (out, lse), so selective checkpointing c
 
     policy: save `torch.ops.brine.span_attention.default`
 
-The op dispatches on the device of q; `cpu.py` serves CPU tensors. `serial` names the Spans that lo and hi came from,
-so that what the host derives from them is made once and not once per layer. lse has no gradient: the facade detaches
-it, and the formula here ignores what reaches it.
+`backend` names the code that runs it, forward and backward: "cpu" or "triton". `serial` names the Spans that lo and hi
+came from, so that what the host derives from them is made once and not once per layer. lse has no gradient: the facade
+detaches it, and the formula here ignores what reaches it.
 """
-
-import logging
 
 import torch
 from torch import Tensor
 
+from kernels.announce import announce
 from kernels.attention import cpu
 
-_log = logging.getLogger("kernels.attention")
-_announced: set[str] = set()
-
-
-def announce(choice: str) -> None:
-    """Log a choice of backend, the first time that it is made."""
-    if choice not in _announced:
-        _announced.add(choice)
-        _log.info(choice)
+REASONS = {
+    "cpu": "q is on the CPU; tiled flash attention over the spans",
+    "triton": "its tests have passed on this architecture",
+}
 
 
 def run(
@@ -37,6 +31,7 @@ def run(
     serial: Tensor,
     sink: Tensor | None,
     scale: float,
+    backend: str,
     auto: bool,
 ) -> tuple[Tensor, Tensor]:
     """q (B, T, H, D); k, v (B, S, K, D); lo, hi (B, T) int32; serial () int64; sink (H,) or None.
@@ -45,22 +40,33 @@ def run(
     here, at run time, keeps the facade free of it under the compiler.
     """
     if auto:
-        announce("attention backend auto: cpu, because q is on the CPU; tiled flash attention over the spans")
+        announce("kernels.attention", f"attention backend auto: {backend}, because {REASONS[backend]}")
+    if backend == "triton":
+        return _triton().forward(q, k, v, lo, hi, int(serial), scale=scale, sink=sink)
     plan = cpu.plan_of(int(serial), lo, hi, k.shape[1])
     return cpu.forward(q, k, v, plan, scale=scale, sink=sink)
 
 
-span_attention = torch.library.custom_op("brine::span_attention", run, mutates_args=(), device_types="cpu")
+def _triton():
+    # importing triton takes a second, and it does not exist everywhere
+    try:
+        from kernels.attention import triton_launch
+    except ModuleNotFoundError as error:
+        raise ValueError(f'backend "triton" needs a package that is not here ({error}); use backend="auto"') from error
+    return triton_launch
+
+
+span_attention = torch.library.custom_op("brine::span_attention", run, mutates_args=(), device_types=("cpu", "cuda"))
 """`run` as an op: with a fake kernel and a gradient, one node to the compiler."""
 
 
 @span_attention.register_fake
-def _(q, k, v, lo, hi, serial, sink, scale, auto):
+def _(q, k, v, lo, hi, serial, sink, scale, backend, auto):
     batch, rows, heads, _ = q.shape
     return q.new_empty(q.shape), q.new_empty((batch, heads, rows), dtype=torch.promote_types(torch.float32, q.dtype))
 
 
-@torch.library.custom_op("brine::span_attention_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("brine::span_attention_backward", mutates_args=(), device_types=("cpu", "cuda"))
 def span_attention_backward(
     grad_out: Tensor,
     q: Tensor,
@@ -72,29 +78,40 @@ def span_attention_backward(
     out: Tensor,
     lse: Tensor,
     scale: float,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """-> dq, dk, dv, given out and lse over all keys (and the sink)."""
+    if backend == "triton":
+        return _triton().backward(grad_out, q, k, v, lo, hi, int(serial), out, lse, scale=scale, whole=True)
     plan = cpu.plan_of(int(serial), lo, hi, k.shape[1])
     return cpu.backward(grad_out, q, k, v, out, lse, plan, scale=scale)
 
 
 @span_attention_backward.register_fake
-def _(grad_out, q, k, v, lo, hi, serial, out, lse, scale):
+def _(grad_out, q, k, v, lo, hi, serial, out, lse, scale, backend):
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
+def sink_gradient(grad_out: Tensor, out: Tensor, lse: Tensor, sink: Tensor) -> Tensor:
+    """(H,): the sink has probability exp(sink - lse) and value 0, so its logit's gradient is -p * (grad_out . out)."""
+    wide = lse.dtype
+    inner = (grad_out.to(wide) * out.to(wide)).sum(-1)
+    chance = (sink.to(wide)[:, None] - lse).exp().transpose(1, 2)
+    return -(chance * inner).sum((0, 1)).to(sink.dtype)
+
+
 def _setup_context(ctx, inputs, output) -> None:
-    q, k, v, lo, hi, serial, sink, scale, _ = inputs
+    q, k, v, lo, hi, serial, sink, scale, backend, _ = inputs
     out, lse = output
     ctx.save_for_backward(q, k, v, lo, hi, serial, sink, out, lse)
-    ctx.scale = scale
+    ctx.scale, ctx.backend = scale, backend
 
 
 def _backward(ctx, grad_out, _grad_lse):
     q, k, v, lo, hi, serial, sink, out, lse = ctx.saved_tensors
-    dq, dk, dv = span_attention_backward(grad_out, q, k, v, lo, hi, serial, out, lse, ctx.scale)
-    d_sink = None if sink is None else cpu.sink_gradient(grad_out, out, lse, sink)
-    return dq, dk, dv, None, None, None, d_sink, None, None
+    dq, dk, dv = span_attention_backward(grad_out, q, k, v, lo, hi, serial, out, lse, ctx.scale, ctx.backend)
+    d_sink = None if sink is None else sink_gradient(grad_out, out, lse, sink)
+    return dq, dk, dv, None, None, None, d_sink, None, None, None
 
 
 span_attention.register_autograd(_backward, setup_context=_setup_context)

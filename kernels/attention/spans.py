@@ -14,7 +14,10 @@ Legend: B batch, T query rows, S keys, R chosen rows, C chosen keys.
 from __future__ import annotations
 
 import itertools
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
@@ -31,14 +34,29 @@ class Derived(dict):
 
 _derived: WeakValueDictionary[int, Derived] = WeakValueDictionary()
 
+RECENT = 8
+"""Masks whose scratch is kept after their Spans is gone: the backward often runs when the model has dropped it."""
+_recent: OrderedDict[int, Derived] = OrderedDict()
 
-def derived_of(serial: int) -> Derived:
-    """The scratch of the Spans with this serial; an empty one if that Spans is gone.
 
-    Serials are never used twice, so one mask's scratch cannot be taken for another's, as it could by address.
+def recall(serial: int, name: str, make: Callable[[], Any]) -> Any:
+    """What a backend derives from the Spans with this serial under `name`: made at the first call, then kept.
+
+    Serials are never used twice, so one mask's scratch cannot be taken for another's, as it could by address. For a
+    Spans that is long gone `make` runs again.
     """
-    found = _derived.get(serial)
-    return Derived() if found is None else found
+    derived = _recent.get(serial)
+    if derived is None:
+        derived = _derived.get(serial)
+    if derived is None:
+        derived = Derived()
+    if name not in derived:
+        derived[name] = make()
+    _recent[serial] = derived
+    _recent.move_to_end(serial)
+    if len(_recent) > RECENT:
+        _recent.popitem(last=False)
+    return derived[name]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,117 +1,140 @@
-"""The fused head and loss, chunked over tokens: memory for `chunk_tokens` rows of logits, whatever N is.
+"""The chunked backend in plain PyTorch, on whatever device the tensors are: losses of a chunk, logits -> gradient.
 
-The loss is a sum over tokens, so its gradient with respect to each chunk's logits is known as soon as they are, up to
-the one scalar that arrives in the backward. The forward therefore computes the gradients right away, three matmuls in
-all where recomputing would take four, and keeps d_hidden (N, E) and d_weight (V, E) instead of the inputs. Without
-gradients asked for it is one matmul.
+Everything happens in place, in few passes, and on a CPU in blocks of rows that stay in the cache (smaller blocks would
+fit the second level too, but each is a dozen parallel regions, and their barriers are dear on a busy machine). Each
+softmax is exponentiated once: x - peak, exp, sum, and then one multiplication by a number per row that holds the
+normalisation together with all the weights.
 
-Tokens without target are left out before anything is computed. Matmuls run in hidden's dtype (under autocast, in
-autocast's); logits, softmax and losses, and the sum of d_weight over chunks, are fp32 (fp64 for fp64 inputs).
+Words listed by sparse soft labels are set to -inf first: what is summed is then the rest, exactly, and the listed
+words, few, are added in the log domain. README.md has the mathematics.
 
-Legend: N tokens, n of them with a target, C in a chunk, E and Et widths of student and teacher, V vocabulary.
+Legend: C tokens in a chunk, R in a block, V vocabulary, k soft labels a token.
 """
+
+from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-CHUNK_LOGITS = 2**21
-"""Logits in a chunk by default: 8 MB in fp32, near enough to the caches."""
-CHUNK_TOKENS = 256
-"""Least tokens in a chunk by default: each chunk reads and writes all of d_weight, which must not outweigh its work."""
+from kernels.linear_loss.soft_labels import SoftLabels
+from kernels.linear_loss.walk import Terms
 
-
-def default_chunk(vocabulary: int) -> int:
-    """Tokens in a chunk: about `CHUNK_LOGITS` logits, but no fewer than `CHUNK_TOKENS` tokens."""
-    return max(CHUNK_TOKENS, CHUNK_LOGITS // max(1, vocabulary))
+BLOCK_LOGITS = 2**22
+"""Logits in a block of rows on a CPU: 16 MB in fp32."""
 
 
-class LinearCrossEntropy(torch.autograd.Function):
-    """(loss (), token_loss (N,)); differentiable once, with respect to hidden and weight."""
+def chunk_loss(
+    logits: Tensor,
+    label: Tensor,
+    *,
+    terms: Terms,
+    teacher: Tensor | None,
+    soft: SoftLabels | None,
+    scale: Tensor | None,
+    grad: bool,
+) -> tuple[Tensor, Tensor]:
+    """A `step` of the walk: see `kernels.linear_loss.walk.Step`."""
+    tokens, vocabulary = logits.shape
+    wide = torch.promote_types(torch.float32, logits.dtype)
+    total = torch.empty(tokens, dtype=wide, device=logits.device)
+    hard = torch.empty_like(total)
+    rows = max(1, BLOCK_LOGITS // vocabulary) if logits.device.type == "cpu" else tokens
+    buffer = None if logits.dtype == wide else logits.new_empty((min(rows, tokens), vocabulary), dtype=wide)
+    for first in range(0, tokens, rows):
+        at = slice(first, first + rows)
+        x = logits[at]
+        if buffer is not None:
+            x = buffer[: len(x)].copy_(x)
+        total[at], hard[at] = _block(
+            x,
+            label[at],
+            terms,
+            None if teacher is None else teacher[at].to(wide),
+            None if soft is None else soft.rows(at),
+            1.0 if scale is None else scale[at],
+            grad,
+        )
+        if grad and buffer is not None:
+            logits[at] = x
+    return total, hard
 
-    @staticmethod
-    def forward(
-        ctx,
-        hidden: Tensor,
-        weight: Tensor,
-        labels: Tensor,
-        token_weight: Tensor | None,
-        teacher_hidden: Tensor | None,
-        teacher_weight: Tensor | None,
-        z_loss: float,
-        distill_weight: float,
-        temperature: float,
-        chunk_tokens: int,
-        dtype: torch.dtype,
-    ) -> tuple[Tensor, Tensor]:
-        wide = torch.promote_types(torch.float32, dtype)
-        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
-        # where every token has a target, chunks are slices and need no copies
-        rows = (labels >= 0).nonzero().flatten()
-        whole = rows.numel() == labels.numel()
-        loss = torch.zeros((), dtype=wide, device=hidden.device)
-        token_loss = torch.zeros(labels.shape, dtype=wide, device=hidden.device)
-        d_hidden = torch.zeros_like(hidden) if wants_hidden else None
-        d_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if wants_weight else None
-        weight_low = weight.to(dtype)
-        teacher_low = teacher_weight.to(dtype) if distill_weight else None
 
-        for first in range(0, rows.numel(), chunk_tokens):
-            at = slice(first, first + chunk_tokens) if whole else rows[first : first + chunk_tokens]
-            hidden_CE = hidden[at].to(dtype)
-            label = labels[at][:, None]
-            logits = (hidden_CE @ weight_low.T).to(wide)
-            lse = logits.logsumexp(-1, keepdim=True)
-            hard = lse - logits.gather(1, label)
-            total = (1.0 - distill_weight) * hard + z_loss * lse**2
-            chance = (logits - lse).exp_() if wants_hidden or wants_weight else None
+def _block(
+    x: Tensor,
+    label: Tensor,
+    terms: Terms,
+    teacher: Tensor | None,
+    soft: SoftLabels | None,
+    scale: Tensor | float,
+    grad: bool,
+) -> tuple[Tensor, Tensor]:
+    """x (R, V) logits, overwritten. -> total (R,), hard (R,)."""
+    share, temperature = terms.distill_weight, terms.temperature
+    at_label = x.gather(1, label)
+    if soft is not None:
+        is_listed = soft.ids >= 0
+        place = soft.ids.clamp(min=0)
+        listed = x.gather(1, place).masked_fill_(~is_listed, -torch.inf)
+        # added, not stored: unused places point at word 0, which must stay
+        x.scatter_add_(1, place, x.new_zeros(place.shape).masked_fill_(is_listed, -torch.inf))
+    # of what is summed; a listed word may lie far above it, and all log-sum-exps are relative to the highest
+    x_peak = peak = x.amax(-1, keepdim=True)
+    if soft is not None:
+        peak = torch.maximum(peak, listed.amax(-1, keepdim=True))
+        # every word is listed: nothing is left
+        x_peak = x_peak.where(x_peak > -torch.inf, peak)
+        listed = listed - peak
+    x.sub_(x_peak)
+    gap = x_peak - peak
+    at_label = at_label - peak
 
-            if distill_weight:
-                teacher = (teacher_hidden[at].to(dtype) @ teacher_low.T).to(wide)
-                teacher = torch.softmax(teacher.div_(temperature), -1)
-                if temperature == 1.0:
-                    soft_lse, soft_chance = lse, chance
-                else:
-                    logits.div_(temperature)
-                    soft_lse = logits.logsumexp(-1, keepdim=True)
-                    soft_chance = None if chance is None else (logits - soft_lse).exp_()
-                # cross-entropy of the teacher, whose probabilities sum to 1
-                soft = soft_lse - (teacher * logits).sum(-1, keepdim=True)
-                total = total + distill_weight * temperature**2 * soft
-            scale = 1.0 if token_weight is None else token_weight[at].to(wide)[:, None]
-            loss += (scale * total).sum()
-            token_loss[at] = hard.flatten()
-            if chance is None:
-                continue
+    one_softmax = not share or temperature == 1.0
+    y = x if one_softmax else x / temperature
+    if teacher is not None:
+        teacher = torch.softmax(teacher.div_(temperature), -1, out=teacher)
+        expected = (teacher * y).sum(-1, keepdim=True)
+    y_sum = y.exp_().sum(-1, keepdim=True)
+    x_sum = y_sum if one_softmax else x.exp_().sum(-1, keepdim=True)
+    lse, y_lse = x_sum.log(), y_sum.log()
+    if soft is not None:
+        y_listed, y_gap = (listed, gap) if one_softmax else (listed / temperature, gap / temperature)
+        y_rest = y_lse + y_gap
+        y_lse = torch.cat((y_rest, y_listed), 1).logsumexp(-1, keepdim=True)
+        lse = y_lse if one_softmax else torch.cat((lse + gap, listed), 1).logsumexp(-1, keepdim=True)
 
-            # d total / d logits, row by row: (1 - d)(p - onehot) + 2 z lse p + d T (p_T - teacher_T)
-            if distill_weight:
-                d_soft = (teacher.neg_().add_(soft_chance)).mul_(distill_weight * temperature)
-            d_logits = chance.mul_((1.0 - distill_weight) + 2.0 * z_loss * lse)
-            d_logits.scatter_add_(1, label, d_logits.new_full((), distill_weight - 1.0).expand_as(label))
-            if distill_weight:
-                d_logits.add_(d_soft)
-            if token_weight is not None:
-                d_logits.mul_(scale)
-            d_logits = d_logits.to(dtype)
-            if wants_hidden:
-                d_hidden[at] = (d_logits @ weight_low).to(hidden.dtype)
-            if wants_weight:
-                if dtype == wide:
-                    d_weight.addmm_(d_logits.T, hidden_CE)
-                else:
-                    d_weight += d_logits.T @ hidden_CE
-        ctx.save_for_backward(d_hidden, d_weight)
-        ctx.weight_dtype = weight.dtype
-        ctx.mark_non_differentiable(token_loss)
-        return loss, token_loss
+    hard = lse - at_label
+    full_lse = peak + lse
+    total = (1.0 - share) * hard + terms.z_loss * full_lse**2
+    if teacher is not None:
+        total = total + share * temperature**2 * (y_lse - expected)
+    elif soft is not None:
+        kept = (soft.probabilities * (y_lse - y_listed)).masked_fill_(~is_listed, 0.0).sum(-1, keepdim=True)
+        rest = (soft.tail * (y_lse - y_rest)).where(soft.tail > 0.0, 0.0)
+        total = total + share * temperature**2 * (kept + rest)
+    total = (scale * total).flatten()
+    if not grad:
+        return total, hard.flatten()
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_loss: Tensor, _grad_token_loss: Tensor | None):
-        d_hidden, d_weight = ctx.saved_tensors
-        if d_hidden is not None:
-            d_hidden = d_hidden * grad_loss.to(d_hidden.dtype)
-        if d_weight is not None:
-            d_weight = (d_weight * grad_loss).to(ctx.weight_dtype)
-        return d_hidden, d_weight, *([None] * 9)
+    # what each softmax is multiplied by: 1 - d + 2 z lse at temperature 1, d T times the mass of the labels at T
+    of_x = scale * (1.0 - share + 2.0 * terms.z_loss * full_lse)
+    unit = scale * (share * temperature)
+    if soft is None:
+        of_y = unit
+        x_norm, y_norm = 1.0 / x_sum, 1.0 / y_sum
+    else:
+        of_y = unit * (soft.probabilities.sum(-1, keepdim=True) + soft.tail)
+        x_norm, y_norm = (gap - lse).exp(), (y_gap - y_lse).exp()
+    # the sum over the rest is at least 1, its peak's own, or 0
+    bucket = 0.0 if soft is None else unit * soft.tail / y_sum.clamp(min=1.0)
+    if one_softmax:
+        x.mul_((of_x + of_y) * x_norm - bucket if share else of_x * x_norm)
+    else:
+        x.mul_(of_x * x_norm).add_(y.mul_(of_y * y_norm - bucket))
+    if teacher is not None:
+        x.sub_(teacher.mul_(unit))
+    if soft is not None:
+        # 0 there so far
+        at_listed = of_x * (listed - lse).exp() + of_y * (y_listed - y_lse).exp() - unit * soft.probabilities
+        x.scatter_add_(1, place, at_listed)
+    x.scatter_add_(1, label, (scale * x.new_full((), share - 1.0)).expand_as(label))
+    return total, hard.flatten()

@@ -1,14 +1,16 @@
 """The specification of the fused head and loss: dense, plain PyTorch, differentiable by autograd.
 
 It holds (N, V) logits, for the student and for the teacher, in fp32 (fp64 for fp64 inputs); use it for small sizes
-and to hold the fused version to account. Terms and symbols are in README.md.
+and to hold the fused versions to account. Terms and symbols are in README.md.
 
-Legend: N tokens, E and Et widths of student and teacher, V vocabulary.
+Legend: N tokens, n of them with a target, E and Et widths of student and teacher, V vocabulary, k soft labels a token.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from kernels.linear_loss.soft_labels import rounding
 
 
 def reference_linear_cross_entropy(
@@ -20,22 +22,48 @@ def reference_linear_cross_entropy(
     z_loss: float = 0.0,
     teacher_hidden: Tensor | None = None,
     teacher_weight: Tensor | None = None,
+    soft_ids: Tensor | None = None,
+    soft_probabilities: Tensor | None = None,
+    soft_tail: str = "bucket",
     distill_weight: float = 0.0,
     temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Arguments as in `kernels.linear_cross_entropy`. -> loss (), token_loss (N,) detached."""
     dtype = torch.promote_types(torch.float32, hidden.dtype)
-    target = labels >= 0
-    logits = hidden.to(dtype) @ weight.to(dtype).T
-    hard = F.cross_entropy(logits, labels.where(target, 0), reduction="none")
+    # a token without target takes no part, even if its values are not finite
+    rows = (labels >= 0).nonzero().flatten()
+    logits = hidden[rows].to(dtype) @ weight.to(dtype).T
+    hard = F.cross_entropy(logits, labels[rows], reduction="none")
     total = (1.0 - distill_weight) * hard
-    if distill_weight:
-        teacher = (teacher_hidden.to(dtype) @ teacher_weight.to(dtype).T).detach()
+    if distill_weight and soft_ids is not None:
+        soft = _sparse(logits / temperature, soft_ids[rows], soft_probabilities[rows], soft_tail)
+        total = total + distill_weight * temperature**2 * soft
+    elif distill_weight:
+        teacher = (teacher_hidden[rows].to(dtype) @ teacher_weight.to(dtype).T).detach()
         soft = F.cross_entropy(logits / temperature, torch.softmax(teacher / temperature, -1), reduction="none")
         total = total + distill_weight * temperature**2 * soft
     if z_loss:
         total = total + z_loss * torch.logsumexp(logits, -1) ** 2
     if token_weight is not None:
-        total = total * token_weight.to(dtype)
-    # where, not times 0: a token without target takes no part even if its values are not finite
-    return torch.where(target, total, 0.0).sum(), torch.where(target, hard, 0.0).detach()
+        total = total * token_weight[rows].to(dtype)
+    token_loss = torch.zeros(labels.shape, dtype=dtype, device=hidden.device)
+    token_loss[rows] = hard.detach()
+    return total.sum(), token_loss
+
+
+def _sparse(logits: Tensor, ids: Tensor, probabilities: Tensor, tail: str) -> Tensor:
+    """Cross-entropy (n,) of `logits` (n, V), already softened, with sparse soft labels (n, k)."""
+    slack = rounding(probabilities)
+    place, probabilities = ids.clamp(min=0), probabilities.to(logits.dtype)
+    teacher = torch.zeros_like(logits).scatter_add(1, place, probabilities)
+    mass = probabilities.sum(-1)
+    if tail == "renormalise":
+        teacher, mass = teacher / mass[:, None], torch.ones_like(mass)
+    log_q = logits.log_softmax(-1)
+    soft = -(teacher * log_q).sum(-1)
+    rest = 1.0 - mass
+    has_tail = rest > slack
+    # log of the student's probability of all words that are not listed; summed over them, not 1 - the others
+    listed = torch.zeros_like(logits).scatter_add(1, place, (ids >= 0).to(logits.dtype)) > 0
+    log_rest = log_q[has_tail].masked_fill(listed[has_tail], -torch.inf).logsumexp(-1)
+    return soft.index_put((has_tail.nonzero().flatten(),), -rest[has_tail] * log_rest, accumulate=True)

@@ -38,12 +38,12 @@ def blocks_at(num_keys: int, edges: list[tuple[int, int]]) -> Tensor:
 
 
 def inputs(spans: Spans, heads: int = 2, key_heads: int = 2, dim: int = 16, dtype=torch.float64) -> list[Tensor]:
-    """[q, k, v] with gradients on, and the gradient of out, from the current seed."""
+    """[q, k, v] with gradients on, and the gradient of out, from the current seed, on the spans' device."""
     batch, rows, keys = spans.batch_size, spans.num_rows, spans.num_keys
     q = torch.randn(batch, rows, heads, dim, dtype=torch.float64)
     k, v = torch.randn(2, batch, keys, key_heads, dim, dtype=torch.float64)
     grad = torch.randn(batch, rows, heads, dim, dtype=torch.float64)
-    return [x.to(dtype).requires_grad_(i < 3) for i, x in enumerate((q, k, v, grad))]
+    return [x.to(spans.lo.device, dtype).requires_grad_(i < 3) for i, x in enumerate((q, k, v, grad))]
 
 
 def naive(q: Tensor, k: Tensor, v: Tensor, spans: Spans, sink: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,14 @@ import torch
 from packings import blocks_at, check_against_truth, inputs, naive, random_packing, results, run_backend
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from kernels import Spans, attention, merge_partials
-from kernels.attention import cpu, op, plan
+from kernels import (
+    Spans,
+    announce,  # the module
+    attention,
+    merge_partials,
+)
+from kernels.attention import cpu, plan
+from kernels.attention.spans import RECENT
 
 
 @pytest.fixture
@@ -314,7 +320,7 @@ def test_plans_are_made_once_and_never_mixed_up(monkeypatch):
             spans = Spans.packed((torch.arange(60) // size)[None])
     assert len(made) == 9
     # more masks alive than the short memory holds: each keeps its own plan
-    many = [Spans.packed((torch.arange(60) // n)[None]) for n in range(1, 2 + 2 * cpu.RECENT_PLANS)]
+    many = [Spans.packed((torch.arange(60) // n)[None]) for n in range(1, 2 + 2 * RECENT)]
     made.clear()
     for spans in many + many:
         attention(q, q, q, spans, backend="cpu")
@@ -354,7 +360,7 @@ def test_selective_checkpointing_skips_the_recompute(monkeypatch):
 
 
 def test_auto_says_once_what_it_chose(caplog, monkeypatch):
-    monkeypatch.setattr(op, "_announced", set())
+    monkeypatch.setattr(announce, "_announced", set())
     spans = Spans.packed(causal(5))
     x = torch.randn(1, 5, 1, 8)
     with caplog.at_level(logging.INFO, logger="kernels.attention"):

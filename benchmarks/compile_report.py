@@ -1,0 +1,303 @@
+"""What the Triton compiler makes of every attention and loss kernel, for cards that are not here.
+
+    python -m benchmarks.compile_report                          # sm_80, sm_90, sm_100; minutes
+    python -m benchmarks.compile_report --arch 90 --dim 128      # one card, one head dim
+    python -m benchmarks.compile_report --only 'bwd_keys-D64'    # kernels whose name matches
+
+Kernels are compiled ahead of time to machine code, exactly as they would be launched: the launching code runs with
+recorders in the kernels' places, and from each recorded argument follow its type, its divisibility by 16 and its
+value where it is a constant. Then Triton's own cuobjdump is asked for registers, spilled bytes and tensor-core
+instructions. No GPU is needed, and nothing here says how fast a kernel is: a table without spills, with the tensor
+cores in use and with shared memory that fits is what must be true before it is worth timing.
+
+Not possible under TRITON_INTERPRET=1, which replaces the compiler.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from unittest import mock
+
+import torch
+from tqdm import tqdm
+
+ARCHITECTURES = (80, 90, 100)
+DIMS = (32, 64, 96, 128, 192, 256)
+SHARED_KIB = {80: 163, 90: 227, 100: 227}
+"""Shared memory that one block may have, KiB."""
+TENSOR_CORE = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
+"""The architecture's own tensor-core instruction in machine code (wgmma is HGMMA, tcgen05.mma is UTCHMMA)."""
+SPILL_LIMIT = 256
+"""Bytes of spill allowed above D = 128, per thread."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One kernel as it would be launched."""
+
+    name: str
+    module: str
+    kernel: str
+    signature: dict[str, str]
+    constants: dict[str, object]
+    divisible: tuple[int, ...]
+    """Numbers of the arguments known to be multiples of 16."""
+    options: dict[str, int]
+    arch: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came out. spill: bytes of local memory per thread; tensor: count of the architecture's own matrix products;
+    older: count of those of older generations (HMMA on sm_90 and newer)."""
+
+    name: str
+    arch: int
+    registers: int
+    spill: int
+    shared_kib: float
+    tensor: int
+    older: int
+    error: str | None = None
+
+    @property
+    def faults(self) -> list[str]:
+        """Why this kernel would not launch or not be worth timing."""
+        if self.error:
+            return [self.error]
+        wide = int(re.search(r"D(\d+)", self.name).group(1)) > 128 if "D" in self.name else False
+        found = []
+        if self.spill > (SPILL_LIMIT if wide else 0):
+            found.append(f"{self.spill} bytes spilled")
+        if self.shared_kib > SHARED_KIB[self.arch]:
+            found.append(f"{self.shared_kib:.0f} KiB of shared memory, {SHARED_KIB[self.arch]} can be had")
+        if self.arch == 90 and self.needs_tensor_cores and not self.tensor:
+            found.append("no HGMMA")
+        return found
+
+    @property
+    def needs_tensor_cores(self) -> bool:
+        """Merging and row sums have no matrix product; decoding's rows are too few for wgmma; fp32 stays fp32."""
+        return any(word in self.name for word in ("fwd", "bwd_keys", "bwd_rows")) and "fp32" not in self.name
+
+
+class Recorder:
+    """Stands in a kernel's place and keeps what it is launched with."""
+
+    def __init__(self, kernel, kept: list):
+        self.kernel, self.kept = kernel, kept
+
+    def __getitem__(self, grid):
+        return lambda *args, **kwargs: self.kept.append((self.kernel, args, kwargs))
+
+
+@contextmanager
+def recorded(arch: int, narrow: bool) -> Iterator[list]:
+    """The list that attention's launches go to, as if a card of this architecture were there."""
+    from kernels.attention import triton_decode, triton_kernels, triton_launch
+
+    kept: list = []
+    with mock.patch.multiple(
+        triton_launch, check=lambda q: None, capability_of=lambda q: divmod(arch, 10), recall=_recall(narrow)
+    ):
+        patches = [
+            mock.patch.object(module, name, Recorder(getattr(module, name), kept))
+            for module in (triton_kernels, triton_decode)
+            for name in vars(module)
+            if name.endswith("_kernel")
+        ]
+        for patch in patches:
+            patch.start()
+        try:
+            yield kept
+        finally:
+            for patch in patches:
+                patch.stop()
+
+
+def _recall(narrow: bool):
+    return lambda serial, name, make: narrow if name == "narrow" else make()
+
+
+def attention_variants(
+    arch: int, dims: tuple[int, ...], dtypes=(torch.bfloat16, torch.float32), document: torch.Tensor | None = None
+) -> Iterator[Variant]:
+    """Every attention kernel: forward, backward and decoding, all head dims, wide and narrow masks.
+
+    document: (1, T) ids of the row that they are launched for, of at least 512 tokens; no variant depends on it.
+    """
+    from kernels import Spans
+    from kernels.attention import triton_launch
+
+    heads, key_heads = 8, 2
+    spans = Spans.packed(torch.zeros(1, 512, dtype=torch.int32) if document is None else document)
+    rows = spans.num_rows
+    for dtype in dtypes:
+        for dim in dims if dtype != torch.float32 else [d for d in dims if d in (64, 128)]:
+            q = torch.zeros(1, rows, heads, dim, dtype=dtype)
+            k = torch.zeros(1, rows, key_heads, dim, dtype=dtype)
+            for narrow in (False, True) if dtype != torch.float32 else (False,):
+                short = {torch.bfloat16: "bf16", torch.float32: "fp32", torch.float16: "fp16"}[dtype]
+                label = f"D{dim}-{short}" + ("-narrow" if narrow else "")
+                with recorded(arch, narrow) as kept:
+                    out, lse = triton_launch.forward(q, k, k, spans.lo, spans.hi, 0, scale=0.1, sink=None)
+                    triton_launch.backward(out, q, k, k, spans.lo, spans.hi, 0, out, lse, scale=0.1)
+                    if not narrow:
+                        sink = torch.zeros(heads)
+                        triton_launch.forward(
+                            q[:, :3], k, k, spans.lo[:, -3:], spans.hi[:, -3:], 0, scale=0.1, sink=sink
+                        )
+                for kernel, args, kwargs in kept:
+                    yield variant_of(kernel, args, kwargs, arch, label)
+
+
+def loss_variants(arch: int) -> Iterator[Variant]:
+    """The kernel of the fused head and loss, with and without soft labels."""
+    from kernels.linear_loss.triton_kernels import compile_variants
+
+    for one in compile_variants():
+        kernel, numbers = one.kernel, tuple(number for (number,) in one.attrs)
+        name = f"{kernel.__name__.removesuffix('_kernel')}-{one.name}"
+        constants, options = one.constexprs, one.options
+        yield Variant(name, kernel.__module__, kernel.__name__, one.signature, constants, numbers, options, arch)
+
+
+def variant_of(kernel, args: tuple, kwargs: dict, arch: int, label: str) -> Variant:
+    """The variant that `kernel[grid](*args, **kwargs)` would compile; constants and types as Triton's own rules."""
+    signature, constants, divisible = {}, {}, []
+    values = dict(zip(kernel.arg_names, args, strict=False))
+    values |= {name: value for name, value in kwargs.items() if name in kernel.arg_names}
+    for number, param in enumerate(kernel.params):
+        value = values[param.name]
+        if param.is_constexpr or value is None or (_specialised(param, value) and value == 1):
+            signature[param.name], constants[param.name] = "constexpr", value
+        elif isinstance(value, torch.Tensor):
+            kinds = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int32: "i32",
+                     torch.int64: "i64"}  # fmt: skip
+            signature[param.name] = "*" + kinds[value.dtype]
+            # a card's allocator gives addresses that are multiples of 512
+            divisible.append(number)
+        elif isinstance(value, float):
+            signature[param.name] = "fp32"
+        else:
+            signature[param.name] = param.annotation_type or "i32"
+            if not param.do_not_specialize and value % 16 == 0:
+                divisible.append(number)
+    options = {key: kwargs[key] for key in ("num_warps", "num_stages") if key in kwargs}
+    name = f"{kernel.__name__.removesuffix('_kernel')}-{label}"
+    return Variant(name, kernel.__module__, kernel.__name__, signature, constants, tuple(divisible), options, arch)
+
+
+def _specialised(param, value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and not param.do_not_specialize
+
+
+def compile_variant(variant: Variant) -> Report:
+    """Compile one variant and read its machine code. A compiler's refusal becomes the report's `error`."""
+    import importlib
+
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernel = getattr(importlib.import_module(variant.module), variant.kernel)
+    attrs = {(number,): [["tt.divisibility", 16]] for number in variant.divisible}
+    source = ASTSource(kernel, variant.signature, variant.constants, attrs)
+    try:
+        compiled = triton.compile(source, target=GPUTarget("cuda", variant.arch, 32), options=dict(variant.options))
+    except Exception as error:
+        return Report(
+            variant.name,
+            variant.arch,
+            0,
+            0,
+            0.0,
+            0,
+            0,
+            error=f"{type(error).__name__}: {error} {error.__cause__ or ''}"[-400:],
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(compiled.asm["cubin"])
+        usage = _cuobjdump("-res-usage", cubin)
+        sass = _cuobjdump("-sass", cubin)
+    counts = {word: len(re.findall(rf"\b{word}\b", sass)) for word in {*TENSOR_CORE.values()}}
+    own = TENSOR_CORE[variant.arch]
+    return Report(
+        name=variant.name,
+        arch=variant.arch,
+        registers=int(re.search(r"REG:(\d+)", usage).group(1)),
+        # what is spilled lives on the stack; the kernels have no arrays of their own
+        spill=int(re.search(r"STACK:(\d+)", usage).group(1)),
+        shared_kib=compiled.metadata.shared / 1024,
+        tensor=counts[own],
+        older=sum(count for word, count in counts.items() if word != own),
+    )
+
+
+def _cuobjdump(flag: str, cubin: Path) -> str:
+    import triton
+
+    tool = triton.knobs.nvidia.cuobjdump.path
+    return subprocess.run([tool, flag, str(cubin)], capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+def table(reports: list[Report]) -> str:
+    """Aligned lines for a person."""
+    width = max(len(report.name) for report in reports)
+    lines = [f"{'kernel':<{width}}  arch  regs  spill  shared KiB  tensor  older"]
+    for report in reports:
+        lines.append(
+            f"{report.name:<{width}}  {report.arch:>4}  {report.registers:>4}  {report.spill:>5}  "
+            f"{report.shared_kib:>10.1f}  {report.tensor:>6}  {report.older:>5}"
+            + (f"   {'; '.join(report.faults)}" if report.faults else "")
+        )
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compile, print the table, and one JSON line last; 1 where anything is at fault."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compile_report", description=__doc__.splitlines()[0])
+    parser.add_argument("--arch", type=int, nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES))
+    parser.add_argument("--dim", type=int, nargs="+", choices=DIMS, default=list(DIMS), help="head dims")
+    parser.add_argument("--only", default="", help="regular expression that a kernel's name must contain")
+    parser.add_argument("--jobs", type=int, default=2, help="compilers at a time")
+    parser.add_argument("--out", type=Path, help="write the table as JSON")
+    options = parser.parse_args(argv)
+
+    import triton
+
+    if triton.knobs.runtime.interpret:
+        print("error: TRITON_INTERPRET=1 replaces the compiler; unset it and start again", file=sys.stderr)
+        return 2
+    variants = [
+        v for arch in options.arch for v in (*attention_variants(arch, tuple(options.dim)), *loss_variants(arch))
+    ]
+    variants = [v for v in variants if re.search(options.only, v.name)]
+    if not variants:
+        print(f"error: no kernel's name matches {options.only!r}", file=sys.stderr)
+        return 2
+    with ProcessPoolExecutor(options.jobs) as pool:
+        reports = list(tqdm(pool.map(compile_variant, variants), total=len(variants), unit="kernel", leave=False))
+    faulty = [report for report in reports if report.faults]
+    print(f"triton {triton.__version__}")
+    print(table(reports))
+    record = {"triton": triton.__version__, "torch": torch.__version__, "reports": [asdict(r) for r in reports]}
+    if options.out:
+        options.out.write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps({"triton": triton.__version__, "kernels": len(reports), "faulty": len(faulty)}))
+    return 1 if faulty else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

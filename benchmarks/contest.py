@@ -1,0 +1,124 @@
+"""One case: build each contender, see that all compute the same thing, time them in turn.
+
+A contender that cannot be built, fails, runs out of memory or disagrees is left out *with its reason in the record*,
+and the others go on; a comparison that silently drops a peer is no comparison. Agreement is checked on a sample of the
+result against the first contender that ran, ours, before anything is timed: a peer under a wrong mask would be fast
+for nothing.
+
+Times to get ready are kept apart from the rounds: `prepare_s` makes the mask in the contender's own form,
+`first_forward_s` is its first forward, imports and compilation included.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.measure import LeftOutError, Stopwatch, reason_of, release, summarize, take_turns
+
+OURS = "brine"
+
+
+@dataclass
+class Built:
+    """A contender that is ready to run."""
+
+    forward: Callable[[], Tensor]
+    """The operation."""
+    leaves: tuple[Tensor, ...] = ()
+    """What gradients are taken of; none for a forward alone."""
+    grad: Tensor | None = None
+    """Gradient of the result; None where it is a scalar."""
+    sample: Callable[[Tensor], Tensor] = lambda out: out
+    """Some numbers of the result, in an order that all contenders share."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How long a case may take and how closely results must agree."""
+
+    budget_s: float = 20.0
+    """Seconds for the rounds of a case, warm-ups not counted."""
+    min_rounds: int = 3
+    """Rounds in any case."""
+    max_rounds: int = 30
+    """Rounds at most."""
+    tolerance: float = 0.05
+    """Largest difference between results, as a share of the largest number in the sample."""
+
+
+def contest(
+    builders: Mapping[str, Callable[[], Built]],
+    *,
+    device: str,
+    rules: Rules,
+    on_stage: Callable[[str], None] = lambda name: None,
+) -> dict[str, dict[str, Any]]:
+    """-> {name: {"left_out": reason}} or {name: {"prepare_s", "first_forward_s", "difference", "peak_bytes", "rounds",
+    "seconds", "over"}}, the last three as in `measure.summarize`."""
+    results: dict[str, dict[str, Any]] = {}
+    watches: dict[str, Stopwatch] = {}
+    expected = None
+    for name, build in builders.items():
+        on_stage(name)
+        failed = False
+        try:
+            results[name], watches[name], seen = _make_ready(build, device, expected, rules.tolerance)
+            expected = seen if expected is None else expected
+        except LeftOutError as error:
+            results[name] = {"left_out": str(error)}
+        except Exception as error:
+            results[name] = {"left_out": reason_of(error)}
+            failed = True
+        if failed:
+            # outside of the handler, where the trace no longer holds what failed
+            release(device)
+    turns = take_turns(
+        watches,
+        device=device,
+        budget_s=rules.budget_s,
+        min_rounds=rules.min_rounds,
+        max_rounds=rules.max_rounds,
+        on_turn=on_stage,
+    )
+    for name, summary in summarize(turns.times, reference=OURS).items():
+        results[name] |= summary
+    for name, reason in turns.failures.items():
+        results[name] = {"left_out": reason}
+    if device == "cuda":
+        for name in turns.times:
+            on_stage(name)
+            results[name]["peak_bytes"] = watches[name].peak_bytes()
+    return results
+
+
+def _make_ready(
+    build: Callable[[], Built], device: str, expected: Tensor | None, tolerance: float
+) -> tuple[dict[str, Any], Stopwatch, Tensor]:
+    start = time.perf_counter()
+    built = build()
+    _wait(device)
+    built_at = time.perf_counter()
+    with torch.set_grad_enabled(bool(built.leaves)):
+        out = built.forward()
+    _wait(device)
+    result = {"prepare_s": built_at - start, "first_forward_s": time.perf_counter() - built_at, "difference": None}
+    seen = built.sample(out.detach()).double().cpu()
+    if not bool(seen.isfinite().all()):
+        raise LeftOutError("its result is not finite")
+    if expected is not None:
+        difference = float((seen - expected).abs().max() / expected.abs().max())
+        if difference > tolerance:
+            raise LeftOutError(f"its result differs by {difference:.2g} of the largest value: not the same operation")
+        result["difference"] = difference
+    return result, Stopwatch(built.forward, built.leaves, built.grad, device=device), seen
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()

@@ -1,0 +1,348 @@
+"""What every benchmark does around its measurements: refuse, record, append, draw.
+
+The tests of the operation run first, in a process of their own, and where they fail nothing is measured and nothing is
+written: a fast wrong kernel is worth no row. On a GPU, where part of the tests may have run by interpreter, small cases
+are also held against the specification on the device itself (`agree`). There is no switch to leave this out, only
+`--quick`, which tries the whole script at toy sizes, without tests, and writes nothing.
+
+A record is one line of JSON appended in a single write to `results/<name>.jsonl`, with hardware, versions, commit
+(and whether files differed from it; results themselves do not count), load of the machine before the start, the
+roofline, every case, and the targets. The same record is the last line printed. Old lines are never touched.
+
+On CUDA each case runs in a process of its own. Compilers can abort and kernels can poison the context, and neither can
+be caught: when such a process dies, the contender that was at work is left out with the reason, and the case is run
+again without it. On the CPU cases share one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from benchmarks.contest import Built
+from benchmarks.measure import copy_rate, matmul_rate
+from training.distributed import World
+from training.environment import commit, environment
+from training.metrics import append_line
+from training.runtime import Runtime, usable_cores
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PEERS = ("triton", "flash-attn", "flash-attn-3", "flash-attn-4", "liger-kernel", "nvidia-cudnn-cu13", "transformers")
+
+
+class Ear(logging.Handler):
+    """Keeps what the kernels log, such as which backend they chose and why."""
+
+    def __init__(self):
+        super().__init__(logging.INFO)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one message."""
+        self.messages.append(record.getMessage())
+
+
+_ear = Ear()
+
+
+class TestsFailedError(RuntimeError):
+    """The operation's tests failed, so there is nothing to report."""
+
+    __test__ = False
+
+
+def parser(name: str, description: str) -> argparse.ArgumentParser:
+    """The options that all benchmarks share."""
+    made = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}",
+        description=description,
+        epilog=f"Runs the tests first, appends one line to benchmarks/results/{name}.jsonl, and prints it last.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    made.add_argument("--quick", action="store_true", help="toy sizes, no tests, writes nothing: does it run at all?")
+    made.add_argument("--cases", nargs="+", default=[], metavar="WORD", help="only cases whose name has one of these")
+    made.add_argument("--list", action="store_true", help="print the names of the cases and stop")
+    made.add_argument("--minutes", type=float, default=0.0, help="begin no case after so many; 0 for no limit")
+    made.add_argument("--threads", type=int, default=usable_cores(), help="CPU threads of torch")
+    made.add_argument("--results", type=Path, default=RESULTS, help="folder of the record and the plot")
+    return made
+
+
+def device_options(made: argparse.ArgumentParser) -> None:
+    """Options of benchmarks that know GPUs, and those by which a case's own process is started."""
+    made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda where there is one")
+    made.add_argument("--backend", default="", help="of ours; on CUDA triton unless given, as its tests ran first here")
+    made.add_argument("--case-timeout-s", type=float, default=1200.0, help="on CUDA, longest time of one case")
+    made.add_argument("--without", default="", metavar="A,B", help="contenders to leave out")
+    for hidden in ("--child", "--stage"):
+        made.add_argument(hidden, default="", help=argparse.SUPPRESS)
+
+
+def prepare(options: argparse.Namespace) -> str:
+    """Set threads and logging -> the device. Raises ValueError for a GPU that is not there."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")
+    # which backend ran is part of the result
+    logging.getLogger("kernels").setLevel(logging.INFO)
+    logging.getLogger("kernels").addHandler(_ear)
+    torch.set_num_threads(options.threads)
+    device = getattr(options, "device", "cpu")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda, but torch sees no GPU: use --device cpu or install its driver")
+    if not getattr(options, "backend", "auto"):
+        # "auto" keeps to cards on which the tests are known to have passed; here they have just run
+        options.backend = "triton" if device == "cuda" else "auto"
+    return device
+
+
+def heard() -> list[str]:
+    """What the kernels have logged since this was last asked; each choice is logged once a process."""
+    messages, _ear.messages = _ear.messages, []
+    return messages
+
+
+def select(names: list[str], words: list[str]) -> list[str]:
+    """The names that hold one of the words; all without words. Raises ValueError where nothing is left."""
+    kept = [name for name in names if not words or any(word in name for word in words)]
+    if not kept:
+        raise ValueError(f"no case has one of {', '.join(words)} in its name; --list shows them")
+    return kept
+
+
+def run_tests(patterns: tuple[str, ...]) -> dict[str, Any]:
+    """Run the tests that match, seen from the repository's root -> {"command", "passed", "seconds"}.
+
+    Raises TestsFailedError, with what the tests said last, where one fails or none is found.
+    """
+    files = sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern))
+    if not files:
+        raise TestsFailedError(f"found no tests at {', '.join(patterns)}")
+    command = [sys.executable, "-m", "pytest", *files, "-q", "-n", "0", "-p", "no:cacheprovider"]
+    shown = "python " + " ".join(command[1:])
+    print(f"tests first: {shown}", file=sys.stderr, flush=True)
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise TestsFailedError(f"{shown} failed:\n" + "\n".join(done.stdout.strip().splitlines()[-15:]))
+    return {"command": shown, "passed": True, "seconds": round(time.perf_counter() - start, 1)}
+
+
+def agree(what: str, ours: Built, truth: Built, tolerance: float) -> None:
+    """Result and gradients of ours on this very device against the specification's.
+
+    Raises TestsFailedError where they differ by more than `tolerance` of the largest value.
+    """
+    found = []
+    for built in (ours, truth):
+        out = built.forward()
+        grads = torch.autograd.grad(out, built.leaves, built.grad) if built.leaves else ()
+        found.append([x.detach().double() for x in (out, *grads)])
+    for i, (mine, true) in enumerate(zip(*found, strict=True)):
+        error = float((mine - true).abs().max() / true.abs().max())
+        # written so that NaN fails
+        if not error <= tolerance:
+            name = f"gradient {i}" if i else "the result"
+            raise TestsFailedError(f"on this device, {what}: {name} is off by {error:.2g} of the largest value")
+
+
+def begin(name: str, options: argparse.Namespace, device: str, tests: tuple[str, ...]) -> dict[str, Any]:
+    """Run the tests (not for --quick) -> the record so far. Raises TestsFailedError."""
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        print(f"the machine is not idle (load {load:.1f}): numbers will suffer", file=sys.stderr)
+    checked = None if options.quick else run_tests(tests)
+    return {
+        "benchmark": name,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": f"python -m benchmarks.{name} " + " ".join(options.given),
+        "quick": options.quick,
+        "tests": checked,
+        "hardware": hardware(device, options.threads, load),
+        "cases": [],
+        "targets": [],
+    }
+
+
+def hardware(device: str, threads: int, load: float) -> dict[str, Any]:
+    """What `training.environment` records of the machine, with the GPU, the peers' versions and the load."""
+    found = environment(Runtime(device=device, num_threads=threads, dtype="by case", deterministic=False), World())
+    for unused in ("reasons", "ranks", "dtype", "compile"):
+        del found[unused]
+    for package in PEERS:
+        try:
+            found["versions"][package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found["versions"][package] = None
+    found["versions"]["torch"] = torch.__version__
+    found["load_before"] = round(load, 2)
+    found["commit"] = (commit() or "").rstrip("+") or None
+    found["dirty"] = is_dirty()
+    if device == "cuda":
+        gpu = torch.cuda.get_device_properties(0)
+        found["gpu"] = {
+            "name": gpu.name,
+            "memory_gib": round(gpu.total_memory / 2**30, 1),
+            "multiprocessors": gpu.multi_processor_count,
+            "capability": f"{gpu.major}.{gpu.minor}",
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "driver_and_limits": _nvidia_smi(),
+        }
+    return found
+
+
+def is_dirty() -> bool | None:
+    """Do files differ from the commit, `benchmarks/results` apart? None outside a checkout."""
+    command = ["git", "-C", str(ROOT), "status", "--porcelain", "--", ".", ":(exclude)benchmarks/results"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return bool(done.stdout.strip())
+
+
+def roofline(device: str, dtypes: dict[str, torch.dtype], quick: bool, *, copies: bool = False) -> dict[str, float]:
+    """What this device does at best, measured now and printed -> {"<dtype>_flops_per_s", "copy_bytes_per_s"}."""
+    budget_s = 0.02 if quick else 1.0
+    found = {
+        f"{name}_flops_per_s": matmul_rate(device, dtype, size=256 if quick else None, budget_s=budget_s)
+        for name, dtype in sorted(dtypes.items())
+    }
+    if copies:
+        found["copy_bytes_per_s"] = copy_rate(device, size=2**20 if quick else 2**28, budget_s=budget_s)
+    for key, rate in found.items():
+        print(f"roofline, measured now: {key} = {rate:.3g}", flush=True)
+    return found
+
+
+def run_cases(
+    names: list[str],
+    run: Callable[[str, Callable[[str], None]], dict[str, Any]],
+    show: Callable[[dict[str, Any]], str],
+    *,
+    minutes: float = 0.0,
+) -> list[dict[str, Any]]:
+    """Run the cases under a progress bar, printing each as it ends. Ctrl-C keeps what is done.
+
+    run: (name, on_stage) -> result; on_stage tells the bar who is at work. show: result -> lines for the console.
+    """
+    results, start = [], time.monotonic()
+    with tqdm(names, desc="cases", file=sys.stderr, disable=None) as bar:
+        for name in bar:
+            if minutes and time.monotonic() - start > 60 * minutes:
+                results.append({"case": name, "left_out": f"not begun within {minutes:g} minutes"})
+                continue
+            bar.set_postfix_str(name)
+            try:
+                results.append(run(name, lambda stage, name=name: bar.set_postfix_str(f"{name} {stage}")))
+            except KeyboardInterrupt:
+                results.append({"case": name, "left_out": "interrupted"})
+                break
+            with tqdm.external_write_mode(file=sys.stdout):
+                print(show(results[-1]), flush=True)
+    return results
+
+
+def run_isolated(module: str, case: str, options: argparse.Namespace, device: str) -> dict[str, Any]:
+    """Run one case in processes of its own until one lives to tell; see this file's opening."""
+    left_out = {name: {"left_out": "asked for"} for name in options.without.split(",") if name}
+    arguments = ["--device", device, "--backend", options.backend, "--threads", str(options.threads)]
+    timeout_s = options.case_timeout_s
+    while True:
+        with tempfile.TemporaryDirectory() as folder:
+            stage = Path(folder) / "stage"
+            command = [sys.executable, "-m", module, *arguments, "--child", case]
+            command += ["--without", ",".join(left_out), "--stage", str(stage)]
+            try:
+                done = subprocess.run(
+                    command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=timeout_s, check=False
+                )
+                reason = f"its process ended with {done.returncode}"
+            except subprocess.TimeoutExpired:
+                done, reason = None, f"its case took longer than {timeout_s:.0f} s"
+            culprit = stage.read_text().strip() if stage.exists() else ""
+        if done is not None and done.returncode == 0:
+            result = json.loads(done.stdout.splitlines()[-1])
+            result["contenders"] |= left_out
+            return result
+        if not culprit or culprit in left_out:
+            return {"case": case, "left_out": reason}
+        left_out[culprit] = {"left_out": reason}
+
+
+def child_stage(options: argparse.Namespace) -> Callable[[str], None]:
+    """For a case's own process: note who is at work where the parent will look."""
+    return lambda name: Path(options.stage).write_text(name) if options.stage else None
+
+
+def finish(record: dict[str, Any], options: argparse.Namespace, draw: Callable[[dict[str, Any], Path], None]) -> int:
+    """Show the targets, append the record, draw it, print it as the last line -> exit status."""
+    if options.quick:
+        print("toy sizes: neither times nor targets mean anything")
+    for target in record["targets"]:
+        print(
+            f"{'met   ' if target['met'] else 'missed'} {target['case']}: {target['what']} = {target['measured']:.3g}, "
+            f"target {target['relation']} {target['target']:g}"
+        )
+    if not options.quick:
+        options.results.mkdir(parents=True, exist_ok=True)
+        path = options.results / f"{record['benchmark']}.jsonl"
+        append_line(path, record)
+        picture = options.results / f"{record['benchmark']}-{record['hardware']['device']}.png"
+        draw(record, picture)
+        print(f"appended to {path}, drawn in {picture}", file=sys.stderr)
+    print(json.dumps(record), flush=True)
+    return 0
+
+
+def refuse(name: str, error: Exception) -> int:
+    """Say why there is nothing to report -> exit status."""
+    print(str(error), file=sys.stderr)
+    print(json.dumps({"benchmark": name, "refused": str(error)}), flush=True)
+    return 1
+
+
+def target(case: str, what: str, measured: float | None, relation: str, wanted: float) -> list[dict[str, Any]]:
+    """One line of the record's targets; nothing where nothing was measured. relation: "at least" or "at most"."""
+    if measured is None:
+        return []
+    met = measured >= wanted if relation == "at least" else measured <= wanted
+    return [{"case": case, "what": what, "measured": measured, "relation": relation, "target": wanted, "met": met}]
+
+
+def table(rows: list[Mapping[str, str]]) -> str:
+    """Rows of equal keys, aligned, the first column to the left."""
+    if not rows:
+        return ""
+    lines = [list(rows[0]), *[list(row.values()) for row in rows]]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  "
+        + "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+
+
+def _nvidia_smi() -> str | None:
+    query = ["nvidia-smi", "--query-gpu=driver_version,power.limit,clocks.max.sm", "--format=csv,noheader", "-i", "0"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

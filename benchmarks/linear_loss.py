@@ -1,0 +1,382 @@
+"""The fused head and loss against the same loss over plain logits, and against Liger where it is installed.
+
+    python -m benchmarks.linear_loss                  this machine: the GPU where there is one, else the CPU
+
+**Contenders.** `brine` is `kernels.linear_cross_entropy`; `chunked` is the same by plain PyTorch operations (GPU only;
+on a CPU ours is that); `plain` multiplies hidden states and head, widens the logits to fp32 as training code does, and
+calls `F.cross_entropy`; `liger` is its fused linear cross-entropy (GPU only). All get the same tensors, in the case's
+dtype, and give loss, d_hidden and d_weight. Ours computes the gradients in the
+forward, so only the total is compared.
+
+**Terms.** "plain" is the cross-entropy alone, "z" adds 1e-4 lse^2, "distill" mixes in a dense teacher of half the width
+at weight 0.5 and temperature 1, whose logits are part of the work. Liger has no op with this mixture.
+
+**Counting.** 6 N E V FLOPs for forward and backward, and 2 N Et V for the teacher, for everybody, against the best
+square matrix product of this device in the same dtype, measured in the same run. Nothing can be faster than that
+roofline except by leaving work out.
+
+**Memory** is the peak growth above the inputs *and their gradients*: d_hidden and d_weight have to exist whoever makes
+them, so their bytes are taken off. On the CPU each contender runs in a process of its own (`memory.py`), on CUDA it is
+the caching allocator's peak.
+
+**Cases.** CPU: 8,192 tokens, width 512, 65,536 words, fp32 and bf16; targets: at most 1.35 times the time and 1/8 of
+the memory of `plain`. With a teacher 4,096 tokens, since `plain` would not fit small machines. GPU: 8k to 64k tokens,
+width 4,096, 131,072 words, bf16. About 10 minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks import harness
+from benchmarks.contest import OURS, Built, Rules, contest
+from benchmarks.measure import LeftOutError
+from benchmarks.memory import peak_growth
+from kernels import linear_cross_entropy
+
+NAME = "linear_loss"
+TESTS = {"cpu": ("tests/kernels/test_linear_loss.py",), "cuda": ("tests/kernels/test_linear_loss*.py",)}
+"""What has to pass first: on a GPU the kernel's own tests too."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+TOLERANCE = {"fp32": 1e-4, "bf16": 0.01}
+Z_LOSS = 1e-4
+DISTILL_WEIGHT = 0.5
+TERMS = ("plain", "z", "distill")
+SEED = 11
+TIME_TARGET = 1.35
+MEMORY_TARGET = 1 / 8
+
+
+@dataclass(frozen=True)
+class Case:
+    """One loss at one size."""
+
+    terms: str
+    """One of `TERMS`."""
+    num_tokens: int
+    """N."""
+    width: int
+    """E; the teacher's is half of it."""
+    vocabulary: int
+    """V."""
+    dtype: str = "fp32"
+    """A key of `DTYPES`."""
+    targets: bool = False
+    """Are the two targets held against it?"""
+
+    @property
+    def name(self) -> str:
+        """An id such as z-N8192-E512-V65536-fp32."""
+        return f"{self.terms}-N{self.num_tokens}-E{self.width}-V{self.vocabulary}-{self.dtype}"
+
+    @property
+    def flops(self) -> int:
+        """Operations of forward and backward."""
+        teacher = self.width // 2 if self.terms == "distill" else 0
+        return (6 * self.width + 2 * teacher) * self.num_tokens * self.vocabulary
+
+
+def cpu_cases() -> list[Case]:
+    """The targets' size."""
+    return [
+        Case(terms, 4096 if terms == "distill" else 8192, 512, 65536, dtype, targets=terms != "distill")
+        for dtype in ("bf16", "fp32")
+        for terms in TERMS
+    ]
+
+
+def cuda_cases() -> list[Case]:
+    """A head of the usual size of large models."""
+    return [Case(terms, k * 1024, 4096, 2**17, "bf16") for k in (8, 16, 32, 64) for terms in TERMS]
+
+
+def quick_cases() -> list[Case]:
+    """Every kind of case at toy sizes."""
+    return [Case(terms, 96, 16, 200, dtype, targets=True) for terms in TERMS for dtype in ("fp32", "bf16")]
+
+
+@dataclass
+class Problem:
+    """Inputs of a case: hidden (N, E), weight (V, E), labels (N,), and the teacher's (N, Et) and (V, Et) if any."""
+
+    hidden: Tensor
+    weight: Tensor
+    labels: Tensor
+    teacher_hidden: Tensor | None
+    teacher_weight: Tensor | None
+    z_loss: float
+    backend: str
+
+
+def make_problem(case: Case, device: str, *, backend: str = "auto") -> Problem:
+    """Inputs of a case, from `SEED`: logits of standard deviation 1, every token with a target."""
+    generator = torch.Generator(device).manual_seed(SEED)
+
+    def normal(rows: int, width: int, std: float) -> Tensor:
+        return torch.empty(rows, width, dtype=DTYPES[case.dtype], device=device).normal_(0.0, std, generator=generator)
+
+    teacher = case.width // 2 if case.terms == "distill" else 0
+    return Problem(
+        hidden=normal(case.num_tokens, case.width, 1.0).requires_grad_(),
+        weight=normal(case.vocabulary, case.width, case.width**-0.5).requires_grad_(),
+        labels=torch.randint(case.vocabulary, (case.num_tokens,), generator=generator, device=device),
+        teacher_hidden=normal(case.num_tokens, teacher, 1.0) if teacher else None,
+        teacher_weight=normal(case.vocabulary, teacher, teacher**-0.5) if teacher else None,
+        z_loss=Z_LOSS if case.terms == "z" else 0.0,
+        backend=backend,
+    )
+
+
+def brine(problem: Problem) -> Built:
+    """Ours."""
+    p = problem
+
+    def forward() -> Tensor:
+        soft = {}
+        if p.teacher_hidden is not None:
+            soft = {"teacher_hidden": p.teacher_hidden, "teacher_weight": p.teacher_weight}
+            soft["distill_weight"] = DISTILL_WEIGHT
+        return linear_cross_entropy(p.hidden, p.weight, p.labels, z_loss=p.z_loss, backend=p.backend, **soft)
+
+    return Built(forward, (p.hidden, p.weight))
+
+
+def chunked(problem: Problem) -> Built:
+    """Ours without a kernel of its own."""
+    if problem.hidden.device.type != "cuda":
+        raise LeftOutError("on a CPU ours is that")
+    return brine(replace(problem, backend="cpu"))
+
+
+def plain(problem: Problem) -> Built:
+    """The loss as one would write it down."""
+    p = problem
+
+    def forward() -> Tensor:
+        logits = (p.hidden @ p.weight.T).float()
+        loss = F.cross_entropy(logits, p.labels, reduction="sum")
+        if p.z_loss:
+            loss = loss + p.z_loss * logits.logsumexp(-1).square().sum()
+        if p.teacher_hidden is not None:
+            with torch.no_grad():
+                teacher = (p.teacher_hidden @ p.teacher_weight.T).float().softmax(-1)
+            soft = F.cross_entropy(logits, teacher, reduction="sum")
+            loss = (1.0 - DISTILL_WEIGHT) * loss + DISTILL_WEIGHT * soft
+        return loss
+
+    return Built(forward, (p.hidden, p.weight))
+
+
+def liger(problem: Problem) -> Built:
+    """Liger's fused linear cross-entropy."""
+    p = problem
+    if p.hidden.device.type != "cuda":
+        raise LeftOutError("needs a GPU")
+    if p.teacher_hidden is not None:
+        raise LeftOutError("has no op that mixes hard labels with a dense teacher's in this way")
+    try:
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+    except ImportError as error:
+        raise LeftOutError(f"liger-kernel is not installed ({error})") from None
+    loss = LigerFusedLinearCrossEntropyLoss(lse_square_scale=p.z_loss, reduction="sum")
+    return Built(lambda: loss(p.weight, p.hidden, p.labels), (p.hidden, p.weight))
+
+
+CONTENDERS = {OURS: brine, "plain": plain, "chunked": chunked, "liger": liger}
+
+
+def verify(device: str, backend: str) -> None:
+    """Hold small cases of all terms against the plain loss in fp32 on this device. Raises TestsFailedError."""
+    for terms in TERMS:
+        low = make_problem(Case(terms, 600, 64, 1000, "bf16"), device, backend=backend)
+        names = [
+            name for name in ("hidden", "weight", "teacher_hidden", "teacher_weight") if getattr(low, name) is not None
+        ]
+        wide = {name: getattr(low, name).detach().float() for name in names}
+        for name in ("hidden", "weight"):
+            wide[name].requires_grad_()
+        harness.agree(terms, brine(low), plain(replace(low, **wide)), 0.05)
+
+
+def memory_call(*, tiny: bool, contender: str, backend: str, **shape: Any) -> Any:
+    """Target of `memory.peak_growth`: forward and backward of one contender."""
+    if tiny:
+        shape |= {"num_tokens": 64, "vocabulary": 128}
+    built = CONTENDERS[contender](make_problem(Case(**shape), "cpu", backend=backend))
+    return lambda: torch.autograd.grad(built.forward(), built.leaves)
+
+
+def measure_case(case: Case, device: str, options: Any, on_stage: Any) -> dict[str, Any]:
+    """Run a case in this process -> its part of the record, rates not yet applied; memory of the CPU comes later."""
+    left_out = set(options.without.split(","))
+    problem = make_problem(case, device, backend=options.backend)
+    builders = {name: lambda build=build: build(problem) for name, build in CONTENDERS.items() if name not in left_out}
+    rules = Rules(tolerance=TOLERANCE[case.dtype], budget_s=60.0, max_rounds=10)
+    if options.quick:
+        rules = Rules(tolerance=TOLERANCE[case.dtype], budget_s=0.0, min_rounds=2, max_rounds=2)
+    contenders = contest(builders, device=device, rules=rules, on_stage=on_stage)
+    gradients = sum(x.numel() * x.element_size() for x in (problem.hidden, problem.weight))
+    for contender in contenders.values():
+        if contender.get("peak_bytes") is not None:
+            contender["memory"] = {"growth_bytes": contender.pop("peak_bytes"), "method": "max_memory_allocated"}
+            contender["extra_bytes"] = contender["memory"]["growth_bytes"] - gradients
+    return {
+        "case": case.name,
+        "terms": case.terms,
+        "tokens": case.num_tokens,
+        "width": case.width,
+        "vocabulary": case.vocabulary,
+        "dtype": case.dtype,
+        "backend": options.backend,
+        "log": harness.heard(),
+        "flops": case.flops,
+        "gradient_bytes": gradients,
+        "contenders": contenders,
+    }
+
+
+def measure_memory(case: Case, result: dict[str, Any], on_stage: Any) -> None:
+    """Add each contender's peak memory on the CPU to a result, measured in children."""
+    shape = {"terms": case.terms, "num_tokens": case.num_tokens, "width": case.width}
+    shape |= {"vocabulary": case.vocabulary, "dtype": case.dtype, "backend": result["backend"]}
+    for name, contender in result["contenders"].items():
+        if "left_out" in contender:
+            continue
+        on_stage(f"{name} memory")
+        grown = peak_growth("benchmarks.linear_loss:memory_call", shape | {"contender": name})
+        contender["memory"] = grown
+        if "growth_bytes" in grown:
+            contender["extra_bytes"] = grown["growth_bytes"] - grown["kept_bytes"]
+
+
+def add_rates(result: dict[str, Any], roofline: dict[str, float]) -> None:
+    """TFLOP/s and their share of the roofline."""
+    for contender in result["contenders"].values():
+        if "seconds" in contender:
+            rate = result["flops"] / contender["seconds"]["total"]["median"]
+            contender["tflops"] = rate / 1e12
+            contender["share_of_roofline"] = rate / roofline[f"{result['dtype']}_flops_per_s"]
+
+
+def show(result: dict[str, Any]) -> str:
+    """A case for the console."""
+    if "left_out" in result:
+        return f"\n{result['case']}: left out: {result['left_out']}"
+    rows, notes = [], []
+    for name, contender in result["contenders"].items():
+        if "left_out" in contender:
+            notes.append(f"  {name} left out: {contender['left_out']}")
+            continue
+        total, over = contender["seconds"]["total"], contender.get("over", {}).get("total")
+        extra = contender.get("extra_bytes")
+        rows.append(
+            {
+                "": name,
+                "total ms": f"{total['median'] * 1e3:.1f}",
+                "p20 .. p80": f"{total['p20'] * 1e3:.1f} .. {total['p80'] * 1e3:.1f}",
+                "TFLOP/s": f"{contender['tflops']:.3g}",
+                "of roofline": f"{contender['share_of_roofline']:.0%}",
+                "time over ours": f"{over['median']:.2f}" if over else "",
+                "MiB beyond gradients": f"{extra / 2**20:.0f}" if extra is not None else "",
+            }
+        )
+    return "\n".join([f"\n{result['case']}", harness.table(rows), *notes])
+
+
+def targets(cases: list[Case], results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Time and memory of ours over those of `plain`."""
+    found, by_name = [], {result["case"]: result for result in results}
+    for case in cases:
+        contenders = by_name.get(case.name, {}).get("contenders", {})
+        if not case.targets or not contenders:
+            continue
+        over = contenders["plain"].get("over", {}).get("total", {}).get("median")
+        # a median of ratios the other way round, exact for an odd number of rounds
+        time = 1.0 / over if over else None
+        found += harness.target(case.name, "time over plain", time, "at most", TIME_TARGET)
+        extra = [contenders[name].get("extra_bytes") for name in (OURS, "plain")]
+        memory = extra[0] / extra[1] if extra[0] is not None and extra[1] else None
+        found += harness.target(case.name, "memory over plain", memory, "at most", MEMORY_TARGET)
+    return found
+
+
+def draw(record: dict[str, Any], path: Path) -> None:
+    """Time and memory of every case and contender, as bars."""
+    from matplotlib.figure import Figure
+
+    results = [result for result in record["cases"] if "contenders" in result]
+    figure = Figure(figsize=(max(8, 1.1 * len(results)), 7), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    ran = [name for name in CONTENDERS if any("seconds" in result["contenders"].get(name, {}) for result in results)]
+    width = 0.8 / max(1, len(ran))
+    for i, name in enumerate(ran):
+        shift = (i - (len(ran) - 1) / 2) * width
+        shown = [(at + shift, result["contenders"].get(name, {})) for at, result in enumerate(results)]
+        timed = [(at, contender["seconds"]["total"]) for at, contender in shown if "seconds" in contender]
+        if timed:
+            places, spreads = zip(*timed, strict=True)
+            middle = [s["median"] for s in spreads]
+            ends = [[s["median"] - s["p20"] for s in spreads], [s["p80"] - s["median"] for s in spreads]]
+            above.bar(places, middle, 0.9 * width, yerr=ends, label=name)
+        held = [(at, c["extra_bytes"] / 2**30) for at, c in shown if c.get("extra_bytes") is not None]
+        if held:
+            below.bar(*zip(*held, strict=True), 0.9 * width, label=name)
+    above.set_ylabel("seconds, forward + backward")
+    below.set_ylabel("GiB above inputs and gradients")
+    below.set_xticks(range(len(results)), [r["case"] for r in results], rotation=30, ha="right", fontsize=7)
+    above.legend()
+    where = record["hardware"].get("gpu", {}).get("name", record["hardware"]["processor"])
+    figure.suptitle(f"linear + cross-entropy, {where}, {record['hardware']['commit']}")
+    figure.savefig(path, dpi=110)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the benchmark -> exit status."""
+    made = harness.parser(NAME, "The fused head and loss against plain PyTorch and Liger: time and peak memory.")
+    harness.device_options(made)
+    options = made.parse_args(arguments)
+    options.given = list(sys.argv[1:] if arguments is None else arguments)
+    device = harness.prepare(options)
+    every = quick_cases() if options.quick else cuda_cases() if device == "cuda" else cpu_cases()
+    cases = {case.name: case for case in every}
+    if options.child:
+        print(json.dumps(measure_case(cases[options.child], device, options, harness.child_stage(options))))
+        return 0
+    names = harness.select(list(cases), options.cases)
+    if options.list:
+        print("\n".join(names))
+        return 0
+    try:
+        record = harness.begin(NAME, options, device, TESTS[device])
+        if device == "cuda":
+            verify(device, options.backend)
+    except harness.TestsFailedError as error:
+        return harness.refuse(NAME, error)
+    record["roofline"] = harness.roofline(device, {case.dtype: DTYPES[case.dtype] for case in every}, options.quick)
+
+    def run(name: str, on_stage: Any) -> dict[str, Any]:
+        if device == "cuda" and not options.quick:
+            result = harness.run_isolated("benchmarks.linear_loss", name, options, device)
+        else:
+            result = measure_case(cases[name], device, options, on_stage)
+            if device == "cpu" and (not options.quick or cases[name] == every[0]):
+                measure_memory(cases[name], result, on_stage)
+        if "contenders" in result:
+            add_rates(result, record["roofline"])
+        return result
+
+    record["cases"] = harness.run_cases(names, run, show, minutes=options.minutes)
+    record["targets"] = targets(every, record["cases"])
+    return harness.finish(record, options, draw)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

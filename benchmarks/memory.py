@@ -1,0 +1,111 @@
+"""Peak memory of one call on the CPU, measured in a process of its own.
+
+    python -m benchmarks.memory benchmarks.attention:memory_call '{"num_tokens": 32768}'
+
+What is reported is the growth of resident memory: the most that the process held while the call ran, minus what it
+held when the inputs were ready. The child runs the same call on a toy problem first, so that imports and thread pools
+are there before; then it makes the inputs, hands freed memory back, sets the kernel's high-water mark to the present
+(`/proc/self/clear_refs`), runs the call, and reads the mark (`VmHWM`). Resident memory counts what any library takes,
+scratch of matrix products included, which a count of tensors would miss; freed memory leaves it at once, since the
+child's allocator is told to map every block of 64 KiB and more.
+
+Where there is no /proc the growth of the process's own maximum (`ru_maxrss`) is taken instead, which is too low when
+making the inputs took more than the call; "method" in the result says which it was. It says nothing about GPUs
+(`Stopwatch.peak_bytes`), nor about page cache.
+
+A target is a function `call(tiny: bool, **arguments) -> run`, where calling `run()` does the work and returns the
+tensors that remain.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+MAPPED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "2"}
+
+
+def peak_growth(target: str, arguments: dict[str, Any], *, timeout_s: float = 900.0) -> dict[str, Any]:
+    """Run `target` ("module:function") in a child -> {"growth_bytes", "kept_bytes", "inputs_bytes", "method"}.
+
+    kept_bytes: the tensors that the call returned. inputs_bytes: resident memory before the call, interpreter and
+    libraries included. A child that fails or is killed gives {"left_out": reason}.
+    """
+    command = [sys.executable, "-m", "benchmarks.memory", target, json.dumps(arguments)]
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=os.environ | MAPPED, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return {"left_out": f"took longer than {timeout_s:.0f} s"}
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1][:300]
+        return {"left_out": f"its process ended with {done.returncode}: {last}"}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(call: Callable[..., Callable[[], Any]], arguments: dict[str, Any]) -> dict[str, Any]:
+    """What `peak_growth` gives, for a call in this process; meant for a fresh one."""
+    call(tiny=True, **arguments)()
+    run = call(tiny=False, **arguments)
+    gc.collect()
+    _trim()
+    marked = _reset_high_water()
+    before = _status("VmRSS") if marked else _max_rss()
+    kept = run()
+    after = _status("VmHWM") if marked else _max_rss()
+    return {
+        "growth_bytes": max(0, after - before),
+        "kept_bytes": sum(tensor.numel() * tensor.element_size() for tensor in kept),
+        "inputs_bytes": before,
+        "method": "VmHWM" if marked else "ru_maxrss",
+    }
+
+
+def _trim() -> None:
+    """Hand freed memory back to the system, where the C library can."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
+
+
+def _reset_high_water() -> bool:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _status(name: str) -> int:
+    """A size in bytes from this process's status."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1]) * 1024
+    raise ValueError(f"/proc/self/status has no {name}")
+
+
+def _max_rss() -> int:
+    # Linux counts KiB, macOS bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def main() -> None:
+    """Measure the target named on the command line and print the result as JSON."""
+    module, _, name = sys.argv[1].partition(":")
+    call = getattr(importlib.import_module(module), name)
+    print(json.dumps(measure(call, json.loads(sys.argv[2]))))
+
+
+if __name__ == "__main__":
+    main()

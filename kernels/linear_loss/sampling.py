@@ -1,0 +1,64 @@
+"""Unbiased sparse soft labels for a cache: words drawn from the teacher's distribution, with their counts.
+
+A row of top-k labels is small but leaves out the tail, so a student trained on it is pulled towards a distribution that
+is not the teacher's. Random sampling (Anshumann et al. 2025, "Sparse Logit Sampling", 2503.16870) draws words with
+replacement and keeps count / draws: for any student, the cross-entropy with such a row and its gradient have the dense
+ones as their expectation, since both are linear in the teacher's probabilities. The error falls with the square root of
+the number of draws.
+
+A draw is the inverse of the cumulated distribution in fp64, at uniform numbers that are drawn for all tokens at the
+start: so the labels do not depend on the size of the chunks, and the sum over a large vocabulary loses nothing. No
+(N, V) tensor is made.
+
+Legend: N tokens, C in a chunk, Et width of the teacher, V vocabulary, k draws a token.
+"""
+
+import torch
+from torch import Tensor
+
+from kernels.linear_loss.soft_labels import merge_duplicates
+from kernels.linear_loss.walk import default_chunk
+
+
+@torch.no_grad()
+def sample_soft_labels(
+    teacher_hidden: Tensor,
+    teacher_weight: Tensor,
+    num_samples: int,
+    temperature: float = 1.0,
+    *,
+    generator: torch.Generator | None = None,
+    chunk_tokens: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Draw `num_samples` words for each token from softmax(teacher logits / temperature), with replacement.
+
+    teacher_hidden: (N, Et); teacher_weight: (V, Et); generator: of the same device, its state settles the labels.
+    -> ids (N, k) int64, k = num_samples: the words drawn, each once, in descending order, -1 in unused places;
+    probabilities (N, k) float32: count / num_samples, 0 in unused places. They are `soft_ids` and `soft_probabilities`
+    of `kernels.linear_cross_entropy` at the same temperature.
+    Raises ValueError for shapes or numbers that do not fit.
+    """
+    if teacher_hidden.dim() != 2 or teacher_weight.dim() != 2 or teacher_hidden.shape[1] != teacher_weight.shape[1]:
+        raise ValueError(
+            f"teacher_hidden must be (N, Et) and teacher_weight (V, Et); got {tuple(teacher_hidden.shape)} and "
+            f"{tuple(teacher_weight.shape)}"
+        )
+    if num_samples < 1 or temperature <= 0.0:
+        raise ValueError(f"give num_samples >= 1 and a temperature above 0; got {num_samples} and {temperature}")
+    num, vocabulary = teacher_hidden.shape[0], teacher_weight.shape[0]
+    if chunk_tokens is None:
+        chunk_tokens = default_chunk(vocabulary, teacher_hidden.device.type, torch.float64)
+    elif chunk_tokens < 1:
+        raise ValueError(f"chunk_tokens must be at least 1, or None for the default; got {chunk_tokens}")
+
+    shape = (num, num_samples)
+    at = torch.rand(shape, dtype=torch.float64, device=teacher_hidden.device, generator=generator)
+    ids = torch.empty(shape, dtype=torch.int64, device=teacher_hidden.device)
+    for first in range(0, num, chunk_tokens):
+        rows = slice(first, first + chunk_tokens)
+        logits = (teacher_hidden[rows] @ teacher_weight.T).double().div_(temperature)
+        cumulated = torch.softmax(logits, -1, out=logits).cumsum_(-1)
+        # right: a word of probability 0 is never met; the last step of rounding may reach beyond the end
+        ids[rows] = torch.searchsorted(cumulated, at[rows] * cumulated[:, -1:], right=True).clamp_(max=vocabulary - 1)
+    ids, counts = merge_duplicates(ids, torch.ones(shape, device=ids.device))
+    return ids, counts / num_samples

@@ -1,0 +1,118 @@
+"""Sparse soft labels: for each token a few words with the teacher's probabilities, as they come from a cache.
+
+The probabilities are of the teacher's distribution softened by the temperature, so nothing is divided here. What a row
+leaves of the whole, 1 - sum, is its *tail*: the probability of all words that it does not list, kept as one event
+("bucket") or given to the listed words in proportion ("renormalise", biased). A row that sums to 1 within the rounding
+of its dtype has no tail: such are sampled labels (sampling.py).
+
+Checked and brought into one form: distinct ids in a row, in descending order, -1 in unused places, fp32 at least.
+
+Legend: N tokens, k places in a row, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+TAILS = ("bucket", "renormalise")
+UNUSED = -1
+"""The id in a place of a row that holds no word."""
+
+
+@dataclass(frozen=True, eq=False)
+class SoftLabels:
+    """Checked sparse soft labels of N tokens; rows of tokens without target are empty."""
+
+    ids: Tensor
+    """(N, k) int64, distinct in a row; -1 in unused places"""
+    probabilities: Tensor
+    """(N, k) float32 or float64, 0 in unused places"""
+    tail: Tensor
+    """(N, 1), probability of the words that a row does not list"""
+
+    def rows(self, at: slice | Tensor) -> SoftLabels:
+        """The labels of some tokens."""
+        return SoftLabels(self.ids[at], self.probabilities[at], self.tail[at])
+
+
+def rounding(probabilities: Tensor) -> float:
+    """How far a row's sum may be from 1 by rounding alone: in its own dtype, and in fp32 where it was normalised."""
+    return torch.finfo(probabilities.dtype).eps + probabilities.shape[1] * torch.finfo(torch.float32).eps
+
+
+def merge_duplicates(ids: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """ids (N, k), values (N, k) -> the same with each id once in a row, its values added.
+
+    Ids descend along a row; places that become free hold -1 and 0.
+    """
+    ids, order = ids.sort(dim=1, descending=True)
+    values = values.gather(1, order)
+    fresh = torch.ones_like(ids, dtype=torch.bool)
+    fresh[:, 1:] = ids[:, 1:] != ids[:, :-1]
+    if bool((fresh | (ids == UNUSED)).all()):
+        return ids, values
+    place = fresh.cumsum(1) - 1
+    return (
+        torch.full_like(ids, UNUSED).scatter_(1, place, ids),
+        torch.zeros_like(values).scatter_add_(1, place, values),
+    )
+
+
+def prepare(
+    ids: Tensor, probabilities: Tensor, labels: Tensor, *, vocabulary: int, tail: str, dtype: torch.dtype
+) -> SoftLabels:
+    """Check what `kernels.linear_cross_entropy` was given and bring it into the form that the backends take.
+
+    ids (N, k) int64 in [0, V), or -1; probabilities (N, k); labels (N,): rows of tokens without target are not looked
+    at. dtype: of the result. Raises ValueError.
+    """
+    if tail not in TAILS:
+        raise ValueError(f"soft_tail must be one of {', '.join(TAILS)}; got {tail!r}")
+    num = labels.shape[0]
+    if ids.dim() != 2 or ids.shape[0] != num or ids.shape[1] == 0 or ids.dtype != torch.int64:
+        raise ValueError(f"soft_ids must be (N, k) = ({num}, k) int64, k > 0; got {tuple(ids.shape)} of {ids.dtype}")
+    if probabilities.shape != ids.shape or not probabilities.is_floating_point():
+        raise ValueError(
+            f"soft_probabilities must be floating and (N, k) = {tuple(ids.shape)} as soft_ids; got "
+            f"{tuple(probabilities.shape)} of {probabilities.dtype}"
+        )
+    slack = rounding(probabilities)
+    target = (labels >= 0)[:, None]
+    ids = ids.where(target, UNUSED)
+    chance = probabilities.detach().where(target, 0.0).to(dtype)
+    # written so that NaN fails
+    _refuse((ids < UNUSED) | (ids >= vocabulary), f"must lie in [0, {vocabulary}), or be -1 where unused", soft_ids=ids)
+    _refuse(~(chance >= 0.0), "must be at least 0", soft_probabilities=chance)
+    _refuse((ids == UNUSED) & (chance != 0.0), "must be 0 where soft_ids is -1", soft_probabilities=chance)
+    mass = chance.sum(1, keepdim=True)
+    _refuse(~(mass <= 1.0 + slack), "must be at most 1", **{"soft_probabilities.sum(1, keepdim=True)": mass})
+
+    ids, chance = merge_duplicates(ids, chance)
+    if tail == "renormalise":
+        _refuse(
+            (mass == 0.0) & target,
+            'must be above 0 under soft_tail="renormalise"',
+            **{"soft_probabilities.sum(1, keepdim=True)": mass},
+        )
+        return SoftLabels(ids, chance / mass.where(mass > 0.0, 1.0), torch.zeros_like(mass))
+    rest = (1.0 - mass).where(target, 0.0)
+    rest = rest.where(rest > slack, 0.0)
+    if ids.shape[1] >= vocabulary:
+        full = (ids >= 0).sum(1, keepdim=True) == vocabulary
+        _refuse(
+            full & (rest > 0.0),
+            "must be 1 where a row lists the whole vocabulary",
+            **{"soft_probabilities.sum(1, keepdim=True)": mass},
+        )
+    return SoftLabels(ids, chance, rest)
+
+
+def _refuse(wrong: Tensor, rule: str, **named: Tensor) -> None:
+    """Raise ValueError for the first element of the named tensor where `wrong`."""
+    if bool(wrong.any()):
+        ((name, values),) = named.items()
+        at = wrong.nonzero()[0].tolist()
+        raise ValueError(f"{name} {rule}; {name}[{', '.join(map(str, at))}] is {values[tuple(at)].item()}")

@@ -1,0 +1,370 @@
+"""The chunked backend on a GPU: between the walk's matmuls, one Triton kernel turns logits into losses and gradient.
+
+One program takes one row. It reads the row's logits (and the teacher's) twice: once for the log-sum-exps, online over
+blocks of words, and once to overwrite the logits by their gradient: two reads and one write of a row, and no (C, V)
+buffer but the logits themselves, in the matmul's dtype. The matmuls stay with the vendor's library: a chunk's are
+large, and it has the tensor cores in hand.
+
+Words listed by sparse soft labels come in beside the row: the wrapper gathers their logits and sets them to -inf, so
+that the kernel's sums are over the rest; the kernel takes the listed ones (k, few) into its log-sum-exps, hands back
+their gradient, and the wrapper adds it where the kernel has written 0. So every gradient is rounded once.
+
+Everything inside is fp32; row addresses are int64. Other numbers of tokens compile nothing anew, other vocabularies
+only where their divisibility by 16 differs. README.md has the mathematics.
+
+What it does not do: fp64, and bf16 in Triton's interpreter, whose numpy has none. Checked in the interpreter and by
+ahead-of-time compilation; no time on a GPU has been measured yet.
+
+Legend: C tokens in a chunk, V vocabulary, BV words in a block, k soft labels a token, BK the next power of two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.linear_loss.soft_labels import SoftLabels
+from kernels.linear_loss.walk import Terms
+
+INTERPRETED = triton.knobs.runtime.interpret
+"""Whether the kernel below was defined for Triton's interpreter (TRITON_INTERPRET=1), which runs on CPU tensors."""
+MAX_BLOCK = 4096
+"""Words in a block at most: 16 for each of 256 threads. With a teacher's logits beside them half of that."""
+MAX_REGISTERS = 96
+"""Of a thread. Left to itself, ptxas aims at 48 or 64 and spills a few of them where V is not divisible by 16; the
+kernel takes at most 72, with which an SM still holds 3 programs."""
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+# one chunk's slices of these start anywhere, and k is small: nothing gains by their alignment
+@triton.jit(
+    do_not_specialize=["num_listed"],
+    do_not_specialize_on_alignment=[
+        "p_label",
+        "p_scale",
+        "p_ids",
+        "p_chance",
+        "p_tail",
+        "p_listed",
+        "p_total",
+        "p_hard",
+    ],
+)
+def linear_loss_kernel(
+    p_logits,
+    p_teacher,
+    p_label,
+    p_scale,
+    p_ids,
+    p_chance,
+    p_tail,
+    p_listed,
+    p_total,
+    p_hard,
+    vocabulary,
+    num_listed,
+    z_loss,
+    share,
+    temperature,
+    DENSE: tl.constexpr,
+    SPARSE: tl.constexpr,
+    SCALED: tl.constexpr,
+    TEMPERED: tl.constexpr,
+    GRAD: tl.constexpr,
+    BV: tl.constexpr,
+    BK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    p_logits += row * vocabulary
+    label = tl.load(p_label + row)
+    # read before anything is overwritten
+    at_label = tl.load(p_logits + label).to(tl.float32)
+    scale = 1.0
+    if SCALED:
+        scale = tl.load(p_scale + row)
+    if DENSE:
+        p_teacher += row * vocabulary
+
+    # finite, so that differences of peaks are; far below any logit
+    peak = -1e30
+    x_sum = 0.0
+    y_sum = 0.0
+    t_peak = -1e30
+    t_sum = 0.0
+    expected = 0.0
+    for start in range(0, vocabulary, BV):
+        cols = start + tl.arange(0, BV)  # [BV]
+        inside = cols < vocabulary
+        b_x = tl.load(p_logits + cols, mask=inside, other=-float("inf")).to(tl.float32)
+        last_peak = peak
+        peak = tl.maximum(peak, tl.max(b_x, 0))
+        drop = last_peak - peak
+        b_x -= peak
+        x_sum = x_sum * tl.exp(drop) + tl.sum(tl.exp(b_x), 0)
+        if TEMPERED:
+            y_sum = y_sum * tl.exp(drop / temperature) + tl.sum(tl.exp(b_x / temperature), 0)
+        if DENSE:
+            b_t = tl.load(p_teacher + cols, mask=inside, other=-float("inf")).to(tl.float32) / temperature
+            last_t_peak = t_peak
+            t_peak = tl.maximum(t_peak, tl.max(b_t, 0))
+            kept = tl.exp(last_t_peak - t_peak)
+            b_t = tl.exp(b_t - t_peak)
+            # sum of the teacher's weights times the student's logits / T, these relative to the running peak
+            here = tl.sum(b_t * tl.where(inside, b_x, 0.0), 0) / temperature
+            expected = kept * (expected + t_sum * (drop / temperature)) + here
+            t_sum = kept * t_sum + tl.sum(b_t, 0)
+
+    if SPARSE:
+        k = tl.arange(0, BK)  # [BK]
+        has_place = k < num_listed
+        b_id = tl.load(p_ids + row * num_listed + k, mask=has_place, other=-1)
+        b_chance = tl.load(p_chance + row * num_listed + k, mask=has_place, other=0.0)
+        b_listed = tl.load(p_listed + row * num_listed + k, mask=has_place, other=-float("inf"))
+        is_listed = b_id >= 0
+        tail = tl.load(p_tail + row)
+        # of what was summed; a listed word may lie far above it, and all log-sum-exps are relative to the highest
+        x_peak = peak
+        top = tl.max(b_listed, 0)
+        # every word is listed: nothing is left (and NaN is not 0)
+        if x_sum == 0.0:
+            x_peak = top
+        peak = tl.maximum(x_peak, top)
+        gap = x_peak - peak
+        b_listed -= peak
+    # the second pass overwrites what other threads read in the first
+    tl.debug_barrier()
+
+    if SPARSE:
+        rest = gap + log_or_minus_infinity(x_sum)
+        lse = lse_with(rest, b_listed)
+        at_label -= peak
+        # -inf in the row where the label is listed
+        is_label = b_id == label
+        label_listed = tl.sum(is_label.to(tl.int32), 0) > 0
+        at_label = tl.where(label_listed, tl.sum(tl.where(is_label, b_listed, 0.0), 0), at_label)
+        b_y_listed = b_listed
+        y_rest = rest
+        y_lse = lse
+        if TEMPERED:
+            b_y_listed = b_listed / temperature
+            y_rest = gap / temperature + log_or_minus_infinity(y_sum)
+            y_lse = lse_with(y_rest, b_y_listed)
+    else:
+        at_label -= peak
+        lse = tl.log(x_sum)
+        y_lse = lse
+        if TEMPERED:
+            y_lse = tl.log(y_sum)
+
+    hard = lse - at_label
+    full_lse = peak + lse
+    total = (1.0 - share) * hard + z_loss * full_lse * full_lse
+    if DENSE:
+        total += share * temperature * temperature * (y_lse - expected / t_sum)
+    if SPARSE:
+        soft = tl.sum(b_chance * tl.where(is_listed, y_lse - b_y_listed, 0.0), 0)
+        soft += tail * tl.where(tail > 0.0, y_lse - y_rest, 0.0)
+        total += share * temperature * temperature * soft
+    tl.store(p_total + row, scale * total)
+    tl.store(p_hard + row, hard)
+
+    if GRAD:
+        of_label = scale * (1.0 - share)
+        unit = scale * share * temperature
+        of_x = of_label + scale * 2.0 * z_loss * full_lse
+        if SPARSE:
+            of_y = unit * (tl.sum(b_chance, 0) + tail)
+            b_grad = of_x * tl.exp(b_listed - lse) + of_y * tl.exp(b_y_listed - y_lse) - unit * b_chance
+            b_grad -= tl.where(is_label, of_label, 0.0)
+            tl.store(p_listed + row * num_listed + k, b_grad, mask=has_place)
+            of_label = tl.where(label_listed, 0.0, of_label)
+            x_norm = of_x * tl.exp(gap - lse)
+            last_sum, y_gap = x_sum, gap
+            if TEMPERED:
+                last_sum, y_gap = y_sum, gap / temperature
+            # the sum over the rest is at least 1, its peak's own, or 0
+            y_norm = of_y * tl.exp(y_gap - y_lse) - unit * tail / tl.where(last_sum < 1.0, 1.0, last_sum)
+            peak = x_peak
+        else:
+            x_norm = of_x / x_sum
+            y_norm = 0.0
+            if DENSE:
+                y_norm = unit / x_sum
+                if TEMPERED:
+                    y_norm = unit / y_sum
+        if not TEMPERED:
+            x_norm += y_norm
+        if DENSE:
+            t_norm = unit / t_sum
+        for start in range(0, vocabulary, BV):
+            cols = start + tl.arange(0, BV)  # [BV]
+            inside = cols < vocabulary
+            b_x = tl.load(p_logits + cols, mask=inside, other=-float("inf")).to(tl.float32) - peak
+            b_grad_x = x_norm * tl.exp(b_x)
+            if TEMPERED:
+                b_grad_x += y_norm * tl.exp(b_x / temperature)
+            if DENSE:
+                b_t = tl.load(p_teacher + cols, mask=inside, other=-float("inf")).to(tl.float32) / temperature
+                b_grad_x -= t_norm * tl.exp(b_t - t_peak)
+            b_grad_x -= tl.where(cols == label, of_label, 0.0)
+            tl.store(p_logits + cols, b_grad_x, mask=inside)
+
+
+@triton.jit
+def log_or_minus_infinity(x):
+    """log x, and -inf at 0 without a warning."""
+    return tl.where(x == 0.0, -float("inf"), tl.log(tl.where(x == 0.0, 1.0, x)))
+
+
+@triton.jit
+def lse_with(rest, b_listed):
+    """Log-sum-exp of a scalar and a block; either may be -inf, not both."""
+    top = tl.maximum(rest, tl.max(b_listed, 0))
+    return top + tl.log(tl.exp(rest - top) + tl.sum(tl.exp(b_listed - top), 0))
+
+
+def check(hidden: Tensor, dtype: torch.dtype) -> None:
+    """Raises ValueError where this backend cannot serve `hidden` with logits of `dtype`."""
+    if dtype not in DTYPES:
+        raise ValueError(f'backend "triton" computes in fp32 and takes fp32, bf16 or fp16, not {dtype}; use "cpu"')
+    if INTERPRETED and dtype == torch.bfloat16:
+        raise ValueError("Triton's interpreter has no bf16; use fp32 or fp16 with TRITON_INTERPRET=1")
+    if INTERPRETED and hidden.device.type != "cpu":
+        raise ValueError(f"Triton's interpreter runs on CPU tensors, and hidden is on {hidden.device}")
+    if not INTERPRETED and hidden.device.type != "cuda":
+        raise ValueError(
+            f'backend "triton" needs CUDA tensors, and hidden is on {hidden.device}; use backend="auto", or set '
+            "TRITON_INTERPRET=1 before Python starts to try the kernel in Triton's interpreter"
+        )
+
+
+def launch_shape(vocabulary: int, *, dense: bool) -> tuple[int, int]:
+    """(words in a block, warps): 8 or 16 words a thread in the largest blocks."""
+    block = min(MAX_BLOCK // 2 if dense else MAX_BLOCK, max(32, triton.next_power_of_2(vocabulary)))
+    return block, 8 if block > 1024 else 4
+
+
+def chunk_loss(
+    logits: Tensor,
+    label: Tensor,
+    *,
+    terms: Terms,
+    teacher: Tensor | None,
+    soft: SoftLabels | None,
+    scale: Tensor | None,
+    grad: bool,
+) -> tuple[Tensor, Tensor]:
+    """A `step` of the walk: see `kernels.linear_loss.walk.Step`."""
+    tokens, vocabulary = logits.shape
+    total = torch.empty(tokens, dtype=torch.float32, device=logits.device)
+    hard = torch.empty_like(total)
+    listed = None
+    if soft is not None:
+        is_listed, place = soft.ids >= 0, soft.ids.clamp(min=0)
+        listed = logits.gather(1, place).float().masked_fill_(~is_listed, -torch.inf)
+    label = label.contiguous()
+    if soft is not None:
+        # added, not stored: unused places point at word 0, which must stay
+        logits.scatter_add_(1, place, logits.new_zeros(place.shape).masked_fill_(is_listed, -torch.inf))
+    block, warps = launch_shape(vocabulary, dense=teacher is not None)
+    # Triton launches on the current device
+    with torch.cuda.device_of(logits):
+        linear_loss_kernel[(tokens,)](
+            logits,
+            teacher,
+            label,
+            None if scale is None else scale.contiguous(),
+            None if soft is None else soft.ids.contiguous(),
+            None if soft is None else soft.probabilities.contiguous(),
+            None if soft is None else soft.tail.contiguous(),
+            listed,
+            total,
+            hard,
+            vocabulary,
+            0 if soft is None else soft.ids.shape[1],
+            terms.z_loss,
+            terms.distill_weight,
+            terms.temperature,
+            DENSE=teacher is not None,
+            SPARSE=soft is not None,
+            SCALED=scale is not None,
+            TEMPERED=terms.distill_weight > 0.0 and terms.temperature != 1.0,
+            GRAD=grad,
+            BV=block,
+            BK=1 if soft is None else triton.next_power_of_2(soft.ids.shape[1]),
+            num_warps=warps,
+            maxnreg=MAX_REGISTERS,
+        )
+    if soft is not None and grad:
+        logits.scatter_add_(1, place, listed.masked_fill_(~is_listed, 0.0).to(logits.dtype))
+    return total, hard
+
+
+class Variant(NamedTuple):
+    """What ahead-of-time compilation needs to know of one way in which the kernel is used."""
+
+    name: str
+    kernel: Any
+    """the jitted function"""
+    signature: dict[str, str]
+    """type of each argument, "constexpr" for those in `constexprs`"""
+    constexprs: dict[str, Any]
+    attrs: dict[tuple[int, ...], list[list[Any]]]
+    """by position: divisibility by 16"""
+    options: dict[str, int]
+    """of the compiler: num_warps, maxnreg"""
+
+
+def compile_variants(vocabulary: int = 65536, num_listed: int = 64) -> Iterator[Variant]:
+    """The kernel as launched with and without soft labels, for bf16 and fp32, in both directions of use.
+
+    A variant `v` is compiled by `triton.compile(ASTSource(v.kernel, v.signature, v.constexprs, v.attrs), target=...,
+    options=v.options)`, in a process without the interpreter.
+    """
+    kinds = {
+        "plain-nograd": {"GRAD": False},
+        "plain": {},
+        "dense": {"DENSE": True},
+        "dense-tempered": {"DENSE": True, "TEMPERED": True},
+        "sparse": {"SPARSE": True},
+        "sparse-tempered": {"SPARSE": True, "TEMPERED": True},
+    }
+    for short, element in (("bf16", "*bf16"), ("fp32", "*fp32")):
+        for name, flags in kinds.items():
+            flags = {"DENSE": False, "SPARSE": False, "SCALED": True, "TEMPERED": False, "GRAD": True} | flags
+            sparse = flags["SPARSE"]
+            block, warps = launch_shape(vocabulary, dense=flags["DENSE"])
+            types = {
+                "p_logits": element,
+                "p_teacher": element if flags["DENSE"] else None,
+                "p_label": "*i64",
+                "p_scale": "*fp32",
+                "p_ids": "*i64" if sparse else None,
+                "p_chance": "*fp32" if sparse else None,
+                "p_tail": "*fp32" if sparse else None,
+                "p_listed": "*fp32" if sparse else None,
+                "p_total": "*fp32",
+                "p_hard": "*fp32",
+                "vocabulary": "i32",
+                "num_listed": "i32",
+                "z_loss": "fp32",
+                "share": "fp32",
+                "temperature": "fp32",
+            }
+            constexprs = {name: None for name, kind in types.items() if kind is None}
+            constexprs |= flags | {"BV": block, "BK": triton.next_power_of_2(num_listed) if sparse else 1}
+            aligned = ["p_logits", "p_teacher"] + (["vocabulary"] if vocabulary % 16 == 0 else [])
+            names = linear_loss_kernel.arg_names
+            yield Variant(
+                f"{short}-{name}",
+                linear_loss_kernel,
+                {name: "constexpr" if name in constexprs else types[name] for name in names},
+                constexprs,
+                {(names.index(x),): [["tt.divisibility", 16]] for x in aligned if x not in constexprs},
+                {"num_warps": warps, "maxnreg": MAX_REGISTERS},
+            )

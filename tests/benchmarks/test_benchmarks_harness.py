@@ -1,0 +1,142 @@
+"""The fair part: turns, agreement, refusal where tests fail, and records that only ever grow."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import harness, linear_loss
+from benchmarks.contest import OURS, Built, Rules, contest
+from benchmarks.measure import LeftOutError, summarize, take_turns
+from benchmarks.memory import measure
+
+DYING = """
+import json, sys
+from pathlib import Path
+given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+if "bad" not in given["--without"].split(","):
+    Path(given["--stage"]).write_text("bad")
+    raise SystemExit(7)
+print(json.dumps({"case": given["--child"], "contenders": {"good": {}}}))
+"""
+
+
+def test_contenders_run_in_turn_and_a_failing_one_is_left_out():
+    seen = []
+
+    def sample(name, seconds):
+        def run():
+            seen.append(name)
+            if name == "b" and seen.count("b") == 3:
+                raise RuntimeError("out of memory\nlong trace")
+            return {"total": seconds * (1 + seen.count(name))}
+
+        return run
+
+    turns = take_turns({n: sample(n, s) for n, s in (("a", 1e-3), ("b", 1.0), ("c", 2e-3))}, budget_s=0.0, min_rounds=3)
+    assert seen == ["a", "b", "c", "a", "b", "c", "a", "b", "c", "a", "c"]
+    assert turns.failures == {"b": "RuntimeError: out of memory"}
+    summary = summarize(turns.times, reference="a")
+    # both slow down together, so within a round the ratio stays
+    assert summary["c"]["over"]["total"] == pytest.approx({"median": 2.0, "p20": 2.0, "p80": 2.0})
+    assert summary["c"]["rounds"] == 3 and "over" not in summary["a"]
+
+
+def test_a_contender_that_computes_something_else_is_left_out():
+    x = torch.ones(3, requires_grad=True)
+
+    def missing():
+        raise LeftOutError("not installed")
+
+    builders = {
+        OURS: lambda: Built(lambda: 2 * x, (x,), torch.ones(3)),
+        "same": lambda: Built(lambda: x + x, (x,), torch.ones(3)),
+        "wrong": lambda: Built(lambda: 3 * x, (x,), torch.ones(3)),
+        "missing": missing,
+    }
+    results = contest(builders, device="cpu", rules=Rules(budget_s=0.0, min_rounds=2, max_rounds=2, tolerance=1e-3))
+    assert results["same"]["difference"] == 0 and results["same"]["rounds"] == 2
+    assert "not the same operation" in results["wrong"]["left_out"]
+    assert results["missing"] == {"left_out": "not installed"}
+
+
+def test_a_dying_process_costs_one_contender(tmp_path, monkeypatch):
+    (tmp_path / "dying.py").write_text(DYING)
+    monkeypatch.setattr(harness, "ROOT", tmp_path)
+    options = argparse.Namespace(without="other", backend="auto", threads=1, case_timeout_s=60.0)
+    result = harness.run_isolated("dying", "c", options, "cpu")
+    assert result["contenders"] == {
+        "good": {},
+        "other": {"left_out": "asked for"},
+        "bad": {"left_out": "its process ended with 7"},
+    }
+
+
+def test_failing_tests_refuse_the_report(tmp_path, monkeypatch, last_line):
+    (tmp_path / "test_it.py").write_text("def test_it():\n    assert False, 'the kernel is wrong'\n")
+    monkeypatch.setattr(harness, "ROOT", tmp_path)
+    monkeypatch.setattr(linear_loss, "TESTS", {"cpu": ("test_it.py",)})
+    monkeypatch.setattr(linear_loss, "measure_case", lambda *_: pytest.fail("measured something"))
+    assert linear_loss.main(["--device", "cpu", "--results", str(tmp_path / "results")]) == 1
+    line = last_line()
+    assert line["benchmark"] == "linear_loss" and "test_it.py" in line["refused"]
+    assert not (tmp_path / "results").exists()
+    monkeypatch.setattr(linear_loss, "TESTS", {"cpu": ("test_other*.py",)})
+    assert linear_loss.main(["--device", "cpu", "--results", str(tmp_path / "results")]) == 1
+    assert "found no tests" in last_line()["refused"]
+
+
+def test_there_is_no_way_around_the_tests():
+    text = (Path(harness.__file__).parent / "harness.py").read_text()
+    assert "skip" not in [word for word in text.split() if word.startswith("--")]
+    with pytest.raises(SystemExit):
+        linear_loss.main(["--skip-tests"])
+
+
+def test_records_append_and_never_clobber(tmp_path, capsys):
+    path = tmp_path / "toy.jsonl"
+    path.write_text('{"older": 1}\n')
+    options = argparse.Namespace(quick=False, results=tmp_path)
+    record = {"benchmark": "toy", "targets": harness.target("c", "speed", 2.0, "at least", 1.0)}
+    record["hardware"] = {"device": "cpu"}
+    drawn = []
+    for number in range(2):
+        assert (
+            harness.finish(record | {"number": number}, options, lambda r, p: drawn.append((r["number"], p.name))) == 0
+        )
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines[0] == {"older": 1} and [line["number"] for line in lines[1:]] == [0, 1]
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == lines[-1]
+    assert drawn == [(0, "toy-cpu.png"), (1, "toy-cpu.png")]
+    assert record["targets"][0]["met"] and harness.target("c", "x", None, "at most", 1.0) == []
+
+
+def test_hardware_names_versions_and_commit():
+    found = harness.hardware("cpu", 2, 0.25)
+    assert {"processor", "cores", "threads", "commit", "dirty", "versions", "load_before", "python"} <= set(found)
+    assert found["versions"]["torch"] == torch.__version__ and found["load_before"] == 0.25
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs /proc")
+def test_memory_is_what_the_call_held_at_most():
+    def call(*, tiny):
+        def run():
+            # 64 MB for a moment, 32 MB to stay
+            size = 1 if tiny else 2**23
+            kept = torch.ones(size)
+            return [kept + torch.ones(size).mul_(2)]
+
+        return run
+
+    grown = measure(call, {})
+    assert grown["kept_bytes"] == 2**25
+    # the kernel counts pages in batches
+    assert 3 * 2**25 - 2**20 <= grown["growth_bytes"] < 3 * 2**25 + 2**24
+
+
+def test_cases_are_picked_by_word():
+    assert harness.select(["causal-1", "window-1"], ["win"]) == ["window-1"]
+    with pytest.raises(ValueError, match="--list"):
+        harness.select(["causal-1"], ["none"])
