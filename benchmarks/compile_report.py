@@ -151,7 +151,7 @@ def attention_variants(
                 label = f"D{dim}-{short}" + ("-narrow" if narrow else "")
                 with recorded(arch, narrow) as kept:
                     out, lse = triton_launch.forward(q, k, k, spans.lo, spans.hi, 0, scale=0.1, sink=None)
-                    triton_launch.backward(out, q, k, k, spans.lo, spans.hi, 0, out, lse, scale=0.1)
+                    triton_launch.backward(out, q, k, k, spans.lo, spans.hi, 0, out, lse, scale=0.1, whole=True)
                     if not narrow:
                         sink = torch.zeros(heads)
                         triton_launch.forward(

@@ -25,6 +25,7 @@ MAX_ROWS = 64
 MIN_KEYS = 256
 """Fewer keys are not worth a second kernel."""
 BLOCK_KEYS = 64
+"""BN."""
 MAX_SPLITS = 128
 
 
@@ -132,7 +133,8 @@ def forward(
         q, k, v, lo, hi, part, part_lse, q.stride(0), k.stride(0), v.stride(0), q.stride(1), k.stride(1), v.stride(1),
         q.stride(2), k.stride(2), v.stride(2), num_rows, num_keys, num_splits, scale * 1.4426950408889634,
         K=key_heads, GROUP=group, D=dim, BD=padded, BM=max(16, triton.next_power_of_2(num_rows * group)),
-        BN=BLOCK_KEYS, PRECISION="ieee" if q.dtype == torch.float32 else "tf32", num_warps=4, num_stages=3,
+        BN=BLOCK_KEYS, PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
+        num_warps=8 if q.dtype == torch.float32 and padded <= 64 else 4, num_stages=3,
     )  # fmt: skip
     span_attention_merge_kernel[num_rows * group, batch * key_heads](
         part, part_lse, sink, out, lse, num_rows, num_splits,

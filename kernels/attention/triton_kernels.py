@@ -39,6 +39,12 @@ def seen(lo, hi, key):
 
 
 @triton.jit
+def load_spans(p_lo, p_hi, at, size):
+    """lo and hi of some rows (or row_lo and row_hi of some keys); those that do not exist see nothing."""
+    return tl.load(p_lo + at, mask=at < size, other=0), tl.load(p_hi + at, mask=at < size, other=0)
+
+
+@triton.jit
 def load_tile(p_base, first, stride, size, BLOCK: tl.constexpr, BD: tl.constexpr, D: tl.constexpr, CHECK: tl.constexpr):
     """[BLOCK, BD] consecutive tokens of one head from token `first` on. 0 beyond D, and beyond `size` with CHECK."""
     token, dim = tl.arange(0, BLOCK), tl.arange(0, BD)
@@ -88,10 +94,13 @@ def tile_at(i, start, num_left, num_full, BLOCK: tl.constexpr, PARTIAL: tl.const
 
 @triton.jit
 def fwd_walk(
-    b_acc, b_max, b_sum, b_q, p_k, p_v, stride_k, stride_v, b_lo, b_hi, start, num_left, num_full, num_tiles, num_keys,
-    scale_log2, BN: tl.constexpr, BD: tl.constexpr, D: tl.constexpr, PARTIAL: tl.constexpr, PRECISION: tl.constexpr,
+    b_acc, b_max, b_sum, b_q, p_k, p_v, stride_k, stride_v, p_lo, p_hi, row, start, num_left, num_full, num_tiles,
+    num_rows, num_keys, scale_log2,
+    BN: tl.constexpr, BD: tl.constexpr, D: tl.constexpr, PARTIAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Take the partial or the full tiles of keys into the running softmax: b_acc [BM, BD], b_max, b_sum [BM], fp32."""
+    if PARTIAL:
+        b_lo, b_hi = load_spans(p_lo, p_hi, row, num_rows)
     for i in tl.range(0, num_tiles):
         n = tile_at(i, start, num_left, num_full, BN, PARTIAL)
         b_k = load_tile(p_k, n, stride_k, num_keys, BN, BD, D, PARTIAL)
@@ -134,8 +143,6 @@ def span_attention_fwd_kernel(
     p_hi += rows_at
 
     row = first + tl.arange(0, BM)
-    b_lo = tl.load(p_lo + row, mask=row < num_rows, other=0)
-    b_hi = tl.load(p_hi + row, mask=row < num_rows, other=0)
     b_q = load_tile(p_q, first, stride_q, num_rows, BM, BD, D, True)
     b_acc = tl.zeros([BM, BD], tl.float32)
     b_max = tl.full([BM], -float("inf"), tl.float32)
@@ -147,12 +154,12 @@ def span_attention_fwd_kernel(
 
     start, num_left, num_full, num_edge = tile_ends(p_lo, p_hi, first, last, BN)
     b_acc, b_max, b_sum = fwd_walk(
-        b_acc, b_max, b_sum, b_q, p_k, p_v, stride_k, stride_v, b_lo, b_hi, start, num_left, num_full, num_full,
-        num_keys, scale_log2, BN, BD, D, False, PRECISION,
+        b_acc, b_max, b_sum, b_q, p_k, p_v, stride_k, stride_v, p_lo, p_hi, row, start, num_left, num_full, num_full,
+        num_rows, num_keys, scale_log2, BN, BD, D, False, PRECISION,
     )  # fmt: skip
     b_acc, b_max, b_sum = fwd_walk(
-        b_acc, b_max, b_sum, b_q, p_k, p_v, stride_k, stride_v, b_lo, b_hi, start, num_left, num_full, num_edge,
-        num_keys, scale_log2, BN, BD, D, True, PRECISION,
+        b_acc, b_max, b_sum, b_q, p_k, p_v, stride_k, stride_v, p_lo, p_hi, row, start, num_left, num_full, num_edge,
+        num_rows, num_keys, scale_log2, BN, BD, D, True, PRECISION,
     )  # fmt: skip
 
     b_out = b_acc / tl.where(b_sum == 0.0, 1.0, b_sum)[:, None]
@@ -188,8 +195,8 @@ def span_attention_bwd_delta_kernel(
 
 @triton.jit
 def bwd_keys_walk(
-    b_dk, b_dv, b_k, b_v, b_row_lo, b_row_hi, p_q, p_grad, p_lse2, p_delta, stride_q, stride_grad, head_q, head_grad,
-    start, num_left, num_full, num_tiles, num_rows, padded_rows, scale_log2,
+    b_dk, b_dv, b_k, b_v, p_row_lo, p_row_hi, key, p_q, p_grad, p_lse2, p_delta, stride_q, stride_grad,
+    head_q, head_grad, start, num_left, num_full, num_tiles, num_rows, num_keys, padded_rows, scale_log2,
     GROUP: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr, D: tl.constexpr, PARTIAL: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -197,6 +204,9 @@ def bwd_keys_walk(
 
     One loop over heads and tiles: a loop in a loop costs registers that this walk has not got to spare.
     """
+    if PARTIAL:
+        # the same mask from the keys' side: two numbers for each key instead of two for each row
+        b_row_lo, b_row_hi = load_spans(p_row_lo, p_row_hi, key, num_keys)
     for i in tl.range(0, GROUP * num_tiles):
         g, m = i // num_tiles, tile_at(i % num_tiles, start, num_left, num_full, BM, PARTIAL)
         row = m + tl.arange(0, BM)
@@ -207,7 +217,6 @@ def bwd_keys_walk(
         b_dpt = tl.dot(b_v, tl.trans(b_grad), input_precision=PRECISION)
         b_pt = tl.exp2(b_st - tl.load(p_lse2 + g * padded_rows + row)[None, :])
         if PARTIAL:
-            # the same mask from the keys' side: two numbers for each key instead of two for each row
             b_pt = tl.where(seen(b_row_lo[:, None], b_row_hi[:, None], row[None, :]), b_pt, 0.0)
         b_dst = b_pt * (b_dpt - tl.load(p_delta + g * padded_rows + row)[None, :])
         b_dv = tl.dot(b_pt.to(b_grad.dtype), b_grad, b_dv, input_precision=PRECISION)
@@ -237,8 +246,6 @@ def span_attention_bwd_keys_kernel(
     p_row_lo += keys_at
     p_row_hi += keys_at
     key = first + tl.arange(0, BN)
-    b_row_lo = tl.load(p_row_lo + key, mask=key < num_keys, other=0)
-    b_row_hi = tl.load(p_row_hi + key, mask=key < num_keys, other=0)
     b_k = load_tile(p_k + b * batch_k + head * head_k, first, stride_k, num_keys, BN, BD, D, True)
     b_v = load_tile(p_v + b * batch_v + head * head_v, first, stride_v, num_keys, BN, BD, D, True)
     b_dk = tl.zeros([BN, BD], tl.float32)
@@ -253,13 +260,13 @@ def span_attention_bwd_keys_kernel(
     p_lse2 += (b * K + head) * GROUP * padded_rows
     p_delta += (b * K + head) * GROUP * padded_rows
     b_dk, b_dv = bwd_keys_walk(
-        b_dk, b_dv, b_k, b_v, b_row_lo, b_row_hi, p_q, p_grad, p_lse2, p_delta, stride_q, stride_grad,
-        head_q, head_grad, start, num_left, num_full, num_full, num_rows, padded_rows, scale_log2,
+        b_dk, b_dv, b_k, b_v, p_row_lo, p_row_hi, key, p_q, p_grad, p_lse2, p_delta, stride_q, stride_grad,
+        head_q, head_grad, start, num_left, num_full, num_full, num_rows, num_keys, padded_rows, scale_log2,
         GROUP, BM, BD, D, False, PRECISION,
     )  # fmt: skip
     b_dk, b_dv = bwd_keys_walk(
-        b_dk, b_dv, b_k, b_v, b_row_lo, b_row_hi, p_q, p_grad, p_lse2, p_delta, stride_q, stride_grad,
-        head_q, head_grad, start, num_left, num_full, num_edge, num_rows, padded_rows, scale_log2,
+        b_dk, b_dv, b_k, b_v, p_row_lo, p_row_hi, key, p_q, p_grad, p_lse2, p_delta, stride_q, stride_grad,
+        head_q, head_grad, start, num_left, num_full, num_edge, num_rows, num_keys, padded_rows, scale_log2,
         GROUP, BM, BD, D, True, PRECISION,
     )  # fmt: skip
     out_at = (keys_at * K + head) * D
@@ -269,11 +276,13 @@ def span_attention_bwd_keys_kernel(
 
 @triton.jit
 def bwd_rows_walk(
-    b_dq, b_q, b_grad, b_lse2, b_delta, p_k, p_v, stride_k, stride_v, b_lo, b_hi, start, num_left, num_full, num_tiles,
-    num_keys, scale_log2,
+    b_dq, b_q, b_grad, b_lse2, b_delta, p_k, p_v, stride_k, stride_v, p_lo, p_hi, row, start, num_left, num_full,
+    num_tiles, num_rows, num_keys, scale_log2,
     BN: tl.constexpr, BD: tl.constexpr, D: tl.constexpr, PARTIAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Add what the partial or the full tiles of keys give to dq of one tile of rows. b_dq [BM, BD] fp32."""
+    if PARTIAL:
+        b_lo, b_hi = load_spans(p_lo, p_hi, row, num_rows)
     for i in tl.range(0, num_tiles):
         n = tile_at(i, start, num_left, num_full, BN, PARTIAL)
         b_k = load_tile(p_k, n, stride_k, num_keys, BN, BD, D, PARTIAL)
@@ -289,22 +298,45 @@ def bwd_rows_walk(
     return b_dq
 
 
-@triton.jit
-def delta_walk(
-    b_q, b_grad, b_lse2, p_k, p_v, stride_k, stride_v, b_lo, b_hi, start, num_tiles, num_keys, scale_log2,
-    BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, D: tl.constexpr, PRECISION: tl.constexpr,
+@triton.jit(do_not_specialize=["num_rows", "num_keys"])
+def span_attention_bwd_exact_delta_kernel(
+    p_q, p_k, p_v, p_lo, p_hi, p_grad, p_lse2, p_delta,
+    batch_q: tl.int64, batch_k: tl.int64, batch_v: tl.int64, batch_grad: tl.int64,
+    stride_q: tl.int64, stride_k: tl.int64, stride_v: tl.int64, stride_grad: tl.int64,
+    head_q: tl.int64, head_k: tl.int64, head_v: tl.int64, head_grad: tl.int64,
+    num_rows, num_keys, padded_rows, scale_log2,
+    H: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """sum_j p_ij dp_ij over all tiles of keys: delta without the rounding of out. [BM] fp32."""
+    """delta = sum_j p_ij dp_ij over the keys, free of the rounding of out; overwrites p_delta (B, H, padded_rows).
+
+    Two more matrix products, for fp32 alone. Grid: (tiles of rows, B * H).
+    """
+    b, h = (tl.program_id(1) // H).to(tl.int64), (tl.program_id(1) % H).to(tl.int64)
+    first = tl.program_id(0) * BM
+    last = tl.minimum(first + BM, num_rows) - 1
+    p_k += b * batch_k + (h // GROUP) * head_k
+    p_v += b * batch_v + (h // GROUP) * head_v
+    p_lo += b * num_rows
+    p_hi += b * num_rows
+
+    row = first + tl.arange(0, BM)
+    b_lo, b_hi = load_spans(p_lo, p_hi, row, num_rows)
+    at = (b * H + h) * padded_rows + row
+    b_lse2 = tl.load(p_lse2 + at)
+    b_q = load_tile(p_q + b * batch_q + h * head_q, first, stride_q, num_rows, BM, BD, D, True)
+    b_grad = load_tile(p_grad + b * batch_grad + h * head_grad, first, stride_grad, num_rows, BM, BD, D, True)
     b_delta = tl.zeros([BM], tl.float32)
-    for i in tl.range(0, num_tiles):
+    start, _, num_full, num_edge = tile_ends(p_lo, p_hi, first, last, BN)
+    for i in tl.range(0, num_full + num_edge):
         n = start + i * BN
         key = n + tl.arange(0, BN)
         b_k = load_tile(p_k, n, stride_k, num_keys, BN, BD, D, True)
-        b_v = load_tile(p_v, n, stride_v, num_keys, BN, BD, D, True)
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale_log2  # [BM, BN]
         b_p = tl.where(seen(b_lo[:, None], b_hi[:, None], key[None, :]), tl.exp2(b_s - b_lse2[:, None]), 0.0)
+        b_v = load_tile(p_v, n, stride_v, num_keys, BN, BD, D, True)
         b_delta += tl.sum(b_p * tl.dot(b_grad, tl.trans(b_v), input_precision=PRECISION), 1)
-    return b_delta
+    tl.store(p_delta + at, b_delta)
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_keys"])
@@ -315,12 +347,9 @@ def span_attention_bwd_rows_kernel(
     head_q: tl.int64, head_k: tl.int64, head_v: tl.int64, head_grad: tl.int64,
     num_rows, num_keys, padded_rows, scale, scale_log2,
     H: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    EXACT_DELTA: tl.constexpr, PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dq (B, T, H, D), contiguous. Grid: (tiles of rows, B * H).
-
-    EXACT_DELTA: compute delta from the keys in a walk of its own, and leave it in p_delta for the pass over keys.
-    """
+    """dq (B, T, H, D), contiguous. Grid: (tiles of rows, B * H)."""
     tile = tl.num_programs(0) - 1 - tl.program_id(0)
     b, h = (tl.program_id(1) // H).to(tl.int64), (tl.program_id(1) % H).to(tl.int64)
     first = tile * BM
@@ -332,26 +361,18 @@ def span_attention_bwd_rows_kernel(
     p_hi += rows_at
 
     row = first + tl.arange(0, BM)
-    b_lo = tl.load(p_lo + row, mask=row < num_rows, other=0)
-    b_hi = tl.load(p_hi + row, mask=row < num_rows, other=0)
     at = (b * H + h) * padded_rows + row
     b_lse2, b_delta = tl.load(p_lse2 + at), tl.load(p_delta + at)
     b_q = load_tile(p_q + b * batch_q + h * head_q, first, stride_q, num_rows, BM, BD, D, True)
     b_grad = load_tile(p_grad + b * batch_grad + h * head_grad, first, stride_grad, num_rows, BM, BD, D, True)
     b_dq = tl.zeros([BM, BD], tl.float32)
     start, num_left, num_full, num_edge = tile_ends(p_lo, p_hi, first, last, BN)
-    if EXACT_DELTA:
-        b_delta = delta_walk(
-            b_q, b_grad, b_lse2, p_k, p_v, stride_k, stride_v, b_lo, b_hi, start, num_full + num_edge, num_keys,
-            scale_log2, BM, BN, BD, D, PRECISION,
-        )  # fmt: skip
-        tl.store(p_delta + at, b_delta)
     b_dq = bwd_rows_walk(
-        b_dq, b_q, b_grad, b_lse2, b_delta, p_k, p_v, stride_k, stride_v, b_lo, b_hi, start, num_left, num_full,
-        num_full, num_keys, scale_log2, BN, BD, D, False, PRECISION,
+        b_dq, b_q, b_grad, b_lse2, b_delta, p_k, p_v, stride_k, stride_v, p_lo, p_hi, row, start, num_left,
+        num_full, num_full, num_rows, num_keys, scale_log2, BN, BD, D, False, PRECISION,
     )  # fmt: skip
     b_dq = bwd_rows_walk(
-        b_dq, b_q, b_grad, b_lse2, b_delta, p_k, p_v, stride_k, stride_v, b_lo, b_hi, start, num_left, num_full,
-        num_edge, num_keys, scale_log2, BN, BD, D, True, PRECISION,
+        b_dq, b_q, b_grad, b_lse2, b_delta, p_k, p_v, stride_k, stride_v, p_lo, p_hi, row, start, num_left,
+        num_full, num_edge, num_rows, num_keys, scale_log2, BN, BD, D, True, PRECISION,
     )  # fmt: skip
     store_tile(p_dq + (rows_at * H + h) * D, first, H * D, num_rows, b_dq * scale, BM, BD, D)

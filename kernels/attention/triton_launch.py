@@ -48,40 +48,53 @@ class Tile:
     """Depth of the software pipeline: tiles of keys (or rows) in flight."""
 
 
-# (pass, BD) -> tile for 16-bit inputs and wide masks; passes are fwd, bwd_keys (dk and dv) and bwd_rows (dq)
+# (pass, BD) -> (tile for wide masks, tile for narrow ones), 16-bit inputs; passes are fwd, bwd_keys (dk and dv) and
+# bwd_rows (dq)
 _HOPPER = {
-    ("fwd", 32): Tile(128, 128, 4, 3),
-    ("fwd", 64): Tile(128, 128, 8, 3),
-    ("fwd", 128): Tile(128, 128, 8, 2),
-    ("fwd", 256): Tile(128, 64, 8, 2),
-    ("bwd_keys", 32): Tile(64, 128, 4, 3),
-    ("bwd_keys", 64): Tile(64, 128, 8, 3),
-    ("bwd_keys", 128): Tile(64, 128, 8, 2),
-    ("bwd_keys", 256): Tile(32, 64, 8, 1),
-    ("bwd_rows", 32): Tile(128, 64, 4, 3),
-    ("bwd_rows", 64): Tile(128, 64, 8, 3),
-    ("bwd_rows", 128): Tile(128, 64, 8, 2),
-    ("bwd_rows", 256): Tile(64, 32, 8, 1),
+    ("fwd", 32): (Tile(128, 128, 8, 3), Tile(64, 64, 4, 3)),
+    ("fwd", 64): (Tile(128, 128, 8, 3), Tile(64, 64, 4, 3)),
+    ("fwd", 128): (Tile(128, 64, 8, 3), Tile(64, 32, 4, 3)),
+    ("fwd", 256): (Tile(128, 64, 8, 2), Tile(64, 64, 8, 2)),
+    ("bwd_keys", 32): (Tile(64, 128, 8, 3), Tile(64, 64, 4, 3)),
+    ("bwd_keys", 64): (Tile(64, 128, 8, 3), Tile(64, 64, 4, 3)),
+    ("bwd_keys", 128): (Tile(32, 128, 8, 2), Tile(32, 64, 8, 2)),
+    ("bwd_keys", 256): (Tile(32, 64, 8, 2), Tile(32, 64, 8, 2)),
+    ("bwd_rows", 32): (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)),
+    ("bwd_rows", 64): (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)),
+    ("bwd_rows", 128): (Tile(128, 64, 8, 2), Tile(64, 32, 4, 2)),
+    ("bwd_rows", 256): (Tile(128, 32, 8, 1), Tile(64, 64, 8, 2)),
 }
 _AMPERE = _HOPPER | {
-    ("fwd", 128): Tile(128, 64, 8, 2),
-    ("fwd", 256): Tile(64, 32, 8, 2),
-    ("bwd_keys", 128): Tile(32, 128, 8, 2),
-    ("bwd_rows", 128): Tile(64, 64, 8, 2),
+    ("fwd", 64): (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)),
+    ("bwd_keys", 64): (Tile(64, 128, 8, 3), Tile(32, 64, 4, 3)),
+    ("fwd", 128): (Tile(128, 32, 8, 2), Tile(64, 64, 4, 2)),
+    ("fwd", 256): (Tile(64, 32, 8, 2), Tile(64, 32, 8, 2)),
+    ("bwd_keys", 128): (Tile(32, 64, 8, 2), Tile(32, 64, 8, 2)),
+    ("bwd_keys", 256): (Tile(32, 64, 8, 1), Tile(32, 64, 8, 1)),
+    ("bwd_rows", 128): (Tile(64, 64, 8, 2), Tile(64, 32, 4, 2)),
+    ("bwd_rows", 256): (Tile(64, 32, 8, 1), Tile(64, 32, 8, 1)),
 }
-TILES: dict[int, dict[tuple[str, int], Tile]] = {8: _AMPERE, 9: _HOPPER, 10: _HOPPER}
+_BLACKWELL = _HOPPER | {
+    ("fwd", 128): (Tile(128, 64, 8, 3), Tile(64, 64, 4, 2)),
+    ("bwd_keys", 128): (Tile(64, 128, 8, 2), Tile(64, 64, 8, 2)),
+    ("bwd_keys", 256): (Tile(32, 64, 8, 1), Tile(32, 64, 8, 1)),
+    ("bwd_rows", 256): (Tile(64, 32, 8, 1), Tile(64, 32, 8, 1)),
+}
+TILES = {8: _AMPERE, 9: _HOPPER, 10: _BLACKWELL}
 """By major compute capability; a newer one takes the last."""
+# fp32 takes twice the shared memory and no tensor cores: small tiles, for any mask and card, up to D = 64 and above
+_FP32 = {
+    "fwd": (Tile(32, 32, 8, 1), Tile(32, 32, 8, 1)),
+    "bwd_keys": (Tile(32, 32, 8, 1), Tile(16, 32, 8, 1)),
+    "bwd_rows": (Tile(32, 32, 8, 1), Tile(16, 16, 8, 2)),
+}
 
 
 def tile_of(name: str, dim: int, *, narrow: bool, itemsize: int, capability: tuple[int, int]) -> Tile:
     """The tile of a pass. dim: BD, a power of two; itemsize: bytes of an input element."""
-    tile = TILES[min(max(capability[0], min(TILES)), max(TILES))][name, max(dim, 32)]
-    if narrow:
-        tile = Tile(min(tile.rows, 64), min(tile.keys, 64), min(tile.warps, 4 if dim <= 128 else 8), tile.stages)
     if itemsize == 4:
-        # fp32 tiles take twice the shared memory, and their products four times as long
-        tile = Tile(min(tile.rows, 32), min(tile.keys, 32), 4, 1)
-    return tile
+        return _FP32[name][dim > 64]
+    return TILES[min(max(capability[0], min(TILES)), max(TILES))][name, max(dim, 32)][narrow]
 
 
 def interpreted() -> bool:
@@ -167,12 +180,16 @@ def backward(
         *(x.stride(2) for x in (q, k, v, grad_out)),
     )  # fmt: skip
     shared = {"GROUP": heads // key_heads, "D": dim, "BD": _padded(dim), "PRECISION": _precision(q)}
-    # first, since it may leave a better delta for the other
     tile = _tile("bwd_rows", q, lo, hi, serial)
+    if whole and q.dtype == torch.float32:
+        device.span_attention_bwd_exact_delta_kernel[triton.cdiv(num_rows, tile.rows), batch * heads](
+            q, k, v, lo, hi, grad_out, lse2, delta, *strides, num_rows, num_keys, padded_rows, scale * LOG2E,
+            H=heads, BM=tile.rows, BN=tile.keys, **shared, num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
     device.span_attention_bwd_rows_kernel[triton.cdiv(num_rows, tile.rows), batch * heads](
         q, k, v, lo, hi, grad_out, lse2, delta, dq, *strides, num_rows, num_keys, padded_rows,
         scale, scale * LOG2E, H=heads, BM=tile.rows, BN=tile.keys,
-        EXACT_DELTA=whole and q.dtype == torch.float32, **shared, num_warps=tile.warps, num_stages=tile.stages,
+        **shared, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     tile = _tile("bwd_keys", q, lo, hi, serial)
     device.span_attention_bwd_keys_kernel[triton.cdiv(num_keys, tile.keys), batch * key_heads](

@@ -376,7 +376,6 @@ def test_wrong_arguments_are_named():
     spans = Spans.packed(causal(6, 2))
     x = torch.randn(2, 6, 4, 8)
     for call, message in [
-        (lambda: attention(x, x, x, spans, backend="triton"), 'backend "triton" is not built yet'),
         (lambda: attention(x, x, x, spans, backend="hopper"), 'backend "hopper" is not built yet'),
         (lambda: attention(x, x, x, spans, backend="flash"), "unknown backend 'flash'; choose one of auto"),
         (lambda: attention(x, x.double(), x, spans), "k is torch.float64"),

@@ -65,7 +65,7 @@ def test_op_passes_torch_library_checks():
     """Schema, fake kernel and autograd registration, as torch itself tests them."""
     spans = Spans.packed(random_packing(3, 2, 40)[0])
     q, k, v = (torch.randn(2, 40, 2, 8, requires_grad=True) for _ in range(3))
-    args = (q, k, v, spans.lo, spans.hi, spans.serial, None, 0.3, False)
+    args = (q, k, v, spans.lo, spans.hi, spans.serial, None, 0.3, "cpu", False)
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(torch.ops.brine.span_attention.default, args, test_utils=tests)
 
