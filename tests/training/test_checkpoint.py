@@ -87,7 +87,8 @@ def test_damage_is_named(tmp_path):
 
 def test_checkpoint_of_another_shape_is_a_mistake_and_not_skipped(tmp_path):
     tiny_train(tmp_path)
-    with pytest.raises(CheckpointError, match=r"shape: .*is \(32, 16\) there and \(32, 24\) in the model.*and \d+ more"):
+    named = r"shape: .*is \(32, 16\) there and \(32, 24\) in the model.*and \d+ more"
+    with pytest.raises(CheckpointError, match=named):
         tiny_train(tmp_path, model=TinyModel(width=24))
     assert len(list_checkpoints(tmp_path / "checkpoints")) == 2
 
