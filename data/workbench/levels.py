@@ -2,9 +2,10 @@
 
 Level 1 is for a tiny model. Its pictures hold two characters in every 16 x 16 patch: DejaVu Sans Mono at
 size 13 advances 8 pixels a character and fits a line of 16, drawn without margins, so a glyph can stand in
-only two places of a patch. Its speech has one voice and a vocabulary of 300 words. Each level above adds
-freedom in what is shown and how; level 4 has regions of 12 lines, ten voices and 8 seconds of film, and
-should leave work for a large model.
+only two places of a patch. Its speech has one voice and a vocabulary of 300 words. Each level above adds a
+freedom: level 2 more lines and a dark style on the same grid of cells, level 3 other sizes, so that glyphs
+straddle patches, level 4 margins, so that a line may begin at any pixel. Level 4 has regions of 12 lines, ten
+voices and 8 seconds of film, and should leave work for a large model.
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ class Film:
 
 
 PLAIN = Look(styles=(), sizes=(FONT_SIZE,), margin=(0, 0), leading=(-1, -1))
-TWO = Look(styles=("default", "monokai"), sizes=(13, 16), margin=(0, 8))
-SIX = Look(styles=LIGHT[:3] + DARK[:3], sizes=(12, 13, 14, 15, 16), margin=(0, 15), leading=(0, 3))
+TWO = Look(styles=("default", "monokai"), sizes=(FONT_SIZE,), margin=(0, 0), leading=(-1, -1))
+SIX = Look(styles=LIGHT[:3] + DARK[:3], sizes=(12, 13, 14, 16), margin=(0, 0), leading=(-1, 3))
 ALL = Look(styles=LIGHT + DARK, sizes=(10, 11, 12, 13, 14, 15, 16, 17), margin=(0, 15), leading=(0, 4))
 
 LOOKS = {1: PLAIN, 2: TWO, 3: SIX, 4: ALL}
