@@ -326,6 +326,7 @@ class _Run:
                 corpus=self.data,
                 models={name: load(self.folder / name) for name in names},
                 config=self.recipe.evals,
+                stages=tuple(self.line.done),
                 autocast=self.autocast(),
             )
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from data.document import MODALITIES, Text, modality_of
 from data.sequence import CONTEXT
 from evals.compare import compare_runs
 from evals.config import EvalConfig
-from evals.gain import blank, choose_partners, only_with_partner, other_medium, summarise
+from evals.gain import blank, choose_partners, mix_weights, only_with_partner, other_medium, summarise
 from evals.loss import (
     DocumentLoss,
     bits_per_byte_of_text,
@@ -40,7 +40,7 @@ from evals.loss import (
     table,
 )
 from evals.report_samples import MIME
-from evals.summary import finite, flops_of, ledgers, read_jsonl, teacher_training_flops, write_whole
+from evals.summary import STAGES, finite, flops_of, ledgers, read_jsonl, teacher_training_flops, write_whole
 from evals.transcribe import easiest, rate_table, transcribe
 from model.generate import transcribe as decode_together
 
@@ -54,6 +54,7 @@ def evaluate(
     corpus: Any,
     models: Mapping[str, Any],
     config: EvalConfig,
+    stages: Iterable[str] = STAGES,
     autocast: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     quiet: bool = False,
@@ -61,10 +62,11 @@ def evaluate(
     """Measure a run's models on held-out documents and write the files above.
 
     folder: the stage's folder, `runs/<name>/evaluate`; metrics and ledgers are read from its neighbours. corpus: an
-    `EncodedCorpus`. models: stage name -> `model.LoadedModel`. autocast: dtype of matrix products, None for the
+    `EncodedCorpus`. models: stage name -> `model.LoadedModel`. stages: those that belong to this run and are billed; a
+    folder that an earlier request left behind is not. autocast: dtype of matrix products, None for the
     weights' own. quiet: no progress bars. Returns what results.json holds:
 
-        split, main_model, bits_per_byte, cer {image, audio}, names_recovered {image, audio, video}, targets
+        split, main_model, stages, bits_per_byte, cer {image, audio}, names_recovered {image, audio, video}, targets
         models          {name: {parameters, loss, bits_per_byte, contexts, cells}}
         media_gain      {modality: see `gain.summarise`}
         transcription   one object per kind and level, see `transcribe.rates`
@@ -110,7 +112,12 @@ def evaluate(
         without = run(main, chosen, f"blank {modality}", alter=blank(modality))
         other = run(main, chosen, f"other {modality}", alter=other_medium(corpus, partners, modality))
         gains[modality] = summarise(
-            own[main].select(places), without, only_with_partner(other, partners), modality, config
+            own[main].select(places),
+            without,
+            only_with_partner(other, partners),
+            modality,
+            config,
+            weights=mix_weights(corpus, documents)[places],
         )
 
     transcripts, rows, easy = _transcripts(
@@ -119,6 +126,7 @@ def evaluate(
     results = finite({
         "split": split,
         "main_model": main,
+        "stages": [name for name in STAGES if name in set(stages)],
         "bits_per_byte": bits_per_byte_of_text(own[main]),
         "models": {
             name: {
@@ -134,7 +142,7 @@ def evaluate(
         "transcription": rows,
         "cer": {modality: (easy[modality] or {}).get("cer") for modality in ("image", "audio")},
         "names_recovered": {modality: (easy[modality] or {}).get("names_recovered") for modality in MODALITIES},
-        "compare": _compare(folder.parent, own, config),
+        "compare": _compare(folder.parent, own, config, stages),
         "targets": asdict(config.targets),
     })  # fmt: skip
     _write_lines(folder / "documents.jsonl", records)
@@ -208,10 +216,12 @@ def copy_media(folder: Path, corpus: Any, document: int, *, max_mib: float) -> l
     return found
 
 
-def _compare(run: Path, own: Mapping[str, DocumentLoss], config: EvalConfig) -> dict[str, Any] | None:
+def _compare(
+    run: Path, own: Mapping[str, DocumentLoss], config: EvalConfig, stages: Iterable[str]
+) -> dict[str, Any] | None:
     if not {"large_salt", "large_baseline"} <= set(own):
         return None
-    books = ledgers(run)
+    books = ledgers(run, stages)
     return compare_runs(
         own["large_salt"],
         own["large_baseline"],

@@ -10,6 +10,10 @@ surprise. Beside it stands L(other): the medium of another document of the same 
 
 Video blanks its frames only; the sound track stays, so its gain is what the pictures add to the sound.
 
+Held-out sets hold many documents of rare cells (a kind at a level), so that each has an interval. A gain over several
+cells therefore weighs each document by what its cell is of the training mix (`mix_weights`, post-stratification): it
+estimates the gain on documents as the model met them, whatever the proportions held out.
+
 Intervals are paired over documents (see `bootstrap.py`).
 """
 
@@ -25,7 +29,7 @@ from data.document import MODALITIES
 from data.sequence import CONTEXT, GREY, SILENCE, Sequence
 from evals.bootstrap import Interval, ratio_interval
 from evals.config import EvalConfig
-from evals.loss import DocumentLoss
+from evals.loss import DocumentLoss, split_mask
 
 HEADLINE_KINDS = {"image": ("screenshot", "page"), "audio": ("narration",), "video": ("recording",)}
 """Kinds of the workbench that the headline gain of a modality is taken over; a corpus without them uses all kinds."""
@@ -82,14 +86,36 @@ def only_with_partner(losses: DocumentLoss, partners: np.ndarray) -> DocumentLos
     return dataclasses.replace(losses, loss=losses.loss * keep, tokens=losses.tokens * keep, bytes=losses.bytes * keep)
 
 
-def gain_interval(own: DocumentLoss, without: DocumentLoss, modality: str, config: EvalConfig) -> Interval:
-    """1 - L(own) / L(without) over targets after the modality's media. The two must hold the same documents."""
+def mix_weights(corpus: Any, documents: np.ndarray) -> np.ndarray:
+    """(n,) float64: for each document, training documents of its kind and level per document of it given here.
+
+    The weights have mean 1 and are 0 for a cell that was not trained on. Where none was, all are 1: there is no mix to
+    weigh by.
+    """
+    documents = np.asarray(documents, np.int64)
+    cell = np.stack([np.asarray(corpus.kind), np.asarray(corpus.level)], axis=1).astype(np.int64)
+    _, cell = np.unique(cell, axis=0, return_inverse=True)
+    cell = cell.reshape(-1)
+    trained = np.bincount(cell[split_mask(corpus, "train")], minlength=cell.max() + 1 if len(cell) else 0)
+    given = np.bincount(cell[documents], minlength=len(trained))
+    weights = trained[cell[documents]] / given[cell[documents]]
+    return weights / weights.mean() if weights.any() else np.ones(len(documents))
+
+
+def gain_interval(
+    own: DocumentLoss, without: DocumentLoss, modality: str, config: EvalConfig, *, weights: np.ndarray | None = None
+) -> Interval:
+    """1 - L(own) / L(without) over targets after the modality's media. The two must hold the same documents.
+
+    weights: (n,) what each document counts, see `mix_weights`; None counts each once.
+    """
     if not np.array_equal(own.document, without.document):
         raise ValueError("a media gain pairs losses of the same documents; these two differ")
     context = CONTEXT.index(modality)
+    weights = np.ones(len(own)) if weights is None else weights
     return ratio_interval(
-        own.loss[:, context],
-        without.loss[:, context],
+        weights * own.loss[:, context],
+        weights * without.loss[:, context],
         num_resamples=config.bootstrap_resamples,
         confidence=config.confidence,
         seed=config.seed,
@@ -98,25 +124,34 @@ def gain_interval(own: DocumentLoss, without: DocumentLoss, modality: str, confi
 
 
 def summarise(
-    own: DocumentLoss, without: DocumentLoss, other: DocumentLoss | None, modality: str, config: EvalConfig
+    own: DocumentLoss,
+    without: DocumentLoss,
+    other: DocumentLoss | None,
+    modality: str,
+    config: EvalConfig,
+    *,
+    weights: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """The gain of one modality with everything beside it, as JSON.
 
     own, without, other: losses of the same documents with their own, a blank, and another document's medium (None:
-    not measured). Gives gain, low, high, num_documents; own, blank and other loss in nats per token; `cells`, the
-    same per kind and level, and `kinds`, per kind.
+    not measured). weights: (n,) what each document counts, see `mix_weights`; None counts each once. Gives gain, low,
+    high, num_documents; own, blank and other loss in nats per token; `cells`, the same per kind and level, and `kinds`,
+    per kind.
     """
+    weights = np.ones(len(own)) if weights is None else weights
+
+    def entry(mask: np.ndarray) -> dict[str, Any]:
+        return _entry(own, without, other, mask, modality, config, weights)
+
     present = {own.kinds[k] for k in np.unique(own.kind)}
     chosen = [kind for kind in HEADLINE_KINDS[modality] if kind in present] or sorted(present)
     mask = np.any([own.of_kind(kind) for kind in chosen], axis=0) if chosen else np.zeros(len(own), bool)
-    result = _entry(own, without, other, mask, modality, config) | {"over_kinds": chosen}
-    result["kinds"] = [
-        {"kind": kind, **_entry(own, without, other, own.of_kind(kind), modality, config)} for kind in sorted(present)
-    ]
-    result["cells"] = [
-        {"kind": kind, "level": level, **_entry(own, without, other, cell, modality, config)}
-        for kind, level, cell in own.cells()
-    ]
+    result = entry(mask) | {"over_kinds": chosen}
+    result["kinds"] = [{"kind": kind, **entry(own.of_kind(kind))} for kind in sorted(present)]
+    # within a cell all documents count alike
+    weights = np.ones(len(own))
+    result["cells"] = [{"kind": kind, "level": level, **entry(cell)} for kind, level, cell in own.cells()]
     return result
 
 
@@ -127,12 +162,14 @@ def _entry(
     mask: np.ndarray,
     modality: str,
     config: EvalConfig,
+    weights: np.ndarray,
 ) -> dict[str, Any]:
-    interval = gain_interval(own.select(mask), without.select(mask), modality, config)
+    weights = weights[mask]
+    interval = gain_interval(own.select(mask), without.select(mask), modality, config, weights=weights)
     context = CONTEXT.index(modality)
 
     def mean(losses: DocumentLoss | None) -> float | None:
-        tokens = 0 if losses is None else int(losses.tokens[mask, context].sum())
-        return float(losses.loss[mask, context].sum()) / tokens if tokens else None
+        tokens = 0.0 if losses is None else float(weights @ losses.tokens[mask, context])
+        return float(weights @ losses.loss[mask, context]) / tokens if tokens else None
 
     return interval.to_dict(name="gain") | {"own": mean(own), "blank": mean(without), "other": mean(other)}

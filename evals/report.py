@@ -62,8 +62,9 @@ def render(run: Path, *, config: EvalConfig) -> str:
     run = Path(run)
     summary, results = _object(run / "summary.json"), _object(run / "evaluate" / "results.json")
     ledger = summary.get("ledger") or {}
-    metrics = {stage: read_jsonl(run / stage / "metrics.jsonl") for stage in STAGES}
-    events = {stage: read_jsonl(run / stage / "events.jsonl") for stage in STAGES}
+    stages = results.get("stages", STAGES)
+    metrics = {stage: read_jsonl(run / stage / "metrics.jsonl") for stage in stages}
+    events = {stage: read_jsonl(run / stage / "events.jsonl") for stage in stages}
     quarantine = [line for place in ("corpus", "encoded") for line in read_jsonl(run / place / "quarantine.jsonl")]
     environment = _object(run / "environment.json")
     budget = MediaBudget(run, max_sample_mib=config.max_sample_mib, max_report_mib=config.max_report_mib)

@@ -167,7 +167,8 @@ def gains_section(results: Mapping[str, Any]) -> str:
     return (
         '<section id="gain"><h2>What the media tell it</h2><p class="about">Media gain is the share of the loss after '
         "a medium that is saved by what the medium shows: 0 means the model does not look, 1 that it needs nothing "
-        "else. Blank means grey or silence in the same place; whiskers are 95 % intervals over documents.</p>"
+        "else. Blank means grey or silence in the same place; whiskers are 95 % intervals over documents. A gain over "
+        "several kinds and levels weighs them as the training mix does.</p>"
         f'<div class="two">{left}{right}</div></section>'
     )
 

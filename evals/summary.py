@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +54,10 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def ledgers(run: Path) -> dict[str, dict[str, dict[str, float]]]:
-    """{stage: {account: {flops, seconds}}} of the stages that have a ledger, empty accounts left out."""
+def ledgers(run: Path, stages: Iterable[str] = STAGES) -> dict[str, dict[str, dict[str, float]]]:
+    """{stage: {account: {flops, seconds}}} of those of the stages that have a ledger, empty accounts left out."""
     found = {}
-    for stage in STAGES:
+    for stage in (name for name in STAGES if name in set(stages)):
         entries = read_json(run / stage / "ledger.json")
         if isinstance(entries, dict):
             found[stage] = {
@@ -141,7 +141,7 @@ def summarise(run: Path, *, wall_s: float | None = None, peak_rss_gib: float | N
         for name in MODALITIES
     }
     cer = {name: results["cer"].get(name) for name in ("image", "audio")}
-    books = ledgers(run)
+    books = ledgers(run, results.get("stages", STAGES))
     return {
         "run": run.name,
         "wall_s": wall_s,

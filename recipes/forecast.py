@@ -1,8 +1,8 @@
 """What a recipe will cost, before it is run: parameters, tokens, operations, and time on this machine.
 
-Operations are counted from shapes, as the ledger counts them. The time is an estimate: training runs at a fifth of
-the processor's best matrix product (about what the demo reaches on two cores), rendering and evaluation at rates
-measured once. It is meant to tell minutes from hours.
+Operations are counted from shapes, as the ledger counts them. The time is an estimate: training runs at the share of
+the processor's best matrix product that models of that width reach on two cores, rendering and evaluation at rates
+measured once. The processor is measured as busy as it is now. It is meant to tell minutes from hours.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from training.config import RuntimeConfig
 from training.console import count, duration
 from training.runtime import Runtime, has_bfloat16, measure_matmul_flops, usable_cores
 
-UTILISATION = 0.2
+NARROW, WIDE = 0.28, 0.4
+"""Model FLOP utilisation of models narrower than 192, and of the others."""
 COMPILE_S = 40.0
 RATES = {"text": 500.0, "screenshot": 1500.0, "narration": 200.0, "recording": 120.0, "page": 60.0}
 """Documents of a kind rendered and encoded in a second on two cores."""
@@ -22,7 +23,7 @@ RATES = {"text": 500.0, "screenshot": 1500.0, "narration": 200.0, "recording": 1
 def forecast(recipe: Recipe) -> str:
     """A few lines for a person: what each stage holds and about how long it takes."""
     runtime = _runtime(recipe.runtime)
-    speed = measure_matmul_flops(runtime) * UTILISATION
+    speed = measure_matmul_flops(runtime)
     recipe = recipe.resolved(recipe.corpus.vocab_size)
     lines = [f"recipe {recipe.name}: {runtime.num_threads} threads, {runtime.dtype}"]
     total = 0.0
@@ -46,7 +47,8 @@ def forecast(recipe: Recipe) -> str:
         tokens = train.num_steps * train.rows_per_step * recipe.rows.row_tokens
         flops = 3 * flops_per_token(train.model, recipe.rows.row_tokens) * tokens
         taught = flops_per_token(recipe.small.model, recipe.rows.row_tokens) * tokens * kd_steps / train.num_steps
-        seconds = (flops + taught) / speed + COMPILE_S
+        seconds = flops / (speed * _utilisation(train.model.dim)) + COMPILE_S
+        seconds += taught / (speed * _utilisation(recipe.small.model.dim))
         total += seconds
         lines.append(
             f"  {name:<15} {count(matrix_parameters(train.model))} matrix parameters, {count(tokens)} tokens in "
@@ -57,6 +59,10 @@ def forecast(recipe: Recipe) -> str:
     lines.append(f"  evaluation      about {duration(seconds)}")
     lines.append(f"  in all          about {duration(total)}")
     return "\n".join(lines)
+
+
+def _utilisation(dim: int) -> float:
+    return NARROW if dim < 192 else WIDE
 
 
 def _runtime(config: RuntimeConfig) -> Runtime:

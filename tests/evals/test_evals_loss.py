@@ -1,5 +1,6 @@
 """Loss per document, gains and partners, against a model whose loss is known on paper."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -7,7 +8,15 @@ import pytest
 
 from data.sequence import CONTEXT
 from evals.config import EvalConfig
-from evals.gain import blank, choose_partners, gain_interval, only_with_partner, other_medium, summarise
+from evals.gain import (
+    blank,
+    choose_partners,
+    gain_interval,
+    mix_weights,
+    only_with_partner,
+    other_medium,
+    summarise,
+)
 from evals.loss import (
     bits_per_byte_of_text,
     by_context,
@@ -99,6 +108,32 @@ def test_gain_is_what_the_model_was_made_to_have(make_corpus, measured, kind, mo
     assert result["over_kinds"] == [kind] and len(result["cells"]) == 5
     with pytest.raises(ValueError, match="same documents"):
         gain_interval(own, without.select(documents[1:]), modality, CONFIG)
+
+
+def test_gains_over_levels_weigh_them_as_the_training_mix(make_corpus, measured):
+    """Six easy documents trained on for each hard one, as many of both held out, and a cell never trained on."""
+    corpus = make_corpus([
+        ("screenshot", 12, {"level": 1, "split": "train"}),
+        ("screenshot", 2, {"level": 2, "split": "train"}),
+        ("screenshot", 3, {"level": 1, "split": "test"}),
+        ("screenshot", 3, {"level": 2, "split": "test"}),
+        ("screenshot", 1, {"level": 3, "split": "test"}),
+    ])  # fmt: skip
+    held_out = np.arange(14, 21)
+    weights = mix_weights(corpus, held_out)
+    np.testing.assert_allclose(weights, np.array([12, 12, 12, 2, 2, 2, 0]) / 6, rtol=1e-12)
+    np.testing.assert_array_equal(mix_weights(make_corpus([("screenshot", 3, {})]), np.arange(3)), 1)
+
+    own = measured(corpus, held_out)
+    without = measured(corpus, held_out, alter=blank("image"))
+    spoilt = own.loss.copy()
+    spoilt[3:] = without.loss[3:]
+    own = dataclasses.replace(own, loss=spoilt)
+    result = summarise(own, without, None, "image", CONFIG, weights=weights)
+    lost = without.loss.sum(axis=1)
+    assert result["gain"] == pytest.approx(0.5 * (12 * lost[:3].sum()) / (12 * lost[:3].sum() + 2 * lost[3:6].sum()))
+    assert [cell["gain"] for cell in result["cells"]] == pytest.approx([0.5, 0, 0], abs=1e-6)
+    assert summarise(own, without, None, "image", CONFIG)["gain"] < result["gain"] - 0.1
 
 
 def test_blanking_a_video_keeps_its_sound(make_corpus):

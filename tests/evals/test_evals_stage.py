@@ -117,6 +117,19 @@ def test_summary_has_the_promised_shape(run):
     assert not summary["targets"]["image_cer"]["reached"]
 
 
+def test_a_folder_left_by_an_earlier_request_is_not_billed(tmp_path, make_corpus, tokenizer):
+    corpus = make_corpus([("text", 3, {"level": 0})])
+    for stage in ("small", "large_salt", "large_baseline"):
+        (tmp_path / stage).mkdir()
+        (tmp_path / stage / "ledger.json").write_text(json.dumps(LEDGER))
+    models = {"small": loaded(tokenizer, 0), "large_salt": loaded(tokenizer, 1)}
+    stages = ("encoded", "small", "large_salt")
+    evaluate(tmp_path / "evaluate", corpus=corpus, models=models, config=CONFIG, stages=stages, quiet=True)
+    ledger = summarise(tmp_path)["ledger"]
+    assert set(ledger) == {"small", "large_salt", "total", "billed"} and set(ledger["billed"]) == {"large_salt"}
+    assert ledger["total"]["student"]["flops"] == LEDGER["student"]["flops"]
+
+
 def test_report_of_the_stage_is_written(run):
     write_summary(run.folder)
     text = write_report(run.folder).read_text()
