@@ -24,7 +24,6 @@ minutes on two cores, nearly half of it in the causal row of 32k tokens.
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -125,6 +124,11 @@ def quick_cases() -> list[Case]:
         Case("images512", 600, **size, target=("sdpa-mask", 10.0)),
         Case("decode", 100, **size, dtype="bf16"),
     ]
+
+
+def cases_of(options: Any, device: str) -> list[Case]:
+    """Every case that these options and this device have."""
+    return quick_cases() if options.quick else cuda_cases() if device == "cuda" else cpu_cases()
 
 
 def make_problem(case: Case, device: str, *, backend: str = "auto") -> Problem:
@@ -313,28 +317,20 @@ def draw(record: dict[str, Any], path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark -> exit status."""
-    made = harness.parser(NAME, "Attention over spans against SDPA, FlexAttention and flash-attn, by mask and length.")
-    harness.device_options(made)
-    options = made.parse_args(arguments)
-    options.given = list(sys.argv[1:] if arguments is None else arguments)
-    device = harness.prepare(options)
-    every = quick_cases() if options.quick else cuda_cases() if device == "cuda" else cpu_cases()
-    cases = {case.name: case for case in every}
-    if options.child:
-        print(json.dumps(measure_case(cases[options.child], device, options, harness.child_stage(options))))
-        return 0
-    names = harness.select(list(cases), options.cases)
-    if options.list:
-        print("\n".join(names))
-        return 0
-    try:
-        record = harness.begin(NAME, options, device, TESTS[device])
-        if device == "cuda":
-            verify(device, options.backend)
-    except harness.TestsFailedError as error:
-        return harness.refuse(NAME, error)
+    opened = harness.open_cases(
+        NAME,
+        "Attention over spans against SDPA, FlexAttention and flash-attn, by mask and length.",
+        arguments,
+        cases_of=cases_of,
+        tests=TESTS,
+        verify=verify,
+        measure=measure_case,
+    )
+    if isinstance(opened, int):
+        return opened
+    options, device, cases, record = opened.options, opened.device, opened.cases, opened.record
 
-    dtypes = {case.dtype: DTYPES[case.dtype] for case in every}
+    dtypes = {case.dtype: DTYPES[case.dtype] for case in cases.values()}
     roofline = record["roofline"] = harness.roofline(device, dtypes, options.quick, copies=True)
 
     def run(name: str, on_stage: Any) -> dict[str, Any]:
@@ -349,8 +345,8 @@ def main(arguments: list[str] | None = None) -> int:
             add_rates(result, roofline)
         return result
 
-    record["cases"] = harness.run_cases(names, run, show, minutes=options.minutes)
-    record["targets"] = targets(every, record["cases"])
+    record["cases"] = harness.run_cases(opened.names, run, show, minutes=options.minutes)
+    record["targets"] = targets(list(cases.values()), record["cases"])
     return harness.finish(record, options, draw)
 
 

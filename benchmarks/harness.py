@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,59 @@ def begin(name: str, options: argparse.Namespace, device: str, tests: tuple[str,
         "cases": [],
         "targets": [],
     }
+
+
+@dataclass
+class Opened:
+    """A benchmark that may begin to measure."""
+
+    options: argparse.Namespace
+    device: str
+    """"cpu" or "cuda"."""
+    cases: dict[str, Any]
+    """Every case of this device, by name."""
+    names: list[str]
+    """Those asked for."""
+    record: dict[str, Any]
+    """What `begin` gave."""
+
+
+def open_cases(
+    name: str,
+    description: str,
+    arguments: list[str] | None,
+    *,
+    cases_of: Callable[[argparse.Namespace, str], list[Any]],
+    tests: Mapping[str, tuple[str, ...]],
+    verify: Callable[[str, str], None],
+    measure: Callable[[Any, str, argparse.Namespace, Callable[[str], None]], dict[str, Any]],
+) -> Opened | int:
+    """The start of a benchmark that knows GPUs: options, cases, tests -> what to measure, or an exit status.
+
+    cases_of: (options, device) -> cases with a `name`. tests: what has to pass first, by device. verify: (device,
+    backend), called on CUDA, raises TestsFailedError. measure: (case, device, options, on_stage) -> result, called in a
+    case's own process.
+    """
+    made = parser(name, description)
+    device_options(made)
+    options = made.parse_args(arguments)
+    options.given = list(sys.argv[1:] if arguments is None else arguments)
+    device = prepare(options)
+    cases = {case.name: case for case in cases_of(options, device)}
+    if options.child:
+        print(json.dumps(measure(cases[options.child], device, options, child_stage(options))))
+        return 0
+    names = select(list(cases), options.cases)
+    if options.list:
+        print("\n".join(names))
+        return 0
+    try:
+        record = begin(name, options, device, tests[device])
+        if device == "cuda":
+            verify(device, options.backend)
+    except TestsFailedError as error:
+        return refuse(name, error)
+    return Opened(options, device, cases, names, record)
 
 
 def hardware(device: str, threads: int, load: float) -> dict[str, Any]:

@@ -26,7 +26,6 @@ width 4,096, 131,072 words, bf16. About 10 minutes on two cores.
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -114,6 +113,11 @@ class Problem:
     teacher_weight: Tensor | None
     z_loss: float
     backend: str
+
+
+def cases_of(options: Any, device: str) -> list[Case]:
+    """Every case that these options and this device have."""
+    return quick_cases() if options.quick else cuda_cases() if device == "cuda" else cpu_cases()
 
 
 def make_problem(case: Case, device: str, *, backend: str = "auto") -> Problem:
@@ -340,41 +344,35 @@ def draw(record: dict[str, Any], path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark -> exit status."""
-    made = harness.parser(NAME, "The fused head and loss against plain PyTorch and Liger: time and peak memory.")
-    harness.device_options(made)
-    options = made.parse_args(arguments)
-    options.given = list(sys.argv[1:] if arguments is None else arguments)
-    device = harness.prepare(options)
-    every = quick_cases() if options.quick else cuda_cases() if device == "cuda" else cpu_cases()
-    cases = {case.name: case for case in every}
-    if options.child:
-        print(json.dumps(measure_case(cases[options.child], device, options, harness.child_stage(options))))
-        return 0
-    names = harness.select(list(cases), options.cases)
-    if options.list:
-        print("\n".join(names))
-        return 0
-    try:
-        record = harness.begin(NAME, options, device, TESTS[device])
-        if device == "cuda":
-            verify(device, options.backend)
-    except harness.TestsFailedError as error:
-        return harness.refuse(NAME, error)
-    record["roofline"] = harness.roofline(device, {case.dtype: DTYPES[case.dtype] for case in every}, options.quick)
+    opened = harness.open_cases(
+        NAME,
+        "The fused head and loss against plain PyTorch and Liger: time and peak memory.",
+        arguments,
+        cases_of=cases_of,
+        tests=TESTS,
+        verify=verify,
+        measure=measure_case,
+    )
+    if isinstance(opened, int):
+        return opened
+    options, device, cases, record = opened.options, opened.device, opened.cases, opened.record
+    dtypes = {case.dtype: DTYPES[case.dtype] for case in cases.values()}
+    record["roofline"] = harness.roofline(device, dtypes, options.quick)
+    first = next(iter(cases.values()))
 
     def run(name: str, on_stage: Any) -> dict[str, Any]:
         if device == "cuda" and not options.quick:
             result = harness.run_isolated("benchmarks.linear_loss", name, options, device)
         else:
             result = measure_case(cases[name], device, options, on_stage)
-            if device == "cpu" and (not options.quick or cases[name] == every[0]):
+            if device == "cpu" and (not options.quick or cases[name] is first):
                 measure_memory(cases[name], result, on_stage)
         if "contenders" in result:
             add_rates(result, record["roofline"])
         return result
 
-    record["cases"] = harness.run_cases(names, run, show, minutes=options.minutes)
-    record["targets"] = targets(every, record["cases"])
+    record["cases"] = harness.run_cases(opened.names, run, show, minutes=options.minutes)
+    record["targets"] = targets(list(cases.values()), record["cases"])
     return harness.finish(record, options, draw)
 
 

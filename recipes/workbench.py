@@ -1,11 +1,11 @@
 """The long run on the workbench corpus: every kind at every level, in at most three hours on two cores.
 
 The demo's shape made larger where it matters: all four levels, rows that hold a whole page, six layers with two global
-ones among them (reading several lines takes a look across the picture and one back into the text), and five times the
+ones among them (reading several lines takes a look across the picture and one back into the text), and four times the
 tokens. More than half of the pictures' tokens are levels 2 and up. At least eight held-out documents stand in each
-cell, so that every level has an interval; gains over all levels weigh the cells as the training mix does. One large model, with SALT: what SALT itself is
-worth is asked in the demo, and `--arms salt baseline` asks it here, for half the time again. Run it in the background;
-it saves every fifty steps.
+cell, so that every level has an interval; gains over all levels weigh the cells as the training mix does. One large
+model, with SALT: what SALT itself is worth is asked in the demo, and `--arms salt baseline` asks it here, for half the
+time again. Run it in the background; it saves every fifty steps.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ Legend: B batch, T query rows, S keys, H query heads, K key heads, D head dim; n
 import torch
 from torch import Tensor
 
-from kernels.attention.merge import merge_rows
+from kernels.attention.merge import absorb_sink, merge_rows
 from kernels.attention.plan import Call, Plan, build_plan
 from kernels.attention.spans import recall
 
@@ -47,19 +47,15 @@ def forward(q: Tensor, k: Tensor, v: Tensor, plan: Plan, *, scale: float, sink: 
     wide = torch.promote_types(torch.float32, q.dtype)
     call = _only_call(plan, q, k)
     if call is not None and sink is None:
-        out, lse = _flash(_rows(q, call), _keys(k, call), _keys(v, call), 0.0, call.kind == "causal", scale=scale)
-        return out.transpose(1, 2).contiguous(), lse.contiguous()
+        out, lse = _attend(q, k, v, call, scale)
+        return out.contiguous(), lse.transpose(1, 2).contiguous()
     merging = len(plan.calls) > 1 or sink is not None
     # one row more than there are, for what nobody reads
     out = q.new_zeros(batch * num_rows + 1, heads, dim, dtype=wide if merging else q.dtype)
     lse = q.new_full((batch * num_rows + 1, heads), -torch.inf, dtype=wide)
     for turn, calls in enumerate(plan.calls):
         for call in calls:
-            q_call, k_call, v_call = _rows(q, call), _keys(k, call), _keys(v, call)
-            o_call, l_call = _flash(
-                q_call, k_call, v_call, 0.0, call.kind == "causal", attn_mask=call.mask(_mask_dtype(q)), scale=scale
-            )
-            o_call, l_call = o_call.transpose(1, 2), l_call.transpose(1, 2)
+            o_call, l_call = _attend(q, k, v, call, scale)
             if call.window is not None:
                 out_at, lse_at = _row_window(out, call, num_rows), _row_window(lse, call, num_rows)
                 if turn:
@@ -77,9 +73,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, plan: Plan, *, scale: float, sink: 
             lse.index_copy_(0, call.row_to, l_call.to(wide))
     out, lse = out[:-1], lse[:-1]
     if sink is not None:
-        with_sink = torch.logaddexp(lse, sink.to(wide))
-        out = out * (lse - with_sink).exp()[..., None]
-        lse = with_sink
+        out, lse = absorb_sink(out, lse, sink)
     out = out.view(batch, num_rows, heads, dim).to(q.dtype)
     return out, lse.view(batch, num_rows, heads).transpose(1, 2).contiguous()
 
@@ -98,41 +92,18 @@ def backward(
     grad_out, out = grad_out.contiguous(), out.contiguous()
     call = _only_call(plan, q, k)
     if call is not None and call.keys > UPCAST_KEYS:
-        parts = [_rows(grad_out, call), _rows(q, call), _keys(k, call), _keys(v, call), _rows(out, call)]
-        grads = _flash_backward(*parts, lse, 0.0, call.kind == "causal", scale=scale)
-        return tuple(grad.transpose(1, 2).contiguous() for grad in grads)
+        grads = _attend_backward(grad_out, q, k, v, out, lse.transpose(1, 2), call, scale)
+        return tuple(grad.contiguous() for grad in grads)
     dq = q.new_zeros(batch * num_rows + 1, heads, dim, dtype=wide)
     dk = q.new_zeros(batch * num_keys + 1, key_heads, dim, dtype=wide)
     dv = torch.zeros_like(dk)
-    # exp(score - inf) = 0: rows that see nothing, and padding (the row more), take no part
-    lse_rows = lse.new_full((batch * num_rows + 1, heads), torch.inf)
-    lse_rows[:-1].view(batch, num_rows, heads).copy_(lse.transpose(1, 2))
-    lse_rows.masked_fill_(lse_rows == -torch.inf, torch.inf)
+    lse_rows = lse_of_rows(lse)
     for call in (call for calls in plan.calls for call in calls):
-        parts = [_rows(grad_out, call), _rows(q, call), _keys(k, call), _keys(v, call), _rows(out, call)]
-        if q.element_size() < 4 and call.keys <= UPCAST_KEYS:
-            parts = [part.to(wide) for part in parts]
-        if call.window is not None:
-            lse_call = _row_window(lse_rows, call, num_rows)
-        else:
-            lse_call = lse_rows.index_select(0, call.row_to).view(call.num, call.rows, heads)
-        grads = _flash_backward(
-            *parts,
-            lse_call.transpose(1, 2),
-            0.0,
-            call.kind == "causal",
-            attn_mask=call.mask(_mask_dtype(parts[0])),
-            scale=scale,
-        )
-        dq_call, dk_call, dv_call = (grad.transpose(1, 2) for grad in grads)
-        if call.window is not None:
-            _row_window(dq, call, num_rows).add_(dq_call)
-            _key_window(dk, call, num_keys).add_(dk_call)
-            _key_window(dv, call, num_keys).add_(dv_call)
-        else:
-            dq.index_add_(0, call.row_to, dq_call.reshape(-1, heads, dim).to(wide))
-            dk.index_add_(0, call.key_to, dk_call.reshape(-1, key_heads, dim).to(wide))
-            dv.index_add_(0, call.key_to, dv_call.reshape(-1, key_heads, dim).to(wide))
+        lse_call = read_rows(lse_rows, call, num_rows)
+        dq_call, dk_call, dv_call = _attend_backward(grad_out, q, k, v, out, lse_call, call, scale)
+        add_rows(dq, call, num_rows, dq_call)
+        add_keys(dk, call, num_keys, dk_call)
+        add_keys(dv, call, num_keys, dv_call)
     return (
         dq[:-1].view(q.shape).to(q.dtype),
         dk[:-1].view(k.shape).to(k.dtype),
@@ -140,17 +111,71 @@ def backward(
     )
 
 
+def _attend(q: Tensor, k: Tensor, v: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
+    """-> out (n, M, H, D) in q's dtype, lse (n, M, H) of one call."""
+    parts, mask = (take_rows(q, call), take_keys(k, call), take_keys(v, call)), call.mask(_mask_dtype(q))
+    out, lse = _flash(*parts, 0.0, call.kind == "causal", attn_mask=mask, scale=scale)
+    return out.transpose(1, 2), lse.transpose(1, 2)
+
+
+def _attend_backward(
+    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse_call: Tensor, call: Call, scale: float
+) -> tuple[Tensor, ...]:
+    """lse_call: (n, M, H); the others are whole. -> dq (n, M, H, D), dk and dv (n, L, K, D) of one call."""
+    grad_call, q_call, out_call = (take_rows(x, call) for x in (grad_out, q, out))
+    parts = [grad_call, q_call, take_keys(k, call), take_keys(v, call), out_call]
+    if q.element_size() < 4 and call.keys <= UPCAST_KEYS:
+        parts = [part.float() for part in parts]
+    mask, causal = call.mask(_mask_dtype(q)), call.kind == "causal"
+    grads = _flash_backward(*parts, lse_call.transpose(1, 2), 0.0, causal, attn_mask=mask, scale=scale)
+    return tuple(grad.transpose(1, 2) for grad in grads)
+
+
+def lse_of_rows(lse: Tensor) -> Tensor:
+    """(B, H, T) -> (B * T + 1, H); +inf for rows that see nothing and for padding, the row more.
+
+    exp(score - inf) = 0, so these take no part in a gradient.
+    """
+    batch, heads, num_rows = lse.shape
+    rows = lse.new_full((batch * num_rows + 1, heads), torch.inf)
+    rows[:-1].view(batch, num_rows, heads).copy_(lse.transpose(1, 2))
+    return rows.masked_fill_(rows == -torch.inf, torch.inf)
+
+
+def read_rows(x: Tensor, call: Call, num_rows: int) -> Tensor:
+    """(B * T + 1, ...) buffer -> the call's rows, (n, M, ...)."""
+    if call.window is not None:
+        return _row_window(x, call, num_rows)
+    return x.index_select(0, call.row_to).view(call.num, call.rows, *x.shape[1:])
+
+
+def add_rows(x: Tensor, call: Call, num_rows: int, part: Tensor) -> None:
+    """Add (n, M, ...) to the call's rows of a (B * T + 1, ...) buffer."""
+    if call.window is not None:
+        _row_window(x, call, num_rows).add_(part)
+    else:
+        x.index_add_(0, call.row_to, part.reshape(-1, *x.shape[1:]).to(x.dtype))
+
+
+def add_keys(x: Tensor, call: Call, num_keys: int, part: Tensor) -> None:
+    """Add (n, L, ...) to the call's keys of a (B * S + 1, ...) buffer."""
+    if call.window is not None:
+        _key_window(x, call, num_keys).add_(part)
+    else:
+        x.index_add_(0, call.key_to, part.reshape(-1, *x.shape[1:]).to(x.dtype))
+
+
 def _mask_dtype(x: Tensor) -> torch.dtype:
     """The op takes masks of its inputs' dtype or fp32; fp32 for all but fp64 keeps one copy of each mask."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _rows(x: Tensor, call: Call) -> Tensor:
+def take_rows(x: Tensor, call: Call) -> Tensor:
     """(B, T, H, D) -> the call's rows, (n, H, M, D)."""
     return _take(x, call, call.row_from, call.rows, 2)
 
 
-def _keys(x: Tensor, call: Call) -> Tensor:
+def take_keys(x: Tensor, call: Call) -> Tensor:
     """(B, S, K, D) -> the call's keys, (n, K, L, D)."""
     return _take(x, call, call.key_from, call.keys, 3)
 

@@ -42,3 +42,9 @@ def merge_rows(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tu
     share = torch.where(total == 0, 1.0, total)
     out = out_a * (weight_a / share)[..., None] + out_b * (weight_b / share)[..., None]
     return out.to(dtype), top + total.log()
+
+
+def absorb_sink(out: Tensor, lse: Tensor, sink: Tensor) -> tuple[Tensor, Tensor]:
+    """Merge with one more score of value 0. out: (..., H, D); lse: (..., H); sink: (H,)."""
+    with_sink = torch.logaddexp(lse, sink.to(lse.dtype))
+    return out * (lse - with_sink).exp()[..., None], with_sink

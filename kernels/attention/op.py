@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kernels.announce import announce
-from kernels.attention import cpu
+from kernels.attention import cpu, cpu_decode, cpu_exact
 
 REASONS = {
     "cpu": "q is on the CPU; tiled flash attention over the spans",
@@ -43,6 +43,8 @@ def run(
         announce("kernels.attention", f"attention backend auto: {backend}, because {REASONS[backend]}")
     if backend == "triton":
         return _triton().forward(q, k, v, lo, hi, int(serial), scale=scale, sink=sink)
+    if cpu_decode.suits(q, k, v, lo, hi, int(serial)):
+        return cpu_decode.forward(q, k, v, lo, hi, int(serial), scale=scale, sink=sink)
     plan = cpu.plan_of(int(serial), lo, hi, k.shape[1])
     return cpu.forward(q, k, v, plan, scale=scale, sink=sink)
 
@@ -84,6 +86,8 @@ def span_attention_backward(
     if backend == "triton":
         return _triton().backward(grad_out, q, k, v, lo, hi, int(serial), out, lse, scale=scale, whole=True)
     plan = cpu.plan_of(int(serial), lo, hi, k.shape[1])
+    if cpu_exact.suits(q):
+        return cpu_exact.backward(grad_out, q, k, v, lse, plan, scale=scale)
     return cpu.backward(grad_out, q, k, v, out, lse, plan, scale=scale)
 
 

@@ -131,7 +131,7 @@ def forward(
     padded = max(16, triton.next_power_of_2(dim))
     span_attention_decode_kernel[num_splits, batch * key_heads](
         q, k, v, lo, hi, part, part_lse, q.stride(0), k.stride(0), v.stride(0), q.stride(1), k.stride(1), v.stride(1),
-        q.stride(2), k.stride(2), v.stride(2), num_rows, num_keys, num_splits, scale * 1.4426950408889634,
+        q.stride(2), k.stride(2), v.stride(2), num_rows, num_keys, num_splits, scale * LOG2E.value,
         K=key_heads, GROUP=group, D=dim, BD=padded, BM=max(16, triton.next_power_of_2(num_rows * group)),
         BN=BLOCK_KEYS, PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
         num_warps=8 if q.dtype == torch.float32 and padded <= 64 else 4, num_stages=3,

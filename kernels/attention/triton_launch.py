@@ -24,7 +24,7 @@ from kernels.attention import triton_decode
 from kernels.attention import triton_kernels as device
 from kernels.attention.spans import recall
 
-LOG2E = 1.4426950408889634
+LOG2E = device.LOG2E.value
 MAX_DIM = 256
 NARROW_KEYS = 512
 """Mean keys of a row below which a mask is narrow."""

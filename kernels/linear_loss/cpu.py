@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.linear_loss.soft_labels import SoftLabels
+from kernels.linear_loss.soft_labels import SoftLabels, take_out
 from kernels.linear_loss.walk import Terms
 
 BLOCK_LOGITS = 2**22
@@ -72,11 +72,7 @@ def _block(
     share, temperature = terms.distill_weight, terms.temperature
     at_label = x.gather(1, label)
     if soft is not None:
-        is_listed = soft.ids >= 0
-        place = soft.ids.clamp(min=0)
-        listed = x.gather(1, place).masked_fill_(~is_listed, -torch.inf)
-        # added, not stored: unused places point at word 0, which must stay
-        x.scatter_add_(1, place, x.new_zeros(place.shape).masked_fill_(is_listed, -torch.inf))
+        is_listed, place, listed = take_out(x, soft.ids)
     # of what is summed; a listed word may lie far above it, and all log-sum-exps are relative to the highest
     x_peak = peak = x.amax(-1, keepdim=True)
     if soft is not None:

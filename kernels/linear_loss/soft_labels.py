@@ -43,6 +43,18 @@ def rounding(probabilities: Tensor) -> float:
     return torch.finfo(probabilities.dtype).eps + probabilities.shape[1] * torch.finfo(torch.float32).eps
 
 
+def take_out(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Set the listed words' logits (R, V) to -inf in place, so that what is summed is the rest; ids: (R, k), -1 unused.
+
+    -> is_listed (R, k) bool; place (R, k), the word, 0 where unused; listed (R, k), the logits, -inf where unused.
+    """
+    is_listed, place = ids >= 0, ids.clamp(min=0)
+    listed = logits.gather(1, place).masked_fill_(~is_listed, -torch.inf)
+    # added, not stored: unused places point at word 0, which must stay
+    logits.scatter_add_(1, place, logits.new_zeros(place.shape).masked_fill_(is_listed, -torch.inf))
+    return is_listed, place, listed
+
+
 def merge_duplicates(ids: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """ids (N, k), values (N, k) -> the same with each id once in a row, its values added.
 

@@ -28,7 +28,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.linear_loss.soft_labels import SoftLabels
+from kernels.linear_loss.soft_labels import SoftLabels, take_out
 from kernels.linear_loss.walk import Terms
 
 INTERPRETED = triton.knobs.runtime.interpret
@@ -265,12 +265,9 @@ def chunk_loss(
     hard = torch.empty_like(total)
     listed = None
     if soft is not None:
-        is_listed, place = soft.ids >= 0, soft.ids.clamp(min=0)
-        listed = logits.gather(1, place).float().masked_fill_(~is_listed, -torch.inf)
+        is_listed, place, listed = take_out(logits, soft.ids)
+        listed = listed.float()
     label = label.contiguous()
-    if soft is not None:
-        # added, not stored: unused places point at word 0, which must stay
-        logits.scatter_add_(1, place, logits.new_zeros(place.shape).masked_fill_(is_listed, -torch.inf))
     block, warps = launch_shape(vocabulary, dense=teacher is not None)
     # Triton launches on the current device
     with torch.cuda.device_of(logits):
