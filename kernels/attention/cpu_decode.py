@@ -2,8 +2,8 @@
 
 The work is to read the cache once, and to do so in few large operations, each shared by all threads: a thousand small
 ones take the same processor time, but every one waits for its last thread, and beside other work they took 1.5 to 6
-times as long. So a sequence's keys, from the first to the last that a row of it sees, are read in place, in parts bounded by
-`PART` scores; parts are merged by log-sum-exp (README.md, "Merging").
+times as long. So a sequence's keys, from the first to the last that a row of it sees, are read in place, in parts
+bounded by `PART` scores; parts are merged by log-sum-exp (README.md, "Merging").
 
 The query heads of a key head, times the rows, are the M rows of one product per key head, so keys are never repeated.
 In bf16 a product per head would pack its share of the cache first. There one product over all heads takes a matrix of
