@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -54,7 +54,7 @@ def evaluate(
     corpus: Any,
     models: Mapping[str, Any],
     config: EvalConfig,
-    stages: Iterable[str] = STAGES,
+    stages: Collection[str] = STAGES,
     autocast: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     quiet: bool = False,
@@ -103,6 +103,7 @@ def evaluate(
 
     own = {name: run(name, documents, "own") for name in models}
     gains = {}
+    weights = mix_weights(corpus, documents)
     for modality in MODALITIES:
         places = np.flatnonzero(own[main].tokens[:, CONTEXT.index(modality)])
         if not len(places):
@@ -117,7 +118,7 @@ def evaluate(
             only_with_partner(other, partners),
             modality,
             config,
-            weights=mix_weights(corpus, documents)[places],
+            weights=weights[places],
         )
 
     transcripts, rows, easy = _transcripts(
@@ -126,7 +127,7 @@ def evaluate(
     results = finite({
         "split": split,
         "main_model": main,
-        "stages": [name for name in STAGES if name in set(stages)],
+        "stages": [name for name in STAGES if name in stages],
         "bits_per_byte": bits_per_byte_of_text(own[main]),
         "models": {
             name: {
@@ -217,7 +218,7 @@ def copy_media(folder: Path, corpus: Any, document: int, *, max_mib: float) -> l
 
 
 def _compare(
-    run: Path, own: Mapping[str, DocumentLoss], config: EvalConfig, stages: Iterable[str]
+    run: Path, own: Mapping[str, DocumentLoss], config: EvalConfig, stages: Collection[str]
 ) -> dict[str, Any] | None:
     if not {"large_salt", "large_baseline"} <= set(own):
         return None

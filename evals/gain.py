@@ -141,17 +141,17 @@ def summarise(
     """
     weights = np.ones(len(own)) if weights is None else weights
 
-    def entry(mask: np.ndarray) -> dict[str, Any]:
+    def entry(mask: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
         return _entry(own, without, other, mask, modality, config, weights)
 
     present = {own.kinds[k] for k in np.unique(own.kind)}
     chosen = [kind for kind in HEADLINE_KINDS[modality] if kind in present] or sorted(present)
     mask = np.any([own.of_kind(kind) for kind in chosen], axis=0) if chosen else np.zeros(len(own), bool)
-    result = entry(mask) | {"over_kinds": chosen}
-    result["kinds"] = [{"kind": kind, **entry(own.of_kind(kind))} for kind in sorted(present)]
-    # within a cell all documents count alike
-    weights = np.ones(len(own))
-    result["cells"] = [{"kind": kind, "level": level, **entry(cell)} for kind, level, cell in own.cells()]
+    result = entry(mask, weights) | {"over_kinds": chosen}
+    result["kinds"] = [{"kind": kind, **entry(own.of_kind(kind), weights)} for kind in sorted(present)]
+    # within a cell all documents count alike, also where nothing like it was trained on
+    alike = np.ones(len(own))
+    result["cells"] = [{"kind": kind, "level": level, **entry(cell, alike)} for kind, level, cell in own.cells()]
     return result
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +54,10 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def ledgers(run: Path, stages: Iterable[str] = STAGES) -> dict[str, dict[str, dict[str, float]]]:
+def ledgers(run: Path, stages: Collection[str] = STAGES) -> dict[str, dict[str, dict[str, float]]]:
     """{stage: {account: {flops, seconds}}} of those of the stages that have a ledger, empty accounts left out."""
     found = {}
-    for stage in (name for name in STAGES if name in set(stages)):
+    for stage in (name for name in STAGES if name in stages):
         entries = read_json(run / stage / "ledger.json")
         if isinstance(entries, dict):
             found[stage] = {
