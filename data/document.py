@@ -9,7 +9,8 @@ document:
 
 `id` and `content` are required. `learn` (text only, default true) says whether the text is a target; `role` is
 kept and not interpreted; `sound` (video only, default true) asks for the sound track. Media paths are relative to
-the manifest's folder. `parse_document` trusts nothing: every wrong type is named. Whether a path really stays in
+the manifest's folder; `shard.tar::name.png` is a member of a tar there and `file.parquet::12/image` a cell of a table
+(see `data.archive`). `parse_document` trusts nothing: every wrong type is named. Whether a path really stays in
 its folder is decided by `resolve_media` when the file is about to be opened, since only then do links count.
 """
 
@@ -21,6 +22,8 @@ from pathlib import Path
 
 SPLITS = ("train", "validation", "test")
 MODALITIES = ("image", "audio", "video")
+CONTAINERS = (".tar", ".parquet", ".arrow")
+"""Endings of files whose insides can be addressed, as `container::inside`."""
 
 
 class DocumentError(ValueError):
@@ -175,14 +178,26 @@ def parse_document(fields) -> Document:
     )
 
 
+def split_address(path: str) -> tuple[str, str] | None:
+    """(container, inside) of a path such as `shard.tar::a.png`; None for the path of a plain file."""
+    container, mark, inside = path.partition("::")
+    return (container, inside) if mark and container.lower().endswith(CONTAINERS) else None
+
+
 def check_relative(path: str) -> str:
-    """The path itself when it is relative and climbs nowhere by its spelling; DocumentError otherwise."""
+    """The path itself when it is relative and climbs nowhere by its spelling; DocumentError otherwise.
+
+    Both halves of an address into a container are held to this.
+    """
     if not path or "\0" in path:
         raise DocumentError("a media path is empty or holds a NUL byte")
-    if os.path.isabs(path) or path.startswith(("~", "data:")) or "://" in path[:16]:
-        raise DocumentError(f"path {path[:200]!r} is not relative to the manifest's folder")
-    if os.path.normpath(path).split(os.sep)[0] == os.pardir:
-        raise DocumentError(f"path {path[:200]!r} leaves the manifest's folder")
+    for half in split_address(path) or (path,):
+        if not half:
+            raise DocumentError(f"path {path[:200]!r} names nothing inside its container")
+        if os.path.isabs(half) or half.startswith(("~", "data:")) or "://" in half[:16]:
+            raise DocumentError(f"path {path[:200]!r} is not relative to the manifest's folder")
+        if os.path.normpath(half).split(os.sep)[0] == os.pardir:
+            raise DocumentError(f"path {path[:200]!r} leaves the manifest's folder")
     return path
 
 

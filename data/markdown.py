@@ -4,6 +4,9 @@
 address) stays in the text exactly as it was written, and so does a link inside fenced code or a code span. Paths are
 relative to the page and are rewritten relative to the manifest's folder; one that climbs out of it is an error.
 
+A folder of pages written by many hands has links to pictures that were never there, and links from the root of a web
+site (`/img/x.png`). With `is_there` those stay in the text too, so that one dead link does not cost a page.
+
 This is a reader of links, not of Markdown: headings, tables and emphasis stay as they are, since their source is
 what the model should learn to write.
 """
@@ -11,6 +14,7 @@ what the model should learn to write.
 import os
 import posixpath
 import re
+from collections.abc import Callable
 from urllib.parse import unquote
 
 from data.document import Audio, DocumentError, Image, Part, Text, Video, check_relative
@@ -30,9 +34,10 @@ _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _SPAN = re.compile(r"`[^`\n]{1,1000}`")
 
 
-def markdown_parts(page: str, *, path: str) -> tuple[Part, ...]:
+def markdown_parts(page: str, *, path: str, is_there: Callable[[str], bool] | None = None) -> tuple[Part, ...]:
     """Parts of a Markdown page that lies at `path` (relative to the manifest's folder).
 
+    `is_there` tells whether a file exists at a path relative to that folder; without it every local link is believed.
     Raises DocumentError for a local media link that leaves the manifest's folder.
     """
     parts: list[Part] = []
@@ -52,7 +57,7 @@ def markdown_parts(page: str, *, path: str) -> tuple[Part, ...]:
         end = 0
         for match in _LINK.finditer(stretch):
             in_span = any(start < match.start() < stop for start, stop in spans)
-            part = None if in_span else _media(match["path"], path)
+            part = None if in_span else _media(match["path"], path, is_there)
             if part is None:
                 continue
             text.append(stretch[end : match.start()])
@@ -64,15 +69,18 @@ def markdown_parts(page: str, *, path: str) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def _media(link: str, page: str) -> Part | None:
-    """The media part a link stands for, or None when it is remote or of another sort."""
+def _media(link: str, page: str, is_there: Callable[[str], bool] | None) -> Part | None:
+    """The media part a link stands for, or None when it is remote, of another sort, or known to be dead."""
     link = unquote(link.strip("<>"))
     kind = EXTENSIONS.get(os.path.splitext(link)[1][1:].lower())
     if kind is None or re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:|//", link):
         return None
     if link.startswith("/"):
+        if is_there is not None:
+            return None
         raise DocumentError(f"page {page!r} links to {link[:200]!r}, which is not relative to the page")
-    return kind(check_relative(posixpath.normpath(posixpath.join(posixpath.dirname(page), link))))
+    target = check_relative(posixpath.normpath(posixpath.join(posixpath.dirname(page), link)))
+    return kind(target) if is_there is None or is_there(target) else None
 
 
 def _stretches(page: str):

@@ -20,6 +20,7 @@ from data.document import (
     resolve_media,
     write_manifest,
 )
+from data.formats import open_source
 from data.markdown import markdown_parts
 from data.readers import read_manifest, texts_of
 
@@ -239,6 +240,11 @@ def test_real_manifest():
     assert not [item for item in items if isinstance(item, Quarantined)]
     assert len(items) == sum(fields["split"] != "decode" for fields in raw.values())
     assert all(item.split == raw[item.id]["split"] for item in items)
+    source = open_source(REAL.parent)
+    assert source.num_documents_hint == len(raw) and list(source.documents()) == items
+    with_decode = list(source.documents(include_decode=True))
+    assert [item.id for item in with_decode] == list(raw)
+    assert {item.split for item in with_decode if raw[item.id]["split"] == "decode"} == {"test"}
     kinds = Counter(item.kind for item in items)
     assert {"fsdd", "esc10", "mnist", "coco", "nlvr"} <= set(kinds)
     for item in items:

@@ -1,0 +1,147 @@
+"""One medium and the words that belong to it, or words alone, as one JSON object.
+
+    {"id", "kind", "path", "text", "split"}        the house form, below
+    {"file_name": "x.png", "text": "a heron"}      Hugging Face's image and audio folders (metadata.jsonl)
+    {"image" | "audio" | "video": path, "text"}    also audio_filepath (NeMo), and a table's columns
+    {"text": "..."}                                words alone
+
+The words are the field `text`, `caption`, `captions` (the first), `sentence`, `transcription`, `transcript`, or a
+`label` that is a word. Media come first and the words follow, as the target.
+
+In the house form `kind` is image, speech, sound, audio, video, doc or text. A captioned document's own kind is taken
+from its folder (`speech/fsdd/x.flac` is "fsdd"), so that sources are reported apart; where the top folder is not
+named after the line's own kind, that kind is added (`docs/book/media/x.jpg` of kind "image" is "book-image"). `doc`
+lines are Markdown pages whose picture links become parts, `text` lines are the file itself. A label "true" or "false"
+is added to the caption: without it a picture with a false statement beside it would teach the falsehood. A line of
+split `decode` (a file for decoder tests) is passed over, or read as `test` and without words on request.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from data.document import (
+    SPLITS,
+    Audio,
+    Document,
+    DocumentError,
+    Image,
+    Part,
+    Text,
+    Video,
+    check_relative,
+    parse_document,
+    resolve_media,
+)
+from data.formats.parts import MEDIA, as_list, local_path
+from data.formats.splits import UNASSIGNED
+from data.markdown import EXTENSIONS, markdown_parts
+
+_KINDS = {"image": Image, "speech": Audio, "sound": Audio, "audio": Audio, "video": Video}
+WORDS = ("text", "caption", "captions", "sentence", "transcription", "transcript")
+"""Fields that hold the words, in the order they are looked for."""
+
+
+def captioned_document(
+    fields: dict, *, root: Path, max_file_mib: float, include_decode: bool = False
+) -> Document | None:
+    """A document from a line of the house form, or None when the line is not meant for training.
+
+    Raises DocumentError naming what is wrong.
+    """
+    for name in ("id", "kind", "path"):
+        if not isinstance(fields.get(name), str) or not fields[name]:
+            wrong = "is missing or empty" if fields.get(name) in (None, "") else "must be of type str"
+            raise DocumentError(f"field {name!r} {wrong} (a line needs 'content', or 'kind' and 'path')")
+    split, kind, path = fields.get("split", "train"), fields["kind"], check_relative(fields["path"])
+    is_decode = split == "decode"
+    if is_decode and not include_decode:
+        return None
+    if not is_decode and split not in SPLITS:
+        raise DocumentError(f"field 'split' must be one of {', '.join(SPLITS)}, not {split!r}"[:200])
+    text = fields.get("text", "")
+    if not isinstance(text, str):
+        raise DocumentError(f"field 'text' must be of type str, not {type(text).__name__}")
+    if fields.get("label") in ("true", "false"):
+        text = f"{text} {fields['label']}"
+    if kind == "doc":
+        parts = markdown_parts(read_text(root, path, max_file_mib), path=path)
+    elif kind == "text":
+        parts = (Text(read_text(root, path, max_file_mib)),)
+    elif kind in _KINDS:
+        if not text and not is_decode:
+            raise DocumentError("field 'text' is empty: a medium needs words to be learnt from")
+        parts = (_KINDS[kind](path), Text(text)) if text else (_KINDS[kind](path),)
+    else:
+        raise DocumentError(f"field 'kind' is {kind[:40]!r}, none of doc, text, {', '.join(_KINDS)}")
+    document = Document(
+        id=fields["id"],
+        parts=parts,
+        kind=_folder_kind(path, kind),
+        split="test" if is_decode else split,
+        source=str(fields.get("source", "")).split("@")[0][:200],
+    )
+    # through the native form once, so that both forms pass the same checks
+    return parse_document(document.to_json())
+
+
+def plain_document(fields: dict, *, name: str) -> Document:
+    """A document from media and words named by their fields; `name` is its id. Raises DocumentError."""
+    words = words_of(fields)
+    parts: list[Part] = []
+    for key in ("file_name", "audio_filepath", *MEDIA, *(f"{kind}s" for kind in MEDIA)):
+        for reference in as_list(fields.get(key), where=f"field {key!r}"):
+            path = local_path(reference, where=f"field {key!r}")
+            kind = MEDIA.get(key.removesuffix("s")) or (Audio if key == "audio_filepath" else medium_of(path))
+            if kind is None:
+                raise DocumentError(f"file {path[:200]!r} has an ending of no picture, sound or film")
+            parts.append(kind(path))
+    if not words:
+        raise DocumentError(f"no words to learn from: none of the fields {', '.join(WORDS)} holds any")
+    kinds = {type(part).__name__.lower() for part in parts}
+    kind = "text" if not kinds else kinds.pop() if len(kinds) == 1 else "mixed"
+    return Document(id=name, parts=(*parts, Text(words)), kind=kind, split=UNASSIGNED)
+
+
+def words_of(fields: dict) -> str:
+    """The caption, transcript or text among the fields; empty when there is none. DocumentError for a wrong type."""
+    for key in WORDS:
+        value = fields.get(key)
+        if isinstance(value, list) and value:
+            value = value[0]
+        if value is None or value == []:
+            continue
+        if not isinstance(value, str):
+            raise DocumentError(f"field {key!r} must be of type str, not {type(value).__name__}")
+        if value.strip():
+            return value
+    label = fields.get("label")
+    return label if isinstance(label, str) else ""
+
+
+def medium_of(path: str) -> type | None:
+    """Image, Audio or Video by a file's ending; None for any other."""
+    return EXTENSIONS.get(os.path.splitext(path)[1][1:].lower())
+
+
+def read_text(root: Path, path: str, max_file_mib: float) -> str:
+    """A text file below `root` (resolved), its line ends made "\\n". Raises DocumentError, as for other encodings."""
+    content = resolve_media(root, path, max_file_mib=max_file_mib).read_bytes()
+    return decode_text(content, f"file {path!r}")
+
+
+def decode_text(content: bytes, label: str) -> str:
+    """Bytes as text. Raises DocumentError for what is not UTF-8."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DocumentError(f"{label} is not UTF-8 (byte {error.start})") from None
+    return re.sub("\r\n?", "\n", text)
+
+
+def _folder_kind(path: str, kind: str) -> str:
+    folders = os.path.normpath(path).split(os.sep)[:-1]
+    if not folders:
+        return kind
+    name = folders[1] if len(folders) > 1 else folders[0]
+    return name if folders[0] == kind else f"{name}-{kind}"

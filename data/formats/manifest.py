@@ -1,0 +1,200 @@
+"""JSON files in, documents out: each object is told apart by its fields.
+
+    content                       content parts, the native form (`data.document`)
+    messages                      chat            (`chat`)
+    conversations                 LLaVA when turns have `from`, chat when they have `role`  (`llava`, `chat`)
+    texts                         OBELICS         (`obelics`)
+    kind, path                    captioned media (`captioned`)
+    text, image, file_name, ...   captioned media or words alone (`captioned`)
+
+A file may mix them. Where the form is known (`form=`), every object is held to it, so that a misspelt field is
+reported as what it is. Only the native and the captioned house form need an `id`; the others get `<file>#<number>`
+where they have none. A split that an object names is kept; where none is named, the native and the house form mean
+`train` and the others leave it to the name of the file (`test-00.jsonl`), or else to `data.formats.splits`.
+
+Nothing is decoded here and no media file is opened. Each bad line gives one `Quarantined` that names its number.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from data.document import SPLITS, Document, DocumentError, Quarantined, parse_document
+from data.formats.captioned import WORDS, captioned_document, plain_document
+from data.formats.chat import chat_document
+from data.formats.lines import is_array, json_items
+from data.formats.llava import llava_document
+from data.formats.obelics import obelics_document
+from data.formats.splits import UNASSIGNED
+
+FORMS = ("content-parts", "chat", "llava", "obelics", "captioned")
+_PLAIN = (*WORDS, "image", "images", "audio", "video", "file_name", "audio_filepath")
+_SPLIT_NAMES = {"val": "validation", "valid": "validation", "dev": "validation", "eval": "validation"}
+_SPLIT_NAMES |= {"testing": "test", "training": "train"} | {name: name for name in SPLITS}
+
+
+def manifest_documents(
+    files: Iterable[Path],
+    *,
+    root: Path,
+    form: str | None = None,
+    max_line_mib: float,
+    max_file_mib: float,
+    include_decode: bool = False,
+) -> Iterator[Document | Quarantined]:
+    """Documents of JSONL files and JSON arrays in file order, and a `Quarantined` for each entry that gives none."""
+    files, seen = list(files), set()
+    splits = splits_of_paths(file.name for file in files)
+    for file in files:
+        word = "entry" if is_array(file) else "line"
+        for number, fields in json_items(file, max_line_mib=max_line_mib):
+            name, medium = f"{word} {number}", ""
+            try:
+                if isinstance(fields, DocumentError):
+                    raise fields
+                name, medium = _describe(fields, name)
+                document = object_document(
+                    fields,
+                    root=root,
+                    name=f"{file.stem}#{number}",
+                    form=form,
+                    split=splits[file.name],
+                    max_file_mib=max_file_mib,
+                    include_decode=include_decode,
+                )
+                if document is not None and _promises_ids(fields, form):
+                    if document.id in seen:
+                        raise DocumentError(f"id {document.id!r} was used by an earlier line")
+                    seen.add(document.id)
+            except DocumentError as error:
+                yield Quarantined(name, medium, f"{word} {number}: {error}", line=number)
+                continue
+            if document is not None:
+                yield document
+
+
+def form_of(fields: dict) -> str | None:
+    """Which of FORMS an object has; None when it has none of them."""
+    if "content" in fields:
+        return "content-parts"
+    if "messages" in fields:
+        return "chat"
+    if "conversations" in fields:
+        turns = fields["conversations"]
+        first = turns[0] if isinstance(turns, list) and turns else None
+        return "chat" if isinstance(first, dict) and "role" in first else "llava"
+    if "texts" in fields:
+        return "obelics"
+    if "kind" in fields or "path" in fields or any(key in fields for key in _PLAIN):
+        return "captioned"
+    return None
+
+
+def object_document(
+    fields: dict,
+    *,
+    root: Path,
+    name: str,
+    form: str | None = None,
+    split: str = UNASSIGNED,
+    max_file_mib: float,
+    include_decode: bool = False,
+) -> Document | None:
+    """The document in one JSON object, or None when it is not meant for training.
+
+    `name` is its id and `split` its split where it has none of its own. Raises DocumentError naming what is wrong.
+    """
+    form = form or form_of(fields)
+    if form is None:
+        known = ", ".join(map(repr, ("content", "messages", "conversations", "texts", *_PLAIN[:1])))
+        raise DocumentError(f"none of the forms that are read: a line needs {known}, or 'kind' and 'path'")
+    if form == "content-parts":
+        return parse_document(fields)
+    if form == "captioned" and _is_house(fields):
+        return captioned_document(fields, root=root, max_file_mib=max_file_mib, include_decode=include_decode)
+    name = _own_name(fields) or name
+    if form == "chat":
+        document = chat_document(fields, name=name)
+    elif form == "llava":
+        document = llava_document(fields, name=name)
+    elif form == "obelics":
+        document = obelics_document(fields, name=name)
+    else:
+        document = plain_document(fields, name=name)
+    return checked(document, fields, split)
+
+
+def checked(document: Document, fields: dict, split: str = UNASSIGNED) -> Document:
+    """The document with the split, kind and source that its object names, after the checks of the native form."""
+    named = {key: fields[key] for key in ("kind", "source") if isinstance(fields.get(key), str)}
+    own = fields.get("split")
+    if own is not None and own not in SPLITS:
+        raise DocumentError(f"field 'split' must be one of {', '.join(SPLITS)}, not {own!r}"[:200])
+    split = own or split
+    # the native form has no word for a split that is still open
+    whole = parse_document(dataclasses.replace(document, split=split or "train").to_json() | named)
+    return dataclasses.replace(whole, split=split)
+
+
+def splits_of_paths(paths: Iterable[str]) -> dict[str, str]:
+    """Path -> the split that the file is named after; UNASSIGNED for none.
+
+    Where no file is named after anything but training, nothing would be held out, and so the names decide nothing.
+    """
+    found = {path: _split_of_path(path) for path in paths}
+    if set(found.values()) <= {"train", UNASSIGNED}:
+        return dict.fromkeys(found, UNASSIGNED)
+    return found
+
+
+def _split_of_path(path: str) -> str:
+    """The split that a file or a folder over it is named after (`test-00000-of-00001.parquet`, `val/7.tar`).
+
+    `path` is relative to the source; the name nearest to the file counts. UNASSIGNED when there is none.
+    """
+    for name in reversed(path.lower().split("/")):
+        word = re.match(r"[a-z]*", name)[0]
+        if word in _SPLIT_NAMES:
+            return _SPLIT_NAMES[word]
+    return UNASSIGNED
+
+
+def _is_house(fields: dict) -> bool:
+    """Whether a captioned object is of the house form, with `kind` and `path`."""
+    return "path" in fields or ("kind" in fields and not any(key in fields for key in _PLAIN))
+
+
+def _promises_ids(fields: dict, form: str | None) -> bool:
+    """Whether an id that comes twice is a mistake in this object's form."""
+    form = form or form_of(fields)
+    return form == "content-parts" or (form == "captioned" and _is_house(fields))
+
+
+def _own_name(fields: dict) -> str:
+    name = fields.get("id")
+    if isinstance(name, int) and not isinstance(name, bool):
+        return str(name)
+    if name is not None and not isinstance(name, str):
+        raise DocumentError(f"field 'id' must be of type str, not {type(name).__name__}")
+    return name or ""
+
+
+def _describe(fields: dict, name: str) -> tuple[str, str]:
+    """Id and file for a quarantine record, before anything is checked."""
+    if isinstance(fields.get("id"), str) and fields["id"]:
+        name = _writable(fields["id"][:200])
+    file = fields.get("path") or fields.get("image") or fields.get("file_name")
+    if isinstance(fields.get("content"), list):
+        media = [
+            part.get(part["type"])
+            for part in fields["content"]
+            if isinstance(part, dict) and part.get("type") in ("image", "audio", "video")
+        ]
+        file = media[0] if media else None
+    return name, _writable(file[:500]) if isinstance(file, str) else ""
+
+
+def _writable(text: str) -> str:
+    """Text without lone surrogates, which could not be written into a record."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,59 @@
+"""A folder of Markdown pages with pictures, sounds and films: every .md and .markdown below it is a document.
+
+Pages come in the order of their paths, which are their ids. Media links become parts (`data.markdown`); a link whose
+file is not there, or that counts from the root of a web site, stays in the text. Hidden folders are not entered.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from data.document import Document, DocumentError, Quarantined, Text, parse_document
+from data.formats.captioned import read_text
+from data.formats.source import Limits, files_sha256
+from data.formats.splits import UNASSIGNED
+from data.formats.walk import walk
+from data.markdown import EXTENSIONS, markdown_parts
+
+ENDINGS = (".md", ".markdown")
+
+
+def markdown_documents(root: Path, limits: Limits, skipped: Counter) -> Iterator[Document | Quarantined]:
+    """A document for each page below `root` (resolved)."""
+    for path, problem in walk(root, enter=_is_open, skipped=skipped):
+        if path.lower().endswith(ENDINGS):
+            try:
+                if problem:
+                    raise DocumentError(f"file {path!r} {problem}")
+                yield page_document(root, path, read_text(root, path, limits.max_file_mib), kind="doc")
+            except DocumentError as error:
+                yield Quarantined(path, path, str(error))
+
+
+def page_document(root: Path, path: str, page: str, *, kind: str, opening: str = "") -> Document:
+    """The document of one page, its text opened by `opening`. Raises DocumentError."""
+    parts = markdown_parts(page, path=path, is_there=lambda target: os.path.lexists(root / target))
+    if opening:
+        first = parts[0].text if parts and isinstance(parts[0], Text) else ""
+        parts = (Text(opening + first), *(parts[1:] if first else parts))
+    if not any(isinstance(part, Text) and part.text.strip() for part in parts):
+        raise DocumentError(f"page {path!r} has no text")
+    whole = Document(id=path, parts=parts, kind=kind, source=root.name[:200])
+    checked = parse_document(whole.to_json())
+    return Document(checked.id, checked.parts, kind=checked.kind, split=UNASSIGNED, source=checked.source)
+
+
+def markdown_digest(root: Path) -> Callable[[], str]:
+    """What tells whether such a folder changed: pages by content, media by size and time."""
+
+    def digest() -> str:
+        endings = (*ENDINGS, *(f".{ending}" for ending in EXTENSIONS))
+        files = [path for path, problem in walk(root, enter=_is_open) if not problem and path.lower().endswith(endings)]
+        return files_sha256(root, files, label="markdown", whole=lambda name: name.lower().endswith(ENDINGS))
+
+    return digest
+
+
+def _is_open(folder: str) -> bool:
+    return not os.path.basename(folder).startswith(".")

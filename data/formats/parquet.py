@@ -1,0 +1,170 @@
+"""Parquet files, and Hugging Face datasets saved to disk (`save_to_disk`: Arrow files and dataset_info.json).
+
+Each row is one JSON object, read like a line of a manifest: with a column `content`, `messages`, `conversations` or
+`texts` it is that form; else its columns of pictures, sounds and films come first and its words follow (`text`,
+`caption`, `sentence`, `transcription` ..., or the name of a class label); else its words are a text. Media stay where
+they are and are addressed `file.parquet::row/column` (`data.formats.cells`); a struct with a `path` alone names a
+file beside the table.
+
+What a column holds is told by the features that the `datasets` package notes in the schema, by the ending of `path`,
+by the column's name, or by the first bytes, in this order. A column that holds JSON as a string is parsed. The split
+is a column `split`, or that of the file's name or folder (`train-00000-of-00002.parquet`,
+`test/data-00000-of-00001.arrow`).
+
+The `datasets` package itself is not needed. Files of its cache (`cache-*.arrow`) are not read.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from data.archive import resolve_container
+from data.document import Document, DocumentError, Quarantined
+from data.formats.captioned import WORDS, medium_of
+from data.formats.cells import open_table, table_rows
+from data.formats.lines import parse_object
+from data.formats.manifest import form_of, object_document, splits_of_paths
+from data.formats.source import Limits
+
+_NAMES = (
+    ("image", re.compile(r"image|img|picture|photo|screenshot|jpg|jpeg|png|webp")),
+    ("audio", re.compile(r"audio|sound|speech|wav|flac|mp3|ogg")),
+    ("video", re.compile(r"video|film|clip|mp4|webm")),
+)
+_FORMS = ("content", "messages", "conversations", "texts")
+
+
+def table_documents(root: Path, files: list[str], limits: Limits, skipped: Counter) -> Iterator[Document | Quarantined]:
+    """A document for each row of the tables (paths relative to `root`, resolved), table by table."""
+    splits = splits_of_paths(files)
+    for file in files:
+        try:
+            path = resolve_container(root, file)
+            features = _features(open_table(path).schema_arrow)
+            for number, values in table_rows(path, file):
+                yield _row(file, number, values, features, root, limits, splits[file])
+        except (DocumentError, OSError) as error:
+            yield Quarantined(file, file, f"table {file!r}: {error}")
+
+
+def _row(
+    file: str, number: int, values: dict | DocumentError, features: dict, root: Path, limits: Limits, split: str
+) -> Document | Quarantined:
+    name = f"{file.rsplit('.', 1)[0]}#{number}"
+    try:
+        if isinstance(values, DocumentError):
+            raise values
+        fields = _fields(values, values.pop(None), features)
+        fields.setdefault("id", name)
+        form = form_of(fields) or "captioned"
+        document = object_document(
+            fields, root=root, name=name, form=form, split=split, max_file_mib=limits.max_file_mib
+        )
+        # in a table a missing split means no more than that
+        if fields.get("split") is None and form == "content-parts":
+            document = Document(document.id, document.parts, document.kind, document.level, split, document.source)
+        return document
+    except DocumentError as error:
+        return Quarantined(name, file, f"row {number} of {file!r}: {error}", line=number + 1)
+
+
+def _fields(values: dict, heads: dict[str, bytes], features: dict) -> dict:
+    """A row as the JSON object it stands for."""
+    for column in _FORMS:
+        if isinstance(values.get(column), str) and values[column].lstrip().startswith("["):
+            # a list as JSON text: parsed inside an object, by the one guarded parser
+            values[column] = parse_object(f'{{"list": {values[column]}}}'.encode("utf-8", "surrogatepass"))["list"]
+    if any(column in values for column in _FORMS):
+        return values
+    fields = {key: values[key] for key in ("id", "__key__", "key", "split", "source", *WORDS) if key in values}
+    for key in ("__key__", "key"):
+        if isinstance(fields.get(key), str | int):
+            fields.setdefault("id", fields[key])
+    for column, value in values.items():
+        for reference in value if isinstance(value, list) else [value]:
+            kind = _kind(column, reference, heads, features)
+            if kind is not None:
+                fields.setdefault(kind, []).append(reference)
+        names = features.get(column)
+        if isinstance(names, list) and isinstance(value, int) and 0 <= value < len(names):
+            fields.setdefault("label", names[value])
+    if isinstance(values.get("label"), str):
+        fields.setdefault("label", values["label"])
+    return fields
+
+
+def _kind(column: str, reference, heads: dict[str, bytes], features: dict) -> str | None:
+    """ "image", "audio" or "video" for a reference to a medium; None for any other value."""
+    if not isinstance(reference, str) or column in WORDS or column in ("id", "split", "source", "__key__", "key"):
+        return None
+    known = features.get(column)
+    if known in ("image", "audio", "video"):
+        return known
+    is_cell = reference in heads
+    if not is_cell:
+        medium = medium_of(reference)
+        return medium.__name__.lower() if medium else None
+    named = next((kind for kind, pattern in _NAMES if pattern.search(column.lower())), None)
+    return named or _sniff(heads[reference])
+
+
+def _sniff(head: bytes) -> str | None:
+    if head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")) or head[8:12] == b"WEBP":
+        return "image"
+    if head.startswith((b"fLaC", b"OggS", b"ID3", b"\xff\xfb")) or head[8:12] == b"WAVE":
+        return "audio"
+    return "video" if head[4:8] == b"ftyp" or head.startswith(b"\x1aE\xdf\xa3") else None
+
+
+def _features(schema) -> dict[str, str | list[str]]:
+    """Column -> medium, or the names of its class labels, as the `datasets` package wrote them into a schema."""
+    try:
+        found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"].items()
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return {}
+    features = {}
+    for column, feature in found:
+        # a list of media is written [feature], or {"feature": feature, "_type": "Sequence" or "List"}
+        for _ in range(4):
+            if isinstance(feature, list) and feature:
+                feature = feature[0]
+            elif isinstance(feature, dict) and isinstance(feature.get("feature"), dict):
+                feature = feature["feature"]
+        kind = feature.get("_type") if isinstance(feature, dict) else None
+        if kind in ("Image", "Audio", "Video"):
+            features[column] = kind.lower()
+        elif kind == "ClassLabel" and isinstance(feature.get("names"), list):
+            features[column] = [name for name in feature["names"] if isinstance(name, str)]
+    return features
+
+
+def check_columns(file: Path) -> None:
+    """ValueError when a table has nothing to learn from: no form that is known and no column of words."""
+    try:
+        schema = open_table(file).schema_arrow
+    except (DocumentError, OSError):
+        # a file that is broken is set aside while reading, like any other
+        return
+    labels = [column for column, value in _features(schema).items() if isinstance(value, list)]
+    if not set(schema.names) & {*_FORMS, *WORDS, "label", *labels}:
+        raise ValueError(
+            f"table {file} has the columns {', '.join(schema.names[:20])}, none of which holds text: "
+            f"rename one to {', '.join(WORDS)}, or to {', '.join(_FORMS)}"
+        )
+
+
+def dataset_files(root: Path, candidates: list[str]) -> list[str]:
+    """Those of the Arrow files below `root` that hold rows: what state.json names, where there is one."""
+    found = []
+    for path in candidates:
+        folder, _, base = path.rpartition("/")
+        try:
+            state = json.loads((root / folder / "state.json").read_text(encoding="utf-8"))
+            named = [entry["filename"] for entry in state["_data_files"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            named = None
+        if base in named if named is not None else not base.startswith("cache-"):
+            found.append(path)
+    return found

@@ -1,0 +1,141 @@
+"""A source repository: every text file that git would keep, one document a file, opened by its path.
+
+    src/pages.py
+    import os
+    ...
+
+`.gitignore` is respected at every level, deeper files and later lines first, negation included, and
+`.git/info/exclude` too; a folder that is ignored is not entered, as with git, so nothing inside it can be named
+again. Patterns are matched by the `pathspec` package. Whether a file is tracked is not asked: a folder of code
+without git is read the same way.
+
+Kind is "code" for files in a programming language and "text" for others; a Markdown page with local pictures is
+multimodal, of kind "doc". Binary files (a NUL byte in the first 8 KiB), empty ones and media are passed over and
+counted; a text file over 2 MiB or of another encoding than UTF-8 is set aside with its name.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pathspec import GitIgnoreSpec
+
+from data.document import Document, DocumentError, Image, Quarantined, Text, parse_document, resolve_media
+from data.formats.captioned import decode_text, medium_of
+from data.formats.markdown_folder import ENDINGS, page_document
+from data.formats.source import Limits, files_sha256
+from data.formats.splits import UNASSIGNED
+from data.formats.walk import walk
+from data.workbench.source import LANGUAGES
+
+MAX_SOURCE_MIB = 2.0
+"""Largest file taken for a source file, in MiB; larger ones are data."""
+CODE = frozenset(ending for ending, language in LANGUAGES.items() if language not in ("markdown", "rst", "text"))
+_MAX_IGNORE_BYTES = 2**20
+
+
+class _Ignore:
+    """The .gitignore files that hold below a folder."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.specs: dict[str, GitIgnoreSpec | None] = {}
+        self.exclude = self._read(".git/info/exclude")
+
+    def hides(self, path: str, *, folder: bool = False) -> bool:
+        """Whether a path is ignored; its parents are known not to be."""
+        parts = path.split("/")
+        for depth in range(len(parts) - 1, -1, -1):
+            verdict = self._ask(self._spec("/".join(parts[:depth])), "/".join(parts[depth:]), folder)
+            if verdict is not None:
+                return verdict
+        return bool(self._ask(self.exclude, path, folder))
+
+    def _spec(self, folder: str) -> GitIgnoreSpec | None:
+        if folder not in self.specs:
+            self.specs[folder] = self._read(f"{folder}/.gitignore" if folder else ".gitignore")
+        return self.specs[folder]
+
+    def _read(self, path: str) -> GitIgnoreSpec | None:
+        try:
+            file = resolve_media(self.root, path, max_file_mib=_MAX_IGNORE_BYTES / 2**20)
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        except (DocumentError, OSError):
+            return None
+        patterns = []
+        for line in lines:
+            # git passes over a pattern that it cannot read, and so must one bad line here
+            try:
+                GitIgnoreSpec.from_lines([line])
+            except ValueError:
+                continue
+            patterns.append(line)
+        return GitIgnoreSpec.from_lines(patterns)
+
+    @staticmethod
+    def _ask(spec: GitIgnoreSpec | None, path: str, folder: bool) -> bool | None:
+        return None if spec is None else spec.check_file(f"{path}/" if folder else path).include
+
+
+def repository_files(root: Path, skipped: Counter | None = None) -> Iterator[tuple[str, str]]:
+    """(path, problem) of the files below `root` (resolved) that no .gitignore hides."""
+    ignore = _Ignore(root)
+    for path, problem in walk(root, enter=lambda folder: not ignore.hides(folder, folder=True), skipped=skipped):
+        if os.path.basename(path) != ".git" and not ignore.hides(path):
+            yield path, problem
+
+
+def repository_documents(root: Path, limits: Limits, skipped: Counter) -> Iterator[Document | Quarantined]:
+    """A document for each source file below `root` (resolved)."""
+    for path, problem in repository_files(root, skipped):
+        try:
+            if problem:
+                raise DocumentError(f"file {path!r} {problem}")
+            text = _read(root, path, min(MAX_SOURCE_MIB, limits.max_file_mib), skipped)
+            if text is not None:
+                yield _document(root, path, text)
+        except DocumentError as error:
+            yield Quarantined(path, path, str(error))
+
+
+def _read(root: Path, path: str, max_mib: float, skipped: Counter) -> str | None:
+    """The file's text, or None where it is no text at all, with the reason counted."""
+    if medium_of(path) is not None:
+        skipped["medium"] += 1
+        return None
+    try:
+        with open(root / path, "rb") as file:
+            head = file.read(8192)
+            if b"\0" in head or not head.strip():
+                skipped["binary file" if head.strip() else "empty file"] += 1
+                return None
+            content = head + file.read(int(max_mib * 2**20) + 1 - len(head))
+    except OSError as error:
+        raise DocumentError(f"file {path!r} cannot be read ({error.strerror})") from None
+    if len(content) > max_mib * 2**20:
+        raise DocumentError(f"file {path!r} is over {max_mib:g} MiB, more than a source file has")
+    return decode_text(content, f"file {path!r}")
+
+
+def _document(root: Path, path: str, text: str) -> Document:
+    ending = os.path.splitext(path)[1].lower()
+    if ending in ENDINGS:
+        page = page_document(root, path, text, kind="text", opening=f"{path}\n")
+        if any(isinstance(part, Image) for part in page.parts):
+            return Document(page.id, page.parts, kind="doc", split=page.split, source=page.source)
+        return page
+    kind = "code" if ending in CODE else "text"
+    whole = Document(id=path, parts=(Text(f"{path}\n{text}"),), kind=kind, source=root.name[:200])
+    parse_document(whole.to_json())
+    return Document(whole.id, whole.parts, kind=kind, split=UNASSIGNED, source=whole.source)
+
+
+def repository_digest(root: Path) -> Callable[[], str]:
+    """What tells whether a repository changed: text files by content, media by size and time."""
+
+    def digest() -> str:
+        files = [path for path, problem in repository_files(root) if not problem]
+        return files_sha256(root, files, label="repository", whole=lambda name: medium_of(name) is None)
+
+    return digest

@@ -1,0 +1,128 @@
+"""A source of documents: whatever `open_source` opened, read the same way every time.
+
+    source.documents()          Document or Quarantined, in an order that is always the same
+    source.fingerprint()        changes when the source does
+    source.num_documents_hint   how many to expect, for a progress bar
+
+What all formats share is done here: splits for documents that name none (`data.formats.splits`), and ids that come
+twice: outside the native and the captioned form (whose reader sets a second bearer of an id aside) ids are loose,
+LLaVA's files repeat the picture's. So a second one is called `<id>~2`, and nothing is lost; it shares the split of
+the first. The ids seen are held in memory: about 120 bytes a document.
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data.document import Document, Quarantined
+from data.formats.splits import with_splits
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on what is read. Raises ValueError when one is no positive number."""
+
+    max_line_mib: float = 16.0
+    """Longest JSON line, array element or text member of a tar, in MiB."""
+    max_file_mib: float = 256.0
+    """Largest text or media file, in MiB."""
+
+    def __post_init__(self):
+        for name in ("max_line_mib", "max_file_mib"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be a number of MiB above 0, not {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Documents at a path, in one of `data.formats.FORMATS`."""
+
+    path: Path
+    """What was opened."""
+    format: str
+    """One of FORMATS."""
+    root: Path
+    """Resolved folder that media paths are relative to."""
+    read: Callable[[bool, Counter], Iterator[Document | Quarantined]]
+    """(include_decode, skipped) -> documents before splits and id checks; counts in `skipped` what it passes over."""
+    digest: Callable[[], str]
+    """Hex SHA-256 of the source as it is now."""
+    count: Callable[[], int | None] = lambda: None
+    """About how many documents there are."""
+    skipped: Counter = field(default_factory=Counter)
+    """Reason -> files passed over without a record (binary files, links ...), by the latest whole reading."""
+
+    def documents(self, *, include_decode: bool = False) -> Iterator[Document | Quarantined]:
+        """Every document, and one Quarantined for each thing that gives none, in an order that is always the same.
+
+        `include_decode` adds the lines of a captioned manifest meant for decoder tests alone, as split `test`.
+        """
+        skipped: Counter = Counter()
+        yield from self._distinct(with_splits(self.read(include_decode, skipped)))
+        self.skipped.clear()
+        self.skipped.update(skipped)
+
+    def fingerprint(self) -> str:
+        """Hex SHA-256 that changes when the source does: contents of text, size and time of change of media."""
+        return self.digest()
+
+    @property
+    def num_documents_hint(self) -> int | None:
+        """About how many documents to expect; None when only reading would tell."""
+        return self.count()
+
+    def _distinct(self, items: Iterable[Document | Quarantined]) -> Iterator[Document | Quarantined]:
+        seen: set[str] = set()
+        copies: Counter[str] = Counter()
+        for item in items:
+            if isinstance(item, Document) and item.id in seen:
+                name = item.id
+                while item.id in seen:
+                    copies[name] += 1
+                    item = dataclasses.replace(item, id=f"{name}~{copies[name] + 1}")
+            if isinstance(item, Document):
+                seen.add(item.id)
+            yield item
+
+
+def file_sha256(file: Path) -> str:
+    """Hex SHA-256 of a file's content."""
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def files_sha256(root: Path, files: Iterable[str], *, label: str, whole: Callable[[str], bool]) -> str:
+    """Hex SHA-256 over files below `root` (relative paths, sorted): their paths and sizes, and the content of those
+    that `whole` names; of the others the time of change, and the first and last 64 KiB of a container."""
+    digest = hashlib.sha256(label.encode())
+    for name in sorted(files):
+        path = root / name
+        try:
+            status = os.stat(path)
+            marks = [name.encode("utf-8", "surrogateescape"), str(status.st_size).encode()]
+            if whole(name):
+                marks.append(file_sha256(path).encode())
+            else:
+                marks.append(str(status.st_mtime_ns).encode())
+        # a file that went or may not be read is a change, not an error: reading will set it aside
+        except OSError:
+            marks = [name.encode("utf-8", "surrogateescape"), b"unreadable"]
+        for mark in marks:
+            digest.update(len(mark).to_bytes(8, "little") + mark)
+    return digest.hexdigest()
+
+
+def container_sha256(root: Path, files: Iterable[str], *, label: str) -> str:
+    """Hex SHA-256 over tars or tables: path, size, time of change, and the first and last 64 KiB."""
+    files = sorted(files)
+    digest = hashlib.sha256(files_sha256(root, files, label=label, whole=lambda _: False).encode())
+    for name in files:
+        with open(root / name, "rb") as stream:
+            digest.update(stream.read(2**16))
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - 2**16))
+            digest.update(stream.read())
+    return digest.hexdigest()

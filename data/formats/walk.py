@@ -1,0 +1,85 @@
+"""The files below a folder, in an order that is always the same, without ever leaving it.
+
+    walk(root, enter=...)    (path relative to root, problem) for each file; the problem is empty for a plain file
+
+Folders behind links are not entered, so a cycle cannot be; a link to a file inside is passed over, since its target is
+met anyway, and counted; a link that leads out, a pipe or a device is a problem with a reason. Names are sorted byte
+by byte, folder by folder. Nothing is opened here: everything is decided by `lstat`.
+
+Not entered either are folders that tools made: those of version control, installed packages, virtual environments, and
+this project's own runs and encoded corpora, which may lie inside the folder that they came from: a run must not be
+part of its own material, nor change the fingerprint of it.
+"""
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+MAX_DEPTH = 64
+"""Folders inside folders that are entered; deeper ones are counted as skipped."""
+_NEVER = frozenset({".git", ".hg", ".svn", "__pycache__", "node_modules", ".venv", "__MACOSX"})
+# a folder that holds all of one of these was made by a tool; a run that has just begun holds its lock alone
+_MADE = tuple(map(frozenset, (["pyvenv.cfg"], ["lock", "encoded"], ["lock", "corpus"], ["shards", "building.json"])))
+_MADE += (frozenset({"shards", "meta.json"}),)
+
+
+def walk(
+    root: Path, *, enter: Callable[[str], bool] | None = None, skipped: Counter | None = None
+) -> Iterator[tuple[str, str]]:
+    """(path, problem) of the files below `root` (resolved); `enter` is asked about each folder by its path.
+
+    Raises ValueError when the folder itself cannot be listed.
+    """
+    skipped = Counter() if skipped is None else skipped
+    try:
+        os.scandir(root).close()
+    except OSError as error:
+        raise ValueError(f"folder {root} cannot be listed ({error.strerror}): change its permissions") from None
+    yield from _below(root, "", 0, enter or (lambda _: True), skipped)
+
+
+def _below(
+    root: Path, folder: str, depth: int, enter: Callable[[str], bool], skipped: Counter
+) -> Iterator[tuple[str, str]]:
+    try:
+        with os.scandir(root / folder) as entries:
+            names = sorted((entry.name for entry in entries), key=os.fsencode)
+    except OSError:
+        skipped["unreadable folder"] += 1
+        return
+    if depth and (names == ["lock"] or any(made.issubset(names) for made in _MADE)):
+        skipped["folder of tools or too deep"] += 1
+        return
+    for name in names:
+        path = f"{folder}/{name}" if folder else name
+        try:
+            mode = os.lstat(root / path).st_mode
+        except OSError:
+            skipped["gone while reading"] += 1
+            continue
+        if stat.S_ISDIR(mode):
+            if name in _NEVER or depth >= MAX_DEPTH:
+                skipped["folder of tools or too deep"] += 1
+            elif enter(path):
+                yield from _below(root, path, depth + 1, enter, skipped)
+        elif not path.isprintable() or len(path) > 900:
+            yield path.encode("ascii", "backslashreplace").decode()[:900], "has an unprintable or overlong name"
+        elif stat.S_ISLNK(mode):
+            problem = _link_problem(root, path, skipped)
+            if problem:
+                yield path, problem
+        else:
+            yield path, "" if stat.S_ISREG(mode) else "is not a regular file"
+
+
+def _link_problem(root: Path, path: str, skipped: Counter) -> str:
+    try:
+        real = Path(os.path.realpath(root / path, strict=True))
+    except OSError as error:
+        return f"is a link that leads nowhere ({error.strerror})"
+    if not real.is_relative_to(root):
+        return "is a link out of the folder"
+    skipped["link to something in the folder"] += 1
+    return ""
