@@ -7,7 +7,8 @@ them. They are therefore meant to run in the processes of `data.decode_server`, 
 they can themselves (header sizes before pixels, declared seconds before samples).
 
 Pictures (Pillow): first frame; EXIF orientation applied; palettes resolved; alpha laid over white; 16 bits reduced
-to 8 by their high byte; CMYK and grey turned to RGB. A picture within its token budget is never resampled: it is
+to 8 by their high byte; CMYK and grey turned to RGB by the plain formulas (colour profiles and gamma are left alone).
+A file that lacks its end is refused (`data.decode_whole`). A picture within its token budget is never resampled: it is
 padded at the right and lower edge by repeating its last column and row, which leaves flat background flat. One
 over the budget is scaled by Pillow's antialiased bicubic, its aspect kept. Patches are p x p x 3 in
 raster order, rows of pixels inside a patch, channels last.
@@ -21,12 +22,15 @@ import numpy as np
 from PIL import Image as Pillow
 from PIL import ImageOps
 
+from data.archive import open_media
 from data.config import EncodeConfig
-from data.document import Audio, DocumentError, Image, Part, Video, resolve_media
+from data.decode_whole import check_whole
+from data.document import Audio, DocumentError, Image, Part, Video
 from data.lengths import VideoLayout, image_size
 
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM")
 """Formats Pillow may try; those that start other programs (EPS) or fetch files are left out."""
+_TIFF_PHOTOMETRIC = 262
 
 
 @dataclass(frozen=True)
@@ -62,23 +66,31 @@ Decoded = DecodedImage | DecodedAudio | DecodedVideo
 
 
 def decode_part(part: Part, root: Path, config: EncodeConfig) -> Decoded:
-    """Decode the file of a media part below `root` (resolved). Raises DocumentError with file and reason."""
-    path = resolve_media(root, part.path, max_file_mib=config.max_file_mib)
+    """Decode the file of a media part below `root` (resolved), which may lie inside a tar or a table.
+
+    Raises DocumentError with file and reason.
+    """
     try:
-        if isinstance(part, Image):
-            return decode_image(path, config)
-        if isinstance(part, Audio):
-            from data.decode_audio import decode_audio
-
-            return DecodedAudio(decode_audio(path, config))
-        if isinstance(part, Video):
-            from data.decode_video import decode_video
-
-            return DecodedVideo(*decode_video(path, config, sound=part.sound))
+        with open_media(root, part.path, max_file_mib=config.max_file_mib) as path:
+            return _decode_file(part, path, config)
     except DocumentError as error:
-        raise DocumentError(f"file {part.path!r}: {error}") from None
+        reason = str(error)
+        raise DocumentError(reason if repr(part.path) in reason else f"file {part.path!r}: {reason}") from None
     except MemoryError:
         raise DocumentError(f"file {part.path!r}: needs more memory than a decoder may have") from None
+
+
+def _decode_file(part: Part, path: Path, config: EncodeConfig) -> Decoded:
+    if isinstance(part, Image):
+        return decode_image(path, config)
+    if isinstance(part, Audio):
+        from data.decode_audio import decode_audio
+
+        return DecodedAudio(decode_audio(path, config))
+    if isinstance(part, Video):
+        from data.decode_video import decode_video
+
+        return DecodedVideo(*decode_video(path, config, sound=part.sound))
     raise TypeError(f"{type(part).__name__} is not a media part")
 
 
@@ -95,7 +107,8 @@ def decode_image(path: Path, config: EncodeConfig) -> DecodedImage:
                         f"picture of {width} x {height} pixels is over max_pixels={config.max_pixels}; scale it down"
                     )
                 pixels = to_rgb(picture)
-    except DocumentError:
+        check_whole(path)
+    except (DocumentError, MemoryError):
         raise
     except Pillow.DecompressionBombError as error:
         raise DocumentError(f"picture is far over max_pixels={config.max_pixels}; scale it down ({error})") from None
@@ -110,10 +123,14 @@ def decode_image(path: Path, config: EncodeConfig) -> DecodedImage:
 
 def to_rgb(picture: Pillow.Image) -> Pillow.Image:
     """First frame of an opened picture as upright 8-bit RGB, transparency over white."""
+    clear = _clear_color(picture)
+    inverted = picture.mode == "I;16" and getattr(picture, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == 0
     picture.load()
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I") or picture.mode == "F":
-        picture = _to_8_bit(picture)
+        picture = _to_8_bit(picture, clear, inverted=inverted)
+    elif clear is not None:
+        picture.info["transparency"] = clear
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         ground = Pillow.new("RGBA", picture.size, (255, 255, 255, 255))
@@ -121,15 +138,35 @@ def to_rgb(picture: Pillow.Image) -> Pillow.Image:
     return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
-def _to_8_bit(picture: Pillow.Image) -> Pillow.Image:
-    """Grey of more than 8 bits as 8: high byte of 16-bit integers, [0, 1] or [0, 255] floats by their maximum."""
+def _clear_color(picture: Pillow.Image):
+    """The one colour of a PNG that is transparent, on the scale of the decoded pixels; None without one.
+
+    The file states it in its own bits: of 2 and 4 where pixels come out stretched to 8, of 16 where colours come out
+    as their high bytes. Pillow compares the numbers as they stand and so would miss it.
+    """
+    clear = picture.info.get("transparency")
+    if isinstance(clear, int) and (picture.format, picture.mode) == ("PNG", "L") and picture.tile:
+        return clear * {"L;2": 85, "L;4": 17}.get(picture.tile[0][3], 1)
+    if isinstance(clear, tuple) and max(clear) > 255:
+        return tuple(value >> 8 for value in clear)
+    return clear
+
+
+def _to_8_bit(picture: Pillow.Image, clear: int | None, *, inverted: bool) -> Pillow.Image:
+    """Grey of more than 8 bits as 8: high byte of 16-bit integers, [0, 1] or [0, 255] floats by their maximum.
+
+    `clear` is the 16-bit value that is transparent; `inverted` says that 0 is white.
+    """
     values = np.asarray(picture)
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():
             raise DocumentError("picture holds values that are not finite")
         scaled = values * 255 if values.size and values.max() <= 1 else values
         return Pillow.fromarray(np.clip(np.round(scaled), 0, 255).astype(np.uint8))
-    return Pillow.fromarray((np.clip(values.astype(np.int64), 0, 65535) >> 8).astype(np.uint8))
+    grey = (np.clip(values.astype(np.int64), 0, 65535) >> 8).astype(np.uint8)
+    if inverted:
+        grey = 255 - grey
+    return Pillow.fromarray(grey if clear is None else np.where(values == clear, np.uint8(255), grey))
 
 
 def fit(picture: Pillow.Image, config: EncodeConfig, max_tokens: int) -> np.ndarray:

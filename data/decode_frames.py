@@ -1,0 +1,314 @@
+"""Frames of a video file: when each is shown, and its pixels as upright RGB; decord and PyAV behind one interface.
+
+    open_frames(path, config) -> Frames
+
+The container is told from its first bytes and only known kinds go on, under their name: left to guess, FFmpeg would
+take a text for a playlist (and open what it names) and a PNG or the cover of a song for a film. A file that
+lacks its end is refused (`data.decode_whole`); so is one whose packets end well before its declared duration.
+
+PyAV reads the packets' times (2 to 4 ms, nothing is decoded), decord fetches the pixels, and PyAV fetches them where
+decord is absent, fails, or sees other frames. That happens: decord counts frames that an edit list hides and so
+returns each frame under the time of another, and repeats the last one for those it misses at the end. Hidden frames,
+frames before the first key frame and attached pictures are no frames here. Without PyAV decord is believed, edit lists
+are refused where they show (a first time below zero), and a video stands as long as decord says.
+
+Both turn pixels by the file's display matrix; a mirrored one is left to PyAV, since decord knows only rotations. Bits
+beyond 8 are dropped, without tone mapping (HDR looks pale); fields are not woven, pixels are taken as square,
+alpha is dropped. FFmpeg conceals damage inside a whole file, and a concealed frame passes.
+"""
+
+import itertools
+import mmap
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from data.config import EncodeConfig
+from data.decode_whole import check_whole
+from data.document import DocumentError
+
+MAX_FRAME_RATE = 1000
+"""Frames per second above which a file is not believed."""
+_TOLERANCE_S = 2e-3
+"""Two readers' times of one frame may differ by this: MKV rounds to milliseconds."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The frames of one video, in the order in which they are shown."""
+
+    times_s: np.ndarray
+    """(n,) float64 seconds, from the first frame: 0 first, never falling."""
+    end_s: float
+    """When the last frame goes, seconds from the first frame."""
+    start_s: float
+    """Time of the first frame on the file's own clock, on which its sound is placed; decord counts from it (0)."""
+    fetch: Callable[[list[int]], Iterator[np.ndarray]]
+    """Yields (H, W, 3) uint8 for each of the given indices, which must not fall. Raises DocumentError."""
+
+
+def container_of(path: Path) -> str:
+    """FFmpeg's name of the container, from its first bytes. Raises DocumentError for a kind that is not read."""
+    with open(path, "rb") as file:
+        head = file.read(1024)
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
+        return "mov"
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return "avi"
+    if head[:1] == b"G" and head[188:189] == b"G" and head[376:377] == b"G":
+        return "mpegts"
+    for magic, name in _MAGIC.items():
+        if head.startswith(magic):
+            return name
+    raise DocumentError("not a video that can be read: no MP4, MOV, MKV, WebM, AVI, OGG, FLV or MPEG container")
+
+
+_MAGIC = {b"\x1a\x45\xdf\xa3": "matroska", b"OggS": "ogg", b"FLV\x01": "flv", b"\0\0\1\xba": "mpeg"}
+
+
+def open_frames(path: Path, config: EncodeConfig) -> Frames:
+    """The frames of a video file. Raises DocumentError when it is no video, is broken, too large or too long."""
+    kind = container_of(path)
+    try:
+        check_whole(path)
+    except DocumentError as error:
+        raise DocumentError(f"not a video that can be read: {error}") from None
+    exact, why = _attempt(frames_av, path, kind, config)
+    if exact is None and why != _ABSENT:
+        raise DocumentError(f"not a video that can be read ({why})")
+    if exact is not None and kind == "mov" and _is_mirrored(path):
+        return exact
+    try:
+        quick, why_not = _attempt(frames_decord, path, config)
+    except DocumentError:
+        if exact is None:
+            raise
+        return exact
+    if exact is None and quick is None:
+        raise DocumentError(f"not a video that can be read (PyAV: {why}; decord: {why_not})")
+    if exact is None:
+        return quick
+    if quick is None or not agree(exact, quick):
+        return exact
+    return replace(exact, fetch=lambda indices: _fetch_either(quick, exact, indices))
+
+
+_ABSENT = "not installed"
+
+
+def _attempt(reader, *arguments) -> tuple[Frames | None, str]:
+    """A reader's frames, or the reason why it has none; a DocumentError is final."""
+    try:
+        return reader(*arguments), ""
+    except ImportError:
+        return None, _ABSENT
+    except DocumentError:
+        raise
+    # both libraries raise what FFmpeg gives them, in classes of their own
+    except Exception as error:
+        return None, reason_of(error)
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of an error's message, short."""
+    return str(error).splitlines()[0][-120:] if str(error) else type(error).__name__
+
+
+def agree(one: Frames, other: Frames) -> bool:
+    """Whether two readers see the same frames at the same times."""
+    return len(one.times_s) == len(other.times_s) and bool(np.abs(one.times_s - other.times_s).max() < _TOLERANCE_S)
+
+
+def _fetch_either(quick: Frames, exact: Frames, indices: list[int]) -> Iterator[np.ndarray]:
+    """Frames from the quick reader, and from the exact one from where the quick one fails."""
+    count = 0
+    try:
+        for frame in quick.fetch(indices):
+            yield frame
+            count += 1
+    except DocumentError:
+        raise
+    except Exception:
+        yield from exact.fetch(indices[count:])
+
+
+def _check(num_frames: int, end_s: float, config: EncodeConfig) -> None:
+    if num_frames < 1:
+        raise DocumentError("video has no frames")
+    if not 0 < end_s <= config.max_video_s:
+        raise DocumentError(f"video of {end_s:.1f} s lies outside 0..max_video_s={config.max_video_s:g}; split it")
+    # two frames may share a moment; more is a clock that is not believed
+    if num_frames > MAX_FRAME_RATE * end_s + 2:
+        raise DocumentError(f"video claims {num_frames} frames in {end_s:.2f} s")
+
+
+def _check_size(width: int, height: int, config: EncodeConfig) -> None:
+    if width * height > config.max_pixels:
+        raise DocumentError(f"frames of {width} x {height} pixels are over max_pixels={config.max_pixels}")
+
+
+def frames_decord(path: Path, config: EncodeConfig) -> Frames:
+    """Frames as decord alone sees them. Raises DocumentError, ImportError and decord's own errors."""
+    import decord
+
+    decord.logging.set_level(decord.logging.QUIET)
+    # one thread: starting more costs more than they save on short clips
+    reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
+    spans = np.asarray(reader.get_frame_timestamp(np.arange(len(reader))), dtype=np.float64).reshape(-1, 2)
+    if not np.isfinite(spans).all() or (np.diff(spans[:, 0]) < 0).any():
+        raise RuntimeError("frame times are not in order")
+    start_s = float(spans[0, 0]) if len(spans) else 0.0
+    if start_s < -_TOLERANCE_S:
+        raise RuntimeError("frames are hidden by an edit list, which takes PyAV to read: install av")
+    end_s = float(spans[-1, 1] - start_s) if len(spans) else 0.0
+    _check(len(spans), end_s, config)
+
+    def fetch(indices: list[int]) -> Iterator[np.ndarray]:
+        frame, last = None, -1
+        for index in indices:
+            if index != last:
+                # decord tells the frame size only with a frame
+                frame, last = _three_channels(reader[index].asnumpy()), index
+                _check_size(frame.shape[1], frame.shape[0], config)
+            yield frame
+
+    return Frames(spans[:, 0] - start_s, end_s, start_s, fetch)
+
+
+def _three_channels(frame: np.ndarray) -> np.ndarray:
+    """(H, W, 3) pixels of a decord frame.
+
+    decord takes the padded length of a line over the width for the number of channels: frames 16, 24 or 48 pixels
+    wide come out with 4 or 6. The bytes are right, with padding at the end of each line.
+    """
+    height, width, channels = frame.shape
+    if channels == 3:
+        return frame
+    return np.ascontiguousarray(frame.reshape(height, width * channels)[:, : width * 3]).reshape(height, width, 3)
+
+
+def film_stream(container):
+    """The stream that is the film, as FFmpeg and so decord choose it; a cover picture does not count."""
+    import av
+
+    attached = av.stream.Disposition.attached_pic
+    films = [stream for stream in container.streams.video if not stream.disposition & attached]
+    if not films:
+        only = "only an attached picture" if container.streams.video else "no video stream in the file"
+        raise DocumentError(f"not a video that can be read: {only}")
+    best = container.streams.best("video")
+    return best if best in films else films[0]
+
+
+def frames_av(path: Path, kind: str, config: EncodeConfig) -> Frames:
+    """Frames as PyAV alone sees them; `kind` is the container's name. Raises DocumentError and PyAV's own errors."""
+    import av
+
+    with av.open(str(path), format=kind) as container:
+        stream = film_stream(container)
+        number = stream.index
+        if stream.codec_context is None:
+            raise DocumentError("not a video that can be read: no decoder for its codec")
+        _check_size(stream.codec_context.width, stream.codec_context.height, config)
+        base, rate = float(stream.time_base), float(stream.average_rate or 0)
+        shown, last_s = _walk(container, stream, config)
+        declared_s = (container.duration or 0) / av.time_base if kind in ("mov", "matroska") else 0.0
+        first_s = (container.start_time or 0) / av.time_base
+    if not shown:
+        raise DocumentError("video has no frames")
+    shown.sort()
+    ticks = np.array([pts for pts, _ in shown], dtype=np.int64)
+    last = shown[-1][1] * base or (1 / rate if rate else 0.04)
+    times_s, end_s = (ticks - ticks[0]) * base, float(ticks[-1] - ticks[0]) * base + last
+    _check(len(ticks), end_s, config)
+    missing_s = declared_s - (max(last_s, float(ticks[-1]) * base + last) - first_s)
+    if missing_s > max(1.0, 0.05 * declared_s):
+        raise DocumentError(f"truncated: {declared_s:.1f} s are declared, the last {missing_s:.1f} s are missing")
+
+    def fetch(indices: list[int]) -> Iterator[np.ndarray]:
+        with av.open(str(path), format=kind) as container:
+            stream = container.streams[number]
+            try:
+                yield from _decode(container, stream, ticks[indices].tolist(), config)
+            except av.FFmpegError as error:
+                raise DocumentError(f"the video is damaged ({reason_of(error)})") from None
+
+    return Frames(times_s, end_s, float(ticks[0]) * base, fetch)
+
+
+def _walk(container, stream, config: EncodeConfig) -> tuple[list[tuple[int, int]], float]:
+    """(pts, duration) of the packets that are shown, in the file's order, and when the last of any stream ends.
+
+    Frames before the first key frame, in the file or in time, have nothing to be decoded from and are left out.
+    """
+    shown, last_s, key = [], 0.0, None
+    for packet in container.demux():
+        if packet.pts is None:
+            continue
+        if key is None and packet.is_keyframe and packet.stream_index == stream.index:
+            key = packet.pts
+        if packet.is_discard:
+            continue
+        if packet.is_corrupt:
+            raise DocumentError("truncated: a packet is incomplete")
+        if packet.time_base is not None:
+            last_s = max(last_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if packet.stream_index == stream.index and key is not None and packet.pts >= key:
+            shown.append((packet.pts, packet.duration or 0))
+        if len(shown) > MAX_FRAME_RATE * config.max_video_s:
+            raise DocumentError(f"video claims over {MAX_FRAME_RATE} frames a second for max_video_s")
+    return shown, last_s
+
+
+def _decode(container, stream, wanted: list[int], config: EncodeConfig) -> Iterator[np.ndarray]:
+    """Pixels of the frames with the given times (pts, not falling), turned upright."""
+    stream.thread_count = 1
+    wanted = itertools.chain(wanted, [None])
+    want = next(wanted)
+    for frame in container.decode(stream):
+        if want is None:
+            return
+        if frame.pts is None or frame.pts < want:
+            continue
+        if frame.pts > want:
+            break
+        _check_size(frame.width, frame.height, config)
+        pixels = upright(frame)
+        while want == frame.pts:
+            yield pixels
+            want = next(wanted)
+    if want is not None:
+        at_s = float(want * stream.time_base)
+        raise DocumentError(f"the frame at {at_s:.3f} s cannot be decoded: the file is damaged or truncated")
+
+
+def upright(frame) -> np.ndarray:
+    """(H, W, 3) uint8 of a PyAV frame, turned and mirrored as its display matrix says, in quarter turns."""
+    pixels = frame.to_ndarray(format="rgb24")
+    matrix = next((bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
+    if matrix is None:
+        return pixels
+    # x' = a x + c y, y' = b x + d y
+    a, b, _, c, d = struct.unpack_from("=5i", matrix)
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        pixels = pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    else:
+        pixels = pixels.transpose(1, 0, 2)[:: -1 if b < 0 else 1, :: -1 if c < 0 else 1]
+    return np.ascontiguousarray(pixels)
+
+
+def _is_mirrored(path: Path) -> bool:
+    """Whether some track of an MP4 has a display matrix that mirrors; one too many costs only time."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        place = content.find(b"tkhd")
+        while place >= 0:
+            matrix = place + (44 if content[place + 4 : place + 5] == b"\0" else 56)
+            if len(content) >= matrix + 36:
+                a, b, _, c, d = struct.unpack_from(">5i", content, matrix)
+                if a * d - b * c < 0:
+                    return True
+            place = content.find(b"tkhd", place + 4)
+    return False
