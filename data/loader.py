@@ -5,10 +5,21 @@ the rows of a step, and with them everything that is learnt, do not depend on ho
 that was stopped goes on from `loader.state`, the next global row, at any other number of ranks.
 
 A document that cannot be loaded (a damaged cache, a file that changed) is padding of its planned length in its row,
-and is in `loader.failures` before the step is returned. Workers are torch's own, spawned, never forked, and off by
-default: a cached corpus collates a row in about a millisecond.
+and is in `loader.failures` before the step is returned.
+
+Workers are torch's own, spawned, never forked, and off by default: a cached corpus collates 16 rows of 512 tokens in
+15 ms, and on a CPU whatever a worker does is taken from training. Turn them on for a GPU, and for a `DecodingCorpus`,
+each worker of which has decoding servers of its own. At most `prefetch_batches` per worker are made ahead, so memory is
+bounded by (num_workers * prefetch_batches + 1) batches. Workers ignore Ctrl-C, so that a run can finish its step, and
+end within seconds of their parent however it ends; their servers end with them. What this does not do: replace a worker
+that is killed. torch raises RuntimeError then, and the run goes on from its last checkpoint.
 """
 
+import multiprocessing
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -30,6 +41,22 @@ class _Steps(torch.utils.data.Dataset):
         return make_batch(self.corpus, self.plan, range(first, first + self.rows_per_batch), **self.options)
 
 
+def _begin_worker(_: int) -> None:
+    """In a new worker: leave Ctrl-C to the parent, and end when it does.
+
+    torch's workers look after their parent only while they wait for work, and never while a decoder keeps them waiting.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process().pid
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 class Loader:
     """Iterates `Batch`es of a plan from a global row on. See the module for ranks, state and failures."""
 
@@ -43,6 +70,7 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         num_workers: int = 0,
+        prefetch_batches: int = 2,
         drop_last: bool = True,
         blank_modalities: Iterable[str] = MODALITIES,
         transform: Transform | None = None,
@@ -51,12 +79,18 @@ class Loader:
     ):
         """rows_per_batch: rows of this rank in a step. start_row: next global row, as `state` gave it.
 
+        num_workers: processes that make batches; 0 makes them in this one, when asked. prefetch_batches: batches that
+        each worker may be ahead. pin_memory: page-locked batches, for copies to a GPU that do not wait.
         drop_last: leave out a last step that the plan cannot fill; otherwise its missing rows are padding.
         on_failure(document, reason) is called before the step's batch is returned. Raises ValueError when the
         plan belongs to another corpus or the numbers cannot work.
         """
         if plan.fingerprint != corpus.fingerprint:
             raise ValueError("this row plan was made for another corpus (or another encoding): build the plan again")
+        if num_workers < 0 or prefetch_batches < 1:
+            raise ValueError(
+                f"num_workers={num_workers} must be 0 or more, prefetch_batches={prefetch_batches} at least 1"
+            )
         if rows_per_batch < 1 or not 0 <= rank < world_size or not 0 <= start_row <= len(plan):
             raise ValueError(
                 f"rows_per_batch={rows_per_batch} must be at least 1, rank={rank} in 0..{world_size - 1} and "
@@ -64,7 +98,8 @@ class Loader:
             )
         self.corpus, self.plan = corpus, plan
         self.rows_per_batch, self.rank, self.world_size = rows_per_batch, rank, world_size
-        self.num_workers, self.drop_last, self.pin_memory = num_workers, drop_last, pin_memory
+        self.num_workers, self.prefetch_batches = num_workers, prefetch_batches
+        self.drop_last, self.pin_memory = drop_last, pin_memory
         self.state = start_row
         self.failures: list[tuple[int, str]] = []
         self._on_failure = on_failure
@@ -95,6 +130,8 @@ class Loader:
             batch_size=None,
             sampler=range(len(self)),
             num_workers=self.num_workers,
+            prefetch_factor=self.prefetch_batches if self.num_workers else None,
+            worker_init_fn=_begin_worker,
             multiprocessing_context="spawn" if self.num_workers else None,
             pin_memory=self.pin_memory,
             # without one of its own it would draw from torch's global generator, and shift what a resumed run draws

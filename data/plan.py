@@ -6,35 +6,38 @@
 Row i is a pure function of (plan, i), so the loader's whole state is one integer, resuming is exact at any number of
 ranks, and skipping a bad stretch of training is arithmetic.
 
-An epoch visits every chosen document (as often as its weight says), in an order shuffled by (seed, epoch). Documents
-are packed by best fit, longest first within a window of the shuffled order, under one budget of tokens and one per
-modality, so that batches have one shape; a row never holds two stretches of one document (equal ids side by side would
-be one document to attention). Rows left open are carried into the next window and at last the next epoch. Documents
-that exceed a row, in tokens or media, are spread over several rows at places outside media, so that every target is
-predicted once; a document with a medium that fits no row is left out, and counted with the reason.
+An epoch visits every chosen document (as often as its weight says; `data.mixture` makes the stream of visits), in an
+order shuffled by hashes of (seed, document, visit). Rows are packed in about that order by `data.pack`, under one
+budget of tokens and one per modality, so that batches have one shape; a row never holds two stretches of one document
+(equal ids side by side would be one document to attention). Rows left open are carried into the next epoch, and
+otherwise an epoch's rows come before the next one's. Documents that exceed a row, in tokens or media, are spread over
+several rows at places outside media, so that every target is predicted once, or left out whole where `long="drop"`;
+what is left out is counted with the reason, and nothing is ever cut short.
 
 A tenth of the documents with media are blanked in training (grey, silence), so that a model asked about a blank
-is not surprised. Which ones is a hash of (seed, document, occurrence), independent of packing.
+is not surprised. Which ones is a hash of (seed, document, visit), independent of packing.
+
+Cost: about a microsecond and 60 bytes a document, in arrays; 10 million documents are planned in some 10 s (`python -m
+benchmarks.data_plan`). Only documents that are split cost more: each is read, to know where its media lie.
 """
 
 import dataclasses
+import hashlib
 import json
-import math
 import zipfile
-from bisect import bisect_left, insort
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from data.counters import BLANK, CHUNK, ROWS, hashed, unit
 from data.document import MODALITIES, SPLITS
-from data.tokenizer import CLOSE_ID, SLOT_ID
+from data.mixture import Mixture, Stream, realised
+from data.pack import pack
+from data.segments import find_segments
 
-WINDOW_DOCUMENTS = 2048
-"""Stretches that are packed together; larger fills rows better and mixes epochs less."""
-MAX_TRIES = 64
-"""Rows looked at for one stretch before a new row is opened; only media budgets make the first ones fail."""
+ARRAYS = ("document", "start", "stop", "blank", "offset")
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,11 @@ class Plan:
     """Rows of known content. Build with `Plan.build`, keep with `save`, read with `load`."""
 
     document: np.ndarray
-    """(E,) int64 index into the corpus."""
+    """(E,) int32 index into the corpus."""
     start: np.ndarray
-    """(E,) int64 first token of the stretch."""
+    """(E,) int32 first token of the stretch."""
     stop: np.ndarray
-    """(E,) int64 end of the stretch."""
+    """(E,) int32 end of the stretch."""
     blank: np.ndarray
     """(E,) bool: media of this occurrence are blanked."""
     offset: np.ndarray
@@ -56,9 +59,10 @@ class Plan:
     media_budget: dict[str, int]
     """Most patches of each modality in a row."""
     fingerprint: str
-    """Of the corpus the plan was made for."""
+    """Of the corpus the plan was made for; it covers documents, tokenizer and encoding."""
     info: dict
-    """How it was made: split, seed, epochs begun, fill fraction, documents used and left out with reasons."""
+    """How it was made: name, split, seed, epochs begun, mixture, fill fraction, documents used, and left out with
+    reasons (of the first thousand) and counts."""
 
     def __len__(self) -> int:
         return len(self.offset) - 1
@@ -67,13 +71,25 @@ class Plan:
         """Entries (document, start, stop, blank) of one row."""
         if not 0 <= number < len(self):
             raise IndexError(f"row {number} of a plan of {len(self)} rows")
-        entries = range(self.offset[number], self.offset[number + 1])
-        return [(int(self.document[e]), int(self.start[e]), int(self.stop[e]), bool(self.blank[e])) for e in entries]
+        entries = slice(self.offset[number], self.offset[number + 1])
+        columns = (getattr(self, name)[entries].tolist() for name in ("document", "start", "stop", "blank"))
+        return list(zip(*columns, strict=True))
 
     @property
     def fill(self) -> float:
         """Fraction of the rows' tokens that are documents, not padding."""
-        return float((self.stop - self.start).sum() / max(1, len(self) * self.row_tokens))
+        tokens = self.stop.sum(dtype=np.int64) - self.start.sum(dtype=np.int64)
+        return float(tokens / max(1, len(self) * self.row_tokens))
+
+    def visits(self) -> np.ndarray:
+        """(documents of the corpus,) int32: how often each is begun in these rows."""
+        size = self.info.get("num_documents", int(self.document.max(initial=-1)) + 1)
+        return np.bincount(self.document[self.start == 0], minlength=size).astype(np.int32)
+
+    def mixture(self, corpus, *, num_bins: int = 10) -> dict:
+        """What `num_bins` equal stretches of the rows are made of: {"rows": edges, "kind": {name: shares}, "source",
+        "modality"}; shares are of tokens, padding left out. Raises ValueError for another corpus's plan."""
+        return realised(self, corpus, num_bins)
 
     def with_blank(self, blank: bool) -> "Plan":
         """The same rows with every document blanked, or none: for measuring what media contribute."""
@@ -101,108 +117,158 @@ class Plan:
         kinds: Iterable[str] | None = None,
         levels: Iterable[int] | None = None,
         kind_weights: dict | None = None,
+        mixture: Mixture | None = None,
+        long: str = "split",
         shuffle: bool = True,
+        name: str | None = None,
     ) -> "Plan":
         """Plan `num_rows` rows, or as many as `epochs` visits fill (one when neither is given).
 
         corpus: an EncodedCorpus (or anything with its arrays). media_budget: patches a row per modality, row_tokens
         where absent. blank_fraction: 0.1 for the train split and 0 for others unless given. documents: indices or a
         mask (n,) to choose from; kinds, levels narrow further. kind_weights: visits per epoch, by kind
-        ("page": 2) or kind and level ("page/1": 0.5); a fraction visits that part of the documents, drawn anew
-        each epoch; kinds without an entry weigh 1. Raises ValueError when nothing is left to plan.
+        ("page": 2) or kind and level ("page/1": 0.5); a fraction visits that part of the documents, others each
+        epoch; kinds without an entry weigh 1. mixture: weights by source too, and along the rows; added to
+        kind_weights. long: "split" documents that exceed a row, or "drop" them. name: under which the plan is saved;
+        the split's unless given. Raises ValueError when nothing is left to plan.
         """
         if row_tokens < 2:
             raise ValueError(f"row_tokens must be at least 2, not {row_tokens}")
         if num_rows is not None and epochs is not None:
             raise ValueError("give num_rows or epochs, not both")
-        if split not in SPLITS:
-            raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
+        for what, value, known in (("split", split, SPLITS), ("long", long, ("split", "drop"))):
+            if value not in known:
+                raise ValueError(f"unknown {what} {value!r}; there are {', '.join(known)}")
         unknown = sorted(set(media_budget or {}) - set(MODALITIES))
         if unknown:
             raise ValueError(f"unknown modality {unknown[0]!r} in media_budget; there are {', '.join(MODALITIES)}")
-        budget = {name: int((media_budget or {}).get(name, row_tokens)) for name in MODALITIES}
+        budget = {each: int((media_budget or {}).get(each, row_tokens)) for each in MODALITIES}
         blank_fraction = (0.1 if split == "train" else 0.0) if blank_fraction is None else blank_fraction
-        chosen = _choose(corpus, split, documents, kinds, levels)
-        table, left_out = _segments(corpus, chosen, row_tokens, budget)
-        weight = _weights(corpus, kind_weights)
-        usable = np.array([number for number in chosen if number in table], dtype=np.int64)
-        if not len(usable) or not weight[usable].any():
-            first = next(iter(left_out.values()), "the split, kinds, levels and weights asked for leave no document")
-            raise ValueError(f"no document to plan in split {split!r} ({len(left_out)} left out; the first: {first})")
-        with_media = sum(corpus.num_media[name] for name in MODALITIES) > 0
-        packer = _Packer(row_tokens, budget)
-        wanted = math.inf if num_rows is None else num_rows
-        begun = 0
-        while packer.num_rows < wanted and (num_rows is not None or begun < (epochs or 1)):
-            visits = iter(_visits(usable, weight, seed, begun, shuffle))
-            begun += 1
-            while packer.num_rows < wanted:
-                # no more is taken up than there is room for: a window that is cut off would favour what it packs first
-                room = wanted * row_tokens - packer.num_tokens
-                pieces = []
-                while len(pieces) < WINDOW_DOCUMENTS and room > 0 and (visit := next(visits, None)):
-                    number, copy = visit
-                    draw = _uniform(seed, 2, number, (begun - 1) * 4096 + copy)
-                    blank = bool(with_media[number]) and draw < blank_fraction
-                    pieces += [(number, *piece, blank) for piece in table[number]]
-                    room -= sum(stop - start for start, stop, _ in table[number])
-                if not pieces:
-                    break
-                packer.window(pieces, keep_order=not shuffle)
-        packer.close_all()
-        rows = packer.closed[: num_rows if num_rows is not None else None]
-        if shuffle:
-            # best fit closes full rows early; their order must not tell. Windows keep epochs apart meanwhile
-            rows = _shuffled_in_windows(rows, seed)
-        plan = _from_rows(rows, row_tokens, budget, corpus.fingerprint)
+        mixture = (mixture or Mixture()) + _of_kinds(kind_weights, corpus)
+        segments = find_segments(
+            corpus, _chosen(corpus, split, documents, kinds, levels), row_tokens=row_tokens, budget=budget, long=long
+        )
+        visits = Stream(corpus, segments, mixture, row_tokens=row_tokens, budget=budget, seed=seed, shuffle=shuffle)
+        document, number, phase, begun = visits.take(num_rows=num_rows, epochs=epochs or 1)
+        blank = _blanked(corpus, document, number, fraction=blank_fraction, seed=seed)
+        del number
+        piece = segments.expand(document, columns=[each for each in MODALITIES if budget[each] < row_tokens])
+        if piece.visit is not None:
+            document, blank = document[piece.visit], blank[piece.visit]
+            phase = None if phase is None else phase[piece.visit]
+        row, made = pack(
+            piece.tokens,
+            piece.media,
+            document,
+            row_tokens=row_tokens,
+            budget=np.array([budget[each] for each in piece.columns], dtype=np.int64),
+            phase=phase,
+            keep_order=not shuffle,
+        )
+        count = made if num_rows is None else num_rows
+        order, offset = _arranged(row, made, phase, count=count, shuffle=shuffle, seed=seed)
+        del row, phase
+        tokens = piece.tokens[order]
+        start = np.zeros(len(order), dtype=np.int32) if piece.start is None else piece.start[order]
+        plan = cls(
+            document[order], start, start + tokens, blank[order], offset, row_tokens, budget, corpus.fingerprint, {}
+        )
         info = {
+            "name": split if name is None else _plain(name),
             "split": split,
             "seed": seed,
             "epochs_begun": begun,
-            "rows": len(rows),
+            "rows": len(plan),
             "fill": round(plan.fill, 6),
-            "documents": len(usable),
+            "documents": len(segments.usable),
+            "num_documents": int(corpus.num_documents),
             "blank_fraction": blank_fraction,
-            "left_out": len(left_out),
-            "left_out_reasons": {str(number): left_out[number] for number in sorted(left_out)},
+            "long": long,
+            "mixture": mixture.to_dict(),
+            "left_out": segments.num_left_out,
+            "left_out_counts": segments.left_out_counts,
+            "left_out_reasons": {str(each): reason for each, reason in sorted(segments.left_out.items())},
         }
         return dataclasses.replace(plan, info=info)
 
-    def save(self, path: str | Path) -> None:
-        """Write the plan as one .npz file without pickle; by rename, complete or absent."""
+    def digest(self) -> str:
+        """sha256 of everything in the plan."""
+        found = hashlib.sha256(json.dumps(self._meta(), sort_keys=True).encode())
+        for name in ARRAYS:
+            array = getattr(self, name)
+            found.update(f"{name} {array.dtype.str} {len(array)}".encode())
+            found.update(np.ascontiguousarray(array).data)
+        return found.hexdigest()
+
+    def _meta(self) -> dict:
+        return {name: getattr(self, name) for name in ("row_tokens", "media_budget", "fingerprint", "info")}
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the plan without pickle, by rename, complete or absent -> its file.
+
+        path: a .npz file, or a folder, in which the plan becomes plans/<name>.npz. The same plan again changes nothing;
+        ValueError where another one has its place, unless `overwrite`.
+        """
         path = Path(path)
-        meta = {
-            "row_tokens": self.row_tokens,
-            "media_budget": self.media_budget,
-            "fingerprint": self.fingerprint,
-            "info": self.info,
-        }
+        if path.suffix != ".npz":
+            path = path / "plans" / f"{_plain(self.info.get('name', 'plan'))}.npz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not overwrite:
+            if _is_plan(path, self.digest()):
+                return path
+            raise ValueError(f"{path} holds another plan: give this one another name, or ask to overwrite")
         partial = path.with_name(path.name + ".partial")
         with open(partial, "wb") as file:
-            np.savez(
-                file,
-                document=self.document,
-                start=self.start,
-                stop=self.stop,
-                blank=self.blank,
-                offset=self.offset,
-                meta=np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8),
-            )
+            meta = np.frombuffer(json.dumps(self._meta()).encode(), dtype=np.uint8)
+            np.savez(file, **{name: getattr(self, name) for name in ARRAYS}, meta=meta)
         partial.replace(path)
+        return path
 
     @classmethod
     def load(cls, path: str | Path) -> "Plan":
         """Read a plan. Raises ValueError when the file is missing or is no plan."""
         try:
+            with zipfile.ZipFile(path) as archive:
+                # what numpy wrote is stored plainly; anything else could grow without end
+                if any(each.compress_type != zipfile.ZIP_STORED for each in archive.infolist()):
+                    raise ValueError("its arrays are compressed")
             with np.load(path, allow_pickle=False) as file:
                 meta = json.loads(file["meta"].tobytes())
-                return cls(**{name: file[name] for name in ("document", "start", "stop", "blank", "offset")}, **meta)
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+                return cls(**{name: file[name] for name in ARRAYS}, **meta)._checked()
+        except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} is not a row plan ({error}): build it again with Plan.build") from None
 
+    def _checked(self) -> "Plan":
+        """Itself, when arrays and numbers can be a plan's; ValueError otherwise."""
+        size = len(self.document)
+        for name in ARRAYS:
+            array, kinds = getattr(self, name), "b" if name == "blank" else "iu"
+            if array.ndim != 1 or array.dtype.kind not in kinds or (name != "offset" and len(array) != size):
+                raise ValueError(f"array {name} has dtype {array.dtype} and shape {array.shape}")
+        if not len(self.offset) or self.offset[0] != 0 or self.offset[-1] != size or (np.diff(self.offset) < 0).any():
+            raise ValueError(f"offset does not divide {size} entries into rows")
+        length = self.stop.astype(np.int64) - self.start
+        if (self.document < 0).any() or (self.start < 0).any() or (length < 1).any():
+            raise ValueError("an entry is no stretch of a document")
+        total = np.concatenate([[0], np.cumsum(length)])[self.offset]
+        if not isinstance(self.row_tokens, int) or (np.diff(total) > self.row_tokens).any():
+            raise ValueError(f"a row is longer than {self.row_tokens} tokens")
+        if not isinstance(self.info, dict) or not isinstance(self.media_budget, dict):
+            raise ValueError("info and media_budget must be objects")
+        return self
 
-def _choose(corpus, split, documents, kinds, levels) -> np.ndarray:
-    """(n,) int64 documents that pass every filter, ascending."""
+
+def _of_kinds(kind_weights: dict | None, corpus) -> Mixture:
+    """kind_weights as a mixture; ValueError names the key as it was given."""
+    for key in kind_weights or {}:
+        kind, _, level = ("/".join(map(str, key)) if isinstance(key, tuple) else key).partition("/")
+        if kind not in corpus.kinds or (level and not level.isdigit()):
+            raise ValueError(f"kind_weights: {key!r} is no kind, nor kind/level; kinds: {', '.join(corpus.kinds)}")
+    return Mixture.of_kinds(kind_weights or {})
+
+
+def _chosen(corpus, split, documents, kinds, levels) -> np.ndarray:
+    """(n,) bool documents that pass every filter."""
     mask = corpus.split == SPLITS.index(split)
     if documents is not None:
         documents = np.asarray(list(documents) if not isinstance(documents, np.ndarray) else documents)
@@ -219,174 +285,60 @@ def _choose(corpus, split, documents, kinds, levels) -> np.ndarray:
         mask = mask & np.isin(corpus.kind, [corpus.kinds.index(kind) for kind in kinds])
     if levels is not None:
         mask = mask & np.isin(corpus.level, list(levels))
-    return np.flatnonzero(mask)
+    return mask
 
 
-def _weights(corpus, kind_weights: dict | None) -> np.ndarray:
-    """(n,) float64 visits per epoch of every document."""
-    weight = np.ones(corpus.num_documents)
-    # kinds first, kind/level after, so that the narrower entry wins whatever the order given
-    for key, value in sorted((kind_weights or {}).items(), key=lambda item: str(item[0]).count("/")):
-        kind, _, level = ("/".join(map(str, key)) if isinstance(key, tuple) else key).partition("/")
-        if kind not in corpus.kinds or (level and not level.isdigit()):
-            raise ValueError(f"kind_weights: {key!r} is no kind, nor kind/level; kinds: {', '.join(corpus.kinds)}")
-        if not 0 <= value <= 4096:
-            raise ValueError(f"kind_weights[{key!r}] must lie in 0..4096, not {value}")
-        chosen = corpus.kind == corpus.kinds.index(kind)
-        weight[chosen & (corpus.level == int(level)) if level else chosen] = value
-    return weight
+def _blanked(corpus, document: np.ndarray, number: np.ndarray, *, fraction: float, seed: int) -> np.ndarray:
+    """(v,) bool: visits whose media are blanked."""
+    blank = np.zeros(len(document), dtype=bool)
+    has_media = np.zeros(len(corpus.split), dtype=bool)
+    for each in MODALITIES:
+        has_media |= corpus.num_media[each] > 0
+    for first in range(0, len(document) if fraction > 0 else 0, CHUNK):
+        part = first + np.flatnonzero(has_media[document[first : first + CHUNK]])
+        blank[part] = unit(seed, BLANK, document[part], number[part]) < fraction
+    return blank
 
 
-def _visits(usable: np.ndarray, weight: np.ndarray, seed: int, epoch: int, shuffle: bool) -> list[tuple[int, int]]:
-    """(document, copy) pairs of one epoch in order."""
-    whole = np.floor(weight[usable]).astype(np.int64)
-    part = weight[usable] - whole
-    draws = np.array([_uniform(seed, 1, int(number), epoch) for number in usable]) if part.any() else np.ones(len(part))
-    times = whole + (draws < part)
-    documents = np.repeat(usable, times)
-    copies = np.arange(len(documents)) - np.repeat(np.cumsum(times) - times, times)
-    order = np.arange(len(documents))
+def _arranged(row: np.ndarray, made: int, phase, *, count: int, shuffle: bool, seed: int):
+    """Order of the stretches, row after row, and the offsets of `count` rows: (E,) and (count + 1,) int64.
+
+    Phase by phase, rows carried over from the one before first; else in the order they were closed, but for a shuffle
+    of neighbours: full rows close early, and their order must not tell. Rows that are too many are the last to close.
+    """
+    kept = row < count
+    late = np.zeros(count, dtype=np.int32)
+    if phase is not None:
+        early = np.full(count, phase[-1], dtype=np.int32)
+        np.maximum.at(late, row[kept], phase[kept])
+        np.minimum.at(early, row[kept], phase[kept])
+        late = 2 * late + (early == late)
+    order = np.argsort(late, kind="stable")
     if shuffle:
-        order = np.random.Generator(np.random.PCG64([seed, epoch, 3])).permutation(len(documents))
-    return list(zip(documents[order].tolist(), copies[order].tolist(), strict=True))
+        within = np.arange(count) - np.searchsorted(late[order], late[order])
+        index = order.astype(np.int64)
+        random = hashed(seed, ROWS, index, np.zeros_like(index))
+        order = order[np.lexsort((random, within // max(1024, made // 64), late[order]))]
+    place = np.empty(count, dtype=np.int64)
+    place[order] = np.arange(count)
+    # one sort of keys (row, place in the stream) instead of an argsort
+    key = np.flatnonzero(kept) if count < made else np.arange(len(row), dtype=np.int64)
+    key |= place[row[key]] << 32
+    key.sort()
+    offset = np.searchsorted(key, np.arange(count + 1, dtype=np.int64) << 32)
+    key &= 2**32 - 1
+    return key, offset
 
 
-_Piece = tuple[int, int, tuple[int, int, int]]
+def _plain(name: str) -> str:
+    """The name, when it can be a file's; ValueError otherwise."""
+    if not name or len(name) > 100 or set(name) & set("/\\\0") or name.startswith("."):
+        raise ValueError(f"plan name {name!r} must be a plain file name")
+    return name
 
 
-def _segments(corpus, chosen, row_tokens: int, budget: dict) -> tuple[dict[int, list[_Piece]], dict[int, str]]:
-    """Stretches (start, stop, media counts) of each document, and the documents that fit no row with the reason."""
-    counts = np.stack([corpus.num_media[name] for name in MODALITIES], axis=1)
-    limits = np.array([budget[name] for name in MODALITIES])
-    fits = (corpus.num_tokens <= row_tokens) & (counts <= limits).all(axis=1)
-    table, left_out = {}, {}
-    for number in chosen.tolist():
-        if fits[number]:
-            table[number] = [(0, int(corpus.num_tokens[number]), tuple(counts[number].tolist()))]
-            continue
-        pieces = _split(corpus.tokens(number), row_tokens, limits)
-        if isinstance(pieces, str):
-            left_out[number] = pieces
-        else:
-            table[number] = pieces
-    return table, left_out
-
-
-def _split(sequence, row_tokens: int, limits: np.ndarray) -> list[_Piece] | str:
-    """Stretches of a long document within the budgets, or why there are none."""
-    total = np.zeros((len(sequence) + 1, len(MODALITIES)), dtype=np.int64)
-    for column, name in enumerate(MODALITIES):
-        np.cumsum(sequence.token_ids == SLOT_ID[name], out=total[1:, column])
-    closes = np.isin(sequence.token_ids, list(CLOSE_ID.values()))
-    cuts, pieces, cut = sequence.cuts(), [], 0
-    # media counts never fall along a document, so the furthest cut within every budget is a search, not a scan
-    at_cuts = total[cuts]
-    while cut < len(sequence):
-        # a target needs the token before it in its row; where that is text it is repeated
-        start = cut - 1 if cut and sequence.learn[cut] and not closes[cut - 1] else cut
-        last = int(np.searchsorted(cuts, start + row_tokens, side="right"))
-        for column, limit in enumerate(limits):
-            last = min(last, int(np.searchsorted(at_cuts[:, column], total[start, column] + limit, side="right")))
-        first = int(np.searchsorted(cuts, cut, side="right"))
-        if last <= first:
-            following = int(cuts[first])
-            media = (total[following] - total[start]).tolist()
-            return (
-                f"tokens {cut}..{following} cannot be cut (media {dict(zip(MODALITIES, media, strict=True))}) and "
-                f"exceed a row of {row_tokens} tokens with {dict(zip(MODALITIES, limits.tolist(), strict=True))}"
-            )
-        stop = int(cuts[last - 1])
-        pieces.append((start, stop, tuple((total[stop] - total[start]).tolist())))
-        cut = stop
-    return pieces
-
-
-class _Packer:
-    """Best fit of stretches into open rows; rooms are kept sorted, so the tightest row that fits is found first."""
-
-    # rows: number -> entries, media left, documents held, stretches placed when it was opened
-
-    def __init__(self, row_tokens: int, budget: dict[str, int]):
-        self.row_tokens = row_tokens
-        self.media = tuple(budget[name] for name in MODALITIES)
-        self.closed: list[list[tuple]] = []
-        self.rooms: list[tuple[int, int]] = []
-        self.rows: dict[int, tuple[list[tuple], list[int], set[int], int]] = {}
-        self.opened = self.placed = self.num_tokens = 0
-
-    @property
-    def num_rows(self) -> int:
-        """Rows closed and open."""
-        return len(self.closed) + len(self.rows)
-
-    def window(self, pieces: list[tuple], *, keep_order: bool = False) -> None:
-        """Pack one window; afterwards close rows that are nearly full, or have been open for two windows' worth."""
-        if not keep_order:
-            pieces = sorted(pieces, key=lambda piece: piece[1] - piece[2])
-        for piece in pieces:
-            self._place(piece)
-        for room, row in list(self.rooms):
-            if room <= self.row_tokens // 128 or self.placed - self.rows[row][3] >= 2 * WINDOW_DOCUMENTS:
-                self._close(room, row)
-
-    def _place(self, piece: tuple) -> None:
-        document, start, stop, media, blank = piece
-        length, place = stop - start, bisect_left(self.rooms, (stop - start, -1))
-        for index in range(place, min(place + MAX_TRIES, len(self.rooms))):
-            room, row = self.rooms[index]
-            entries, left, held, _ = self.rows[row]
-            if document not in held and all(need <= have for need, have in zip(media, left, strict=True)):
-                del self.rooms[index]
-                break
-        else:
-            room, row = self.row_tokens, self.opened
-            entries, left, held, _ = self.rows[row] = ([], list(self.media), set(), self.placed)
-            self.opened += 1
-        entries.append((document, start, stop, blank))
-        self.placed += 1
-        self.num_tokens += length
-        held.add(document)
-        for column, need in enumerate(media):
-            left[column] -= need
-        insort(self.rooms, (room - length, row))
-        if room == length:
-            self._close(0, row)
-
-    def _close(self, room: int, row: int) -> None:
-        self.rooms.remove((room, row))
-        self.closed.append(self.rows.pop(row)[0])
-
-    def close_all(self) -> None:
-        """Close what is open, in the order it was opened."""
-        for row in sorted(self.rows):
-            self.closed.append(self.rows[row][0])
-        self.rows, self.rooms = {}, []
-
-
-def _shuffled_in_windows(rows: list, seed: int, size: int = 1024) -> list:
-    """Rows with their order shuffled within stretches of `size`, so that epochs stay roughly in order."""
-    generator = np.random.Generator(np.random.PCG64([seed, 0, 4]))
-    out = []
-    for first in range(0, len(rows), size):
-        stretch = rows[first : first + size]
-        out += [stretch[place] for place in generator.permutation(len(stretch))]
-    return out
-
-
-def _from_rows(rows: list[list[tuple]], row_tokens: int, budget: dict, fingerprint: str) -> Plan:
-    entries = [entry for row in rows for entry in row]
-    columns = [np.array([entry[place] for entry in entries], dtype=np.int64) for place in range(3)]
-    offset = np.cumsum([0] + [len(row) for row in rows], dtype=np.int64)
-    blank = np.array([entry[3] for entry in entries], dtype=bool)
-    return Plan(*columns, blank, offset, row_tokens, budget, fingerprint, {})
-
-
-def _uniform(seed: int, stream: int, number: int, count: int) -> float:
-    """A number in [0, 1) from counters alone (SplitMix64 steps), equal on every machine."""
-    value = 0
-    for word in (seed, stream, number, count):
-        value = (value + word + 0x9E3779B97F4A7C15) & (2**64 - 1)
-        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
-        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
-        value ^= value >> 31
-    return value / 2**64
+def _is_plan(path: Path, digest: str) -> bool:
+    try:
+        return Plan.load(path).digest() == digest
+    except ValueError:
+        return False

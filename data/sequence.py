@@ -72,8 +72,10 @@ class Sequence:
                 raise ValueError(f"sequence field {name} has dtype {array.dtype}, not {dtype}")
             if name in TOKEN_FIELDS and array.shape != ((len(self), 3) if name == "position" else (len(self),)):
                 raise ValueError(f"sequence field {name} has shape {array.shape} for {len(self)} tokens")
-            if name in MODALITIES and (array.ndim != 2 or len(array) != len(self.slots(name))):
-                raise ValueError(f"sequence has {len(self.slots(name))} {name} slots and patches {array.shape}")
+            if name in MODALITIES:
+                num_slots = np.count_nonzero(self.token_ids == SLOT_ID[name])
+                if array.ndim != 2 or len(array) != num_slots:
+                    raise ValueError(f"sequence has {num_slots} {name} slots and patches {array.shape}")
         return self
 
     def slice(self, start: int, stop: int) -> "Sequence":
@@ -117,9 +119,6 @@ class Sequence:
         """Checksum over all arrays, stored beside a cached sequence and compared when it is read."""
         value = 0
         for name in FIELDS:
-            value = (
-                zlib.crc32(np.ascontiguousarray(getattr(self, name)).data.cast("B"), value)
-                if getattr(self, name).size
-                else value
-            )
+            if getattr(self, name).size:
+                value = zlib.crc32(np.ascontiguousarray(getattr(self, name)), value)
         return value

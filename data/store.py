@@ -1,6 +1,6 @@
-"""A manifest encoded once into a folder of memory-mapped arrays, and read back document by document.
+"""A source of documents encoded once into a folder of memory-mapped arrays, and read back document by document.
 
-    meta.json           hashes of manifest, tokenizer and EncodeConfig; counts; written last, so complete or absent
+    meta.json           hashes of source, tokenizer and EncodeConfig; counts; written last, so complete or absent
     tokenizer.json      the tokenizer the ids belong to
     index/*.npy         one entry a document: kind, level, split, source, num_tokens, num_image/audio/video, crc32,
                         shard, start_<field> (first entry of that field in its shard), line_start (into documents.jsonl)
@@ -31,7 +31,7 @@ import numpy as np
 from data.config import EncodeConfig
 from data.decode_pool import DecodePool, Encoded
 from data.document import MODALITIES, SPLITS, Document, Part, Quarantined, check_relative, parse_document
-from data.readers import read_manifest
+from data.formats import Source, open_source
 from data.sequence import FIELDS, TOKEN_FIELDS, Sequence
 from data.tokenizer import Tokenizer
 
@@ -61,7 +61,7 @@ class CorruptDocument(ValueError):
 
 
 def build_corpus(
-    manifest: str | Path,
+    manifest: str | Path | Source,
     folder: str | Path,
     *,
     tokenizer: Tokenizer,
@@ -72,17 +72,18 @@ def build_corpus(
     shard_documents: int = 4096,
     progress: bool = False,
 ) -> "EncodedCorpus":
-    """Encode a manifest into `folder` and open it; at once when the folder holds the finished result already.
+    """Encode a source into `folder` and open it; at once when the folder holds the finished result already.
 
+    `manifest` is what `data.formats.open_source` gives, or a path that it opens: a manifest, folder, tar or table.
     keep_media=False stores tokens and index without patches, for `DecodingCorpus`. `num_workers` decoding servers
-    run beside this process. Raises CorpusError when the manifest cannot be read or no document of it can be used.
+    run beside this process. Raises CorpusError when the source cannot be read or no document of it can be used.
     """
-    manifest, folder, config = Path(manifest), Path(folder), config or EncodeConfig()
-    if not manifest.is_file():
-        raise CorpusError(f"manifest {manifest} does not exist or is no file: give a JSONL file, one document a line")
+    folder, config = Path(folder), config or EncodeConfig()
+    source = manifest if isinstance(manifest, Source) else _open(manifest, config)
     identity = {
         "format": FORMAT,
-        "manifest_sha256": _sha256(manifest),
+        # for a JSONL manifest the hash of the file, for other sources what changes when they do
+        "manifest_sha256": source.fingerprint(),
         "tokenizer_sha256": hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
         "encode_digest": config.digest(),
         "keep_media": keep_media,
@@ -101,15 +102,14 @@ def build_corpus(
     (folder / "meta.json").unlink(missing_ok=True)
     (folder / "shards").mkdir(exist_ok=True)
     writer = _Writer(folder, keep_media=keep_media, shard_bytes=int(shard_mib * 2**20), shard_documents=shard_documents)
-    items = itertools.islice(read_manifest(manifest, max_file_mib=config.max_file_mib), writer.items_done, None)
+    items = itertools.islice(source.documents(), writer.items_done, None)
     began = time.monotonic()
-    with DecodePool(root=manifest.parent, tokenizer=tokenizer, config=config, num_servers=num_workers) as pool:
+    with DecodePool(root=source.root, tokenizer=tokenizer, config=config, num_servers=num_workers) as pool:
         results = _with_rejects(items, pool)
         if progress:
             from tqdm import tqdm
 
-            with open(manifest, "rb") as file:
-                total = sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
+            total = source.num_documents_hint
             results = tqdm(results, desc="encode", unit=" docs", initial=writer.items_done, total=total, smoothing=0.05)
         for result in results:
             writer.add(result)
@@ -117,16 +117,17 @@ def build_corpus(
     tokenizer.save(folder / "tokenizer.json")
     counts = writer.finish()
     if not counts["documents"]:
-        first = counts["first_reason"] or "the manifest holds no document"
+        first = counts["first_reason"] or "the source holds no document"
         raise CorpusError(
-            f"no document of manifest {manifest} can be used ({counts['quarantined']} set aside; the first: {first}): "
+            f"no document of {source.path} can be used ({counts['quarantined']} set aside; the first: {first}): "
             f"see {folder / 'quarantine.jsonl'} and mend the files it names"
         )
     _write_json(
         folder / "meta.json",
         {
             "identity": identity,
-            "manifest": str(manifest.resolve()),
+            "manifest": str(source.path.resolve()),
+            "root": str(source.root),
             "encode": config.to_dict(),
             "build_s": round(time.monotonic() - began, 3),
             **counts,
@@ -279,7 +280,8 @@ class EncodedCorpus:
         if self.meta.get("identity", {}).get("format") != FORMAT:
             raise CorpusError(f"{self.folder} holds no finished corpus of format {FORMAT}: build it with build_corpus")
         self.config = EncodeConfig.from_dict(self.meta["encode"])
-        self.root = Path(self.meta["manifest"]).parent
+        # corpora of before had manifests only, whose folder is the root
+        self.root = Path(self.meta.get("root", Path(self.meta["manifest"]).parent))
         self.kinds: list[str] = self.meta["kinds"]
         self.sources: list[str] = self.meta["sources"]
         self.num_documents: int = self.meta["documents"]
@@ -340,7 +342,7 @@ class EncodedCorpus:
             return parse_document(json.loads(file.readline()))
 
     def path_of(self, part: Part) -> Path:
-        """Where the file of a media part lies."""
+        """Where the file of a media part lies; for a part inside a tar or table no file is at that path."""
         return self.root / check_relative(part.path)
 
     def _field(self, number: int, name: str) -> np.ndarray:
@@ -447,9 +449,11 @@ def _open_decoding(folder: str, num_servers: int) -> DecodingCorpus:
     return DecodingCorpus(folder, num_servers=num_servers)
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _open(path: str | Path, config: EncodeConfig) -> Source:
+    try:
+        return open_source(path, max_file_mib=config.max_file_mib)
+    except ValueError as error:
+        raise CorpusError(str(error)) from None
 
 
 def _read_json(path: Path) -> dict:

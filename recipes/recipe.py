@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.config import EncodeConfig
+from data.mixture import Mixture
 from data.workbench import WorkbenchConfig
 from evals.config import EvalConfig
 from model.config import ModelConfig
@@ -61,8 +62,15 @@ class RowsConfig:
     """Training documents whose media are replaced by grey or silence, so that a blank is no surprise in evaluation."""
     kind_weights: tuple[tuple[str, float], ...] = ()
     """How often documents of a kind appear in an epoch, as (kind, weight) pairs; kinds not named appear once."""
+    mixture: tuple[str, ...] = ()
+    """Weights by source too, and schedules along the rows: "source:wikitext*=0.1", "kind:page=0:0.5,0.5:2" (points
+    progress:weight), "kind:page/1=2"; a document's is that of its kind, here or in kind_weights, times its source's."""
 
     def __post_init__(self):
+        named = {key for key, _ in Mixture.parse(self.mixture).weights}
+        twice = [kind for kind, _ in self.kind_weights if f"kind:{kind}" in named]
+        if twice:
+            raise ValueError(f"rows.mixture and rows.kind_weights both name {twice[0]!r}: give it in one of the two")
         if self.row_tokens < 16:
             raise ValueError(f"rows.row_tokens = {self.row_tokens} is too short for a document: give 16 or more")
         for name in ("image_budget", "audio_budget", "video_budget"):

@@ -5,8 +5,9 @@ the number of targets of the whole step. Padding, media slots and uneven documen
 between micro-batches and ranks, and a mean of means would weigh targets unequally.
 
 What is logged is the plain cross-entropy of the hard labels, whatever was trained on: summed per context (which
-medium a target follows: none, image, audio, video) and per kind of document, with counts, in float64. These sums,
-the stop flag and the FLOPs travel to the other ranks in one small vector.
+medium a target follows: none, image, audio, video) and per kind of document, with counts, in float64; and what the rows
+were made of, in tokens: text, each medium, padding. These sums, the stop flag and the FLOPs travel to the other ranks
+in one small vector.
 
 B batch, T tokens, N = B T, K kinds.
 """
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from data.document import MODALITIES
 from data.sequence import CONTEXT
 from kernels import linear_cross_entropy
 from salt.cost import TRAINING_PASSES, batch_flops
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
     from data.batch import Batch
 
 
+MIXTURE = ("text", *MODALITIES, "padding")
+"""What the tokens of rows are."""
+
+
 @dataclass
 class Tally:
     """Sums over the target tokens of some steps; all float64, so that adding up micro-batches loses nothing."""
@@ -41,11 +47,16 @@ class Tally:
     kinds: tuple[str, ...] = ()
     """Names of the kinds of document."""
     sums: Tensor = field(default=None)
-    """(2 + 2 * (contexts + kinds),) objective, targets, then loss and count of each context and each kind."""
+    """(2 + 2 * (contexts + kinds) + 5,) objective, targets, then loss and count of each context and each kind, then
+    tokens of each part of MIXTURE."""
 
     def __post_init__(self):
+        size = 2 + 2 * (len(CONTEXT) + len(self.kinds)) + len(MIXTURE)
         if self.sums is None:
-            self.sums = torch.zeros(2 + 2 * (len(CONTEXT) + len(self.kinds)), dtype=torch.float64)
+            self.sums = torch.zeros(size, dtype=torch.float64)
+        elif len(self.sums) == size - len(MIXTURE):
+            # a checkpoint of before the mixture was counted
+            self.sums = torch.cat([self.sums, torch.zeros(len(MIXTURE), dtype=torch.float64)])
 
     def add_batch(self, batch: Batch, *, objective: Tensor, token_loss: Tensor) -> None:
         """Add one micro-batch; token_loss (N,), 0 where there is no target."""
@@ -55,6 +66,7 @@ class Tally:
             member = ids.flatten()[None] == torch.arange(size, device=ids.device)[:, None]
             member = (member & target).double()
             parts += [member @ token_loss.double(), member.sum(1)]
+        parts.append(mixture_of(batch))
         self.sums += torch.cat(parts).cpu()
 
     @property
@@ -73,13 +85,21 @@ class Tally:
         return float(self.sums[0]) / max(1, self.num_targets)
 
     def to_dict(self) -> dict[str, Any]:
-        """`loss`, `objective`, `targets`, `context` and `kind`: means with counts; what did not occur is left out."""
+        """`loss`, `objective`, `targets`, `context` and `kind`: means with counts; `mixture`: tokens by modality.
+
+        What did not occur is left out.
+        """
         return {
             "loss": self.loss,
             "objective": self.objective,
             "targets": self.num_targets,
             "context": self._means(2, CONTEXT),
             "kind": self._means(2 + 2 * len(CONTEXT), self.kinds),
+            "mixture": {
+                name: int(tokens)
+                for name, tokens in zip(MIXTURE, self.sums[-len(MIXTURE) :].tolist(), strict=True)
+                if tokens
+            },
         }
 
     def _means(self, start: int, names: tuple[str, ...]) -> dict[str, dict[str, float]]:
@@ -87,6 +107,19 @@ class Tally:
         return {
             name: {"loss": loss[i] / count[i], "targets": int(count[i])} for i, name in enumerate(names) if count[i]
         }
+
+
+def mixture_of(batch: Batch) -> Tensor:
+    """(5,) float64 tokens of a batch that are text (boundaries of media included), image, audio, video and padding."""
+    size = batch.token_ids.numel()
+    # patches that pad the batch point past its last slot
+    media = [
+        (batch.media[name][1] < size).sum() if name in batch.media else torch.zeros((), device=batch.token_ids.device)
+        for name in MODALITIES
+    ]
+    padding = (batch.document < 0).sum()
+    text = size - padding - sum(media)
+    return torch.stack([part.double() for part in (text, *media, padding)])
 
 
 @dataclass

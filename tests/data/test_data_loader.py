@@ -1,13 +1,17 @@
 """Batches: contents, shapes, ranks, resuming, cache against decoding, damaged documents."""
 
+import os
 import pickle
 import shutil
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from media_files import targets
+from resume_worker import Speckle, alive, descendants, row_hashes
 
 from data.batch import floats, make_batch
 from data.document import MODALITIES
@@ -110,7 +114,7 @@ def test_blanking_only_some_modalities_and_transform(corpus, plan):
     assert torch.equal(own.media["audio"][0], frames.media["audio"][0])
     assert torch.equal(own.labels, frames.labels)
 
-    def invert(document, sequence):
+    def invert(document, sequence, row):
         return replace(sequence, video=255 - sequence.video)
 
     inverted = make_batch(corpus, plan.with_blank(False), [number], transform=invert)
@@ -165,16 +169,90 @@ def test_global_random_state_is_left_alone(corpus, plan):
 
 
 def test_cache_and_decoding_give_equal_batches_and_so_do_workers(corpus, plan):
-    """Bit for bit, with the decoding servers running under a spawned DataLoader worker."""
+    """Bit for bit, with the decoding servers running under a spawned DataLoader worker, and ending with it."""
     cached = rows_of(Loader(corpus, plan, rows_per_batch=5))
-    decoding = DecodingCorpus(corpus.folder)
-    try:
-        decoded = rows_of(Loader(decoding, plan, rows_per_batch=5, num_workers=1))
-    finally:
-        decoding.close()
+    before = descendants(os.getpid())
+    batches = iter(Loader(DecodingCorpus(corpus.folder), plan, rows_per_batch=5, num_workers=1))
+    decoded = [next(batches)]
+    started = descendants(os.getpid()) - before
+    decoded += batches
     assert len(cached) == len(decoded) == 5
     assert all(same(left, right) for left, right in zip(cached, decoded, strict=True))
     assert not any(batch.failures for batch in decoded)
+    if Path("/proc/self/stat").exists():
+        # the worker, its decoding server, and the tracker that spawning brings once, which stays
+        assert len(started) >= 2
+        until = time.monotonic() + 20
+        while len([pid for pid in started if alive(pid)]) > 1:
+            assert time.monotonic() < until, "decoding servers outlive their loader"
+            time.sleep(0.05)
+
+
+@dataclass(frozen=True)
+class Marks:
+    """A transform that notes the rows it was asked for, as files."""
+
+    folder: Path
+
+    def __call__(self, document, sequence, row):
+        (self.folder / str(row)).touch()
+        return sequence
+
+    def rows(self) -> int:
+        return len(list(self.folder.iterdir()))
+
+
+def test_workers_run_ahead_no_further_than_asked_and_draw_what_one_process_draws(corpus, plan, tmp_path):
+    loader = Loader(corpus, plan, rows_per_batch=2, num_workers=2, prefetch_batches=1, transform=Marks(tmp_path))
+    batches = iter(loader)
+    next(batches)
+    # one batch is here; each worker makes one more, and then all is still
+    until = time.monotonic() + 20
+    while Marks(tmp_path).rows() < 6:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    time.sleep(0.3)
+    assert Marks(tmp_path).rows() == 6 and loader.state == 2
+    batches.close()
+
+    def drawn(num_workers: int, seed: int) -> dict[int, str]:
+        found = {}
+        for batch in Loader(corpus, plan, rows_per_batch=4, num_workers=num_workers, transform=Speckle(seed)):
+            found |= row_hashes(batch)
+        return found
+
+    alone = drawn(0, seed=5)
+    assert alone == drawn(1, seed=5) == drawn(3, seed=5)
+    assert alone != drawn(0, seed=6)
+
+
+def test_memory_does_not_grow(corpus, plan):
+    """Three hundred steps hold what one holds: nothing of a batch stays behind in the loader or the corpus."""
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("reads /proc/self/statm")
+
+    def resident_mib() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+    batch_mib = sum(patches.nbytes for patches, _ in make_batch(corpus, plan, range(8)).media.values()) / 2**20
+
+    def go(epochs: int) -> None:
+        for _ in range(epochs):
+            for _ in Loader(corpus, plan, rows_per_batch=8):
+                pass
+
+    go(10)
+    before = resident_mib()
+    go(100)
+    assert batch_mib > 10
+    # one batch that stayed in twenty steps would show
+    assert resident_mib() - before < 5 * batch_mib
+
+
+def test_transform_must_keep_length_and_slots(corpus, plan):
+    for change in (lambda d, s, r: s.slice(0, len(s) - 1), lambda d, s, r: s.slice(1, len(s))):
+        with pytest.raises(ValueError, match="transform changed the length"):
+            make_batch(corpus, plan, range(3), transform=change)
 
 
 def test_damaged_document_is_padding_and_recorded_first(corpus, plan, tmp_path):
@@ -205,6 +283,9 @@ def test_damaged_document_is_padding_and_recorded_first(corpus, plan, tmp_path):
 def test_wrong_arguments(corpus, plan):
     with pytest.raises(ValueError, match="another corpus"):
         Loader(corpus, replace(plan, fingerprint="x"), rows_per_batch=1)
+    for options in ({"num_workers": -1}, {"prefetch_batches": 0}):
+        with pytest.raises(ValueError, match="num_workers="):
+            Loader(corpus, plan, **{"rows_per_batch": 1, **options})
     for options in ({"rows_per_batch": 0}, {"rank": 2, "world_size": 2}, {"start_row": 26}):
         with pytest.raises(ValueError, match="rows_per_batch="):
             Loader(corpus, plan, **{"rows_per_batch": 1, **options})

@@ -1,0 +1,107 @@
+"""What the resume tests compare, hashes of global rows, and a rank that can be stopped in any way.
+
+    python resume_worker.py '{"corpus", "plan", "decoding", "rank", "world_size", "rows_per_step", "start_row",
+                              "num_workers", "transform"}'
+
+prints one JSON line a step, {"state", "rows": {row: hash}}, and before each it waits for a line on its input.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data.batch import Batch, counter_generator
+from data.document import MODALITIES
+from data.loader import Loader
+from data.plan import Plan
+from data.sequence import Sequence
+from data.store import DecodingCorpus, EncodedCorpus
+
+FIELDS = ("token_ids", "position", "document", "block", "labels", "kind", "context")
+
+
+def row_hashes(batch: Batch) -> dict[int, str]:
+    """Global row -> SHA-256 of all its tensors, its patches and their places in the row."""
+    num_rows, row_tokens = batch.token_ids.shape
+    found = {}
+    for at, row in enumerate(batch.rows):
+        content = hashlib.sha256()
+        for name in FIELDS:
+            content.update(getattr(batch, name)[at].numpy().tobytes())
+        for name in MODALITIES:
+            patches, slot = batch.media[name]
+            own = slot // row_tokens == at
+            content.update((slot[own] - at * row_tokens).numpy().tobytes() + patches[own].numpy().tobytes())
+        found[row] = content.hexdigest()
+    for name in MODALITIES:
+        # what belongs to no row is blank
+        assert not batch.media[name][0][batch.media[name][1] == num_rows * row_tokens].any()
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Speckle:
+    """Augmentation by counters: noise on pictures, drawn from (seed, document, row)."""
+
+    seed: int
+
+    def __call__(self, document: int, sequence: Sequence, row: int) -> Sequence:
+        noise = counter_generator(self.seed, document, row).integers(0, 8, sequence.image.shape, dtype=np.uint8)
+        return dataclasses.replace(sequence, image=sequence.image ^ noise)
+
+
+def open_corpus(folder: str | Path, *, decoding: bool) -> EncodedCorpus:
+    """The corpus with its patches from the cache, or decoded when asked."""
+    return DecodingCorpus(folder) if decoding else EncodedCorpus.open(folder)
+
+
+def descendants(pid: int) -> set[int]:
+    """Processes below one, by /proc."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(stat.parent.name)] = int(stat.read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            continue
+    found, fresh = set(), {pid}
+    while fresh:
+        fresh = {child for child, parent in parents.items() if parent in fresh} - found
+        found |= fresh
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Is it there, and not merely waiting to be buried?"""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def main() -> None:
+    """A rank; see the module."""
+    asked = json.loads(sys.argv[1])
+    torch.set_num_threads(1)
+    loader = Loader(
+        open_corpus(asked["corpus"], decoding=asked["decoding"]),
+        Plan.load(asked["plan"]),
+        rows_per_batch=asked["rows_per_step"] // asked["world_size"],
+        start_row=asked["start_row"],
+        rank=asked["rank"],
+        world_size=asked["world_size"],
+        num_workers=asked["num_workers"],
+        transform=Speckle(asked["transform"]),
+    )
+    for batch in loader:
+        sys.stdin.readline()
+        print(json.dumps({"state": loader.state, "rows": row_hashes(batch), "pid": os.getpid()}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
