@@ -23,6 +23,7 @@ from pathlib import Path
 
 from data.workbench.config import SPLITS, WorkbenchConfig, WorkbenchError
 from data.workbench.extract import Extract
+from data.workbench.numbers import Measures
 from data.workbench.plan import Plan, make_plan
 from data.workbench.source import SourceFile, read_source, source_hash
 from data.workbench.split import cluster, deal
@@ -63,7 +64,8 @@ def build_workbench(config: WorkbenchConfig, out_dir: Path, *, progress: bool = 
             f"cannot write the corpus to {out_dir} ({error.strerror}): choose another folder"
         ) from None
     with Workers(config.workers, folder=out_dir, utterance_timeout_s=config.utterance_timeout_s) as workers:
-        extracts = _extract(files, workers, progress=progress)
+        extracts = _read(files, workers, do="extract", record=Extract, progress=progress)
+        measures = _read(files, workers, do="measure", record=Measures, progress=progress) if config.asks else None
         clock.lap("read")
         clusters = cluster(extracts, threshold=config.near_duplicate)
         splits = deal(
@@ -73,7 +75,7 @@ def build_workbench(config: WorkbenchConfig, out_dir: Path, *, progress: bool = 
             test_share=config.test_share,
             seed=config.seed,
         )
-        plan = make_plan(config, files=files, extracts=extracts, splits=splits)
+        plan = make_plan(config, files=files, extracts=extracts, splits=splits, measures=measures)
         clock.lap("plan")
         missing = {path: recipe for path, recipe in plan.recipes.items() if not _exists(out_dir / path)}
         failed = _render(missing, workers, progress=progress)
@@ -112,20 +114,22 @@ def _limit(files: list[SourceFile], config: WorkbenchConfig) -> list[SourceFile]
     return [files[index] for index in sorted(chosen)]
 
 
-def _extract(files: list[SourceFile], workers: Workers, *, progress: bool) -> list[Extract]:
+def _read(files: list[SourceFile], workers: Workers, *, do: str, record: type, progress: bool) -> list:
+    """What the workers' task `do` says about each file, as instances of `record` (Extract or Measures)."""
     # large files first would be quicker still; path order keeps the tasks' sizes near each other
     starts = range(0, len(files), ITEMS_PER_TASK)
     tasks = [
-        {"do": "extract", "items": [[item.text, item.language] for item in files[start : start + ITEMS_PER_TASK]]}
+        {"do": do, "items": [[item.text, item.language] for item in files[start : start + ITEMS_PER_TASK]]}
         for start in starts
     ]
-    found: list[Extract | None] = [None] * len(files)
-    with _bar(len(files), "reading source", progress) as bar:
+    found: list = [None] * len(files)
+    label = {"extract": "reading source", "measure": "measuring source"}[do]
+    with _bar(len(files), label, progress) as bar:
         for index, answer in workers.run(tasks):
             for offset, value in enumerate(answer):
-                found[starts[index] + offset] = Extract.of_json(value)
+                found[starts[index] + offset] = record.of_json(value)
             bar.update(len(answer))
-    return [item for item in found if item is not None]
+    return found
 
 
 def _render(recipes: dict[str, dict], workers: Workers, *, progress: bool) -> dict[str, str]:

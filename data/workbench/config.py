@@ -36,13 +36,19 @@ class Counts:
     """A film of code being typed or scrolled, then its text or the names that came by."""
     page: tuple[int, int, int, int] = (0, 0, 0, 0)
     """A tutorial page: heading, prose, code, and the media of that level with their texts."""
+    table: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """A table of numbers of the source, a question about it, and the answer."""
+    chart: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """A bar, line or scatter chart of such numbers, a question, and the answer."""
+    screen: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """A user interface (form, menu, console, tree), a question, and the answer."""
 
     def __post_init__(self) -> None:
         for name in ("text", "package"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise WorkbenchError(f"Counts.{name} is {value!r}: give a number of documents, 0 or more")
-        for name in ("screenshot", "narration", "recording", "page"):
+        for name in (item.name for item in fields(self) if item.name not in ("text", "package")):
             value = getattr(self, name)
             plain = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == len(LEVELS)
             if not plain or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in value):
@@ -61,6 +67,8 @@ class Counts:
 
 KINDS = tuple(item.name for item in fields(Counts))
 """What Counts counts. In the manifest `package` documents are of the kind `text`."""
+ASKING = ("table", "chart", "screen")
+"""Kinds whose medium is followed by a question, which is no target, and its answer, which is."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +152,11 @@ class WorkbenchConfig:
                 raise WorkbenchError(f"{name} is {getattr(self, name)}: give a number above 0")
         if self.max_files is not None and self.max_files < 1:
             raise WorkbenchError(f"max_files is {self.max_files}: give 1 or more, or None for all files")
+
+    @property
+    def asks(self) -> bool:
+        """Whether some split has documents of the kinds in ASKING, for which the source must be measured."""
+        return any(self.counts(split).of(kind) for split in SPLITS for kind in ASKING)
 
     def counts(self, split: str) -> Counts:
         """The counts of "train", "validation" or "test"."""

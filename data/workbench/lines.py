@@ -12,11 +12,12 @@ the source has no more to give: too few lines means fewer documents, never an en
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from data.workbench.extract import Extract
 from data.workbench.levels import Region
+from data.workbench.numbers import Measures
 from data.workbench.source import SourceFile
 
 MIN_LETTERS = 4
@@ -38,10 +39,13 @@ def spoken_key(utterance: str) -> str:
 
 @dataclass
 class Known:
-    """What train contains: stripped lines of its files and targets, and its utterances of several words."""
+    """What train contains: stripped lines of its files and targets, and its utterances of several words; for kinds
+    that show single words and numbers, also the identifiers of its files and what its numbers say of what."""
 
     lines: set[str] = field(default_factory=set)
     spoken: set[str] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)
+    facts: set[tuple[str, str, int]] = field(default_factory=set)
 
     def add_text(self, text: str) -> None:
         self.lines.update(stripped_lines(text))
@@ -57,6 +61,14 @@ class Known:
         """Whether train says exactly these words; single words are everybody's."""
         key = spoken_key(utterance)
         return " " in key and key in self.spoken
+
+    def has_name(self, name: str) -> bool:
+        """Whether a file in train has this identifier."""
+        return name in self.names
+
+    def has_fact(self, label: str, column: str, number: int) -> bool:
+        """Whether something in train has this name and this very number, say "close" and 3 "calls"."""
+        return (label, column, number) in self.facts
 
 
 NOTHING_KNOWN = Known()
@@ -101,10 +113,19 @@ class Found:
 class Bench:
     """The files of one split laid out for drawing. Holds the texts once, however many draws are made."""
 
-    def __init__(self, files: list[SourceFile], *, extracts: list[Extract], known: Known = NOTHING_KNOWN) -> None:
+    def __init__(
+        self,
+        files: list[SourceFile],
+        *,
+        extracts: list[Extract],
+        known: Known = NOTHING_KNOWN,
+        measures: Sequence[Measures] = (),
+    ) -> None:
         self.files = files
         self.extracts = extracts
         self.known = known
+        # only what draws tables, charts and screens needs them
+        self.measures = measures
         self.lines = [item.text.split("\n") for item in files]
         self.starts = [
             (index, start)

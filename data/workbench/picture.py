@@ -36,12 +36,12 @@ def draw_code(recipe: dict) -> Drawing:
     """The whole region of a recipe. Raises ValueError for a style Pygments lacks."""
     from PIL import Image, ImageDraw
 
-    font, advance, height = _font(recipe["size"])
+    font, advance, height = font_of(recipe["size"])
     pitch = height + recipe["leading"]
     lines = recipe["lines"]
-    colours, background = _palette(recipe["style"])
+    colours, background = palette_of(recipe["style"])
     width = recipe["left"] + advance * max(len(line) for line in lines)
-    picture = Image.new("RGB", (_round_up(width), _round_up(recipe["top"] + pitch * len(lines))), background)
+    picture = Image.new("RGB", (round_up(width), round_up(recipe["top"] + pitch * len(lines))), background)
     draw = ImageDraw.Draw(picture)
     row, column = 0, 0
     for token, value in _tokens(recipe["language"], "\n".join(lines)):
@@ -59,13 +59,20 @@ def draw_code(recipe: dict) -> Drawing:
 
 def render_image(recipe: dict) -> bytes:
     """The PNG file of an image recipe."""
+    return png_of(draw_code(recipe).picture)
+
+
+def png_of(picture: Any) -> bytes:
+    """A PIL image as the bytes of a PNG file, without metadata. Raises ValueError unless its sides are in patches."""
+    if picture.width % PATCH or picture.height % PATCH:
+        raise ValueError(f"a picture of {picture.width} x {picture.height} pixels is not made of whole patches")
     stream = io.BytesIO()
-    draw_code(recipe).picture.save(stream, format="PNG", compress_level=6)
+    picture.save(stream, format="PNG", compress_level=6)
     return stream.getvalue()
 
 
 @lru_cache
-def _font(size: int):
+def font_of(size: int):
     """(font, advance, line height) in whole pixels; the height is the font's ascent and descent."""
     from PIL import ImageFont
 
@@ -74,7 +81,7 @@ def _font(size: int):
 
 
 @lru_cache
-def _palette(name: str):
+def palette_of(name: str):
     """(token type -> "#rrggbb", background (r, g, b)) of a Pygments style."""
     from PIL import ImageColor
     from pygments.styles import get_style_by_name
@@ -110,5 +117,6 @@ def _tokens(language: str, code: str):
     return list(_lexer("text").get_tokens(code))
 
 
-def _round_up(pixels: int) -> int:
+def round_up(pixels: int) -> int:
+    """The next multiple of a patch's side."""
     return -(-pixels // PATCH) * PATCH

@@ -18,11 +18,13 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 
-from data.workbench import samples
+from data.workbench import figure_samples, samples, screen_samples
 from data.workbench.config import KINDS, SPLITS, WorkbenchConfig
 from data.workbench.extract import Extract
+from data.workbench.frames import facts_of
 from data.workbench.levels import Region
 from data.workbench.lines import NOTHING_KNOWN, Bench, Known
+from data.workbench.numbers import Measures
 from data.workbench.samples import Sample
 from data.workbench.source import SourceFile
 
@@ -32,10 +34,13 @@ RECIPE_FORMAT = 1
 ENDINGS = {"image": "png", "audio": "flac", "video": "mp4"}
 LIBRARIES = {
     "image": ("pillow", "pygments"),
+    "table": ("pillow", "pygments"),
+    "chart": ("pillow", "matplotlib"),
+    "screen": ("pillow", "pygments"),
     "audio": ("espeakng-loader", "av", "soundfile"),
     "video": ("pillow", "pygments", "espeakng-loader", "av"),
 }
-"""Whose versions are part of a media file's name."""
+"""Whose versions are part of a media file's name, by what the recipe draws, or by its type."""
 
 PAGE_CODE = Region(lines=(3, 8), chars=(8, 80), blank_lines=True)
 PAGE_FILM_SHARE = {1: 0.25, 2: 0.5, 3: 0.5, 4: 0.5}
@@ -64,9 +69,17 @@ class Plan:
 
 
 def make_plan(
-    config: WorkbenchConfig, *, files: list[SourceFile], extracts: list[Extract], splits: dict[str, list[int]]
+    config: WorkbenchConfig,
+    *,
+    files: list[SourceFile],
+    extracts: list[Extract],
+    splits: dict[str, list[int]],
+    measures: list[Measures] | None = None,
 ) -> Plan:
-    """Every document of the three splits. Counts that the source cannot fill are lowered, see Plan.lowered."""
+    """Every document of the three splits. Counts that the source cannot fill are lowered, see Plan.lowered.
+
+    `measures` are the files' numbers; only tables, charts and screens need them.
+    """
     planner = _Planner(config)
     known = Known()
     for split in SPLITS:
@@ -75,6 +88,7 @@ def make_plan(
             chosen,
             extracts=[extracts[index] for index in splits[split]],
             known=NOTHING_KNOWN if split == "train" else known,
+            measures=[measures[index] for index in splits[split]] if measures is not None else (),
         )
         if split == "train":
             planner.parts = samples.frequent_parts(bench.extracts, count=config.num_name_parts)
@@ -82,6 +96,9 @@ def make_plan(
         if split == "train":
             for item in chosen:
                 known.add_text(item.text)
+            for item, extract, numbers in zip(chosen, bench.extracts, bench.measures, strict=False):
+                known.names.update(extract.names)
+                known.facts.update(facts_of(numbers, path=item.path))
             for document in planner.plan.documents:
                 for part in document["content"]:
                     if part["type"] == "text":
@@ -93,10 +110,10 @@ def make_plan(
 
 def media_path(recipe: dict) -> str:
     """The path of a recipe's file below the corpus: a digest of the recipe and of the versions that matter."""
-    kind = recipe["type"]
-    stamp = [RECIPE_FORMAT, recipe, [_version(name) for name in LIBRARIES[kind]]]
+    libraries = LIBRARIES[recipe.get("draw", recipe["type"])]
+    stamp = [RECIPE_FORMAT, recipe, [_version(name) for name in libraries]]
     digest = hashlib.sha256(json.dumps(stamp, sort_keys=True).encode()).hexdigest()[:32]
-    return f"media/{digest[:2]}/{digest}.{ENDINGS[kind]}"
+    return f"media/{digest[:2]}/{digest}.{ENDINGS[recipe['type']]}"
 
 
 _versions: dict[str, str] = {}
@@ -154,13 +171,21 @@ class _Planner:
                 stream = samples.screenshots(bench, level=level, style=style, rng=rng)
             elif kind == "narration":
                 stream = samples.narrations(bench, level=level, parts=self.parts, rng=rng)
-            else:
+            elif kind == "recording":
                 stream = samples.recordings(bench, level=level, style=style, rng=rng)
+            elif kind == "table":
+                stream = figure_samples.tables(bench, level=level, style=style, rng=rng)
+            elif kind == "chart":
+                stream = figure_samples.charts(bench, level=level, rng=rng)
+            else:
+                stream = screen_samples.screens(bench, level=level, style=style, rng=rng)
             for sample in stream:
                 yield self._shown(sample), sample.file
 
     def _shown(self, sample: Sample) -> list[dict]:
-        """The medium, then its transcription: nothing else, so that every target token is about the medium."""
+        """The medium, then its transcription, or a question and its answer: nothing else, so that every target token
+        is about the medium. The question is no target.
+        """
         path = media_path(sample.recipe)
         self.plan.recipes[path] = sample.recipe
         if sample.spoken:
@@ -169,7 +194,8 @@ class _Planner:
         part = {"type": kind, kind: path}
         if kind == "video":
             part["sound"] = bool(sample.recipe["sound"])
-        return [part, _text(sample.text)]
+        question = [{**_text(f"{sample.question}\n"), "learn": False}] if sample.question else []
+        return [part, *question, _text(sample.text)]
 
     def _pages(self, bench: Bench, level: int, rng: random.Random) -> Iterator[tuple[list[dict], int]]:
         """Tutorial pages, each about one file: heading, prose and code; a screenshot, a narration, perhaps a

@@ -35,12 +35,15 @@ SLOT_S = 1.3
 
 @dataclass(frozen=True)
 class Sample:
-    """A recipe, its transcription, the words it speaks ("" if none) and the file it comes from (an index, or -1)."""
+    """A recipe, its transcription, the words it speaks ("" if none) and the file it comes from (an index, or -1).
+
+    With a `question` the text is its answer, which need not be all that the medium shows."""
 
     recipe: dict
     text: str
     spoken: str = ""
     file: int = -1
+    question: str = ""
 
 
 def frequent_parts(extracts: list[Extract], *, count: int) -> list[str]:
@@ -74,7 +77,7 @@ def screenshot(found: Found, *, level: int, language: str, style: str, rng: rand
         "type": "image",
         "language": language,
         "lines": list(found.lines),
-        **_look(level, style=style, rng=rng),
+        **look_of(level, style=style, rng=rng),
     }
     return Sample(recipe, found.text, file=found.file)
 
@@ -143,7 +146,7 @@ def recording(found: Found, *, level: int, language: str, style: str, rng: rando
         "frames": count,
         "moved_by": round(TYPED_BY * count),
         "sound": [],
-        **_look(level, style=style, rng=rng),
+        **look_of(level, style=style, rng=rng),
     }
     text = found.text
     if film.names[1]:
@@ -166,7 +169,8 @@ def recording(found: Found, *, level: int, language: str, style: str, rng: rando
     return Sample(recipe, text, spoken=spoken, file=found.file)
 
 
-def _look(level: int, *, style: str, rng: random.Random) -> dict:
+def look_of(level: int, *, style: str, rng: random.Random) -> dict:
+    """How a level draws code: style, font size, margins, as fields of a recipe."""
     look = LOOKS[level]
     return {
         "style": rng.choice(look.styles) if look.styles else style,

@@ -6,6 +6,7 @@ whose spawned children import the main program again, and with it torch. A mediu
 an answer with a reason, not an end.
 
     {"do": "extract", "items": [[text, language], ...]}            -> [Extract fields, ...]
+    {"do": "measure", "items": [[text, language], ...]}            -> [Measures fields, ...]
     {"do": "render", "items": [[relative path, recipe], ...]}      -> [null | reason, ...]
 """
 
@@ -15,10 +16,12 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from data.workbench.extract import extract
+from data.workbench.numbers import measure
 from data.workbench.speech import Speaker, SpeechError
 
 
@@ -55,9 +58,7 @@ class Renderer:
     def _bytes(self, recipe: dict) -> bytes:
         kind = recipe["type"]
         if kind == "image":
-            from data.workbench.picture import render_image
-
-            return render_image(recipe)
+            return _renderer_of(recipe)(recipe)
         if kind == "audio":
             from data.workbench.speech import render_audio
 
@@ -72,6 +73,26 @@ class Renderer:
         return self._speaker
 
 
+def _renderer_of(recipe: dict) -> Callable[[dict], bytes]:
+    """What draws an image recipe; each imports its libraries when it first draws."""
+    draw = recipe.get("draw", "code")
+    if draw == "table":
+        from data.workbench.table import render_table
+
+        return render_table
+    if draw == "chart":
+        from data.workbench.chart import render_chart
+
+        return render_chart
+    if draw == "screen":
+        from data.workbench.screen import render_screen
+
+        return render_screen
+    from data.workbench.picture import render_image
+
+    return render_image
+
+
 def main(folder: str, utterance_timeout_s: str) -> None:
     # Ctrl-C goes to the whole group; the build closes our input when it wants us to end
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -84,6 +105,8 @@ def main(folder: str, utterance_timeout_s: str) -> None:
             task = json.loads(line)
             if task["do"] == "extract":
                 result = [asdict(extract(text, language=language)) for text, language in task["items"]]
+            elif task["do"] == "measure":
+                result = [asdict(measure(text, language=language)) for text, language in task["items"]]
             else:
                 result = [renderer.render(path, recipe) for path, recipe in task["items"]]
             answers.write(json.dumps(result) + "\n")

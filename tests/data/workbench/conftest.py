@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from planned_corpus import CONFIG as PLANNED_CONFIG
+from planned_corpus import Planned
 
 from data.workbench import Counts, WorkbenchConfig, build_workbench
 from data.workbench.extract import extract
@@ -75,6 +77,12 @@ def workbench_source(tmp_path_factory) -> Path:
     text = (folder / COPY_OF).read_text()
     (folder / "http" / "wrapped.py").write_text(text.replace("width", "columns").replace("# ", "#  "))
     return folder
+
+
+@pytest.fixture(scope="session")
+def planned(workbench_source) -> Planned:
+    """Tables, charts and interfaces of the same source, planned and not rendered."""
+    return Planned(workbench_source, PLANNED_CONFIG)
 
 
 @dataclass
