@@ -23,9 +23,11 @@ from pathlib import Path
 
 import torch
 
+from data.formats import open_source
 from data.loader import Loader
+from data.mixture import Mixture
 from data.plan import Plan
-from data.readers import read_manifest, texts_of
+from data.readers import texts_of
 from data.store import EncodedCorpus, build_corpus
 from data.tokenizer import train_tokenizer
 from data.workbench import build_workbench
@@ -141,12 +143,11 @@ class _Run:
         return self.stages[-1]
 
     def corpus(self) -> tuple[Path, dict[str, str]]:
-        """The manifest to train on and the digest of what it came from; builds a workbench corpus if there is none."""
+        """Path of the documents to train on, and digest of their origin; makes a workbench corpus if none are given."""
         config = self.recipe.corpus
         if config.manifest is not None:
-            if not config.manifest.is_file():
-                raise ValueError(f"corpus.manifest {config.manifest} is no file: give a JSONL file of documents")
-            return config.manifest, {"manifest": file_digest(config.manifest)}
+            source = open_source(config.manifest, max_file_mib=config.encode.max_file_mib)
+            return config.manifest, {"manifest": source.fingerprint()}
         bench = dataclasses.replace(config.workbench, source=config.source)
         files, _ = read_source(bench.source, min_file_bytes=bench.min_file_bytes, max_file_kib=bench.max_file_kib)
 
@@ -163,9 +164,10 @@ class _Run:
     def encode(self, folder: Path, manifest: Path) -> dict:
         """Tokenizer from the training split's text, then every document as tokens and patches."""
         config = self.recipe.corpus
-        tokenizer = train_tokenizer(texts_of(read_manifest(manifest)), config.vocab_size)
+        source = open_source(manifest, max_file_mib=config.encode.max_file_mib)
+        tokenizer = train_tokenizer(texts_of(source.documents()), config.vocab_size)
         corpus = build_corpus(
-            manifest,
+            source,
             folder / STORE,
             tokenizer=tokenizer,
             config=config.encode,
@@ -191,6 +193,7 @@ class _Run:
             seed=self.recipe.seed,
             blank_fraction=rows.blank_fraction,
             kind_weights=self.kind_weights(),
+            mixture=Mixture.parse(rows.mixture),
             documents=documents,
         )
 
