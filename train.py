@@ -2,7 +2,7 @@
 
     uv run train.py                                   the recipe `demo`
     uv run train.py demo --large.learning-rate 1e-3   any field of a recipe can be overridden
-    uv run train.py real --corpus.manifest FILE       train on your own manifest
+    uv run train.py real --corpus.manifest PATH       train on your own folder, manifest, tar, table or built corpus
     torchrun --nproc-per-node 2 train.py demo         the same on two ranks
 
 Each stage is a method of `_Run` below and writes `runs/<name>/<stage>/`; `training.stages.Line` decides what is done
@@ -23,12 +23,14 @@ from pathlib import Path
 
 import torch
 
+from data.filters.rounds import Rounds
+from data.filters.rules import apply
 from data.formats import open_source
 from data.loader import Loader
 from data.mixture import Mixture
 from data.plan import Plan
 from data.readers import texts_of
-from data.store import EncodedCorpus, build_corpus
+from data.store import EncodedCorpus, build_corpus, is_corpus, open_corpus
 from data.tokenizer import train_tokenizer
 from data.workbench import build_workbench
 from data.workbench.source import read_source, source_hash
@@ -115,15 +117,21 @@ class _Run:
         self.folder = line.folder
         self.start = time.perf_counter()
         self.stages: list[Stage] = []
+        self.origin = ["encoded"]
 
     def go(self) -> None:
         """Everything; rank 0 alone builds, evaluates and reports."""
         manifest, inputs = self.corpus()
         settings = {"encode": self.recipe.corpus.encode, "vocab_size": self.recipe.corpus.vocab_size}
         encoded = self.stage("encoded", lambda folder: self.encode(folder, manifest), config=settings, inputs=inputs)
-        self.data = EncodedCorpus.open(encoded.folder / STORE)
+        built = is_corpus(manifest)
+        self.data = open_corpus(manifest if built else encoded.folder / STORE)
         self.tokenizer = self.data.tokenizer
         self.recipe = self.recipe.resolved(self.tokenizer.vocab_size)
+        if self.recipe.corpus.filters:
+            self.stage("filtered", self.filter, config=self.recipe.corpus.filters, inputs=["encoded"])
+            self.origin = ["encoded", "filtered"]
+        self.documents = Rounds.open(self.data).kept() if built or self.recipe.corpus.filters else None
         if self.world.is_main:
             write_json(self.folder / "recipe.json", self.recipe)
             write_json(self.folder / "environment.json", environment(self.runtime, self.world))
@@ -145,6 +153,16 @@ class _Run:
     def corpus(self) -> tuple[Path, dict[str, str]]:
         """Path of the documents to train on, and digest of their origin; makes a workbench corpus if none are given."""
         config = self.recipe.corpus
+        if config.manifest is not None and is_corpus(config.manifest):
+            if config.filters:
+                raise ValueError(f"corpus.filters: {config.manifest} is built; use `python -m data filter` on it")
+            corpus = EncodedCorpus.open(config.manifest)
+            # media become tokens as they did there, and so must those of a prompt
+            self.recipe = dataclasses.replace(
+                self.recipe,
+                corpus=dataclasses.replace(config, encode=corpus.config, vocab_size=corpus.tokenizer.vocab_size),
+            )
+            return config.manifest, {"corpus": corpus.fingerprint, "rounds": Rounds.open(corpus).digest}
         if config.manifest is not None:
             source = open_source(config.manifest, max_file_mib=config.encode.max_file_mib)
             return config.manifest, {"manifest": source.fingerprint()}
@@ -162,27 +180,41 @@ class _Run:
         return stage.folder / "manifest.jsonl", {"corpus": stage.digest}
 
     def encode(self, folder: Path, manifest: Path) -> dict:
-        """Tokenizer from the training split's text, then every document as tokens and patches."""
+        """Tokenizer from the training split's text, then every document as tokens and patches, unless that was done."""
         config = self.recipe.corpus
-        source = open_source(manifest, max_file_mib=config.encode.max_file_mib)
-        tokenizer = train_tokenizer(texts_of(source.documents()), config.vocab_size)
-        corpus = build_corpus(
-            source,
-            folder / STORE,
-            tokenizer=tokenizer,
-            config=config.encode,
-            num_workers=config.workbench.workers,
-            progress=True,
-        )
-        shutil.copyfile(folder / STORE / "quarantine.jsonl", folder / "quarantine.jsonl")
+        if is_corpus(manifest):
+            corpus = EncodedCorpus.open(manifest)
+        else:
+            source = open_source(manifest, max_file_mib=config.encode.max_file_mib)
+            tokenizer = train_tokenizer(texts_of(source.documents()), config.vocab_size)
+            corpus = build_corpus(
+                source,
+                folder / STORE,
+                tokenizer=tokenizer,
+                config=config.encode,
+                num_workers=config.workbench.workers,
+                progress=True,
+            )
+        shutil.copyfile(corpus.folder / "quarantine.jsonl", folder / "quarantine.jsonl")
         return {
             "documents": corpus.num_documents,
             "quarantined": len(corpus.quarantine()),
             "fingerprint": corpus.fingerprint,
         }
 
+    def filter(self, folder: Path) -> dict:
+        """The recipe's filter rounds, from the first one on."""
+        rounds = Rounds.open(self.data)
+        while len(rounds):
+            rounds.undo()
+        config = self.recipe.corpus
+        rounds = apply(self.data, config.filters, num_workers=config.workbench.workers, progress=True)
+        logger.info("%s", rounds.report())
+        (folder / "rounds.txt").write_text(rounds.report() + "\n", encoding="utf-8")
+        return {"kept": int(rounds.kept().sum()), "fingerprint": rounds.digest}
+
     def plan(self, config: TrainConfig, *, documents=None, num_rows: int | None = None) -> Plan:
-        """The rows of a training run: all documents of the training split, or those in `documents`."""
+        """The rows of a training run: documents of the training split that filters left, or those in `documents`."""
         rows = self.recipe.rows
         return Plan.build(
             self.data,
@@ -194,7 +226,7 @@ class _Run:
             blank_fraction=rows.blank_fraction,
             kind_weights=self.kind_weights(),
             mixture=Mixture.parse(rows.mixture),
-            documents=documents,
+            documents=self.documents if documents is None else documents,
         )
 
     def kind_weights(self) -> dict[str, float]:
@@ -257,14 +289,14 @@ class _Run:
                 sinks=sinks,
             )
             if self.world.is_main:
-                save_model(folder / "model", model, encode_config=self.recipe.corpus.encode, tokenizer=self.tokenizer)
+                save_model(folder / "model", model, encode_config=self.data.config, tokenizer=self.tokenizer)
             return {
                 "step": result.step,
                 "loss": result.loss,
                 "fingerprint": file_digest(folder / "model" / "model.safetensors") if self.world.is_main else None,
             }
 
-        inputs = ["encoded"] + (["small"] if salt else []) + (["select"] if kept is not None else [])
+        inputs = [*self.origin] + (["small"] if salt else []) + (["select"] if kept is not None else [])
         settings = {
             "train": config,
             "rows": self.recipe.rows,
@@ -296,6 +328,7 @@ class _Run:
                 media_budget=self.recipe.rows.media_budget,
                 epochs=1,
                 seed=self.recipe.seed,
+                documents=self.documents,
             )
             ledger = Ledger()
             with torch.no_grad():
@@ -315,7 +348,7 @@ class _Run:
             return {"kept": scores.document[kept].tolist()}
 
         stage = self.stage(
-            "select", build, config={"salt": salt, "rows": self.recipe.rows}, inputs=["encoded", "small"]
+            "select", build, config={"salt": salt, "rows": self.recipe.rows}, inputs=[*self.origin, "small"]
         )
         return stage.result["kept"]
 

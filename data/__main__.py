@@ -2,6 +2,7 @@
 
     python -m data check PATH            what is in a folder, archive or manifest, and what cannot be used
     python -m data build PATH FOLDER     an indexed corpus from it
+    python -m data filter FOLDER RULES   what of it is left out of training, and why
     python -m data plan FOLDER           how a corpus is packed into rows
     python -m data show PATH ID          one document as the model will see it
 
@@ -28,7 +29,10 @@ def main(argv: list[str] | None = None) -> int:
 
         return getattr(commands, request.command)(request)
     except KeyboardInterrupt:
-        print("interrupted" + ("; the same command goes on" if request.command == "build" else ""), file=sys.stderr)
+        print(
+            "interrupted" + ("; the same command goes on" if request.command in ("build", "filter") else ""),
+            file=sys.stderr,
+        )
         return 130
     except BrokenPipeError:
         # whoever read our output has gone; what Python would say about that at its end helps nobody

@@ -24,15 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.config import EncodeConfig
-from data.decode_pool import DecodePool, Encoded
+from data.decode_pool import DecodePool
 from data.document import Document, Quarantined
+from data.formats import MANIFESTS
 from data.formats.lines import json_items
 from data.formats.manifest import FORMS
 from data.tally import Tally
 from data.tokenizer import MIN_VOCAB, Tokenizer, train_tokenizer
-
-MANIFESTS = ("manifest.jsonl", "manifest.json", "metadata.jsonl")
-"""Files that stand for the folder they lie in."""
 
 
 @dataclass
@@ -133,7 +131,7 @@ def check_source(
     items = itertools.islice(items, limit)
     pool = DecodePool(root=source.root, tokenizer=tokenizer, config=config, num_servers=num_workers)
     with pool, _records(quarantine) as records:
-        results = with_rejects(items, pool)
+        results = pool.encode_items(items)
         bar = _progress_bar(source, limit, retry) if progress else None
         try:
             for result in results:
@@ -157,28 +155,6 @@ def check_source(
         found.missing = tuple(sorted(retry.ids - names))
     found.seconds = time.monotonic() - began
     return found
-
-
-def with_rejects(items: Iterable[Document | Quarantined], pool: DecodePool) -> Iterator[Encoded | Quarantined]:
-    """Encoded documents with the reader's rejects at their places, in the order of `items`."""
-    # the pool reads ahead by as much as it has servers; the order of the results must not tell how many
-    rejects: dict[int, list[Quarantined]] = {}
-    count = 0
-
-    def documents() -> Iterator[Document]:
-        nonlocal count
-        for item in items:
-            if isinstance(item, Quarantined):
-                rejects.setdefault(count, []).append(item)
-            else:
-                count += 1
-                yield item
-
-    for given, result in enumerate(pool.encode(documents())):
-        yield from rejects.pop(given, ())
-        yield result
-    for place in sorted(rejects):
-        yield from rejects[place]
 
 
 def _noting(items: Iterable[Document | Quarantined], names: set[str]) -> Iterator[Document | Quarantined]:

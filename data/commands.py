@@ -13,11 +13,13 @@ from pathlib import Path
 
 from data.check import Check, Retry, byte_tokenizer, check_source, default_workers
 from data.config import EncodeConfig
+from data.filters.rounds import Rounds
+from data.filters.rules import apply
 from data.formats import Source, open_source
 from data.options import encode_config
 from data.plan import Plan
 from data.readers import texts_of
-from data.store import EncodedCorpus, build_corpus
+from data.store import EncodedCorpus, build_corpus, is_corpus
 from data.tables import report, safe
 from data.tally import Tally
 from data.tokenizer import Tokenizer, train_tokenizer
@@ -28,11 +30,6 @@ def open_path(request: argparse.Namespace) -> Source:
     if is_corpus(request.path):
         raise ValueError(f"{request.path} is a corpus that is built already: look at it with `plan` and `show`")
     return open_source(request.path, format=request.format, max_file_mib=encode_config(request).max_file_mib)
-
-
-def is_corpus(path: Path) -> bool:
-    """Whether a path is a folder that `build_corpus` wrote, or began."""
-    return ((path / "index").is_dir() and (path / "meta.json").is_file()) or (path / "building.json").is_file()
 
 
 def check(request: argparse.Namespace) -> int:
@@ -118,8 +115,26 @@ def build(request: argparse.Namespace) -> int:
     return 0
 
 
+def filter(request: argparse.Namespace) -> int:
+    """`data filter`: rounds added to the corpus in FOLDER, or undone, and what they have left."""
+    corpus = EncodedCorpus.open(request.folder)
+    if request.undo:
+        rounds = Rounds.open(corpus)
+        for _ in range(request.undo):
+            undone = rounds.undo()
+            print(f"undone: {undone['number']:02d} {undone['name']}")
+    rounds = apply(corpus, request.rules, num_workers=request.workers or default_workers(), progress=True)
+    print(f"{safe(str(request.folder))}\n\n{rounds.report()}\n")
+    for record in rounds.records:
+        print(f"dropped and why: {rounds.path_of(record) / 'dropped.jsonl'}")
+    kept = rounds.kept()
+    by_round = {record["name"]: record["dropped"] for record in rounds.records}
+    print(json.dumps({"documents": len(kept), "kept": int(kept.sum()), "dropped": by_round}))
+    return 0 if kept.any() else 1
+
+
 def plan(request: argparse.Namespace) -> int:
-    """`data plan`: how the corpus in FOLDER is packed; a plan file only with --out."""
+    """`data plan`: how the corpus in FOLDER is packed, filter rounds observed; a plan file only with --out."""
     from data.plan_report import entry_tokens, plot_plan, summary
     from data.plan_report import report as plan_text
 
@@ -131,6 +146,7 @@ def plan(request: argparse.Namespace) -> int:
     made = Plan.build(
         corpus,
         split=request.split,
+        documents=Rounds.open(corpus).kept(),
         row_tokens=request.row_tokens,
         media_budget={name: value for name, value in budget.items() if value is not None},
         num_rows=request.num_rows,

@@ -125,6 +125,27 @@ class DecodePool:
                 if server.batches:
                     self._drop(server)
 
+    def encode_items(self, items: Iterable[Document | Quarantined]) -> Iterator[Encoded | Quarantined]:
+        """What a reader gives, encoded: its documents as by `encode`, its rejects at their places among them."""
+        # the pool reads ahead by as much as it has servers; the order of the results must not tell how many
+        rejects: dict[int, list[Quarantined]] = {}
+        count = 0
+
+        def documents() -> Iterator[Document]:
+            nonlocal count
+            for item in items:
+                if isinstance(item, Quarantined):
+                    rejects.setdefault(count, []).append(item)
+                else:
+                    count += 1
+                    yield item
+
+        for given, result in enumerate(self.encode(documents())):
+            yield from rejects.pop(given, ())
+            yield result
+        for place in sorted(rejects):
+            yield from rejects[place]
+
     def _deal(self, queue: deque) -> None:
         """Hand batches to servers, two deep, so that none waits for the consumer."""
         for depth in (1, 2):

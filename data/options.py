@@ -13,6 +13,7 @@ import itertools
 from pathlib import Path
 
 from data.config import EncodeConfig
+from data.filters import RULES
 
 
 def encode_config(request: argparse.Namespace) -> EncodeConfig:
@@ -27,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_check(commands)
     _add_build(commands)
+    _add_filter(commands)
     _add_plan(commands)
     _add_show(commands)
     return top
@@ -63,6 +65,20 @@ def _add_build(commands) -> None:
                        help="ids of the tokenizer that is trained on the training split (default 512)")  # fmt: skip
     build.add_argument("--no-media", action="store_true", help="store no patches: media are decoded again when used")
     _add_encoding(build)
+
+
+def _add_filter(commands) -> None:
+    filter_ = commands.add_parser(
+        "filter",
+        help="leave documents out of training, rule by rule, or take that back",
+        description="Judge what a corpus holds by one rule after the other and note below FOLDER what is dropped and "
+        "why. `plan` and training then leave it out. Without rules: show what is there. "
+        f"Rules: {', '.join(RULES)}.",
+    )
+    filter_.add_argument("folder", type=Path, metavar="FOLDER", help="a corpus that `build` wrote")
+    filter_.add_argument("rules", nargs="*", metavar="RULE", help="in the order to be applied")
+    filter_.add_argument("--undo", type=_count, metavar="N", help="take the last N rounds away first")
+    filter_.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core, at most 8)")
 
 
 def _add_plan(commands) -> None:

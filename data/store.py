@@ -8,10 +8,11 @@
     quarantine.jsonl    what was set aside: id, file, line, reason
     shards/00000/*.npy  the fields of `data.sequence.Sequence`, concatenated over the shard's documents
 
-The build decodes in killable servers and writes in one process, in manifest order, so the arrays are the same to the
-bit whatever the number of servers. A shard is closed by size, appears by rename and is never touched again: a build
-that was killed goes on after the last whole shard. `DecodingCorpus` has the interface of `EncodedCorpus` but takes
-media from their files when asked, through the same servers, and holds every document to the stored checksum.
+The build decodes in killable servers and writes in one process (`data.shards`), in manifest order, so the arrays are
+the same to the bit whatever the number of servers; a build that was killed goes on after the last whole shard. The
+index is mapped like everything else: what nobody reads takes no memory. `DecodingCorpus` has the interface of
+`EncodedCorpus` but takes media from their files when asked, through the same servers, and holds every document to the
+stored checksum.
 
 What this does not do: copy media (the manifest's folder must stay for `path_of` and decoding), or notice that a
 media file changed behind an unchanged manifest (the decoding corpus does, by checksum). Delete the folder to rebuild.
@@ -20,36 +21,22 @@ media file changed behind an unchanged manifest (the decoding corpus does, by ch
 import hashlib
 import itertools
 import json
-import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from data.config import EncodeConfig
-from data.decode_pool import DecodePool, Encoded
-from data.document import MODALITIES, SPLITS, Document, Part, Quarantined, check_relative, parse_document
+from data.decode_pool import DecodePool
+from data.document import MODALITIES, Document, Part, check_relative, parse_document
 from data.formats import Source, open_source
 from data.sequence import FIELDS, TOKEN_FIELDS, Sequence
+from data.shards import INDEX, ShardWriter, read_json, write_json
 from data.tokenizer import Tokenizer
 
-FORMAT = 1
-_INDEX = {
-    "kind": np.int16,
-    "level": np.int16,
-    "split": np.int8,
-    "source": np.int32,
-    "num_tokens": np.int64,
-    "num_image": np.int64,
-    "num_audio": np.int64,
-    "num_video": np.int64,
-    "crc32": np.uint32,
-    "shard": np.int32,
-    "line_start": np.int64,
-    **{f"start_{name}": np.int64 for name in FIELDS},
-}
+FORMAT = 2
 
 
 class CorpusError(ValueError):
@@ -58,6 +45,12 @@ class CorpusError(ValueError):
 
 class CorruptDocument(ValueError):
     """A document that could not be loaded though the index has it."""
+
+
+def is_corpus(path: str | Path) -> bool:
+    """Whether a path is a folder that `build_corpus` wrote, or began."""
+    path = Path(path)
+    return ((path / "index").is_dir() and (path / "meta.json").is_file()) or (path / "building.json").is_file()
 
 
 def build_corpus(
@@ -90,22 +83,24 @@ def build_corpus(
         "shard_mib": shard_mib,
         "shard_documents": shard_documents,
     }
-    if _read_json(folder / "meta.json").get("identity") == identity:
+    if read_json(folder / "meta.json").get("identity") == identity:
         return EncodedCorpus.open(folder)
-    if _read_json(folder / "building.json") != identity:
+    if read_json(folder / "building.json") != identity:
         if folder.exists():
             if not (folder / "building.json").is_file() and any(folder.iterdir()):
                 raise CorpusError(f"folder {folder} holds other files: give a new or empty one for the encoded corpus")
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
-        _write_json(folder / "building.json", identity)
+        write_json(folder / "building.json", identity)
     (folder / "meta.json").unlink(missing_ok=True)
     (folder / "shards").mkdir(exist_ok=True)
-    writer = _Writer(folder, keep_media=keep_media, shard_bytes=int(shard_mib * 2**20), shard_documents=shard_documents)
+    writer = ShardWriter(
+        folder, keep_media=keep_media, shard_bytes=int(shard_mib * 2**20), shard_documents=shard_documents
+    )
     items = itertools.islice(source.documents(), writer.items_done, None)
     began = time.monotonic()
     with DecodePool(root=source.root, tokenizer=tokenizer, config=config, num_servers=num_workers) as pool:
-        results = _with_rejects(items, pool)
+        results = pool.encode_items(items)
         if progress:
             from tqdm import tqdm
 
@@ -122,7 +117,7 @@ def build_corpus(
             f"no document of {source.path} can be used ({counts['quarantined']} set aside; the first: {first}): "
             f"see {folder / 'quarantine.jsonl'} and mend the files it names"
         )
-    _write_json(
+    write_json(
         folder / "meta.json",
         {
             "identity": identity,
@@ -136,137 +131,6 @@ def build_corpus(
     return EncodedCorpus.open(folder)
 
 
-def _with_rejects(items: Iterable[Document | Quarantined], pool: DecodePool) -> Iterator[Encoded | Quarantined]:
-    """Encoded documents with the reader's rejects at their places, all in manifest order."""
-    rejects: dict[int, list[Quarantined]] = {}
-    count = 0
-
-    def documents():
-        nonlocal count
-        for item in items:
-            if isinstance(item, Quarantined):
-                rejects.setdefault(count, []).append(item)
-            else:
-                count += 1
-                yield item
-
-    for given, result in enumerate(pool.encode(documents())):
-        yield from rejects.pop(given, ())
-        yield result
-    for place in sorted(rejects):
-        yield from rejects[place]
-
-
-class _Writer:
-    """Collects results into shards; knows which shards a killed build left whole."""
-
-    def __init__(self, folder: Path, *, keep_media: bool, shard_bytes: int, shard_documents: int):
-        self.folder, self.keep_media = folder, keep_media
-        self.shard_bytes, self.shard_documents = shard_bytes, shard_documents
-        self.shards: list[dict] = []
-        for leftover in (folder / "shards").glob("*.partial"):
-            shutil.rmtree(leftover)
-        while marks := _read_json(self._path(len(self.shards)) / "shard.json"):
-            self.shards.append(marks)
-        self.items_done = sum(marks["items"] for marks in self.shards)
-        self._begin()
-
-    def _path(self, number: int) -> Path:
-        return self.folder / "shards" / f"{number:05d}"
-
-    def _begin(self) -> None:
-        self.items = self.size = 0
-        self.rows: list[dict] = []
-        self.arrays: dict[str, list[np.ndarray]] = {name: [] for name in FIELDS}
-        self.starts = dict.fromkeys(FIELDS, 0)
-        self.lines: list[bytes] = []
-        self.rejects: list[dict] = []
-
-    def add(self, result: Encoded | Quarantined) -> None:
-        self.items += 1
-        reject = result if isinstance(result, Quarantined) else result.quarantined
-        if reject is not None:
-            self.rejects.append(reject.to_json())
-        else:
-            document, sequence = result.document, result.sequence
-            line = json.dumps(document.to_json(), ensure_ascii=False).encode() + b"\n"
-            row = {
-                "kind": document.kind,
-                "source": document.source,
-                "level": document.level,
-                "split": document.split,
-                "num_tokens": len(sequence),
-                "crc32": result.crc32,
-                "line": len(line),
-            }
-            for name in FIELDS:
-                array = getattr(sequence, name)
-                if name in MODALITIES:
-                    row[f"num_{name}"] = len(array)
-                    array = array if self.keep_media else array[:0]
-                row[f"start_{name}"] = self.starts[name]
-                self.starts[name] += len(array)
-                self.size += array.nbytes
-                self.arrays[name].append(array)
-            self.rows.append(row)
-            self.lines.append(line)
-        if self.size >= self.shard_bytes or self.items >= self.shard_documents:
-            self.close_shard()
-
-    def close_shard(self) -> None:
-        """Write what was collected as one shard, by rename."""
-        if not self.items:
-            return
-        final = self._path(len(self.shards))
-        partial = final.with_suffix(".partial")
-        partial.mkdir()
-        if self.rows:
-            for name in FIELDS:
-                np.save(partial / f"{name}.npy", np.concatenate(self.arrays[name]), allow_pickle=False)
-        (partial / "documents.jsonl").write_bytes(b"".join(self.lines))
-        _write_json(partial / "rows.json", self.rows)
-        _write_json(partial / "quarantine.json", self.rejects)
-        marks = {"items": self.items, "documents": len(self.rows)}
-        _write_json(partial / "shard.json", marks)
-        os.rename(partial, final)
-        self.shards.append(marks)
-        self._begin()
-
-    def finish(self) -> dict:
-        """Join the shards' indexes; returns counts and names for meta.json."""
-        rows, rejects = [], []
-        for number in range(len(self.shards)):
-            fresh = _read_json(self._path(number) / "rows.json")
-            rows += [row | {"shard": number} for row in fresh]
-            rejects += _read_json(self._path(number) / "quarantine.json")
-        with open(self.folder / "documents.jsonl", "wb") as out:
-            for number in range(len(self.shards)):
-                out.write((self._path(number) / "documents.jsonl").read_bytes())
-        with open(self.folder / "quarantine.jsonl", "w", encoding="utf-8") as out:
-            out.writelines(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects)
-        kinds = sorted({row["kind"] for row in rows})
-        sources = sorted({row["source"] for row in rows})
-        place = {name: number for number, name in enumerate(kinds)}
-        origin = {name: number for number, name in enumerate(sources)}
-        columns = {name: [row[name] for row in rows] for name in _INDEX if rows and name in rows[0]}
-        columns["kind"] = [place[row["kind"]] for row in rows]
-        columns["source"] = [origin[row["source"]] for row in rows]
-        columns["split"] = [SPLITS.index(row["split"]) for row in rows]
-        columns["line_start"] = np.cumsum([0] + [row["line"] for row in rows])[:-1]
-        (self.folder / "index").mkdir(exist_ok=True)
-        for name, dtype in _INDEX.items():
-            np.save(self.folder / "index" / f"{name}.npy", np.asarray(columns.get(name, []), dtype), allow_pickle=False)
-        return {
-            "documents": len(rows),
-            "quarantined": len(rejects),
-            "first_reason": rejects[0]["reason"] if rejects else "",
-            "kinds": kinds,
-            "sources": sources,
-            "tokens": sum(row["num_tokens"] for row in rows),
-            "media_tokens": {name: sum(row[f"num_{name}"] for row in rows) for name in MODALITIES},
-        }
-
-
 class EncodedCorpus:
     """A folder written by `build_corpus`. Arrays stay on disk; `sequence(i)` reads one document, checked by crc32.
 
@@ -276,7 +140,7 @@ class EncodedCorpus:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        self.meta = _read_json(self.folder / "meta.json")
+        self.meta = read_json(self.folder / "meta.json")
         if self.meta.get("identity", {}).get("format") != FORMAT:
             raise CorpusError(f"{self.folder} holds no finished corpus of format {FORMAT}: build it with build_corpus")
         self.config = EncodeConfig.from_dict(self.meta["encode"])
@@ -286,7 +150,7 @@ class EncodedCorpus:
         self.sources: list[str] = self.meta["sources"]
         self.num_documents: int = self.meta["documents"]
         try:
-            self._index = {name: np.load(self.folder / "index" / f"{name}.npy", allow_pickle=False) for name in _INDEX}
+            self._index = {name: self._load_column(name) for name in INDEX}
         except (OSError, ValueError) as error:
             raise CorpusError(f"corpus {self.folder} is damaged ({error}): delete it and build it again") from None
         self.kind, self.level = self._index["kind"], self._index["level"]
@@ -296,6 +160,13 @@ class EncodedCorpus:
         self._shards: dict[tuple[int, str], np.ndarray] = {}
         self._ids: list[str] | None = None
         self._tokenizer: Tokenizer | None = None
+
+    def _load_column(self, name: str) -> np.ndarray:
+        path = self.folder / "index" / f"{name}.npy"
+        column = np.load(path, mmap_mode="r" if self.num_documents else None, allow_pickle=False)
+        if (column.shape, column.dtype) != ((self.num_documents,), INDEX[name]):
+            raise ValueError(f"{path} holds {column.dtype} of shape {column.shape}")
+        return np.asarray(column)
 
     @classmethod
     def open(cls, folder: str | Path) -> "EncodedCorpus":
@@ -445,6 +316,12 @@ class DecodingCorpus(EncodedCorpus):
             self._pool = None
 
 
+def open_corpus(folder: str | Path) -> EncodedCorpus:
+    """A finished corpus, as one that decodes where it was built without media. Raises CorpusError."""
+    corpus = EncodedCorpus.open(folder)
+    return corpus if corpus.meta["identity"]["keep_media"] else DecodingCorpus(folder)
+
+
 def _open_decoding(folder: str, num_servers: int) -> DecodingCorpus:
     return DecodingCorpus(folder, num_servers=num_servers)
 
@@ -454,17 +331,3 @@ def _open(path: str | Path, config: EncodeConfig) -> Source:
         return open_source(path, max_file_mib=config.max_file_mib)
     except ValueError as error:
         raise CorpusError(str(error)) from None
-
-
-def _read_json(path: Path) -> dict:
-    """A JSON file's content; an empty dict when it is absent or half written."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-def _write_json(path: Path, value) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
-    os.replace(partial, path)

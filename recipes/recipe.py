@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.config import EncodeConfig
+from data.filters.rules import check_names
 from data.mixture import Mixture
 from data.workbench import WorkbenchConfig
 from evals.config import EvalConfig
@@ -31,7 +32,11 @@ class CorpusConfig:
     source: Path | None = None
     """Source tree that the workbench corpus is made from; None: the running interpreter's standard library."""
     manifest: Path | None = None
-    """A JSONL manifest of content parts or captioned media to train on instead of a workbench corpus."""
+    """Documents to train on instead of a workbench corpus: a folder, manifest, tar or table of any format that
+    `data.formats` reads, or a corpus that `python -m data build` wrote, with its filter rounds."""
+    filters: tuple[str, ...] = ()
+    """Rules that leave documents out of training, in this order: exact_duplicates, near_duplicates, text_quality,
+    media_quality (`data.filters`)."""
     vocab_size: int = 384
     """Size of the byte-level BPE vocabulary, special tokens and 256 bytes included."""
     workbench: WorkbenchConfig = field(default_factory=WorkbenchConfig)
@@ -42,6 +47,7 @@ class CorpusConfig:
     def __post_init__(self):
         if self.source is not None and self.manifest is not None:
             raise ValueError("corpus.source and corpus.manifest exclude each other: give one of the two")
+        check_names(self.filters)
         if self.vocab_size < 267:
             raise ValueError(f"corpus.vocab_size = {self.vocab_size}: 256 bytes and 11 special tokens need 267 or more")
 

@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import train
+from data.__main__ import main as data_command
 
 ROOT = Path(__file__).parent.parent
 COUNTS = {
@@ -164,6 +165,40 @@ def test_two_ranks_share_the_line_and_selection_chooses_documents(source, tmp_pa
     assert 0 < len(selected["kept"]) < documents
     assert json.loads((run / "select" / "ledger.json").read_text())["scoring"]["flops"] > 0
     assert (tmp_path / "demo" / "report.html").exists()
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """A folder as people have them: pictures with captions beside them, two of which are the same."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(14):
+        shade = 20 * min(number, 12)
+        Image.new("L", (32, 16 + shade % 48), shade).save(folder / f"{number:02d}.png")
+        (folder / f"{number:02d}.txt").write_text(f"a shade of {shade}")
+    return folder
+
+
+def test_a_folder_of_ones_own_is_trained_on_and_filters_leave_out(pictures, tmp_path):
+    """A folder filtered by the recipe, and the same as a corpus that was built and filtered before: equal models."""
+    words = [*arguments(tmp_path, Path()), "--arms", "baseline"]
+    at = words.index("--corpus.source")
+    del words[at : at + 2]
+    finish(start([*words, "--corpus.manifest", str(pictures), "--corpus.filters", "exact_duplicates"]))
+    run = tmp_path / "demo"
+    assert "01 exact_duplicates" in (run / "filtered" / "rounds.txt").read_text()
+    counts = {stage: json.loads((run / stage / "done").read_text())["result"] for stage in ("encoded", "filtered")}
+    assert counts["encoded"]["documents"] == 14 and counts["filtered"]["kept"] == 13
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        built, encode = tmp_path / "built", ["--max-image-tokens", "384", "--max-video-tokens", "384"]
+        assert data_command(["build", str(pictures), str(built), "--vocab-size", "384", *encode]) == 0
+        assert data_command(["filter", str(built), "exact_duplicates"]) == 0
+    finish(start([*words, "--corpus.manifest", str(built), "--name", "built"]))
+    models = [
+        load_file(tmp_path / name / "large_baseline" / "model" / "model.safetensors") for name in ("demo", "built")
+    ]
+    assert models[0].keys() == models[1].keys()
+    assert all((models[0][name] == models[1][name]).all() for name in models[0])
 
 
 def test_a_trained_model_answers_on_the_command_line(reference, tmp_path):

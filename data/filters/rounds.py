@@ -88,11 +88,12 @@ class Rounds:
             raise RoundError(f"round {path} has a round.json that is not its own: {remedy}")
         return record, hashlib.sha256(content).hexdigest()
 
-    def _path(self, record: dict) -> Path:
+    def path_of(self, record: dict) -> Path:
+        """Folder of one of `records`."""
         return self.folder / f"{record['number']:02d}_{record['name']}"
 
     def _array(self, record: dict, name: str) -> np.ndarray:
-        path = self._path(record) / f"{name}.npy"
+        path = self.path_of(record) / f"{name}.npy"
         try:
             array = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
@@ -121,7 +122,7 @@ class Rounds:
         """Lines of round `number` (from 1): document, id, kind, reason."""
         if not 1 <= number <= len(self):
             raise RoundError(f"no round {number}: there are {len(self)}")
-        with open(self._path(self.records[number - 1]) / "dropped.jsonl", encoding="utf-8") as file:
+        with open(self.path_of(self.records[number - 1]) / "dropped.jsonl", encoding="utf-8") as file:
             return [json.loads(line) for line in file]
 
     def add(self, rule: Rule, *, num_workers: int = 1, progress: bool = False) -> dict:
@@ -168,7 +169,7 @@ class Rounds:
         }
 
     def _write(self, record: dict, verdict: Verdict) -> dict:
-        final = self._path(record)
+        final = self.path_of(record)
         self.folder.mkdir(exist_ok=True)
         self._clear()
         partial = self.folder / f".{final.name}.partial"
@@ -192,7 +193,7 @@ class Rounds:
         content = json.dumps(record, ensure_ascii=False, indent=1).encode() + b"\n"
         (partial / "round.json").write_bytes(content)
         # two processes that judged side by side must not both be next
-        if [path.name for path in self._paths()] != [self._path(known).name for known in self.records]:
+        if [path.name for path in self._paths()] != [self.path_of(known).name for known in self.records]:
             raise RoundError(f"the rounds in {self.folder} have changed meanwhile: open them again and add the rule")
         os.rename(partial, final)
         self.records.append(record)
@@ -215,7 +216,7 @@ class Rounds:
         """Take the last round away; returns its record. Raises RoundError when there is none."""
         if not self.records:
             raise RoundError(f"corpus {self.corpus.folder} has no round to undo")
-        path = self._path(self.records[-1])
+        path = self.path_of(self.records[-1])
         undone = self.folder / f".{path.name}.undone"
         if undone.exists():
             shutil.rmtree(undone)

@@ -35,7 +35,8 @@ from data.formats.walk import walk
 __all__ = ["FORMATS", "Limits", "Source", "open_source"]
 
 FORMATS = (*FORMS, "manifest", "markdown", "repository", "media", "webdataset", "parquet", "datasets")
-_MANIFESTS = ("manifest.jsonl", "manifest.json", "metadata.jsonl")
+MANIFESTS = ("manifest.jsonl", "manifest.json", "metadata.jsonl")
+"""Files that stand for the folder they lie in."""
 _ENDINGS = {".tar": "webdataset", ".parquet": "parquet", ".arrow": "datasets"}
 _LOOKED_AT = 200_000
 
@@ -155,7 +156,7 @@ def _num_rows(root: Path, names: list[str]) -> int | None:
 
 def _open_folder(path: Path, root: Path, format: str | None, limits: Limits) -> Source:
     if format is None or format in FORMS or format == "manifest":
-        named = [root / name for name in _MANIFESTS if _is_inside(root, root / name)]
+        named = [root / name for name in MANIFESTS if _is_inside(root, root / name)]
         top = named[:1] or _top_files(root, "*.jsonl", known=format is None)
         top = top or _top_files(root, "*.json", known=format is None)
         if top:

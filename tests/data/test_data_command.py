@@ -313,6 +313,28 @@ def test_plan_shows_and_writes_what_plan_build_gives(corpus, tmp_path, capsys):
     assert "another name" in capsys.readouterr().err and (tmp_path / "mine.npz").stat().st_mtime_ns == before
 
 
+def test_filter_leaves_out_and_takes_back(tmp_path, capsys):
+    """Equal lines are dropped from plans, told with their reason, and come back when that is undone."""
+    lines = [line(f"{number}", f"document number {number % 7} says so", kind="text") for number in range(10)]
+    folder, rows = str(tmp_path / "corpus"), ["--row-tokens", "64"]
+    assert main(["build", str(manifest(tmp_path, lines)), folder, *ONE]) == 0
+    assert main(["filter", folder, "exact_duplicates", "--workers", "1"]) == 0
+    text = capsys.readouterr().out
+    assert last_json(text) == {"documents": 10, "kept": 7, "dropped": {"exact_duplicates": 3}}
+    dropped = lines_of(tmp_path / "corpus" / "rounds" / "01_exact_duplicates" / "dropped.jsonl")
+    assert [json.loads(each)["id"] for each in dropped] == ["7", "8", "9"] and "dropped.jsonl" in text
+    assert main(["plan", folder, *rows]) == 0
+    assert last_json(capsys.readouterr().out)["documents"] == 7
+    # a rule that is there already is not applied again
+    assert main(["filter", folder, "exact_duplicates", "--workers", "1"]) == 0
+    assert last_json(capsys.readouterr().out)["kept"] == 7
+    assert main(["filter", folder, "--undo", "1"]) == 0 and main(["plan", folder, *rows]) == 0
+    assert last_json(capsys.readouterr().out)["documents"] == 10
+    assert main(["filter", folder, "--undo", "1"]) == 2 and main(["filter", folder, "dull"]) == 2
+    said = capsys.readouterr().err
+    assert "no round to undo" in said and "no rule 'dull'" in said and "Traceback" not in said
+
+
 def test_tokens_of_entries_also_of_documents_that_were_split(corpus):
     plan = Plan.build(corpus, row_tokens=128, epochs=2, seed=1)
     counts = entry_tokens(corpus, plan)

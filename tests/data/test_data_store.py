@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from media_files import line, manifest, picture
 
-from data import store
+from data import shards
 from data.decode_pool import DecodePool
 from data.document import SPLITS, Image
 from data.encode import encode
@@ -74,7 +74,7 @@ def test_build_is_the_same_with_any_number_of_servers(small, tmp_path, tokenizer
 def test_killed_build_goes_on(small, tmp_path, tokenizer, monkeypatch, stop_after):
     """Stopped in the middle of a shard, between rename and the next, before the index: the result is the same."""
     build_corpus(small, tmp_path / "whole", tokenizer=tokenizer, num_workers=1, shard_documents=7)
-    add, seen = store._Writer.add, []
+    add, seen = shards.ShardWriter.add, []
 
     def stopping(self, result):
         add(self, result)
@@ -82,7 +82,7 @@ def test_killed_build_goes_on(small, tmp_path, tokenizer, monkeypatch, stop_afte
         if len(seen) == stop_after:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(store._Writer, "add", stopping)
+    monkeypatch.setattr(shards.ShardWriter, "add", stopping)
     with pytest.raises(KeyboardInterrupt):
         build_corpus(small, tmp_path / "cut", tokenizer=tokenizer, num_workers=1, shard_documents=7)
     with pytest.raises(CorpusError, match="no finished corpus"):
