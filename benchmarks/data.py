@@ -101,13 +101,11 @@ class Ours:
         kind = case.partition("-")[0]
         config = EncodeConfig()
         if kind == "image":
-            from PIL import Image
-
             from data.decode import fit, patchify
 
             pixels, budget = np.load(inputs), IMAGE_SIZE[0] * IMAGE_SIZE[1] // config.patch_size**2
-            self.size = list(fit(Image.fromarray(pixels), config, budget).shape[:2])
-            self.call = lambda: floats(patchify(fit(Image.fromarray(pixels), config, budget), config.patch_size))
+            self.size = list(fit(pixels, config, budget).shape[:2])
+            self.call = lambda: floats(patchify(fit(pixels, config, budget), config.patch_size))
         elif kind == "audio":
             from data.decode_audio import mel_tokens
 

@@ -13,7 +13,6 @@ decord can hang and can leak: import this module only inside the processes of `d
 from pathlib import Path
 
 import numpy as np
-from PIL import Image as Pillow
 
 from data.config import EncodeConfig
 from data.decode import fit, patchify
@@ -47,7 +46,7 @@ def decode_video(path: Path, config: EncodeConfig, *, sound: bool = True) -> tup
         if frame.shape != size:
             raise DocumentError("video changes its frame size midway")
         budget = video_frame_tokens(len(layout.tubelet_s), config)
-        frames.append(patchify(fit(Pillow.fromarray(frame), config, budget), config.patch_size))
+        frames.append(patchify(fit(frame, config, budget), config.patch_size))
         if len(frames) == config.tubelet_frames:
             tubelets.append(np.concatenate(frames, axis=1))
             frames = []

@@ -75,7 +75,7 @@ def _read_part(given: PromptPart, number: int, config: EncodeConfig) -> tuple[Pa
                 f"prompt part {number}: a picture of {given.width} x {given.height} pixels is over "
                 f"max_pixels={config.max_pixels}; scale it down"
             )
-        pixels = fit(to_rgb(given), config, config.max_image_tokens)
+        pixels = fit(np.asarray(to_rgb(given)), config, config.max_image_tokens)
         return Image("picture"), DecodedImage(grid_of(pixels, config), patchify(pixels, config.patch_size))
     if isinstance(given, str):
         given = Path(given) if _names_a_medium(given) else Text(given)

@@ -232,7 +232,7 @@ class _Audit:
         import data.decode
         import data.encode
 
-        self._wrap(data.decode, "fit", lambda picture, *_: self.pictures.append(picture.size))
+        self._wrap(data.decode, "fit", lambda pixels, *_: self.pictures.append(pixels.shape[1::-1]))
         encode = data.encode.encode
 
         def audited(document, *, root, **options):
