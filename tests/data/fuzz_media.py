@@ -45,7 +45,7 @@ _EXTREMES = (0, 1, 2**7 - 1, 2**7, 2**8 - 1, 2**15 - 1, 2**15, 2**16 - 1, 2**31 
 
 @dataclass(frozen=True)
 class Seed:
-    """A whole file; `sort` is image, audio, video, manifest or tar."""
+    """A whole file; `sort` is image, audio, video, manifest, tar or table."""
 
     sort: str
     content: bytes
@@ -78,7 +78,7 @@ def mutant(seeds: dict[str, Seed], seed: int, case: int) -> Mutant:
         suffix = Path(kin[rng.integers(len(kin))]).suffix
     elif operation == "relabel":
         others = [other for other in ("image", "audio", "video") if other != sort]
-        sort = sort if sort in ("manifest", "tar") else others[rng.integers(len(others))]
+        sort = sort if sort in ("manifest", "tar", "table") else others[rng.integers(len(others))]
         suffix = {"image": ".png", "audio": ".wav", "video": ".mp4"}.get(sort, suffix)
     else:
         content = _CHANGES[operation](content, rng)
@@ -189,9 +189,12 @@ def seeds(folder: Path) -> dict[str, Seed]:
     made |= {name: Seed("audio", content) for name, content in _sounds().items()}
     made |= {name: Seed("video", content) for name, content in _films(folder).items()}
     lines = _manifest_lines()
-    made["native.jsonl"] = Seed("manifest", b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+    for name, items in {"native.jsonl": lines, **_other_forms()}.items():
+        made[name] = Seed("manifest", b"".join(json.dumps(item).encode() + b"\n" for item in items))
     made["array.json"] = Seed("manifest", json.dumps(lines, indent=1).encode())
     made["shard.tar"] = Seed("tar", _tar({name: made[name].content for name in ("rgb.png", "16-bit.wav", "cbr.mp3")}))
+    media = [made[name].content for name in ("rgb.png", "palette.png", "turned.jpg")]
+    made |= {name: Seed("table", content) for name, content in _tables(media).items()}
     return made
 
 
@@ -297,6 +300,42 @@ def _manifest_lines() -> list[dict]:
         }
         for number in range(12)
     ]
+
+
+def _other_forms() -> dict[str, list[dict]]:
+    """Manifests as other projects write them."""
+    picture = {"type": "image_url", "image_url": {"url": "a.png"}}
+    turns = [{"role": "user", "content": [picture, {"type": "text", "text": "what?"}]},
+             {"role": "assistant", "content": "a heron"}]  # fmt: skip
+    said = [{"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": "a heron"}]
+    return {
+        "chat.jsonl": [{"id": f"{number}", "messages": turns} for number in range(6)],
+        "llava.jsonl": [{"id": f"{number}", "image": "a.png", "conversations": said} for number in range(6)],
+        "obelics.jsonl": [{"texts": ["one", None, "two"], "images": [None, "a.png", None]} for _ in range(6)],
+        "captioned.jsonl": [
+            {"id": f"{number}", "kind": "speech", "path": f"{number}.flac", "text": "so it is"} for number in range(6)
+        ],
+    }
+
+
+def _tables(media: list[bytes]) -> dict[str, bytes]:
+    """The same rows as Parquet, plain and compressed, and as Arrow; none where pyarrow is not installed."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        return {}
+    rows = [{"id": f"{place}", "image": {"bytes": content, "path": None}, "text": "what it is" * 9, "level": place}
+            for place, content in enumerate(media)]  # fmt: skip
+    table, out = pyarrow.Table.from_pylist(rows), {}
+    for name, compression in (("plain.parquet", "none"), ("packed.parquet", "zstd")):
+        buffer = io.BytesIO()
+        pyarrow.parquet.write_table(table, buffer, compression=compression, row_group_size=2)
+        out[name] = buffer.getvalue()
+    buffer = io.BytesIO()
+    with pyarrow.ipc.new_stream(buffer, table.schema) as writer:
+        writer.write_table(table)
+    return out | {"rows.arrow": buffer.getvalue()}
 
 
 def _tar(members: dict[str, bytes]) -> bytes:

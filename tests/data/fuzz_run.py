@@ -4,8 +4,8 @@
 
 Media go through one `DecodePool`. Its servers are this file run as a program: `data.decode_server` with an audit around
 `encode` that holds each accepted result to the length functions, from the size the decoder really gave, and notes
-time and memory in a log that the parent reads at the end. Manifests and tars are read in this process, since their
-readers are plain Python.
+time and memory in a log that the parent reads at the end. Manifests, tars and tables are read in this process, as a
+build reads them.
 
 Right is, for every case: no exception here; a refusal is a `DocumentError` that names the file; an accepted result is
 finite and as long as the length functions say; a file that was cut is refused, or nothing of it was lost (the result
@@ -163,7 +163,7 @@ def _wrong(case: Mutant, result, whole) -> Iterator[str]:
 
 
 def _read_container(case: Mutant, path: Path, report: Report) -> None:
-    """Read a mutated manifest or tar in this process, down to the bytes of a tar's members."""
+    """Read a mutated manifest, tar or table in this process, down to the bytes of the media inside."""
     began = time.perf_counter()
     outcome = "accepted"
     try:
@@ -183,7 +183,9 @@ def _read_all(case: Mutant, path: Path) -> str:
 
     root, outcome, ids = path.resolve().parent, "accepted", set()
     try:
-        source = open_source(path, format="manifest" if case.sort == "manifest" else "webdataset")
+        table = "datasets" if path.suffix == ".arrow" else "parquet"
+        form = {"manifest": "manifest", "tar": "webdataset"}.get(case.sort, table)
+        source = open_source(path, format=form)
         items = list(itertools.islice(source.documents(), _MAX_ITEMS))
     except ValueError:
         return "refused"
@@ -196,7 +198,7 @@ def _read_all(case: Mutant, path: Path) -> str:
         assert item.id not in ids and parse_document(json.loads(json.dumps(item.to_json()))) == item
         ids.add(item.id)
         for part in item.parts:
-            if not isinstance(part, Text) and case.sort == "tar":
+            if not isinstance(part, Text) and "::" in part.path:
                 try:
                     with open_media(root, part.path, max_file_mib=1.0) as file:
                         file.read_bytes()
