@@ -1,16 +1,26 @@
 """The data room: documents in, packed batches out.
 
     document.py    what a document is: parts of text, picture, sound and film, read from one JSON line
-    readers.py     manifests (content parts, captioned media, Markdown pages) to documents
+    formats/       a path of any common format to documents; archive.py reads media inside tars and tables
+    readers.py     documents of a path, and their text; markdown.py the links of a page
     tokenizer.py   byte-level BPE and the special tokens
     config.py      EncodeConfig: every number that decides how media become tokens
     lengths.py     the one length function, used by encoder and tests alike
     decode*.py     media files to patches, in subprocesses that can be killed
     encode.py      Document to Sequence: every token at (t, h, w)
-    store.py       a manifest encoded once, memory-mapped ever after
-    plan.py        which documents go into which row, decided ahead
+    store.py       documents encoded once, memory-mapped ever after; shards.py writes them
+    filters/       which documents are left out of training, in rounds that can be undone
+    mixture.py     how often documents come, and when
+    plan.py        which stretch goes into which row, decided ahead; segments.py cuts long ones, pack*.py packs
+    counters.py    random choices as hashes of counters
     batch.py       rows to tensors
     loader.py      batches in order; its state is one integer
+    workbench/     a corpus made from any source tree
+
+    __main__.py    the command line; options.py, commands.py
+    check.py       reads a source through; tally.py counts, tables.py and check_plot.py show
+    plan_report.py a plan for the eye
+    show*.py       one document for the eye
 
 Nothing here knows the model. Importing this package imports none of its files: decoding servers start
 quickly because they import only what they use.
