@@ -16,7 +16,8 @@ from training.runtime import Runtime, has_bfloat16, measure_matmul_flops, usable
 NARROW, WIDE = 0.28, 0.4
 """Model FLOP utilisation of models narrower than 192, and of the others."""
 COMPILE_S = 40.0
-RATES = {"text": 500.0, "screenshot": 1500.0, "narration": 200.0, "recording": 120.0, "page": 60.0}
+RATES = {"text": 500.0, "screenshot": 1500.0, "narration": 200.0, "recording": 120.0, "page": 60.0,
+         "table": 120.0, "chart": 34.0, "screen": 140.0}  # fmt: skip
 """Documents of a kind rendered and encoded in a second on two cores."""
 
 
