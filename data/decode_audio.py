@@ -66,7 +66,7 @@ def read_samples(path: Path, max_s: float) -> tuple[np.ndarray, int]:
     except DocumentError:
         raise
     except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as error:
-        reason = str(error).replace(str(path), path.name)[-200:]
+        reason = str(error).removeprefix(f"Error opening {str(path)!r}: ")[-200:]
         raise DocumentError(f"not a sound file that can be read ({reason})") from None
     if len(samples) < declared:
         raise DocumentError("truncated: the file ends before the sound it declares")
