@@ -53,6 +53,9 @@ def attention(
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
 
     auto = backend == "auto"
+    if spans.layout is not None:
+        out, lse = _over_ranks(q, k, v, spans, sink, scale, _choose(q) if auto else backend)
+        return (out, lse.detach()) if return_lse else out
     chosen = _choose(q) if auto else backend
     if chosen == "cpu" and device != "cpu":
         raise ValueError(f'backend "cpu" needs CPU tensors, but q is on {q.device}; use backend="auto"')
@@ -65,6 +68,20 @@ def attention(
     else:
         raise ValueError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
     return (out, lse.detach()) if return_lse else out
+
+
+def _over_ranks(
+    q: Tensor, k: Tensor, v: Tensor, spans: Spans, sink: Tensor | None, scale: float, backend: str
+) -> tuple[Tensor, Tensor]:
+    """The ring, for spans whose keys lie on several ranks."""
+    # importing it registers its op, which nobody needs on one rank
+    from kernels.ring_attention.op import ring_attention
+
+    if backend not in ("reference", "cpu", "triton"):
+        raise ValueError(f'backend "{backend}" does not run over ranks; use "auto", "triton", "cpu" or "reference"')
+    layout = spans.layout
+    mask = (spans.lo, spans.hi, spans.serial, layout.owner, spans.needs)
+    return ring_attention(q, k, v, *mask, sink, spans.num_keys, layout.chunk, layout.group, scale, backend)
 
 
 def _choose(q: Tensor) -> str:
@@ -113,7 +130,13 @@ def _check(q: Tensor, k: Tensor, v: Tensor, spans: Spans, sink: Tensor | None) -
         raise ValueError(f"q is {tuple(q.shape)} and k {tuple(k.shape)}: batch and head dim must be equal")
     if k.shape[2] == 0 or heads % k.shape[2]:
         raise ValueError(f"the {heads} query heads must be a multiple of the {k.shape[2]} key heads")
-    if spans.lo.shape != (batch, rows) or spans.num_keys != k.shape[1]:
+    # sharded spans are over the keys of all ranks, of which k holds as many as there are rows
+    num_keys = k.shape[1] if spans.layout is None else spans.num_keys
+    if (
+        spans.lo.shape != (batch, rows)
+        or spans.num_keys != num_keys
+        or (spans.layout is not None and rows != k.shape[1])
+    ):
         raise ValueError(
             f"spans are for {tuple(spans.lo.shape)} rows over {spans.num_keys} keys, "
             f"but q has {(batch, rows)} rows and k {k.shape[1]} keys"

@@ -38,21 +38,25 @@ def plan_of(serial: int, lo: Tensor, hi: Tensor, num_keys: int) -> Plan:
     return recall(serial, "cpu_plan", lambda: build_plan(lo, hi, num_keys))
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, plan: Plan, *, scale: float, sink: Tensor | None) -> tuple[Tensor, Tensor]:
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, plan: Plan, *, scale: float, sink: Tensor | None, wide: bool = False
+) -> tuple[Tensor, Tensor]:
     """q: (B, T, H, D); k, v: (B, S, K, D); sink: (H,) or None.
 
-    -> out (B, T, H, D) in q's dtype; lse (B, H, T) float32 (float64 for float64 inputs). Both are new and contiguous.
+    -> out (B, T, H, D) in q's dtype, or with `wide` in lse's; lse (B, H, T) float32 (float64 for float64 inputs). Both
+    are new and contiguous.
     """
     batch, num_rows, heads, dim = q.shape
-    wide = torch.promote_types(torch.float32, q.dtype)
+    sums = torch.promote_types(torch.float32, q.dtype)
+    result = sums if wide else q.dtype
     call = _only_call(plan, q, k)
     if call is not None and sink is None:
         out, lse = _attend(q, k, v, call, scale)
-        return out.contiguous(), lse.transpose(1, 2).contiguous()
+        return out.contiguous().to(result), lse.transpose(1, 2).contiguous()
     merging = len(plan.calls) > 1 or sink is not None
     # one row more than there are, for what nobody reads
-    out = q.new_zeros(batch * num_rows + 1, heads, dim, dtype=wide if merging else q.dtype)
-    lse = q.new_full((batch * num_rows + 1, heads), -torch.inf, dtype=wide)
+    out = q.new_zeros(batch * num_rows + 1, heads, dim, dtype=sums if merging else result)
+    lse = q.new_full((batch * num_rows + 1, heads), -torch.inf, dtype=sums)
     for turn, calls in enumerate(plan.calls):
         for call in calls:
             o_call, l_call = _attend(q, k, v, call, scale)
@@ -70,32 +74,43 @@ def forward(q: Tensor, k: Tensor, v: Tensor, plan: Plan, *, scale: float, sink: 
             else:
                 # the rows are still 0, and adding is twice as fast as copying
                 out.index_add_(0, call.row_to, o_call.to(out.dtype))
-            lse.index_copy_(0, call.row_to, l_call.to(wide))
+            lse.index_copy_(0, call.row_to, l_call.to(sums))
     out, lse = out[:-1], lse[:-1]
     if sink is not None:
         out, lse = absorb_sink(out, lse, sink)
-    out = out.view(batch, num_rows, heads, dim).to(q.dtype)
+    out = out.view(batch, num_rows, heads, dim).to(result)
     return out, lse.view(batch, num_rows, heads).transpose(1, 2).contiguous()
 
 
 def backward(
-    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, plan: Plan, *, scale: float
+    grad_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    plan: Plan,
+    *,
+    scale: float,
+    wide: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients from the keys of this plan, given out and lse over *all* keys, sink included.
 
-    Shapes as in `forward`, grad_out like out. -> dq, dk, dv in q's dtype, new and contiguous. For the parts of a row
-    that was split over several sets of keys, call once per set with the merged out and lse, and add.
+    Shapes as in `forward`, grad_out like out. -> dq, dk, dv in q's dtype, or with `wide` in lse's, new and contiguous.
+    For the parts of a row that was split over several sets of keys, call once per set with the merged out and lse, and
+    add.
     """
     batch, num_rows, heads, dim = q.shape
     num_keys, key_heads = k.shape[1:3]
-    wide = torch.promote_types(torch.float32, q.dtype)
+    sums = torch.promote_types(torch.float32, q.dtype)
+    result = sums if wide else q.dtype
     grad_out, out = grad_out.contiguous(), out.contiguous()
     call = _only_call(plan, q, k)
     if call is not None and call.keys > UPCAST_KEYS:
         grads = _attend_backward(grad_out, q, k, v, out, lse.transpose(1, 2), call, scale)
-        return tuple(grad.contiguous() for grad in grads)
-    dq = q.new_zeros(batch * num_rows + 1, heads, dim, dtype=wide)
-    dk = q.new_zeros(batch * num_keys + 1, key_heads, dim, dtype=wide)
+        return tuple(grad.contiguous().to(result) for grad in grads)
+    dq = q.new_zeros(batch * num_rows + 1, heads, dim, dtype=sums)
+    dk = q.new_zeros(batch * num_keys + 1, key_heads, dim, dtype=sums)
     dv = torch.zeros_like(dk)
     lse_rows = lse_of_rows(lse)
     for call in (call for calls in plan.calls for call in calls):
@@ -105,7 +120,7 @@ def backward(
         add_keys(dk, call, num_keys, dk_call)
         add_keys(dv, call, num_keys, dv_call)
     return (
-        dq[:-1].view(q.shape).to(q.dtype),
+        dq[:-1].view(q.shape).to(result),
         dk[:-1].view(k.shape).to(k.dtype),
         dv[:-1].view(v.shape).to(v.dtype),
     )

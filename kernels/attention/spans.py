@@ -68,6 +68,8 @@ class Spans:
     argument and sees another one at each call.
     """
 
+    layout = None
+    """How keys lie on ranks; None where all are here (`kernels.ring_attention.layout.ShardedSpans` has one)."""
     lo: Tensor
     """(B, T) int32, first key that the row sees."""
     hi: Tensor

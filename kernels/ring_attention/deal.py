@@ -1,0 +1,195 @@
+"""Dealing chunks to ranks: equal tokens, even cost, few bytes.
+
+    deal(masks, world_size=8, chunk=512, linear=12_000) -> owner (N,)
+
+What a step costs a rank is modelled as its tokens times what the linear layers take, plus the area of its rows' spans,
+each kind of layer counted as often as it occurs. Keys and values of a chunk travel to every rank that has a row which
+sees them, once; so bytes are the sum over ranks of the key chunks that they need, less those that they hold.
+
+Contiguous stretches need the fewest keys and are the most uneven: under a causal mask the last rank has the most to
+do. From there chunks are swapped, always between the rank with most to do and one with less, and of all such swaps the
+one that evens out most for each chunk that it adds to what must travel. When cost is even within `tolerance`, swaps
+that save bytes and keep it so follow. Counting with running sums makes a round of all swaps of a rank a handful of
+array operations: the whole takes milliseconds to some tenths of a second for 64 ranks, on the host, once a batch.
+
+What it is not: optimal (the problem is a partition problem with a side condition), or aware of which links are fast.
+
+Legend: N chunks, W ranks, M masks (kinds of layer).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kernels.attention.spans import Spans
+from kernels.ring_attention.layout import reach
+
+TOLERANCE = 1.05
+"""Cost of the busiest rank over the mean that is aimed at."""
+PARTNERS = 8
+"""Least busy ranks that the busiest one may swap with."""
+PASSES = 4
+"""Times that each rank may look for swaps that save bytes."""
+
+
+@dataclass(frozen=True)
+class Dealing:
+    """What a dealing gives."""
+
+    owner: Tensor
+    """(N,) int64 on the CPU."""
+    imbalance: float
+    """Cost of the busiest rank over the mean."""
+    chunks_sent: list[int]
+    """For each mask, key chunks that travel in one forward pass of such a layer, over all ranks."""
+
+
+def costs(masks: Sequence[tuple[Spans, float]], *, chunk: int, linear: float) -> np.ndarray:
+    """(N,) cost of each chunk's rows in row-key pairs. masks: (spans of the whole, layers of that kind).
+
+    linear: what the rest of a layer costs a token, in row-key pairs: its FLOPs over those of one pair.
+    """
+    num_layers = sum(layers for _, layers in masks)
+    total = np.zeros(0)
+    for spans, layers in masks:
+        seen = (spans.hi - spans.lo).sum(0, dtype=torch.int64).cpu().numpy()
+        per_chunk = np.add.reduceat(seen, np.arange(0, len(seen), chunk)).astype(np.float64)
+        total = per_chunk * layers + (total if len(total) else 0.0)
+    size = np.full(len(total), chunk)
+    size[-1] = masks[0][0].num_rows - chunk * (len(total) - 1)
+    return total + linear * num_layers * size * masks[0][0].batch_size
+
+
+def contiguous(num_chunks: int, world_size: int) -> np.ndarray:
+    """(N,) owner of a cut into stretches; where N is no multiple of W the first ranks hold one chunk more."""
+    return np.sort(np.arange(num_chunks) % world_size)
+
+
+def zigzag(num_chunks: int, world_size: int) -> np.ndarray:
+    """(N,) owner 0, 1, .., W - 1, W - 1, .., 1, 0, 0, 1, ..: even for one causal document."""
+    turn, place = np.divmod(np.arange(num_chunks), world_size)
+    return np.where(turn % 2 == 0, place, world_size - 1 - place)
+
+
+def deal(
+    masks: Sequence[tuple[Spans, float]],
+    *,
+    world_size: int,
+    chunk: int,
+    linear: float,
+    tolerance: float = TOLERANCE,
+    max_swaps: int = 4000,
+) -> Dealing:
+    """Chunks to ranks. masks as in `costs`; all spans are of the same tokens, a row for each key."""
+    cost = costs(masks, chunk=chunk, linear=linear)
+    table = _Table(cost, [(*map(Tensor.numpy, reach(spans, chunk)), layers) for spans, layers in masks], world_size)
+    table.even_out(tolerance, max_swaps)
+    table.save_bytes(tolerance)
+    return measure(torch.from_numpy(table.owner), masks, world_size=world_size, chunk=chunk, linear=linear)
+
+
+def measure(
+    owner: Tensor, masks: Sequence[tuple[Spans, float]], *, world_size: int, chunk: int, linear: float
+) -> Dealing:
+    """Imbalance and travelling chunks of any dealing."""
+    cost = costs(masks, chunk=chunk, linear=linear)
+    load = np.bincount(owner.numpy(), cost, minlength=world_size)
+    sent = []
+    for spans, _ in masks:
+        table = _Table(cost, [(*map(Tensor.numpy, reach(spans, chunk)), 1.0)], world_size, owner.numpy())
+        own = table.cover[0][table.owner, np.arange(len(cost))] > 0
+        sent.append(int((table.cover[0] > 0).sum() - own.sum()))
+    return Dealing(owner, float(load.max() / load.mean()), sent)
+
+
+class _Table:
+    """The state of a dealing: owners, loads, and how many of a rank's chunks need each key chunk."""
+
+    def __init__(self, cost: np.ndarray, masks: list, world_size: int, owner: np.ndarray | None = None):
+        self.cost, self.masks, self.world_size = cost, masks, world_size
+        self.owner = (contiguous(len(cost), world_size) if owner is None else owner).astype(np.int64)
+        self.load = np.bincount(self.owner, cost, minlength=world_size)
+        self.mean = self.load.mean()
+        edges = [np.zeros((world_size, len(cost) + 1), np.int32) for _ in masks]
+        for edge, (first, stop, _) in zip(edges, masks, strict=True):
+            np.add.at(edge, (self.owner, first), 1)
+            np.add.at(edge, (self.owner, stop), -1)
+        self.cover = [np.cumsum(edge, axis=1)[:, :-1] for edge in edges]
+
+    def even_out(self, tolerance: float, max_swaps: int) -> None:
+        """Swap until the busiest rank is within tolerance of the mean, or no swap makes it less busy."""
+        for _ in range(max_swaps):
+            busy = int(self.load.argmax())
+            if self.load[busy] <= tolerance * self.mean:
+                return
+            idle = np.argsort(self.load, kind="stable")[:PARTNERS]
+            ours, theirs = np.flatnonzero(self.owner == busy), np.flatnonzero(np.isin(self.owner, idle))
+            mine, other, added = self._swaps(busy, ours, theirs)
+            # below the mean there is nothing to be gained
+            gain = self.load[busy] - np.maximum(np.maximum(mine, other), self.mean)
+            if gain.max(initial=0.0) <= 1e-9 * self.mean:
+                return
+            score = np.maximum(gain, 0.0) / (np.maximum(added, 0.0) + 0.25)
+            self._swap(*_at(score.argmax(), ours, theirs))
+
+    def save_bytes(self, tolerance: float) -> None:
+        """Swaps that make less travel and leave cost within tolerance, or no worse than it is; rank by rank."""
+        limit = max(tolerance * self.mean, self.load.max())
+        for _ in range(PASSES):
+            before = self.owner.copy()
+            for rank in range(self.world_size):
+                ours = np.flatnonzero(self.owner == rank)
+                # what a rank needs and does not hold is what it could gain by
+                theirs = np.flatnonzero((sum(cover[rank] > 0 for cover in self.cover) > 0) & (self.owner != rank))
+                theirs = theirs[:: max(1, len(theirs) // 64)]
+                mine, other, added = self._swaps(rank, ours, theirs)
+                added = np.where((mine > limit) | (other > limit), np.inf, added)
+                if added.min(initial=0.0) < -1e-9:
+                    self._swap(*_at(added.argmin(), ours, theirs))
+            if (before == self.owner).all():
+                return
+
+    def _swaps(self, rank: int, ours: np.ndarray, theirs: np.ndarray):
+        """Swaps of a rank's chunks (a) for others' (b), (a, b) each: loads of both afterwards, what is sent more."""
+        other = self.owner[theirs]
+        moved = self.cost[ours][:, None] - self.cost[theirs][None]
+        added = np.zeros_like(moved)
+        for cover, (first, stop, layers) in zip(self.cover, self.masks, strict=True):
+            added += layers * (
+                self._change(cover[rank][None], first, stop, ours, theirs)
+                + self._change(cover[other], first, stop, theirs, ours).T
+            )
+        return self.load[rank] - moved, self.load[other][None] + moved, added
+
+    def _change(self, cover: np.ndarray, first, stop, out: np.ndarray, into: np.ndarray) -> np.ndarray:
+        """(out, into): key chunks that a rank needs more when it gives one chunk of `out` and gets one of `into`.
+
+        cover: (1 or out, N) of the rank that gives each chunk.
+        """
+        place = np.arange(cover.shape[1])
+        inside = (place >= first[out][:, None]) & (place < stop[out][:, None])
+        without = cover - inside
+        lost = ((cover > 0) & (without <= 0)).sum(1)
+        free = np.zeros((len(out), cover.shape[1] + 1), np.int32)
+        np.cumsum(without <= 0, axis=1, out=free[:, 1:])
+        return free[:, stop[into]] - free[:, first[into]] - lost[:, None]
+
+    def _swap(self, one: int, two: int) -> None:
+        a, b = self.owner[one], self.owner[two]
+        for cover, (first, stop, _) in zip(self.cover, self.masks, strict=True):
+            for chunk, giver, taker in ((one, a, b), (two, b, a)):
+                cover[giver, first[chunk] : stop[chunk]] -= 1
+                cover[taker, first[chunk] : stop[chunk]] += 1
+        self.load[a] += self.cost[two] - self.cost[one]
+        self.load[b] += self.cost[one] - self.cost[two]
+        self.owner[one], self.owner[two] = b, a
+
+
+def _at(place: int, ours: np.ndarray, theirs: np.ndarray) -> tuple[int, int]:
+    """The two chunks of an entry of an (a, b) array."""
+    return int(ours[place // len(theirs)]), int(theirs[place % len(theirs)])

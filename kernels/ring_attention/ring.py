@@ -1,0 +1,202 @@
+"""One rank's part of attention over a sequence that is spread over ranks, forward and backward.
+
+In step s = 1 .. W - 1 a rank sends rank r + s the keys and values that it needs, and receives from rank r - s what it
+needs itself: only chunks that some row sees travel, each once to each rank, and a pair that shares nothing exchanges
+nothing. While the next step's chunks are on their way, attention over those that have come is computed and merged by
+log-sum-exp. The backward fetches keys and values again (keeping them would take the memory that the ring saves) and
+sends each chunk's gradients back to the rank that holds it, in fp32, where they are added in the order of the steps:
+the same inputs give the same bits.
+
+    forward(q, k, v, ring)                       -> out (B, T, H, D) wide, lse (B, H, T)
+    backward(grad_out, q, k, v, out, lse, ring)  -> dq, dk, dv, wide
+
+`Transport` moves tensors between ranks: `GroupTransport` over a process group (gloo, NCCL; the latter not yet run above
+one rank), and the one of `reference.py` between threads of one process.
+
+Legend: B batch, T rows and keys of this rank, H query heads, K key heads, D head dim, W ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from kernels.attention.merge import merge_partials
+from kernels.attention.spans import Spans, recall
+from kernels.ring_attention import partial
+from kernels.ring_attention.layout import Layout, ShardedSpans
+
+
+class Transport(Protocol):
+    """Moves tensors between ranks."""
+
+    def start(self, payload: Tensor | None, to: int, into: Tensor | None, source: int) -> Callable[[], Tensor | None]:
+        """Begin to send `payload` and to receive `into`, either of them None for nothing; the call that is returned
+        waits for both and gives what was received. Every rank starts the same exchanges in the same order."""
+
+
+class GroupTransport:
+    """Over a process group, by sends and receives that do not block."""
+
+    def __init__(self, group: dist.ProcessGroup):
+        self.group = group
+
+    def start(self, payload: Tensor | None, to: int, into: Tensor | None, source: int) -> Callable[[], Tensor | None]:
+        """See `Transport`."""
+        operations = []
+        if payload is not None:
+            operations.append(dist.P2POp(dist.isend, payload, group=self.group, group_peer=to))
+        if into is not None:
+            operations.append(dist.P2POp(dist.irecv, into, group=self.group, group_peer=source))
+        works = dist.batch_isend_irecv(operations) if operations else []
+
+        def wait() -> Tensor | None:
+            for work in works:
+                work.wait()
+            # the payload must live until it has left
+            del operations[:]
+            return into
+
+        return wait
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one rank exchanges with two others."""
+
+    to: int
+    """Rank that gets keys from here, and gives their gradients."""
+    source: int
+    """Rank that keys come from."""
+    sent: list[slice]
+    """Tokens of this rank that go to `to`."""
+    received: int
+    """Tokens that come."""
+    rows: slice
+    """Rows of this rank from the first to the last that see something of what comes."""
+    spans: Spans
+    """Of these rows over the tokens that come."""
+
+
+@dataclass(frozen=True)
+class Ring:
+    """Everything about one mask that its layers share: made once, on the host."""
+
+    own: Spans
+    """Of this rank's rows over its own keys."""
+    steps: list[Step]
+    """W - 1 of them."""
+    scale: float
+    backend: str
+    transport: Transport
+
+    @classmethod
+    def of(cls, spans: ShardedSpans, *, scale: float, backend: str, transport: Transport) -> Ring:
+        """The ring of a mask. What depends on the mask alone is kept with it."""
+        arguments = (spans.lo, spans.hi, spans.num_keys, spans.layout, spans.needs)
+        own, steps = recall(int(spans.serial), "ring", lambda: _steps(*arguments))
+        return cls(own, steps, scale, backend, transport)
+
+
+def _steps(lo: Tensor, hi: Tensor, num_keys: int, layout: Layout, needs: Tensor) -> tuple[Spans, list[Step]]:
+    spans, rank, world = Spans(lo, hi, num_keys), layout.rank, layout.world_size
+    every = range(spans.num_rows)
+    places, start = {}, 0
+    for chunk in layout.chunks():
+        places[chunk] = slice(start, start + layout.size(chunk))
+        start += layout.size(chunk)
+    steps = []
+    for shift in range(1, world):
+        to, source = (rank + shift) % world, (rank - shift) % world
+        sent = [places[chunk] for chunk in layout.chunks() if needs[to, chunk]]
+        coming = [chunk for chunk in layout.chunks(source) if needs[rank, chunk]]
+        index = layout.index_of(coming)
+        over = spans.onto(every, index)
+        seeing = (over.hi > over.lo).any(0).nonzero().flatten()
+        rows = slice(int(seeing[0]), int(seeing[-1]) + 1) if len(seeing) else slice(0, 0)
+        lo_rows, hi_rows = over.lo[:, rows].contiguous(), over.hi[:, rows].contiguous()
+        steps.append(Step(to, source, sent, len(index), rows, Spans(lo_rows, hi_rows, len(index))))
+    return spans.onto(every, layout.index()), steps
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, ring: Ring) -> tuple[Tensor, Tensor]:
+    """q (B, T, H, D); k, v (B, T, K, D) of this rank -> out (B, T, H, D), lse (B, H, T) over all keys; fp32 or fp64."""
+    fetch = _fetching(k, v, ring)
+    coming = fetch(0)
+    out, lse = partial.forward(q, k, v, ring.own, ring.scale, ring.backend)
+    for number, step in enumerate(ring.steps):
+        held = coming()
+        coming = fetch(number + 1)
+        if step.rows.start == step.rows.stop:
+            continue
+        part = partial.forward(q[:, step.rows].contiguous(), *held, step.spans, ring.scale, ring.backend)
+        merged = merge_partials(out[:, step.rows], lse[:, :, step.rows], *part)
+        out[:, step.rows], lse[:, :, step.rows] = merged
+    return out, lse
+
+
+def backward(
+    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, ring: Ring
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of this rank's q, k and v; out and lse are over all keys, sink included."""
+    fetch = _fetching(k, v, ring)
+    coming = fetch(0)
+    options = (ring.scale, ring.backend)
+    dq, dk, dv = partial.backward(grad_out, q, k, v, out, lse, ring.own, *options)
+    grads = torch.stack([dk, dv])
+    returning: list[tuple[Step, Callable[[], Tensor | None]]] = []
+    for number, step in enumerate(ring.steps):
+        held = coming()
+        coming = fetch(number + 1)
+        back = None
+        if step.received:
+            back = grads.new_zeros(2, k.shape[0], step.received, *k.shape[2:])
+        if step.rows.start < step.rows.stop:
+            rows = step.rows
+            parts = [x[:, rows].contiguous() for x in (grad_out, q)]
+            whole = out[:, rows].contiguous(), lse[:, :, rows].contiguous()
+            dq_part, back[0], back[1] = partial.backward(*parts, *held, *whole, step.spans, *options)
+            dq[:, rows] += dq_part
+        # gradients go the other way round, one step behind the computation
+        size = sum(part.stop - part.start for part in step.sent)
+        into = grads.new_empty(2, k.shape[0], size, *k.shape[2:]) if size else None
+        returning.append((step, ring.transport.start(back, step.source, into, step.to)))
+        if len(returning) > 1:
+            _add(grads, *returning.pop(0))
+    for step, wait in returning:
+        _add(grads, step, wait)
+    return dq, grads[0], grads[1]
+
+
+def _fetching(k: Tensor, v: Tensor, ring: Ring) -> Callable[[int], Callable[[], tuple[Tensor, Tensor]]]:
+    """fetch(number) starts that step's exchange of keys and values; what it returns waits for them."""
+
+    def fetch(number: int) -> Callable[[], tuple[Tensor, Tensor]]:
+        if number >= len(ring.steps):
+            return lambda: (k[:, :0], v[:, :0])
+        step = ring.steps[number]
+        payload = torch.stack([torch.cat([x[:, part] for part in step.sent], 1) for x in (k, v)]) if step.sent else None
+        into = k.new_empty(2, k.shape[0], step.received, *k.shape[2:]) if step.received else None
+        wait = ring.transport.start(payload, step.to, into, step.source)
+
+        def held() -> tuple[Tensor, Tensor]:
+            found = wait()
+            return (k[:, :0], v[:, :0]) if found is None else (found[0], found[1])
+
+        return held
+
+    return fetch
+
+
+def _add(grads: Tensor, step: Step, wait: Callable[[], Tensor | None]) -> None:
+    """Add what came back for the tokens that were sent."""
+    found, start = wait(), 0
+    for part in step.sent:
+        stop = start + part.stop - part.start
+        grads[:, :, part] += found[:, :, start:stop]
+        start = stop
