@@ -32,7 +32,7 @@ from kernels.ring_attention.layout import reach
 TOLERANCE = 1.05
 """Cost of the busiest rank over the mean that is aimed at."""
 PARTNERS = 8
-"""Least busy ranks that the busiest one may swap with."""
+"""Least busy ranks that the busiest one may swap with, at first; a second try may swap with all."""
 PASSES = 4
 """Times that each rank may look for swaps that save bytes."""
 
@@ -87,10 +87,16 @@ def deal(
 ) -> Dealing:
     """Chunks to ranks. masks as in `costs`; all spans are of the same tokens, a row for each key."""
     cost = costs(masks, chunk=chunk, linear=linear)
-    table = _Table(cost, [(*map(Tensor.numpy, reach(spans, chunk)), layers) for spans, layers in masks], world_size)
-    table.even_out(tolerance, max_swaps)
-    table.save_bytes(tolerance)
-    return measure(torch.from_numpy(table.owner), masks, world_size=world_size, chunk=chunk, linear=linear)
+    ends = [(*map(Tensor.numpy, reach(spans, chunk)), layers) for spans, layers in masks]
+    tables = []
+    for partners in sorted({min(PARTNERS, world_size), world_size}):
+        table = _Table(cost, ends, world_size)
+        table.even_out(tolerance, max_swaps, partners)
+        table.save_bytes(tolerance)
+        tables.append(table)
+    # of those that are even enough the one that sends least, and if none is the most even
+    best = min(tables, key=lambda table: (max(tolerance, table.load.max() / table.mean), table.sent()))
+    return measure(torch.from_numpy(best.owner), masks, world_size=world_size, chunk=chunk, linear=linear)
 
 
 def measure(
@@ -121,20 +127,29 @@ class _Table:
             np.add.at(edge, (self.owner, stop), -1)
         self.cover = [np.cumsum(edge, axis=1)[:, :-1] for edge in edges]
 
-    def even_out(self, tolerance: float, max_swaps: int) -> None:
-        """Swap until the busiest rank is within tolerance of the mean, or no swap makes it less busy."""
+    def sent(self) -> float:
+        """Key chunks that travel over all layers, and those that stay, which are as many for any dealing."""
+        return sum(
+            layers * int((cover > 0).sum()) for cover, (_, _, layers) in zip(self.cover, self.masks, strict=True)
+        )
+
+    def even_out(self, tolerance: float, max_swaps: int, partners: int) -> None:
+        """Swap until the busiest rank is within tolerance of the mean, or no swap makes it less busy.
+
+        partners: least busy ranks that the busiest one may swap with.
+        """
         for _ in range(max_swaps):
             busy = int(self.load.argmax())
             if self.load[busy] <= tolerance * self.mean:
                 return
-            idle = np.argsort(self.load, kind="stable")[:PARTNERS]
+            idle = np.argsort(self.load, kind="stable")[:partners]
             ours, theirs = np.flatnonzero(self.owner == busy), np.flatnonzero(np.isin(self.owner, idle))
             mine, other, added = self._swaps(busy, ours, theirs)
             # below the mean there is nothing to be gained
             gain = self.load[busy] - np.maximum(np.maximum(mine, other), self.mean)
             if gain.max(initial=0.0) <= 1e-9 * self.mean:
                 return
-            score = np.maximum(gain, 0.0) / (np.maximum(added, 0.0) + 0.25)
+            score = np.maximum(gain, 0.0) / (np.maximum(added, 0.0) + 1.0)
             self._swap(*_at(score.argmax(), ours, theirs))
 
     def save_bytes(self, tolerance: float) -> None:
