@@ -53,6 +53,7 @@ from training.files import file_digest, write_json
 from training.ledger import Ledger
 from training.loop import train
 from training.metrics import TensorBoardSink
+from training.parallel import split_world
 from training.processes import Interrupted
 from training.rows import RowSource
 from training.runtime import Runtime, apply_runtime, resolve_runtime
@@ -97,7 +98,7 @@ def run_line(recipe: Recipe, *, runs: Path = Path("runs"), track: str | None = N
 
     Raises ValueError for what the user can mend, Interrupted when a signal asked to stop, after saving.
     """
-    world = start_world()
+    world = split_world(start_world(), recipe.runtime.context)
     folder = Path(runs) / recipe.name
     with Line(folder, world=world) as line:
         runtime = resolve_runtime(recipe.runtime, folder=folder) if world.is_main else None
@@ -241,10 +242,10 @@ class _Run:
         return Loader(
             self.data,
             plan,
-            rows_per_batch=config.micro_rows_on(self.world.size),
+            rows_per_batch=config.micro_rows_on(self.world.replicas),
             start_row=start_row,
-            rank=self.world.rank,
-            world_size=self.world.size,
+            rank=self.world.replica,
+            world_size=self.world.replicas,
         )
 
     def small_config(self, selects: bool) -> TrainConfig:
@@ -304,6 +305,8 @@ class _Run:
             "runtime": self.runtime.identity(),
             "world": self.world.size,
         }
+        if self.world.context > 1:
+            settings["context"] = self.world.context
         if salt:
             settings["salt"] = self.recipe.salt
         self.stage(name, build, config=settings, inputs=inputs, everywhere=True)

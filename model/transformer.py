@@ -185,17 +185,20 @@ class Transformer(nn.Module):
         media: Media | None = None,
         *,
         cache: KeyValueCache | None = None,
+        spans: tuple[Spans, Spans] | None = None,
     ) -> Tensor:
         """Hidden states after the last norm.
 
         token_ids: (B, T) int. position: (B, T, 3) float32. document: (B, T) int32, a document is a run of equal
         ids, negative is padding. block: (B, T) int32, 0 is none. media: modality -> (patches, slot), see `Embedder`.
         cache: keys and values of the tokens before these, which are added to it; a media block must come whole.
+        spans: what local and global layers see, where it is not what `spans(document, block)` says (rows that lie on
+        several ranks).
         Returns (B, T, E), fp32 (fp64 for an fp64 model). Raises ValueError for media that the model does not know
         and for a media block cut in two by the cache.
         """
         if cache is None:
-            spans, caches = self.spans(document, block), [None] * len(self.blocks)
+            spans, caches = spans or self.spans(document, block), [None] * len(self.blocks)
         else:
             spans, caches = cache.extend(document, block), cache.layers
         tables = self.rotary(position)

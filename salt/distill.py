@@ -55,9 +55,12 @@ class Distillation:
         return self.weight if step < self.kd_steps else 0.0
 
     @torch.no_grad()
-    def hidden(self, batch: Batch) -> Tensor:
-        """The teacher's hidden states (B * T, Et) for a batch, without gradient. Call it under the run's autocast."""
-        hidden = self.teacher(batch.token_ids, batch.position, batch.document, batch.block, batch.media)
+    def hidden(self, batch: Batch, **options) -> Tensor:
+        """The teacher's hidden states (B * T, Et) for a batch, without gradient. Call it under the run's autocast.
+
+        options: passed on to the teacher, such as `spans`.
+        """
+        hidden = self.teacher(batch.token_ids, batch.position, batch.document, batch.block, batch.media, **options)
         return hidden.flatten(0, 1)
 
     @property

@@ -146,6 +146,8 @@ class RuntimeConfig:
     """"cpu", "cuda", or "auto" (cuda where there is one)."""
     num_threads: int = 0
     """CPU threads of all ranks on this machine together; 0: as many as this process may use."""
+    context: int = 1
+    """Neighbouring ranks that share each row, for rows too long for one (`training.parallel`)."""
     deterministic: bool = True
     """Deterministic algorithms only, so that a resumed run ends with the same bits."""
 
@@ -159,5 +161,7 @@ class RuntimeConfig:
             raise ValueError(f"dtype = {self.dtype!r} is unknown: choose one of {', '.join(DTYPES)}")
         if self.device not in DEVICES:
             raise ValueError(f"device = {self.device!r} is unknown: choose one of {', '.join(DEVICES)}")
+        if self.context < 1:
+            raise ValueError(f"context = {self.context}: give 1 for whole rows, or the ranks that share one")
         if self.num_threads < 0:
             raise ValueError(f"num_threads = {self.num_threads}: give 1 or more, or 0 for all that may be used")

@@ -7,7 +7,8 @@ Averaging each rank's mean instead, as is common, weighs a target by how few its
 `torchrun` starts the ranks and tells them who they are through the environment. On CPUs they speak gloo. While
 rank 0 alone builds a corpus the others wait for its `done` mark by looking at the disk, not inside a collective: the
 wait has a time-out, and the lock that rank 0 holds on the run folder shows whether it still lives (the kernel
-lets go of a dead process's lock). What this file does not do: sharding, context parallelism, elasticity.
+lets go of a dead process's lock). What this file does not do: sharding, elasticity, or rows that lie on several ranks
+(`parallel.py`).
 """
 
 from __future__ import annotations
@@ -43,6 +44,20 @@ class World:
     """Number of ranks."""
     local_size: int = 1
     """Number of ranks on this machine, which share its threads."""
+    context: int = 1
+    """Neighbouring ranks that share rows, each holding a part of every one (`training.parallel`)."""
+    context_group: str = ""
+    """Name of their process group; empty where rows are not shared."""
+
+    @property
+    def replica(self) -> int:
+        """Number of this rank's group among those that read different rows."""
+        return self.rank // self.context
+
+    @property
+    def replicas(self) -> int:
+        """Number of such groups."""
+        return self.size // self.context
 
     @property
     def is_main(self) -> bool:

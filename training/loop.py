@@ -10,8 +10,8 @@ Order within a step: forward and backward, sum over ranks, verdict, update, line
 stop. A step whose loss or gradient is not finite (or spikes, if asked) is never applied: the last good checkpoint
 is loaded, the rows around the failing step are passed over, an event is written, and training goes on.
 
-What this file does not do: build models or data (they are given), schedule stages (`stages.py`), or shard
-(`distributed.py` is plain data parallelism).
+What this file does not do: build models or data (they are given), schedule stages (`stages.py`), or spread work over
+ranks (`distributed.py`: rows, `parallel.py`: parts of rows).
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class _Run:
         self.config, self.runtime, self.world, self.folder = config, runtime, world, folder
         self.account, self.kinds, self.distillation = account, tuple(kinds), distillation
         self.validate, self.on_step = validate, on_step
-        self.micro_rows = config.micro_rows_on(world.size)
+        self.micro_rows = config.micro_rows_on(world.replicas)
         self.model = model.to(device=runtime.device, dtype=runtime.weight_dtype)
         if distillation is not None:
             distillation.check(model)
@@ -151,7 +151,7 @@ class _Run:
         self.stream = RowStream(
             rows,
             rows_per_step=config.rows_per_step,
-            batches_per_step=config.rows_per_step // (world.size * self.micro_rows),
+            batches_per_step=config.rows_per_step // (world.replicas * self.micro_rows),
         )
         self.record = Record(folder if world.is_main else None, sinks=sinks)
         self.console = Console(name, num_steps=config.num_steps, quiet=quiet or not world.is_main)

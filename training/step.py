@@ -30,6 +30,7 @@ from salt.distill import Distillation
 from training.config import TrainConfig
 from training.distributed import World
 from training.optimizer import GradientBuffer
+from training.parallel import share_rows
 from training.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -171,22 +172,30 @@ def accumulate(
     for batch in batches:
         batch = to_device(batch, runtime.device)
         data_s += time.perf_counter() - waiting
+        whole, options, teacher_options = batch, {}, {}
+        if world.context > 1:
+            share = share_rows(batch, world, model)
+            batch, options = share.batch, {"spans": share.spans(model)}
+            if soft:
+                teacher_options = {"spans": share.spans(distillation.teacher)}
+        # of ranks that share rows the first bills them
+        bills = world.rank % world.context == 0
+        failures += getattr(whole, "failures", ()) if bills else ()
         tokens += batch.token_ids.numel()
-        failures += getattr(batch, "failures", ())
-        student_flops += TRAINING_PASSES * batch_flops(model, batch)
+        student_flops += bills * TRAINING_PASSES * batch_flops(model, whole)
         help_from: dict[str, Any] = {}
         with runtime.autocast():
             if soft:
                 start = time.perf_counter()
                 help_from = {
-                    "teacher_hidden": distillation.hidden(batch),
+                    "teacher_hidden": distillation.hidden(batch, **teacher_options),
                     "teacher_weight": distillation.head_weight,
                     "distill_weight": soft,
                     "temperature": distillation.temperature,
                 }
-                teacher_flops += batch_flops(distillation.teacher, batch)
+                teacher_flops += bills * batch_flops(distillation.teacher, whole)
                 teacher_s += time.perf_counter() - start
-            hidden = model(batch.token_ids, batch.position, batch.document, batch.block, batch.media)
+            hidden = model(batch.token_ids, batch.position, batch.document, batch.block, batch.media, **options)
             objective, token_loss = linear_cross_entropy(
                 hidden.flatten(0, 1),
                 model.head_weight,

@@ -148,14 +148,14 @@ def backward(
     coming = fetch(0)
     options = (ring.scale, ring.backend)
     dq, dk, dv = partial.backward(grad_out, q, k, v, out, lse, ring.own, *options)
-    grads = torch.stack([dk, dv])
+    grads = (dk, dv)
     returning: list[tuple[Step, Callable[[], Tensor | None]]] = []
     for number, step in enumerate(ring.steps):
         held = coming()
         coming = fetch(number + 1)
         back = None
         if step.received:
-            back = grads.new_zeros(2, k.shape[0], step.received, *k.shape[2:])
+            back = dk.new_zeros(2, k.shape[0], step.received, *k.shape[2:])
         if step.rows.start < step.rows.stop:
             rows = step.rows
             parts = [x[:, rows].contiguous() for x in (grad_out, q)]
@@ -164,13 +164,13 @@ def backward(
             dq[:, rows] += dq_part
         # gradients go the other way round, one step behind the computation
         size = sum(part.stop - part.start for part in step.sent)
-        into = grads.new_empty(2, k.shape[0], size, *k.shape[2:]) if size else None
+        into = dk.new_empty(2, k.shape[0], size, *k.shape[2:]) if size else None
         returning.append((step, ring.transport.start(back, step.source, into, step.to)))
         if len(returning) > 1:
             _add(grads, *returning.pop(0))
     for step, wait in returning:
         _add(grads, step, wait)
-    return dq, grads[0], grads[1]
+    return dq, dk, dv
 
 
 def _fetching(k: Tensor, v: Tensor, ring: Ring) -> Callable[[int], Callable[[], tuple[Tensor, Tensor]]]:
@@ -193,10 +193,11 @@ def _fetching(k: Tensor, v: Tensor, ring: Ring) -> Callable[[int], Callable[[], 
     return fetch
 
 
-def _add(grads: Tensor, step: Step, wait: Callable[[], Tensor | None]) -> None:
+def _add(grads: tuple[Tensor, Tensor], step: Step, wait: Callable[[], Tensor | None]) -> None:
     """Add what came back for the tokens that were sent."""
     found, start = wait(), 0
     for part in step.sent:
         stop = start + part.stop - part.start
-        grads[:, :, part] += found[:, :, start:stop]
+        for grad, part_grad in zip(grads, found, strict=True):
+            grad[:, part] += part_grad[:, start:stop]
         start = stop

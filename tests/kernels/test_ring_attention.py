@@ -1,6 +1,5 @@
 """The ring: any number of ranks gives what one device gives; dealings are even and move little."""
 
-import os
 import socket
 
 import pytest
@@ -164,12 +163,23 @@ def test_measure_counts_what_travels():
     assert sent == expected * 8 * 2 * 2 * KEY_HEADS * DIM * 4
 
 
-def _rank(rank: int, world: int, port: int, folder: str) -> None:
-    """Through the facade, on gloo: cases of several masks one after the other, with and without a sink and compiler."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+GLOO_CASES = [(150, 16, None), (131, 7, 40), (97, 64, 20)]
+GLOO_RANKS = (1, 2, 3, 4)
+
+
+def _rank(rank: int, port: int, folder: str) -> None:
+    """Through the facade, on gloo groups of 1 to 4 ranks: several masks, one of them with a sink."""
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
-    group = torch.distributed.group.WORLD.group_name
+    where = f"tcp://127.0.0.1:{port}"
+    torch.distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=max(GLOO_RANKS))
+    for world in GLOO_RANKS:
+        group = torch.distributed.new_group(list(range(world)))
+        if rank < world:
+            torch.save(_cases(rank, world, group.group_name), f"{folder}/{world}-{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def _cases(rank: int, world: int, group: str) -> list[list[torch.Tensor]]:
     found = []
     for case, (num_tokens, chunk, window) in enumerate(GLOO_CASES):
         spans = spans_of(num_tokens, case, window)
@@ -178,25 +188,26 @@ def _rank(rank: int, world: int, port: int, folder: str) -> None:
         sharded = ShardedSpans.shard(spans, layout)
         q, k, v, grad = (layout.shard(x) for x in tensors(num_tokens, torch.float64, seed=case))
         leaves = [x.requires_grad_() for x in (q, k, v)]
-        if case == 1:
-            leaves.append(torch.linspace(-1, 1, HEADS, dtype=torch.float64).requires_grad_())
-        out, lse = attention(*leaves[:3], sharded, sink=leaves[3] if case == 1 else None, return_lse=True)
-        grads = torch.autograd.grad(out, leaves, grad)
-        found.append([layout.index(), out.detach(), lse, *grads])
-    torch.save(found, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+        sink = torch.linspace(-1, 1, HEADS, dtype=torch.float64).requires_grad_() if case == 1 else None
+        out, lse = attention(*leaves, sharded, sink=sink, return_lse=True)
+        wanted = leaves if sink is None else [*leaves, sink]
+        found.append([layout.index(), out.detach(), lse, *torch.autograd.grad(out, wanted, grad)])
+    return found
 
 
-GLOO_CASES = [(150, 16, None), (131, 7, 40), (97, 64, 20)]
-
-
-@pytest.mark.parametrize("world", [1, 2, 3, 4])
-def test_gloo_equals_one_device(world, tmp_path):
+@pytest.fixture(scope="module")
+def on_gloo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gloo")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.start_processes(_rank, (world, port, str(tmp_path)), nprocs=world, start_method="spawn")
-    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(world)]
+    mp.start_processes(_rank, (port, str(folder)), nprocs=max(GLOO_RANKS), start_method="spawn")
+    return folder
+
+
+@pytest.mark.parametrize("world", GLOO_RANKS)
+def test_gloo_equals_one_device(world, on_gloo):
+    ranks = [torch.load(on_gloo / f"{world}-{rank}.pt", weights_only=True) for rank in range(world)]
     for case, (num_tokens, _, window) in enumerate(GLOO_CASES):
         spans, given = spans_of(num_tokens, case, window), tensors(num_tokens, torch.float64, seed=case)
         leaves = [x.clone().requires_grad_() for x in given[:3]]

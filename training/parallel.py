@@ -1,0 +1,114 @@
+"""Ranks that share rows: each holds some chunks of every row, and attention goes over all of them in a ring.
+
+    world = split_world(world, context=4)       ranks 0..3 share rows, 4..7 share others, ...
+    share = share_rows(batch, world, model)     this rank's tokens, labels and patches; share.spans(model) its masks
+
+Rows are cut after labels were shifted, so a target never asks what lies on another rank, and a rank embeds only its
+own patches. Chunks are dealt anew for each batch by what its masks cost this model (`kernels.ring_attention.deal`), the
+same on every rank that shares them, since all have the same batch. Gradients need nothing more: the loss is a sum over
+targets, so summing gradients over all ranks, whoever shares rows, and dividing by the step's targets is exact.
+
+What this does not do: read only a share of the rows (every rank of a group loads and decodes whole rows), or shard
+parameters.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from kernels import Spans
+from kernels.ring_attention.deal import deal
+from kernels.ring_attention.layout import Layout, ShardedSpans
+from model.flops import matrix_parameters
+from training.distributed import World
+
+if TYPE_CHECKING:
+    from data.batch import Batch
+
+CHUNKS = 16
+"""Chunks a rank holds of a row, where they are not shorter than `MIN_CHUNK` tokens."""
+MIN_CHUNK = 16
+
+
+def split_world(world: World, context: int) -> World:
+    """The same rank in a world where every `context` neighbours share rows. All ranks call it, in the same order.
+
+    Raises ValueError where the ranks cannot be split so.
+    """
+    if context == 1:
+        return world
+    if context < 1 or world.size % context:
+        raise ValueError(
+            f"runtime.context = {context} does not divide the {world.size} ranks: start a multiple of it with torchrun"
+        )
+    name = ""
+    for first in range(0, world.size, context):
+        group = dist.new_group(list(range(first, first + context)))
+        if first <= world.rank < first + context:
+            name = group.group_name
+    return dataclasses.replace(world, context=context, context_group=name)
+
+
+@dataclass(frozen=True)
+class Share:
+    """One rank's part of a batch."""
+
+    batch: Batch
+    """Its tokens, with the rows' ids and places as they were, and its patches."""
+    whole: Batch
+    """All of it."""
+    layout: Layout
+
+    def spans(self, model: nn.Module) -> tuple[ShardedSpans, ShardedSpans]:
+        """What local and global layers of a model see, for this rank's rows."""
+        local, everywhere = model.spans(self.whole.document, self.whole.block)
+        return ShardedSpans.shard(local, self.layout), ShardedSpans.shard(everywhere, self.layout)
+
+
+def share_rows(batch: Batch, world: World, model: nn.Module) -> Share:
+    """This rank's part of a batch that all ranks of its group have; dealt by what it costs `model`."""
+    layout = _layout(batch, world, model)
+    index = layout.index().to(batch.token_ids.device)
+    fields = {
+        name: getattr(batch, name).index_select(1, index)
+        for name in ("token_ids", "position", "document", "block", "labels", "kind", "context")
+    }
+    num_rows, row_tokens = batch.token_ids.shape
+    # whole slot -> slot here; what lies on another rank, and padding, is past the end
+    size = num_rows * len(index)
+    place = torch.full((num_rows * row_tokens + 1,), size, dtype=torch.int64, device=index.device)
+    rows = torch.arange(num_rows, device=index.device)[:, None]
+    place[(rows * row_tokens + index).flatten()] = torch.arange(size, device=index.device)
+    media = {name: _own(patches, place[slot], size) for name, (patches, slot) in batch.media.items()}
+    return Share(dataclasses.replace(batch, **fields, media=media), batch, layout)
+
+
+def _own(patches: Tensor, slot: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    kept = slot < size
+    return patches[kept], slot[kept]
+
+
+def _layout(batch: Batch, world: World, model: nn.Module) -> Layout:
+    config, row_tokens = model.config, batch.token_ids.shape[1]
+    local, everywhere = model.spans(batch.document, batch.block)
+    num_global = config.num_global_layers
+    masks: list[tuple[Spans, float]] = [(local, config.num_layers - num_global), (everywhere, num_global)]
+    # FLOPs of a token's linear layers over those of one row and key
+    linear = matrix_parameters(config) / config.num_layers / (2 * config.num_heads * config.head_dim)
+    chunk = chunk_tokens(row_tokens, world.context)
+    owner = deal(masks, world_size=world.context, chunk=chunk, linear=linear).owner
+    return Layout(owner, chunk, row_tokens, world.rank % world.context, world.context, world.context_group)
+
+
+def chunk_tokens(row_tokens: int, context: int) -> int:
+    """Tokens of a chunk: up to CHUNKS chunks a rank, equal ones where the row can be cut so."""
+    for chunks in range(CHUNKS, 0, -1):
+        if row_tokens % (chunks * context) == 0 and row_tokens // (chunks * context) >= MIN_CHUNK:
+            return row_tokens // (chunks * context)
+    return max(1, -(-row_tokens // (context * max(1, min(CHUNKS, row_tokens // (context * MIN_CHUNK))))))
