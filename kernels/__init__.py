@@ -1,4 +1,4 @@
-"""The costly inner loops: attention over spans, and the output head fused with its loss.
+"""The costly inner loops: attention over spans, on one device and over ranks, and the output head fused with its loss.
 
 Each operation is a folder with a plain reference (the specification), one file per backend, a facade that picks
 one of them by argument, and a README with the mathematics. This room imports nothing but torch.

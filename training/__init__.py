@@ -13,7 +13,8 @@
     metrics.py       metrics.jsonl, events.jsonl
     console.py       the bar and the status line
     pace.py          tokens per second, MFU, time left
-    distributed.py   plain data parallelism, waiting for rank 0
+    distributed.py   ranks that read different rows, waiting for rank 0
+    parallel.py      ranks that share rows
     stages.py        the line: locked folder, stages done once
     processes.py     children that end with their parent, signals that let a step finish
     files.py         written whole or not at all

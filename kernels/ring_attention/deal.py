@@ -9,8 +9,9 @@ sees them, once; so bytes are the sum over ranks of the key chunks that they nee
 Contiguous stretches need the fewest keys and are the most uneven: under a causal mask the last rank has the most to
 do. From there chunks are swapped, always between the rank with most to do and one with less, and of all such swaps the
 one that evens out most for each chunk that it adds to what must travel. When cost is even within `tolerance`, swaps
-that save bytes and keep it so follow. Counting with running sums makes a round of all swaps of a rank a handful of
-array operations: the whole takes milliseconds to some tenths of a second for 64 ranks, on the host, once a batch.
+that save bytes and keep it so follow. Several tries, with neighbouring chunks dealt one by one or several as one, end
+in different places, and the best is taken. Counting with running sums makes a round of all swaps of a rank a handful of
+array operations: some milliseconds for few ranks, about a second for 64, on the host, once a batch.
 
 What it is not: optimal (the problem is a partition problem with a side condition), or aware of which links are fast.
 
@@ -31,8 +32,8 @@ from kernels.ring_attention.layout import reach
 
 TOLERANCE = 1.05
 """Cost of the busiest rank over the mean that is aimed at."""
-PARTNERS = 8
-"""Least busy ranks that the busiest one may swap with, at first; a second try may swap with all."""
+PARTNERS = (8, 16)
+"""Least busy ranks that the busiest one may swap with, one try each."""
 PASSES = 4
 """Times that each rank may look for swaps that save bytes."""
 
@@ -86,17 +87,33 @@ def deal(
     max_swaps: int = 4000,
 ) -> Dealing:
     """Chunks to ranks. masks as in `costs`; all spans are of the same tokens, a row for each key."""
-    cost = costs(masks, chunk=chunk, linear=linear)
-    ends = [(*map(Tensor.numpy, reach(spans, chunk)), layers) for spans, layers in masks]
-    tables = []
-    for partners in sorted({min(PARTNERS, world_size), world_size}):
-        table = _Table(cost, ends, world_size)
-        table.even_out(tolerance, max_swaps, partners)
-        table.save_bytes(tolerance)
-        tables.append(table)
+    num_chunks = -(-masks[0][0].num_rows // chunk)
+    found = []
+    for factor in _factors(num_chunks, world_size):
+        cost = costs(masks, chunk=chunk * factor, linear=linear)
+        ends = [(*map(Tensor.numpy, reach(spans, chunk * factor)), layers) for spans, layers in masks]
+        for partners in sorted({min(each, world_size) for each in PARTNERS}):
+            table = _Table(cost, ends, world_size)
+            table.even_out(tolerance, max_swaps, partners)
+            table.save_bytes(tolerance)
+            owner = torch.from_numpy(np.repeat(table.owner, factor)[:num_chunks])
+            found.append(measure(owner, masks, world_size=world_size, chunk=chunk, linear=linear))
+
+    def rank(dealing: Dealing) -> tuple[float, float]:
+        sent = sum(layers * chunks for (_, layers), chunks in zip(masks, dealing.chunks_sent, strict=True))
+        return max(tolerance, dealing.imbalance), sent
+
     # of those that are even enough the one that sends least, and if none is the most even
-    best = min(tables, key=lambda table: (max(tolerance, table.load.max() / table.mean), table.sent()))
-    return measure(torch.from_numpy(best.owner), masks, world_size=world_size, chunk=chunk, linear=linear)
+    return min(found, key=rank)
+
+
+def _factors(num_chunks: int, world_size: int) -> list[int]:
+    """How many neighbouring chunks are dealt as one: so many that a rank gets 8 to 64 of them, where that divides."""
+    factors = [1]
+    while num_chunks % (2 * factors[-1] * world_size) == 0 and num_chunks // (2 * factors[-1] * world_size) >= 8:
+        factors.append(2 * factors[-1])
+    few = [factor for factor in factors if num_chunks // (factor * world_size) <= 64]
+    return few or factors[-1:]
 
 
 def measure(
@@ -126,12 +143,6 @@ class _Table:
             np.add.at(edge, (self.owner, first), 1)
             np.add.at(edge, (self.owner, stop), -1)
         self.cover = [np.cumsum(edge, axis=1)[:, :-1] for edge in edges]
-
-    def sent(self) -> float:
-        """Key chunks that travel over all layers, and those that stay, which are as many for any dealing."""
-        return sum(
-            layers * int((cover > 0).sum()) for cover, (_, _, layers) in zip(self.cover, self.masks, strict=True)
-        )
 
     def even_out(self, tolerance: float, max_swaps: int, partners: int) -> None:
         """Swap until the busiest rank is within tolerance of the mean, or no swap makes it less busy.
