@@ -5,7 +5,7 @@
 
 **Cases.** One sequence of 524,288 tokens on 2 to 64 ranks, five layers with a window of 1,024 to each global one:
 
-    log-normal/W    packed documents, lengths log-normal (median 8,192, sigma 1), five sequences
+    log-normal/W    packed documents, lengths log-normal (median 8,192, sigma 1), three sequences
     stdlib/W        a row of a real plan: the source files of Python's standard library, a token a byte
     one/W           one causal document: every later rank needs every earlier key, whatever the dealing
     gloo/W          16,384 tokens of such documents on W processes of this machine: forward and backward, measured
@@ -14,8 +14,8 @@
 ring`, `zigzag` and `all-gather` send every key to every rank, the second from a dealing that is even for one document.
 Cost is modelled, as in `kernels.ring_attention.deal`: area of the spans over the layer mix, and linear layers at the
 price of a model of width 2,048 (12,288 row-key pairs a token and layer). Bytes are those of keys and values in one
-forward pass of one layer of each kind and over the mix, 8 key heads of 128 in bf16. The curve is bytes against the
-imbalance asked for.
+forward pass of one layer of each kind and over the mix, 8 key heads of 128 in bf16. The curve, at 64 ranks, is bytes
+against the imbalance asked for.
 
 On gloo the plain ring is our own code that is told that everybody needs everything. Ranks share two cores there, so
 times say what is computed and copied in vain, and nothing of a network.
@@ -46,7 +46,7 @@ NAME = "ring"
 TESTS = ("tests/kernels/test_ring_attention.py",)
 NUM_TOKENS, CHUNK, WINDOW, LOCAL_LAYERS = 2**19, 512, 1024, 5.0
 LINEAR = 6 * 2048.0
-MEDIAN, SEQUENCES = 8192, 5
+MEDIAN, SEQUENCES = 8192, 3
 WORLDS = (2, 4, 8, 16, 32, 64)
 TOKEN_BYTES = 2 * 8 * 128 * 2
 CURVE = (1.01, 1.02, 1.05, 1.1, 1.2, 1.5)
@@ -129,7 +129,7 @@ def simulate(case: str, quick: bool) -> dict[str, Any]:
         sides["plain ring"].append((cut.imbalance, everything))
         sides["zigzag"].append((zig.imbalance, everything))
         sides["all-gather"].append((cut.imbalance, everything))
-        for tolerance in CURVE:
+        for tolerance in CURVE if world == max(WORLDS) else ():
             found: Dealing = deal(masks, **options, tolerance=tolerance)
             curve[tolerance].append((found.imbalance, mix(found.chunks_sent)))
     unit = chunk * TOKEN_BYTES / 2**20
@@ -149,6 +149,7 @@ def simulate(case: str, quick: bool) -> dict[str, Any]:
         {"asked": asked, "imbalance": spread([i for i, _ in found])["median"],
          "mix_mib": spread([sent * unit for _, sent in found])["median"]}
         for asked, found in curve.items()
+        if found
     ]  # fmt: skip
     return result
 
