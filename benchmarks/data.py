@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import functools
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -46,7 +45,7 @@ from benchmarks import data_loader, harness
 from benchmarks.contest import OURS
 from benchmarks.data_peers import timed
 from benchmarks.measure import spread, summarize, take_turns
-from benchmarks.train_cpu import TRANSFORMERS, Child, ChildError
+from benchmarks.train_cpu import Child, ChildError, peer_python
 from data.batch import floats
 from data.config import EncodeConfig
 from data.workbench import WorkbenchError
@@ -54,6 +53,7 @@ from data.workbench import WorkbenchError
 NAME = "data"
 TESTS = ("tests/data/test_data_determinism.py", "tests/data/test_data_encode.py", "tests/data/test_data_loader.py")
 PEER_FILE = Path(__file__).parent / "data_peers.py"
+PEER_PACKAGES = ("torchvision", "pillow", "av")
 TARGETS = {"image": 1.5, "audio": 1.5, "video": 1.0, "loader": 0.97}
 MIN_SAMPLE_S = 0.2
 IMAGES = {"image-whole": (672, 1008), "image-padded": (660, 1000), "image-scaled": (1280, 1920)}
@@ -143,33 +143,6 @@ class Turn:
         self.calls = int(np.clip(np.ceil(MIN_SAMPLE_S / max(seconds, 1e-9)), 1, 1000))
 
 
-def peer_python(given: Path | None) -> Path:
-    """An interpreter with the peers' packages that does not see the project; made with uv unless given.
-
-    Raises ChildError where it cannot be made.
-    """
-    if given is not None:
-        return given
-    version = torch.__version__.partition("+")[0]
-    folder = Path(tempfile.gettempdir()) / f"data-peers-torch{version}-transformers{TRANSFORMERS}"
-    python = folder / "bin" / "python"
-    if not (folder / "done").exists():
-        uv = shutil.which("uv")
-        if uv is None:
-            raise ChildError("uv is not installed, so the peers' environment cannot be made; or give --peer-python")
-        print(f"making the peers' environment in {folder}", file=sys.stderr, flush=True)
-        packages = [f"torch=={version}", "torchvision", f"transformers=={TRANSFORMERS}", "pillow", "av"]
-        for command in (
-            [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)],
-            [uv, "pip", "install", "--quiet", "--python", str(python), *packages],
-        ):
-            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tempfile.gettempdir())
-            if done.returncode:
-                raise ChildError(f"{' '.join(command)} failed: {done.stderr.strip()[-300:]}")
-        (folder / "done").touch()
-    return python
-
-
 def start_peers(folder: Path, python: Path | None) -> tuple[Child | None, dict[str, Any]]:
     """The peers' process and what it says of itself, or None and the reason."""
     away = folder / "peers"
@@ -177,7 +150,11 @@ def start_peers(folder: Path, python: Path | None) -> tuple[Child | None, dict[s
     shutil.copy(PEER_FILE, away)
     try:
         # isolated: neither the working folder nor PYTHONPATH may lead to the project
-        child = Child([str(peer_python(python)), "-I", str(away / PEER_FILE.name)], cwd=away, log=folder / "peers.log")
+        child = Child(
+            [str(peer_python(python, more=PEER_PACKAGES)), "-I", str(away / PEER_FILE.name)],
+            cwd=away,
+            log=folder / "peers.log",
+        )
         return child, child.ask("load", threads=1)
     except (ChildError, OSError) as error:
         return None, {"left_out": str(error)}

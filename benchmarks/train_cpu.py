@@ -166,32 +166,23 @@ def step_flops(setting: Setting, batches: list[dict[str, Tensor]]) -> float:
     return 3.0 * sum(forwards) / len(forwards)
 
 
-def peer_python(given: Path | None) -> Path:
-    """An interpreter with this torch and transformers that does not see the project; made with uv unless given.
+def peer_python(given: Path | None, *, more: tuple[str, ...] = ()) -> Path:
+    """An interpreter with this torch and transformers, and `more` packages, that does not see the project.
 
-    Raises ChildError where it cannot be made.
+    Made with uv unless given, and kept under a name that tells what is in it. Raises ChildError where that fails.
     """
     if given is not None:
         return given
-    version = torch.__version__.partition("+")[0]
-    folder = Path(tempfile.gettempdir()) / f"train-cpu-peer-torch{version}-transformers{TRANSFORMERS}"
+    packages = [f"torch=={torch.__version__.partition('+')[0]}", f"transformers=={TRANSFORMERS}", *more]
+    folder = Path(tempfile.gettempdir()) / ("peers-" + "-".join(packages).replace("==", ""))
     python = folder / "bin" / "python"
     if not (folder / "done").exists():
         uv = shutil.which("uv")
         if uv is None:
-            raise ChildError("uv is not installed, so the peer's environment cannot be made; or give --peer-python")
-        print(f"making the peer's environment in {folder}", file=sys.stderr, flush=True)
+            raise ChildError("uv is not installed, so the peers' environment cannot be made; or give --peer-python")
+        print(f"making the peers' environment in {folder}", file=sys.stderr, flush=True)
         create = [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)]
-        install = [
-            uv,
-            "pip",
-            "install",
-            "--quiet",
-            "--python",
-            str(python),
-            f"torch=={version}",
-            f"transformers=={TRANSFORMERS}",
-        ]
+        install = [uv, "pip", "install", "--quiet", "--python", str(python), *packages]
         for command in (create, install):
             done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tempfile.gettempdir())
             if done.returncode:
