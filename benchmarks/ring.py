@@ -259,6 +259,8 @@ def draw(record: dict[str, Any], path: Path) -> None:
         left.plot([r["world"] for r in own], [r["sides"][name]["mix_mib"]["median"] for r in own], "o-", label=name)
     left.set(xscale="log", yscale="log", xlabel="ranks", ylabel="MiB sent, five local layers and a global one",
              title="log-normal documents, 524,288 tokens")  # fmt: skip
+    left.set_xticks(WORLDS, [str(world) for world in WORLDS], minor=False)
+    left.minorticks_off()
     left.legend()
     for result in results:
         if result["world"] == max(WORLDS):
