@@ -63,7 +63,8 @@ def costs(masks: Sequence[tuple[Spans, float]], *, chunk: int, linear: float) ->
         total = per_chunk * layers + (total if len(total) else 0.0)
     size = np.full(len(total), chunk)
     size[-1] = masks[0][0].num_rows - chunk * (len(total) - 1)
-    return total + linear * num_layers * size * masks[0][0].batch_size
+    # whole numbers add up to the same in any order: every rank, on whatever processor, deals alike
+    return np.round(total + linear * num_layers * size * masks[0][0].batch_size)
 
 
 def contiguous(num_chunks: int, world_size: int) -> np.ndarray:
