@@ -1,7 +1,7 @@
 """Ranks that share rows: each holds some chunks of every row, and attention goes over all of them in a ring.
 
     world = split_world(world, context=4)       ranks 0..3 share rows, 4..7 share others, ...
-    share = share_rows(batch, world, model)     this rank's tokens, labels and patches; share.spans(model) its masks
+    share = share_rows(batch, world, model)     this rank's tokens, labels and patches; share.spans() its masks
 
 Rows are cut after labels were shifted, so a target never asks what lies on another rank, and a rank embeds only its
 own patches. Chunks are dealt anew for each batch by what its masks cost this model (`kernels.ring_attention.deal`), the
@@ -61,19 +61,20 @@ class Share:
 
     batch: Batch
     """Its tokens, with the rows' ids and places as they were, and its patches."""
-    whole: Batch
-    """All of it."""
     layout: Layout
+    whole: tuple[Spans, Spans]
+    """What local and global layers of the model that it was dealt for see, all rows."""
 
-    def spans(self, model: nn.Module) -> tuple[ShardedSpans, ShardedSpans]:
-        """What local and global layers of a model see, for this rank's rows."""
-        local, everywhere = model.spans(self.whole.document, self.whole.block)
+    def spans(self, whole: tuple[Spans, Spans] | None = None) -> tuple[ShardedSpans, ShardedSpans]:
+        """The same for this rank's rows, or those of `whole`, where that is another model's."""
+        local, everywhere = whole or self.whole
         return ShardedSpans.shard(local, self.layout), ShardedSpans.shard(everywhere, self.layout)
 
 
 def share_rows(batch: Batch, world: World, model: nn.Module) -> Share:
     """This rank's part of a batch that all ranks of its group have; dealt by what it costs `model`."""
-    layout = _layout(batch, world, model)
+    whole = model.spans(batch.document, batch.block)
+    layout = _layout(batch, world, model, whole)
     index = layout.index().to(batch.token_ids.device)
     fields = {
         name: getattr(batch, name).index_select(1, index)
@@ -86,7 +87,7 @@ def share_rows(batch: Batch, world: World, model: nn.Module) -> Share:
     rows = torch.arange(num_rows, device=index.device)[:, None]
     place[(rows * row_tokens + index).flatten()] = torch.arange(size, device=index.device)
     media = {name: _own(patches, place[slot], size) for name, (patches, slot) in batch.media.items()}
-    return Share(dataclasses.replace(batch, **fields, media=media), batch, layout)
+    return Share(dataclasses.replace(batch, **fields, media=media), layout, whole)
 
 
 def _own(patches: Tensor, slot: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -94,9 +95,9 @@ def _own(patches: Tensor, slot: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return patches[kept], slot[kept]
 
 
-def _layout(batch: Batch, world: World, model: nn.Module) -> Layout:
+def _layout(batch: Batch, world: World, model: nn.Module, whole: tuple[Spans, Spans]) -> Layout:
     config, row_tokens = model.config, batch.token_ids.shape[1]
-    local, everywhere = model.spans(batch.document, batch.block)
+    local, everywhere = whole
     num_global = config.num_global_layers
     masks: list[tuple[Spans, float]] = [(local, config.num_layers - num_global), (everywhere, num_global)]
     # FLOPs of a token's linear layers over those of one row and key

@@ -175,9 +175,10 @@ def accumulate(
         whole, options, teacher_options = batch, {}, {}
         if world.context > 1:
             share = share_rows(batch, world, model)
-            batch, options = share.batch, {"spans": share.spans(model)}
+            batch, options = share.batch, {"spans": share.spans()}
             if soft:
-                teacher_options = {"spans": share.spans(distillation.teacher)}
+                seen = distillation.teacher.spans(whole.document, whole.block)
+                teacher_options = {"spans": share.spans(seen)}
         # of ranks that share rows the first bills them
         bills = world.rank % world.context == 0
         failures += getattr(whole, "failures", ()) if bills else ()

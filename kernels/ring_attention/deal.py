@@ -89,16 +89,16 @@ def deal(
 ) -> Dealing:
     """Chunks to ranks. masks as in `costs`; all spans are of the same tokens, a row for each key."""
     num_chunks = -(-masks[0][0].num_rows // chunk)
-    found = []
+    found, fine = [], costs(masks, chunk=chunk, linear=linear)
+    fine_ends = _ends(masks, chunk)
     for factor in _factors(num_chunks, world_size):
-        cost = costs(masks, chunk=chunk * factor, linear=linear)
-        ends = [(*map(Tensor.numpy, reach(spans, chunk * factor)), layers) for spans, layers in masks]
+        cost, ends = costs(masks, chunk=chunk * factor, linear=linear), _ends(masks, chunk * factor)
         for partners in sorted({min(each, world_size) for each in PARTNERS}):
             table = _Table(cost, ends, world_size)
             table.even_out(tolerance, max_swaps, partners)
             table.save_bytes(tolerance)
             owner = torch.from_numpy(np.repeat(table.owner, factor)[:num_chunks])
-            found.append(measure(owner, masks, world_size=world_size, chunk=chunk, linear=linear))
+            found.append(_measure(owner, fine, fine_ends, world_size))
 
     def rank(dealing: Dealing) -> tuple[float, float]:
         sent = sum(layers * chunks for (_, layers), chunks in zip(masks, dealing.chunks_sent, strict=True))
@@ -121,14 +121,18 @@ def measure(
     owner: Tensor, masks: Sequence[tuple[Spans, float]], *, world_size: int, chunk: int, linear: float
 ) -> Dealing:
     """Imbalance and travelling chunks of any dealing."""
-    cost = costs(masks, chunk=chunk, linear=linear)
-    load = np.bincount(owner.numpy(), cost, minlength=world_size)
-    sent = []
-    for spans, _ in masks:
-        table = _Table(cost, [(*map(Tensor.numpy, reach(spans, chunk)), 1.0)], world_size, owner.numpy())
-        own = table.cover[0][table.owner, np.arange(len(cost))] > 0
-        sent.append(int((table.cover[0] > 0).sum() - own.sum()))
-    return Dealing(owner, float(load.max() / load.mean()), sent)
+    return _measure(owner, costs(masks, chunk=chunk, linear=linear), _ends(masks, chunk), world_size)
+
+
+def _measure(owner: Tensor, cost: np.ndarray, ends: list, world_size: int) -> Dealing:
+    table, every = _Table(cost, ends, world_size, owner.numpy()), np.arange(len(cost))
+    sent = [int((cover > 0).sum() - (cover[table.owner, every] > 0).sum()) for cover in table.cover]
+    return Dealing(owner, float(table.load.max() / table.mean), sent)
+
+
+def _ends(masks: Sequence[tuple[Spans, float]], chunk: int) -> list[tuple[np.ndarray, np.ndarray, float]]:
+    """For each mask the key chunks that chunks reach, (first, stop), and its number of layers."""
+    return [(*map(Tensor.numpy, reach(spans, chunk)), layers) for spans, layers in masks]
 
 
 class _Table:

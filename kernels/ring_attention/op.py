@@ -13,20 +13,15 @@ from torch.distributed import distributed_c10d
 
 from kernels.attention.merge import absorb_sink
 from kernels.attention.op import sink_gradient
-from kernels.attention.spans import recall
 from kernels.ring_attention import ring
 from kernels.ring_attention.layout import Layout
 
 
 def _ring(lo, hi, serial, owner, needs, num_keys: int, chunk: int, group: str, scale: float, backend: str) -> ring.Ring:
     process_group = distributed_c10d._resolve_process_group(group)
-
-    def make():
-        layout = Layout(owner, chunk, num_keys, process_group.rank(), process_group.size(), group)
-        return ring._steps(lo, hi, num_keys, layout, needs)
-
-    own, steps = recall(int(serial), "ring", make)
-    return ring.Ring(own, steps, scale, backend, ring.GroupTransport(process_group))
+    layout = Layout(owner, chunk, num_keys, process_group.rank(), process_group.size(), group)
+    transport = ring.GroupTransport(process_group)
+    return ring.Ring.of(lo, hi, serial, layout, needs, scale=scale, backend=backend, transport=transport)
 
 
 @torch.library.custom_op("brine::ring_attention", mutates_args=(), device_types=("cpu", "cuda"))

@@ -89,9 +89,9 @@ def simulate(
     def work(rank: int) -> None:
         try:
             mine = layout.of(rank)
-            state = ring.Ring.of(
-                ShardedSpans.shard(spans, mine), scale=scale, backend=backend, transport=networks[0].at(rank)
-            )
+            own = ShardedSpans.shard(spans, mine)
+            mask = (own.lo, own.hi, own.serial, mine, own.needs)
+            state = ring.Ring.of(*mask, scale=scale, backend=backend, transport=networks[0].at(rank))
             parts = [mine.shard(x) for x in (q, k, v)]
             out, lse = ring.forward(*parts, state)
             state = ring.Ring(state.own, state.steps, scale, backend, networks[1].at(rank))

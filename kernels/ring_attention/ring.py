@@ -29,7 +29,7 @@ from torch import Tensor
 from kernels.attention.merge import merge_partials
 from kernels.attention.spans import Spans, recall
 from kernels.ring_attention import partial
-from kernels.ring_attention.layout import Layout, ShardedSpans
+from kernels.ring_attention.layout import Layout
 
 
 class Transport(Protocol):
@@ -96,10 +96,12 @@ class Ring:
     transport: Transport
 
     @classmethod
-    def of(cls, spans: ShardedSpans, *, scale: float, backend: str, transport: Transport) -> Ring:
-        """The ring of a mask. What depends on the mask alone is kept with it."""
-        arguments = (spans.lo, spans.hi, spans.num_keys, spans.layout, spans.needs)
-        own, steps = recall(int(spans.serial), "ring", lambda: _steps(*arguments))
+    def of(
+        cls, lo: Tensor, hi: Tensor, serial: Tensor, layout: Layout, needs: Tensor,
+        *, scale: float, backend: str, transport: Transport,
+    ) -> Ring:  # fmt: skip
+        """The ring of a mask, by the fields of its ShardedSpans. What depends on the mask alone is kept with it."""
+        own, steps = recall(int(serial), "ring", lambda: _steps(lo, hi, layout.num_tokens, layout, needs))
         return cls(own, steps, scale, backend, transport)
 
 

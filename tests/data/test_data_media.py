@@ -199,14 +199,16 @@ SOUNDS = [
 ]
 
 
-@pytest.mark.parametrize("channels", [1, 2, 6])
-@pytest.mark.parametrize(("form", "subtype", "rate"), SOUNDS, ids=lambda value: str(value))
+# an MP3 has at most two channels
+@pytest.mark.parametrize(
+    ("form", "subtype", "rate", "channels"),
+    [(*sound, channels) for sound in SOUNDS for channels in (1, 2, 6) if sound[0] != "MP3" or channels <= 2],
+    ids=lambda value: str(value),
+)
 def test_sound(tmp_path, form, subtype, rate, channels):
     """Samples after resampling within one of n * 16000 / rate, the tone where it was, channels averaged."""
     from data.decode_audio import decode_audio, read_samples, resample
 
-    if form == "MP3" and channels > 2:
-        pytest.skip("MP3 has at most two channels")
     samples = tone(rate, 0.7, channels=channels)
     soundfile.write(tmp_path / "x", samples, rate, format=form, subtype=subtype)
     mono, read_rate = read_samples(tmp_path / "x", 10.0)

@@ -146,7 +146,7 @@ def test_shares_are_the_batch(tmp_path):
         assert all(
             torch.equal(found[place], patch) for place, patch in zip(slot[real].tolist(), patches[real], strict=True)
         )
-    spans = shares[0].spans(model)
+    spans = shares[0].spans()
     assert [each.layout is shares[0].layout for each in spans] == [True, True]
     assert torch.equal(spans[1].lo, Spans.packed(batch.document).lo[:, shares[0].layout.index()])
 
