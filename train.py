@@ -13,6 +13,7 @@ not say: this file hands the recipe's parts to the rooms, in order.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
 import os
 import shutil
@@ -53,7 +54,7 @@ from training.files import file_digest, write_json
 from training.ledger import Ledger
 from training.loop import train
 from training.metrics import TensorBoardSink
-from training.parallel import split_world
+from training.parallel import split_world, whole_weights
 from training.processes import Interrupted
 from training.rows import RowSource
 from training.runtime import Runtime, apply_runtime, resolve_runtime
@@ -84,7 +85,11 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
         return 130
-    except (ValueError, RankLostError, TimeoutError) as error:
+    except (ValueError, RankLostError, TimeoutError, OSError) as error:
+        if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            error = f"the disk is full ({error}): free some space; the same command goes on from the last checkpoint"
         if launch.debug:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
@@ -98,7 +103,10 @@ def run_line(recipe: Recipe, *, runs: Path = Path("runs"), track: str | None = N
 
     Raises ValueError for what the user can mend, Interrupted when a signal asked to stop, after saving.
     """
-    world = split_world(start_world(), recipe.runtime.context)
+    asked = recipe.runtime
+    device = "cuda" if asked.device != "cpu" and torch.cuda.is_available() else "cpu"
+    world = start_world(device=device, timeout_s=asked.timeout_s)
+    world = split_world(world, context=asked.context, shard=asked.shard, device=device)
     folder = Path(runs) / recipe.name
     with Line(folder, world=world) as line:
         runtime = resolve_runtime(recipe.runtime, folder=folder) if world.is_main else None
@@ -289,8 +297,11 @@ class _Run:
                 world=self.world,
                 sinks=sinks,
             )
+            weights = whole_weights(model)
             if self.world.is_main:
-                save_model(folder / "model", model, encode_config=self.data.config, tokenizer=self.tokenizer)
+                save_model(
+                    folder / "model", model, encode_config=self.data.config, tokenizer=self.tokenizer, weights=weights
+                )
             return {
                 "step": result.step,
                 "loss": result.loss,
@@ -303,10 +314,7 @@ class _Run:
             "rows": self.recipe.rows,
             "seed": self.recipe.seed,
             "runtime": self.runtime.identity(),
-            "world": self.world.size,
         }
-        if self.world.context > 1:
-            settings["context"] = self.world.context
         if salt:
             settings["salt"] = self.recipe.salt
         self.stage(name, build, config=settings, inputs=inputs, everywhere=True)

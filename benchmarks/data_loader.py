@@ -36,7 +36,8 @@ from recipes.recipe import CorpusConfig, Recipe, RowsConfig
 from training.config import TrainConfig
 from training.distributed import World
 from training.files import plain
-from training.optimizer import GradientBuffer, Optimizer
+from training.gradients import GradientBuffer
+from training.optimizer import Optimizer
 from training.runtime import apply_runtime, compile_blocks, resolve_runtime
 from training.step import accumulate, clip
 

@@ -23,7 +23,8 @@ from data.batch import Batch
 from model import ModelConfig, Transformer
 from training.config import TrainConfig
 from training.distributed import World
-from training.optimizer import GradientBuffer, Optimizer
+from training.gradients import GradientBuffer
+from training.optimizer import Optimizer
 from training.runtime import Runtime, apply_runtime, compile_blocks
 from training.step import accumulate, clip
 

@@ -11,6 +11,9 @@ copied in by index, and the extra row, where padding landed, is cut off. Shapes 
 (no masks, no nonzero), nothing reads back to the host, and the copy is deterministic both ways:
 real slots are distinct, and padding's gradient is zero.
 
+In training every embedder is called, if with no patches: ranks that hold a model between them exchange the gradients
+of all embedders at once, and one that had none would keep the others waiting.
+
 Scale. Every vector enters the stream with root mean square of about 1: the token table has standard
 deviation 1 / sqrt(E) and is multiplied by sqrt(E), patches leave a LayerNorm. The factor also lets one
 learning rate serve the table and the matrices under Adam.
@@ -23,6 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -72,12 +76,13 @@ class Embedder(nn.Module):
         batch, length = token_ids.shape
         # one row more than needed: where padding slots land
         stream = self.tokens(F.pad(token_ids.flatten(), (0, 1))) * self.scale
-        for name, (patches, slot) in (media or {}).items():
-            if name not in self.patches:
-                raise ValueError(f"media has an unknown modality {name!r}: the model knows {', '.join(MODALITIES)}")
-            if patches.shape[0] == 0:
+        media = media or {}
+        if unknown := sorted(set(media) - set(self.patches)):
+            raise ValueError(f"media has an unknown modality {unknown[0]!r}: the model knows {', '.join(MODALITIES)}")
+        for name, embedder in self.patches.items():
+            if name not in media and not torch.is_grad_enabled():
                 continue
-            embedder = self.patches[name]
+            patches, slot = media[name] if name in media else self._no_patches(name)
             if patches.shape[-1] != embedder.proj.in_features:
                 raise ValueError(
                     f"{name} patches have {patches.shape[-1]} numbers, the model wants {embedder.proj.in_features}: "
@@ -85,3 +90,7 @@ class Embedder(nn.Module):
                 )
             stream = stream.index_copy(0, slot, embedder(patches).to(stream.dtype))
         return stream[:-1].view(batch, length, -1)
+
+    def _no_patches(self, name: str) -> tuple[Tensor, Tensor]:
+        weight = self.patches[name].proj.weight
+        return weight.new_empty(0, weight.shape[1]), weight.new_empty(0, dtype=torch.int64)

@@ -161,13 +161,23 @@ def load_weights(
             weights = load_file(weights)
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{source} is not a whole safetensors file ({error}): copy or save it again") from None
-    own = model.state_dict()
-    wrong = [f"{name} is missing" for name in own if name not in weights]
-    wrong += [f"{name} is unknown to the model" for name in weights if name not in own]
+    check_shapes(
+        {name: value.shape for name, value in model.state_dict().items()},
+        {name: value.shape for name, value in weights.items()},
+        source=source,
+    )
+    model.load_state_dict(weights)
+
+
+def check_shapes(own: Mapping[str, Items[int]], found: Mapping[str, Items[int]], *, source: str) -> None:
+    """Raise ValueError that names the first differences between a model's tensors and those found in `source`; both by
+    name, as shapes."""
+    wrong = [f"{name} is missing" for name in own if name not in found]
+    wrong += [f"{name} is unknown to the model" for name in found if name not in own]
     wrong += [
-        f"{name} is {tuple(weights[name].shape)} there and {tuple(own[name].shape)} in the model"
+        f"{name} is {tuple(found[name])} there and {tuple(own[name])} in the model"
         for name in own
-        if name in weights and weights[name].shape != own[name].shape
+        if name in found and tuple(found[name]) != tuple(own[name])
     ]
     if wrong:
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
@@ -175,13 +185,20 @@ def load_weights(
             f"{source} was saved from a model of another shape: {'; '.join(wrong[:3])}{more}. "
             "Use the config it was trained with, or train in a new run folder"
         )
-    model.load_state_dict(weights)
 
 
-def save_model(folder: str | Path, model: Transformer, *, encode_config: EncodeConfig, tokenizer: Tokenizer) -> None:
+def save_model(
+    folder: str | Path,
+    model: Transformer,
+    *,
+    encode_config: EncodeConfig,
+    tokenizer: Tokenizer,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write a model folder, replacing one that was; a process killed midway leaves it whole or absent.
 
-    Blocks may be compiled: names are those of `Transformer`. Weights are kept in their own precision.
+    Blocks may be compiled: names are those of `Transformer`. Weights are kept in their own precision; `weights` are
+    given where the model itself holds only parts of them.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -192,7 +209,8 @@ def save_model(folder: str | Path, model: Transformer, *, encode_config: EncodeC
     configs = {"model": model.config.to_dict(), "encode": encode_config.to_dict()}
     (partial / CONFIG).write_text(json.dumps(configs, indent=2) + "\n", encoding="utf-8")
     tokenizer.save(partial / TOKENIZER)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    weights = model.state_dict() if weights is None else weights
+    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     save_file(tensors, partial / WEIGHTS)
     for path in partial.iterdir():
         _sync(path)

@@ -1,36 +1,42 @@
-"""Checkpoints: a folder of safetensors and JSON that is complete or absent.
+"""Checkpoints: a folder of safetensors and JSON that is complete or absent, and fits any number of ranks.
 
-    checkpoints/step_00000400/model.safetensors       every parameter, by name
-                              optimizer.safetensors   the optimiser's tensors, by `kind/parameter/key`
-                              state.json              step, next row, ledger, and the two files' sizes and SHA-256
+    checkpoints/step_00000400/shard-00001-model-00001-of-00001.safetensors    what rank 0 wrote: parts of the tensors
+                              shard-00002-...                                 what rank 1 wrote, and so on
+                              state.json         step, next row, ledger, ..., and the files' sizes and SHA-256
 
-The folder is written under a name that no reader looks at, each file is flushed to the disk, `state.json` comes last,
-and one `rename` makes it a checkpoint. A reader therefore finds whole folders only; sizes and hashes catch what
-a rename cannot: a disk that was full, a file that somebody cut. A damaged checkpoint is set aside (`.bad`) and the one
-before it serves, which costs steps but not the run. A checkpoint of *another shape* is never skipped over: that is a
-mistake in the command, and the message says so.
+Tensors are written and read by `torch.distributed.checkpoint` through its safetensors storage: `model/<parameter>` and
+`optimizer/<kind>/<parameter>/<key>`, each in as many parts as there were ranks that held it, with its offsets in the
+file's header. Reading takes what this rank needs from wherever it lies, so a run saved on four ranks goes on on one or
+two, sharded or not. No pickle anywhere: safetensors cannot run code.
 
-No pickle: safetensors cannot run code. Every rank reads, only rank 0 writes.
+A checkpoint gets its name by one `rename` after `state.json` was written (`training.saver`), so a reader finds
+whole folders only; sizes and hashes catch what a rename cannot: a disk that was full, a bit that flipped. A damaged
+checkpoint is set aside (`.bad`) and the one before it serves, which costs steps but not the run. A checkpoint of
+*another shape* is never skipped over: that is a mistake in the command, and the message says so.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model.load import load_weights as copy_weights
-from training.files import file_digest, read_json, sync_folder, write_json
+from model.load import check_shapes
+from training.distributed import World
+from training.files import file_digest, read_json
 from training.optimizer import Optimizer
 
-MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+STATE = "state.json"
+MODEL, OPTIMIZER = "model/", "optimizer/"
+"""What the names of tensors begin with."""
+STEPS = "step_" + "[0-9]" * 8
 
 
 class CheckpointError(ValueError):
@@ -57,136 +63,161 @@ class Checkpoint:
         """Made because its step was due, not because somebody stopped the run there."""
         return self.state.get("planned", True)
 
-
-def save_checkpoint(folder: Path, *, step: int, model: nn.Module, optimizer: Optimizer, state: dict) -> Path:
-    """Write the checkpoint of `step` into `folder` (the run's `checkpoints/`) and return its path.
-
-    An older checkpoint of the same step is replaced. Raises CheckpointError when the disk does not take it.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"step_{step:08d}"
-    temporary = folder / f".writing_{step:08d}_{os.getpid()}"
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        save_file(_on_cpu(dict(model.named_parameters())), temporary / MODEL)
-        save_file(_on_cpu(optimizer.state_tensors()), temporary / OPTIMIZER)
-        files = {}
-        for name in (MODEL, OPTIMIZER):
-            with open(temporary / name, "rb") as file:
-                os.fsync(file.fileno())
-            files[name] = {"bytes": (temporary / name).stat().st_size, "sha256": file_digest(temporary / name)}
-        write_json(temporary / STATE, {**state, "step": step, "files": files})
-        if target.exists():
-            # rename cannot replace a folder that holds files
-            old = folder / f".replaced_{step:08d}_{os.getpid()}"
-            os.rename(target, old)
-            os.rename(temporary, target)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.rename(temporary, target)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(
-            f"the checkpoint of step {step} could not be written under {folder} ({error}): free some space or choose "
-            "another run folder; the checkpoint before it is untouched"
-        ) from error
-    sync_folder(folder)
-    return target
+    @property
+    def score(self) -> float | None:
+        """Held-out loss at its step, where it was measured there."""
+        return self.state.get("score")
 
 
 def list_checkpoints(folder: Path) -> list[Checkpoint]:
     """The checkpoints under `folder`, oldest first; only those whose `state.json` is whole."""
     found = []
-    for path in sorted(Path(folder).glob("step_" + "[0-9]" * 8)):
+    for path in sorted(Path(folder).glob(STEPS)):
         state = read_json(path / STATE)
         if isinstance(state, dict) and "step" in state and "files" in state:
             found.append(Checkpoint(folder=path, step=state["step"], state=state))
     return found
 
 
-def latest_checkpoint(folder: Path, *, on_event: Callable[..., None], may_move: bool = True) -> Checkpoint | None:
-    """The newest undamaged checkpoint, or None.
+def latest_checkpoint(
+    folder: Path,
+    *,
+    on_event: Callable[..., None],
+    world: World | None = None,
+    wanted: Callable[[Checkpoint], bool] = lambda _: True,
+) -> Checkpoint | None:
+    """The newest undamaged checkpoint that is `wanted`, or None; all ranks call it and get the same.
 
-    Damaged ones are reported as events `checkpoint_damaged` and, with `may_move`, renamed to `.bad` so that
-    nothing finds them again.
+    Damaged ones are reported as events `checkpoint_damaged` and renamed to `.bad`, so that nothing finds them again.
     """
-    for path in sorted(Path(folder).glob("step_" + "[0-9]" * 8), reverse=True):
+    world = world or World()
+    # rank 0's list, since it is about to change the folder
+    for name in world.broadcast([path.name for path in sorted(Path(folder).glob(STEPS), reverse=True)]):
+        path = Path(folder) / name
         try:
-            return check(path)
+            found = check(path, world=world)
         except DamagedCheckpointError as error:
             on_event("checkpoint_damaged", path=str(path), message=str(error))
-            if may_move:
+            if world.is_main:
                 bad = path.with_name(path.name + ".bad")
                 shutil.rmtree(bad, ignore_errors=True)
                 os.rename(path, bad)
+            continue
+        if wanted(found):
+            return found
     return None
 
 
-def check(path: Path) -> Checkpoint:
-    """Verify the files of one checkpoint against the sizes and hashes noted in it.
+def check(path: Path, *, world: World | None = None) -> Checkpoint:
+    """Verify the files of one checkpoint against the sizes and hashes noted in it; ranks share the files.
 
-    Raises DamagedCheckpointError naming the file.
+    Raises DamagedCheckpointError naming the file, on every rank.
     """
-    path = Path(path)
+    world, path = world or World(), Path(path)
     state = read_json(path / STATE)
     if not isinstance(state, dict) or "files" not in state or "step" not in state:
-        raise DamagedCheckpointError(f"{path / STATE} is missing or not whole")
-    for name, noted in state["files"].items():
-        try:
-            size = (path / name).stat().st_size
-        except OSError as error:
-            raise DamagedCheckpointError(f"{path / name} is missing") from error
-        if size != noted["bytes"]:
-            raise DamagedCheckpointError(f"{path / name} is truncated: {size} bytes of {noted['bytes']}")
-        if file_digest(path / name) != noted["sha256"]:
-            raise DamagedCheckpointError(f"{path / name} was altered after it was written: its SHA-256 differs")
+        trouble = f"{path / STATE} is missing or not whole"
+    else:
+        trouble = None
+        for number, (name, noted) in enumerate(sorted(state["files"].items())):
+            if trouble is None and number % world.size == world.rank:
+                trouble = _trouble(path / name, noted)
+    troubles = [each for each in world.gather(trouble) if each]
+    if troubles:
+        raise DamagedCheckpointError(troubles[0])
     return Checkpoint(folder=path, step=state["step"], state=state)
 
 
+def _trouble(path: Path, noted: dict) -> str | None:
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return f"{path} is missing"
+    if size != noted["bytes"]:
+        return f"{path} is truncated: {size} bytes of {noted['bytes']}"
+    if file_digest(path) != noted["sha256"]:
+        return f"{path} was altered after it was written: its SHA-256 differs"
+    return None
+
+
 def load_checkpoint(checkpoint: Checkpoint, *, model: nn.Module, optimizer: Optimizer | None = None) -> None:
-    """Put a checkpoint's weights (and optimiser state) into `model` and `optimizer`, in place.
+    """Put a checkpoint's weights (and optimiser state) into `model` and `optimizer`, in place. All ranks call it.
 
     Raises CheckpointError where the shapes differ, DamagedCheckpointError where a file cannot be read.
     """
-    load_weights(checkpoint.folder, model=model)
-    if optimizer is not None:
-        try:
-            optimizer.load_state_tensors(_read(checkpoint.folder / OPTIMIZER))
-        except DamagedCheckpointError:
-            raise
-        except ValueError as error:
-            raise CheckpointError(f"{checkpoint.folder}: {error}") from error
+    _load(checkpoint.folder, model, optimizer)
 
 
 def load_weights(folder: Path, *, model: nn.Module) -> None:
-    """Copy `model.safetensors` of a checkpoint or model folder into `model`, in place, whatever its dtype.
+    """Copy a checkpoint's weights into `model`, in place, whatever its dtype. All ranks call it.
 
     Raises CheckpointError that names the first parameters which differ.
     """
     folder = Path(folder)
-    if not (folder / MODEL).is_file():
-        raise CheckpointError(f"{folder} holds no {MODEL}: give the folder of a checkpoint or of a model")
-    tensors = _read(folder / MODEL)
+    if not any(folder.glob("*.safetensors")):
+        raise CheckpointError(f"{folder} holds no weights: give the folder of a checkpoint")
+    _load(folder, model, None)
+
+
+def tensors_of(model: nn.Module, optimizer: Optimizer | None) -> dict[str, Tensor]:
+    """Every tensor of a checkpoint under its name there."""
+    tensors = {MODEL + name: value.detach() for name, value in model.named_parameters()}
+    if optimizer is not None:
+        tensors |= {OPTIMIZER + name: value for name, value in optimizer.state_tensors().items()}
+    return tensors
+
+
+def _load(folder: Path, model: nn.Module, optimizer: Optimizer | None) -> None:
+    # imported late: it takes half a second
+    import torch.distributed as dist
+    import torch.distributed.checkpoint as dcp
+
+    reader = dcp.HuggingFaceStorageReader(str(folder))
     try:
-        copy_weights(model, tensors, source=str(folder))
+        found = {name: entry.size for name, entry in reader.read_metadata().state_dict_metadata.items()}
+        own = {MODEL + name: value.shape for name, value in model.named_parameters()}
+        check_shapes(own, {name: size for name, size in found.items() if name.startswith(MODEL)}, source=str(folder))
+        if optimizer is not None:
+            optimizer.prepare_state(
+                {name.removeprefix(OPTIMIZER): size for name, size in found.items() if name.startswith(OPTIMIZER)}
+            )
+        with warnings.catch_warnings():
+            # a single process is told that it is one
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            dcp.load(tensors_of(model, optimizer), storage_reader=reader, no_dist=not dist.is_initialized())
+    except (OSError, SafetensorError) as error:
+        raise DamagedCheckpointError(
+            f"{folder} cannot be read ({error}): one of its files is truncated or no safetensors file; delete the "
+            "folder, and the checkpoint before it serves"
+        ) from error
     except ValueError as error:
-        raise CheckpointError(str(error)) from None
+        raise CheckpointError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from error
 
 
-def prune_checkpoints(folder: Path, *, keep: int, keep_at: Iterable[int] = ()) -> None:
-    """Delete all but the newest checkpoint, the newest `keep` planned ones and those of the steps `keep_at`; also what
-    a kill left half made."""
+def prune_checkpoints(folder: Path, *, keep: int, keep_at: Iterable[int] = (), good: int | None = None) -> None:
+    """Delete all but the newest checkpoint, the newest `keep` planned ones, the one with the lowest held-out loss, those
+    of the steps `keep_at`, and, of the planned ones, the newest of a step up to `good` and all that came after it, since
+    each of them may yet turn out good; also what a kill left half made."""
     folder = Path(folder)
     found = list_checkpoints(folder)
-    kept = {*keep_at, *(one.step for one in found[-1:]), *[one.step for one in found if one.planned][-keep:]}
+    planned = [one for one in found if one.planned]
+    kept = {*keep_at, *(one.step for one in found[-1:]), *[one.step for one in planned][-keep:]}
+    if good is not None:
+        newest = max((one.step for one in planned if one.step <= good), default=0)
+        kept |= {one.step for one in planned if one.step >= newest}
+    if best := best_checkpoint(found):
+        kept.add(best.step)
     for checkpoint in found:
         if checkpoint.step not in kept:
             _remove(checkpoint)
     for pattern in (".writing_*", ".replaced_*", ".pruned_*"):
         for leftover in folder.glob(pattern):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def best_checkpoint(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
+    """The one with the lowest held-out loss, the earliest of equals; None where none was measured."""
+    return min((one for one in checkpoints if one.score is not None), key=lambda one: one.score, default=None)
 
 
 def drop_after(folder: Path, *, step: int) -> None:
@@ -201,17 +232,3 @@ def _remove(checkpoint: Checkpoint) -> None:
     doomed = checkpoint.folder.with_name(f".pruned_{checkpoint.step:08d}_{os.getpid()}")
     os.rename(checkpoint.folder, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise DamagedCheckpointError(
-            f"{path} cannot be read ({error}): it is truncated or not a safetensors file; delete its folder, "
-            "and the checkpoint before it serves"
-        ) from error
-
-
-def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

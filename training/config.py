@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from data.sequence import CONTEXT
 from model.config import ModelConfig
 
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("linear", "cosine")
 DTYPES = ("auto", "bfloat16", "float32", "float64")
 DEVICES = ("auto", "cpu", "cuda")
+CHECKPOINTING = ("none", "selective", "full", "offload")
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,14 @@ class TrainConfig:
     """Largest norm of the whole gradient, mean over target tokens; 0 turns clipping off."""
     z_loss: float = 0.0
     """Weight of the squared log-partition, which keeps logits from drifting; 1e-4 is usual for large models."""
+    context_weights: tuple[tuple[str, float], ...] = ()
+    """Weights of targets in the objective by the medium that they follow ("none", "image", "audio", "video"), as (name,
+    weight) pairs; those not named weigh 1. What is reported is never weighted."""
     checkpoint_every: int = 200
     """Steps between two checkpoints; a kill loses at most this many steps."""
     keep_checkpoints: int = 2
-    """Newest checkpoints to keep on the disk."""
+    """Newest checkpoints to keep on the disk; beside them stay the one with the lowest held-out loss, and the newest
+    that a roll-back would trust (`clean_steps`)."""
     keep_at: tuple[int, ...] = ()
     """Steps whose checkpoints are made and kept for good, such as the early one that SALT's selection scores with."""
     log_every: int = 20
@@ -74,8 +80,13 @@ class TrainConfig:
     spike_sigma: float = 0.0
     """A step whose loss lies this many standard deviations above the last `spike_window` is rolled back; 0: never.
     A loss or gradient that is not finite always is."""
+    explosion_factor: float = 0.0
+    """A step whose gradient is this many times as long as the median of the last `spike_window` is rolled back; 0:
+    never."""
     spike_window: int = 128
-    """Steps over which mean and deviation of the loss are taken."""
+    """Steps over which mean and deviation of the loss, and the median norm, are taken."""
+    clean_steps: int = 8
+    """Steps without fault that must follow a checkpoint before a roll-back trusts it: what goes wrong shows late."""
     skip_steps: int = 8
     """After a roll-back the rows of so many steps, the failing one last, are passed over."""
     max_rollbacks: int = 3
@@ -90,7 +101,7 @@ class TrainConfig:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} = {getattr(self, name)} must be positive")
         for name in ("warmup_steps", "weight_decay", "grad_clip", "z_loss", "validate_every", "spike_sigma",
-                     "max_rollbacks", "adam_eps"):  # fmt: skip
+                     "explosion_factor", "clean_steps", "max_rollbacks", "adam_eps"):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} = {getattr(self, name)} must not be negative")
         for name in ("beta1", "beta2", "muon_momentum"):
@@ -102,6 +113,12 @@ class TrainConfig:
             raise ValueError(f"schedule = {self.schedule!r} is unknown: choose one of {', '.join(SCHEDULES)}")
         if not 0 <= self.final_lr_fraction <= 1:
             raise ValueError(f"final_lr_fraction = {self.final_lr_fraction} must lie in [0, 1]")
+        for name, weight in self.context_weights:
+            if name not in CONTEXT or not 0 <= weight < float("inf"):
+                raise ValueError(
+                    f"context_weights holds {name!r} with weight {weight}: name one of {', '.join(CONTEXT)}, "
+                    "with a weight of 0 or more"
+                )
         if self.warmup_steps >= self.num_steps and self.num_steps > 1:
             raise ValueError(
                 f"warmup_steps = {self.warmup_steps} leaves nothing of num_steps = {self.num_steps}: "
@@ -147,7 +164,18 @@ class RuntimeConfig:
     num_threads: int = 0
     """CPU threads of all ranks on this machine together; 0: as many as this process may use."""
     context: int = 1
-    """Neighbouring ranks that share each row, for rows too long for one (`training.parallel`)."""
+    """Neighbouring ranks that share each row, for rows too long for one (`training.context`)."""
+    shard: int = 1
+    """Neighbouring ranks that hold one copy of the model between them, for models too large for one (FSDP)."""
+    checkpointing: str = "none"
+    """What blocks compute again in the backward pass instead of keeping it: "none", "selective" (all but the attention
+    of global layers), "full", or "offload" (full, and what a block was given waits in host memory)."""
+    timeout_s: float = 1800.0
+    """Seconds that a rank waits for the others in a sum before it gives up and says where each was last seen."""
+    profile: tuple[int, int] | None = None
+    """First and last step (counted from 1) to record with torch's profiler, into `trace/` of the stage's folder."""
+    mlp_tile: int = 0
+    """Tokens of a row that an MLP takes at a time, for rows whose inner width does not fit; 0: all of them."""
     deterministic: bool = True
     """Deterministic algorithms only, so that a resumed run ends with the same bits."""
 
@@ -163,5 +191,17 @@ class RuntimeConfig:
             raise ValueError(f"device = {self.device!r} is unknown: choose one of {', '.join(DEVICES)}")
         if self.context < 1:
             raise ValueError(f"context = {self.context}: give 1 for whole rows, or the ranks that share one")
+        if self.shard < 1:
+            raise ValueError(f"shard = {self.shard}: give 1 for whole models, or the ranks that share one")
+        if self.checkpointing not in CHECKPOINTING:
+            raise ValueError(f"checkpointing = {self.checkpointing!r}: choose one of {', '.join(CHECKPOINTING)}")
+        if self.timeout_s <= 0:
+            raise ValueError(f"timeout_s = {self.timeout_s} must be positive")
+        if self.profile is not None:
+            object.__setattr__(self, "profile", tuple(self.profile))
+            if len(self.profile) != 2 or not 1 <= self.profile[0] <= self.profile[1]:
+                raise ValueError(f"profile = {self.profile}: give the first and the last step, counted from 1")
+        if self.mlp_tile < 0:
+            raise ValueError(f"mlp_tile = {self.mlp_tile}: give a number of tokens, or 0 for whole rows")
         if self.num_threads < 0:
             raise ValueError(f"num_threads = {self.num_threads}: give 1 or more, or 0 for all that may be used")

@@ -39,11 +39,13 @@ class Status:
     mfu: float
     """Fraction of the measured matmul peak."""
     memory_gib: float
-    """Peak memory of this process."""
+    """Peak memory of a process, the largest over ranks."""
     data_wait: float
     """Fraction of the time spent waiting for batches."""
     left_s: float
     """Seconds to the end at this pace."""
+    skew: float | None = None
+    """How far the slowest rank's time at work is above the mean; None for a single rank."""
 
     def line(self) -> str:
         """One aligned line."""
@@ -51,7 +53,7 @@ class Status:
             f"step {self.step:>6}/{self.num_steps:<6} tokens {count(self.tokens):>7}  loss {self.loss:7.4f}  "
             f"norm {self.grad_norm:6.2f}  lr {self.learning_rate:.2e}  tok/s {count(self.tokens_per_s):>7}  "
             f"MFU {100 * self.mfu:3.0f}%  mem {self.memory_gib:5.1f} GiB  data {100 * self.data_wait:3.0f}%  "
-            f"left {duration(self.left_s):>8}"
+            f"left {duration(self.left_s):>8}" + ("" if self.skew is None else f"  skew {100 * self.skew:3.0f}%")
         )
 
 

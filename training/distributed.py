@@ -1,29 +1,42 @@
-"""Plain data parallelism: every rank has the whole model, its share of each step's rows, and sums with the others.
+"""Ranks: who they are, what they sum, and how they notice that one of them is gone.
 
 Gradients of the *summed* loss are summed over ranks and divided once by the number of targets of the whole step, so
 the update is the mean over all targets however rows and targets fall to ranks: two ranks equal one up to rounding.
 Averaging each rank's mean instead, as is common, weighs a target by how few its rank has.
 
-`torchrun` starts the ranks and tells them who they are through the environment. On CPUs they speak gloo. While
-rank 0 alone builds a corpus the others wait for its `done` mark by looking at the disk, not inside a collective: the
-wait has a time-out, and the lock that rank 0 holds on the run folder shows whether it still lives (the kernel
-lets go of a dead process's lock). What this file does not do: sharding, elasticity, or rows that lie on several ranks
-(`parallel.py`).
+`torchrun` starts the ranks and tells them who they are through the environment. On CPUs they speak gloo, on GPUs NCCL
+and, for what is small, gloo. While rank 0 alone builds a corpus the others wait for its `done` mark by looking at the
+disk, not inside a collective: the wait has a time-out, and the lock that rank 0 holds on the run folder shows whether
+it still lives (the kernel lets go of a dead process's lock).
+
+A rank that dies closes its connections, and the others fail at once; a rank that hangs keeps them waiting until the
+time-out. To say who was waited for, every rank leaves a mark in torchrun's store as it goes from one thing to the next
+(`World.mark`), and a rank that lost touch reads them all:
+
+    rank 0 lost touch: rank 1 was last seen 61 s ago waiting for rows of step 12; ranks 0, 2 in the sum of step 12
+
+What this file does not do: elasticity. `torchrun --max-restarts` starts all ranks again, and they go on from the last
+checkpoint.
 """
 
 from __future__ import annotations
 
 import datetime
 import fcntl
+import json
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 COLLECTIVE_TIMEOUT_S = 1800.0
 BUCKET_NUMBERS = 2**23
@@ -45,9 +58,17 @@ class World:
     local_size: int = 1
     """Number of ranks on this machine, which share its threads."""
     context: int = 1
-    """Neighbouring ranks that share rows, each holding a part of every one (`training.parallel`)."""
+    """Neighbouring ranks that share rows, each holding a part of every one (`training.context`)."""
     context_group: str = ""
     """Name of their process group; empty where rows are not shared."""
+    shard: int = 1
+    """Neighbouring ranks that hold one copy of the model between them (`training.parallel`)."""
+    mesh: DeviceMesh | None = field(default=None, compare=False)
+    """Ranks as replicate x shard; None where every rank has the whole model."""
+    timeout_s: float = COLLECTIVE_TIMEOUT_S
+    """Seconds that ranks wait for one another in a sum."""
+    store: dist.Store | None = field(default=None, compare=False)
+    """Where ranks leave marks; None for a single rank."""
 
     @property
     def replica(self) -> int:
@@ -77,7 +98,35 @@ class World:
                 for start in range(0, flat.numel(), BUCKET_NUMBERS):
                     dist.all_reduce(flat[start : start + BUCKET_NUMBERS], op=dist.ReduceOp.SUM)
         except RuntimeError as error:
-            raise RankLostError(_lost(self.rank, error)) from error
+            raise self.lost(error) from error
+
+    def mark(self, what: str) -> None:
+        """Leave word of what this rank is about to do, for others to read if it does not come back from it."""
+        if self.store is not None:
+            self.store.set(f"at/{self.rank}", json.dumps([what, time.time()]))
+
+    def lost(self, error: BaseException) -> RankLostError:
+        """The error to raise when a collective failed: names where every rank was last seen."""
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        return RankLostError(
+            f"rank {self.rank} lost touch with another rank, which has ended or hangs. {_seen(self.store, self.size)}. "
+            f"The same command goes on from the last checkpoint ({reason})"
+        )
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's plain value, in order of ranks. Raises RankLostError when another rank has ended."""
+        if self.size == 1:
+            return [value]
+        values = [None] * self.size
+        try:
+            dist.all_gather_object(values, value)
+        except RuntimeError as error:
+            raise self.lost(error) from error
+        return values
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's plain value, on every rank. Raises RankLostError when another rank has ended."""
+        return self.gather(value if self.is_main else None)[0]
 
     def barrier(self) -> None:
         """Wait until every rank is here. Raises RankLostError when one has ended."""
@@ -86,7 +135,7 @@ class World:
         try:
             dist.barrier()
         except RuntimeError as error:
-            raise RankLostError(_lost(self.rank, error)) from error
+            raise self.lost(error) from error
 
 
 def start_world(*, device: str = "cpu", timeout_s: float = COLLECTIVE_TIMEOUT_S) -> World:
@@ -100,16 +149,21 @@ def start_world(*, device: str = "cpu", timeout_s: float = COLLECTIVE_TIMEOUT_S)
     if missing:
         raise ValueError(f"WORLD_SIZE is set, but {', '.join(missing)} is not: start with torchrun")
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    timeout = datetime.timedelta(seconds=timeout_s)
+    store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=timeout))
+    # torchrun's store outlives the ranks that it starts again, and gloo would find the addresses of the dead there
+    store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     if not dist.is_initialized():
         if device == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         dist.init_process_group(
-            "nccl" if device == "cuda" else "gloo",
-            rank=rank,
-            world_size=size,
-            timeout=datetime.timedelta(seconds=timeout_s),
-        )
-    return World(rank=rank, size=size, local_size=int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+            "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", store=dist.PrefixStore("groups", store),
+            rank=rank, world_size=size, timeout=timeout,
+        )  # fmt: skip
+    return World(
+        rank=rank, size=size, local_size=int(os.environ.get("LOCAL_WORLD_SIZE", size)),
+        timeout_s=timeout_s, store=dist.PrefixStore("marks", store),
+    )  # fmt: skip
 
 
 def close_world() -> None:
@@ -148,5 +202,26 @@ def lock_is_held(run_folder: Path) -> bool:
         return False
 
 
-def _lost(rank: int, error: Exception) -> str:
-    return f"rank {rank} lost touch with another rank, which has ended or hangs ({error}); the same command goes on"
+def is_lost_touch(error: BaseException) -> bool:
+    """Did a collective fail because another rank has ended or hangs?"""
+    if isinstance(error, RankLostError):
+        return False
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
+
+
+def _seen(store: dist.Store | None, size: int) -> str:
+    """Where every rank was last seen, in words; those at one place together."""
+    places: dict[str, list[int]] = {}
+    for rank in range(size):
+        try:
+            # a store that is gone with its rank must not be waited for
+            there = store is not None and store.check([f"at/{rank}"])
+            what, when = json.loads(store.get(f"at/{rank}")) if there else ("nowhere yet", None)
+        except (RuntimeError, ValueError):
+            what, when = "nowhere, since the store is gone", None
+        ago = "" if when is None else f" {max(0.0, time.time() - when):.0f} s ago"
+        places.setdefault(f"{what}{ago}", []).append(rank)
+    return "; ".join(
+        f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))} last seen: {place}"
+        for place, ranks in sorted(places.items(), key=lambda item: len(item[1]))
+    )

@@ -1,8 +1,10 @@
 """Decides whether a step went wrong, and remembers which rows are passed over because one did.
 
-A loss or a gradient that is not finite is always wrong. A spike, a loss far above the last ones, is wrong only when
-the recipe asks (`spike_sigma`): small models on mixed media have honest spikes. The cure follows PaLM (Chowdhery et
-al. 2022, section 5.1): back to the last good checkpoint, and past the rows around the failing step.
+A loss or a gradient that is not finite is always wrong. A spike, a loss far above the last ones, and an explosion, a
+gradient many times as long as the last ones, are wrong only when the recipe asks (`spike_sigma`, `explosion_factor`):
+small models on mixed media have honest spikes. The cure follows PaLM (Chowdhery et al. 2022, section 5.1): back to the
+last good checkpoint, and past the rows around the failing step. A checkpoint is good when `clean_steps` steps without
+fault lie between it and the failing one, since weights may be spoilt for a while before the loss shows it.
 
 Everything here is part of the checkpoint, so a run that was killed after a roll-back goes through it again in the
 same way.
@@ -11,6 +13,7 @@ same way.
 from __future__ import annotations
 
 import math
+import statistics
 from collections import deque
 from typing import Any
 
@@ -27,6 +30,7 @@ class Guard:
     def __init__(self, config: TrainConfig):
         self.config = config
         self.losses: deque[float] = deque(maxlen=config.spike_window)
+        self.norms: deque[float] = deque(maxlen=config.spike_window)
         self.skipped: list[tuple[int, int]] = []
 
     def verdict(self, *, loss: float, objective: float, grad_norm: float) -> str | None:
@@ -48,11 +52,23 @@ class Guard:
                     f"the loss {loss:.4f} is a spike: the last {len(self.losses)} are {mean:.4f} +- {deviation:.4f}, "
                     f"and {self.config.spike_sigma:g} deviations are allowed"
                 )
+        if self.config.explosion_factor and len(self.norms) == self.norms.maxlen:
+            usual = statistics.median(self.norms)
+            if grad_norm > self.config.explosion_factor * usual:
+                return (
+                    f"the gradient explodes: its norm is {grad_norm:.4g}, the median of the last {len(self.norms)} is "
+                    f"{usual:.4g}, and {self.config.explosion_factor:g} times that is allowed"
+                )
         return None
 
-    def accept(self, loss: float) -> None:
-        """Remember the loss of a good step."""
+    def accept(self, *, loss: float, grad_norm: float) -> None:
+        """Remember a good step."""
         self.losses.append(loss)
+        self.norms.append(grad_norm)
+
+    def good_until(self, step: int) -> int:
+        """The last step whose checkpoint a failure of `step` may go back to; step 0, before any, always may."""
+        return max(0, step - self.config.clean_steps)
 
     def skip(self, *, checkpoint_row: int, first_row: int, reason: str) -> tuple[int, int]:
         """Choose the rows to pass over after the step that began at `first_row` failed: [start, stop).
@@ -60,9 +76,11 @@ class Guard:
         Raises TrainingDivergedError when that has happened too often.
         """
         if len(self.skipped) >= self.config.max_rollbacks:
+            windows = ", ".join(f"{start} to {stop}" for start, stop in self.skipped)
             raise TrainingDivergedError(
-                f"{reason}, and training was already rolled back {len(self.skipped)} times: lower the learning rate, "
-                "lengthen the warm-up, or look at the rows named in events.jsonl"
+                f"{reason}, and training was already rolled back {len(self.skipped)} times (max_rollbacks), past rows "
+                f"{windows or 'none'}: lower the learning rate, lengthen the warm-up, or look at those rows and at row "
+                f"{first_row} (`events.jsonl` has the reasons); the last good checkpoint is kept"
             )
         rows = self.config.rows_per_step
         start = max(checkpoint_row, first_row - (self.config.skip_steps - 1) * rows)
@@ -78,9 +96,14 @@ class Guard:
 
     def state(self) -> dict[str, Any]:
         """Plain JSON for the checkpoint."""
-        return {"losses": list(self.losses), "skipped": [list(window) for window in self.skipped]}
+        return {
+            "losses": list(self.losses),
+            "norms": list(self.norms),
+            "skipped": [list(window) for window in self.skipped],
+        }
 
     def take(self, state: dict[str, Any]) -> None:
         """Become what `state` gave."""
         self.losses = deque(state["losses"], maxlen=self.config.spike_window)
+        self.norms = deque(state["norms"], maxlen=self.config.spike_window)
         self.skipped = [tuple(window) for window in state["skipped"]]

@@ -8,55 +8,16 @@ ends of the network, where orthogonality means nothing.
 
 Weight decay is decoupled and falls on matrices only. Muon's Newton-Schulz iteration runs in bfloat16 whatever the
 weights are, so its runs are repeatable but not exact to float32 across different numbers of ranks.
-
-`GradientBuffer` lays every gradient into one flat tensor: a parameter that a step did not touch has gradient zero
-instead of none, the norm is one reduction, and ranks exchange a few large buckets instead of many small tensors.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from training.config import TrainConfig
-
-# 64 bytes of float32: gradients begin where vector loads like it
-ALIGNMENT = 16
-
-
-class GradientBuffer:
-    """All gradients of a model as views of one flat tensor per dtype.
-
-    Cost: as many bytes as the parameters, held for the whole run (autograd would hold them too).
-    """
-
-    def __init__(self, parameters: dict[str, nn.Parameter]):
-        self.flats: list[Tensor] = []
-        groups: dict[tuple[torch.dtype, torch.device], list[nn.Parameter]] = {}
-        for parameter in parameters.values():
-            groups.setdefault((parameter.dtype, parameter.device), []).append(parameter)
-        for (dtype, device), members in groups.items():
-            sizes = [-(-member.numel() // ALIGNMENT) * ALIGNMENT for member in members]
-            flat = torch.zeros(sum(sizes), dtype=dtype, device=device)
-            start = 0
-            for member, size in zip(members, sizes, strict=True):
-                member.grad = flat[start : start + member.numel()].view_as(member)
-                start += size
-            self.flats.append(flat)
-
-    def zero(self) -> None:
-        """Set every gradient to zero."""
-        for flat in self.flats:
-            flat.zero_()
-
-    def norm(self) -> Tensor:
-        """Euclidean norm of the whole gradient, a scalar; not finite where any entry is not."""
-        return torch.stack([torch.linalg.vector_norm(flat).double() for flat in self.flats]).norm()
-
-    def scale(self, factor: float) -> None:
-        """Multiply every gradient by `factor`."""
-        for flat in self.flats:
-            flat.mul_(factor)
 
 
 class Optimizer:
@@ -103,14 +64,14 @@ class Optimizer:
                     tensors[f"{kind}/{name}/{key}"] = value
         return tensors
 
-    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Take back what `state_tensors` gave.
+    def prepare_state(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Make room for a saved state, named as `state_tensors` names it, for a checkpoint to be read into.
 
         Raises ValueError naming a tensor that belongs to another optimiser or another model.
         """
         for member in self.members.values():
             member.state.clear()
-        for full_name, value in tensors.items():
+        for full_name, shape in shapes.items():
             kind, _, rest = full_name.partition("/")
             name, _, key = rest.rpartition("/")
             if kind not in self.members or name not in self.parameters:
@@ -119,12 +80,14 @@ class Optimizer:
                     "optimizer or model; restore that setting, or begin in a new run folder"
                 )
             parameter = self.parameters[name]
-            if key != "step" and value.shape != parameter.shape:
+            if key != "step" and tuple(shape) != tuple(parameter.shape):
                 raise ValueError(
-                    f"the optimiser state's {full_name} has shape {tuple(value.shape)}, the parameter has "
+                    f"the optimiser state's {full_name} has shape {tuple(shape)}, the parameter has "
                     f"{tuple(parameter.shape)}: it belongs to another model; begin in a new run folder"
                 )
-            self.members[kind].state[parameter][key] = value.to(parameter.device).clone()
+            # the fused AdamW keeps its count where the parameter lies
+            room = torch.zeros((), device=parameter.device) if key == "step" else torch.zeros_like(parameter.detach())
+            self.members[kind].state[parameter][key] = room
 
 
 def parameter_groups(parameters: dict[str, nn.Parameter], config: TrainConfig) -> dict[str, dict]:

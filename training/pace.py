@@ -9,25 +9,33 @@ from __future__ import annotations
 import time
 
 from training.console import Status
+from training.distributed import World
 from training.runtime import Runtime, measure_matmul_flops, peak_memory_gib
 
 
 class Pace:
     """Measures one window of steps after another."""
 
-    def __init__(self, runtime: Runtime, *, num_steps: int, world_size: int, peak_flops: float | None = None):
+    def __init__(self, runtime: Runtime, *, num_steps: int, world: World, peak_flops: float | None = None):
         """peak_flops: FLOP per second that MFU is quoted against; measured at the first window if None, 0 for none."""
-        self.runtime, self.num_steps, self.world_size = runtime, num_steps, world_size
+        self.runtime, self.num_steps, self.world = runtime, num_steps, world
         self.peak_flops = peak_flops
         self.flops_per_s = 0.0
+        self.ranks: dict[str, list[float]] = {}
+        """Of the last window, for each rank: seconds at work, seconds waiting for data, peak memory in GiB."""
 
     def begin(self, *, step: int, tokens: int, flops: int) -> None:
         """Start a window here."""
         if self.peak_flops is None:
             self.peak_flops = measure_matmul_flops(self.runtime)
         self.step, self.tokens, self.flops = step, tokens, flops
-        self.data_s = 0.0
+        self.data_s = self.busy_s = 0.0
         self.start = time.perf_counter()
+
+    def add(self, *, data_s: float, busy_s: float) -> None:
+        """Count a step's seconds of waiting for data, and of work before this rank waits for the others."""
+        self.data_s += data_s
+        self.busy_s += busy_s
 
     def pause(self, seconds: float) -> None:
         """Leave out time that was not training."""
@@ -36,9 +44,14 @@ class Pace:
     def status(
         self, *, step: int, tokens: int, flops: int, loss: float, grad_norm: float, learning_rate: float
     ) -> Status:
-        """The console's numbers for the window that ends here."""
+        """The console's numbers for the window that ends here. All ranks call it."""
         seconds = max(1e-9, time.perf_counter() - self.start)
-        self.flops_per_s = (flops - self.flops) / seconds / self.world_size
+        self.flops_per_s = (flops - self.flops) / seconds / self.world.size
+        own = (round(self.busy_s, 3), round(self.data_s, 3), round(peak_memory_gib(self.runtime.device), 3))
+        self.ranks = dict(
+            zip(("busy_s", "data_s", "memory_gib"), zip(*self.world.gather(own), strict=True), strict=True)
+        )
+        busy = self.ranks["busy_s"]
         return Status(
             step=step,
             num_steps=self.num_steps,
@@ -48,7 +61,8 @@ class Pace:
             learning_rate=learning_rate,
             tokens_per_s=(tokens - self.tokens) / seconds,
             mfu=self.flops_per_s / self.peak_flops if self.peak_flops else 0.0,
-            memory_gib=peak_memory_gib(self.runtime.device),
+            memory_gib=max(self.ranks["memory_gib"]),
+            skew=max(busy) * len(busy) / max(1e-9, sum(busy)) - 1.0 if len(busy) > 1 else None,
             data_wait=self.data_s / seconds,
             left_s=(self.num_steps - step) * seconds / max(1, step - self.step),
         )

@@ -1,115 +1,102 @@
-"""Ranks that share rows: each holds some chunks of every row, and attention goes over all of them in a ring.
+"""One model over many ranks: who shares rows, who shares parameters, and what that does to the model.
 
-    world = split_world(world, context=4)       ranks 0..3 share rows, 4..7 share others, ...
-    share = share_rows(batch, world, model)     this rank's tokens, labels and patches; share.spans() its masks
+    world = split_world(start_world(), context=4, shard=8)
+    parallelize(model, runtime=runtime, world=world)
 
-Rows are cut after labels were shifted, so a target never asks what lies on another rank, and a rank embeds only its
-own patches. Chunks are dealt anew for each batch by what its masks cost this model (`kernels.ring_attention.deal`), the
-same on every rank that shares them, since all have the same batch. Gradients need nothing more: the loss is a sum over
-targets, so summing gradients over all ranks, whoever shares rows, and dividing by the step's targets is exact.
+Two questions with two answers, and each is a line of the ranks cut into equal neighbours:
 
-What this does not do: read only a share of the rows (every rank of a group loads and decodes whole rows), or shard
-parameters.
+    rows        replica x context     every `context` ranks hold a part of each row (`training.context`)
+    parameters  replicate x shard     every `shard` ranks hold one copy of the model between them (FSDP2's fully_shard)
+
+They are independent, since gradients are summed over all ranks whoever shares what: the usual mesh replicate x shard x
+context is `shard = shard x context` here, and parameters that are split over fewer or more ranks than rows are as good.
+
+`parallelize` is the only place that changes a model for the machine, in this order: recomputation, so that the
+compiler sees it; compilation, block by block; sharding, whose hooks gather a block's parameters before it runs.
+
+What this file does not do: tensor, pipeline or expert parallelism. Every rank first builds the whole model in host
+memory, from the same seed, and then keeps its part.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from kernels import Spans
-from kernels.ring_attention.deal import deal
-from kernels.ring_attention.layout import Layout, ShardedSpans
-from model.flops import matrix_parameters
+from training.activations import checkpoint_blocks, tile_mlps
 from training.distributed import World
-
-if TYPE_CHECKING:
-    from data.batch import Batch
-
-CHUNKS = 16
-"""Chunks a rank holds of a row, where they are not shorter than `MIN_CHUNK` tokens."""
-MIN_CHUNK = 16
+from training.runtime import Runtime, compile_blocks
 
 
-def split_world(world: World, context: int) -> World:
-    """The same rank in a world where every `context` neighbours share rows. All ranks call it, in the same order.
+def split_world(world: World, *, context: int = 1, shard: int = 1, device: str = "cpu") -> World:
+    """The same rank in a world where every `context` neighbours share rows, and every `shard` parameters.
 
-    Raises ValueError where the ranks cannot be split so.
+    All ranks call it, in the same order. Raises ValueError where the ranks cannot be split so.
     """
-    if context == 1:
+    for name, ranks in (("context", context), ("shard", shard)):
+        if ranks < 1 or world.size % ranks:
+            raise ValueError(
+                f"runtime.{name} = {ranks} does not divide the {world.size} ranks: start a multiple of it with torchrun"
+            )
+    if context == shard == 1:
         return world
-    if context < 1 or world.size % context:
-        raise ValueError(
-            f"runtime.context = {context} does not divide the {world.size} ranks: start a multiple of it with torchrun"
-        )
-    name = ""
-    for first in range(0, world.size, context):
-        group = dist.new_group(list(range(first, first + context)))
-        if first <= world.rank < first + context:
-            name = group.group_name
-    return dataclasses.replace(world, context=context, context_group=name)
+    # imported late: a single process needs no meshes
+    from torch.distributed.device_mesh import init_device_mesh
+
+    group, mesh = "", None
+    if context > 1:
+        rows = init_device_mesh(device, (world.size // context, context), mesh_dim_names=("replica", "context"))
+        group = rows.get_group("context").group_name
+    if shard > 1:
+        mesh = init_device_mesh(device, (world.size // shard, shard), mesh_dim_names=("replicate", "shard"))
+    return dataclasses.replace(world, context=context, context_group=group, shard=shard, mesh=mesh)
 
 
-@dataclass(frozen=True)
-class Share:
-    """One rank's part of a batch."""
-
-    batch: Batch
-    """Its tokens, with the rows' ids and places as they were, and its patches."""
-    layout: Layout
-    whole: tuple[Spans, Spans]
-    """What local and global layers of the model that it was dealt for see, all rows."""
-
-    def spans(self, whole: tuple[Spans, Spans] | None = None) -> tuple[ShardedSpans, ShardedSpans]:
-        """The same for this rank's rows, or those of `whole`, where that is another model's."""
-        local, everywhere = whole or self.whole
-        return ShardedSpans.shard(local, self.layout), ShardedSpans.shard(everywhere, self.layout)
+def parallelize(model: nn.Module, *, runtime: Runtime, world: World) -> None:
+    """Make a model, on its device and in its dtype, one that trains as `runtime` and `world` say; in place."""
+    tile_mlps(model, runtime.mlp_tile, compiled=runtime.compile)
+    checkpoint_blocks(model, runtime.checkpointing)
+    if runtime.compile:
+        compile_blocks(model)
+    if world.shard > 1:
+        shard_parameters(model, runtime=runtime, world=world)
 
 
-def share_rows(batch: Batch, world: World, model: nn.Module) -> Share:
-    """This rank's part of a batch that all ranks of its group have; dealt by what it costs `model`."""
-    whole = model.spans(batch.document, batch.block)
-    layout = _layout(batch, world, model, whole)
-    index = layout.index().to(batch.token_ids.device)
-    fields = {
-        name: getattr(batch, name).index_select(1, index)
-        for name in ("token_ids", "position", "document", "block", "labels", "kind", "context")
-    }
-    num_rows, row_tokens = batch.token_ids.shape
-    # whole slot -> slot here; what lies on another rank, and padding, is past the end
-    size = num_rows * len(index)
-    place = torch.full((num_rows * row_tokens + 1,), size, dtype=torch.int64, device=index.device)
-    rows = torch.arange(num_rows, device=index.device)[:, None]
-    place[(rows * row_tokens + index).flatten()] = torch.arange(size, device=index.device)
-    media = {name: _own(patches, place[slot], size) for name, (patches, slot) in batch.media.items()}
-    return Share(dataclasses.replace(batch, **fields, media=media), layout, whole)
+def shard_parameters(model: nn.Module, *, runtime: Runtime, world: World) -> None:
+    """Split every parameter over the mesh's `shard` ranks, in place: each block by itself, then the ends together.
+
+    Blocks are gathered in the precision of their matrix products, norms included; the token table, embedders, last norm
+    and head in that of the weights. Gradients are summed in float32 (float64 for float64 weights). Embedders, head and
+    last norm share a group, whose sum waits for all of its members: each must take part in each step on each rank, if
+    with no patches.
+    """
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    half = torch.bfloat16 if runtime.dtype == "bfloat16" else None
+    reduced = torch.float32 if half is not None else None
+    inner = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=reduced, cast_forward_inputs=False)
+    outer = MixedPrecisionPolicy(reduce_dtype=reduced, cast_forward_inputs=False)
+    for block in model.blocks:
+        fully_shard(block, mesh=world.mesh, mp_policy=inner)
+    # the head is read after the forward pass, so its group stays gathered until the backward pass is over
+    fully_shard(model, mesh=world.mesh, mp_policy=outer, reshard_after_forward=False)
+    for module in (*model.blocks, model):
+        # sums, not means; gloo knows no division before the sum
+        module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)
 
 
-def _own(patches: Tensor, slot: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    kept = slot < size
-    return patches[kept], slot[kept]
+def is_sharded(model: nn.Module) -> bool:
+    """Were the model's parameters split over ranks?"""
+    return hasattr(model, "set_requires_all_reduce")
 
 
-def _layout(batch: Batch, world: World, model: nn.Module, whole: tuple[Spans, Spans]) -> Layout:
-    config, row_tokens = model.config, batch.token_ids.shape[1]
-    local, everywhere = whole
-    num_global = config.num_global_layers
-    masks: list[tuple[Spans, float]] = [(local, config.num_layers - num_global), (everywhere, num_global)]
-    # FLOPs of a token's linear layers over those of one row and key
-    linear = matrix_parameters(config) / config.num_layers / (2 * config.num_heads * config.head_dim)
-    chunk = chunk_tokens(row_tokens, world.context)
-    owner = deal(masks, world_size=world.context, chunk=chunk, linear=linear).owner
-    return Layout(owner, chunk, row_tokens, world.rank % world.context, world.context, world.context_group)
+def whole_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The model's whole weights by name, on rank 0; {} elsewhere where they are sharded. All ranks call it."""
+    if not is_sharded(model):
+        return model.state_dict()
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-
-def chunk_tokens(row_tokens: int, context: int) -> int:
-    """Tokens of a chunk: up to CHUNKS chunks a rank, equal ones where the row can be cut so."""
-    for chunks in range(CHUNKS, 0, -1):
-        if row_tokens % (chunks * context) == 0 and row_tokens // (chunks * context) >= MIN_CHUNK:
-            return row_tokens // (chunks * context)
-    return max(1, -(-row_tokens // (context * max(1, min(CHUNKS, row_tokens // (context * MIN_CHUNK))))))
+    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))

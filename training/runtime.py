@@ -54,12 +54,22 @@ class Runtime:
     """CPU threads of all ranks on this machine together."""
     deterministic: bool = True
     """Deterministic algorithms only."""
+    checkpointing: str = "none"
+    """What blocks compute again in the backward pass (`training.activations`)."""
+    mlp_tile: int = 0
+    """Tokens that an MLP takes at a time; 0: all."""
+    profile: tuple[int, int] | None = None
+    """First and last step to record (`training.profiling`)."""
     reasons: dict[str, str] = field(default_factory=dict, compare=False, hash=False)
     """Why each choice was made, for the log."""
 
     def identity(self) -> dict[str, object]:
-        """What can alter the weights' bits, for a stage's configuration: all but the reasons."""
-        return {name: value for name, value in plain(self).items() if name != "reasons"}
+        """What may alter the weights' bits, for a stage's configuration; computing again the same does not."""
+        exact = {"reasons", "checkpointing", "mlp_tile", "profile"}
+        if self.device == "cuda":
+            # there the host's threads compute nothing
+            exact.add("num_threads")
+        return {name: value for name, value in plain(self).items() if name not in exact}
 
     @property
     def weight_dtype(self) -> torch.dtype:
@@ -94,6 +104,9 @@ def resolve_runtime(config: RuntimeConfig, *, folder: Path | None = None) -> Run
             compile=_compile(config, reasons),
             num_threads=config.num_threads or usable_cores(),
             deterministic=config.deterministic,
+            checkpointing=config.checkpointing,
+            mlp_tile=config.mlp_tile,
+            profile=config.profile,
             reasons=reasons,
         )
         if path is not None:

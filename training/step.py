@@ -27,10 +27,11 @@ from data.sequence import CONTEXT
 from kernels import linear_cross_entropy
 from salt.cost import TRAINING_PASSES, batch_flops
 from salt.distill import Distillation
+from training.activations import offloading
 from training.config import TrainConfig
+from training.context import share_rows
 from training.distributed import World
-from training.optimizer import GradientBuffer
-from training.parallel import share_rows
+from training.gradients import Gradients
 from training.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -141,6 +142,8 @@ class StepResult:
     """Seconds of this rank in the teacher's forward pass."""
     data_s: float
     """Seconds of this rank waiting for batches."""
+    busy_s: float
+    """Seconds of this rank from the first batch until it waits for the others' sums, waiting for data not counted."""
     failures: tuple[tuple[int, str], ...] = ()
     """(document, reason) of this rank's documents that could not be loaded and became padding."""
 
@@ -153,13 +156,15 @@ def accumulate(
     config: TrainConfig,
     runtime: Runtime,
     world: World,
-    gradients: GradientBuffer,
+    gradients: Gradients,
+    num_batches: int,
     kinds: tuple[str, ...],
     distillation: Distillation | None,
     stop: bool,
 ) -> StepResult:
     """Leave the mean gradient of the step's targets, over all ranks, in `gradients`; nothing is updated.
 
+    batches: this rank's `num_batches` micro-batches.
     Raises RankLostError when another rank has ended.
     """
     gradients.zero()
@@ -168,10 +173,12 @@ def accumulate(
     student_flops = teacher_flops = tokens = 0
     teacher_s = data_s = 0.0
     failures: list[tuple[int, str]] = []
-    waiting = time.perf_counter()
-    for batch in batches:
+    began = waiting = time.perf_counter()
+    world.mark(f"waiting for rows of step {step + 1}")
+    for number, batch in enumerate(batches, 1):
         batch = to_device(batch, runtime.device)
         data_s += time.perf_counter() - waiting
+        world.mark(f"computing step {step + 1}")
         whole, options, teacher_options = batch, {}, {}
         if world.context > 1:
             share = share_rows(batch, world, model)
@@ -196,40 +203,58 @@ def accumulate(
                 }
                 teacher_flops += bills * batch_flops(distillation.teacher, whole)
                 teacher_s += time.perf_counter() - start
-            hidden = model(batch.token_ids, batch.position, batch.document, batch.block, batch.media, **options)
+            with offloading(model, runtime.checkpointing, runtime.device):
+                hidden = model(batch.token_ids, batch.position, batch.document, batch.block, batch.media, **options)
             objective, token_loss = linear_cross_entropy(
                 hidden.flatten(0, 1),
                 model.head_weight,
                 batch.labels.flatten(),
+                token_weight=token_weights(batch, config),
                 z_loss=config.z_loss,
                 return_token_loss=True,
                 **help_from,
             )
+        gradients.before_backward(last=number == num_batches)
         objective.backward()
         tally.add_batch(batch, objective=objective, token_loss=token_loss)
         waiting = time.perf_counter()
+        if number < num_batches:
+            world.mark(f"waiting for rows of step {step + 1}")
 
+    busy_s = time.perf_counter() - began - data_s
+    world.mark(f"in the sum of step {step + 1}")
     # one small vector for all that ranks must agree on; float64 holds these counts exactly
     extra = torch.tensor([float(stop), student_flops, teacher_flops, tokens], dtype=torch.float64)
     shared = torch.cat([tally.sums, extra]).to(runtime.device)
-    world.sum([shared, *gradients.flats])
+    world.sum([shared])
+    gradients.sum(world)
     shared = shared.cpu()
     tally.sums = shared[: -len(extra)]
     stopped, student_flops, teacher_flops, tokens = shared[-len(extra) :].tolist()
     gradients.scale(1.0 / max(1, tally.num_targets))
     return StepResult(
         tally=tally,
-        grad_norm=float(gradients.norm()),
+        grad_norm=float(gradients.norm(world)),
         stop=stopped > 0,
         flops={"student": int(student_flops), "teacher_forward": int(teacher_flops)},
         tokens=int(tokens),
         teacher_s=teacher_s,
         data_s=data_s,
+        busy_s=busy_s,
         failures=tuple(failures),
     )
 
 
-def clip(gradients: GradientBuffer, *, grad_norm: float, limit: float) -> None:
+def token_weights(batch: Batch, config: TrainConfig) -> Tensor | None:
+    """(B T,) weight of each target in the objective, by the medium that it follows; None where all weigh 1."""
+    if not config.context_weights:
+        return None
+    named = dict(config.context_weights)
+    table = torch.tensor([named.get(name, 1.0) for name in CONTEXT], device=batch.context.device)
+    return table[batch.context.flatten().long()]
+
+
+def clip(gradients: Gradients, *, grad_norm: float, limit: float) -> None:
     """Scale the gradient down to the norm `limit` where it is longer; 0 means no limit."""
     if limit and grad_norm > limit:
         gradients.scale(limit / grad_norm)

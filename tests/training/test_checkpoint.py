@@ -5,7 +5,7 @@ import os
 
 import pytest
 import torch
-from tiny_run import TinyModel, events, final_bytes, tiny_config, tiny_train
+from tiny_run import SHARD, TinyModel, events, final_bytes, tiny_config, tiny_train
 
 from training.checkpoint import (
     CheckpointError,
@@ -13,14 +13,17 @@ from training.checkpoint import (
     latest_checkpoint,
     list_checkpoints,
     load_weights,
-    save_checkpoint,
 )
 from training.optimizer import Optimizer
+from training.saver import Saver
 
 
 def save(folder, step=4, **state):
-    model = TinyModel()
-    return save_checkpoint(folder, step=step, model=model, optimizer=Optimizer(model, tiny_config()), state=state)
+    model, saver = TinyModel(), Saver(folder, keep=9)
+    path = saver.begin(step=step, model=model, optimizer=Optimizer(model, tiny_config()), state=state)
+    saver.wait()
+    saver.close()
+    return path
 
 
 def ignore(*_, **__):
@@ -41,7 +44,7 @@ def remove(path):
     path.unlink()
 
 
-@pytest.mark.parametrize("moment", ["os.rename", "training.checkpoint.write_json", "training.checkpoint.file_digest"])
+@pytest.mark.parametrize("moment", ["os.rename", "training.saver.write_json", "training.saver.file_digest"])
 def test_death_while_saving_leaves_the_old_one(tmp_path, monkeypatch, moment):
     class Death(BaseException):
         """Like a kill: no handler may tidy up."""
@@ -58,7 +61,7 @@ def test_death_while_saving_leaves_the_old_one(tmp_path, monkeypatch, moment):
     assert latest_checkpoint(tmp_path, on_event=ignore).step == 4
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("name", [SHARD, "state.json"])
 @pytest.mark.parametrize("damage", [truncate, flip, remove], ids=lambda f: f.__name__)
 def test_damaged_checkpoint_is_set_aside_and_the_one_before_serves(tmp_path, damage, name):
     tiny_train(tmp_path / "straight")
@@ -78,10 +81,10 @@ def test_damaged_checkpoint_is_set_aside_and_the_one_before_serves(tmp_path, dam
 
 def test_damage_is_named(tmp_path):
     path = save(tmp_path)
-    truncate(path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is truncated: \d+ bytes of \d+"):
+    truncate(path / SHARD)
+    with pytest.raises(CheckpointError, match=rf"{SHARD} is truncated: \d+ bytes of \d+"):
         check(path)
-    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read .*delete its folder"):
+    with pytest.raises(CheckpointError, match=r"step_00000004 cannot be read .*delete the folder"):
         load_weights(path, model=TinyModel())
 
 
@@ -100,7 +103,7 @@ def test_checkpoint_of_another_optimizer_is_refused(tmp_path):
 
 
 def test_folder_without_weights_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match=r"holds no model\.safetensors"):
+    with pytest.raises(CheckpointError, match="holds no weights"):
         load_weights(tmp_path, model=TinyModel())
 
 
@@ -114,7 +117,7 @@ def test_same_step_is_replaced(tmp_path):
 def test_state_is_json_and_weights_are_safetensors(tmp_path):
     tiny_train(tmp_path)
     newest = tmp_path / "checkpoints" / "step_00000012"
-    assert sorted(os.listdir(newest)) == ["model.safetensors", "optimizer.safetensors", "state.json"]
+    assert sorted(os.listdir(newest)) == [SHARD, "state.json"]
     state = json.loads((newest / "state.json").read_text())
     assert (state["step"], state["row"], state["planned"]) == (12, 48, True)
     restored = TinyModel(seed=3)

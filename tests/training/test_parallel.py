@@ -1,4 +1,4 @@
-"""Ranks that share rows, and replicas of them: every mesh gives the same losses and weights, in float64."""
+"""Ranks that share rows, parameters, both or neither: every mesh gives the same losses and weights, in float64."""
 
 import json
 import os
@@ -10,20 +10,22 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
-from safetensors.torch import load_file
+from tiny_run import events, final_tensors
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "kernels"))
 from packings import random_packing
 
 from data.batch import Batch
-from kernels import Spans
+from kernels import Spans, linear_cross_entropy
 from kernels.ring_attention.deal import contiguous
 from model import ModelConfig, Transformer
 from salt.distill import Distillation
 from training.config import TrainConfig
+from training.context import chunk_tokens, share_rows
 from training.distributed import World, start_world
 from training.loop import train
-from training.parallel import chunk_tokens, share_rows, split_world
+from training.parallel import split_world
+from training.processes import Interrupted, Stop
 from training.rows import RowSource
 from training.runtime import Runtime
 
@@ -34,11 +36,16 @@ SHAPE = ModelConfig(
 )  # fmt: skip
 STEPS = 50
 CONFIG = TrainConfig(
-    model=SHAPE, num_steps=STEPS, rows_per_step=4, micro_rows=1, learning_rate=3e-3, warmup_steps=2,
+    model=SHAPE, num_steps=STEPS, rows_per_step=4, micro_rows=2, learning_rate=3e-3, warmup_steps=2,
     checkpoint_every=STEPS, log_every=1, seed=3,
 )  # fmt: skip
-MESHES = {1: [1], 2: [1, 2], 4: [1, 2, 4]}
-"""World size -> ranks that share rows."""
+MESHES = {
+    2: [(1, 1), (2, 1), (1, 2), (2, 2)],
+    4: [(1, 1), (2, 1), (4, 1), (1, 2), (2, 2), (4, 2), (1, 4), (2, 4), (4, 4)],
+}
+"""World size -> ranks that share rows, ranks that share parameters."""
+OPTIONS = {(1, 2): {"checkpointing": "selective"}, (2, 2): {"checkpointing": "full", "mlp_tile": 16}}
+"""What some meshes do besides, and must not alter anything."""
 
 
 def rows(first: int, count: int) -> Batch:
@@ -60,68 +67,127 @@ def rows(first: int, count: int) -> Batch:
     return Batch(token_ids, position, document, block, labels, zeros.to(torch.int16), zeros.to(torch.uint8), media)
 
 
+def joined(parts: list[Batch]) -> Batch:
+    """Batches one under the other."""
+    fields = {
+        name: torch.cat([getattr(part, name) for part in parts])
+        for name in ("token_ids", "position", "document", "block", "labels", "kind", "context")
+    }
+    size, media = parts[0].token_ids.numel(), {}
+    for name in parts[0].media:
+        patches, slots = [], []
+        for number, part in enumerate(parts):
+            slot = part.media[name][1]
+            patches.append(part.media[name][0])
+            slots.append(torch.where(slot < size, slot + number * size, size * len(parts)))
+        media[name] = (torch.cat(patches), torch.cat(slots))
+    return Batch(**fields, media=media)
+
+
 def source(world: World) -> RowSource:
     def open_rows(start: int):
-        for first in range(start + world.replica, 400, world.replicas):
-            yield rows(first, 1)
+        micro = CONFIG.micro_rows_on(world.replicas)
+        for first in range(start + world.replica * micro, 400, world.replicas * micro):
+            yield joined([rows(row, 1) for row in range(first, first + micro)])
 
     return RowSource(open=open_rows, num_rows=400)
 
 
-def run(folder: Path, world: World, *, taught: bool) -> None:
-    """Train once."""
+def run(folder: Path, world: World, *, taught: bool, steps: int = STEPS, **options) -> None:
+    """Train, the first `steps` steps of the schedule."""
     model = Transformer(SHAPE, generator=torch.Generator().manual_seed(1))
     teacher = None
     if taught:
         small = replace(SHAPE, num_layers=1, window=7)
         teacher = Distillation(Transformer(small, generator=torch.Generator().manual_seed(2)), 20, 0.5)
-    train(
-        CONFIG, model=model, rows=source(world), folder=folder, runtime=Runtime(dtype="float64"), kinds=("page",),
-        distillation=teacher, world=world, quiet=True,
-    )  # fmt: skip
+    with Stop() as stop:
+        try:
+            train(
+                CONFIG, model=model, rows=source(world), folder=folder, runtime=Runtime(dtype="float64", **options),
+                kinds=("page",), distillation=teacher, world=world, quiet=True, validate=validate, stop=stop,
+                on_step=lambda step: stop.request("the test") if step == steps < STEPS else None,
+            )  # fmt: skip
+        except Interrupted:
+            assert steps < STEPS
+
+
+def validate(model: Transformer, step: int, should_stop) -> dict:
+    """Loss of two rows; where parameters are sharded, only ranks together can tell."""
+    batch = rows(10_000, 2)
+    hidden = model(batch.token_ids, batch.position, batch.document, batch.block, batch.media)
+    assert not should_stop()
+    return {"loss": float(linear_cross_entropy(hidden.flatten(0, 1), model.head_weight, batch.labels.flatten()))}
 
 
 def _rank(rank: int, size: int, port: int, folder: str) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     whole = start_world()
-    for context in MESHES[size]:
-        run(Path(folder) / f"{size}-{context}", split_world(whole, context), taught=context == max(MESHES[size]))
+    for context, shard in MESHES[size]:
+        world = split_world(whole, context=context, shard=shard)
+        taught = context == size
+        place = Path(folder) / f"{size}-{context}-{shard}"
+        run(place, world, taught=taught, **OPTIONS.get((context, shard), {}))
+    # begun on one rank, gone on here, sharded; and begun here, to go on on another number of ranks
+    run(Path(folder) / "moved", split_world(whole, shard=size), taught=False, steps=30 if size == 4 else STEPS)
 
 
-def losses(folder: Path) -> torch.Tensor:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return torch.tensor([line["loss"] for line in lines if "loss" in line], dtype=torch.float64)
-
-
-@pytest.fixture(scope="module")
-def one_rank(tmp_path_factory) -> dict[bool, Path]:
-    folders, before = {}, torch.get_num_threads()
-    # more threads than cores are free wait for one another at every small product
-    torch.set_num_threads(1)
-    for taught in (False, True):
-        folders[taught] = tmp_path_factory.mktemp("one")
-        run(folders[taught], World(), taught=taught)
-    torch.set_num_threads(before)
-    return folders
-
-
-@pytest.mark.parametrize("size", [2, 4])
-def test_every_mesh_gives_the_same_losses(size, one_rank, tmp_path):
+def spawn(size: int, folder: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.start_processes(_rank, (size, port, str(tmp_path)), nprocs=size, start_method="spawn")
-    for context in MESHES[size]:
-        expected, folder = one_rank[context == max(MESHES[size])], tmp_path / f"{size}-{context}"
-        assert len(losses(folder)) == STEPS
-        torch.testing.assert_close(losses(folder), losses(expected), rtol=0, atol=1e-8)
-        weights = [load_file(next((path / "checkpoints").glob(f"*{STEPS}")) / "model.safetensors")
-                   for path in (folder, expected)]  # fmt: skip
-        for name, tensor in weights[1].items():
-            torch.testing.assert_close(weights[0][name], tensor, rtol=0, atol=1e-8, msg=name)
-        billed = [json.loads((path / "ledger.json").read_text()) for path in (folder, expected)]
-        assert billed[0]["student"]["flops"] == billed[1]["student"]["flops"]
+    mp.start_processes(_rank, (size, port, str(folder)), nprocs=size, start_method="spawn")
+
+
+def numbers(folder: Path) -> torch.Tensor:
+    """Every loss, and the held-out loss last."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found = [line["loss"] for line in lines if "loss" in line]
+    found += [line["validation"]["loss"] for line in lines if "validation" in line]
+    return torch.tensor(found, dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """One rank with teacher and without; every mesh; and `moved`: 1 rank, then 4, then 2."""
+    folder, before = tmp_path_factory.mktemp("meshes"), torch.get_num_threads()
+    # more threads than cores are free wait for one another at every small product
+    torch.set_num_threads(1)
+    for taught in (False, True):
+        run(folder / f"one-{taught}", World(), taught=taught)
+    run(folder / "moved", World(), taught=False, steps=13)
+    torch.set_num_threads(before)
+    for size in (4, 2):
+        spawn(size, folder)
+    return folder
+
+
+def same(one: Path, other: Path) -> None:
+    """Losses and weights are equal within what rounding in another order explains."""
+    assert len(numbers(one)) == STEPS + 1
+    torch.testing.assert_close(numbers(other), numbers(one), rtol=0, atol=1e-8)
+    expected, found = final_tensors(one), final_tensors(other)
+    assert set(expected) == set(found)
+    for name in (name for name in expected if name.startswith("model/")):
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-8, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("size", "context", "shard"), [(size, *mesh) for size in MESHES for mesh in MESHES[size]], ids=str
+)
+def test_every_mesh_gives_the_same_losses(size, context, shard, trained):
+    one, folder = trained / f"one-{context == size}", trained / f"{size}-{context}-{shard}"
+    same(one, folder)
+    billed = [json.loads((path / "ledger.json").read_text()) for path in (folder, one)]
+    assert billed[0]["student"]["flops"] == billed[1]["student"]["flops"]
+
+
+def test_a_run_moves_from_one_rank_to_four_to_two(trained):
+    """Replicated on one, sharded over four, sharded over two: the same rows in the same order, the same losses."""
+    same(trained / "one-False", trained / "moved")
+    moves = [(event["step"], event["world_size"]) for event in events(trained / "moved", "resumed")]
+    # a stop is noticed in the step after it
+    assert moves == [(14, 4), (31, 2)]
 
 
 def test_shares_are_the_batch(tmp_path):
@@ -158,6 +224,7 @@ def test_chunks_divide_rows_where_they_can():
         assert chunk >= 1 and len(contiguous(-(-tokens // chunk), ranks)) * chunk >= tokens
 
 
-def test_ranks_that_cannot_be_split_are_told():
-    with pytest.raises(ValueError, match=r"runtime.context = 2 does not divide the 3 ranks"):
-        split_world(World(size=3), 2)
+@pytest.mark.parametrize("what", ["context", "shard"])
+def test_ranks_that_cannot_be_split_are_told(what):
+    with pytest.raises(ValueError, match=rf"runtime.{what} = 2 does not divide the 3 ranks"):
+        split_world(World(size=3), **{what: 2})

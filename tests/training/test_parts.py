@@ -12,9 +12,10 @@ from tiny_run import TinyModel, tiny_config, tiny_train
 from training import runtime as runtime_module
 from training.config import RuntimeConfig, TrainConfig
 from training.console import Console, Status, count, duration
+from training.gradients import GradientBuffer
 from training.ledger import ACCOUNTS, Ledger
 from training.metrics import JsonLines, Record, TensorBoardSink, flat_numbers, read_lines
-from training.optimizer import GradientBuffer, Optimizer, parameter_groups
+from training.optimizer import Optimizer, parameter_groups
 from training.runtime import Runtime, apply_runtime, has_bfloat16, resolve_runtime
 from training.schedule import learning_rate
 
@@ -99,7 +100,7 @@ def test_gradient_buffer_is_every_gradient():
 def test_optimizer_state_of_a_stranger_is_refused():
     optimizer = Optimizer(TinyModel(), tiny_config())
     with pytest.raises(ValueError, match="adamw/nobody/exp_avg, which this run has no use for"):
-        optimizer.load_state_tensors({"adamw/nobody/exp_avg": torch.zeros(1)})
+        optimizer.prepare_state({"adamw/nobody/exp_avg": (1,)})
     with pytest.raises(ValueError, match=r"has shape \(3,\), the parameter has \(32, 16\)"):
         optimizer.load_state_tensors({"adamw/head.weight/exp_avg": torch.zeros(3)})
 

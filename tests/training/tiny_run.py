@@ -115,7 +115,7 @@ def tiny_config(**changes):
 
     values = {
         "num_steps": 12, "rows_per_step": 4, "micro_rows": 2, "learning_rate": 1e-2, "warmup_steps": 2,
-        "checkpoint_every": 4, "log_every": 3, "z_loss": 1e-4, "seed": 5,
+        "checkpoint_every": 4, "log_every": 3, "z_loss": 1e-4, "seed": 5, "clean_steps": 0,
     }  # fmt: skip
     return TrainConfig(**{**values, **changes})
 
@@ -128,7 +128,7 @@ def tiny_train(folder, *, config=None, model=None, runtime=None, poisoned=(), se
     config = config or tiny_config()
     world = options.get("world")
     place = {} if world is None else {"rank": world.rank, "world_size": world.size}
-    rows = tiny_source(config, num_rows=num_rows, poisoned=poisoned, seen=seen, **place)
+    rows = options.pop("rows", None) or tiny_source(config, num_rows=num_rows, poisoned=poisoned, seen=seen, **place)
     return train(
         config,
         model=model or TinyModel(),
@@ -141,10 +141,25 @@ def tiny_train(folder, *, config=None, model=None, runtime=None, poisoned=(), se
     )
 
 
-def final_bytes(folder) -> tuple[bytes, bytes]:
-    """Weights and optimiser state of the newest checkpoint, as written."""
+SHARD = "shard-00001-model-00001-of-00001.safetensors"
+"""What rank 0 writes of a checkpoint."""
+
+
+def final_tensors(folder) -> dict[str, Tensor]:
+    """Weights and optimiser state of the newest checkpoint, whole, in whatever parts ranks wrote them."""
+    import torch.distributed.checkpoint as dcp
+
     newest = sorted((Path(folder) / "checkpoints").glob("step_*[0-9]"))[-1]
-    return (newest / "model.safetensors").read_bytes(), (newest / "optimizer.safetensors").read_bytes()
+    reader = dcp.HuggingFaceStorageReader(str(newest))
+    entries = reader.read_metadata().state_dict_metadata
+    tensors = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in entries.items()}
+    dcp.load(tensors, storage_reader=reader, no_dist=True)
+    return tensors
+
+
+def final_bytes(folder) -> dict[str, bytes]:
+    """The same as bytes; the order within the files is not ours."""
+    return {name: tensor.numpy().tobytes() for name, tensor in final_tensors(folder).items()}
 
 
 def timeless(folder) -> list[dict]:
@@ -165,7 +180,7 @@ def run_line(folder: str, hang_at: str) -> None:
     import os
     import time
 
-    from training import checkpoint
+    from training import saver
     from training.runtime import Runtime, apply_runtime
     from training.stages import Line
 
@@ -181,12 +196,19 @@ def run_line(folder: str, hang_at: str) -> None:
             hang()
         real_rename(source, target)
 
-    checkpoint.os.rename = rename
+    def at_step(step: int, stage: Path) -> None:
+        if hang_at == f"step {step}":
+            # what is being written in the background is not what this death is about
+            while list((stage / "checkpoints").glob(".writing_*")):
+                time.sleep(0.01)
+            hang()
+
+    saver.os.rename = rename
     runtime = Runtime()
     apply_runtime(runtime)
 
     def small(stage: Path) -> dict:
-        result = tiny_train(stage, runtime=runtime, on_step=lambda step: hang() if hang_at == f"step {step}" else None)
+        result = tiny_train(stage, runtime=runtime, on_step=lambda step: at_step(step, stage))
         return {"step": result.step}
 
     with Line(Path(folder)) as line:
@@ -204,7 +226,8 @@ def main() -> None:
     import traceback
 
     # torch's optimisers import this at their first step
-    import torch._dynamo  # noqa: F401
+    import torch._dynamo
+    import torch.distributed.checkpoint  # noqa: F401
 
     import training.loop  # noqa: F401
 

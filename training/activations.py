@@ -1,0 +1,109 @@
+"""What the forward pass keeps for the backward pass: everything, little, or next to nothing.
+
+A block that keeps everything holds about 20 tensors of the stream's size. `checkpointing` trades that for computing
+blocks again in the backward pass (Chen et al. 2016, 1604.06174):
+
+    none        everything is kept
+    selective   a block keeps what it was given, and the forward pass is done again but for the attention of global
+                layers, whose out and lse are kept: its work grows with the square of the length, what it gives does not
+    full        a block keeps what it was given, and nothing else
+    offload     like full, and what it was given waits in host memory (pinned) for the backward pass; on a CPU that is
+                where it is anyway, so there it is full
+
+`mlp_tile` is apart from these: the MLP of a block runs over so many tokens at a time, and each tile is computed again
+in the backward pass, so that its inner width, the widest tensor of all, never exists for a whole row.
+
+All of it computes the same numbers as without: what is done again is the same code on the same inputs. Under the
+compiler the recomputation is part of the compiled block. Rows that lie on several ranks are sent again where ring
+attention is done again; all ranks do so, in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from types import MethodType
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+
+
+def checkpoint_blocks(model: nn.Module, mode: str) -> None:
+    """Let each block keep what `mode` says, in place; names of parameters stay. Call it before blocks are compiled."""
+    if mode == "none":
+        return
+    for layer, block in enumerate(model.blocks):
+        options = {}
+        if mode == "selective" and model.config.is_global(layer):
+            options["context_fn"] = partial(create_selective_checkpoint_contexts, kept_operations())
+        # dropout and other random numbers do not occur
+        block.forward = MethodType(_again(type(block).forward, preserve_rng_state=False, **options), block)
+
+
+def kept_operations() -> list:
+    """The attention operations whose results a global layer keeps; the one over ranks only where it was imported."""
+    # importing it registers the op
+    import kernels.attention.op  # noqa: F401
+
+    operations = [torch.ops.brine.span_attention.default]
+    if hasattr(torch.ops.brine, "ring_attention"):
+        operations.append(torch.ops.brine.ring_attention.default)
+    return operations
+
+
+def tile_mlps(model: nn.Module, tile_tokens: int, *, compiled: bool) -> None:
+    """Let each block's MLP run over `tile_tokens` tokens at a time, in place; 0 leaves it whole.
+
+    compiled: compile the tiles' code; the loop over them stays outside of compiled code, which would unroll it.
+    """
+    if not tile_tokens:
+        return
+    for block in model.blocks:
+        inner = type(block.mlp).forward
+        if compiled:
+            inner = torch.compile(inner, dynamic=False)
+        block.mlp.forward = MethodType(_tiled(inner, tile_tokens), block.mlp)
+
+
+def offloading(model: nn.Module, mode: str, device: str) -> AbstractContextManager:
+    """Context of a forward pass in which what blocks were given goes to host memory until it is needed."""
+    if mode != "offload":
+        return nullcontext()
+    width = model.config.dim
+
+    def pack(tensor: Tensor) -> tuple[torch.device, Tensor]:
+        # the stream: everything else that is saved is small or shared by all blocks
+        if tensor.dim() != 3 or tensor.shape[-1] != width or tensor.device.type == "cpu":
+            return tensor.device, tensor
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        return tensor.device, host.copy_(tensor, non_blocking=True)
+
+    def unpack(packed: tuple[torch.device, Tensor]) -> Tensor:
+        home, tensor = packed
+        return tensor.to(home, non_blocking=True)
+
+    return saved_tensors_hooks(pack, unpack)
+
+
+def _again(forward: Callable, **options) -> Callable:
+    def checkpointed(self: nn.Module, *inputs):
+        return checkpoint(forward, self, *inputs, use_reentrant=False, **options)
+
+    return checkpointed
+
+
+def _tiled(forward: Callable, tile_tokens: int) -> Callable:
+    @torch.compiler.disable
+    def tiled(self: nn.Module, x: Tensor) -> Tensor:
+        if x.shape[1] <= tile_tokens:
+            return forward(self, x)
+        tiles = [
+            checkpoint(forward, self, tile, use_reentrant=False, preserve_rng_state=False)
+            for tile in x.split(tile_tokens, dim=1)
+        ]
+        return torch.cat(tiles, dim=1)
+
+    return tiled

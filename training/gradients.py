@@ -1,0 +1,123 @@
+"""The gradients of one step: summed over micro-batches and ranks, measured, scaled.
+
+The loss is a sum over target tokens, so gradients are summed, never averaged, and divided once by the number of targets
+of the whole step. Two ways to hold them, with one face:
+
+`GradientBuffer` lays every gradient into one flat tensor: a parameter that a step did not touch has gradient zero
+instead of none, the norm is one reduction, and ranks exchange a few large buckets instead of many small tensors, once a
+step.
+
+`ShardedGradients` is for parameters that `fully_shard` has split over ranks. Its hooks sum each block's gradient over
+the ranks as soon as it is whole and leave every rank its own part, so no rank ever holds them all; over replicas of the
+shards they are summed after the last micro-batch only. What FSDP would do by default, divide by the number of ranks, is
+turned off where the hooks are made (`training.parallel`).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from training.distributed import World
+
+# 64 bytes of float32: gradients begin where vector loads like it
+ALIGNMENT = 16
+
+
+class Gradients(Protocol):
+    """What the loop asks of either."""
+
+    def zero(self) -> None:
+        """Forget the last step's."""
+
+    def before_backward(self, *, last: bool) -> None:
+        """Say whether the backward pass that comes is the step's last."""
+
+    def sum(self, world: World) -> None:
+        """Sum over ranks what the backward passes have not summed yet."""
+
+    def norm(self, world: World) -> Tensor:
+        """Euclidean norm of the whole gradient, a float64 scalar, the same bits on all ranks; not finite where any
+        entry is not."""
+
+    def scale(self, factor: float) -> None:
+        """Multiply every gradient by `factor`."""
+
+
+class GradientBuffer:
+    """All gradients of a model as views of one flat tensor per dtype.
+
+    Cost: as many bytes as the parameters, held for the whole run (autograd would hold them too).
+    """
+
+    def __init__(self, parameters: dict[str, nn.Parameter]):
+        self.flats: list[Tensor] = []
+        groups: dict[tuple[torch.dtype, torch.device], list[nn.Parameter]] = {}
+        for parameter in parameters.values():
+            groups.setdefault((parameter.dtype, parameter.device), []).append(parameter)
+        for (dtype, device), members in groups.items():
+            sizes = [-(-member.numel() // ALIGNMENT) * ALIGNMENT for member in members]
+            flat = torch.zeros(sum(sizes), dtype=dtype, device=device)
+            start = 0
+            for member, size in zip(members, sizes, strict=True):
+                member.grad = flat[start : start + member.numel()].view_as(member)
+                start += size
+            self.flats.append(flat)
+
+    def zero(self) -> None:
+        """Set every gradient to zero."""
+        for flat in self.flats:
+            flat.zero_()
+
+    def before_backward(self, *, last: bool) -> None:
+        """Nothing to prepare: ranks sum once, at the end."""
+
+    def sum(self, world: World) -> None:
+        """Sum over all ranks."""
+        world.sum(self.flats)
+
+    def norm(self, world: World | None = None) -> Tensor:
+        """See `Gradients.norm`; every rank has the whole gradient and need not ask."""
+        return torch.stack([torch.linalg.vector_norm(flat).double() for flat in self.flats]).norm()
+
+    def scale(self, factor: float) -> None:
+        """Multiply every gradient by `factor`."""
+        for flat in self.flats:
+            flat.mul_(factor)
+
+
+class ShardedGradients:
+    """The gradients of a model whose parameters are split over ranks: this rank's parts."""
+
+    def __init__(self, model: nn.Module, parameters: dict[str, nn.Parameter]):
+        self.model, self.parameters = model, list(parameters.values())
+
+    def zero(self) -> None:
+        """Let go of the gradients; the next backward pass makes them anew."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def before_backward(self, *, last: bool) -> None:
+        """Replicas of the shards sum once, in the last backward pass."""
+        self.model.set_requires_all_reduce(last)
+
+    def sum(self, world: World) -> None:
+        """Nothing is left to sum: the backward passes did."""
+
+    def norm(self, world: World) -> Tensor:
+        """See `Gradients.norm`. All ranks take part."""
+        squares = [part.double().square().sum() for part in self._parts()]
+        total = torch.stack(squares).sum().view(1) if squares else torch.zeros(1, dtype=torch.float64)
+        world.sum([total])
+        # every replica counted the same shards
+        return (total / (world.size // world.shard)).sqrt().squeeze()
+
+    def scale(self, factor: float) -> None:
+        """Multiply every gradient by `factor`."""
+        for part in self._parts():
+            part.mul_(factor)
+
+    def _parts(self) -> list[Tensor]:
+        return [parameter.grad.to_local() for parameter in self.parameters if parameter.grad is not None]

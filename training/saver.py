@@ -1,0 +1,146 @@
+"""Writes checkpoints behind training's back: copied at once, written while the next steps run, named when whole.
+
+    saver = Saver(folder, world=world)
+    saver.begin(step=400, model=model, optimizer=optimizer, state={...})     returns when everything is copied
+    saver.wait()                                                             on the disk, or CheckpointError
+
+`torch.distributed.checkpoint.async_save` copies the tensors to host memory and writes each rank's part in a thread,
+over a process group of its own, so that its messages never mix with training's. A second thread then waits for that,
+hashes this rank's files, and rank 0 writes `state.json`, gives the folder its name by one `rename`, and deletes what is
+no longer kept. One checkpoint is written at a time: `begin` waits for the one before.
+
+Cost: host memory for one copy of the rank's part, and the same again while a file is put together.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shutil
+import warnings
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from torch import nn
+
+from training.checkpoint import STATE, CheckpointError, prune_checkpoints, tensors_of
+from training.distributed import World
+from training.files import file_digest, sync_folder, write_json
+from training.optimizer import Optimizer
+
+
+class Saver:
+    """Writes the checkpoints of one run. All ranks make one, and call its methods in the same order."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        world: World | None = None,
+        keep: int = 2,
+        keep_at: Iterable[int] = (),
+        timeout_s: float = 1800.0,
+    ):
+        """folder: the run's `checkpoints/`. keep, keep_at: see `prune_checkpoints`."""
+        self.folder, self.world = Path(folder), world or World()
+        self.keep, self.keep_at = keep, tuple(keep_at)
+        # said in a thread, where a context of warnings does not reach, and known
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+        self._group = None
+        if self.world.size > 1:
+            import torch.distributed as dist
+
+            self._group = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=timeout_s))
+        self._finisher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: Future | None = None
+        self._step = 0
+
+    def begin(self, *, step: int, model: nn.Module, optimizer: Optimizer, state: dict, good: int | None = None) -> Path:
+        """Copy the model and begin to write the checkpoint of `step`; returns the folder that it will have.
+
+        An older checkpoint of the same step is replaced. state: plain JSON. good: see `prune_checkpoints`.
+        Raises CheckpointError when the one before could not be written.
+        """
+        import torch.distributed.checkpoint as dcp
+
+        self.wait()
+        self._step = step
+        temporary = self.folder / f".writing_{step:08d}"
+        if self.world.is_main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+            try:
+                temporary.mkdir()
+            except OSError as error:
+                raise self._failed(error) from error
+        self.world.barrier()
+        written = dcp.async_save(
+            tensors_of(model, optimizer),
+            storage_writer=dcp.HuggingFaceStorageWriter(str(temporary), save_distributed=True),
+            process_group=self._group,
+            no_dist=self._group is None,
+        )
+        target = self.folder / f"step_{step:08d}"
+        self._pending = self._finisher.submit(self._finish, written, temporary, target, {**state, "step": step}, good)
+        return target
+
+    def wait(self) -> None:
+        """Return when the checkpoint that was begun is on the disk. All ranks.
+
+        Raises CheckpointError on every rank when one could not write its part.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        # imported here, as everywhere in this file; by now it has been
+        from torch.distributed.checkpoint.api import CheckpointException
+
+        trouble = None
+        try:
+            pending.result()
+        except (Exception, CheckpointException) as error:
+            trouble = str(self._failed(error))
+        troubles = [each for each in self.world.gather(trouble) if each]
+        if troubles:
+            if self.world.is_main:
+                shutil.rmtree(self.folder / f".writing_{self._step:08d}", ignore_errors=True)
+            raise CheckpointError(troubles[0])
+
+    def close(self) -> None:
+        """Let the threads end what they have begun: what fails elsewhere need not cost the checkpoint on its way."""
+        self._finisher.shutdown(wait=True)
+
+    def _finish(self, written: Future, temporary: Path, target: Path, state: dict, good: int | None) -> None:
+        written.result()
+        own = sorted(temporary.glob(f"shard-{self.world.rank + 1:05d}-*"))
+        files = {path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)} for path in own}
+        every = [files]
+        if self._group is not None:
+            import torch.distributed as dist
+
+            every = [None] * self.world.size
+            dist.all_gather_object(every, files, group=self._group)
+        if not self.world.is_main:
+            return
+        write_json(
+            temporary / STATE, {**state, "files": {name: noted for part in every for name, noted in part.items()}}
+        )
+        if target.exists():
+            # rename cannot replace a folder that holds files
+            old = self.folder / f".replaced_{target.name}"
+            shutil.rmtree(old, ignore_errors=True)
+            os.rename(target, old)
+            os.rename(temporary, target)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(temporary, target)
+        sync_folder(self.folder)
+        prune_checkpoints(self.folder, keep=self.keep, keep_at=self.keep_at, good=good)
+
+    def _failed(self, error: BaseException) -> CheckpointError:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        return CheckpointError(
+            f"the checkpoint of step {self._step} could not be written under {self.folder} ({reason[-1]}): free some "
+            "space or choose another run folder; the checkpoints before it are untouched"
+        )
