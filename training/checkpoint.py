@@ -195,9 +195,9 @@ def _load(folder: Path, model: nn.Module, optimizer: Optimizer | None) -> None:
 
 
 def prune_checkpoints(folder: Path, *, keep: int, keep_at: Iterable[int] = (), good: int | None = None) -> None:
-    """Delete all but the newest checkpoint, the newest `keep` planned ones, the one with the lowest held-out loss, those
-    of the steps `keep_at`, and, of the planned ones, the newest of a step up to `good` and all that came after it, since
-    each of them may yet turn out good; also what a kill left half made."""
+    """Delete all but the newest checkpoint, the newest `keep` planned ones, the one with the lowest held-out loss, and
+    those of the steps `keep_at`; of the planned ones also the newest of a step up to `good` and all that came after it
+    stay, since each of them may yet turn out good. What a kill left half made goes too."""
     folder = Path(folder)
     found = list_checkpoints(folder)
     planned = [one for one in found if one.planned]
