@@ -7,6 +7,7 @@
     init.py          one table of initial weights
     cache.py         keys and values of what was read
     prompt.py        what a person hands over, as the arguments of a forward
+    prefill.py       prompts of any length, in chunks
     generate.py      decoding, and `python -m model.generate`
     load.py          model folders: save and load
     probe.py         capture, edit and look at activations

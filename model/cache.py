@@ -1,13 +1,17 @@
 """Keys and values of what was already read, so that a new token costs one row and not the whole prompt.
 
-The cache keeps, for every token so far, its document and block id, and for every layer its keys
-and values. From the ids it makes the same spans that an uncached forward over the whole sequence would have
-made, cut to the rows that are new (`Spans.packed(..., num_rows=T)`): cached and uncached logits therefore
-agree, whatever the mask. Positions are not its business: keys are stored after their rotary turn.
+A new row's span needs little of what came before it: where its document began, and whether the last token's media
+block goes on. So the cache keeps three numbers per sequence, not the ids of all tokens, and per layer its keys and
+values. The spans of new rows are those that an uncached forward over everything would have given them; cached and
+uncached logits therefore agree, whatever the mask. Positions are not its business: keys are stored after their rotary
+turn.
 
 Local layers need no more than the last window - 1 keys; with `keep_all=False` (the default) older ones are dropped,
-so memory grows with the global layers only. Dropping is lazy: a buffer is moved to its start when it
-is full, which costs one copy per window and not one per token.
+so memory and work per token grow with the global layers only. Dropping is lazy: a buffer is moved to its start when it
+is full, which costs one copy per window and not one per token. Once every row is a window past the start of its
+document, the spans of a single token in local layers are always the same, and so is all that a backend derives from
+them. Buffers of global layers double when they are full; `reserve` makes room at once, since a copy of gigabytes holds
+both for a moment. Reserved pages that are never written take no memory.
 
 A media block sees itself whole, so it must come whole: a chunk that ends inside a block has already
 computed its rows without the rest. `extend` refuses the rest, instead of giving other logits.
@@ -16,6 +20,9 @@ B batch, S keys, T new tokens, K key heads, D head dim.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Items
 
 import torch
 from torch import Tensor
@@ -27,12 +34,19 @@ from model.config import ModelConfig
 class LayerCache:
     """Keys and values of one layer in a buffer that grows by doubling."""
 
-    def __init__(self):
+    def __init__(self, reserve: int = 0):
+        """reserve: keys that the first buffer has room for."""
+        self.reserve = reserve
         self.keys: Tensor | None = None
         self.values: Tensor | None = None
         self.start = 0
         self.stop = 0
         self.drop = 0
+
+    @property
+    def kept(self) -> tuple[Tensor, Tensor]:
+        """Keys and values in use, (B, S, K, D) each: views of the buffer."""
+        return self.keys[:, self.start : self.stop], self.values[:, self.start : self.stop]
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Add k, v (B, T, K, D), first forgetting the `drop` oldest; returns all that is kept, (B, S, K, D) each."""
@@ -40,64 +54,116 @@ class LayerCache:
         kept, new = self.stop - self.start, k.shape[1]
         if self.keys is None or self.stop + new > self.keys.shape[1]:
             # twice what is kept: the next copy is that many tokens away
-            shape = (k.shape[0], max(2 * kept, 64) + new, *k.shape[2:])
-            keys, values = k.new_empty(shape), v.new_empty(shape)
+            room = max(self.reserve, max(2 * kept, 64) + new)
+            keys, values = (x.new_empty((x.shape[0], room, *x.shape[2:])) for x in (k, v))
             if kept:
-                keys[:, :kept] = self.keys[:, self.start : self.stop]
-                values[:, :kept] = self.values[:, self.start : self.stop]
+                keys[:, :kept], values[:, :kept] = self.kept
             self.keys, self.values, self.start, self.stop = keys, values, 0, kept
         self.keys[:, self.stop : self.stop + new] = k
         self.values[:, self.stop : self.stop + new] = v
         self.stop += new
-        return self.keys[:, self.start : self.stop], self.values[:, self.start : self.stop]
+        return self.kept
 
-    def select(self, rows: Tensor) -> None:
-        """Keep only these rows of the batch."""
-        if self.keys is not None:
-            self.keys, self.values = self.keys[rows], self.values[rows]
+    def select(self, rows: list[int]) -> None:
+        """Keep only these rows of the batch, ascending; moved in place, since a copy could be gigabytes."""
+        if self.keys is None:
+            return
+        for part in self.kept:
+            for new, old in enumerate(rows):
+                if new != old:
+                    part[new].copy_(part[old])
+        self.keys, self.values = self.keys[: len(rows)], self.values[: len(rows)]
+
+    def gather(self, parts: Items[LayerCache], kept: int) -> None:
+        """Take the last `kept` keys of all rows of several caches, with zeros before those that have fewer."""
+        room = max(self.reserve, 2 * kept + 64)
+        num_rows = sum(part.keys.shape[0] for part in parts)
+        wholes = []
+        for which, like in enumerate(parts[0].kept):
+            whole, row = like.new_empty((num_rows, room, *like.shape[2:])), 0
+            for part in parts:
+                have = part.kept[which]
+                used = min(kept, have.shape[1])
+                rows = slice(row, row + have.shape[0])
+                # zeros, since a key that no mask lets through must still be a number
+                whole[rows, : kept - used] = 0
+                whole[rows, kept - used : kept] = have[:, have.shape[1] - used :]
+                row = rows.stop
+            wholes.append(whole)
+        self.keys, self.values = wholes
+        self.start, self.stop = 0, kept
 
 
 class KeyValueCache:
     """The state of a decoding: pass the same object to each `Transformer.forward` of one sequence or batch."""
 
-    def __init__(self, config: ModelConfig, *, keep_all: bool = False):
-        """keep_all: keep every key of local layers too (for probing); by default only those in the window."""
+    def __init__(self, config: ModelConfig, *, keep_all: bool = False, reserve: int = 0):
+        """keep_all: keep every key of local layers too (for probing); by default only those in the window.
+        reserve: tokens that global layers get room for at once (the prompt and its answer)."""
         self.config = config
         self.keep_all = keep_all
-        self.layers = [LayerCache() for _ in range(config.num_layers)]
-        self.document: Tensor | None = None
-        self.block: Tensor | None = None
-        self.first_local = 0
-
-    @property
-    def num_tokens(self) -> int:
+        self.layers = [LayerCache(reserve * config.is_global(layer)) for layer in range(config.num_layers)]
+        self.num_tokens = 0
         """Tokens read so far, padding included."""
-        return 0 if self.document is None else self.document.shape[1]
+        self.first_local = 0
+        """Number of the oldest key that local layers keep."""
+        self.document: Tensor | None = None
+        """(B,) int32, document and `block` of the last token."""
+        self.block: Tensor | None = None
+        self.start: Tensor | None = None
+        """(B,) int32, number of the first token of the last token's document."""
+        self._newest_start = 0
+        self._steady: Spans | None = None
 
     def extend(self, document: Tensor, block: Tensor) -> tuple[Spans, Spans]:
         """Take in the ids of the next T tokens; returns their spans for local and for global layers.
 
         document, block: (B, T) int32. Raises ValueError when the batch changes or a media block is continued.
         """
-        new = document.shape[1]
-        before = self.num_tokens
-        if before:
-            if document.shape[0] != self.document.shape[0]:
-                raise ValueError(
-                    f"the cache holds {self.document.shape[0]} rows, this forward has {document.shape[0]}: "
-                    "use one cache per batch"
-                )
-            same = (self.document[:, -1] == document[:, 0]) & (self.block[:, -1] == block[:, 0])
-            if bool((same & (block[:, 0] != 0)).any()):
-                raise ValueError(
-                    f"a media block continues across token {before} of the cache, but its rows must see it whole: "
-                    "give all tokens of a block in one forward"
-                )
-            document = torch.cat((self.document, document), dim=1)
-            block = torch.cat((self.block, block), dim=1)
-        self.document, self.block = document, block
+        before, new = self.num_tokens, document.shape[1]
+        goes_on, all_go_on = self._continues(document, block)
+        if new == 1 and all_go_on:
+            lo = self.start[:, None]
+            hi = hi_block = torch.full(document.shape, before + 1, dtype=torch.int32, device=document.device)
+        else:
+            chunk = Spans.packed(document, block=block)
+            lo, hi_block = chunk.lo + before, chunk.hi + before
+            if goes_on is not None:
+                # where the first run of equal ids goes on, it began long ago
+                lo = torch.where((chunk.lo == 0) & goes_on[:, None], self.start[:, None], lo)
+            row = torch.arange(before, before + new, dtype=torch.int32, device=document.device)
+            hi = (row + 1).expand(document.shape).contiguous()
+            self.start = lo[:, -1].clone()
+            self._newest_start = int(self.start.max())
+        self.num_tokens = before + new
+        self.document, self.block = document[:, -1].clone(), block[:, -1].clone()
+        return self._local_spans(lo, hi, hi_block), Spans(lo, hi, self.num_tokens)
 
-        window = self.config.window
+    def _continues(self, document: Tensor, block: Tensor) -> tuple[Tensor | None, bool]:
+        """((B,) bool: the last token's document goes on; whether it does in all rows), None before the first token."""
+        if self.document is None:
+            return None, False
+        if document.shape[0] != self.document.shape[0]:
+            raise ValueError(
+                f"the cache holds {self.document.shape[0]} rows, this forward has {document.shape[0]}: "
+                "use one cache per batch"
+            )
+        same = self.document == document[:, 0]
+        goes_on = same & (self.document >= 0)
+        cut = same & (self.block == block[:, 0]) & (self.block != 0)
+        # both at once, as each would wait for the device
+        all_go_on, any_cut = torch.stack((goes_on.all(), cut.any())).tolist()
+        if any_cut:
+            raise ValueError(
+                f"a media block continues across token {self.num_tokens} of the cache, but its rows must see it "
+                "whole: give all tokens of a block in one forward"
+            )
+        return goes_on, all_go_on
+
+    def _local_spans(self, lo: Tensor, hi: Tensor, hi_block: Tensor) -> Spans:
+        """Spans of the new rows over the keys that local layers keep; sets what those have to drop."""
+        window, new = self.config.window, lo.shape[1]
+        before = self.num_tokens - new
         first = self.first_local
         if not self.keep_all and window is not None:
             # the oldest new row, number `before`, sees back to before - window + 1
@@ -105,13 +171,72 @@ class KeyValueCache:
         for layer, cache in enumerate(self.layers):
             cache.drop = 0 if self.config.is_global(layer) else first - self.first_local
         self.first_local = first
-        local = Spans.packed(document, block=block, window=window, num_rows=new)
-        if first:
-            local = local.onto(range(new), range(first, before + new))
-        return local, Spans.packed(document, num_rows=new)
+        kept = self.num_tokens - first
+        steady = new == 1 and kept == window and self._newest_start <= first
+        if steady and self._steady is not None:
+            return self._steady
+        if window is not None:
+            lo = torch.maximum(lo, hi - window)
+            # a window near 2**31 would overflow int32; past the last token it changes nothing
+            hi_block = torch.minimum(hi_block, hi + (min(window, self.num_tokens) - 1))
+        spans = Spans((lo - first).clamp_(min=0), hi_block - first, kept)
+        self._steady = spans if steady else None
+        return spans
 
     def select(self, rows: Tensor) -> None:
-        """Keep only these rows of the batch (1-D int64 index), for instance those that have not ended."""
-        self.document, self.block = self.document[rows], self.block[rows]
+        """Keep only these rows of the batch (1-D int64 index, ascending), for instance those that have not ended."""
+        kept = rows.tolist()
+        if kept != sorted(set(kept)):
+            raise ValueError(f"rows to keep must ascend, each once; got {kept}")
+        self.document, self.block, self.start = self.document[rows], self.block[rows], self.start[rows]
+        self._newest_start, self._steady = int(self.start.max()), None
         for cache in self.layers:
-            cache.select(rows)
+            cache.select(kept)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the cache holds, by name: views, to be saved before the next forward.
+
+        "counts" (2,) int64 is num_tokens and first_local. Raises ValueError before the first token.
+        """
+        if not self.num_tokens:
+            raise ValueError("the cache is empty: there is nothing to save before the first forward")
+        tensors = {"document": self.document, "block": self.block, "start": self.start}
+        tensors["counts"] = torch.tensor([self.num_tokens, self.first_local])
+        for layer, cache in enumerate(self.layers):
+            tensors[f"layers.{layer}.keys"], tensors[f"layers.{layer}.values"] = cache.kept
+        return tensors
+
+    def load_state(self, read: Callable[[str], Tensor]) -> None:
+        """Take over what `state` gave, into an empty cache. read: name -> tensor, called once for each name, so that
+        one layer at a time need be in memory twice."""
+        self.num_tokens, self.first_local = read("counts").tolist()
+        self.document, self.block, self.start = (read(name).clone() for name in ("document", "block", "start"))
+        self._newest_start = int(self.start.max())
+        for layer, cache in enumerate(self.layers):
+            cache.drop = 0
+            cache.append(read(f"layers.{layer}.keys"), read(f"layers.{layer}.values"))
+
+    @classmethod
+    def merge(cls, caches: Items[KeyValueCache], *, reserve: int = 0) -> KeyValueCache:
+        """One cache of all rows of several, which are emptied: as if all had been read together, padded on the left.
+
+        The shorter rows get keys of zeros in front, which nobody sees; a row's next token is the next column for all.
+        One layer at a time is in memory twice. reserve: as for a new cache, counted from the longest row's start.
+        """
+        config, keep_all = caches[0].config, caches[0].keep_all
+        merged = cls(config, keep_all=keep_all, reserve=reserve)
+        merged.num_tokens = max(cache.num_tokens for cache in caches)
+        if not keep_all and config.window is not None:
+            merged.first_local = max(0, merged.num_tokens - config.window + 1)
+        pads = [merged.num_tokens - cache.num_tokens for cache in caches]
+        merged.document, merged.block = (
+            torch.cat([getattr(c, name) for c in caches]) for name in ("document", "block")
+        )
+        merged.start = torch.cat([cache.start + pad for cache, pad in zip(caches, pads, strict=True)])
+        merged._newest_start = int(merged.start.max())
+        for layer, target in enumerate(merged.layers):
+            kept = merged.num_tokens - (0 if config.is_global(layer) else merged.first_local)
+            target.gather([cache.layers[layer] for cache in caches], kept)
+            for cache in caches:
+                cache.layers[layer] = LayerCache()
+        return merged

@@ -4,8 +4,11 @@
 
 `stream_tokens` answers one prompt and yields as it goes. `transcribe` answers many, greedily and together:
 prompts of unequal length are padded on the left, share every forward, and leave the batch when they have
-ended; each gets the answer it would get alone. Both read the prompt in one forward (so no media block is ever
-cut) and go on with the key/value cache.
+ended; each gets the answer it would get alone. Prompts are read in chunks (`model.prefill`), and a token that follows
+costs one row: local layers look back over their window and never more, global layers over all keys.
+
+A long answer (measured, `python -m benchmarks.long_context`) is as fast at its end as at its beginning but for what
+global layers read; memory is taken once, for the prompt and `max_tokens`.
 
 An answer is text: special tokens other than the end token are never chosen. Temperature 0 is greedy;
 otherwise tokens are drawn from softmax(logits / temperature), cut to the smallest set of tokens that holds
@@ -25,7 +28,6 @@ import codecs
 import sys
 from collections.abc import Iterator
 from collections.abc import Sequence as Items
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -34,53 +36,51 @@ from torch import Tensor
 from data.document import Audio, Image, Text, Video
 from data.sequence import Sequence
 from data.tokenizer import END_ID, SPECIALS, Tokenizer
-from model.cache import KeyValueCache
-from model.prompt import batch_prompts
+from model.prefill import PREFILL_TOKENS, OnRead, Reading, eagerly, read_prompts
+from model.prompt import TextFile
 from model.transformer import Transformer
 
 
 class Decoding:
     """One batch of prompts being continued: the cache, and where each row's next token goes."""
 
-    def __init__(self, model: Transformer, prompts: Items[Sequence], *, vocab_size: int | None = None):
-        """vocab_size: ids from here on are never chosen, for a model that is wider than its tokenizer."""
+    def __init__(
+        self,
+        model: Transformer,
+        reading: Reading,
+        *,
+        vocab_size: int | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        """reading: the prompts, see `model.prefill.read_prompts`. vocab_size: ids from here on are never chosen, for a
+        model that is wider than its tokenizer. dtype: of matrix products, as in reading."""
         self.model = model
-        self.cache = KeyValueCache(model.config)
+        self.cache, self.hidden, self.place = reading.cache, reading.hidden, reading.place
+        self.dtype = dtype
         ids = torch.arange(model.config.vocab_size, device=model.head_weight.device)
         self.banned = (ids < len(SPECIALS)) & (ids != END_ID) | (ids >= (vocab_size or model.config.vocab_size))
-        self.batch = batch_prompts(prompts, device=model.head_weight.device)
-        # text after a medium is already placed behind all of it, so the last token decides
-        self.place = self.batch["position"][:, -1].amax(-1)
+        self.zeros = torch.zeros(len(self.place), 1, dtype=torch.int32, device=ids.device)
 
     @torch.no_grad()
     def step(self, token: Tensor | None = None) -> Tensor:
-        """Logits (B, V) float32 of the next token. token: (B,) int64, what was chosen last; None reads the prompts."""
-        if token is None:
-            inputs = self.batch
-        else:
+        """Logits (B, V) float32 of the next token. token: (B,) int64, what was chosen last; None after the prompts."""
+        if token is not None:
             self.place = self.place + 1
-            column = (len(token), 1)
             inputs = {
-                "token_ids": token.view(column),
+                "token_ids": token[:, None],
                 "position": self.place.view(-1, 1, 1).expand(-1, 1, 3),
-                "document": torch.zeros(column, dtype=torch.int32, device=token.device),
-                "block": torch.zeros(column, dtype=torch.int32, device=token.device),
+                "document": self.zeros,
+                "block": self.zeros,
             }
-        with _eagerly():
-            hidden = self.model(**inputs, cache=self.cache)[:, -1]
-        logits = torch.nn.functional.linear(hidden, self.model.head_weight).float()
-        return logits.masked_fill(self.banned, -torch.inf)
+            with eagerly(self.model, self.dtype):
+                self.hidden = self.model(**inputs, cache=self.cache)[:, -1]
+        logits = torch.nn.functional.linear(self.hidden, self.model.head_weight).float()
+        return logits.masked_fill_(self.banned, -torch.inf)
 
     def select(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
+        """Go on with these rows only, ascending."""
         self.cache.select(rows)
-        self.place = self.place[rows]
-
-
-def _eagerly() -> AbstractContextManager:
-    """Runs compiled blocks as they were written."""
-    # the compiler takes seconds to import, and where nobody has imported it nothing is compiled
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+        self.hidden, self.place, self.zeros = self.hidden[rows], self.place[rows], self.zeros[rows]
 
 
 def sample(logits: Tensor, *, temperature: float, top_p: float, generator: torch.Generator | None) -> Tensor:
@@ -101,8 +101,10 @@ def sample(logits: Tensor, *, temperature: float, top_p: float, generator: torch
     return torch.multinomial(probability, 1, generator=generator).squeeze(-1)
 
 
-def check_sampling(*, max_tokens: int, temperature: float, top_p: float) -> None:
+def check_sampling(*, max_tokens: int, temperature: float, top_p: float, prefill_tokens: int = PREFILL_TOKENS) -> None:
     """Raise ValueError, with the remedy, for settings that cannot be sampled with."""
+    if prefill_tokens < 1:
+        raise ValueError(f"prefill_tokens = {prefill_tokens}: give at least 1, for instance {PREFILL_TOKENS}")
     if max_tokens < 1:
         raise ValueError(f"max_tokens = {max_tokens}: give at least 1")
     if not 0 <= temperature < float("inf"):
@@ -120,14 +122,22 @@ def stream_tokens(
     top_p: float = 1.0,
     seed: int = 0,
     vocab_size: int | None = None,
+    prefill_tokens: int = PREFILL_TOKENS,
+    dtype: torch.dtype | None = None,
+    on_read: OnRead = lambda num_tokens: None,
 ) -> Iterator[int]:
     """Yield the ids of an answer as they are chosen, without the end token; stops there or after `max_tokens`.
+
+    prefill_tokens, dtype, on_read: how the prompt is read, see `model.prefill.read_prompts`.
 
     Raises ValueError, on the first `next`, for settings that cannot be sampled with.
     """
     check_sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p)
     generator = torch.Generator(model.head_weight.device).manual_seed(seed)
-    decoding = Decoding(model, [prompt], vocab_size=vocab_size)
+    reading = read_prompts(
+        model, [prompt], prefill_tokens=prefill_tokens, max_tokens=max_tokens, dtype=dtype, on_read=on_read
+    )
+    decoding = Decoding(model, reading, vocab_size=vocab_size, dtype=dtype)
     token = None
     for _ in range(max_tokens):
         token = sample(decoding.step(token), temperature=temperature, top_p=top_p, generator=generator)
@@ -153,12 +163,15 @@ def transcribe(
     *,
     batch_size: int = 32,
     vocab_size: int | None = None,
+    prefill_tokens: int = PREFILL_TOKENS,
+    dtype: torch.dtype | None = None,
 ) -> list[list[int]]:
     """Greedy answers to many prompts, decoded together.
 
     sequences: prompts without an end token (slices of encoded documents will do). Returns the ids of each answer in the
     order of the prompts, without the end token, at most `max_tokens` each. Prompts of like length share a
-    batch of `batch_size`; rows that have ended leave it. Raises ValueError for an empty prompt.
+    batch of `batch_size`; rows that have ended leave it. prefill_tokens, dtype: see `model.prefill.read_prompts`.
+    Raises ValueError for an empty prompt.
     """
     check_sampling(max_tokens=max_tokens, temperature=0.0, top_p=1.0)
     answers: list[list[int]] = [[] for _ in sequences]
@@ -166,7 +179,14 @@ def transcribe(
     for first in range(0, len(by_length), batch_size):
         # the number of the prompt that each row of the batch answers
         rows = by_length[first : first + batch_size]
-        decoding = Decoding(model, [sequences[number] for number in rows], vocab_size=vocab_size)
+        reading = read_prompts(
+            model,
+            [sequences[number] for number in rows],
+            prefill_tokens=prefill_tokens,
+            max_tokens=max_tokens,
+            dtype=dtype,
+        )
+        decoding = Decoding(model, reading, vocab_size=vocab_size, dtype=dtype)
         token = None
         for _ in range(max_tokens):
             token = decoding.step(token).argmax(-1)
@@ -182,12 +202,14 @@ def transcribe(
     return answers
 
 
+KINDS = {"--prompt": Text, "--prompt-file": TextFile, "--image": Image, "--audio": Audio, "--video": Video}
+
+
 class _Append(argparse.Action):
     """Collects parts of all kinds in one list, in the order of the command line."""
 
     def __call__(self, parser, namespace, value, option_string=None):
-        kind = {"--prompt": Text, "--image": Image, "--audio": Audio, "--video": Video}[self.option_strings[0]]
-        namespace.parts = [*(namespace.parts or []), kind(value)]
+        namespace.parts = [*(namespace.parts or []), KINDS[self.option_strings[0]](value)]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -202,6 +224,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("folder", help="a run (runs/demo), one of its stages, or a model folder")
     for name, metavar, text in (
         ("prompt", "TEXT", "a text"),
+        ("prompt-file", "FILE", "the whole text of a file, in UTF-8"),
         ("image", "FILE", "a picture (PNG, JPEG, WebP, ...)"),
         ("audio", "FILE", "a sound (WAV, FLAC, OGG, MP3, ...)"),
         ("video", "FILE", "a video (MP4, WebM, ...), with its sound track"),
@@ -212,6 +235,11 @@ def build_parser() -> argparse.ArgumentParser:
         ("temperature", 0.0, "0 takes the likeliest token, 1 draws as the model believes"),
         ("top-p", 1.0, "draw among the likeliest tokens that together hold this share"),
         ("seed", 0, "equal seeds give equal answers"),
+        (
+            "prefill-tokens",
+            PREFILL_TOKENS,
+            "the prompt is read in pieces of at most so many tokens; fewer take less memory",
+        ),
     ):
         parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{text} (default %(default)s)")
     return parser
@@ -222,7 +250,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_args(argv)
     if not options.parts:
-        parser.error("the prompt is empty: give --prompt, --image, --audio or --video")
+        parser.error("the prompt is empty: give --prompt, --prompt-file, --image, --audio or --video")
     # imported here because model.load imports this file
     from model.load import load
 
@@ -234,6 +262,8 @@ def main(argv: list[str] | None = None) -> int:
             temperature=options.temperature,
             top_p=options.top_p,
             seed=options.seed,
+            prefill_tokens=options.prefill_tokens,
+            progress=True,
         )
         for piece in pieces:
             print(piece, end="", flush=True)

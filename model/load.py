@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
@@ -27,17 +28,21 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from data.config import EncodeConfig
 from data.sequence import Sequence
 from data.tokenizer import Tokenizer
 from model.config import ModelConfig
+from model.prefill import PREFILL_TOKENS, OnRead
 from model.prompt import PromptPart, batch_prompts, encode_prompt
 from model.transformer import Transformer
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 PREFERRED = ("large_salt", "large_baseline", "small")
 """Stages of a run, best first: `load(run)` takes the first that has finished."""
+BAR_DELAY_S = 2.0
+"""Reading a prompt shows a bar from here on."""
 
 
 @dataclass(frozen=True)
@@ -69,26 +74,50 @@ class LoadedModel:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
+        prefill_tokens: int = PREFILL_TOKENS,
+        dtype: torch.dtype | None = None,
+        progress: bool = False,
     ) -> Iterator[str]:
         """Answer a prompt; returns an iterator of pieces of text, each as soon as it is known.
 
-        Stops at the end token or after `max_tokens`. Temperature 0 is greedy. Raises ValueError, at the call, for a
-        part that cannot be read or settings that cannot be sampled with.
+        Stops at the end token or after `max_tokens`. Temperature 0 is greedy. prefill_tokens, dtype: how the prompt is
+        read, see `model.prefill`. progress: show a bar on standard error, if it is a terminal, when reading takes more
+        than `BAR_DELAY_S`. Raises ValueError, at the call, for a part that cannot be read or settings that cannot be
+        sampled with.
         """
         # imported here so that `python -m model.generate` is not imported before it runs
         from model.generate import check_sampling, stream_text, stream_tokens
 
-        check_sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p)
+        check_sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, prefill_tokens=prefill_tokens)
+        prompt = self.encode(parts)
         tokens = stream_tokens(
             self.model,
-            self.encode(parts),
+            prompt,
             max_tokens=max_tokens,
             temperature=temperature,
             top_p=top_p,
             seed=seed,
             vocab_size=self.tokenizer.vocab_size,
+            prefill_tokens=prefill_tokens,
+            dtype=dtype,
+            **({"on_read": _reading_bar(len(prompt))} if progress else {}),
         )
         return stream_text(tokens, self.tokenizer)
+
+
+def _reading_bar(num_tokens: int) -> OnRead:
+    """A bar that counts prompt tokens, appears after `BAR_DELAY_S` on a terminal, and is gone when all are read."""
+    bar = tqdm(
+        total=num_tokens, desc="reading", unit=" tokens", unit_scale=True, delay=BAR_DELAY_S, leave=False, disable=None,
+        file=sys.stderr,
+    )  # fmt: skip
+
+    def on_read(count: int) -> None:
+        bar.update(count)
+        if bar.n >= num_tokens:
+            bar.close()
+
+    return on_read
 
 
 def load(folder: str | Path, *, device: torch.device | str = "cpu") -> LoadedModel:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Sequence as Items
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,16 +40,25 @@ SUFFIXES = {
 }
 """What the suffix of a file says it is, where nobody says it."""
 
-PromptPart = str | Path | PIL.Image.Image | Part
+
+@dataclass(frozen=True)
+class TextFile:
+    """A part of a prompt that is the whole text of a file, in UTF-8."""
+
+    path: str
+
+
+PromptPart = str | Path | PIL.Image.Image | Part | TextFile
 """One part of a prompt; see `encode_prompt`."""
 
 
 def encode_prompt(parts: PromptPart | Items[PromptPart], *, tokenizer: Tokenizer, config: EncodeConfig) -> Sequence:
     """Encode a prompt; the sequence ends where the model's answer begins.
 
-    Each part is a `data.document` part (`Text`, `Image`, `Audio`, `Video`), a `PIL.Image`, a `Path` (a medium, told by
-    its suffix), or a str: text, unless it is the path of an existing file with the suffix of a medium (wrap it in
-    `Text` to have it taken literally). Paths may be absolute or relative to the working folder.
+    Each part is a `data.document` part (`Text`, `Image`, `Audio`, `Video`), a `TextFile` (of at most
+    `config.max_file_mib`), a `PIL.Image`, a `Path` (a medium, told by its suffix), or a str: text, unless it is the
+    path of an existing file with the suffix of a medium (wrap it in `Text` to have it taken literally). Paths may be
+    absolute or relative to the working folder.
     Raises ValueError naming the part or file that cannot be used.
     """
     if isinstance(parts, PromptPart):
@@ -88,6 +98,8 @@ def _read_part(given: PromptPart, number: int, config: EncodeConfig) -> tuple[Pa
                 "wrap the path in data.document.Image, Audio or Video"
             )
         given = kind(str(given))
+    if isinstance(given, TextFile):
+        return Text(_read_text(given, number, config)), None
     if isinstance(given, Text):
         return given, None
     if not isinstance(given, Image | Audio | Video):
@@ -102,6 +114,27 @@ def _read_part(given: PromptPart, number: int, config: EncodeConfig) -> tuple[Pa
         return given, decode_part(local, folder, config)
     except DocumentError as error:
         raise ValueError(f"prompt part {number}, in {folder}: {error}") from None
+
+
+def _read_text(given: TextFile, number: int, config: EncodeConfig) -> str:
+    path, limit = Path(given.path).expanduser(), int(config.max_file_mib * 2**20)
+    try:
+        with open(path, "rb") as file:
+            # one byte more than allowed tells a file that is too long from one that just fits, pipes included
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise ValueError(f"prompt part {number}: {path} cannot be read ({error.strerror}): give a text file") from None
+    if len(content) > limit:
+        raise ValueError(
+            f"prompt part {number}: {path} is over max_file_mib={config.max_file_mib:g}: give a part of it"
+        )
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"prompt part {number}: {path} is no text in UTF-8 (byte {error.start} is {content[error.start]:#04x}): "
+            "convert it, for instance with iconv -t UTF-8"
+        ) from None
 
 
 def _kind_of(path: Path) -> type[Part] | None:

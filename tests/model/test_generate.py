@@ -1,5 +1,9 @@
 """Decoding: together equals alone, seeds decide, text streams, and the command line says what is wrong."""
 
+import io
+import sys
+from dataclasses import replace
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -10,7 +14,7 @@ from data.document import Audio, Image, Text
 from data.tokenizer import END_ID, SLOT_ID, SPECIALS
 from model import load
 from model.generate import build_parser, main, sample, stream_text, stream_tokens, transcribe
-from model.prompt import batch_prompts
+from model.prompt import TextFile, batch_prompts, encode_prompt
 
 
 @pytest.fixture
@@ -174,6 +178,45 @@ def test_command_line_keeps_the_order(media):
     assert options.parts == [Text("a"), Image("b.png"), Text("c"), Audio("d")]
 
 
+def test_command_line_reads_a_text_file(model_folder, tmp_path, capsys):
+    """Long prompts come from a file, in its place among the other parts, and are read in chunks."""
+    (tmp_path / "long.txt").write_text("def größer(x):\n" * 30, encoding="utf-8")
+    arguments = ["--prompt", "# ", "--prompt-file", str(tmp_path / "long.txt"), "--max-tokens", "8"]
+    assert build_parser().parse_args(["run", *arguments]).parts == [Text("# "), TextFile(str(tmp_path / "long.txt"))]
+    expected = "".join(load(model_folder).generate([Text("# " + "def größer(x):\n" * 30)], max_tokens=8))
+    assert main([str(model_folder), *arguments, "--prefill-tokens", "50"]) == 0
+    assert capsys.readouterr().out == expected + "\n"
+
+
+def test_text_files_are_bounded(model_folder, tmp_path):
+    loaded = load(model_folder)
+    config = replace(loaded.encode_config, max_file_mib=10 / 2**20)
+    for content, hint in ((b"0123456789", None), (b"0123456789a", "over max_file_mib"), (b"ab\xff", "byte 2 is 0xff")):
+        (tmp_path / "file").write_bytes(content)
+        if hint is None:
+            assert len(encode_prompt(TextFile(str(tmp_path / "file")), tokenizer=loaded.tokenizer, config=config)) == 10
+            continue
+        with pytest.raises(ValueError, match=f"prompt part 0: .*{hint}"):
+            encode_prompt(TextFile(str(tmp_path / "file")), tokenizer=loaded.tokenizer, config=config)
+
+
+class Terminal(io.StringIO):
+    """A standard error that shows bars."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("delay_s, shown", [(0.0, True), (60.0, False)], ids=["long", "short"])
+def test_reading_shows_a_bar_only_when_it_lasts(model_folder, monkeypatch, delay_s, shown):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    # by the module: the package exports the function `load` under the same name
+    monkeypatch.setattr(sys.modules["model.load"], "BAR_DELAY_S", delay_s)
+    monkeypatch.setattr("tqdm.std.tqdm.monitor_interval", 0)
+    list(load(model_folder).generate(["def " * 40], max_tokens=2, prefill_tokens=8, progress=True))
+    assert ("reading" in sys.stderr.getvalue()) == shown
+
+
 def test_command_line_answers(model_folder, media, capsys):
     arguments = [str(model_folder), "--image", str(media / "shot.png"), "--prompt", "def ", "--max-tokens", "8"]
     assert main(arguments) == 0
@@ -187,8 +230,11 @@ def test_command_line_answers(model_folder, media, capsys):
         (["--image", "no-such.png"], "no-such.png"),
         (["--prompt", "x", "--temperature", "-2"], "temperature"),
         (["--prompt", "x", "--top-p", "3"], "top_p"),
+        (["--prompt", "x", "--prefill-tokens", "0"], "prefill_tokens"),
+        (["--prompt-file", "no-such.txt"], "no-such.txt cannot be read"),
+        (["--prompt-file", "."], "cannot be read (Is a directory)"),
     ],
-    ids=["image", "temperature", "top-p"],
+    ids=["image", "temperature", "top-p", "prefill-tokens", "no-file", "folder"],
 )
 def test_command_line_mistakes_are_one_line(model_folder, capsys, arguments, hint):
     assert main([str(model_folder), *arguments]) == 2

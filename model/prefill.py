@@ -1,0 +1,251 @@
+"""Reading prompts of any length: in chunks that keep memory bounded, and that can be put down and taken up again.
+
+A forward over a whole prompt holds its activations, and its patches as floats, all at once: tens of gigabytes at a
+million tokens. Read in chunks through the key/value cache, a prompt takes what the cache takes, and one chunk. Chunked
+and whole reading agree, as the cache makes the spans of the whole. A media block (one picture, one tubelet, one
+second of sound) sees itself whole, so chunks end only between blocks, and a block longer than a chunk comes whole.
+Patches stay what they are on the host, bytes or half floats, in memory or mapped from a file, until their chunk is
+read.
+
+Many prompts are read in groups: those that fit together into one chunk, padded on the left, share a forward, and each
+longer one is read on its own. A cut common to several dense prompts need not exist, and padding a short prompt to a
+long one would be computed for nothing. The groups' caches are then merged into one.
+
+`Prefill` reads one prompt and can save what it has (`save`, `resume`): safetensors, written beside and renamed, bound
+to prompt, model and chunks by checksums. Resumed reading computes the same chunks from the same keys, so it ends in the
+same bits. What this does not do: split a forward over devices, or read two long prompts at once.
+
+A chunk of 1,024 to 8,192 tokens is as fast per token against a long cache on 2 CPU cores (130 to 150 GFLOP/s,
+fp32 and bf16 alike), so the default is the largest whose activations are small beside the cache.
+
+B batch, T tokens of a chunk, S tokens of a prompt, E width.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import zlib
+from collections.abc import Callable
+from collections.abc import Sequence as Items
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from data.sequence import Sequence
+from model.cache import KeyValueCache
+from model.prompt import batch_prompts
+from model.transformer import Transformer
+
+PREFILL_TOKENS = 8192
+"""Tokens of a forward while a prompt is read, padding included, unless said otherwise."""
+
+OnRead = Callable[[int], None]
+"""Called after each forward with the number of prompt tokens that it read."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Prompts that were read, ready to be continued."""
+
+    cache: KeyValueCache
+    """Keys and values of B rows, padded on the left."""
+    hidden: Tensor
+    """(B, E), what the head reads for the first new token."""
+    place: Tensor
+    """(B,) float32, position of the last token."""
+
+
+def chunk_ends(block: np.ndarray, prefill_tokens: int) -> list[int]:
+    """Where chunks end, ascending, the last at S: at most `prefill_tokens` apart, unless a block is longer.
+
+    block: (S,) ids, 0 outside media. Raises ValueError for a chunk of no tokens.
+    """
+    if prefill_tokens < 1:
+        raise ValueError(f"prefill_tokens = {prefill_tokens}: give at least 1, for instance {PREFILL_TOKENS}")
+    total, ends = len(block), [0]
+    inside = (block[1:] == block[:-1]) & (block[1:] != 0)
+    free = np.append(np.flatnonzero(~inside) + 1, total)
+    while ends[-1] < total:
+        # the last free place within reach, or where that is not ahead, the first one ahead
+        last = np.searchsorted(free, ends[-1] + prefill_tokens, side="right") - 1
+        ahead = np.searchsorted(free, ends[-1], side="right")
+        ends.append(int(free[max(last, ahead)]))
+    return ends[1:]
+
+
+def eagerly(model: Transformer, dtype: torch.dtype | None) -> AbstractContextManager:
+    """Runs compiled blocks as they were written, and matrix products in `dtype` (None: that of the weights)."""
+    stack = ExitStack()
+    # the compiler takes seconds to import, and where nobody has imported it nothing is compiled
+    if "torch._dynamo" in sys.modules:
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+    if dtype is not None and dtype != model.head_weight.dtype:
+        stack.enter_context(torch.autocast(model.head_weight.device.type, dtype=dtype))
+    return stack
+
+
+class Prefill:
+    """One prompt being read, chunk by chunk."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        prompt: Sequence,
+        *,
+        prefill_tokens: int = PREFILL_TOKENS,
+        max_tokens: int = 0,
+        dtype: torch.dtype | None = None,
+    ):
+        """max_tokens: new tokens that the cache gets room for. dtype: of matrix products, keys and values (None: that
+        of the weights). Raises ValueError for a prompt without tokens."""
+        if not len(prompt):
+            raise ValueError("the prompt holds no token: give a text that is not empty, or a medium")
+        self.model = model
+        self.prompt = prompt
+        self.dtype = dtype
+        self.ends = chunk_ends(prompt.block, prefill_tokens)
+        self.cache = KeyValueCache(model.config, reserve=len(prompt) + max_tokens)
+        self.hidden: Tensor | None = None
+
+    @property
+    def num_read(self) -> int:
+        """Tokens read so far."""
+        return self.cache.num_tokens
+
+    @property
+    def done(self) -> bool:
+        """Whether the whole prompt is read."""
+        return self.num_read == len(self.prompt)
+
+    @torch.no_grad()
+    def read_chunk(self) -> int:
+        """Read the next chunk -> its number of tokens, 0 when all is read."""
+        if self.done:
+            return 0
+        start = self.num_read
+        stop = self.ends[np.searchsorted(self.ends, start, side="right")]
+        inputs = batch_prompts([self.prompt.slice(start, stop)], device=self.model.head_weight.device)
+        with eagerly(self.model, self.dtype):
+            self.hidden = self.model(**inputs, cache=self.cache)[:, -1].clone()
+        return stop - start
+
+    def reading(self) -> Reading:
+        """What was read, all chunks being done. Raises ValueError before that."""
+        if not self.done:
+            raise ValueError(f"{self.num_read} of {len(self.prompt)} tokens are read: call read_chunk until it gives 0")
+        place = torch.tensor([float(self.prompt.position[-1].max())], device=self.hidden.device)
+        return Reading(self.cache, self.hidden, place)
+
+    def save(self, path: str | Path) -> None:
+        """Write what was read to a file, replacing it whole; a process killed midway leaves the old one."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        tensors = {name: value.cpu().contiguous() for name, value in self.cache.state().items()}
+        tensors["hidden"] = self.hidden.cpu()
+        save_file(tensors, partial, metadata={"reading": json.dumps(self._identity)})
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+
+    def resume(self, path: str | Path) -> None:
+        """Go on where `save` left off. Raises ValueError, naming the file, where it is of another prompt, model, chunk
+        length or dtype, or broken.
+
+        The bits are the same at the same number of threads.
+        """
+        device = self.model.head_weight.device
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                saved = json.loads((file.metadata() or {}).get("reading", "{}"))
+                own = self._identity
+                differs = [name for name in own if saved.get(name) != own[name]]
+                if differs:
+                    raise ValueError(
+                        f"{path} is of another {' and '.join(differs)}: delete it to begin anew, or give what it was "
+                        "begun with"
+                    )
+                self.cache.load_state(file.get_tensor)
+                self.hidden = file.get_tensor("hidden")
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{path} is not a whole saved reading ({error}): delete it to begin anew") from None
+
+    @functools.cached_property
+    def _identity(self) -> dict[str, object]:
+        """What must be equal for a reading to go on in the same bits."""
+        weights = 0
+        for value in self.model.state_dict().values():
+            weights = zlib.crc32(value.detach().cpu().contiguous().view(torch.uint8).numpy(), weights)
+        return {
+            "model": [self.model.config.to_dict() | {"rope_sections": list(self.model.config.sections)}, weights],
+            "prompt": [len(self.prompt), self.prompt.crc32()],
+            "chunk length": self.ends,
+            "dtype": str(self.dtype or self.model.head_weight.dtype),
+        }
+
+
+def read_prompts(
+    model: Transformer,
+    prompts: Items[Sequence],
+    *,
+    prefill_tokens: int = PREFILL_TOKENS,
+    max_tokens: int = 0,
+    dtype: torch.dtype | None = None,
+    on_read: OnRead = lambda num_tokens: None,
+) -> Reading:
+    """Read many prompts, each as if alone, into one cache with room for `max_tokens` more; see `Prefill`.
+
+    Raises ValueError for no prompt or one without tokens.
+    """
+    if not prompts:
+        raise ValueError("there is no prompt: give at least one")
+    reserve = max(len(prompt) for prompt in prompts) + max_tokens
+    readings = []
+    for group in groups_of([len(prompt) for prompt in prompts], prefill_tokens):
+        members = [prompts[number] for number in group]
+        if len(members) == 1:
+            prefill = Prefill(
+                model, members[0], prefill_tokens=prefill_tokens, dtype=dtype,
+                max_tokens=reserve - len(members[0]) if len(prompts) == 1 else 0,
+            )  # fmt: skip
+            while num_tokens := prefill.read_chunk():
+                on_read(num_tokens)
+            readings.append(prefill.reading())
+        else:
+            readings.append(_read_together(model, members, reserve if len(members) == len(prompts) else 0, dtype))
+            on_read(sum(len(member) for member in members))
+    if len(readings) == 1:
+        return readings[0]
+    cache = KeyValueCache.merge([reading.cache for reading in readings], reserve=reserve)
+    return Reading(cache, *(torch.cat([getattr(one, name) for one in readings]) for name in ("hidden", "place")))
+
+
+def groups_of(lengths: Items[int], prefill_tokens: int) -> list[list[int]]:
+    """Numbers of neighbouring prompts that are read together: as many as fit into one chunk, padding included."""
+    groups: list[list[int]] = []
+    for number, length in enumerate(lengths):
+        longest = max([length, *(lengths[other] for other in groups[-1])]) if groups else length
+        if groups and longest * (len(groups[-1]) + 1) <= prefill_tokens:
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    return groups
+
+
+@torch.no_grad()
+def _read_together(model: Transformer, prompts: Items[Sequence], reserve: int, dtype: torch.dtype | None) -> Reading:
+    inputs = batch_prompts(prompts, device=model.head_weight.device)
+    cache = KeyValueCache(model.config, reserve=reserve)
+    with eagerly(model, dtype):
+        hidden = model(**inputs, cache=cache)[:, -1].clone()
+    # text after a medium is already placed behind all of it, so the last token decides
+    return Reading(cache, hidden, inputs["position"][:, -1].amax(-1))
