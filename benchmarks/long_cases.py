@@ -1,0 +1,328 @@
+"""What `benchmarks.long_context` measures, each case in a process of its own, so that its peak memory is its own.
+
+Peak memory is the process's largest resident set (VmHWM), interpreter, libraries and mapped prompt included; what it
+was before anything was made stands beside it. Seconds of the processor (`cpu_s`) stand beside seconds of the clock,
+since they tell how much of the time other work on the machine had.
+
+`prefill` keeps what it read in `state.safetensors` and a line a chunk in `progress.jsonl`; started again, it goes on
+behind the last state that was saved and forgets the lines after it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmarks.long_prompt import mixture, open_prompt
+from data.sequence import Sequence
+from data.tokenizer import END_ID
+from kernels import linear_cross_entropy
+from model import ModelConfig, Transformer
+from model.flops import forward_flops
+from model.generate import Decoding
+from model.load import load
+from model.prefill import Prefill, read_prompts
+from model.prompt import batch_prompts
+from recipes.demo import demo
+from training.config import TrainConfig
+from training.environment import commit
+from training.files import read_json, write_json
+from training.metrics import append_line, read_lines
+from training.optimizer import GradientBuffer, Optimizer
+
+SIX_LAYERS = ModelConfig(
+    vocab_size=384, dim=256, num_layers=6, num_heads=4, num_kv_heads=2, head_dim=64, mlp_dim=704, window=256
+)
+"""5 local layers and a global one."""
+TINY = ModelConfig(vocab_size=384, dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=16, window=64)
+NEW_TOKENS = 64
+"""Written after a prompt of the case `prefill`."""
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+@dataclasses.dataclass(frozen=True)
+class LongCase:
+    """One thing to measure."""
+
+    kind: str
+    """"prefill", "train" or "generate"."""
+    tokens: int
+    """Of the prompt or the row; for "generate", of the answer."""
+    batch: int = 1
+    """Prompts continued together."""
+    tiny: bool = False
+    """A toy model, to try the script."""
+    checkpoint: bool = False
+    """Training computes each block again in the backward pass."""
+    dtype: str = "bfloat16"
+    """Of matrix products, keys and values; the rest is float32."""
+
+    @property
+    def name(self) -> str:
+        """Such as "prefill-65536", or "generate-65536x4"."""
+        return f"{self.kind}-{self.tokens}" + (f"x{self.batch}" if self.kind == "generate" else "")
+
+    @property
+    def prompt_tokens(self) -> tuple[int, ...]:
+        """Lengths of the prompts that it reads."""
+        if self.kind != "generate":
+            return (self.tokens,)
+        unequal = (1000,) if self.batch == 1 else (500, 1000, 2000, 4000)
+        return tuple(length // (10 if self.tiny else 1) for length in unequal[: self.batch])
+
+
+def peak_gib() -> float:
+    """The largest resident set of this process so far, GiB."""
+    # of the process alone: what `getrusage` tells began with that of the process that started it
+    return _status_gib("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def resident_gib() -> float:
+    """The resident set of this process now, GiB; 0 where there is no /proc."""
+    return _status_gib("VmRSS")
+
+
+def _status_gib(name: str) -> float:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next(int(line.split()[1]) / 2**20 for line in lines if line.startswith(name + ":"))
+
+
+@contextmanager
+def stopwatch(into: dict[str, dict[str, float]], name: str) -> Iterator[None]:
+    """Put seconds of the clock and of the processor, and the peak until now, under `name`."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield
+    into[name] = {
+        "s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, "peak_gib": peak_gib()
+    }  # fmt: skip
+
+
+def make_model(case: LongCase, trained: str) -> Transformer:
+    """The model of a case: that of the folder `trained`, or weights at random."""
+    if trained:
+        return load(trained).model
+    if case.kind == "prefill":
+        config = SIX_LAYERS
+    else:
+        config = dataclasses.replace(demo().large.model, vocab_size=SIX_LAYERS.vocab_size)
+    return Transformer(TINY if case.tiny else config, generator=torch.Generator().manual_seed(3)).eval()
+
+
+class LongRead:
+    """The case `prefill`: a prompt read chunk by chunk, put down every few minutes, and 64 tokens written after it."""
+
+    def __init__(self, case: LongCase, prompt: Sequence, folder: Path, *, prefill_tokens: int, trained: str = ""):
+        """folder: where the state is kept; what is there already is gone on from."""
+        self.case, self.prompt, self.folder = case, prompt, folder
+        self.state, self.progress = folder / "state.safetensors", folder / "progress.jsonl"
+        self.model = make_model(case, trained)
+        self.dtype = DTYPES[case.dtype]
+        self.prefill = Prefill(
+            self.model, prompt, prefill_tokens=prefill_tokens, max_tokens=NEW_TOKENS, dtype=self.dtype
+        )
+        self.lines: list[dict[str, Any]] = []
+        if self.state.is_file():
+            self.prefill.resume(self.state)
+            self.lines = [line for line in read_lines(self.progress) if line["read"] <= self.prefill.num_read]
+        # without the chunks that were read but not saved, which will be read again
+        self.progress.parent.mkdir(parents=True, exist_ok=True)
+        self.progress.write_text("".join(json.dumps(line) + "\n" for line in self.lines), encoding="utf-8")
+        self.session = 1 + max((line["session"] for line in self.lines), default=0)
+        self.commit = commit()
+
+    def read(self, *, save_every_s: float, on_read: Callable[[int], None] = lambda count: None) -> None:
+        """Read what is left, saving the state now and then."""
+        saved = time.monotonic()
+        while True:
+            part: dict[str, dict[str, float]] = {}
+            with stopwatch(part, "chunk"):
+                count = self.prefill.read_chunk()
+            if not count:
+                return
+            line = {"read": self.prefill.num_read, **part["chunk"], "session": self.session, "commit": self.commit}
+            self.lines.append(line)
+            append_line(self.progress, line)
+            on_read(count)
+            if not self.prefill.done and time.monotonic() - saved > save_every_s:
+                self.prefill.save(self.state)
+                saved = time.monotonic()
+
+    def write(self) -> dict[str, Any]:
+        """Go on greedily for 64 tokens -> what was measured, with a checksum of all logits' bits."""
+        decoding = Decoding(self.model, self.prefill.reading(), dtype=self.dtype)
+        decoding.banned[END_ID] = True
+        part: dict[str, dict[str, float]] = {}
+        token, tokens, crc = None, [], 0
+        with stopwatch(part, "write"):
+            for _ in range(NEW_TOKENS):
+                logits = decoding.step(token)
+                crc = zlib.crc32(logits.numpy(), crc)
+                token = logits.argmax(-1)
+                tokens.append(int(token))
+        return part["write"] | {"tokens": tokens, "logits_crc32": crc}
+
+    def result(self, written: dict[str, Any]) -> dict[str, Any]:
+        """The whole case, over all its sessions."""
+        config = self.model.config
+        seconds = sum(line["s"] for line in self.lines)
+        total = len(self.prompt)
+        cache = sum(value.numel() * value.element_size() for value in self.prefill.cache.state().values())
+        return {
+            "kind": "prefill",
+            "model": config.to_dict(),
+            "mixture": mixture(self.prompt),
+            "chunks": len(self.lines),
+            "sessions": self.session,
+            "commits": sorted({line["commit"] or "" for line in self.lines}),
+            "read_s": seconds,
+            "read_cpu_s": sum(line["cpu_s"] for line in self.lines),
+            "read_tokens_per_s": total / seconds,
+            # as many points as a curve needs
+            "curve": self.lines[:: max(1, len(self.lines) // 64)] + self.lines[-1:],
+            "write": written,
+            "write_tokens_per_s": NEW_TOKENS / written["s"],
+            "cache_gib": cache / 2**30,
+            "peak_gib": max(peak_gib(), *(line["peak_gib"] for line in self.lines)),
+            "flops": forward_flops(
+                config, num_tokens=total, local_area=total * (config.window or total),
+                global_area=total * (total + 1) // 2,
+            ),
+        }  # fmt: skip
+
+
+def measure_prefill(case: LongCase, folder: Path, options: Any) -> dict[str, Any]:
+    """A long prompt read and continued; killed, it goes on at the next call."""
+    prompt = open_prompt(folder / f"prompt-{case.tokens}")
+    run = LongRead(case, prompt, folder / case.name, prefill_tokens=options.prefill_tokens, trained=options.model)
+    with tqdm(
+        total=len(prompt), initial=run.prefill.num_read, desc=case.name, unit=" tokens", unit_scale=True, disable=None
+    ) as bar:
+        run.read(save_every_s=60 * options.save_minutes, on_read=bar.update)
+    return run.result(run.write())
+
+
+def labels_of(prompt: Sequence) -> Tensor:
+    """(1, T) int64: the next token where it is a target, as in `data.batch`."""
+    labels = np.full(len(prompt), -100, np.int64)
+    learn = prompt.learn[1:] & (prompt.block[:-1] == 0)
+    labels[:-1][learn] = prompt.token_ids[1:][learn]
+    return torch.from_numpy(labels)[None]
+
+
+def checkpointed(model: Transformer) -> None:
+    """Have each block computed again in the backward pass, but for attention's output, which is kept."""
+    from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+    keep = {torch.ops.brine.span_attention.default}
+
+    def policy(_context, op, *args, **kwargs):
+        return CheckpointPolicy.MUST_SAVE if op in keep else CheckpointPolicy.PREFER_RECOMPUTE
+
+    for block in model.blocks:
+        plain = block.forward
+        block.forward = lambda *args, plain=plain: checkpoint(
+            plain, *args, use_reentrant=False, context_fn=lambda: create_selective_checkpoint_contexts(policy)
+        )
+
+
+def measure_train(case: LongCase, folder: Path, options: Any) -> dict[str, Any]:
+    """One training step on one row that is one document: forward, loss, backward, AdamW; then a second one."""
+    prompt = open_prompt(folder / f"prompt-{case.tokens}")
+    model = make_model(case, options.model).train()
+    if case.checkpoint:
+        checkpointed(model)
+    optimizer = Optimizer(model, TrainConfig(model=model.config, learning_rate=1e-3))
+    gradients = GradientBuffer(optimizer.parameters)
+    inputs, labels = batch_prompts([prompt]), labels_of(prompt).flatten()
+    before = resident_gib()
+    steps = []
+    for _ in range(options.steps):
+        parts: dict[str, Any] = {}
+        gradients.zero()
+        with torch.autocast("cpu", dtype=DTYPES[case.dtype], enabled=case.dtype != "float32"):
+            with stopwatch(parts, "forward"):
+                hidden = model(**inputs).flatten(0, 1)
+            with stopwatch(parts, "loss"):
+                loss = linear_cross_entropy(hidden, model.head_weight, labels)
+        with stopwatch(parts, "backward"):
+            loss.backward()
+        del hidden
+        with stopwatch(parts, "optimizer"):
+            gradients.scale(1.0 / int((labels >= 0).sum()))
+            optimizer.step(1e-3)
+        steps.append({"loss": float(loss.detach()) / int((labels >= 0).sum()), "parts": parts})
+        del loss
+    local, long = (spans.area() for spans in model.spans(inputs["document"], inputs["block"]))
+    seconds = [sum(part["s"] for part in step["parts"].values()) for step in steps]
+    return {
+        "kind": "train", "model": model.config.to_dict(), "mixture": mixture(prompt), "checkpoint": case.checkpoint,
+        "targets": int((labels >= 0).sum()), "steps": steps, "step_s": min(seconds),
+        "tokens_per_s": case.tokens / min(seconds), "inputs_gib": before, "peak_gib": peak_gib(),
+        "flops": 3 * forward_flops(model.config, num_tokens=case.tokens, local_area=local, global_area=long),
+    }  # fmt: skip
+
+
+def measure_generate(case: LongCase, folder: Path, options: Any) -> dict[str, Any]:
+    """A long answer to prompts of unequal length: time and memory by position."""
+    model = make_model(case, options.model)
+    prompts = [open_prompt(folder / f"prompt-{length}") for length in case.prompt_tokens]
+    dtype = DTYPES[case.dtype]
+    decoding = Decoding(model, read_prompts(model, prompts, max_tokens=case.tokens, dtype=dtype), dtype=dtype)
+    decoding.banned[END_ID] = True
+    every, points, token, written = max(1, case.tokens // 64), [], None, 0
+    layers = decoding.cache.layers
+    with tqdm(total=case.tokens, desc=case.name, unit=" tokens", unit_scale=True, disable=None) as bar:
+        while written < case.tokens:
+            part: dict[str, dict[str, float]] = {}
+            count = min(every, case.tokens - written)
+            with stopwatch(part, "steps"):
+                for _ in range(count):
+                    token = decoding.step(token).argmax(-1)
+            written += count
+            local = [layer for number, layer in enumerate(layers) if not model.config.is_global(number)]
+            held = sum(x.untyped_storage().nbytes() for layer in local for x in (layer.keys, layer.values))
+            points.append(
+                {"written": written, "count": count, **part["steps"], "resident_gib": resident_gib(),
+                 "local_cache_mib": held / 2**20, "local_keys": max(x.stop - x.start for x in local)}
+            )  # fmt: skip
+            bar.update(count)
+    seconds = [point["s"] / point["count"] for point in points]
+    tenth = max(1, len(points) // 10)
+    return {
+        "kind": "generate", "model": model.config.to_dict(), "batch": case.batch, "prompts": list(case.prompt_tokens),
+        "write_s": sum(point["s"] for point in points), "points": points,
+        "first_tokens_per_s": case.batch / float(np.median(seconds[:tenth])),
+        "last_tokens_per_s": case.batch / float(np.median(seconds[-tenth:])),
+        "peak_gib": peak_gib(),
+    }  # fmt: skip
+
+
+MEASURES = {"prefill": measure_prefill, "train": measure_train, "generate": measure_generate}
+
+
+def measure(case: LongCase, folder: Path, options: Any) -> dict[str, Any]:
+    """Measure a case in this process, meant for a fresh one; a result that is there already is given back."""
+    path = folder / case.name / "result.json"
+    if (found := read_json(path)) is not None:
+        return found
+    start = resident_gib()
+    result = {"case": case.name, "tokens": case.tokens, "dtype": case.dtype, "threads": torch.get_num_threads()}
+    result |= MEASURES[case.kind](case, folder, options) | {"imports_gib": start, "commit": commit()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, result)
+    return result

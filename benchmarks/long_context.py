@@ -1,0 +1,252 @@
+"""A million tokens on one machine: long prompts read and continued, long rows trained on, long answers written.
+
+    python -m benchmarks.long_context                     everything, some hours on two cores
+    python -m benchmarks.long_context --cases prefill-1000000
+    python -m benchmarks.long_context --cases train generate
+
+**Cases**, each in a process of its own, whose peak memory is held against 10 GiB:
+
+    prefill-N      a multimodal prompt of N tokens (text, pictures, sound and film in turn, `long_prompt.py`) read in
+                   chunks by a model of 6 layers of width 256, 5 local and 1 global, and 64 tokens written after it
+    train-N        training steps on one row of N tokens, one document, by the demo's large model (4 layers of width
+                   256): forward, fused head and loss, backward, AdamW, in bfloat16
+    generate-NxB   N new tokens after B prompts of unequal length, by the demo's large model: tokens/s and memory by
+                   position
+
+Weights are random unless a trained model is given, which changes no cost. Long reading is put down every few minutes in
+the work folder, and a case that has ended is kept there until all are recorded: the same command, started again after
+a kill, goes on where it was and ends in the same logits bit for bit. Seconds are added up over sessions; seconds of the
+processor stand beside them, since hours are rarely had alone.
+
+What it does not do: repeat long cases (the curves of chunks and positions tell how steady the machine was), or say
+anything about answers. The six-layer model's work is nearly all in its global layer: 4 H D S^2 / 2 = 5.1e14
+operations at a million tokens, of which a chunk's share grows with its position.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks import harness
+from benchmarks.long_cases import LongCase, measure
+from benchmarks.long_prompt import make_material, write_prompt
+
+NAME = "long_context"
+TESTS = ("tests/model/test_prefill.py", "tests/benchmarks/test_benchmarks_long_context.py")
+LIMIT_GIB = 10.0
+"""What each case may take, in all."""
+CASES = (
+    *(LongCase("prefill", tokens) for tokens in (16_384, 65_536, 262_144, 1_000_000)),
+    *(LongCase("train", tokens) for tokens in (16_384, 65_536, 131_072)),
+    *(LongCase("generate", 65_536, batch=batch) for batch in (1, 4)),
+)
+QUICK = (
+    LongCase("prefill", 2048, tiny=True),
+    LongCase("train", 512, tiny=True),
+    LongCase("generate", 128, batch=4, tiny=True),
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = harness.parser(NAME, "Reading, training on and writing very long sequences on one CPU.")
+    made.add_argument("--work", type=Path, default=Path("runs/long_context"), help="prompts, states and results")
+    made.add_argument("--model", default="", metavar="FOLDER", help="a trained model in place of random weights")
+    made.add_argument("--prefill-tokens", type=int, default=8192, help="longest chunk of a prompt")
+    made.add_argument("--save-minutes", type=float, default=10.0, help="how often long reading saves its state")
+    made.add_argument("--steps", type=int, default=2, help="training steps of a case")
+    made.add_argument("--child", default="", help=argparse.SUPPRESS)
+    return made
+
+
+def run_child(case: LongCase, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure a case in a process of its own -> its result, or {"left_out": reason}."""
+    command = [sys.executable, "-m", "benchmarks.long_context", "--child", case.name, "--work", str(options.work)]
+    command += [
+        "--model",
+        options.model,
+        "--prefill-tokens",
+        str(options.prefill_tokens),
+        "--steps",
+        str(options.steps),
+    ]
+    command += ["--save-minutes", str(options.save_minutes), "--threads", str(options.threads)]
+    command += ["--quick"] * options.quick
+    done = subprocess.run(command, cwd=harness.ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        return {"case": case.name, "left_out": f"its process ended with {done.returncode}"}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def prepare_prompts(cases: list[LongCase], options: argparse.Namespace) -> None:
+    """Have the prompts of all cases in the work folder."""
+    lengths = sorted({length for case in cases for length in case.prompt_tokens})
+    missing = [length for length in lengths if not (options.work / f"prompt-{length}" / "prompt.json").is_file()]
+    if not missing:
+        return
+    given = {}
+    if options.model:
+        from model.load import load
+
+        trained = load(options.model)
+        given = {"tokenizer": trained.tokenizer, "config": trained.encode_config}
+    corpus = make_material(options.work / "material", quick=options.quick, **given)
+    for length in missing:
+        write_prompt(corpus, length, options.work / f"prompt-{length}")
+
+
+def show(result: dict[str, Any]) -> str:
+    """A case in lines."""
+    if "left_out" in result:
+        return f"\n{result['case']}: left out, {result['left_out']}"
+    head = f"\n{result['case']}: peak {result['peak_gib']:.2f} GiB (imports {result['imports_gib']:.2f})"
+    if result["kind"] == "prefill":
+        return (
+            f"{head}, read in {result['read_s']:.0f} s ({result['read_cpu_s']:.0f} s of processor, "
+            f"{result['sessions']} sessions), {result['read_tokens_per_s']:.0f} tokens/s; cache "
+            f"{result['cache_gib']:.2f} GiB; then {result['write_tokens_per_s']:.1f} tokens/s\n  {result['mixture']}"
+        )
+    if result["kind"] == "train":
+        rows = []
+        for name, part in result["steps"][-1]["parts"].items():
+            seconds = {f"step {i}, s": f"{step['parts'][name]['s']:.1f}" for i, step in enumerate(result["steps"], 1)}
+            rows.append({"part": name, **seconds, "peak GiB": f"{part['peak_gib']:.2f}"})
+        return f"{head}, {result['tokens_per_s']:.0f} tokens/s\n{harness.table(rows)}"
+    first, last = result["points"][0], result["points"][-1]
+    return (
+        f"{head}, batch {result['batch']}: {result['first_tokens_per_s']:.0f} tokens/s at the beginning, "
+        f"{result['last_tokens_per_s']:.0f} at the end, {result['write_s']:.0f} s in all; local layers hold "
+        f"{first['local_cache_mib']:.2f} MiB at the beginning, {last['local_cache_mib']:.2f} at the end"
+    )
+
+
+def draw(record: dict[str, Any], path: Path) -> None:
+    """Speed and time by position while reading, seconds by part of a training step, tokens/s while writing, peaks."""
+    from matplotlib.figure import Figure
+
+    results = [result for result in record["cases"] if "left_out" not in result]
+    figure = Figure(figsize=(13, 8.5), layout="constrained")
+    read_axis, time_axis, peak_axis, train_axis, write_axis, cache_axis = figure.subplots(2, 3).flatten()
+    for result in results:
+        if result["kind"] == "prefill":
+            _draw_reading(read_axis, time_axis, result)
+        elif result["kind"] == "generate":
+            _draw_writing(write_axis, cache_axis, result)
+    _draw_training(train_axis, [result for result in results if result["kind"] == "train"])
+    _draw_peaks(peak_axis, results)
+    for axis, title, xlabel, ylabel in (
+        (read_axis, "reading a prompt", "position, tokens", "tokens/s"),
+        (time_axis, "reading a prompt, from its beginning", "tokens read", "minutes"),
+        (peak_axis, "peak memory of the process", "GiB", ""),
+        (train_axis, "one training step", "tokens in the row", "seconds"),
+        (write_axis, "writing an answer", "tokens written (each row)", "ms a step"),
+        (cache_axis, "memory while writing", "tokens written (each row)", "MiB"),
+    ):
+        axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
+        axis.grid(alpha=0.3)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=8)
+    hardware = record["hardware"]
+    figure.suptitle(f"long contexts on {hardware['processor']}, {hardware['threads']} threads, {hardware['commit']}")
+    figure.savefig(path, dpi=110)
+
+
+def _draw_reading(speed: Any, total: Any, result: dict[str, Any]) -> None:
+    curve = result["curve"]
+    size = result["tokens"] / result["chunks"]
+    places = [point["read"] for point in curve]
+    speed.plot(places, [size / point["s"] for point in curve], ".-", lw=1, label=f"{result['tokens']:,} tokens")
+    speed.set(xscale="log", yscale="log")
+    (line,) = total.loglog([result["tokens"]], [result["read_s"] / 60], "o", ms=9)
+    total.loglog(
+        [result["tokens"]], [result["read_cpu_s"] / 60 / result["threads"]], "_", ms=14, color=line.get_color()
+    )
+    total.annotate(f" {result['read_s'] / 60:.1f}", (result["tokens"], result["read_s"] / 60), fontsize=8)
+
+
+def _draw_writing(speed: Any, memory: Any, result: dict[str, Any]) -> None:
+    points = result["points"]
+    places = [point["written"] for point in points]
+    (line,) = speed.plot(
+        places, [1e3 * p["s"] / p["count"] for p in points], lw=1, label=f"{result['batch']} rows, clock"
+    )
+    cpu = [1e3 * p["cpu_s"] / p["count"] / result["threads"] for p in points]
+    speed.plot(places, cpu, "--", lw=1, color=line.get_color(), label="processor / threads")
+    speed.set_ylim(bottom=0)
+    memory.plot(
+        places,
+        [1024 * p["resident_gib"] for p in points],
+        color=line.get_color(),
+        label=f"{result['batch']} rows, process",
+    )
+    memory.plot(
+        places, [p["local_cache_mib"] for p in points], ":", color=line.get_color(), label="local layers' keys, values"
+    )
+    memory.set_yscale("log")
+
+
+def _draw_training(axis: Any, results: list[dict[str, Any]]) -> None:
+    from itertools import accumulate
+
+    for place, result in enumerate(results):
+        parts = min((step["parts"] for step in result["steps"]), key=lambda parts: sum(p["s"] for p in parts.values()))
+        seconds = [part["s"] for part in parts.values()]
+        ends = list(accumulate(seconds, initial=0.0))
+        for number, (name, height) in enumerate(zip(parts, seconds, strict=True)):
+            axis.bar(place, height, 0.6, bottom=ends[number], color=f"C{number}", label=None if place else name)
+        axis.text(place, ends[-1], f"{result['peak_gib']:.1f} GiB", ha="center", va="bottom", fontsize=9)
+    axis.set_xticks(range(len(results)), [f"{result['tokens']:,}" for result in results])
+
+
+def _draw_peaks(axis: Any, results: list[dict[str, Any]]) -> None:
+    axis.barh(range(len(results)), [result["peak_gib"] for result in results], color="C0")
+    axis.barh(range(len(results)), [result["imports_gib"] for result in results], color="C7", label="libraries")
+    axis.axvline(LIMIT_GIB, color="C3", ls="--", label="limit")
+    axis.set_yticks(range(len(results)), [result["case"] for result in results], fontsize=8)
+    axis.invert_yaxis()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the benchmark -> exit status."""
+    options = build_parser().parse_args(arguments)
+    options.given = list(sys.argv[1:] if arguments is None else arguments)
+    device = harness.prepare(options)
+    cases = {case.name: case for case in (QUICK if options.quick else CASES)}
+    if options.child:
+        print(json.dumps(measure(cases[options.child], options.work, options)))
+        return 0
+    names = harness.select(list(cases), options.cases)
+    if options.list:
+        print("\n".join(names))
+        return 0
+    chosen = [cases[name] for name in names]
+    with tempfile.TemporaryDirectory() as toy:
+        options.work = Path(toy) if options.quick else options.work
+        try:
+            record = harness.begin(NAME, options, device, TESTS)
+        except harness.TestsFailedError as error:
+            return harness.refuse(NAME, error)
+        prepare_prompts(chosen, options)
+        record["cases"] = harness.run_cases(
+            names, lambda name, on_stage: run_child(cases[name], options), show, minutes=options.minutes
+        )
+    for result in record["cases"]:
+        record["targets"] += harness.target(result["case"], "peak GiB", result.get("peak_gib"), "at most", LIMIT_GIB)
+    status = harness.finish(record, options, draw)
+    if not options.quick:
+        # they are recorded: the next run measures anew
+        for result in record["cases"]:
+            if "left_out" not in result:
+                shutil.rmtree(options.work / result["case"], ignore_errors=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
