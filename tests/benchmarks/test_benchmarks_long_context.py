@@ -1,0 +1,148 @@
+"""Long contexts in small: 16,384 tokens of all modalities read, put down, taken up again, trained on, written after."""
+
+import argparse
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import long_cases, long_context, long_prompt
+from benchmarks.long_cases import LongCase, LongRead
+from data.document import MODALITIES
+from data.tokenizer import CLOSE_ID, END_ID, OPEN_ID
+
+TOKENS = 16_384
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A work folder with toy material and a prompt of 16,384 tokens."""
+    folder = tmp_path_factory.mktemp("work")
+    torch.set_num_threads(1)
+    corpus = long_prompt.make_material(folder / "material", quick=True)
+    long_prompt.write_prompt(corpus, TOKENS, folder / f"prompt-{TOKENS}")
+    return folder
+
+
+@pytest.fixture
+def prompt(work):
+    return long_prompt.open_prompt(work / f"prompt-{TOKENS}")
+
+
+@pytest.fixture
+def options(work):
+    """What the script's options are in a case's own process."""
+    torch.set_num_threads(1)
+    return argparse.Namespace(model="", prefill_tokens=2048, save_minutes=10.0, steps=1)
+
+
+def test_prompts_are_one_multimodal_document(work, prompt):
+    assert len(prompt) == TOKENS and END_ID not in prompt.token_ids
+    assert all(long_prompt.mixture(prompt)[name] > 100 for name in (*MODALITIES, "text"))
+    for name in MODALITIES:
+        assert np.count_nonzero(prompt.token_ids == OPEN_ID[name]) == np.count_nonzero(
+            prompt.token_ids == CLOSE_ID[name]
+        )
+        # bytes stay on the disk until a chunk asks for them
+        assert isinstance(getattr(prompt, name), np.memmap)
+    # no two blocks share a number, though documents come several times
+    starts = np.flatnonzero((np.diff(prompt.block, prepend=0) != 0) & (prompt.block > 0))
+    numbers = prompt.block[starts]
+    assert len(numbers) > 30 and numbers.tolist() == list(range(1, len(numbers) + 1))
+    text = prompt.block == 0
+    assert (np.diff(prompt.position[text].max(1)) > 0).all()
+    corpus = long_prompt.EncodedCorpus.open(work / "material" / "encoded")
+    again = long_prompt.write_prompt(corpus, TOKENS, work / "again")
+    assert again.crc32() == prompt.crc32()
+
+
+def test_reading_killed_and_started_again_ends_in_the_same_bits(prompt, tmp_path, options):
+    case = LongCase("prefill", TOKENS, tiny=True)
+
+    def begin(folder):
+        return LongRead(case, prompt, tmp_path / folder, prefill_tokens=options.prefill_tokens)
+
+    whole = begin("whole")
+    whole.read(save_every_s=1e9)
+    written = whole.write()
+    counts = []
+
+    def die_in_the_fourth_chunk(count):
+        counts.append(count)
+        if len(counts) == 4:
+            raise KeyboardInterrupt
+
+    first = begin("killed")
+    with pytest.raises(KeyboardInterrupt):
+        first.read(save_every_s=0.0, on_read=die_in_the_fourth_chunk)
+    again = begin("killed")
+    # the fourth chunk was read, but not saved
+    assert again.prefill.num_read == sum(counts[:3])
+    again.read(save_every_s=0.0)
+    rewritten = again.write()
+    assert rewritten["logits_crc32"] == written["logits_crc32"] and rewritten["tokens"] == written["tokens"]
+    result = again.result(rewritten)
+    assert result["sessions"] == 2 and result["chunks"] == whole.result(written)["chunks"] == len(whole.prefill.ends)
+    assert [line["read"] for line in again.lines] == whole.prefill.ends
+
+
+def test_cases_tell_time_and_peak(work, options, monkeypatch):
+    reading = long_cases.measure(LongCase("prefill", TOKENS, tiny=True), work, options)
+    assert reading["mixture"]["text"] + sum(reading["mixture"][name] for name in MODALITIES) == TOKENS
+    assert reading["peak_gib"] > reading["imports_gib"] > 0 and reading["read_tokens_per_s"] > 0
+    # one global layer of width 8 in bfloat16, keys and values; the local one holds its window and the last chunk
+    assert TOKENS * 32 <= reading["cache_gib"] * 2**30 <= TOKENS * 32 + 4096 * 32
+
+    training = long_cases.measure(LongCase("train", TOKENS, tiny=True), work, options)
+    assert [list(step["parts"]) for step in training["steps"]] == [["forward", "loss", "backward", "optimizer"]]
+    assert 4 < training["steps"][0]["loss"] < 8 and training["flops"] > 0
+    # what ended is not measured twice
+    monkeypatch.setattr(long_cases, "MEASURES", {})
+    assert long_cases.measure(LongCase("train", TOKENS, tiny=True), work, options) == json.loads(json.dumps(training))
+
+
+def test_checkpointing_changes_no_gradient(prompt):
+    case = LongCase("train", TOKENS, tiny=True)
+    inputs = long_cases.batch_prompts([prompt.slice(0, int(prompt.cuts()[30]))])
+    gradients = []
+    for checkpointed in (False, True):
+        model = long_cases.make_model(case, "").train()
+        if checkpointed:
+            long_cases.checkpointed(model)
+        model(**inputs).square().mean().backward()
+        gradients.append([value.grad for value in model.parameters() if value.grad is not None])
+    for one, two in zip(*gradients, strict=True):
+        assert torch.equal(one, two)
+
+
+def test_script_records_and_draws(work, options, monkeypatch, tmp_path, last_line):
+    """The toy run with its cases in this process; results are kept until they are recorded."""
+    options.steps = 3
+    monkeypatch.setattr(long_context, "run_child", lambda case, _: long_cases.measure(case, work, options))
+    monkeypatch.setattr(long_context, "prepare_prompts", lambda cases, _: None)
+    corpus = long_prompt.EncodedCorpus.open(work / "material" / "encoded")
+    for case in long_context.QUICK:
+        for length in case.prompt_tokens:
+            long_prompt.write_prompt(corpus, length, work / f"prompt-{length}")
+    assert long_context.main(["--quick", "--threads", "1", "--results", str(tmp_path / "none")]) == 0
+    record = last_line()
+    assert not (tmp_path / "none").exists()
+    assert [case["kind"] for case in record["cases"]] == ["prefill", "train", "generate"]
+    assert [target["target"] for target in record["targets"]] == [10.0] * 3
+    train, generate = record["cases"][1:]
+    losses = [step["loss"] for step in train["steps"]]
+    assert losses[2] < losses[1] < losses[0]
+    assert generate["prompts"] == [50, 100, 200, 400] and generate["points"][-1]["written"] == 128
+    assert max(point["local_keys"] for point in generate["points"]) <= long_cases.TINY.window + 400
+    long_context.draw(record, tmp_path / "long.png")
+    assert (tmp_path / "long.png").stat().st_size > 1000
+
+
+def test_every_full_case_has_a_name_of_its_own():
+    names = [case.name for case in long_context.CASES]
+    assert len(set(names)) == len(names) and "prefill-1000000" in names and "train-131072" in names
+    config = long_cases.make_model(LongCase("prefill", 1), "").config
+    assert (config.dim, config.num_layers, config.num_global_layers) == (256, 6, 1)
+    assert dataclasses.replace(LongCase("generate", 8), batch=4).name == "generate-8x4"
