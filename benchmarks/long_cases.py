@@ -49,6 +49,8 @@ SIX_LAYERS = ModelConfig(
 TINY = ModelConfig(vocab_size=384, dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=16, window=64)
 NEW_TOKENS = 64
 """Written after a prompt of the case `prefill`."""
+PARTS = ("forward", "loss", "backward", "optimizer")
+"""Of a training step, in order."""
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 

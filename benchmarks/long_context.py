@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import harness
-from benchmarks.long_cases import LongCase, measure
+from benchmarks.long_cases import PARTS, LongCase, measure
 from benchmarks.long_prompt import make_material, write_prompt
 
 NAME = "long_context"
@@ -118,7 +118,8 @@ def show(result: dict[str, Any]) -> str:
         )
     if result["kind"] == "train":
         rows = []
-        for name, part in result["steps"][-1]["parts"].items():
+        for name in PARTS:
+            part = result["steps"][-1]["parts"][name]
             seconds = {f"step {i}, s": f"{step['parts'][name]['s']:.1f}" for i, step in enumerate(result["steps"], 1)}
             rows.append({"part": name, **seconds, "peak GiB": f"{part['peak_gib']:.2f}"})
         again = ", blocks computed again" if result["checkpoint"] else ""
@@ -201,9 +202,9 @@ def _draw_training(axis: Any, results: list[dict[str, Any]]) -> None:
 
     for place, result in enumerate(results):
         parts = min((step["parts"] for step in result["steps"]), key=lambda parts: sum(p["s"] for p in parts.values()))
-        seconds = [part["s"] for part in parts.values()]
+        seconds = [parts[name]["s"] for name in PARTS]
         ends = list(accumulate(seconds, initial=0.0))
-        for number, (name, height) in enumerate(zip(parts, seconds, strict=True)):
+        for number, (name, height) in enumerate(zip(PARTS, seconds, strict=True)):
             axis.bar(place, height, 0.6, bottom=ends[number], color=f"C{number}", label=None if place else name)
         again = "\nblocks again" if result["checkpoint"] else ""
         axis.text(place, ends[-1], f"{result['peak_gib']:.1f} GiB{again}", ha="center", va="bottom", fontsize=9)
