@@ -183,6 +183,8 @@ class LongRead:
         config = self.model.config
         seconds = sum(line["s"] for line in self.lines)
         total = len(self.prompt)
+        starts = [0, *(line["read"] for line in self.lines)]
+        curve = [line | {"count": line["read"] - start} for start, line in zip(starts, self.lines, strict=False)]
         cache = sum(value.numel() * value.element_size() for value in self.prefill.cache.state().values())
         return {
             "kind": "prefill",
@@ -194,8 +196,7 @@ class LongRead:
             "read_s": seconds,
             "read_cpu_s": sum(line["cpu_s"] for line in self.lines),
             "read_tokens_per_s": total / seconds,
-            # as many points as a curve needs
-            "curve": self.lines[:: max(1, len(self.lines) // 64)] + self.lines[-1:],
+            "curve": curve,
             "write": written,
             "write_tokens_per_s": NEW_TOKENS / written["s"],
             "cache_gib": cache / 2**30,

@@ -32,6 +32,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -165,15 +166,22 @@ def draw(record: dict[str, Any], path: Path) -> None:
 
 def _draw_reading(speed: Any, total: Any, result: dict[str, Any]) -> None:
     curve = result["curve"]
-    size = result["tokens"] / result["chunks"]
-    places = [point["read"] for point in curve]
-    speed.plot(places, [size / point["s"] for point in curve], ".-", lw=1, label=f"{result['tokens']:,} tokens")
-    speed.set(xscale="log", yscale="log")
-    (line,) = total.loglog([result["tokens"]], [result["read_s"] / 60], "o", ms=9)
-    total.loglog(
-        [result["tokens"]], [result["read_cpu_s"] / 60 / result["threads"]], "_", ms=14, color=line.get_color()
+    # the rest that is left for the last chunk is too short to tell a speed
+    whole = [point for point in curve if 2 * point["count"] > curve[0]["count"]]
+    label = f"{result['tokens']:,} tokens"
+    (line,) = speed.loglog(
+        [point["read"] for point in whole], [point["count"] / point["s"] for point in whole], ".-", lw=1, label=label
     )
-    total.annotate(f" {result['read_s'] / 60:.1f}", (result["tokens"], result["read_s"] / 60), fontsize=8)
+    places = [point["read"] for point in curve]
+    clock = [seconds / 60 for seconds in accumulate(point["s"] for point in curve)]
+    processor = [seconds / 60 / result["threads"] for seconds in accumulate(point["cpu_s"] for point in curve)]
+    total.loglog(places, clock, lw=1, color=line.get_color(), label=f"{label}, clock")
+    total.loglog(places, processor, "--", lw=1, color=line.get_color(), label="processor / threads")
+    total.plot(places[-1], clock[-1], "o", color=line.get_color())
+    total.annotate(f"{clock[-1]:.1f} min ", (places[-1], clock[-1]), fontsize=8, ha="right", va="bottom")
+    for axis in (speed, total):
+        axis.set_xticks([8192, 65_536, 262_144, 1_000_000], ["8k", "65k", "262k", "1M"])
+        axis.minorticks_off()
 
 
 def _draw_writing(speed: Any, memory: Any, result: dict[str, Any]) -> None:
@@ -194,12 +202,10 @@ def _draw_writing(speed: Any, memory: Any, result: dict[str, Any]) -> None:
     memory.plot(
         places, [p["local_cache_mib"] for p in points], ":", color=line.get_color(), label="local layers' keys, values"
     )
-    memory.set_yscale("log")
+    memory.set(yscale="log", ylim=(0.05, 3e4))
 
 
 def _draw_training(axis: Any, results: list[dict[str, Any]]) -> None:
-    from itertools import accumulate
-
     for place, result in enumerate(results):
         parts = min((step["parts"] for step in result["steps"]), key=lambda parts: sum(p["s"] for p in parts.values()))
         seconds = [parts[name]["s"] for name in PARTS]
@@ -209,6 +215,7 @@ def _draw_training(axis: Any, results: list[dict[str, Any]]) -> None:
         again = "\nblocks again" if result["checkpoint"] else ""
         axis.text(place, ends[-1], f"{result['peak_gib']:.1f} GiB{again}", ha="center", va="bottom", fontsize=9)
     axis.set_xticks(range(len(results)), [f"{result['tokens']:,}" for result in results])
+    axis.margins(y=0.15)
 
 
 def _draw_peaks(axis: Any, results: list[dict[str, Any]]) -> None:
