@@ -242,6 +242,12 @@ def build_parser() -> argparse.ArgumentParser:
         ),
     ):
         parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{text} (default %(default)s)")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of matrix products, keys and values; bfloat16 halves what long contexts take (default %(default)s)",
+    )
     return parser
 
 
@@ -263,6 +269,7 @@ def main(argv: list[str] | None = None) -> int:
             top_p=options.top_p,
             seed=options.seed,
             prefill_tokens=options.prefill_tokens,
+            dtype=getattr(torch, options.dtype),
             progress=True,
         )
         for piece in pieces:

@@ -186,6 +186,11 @@ def test_command_line_reads_a_text_file(model_folder, tmp_path, capsys):
     expected = "".join(load(model_folder).generate([Text("# " + "def größer(x):\n" * 30)], max_tokens=8))
     assert main([str(model_folder), *arguments, "--prefill-tokens", "50"]) == 0
     assert capsys.readouterr().out == expected + "\n"
+    assert main([str(model_folder), *arguments, "--dtype", "bfloat16"]) == 0
+    rounded = "".join(
+        load(model_folder).generate([Text("# " + "def größer(x):\n" * 30)], max_tokens=8, dtype=torch.bfloat16)
+    )
+    assert capsys.readouterr().out == rounded + "\n"
 
 
 def test_text_files_are_bounded(model_folder, tmp_path):
