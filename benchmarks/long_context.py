@@ -152,8 +152,8 @@ def draw(record: dict[str, Any], path: Path) -> None:
         (time_axis, "reading a prompt, from its beginning", "tokens read", "minutes"),
         (peak_axis, "peak memory of the process", "GiB", ""),
         (train_axis, "one training step", "tokens in the row", "seconds"),
-        (write_axis, "writing an answer", "tokens written (each row)", "ms a step"),
-        (cache_axis, "memory while writing", "tokens written (each row)", "MiB"),
+        (write_axis, "writing an answer", "1,024 tokens written (each row)", "ms a step"),
+        (cache_axis, "memory while writing", "1,024 tokens written (each row)", "MiB"),
     ):
         axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
         axis.grid(alpha=0.3)
@@ -181,27 +181,22 @@ def _draw_reading(speed: Any, total: Any, result: dict[str, Any]) -> None:
     total.annotate(f"{clock[-1]:.1f} min ", (places[-1], clock[-1]), fontsize=8, ha="right", va="bottom")
     for axis in (speed, total):
         axis.set_xticks([8192, 65_536, 262_144, 1_000_000], ["8k", "65k", "262k", "1M"])
-        axis.minorticks_off()
+        axis.set_xticks([], minor=True)
+    speed.set_yticks([50, 100, 200, 500, 1000, 2000, 5000], ["50", "100", "200", "500", "1,000", "2,000", "5,000"])
+    speed.set_yticks([], minor=True)
 
 
 def _draw_writing(speed: Any, memory: Any, result: dict[str, Any]) -> None:
-    points = result["points"]
-    places = [point["written"] for point in points]
-    (line,) = speed.plot(
-        places, [1e3 * p["s"] / p["count"] for p in points], lw=1, label=f"{result['batch']} rows, clock"
-    )
-    cpu = [1e3 * p["cpu_s"] / p["count"] / result["threads"] for p in points]
-    speed.plot(places, cpu, "--", lw=1, color=line.get_color(), label="processor / threads")
+    points, rows = result["points"], "1 row" if result["batch"] == 1 else f"{result['batch']} rows"
+    places = [point["written"] / 1024 for point in points]
+    (line,) = speed.plot(places, [1e3 * point["s"] / point["count"] for point in points], lw=1, label=f"{rows}, clock")
+    color = line.get_color()
+    processor = [1e3 * point["cpu_s"] / point["count"] / result["threads"] for point in points]
+    speed.plot(places, processor, "--", lw=1, color=color, label=f"{rows}, processor / threads")
     speed.set_ylim(bottom=0)
-    memory.plot(
-        places,
-        [1024 * p["resident_gib"] for p in points],
-        color=line.get_color(),
-        label=f"{result['batch']} rows, process",
-    )
-    memory.plot(
-        places, [p["local_cache_mib"] for p in points], ":", color=line.get_color(), label="local layers' keys, values"
-    )
+    memory.plot(places, [1024 * point["resident_gib"] for point in points], color=color, label=f"{rows}, process")
+    local = [point["local_cache_mib"] for point in points]
+    memory.plot(places, local, ":", color=color, label=f"{rows}, local layers' keys, values")
     memory.set(yscale="log", ylim=(0.05, 3e4))
 
 
