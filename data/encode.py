@@ -58,12 +58,27 @@ def assemble(
     return builder.sequence()
 
 
+def assemble_runs(runs: Items[list[int] | tuple[str, Decoded]], config: EncodeConfig, *, place: float = 0.0) -> Sequence:
+    """The sequence of runs that are encoded already: ids of text, or (modality, decoded medium). Nothing is a target.
+
+    place: where the first token stands, for what continues another sequence. Knowing every run's tokens, a caller can
+    make a sequence of an exact length.
+    """
+    builder = _Builder(config, place=place)
+    for run in runs:
+        if isinstance(run, list):
+            builder.text(run, False)
+        else:
+            builder.medium(*run)
+    return builder.sequence()
+
+
 class _Builder:
     """Gathers runs of tokens; `place` is where the next text token goes and `blocks` how many blocks there are."""
 
-    def __init__(self, config: EncodeConfig):
+    def __init__(self, config: EncodeConfig, *, place: float = 0.0):
         self.config = config
-        self.place = 0.0
+        self.place = place
         self.blocks = 0
         self.context = 0
         self.runs: dict[str, list[np.ndarray]] = {name: [] for name in FIELDS}

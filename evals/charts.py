@@ -1,4 +1,4 @@
-"""Two kinds of chart as inline SVG: lines over steps or cost, and dots with their intervals.
+"""Three kinds of chart as inline SVG: lines over steps or cost, dots with their intervals, and heat maps.
 
 Written by hand instead of by a plotting library, because the report is one file that follows the reader's light or
 dark setting: strokes and letters take their colours from CSS classes (`s0`, `s1`, ... for series, `axis`, `grid`), so
@@ -215,6 +215,49 @@ def dot_chart(title: str, dots: Sequence[Dot], *, x_label: str, limits: tuple[fl
         )
     described = "; ".join(f"{dot.name} {dot.value:.2f}, {dot.low:.2f} to {dot.high:.2f}" for dot in dots)
     return _svg(title, described, height, parts)
+
+
+def heat_map(
+    title: str, columns: Sequence[str], rows: Sequence[str], values: Sequence[Sequence[float | None]], *, x_label: str,
+    y_label: str, after: int | None = None,
+) -> str:
+    """An SVG of shares from 0 to 1 as cells that are the darker the larger, each with its number in hundredths; "" without
+    cells.
+
+    values: one list a row, from the top; None leaves a cell empty. after: draw a line behind so many columns.
+    """  # fmt: skip
+    if not columns or not rows:
+        return ""
+    left, row, bottom = 52, 20, 40
+    height = _TOP + row * len(rows) + bottom
+    wide = (WIDTH - _RIGHT - left) / len(columns)
+    parts = []
+    for number, (name, line) in enumerate(zip(rows, values, strict=True)):
+        y = _TOP + row * number
+        parts.append(f'<text x="{left - 8}" y="{y + 14}" text-anchor="end">{escape(name)}</text>')
+        for column, value in enumerate(line):
+            if value is None:
+                continue
+            x = left + wide * column
+            words = escape(f"{columns[column]}, {name}: {value:.2f}")
+            tone = "over" if value > 0.5 else "on"
+            parts.append(
+                f'<g class="s0"><title>{words}</title><rect class="heat" x="{x + 1:.1f}" y="{y + 1}" width="{wide - 2:.1f}" '
+                f'height="{row - 2}" rx="2" fill-opacity="{0.06 + 0.94 * value:.2f}"/></g>'
+                f'<text class="{tone}" x="{x + wide / 2:.1f}" y="{y + 14}" text-anchor="middle">{100 * value:.0f}</text>'
+            )
+    for column, name in enumerate(columns):
+        x = left + wide * (column + 0.5)
+        parts.append(f'<text x="{x:.1f}" y="{height - 23}" text-anchor="middle">{escape(name)}</text>')
+    if after is not None and 0 < after < len(columns):
+        x = left + wide * after
+        parts.append(f'<line class="target" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP - 6}" y2="{height - bottom + 4}"/>')
+    middle = _TOP + row * len(rows) / 2
+    parts.append(f'<text class="label" x="{(left + WIDTH - _RIGHT) / 2:.0f}" y="{height - 5}" text-anchor="middle">'
+                 f"{escape(x_label)}</text>")  # fmt: skip
+    parts.append(f'<text class="label" x="12" y="{middle:.0f}" text-anchor="middle" '
+                 f'transform="rotate(-90 12 {middle:.0f})">{escape(y_label)}</text>')  # fmt: skip
+    return _svg(title, f"{y_label} by {x_label}, {len(rows)} by {len(columns)} cells in hundredths.", height, parts)
 
 
 def _svg(title: str, description: str, height: float, parts: list[str]) -> str:

@@ -6,6 +6,7 @@ It reads only files under the run folder, written by the stages:
     evaluate/results.json           evals.evaluate: losses, gains, transcription rates, comparison
     evaluate/transcripts.jsonl      evals.evaluate: truth and model's words; samples name their media files
     evaluate/media/*                the samples' media
+    needle/results.json             evals.needle: exact match by modality, length and depth
     <stage>/metrics.jsonl, events.jsonl, ledger.json    of small, large_salt, large_baseline
     corpus/quarantine.jsonl, encoded/quarantine.jsonl   what was set aside
     recipe.json, environment.json   the resolved recipe; versions, cores, choices
@@ -27,6 +28,7 @@ from typing import Any
 
 from evals.config import EvalConfig
 from evals.report_curves import curves_section
+from evals.report_needles import needles_section
 from evals.report_samples import MediaBudget, samples_section
 from evals.report_sections import (
     cards,
@@ -40,7 +42,7 @@ from evals.report_sections import (
 from evals.summary import STAGES, read_json, read_jsonl, teacher_training_flops, write_whole
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
-_LINKS = {"gain": "Gains", "samples": "Samples", "curves": "Curves", "salt": "SALT", "levels": "Levels",
+_LINKS = {"gain": "Gains", "needles": "Needles", "samples": "Samples", "curves": "Curves", "salt": "SALT", "levels": "Levels",
           "ledger": "Ledger", "record": "Record"}  # fmt: skip
 
 
@@ -70,6 +72,7 @@ def render(run: Path, *, config: EvalConfig) -> str:
     budget = MediaBudget(run, max_sample_mib=config.max_sample_mib, max_report_mib=config.max_report_mib)
     sections = [
         gains_section(results),
+        needles_section(_object(run / "needle" / "results.json")),
         samples_section(read_jsonl(run / "evaluate" / "transcripts.jsonl"), budget),
         curves_section(metrics, teacher_training_flops(ledger)),
         salt_section(results.get("compare"), ledger),

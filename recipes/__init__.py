@@ -1,11 +1,12 @@
 """Named runs: each is a function that returns a whole `Recipe`, often another one with some fields replaced."""
 
 from recipes.demo import demo
+from recipes.needle import needle
 from recipes.real import real
 from recipes.recipe import CorpusConfig, Recipe, RowsConfig
 from recipes.workbench import workbench
 
-RECIPES = {"demo": demo, "real": real, "workbench": workbench}
+RECIPES = {"demo": demo, "real": real, "workbench": workbench, "needle": needle}
 """Recipes by the name that the command line takes; the first is the default."""
 
 __all__ = ["RECIPES", "CorpusConfig", "Recipe", "RowsConfig"]

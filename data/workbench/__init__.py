@@ -17,6 +17,7 @@ in the training set.
     questions.py, screen_questions.py   what is asked about them, and the right answers
     levels_screen.py   what each level of table, chart and screen allows
     figure_samples.py, screen_samples.py   one sample of a table or chart, or of an interface
+    needle.py, needle_documents.py, needle_contexts.py   facts to be found in long documents, to train and to measure
     plan.py       every document of the corpus, decided before anything is rendered
     picture.py, table.py, chart.py, screen.py, speech.py, film.py   a recipe to the bytes of a file
     espeak_server.py   the clean process in which speech is synthesised

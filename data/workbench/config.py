@@ -42,6 +42,16 @@ class Counts:
     """A bar, line or scatter chart of such numbers, a question, and the answer."""
     screen: tuple[int, int, int, int] = (0, 0, 0, 0)
     """A user interface (form, menu, console, tree), a question, and the answer."""
+    needle_text: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """Many facts in source code, and questions that look them up. Levels are lengths: 64, 256, 1,024, 2,048 tokens."""
+    needle_image: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """The same with drawn values, among other pictures."""
+    needle_audio: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """The same with spoken values, among other sounds."""
+    needle_video: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """The same with values in one frame of a film, among other films."""
+    needle_chain: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """The same with keys that lead to a picture of a second key, whose value is spoken."""
 
     def __post_init__(self) -> None:
         for name in ("text", "package"):
@@ -69,6 +79,8 @@ KINDS = tuple(item.name for item in fields(Counts))
 """What Counts counts. In the manifest `package` documents are of the kind `text`."""
 ASKING = ("table", "chart", "screen")
 """Kinds whose medium is followed by a question, which is no target, and its answer, which is."""
+NEEDLES = tuple(kind for kind in KINDS if kind.startswith("needle_"))
+"""Kinds whose documents are facts and questions that look them up."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Films code being typed or scrolled: real H.264 in MP4, with narration as an AAC sound track where wanted.
+"""Films code being typed or scrolled, or cards: real H.264 in MP4, with narration as an AAC sound track where wanted.
 
 The region is drawn once (picture.py); a typed frame covers what is not yet typed with the background, a
-scrolled frame is a window on the picture. Sound is mixed at its times and made exactly as long as the
+scrolled frame is a window on the picture, a card one line of it. Sound is mixed at its times and made exactly as long as the
 picture, so that both start and end together on one clock. One encoding thread: with more, x264's output
 depends on the machine. A 25-frame film of one line takes about 7 ms and 4 KB.
 """
@@ -47,6 +47,11 @@ def frames(recipe: dict, *, count: int):
     whole = np.asarray(drawing.picture)
     if recipe["mode"] == "scroll":
         return _scrolled(whole, recipe, count=count, pitch=drawing.pitch)
+    if recipe["mode"] == "cards":
+        # line by line through a window of one line; a line stays for `moved_by` frames
+        rows = np.minimum(np.arange(count) // recipe["moved_by"], len(recipe["lines"]) - 1)
+        height = -(-drawing.pitch // 16) * 16
+        return np.stack([whole[row * drawing.pitch : row * drawing.pitch + height] for row in rows])
     lengths = [len(line) for line in recipe["lines"]]
     film = np.repeat(whole[None], count, axis=0)
     for index in range(min(count, recipe["moved_by"])):

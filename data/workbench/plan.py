@@ -19,11 +19,12 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 
 from data.workbench import figure_samples, samples, screen_samples
-from data.workbench.config import KINDS, SPLITS, WorkbenchConfig
+from data.workbench.config import KINDS, NEEDLES, SPLITS, WorkbenchConfig
 from data.workbench.extract import Extract
 from data.workbench.frames import facts_of
 from data.workbench.levels import Region
 from data.workbench.lines import NOTHING_KNOWN, Bench, Known
+from data.workbench.needle_documents import NeedleDocuments
 from data.workbench.numbers import Measures
 from data.workbench.samples import Sample
 from data.workbench.source import SourceFile
@@ -166,6 +167,8 @@ class _Planner:
             yield from packages(bench, max_bytes=self.config.package_kib * 1024, rng=rng)
         elif kind == "page":
             yield from self._pages(bench, level, rng)
+        elif kind in NEEDLES:
+            yield from self._needles(kind.removeprefix("needle_"), bench, level, rng)
         else:
             if kind == "screenshot":
                 stream = samples.screenshots(bench, level=level, style=style, rng=rng)
@@ -186,16 +189,31 @@ class _Planner:
         """The medium, then its transcription, or a question and its answer: nothing else, so that every target token
         is about the medium. The question is no target.
         """
-        path = media_path(sample.recipe)
-        self.plan.recipes[path] = sample.recipe
         if sample.spoken:
             self.spoken.append(sample.spoken)
-        kind = sample.recipe["type"]
-        part = {"type": kind, kind: path}
-        if kind == "video":
-            part["sound"] = bool(sample.recipe["sound"])
+        part = self._medium(sample.recipe)
         question = [{**_text(f"{sample.question}\n"), "learn": False}] if sample.question else []
         return [part, *question, _text(sample.text)]
+
+    def _medium(self, recipe: dict) -> dict:
+        """The content part of a recipe's file, which is noted to be rendered."""
+        path = media_path(recipe)
+        self.plan.recipes[path] = recipe
+        part = {"type": recipe["type"], recipe["type"]: path}
+        if recipe["type"] == "video":
+            part["sound"] = bool(recipe["sound"])
+        return part
+
+    def _needles(
+        self, modality: str, bench: Bench, level: int, rng: random.Random
+    ) -> Iterator[tuple[list[dict], int]]:
+        """Endless documents of facts and questions; only answers are targets."""
+        documents = NeedleDocuments([item.text for item in bench.files], rng)
+        while True:
+            yield [
+                self._medium(part) if isinstance(part, dict) else {**_text(part), "learn": learn}
+                for part, learn in documents.document(modality, level)
+            ], -1
 
     def _pages(self, bench: Bench, level: int, rng: random.Random) -> Iterator[tuple[list[dict], int]]:
         """Tutorial pages, each about one file: heading, prose and code; a screenshot, a narration, perhaps a

@@ -1,0 +1,208 @@
+"""Needles are where they are said to be, contexts are as long as they are said to be, and the answer stands nowhere else."""
+
+import json
+import random
+import re
+
+import numpy as np
+import pytest
+
+from data.config import EncodeConfig
+from data.tokenizer import OPEN_ID, SLOT_ID, train_tokenizer
+from data.workbench import Counts, WorkbenchConfig, build_workbench, needle
+from data.workbench.needle_contexts import MULTIKEY, TASKS, Contexts
+from data.workbench.needle_documents import LEVEL_TOKENS, NeedleDocuments
+from data.workbench.source import SourceFile
+
+SOURCE = [
+    SourceFile(f"module_{number}.py", "python", "".join(f"value_{n} = compute(item, {n})  # WXY\n" for n in range(40)))
+    for number in range(3)
+]
+ENCODE = EncodeConfig(tubelet_frames=1)
+NEEDLES = 4
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """A plain byte model: ids and characters are the same thing."""
+    return train_tokenizer(["ab"], 267)
+
+
+@pytest.fixture(scope="module")
+def contexts(tokenizer):
+    with Contexts(SOURCE, tokenizer=tokenizer, config=ENCODE, seed=3) as made:
+        yield made
+
+
+def spelt(tokenizer, sequence, *, start=0):
+    """Text of a sequence with each medium's opening token as "<"."""
+    ids = sequence.token_ids[start:]
+    opens = np.isin(ids, list(OPEN_ID.values()))
+    return "".join("<" if is_open else tokenizer.decode([token]) for token, is_open in zip(ids, opens, strict=True))
+
+
+def test_values_and_keys_do_not_collide():
+    rng, taken = random.Random(0), set()
+    needles = [needle.draw_needle("text", rng, taken=taken) for _ in range(3000)]
+    assert len({fact.key for fact in needles}) == len(needles)
+    values = {fact.value for fact in needles}
+    assert len(values) == needle.NUM_VALUES == 100
+    assert pytest.approx(1 / len(values)) == needle.CHANCE
+    # what is drawn or spoken for different values differs too, whatever else was drawn
+    for modality in ("image", "audio", "video"):
+        shown = {}
+        for value in sorted(values):
+            recipe = needle.recipe_of(modality, value, random.Random(5))
+            shown[json.dumps(recipe, sort_keys=True)] = value
+        assert len(shown) == len(values)
+
+
+def test_keys_run_out_with_a_message():
+    everything = range(26**3)
+    with pytest.raises(ValueError, match="fewer needles"):
+        needle.draw_key(random.Random(0), taken=everything)
+
+
+def test_unknown_modality_is_named():
+    with pytest.raises(ValueError, match="'smell'.*text, image"):
+        needle.draw_needle("smell", random.Random(0), taken=set())
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("num_tokens", [400, 1111])
+def test_lengths_and_depths_are_as_claimed(contexts, tokenizer, task, num_tokens):
+    context = contexts.make(task, num_tokens=num_tokens, number=1, num_needles=NEEDLES)
+    assert len(context.questions) == NEEDLES
+    for number, question in enumerate(context.questions):
+        assert len(context.sequence) + len(question.prompt) == num_tokens
+        start = round(question.depth * len(context.sequence))
+        assert spelt(tokenizer, context.sequence, start=start).startswith(f"@{question.key}")
+        # one in each equal part; a boundary of the haystack may push it over the part's end
+        assert number / NEEDLES - 0.15 <= question.depth <= (number + 1) / NEEDLES + 0.15
+        assert question.prompt.position[0, 0] == context.sequence.position[-1].max() + 1
+        assert tokenizer.decode(question.prompt.token_ids.tolist()) == f"?{question.key}"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_answer_stands_nowhere_else(contexts, tokenizer, task):
+    context = contexts.make(task, num_tokens=1111, number=2, num_needles=NEEDLES)
+    text = spelt(tokenizer, context.sequence)
+    for question in context.questions:
+        assert text.count(question.key) == 1
+        follows = text[text.index(question.key) + 3 :]
+        if task in ("text", MULTIKEY):
+            assert follows.startswith(f"{question.answer}\n")
+        else:
+            assert follows.startswith("<")
+        if task == "chain":
+            second, value = question.answer[:3], question.answer[3:]
+            assert text.count(second) == 1 and re.search(f"@{second}<", text)
+            assert len(value) == 2
+    assert "?" not in text.replace("<", "")
+
+
+def test_depths_cover_the_context(contexts):
+    depths = [
+        question.depth
+        for number in range(20)
+        for question in contexts.make("text", num_tokens=600, number=number, num_needles=10).questions
+    ]
+    share, _ = np.histogram(depths, bins=10, range=(0, 1))
+    assert share.min() >= 8 and min(depths) < 0.03 and max(depths) > 0.95
+
+
+def test_the_same_seed_gives_the_same_bytes(contexts, tokenizer):
+    def digest(made, task):
+        context = made.make(task, num_tokens=500, number=0, num_needles=NEEDLES)
+        return context.sequence.crc32(), [(q.key, q.answer, q.depth) for q in context.questions]
+
+    with (
+        Contexts(SOURCE, tokenizer=tokenizer, config=ENCODE, seed=3) as again,
+        Contexts(SOURCE, tokenizer=tokenizer, config=ENCODE, seed=4) as other,
+    ):
+        # in another order, so that nothing hangs on what was made before
+        found = {task: digest(again, task) for task in reversed(TASKS)}
+        for task in TASKS:
+            assert found[task] == digest(contexts, task)
+            assert found[task] != digest(other, task)
+
+
+def test_keys_of_the_source_are_not_drawn(contexts):
+    assert "WXY" in contexts.spelt
+
+
+@pytest.mark.parametrize(
+    ("task", "length", "message"), [("audio", 100, "do not fit into 100"), ("smell", 100, "choose from text")]
+)
+def test_impossible_contexts_are_refused(contexts, task, length, message):
+    with pytest.raises(ValueError, match=message):
+        contexts.make(task, num_tokens=length, number=0)
+
+
+@pytest.mark.parametrize("modality", needle.MODALITIES)
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_every_question_of_a_training_document_follows_its_needle(modality, level):
+    documents = NeedleDocuments([item.text for item in SOURCE], random.Random(f"{modality}{level}"))
+    for _ in range(10):
+        parts = documents.document(modality, level)
+        seen, before = {}, ""
+        for place, (part, learn) in enumerate(parts):
+            if isinstance(part, dict):
+                # the text in front of a medium ends with the key that it belongs to, or it is a distractor
+                stated = re.search(r"@([A-Z]{3})$", before)
+                if stated:
+                    seen[stated.group(1)] = shown_by(part)
+                before = ""
+            elif learn:
+                asked = re.search(r"\?([A-Z]{3})$", before).group(1)
+                said = part.removesuffix("\n")
+                assert seen[asked] == said[:3] if modality == "chain" else seen[asked] == said
+                if modality == "chain":
+                    assert seen[said[:3]] == said[3:]
+                before = ""
+            else:
+                before = part
+                seen |= dict(re.findall(r"@([A-Z]{3})(\d\d)\n", part))
+            assert place or not learn
+        assert sum(learn for _, learn in parts) >= 1
+        assert sum(len(part) for part, _ in parts if isinstance(part, str)) <= 1.2 * LEVEL_TOKENS[level]
+
+
+def shown_by(recipe):
+    """What a medium shows, as an answer spells it."""
+    if recipe["type"] == "audio":
+        return "".join(str(needle.DIGITS.index(word)) for word in recipe["text"].split())
+    return next(line for line in recipe["lines"] if line.isdigit() or line.isupper())
+
+
+def test_documents_are_built_with_their_media(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    for number, item in enumerate(SOURCE):
+        (source / item.path).write_text(item.text.replace("compute", f"compute_{number}" * (number + 1)))
+    counts = Counts(**{f"needle_{name}": (2, 0, 0, 0) for name in needle.MODALITIES})
+    config = WorkbenchConfig(
+        source=source, train=counts, validation=Counts(), test=Counts(), validation_share=0, test_share=0, workers=1
+    )
+    summary = build_workbench(config, tmp_path / "corpus", progress=False)
+    assert summary["lowered"] == [] and summary["failed"] == {}
+    lines = [json.loads(line) for line in (tmp_path / "corpus" / "manifest.jsonl").read_text().splitlines()]
+    assert {line["kind"] for line in lines} == {f"needle_{name}" for name in needle.MODALITIES}
+    for line in lines:
+        answers = [part["text"] for part in line["content"] if part["type"] == "text" and part["learn"]]
+        assert answers and all(re.fullmatch(r"([A-Z]{3})?\d\d\n", answer) for answer in answers)
+        for part in line["content"]:
+            if part["type"] != "text":
+                assert (tmp_path / "corpus" / part[part["type"]]).stat().st_size > 0
+
+
+def test_one_frame_of_a_film_bears_the_value(contexts):
+    """Each card is one sampled frame, two patches wide; the cards without a value differ from the one with it."""
+    context = contexts.make("video", num_tokens=600, number=0, num_needles=2)
+    assert (context.sequence.token_ids == SLOT_ID["video"]).sum() % 2 == 0
+    recipe = needle.film_recipe(["abcd", "47", "efgh"], style="bw")
+    kind, decoded = contexts._medium(recipe)
+    assert kind == "video" and len(decoded.layout.tubelet_s) == 3 and decoded.layout.grid == (1, 2)
+    frames = decoded.patches.reshape(3, 2, -1).astype(int)
+    # the value takes one patch of its frame, the other is blank
+    assert np.ptp(frames[1, 1]) < 40 < np.ptp(frames[1, 0])
