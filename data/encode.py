@@ -58,7 +58,9 @@ def assemble(
     return builder.sequence()
 
 
-def assemble_runs(runs: Items[list[int] | tuple[str, Decoded]], config: EncodeConfig, *, place: float = 0.0) -> Sequence:
+def assemble_runs(
+    runs: Items[list[int] | tuple[str, Decoded]], config: EncodeConfig, *, place: float = 0.0
+) -> Sequence:
     """The sequence of runs that are encoded already: ids of text, or (modality, decoded medium). Nothing is a target.
 
     place: where the first token stands, for what continues another sequence. Knowing every run's tokens, a caller can

@@ -218,11 +218,16 @@ def dot_chart(title: str, dots: Sequence[Dot], *, x_label: str, limits: tuple[fl
 
 
 def heat_map(
-    title: str, columns: Sequence[str], rows: Sequence[str], values: Sequence[Sequence[float | None]], *, x_label: str,
-    y_label: str, after: int | None = None,
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[str],
+    values: Sequence[Sequence[float | None]],
+    *,
+    x_label: str,
+    y_label: str,
+    after: int | None = None,
 ) -> str:
-    """An SVG of shares from 0 to 1 as cells that are the darker the larger, each with its number in hundredths; "" without
-    cells.
+    """An SVG of shares from 0 to 1 as cells, the larger the darker, each with its hundredths; "" without cells.
 
     values: one list a row, from the top; None leaves a cell empty. after: draw a line behind so many columns.
     """  # fmt: skip
@@ -242,9 +247,10 @@ def heat_map(
             words = escape(f"{columns[column]}, {name}: {value:.2f}")
             tone = "over" if value > 0.5 else "on"
             parts.append(
-                f'<g class="s0"><title>{words}</title><rect class="heat" x="{x + 1:.1f}" y="{y + 1}" width="{wide - 2:.1f}" '
-                f'height="{row - 2}" rx="2" fill-opacity="{0.06 + 0.94 * value:.2f}"/></g>'
-                f'<text class="{tone}" x="{x + wide / 2:.1f}" y="{y + 14}" text-anchor="middle">{100 * value:.0f}</text>'
+                f'<g class="s0"><title>{words}</title><rect class="heat" x="{x + 1:.1f}" y="{y + 1}" rx="2" '
+                f'width="{wide - 2:.1f}" height="{row - 2}" fill-opacity="{0.06 + 0.94 * value:.2f}"/></g>'
+                f'<text class="{tone}" x="{x + wide / 2:.1f}" y="{y + 14}" text-anchor="middle">'
+                f"{100 * value:.0f}</text>"
             )
     for column, name in enumerate(columns):
         x = left + wide * (column + 0.5)

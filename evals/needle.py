@@ -2,18 +2,20 @@
 
     python -m evals.needle runs/needle --lengths 2048,4096,8192 --modality text,image,audio,video
 
-Contexts are made offline from a seed (`data/workbench/needle_contexts.py`): a haystack of an exact length, ten needles at depths
-from 0 to 100 %, each asked on its own at the end. The answer is decoded greedily and is right when it is exactly the
-value (for `chain` the way to it too). One who knows the form and guesses is right in 1 of 100 trials; that chance is shown
-beside every result. 500 trials of a modality and length are 50 contexts of ten, and intervals resample contexts.
+Contexts are made offline from a seed (`data/workbench/needle_contexts.py`): a haystack of an exact length, ten
+needles at depths from 0 to 100 %, each asked on its own at the end. The answer is decoded greedily and is right
+when it is exactly the value (for `chain` the way to it too). One who knows the form and guesses is right in 1 of
+100 trials; that chance is shown beside every result. 500 trials of a modality and length are 50 contexts of ten,
+and intervals resample contexts.
 
     RUN/needle/results.json    one cell for each modality and length, with its ten depths; settings; the model's digest
     RUN/needle/trials.jsonl    every trial: depth, key, answer, what was said
     RUN/report.html            heat maps of depth and length, where the run has a report
 
-A cell that was measured with the same settings and weights is not measured again, so more lengths can be added later, and a
-measurement that was cut off goes on. Cost: one pass over 62 times the shortest length for each context at five lengths; attention
-of global layers grows with the square. What this does not do: train (recipes/needle.py), or read a model that is not ours.
+A cell that was measured with the same settings and weights is not measured again, so more lengths can be added
+later, and a measurement that was cut off goes on. Cost: one pass over 62 times the shortest length for each context
+at five lengths; attention of global layers grows with the square. What this does not do: train (recipes/needle.py),
+or read a model that is not ours.
 """
 
 from __future__ import annotations
@@ -232,7 +234,8 @@ def _listed(text: str, kind: Callable[[str], Any] = str) -> tuple[Any, ...]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print the table, renew the report. A user's mistake ends with one line on standard error and status 2."""
+    """Measure, print the table, renew the report. A user's mistake ends with one line on standard error and status
+    2."""
     options = build_parser().parse_args(argv)
     if options.threads:
         torch.set_num_threads(options.threads)

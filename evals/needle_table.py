@@ -1,8 +1,8 @@
 """From trials to numbers: exact match with its interval, by depth, and as a table for the console.
 
 A cell is one modality at one length. Its interval is a percentile bootstrap over contexts, since the questions of one
-context share a haystack (`bootstrap.ratio_interval`: right answers over questions, both summed by context). Depths are cut
-into ten equal parts.
+context share a haystack (`bootstrap.ratio_interval`: right answers over questions, both summed by context). Depths
+are cut into ten equal parts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ NUM_DEPTHS = 10
 def cell_of(trials: list[dict[str, Any]], *, seed: int = 0) -> dict[str, Any]:
     """Exact match of the trials of one modality and length, as JSON.
 
-    trials: objects with modality, length, context, depth, right. Raises ValueError when they are none, or of several cells.
+    trials: objects with modality, length, context, depth, right. Raises ValueError when they are none, or of
+    several cells.
     """
     if len({(trial["modality"], trial["length"]) for trial in trials}) != 1:
         raise ValueError("a cell holds the trials of one modality and one length, at least one")
@@ -47,7 +48,8 @@ def cell_of(trials: list[dict[str, Any]], *, seed: int = 0) -> dict[str, Any]:
 
 def console_table(cells: Iterable[Mapping[str, Any]], *, head: bool = True) -> str:
     """Aligned lines: modality, length, trials, exact match with its interval, and the ten depths."""
-    lines = [f"{'modality':<10}{'length':>8}{'trials':>8}{'exact':>8}  {'95 %':<15} by depth, 0 to 100 %"] if head else []
+    title = f"{'modality':<10}{'length':>8}{'trials':>8}{'exact':>8}  {'95 %':<15} by depth, 0 to 100 %"
+    lines = [title] if head else []
     for cell in sorted(cells, key=lambda cell: (cell["modality"], cell["length"])):
         span = f"{cell['low']:.3f} to {cell['high']:.3f}"
         depths = " ".join(

@@ -42,8 +42,8 @@ from evals.report_sections import (
 from evals.summary import STAGES, read_json, read_jsonl, teacher_training_flops, write_whole
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
-_LINKS = {"gain": "Gains", "needles": "Needles", "samples": "Samples", "curves": "Curves", "salt": "SALT", "levels": "Levels",
-          "ledger": "Ledger", "record": "Record"}  # fmt: skip
+_LINKS = {"gain": "Gains", "needles": "Needles", "samples": "Samples", "curves": "Curves", "salt": "SALT",
+          "levels": "Levels", "ledger": "Ledger", "record": "Record"}  # fmt: skip
 
 
 def write_report(run: Path, *, config: EvalConfig | None = None) -> Path:

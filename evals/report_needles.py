@@ -1,10 +1,10 @@
 """The report's section on finding things: a heat map of depth and length for each modality, and a table with intervals.
 
-It reads what `python -m evals.needle` left in `needle/results.json`; a run that was not asked has no such section. Lengths
-beyond that of the training stand behind a dashed line.
+It reads what `python -m evals.needle` left in `needle/results.json`; a run that was not asked has no such section.
+Lengths beyond that of the training stand behind a dashed line.
 
-`python -m evals.report_needles RESULTS.json PICTURE.png` draws the same heat maps as one picture with matplotlib, for pages
-that cannot hold SVG.
+`python -m evals.report_needles RESULTS.json PICTURE.png` draws the same heat maps as one picture with matplotlib,
+for pages that cannot hold SVG.
 """
 
 from __future__ import annotations

@@ -1,17 +1,18 @@
 """A small model that finds things: keys and values in text, pictures, sounds and films, at 2,048 tokens.
 
-A million parameters, four layers, learnt from documents full of facts and questions (`data/workbench/needle_documents.py`), measured
-afterwards by `python -m evals.needle runs/needle` at 2,048 tokens and at lengths that it never saw.
+A million parameters, four layers, learnt from documents full of facts and questions
+(`data/workbench/needle_documents.py`), measured afterwards by `python -m evals.needle runs/needle` at 2,048 tokens
+and at lengths that it never saw.
 
 What made it learn, in the order found (LOG.md has the numbers):
-- Documents of at most 64 tokens first, text alone. With two or three needles in sight half of the guesses are right and the
-  way from there is downhill: looking up is learnt in 100 steps. From 256 tokens on, or with all modalities at once, the loss
-  stays at that of a guessed digit for a thousand.
+- Documents of at most 64 tokens first, text alone. With two or three needles in sight half of the guesses are right
+  and the way from there is downhill: looking up is learnt in 100 steps. From 256 tokens on, or with all modalities
+  at once, the loss stays at that of a guessed digit for a thousand.
 - Then pictures, sounds and films in such short documents: once the key is found, reading is all that is left to learn.
 - Then longer documents, to 2,048 tokens, shorter ones never leaving.
 - Wide heads: queries and keys are normed, so a head of width 32 can hardly put its weight on one key of two thousand.
-- Global layers without positions (`rope_theta_global` so large that only one frequency of each head still turns): what is looked
-  for may stand anywhere, and no distance is new at sixteen times the length.
+- Global layers without positions (`rope_theta_global` so large that only one frequency of each head still turns):
+  what is looked for may stand anywhere, and no distance is new at sixteen times the length.
 
 A byte-level tokenizer without merges, so that keys are always three tokens, whatever the source holds. Only answers are
 targets: the model learns no language. One model, no SALT.

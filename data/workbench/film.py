@@ -1,8 +1,8 @@
 """Films code being typed or scrolled, or cards: real H.264 in MP4, with narration as an AAC sound track where wanted.
 
 The region is drawn once (picture.py); a typed frame covers what is not yet typed with the background, a
-scrolled frame is a window on the picture, a card one line of it. Sound is mixed at its times and made exactly as long as the
-picture, so that both start and end together on one clock. One encoding thread: with more, x264's output
+scrolled frame is a window on the picture, a card one line of it. Sound is mixed at its times and made exactly as
+long as the picture, so that both start and end together on one clock. One encoding thread: with more, x264's output
 depends on the machine. A 25-frame film of one line takes about 7 ms and 4 KB.
 """
 

@@ -5,14 +5,14 @@
     needles    `num_needles` in each context, one in each equal part of it, at a random place of that part
     questions  one for each needle, each asked of the bare context: no question sees another, nor its answer
 
-Several needles in one context are each other's distractors (RULER's multi-key; `num_needles=1` is the single needle), and
-a context is read once for all its questions, which is what makes 500 trials at 32,768 tokens bearable. Trials of one context
-are not independent: intervals resample contexts.
+Several needles in one context are each other's distractors (RULER's multi-key; `num_needles=1` is the single
+needle), and a context is read once for all its questions, which is what makes 500 trials at 32,768 tokens bearable.
+Trials of one context are not independent: intervals resample contexts.
 
-Lengths are exact: context and question together have `num_tokens` tokens (questions that a tokenizer cuts shorter than others
-have fewer). Keys that happen to stand in the source are not drawn, so no answer can be read anywhere else. A context is a
-function of (seed, number, modality, length) and the tokenizer. Media are rendered once into a temporary folder and
-kept decoded: a thousand contexts share some hundreds of media.
+Lengths are exact: context and question together have `num_tokens` tokens (questions that a tokenizer cuts shorter
+than others have fewer). Keys that happen to stand in the source are not drawn, so no answer can be read anywhere
+else. A context is a function of (seed, number, modality, length) and the tokenizer. Media are rendered once into a
+temporary folder and kept decoded: a thousand contexts share some hundreds of media.
 """
 
 from __future__ import annotations
@@ -129,10 +129,7 @@ class Contexts:
                 f"{num_needles} needles of {task} and a question take {num_tokens - room} tokens and do not fit into "
                 f"{num_tokens}: ask for longer contexts, or fewer needles in each"
             )
-        if task == MULTIKEY:
-            hay = self._needle_hay(room, rng, taken)
-        else:
-            hay = self._source_hay(modality, room, rng)
+        hay = self._needle_hay(room, rng, taken) if task == MULTIKEY else self._source_hay(modality, room, rng)
         places = [(number + rng.random()) / num_needles for number in range(num_needles)]
         stretches = [*zip(places, first, range(num_needles), strict=True), *((rng.random(), runs, -1) for runs in rest)]
         runs, starts = _interleave(hay, sorted(stretches, key=lambda item: item[0]), room)

@@ -6,10 +6,10 @@ media without a needle) between them where the document is sparse, nothing where
 Half of the documents are dense, and a dense one of text holds about 120 needles, each asked once; that is many-key
 retrieval and the lesson of which one needle in a haystack is the easy case.
 
-A level is a length: up to 64, 256, 1,024 and 2,048 tokens of a byte-level tokenizer without merges, by an estimate of what
-media take (a document may be a few tokens off). Level 1 is where looking up begins: with two or three needles in sight
-half of the guesses are right, and a model finds the way from there in minutes; from 256 tokens on it stays at chance
-(measured, LOG.md). Which level is shown when is the recipe's part (`rows.mixture`).
+A level is a length: up to 64, 256, 1,024 and 2,048 tokens of a byte-level tokenizer without merges, by an estimate
+of what media take (a document may be a few tokens off). Level 1 is where looking up begins: with two or three
+needles in sight half of the guesses are right, and a model finds the way from there in minutes; from 256 tokens on
+it stays at chance (measured, LOG.md). Which level is shown when is the recipe's part (`rows.mixture`).
 """
 
 from __future__ import annotations

@@ -204,16 +204,17 @@ class _Planner:
             part["sound"] = bool(recipe["sound"])
         return part
 
-    def _needles(
-        self, modality: str, bench: Bench, level: int, rng: random.Random
-    ) -> Iterator[tuple[list[dict], int]]:
+    def _needles(self, modality: str, bench: Bench, level: int, rng: random.Random) -> Iterator[tuple[list[dict], int]]:
         """Endless documents of facts and questions; only answers are targets."""
         documents = NeedleDocuments([item.text for item in bench.files], rng)
         while True:
-            yield [
-                self._medium(part) if isinstance(part, dict) else {**_text(part), "learn": learn}
-                for part, learn in documents.document(modality, level)
-            ], -1
+            yield (
+                [
+                    self._medium(part) if isinstance(part, dict) else {**_text(part), "learn": learn}
+                    for part, learn in documents.document(modality, level)
+                ],
+                -1,
+            )
 
     def _pages(self, bench: Bench, level: int, rng: random.Random) -> Iterator[tuple[list[dict], int]]:
         """Tutorial pages, each about one file: heading, prose and code; a screenshot, a narration, perhaps a

@@ -1,4 +1,4 @@
-"""Needles are where they are said to be, contexts are as long as they are said to be, and the answer stands nowhere else."""
+"""Needles stand where they are said to, contexts are as long as claimed, and the answer stands nowhere else."""
 
 import json
 import random
@@ -64,7 +64,7 @@ def test_keys_run_out_with_a_message():
 
 
 def test_unknown_modality_is_named():
-    with pytest.raises(ValueError, match="'smell'.*text, image"):
+    with pytest.raises(ValueError, match=r"'smell'.*text, image"):
         needle.draw_needle("smell", random.Random(0), taken=set())
 
 

@@ -1,0 +1,188 @@
+"""Lines of real code that only another file of the package can complete, found offline by `ast`.
+
+A case is the first place in a file where a name stands that another file of the same package defines at its top
+level (a function, a class, a constant), and that this file could not have invented: the name occurs nowhere before
+it in the file, is defined in one file only, and is no builtin, keyword or module of the package. Such places are
+mostly import lines and attributes of imported modules:
+
+    from .decoder import |JSONDecoder
+    return constants.|DEBUG_STACK_DEPTH
+
+The prompt is the package's other files, each opened by its path (the form of the workbench's long text documents),
+then the file's own text up to the bar; the answer is the name. `window` lays a case out for a number of tokens in
+three ways: with the package, without it, and with another package of the same length, which tells a name that was
+looked up from one that any long context makes likelier.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import keyword
+import random
+import re
+import warnings
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from data.tokenizer import Tokenizer
+from data.workbench.source import SourceFile
+
+CONDITIONS = ("with", "without", "other")
+"""The package in the context, no context, another package in it."""
+MIN_NAME = 4
+"""Characters of the shortest name that is asked for."""
+OWN_SHARE = 0.25
+"""Largest share of a window for the file's own text, cut at the front where it is longer."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line to complete."""
+
+    path: str
+    """The file that is completed."""
+    offset: int
+    """Characters of the file before the name."""
+    answer: str
+    """The name."""
+    defined_in: str
+    """The file that defines it."""
+    package: str
+    """Folder of both."""
+
+
+def find_cases(files: list[SourceFile], *, completed: set[str] | None = None, seed: int = 0) -> list[Case]:
+    """All cases of the packages among `files`, in an order drawn by the seed.
+
+    completed: paths whose lines may be asked for (held-out files), None for all. At most one case for a file and name.
+    """
+    packages: dict[str, list[SourceFile]] = defaultdict(list)
+    for item in files:
+        if item.language == "python" and "/" in item.path:
+            packages[str(PurePosixPath(item.path).parent)].append(item)
+    cases = []
+    for package, members in sorted(packages.items()):
+        if len(members) < 2:
+            continue
+        homes: dict[str, set[str]] = defaultdict(set)
+        for item in members:
+            for name in defined_in(item.text):
+                homes[name].add(item.path)
+        modules = {PurePosixPath(item.path).stem for item in members}
+        alone = {name: next(iter(paths)) for name, paths in homes.items() if len(paths) == 1 and name not in modules}
+        for item in members:
+            if completed is None or item.path in completed:
+                cases += _cases_of(item, alone, package)
+    random.Random(f"repository/{seed}").shuffle(cases)
+    return cases
+
+
+def defined_in(text: str) -> set[str]:
+    """Functions, classes and constants that a module defines at its top level; none where it does not parse."""
+    tree = _parsed(text)
+    names: set[str] = set()
+    for node in tree.body if tree else ():
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    usable = {name for name in names if len(name) >= MIN_NAME and not name.startswith("__")}
+    return usable - set(dir(builtins)) - set(keyword.kwlist)
+
+
+def _cases_of(item: SourceFile, alone: dict[str, str], package: str) -> list[Case]:
+    """First uses of other files' names in a file."""
+    if _parsed(item.text) is None:
+        return []
+    found, seen = [], set()
+    for match in re.finditer(r"[A-Za-z_]\w*", item.text):
+        name = match.group()
+        if name in seen:
+            continue
+        seen.add(name)
+        home = alone.get(name)
+        if home is None or home == item.path:
+            continue
+        line = item.text[item.text.rfind("\n", 0, match.start()) + 1 : match.start()]
+        if _asks_for(line, PurePosixPath(home).stem):
+            found.append(Case(item.path, match.start(), name, home, package))
+    return found
+
+
+def _asks_for(line: str, module: str) -> bool:
+    """Does a line, up to a name, import the name from a module or take it as the module's attribute?"""
+    if "#" in line or '"' in line or "'" in line:
+        # a word of a comment or of a string is no use of a name
+        return False
+    imported = re.match(rf"\s*from\s+[\w.]*\b{module}\s+import\b", line)
+    return bool(imported or re.search(rf"\b{module}\.$", line))
+
+
+def _parsed(text: str) -> ast.Module | None:
+    with warnings.catch_warnings():
+        # invalid escapes in somebody's strings are no business of this file
+        warnings.simplefilter("ignore")
+        try:
+            return ast.parse(text)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return None
+
+
+class Windows:
+    """Lays cases out as token ids of a bounded length."""
+
+    def __init__(self, files: list[SourceFile], *, tokenizer: Tokenizer, seed: int = 0):
+        self.files = {item.path: item for item in files}
+        self.tokenizer, self.seed = tokenizer, seed
+        self.packages: dict[str, list[str]] = defaultdict(list)
+        for path in sorted(self.files):
+            if self.files[path].language == "python" and "/" in path:
+                self.packages[str(PurePosixPath(path).parent)].append(path)
+        self._ids: dict[str, list[int]] = {}
+
+    def window(self, case: Case, condition: str, *, num_tokens: int) -> tuple[list[int], list[int]]:
+        """(ids of the prompt, at most `num_tokens`; ids of the answer, the space before it included).
+
+        With the package, the defining file stands whole where it fits and is cut at its end elsewhere; the others
+        follow in the order of their paths as far as there is room, nearest to the completed line last. Raises
+        ValueError for an unknown condition and a length that leaves no room.
+        """
+        if condition not in CONDITIONS:
+            raise ValueError(f"unknown condition {condition!r}: choose from {', '.join(CONDITIONS)}")
+        if num_tokens < 64:
+            raise ValueError(f"a window of {num_tokens} tokens holds no file: ask for 64 or more")
+        before = self.files[case.path].text[: case.offset]
+        stripped = before.rstrip(" ")
+        space = " " if before != stripped else ""
+        own = self.tokenizer.encode(f"{case.path}\n{stripped}")[-int(num_tokens * OWN_SHARE) :]
+        answer = self.tokenizer.encode(space + case.answer)
+        if condition == "without":
+            return own, answer
+        room = num_tokens - len(own)
+        context: list[int] = []
+        for path in self._paths(case, condition):
+            ids = self._file(path)[: room - len(context)]
+            context += ids
+            if len(context) >= room:
+                break
+        return context + own, answer
+
+    def _paths(self, case: Case, condition: str) -> list[str]:
+        """Files of the context: of the package, its defining file first, or of a package that lacks the name."""
+        if condition == "with":
+            others = [path for path in self.packages[case.package] if path not in (case.path, case.defined_in)]
+            return [case.defined_in, *others]
+        rng = random.Random(f"other/{self.seed}/{case.path}/{case.answer}")
+        word = re.compile(rf"\b{re.escape(case.answer)}\b")
+        packages = sorted(name for name in self.packages if name != case.package and len(self.packages[name]) > 1)
+        rng.shuffle(packages)
+        # several packages in turn, since one may be shorter than the window
+        return [path for name in packages for path in self.packages[name] if not word.search(self.files[path].text)]
+
+    def _file(self, path: str) -> list[int]:
+        if path not in self._ids:
+            self._ids[path] = self.tokenizer.encode(f"{path}\n{self.files[path].text.rstrip()}\n\n")
+        return self._ids[path]
