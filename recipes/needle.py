@@ -29,7 +29,7 @@ from model.config import ModelConfig
 from recipes.recipe import CorpusConfig, Recipe, RowsConfig
 from training.config import TrainConfig
 
-STEPS = 2000
+STEPS = 1500
 ROW_TOKENS = 2048
 COUNTS = {
     "text": (3000, 700, 250, 220),
@@ -90,7 +90,7 @@ def needle() -> Recipe:
         ),
         large=TrainConfig(
             model=ModelConfig(
-                dim=128, num_layers=4, num_heads=3, num_kv_heads=3, head_dim=64, mlp_dim=352, window=32, global_every=2,
+                dim=128, num_layers=4, num_heads=4, num_kv_heads=4, head_dim=48, mlp_dim=352, window=32, global_every=2,
                 rope_theta_global=1e300,
             ),
             num_steps=STEPS,

@@ -196,6 +196,28 @@ def test_documents_are_built_with_their_media(tmp_path):
                 assert (tmp_path / "corpus" / part[part["type"]]).stat().st_size > 0
 
 
+def test_the_curriculum_gives_each_level_and_modality_its_share_of_the_tokens():
+    from data.mixture import Mixture
+    from recipes.needle import COUNTS, STAGES, curriculum
+    from recipes.needle import needle as recipe
+
+    weights = dict(Mixture.parse(recipe().rows.mixture).weights)
+    assert curriculum() == recipe().rows.mixture and len(weights) == 20
+    for start, stop, levels, modalities in STAGES:
+        assert sum(levels) == pytest.approx(1) and sum(modalities) == pytest.approx(1)
+        for at in (start, (start + stop) / 2, stop):
+            tokens = {
+                key: np.interp(at, *np.array(points).T)
+                * COUNTS[key[12:-2]][int(key[-1]) - 1] * 0.75 * LEVEL_TOKENS[int(key[-1])]
+                for key, points in weights.items()
+            }  # fmt: skip
+            total = sum(tokens.values())
+            for number, modality in enumerate(needle.MODALITIES):
+                for level in LEVEL_TOKENS:
+                    share = tokens[f"kind:needle_{modality}/{level}"] / total
+                    assert share == pytest.approx(levels[level - 1] * modalities[number], abs=1e-3)
+
+
 def test_one_frame_of_a_film_bears_the_value(contexts):
     """Each card is one sampled frame, two patches wide; the cards without a value differ from the one with it."""
     context = contexts.make("video", num_tokens=600, number=0, num_needles=2)
