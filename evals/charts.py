@@ -233,7 +233,7 @@ def heat_map(
     """  # fmt: skip
     if not columns or not rows:
         return ""
-    left, row, bottom = 52, 20, 40
+    left, row, bottom = 66, 20, 40
     height = _TOP + row * len(rows) + bottom
     wide = (WIDTH - _RIGHT - left) / len(columns)
     parts = []
@@ -245,7 +245,7 @@ def heat_map(
                 continue
             x = left + wide * column
             words = escape(f"{columns[column]}, {name}: {value:.2f}")
-            tone = "over" if value > 0.5 else "on"
+            tone = "over" if value > 0.6 else "on"
             parts.append(
                 f'<g class="s0"><title>{words}</title><rect class="heat" x="{x + 1:.1f}" y="{y + 1}" rx="2" '
                 f'width="{wide - 2:.1f}" height="{row - 2}" fill-opacity="{0.06 + 0.94 * value:.2f}"/></g>'
@@ -261,8 +261,8 @@ def heat_map(
     middle = _TOP + row * len(rows) / 2
     parts.append(f'<text class="label" x="{(left + WIDTH - _RIGHT) / 2:.0f}" y="{height - 5}" text-anchor="middle">'
                  f"{escape(x_label)}</text>")  # fmt: skip
-    parts.append(f'<text class="label" x="12" y="{middle:.0f}" text-anchor="middle" '
-                 f'transform="rotate(-90 12 {middle:.0f})">{escape(y_label)}</text>')  # fmt: skip
+    parts.append(f'<text class="label" x="14" y="{middle:.0f}" text-anchor="middle" '
+                 f'transform="rotate(-90 14 {middle:.0f})">{escape(y_label)}</text>')  # fmt: skip
     return _svg(title, f"{y_label} by {x_label}, {len(rows)} by {len(columns)} cells in hundredths.", height, parts)
 
 

@@ -5,6 +5,9 @@ model once, its cache is copied for every question (keys and values of global la
 the copies answer greedily together. Each answer is the one that the model would give to context and question alone,
 up to rounding: reading in two forwards sums in another order (a test compares the two).
 
+Of a context only keys and values are needed, so the last layer, a global one in most models, computes nothing else: at
+32,768 tokens that saves nearly half of a four-layer model's time.
+
 `log_likelihood` scores given answers the same way, for models that rarely say a whole answer.
 
 n questions, V vocabulary.
@@ -22,7 +25,8 @@ from data.sequence import Sequence
 from data.tokenizer import END_ID, SPECIALS
 from model.cache import KeyValueCache
 from model.prompt import batch_prompts
-from model.transformer import Transformer
+from model.rotary import rotate
+from model.transformer import Media, Transformer
 
 
 class Reader:
@@ -33,7 +37,7 @@ class Reader:
         """vocab_size: ids from here on are never chosen, for a model that is wider than its tokenizer."""
         self.model = model
         self.cache = KeyValueCache(model.config)
-        model(**batch_prompts([context], device=model.head_weight.device), cache=self.cache)
+        _fill(model, self.cache, **batch_prompts([context], device=model.head_weight.device))
         ids = torch.arange(model.config.vocab_size, device=model.head_weight.device)
         self.banned = (ids < len(SPECIALS)) & (ids != END_ID) | (ids >= (vocab_size or model.config.vocab_size))
 
@@ -98,6 +102,29 @@ class Reader:
             cache=cache,
         )
         return torch.nn.functional.linear(hidden[:, -1], self.model.head_weight).float()
+
+
+def _fill(
+    model: Transformer,
+    cache: KeyValueCache,
+    token_ids: Tensor,
+    position: Tensor,
+    document: Tensor,
+    block: Tensor,
+    media: Media,
+) -> None:
+    """What `Transformer.forward` leaves in the cache, without what it returns."""
+    spans = cache.extend(document, block)
+    tables = model.rotary(position)
+    x = model.embed(token_ids, media)
+    far = [int(model.config.is_global(number)) for number in range(len(model.blocks))]
+    for number, layer in enumerate(model.blocks[:-1]):
+        x = layer(x, tables[far[number]], spans[far[number]], cache.layers[number])
+    last = model.blocks[-1].attn
+    num_heads, num_kv_heads, head_dim = last.heads
+    qkv = last.qkv(model.blocks[-1].attn_norm(x)).unflatten(-1, (-1, head_dim))
+    _, k, v = qkv.split((num_heads, num_kv_heads, num_kv_heads), dim=2)
+    cache.layers[-1].append(rotate(last.k_norm(k), *tables[far[-1]]).to(v.dtype), v)
 
 
 def _alike(questions: Items[Sequence]) -> list[list[int]]:
