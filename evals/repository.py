@@ -103,7 +103,8 @@ def ask(
     lines = []
     for case in cases:
         line: dict[str, Any] = {"length": num_tokens, "path": case.path, "answer": case.answer,
-                                "defined_in": case.defined_in}  # fmt: skip
+                                "defined_in": case.defined_in,
+                                "whole_package": windows.whole(case, num_tokens=num_tokens)}  # fmt: skip
         for condition in CONDITIONS:
             said, nats = complete(*windows.window(case, condition, num_tokens=num_tokens))
             line[condition] = {"said": said, "right": is_right(said, case.answer), "nats": round(nats, 4)}
@@ -121,7 +122,8 @@ def row_of(lines: list[dict[str, Any]], *, seed: int = 0) -> dict[str, Any]:
         interval = ratio_interval(np.array(values, float), ones, seed=seed)
         return {"value": interval.value, "low": interval.low, "high": interval.high}
 
-    row: dict[str, Any] = {"length": lines[0]["length"], "cases": len(lines)}
+    whole = sum(line["whole_package"] for line in lines)
+    row: dict[str, Any] = {"length": lines[0]["length"], "cases": len(lines), "whole_packages": whole}
     for condition in CONDITIONS:
         row[condition] = {
             "exact": mean([line[condition]["right"] for line in lines]),

@@ -146,9 +146,9 @@ class Windows:
     def window(self, case: Case, condition: str, *, num_tokens: int) -> tuple[list[int], list[int]]:
         """(ids of the prompt, at most `num_tokens`; ids of the answer, the space before it included).
 
-        With the package, the defining file stands whole where it fits and is cut at its end elsewhere; the others
-        follow in the order of their paths as far as there is room, nearest to the completed line last. Raises
-        ValueError for an unknown condition and a length that leaves no room.
+        With the package, the defining file comes first, or where it is too long a stretch of it around the definition;
+        the others follow in the order of their paths as far as there is room. Raises ValueError for an unknown
+        condition and a length that leaves no room.
         """
         if condition not in CONDITIONS:
             raise ValueError(f"unknown condition {condition!r}: choose from {', '.join(CONDITIONS)}")
@@ -164,8 +164,10 @@ class Windows:
         room = num_tokens - len(own)
         context: list[int] = []
         for path in self._paths(case, condition):
-            ids = self._file(path)[: room - len(context)]
-            context += ids
+            ids = self._file(path)
+            if path == case.defined_in and len(ids) > room:
+                ids = self._around_definition(case, room)
+            context += ids[: room - len(context)]
             if len(context) >= room:
                 break
         return context + own, answer
@@ -181,6 +183,21 @@ class Windows:
         rng.shuffle(packages)
         # several packages in turn, since one may be shorter than the window
         return [path for name in packages for path in self.packages[name] if not word.search(self.files[path].text)]
+
+    def whole(self, case: Case, *, num_tokens: int) -> bool:
+        """Does a window of this length hold the package's other files, all of them?"""
+        own, _ = self.window(case, "without", num_tokens=num_tokens)
+        return sum(len(self._file(path)) for path in self._paths(case, "with")) <= num_tokens - len(own)
+
+    def _around_definition(self, case: Case, room: int) -> list[int]:
+        """A stretch of the defining file that has the definition in its middle, opened by the path."""
+        text = self.files[case.defined_in].text
+        name = re.escape(case.answer)
+        found = re.search(rf"^(?:(?:async\s+def|def|class)\s+{name}\b|{name}\s*[:=])", text, re.M)
+        place = found.start() if found else 0
+        head = self.tokenizer.encode(f"{case.defined_in}\n")
+        before = self.tokenizer.encode(text[:place])[-(room // 2) :] if place else []
+        return (head + before + self.tokenizer.encode(text[place:]))[:room]
 
     def _file(self, path: str) -> list[int]:
         if path not in self._ids:

@@ -245,8 +245,21 @@ def test_windows_hold_the_definition_only_where_they_should(tokenizer):
         assert case.answer in shown["with"]
         assert case.answer not in shown["without"] and case.answer not in shown["other"]
         assert shown["with"].endswith(shown["without"]) and "sail/" in shown["other"]
+        assert windows.whole(case, num_tokens=400) and not windows.whole(case, num_tokens=64)
     with pytest.raises(ValueError, match="64 or more"):
         windows.window(case, "with", num_tokens=10)
+
+
+def test_a_window_too_short_for_the_defining_file_holds_the_definition(tokenizer):
+    filler = "".join(f"def other_{number}():\n    return {number}\n\n\n" for number in range(100))
+    long = SourceFile("cook/oven.py", "python", filler + PACKAGE[1].text + filler.replace("other", "more"))
+    files = [PACKAGE[0], long, *PACKAGE[2:]]
+    windows = Windows(files, tokenizer=tokenizer)
+    cases = find_cases(files)
+    assert {case.answer for case in cases} == {"roast", "DEGREES"}
+    for case in cases:
+        text = tokenizer.decode(windows.window(case, "with", num_tokens=300)[0])
+        assert text.startswith("cook/oven.py\n") and re.search(rf"(def {case.answer}|{case.answer} = )", text)
 
 
 def test_one_who_looks_completes_with_the_package_alone(tokenizer):
