@@ -4,15 +4,15 @@ A million parameters, four layers, learnt from documents full of facts and quest
 (`data/workbench/needle_documents.py`), measured afterwards by `python -m evals.needle runs/needle` at 2,048 tokens
 and at lengths that it never saw.
 
-What made it learn, in the order found (LOG.md has the numbers):
-- Documents of at most 64 tokens first, text alone. With two or three needles in sight half of the guesses are right
-  and the way from there is downhill: looking up is learnt in 100 steps. From 256 tokens on, or with all modalities
-  at once, the loss stays at that of a guessed digit for a thousand.
-- Then pictures, sounds and films in such short documents: once the key is found, reading is all that is left to learn.
-- Then longer documents, to 2,048 tokens, shorter ones never leaving.
-- Wide heads: queries and keys are normed, so a head of width 32 can hardly put its weight on one key of two thousand.
-- Global layers without positions (`rope_theta_global` so large that only one frequency of each head still turns):
-  what is looked for may stand anywhere, and no distance is new at sixteen times the length.
+What made it learn (LOG.md has the numbers; single pilots, one seed):
+- Documents of at most 64 tokens first, text alone. With two or three needles in sight half of the guesses are right and
+  the way from there is downhill: looking up begins within 100 steps. With documents of 256 tokens, or with all
+  modalities from the start, the loss stayed at that of a guessed digit for as long as was waited.
+- Then pictures, sounds and films in such short documents: once the key is found, only reading is left to learn.
+- Then longer documents, to 2,048 tokens; shorter ones never leave.
+Chosen and not compared: heads of width 48 (queries and keys are normed, so a narrow head can hardly put its weight on
+one key of thousands), a window of 32 for local layers, and global layers without positions (`rope_theta_global` so
+large that only one frequency of each head still turns), so that no distance is new at sixteen times the length.
 
 A byte-level tokenizer without merges, so that keys are always three tokens, whatever the source holds. Only answers are
 targets: the model learns no language. One model, no SALT.
