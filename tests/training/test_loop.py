@@ -1,5 +1,6 @@
 """train(): resumes to the bit, sums what it says it sums, takes back bad steps, and leaves politely."""
 
+import json
 import os
 import signal
 
@@ -289,3 +290,26 @@ def test_disk_that_is_full_is_named(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"step 0 could not be written .*No space left.*free some space"):
         tiny_train(tmp_path)
     assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_weights_by_medium_change_the_objective_and_not_what_is_reported(tmp_path):
+    """Weight 2 for all is twice the objective; what is reported stays the plain loss."""
+    everywhere = tuple((name, 2.0) for name in ("none", "image", "audio", "video"))
+    config = {"num_steps": 1, "log_every": 1, "warmup_steps": 0, "z_loss": 0.0}
+    lines = {}
+    for name, weights in (("plain", ()), ("twice", everywhere), ("one", (("image", 0.0),))):
+        tiny_train(tmp_path / name, config=tiny_config(**config, context_weights=weights))
+        (lines[name],) = timeless(tmp_path / name)
+    assert lines["plain"]["loss"] == lines["twice"]["loss"] == lines["one"]["loss"]
+    assert lines["twice"]["objective"] == pytest.approx(2 * lines["plain"]["objective"], rel=1e-6)
+    image = lines["plain"]["context"]["image"]
+    without = lines["plain"]["objective"] - image["loss"] * image["targets"] / lines["plain"]["targets"]
+    assert lines["one"]["objective"] == pytest.approx(without, rel=1e-5)
+    with pytest.raises(ValueError, match="name one of none, image, audio, video"):
+        tiny_config(context_weights=(("picture", 1.0),))
+
+
+def test_steps_asked_for_are_traced(tmp_path):
+    tiny_train(tmp_path, runtime=Runtime(profile=(2, 3)))
+    trace = json.loads((tmp_path / "trace" / "rank_0_steps_2_3.json").read_text())
+    assert any(event.get("name", "").startswith("aten::") for event in trace["traceEvents"])
