@@ -36,6 +36,7 @@ from model.load import load
 from model.prefill import Prefill, read_prompts
 from model.prompt import batch_prompts
 from recipes.demo import demo
+from training.activations import checkpoint_blocks
 from training.config import TrainConfig
 from training.environment import commit
 from training.files import read_json, write_json
@@ -227,28 +228,12 @@ def labels_of(prompt: Sequence) -> Tensor:
     return torch.from_numpy(labels)[None]
 
 
-def checkpointed(model: Transformer) -> None:
-    """Have each block computed again in the backward pass, but for attention's output, which is kept."""
-    from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
-
-    keep = {torch.ops.brine.span_attention.default}
-
-    def policy(_context, op, *args, **kwargs):
-        return CheckpointPolicy.MUST_SAVE if op in keep else CheckpointPolicy.PREFER_RECOMPUTE
-
-    for block in model.blocks:
-        plain = block.forward
-        block.forward = lambda *args, plain=plain: checkpoint(
-            plain, *args, use_reentrant=False, context_fn=lambda: create_selective_checkpoint_contexts(policy)
-        )
-
-
 def measure_train(case: LongCase, folder: Path, options: Any) -> dict[str, Any]:
     """One training step on one row that is one document: forward, loss, backward, AdamW; then a second one."""
     prompt = open_prompt(folder / f"prompt-{case.tokens}")
     model = make_model(case, options.model).train()
     if case.checkpoint:
-        checkpointed(model)
+        checkpoint_blocks(model, "selective")
     optimizer = Optimizer(model, TrainConfig(model=model.config, learning_rate=1e-3))
     gradients = GradientBuffer(optimizer.parameters)
     inputs, labels = batch_prompts([prompt]), labels_of(prompt).flatten()

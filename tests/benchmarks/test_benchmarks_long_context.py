@@ -103,20 +103,6 @@ def test_cases_tell_time_and_peak(work, options, monkeypatch):
     assert long_cases.measure(LongCase("train", TOKENS, tiny=True), work, options) == json.loads(json.dumps(training))
 
 
-def test_checkpointing_changes_no_gradient(prompt):
-    case = LongCase("train", TOKENS, tiny=True)
-    inputs = long_cases.batch_prompts([prompt.slice(0, int(prompt.cuts()[30]))])
-    gradients = []
-    for checkpointed in (False, True):
-        model = long_cases.make_model(case, "").train()
-        if checkpointed:
-            long_cases.checkpointed(model)
-        model(**inputs).square().mean().backward()
-        gradients.append([value.grad for value in model.parameters() if value.grad is not None])
-    for one, two in zip(*gradients, strict=True):
-        assert torch.equal(one, two)
-
-
 def test_script_records_and_draws(work, options, monkeypatch, tmp_path, last_line):
     """The toy run with its cases in this process; results are kept until they are recorded."""
     options.steps = 3
