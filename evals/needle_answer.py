@@ -15,7 +15,6 @@ n questions, V vocabulary.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence as Items
 
 import torch
@@ -48,7 +47,7 @@ class Reader:
         """
         found: list[list[int]] = [[] for _ in questions]
         for chosen in _alike(questions):
-            cache = self._copies(len(chosen))
+            cache = self.cache.repeated(len(chosen))
             logits = self._read(cache, [questions[number] for number in chosen])[:, -1]
             place = torch.tensor([float(questions[number].position[-1].max()) for number in chosen])
             going = torch.ones(len(chosen), dtype=torch.bool)
@@ -67,7 +66,7 @@ class Reader:
         """Log-probability in nats of each answer's tokens after its question."""
         found = []
         for question, answer in zip(questions, answers, strict=True):
-            cache = self._copies(1)
+            cache = self.cache.repeated(1)
             logits = [self._read(cache, [question])[:, -1]]
             place = torch.tensor([float(question.position[-1].max())])
             for token in answer[:-1]:
@@ -76,13 +75,6 @@ class Reader:
             scores = torch.stack(logits, dim=1)[0].log_softmax(-1)
             found.append(float(scores[torch.arange(len(answer)), torch.tensor(answer)].sum()))
         return found
-
-    def _copies(self, count: int) -> KeyValueCache:
-        """The context's cache for `count` rows; the original stays as it is."""
-        cache = copy.copy(self.cache)
-        cache.layers = [copy.copy(layer) for layer in self.cache.layers]
-        cache.select(torch.zeros(count, dtype=torch.int64, device=self.model.head_weight.device))
-        return cache
 
     @torch.no_grad()
     def _read(self, cache: KeyValueCache, questions: Items[Sequence]) -> Tensor:

@@ -74,6 +74,13 @@ class LayerCache:
                     part[new].copy_(part[old])
         self.keys, self.values = self.keys[: len(rows)], self.values[: len(rows)]
 
+    def repeated(self, count: int) -> LayerCache:
+        """A cache of its own with `count` copies of a single row."""
+        copy = LayerCache()
+        copy.keys, copy.values = (part.repeat_interleave(count, dim=0) for part in self.kept)
+        copy.stop, copy.drop = copy.keys.shape[1], self.drop
+        return copy
+
     def gather(self, parts: Items[LayerCache], kept: int) -> None:
         """Take the last `kept` keys of all rows of several caches, with zeros before those that have fewer."""
         room = max(self.reserve, 2 * kept + 64)
@@ -192,6 +199,21 @@ class KeyValueCache:
         self._newest_start, self._steady = int(self.start.max()), None
         for cache in self.layers:
             cache.select(kept)
+
+    def repeated(self, count: int) -> KeyValueCache:
+        """A cache of its own with `count` copies of this one's single row, to go on from it in several ways.
+
+        Raises ValueError for a cache of several rows, or of none.
+        """
+        if self.document is None or len(self.document) != 1:
+            raise ValueError("only a cache that holds one row can be repeated: read the context alone")
+        copy = KeyValueCache(self.config, keep_all=self.keep_all)
+        copy.num_tokens, copy.first_local, copy._newest_start = self.num_tokens, self.first_local, self._newest_start
+        copy.document, copy.block, copy.start = (
+            ids.repeat_interleave(count) for ids in (self.document, self.block, self.start)
+        )
+        copy.layers = [layer.repeated(count) for layer in self.layers]
+        return copy
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the cache holds, by name: views, to be saved before the next forward.
