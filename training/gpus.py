@@ -1,0 +1,105 @@
+"""What the devices that runs are planned for can do, by their data sheets, and how much of that the planner expects.
+
+    GPUS["h200"].matmul_flops        peak of dense bfloat16 products, FLOP/s
+
+Numbers are the makers', none was measured here. Sheets quote tensor-core rates with 2:4 sparsity and NVLink as the sum
+of both directions; both are halved here. A sheet's GB are decimal, and so is `memory_bytes`. What a sheet does not say
+is the network between machines: one 400 Gbit/s port to a GPU is taken, as in the DGX systems of H100, H200 and B200
+(200 Gbit/s for A100), and PCIe's 16 lanes towards the host.
+
+`Efficiency` is the planner's guess at what code reaches of a peak: assumed, not measured, and in one place so that a
+measurement can replace it. A CPU has no entry: `this_cpu` times a matrix product on the machine that plans, and counts
+its memory.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """Shares of a device's peaks that training code is expected to reach: assumptions."""
+
+    matmul: float = 0.65
+    """Of `matmul_flops`, by products as wide as a block's."""
+    global_attention: float = 0.40
+    """Of `matmul_flops`, by attention over wide masks; operations that are really done, those done again included."""
+    local_attention: float = 0.20
+    """Of `matmul_flops`, by attention over windows, whose tiles are partly masked."""
+    memory: float = 0.75
+    """Of `memory_bytes_per_s`, by norms, activations, sums and the optimiser."""
+    network: float = 0.70
+    """Of each link's rate, by collectives and the ring."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """One kind of device and the machine that it sits in."""
+
+    name: str
+    kind: str
+    """"cuda" or "cpu"."""
+    matmul_flops: float
+    """Dense bfloat16 FLOP/s with float32 sums."""
+    memory_bytes: float
+    """Memory of one device."""
+    memory_bytes_per_s: float
+    """Its bandwidth."""
+    link_bytes_per_s: float
+    """To the other devices of its machine, one direction."""
+    network_bytes_per_s: float
+    """To other machines, per device, one direction."""
+    host_bytes_per_s: float
+    """To host memory, one direction."""
+    devices_per_machine: int
+    source: str
+    """Where the numbers are from."""
+    reserve: float = 0.06
+    """Share of the memory left alone: the driver's context, communication buffers, fragments of the allocator."""
+    efficiency: Efficiency = Efficiency()
+
+    @property
+    def usable_bytes(self) -> float:
+        """What a plan may fill."""
+        return self.memory_bytes * (1 - self.reserve)
+
+
+GPUS = {
+    "h200": Device(
+        "h200", "cuda", 989.5e12, 141e9, 4.8e12, 450e9, 50e9, 64e9, 8,
+        "NVIDIA H200 Tensor Core GPU data sheet (SXM): 1,979 TFLOPS with sparsity, 141 GB, 4.8 TB/s, NVLink 900 GB/s",
+    ),
+    "h100": Device(
+        "h100", "cuda", 989.5e12, 80e9, 3.35e12, 450e9, 50e9, 64e9, 8,
+        "NVIDIA H100 Tensor Core GPU data sheet (SXM): 1,979 TFLOPS with sparsity, 80 GB, 3.35 TB/s, NVLink 900 GB/s",
+    ),
+    "a100-80": Device(
+        "a100-80", "cuda", 312e12, 80e9, 2.039e12, 300e9, 25e9, 32e9, 8,
+        "NVIDIA A100 Tensor Core GPU data sheet (80 GB SXM): 312 TFLOPS dense, 2,039 GB/s, NVLink 600 GB/s",
+    ),
+    "b200": Device(
+        "b200", "cuda", 2250e12, 180e9, 8e12, 900e9, 50e9, 64e9, 8,
+        "NVIDIA DGX B200 data sheet, by 8: 1,440 GB, 64 TB/s, NVLink 14.4 TB/s; 2.25 PFLOPS dense bfloat16 a GPU from "
+        "the Blackwell architecture brief",
+    ),
+}  # fmt: skip
+"""By the name that the command line takes."""
+NAMES = (*GPUS, "cpu")
+
+
+def this_cpu(dtype: str = "float32") -> Device:
+    """The machine that runs this, as one device: its matrix products timed for 0.3 s, its memory read.
+
+    Ranks on one machine share its memory and cores; a plan for several CPU ranks takes one such machine for each.
+    """
+    from training.runtime import Runtime, measure_matmul_flops
+
+    flops = measure_matmul_flops(Runtime(dtype=dtype))
+    memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return Device(
+        "cpu", "cpu", flops, memory, 20e9, 10e9, 1.25e9, 20e9, 1,
+        "this machine: a matrix product timed now, memory as the system reports it; bandwidths assumed",
+        efficiency=Efficiency(matmul=0.7, global_attention=0.45, local_attention=0.3),
+    )  # fmt: skip

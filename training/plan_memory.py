@@ -1,0 +1,341 @@
+"""What one rank holds while it trains, by term, from shapes alone.
+
+    memory(Case(model, row_tokens=2**20, checkpointing="full", mlp_tile=8192)).peak_bytes
+
+A step's memory is what stays (weights, gradients, optimiser, the batch, the rotary tables, what blocks keep for the
+backward pass) and the most that any one of three moments adds to it:
+
+    loss           hidden states and their gradient, the head's gradient, a chunk of logits
+    MLP            the last block computed again, and its MLP's gradients, or those of one tile
+    attention      the rest of that block, attention's gradients and workspace, the ring's buffers
+
+`block_tensors` lists what autograd saves in a block, one tensor at a time, as the uncompiled code of
+`model/transformer.py` does it; tests compare it with the saved tensors of real models, byte by byte. Compiled blocks
+save fewer: what the compiler is assumed to fuse away (`FUSED`) is left out for them, and no test holds that. Not exact
+are the temporary tensors of a backward pass (those alive at its widest point are counted), attention's scratch and
+FSDP's buffers (two gathered blocks, one being reduced).
+
+Not counted: the interpreter and its libraries, the loader's queues, fragments of the allocator (a device's `reserve`),
+a teacher. The peak has not been validated on a GPU.
+
+N tokens of this rank, E width, H query heads, K key heads, D head dim, M MLP width, V vocabulary, L layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from kernels.attention.plan import CALL_ROWS
+from kernels.linear_loss.walk import CHUNK_LOGITS, CHUNK_TOKENS
+from model.config import ModelConfig
+
+WIDE = 4
+"""Bytes of the stream, norms, weights, gradients and optimiser: float32."""
+BATCH_BYTES = 2 * 8 + 3 * 4 + 4 * 4
+"""Of a token in a batch: its id and label (int64), position (3 float32), document, block, kind, context (int32)."""
+SPAN_BYTES = 2 * 2 * 4
+"""Of a token in the masks: lo and hi, int32, for local and global layers."""
+
+FUSED = ("attn_norm", "attn.widened", "attn.qk_norm", "mlp_norm", "mlp.silu")
+"""Tensors of `block_tensors` that a compiled block is assumed to make again inside other kernels."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to run one model: what a rank's memory depends on."""
+
+    model: ModelConfig
+    row_tokens: int
+    micro_rows: int = 1
+    """Rows of one forward pass; `context` ranks share them."""
+    ranks: int = 1
+    context: int = 1
+    shard: int = 1
+    checkpointing: str = "none"
+    mlp_tile: int = 0
+    dtype: str = "bfloat16"
+    """"bfloat16" (autocast over float32 weights) or "float32"."""
+    device: str = "cuda"
+    compiled: bool = False
+    """Are the blocks compiled? See `FUSED`."""
+    optimizer: str = "adamw"
+    patches: tuple[tuple[str, int], ...] = ()
+    """(modality, most patches of a row)."""
+
+    @property
+    def num_tokens(self) -> int:
+        """N, tokens of this rank in one forward pass."""
+        return self.micro_rows * -(-self.row_tokens // self.context)
+
+    @property
+    def tile_tokens(self) -> int:
+        """Tokens of a row that an MLP takes at a time on this rank; 0 where a tile would hold them all."""
+        return self.mlp_tile if self.mlp_tile < self.num_tokens // self.micro_rows else 0
+
+    @property
+    def low(self) -> int:
+        """Bytes of a number in matrix products and attention."""
+        return 2 if self.dtype == "bfloat16" else WIDE
+
+    @property
+    def mode(self) -> str:
+        """`checkpointing` as it is carried out: on a CPU there is nothing to offload to."""
+        return "full" if self.checkpointing == "offload" and self.device == "cpu" else self.checkpointing
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one rank."""
+
+    lasting: dict[str, float]
+    """Held during the whole backward pass, by term."""
+    moments: dict[str, dict[str, float]]
+    """What each moment adds, by term."""
+    host: dict[str, float] = field(default_factory=dict)
+    """In host memory, per rank, beside a GPU's."""
+
+    @property
+    def worst(self) -> str:
+        """The moment that adds most."""
+        return max(self.moments, key=lambda name: sum(self.moments[name].values()))
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """What the peak is made of."""
+        return self.lasting | self.moments[self.worst]
+
+    @property
+    def peak_bytes(self) -> float:
+        """Sum of `terms`."""
+        return sum(self.terms.values())
+
+
+def block_matrices(config: ModelConfig) -> int:
+    """Numbers in the four matrices of a block."""
+    heads, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    return config.dim * (2 * heads + 2 * keys + 3 * config.mlp_dim)
+
+
+def block_parameters(config: ModelConfig) -> int:
+    """Numbers trained in a block: its matrices, two norms of the stream, those of queries and keys."""
+    return block_matrices(config) + 2 * config.dim + 2 * config.head_dim
+
+
+def outer_parameters(config: ModelConfig) -> int:
+    """Numbers trained outside of blocks: the token table, embedders, last norm and head."""
+    tables = config.vocab_size * config.dim * (1 if config.tie_embeddings else 2)
+    normed = config.embedder == "ln_linear_ln"
+    embedders = sum(
+        size * config.dim + config.dim + (2 * size + 2 * config.dim if normed else 0)
+        for size in config.patch_dims.values()
+    )
+    return tables + embedders + config.dim
+
+
+def num_parameters(config: ModelConfig) -> int:
+    """All numbers trained."""
+    return config.num_layers * block_parameters(config) + outer_parameters(config)
+
+
+def block_tensors(case: Case) -> dict[str, int]:
+    """Bytes per token of every tensor that autograd saves in a block which keeps everything, the block's input first.
+
+    Views of one tensor are counted once. Without `mlp_tile` the MLP's are those with a name in `mlp.`; with it they
+    are replaced by the tiles' input. The casts of weights are not here (`cast_weights`).
+    """
+    config, low = case.model, case.low
+    dim, inner = config.dim, config.mlp_dim
+    heads, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    mixed = low != WIDE
+    saved = {
+        "input": dim * WIDE,
+        "attn_norm": dim * WIDE + WIDE,
+        "attn.input": dim * low,
+        "attn.qkv": (heads + 2 * keys) * low,
+        # half-precision queries and keys are widened first, and the wide copy is kept
+        "attn.widened": (heads + keys) * WIDE * mixed,
+        "attn.qk_norm": (heads + keys) * WIDE + (config.num_heads + config.num_kv_heads) * WIDE,
+        "attn.turned": (heads + keys) * low,
+        "attn.out": heads * low,
+        "attn.lse": config.num_heads * WIDE,
+        "resid_mid": dim * WIDE,
+        "mlp_norm": dim * WIDE + WIDE,
+    }
+    if case.tile_tokens:
+        saved["tiles"] = dim * WIDE
+    else:
+        saved |= {"mlp.input": dim * low, "mlp.gate_up": 2 * inner * low, "mlp.silu": inner * low}
+        saved["mlp.act"] = inner * low
+    return {name: size for name, size in saved.items() if not (case.compiled and name in FUSED)}
+
+
+def kept_bytes(case: Case) -> dict[str, float]:
+    """What the forward pass of all blocks leaves for the backward pass, by term; without the casts of weights."""
+    config, tokens = case.model, case.num_tokens
+    tensors = block_tensors(case)
+    if case.mode == "none":
+        return {"kept by blocks": config.num_layers * tokens * sum(tensors.values())}
+    inputs = float(config.num_layers * tokens * tensors["input"])
+    if case.mode == "offload":
+        # one is read ahead of its use, one is on its way
+        return {"block inputs": min(inputs, 2.0 * tokens * tensors["input"])}
+    kept = {"block inputs": inputs}
+    if case.mode == "selective":
+        each = tensors["attn.out"] + tensors["attn.lse"]
+        kept["out and lse of global layers"] = config.num_global_layers * tokens * each
+    return kept
+
+
+def cast_weights(case: Case, num_blocks: int) -> float:
+    """Bytes of the half-precision copies of matrices that autocast makes; sharded blocks are gathered in it instead."""
+    return 0.0 if case.low == WIDE or case.shard > 1 else case.low * num_blocks * block_matrices(case.model)
+
+
+def table_bytes(case: Case) -> int:
+    """Rotary tables, cos and sin (float32) for local and for global layers."""
+    return 4 * case.num_tokens * case.model.head_dim * WIDE
+
+
+def memory(case: Case) -> Memory:
+    """Everything; see the top of the file."""
+    config, tokens = case.model, case.num_tokens
+    own = num_parameters(config) / case.shard
+    lasting = {
+        "parameters": WIDE * own,
+        "gradients": WIDE * own,
+        "optimizer": WIDE * _optimizer_numbers(case) / case.shard,
+        "gathered parameters": _gathered(case),
+        "batch, masks, tables": tokens * (BATCH_BYTES + SPAN_BYTES) + table_bytes(case),
+        "patches": _patches(case),
+        **kept_bytes(case),
+        # the caller's, until the step is over
+        "hidden states": tokens * config.dim * WIDE,
+    }
+    if case.mode == "none":
+        lasting["weights in half precision"] = cast_weights(case, config.num_layers)
+    moments = {"loss": _loss(case), "MLP": _mlp(case), "attention": _attention(case)}
+    return Memory({name: size for name, size in lasting.items() if size}, moments, _host(case))
+
+
+def _optimizer_numbers(case: Case) -> float:
+    every = num_parameters(case.model)
+    muon = case.model.num_layers * block_matrices(case.model) if case.optimizer == "muon" else 0
+    return 2 * (every - muon) + muon
+
+
+def _gathered(case: Case) -> float:
+    if case.shard == 1:
+        return 0.0
+    block, outer = block_parameters(case.model), outer_parameters(case.model)
+    # a block at work and the next one; one block's gradient, and the float32 in which it is summed
+    return block * (2 * case.low + case.low + WIDE) + 2 * WIDE * outer
+
+
+def _patches(case: Case) -> float:
+    config, size = case.model, 0.0
+    for name, count in case.patches:
+        width = config.patch_dims[name]
+        # as loaded, normed (and cast), projected, normed
+        size += case.micro_rows * count / case.context * (2 * width * WIDE + (width + config.dim) * case.low
+                                                          + 2 * config.dim * WIDE)  # fmt: skip
+    return size
+
+
+def chunk_tokens(case: Case) -> int:
+    """Tokens in a chunk of the loss, as `kernels.linear_loss.walk.default_chunk` takes them."""
+    least = CHUNK_TOKENS[case.device] * (2 if case.device == "cpu" and case.low == 2 else 1)
+    return min(case.num_tokens, max(least, CHUNK_LOGITS // case.model.vocab_size))
+
+
+def _loss(case: Case) -> dict[str, float]:
+    config, tokens = case.model, case.num_tokens
+    stream = tokens * config.dim * WIDE
+    head = config.vocab_size * config.dim
+    chunk = chunk_tokens(case) * config.vocab_size
+    half = case.low != WIDE
+    return {
+        # the last block's output, what the last norm keeps, the gradient
+        "last norm": 2 * stream + tokens * WIDE,
+        "gradient of hidden states": stream,
+        "gradient of the head": WIDE * head,
+        "loss chunk": chunk * (case.low + (WIDE if half else 0)) + (case.low * head if half else 0),
+        # autocast keeps its casts until the forward pass is over
+        "casts of weights": 0.0 if case.mode == "none" else cast_weights(case, config.num_layers),
+    }
+
+
+def _again(case: Case, *, mlp: bool) -> float:
+    """Bytes of a block that was computed again, without its input, which is kept anyway; `mlp`: with the MLP's."""
+    if case.mode == "none":
+        # kept already, and let go as the backward pass goes
+        return 0.0 if mlp else -case.num_tokens * sum(
+            size for name, size in block_tensors(case).items() if name.startswith("mlp.")
+        )  # fmt: skip
+    tensors = block_tensors(case)
+    parts = sum(size for name, size in tensors.items() if name != "input" and (mlp or not name.startswith("mlp.")))
+    if case.mode == "selective":
+        # in global layers out and lse are there; the widest block is a local one unless there is none
+        parts -= (tensors["attn.out"] + tensors["attn.lse"]) * (case.model.num_global_layers == case.model.num_layers)
+    return case.num_tokens * parts + cast_weights(case, 1)
+
+
+def _mlp(case: Case) -> dict[str, float]:
+    config, tokens, low = case.model, case.num_tokens, case.low
+    tile = case.tile_tokens * case.micro_rows
+    parts = {
+        "block computed again": _again(case, mlp=True),
+        "gradient of the stream": tokens * config.dim * (WIDE + low),
+    }
+    if tile:
+        # a tile's activations, then as much again of gradients; the tiles' outputs, or the gradients of their inputs
+        parts["MLP tile"] = tile * (config.dim * low + 6 * config.mlp_dim * low)
+        parts["tiles side by side"] = 2 * tokens * config.dim * low
+    else:
+        parts["MLP gradients"] = 2 * tokens * config.mlp_dim * low
+    return parts
+
+
+def _attention(case: Case) -> dict[str, float]:
+    config, tokens, low = case.model, case.num_tokens, case.low
+    heads, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    both = heads + 2 * keys
+    results = tokens * (heads + both) * low
+    # sums in float32 first, or no more than two numbers to a row and head
+    scratch = tokens * (both if case.device == "cpu" or case.context > 1 else 2 * config.num_heads) * WIDE
+    if case.device == "cpu":
+        # the rows and keys of one call, and their gradients
+        scratch += min(tokens, CALL_ROWS) * (4 * heads + 4 * keys) * WIDE
+    parts = {
+        "block computed again": _again(case, mlp=False),
+        "gradient of the stream": 2 * tokens * config.dim * WIDE,
+        # of out, q, k and v; afterwards those of rotary turn and norm take attention's scratch's place
+        "attention gradients": results,
+        "attention workspace": scratch if case.compiled else max(scratch, 4 * tokens * heads * WIDE),
+    }
+    if case.context > 1:
+        # keys and values in use, coming and leaving; their gradients, made, leaving and coming back
+        parts["ring buffers"] = 3 * 2 * tokens * keys * low + 3 * 2 * tokens * keys * WIDE
+    return parts
+
+
+def _host(case: Case) -> dict[str, float]:
+    """Per rank: a checkpoint's copy twice (staged, and put together into a file), and what blocks were given."""
+    weights = WIDE * (num_parameters(case.model) + _optimizer_numbers(case)) / case.shard
+    host = {"checkpoint staging": 2 * weights}
+    if case.mode == "offload":
+        host["block inputs"] = float(case.model.num_layers * case.num_tokens * case.model.dim * WIDE)
+    return host
+
+
+def longest(case: Case, fits, *, most: int = 2**27) -> int:
+    """Most row tokens for which `fits(case)`, in multiples of 1,024 (of 16 a rank below); 0 where nothing fits."""
+    step = 1024 if fits(replace(case, row_tokens=1024)) else 16 * case.context
+    if not fits(replace(case, row_tokens=step)):
+        return 0
+    low, high = 1, 2
+    while high * step <= most and fits(replace(case, row_tokens=high * step)):
+        low, high = high, 2 * high
+    while high - low > max(1, low // 256):
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(replace(case, row_tokens=middle * step)) else (low, middle)
+    return low * step
