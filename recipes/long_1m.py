@@ -56,5 +56,5 @@ def long_1m() -> Recipe:
         ),
         arms=("baseline",),
         evals=EvalConfig(row_tokens=8192),
-        runtime=RuntimeConfig(dtype="bfloat16", checkpointing="offload", mlp_tile=16384),
+        runtime=RuntimeConfig(dtype="bfloat16", checkpointing="offload", mlp_tile=4096),
     )

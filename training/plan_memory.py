@@ -33,6 +33,7 @@ WIDE = 4
 """Bytes of the stream, norms, weights, gradients and optimiser: float32."""
 BATCH_BYTES = 2 * 8 + 3 * 4 + 4 * 4
 """Of a token in a batch: its id and label (int64), position (3 float32), document, block, kind, context (int32)."""
+AGAIN = "block computed again"
 SPAN_BYTES = 2 * 2 * 4
 """Of a token in the masks: lo and hi, int32, for local and global layers."""
 
@@ -266,12 +267,11 @@ def _loss(case: Case) -> dict[str, float]:
 
 def _again(case: Case, *, mlp: bool) -> float:
     """Bytes of a block that was computed again, without its input, which is kept anyway; `mlp`: with the MLP's."""
+    tensors = block_tensors(case)
     if case.mode == "none":
         # kept already, and let go as the backward pass goes
-        return 0.0 if mlp else -case.num_tokens * sum(
-            size for name, size in block_tensors(case).items() if name.startswith("mlp.")
-        )  # fmt: skip
-    tensors = block_tensors(case)
+        gone = sum(size for name, size in tensors.items() if name.startswith("mlp."))
+        return 0.0 if mlp else -case.num_tokens * gone
     parts = sum(size for name, size in tensors.items() if name != "input" and (mlp or not name.startswith("mlp.")))
     if case.mode == "selective":
         # in global layers out and lse are there; the widest block is a local one unless there is none
@@ -283,7 +283,7 @@ def _mlp(case: Case) -> dict[str, float]:
     config, tokens, low = case.model, case.num_tokens, case.low
     tile = case.tile_tokens * case.micro_rows
     parts = {
-        "block computed again": _again(case, mlp=True),
+        AGAIN: _again(case, mlp=True),
         "gradient of the stream": tokens * config.dim * (WIDE + low),
     }
     if tile:
@@ -306,7 +306,7 @@ def _attention(case: Case) -> dict[str, float]:
         # the rows and keys of one call, and their gradients
         scratch += min(tokens, CALL_ROWS) * (4 * heads + 4 * keys) * WIDE
     parts = {
-        "block computed again": _again(case, mlp=False),
+        AGAIN if case.mode != "none" else "MLP of the last block, let go": _again(case, mlp=False),
         "gradient of the stream": 2 * tokens * config.dim * WIDE,
         # of out, q, k and v; afterwards those of rotary turn and norm take attention's scratch's place
         "attention gradients": results,

@@ -1,0 +1,185 @@
+"""The planner's byte counts against real modules, its sums against themselves, its messages against a reader."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from model import ModelConfig, Transformer
+from model.flops import forward_flops, matrix_parameters
+from recipes import RECIPES
+from training import plan_memory, plan_time, planner
+from training.activations import checkpoint_blocks, tile_mlps
+from training.gpus import GPUS
+from training.plan_memory import Case, memory
+from training.plan_time import areas, step_time
+
+TINY = ModelConfig(
+    vocab_size=300, dim=48, num_layers=5, num_heads=4, num_kv_heads=2, head_dim=16, mlp_dim=80, window=16,
+    global_every=8, image_dim=12, audio_dim=8, video_dim=24,
+)  # fmt: skip
+TOKENS = 128
+LONG = Case(RECIPES["long_1m"]().large.model, 2**18, compiled=True)
+
+
+def saved_bytes(case: Case) -> int:
+    """Bytes that autograd saves in a real forward pass, each storage once, parameters left out."""
+    model = Transformer(case.model)
+    tile_mlps(model, case.mlp_tile, compiled=False)
+    checkpoint_blocks(model, case.checkpointing)
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    found = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            # the tensor is kept, so that no other takes its address
+            found[storage.data_ptr()] = storage.nbytes(), tensor
+        return tensor
+
+    ids = torch.zeros(1, TOKENS, dtype=torch.int32)
+    position = torch.arange(TOKENS).float()[None, :, None].expand(1, TOKENS, 3)
+    mixed = torch.autocast("cpu", torch.bfloat16, enabled=case.dtype == "bfloat16")
+    with mixed, saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(ids, position, ids, ids)
+    return sum(size for size, _ in found.values())
+
+
+@pytest.mark.parametrize("tile", [0, 32], ids=["whole", "tiles"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("mode", ["none", "selective", "full"])
+def test_blocks_keep_exactly_what_is_counted(mode, dtype, tile):
+    """Three layers more keep three layers' bytes more; what lies outside of blocks falls out of the difference."""
+    deep = Case(TINY, TOKENS, checkpointing=mode, mlp_tile=tile, dtype=dtype, device="cpu")
+    flat = replace(deep, model=replace(TINY, num_layers=2))
+
+    def counted(case):
+        kept = plan_memory.kept_bytes(case)
+        # what a selective policy keeps is not in autograd's hands; both models have one global layer
+        size = kept.pop("out and lse of global layers", 0)
+        assert size == (TOKENS * 4 * (16 * case.low + 4) if mode == "selective" else 0)
+        casts = plan_memory.cast_weights(case, case.model.num_layers) if mode == "none" else 0
+        if tile and casts:
+            casts -= case.low * case.model.num_layers * 3 * TINY.dim * TINY.mlp_dim
+        # the CPU's attention makes its output one row longer than it is
+        row = case.low * TINY.num_heads * TINY.head_dim * case.model.num_layers if mode == "none" else 0
+        return sum(kept.values()) + casts + row
+
+    assert saved_bytes(deep) - saved_bytes(flat) == counted(deep) - counted(flat)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("embedder", ["ln_linear_ln", "linear"])
+def test_parameters_are_those_of_the_model(tied, embedder):
+    config = replace(TINY, tie_embeddings=tied, embedder=embedder)
+    model = Transformer(config)
+    assert plan_memory.num_parameters(config) == model.num_parameters()
+    block = sum(parameter.numel() for parameter in model.blocks[0].parameters())
+    assert plan_memory.block_parameters(config) == block
+    assert matrix_parameters(config) == config.num_layers * plan_memory.block_matrices(config) + 300 * 48
+
+
+def test_tables_are_as_large_as_made():
+    tables = Transformer(TINY).rotary(torch.zeros(1, TOKENS, 3))
+    made = sum(part.numel() * part.element_size() for pair in tables for part in pair)
+    assert plan_memory.table_bytes(Case(TINY, TOKENS)) == made
+
+
+def test_model_flops_are_those_of_the_ledger():
+    local, everywhere = areas(LONG)
+    billed = forward_flops(LONG.model, num_tokens=LONG.row_tokens, local_area=local, global_area=everywhere)
+    assert plan_time.model_flops(LONG, 2) == pytest.approx(6 * billed, rel=1e-12)
+
+
+def test_terms_add_up():
+    plan = planner.plan_of(LONG, RECIPES["long_1m"]().large, GPUS["h200"])
+    found = plan.to_dict()
+    assert sum(found["memory_bytes"].values()) == pytest.approx(found["peak_bytes"], abs=100)
+    assert sum(found["time_s"].values()) == pytest.approx(found["step_s"], rel=1e-9)
+    assert plan.memory.peak_bytes == max(
+        sum(plan.memory.lasting.values()) + sum(added.values()) for added in plan.memory.moments.values()
+    )
+    assert found["num_micro"] * found["micro_rows"] == RECIPES["long_1m"]().large.rows_per_step
+
+
+def test_memory_moves_the_way_it_should():
+    def peak(**changes):
+        return memory(replace(LONG, ranks=8, **changes)).peak_bytes
+
+    assert peak(row_tokens=2**19) > peak() > peak(context=2) > peak(context=8)
+    assert peak(checkpointing="none") > peak(checkpointing="selective") > peak(checkpointing="full")
+    assert peak(checkpointing="full") > peak(checkpointing="offload")
+    assert peak(compiled=False) > peak()
+    assert peak(checkpointing="full", mlp_tile=4096) < peak(checkpointing="full")
+    short = {"row_tokens": 4096, "checkpointing": "full"}
+    assert peak(**short) > peak(**short, shard=2) > peak(**short, shard=8)
+    assert peak(**short, optimizer="adamw") > peak(**short, optimizer="muon")
+
+
+def test_time_moves_the_way_it_should():
+    device = GPUS["h200"]
+
+    def seconds(device=device, **changes):
+        return step_time(replace(LONG, ranks=8, **changes), device).total_s
+
+    assert seconds(checkpointing="full") > seconds(checkpointing="selective") > seconds()
+    assert seconds(mlp_tile=4096) > seconds()
+    assert seconds(row_tokens=2**19) > 3 * seconds()
+    assert seconds(GPUS["a100-80"]) > seconds() > seconds(GPUS["b200"])
+    assert 0 < step_time(LONG, device).mfu(device) < 1
+
+
+def test_the_best_plan_fits_and_nothing_that_fits_is_faster():
+    recipe, device = RECIPES["long_1m"](), GPUS["h200"]
+    best, plans = planner.search(replace(LONG, ranks=4), recipe.large, device, {})
+    assert best.fits and not all(plan.fits for plan in plans)
+    assert best.time.total_s == min(plan.time.total_s for plan in plans if plan.fits)
+    held, _ = planner.search(replace(LONG, ranks=4), recipe.large, device, {"context": 4, "checkpointing": "offload"})
+    assert (held.case.context, held.case.checkpointing) == (4, "offload")
+
+
+def test_the_longest_row_fits_and_a_little_more_does_not():
+    recipe, device, held = RECIPES["long_1m"](), GPUS["h200"], {"checkpointing": "full", "mlp_tile": 4096}
+    most = planner.longest_row(LONG, recipe.large, device, held)
+    case = replace(LONG, **held)
+    assert memory(replace(case, row_tokens=most)).peak_bytes <= device.usable_bytes
+    assert memory(replace(case, row_tokens=int(most * 1.02))).peak_bytes > device.usable_bytes
+
+
+def test_the_recipe_of_a_million_tokens_is_what_the_planner_finds(capsys):
+    assert planner.main(["long_1m", "--gpus", "1", "--gpu", "h200", "--json"]) == 0
+    found, runtime = json.loads(capsys.readouterr().out), RECIPES["long_1m"]().runtime
+    for name in ("context", "shard", "checkpointing", "mlp_tile"):
+        assert found[name] == getattr(runtime, name)
+    assert found["row_tokens"] == 2**20 <= found["longest_row_tokens"]
+    assert "not validated" in found["note"]
+
+
+def test_ten_million_tokens_on_a_thousand_gpus(capsys):
+    assert planner.main(["long_1m", "--gpus", "1024", "--gpu", "b200", "--row-tokens", "10000000"]) == 0
+    said = capsys.readouterr().out
+    assert "peak" in said and "MFU" in said and "limited by" in said and "not validated" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nothing"], "choose one of demo"),
+        (["demo", "--gpus", "0"], "give 1 to 1024"),
+        (["demo", "--gpus", "4", "--context", "3"], "give a divisor"),
+        (["demo", "--row-tokens", "3"], "give 16 or more"),
+        (["demo", "--rows-per-step", "0"], "give 1 or more"),
+        (["demo", "--mlp-tile", "-1"], "or 0 for whole rows"),
+        (["demo", "--gpus", "7", "--context", "1"], "--rows-per-step"),
+        (["long_1m", "--checkpointing", "none"], "--checkpointing offload"),
+        (["long_1m", "--row-tokens", "4000000"], "GPUs fit it"),
+    ],
+    ids=lambda value: "_".join(value[-2:]) if isinstance(value, list) else None,
+)
+def test_mistakes_end_in_a_remedy(arguments, words, capsys):
+    options = [] if "--gpus" in arguments else ["--gpus", "1"]
+    assert planner.main([*arguments, *options, "--gpu", "h100" if "demo" in arguments else "h200"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and words in said and "Traceback" not in said
