@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -145,18 +146,18 @@ def load_checkpoint(checkpoint: Checkpoint, *, model: nn.Module, optimizer: Opti
 
     Raises CheckpointError where the shapes differ, DamagedCheckpointError where a file cannot be read.
     """
-    _load(checkpoint.folder, model, optimizer)
+    _load(checkpoint.folder, model, optimizer, together=dist.is_initialized())
 
 
 def load_weights(folder: Path, *, model: nn.Module) -> None:
-    """Copy a checkpoint's weights into `model`, in place, whatever its dtype. All ranks call it.
+    """Copy a checkpoint's weights into `model`, whole and in place, whatever its dtype. Any rank may call it alone.
 
     Raises CheckpointError that names the first parameters which differ.
     """
     folder = Path(folder)
     if not any(folder.glob("*.safetensors")):
         raise CheckpointError(f"{folder} holds no weights: give the folder of a checkpoint")
-    _load(folder, model, None)
+    _load(folder, model, None, together=False)
 
 
 def tensors_of(model: nn.Module, optimizer: Optimizer | None) -> dict[str, Tensor]:
@@ -167,9 +168,8 @@ def tensors_of(model: nn.Module, optimizer: Optimizer | None) -> dict[str, Tenso
     return tensors
 
 
-def _load(folder: Path, model: nn.Module, optimizer: Optimizer | None) -> None:
+def _load(folder: Path, model: nn.Module, optimizer: Optimizer | None, *, together: bool) -> None:
     # imported late: it takes half a second
-    import torch.distributed as dist
     import torch.distributed.checkpoint as dcp
 
     reader = dcp.HuggingFaceStorageReader(str(folder))
@@ -184,7 +184,7 @@ def _load(folder: Path, model: nn.Module, optimizer: Optimizer | None) -> None:
         with warnings.catch_warnings():
             # a single process is told that it is one
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            dcp.load(tensors_of(model, optimizer), storage_reader=reader, no_dist=not dist.is_initialized())
+            dcp.load(tensors_of(model, optimizer), storage_reader=reader, no_dist=not together)
     except (OSError, SafetensorError) as error:
         raise DamagedCheckpointError(
             f"{folder} cannot be read ({error}): one of its files is truncated or no safetensors file; delete the "

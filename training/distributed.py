@@ -35,6 +35,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from training.processes import die_with_parent
+
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
@@ -148,6 +150,9 @@ def start_world(*, device: str = "cpu", timeout_s: float = COLLECTIVE_TIMEOUT_S)
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise ValueError(f"WORLD_SIZE is set, but {', '.join(missing)} is not: start with torchrun")
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # torchrun gives each rank a session of its own: killed, it would leave them behind, holding the run folder
+        die_with_parent()
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     timeout = datetime.timedelta(seconds=timeout_s)
     store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=timeout))
