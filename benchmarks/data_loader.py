@@ -101,6 +101,7 @@ class Trainer:
             runtime=self.runtime,
             world=self.world,
             gradients=self.gradients,
+            num_batches=self.config.rows_per_step // self.config.micro_rows,
             kinds=self.kinds,
             distillation=None,
             stop=False,

@@ -40,8 +40,9 @@ from training.activations import checkpoint_blocks
 from training.config import TrainConfig
 from training.environment import commit
 from training.files import read_json, write_json
+from training.gradients import GradientBuffer
 from training.metrics import append_line, read_lines
-from training.optimizer import GradientBuffer, Optimizer
+from training.optimizer import Optimizer
 
 SIX_LAYERS = ModelConfig(
     vocab_size=384, dim=256, num_layers=6, num_heads=4, num_kv_heads=2, head_dim=64, mlp_dim=704, window=256

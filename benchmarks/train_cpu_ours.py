@@ -76,6 +76,7 @@ class BrineTrainer:
             runtime=self.runtime,
             world=self.world,
             gradients=self.gradients,
+            num_batches=1,
             kinds=("text",),
             distillation=None,
             stop=False,

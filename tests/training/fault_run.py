@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import torch
 from tiny_run import tiny_config, tiny_source, tiny_train
 
 
@@ -53,6 +54,8 @@ def ranks(rank: int, port: int, folder: str, timeout_s: float) -> None:
     from training.distributed import start_world
 
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    # equal bits need equal threads
+    torch.set_num_threads(1)
     world = start_world(timeout_s=timeout_s)
     tiny_train(Path(folder) / "straight", world=world)
     poisoned(Path(folder) / "poisoned", world)
@@ -64,4 +67,5 @@ def ranks(rank: int, port: int, folder: str, timeout_s: float) -> None:
 if __name__ == "__main__":
     from training.distributed import start_world
 
+    torch.set_num_threads(1)
     {"killed": killed}[sys.argv[1]](Path(sys.argv[2]), start_world())

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import torch.multiprocessing as mp
 from fault_run import ranks
 from tiny_run import SHARD, TinyModel, events, final_bytes, final_tensors, tiny_config, tiny_train
@@ -15,6 +16,15 @@ from tiny_run import SHARD, TinyModel, events, final_bytes, final_tensors, tiny_
 from training.checkpoint import CheckpointError, best_checkpoint, list_checkpoints
 
 HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Runs of this process are held against those of others, and equal bits need equal threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def free_port() -> int:
