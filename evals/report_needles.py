@@ -96,7 +96,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
                     tone = "white" if value > 0.6 else "#17211f"
                     axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color=tone)
         if after is not None and 0 < after < len(columns):
-            axes.axvline(after - 0.5, color="#17211f", linestyle=(0, (2, 2)), linewidth=1.2)
+            axes.axvline(after - 0.5, color="#f0955a", linestyle=(0, (2, 1.5)), linewidth=2)
         if place % across == 0:
             axes.set_ylabel("depth of the needle", fontsize=9)
         if place >= len(names) - across:
