@@ -27,7 +27,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -209,9 +208,8 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Results are kept in RUN/needle; what was measured before with the same settings is not measured again.",
         allow_abbrev=False,
     )
-    numbers = partial(_listed, kind=int)
     parser.add_argument("run", metavar="RUN", type=Path, help="a run (runs/needle), a stage of it, or a model folder")
-    parser.add_argument("--lengths", type=numbers, default=(2048,), metavar="N,N,...",
+    parser.add_argument("--lengths", type=listed_numbers, default=(2048,), metavar="N,N,...",
                         help="tokens of context and question together (default 2048)")  # fmt: skip
     parser.add_argument("--modality", type=_listed, default=("text", "image", "audio", "video"), metavar="M,M,...",
                         help=f"from {', '.join(TASKS)} (default text,image,audio,video)")  # fmt: skip
@@ -229,8 +227,16 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _listed(text: str, kind: Callable[[str], Any] = str) -> tuple[Any, ...]:
-    return tuple(kind(item.strip().replace("_", "")) for item in text.split(",") if item.strip())
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+def listed_numbers(text: str) -> tuple[int, ...]:
+    """Whole numbers between commas, as an argument's type; argparse says what is wrong with another text."""
+    try:
+        return tuple(int(item) for item in _listed(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: give whole numbers such as 2048,4096") from None
 
 
 def main(argv: list[str] | None = None) -> int:

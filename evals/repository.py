@@ -36,6 +36,7 @@ from tqdm import tqdm
 from data.encode import assemble_runs
 from data.workbench.source import SourceFile, read_source
 from evals.bootstrap import ratio_interval
+from evals.needle import listed_numbers
 from evals.needle_answer import Reader
 from evals.repository_cases import CONDITIONS, Case, Windows, find_cases
 from evals.summary import read_jsonl, write_whole
@@ -202,7 +203,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="a run (runs/workbench), a stage, or a model folder")
-    parser.add_argument("--lengths", type=_numbers, default=(2048,), metavar="N,N,...",
+    parser.add_argument("--lengths", type=listed_numbers, default=(2048,), metavar="N,N,...",
                         help="tokens of the prompt (default 2048)")  # fmt: skip
     parser.add_argument("--trials", type=int, default=100, help="cases that are asked (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="chooses the cases (default %(default)s)")
@@ -212,10 +213,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16",
                         help="precision of the matrix products (default bfloat16)")  # fmt: skip
     return parser
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(item.strip().replace("_", "")) for item in text.split(",") if item.strip())
 
 
 def main(argv: list[str] | None = None) -> int:

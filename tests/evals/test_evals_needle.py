@@ -211,6 +211,13 @@ def test_mistakes_end_in_one_line(model_folder, small_source, capsys, arguments,
 
 
 @pytest.mark.parametrize("command", [needle.main, repository.main])
+def test_lengths_that_are_no_numbers_are_named(capsys, command):
+    with pytest.raises(SystemExit, match="2"):
+        command(["run", "--lengths", "2k"])
+    assert "'2k': give whole numbers such as 2048,4096" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [needle.main, repository.main])
 def test_a_run_without_a_model_is_named(tmp_path, capsys, command):
     assert command([str(tmp_path)]) == 2
     assert str(tmp_path) in capsys.readouterr().err

@@ -20,6 +20,9 @@ def killed(folder: Path, world) -> None:
 
     def die(step: int) -> None:
         if step == 7 and world.rank == 1 and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+            # what is written in the background has arrived
+            while not (folder / "checkpoints" / "step_00000004").exists():
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
 
     tiny_train(folder, world=world, on_step=die)
