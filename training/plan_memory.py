@@ -16,7 +16,8 @@ are the temporary tensors of a backward pass (those alive at its widest point ar
 FSDP's buffers (two gathered blocks, one being reduced).
 
 Not counted: the interpreter and its libraries, the loader's queues, fragments of the allocator (a device's `reserve`),
-a teacher. The peak has not been validated on a GPU.
+a teacher. On a CPU, one rank, uncompiled, `python -m benchmarks.planner` holds the peak against resident memory; on a
+GPU, compiled, sharded or with patches it has not been validated.
 
 N tokens of this rank, E width, H query heads, K key heads, D head dim, M MLP width, V vocabulary, L layers.
 """

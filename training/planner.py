@@ -8,9 +8,9 @@ keeping activations and a few MLP tiles are tried; of those that fit the fastest
 `training.plan_time`. A setting given on the command line is held, the others are searched. Nothing is allocated, and it
 takes about a second.
 
-It is an estimate: byte counts follow the code and some are tested to be exact, but neither peak memory nor time has
-been validated on any GPU, and efficiencies are assumptions (`training.gpus`). What it leaves out is told at the top of
-those files.
+It is an estimate: byte counts follow the code, some are tested to be exact, and peak memory was held against resident
+memory on a CPU without compilation (`benchmarks/planner.py`). Neither memory nor time has been validated on any GPU,
+and efficiencies are assumptions (`training.gpus`). What it leaves out is told at the top of those files.
 """
 
 from __future__ import annotations
