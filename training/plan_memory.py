@@ -17,9 +17,9 @@ FSDP's buffers (two gathered blocks, one being reduced).
 
 Not counted: the interpreter and its libraries, the loader's queues, fragments of the allocator (a device's `reserve`),
 a teacher. On a CPU, one rank, uncompiled, text alone, `python -m benchmarks.planner` holds the peak against resident
-memory: in cases of 2 to 4 GiB the estimate was 0.98 to 1.02 times what was measured in four, and 1.11 in one, a tiled MLP's
-(the attention moment was corrected once, after these were seen). On a GPU, compiled, sharded or with patches nothing
-has been validated.
+memory: in cases of 2 to 4 GiB the estimate was 0.98 to 1.02 times what was measured in four, and 1.11 in one, with a
+tiled MLP (the attention moment was corrected once, after these were seen). On a GPU, compiled, sharded or with patches
+nothing has been validated.
 
 N tokens of this rank, E width, H query heads, K key heads, D head dim, M MLP width, V vocabulary, L layers.
 """
