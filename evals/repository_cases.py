@@ -21,13 +21,12 @@ import builtins
 import keyword
 import random
 import re
-import warnings
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from data.tokenizer import Tokenizer
-from data.workbench.source import SourceFile
+from data.workbench.source import SourceFile, parse_python
 
 CONDITIONS = ("with", "without", "other")
 """The package in the context, no context, another package in it."""
@@ -81,7 +80,7 @@ def find_cases(files: list[SourceFile], *, completed: set[str] | None = None, se
 
 def defined_in(text: str) -> set[str]:
     """Functions, classes and constants that a module defines at its top level; none where it does not parse."""
-    tree = _parsed(text)
+    tree = parse_python(text)
     names: set[str] = set()
     for node in tree.body if tree else ():
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -95,7 +94,7 @@ def defined_in(text: str) -> set[str]:
 
 def _cases_of(item: SourceFile, alone: dict[str, str], package: str) -> list[Case]:
     """First uses of other files' names in a file."""
-    if _parsed(item.text) is None:
+    if parse_python(item.text) is None:
         return []
     found, seen = [], set()
     for match in re.finditer(r"[A-Za-z_]\w*", item.text):
@@ -119,16 +118,6 @@ def _asks_for(line: str, module: str) -> bool:
         return False
     imported = re.match(rf"\s*from\s+[\w.]*\b{module}\s+import\b", line)
     return bool(imported or re.search(rf"\b{module}\.$", line))
-
-
-def _parsed(text: str) -> ast.Module | None:
-    with warnings.catch_warnings():
-        # invalid escapes in somebody's strings are no business of this file
-        warnings.simplefilter("ignore")
-        try:
-            return ast.parse(text)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return None
 
 
 class Windows:

@@ -186,19 +186,28 @@ def transcribe(
             max_tokens=max_tokens,
             dtype=dtype,
         )
-        decoding = Decoding(model, reading, vocab_size=vocab_size, dtype=dtype)
-        token = None
-        for _ in range(max_tokens):
-            token = decoding.step(token).argmax(-1)
-            going = [row for row, chosen in enumerate(token.tolist()) if chosen != END_ID]
-            for row in going:
-                answers[rows[row]].append(int(token[row]))
-            if not going:
-                break
-            if len(going) < len(rows):
-                keep = torch.tensor(going, device=token.device)
-                decoding.select(keep)
-                token, rows = token[keep], [rows[row] for row in going]
+        found = greedy(Decoding(model, reading, vocab_size=vocab_size, dtype=dtype), max_tokens)
+        for number, answer in zip(rows, found, strict=True):
+            answers[number] = answer
+    return answers
+
+
+def greedy(decoding: Decoding, max_tokens: int, *, stop: Items[int] = ()) -> list[list[int]]:
+    """The likeliest ids of each row, up to the end token or one of `stop` (left out), at most `max_tokens`; rows that
+    have ended leave the batch."""
+    rows, token = list(range(len(decoding.place))), None
+    answers: list[list[int]] = [[] for _ in rows]
+    for _ in range(max_tokens):
+        token = decoding.step(token).argmax(-1)
+        going = [row for row, chosen in enumerate(token.tolist()) if chosen not in (END_ID, *stop)]
+        for row in going:
+            answers[rows[row]].append(int(token[row]))
+        if not going:
+            break
+        if len(going) < len(rows):
+            keep = torch.tensor(going, device=token.device)
+            decoding.select(keep)
+            token, rows = token[keep], [rows[row] for row in going]
     return answers
 
 

@@ -1,11 +1,12 @@
 """Reading prompts of any length: in chunks that keep memory bounded, and that can be put down and taken up again.
 
 A forward over a whole prompt holds its activations, and its patches as floats, all at once: tens of gigabytes at a
-million tokens. Read in chunks through the key/value cache, a prompt takes what the cache takes, and one chunk. Chunked
-and whole reading agree, as the cache makes the spans of the whole. A media block (one picture, one tubelet, one
-second of sound) sees itself whole, so chunks end only between blocks, and a block longer than a chunk comes whole.
-Patches stay what they are on the host, bytes or half floats, in memory or mapped from a file, until their chunk is
-read.
+million tokens. Read in chunks through the key/value cache, a prompt takes what the cache takes, and one chunk. Of all
+but the last chunk only keys and values are wanted, so there the last layer computes nothing else
+(`Transformer.fill`). Chunked and whole reading agree, as the cache makes the spans of the whole. A media block (one
+picture, one tubelet, one second of sound) sees itself whole, so chunks end only between blocks, and a block longer
+than a chunk comes whole. Patches stay what they are on the host, bytes or half floats, in memory or mapped from a
+file, until their chunk is read.
 
 Many prompts are read in groups: those that fit together into one chunk, padded on the left, share a forward, and each
 longer one is read on its own. A cut common to several dense prompts need not exist, and padding a short prompt to a
@@ -104,14 +105,16 @@ class Prefill:
         prefill_tokens: int = PREFILL_TOKENS,
         max_tokens: int = 0,
         dtype: torch.dtype | None = None,
+        context_only: bool = False,
     ):
         """max_tokens: new tokens that the cache gets room for. dtype: of matrix products, keys and values (None: that
-        of the weights). Raises ValueError for a prompt without tokens."""
+        of the weights). context_only: leave out what the head would read, as something else is to follow before an
+        answer. Raises ValueError for a prompt without tokens."""
         if not len(prompt):
             raise ValueError("the prompt holds no token: give a text that is not empty, or a medium")
         self.model = model
         self.prompt = prompt
-        self.dtype = dtype
+        self.dtype, self.context_only = dtype, context_only
         self.ends = chunk_ends(prompt.block, prefill_tokens)
         self.cache = KeyValueCache(model.config, reserve=len(prompt) + max_tokens)
         self.hidden: Tensor | None = None
@@ -135,11 +138,16 @@ class Prefill:
         stop = self.ends[np.searchsorted(self.ends, start, side="right")]
         inputs = batch_prompts([self.prompt.slice(start, stop)], device=self.model.head_weight.device)
         with eagerly(self.model, self.dtype):
-            self.hidden = self.model(**inputs, cache=self.cache)[:, -1].clone()
+            if stop < len(self.prompt) or self.context_only:
+                self.model.fill(**inputs, cache=self.cache)
+            else:
+                self.hidden = self.model(**inputs, cache=self.cache)[:, -1].clone()
         return stop - start
 
     def reading(self) -> Reading:
-        """What was read, all chunks being done. Raises ValueError before that."""
+        """What was read, all chunks being done. Raises ValueError before that, and for a context alone."""
+        if self.context_only:
+            raise ValueError("a context alone has no answer: take its `cache` and let something follow")
         if not self.done:
             raise ValueError(f"{self.num_read} of {len(self.prompt)} tokens are read: call read_chunk until it gives 0")
         place = torch.tensor([float(self.prompt.position[-1].max())], device=self.hidden.device)
@@ -151,7 +159,8 @@ class Prefill:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
         tensors = {name: value.cpu().contiguous() for name, value in self.cache.state().items()}
-        tensors["hidden"] = self.hidden.cpu()
+        if self.hidden is not None:
+            tensors["hidden"] = self.hidden.cpu()
         save_file(tensors, partial, metadata={"reading": json.dumps(self._identity)})
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
@@ -174,8 +183,9 @@ class Prefill:
                         f"{path} is of another {' and '.join(differs)}: delete it to begin anew, or give what it was "
                         "begun with"
                     )
+                names = set(file.keys())
                 self.cache.load_state(file.get_tensor)
-                self.hidden = file.get_tensor("hidden")
+                self.hidden = file.get_tensor("hidden") if "hidden" in names else None
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path} is not a whole saved reading ({error}): delete it to begin anew") from None
 

@@ -87,13 +87,17 @@ class Attention(nn.Module):
         self.out = nn.Linear(num_heads * head_dim, config.dim, bias=False)
         self.q, self.k, self.v, self.mix = nn.Identity(), nn.Identity(), nn.Identity(), nn.Identity()
 
-    def forward(self, x: Tensor, tables: Tables, spans: Spans, cache: LayerCache | None) -> Tensor:
-        """x: (B, T, E), normed -> (B, T, E)."""
+    def project(self, x: Tensor, tables: Tables) -> tuple[Tensor, Tensor, Tensor]:
+        """x: (B, T, E), normed -> queries (B, T, H, D), keys and values (B, T, K, D)."""
         num_heads, num_kv_heads, head_dim = self.heads
         q, k, v = self.qkv(x).unflatten(-1, (-1, head_dim)).split((num_heads, num_kv_heads, num_kv_heads), dim=2)
         q = self.q(rotate(self.q_norm(q), *tables).to(v.dtype))
         k = self.k(rotate(self.k_norm(k), *tables).to(v.dtype))
-        v = self.v(v)
+        return q, k, self.v(v)
+
+    def forward(self, x: Tensor, tables: Tables, spans: Spans, cache: LayerCache | None) -> Tensor:
+        """x: (B, T, E), normed -> (B, T, E)."""
+        q, k, v = self.project(x, tables)
         if cache is not None:
             k, v = cache.append(k, v)
         return self.out(self.mix(attention(q, k, v, spans, backend=self.backend)).flatten(-2))
@@ -203,7 +207,32 @@ class Transformer(nn.Module):
             spans, caches = cache.extend(document, block), cache.layers
         tables = self.rotary(position)
         x = self.embed_out(self.embed(token_ids, media))
-        for layer, (layer_block, layer_cache) in enumerate(zip(self.blocks, caches, strict=True)):
+        for layer, layer_block in enumerate(self.blocks):
             reach = int(self.config.is_global(layer))
-            x = layer_block(x, tables[reach], spans[reach], layer_cache)
+            x = layer_block(x, tables[reach], spans[reach], caches[layer])
         return self.final_out(self.norm(x))
+
+    def fill(
+        self,
+        token_ids: Tensor,
+        position: Tensor,
+        document: Tensor,
+        block: Tensor,
+        media: Media | None = None,
+        *,
+        cache: KeyValueCache,
+    ) -> None:
+        """What `forward` leaves in the cache, without what it returns; arguments and errors as there.
+
+        Of the last layer only keys and values are computed: nobody reads what its rows would have read. Where that is
+        the only global layer, a context costs time in proportion to its length.
+        """
+        spans, tables = cache.extend(document, block), self.rotary(position)
+        x = self.embed(token_ids, media)
+        *layers, last = range(len(self.blocks))
+        for layer in layers:
+            reach = int(self.config.is_global(layer))
+            x = self.blocks[layer](x, tables[reach], spans[reach], cache.layers[layer])
+        end, reach = self.blocks[last], int(self.config.is_global(last))
+        _, k, v = end.attn.project(end.attn_norm(x), tables[reach])
+        cache.layers[last].append(k, v)

@@ -13,7 +13,7 @@ A rank that dies closes its connections, and the others fail at once; a rank tha
 time-out. To say who was waited for, every rank leaves a mark in torchrun's store as it goes from one thing to the next
 (`World.mark`), and a rank that lost touch reads them all:
 
-    rank 0 lost touch: rank 1 was last seen 61 s ago waiting for rows of step 12; ranks 0, 2 in the sum of step 12
+    rank 1 last seen 61 s ago: waiting for rows of step 12; ranks 0, 2 last seen 60 s ago: in the sum of step 12
 
 What this file does not do: elasticity. `torchrun --max-restarts` starts all ranks again, and they go on from the last
 checkpoint.
@@ -128,7 +128,14 @@ class World:
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's plain value, on every rank. Raises RankLostError when another rank has ended."""
-        return self.gather(value if self.is_main else None)[0]
+        if self.size == 1:
+            return value
+        values = [value]
+        try:
+            dist.broadcast_object_list(values)
+        except RuntimeError as error:
+            raise self.lost(error) from error
+        return values[0]
 
     def barrier(self) -> None:
         """Wait until every rank is here. Raises RankLostError when one has ended."""
@@ -225,8 +232,8 @@ def _seen(store: dist.Store | None, size: int) -> str:
         except (RuntimeError, ValueError):
             what, when = "nowhere, since the store is gone", None
         ago = "" if when is None else f" {max(0.0, time.time() - when):.0f} s ago"
-        places.setdefault(f"{what}{ago}", []).append(rank)
+        places.setdefault(f"last seen{ago}: {what}", []).append(rank)
     return "; ".join(
-        f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))} last seen: {place}"
+        f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))} {place}"
         for place, ranks in sorted(places.items(), key=lambda item: len(item[1]))
     )

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import ast
 import re
-import warnings
 from collections import Counter
 from dataclasses import dataclass
+
+from data.workbench.source import parse_python
 
 MAX_ITEMS = 400
 """At most so many functions, classes and constants of a file are kept, the first ones: generated code has thousands."""
@@ -81,7 +82,7 @@ def measure(text: str, *, language: str) -> Measures:
         "blank": sum(not line.strip() for line in lines),
         "comments": sum(line.lstrip().startswith(_comment_marks(language)) for line in lines),
     }
-    tree = _parsed(text) if language == "python" else None
+    tree = parse_python(text) if language == "python" else None
     if tree is None:
         found = [(name, int(number)) for name, number in _CONSTANT.findall(text)]
         return Measures(numbers, (), (), tuple(dict(found[:MAX_ITEMS]).items()), _words(lines))
@@ -123,16 +124,6 @@ def _words(lines: list[str]) -> dict[str, tuple[int, int, int]]:
 
 def _comment_marks(language: str) -> tuple[str, ...]:
     return ("#",) if language == "python" else _COMMENT
-
-
-def _parsed(text: str) -> ast.Module | None:
-    with warnings.catch_warnings():
-        # invalid escapes in somebody's strings are no business of this corpus
-        warnings.simplefilter("ignore")
-        try:
-            return ast.parse(text)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return None
 
 
 class _Count:

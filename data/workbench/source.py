@@ -9,11 +9,13 @@ skipped, a folder that is missing, unreadable or without a source file, raises W
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import stat
 import sysconfig
 import tokenize
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,3 +177,14 @@ def _read(path: Path, skipped: Counter[str], *, min_file_bytes: int, max_bytes: 
         skipped["binary"] += 1
         return None
     return text.replace("\f", "").replace("\v", "")
+
+
+def parse_python(text: str) -> ast.Module | None:
+    """The syntax tree of a Python file, None where it has none: this interpreter need not know its language."""
+    with warnings.catch_warnings():
+        # invalid escapes in somebody's strings are no business of those who ask
+        warnings.simplefilter("ignore")
+        try:
+            return ast.parse(text)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return None

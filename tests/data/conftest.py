@@ -1,7 +1,10 @@
 """One small corpus of every kind, built once: 35 documents, decoded by two servers."""
 
+import shutil
+
 import pytest
 from media_files import film, line, manifest, picture, sound
+from media_formats import made
 
 from data.config import EncodeConfig
 from data.store import EncodedCorpus, build_corpus
@@ -61,3 +64,26 @@ def manifest_path(tmp_path_factory):
 def corpus(manifest_path, tmp_path_factory, tokenizer, config) -> EncodedCorpus:
     folder = tmp_path_factory.mktemp("encoded") / "corpus"
     return build_corpus(manifest_path, folder, tokenizer=tokenizer, config=config, num_workers=2, shard_documents=8)
+
+
+@pytest.fixture(scope="session")
+def material(tmp_path_factory):
+    """A folder with one picture, one sound and one film."""
+    root = tmp_path_factory.mktemp("material")
+    picture(root / "m/a.png", 40, 24)
+    picture(root / "m/b.png", 20, 20, seed=1)
+    sound(root / "m/s.wav", 0.4)
+    film(root / "m/v.mp4", 1.0)
+    return root
+
+
+@pytest.fixture()
+def room(material, tmp_path):
+    """The same in a folder that a test may write to."""
+    return shutil.copytree(material, tmp_path / "room")
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory):
+    pytest.importorskip("av", reason="PyAV makes the films")
+    return made(tmp_path_factory.mktemp("films"))

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from PIL import Image as Pillow
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
 def png(width: int, height: int, depth: int, color_type: int, rows: list[bytes], *, extra: bytes = b"") -> bytes:
@@ -159,3 +162,40 @@ def edited(content: bytes, start_ms: int, duration_ms: int) -> bytes:
     (scale,) = struct.unpack_from(">I", content, content.index(b"mdhd") + 16)
     entry = struct.pack(">Ii", duration_ms, start + scale * start_ms // 1000)
     return content[:place] + entry + content[place + 8 :]
+
+
+def saved(picture: Pillow.Image, form: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+STEADY = list(range(0, 2000, 100))
+
+UNEVEN = [0, 100, 130, 400, 900, 910, 2000, 2100]
+
+
+def made(folder) -> dict:
+    """Films by name: the file, the time of its first frame on the file's clock, and its frames' times in ms."""
+    films = {}
+
+    def add(name: str, frames_ms=STEADY, **options) -> None:
+        films[name] = (film(folder / name, frames_ms, **options), frames_ms[0] / 1000, frames_ms)
+
+    add("plain.mp4")
+    add("b-frames.mp4", b_frames=2)
+    add("uneven.mp4", UNEVEN, b_frames=2)
+    add("uneven.mkv", UNEVEN, b_frames=2)
+    add("late.mp4", [500 + time for time in STEADY])
+    add("late.mkv", [700 + time for time in UNEVEN], sound=(0.0, 1.0))
+    add("vp9.webm", codec="libvpx-vp9", sound=(0.0, 2.0), sound_codec="libopus")
+    add("vp8.webm", codec="libvpx")
+    add("hevc.mp4", codec="libx265", options={"x265-params": "log-level=none"})
+    add("odd.mp4", pixel_format="yuv444p", size=(49, 33))
+    add("narrow.mp4", size=(24, 48))
+    add("one.mp4", [0])
+    add("ten-bit.mp4", pixel_format="yuv420p10le")
+    add("grey.mkv", codec="ffv1", pixel_format="gray")
+    add("fragments.mp4", container_options={"movflags": "frag_keyframe+empty_moov"})
+    add("first.mp4", container_options={"movflags": "faststart"})
+    return films

@@ -1,0 +1,34 @@
+"""What tests of formats share: reading a source twice, and looking into its documents."""
+
+from data.document import Audio, Document, Image, Quarantined, Text, Video
+from data.encode import encode
+from data.formats import open_source
+
+
+def read(path, **options):
+    """(documents, quarantined) of a source, read twice: order and content must not change."""
+    source = open_source(path, **options)
+    items = list(source.documents())
+    assert items == list(source.documents())
+    for item in items:
+        assert isinstance(item, Quarantined) or item.split in ("train", "validation", "test")
+    return [i for i in items if isinstance(i, Document)], [i for i in items if isinstance(i, Quarantined)]
+
+
+def encoded(document, root, tokenizer, config):
+    """Media tokens of a document, each of which must be there when the document has such a medium."""
+    sequence = encode(document, root=root, tokenizer=tokenizer, config=config)
+    for kind, name in ((Image, "image"), (Audio, "audio"), (Video, "video")):
+        assert bool(len(getattr(sequence, name))) == any(isinstance(part, kind) for part in document.parts)
+    return sequence
+
+
+def texts(document, *, learn=None) -> str:
+    return "".join(p.text for p in document.parts if isinstance(p, Text) and (learn is None or p.learn == learn))
+
+
+def media(document) -> list[tuple[type, str]]:
+    return [(type(part), part.path) for part in document.parts if not isinstance(part, Text)]
+
+
+EVERY = [(Image, "m/a.png"), (Audio, "m/s.wav"), (Video, "m/v.mp4")]

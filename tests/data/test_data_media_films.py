@@ -1,0 +1,226 @@
+"""What is right for every film container and codec: the frame that is showing, how it is turned, its sound in time.
+
+Each case states the answer, the number of the frame at k / fps; and where two readers exist they are held against each
+other.
+"""
+
+import struct
+
+import numpy as np
+import pytest
+from media_formats import (
+    RED,
+    STEADY,
+    edited,
+    film,
+    grey_of,
+    mp3,
+    saved,
+    turned,
+)
+from PIL import Image as Pillow
+
+from data.config import EncodeConfig
+from data.document import DocumentError
+
+CONFIG = EncodeConfig(max_audio_s=10.0, max_video_s=20.0)
+
+FILMS = [
+    "plain.mp4",
+    "b-frames.mp4",
+    "uneven.mp4",
+    "uneven.mkv",
+    "late.mp4",
+    "late.mkv",
+    "vp9.webm",
+    "vp8.webm",
+    "hevc.mp4",
+    "odd.mp4",
+    "narrow.mp4",
+    "one.mp4",
+    "ten-bit.mp4",
+    "grey.mkv",
+    "fragments.mp4",
+    "first.mp4",
+]
+
+
+def greys_of(frames) -> list[float]:
+    return [float(frame[-4:, -4:].mean()) for frame in frames]
+
+
+@pytest.mark.parametrize("name", FILMS)
+def test_readers_agree(films, name):
+    """Frame times to 2 ms, pixels but for rounding; and both are the frames that were put in."""
+    pytest.importorskip("decord", reason="decord is not installed here; PyAV reads alone")
+    from data.decode_frames import agree, container_of, frames_av, frames_decord
+
+    path, start_s, frames_ms = films[name]
+    exact, quick = frames_av(path, container_of(path), CONFIG), frames_decord(path, CONFIG)
+    assert agree(exact, quick)
+    np.testing.assert_allclose(exact.times_s, (np.array(frames_ms) - frames_ms[0]) / 1000, atol=2e-3)
+    assert exact.start_s == pytest.approx(start_s, abs=2e-3)
+    every = list(range(len(frames_ms)))
+    ours, theirs = np.stack(list(exact.fetch(every))), np.stack(list(quick.fetch(every)))
+    assert ours.shape == theirs.shape and ours.dtype == theirs.dtype == np.uint8
+    assert np.abs(ours.astype(int) - theirs).mean() < 1
+    np.testing.assert_allclose(greys_of(ours), [grey_of(number) for number in every], atol=14 if "grey" in name else 4)
+
+
+@pytest.mark.parametrize("name", FILMS)
+def test_the_frame_that_is_showing(films, name):
+    """At each k / fps the last frame whose time has come, whatever the rate of the file."""
+    from data.decode_frames import open_frames
+    from data.decode_video import frames_at
+    from data.lengths import video_frames
+
+    path, _, frames_ms = films[name]
+    frames = open_frames(path, CONFIG)
+    last_s = (frames_ms[-1] - frames_ms[0]) / 1000 + 0.1
+    assert frames.end_s == pytest.approx(last_s, abs=2e-3)
+    wanted = frames_at(frames.times_s, video_frames(frames.end_s, CONFIG), CONFIG)
+    since_ms = np.array(frames_ms) - frames_ms[0]
+    assert wanted == [int(np.flatnonzero(since_ms <= 500 * k)[-1]) for k in range(int(np.ceil(last_s * 2)))]
+    np.testing.assert_allclose(greys_of(frames.fetch(wanted)), [grey_of(number) for number in wanted], atol=14)
+
+
+TURNS = {
+    "upright": ((1, 0, 0, 1), (0, 0)),
+    "90": ((0, 1, -1, 0), (0, -1)),
+    "180": ((-1, 0, 0, -1), (-1, -1)),
+    "270": ((0, -1, 1, 0), (-1, 0)),
+    "mirrored": ((-1, 0, 0, 1), (0, -1)),
+    "transposed": ((0, 1, 1, 0), (0, 0)),
+}
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_display_matrix(films, tmp_path, turn):
+    """The red corner ends where the matrix puts it, by PyAV alone and by the readers together.
+
+    decord turned such films, PyAV did not; decord turns a mirrored film by 180 degrees, so PyAV reads those.
+    """
+    from data.decode_frames import frames_av, frames_decord, open_frames
+
+    matrix, corner = TURNS[turn]
+    path = tmp_path / "x.mp4"
+    path.write_bytes(turned(films["plain.mp4"][0].read_bytes(), *matrix))
+    readers = [frames_av(path, "mov", CONFIG), open_frames(path, CONFIG)]
+    if turn not in ("mirrored", "transposed"):
+        pytest.importorskip("decord", reason="decord is not installed here; PyAV reads alone")
+        readers.append(frames_decord(path, CONFIG))
+    for reader in readers:
+        (frame,) = reader.fetch([0])
+        assert frame.shape == ((48, 64, 3) if matrix[0] else (64, 48, 3))
+        red = {(i, j): frame[i, j, 0] - int(frame[i, j, 1]) > 200 for i in (0, -1) for j in (0, -1)}
+        assert [place for place, is_red in red.items() if is_red] == [corner]
+
+
+@pytest.mark.parametrize(("start_ms", "duration_ms"), [(500, 1500), (500, 700), (0, 600)])
+def test_edit_lists_hide_frames(films, tmp_path, start_ms, duration_ms):
+    """Hidden frames do not count: the first is the one at `start_ms`, the video lasts `duration_ms`.
+
+    decord gave every frame the time of one five earlier, and at the end the last frame six times over; PyAV's reader
+    counted decoded frames against the times of all packets, and was off by as many.
+    """
+    from data.decode_frames import open_frames
+
+    path = tmp_path / "x.mp4"
+    path.write_bytes(edited(films["b-frames.mp4"][0].read_bytes(), start_ms, duration_ms))
+    frames = open_frames(path, CONFIG)
+    first, count = start_ms // 100, duration_ms // 100
+    assert len(frames.times_s) == count and frames.end_s == pytest.approx(duration_ms / 1000, abs=2e-3)
+    expected = [grey_of(first + number) for number in range(count)]
+    np.testing.assert_allclose(greys_of(frames.fetch(list(range(count)))), expected, atol=4)
+
+
+@pytest.mark.parametrize(("container", "codec"), [("mp4", "aac"), ("mkv", "aac"), ("webm", "libopus")])
+@pytest.mark.parametrize(("picture_ms", "sound_s"), [(0, 0.5), (500, 0.0), (0, 0.0)], ids=["after", "before", "with"])
+def test_sound_lies_on_the_clock_of_the_picture(tmp_path, container, codec, picture_ms, sound_s):
+    """Sound that begins half a second later has that silence in front; one that began earlier loses its head."""
+    pytest.importorskip("av", reason="PyAV makes the film")
+    from data.decode_frames import open_frames
+    from data.decode_video import _sound_track
+
+    path = film(
+        tmp_path / f"x.{container}",
+        [picture_ms + time for time in STEADY],
+        codec="libx264" if container != "webm" else "libvpx",
+        sound=(sound_s, 1.0),
+        sound_codec=codec,
+    )
+    samples = _sound_track(path, open_frames(path, CONFIG), CONFIG)
+    loud = np.flatnonzero(np.abs(samples) > 0.2)
+    begins_s, ends_s = max(0.0, sound_s - picture_ms / 1000), sound_s + 1.0 - picture_ms / 1000
+    assert loud[0] / 16000 == pytest.approx(begins_s, abs=0.02) and loud[-1] / 16000 == pytest.approx(ends_s, abs=0.02)
+
+
+def test_a_gap_in_the_sound_stays_a_gap():
+    """Pieces are laid down by their times: missing packets are silence, not a shift of all that follows."""
+    from data.decode_video import _Track
+
+    track = _Track(1000, CONFIG)
+    for start_s, value in ((-0.1, 1.0), (0.1, 2.0), (0.301, 3.0), (0.9, 4.0), (0.8, 5.0)):
+        track.add(np.full(200, value, np.float32), start_s)
+    expected = np.repeat([1, 2, 3, 0, 4], [100, 200, 200, 400, 200])
+    np.testing.assert_array_equal(track.samples(), expected)
+    with pytest.raises(DocumentError, match="beyond max_video_s"):
+        track.add(np.zeros(10, np.float32), 50.0)
+
+
+def test_what_is_no_video(tmp_path):
+    """A song's cover, a picture and lists of other files are no films, whatever they are called.
+
+    FFmpeg guesses: it took a PNG called x.mp4 for a film of one frame, and would open the files and addresses that
+    a playlist names, past every check of the path.
+    """
+    pytest.importorskip("av", reason="PyAV makes the song")
+    from data.decode_video import decode_video
+
+    cover = saved(Pillow.new("RGB", (16, 16), RED), "JPEG")
+    for name, content in {
+        "song.mp4": mp3(0.5, cover=cover),
+        "png.mp4": saved(Pillow.new("RGB", (16, 16), RED), "PNG"),
+        "list.mp4": b"ffconcat version 1.0\nfile x.mp3\n",
+        "hls.mp4": b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/hostname\n#EXT-X-ENDLIST\n",
+        "text.mp4": b"words " * 500,
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DocumentError, match="not a video that can be read: no MP4"):
+            decode_video(tmp_path / name, CONFIG)
+
+
+def test_a_cover_picture_is_no_film(tmp_path):
+    """An m4a with a cover has a video stream of one frame; it is refused as a video."""
+    av = pytest.importorskip("av", reason="PyAV makes the song")
+    from media_formats import _encode_tone
+
+    from data.decode_video import decode_video
+
+    path = tmp_path / "x.m4a"
+    with av.open(str(path), "w", format="mp4") as container:
+        sound = container.add_stream("aac", rate=16000, layout="mono")
+        picture = container.add_stream("mjpeg")
+        picture.width, picture.height, picture.pix_fmt = 16, 16, "yuvj420p"
+        picture.disposition = av.stream.Disposition.attached_pic
+        container.start_encoding()
+        packet = av.Packet(saved(Pillow.new("RGB", (16, 16), RED), "JPEG"))
+        packet.stream, packet.pts, packet.dts = picture, 0, 0
+        container.mux(packet)
+        _encode_tone(container, sound, 0.0, 0.5)
+    with av.open(str(path)) as container:
+        assert len(container.streams.video) == 1
+    with pytest.raises(DocumentError, match="only an attached picture"):
+        decode_video(path, CONFIG)
+
+
+def test_absurd_rates_and_lengths_of_films(films, tmp_path):
+    """A clock of a million ticks a second makes 50,000 frames a second; one of 1 Hz makes hours."""
+    from data.decode_video import decode_video
+
+    content = films["plain.mp4"][0].read_bytes()
+    place = content.index(b"mdhd") + 16
+    for scale, words in ((10**9, "claims"), (2, "lies outside 0..max_video_s")):
+        (tmp_path / "x.mp4").write_bytes(content[:place] + struct.pack(">I", scale) + content[place + 4 :])
+        with pytest.raises(DocumentError, match=words):
+            decode_video(tmp_path / "x.mp4", CONFIG)
