@@ -27,6 +27,7 @@ import torch
 from data.filters.rounds import Rounds
 from data.filters.rules import apply
 from data.formats import open_source
+from data.length_schedule import LengthSchedule
 from data.loader import Loader
 from data.mixture import Mixture
 from data.plan import Plan
@@ -235,6 +236,7 @@ class _Run:
             blank_fraction=rows.blank_fraction,
             kind_weights=self.kind_weights(),
             mixture=Mixture.parse(rows.mixture),
+            lengths=LengthSchedule.parse(rows.length_schedule),
             documents=self.documents if documents is None else documents,
         )
 

@@ -94,6 +94,7 @@ def as_batch(fields: dict[str, Tensor]) -> Batch:
         token_ids=tokens,
         position=fields["place"].float()[..., None].expand(*tokens.shape, 3).contiguous(),
         document=fields["document"],
+        segment=fields["document"],
         block=torch.zeros_like(fields["document"]),
         labels=fields["labels"],
         kind=torch.zeros(tokens.shape, dtype=torch.int16),

@@ -29,6 +29,7 @@ import torch
 
 from data.config import EncodeConfig
 from data.document import MODALITIES
+from data.length_schedule import segment_starts
 from data.sequence import Sequence
 from data.tokenizer import PAD_ID, SLOT_ID
 
@@ -36,7 +37,8 @@ IGNORE = -100
 Transform = Callable[[int, Sequence, int], Sequence]
 """transform(document, sequence, row) -> a sequence of the same length with the same slots. A pure function of its
 arguments, and picklable where a loader has workers."""
-_FIELDS = ("token_ids", "position", "document", "block", "labels", "kind", "context")
+ROW_FIELDS = ("token_ids", "position", "document", "segment", "block", "labels", "kind", "context")
+"""Fields of a batch that are tensors (B, T, ...)."""
 
 
 @dataclass
@@ -49,6 +51,9 @@ class Batch:
     """(B, T, 3) float32 (t, h, w)."""
     document: torch.Tensor
     """(B, T) int32 index into the corpus; -1 is padding. No row holds two stretches of one document."""
+    segment: torch.Tensor
+    """(B, T) int32: attention stays within equal numbers, a document or the part of it that the plan's length schedule
+    lets it see; numbered within the row, -1 is padding."""
     block: torch.Tensor
     """(B, T) int32: 0 outside media; numbered within the row."""
     labels: torch.Tensor
@@ -78,7 +83,7 @@ class Batch:
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
         media = {name: (change(patches), change(slot)) for name, (patches, slot) in self.media.items()}
-        fields = {name: change(getattr(self, name)) for name in _FIELDS}
+        fields = {name: change(getattr(self, name)) for name in ROW_FIELDS}
         return Batch(**fields, media=media, rows=self.rows, failures=self.failures)
 
 
@@ -144,6 +149,7 @@ def make_batch(
         media_budget=plan.media_budget,
         config=corpus.config,
         kinds=corpus.kind,
+        segment_tokens=tuple(plan.segment_tokens(number) for number in rows),
         rows=tuple(rows),
         failures=tuple(failures.items()),
     )
@@ -165,15 +171,20 @@ def collate(
     media_budget: dict[str, int],
     config: EncodeConfig,
     kinds=None,
+    segment_tokens: tuple[int | None, ...] = (),
     rows: tuple[int, ...] = (),
     failures: tuple[tuple[int, str], ...] = (),
 ) -> Batch:
-    """Lay sequences into rows: each line is a list of (document, length, sequence), None leaving a gap of padding."""
+    """Lay sequences into rows: each line is a list of (document, length, sequence), None leaving a gap of padding.
+
+    segment_tokens: of each row, how many tokens of a document attention may see together; None, or left out: all.
+    """
     shape = (len(lines), row_tokens)
     out = {
         "token_ids": np.full(shape, PAD_ID, np.int64),
         "position": np.zeros((*shape, 3), np.float32),
         "document": np.full(shape, -1, np.int32),
+        "segment": np.full(shape, -1, np.int32),
         "block": np.zeros(shape, np.int32),
         "labels": np.full(shape, IGNORE, np.int64),
         "kind": np.full(shape, -1, np.int16),
@@ -188,7 +199,7 @@ def collate(
     }
     stretches = _stretches(lines, row_tokens)
     if stretches:
-        place, ids = _lay_tokens(out, stretches, kinds)
+        place, ids = _lay_tokens(out, stretches, kinds, segment_tokens or (None,) * len(lines))
         for name in MODALITIES:
             slots = place[ids == SLOT_ID[name]]
             patches, slot = media[name]
@@ -220,7 +231,7 @@ def _stretches(lines: list[list[tuple[int, int, Sequence | None]]], row_tokens: 
     return found
 
 
-def _lay_tokens(out: dict, stretches: list[_Stretch], kinds) -> tuple[np.ndarray, np.ndarray]:
+def _lay_tokens(out: dict, stretches: list[_Stretch], kinds, segment_tokens) -> tuple[np.ndarray, np.ndarray]:
     """Fill the token fields of `out`; returns (n,) int64 flat places and (n,) int32 ids of all tokens laid."""
     rows, firsts, documents, sequences = (list(column) for column in zip(*stretches, strict=True))
     lengths = np.array([len(sequence) for sequence in sequences])
@@ -246,6 +257,7 @@ def _lay_tokens(out: dict, stretches: list[_Stretch], kinds) -> tuple[np.ndarray
     lay("token_ids", ids, place)
     lay("position", joined("position"), place)
     lay("document", spread(documents), place)
+    lay("segment", _segments(rows, sequences, segment_tokens), place)
     before = _blocks_before(rows, np.maximum.reduceat(block, starts))
     lay("block", np.where(block > 0, block + spread(before), 0), place)
     lay("labels", ids[1:][target], place[:-1][target])
@@ -253,6 +265,20 @@ def _lay_tokens(out: dict, stretches: list[_Stretch], kinds) -> tuple[np.ndarray
     if kinds is not None:
         lay("kind", spread(kinds[documents]), place)
     return place, ids
+
+
+def _segments(rows: list[int], sequences: list[Sequence], segment_tokens) -> np.ndarray:
+    """(n,) int32 number of each token's segment within its row."""
+    found, row, count = [], -1, 0
+    for own, sequence in zip(rows, sequences, strict=True):
+        row, count = own, count if own == row else 0
+        limit = segment_tokens[own]
+        short = limit is None or len(sequence) <= limit
+        starts = [0] if short else segment_starts(sequence.cuts(), limit)
+        lengths = np.diff([*starts, len(sequence)])
+        found.append(np.repeat(np.arange(count, count + len(starts), dtype=np.int32), lengths))
+        count += len(starts)
+    return np.concatenate(found)
 
 
 def _blocks_before(rows: list[int], blocks: np.ndarray) -> np.ndarray:

@@ -33,6 +33,7 @@ import numpy as np
 
 from data.counters import BLANK, CHUNK, ROWS, hashed, unit
 from data.document import MODALITIES, SPLITS
+from data.length_schedule import LengthSchedule
 from data.mixture import Mixture, Stream, realised
 from data.pack import pack
 from data.segments import find_segments
@@ -63,6 +64,9 @@ class Plan:
     info: dict
     """How it was made: name, split, seed, epochs begun, mixture, fill fraction, documents used, and left out with
     reasons (of the first thousand) and counts."""
+    lengths: tuple[tuple[int, int], ...] = ()
+    """(row, tokens): how much of a document attention may see from that row on, ascending (`LengthSchedule.by_row`);
+    before the first row, or where empty, all of it."""
 
     def __len__(self) -> int:
         return len(self.offset) - 1
@@ -74,6 +78,10 @@ class Plan:
         entries = slice(self.offset[number], self.offset[number + 1])
         columns = (getattr(self, name)[entries].tolist() for name in ("document", "start", "stop", "blank"))
         return list(zip(*columns, strict=True))
+
+    def segment_tokens(self, number: int) -> int | None:
+        """How many tokens of a document attention may see together in a row; None: all."""
+        return next((tokens for first, tokens in reversed(self.lengths) if number >= first), None)
 
     @property
     def fill(self) -> float:
@@ -99,7 +107,8 @@ class Plan:
         """Rows start..stop as a plan of their own."""
         first, last = int(self.offset[start]), int(self.offset[stop])
         pieces = {name: getattr(self, name)[first:last] for name in ("document", "start", "stop", "blank")}
-        return dataclasses.replace(self, **pieces, offset=self.offset[start : stop + 1] - first)
+        offset = self.offset[start : stop + 1] - first
+        return dataclasses.replace(self, **pieces, offset=offset, lengths=_from_row(self.lengths, start))
 
     @classmethod
     def build(
@@ -118,6 +127,7 @@ class Plan:
         levels: Iterable[int] | None = None,
         kind_weights: dict | None = None,
         mixture: Mixture | None = None,
+        lengths: LengthSchedule | None = None,
         long: str = "split",
         shuffle: bool = True,
         name: str | None = None,
@@ -129,8 +139,10 @@ class Plan:
         mask (n,) to choose from; kinds, levels narrow further. kind_weights: visits per epoch, by kind
         ("page": 2) or kind and level ("page/1": 0.5); a fraction visits that part of the documents, others each
         epoch; kinds without an entry weigh 1. mixture: weights by source too, and along the rows; added to
-        kind_weights. long: "split" documents that exceed a row, or "drop" them. name: under which the plan is saved;
-        the split's unless given. Raises ValueError when nothing is left to plan.
+        kind_weights. lengths: how far attention sees along a document, by progress along the rows; which
+        documents lie where does not depend on it. long: "split" documents that exceed a row, or "drop" them.
+        name: under which the plan is saved; the split's unless given. Raises ValueError when nothing is left to
+        plan.
         """
         if row_tokens < 2:
             raise ValueError(f"row_tokens must be at least 2, not {row_tokens}")
@@ -170,8 +182,18 @@ class Plan:
         del row, phase
         tokens = piece.tokens[order]
         start = np.zeros(len(order), dtype=np.int32) if piece.start is None else piece.start[order]
+        steps = (lengths or LengthSchedule()).by_row(len(offset) - 1)
         plan = cls(
-            document[order], start, start + tokens, blank[order], offset, row_tokens, budget, corpus.fingerprint, {}
+            document[order],
+            start,
+            start + tokens,
+            blank[order],
+            offset,
+            row_tokens,
+            budget,
+            corpus.fingerprint,
+            {},
+            steps,
         )
         info = {
             "name": split if name is None else _plain(name),
@@ -201,7 +223,7 @@ class Plan:
         return found.hexdigest()
 
     def _meta(self) -> dict:
-        return {name: getattr(self, name) for name in ("row_tokens", "media_budget", "fingerprint", "info")}
+        return {name: getattr(self, name) for name in ("row_tokens", "media_budget", "fingerprint", "lengths", "info")}
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the plan without pickle, by rename, complete or absent -> its file.
@@ -253,9 +275,17 @@ class Plan:
         total = np.concatenate([[0], np.cumsum(length)])[self.offset]
         if not isinstance(self.row_tokens, int) or (np.diff(total) > self.row_tokens).any():
             raise ValueError(f"a row is longer than {self.row_tokens} tokens")
+        if not all(isinstance(row, int) and isinstance(tokens, int) and tokens > 0 for row, tokens in self.lengths):
+            raise ValueError("lengths must be pairs of a row and a number of tokens")
         if not isinstance(self.info, dict) or not isinstance(self.media_budget, dict):
             raise ValueError("info and media_budget must be objects")
         return self
+
+
+def _from_row(lengths: tuple[tuple[int, int], ...], start: int) -> tuple[tuple[int, int], ...]:
+    """Steps by row as they look when rows are counted from `start`."""
+    passed = [tokens for row, tokens in lengths if row <= start][-1:]
+    return (*((0, tokens) for tokens in passed), *((row - start, tokens) for row, tokens in lengths if row > start))
 
 
 def _of_kinds(kind_weights: dict | None, corpus) -> Mixture:

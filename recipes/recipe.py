@@ -17,6 +17,7 @@ from pathlib import Path
 
 from data.config import EncodeConfig
 from data.filters.rules import check_names
+from data.length_schedule import LengthSchedule
 from data.mixture import Mixture
 from data.workbench import WorkbenchConfig
 from evals.config import EvalConfig
@@ -71,8 +72,16 @@ class RowsConfig:
     mixture: tuple[str, ...] = ()
     """Weights by source too, and schedules along the rows: "source:wikitext*=0.1", "kind:page=0:0.5,0.5:2" (points
     progress:weight), "kind:page/1=2"; a document's is that of its kind, here or in kind_weights, times its source's."""
+    length_schedule: tuple[str, ...] = ()
+    """Train short, extend: how many tokens of a document attention may see together, from which progress on, as
+    "0:2048", "0.5:8192" (progress:tokens; `data.length_schedule`); empty: all of it."""
 
     def __post_init__(self):
+        longest = max((tokens for _, tokens in LengthSchedule.parse(self.length_schedule).steps), default=0)
+        if longest > self.row_tokens:
+            raise ValueError(
+                f"rows.length_schedule goes to {longest} tokens, a row has {self.row_tokens}: raise rows.row_tokens"
+            )
         named = {key for key, _ in Mixture.parse(self.mixture).weights}
         twice = [kind for kind, _ in self.kind_weights if f"kind:{kind}" in named]
         if twice:

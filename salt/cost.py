@@ -26,7 +26,7 @@ def batch_flops(model: nn.Module, batch: Batch) -> int:
     num_rows, row_tokens = batch.token_ids.shape
     if not hasattr(model, "spans"):
         return int(model.flops_per_token(row_tokens) * num_rows * row_tokens)
-    local_spans, global_spans = model.spans(batch.document, batch.block)
+    local_spans, global_spans = model.spans(batch.segment, batch.block)
     return int(
         forward_flops(
             model.config,

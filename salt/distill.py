@@ -60,7 +60,7 @@ class Distillation:
 
         options: passed on to the teacher, such as `spans`.
         """
-        hidden = self.teacher(batch.token_ids, batch.position, batch.document, batch.block, batch.media, **options)
+        hidden = self.teacher(batch.token_ids, batch.position, batch.segment, batch.block, batch.media, **options)
         return hidden.flatten(0, 1)
 
     @property

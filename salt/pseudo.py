@@ -290,7 +290,7 @@ def mean_log_probabilities(
         sums = loss.double().view(labels.shape).sum(1).tolist()
         for number, total in zip(rows, sums, strict=True):
             scores[number] = -total / len(answers[number])
-        flops += batch_flops(model, SimpleNamespace(**inputs))
+        flops += batch_flops(model, SimpleNamespace(**inputs, segment=inputs["document"]))
     return scores, flops
 
 

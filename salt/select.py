@@ -168,7 +168,7 @@ def score_documents(
     for batch in batches:
         start_s = time.perf_counter()
         with autocast if autocast is not None else nullcontext():
-            hidden = model(batch.token_ids, batch.position, batch.document, batch.block, batch.media).flatten(0, 1)
+            hidden = model(batch.token_ids, batch.position, batch.segment, batch.block, batch.media).flatten(0, 1)
             loss, learnable = token_losses(hidden, model.head_weight, batch.labels.flatten(), top_k=top_k)
         loss_BT = loss.double().view(batch.labels.shape).cpu().numpy()
         learnable_BT = learnable.view(batch.labels.shape).cpu().numpy()

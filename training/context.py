@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from data.batch import ROW_FIELDS
 from kernels import Spans
 from kernels.ring_attention.deal import deal
 from kernels.ring_attention.layout import Layout, ShardedSpans
@@ -51,13 +52,10 @@ class Share:
 
 def share_rows(batch: Batch, world: World, model: nn.Module) -> Share:
     """This rank's part of a batch that all ranks of its group have; dealt by what it costs `model`."""
-    whole = model.spans(batch.document, batch.block)
+    whole = model.spans(batch.segment, batch.block)
     layout = _layout(batch, world, model, whole)
     index = layout.index().to(batch.token_ids.device)
-    fields = {
-        name: getattr(batch, name).index_select(1, index)
-        for name in ("token_ids", "position", "document", "block", "labels", "kind", "context")
-    }
+    fields = {name: getattr(batch, name).index_select(1, index) for name in ROW_FIELDS}
     num_rows, row_tokens = batch.token_ids.shape
     # whole slot -> slot here; what lies on another rank, and padding, is past the end
     size = num_rows * len(index)

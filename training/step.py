@@ -184,7 +184,7 @@ def accumulate(
             share = share_rows(batch, world, model)
             batch, options = share.batch, {"spans": share.spans()}
             if soft:
-                seen = distillation.teacher.spans(whole.document, whole.block)
+                seen = distillation.teacher.spans(whole.segment, whole.block)
                 teacher_options = {"spans": share.spans(seen)}
         # of ranks that share rows the first bills them
         bills = world.rank % world.context == 0
@@ -204,7 +204,7 @@ def accumulate(
                 teacher_flops += bills * batch_flops(distillation.teacher, whole)
                 teacher_s += time.perf_counter() - start
             with offloading(model, runtime.checkpointing, runtime.device):
-                hidden = model(batch.token_ids, batch.position, batch.document, batch.block, batch.media, **options)
+                hidden = model(batch.token_ids, batch.position, batch.segment, batch.block, batch.media, **options)
             objective, token_loss = linear_cross_entropy(
                 hidden.flatten(0, 1),
                 model.head_weight,

@@ -41,6 +41,7 @@ class Packed:
         self.labels = torch.roll(self.token_ids, -1, dims=1)
         self.labels[:, [0, 1, 9, length - 1]] = -100
         self.kind = torch.zeros(rows, length, dtype=torch.int16)
+        self.segment = self.document
         self.context = torch.where(self.document == 0, 1, 0).to(torch.uint8)
         slots = (torch.arange(rows)[:, None] * length + torch.tensor([1, 2])).flatten()
         self.media = {"image": (torch.randn(2 * rows, 12, generator=generator), slots)}

@@ -41,7 +41,7 @@ class Lookup(nn.Module):
 def batch(tokens, labels, first=0):
     rows = tuple(range(first, first + len(tokens)))
     return SimpleNamespace(
-        token_ids=tokens, labels=labels, position=None, document=None, block=None, media={}, rows=rows
+        token_ids=tokens, labels=labels, position=None, segment=None, block=None, media={}, rows=rows
     )
 
 

@@ -15,7 +15,7 @@ from tiny_run import events, final_tensors
 sys.path.insert(0, str(Path(__file__).parents[1] / "kernels"))
 from packings import random_packing
 
-from data.batch import Batch
+from data.batch import ROW_FIELDS, Batch
 from kernels import Spans, linear_cross_entropy
 from kernels.ring_attention.deal import contiguous
 from model import ModelConfig, Transformer
@@ -67,15 +67,14 @@ def rows(first: int, count: int) -> Batch:
         media[name] = (torch.randn(len(slot), dim, generator=generator), slot)
     position = torch.arange(ROW, dtype=torch.float32)[None, :, None].expand(count, ROW, 3).contiguous()
     zeros = torch.zeros(count, ROW)
-    return Batch(token_ids, position, document, block, labels, zeros.to(torch.int16), zeros.to(torch.uint8), media)
+    return Batch(
+        token_ids, position, document, document, block, labels, zeros.to(torch.int16), zeros.to(torch.uint8), media
+    )
 
 
 def joined(parts: list[Batch]) -> Batch:
     """Batches one under the other."""
-    fields = {
-        name: torch.cat([getattr(part, name) for part in parts])
-        for name in ("token_ids", "position", "document", "block", "labels", "kind", "context")
-    }
+    fields = {name: torch.cat([getattr(part, name) for part in parts]) for name in ROW_FIELDS}
     size, media = parts[0].token_ids.numel(), {}
     for name in {name: None for part in parts for name in part.media}:
         patches, slots = [], []
@@ -119,7 +118,7 @@ def run(folder: Path, world: World, *, taught: bool, steps: int = STEPS, **optio
 def validate(model: Transformer, step: int, should_stop) -> dict:
     """Loss of two rows; where parameters are sharded, only ranks together can tell."""
     batch = rows(10_002, 2)
-    hidden = model(batch.token_ids, batch.position, batch.document, batch.block, batch.media)
+    hidden = model(batch.token_ids, batch.position, batch.segment, batch.block, batch.media)
     assert not should_stop()
     return {"loss": float(linear_cross_entropy(hidden.flatten(0, 1), model.head_weight, batch.labels.flatten()))}
 

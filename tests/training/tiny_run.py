@@ -27,6 +27,7 @@ class TinyBatch:
     token_ids: Tensor
     position: Tensor
     document: Tensor
+    segment: Tensor
     block: Tensor
     labels: Tensor
     kind: Tensor
@@ -86,6 +87,7 @@ def tiny_rows(first: int, count: int, poisoned: tuple[int, ...] = ()) -> TinyBat
         token_ids=token_ids,
         position=torch.zeros(*token_ids.shape, 3),
         document=torch.zeros(token_ids.shape, dtype=torch.int32),
+        segment=torch.zeros(token_ids.shape, dtype=torch.int32),
         block=torch.zeros(token_ids.shape, dtype=torch.int32),
         labels=torch.tensor(labels),
         kind=torch.tensor(kinds, dtype=torch.int16),
