@@ -25,9 +25,11 @@ import importlib
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,23 +37,37 @@ ROOT = Path(__file__).parent.parent
 MAPPED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "2"}
 
 
-def peak_growth(target: str, arguments: dict[str, Any], *, timeout_s: float = 900.0) -> dict[str, Any]:
+def peak_growth(target: str, arguments: dict[str, Any], *, timeout_s: float = 900.0, ranks: int = 1) -> dict[str, Any]:
     """Run `target` ("module:function") in a child -> {"growth_bytes", "kept_bytes", "inputs_bytes", "method"}.
 
     kept_bytes: the tensors that the call returned. inputs_bytes: resident memory before the call, interpreter and
-    libraries included. A child that fails or is killed gives {"left_out": reason}.
+    libraries included. A child that fails or is killed gives {"left_out": reason}. ranks: children that find each other
+    as torchrun's do (`training.distributed.start_world`); given is the one that grew most.
     """
     command = [sys.executable, "-m", "benchmarks.memory", target, json.dumps(arguments)]
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=os.environ | MAPPED, capture_output=True, text=True, timeout=timeout_s, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {"left_out": f"took longer than {timeout_s:.0f} s"}
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1][:300]
-        return {"left_out": f"its process ended with {done.returncode}: {last}"}
-    return json.loads(done.stdout.splitlines()[-1])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(ranks):
+        meet = {"RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        env = os.environ | MAPPED | (meet if ranks > 1 else {})
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        children.append(subprocess.Popen(command, cwd=ROOT, env=env, **pipes))
+    # pipes are read side by side: a child that waits to be heard keeps the others waiting
+    with ThreadPoolExecutor(ranks) as readers:
+        try:
+            spoken = list(readers.map(lambda child: child.communicate(timeout=timeout_s), children))
+        except subprocess.TimeoutExpired:
+            return {"left_out": f"took longer than {timeout_s:.0f} s"}
+        finally:
+            for child in children:
+                child.kill()
+    for child, (_, stderr) in zip(children, spoken, strict=True):
+        if child.returncode:
+            last = (stderr.strip().splitlines() or ["no message"])[-1][:300]
+            return {"left_out": f"its process ended with {child.returncode}: {last}"}
+    return max((json.loads(stdout.splitlines()[-1]) for stdout, _ in spoken), key=lambda each: each["growth_bytes"])
 
 
 def measure(call: Callable[..., Callable[[], Any]], arguments: dict[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
     GPUS["h200"].matmul_flops        peak of dense bfloat16 products, FLOP/s
 
-Numbers are the makers', none was measured here; they were written down from memory of the sheets that `source` names,
-so hold them against those before you rely on a plan. Sheets quote tensor-core rates with 2:4 sparsity and NVLink as
-the sum of both directions; both are halved here. A sheet's GB are decimal, and so is `memory_bytes`. What a sheet
-does not say is the network between machines: one 400 Gbit/s port to a GPU is taken, as in the DGX systems of H100,
-H200 and B200 (200 Gbit/s for A100), and PCIe's 16 lanes towards the host.
+Numbers are the makers', none was measured here; they were held against published copies of the sheets that `source`
+names, not against the sheets themselves. Sheets quote tensor-core rates with 2:4 sparsity and NVLink as the sum of
+both directions; both are halved here. A sheet's GB are decimal, and so is `memory_bytes`. What a sheet does not say
+is the network between machines: one 400 Gbit/s port to a GPU is taken, as in the DGX systems of H100, H200 and B200
+(200 Gbit/s for A100), and PCIe's 16 lanes towards the host.
 
 `Efficiency` is the planner's guess at what code reaches of a peak: assumed, not measured, and in one place so that a
 measurement can replace it. A CPU has no entry: `this_cpu` times a matrix product on the machine that plans, and
