@@ -268,7 +268,8 @@ class _Run:
         """One training stage: the small model, the large one with its help, or the large one alone."""
 
         def build(folder: Path) -> dict:
-            model = Transformer(config.model, generator=torch.Generator().manual_seed(config.seed))
+            # its weights are drawn from the run's seed once it is known where they belong
+            model = Transformer(config.model, empty=True)
             plan = self.plan(config)
             distillation = self.distillation(config) if salt else None
             first = (

@@ -88,8 +88,8 @@ def step_call(tiny: bool, *, name: str) -> Callable[[], list]:
     )  # fmt: skip
 
     def run() -> list:
-        model = Transformer(case.model, generator=torch.Generator().manual_seed(0)).train()
-        parallelize(model, runtime=runtime, world=world)
+        model = Transformer(case.model, empty=True).train()
+        parallelize(model, runtime=runtime, world=world, seed=0)
         config = TrainConfig(model=model.config)
         optimizer = Optimizer(model, config)
         parameters = optimizer.parameters

@@ -43,7 +43,9 @@ def init_weights(model: Transformer, generator: torch.Generator | None = None) -
     norm.weight                        constant          1, or 0.25 when embeddings are tied
     head.weight                        normal            0.25 / sqrt(E)
 
-    Equal generators give equal weights on one machine. Raises ValueError for a parameter that the table lacks.
+    Equal generators give equal weights on one machine, and on the ranks between which `fully_shard` has split a model
+    the same ones: every rank draws each parameter whole, on the CPU, and keeps its part, so that no more than one is
+    whole at a time. Raises ValueError for a parameter that the table lacks.
     """
     config = model.config
     residual = 1 / math.sqrt(2 * config.num_layers)
@@ -64,9 +66,21 @@ def init_weights(model: Transformer, generator: torch.Generator | None = None) -
         if key in constants:
             parameter.fill_(constants[key])
         elif key in spreads:
-            parameter.normal_(0.0, spreads[key], generator=generator)
+            _draw(parameter, spreads[key], generator)
         elif key in gains:
             # every matrix is (out, in); the token table too has its width last
-            parameter.normal_(0.0, gains[key] / math.sqrt(parameter.shape[-1]), generator=generator)
+            _draw(parameter, gains[key] / math.sqrt(parameter.shape[-1]), generator)
         else:
             raise ValueError(f"no rule for the parameter {name}: add it to the table of init_weights")
+
+
+def _draw(parameter: torch.Tensor, std: float, generator: torch.Generator | None) -> None:
+    """Fill with normal numbers, float32 whatever the dtype; a part with its part of what the whole would get."""
+    whole = torch.empty(parameter.shape).normal_(0.0, std, generator=generator).to(parameter.device, parameter.dtype)
+    if hasattr(parameter, "placements"):
+        # imported late: a single process needs no distributed tensors
+        from torch.distributed.tensor import distribute_tensor
+
+        # every rank has the same numbers, so none need be sent
+        whole = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    parameter.copy_(whole)

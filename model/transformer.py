@@ -42,6 +42,7 @@ B batch, T tokens, S keys, E width, H query heads, K key heads, D head dim, M ML
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -140,18 +141,21 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """The model: embedders, blocks, final norm and head."""
 
-    def __init__(self, config: ModelConfig, *, generator: torch.Generator | None = None):
+    def __init__(self, config: ModelConfig, *, generator: torch.Generator | None = None, empty: bool = False):
         """Build and initialise (see `model.init.init_weights`); give a generator for weights that do not depend on
-        the global random state."""
+        the global random state. empty: take no memory for parameters (they are on torch's "meta" device), so that they
+        can be split over ranks before there are any (`training.parallel.parallelize`)."""
         super().__init__()
         self.config = config
-        self.embed = Embedder(config)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.head = None if config.tie_embeddings else nn.Linear(config.dim, config.vocab_size, bias=False)
+        with torch.device("meta") if empty else nullcontext():
+            self.embed = Embedder(config)
+            self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+            self.norm = RMSNorm(config.dim, config.norm_eps)
+            self.head = None if config.tie_embeddings else nn.Linear(config.dim, config.vocab_size, bias=False)
         self.embed_out, self.final_out = nn.Identity(), nn.Identity()
         self.rotary = Rotary(config)
-        self.init_weights(generator)
+        if not empty:
+            self.init_weights(generator)
 
     def init_weights(self, generator: torch.Generator | None = None) -> None:
         """Fill every parameter anew, as the table of `model.init.init_weights` says."""

@@ -93,7 +93,8 @@ def train(
     """Train `model` in place to `config.num_steps`, going on from the newest checkpoint under `folder`.
 
     Args:
-        model: initialised; the same on every rank. A checkpoint replaces its weights.
+        model: initialised, the same on every rank; or empty, and then initialised from `config.seed` once its
+            parameters are where they belong. A checkpoint replaces its weights.
         rows: the training rows, as batches of this rank.
         folder: gets `checkpoints/`, `metrics.jsonl`, `events.jsonl` and `ledger.json`.
         runtime: settled by `resolve_runtime` and applied by `apply_runtime`.
@@ -135,13 +136,13 @@ class _Run:
         self.validate, self.on_step = validate, on_step
         micro_rows = config.micro_rows_on(world.replicas)
         self.num_batches = config.rows_per_step // (world.replicas * micro_rows)
-        self.model = model.to(device=runtime.device, dtype=runtime.weight_dtype)
+        self.model = model
         if distillation is not None:
             distillation.check(model)
             distillation.teacher.to(device=runtime.device, dtype=runtime.weight_dtype)
             if runtime.compile:
                 compile_blocks(distillation.teacher)
-        parallelize(model, runtime=runtime, world=world)
+        parallelize(model, runtime=runtime, world=world, seed=config.seed)
         self.optimizer = Optimizer(model, config)
         parameters = self.optimizer.parameters
         self.gradients = ShardedGradients(model, parameters) if is_sharded(model) else GradientBuffer(parameters)

@@ -1,7 +1,8 @@
 """One model over many ranks: who shares rows, who shares parameters, and what that does to the model.
 
     world = split_world(start_world(), context=4, shard=8)
-    parallelize(model, runtime=runtime, world=world)
+    model = Transformer(config, empty=True)
+    parallelize(model, runtime=runtime, world=world, seed=0)
 
 Two questions with two answers, and each is a line of the ranks cut into equal neighbours:
 
@@ -11,11 +12,12 @@ Two questions with two answers, and each is a line of the ranks cut into equal n
 They are independent, since gradients are summed over all ranks whoever shares what: the usual mesh replicate x shard x
 context is `shard = shard x context` here, and parameters that are split over fewer or more ranks than rows are as good.
 
-`parallelize` is the only place that changes a model for the machine, in this order: recomputation, so that the
-compiler sees it; compilation, block by block; sharding, whose hooks gather a block's parameters before it runs.
+`parallelize` is the only place that changes a model for the machine, in this order: device and dtype; recomputation,
+so that the compiler sees it; compilation, block by block; sharding, whose hooks gather a block's parameters before it
+runs; weights, for a model that was made without, so that no rank ever holds them all. They are those that a single
+rank would have drawn.
 
-What this file does not do: tensor, pipeline or expert parallelism. Every rank first builds the whole model in host
-memory, from the same seed, and then keeps its part.
+What this file does not do: tensor, pipeline or expert parallelism.
 """
 
 from __future__ import annotations
@@ -54,14 +56,19 @@ def split_world(world: World, *, context: int = 1, shard: int = 1, device: str =
     return dataclasses.replace(world, context=context, context_group=group, shard=shard, mesh=mesh)
 
 
-def parallelize(model: nn.Module, *, runtime: Runtime, world: World) -> None:
-    """Make a model, on its device and in its dtype, one that trains as `runtime` and `world` say; in place."""
+def parallelize(model: nn.Module, *, runtime: Runtime, world: World, seed: int) -> None:
+    """Make a model one that trains as `runtime` and `world` say; in place. seed: of the weights of an empty model."""
+    empty = any(parameter.is_meta for parameter in model.parameters())
+    model.to(device=None if empty else runtime.device, dtype=runtime.weight_dtype)
     tile_mlps(model, runtime.mlp_tile, compiled=runtime.compile)
     checkpoint_blocks(model, runtime.checkpointing)
     if runtime.compile:
         compile_blocks(model)
     if world.shard > 1:
         shard_parameters(model, runtime=runtime, world=world)
+    if empty:
+        model.to_empty(device=runtime.device)
+        model.init_weights(torch.Generator().manual_seed(seed))
 
 
 def shard_parameters(model: nn.Module, *, runtime: Runtime, world: World) -> None:

@@ -112,6 +112,17 @@ def test_equal_generators_give_equal_weights(config):
     assert torch.equal(two.head_weight, other.head_weight)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_empty_model_is_filled_like_any_other(config, dtype):
+    whole = Transformer(config, generator=torch.Generator().manual_seed(1)).to(dtype)
+    empty = Transformer(config, empty=True)
+    assert all(parameter.is_meta for parameter in empty.parameters())
+    empty.to(dtype).to_empty(device="cpu")
+    empty.init_weights(torch.Generator().manual_seed(1))
+    for name, value in empty.state_dict().items():
+        assert torch.equal(value, whole.state_dict()[name]), name
+
+
 def test_the_stream_neither_grows_nor_fades_at_first(config, make_document):
     """Root mean square near 1 on entry, for text and patches alike, and within a factor of 2 after all layers."""
     from model.prompt import batch_prompts

@@ -99,7 +99,9 @@ def source(world: World) -> RowSource:
 
 def run(folder: Path, world: World, *, taught: bool, steps: int = STEPS, **options) -> None:
     """Train, the first `steps` steps of the schedule."""
-    model = Transformer(SHAPE, generator=torch.Generator().manual_seed(1))
+    # with weights on one rank, and without, to be drawn where they belong, on several
+    weights = {"generator": torch.Generator().manual_seed(CONFIG.seed)} if world.size == 1 else {"empty": True}
+    model = Transformer(SHAPE, **weights)
     teacher = None
     if taught:
         small = replace(SHAPE, num_layers=1, window=7)
