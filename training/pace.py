@@ -47,6 +47,9 @@ class Pace:
         """The console's numbers for the window that ends here. All ranks call it."""
         seconds = max(1e-9, time.perf_counter() - self.start)
         self.flops_per_s = (flops - self.flops) / seconds / self.world.size
+        if 0 < (self.peak_flops or 0) < self.flops_per_s:
+            # it was measured while something else had the processor
+            self.peak_flops = max(self.flops_per_s, measure_matmul_flops(self.runtime))
         own = (round(self.busy_s, 3), round(self.data_s, 3), round(peak_memory_gib(self.runtime.device), 3))
         self.ranks = dict(
             zip(("busy_s", "data_s", "memory_gib"), zip(*self.world.gather(own), strict=True), strict=True)

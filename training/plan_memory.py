@@ -284,17 +284,22 @@ def _again(case: Case, *, mlp: bool) -> float:
     return case.num_tokens * parts + cast_weights(case, 1)
 
 
+def _stream_gradient(case: Case) -> float:
+    """Bytes of the stream's gradient, and of its cast for the branch."""
+    return case.num_tokens * case.model.dim * (WIDE + (case.low if case.low != WIDE else 0))
+
+
 def _mlp(case: Case) -> dict[str, float]:
     config, tokens, low = case.model, case.num_tokens, case.low
     tile = case.tile_tokens * case.micro_rows
     parts = {
         AGAIN: _again(case, mlp=True),
-        "gradient of the stream": tokens * config.dim * (WIDE + low),
+        "gradient of the stream": _stream_gradient(case),
     }
     if tile:
-        # a tile's activations, then as much again of gradients; the tiles' outputs, or the gradients of their inputs
+        # a tile's activations, then as much again of gradients; the gradients of the tiles' inputs
         parts["MLP tile"] = tile * (config.dim * low + 6 * config.mlp_dim * low)
-        parts["tiles side by side"] = 2 * tokens * config.dim * low
+        parts["tiles side by side"] = tokens * config.dim * low
     else:
         parts["MLP gradients"] = 2 * tokens * config.mlp_dim * low
     return parts
@@ -308,13 +313,15 @@ def _attention(case: Case) -> dict[str, float]:
     # two numbers to a row and head; sums of several ranks' parts in float32
     scratch = tokens * (both if case.context > 1 else 2 * config.num_heads) * WIDE
     if case.device == "cpu":
-        # a causal row: copies with each head on its own; windows: sums, and a call's rows and keys with gradients
-        whole = tokens * (3 * heads + 2 * keys + both) * low
-        windows = tokens * both * WIDE + min(tokens, CALL_ROWS) // 2 * 4 * (heads + keys) * WIDE
-        scratch = max(whole, windows)
+        # causal rows in one call: copies with each head on its own; in several calls, as windows are: sums, and a call's
+        # rows and keys with their gradients
+        row = tokens // case.micro_rows
+        scratch = tokens * both * WIDE + min(tokens, max(row, CALL_ROWS // 2)) * 4 * (heads + keys) * WIDE
+        if case.micro_rows <= max(1, CALL_ROWS // (2 * row)):
+            scratch = max(scratch, tokens * (3 * heads + 2 * keys + both) * low)
     parts = {
         AGAIN if case.mode != "none" else "MLP of the last block, let go": _again(case, mlp=False),
-        "gradient of the stream": tokens * config.dim * (WIDE + low),
+        "gradient of the stream": _stream_gradient(case),
         # of out, q, k and v; afterwards those of rotary turn and norm take attention's scratch's place
         "attention gradients": results,
         "attention workspace": scratch if case.compiled else max(scratch, 4 * tokens * heads * WIDE),

@@ -12,10 +12,12 @@ from tiny_run import TinyModel, tiny_config, tiny_train
 from training import runtime as runtime_module
 from training.config import RuntimeConfig, TrainConfig
 from training.console import Console, Status, count, duration
+from training.distributed import World
 from training.gradients import GradientBuffer
 from training.ledger import ACCOUNTS, Ledger
 from training.metrics import JsonLines, Record, TensorBoardSink, flat_numbers, read_lines
 from training.optimizer import Optimizer, parameter_groups
+from training.pace import Pace
 from training.runtime import Runtime, apply_runtime, has_bfloat16, resolve_runtime
 from training.schedule import learning_rate
 
@@ -201,6 +203,13 @@ def test_status_lines_align(capsys):
     console.close()
     assert short in capsys.readouterr().err
     assert (count(12), duration(59.6)) == ("12", "1:00")
+
+
+def test_a_peak_that_was_beaten_is_measured_anew():
+    pace = Pace(Runtime(), num_steps=4, world=World(), peak_flops=1.0)
+    pace.begin(step=0, tokens=0, flops=0)
+    asked = {"step": 2, "tokens": 64, "flops": 10**9, "loss": 1.0, "grad_norm": 1.0, "learning_rate": 0.1}
+    assert 0 < pace.status(**asked).mfu <= 1 and pace.peak_flops > 1.0
 
 
 def test_runtime_is_settled_once_per_folder(tmp_path, monkeypatch):
