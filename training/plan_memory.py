@@ -313,8 +313,8 @@ def _attention(case: Case) -> dict[str, float]:
     # two numbers to a row and head; sums of several ranks' parts in float32
     scratch = tokens * (both if case.context > 1 else 2 * config.num_heads) * WIDE
     if case.device == "cpu":
-        # causal rows in one call: copies with each head on its own; in several calls, as windows are: sums, and a call's
-        # rows and keys with their gradients
+        # causal rows in one call: copies with each head on its own; in several calls, as windows are: sums, and a
+        # call's rows and keys with their gradients
         row = tokens // case.micro_rows
         scratch = tokens * both * WIDE + min(tokens, max(row, CALL_ROWS // 2)) * 4 * (heads + keys) * WIDE
         if case.micro_rows <= max(1, CALL_ROWS // (2 * row)):
