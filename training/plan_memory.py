@@ -67,6 +67,9 @@ class Case:
     optimizer: str = "adamw"
     patches: tuple[tuple[str, int], ...] = ()
     """(modality, most patches of a row)."""
+    accumulated: bool = False
+    """Are gradients of an earlier forward pass of the step there? If not, those of sharded parameters come one block
+    after another, while what blocks keep goes."""
 
     @property
     def num_tokens(self) -> int:
@@ -208,9 +211,8 @@ def memory(case: Case) -> Memory:
     own = num_parameters(config) / case.shard
     lasting = {
         "parameters": WIDE * own,
-        "gradients": WIDE * own,
+        "gradients": WIDE * own if case.shard == 1 or case.accumulated else 0.0,
         "optimizer": WIDE * _optimizer_numbers(case) / case.shard,
-        "gathered parameters": _gathered(case),
         "batch, masks, tables": tokens * (BATCH_BYTES + SPAN_BYTES) + table_bytes(case),
         "patches": _patches(case),
         **kept_bytes(case),
@@ -220,6 +222,8 @@ def memory(case: Case) -> Memory:
     if case.mode == "none":
         lasting["weights in half precision"] = cast_weights(case, config.num_layers)
     moments = {"loss": _loss(case), "MLP": _mlp(case), "attention": _attention(case)}
+    if case.shard > 1:
+        moments = {name: terms | _gathered(case, name) for name, terms in moments.items()}
     return Memory({name: size for name, size in lasting.items() if size}, moments, _host(case))
 
 
@@ -229,12 +233,18 @@ def _optimizer_numbers(case: Case) -> float:
     return 2 * (every - muon) + muon
 
 
-def _gathered(case: Case) -> float:
-    if case.shard == 1:
-        return 0.0
-    block, outer = block_parameters(case.model), outer_parameters(case.model)
-    # a block at work and the next one; one block's gradient, and the float32 in which it is summed
-    return block * (2 * case.low + case.low + WIDE) + 2 * WIDE * outer
+def _gathered(case: Case, moment: str) -> dict[str, float]:
+    """What FSDP holds beside a rank's own part. Ends stay gathered from the forward pass on."""
+    config, block = case.model, block_parameters(case.model)
+    ends = {"gathered ends": WIDE * outer_parameters(config)}
+    if moment == "loss":
+        return ends
+    return ends | {
+        # a block at work and the next one
+        "gathered blocks": 2 * case.low * block,
+        # that of the head, until its group's sum at the end; a block's own, and the float32 in which it is summed
+        "whole gradients": WIDE * config.vocab_size * config.dim + (case.low + WIDE * (moment == "attention")) * block,
+    }
 
 
 def _patches(case: Case) -> float:
