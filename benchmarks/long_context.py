@@ -11,8 +11,8 @@
     train-N        training steps on one row of N tokens, one document, by the demo's large model (4 layers of width
                    256): forward, fused head and loss, backward, AdamW, in bfloat16; blocks are computed again in the
                    backward pass (attention apart) where their activations would not fit
-    generate-NxB   N new tokens after each of B prompts of unequal length, by the demo's large model: tokens/s and memory by
-                   position
+    generate-NxB   N new tokens after each of B prompts of unequal length, by the demo's large model: tokens/s and
+                   memory by position
 
 Weights are random unless a trained model is given, which changes no cost. Long reading is put down every few minutes in
 the work folder, and a case that has ended is kept there until all are recorded: the same command, started again after
