@@ -176,7 +176,7 @@ def measure(
             torch.autocast(torch.device(device).type, dtype=autocast, enabled=autocast is not None),
             torch.compiler.set_stance("force_eager"),
         ):
-            hidden = model(batch.token_ids, batch.position, batch.segment, batch.block, batch.media)
+            hidden = model(batch.token_ids, batch.position, batch.document, batch.block, batch.media)
             _, token_loss = linear_cross_entropy(
                 hidden.flatten(0, 1), model.head_weight, batch.labels.flatten(), return_token_loss=True
             )
