@@ -1,6 +1,6 @@
 """Rows of 16,384 tokens on a CPU: whole packages of source code, read with more and more of them in sight.
 
-It shows the settings of long rows where anyone can run them. Documents are packages of up to 32 KiB (some 14,000
+It shows the settings of long rows where anyone can run them. Documents are packages of up to 24 KiB (some 15,000
 tokens), among tutorial pages and the demo's pictures, speech and films. Attention sees 2,048 tokens of a document at
 first, 8,192 from 40 % of the steps on, all of it for the last quarter; the rotary base of global layers is that of
 the full length from the beginning. Six layers, five local and one global, the layout that `long_1m` has; blocks are
@@ -37,7 +37,7 @@ def long_cpu() -> Recipe:
         ),
         validation=held_out,
         test=held_out,
-        package_kib=32,
+        package_kib=24,
     )  # fmt: skip
     return dataclasses.replace(
         base,
