@@ -10,7 +10,7 @@ import torch
 from benchmarks import harness, linear_loss
 from benchmarks.contest import OURS, Built, Rules, contest
 from benchmarks.measure import LeftOutError, summarize, take_turns
-from benchmarks.memory import measure
+from benchmarks.memory import peak_growth
 
 DYING = """
 import json, sys
@@ -20,6 +20,22 @@ if "bad" not in given["--without"].split(","):
     Path(given["--stage"]).write_text("bad")
     raise SystemExit(7)
 print(json.dumps({"case": given["--child"], "contenders": {"good": {}}}))
+"""
+
+TARGET = """
+import os, torch
+
+def call(*, tiny, numbers):
+    if numbers < 0:
+        raise KeyError(numbers)
+    # two blocks for a moment, one to stay
+    size = 1 if tiny else numbers * (1 + int(os.environ.get("RANK", 0)))
+
+    def run():
+        kept = torch.ones(size)
+        return [kept + torch.ones(size).mul_(2)]
+
+    return run
 """
 
 
@@ -120,20 +136,18 @@ def test_hardware_names_versions_and_commit():
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs /proc")
-def test_memory_is_what_the_call_held_at_most():
-    def call(*, tiny):
-        def run():
-            # 64 MB for a moment, 32 MB to stay
-            size = 1 if tiny else 2**23
-            kept = torch.ones(size)
-            return [kept + torch.ones(size).mul_(2)]
-
-        return run
-
-    grown = measure(call, {})
-    assert grown["kept_bytes"] == 2**25
+def test_memory_is_what_the_call_held_at_most(tmp_path, monkeypatch):
+    """In processes of its own: what other tests have left in the allocator would be taken again unseen."""
+    (tmp_path / "memory_target.py").write_text(TARGET)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    grown = peak_growth("memory_target:call", {"numbers": 2**23})
+    assert grown["kept_bytes"] == 2**25 and grown["method"] == "VmHWM"
     # the kernel counts pages in batches
     assert 3 * 2**25 - 2**20 <= grown["growth_bytes"] < 3 * 2**25 + 2**24
+    # of two ranks the one that grew more, here the second, is told
+    grown = peak_growth("memory_target:call", {"numbers": 2**22}, ranks=2)
+    assert grown["kept_bytes"] == 2**25
+    assert "ended with 1: KeyError" in peak_growth("memory_target:call", {"numbers": -1})["left_out"]
 
 
 def test_cases_are_picked_by_word():
