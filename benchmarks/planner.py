@@ -45,13 +45,13 @@ CASES: dict[str, dict[str, Any]] = {
     "weights-bfloat16": {"model": "wide", "row_tokens": 1024, "checkpointing": "none", "dtype": "bfloat16"},
     "shard-none-float32": {"model": "wide", "row_tokens": 2048, "ranks": 2, "shard": 2, "checkpointing": "none",
                            "dtype": "float32"},
-    "shard-full-bfloat16": {"model": "wide", "row_tokens": 16384, "ranks": 2, "shard": 2, "checkpointing": "full",
-                            "dtype": "bfloat16"},
+    "shard-full-bfloat16": {"model": "wide", "row_tokens": 4096, "micro_rows": 4, "ranks": 2, "shard": 2,
+                            "checkpointing": "full", "dtype": "bfloat16"},
     "context-none-float32": {"micro_rows": 2, "ranks": 2, "context": 2, "checkpointing": "none", "dtype": "float32"},
-    "context-full-bfloat16": {"row_tokens": 81920, "ranks": 2, "context": 2, "checkpointing": "full",
+    "context-full-bfloat16": {"row_tokens": 16384, "micro_rows": 5, "ranks": 2, "context": 2, "checkpointing": "full",
                               "dtype": "bfloat16"},
-    "context-shard-selective-bfloat16": {"model": "wide", "row_tokens": 32768, "ranks": 2, "context": 2, "shard": 2,
-                                         "checkpointing": "selective", "dtype": "bfloat16"},
+    "context-shard-selective-bfloat16": {"model": "wide", "row_tokens": 8192, "micro_rows": 4, "ranks": 2, "context": 2,
+                                         "shard": 2, "checkpointing": "selective", "dtype": "bfloat16"},
 }  # fmt: skip
 """Fields of `training.plan_memory.Case`; `model` by its name above."""
 DEFAULTS = {"model": "small", "row_tokens": 8192, "micro_rows": 1}
@@ -146,7 +146,13 @@ def draw(record: dict[str, Any], path: Any) -> None:
     axis.barh(places, [case["measured_gib"] for case in cases], 0.6, color="#c9d5e3", label="measured, GiB per rank")
     axis.plot([case["estimate_gib"] for case in cases], places, "|", color="#b5452c", ms=14, mew=2.5, label="estimated")
     for place, case in zip(places, cases, strict=True):
-        axis.text(case["measured_gib"], place, f"  {case['ratio'] - 1:+.1%}", va="center", fontsize=9)
+        axis.text(
+            max(case["measured_gib"], case["estimate_gib"]),
+            place,
+            f"  {case['ratio'] - 1:+.1%}",
+            va="center",
+            fontsize=9,
+        )
     axis.set_yticks(places, [case["case"] for case in cases], fontsize=9)
     axis.invert_yaxis()
     axis.set_xlabel("peak memory over the imported process, GiB")
