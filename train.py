@@ -236,7 +236,8 @@ class _Run:
             blank_fraction=rows.blank_fraction,
             kind_weights=self.kind_weights(),
             mixture=Mixture.parse(rows.mixture),
-            lengths=LengthSchedule.parse(rows.length_schedule),
+            # by the rows of the whole run: those of selected documents are only its beginning
+            lengths=LengthSchedule.parse(rows.length_schedule).by_row(config.num_steps * config.rows_per_step),
             documents=self.documents if documents is None else documents,
         )
 

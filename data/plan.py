@@ -33,7 +33,6 @@ import numpy as np
 
 from data.counters import BLANK, CHUNK, ROWS, hashed, unit
 from data.document import MODALITIES, SPLITS
-from data.length_schedule import LengthSchedule
 from data.mixture import Mixture, Stream, realised
 from data.pack import pack
 from data.segments import find_segments
@@ -127,7 +126,7 @@ class Plan:
         levels: Iterable[int] | None = None,
         kind_weights: dict | None = None,
         mixture: Mixture | None = None,
-        lengths: LengthSchedule | None = None,
+        lengths: tuple[tuple[int, int], ...] = (),
         long: str = "split",
         shuffle: bool = True,
         name: str | None = None,
@@ -139,7 +138,7 @@ class Plan:
         mask (n,) to choose from; kinds, levels narrow further. kind_weights: visits per epoch, by kind
         ("page": 2) or kind and level ("page/1": 0.5); a fraction visits that part of the documents, others each
         epoch; kinds without an entry weigh 1. mixture: weights by source too, and along the rows; added to
-        kind_weights. lengths: how far attention sees along a document, by progress along the rows; which
+        kind_weights. lengths: (row, tokens), how far attention sees along a document from a row on; which
         documents lie where does not depend on it. long: "split" documents that exceed a row, or "drop" them.
         name: under which the plan is saved; the split's unless given. Raises ValueError when nothing is left to
         plan.
@@ -182,7 +181,6 @@ class Plan:
         del row, phase
         tokens = piece.tokens[order]
         start = np.zeros(len(order), dtype=np.int32) if piece.start is None else piece.start[order]
-        steps = (lengths or LengthSchedule()).by_row(len(offset) - 1)
         plan = cls(
             document[order],
             start,
@@ -193,7 +191,7 @@ class Plan:
             budget,
             corpus.fingerprint,
             {},
-            steps,
+            lengths,
         )
         info = {
             "name": split if name is None else _plain(name),

@@ -21,7 +21,8 @@ BUDGET = {"image": 96, "audio": 96, "video": 160}
 def plans(corpus) -> tuple[Plan, Plan]:
     """The same rows with a schedule and without."""
     build = {"row_tokens": ROW, "media_budget": BUDGET, "epochs": 2, "seed": 5}
-    return Plan.build(corpus, lengths=LengthSchedule(((0, 24), (0.5, 64))), **build), Plan.build(corpus, **build)
+    whole = Plan.build(corpus, **build)
+    return Plan.build(corpus, lengths=LengthSchedule(((0, 24), (0.5, 64))).by_row(len(whole)), **build), whole
 
 
 @pytest.mark.parametrize(
