@@ -170,13 +170,19 @@ def begin(name: str, options: argparse.Namespace, device: str, tests: tuple[str,
     return {
         "benchmark": name,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "command": f"python -m benchmarks.{name} " + " ".join(options.given),
+        # a record speaks of the project, not of where somebody's folders lie
+        "command": " ".join(["python -m", f"benchmarks.{name}", *map(_short, options.given)]),
         "quick": options.quick,
         "tests": checked,
         "hardware": hardware(device, options.threads, load),
         "cases": [],
         "targets": [],
     }
+
+
+def _short(word: str) -> str:
+    """A word of a command line, an absolute path by its last part."""
+    return Path(word).name if Path(word).is_absolute() else word
 
 
 @dataclass

@@ -86,9 +86,8 @@ class Plan:
 def plan_of(case: Case, train: TrainConfig, device: Device) -> Plan:
     """What one case comes to on a device. Raises ValueError where the rows of a step cannot be shared so."""
     rows = train.micro_rows_on(case.ranks // case.context)
-    case = replace(case, micro_rows=rows, optimizer=train.optimizer)
     num_micro = train.rows_per_step * case.context // (case.ranks * rows)
-    case = replace(case, accumulated=num_micro > 1)
+    case = replace(case, micro_rows=rows, optimizer=train.optimizer, accumulated=num_micro > 1)
     return Plan(case, memory(case), step_time(case, device, num_micro=num_micro), num_micro, device)
 
 
