@@ -129,6 +129,12 @@ def test_records_append_and_never_clobber(tmp_path, capsys):
     assert record["targets"][0]["met"] and harness.target("c", "x", None, "at most", 1.0) == []
 
 
+def test_a_record_names_no_folder_of_a_machine(tmp_path):
+    options = argparse.Namespace(quick=True, threads=1, given=["--results", str(tmp_path / "found"), "--cases", "a/b"])
+    record = harness.begin("toy", options, "cpu", ())
+    assert record["command"] == "python -m benchmarks.toy --results found --cases a/b"
+
+
 def test_hardware_names_versions_and_commit():
     found = harness.hardware("cpu", 2, 0.25)
     assert {"processor", "cores", "threads", "commit", "dirty", "versions", "load_before", "python"} <= set(found)
