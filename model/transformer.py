@@ -41,7 +41,7 @@ B batch, T tokens, S keys, E width, H query heads, K key heads, D head dim, M ML
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -211,10 +211,22 @@ class Transformer(nn.Module):
             spans, caches = cache.extend(document, block), cache.layers
         tables = self.rotary(position)
         x = self.embed_out(self.embed(token_ids, media))
-        for layer, layer_block in enumerate(self.blocks):
-            reach = int(self.config.is_global(layer))
-            x = layer_block(x, tables[reach], spans[reach], caches[layer])
+        x = self.through(range(len(self.blocks)), x, tables, spans, caches)
         return self.final_out(self.norm(x))
+
+    def through(
+        self,
+        layers: Sequence[int],
+        x: Tensor,
+        tables: tuple[Tables, Tables],
+        spans: tuple[Spans, Spans],
+        caches: Sequence[LayerCache | None],
+    ) -> Tensor:
+        """The stream (B, T, E) after neighbouring layers. tables, spans: for local and for global ones."""
+        for layer in layers:
+            reach = int(self.config.is_global(layer))
+            x = self.blocks[layer](x, tables[reach], spans[reach], caches[layer])
+        return x
 
     def fill(
         self,
@@ -232,11 +244,8 @@ class Transformer(nn.Module):
         the only global layer, a context costs time in proportion to its length.
         """
         spans, tables = cache.extend(document, block), self.rotary(position)
-        x = self.embed(token_ids, media)
         *layers, last = range(len(self.blocks))
-        for layer in layers:
-            reach = int(self.config.is_global(layer))
-            x = self.blocks[layer](x, tables[reach], spans[reach], cache.layers[layer])
+        x = self.through(layers, self.embed(token_ids, media), tables, spans, cache.layers)
         end, reach = self.blocks[last], int(self.config.is_global(last))
         _, k, v = end.attn.project(end.attn_norm(x), tables[reach])
         cache.layers[last].append(k, v)

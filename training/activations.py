@@ -1,4 +1,4 @@
-"""What the forward pass keeps for the backward pass: everything, little, or next to nothing.
+"""What a block keeps for the backward pass: everything, little, or next to nothing.
 
 A block that keeps everything holds about 20 tensors of the stream's size. `checkpointing` trades that for computing
 blocks again in the backward pass (Chen et al. 2016, 1604.06174):
@@ -7,15 +7,19 @@ blocks again in the backward pass (Chen et al. 2016, 1604.06174):
     selective   a block keeps what it was given, and the forward pass is done again but for the attention of global
                 layers, whose out and lse are kept: its work grows with the square of the length, what it gives does not
     full        a block keeps what it was given, and nothing else
-    offload     like full, and what it was given waits in host memory (pinned) for the backward pass; on a CPU that is
-                where it is anyway, so there it is full
+    offload     like selective, and what is kept waits in host memory (pinned) for the backward pass; on a CPU that is
+                where it is anyway, so there it is selective
+
+`checkpoint_layers` goes further: so many neighbouring local layers keep one input between them, and are gone through
+once more to find what each was given. Local layers are the cheap ones where rows are long; a global layer keeps its own.
 
 `mlp_tile` is apart from these: the MLP of a block runs over so many tokens at a time, and each tile is computed again
 in the backward pass, so that its inner width, the widest tensor of all, never exists for a whole row.
 
 All of it computes the same numbers as without: what is done again is the same code on the same inputs. Under the
-compiler the recomputation is part of the compiled block. Rows that lie on several ranks are sent again where ring
-attention is done again; all ranks do so, in the same order.
+compiler the recomputation is part of the compiled block, and out is then kept by autograd, where offloading finds it;
+without the compiler a selective policy keeps it to itself, on the device. Rows that lie on several ranks are sent again
+where ring attention is done again; all ranks do so, in the same order.
 """
 
 from __future__ import annotations
@@ -30,17 +34,36 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
+from model.config import ModelConfig
 
-def checkpoint_blocks(model: nn.Module, mode: str) -> None:
-    """Let each block keep what `mode` says, in place; names of parameters stay. Call it before blocks are compiled."""
+
+def checkpoint_blocks(model: nn.Module, mode: str, *, layers: int = 1) -> None:
+    """Let each block keep what `mode` says, in place; names of parameters stay. Call it before blocks are compiled.
+
+    layers: neighbouring local layers that keep one input between them.
+    """
     if mode == "none":
         return
+    if layers > 1:
+        model.through = MethodType(_by_runs(type(model).through, layers), model)
     for layer, block in enumerate(model.blocks):
         options = {}
-        if mode == "selective" and model.config.is_global(layer):
+        if mode in ("selective", "offload") and model.config.is_global(layer):
             options["context_fn"] = partial(create_selective_checkpoint_contexts, kept_operations())
         # dropout and other random numbers do not occur
         block.forward = MethodType(_again(type(block).forward, preserve_rng_state=False, **options), block)
+
+
+def local_runs(config: ModelConfig, every: range, most: int) -> list[range]:
+    """The layers `every` in order, neighbouring local ones together, up to `most`; global ones by themselves."""
+    runs: list[range] = []
+    for layer in every:
+        last = runs[-1] if runs else range(0)
+        if config.is_global(layer) or not last or len(last) == most or config.is_global(last[0]):
+            runs.append(range(layer, layer + 1))
+        else:
+            runs[-1] = range(last.start, layer + 1)
+    return runs
 
 
 def kept_operations() -> list:
@@ -72,11 +95,10 @@ def offloading(model: nn.Module, mode: str, device: str) -> AbstractContextManag
     """Context of a forward pass in which what blocks were given goes to host memory until it is needed."""
     if mode != "offload":
         return nullcontext()
-    width = model.config.dim
+    config = model.config
 
     def pack(tensor: Tensor) -> tuple[torch.device, Tensor]:
-        # the stream: everything else that is saved is small or shared by all blocks
-        if tensor.dim() != 3 or tensor.shape[-1] != width or tensor.device.type == "cpu":
+        if tensor.device.type == "cpu" or not is_wide(tensor, config):
             return tensor.device, tensor
         host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         return tensor.device, host.copy_(tensor, non_blocking=True)
@@ -86,6 +108,25 @@ def offloading(model: nn.Module, mode: str, device: str) -> AbstractContextManag
         return tensor.to(home, non_blocking=True)
 
     return saved_tensors_hooks(pack, unpack)
+
+
+def is_wide(tensor: Tensor, config: ModelConfig) -> bool:
+    """Is it the stream (B, T, E), or what attention gave (B, T, H, D)? All else is small or shared by all blocks."""
+    return (tensor.dim() == 3 and tensor.shape[-1] == config.dim) or (
+        tensor.dim() == 4 and tensor.shape[-2:] == (config.num_heads, config.head_dim)
+    )
+
+
+def _by_runs(through: Callable, layers: int) -> Callable:
+    def checkpointed(self: nn.Module, every: range, x: Tensor, *shared) -> Tensor:
+        for run in local_runs(self.config, every, layers):
+            if len(run) > 1:
+                x = checkpoint(through, self, run, x, *shared, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = through(self, run, x, *shared)
+        return x
+
+    return checkpointed
 
 
 def _again(forward: Callable, **options) -> Callable:

@@ -169,7 +169,9 @@ class RuntimeConfig:
     """Neighbouring ranks that hold one copy of the model between them, for models too large for one (FSDP)."""
     checkpointing: str = "none"
     """What blocks compute again in the backward pass instead of keeping it: "none", "selective" (all but the attention
-    of global layers), "full", or "offload" (full, and what a block was given waits in host memory)."""
+    of global layers), "full", or "offload" (selective, and what is kept waits in host memory)."""
+    checkpoint_layers: int = 1
+    """Neighbouring local layers that keep one input between them where blocks are computed again."""
     timeout_s: float = 1800.0
     """Seconds that a rank waits for the others in a sum before it gives up and says where each was last seen."""
     profile: tuple[int, int] | None = None
@@ -195,6 +197,13 @@ class RuntimeConfig:
             raise ValueError(f"shard = {self.shard}: give 1 for whole models, or the ranks that share one")
         if self.checkpointing not in CHECKPOINTING:
             raise ValueError(f"checkpointing = {self.checkpointing!r}: choose one of {', '.join(CHECKPOINTING)}")
+        if self.checkpoint_layers < 1:
+            raise ValueError(f"checkpoint_layers = {self.checkpoint_layers}: give 1, or the layers that keep one input")
+        if self.checkpoint_layers > 1 and self.checkpointing == "none":
+            raise ValueError(
+                f"checkpoint_layers = {self.checkpoint_layers} with checkpointing = 'none', where every layer keeps "
+                "everything: choose checkpointing selective, full or offload"
+            )
         if self.timeout_s <= 0:
             raise ValueError(f"timeout_s = {self.timeout_s} must be positive")
         if self.profile is not None:

@@ -61,7 +61,7 @@ def parallelize(model: nn.Module, *, runtime: Runtime, world: World, seed: int) 
     empty = any(parameter.is_meta for parameter in model.parameters())
     model.to(device=None if empty else runtime.device, dtype=runtime.weight_dtype)
     tile_mlps(model, runtime.mlp_tile, compiled=runtime.compile)
-    checkpoint_blocks(model, runtime.checkpointing)
+    checkpoint_blocks(model, runtime.checkpointing, layers=runtime.checkpoint_layers)
     if runtime.compile:
         compile_blocks(model)
     if world.shard > 1:

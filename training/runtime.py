@@ -56,6 +56,8 @@ class Runtime:
     """Deterministic algorithms only."""
     checkpointing: str = "none"
     """What blocks compute again in the backward pass (`training.activations`)."""
+    checkpoint_layers: int = 1
+    """Neighbouring local layers that keep one input between them."""
     mlp_tile: int = 0
     """Tokens that an MLP takes at a time; 0: all."""
     profile: tuple[int, int] | None = None
@@ -65,7 +67,7 @@ class Runtime:
 
     def identity(self) -> dict[str, object]:
         """What may alter the weights' bits, for a stage's configuration; computing again the same does not."""
-        exact = {"reasons", "checkpointing", "mlp_tile", "profile"}
+        exact = {"reasons", "checkpointing", "checkpoint_layers", "mlp_tile", "profile"}
         if self.device == "cuda":
             # there the host's threads compute nothing
             exact.add("num_threads")
@@ -105,6 +107,7 @@ def resolve_runtime(config: RuntimeConfig, *, folder: Path | None = None) -> Run
             num_threads=config.num_threads or usable_cores(),
             deterministic=config.deterministic,
             checkpointing=config.checkpointing,
+            checkpoint_layers=config.checkpoint_layers,
             mlp_tile=config.mlp_tile,
             profile=config.profile,
             reasons=reasons,

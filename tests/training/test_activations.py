@@ -1,5 +1,6 @@
 """What is computed again is the same: gradients to the bit, and as much kept as each mode says."""
 
+import dataclasses
 import importlib
 
 import pytest
@@ -8,7 +9,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from kernels import linear_cross_entropy
 from model import ModelConfig, Transformer
-from training.activations import checkpoint_blocks, offloading, tile_mlps
+from training.activations import checkpoint_blocks, is_wide, local_runs, offloading, tile_mlps
 from training.config import RuntimeConfig
 
 TOKENS = 48
@@ -18,11 +19,13 @@ SHAPE = ModelConfig(
 )  # fmt: skip
 
 
-def step(mode: str, tile: int = 0, *, compiled: bool = False) -> tuple[torch.Tensor, list[torch.Tensor], int]:
-    """Loss, gradients, and bytes that the forward pass kept beside the parameters."""
-    model = Transformer(SHAPE, generator=torch.Generator().manual_seed(0)).double()
+def step(
+    mode: str, tile: int = 0, *, compiled: bool = False, layers: int = 1, shape: ModelConfig = SHAPE
+) -> tuple[torch.Tensor, list[torch.Tensor], dict[int, torch.Tensor]]:
+    """Loss, gradients, and the tensors that the forward pass kept beside the parameters, each storage once."""
+    model = Transformer(shape, generator=torch.Generator().manual_seed(0)).double()
     tile_mlps(model, tile, compiled=compiled)
-    checkpoint_blocks(model, mode)
+    checkpoint_blocks(model, mode, layers=layers)
     if compiled:
         for block in model.blocks:
             block.compile(dynamic=False)
@@ -34,14 +37,25 @@ def step(mode: str, tile: int = 0, *, compiled: bool = False) -> tuple[torch.Ten
 
     def pack(tensor):
         if tensor.data_ptr() not in own:
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor), offloading(model, mode, "cpu"):
         hidden = model(token_ids, position, document, torch.zeros_like(document))
     loss = linear_cross_entropy(hidden.flatten(0, 1), model.head_weight, labels.flatten())
     loss.backward()
-    return loss.detach(), [parameter.grad for parameter in model.parameters()], sum(kept.values())
+    return loss.detach(), [parameter.grad for parameter in model.parameters()], kept
+
+
+def num_bytes(kept: dict[int, torch.Tensor]) -> int:
+    """Of their storages."""
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def wide(kept: dict[int, torch.Tensor], shape: ModelConfig) -> tuple[int, int]:
+    """How many of them are streams, and how many what attention gave: what offloading sends to the host."""
+    found = [tensor.dim() for tensor in kept.values() if is_wide(tensor, shape)]
+    return found.count(3), found.count(4)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +68,7 @@ def test_gradients_are_the_same_bits(mode, plain):
     loss, gradients, kept = step(mode)
     assert torch.equal(loss, plain[0])
     assert all(torch.equal(one, other) for one, other in zip(gradients, plain[1], strict=True))
-    assert kept < plain[2] / 2
+    assert num_bytes(kept) < num_bytes(plain[2]) / 2
 
 
 @pytest.mark.parametrize("tile", [7, 16, TOKENS, 1000])
@@ -66,7 +80,7 @@ def test_tiled_mlps_give_the_same_gradients(tile, plain):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize(("mode", "forwards"), [("none", 4), ("selective", 6), ("full", 8)])
+@pytest.mark.parametrize(("mode", "forwards"), [("none", 4), ("selective", 6), ("full", 8), ("offload", 6)])
 def test_attention_of_global_layers_is_done_once(mode, forwards, monkeypatch):
     """Two of four layers are global: with the selective mode only the local two are done again."""
     # the package's `attention` is its function
@@ -82,6 +96,44 @@ def test_attention_of_global_layers_is_done_once(mode, forwards, monkeypatch):
     assert len(calls) == forwards
 
 
+@pytest.mark.parametrize("mode", ["selective", "full"])
+def test_layers_that_share_an_input_keep_one(mode, monkeypatch):
+    """Six local layers and a global one: with three to an input, three inputs are kept in place of seven, and each
+    local layer but the last of its three, whose input is enough, is gone through twice more."""
+    shape = dataclasses.replace(SHAPE, num_layers=7, global_every=7)
+    cpu = importlib.import_module("kernels.attention.cpu")
+    calls, forward = [], cpu.forward
+
+    def counted(*inputs, **options):
+        calls.append(None)
+        return forward(*inputs, **options)
+
+    monkeypatch.setattr(cpu, "forward", counted)
+    loss, gradients, alone = step(mode, shape=shape)
+    again = len(calls)
+    shared_loss, shared_gradients, shared = step(mode, layers=3, shape=shape)
+    assert torch.equal(loss, shared_loss)
+    assert all(torch.equal(one, other) for one, other in zip(gradients, shared_gradients, strict=True))
+    # the input of the last norm is one more
+    assert wide(alone, shape)[0] - wide(shared, shape)[0] == 4
+    assert len(calls) - again == again + 4
+
+
+def test_runs_of_local_layers():
+    shape = dataclasses.replace(SHAPE, num_layers=13, global_every=6)
+    assert [list(run) for run in local_runs(shape, range(13), 3)] == [
+        [0, 1, 2], [3, 4], [5], [6, 7, 8], [9, 10], [11], [12]
+    ]  # fmt: skip
+    assert [list(run) for run in local_runs(shape, range(2, 8), 9)] == [[2, 3, 4], [5], [6, 7]]
+    assert local_runs(shape, range(5), 1) == [range(layer, layer + 1) for layer in range(5)]
+
+
+@pytest.mark.parametrize(("mode", "outs"), [("selective", 2), ("full", 0)])
+def test_compiled_blocks_hand_autograd_what_is_offloaded(mode, outs):
+    """Inputs of four layers, two tensors of the last norm, and out of two global layers (offloading is selective)."""
+    assert wide(step(mode, compiled=True)[2], SHAPE) == (6, outs)
+
+
 def test_compiled_blocks_are_computed_again_too(plain):
     loss, gradients, _ = step("selective", 16, compiled=True)
     torch.testing.assert_close(loss, plain[0], rtol=0, atol=1e-12)
@@ -93,6 +145,8 @@ def test_compiled_blocks_are_computed_again_too(plain):
     ("field", "value", "told"),
     [
         ("checkpointing", "some", "choose one of none, selective, full, offload"),
+        ("checkpoint_layers", 0, "or the layers that keep one input"),
+        ("checkpoint_layers", 2, "choose checkpointing selective"),
         ("mlp_tile", -1, "or 0 for whole rows"),
         ("shard", 0, "the ranks that share one"),
         ("timeout_s", 0.0, "must be positive"),

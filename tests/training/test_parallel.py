@@ -31,8 +31,8 @@ from training.runtime import Runtime
 
 ROW, VOCAB = 64, 40
 SHAPE = ModelConfig(
-    vocab_size=VOCAB, dim=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=48, window=20,
-    global_every=2, image_dim=12, audio_dim=8, video_dim=10,
+    vocab_size=VOCAB, dim=32, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=48, window=20,
+    global_every=3, image_dim=12, audio_dim=8, video_dim=10,
 )  # fmt: skip
 STEPS = 50
 CONFIG = TrainConfig(
@@ -44,7 +44,10 @@ MESHES = {
     4: [(1, 1), (2, 1), (4, 1), (1, 2), (2, 2), (4, 2), (1, 4), (2, 4), (4, 4)],
 }
 """World size -> ranks that share rows, ranks that share parameters."""
-OPTIONS = {(1, 2): {"checkpointing": "selective"}, (2, 2): {"checkpointing": "full", "mlp_tile": 16}}
+OPTIONS = {
+    (1, 2): {"checkpointing": "selective", "checkpoint_layers": 2},
+    (2, 2): {"checkpointing": "full", "mlp_tile": 16, "checkpoint_layers": 2},
+}
 """What some meshes do besides, and must not alter anything."""
 
 
