@@ -133,9 +133,16 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, tables: Tables, spans: Spans, cache: LayerCache | None = None) -> Tensor:
         """x: (B, T, E), the residual stream -> the stream after this layer."""
+        return self.resid_out(self.feed(self.attend(x, tables, spans, cache)))
+
+    def attend(self, x: Tensor, tables: Tables, spans: Spans, cache: LayerCache | None = None) -> Tensor:
+        """The first half, in which tokens see each other; as `forward`."""
         x = self.resid_in(x)
-        x = self.resid_mid(x + self.attn_out(self.attn(self.attn_norm(x), tables, spans, cache)))
-        return self.resid_out(x + self.mlp_out(self.mlp(self.mlp_norm(x))))
+        return self.resid_mid(x + self.attn_out(self.attn(self.attn_norm(x), tables, spans, cache)))
+
+    def feed(self, x: Tensor) -> Tensor:
+        """The second half, each token by itself: (B, T, E) -> (B, T, E)."""
+        return x + self.mlp_out(self.mlp(self.mlp_norm(x)))
 
 
 class Transformer(nn.Module):

@@ -13,13 +13,16 @@ blocks again in the backward pass (Chen et al. 2016, 1604.06174):
 `checkpoint_layers` goes further: so many neighbouring local layers keep one input between them, and are gone through
 once more to find what each was given. Local layers are the cheap ones where rows are long; a global layer keeps its own.
 
-`mlp_tile` is apart from these: the MLP of a block runs over so many tokens at a time, and each tile is computed again
-in the backward pass, so that its inner width, the widest tensor of all, never exists for a whole row.
+`mlp_tile` is apart from these: the second half of a block, its norm and MLP, runs over so many tokens at a time, and
+each tile is computed again in the backward pass, so that its inner width, the widest tensor of all, never exists for a
+whole row. A global layer that keeps its attention then keeps the stream between its halves as well.
 
-All of it computes the same numbers as without: what is done again is the same code on the same inputs. Under the
-compiler the recomputation is part of the compiled block, and out is then kept by autograd, where offloading finds it;
-without the compiler a selective policy keeps it to itself, on the device. Rows that lie on several ranks are sent again
-where ring attention is done again; all ranks do so, in the same order.
+All of it computes the same numbers as without: what is done again is the same code on the same inputs. Rows that lie
+on several ranks are sent again where ring attention is done again; all ranks do so, in the same order.
+
+The compiler takes a block whole, recomputation included; of a tiled one it takes the first half and the tile, since a
+loop over tiles would be unrolled, and what is done again around them is done by autograd. Compiled, what attention gave
+is kept by autograd, where offloading finds it; without the compiler a selective policy keeps it to itself, on the device.
 """
 
 from __future__ import annotations
@@ -36,6 +39,9 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 
 from model.config import ModelConfig
 
+PIECE_BYTES = 2**28
+"""Of pinned memory taken at once."""
+
 
 def checkpoint_blocks(model: nn.Module, mode: str, *, layers: int = 1) -> None:
     """Let each block keep what `mode` says, in place; names of parameters stay. Call it before blocks are compiled.
@@ -46,12 +52,13 @@ def checkpoint_blocks(model: nn.Module, mode: str, *, layers: int = 1) -> None:
         return
     if layers > 1:
         model.through = MethodType(_by_runs(type(model).through, layers), model)
+    keeping = {"context_fn": partial(create_selective_checkpoint_contexts, kept_operations())}
     for layer, block in enumerate(model.blocks):
-        options = {}
-        if mode in ("selective", "offload") and model.config.is_global(layer):
-            options["context_fn"] = partial(create_selective_checkpoint_contexts, kept_operations())
-        # dropout and other random numbers do not occur
-        block.forward = MethodType(_again(type(block).forward, preserve_rng_state=False, **options), block)
+        options = keeping if mode in ("selective", "offload") and model.config.is_global(layer) else {}
+        if options and is_tiled(block):
+            block.attend = MethodType(_again(type(block).attend, **options), block)
+        else:
+            block.forward = MethodType(_again(type(block).forward, **options), block)
 
 
 def local_runs(config: ModelConfig, every: range, most: int) -> list[range]:
@@ -77,18 +84,23 @@ def kept_operations() -> list:
     return operations
 
 
-def tile_mlps(model: nn.Module, tile_tokens: int, *, compiled: bool) -> None:
-    """Let each block's MLP run over `tile_tokens` tokens at a time, in place; 0 leaves it whole.
+def tile_blocks(model: nn.Module, tile_tokens: int, *, compiled: bool) -> None:
+    """Let the second half of each block run over `tile_tokens` tokens at a time, in place; 0 leaves it whole.
 
     compiled: compile the tiles' code; the loop over them stays outside of compiled code, which would unroll it.
     """
     if not tile_tokens:
         return
     for block in model.blocks:
-        inner = type(block.mlp).forward
+        inner = type(block).feed
         if compiled:
             inner = torch.compile(inner, dynamic=False)
-        block.mlp.forward = MethodType(_tiled(inner, tile_tokens), block.mlp)
+        block.feed = MethodType(_tiled(inner, tile_tokens), block)
+
+
+def is_tiled(block: nn.Module) -> bool:
+    """Does its second half run tile by tile?"""
+    return "feed" in vars(block)
 
 
 def offloading(model: nn.Module, mode: str, device: str) -> AbstractContextManager:
@@ -97,17 +109,32 @@ def offloading(model: nn.Module, mode: str, device: str) -> AbstractContextManag
         return nullcontext()
     config = model.config
 
-    def pack(tensor: Tensor) -> tuple[torch.device, Tensor]:
+    def pack(tensor: Tensor) -> Tensor | tuple:
         if tensor.device.type == "cpu" or not is_wide(tensor, config):
-            return tensor.device, tensor
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        return tensor.device, host.copy_(tensor, non_blocking=True)
+            return tensor
+        return tensor.device, tensor.shape, to_host(tensor)
 
-    def unpack(packed: tuple[torch.device, Tensor]) -> Tensor:
-        home, tensor = packed
-        return tensor.to(home, non_blocking=True)
+    def unpack(packed: Tensor | tuple) -> Tensor:
+        return packed if isinstance(packed, Tensor) else from_host(*packed)
 
     return saved_tensors_hooks(pack, unpack)
+
+
+def to_host(tensor: Tensor) -> list[Tensor]:
+    """A tensor's numbers in host memory, in pieces of 256 MiB, pinned where they come from a device; when it has them,
+    the device alone knows."""
+    # torch takes pinned memory by powers of two: a whole stream could cost twice its size
+    pinned = tensor.device.type != "cpu"
+    pieces = tensor.reshape(-1).split(PIECE_BYTES // tensor.element_size())
+    return [torch.empty_like(piece, device="cpu", pin_memory=pinned).copy_(piece, non_blocking=True) for piece in pieces]
+
+
+def from_host(device: torch.device, shape: torch.Size, pieces: list[Tensor]) -> Tensor:
+    """What `to_host` was given, on its device again."""
+    whole = torch.empty(shape.numel(), dtype=pieces[0].dtype, device=device)
+    for place, piece in zip(whole.split(pieces[0].numel()), pieces, strict=True):
+        place.copy_(piece, non_blocking=True)
+    return whole.view(shape)
 
 
 def is_wide(tensor: Tensor, config: ModelConfig) -> bool:
@@ -131,7 +158,8 @@ def _by_runs(through: Callable, layers: int) -> Callable:
 
 def _again(forward: Callable, **options) -> Callable:
     def checkpointed(self: nn.Module, *inputs):
-        return checkpoint(forward, self, *inputs, use_reentrant=False, **options)
+        # dropout and other random numbers do not occur
+        return checkpoint(forward, self, *inputs, use_reentrant=False, preserve_rng_state=False, **options)
 
     return checkpointed
 

@@ -6,7 +6,8 @@ Numbers are the makers', none was measured here; they were held against publishe
 names, not against the sheets themselves. Sheets quote tensor-core rates with 2:4 sparsity and NVLink as the sum of
 both directions; both are halved here. A sheet's GB are decimal, and so is `memory_bytes`. What a sheet does not say
 is the network between machines: one 400 Gbit/s port to a GPU is taken, as in the DGX systems of H100, H200 and B200
-(200 Gbit/s for A100), and PCIe's 16 lanes towards the host.
+(200 Gbit/s for A100), PCIe's 16 lanes towards the host, and 2 TB of host memory to eight of them, as those systems have
+too (the planner's `--host-gib` tells it otherwise).
 
 `Efficiency` is the planner's guess at what code reaches of a peak: assumed, not measured, and in one place so that a
 measurement can replace it. A CPU has no entry: `this_cpu` times a matrix product on the machine that plans, and
@@ -57,14 +58,23 @@ class Device:
     devices_per_machine: int
     source: str
     """Where the numbers are from."""
+    host_memory_bytes: float = 250e9
+    """Memory of the host for each of them."""
     reserve: float = 0.06
     """Share of the memory left alone: the driver's context, communication buffers, fragments of the allocator."""
+    host_reserve: float = 0.1
+    """Share of the host's memory left alone: the system, libraries, the loader."""
     efficiency: Efficiency = Efficiency()
 
     @property
     def usable_bytes(self) -> float:
         """What a plan may fill."""
         return self.memory_bytes * (1 - self.reserve)
+
+    @property
+    def usable_host_bytes(self) -> float:
+        """What a plan may fill of the host's."""
+        return self.host_memory_bytes * (1 - self.host_reserve)
 
 
 GPUS = {
@@ -101,6 +111,6 @@ def this_cpu(dtype: str = "float32") -> Device:
     memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return Device(
         "cpu", "cpu", flops, memory, 20e9, 10e9, 1.25e9, 20e9, 1,
-        "this machine: a matrix product timed now, memory as the system reports it; bandwidths assumed",
+        "this machine: a matrix product timed now, memory as the system reports it; bandwidths assumed", memory,
         efficiency=Efficiency(matmul=0.7, global_attention=0.45, local_attention=0.3),
     )  # fmt: skip

@@ -27,7 +27,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from training.activations import checkpoint_blocks, tile_mlps
+from training.activations import checkpoint_blocks, tile_blocks
 from training.distributed import World
 from training.runtime import Runtime, compile_blocks
 
@@ -60,7 +60,7 @@ def parallelize(model: nn.Module, *, runtime: Runtime, world: World, seed: int) 
     """Make a model one that trains as `runtime` and `world` say; in place. seed: of the weights of an empty model."""
     empty = any(parameter.is_meta for parameter in model.parameters())
     model.to(device=None if empty else runtime.device, dtype=runtime.weight_dtype)
-    tile_mlps(model, runtime.mlp_tile, compiled=runtime.compile)
+    tile_blocks(model, runtime.mlp_tile, compiled=runtime.compile)
     checkpoint_blocks(model, runtime.checkpointing, layers=runtime.checkpoint_layers)
     if runtime.compile:
         compile_blocks(model)

@@ -32,6 +32,7 @@ from dataclasses import dataclass, field, replace
 from kernels.attention.plan import CALL_ROWS
 from kernels.linear_loss.walk import CHUNK_LOGITS, CHUNK_TOKENS
 from model.config import ModelConfig
+from training.activations import local_runs
 
 WIDE = 4
 """Bytes of the stream, norms, weights, gradients and optimiser: float32."""
@@ -41,6 +42,7 @@ SPAN_BYTES = 2 * 2 * 4
 """Of a token in the masks: lo and hi, int32, for local and global layers."""
 
 AGAIN = "block computed again"
+STAGING = "checkpoint staging"
 MLP_PARTS = ("resid_mid", "mlp", "tiles")
 """How the tensors of `block_tensors` begin that are let go before attention's backward pass."""
 FUSED = ("attn_norm", "attn.widened", "attn.qk_norm", "mlp_norm", "mlp.silu")
@@ -59,6 +61,7 @@ class Case:
     context: int = 1
     shard: int = 1
     checkpointing: str = "none"
+    checkpoint_layers: int = 1
     mlp_tile: int = 0
     dtype: str = "bfloat16"
     """"bfloat16" (autocast over float32 weights) or "float32"."""
@@ -90,7 +93,12 @@ class Case:
     @property
     def mode(self) -> str:
         """`checkpointing` as it is carried out: on a CPU there is nothing to offload to."""
-        return "full" if self.checkpointing == "offload" and self.device == "cpu" else self.checkpointing
+        return "selective" if self.checkpointing == "offload" and self.device == "cpu" else self.checkpointing
+
+    @property
+    def runs(self) -> list[range]:
+        """Layers that keep one input between them."""
+        return local_runs(self.model, range(self.model.num_layers), self.checkpoint_layers)
 
 
 @dataclass(frozen=True)
@@ -185,15 +193,15 @@ def kept_bytes(case: Case) -> dict[str, float]:
     tensors = block_tensors(case)
     if case.mode == "none":
         return {"kept by blocks": config.num_layers * tokens * sum(tensors.values())}
-    inputs = float(config.num_layers * tokens * tensors["input"])
+    inputs = float(len(case.runs) * tokens * tensors["input"])
+    outs = tokens * tensors["attn.out"] * (case.mode != "full")
+    lses = tokens * tensors["attn.lse"] * (case.mode != "full")
     if case.mode == "offload":
-        # one is read ahead of its use, one is on its way
-        return {"block inputs": min(inputs, 2.0 * tokens * tensors["input"])}
-    kept = {"block inputs": inputs}
-    if case.mode == "selective":
-        each = tensors["attn.out"] + tensors["attn.lse"]
-        kept["out and lse of global layers"] = config.num_global_layers * tokens * each
-    return kept
+        # one is on its way there, one on its way back
+        inputs = min(inputs, 2.0 * tokens * tensors["input"])
+        # uncompiled, the policy keeps what attention gave to itself
+        outs *= not case.compiled
+    return {"block inputs": inputs, "out and lse of global layers": config.num_global_layers * (outs + lses)}
 
 
 def cast_weights(case: Case, num_blocks: int) -> float:
@@ -225,7 +233,11 @@ def memory(case: Case) -> Memory:
     moments = {"loss": _loss(case), "MLP": _mlp(case), "attention": _attention(case)}
     if case.shard > 1:
         moments = {name: terms | _gathered(case, name) for name, terms in moments.items()}
-    return Memory({name: size for name, size in lasting.items() if size}, moments, _host(case))
+    return Memory(_some(lasting), {name: _some(terms) for name, terms in moments.items()}, _some(host_bytes(case)))
+
+
+def _some(terms: dict[str, float]) -> dict[str, float]:
+    return {name: size for name, size in terms.items() if size}
 
 
 def _optimizer_numbers(case: Case) -> float:
@@ -289,10 +301,16 @@ def _again(case: Case, *, mlp: bool) -> float:
         gone = sum(size for name, size in tensors.items() if name.startswith(MLP_PARTS))
         return 0.0 if mlp else -case.num_tokens * gone
     parts = sum(size for name, size in tensors.items() if name != "input" and (mlp or not name.startswith(MLP_PARTS)))
-    if case.mode == "selective":
+    if case.mode != "full":
         # in global layers out and lse are there; the widest block is a local one unless there is none
         parts -= (tensors["attn.out"] + tensors["attn.lse"]) * (case.model.num_global_layers == case.model.num_layers)
     return case.num_tokens * parts + cast_weights(case, 1)
+
+
+def _found_again(case: Case) -> float:
+    """Bytes of what the other layers of the longest run were given; its first one's is kept anyway."""
+    longest_run = max(map(len, case.runs)) if case.mode != "none" else 1
+    return case.num_tokens * case.model.dim * WIDE * (longest_run - 1)
 
 
 def _stream_gradient(case: Case) -> float:
@@ -305,6 +323,7 @@ def _mlp(case: Case) -> dict[str, float]:
     tile = case.tile_tokens * case.micro_rows
     parts = {
         AGAIN: _again(case, mlp=True),
+        "inputs found again": _found_again(case),
         "gradient of the stream": _stream_gradient(case),
     }
     if tile:
@@ -332,6 +351,7 @@ def _attention(case: Case) -> dict[str, float]:
             scratch = max(scratch, tokens * (3 * heads + 2 * keys + both) * low)
     parts = {
         AGAIN if case.mode != "none" else "MLP of the last block, let go": _again(case, mlp=False),
+        "inputs found again": _found_again(case),
         "gradient of the stream": _stream_gradient(case),
         # of out, q, k and v; afterwards those of rotary turn and norm take attention's scratch's place
         "attention gradients": results,
@@ -343,12 +363,15 @@ def _attention(case: Case) -> dict[str, float]:
     return parts
 
 
-def _host(case: Case) -> dict[str, float]:
+def host_bytes(case: Case) -> dict[str, float]:
     """Per rank: a checkpoint's copy twice (staged, and put together into a file), and what blocks were given."""
     weights = WIDE * (num_parameters(case.model) + _optimizer_numbers(case)) / case.shard
-    host = {"checkpoint staging": 2 * weights}
+    host = {STAGING: 2 * weights}
     if case.mode == "offload":
-        host["block inputs"] = float(case.model.num_layers * case.num_tokens * case.model.dim * WIDE)
+        tensors, tokens = block_tensors(case), case.num_tokens
+        # the loss's two go there as well
+        host["block inputs"] = float((len(case.runs) + 2) * tokens * tensors["input"])
+        host["out of global layers"] = float(case.model.num_global_layers * tokens * tensors["attn.out"] * case.compiled)
     return host
 
 

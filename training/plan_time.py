@@ -9,10 +9,10 @@ Operations are counted from shapes as `model.flops` counts them: attention by it
 
 What the machine really does is more. Attention's backward pass forms five products where the forward has two, and the
 portable kernels form scores and their gradients twice (once for dq, once for dk and dv), which makes seven: 3.5 forward
-passes in place of 2. Recomputation adds a forward pass of what is not kept, a tiled MLP one more of its own. The head's
-products are never done again.
+passes in place of 2. Recomputation adds a forward pass of what is not kept, local layers that keep one input between
+them another, a tiled MLP one more of its own. The head's products are never done again.
 
-Communication is hidden behind what it can be hidden behind: gathering and summing parameters behind the whole pass, the
+What goes to host memory goes between computations, not beside them, and counts in full. Communication is hidden behind what it can be hidden behind: gathering and summing parameters behind the whole pass, the
 ring behind attention; what is left over counts. Sums over replicas that come after the last backward pass always
 count. Chunks are taken to be dealt evenly. Not counted: waiting for data, validation, launches of small kernels, which
 dominate for small models.
@@ -25,7 +25,16 @@ from dataclasses import dataclass
 from model.flops import causal_area
 from training.context import chunk_tokens
 from training.gpus import Device
-from training.plan_memory import WIDE, Case, block_matrices, block_parameters, block_tensors, num_parameters
+from training.plan_memory import (
+    STAGING,
+    WIDE,
+    Case,
+    block_matrices,
+    block_parameters,
+    block_tensors,
+    host_bytes,
+    num_parameters,
+)
 
 BACKWARD_ATTENTION = 3.5
 """Forward passes that attention's backward pass is worth; MFU bills 2."""
@@ -84,7 +93,7 @@ def step_time(case: Case, device: Device, *, num_micro: int = 1) -> StepTime:
     ring_s = _ring(case, device)
     terms["ring, not hidden"] = max(0.0, ring_s - terms["attention, global"] - terms["attention, local"])
     terms["parameters gathered and summed, not hidden"] = max(0.0, _sharding(case, device) - work_s)
-    terms["block inputs to the host, not hidden"] = max(0.0, _offload(case, device) - work_s)
+    terms["to the host and back"] = _offload(case, device)
     terms = {name: num_micro * seconds for name, seconds in terms.items()}
     terms["sum over replicas"] = _replicas(case, device)
     rate = device.memory_bytes_per_s * device.efficiency.memory
@@ -105,19 +114,23 @@ def _compute(case: Case, device: Device) -> dict[str, float]:
     peak = device.matmul_flops / (8 if case.dtype == "float32" and device.kind == "cuda" else 1)
     blocks = 2.0 * config.num_layers * block_matrices(config) * tokens
     mlp = 2.0 * config.num_layers * 3 * config.dim * config.mlp_dim * tokens
-    again = blocks * (case.mode != "none") + mlp * bool(case.tile_tokens)
+    # layers that share an input are gone through once more
+    shared = sum(len(run) for run in case.runs if len(run) > 1) * (case.mode != "none") / config.num_layers
+    again = blocks * ((case.mode != "none") + shared) + mlp * bool(case.tile_tokens)
     local, everywhere = areas(case)
     num_global = config.num_global_layers
     pair = 4.0 * config.num_heads * config.head_dim * case.micro_rows / case.context
     passes = 1 + BACKWARD_ATTENTION + (case.mode != "none")
-    kept = passes - (case.mode == "selective")
+    kept = passes - (case.mode in ("selective", "offload"))
+    locals_again = shared * config.num_layers / max(1, config.num_layers - num_global)
     traffic = TRAFFIC * config.num_layers * tokens * sum(block_tensors(case).values())
     return {
         "products of blocks": 3 * blocks / (peak * share.matmul),
         "products done again": again / (peak * share.matmul),
         "head and loss": 6.0 * config.vocab_size * config.dim * tokens / (peak * share.matmul),
         "attention, global": pair * num_global * everywhere * kept / (peak * share.global_attention),
-        "attention, local": pair * (config.num_layers - num_global) * local * passes / (peak * share.local_attention),
+        "attention, local": pair * (config.num_layers - num_global) * local * (passes + locals_again)
+        / (peak * share.local_attention),
         "norms, activations": traffic / (device.memory_bytes_per_s * share.memory),
     }
 
@@ -139,7 +152,7 @@ def _ring(case: Case, device: Device) -> float:
     near = far if config.window is None else min(far, case.micro_rows * config.window * -(-tokens // chunk))
     # forward, once more where it is done again, backward, and gradients back in float32
     fetches = 2 + (case.mode != "none")
-    kept = fetches - (case.mode == "selective")
+    kept = fetches - (case.mode in ("selective", "offload"))
     num_global = config.num_global_layers
     moved = num_global * far * (kept * case.low + WIDE) + (config.num_layers - num_global) * near * (
         fetches * case.low + WIDE
@@ -167,7 +180,5 @@ def _replicas(case: Case, device: Device) -> float:
 
 
 def _offload(case: Case, device: Device) -> float:
-    if case.mode != "offload":
-        return 0.0
-    inputs = case.model.num_layers * case.num_tokens * case.model.dim * WIDE
-    return 2 * inputs / (device.host_bytes_per_s * device.efficiency.network)
+    waiting = sum(size for name, size in host_bytes(case).items() if name != STAGING)
+    return 2 * waiting / (device.host_bytes_per_s * device.efficiency.network)

@@ -30,6 +30,8 @@ from training.runtime import find_compiler, has_bfloat16
 
 TILES = (0, 4096, 16384)
 """MLP tiles that are tried."""
+SEARCHED = ("context", "shard", "checkpointing", "checkpoint_layers", "mlp_tile")
+"""Settings that are searched unless they are given."""
 MIN_ROWS = 16
 """Least tokens of a row on one rank."""
 GIB = 2**30
@@ -52,8 +54,8 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Does the peak fit into what may be used of a device?"""
-        return self.memory.peak_bytes <= self.device.usable_bytes
+        """Do the peak and what waits in host memory fit into what may be used of both?"""
+        return fits(self.memory, self.device)
 
     def to_dict(self) -> dict:
         """Plain JSON types."""
@@ -69,11 +71,13 @@ class Plan:
             "context": case.context,
             "shard": case.shard,
             "checkpointing": case.checkpointing,
+            "checkpoint_layers": case.checkpoint_layers,
             "mlp_tile": case.mlp_tile,
             "parameters": num_parameters(case.model),
             "memory_bytes": {name: round(size) for name, size in self.memory.terms.items()},
             "peak_bytes": round(self.memory.peak_bytes),
             "usable_bytes": round(self.device.usable_bytes),
+            "usable_host_bytes": round(self.device.usable_host_bytes),
             "host_bytes": {name: round(size) for name, size in self.memory.host.items()},
             "step_s": time.total_s,
             "time_s": time.terms,
@@ -81,6 +85,11 @@ class Plan:
             "mfu": time.mfu(self.device),
             "limit": time.limit,
         }
+
+
+def fits(found: Memory, device: Device) -> bool:
+    """Is there room for the peak on the device, and for the rest on its host?"""
+    return found.peak_bytes <= device.usable_bytes and sum(found.host.values()) <= device.usable_host_bytes
 
 
 def plan_of(case: Case, train: TrainConfig, device: Device) -> Plan:
@@ -100,9 +109,19 @@ def cases(base: Case, held: dict) -> Iterator[Case]:
             continue
         for shard in [held["shard"]] if "shard" in held else ranks:
             for mode in [held["checkpointing"]] if "checkpointing" in held else modes:
-                for tile in [held["mlp_tile"]] if "mlp_tile" in held else TILES:
-                    if not tile or "mlp_tile" in held or tile < base.row_tokens // context:
-                        yield replace(base, context=context, shard=shard, checkpointing=mode, mlp_tile=tile)
+                for layers in [held["checkpoint_layers"]] if "checkpoint_layers" in held else layers_of(base, mode):
+                    for tile in [held["mlp_tile"]] if "mlp_tile" in held else TILES:
+                        if not tile or "mlp_tile" in held or tile < base.row_tokens // context:
+                            yield replace(
+                                base, context=context, shard=shard, checkpointing=mode, checkpoint_layers=layers,
+                                mlp_tile=tile,
+                            )  # fmt: skip
+
+
+def layers_of(base: Case, mode: str) -> list[int]:
+    """Numbers of local layers that may keep one input between them: one, and all between two global ones, or half."""
+    most = base.model.global_every - 1 if mode != "none" and base.model.window is not None else 1
+    return sorted({1, -(-most // 2), most} - {0})
 
 
 def search(base: Case, train: TrainConfig, device: Device, held: dict) -> tuple[Plan, list[Plan]]:
@@ -127,24 +146,19 @@ def search(base: Case, train: TrainConfig, device: Device, held: dict) -> tuple[
 def longest_row(base: Case, train: TrainConfig, device: Device, held: dict) -> int:
     """Most tokens of a row for which some mesh fits; one row at a time on each group of ranks."""
 
-    def fits(case: Case) -> bool:
-        return any(memory(each).peak_bytes <= device.usable_bytes for each in cases(case, held))
+    def any_fits(case: Case) -> bool:
+        return any(fits(memory(each), device) for each in cases(case, held))
 
-    return longest(replace(base, micro_rows=1, optimizer=train.optimizer), fits)
+    return longest(replace(base, micro_rows=1, optimizer=train.optimizer), any_fits)
 
 
 def _remedy(plans: Sequence[Plan], train: TrainConfig, device: Device, held: dict) -> str:
     """What to say where nothing fits: how much is missing, what takes most, and what would serve."""
-    nearest = min(plans, key=lambda plan: plan.memory.peak_bytes)
-    case, terms = nearest.case, nearest.memory.terms
-    worst = max(terms, key=terms.get)
+    nearest = min(plans, key=lambda plan: max(_fill(plan)))
+    case = nearest.case
     advice = []
     if held and (free := [plan for plan in _all_plans(case, train, device) if plan.fits]):
-        best = min(free, key=lambda plan: plan.time.total_s).case
-        advice.append(
-            f"--context {best.context} --shard {best.shard} --checkpointing {best.checkpointing} "
-            f"--mlp-tile {best.mlp_tile} fits"
-        )
+        advice.append(f"{in_options(min(free, key=lambda plan: plan.time.total_s).case)} fits")
     most = longest_row(case, train, device, held)
     advice.append(
         f"rows of {most:,} tokens fit" if most else "no row fits, as weights and their gradients are too large"
@@ -156,10 +170,29 @@ def _remedy(plans: Sequence[Plan], train: TrainConfig, device: Device, held: dic
         if any(plan.fits for plan in _all_plans(replace(case, ranks=ranks), more, device)):
             advice.append(f"{ranks} GPUs fit it")
             break
+    on_device, on_host = _fill(nearest)
+    where, terms, usable = f"on each of {case.ranks} {device.name}", nearest.memory.terms, device.usable_bytes
+    if on_host > on_device:
+        where, terms, usable = f"of host memory for each of {case.ranks}", nearest.memory.host, device.usable_host_bytes
+    worst = max(terms, key=terms.get)
     return (
-        f"does not fit: {nearest.memory.peak_bytes / GIB:,.1f} GiB at the least on each of {case.ranks} {device.name}, "
-        f"which have {device.usable_bytes / GIB:,.1f} to use (most: {worst}, {terms[worst] / GIB:,.1f} GiB); "
-        + "; ".join(advice)
+        f"does not fit: {sum(terms.values()) / GIB:,.1f} GiB at the least {where}, which have {usable / GIB:,.1f} to "
+        f"use (most: {worst}, {terms[worst] / GIB:,.1f} GiB); " + "; ".join(advice)
+    )
+
+
+def _fill(plan: Plan) -> tuple[float, float]:
+    """Shares of what may be used of the device and of its host."""
+    device, host = plan.device, sum(plan.memory.host.values())
+    return plan.memory.peak_bytes / device.usable_bytes, host / device.usable_host_bytes
+
+
+def in_options(case: Case) -> str:
+    """What was searched, as the command line takes it."""
+    shared = f"--checkpoint-layers {case.checkpoint_layers} " if case.checkpoint_layers > 1 else ""
+    return (
+        f"--context {case.context} --shard {case.shard} --checkpointing {case.checkpointing} {shared}"
+        f"--mlp-tile {case.mlp_tile}"
     )
 
 
@@ -174,7 +207,7 @@ def _all_plans(base: Case, train: TrainConfig, device: Device) -> Iterator[Plan]
 def in_words(best: Plan, longest_tokens: int, name: str) -> str:
     """The plan as an aligned table."""
     case, time, device = best.case, best.time, best.device
-    peak = best.memory.peak_bytes
+    peak, host = best.memory.peak_bytes, sum(best.memory.host.values())
     lines = [
         f"{name} on {case.ranks} x {device.name}: {NOTE}",
         f"  model     {count(num_parameters(case.model))} parameters, {case.model.num_layers} layers, "
@@ -182,8 +215,7 @@ def in_words(best: Plan, longest_tokens: int, name: str) -> str:
         f"  rows      {case.row_tokens:,} tokens, {best.num_micro} x {case.micro_rows} a step on each of "
         f"{case.ranks // case.context} groups, {case.dtype}, "
         f"blocks {'compiled' if case.compiled else 'not compiled'}",
-        f"  mesh      --context {case.context} --shard {case.shard} --checkpointing {case.checkpointing} "
-        f"--mlp-tile {case.mlp_tile}",
+        f"  mesh      {in_options(case)}",
         "",
         f"  memory of one rank, at its fullest in: {best.memory.worst}",
     ]
@@ -192,6 +224,8 @@ def in_words(best: Plan, longest_tokens: int, name: str) -> str:
     share = f"{100 * peak / device.usable_bytes:.0f} % of {device.usable_bytes / GIB:.1f}"
     lines.append(f"    {'peak':<44}{peak / GIB:>10.3f} GiB   {share}")
     lines += [f"    {'on the host, ' + term:<44}{size / GIB:>10.3f} GiB" for term, size in best.memory.host.items()]
+    share = f"{100 * host / device.usable_host_bytes:.0f} % of {device.usable_host_bytes / GIB:.1f}"
+    lines.append(f"    {'on the host':<44}{host / GIB:>10.3f} GiB   {share}")
     lines += ["", "  time of one step"]
     for term, seconds in sorted(time.terms.items(), key=lambda item: -item[1]):
         lines.append(f"    {term:<44}{seconds:>10.3f} s   {100 * seconds / time.total_s:>5.1f} %")
@@ -224,6 +258,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--context", type=int, metavar="C", help="neighbouring ranks that share rows")
     options.add_argument("--shard", type=int, metavar="S", help="neighbouring ranks that share parameters")
     options.add_argument("--checkpointing", choices=CHECKPOINTING, help="what blocks compute again")
+    options.add_argument("--checkpoint-layers", type=int, metavar="L",
+                         help="neighbouring local layers that keep one input")  # fmt: skip
+    options.add_argument("--host-gib", type=float, metavar="G", help="host memory for each device (default: 2 TB to 8)")
     options.add_argument("--mlp-tile", type=int, metavar="M", help="tokens that an MLP takes at a time; 0: all")
     options.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     return options
@@ -235,11 +272,15 @@ def request(args: argparse.Namespace, recipe) -> tuple[Case, TrainConfig, Device
     train: TrainConfig = getattr(recipe, args.arm)
     if not 1 <= args.gpus <= 1024:
         raise PlanError(f"--gpus {args.gpus}: give 1 to 1024")
-    held = {name: getattr(args, name) for name in ("context", "shard", "checkpointing", "mlp_tile")}
+    held = {name: getattr(args, name) for name in SEARCHED}
     held = {name: value for name, value in held.items() if value is not None}
     for name in ("context", "shard"):
         if name in held and (held[name] < 1 or args.gpus % held[name]):
             raise PlanError(f"--{name} {held[name]} does not divide --gpus {args.gpus}: give a divisor of it")
+    if held.get("checkpoint_layers", 1) < 1:
+        raise PlanError(f"--checkpoint-layers {held['checkpoint_layers']}: give 1, or the layers that keep one input")
+    if args.host_gib is not None and args.host_gib <= 0:
+        raise PlanError(f"--host-gib {args.host_gib}: give the host's memory for each device")
     if held.get("mlp_tile", 0) < 0:
         raise PlanError(f"--mlp-tile {held['mlp_tile']}: give a number of tokens, or 0 for whole rows")
     tokens = args.row_tokens if args.row_tokens is not None else recipe.rows.row_tokens
@@ -256,6 +297,8 @@ def request(args: argparse.Namespace, recipe) -> tuple[Case, TrainConfig, Device
         device = this_cpu(dtype)
     else:
         dtype, device = "bfloat16" if dtype == "auto" else dtype, GPUS[args.gpu]
+    if args.host_gib is not None:
+        device = replace(device, host_memory_bytes=args.host_gib * GIB)
     if dtype == "float64":
         raise PlanError("runtime.dtype = 'float64' is for tests and is not planned: choose bfloat16 or float32")
     compiled = recipe.runtime.compile

@@ -27,6 +27,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from training.activations import is_tiled
 from training.config import RuntimeConfig
 from training.files import plain, read_json, write_json
 
@@ -140,9 +141,13 @@ def apply_runtime(runtime: Runtime, *, local_world_size: int = 1) -> None:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile each block in place with static shapes; parameter names stay as they are. Twice is the same as once."""
+    """Compile each block in place with static shapes, of tiled ones the half whose tokens see each other; parameter
+    names stay as they are. Twice is the same as once."""
     for block in getattr(model, "blocks", ()):
-        if getattr(block, "_compiled_call_impl", None) is None:
+        if is_tiled(block):
+            if not hasattr(block.attend, "_torchdynamo_orig_callable"):
+                block.attend = torch.compile(block.attend, dynamic=False)
+        elif getattr(block, "_compiled_call_impl", None) is None:
             block.compile(dynamic=False)
 
 

@@ -9,8 +9,10 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from kernels import linear_cross_entropy
 from model import ModelConfig, Transformer
-from training.activations import checkpoint_blocks, is_wide, local_runs, offloading, tile_mlps
+from training import activations
+from training.activations import checkpoint_blocks, is_wide, local_runs, offloading, tile_blocks
 from training.config import RuntimeConfig
+from training.runtime import compile_blocks
 
 TOKENS = 48
 SHAPE = ModelConfig(
@@ -24,11 +26,10 @@ def step(
 ) -> tuple[torch.Tensor, list[torch.Tensor], dict[int, torch.Tensor]]:
     """Loss, gradients, and the tensors that the forward pass kept beside the parameters, each storage once."""
     model = Transformer(shape, generator=torch.Generator().manual_seed(0)).double()
-    tile_mlps(model, tile, compiled=compiled)
+    tile_blocks(model, tile, compiled=compiled)
     checkpoint_blocks(model, mode, layers=layers)
     if compiled:
-        for block in model.blocks:
-            block.compile(dynamic=False)
+        compile_blocks(model)
     generator = torch.Generator().manual_seed(1)
     token_ids, labels = torch.randint(40, (2, 2, TOKENS), generator=generator)
     position = torch.arange(float(TOKENS)).view(1, TOKENS, 1).expand(2, TOKENS, 3).contiguous()
@@ -128,10 +129,27 @@ def test_runs_of_local_layers():
     assert local_runs(shape, range(5), 1) == [range(layer, layer + 1) for layer in range(5)]
 
 
-@pytest.mark.parametrize(("mode", "outs"), [("selective", 2), ("full", 0)])
-def test_compiled_blocks_hand_autograd_what_is_offloaded(mode, outs):
-    """Inputs of four layers, two tensors of the last norm, and out of two global layers (offloading is selective)."""
-    assert wide(step(mode, compiled=True)[2], SHAPE) == (6, outs)
+@pytest.mark.parametrize(
+    ("mode", "tile", "streams", "outs"), [("selective", 0, 6, 2), ("selective", 16, 8, 2), ("full", 16, 6, 0)]
+)
+def test_compiled_blocks_hand_autograd_what_is_offloaded(mode, tile, streams, outs):
+    """Inputs of four layers, two tensors of the last norm, out of two global layers (offloading is selective), and with
+    tiles the stream between their halves; and the compiler had what it was to compile."""
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    assert wide(step(mode, tile, compiled=True)[2], SHAPE) == (streams, outs)
+    assert not counters["graph_break"]
+    # the blocks, local and global; the halves of both, and the tile; of one kind of block, its half and the tile
+    assert counters["stats"]["unique_graphs"] == {("selective", 0): 2, ("selective", 16): 3, ("full", 16): 2}[mode, tile]
+
+
+def test_pieces_in_host_memory_are_the_tensor(monkeypatch):
+    monkeypatch.setattr(activations, "PIECE_BYTES", 40)
+    tensor = torch.arange(35.0).view(5, 7).t()
+    pieces = activations.to_host(tensor)
+    assert [len(piece) for piece in pieces] == [10, 10, 10, 5]
+    assert torch.equal(activations.from_host(tensor.device, tensor.shape, pieces), tensor)
 
 
 def test_compiled_blocks_are_computed_again_too(plain):

@@ -11,7 +11,7 @@ from model import ModelConfig, Transformer
 from model.flops import forward_flops, matrix_parameters
 from recipes import RECIPES
 from training import plan_memory, plan_time, planner
-from training.activations import checkpoint_blocks, tile_mlps
+from training.activations import checkpoint_blocks, tile_blocks
 from training.gpus import GPUS
 from training.plan_memory import Case, memory
 from training.plan_time import areas, step_time
@@ -27,7 +27,7 @@ LONG = Case(RECIPES["long_1m"]().large.model, 2**18, compiled=True)
 def saved_bytes(case: Case) -> int:
     """Bytes that autograd saves in a real forward pass, each storage once, parameters left out."""
     model = Transformer(case.model)
-    tile_mlps(model, case.mlp_tile, compiled=False)
+    tile_blocks(model, case.mlp_tile, compiled=False)
     checkpoint_blocks(model, case.checkpointing)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     found = {}
