@@ -1,7 +1,7 @@
 """A million tokens to a row: a model of a thousand million parameters, five local layers to a global one.
 
 For GPUs; on paper first: `python -m training.planner long_1m --gpus 1 --gpu h200`. The settings below are what the
-planner finds for one H200, and they have not been run there. Rows of 1,048,576 tokens are mostly one long document or
+planner finds for one H200 in a machine of eight, and they have not been run there. Rows of 1,048,576 tokens are mostly one long document or
 repository each; the workbench corpus is small for that, so give a corpus of your own (`--corpus.manifest`).
 
 The rotary base of global layers is raised with the length (2 pi times the base bounds the longest wavelength), local
@@ -56,5 +56,5 @@ def long_1m() -> Recipe:
         ),
         arms=("baseline",),
         evals=EvalConfig(row_tokens=8192),
-        runtime=RuntimeConfig(dtype="bfloat16", checkpointing="offload", mlp_tile=4096),
+        runtime=RuntimeConfig(dtype="bfloat16", checkpointing="offload", checkpoint_layers=5, mlp_tile=4096),
     )

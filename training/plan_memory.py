@@ -43,7 +43,7 @@ SPAN_BYTES = 2 * 2 * 4
 
 AGAIN = "block computed again"
 STAGING = "checkpoint staging"
-MLP_PARTS = ("resid_mid", "mlp", "tiles")
+MLP_PARTS = ("resid_mid", "mlp")
 """How the tensors of `block_tensors` begin that are let go before attention's backward pass."""
 FUSED = ("attn_norm", "attn.widened", "attn.qk_norm", "mlp_norm", "mlp.silu")
 """Tensors of `block_tensors` that a compiled block is assumed to make again inside other kernels."""
@@ -158,8 +158,8 @@ def num_parameters(config: ModelConfig) -> int:
 def block_tensors(case: Case) -> dict[str, int]:
     """Bytes per token of every tensor that autograd saves in a block which keeps everything, the block's input first.
 
-    Views of one tensor are counted once. Without `mlp_tile` the MLP's are those with a name in `mlp.`; with it they
-    are replaced by the tiles' input. The casts of weights are not here (`cast_weights`).
+    Views of one tensor are counted once. With `mlp_tile` the second half of a block keeps the tiles' input alone. The
+    casts of weights are not here (`cast_weights`).
     """
     config, low = case.model, case.low
     dim, inner = config.dim, config.mlp_dim
@@ -177,13 +177,10 @@ def block_tensors(case: Case) -> dict[str, int]:
         "attn.out": heads * low,
         "attn.lse": config.num_heads * WIDE,
         "resid_mid": dim * WIDE,
-        "mlp_norm": dim * WIDE + WIDE,
     }
-    if case.tile_tokens:
-        saved["tiles"] = dim * WIDE
-    else:
-        saved |= {"mlp.input": dim * low, "mlp.gate_up": 2 * inner * low, "mlp.silu": inner * low}
-        saved["mlp.act"] = inner * low
+    if not case.tile_tokens:
+        saved |= {"mlp_norm": dim * WIDE + WIDE, "mlp.input": dim * low}
+        saved |= {"mlp.gate_up": 2 * inner * low, "mlp.silu": inner * low, "mlp.act": inner * low}
     return {name: size for name, size in saved.items() if not (case.compiled and name in FUSED)}
 
 
@@ -194,14 +191,23 @@ def kept_bytes(case: Case) -> dict[str, float]:
     if case.mode == "none":
         return {"kept by blocks": config.num_layers * tokens * sum(tensors.values())}
     inputs = float(len(case.runs) * tokens * tensors["input"])
-    outs = tokens * tensors["attn.out"] * (case.mode != "full")
-    lses = tokens * tensors["attn.lse"] * (case.mode != "full")
-    if case.mode == "offload":
-        # one is on its way there, one on its way back
-        inputs = min(inputs, 2.0 * tokens * tensors["input"])
-        # uncompiled, the policy keeps what attention gave to itself
-        outs *= not case.compiled
-    return {"block inputs": inputs, "out and lse of global layers": config.num_global_layers * (outs + lses)}
+    kept = {"block inputs": inputs}
+    if case.mode != "full":
+        each = tokens * config.num_global_layers
+        kept["out of global layers"] = float(each * tensors["attn.out"])
+        kept["lse of global layers"] = float(each * tensors["attn.lse"])
+        kept["middles of global layers"] = float(each * tensors["resid_mid"] * bool(case.tile_tokens))
+    return kept
+
+
+def offloaded(case: Case) -> dict[str, float]:
+    """What of `kept_bytes` waits in host memory."""
+    if case.mode != "offload":
+        return {}
+    kept = kept_bytes(case)
+    # uncompiled, the policy keeps what attention gave to itself
+    gone = ("block inputs", "middles of global layers", *(["out of global layers"] if case.compiled else []))
+    return {name: kept[name] for name in gone}
 
 
 def cast_weights(case: Case, num_blocks: int) -> float:
@@ -218,15 +224,16 @@ def memory(case: Case) -> Memory:
     """Everything; see the top of the file."""
     config, tokens = case.model, case.num_tokens
     own = num_parameters(config) / case.shard
+    away = offloaded(case)
     lasting = {
         "parameters": WIDE * own,
         "gradients": WIDE * own if case.shard == 1 or case.accumulated else 0.0,
         "optimizer": WIDE * _optimizer_numbers(case) / case.shard,
         "batch, masks, tables": tokens * (BATCH_BYTES + SPAN_BYTES) + table_bytes(case),
         "patches": _patches(case),
-        **kept_bytes(case),
-        # the caller's, until the step is over
-        "hidden states": tokens * config.dim * WIDE,
+        **{name: size for name, size in kept_bytes(case).items() if name not in away},
+        # one stream is on its way there, one on its way back
+        "on the way to the host": min(sum(away.values()), 2.0 * tokens * config.dim * WIDE),
     }
     if case.mode == "none":
         lasting["weights in half precision"] = cast_weights(case, config.num_layers)
@@ -283,8 +290,8 @@ def _loss(case: Case) -> dict[str, float]:
     chunk = chunk_tokens(case) * config.vocab_size
     half = case.low != WIDE
     return {
-        # the last block's output, what the last norm keeps, the gradient
-        "last norm": 2 * stream + tokens * WIDE,
+        # the last block's output, what the last norm keeps, what it gives
+        "last norm": 3 * stream + tokens * WIDE,
         "gradient of hidden states": stream,
         "gradient of the head": WIDE * head,
         "loss chunk": chunk * (case.low + (WIDE if half else 0)) + (case.low * head if half else 0),
@@ -321,18 +328,16 @@ def _stream_gradient(case: Case) -> float:
 def _mlp(case: Case) -> dict[str, float]:
     config, tokens, low = case.model, case.num_tokens, case.low
     tile = case.tile_tokens * case.micro_rows
-    parts = {
-        AGAIN: _again(case, mlp=True),
-        "inputs found again": _found_again(case),
-        "gradient of the stream": _stream_gradient(case),
-    }
+    parts = {AGAIN: _again(case, mlp=True), "inputs found again": _found_again(case)}
     if tile:
+        stream = tokens * config.dim * WIDE
         # a tile's activations, then as much again of gradients; the gradients of the tiles' inputs
-        parts["MLP tile"] = tile * (config.dim * low + 6 * config.mlp_dim * low)
-        parts["tiles side by side"] = tokens * config.dim * low
-    else:
-        parts["MLP gradients"] = 2 * tokens * config.mlp_dim * low
-    return parts
+        parts["MLP tile"] = tile * (config.dim * (3 * WIDE + low) + 6 * config.mlp_dim * low)
+        return parts | {"gradient of the stream": stream, "tiles side by side": stream}
+    return parts | {
+        "gradient of the stream": _stream_gradient(case),
+        "MLP gradients": 2 * tokens * config.mlp_dim * low,
+    }
 
 
 def _attention(case: Case) -> dict[str, float]:
@@ -364,15 +369,9 @@ def _attention(case: Case) -> dict[str, float]:
 
 
 def host_bytes(case: Case) -> dict[str, float]:
-    """Per rank: a checkpoint's copy twice (staged, and put together into a file), and what blocks were given."""
+    """Per rank: a checkpoint's copy twice (staged, and put together into a file), and what waits there."""
     weights = WIDE * (num_parameters(case.model) + _optimizer_numbers(case)) / case.shard
-    host = {STAGING: 2 * weights}
-    if case.mode == "offload":
-        tensors, tokens = block_tensors(case), case.num_tokens
-        # the loss's two go there as well
-        host["block inputs"] = float((len(case.runs) + 2) * tokens * tensors["input"])
-        host["out of global layers"] = float(case.model.num_global_layers * tokens * tensors["attn.out"] * case.compiled)
-    return host
+    return {STAGING: 2 * weights} | offloaded(case)
 
 
 def longest(case: Case, fits, *, most: int = 2**27) -> int:
