@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -42,6 +43,12 @@ CASES: dict[str, dict[str, Any]] = {
     "selective-bfloat16": {"micro_rows": 5, "checkpointing": "selective", "dtype": "bfloat16"},
     "compiled-none-bfloat16": {"micro_rows": 2, "checkpointing": "none", "dtype": "bfloat16", "compiled": True},
     "compiled-full-bfloat16": {"micro_rows": 6, "checkpointing": "full", "dtype": "bfloat16", "compiled": True},
+    "layers-tiles-bfloat16": {"micro_rows": 8, "checkpointing": "selective", "checkpoint_layers": 5, "mlp_tile": 2048,
+                              "dtype": "bfloat16"},
+    "compiled-layers-tiles-bfloat16": {"micro_rows": 8, "checkpointing": "selective", "checkpoint_layers": 5,
+                                       "mlp_tile": 2048, "dtype": "bfloat16", "compiled": True},
+    "patches-full-float32": {"micro_rows": 4, "checkpointing": "full", "dtype": "float32",
+                             "patches": (("image", 6144),)},
     "weights-bfloat16": {"model": "wide", "row_tokens": 1024, "checkpointing": "none", "dtype": "bfloat16"},
     "shard-none-float32": {"model": "wide", "row_tokens": 2048, "ranks": 2, "shard": 2, "checkpointing": "none",
                            "dtype": "float32"},
@@ -68,43 +75,20 @@ def case_of(name: str) -> Case:
 
 def step_call(tiny: bool, *, name: str) -> Callable[[], list]:
     """Two training steps of a case, from nothing: a target of `benchmarks.memory`."""
-    from benchmarks.train_cpu_ours import as_batch
-    from model import Transformer
-    from training.config import TrainConfig
+    from benchmarks.steps import Steps, random_rows
     from training.distributed import start_world
-    from training.gradients import GradientBuffer, ShardedGradients
-    from training.optimizer import Optimizer
-    from training.parallel import is_sharded, parallelize, split_world
-    from training.runtime import Runtime
-    from training.step import accumulate, clip
+    from training.parallel import split_world
 
     case = case_of(name)
     torch.set_num_threads(1)
     world = split_world(start_world(), context=case.context, shard=case.shard)
-    num_rows, tokens = (1, 64 * case.context) if tiny else (case.micro_rows, case.row_tokens)
-    runtime = Runtime(
-        dtype=case.dtype, compile=case.compiled, checkpointing=case.checkpointing, mlp_tile=case.mlp_tile,
-        deterministic=False,
-    )  # fmt: skip
+    if tiny:
+        case = replace(case, micro_rows=1, row_tokens=64 * case.context, patches=())
 
     def run() -> list:
-        model = Transformer(case.model, empty=True).train()
-        parallelize(model, runtime=runtime, world=world, seed=0)
-        config = TrainConfig(model=model.config)
-        optimizer = Optimizer(model, config)
-        parameters = optimizer.parameters
-        gradients = ShardedGradients(model, parameters) if is_sharded(model) else GradientBuffer(parameters)
-        ids = torch.randint(0, model.config.vocab_size, (num_rows, tokens))
-        place = torch.arange(tokens).expand(num_rows, tokens)
-        document = torch.zeros(num_rows, tokens, dtype=torch.int32)
-        for step in range(2):
-            batch = as_batch({"token_ids": ids, "labels": ids, "document": document, "place": place})
-            result = accumulate(
-                model, [batch], step=step, config=config, runtime=runtime, world=world, gradients=gradients,
-                num_batches=1, kinds=("text",), distillation=None, stop=False,
-            )  # fmt: skip
-            clip(gradients, grad_norm=result.grad_norm, limit=config.grad_clip)
-            optimizer.step(1e-3)
+        trainer, batch = Steps(case, world=world), random_rows(case)
+        for _ in range(2):
+            trainer.step(batch)
         return []
 
     return run

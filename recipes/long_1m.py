@@ -1,8 +1,9 @@
 """A million tokens to a row: a model of a thousand million parameters, five local layers to a global one.
 
 For GPUs; on paper first: `python -m training.planner long_1m --gpus 1 --gpu h200`. The settings below are what the
-planner finds for one H200 in a machine of eight, and they have not been run there. Rows of 1,048,576 tokens are mostly one long document or
-repository each; the workbench corpus is small for that, so give a corpus of your own (`--corpus.manifest`).
+planner finds for one H200 in a machine of eight, and they have not been run there (`python -m benchmarks.train_gpu` is
+to do it). Rows of 1,048,576 tokens are mostly one long document or repository each; the workbench corpus is small for
+that, so give a corpus of your own (`--corpus.manifest`).
 
 The rotary base of global layers is raised with the length (2 pi times the base bounds the longest wavelength), local
 layers keep theirs. The guard rolls back on a spike of the loss or an explosion of the gradient.

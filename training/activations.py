@@ -11,7 +11,8 @@ blocks again in the backward pass (Chen et al. 2016, 1604.06174):
                 where it is anyway, so there it is selective
 
 `checkpoint_layers` goes further: so many neighbouring local layers keep one input between them, and are gone through
-once more to find what each was given. Local layers are the cheap ones where rows are long; a global layer keeps its own.
+once more to find what each was given. Where rows are long, local layers are the cheap ones; a global layer keeps its
+own.
 
 `mlp_tile` is apart from these: the second half of a block, its norm and MLP, runs over so many tokens at a time, and
 each tile is computed again in the backward pass, so that its inner width, the widest tensor of all, never exists for a
@@ -21,8 +22,9 @@ All of it computes the same numbers as without: what is done again is the same c
 on several ranks are sent again where ring attention is done again; all ranks do so, in the same order.
 
 The compiler takes a block whole, recomputation included; of a tiled one it takes the first half and the tile, since a
-loop over tiles would be unrolled, and what is done again around them is done by autograd. Compiled, what attention gave
-is kept by autograd, where offloading finds it; without the compiler a selective policy keeps it to itself, on the device.
+loop over tiles would be unrolled, and what is done again around them is done by autograd. Compiled, what attention
+gave is kept by autograd, where offloading finds it; without the compiler a selective policy keeps it to itself, on the
+device.
 """
 
 from __future__ import annotations
@@ -126,7 +128,9 @@ def to_host(tensor: Tensor) -> list[Tensor]:
     # torch takes pinned memory by powers of two: a whole stream could cost twice its size
     pinned = tensor.device.type != "cpu"
     pieces = tensor.reshape(-1).split(PIECE_BYTES // tensor.element_size())
-    return [torch.empty_like(piece, device="cpu", pin_memory=pinned).copy_(piece, non_blocking=True) for piece in pieces]
+    return [
+        torch.empty_like(piece, device="cpu", pin_memory=pinned).copy_(piece, non_blocking=True) for piece in pieces
+    ]
 
 
 def from_host(device: torch.device, shape: torch.Size, pieces: list[Tensor]) -> Tensor:

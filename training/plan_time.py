@@ -12,10 +12,10 @@ portable kernels form scores and their gradients twice (once for dq, once for dk
 passes in place of 2. Recomputation adds a forward pass of what is not kept, local layers that keep one input between
 them another, a tiled MLP one more of its own. The head's products are never done again.
 
-What goes to host memory goes between computations, not beside them, and counts in full. Communication is hidden behind what it can be hidden behind: gathering and summing parameters behind the whole pass, the
-ring behind attention; what is left over counts. Sums over replicas that come after the last backward pass always
-count. Chunks are taken to be dealt evenly. Not counted: waiting for data, validation, launches of small kernels, which
-dominate for small models.
+What goes to host memory goes between computations, not beside them, and counts in full. Communication is hidden behind
+what it can be hidden behind: gathering and summing parameters behind the whole pass, the ring behind attention; what is
+left over counts. Sums over replicas that come after the last backward pass always count. Chunks are taken to be dealt
+evenly. Not counted: waiting for data, validation, launches of small kernels, which dominate for small models.
 """
 
 from __future__ import annotations
@@ -115,22 +115,21 @@ def _compute(case: Case, device: Device) -> dict[str, float]:
     blocks = 2.0 * config.num_layers * block_matrices(config) * tokens
     mlp = 2.0 * config.num_layers * 3 * config.dim * config.mlp_dim * tokens
     # layers that share an input are gone through once more
-    shared = sum(len(run) for run in case.runs if len(run) > 1) * (case.mode != "none") / config.num_layers
-    again = blocks * ((case.mode != "none") + shared) + mlp * bool(case.tile_tokens)
+    shared = sum(len(run) for run in case.runs if len(run) > 1) * (case.mode != "none")
+    again = blocks * ((case.mode != "none") + shared / config.num_layers) + mlp * bool(case.tile_tokens)
     local, everywhere = areas(case)
     num_global = config.num_global_layers
     pair = 4.0 * config.num_heads * config.head_dim * case.micro_rows / case.context
     passes = 1 + BACKWARD_ATTENTION + (case.mode != "none")
     kept = passes - (case.mode in ("selective", "offload"))
-    locals_again = shared * config.num_layers / max(1, config.num_layers - num_global)
+    local_passes = (config.num_layers - num_global) * passes + shared
     traffic = TRAFFIC * config.num_layers * tokens * sum(block_tensors(case).values())
     return {
         "products of blocks": 3 * blocks / (peak * share.matmul),
         "products done again": again / (peak * share.matmul),
         "head and loss": 6.0 * config.vocab_size * config.dim * tokens / (peak * share.matmul),
         "attention, global": pair * num_global * everywhere * kept / (peak * share.global_attention),
-        "attention, local": pair * (config.num_layers - num_global) * local * (passes + locals_again)
-        / (peak * share.local_attention),
+        "attention, local": pair * local_passes * local / (peak * share.local_attention),
         "norms, activations": traffic / (device.memory_bytes_per_s * share.memory),
     }
 

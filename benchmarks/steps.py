@@ -1,0 +1,75 @@
+"""Training steps of a planner's case, as a run does them, on random rows: what is measured against the plan.
+
+steps = Steps(case, world=world)
+steps.step(random_rows(case, document_tokens=8192))
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from benchmarks.train_cpu_ours import as_batch
+from data.batch import Batch
+from model import Transformer
+from training.config import TrainConfig
+from training.distributed import World
+from training.gradients import GradientBuffer, ShardedGradients
+from training.optimizer import Optimizer
+from training.parallel import is_sharded, parallelize
+from training.plan_memory import Case
+from training.runtime import Runtime
+from training.step import StepResult, accumulate, clip
+
+
+class Steps:
+    """A model and what trains it, made as `case` says; one step at a time."""
+
+    def __init__(self, case: Case, *, world: World, seed: int = 0):
+        self.world = world
+        self.runtime = Runtime(
+            device=case.device, dtype=case.dtype, compile=case.compiled, checkpointing=case.checkpointing,
+            checkpoint_layers=case.checkpoint_layers, mlp_tile=case.mlp_tile, deterministic=False,
+        )  # fmt: skip
+        self.model = Transformer(case.model, empty=True).train()
+        parallelize(self.model, runtime=self.runtime, world=world, seed=seed)
+        self.config = TrainConfig(model=case.model, optimizer=case.optimizer)
+        self.optimizer = Optimizer(self.model, self.config)
+        parameters = self.optimizer.parameters
+        self.gradients = (
+            ShardedGradients(self.model, parameters) if is_sharded(self.model) else GradientBuffer(parameters)
+        )
+        self.taken = 0
+
+    def step(self, batch: Batch) -> StepResult:
+        """Forward, backward, sums, the update."""
+        result = accumulate(
+            self.model, [batch], step=self.taken, config=self.config, runtime=self.runtime, world=self.world,
+            gradients=self.gradients, num_batches=1, kinds=("text",), distillation=None, stop=False,
+        )  # fmt: skip
+        clip(self.gradients, grad_norm=result.grad_norm, limit=self.config.grad_clip)
+        self.optimizer.step(1e-3)
+        self.taken += 1
+        return result
+
+
+def random_rows(case: Case, *, document_tokens: int = 0, seed: int = 0) -> Batch:
+    """One micro-batch of random numbers in host memory: text, behind the case's patches at the front of each row;
+    documents of so many tokens, 0: one to a row."""
+    shape = case.micro_rows, case.row_tokens
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, case.model.vocab_size, shape, generator=generator)
+    place = torch.arange(case.row_tokens)
+    document = place // (document_tokens or case.row_tokens)
+    place = place - document * (document_tokens or case.row_tokens)
+    batch = as_batch({
+        "token_ids": ids, "labels": ids, "document": document.int().expand(shape).contiguous(),
+        "place": place.expand(shape),
+    })  # fmt: skip
+    media, first = {}, 0
+    for name, count in case.patches:
+        slot = (torch.arange(first, first + count) + case.row_tokens * torch.arange(shape[0])[:, None]).flatten()
+        media[name] = (torch.randn(len(slot), case.model.patch_dims[name], generator=generator), slot)
+        first += count
+    return replace(batch, media=media)

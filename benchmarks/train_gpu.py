@@ -1,0 +1,274 @@
+"""Training steps of the 1B model of `long_1m` on one GPU, 65,536 to a million tokens in a row, against the planner.
+
+    python -m benchmarks.train_gpu                                  all lengths, a quarter of an hour on one H200
+    python -m benchmarks.train_gpu --cases 65536 262144
+    python -m benchmarks.train_gpu --quick                          a toy on whatever is there, a CPU too
+
+Each length runs in a process of its own, with the mesh-free settings that the planner finds fastest for this card and
+host (no checkpoint is written, so none is staged), by the Triton attention kernels, whose tests and a comparison on the
+card itself come first. Three steps of the whole training room (`benchmarks.steps`):
+
+    warm       documents of 8,192 tokens; compiles, takes the host's pages, is not timed
+    packed     the same rows again: local work, memory of the full length
+    one        one document over the row, whose attention grows with the square of the length
+
+Recorded: peak of allocated and reserved memory against `training.plan_memory`, seconds against `training.plan_time`,
+and MFU: operations over the unmasked area, backward as twice the forward, nothing done again counted, of the data
+sheet's peak. The case `longest` is the longest row that the planner says fits, without the step of one document: its
+memory is measured, its time extrapolated from the planner's and labelled so.
+
+What it does not show: loading data, several GPUs, media.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import attention, harness
+from model import ModelConfig
+from recipes import RECIPES
+from training import planner
+from training.config import TrainConfig
+from training.distributed import World
+from training.gpus import GPUS, Device
+from training.plan_memory import STAGING, Case, host_bytes, memory
+from training.plan_time import step_time
+
+NAME = "train_gpu"
+TESTS = (
+    "tests/kernels/test_attention*.py", "tests/kernels/test_spans.py", "tests/training/test_activations.py",
+    "tests/training/test_planner.py",
+)  # fmt: skip
+GIB = 2**30
+LENGTHS = (65_536, 262_144, 1_048_576)
+DOCUMENT = 8192
+TOY = ModelConfig(
+    vocab_size=512, dim=64, num_layers=6, num_heads=2, num_kv_heads=1, head_dim=32, mlp_dim=128, window=64
+)
+MFU_LENGTH, MFU_TARGET = 1_048_576, 0.33
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one process measures."""
+
+    name: str
+    case: Case
+    document_tokens: int
+    """Of the packed rows."""
+    one: bool
+    """Is there a step of one document?"""
+
+
+def this_device(options: argparse.Namespace, device: str) -> Device:
+    """The card's data sheet, with the memory that card and host really have. Raises ValueError for one unknown."""
+    if device == "cpu":
+        return replace(GPUS["h200"], kind="cpu")
+    found = torch.cuda.get_device_properties(0)
+    known = [sheet for name, sheet in GPUS.items() if name.split("-")[0].upper() in found.name.upper()]
+    if not known:
+        raise ValueError(f"training/gpus.py has no data sheet for {found.name!r}: add it beside {', '.join(GPUS)}")
+    host = options.host_gib * GIB or float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return replace(known[0], memory_bytes=float(found.total_memory), host_memory_bytes=host)
+
+
+def settings(options: argparse.Namespace, device: str, sheet: Device) -> dict[str, Setting]:
+    """Every case by name, with the settings that the planner finds."""
+    if options.quick:
+        case = Case(
+            TOY, 512, device=device, dtype="float32" if device == "cpu" else "bfloat16", checkpointing="offload",
+            checkpoint_layers=5, mlp_tile=128,
+        )  # fmt: skip
+        return {"toy": Setting("toy", case, 128, True)}
+    recipe = RECIPES["long_1m"]()
+    train = recipe.resolved(recipe.corpus.vocab_size).large
+    train = replace(train, rows_per_step=1, micro_rows=1, model=replace(train.model, attention_backend="triton"))
+    base = Case(train.model, LENGTHS[0], device=device, compiled=True)
+    # nothing is saved, so what the planner keeps for that on the host is there to be used
+    spare = host_bytes(base)[STAGING] / (1 - sheet.host_reserve)
+    roomy = replace(sheet, host_memory_bytes=sheet.host_memory_bytes + spare)
+    found = {}
+    for length in LENGTHS:
+        if case := best_case(base, length, train, roomy):
+            found[str(length)] = Setting(str(length), case, DOCUMENT, True)
+    longest = planner.longest_row(base, train, roomy, {"context": 1, "shard": 1}) // DOCUMENT * DOCUMENT
+    if case := best_case(base, longest, train, roomy):
+        found["longest"] = Setting("longest", case, DOCUMENT, False)
+    return found
+
+
+def best_case(base: Case, length: int, train: TrainConfig, sheet: Device) -> Case | None:
+    """The fastest settings for rows of a length on one card; None where none fits."""
+    try:
+        return planner.search(replace(base, row_tokens=length), train, sheet, {"context": 1, "shard": 1})[0].case
+    except planner.PlanError as error:
+        print(f"{length} tokens: {error}", file=sys.stderr)
+        return None
+
+
+def measure(setting: Setting, sheet: Device) -> dict[str, Any]:
+    """The steps of one setting in this process, meant for a fresh one."""
+    from benchmarks.steps import Steps, random_rows
+
+    case, on_card = setting.case, setting.case.device == "cuda"
+    torch.manual_seed(0)
+    trainer = Steps(case, world=World())
+    plan = memory(case)
+    result = {
+        "case": setting.name, "tokens": case.row_tokens, "model": case.model.to_dict(), "dtype": case.dtype,
+        "checkpointing": case.checkpointing, "checkpoint_layers": case.checkpoint_layers, "mlp_tile": case.mlp_tile,
+        "compiled": case.compiled, "plan_gib": plan.peak_bytes / GIB, "fullest": plan.worst,
+        "plan_host_gib": sum(size for name, size in plan.host.items() if name != STAGING) / GIB,
+        "plan_one_s": step_time(case, sheet).total_s, "steps": {},
+    }  # fmt: skip
+    packed, whole = random_rows(case, document_tokens=setting.document_tokens), random_rows(case)
+    for name, batch in (("warm", packed), ("packed", packed), ("one", whole)):
+        if name == "one" and not setting.one:
+            continue
+        if on_card:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        done = trainer.step(batch)
+        if on_card:
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+        flops = done.flops["student"]
+        result["steps"][name] = {
+            "s": seconds, "loss": done.tally.loss, "tokens_per_s": case.row_tokens / seconds, "model_flops": flops,
+            "mfu": flops / seconds / sheet.matmul_flops if on_card else None,
+            "allocated_gib": torch.cuda.max_memory_allocated() / GIB if on_card else None,
+            "reserved_gib": torch.cuda.max_memory_reserved() / GIB if on_card else None,
+        }  # fmt: skip
+        print(f"{setting.name} {name}: {seconds:.2f} s, loss {done.tally.loss:.3f}", file=sys.stderr, flush=True)
+    return result
+
+
+def run_child(name: str, options: argparse.Namespace, device: str) -> dict[str, Any]:
+    """Measure a case in a process of its own -> its result, or {"left_out": reason}."""
+    command = [sys.executable, "-m", "benchmarks.train_gpu", "--child", name, "--device", device]
+    command += ["--host-gib", str(options.host_gib), "--threads", str(options.threads)] + ["--quick"] * options.quick
+    try:
+        done = subprocess.run(
+            command, cwd=harness.ROOT, stdout=subprocess.PIPE, text=True, check=False, timeout=options.case_timeout_s
+        )
+    except subprocess.TimeoutExpired:
+        return {"case": name, "left_out": f"took longer than {options.case_timeout_s:.0f} s"}
+    if done.returncode:
+        return {"case": name, "left_out": f"its process ended with {done.returncode}"}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def show(result: dict[str, Any]) -> str:
+    """A case in lines."""
+    if "left_out" in result:
+        return f"{result['case']}: left out, {result['left_out']}"
+    head = (
+        f"{result['case']}: {result['checkpointing']}, {result['checkpoint_layers']} layers to an input, tiles of "
+        f"{result['mlp_tile']}; planned {result['plan_gib']:.2f} GiB and {result['plan_host_gib']:.1f} on the host, "
+        f"{result['plan_one_s']:.1f} s for one document"
+    )
+    rows = [
+        {
+            "rows": name,
+            "seconds": f"{step['s']:.2f}",
+            "tokens/s": f"{step['tokens_per_s']:.0f}",
+            "MFU": "" if step["mfu"] is None else f"{100 * step['mfu']:.1f} %",
+            "allocated GiB": "" if step["allocated_gib"] is None else f"{step['allocated_gib']:.2f}",
+            "reserved GiB": "" if step["reserved_gib"] is None else f"{step['reserved_gib']:.2f}",
+        }
+        for name, step in result["steps"].items()
+    ]
+    return f"{head}\n{harness.table(rows)}"
+
+
+def targets(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Memory within 10 % of the plan; MFU of the long row."""
+    found = []
+    for result in results:
+        if "left_out" in result or result["steps"]["packed"]["allocated_gib"] is None:
+            continue
+        peak = max(step["allocated_gib"] for step in result["steps"].values())
+        found += harness.target(
+            result["case"], "relative error of the planned peak", abs(result["plan_gib"] / peak - 1), "at most", 0.1
+        )
+        if result["tokens"] == MFU_LENGTH and "one" in result["steps"]:
+            found += harness.target(result["case"], "MFU", result["steps"]["one"]["mfu"], "at least", MFU_TARGET)
+    return found
+
+
+def draw(record: dict[str, Any], path: Path) -> None:
+    """Memory planned and allocated, and MFU, by length."""
+    from matplotlib.figure import Figure
+
+    results = [result for result in record["cases"] if "left_out" not in result]
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    memory_axis, speed_axis = figure.subplots(1, 2)
+    places, names = range(len(results)), [f"{result['case']}\n{result['tokens']:,}" for result in results]
+    peaks = [max(step["allocated_gib"] or 0 for step in result["steps"].values()) for result in results]
+    memory_axis.bar(places, peaks, 0.6, color="#c9d5e3", label="allocated, GiB")
+    planned = [result["plan_gib"] for result in results]
+    memory_axis.plot(places, planned, "_", color="#b5452c", ms=40, mew=2.5, label="planned")
+    memory_axis.set_title("peak memory of a step", loc="left")
+    for shift, name in ((-0.2, "packed"), (0.2, "one")):
+        shares = [100 * (result["steps"].get(name, {}).get("mfu") or 0) for result in results]
+        bars = speed_axis.bar([place + shift for place in places], shares, 0.4, label=f"{name} document(s)")
+        speed_axis.bar_label(bars, [f"{share:.1f}" for share in shares], fontsize=8)
+    speed_axis.set_title("MFU, % of the data sheet", loc="left")
+    for axis in (memory_axis, speed_axis):
+        axis.set_xticks(places, names, fontsize=9)
+        axis.legend(frameon=False)
+    hardware = record["hardware"]
+    figure.suptitle(f"{hardware.get('gpu', {}).get('name', hardware['processor'])}, {hardware['commit']}")
+    figure.savefig(path, dpi=120)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the benchmark -> exit status."""
+    made = harness.parser(NAME, __doc__.splitlines()[0])
+    made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="cpu only with --quick")
+    made.add_argument("--host-gib", type=float, default=0.0, help="host memory that may be pinned; 0: all there is")
+    made.add_argument("--case-timeout-s", type=float, default=900.0, help="longest time of one case")
+    made.add_argument("--child", default="", help=argparse.SUPPRESS)
+    options = made.parse_args(arguments)
+    options.given = list(sys.argv[1:] if arguments is None else arguments)
+    options.backend = "triton"
+    device = harness.prepare(options)
+    if device == "cpu" and not options.quick:
+        print("error: there is no GPU; --quick tries the script on a CPU", file=sys.stderr)
+        return 2
+    sheet = this_device(options, device)
+    cases = settings(options, device, sheet)
+    if options.child:
+        print(json.dumps(measure(cases[options.child], sheet)))
+        return 0
+    names = harness.select(list(cases), options.cases)
+    if options.list:
+        for name in names:
+            print(name, json.dumps(asdict(cases[name].case) | {"model": "long_1m"}))
+        return 0
+    try:
+        record = harness.begin(NAME, options, device, TESTS)
+        if device == "cuda":
+            attention.verify(device, options.backend)
+    except harness.TestsFailedError as error:
+        return harness.refuse(NAME, error)
+    record["cases"] = harness.run_cases(
+        names, lambda name, on_stage: run_child(name, options, device), show, minutes=options.minutes
+    )
+    record["targets"] = targets(record["cases"])
+    return harness.finish(record, options, draw)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
