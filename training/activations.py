@@ -29,7 +29,7 @@ device.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import MethodType
@@ -63,7 +63,7 @@ def checkpoint_blocks(model: nn.Module, mode: str, *, layers: int = 1) -> None:
             block.forward = MethodType(_again(type(block).forward, **options), block)
 
 
-def local_runs(config: ModelConfig, every: range, most: int) -> list[range]:
+def local_runs(config: ModelConfig, every: Sequence[int], most: int) -> list[range]:
     """The layers `every` in order, neighbouring local ones together, up to `most`; global ones by themselves."""
     runs: list[range] = []
     for layer in every:
@@ -149,7 +149,7 @@ def is_wide(tensor: Tensor, config: ModelConfig) -> bool:
 
 
 def _by_runs(through: Callable, layers: int) -> Callable:
-    def checkpointed(self: nn.Module, every: range, x: Tensor, *shared) -> Tensor:
+    def checkpointed(self: nn.Module, every: Sequence[int], x: Tensor, *shared) -> Tensor:
         for run in local_runs(self.config, every, layers):
             if len(run) > 1:
                 x = checkpoint(through, self, run, x, *shared, use_reentrant=False, preserve_rng_state=False)

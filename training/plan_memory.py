@@ -42,6 +42,7 @@ SPAN_BYTES = 2 * 2 * 4
 """Of a token in the masks: lo and hi, int32, for local and global layers."""
 
 AGAIN = "block computed again"
+GLOBAL_KEPT = ("out of global layers", "lse of global layers", "middles of global layers")
 STAGING = "checkpoint staging"
 MLP_PARTS = ("resid_mid", "mlp")
 """How the tensors of `block_tensors` begin that are let go before attention's backward pass."""
@@ -193,10 +194,10 @@ def kept_bytes(case: Case) -> dict[str, float]:
     inputs = float(len(case.runs) * tokens * tensors["input"])
     kept = {"block inputs": inputs}
     if case.mode != "full":
-        each = tokens * config.num_global_layers
-        kept["out of global layers"] = float(each * tensors["attn.out"])
-        kept["lse of global layers"] = float(each * tensors["attn.lse"])
-        kept["middles of global layers"] = float(each * tensors["resid_mid"] * bool(case.tile_tokens))
+        each = (tensors["attn.out"], tensors["attn.lse"], tensors["resid_mid"] * bool(case.tile_tokens))
+        kept |= {
+            name: float(tokens * config.num_global_layers * size) for name, size in zip(GLOBAL_KEPT, each, strict=True)
+        }
     return kept
 
 
@@ -206,8 +207,8 @@ def offloaded(case: Case) -> dict[str, float]:
         return {}
     kept = kept_bytes(case)
     # uncompiled, the policy keeps what attention gave to itself
-    gone = ("block inputs", "middles of global layers", *(["out of global layers"] if case.compiled else []))
-    return {name: kept[name] for name in gone}
+    out, _, middle = GLOBAL_KEPT
+    return {name: kept[name] for name in ("block inputs", middle, *([out] if case.compiled else []))}
 
 
 def cast_weights(case: Case, num_blocks: int) -> float:
@@ -314,10 +315,20 @@ def _again(case: Case, *, mlp: bool) -> float:
     return case.num_tokens * parts + cast_weights(case, 1)
 
 
-def _found_again(case: Case) -> float:
-    """Bytes of what the other layers of the longest run were given; its first one's is kept anyway."""
+def _found_again(case: Case) -> dict[str, float]:
+    """What the layers of the longest run were given, but for its first one's, which is kept anyway; and, where that run
+    comes after it in the backward pass, what the last layer had kept."""
     longest_run = max(map(len, case.runs)) if case.mode != "none" else 1
-    return case.num_tokens * case.model.dim * WIDE * (longest_run - 1)
+    if longest_run == 1:
+        return {}
+    found = {"inputs found again": float(case.num_tokens * case.model.dim * WIDE * (longest_run - 1))}
+    if len(case.runs[-1]) < longest_run:
+        away, kept = offloaded(case), kept_bytes(case)
+        of_last = {"block inputs": len(case.runs)} | dict.fromkeys(GLOBAL_KEPT, case.model.num_global_layers)
+        found["kept by the last layer, let go"] = -sum(
+            kept[name] / layers for name, layers in of_last.items() if name in kept and name not in away
+        )
+    return found
 
 
 def _stream_gradient(case: Case) -> float:
@@ -328,7 +339,7 @@ def _stream_gradient(case: Case) -> float:
 def _mlp(case: Case) -> dict[str, float]:
     config, tokens, low = case.model, case.num_tokens, case.low
     tile = case.tile_tokens * case.micro_rows
-    parts = {AGAIN: _again(case, mlp=True), "inputs found again": _found_again(case)}
+    parts = {AGAIN: _again(case, mlp=True), **_found_again(case)}
     if tile:
         stream = tokens * config.dim * WIDE
         # a tile's activations, then as much again of gradients; the gradients of the tiles' inputs
@@ -356,7 +367,7 @@ def _attention(case: Case) -> dict[str, float]:
             scratch = max(scratch, tokens * (3 * heads + 2 * keys + both) * low)
     parts = {
         AGAIN if case.mode != "none" else "MLP of the last block, let go": _again(case, mlp=False),
-        "inputs found again": _found_again(case),
+        **_found_again(case),
         "gradient of the stream": _stream_gradient(case),
         # of out, q, k and v; afterwards those of rotary turn and norm take attention's scratch's place
         "attention gradients": results,

@@ -214,8 +214,8 @@ def accumulate(
                 return_token_loss=True,
                 **help_from,
             )
-            # a whole stream, which nothing needs any more
-            del hidden
+            # whole streams, which nothing needs any more
+            del hidden, help_from
         gradients.before_backward(last=number == num_batches)
         objective.backward()
         tally.add_batch(batch, objective=objective, token_loss=token_loss)
