@@ -64,6 +64,21 @@ def plain():
     return step("none")
 
 
+@pytest.fixture
+def attended(monkeypatch):
+    """Grows by one with every forward pass of attention."""
+    # the package's `attention` is its function
+    cpu = importlib.import_module("kernels.attention.cpu")
+    calls, forward = [], cpu.forward
+
+    def counted(*inputs, **options):
+        calls.append(None)
+        return forward(*inputs, **options)
+
+    monkeypatch.setattr(cpu, "forward", counted)
+    return calls
+
+
 @pytest.mark.parametrize("mode", ["selective", "full", "offload"])
 def test_gradients_are_the_same_bits(mode, plain):
     loss, gradients, kept = step(mode)
@@ -82,42 +97,25 @@ def test_tiled_mlps_give_the_same_gradients(tile, plain):
 
 
 @pytest.mark.parametrize(("mode", "forwards"), [("none", 4), ("selective", 6), ("full", 8), ("offload", 6)])
-def test_attention_of_global_layers_is_done_once(mode, forwards, monkeypatch):
+def test_attention_of_global_layers_is_done_once(mode, forwards, attended):
     """Two of four layers are global: with the selective mode only the local two are done again."""
-    # the package's `attention` is its function
-    cpu = importlib.import_module("kernels.attention.cpu")
-    calls, forward = [], cpu.forward
-
-    def counted(*inputs, **options):
-        calls.append(None)
-        return forward(*inputs, **options)
-
-    monkeypatch.setattr(cpu, "forward", counted)
     step(mode)
-    assert len(calls) == forwards
+    assert len(attended) == forwards
 
 
 @pytest.mark.parametrize("mode", ["selective", "full"])
-def test_layers_that_share_an_input_keep_one(mode, monkeypatch):
+def test_layers_that_share_an_input_keep_one(mode, attended):
     """Six local layers and a global one: with three to an input, three inputs are kept in place of seven, and each
     local layer but the last of its three, whose input is enough, is gone through twice more."""
     shape = dataclasses.replace(SHAPE, num_layers=7, global_every=7)
-    cpu = importlib.import_module("kernels.attention.cpu")
-    calls, forward = [], cpu.forward
-
-    def counted(*inputs, **options):
-        calls.append(None)
-        return forward(*inputs, **options)
-
-    monkeypatch.setattr(cpu, "forward", counted)
     loss, gradients, alone = step(mode, shape=shape)
-    again = len(calls)
+    again = len(attended)
     shared_loss, shared_gradients, shared = step(mode, layers=3, shape=shape)
     assert torch.equal(loss, shared_loss)
     assert all(torch.equal(one, other) for one, other in zip(gradients, shared_gradients, strict=True))
     # the input of the last norm is one more
     assert wide(alone, shape)[0] - wide(shared, shape)[0] == 4
-    assert len(calls) - again == again + 4
+    assert len(attended) - again == again + 4
 
 
 def test_runs_of_local_layers():
@@ -153,10 +151,13 @@ def test_pieces_in_host_memory_are_the_tensor(monkeypatch):
     assert torch.equal(activations.from_host(tensor.device, tensor.shape, pieces), tensor)
 
 
-def test_compiled_blocks_are_computed_again_too(plain):
-    loss, gradients, _ = step("selective", 16, compiled=True)
-    torch.testing.assert_close(loss, plain[0], rtol=0, atol=1e-12)
-    for one, other in zip(gradients, plain[1], strict=True):
+def test_compiled_blocks_are_computed_again_too():
+    """All at once: three local layers to an input, attention of the global one kept, tiles."""
+    shape = dataclasses.replace(SHAPE, global_every=4)
+    plain_loss, plain_gradients, _ = step("none", shape=shape)
+    loss, gradients, _ = step("selective", 16, compiled=True, layers=3, shape=shape)
+    torch.testing.assert_close(loss, plain_loss, rtol=0, atol=1e-12)
+    for one, other in zip(gradients, plain_gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
