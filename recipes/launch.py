@@ -37,7 +37,7 @@ class Launch:
             raise ValueError(f'track = {self.track!r}: only "tensorboard" is known; metrics.jsonl is always written')
 
 
-def parse(argv: list[str]) -> Launch:
+def parse(argv: list[str], *, prog: str = "train.py") -> Launch:
     """The request behind the arguments; the first one names a recipe, `demo` where it is an option or absent.
 
     Exits with code 2 and a message for an unknown recipe, field or value, and with 0 after --help.
@@ -52,7 +52,7 @@ def parse(argv: list[str]) -> Launch:
             Launch,
             default=Launch(recipe=RECIPES[name]()),
             args=rest,
-            prog=f"train.py {name}",
+            prog=f"{prog} {name}",
             description=f"Train by the recipe `{name}`, or another: train.py RECIPE [OPTIONS]\n\n{recipes}",
             config=(tyro.conf.FlagCreatePairsOff,),
         )

@@ -244,9 +244,11 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     options = argparse.ArgumentParser(
         prog="python -m training.planner",
+        allow_abbrev=False,
         description="Memory, time and the best mesh of a recipe, before anything runs. Settings that are not given are "
-        "searched; those given are held.",
-        epilog="example: python -m training.planner long_1m --gpus 8 --gpu h200 --row-tokens 4194304",
+        "searched; those given are held. Fields of the recipe are overridden as with train.py.",
+        epilog="example: python -m training.planner long_1m --gpus 8 --gpu h200 --row-tokens 4194304 "
+        "--large.model.num-layers 36",
     )
     options.add_argument("recipe", help="name of a recipe, as train.py takes it")
     options.add_argument("--gpus", type=int, required=True, metavar="N", help="ranks, 1 to 1024, one to a device")
@@ -318,11 +320,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     # a command stands outside of the rooms: recipes import training, never the other way round
     from recipes import RECIPES
 
-    args = parser().parse_args(argv)
+    args, fields = parser().parse_known_args(argv)
     try:
         if args.recipe not in RECIPES:
             raise PlanError(f"unknown recipe {args.recipe!r}: choose one of {', '.join(RECIPES)}")
-        base, train, device, held = request(args, RECIPES[args.recipe]())
+        recipe = RECIPES[args.recipe]()
+        if fields:
+            # reading a recipe's fields takes the whole command-line library
+            from recipes.launch import parse
+
+            recipe = parse([args.recipe, *fields], prog="python -m training.planner").recipe
+        base, train, device, held = request(args, recipe)
         best, _ = search(base, train, device, held)
         most = longest_row(base, train, device, held)
     except ValueError as error:

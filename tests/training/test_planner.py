@@ -158,6 +158,16 @@ def test_the_recipe_of_a_million_tokens_is_what_the_planner_finds(capsys):
     assert "not validated" in found["note"]
 
 
+def test_fields_of_the_recipe_are_overridden(capsys):
+    options = ["long_1m", "--gpus", "8", "--gpu", "h200", "--json", "--checkpointing", "full"]
+    assert planner.main([*options, "--large.model.num-layers", "36", "--large.rows-per-step", "8"]) == 0
+    model = replace(RECIPES["long_1m"]().large.model, num_layers=36, vocab_size=32768)
+    assert json.loads(capsys.readouterr().out)["parameters"] == plan_memory.num_parameters(model)
+    with pytest.raises(SystemExit) as stopped:
+        planner.main([*options, "--large.model.number-of-layers", "36"])
+    assert stopped.value.code == 2 and "num-layers" in capsys.readouterr().err
+
+
 def test_ten_million_tokens_on_a_thousand_gpus(capsys):
     assert planner.main(["long_1m", "--gpus", "1024", "--gpu", "b200", "--row-tokens", "10000000"]) == 0
     said = capsys.readouterr().out
