@@ -1,7 +1,8 @@
 """Rows of 16,384 tokens on a CPU: whole packages of source code, read with more and more of them in sight.
 
 It shows the settings of long rows where anyone can run them. Documents are packages of up to 24 KiB (some 15,000
-tokens), among tutorial pages and the demo's pictures, speech and films. Attention sees 2,048 tokens of a document at
+tokens), among tutorial pages and nearly as many tokens of the demo's pictures, speech and films, 1.8 times each.
+Attention sees 2,048 tokens of a document at
 first, 8,192 from 40 % of the steps on, all of it for the last quarter; the rotary base of global layers is that of
 the full length from the beginning. Six layers, five local and one global, the layout that `long_1m` has; blocks are
 computed again in the backward pass and MLPs run over 2,048 tokens at a time, so a row of 16,384 needs no more memory
@@ -32,7 +33,7 @@ def long_cpu() -> Recipe:
     workbench = dataclasses.replace(
         base.corpus.workbench,
         train=Counts(
-            text=300, package=400, screenshot=(4000, 300, 0, 0), narration=(2500, 200, 0, 0), recording=(800, 0, 0, 0),
+            text=60, package=130, screenshot=(24000, 300, 0, 0), narration=(6000, 200, 0, 0), recording=(3000, 0, 0, 0),
             page=(120, 60, 0, 0),
         ),
         validation=held_out,
@@ -62,7 +63,7 @@ def long_cpu() -> Recipe:
                 global_every=6,
                 rope_theta_global=4_000_000.0,
             ),
-            num_steps=240,
+            num_steps=300,
             rows_per_step=1,
             micro_rows=1,
             learning_rate=3e-3,
