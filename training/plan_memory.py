@@ -43,6 +43,7 @@ SPAN_BYTES = 2 * 2 * 4
 
 AGAIN = "block computed again"
 GLOBAL_KEPT = ("out of global layers", "lse of global layers", "middles of global layers")
+"""Terms of what a global layer keeps beside its input where its attention is not done again."""
 STAGING = "checkpoint staging"
 MLP_PARTS = ("resid_mid", "mlp")
 """How the tensors of `block_tensors` begin that are let go before attention's backward pass."""

@@ -120,8 +120,8 @@ def cases(base: Case, held: dict) -> Iterator[Case]:
 
 def layers_of(base: Case, mode: str) -> list[int]:
     """Numbers of local layers that may keep one input between them: one, and all between two global ones, or half."""
-    most = base.model.global_every - 1 if mode != "none" and base.model.window is not None else 1
-    return sorted({1, -(-most // 2), most} - {0})
+    group = min(base.model.global_every, base.model.num_layers) if mode != "none" else 1
+    return sorted({1, group // 2, group - 1} - {0})
 
 
 def search(base: Case, train: TrainConfig, device: Device, held: dict) -> tuple[Plan, list[Plan]]:
