@@ -143,7 +143,7 @@ def draw(record: dict[str, Any], path: Any) -> None:
     axis.invert_yaxis()
     axis.set_xlabel("peak memory over the imported process, GiB")
     axis.margins(x=0.15)
-    axis.legend(frameon=False, loc="lower right")
+    axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=2)
     hardware = record["hardware"]
     axis.set_title(f"Peak memory of a training step, {hardware['processor']}, {hardware['commit']}", loc="left")
     figure.savefig(path, dpi=120)
