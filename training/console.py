@@ -105,7 +105,9 @@ def count(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """3725 -> "1:02:05"."""
+    """3725 -> "1:02:05"; from 100 hours on in days."""
     whole = max(0, round(seconds))
+    if whole >= 360_000:
+        return f"{whole / 86_400:,.0f} days"
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

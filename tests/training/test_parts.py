@@ -203,6 +203,7 @@ def test_status_lines_align(capsys):
     console.close()
     assert short in capsys.readouterr().err
     assert (count(12), duration(59.6)) == ("12", "1:00")
+    assert (duration(359_999), duration(360_000), duration(1e10)) == ("99:59:59", "4 days", "115,741 days")
 
 
 def test_a_peak_that_was_beaten_is_measured_anew():
