@@ -122,7 +122,7 @@ class ModelConfig:
     @property
     def num_global_layers(self) -> int:
         """How many of the layers are global."""
-        return sum(self.is_global(layer) for layer in range(self.num_layers))
+        return self.num_layers // min(self.global_every, self.num_layers)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `ModelConfig.from_dict` is the inverse."""

@@ -28,6 +28,7 @@ N tokens of this rank, E width, H query heads, K key heads, D head dim, M MLP wi
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 from kernels.attention.plan import CALL_ROWS
 from kernels.linear_loss.walk import CHUNK_LOGITS, CHUNK_TOKENS
@@ -98,9 +99,14 @@ class Case:
         return "selective" if self.checkpointing == "offload" and self.device == "cpu" else self.checkpointing
 
     @property
-    def runs(self) -> list[range]:
+    def runs(self) -> tuple[range, ...]:
         """Layers that keep one input between them."""
-        return local_runs(self.model, range(self.model.num_layers), self.checkpoint_layers)
+        return _runs(self.model, self.checkpoint_layers)
+
+
+@cache
+def _runs(config: ModelConfig, layers: int) -> tuple[range, ...]:
+    return tuple(local_runs(config, range(config.num_layers), layers))
 
 
 @dataclass(frozen=True)

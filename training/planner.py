@@ -4,12 +4,12 @@
     python -m training.planner long_1m --gpus 64 --gpu h200 --row-tokens 10000000 --context 64 --shard 64
 
 Every mesh (ranks that share rows, ranks that share parameters: independent, see `training.parallel`), every way of
-keeping activations and a few MLP tiles are tried; of those that fit the fastest is shown, by `training.plan_memory` and
-`training.plan_time`. A setting given on the command line is held, the others are searched. Nothing is allocated, and it
-takes about a second.
+keeping activations and a few MLP tiles are tried; of those that fit into device and host memory the fastest is shown,
+by `training.plan_memory` and `training.plan_time`. A setting given on the command line is held, the others are
+searched, and a recipe's fields are overridden as with train.py. Nothing is allocated, and it takes a few seconds.
 
 It is an estimate: byte counts follow the code, some are tested to be exact, and peak memory was held against resident
-memory on a CPU without compilation (`benchmarks/planner.py`). Neither memory nor time has been validated on any GPU,
+memory on a CPU (`benchmarks/planner.py`). Neither memory nor time has been validated on any GPU,
 and efficiencies are assumptions (`training.gpus`). What it leaves out is told at the top of those files.
 """
 

@@ -31,10 +31,12 @@ from training.runtime import Runtime
 
 ROW, VOCAB = 64, 40
 SHAPE = ModelConfig(
-    vocab_size=VOCAB, dim=32, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=48, window=20,
-    global_every=3, image_dim=12, audio_dim=8, video_dim=10,
+    vocab_size=VOCAB, dim=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=48, window=20,
+    global_every=2, image_dim=12, audio_dim=8, video_dim=10,
 )  # fmt: skip
-STEPS = 50
+DEEP = replace(SHAPE, num_layers=3, global_every=3)
+"""With two local layers side by side, which can keep one input between them."""
+STEPS, DEEP_STEPS = 50, 12
 CONFIG = TrainConfig(
     model=SHAPE, num_steps=STEPS, rows_per_step=4, micro_rows=2, learning_rate=3e-3, warmup_steps=2,
     checkpoint_every=STEPS, log_every=1, seed=3,
@@ -44,10 +46,7 @@ MESHES = {
     4: [(1, 1), (2, 1), (4, 1), (1, 2), (2, 2), (4, 2), (1, 4), (2, 4), (4, 4)],
 }
 """World size -> ranks that share rows, ranks that share parameters."""
-OPTIONS = {
-    (1, 2): {"checkpointing": "selective", "checkpoint_layers": 2},
-    (2, 2): {"checkpointing": "full", "mlp_tile": 16, "checkpoint_layers": 2},
-}
+OPTIONS = {(1, 2): {"checkpointing": "selective"}, (2, 2): {"checkpointing": "full", "mlp_tile": 16}}
 """What some meshes do besides, and must not alter anything."""
 
 
@@ -100,11 +99,11 @@ def source(world: World) -> RowSource:
     return RowSource(open=open_rows, num_rows=400)
 
 
-def run(folder: Path, world: World, *, taught: bool, steps: int = STEPS, **options) -> None:
+def run(folder: Path, world: World, *, taught: bool, steps: int = STEPS, shape: ModelConfig = SHAPE, **options) -> None:
     """Train, the first `steps` steps of the schedule."""
     # with weights on one rank, and without, to be drawn where they belong, on several
     weights = {"generator": torch.Generator().manual_seed(CONFIG.seed)} if world.size == 1 else {"empty": True}
-    model = Transformer(SHAPE, **weights)
+    model = Transformer(shape, **weights)
     teacher = None
     if taught:
         small = replace(SHAPE, num_layers=1, window=7)
@@ -112,8 +111,9 @@ def run(folder: Path, world: World, *, taught: bool, steps: int = STEPS, **optio
     with Stop() as stop:
         try:
             train(
-                CONFIG, model=model, rows=source(world), folder=folder, runtime=Runtime(dtype="float64", **options),
-                kinds=("page",), distillation=teacher, world=world, quiet=True, validate=validate, stop=stop,
+                replace(CONFIG, model=shape), model=model, rows=source(world), folder=folder, world=world,
+                runtime=Runtime(dtype="float64", **options), kinds=("page",), distillation=teacher, quiet=True,
+                validate=validate, stop=stop,
                 on_step=lambda step: stop.request("the test") if step == steps < STEPS else None,
             )  # fmt: skip
         except Interrupted:
@@ -137,6 +137,9 @@ def _rank(rank: int, size: int, port: int, folder: str) -> None:
         taught = context == size
         place = Path(folder) / f"{size}-{context}-{shard}"
         run(place, world, taught=taught, **OPTIONS.get((context, shard), {}))
+        if size == 2 and shard == 2:
+            options = OPTIONS[context, shard] | {"checkpoint_layers": 2}
+            run(Path(folder) / f"deep-{context}", world, taught=False, steps=DEEP_STEPS, shape=DEEP, **options)
     # begun on one rank, gone on here, sharded; and begun here, to go on on another number of ranks
     run(Path(folder) / "moved", split_world(whole, shard=size), taught=False, steps=30 if size == 4 else STEPS)
 
@@ -165,6 +168,7 @@ def trained(tmp_path_factory) -> Path:
     for taught in (False, True):
         run(folder / f"one-{taught}", World(), taught=taught)
     run(folder / "moved", World(), taught=False, steps=13)
+    run(folder / "deep-one", World(), taught=False, steps=DEEP_STEPS, shape=DEEP)
     torch.set_num_threads(before)
     for size in (4, 2):
         spawn(size, folder)
@@ -189,6 +193,14 @@ def test_every_mesh_gives_the_same_losses(size, context, shard, trained):
     same(one, folder)
     billed = [json.loads((path / "ledger.json").read_text()) for path in (folder, one)]
     assert billed[0]["student"]["flops"] == billed[1]["student"]["flops"]
+
+
+@pytest.mark.parametrize("context", [1, 2])
+def test_layers_that_share_an_input_do_so_on_every_mesh(context, trained):
+    """Gathered parameters and shared rows are asked for once more."""
+    one, other = numbers(trained / "deep-one"), numbers(trained / f"deep-{context}")
+    assert len(one) > DEEP_STEPS
+    torch.testing.assert_close(other, one, rtol=0, atol=1e-8)
 
 
 def test_a_run_moves_from_one_rank_to_four_to_two(trained):
