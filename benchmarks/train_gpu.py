@@ -41,7 +41,7 @@ from training import planner
 from training.config import TrainConfig
 from training.distributed import World
 from training.gpus import GPUS, Device
-from training.plan_memory import STAGING, Case, host_bytes, memory
+from training.plan_memory import STAGING, Case, host_bytes, memory, offloaded
 from training.plan_time import step_time
 
 NAME = "train_gpu"
@@ -128,7 +128,7 @@ def measure(setting: Setting, sheet: Device) -> dict[str, Any]:
         "case": setting.name, "tokens": case.row_tokens, "model": case.model.to_dict(), "dtype": case.dtype,
         "checkpointing": case.checkpointing, "checkpoint_layers": case.checkpoint_layers, "mlp_tile": case.mlp_tile,
         "compiled": case.compiled, "plan_gib": plan.peak_bytes / GIB, "fullest": plan.worst,
-        "plan_host_gib": sum(size for name, size in plan.host.items() if name != STAGING) / GIB,
+        "plan_host_gib": sum(offloaded(case).values()) / GIB,
         "plan_one_s": step_time(case, sheet).total_s, "steps": {},
     }  # fmt: skip
     packed, whole = random_rows(case, document_tokens=setting.document_tokens), random_rows(case)

@@ -2,11 +2,10 @@
 
 It shows the settings of long rows where anyone can run them. Documents are packages of up to 24 KiB (some 15,000
 tokens), among tutorial pages and nearly as many tokens of the demo's pictures, speech and films, 1.8 times each.
-Attention sees 2,048 tokens of a document at
-first, 8,192 from 40 % of the steps on, all of it for the last quarter; the rotary base of global layers is that of
-the full length from the beginning. Six layers, five local and one global, the layout that `long_1m` has; blocks are
-computed again in the backward pass and MLPs run over 2,048 tokens at a time, so a row of 16,384 needs no more memory
-than the demo's short ones. The guard is on.
+Attention sees 2,048 tokens of a document at first, 8,192 from 40 % of the steps on, all of it for the last quarter; the
+rotary base of global layers is that of the full length from the beginning. Six layers, five local and one global, the
+layout that `long_1m` has; blocks are computed again in the backward pass and MLPs run over 2,048 tokens at a time, so a
+row of 16,384 needs no more memory than the demo's short ones. The guard is on.
 """
 
 from __future__ import annotations

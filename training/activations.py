@@ -43,6 +43,8 @@ from model.config import ModelConfig
 
 PIECE_BYTES = 2**28
 """Of pinned memory taken at once."""
+# dropout and other random numbers do not occur
+_checkpoint = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 
 
 def checkpoint_blocks(model: nn.Module, mode: str, *, layers: int = 1) -> None:
@@ -105,8 +107,8 @@ def is_tiled(block: nn.Module) -> bool:
     return "feed" in vars(block)
 
 
-def offloading(model: nn.Module, mode: str, device: str) -> AbstractContextManager:
-    """Context of a forward pass in which what blocks were given goes to host memory until it is needed."""
+def offloading(model: nn.Module, mode: str) -> AbstractContextManager:
+    """Context of a forward pass in which what blocks keep goes to host memory until it is needed."""
     if mode != "offload":
         return nullcontext()
     config = model.config
@@ -151,10 +153,7 @@ def is_wide(tensor: Tensor, config: ModelConfig) -> bool:
 def _by_runs(through: Callable, layers: int) -> Callable:
     def checkpointed(self: nn.Module, every: Sequence[int], x: Tensor, *shared) -> Tensor:
         for run in local_runs(self.config, every, layers):
-            if len(run) > 1:
-                x = checkpoint(through, self, run, x, *shared, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x = through(self, run, x, *shared)
+            x = _checkpoint(through, self, run, x, *shared) if len(run) > 1 else through(self, run, x, *shared)
         return x
 
     return checkpointed
@@ -162,8 +161,7 @@ def _by_runs(through: Callable, layers: int) -> Callable:
 
 def _again(forward: Callable, **options) -> Callable:
     def checkpointed(self: nn.Module, *inputs):
-        # dropout and other random numbers do not occur
-        return checkpoint(forward, self, *inputs, use_reentrant=False, preserve_rng_state=False, **options)
+        return _checkpoint(forward, self, *inputs, **options)
 
     return checkpointed
 
@@ -173,10 +171,7 @@ def _tiled(forward: Callable, tile_tokens: int) -> Callable:
     def tiled(self: nn.Module, x: Tensor) -> Tensor:
         if x.shape[1] <= tile_tokens:
             return forward(self, x)
-        tiles = [
-            checkpoint(forward, self, tile, use_reentrant=False, preserve_rng_state=False)
-            for tile in x.split(tile_tokens, dim=1)
-        ]
+        tiles = [_checkpoint(forward, self, tile) for tile in x.split(tile_tokens, dim=1)]
         return torch.cat(tiles, dim=1)
 
     return tiled

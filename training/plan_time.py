@@ -26,14 +26,13 @@ from model.flops import causal_area
 from training.context import chunk_tokens
 from training.gpus import Device
 from training.plan_memory import (
-    STAGING,
     WIDE,
     Case,
     block_matrices,
     block_parameters,
     block_tensors,
-    host_bytes,
     num_parameters,
+    offloaded,
 )
 
 BACKWARD_ATTENTION = 3.5
@@ -179,5 +178,4 @@ def _replicas(case: Case, device: Device) -> float:
 
 
 def _offload(case: Case, device: Device) -> float:
-    waiting = sum(size for name, size in host_bytes(case).items() if name != STAGING)
-    return 2 * waiting / (device.host_bytes_per_s * device.efficiency.network)
+    return 2 * sum(offloaded(case).values()) / (device.host_bytes_per_s * device.efficiency.network)

@@ -9,8 +9,8 @@ by `training.plan_memory` and `training.plan_time`. A setting given on the comma
 searched, and a recipe's fields are overridden as with train.py. Nothing is allocated, and it takes a few seconds.
 
 It is an estimate: byte counts follow the code, some are tested to be exact, and peak memory was held against resident
-memory on a CPU (`benchmarks/planner.py`). Neither memory nor time has been validated on any GPU,
-and efficiencies are assumptions (`training.gpus`). What it leaves out is told at the top of those files.
+memory on a CPU (`benchmarks/planner.py`). Neither memory nor time has been validated on any GPU, and efficiencies are
+assumptions (`training.gpus`). What it leaves out is told at the top of those files.
 """
 
 from __future__ import annotations

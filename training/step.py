@@ -203,7 +203,7 @@ def accumulate(
                 }
                 teacher_flops += bills * batch_flops(distillation.teacher, whole)
                 teacher_s += time.perf_counter() - start
-            with offloading(model, runtime.checkpointing, runtime.device):
+            with offloading(model, runtime.checkpointing):
                 hidden = model(batch.token_ids, batch.position, batch.segment, batch.block, batch.media, **options)
             objective, token_loss = linear_cross_entropy(
                 hidden.flatten(0, 1),

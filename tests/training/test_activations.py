@@ -41,7 +41,7 @@ def step(
             kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    with saved_tensors_hooks(pack, lambda tensor: tensor), offloading(model, mode, "cpu"):
+    with saved_tensors_hooks(pack, lambda tensor: tensor), offloading(model, mode):
         hidden = model(token_ids, position, document, torch.zeros_like(document))
     loss = linear_cross_entropy(hidden.flatten(0, 1), model.head_weight, labels.flatten())
     loss.backward()
