@@ -1,0 +1,112 @@
+"""Where a model runs and in what precision it multiplies: one answer for every command and every stage.
+
+A run settles both once (`training.runtime`) and hands them on; commands that load a trained model ask here. So no stage
+can end on the host because nobody told it of the card, and no two commands mean different things by "auto".
+
+    device          where weights and inputs lie; "auto" is the current CUDA device where there is one, else the CPU
+    compute_dtype   dtype of matrix products, keys and values, by autocast; None is the weights' own
+
+bfloat16 pays only where the hardware multiplies it (avx512_bf16, AMX or Arm's bf16; Ampere and later on CUDA);
+elsewhere it is emulated and slower than float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+from torch import nn
+
+COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """The device that a name means: "auto", "cpu", "cuda", "cuda:1", ...
+
+    Raises ValueError for a name that torch does not know, and for a card that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device = {name!r} is unknown: give auto, cpu, cuda, or cuda:1 for a second card") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(f"device = {name!r}, but torch sees no GPU: use cpu, or install its driver")
+        if device.index is not None and device.index >= torch.cuda.device_count():
+            raise ValueError(f"device = {name!r}, but torch sees {torch.cuda.device_count()} GPUs, counted from 0")
+    return device
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of a model's weights, which is where its inputs belong."""
+    return model.head_weight.device
+
+
+def native_dtype(device: torch.device | str) -> torch.dtype:
+    """The fastest dtype of matrix products that training is known to bear: bfloat16 where the hardware multiplies it."""
+    return torch.bfloat16 if has_bfloat16(device)[0] else torch.float32
+
+
+def resolve_compute_dtype(name: str, device: torch.device | str) -> torch.dtype | None:
+    """"auto", "float32" or "bfloat16" as a `compute_dtype`. Raises ValueError for another name."""
+    if name not in COMPUTE_DTYPES:
+        raise ValueError(f"dtype = {name!r} is unknown: choose one of {', '.join(COMPUTE_DTYPES)}")
+    dtype = native_dtype(device) if name == "auto" else getattr(torch, name)
+    return None if dtype == torch.float32 else dtype
+
+
+def autocast(device: torch.device | str, compute_dtype: torch.dtype | None) -> AbstractContextManager:
+    """Context in which matrix products have `compute_dtype`; nothing changes for None."""
+    if compute_dtype is None:
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=compute_dtype)
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--device` and `--dtype` of a command that runs a model; read them with `resolve_device` and
+    `resolve_compute_dtype`."""
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1, ..., or auto: a GPU where there is one (default auto)"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=COMPUTE_DTYPES,
+        default="auto",
+        help="of matrix products, keys and values; auto: bfloat16 where the hardware multiplies it (default auto)",
+    )
+
+
+def has_bfloat16(device: torch.device | str) -> tuple[bool, str]:
+    """Does this hardware multiply bfloat16 itself? Returns the answer and its reason."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return major >= 8, f"compute capability {major}.{minor}"
+    if device.type != "cpu":
+        return False, f"nothing is known of {device.type}"
+    flags = _cpu_flags()
+    for flag in ("amx_bf16", "avx512_bf16", "bf16"):
+        if flag in flags:
+            return True, f"the processor has {flag}"
+    return False, "the processor has none of avx512_bf16, amx_bf16 and bf16"
+
+
+def _cpu_flags() -> set[str]:
+    flags = set()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                flags = set(line.partition(":")[2].split())
+                break
+    except OSError:
+        pass
+    # where there is no /proc, torch may know
+    for name, flag in (("_is_avx512_bf16_supported", "avx512_bf16"), ("_is_amx_tile_supported", "amx_bf16")):
+        probe = getattr(torch.cpu, name, None)
+        if not flags and probe is not None and probe():
+            flags.add(flag)
+    return flags
