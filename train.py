@@ -41,7 +41,7 @@ from evals.report import write_report
 from evals.summary import write_summary
 from evals.validation import Validator
 from model import Transformer, load
-from model.load import save_model
+from model.load import LoadedModel, save_model
 from recipes.forecast import forecast
 from recipes.launch import in_words, parse
 from recipes.recipe import Recipe
@@ -257,6 +257,8 @@ class _Run:
             start_row=start_row,
             rank=self.world.replica,
             world_size=self.world.replicas,
+            num_workers=self.runtime.loader_workers,
+            pin_memory=self.runtime.device == "cuda",
         )
 
     def small_config(self, selects: bool) -> TrainConfig:
@@ -297,7 +299,9 @@ class _Run:
                 account=account,
                 kinds=tuple(self.data.kinds),
                 distillation=distillation,
-                validate=Validator(self.data, self.tokenizer, self.recipe.evals, autocast=self.autocast()),
+                validate=Validator(
+                    self.data, self.tokenizer, self.recipe.evals, compute_dtype=self.runtime.compute_dtype
+                ),
                 world=self.world,
                 sinks=sinks,
             )
@@ -325,7 +329,7 @@ class _Run:
 
     def distillation(self, config: TrainConfig) -> Distillation:
         """The trained small model as the large one's teacher."""
-        salt, teacher = self.recipe.salt, load(self.folder / "small").model
+        salt, teacher = self.recipe.salt, self.trained("small").model
         return Distillation(teacher, salt.kd_steps_of(config.num_steps), salt.weight, salt.temperature)
 
     def select(self):
@@ -336,6 +340,7 @@ class _Run:
             step = salt.early_step_of(small.num_steps)
             model = Transformer(small.model)
             load_weights(self.folder / "small" / "checkpoints" / f"step_{step:08d}", model=model)
+            model.to(self.runtime.device).attention_backend = self.runtime.attention_backend
             plan = Plan.build(
                 self.data,
                 split="train",
@@ -353,7 +358,7 @@ class _Run:
                     batches=Loader(self.data, plan, rows_per_batch=1),
                     top_k=salt.top_k,
                     min_learnable=salt.min_learnable,
-                    autocast=self.runtime.autocast(),
+                    compute_dtype=self.runtime.compute_dtype,
                     ledger=ledger,
                 )
             kind = self.data.kind[scores.document] if salt.selection_per_kind else None
@@ -375,10 +380,10 @@ class _Run:
             evaluate(
                 folder,
                 corpus=self.data,
-                models={name: load(self.folder / name) for name in names},
+                models={name: self.trained(name) for name in names},
                 config=self.recipe.evals,
                 stages=tuple(self.line.done),
-                autocast=self.autocast(),
+                compute_dtype=self.runtime.compute_dtype,
             )
 
         self.stage("evaluate", build, config=self.recipe.evals, inputs=names)
@@ -388,9 +393,11 @@ class _Run:
         logger.info("\n%s", in_words(summary))
         logger.info("report: %s", write_report(self.folder, config=self.recipe.evals))
 
-    def autocast(self) -> torch.dtype | None:
-        """Dtype of measured matrix products: that of training."""
-        return torch.bfloat16 if self.runtime.dtype == "bfloat16" else None
+    def trained(self, name: str) -> LoadedModel:
+        """The model of a finished stage, where and as this run computes."""
+        return load(
+            self.folder / name, device=self.runtime.device, attention_backend=self.runtime.attention_backend
+        )
 
     def wall_s(self) -> float:
         """Seconds that the whole line took, skipped stages at what they took when they were done."""

@@ -43,9 +43,9 @@ from benchmarks.masks import document_ids, document_lengths
 from benchmarks.measure import spread, summarize
 from kernels import Spans
 from model import ModelConfig
+from model.device import has_bfloat16
 from model.flops import forward_flops
 from training.files import plain
-from training.runtime import has_bfloat16
 
 NAME = "train_cpu"
 TESTS = (

@@ -84,7 +84,7 @@ class BrineTrainer:
         clip(self.gradients, grad_norm=result.grad_norm, limit=self.config.grad_clip)
         self.optimizer.step(self.config.learning_rate)
         self.at += 1
-        return torch.tensor(result.tally.loss)
+        return torch.tensor(result.read().tally.loss)
 
 
 def as_batch(fields: dict[str, Tensor]) -> Batch:

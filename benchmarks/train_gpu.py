@@ -92,7 +92,7 @@ def settings(options: argparse.Namespace, device: str, sheet: Device) -> dict[st
         return {"toy": Setting("toy", case, 128, True)}
     recipe = RECIPES["long_1m"]()
     train = recipe.resolved(recipe.corpus.vocab_size).large
-    train = replace(train, rows_per_step=1, micro_rows=1, model=replace(train.model, attention_backend="triton"))
+    train = replace(train, rows_per_step=1, micro_rows=1)
     base = Case(train.model, LENGTHS[0], device=device, compiled=True)
     # nothing is saved, so what the planner keeps for that on the host is there to be used
     spare = host_bytes(base)[STAGING] / (1 - sheet.host_reserve)
@@ -123,6 +123,8 @@ def measure(setting: Setting, sheet: Device) -> dict[str, Any]:
     case, on_card = setting.case, setting.case.device == "cuda"
     torch.manual_seed(0)
     trainer = Steps(case, world=World())
+    if on_card:
+        trainer.model.attention_backend = "triton"
     plan = memory(case)
     result = {
         "case": setting.name, "tokens": case.row_tokens, "model": case.model.to_dict(), "dtype": case.dtype,
@@ -139,18 +141,18 @@ def measure(setting: Setting, sheet: Device) -> dict[str, Any]:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
-        done = trainer.step(batch)
+        done = trainer.step(batch).read()
         if on_card:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start
-        flops = done.flops["student"]
+        flops, loss = done.flops["student"], done.tally.loss
         result["steps"][name] = {
-            "s": seconds, "loss": done.tally.loss, "tokens_per_s": case.row_tokens / seconds, "model_flops": flops,
+            "s": seconds, "loss": loss, "tokens_per_s": case.row_tokens / seconds, "model_flops": flops,
             "mfu": flops / seconds / sheet.matmul_flops if on_card else None,
             "allocated_gib": torch.cuda.max_memory_allocated() / GIB if on_card else None,
             "reserved_gib": torch.cuda.max_memory_reserved() / GIB if on_card else None,
         }  # fmt: skip
-        print(f"{setting.name} {name}: {seconds:.2f} s, loss {done.tally.loss:.3f}", file=sys.stderr, flush=True)
+        print(f"{setting.name} {name}: {seconds:.2f} s, loss {loss:.3f}", file=sys.stderr, flush=True)
     return result
 
 

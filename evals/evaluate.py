@@ -42,6 +42,7 @@ from evals.loss import (
 from evals.report_samples import MIME
 from evals.summary import STAGES, finite, flops_of, ledgers, read_jsonl, teacher_training_flops, write_whole
 from evals.transcribe import easiest, rate_table, transcribe
+from model.device import autocast, device_of
 from model.generate import transcribe as decode_together
 
 MAIN = ("large_salt", "large_baseline", "small")
@@ -55,16 +56,16 @@ def evaluate(
     models: Mapping[str, Any],
     config: EvalConfig,
     stages: Collection[str] = STAGES,
-    autocast: torch.dtype | None = None,
-    device: torch.device | str = "cpu",
+    compute_dtype: torch.dtype | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Measure a run's models on held-out documents and write the files above.
 
     folder: the stage's folder, `runs/<name>/evaluate`; metrics and ledgers are read from its neighbours. corpus: an
     `EncodedCorpus`. models: stage name -> `model.LoadedModel`. stages: those that belong to this run and are billed; a
-    folder that an earlier request left behind is not. autocast: dtype of matrix products, None for the
-    weights' own. quiet: no progress bars. Returns what results.json holds:
+    folder that an earlier request left behind is not. compute_dtype: of matrix products, None for the
+    weights' own; each model is measured on the device that it is on. quiet: no progress bars. Returns what results.json
+    holds:
 
         split, main_model, stages, bits_per_byte, cer {image, audio}, names_recovered {image, audio, video}, targets
         models          {name: {parameters, loss, bits_per_byte, contexts, cells}}
@@ -93,8 +94,7 @@ def evaluate(
                 chosen,
                 token_bytes=token_bytes,
                 config=config,
-                autocast=autocast,
-                device=device,
+                compute_dtype=compute_dtype,
                 progress=bar.update,
                 **more,
             )
@@ -122,7 +122,7 @@ def evaluate(
         )
 
     transcripts, rows, easy = _transcripts(
-        folder, corpus, models[main], split, config, autocast=autocast, device=device, quiet=quiet
+        folder, corpus, models[main], split, config, compute_dtype=compute_dtype, quiet=quiet
     )
     results = finite({
         "split": split,
@@ -159,8 +159,7 @@ def _transcripts(
     split: str,
     config: EvalConfig,
     *,
-    autocast: torch.dtype | None,
-    device: torch.device | str,
+    compute_dtype: torch.dtype | None,
     quiet: bool,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, dict[str, Any] | None]]:
     """Transcripts as JSON, samples with their media; the table of rates; rates of each modality's easiest level."""
@@ -172,7 +171,7 @@ def _transcripts(
     )
     with (
         tqdm(total=len(documents), desc="transcriptions", unit="doc", disable=quiet, leave=False) as bar,
-        torch.autocast(torch.device(device).type, dtype=autocast, enabled=autocast is not None),
+        autocast(device_of(loaded.model), compute_dtype),
     ):
         found = transcribe(
             corpus, documents, decode=decode, tokenizer=loaded.tokenizer, config=config, progress=bar.update

@@ -24,6 +24,8 @@ from data.sequence import CONTEXT, Sequence
 from evals.config import EvalConfig
 from evals.rows import batches
 from kernels import linear_cross_entropy
+from model.device import autocast, device_of
+from model.geometry import Geometry
 
 NUM_CONTEXTS = len(CONTEXT)
 
@@ -141,16 +143,16 @@ def measure(
     token_bytes: np.ndarray,
     config: EvalConfig,
     alter: Callable[[int, Sequence], Sequence] | None = None,
-    autocast: torch.dtype | None = None,
-    device: torch.device | str = "cpu",
+    compute_dtype: torch.dtype | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> DocumentLoss:
     """Loss of a model over documents of a corpus.
 
     model: a Transformer (or anything with its `forward` and `head_weight`). documents: (n,) indices into corpus.
     token_bytes: from `byte_lengths`. alter(place in documents, sequence) gives what is measured instead of the
-    sequence; it must keep its length and targets. autocast: dtype of the matrix products, None for the weights' own.
-    progress(documents newly reached) is called after each batch. The model's train/eval mode is left as it is.
+    sequence; it must keep its length and targets. compute_dtype: of the matrix products, None for the weights' own.
+    progress(documents newly reached) is called after each batch. The model's train/eval mode is left as it is; rows go
+    to the device that its weights are on.
     """
     documents = np.asarray(documents, np.int64)
 
@@ -169,24 +171,27 @@ def measure(
         row_tokens=config.row_tokens,
         rows_per_batch=config.rows_per_batch,
     )
+    device = device_of(model)
     for batch in rows:
-        batch = batch.to(device)
+        geometry, truth = Geometry.of(batch, model), batch.labels.flatten().numpy()
+        batch, geometry = batch.to(device), geometry.to(device)
         # blocks that were compiled for training run eagerly: these shapes are not theirs
         with (
-            torch.autocast(torch.device(device).type, dtype=autocast, enabled=autocast is not None),
+            autocast(device, compute_dtype),
             torch.compiler.set_stance("force_eager"),
         ):
-            hidden = model(batch.token_ids, batch.position, batch.document, batch.block, batch.media)
+            hidden = model(
+                batch.token_ids, batch.position, batch.document, batch.block, batch.media, geometry=geometry
+            )
             _, token_loss = linear_cross_entropy(
                 hidden.flatten(0, 1), model.head_weight, batch.labels.flatten(), return_token_loss=True
             )
         target = np.flatnonzero(batch.item.ravel() >= 0)
         place = batch.item.ravel()[target] * NUM_CONTEXTS + batch.context.ravel()[target]
         values = token_loss.double().cpu().numpy()[target]
-        labels = batch.labels.flatten().cpu().numpy()[target]
         loss += np.bincount(place, weights=values, minlength=len(loss))
         tokens += np.bincount(place, minlength=len(loss))
-        num_bytes += np.bincount(place, weights=token_bytes[labels], minlength=len(loss)).astype(np.int64)
+        num_bytes += np.bincount(place, weights=token_bytes[truth[target]], minlength=len(loss)).astype(np.int64)
         if progress is not None:
             fresh = np.setdiff1d(batch.item[batch.item >= 0], finished)
             finished = np.concatenate((finished, fresh))

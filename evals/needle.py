@@ -40,6 +40,7 @@ from data.workbench.source import read_source
 from evals.needle_answer import Reader
 from evals.needle_table import cell_of, console_table
 from evals.summary import read_json, read_jsonl, write_whole
+from model.device import add_device_arguments, autocast, device_of, resolve_compute_dtype, resolve_device
 from model.load import LoadedModel, load
 
 Answer = Callable[[Context], list[str]]
@@ -87,12 +88,12 @@ class NeedleConfig:
                 "source": str(self.source) if self.source else "the standard library"}  # fmt: skip
 
 
-def answer_with(loaded: LoadedModel, *, autocast: torch.dtype | None = None) -> Answer:
-    """Greedy answers of a model. autocast: dtype of the matrix products; None for the weights' own."""
-    device = loaded.model.head_weight.device
+def answer_with(loaded: LoadedModel, *, compute_dtype: torch.dtype | None = None) -> Answer:
+    """Greedy answers of a model. compute_dtype: of the matrix products; None for the weights' own."""
+    device = device_of(loaded.model)
 
     def answer(context: Context) -> list[str]:
-        with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+        with autocast(device, compute_dtype):
             reader = Reader(loaded.model, context.sequence, vocab_size=loaded.tokenizer.vocab_size)
             said = reader.answers(
                 [question.prompt for question in context.questions],
@@ -149,7 +150,7 @@ def measure(
     config: NeedleConfig,
     *,
     trained_tokens: int | None = None,
-    autocast: torch.dtype | None = None,
+    compute_dtype: torch.dtype | None = None,
     quiet: bool = False,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -179,8 +180,9 @@ def measure(
                     disable=quiet, leave=False,
                 ) as bar:  # fmt: skip
                     found = ask(
-                        contexts, answer_with(loaded, autocast=autocast), task, length, config, progress=bar.update
-                    )
+                        contexts, answer_with(loaded, compute_dtype=compute_dtype), task, length, config,
+                        progress=bar.update,
+                    )  # fmt: skip
                 trials += found
                 results["cells"].append({**cell_of(found, seed=config.seed), "wall_s": _seconds_since(start)})
                 lines = "".join(json.dumps(trial, ensure_ascii=False) + "\n" for trial in trials)
@@ -222,8 +224,7 @@ def build_parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (default %(default)s)")
     parser.add_argument("--source", type=Path, help="folder of code for the haystacks (default: the standard library)")
     parser.add_argument("--out", type=Path, help="folder for the results (default RUN/needle)")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16",
-                        help="precision of the matrix products (default bfloat16)")  # fmt: skip
+    add_device_arguments(parser)
     return parser
 
 
@@ -248,12 +249,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = NeedleConfig(options.modality, options.lengths, options.trials, options.needles, options.seed,
                               options.source)  # fmt: skip
-        loaded = load(options.run)
+        device = resolve_device(options.device)
+        loaded = load(options.run, device=device)
         out = options.out or options.run / "needle"
         rows = (read_json(options.run / "recipe.json") or {}).get("rows") or {}
         results = measure(
             loaded, out, config, trained_tokens=rows.get("row_tokens"),
-            autocast=torch.bfloat16 if options.dtype == "bfloat16" else None,
+            compute_dtype=resolve_compute_dtype(options.dtype, device),
             say=tqdm.write,
         )  # fmt: skip
     except ValueError as error:

@@ -40,6 +40,7 @@ from evals.needle import listed_numbers
 from evals.needle_answer import Reader
 from evals.repository_cases import CONDITIONS, Case, Windows, find_cases
 from evals.summary import read_jsonl, write_whole
+from model.device import add_device_arguments, autocast, device_of, resolve_compute_dtype, resolve_device
 from model.load import LoadedModel, load
 
 
@@ -69,12 +70,12 @@ class RepositoryConfig:
             raise ValueError(f"trials = {self.trials}: give 1 or more")
 
 
-def completer_of(loaded: LoadedModel, *, autocast: torch.dtype | None = None) -> Completer:
-    """A model as a `Completer`. autocast: dtype of the matrix products; None for the weights' own."""
-    device = loaded.model.head_weight.device
+def completer_of(loaded: LoadedModel, *, compute_dtype: torch.dtype | None = None) -> Completer:
+    """A model as a `Completer`. compute_dtype: of the matrix products; None for the weights' own."""
+    device = device_of(loaded.model)
 
     def complete(prompt: list[int], answer: list[int]) -> tuple[str, float]:
-        with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+        with autocast(device, compute_dtype):
             place = float(len(prompt) - 1)
             context = assemble_runs([prompt[:-1]], loaded.encode_config)
             last = assemble_runs([prompt[-1:]], loaded.encode_config, place=place)
@@ -164,7 +165,7 @@ def measure(
     config: RepositoryConfig,
     *,
     source: Path | None = None,
-    autocast: torch.dtype | None = None,
+    compute_dtype: torch.dtype | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Ask, write results.json and cases.jsonl into `out`, return the results.
@@ -179,7 +180,7 @@ def measure(
             "no line of the held-out files needs a definition of another file: point --source at another repository"
         )
     windows = Windows(files, tokenizer=loaded.tokenizer, seed=config.seed)
-    complete = completer_of(loaded, autocast=autocast)
+    complete = completer_of(loaded, compute_dtype=compute_dtype)
     out.mkdir(parents=True, exist_ok=True)
     rows, lines = [], []
     chosen = cases[: config.trials]
@@ -210,8 +211,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: as many as this process may use")
     parser.add_argument("--source", type=Path, help="another repository (default: the standard library)")
     parser.add_argument("--out", type=Path, help="folder for the results (default RUN/repository)")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16",
-                        help="precision of the matrix products (default bfloat16)")  # fmt: skip
+    add_device_arguments(parser)
     return parser
 
 
@@ -223,9 +223,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = RepositoryConfig(options.lengths, options.trials, options.seed)
         out = options.out or options.run / "repository"
+        device = resolve_device(options.device)
         results = measure(
-            load(options.run), options.run, out, config, source=options.source,
-            autocast=torch.bfloat16 if options.dtype == "bfloat16" else None,
+            load(options.run, device=device), options.run, out, config, source=options.source,
+            compute_dtype=resolve_compute_dtype(options.dtype, device),
         )  # fmt: skip
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

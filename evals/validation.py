@@ -36,13 +36,12 @@ class Validator:
         tokenizer: Any,
         config: EvalConfig,
         *,
-        autocast: torch.dtype | None = None,
-        device: torch.device | str = "cpu",
+        compute_dtype: torch.dtype | None = None,
     ):
-        """corpus: an `EncodedCorpus`. autocast: as in `loss.measure`. Where the validation split is empty, the test
-        split is used; where that is empty too, calls return {}."""
+        """corpus: an `EncodedCorpus`. compute_dtype: as in `loss.measure`. Where the validation split is empty, the
+        test split is used; where that is empty too, calls return {}."""
         split = next((name for name in ("validation", "test") if split_mask(corpus, name).any()), None)
-        self.corpus, self.config, self.autocast, self.device = corpus, config, autocast, device
+        self.corpus, self.config, self.compute_dtype = corpus, config, compute_dtype
         self.token_bytes = byte_lengths(tokenizer)
         self.documents = (
             choose_documents(corpus, split=split, per_cell=config.validation_per_cell, seed=config.seed)
@@ -68,8 +67,7 @@ class Validator:
                 self.documents,
                 token_bytes=self.token_bytes,
                 config=self.config,
-                autocast=self.autocast,
-                device=self.device,
+                compute_dtype=self.compute_dtype,
                 progress=look_up,
             )
         except _StopAskedFor:

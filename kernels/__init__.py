@@ -6,9 +6,11 @@ one of them by argument, and a README with the mathematics. This room imports no
 `kernels.attention` is the function; what lies in its folder is reached as `from kernels.attention.plan import ...`.
 """
 
+from kernels.attention.api import BACKENDS as ATTENTION_BACKENDS
 from kernels.attention.api import attention
 from kernels.attention.merge import merge_partials
 from kernels.attention.spans import Spans
+from kernels.linear_loss.api import BACKENDS as LOSS_BACKENDS
 from kernels.linear_loss.api import linear_cross_entropy
 
-__all__ = ["Spans", "attention", "linear_cross_entropy", "merge_partials"]
+__all__ = ["ATTENTION_BACKENDS", "LOSS_BACKENDS", "Spans", "attention", "linear_cross_entropy", "merge_partials"]

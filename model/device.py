@@ -47,7 +47,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def native_dtype(device: torch.device | str) -> torch.dtype:
-    """The fastest dtype of matrix products that training is known to bear: bfloat16 where the hardware multiplies it."""
+    """The fastest dtype of matrix products that training bears: bfloat16 where the hardware multiplies it."""
     return torch.bfloat16 if has_bfloat16(device)[0] else torch.float32
 
 

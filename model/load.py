@@ -34,6 +34,7 @@ from data.config import EncodeConfig
 from data.sequence import Sequence
 from data.tokenizer import Tokenizer
 from model.config import ModelConfig
+from model.device import resolve_device
 from model.prefill import PREFILL_TOKENS, OnRead
 from model.prompt import PromptPart, batch_prompts, encode_prompt
 from model.transformer import Transformer
@@ -120,9 +121,13 @@ def _reading_bar(num_tokens: int) -> OnRead:
     return on_read
 
 
-def load(folder: str | Path, *, device: torch.device | str = "cpu") -> LoadedModel:
+def load(
+    folder: str | Path, *, device: torch.device | str = "cpu", attention_backend: str = "auto"
+) -> LoadedModel:
     """Load a model from a model folder, a stage that has one, or a run (its best finished stage, see `PREFERRED`).
 
+    device: a torch device or its name; "auto" is a GPU where there is one. attention_backend: as in
+    `kernels.attention`; whatever the model was trained with, it computes here as this machine does best.
     Raises ValueError, naming the file and the remedy, when there is no model, or one that is broken, of another
     version, or whose parts do not fit each other.
     """
@@ -145,7 +150,8 @@ def load(folder: str | Path, *, device: torch.device | str = "cpu") -> LoadedMod
         )
     model = Transformer(config)
     load_weights(model, folder / WEIGHTS)
-    return LoadedModel(model.to(device).eval(), tokenizer, encode_config, folder)
+    model.attention_backend = attention_backend
+    return LoadedModel(model.to(resolve_device(str(device))).eval(), tokenizer, encode_config, folder)
 
 
 def find_model(folder: Path) -> Path:

@@ -7,8 +7,8 @@ sections one axis would be blind to near neighbours and another to distant ones.
 all three agree, this is ordinary one-dimensional rotary embedding (Su et al., 2104.09864, eq. 34),
 exactly. The idea of three axes is M-RoPE (Wang et al., 2409.12191).
 
-Precision. cos and sin are made once per forward, for the local and for the global base, and shared
-by every layer. Nothing here is ever bf16: at position 1000 bf16 steps by 4. Even fp32 is not
+Precision. cos and sin are made once per micro-batch (`model.geometry`), for the local and for the global base, and
+shared by every layer. Nothing here is ever bf16: at position 1000 bf16 steps by 4. Even fp32 is not
 enough for a plain product: at position 10^6 the angle of the fastest frequency is rounded by 0.03
 to 0.06 radians. So a position is split as 2048 a + b, both parts are turned by constants that were
 computed in fp64 and kept as *turns* (angle / 2 pi), whole turns are dropped before they are added, and
@@ -24,6 +24,7 @@ What this does not do: no scaling of positions for longer contexts (a longer `ro
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ from torch import Tensor
 from model.config import ModelConfig
 
 SPLIT = 2048.0
+Tables = tuple[Tensor, Tensor]
+"""cos and sin, each (B, T, 1, 2, D / 2) float32."""
 
 
 def frequency_axes(sections: tuple[int, int, int]) -> list[int]:
@@ -53,36 +56,50 @@ class Rotary:
     """Makes the cos and sin tables of a batch from its positions.
 
     Holds two constants per frequency, computed in fp64; it has no parameters and no state, so it is not an
-    nn.Module and adds nothing to a checkpoint. Device copies are made on demand.
+    nn.Module and adds nothing to a checkpoint. Copies on other devices are made at the first use there, and kept.
     """
 
     def __init__(self, config: ModelConfig):
         half = config.head_dim // 2
-        self.axes = torch.tensor(frequency_axes(config.sections))
+        axes = tuple(frequency_axes(config.sections))
+        self.keys = tuple((axes, theta) for theta in (config.rope_theta_local, config.rope_theta_global))
+        """What the local and the global table depend on, besides positions; equal keys are equal tables."""
         index = torch.arange(half, dtype=torch.float64)
 
         def turns(theta: float) -> tuple[Tensor, Tensor]:
             per_step = theta ** (-index / half) / (2 * math.pi)
             return per_step.float(), (per_step * SPLIT).frac().float()
 
-        self.local = turns(config.rope_theta_local)
-        self.long = turns(config.rope_theta_global)
+        on_host = (torch.tensor(axes), {key: turns(key[1]) for key in self.keys})
+        self._constants = {torch.device("cpu"): on_host}
 
-    def __call__(self, position: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def __call__(self, position: Tensor) -> tuple[Tables, Tables]:
         """Tables for local and for global layers.
 
         position: (B, T, 3) float32, (t, h, w), fractions allowed.
         Returns ((cos, sin), (cos, sin)), local first, each (B, T, 1, 2, D / 2) float32.
         """
+        local, everywhere = self.tables(position, self.keys)
+        return local, everywhere
+
+    def tables(self, position: Tensor, keys: Sequence[tuple]) -> list[Tables]:
+        """The tables of some of `self.keys`, as in `__call__`."""
+        axes, turns = self._on(position.device)
         # autocast has no say here: positions and angles stay fp32
-        position = position.float()[..., self.axes.to(position.device)]
+        position = position.float()[..., axes]
         whole = torch.floor(position / SPLIT)
         rest = position - whole * SPLIT
-        return self._table(whole, rest, *self.local), self._table(whole, rest, *self.long)
+        return [self._table(whole, rest, *turns[key]) for key in keys]
+
+    def _on(self, device: torch.device) -> tuple[Tensor, dict[tuple, tuple[Tensor, Tensor]]]:
+        if device not in self._constants:
+            axes, turns = self._constants[torch.device("cpu")]
+            moved = {key: tuple(x.to(device) for x in pair) for key, pair in turns.items()}
+            self._constants[device] = (axes.to(device), moved)
+        return self._constants[device]
 
     @staticmethod
-    def _table(whole: Tensor, rest: Tensor, per_step: Tensor, per_split: Tensor) -> tuple[Tensor, Tensor]:
-        per_step, per_split = per_step.to(rest.device), per_split.to(rest.device)
+    def _table(whole: Tensor, rest: Tensor, per_step: Tensor, per_split: Tensor) -> Tables:
         angle = ((whole * per_split).frac() + (rest * per_step).frac()) * (2 * math.pi)
         cos, sin = angle.cos(), angle.sin()
         return torch.stack((cos, cos), dim=-2).unsqueeze(2), torch.stack((-sin, sin), dim=-2).unsqueeze(2)

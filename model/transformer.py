@@ -7,7 +7,7 @@ come from one matrix, gate and up from another.
 
 Local layers see a sliding window and their media blocks whole; global layers are causal over everything
 and ignore blocks. The difference lies only in the `Spans` and the rotary tables that a block is handed. Both
-are made once per forward and shared, so one compiled block serves all layers: nothing in `Block.forward`
+are made once (`model.geometry`) and shared, so one compiled block serves all layers: nothing in `Block.forward`
 depends on the number of the layer.
 
 Precision. The residual stream, norms, rotary positions and the q/k norm are fp32; under bf16 autocast the
@@ -53,10 +53,10 @@ from model.cache import KeyValueCache, LayerCache
 from model.config import ModelConfig
 from model.embed import Embedder
 from model.flops import flops_per_token
+from model.geometry import Geometry
 from model.init import init_weights
-from model.rotary import Rotary, rotate
+from model.rotary import Rotary, Tables, rotate
 
-Tables = tuple[Tensor, Tensor]
 Media = Mapping[str, tuple[Tensor, Tensor]]
 
 
@@ -80,7 +80,7 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.heads = (config.num_heads, config.num_kv_heads, config.head_dim)
-        self.backend = config.attention_backend
+        self.backend = "auto"
         num_heads, num_kv_heads, head_dim = self.heads
         self.qkv = nn.Linear(config.dim, (num_heads + 2 * num_kv_heads) * head_dim, bias=False)
         self.q_norm = RMSNorm(head_dim, config.norm_eps)
@@ -173,6 +173,16 @@ class Transformer(nn.Module):
         """(V, E): logits are hidden @ head_weight.T; the token table itself when embeddings are tied."""
         return self.embed.tokens.weight if self.head is None else self.head.weight
 
+    @property
+    def attention_backend(self) -> str:
+        """What computes attention, as `kernels.attention` names it; set by who knows the machine, never saved."""
+        return self.blocks[0].attn.backend
+
+    @attention_backend.setter
+    def attention_backend(self, name: str) -> None:
+        for block in self.blocks:
+            block.attn.backend = name
+
     def num_parameters(self, *, embeddings: bool = True) -> int:
         """Count of trained numbers; `embeddings=False` leaves out the token table (unless it is the head too) and
         the patch embedders."""
@@ -188,8 +198,7 @@ class Transformer(nn.Module):
 
     def spans(self, document: Tensor, block: Tensor) -> tuple[Spans, Spans]:
         """What local and what global layers see (in this order), for document and block (B, T) int32."""
-        window = self.config.window
-        return Spans.packed(document, block=block, window=window), Spans.packed(document)
+        return Geometry(document, block).spans(self.config)
 
     def forward(
         self,
@@ -200,23 +209,24 @@ class Transformer(nn.Module):
         media: Media | None = None,
         *,
         cache: KeyValueCache | None = None,
-        spans: tuple[Spans, Spans] | None = None,
+        geometry: Geometry | None = None,
     ) -> Tensor:
         """Hidden states after the last norm.
 
         token_ids: (B, T) int. position: (B, T, 3) float32. document: (B, T) int32, a document is a run of equal
         ids, negative is padding. block: (B, T) int32, 0 is none. media: modality -> (patches, slot), see `Embedder`.
         cache: keys and values of the tokens before these, which are added to it; a media block must come whole.
-        spans: what local and global layers see, where it is not what `spans(document, block)` says (rows that lie on
-        several ranks).
+        geometry: masks and rotary tables of these tokens, where others need them as well, or where they do not follow
+        from `document` and `block` (rows that lie on several ranks); made here by default.
         Returns (B, T, E), fp32 (fp64 for an fp64 model). Raises ValueError for media that the model does not know
         and for a media block cut in two by the cache.
         """
         if cache is None:
-            spans, caches = spans or self.spans(document, block), [None] * len(self.blocks)
+            geometry = geometry or Geometry(document, block, position)
+            spans, tables = geometry.spans(self.config), geometry.tables(self.rotary)
+            caches = [None] * len(self.blocks)
         else:
-            spans, caches = cache.extend(document, block), cache.layers
-        tables = self.rotary(position)
+            spans, tables, caches = cache.extend(document, block), self.rotary(position), cache.layers
         x = self.embed_out(self.embed(token_ids, media))
         x = self.through(range(len(self.blocks)), x, tables, spans, caches)
         return self.final_out(self.norm(x))

@@ -7,11 +7,12 @@ measured once. The processor is measured as busy as it is now. It is meant to te
 
 from __future__ import annotations
 
+from model.device import has_bfloat16
 from model.flops import flops_per_token, matrix_parameters
 from recipes.recipe import Recipe
 from training.config import RuntimeConfig
 from training.console import count, duration
-from training.runtime import Runtime, has_bfloat16, measure_matmul_flops, usable_cores
+from training.runtime import Runtime, measure_matmul_flops, usable_cores
 
 NARROW, WIDE = 0.28, 0.4
 """Model FLOP utilisation of models narrower than 192, and of the others."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from model.flops import forward_flops
+from model.geometry import Geometry
 
 if TYPE_CHECKING:
     from data.batch import Batch
@@ -18,15 +19,16 @@ if TYPE_CHECKING:
 TRAINING_PASSES = 3
 
 
-def batch_flops(model: nn.Module, batch: Batch) -> int:
+def batch_flops(model: nn.Module, batch: Batch, geometry: Geometry | None = None) -> int:
     """FLOPs of `model`'s forward pass over `batch`, head included.
 
-    Models without spans of their own are billed their `flops_per_token` of a full row.
+    geometry: the batch's, where it was made already; its masks on the host cost no wait. Models without attention over
+    spans are billed their `flops_per_token` of a full row.
     """
     num_rows, row_tokens = batch.token_ids.shape
-    if not hasattr(model, "spans"):
+    if not hasattr(model, "rotary"):
         return int(model.flops_per_token(row_tokens) * num_rows * row_tokens)
-    local_spans, global_spans = model.spans(batch.segment, batch.block)
+    local_spans, global_spans = (geometry or Geometry.of(batch)).spans(model.config)
     return int(
         forward_flops(
             model.config,

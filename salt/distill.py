@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from data.batch import Batch
+    from model.geometry import Geometry
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +56,14 @@ class Distillation:
         return self.weight if step < self.kd_steps else 0.0
 
     @torch.no_grad()
-    def hidden(self, batch: Batch, **options) -> Tensor:
+    def hidden(self, batch: Batch, geometry: Geometry | None = None) -> Tensor:
         """The teacher's hidden states (B * T, Et) for a batch, without gradient. Call it under the run's autocast.
 
-        options: passed on to the teacher, such as `spans`.
+        geometry: the batch's, where the student reads it too.
         """
-        hidden = self.teacher(batch.token_ids, batch.position, batch.segment, batch.block, batch.media, **options)
+        hidden = self.teacher(
+            batch.token_ids, batch.position, batch.segment, batch.block, batch.media, geometry=geometry
+        )
         return hidden.flatten(0, 1)
 
     @property

@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -27,6 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.device import autocast, device_of
+from model.geometry import Geometry
 from salt.cost import batch_flops
 
 if TYPE_CHECKING:
@@ -154,25 +155,31 @@ def score_documents(
     batches: Iterable[Batch],
     top_k: int = 10,
     min_learnable: int = 4,
-    autocast: AbstractContextManager | None = None,
+    compute_dtype: torch.dtype | None = None,
     ledger: Bill | None = None,
 ) -> Scores:
     """Score every document of the rows that `batches` deliver; each row of the plan once.
 
-    A batch says in `rows` which rows of the plan it holds, -1 being padding. Costs a forward pass of `model`, billed
-    to `scoring`. Raises ValueError where a row of a batch is shorter than its plan.
+    A batch says in `rows` which rows of the plan it holds, -1 being padding; it goes to the device that the model is
+    on. compute_dtype: of the matrix products, None for the weights' own. Costs a forward pass of `model`, billed to
+    `scoring`. Raises ValueError where a row of a batch is shorter than its plan.
     """
     model.eval()
+    device = device_of(model)
     losses: dict[int, list[np.ndarray]] = {}
     targets: dict[int, int] = {}
     for batch in batches:
         start_s = time.perf_counter()
-        with autocast if autocast is not None else nullcontext():
-            hidden = model(batch.token_ids, batch.position, batch.segment, batch.block, batch.media).flatten(0, 1)
+        geometry, targets_BT = Geometry.of(batch, model), (batch.labels >= 0).numpy()
+        flops = batch_flops(model, batch, geometry)
+        batch, geometry = batch.to(device), geometry.to(device)
+        with autocast(device, compute_dtype):
+            hidden = model(
+                batch.token_ids, batch.position, batch.segment, batch.block, batch.media, geometry=geometry
+            ).flatten(0, 1)
             loss, learnable = token_losses(hidden, model.head_weight, batch.labels.flatten(), top_k=top_k)
         loss_BT = loss.double().view(batch.labels.shape).cpu().numpy()
         learnable_BT = learnable.view(batch.labels.shape).cpu().numpy()
-        target_BT = (batch.labels >= 0).cpu().numpy()
         for b, row in enumerate(batch.rows):
             place = 0
             for document, start, stop, *_ in plan.row(row) if row >= 0 else ():
@@ -181,9 +188,9 @@ def score_documents(
                 if place > loss_BT.shape[1]:
                     raise ValueError(f"row {row} of the plan holds {place} tokens, its batch {loss_BT.shape[1]}")
                 losses.setdefault(document, []).append(loss_BT[b, piece][learnable_BT[b, piece]])
-                targets[document] = targets.get(document, 0) + int(target_BT[b, piece].sum())
+                targets[document] = targets.get(document, 0) + int(targets_BT[b, piece].sum())
         if ledger is not None:
-            ledger.bill("scoring", flops=batch_flops(model, batch), seconds=time.perf_counter() - start_s)
+            ledger.bill("scoring", flops=flops, seconds=time.perf_counter() - start_s)
     return _medians(losses, targets, min_learnable)
 
 

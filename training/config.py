@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from data.sequence import CONTEXT
+from kernels import ATTENTION_BACKENDS, LOSS_BACKENDS
 from model.config import ModelConfig
 
 OPTIMIZERS = ("adamw", "muon")
@@ -178,6 +179,15 @@ class RuntimeConfig:
     """First and last step (counted from 1) to record with torch's profiler, into `trace/` of the stage's folder."""
     mlp_tile: int = 0
     """Tokens of a row that an MLP takes at a time, for rows whose inner width does not fit; 0: all of them."""
+    attention_backend: str = "auto"
+    """What computes attention: "auto", "reference", "cpu", "triton", "flex" or "flash" (kernels/attention/README.md).
+    It belongs to the machine: a saved model does not remember it."""
+    loss_backend: str = "auto"
+    """What computes the output head and the loss: "auto", "reference", "chunked", "triton" or "liger"
+    (kernels/linear_loss/README.md)."""
+    loader_workers: int | str = "auto"
+    """Processes per rank that make batches while the model computes; "auto": none on a CPU, where they would take from
+    training, a few beside a GPU."""
     deterministic: bool = True
     """Deterministic algorithms only, so that a resumed run ends with the same bits."""
 
@@ -212,5 +222,14 @@ class RuntimeConfig:
                 raise ValueError(f"profile = {self.profile}: give the first and the last step, counted from 1")
         if self.mlp_tile < 0:
             raise ValueError(f"mlp_tile = {self.mlp_tile}: give a number of tokens, or 0 for whole rows")
+        for name, known in (("attention_backend", ATTENTION_BACKENDS), ("loss_backend", LOSS_BACKENDS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} = {getattr(self, name)!r} is unknown: choose one of {', '.join(known)}")
+        if isinstance(self.loader_workers, str) and self.loader_workers.isdigit():
+            # a command line gives words
+            object.__setattr__(self, "loader_workers", int(self.loader_workers))
+        workers = self.loader_workers
+        if workers != "auto" and not (isinstance(workers, int) and workers >= 0):
+            raise ValueError(f"loader_workers = {workers!r}: give a number of processes, 0 for none, or auto")
         if self.num_threads < 0:
             raise ValueError(f"num_threads = {self.num_threads}: give 1 or more, or 0 for all that may be used")

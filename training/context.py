@@ -1,6 +1,6 @@
 """Ranks that share rows: each holds some chunks of every row, and attention goes over all of them in a ring.
 
-    share = share_rows(batch, world, model)     this rank's tokens, labels and patches; share.spans() its masks
+    share = share_rows(batch, geometry, world, model)     this rank's tokens, labels and patches, and their masks
 
 Rows are cut after labels were shifted, so a target never asks what lies on another rank, and a rank embeds only its
 own patches. Chunks are dealt anew for each batch by what its masks cost this model (`kernels.ring_attention.deal`), the
@@ -28,6 +28,7 @@ from training.distributed import World
 
 if TYPE_CHECKING:
     from data.batch import Batch
+    from model.geometry import Geometry
 
 CHUNKS = 16
 """Chunks a rank holds of a row, where they are not shorter than `MIN_CHUNK` tokens."""
@@ -41,19 +42,16 @@ class Share:
     batch: Batch
     """Its tokens, with the rows' ids and places as they were, and its patches."""
     layout: Layout
-    whole: tuple[Spans, Spans]
-    """What local and global layers of the model that it was dealt for see, all rows."""
-
-    def spans(self, whole: tuple[Spans, Spans] | None = None) -> tuple[ShardedSpans, ShardedSpans]:
-        """The same for this rank's rows, or those of `whole`, where that is another model's."""
-        local, everywhere = whole or self.whole
-        return ShardedSpans.shard(local, self.layout), ShardedSpans.shard(everywhere, self.layout)
+    geometry: Geometry
+    """Masks over all ranks' keys: those that were made for the whole rows."""
 
 
-def share_rows(batch: Batch, world: World, model: nn.Module) -> Share:
-    """This rank's part of a batch that all ranks of its group have; dealt by what it costs `model`."""
-    whole = model.spans(batch.segment, batch.block)
-    layout = _layout(batch, world, model, whole)
+def share_rows(batch: Batch, geometry: Geometry, world: World, model: nn.Module) -> Share:
+    """This rank's part of a batch that all ranks of its group have, on the host; dealt by what it costs `model`.
+
+    geometry: of the whole rows, with the masks of every model that the rank's part goes through.
+    """
+    layout = _layout(batch, world, model, geometry.spans(model.config))
     index = layout.index().to(batch.token_ids.device)
     fields = {name: getattr(batch, name).index_select(1, index) for name in ROW_FIELDS}
     num_rows, row_tokens = batch.token_ids.shape
@@ -63,7 +61,9 @@ def share_rows(batch: Batch, world: World, model: nn.Module) -> Share:
     rows = torch.arange(num_rows, device=index.device)[:, None]
     place[(rows * row_tokens + index).flatten()] = torch.arange(size, device=index.device)
     media = {name: _own(patches, place[slot], size) for name, (patches, slot) in batch.media.items()}
-    return Share(dataclasses.replace(batch, **fields, media=media), layout, whole)
+    batch = dataclasses.replace(batch, **fields, media=media)
+    part = geometry.at(batch.segment, batch.block, batch.position, lambda spans: ShardedSpans.shard(spans, layout))
+    return Share(batch, layout, part)
 
 
 def _own(patches: Tensor, slot: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -42,8 +42,8 @@ class Gradients(Protocol):
         """Euclidean norm of the whole gradient, a float64 scalar, the same bits on all ranks; not finite where any
         entry is not."""
 
-    def scale(self, factor: float) -> None:
-        """Multiply every gradient by `factor`."""
+    def scale(self, factor: Tensor) -> None:
+        """Multiply every gradient by `factor`, a scalar where the gradients are."""
 
 
 class GradientBuffer:
@@ -82,8 +82,8 @@ class GradientBuffer:
         """See `Gradients.norm`; every rank has the whole gradient and need not ask."""
         return torch.stack([torch.linalg.vector_norm(flat).double() for flat in self.flats]).norm()
 
-    def scale(self, factor: float) -> None:
-        """Multiply every gradient by `factor`."""
+    def scale(self, factor: Tensor) -> None:
+        """Multiply every gradient by `factor`, a scalar where the gradients are."""
         for flat in self.flats:
             flat.mul_(factor)
 
@@ -114,8 +114,8 @@ class ShardedGradients:
         # every replica counted the same shards
         return (total / (world.size // world.shard)).sqrt().squeeze()
 
-    def scale(self, factor: float) -> None:
-        """Multiply every gradient by `factor`."""
+    def scale(self, factor: Tensor) -> None:
+        """Multiply every gradient by `factor`, a scalar where the gradients are."""
         for part in self._parts():
             part.mul_(factor)
 

@@ -7,9 +7,14 @@ step) or part of the checkpoint (weights, optimiser, next row, guard). Sums that
 so the metrics of a killed run read like those of one that was not.
 
 Order within a step: forward and backward, sum over ranks, verdict, update, line of metrics, validation, checkpoint,
-stop. A step whose loss or gradient is not finite (or spikes, if asked) is never applied: the last good checkpoint
-is loaded, the rows around the failing step are passed over, an event is written, and training goes on. A checkpoint is
-good when enough clean steps followed it (`guard.py`).
+stop. After a step whose loss or gradient is not finite (or spikes, if asked) the last good checkpoint is loaded, the
+rows around the failing step are passed over, an event is written, and training goes on. A checkpoint is good when
+enough clean steps followed it (`guard.py`).
+
+On a device that computes while the host goes on, loss and norm are read one step late (`Runtime.reads_late`): the
+verdict on a step falls after the next one was started, and a request to stop is seen then. Whatever leaves the loop
+waits for it: no line, validation or checkpoint tells of a step that was not looked at. On a CPU there is nothing to
+wait for, and a failing step is never applied.
 
 Checkpoints are written while training goes on (`saver.py`); a roll-back waits for the one that is on its way.
 
@@ -52,6 +57,19 @@ Validate = Callable[[nn.Module, int, Callable[[], bool]], dict[str, Any] | None]
 """Called as validate(model, step, should_stop), in eval mode without gradients; returns numbers for the metrics, of
 which `loss` chooses the best checkpoint. Look at should_stop() now and then and return None to break off; it is then
 called again on resume. Rank 0 calls it alone, or, where ranks hold a model between them, all do, in step."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A step that was computed."""
+
+    number: int
+    """Steps done before it."""
+    row: int
+    """Its first global row."""
+    rate: float
+    """Its learning rate."""
+    result: StepResult
 
 
 @dataclass(frozen=True)
@@ -140,6 +158,7 @@ class _Run:
         if distillation is not None:
             distillation.check(model)
             distillation.teacher.to(device=runtime.device, dtype=runtime.weight_dtype)
+            distillation.teacher.attention_backend = runtime.attention_backend
             if runtime.compile:
                 compile_blocks(distillation.teacher)
         parallelize(model, runtime=runtime, world=world, seed=config.seed)
@@ -159,6 +178,10 @@ class _Run:
         )  # fmt: skip
         self.profiler = Profiler(folder / "trace", runtime=runtime, rank=world.rank)
         self.step = self.row = self.tokens = 0
+        # steps that were applied and not looked at yet; gradient norm of the last one that was; time billed until
+        self.unread: list[_Step] = []
+        self.norm = float("nan")
+        self.since = time.perf_counter()
         self.validated = False
         # held-out loss at this step, and the lowest so far
         self.score: float | None = None
@@ -205,51 +228,91 @@ class _Run:
 
     def _one_step(self, stop: Stop) -> bool:
         """One step, applied or taken back; returns whether all ranks should leave."""
-        start = time.perf_counter()
-        config = self.config
+        self.since = time.perf_counter()
         self.row = self.guard.next_row(self.row)
         # no generator state to save: the step's random numbers follow from its number, and differ between ranks
-        torch.manual_seed((config.seed * 1_000_003 + self.step) * 1_009 + self.world.rank)
+        torch.manual_seed((self.config.seed * 1_000_003 + self.step) * 1_009 + self.world.rank)
         self.model.train()
         with self.profiler.step(self.step + 1):
-            result = self._accumulate(stop)
-            for document, why in result.failures:
-                append_event(self.folder, "document_failed", step=self.step, document=document, reason=why)
-            loss, norm = result.tally.loss, result.grad_norm
-            reason = self.guard.verdict(loss=loss, objective=result.tally.objective, grad_norm=norm)
-            if reason is None:
-                rate = learning_rate(config, self.step)
-                clip(self.gradients, grad_norm=norm, limit=config.grad_clip)
-                self.optimizer.step(rate)
-                self.guard.accept(loss=loss, grad_norm=norm)
-                self.step += 1
-                self.row += config.rows_per_step
-                self.tokens += result.tokens
-                self.progress.window.sums += result.tally.sums
-        spent = time.perf_counter() - start
-        self.ledger.bill(self.account, flops=result.flops["student"], seconds=spent - result.teacher_s)
-        self.ledger.bill("teacher_forward", flops=result.flops["teacher_forward"], seconds=result.teacher_s)
-        self.progress.pace.add(data_s=result.data_s, busy_s=result.busy_s)
-        if reason is not None:
-            self._roll_back(reason)
-            return result.stop
-        self.validated, self.score = False, None
+            done = _Step(self.step, self.row, learning_rate(self.config, self.step), self._accumulate(stop))
+            if self.runtime.reads_late:
+                self._apply(done)
+                # what is about to be told or kept must have been looked at
+                outgoing = self._outgoing()
+                ready, self.unread = ([*self.unread, done], []) if outgoing else (self.unread, [done])
+                leave, well = self._look(ready)
+            else:
+                leave, well = self._look([done])
+                if well:
+                    self._apply(done)
+        self._bill_seconds()
+        if leave and well and self.unread:
+            _, well = self._look(self.unread)
+        if not well:
+            return leave
         self.progress.console.at(self.step)
-        if self._due(config.log_every):
+        if self._due(self.config.log_every):
             soft = self.distillation.weight_at(self.step - 1) if self.distillation is not None else 0.0
             self.progress.log(
-                step=self.step, row=self.row, tokens=self.tokens, grad_norm=norm, rate=rate, soft=soft,
+                step=self.step, row=self.row, tokens=self.tokens, grad_norm=self.norm, rate=done.rate, soft=soft,
                 ledger=self.ledger,
             )  # fmt: skip
-        leave = result.stop or self._validation_broken_off(stop)
+        leave = leave or self._validation_broken_off(stop)
         better = self.score is not None and (self.best is None or self.score < self.best)
         self.best = self.score if better else self.best
-        planned = better or self._due(config.checkpoint_every) or self.step in config.keep_at
+        planned = better or self._due(self.config.checkpoint_every) or self.step in self.config.keep_at
         if planned or leave:
             self._save(planned=planned)
         if self.on_step is not None:
             self.on_step(self.step)
         return leave
+
+    def _apply(self, done: _Step) -> None:
+        """Change the weights."""
+        clip(self.gradients, grad_norm=done.result.grad_norm, limit=self.config.grad_clip)
+        self.optimizer.step(done.rate)
+        self.step += 1
+        self.row += self.config.rows_per_step
+        self.tokens += done.result.tokens
+        self.validated, self.score = False, None
+
+    def _look(self, steps: list[_Step]) -> tuple[bool, bool]:
+        """Read what steps came to, bill them, and count them or roll back; was a stop asked for, did all go well?"""
+        leave = False
+        self.unread = [step for step in self.unread if step not in steps]
+        for step in steps:
+            numbers = step.result.read()
+            leave = leave or numbers.stop
+            self._bill_seconds(teacher_s=step.result.teacher_s)
+            self.ledger.bill(self.account, flops=numbers.flops["student"])
+            self.ledger.bill("teacher_forward", flops=numbers.flops["teacher_forward"])
+            self.progress.pace.add(data_s=step.result.data_s, busy_s=step.result.busy_s)
+            for document, why in step.result.failures:
+                append_event(self.folder, "document_failed", step=step.number, document=document, reason=why)
+            loss, norm = numbers.tally.loss, numbers.grad_norm
+            reason = self.guard.verdict(loss=loss, objective=numbers.tally.objective, grad_norm=norm)
+            if reason is not None:
+                self._roll_back(reason, failed=step)
+                return leave, False
+            self.guard.accept(loss=loss, grad_norm=norm)
+            self.progress.window.sums += numbers.tally.sums
+            self.norm = norm
+        return leave, True
+
+    def _bill_seconds(self, *, teacher_s: float = 0.0) -> None:
+        """Bill the time since this was last asked, the teacher's share of it to the teacher."""
+        spent = time.perf_counter() - self.since
+        self.since += spent
+        # a device's clock and the host's need not agree about one step
+        teacher_s = min(teacher_s, spent)
+        self.ledger.bill(self.account, seconds=spent - teacher_s)
+        self.ledger.bill("teacher_forward", seconds=teacher_s)
+
+    def _outgoing(self) -> bool:
+        """Will anything of the step that was just applied be written, or its weights be judged?"""
+        validates = self.validate is not None and self._due(self.config.validate_every)
+        saves = self._due(self.config.checkpoint_every) or self.step in self.config.keep_at
+        return validates or saves or self._due(self.config.log_every)
 
     def _accumulate(self, stop: Stop) -> StepResult:
         try:
@@ -333,12 +396,14 @@ class _Run:
         self.ledger.take(state["ledger"])
         self.last = checkpoint
 
-    def _roll_back(self, reason: str) -> None:
+    def _roll_back(self, reason: str, *, failed: _Step) -> None:
         """Back to the last good checkpoint, past the rows around the failing step. Its cost stays on the bill.
 
         Not to one that a stop left behind: where somebody pressed Ctrl-C must not decide what is learned.
         """
-        failed_step, failed_row = self.step, self.row
+        failed_step, failed_row = failed.number, failed.row
+        # computed with spoilt weights
+        self.unread = []
         self.saver.wait()
         good = self.guard.good_until(failed_step)
         found = latest_checkpoint(

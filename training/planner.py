@@ -21,12 +21,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from model.device import has_bfloat16
 from training.config import CHECKPOINTING, TrainConfig
 from training.console import count, duration
 from training.gpus import GPUS, NAMES, Device, this_cpu
 from training.plan_memory import Case, Memory, longest, memory, num_parameters
 from training.plan_time import StepTime, step_time
-from training.runtime import find_compiler, has_bfloat16
+from training.runtime import find_compiler
 
 TILES = (0, 4096, 16384)
 """MLP tiles that are tried."""

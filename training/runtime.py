@@ -6,8 +6,7 @@ precision, and on whether blocks are compiled. So "auto" is settled when a run f
 
 * Compilation needs a working C++ compiler *and* Python's and torch's headers, and finding an executable proves
   neither. The check compiles a two-operation function with torch itself, in a subprocess that can be killed.
-* bfloat16 pays only where the processor multiplies it (avx512_bf16, AMX, or Arm's bf16; Ampere and later on
-  CUDA); elsewhere it is emulated and slower than float32.
+* bfloat16 pays only where the hardware multiplies it (`model.device`).
 
 Nothing here is read from the clock except `measure_matmul_flops`, which feeds the console's MFU and nothing else.
 """
@@ -20,13 +19,14 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from model.device import autocast, has_bfloat16, resolve_device
 from training.activations import is_tiled
 from training.config import RuntimeConfig
 from training.files import plain, read_json, write_json
@@ -61,6 +61,12 @@ class Runtime:
     """Neighbouring local layers that keep one input between them."""
     mlp_tile: int = 0
     """Tokens that an MLP takes at a time; 0: all."""
+    attention_backend: str = "auto"
+    """What computes attention (`kernels.attention`)."""
+    loss_backend: str = "auto"
+    """What computes head and loss (`kernels.linear_cross_entropy`)."""
+    loader_workers: int = 0
+    """Processes that make batches; 0: the training process itself."""
     profile: tuple[int, int] | None = None
     """First and last step to record (`training.profiling`)."""
     reasons: dict[str, str] = field(default_factory=dict, compare=False, hash=False)
@@ -68,7 +74,7 @@ class Runtime:
 
     def identity(self) -> dict[str, object]:
         """What may alter the weights' bits, for a stage's configuration; computing again the same does not."""
-        exact = {"reasons", "checkpointing", "checkpoint_layers", "mlp_tile", "profile"}
+        exact = {"reasons", "checkpointing", "checkpoint_layers", "mlp_tile", "profile", "loader_workers"}
         if self.device == "cuda":
             # there the host's threads compute nothing
             exact.add("num_threads")
@@ -79,11 +85,19 @@ class Runtime:
         """Dtype of the weights: float64 when asked for, else float32."""
         return torch.float64 if self.dtype == "float64" else torch.float32
 
+    @property
+    def reads_late(self) -> bool:
+        """Does the device compute while the host goes on, so that a step's numbers are better read one step late?"""
+        return self.device != "cpu"
+
+    @property
+    def compute_dtype(self) -> torch.dtype | None:
+        """Dtype of matrix products, in training and in every measurement of the run; None is the weights' own."""
+        return torch.bfloat16 if self.dtype == "bfloat16" else None
+
     def autocast(self) -> AbstractContextManager:
         """Context of every forward pass: bfloat16 autocast, or none."""
-        if self.dtype != "bfloat16":
-            return nullcontext()
-        return torch.autocast(self.device, dtype=torch.bfloat16)
+        return autocast(self.device, self.compute_dtype)
 
 
 def resolve_runtime(config: RuntimeConfig, *, folder: Path | None = None) -> Runtime:
@@ -110,6 +124,9 @@ def resolve_runtime(config: RuntimeConfig, *, folder: Path | None = None) -> Run
             checkpointing=config.checkpointing,
             checkpoint_layers=config.checkpoint_layers,
             mlp_tile=config.mlp_tile,
+            attention_backend=config.attention_backend,
+            loss_backend=config.loss_backend,
+            loader_workers=_loader_workers(config, device),
             profile=config.profile,
             reasons=reasons,
         )
@@ -185,18 +202,6 @@ def find_compiler() -> str | None:
     return None
 
 
-def has_bfloat16(device: str) -> tuple[bool, str]:
-    """Does this hardware multiply bfloat16 itself? Returns the answer and its reason."""
-    if device == "cuda":
-        major, minor = torch.cuda.get_device_capability()
-        return major >= 8, f"compute capability {major}.{minor}"
-    flags = _cpu_flags()
-    for flag in ("amx_bf16", "avx512_bf16", "bf16"):
-        if flag in flags:
-            return True, f"the processor has {flag}"
-    return False, "the processor has none of avx512_bf16, amx_bf16 and bf16"
-
-
 def measure_matmul_flops(runtime: Runtime, *, size: int = 1024, budget_s: float = 0.3) -> float:
     """FLOP per second of the best of a few square matmuls in the run's dtype: the peak that MFU is quoted against."""
     dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}[runtime.dtype]
@@ -223,11 +228,21 @@ def peak_memory_gib(device: str) -> float:
 
 
 def _device(config: RuntimeConfig, reasons: dict[str, str]) -> str:
-    there = torch.cuda.is_available()
-    if config.device == "cuda" and not there:
-        raise ValueError("device = 'cuda', but torch sees no GPU: use --runtime.device cpu or install its driver")
-    reasons["device"] = "asked for" if config.device != "auto" else "a GPU is there" if there else "no GPU is there"
-    return ("cuda" if there else "cpu") if config.device == "auto" else config.device
+    device = resolve_device(config.device).type
+    there = "no GPU is there" if device == "cpu" else "a GPU is there"
+    reasons["device"] = there if config.device == "auto" else "asked for"
+    return device
+
+
+def _loader_workers(config: RuntimeConfig, device: str) -> int:
+    if config.loader_workers != "auto":
+        return int(config.loader_workers)
+    # what a worker does on a CPU is taken from training
+    return 0 if device == "cpu" else min(4, max(0, usable_cores() // _ranks_here() - 1))
+
+
+def _ranks_here() -> int:
+    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _dtype(config: RuntimeConfig, device: str, reasons: dict[str, str]) -> str:
@@ -262,20 +277,3 @@ def _still_possible(runtime: Runtime, path: Path) -> None:
             f"{path} says that this run was begun on a GPU, but torch sees none now: "
             "go on there, or pass --runtime.device cpu, which does the training stages again"
         )
-
-
-def _cpu_flags() -> set[str]:
-    flags = set()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("flags", "Features")):
-                flags = set(line.partition(":")[2].split())
-                break
-    except OSError:
-        pass
-    # where there is no /proc, torch may know
-    for name, flag in (("_is_avx512_bf16_supported", "avx512_bf16"), ("_is_amx_tile_supported", "amx_bf16")):
-        probe = getattr(torch.cpu, name, None)
-        if not flags and probe is not None and probe():
-            flags.add(flag)
-    return flags

@@ -9,6 +9,10 @@ medium a target follows: none, image, audio, video) and per kind of document, wi
 were made of, in tokens: text, each medium, padding. These sums, the stop flag and the FLOPs travel to the other ranks
 in one small vector.
 
+Nothing here waits for the device. Masks and FLOPs are worked out on the host, from the batch as it was loaded; the
+number of targets, the norm and the clip factor are tensors; what the host wants to know is copied on its way
+(`StepResult`) and read when the loop asks for it.
+
 B batch, T tokens, N = B T, K kinds.
 """
 
@@ -17,6 +21,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +30,7 @@ from torch import Tensor, nn
 from data.document import MODALITIES
 from data.sequence import CONTEXT
 from kernels import linear_cross_entropy
+from model.geometry import Geometry
 from salt.cost import TRAINING_PASSES, batch_flops
 from salt.distill import Distillation
 from training.activations import offloading
@@ -69,7 +75,7 @@ class Tally:
             member = (member & target).double()
             parts += [member @ token_loss.double(), member.sum(1)]
         parts.append(mixture_of(batch))
-        self.sums += torch.cat(parts).cpu()
+        self.sums = self.sums.to(objective.device) + torch.cat(parts)
 
     @property
     def num_targets(self) -> int:
@@ -124,9 +130,9 @@ def mixture_of(batch: Batch) -> Tensor:
     return torch.stack([part.double() for part in (text, *media, padding)])
 
 
-@dataclass
-class StepResult:
-    """What one step came to, over all ranks."""
+@dataclass(frozen=True)
+class StepNumbers:
+    """What one step came to, over all ranks, on the host."""
 
     tally: Tally
     """Its sums."""
@@ -136,16 +142,56 @@ class StepResult:
     """Was any rank asked to stop?"""
     flops: dict[str, int]
     """FLOPs by account: `student` (forward and backward) and `teacher_forward`."""
-    tokens: int
-    """Tokens gone through, padding included."""
-    teacher_s: float
-    """Seconds of this rank in the teacher's forward pass."""
-    data_s: float
-    """Seconds of this rank waiting for batches."""
-    busy_s: float
-    """Seconds of this rank from the first batch until it waits for the others' sums, waiting for data not counted."""
-    failures: tuple[tuple[int, str], ...] = ()
-    """(document, reason) of this rank's documents that could not be loaded and became padding."""
+
+
+class StepResult:
+    """One step, as its device has it; `read` brings it to the host."""
+
+    def __init__(
+        self,
+        shared: Tensor,
+        grad_norm: Tensor,
+        *,
+        kinds: tuple[str, ...],
+        tokens: int,
+        teacher_s: float,
+        data_s: float,
+        busy_s: float,
+        failures: tuple[tuple[int, str], ...] = (),
+    ):
+        """shared: (n,) float64, sums over all ranks: a tally's, then stop flags, FLOPs of student and of teacher.
+        grad_norm: () float64."""
+        self.kinds, self.grad_norm = kinds, grad_norm
+        self.tokens = tokens
+        """Tokens gone through by all ranks, padding included."""
+        self.teacher_s = teacher_s
+        """Seconds of this rank in the teacher's forward pass."""
+        self.data_s = data_s
+        """Seconds of this rank waiting for batches."""
+        self.busy_s = busy_s
+        """Seconds of this rank from the first batch until it waits for the others' sums, waiting for data left out."""
+        self.failures = failures
+        """(document, reason) of this rank's documents that could not be loaded and became padding."""
+        self._copy, self._arrived = torch.cat([shared, grad_norm.view(1)]), None
+        if shared.device.type == "cuda":
+            # on its way while the next step is computed
+            self._copy = torch.empty(self._copy.shape, dtype=self._copy.dtype, pin_memory=True).copy_(
+                self._copy, non_blocking=True
+            )
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def read(self) -> StepNumbers:
+        """The numbers; waits for the device where the step is still being computed."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        *sums, stop, student, teacher, grad_norm = self._copy.tolist()
+        return StepNumbers(
+            Tally(self.kinds, torch.tensor(sums, dtype=torch.float64)),
+            grad_norm,
+            stop > 0,
+            {"student": int(student), "teacher_forward": int(teacher)},
+        )
 
 
 def accumulate(
@@ -164,53 +210,55 @@ def accumulate(
 ) -> StepResult:
     """Leave the mean gradient of the step's targets, over all ranks, in `gradients`; nothing is updated.
 
-    batches: this rank's `num_batches` micro-batches.
+    batches: this rank's `num_batches` micro-batches, on the host.
     Raises RankLostError when another rank has ended.
     """
     gradients.zero()
     tally = Tally(kinds)
     soft = distillation.weight_at(step) if distillation is not None else 0.0
+    models = (model, distillation.teacher) if soft else (model,)
     student_flops = teacher_flops = tokens = 0
     teacher_s = data_s = 0.0
     failures: list[tuple[int, str]] = []
     began = waiting = time.perf_counter()
     world.mark(f"waiting for rows of step {step + 1}")
     for number, batch in enumerate(batches, 1):
-        batch = to_device(batch, runtime.device)
         data_s += time.perf_counter() - waiting
         world.mark(f"computing step {step + 1}")
-        whole, options, teacher_options = batch, {}, {}
-        if world.context > 1:
-            share = share_rows(batch, world, model)
-            batch, options = share.batch, {"spans": share.spans()}
-            if soft:
-                seen = distillation.teacher.spans(whole.segment, whole.block)
-                teacher_options = {"spans": share.spans(seen)}
+        geometry = Geometry.of(batch, *models)
+        tokens += world.replicas * batch.token_ids.numel()
         # of ranks that share rows the first bills them
-        bills = world.rank % world.context == 0
-        failures += getattr(whole, "failures", ()) if bills else ()
-        tokens += batch.token_ids.numel()
-        student_flops += bills * TRAINING_PASSES * batch_flops(model, whole)
+        if world.rank % world.context == 0:
+            failures += getattr(batch, "failures", ())
+            student_flops += TRAINING_PASSES * batch_flops(model, batch, geometry)
+            teacher_flops += batch_flops(distillation.teacher, batch, geometry) if soft else 0
+        if world.context > 1:
+            share = share_rows(batch, geometry, world, model)
+            batch, geometry = share.batch, share.geometry
+        batch = batch.to(runtime.device, non_blocking=True)
+        geometry = geometry.to(runtime.device, non_blocking=True)
         help_from: dict[str, Any] = {}
         with runtime.autocast():
             if soft:
                 start = time.perf_counter()
                 help_from = {
-                    "teacher_hidden": distillation.hidden(batch, **teacher_options),
+                    "teacher_hidden": distillation.hidden(batch, geometry),
                     "teacher_weight": distillation.head_weight,
                     "distill_weight": soft,
                     "temperature": distillation.temperature,
                 }
-                teacher_flops += bills * batch_flops(distillation.teacher, whole)
                 teacher_s += time.perf_counter() - start
             with offloading(model, runtime.checkpointing):
-                hidden = model(batch.token_ids, batch.position, batch.segment, batch.block, batch.media, **options)
+                hidden = model(
+                    batch.token_ids, batch.position, batch.segment, batch.block, batch.media, geometry=geometry
+                )
             objective, token_loss = linear_cross_entropy(
                 hidden.flatten(0, 1),
                 model.head_weight,
                 batch.labels.flatten(),
                 token_weight=token_weights(batch, config),
                 z_loss=config.z_loss,
+                backend=runtime.loss_backend,
                 return_token_loss=True,
                 **help_from,
             )
@@ -226,20 +274,16 @@ def accumulate(
     busy_s = time.perf_counter() - began - data_s
     world.mark(f"in the sum of step {step + 1}")
     # one small vector for all that ranks must agree on; float64 holds these counts exactly
-    extra = torch.tensor([float(stop), student_flops, teacher_flops, tokens], dtype=torch.float64)
-    shared = torch.cat([tally.sums, extra]).to(runtime.device)
+    extra = torch.tensor([float(stop), student_flops, teacher_flops], dtype=torch.float64)
+    shared = torch.cat([tally.sums, extra.to(tally.sums.device, non_blocking=True)])
     world.sum([shared])
     gradients.sum(world)
-    shared = shared.cpu()
-    tally.sums = shared[: -len(extra)]
-    stopped, student_flops, teacher_flops, tokens = shared[-len(extra) :].tolist()
-    gradients.scale(1.0 / max(1, tally.num_targets))
+    gradients.scale(1.0 / shared[1].clamp(min=1.0))
     return StepResult(
-        tally=tally,
-        grad_norm=float(gradients.norm(world)),
-        stop=stopped > 0,
-        flops={"student": int(student_flops), "teacher_forward": int(teacher_flops)},
-        tokens=int(tokens),
+        shared,
+        gradients.norm(world),
+        kinds=kinds,
+        tokens=tokens,
         teacher_s=teacher_s,
         data_s=data_s,
         busy_s=busy_s,
@@ -247,21 +291,21 @@ def accumulate(
     )
 
 
+def clip(gradients: Gradients, *, grad_norm: Tensor, limit: float) -> None:
+    """Scale the gradient down to the norm `limit` where it is longer; 0 means no limit."""
+    if limit:
+        gradients.scale(torch.where(grad_norm > limit, limit / grad_norm, 1.0))
+
+
 def token_weights(batch: Batch, config: TrainConfig) -> Tensor | None:
     """(B T,) weight of each target in the objective, by the medium that it follows; None where all weigh 1."""
     if not config.context_weights:
         return None
-    named = dict(config.context_weights)
-    table = torch.tensor([named.get(name, 1.0) for name in CONTEXT], device=batch.context.device)
-    return table[batch.context.flatten().long()]
+    return _weight_table(config.context_weights, batch.context.device)[batch.context.flatten().long()]
 
 
-def clip(gradients: Gradients, *, grad_norm: float, limit: float) -> None:
-    """Scale the gradient down to the norm `limit` where it is longer; 0 means no limit."""
-    if limit and grad_norm > limit:
-        gradients.scale(limit / grad_norm)
-
-
-def to_device(batch: Batch, device: str) -> Batch:
-    """The same batch with its tensors on the device."""
-    return batch if device == "cpu" else batch.to(device)
+@lru_cache
+def _weight_table(weights: tuple[tuple[str, float], ...], device: torch.device) -> Tensor:
+    """(contexts,) float32: kept, since a copy from the host waits for it."""
+    named = dict(weights)
+    return torch.tensor([named.get(name, 1.0) for name in CONTEXT], device=device)

@@ -99,7 +99,7 @@ class KnownModel:
     def num_parameters(self):
         return 0
 
-    def __call__(self, token_ids, position, document, block, media):
+    def __call__(self, token_ids, position, document, block, media, geometry=None):
         self.calls += 1
         rows, length = token_ids.shape
         first = torch.full((rows * length,), torch.nan)

@@ -46,6 +46,10 @@ class Packed:
         slots = (torch.arange(rows)[:, None] * length + torch.tensor([1, 2])).flatten()
         self.media = {"image": (torch.randn(2 * rows, 12, generator=generator), slots)}
 
+    def to(self, device, non_blocking=False):
+        assert torch.device(device).type == "cpu"
+        return self
+
 
 def rows() -> RowSource:
     return RowSource(open=lambda start: (Packed(first) for first in range(start, 4096, 2)), num_rows=4096)

@@ -34,15 +34,18 @@ class Lookup(nn.Module):
     def flops_per_token(self, row_tokens):
         return 10.0
 
-    def forward(self, token_ids, position, document, block, media):
+    def forward(self, token_ids, position, document, block, media, geometry=None):
         return self.table[token_ids]
 
 
 def batch(tokens, labels, first=0):
     rows = tuple(range(first, first + len(tokens)))
+    segment = torch.zeros_like(tokens, dtype=torch.int32)
+    position = torch.zeros(*tokens.shape, 3)
     return SimpleNamespace(
-        token_ids=tokens, labels=labels, position=None, segment=None, block=None, media={}, rows=rows
-    )
+        token_ids=tokens, labels=labels, position=position, segment=segment, block=segment, media={}, rows=rows,
+        to=lambda device: batch(tokens.to(device), labels.to(device), first),
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -181,8 +181,8 @@ def test_spike_is_rolled_back_when_asked(tmp_path):
     model, spiked = TinyModel(), []
     forward = model.forward
 
-    def jump_once(token_ids, *rest):
-        hidden = forward(token_ids, *rest)
+    def jump_once(token_ids, *rest, **named):
+        hidden = forward(token_ids, *rest, **named)
         if spiked == [7]:
             spiked.append("done")
             return hidden * 50

@@ -19,6 +19,7 @@ from data.batch import ROW_FIELDS, Batch
 from kernels import Spans, linear_cross_entropy
 from kernels.ring_attention.deal import contiguous
 from model import ModelConfig, Transformer
+from model.geometry import Geometry
 from salt.distill import Distillation
 from training.config import TrainConfig
 from training.context import chunk_tokens, share_rows
@@ -214,9 +215,10 @@ def test_a_run_moves_from_one_rank_to_four_to_two(trained):
 def test_shares_are_the_batch(tmp_path):
     """Every token, label and patch lies on one rank, in its place."""
     batch, model = rows(6, 3), Transformer(SHAPE)
+    geometry = Geometry.of(batch, model)
     world, shares = World(rank=0, size=3, context=3), []
     for rank in range(3):
-        shares.append(share_rows(batch, replace(world, rank=rank), model))
+        shares.append(share_rows(batch, geometry, replace(world, rank=rank), model))
     order = torch.argsort(torch.cat([share.layout.index() for share in shares]))
     for name in ("token_ids", "labels", "document", "position"):
         joined = torch.cat([getattr(share.batch, name) for share in shares], 1).index_select(1, order)
@@ -233,7 +235,7 @@ def test_shares_are_the_batch(tmp_path):
         assert all(
             torch.equal(found[place], patch) for place, patch in zip(slot[real].tolist(), patches[real], strict=True)
         )
-    spans = shares[0].spans()
+    spans = shares[0].geometry.spans(SHAPE)
     assert [each.layout is shares[0].layout for each in spans] == [True, True]
     assert torch.equal(spans[1].lo, Spans.packed(batch.document).lo[:, shares[0].layout.index()])
 

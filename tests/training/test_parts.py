@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny_run import TinyModel, tiny_config, tiny_train
 
+from model.device import has_bfloat16
 from training import runtime as runtime_module
 from training.config import RuntimeConfig, TrainConfig
 from training.console import Console, Status, count, duration
@@ -18,7 +19,7 @@ from training.ledger import ACCOUNTS, Ledger
 from training.metrics import JsonLines, Record, TensorBoardSink, flat_numbers, read_lines
 from training.optimizer import Optimizer, parameter_groups
 from training.pace import Pace
-from training.runtime import Runtime, apply_runtime, has_bfloat16, resolve_runtime
+from training.runtime import Runtime, apply_runtime, resolve_runtime
 from training.schedule import learning_rate
 
 
@@ -262,7 +263,7 @@ def test_broken_compiler_means_no_compilation(monkeypatch, failure):
 
 @pytest.mark.parametrize(("flags", "able"), [("sse avx512_bf16", True), ("amx_bf16", True), ("avx2 avx512f", False)])
 def test_bfloat16_follows_the_processor(monkeypatch, flags, able):
-    monkeypatch.setattr(runtime_module, "_cpu_flags", lambda: set(flags.split()))
+    monkeypatch.setattr("model.device._cpu_flags", lambda: set(flags.split()))
     assert has_bfloat16("cpu")[0] is able
 
 

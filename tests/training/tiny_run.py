@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,10 @@ class TinyBatch:
     context: Tensor
     media: dict
 
+    def to(self, device, non_blocking=False):
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "media"}
+        return TinyBatch(**moved, media=self.media)
+
 
 class TinyModel(nn.Module):
     """Token and previous token, two residual MLPs, a head."""
@@ -57,7 +61,9 @@ class TinyModel(nn.Module):
     def flops_per_token(self, row_tokens: int) -> float:
         return 2.0 * sum(parameter.numel() for parameter in self.parameters() if parameter.ndim == 2)
 
-    def forward(self, token_ids, position, document, block, media=None):
+    attention_backend = "auto"
+
+    def forward(self, token_ids, position, document, block, media=None, geometry=None):
         x = self.tokens(token_ids)
         x = x + 0.5 * torch.roll(x, 1, dims=1)
         for layer in self.blocks:
