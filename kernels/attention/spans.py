@@ -8,20 +8,33 @@ Building is a handful of vectorised passes over (B, S) ids, cheap enough for eve
 changed after it is made: backends keep what they derive from it (a tile plan, small masks) under its serial number.
 It does not know heads, dtypes or devices other than where `lo` and `hi` lie.
 
+Nothing here waits for a device, but to check ends or indices that lie there and came from outside. Made from a batch's
+ids on the host and moved with `Spans.to`, spans keep their host's copy, and what kernels must know as numbers (the most
+keys that a row sees, where documents begin) is taken from it when it is first asked for. Spans made on a device have
+none: there the first question waits once, and the answer is kept.
+
 Legend: B batch, T query rows, S keys, R chosen rows, C chosen keys.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, InitVar, dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
+
+from kernels.attention.documents import Documents, find_documents, to_device
+
+KINDS = ("any", "causal", "window", "block")
+"""What is known of a mask when it is made. "causal": packed documents, each row sees its document up to itself.
+"window": the same, up to a number of keys back. "block": media blocks besides, with or without a window. "any": all
+else, as spans restricted to some rows or keys, rows after a cache, and spans given as lo and hi."""
 
 _serials = itertools.count(1)
 
@@ -59,6 +72,62 @@ def recall(serial: int, name: str, make: Callable[[], Any]) -> Any:
     return derived[name]
 
 
+def known(serial: int, name: str) -> Any:
+    """What `recall` has under `name`, or None where nothing has been made yet."""
+    derived = _recent.get(serial)
+    if derived is None:
+        derived = _derived.get(serial)
+    return None if derived is None else derived.get(name)
+
+
+def kind_of(serial: int) -> str:
+    """The kind of the Spans with this serial, one of `KINDS`. It is part of the number, and so never forgotten."""
+    return KINDS[serial % len(KINDS)]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Numbers about a mask that a launch depends on."""
+
+    reach: int
+    """The most keys that a row sees."""
+    area: int
+    """Number of (row, key) pairs that are seen."""
+
+
+def facts_of(serial: int, lo: Tensor, hi: Tensor) -> Facts:
+    """The facts of the Spans with this serial, from its host's copy, else from lo and hi with one wait. Kept."""
+
+    def measure() -> Facts:
+        first, stop = known(serial, "host") or (lo, hi)
+        if not first.numel():
+            return Facts(0, 0)
+        seen = stop - first
+        return Facts(*torch.stack((seen.amax().long(), seen.sum(dtype=torch.int64))).tolist())
+
+    return recall(serial, "facts", measure)
+
+
+def host_of(serial: int, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
+    """lo and hi of the Spans with this serial on the host, fetched with one wait where they are not there. Kept."""
+    if lo.device.type == "cpu":
+        return lo, hi
+    return recall(serial, "host", lambda: tuple(torch.stack((lo, hi)).cpu()))
+
+
+def documents_of(serial: int, lo: Tensor, hi: Tensor) -> Documents:
+    """The documents of the Spans with this serial, of kind "causal" or "window", on the device of lo. Kept.
+
+    Found on the host; without its copy there, lo is fetched with one wait.
+    """
+
+    def find() -> Documents:
+        first, _ = host_of(serial, lo, hi)
+        return to_device(find_documents(first), lo.device)
+
+    return recall(serial, "documents", find)
+
+
 @dataclass(frozen=True, eq=False)
 class Spans:
     """Which keys each query row sees: row (b, i) sees keys j with `lo[b, i] <= j < hi[b, i]`.
@@ -76,14 +145,22 @@ class Spans:
     """(B, T) int32, one past the last key that the row sees; equal to `lo` for a row that sees nothing."""
     num_keys: int
     """S, the number of keys that `lo` and `hi` index."""
+    _: KW_ONLY
+    kind: str = "any"
+    """What is known of the mask, one of `KINDS`; anything but "any" is for those who know that it is so."""
+    valid: InitVar[bool] = False
+    """True: lo and hi are right by construction. Nothing is checked, and no device waited for."""
     serial: Tensor = field(init=False, repr=False)
     """() int64 on the CPU, unique to this Spans in this process. A tensor, so that compiled code takes it as an input
     and does not recompile when it changes."""
     derived: Derived = field(init=False, repr=False)
     """Scratch of the backends."""
 
-    def __post_init__(self) -> None:
-        _validate(self.lo, self.hi, self.num_keys)
+    def __post_init__(self, valid: bool) -> None:
+        if self.kind not in KINDS or (self.kind != "any" and not valid):
+            raise ValueError(f'kind {self.kind!r} cannot be claimed for spans given as lo and hi; leave it at "any"')
+        if not valid:
+            _validate(self.lo, self.hi, self.num_keys)
         # compiled code that builds a Spans must break here: a traced serial would be a constant
         if torch.compiler.is_compiling():
             self._register_uncompiled()
@@ -96,14 +173,14 @@ class Spans:
         self._register()
 
     def _register(self) -> None:
-        serial, derived = next(_serials), Derived()
+        serial, derived = next(_serials) * len(KINDS) + KINDS.index(self.kind), Derived()
         object.__setattr__(self, "serial", torch.tensor(serial, dtype=torch.int64, device="cpu"))
         object.__setattr__(self, "derived", derived)
         _derived[serial] = derived
 
     def __reduce__(self):
         # a copy, perhaps in another process, must get a serial of its own
-        return Spans, (self.lo, self.hi, self.num_keys)
+        return _rebuild, (type(self), {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init})
 
     @classmethod
     def packed(
@@ -124,6 +201,7 @@ class Spans:
         block: (B, S) integer ids of media blocks, 0 where there is none.
         window: keys that a row sees at most to each side, itself included; None for no limit.
         num_rows: T, keep only the last T rows (queries that follow a cache of S - T keys); all S by default.
+        The kind is as the arguments say. That blocks are all 0 is seen only on the host: a device would be waited for.
         Raises ValueError for wrong shapes, dtypes or numbers.
         """
         _check_ids("document", document, None)
@@ -135,6 +213,10 @@ class Spans:
         if num_rows is not None and not 0 <= num_rows <= num_keys:
             raise ValueError(f"num_rows must lie in [0, {num_keys}], the number of keys; got {num_rows}")
 
+        if window is not None and window >= num_keys:
+            window = None
+        if block is not None and block.device.type == "cpu" and not block.any():
+            block = None
         row = torch.arange(num_keys, device=document.device, dtype=torch.int32).expand(document.shape)
         start, end = _run_ends(document, row, alone=document < 0)
         lo, hi = start, row + 1
@@ -143,11 +225,11 @@ class Spans:
             hi = torch.minimum(block_end, end)
         if window is not None:
             lo = torch.maximum(lo, row - (window - 1))
-            # a window near 2**31 would overflow int32; past num_keys it changes nothing
-            hi = torch.minimum(hi, row + min(window, num_keys))
-        if num_rows is not None:
-            lo, hi = lo[:, num_keys - num_rows :], hi[:, num_keys - num_rows :]
-        return cls(lo.contiguous(), hi.contiguous(), num_keys)
+            hi = torch.minimum(hi, row + window)
+        kind = "block" if block is not None else "causal" if window is None else "window"
+        if num_rows is not None and num_rows < num_keys:
+            lo, hi, kind = lo[:, num_keys - num_rows :], hi[:, num_keys - num_rows :], "any"
+        return cls(lo.contiguous(), hi.contiguous(), num_keys, kind=kind, valid=True)
 
     @property
     def batch_size(self) -> int:
@@ -169,22 +251,55 @@ class Spans:
         keys = _ascending("keys", keys, self.num_keys, self).contiguous()
         # among ascending keys those in [lo, hi) are the ones from the first >= lo to before the first >= hi
         ends = [torch.searchsorted(keys, end.long().gather(1, rows)).int() for end in (self.lo, self.hi)]
-        return Spans(ends[0], ends[1], keys.shape[1])
+        return Spans(ends[0], ends[1], keys.shape[1], valid=True)
 
     def area(self) -> int:
         """Number of (row, key) pairs that are seen: what an exact kernel has to compute per head."""
-        return int((self.hi - self.lo).sum(dtype=torch.int64))
+        return facts_of(int(self.serial), self.lo, self.hi).area
+
+    def host(self) -> tuple[Tensor, Tensor]:
+        """(lo, hi) on the host, without a wait where the spans came from there."""
+        return host_of(int(self.serial), self.lo, self.hi)
 
     def dense(self) -> Tensor:
         """(B, T, S) bool, True where a row sees a key. For references, tests and pictures: T * S memory."""
         key = torch.arange(self.num_keys, device=self.lo.device)
         return (key >= self.lo[..., None]) & (key < self.hi[..., None])
 
-    def to(self, device: torch.device | str) -> Spans:
-        """The same spans with `lo` and `hi` on another device."""
-        if self.lo.device == torch.device(device):
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Spans:
+        """The same spans with `lo` and `hi` on another device, and their host's copy kept at hand.
+
+        non_blocking: the copy to a GPU runs beside what follows; what is not pinned yet is pinned for it.
+        """
+        device = torch.device(device)
+        if device.type == "cpu":
+            return self._with(*self.host())
+        lo, hi = self.lo, self.hi
+        if non_blocking and device.type == "cuda" and lo.device.type == "cpu":
+            lo, hi = lo.pin_memory(), hi.pin_memory()
+        return self._with(lo.to(device, non_blocking=non_blocking), hi.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Spans:
+        """The same spans in pinned memory, from where copies to a GPU run by themselves; without a GPU, these."""
+        if self.lo.device.type != "cpu" or not torch.accelerator.is_available():
             return self
-        return Spans(self.lo.to(device), self.hi.to(device), self.num_keys)
+        return self._with(self.lo.pin_memory(), self.hi.pin_memory())
+
+    def _with(self, lo: Tensor, hi: Tensor) -> Spans:
+        """These spans as other tensors of the same values, with what is known of them."""
+        if lo is self.lo:
+            return self
+        other = dataclasses.replace(self, lo=lo, hi=hi, valid=True)
+        known = {name: self.derived[name] for name in ("host", "facts") if name in self.derived}
+        for spans in (self, other):
+            if spans.lo.device.type == "cpu":
+                known["host"] = (spans.lo, spans.hi)
+        other.derived.update(known)
+        return other
+
+
+def _rebuild(kind_of_spans: type[Spans], fields: dict[str, Any]) -> Spans:
+    return kind_of_spans(**fields, valid=True)
 
 
 def _run_ends(ids: Tensor, row: Tensor, alone: Tensor) -> tuple[Tensor, Tensor]:
@@ -207,26 +322,25 @@ def _check_ids(name: str, ids: Tensor, like: Tensor | None) -> None:
 
 
 def _ascending(name: str, index: Tensor | range, size: int, spans: Spans) -> Tensor:
-    """-> (B, n) int64, checked to be strictly ascending in [0, size)."""
-    device = spans.lo.device
+    """-> (B, n) int64 on the device of the spans, checked to be strictly ascending in [0, size) where they lie."""
     if isinstance(index, range):
-        index = torch.arange(index.start, index.stop, index.step, device=device)
+        index = torch.arange(index.start, index.stop, index.step)
     if index.dtype == torch.bool or index.is_floating_point() or index.dim() not in (1, 2):
         raise ValueError(f"{name} must be (n,) or (B, n) integer indices; got {tuple(index.shape)} of {index.dtype}")
-    index = index.to(device=device, dtype=torch.int64)
-    index = index.expand(spans.batch_size, -1) if index.dim() == 1 else index
-    if index.shape[0] != spans.batch_size:
+    index = index.to(dtype=torch.int64)
+    if index.dim() == 2 and index.shape[0] != spans.batch_size:
         raise ValueError(f"{name} has {index.shape[0]} rows, but the spans have a batch of {spans.batch_size}")
-    wrong = (index < 0) | (index >= size)
-    wrong[:, 1:] |= index[:, 1:] <= index[:, :-1]
+    rows = index if index.dim() == 2 else index[None]
+    wrong = (rows < 0) | (rows >= size)
+    wrong[:, 1:] |= rows[:, 1:] <= rows[:, :-1]
     if wrong.any():
         b, i = wrong.nonzero()[0].tolist()
-        before = index[b, i - 1].item() if i else "nothing"
+        before = rows[b, i - 1].item() if i else "nothing"
         raise ValueError(
             f"{name} must be strictly ascending and lie in [0, {size}); "
-            f"batch {b}, entry {i} is {index[b, i].item()} after {before}"
+            f"batch {b}, entry {i} is {rows[b, i].item()} after {before}"
         )
-    return index
+    return rows.to(spans.lo.device).expand(spans.batch_size, -1)
 
 
 def _validate(lo: Tensor, hi: Tensor, num_keys: int) -> None:

@@ -85,7 +85,7 @@ def reach(spans: Spans, chunk: int) -> tuple[Tensor, Tensor]:
     """
     starts = torch.arange(0, spans.num_rows, chunk)
     ends = (starts + chunk).clamp(max=spans.num_rows) - 1
-    lo, hi = spans.lo.cpu().long(), spans.hi.cpu().long()
+    lo, hi = (end.long() for end in spans.host())
     first = lo[:, starts].amin(0) // chunk
     stop = -(-hi[:, ends].amax(0) // chunk)
     return first, torch.where(hi[:, ends].amax(0) > lo[:, starts].amin(0), stop, first)
@@ -122,18 +122,4 @@ class ShardedSpans(Spans):
                 f"{layout.num_tokens} tokens"
             )
         lo, hi = layout.shard(spans.lo), layout.shard(spans.hi)
-        return cls(lo, hi, spans.num_keys, layout=layout, needs=needs_of(spans, layout))
-
-    def __reduce__(self):
-        return _rebuild, (self.lo, self.hi, self.num_keys, self.layout, self.needs)
-
-    def to(self, device: torch.device | str) -> ShardedSpans:
-        """The same with `lo` and `hi` on another device."""
-        if self.lo.device == torch.device(device):
-            return self
-        lo, hi = self.lo.to(device), self.hi.to(device)
-        return ShardedSpans(lo, hi, self.num_keys, layout=self.layout, needs=self.needs)
-
-
-def _rebuild(lo, hi, num_keys, layout, needs) -> ShardedSpans:
-    return ShardedSpans(lo, hi, num_keys, layout=layout, needs=needs)
+        return cls(lo, hi, spans.num_keys, layout=layout, needs=needs_of(spans, layout), valid=True)

@@ -1,12 +1,15 @@
 """Spans against their definition, row by row in plain Python, and against their own invariants."""
 
 import copy
+import pickle
 
 import pytest
 import torch
 from packings import blocks_at, random_packing
 
 from kernels import Spans
+from kernels.attention.documents import GROUP
+from kernels.attention.spans import RECENT, documents_of, facts_of, kind_of, recall
 
 
 def run_around(ids: list[int], i: int, alone: bool) -> tuple[int, int]:
@@ -140,3 +143,118 @@ def test_wrong_arguments_are_named():
     ]:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+IDS = torch.tensor([[1, 1, 1, 1, 2, 2, -1, -1]])
+
+
+@pytest.mark.parametrize(
+    ("spans", "kind"),
+    [
+        (lambda: Spans.packed(IDS), "causal"),
+        (lambda: Spans.packed(IDS, window=8), "causal"),
+        (lambda: Spans.packed(IDS, window=7), "window"),
+        (lambda: Spans.packed(IDS, block=torch.zeros_like(IDS)), "causal"),
+        (lambda: Spans.packed(IDS, block=torch.zeros_like(IDS), window=3), "window"),
+        (lambda: Spans.packed(IDS, block=blocks_at(8, [(0, 2)])), "block"),
+        (lambda: Spans.packed(IDS, block=blocks_at(8, [(0, 2)]), window=3), "block"),
+        (lambda: Spans.packed(IDS, num_rows=8), "causal"),
+        (lambda: Spans.packed(IDS, num_rows=7), "any"),
+        (lambda: Spans.packed(IDS).onto(range(8), range(8)), "any"),
+        (lambda: Spans(*Spans.packed(IDS).host(), 8), "any"),
+        # on a device whose values nobody asks for, blocks may be there
+        (lambda: Spans.packed(IDS.to("meta"), block=IDS.to("meta")), "block"),
+    ],
+)
+def test_the_kind_is_known_when_spans_are_made(spans, kind):
+    spans = spans()
+    assert spans.kind == kind
+    for same in (spans, copy.deepcopy(spans), spans.to("meta")):
+        assert same.kind == kind and kind_of(int(same.serial)) == kind
+
+
+def test_a_kind_is_not_taken_on_trust():
+    with pytest.raises(ValueError, match="cannot be claimed"):
+        Spans(*Spans.packed(IDS).host(), 8, kind="causal")
+
+
+def test_nothing_waits_for_a_device():
+    """The meta device has no values: whatever asks it for one raises."""
+    ids = torch.zeros(2, 50, dtype=torch.int32, device="meta")
+    for options in ({}, {"window": 7}, {"block": ids}, {"block": ids, "window": 7, "num_rows": 20}):
+        spans = Spans.packed(ids, **options)
+        spans.onto(range(5, 20), torch.arange(0, 50, 3))
+        spans.to("meta", non_blocking=True)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        Spans(spans.lo, spans.hi, 50)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_facts_of_spans_from_the_host_need_no_device(seed):
+    document, block = random_packing(seed, 2, 150)
+    for options in ({}, {"window": 9}, {"block": block}, {"block": block, "window": 20, "num_rows": 60}):
+        host = Spans.packed(document, **options)
+        seen = host.dense().sum(-1)
+        for spans in (host, host.to("meta", non_blocking=True), host.pin_memory().to("meta").to("meta")):
+            facts = facts_of(int(spans.serial), spans.lo, spans.hi)
+            assert (facts.reach, facts.area, spans.area()) == (seen.max(), seen.sum(), seen.sum())
+        assert torch.equal(spans.to("cpu").lo, host.lo) and spans.to("cpu").area() == host.area()
+    assert Spans.packed(document[:, :0]).area() == 0
+
+
+def documents_by_definition(document: torch.Tensor) -> tuple[list[int], list[int]]:
+    """(first token of each document, or of each GROUP of neighbours of one token; tokens that are documents)."""
+    flat = [run_around(row, i, row[i] < 0)[0] == i for row in document.tolist() for i in range(len(row))] + [True]
+    starts, alone, held = [], [], GROUP
+    for i in range(len(flat) - 1):
+        single = flat[i] and flat[i + 1]
+        if flat[i] and (not single or held == GROUP or i - 1 not in alone):
+            starts.append(i)
+            held = 0
+        if single:
+            alone.append(i)
+            held += 1
+    return starts, alone
+
+
+@pytest.mark.parametrize("window", [None, 1, 2, 40])
+@pytest.mark.parametrize("seed", range(4))
+def test_documents_are_found_where_they_begin(seed, window):
+    document, _ = random_packing(seed, 3, 400)
+    document[1, 50:-3] = -1
+    spans = Spans.packed(document, window=window)
+    if window == 1:
+        document = torch.arange(1200).view(3, 400)
+    starts, alone = documents_by_definition(document)
+    for where in (spans, spans.to("meta")):
+        found = documents_of(int(where.serial), where.lo, where.hi)
+        assert found.longest == max(b - a for a, b in zip(starts, [*starts[1:], 1200], strict=True))
+        assert found.starts.shape == (len(starts) + 1,) and found.alone.shape == (len(alone),)
+        assert found.starts.device == where.lo.device and found.starts.dtype == torch.int32
+    found = documents_of(int(spans.serial), spans.lo, spans.hi)
+    assert found.starts.tolist() == [*starts, 1200]
+    assert found.alone.tolist() == alone
+
+
+def test_no_rows_have_no_documents():
+    spans = Spans.packed(torch.zeros(2, 0, dtype=torch.int32))
+    found = documents_of(int(spans.serial), spans.lo, spans.hi)
+    assert found.starts.tolist() == [0] and found.longest == 0 and not len(found.alone)
+
+
+def test_facts_of_forgotten_spans_are_found_again():
+    """The backward of compiled code holds lo, hi and the serial, but not the Spans."""
+    spans = Spans.packed(IDS, window=3)
+    serial, lo, hi, area = int(spans.serial), spans.lo, spans.hi, spans.area()
+    del spans
+    for other in [Spans.packed(IDS) for _ in range(RECENT + 1)]:
+        recall(int(other.serial), "test", lambda: None)
+    assert kind_of(serial) == "window"
+    assert facts_of(serial, lo, hi).area == area and facts_of(serial, lo, hi).reach == 3
+    assert documents_of(serial, lo, hi).starts.tolist() == [0, 4, 6, 8]
+
+
+def test_sent_spans_keep_their_kind_and_are_not_checked_again():
+    spans = Spans.packed(IDS, window=3)
+    again = pickle.loads(pickle.dumps(spans))
+    assert again.kind == "window" and torch.equal(again.hi, spans.hi) and again.num_keys == 8
