@@ -51,7 +51,7 @@ from training.rows import RowSource, RowStream
 from training.runtime import Runtime, compile_blocks
 from training.saver import Saver
 from training.schedule import learning_rate
-from training.step import StepResult, accumulate, clip
+from training.step import StepNumbers, StepResult, accumulate, clip
 
 Validate = Callable[[nn.Module, int, Callable[[], bool]], dict[str, Any] | None]
 """Called as validate(model, step, should_stop), in eval mode without gradients; returns numbers for the metrics, of
@@ -246,8 +246,9 @@ class _Run:
                 if well:
                     self._apply(done)
         self._bill_seconds()
-        if leave and well and self.unread:
-            _, well = self._look(self.unread)
+        if leave and well:
+            ready, self.unread = self.unread, []
+            _, well = self._look(ready)
         if not well:
             return leave
         self.progress.console.at(self.step)
@@ -279,25 +280,34 @@ class _Run:
     def _look(self, steps: list[_Step]) -> tuple[bool, bool]:
         """Read what steps came to, bill them, and count them or roll back; was a stop asked for, did all go well?"""
         leave = False
-        self.unread = [step for step in self.unread if step not in steps]
-        for step in steps:
-            numbers = step.result.read()
+        for place, step in enumerate(steps):
+            numbers = self._bill(step)
             leave = leave or numbers.stop
-            self._bill_seconds(teacher_s=step.result.teacher_s)
-            self.ledger.bill(self.account, flops=numbers.flops["student"])
-            self.ledger.bill("teacher_forward", flops=numbers.flops["teacher_forward"])
-            self.progress.pace.add(data_s=step.result.data_s, busy_s=step.result.busy_s)
-            for document, why in step.result.failures:
-                append_event(self.folder, "document_failed", step=step.number, document=document, reason=why)
             loss, norm = numbers.tally.loss, numbers.grad_norm
             reason = self.guard.verdict(loss=loss, objective=numbers.tally.objective, grad_norm=norm)
             if reason is not None:
+                # those behind it were computed with spoilt weights, and cost as much
+                for wasted in (*steps[place + 1 :], *self.unread):
+                    self._bill(wasted)
+                self.unread = []
                 self._roll_back(reason, failed=step)
                 return leave, False
             self.guard.accept(loss=loss, grad_norm=norm)
             self.progress.window.sums += numbers.tally.sums
             self.norm = norm
         return leave, True
+
+    def _bill(self, step: _Step) -> StepNumbers:
+        """Enter what a step cost, whether or not it counts, and what became of its documents; returns its numbers."""
+        result = step.result
+        numbers = result.read()
+        self._bill_seconds(teacher_s=result.teacher_s)
+        self.ledger.bill(self.account, flops=numbers.flops["student"])
+        self.ledger.bill("teacher_forward", flops=numbers.flops["teacher_forward"])
+        self.progress.pace.add(data_s=result.data_s, busy_s=result.busy_s)
+        for document, why in result.failures:
+            append_event(self.folder, "document_failed", step=step.number, document=document, reason=why)
+        return numbers
 
     def _bill_seconds(self, *, teacher_s: float = 0.0) -> None:
         """Bill the time since this was last asked, the teacher's share of it to the teacher."""
@@ -402,8 +412,6 @@ class _Run:
         Not to one that a stop left behind: where somebody pressed Ctrl-C must not decide what is learned.
         """
         failed_step, failed_row = failed.number, failed.row
-        # computed with spoilt weights
-        self.unread = []
         self.saver.wait()
         good = self.guard.good_until(failed_step)
         found = latest_checkpoint(

@@ -1,0 +1,80 @@
+"""One answer to where a model runs and in what precision, for every command."""
+
+import argparse
+import json
+import shutil
+
+import pytest
+import torch
+
+from model import ModelConfig, Transformer
+from model.device import (
+    add_device_arguments,
+    autocast,
+    native_dtype,
+    resolve_compute_dtype,
+    resolve_device,
+)
+from model.load import CONFIG, find_model, load
+
+
+def cards(monkeypatch, count: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+
+def test_auto_is_the_card_where_there_is_one(monkeypatch):
+    cards(monkeypatch, 0)
+    assert resolve_device() == torch.device("cpu")
+    cards(monkeypatch, 2)
+    assert resolve_device().type == "cuda" and resolve_device("cuda:1") == torch.device("cuda:1")
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "why"),
+    [("cuda", 0, "sees no GPU"), ("cuda:2", 2, "sees 2 GPUs"), ("gpu", 0, "is unknown: give auto, cpu, cuda")],
+)
+def test_a_device_that_is_not_there_is_told(monkeypatch, name, count, why):
+    cards(monkeypatch, count)
+    with pytest.raises(ValueError, match=why):
+        resolve_device(name)
+
+
+@pytest.mark.parametrize(("major", "dtype"), [(7, torch.float32), (8, torch.bfloat16), (9, torch.bfloat16)])
+def test_native_dtype_follows_the_card(monkeypatch, major, dtype):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (major, 0))
+    assert native_dtype("cuda:0") == dtype
+
+
+def test_command_line():
+    parser = argparse.ArgumentParser()
+    add_device_arguments(parser)
+    options = parser.parse_args([])
+    assert (options.device, options.dtype) == ("auto", "auto")
+    assert resolve_compute_dtype("float32", "cpu") is None
+    assert resolve_compute_dtype("bfloat16", "cpu") == torch.bfloat16
+    with pytest.raises(ValueError, match="choose one of auto"):
+        resolve_compute_dtype("half", "cpu")
+
+
+def test_autocast_without_a_dtype_changes_nothing():
+    a = torch.ones(2, 2)
+    with autocast("cpu", None):
+        assert (a @ a).dtype == torch.float32
+    with autocast(torch.device("cpu"), torch.bfloat16):
+        assert (a @ a).dtype == torch.bfloat16
+
+
+def test_a_model_remembers_no_backend(model_folder, tmp_path):
+    """A model that was trained with a card's kernels is loaded where there is none."""
+    folder = shutil.copytree(find_model(model_folder), tmp_path / "model")
+    path = folder / CONFIG
+    configs = json.loads(path.read_text())
+    assert "attention_backend" not in configs["model"]
+    configs["model"]["attention_backend"] = "triton"
+    path.write_text(json.dumps(configs))
+    assert load(folder).model.attention_backend == "auto"
+    assert load(folder, attention_backend="reference").model.blocks[0].attn.backend == "reference"
+    model = Transformer(ModelConfig(dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=16))
+    model.attention_backend = "triton"
+    assert {block.attn.backend for block in model.blocks} == {"triton"} and "triton" not in str(model.config)
