@@ -46,8 +46,8 @@ from benchmarks.contest import OURS
 from benchmarks.data_peers import timed
 from benchmarks.measure import spread, summarize, take_turns
 from benchmarks.train_cpu import Child, ChildError, peer_python
-from data.batch import floats
 from data.config import EncodeConfig
+from data.patches import floats
 from data.workbench import WorkbenchError
 
 NAME = "data"
@@ -94,6 +94,11 @@ def make_video(path: Path, height: int, width: int) -> None:
         container.mux(stream.encode())
 
 
+def _floats(patches: np.ndarray) -> torch.Tensor:
+    """What a model computes with, as the peers give it: float32."""
+    return floats(torch.from_numpy(patches)).float()
+
+
 class Ours:
     """Our side of a case: a call, and the size of what comes out."""
 
@@ -105,14 +110,14 @@ class Ours:
 
             pixels, budget = np.load(inputs), IMAGE_SIZE[0] * IMAGE_SIZE[1] // config.patch_size**2
             self.size = list(fit(pixels, config, budget).shape[:2])
-            self.call = lambda: floats(patchify(fit(pixels, config, budget), config.patch_size))
+            self.call = lambda: _floats(patchify(fit(pixels, config, budget), config.patch_size))
         elif kind == "audio":
             from data.decode_audio import mel_tokens
 
             samples = np.load(inputs)
             frames = mel_tokens(samples, config).reshape(-1, config.mel_bins)
             self.size = [config.mel_bins, len(frames)]
-            self.call = lambda: floats(mel_tokens(samples, config))
+            self.call = lambda: _floats(mel_tokens(samples, config))
         else:
             from data.decode_video import decode_video
 
@@ -121,7 +126,7 @@ class Ours:
             config = EncodeConfig(max_image_tokens=tokens, max_video_tokens=many, max_video_s=VIDEO_S + 1.0)
             grid = decode_video(inputs, config)[0].grid
             self.size = [side * config.patch_size for side in grid]
-            self.call = lambda: floats(decode_video(inputs, config)[1])
+            self.call = lambda: _floats(decode_video(inputs, config)[1])
 
     def run(self, calls: int) -> dict[str, float]:
         """CPU and wall seconds of some calls."""

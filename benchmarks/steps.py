@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from benchmarks.train_cpu_ours import as_batch
 from data.batch import Batch
+from data.sequence import FIELDS
 from model import Transformer
 from training.config import TrainConfig
 from training.distributed import World
@@ -55,8 +57,8 @@ class Steps:
 
 
 def random_rows(case: Case, *, document_tokens: int = 0, seed: int = 0) -> Batch:
-    """One micro-batch of random numbers in host memory: text, behind the case's patches at the front of each row;
-    documents of so many tokens, 0: one to a row."""
+    """One micro-batch of random numbers in host memory: text, behind the case's patches (stored) at the front of each
+    row; documents of so many tokens, 0: one to a row."""
     shape = case.micro_rows, case.row_tokens
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, case.model.vocab_size, shape, generator=generator)
@@ -70,6 +72,8 @@ def random_rows(case: Case, *, document_tokens: int = 0, seed: int = 0) -> Batch
     media, first = {}, 0
     for name, count in case.patches:
         slot = (torch.arange(first, first + count) + case.row_tokens * torch.arange(shape[0])[:, None]).flatten()
-        media[name] = (torch.randn(len(slot), case.model.patch_dims[name], generator=generator), slot)
+        size, dtype = (len(slot), case.model.patch_dims[name]), torch.from_numpy(np.empty(0, FIELDS[name])).dtype
+        patches = torch.randn(size, generator=generator)
+        media[name] = ((128 + 40 * patches).clamp(0, 255) if dtype == torch.uint8 else patches).to(dtype), slot
         first += count
     return replace(batch, media=media)

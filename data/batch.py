@@ -4,12 +4,15 @@
 
 Documents are laid one after another in a row and the rest is padding: pad token, document -1, no label. Patches of
 all rows of a batch are gathered per modality, each with the flat index (row * T + column) of its slot; unused patches
-are zero and point at B * T, one past the end, where a model that scatters into B * T + 1 places drops them. Shapes
-depend on the plan alone, so a compiled model never sees a new one.
+are zero bytes and point at B * T, one past the end, where a model that scatters into B * T + 1 places drops what became
+of them. Shapes depend on the plan alone, so a compiled model never sees a new one.
 
 labels[i] is the token at i + 1 when that token is a target of the same document and row i does not see past
-itself (inside a media block it would); -100 otherwise. Patches become float32 here, straight into their place: bytes by
-x / 127.5 - 1, mel as it is.
+itself (inside a media block it would); -100 otherwise. Patches stay as they are stored, bytes and half floats, until
+a model embeds them (`data.patches`).
+
+What a step wants to know of a batch on the host (where its targets are, how many tokens are what) is counted here,
+where the batch is made, and goes along to the device: asking there would wait for it.
 
 A batch holds a dozen short documents a row, so what costs is the number of numpy calls, not the bytes: token fields are
 joined over the whole batch first and laid out once each, and only patches are handled document by document. 16 rows
@@ -23,6 +26,7 @@ import hashlib
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -30,7 +34,7 @@ import torch
 from data.config import EncodeConfig
 from data.document import MODALITIES
 from data.length_schedule import segment_starts
-from data.sequence import Sequence
+from data.sequence import FIELDS, Sequence
 from data.tokenizer import PAD_ID, SLOT_ID
 
 IGNORE = -100
@@ -39,11 +43,17 @@ Transform = Callable[[int, Sequence, int], Sequence]
 arguments, and picklable where a loader has workers."""
 ROW_FIELDS = ("token_ids", "position", "document", "segment", "block", "labels", "kind", "context")
 """Fields of a batch that are tensors (B, T, ...)."""
+COUNTED = ("target_index", "num_targets", "mixture")
+"""What is counted once, on the host."""
 
 
 @dataclass
 class Batch:
-    """One step's rows of one rank."""
+    """One step's rows of one rank.
+
+    What is counted (`target_index`, `num_targets`, `mixture`) follows from the other fields at the first question, and
+    is taken along by `to` and `pin_memory`; `dataclasses.replace` makes a batch that counts anew.
+    """
 
     token_ids: torch.Tensor
     """(B, T) int64."""
@@ -63,7 +73,8 @@ class Batch:
     context: torch.Tensor
     """(B, T) uint8: the medium (index into data.sequence.CONTEXT) that stands before the token at i + 1."""
     media: dict[str, tuple[torch.Tensor, torch.Tensor]]
-    """Per modality: (N, dim) float32 patches in about [-1, 1], and (N,) int64 flat slots; B * T is padding."""
+    """Per modality: (N, dim) patches, stored (uint8 pixels, float16 mel) or float32 in about [-1, 1], and (N,) int64
+    flat slots; B * T is padding."""
     rows: tuple[int, ...] = ()
     """Global row numbers; -1 for a row past the end of the plan."""
     failures: tuple[tuple[int, str], ...] = ()
@@ -81,10 +92,43 @@ class Batch:
         """The same batch in pinned memory; torch's DataLoader calls this by name."""
         return self._map(torch.Tensor.pin_memory)
 
+    @cached_property
+    def target_index(self) -> torch.Tensor:
+        """(num_targets,) int64 flat places of the labels that are targets, ascending; where the batch is."""
+        return torch.nonzero(self.labels.flatten() >= 0).flatten()
+
+    @cached_property
+    def num_targets(self) -> int:
+        """Labels that are targets."""
+        return len(self.target_index)
+
+    @cached_property
+    def mixture(self) -> dict[str, int]:
+        """Tokens that are text (boundaries of media included), each modality's, and padding."""
+        size = self.token_ids.numel()
+        # patches that pad the batch point past its last slot
+        media = {name: int((self.media[name][1] < size).sum()) if name in self.media else 0 for name in MODALITIES}
+        padding = int((self.document < 0).sum())
+        return {"text": size - padding - sum(media.values()), **media, "padding": padding}
+
+    def counted(self) -> "Batch":
+        """Itself, with everything counted."""
+        for name in COUNTED:
+            getattr(self, name)
+        return self
+
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
         media = {name: (change(patches), change(slot)) for name, (patches, slot) in self.media.items()}
         fields = {name: change(getattr(self, name)) for name in ROW_FIELDS}
-        return Batch(**fields, media=media, rows=self.rows, failures=self.failures)
+        moved = Batch(**fields, media=media, rows=self.rows, failures=self.failures)
+        if self.labels.device.type == "cpu":
+            self.counted()
+        known = {name: self.__dict__[name] for name in COUNTED if name in self.__dict__}
+        if "target_index" in known:
+            known["target_index"] = change(known["target_index"])
+        # a cached property is an entry like any other
+        moved.__dict__.update(known)
+        return moved
 
 
 def counter_generator(seed: int, *counters: int) -> np.random.Generator:
@@ -95,17 +139,6 @@ def counter_generator(seed: int, *counters: int) -> np.random.Generator:
     """
     content = struct.pack(f"<{1 + len(counters)}q", seed, *counters)
     return np.random.Generator(np.random.Philox(key=int.from_bytes(hashlib.sha256(content).digest()[:16], "little")))
-
-
-def floats(patches: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
-    """float32 patches in about [-1, 1] from their stored form, into `out` (same shape, float32) where it is given."""
-    out = np.empty(patches.shape, np.float32) if out is None else out
-    if patches.dtype == np.uint8:
-        np.divide(patches, np.float32(127.5), out=out, dtype=np.float32)
-        np.subtract(out, np.float32(1), out=out)
-    else:
-        out[...] = patches
-    return out
 
 
 def make_batch(
@@ -192,7 +225,7 @@ def collate(
     }
     media = {
         name: (
-            np.zeros((len(lines) * media_budget[name], config.dims[name]), np.float32),
+            np.zeros((len(lines) * media_budget[name], config.dims[name]), FIELDS[name]),
             np.full(len(lines) * media_budget[name], shape[0] * shape[1], np.int64),
         )
         for name in MODALITIES
@@ -208,11 +241,11 @@ def collate(
             for _, _, _, sequence in stretches:
                 own = getattr(sequence, name)
                 if len(own):
-                    floats(own, out=patches[used : used + len(own)])
+                    patches[used : used + len(own)] = own
                     used += len(own)
     tensors = {name: torch.from_numpy(array) for name, array in out.items()}
     pairs = {name: (torch.from_numpy(patches), torch.from_numpy(slot)) for name, (patches, slot) in media.items()}
-    return Batch(**tensors, media=pairs, rows=rows, failures=failures)
+    return Batch(**tensors, media=pairs, rows=rows, failures=failures).counted()
 
 
 _Stretch = tuple[int, int, int, Sequence]

@@ -8,15 +8,19 @@ A document that cannot be loaded (a damaged cache, a file that changed) is paddi
 and is in `loader.failures` before the step is returned.
 
 Workers are torch's own, spawned, never forked, and off by default: a cached corpus collates 16 rows of 512 tokens in
-15 ms, and on a CPU whatever a worker does is taken from training. Turn them on for a GPU, and for a `DecodingCorpus`,
-each worker of which has decoding servers of its own. At most `prefetch_batches` per worker are made ahead, so memory is
-bounded by (num_workers * prefetch_batches + 1) batches. Workers ignore Ctrl-C, so that a run can finish its step, and
-end within seconds of their parent however it ends; their servers end with them. What this does not do: replace a worker
-that is killed. torch raises RuntimeError then, and the run goes on from its last checkpoint.
+15 ms, and on a CPU whatever a worker does is taken from training. Turn them on for a GPU (`default_workers`), and for a
+`DecodingCorpus`, each worker of which has decoding servers of its own. At most `prefetch_batches` per worker are made
+ahead, so memory is bounded by (num_workers * prefetch_batches + 1) batches. They come through shared memory, of which a
+container may have next to none: workers that it has no room for are left out, with a warning. Workers ignore Ctrl-C, so
+that a run can finish its step, and end within seconds of their parent however it ends; their servers end with them.
+What this does not do: replace a worker that is killed. torch raises RuntimeError then, and the run goes on from its
+last checkpoint.
 """
 
+import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
@@ -27,6 +31,31 @@ import torch
 from data.batch import Batch, Transform, make_batch
 from data.document import MODALITIES
 from data.plan import Plan
+from data.sequence import FIELDS
+
+logger = logging.getLogger("brine.loader")
+
+SHARED_MEMORY = "/dev/shm"
+"""Where torch's workers leave batches for the training process, on Linux."""
+TOKEN_BYTES = 8 + 12 + 4 + 4 + 4 + 8 + 2 + 1 + 8
+"""Of a token in a batch, its place among the targets included."""
+MOST_WORKERS = 4
+"""More than a GPU of any speed has needed: a core collates a few hundred thousand tokens a second."""
+
+
+def default_workers(device: torch.device | str, *, ranks_here: int = 1) -> int:
+    """Processes that make batches for one rank: none for a CPU, where they would take from training; for a device, of
+    the cores that are this rank's share (`ranks_here` ranks on this machine) all but one, at most a few."""
+    if torch.device(device).type == "cpu":
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MOST_WORKERS, max(0, cores // ranks_here - 1))
+
+
+def batch_bytes(plan: Plan, dims: dict[str, int], rows: int) -> int:
+    """Bytes of the tensors of a batch of so many rows; dims: length of a patch by modality."""
+    media = sum(plan.media_budget[name] * (dims[name] * FIELDS[name].itemsize + 8) for name in MODALITIES)
+    return rows * (plan.row_tokens * TOKEN_BYTES + media)
 
 
 class _Steps(torch.utils.data.Dataset):
@@ -125,14 +154,15 @@ class Loader:
             self.rows_per_step,
             self._options,
         )
+        num_workers = self._workers_with_room()
         batches = torch.utils.data.DataLoader(
             steps,
             batch_size=None,
             sampler=range(len(self)),
-            num_workers=self.num_workers,
-            prefetch_factor=self.prefetch_batches if self.num_workers else None,
+            num_workers=num_workers,
+            prefetch_factor=self.prefetch_batches if num_workers else None,
             worker_init_fn=_begin_worker,
-            multiprocessing_context="spawn" if self.num_workers else None,
+            multiprocessing_context="spawn" if num_workers else None,
             pin_memory=self.pin_memory,
             # without one of its own it would draw from torch's global generator, and shift what a resumed run draws
             generator=torch.Generator(),
@@ -145,3 +175,21 @@ class Loader:
             # counted before it is handed out: once the caller holds a batch, resuming means the one after it
             self.state = min(first + (number + 1) * self.rows_per_step, len(self.plan))
             yield batch
+
+    def _workers_with_room(self) -> int:
+        """As many of the workers asked for as shared memory has room for; a batch that finds none kills its worker."""
+        if not self.num_workers or not os.path.isdir(SHARED_MEMORY):
+            return self.num_workers
+        size = batch_bytes(self.plan, self.corpus.config.dims, self.rows_per_batch)
+        # of all ranks on this machine, and not to the last page
+        ranks_here = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        room = 0.9 * shutil.disk_usage(SHARED_MEMORY).free / ranks_here
+        fitting = max(0, int((room / max(1, size) - 1) // self.prefetch_batches))
+        if fitting < self.num_workers:
+            logger.warning(
+                "%d of %d loader workers: %s has room for %.1f GiB of this rank's batches, each of %.2f GiB, and each "
+                "worker is %d ahead. Batches stay the same, loading them is slower. Give a container more "
+                "(docker run --shm-size=16g or --ipc=host).",
+                fitting, self.num_workers, SHARED_MEMORY, room / 2**30, size / 2**30, self.prefetch_batches,
+            )  # fmt: skip
+        return min(fitting, self.num_workers)

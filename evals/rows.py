@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.batch import floats
 from data.document import MODALITIES
 from data.sequence import Sequence
 
@@ -51,7 +50,7 @@ class Rows:
     labels: Tensor
     """(B, T) int64, -100 where there is no target."""
     media: dict[str, tuple[Tensor, Tensor]]
-    """modality -> (patches (N, dim) float32, slot (N,) int64 flat index into B * T)."""
+    """modality -> (patches (N, dim) as they are stored, slot (N,) int64 flat index into B * T)."""
     item: np.ndarray
     """(B, T) int64: the document of each target, -1 where there is no target."""
     context: np.ndarray
@@ -123,7 +122,7 @@ def assemble(rows: Items[Items[Piece]], sequence_of: Callable[[int], Sequence], 
                 slots[name].append(number * num_tokens + first + part.slots(name))
             first += len(part)
     media = {
-        name: (torch.from_numpy(floats(np.concatenate(patches[name]))), torch.from_numpy(np.concatenate(slots[name])))
+        name: (torch.from_numpy(np.concatenate(patches[name])), torch.from_numpy(np.concatenate(slots[name])))
         for name in MODALITIES
         if sum(map(len, slots[name]))
     }

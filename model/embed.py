@@ -11,6 +11,9 @@ copied in by index, and the extra row, where padding landed, is cut off. Shapes 
 (no masks, no nonzero), nothing reads back to the host, and the copy is deterministic both ways:
 real slots are distinct, and padding's gradient is zero.
 
+Patches arrive as they are stored, a byte a pixel, and become floats here, where the model is (`data.patches`). Those
+that are padding become something finite (bytes of zero are -1) that nobody reads.
+
 In training every embedder is called, if with no patches: ranks that hold a model between them exchange the gradients
 of all embedders at once, and one that had none would keep the others waiting.
 
@@ -30,6 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data.patches import floats
 from model.config import MODALITIES, ModelConfig
 
 
@@ -47,9 +51,9 @@ class PatchEmbedder(nn.Module):
         self.norm_out = nn.LayerNorm(dim, eps=eps) if normed else nn.Identity()
 
     def forward(self, patches: Tensor) -> Tensor:
-        """patches: (N, patch_dim) float -> (N, E) in the dtype of the parameters."""
+        """patches: (N, patch_dim), stored or float -> (N, E) in the dtype of the parameters."""
         dtype = self.proj.weight.dtype
-        return self.norm_out(self.proj(self.norm_in(patches.to(dtype))).to(dtype))
+        return self.norm_out(self.proj(self.norm_in(floats(patches).to(dtype))).to(dtype))
 
 
 class Embedder(nn.Module):
@@ -69,9 +73,9 @@ class Embedder(nn.Module):
     def forward(self, token_ids: Tensor, media: Mapping[str, tuple[Tensor, Tensor]] | None = None) -> Tensor:
         """The stream before the first block.
 
-        token_ids: (B, T) int. media: modality -> (patches (N, patch_dim) float, slot (N,) int64 flat index into
-        B * T; padding points at B * T). Returns (B, T, E). Raises ValueError for a modality or a patch length
-        that the model does not have.
+        token_ids: (B, T) int. media: modality -> (patches (N, patch_dim), stored or float, slot (N,) int64 flat
+        index into B * T; padding points at B * T). Returns (B, T, E). Raises ValueError for a modality or a patch
+        length that the model does not have.
         """
         batch, length = token_ids.shape
         # one row more than needed: where padding slots land

@@ -25,7 +25,6 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from data.batch import floats
 from data.config import EncodeConfig
 from data.decode import Decoded, DecodedImage, decode_part, fit, grid_of, patchify, to_rgb
 from data.document import MODALITIES, Audio, Document, DocumentError, Image, Part, Text, Video
@@ -152,8 +151,8 @@ def batch_prompts(sequences: Iterable[Sequence], *, device: torch.device | str =
     """The arguments of `Transformer.forward` for one or more prompts, padded on the left.
 
     Returns token_ids (B, T) int64, position (B, T, 3) float32, document (B, T) int32 (0, and -1 for padding), block
-    (B, T) int32, and media: modality -> (patches (N, dim) float32, slot (N,) int64). Raises ValueError for no prompt
-    or an empty one.
+    (B, T) int32, and media: modality -> (patches (N, dim) as they are stored, slot (N,) int64). Raises ValueError for
+    no prompt or an empty one.
     """
     sequences = list(sequences)
     if not sequences or not all(len(sequence) for sequence in sequences):
@@ -163,7 +162,7 @@ def batch_prompts(sequences: Iterable[Sequence], *, device: torch.device | str =
     position = torch.zeros(num_rows, length, 3)
     document = torch.full((num_rows, length), -1, dtype=torch.int32)
     block = torch.zeros(num_rows, length, dtype=torch.int32)
-    patches: dict[str, list[Tensor]] = {name: [] for name in MODALITIES}
+    patches: dict[str, list[np.ndarray]] = {name: [] for name in MODALITIES}
     slots: dict[str, list[Tensor]] = {name: [] for name in MODALITIES}
     for row, sequence in enumerate(sequences):
         left = length - len(sequence)
@@ -174,10 +173,10 @@ def batch_prompts(sequences: Iterable[Sequence], *, device: torch.device | str =
         for name in MODALITIES:
             places = sequence.slots(name)
             if len(places):
-                patches[name].append(torch.from_numpy(floats(getattr(sequence, name))))
+                patches[name].append(getattr(sequence, name))
                 slots[name].append(torch.from_numpy(places.astype(np.int64)) + row * length + left)
     media = {
-        name: (torch.cat(patches[name]).to(device), torch.cat(slots[name]).to(device))
+        name: (torch.from_numpy(np.concatenate(patches[name])).to(device), torch.cat(slots[name]).to(device))
         for name in MODALITIES
         if patches[name]
     }

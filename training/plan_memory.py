@@ -30,6 +30,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cache
 
+from data.sequence import FIELDS
 from kernels.attention.plan import CALL_ROWS
 from kernels.linear_loss.walk import CHUNK_LOGITS, CHUNK_TOKENS
 from model.config import ModelConfig
@@ -279,8 +280,9 @@ def _patches(case: Case) -> float:
     config, size = case.model, 0.0
     for name, count in case.patches:
         width = config.patch_dims[name]
-        # as loaded, normed (and cast), projected, normed
-        size += case.micro_rows * count / case.context * (2 * width * WIDE + (width + config.dim) * case.low
+        # as stored, as floats, normed (and cast), projected, normed
+        size += case.micro_rows * count / case.context * (width * (FIELDS[name].itemsize + 2 * WIDE)
+                                                          + (width + config.dim) * case.low
                                                           + 2 * config.dim * WIDE)  # fmt: skip
     return size
 

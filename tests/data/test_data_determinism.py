@@ -22,11 +22,12 @@ from media_files import line, manifest, noise
 from PIL import Image
 from resume_worker import Speckle
 
-from data.batch import counter_generator, floats, make_batch
+from data.batch import counter_generator, make_batch
 from data.config import EncodeConfig
 from data.decode_audio import mel_tokens, resample
 from data.document import MODALITIES
 from data.encode import encode
+from data.patches import floats
 from data.plan import Plan
 from data.readers import read_manifest
 from data.sequence import FIELDS, TOKEN_FIELDS
@@ -91,7 +92,7 @@ def measured(corpus: EncodedCorpus) -> dict:
         for name in TOKEN_FIELDS:
             ids.update(getattr(sequence, name).tobytes())
         for name, found in values.items():
-            found.append(floats(getattr(sequence, name)).reshape(-1))
+            found.append(floats(torch.tensor(getattr(sequence, name))).numpy().reshape(-1))
     content = b"".join(np.ascontiguousarray(getattr(plan, name)).astype(np.int64).tobytes() for name in _PLAN)
     joined = {name: np.concatenate(found).astype(np.float64) for name, found in values.items()}
     return {

@@ -13,9 +13,10 @@ import torch
 from media_files import targets
 from resume_worker import Speckle, alive, descendants, row_hashes
 
-from data.batch import floats, make_batch
+from data.batch import COUNTED, ROW_FIELDS, Batch, make_batch
 from data.document import MODALITIES
-from data.loader import Loader
+from data.loader import Loader, batch_bytes, default_workers
+from data.patches import floats
 from data.plan import Plan
 from data.store import DecodingCorpus, EncodedCorpus
 from data.tokenizer import PAD_ID, SLOT_ID
@@ -64,7 +65,7 @@ def test_batch_holds_what_the_plan_says(corpus, plan):
                 for name in MODALITIES:
                     patches, slot = batch.media[name]
                     own = slice(used[name], used[name] + len(getattr(sequence, name)))
-                    assert (patches[own].numpy() == floats(getattr(sequence, name))).all()
+                    assert (patches[own].numpy() == getattr(sequence, name)).all()
                     assert (slot[own].numpy() == row * ROW + column + sequence.slots(name)).all()
                     used[name] = own.stop
                 column += stop - start
@@ -72,10 +73,51 @@ def test_batch_holds_what_the_plan_says(corpus, plan):
             assert (batch.kind[row, column:] == -1).all() and (batch.labels[row, column:] == -100).all()
         for name in MODALITIES:
             patches, slot = batch.media[name]
-            assert patches.shape == (3 * BUDGET[name], corpus.config.dims[name]) and patches.dtype == torch.float32
-            assert patches.abs().max() <= 1.01
+            assert patches.shape == (3 * BUDGET[name], corpus.config.dims[name])
+            assert patches.dtype == (torch.float16 if name == "audio" else torch.uint8)
+            assert floats(patches).abs().max() <= 1.01
             assert (slot[used[name] :] == 3 * ROW).all() and not patches[used[name] :].any()
             assert (batch.token_ids.reshape(-1)[slot[: used[name]]] == SLOT_ID[name]).all()
+
+
+def test_stored_values_as_floats():
+    """Every byte as numpy's float32 has it, and halves and floats as they are."""
+    every = np.arange(256, dtype=np.uint8)
+    expected = every.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    found = floats(torch.from_numpy(every).view(16, 16))
+    assert found.dtype == torch.float32 and found.flatten().numpy().tobytes() == expected.tobytes()
+    assert found[0, 0] == -1 and found[-1, -1] == 1
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        given = torch.randn(3, 5).to(dtype)
+        assert floats(given) is given
+
+
+def test_counts_of_a_batch(corpus, plan):
+    """They follow from the tensors, go along with them, and never from an old batch into a changed one."""
+    batch = make_batch(corpus, plan, range(5))
+    target = batch.labels.flatten() >= 0
+    assert torch.equal(batch.target_index, target.nonzero().flatten()) and batch.num_targets == int(target.sum()) > 0
+    ids = batch.token_ids.flatten()
+    assert batch.mixture == {
+        "text": int((batch.document >= 0).sum()) - sum(int((ids == SLOT_ID[name]).sum()) for name in MODALITIES),
+        **{name: int((ids == SLOT_ID[name]).sum()) for name in MODALITIES},
+        "padding": int((batch.document < 0).sum()),
+    }
+    assert all(batch.mixture.values()) and sum(batch.mixture.values()) == 5 * ROW
+    known = pickle.loads(pickle.dumps(batch))
+    # counted where the batch was made: neither a worker's batch nor one on a device is looked at again
+    assert all(name in known.__dict__ for name in COUNTED)
+    away = batch.to("meta")
+    assert away.target_index.is_meta and away.target_index.shape == batch.target_index.shape
+    assert (away.num_targets, away.mixture) == (batch.num_targets, batch.mixture)
+
+    labels = batch.labels.clone()
+    labels[0] = -100
+    changed = replace(batch, labels=labels)
+    assert changed.num_targets == int((batch.labels[1:] >= 0).sum()) < batch.num_targets
+    # as somebody makes one by hand, with fewer media
+    own = Batch(**{name: getattr(batch, name) for name in ROW_FIELDS}, media={"image": batch.media["image"]})
+    assert own.to("cpu").num_targets == batch.num_targets and own.mixture["audio"] == 0
 
 
 def test_labels(corpus, plan):
@@ -110,7 +152,7 @@ def test_blanking_only_some_modalities_and_transform(corpus, plan):
     own = make_batch(corpus, plan.with_blank(False), [number])
     frames = make_batch(corpus, blank, [number], blank_modalities={"video"})
     grey = frames.media["video"][0][frames.media["video"][1] < ROW]
-    assert len(grey) and torch.equal(grey, torch.from_numpy(floats(np.full(grey.shape, 128, np.uint8))))
+    assert len(grey) and (grey == 128).all()
     assert torch.equal(own.media["audio"][0], frames.media["audio"][0])
     assert torch.equal(own.labels, frames.labels)
 
@@ -118,7 +160,9 @@ def test_blanking_only_some_modalities_and_transform(corpus, plan):
         return replace(sequence, video=255 - sequence.video)
 
     inverted = make_batch(corpus, plan.with_blank(False), [number], transform=invert)
-    torch.testing.assert_close(inverted.media["video"][0], -own.media["video"][0], atol=1e-6, rtol=0)
+    real = own.media["video"][1] < ROW
+    films = [floats(batch.media["video"][0][real]) for batch in (inverted, own)]
+    torch.testing.assert_close(films[0], -films[1], atol=1e-6, rtol=0)
 
 
 def rows_of(loader) -> list:
@@ -226,19 +270,48 @@ def test_workers_run_ahead_no_further_than_asked_and_draw_what_one_process_draws
     assert alone != drawn(0, seed=6)
 
 
+def test_workers_that_shared_memory_has_no_room_for_are_left_out(corpus, plan, monkeypatch, caplog):
+    """A container of 64 MiB of it once ended such runs with a bus error."""
+    size = batch_bytes(plan, corpus.config.dims, 5)
+    batch = make_batch(corpus, plan, range(5))
+    tensors = [getattr(batch, name) for name in (*ROW_FIELDS, "target_index")]
+    tensors += [tensor for pair in batch.media.values() for tensor in pair]
+    assert 0.9 * size < sum(tensor.nbytes for tensor in tensors) <= size
+
+    monkeypatch.setattr("data.loader.SHARED_MEMORY", str(corpus.folder))
+    loader = Loader(corpus, plan, rows_per_batch=5, num_workers=3)
+    for batches, fitting in ((8, 3), (6, 2), (2, 0), (0, 0)):
+        usage = shutil._ntuple_diskusage(0, 0, batches * size / 0.9)
+        monkeypatch.setattr("data.loader.shutil.disk_usage", lambda _, usage=usage: usage)
+        caplog.clear()
+        assert loader._workers_with_room() == fitting
+        assert (f"{fitting} of 3 loader workers" in caplog.text) == (fitting < 3)
+    assert all(same(*pair) for pair in zip(loader, Loader(corpus, plan, rows_per_batch=5), strict=True))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr("data.loader.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 15.5 * size))
+    assert loader._workers_with_room() == 2
+
+
+def test_default_workers(monkeypatch):
+    monkeypatch.setattr("data.loader.os.sched_getaffinity", lambda _: range(16), raising=False)
+    assert default_workers("cpu") == 0
+    found = [default_workers(torch.device("cuda", 0), ranks_here=ranks) for ranks in (1, 4, 8, 16, 32)]
+    assert found == [4, 3, 1, 0, 0]
+
+
 def test_memory_does_not_grow(corpus, plan):
-    """Three hundred steps hold what one holds: nothing of a batch stays behind in the loader or the corpus."""
+    """A hundred steps hold what one holds: nothing of a batch stays behind in the loader or the corpus."""
     if not Path("/proc/self/statm").exists():
         pytest.skip("reads /proc/self/statm")
 
     def resident_mib() -> float:
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
 
-    batch_mib = sum(patches.nbytes for patches, _ in make_batch(corpus, plan, range(8)).media.values()) / 2**20
+    batch_mib = sum(patches.nbytes for patches, _ in make_batch(corpus, plan, range(24)).media.values()) / 2**20
 
     def go(epochs: int) -> None:
         for _ in range(epochs):
-            for _ in Loader(corpus, plan, rows_per_batch=8):
+            for _ in Loader(corpus, plan, rows_per_batch=24):
                 pass
 
     go(10)

@@ -15,6 +15,7 @@ from data.decode import DecodedAudio, DecodedImage, DecodedVideo
 from data.document import SPLITS, Audio, Document, Image, Text, Video
 from data.encode import assemble
 from data.lengths import VideoLayout
+from data.patches import floats
 from data.tokenizer import train_tokenizer
 
 ENCODE = EncodeConfig(patch_size=4, mel_bins=16)
@@ -106,7 +107,7 @@ class KnownModel:
         for name in ("image", "video", "audio"):
             if name in media:
                 patches, slot = media[name]
-                first[slot] = patches[:, 0]
+                first[slot] = floats(patches[:, 0]).float()
         first = first.view(rows, length)
         hidden = torch.zeros(rows, length, self.vocab)
         for row in range(rows):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-import data.batch
+from data.patches import floats
 from data.sequence import FIELDS, Sequence
 from data.tokenizer import END_ID
 from kernels import Spans
@@ -136,8 +136,8 @@ def test_patches_stay_on_the_host_until_their_chunk(make_model, make_document, m
     """A prompt's patches become floats chunk by chunk, never all at once."""
     prompt = make_document(5, picture=6, sound=0, film=0, tail=0)
     prompt = Sequence(**{name: np.concatenate([getattr(prompt, name)] * 10) for name in FIELDS})
-    floats, sizes = data.batch.floats, []
-    monkeypatch.setattr("model.prompt.floats", lambda patches: sizes.append(len(patches)) or floats(patches))
+    sizes = []
+    monkeypatch.setattr("model.embed.floats", lambda patches: sizes.append(len(patches)) or floats(patches))
     read_prompts(make_model(), [prompt], prefill_tokens=30)
     assert sum(sizes) == 60 and max(sizes) <= 18
 

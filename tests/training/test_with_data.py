@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from tiny_run import events, final_bytes
 
 from data.loader import Loader
 from data.plan import Plan
@@ -17,6 +18,7 @@ from training.config import TrainConfig
 from training.ledger import Ledger
 from training.loop import train
 from training.metrics import read_lines
+from training.processes import Interrupted, Stop
 from training.rows import RowSource
 from training.runtime import Runtime
 
@@ -36,9 +38,11 @@ def folder(tmp_path_factory):
     return base / "encoded"
 
 
-def source(corpus, plan, config):
+def source(corpus, plan, config, num_workers=0):
     return RowSource(
-        open=lambda start: Loader(corpus, plan, rows_per_batch=config.micro_rows_on(1), start_row=start),
+        open=lambda start: Loader(
+            corpus, plan, rows_per_batch=config.micro_rows_on(1), start_row=start, num_workers=num_workers
+        ),
         num_rows=len(plan),
     )
 
@@ -55,15 +59,15 @@ def rows_of(corpus):
     return Plan.build(corpus, row_tokens=ROW, num_rows=32, seed=1)
 
 
-def run(out, corpus, *, steps=8):
+def run(out, corpus, *, steps=8, num_workers=0, **options):
     config = TrainConfig(
         model=model_config(corpus), num_steps=steps, rows_per_step=4, micro_rows=2, warmup_steps=1,
         learning_rate=1e-2, checkpoint_every=4, log_every=4,
     )  # fmt: skip
     plan = rows_of(corpus)
     model = Transformer(config.model, generator=torch.Generator().manual_seed(0))
-    train(config, model=model, rows=source(corpus, plan, config), folder=out, runtime=Runtime(),
-          kinds=tuple(corpus.kinds), quiet=True)  # fmt: skip
+    train(config, model=model, rows=source(corpus, plan, config, num_workers), folder=out, runtime=Runtime(),
+          kinds=tuple(corpus.kinds), quiet=True, **options)  # fmt: skip
     return model
 
 
@@ -75,6 +79,18 @@ def test_loop_learns_from_real_rows(folder, tmp_path):
     assert set(lines[0]["kind"]) == {"code", "page"} and set(lines[0]["context"]) == {"none"}
     assert sum(entry["targets"] for entry in lines[0]["kind"].values()) == lines[0]["targets"]
     assert lines[1]["tokens"] == 8 * 4 * ROW
+
+
+def test_workers_change_no_bit(folder, tmp_path):
+    """A worker was ahead of the step at which the run was stopped; weights and optimiser end as without one."""
+    corpus = EncodedCorpus.open(folder)
+    run(tmp_path / "alone", corpus)
+    with pytest.raises(Interrupted), Stop() as stop:
+        run(tmp_path / "helped", corpus, num_workers=1, stop=stop,
+            on_step=lambda step: step == 3 and stop.request("the test"))  # fmt: skip
+    run(tmp_path / "helped", corpus, num_workers=1)
+    assert final_bytes(tmp_path / "helped") == final_bytes(tmp_path / "alone")
+    assert [event["step"] for event in events(tmp_path / "helped", "resumed")] == [4]
 
 
 def test_every_document_of_a_plan_is_scored(folder, tmp_path):
