@@ -37,6 +37,7 @@ from training.config import TrainConfig
 from training.distributed import World
 from training.files import plain
 from training.gradients import GradientBuffer
+from training.micro_batch import micro_batches
 from training.optimizer import Optimizer
 from training.runtime import apply_runtime, compile_blocks, resolve_runtime
 from training.step import accumulate, clip
@@ -95,7 +96,7 @@ class Trainer:
         """One step on the micro-batches given; returns the seconds it waited for them."""
         result = accumulate(
             self.model,
-            batches,
+            micro_batches(batches, device=self.runtime.device, model=self.model),
             step=0,
             config=self.config,
             runtime=self.runtime,

@@ -6,6 +6,7 @@ steps.step(random_rows(case, document_tokens=8192))
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from model import Transformer
 from training.config import TrainConfig
 from training.distributed import World
 from training.gradients import GradientBuffer, ShardedGradients
+from training.micro_batch import MicroBatch, micro_batches
 from training.optimizer import Optimizer
 from training.parallel import is_sharded, parallelize
 from training.plan_memory import Case
@@ -44,10 +46,14 @@ class Steps:
         )
         self.taken = 0
 
+    def ready(self, batch: Batch) -> Iterable[MicroBatch]:
+        """The batch as a step takes it."""
+        return micro_batches([batch], device=self.runtime.device, model=self.model, world=self.world)
+
     def step(self, batch: Batch) -> StepResult:
         """Forward, backward, sums, the update."""
         result = accumulate(
-            self.model, [batch], step=self.taken, config=self.config, runtime=self.runtime, world=self.world,
+            self.model, self.ready(batch), step=self.taken, config=self.config, runtime=self.runtime, world=self.world,
             gradients=self.gradients, num_batches=1, kinds=("text",), distillation=None, stop=False,
         )  # fmt: skip
         clip(self.gradients, grad_norm=result.grad_norm, limit=self.config.grad_clip)

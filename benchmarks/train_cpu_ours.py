@@ -24,6 +24,7 @@ from model import ModelConfig, Transformer
 from training.config import TrainConfig
 from training.distributed import World
 from training.gradients import GradientBuffer
+from training.micro_batch import micro_batches
 from training.optimizer import Optimizer
 from training.runtime import Runtime, apply_runtime, compile_blocks
 from training.step import accumulate, clip
@@ -70,7 +71,7 @@ class BrineTrainer:
         batch = self.rows[self.at % len(self.rows)]
         result = accumulate(
             self.model,
-            [batch],
+            micro_batches([batch], device=self.runtime.device, model=self.model),
             step=self.at,
             config=self.config,
             runtime=self.runtime,

@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from training.gradients import GradientBuffer, ShardedGradients
 from training.guard import Guard
 from training.ledger import Ledger
 from training.metrics import Sink, append_event
+from training.micro_batch import micro_batches
 from training.optimizer import Optimizer
 from training.parallel import is_sharded, parallelize
 from training.processes import Interrupted, Stop
@@ -167,7 +169,13 @@ class _Run:
         self.gradients = ShardedGradients(model, parameters) if is_sharded(model) else GradientBuffer(parameters)
         self.guard = Guard(config)
         self.ledger = Ledger()
-        self.stream = RowStream(rows, rows_per_step=config.rows_per_step, batches_per_step=self.num_batches)
+        self.stream = RowStream(
+            rows, rows_per_step=config.rows_per_step, batches_per_step=self.num_batches,
+            ready=partial(
+                micro_batches, device=runtime.device, model=model, world=world,
+                teacher=None if distillation is None else distillation.teacher,
+            ),
+        )  # fmt: skip
         self.progress = Progress(
             name, folder=folder, config=config, runtime=runtime, world=world, kinds=self.kinds, sinks=sinks, quiet=quiet
         )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from data.batch import Batch
+    from training.micro_batch import MicroBatch
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,15 @@ class RowSource:
 class RowStream:
     """Micro-batches of one step after another, for one rank."""
 
-    def __init__(self, source: RowSource, *, rows_per_step: int, batches_per_step: int):
+    def __init__(
+        self,
+        source: RowSource,
+        *,
+        rows_per_step: int,
+        batches_per_step: int,
+        ready: Callable[[Iterable[Batch]], Iterable[MicroBatch]],
+    ):
+        """ready: makes what the source opens ready for the device (`training.micro_batch`)."""
         if source.num_rows < rows_per_step:
             raise ValueError(
                 f"the row plan has {source.num_rows} rows and one step takes {rows_per_step}: use a larger corpus, "
@@ -47,14 +56,15 @@ class RowStream:
         self.rows_per_step = rows_per_step
         self.batches_per_step = batches_per_step
         self.usable = source.num_rows // rows_per_step * rows_per_step
+        self._ready = ready
         self._at: int | None = None
-        self._batches: Iterator[Batch] | None = None
+        self._batches: Iterator[MicroBatch] | None = None
 
-    def step(self, row: int) -> Iterator[Batch]:
+    def step(self, row: int) -> Iterator[MicroBatch]:
         """The micro-batches of the step that begins at global row `row`. Take all of them before asking again."""
         if self._batches is None or self._at != row or row % self.usable == 0:
             self.close()
-            self._batches = iter(self.source.open(row % self.usable))
+            self._batches = iter(self._ready(self.source.open(row % self.usable)))
         self._at = None
         for _ in range(self.batches_per_step):
             try:

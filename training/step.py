@@ -9,9 +9,9 @@ medium a target follows: none, image, audio, video) and per kind of document, wi
 were made of, in tokens: text, each medium, padding. These sums, the stop flag and the FLOPs travel to the other ranks
 in one small vector.
 
-Nothing here waits for the device. Masks and FLOPs are worked out on the host, from the batch as it was loaded; the
-number of targets, the norm and the clip factor are tensors; what the host wants to know is copied on its way
-(`StepResult`) and read when the loop asks for it.
+Nothing here waits for the device. Masks and FLOPs were worked out on the host (`training.micro_batch`); the number of
+targets, the norm and the clip factor are tensors; what the host wants to know is copied on its way (`StepResult`) and
+read when the loop asks for it.
 
 B batch, T tokens, N = B T, K kinds.
 """
@@ -30,14 +30,12 @@ from torch import Tensor, nn
 from data.document import MODALITIES
 from data.sequence import CONTEXT
 from kernels import linear_cross_entropy
-from model.geometry import Geometry
-from salt.cost import TRAINING_PASSES, batch_flops
 from salt.distill import Distillation
 from training.activations import offloading
 from training.config import TrainConfig
-from training.context import share_rows
 from training.distributed import World
 from training.gradients import Gradients
+from training.micro_batch import MicroBatch
 from training.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -67,15 +65,15 @@ class Tally:
             self.sums = torch.cat([self.sums, torch.zeros(len(MIXTURE), dtype=torch.float64)])
 
     def add_batch(self, batch: Batch, *, objective: Tensor, token_loss: Tensor) -> None:
-        """Add one micro-batch; token_loss (N,), 0 where there is no target."""
+        """Add the losses of one micro-batch; token_loss (N,), 0 where there is no target. What its rows are made of is
+        counted on the host (`accumulate`)."""
         target = batch.labels.flatten() >= 0
         parts = [objective.detach().double().view(1), target.sum().double().view(1)]
         for ids, size in ((batch.context, len(CONTEXT)), (batch.kind, len(self.kinds))):
             member = ids.flatten()[None] == torch.arange(size, device=ids.device)[:, None]
             member = (member & target).double()
             parts += [member @ token_loss.double(), member.sum(1)]
-        parts.append(mixture_of(batch))
-        self.sums = self.sums.to(objective.device) + torch.cat(parts)
+        self.sums[: -len(MIXTURE)] += torch.cat(parts)
 
     @property
     def num_targets(self) -> int:
@@ -115,19 +113,6 @@ class Tally:
         return {
             name: {"loss": loss[i] / count[i], "targets": int(count[i])} for i, name in enumerate(names) if count[i]
         }
-
-
-def mixture_of(batch: Batch) -> Tensor:
-    """(5,) float64 tokens of a batch that are text (boundaries of media included), image, audio, video and padding."""
-    size = batch.token_ids.numel()
-    # patches that pad the batch point past its last slot
-    media = [
-        (batch.media[name][1] < size).sum() if name in batch.media else torch.zeros((), device=batch.token_ids.device)
-        for name in MODALITIES
-    ]
-    padding = (batch.document < 0).sum()
-    text = size - padding - sum(media)
-    return torch.stack([part.double() for part in (text, *media, padding)])
 
 
 @dataclass(frozen=True)
@@ -196,7 +181,7 @@ class StepResult:
 
 def accumulate(
     model: nn.Module,
-    batches: Iterable[Batch],
+    batches: Iterable[MicroBatch],
     *,
     step: int,
     config: TrainConfig,
@@ -210,33 +195,28 @@ def accumulate(
 ) -> StepResult:
     """Leave the mean gradient of the step's targets, over all ranks, in `gradients`; nothing is updated.
 
-    batches: this rank's `num_batches` micro-batches, on the host.
+    batches: this rank's `num_batches` micro-batches, on the device (`training.micro_batch`).
     Raises RankLostError when another rank has ended.
     """
     gradients.zero()
-    tally = Tally(kinds)
+    tally, mixture = Tally(kinds), dict.fromkeys(MIXTURE, 0)
+    tally.sums = tally.sums.to(runtime.device)
     soft = distillation.weight_at(step) if distillation is not None else 0.0
-    models = (model, distillation.teacher) if soft else (model,)
     student_flops = teacher_flops = tokens = 0
     teacher_s = data_s = 0.0
     failures: list[tuple[int, str]] = []
     began = waiting = time.perf_counter()
     world.mark(f"waiting for rows of step {step + 1}")
-    for number, batch in enumerate(batches, 1):
+    for number, micro_batch in enumerate(batches, 1):
         data_s += time.perf_counter() - waiting
         world.mark(f"computing step {step + 1}")
-        geometry = Geometry.of(batch, *models)
-        tokens += world.replicas * batch.token_ids.numel()
-        # of ranks that share rows the first bills them
-        if world.rank % world.context == 0:
-            failures += getattr(batch, "failures", ())
-            student_flops += TRAINING_PASSES * batch_flops(model, batch, geometry)
-            teacher_flops += batch_flops(distillation.teacher, batch, geometry) if soft else 0
-        if world.context > 1:
-            share = share_rows(batch, geometry, world, model)
-            batch, geometry = share.batch, share.geometry
-        batch = batch.to(runtime.device, non_blocking=True)
-        geometry = geometry.to(runtime.device, non_blocking=True)
+        batch, geometry = micro_batch.batch, micro_batch.geometry
+        tokens += world.replicas * micro_batch.tokens
+        student_flops += micro_batch.student_flops
+        teacher_flops += micro_batch.teacher_flops if soft else 0
+        failures += micro_batch.failures
+        for name, count in batch.mixture.items():
+            mixture[name] += count
         help_from: dict[str, Any] = {}
         with runtime.autocast():
             if soft:
@@ -274,8 +254,8 @@ def accumulate(
     busy_s = time.perf_counter() - began - data_s
     world.mark(f"in the sum of step {step + 1}")
     # one small vector for all that ranks must agree on; float64 holds these counts exactly
-    extra = torch.tensor([float(stop), student_flops, teacher_flops], dtype=torch.float64)
-    shared = torch.cat([tally.sums, extra.to(tally.sums.device, non_blocking=True)])
+    counted = [*mixture.values(), stop, student_flops, teacher_flops]
+    shared = torch.cat([tally.sums[: -len(MIXTURE)], _upload(counted, tally.sums.device)])
     world.sum([shared])
     gradients.sum(world)
     gradients.scale(1.0 / shared[1].clamp(min=1.0))
@@ -289,6 +269,12 @@ def accumulate(
         busy_s=busy_s,
         failures=tuple(failures),
     )
+
+
+def _upload(numbers: list[float], device: torch.device) -> Tensor:
+    """(n,) float64 on a device, without waiting for it."""
+    host = torch.tensor(numbers, dtype=torch.float64)
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
 
 def clip(gradients: Gradients, *, grad_norm: Tensor, limit: float) -> None:

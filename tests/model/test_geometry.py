@@ -14,6 +14,7 @@ from salt.distill import Distillation
 from training.config import TrainConfig
 from training.distributed import World
 from training.gradients import GradientBuffer
+from training.micro_batch import micro_batches
 from training.runtime import Runtime
 from training.step import accumulate
 
@@ -34,10 +35,13 @@ class Rows:
     kind: torch.Tensor
     context: torch.Tensor
     media: dict
-    moved: int = 0
+
+    @property
+    def mixture(self):
+        return {"text": 10, "image": 2, "padding": 1}
 
     def to(self, device, non_blocking=False):
-        return dataclasses.replace(self, moved=self.moved + 1)
+        return self
 
 
 def make_rows() -> Rows:
@@ -75,8 +79,9 @@ def made(monkeypatch):
 def step(student, teacher=None):
     """One micro-batch through the trainer's step; returns its numbers."""
     distillation = Distillation(teacher, kd_steps=1, weight=0.5) if teacher is not None else None
+    rows = micro_batches([make_rows()], device="cpu", model=student, teacher=teacher)
     return accumulate(
-        student, [make_rows()], step=0, config=TrainConfig(model=SHAPE), runtime=Runtime(), world=World(),
+        student, rows, step=0, config=TrainConfig(model=SHAPE), runtime=Runtime(), world=World(),
         gradients=GradientBuffer(dict(student.named_parameters())), num_batches=1, kinds=("page",),
         distillation=distillation, stop=False,
     ).read()  # fmt: skip

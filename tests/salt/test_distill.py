@@ -46,6 +46,8 @@ class Packed:
         slots = (torch.arange(rows)[:, None] * length + torch.tensor([1, 2])).flatten()
         self.media = {"image": (torch.randn(2 * rows, 12, generator=generator), slots)}
 
+        self.mixture = {"text": rows * (length - 2), "image": 2 * rows}
+
     def to(self, device, non_blocking=False):
         assert torch.device(device).type == "cpu"
         return self

@@ -279,7 +279,7 @@ def test_plan_shorter_than_the_run_begins_again_at_a_step(tmp_path):
 def test_row_stream_refuses_what_is_too_short():
     config = tiny_config()
     with pytest.raises(ValueError, match="has 3 rows and one step takes 4"):
-        RowStream(tiny_source(config, num_rows=3), rows_per_step=4, batches_per_step=2)
+        RowStream(tiny_source(config, num_rows=3), rows_per_step=4, batches_per_step=2, ready=iter)
 
 
 def test_disk_that_is_full_is_named(tmp_path, monkeypatch):

@@ -34,6 +34,10 @@ class TinyBatch:
     context: Tensor
     media: dict
 
+    @property
+    def mixture(self):
+        return {"text": self.token_ids.numel()}
+
     def to(self, device, non_blocking=False):
         moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "media"}
         return TinyBatch(**moved, media=self.media)
