@@ -54,12 +54,10 @@ def find_documents(lo: Tensor) -> Documents:
 
 
 def to_device(documents: Documents, device: torch.device) -> Documents:
-    """The same with its tensors on a device, copied beside what runs there."""
-    if device.type == "cpu":
-        return documents
+    """The same with its tensors on a device."""
+    return Documents(moved(documents.starts, device), documents.longest, moved(documents.alone, device))
 
-    def moved(x: Tensor) -> Tensor:
-        # from pageable memory a copy would wait for the device
-        return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
 
-    return Documents(moved(documents.starts), documents.longest, moved(documents.alone))
+def moved(x: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on a device, copied beside what runs there: from pageable memory a copy would wait."""
+    return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)

@@ -5,7 +5,8 @@ import random
 import torch
 from torch import Tensor
 
-from kernels import Spans, attention
+from kernels import Spans, attention, merge_partials
+from kernels.attention.op import sink_gradient
 
 
 def random_packing(seed: int, batch: int, num_keys: int, sizes=(1, 1, 3, 20, 60, 130)) -> tuple[Tensor, Tensor]:
@@ -78,12 +79,43 @@ def run_backend(backend: str):
     return call
 
 
-def check_against_truth(spans: Spans, tensors: list[Tensor], backend: str = "cpu") -> None:
+class _Through(torch.autograd.Function):
+    """A backend's module by itself, with the gradients that the op has."""
+
+    @staticmethod
+    def forward(ctx, module, q, k, v, spans, sink, wide):
+        ctx.module, ctx.spans, ctx.wide, scale = module, spans, wide, q.shape[-1] ** -0.5
+        mask = (spans.lo, spans.hi, int(spans.serial))
+        out, lse = module.forward(q, k, v, *mask, scale=scale, sink=sink, wide=wide)
+        ctx.save_for_backward(q, k, v, sink, out, lse)
+        return out, lse
+
+    @staticmethod
+    def backward(ctx, grad_out, _):
+        q, k, v, sink, out, lse = ctx.saved_tensors
+        mask, options = (ctx.spans.lo, ctx.spans.hi, int(ctx.spans.serial)), {"whole": True, "wide": ctx.wide}
+        grads = ctx.module.backward(grad_out, q, k, v, *mask, out, lse, scale=q.shape[-1] ** -0.5, **options)
+        d_sink = None if sink is None else sink_gradient(grad_out, out, lse, sink)
+        return None, *grads, None, d_sink, None
+
+
+def run_module(module):
+    """A module with `forward` and `backward`, in the form that `results` takes."""
+
+    def call(q, k, v, spans, sink=None):
+        out, lse = _Through.apply(module, q, k, v, spans, sink, False)
+        return out, lse.detach()
+
+    return call
+
+
+def check_against_truth(spans: Spans, tensors: list[Tensor], backend="cpu") -> None:
     """out, lse and gradients within twice the naive run's own error in that precision plus 4 eps of the largest true
     value, each tensor by itself.
 
     A gradient that is 0 throughout, such as dq of one-token documents, has no scale of its own: there the largest of
     all gradients is taken.
+    backend: a name, or a backend's module, which is then called without the op.
     Errors are taken against the naive run in fp64 of the same, already rounded, inputs. An fp64 run has no better
     truth than that, so its error may be 1e-12 of the largest value, a few thousand eps.
     """
@@ -91,7 +123,7 @@ def check_against_truth(spans: Spans, tensors: list[Tensor], backend: str = "cpu
     exact = [None if x is None else x.detach().double().requires_grad_(x.requires_grad) for x in tensors]
     truth = results(naive, exact, spans)
     own = results(naive, tensors, spans)
-    got = results(run_backend(backend), tensors, spans)
+    got = results(run_backend(backend) if isinstance(backend, str) else run_module(backend), tensors, spans)
     assert got["out"].dtype == dtype
     assert got["lse"].dtype == torch.promote_types(dtype, torch.float32)
     top = max(
@@ -111,3 +143,34 @@ def check_against_truth(spans: Spans, tensors: list[Tensor], backend: str = "cpu
         if dtype == torch.float64:
             bound = 1e-12 * largest.clamp(min=1.0)
         assert error <= bound, f"{name}: error {error:.3g} is over {bound:.3g}"
+
+
+def check_parts(module, spans: Spans, tensors: list[Tensor], cut: int) -> None:
+    """A ring's use of a backend: keys in two parts, merged, and each part's gradients given out and lse over both.
+
+    Results are wide: rounded to the inputs' dtype nowhere, so as exact as the naive run in fp32 on the same inputs.
+    """
+    q, k, v, grad = (x.detach() for x in tensors)
+    scale, parts = q.shape[-1] ** -0.5, []
+    for keys in (range(cut), range(cut, spans.num_keys)):
+        part = spans.onto(range(spans.num_rows), keys)
+        parts.append((slice(keys.start, keys.stop), (part.lo, part.hi, int(part.serial))))
+    outs = [module.forward(q, k[:, at], v[:, at], *mask, scale=scale, sink=None, wide=True) for at, mask in parts]
+    sums = torch.promote_types(torch.float32, q.dtype)
+    assert all(x.dtype == sums for part in outs for x in part)
+    out, lse = merge_partials(*outs[0], *outs[1])
+    got = {"out": out, "lse": lse, "dq": 0, "dk": [], "dv": []}
+    for at, mask in parts:
+        given = (grad, q, k[:, at], v[:, at], *mask, out, lse)
+        dq, dk, dv = module.backward(*given, scale=scale, whole=False, wide=True)
+        assert dq.dtype == dk.dtype == dv.dtype == sums
+        got["dq"] = got["dq"] + dq
+        got["dk"].append(dk)
+        got["dv"].append(dv)
+    got["dk"], got["dv"] = torch.cat(got["dk"], 1), torch.cat(got["dv"], 1)
+    truth = results(naive, [x.double().requires_grad_(i < 3) for i, x in enumerate((q, k, v, grad))], spans)
+    for name, true in truth.items():
+        true = true.masked_fill(true == -torch.inf, 0.0)
+        error = (got[name].double().masked_fill(got[name] == -torch.inf, 0.0) - true).abs().max()
+        eps = 1e-12 if q.dtype == torch.float64 else 16 * torch.finfo(torch.float32).eps
+        assert error <= eps * true.abs().max().clamp(min=1.0), f"{name}: {error:.3g}"
