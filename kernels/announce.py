@@ -48,9 +48,7 @@ def choices() -> dict[str, str]:
 
 def describe_choices() -> list[str]:
     """`choices` in sentences, with the reasons: one line for each backend that was taken."""
-    return [
-        f"{what}: {name}, because {why}" for what, names in sorted(_chosen.items()) for name, why in names.items()
-    ]
+    return [f"{what}: {name}, because {why}" for what, names in sorted(_chosen.items()) for name, why in names.items()]
 
 
 def reset_choices() -> None:

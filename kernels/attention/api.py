@@ -37,8 +37,8 @@ def attention(
     -> out (B, T, H, D) in the inputs' dtype; with return_lse also lse (B, H, T) float32 (float64 for float64 inputs),
     natural log, sink included, without gradient. A row that sees nothing gets out 0, lse -inf (the sink's logit with a
     sink) and gradients 0.
-    Raises ValueError for shapes, dtypes or devices that do not fit, for an unknown backend, for a backend that cannot do
-    what is asked, and for "auto" where nothing but T x S memory would serve.
+    Raises ValueError for shapes, dtypes or devices that do not fit, for an unknown backend, for a backend that cannot
+    do what is asked, and for "auto" where nothing but T x S memory would serve.
     """
     device = q.device.type
     if torch.is_autocast_enabled(device) and q.dtype != torch.float64:

@@ -76,9 +76,7 @@ def refusal(backend: str, q: Tensor, k: Tensor, *, kind: str, sink: Tensor | Non
     return absent if absent is not None else _modules[backend].why_not(q, k, kind=kind, sink=sink)
 
 
-def candidates(
-    capability: tuple[int, int], dtype: torch.dtype, kind: str, dim: int
-) -> tuple[list[str], str]:
+def candidates(capability: tuple[int, int], dtype: torch.dtype, kind: str, dim: int) -> tuple[list[str], str]:
     """-> backends in the order in which "auto" tries them on such a card, and where that order comes from."""
     default = default_order(dtype, kind)
     found = table.measured(TABLE, capability=capability, dtype=_name(dtype), kind=kind, dim=dim)
@@ -119,7 +117,9 @@ def _auto(q: Tensor, k: Tensor, kind: str, sink: Tensor | None, wide: bool) -> t
         for name in order:
             why = refusal(name, q, k, kind=kind, sink=sink) or _check(name, q, k, kind, sink, wide)
             if why is None:
-                return name, "; ".join([f"it is the first that serves {source}, and its self-check passed", *passed_over])
+                return name, "; ".join(
+                    [f"it is the first that serves {source}, and its self-check passed", *passed_over]
+                )
             passed_over.append(f"not {name}: {why}")
         if q.dtype == torch.float64:
             passed_over.append("no kernel computes in float64: use float32, bfloat16 or float16")
@@ -128,9 +128,10 @@ def _auto(q: Tensor, k: Tensor, kind: str, sink: Tensor | None, wide: bool) -> t
     if pairs <= DENSE:
         return "reference", "; ".join([f"{q.shape[1]} x {k.shape[1]} pairs are few enough to be dense", *passed_over])
     raise ValueError(
-        f"no attention backend serves {q.shape[1]} rows over {k.shape[1]} keys (masks of kind {kind!r}, {_name(q.dtype)}, "
-        f"head dim {q.shape[3]}) on {device}: {'; '.join(passed_over)}. The dense reference would take rows x keys memory "
-        f'and is left to small sizes; mend one of these, or ask for backend="reference" if there is memory for it'
+        f"no attention backend serves {q.shape[1]} rows over {k.shape[1]} keys (kind of mask {kind!r}, "
+        f"{_name(q.dtype)}, head dim {q.shape[3]}) on {device}: {'; '.join(passed_over)}. The dense reference would "
+        'take rows x keys memory and is left to small sizes: mend one of these, or ask for backend="reference" if there '
+        "is memory for it"
     )
 
 

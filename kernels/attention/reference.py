@@ -37,7 +37,7 @@ def forward(
     natural log.
     """
     dtype = torch.promote_types(torch.float32, q.dtype)
-    batch, rows, heads, dim = q.shape
+    batch, rows, heads, _ = q.shape
     key_heads = k.shape[2]
     q_BTKGD = q.to(dtype).unflatten(2, (key_heads, heads // key_heads))
     scores = torch.einsum("btkgd,bskd->bkgts", q_BTKGD, k.to(dtype)) * scale

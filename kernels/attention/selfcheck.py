@@ -4,9 +4,10 @@ For each kind of mask a short and a long problem, since kernels choose their til
 documents of odd lengths, padding among them, windows, media blocks over tile edges, restricted keys with rows that see
 nothing, and a few rows against a long cache; in the caller's dtype, head dim and number of query heads to a key head.
 
-The truth is the reference in fp64 on the same inputs. Each token's and head's vector of out, dq, dk and dv must be
-within `ROUNDINGS` roundings of it, in units of its own length plus that of a mean vector: rows are compared each for
-itself, so that one key too many among 300 shows (a test plants it), and the mean is there for vectors that are 0.
+The truth is the reference in fp64 on the same inputs. Each token's and head's vector of out must be within a few
+roundings of it, relative to its own length, so that one key too many among a thousand shows; those of dq, dk and dv, in
+which much cancels, relative to their own length plus that of a mean vector. `ROUNDINGS` has the numbers: more than
+twice what plain runs in that precision need.
 
 Legend: B batch, T query rows, S keys, H query heads, K key heads, D head dim.
 """
@@ -23,8 +24,10 @@ from kernels.attention.spans import Spans
 
 SHORT, LONG = 301, 1157
 """Tokens of a problem; a causal row of the long one sees 579 keys in the mean."""
-ROUNDINGS = 8.0
-"""Allowed error, in units of the dtype's rounding (eps / 2 of bf16 is 2^-8). Plain runs in that dtype come to 2."""
+ROUNDINGS = {torch.float32: (64.0, 512.0), torch.bfloat16: (5.0, 16.0), torch.float16: (8.0, 16.0)}
+"""Allowed error of out, and of gradients, in units of the dtype's rounding (half its eps)."""
+LSE_ERROR = 2e-2
+"""Allowed error of a log-sum-exp, whose scores are sums of rounded inputs' products."""
 LEAST_KEYS, FEW_ROWS = 2500, 3
 
 
@@ -44,7 +47,11 @@ def check(
     key_heads = 2 if group <= 4 else 1
     for name, spans in problems(kind).items():
         spans = spans.to(device)
-        shapes = [(key_heads * group, spans.num_rows), *[(key_heads, spans.num_keys)] * 2, (key_heads * group, spans.num_rows)]
+        shapes = [
+            (key_heads * group, spans.num_rows),
+            *[(key_heads, spans.num_keys)] * 2,
+            (key_heads * group, spans.num_rows),
+        ]
         q, k, v, grad = (
             torch.randn(spans.batch_size, tokens, heads, dim, generator=draw).to(device, dtype)
             for heads, tokens in shapes
@@ -62,7 +69,9 @@ def problems(kind: str) -> dict[str, Spans]:
         few = torch.full((2, FEW_ROWS), LEAST_KEYS, dtype=torch.int32)
         few[1] -= 700
         return {
-            "restricted keys, rows that see nothing": Spans.packed(_documents(SHORT)).onto(range(SHORT), range(60, 200)),
+            "restricted keys, rows that see nothing": Spans.packed(_documents(SHORT)).onto(
+                range(SHORT), range(60, 200)
+            ),
             "the last rows of a long document": Spans.packed(torch.zeros(1, LONG, dtype=torch.int32), num_rows=SHORT),
             "few rows, many keys": Spans(few - 1700, few, LEAST_KEYS),
         }
@@ -112,15 +121,16 @@ def _compare(
     empty = true_lse == -torch.inf
     if not torch.equal(lse == -torch.inf, empty):
         return "log-sum-exps of rows that see nothing are not -inf, or others are"
-    # bf16 and fp16 scores add up in fp32, but the products may be of rounded inputs
-    off = (lse.double() - true_lse).masked_fill(empty, 0.0).abs()
+    off = (lse.double() - true_lse).masked_fill(empty, 0.0).abs().max().item()
+    if not off <= LSE_ERROR:
+        return f"log-sum-exps are off by {off:.2g}"
     unit = torch.finfo(q.dtype).eps / 2
-    if not bool(off.max() <= ROUNDINGS * unit):
-        return f"log-sum-exps are off by {off.max().item():.2g}"
     for name, x, y in zip(("out", "dq", "dk", "dv"), (out, *grads), (true_out, *true), strict=True):
         error, size = (x.double() - y).norm(dim=-1), y.norm(dim=-1)
-        worst = (error / (size + size.square().mean().sqrt())).max().item()
+        limit = ROUNDINGS[q.dtype][name != "out"]
+        slack = size.square().mean().sqrt() * (1e-3 if name == "out" else 1.0)
+        worst = (error / (size + slack)).max().item() / unit
         # written so that NaN fails
-        if not worst <= ROUNDINGS * unit:
-            return f"{name} is off by {worst / unit:.3g} roundings of {q.dtype} where {ROUNDINGS:g} are allowed"
+        if not worst <= limit:
+            return f"{name} is off by {worst:.3g} roundings of {q.dtype}, where {limit:g} are allowed"
     return None
