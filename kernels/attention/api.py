@@ -1,10 +1,11 @@
-"""The facade of attention over spans: checks what it is given, picks a backend, never falls back silently.
+"""The facade of attention over spans: checks what it is given and hands it to the op, or to the ring over ranks.
 
     out = attention(q, k, v, Spans.packed(document, block=block, window=1024))
 
-Backends: "reference" (dense, any device, small sizes), "cpu" (tiled), "triton" (NVIDIA GPUs from sm_80 on), "auto"
-(logs its choice and the reason once, at level INFO of the logger `kernels.attention`). "hopper" is a name kept for a
-path of its own on sm_90; asking for it raises.
+Backends: "cpu" (tiled), "triton" (NVIDIA GPUs from sm_80 on), "flash" (the flash-attn packages, or torch's own kernel
+for rows of unequal lengths), "flex" (FlexAttention), "reference" (dense, any device; any size when it is named, but it
+takes T x S memory a head), and "auto", which takes what has proved itself for the call (`choose.py`), says once what
+and why (level INFO of the logger `kernels.attention`), and refuses rather than take T x S memory.
 """
 
 import math
@@ -12,15 +13,9 @@ import math
 import torch
 from torch import Tensor
 
-from kernels.announce import announce
+from kernels.attention.choose import BACKENDS
 from kernels.attention.op import run, span_attention
-from kernels.attention.reference import reference_attention
 from kernels.attention.spans import Spans
-
-BACKENDS = ("auto", "reference", "cpu", "triton", "hopper")
-TRITON_TESTED: frozenset[tuple[int, int]] = frozenset()
-"""Compute capabilities on whose cards `pytest tests/kernels` has passed; "auto" takes the Triton kernels there and only
-there. Add a card's after running the tests on it."""
 
 
 def attention(
@@ -42,8 +37,8 @@ def attention(
     -> out (B, T, H, D) in the inputs' dtype; with return_lse also lse (B, H, T) float32 (float64 for float64 inputs),
     natural log, sink included, without gradient. A row that sees nothing gets out 0, lse -inf (the sink's logit with a
     sink) and gradients 0.
-    Raises ValueError for shapes, dtypes or devices that do not fit, for an unknown backend, and for a backend that
-    cannot do what is asked.
+    Raises ValueError for shapes, dtypes or devices that do not fit, for an unknown backend, for a backend that cannot
+    do what is asked, and for "auto" where nothing but T x S memory would serve.
     """
     device = q.device.type
     if torch.is_autocast_enabled(device) and q.dtype != torch.float64:
@@ -52,21 +47,10 @@ def attention(
     _check(q, k, v, spans, sink)
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
 
-    auto = backend == "auto"
-    if spans.layout is not None:
-        out, lse = _over_ranks(q, k, v, spans, sink, scale, _choose(q) if auto else backend)
-        return (out, lse.detach()) if return_lse else out
-    chosen = _choose(q) if auto else backend
-    if chosen == "cpu" and device != "cpu":
-        raise ValueError(f'backend "cpu" needs CPU tensors, but q is on {q.device}; use backend="auto"')
-    if chosen in ("cpu", "triton"):
-        out, lse = _through_op(q, k, v, spans, sink, scale, chosen, auto)
-    elif chosen == "reference":
-        out, lse = reference_attention(q, k, v, spans, scale=scale, sink=sink)
-    elif chosen in BACKENDS:
-        raise ValueError(f'backend "{chosen}" is not built yet; use "auto", "triton", "cpu" or "reference"')
-    else:
+    if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+    through = _through_op if spans.layout is None else _over_ranks
+    out, lse = through(q, k, v, spans, sink, scale, backend)
     return (out, lse.detach()) if return_lse else out
 
 
@@ -77,42 +61,28 @@ def _over_ranks(
     # importing it registers its op, which nobody needs on one rank
     from kernels.ring_attention.op import ring_attention
 
-    if backend not in ("reference", "cpu", "triton"):
-        raise ValueError(f'backend "{backend}" does not run over ranks; use "auto", "triton", "cpu" or "reference"')
     layout = spans.layout
     mask = (spans.lo, spans.hi, spans.serial, layout.owner, spans.needs)
     return ring_attention(q, k, v, *mask, sink, spans.num_keys, layout.chunk, layout.group, scale, backend)
 
 
-def _choose(q: Tensor) -> str:
-    """The backend that "auto" stands for; what is decided on the host alone is logged here, the rest by the op."""
-    if q.device.type == "cpu":
-        return "cpu"
-    capability = torch.cuda.get_device_capability(q.device) if q.device.type == "cuda" else None
-    if capability in TRITON_TESTED and q.dtype != torch.float64:
-        return "triton"
-    if not torch.compiler.is_compiling():
-        why = f"there is no kernel for {q.device.type}"
-        if capability is not None:
-            why = (
-                f"the Triton kernels' tests have not been passed on sm_{capability[0]}{capability[1]} yet (run pytest "
-                'tests/kernels there, or ask for backend="triton")'
-            )
-        announce("kernels.attention", f"attention backend auto: reference, because {why}; it takes T x S memory")
-    return "reference"
-
-
 def _through_op(
-    q: Tensor, k: Tensor, v: Tensor, spans: Spans, sink: Tensor | None, scale: float, backend: str, auto: bool
+    q: Tensor, k: Tensor, v: Tensor, spans: Spans, sink: Tensor | None, scale: float, backend: str
 ) -> tuple[Tensor, Tensor]:
-    """The custom op where a gradient or a compiler needs one, else what it does, without its dispatch.
+    """The custom op where a gradient, a compiler or tensors without data need one, else what it does, without its
+    dispatch.
 
     An op's first call imports the compiler, which takes seconds: too long for a model that is only asked something.
     """
     tensors = (q, k, v) if sink is None else (q, k, v, sink)
-    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
-        return span_attention(q, k, v, spans.lo, spans.hi, spans.serial, sink, scale, backend, auto)
-    return run(q, k, v, spans.lo, spans.hi, spans.serial, sink, scale, backend, auto)
+    if (
+        torch.compiler.is_compiling()
+        or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
+        or q.is_meta
+        or type(q) not in (Tensor, torch.nn.Parameter)
+    ):
+        return span_attention(q, k, v, spans.lo, spans.hi, spans.serial, sink, scale, backend)
+    return run(q, k, v, spans.lo, spans.hi, spans.serial, sink, scale, backend)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, spans: Spans, sink: Tensor | None) -> None:

@@ -121,8 +121,8 @@ def backward(
         add_keys(dv, call, num_keys, dv_call)
     return (
         dq[:-1].view(q.shape).to(result),
-        dk[:-1].view(k.shape).to(k.dtype),
-        dv[:-1].view(v.shape).to(v.dtype),
+        dk[:-1].view(k.shape).to(result),
+        dv[:-1].view(v.shape).to(result),
     )
 
 

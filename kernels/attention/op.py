@@ -5,21 +5,16 @@ again when documents change; it returns (out, lse), so selective checkpointing c
 
     policy: save `torch.ops.brine.span_attention.default`
 
-`backend` names the code that runs it, forward and backward: "cpu" or "triton". `serial` names the Spans that lo and hi
-came from, so that what the host derives from them is made once and not once per layer. lse has no gradient: the facade
-detaches it, and the formula here ignores what reaches it.
+`backend` names the code that runs it, forward and backward; every backend goes through here, the reference too, and
+"auto" chooses when the op runs (`choose.py`), so that nothing is decided while a compiler traces. `serial` names the
+Spans that lo and hi came from, so that what the host derives from them is made once and not once per layer. lse has no
+gradient: the facade detaches it, and the formula here ignores what reaches it.
 """
 
 import torch
 from torch import Tensor
 
-from kernels.announce import announce
-from kernels.attention import cpu, cpu_decode, cpu_exact
-
-REASONS = {
-    "cpu": "q is on the CPU; tiled flash attention over the spans",
-    "triton": "its tests have passed on this architecture",
-}
+from kernels.attention.choose import backend_for
 
 
 def run(
@@ -32,43 +27,28 @@ def run(
     sink: Tensor | None,
     scale: float,
     backend: str,
-    auto: bool,
 ) -> tuple[Tensor, Tensor]:
     """q (B, T, H, D); k, v (B, S, K, D); lo, hi (B, T) int32; serial () int64; sink (H,) or None.
 
-    -> out (B, T, H, D), lse (B, H, T). `auto` says that the backend was chosen by "auto", to be logged once; logging
-    here, at run time, keeps the facade free of it under the compiler.
+    -> out (B, T, H, D), lse (B, H, T), both contiguous.
     """
-    if auto:
-        announce("kernels.attention", f"attention backend auto: {backend}, because {REASONS[backend]}")
-    if backend == "triton":
-        return _triton().forward(q, k, v, lo, hi, int(serial), scale=scale, sink=sink)
-    if cpu_decode.suits(q, k, v, lo, hi, int(serial)):
-        return cpu_decode.forward(q, k, v, lo, hi, int(serial), scale=scale, sink=sink)
-    plan = cpu.plan_of(int(serial), lo, hi, k.shape[1])
-    return cpu.forward(q, k, v, plan, scale=scale, sink=sink)
+    number = int(serial)
+    module = backend_for(q, k, number, sink=sink, backend=backend)
+    out, lse = module.forward(q, k, v, lo, hi, number, scale=scale, sink=sink)
+    return out.contiguous(), lse.contiguous()
 
 
-def _triton():
-    # importing triton takes a second, and it does not exist everywhere
-    try:
-        from kernels.attention import triton_launch
-    except ModuleNotFoundError as error:
-        raise ValueError(f'backend "triton" needs a package that is not here ({error}); use backend="auto"') from error
-    return triton_launch
-
-
-span_attention = torch.library.custom_op("brine::span_attention", run, mutates_args=(), device_types=("cpu", "cuda"))
+span_attention = torch.library.custom_op("brine::span_attention", run, mutates_args=())
 """`run` as an op: with a fake kernel and a gradient, one node to the compiler."""
 
 
 @span_attention.register_fake
-def _(q, k, v, lo, hi, serial, sink, scale, backend, auto):
+def _(q, k, v, lo, hi, serial, sink, scale, backend):
     batch, rows, heads, _ = q.shape
     return q.new_empty(q.shape), q.new_empty((batch, heads, rows), dtype=torch.promote_types(torch.float32, q.dtype))
 
 
-@torch.library.custom_op("brine::span_attention_backward", mutates_args=(), device_types=("cpu", "cuda"))
+@torch.library.custom_op("brine::span_attention_backward", mutates_args=())
 def span_attention_backward(
     grad_out: Tensor,
     q: Tensor,
@@ -77,22 +57,21 @@ def span_attention_backward(
     lo: Tensor,
     hi: Tensor,
     serial: Tensor,
+    sink: Tensor | None,
     out: Tensor,
     lse: Tensor,
     scale: float,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """-> dq, dk, dv, given out and lse over all keys (and the sink)."""
-    if backend == "triton":
-        return _triton().backward(grad_out, q, k, v, lo, hi, int(serial), out, lse, scale=scale, whole=True)
-    plan = cpu.plan_of(int(serial), lo, hi, k.shape[1])
-    if cpu_exact.suits(q):
-        return cpu_exact.backward(grad_out, q, k, v, lse, plan, scale=scale)
-    return cpu.backward(grad_out, q, k, v, out, lse, plan, scale=scale)
+    number = int(serial)
+    module = backend_for(q, k, number, sink=sink, backend=backend)
+    grads = module.backward(grad_out, q, k, v, lo, hi, number, out, lse, scale=scale, whole=True)
+    return tuple(grad.contiguous() for grad in grads)
 
 
 @span_attention_backward.register_fake
-def _(grad_out, q, k, v, lo, hi, serial, out, lse, scale, backend):
+def _(grad_out, q, k, v, lo, hi, serial, sink, out, lse, scale, backend):
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
@@ -105,7 +84,7 @@ def sink_gradient(grad_out: Tensor, out: Tensor, lse: Tensor, sink: Tensor) -> T
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    q, k, v, lo, hi, serial, sink, scale, backend, _ = inputs
+    q, k, v, lo, hi, serial, sink, scale, backend = inputs
     out, lse = output
     ctx.save_for_backward(q, k, v, lo, hi, serial, sink, out, lse)
     ctx.scale, ctx.backend = scale, backend
@@ -113,9 +92,9 @@ def _setup_context(ctx, inputs, output) -> None:
 
 def _backward(ctx, grad_out, _grad_lse):
     q, k, v, lo, hi, serial, sink, out, lse = ctx.saved_tensors
-    dq, dk, dv = span_attention_backward(grad_out, q, k, v, lo, hi, serial, out, lse, ctx.scale, ctx.backend)
+    dq, dk, dv = span_attention_backward(grad_out, q, k, v, lo, hi, serial, sink, out, lse, ctx.scale, ctx.backend)
     d_sink = None if sink is None else sink_gradient(grad_out, out, lse, sink)
-    return dq, dk, dv, None, None, None, d_sink, None, None, None
+    return dq, dk, dv, None, None, None, d_sink, None, None
 
 
 span_attention.register_autograd(_backward, setup_context=_setup_context)

@@ -1,8 +1,9 @@
 """The facade of the fused head and loss: checks what it is given, picks a backend, never falls back silently.
 
-Backends: "reference" (dense, any device, small sizes), "cpu" (chunked, plain PyTorch; at home there, but any device
-will do), "triton" (chunked, one kernel between the matmuls), "auto" (logs its choice and the reason once, at level INFO
-of the logger `kernels.linear_loss`).
+Backends: "reference" (dense, any device, small sizes), "chunked" (plain PyTorch on any device; the one of a CPU),
+"triton" (chunked too, one kernel between the matmuls), "liger" (the package's fused loss, for what it can express),
+"auto" (what has proved itself for the call, see `choose.py`; says once what and why, at level INFO of the logger
+`kernels.linear_loss`).
 """
 
 from __future__ import annotations
@@ -10,18 +11,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.announce import announce
-from kernels.linear_loss import cpu
+from kernels.linear_loss.choose import BACKENDS, backend_for, step_of
+from kernels.linear_loss.liger import liger_linear_cross_entropy
 from kernels.linear_loss.reference import reference_linear_cross_entropy
-from kernels.linear_loss.soft_labels import prepare
-from kernels.linear_loss.walk import LinearCrossEntropy, Step, Terms, default_chunk
+from kernels.linear_loss.soft_labels import prepare, refuse
+from kernels.linear_loss.walk import Ask, LinearCrossEntropy, Terms, default_chunk
 
-BACKENDS = ("auto", "reference", "cpu", "triton")
 IGNORED = -100
 """The label of a token without target."""
-TESTED_ARCHITECTURES: frozenset[tuple[int, int]] = frozenset()
-"""Compute capabilities on which tests/kernels/test_linear_loss_triton.py has passed; "auto" takes the Triton kernel
-nowhere else."""
 
 
 def linear_cross_entropy(
@@ -39,6 +36,8 @@ def linear_cross_entropy(
     distill_weight: float = 0.0,
     temperature: float = 1.0,
     chunk_tokens: int | None = None,
+    targets: Tensor | None = None,
+    validate: bool = True,
     backend: str = "auto",
     return_token_loss: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -59,13 +58,20 @@ def linear_cross_entropy(
     Matmuls run in hidden's dtype, under autocast in autocast's. chunk_tokens: tokens whose logits are held at a time;
     by default about 2 million logits, but no fewer than 512 tokens (1024 in 16 bits, 2048 on CUDA). backend: see the
     file's head.
+    targets: (n,) int64 on labels' device, the tokens that have a target, ascending, where the caller knows them: others
+    are then left out without looking, and a device need not be waited for to count them. validate: whether to look at
+    the values of labels and soft labels, False where they are known to be right. With `targets`, or with
+    validate=False and a CPU, forward and backward of "chunked" and "triton" wait for no device. (On CUDA wrong values
+    end the process by an assertion on the card, since a message would have to wait for it.)
     -> loss () float32 (float64 for float64 hidden), differentiable once with respect to hidden and weight; with
     return_token_loss also token_loss (N,): the plain cross-entropy CE_i of each token, unweighted, 0 where there is no
     target, without gradient.
     Raises ValueError for shapes, dtypes, devices, labels or numbers that do not fit, for an unknown backend, and for a
     backend that cannot do what is asked.
     """
-    _check(hidden, weight, labels, token_weight)
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+    _check(hidden, weight, labels, token_weight, targets, validate)
     if not 0.0 <= distill_weight <= 1.0:
         raise ValueError(f"distill_weight must lie in [0, 1]; got {distill_weight}")
     if temperature <= 0.0:
@@ -77,20 +83,25 @@ def linear_cross_entropy(
         chunk_tokens = default_chunk(weight.shape[0], device, dtype)
     elif chunk_tokens < 1:
         raise ValueError(f"chunk_tokens must be at least 1, or None for the default; got {chunk_tokens}")
-    step = _step(backend, hidden, dtype)
+
+    kind = "z" if z_loss else "plain"
+    if distill_weight:
+        sparse = _is_sparse(teacher_hidden, teacher_weight, soft_ids, soft_probabilities)
+        kind = "sparse" if sparse else "dense"
+    chosen = _choose(backend, hidden.device, dtype, kind, token_weight is not None, return_token_loss)
 
     teacher, soft = None, None
-    if distill_weight and _is_sparse(teacher_hidden, teacher_weight, soft_ids, soft_probabilities):
+    if kind == "sparse":
         _check_device(hidden, soft_ids=soft_ids, soft_probabilities=soft_probabilities)
-        wide = torch.promote_types(torch.float32, dtype)
-        soft = prepare(soft_ids, soft_probabilities, labels, vocabulary=weight.shape[0], tail=soft_tail, dtype=wide)
-    elif distill_weight:
+        options = {"vocabulary": weight.shape[0], "tail": soft_tail, "dtype": torch.promote_types(torch.float32, dtype)}
+        soft = prepare(soft_ids, soft_probabilities, labels, validate=validate, **options)
+    elif kind == "dense":
         _check_teacher(hidden, weight, teacher_hidden, teacher_weight)
         teacher = (teacher_hidden.detach(), teacher_weight.detach())
     token_weight = None if token_weight is None else token_weight.detach()
     # inside, the dtypes are explicit
     with torch.autocast(device, enabled=False):
-        if step is None:
+        if chosen == "reference":
             loss, token_loss = reference_linear_cross_entropy(
                 hidden,
                 weight,
@@ -104,69 +115,73 @@ def linear_cross_entropy(
                 soft_tail=soft_tail,
                 distill_weight=distill_weight,
                 temperature=temperature,
+                targets=targets,
+            )
+        elif chosen == "liger":
+            loss, token_loss = liger_linear_cross_entropy(
+                hidden,
+                weight,
+                labels,
+                token_weight=token_weight,
+                z_loss=z_loss,
+                targets=targets,
+                token_loss=return_token_loss,
+                dtype=dtype,
             )
         else:
             terms = Terms(float(z_loss), float(distill_weight), float(temperature))
             loss, token_loss = LinearCrossEntropy.apply(
-                hidden, weight, labels, token_weight, teacher, soft, terms, step, chunk_tokens, dtype
+                hidden,
+                weight,
+                labels,
+                token_weight,
+                teacher,
+                soft,
+                terms,
+                step_of(chosen),
+                chunk_tokens,
+                dtype,
+                targets,
             )
     return (loss, token_loss) if return_token_loss else loss
 
 
-def _step(backend: str, hidden: Tensor, dtype: torch.dtype) -> Step | None:
-    """What a backend does between the matmuls, None for the reference. dtype: of the logits."""
-    if backend == "auto":
-        backend, why = _choose(hidden, dtype)
-        if not torch.compiler.is_compiling():
-            announce("kernels.linear_loss", f"linear_cross_entropy backend auto: {backend}, because {why}")
-    if backend == "reference":
-        return None
-    if backend == "cpu":
-        return cpu.chunk_loss
-    if backend != "triton":
-        raise ValueError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
-    try:
-        # not at the top: triton is absent on some platforms, and slow to import
-        from kernels.linear_loss import triton_kernels
-    except ImportError as error:
-        raise ValueError(f'backend "triton" needs the package triton ({error}); use "auto" or "cpu"') from error
-    triton_kernels.check(hidden, dtype)
-    return triton_kernels.chunk_loss
+def _choose(backend: str, *ask) -> str:
+    """The backend's name. Compiled code breaks here: what it is depends on the card at hand, not on a trace."""
+    return _choose_uncompiled(backend, *ask) if torch.compiler.is_compiling() else backend_for(Ask(*ask), backend)
 
 
-def _choose(hidden: Tensor, dtype: torch.dtype) -> tuple[str, str]:
-    """The backend that "auto" stands for, and why."""
-    device = hidden.device
-    if device.type != "cuda":
-        return "cpu", f"hidden is on {device.type}; chunked, plain PyTorch"
-    capability = torch.cuda.get_device_capability(device)
-    if capability not in TESTED_ARCHITECTURES:
-        return (
-            "cpu",
-            f"the Triton kernel's tests have not passed on compute capability {capability} yet; chunked, plain",
-        )
-    if dtype == torch.float64:
-        return "cpu", "the Triton kernel computes in fp32 and hidden is fp64; chunked, plain PyTorch"
-    return "triton", f"the Triton kernel's tests have passed on compute capability {capability}"
+# apart from `_choose`, since the decorator imports the compiler (seconds) at its first call
+@torch._disable_dynamo
+def _choose_uncompiled(backend: str, *ask) -> str:
+    return backend_for(Ask(*ask), backend)
 
 
-def _check(hidden: Tensor, weight: Tensor, labels: Tensor, token_weight: Tensor | None) -> None:
+def _check(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    token_weight: Tensor | None,
+    targets: Tensor | None,
+    validate: bool,
+) -> None:
     if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
             f"hidden must be (N, E) and weight (V, E); got {tuple(hidden.shape)} and {tuple(weight.shape)}"
         )
-    _check_device(hidden, weight=weight, labels=labels, token_weight=token_weight)
+    _check_device(hidden, weight=weight, labels=labels, token_weight=token_weight, targets=targets)
     num = hidden.shape[0]
     if labels.shape != (num,) or labels.dtype != torch.int64:
         raise ValueError(f"labels must be (N,) = ({num},) int64; got {tuple(labels.shape)} of {labels.dtype}")
     if token_weight is not None and token_weight.shape != (num,):
         raise ValueError(f"token_weight must be (N,) = ({num},); got {tuple(token_weight.shape)}")
-    wrong = ((labels < 0) & (labels != IGNORED)) | (labels >= weight.shape[0])
-    if bool(wrong.any()):
-        i = int(wrong.nonzero()[0])
+    if targets is not None and (targets.dim() != 1 or targets.dtype != torch.int64 or targets.numel() > num):
         raise ValueError(
-            f"labels must lie in [0, {weight.shape[0]}) or be {IGNORED} for no target; labels[{i}] is {int(labels[i])}"
+            f"targets must be (n,) int64 places among the {num} tokens; got {tuple(targets.shape)} of {targets.dtype}"
         )
+    if validate:
+        wrong = ((labels < 0) & (labels != IGNORED)) | (labels >= weight.shape[0])
+        refuse(wrong, f"must lie in [0, {weight.shape[0]}) or be {IGNORED} for no target", labels=labels)
 
 
 def _check_device(hidden: Tensor, **others: Tensor | None) -> None:

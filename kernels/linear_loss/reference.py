@@ -11,6 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.linear_loss.soft_labels import rounding
+from kernels.linear_loss.walk import Ask, places_of
+
+
+def why_not(ask: Ask) -> str | None:
+    """Why this backend cannot serve the call: it can serve any."""
+    return None
 
 
 def reference_linear_cross_entropy(
@@ -27,11 +33,12 @@ def reference_linear_cross_entropy(
     soft_tail: str = "bucket",
     distill_weight: float = 0.0,
     temperature: float = 1.0,
+    targets: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Arguments as in `kernels.linear_cross_entropy`. -> loss (), token_loss (N,) detached."""
     dtype = torch.promote_types(torch.float32, hidden.dtype)
     # a token without target takes no part, even if its values are not finite
-    rows = (labels >= 0).nonzero().flatten()
+    rows = places_of(labels) if targets is None else targets
     logits = hidden[rows].to(dtype) @ weight.to(dtype).T
     hard = F.cross_entropy(logits, labels[rows], reduction="none")
     total = (1.0 - distill_weight) * hard

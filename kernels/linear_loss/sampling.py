@@ -6,9 +6,10 @@ replacement and keeps count / draws: for any student, the cross-entropy with suc
 ones as their expectation, since both are linear in the teacher's probabilities. The error falls with the square root of
 the number of draws.
 
-A draw is the inverse of the cumulated distribution in fp64, at uniform numbers that are drawn for all tokens at the
-start: so the labels do not depend on the size of the chunks, and the sum over a large vocabulary loses nothing. No
-(N, V) tensor is made.
+A draw is the inverse of the cumulated distribution, at uniform numbers that are drawn for all tokens at the start: so
+the labels do not depend on the size of the chunks. Probabilities are computed in fp64 and added up as whole numbers of
+2^-60: such a sum loses nothing over a large vocabulary, is the same in any order, and so has a deterministic version on
+CUDA, which a floating-point running sum has not. No (N, V) tensor is made.
 
 Legend: N tokens, C in a chunk, Et width of the teacher, V vocabulary, k draws a token.
 """
@@ -18,6 +19,9 @@ from torch import Tensor
 
 from kernels.linear_loss.soft_labels import merge_duplicates
 from kernels.linear_loss.walk import default_chunk
+
+UNITS = 2.0**60
+"""Of probability 1; a row of any vocabulary adds up to far less than 2^63."""
 
 
 @torch.no_grad()
@@ -47,7 +51,8 @@ def sample_soft_labels(
         raise ValueError(f"give num_samples >= 1 and a temperature above 0; got {num_samples} and {temperature}")
     num, vocabulary = teacher_hidden.shape[0], teacher_weight.shape[0]
     if chunk_tokens is None:
-        chunk_tokens = default_chunk(vocabulary, teacher_hidden.device.type, torch.float64)
+        # a chunk is held twice, in fp64 and in whole numbers
+        chunk_tokens = max(1, default_chunk(vocabulary, teacher_hidden.device.type, torch.float64) // 2)
     elif chunk_tokens < 1:
         raise ValueError(f"chunk_tokens must be at least 1, or None for the default; got {chunk_tokens}")
 
@@ -57,8 +62,11 @@ def sample_soft_labels(
     for first in range(0, num, chunk_tokens):
         rows = slice(first, first + chunk_tokens)
         logits = (teacher_hidden[rows] @ teacher_weight.T).double().div_(temperature)
-        cumulated = torch.softmax(logits, -1, out=logits).cumsum_(-1)
-        # right: a word of probability 0 is never met; the last step of rounding may reach beyond the end
-        ids[rows] = torch.searchsorted(cumulated, at[rows] * cumulated[:, -1:], right=True).clamp_(max=vocabulary - 1)
+        cumulated = torch.softmax(logits, -1, out=logits).mul_(UNITS).long().cumsum_(-1)
+        # below the sum of all, which rounding may reach
+        total = cumulated[:, -1:]
+        drawn = torch.minimum((at[rows] * total).long(), total - 1)
+        # right: a word of probability 0 is never met; only what is not a number reaches beyond the end
+        ids[rows] = torch.searchsorted(cumulated, drawn, right=True).clamp_(max=vocabulary - 1)
     ids, counts = merge_duplicates(ids, torch.ones(shape, device=ids.device))
     return ids, counts / num_samples

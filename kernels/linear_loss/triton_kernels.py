@@ -29,7 +29,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.linear_loss.soft_labels import SoftLabels, take_out
-from kernels.linear_loss.walk import Terms
+from kernels.linear_loss.walk import Ask, Terms
 
 INTERPRETED = triton.knobs.runtime.interpret
 """Whether the kernel below was defined for Triton's interpreter (TRITON_INTERPRET=1), which runs on CPU tensors."""
@@ -228,19 +228,22 @@ def lse_with(rest, b_listed):
     return top + tl.log(tl.exp(rest - top) + tl.sum(tl.exp(b_listed - top), 0))
 
 
-def check(hidden: Tensor, dtype: torch.dtype) -> None:
-    """Raises ValueError where this backend cannot serve `hidden` with logits of `dtype`."""
-    if dtype not in DTYPES:
-        raise ValueError(f'backend "triton" computes in fp32 and takes fp32, bf16 or fp16, not {dtype}; use "cpu"')
-    if INTERPRETED and dtype == torch.bfloat16:
-        raise ValueError("Triton's interpreter has no bf16; use fp32 or fp16 with TRITON_INTERPRET=1")
-    if INTERPRETED and hidden.device.type != "cpu":
-        raise ValueError(f"Triton's interpreter runs on CPU tensors, and hidden is on {hidden.device}")
-    if not INTERPRETED and hidden.device.type != "cuda":
-        raise ValueError(
-            f'backend "triton" needs CUDA tensors, and hidden is on {hidden.device}; use backend="auto", or set '
+def why_not(ask: Ask) -> str | None:
+    """Why this backend cannot serve the call, or None."""
+    if ask.dtype not in DTYPES:
+        return f'backend "triton" computes in fp32 and takes fp32, bf16 or fp16, not {ask.dtype}; use "chunked"'
+    if INTERPRETED and ask.dtype == torch.bfloat16:
+        return "Triton's interpreter has no bf16; use fp32 or fp16 with TRITON_INTERPRET=1"
+    if INTERPRETED and ask.device.type != "cpu":
+        return f"Triton's interpreter runs on CPU tensors, and hidden is on {ask.device}"
+    if not INTERPRETED and ask.device.type != "cuda":
+        return (
+            f'backend "triton" needs CUDA tensors, and hidden is on {ask.device}; use backend="auto", or set '
             "TRITON_INTERPRET=1 before Python starts to try the kernel in Triton's interpreter"
         )
+    if not INTERPRETED and torch.cuda.get_device_capability(ask.device) < (8, 0):
+        return f'backend "triton" needs sm_80 or newer; {torch.cuda.get_device_name(ask.device)} is older'
+    return None
 
 
 def launch_shape(vocabulary: int, *, dense: bool) -> tuple[int, int]:

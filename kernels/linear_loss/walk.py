@@ -6,7 +6,8 @@ all where recomputing would take four, and keeps d_hidden (N, E) and d_weight (V
 gradients asked for it is one matmul. What happens between the matmuls is the backend's `step`: it turns a chunk's
 logits into losses and overwrites them by their gradient.
 
-Tokens without target are left out before anything is computed. Matmuls run in hidden's dtype (under autocast, in
+Tokens without target are left out before anything is computed; where the caller knows which have one, no device is
+waited for, here or in the backward. Matmuls run in hidden's dtype (under autocast, in
 autocast's); logits, softmax and losses, and the sum of d_weight over chunks, are fp32 (fp64 for fp64 inputs).
 
 Legend: N tokens, n of them with a target, C in a chunk, E and Et widths of student and teacher, V vocabulary.
@@ -50,12 +51,37 @@ class Terms:
     temperature: float
 
 
+KINDS = ("plain", "z", "dense", "sparse")
+"""What a loss is made of: the labels alone, with z-loss besides, or with a teacher's soft labels in one of two forms
+(with z-loss or without): what backends differ in."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a call wants of a backend."""
+
+    device: torch.device
+    dtype: torch.dtype
+    """Of the matmuls."""
+    kind: str
+    """One of `KINDS`."""
+    weighted: bool = False
+    """Do tokens have weights?"""
+    token_loss: bool = False
+    """Is the plain loss of each token wanted?"""
+
+
 def default_chunk(vocabulary: int, device: str, dtype: torch.dtype) -> int:
     """Tokens in a chunk: about `CHUNK_LOGITS` logits, but no fewer than `CHUNK_TOKENS` of the kind of device."""
     least = CHUNK_TOKENS.get(device, CHUNK_TOKENS["cpu"])
     if device != "cuda" and dtype.itemsize == 2:
         least *= 2
     return max(least, CHUNK_LOGITS // max(1, vocabulary))
+
+
+def places_of(labels: Tensor) -> Tensor:
+    """(n,) int64, the tokens that have a target. How many there are must be known here: a device is waited for."""
+    return (labels >= 0).nonzero().flatten()
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -74,11 +100,12 @@ class LinearCrossEntropy(torch.autograd.Function):
         step: Step,
         chunk_tokens: int,
         dtype: torch.dtype,
+        targets: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(torch.float32, dtype)
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         # where every token has a target, chunks are slices and need no copies
-        rows = (labels >= 0).nonzero().flatten()
+        rows = places_of(labels) if targets is None else targets
         whole = rows.numel() == labels.numel()
         total = torch.zeros(labels.shape, dtype=wide, device=hidden.device)
         token_loss = torch.zeros_like(total)
@@ -123,7 +150,7 @@ class LinearCrossEntropy(torch.autograd.Function):
             d_hidden = d_hidden * grad_loss.to(d_hidden.dtype)
         if d_weight is not None:
             d_weight = _scaled(d_weight, grad_loss, ctx.weight_dtype)
-        return d_hidden, d_weight, *([None] * 8)
+        return d_hidden, d_weight, *([None] * 9)
 
 
 def _add_outer(d_weight: Tensor, d_logits: Tensor, hidden: Tensor) -> None:

@@ -24,7 +24,7 @@ def _ring(lo, hi, serial, owner, needs, num_keys: int, chunk: int, group: str, s
     return ring.Ring.of(lo, hi, serial, layout, needs, scale=scale, backend=backend, transport=transport)
 
 
-@torch.library.custom_op("brine::ring_attention", mutates_args=(), device_types=("cpu", "cuda"))
+@torch.library.custom_op("brine::ring_attention", mutates_args=())
 def ring_attention(
     q: Tensor,
     k: Tensor,
@@ -56,7 +56,7 @@ def _(q, k, v, lo, hi, serial, owner, needs, sink, num_keys, chunk, group, scale
     return q.new_empty(q.shape), q.new_empty((batch, heads, rows), dtype=torch.promote_types(torch.float32, q.dtype))
 
 
-@torch.library.custom_op("brine::ring_attention_backward", mutates_args=(), device_types=("cpu", "cuda"))
+@torch.library.custom_op("brine::ring_attention_backward", mutates_args=())
 def ring_attention_backward(
     grad_out: Tensor,
     q: Tensor,

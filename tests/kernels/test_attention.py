@@ -1,18 +1,11 @@
 """Attention over spans: every backend against an independent fp64 truth, and the field's known silent bugs."""
 
-import logging
-
 import pytest
 import torch
 from packings import blocks_at, check_against_truth, inputs, naive, random_packing, results, run_backend
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from kernels import (
-    Spans,
-    announce,  # the module
-    attention,
-    merge_partials,
-)
+from kernels import Spans, attention, merge_partials
 from kernels.attention import cpu, plan
 from kernels.attention.spans import RECENT
 
@@ -357,25 +350,11 @@ def test_selective_checkpointing_skips_the_recompute(monkeypatch):
     assert torch.equal(q.grad, expected)
 
 
-def test_auto_says_once_what_it_chose(caplog, monkeypatch):
-    monkeypatch.setattr(announce, "_announced", set())
-    spans = Spans.packed(causal(5))
-    x = torch.randn(1, 5, 1, 8)
-    with caplog.at_level(logging.INFO, logger="kernels.attention"):
-        attention(x, x, x, spans, backend="cpu")
-        assert not caplog.records
-        attention(x, x, x, spans)
-        attention(x, x, x, spans)
-    assert [r.getMessage() for r in caplog.records if "auto: cpu, because" in r.getMessage()] != []
-    assert len(caplog.records) == 1
-
-
 def test_wrong_arguments_are_named():
     spans = Spans.packed(causal(6, 2))
     x = torch.randn(2, 6, 4, 8)
     for call, message in [
-        (lambda: attention(x, x, x, spans, backend="hopper"), 'backend "hopper" is not built yet'),
-        (lambda: attention(x, x, x, spans, backend="flash"), "unknown backend 'flash'; choose one of auto"),
+        (lambda: attention(x, x, x, spans, backend="hopper"), "unknown backend 'hopper'; choose one of auto, "),
         (lambda: attention(x, x.double(), x, spans), "k is torch.float64"),
         (lambda: attention(x, x[:, :5], x[:, :5], spans), "spans are for .* k 5 keys"),
         (lambda: attention(x, x[:, :, :3], x[:, :, :3], spans), "4 query heads must be a multiple of the 3 key heads"),

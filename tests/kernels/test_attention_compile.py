@@ -1,11 +1,14 @@
 """Attention inside torch.compile: no graph break, no recompilation when documents change, no stale mask."""
 
+import logging
+
 import pytest
 import torch
-from packings import random_packing
+from packings import naive, random_packing
 from torch import nn
 
-from kernels import Spans, attention
+from kernels import Spans, attention, choices
+from kernels.announce import reset_choices
 
 
 class Block(nn.Module):
@@ -61,13 +64,33 @@ def test_compiled_equals_eager_as_the_mask_changes(strict_compiler, autocast):
     assert torch.equal(seen[0], seen[3])
 
 
-def test_op_passes_torch_library_checks():
+@pytest.mark.parametrize("backend", ["auto", "cpu", "reference"])
+def test_op_passes_torch_library_checks(backend):
     """Schema, fake kernel and autograd registration, as torch itself tests them."""
     spans = Spans.packed(random_packing(3, 2, 40)[0])
     q, k, v = (torch.randn(2, 40, 2, 8, requires_grad=True) for _ in range(3))
-    args = (q, k, v, spans.lo, spans.hi, spans.serial, None, 0.3, "cpu", False)
+    args = (q, k, v, spans.lo, spans.hi, spans.serial, None, 0.3, backend)
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(torch.ops.brine.span_attention.default, args, test_utils=tests)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_choices_are_told_of_from_compiled_code(strict_compiler, backend, caplog):
+    """Once "auto" chose while the compiler traced, and nobody was told what a compiled model ran on. Now the op chooses
+    when it runs, and gradients of the reference are exact inside of it: autograd records nothing there."""
+    reset_choices()
+    q = torch.randn(1, 30, 2, 8, dtype=torch.float64, requires_grad=True)
+    compiled = torch.compile(lambda q, spans: attention(q, q, q, spans, backend=backend).sin(), fullgraph=True)
+    with caplog.at_level(logging.INFO, logger="kernels.attention"):
+        for size in (7, 11):
+            spans = Spans.packed((torch.arange(30) // size)[None])
+            grads = []
+            for function in (compiled, lambda q, spans: naive(q, q, q, spans)[0].sin()):
+                grads.append(torch.autograd.grad(function(q, spans).sum(), q)[0])
+            torch.testing.assert_close(*grads, rtol=1e-12, atol=1e-12)
+    took = "cpu" if backend == "auto" else "reference (asked for)"
+    assert choices() == {"attention on cpu: causal, float64, head dim 8": took}
+    assert len(caplog.records) == (backend == "auto")
 
 
 def test_spans_built_inside_compiled_code_are_not_baked_in():

@@ -17,10 +17,15 @@ import torch
 from torch import Tensor
 
 from kernels.linear_loss.soft_labels import SoftLabels, take_out
-from kernels.linear_loss.walk import Terms
+from kernels.linear_loss.walk import Ask, Terms
 
 BLOCK_LOGITS = 2**22
 """Logits in a block of rows on a CPU: 16 MB in fp32."""
+
+
+def why_not(ask: Ask) -> str | None:
+    """Why this backend cannot serve the call: it can serve any."""
+    return None
 
 
 def chunk_loss(

@@ -1,0 +1,170 @@
+"""Which backend attention takes: the one that was named, or for "auto" the first of a list that is fit for the call.
+
+On a CPU "auto" is "cpu". On a card it walks through candidates, the measured order of `table.json` where there is a row
+for (compute capability, dtype, kind of mask, head dim), else `default_order`, and takes the first that
+
+    1. is there and can serve the call (`why_not` of its module says nothing), and
+    2. has passed its self-check on this card (`selfcheck.py`; at its first use, then remembered on disk).
+
+Where none is left the dense reference serves up to `DENSE` pairs of rows and keys, and above that the call is refused,
+with what each candidate lacks: it would take T x S memory, which is gigabytes a head from 32k tokens on. Tensors on
+other devices have the reference alone. What was taken is logged once, with the reason, and can be read from
+`kernels.choices()`.
+
+A backend is a module with `why_not`, `forward` and `backward`, as in `reference.py`. All this runs inside of the op, at
+run time: a compiled function chooses like any other.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels import table
+from kernels.announce import note
+from kernels.attention import cpu_launch, reference, selfcheck
+from kernels.attention.spans import kind_of
+from kernels.verdicts import reset_verdicts, verdict
+
+BACKENDS = ("auto", "reference", "cpu", "triton", "flex", "flash")
+DENSE = 2048 * 2048
+"""Rows times keys of a head up to which "auto" may fall back on the dense reference."""
+TABLE = Path(__file__).parent / "table.json"
+LOGGER = "kernels.attention"
+# loaded at their first use: they need packages that take seconds to import or are not everywhere
+_LAZY = {"triton": "triton_launch", "flex": "flex", "flash": "flash"}
+_modules: dict[str, ModuleType] = {"reference": reference, "cpu": cpu_launch}
+_absent: dict[str, str] = {}
+
+
+def backend_for(
+    q: Tensor, k: Tensor, serial: int, *, sink: Tensor | None, backend: str, wide: bool = False
+) -> ModuleType:
+    """The module that serves q (B, T, H, D) over k (B, S, K, D) under the Spans with this serial.
+
+    wide: its results are wanted in fp32, without having been rounded. Raises ValueError where `backend` cannot do what
+    is asked, or "auto" knows nobody who can.
+    """
+    kind, asked = kind_of(serial), backend != "auto"
+    if asked:
+        why = refusal(backend, q, k, kind=kind, sink=sink)
+        if why is not None:
+            raise ValueError(why)
+        chosen, reason = backend, "it was asked for"
+    elif q.device.type == "cpu":
+        chosen, reason = "cpu", "q is on the CPU: tiled flash attention over the spans"
+    else:
+        chosen, reason = _auto(q, k, kind, sink, wide)
+    dim = q.shape[3]
+    note(
+        (LOGGER, q.device, kind, q.dtype, dim, chosen, asked),
+        lambda: (f"attention on {q.device}: {kind}, {_name(q.dtype)}, head dim {dim}", chosen, reason),
+        logger=LOGGER,
+        asked=asked,
+    )
+    return _modules[chosen]
+
+
+def refusal(backend: str, q: Tensor, k: Tensor, *, kind: str, sink: Tensor | None) -> str | None:
+    """Why a backend cannot serve the call, or None. It is loaded if it was not yet."""
+    absent = _load(backend)
+    return absent if absent is not None else _modules[backend].why_not(q, k, kind=kind, sink=sink)
+
+
+def candidates(capability: tuple[int, int], dtype: torch.dtype, kind: str, dim: int) -> tuple[list[str], str]:
+    """-> backends in the order in which "auto" tries them on such a card, and where that order comes from."""
+    default = default_order(dtype, kind)
+    found = table.measured(TABLE, capability=capability, dtype=_name(dtype), kind=kind, dim=dim)
+    if found is None:
+        return default, "of the default order"
+    order, source = found
+    return [*order, *(name for name in default if name not in order)], f"measured on {source}"
+
+
+def default_order(dtype: torch.dtype, kind: str) -> list[str]:
+    """Where nothing was measured. "flash" is written for what it can do, ours for every mask, "flex" compiles one for
+    every mask; fp64 has the reference alone."""
+    if dtype == torch.float64:
+        return []
+    ours = ["triton", "flex"]
+    return ["flash", *ours] if dtype != torch.float32 and kind != "any" else ours
+
+
+def write_measured(rows: list[dict[str, Any]]) -> None:
+    """Put rows of `kernels.table.row_of` into the committed table, for a benchmark that has timed the backends."""
+    table.write_rows(TABLE, rows)
+
+
+def reset() -> None:
+    """Forget which backends are there and what they were found to be, for tests; what is on disk stays."""
+    _absent.clear()
+    for name in _LAZY:
+        _modules.pop(name, None)
+    reset_verdicts()
+
+
+def _auto(q: Tensor, k: Tensor, kind: str, sink: Tensor | None, wide: bool) -> tuple[str, str]:
+    """-> (backend, why) for tensors that are not on a CPU."""
+    device, passed_over = q.device, []
+    pairs = q.shape[1] * k.shape[1]
+    if device.type == "cuda":
+        order, source = candidates(torch.cuda.get_device_capability(device), q.dtype, kind, q.shape[3])
+        for name in order:
+            why = refusal(name, q, k, kind=kind, sink=sink) or _check(name, q, k, kind, sink, wide)
+            if why is None:
+                return name, "; ".join(
+                    [f"it is the first that serves {source}, and its self-check passed", *passed_over]
+                )
+            passed_over.append(f"not {name}: {why}")
+        if q.dtype == torch.float64:
+            passed_over.append("no kernel computes in float64: use float32, bfloat16 or float16")
+    else:
+        passed_over.append(f"there is no kernel for {device.type}")
+    if pairs <= DENSE:
+        return "reference", "; ".join([f"{q.shape[1]} x {k.shape[1]} pairs are few enough to be dense", *passed_over])
+    raise ValueError(
+        f"no attention backend serves {q.shape[1]} rows over {k.shape[1]} keys (kind of mask {kind!r}, "
+        f"{_name(q.dtype)}, head dim {q.shape[3]}) on {device}: {'; '.join(passed_over)}. The dense reference would "
+        'take rows x keys memory and is left to small sizes: mend one of these, or ask for backend="reference" if there '
+        "is memory for it"
+    )
+
+
+def _check(name: str, q: Tensor, k: Tensor, kind: str, sink: Tensor | None, wide: bool) -> str | None:
+    """What the self-check says against a backend, run if nobody knows yet."""
+    dim, group = q.shape[3], q.shape[2] // k.shape[2]
+    options = {"dtype": q.dtype, "kind": kind, "dim": dim, "group": group, "sink": sink is not None, "wide": wide}
+    words = [f"{kind} masks", _name(q.dtype), f"head dim {dim}", f"{group} query heads a key head"]
+    words += ["a sink"] * (sink is not None) + ["fp32 results"] * wide
+    return verdict(
+        ("attention", name, *words),
+        lambda: selfcheck.check(_modules[name], device=q.device, **options),
+        device=q.device,
+        folder=Path(__file__).parent,
+        logger=LOGGER,
+    )
+
+
+def _load(backend: str) -> str | None:
+    """Import a backend's module; -> what is missing, or None."""
+    if backend in _modules:
+        return None
+    if backend not in _absent:
+        try:
+            _modules[backend] = importlib.import_module(f"kernels.attention.{_LAZY[backend]}")
+            return None
+        except ImportError as error:
+            what = f'backend "{backend}" needs a package that is not here ({error}); use backend="auto"'
+        except Exception as error:
+            what = f'backend "{backend}" cannot be imported ({type(error).__name__}: {error}); use backend="auto"'
+        _absent[backend] = what
+    return _absent[backend]
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,67 @@
+"""Which backend was measured to be fastest where: a small committed table that a benchmark writes and "auto" reads.
+
+A table is a JSON list of rows, one for each (compute capability, dtype, kind, head dim) that was measured:
+
+    {"capability": "9.0", "dtype": "bfloat16", "kind": "causal", "dim": 128,
+     "ms": {"flash": 1.0, "triton": 2.0}, "from": {"card": ..., "commit": ..., "command": ...}}
+
+ms: median times of forward and backward. from: where the row comes from, to be repeated and to be doubted. A row holds
+for exactly what it names: other cards, dtypes or dims keep the stated default order until they are measured too.
+"""
+
+import json
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+KEY = ("capability", "dtype", "kind", "dim")
+
+
+def row_of(
+    *, capability: tuple[int, int], dtype: str, kind: str, dim: int | None, ms: dict[str, float], source: dict[str, Any]
+) -> dict[str, Any]:
+    """A row of a table. dim: head dim, None for an operation that has none; ms: by backend; source: its provenance.
+
+    Raises ValueError for times that are none and for a row that does not say where it comes from.
+    """
+    if not ms or any(not time > 0.0 for time in ms.values()):
+        raise ValueError(f"a measured row needs the time of at least one backend, above 0; got {ms}")
+    if not source.get("card") or not source.get("commit"):
+        raise ValueError(f'a measured row must name at least its "card" and "commit"; got {source}')
+    name = f"{capability[0]}.{capability[1]}"
+    return {"capability": name, "dtype": dtype, "kind": kind, "dim": dim, "ms": dict(ms), "from": dict(source)}
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Put rows of `row_of` into the table at `path`, in the places of those for the same key."""
+    kept = {_key(row): row for row in [*read_rows(path), *rows]}
+    text = ",\n".join(json.dumps(kept[key]) for key in sorted(kept, key=str))
+    fresh = path.with_suffix(f".{os.getpid()}.tmp")
+    fresh.write_text(f"[\n{text}\n]\n" if text else "[]\n", encoding="utf-8")
+    fresh.replace(path)
+    _rows.cache_clear()
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All rows of the table at `path`; none where there is no table."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def measured(
+    path: Path, *, capability: tuple[int, int], dtype: str, kind: str, dim: int | None
+) -> tuple[list[str], str] | None:
+    """-> (backends, fastest first, the source in words), or None where nothing was measured."""
+    row = _rows(path).get((f"{capability[0]}.{capability[1]}", dtype, kind, dim))
+    if row is None:
+        return None
+    return sorted(row["ms"], key=row["ms"].get), f"{row['from']['card']}, commit {row['from']['commit']}"
+
+
+@lru_cache
+def _rows(path: Path) -> dict[tuple, dict[str, Any]]:
+    return {_key(row): row for row in read_rows(path)}
+
+
+def _key(row: dict[str, Any]) -> tuple:
+    return tuple(row[name] for name in KEY)
