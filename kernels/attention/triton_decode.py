@@ -63,7 +63,7 @@ def span_attention_decode_kernel(
     p_v += b * batch_v + head * head_v
     for n in tl.range(start, end, BN):
         key = n + tl.arange(0, BN)
-        b_k = load_tile(p_k, n, stride_k, num_keys, BN, BD, D, True)
+        b_k = load_tile(p_k, b, head, n, stride_k, num_keys, BN, BD, D, True, False)
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale_log2  # [BM, BN]
         # keys past this split's end belong to the next one
         b_s = tl.where(seen(b_lo[:, None], tl.minimum(b_hi, end)[:, None], key[None, :]), b_s, -float("inf"))
@@ -72,7 +72,7 @@ def span_attention_decode_kernel(
         b_p = tl.exp2(b_s - b_shift[:, None])
         b_alpha = tl.exp2(b_max - b_shift)
         b_sum = b_sum * b_alpha + tl.sum(b_p, 1)
-        b_v = load_tile(p_v, n, stride_v, num_keys, BN, BD, D, True)
+        b_v = load_tile(p_v, b, head, n, stride_v, num_keys, BN, BD, D, True, False)
         b_acc = tl.dot(b_p.to(b_v.dtype), b_v, b_acc * b_alpha[:, None], input_precision=PRECISION)
         b_max = b_new
     b_acc /= tl.where(b_sum == 0.0, 1.0, b_sum)[:, None]
