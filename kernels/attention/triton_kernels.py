@@ -47,9 +47,10 @@ def load_spans(p_lo, p_hi, at, size):
 @triton.jit
 def head_of(p_x, b, head, batch_stride, head_stride, TMA: tl.constexpr):
     """What `load_tile` reads one head of one sequence from: its first token's address, or the descriptor as it is."""
-    if TMA:
-        return p_x
-    return p_x + b * batch_stride + head * head_stride
+    # one return: what follows a return is compiled as well, and a descriptor has no sum
+    if not TMA:
+        p_x += b * batch_stride + head * head_stride
+    return p_x
 
 
 @triton.jit
@@ -62,17 +63,19 @@ def load_tile(
     With TMA, p_x is a descriptor of (B, heads, tokens, D), which knows all ends itself; else an address by `head_of`.
     """
     if TMA:
-        return p_x.load([b.to(tl.int32), head.to(tl.int32), first, 0]).reshape([BLOCK, BD])
-    token, dim = tl.arange(0, BLOCK), tl.arange(0, BD)
-    p_tile = p_x + first * stride.to(tl.int64) + (token * stride.to(tl.int32))[:, None] + dim[None, :]
-    inside = (first + token < size)[:, None]
-    if BD == D:
-        if CHECK:
-            return tl.load(p_tile, mask=inside, other=0.0)
-        return tl.load(p_tile)
-    if CHECK:
-        return tl.load(p_tile, mask=inside & (dim < D)[None, :], other=0.0)
-    return tl.load(p_tile, mask=(dim < D)[None, :], other=0.0)
+        b_x = p_x.load([b.to(tl.int32), head.to(tl.int32), first, 0]).reshape([BLOCK, BD])
+    else:
+        token, dim = tl.arange(0, BLOCK), tl.arange(0, BD)
+        p_tile = p_x + first * stride.to(tl.int64) + (token * stride.to(tl.int32))[:, None] + dim[None, :]
+        if BD == D and not CHECK:
+            b_x = tl.load(p_tile)
+        elif BD == D:
+            b_x = tl.load(p_tile, mask=(first + token < size)[:, None], other=0.0)
+        elif CHECK:
+            b_x = tl.load(p_tile, mask=(first + token < size)[:, None] & (dim < D)[None, :], other=0.0)
+        else:
+            b_x = tl.load(p_tile, mask=(dim < D)[None, :], other=0.0)
+    return b_x
 
 
 @triton.jit

@@ -100,16 +100,16 @@ def forward(
         if num_rows * group <= triton_decode.MAX_ROWS and num_keys >= triton_decode.MIN_KEYS:
             triton_decode.forward(q, k, v, lo, hi, out, lse, scale=scale, sink=sink)
             return out, lse
-        padded = _padded(dim)
+        width = padded(dim)
         tile, tma = _tile("fwd", q, lo, hi, serial, _tma_suits(q, k, v))
         rows, keys = (q,), (k, v)
         if tma:
-            rows, keys = _described(rows, tile.rows, padded), _described(keys, tile.keys, padded)
+            rows, keys = _described(rows, tile.rows, width), _described(keys, tile.keys, width)
         triton_kernels.span_attention_fwd_kernel[triton.cdiv(num_rows, tile.rows), batch * heads](
             *rows, *keys, lo, hi, sink, out, lse,
             q.stride(0), k.stride(0), v.stride(0), q.stride(1), k.stride(1), v.stride(1),
             q.stride(2), k.stride(2), v.stride(2), num_rows, num_keys, scale * LOG2E,
-            H=heads, GROUP=group, D=dim, BD=padded, BM=tile.rows, BN=tile.keys, SINK=sink is not None, TMA=tma,
+            H=heads, GROUP=group, D=dim, BD=width, BM=tile.rows, BN=tile.keys, SINK=sink is not None, TMA=tma,
             PRECISION=_precision(q), num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
     return out, lse
@@ -137,18 +137,18 @@ def backward(
         q, scale = _flipped(q, scale)
     q, k, v, out, grad_out = (_whole_heads(x) for x in (q, k, v, out, grad_out.to(q.dtype)))
     lo, hi = lo.contiguous(), hi.contiguous()
-    padded, padded_rows = _padded(dim), triton.cdiv(num_rows, PADDED_ROWS) * PADDED_ROWS
+    width, padded_rows = padded(dim), triton.cdiv(num_rows, PADDED_ROWS) * PADDED_ROWS
     delta, lse2 = lse.new_empty(2, batch, heads, padded_rows)
     numbers = (
         *(x.stride(i) for i in (0, 1, 2) for x in (q, k, v, grad_out)), num_rows, num_keys, padded_rows,
     )  # fmt: skip
-    shared = {"GROUP": heads // key_heads, "D": dim, "BD": padded, "PRECISION": _precision(q)}
+    shared = {"GROUP": heads // key_heads, "D": dim, "BD": width, "PRECISION": _precision(q)}
     suits = _tma_suits(q, k, v, grad_out)
     with _device_of(q):
         row_lo, row_hi = recall(serial, "columns", lambda: columns(lo, hi, num_keys))
         triton_backward.span_attention_bwd_delta_kernel[padded_rows // DELTA_ROWS, batch * heads](
             out, grad_out, lse, delta, lse2, out.stride(0), grad_out.stride(0), out.stride(1), grad_out.stride(1),
-            out.stride(2), grad_out.stride(2), num_rows, padded_rows, H=heads, D=dim, BD=padded, BM=DELTA_ROWS,
+            out.stride(2), grad_out.stride(2), num_rows, padded_rows, H=heads, D=dim, BD=width, BM=DELTA_ROWS,
         )  # fmt: skip
         tile, tma = _tile("bwd_rows", q, lo, hi, serial, suits)
         options = {"BM": tile.rows, "BN": tile.keys, "num_warps": tile.warps, "num_stages": tile.stages}
@@ -159,7 +159,7 @@ def backward(
             )
         rows, keys = (q, grad_out), (k, v)
         if tma:
-            rows, keys = _described(rows, tile.rows, padded), _described(keys, tile.keys, padded)
+            rows, keys = _described(rows, tile.rows, width), _described(keys, tile.keys, width)
         triton_backward.span_attention_bwd_rows_kernel[grid](
             rows[0], *keys, lo, hi, rows[1], lse2, delta, dq, *numbers, scale, scale * LOG2E,
             H=heads, TMA=tma, **shared, **options,
@@ -168,7 +168,7 @@ def backward(
         options = {"BM": tile.rows, "BN": tile.keys, "num_warps": tile.warps, "num_stages": tile.stages}
         rows, keys = (q, grad_out), (k, v)
         if tma:
-            rows, keys = _described(rows, tile.rows, padded), _described(keys, tile.keys, padded)
+            rows, keys = _described(rows, tile.rows, width), _described(keys, tile.keys, width)
         triton_backward.span_attention_bwd_keys_kernel[triton.cdiv(num_keys, tile.keys), batch * key_heads](
             rows[0], *keys, row_lo, row_hi, rows[1], lse2, delta, dk, dv, *numbers, scale, scale * LOG2E,
             K=key_heads, TMA=tma, **shared, **options,
@@ -204,7 +204,7 @@ def _capability(index: int | None) -> tuple[int, int]:
 def _tile(name: str, q: Tensor, lo: Tensor, hi: Tensor, serial: int, suits: bool) -> tuple[Tile, bool]:
     """-> the pass's tile and whether it is read through descriptors."""
     tile = triton_tiles.tile_of(
-        name, _padded(q.shape[3]), narrow=_narrow(lo, hi, serial), itemsize=q.element_size(),
+        name, padded(q.shape[3]), narrow=_narrow(lo, hi, serial), itemsize=q.element_size(),
         capability=capability_of(q), tma=suits,
     )  # fmt: skip
     return tile, tile.tma and suits
@@ -236,7 +236,7 @@ def _device_of(q: Tensor):
 
 
 @lru_cache
-def _padded(dim: int) -> int:
+def padded(dim: int) -> int:
     """BD: matrix products want 16 and a power of two."""
     return max(16, triton.next_power_of_2(dim))
 
