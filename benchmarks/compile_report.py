@@ -37,6 +37,9 @@ SHARED_KIB = {80: 163, 90: 227, 100: 227}
 """Shared memory that one block may have, KiB."""
 TENSOR_CORE = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
 """The architecture's own tensor-core instruction in machine code (wgmma is HGMMA, tcgen05.mma is UTCHMMA)."""
+KINDS = {
+    torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int32: "i32", torch.int64: "i64"
+}  # fmt: skip
 SPILL_LIMIT = 256
 """Bytes of spill allowed above D = 128, per thread."""
 
@@ -68,6 +71,8 @@ class Report:
     shared_kib: float
     tensor: int
     older: int
+    doubled: int = 0
+    """Warp-group products that two warp groups compute both, each for itself (sm_90)."""
     error: str | None = None
 
     @property
@@ -83,6 +88,8 @@ class Report:
             found.append(f"{self.shared_kib:.0f} KiB of shared memory, {SHARED_KIB[self.arch]} can be had")
         if self.arch == 90 and self.needs_tensor_cores and not self.tensor:
             found.append("no HGMMA")
+        if self.doubled and not wide:
+            found.append(f"{self.doubled} products computed twice")
         return found
 
     @property
@@ -104,15 +111,15 @@ class Recorder:
 @contextmanager
 def recorded(arch: int, narrow: bool) -> Iterator[list]:
     """The list that attention's launches go to, as if a card of this architecture were there."""
-    from kernels.attention import triton_decode, triton_kernels, triton_launch
+    from kernels.attention import triton_backward, triton_decode, triton_kernels, triton_launch
 
     kept: list = []
     with mock.patch.multiple(
-        triton_launch, check=lambda q: None, capability_of=lambda q: divmod(arch, 10), recall=_recall(narrow)
+        triton_launch, check=lambda q, k: None, capability_of=lambda q: divmod(arch, 10), recall=_recall(narrow)
     ):
         patches = [
             mock.patch.object(module, name, Recorder(getattr(module, name), kept))
-            for module in (triton_kernels, triton_decode)
+            for module in (triton_kernels, triton_backward, triton_decode)
             for name in vars(module)
             if name.endswith("_kernel")
         ]
@@ -174,6 +181,9 @@ def loss_variants(arch: int) -> Iterator[Variant]:
 
 def variant_of(kernel, args: tuple, kwargs: dict, arch: int, label: str) -> Variant:
     """The variant that `kernel[grid](*args, **kwargs)` would compile; constants and types as Triton's own rules."""
+    # importing triton takes a second, and the other half of this module does without
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
     signature, constants, divisible = {}, {}, []
     values = dict(zip(kernel.arg_names, args, strict=False))
     values |= {name: value for name, value in kwargs.items() if name in kernel.arg_names}
@@ -182,11 +192,11 @@ def variant_of(kernel, args: tuple, kwargs: dict, arch: int, label: str) -> Vari
         if param.is_constexpr or value is None or (_specialised(param, value) and value == 1):
             signature[param.name], constants[param.name] = "constexpr", value
         elif isinstance(value, torch.Tensor):
-            kinds = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int32: "i32",
-                     torch.int64: "i64"}  # fmt: skip
-            signature[param.name] = "*" + kinds[value.dtype]
+            signature[param.name] = "*" + KINDS[value.dtype]
             # a card's allocator gives addresses that are multiples of 512
             divisible.append(number)
+        elif isinstance(value, TensorDescriptor):
+            signature[param.name] = f"tensordesc<{KINDS[value.base.dtype]}{value.block_shape}>"
         elif isinstance(value, float):
             signature[param.name] = "fp32"
         else:
@@ -242,7 +252,28 @@ def compile_variant(variant: Variant) -> Report:
         shared_kib=compiled.metadata.shared / 1024,
         tensor=counts[own],
         older=sum(count for word, count in counts.items() if word != own),
+        doubled=doubled_products(compiled.asm["ttgir"]),
     )
+
+
+def doubled_products(ttgir: str) -> int:
+    """How many of a kernel's warp-group products are computed more than once.
+
+    A layout says how many warps lie along M and N and what one instruction of a warp covers; where that is more than
+    the tile has, warps repeat each other's work.
+    """
+    layouts = {
+        name: [int(number) for number in (*warps.split(","), *shape.split(","))]
+        for name, warps, shape in re.findall(
+            r"(#\w+) = #ttg\.nvidia_mma<\{versionMajor = 3.*?warpsPerCTA = \[([\d, ]+)\].*?instrShape = \[([\d, ]+)\]",
+            ttgir,
+        )
+    }
+    doubled = 0
+    for m, n, name in re.findall(r"ttng\.warp_group_dot [^\n]*-> tensor<(\d+)x(\d+)x\w+, (#\w+)>", ttgir):
+        warps_m, warps_n, instr_m, instr_n, _ = layouts[name]
+        doubled += warps_m * instr_m > int(m) or warps_n * instr_n > int(n)
+    return doubled
 
 
 def _cuobjdump(flag: str, cubin: Path) -> str:
@@ -255,11 +286,11 @@ def _cuobjdump(flag: str, cubin: Path) -> str:
 def table(reports: list[Report]) -> str:
     """Aligned lines for a person."""
     width = max(len(report.name) for report in reports)
-    lines = [f"{'kernel':<{width}}  arch  regs  spill  shared KiB  tensor  older"]
+    lines = [f"{'kernel':<{width}}  arch  regs  spill  shared KiB  tensor  older  doubled"]
     for report in reports:
         lines.append(
             f"{report.name:<{width}}  {report.arch:>4}  {report.registers:>4}  {report.spill:>5}  "
-            f"{report.shared_kib:>10.1f}  {report.tensor:>6}  {report.older:>5}"
+            f"{report.shared_kib:>10.1f}  {report.tensor:>6}  {report.older:>5}  {report.doubled:>7}"
             + (f"   {'; '.join(report.faults)}" if report.faults else "")
         )
     return "\n".join(lines)

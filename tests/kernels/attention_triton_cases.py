@@ -14,7 +14,8 @@ import torch
 from packings import blocks_at, check_against_truth, inputs, naive, random_packing, results, run_backend
 
 from kernels import Spans, attention, merge_partials
-from kernels.attention import triton_decode, triton_launch
+from kernels.attention import triton_decode, triton_launch, triton_tiles
+from kernels.attention.triton_tiles import PASSES, Tile, tiles_as
 
 DEVICE = "cpu" if triton_launch.interpreted() else "cuda"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16} | ({"bf16": torch.bfloat16} if DEVICE == "cuda" else {})
@@ -25,10 +26,24 @@ def tiles(monkeypatch):
     """Sets BM and BN of all passes."""
 
     def choose(rows: int, keys: int) -> None:
-        monkeypatch.setattr(triton_launch, "tile_of", lambda *_, **__: triton_launch.Tile(rows, keys, 4, 1))
+        monkeypatch.setattr(triton_tiles, "tile_of", lambda *_, **__: Tile(rows, keys, 4, 1))
 
     choose(32, 16)
     return choose
+
+
+def in_form(tile: Tile, dim: int):
+    """All passes of head dim BD = dim in this tile, and through descriptors where it says so."""
+    return tiles_as({(name, dim, narrow): tile for name in PASSES for narrow in (False, True)})
+
+
+def raw(spans: Spans, tensors: list, *, scale: float = 0.25, **options) -> list[torch.Tensor]:
+    """out, lse, dq, dk, dv straight from the launcher."""
+    q, k, v, grad = (x.detach() for x in tensors)
+    mask = (spans.lo, spans.hi, int(spans.serial))
+    out, lse = triton_launch.forward(q, k, v, *mask, scale=scale, sink=None, **options)
+    grads = triton_launch.backward(grad, q, k, v, *mask, out, lse, scale=scale, whole=True, **options)
+    return [out, lse, *grads]
 
 
 def packed(document: torch.Tensor, **options) -> Spans:
@@ -103,6 +118,65 @@ def test_triton_heads_and_dims(heads, dim):
         check_against_truth(spans, inputs(spans, *heads, dim, dtype), "triton")
 
 
+DESCRIBED = ["documents", "image-at-every-tile-edge", "audio-and-video-window", "last-rows", "restricted", "no-keys"]
+
+
+@pytest.mark.skipif(DEVICE == "cuda" and torch.cuda.get_device_capability()[0] != 9, reason="descriptors are for sm_90")
+@pytest.mark.parametrize("dim", [16, 24])
+@pytest.mark.parametrize("case", DESCRIBED)
+def test_triton_through_descriptors_against_truth(case, dim, monkeypatch):
+    """The same kernels reading by TMA: tiles over the ends of sequences and of heads are filled with zeros."""
+    used = []
+    describe = triton_launch.triton_tma.describe
+    monkeypatch.setattr(triton_launch.triton_tma, "describe", lambda *args: used.append(1) or describe(*args))
+    spans = CASES[case]()
+    with in_form(Tile(64, 32, 4, 2, tma=True), triton_launch.padded(dim)):
+        check_against_truth(spans, inputs(spans, heads=2, key_heads=1, dim=dim, dtype=torch.float16), "triton")
+    assert case == "no-keys" or len(used) >= 11
+
+
+def test_strides_that_descriptors_cannot_take():
+    suits = triton_launch.triton_tma.suits
+    x = torch.zeros(2, 40, 3, 24, dtype=torch.float16, device=DEVICE)
+    assert suits(x, x.transpose(1, 2).contiguous().transpose(1, 2), x[:, 5:, 1:])
+    # a head of 20 numbers is 40 bytes, the next of which begins in the middle of 16
+    assert not suits(x[..., :20].contiguous()) and suits(x[..., :20]) and not suits(x[..., 4:])
+    # one token for all, as of an expanded gradient
+    assert not suits(x[:, :1].expand(-1, 40, -1, -1)) and suits(x[:1, :1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_triton_wide_results_are_those_before_rounding(dtype, tiles):
+    """What a ring adds up: rounded once, they are the usual results to the bit, decoding included."""
+    spans = CASES["everything"]()
+    tensors = inputs(spans, heads=2, key_heads=1, dim=16, dtype=DTYPES[dtype])
+    q, k, v, grad = (x.detach() for x in tensors)
+    mask = (spans.lo, spans.hi, int(spans.serial))
+    out, lse = triton_launch.forward(q, k, v, *mask, scale=0.25, sink=None)
+    usual = [out, lse, *triton_launch.backward(grad, q, k, v, *mask, out, lse, scale=0.25)]
+    wide = list(triton_launch.forward(q, k, v, *mask, scale=0.25, sink=None, wide=True))
+    wide += triton_launch.backward(grad, q, k, v, *mask, out, lse, scale=0.25, wide=True)
+    long = packed(one_document(300), num_rows=2)
+    tensors = inputs(long, heads=2, key_heads=1, dim=16, dtype=DTYPES[dtype])
+    usual.append(raw(long, tensors)[0])
+    wide.append(raw(long, tensors, wide=True)[0])
+    for one, other in zip(usual, wide, strict=True):
+        assert other.dtype == torch.float32 and torch.equal(other.to(one.dtype), one)
+    assert any((x != y.float()).any() for x, y in zip(wide, usual, strict=True)) == (DTYPES[dtype] != torch.float32)
+
+
+@pytest.mark.parametrize("scale", [-0.3, 0.0])
+def test_triton_scale_that_is_not_positive(scale, tiles):
+    """The kernels take the largest score for the largest scaled one, which a negative scale turns round."""
+    spans = CASES["documents"]()
+    q, k, v, grad = inputs(spans, heads=2, key_heads=1, dim=16, dtype=torch.float32)
+    runs = []
+    for backend in ("triton", "reference"):
+        out, lse = attention(q, k, v, spans, scale=scale, backend=backend, return_lse=True)
+        runs.append([out, lse, *torch.autograd.grad(out, (q, k, v), grad)])
+    torch.testing.assert_close(*runs)
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_triton_fuzz(seed, tiles):
     draw = torch.Generator().manual_seed(seed)
@@ -144,6 +218,8 @@ def test_triton_strided_inputs_and_scale(tiles):
         torch.testing.assert_close(*runs)
 
 
+# each takes up to 16 GB of a card: by one worker of pytest-xdist, one after another
+@pytest.mark.xdist_group("memory")
 @pytest.mark.parametrize(
     ("num", "stride"),
     [(20, (2**31 + 16, 32, 16)), (20, (64, 128, 2**31 + 64)), (280, (16, 2**23, 32)), (20, (16, 2**27 + 32, 64))],
@@ -246,24 +322,29 @@ def test_triton_same_inputs_same_bits(tiles):
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("num_splits", [1, 3, 7])
-@pytest.mark.parametrize("rows", [1, 5])
-def test_triton_decode_against_truth(rows, num_splits, dtype, monkeypatch):
+def prompts(rows: int, batch: int = 4, num_keys: int = 300) -> Spans:
     """Unequal prompts: sequences of one batch see unlike numbers of keys, one of them few, another none."""
+    stop = torch.tensor([300, 257, 70, 1] * batch)[:batch, None] + torch.arange(rows) - rows + 1
+    lo = torch.tensor([0, 131, 0, 0] * batch)[:batch, None].expand(-1, rows)
+    hi = stop.clamp(min=0).int()
+    hi[3::4] = 0
+    return Spans(torch.minimum(lo, hi).int(), hi, num_keys).to(DEVICE)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("programs", [5, 12, 40])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_triton_decode_against_truth(rows, programs, dtype, monkeypatch):
+    """From one program for each sequence to more than there are tiles of keys."""
     forward = triton_decode.forward
     called = []
 
     def split(*args, **kwargs):
         called.append(1)
-        return forward(*args, **kwargs, num_splits=num_splits)
+        return forward(*args, **kwargs, num_programs=programs)
 
     monkeypatch.setattr(triton_decode, "forward", split)
-    stop = torch.tensor([300, 257, 70, 1])[:, None] + torch.arange(rows) - rows + 1
-    lo = torch.tensor([0, 131, 0, 0])[:, None].expand(-1, rows)
-    hi = stop.clamp(min=0).int()
-    hi[3] = 0
-    spans = Spans(torch.minimum(lo, hi).int(), hi, 300).to(DEVICE)
+    spans = prompts(rows)
     q, k, v, _ = inputs(spans, heads=6, key_heads=2, dim=20, dtype=DTYPES[dtype])
     for sink in (None, torch.randn(6).to(DEVICE)):
         with torch.no_grad():
@@ -279,6 +360,70 @@ def test_triton_decode_against_truth(rows, num_splits, dtype, monkeypatch):
     assert len(called) == 2
 
 
+@pytest.mark.parametrize("batch", [1, 4, 19])
+def test_decode_programs_share_the_keys_evenly(batch):
+    """What `dealing` counts on the card, for every number of programs: enough of them, and no share above the least
+    that so many programs allow."""
+    spans = prompts(3, batch)
+    tiles = [-(-(int(hi[-1]) - int(lo[0])) // triton_decode.BLOCK_KEYS) for lo, hi in zip(spans.lo, spans.hi, strict=True)]
+    for programs in range(batch + 1, batch + 40):
+        share = max(-(-sum(tiles) // (programs - batch)), 1)
+        assert sum(-(-n // share) for n in tiles) <= programs
+    assert triton_decode.programs_of(batch, spans.num_keys, 2, 132) > batch
+
+
+def test_decode_launches_depend_on_shapes_alone(monkeypatch):
+    """A captured graph replays what was launched, whatever lo and hi say by then."""
+    launched = []
+
+    class Launch:
+        def __init__(self, kernel):
+            self.kernel = kernel
+
+        def __getitem__(self, grid):
+            def launch(*args, **kwargs):
+                launched.append((grid, [x for x in args if not isinstance(x, torch.Tensor)], kwargs))
+                self.kernel[grid](*args, **kwargs)
+
+            return launch
+
+    for name in ("span_attention_decode_kernel", "span_attention_merge_kernel"):
+        monkeypatch.setattr(triton_decode, name, Launch(getattr(triton_decode, name)))
+    runs = []
+    for end in (17, 290):
+        hi = torch.full((2, 1), end, dtype=torch.int32)
+        spans = Spans(torch.zeros_like(hi), hi, 512).to(DEVICE)
+        q, k, v, _ = inputs(spans, heads=2, key_heads=1, dim=16, dtype=torch.float16)
+        with torch.no_grad():
+            attention(q, k, v, spans, backend="triton")
+        runs.append(list(launched))
+        launched.clear()
+    assert len(runs[0]) == 2 and runs[0] == runs[1]
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a card")
+def test_decode_in_a_graph_follows_the_spans():
+    """Captured over a cache of fixed capacity, replayed after lo, hi and the cache were written to."""
+    lo, hi = (torch.full((2, 1), end, dtype=torch.int32, device=DEVICE) for end in (0, 17))
+    spans = Spans(lo, hi, 512)
+    q, k, v, _ = (x.detach() for x in inputs(spans, heads=2, key_heads=1, dim=64, dtype=torch.float16))
+    mask = (lo, hi, int(spans.serial))
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        triton_launch.forward(q, k, v, *mask, scale=0.125, sink=None)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out, lse = triton_launch.forward(q, k, v, *mask, scale=0.125, sink=None)
+    for end in (18, 300, 512):
+        hi.fill_(end)
+        q.normal_()
+        graph.replay()
+        expected = naive(q.double(), k.double(), v.double(), Spans(lo, hi, 512))
+        torch.testing.assert_close(out.double(), expected[0], atol=2e-3, rtol=2e-3)
+        torch.testing.assert_close(lse.double(), expected[1], atol=1e-3, rtol=1e-3)
+
+
 def test_triton_refuses_what_it_cannot_do():
     spans = packed(one_document(5))
     refused = [
@@ -289,5 +434,26 @@ def test_triton_refuses_what_it_cannot_do():
         refused.append((8, torch.bfloat16, "computes bfloat16 products wrongly"))
     for dim, dtype, message in refused:
         x = torch.randn(1, 5, 1, dim, dtype=dtype, device=DEVICE)
+        assert message in triton_launch.why_not(x, x, kind="causal", sink=None)
         with pytest.raises(ValueError, match=message):
             attention(x, x, x, spans, backend="triton")
+    x = torch.randn(1, 5, 1, 16, device=DEVICE)
+    assert triton_launch.why_not(x, x, kind="any", sink=None) is None
+    # a grid's second axis is one head each
+    assert "at most 65535 heads in a batch; got 256 x 256" in triton_launch.why_not(x.expand(256, 5, 256, 16), x)
+
+
+def test_tiles_of_a_sweep():
+    given = Tile(64, 32, 4, 3)
+    before = triton_tiles.tile_of("fwd", 128, narrow=False, itemsize=2, capability=(9, 0))
+    with tiles_as({("fwd", 128, False): given}):
+        assert triton_tiles.tile_of("fwd", 128, narrow=False, itemsize=2, capability=(9, 0)) == given
+        assert triton_tiles.tile_of("fwd", 128, narrow=True, itemsize=2, capability=(9, 0)) != given
+    assert triton_tiles.tile_of("fwd", 128, narrow=False, itemsize=2, capability=(9, 0)) == before
+    for wrong, message in (
+        ({("fwd", 128, False): Tile(256, 32, 8, 2)}, "at most 128 rows"),
+        ({("dq", 128, False): given}, "there is no pass 'dq'"),
+        ({("fwd", 128, False): Tile(48, 32, 4, 2)}, "powers of two"),
+    ):
+        with pytest.raises(ValueError, match=message), tiles_as(wrong):
+            pass

@@ -1,4 +1,9 @@
-"""Runs `attention_triton_cases.py`: on the GPU where there is one, else in Triton's interpreter."""
+"""Runs `attention_triton_cases.py`: on the GPU where there is one, else in Triton's interpreter.
+
+On a card the child has ten processes of its own, to compile in, however this file itself is run: `pytest tests/kernels
+-n 10` does with the project's `--dist loadfile`. The cases alone: `pytest -n 10 --dist loadgroup
+tests/kernels/attention_triton_cases.py`; loadgroup, so that those which fill the card's memory come one by one.
+"""
 
 import os
 import subprocess
@@ -16,14 +21,21 @@ CASES = Path(__file__).parent / "attention_triton_cases.py"
 
 
 def run_cases(*options: str) -> subprocess.CompletedProcess:
-    # what this pytest has set is not for the child
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "TRITON_"))}
+    # what this pytest has set is not for the child, but for where compiled kernels are kept
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name == "TRITON_CACHE_DIR" or not name.startswith(("PYTEST_", "TRITON_"))
+    }
     # deterministic matrix products on a GPU, which the fixtures ask for, want this
     environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    # on a card most of the time goes to compiling some 300 kernels, on as many cores as there are
+    workers = min(os.cpu_count() or 1, 10)
     if not torch.cuda.is_available():
         environment["TRITON_INTERPRET"] = "1"
+        workers = 0
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", *options, str(CASES)],
+        [sys.executable, "-m", "pytest", "-n", str(workers), "--dist", "loadgroup", "-p", "no:cacheprovider", *options, str(CASES)],
         cwd=CASES.parents[2], env=environment, capture_output=True, text=True, timeout=1500,
     )  # fmt: skip
 

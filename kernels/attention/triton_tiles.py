@@ -1,0 +1,144 @@
+"""How the Triton kernels are cut: tables of tiles, what makes a tile bad, candidates for a sweep.
+
+A tile is chosen from a table over (pass, head dim, mask class, architecture) and nothing else, so that no length and no
+packing ever compiles a kernel anew. The mask class is "narrow" where rows see few keys: there, large tiles would be
+mostly mask. The tables were filled from compile reports (registers, spills, shared memory; `python -m
+benchmarks.compile_report` prints them) under Triton 3.6.0 and 3.7.1; no entry has been timed on a card yet.
+
+Two rules hold in every table, and the compile report checks them:
+
+* On sm_90 the products of a pass are chained, and Triton puts all warps of a chained product along its M side, 16 rows
+  a warp. With fewer than 16 x warps rows two warp groups compute the same product (`doubled`).
+* `rows` is at most PADDED_ROWS, the multiple in which the backward lays out its row sums.
+
+A sweep tries `candidates(...)` one by one:
+
+    for tile in candidates("fwd", 128, narrow=False, capability=(9, 0)):
+        with tiles_as({("fwd", 128, False): tile}):
+            ...
+
+Legend: BM rows and BN keys of a tile, BD = head dim rounded up to a power of two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+PASSES = ("fwd", "bwd_keys", "bwd_rows")
+"""Forward, dk and dv, dq."""
+PADDED_ROWS = 128
+"""Row sums of the backward are laid out in multiples of this, the largest BM, so that tiles of them need no check."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How one pass is cut and compiled."""
+
+    rows: int
+    """BM, query rows of a tile."""
+    keys: int
+    """BN, keys of a tile."""
+    warps: int
+    stages: int
+    """Depth of the software pipeline: tiles of keys (or rows) in flight."""
+    tma: bool = False
+    """Whether tiles are read through tensor descriptors (sm_90 and newer), where the inputs' strides allow it."""
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.keys}-w{self.warps}-s{self.stages}" + ("-tma" if self.tma else "")
+
+
+def _by_tma(*tiles: Tile) -> tuple[Tile, ...]:
+    return tuple(replace(tile, tma=True) for tile in tiles)
+
+
+# (pass, BD) -> (tile for wide masks, tile for narrow ones), 16-bit inputs
+_HOPPER = {
+    ("fwd", 32): (Tile(128, 128, 8, 3), Tile(64, 64, 4, 3)),
+    ("fwd", 64): (Tile(128, 128, 8, 3), Tile(64, 64, 4, 3)),
+    ("fwd", 128): (Tile(128, 64, 8, 3), Tile(64, 32, 4, 3)),
+    ("fwd", 256): (Tile(128, 64, 8, 2), Tile(128, 32, 8, 2)),
+    ("bwd_keys", 32): (Tile(64, 128, 8, 3), Tile(64, 64, 4, 3)),
+    ("bwd_keys", 64): (Tile(64, 128, 8, 3), Tile(64, 64, 4, 3)),
+    ("bwd_keys", 128): (Tile(32, 128, 8, 2), Tile(32, 64, 4, 3)),
+    ("bwd_keys", 256): (Tile(32, 64, 8, 2), Tile(32, 64, 8, 2)),
+    ("bwd_rows", 32): (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)),
+    ("bwd_rows", 64): (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)),
+    ("bwd_rows", 128): (Tile(128, 64, 8, 2), Tile(64, 32, 4, 2)),
+    ("bwd_rows", 256): (Tile(128, 32, 8, 1), Tile(128, 32, 8, 1)),
+}
+# the same through tensor descriptors, where that is better; elsewhere pointers
+_HOPPER_TMA = {
+}
+_AMPERE = _HOPPER | {
+    ("fwd", 64): (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)),
+    ("bwd_keys", 64): (Tile(64, 128, 8, 3), Tile(32, 64, 4, 3)),
+    ("fwd", 128): (Tile(128, 32, 8, 2), Tile(64, 64, 4, 2)),
+    ("fwd", 256): (Tile(64, 32, 8, 2), Tile(64, 32, 8, 2)),
+    ("bwd_keys", 128): (Tile(32, 64, 8, 2), Tile(32, 64, 8, 2)),
+    ("bwd_keys", 256): (Tile(32, 64, 8, 1), Tile(32, 64, 8, 1)),
+    ("bwd_rows", 128): (Tile(64, 64, 8, 2), Tile(64, 32, 4, 2)),
+    ("bwd_rows", 256): (Tile(64, 32, 8, 1), Tile(64, 32, 8, 1)),
+}
+_BLACKWELL = _HOPPER | {
+    ("fwd", 128): (Tile(128, 64, 8, 3), Tile(64, 64, 4, 2)),
+    ("fwd", 256): (Tile(128, 64, 8, 2), Tile(64, 64, 8, 2)),
+    ("bwd_keys", 128): (Tile(64, 128, 8, 2), Tile(64, 64, 8, 2)),
+    ("bwd_keys", 256): (Tile(32, 64, 8, 1), Tile(32, 64, 8, 1)),
+    ("bwd_rows", 256): (Tile(64, 32, 8, 1), Tile(64, 32, 8, 1)),
+}
+TILES = {8: _AMPERE, 9: _HOPPER, 10: _BLACKWELL}
+"""By major compute capability; a newer one takes the last."""
+# fp32 takes twice the shared memory and no tensor cores: small tiles, for any mask and card, up to D = 64 and above
+_FP32 = {
+    "fwd": (Tile(32, 32, 8, 1), Tile(32, 32, 8, 1)),
+    "bwd_keys": (Tile(32, 32, 8, 1), Tile(16, 32, 8, 1)),
+    "bwd_rows": (Tile(32, 32, 8, 1), Tile(16, 16, 8, 2)),
+}
+# set by `tiles_as`
+_instead: dict[tuple[str, int, bool], Tile] = {}
+
+
+def tile_of(
+    name: str, dim: int, *, narrow: bool, itemsize: int, capability: tuple[int, int], tma: bool = False
+) -> Tile:
+    """The tile of a pass. dim: BD, a power of two; itemsize: bytes of an input element; tma: whether the inputs can be
+    read through descriptors."""
+    if (name, dim, narrow) in _instead:
+        return _instead[name, dim, narrow]
+    if itemsize == 4:
+        return _FP32[name][dim > 64]
+    if tma and capability[0] == 9 and (name, dim) in _HOPPER_TMA:
+        return _HOPPER_TMA[name, dim][narrow]
+    return TILES[min(max(capability[0], min(TILES)), max(TILES))][name, max(dim, 32)][narrow]
+
+
+def doubled(name: str, tile: Tile) -> bool:
+    """Whether two warp groups of sm_90 would compute the same products of this pass."""
+    return (tile.keys if name == "bwd_keys" else tile.rows) < 16 * tile.warps
+
+
+@contextmanager
+def tiles_as(tiles: Mapping[tuple[str, int, bool], Tile]) -> Iterator[None]:
+    """Inside, the kernels of (pass, BD, narrow) run in these tiles and not in the tables', for any dtype.
+
+    Not for several threads at once. Raises ValueError for a pass that does not exist, sizes that are no powers of two
+    of at least 16, and more rows than PADDED_ROWS.
+    """
+    for (name, _, _), tile in tiles.items():
+        if name not in PASSES:
+            raise ValueError(f"there is no pass {name!r}; choose one of {', '.join(PASSES)}")
+        for size in (tile.rows, tile.keys):
+            if size < 16 or size & (size - 1):
+                raise ValueError(f"tiles are powers of two of at least 16; got {tile}")
+        if tile.rows > PADDED_ROWS:
+            raise ValueError(f"a tile has at most {PADDED_ROWS} rows, to which the row sums are padded; got {tile}")
+    before = dict(_instead)
+    _instead.update(tiles)
+    try:
+        yield
+    finally:
+        _instead.clear()
+        _instead.update(before)
