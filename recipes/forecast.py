@@ -12,7 +12,8 @@ from model.flops import flops_per_token, matrix_parameters
 from recipes.recipe import Recipe
 from training.config import RuntimeConfig
 from training.console import count, duration
-from training.runtime import Runtime, measure_matmul_flops, usable_cores
+from training.peak import find_peak
+from training.runtime import Runtime, usable_cores
 
 NARROW, WIDE = 0.28, 0.4
 """Model FLOP utilisation of models narrower than 192, and of the others."""
@@ -25,7 +26,7 @@ RATES = {"text": 500.0, "screenshot": 1500.0, "narration": 200.0, "recording": 1
 def forecast(recipe: Recipe) -> str:
     """A few lines for a person: what each stage holds and about how long it takes."""
     runtime = _runtime(recipe.runtime)
-    speed = measure_matmul_flops(runtime)
+    speed = find_peak(runtime.device, runtime.dtype).flops_per_s
     recipe = recipe.resolved(recipe.corpus.vocab_size)
     lines = [f"recipe {recipe.name}: {runtime.num_threads} threads, {runtime.dtype}"]
     total = 0.0

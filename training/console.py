@@ -3,10 +3,10 @@
     step   120/1000   tokens   1.97M   loss 2.6113   norm  0.84   lr 2.85e-03   tok/s  14.1k   MFU  41%   mem  1.2 GiB
     data  2%   left   9:21
 
-The fields never move, so a column can be read downwards. MFU is counted model FLOPs over what a plain matmul was
-measured to reach on this machine, not a number from a data sheet. `data` is the share of time spent waiting for
-batches: above a few per cent the loader is the bottleneck. Where there is no terminal the bar is left out and the
-lines stay.
+The fields never move, so a column can be read downwards. MFU is counted model FLOPs over the peak of the device's
+matrix products: of the data sheet for a card that has one, else measured on this machine (`training.peak`). `data` is
+the share of time spent waiting for batches: above a few per cent the loader is the bottleneck. Where there is no
+terminal the bar is left out and the lines stay.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Status:
     tokens_per_s: float
     """Tokens per second since the last line."""
     mfu: float
-    """Fraction of the measured matmul peak."""
+    """Fraction of the peak of matrix products."""
     memory_gib: float
     """Peak memory of a process, the largest over ranks."""
     data_wait: float

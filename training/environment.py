@@ -13,6 +13,7 @@ from typing import Any
 
 from training.distributed import World
 from training.files import read_json, write_json
+from training.peak import sheet_peak
 from training.runtime import Runtime, usable_cores
 
 PACKAGES = ("torch", "numpy", "tokenizers", "torchaudio", "pillow", "soundfile", "decord", "av")
@@ -37,6 +38,7 @@ def environment(runtime: Runtime, world: World) -> dict[str, Any]:
         "dtype": runtime.dtype,
         "compile": runtime.compile,
         "reasons": runtime.reasons,
+        "mfu_peak": str(sheet_peak(runtime.device, runtime.dtype) or "measured when training begins"),
         "commit": commit(),
         "versions": versions,
     }

@@ -17,6 +17,7 @@ counts its memory.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 
 
@@ -98,6 +99,17 @@ GPUS = {
 }  # fmt: skip
 """By the name that the command line takes."""
 NAMES = (*GPUS, "cpu")
+OTHER_VERSIONS = frozenset({"PCIE", "NVL", "MIG"})
+"""Words in a card's name: it is another, with less of everything, than the sheet of its family is about."""
+
+
+def sheet_named(name: str) -> Device | None:
+    """The data sheet of a card by the name that its driver gives ("NVIDIA H100 80GB HBM3"); None for an unknown one,
+    and for a version of a known one that has other rates (PCIe, NVL, a MIG part). Its memory may differ."""
+    words = set(re.split(r"[^A-Z0-9]+", name.upper()))
+    if words & OTHER_VERSIONS:
+        return None
+    return next((sheet for key, sheet in GPUS.items() if key.split("-")[0].upper() in words), None)
 
 
 def this_cpu(dtype: str = "float32") -> Device:
@@ -105,9 +117,9 @@ def this_cpu(dtype: str = "float32") -> Device:
 
     Ranks on one machine share its memory and cores; a plan for several CPU ranks takes one such machine for each.
     """
-    from training.runtime import Runtime, measure_matmul_flops
+    from training.peak import measure
 
-    flops = measure_matmul_flops(Runtime(dtype=dtype))
+    flops = measure("cpu", dtype)
     memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return Device(
         "cpu", "cpu", flops, memory, 20e9, 10e9, 1.25e9, 20e9, 1,

@@ -6,28 +6,33 @@ reaches the weights. Time spent validating is taken out: the pace on the console
 
 from __future__ import annotations
 
+import logging
 import time
 
 from training.console import Status
 from training.distributed import World
-from training.runtime import Runtime, measure_matmul_flops, peak_memory_gib
+from training.peak import MEASURED, Peak, find_peak
+from training.runtime import Runtime, peak_memory_gib
+
+logger = logging.getLogger("brine.pace")
 
 
 class Pace:
     """Measures one window of steps after another."""
 
-    def __init__(self, runtime: Runtime, *, num_steps: int, world: World, peak_flops: float | None = None):
-        """peak_flops: FLOP per second that MFU is quoted against; measured at the first window if None, 0 for none."""
+    def __init__(self, runtime: Runtime, *, num_steps: int, world: World, peak: Peak | None = None):
+        """peak: what MFU is quoted against; found at the first window if None, `training.peak.NONE` for no MFU."""
         self.runtime, self.num_steps, self.world = runtime, num_steps, world
-        self.peak_flops = peak_flops
+        self.peak = peak
         self.flops_per_s = 0.0
         self.ranks: dict[str, list[float]] = {}
         """Of the last window, for each rank: seconds at work, seconds waiting for data, peak memory in GiB."""
 
     def begin(self, *, step: int, tokens: int, flops: int) -> None:
         """Start a window here."""
-        if self.peak_flops is None:
-            self.peak_flops = measure_matmul_flops(self.runtime)
+        if self.peak is None:
+            self.peak = find_peak(self.runtime.device, self.runtime.dtype)
+            logger.info("MFU is quoted against %s", self.peak)
         self.step, self.tokens, self.flops = step, tokens, flops
         self.data_s = self.busy_s = 0.0
         self.start = time.perf_counter()
@@ -47,9 +52,10 @@ class Pace:
         """The console's numbers for the window that ends here. All ranks call it."""
         seconds = max(1e-9, time.perf_counter() - self.start)
         self.flops_per_s = (flops - self.flops) / seconds / self.world.size
-        if 0 < (self.peak_flops or 0) < self.flops_per_s:
+        if self.runtime.device == "cpu" and self.peak.source == MEASURED and self.peak.flops_per_s < self.flops_per_s:
             # it was measured while something else had the processor
-            self.peak_flops = max(self.flops_per_s, measure_matmul_flops(self.runtime))
+            again = find_peak(self.runtime.device, self.runtime.dtype)
+            self.peak = Peak(max(self.flops_per_s, again.flops_per_s), MEASURED)
         own = (round(self.busy_s, 3), round(self.data_s, 3), round(peak_memory_gib(self.runtime.device), 3))
         self.ranks = dict(
             zip(("busy_s", "data_s", "memory_gib"), zip(*self.world.gather(own), strict=True), strict=True)
@@ -63,7 +69,7 @@ class Pace:
             grad_norm=grad_norm,
             learning_rate=learning_rate,
             tokens_per_s=(tokens - self.tokens) / seconds,
-            mfu=self.flops_per_s / self.peak_flops if self.peak_flops else 0.0,
+            mfu=self.flops_per_s / self.peak.flops_per_s if self.peak.flops_per_s else 0.0,
             memory_gib=max(self.ranks["memory_gib"]),
             skew=max(busy) * len(busy) / max(1e-9, sum(busy)) - 1.0 if len(busy) > 1 else None,
             data_wait=self.data_s / seconds,

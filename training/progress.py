@@ -19,6 +19,7 @@ from training.distributed import World
 from training.ledger import Ledger
 from training.metrics import Record, Sink
 from training.pace import Pace
+from training.peak import NONE
 from training.runtime import Runtime
 from training.step import Tally
 
@@ -41,9 +42,7 @@ class Progress:
         self.world, self.kinds = world, kinds
         self.record = Record(folder if world.is_main else None, sinks=sinks)
         self.console = Console(name, num_steps=config.num_steps, quiet=quiet or not world.is_main)
-        self.pace = Pace(
-            runtime, num_steps=config.num_steps, world=world, peak_flops=0.0 if self.console.quiet else None
-        )
+        self.pace = Pace(runtime, num_steps=config.num_steps, world=world, peak=NONE if self.console.quiet else None)
         self.window = Tally(kinds)
         self.last_loss = float("nan")
 
@@ -72,6 +71,7 @@ class Progress:
                     "tokens_per_s": status.tokens_per_s,
                     "flops_per_s": self.pace.flops_per_s,
                     "mfu": status.mfu,
+                    "peak": self.pace.peak,
                     "memory_gib": status.memory_gib,
                     "data_wait": status.data_wait,
                     "seconds": ledger.total_seconds(),

@@ -4,11 +4,12 @@ The same weights bit for bit need the same arithmetic, and arithmetic depends on
 precision, and on whether blocks are compiled. So "auto" is settled when a run folder is begun, written to its
 `runtime.json` with the reasons, and read from there ever after; only asking for something else settles it anew.
 
-* Compilation needs a working C++ compiler *and* Python's and torch's headers, and finding an executable proves
-  neither. The check compiles a two-operation function with torch itself, in a subprocess that can be killed.
+* Compilation needs a working C++ compiler *and* Python's and torch's headers, on a GPU Triton, a C compiler and
+  Python's headers, and finding an executable proves none of it. The check compiles a function of a few operations with
+  torch itself, for the device of the run, in a subprocess that can be killed.
 * bfloat16 pays only where the hardware multiplies it (`model.device`).
 
-Nothing here is read from the clock except `measure_matmul_flops`, which feeds the console's MFU and nothing else.
+Nothing here is read from the clock.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from data.loader import default_workers
 from model.device import autocast, has_bfloat16, resolve_device
 from training.activations import is_tiled
 from training.config import RuntimeConfig
@@ -34,11 +35,13 @@ from training.files import plain, read_json, write_json
 logger = logging.getLogger("brine.runtime")
 
 COMPILE_TIMEOUT_S = 180.0
-# what inductor needs in full: a compiler, OpenMP, Python's headers, and leave to write and load a library
 PROBE = (
-    "import torch; torch.set_num_threads(1); x = torch.arange(64.0);"
-    "f = torch.compile(lambda x: (x.sin() + 1).cumsum(0) * 2); print(float(f(x)[-1]))"
+    "import torch; torch.set_num_threads(1); x = torch.arange(64.0, device={device!r});"
+    "f = torch.compile(lambda x: {result}); print(float(f(x)[-1]))"
 )
+# what inductor needs for a CPU in full: a compiler, OpenMP, Python's headers, and leave to write and load a library;
+# elsewhere any kernel needs all: Triton, a C compiler and Python's headers for its launcher, and the device
+PROBED = {"cpu": "(x.sin() + 1).cumsum(0) * 2"}
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ def resolve_runtime(config: RuntimeConfig, *, folder: Path | None = None) -> Run
         runtime = Runtime(
             device=device,
             dtype=_dtype(config, device, reasons),
-            compile=_compile(config, reasons),
+            compile=_compile(config, device, reasons),
             num_threads=config.num_threads or usable_cores(),
             deterministic=config.deterministic,
             checkpointing=config.checkpointing,
@@ -175,43 +178,47 @@ def usable_cores() -> int:
     return max(1, os.cpu_count() or 1)
 
 
-def compiler_works(*, timeout_s: float = COMPILE_TIMEOUT_S) -> tuple[bool, str]:
-    """Can torch compile here? Tries, in a subprocess. Returns the answer and its reason."""
-    compiler = find_compiler()
+def compiler_works(device: str = "cpu", *, timeout_s: float = COMPILE_TIMEOUT_S) -> tuple[bool, str]:
+    """Can torch compile for this device? Tries on it, in a subprocess. Returns the answer and its reason."""
+    compiler = find_compiler(device)
     if compiler is None:
-        return False, "no C++ compiler was found"
+        return False, f"no {_language(device)} compiler was found"
+    trial = f"a trial compilation for {device} with {compiler}"
+    program = PROBE.format(device=device, result=PROBED.get(torch.device(device).type, "(x.sin() + 1) * 2"))
     try:
         done = subprocess.run(
-            [sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=timeout_s, check=False
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=timeout_s, check=False
         )
     except subprocess.TimeoutExpired:
-        return False, f"a trial compilation with {compiler} did not end in {timeout_s:.0f} s"
+        return False, f"{trial} did not end in {timeout_s:.0f} s"
     except OSError as error:
         return False, f"a trial compilation could not be started: {error}"
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return False, f"a trial compilation with {compiler} failed: {last[:200]}"
-    return True, f"a trial compilation with {compiler} worked"
+        return False, f"{trial} failed: {_complaint(done.stderr)[:200]}"
+    return True, f"{trial} worked"
 
 
-def find_compiler() -> str | None:
-    """Path of a C++ compiler: $CXX first, then the usual names."""
-    for name in (os.environ.get("CXX"), "g++", "clang++", "c++", "cl"):
+def find_compiler(device: str = "cpu") -> str | None:
+    """Path of the compiler that torch calls for this device: of C++ for a CPU, of C for the rest, where Triton makes
+    the code and only its launchers are C. $CXX or $CC first, then the usual names."""
+    variable, *names = ("CC", "gcc", "clang") if _language(device) == "C" else ("CXX", "g++", "clang++", "c++", "cl")
+    for name in (os.environ.get(variable), *names):
         if name and (found := shutil.which(name)):
             return found
     return None
 
 
-def measure_matmul_flops(runtime: Runtime, *, size: int = 1024, budget_s: float = 0.3) -> float:
-    """FLOP per second of the best of a few square matmuls in the run's dtype: the peak that MFU is quoted against."""
-    dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}[runtime.dtype]
-    a = torch.ones(size, size, dtype=dtype, device=runtime.device)
-    best, start = 0.0, time.perf_counter()
-    while time.perf_counter() - start < budget_s:
-        before = time.perf_counter()
-        float((a @ a)[0, 0])
-        best = max(best, 2.0 * size**3 / (time.perf_counter() - before))
-    return best
+def _language(device: str) -> str:
+    return "C++" if torch.device(device).type == "cpu" else "C"
+
+
+def _complaint(stderr: str) -> str:
+    """The line that says what was wrong; what follows it is often only advice on how to learn more."""
+    lines = stderr.strip().splitlines() or ["no message"]
+    for word in ("fatal error", "Error:"):
+        if found := [line for line in lines if word in line]:
+            return found[-1].strip()
+    return lines[-1].strip()
 
 
 def peak_memory_gib(device: str) -> float:
@@ -237,8 +244,7 @@ def _device(config: RuntimeConfig, reasons: dict[str, str]) -> str:
 def _loader_workers(config: RuntimeConfig, device: str) -> int:
     if config.loader_workers != "auto":
         return int(config.loader_workers)
-    # what a worker does on a CPU is taken from training
-    return 0 if device == "cpu" else min(4, max(0, usable_cores() // _ranks_here() - 1))
+    return default_workers(device, ranks_here=_ranks_here())
 
 
 def _ranks_here() -> int:
@@ -253,23 +259,24 @@ def _dtype(config: RuntimeConfig, device: str, reasons: dict[str, str]) -> str:
     return "bfloat16" if able else "float32"
 
 
-def _compile(config: RuntimeConfig, reasons: dict[str, str]) -> bool:
+def _compile(config: RuntimeConfig, device: str, reasons: dict[str, str]) -> bool:
     if config.compile is False:
         reasons["compile"] = "asked for"
         return False
-    able, reasons["compile"] = compiler_works()
+    able, reasons["compile"] = compiler_works(device)
     if config.compile is True and not able:
         raise ValueError(
-            f"compile = true, but {reasons['compile']}: install a C++ compiler (g++ or clang++) and Python's headers, "
-            "or use --runtime.compile auto"
+            f"compile = true, but {reasons['compile']}: install a {_language(device)} compiler (gcc or clang) and "
+            "Python's headers, or use --runtime.compile auto"
         )
     return able
 
 
 def _still_possible(runtime: Runtime, path: Path) -> None:
-    if runtime.compile and find_compiler() is None:
+    if runtime.compile and find_compiler(runtime.device) is None:
         raise ValueError(
-            f"{path} says that this run was begun with compiled blocks, but no C++ compiler is found now: "
+            f"{path} says that this run was begun with compiled blocks, but no {_language(runtime.device)} compiler is "
+            "found now: "
             "install one, or pass --runtime.compile false, which does the training stages again"
         )
     if runtime.device == "cuda" and not torch.cuda.is_available():

@@ -19,6 +19,7 @@ from training.ledger import ACCOUNTS, Ledger
 from training.metrics import JsonLines, Record, TensorBoardSink, flat_numbers, read_lines
 from training.optimizer import Optimizer, parameter_groups
 from training.pace import Pace
+from training.peak import MEASURED, Peak
 from training.runtime import Runtime, apply_runtime, resolve_runtime
 from training.schedule import learning_rate
 
@@ -208,16 +209,17 @@ def test_status_lines_align(capsys):
 
 
 def test_a_peak_that_was_beaten_is_measured_anew():
-    pace = Pace(Runtime(), num_steps=4, world=World(), peak_flops=1.0)
+    pace = Pace(Runtime(), num_steps=4, world=World(), peak=Peak(1.0, MEASURED))
     pace.begin(step=0, tokens=0, flops=0)
     asked = {"step": 2, "tokens": 64, "flops": 10**9, "loss": 1.0, "grad_norm": 1.0, "learning_rate": 0.1}
-    assert 0 < pace.status(**asked).mfu <= 1 and pace.peak_flops > 1.0
+    assert 0 < pace.status(**asked).mfu <= 1 and pace.peak.flops_per_s > 1.0
 
 
 def test_runtime_is_settled_once_per_folder(tmp_path, monkeypatch):
     probes = []
 
-    def probe(**_):
+    def probe(device):
+        assert device == "cpu"
         probes.append(1)
         return len(probes) == 1, "a trial"
 
@@ -233,15 +235,15 @@ def test_runtime_is_settled_once_per_folder(tmp_path, monkeypatch):
 
 
 def test_lost_compiler_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(runtime_module, "compiler_works", lambda **_: (True, "a trial"))
+    monkeypatch.setattr(runtime_module, "compiler_works", lambda device: (True, "a trial"))
     resolve_runtime(RuntimeConfig(device="cpu"), folder=tmp_path)
-    monkeypatch.setattr(runtime_module, "find_compiler", lambda: None)
+    monkeypatch.setattr(runtime_module, "find_compiler", lambda device: None)
     with pytest.raises(ValueError, match=r"no C\+\+ compiler is found now: install one, or pass --runtime\.compile"):
         resolve_runtime(RuntimeConfig(device="cpu"), folder=tmp_path)
 
 
 def test_compiling_without_a_compiler(monkeypatch):
-    monkeypatch.setattr(runtime_module, "find_compiler", lambda: None)
+    monkeypatch.setattr(runtime_module, "find_compiler", lambda device: None)
     assert not resolve_runtime(RuntimeConfig(device="cpu")).compile
     with pytest.raises(ValueError, match=r"no C\+\+ compiler was found: install"):
         resolve_runtime(RuntimeConfig(device="cpu", compile=True))
@@ -254,11 +256,45 @@ def test_broken_compiler_means_no_compilation(monkeypatch, failure):
             raise subprocess.TimeoutExpired(command, options["timeout"])
         return subprocess.CompletedProcess(command, 1, "", "fatal error: Python.h: No such file")
 
-    monkeypatch.setattr(runtime_module, "find_compiler", lambda: "/usr/bin/g++")
+    monkeypatch.setattr(runtime_module, "find_compiler", lambda device: "/usr/bin/g++")
     monkeypatch.setattr(runtime_module.subprocess, "run", run)
     works, reason = runtime_module.compiler_works(timeout_s=7)
     assert not works
     assert ("did not end in 7 s" if failure == "time-out" else "Python.h") in reason
+
+
+def test_a_card_is_probed_by_what_runs_on_it(monkeypatch, tmp_path):
+    """A machine without g++ compiles for its card; one without Python.h does not, and says so."""
+    programs, gcc = [], tmp_path / "gcc"
+    gcc.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.delenv("CXX", raising=False)
+    stderr = "\n".join([
+        "main.c:1:10: fatal error: Python.h: No such file or directory",
+        "torch._inductor.exc.InductorError: CalledProcessError: Command '['gcc']' returned non-zero exit status 1.",
+        "Set TORCHDYNAMO_VERBOSE=1 for the internal stack trace",
+    ])  # fmt: skip
+    code = 0
+
+    def run(command, **options):
+        programs.append(command[-1])
+        return subprocess.CompletedProcess(command, code, "1.0", stderr)
+
+    monkeypatch.setattr(runtime_module.subprocess, "run", run)
+    works, reason = runtime_module.compiler_works("cuda")
+    assert works and reason == f"a trial compilation for cuda with {gcc} worked"
+    assert "device='cuda'" in programs[0] and "cumsum" not in programs[0]
+    compile(programs[0], "probe", "exec")
+    code = 1
+    works, reason = runtime_module.compiler_works("cuda")
+    assert not works and "failed: main.c:1:10: fatal error: Python.h" in reason
+    stderr = "Traceback\nRuntimeError: Triton is not there\n\nadvice"
+    assert "RuntimeError: Triton is not there" in runtime_module.compiler_works("cuda")[1]
+    # the same machine cannot compile for its CPU, and is not asked to
+    assert runtime_module.compiler_works("cpu") == (False, "no C++ compiler was found") and len(programs) == 3
+    gcc.unlink()
+    assert runtime_module.compiler_works("cuda") == (False, "no C compiler was found")
 
 
 @pytest.mark.parametrize(("flags", "able"), [("sse avx512_bf16", True), ("amx_bf16", True), ("avx2 avx512f", False)])
