@@ -137,7 +137,7 @@ class LongRead:
         self.model = make_model(case, trained)
         self.dtype = DTYPES[case.dtype]
         self.prefill = Prefill(
-            self.model, prompt, prefill_tokens=prefill_tokens, max_tokens=NEW_TOKENS, dtype=self.dtype
+            self.model, prompt, prefill_tokens=prefill_tokens, max_tokens=NEW_TOKENS, compute_dtype=self.dtype
         )
         self.lines: list[dict[str, Any]] = []
         if self.state.is_file():
@@ -168,7 +168,7 @@ class LongRead:
 
     def write(self) -> dict[str, Any]:
         """Go on greedily for 64 tokens -> what was measured, with a checksum of all logits' bits."""
-        decoding = Decoding(self.model, self.prefill.reading(), dtype=self.dtype)
+        decoding = Decoding(self.model, self.prefill.reading(), compute_dtype=self.dtype)
         decoding.banned[END_ID] = True
         part: dict[str, dict[str, float]] = {}
         token, tokens, crc = None, [], 0
@@ -267,7 +267,8 @@ def measure_generate(case: LongCase, folder: Path, options: Any) -> dict[str, An
     model = make_model(case, options.model)
     prompts = [open_prompt(folder / f"prompt-{length}") for length in case.prompt_tokens]
     dtype = DTYPES[case.dtype]
-    decoding = Decoding(model, read_prompts(model, prompts, max_tokens=case.tokens, dtype=dtype), dtype=dtype)
+    reading = read_prompts(model, prompts, max_tokens=case.tokens, compute_dtype=dtype)
+    decoding = Decoding(model, reading, compute_dtype=dtype)
     decoding.banned[END_ID] = True
     every, points, token, written = max(1, case.tokens // 64), [], None, 0
     layers = decoding.cache.layers

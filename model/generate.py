@@ -10,10 +10,11 @@ costs one row: local layers look back over their window and never more, global l
 A long answer (measured, `python -m benchmarks.long_context`) is as fast at its end as at its beginning but for what
 global layers read; memory is taken once, for the prompt and `max_tokens`.
 
-An answer is text: special tokens other than the end token are never chosen. Temperature 0 is greedy;
-otherwise tokens are drawn from softmax(logits / temperature), cut to the smallest set of tokens that holds
-`top_p` of the mass (nucleus sampling, 1904.09751, section 3.1), by a generator of its own: equal seeds give equal
-answers on one machine, whatever else has drawn random numbers.
+On a CUDA device all of them go by `model.decode`, whose steps are equal and can be replayed as a CUDA graph, and which
+says why there are two ways. There the host looks one token late, and rows that have ended stay until all have.
+
+An answer is text: special tokens other than the end token are never chosen. Tokens are chosen by `model.sampling`:
+temperature 0 is greedy, and equal seeds give equal answers on one machine, whatever else has drawn random numbers.
 
 What this does not do: beam search, repetition penalties, speculative decoding. Blocks compiled for training are run
 eagerly here, since every new length would be compiled anew.
@@ -36,9 +37,17 @@ from torch import Tensor
 from data.document import Audio, Image, Text, Video
 from data.sequence import Sequence
 from data.tokenizer import END_ID, SPECIALS, Tokenizer
+from model.decode import GROUP, StaticDecoding, collect
+from model.device import add_device_arguments, device_of, resolve_compute_dtype, resolve_device
 from model.prefill import PREFILL_TOKENS, OnRead, Reading, eagerly, read_prompts
 from model.prompt import TextFile
+from model.sampling import Sampling, choose, uniforms
 from model.transformer import Transformer
+
+
+def decodes_statically(model: Transformer) -> bool:
+    """Whether answers of this model go by `model.decode`."""
+    return device_of(model).type == "cuda"
 
 
 class Decoding:
@@ -50,14 +59,14 @@ class Decoding:
         reading: Reading,
         *,
         vocab_size: int | None = None,
-        dtype: torch.dtype | None = None,
+        compute_dtype: torch.dtype | None = None,
     ):
         """reading: the prompts, see `model.prefill.read_prompts`. vocab_size: ids from here on are never chosen, for a
-        model that is wider than its tokenizer. dtype: of matrix products, as in reading."""
+        model that is wider than its tokenizer. compute_dtype: of matrix products, as in reading."""
         self.model = model
         self.cache, self.hidden, self.place = reading.cache, reading.hidden, reading.place
-        self.dtype = dtype
-        ids = torch.arange(model.config.vocab_size, device=model.head_weight.device)
+        self.compute_dtype = compute_dtype
+        ids = torch.arange(model.config.vocab_size, device=device_of(model))
         self.banned = (ids < len(SPECIALS)) & (ids != END_ID) | (ids >= (vocab_size or model.config.vocab_size))
         self.zeros = torch.zeros(len(self.place), 1, dtype=torch.int32, device=ids.device)
 
@@ -72,7 +81,7 @@ class Decoding:
                 "document": self.zeros,
                 "block": self.zeros,
             }
-            with eagerly(self.model, self.dtype):
+            with eagerly(self.model, self.compute_dtype):
                 self.hidden = self.model(**inputs, cache=self.cache)[:, -1]
         logits = torch.nn.functional.linear(self.hidden, self.model.head_weight).float()
         return logits.masked_fill_(self.banned, -torch.inf)
@@ -82,35 +91,23 @@ class Decoding:
         self.cache.select(rows)
         self.hidden, self.place, self.zeros = self.hidden[rows], self.place[rows], self.zeros[rows]
 
-
-def sample(logits: Tensor, *, temperature: float, top_p: float, generator: torch.Generator | None) -> Tensor:
-    """Choose one token per row.
-
-    logits: (B, V) float32. Temperature 0 takes the largest; otherwise draws from the nucleus of mass `top_p`, which
-    always holds the likeliest token. Returns (B,) int64.
-    """
-    if temperature == 0:
-        return logits.argmax(-1)
-    # the largest becomes 0 first, so that no temperature is too small
-    probability = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)
-    if top_p < 1:
-        ordered, index = probability.sort(dim=-1, descending=True, stable=True)
-        # a token stays if the ones before it do not yet reach top_p
-        ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0.0)
-        probability = torch.zeros_like(probability).scatter(-1, index, ordered)
-    return torch.multinomial(probability, 1, generator=generator).squeeze(-1)
+    def static(self, max_tokens: int, **options) -> StaticDecoding:
+        """The same, decoded statically from here on; the cache is taken over. options: of `StaticDecoding`."""
+        reading = Reading(self.cache, self.hidden, self.place)
+        return StaticDecoding(
+            self.model, reading, banned=self.banned, max_tokens=max_tokens, compute_dtype=self.compute_dtype, **options
+        )
 
 
-def check_sampling(*, max_tokens: int, temperature: float, top_p: float, prefill_tokens: int = PREFILL_TOKENS) -> None:
+def check_sampling(
+    *, max_tokens: int, temperature: float, top_p: float, top_k: int = 0, prefill_tokens: int = PREFILL_TOKENS
+) -> None:
     """Raise ValueError, with the remedy, for settings that cannot be sampled with."""
     if prefill_tokens < 1:
         raise ValueError(f"prefill_tokens = {prefill_tokens}: give at least 1, for instance {PREFILL_TOKENS}")
     if max_tokens < 1:
         raise ValueError(f"max_tokens = {max_tokens}: give at least 1")
-    if not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature = {temperature}: give 0 (greedy) or a positive number, for instance 0.8")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p = {top_p}: give a share above 0 and at most 1 (1 keeps every token)")
+    Sampling(temperature=temperature, top_p=top_p, top_k=top_k)
 
 
 def stream_tokens(
@@ -120,29 +117,49 @@ def stream_tokens(
     max_tokens: int,
     temperature: float = 0.0,
     top_p: float = 1.0,
+    top_k: int = 0,
     seed: int = 0,
     vocab_size: int | None = None,
     prefill_tokens: int = PREFILL_TOKENS,
-    dtype: torch.dtype | None = None,
+    compute_dtype: torch.dtype | None = None,
+    compiled: bool = False,
     on_read: OnRead = lambda num_tokens: None,
 ) -> Iterator[int]:
     """Yield the ids of an answer as they are chosen, without the end token; stops there or after `max_tokens`.
 
-    prefill_tokens, dtype, on_read: how the prompt is read, see `model.prefill.read_prompts`.
+    prefill_tokens, compute_dtype, on_read: how the prompt is read, see `model.prefill.read_prompts`. compiled: see
+    `model.decode.StaticDecoding`; without effect on a CPU.
 
     Raises ValueError, on the first `next`, for settings that cannot be sampled with.
     """
-    check_sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p)
-    generator = torch.Generator(model.head_weight.device).manual_seed(seed)
+    check_sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k)
+    sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
     reading = read_prompts(
-        model, [prompt], prefill_tokens=prefill_tokens, max_tokens=max_tokens, dtype=dtype, on_read=on_read
+        model,
+        [prompt],
+        prefill_tokens=prefill_tokens,
+        max_tokens=max_tokens,
+        compute_dtype=compute_dtype,
+        on_read=on_read,
     )
-    decoding = Decoding(model, reading, vocab_size=vocab_size, dtype=dtype)
-    token = None
-    for _ in range(max_tokens):
-        token = sample(decoding.step(token), temperature=temperature, top_p=top_p, generator=generator)
-        if int(token) == END_ID:
+    decoding = Decoding(model, reading, vocab_size=vocab_size, compute_dtype=compute_dtype)
+    if decodes_statically(model):
+        groups = decoding.static(max_tokens, sampling=sampling, compiled=compiled).groups()
+        tokens = (int(group) for group in groups)
+    else:
+        tokens = _drawn(decoding, sampling, max_tokens)
+    for token in tokens:
+        if token == END_ID:
             return
+        yield token
+
+
+def _drawn(decoding: Decoding, sampling: Sampling, max_tokens: int) -> Iterator[int]:
+    """Up to `max_tokens` ids of a single row."""
+    numbers, token = uniforms(sampling.seed, 1, max_tokens) if sampling.draws else None, None
+    for turn in range(max_tokens):
+        logits = decoding.step(token)
+        token = choose(logits, None if numbers is None else numbers[:, turn].to(logits.device), sampling)
         yield int(token)
 
 
@@ -164,18 +181,20 @@ def transcribe(
     batch_size: int = 32,
     vocab_size: int | None = None,
     prefill_tokens: int = PREFILL_TOKENS,
-    dtype: torch.dtype | None = None,
+    compute_dtype: torch.dtype | None = None,
 ) -> list[list[int]]:
     """Greedy answers to many prompts, decoded together.
 
     sequences: prompts without an end token (slices of encoded documents will do). Returns the ids of each answer in the
     order of the prompts, without the end token, at most `max_tokens` each. Prompts of like length share a
-    batch of `batch_size`; rows that have ended leave it. prefill_tokens, dtype: see `model.prefill.read_prompts`.
+    batch of `batch_size`. prefill_tokens, compute_dtype: see `model.prefill.read_prompts`.
     Raises ValueError for an empty prompt.
     """
     check_sampling(max_tokens=max_tokens, temperature=0.0, top_p=1.0)
     answers: list[list[int]] = [[] for _ in sequences]
     by_length = sorted(range(len(sequences)), key=lambda number: len(sequences[number]))
+    longest = max((len(sequence) for sequence in sequences), default=0)
+    static: StaticDecoding | None = None
     for first in range(0, len(by_length), batch_size):
         # the number of the prompt that each row of the batch answers
         rows = by_length[first : first + batch_size]
@@ -184,24 +203,35 @@ def transcribe(
             [sequences[number] for number in rows],
             prefill_tokens=prefill_tokens,
             max_tokens=max_tokens,
-            dtype=dtype,
+            compute_dtype=compute_dtype,
         )
-        found = greedy(Decoding(model, reading, vocab_size=vocab_size, dtype=dtype), max_tokens)
+        if static is not None and static.fits(reading):
+            static.restart(reading)
+        else:
+            decoding = Decoding(model, reading, vocab_size=vocab_size, compute_dtype=compute_dtype)
+            static = None
+            if decodes_statically(model):
+                # later batches are of longer prompts, and may use the same buffers and graph
+                static = decoding.static(max_tokens, capacity=longest + max_tokens)
+        found = greedy(decoding, max_tokens) if static is None else collect(static.groups(GROUP), len(rows))
         for number, answer in zip(rows, found, strict=True):
             answers[number] = answer
     return answers
 
 
 def greedy(decoding: Decoding, max_tokens: int, *, stop: Items[int] = ()) -> list[list[int]]:
-    """The likeliest ids of each row, up to the end token or one of `stop` (left out), at most `max_tokens`; rows that
-    have ended leave the batch."""
+    """The likeliest ids of each row, up to the end token or one of `stop` (left out), at most `max_tokens`; the cache
+    is used up."""
     rows, token = list(range(len(decoding.place))), None
+    if decodes_statically(decoding.model):
+        return collect(decoding.static(max_tokens, stop=stop).groups(GROUP), len(rows), stop=stop)
     answers: list[list[int]] = [[] for _ in rows]
     for _ in range(max_tokens):
         token = decoding.step(token).argmax(-1)
-        going = [row for row, chosen in enumerate(token.tolist()) if chosen not in (END_ID, *stop)]
+        chosen = token.tolist()
+        going = [row for row, one in enumerate(chosen) if one not in (END_ID, *stop)]
         for row in going:
-            answers[rows[row]].append(int(token[row]))
+            answers[rows[row]].append(chosen[row])
         if not going:
             break
         if len(going) < len(rows):
@@ -242,6 +272,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name, default, text in (
         ("max-tokens", 256, "longest answer, in tokens"),
         ("temperature", 0.0, "0 takes the likeliest token, 1 draws as the model believes"),
+        ("top-k", 0, "draw among so many of the likeliest tokens; 0 is no limit"),
         ("top-p", 1.0, "draw among the likeliest tokens that together hold this share"),
         ("seed", 0, "equal seeds give equal answers"),
         (
@@ -251,11 +282,9 @@ def build_parser() -> argparse.ArgumentParser:
         ),
     ):
         parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{text} (default %(default)s)")
+    add_device_arguments(parser)
     parser.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16"),
-        default="float32",
-        help="of matrix products, keys and values; bfloat16 halves what long contexts take (default %(default)s)",
+        "--compile", action="store_true", help="on a GPU: fuse the blocks first, which takes a while and is faster then"
     )
     return parser
 
@@ -270,21 +299,31 @@ def main(argv: list[str] | None = None) -> int:
     from model.load import load
 
     try:
-        model = load(Path(options.folder))
+        device = resolve_device(options.device)
+        model = load(Path(options.folder), device=device)
         pieces = model.generate(
             options.parts,
             max_tokens=options.max_tokens,
             temperature=options.temperature,
             top_p=options.top_p,
+            top_k=options.top_k,
             seed=options.seed,
             prefill_tokens=options.prefill_tokens,
-            dtype=getattr(torch, options.dtype),
+            compute_dtype=resolve_compute_dtype(options.dtype, device),
+            compiled=options.compile,
             progress=True,
         )
         for piece in pieces:
             print(piece, end="", flush=True)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except torch.OutOfMemoryError:
+        print(
+            f"error: {device} has too little memory for this prompt: give --dtype bfloat16, fewer --prefill-tokens or "
+            "--max-tokens, or --device cpu",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print(file=sys.stderr)

@@ -74,22 +74,26 @@ class LoadedModel:
         max_tokens: int = 256,
         temperature: float = 0.0,
         top_p: float = 1.0,
+        top_k: int = 0,
         seed: int = 0,
         prefill_tokens: int = PREFILL_TOKENS,
-        dtype: torch.dtype | None = None,
+        compute_dtype: torch.dtype | None = None,
+        compiled: bool = False,
         progress: bool = False,
     ) -> Iterator[str]:
         """Answer a prompt; returns an iterator of pieces of text, each as soon as it is known.
 
-        Stops at the end token or after `max_tokens`. Temperature 0 is greedy. prefill_tokens, dtype: how the prompt is
-        read, see `model.prefill`. progress: show a bar on standard error, if it is a terminal, when reading takes more
-        than `BAR_DELAY_S`. Raises ValueError, at the call, for a part that cannot be read or settings that cannot be
-        sampled with.
+        Stops at the end token or after `max_tokens`. Temperature 0 is greedy. prefill_tokens, compute_dtype: how the
+        prompt is read, see `model.prefill`. compiled: see `model.decode.StaticDecoding`. progress: show a bar on
+        standard error, if it is a terminal, when reading takes more than `BAR_DELAY_S`. Raises ValueError, at the call,
+        for a part that cannot be read or settings that cannot be sampled with.
         """
         # imported here so that `python -m model.generate` is not imported before it runs
         from model.generate import check_sampling, stream_text, stream_tokens
 
-        check_sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, prefill_tokens=prefill_tokens)
+        check_sampling(
+            max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, prefill_tokens=prefill_tokens
+        )
         prompt = self.encode(parts)
         tokens = stream_tokens(
             self.model,
@@ -97,10 +101,12 @@ class LoadedModel:
             max_tokens=max_tokens,
             temperature=temperature,
             top_p=top_p,
+            top_k=top_k,
             seed=seed,
             vocab_size=self.tokenizer.vocab_size,
             prefill_tokens=prefill_tokens,
-            dtype=dtype,
+            compute_dtype=compute_dtype,
+            compiled=compiled,
             **({"on_read": _reading_bar(len(prompt))} if progress else {}),
         )
         return stream_text(tokens, self.tokenizer)

@@ -43,11 +43,14 @@ from torch import Tensor
 
 from data.sequence import Sequence
 from model.cache import KeyValueCache
+from model.device import autocast, device_of
 from model.prompt import batch_prompts
 from model.transformer import Transformer
 
 PREFILL_TOKENS = 8192
 """Tokens of a forward while a prompt is read, padding included, unless said otherwise."""
+ROOM = 4096
+"""Most tokens of an answer that memory is taken for at once where reserved memory is taken memory, as on a card."""
 
 OnRead = Callable[[int], None]
 """Called after each forward with the number of prompt tokens that it read."""
@@ -83,14 +86,19 @@ def chunk_ends(block: np.ndarray, prefill_tokens: int) -> list[int]:
     return ends[1:]
 
 
-def eagerly(model: Transformer, dtype: torch.dtype | None) -> AbstractContextManager:
-    """Runs compiled blocks as they were written, and matrix products in `dtype` (None: that of the weights)."""
+def room_for(max_tokens: int, device: torch.device) -> int:
+    """Tokens of an answer to reserve memory for: all on a CPU, where pages that are never written take none."""
+    return max_tokens if device.type == "cpu" else min(max_tokens, ROOM)
+
+
+def eagerly(model: Transformer, compute_dtype: torch.dtype | None) -> AbstractContextManager:
+    """Runs compiled blocks as they were written, and matrix products in `compute_dtype` (None: that of the weights)."""
     stack = ExitStack()
     # the compiler takes seconds to import, and where nobody has imported it nothing is compiled
     if "torch._dynamo" in sys.modules:
         stack.enter_context(torch.compiler.set_stance("force_eager"))
-    if dtype is not None and dtype != model.head_weight.dtype:
-        stack.enter_context(torch.autocast(model.head_weight.device.type, dtype=dtype))
+    if compute_dtype != model.head_weight.dtype:
+        stack.enter_context(autocast(device_of(model), compute_dtype))
     return stack
 
 
@@ -104,19 +112,19 @@ class Prefill:
         *,
         prefill_tokens: int = PREFILL_TOKENS,
         max_tokens: int = 0,
-        dtype: torch.dtype | None = None,
+        compute_dtype: torch.dtype | None = None,
         context_only: bool = False,
     ):
-        """max_tokens: new tokens that the cache gets room for. dtype: of matrix products, keys and values (None: that
-        of the weights). context_only: leave out what the head would read, as something else is to follow before an
-        answer. Raises ValueError for a prompt without tokens."""
+        """max_tokens: new tokens that the cache gets room for. compute_dtype: of matrix products, keys and values; None
+        for that of the weights. context_only: leave out what the head would read, as something else is to follow before
+        an answer. Raises ValueError for a prompt without tokens."""
         if not len(prompt):
             raise ValueError("the prompt holds no token: give a text that is not empty, or a medium")
         self.model = model
         self.prompt = prompt
-        self.dtype, self.context_only = dtype, context_only
+        self.compute_dtype, self.context_only = compute_dtype, context_only
         self.ends = chunk_ends(prompt.block, prefill_tokens)
-        self.cache = KeyValueCache(model.config, reserve=len(prompt) + max_tokens)
+        self.cache = KeyValueCache(model.config, reserve=len(prompt) + room_for(max_tokens, device_of(model)))
         self.hidden: Tensor | None = None
 
     @property
@@ -136,8 +144,8 @@ class Prefill:
             return 0
         start = self.num_read
         stop = self.ends[np.searchsorted(self.ends, start, side="right")]
-        inputs = batch_prompts([self.prompt.slice(start, stop)], device=self.model.head_weight.device)
-        with eagerly(self.model, self.dtype):
+        inputs = batch_prompts([self.prompt.slice(start, stop)], device=device_of(self.model))
+        with eagerly(self.model, self.compute_dtype):
             if stop < len(self.prompt) or self.context_only:
                 self.model.fill(**inputs, cache=self.cache)
             else:
@@ -172,7 +180,7 @@ class Prefill:
 
         The bits are the same at the same number of threads.
         """
-        device = self.model.head_weight.device
+        device = device_of(self.model)
         try:
             with safe_open(path, framework="pt", device=str(device)) as file:
                 saved = json.loads((file.metadata() or {}).get("reading", "{}"))
@@ -199,7 +207,7 @@ class Prefill:
             "model": [self.model.config.to_dict() | {"rope_sections": list(self.model.config.sections)}, weights],
             "prompt": [len(self.prompt), self.prompt.crc32()],
             "chunk length": self.ends,
-            "dtype": str(self.dtype or self.model.head_weight.dtype),
+            "dtype": str(self.compute_dtype or self.model.head_weight.dtype),
         }
 
 
@@ -209,7 +217,7 @@ def read_prompts(
     *,
     prefill_tokens: int = PREFILL_TOKENS,
     max_tokens: int = 0,
-    dtype: torch.dtype | None = None,
+    compute_dtype: torch.dtype | None = None,
     on_read: OnRead = lambda num_tokens: None,
 ) -> Reading:
     """Read many prompts, each as if alone, into one cache with room for `max_tokens` more; see `Prefill`.
@@ -218,20 +226,22 @@ def read_prompts(
     """
     if not prompts:
         raise ValueError("there is no prompt: give at least one")
-    reserve = max(len(prompt) for prompt in prompts) + max_tokens
+    reserve = max(len(prompt) for prompt in prompts) + room_for(max_tokens, device_of(model))
     readings = []
     for group in groups_of([len(prompt) for prompt in prompts], prefill_tokens):
         members = [prompts[number] for number in group]
         if len(members) == 1:
             prefill = Prefill(
-                model, members[0], prefill_tokens=prefill_tokens, dtype=dtype,
+                model, members[0], prefill_tokens=prefill_tokens, compute_dtype=compute_dtype,
                 max_tokens=reserve - len(members[0]) if len(prompts) == 1 else 0,
             )  # fmt: skip
             while num_tokens := prefill.read_chunk():
                 on_read(num_tokens)
             readings.append(prefill.reading())
         else:
-            readings.append(_read_together(model, members, reserve if len(members) == len(prompts) else 0, dtype))
+            readings.append(
+                _read_together(model, members, reserve if len(members) == len(prompts) else 0, compute_dtype)
+            )
             on_read(sum(len(member) for member in members))
     if len(readings) == 1:
         return readings[0]
@@ -252,10 +262,12 @@ def groups_of(lengths: Items[int], prefill_tokens: int) -> list[list[int]]:
 
 
 @torch.no_grad()
-def _read_together(model: Transformer, prompts: Items[Sequence], reserve: int, dtype: torch.dtype | None) -> Reading:
-    inputs = batch_prompts(prompts, device=model.head_weight.device)
+def _read_together(
+    model: Transformer, prompts: Items[Sequence], reserve: int, compute_dtype: torch.dtype | None
+) -> Reading:
+    inputs = batch_prompts(prompts, device=device_of(model))
     cache = KeyValueCache(model.config, reserve=reserve)
-    with eagerly(model, dtype):
+    with eagerly(model, compute_dtype):
         hidden = model(**inputs, cache=cache)[:, -1].clone()
     # text after a medium is already placed behind all of it, so the last token decides
     return Reading(cache, hidden, inputs["position"][:, -1].amax(-1))

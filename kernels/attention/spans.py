@@ -5,7 +5,8 @@ are all such intervals, and both ends never decrease along a row (README.md has 
 per row, 8 MB at a million tokens, and every backend, the ring and decoding with a cache read the same two arrays.
 
 Building is a handful of vectorised passes over (B, S) ids, cheap enough for every training step. A `Spans` cannot be
-changed after it is made: backends keep what they derive from it (a tile plan, small masks) under its serial number.
+changed after it is made, unless its kind says that it moves: backends keep what they derive from it (a tile plan, small
+masks) under its serial number.
 It does not know heads, dtypes or devices other than where `lo` and `hi` lie.
 
 Nothing here waits for a device, but to check ends or indices that lie there and came from outside. Made from a batch's
@@ -31,10 +32,11 @@ from torch import Tensor
 
 from kernels.attention.documents import Documents, find_documents, to_device
 
-KINDS = ("any", "causal", "window", "block")
+KINDS = ("any", "causal", "window", "block", "moving")
 """What is known of a mask when it is made. "causal": packed documents, each row sees its document up to itself.
 "window": the same, up to a number of keys back. "block": media blocks besides, with or without a window. "any": all
-else, as spans restricted to some rows or keys, rows after a cache, and spans given as lo and hi."""
+else, as spans restricted to some rows or keys, rows after a cache, and spans given as lo and hi. "moving": any mask
+whose lo and hi are advanced in place by their owner, as in static decoding: nothing derived from them is kept."""
 
 _serials = itertools.count(1)
 
@@ -56,8 +58,10 @@ def recall(serial: int, name: str, make: Callable[[], Any]) -> Any:
     """What a backend derives from the Spans with this serial under `name`: made at the first call, then kept.
 
     Serials are never used twice, so one mask's scratch cannot be taken for another's, as it could by address. For a
-    Spans that is long gone `make` runs again.
+    Spans that is long gone `make` runs again, and for one that moves at every call.
     """
+    if kind_of(serial) == "moving":
+        return make()
     derived = _recent.get(serial)
     if derived is None:
         derived = _derived.get(serial)
