@@ -197,6 +197,23 @@ def liger(problem: Problem) -> Built:
 CONTENDERS = {OURS: brine, "plain": plain, "chunked": chunked, "liger": liger}
 
 
+@torch.no_grad()
+def truth(problem: Problem, *, rows: int = 1024) -> Tensor:
+    """The loss in fp32, some rows at a time: a scalar that needs little memory."""
+    p, total = problem, torch.zeros((), device=problem.hidden.device)
+    weight = p.weight.float()
+    teacher_weight = None if p.teacher_weight is None else p.teacher_weight.float()
+    for first in range(0, len(p.labels), rows):
+        part = slice(first, first + rows)
+        teacher = None if p.teacher_hidden is None else p.teacher_hidden[part].float()
+        some = replace(
+            p, hidden=p.hidden[part].float(), weight=weight, labels=p.labels[part], teacher_hidden=teacher,
+            teacher_weight=teacher_weight,
+        )  # fmt: skip
+        total += plain(some).forward()
+    return total
+
+
 def verify(device: str, backend: str) -> None:
     """Hold small cases of all terms against the plain loss in fp32 on this device. Raises TestsFailedError."""
     for terms in TERMS:
