@@ -28,6 +28,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ TESTS = (
 GIB = 2**30
 LENGTHS = (65_536, 262_144, 1_048_576)
 DOCUMENT = 8192
+STEPS = ("warm", "packed", "one")
 TOY = ModelConfig(
     vocab_size=512, dim=64, num_layers=6, num_heads=2, num_kv_heads=1, head_dim=32, mlp_dim=128, window=64
 )
@@ -116,8 +118,14 @@ def best_case(base: Case, length: int, train: TrainConfig, sheet: Device) -> Cas
         return None
 
 
-def measure(setting: Setting, sheet: Device) -> dict[str, Any]:
-    """The steps of one setting in this process, meant for a fresh one."""
+def measure(
+    setting: Setting,
+    sheet: Device,
+    *,
+    steps: tuple[str, ...] = STEPS,
+    on_step: Callable[[str, dict[str, Any]], None] = lambda name, figures: None,
+) -> dict[str, Any]:
+    """The steps of one setting in this process, meant for a fresh one. on_step: told of each as it ends."""
     from benchmarks.steps import Steps, random_rows
 
     case, on_card = setting.case, setting.case.device == "cuda"
@@ -134,14 +142,16 @@ def measure(setting: Setting, sheet: Device) -> dict[str, Any]:
         "plan_one_s": step_time(case, sheet).total_s, "steps": {},
     }  # fmt: skip
     packed, whole = random_rows(case, document_tokens=setting.document_tokens), random_rows(case)
-    for name, batch in (("warm", packed), ("packed", packed), ("one", whole)):
+    rows = {"warm": packed, "packed": packed, "one": whole}
+    on_step("plan", {name: figure for name, figure in result.items() if name not in ("steps", "model")})
+    for name in steps:
         if name == "one" and not setting.one:
             continue
         if on_card:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
-        done = trainer.step(batch).read()
+        done = trainer.step(rows[name]).read()
         if on_card:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start
@@ -152,6 +162,7 @@ def measure(setting: Setting, sheet: Device) -> dict[str, Any]:
             "allocated_gib": torch.cuda.max_memory_allocated() / GIB if on_card else None,
             "reserved_gib": torch.cuda.max_memory_reserved() / GIB if on_card else None,
         }  # fmt: skip
+        on_step(name, result["steps"][name])
         print(f"{setting.name} {name}: {seconds:.2f} s, loss {loss:.3f}", file=sys.stderr, flush=True)
     return result
 
