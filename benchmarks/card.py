@@ -237,14 +237,18 @@ def main(arguments: list[str] | None = None) -> int:
     made.add_argument("--stage", nargs="+", default=["all"], metavar="STAGE", help="some of those below, or all")
     made.add_argument("--minutes", type=float, default=9.5, help="of the whole command")
     made.add_argument("--out", type=Path, default=Path("card"), help="folder of the results, few and small")
-    made.add_argument("--work", type=Path, default=None, help="folder of corpora and runs; brine-card in the system's temporary one")
+    made.add_argument(
+        "--work", type=Path, default=None, help="folder of corpora and runs; brine-card in the system's temporary one"
+    )
     made.add_argument("--corpus", type=Path, default=None, help="what --pack-corpus wrote, for train and demo")
     made.add_argument("--items", nargs="+", default=[], metavar="WORD", help="only what has one of these in its name")
     made.add_argument("--host-gib", type=float, default=0.0, help="host memory that may be pinned; 0: most there is")
     made.add_argument("--device", choices=("auto", "cpu"), default="auto", help="cpu: leave a card alone")
     made.add_argument("--toy", action="store_true", help="toy sizes, as on a machine without a card: does it all run?")
     made.add_argument("--list", action="store_true", help="print the stages' items and stop")
-    made.add_argument("--pack-corpus", type=Path, metavar="FILE", help="write an encoded corpus to bring along, and stop")
+    made.add_argument(
+        "--pack-corpus", type=Path, metavar="FILE", help="write an encoded corpus to bring along, and stop"
+    )
     made.add_argument("--pack-mib", type=float, default=CORPUS_MIB, help="about how large that file may become")
     made.add_argument("--write-table", type=Path, metavar="FOLDER", help="winners of a results folder into the table")
     options = made.parse_args(arguments)

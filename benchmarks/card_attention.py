@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-
 from benchmarks import attention, harness
 from benchmarks.attention_peers import CPU, CUDA, Problem, brine, truth
 from benchmarks.card_stage import Context, Item
@@ -40,7 +39,11 @@ def items(toy: bool) -> list[Item]:
 def contenders(device: str) -> dict:
     """name -> (Problem -> Built); ours by every backend first."""
     ours = {f"{OURS}-{name}": lambda problem, name=name: brine(replace(problem, backend=name)) for name in BACKENDS}
-    return {OURS: brine, **ours, **{name: build for name, build in (CUDA if device == "cuda" else CPU).items() if name != OURS}}
+    return {
+        OURS: brine,
+        **ours,
+        **{name: build for name, build in (CUDA if device == "cuda" else CPU).items() if name != OURS},
+    }
 
 
 def run(item: Item, context: Context) -> None:
@@ -83,5 +86,3 @@ def roofline(device: str, dtype: str, toy: bool) -> float:
         size = 256 if toy else 8192
         _peaks[dtype] = matmul_rate(device, attention.DTYPES[dtype], size=size, budget_s=0.05 if toy else 1.0)
     return _peaks[dtype]
-
-

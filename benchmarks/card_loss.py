@@ -34,7 +34,9 @@ def run(item: Item, context: Context) -> None:
     problem = linear_loss.make_problem(case, context.device)
     ours = {f"{OURS}-{name}": lambda p, name=name: linear_loss.brine(replace(p, backend=name)) for name in BACKENDS}
     named = {OURS: linear_loss.brine, **ours, **linear_loss.CONTENDERS}
-    builders = {name: lambda build=build: build(problem) for name, build in named.items() if name not in context.without}
+    builders = {
+        name: lambda build=build: build(problem) for name, build in named.items() if name not in context.without
+    }
     rules = Rules(budget_s=3.0, min_rounds=5, max_rounds=50, tolerance=linear_loss.TOLERANCE[dtype])
     if context.toy:
         rules = Rules(budget_s=0.0, min_rounds=2, max_rounds=2, tolerance=linear_loss.TOLERANCE[dtype])

@@ -60,6 +60,19 @@ class Record:
         print(words, flush=True)
 
 
+def choices() -> dict[str, str]:
+    """Which backends the kernels took in this process, by device, mask class, dtype and head dim."""
+    kernels = sys.modules.get("kernels")
+    return dict(kernels.choices()) if hasattr(kernels, "choices") else {}
+
+
+def forget_choices() -> None:
+    """From now on `choices` tells of later calls alone."""
+    announced = sys.modules.get("kernels.announce")
+    if hasattr(announced, "reset_choices"):
+        announced.reset_choices()
+
+
 def append(path: Path, text: str, *, fresh: bool = False) -> None:
     """Write at the end of a file in one piece, and see it to the disk."""
     flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if fresh else os.O_APPEND)

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import attention, harness
+from benchmarks import attention
 from benchmarks.attention_peers import brine
 from benchmarks.card_child import machine
 from benchmarks.card_stage import Context, Item
@@ -50,19 +50,24 @@ def items(toy: bool) -> list[Item]:
 
 def run(item: Item, context: Context) -> None:
     """Do one item."""
-    if item.name.startswith("check-"):
-        check(item.name.removeprefix("check-"), context)
+    name, _, backend = item.name.partition("-")
+    if name == "check":
+        check(backend, context)
+    elif name == "machine":
+        context.record(**machine())
     else:
-        {"machine": lambda c: c.record(**machine()), "peak": peak, "compile": compiled, "offload": offloaded, "guard": guard}[
-            item.name
-        ](context)
+        {"peak": peak, "compile": compiled, "offload": offloaded, "guard": guard}[name](context)
 
 
 def peak(context: Context) -> None:
     """The rates that everything else is held against."""
     size, device = (256, context.device) if context.toy else (8192, context.device)
     for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
-        context.record(f"matmul-{name}", size=size, flops_per_s=matmul_rate(device, dtype, size=size, budget_s=1.0 - 0.9 * context.toy))
+        context.record(
+            f"matmul-{name}",
+            size=size,
+            flops_per_s=matmul_rate(device, dtype, size=size, budget_s=1.0 - 0.9 * context.toy),
+        )
     context.record("copy", bytes_per_s=copy_rate(device, size=2**20 if context.toy else 2**30))
     if device == "cuda":
         on_card = torch.empty(2**28, dtype=torch.uint8, device=device)
@@ -103,7 +108,9 @@ def check(backend: str, context: Context) -> None:
                     # raises where the card answers no longer
                     torch.cuda.synchronize()
                 continue
-            context.record(name, dtype=dtype, errors=off, right=all(x <= attention.TOLERANCE[dtype] for x in off.values()))
+            context.record(
+                name, dtype=dtype, errors=off, right=all(x <= attention.TOLERANCE[dtype] for x in off.values())
+            )
 
 
 def errors(ours: Built, truth: Built) -> dict[str, float]:
@@ -142,8 +149,8 @@ def _compare(context: Context, plain: str, other: str, changes: dict[str, Any]) 
         torch.manual_seed(0)
         trainer, batch = Steps(case, world=World()), random_rows(case, document_tokens=case.row_tokens // 3)
         start = time.perf_counter()
-        steps = [trainer.step(batch) for _ in range(2)]
-        found[name] = [step.tally.loss for step in steps], [float(step.grad_norm) for step in steps]
+        steps = [trainer.step(batch).read() for _ in range(2)]
+        found[name] = [step.tally.loss for step in steps], [step.grad_norm for step in steps]
         context.record(name, losses=found[name][0], grad_norms=found[name][1], two_steps_s=time.perf_counter() - start)
     worst = max(abs(a / b - 1) for one, two in zip(*found.values(), strict=True) for a, b in zip(one, two, strict=True))
     context.record("difference", relative=worst, right=worst < (1e-4 if context.device == "cpu" else 0.02))

@@ -12,11 +12,9 @@ its process, hangs, or leaves the card's context unusable, the parent notes it a
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks.card_record import Record, append
+from benchmarks.card_record import Record, append, choices
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,7 +47,9 @@ class Stage:
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("smoke", 4, 0.5, "versions, the card's peaks, backends against the specification, compiled against eager"),
+        Stage(
+            "smoke", 4, 0.5, "versions, the card's peaks, backends against the specification, compiled against eager"
+        ),
         Stage("tests", 6, 1, "the kernels' tests and those that need a card, in parallel; reported, no gate"),
         Stage("attention", 8, 1, "attention over spans and its peers, by mask, length and head dim"),
         Stage("loss", 4, 0.5, "the fused head and loss and its peers"),
@@ -116,13 +116,9 @@ class Context:
         Record(self.out).say(words)
 
 
-def choices() -> dict[str, str]:
-    """Which backends the kernels chose in this process, by device, mask class, dtype and head dim."""
-    kernels = sys.modules.get("kernels")
-    return dict(kernels.choices()) if hasattr(kernels, "choices") else {}
-
-
-def run_command(command: list[str], *, log: Path, seconds: float, gentle: bool = False, **environment: str) -> int | None:
+def run_command(
+    command: list[str], *, log: Path, seconds: float, gentle: bool = False, **environment: str
+) -> int | None:
     """Run a command with its output in a file -> exit code, None where the time was up and it was ended.
 
     gentle: ask it to stop (SIGTERM) twenty seconds earlier, so that it can save.
@@ -130,7 +126,11 @@ def run_command(command: list[str], *, log: Path, seconds: float, gentle: bool =
     append(log, "$ " + " ".join(command) + "\n", fresh=True)
     with log.open("a") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"} | environment
+            command,
+            cwd=ROOT,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"} | environment,
         )
         try:
             process.wait(max(1.0, seconds - 20.0 * gentle))

@@ -26,7 +26,9 @@ GROUPS = {
     "card": ("tests/**/test_*card*.py", "tests/training/test_activations.py"),
 }  # fmt: skip
 """Files by item; each file runs once, in the first group that has it."""
-OUTCOME = re.compile(r"(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\s+(\S+::.*?)\s*$|^(\S+::.*?)\s+(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)")
+OUTCOME = re.compile(
+    r"(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\s+(\S+::.*?)\s*$|^(\S+::.*?)\s+(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)"
+)
 SUMMARY = re.compile(r"^(FAILED|ERROR) (\S+?::.*?)(?: - (.*))?$")
 FAILING_SHOWN = 60
 
@@ -57,7 +59,18 @@ def run(item: Item, context: Context) -> None:
         context.record(skipped="there are no such tests")
         return
     junit, log = context.out / f"junit-{item.name}.xml", context.out / f"tests-{item.name}.txt"
-    command = [sys.executable, "-m", "pytest", *files, "-v", "-rfE", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={junit}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        *files,
+        "-v",
+        "-rfE",
+        "--tb=short",
+        "-p",
+        "no:cacheprovider",
+        f"--junitxml={junit}",
+    ]
     processes = 1 if context.toy else min(MOST_PROCESSES, usable_cores())
     if importlib.util.find_spec("xdist"):
         # large problems are grouped, so that only one of them is on the card at a time

@@ -1,6 +1,7 @@
 """Stage `train`: steps of the 1B model beside the planner's estimate, and a short run of the whole line.
 
-    steps-65536, steps-262144      `benchmarks.train_gpu`: settings as planned for this card, memory, seconds, MFU
+    steps-65536, steps-262144      `benchmarks.train_gpu`: settings as planned for this card, memory, seconds, MFU; what
+                                   "auto" takes for attention, and `-triton` by our kernels alone
     line                           train.py from corpus to report in a minute or two, started as a user starts it
 
 The line takes the corpus that was brought along (`--corpus`), else text from Python's own library. Its figures are
@@ -15,6 +16,7 @@ import json
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,7 @@ def items(toy: bool) -> list[Item]:
     if toy:
         return [Item("steps-toy", 120, fresh=True), Item("line", 240)]
     steps = [Item(f"steps-{length}", 200, fresh=True, least_s=60) for length in LENGTHS]
-    return [steps[0], Item("line", 240, least_s=60), steps[1]]
+    return [steps[0], Item("line", 240, least_s=60), steps[1], replace(steps[0], name=f"{steps[0].name}-triton")]
 
 
 def run(item: Item, context: Context) -> None:
@@ -57,7 +59,8 @@ def run(item: Item, context: Context) -> None:
 
 
 def measure(name: str, context: Context, steps: tuple[str, ...] = train_gpu.STEPS) -> None:
-    """Steps of one length."""
+    """Steps of one length. name: a case of `train_gpu`, with "-" and a backend of attention if it is not "auto"."""
+    name, _, backend = name.partition("-")
     options = argparse.Namespace(quick=context.toy, host_gib=context.host_gib)
     sheet = train_gpu.this_device(options, context.device)
     settings = train_gpu.settings(options, context.device, sheet)
@@ -66,7 +69,11 @@ def measure(name: str, context: Context, steps: tuple[str, ...] = train_gpu.STEP
         return
     context.record("sheet", card=sheet.name, matmul_flops=sheet.matmul_flops, host_gib=sheet.host_memory_bytes / 2**30)
     train_gpu.measure(
-        settings[name], sheet, steps=steps, on_step=lambda step, figures: context.record(step, **_flat(figures))
+        settings[name],
+        sheet,
+        steps=steps,
+        backend=backend or "auto",
+        on_step=lambda step, figures: context.record(step, **_flat(figures)),
     )
     if context.device == "cuda":
         context.record("memory", **{k: v for k, v in torch.cuda.memory_stats().items() if k in (
@@ -106,7 +113,13 @@ def tell(context: Context, run_folder: Path) -> None:
     for path in sorted(run_folder.glob("*/metrics.jsonl")):
         steps = [json.loads(row) for row in path.read_text().splitlines() if row.endswith("}")]
         if steps:
-            context.record(path.parent.name, lines=len(steps), first=steps[0], last=steps[-1], best_mfu=max((s.get("mfu") or 0) for s in steps))
+            context.record(
+                path.parent.name,
+                lines=len(steps),
+                first=steps[0],
+                last=steps[-1],
+                best_mfu=max((s.get("mfu") or 0) for s in steps),
+            )
     summary = run_folder / "summary.json"
     if summary.exists():
         context.record("summary", **{f"run_{k}": v for k, v in json.loads(summary.read_text()).items()})

@@ -50,6 +50,8 @@ class Rules:
     """Rounds at most."""
     tolerance: float = 0.05
     """Largest difference between results, as a share of the largest number in the sample."""
+    peak: bool = True
+    """On CUDA, run each once more to measure its memory."""
 
 
 def contest(
@@ -94,7 +96,7 @@ def contest(
         results[name] |= summary
     for name, reason in turns.failures.items():
         results[name] = {"left_out": reason}
-    if device == "cuda":
+    if device == "cuda" and rules.peak:
         for name in turns.times:
             on_stage(name)
             results[name]["peak_bytes"] = watches[name].peak_bytes()

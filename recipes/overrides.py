@@ -15,7 +15,6 @@ import typing
 from pathlib import Path
 from typing import Any
 
-
 FLAG_ON, FLAG_OFF = "on", "off"
 
 
