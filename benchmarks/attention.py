@@ -33,7 +33,8 @@ import torch
 
 from benchmarks import harness
 from benchmarks.attention_peers import CPU, CUDA, Problem, brine
-from benchmarks.contest import OURS, Rules, contest
+from benchmarks.card_record import choices
+from benchmarks.contest import OURS, contest
 from benchmarks.masks import DECODE_BATCH, KINDS, WINDOW, make_mask
 from benchmarks.memory import peak_growth
 
@@ -186,12 +187,10 @@ def measure_case(case: Case, device: str, options: Any, on_stage: Any) -> dict[s
         result["read_bytes"] = 2 * area * case.heads[1] * case.dim * problem.q.element_size()
     left_out = set(options.without.split(","))
     peers = {name: build for name, build in (CUDA if device == "cuda" else CPU).items() if name not in left_out}
-    rules = Rules(tolerance=TOLERANCE[case.dtype])
-    if options.quick:
-        rules = Rules(budget_s=0.0, min_rounds=2, max_rounds=2, tolerance=TOLERANCE[case.dtype])
+    rules = harness.rules(options, tolerance=TOLERANCE[case.dtype])
     builders = {name: lambda build=build: build(problem) for name, build in peers.items()}
     result["contenders"] = contest(builders, device=device, rules=rules, on_stage=on_stage)
-    result["log"] = harness.heard()
+    result["log"], result["backends"] = harness.heard(), choices()
     return result
 
 
@@ -345,7 +344,9 @@ def main(arguments: list[str] | None = None) -> int:
             add_rates(result, roofline)
         return result
 
-    record["cases"] = harness.run_cases(opened.names, run, show, minutes=options.minutes)
+    record["cases"] = harness.run_cases(
+        opened.names, run, show, minutes=options.minutes, keep=lambda result: harness.keep_case(record, options, result)
+    )
     record["targets"] = targets(list(cases.values()), record["cases"])
     return harness.finish(record, options, draw)
 

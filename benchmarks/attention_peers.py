@@ -34,6 +34,10 @@ from kernels import attention
 
 MASK_BYTES = 8 * 2**30
 """A dense mask is tried up to this size, in the inputs' dtype, as SDPA makes one of it."""
+MASK_TOKENS = 8192
+"""And on CUDA up to so many rows: grouped heads under a mask have no fused kernel there, so H scores a pair are held."""
+COMPILED_SHAPES = 64
+"""Shapes that one compiled FlexAttention may meet; beyond it, it would silently run eager, in T x S memory."""
 SAMPLE_ROWS = 64
 
 _compiled: dict[str, Callable] = {}
@@ -135,6 +139,8 @@ def sdpa_mask(problem: Problem) -> Built:
     size = spans.lo.numel() * spans.num_keys * problem.q.element_size()
     if size > MASK_BYTES:
         raise LeftOutError(f"a dense mask takes {size / 2**30:.0f} GiB, more than the {MASK_BYTES / 2**30:.0f} allowed")
+    if problem.device == "cuda" and spans.num_rows > MASK_TOKENS:
+        raise LeftOutError(f"beyond {MASK_TOKENS} rows its math backend would hold T x S scores of every head")
     grouped = problem.q.shape[2] != problem.k.shape[2]
     dense = spans.dense()[:, None]
     return head_major(
@@ -161,6 +167,7 @@ def flex(problem: Problem) -> Built:
         _compile=problem.device == "cuda",
     )  # fmt: skip
     if "flex" not in _compiled:
+        torch._dynamo.config.recompile_limit = COMPILED_SHAPES
         _compiled["flex"] = torch.compile(flex_attention, dynamic=False)
     grouped = problem.q.shape[2] != problem.k.shape[2]
     return head_major(problem, lambda q, k, v: _compiled["flex"](q, k, v, block_mask=block_mask, enable_gqa=grouped))
@@ -243,11 +250,30 @@ CUDA = {
 }
 
 
+def truth(problem: Problem) -> Tensor:
+    """What a right result's sample is, (B, rows, H, D) float32: the sampled rows alone, every pair of theirs."""
+    rows = _sampled(problem.q.shape[1], problem.q.device)
+    spans, q = problem.mask.spans, problem.q[:, rows].float()
+    group = q.shape[2] // problem.k.shape[2]
+    key = torch.arange(problem.k.shape[1], device=q.device)
+    seen = (key >= spans.lo[:, rows, None]) & (key < spans.hi[:, rows, None])
+    out = torch.empty_like(q)
+    # head by head: all heads' scores of 64 rows and a million keys would not fit
+    for head in range(q.shape[2]):
+        k, v = (x[:, :, head // group].float() for x in (problem.k, problem.v))
+        scores = torch.einsum("bth,bsh->bts", q[:, :, head], k) * q.shape[-1] ** -0.5
+        out[:, :, head] = scores.masked_fill(~seen, float("-inf")).softmax(-1).nan_to_num() @ v
+    return out
+
+
 def _leaves(problem: Problem, tensors: tuple[Tensor, ...] | list[Tensor]) -> tuple[Tensor, ...]:
     return tuple(x.detach().requires_grad_(problem.grad is not None) for x in tensors)
 
 
 def _some_rows(out: Tensor) -> Tensor:
     """Rows at even distances of a (B, T, H, D) result."""
-    rows = torch.linspace(0, out.shape[1] - 1, min(SAMPLE_ROWS, out.shape[1]), device=out.device).long()
-    return out[:, rows]
+    return out[:, _sampled(out.shape[1], out.device)]
+
+
+def _sampled(num_rows: int, device: torch.device) -> Tensor:
+    return torch.linspace(0, num_rows - 1, min(SAMPLE_ROWS, num_rows), device=device).long()

@@ -2,8 +2,8 @@
 
 A contender that cannot be built, fails, runs out of memory or disagrees is left out *with its reason in the record*,
 and the others go on; a comparison that silently drops a peer is no comparison. Agreement is checked on a sample of the
-result against the first contender that ran, ours, before anything is timed: a peer under a wrong mask would be fast
-for nothing.
+result before anything is timed, against the truth where a caller has it, else against the first contender that ran,
+ours: a peer under a wrong mask would be fast for nothing.
 
 Times to get ready are kept apart from the rounds: `prepare_s` makes the mask in the contender's own form,
 `first_forward_s` is its first forward, imports and compilation included.
@@ -50,6 +50,8 @@ class Rules:
     """Rounds at most."""
     tolerance: float = 0.05
     """Largest difference between results, as a share of the largest number in the sample."""
+    peak: bool = True
+    """On CUDA, run each once more to measure its memory."""
 
 
 def contest(
@@ -58,12 +60,14 @@ def contest(
     device: str,
     rules: Rules,
     on_stage: Callable[[str], None] = lambda name: None,
+    expected: Tensor | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """-> {name: {"left_out": reason}} or {name: {"prepare_s", "first_forward_s", "difference", "peak_bytes", "rounds",
+    """expected: the sample that a right result gives, where it is known; else the first contender's is taken for it.
+    -> {name: {"left_out": reason}} or {name: {"prepare_s", "first_forward_s", "difference", "peak_bytes", "rounds",
     "seconds", "over"}}, the last three as in `measure.summarize`."""
     results: dict[str, dict[str, Any]] = {}
     watches: dict[str, Stopwatch] = {}
-    expected = None
+    expected = None if expected is None else expected.double().cpu()
     for name, build in builders.items():
         on_stage(name)
         failed = False
@@ -78,6 +82,8 @@ def contest(
         if failed:
             # outside of the handler, where the trace no longer holds what failed
             release(device)
+            # raises where the device answers no longer: the others would be blamed for it
+            _wait(device)
     turns = take_turns(
         watches,
         device=device,
@@ -90,7 +96,7 @@ def contest(
         results[name] |= summary
     for name, reason in turns.failures.items():
         results[name] = {"left_out": reason}
-    if device == "cuda":
+    if device == "cuda" and rules.peak:
         for name in turns.times:
             on_stage(name)
             results[name]["peak_bytes"] = watches[name].peak_bytes()

@@ -2,8 +2,12 @@
 
 The tests of the operation run first, in a process of their own, and where they fail nothing is measured and nothing is
 written: a fast wrong kernel is worth no row. On a GPU, where part of the tests may have run by interpreter, small cases
-are also held against the specification on the device itself (`agree`). There is no switch to leave this out, only
-`--quick`, which tries the whole script at toy sizes, without tests, and writes nothing.
+are also held against the specification on the device itself (`agree`). Where time on a card is short, `--tests report`
+measures all the same and `--tests none` runs none; the record then says so in its "tests". `--quick` tries the whole
+script at toy sizes, without tests, and writes nothing.
+
+What a case gave is on disk as soon as it ends, in `results/<name>.<time>.partial.jsonl` (`keep_case`): a run that is killed leaves it
+there, one that ends takes it away.
 
 A record is one line of JSON appended in a single write to `results/<name>.jsonl`, with hardware, versions, commit
 (and whether files differed from it; results themselves do not count), load of the machine before the start, the
@@ -33,7 +37,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks.contest import Built
+from benchmarks.card_record import append
+from benchmarks.contest import Built, Rules
 from benchmarks.measure import copy_rate, matmul_rate
 from training.distributed import World
 from training.environment import commit, environment
@@ -42,6 +47,8 @@ from training.runtime import Runtime, usable_cores
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+MOST_PROCESSES = 10
+"""Processes of tests on a card, each of which holds a context."""
 PEERS = ("triton", "flash-attn", "flash-attn-3", "flash-attn-4", "liger-kernel", "nvidia-cudnn-cu13", "transformers")
 
 
@@ -78,6 +85,10 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     made.add_argument("--cases", nargs="+", default=[], metavar="WORD", help="only cases whose name has one of these")
     made.add_argument("--list", action="store_true", help="print the names of the cases and stop")
     made.add_argument("--minutes", type=float, default=0.0, help="begin no case after so many; 0 for no limit")
+    made.add_argument(
+        "--tests", choices=("gate", "report", "none"), default="gate",
+        help="run first: refuse to measure where they fail, note that they did, or leave them out",
+    )  # fmt: skip
     made.add_argument("--threads", type=int, default=usable_cores(), help="CPU threads of torch")
     made.add_argument("--results", type=Path, default=RESULTS, help="folder of the record and the plot")
     return made
@@ -87,7 +98,12 @@ def device_options(made: argparse.ArgumentParser) -> None:
     """Options of benchmarks that know GPUs, and those by which a case's own process is started."""
     made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda where there is one")
     made.add_argument("--backend", default="", help="of ours; on CUDA triton unless given, as its tests ran first here")
-    made.add_argument("--case-timeout-s", type=float, default=1200.0, help="on CUDA, longest time of one case")
+    made.add_argument("--case-timeout-s", type=float, default=300.0, help="on CUDA, longest time of one case")
+    made.add_argument(
+        "--budget-s", type=float, default=None, help="seconds of a case's rounds; each script has its own"
+    )
+    made.add_argument("--min-rounds", type=int, default=None, help="rounds in any case")
+    made.add_argument("--no-peak", action="store_true", help="on CUDA, do without the extra run that measures memory")
     made.add_argument("--without", default="", metavar="A,B", help="contenders to leave out")
     for hidden in ("--child", "--stage"):
         made.add_argument(hidden, default="", help=argparse.SUPPRESS)
@@ -100,6 +116,7 @@ def prepare(options: argparse.Namespace) -> str:
     logging.getLogger("kernels").setLevel(logging.INFO)
     logging.getLogger("kernels").addHandler(_ear)
     torch.set_num_threads(options.threads)
+    options.end = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
     device = getattr(options, "device", "cpu")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -125,7 +142,16 @@ def select(names: list[str], words: list[str]) -> list[str]:
     return kept
 
 
-def run_tests(patterns: tuple[str, ...]) -> dict[str, Any]:
+def rules(options: argparse.Namespace, *, tolerance: float, **usual: Any) -> Rules:
+    """How long a case may take: what the command line says, else what is usual for a benchmark; toys by --quick."""
+    if options.quick:
+        return Rules(tolerance=tolerance, budget_s=0.0, min_rounds=2, max_rounds=2)
+    asked = {"budget_s": options.budget_s, "min_rounds": options.min_rounds}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    return Rules(**{"tolerance": tolerance, **usual, **asked, "peak": not options.no_peak})
+
+
+def run_tests(patterns: tuple[str, ...], *, processes: int = 0) -> dict[str, Any]:
     """Run the tests that match, seen from the repository's root -> {"command", "passed", "seconds"}.
 
     Raises TestsFailedError, with what the tests said last, where one fails or none is found.
@@ -133,7 +159,7 @@ def run_tests(patterns: tuple[str, ...]) -> dict[str, Any]:
     files = sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern))
     if not files:
         raise TestsFailedError(f"found no tests at {', '.join(patterns)}")
-    command = [sys.executable, "-m", "pytest", *files, "-q", "-n", "0", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *files, "-q", "-n", str(processes), "-p", "no:cacheprovider"]
     shown = "python " + " ".join(command[1:])
     print(f"tests first: {shown}", file=sys.stderr, flush=True)
     start = time.perf_counter()
@@ -166,7 +192,15 @@ def begin(name: str, options: argparse.Namespace, device: str, tests: tuple[str,
     load = os.getloadavg()[0]
     if load > 0.5:
         print(f"the machine is not idle (load {load:.1f}): numbers will suffer", file=sys.stderr)
-    checked = None if options.quick else run_tests(tests)
+    checked = None
+    if not options.quick and options.tests != "none":
+        try:
+            # a card's tests compile many small kernels, each in one process
+            checked = run_tests(tests, processes=min(MOST_PROCESSES, usable_cores()) if device == "cuda" else 0)
+        except TestsFailedError as error:
+            if options.tests == "gate":
+                raise
+            checked = {"passed": False, "said": str(error)[-2000:]}
     return {
         "benchmark": name,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -231,11 +265,42 @@ def open_cases(
         return 0
     try:
         record = begin(name, options, device, tests[device])
-        if device == "cuda":
-            verify(device, options.backend)
+        if device == "cuda" and options.tests != "none":
+            verified(record, options, lambda: verify(device, options.backend))
     except TestsFailedError as error:
         return refuse(name, error)
     return Opened(options, device, cases, names, record)
+
+
+def verified(record: dict[str, Any], options: argparse.Namespace, verify: Callable[[], None]) -> None:
+    """Hold small cases against the specification on the card. Raises TestsFailedError, or notes it for --tests report."""
+    try:
+        verify()
+    except TestsFailedError as error:
+        if options.tests == "gate":
+            raise
+        record["off_on_this_device"] = str(error)
+    # children measure with nearly all of the card
+    torch.cuda.empty_cache()
+
+
+def keep_case(record: dict[str, Any], options: argparse.Namespace, result: dict[str, Any]) -> None:
+    """Put a case that has ended on disk, where it stays until the whole record is there."""
+    if options.quick:
+        return
+    path = partial_path(record, options)
+    if not path.exists():
+        append(
+            path, json.dumps({name: value for name, value in record.items() if name not in ("cases", "targets")}) + "\n"
+        )
+    append(path, json.dumps(result) + "\n")
+
+
+def partial_path(record: dict[str, Any], options: argparse.Namespace) -> Path:
+    """Where the cases of a run that has not ended stand."""
+    options.results.mkdir(parents=True, exist_ok=True)
+    when = record["time"].translate({ord(sign): None for sign in "-:"})
+    return options.results / f"{record['benchmark']}.{when}.partial.jsonl"
 
 
 def hardware(device: str, threads: int, load: float) -> dict[str, Any]:
@@ -296,10 +361,12 @@ def run_cases(
     show: Callable[[dict[str, Any]], str],
     *,
     minutes: float = 0.0,
+    keep: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> list[dict[str, Any]]:
     """Run the cases under a progress bar, printing each as it ends. Ctrl-C keeps what is done.
 
     run: (name, on_stage) -> result; on_stage tells the bar who is at work. show: result -> lines for the console.
+    keep: called with each result as it ends, to put it on disk.
     """
     results, start = [], time.monotonic()
     with tqdm(names, desc="cases", file=sys.stderr, disable=None) as bar:
@@ -313,6 +380,7 @@ def run_cases(
             except KeyboardInterrupt:
                 results.append({"case": name, "left_out": "interrupted"})
                 break
+            keep(results[-1])
             with tqdm.external_write_mode(file=sys.stdout):
                 print(show(results[-1]), flush=True)
     return results
@@ -322,8 +390,12 @@ def run_isolated(module: str, case: str, options: argparse.Namespace, device: st
     """Run one case in processes of its own until one lives to tell; see this file's opening."""
     left_out = {name: {"left_out": "asked for"} for name in options.without.split(",") if name}
     arguments = ["--device", device, "--backend", options.backend, "--threads", str(options.threads)]
-    timeout_s = options.case_timeout_s
+    for name in ("budget_s", "min_rounds"):
+        if getattr(options, name) is not None:
+            arguments += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
+    arguments += ["--no-peak"] * options.no_peak
     while True:
+        timeout_s = case_timeout_s(options)
         with tempfile.TemporaryDirectory() as folder:
             stage = Path(folder) / "stage"
             command = [sys.executable, "-m", module, *arguments, "--child", case]
@@ -345,6 +417,11 @@ def run_isolated(module: str, case: str, options: argparse.Namespace, device: st
         left_out[culprit] = {"left_out": reason}
 
 
+def case_timeout_s(options: argparse.Namespace) -> float:
+    """Longest time of a case that begins now: no longer than the command itself may last."""
+    return max(1.0, min(options.case_timeout_s, options.end - time.monotonic()))
+
+
 def child_stage(options: argparse.Namespace) -> Callable[[str], None]:
     """For a case's own process: note who is at work where the parent will look."""
     return lambda name: Path(options.stage).write_text(name) if options.stage else None
@@ -363,6 +440,7 @@ def finish(record: dict[str, Any], options: argparse.Namespace, draw: Callable[[
         options.results.mkdir(parents=True, exist_ok=True)
         path = options.results / f"{record['benchmark']}.jsonl"
         append_line(path, record)
+        partial_path(record, options).unlink(missing_ok=True)
         picture = options.results / f"{record['benchmark']}-{record['hardware']['device']}.png"
         draw(record, picture)
         print(f"appended to {path}, drawn in {picture}", file=sys.stderr)

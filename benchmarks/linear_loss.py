@@ -36,7 +36,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import harness
-from benchmarks.contest import OURS, Built, Rules, contest
+from benchmarks.card_record import choices
+from benchmarks.contest import OURS, Built, contest
 from benchmarks.measure import LeftOutError
 from benchmarks.memory import peak_growth
 from kernels import linear_cross_entropy
@@ -197,6 +198,23 @@ def liger(problem: Problem) -> Built:
 CONTENDERS = {OURS: brine, "plain": plain, "chunked": chunked, "liger": liger}
 
 
+@torch.no_grad()
+def truth(problem: Problem, *, rows: int = 1024) -> Tensor:
+    """The loss in fp32, some rows at a time: a scalar that needs little memory."""
+    p, total = problem, torch.zeros((), device=problem.hidden.device)
+    weight = p.weight.float()
+    teacher_weight = None if p.teacher_weight is None else p.teacher_weight.float()
+    for first in range(0, len(p.labels), rows):
+        part = slice(first, first + rows)
+        teacher = None if p.teacher_hidden is None else p.teacher_hidden[part].float()
+        some = replace(
+            p, hidden=p.hidden[part].float(), weight=weight, labels=p.labels[part], teacher_hidden=teacher,
+            teacher_weight=teacher_weight,
+        )  # fmt: skip
+        total += plain(some).forward()
+    return total
+
+
 def verify(device: str, backend: str) -> None:
     """Hold small cases of all terms against the plain loss in fp32 on this device. Raises TestsFailedError."""
     for terms in TERMS:
@@ -223,9 +241,7 @@ def measure_case(case: Case, device: str, options: Any, on_stage: Any) -> dict[s
     left_out = set(options.without.split(","))
     problem = make_problem(case, device, backend=options.backend)
     builders = {name: lambda build=build: build(problem) for name, build in CONTENDERS.items() if name not in left_out}
-    rules = Rules(tolerance=TOLERANCE[case.dtype], budget_s=60.0, max_rounds=10)
-    if options.quick:
-        rules = Rules(tolerance=TOLERANCE[case.dtype], budget_s=0.0, min_rounds=2, max_rounds=2)
+    rules = harness.rules(options, tolerance=TOLERANCE[case.dtype], budget_s=60.0, max_rounds=10)
     contenders = contest(builders, device=device, rules=rules, on_stage=on_stage)
     gradients = sum(x.numel() * x.element_size() for x in (problem.hidden, problem.weight))
     for contender in contenders.values():
@@ -241,6 +257,7 @@ def measure_case(case: Case, device: str, options: Any, on_stage: Any) -> dict[s
         "dtype": case.dtype,
         "backend": options.backend,
         "log": harness.heard(),
+        "backends": choices(),
         "flops": case.flops,
         "gradient_bytes": gradients,
         "contenders": contenders,
@@ -371,7 +388,9 @@ def main(arguments: list[str] | None = None) -> int:
             add_rates(result, record["roofline"])
         return result
 
-    record["cases"] = harness.run_cases(opened.names, run, show, minutes=options.minutes)
+    record["cases"] = harness.run_cases(
+        opened.names, run, show, minutes=options.minutes, keep=lambda result: harness.keep_case(record, options, result)
+    )
     record["targets"] = targets(list(cases.values()), record["cases"])
     return harness.finish(record, options, draw)
 

@@ -28,6 +28,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from typing import Any
 import torch
 
 from benchmarks import attention, harness
+from benchmarks.card_record import choices
 from model import ModelConfig
 from recipes import RECIPES
 from training import planner
@@ -52,6 +54,7 @@ TESTS = (
 GIB = 2**30
 LENGTHS = (65_536, 262_144, 1_048_576)
 DOCUMENT = 8192
+STEPS = ("warm", "packed", "one")
 TOY = ModelConfig(
     vocab_size=512, dim=64, num_layers=6, num_heads=2, num_kv_heads=1, head_dim=32, mlp_dim=128, window=64
 )
@@ -116,32 +119,42 @@ def best_case(base: Case, length: int, train: TrainConfig, sheet: Device) -> Cas
         return None
 
 
-def measure(setting: Setting, sheet: Device) -> dict[str, Any]:
-    """The steps of one setting in this process, meant for a fresh one."""
+def measure(
+    setting: Setting,
+    sheet: Device,
+    *,
+    steps: tuple[str, ...] = STEPS,
+    backend: str = "triton",
+    on_step: Callable[[str, dict[str, Any]], None] = lambda name, figures: None,
+) -> dict[str, Any]:
+    """The steps of one setting in this process, meant for a fresh one. backend: of attention, on a card; on_step: told
+    of each step as it ends."""
     from benchmarks.steps import Steps, random_rows
 
     case, on_card = setting.case, setting.case.device == "cuda"
     torch.manual_seed(0)
     trainer = Steps(case, world=World())
     if on_card:
-        trainer.model.attention_backend = "triton"
+        trainer.model.attention_backend = backend
     plan = memory(case)
     result = {
         "case": setting.name, "tokens": case.row_tokens, "model": case.model.to_dict(), "dtype": case.dtype,
         "checkpointing": case.checkpointing, "checkpoint_layers": case.checkpoint_layers, "mlp_tile": case.mlp_tile,
         "compiled": case.compiled, "plan_gib": plan.peak_bytes / GIB, "fullest": plan.worst,
         "plan_host_gib": sum(offloaded(case).values()) / GIB,
-        "plan_one_s": step_time(case, sheet).total_s, "steps": {},
+        "plan_one_s": step_time(case, sheet).total_s, "backend": backend, "steps": {},
     }  # fmt: skip
     packed, whole = random_rows(case, document_tokens=setting.document_tokens), random_rows(case)
-    for name, batch in (("warm", packed), ("packed", packed), ("one", whole)):
+    rows = {"warm": packed, "packed": packed, "one": whole}
+    on_step("plan", {name: figure for name, figure in result.items() if name not in ("steps", "model")})
+    for name in steps:
         if name == "one" and not setting.one:
             continue
         if on_card:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
-        done = trainer.step(batch).read()
+        done = trainer.step(rows[name]).read()
         if on_card:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start
@@ -152,20 +165,22 @@ def measure(setting: Setting, sheet: Device) -> dict[str, Any]:
             "allocated_gib": torch.cuda.max_memory_allocated() / GIB if on_card else None,
             "reserved_gib": torch.cuda.max_memory_reserved() / GIB if on_card else None,
         }  # fmt: skip
+        on_step(name, result["steps"][name])
         print(f"{setting.name} {name}: {seconds:.2f} s, loss {loss:.3f}", file=sys.stderr, flush=True)
-    return result
+    return result | {"backends": choices()}
 
 
 def run_child(name: str, options: argparse.Namespace, device: str) -> dict[str, Any]:
     """Measure a case in a process of its own -> its result, or {"left_out": reason}."""
     command = [sys.executable, "-m", "benchmarks.train_gpu", "--child", name, "--device", device]
+    timeout_s = harness.case_timeout_s(options)
     command += ["--host-gib", str(options.host_gib), "--threads", str(options.threads)] + ["--quick"] * options.quick
     try:
         done = subprocess.run(
-            command, cwd=harness.ROOT, stdout=subprocess.PIPE, text=True, check=False, timeout=options.case_timeout_s
+            command, cwd=harness.ROOT, stdout=subprocess.PIPE, text=True, check=False, timeout=timeout_s
         )
     except subprocess.TimeoutExpired:
-        return {"case": name, "left_out": f"took longer than {options.case_timeout_s:.0f} s"}
+        return {"case": name, "left_out": f"took longer than {timeout_s:.0f} s"}
     if done.returncode:
         return {"case": name, "left_out": f"its process ended with {done.returncode}"}
     return json.loads(done.stdout.splitlines()[-1])
@@ -239,8 +254,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark -> exit status."""
     made = harness.parser(NAME, __doc__.splitlines()[0])
     made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="cpu only with --quick")
-    made.add_argument("--host-gib", type=float, default=0.0, help="host memory that may be pinned; 0: all there is")
-    made.add_argument("--case-timeout-s", type=float, default=900.0, help="longest time of one case")
+    made.add_argument(
+        "--host-gib",
+        type=float,
+        default=0.0,
+        help="host memory that may be pinned; 0: what the system reports, which is too little where memory grows on demand",
+    )
+    made.add_argument("--case-timeout-s", type=float, default=540.0, help="longest time of one case")
     made.add_argument("--child", default="", help=argparse.SUPPRESS)
     options = made.parse_args(arguments)
     options.given = list(sys.argv[1:] if arguments is None else arguments)
@@ -261,13 +281,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         record = harness.begin(NAME, options, device, TESTS)
-        if device == "cuda":
-            attention.verify(device, options.backend)
+        if device == "cuda" and options.tests != "none":
+            harness.verified(record, options, lambda: attention.verify(device, options.backend))
     except harness.TestsFailedError as error:
         return harness.refuse(NAME, error)
     record["cases"] = harness.run_cases(
-        names, lambda name, on_stage: run_child(name, options, device), show, minutes=options.minutes
-    )
+        names, lambda name, on_stage: run_child(name, options, device), show, minutes=options.minutes,
+        keep=lambda result: harness.keep_case(record, options, result),
+    )  # fmt: skip
     record["targets"] = targets(record["cases"])
     return harness.finish(record, options, draw)
 

@@ -1,7 +1,8 @@
 """The outer line of the command: which recipe, which fields overridden, and what is said at the end.
 
 tyro reads the recipe's dataclasses: their fields become options, their docstrings the help, and a mistyped option gets
-the nearest one as advice. Nothing but this file imports it.
+the nearest one as advice. Nothing but this file imports it, and where it is not installed `recipes.overrides` takes its
+place with the same options and fewer words.
 """
 
 from __future__ import annotations
@@ -11,17 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
+try:
+    import tyro
+except ImportError:
+    tyro = None
 
 from recipes import RECIPES
+from recipes.overrides import options, override
 from recipes.recipe import Recipe
+
+# the recipe's fields are options without a prefix
+_UNNAMED = tyro.conf.arg(name="") if tyro else ""
 
 
 @dataclass(frozen=True)
 class Launch:
     """How a recipe is run, beside the recipe itself."""
 
-    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    recipe: Annotated[Recipe, _UNNAMED]
     """The run."""
     runs: Path = Path("runs")
     """Folder that holds the run folders."""
@@ -46,6 +54,8 @@ def parse(argv: list[str], *, prog: str = "train.py") -> Launch:
     if name not in RECIPES:
         print(f"error: unknown recipe {name!r}: choose one of {', '.join(RECIPES)}", file=sys.stderr)
         raise SystemExit(2)
+    if tyro is None:
+        return _plainly(name, rest, prog)
     recipes = "\n".join(f"  {key:<10} {make.__doc__.strip().splitlines()[0]}" for key, make in RECIPES.items())
     try:
         return tyro.cli(
@@ -56,6 +66,20 @@ def parse(argv: list[str], *, prog: str = "train.py") -> Launch:
             description=f"Train by the recipe `{name}`, or another: train.py RECIPE [OPTIONS]\n\n{recipes}",
             config=(tyro.conf.FlagCreatePairsOff,),
         )
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _plainly(name: str, rest: list[str], prog: str) -> Launch:
+    """The same without tyro."""
+    launch = Launch(recipe=RECIPES[name]())
+    if "--help" in rest or "-h" in rest:
+        print(f"usage: {prog} {name} [OPTIONS]; tyro, which is not installed, would explain these:")
+        print("\n".join(f"  {option}" for option in options(launch, unnamed="recipe")))
+        raise SystemExit(0)
+    try:
+        return override(launch, rest, unnamed="recipe")
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -56,17 +56,26 @@ def processor() -> str:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with "+" where files differ from it; None outside a checkout."""
+    """The checkout's commit, with "+" where files differ from it. A copy without .git tells by the variable BRINE_COMMIT
+    or a file COMMIT at its root (`git rev-parse --short=12 HEAD > COMMIT` before copying); None where nothing does."""
     root = Path(__file__).parent.parent
+    if told := os.environ.get("BRINE_COMMIT", "").strip():
+        return told
     try:
         words = [
             subprocess.run(
                 ["git", "-C", str(root), *command], capture_output=True, text=True, timeout=10, check=True
             ).stdout.strip()
-            for command in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain"])
+            for command in (
+                ["rev-parse", "--short=12", "HEAD"],
+                ["status", "--porcelain", "--", ".", ":(exclude)COMMIT"],
+            )
         ]
     except (OSError, subprocess.SubprocessError):
-        return None
+        try:
+            return (root / "COMMIT").read_text(encoding="utf-8").strip() or None
+        except OSError:
+            return None
     return words[0] + ("+" if words[1] else "")
 
 

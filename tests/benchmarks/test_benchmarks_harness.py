@@ -81,7 +81,16 @@ def test_a_contender_that_computes_something_else_is_left_out():
 def test_a_dying_process_costs_one_contender(tmp_path, monkeypatch):
     (tmp_path / "dying.py").write_text(DYING)
     monkeypatch.setattr(harness, "ROOT", tmp_path)
-    options = argparse.Namespace(without="other", backend="auto", threads=1, case_timeout_s=60.0)
+    options = argparse.Namespace(
+        without="other",
+        backend="auto",
+        threads=1,
+        case_timeout_s=60.0,
+        budget_s=None,
+        min_rounds=3,
+        no_peak=False,
+        end=1e12,
+    )
     result = harness.run_isolated("dying", "c", options, "cpu")
     assert result["contenders"] == {
         "good": {},
@@ -104,18 +113,64 @@ def test_failing_tests_refuse_the_report(tmp_path, monkeypatch, last_line):
     assert "found no tests" in last_line()["refused"]
 
 
-def test_there_is_no_way_around_the_tests():
-    text = (Path(harness.__file__).parent / "harness.py").read_text()
-    assert "skip" not in [word for word in text.split() if word.startswith("--")]
+def test_what_the_tests_said_stands_in_the_record(tmp_path):
+    """`--tests report` measures what fails its tests, and `none` what was not tested: neither without saying so."""
+    (tmp_path / "test_it.py").write_text("def test_it():\n    assert False\n")
+    pattern = (str((tmp_path / "test_it.py").relative_to("/")),)
+    options = argparse.Namespace(quick=False, threads=1, given=[], tests="report")
+    harness_root, harness.ROOT = harness.ROOT, Path("/")
+    try:
+        found = harness.begin("toy", options, "cpu", pattern)["tests"]
+        assert found["passed"] is False and "1 failed" in found["said"]
+        options.tests = "none"
+        assert harness.begin("toy", options, "cpu", pattern)["tests"] is None
+        options.tests = "gate"
+        with pytest.raises(harness.TestsFailedError):
+            harness.begin("toy", options, "cpu", pattern)
+    finally:
+        harness.ROOT = harness_root
+    assert harness.parser("toy", "").parse_args([]).tests == "gate"
+
+
+def test_a_case_is_on_disk_as_soon_as_it_ends(tmp_path, capsys):
+    options = argparse.Namespace(quick=False, results=tmp_path)
+    record = {"benchmark": "toy", "time": "2026-01-02T03:04:05Z", "hardware": {"device": "cpu"}, "targets": []}
+
+    def run(name, on_stage):
+        if name == "b":
+            raise SystemExit("killed")
+        return {"case": name}
+
     with pytest.raises(SystemExit):
-        linear_loss.main(["--skip-tests"])
+        harness.run_cases(["a", "b"], run, str, keep=lambda result: harness.keep_case(record, options, result))
+    (partial,) = tmp_path.iterdir()
+    head, case = (json.loads(line) for line in partial.read_text().splitlines())
+    assert head["hardware"] == {"device": "cpu"} and case == {"case": "a"}
+    harness.finish(record, options, lambda record, path: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["toy.jsonl"]
+
+
+def test_rules_come_from_the_command_line():
+    made = harness.parser("toy", "")
+    harness.device_options(made)
+    options = made.parse_args(["--budget-s", "2", "--no-peak"])
+    found = harness.rules(options, tolerance=0.1, budget_s=60.0, max_rounds=9)
+    assert (found.budget_s, found.min_rounds, found.max_rounds, found.peak) == (2.0, Rules().min_rounds, 9, False)
+    assert harness.rules(made.parse_args(["--quick"]), tolerance=0.1).max_rounds == 2
+    # no case is given longer than the command has left
+    options.end, options.case_timeout_s = harness.time.monotonic() + 20, 300.0
+    assert harness.case_timeout_s(options) < 21
 
 
 def test_records_append_and_never_clobber(tmp_path, capsys):
     path = tmp_path / "toy.jsonl"
     path.write_text('{"older": 1}\n')
     options = argparse.Namespace(quick=False, results=tmp_path)
-    record = {"benchmark": "toy", "targets": harness.target("c", "speed", 2.0, "at least", 1.0)}
+    record = {
+        "benchmark": "toy",
+        "time": "2026-01-02T03:04:05Z",
+        "targets": harness.target("c", "speed", 2.0, "at least", 1.0),
+    }
     record["hardware"] = {"device": "cpu"}
     drawn = []
     for number in range(2):

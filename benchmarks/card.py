@@ -1,0 +1,281 @@
+"""A first half hour on a card, as one command that leaves numbers whatever happens.
+
+    python -m benchmarks.card --stage smoke tests attention --minutes 9.5 --out FOLDER     first command, ten minutes
+    python -m benchmarks.card --stage loss sweep --minutes 9.5 --out FOLDER                second
+    python -m benchmarks.card --stage train generate --minutes 9.5 --out FOLDER --corpus corpus.tar.xz      third
+    python -m benchmarks.card --stage million --minutes 9.5 --out FOLDER --host-gib 96     alone, on a fresh machine; 141 GB
+    python -m benchmarks.card --stage demo --minutes 9.5 --out FOLDER --corpus corpus.tar.xz    the rest; again to go on
+    python -m benchmarks.card --stage all --minutes 60 --out FOLDER                        where commands may last
+    python -m benchmarks.card --stage all --toy --minutes 8 --out FOLDER                   the rehearsal, on a CPU too
+
+    python -m benchmarks.card --pack-corpus corpus.tar.xz        before: an encoded corpus to bring along, for a machine
+                                                                 without the libraries that decode media
+    git rev-parse --short=12 HEAD > COMMIT                       before: for a copy without .git; BRINE_COMMIT=... also does
+    python -m benchmarks.card --write-table FOLDER               after: the winners into the table that "auto" reads
+
+`FOLDER/results.jsonl` gets a line the moment there is a figure, synchronised to the disk, with card, driver, versions,
+commit and the backends that the kernels chose; `log.txt` says it for people. Whatever fails is a line too ("error"), and
+the rest goes on. Tests are told (counts, failing ids, junit) and stop nothing. Stages end in time by themselves (8
+minutes at most, `million` 9); what does not fit into `--minutes` is a line too ("skipped"). A command that is killed
+leaves what it had. Exit code 0, unless nothing ran.
+
+What is not measured: several cards, Nsight counters, power. Every time on a card is between CUDA events. Without a card
+(or with --toy) sizes are toys: then times mean nothing, and only the command itself is tried.
+
+This process holds no context on the card: each stage's items run in children (`benchmarks.card_child`), one child as
+long as all goes well, another from the next item on when an item kills it, hangs, or breaks the card's context; a
+contender that was at work at that moment is left out, and its item is done again without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.card_record import Record, error_of, last_words
+from benchmarks.card_stage import ROOT, STAGES, Item, Stage
+
+MARGIN_S = 5.0
+"""Before the end of `--minutes` at which the last child is ended, so that its end is still told."""
+STAGE_OVER = "the stage's time was up"
+DEADLY = 2
+"""Items that a contender may kill before it is left out of the whole stage."""
+CORPUS_MIB = 48.0
+"""Size of a packed corpus unless told otherwise."""
+
+
+@dataclass
+class Run:
+    """One command."""
+
+    record: Record
+    options: argparse.Namespace
+    device: str
+    end: float
+    """By `time.time`."""
+    current: subprocess.Popen | None = None
+    ran: int = 0
+    """Items that ended well."""
+    deaths: dict[str, int] = field(default_factory=dict)
+
+
+def stages_of(names: list[str]) -> list[Stage]:
+    """The stages asked for, in the order of the half hour. Raises ValueError for an unknown one."""
+    if unknown := sorted(set(names) - set(STAGES) - {"all"}):
+        raise ValueError(f"no stage {unknown[0]!r}: choose from {', '.join(STAGES)}, all")
+    return [stage for stage in STAGES.values() if "all" in names or stage.name in names]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Find the facts, run the stages -> exit code."""
+    record = Record(options.out)
+    end = time.time() + 60 * options.minutes - MARGIN_S
+    facts = find_facts(record, options.device)
+    device = facts.get("device", "cpu")
+    options.toy = options.toy or device == "cpu"
+    state = Run(record, options, device, end)
+    _on_signal(state)
+    record.write(stage="start", case="command", toy=options.toy, stages=options.stage, minutes=options.minutes)
+    for stage in stages_of(options.stage):
+        least = 0.0 if options.toy else 60 * stage.least
+        if end - time.time() < least:
+            left = max(0, end - time.time()) / 60
+            record.write(stage=stage.name, case="stage", skipped=f"wants {stage.least:g} minutes, {left:.1f} are left")
+            continue
+        run_stage(stage, state)
+    record.write(stage="end", case="command", items=state.ran)
+    return 0 if state.ran else 1
+
+
+def find_facts(record: Record, device: str) -> dict[str, Any]:
+    """Ask a child what this machine is; {} and a line that says why where it cannot tell."""
+    record.keep_facts({})
+    command = [sys.executable, "-m", "benchmarks.card_child", "--facts", "--device", device]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        facts = json.loads(done.stdout.splitlines()[-1])
+    except (subprocess.TimeoutExpired, IndexError, ValueError) as error:
+        said = "" if isinstance(error, subprocess.TimeoutExpired) else done.stderr.strip().splitlines()[-1:]
+        record.write(stage="start", case="facts", error=f"{error}: {said}")
+        return {}
+    record.keep_facts(facts)
+    return facts
+
+
+def run_stage(stage: Stage, state: Run) -> None:
+    """All items of a stage, in as many children as it takes."""
+    began, state.deaths = time.time(), {}
+    end = min(state.end, began + 60 * stage.minutes)
+    try:
+        items = stage.module().items(state.options.toy)
+    except Exception as error:
+        state.record.write(stage=stage.name, case="stage", **error_of(error))
+        return
+    if state.options.items:
+        items = [item for item in items if any(word in item.name for word in state.options.items)]
+    todo, without = list(items), {}
+    while todo:
+        if time.time() >= end:
+            names = [item.name for item in todo]
+            state.record.write(stage=stage.name, case="stage", skipped=STAGE_OVER, items=names)
+            break
+        batch = todo[:1]
+        if not todo[0].fresh:
+            batch = [item for item in todo if not item.fresh]
+        ended, died = run_child(stage, batch, without, state, end)
+        todo = [item for item in todo if item.name not in ended]
+        if died is not None:
+            todo = after_death(stage, died, todo, without, state)
+    state.record.write(stage=stage.name, case="stage", ended=True, s=round(time.time() - began, 1))
+
+
+def after_death(stage: Stage, died: dict[str, Any], todo: list[Item], without: dict, state: Run) -> list[Item]:
+    """Tell of an item whose process died -> what is left to do: the item again if the guilty one is known."""
+    name, who = died["item"], died["who"]
+    state.record.write(stage=stage.name, case=name, toy=state.options.toy, error=died["why"], at_work=who or None)
+    if not who or who in without.get(name, ()) or who in without.get("", ()):
+        return [item for item in todo if item.name != name]
+    without.setdefault(name, []).append(who)
+    state.deaths[who] = state.deaths.get(who, 0) + 1
+    if state.deaths[who] >= DEADLY:
+        without.setdefault("", []).append(who)
+    return todo
+
+
+def run_child(
+    stage: Stage, batch: list[Item], without: dict[str, list[str]], state: Run, end: float
+) -> tuple[set[str], dict[str, Any] | None]:
+    """One process for some items -> (names of those that ended, how it died or None)."""
+    names, limits = [item.name for item in batch], {item.name: item.timeout_s for item in batch}
+    why, at = "", None
+    with tempfile.TemporaryDirectory() as folder:
+        now, said = Path(folder) / "now", Path(folder) / "stderr"
+        with said.open("w") as errors:
+            command = child_command(stage, names, without, state, end, now)
+            child = state.current = subprocess.Popen(command, cwd=ROOT, stderr=errors, start_new_session=True)
+        while child.poll() is None:
+            time.sleep(0.05)
+            at = _read(now) or at
+            if time.time() > end:
+                why = STAGE_OVER
+            elif at and not at["ended"] and time.time() - at["began"] > limits[at["item"]]:
+                why = f"took longer than {limits[at['item']]:.0f} s"
+            if why:
+                _kill(child)
+        state.current, at = None, _read(now) or at
+        why = why or f"its process ended with {child.returncode}: {last_words(said)}"
+    if at is None:
+        # it never came to an item, and would not the next time
+        state.record.write(stage=stage.name, case="stage", error=why, items=names)
+        return set(names), None
+    ended = set(names[: names.index(at["item"]) + at["ended"]])
+    state.ran += len(ended)
+    if at["ended"]:
+        return ended, None
+    return ended, {"item": at["item"], "who": "" if why == STAGE_OVER else at["who"], "why": why}
+
+
+def child_command(
+    stage: Stage, names: list[str], without: dict[str, list[str]], state: Run, end: float, now: Path
+) -> list[str]:
+    """The command line of a child."""
+    options = state.options
+    command = [sys.executable, "-m", "benchmarks.card_child", "--stage", stage.name, "--items", *names]
+    command += ["--device", state.device, "--out", str(options.out), "--work", str(options.work), "--now", str(now)]
+    command += ["--end", str(end), "--host-gib", str(options.host_gib), "--without", json.dumps(without)]
+    command += ["--corpus", str(options.corpus)] * (options.corpus is not None)
+    return command + ["--toy"] * options.toy
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _kill(child: subprocess.Popen) -> None:
+    """End a child and what it started."""
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    child.wait()
+
+
+def _on_signal(state: Run) -> None:
+    """A polite end: take the child along and say so."""
+
+    def stop(number: int, _frame: Any) -> None:
+        if state.current is not None:
+            _kill(state.current)
+        state.record.write(stage="end", case="command", error=f"stopped by signal {number}", items=state.ran)
+        # results are on disk; threads and temporary folders are not worth waiting for
+        os._exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, stop)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command -> exit code."""
+    made = argparse.ArgumentParser(
+        prog="python -m benchmarks.card",
+        description=__doc__.splitlines()[0],
+        epilog="stages:\n" + "\n".join(f"  {s.name:<10} {s.minutes:g} min at most: {s.what}" for s in STAGES.values()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--stage", nargs="+", default=["all"], metavar="STAGE", help="some of those below, or all")
+    made.add_argument("--minutes", type=float, default=9.5, help="of the whole command")
+    made.add_argument("--out", type=Path, default=Path("card"), help="folder of the results, few and small")
+    made.add_argument(
+        "--work", type=Path, default=None, help="folder of corpora and runs; brine-card in the system's temporary one"
+    )
+    made.add_argument("--corpus", type=Path, default=None, help="what --pack-corpus wrote, for train and demo")
+    made.add_argument("--items", nargs="+", default=[], metavar="WORD", help="only what has one of these in its name")
+    made.add_argument("--host-gib", type=float, default=0.0, help="host memory that may be pinned; 0: most there is")
+    made.add_argument("--device", choices=("auto", "cpu"), default="auto", help="cpu: leave a card alone")
+    made.add_argument("--toy", action="store_true", help="toy sizes, as on a machine without a card: does it all run?")
+    made.add_argument("--list", action="store_true", help="print the stages' items and stop")
+    made.add_argument(
+        "--pack-corpus", type=Path, metavar="FILE", help="write an encoded corpus to bring along, and stop"
+    )
+    made.add_argument("--pack-mib", type=float, default=CORPUS_MIB, help="about how large that file may become")
+    made.add_argument("--write-table", type=Path, metavar="FOLDER", help="winners of a results folder into the table")
+    options = made.parse_args(arguments)
+    if options.pack_corpus:
+        from benchmarks.card_corpus import pack
+
+        return pack(options.pack_corpus, mib=options.pack_mib, toy=options.toy)
+    if options.write_table:
+        from benchmarks.card_table import write_table
+
+        return write_table(options.write_table)
+    try:
+        stages = stages_of(options.stage)
+    except ValueError as error:
+        made.error(str(error))
+    if options.list:
+        for stage in stages:
+            print(stage.name, *(item.name for item in stage.module().items(options.toy)), sep="\n  ")
+        return 0
+    for name in ("out", "work", "corpus"):
+        if getattr(options, name) is not None:
+            setattr(options, name, getattr(options, name).resolve())
+    # kept, so that a demo goes on where it was ended
+    options.work = options.work or Path(tempfile.gettempdir()) / "brine-card"
+    options.work.mkdir(parents=True, exist_ok=True)
+    return run(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

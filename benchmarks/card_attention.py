@@ -1,0 +1,88 @@
+"""Stage `attention`: what attention over spans takes, by each of our backends and by others, under the same mask.
+
+    D128-32k-packed ..      head dim, tokens, mask of `benchmarks.masks`; bf16, 32 query heads over 8 key heads
+
+Ours: `brine` (what "auto" takes), `brine-triton`, `brine-flex`, `brine-flash`; the peers of `attention_peers`. All
+contenders of a case take turns for about two seconds of rounds, forward and backward between CUDA events; median, p20
+and p80 of the rounds. A result is held against the specification on 64 rows before its time counts. FLOPs are counted by
+`attention.add_rates`: 4 D H a *seen* pair, the backward 2.5 times that; shares are of the matrix product measured in the
+same process. Below 16k tokens a launch's cost on the host would be measured, so there are no smaller sizes.
+
+Lengths of the target come first, so that a stage cut short has them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from benchmarks import attention, harness
+from benchmarks.attention_peers import CPU, CUDA, Problem, brine, truth
+from benchmarks.card_stage import Context, Item
+from benchmarks.contest import OURS, Built, Rules, contest
+from benchmarks.measure import matmul_rate
+
+KINDS = ("packed", "causal", "multimodal", "window")
+SIZES = {"32k": 32768, "16k": 16384, "64k": 65536}
+DIMS = (128, 64)
+HEADS = (32, 8)
+BACKENDS = ("triton", "flex", "flash")
+TOY_TOKENS = 200
+
+
+def items(toy: bool) -> list[Item]:
+    """Every case, the target's first."""
+    if toy:
+        return [Item(f"D16-{TOY_TOKENS}-{kind}", 120) for kind in ("packed", "multimodal")]
+    return [Item(f"D{dim}-{size}-{kind}", 150, least_s=10) for dim in DIMS for size in SIZES for kind in KINDS]
+
+
+def contenders(device: str) -> dict:
+    """name -> (Problem -> Built); ours by every backend first."""
+    ours = {f"{OURS}-{name}": lambda problem, name=name: brine(replace(problem, backend=name)) for name in BACKENDS}
+    return {
+        OURS: brine,
+        **ours,
+        **{name: build for name, build in (CUDA if device == "cuda" else CPU).items() if name != OURS},
+    }
+
+
+def run(item: Item, context: Context) -> None:
+    """One case: everybody in turn."""
+    dim, size, kind = item.name.split("-")
+    dim, tokens = int(dim[1:]), SIZES.get(size) or int(size)
+    heads, dtype = ((2, 1), "fp32") if context.device == "cpu" else (HEADS, "bf16")
+    case = attention.Case(kind, tokens, heads, dim, dtype)
+    problem: Problem = attention.make_problem(case, context.device)
+    rules = Rules(budget_s=2.0, min_rounds=5, max_rounds=100, tolerance=attention.TOLERANCE[dtype])
+    if context.toy:
+        rules = Rules(budget_s=0.0, min_rounds=2, max_rounds=2, tolerance=attention.TOLERANCE[dtype])
+    area = problem.mask.spans.area()
+    result = {
+        "kind": kind, "tokens": tokens, "heads": list(heads), "dim": dim, "dtype": dtype, "area": area,
+        "area_share": problem.mask.share, "documents": len(problem.mask.lengths),
+        "forward_flops": 4 * area * dim * heads[0],
+    }  # fmt: skip
+    builders: dict[str, Built] = {
+        name: lambda build=build: build(problem)
+        for name, build in contenders(context.device).items()
+        if name not in context.without
+    }
+    context.record("begins", **result)
+    result["contenders"] = contest(
+        builders, device=context.device, rules=rules, on_stage=context.on_work, expected=truth(problem)
+    )
+    peak = roofline(context.device, dtype, context.toy)
+    attention.add_rates(result, {f"{dtype}_flops_per_s": peak})
+    context.record(**result, matmul_flops_per_s=peak, log=harness.heard())
+    context.say(attention.show(result | {"case": item.name}))
+
+
+_peaks: dict[str, float] = {}
+
+
+def roofline(device: str, dtype: str, toy: bool) -> float:
+    """FLOP/s of the best square product, measured once in this process."""
+    if dtype not in _peaks:
+        size = 256 if toy else 8192
+        _peaks[dtype] = matmul_rate(device, attention.DTYPES[dtype], size=size, budget_s=0.05 if toy else 1.0)
+    return _peaks[dtype]

@@ -1,0 +1,105 @@
+"""An encoded corpus that is brought along: the demo's material in less of it, for a machine without media libraries.
+
+    python -m benchmarks.card --pack-corpus corpus.tar.xz [--pack-mib 48]
+    python train.py demo --corpus.manifest FOLDER_OF_IT         what the stages `train` and `demo` do with it
+
+Making a corpus takes libraries that render, speak and decode; reading an encoded one takes numpy. So it is made where
+they are, with the demo's kinds and levels in the demo's proportions, held-out documents in the demo's numbers or fewer,
+and packed (xz -6: the arrays are mostly white paper and silence). A machine with neither corpus nor libraries makes one of text
+alone from Python's own library (`text_corpus`), and its run says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sysconfig
+import tarfile
+import tempfile
+from dataclasses import fields, replace
+from pathlib import Path
+
+from data.config import EncodeConfig
+from data.formats import open_source
+from data.readers import texts_of
+from data.store import build_corpus
+from data.tokenizer import train_tokenizer
+from data.workbench import Counts, build_workbench
+from recipes import RECIPES
+
+DOCUMENTS_PER_MIB = 260
+"""Documents of the demo's mixture in a packed MiB, roughly."""
+HELD_OUT = 0.5
+"""Share of the demo's held-out documents, where a corpus is not smaller than that anyway."""
+TEXT_VOCABULARY = 512
+
+
+def scaled(counts: Counts, share: float) -> Counts:
+    """Counts times a share, at least one of what there was."""
+
+    def less(value):
+        if isinstance(value, tuple):
+            return tuple(less(each) for each in value)
+        return min(value, max(1, round(value * share)))
+
+    return Counts(**{field.name: less(getattr(counts, field.name)) for field in fields(counts)})
+
+
+def num_documents(counts: Counts) -> int:
+    """All of them."""
+    values = [getattr(counts, field.name) for field in fields(counts)]
+    return sum(sum(value) if isinstance(value, tuple) else value for value in values)
+
+
+def pack(file: Path, *, mib: float, toy: bool = False, source: Path | None = None) -> int:
+    """Make the corpus and write the archive -> exit code. toy: a few dozen documents. source: of code, for tests."""
+    config = RECIPES["demo"]().corpus
+    share = 1 / 400 if toy else min(1.0, mib * DOCUMENTS_PER_MIB / num_documents(config.workbench.train))
+    held_out = scaled(config.workbench.test, 0.1 if toy else HELD_OUT)
+    bench = replace(
+        config.workbench, train=scaled(config.workbench.train, share), validation=held_out, test=held_out, source=source
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        build_workbench(bench, Path(folder) / "documents", progress=not toy)
+        documents = open_source(Path(folder) / "documents" / "manifest.jsonl")
+        corpus = build_corpus(
+            documents, Path(folder) / "corpus", config=config.encode, progress=not toy,
+            tokenizer=train_tokenizer(texts_of(documents.documents()), config.vocab_size),
+        )  # fmt: skip
+        count = corpus.num_documents
+        # written beside and renamed: half an archive is worse than none
+        partial = file.with_name(file.name + ".partial")
+        with tarfile.open(partial, "w:xz", preset=6) as archive:
+            archive.add(Path(folder) / "corpus", "corpus")
+        partial.replace(file)
+    print(f"{file}: {count} documents, {file.stat().st_size / 2**20:.1f} MiB")
+    return 0
+
+
+def unpack(file: Path, folder: Path) -> Path:
+    """The corpus of an archive, or of a folder that holds one, below `folder` -> its folder. Done once."""
+    if file.is_dir():
+        return file
+    target = folder / f"corpus-{file.stat().st_size}"
+    if not target.exists():
+        partial = folder / f"{target.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        with tarfile.open(file) as archive:
+            archive.extractall(partial, filter="data")
+        partial.rename(target)
+    return target / "corpus"
+
+
+def text_corpus(folder: Path, *, toy: bool) -> Path:
+    """A corpus of text alone from some files of Python's library -> its folder. Needs no media library."""
+    target, documents = folder / "text-corpus", folder / "text"
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(documents)
+    documents.mkdir(parents=True)
+    files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+    for file in files[: 24 if toy else None]:
+        shutil.copyfile(file, documents / file.name)
+    source = open_source(documents)
+    tokenizer = train_tokenizer(texts_of(source.documents()), TEXT_VOCABULARY)
+    build_corpus(source, target, tokenizer=tokenizer, config=EncodeConfig(), num_workers=1)
+    return target

@@ -1,0 +1,20 @@
+"""Stage `demo`: `python train.py demo`, all four kinds of material, for as long as there is time.
+
+It is asked to stop twenty seconds before the time is up, saves, and the next command with the same `--work` goes on. The
+corpus is the one brought along (a share of the demo's own: numbers are not those of the README's demo), else text alone.
+"""
+
+from __future__ import annotations
+
+from benchmarks.card_stage import Context, Item
+from benchmarks.card_train import TINY, line
+
+
+def items(toy: bool) -> list[Item]:
+    """The run."""
+    return [Item("demo", 240 if toy else 480)]
+
+
+def run(item: Item, context: Context) -> None:
+    """Start it, or go on."""
+    line("demo", TINY if context.toy else (), context, seconds=min(item.timeout_s, context.left_s()) - 10, again=True)

@@ -1,0 +1,32 @@
+"""Stage `generate`: tokens a second of generation, by `benchmarks.generate`, told line by line as that prints them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+
+from benchmarks.card_stage import Context, Item, run_command
+
+
+def items(toy: bool) -> list[Item]:
+    """The benchmark as a whole."""
+    return [Item("benchmark", 120 if toy else 280)]
+
+
+def run(item: Item, context: Context) -> None:
+    """Start it; every line of JSON is a result."""
+    if importlib.util.find_spec("benchmarks.generate") is None:
+        context.record(skipped="there is no benchmarks/generate.py")
+        return
+    log = context.out / "generate.txt"
+    command = [sys.executable, "-m", "benchmarks.generate", "--device", context.device, *["--quick"] * context.toy]
+    code = run_command(command, log=log, seconds=min(item.timeout_s, context.left_s()) - 5)
+    for number, text in enumerate(log.read_text(errors="replace").splitlines()):
+        if text.startswith("{"):
+            try:
+                context.record(f"line-{number}", said=json.loads(text))
+            except ValueError:
+                continue
+    last = (log.read_text(errors="replace").strip().splitlines() or [""])[-1]
+    context.record(exit_code=code, last=last[:300])

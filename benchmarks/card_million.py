@@ -1,0 +1,21 @@
+"""Stage `million`: one training step of the 1B model of `long_1m` on a row of 1,048,576 tokens.
+
+For a card of 141 GB in a machine of 128 GiB, alone on both: nothing else of this command holds a context on the card.
+First the row in documents of 8,192 tokens, which compiles and takes the host's pages, then the row as one document.
+Each step is told as it ends; the planner's estimate stands before. `--host-gib 96` leaves the machine some memory.
+"""
+
+from __future__ import annotations
+
+from benchmarks.card_stage import Context, Item
+from benchmarks.card_train import measure
+
+
+def items(toy: bool) -> list[Item]:
+    """The step."""
+    return [Item("steps-toy" if toy else "steps-1048576", 120 if toy else 540, fresh=True)]
+
+
+def run(item: Item, context: Context) -> None:
+    """Measure it."""
+    measure(item.name.removeprefix("steps-"), context, steps=("packed", "one"))

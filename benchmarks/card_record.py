@@ -1,0 +1,118 @@
+"""What a card said, on disk the moment it was said: one line of JSON a figure, flushed to the disk, and a log for people.
+
+    record = Record(folder)
+    record.write(stage="smoke", case="peak", bf16_flops_per_s=...)
+
+A line is appended in a single write and synchronised before `write` returns, so a run that is killed leaves whole lines
+of all that was measured. Several processes append to one file: the parent, and the child that is at work. Every line
+carries where it was made (`where`: card, driver, versions, commit), since lines of many runs end up in one place.
+
+The facts are found by a child (`benchmarks.card_child --facts`), because the parent shall hold no context on the card
+while a child fills it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+RESULTS, LOG, FACTS = "results.jsonl", "log.txt", "facts.json"
+SHOWN = 400
+"""Characters of a line that the log shows."""
+
+
+class Record:
+    """The folder that results go to."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def facts(self) -> dict[str, Any]:
+        """What `keep_facts` kept, or nothing."""
+        try:
+            return json.loads((self.folder / FACTS).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+    def keep_facts(self, facts: dict[str, Any]) -> None:
+        """Remember where this run is; every line from now on says so."""
+        append(self.folder / f"{FACTS}.partial", json.dumps(facts, indent=1) + "\n", fresh=True)
+        os.replace(self.folder / f"{FACTS}.partial", self.folder / FACTS)
+
+    def write(self, *, stage: str, case: str, **figures: Any) -> dict[str, Any]:
+        """Append one line -> the line. Values that JSON does not know are written as their text."""
+        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "stage": stage, "case": case, **figures}
+        append(self.folder / RESULTS, json.dumps(line | {"where": self.facts()}, default=str) + "\n")
+        told = {name: value for name, value in figures.items() if value not in ({}, False)}
+        self.say(f"{stage} {case}: {json.dumps(told, default=_short)[:SHOWN]}")
+        return line
+
+    def say(self, words: str) -> None:
+        """One line for people, in the log and on the console."""
+        words = f"{time.strftime('%H:%M:%S')} {words}"
+        append(self.folder / LOG, words + "\n")
+        print(words, flush=True)
+
+
+def choices() -> dict[str, str]:
+    """Which backends the kernels took in this process, by device, mask class, dtype and head dim."""
+    kernels = sys.modules.get("kernels")
+    return dict(kernels.choices()) if hasattr(kernels, "choices") else {}
+
+
+def forget_choices() -> None:
+    """From now on `choices` tells of later calls alone."""
+    announced = sys.modules.get("kernels.announce")
+    if hasattr(announced, "reset_choices"):
+        announced.reset_choices()
+
+
+def append(path: Path, text: str, *, fresh: bool = False) -> None:
+    """Write at the end of a file in one piece, and see it to the disk."""
+    flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if fresh else os.O_APPEND)
+    number = os.open(path, flags, 0o644)
+    try:
+        os.write(number, text.encode())
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a results file, or of the one in a folder."""
+    path = Path(folder) / RESULTS if Path(folder).is_dir() else Path(folder)
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def error_of(error: BaseException) -> dict[str, str]:
+    """{"error", "at"}: the traceback's last line, and the innermost place in this project."""
+    root = str(Path(__file__).parent.parent)
+    last = traceback.format_exception_only(error)[-1].strip()
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(root)]
+    at = f"{os.path.relpath(frames[-1].filename, root)}:{frames[-1].lineno}" if frames else ""
+    return {"error": last[:1000], "at": at}
+
+
+def last_words(path: Path) -> str:
+    """The last line that a process wrote into a file."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    # what a traceback ends with stands at its margin; warnings and the like may follow it
+    errors = [line for line in lines if line[:1].isupper() and "Error" in line.split(":")[0]]
+    return (errors or lines or [""])[-1].strip()[:1000]
+
+
+def _short(value: Any) -> str:
+    return str(value)[:40]
+
+
+if __name__ == "__main__":
+    print("\n".join(f"{line['stage']} {line['case']}" for line in read(Path(sys.argv[1]))))

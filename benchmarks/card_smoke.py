@@ -1,0 +1,167 @@
+"""Stage `smoke`: does this card answer, how fast is it at best, and is what will be measured right on it?
+
+    machine            compilers, memory of the host, the driver
+    peak               best 8,192-cube in bf16, best copy on the card, copies from and to pinned host memory
+    check-<backend>    out, dq, dk, dv under six masks and two head dims, against the specification in fp32
+    guard              the kernels run on the card that holds their inputs, not on the current one; wants two cards
+    compile, offload   a step of a small model compiled, and offloaded, against the same step eager and kept
+    card-tests         tests that need a card and little time: a mesh of one, the ring's reference, offloading
+
+Errors are shares of the largest value. Nothing here is a gate: a backend that is off is told, and what follows shows it
+again ("left_out").
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from benchmarks import attention
+from benchmarks.attention_peers import brine
+from benchmarks.card_child import machine
+from benchmarks.card_stage import Context, Item
+from benchmarks.contest import Built
+from benchmarks.masks import KINDS
+from benchmarks.measure import copy_rate, matmul_rate, reason_of
+from model import ModelConfig
+from training.distributed import World
+from training.plan_memory import Case
+
+BACKENDS = ("auto", "triton", "flex", "flash")
+DIMS = (64, 128)
+NUM_TOKENS = 1500
+SMALL = ModelConfig(
+    vocab_size=4096, dim=512, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=128, mlp_dim=1536, window=256,
+    global_every=2,
+)  # fmt: skip
+# one block: a compiler of CPU code takes its time
+TOY = replace(SMALL, vocab_size=512, dim=64, num_layers=1, head_dim=32, num_heads=2, num_kv_heads=1, mlp_dim=128)
+
+
+def items(toy: bool) -> list[Item]:
+    """What is done, in this order."""
+    checks = [Item(f"check-{name}", 90) for name in BACKENDS]
+    steps = [Item(name, 180) for name in ("compile", "offload")]
+    return [Item("machine", 30), Item("peak", 60), *checks, *steps, Item("guard", 30)]
+
+
+def run(item: Item, context: Context) -> None:
+    """Do one item."""
+    name, _, backend = item.name.partition("-")
+    if name == "check":
+        check(backend, context)
+    elif name == "machine":
+        context.record(**machine())
+    else:
+        {"peak": peak, "compile": compiled, "offload": offloaded, "guard": guard}[name](context)
+
+
+def peak(context: Context) -> None:
+    """The rates that everything else is held against."""
+    size, device = (256, context.device) if context.toy else (8192, context.device)
+    for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        context.record(
+            f"matmul-{name}",
+            size=size,
+            flops_per_s=matmul_rate(device, dtype, size=size, budget_s=1.0 - 0.9 * context.toy),
+        )
+    context.record("copy", bytes_per_s=copy_rate(device, size=2**20 if context.toy else 2**30))
+    if device == "cuda":
+        on_card = torch.empty(2**28, dtype=torch.uint8, device=device)
+        start = time.perf_counter()
+        pinned = torch.empty(2**28, dtype=torch.uint8, pin_memory=True)
+        pin_s = time.perf_counter() - start
+        rates = {}
+        for way, target, source in (("from_host", on_card, pinned), ("to_host", pinned, on_card)):
+            target.copy_(source, non_blocking=True)
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            for _ in range(8):
+                target.copy_(source, non_blocking=True)
+            end.record()
+            torch.cuda.synchronize()
+            rates[f"{way}_bytes_per_s"] = 8 * 2**28 / (begin.elapsed_time(end) / 1e3)
+        context.record("pinned", pin_bytes_per_s=2**28 / pin_s, **rates)
+
+
+def check(backend: str, context: Context) -> None:
+    """A backend on this device against the specification, mask by mask."""
+    dtype = "fp32" if context.device == "cpu" else "bf16"
+    tokens, dims = (150, (16,)) if context.toy else (NUM_TOKENS, DIMS)
+    for kind in KINDS:
+        for dim in dims:
+            name = f"{kind}-D{dim}"
+            try:
+                problem = attention.make_problem(
+                    attention.Case(kind, tokens, (4, 2), dim, dtype), context.device, backend=backend
+                )
+                wide = {part: getattr(problem, part).float() for part in ("q", "k", "v")}
+                grad = None if problem.grad is None else problem.grad.float()
+                truth = replace(problem, **wide, grad=grad, backend="reference")
+                off = errors(brine(problem), brine(truth))
+            except (ValueError, NotImplementedError, RuntimeError, AssertionError) as error:
+                context.record(name, left_out=reason_of(error))
+                if context.device == "cuda":
+                    # raises where the card answers no longer
+                    torch.cuda.synchronize()
+                continue
+            context.record(
+                name, dtype=dtype, errors=off, right=all(x <= attention.TOLERANCE[dtype] for x in off.values())
+            )
+
+
+def errors(ours: Built, truth: Built) -> dict[str, float]:
+    """Largest error of the result and each gradient, as a share of the largest value; NaN stays NaN."""
+    found = []
+    for built in (ours, truth):
+        out = built.forward()
+        grads = torch.autograd.grad(out, built.leaves, built.grad) if built.leaves else ()
+        found.append([x.detach().double() for x in (out, *grads)])
+    names = ("out", "dq", "dk", "dv")
+    return {
+        name: float((mine - true).abs().max() / true.abs().max())
+        for name, mine, true in zip(names, *found, strict=False)
+    }
+
+
+def compiled(context: Context) -> None:
+    """Two steps of a small model, its blocks compiled, against the same steps eager."""
+    _compare(context, "eager", "compiled", {"compiled": True})
+
+
+def offloaded(context: Context) -> None:
+    """Two steps with activations waiting on the host, against the same steps with all kept."""
+    _compare(context, "kept", "offloaded", {"checkpointing": "offload", "checkpoint_layers": 2, "mlp_tile": 128})
+
+
+def _compare(context: Context, plain: str, other: str, changes: dict[str, Any]) -> None:
+    from benchmarks.steps import Steps, random_rows
+
+    base = Case(
+        TOY if context.toy else SMALL, 256 if context.toy else 4096, device=context.device,
+        dtype="float32" if context.device == "cpu" else "bfloat16",
+    )  # fmt: skip
+    found = {}
+    for name, case in ((plain, base), (other, replace(base, **changes))):
+        torch.manual_seed(0)
+        trainer, batch = Steps(case, world=World()), random_rows(case, document_tokens=case.row_tokens // 3)
+        start = time.perf_counter()
+        steps = [trainer.step(batch).read() for _ in range(2)]
+        found[name] = [step.tally.loss for step in steps], [step.grad_norm for step in steps]
+        context.record(name, losses=found[name][0], grad_norms=found[name][1], two_steps_s=time.perf_counter() - start)
+    worst = max(abs(a / b - 1) for one, two in zip(*found.values(), strict=True) for a, b in zip(one, two, strict=True))
+    context.record("difference", relative=worst, right=worst < (1e-4 if context.device == "cpu" else 0.02))
+
+
+def guard(context: Context) -> None:
+    """Inputs on the second card while the first is current."""
+    if context.device != "cuda" or torch.cuda.device_count() < 2:
+        context.record(skipped="wants two cards")
+        return
+    with torch.cuda.device(0):
+        problem = attention.make_problem(attention.Case("causal", 1500, (4, 2), 64, "bf16"), "cuda:1", backend="triton")
+        wide = {part: getattr(problem, part).float() for part in ("q", "k", "v", "grad")}
+        context.record(errors=errors(brine(problem), brine(replace(problem, **wide, backend="reference"))))
