@@ -309,10 +309,10 @@ class _Run:
         """Enter what a step cost, whether or not it counts, and what became of its documents; returns its numbers."""
         result = step.result
         numbers = result.read()
-        self._bill_seconds(teacher_s=result.teacher_s)
+        self._bill_seconds(teacher_s=numbers.teacher_s)
         self.ledger.bill(self.account, flops=numbers.flops["student"])
         self.ledger.bill("teacher_forward", flops=numbers.flops["teacher_forward"])
-        self.progress.pace.add(data_s=result.data_s, busy_s=result.busy_s)
+        self.progress.pace.add(data_s=result.data_s, busy_s=numbers.busy_s)
         for document, why in result.failures:
             append_event(self.folder, "document_failed", step=step.number, document=document, reason=why)
         return numbers

@@ -32,6 +32,7 @@ from data.sequence import CONTEXT
 from kernels import linear_cross_entropy
 from salt.distill import Distillation
 from training.activations import offloading
+from training.clock import StepClock, StepTimes
 from training.config import TrainConfig
 from training.distributed import World
 from training.gradients import Gradients
@@ -127,6 +128,10 @@ class StepNumbers:
     """Was any rank asked to stop?"""
     flops: dict[str, int]
     """FLOPs by account: `student` (forward and backward) and `teacher_forward`."""
+    teacher_s: float
+    """Seconds of this rank's device in the teacher's forward pass."""
+    busy_s: float
+    """Seconds of this rank's device from each micro-batch until it waits for the next or for the others' sums."""
 
 
 class StepResult:
@@ -139,9 +144,8 @@ class StepResult:
         *,
         kinds: tuple[str, ...],
         tokens: int,
-        teacher_s: float,
+        times: StepTimes,
         data_s: float,
-        busy_s: float,
         failures: tuple[tuple[int, str], ...] = (),
     ):
         """shared: (n,) float64, sums over all ranks: a tally's, then stop flags, FLOPs of student and of teacher.
@@ -149,14 +153,11 @@ class StepResult:
         self.kinds, self.grad_norm = kinds, grad_norm
         self.tokens = tokens
         """Tokens gone through by all ranks, padding included."""
-        self.teacher_s = teacher_s
-        """Seconds of this rank in the teacher's forward pass."""
         self.data_s = data_s
-        """Seconds of this rank waiting for batches."""
-        self.busy_s = busy_s
-        """Seconds of this rank from the first batch until it waits for the others' sums, waiting for data left out."""
+        """Seconds of this rank waiting for micro-batches."""
         self.failures = failures
         """(document, reason) of this rank's documents that could not be loaded and became padding."""
+        self._times = times
         self._copy, self._arrived = torch.cat([shared, grad_norm.view(1)]), None
         if shared.device.type == "cuda":
             # on its way while the next step is computed
@@ -171,11 +172,14 @@ class StepResult:
         if self._arrived is not None:
             self._arrived.synchronize()
         *sums, stop, student, teacher, grad_norm = self._copy.tolist()
+        times = self._times.read()
         return StepNumbers(
             Tally(self.kinds, torch.tensor(sums, dtype=torch.float64)),
             grad_norm,
             stop > 0,
             {"student": int(student), "teacher_forward": int(teacher)},
+            times.get("teacher", 0.0),
+            times.get("compute", 0.0),
         )
 
 
@@ -203,9 +207,9 @@ def accumulate(
     tally.sums = tally.sums.to(runtime.device)
     soft = distillation.weight_at(step) if distillation is not None else 0.0
     student_flops = teacher_flops = tokens = 0
-    teacher_s = data_s = 0.0
+    data_s, clock = 0.0, StepClock(runtime.device)
     failures: list[tuple[int, str]] = []
-    began = waiting = time.perf_counter()
+    waiting = time.perf_counter()
     world.mark(f"waiting for rows of step {step + 1}")
     for number, micro_batch in enumerate(batches, 1):
         data_s += time.perf_counter() - waiting
@@ -218,40 +222,43 @@ def accumulate(
         for name, count in batch.mixture.items():
             mixture[name] += count
         help_from: dict[str, Any] = {}
-        with runtime.autocast():
-            if soft:
-                start = time.perf_counter()
-                help_from = {
-                    "teacher_hidden": distillation.hidden(batch, geometry),
-                    "teacher_weight": distillation.head_weight,
-                    "distill_weight": soft,
-                    "temperature": distillation.temperature,
-                }
-                teacher_s += time.perf_counter() - start
-            with offloading(model, runtime.checkpointing):
-                hidden = model(
-                    batch.token_ids, batch.position, batch.segment, batch.block, batch.media, geometry=geometry
+        with clock("compute"):
+            with runtime.autocast():
+                if soft:
+                    with clock("teacher"):
+                        teacher_hidden = distillation.hidden(batch, geometry)
+                    help_from = {
+                        "teacher_hidden": teacher_hidden,
+                        "teacher_weight": distillation.head_weight,
+                        "distill_weight": soft,
+                        "temperature": distillation.temperature,
+                    }
+                    del teacher_hidden
+                with offloading(model, runtime.checkpointing):
+                    hidden = model(
+                        batch.token_ids, batch.position, batch.segment, batch.block, batch.media, geometry=geometry
+                    )
+                objective, token_loss = linear_cross_entropy(
+                    hidden.flatten(0, 1),
+                    model.head_weight,
+                    batch.labels.flatten(),
+                    token_weight=token_weights(batch, config),
+                    z_loss=config.z_loss,
+                    # counted on the host, so that the device is not asked
+                    targets=batch.target_index,
+                    backend=runtime.loss_backend,
+                    return_token_loss=True,
+                    **help_from,
                 )
-            objective, token_loss = linear_cross_entropy(
-                hidden.flatten(0, 1),
-                model.head_weight,
-                batch.labels.flatten(),
-                token_weight=token_weights(batch, config),
-                z_loss=config.z_loss,
-                backend=runtime.loss_backend,
-                return_token_loss=True,
-                **help_from,
-            )
-            # whole streams, which nothing needs any more
-            del hidden, help_from
-        gradients.before_backward(last=number == num_batches)
-        objective.backward()
-        tally.add_batch(batch, objective=objective, token_loss=token_loss)
+                # whole streams, which nothing needs any more
+                del hidden, help_from
+            gradients.before_backward(last=number == num_batches)
+            objective.backward()
+            tally.add_batch(batch, objective=objective, token_loss=token_loss)
         waiting = time.perf_counter()
         if number < num_batches:
             world.mark(f"waiting for rows of step {step + 1}")
 
-    busy_s = time.perf_counter() - began - data_s
     world.mark(f"in the sum of step {step + 1}")
     # one small vector for all that ranks must agree on; float64 holds these counts exactly
     counted = [*mixture.values(), stop, student_flops, teacher_flops]
@@ -264,9 +271,8 @@ def accumulate(
         gradients.norm(world),
         kinds=kinds,
         tokens=tokens,
-        teacher_s=teacher_s,
+        times=clock.take(),
         data_s=data_s,
-        busy_s=busy_s,
         failures=tuple(failures),
     )
 

@@ -37,6 +37,10 @@ class Rows:
     media: dict
 
     @property
+    def target_index(self):
+        return (self.labels.flatten() >= 0).nonzero().flatten()
+
+    @property
     def mixture(self):
         return {"text": 10, "image": 2, "padding": 1}
 

@@ -46,6 +46,7 @@ class Packed:
         slots = (torch.arange(rows)[:, None] * length + torch.tensor([1, 2])).flatten()
         self.media = {"image": (torch.randn(2 * rows, 12, generator=generator), slots)}
 
+        self.target_index = (self.labels.flatten() >= 0).nonzero().flatten()
         self.mixture = {"text": rows * (length - 2), "image": 2 * rows}
 
     def to(self, device, non_blocking=False):

@@ -35,6 +35,10 @@ class TinyBatch:
     media: dict
 
     @property
+    def target_index(self):
+        return (self.labels.flatten() >= 0).nonzero().flatten()
+
+    @property
     def mixture(self):
         return {"text": self.token_ids.numel()}
 
