@@ -42,7 +42,7 @@ from evals.loss import (
 from evals.report_samples import MIME
 from evals.summary import STAGES, finite, flops_of, ledgers, read_jsonl, teacher_training_flops, write_whole
 from evals.transcribe import easiest, rate_table, transcribe
-from model.device import autocast, device_of
+from model.device import autocast, computed_on, device_of
 from model.generate import transcribe as decode_together
 
 MAIN = ("large_salt", "large_baseline", "small")
@@ -72,6 +72,7 @@ def evaluate(
         media_gain      {modality: see `gain.summarise`}
         transcription   one object per kind and level, see `transcribe.rates`
         compare         see `compare.compare_runs`; None with one arm only
+        computed        device, precision and backends, see `model.device.computed_on`
 
     Raises ValueError when there is no model or no held-out document.
     """
@@ -145,6 +146,7 @@ def evaluate(
         "names_recovered": {modality: (easy[modality] or {}).get("names_recovered") for modality in MODALITIES},
         "compare": _compare(folder.parent, own, config, stages),
         "targets": asdict(config.targets),
+        "computed": computed_on(models[main].model, compute_dtype),
     })  # fmt: skip
     _write_lines(folder / "documents.jsonl", records)
     _write_lines(folder / "transcripts.jsonl", transcripts)

@@ -40,7 +40,14 @@ from data.workbench.source import read_source
 from evals.needle_answer import Reader
 from evals.needle_table import cell_of, console_table
 from evals.summary import read_json, read_jsonl, write_whole
-from model.device import add_device_arguments, autocast, device_of, resolve_compute_dtype, resolve_device
+from model.device import (
+    add_device_arguments,
+    autocast,
+    computed_on,
+    device_of,
+    resolve_compute_dtype,
+    resolve_device,
+)
 from model.load import LoadedModel, load
 
 Answer = Callable[[Context], list[str]]
@@ -184,7 +191,9 @@ def measure(
                         progress=bar.update,
                     )  # fmt: skip
                 trials += found
-                results["cells"].append({**cell_of(found, seed=config.seed), "wall_s": _seconds_since(start)})
+                cell = {**cell_of(found, seed=config.seed), "wall_s": _seconds_since(start)}
+                # cells of one file may have been measured on different machines
+                results["cells"].append(cell | {"computed": computed_on(loaded.model, compute_dtype)})
                 lines = "".join(json.dumps(trial, ensure_ascii=False) + "\n" for trial in trials)
                 write_whole(folder / "trials.jsonl", lines)
                 write_whole(folder / "results.json", json.dumps(results, indent=1) + "\n")

@@ -40,7 +40,14 @@ from evals.needle import listed_numbers
 from evals.needle_answer import Reader
 from evals.repository_cases import CONDITIONS, Case, Windows, find_cases
 from evals.summary import read_jsonl, write_whole
-from model.device import add_device_arguments, autocast, device_of, resolve_compute_dtype, resolve_device
+from model.device import (
+    add_device_arguments,
+    autocast,
+    computed_on,
+    device_of,
+    resolve_compute_dtype,
+    resolve_device,
+)
 from model.load import LoadedModel, load
 
 
@@ -189,7 +196,10 @@ def measure(
             found = ask(windows, chosen, complete, length, progress=bar.update)
         rows.append(row_of(found, seed=config.seed))
         lines += found
-        results = {"held_out": completed is not None, "cases_found": len(cases), "seed": config.seed, "rows": rows}
+        results = {
+            "held_out": completed is not None, "cases_found": len(cases), "seed": config.seed, "rows": rows,
+            "computed": computed_on(loaded.model, compute_dtype),
+        }  # fmt: skip
         write_whole(out / "cases.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         write_whole(out / "results.json", json.dumps(results, indent=1) + "\n")
     return results

@@ -15,9 +15,12 @@ from __future__ import annotations
 import argparse
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+
+from kernels import choices
 
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 
@@ -64,6 +67,15 @@ def autocast(device: torch.device | str, compute_dtype: torch.dtype | None) -> A
     if compute_dtype is None:
         return nullcontext()
     return torch.autocast(torch.device(device).type, dtype=compute_dtype)
+
+
+def computed_on(model: nn.Module, compute_dtype: torch.dtype | None) -> dict[str, Any]:
+    """How numbers came about, for the record that holds them: `device`, `compute_dtype`, and the `backends` that
+    attention and loss have taken in this process so far. JSON types."""
+    device = device_of(model)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    dtype = compute_dtype or model.head_weight.dtype
+    return {"device": name, "compute_dtype": str(dtype).removeprefix("torch."), "backends": choices()}
 
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:

@@ -35,6 +35,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from kernels import choices
 from salt.distill import Distillation
 from training.checkpoint import Checkpoint, CheckpointError, drop_after, latest_checkpoint, load_checkpoint
 from training.config import TrainConfig
@@ -456,7 +457,7 @@ class _Run:
         if self.last is None or self.last.step != self.step:
             self._save(planned=False)
         self.saver.wait()
-        self.progress.record.event("interrupted", step=self.step, signal=stop.signal_name)
+        self.progress.record.event("interrupted", step=self.step, signal=stop.signal_name, backends=choices())
         raise Interrupted(f"stopped after step {self.step} of {self.config.num_steps}, saved; the same command goes on")
 
     def _settle(self) -> None:
@@ -464,7 +465,7 @@ class _Run:
         if self.last is None or self.last.step != self.step or self.last.state["validated"] != self.validated:
             self._save(planned=True)
         self.saver.wait()
-        self.progress.record.event("finished", step=self.step, row=self.row)
+        self.progress.record.event("finished", step=self.step, row=self.row, backends=choices())
 
     def _begin_window(self) -> None:
         self.progress.pace.begin(step=self.step, tokens=self.tokens, flops=self.ledger.total_flops())
