@@ -130,8 +130,8 @@ def _auto(q: Tensor, k: Tensor, kind: str, sink: Tensor | None, wide: bool) -> t
     raise ValueError(
         f"no attention backend serves {q.shape[1]} rows over {k.shape[1]} keys (kind of mask {kind!r}, "
         f"{_name(q.dtype)}, head dim {q.shape[3]}) on {device}: {'; '.join(passed_over)}. The dense reference would "
-        'take rows x keys memory and is left to small sizes: mend one of these, or ask for backend="reference" if there '
-        "is memory for it"
+        "take rows x keys memory and is left to small sizes: mend one of these, or ask for "
+        'backend="reference" if there is memory for it'
     )
 
 

@@ -4,7 +4,9 @@
     backward(grad_out, q, k, v, out, lse, spans, scale, backend)   -> dq, dk, dv of these keys, given out, lse of all
 
 Results are fp32 (fp64 for fp64 inputs) and come so from the backend, without having been rounded on the way: what
-several ranks add up is rounded once, at the end. Backends, "auto" among them, are those of `kernels.attention`.
+several ranks add up is rounded once, at the end. (But on the CPU in bf16: torch's flash op rounds the out that it
+returns, and the gradients of pieces of more than `cpu.UPCAST_KEYS` keys.) Backends, "auto" among them, are those of
+`kernels.attention`.
 
 Legend: B batch, T rows, S keys here, H query heads, K key heads, D head dim.
 """

@@ -202,4 +202,5 @@ def test_wrong_arguments_are_named():
 def test_the_room_is_not_the_registry_package_of_its_name():
     """An unrelated package called kernels is looked for by its version; ours must not answer to that."""
     assert not hasattr(kernels, "__version__")
-    assert set(kernels.__all__) == {"Spans", "attention", "linear_cross_entropy", "merge_partials"}
+    functions = {"attention", "choices", "describe_choices", "linear_cross_entropy", "merge_partials"}
+    assert set(kernels.__all__) == functions | {"Spans", "ATTENTION_BACKENDS", "LOSS_BACKENDS"}

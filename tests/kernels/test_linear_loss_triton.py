@@ -1,19 +1,16 @@
 """The Triton backend of the fused head and loss against the reference: same terms, odd sizes, fp64 truth.
 
-Where there is a GPU the cases run on it, and that they pass is what puts its architecture into TESTED_ARCHITECTURES.
-Elsewhere they run in Triton's interpreter, which must be switched on before Triton is first imported: one test starts
-this file again in a process of its own. To see the cases there one by one:
+Where there is a GPU the cases run on it. Elsewhere they run in Triton's interpreter, which must be switched on before
+Triton is first imported: one test starts this file again in a process of its own. To see the cases there one by one:
 
     TRITON_INTERPRET=1 pytest -n 0 tests/kernels/test_linear_loss_triton.py
 """
 
 import importlib.util
 import itertools
-import logging
 import os
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -21,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from kernels import linear_cross_entropy
-from kernels.linear_loss import api
+from kernels.linear_loss import choose
 from kernels.linear_loss.reference import reference_linear_cross_entropy
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -199,7 +196,7 @@ class TestKernel:
 
     def test_without_gradients_and_without_targets(self):
         hidden, weight, labels, soft = problem("sparse")
-        expected = linear_cross_entropy(hidden, weight, labels, backend="cpu", distill_weight=0.5, **soft)
+        expected = linear_cross_entropy(hidden, weight, labels, backend="chunked", distill_weight=0.5, **soft)
         with torch.no_grad():
             loss = linear_cross_entropy(hidden, weight, labels, backend="triton", distill_weight=0.5, **soft)
         torch.testing.assert_close(loss, expected)
@@ -238,7 +235,7 @@ class TestKernel:
         assert sum(len(cache[0]) for cache in linear_loss_kernel.device_caches.values()) == compiled
 
 
-@pytest.mark.parametrize("backend", ["auto", "reference", "cpu"])
+@pytest.mark.parametrize("backend", ["auto", "reference", "chunked"])
 def test_backends_agree(backend):
     hidden, weight, labels, soft = problem("sparse-T2.5-z", dtype=torch.float64)
     kwargs = TERMS["sparse-T2.5-z"] | soft | {"return_token_loss": True}
@@ -248,41 +245,16 @@ def test_backends_agree(backend):
         torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-12)
 
 
-def test_auto_says_once_what_it_takes(caplog, monkeypatch):
-    monkeypatch.setattr("kernels.announce._announced", set())
-    hidden, weight, labels, _ = problem()
-    with caplog.at_level(logging.INFO, "kernels.linear_loss"):
-        for _ in range(2):
-            linear_cross_entropy(hidden.detach().cpu(), weight.detach().cpu(), labels.cpu())
-    assert caplog.messages == [
-        "linear_cross_entropy backend auto: cpu, because hidden is on cpu; chunked, plain PyTorch"
-    ]
-
-
-@pytest.mark.parametrize(
-    ("tested", "dtype", "chosen", "reason"),
-    [
-        (set(), torch.bfloat16, "cpu", "not passed on compute capability (9, 0)"),
-        ({(8, 0)}, torch.bfloat16, "cpu", "not passed on compute capability (9, 0)"),
-        ({(9, 0)}, torch.bfloat16, "triton", "have passed"),
-        ({(9, 0)}, torch.float64, "cpu", "fp64"),
-    ],
-    ids=["none-tested", "another-tested", "tested", "tested-fp64"],
-)
-def test_auto_takes_triton_only_where_its_tests_have_passed(monkeypatch, tested, dtype, chosen, reason):
-    monkeypatch.setattr(api, "TESTED_ARCHITECTURES", frozenset(tested))
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    backend, why = api._choose(types.SimpleNamespace(device=torch.device("cuda")), dtype)
-    assert backend == chosen and reason in why
-
-
 def test_an_unknown_backend_is_refused():
     hidden, weight, labels, _ = problem()
-    with pytest.raises(ValueError, match="unknown backend 'fast'; choose one of auto, reference, cpu, triton"):
+    with pytest.raises(
+        ValueError, match="unknown backend 'fast'; choose one of auto, reference, chunked, triton, liger"
+    ):
         linear_cross_entropy(hidden, weight, labels, backend="fast")
 
 
 def test_triton_that_is_not_installed_is_refused(monkeypatch):
+    choose.reset()
     monkeypatch.delitem(sys.modules, "kernels.linear_loss.triton_kernels", raising=False)
     monkeypatch.delattr("kernels.linear_loss.triton_kernels", raising=False)
     monkeypatch.setitem(sys.modules, "triton", None)
