@@ -116,7 +116,7 @@ def run_stage(stage: Stage, state: Run) -> None:
     began, state.deaths = time.time(), {}
     end = min(state.end, began + 60 * stage.minutes)
     try:
-        items = stage.module().items(state.options.toy)
+        items = stage.module(state.options.module).items(state.options.toy)
     except Exception as error:
         state.record.write(stage=stage.name, case="stage", **error_of(error))
         return
@@ -161,7 +161,9 @@ def run_child(
         now, said = Path(folder) / "now", Path(folder) / "stderr"
         with said.open("w") as errors:
             command = child_command(stage, names, without, state, end, now)
-            child = state.current = subprocess.Popen(command, cwd=ROOT, stderr=errors, start_new_session=True)
+            child = state.current = subprocess.Popen(
+                command, cwd=ROOT, stderr=errors, start_new_session=True, env=environment(stage, state)
+            )
         while child.poll() is None:
             time.sleep(0.05)
             at = _read(now) or at
@@ -193,7 +195,14 @@ def child_command(
     command += ["--device", state.device, "--out", str(options.out), "--work", str(options.work), "--now", str(now)]
     command += ["--end", str(end), "--host-gib", str(options.host_gib), "--without", json.dumps(without)]
     command += ["--corpus", str(options.corpus)] * (options.corpus is not None)
+    command += ["--module", options.module] * bool(options.module)
     return command + ["--toy"] * options.toy
+
+
+def environment(stage: Stage, state: Run) -> dict[str, str]:
+    """A child's variables: without a card, Triton's kernels are swept by its interpreter."""
+    interpreted = stage.name == "sweep" and state.device == "cpu"
+    return os.environ | ({"TRITON_INTERPRET": "1"} if interpreted else {})
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -245,6 +254,7 @@ def main(arguments: list[str] | None = None) -> int:
     made.add_argument("--host-gib", type=float, default=0.0, help="host memory that may be pinned; 0: most there is")
     made.add_argument("--device", choices=("auto", "cpu"), default="auto", help="cpu: leave a card alone")
     made.add_argument("--toy", action="store_true", help="toy sizes, as on a machine without a card: does it all run?")
+    made.add_argument("--module", default="", help=argparse.SUPPRESS)
     made.add_argument("--list", action="store_true", help="print the stages' items and stop")
     made.add_argument(
         "--pack-corpus", type=Path, metavar="FILE", help="write an encoded corpus to bring along, and stop"
@@ -266,7 +276,7 @@ def main(arguments: list[str] | None = None) -> int:
         made.error(str(error))
     if options.list:
         for stage in stages:
-            print(stage.name, *(item.name for item in stage.module().items(options.toy)), sep="\n  ")
+            print(stage.name, *(item.name for item in stage.module(options.module).items(options.toy)), sep="\n  ")
         return 0
     for name in ("out", "work", "corpus"):
         if getattr(options, name) is not None:

@@ -16,7 +16,7 @@ from benchmarks.card_stage import Context, Item
 from benchmarks.contest import OURS, Rules, contest
 
 SIZES = {"8k": 8192, "32k": 32768}
-BACKENDS = ("triton", "liger")
+BACKENDS = ("triton", "liger", "chunked")
 
 
 def items(toy: bool) -> list[Item]:
@@ -33,7 +33,7 @@ def run(item: Item, context: Context) -> None:
     case = linear_loss.Case(terms, SIZES.get(size, 96), *((16, 200) if context.toy else (4096, 2**17)), dtype)
     problem = linear_loss.make_problem(case, context.device)
     ours = {f"{OURS}-{name}": lambda p, name=name: linear_loss.brine(replace(p, backend=name)) for name in BACKENDS}
-    named = {OURS: linear_loss.brine, **ours, **linear_loss.CONTENDERS}
+    named = {OURS: linear_loss.brine, **ours, "plain": linear_loss.plain, "liger": linear_loss.liger}
     builders = {
         name: lambda build=build: build(problem) for name, build in named.items() if name not in context.without
     }

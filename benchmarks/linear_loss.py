@@ -158,7 +158,7 @@ def chunked(problem: Problem) -> Built:
     """Ours without a kernel of its own."""
     if problem.hidden.device.type != "cuda":
         raise LeftOutError("on a CPU ours is that")
-    return brine(replace(problem, backend="cpu"))
+    return brine(replace(problem, backend="chunked"))
 
 
 def plain(problem: Problem) -> Built:
