@@ -35,7 +35,7 @@ from kernels import attention
 MASK_BYTES = 8 * 2**30
 """A dense mask is tried up to this size, in the inputs' dtype, as SDPA makes one of it."""
 MASK_TOKENS = 8192
-"""And on CUDA up to so many rows: grouped heads under a mask have no fused kernel there, so H scores a pair are held."""
+"""And on CUDA up to so many rows: grouped heads under a mask have no fused kernel there, and all scores are held."""
 COMPILED_SHAPES = 64
 """Shapes that one compiled FlexAttention may meet; beyond it, it would silently run eager, in T x S memory."""
 SAMPLE_ROWS = 64

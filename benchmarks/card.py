@@ -1,21 +1,25 @@
 """A first half hour on a card, as one command that leaves numbers whatever happens.
 
-    python -m benchmarks.card --stage smoke tests attention --minutes 9.5 --out FOLDER     first command, ten minutes
-    python -m benchmarks.card --stage loss sweep --minutes 9.5 --out FOLDER                second
-    python -m benchmarks.card --stage train generate --minutes 9.5 --out FOLDER --corpus corpus.tar.xz      third
-    python -m benchmarks.card --stage million --minutes 9.5 --out FOLDER --host-gib 96     alone, on a fresh machine; 141 GB
-    python -m benchmarks.card --stage demo --minutes 9.5 --out FOLDER --corpus corpus.tar.xz    the rest; again to go on
-    python -m benchmarks.card --stage all --minutes 60 --out FOLDER                        where commands may last
-    python -m benchmarks.card --stage all --toy --minutes 8 --out FOLDER                   the rehearsal, on a CPU too
+Before, where the libraries and the repository are (the second for a copy without .git; BRINE_COMMIT=... does too):
 
-    python -m benchmarks.card --pack-corpus corpus.tar.xz        before: an encoded corpus to bring along, for a machine
-                                                                 without the libraries that decode media
-    git rev-parse --short=12 HEAD > COMMIT                       before: for a copy without .git; BRINE_COMMIT=... also does
-    python -m benchmarks.card --write-table FOLDER               after: the winners into the table that "auto" reads
+    python -m benchmarks.card --pack-corpus corpus.tar.xz
+    git rev-parse --short=12 HEAD > COMMIT
+
+On the card, in commands of ten minutes, the first one first; the last two on fresh machines, or when there is time:
+
+    python -m benchmarks.card --stage smoke tests attention --out FOLDER --host-gib 96
+    python -m benchmarks.card --stage loss sweep --out FOLDER
+    python -m benchmarks.card --stage train generate --out FOLDER --host-gib 96 --corpus corpus.tar.xz
+    python -m benchmarks.card --stage million --out FOLDER --host-gib 96
+    python -m benchmarks.card --stage demo --out FOLDER --corpus corpus.tar.xz
+
+Where commands may last, `--stage all --minutes 60` does it at once; `--stage all --toy` is the rehearsal, also on a CPU.
+Afterwards `--write-table FOLDER` puts the winners into the tables that "auto" reads. `million` wants a card of 141 GB.
+`--host-gib`: host memory that may be pinned, for a machine whose memory grows on demand and is reported too small.
 
 `FOLDER/results.jsonl` gets a line the moment there is a figure, synchronised to the disk, with card, driver, versions,
-commit and the backends that the kernels chose; `log.txt` says it for people. Whatever fails is a line too ("error"), and
-the rest goes on. Tests are told (counts, failing ids, junit) and stop nothing. Stages end in time by themselves (8
+commit and the backends that the kernels chose; `log.txt` says it for people. Whatever fails is a line too ("error"),
+and the rest goes on. Tests are told (counts, failing ids, junit) and stop nothing. Stages end in time by themselves (8
 minutes at most, `million` 9); what does not fit into `--minutes` is a line too ("skipped"). A command that is killed
 leaves what it had. Exit code 0, unless nothing ran.
 
@@ -30,6 +34,7 @@ contender that was at work at that moment is left out, and its item is done agai
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -214,10 +219,8 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _kill(child: subprocess.Popen) -> None:
     """End a child and what it started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     child.wait()
 
 

@@ -75,7 +75,7 @@ def facts(device: str = "auto") -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Compilers and memory, which some things need: gcc and Python.h for Triton's launcher, g++ for compiled CPU code."""
+    """Compilers and memory, which some things need: gcc and Python.h for Triton's launcher, g++ for CPU code."""
     memory = {}
     for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []:
         if line.startswith(("MemTotal", "MemAvailable")):

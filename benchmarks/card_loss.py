@@ -2,8 +2,8 @@
 
     plain-8k, z-8k, distill-8k, plain-32k ..      terms and rows; E 4096, V 131,072, bf16
 
-Forward and backward between CUDA events, in turn; peak memory beyond the inputs. `plain` holds all logits in fp32 and may
-run out of memory at 32k, which is told.
+Forward and backward between CUDA events, in turn; peak memory beyond the inputs. `plain` holds all logits in fp32 and
+may run out of memory at 32k, which is told.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def run(item: Item, context: Context) -> None:
     results = contest(builders, device=context.device, rules=rules, on_stage=context.on_work, expected=expected)
     peak = roofline(context.device, dtype, context.toy)
     result = {
-        "case": item.name, "terms": terms, "tokens": case.num_tokens, "width": case.width, "vocabulary": case.vocabulary,
-        "dtype": dtype, "flops": case.flops, "contenders": results,
+        "case": item.name, "terms": terms, "tokens": case.num_tokens, "width": case.width,
+        "vocabulary": case.vocabulary, "dtype": dtype, "flops": case.flops, "contenders": results,
     }  # fmt: skip
     linear_loss.add_rates(result, {f"{dtype}_flops_per_s": peak})
     context.say(linear_loss.show(result))

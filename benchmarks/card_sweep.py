@@ -1,13 +1,13 @@
 """Stage `sweep`: which tiles of the Triton kernels are fastest, pass by pass, and what the table would say.
 
-    compile                      all candidates, in as many processes as there are cores: nothing else is timed meanwhile
+    compile                      all candidates, in as many processes as there are cores; nothing is timed meanwhile
     fwd-D128-causal ..           a pass, head dim and mask: every candidate of `kernels.attention.triton_tiles`
     proposal                     the best by pass, head dim and mask class, into `tiles.json`, and attention with them
 
-A pass is timed in its own launch: forward for `fwd`, the whole backward for `bwd_keys` and `bwd_rows`, in which the other
-kernels keep the table's tiles. A candidate whose result differs from the table's is told and left out. Masks of one class
-("wide": causal and a window of 1,024 keys; "narrow": a window of 256) share a tile: the one whose worst share of the best
-time over them is the least bad is proposed.
+A pass is timed in its own launch: forward for `fwd`, the whole backward for `bwd_keys` and `bwd_rows`, in which the
+other kernels keep the table's tiles. A candidate whose result differs from the table's is told and left out. Masks of
+one class ("wide": causal and a window of 1,024 keys; "narrow": a window of 256) share a tile: proposed is the one that
+loses least against the best where it loses most.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def call_of(place: Place, problem: Problem):
 
 
 def compile_one(place: Place, tile: Any, device: str) -> str:
-    """In a process of a pool: launch a small problem, which leaves the kernel in Triton's cache -> "" or what was wrong."""
+    """In a process of a pool: launch a small problem, which leaves the kernel in Triton's cache -> what was wrong."""
     from kernels.attention import triton_tiles
 
     try:
@@ -175,7 +175,7 @@ def sweep(place: Place, context: Context) -> None:
             with triton_tiles.tiles_as({place.key: tile}):
                 found = [x.float() for x in call()]
                 expected = found if expected is None else expected
-                off = max(float((a - b).abs().nan_to_num(1e9).max() / b.abs().max()) for a, b in zip(found, expected, strict=True))
+                off = max(map(_off, found, expected))
                 del found
                 if off > TOLERANCE:
                     context.record(str(tile), **told, left_out=f"off by {off:.2g} of the largest value")
@@ -186,6 +186,12 @@ def sweep(place: Place, context: Context) -> None:
             if context.device == "cuda":
                 # raises where the card answers no longer
                 torch.cuda.synchronize()
+
+
+def _off(found: Tensor, expected: Tensor) -> float:
+    # rows that see nothing have an lse of -inf on both sides
+    both = found.isneginf() & expected.isneginf()
+    return float((found - expected).masked_fill(both, 0.0).abs().nan_to_num(1e9).max() / expected[~both].abs().max())
 
 
 def timed(call, context: Context) -> dict[str, float]:

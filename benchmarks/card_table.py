@@ -2,9 +2,9 @@
 
     python -m benchmarks.card --write-table FOLDER
 
-From stage `attention` comes a row for each (compute capability, dtype, kind of mask, head dim), from stage `loss` one for
-each kind of loss: median milliseconds of forward and backward by backend, at the longest size at which every backend that
-ran at all ran. Toys, and lines without a commit, are passed over: a row has to be repeatable. Commit the tables after
+From stage `attention` comes a row for each (compute capability, dtype, kind of mask, head dim), from stage `loss` one
+for each kind of loss: median milliseconds of forward and backward by backend, at the longest size at which most
+ran. Toys, and lines without a commit, are passed over: a row has to be repeatable. Commit the tables after
 reading the difference. Tiles (`tiles.json` of stage `sweep`) are copied by hand, as a compile report belongs to them.
 """
 
@@ -72,7 +72,8 @@ def write_table(folder: Path) -> int:
         if rows:
             importlib.import_module(module).write_measured([row_of(**row) for row in rows])
         for row in rows:
-            print(f"{stage} {row['kind']} D{row['dim']}: " + ", ".join(f"{k} {v:.3f} ms" for k, v in sorted(row["ms"].items(), key=lambda kv: kv[1])))
+            times = ", ".join(f"{name} {row['ms'][name]:.3f} ms" for name in sorted(row["ms"], key=row["ms"].get))
+            print(f"{stage} {row['kind']} D{row['dim']}: {times}")
         written += len(rows)
     if not written:
         print(f"nothing in {folder} was measured on a card with a known commit", file=sys.stderr)

@@ -1,8 +1,9 @@
 """Stage `tests`: the tests of the kernels, and those elsewhere that need a card; told, and no gate.
 
-Many small kernels are compiled by these tests, so they run in as many processes as there are cores (ten at most, as each
-holds a context on the card). Lines of pytest's report are read as they come: where the time is up, what had passed and
-failed until then is told all the same. `tests-<item>.txt` has the report, `junit-<item>.xml` what pytest writes at its end.
+Many small kernels are compiled by these tests, so they run in as many processes as there are cores (ten at most, as
+each holds a context on the card). Lines of pytest's report are read as they come: where the time is up, what had passed
+and failed until then is told all the same. `tests-<item>.txt` has the report, `junit-<item>.xml` what pytest writes at
+its end.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ GROUPS = {
     "others": ("tests/kernels/test_*.py",),
     "card": ("tests/*/test_*.py",),
 }  # fmt: skip
-"""Files by item; each file runs once, in the first group that has it. Of the last, those that ask whether a card is there."""
+"""Files by item; each runs once, in the first group that has it; of the last, those that ask if a card is there."""
 OUTCOME = re.compile(
     r"(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\s+(\S+::.*?)\s*$|^(\S+::.*?)\s+(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)"
 )

@@ -1,4 +1,4 @@
-"""The half hour on a card without one: what dies, hangs or raises costs itself alone, and what was measured is on disk."""
+"""The half hour on a card, without one: what dies, hangs or raises costs itself alone, and what was measured stays."""
 
 import json
 import os
@@ -81,7 +81,8 @@ def test_what_fails_costs_itself_alone(stubbed):
 def test_a_stage_that_cannot_be_imported_is_a_line(stubbed):
     code, lines = stubbed("--module", "no_such_module")
     assert code == 1
-    assert [line["error"] for line in lines if "error" in line] == ["ModuleNotFoundError: No module named 'no_such_module'"]
+    (error,) = [line["error"] for line in lines if "error" in line]
+    assert error == "ModuleNotFoundError: No module named 'no_such_module'"
 
 
 def test_the_end_of_the_time_is_told(stubbed):
@@ -149,7 +150,8 @@ def test_each_test_file_is_in_one_group():
 
 def test_the_least_bad_tile_of_a_mask_class_is_proposed():
     def line(mask, tile, median):
-        return {"stage": "sweep", "pass": "fwd", "dim": 64, "mask": mask, "tile": {"rows": tile}, "seconds": {"median": median}}
+        told = {"stage": "sweep", "pass": "fwd", "dim": 64, "mask": mask, "tile": {"rows": tile}}
+        return {**told, "seconds": {"median": median}}
 
     lines = [line("causal", 1, 1.0), line("window", 1, 3.0), line("causal", 2, 1.2), line("window", 2, 1.1)]
     # the fastest under one mask alone, and one that was not timed under both
@@ -160,10 +162,11 @@ def test_the_least_bad_tile_of_a_mask_class_is_proposed():
 
 def test_winners_are_rows_of_a_table(tmp_path):
     def line(kind, tokens, **more):
-        contenders = {f"brine-{name}": {"seconds": {"total": {"median": s}}} for name, s in (("triton", 2e-3), ("flash", 1e-3))}
+        times = {"triton": 2e-3, "flash": 1e-3}
+        contenders = {f"brine-{name}": {"seconds": {"total": {"median": s}}} for name, s in times.items()}
         where = {"card": "card", "commit": "abc", "capability": "9.0"}
-        return {"stage": "attention", "case": f"{kind}-{tokens}", "time": "now", "kind": kind, "tokens": tokens, "dim": 128,
-                "dtype": "bf16", "contenders": contenders, "where": where, **more}  # fmt: skip
+        return {"stage": "attention", "case": f"{kind}-{tokens}", "time": "now", "kind": kind, "tokens": tokens,
+                "dim": 128, "dtype": "bf16", "contenders": contenders, "where": where, **more}  # fmt: skip
 
     lines = [line("causal", 65536), line("packed", 32768), line("packed", 16384), line("multimodal", 16384)]
     lines += [line("window", 16384, toy=True), line("window", 1, where={"card": "card", "commit": None})]
