@@ -13,7 +13,7 @@ On the card, in commands of ten minutes, the first one first; the last two on fr
     python -m benchmarks.card --stage million --out FOLDER --host-gib 96
     python -m benchmarks.card --stage demo --out FOLDER --corpus corpus.tar.xz
 
-Where commands may last, `--stage all --minutes 60` does it at once; `--stage all --toy` is the rehearsal, also on a CPU.
+Where commands last, `--stage all --minutes 60` does it at once; `--stage all --toy` is the rehearsal, also on a CPU.
 Afterwards `--write-table FOLDER` puts the winners into the tables that "auto" reads. `million` wants a card of 141 GB.
 `--host-gib`: host memory that may be pinned, for a machine whose memory grows on demand and is reported too small.
 
