@@ -6,6 +6,7 @@
     torch-varlen  torch.nn.attention.varlen: packed documents, causal, with a window
     flex          FlexAttention, compiled, with a mask function that reads the same lo and hi
     fa2 fa3 fa4   the flash-attn packages where they are installed: as torch-varlen
+    fa4-mask      flash-attn-4 with a mask function over lo and hi and lists of tiles: anything
     sdpa-mask     SDPA with a dense boolean mask: anything, T x S memory, skips nothing
 
 Each gets the layout that it works in. On the CPU SDPA gets contiguous (B, H, T, D) tensors of its own; on CUDA its
@@ -35,7 +36,7 @@ from kernels import attention
 MASK_BYTES = 8 * 2**30
 """A dense mask is tried up to this size, in the inputs' dtype, as SDPA makes one of it."""
 MASK_TOKENS = 8192
-"""And on CUDA up to so many rows: grouped heads under a mask have no fused kernel there, so H scores a pair are held."""
+"""And on CUDA up to so many rows: grouped heads under a mask have no fused kernel there, and all scores are held."""
 COMPILED_SHAPES = 64
 """Shapes that one compiled FlexAttention may meet; beyond it, it would silently run eager, in T x S memory."""
 SAMPLE_ROWS = 64
@@ -196,6 +197,32 @@ def fa4(problem: Problem) -> Built:
     return _flash_attn(problem, "flash_attn.cute", "flash-attn-4")
 
 
+def fa4_mask(problem: Problem) -> Built:
+    """flash-attn in CuTe under a mask function that reads lo and hi, with the lists of tiles that it walks."""
+    if problem.device != "cuda" or problem.mask.kind == "decode":
+        raise LeftOutError("needs a GPU, and a row for each key")
+    try:
+        from flash_attn.cute import flash_attn_func
+
+        from kernels.attention import flash_masked
+    except ImportError as error:
+        raise LeftOutError(f"flash-attn-4 is not installed ({error})") from None
+    spans = problem.mask.spans
+    given = problem.q, problem.k, spans.lo, spans.hi, int(spans.serial)
+    lists = {
+        f"block_sparse_tensors{'_bwd' * backward}": flash_masked._lists(*given, backward=backward)
+        for backward in (False, True)
+    }
+    # the package's own autograd; the mask function and the lists are those of our backend
+    options = {"mask_mod": flash_masked._seen(), "aux_tensors": [spans.lo, spans.hi], "pack_gqa": False, **lists}
+
+    def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = flash_attn_func(q, k, v, **options)
+        return out[0] if isinstance(out, tuple) else out
+
+    return token_major(problem, call)
+
+
 def _flash_attn(problem: Problem, module: str, package: str) -> Built:
     _needs_documents(problem)
     try:
@@ -246,6 +273,7 @@ CUDA = {
     "fa2": fa2,
     "fa3": fa3,
     "fa4": fa4,
+    "fa4-mask": fa4_mask,
     "sdpa-mask": sdpa_mask,
 }
 

@@ -1,21 +1,25 @@
 """A first half hour on a card, as one command that leaves numbers whatever happens.
 
-    python -m benchmarks.card --stage smoke tests attention --minutes 9.5 --out FOLDER     first command, ten minutes
-    python -m benchmarks.card --stage loss sweep --minutes 9.5 --out FOLDER                second
-    python -m benchmarks.card --stage train generate --minutes 9.5 --out FOLDER --corpus corpus.tar.xz      third
-    python -m benchmarks.card --stage million --minutes 9.5 --out FOLDER --host-gib 96     alone, on a fresh machine; 141 GB
-    python -m benchmarks.card --stage demo --minutes 9.5 --out FOLDER --corpus corpus.tar.xz    the rest; again to go on
-    python -m benchmarks.card --stage all --minutes 60 --out FOLDER                        where commands may last
-    python -m benchmarks.card --stage all --toy --minutes 8 --out FOLDER                   the rehearsal, on a CPU too
+Before, where the libraries and the repository are (the second for a copy without .git; BRINE_COMMIT=... does too):
 
-    python -m benchmarks.card --pack-corpus corpus.tar.xz        before: an encoded corpus to bring along, for a machine
-                                                                 without the libraries that decode media
-    git rev-parse --short=12 HEAD > COMMIT                       before: for a copy without .git; BRINE_COMMIT=... also does
-    python -m benchmarks.card --write-table FOLDER               after: the winners into the table that "auto" reads
+    python -m benchmarks.card --pack-corpus corpus.tar.xz
+    git rev-parse --short=12 HEAD > COMMIT
+
+On the card, in commands of ten minutes, the first one first; the last two on fresh machines, or when there is time:
+
+    python -m benchmarks.card --stage smoke tests attention --out FOLDER --host-gib 96
+    python -m benchmarks.card --stage loss sweep --out FOLDER
+    python -m benchmarks.card --stage train generate --out FOLDER --host-gib 96 --corpus corpus.tar.xz
+    python -m benchmarks.card --stage million --out FOLDER --host-gib 96
+    python -m benchmarks.card --stage demo --out FOLDER --corpus corpus.tar.xz
+
+Where commands last, `--stage all --minutes 60` does it at once; `--stage all --toy` is the rehearsal, also on a CPU.
+Afterwards `--write-table FOLDER` puts the winners into the tables that "auto" reads. `million` wants a card of 141 GB.
+`--host-gib`: host memory that may be pinned, for a machine whose memory grows on demand and is reported too small.
 
 `FOLDER/results.jsonl` gets a line the moment there is a figure, synchronised to the disk, with card, driver, versions,
-commit and the backends that the kernels chose; `log.txt` says it for people. Whatever fails is a line too ("error"), and
-the rest goes on. Tests are told (counts, failing ids, junit) and stop nothing. Stages end in time by themselves (8
+commit and the backends that the kernels chose; `log.txt` says it for people. Whatever fails is a line too ("error"),
+and the rest goes on. Tests are told (counts, failing ids, junit) and stop nothing. Stages end in time by themselves (8
 minutes at most, `million` 9); what does not fit into `--minutes` is a line too ("skipped"). A command that is killed
 leaves what it had. Exit code 0, unless nothing ran.
 
@@ -30,6 +34,7 @@ contender that was at work at that moment is left out, and its item is done agai
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -116,7 +121,7 @@ def run_stage(stage: Stage, state: Run) -> None:
     began, state.deaths = time.time(), {}
     end = min(state.end, began + 60 * stage.minutes)
     try:
-        items = stage.module().items(state.options.toy)
+        items = stage.module(state.options.module).items(state.options.toy)
     except Exception as error:
         state.record.write(stage=stage.name, case="stage", **error_of(error))
         return
@@ -161,7 +166,9 @@ def run_child(
         now, said = Path(folder) / "now", Path(folder) / "stderr"
         with said.open("w") as errors:
             command = child_command(stage, names, without, state, end, now)
-            child = state.current = subprocess.Popen(command, cwd=ROOT, stderr=errors, start_new_session=True)
+            child = state.current = subprocess.Popen(
+                command, cwd=ROOT, stderr=errors, start_new_session=True, env=environment(stage, state)
+            )
         while child.poll() is None:
             time.sleep(0.05)
             at = _read(now) or at
@@ -193,7 +200,14 @@ def child_command(
     command += ["--device", state.device, "--out", str(options.out), "--work", str(options.work), "--now", str(now)]
     command += ["--end", str(end), "--host-gib", str(options.host_gib), "--without", json.dumps(without)]
     command += ["--corpus", str(options.corpus)] * (options.corpus is not None)
+    command += ["--module", options.module] * bool(options.module)
     return command + ["--toy"] * options.toy
+
+
+def environment(stage: Stage, state: Run) -> dict[str, str]:
+    """A child's variables: without a card, Triton's kernels are swept by its interpreter."""
+    interpreted = stage.name == "sweep" and state.device == "cpu"
+    return os.environ | ({"TRITON_INTERPRET": "1"} if interpreted else {})
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -205,10 +219,8 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _kill(child: subprocess.Popen) -> None:
     """End a child and what it started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     child.wait()
 
 
@@ -245,6 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
     made.add_argument("--host-gib", type=float, default=0.0, help="host memory that may be pinned; 0: most there is")
     made.add_argument("--device", choices=("auto", "cpu"), default="auto", help="cpu: leave a card alone")
     made.add_argument("--toy", action="store_true", help="toy sizes, as on a machine without a card: does it all run?")
+    made.add_argument("--module", default="", help=argparse.SUPPRESS)
     made.add_argument("--list", action="store_true", help="print the stages' items and stop")
     made.add_argument(
         "--pack-corpus", type=Path, metavar="FILE", help="write an encoded corpus to bring along, and stop"
@@ -266,7 +279,7 @@ def main(arguments: list[str] | None = None) -> int:
         made.error(str(error))
     if options.list:
         for stage in stages:
-            print(stage.name, *(item.name for item in stage.module().items(options.toy)), sep="\n  ")
+            print(stage.name, *(item.name for item in stage.module(options.module).items(options.toy)), sep="\n  ")
         return 0
     for name in ("out", "work", "corpus"):
         if getattr(options, name) is not None:

@@ -75,7 +75,7 @@ def facts(device: str = "auto") -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Compilers and memory, which some things need: gcc and Python.h for Triton's launcher, g++ for compiled CPU code."""
+    """Compilers and memory, which some things need: gcc and Python.h for Triton's launcher, g++ for CPU code."""
     memory = {}
     for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []:
         if line.startswith(("MemTotal", "MemAvailable")):
@@ -98,7 +98,7 @@ def machine() -> dict[str, Any]:
 def work(options: argparse.Namespace) -> int:
     """Do the items -> exit code."""
     stage = STAGES[options.stage]
-    module = stage.module()
+    module = stage.module(options.module)
     known = {item.name: item for item in module.items(options.toy)}
     without = json.loads(options.without)
 
@@ -179,6 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
     made.add_argument("--items", nargs="+", default=[])
     made.add_argument("--toy", action="store_true")
     made.add_argument("--device", default="auto")
+    made.add_argument("--module", default="")
     for name in ("--out", "--work", "--now", "--corpus"):
         made.add_argument(name, type=Path)
     made.add_argument("--host-gib", type=float, default=0.0)

@@ -5,8 +5,8 @@
 
 Making a corpus takes libraries that render, speak and decode; reading an encoded one takes numpy. So it is made where
 they are, with the demo's kinds and levels in the demo's proportions, held-out documents in the demo's numbers or fewer,
-and packed (xz -6: the arrays are mostly white paper and silence). A machine with neither corpus nor libraries makes one of text
-alone from Python's own library (`text_corpus`), and its run says so.
+and packed (xz: the arrays are mostly white paper and silence). A machine with neither corpus nor libraries makes one of
+text alone from Python's own library (`text_corpus`), and its run says so.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Stage `demo`: `python train.py demo`, all four kinds of material, for as long as there is time.
 
-It is asked to stop twenty seconds before the time is up, saves, and the next command with the same `--work` goes on. The
-corpus is the one brought along (a share of the demo's own: numbers are not those of the README's demo), else text alone.
+It is asked to stop twenty seconds before the time is up, saves, and the next command with the same `--work` goes on.
+The corpus is the one brought along, a share of the demo's own, so numbers are not those of the README's demo; else text
+alone.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     plain-8k, z-8k, distill-8k, plain-32k ..      terms and rows; E 4096, V 131,072, bf16
 
-Forward and backward between CUDA events, in turn; peak memory beyond the inputs. `plain` holds all logits in fp32 and may
-run out of memory at 32k, which is told.
+Forward and backward between CUDA events, in turn; peak memory beyond the inputs. `plain` holds all logits in fp32 and
+may run out of memory at 32k, which is told.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from benchmarks.card_stage import Context, Item
 from benchmarks.contest import OURS, Rules, contest
 
 SIZES = {"8k": 8192, "32k": 32768}
-BACKENDS = ("triton", "liger")
+BACKENDS = ("triton", "liger", "chunked")
 
 
 def items(toy: bool) -> list[Item]:
@@ -33,7 +33,7 @@ def run(item: Item, context: Context) -> None:
     case = linear_loss.Case(terms, SIZES.get(size, 96), *((16, 200) if context.toy else (4096, 2**17)), dtype)
     problem = linear_loss.make_problem(case, context.device)
     ours = {f"{OURS}-{name}": lambda p, name=name: linear_loss.brine(replace(p, backend=name)) for name in BACKENDS}
-    named = {OURS: linear_loss.brine, **ours, **linear_loss.CONTENDERS}
+    named = {OURS: linear_loss.brine, **ours, "plain": linear_loss.plain, "liger": linear_loss.liger}
     builders = {
         name: lambda build=build: build(problem) for name, build in named.items() if name not in context.without
     }
@@ -44,8 +44,8 @@ def run(item: Item, context: Context) -> None:
     results = contest(builders, device=context.device, rules=rules, on_stage=context.on_work, expected=expected)
     peak = roofline(context.device, dtype, context.toy)
     result = {
-        "case": item.name, "terms": terms, "tokens": case.num_tokens, "width": case.width, "vocabulary": case.vocabulary,
-        "dtype": dtype, "flops": case.flops, "contenders": results,
+        "case": item.name, "terms": terms, "tokens": case.num_tokens, "width": case.width,
+        "vocabulary": case.vocabulary, "dtype": dtype, "flops": case.flops, "contenders": results,
     }  # fmt: skip
     linear_loss.add_rates(result, {f"{dtype}_flops_per_s": peak})
     context.say(linear_loss.show(result))

@@ -1,4 +1,4 @@
-"""What a card said, on disk the moment it was said: one line of JSON a figure, flushed to the disk, and a log for people.
+"""What a card said, on disk the moment it was said: one line of JSON a figure, and a log for people.
 
     record = Record(folder)
     record.write(stage="smoke", case="peak", bf16_flops_per_s=...)

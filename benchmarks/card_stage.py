@@ -5,8 +5,8 @@ A stage is a module `benchmarks.card_<name>` with
     items(toy)          -> list[Item]: what to do, most wanted first; made without touching the card
     run(item, context)  does one, and calls `context.record(...)` whenever it has a figure
 
-`run` is called in a child of its own (`benchmarks.card_child`), which does the items one after the other. When one kills
-its process, hangs, or leaves the card's context unusable, the parent notes it and starts another child for the rest.
+`run` is called in a child of its own (`benchmarks.card_child`), which does the items one after the other. When one
+kills its process, hangs, or leaves the card's context unusable, the parent notes it and starts another for the rest.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Stage:
     what: str
     """In a few words."""
 
-    def module(self) -> ModuleType:
-        """The module that does it. Raises ImportError."""
-        return importlib.import_module(f"benchmarks.card_{self.name}")
+    def module(self, instead: str = "") -> ModuleType:
+        """The module that does it, or another one for tests. Raises ImportError."""
+        return importlib.import_module(instead or f"benchmarks.card_{self.name}")
 
 
 STAGES = {

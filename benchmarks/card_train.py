@@ -28,9 +28,9 @@ from benchmarks.card_stage import Context, Item, run_command
 
 LENGTHS = (65_536, 262_144)
 SHORT = (
-    "--small.num-steps", "40", "--large.num-steps", "60", "--small.validate-every", "20", "--large.validate-every", "30",
-    "--small.log-every", "5", "--large.log-every", "5", "--evals.documents-per-cell", "16",
-    "--evals.transcripts-per-cell", "4",
+    "--small.num-steps", "40", "--large.num-steps", "60", "--small.validate-every", "20",
+    "--large.validate-every", "30", "--small.log-every", "5", "--large.log-every", "5",
+    "--evals.documents-per-cell", "16", "--evals.transcripts-per-cell", "4",
 )  # fmt: skip
 TINY = (
     "--small.num-steps", "4", "--small.warmup-steps", "1", "--small.validate-every", "2", "--small.rows-per-step", "2",

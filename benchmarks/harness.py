@@ -6,8 +6,8 @@ are also held against the specification on the device itself (`agree`). Where ti
 measures all the same and `--tests none` runs none; the record then says so in its "tests". `--quick` tries the whole
 script at toy sizes, without tests, and writes nothing.
 
-What a case gave is on disk as soon as it ends, in `results/<name>.<time>.partial.jsonl` (`keep_case`): a run that is killed leaves it
-there, one that ends takes it away.
+What a case gave is on disk as soon as it ends, in `results/<name>.<time>.partial.jsonl` (`keep_case`): a run that is
+killed leaves it there, one that ends takes it away.
 
 A record is one line of JSON appended in a single write to `results/<name>.jsonl`, with hardware, versions, commit
 (and whether files differed from it; results themselves do not count), load of the machine before the start, the
@@ -273,7 +273,7 @@ def open_cases(
 
 
 def verified(record: dict[str, Any], options: argparse.Namespace, verify: Callable[[], None]) -> None:
-    """Hold small cases against the specification on the card. Raises TestsFailedError, or notes it for --tests report."""
+    """Hold small cases against the specification on the card. Raises TestsFailedError; notes it for --tests report."""
     try:
         verify()
     except TestsFailedError as error:

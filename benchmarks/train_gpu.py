@@ -258,7 +258,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--host-gib",
         type=float,
         default=0.0,
-        help="host memory that may be pinned; 0: what the system reports, which is too little where memory grows on demand",
+        help="host memory that may be pinned; 0: what the system reports, too little where memory grows on demand",
     )
     made.add_argument("--case-timeout-s", type=float, default=540.0, help="longest time of one case")
     made.add_argument("--child", default="", help=argparse.SUPPRESS)

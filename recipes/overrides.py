@@ -2,8 +2,8 @@
 
     override(Launch(recipe=demo()), ["--large.num-steps", "100", "--runtime.compile", "False"], unnamed="recipe")
 
-It knows what recipes are made of (numbers, words, paths, booleans, None, tuples of these, dataclasses) and nothing else:
-no help texts, no subcommands, no abbreviations. tests/test_launch.py holds it against tyro.
+It knows what recipes are made of (numbers, words, paths, booleans, None, tuples of these, dataclasses) and nothing
+else: no help texts, no subcommands, no abbreviations. tests/test_launch.py holds it against tyro.
 """
 
 from __future__ import annotations

@@ -56,8 +56,8 @@ def processor() -> str:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with "+" where files differ from it. A copy without .git tells by the variable BRINE_COMMIT
-    or a file COMMIT at its root (`git rev-parse --short=12 HEAD > COMMIT` before copying); None where nothing does."""
+    """The checkout's commit, with "+" where files differ from it. A copy without .git tells by the variable
+    BRINE_COMMIT or a file COMMIT at its root (`git rev-parse --short=12 HEAD > COMMIT` before copying); else None."""
     root = Path(__file__).parent.parent
     if told := os.environ.get("BRINE_COMMIT", "").strip():
         return told

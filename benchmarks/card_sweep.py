@@ -1,0 +1,248 @@
+"""Stage `sweep`: which tiles of the Triton kernels are fastest, pass by pass, and what the table would say.
+
+    compile                      all candidates, in as many processes as there are cores; nothing is timed meanwhile
+    fwd-D128-causal ..           a pass, head dim and mask: every candidate of `kernels.attention.triton_tiles`
+    proposal                     the best by pass, head dim and mask class, into `tiles.json`, and attention with them
+
+A pass is timed in its own launch: forward for `fwd`, the whole backward for `bwd_keys` and `bwd_rows`, in which the
+other kernels keep the table's tiles. A candidate whose result differs from the table's is told and left out. Masks of
+one class ("wide": causal and a window of 1,024 keys; "narrow": a window of 256) share a tile: proposed is the one that
+loses least against the best where it loses most.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.card_record import RESULTS, append, read
+from benchmarks.card_stage import Context, Item
+from benchmarks.masks import Mask, make_mask
+from benchmarks.measure import Stopwatch, reason_of, spread
+
+PASSES = ("fwd", "bwd_keys", "bwd_rows")
+DIMS = (128, 64)
+MASKS = {"causal": (False, 16384, None), "window": (False, 16384, 1024), "narrow": (True, 32768, 256)}
+"""name -> (narrow, tokens, window)."""
+HEADS = (32, 8)
+SAMPLES = 7
+TOLERANCE = 0.03
+PROPOSAL = "tiles.json"
+
+
+@dataclass(frozen=True)
+class Place:
+    """An entry of the table of tiles, under one mask."""
+
+    name: str
+    """The pass."""
+    dim: int
+    mask: str
+    """A key of `MASKS`."""
+
+    @property
+    def key(self) -> tuple[str, int, bool]:
+        """(pass, dim, narrow), as the table has it."""
+        return self.name, self.dim, MASKS[self.mask][0]
+
+
+def items(toy: bool) -> list[Item]:
+    """Compile, time, propose."""
+    if toy:
+        return [Item("compile", 120), Item("fwd-D16-narrow", 120), Item("proposal", 60)]
+    timed = [Item(f"{name}-D{dim}-{mask}", 120, least_s=15) for dim in DIMS for mask in MASKS for name in PASSES]
+    return [Item("compile", 240), *timed, Item("proposal", 90)]
+
+
+def place_of(item: str) -> Place:
+    """The place that an item times."""
+    name, dim, mask = item.split("-")
+    return Place(name, int(dim[1:]), mask)
+
+
+def run(item: Item, context: Context) -> None:
+    """Do one item."""
+    if item.name == "compile":
+        compile_all(context)
+    elif item.name == "proposal":
+        propose(context)
+    else:
+        sweep(place_of(item.name), context)
+
+
+def candidates(place: Place, device: str, toy: bool) -> list[Any]:
+    """Tiles to try, the table's own first. Raises ImportError where the kernels have no such list."""
+    from kernels.attention import triton_tiles
+
+    name, dim, narrow = place.key
+    capability = torch.cuda.get_device_capability() if device == "cuda" else (9, 0)
+    own = triton_tiles.tile_of(name, dim, narrow=narrow, itemsize=4 if device == "cpu" else 2, capability=capability)
+    others = [tile for tile in triton_tiles.candidates(name, dim, narrow=narrow, capability=capability) if tile != own]
+    return [own, *others[: 2 if toy else None]]
+
+
+@dataclass
+class Problem:
+    """Inputs of one mask."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    grad: Tensor
+    mask: Mask
+
+
+def make_problem(place: Place, device: str, *, tokens: int = 0) -> Problem:
+    """From a seed. tokens: fewer than the mask's own."""
+    _, usual, window = MASKS[place.mask]
+    tokens = tokens or usual
+    mask = make_mask("window" if window else "causal", tokens, device=device, window=window or 0)
+    generator = torch.Generator(device).manual_seed(3)
+    heads, dtype = (HEADS, torch.bfloat16) if device == "cuda" else ((2, 1), torch.float32)
+    sizes = (heads[0], heads[1], heads[1], heads[0])
+    tensors = [
+        torch.empty(1, tokens, size, place.dim, device=device, dtype=dtype).normal_(generator=generator)
+        for size in sizes
+    ]
+    return Problem(*tensors, mask)
+
+
+def call_of(place: Place, problem: Problem):
+    """What is timed: -> the results that the pass has to do with."""
+    from kernels.attention import triton_launch
+
+    spans, scale = problem.mask.spans, place.dim**-0.5
+    given = (problem.q, problem.k, problem.v, spans.lo, spans.hi, int(spans.serial))
+    if place.name == "fwd":
+        return lambda: triton_launch.forward(*given, scale=scale, sink=None)
+    out, lse = triton_launch.forward(*given, scale=scale, sink=None)
+    return lambda: triton_launch.backward(problem.grad, *given, out, lse, scale=scale, whole=True)
+
+
+def compile_one(place: Place, tile: Any, device: str) -> str:
+    """In a process of a pool: launch a small problem, which leaves the kernel in Triton's cache -> what was wrong."""
+    from kernels.attention import triton_tiles
+
+    try:
+        problem = make_problem(place, device, tokens=256 if device == "cuda" else 32)
+        with triton_tiles.tiles_as({place.key: tile}):
+            call_of(place, problem)()
+        if device == "cuda":
+            torch.cuda.synchronize()
+    except Exception as error:
+        return reason_of(error)
+    return ""
+
+
+def compile_all(context: Context) -> None:
+    """Fill Triton's cache from several processes. One that dies takes the pool along, and is told."""
+    places = {place_of(item.name).key: place_of(item.name) for item in items(context.toy) if "-" in item.name}
+    todo = [(place, tile) for place in places.values() for tile in candidates(place, context.device, context.toy)]
+    processes = 1 if context.toy else min(14, len(os.sched_getaffinity(0)))
+    failed = {}
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(compile_one, place, tile, context.device): (place, tile) for place, tile in todo}
+        for future in as_completed(futures):
+            place, tile = futures[future]
+            try:
+                said = future.result()
+            except Exception as error:
+                said = reason_of(error)
+            if said:
+                failed[f"{place.name}-D{place.dim}-{place.mask} {tile}"] = said
+    context.record(candidates=len(todo), processes=processes, failed=failed)
+
+
+def sweep(place: Place, context: Context) -> None:
+    """Every candidate of a place, each told as soon as it was timed."""
+    from kernels.attention import triton_tiles
+
+    problem = make_problem(place, context.device, tokens=32 if context.toy else 0)
+    call, expected = call_of(place, problem), None
+    for tile in candidates(place, context.device, context.toy):
+        if str(tile) in context.without:
+            continue
+        context.on_work(str(tile))
+        told = {"pass": place.name, "dim": place.dim, "mask": place.mask, "tile": asdict(tile)}
+        try:
+            with triton_tiles.tiles_as({place.key: tile}):
+                found = [x.float() for x in call()]
+                expected = found if expected is None else expected
+                off = max(map(_off, found, expected))
+                del found
+                if off > TOLERANCE:
+                    context.record(str(tile), **told, left_out=f"off by {off:.2g} of the largest value")
+                    continue
+                context.record(str(tile), **told, seconds=timed(call, context), off=off)
+        except Exception as error:
+            context.record(str(tile), **told, left_out=reason_of(error))
+            if context.device == "cuda":
+                # raises where the card answers no longer
+                torch.cuda.synchronize()
+
+
+def _off(found: Tensor, expected: Tensor) -> float:
+    # rows that see nothing have an lse of -inf on both sides
+    both = found.isneginf() & expected.isneginf()
+    return float((found - expected).masked_fill(both, 0.0).abs().nan_to_num(1e9).max() / expected[~both].abs().max())
+
+
+def timed(call, context: Context) -> dict[str, float]:
+    """Median, p20 and p80 of some samples."""
+    watch = Stopwatch(lambda: call()[0], device=context.device)
+    watch()
+    watch.calibrate(watch()["total"])
+    return spread([watch()["total"] for _ in range(2 if context.toy else SAMPLES)])
+
+
+def best(lines: list[dict[str, Any]]) -> dict[tuple[str, int, bool], dict[str, Any]]:
+    """The tile for each (pass, dim, narrow), from a results file's lines of this stage."""
+    times: dict[tuple[str, int, bool], dict[str, dict[str, float]]] = {}
+    tiles: dict[str, dict[str, Any]] = {}
+    for line in lines:
+        if line["stage"] == "sweep" and "seconds" in line:
+            key, name = (line["pass"], line["dim"], MASKS[line["mask"]][0]), json.dumps(line["tile"])
+            times.setdefault(key, {}).setdefault(line["mask"], {})[name] = line["seconds"]["median"]
+            tiles[name] = line["tile"]
+    found = {}
+    for key, by_mask in times.items():
+        names = set.intersection(*(set(seconds) for seconds in by_mask.values()))
+        if names:
+            over = {name: max(s[name] / min(s[each] for each in names) for s in by_mask.values()) for name in names}
+            name = min(sorted(over), key=over.__getitem__)
+            seconds = {mask: s[name] for mask, s in by_mask.items()}
+            found[key] = {"tile": tiles[name], "worst_over_best": over[name], "seconds": seconds}
+    return found
+
+
+def propose(context: Context) -> None:
+    """Write the best tiles, and time all passes of attention with them against the table's."""
+    from kernels.attention import triton_tiles
+
+    found = best(read(context.out / RESULTS))
+    rows = [{"pass": key[0], "dim": key[1], "narrow": key[2], **entry} for key, entry in sorted(found.items())]
+    append(context.out / PROPOSAL, json.dumps(rows, indent=1) + "\n", fresh=True)
+    context.record("table", tiles=rows)
+    for row in rows:
+        context.say(f"  {row['pass']:<9} D{row['dim']:<4} {'narrow' if row['narrow'] else 'wide':<7} {row['tile']}")
+    if context.toy:
+        return
+    for dim in DIMS:
+        for mask in MASKS:
+            tiles = {key: triton_tiles.Tile(**entry["tile"]) for key, entry in found.items() if key[1] == dim}
+            seconds = {}
+            for name in ("fwd", "bwd_keys"):
+                place = Place(name, dim, mask)
+                call = call_of(place, make_problem(place, context.device))
+                part = "forward" if name == "fwd" else "backward"
+                seconds[part] = {"table": timed(call, context)}
+                with triton_tiles.tiles_as(tiles):
+                    seconds[part]["proposed"] = timed(call, context)
+            context.record(f"D{dim}-{mask}", dim=dim, mask=mask, seconds=seconds)

@@ -1,0 +1,80 @@
+"""Winners of a results folder into the tables that "auto" reads, with where they come from.
+
+    python -m benchmarks.card --write-table FOLDER
+
+From stage `attention` comes a row for each (compute capability, dtype, kind of mask, head dim), from stage `loss` one
+for each kind of loss: median milliseconds of forward and backward by backend, at the longest size at which most
+ran. Toys, and lines without a commit, are passed over: a row has to be repeatable. Commit the tables after
+reading the difference. Tiles (`tiles.json` of stage `sweep`) are copied by hand, as a compile report belongs to them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.card_record import read
+from benchmarks.contest import OURS
+
+DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+KINDS = {"causal": "causal", "packed": "causal", "window": "window", "multimodal": "block"}
+"""Kind of spans by mask of `benchmarks.masks`."""
+LOSSES = {"plain": "plain", "z": "z", "distill": "dense"}
+"""Kind of loss by terms of `benchmarks.linear_loss`."""
+WHERE = {"attention": "kernels.attention.choose", "loss": "kernels.linear_loss.choose"}
+
+
+def milliseconds(line: dict[str, Any]) -> dict[str, float]:
+    """Median milliseconds, forward and backward, of each backend that was asked for by name."""
+    return {
+        name.removeprefix(f"{OURS}-"): 1e3 * contender["seconds"]["total"]["median"]
+        for name, contender in line["contenders"].items()
+        if name.startswith(f"{OURS}-") and "seconds" in contender
+    }
+
+
+def rows_of(lines: Iterable[dict[str, Any]], stage: str) -> list[dict[str, Any]]:
+    """Arguments of `kernels.table.row_of` for a stage's lines; the largest sum of seen pairs or rows wins a place."""
+    found: dict[tuple, tuple] = {}
+    for line in lines:
+        where = line.get("where", {})
+        if line["stage"] != stage or "contenders" not in line or line.get("toy") or not where.get("commit"):
+            continue
+        ms = milliseconds(line)
+        if not ms:
+            continue
+        capability = tuple(int(part) for part in where["capability"].split("."))
+        kind = KINDS[line["kind"]] if stage == "attention" else LOSSES[line["terms"]]
+        dim = line.get("dim")
+        key = capability, DTYPES[line["dtype"]], kind, dim
+        # packed documents are what training sees; a whole causal row is a row of them too, and larger
+        rank = len(ms), line.get("kind") == "packed", line["tokens"]
+        source = {
+            "card": where["card"], "commit": where["commit"], "command": f"python -m benchmarks.card --stage {stage}",
+            "case": line["case"], "time": line["time"],
+        }  # fmt: skip
+        row = {"capability": capability, "dtype": key[1], "kind": kind, "dim": dim, "ms": ms, "source": source}
+        if key not in found or rank > found[key][0]:
+            found[key] = rank, row
+    return [row for _, row in found.values()]
+
+
+def write_table(folder: Path) -> int:
+    """Put the winners into the committed tables -> exit code."""
+    from kernels.table import row_of
+
+    lines, written = read(folder), 0
+    for stage, module in WHERE.items():
+        rows = rows_of(lines, stage)
+        if rows:
+            importlib.import_module(module).write_measured([row_of(**row) for row in rows])
+        for row in rows:
+            times = ", ".join(f"{name} {row['ms'][name]:.3f} ms" for name in sorted(row["ms"], key=row["ms"].get))
+            print(f"{stage} {row['kind']} D{row['dim']}: {times}")
+        written += len(rows)
+    if not written:
+        print(f"nothing in {folder} was measured on a card with a known commit", file=sys.stderr)
+    return 0 if written else 1

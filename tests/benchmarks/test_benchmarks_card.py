@@ -1,0 +1,178 @@
+"""The half hour on a card, without one: what dies, hangs or raises costs itself alone, and what was measured stays."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks import card, card_record, card_stage, card_sweep, card_table, card_tests
+from benchmarks.card_record import Record, read
+
+ROOT = Path(card.__file__).parent.parent
+STUB = """
+import os, signal, time
+from benchmarks.card_stage import Item
+
+def items(toy):
+    return [Item("good"), Item("raises"), Item("dies"), Item("alone", fresh=True), Item("hangs", timeout_s=1.5),
+            Item("late", least_s=1e6), Item("last")]
+
+def run(item, context):
+    if item.name == "raises":
+        context.record("before", number=1)
+        raise RuntimeError("no such luck\\nsecond line")
+    if item.name == "dies":
+        for who in ("a", "bad", "c"):
+            if who not in context.without:
+                context.on_work(who)
+                if who == "bad":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                context.record(who, number=2)
+        return
+    if item.name == "hangs":
+        time.sleep(60)
+    context.record(process=os.getpid())
+"""
+
+
+@pytest.fixture
+def stubbed(tmp_path, monkeypatch):
+    """Runs one stage made of STUB, in this process as far as the parent goes -> (exit code, lines)."""
+    (tmp_path / "stub_stage.py").write_text(STUB)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(card, "find_facts", lambda record, device: record.keep_facts({"device": "cpu"}) or {})
+    monkeypatch.setattr(card, "_on_signal", lambda state: None)
+
+    def run(*more: str):
+        out = tmp_path / "out"
+        words = ["--stage", "smoke", "--module", "stub_stage", "--out", str(out), "--work", str(tmp_path / "work")]
+        return card.main([*words, *more]), read(out)
+
+    return run
+
+
+def test_what_fails_costs_itself_alone(stubbed):
+    code, lines = stubbed("--minutes", "2")
+    assert code == 0
+    told = {}
+    for line in lines:
+        told.setdefault(line["case"], []).append(line)
+        assert line["where"] == {"device": "cpu"}
+    assert told["raises before"][0]["number"] == 1
+    # the traceback's last line and the place
+    (raised,) = told["raises"]
+    assert raised["error"].startswith("RuntimeError: no such luck") and "stub" not in raised["at"]
+    # the contender that killed its process is named and left out, and the item is done again without it
+    (died,) = told["dies"]
+    assert died["at_work"] == "bad" and "ended with -9" in died["error"]
+    assert [len(told[f"dies {who}"]) for who in ("a", "c")] == [2, 1] and "dies bad" not in told
+    assert "longer than 2 s" in told["hangs"][0]["error"] and "skipped" in told["late"][0]
+    processes = {name: told[name][0]["process"] for name in ("good", "alone", "last")}
+    assert len(set(processes.values())) == 3
+    assert lines[-1]["case"] == "command" and lines[-1]["items"] == 6 and told["stage"][-1]["ended"]
+
+
+def test_a_stage_that_cannot_be_imported_is_a_line(stubbed):
+    code, lines = stubbed("--module", "no_such_module")
+    assert code == 1
+    (error,) = [line["error"] for line in lines if "error" in line]
+    assert error == "ModuleNotFoundError: No module named 'no_such_module'"
+
+
+def test_the_end_of_the_time_is_told(stubbed):
+    _, lines = stubbed("--minutes", str((card.MARGIN_S + 2.0) / 60), "--items", "hangs", "last")
+    hung, rest = [line for line in lines if "error" in line or "skipped" in line]
+    assert hung["case"] == "hangs" and rest["items"] == ["last"]
+
+
+def test_stages_that_do_not_fit_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(card, "find_facts", lambda record, device: {"device": "cuda"})
+    monkeypatch.setattr(card, "_on_signal", lambda state: None)
+    assert card.main(["--minutes", "0.1", "--out", str(tmp_path / "out"), "--work", str(tmp_path)]) == 1
+    lines = [line for line in read(tmp_path / "out") if "skipped" in line]
+    assert [line["stage"] for line in lines] == list(card_stage.STAGES)
+    assert sum(stage.minutes > 9 for stage in card_stage.STAGES.values()) == 0
+
+
+def test_a_rehearsal_killed_midway_leaves_whole_lines(tmp_path):
+    """The real children, toy sizes; the parent gets a SIGKILL after the first case, and nothing stays behind."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "benchmarks.card", "--stage", "attention", "loss", "--toy", "--device", "cpu"]
+    command += ["--minutes", "5", "--out", str(out), "--work", str(tmp_path / "work")]
+    parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, env=os.environ | {"BRINE_COMMIT": "abc"})
+    end = time.monotonic() + 240
+    while not (lines := [line for line in measured(out) if "contenders" in line]):
+        assert parent.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+    child = subprocess.run(["pgrep", "-P", str(parent.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    assert lines[0]["where"]["commit"] == "abc" and lines[0]["where"]["versions"]["torch"]
+    assert lines[0]["contenders"]["brine"]["seconds"]["backward"]["median"] > 0
+    assert lines[0]["contenders"]["brine-triton"]["left_out"]
+    # every line is whole, though nobody was asked to stop
+    assert all(set(line) >= {"time", "stage", "case", "where"} for line in read(out))
+    while any(Path(f"/proc/{each}").exists() for each in child):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def measured(out: Path) -> list[dict]:
+    """Lines so far, one being written left out."""
+    path = out / card_record.RESULTS
+    return [json.loads(line) for line in path.read_text().splitlines(True) if line[-1] == "\n"] if path.exists() else []
+
+
+def test_a_report_cut_off_is_counted_all_the_same():
+    report = """tests/a.py::test_one[x y] PASSED [ 10%]
+[gw1] [ 20%] FAILED tests/a.py::test_two
+[gw0] [ 30%] PASSED tests/b.py::test_three
+tests/b.py::test_four SKIPPED (needs a card) [ 40%]
+FAILED tests/a.py::test_two - AssertionError: off by 2
+[gw1] [ 50%] ERR"""
+    found = card_tests.outcomes(report)
+    assert found["counts"] == {"passed": 2, "failed": 1, "skipped": 1}
+    assert found["failing"] == ["tests/a.py::test_two: AssertionError: off by 2"]
+
+
+def test_each_test_file_is_in_one_group():
+    groups = [card_tests.files_of(name) for name in card_tests.GROUPS]
+    files = [file for group in groups for file in group]
+    assert len(set(files)) == len(files) and "tests/kernels/test_attention_triton.py" in groups[0]
+    assert {str(path.relative_to(ROOT)) for path in (ROOT / "tests" / "kernels").glob("test_*.py")} <= set(files)
+
+
+def test_the_least_bad_tile_of_a_mask_class_is_proposed():
+    def line(mask, tile, median):
+        told = {"stage": "sweep", "pass": "fwd", "dim": 64, "mask": mask, "tile": {"rows": tile}}
+        return {**told, "seconds": {"median": median}}
+
+    lines = [line("causal", 1, 1.0), line("window", 1, 3.0), line("causal", 2, 1.2), line("window", 2, 1.1)]
+    # the fastest under one mask alone, and one that was not timed under both
+    lines += [line("causal", 3, 0.1), line("narrow", 1, 5.0), {"stage": "sweep", "left_out": "no"}]
+    found = card_sweep.best(lines)
+    assert found["fwd", 64, False]["tile"] == {"rows": 2} and found["fwd", 64, True]["tile"] == {"rows": 1}
+
+
+def test_winners_are_rows_of_a_table(tmp_path):
+    def line(kind, tokens, **more):
+        times = {"triton": 2e-3, "flash": 1e-3}
+        contenders = {f"brine-{name}": {"seconds": {"total": {"median": s}}} for name, s in times.items()}
+        where = {"card": "card", "commit": "abc", "capability": "9.0"}
+        return {"stage": "attention", "case": f"{kind}-{tokens}", "time": "now", "kind": kind, "tokens": tokens,
+                "dim": 128, "dtype": "bf16", "contenders": contenders, "where": where, **more}  # fmt: skip
+
+    lines = [line("causal", 65536), line("packed", 32768), line("packed", 16384), line("multimodal", 16384)]
+    lines += [line("window", 16384, toy=True), line("window", 1, where={"card": "card", "commit": None})]
+    rows = {row["kind"]: row for row in card_table.rows_of(lines, "attention")}
+    assert set(rows) == {"causal", "block"} and rows["causal"]["source"]["case"] == "packed-32768"
+    assert rows["causal"]["ms"] == {"triton": 2.0, "flash": 1.0} and rows["causal"]["capability"] == (9, 0)
+    record = Record(tmp_path)
+    record.write(stage="attention", case="c", number=float("1.5"), path=tmp_path)
+    assert card_table.write_table(tmp_path) == 1
