@@ -13,8 +13,8 @@
     mixture.py     how often documents come, and when
     plan.py        which stretch goes into which row, decided ahead; segments.py cuts long ones, pack*.py packs
     counters.py    random choices as hashes of counters
-    batch.py       rows to tensors
-    loader.py      batches in order; its state is one integer
+    batch.py       rows to tensors; patches.py the map from stored patches to floats
+    loader.py      batches in order; its state is one integer; prefetch.py batches on a device ahead of their step
     workbench/     a corpus made from any source tree
 
     __main__.py    the command line; options.py, commands.py

@@ -193,7 +193,8 @@ def test_a_folder_of_ones_own_is_trained_on_and_filters_leave_out(pictures, tmp_
         built, encode = tmp_path / "built", ["--max-image-tokens", "384", "--max-video-tokens", "384"]
         assert data_command(["build", str(pictures), str(built), "--vocab-size", "384", *encode]) == 0
         assert data_command(["filter", str(built), "exact_duplicates"]) == 0
-    finish(start([*words, "--corpus.manifest", str(built), "--name", "built"]))
+    # and by batches that another process makes
+    finish(start([*words, "--corpus.manifest", str(built), "--name", "built", "--runtime.loader-workers", "1"]))
     models = [
         load_file(tmp_path / name / "large_baseline" / "model" / "model.safetensors") for name in ("demo", "built")
     ]

@@ -13,6 +13,8 @@
     metrics.py       metrics.jsonl, events.jsonl
     console.py       the bar and the status line
     pace.py          tokens per second, MFU, time left
+    peak.py          what MFU is quoted against
+    clock.py         seconds of a step's phases by the device's clock
     distributed.py   ranks that read different rows, waiting for rank 0
     parallel.py      ranks that share rows
     stages.py        the line: locked folder, stages done once

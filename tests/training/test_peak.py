@@ -1,4 +1,4 @@
-"""What MFU is quoted against: cards by the names that drivers give, a made-up clock of a card, and what a run makes of it."""
+"""What MFU is quoted against: cards by their drivers' names, a made-up card's clock, and what a run makes of it."""
 
 import pytest
 import torch
