@@ -46,11 +46,12 @@ class MicroBatch:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> MicroBatch:
         """The same on a device."""
-        return replace(
-            self,
-            batch=self.batch.to(device, non_blocking=non_blocking),
-            geometry=self.geometry.to(device, non_blocking=non_blocking),
+        batch = self.batch.to(device, non_blocking=non_blocking)
+        # its ids and places are copied once
+        geometry = self.geometry.at(
+            batch.segment, batch.block, batch.position, lambda spans: spans.to(device, non_blocking=non_blocking)
         )
+        return replace(self, batch=batch, geometry=geometry)
 
 
 def make_micro_batch(batch: Batch, *, model: nn.Module, teacher: nn.Module | None, world: World) -> MicroBatch:
