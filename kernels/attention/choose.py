@@ -150,6 +150,8 @@ def _check(name: str, q: Tensor, k: Tensor, kind: str, sink: Tensor | None, wide
     options = {"dtype": q.dtype, "kind": kind, "dim": dim, "group": group, "sink": sink is not None, "wide": wide}
     words = [f"{kind} masks", _name(q.dtype), f"head dim {dim}", f"{group} query heads a key head"]
     words += ["a sink"] * (sink is not None) + ["fp32 results"] * wide
+    # kernels may have another way then, or none
+    words += ["deterministic"] * torch.are_deterministic_algorithms_enabled()
     return verdict(
         ("attention", name, *words),
         lambda: selfcheck.check(_modules[name], device=q.device, **options),
