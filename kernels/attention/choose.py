@@ -87,12 +87,19 @@ def candidates(capability: tuple[int, int], dtype: torch.dtype, kind: str, dim: 
 
 
 def default_order(dtype: torch.dtype, kind: str) -> list[str]:
-    """Where nothing was measured. "flash" is written for what it can do, ours for every mask, "flex" compiles one for
-    every mask; fp64 has the reference alone."""
+    """Where nothing was measured.
+
+    "flash" is first at what the packages are written for, ours serves every mask, "flex" compiles one for every mask;
+    fp64 has the reference alone. A mask that moves in place is read on the device, inside of CUDA graphs: only ours
+    derives nothing from it on the host.
+    """
     if dtype == torch.float64:
         return []
-    ours = ["triton", "flex"]
-    return ["flash", *ours] if dtype != torch.float32 and kind != "any" else ours
+    if kind == "moving":
+        return ["triton"]
+    if dtype == torch.float32:
+        return ["triton", "flex"]
+    return ["triton", "flex", "flash"] if kind == "any" else ["flash", "triton", "flex"]
 
 
 def write_measured(rows: list[dict[str, Any]]) -> None:
@@ -117,9 +124,11 @@ def _auto(q: Tensor, k: Tensor, kind: str, sink: Tensor | None, wide: bool) -> t
         for name in order:
             why = refusal(name, q, k, kind=kind, sink=sink) or _check(name, q, k, kind, sink, wide)
             if why is None:
-                return name, "; ".join(
-                    [f"it is the first that serves {source}, and its self-check passed", *passed_over]
-                )
+                # backends that are several packages say which of them it is
+                package_for = getattr(_modules[name], "package_for", None)
+                package = f" (by {package_for(q, kind)})" if package_for is not None else ""
+                reason = f"it is the first that serves {source}{package}, and its self-check passed"
+                return name, "; ".join([reason, *passed_over])
             passed_over.append(f"not {name}: {why}")
         if q.dtype == torch.float64:
             passed_over.append("no kernel computes in float64: use float32, bfloat16 or float16")
@@ -141,6 +150,8 @@ def _check(name: str, q: Tensor, k: Tensor, kind: str, sink: Tensor | None, wide
     options = {"dtype": q.dtype, "kind": kind, "dim": dim, "group": group, "sink": sink is not None, "wide": wide}
     words = [f"{kind} masks", _name(q.dtype), f"head dim {dim}", f"{group} query heads a key head"]
     words += ["a sink"] * (sink is not None) + ["fp32 results"] * wide
+    # kernels may have another way then, or none
+    words += ["deterministic"] * torch.are_deterministic_algorithms_enabled()
     return verdict(
         ("attention", name, *words),
         lambda: selfcheck.check(_modules[name], device=q.device, **options),

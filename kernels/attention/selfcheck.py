@@ -28,7 +28,7 @@ ROUNDINGS = {torch.float32: (64.0, 512.0), torch.bfloat16: (5.0, 16.0), torch.fl
 """Allowed error of out, and of gradients, in units of the dtype's rounding (half its eps)."""
 LSE_ERROR = 2e-2
 """Allowed error of a log-sum-exp, whose scores are sums of rounded inputs' products."""
-LEAST_KEYS, FEW_ROWS = 2500, 3
+MANY_KEYS, FEW_ROWS = 2500, 3
 
 
 def check(
@@ -65,15 +65,20 @@ def check(
 
 def problems(kind: str) -> dict[str, Spans]:
     """Masks of one kind by name, on the host."""
-    if kind == "any":
-        few = torch.full((2, FEW_ROWS), LEAST_KEYS, dtype=torch.int32)
-        few[1] -= 700
+    few = torch.full((2, FEW_ROWS), MANY_KEYS, dtype=torch.int32)
+    few[1] -= 700
+    if kind == "moving":
+        options = {"kind": "moving", "valid": True}
         return {
-            "restricted keys, rows that see nothing": Spans.packed(_documents(SHORT)).onto(
-                range(SHORT), range(60, 200)
-            ),
+            "few rows that see many keys": Spans(few - 1700, few, MANY_KEYS, **options),
+            "few rows that see few keys": Spans(few - 171, few, MANY_KEYS, **options),
+        }
+    if kind == "any":
+        packed = Spans.packed(_documents(SHORT))
+        return {
+            "restricted keys, rows that see nothing": packed.onto(range(SHORT), range(60, 200)),
             "the last rows of a long document": Spans.packed(torch.zeros(1, LONG, dtype=torch.int32), num_rows=SHORT),
-            "few rows, many keys": Spans(few - 1700, few, LEAST_KEYS),
+            "few rows, many keys": Spans(few - 1700, few, MANY_KEYS),
         }
     whole = torch.zeros(1, LONG, dtype=torch.int32)
     if kind == "causal":

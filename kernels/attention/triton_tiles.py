@@ -70,8 +70,7 @@ _HOPPER = {
     ("bwd_rows", 256): (Tile(128, 32, 8, 1), Tile(128, 32, 8, 1)),
 }
 # the same through tensor descriptors, where that is better; elsewhere pointers
-_HOPPER_TMA = {
-}
+_HOPPER_TMA = {}
 _AMPERE = _HOPPER | {
     ("fwd", 64): (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)),
     ("bwd_keys", 64): (Tile(64, 128, 8, 3), Tile(32, 64, 4, 3)),

@@ -36,5 +36,7 @@ def suits(*tensors: Tensor) -> bool:
 def describe(x: Tensor, block: int, dim: int) -> TensorDescriptor:
     """Of x (B, tokens, heads, D), as (B, heads, tokens, D), read in tiles of `block` tokens and dim >= D numbers."""
     batch, tokens, heads, width = x.shape
-    strides = [s if n > 1 else ALIGNMENT for s, n in ((x.stride(0), batch), (x.stride(2), heads), (x.stride(1), tokens))]
+    strides = [
+        s if n > 1 else ALIGNMENT for s, n in ((x.stride(0), batch), (x.stride(2), heads), (x.stride(1), tokens))
+    ]
     return TensorDescriptor(x, [batch, heads, tokens, width], [*strides, 1], [1, 1, block, dim])

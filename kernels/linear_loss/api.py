@@ -60,9 +60,8 @@ def linear_cross_entropy(
     file's head.
     targets: (n,) int64 on labels' device, the tokens that have a target, ascending, where the caller knows them: others
     are then left out without looking, and a device need not be waited for to count them. validate: whether to look at
-    the values of labels and soft labels, False where they are known to be right. With `targets`, or with
-    validate=False and a CPU, forward and backward of "chunked" and "triton" wait for no device. (On CUDA wrong values
-    end the process by an assertion on the card, since a message would have to wait for it.)
+    the values of labels and soft labels; a card is not waited for, but ends the process by an assertion of its own.
+    With targets, and on devices other than CUDA with validate=False, "chunked" and "triton" wait for no device.
     -> loss () float32 (float64 for float64 hidden), differentiable once with respect to hidden and weight; with
     return_token_loss also token_loss (N,): the plain cross-entropy CE_i of each token, unweighted, 0 where there is no
     target, without gradient.

@@ -106,6 +106,7 @@ def _auto(ask: Ask) -> tuple[str, str]:
 def _check(name: str, ask: Ask) -> str | None:
     """What the self-check says against a backend, run if nobody knows yet."""
     words = [ask.kind, _name(ask.dtype)] + ["token weights"] * ask.weighted + ["token losses"] * ask.token_loss
+    words += ["deterministic"] * torch.are_deterministic_algorithms_enabled()
     return verdict(
         ("linear loss", name, *words),
         lambda: selfcheck.check(name, ask),

@@ -105,7 +105,7 @@ def test_auto_for_every_mask_dtype_and_card(card, capability, there):
     for kind, dtype in itertools.product(KINDS, DTYPES):
         expected = "reference"
         if dtype != torch.float64:
-            if "flex" in names:
+            if "flex" in names and kind != "moving":
                 expected = "flex"
             if "triton" in names and capability >= (8, 0):
                 expected = "triton"
@@ -290,6 +290,7 @@ FAULTS = {
     "scale forgotten": altered("dq", lambda x: x * 16**0.5),
     "unwritten rows": altered("dq", lambda x: x.index_fill(1, torch.arange(190, 192), 0.0)),
 }
+NEEDS_ROWS = ("a key too many at the ends of tiles", "unwritten rows")
 
 
 @pytest.fixture
@@ -301,6 +302,8 @@ def smaller(monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_self_check_sees_what_is_wrong(fault, kind, smaller):
+    if kind == "moving" and fault in NEEDS_ROWS:
+        pytest.skip("such masks have a few rows")
     wrong = selfcheck.check(fake(**FAULTS[fault]), **options_of(kind))
     assert wrong is not None
 
@@ -322,7 +325,7 @@ def test_the_problems_of_a_kind_are_of_it():
     for kind in KINDS:
         found = selfcheck.problems(kind)
         assert len(found) >= 2 and {spans.kind for spans in found.values()} == {kind}
-        assert {int((spans.hi - spans.lo).amax() > 512) for spans in found.values()} == {0, 1}
+        assert {bool((spans.hi - spans.lo).amax() > 512) for spans in found.values()} == {False, True}
 
 
 def test_named_backends_are_not_checked_and_say_what_they_lack(monkeypatch):

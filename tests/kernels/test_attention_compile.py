@@ -7,7 +7,7 @@ import torch
 from packings import naive, random_packing
 from torch import nn
 
-from kernels import Spans, attention, choices
+from kernels import Spans, attention, choices, linear_cross_entropy
 from kernels.announce import reset_choices
 
 
@@ -106,4 +106,19 @@ def test_spans_built_inside_compiled_code_are_not_baked_in():
     for size in (3, 7, 30):
         document = (torch.arange(30) // size)[None]
         torch.testing.assert_close(compiled(x, document), packed_attention(x, document))
+    torch._dynamo.reset()
+
+
+def test_the_loss_chooses_in_compiled_code_too():
+    """The code breaks where it asks, and what it is told is not part of a trace."""
+    torch._dynamo.reset()
+    torch.use_deterministic_algorithms(False)
+    reset_choices()
+    hidden, weight, labels = torch.randn(9, 4), torch.randn(7, 4), torch.arange(9) % 7
+    compiled = torch.compile(lambda *tensors: linear_cross_entropy(*tensors) * 2, backend="eager")
+    torch.testing.assert_close(compiled(hidden, weight, labels), 2 * linear_cross_entropy(hidden, weight, labels))
+    assert choices() == {"linear loss on cpu: plain, float32": "chunked"}
+    reset_choices()
+    compiled(hidden, weight, labels)
+    assert choices() == {"linear loss on cpu: plain, float32": "chunked"}
     torch._dynamo.reset()
