@@ -27,6 +27,7 @@ B batch, E width, V vocabulary.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Items
@@ -277,13 +278,10 @@ def capture(step: Callable[[], None]) -> Callable[[], None]:
 
 def rounded(model: Transformer, dtype: torch.dtype | None) -> Transformer:
     """The same model, uncompiled, that shares all weights but for the blocks' matrices, which are in `dtype` (None:
-    shared as well). Hooks are not taken over."""
-    twin = Transformer(model.config, empty=True)
-    weights = {name: value.detach() for name, value in model.state_dict().items()}
-    if dtype is not None:
-        for name, module in twin.blocks.named_modules():
-            if isinstance(module, nn.Linear):
-                weights[f"blocks.{name}.weight"] = weights[f"blocks.{name}.weight"].to(dtype)
-    twin.load_state_dict(weights, assign=True)
-    twin.attention_backend = model.attention_backend
-    return twin.requires_grad_(False).train(model.training)
+    shared as well). Hooks are taken over; under a graph they run once, when it is captured."""
+    # what a copy finds in its memo it does not copy
+    twin = copy.deepcopy(model, {id(shared): shared for shared in (*model.parameters(), model.rotary)})
+    for module in twin.blocks.modules():
+        if dtype is not None and isinstance(module, nn.Linear):
+            module.weight = nn.Parameter(module.weight.detach().to(dtype), requires_grad=False)
+    return twin
