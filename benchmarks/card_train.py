@@ -67,7 +67,10 @@ def measure(name: str, context: Context, steps: tuple[str, ...] = train_gpu.STEP
     if name not in settings:
         context.record(skipped=f"the planner finds no way for {name} tokens here; it finds {', '.join(settings)}")
         return
-    context.record("sheet", card=sheet.name, matmul_flops=sheet.matmul_flops, host_gib=sheet.host_memory_bytes / 2**30)
+    if context.device == "cuda":
+        context.record(
+            "sheet", card=sheet.name, matmul_flops=sheet.matmul_flops, host_gib=sheet.host_memory_bytes / 2**30
+        )
     train_gpu.measure(
         settings[name],
         sheet,
