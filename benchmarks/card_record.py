@@ -49,7 +49,7 @@ class Record:
         """Append one line -> the line. Values that JSON does not know are written as their text."""
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "stage": stage, "case": case, **figures}
         append(self.folder / RESULTS, json.dumps(line | {"where": self.facts()}, default=str) + "\n")
-        told = {name: value for name, value in figures.items() if value not in ({}, False)}
+        told = {name: value for name, value in figures.items() if value is not False and value != {}}
         self.say(f"{stage} {case}: {json.dumps(told, default=_short)[:SHOWN]}")
         return line
 

@@ -33,12 +33,11 @@ SHORT = (
     "--evals.documents-per-cell", "16", "--evals.transcripts-per-cell", "4",
 )  # fmt: skip
 TINY = (
-    "--small.num-steps", "4", "--small.warmup-steps", "1", "--small.validate-every", "2", "--small.rows-per-step", "2",
-    "--small.micro-rows", "1", "--small.model.num-layers", "1", "--small.model.dim", "32", "--small.log-every", "2",
-    "--large.num-steps", "4", "--large.warmup-steps", "1", "--large.validate-every", "2", "--large.rows-per-step", "2",
-    "--large.micro-rows", "1", "--large.model.num-layers", "1", "--large.model.dim", "32", "--large.log-every", "2",
-    "--evals.documents-per-cell", "2", "--evals.transcripts-per-cell", "1", "--evals.max-new-tokens", "4",
-    "--evals.validation-per-cell", "1", "--evals.bootstrap-resamples", "100", "--runtime.compile", "False",
+    "--arms", "baseline", "--large.num-steps", "2", "--large.warmup-steps", "1", "--large.validate-every", "1",
+    "--large.rows-per-step", "1", "--large.micro-rows", "1", "--large.model.num-layers", "1", "--large.model.dim", "32",
+    "--large.log-every", "1", "--evals.documents-per-cell", "1", "--evals.transcripts-per-cell", "1",
+    "--evals.max-new-tokens", "4", "--evals.validation-per-cell", "1", "--evals.bootstrap-resamples", "100",
+    "--runtime.compile", "False",
 )  # fmt: skip
 
 
@@ -67,7 +66,10 @@ def measure(name: str, context: Context, steps: tuple[str, ...] = train_gpu.STEP
     if name not in settings:
         context.record(skipped=f"the planner finds no way for {name} tokens here; it finds {', '.join(settings)}")
         return
-    context.record("sheet", card=sheet.name, matmul_flops=sheet.matmul_flops, host_gib=sheet.host_memory_bytes / 2**30)
+    if context.device == "cuda":
+        context.record(
+            "sheet", card=sheet.name, matmul_flops=sheet.matmul_flops, host_gib=sheet.host_memory_bytes / 2**30
+        )
     train_gpu.measure(
         settings[name],
         sheet,
