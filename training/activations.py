@@ -7,8 +7,8 @@ blocks again in the backward pass (Chen et al. 2016, 1604.06174):
     selective   a block keeps what it was given, and the forward pass is done again but for the attention of global
                 layers, whose out and lse are kept: its work grows with the square of the length, what it gives does not
     full        a block keeps what it was given, and nothing else
-    offload     like selective, and what is kept waits in host memory (pinned) for the backward pass; on a CPU that is
-                where it is anyway, so there it is selective
+    offload     like selective, and what is kept waits in host memory for the backward pass, copied out and back beside
+                what is computed (`training.offload`); on a CPU it is there anyway, so there it is selective
 
 `checkpoint_layers` goes further: so many neighbouring local layers keep one input between them, and are gone through
 once more to find what each was given. Where rows are long, local layers are the cheap ones; a global layer keeps its
@@ -33,18 +33,18 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import MethodType
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from model.config import ModelConfig
+from training.offload import Link, Offload, StreamLink
 
-PIECE_BYTES = 2**28
-"""Of pinned memory taken at once."""
 # dropout and other random numbers do not occur
 _checkpoint = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+_stores: WeakKeyDictionary[nn.Module, Offload] = WeakKeyDictionary()
 
 
 def checkpoint_blocks(model: nn.Module, mode: str, *, layers: int = 1) -> None:
@@ -107,40 +107,22 @@ def is_tiled(block: nn.Module) -> bool:
     return "feed" in vars(block)
 
 
-def offloading(model: nn.Module, mode: str) -> AbstractContextManager:
-    """Context of a forward pass in which what blocks keep goes to host memory until it is needed."""
+def offloading(model: nn.Module, mode: str, *, link: Link | None = None) -> AbstractContextManager:
+    """Context of a forward pass in which what blocks keep goes to host memory until it is needed.
+
+    link: what copies; by default a CUDA stream beside the model's, and on a host nothing is copied.
+    """
     if mode != "offload":
         return nullcontext()
+    store = _stores.get(model)
+    if store is None or (link is not None and store.link is not link):
+        device = model.head_weight.device
+        if link is None and device.type != "cuda":
+            return nullcontext()
+        # kept with the model: each pass uses the memory of the one before
+        store = _stores[model] = Offload(link or StreamLink(device))
     config = model.config
-
-    def pack(tensor: Tensor) -> Tensor | tuple:
-        if tensor.device.type == "cpu" or not is_wide(tensor, config):
-            return tensor
-        return tensor.device, tensor.shape, to_host(tensor)
-
-    def unpack(packed: Tensor | tuple) -> Tensor:
-        return packed if isinstance(packed, Tensor) else from_host(*packed)
-
-    return saved_tensors_hooks(pack, unpack)
-
-
-def to_host(tensor: Tensor) -> list[Tensor]:
-    """A tensor's numbers in host memory, in pieces of 256 MiB, pinned where they come from a device; when it has them,
-    the device alone knows."""
-    # torch takes pinned memory by powers of two: a whole stream could cost twice its size
-    pinned = tensor.device.type != "cpu"
-    pieces = tensor.reshape(-1).split(PIECE_BYTES // tensor.element_size())
-    return [
-        torch.empty_like(piece, device="cpu", pin_memory=pinned).copy_(piece, non_blocking=True) for piece in pieces
-    ]
-
-
-def from_host(device: torch.device, shape: torch.Size, pieces: list[Tensor]) -> Tensor:
-    """What `to_host` was given, on its device again."""
-    whole = torch.empty(shape.numel(), dtype=pieces[0].dtype, device=device)
-    for place, piece in zip(whole.split(pieces[0].numel()), pieces, strict=True):
-        place.copy_(piece, non_blocking=True)
-    return whole.view(shape)
+    return store.hooks(lambda tensor: is_wide(tensor, config))
 
 
 def is_wide(tensor: Tensor, config: ModelConfig) -> bool:

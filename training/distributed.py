@@ -102,6 +102,24 @@ class World:
         except RuntimeError as error:
             raise self.lost(error) from error
 
+    def meet(self, group: dist.ProcessGroup | None, *, device: str) -> None:
+        """The first collective of a new group, in which all of its ranks take part; None is the group of all.
+
+        NCCL connects a group's ranks in its first collective, and where only some of them come to that one, as may
+        happen between ranks that exchange keys, what follows is undefined: usually all wait for ever. So every group
+        is met where it is made. (Binding the device in `init_process_group` would connect groups early too, by
+        splitting communicators, which not every backend can.)
+        Raises RankLostError when a rank does not come.
+        """
+        met = torch.ones(1, device=device)
+        try:
+            dist.all_reduce(met, group=group)
+            came = int(met)
+        except RuntimeError as error:
+            raise self.lost(error) from error
+        if came != dist.get_world_size(group):
+            raise self.lost(RuntimeError(f"{came} of {dist.get_world_size(group)} ranks of a group met"))
+
     def mark(self, what: str) -> None:
         """Leave word of what this rank is about to do, for others to read if it does not come back from it."""
         if self.store is not None:
@@ -172,10 +190,14 @@ def start_world(*, device: str = "cpu", timeout_s: float = COLLECTIVE_TIMEOUT_S)
             "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", store=dist.PrefixStore("groups", store),
             rank=rank, world_size=size, timeout=timeout,
         )  # fmt: skip
-    return World(
+    world = World(
         rank=rank, size=size, local_size=int(os.environ.get("LOCAL_WORLD_SIZE", size)),
         timeout_s=timeout_s, store=dist.PrefixStore("marks", store),
     )  # fmt: skip
+    world.mark("meeting the other ranks")
+    for kind in ("cpu", "cuda") if device == "cuda" else ("cpu",):
+        world.meet(None, device=kind)
+    return world
 
 
 def close_world() -> None:

@@ -109,7 +109,9 @@ class ShardedGradients:
     def norm(self, world: World) -> Tensor:
         """See `Gradients.norm`. All ranks take part."""
         squares = [part.double().square().sum() for part in self._parts()]
-        total = torch.stack(squares).sum().view(1) if squares else torch.zeros(1, dtype=torch.float64)
+        # a rank without gradients joins the others' sum, on the device where theirs lie
+        nothing = torch.zeros((), dtype=torch.float64, device=self.parameters[0].device)
+        total = torch.stack([nothing, *squares]).sum().view(1)
         world.sum([total])
         # every replica counted the same shards
         return (total / (world.size // world.shard)).sqrt().squeeze()

@@ -35,7 +35,8 @@ from training.runtime import Runtime, compile_blocks
 def split_world(world: World, *, context: int = 1, shard: int = 1, device: str = "cpu") -> World:
     """The same rank in a world where every `context` neighbours share rows, and every `shard` parameters.
 
-    All ranks call it, in the same order. Raises ValueError where the ranks cannot be split so.
+    All ranks call it, in the same order, and meet once in each group that is made (`World.meet`). Raises ValueError
+    where the ranks cannot be split so.
     """
     for name, ranks in (("context", context), ("shard", shard)):
         if ranks < 1 or world.size % ranks:
@@ -50,9 +51,12 @@ def split_world(world: World, *, context: int = 1, shard: int = 1, device: str =
     group, mesh = "", None
     if context > 1:
         rows = init_device_mesh(device, (world.size // context, context), mesh_dim_names=("replica", "context"))
+        world.meet(rows.get_group("context"), device=device)
         group = rows.get_group("context").group_name
     if shard > 1:
         mesh = init_device_mesh(device, (world.size // shard, shard), mesh_dim_names=("replicate", "shard"))
+        for name in mesh.mesh_dim_names:
+            world.meet(mesh.get_group(name), device=device)
     return dataclasses.replace(world, context=context, context_group=group, shard=shard, mesh=mesh)
 
 

@@ -12,10 +12,11 @@ portable kernels form scores and their gradients twice (once for dq, once for dk
 passes in place of 2. Recomputation adds a forward pass of what is not kept, local layers that keep one input between
 them another, a tiled MLP one more of its own. The head's products are never done again.
 
-What goes to host memory goes between computations, not beside them, and counts in full. Communication is hidden behind
-what it can be hidden behind: gathering and summing parameters behind the whole pass, the ring behind attention; what is
-left over counts. Sums over replicas that come after the last backward pass always count. Chunks are taken to be dealt
-evenly. Not counted: waiting for data, validation, launches of small kernels, which dominate for small models.
+What goes to host memory is copied beside computations (`training.offload`), yet counts in full until a GPU has shown
+how much of it is hidden. Communication is hidden behind what it can be hidden behind: gathering and summing parameters
+behind the whole pass, the ring behind attention; what is left over counts. Sums over replicas that come after the last
+backward pass always count. Chunks are taken to be dealt evenly. Not counted: waiting for data, validation, launches of
+small kernels, which dominate for small models.
 """
 
 from __future__ import annotations

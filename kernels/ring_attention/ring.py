@@ -27,7 +27,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from kernels.attention.merge import merge_partials
-from kernels.attention.spans import Spans, recall
+from kernels.attention.spans import Spans, host_of, recall
 from kernels.ring_attention import partial
 from kernels.ring_attention.layout import Layout
 
@@ -41,7 +41,11 @@ class Transport(Protocol):
 
 
 class GroupTransport:
-    """Over a process group, by sends and receives that do not block."""
+    """Over a process group, by sends and receives that do not block.
+
+    A rank with nothing to exchange leaves `batch_isend_irecv` out. torch allows that for any but a group's first
+    collective, so whoever makes a group for a ring lets all of its ranks meet in one before (`World.meet`).
+    """
 
     def __init__(self, group: dist.ProcessGroup):
         self.group = group
@@ -101,12 +105,14 @@ class Ring:
         *, scale: float, backend: str, transport: Transport,
     ) -> Ring:  # fmt: skip
         """The ring of a mask, by the fields of its ShardedSpans. What depends on the mask alone is kept with it."""
-        own, steps = recall(int(serial), "ring", lambda: _steps(lo, hi, layout.num_tokens, layout, needs))
+        own, steps = recall(int(serial), "ring", lambda: _steps(lo, hi, int(serial), layout, needs))
         return cls(own, steps, scale, backend, transport)
 
 
-def _steps(lo: Tensor, hi: Tensor, num_keys: int, layout: Layout, needs: Tensor) -> tuple[Spans, list[Step]]:
-    spans, rank, world = Spans(lo, hi, num_keys), layout.rank, layout.world_size
+def _steps(lo: Tensor, hi: Tensor, serial: int, layout: Layout, needs: Tensor) -> tuple[Spans, list[Step]]:
+    # on the host, where a batch's masks were made: a device would be waited for at every question
+    spans = Spans(*host_of(serial, lo, hi), layout.num_tokens, valid=True)
+    rank, world, device = layout.rank, layout.world_size, lo.device
     every = range(spans.num_rows)
     places, start = {}, 0
     for chunk in layout.chunks():
@@ -122,8 +128,9 @@ def _steps(lo: Tensor, hi: Tensor, num_keys: int, layout: Layout, needs: Tensor)
         seeing = (over.hi > over.lo).any(0).nonzero().flatten()
         rows = slice(int(seeing[0]), int(seeing[-1]) + 1) if len(seeing) else slice(0, 0)
         lo_rows, hi_rows = over.lo[:, rows].contiguous(), over.hi[:, rows].contiguous()
-        steps.append(Step(to, source, sent, len(index), rows, Spans(lo_rows, hi_rows, len(index))))
-    return spans.onto(every, layout.index()), steps
+        part = Spans(lo_rows, hi_rows, len(index), valid=True).to(device, non_blocking=True)
+        steps.append(Step(to, source, sent, len(index), rows, part))
+    return spans.onto(every, layout.index()).to(device, non_blocking=True), steps
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, ring: Ring) -> tuple[Tensor, Tensor]:

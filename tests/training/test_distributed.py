@@ -6,12 +6,16 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 from tiny_run import events, final_tensors, timeless, tiny_config, tiny_train
 
 from training.distributed import RankLostError, World, start_world, wait_for
+from training.gradients import GradientBuffer, ShardedGradients
+from training.parallel import split_world
 from training.processes import Interrupted, Stop
 from training.runtime import Runtime
 from training.stages import Line
@@ -116,6 +120,61 @@ def test_half_an_environment_is_refused(monkeypatch):
         start_world()
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert start_world() == World()
+
+
+@pytest.fixture
+def alone_of_four():
+    """Rank 1 of a world of four whose others answer nothing."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=1, world_size=4)
+    yield World(rank=1, size=4, local_size=4)
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("context", "shard", "groups"), [(1, 1, []), (4, 1, [4]), (2, 1, [2]), (1, 4, [1, 4]), (2, 2, [2, 2, 2])]
+)
+def test_ranks_meet_in_each_group_where_it_is_made(context, shard, groups, alone_of_four, monkeypatch):
+    """NCCL connects a group in its first collective, for which all must be there; a ring's ranks may not be."""
+    met = []
+
+    def all_reduce(tensor, group=None):
+        met.append((dist.get_world_size(group), tensor.numel()))
+        tensor *= dist.get_world_size(group)
+
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    split_world(alone_of_four, context=context, shard=shard)
+    assert met == [(size, 1) for size in groups]
+
+
+def test_a_group_that_not_all_came_to_is_told(alone_of_four, monkeypatch):
+    """The fake group's sum is this rank's own one."""
+    with pytest.raises(RankLostError, match="1 of 4 ranks of a group met"):
+        split_world(alone_of_four, context=4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_factor_on_the_device_scales_to_the_same_bits(dtype):
+    """Clipped by a tensor that nobody has looked at: each gradient is what a number of the host would make it."""
+    parameter = torch.nn.Parameter(torch.zeros(999, dtype=dtype))
+    given = torch.randn(999, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    found = []
+    for host in (False, True):
+        gradients = GradientBuffer({"weight": parameter})
+        parameter.grad.copy_(given)
+        factor = 1.0 / gradients.norm()
+        gradients.scale(float(factor) if host else factor)
+        found.append(parameter.grad.clone())
+    assert torch.equal(*found)
+
+
+def test_a_rank_without_gradients_sums_on_the_device_of_the_others():
+    parameter = torch.nn.Parameter(torch.zeros(3, device="meta"))
+    asked = []
+    world = SimpleNamespace(size=1, shard=1, sum=asked.extend)
+    assert ShardedGradients(torch.nn.Module(), {"weight": parameter}).norm(world).dtype == torch.float64
+    assert asked[0].device.type == "meta"
 
 
 if __name__ == "__main__":
