@@ -1,0 +1,129 @@
+"""Documents of every medium in memory, the rows that training reads of them, and a model that is tiny in every number.
+
+Nothing is decoded and nothing read, so a row takes a millisecond: what these tests ask is where tensors lie.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from data.batch import Batch, collate
+from data.config import EncodeConfig
+from data.decode import DecodedAudio, DecodedImage, DecodedVideo
+from data.document import SPLITS, Audio, Document, Image, Text, Video
+from data.encode import assemble
+from data.lengths import VideoLayout
+from data.sequence import Sequence
+from data.tokenizer import Tokenizer, train_tokenizer
+from evals.config import EvalConfig
+from model import ModelConfig, Transformer
+from training.config import TrainConfig
+from training.rows import RowSource
+
+ENCODE = EncodeConfig(patch_size=4, mel_bins=16)
+KINDS = ("narration", "recording", "screenshot", "text")
+ROW, BUDGET = 48, {"image": 16, "audio": 16, "video": 16}
+EVALS = EvalConfig(validation_per_cell=1, documents_per_cell=2, row_tokens=ROW, rows_per_batch=2)
+MODEL = ModelConfig(
+    vocab_size=275, dim=24, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=40, window=7,
+    global_every=3, image_dim=ENCODE.image_dim, audio_dim=ENCODE.audio_dim, video_dim=ENCODE.video_dim,
+)  # fmt: skip
+
+
+def byte_tokenizer() -> Tokenizer:
+    """Every text is one token a byte."""
+    return train_tokenizer(["ab"], 267)
+
+
+def document(number: int, tokenizer: Tokenizer) -> tuple[Document, Sequence]:
+    """Document `number` of the corpus, kinds taking turns: a medium of random numbers and a line about it."""
+    rng = np.random.default_rng(number)
+    kind, name = KINDS[number % len(KINDS)], f"{number}"
+    sound = rng.uniform(-1, 1, (5, ENCODE.audio_dim)).astype(np.float16)
+    parts, media = [Text(f"line {number} of it")], []
+    if kind == "screenshot":
+        parts.insert(0, Image(f"{name}.png"))
+        media = [DecodedImage((2, 3), rng.integers(0, 256, (6, ENCODE.image_dim), np.uint8))]
+    elif kind == "narration":
+        parts.insert(0, Audio(f"{name}.wav"))
+        media = [DecodedAudio(sound)]
+    elif kind == "recording":
+        parts.insert(0, Video(f"{name}.mp4"))
+        films = rng.integers(0, 256, (4, ENCODE.video_dim), np.uint8)
+        media = [DecodedVideo(VideoLayout((2, 2), (0.0,), 5), films, sound)]
+    described = Document(id=name, parts=tuple(parts), kind=kind, level=1, split=SPLITS[number // 4 % 3])
+    return described, assemble(described, media, tokenizer, ENCODE)
+
+
+class MemoryCorpus:
+    """What evaluation and selection read of an `EncodedCorpus`."""
+
+    def __init__(self, num_documents: int = 24):
+        self.tokenizer, self.config, self.kinds = byte_tokenizer(), ENCODE, list(KINDS)
+        pairs = [document(number, self.tokenizer) for number in range(num_documents)]
+        self.documents, self.sequences = [one for one, _ in pairs], [one for _, one in pairs]
+        self.num_documents = num_documents
+        self.kind = np.arange(num_documents, dtype=np.int16) % len(KINDS)
+        self.level = np.ones(num_documents, np.int16)
+        self.split = np.array([SPLITS.index(one.split) for one in self.documents], np.int8)
+        self.num_tokens = np.array([len(one) for one in self.sequences], np.int64)
+
+    def sequence(self, number: int) -> Sequence:
+        """A document's tokens and patches."""
+        return self.sequences[number]
+
+
+class MemoryPlan:
+    """Rows of two documents each, going round the corpus."""
+
+    def __init__(self, corpus: MemoryCorpus, num_rows: int = 64):
+        self.corpus, self.num_rows = corpus, num_rows
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def row(self, number: int) -> list[tuple[int, int, int, bool]]:
+        """(document, start, stop, blank) of what is in a row."""
+        chosen = [(2 * number + k) % self.corpus.num_documents for k in range(2)]
+        found, room = [], ROW
+        for one in chosen:
+            stop = min(room, int(self.corpus.num_tokens[one]))
+            found.append((one, 0, stop, False))
+            room -= stop
+        return [entry for entry in found if entry[2]]
+
+    def batch(self, rows) -> Batch:
+        """The rows as tensors."""
+        lines = [
+            [(one, stop - start, self.corpus.sequence(one).slice(start, stop)) for one, start, stop, _ in self.row(row)]
+            for row in rows
+        ]
+        return collate(
+            lines, row_tokens=ROW, media_budget=BUDGET, config=ENCODE, kinds=self.corpus.kind, rows=tuple(rows)
+        )
+
+    def source(self, config: TrainConfig) -> RowSource:
+        """As the loop reads them."""
+        micro = config.micro_rows_on(1)
+
+        def open_rows(start: int):
+            for first in range(start, self.num_rows - micro + 1, micro):
+                yield self.batch(range(first, first + micro))
+
+        return RowSource(open=open_rows, num_rows=self.num_rows)
+
+
+def model_of(*, seed: int = 0, **changes) -> Transformer:
+    """A model with weights."""
+    config = ModelConfig(**{**MODEL.to_dict(), **changes})
+    return Transformer(config, generator=torch.Generator().manual_seed(seed))
+
+
+def config_of(**changes) -> TrainConfig:
+    """A run of four steps of two micro-batches."""
+    values = {
+        "model": MODEL, "num_steps": 4, "rows_per_step": 4, "micro_rows": 2, "warmup_steps": 1, "learning_rate": 1e-2,
+        "checkpoint_every": 2, "log_every": 2, "seed": 3,
+    }  # fmt: skip
+    return TrainConfig(**{**values, **changes})

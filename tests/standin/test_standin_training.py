@@ -1,0 +1,128 @@
+"""The training loop on the stand-in: every option, one device, the numbers of the CPU, and hardly a wait.
+
+The tiny model of the loop's tests has no attention, so there the bits must be the CPU's; the transformer's attention is
+another backend's, so there the losses must be close.
+"""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from media_rows import BUDGET, EVALS, KINDS, MemoryCorpus, MemoryPlan, config_of, model_of
+from stand_in import NAME, StandIn, Waits, count_waits
+from tiny_run import TinyModel, events, final_bytes, timeless, tiny_config, tiny_train
+from training.gradients import GradientBuffer
+
+from evals.validation import Validator
+from salt.distill import Distillation
+from salt.select import score_documents
+from training.ledger import Ledger
+from training.loop import train
+from training.processes import Interrupted, Stop
+from training.runtime import Runtime
+
+CARD = Runtime(device=NAME)
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return MemoryCorpus()
+
+
+def lies_there(module) -> bool:
+    return all(isinstance(one, StandIn) for one in (*module.parameters(), *module.buffers()))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_bits_are_those_of_the_cpu(optimizer, tmp_path):
+    config = tiny_config(optimizer=optimizer, context_weights=(("image", 0.5), ("audio", 2.0)))
+    model = TinyModel()
+    for place, runtime in (("cpu", Runtime()), ("card", CARD)):
+        tiny_train(tmp_path / place, config=config, runtime=runtime, model=model if place == "card" else None)
+    assert lies_there(model)
+    assert final_bytes(tmp_path / "card") == final_bytes(tmp_path / "cpu")
+    assert timeless(tmp_path / "card") == timeless(tmp_path / "cpu")
+
+
+def test_a_bad_step_is_taken_back_from_the_device(tmp_path):
+    """Loss and norm are read one step late there; what is kept must not hold a step that failed."""
+    for place, runtime in (("cpu", Runtime()), ("card", CARD)):
+        tiny_train(tmp_path / place, runtime=runtime, poisoned=(25,))
+    (rolled,) = events(tmp_path / "card", "rolled_back")
+    (truth,) = events(tmp_path / "cpu", "rolled_back")
+    assert {**rolled, "wall": 0} == {**truth, "wall": 0} and rolled["step"] == 6
+    assert final_bytes(tmp_path / "card") == final_bytes(tmp_path / "cpu")
+
+
+@pytest.mark.parametrize("at", [3, 4, 7])
+def test_a_run_that_was_stopped_goes_on_in_the_same_bits(at, tmp_path):
+    tiny_train(tmp_path / "whole", runtime=CARD)
+    with pytest.raises(Interrupted), Stop() as stop:
+        tiny_train(tmp_path / "cut", runtime=CARD, stop=stop,
+                   on_step=lambda step: step == at and stop.request("a test"))  # fmt: skip
+    tiny_train(tmp_path / "cut", runtime=CARD)
+    assert final_bytes(tmp_path / "cut") == final_bytes(tmp_path / "whole")
+
+
+OPTIONS = {
+    "plain": ({}, {}),
+    "bfloat16": ({"dtype": "bfloat16"}, {}),
+    "float64": ({"dtype": "float64"}, {}),
+    "muon": ({}, {"optimizer": "muon"}),
+    "weights_and_z": ({}, {"context_weights": (("image", 0.5),), "z_loss": 1e-3}),
+    "selective": ({"checkpointing": "selective", "checkpoint_layers": 2}, {}),
+    "full": ({"checkpointing": "full", "mlp_tile": 16}, {}),
+    "offload": ({"checkpointing": "offload"}, {}),
+}
+
+
+def run(folder, corpus, runtime, config, **options):
+    """Train the transformer with a teacher and validation; returns the model and the lines of metrics."""
+    model = model_of(seed=1)
+    train(
+        config, model=model, rows=MemoryPlan(corpus).source(config), folder=folder, runtime=runtime, kinds=KINDS,
+        distillation=Distillation(model_of(seed=2, dim=16, num_layers=2), kd_steps=2, weight=0.5),
+        validate=Validator(corpus, corpus.tokenizer, EVALS, compute_dtype=runtime.compute_dtype),
+        quiet=True, **options,
+    )  # fmt: skip
+    return model, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_transformer_trains_listens_and_is_validated_there(name, corpus, tmp_path):
+    of_runtime, of_config = OPTIONS[name]
+    config = config_of(**of_config, validate_every=2)
+    found = []
+    for place in ("cpu", NAME):
+        model, lines = run(tmp_path / place, corpus, Runtime(device=place, **of_runtime), config)
+        found.append([line.get("validation", line)["loss"] for line in lines])
+        assert lies_there(model) == (place == NAME)
+    tolerance = {"float64": 1e-9, "bfloat16": 3e-2}.get(of_runtime.get("dtype"), 1e-4)
+    assert len(found[0]) == 4 and found[1] == pytest.approx(found[0], rel=tolerance)
+
+
+class Counted:
+    """Counts the waits of each step of a run, from one `on_step` to the next."""
+
+    def __init__(self, waits):
+        self.waits, self.steps = waits, []
+
+    def __call__(self, step: int) -> None:
+        self.steps.append(Waits(self.waits.asked[:]))
+        self.waits.asked.clear()
+
+
+@pytest.mark.parametrize("name", ["plain", "bfloat16", "muon", "weights_and_z", "selective"])
+def test_a_step_waits_once_a_micro_batch_at_the_most(name, corpus, tmp_path):
+    """No line, validation or checkpoint is due in steps 2 to 5, so nothing but the step itself may wait there."""
+    of_runtime, of_config = OPTIONS[name]
+    config = config_of(**of_config, num_steps=6, log_every=6, checkpoint_every=6)
+    with count_waits() as waits:
+        counted = Counted(waits)
+        run(tmp_path, corpus, Runtime(device=NAME, **of_runtime), config, on_step=counted)
+    micro_batches = config.rows_per_step // config.micro_rows
+    for step in counted.steps[1:5]:
+        # loss and norm of the step before have arrived: one look at them
+        late = sum(line.startswith("training/step.py") for line, *_ in step.asked)
+        assert late <= 1 and step.total - late <= micro_batches, f"waits in a step:\n{step}"
