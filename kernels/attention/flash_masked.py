@@ -3,10 +3,10 @@
     mask function    (lo[b, row] <= key) & (key < hi[b, row]), in partial tiles alone
     lists            for each tile of rows its partial and its full tiles of keys; for the backward the reverse
 
-`tiles.py` makes the lists. The calls are those of 4.0.0b36, `_flash_attn_fwd` and `_flash_attn_bwd`, below its autograd.
-The sizes of a list's tiles have to be multiples of what its kernels compute at once, which depends on the card, the
-direction and the head dim (`sizes`, from its `_tile_size_fwd_sm90` and `_tile_size_bwd_sm90`, and two tiles of rows at a
-time on Blackwell).
+`tiles.py` makes the lists. The calls are those of 4.0.0b36, `_flash_attn_fwd` and `_flash_attn_bwd`, below its
+autograd. The sizes of a list's tiles have to be multiples of what its kernels compute at once, which depends on the
+card, the direction and the head dim (`sizes`, from its `_tile_size_fwd_sm90` and `_tile_size_bwd_sm90`, and two tiles
+of rows at a time on Blackwell).
 
 Its backward over lists adds dq up in any order on Hopper. On Blackwell it can be told an order: each tile of keys waits
 until those before it have added to a tile of rows, and its place among them is its number less that of the first one.

@@ -34,7 +34,7 @@ MASKED = {
     "last-rows": lambda: Spans.packed(DOCUMENT, num_rows=70),
     "scattered": lambda: Spans.packed(DOCUMENT, block=BLOCK).onto(range(0, 300, 3), range(1, 300, 2)),
     "nothing-seen": lambda: Spans.packed(torch.zeros(1, 40).int()).onto(range(20), range(20, 40)),
-    "long": lambda: Spans.packed(torch.zeros(1, 900).int(), block=blocks_at(900, [(300, 700)])),
+    "long": lambda: Spans.packed((torch.arange(700) >= 70).int()[None], block=blocks_at(700, [(300, 600)])),
 }
 PACKAGES = {"flash-attn": (8, 0), "flash-attn-3": (9, 0), "flash-attn-4": (10, 0), "torch": (8, 9)}
 

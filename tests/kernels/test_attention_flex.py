@@ -7,7 +7,7 @@ import pytest
 import torch
 from packings import blocks_at, check_against_truth, check_parts, inputs, random_packing, results, run_module
 
-from kernels import Spans
+from kernels import Spans, attention
 from kernels.attention import flex
 from kernels.attention.tiles import lists_by_keys, lists_by_rows
 
@@ -108,18 +108,11 @@ def test_no_rows_and_no_keys(shape, backward_on_cpu):
     assert not got["dk"].any() and not got["dq"].any()
 
 
-def test_gradients_are_found_below_an_op(backward_on_cpu):
-    """Inside of an op the dispatcher leaves autograd out: the backward must turn it on again for itself."""
-    spans = MASKS["window"]()
-    q, k, v, grad = inputs(spans)
-    mask = (spans.lo, spans.hi, int(spans.serial))
-
-    def run(grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        out, lse = flex.forward(q, k, v, *mask, scale=0.25, sink=None)
-        return torch.cat(flex.backward(grad, q, k, v, *mask, out, lse, scale=0.25, whole=True))
-
-    op = torch.library.custom_op("brine_test::flex", run, mutates_args=())
-    assert torch.equal(op(grad, q, k, v), run(grad, q, k, v))
+@pytest.mark.parametrize("mask", ["window", "media"])
+def test_the_op_reaches_it(mask, backward_on_cpu):
+    """Below an op's own gradient formula the dispatcher leaves autograd out: the backward turns it on for itself."""
+    spans = MASKS[mask]()
+    check_against_truth(spans, inputs(spans, heads=4, key_heads=2), "flex")
 
 
 def test_the_compiled_function_is_whole_and_not_compiled_for_every_mask(backward_on_cpu):
@@ -149,6 +142,10 @@ def test_a_cpu_has_no_backward():
     assert flex.why_not(q.detach(), k.detach(), kind="causal", sink=None) is None
     with pytest.raises(ValueError, match=r'backend "flex".*backward on CPU.*use backend="auto"'):
         results(run_module(flex), [q, k, v, grad], spans)
+    with pytest.raises(ValueError, match="does not support backward on CPU"):
+        attention(q, k, v, spans, backend="flex").sum().backward()
+    q, k, v = q.detach(), k.detach(), v.detach()
+    assert torch.allclose(attention(q, k, v, spans, backend="flex"), attention(q, k, v, spans), atol=1e-12)
 
 
 def test_what_it_cannot_serve_is_told(monkeypatch):
