@@ -45,6 +45,8 @@ def why_not(q: Tensor, k: Tensor, *, kind: str, sink: Tensor | None) -> str | No
     capability = torch.cuda.get_device_capability(q.device)
     if capability[0] < 8:
         return f"flash packages need sm_80 or newer; {torch.cuda.get_device_name(q.device)} is older"
+    if kind == "moving":
+        return "a mask that is advanced in place would need its lists of tiles anew at every step"
     if kind in VARLEN:
         return None if flash_varlen.package_for(q) else f"no flash package serves sm_{capability[0]}{capability[1]}"
     return flash_masked.why_not(q, capability)

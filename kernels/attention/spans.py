@@ -294,6 +294,8 @@ class Spans:
         if lo is self.lo:
             return self
         other = dataclasses.replace(self, lo=lo, hi=hi, valid=True)
+        if self.kind == "moving":
+            return other
         known = {name: self.derived[name] for name in ("host", "facts") if name in self.derived}
         for spans in (self, other):
             if spans.lo.device.type == "cpu":

@@ -160,6 +160,7 @@ def test_the_best_package_that_is_here(capability, installed, dim, package, monk
             r"need flash-attn-4, which is not installed \(extra \[flash\]",
         ),
         ((9, 0), ("flash-attn-4",), torch.bfloat16, 256, "any", None),
+        ((9, 0), ("flash-attn-4",), torch.bfloat16, 64, "moving", "anew at every step"),
         ((10, 3), ("flash-attn-4",), torch.bfloat16, 128, "block", None),
         ((10, 0), ("flash-attn-4",), torch.bfloat16, 256, "block", "up to 128 on sm_100, not 256"),
         ((8, 0), ("flash-attn-4",), torch.bfloat16, 64, "block", "not for sm_80"),

@@ -166,6 +166,7 @@ def test_what_it_cannot_serve_is_told(monkeypatch):
             assert found is None if why is None else why in found
         capability = (7, 5)
         q = torch.empty(1, 4000, 4, 64, dtype=torch.bfloat16, device="cuda")
+        assert "anew at every step" in flex.why_not(q, q, kind="moving", sink=None)
         assert "An Old Card is older" in flex.why_not(q, q, kind="any", sink=None)
     q = torch.empty(1, 4000, 1, 8)
     assert "T x S memory" in flex.why_not(q, q, kind="causal", sink=None)

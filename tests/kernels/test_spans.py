@@ -173,6 +173,14 @@ def test_the_kind_is_known_when_spans_are_made(spans, kind):
         assert same.kind == kind and kind_of(int(same.serial)) == kind
 
 
+def test_nothing_is_kept_of_spans_that_move():
+    hi = torch.tensor([[3, 4]], dtype=torch.int32)
+    spans = Spans(torch.zeros_like(hi), hi, 9, kind="moving", valid=True)
+    assert spans.area() == 7
+    hi += 1
+    assert spans.area() == 9 and "host" not in spans.to("meta").derived
+
+
 def test_a_kind_is_not_taken_on_trust():
     with pytest.raises(ValueError, match="cannot be claimed"):
         Spans(*Spans.packed(IDS).host(), 8, kind="causal")
