@@ -365,7 +365,9 @@ def test_decode_programs_share_the_keys_evenly(batch):
     """What `dealing` counts on the card, for every number of programs: enough of them, and no share above the least
     that so many programs allow."""
     spans = prompts(3, batch)
-    tiles = [-(-(int(hi[-1]) - int(lo[0])) // triton_decode.BLOCK_KEYS) for lo, hi in zip(spans.lo, spans.hi, strict=True)]
+    tiles = [
+        -(-(int(hi[-1]) - int(lo[0])) // triton_decode.BLOCK_KEYS) for lo, hi in zip(spans.lo, spans.hi, strict=True)
+    ]
     for programs in range(batch + 1, batch + 40):
         share = max(-(-sum(tiles) // (programs - batch)), 1)
         assert sum(-(-n // share) for n in tiles) <= programs
