@@ -3,12 +3,16 @@
     python -m benchmarks.compile_report                          # sm_80, sm_90, sm_100; minutes
     python -m benchmarks.compile_report --arch 90 --dim 128      # one card, one head dim
     python -m benchmarks.compile_report --only 'bwd_keys-D64'    # kernels whose name matches
+    python -m benchmarks.compile_report --candidates             # the tiles that a sweep on a card tries
 
 Kernels are compiled ahead of time to machine code, exactly as they would be launched: the launching code runs with
 recorders in the kernels' places, and from each recorded argument follow its type, its divisibility by 16 and its
 value where it is a constant. Then Triton's own cuobjdump is asked for registers, spilled bytes and tensor-core
-instructions. No GPU is needed, and nothing here says how fast a kernel is: a table without spills, with the tensor
-cores in use and with shared memory that fits is what must be true before it is worth timing.
+instructions. On sm_90 the layouts in Triton's intermediate code tell of products that two warp groups compute both.
+No GPU is needed, and nothing here says how fast a kernel is: a table without spills and doubled products, with the
+tensor cores in use and with shared memory that fits is what must be true before it is worth timing. Above D = 128 the
+accumulators outgrow the registers: there spills of up to SPILL_LIMIT bytes and doubled products are told, but are no
+fault.
 
 Not possible under TRITON_INTERPRET=1, which replaces the compiler.
 """
@@ -42,6 +46,8 @@ KINDS = {
 }  # fmt: skip
 SPILL_LIMIT = 256
 """Bytes of spill allowed above D = 128, per thread."""
+CANDIDATE_SPILL_LIMIT = 32
+"""And in a candidate of the sweep, which will be timed: the versions of Triton differ by as much."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class Report:
             return [self.error]
         wide = int(re.search(r"D(\d+)", self.name).group(1)) > 128 if "D" in self.name else False
         found = []
-        if self.spill > (SPILL_LIMIT if wide else 0):
+        if self.spill > (SPILL_LIMIT if wide else CANDIDATE_SPILL_LIMIT if "-candidate-" in self.name else 0):
             found.append(f"{self.spill} bytes spilled")
         if self.shared_kib > SHARED_KIB[self.arch]:
             found.append(f"{self.shared_kib:.0f} KiB of shared memory, {SHARED_KIB[self.arch]} can be had")
@@ -115,7 +121,7 @@ def recorded(arch: int, narrow: bool) -> Iterator[list]:
 
     kept: list = []
     with mock.patch.multiple(
-        triton_launch, check=lambda q, k: None, capability_of=lambda q: divmod(arch, 10), recall=_recall(narrow)
+        triton_launch, check=lambda q, k: None, capability_of=lambda q: divmod(arch, 10), is_narrow=lambda *_: narrow
     ):
         patches = [
             mock.patch.object(module, name, Recorder(getattr(module, name), kept))
@@ -130,10 +136,6 @@ def recorded(arch: int, narrow: bool) -> Iterator[list]:
         finally:
             for patch in patches:
                 patch.stop()
-
-
-def _recall(narrow: bool):
-    return lambda serial, name, make: narrow if name == "narrow" else make()
 
 
 def attention_variants(
@@ -166,6 +168,25 @@ def attention_variants(
                         )
                 for kernel, args, kwargs in kept:
                     yield variant_of(kernel, args, kwargs, arch, label)
+
+
+def candidate_variants(dims: tuple[int, ...]) -> Iterator[Variant]:
+    """Every candidate of the sweep of tiles, in bf16 on sm_90, wide and narrow masks' in one."""
+    from kernels import Spans
+    from kernels.attention import triton_launch, triton_tiles
+
+    spans = Spans.packed(torch.zeros(1, 512, dtype=torch.int32))
+    for dim in (d for d in dims if d in (64, 128)):
+        q, k = (torch.zeros(1, 512, heads, dim, dtype=torch.bfloat16) for heads in (8, 2))
+        for name in triton_tiles.PASSES:
+            tiles = [triton_tiles.candidates(name, dim, narrow=narrow, capability=(9, 0)) for narrow in (False, True)]
+            for tile in dict.fromkeys((*tiles[0], *tiles[1])):
+                with recorded(90, False) as kept, triton_tiles.tiles_as({(name, dim, False): tile}):
+                    out, lse = triton_launch.forward(q, k, k, spans.lo, spans.hi, 0, scale=0.1, sink=None)
+                    triton_launch.backward(out, q, k, k, spans.lo, spans.hi, 0, out, lse, scale=0.1)
+                for kernel, args, kwargs in kept:
+                    if f"_{name}_kernel" in kernel.__name__:
+                        yield variant_of(kernel, args, kwargs, 90, f"D{dim}-bf16-candidate-{tile}")
 
 
 def loss_variants(arch: int) -> Iterator[Variant]:
@@ -301,6 +322,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compile_report", description=__doc__.splitlines()[0])
     parser.add_argument("--arch", type=int, nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES))
     parser.add_argument("--dim", type=int, nargs="+", choices=DIMS, default=list(DIMS), help="head dims")
+    parser.add_argument("--candidates", action="store_true", help="instead: the tiles that a sweep tries on sm_90")
     parser.add_argument("--only", default="", help="regular expression that a kernel's name must contain")
     parser.add_argument("--jobs", type=int, default=2, help="compilers at a time")
     parser.add_argument("--out", type=Path, help="write the table as JSON")
@@ -314,6 +336,8 @@ def main(argv: list[str] | None = None) -> int:
     variants = [
         v for arch in options.arch for v in (*attention_variants(arch, tuple(options.dim)), *loss_variants(arch))
     ]
+    if options.candidates:
+        variants = list(candidate_variants(tuple(options.dim)))
     variants = [v for v in variants if re.search(options.only, v.name)]
     if not variants:
         print(f"error: no kernel's name matches {options.only!r}", file=sys.stderr)

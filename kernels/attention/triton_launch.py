@@ -6,7 +6,7 @@ and bf16 is refused, since the interpreter's bf16 products are wrong without a w
 
 Tiles come from `triton_tiles.py`. On sm_90 the kernels read through tensor descriptors where the table says so and the
 inputs' strides allow it (`triton_tma.py`). Launches go to the inputs' card, whichever is current. Nothing here waits
-for the card, but for one reading of a mask's mean width per mask (`_narrow`), and that not while a graph is captured.
+for the card, but for one reading of how many keys a mask's rows see (`is_narrow`).
 
 Legend: B batch, T query rows, S keys, H query heads, K key heads, D head dim, BD = D rounded up to a power of two.
 """
@@ -21,15 +21,16 @@ import triton
 from torch import Tensor
 
 from kernels.attention import triton_backward, triton_decode, triton_kernels, triton_tiles, triton_tma
-from kernels.attention.spans import recall
+from kernels.attention.spans import facts_of, kind_of, recall
 from kernels.attention.triton_tiles import PADDED_ROWS, Tile
 
 LOG2E = triton_kernels.LOG2E.value
 MAX_DIM = 256
 MAX_HEADS = 65535
 """B * H: the second axis of a grid."""
-NARROW_KEYS = 512
-"""Mean keys of a row below which a mask is narrow."""
+NARROW_KEYS = 1024
+"""A mask is narrow where every row sees fewer keys than this. It follows the window and the longest document, and not
+how much padding or which short documents lie beside it."""
 MAX_TOKEN_STRIDE = 2**23
 """Elements from one token to the next; a tile has at most 128 tokens."""
 DELTA_ROWS = 64
@@ -204,17 +205,18 @@ def _capability(index: int | None) -> tuple[int, int]:
 def _tile(name: str, q: Tensor, lo: Tensor, hi: Tensor, serial: int, suits: bool) -> tuple[Tile, bool]:
     """-> the pass's tile and whether it is read through descriptors."""
     tile = triton_tiles.tile_of(
-        name, padded(q.shape[3]), narrow=_narrow(lo, hi, serial), itemsize=q.element_size(),
+        name, padded(q.shape[3]), narrow=is_narrow(lo, hi, serial), itemsize=q.element_size(),
         capability=capability_of(q), tma=suits,
     )  # fmt: skip
     return tile, tile.tma and suits
 
 
-def _narrow(lo: Tensor, hi: Tensor, serial: int) -> bool:
-    """Whether rows see few keys on average. Waits for the card once a mask; a graph's capture must not wait."""
-    if lo.is_cuda and torch.cuda.is_current_stream_capturing():
+def is_narrow(lo: Tensor, hi: Tensor, serial: int) -> bool:
+    """Whether rows see few keys. Waits for the card once a mask, unless the host knows its spans; never while a graph
+    is captured or where the spans are written to in place: those masks count as wide."""
+    if kind_of(serial) == "moving" or (lo.is_cuda and torch.cuda.is_current_stream_capturing()):
         return False
-    return recall(serial, "narrow", lambda: bool((hi - lo).float().mean() < NARROW_KEYS))
+    return facts_of(serial, lo, hi).reach < NARROW_KEYS
 
 
 def _tma_suits(*tensors: Tensor) -> bool:

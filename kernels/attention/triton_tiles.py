@@ -62,15 +62,23 @@ _HOPPER = {
     ("fwd", 256): (Tile(128, 64, 8, 2), Tile(128, 32, 8, 2)),
     ("bwd_keys", 32): (Tile(64, 128, 8, 3), Tile(64, 64, 4, 3)),
     ("bwd_keys", 64): (Tile(64, 128, 8, 3), Tile(64, 64, 4, 3)),
-    ("bwd_keys", 128): (Tile(32, 128, 8, 2), Tile(32, 64, 4, 3)),
+    ("bwd_keys", 128): (Tile(32, 128, 8, 2), Tile(32, 128, 8, 2)),
     ("bwd_keys", 256): (Tile(32, 64, 8, 2), Tile(32, 64, 8, 2)),
     ("bwd_rows", 32): (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)),
     ("bwd_rows", 64): (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)),
     ("bwd_rows", 128): (Tile(128, 64, 8, 2), Tile(64, 32, 4, 2)),
     ("bwd_rows", 256): (Tile(128, 32, 8, 1), Tile(128, 32, 8, 1)),
 }
-# the same through tensor descriptors, where that is better; elsewhere pointers
-_HOPPER_TMA = {}
+# the same through tensor descriptors, which take fewer registers; what is not here goes through pointers
+_HOPPER_TMA = {
+    ("fwd", 64): _by_tma(Tile(128, 128, 8, 3), Tile(64, 64, 4, 3)),
+    ("fwd", 128): _by_tma(Tile(128, 64, 8, 3), Tile(64, 64, 4, 2)),
+    ("fwd", 256): _by_tma(Tile(128, 64, 8, 2), Tile(128, 32, 8, 2)),
+    ("bwd_keys", 64): _by_tma(Tile(64, 128, 8, 3), Tile(64, 64, 4, 3)),
+    ("bwd_keys", 128): _by_tma(Tile(32, 128, 8, 2), Tile(32, 64, 4, 3)),
+    ("bwd_rows", 64): _by_tma(Tile(128, 64, 8, 3), Tile(64, 64, 4, 2)),
+    ("bwd_rows", 128): _by_tma(Tile(128, 64, 8, 2), Tile(64, 32, 4, 3)),
+}
 _AMPERE = _HOPPER | {
     ("fwd", 64): (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)),
     ("bwd_keys", 64): (Tile(64, 128, 8, 3), Tile(32, 64, 4, 3)),
@@ -96,15 +104,27 @@ _FP32 = {
     "bwd_keys": (Tile(32, 32, 8, 1), Tile(16, 32, 8, 1)),
     "bwd_rows": (Tile(32, 32, 8, 1), Tile(16, 16, 8, 2)),
 }
+# for a sweep on sm_90, any mask: through pointers and descriptors, and those that only descriptors fit in registers
+_BOTH = {
+    ("fwd", 64): (Tile(128, 128, 8, 3), Tile(128, 64, 8, 2), Tile(128, 64, 4, 2), Tile(64, 64, 4, 3)),
+    ("fwd", 128): (Tile(128, 64, 8, 3), Tile(128, 128, 8, 3), Tile(64, 64, 4, 2), Tile(64, 32, 4, 3)),
+    ("bwd_keys", 64): (Tile(64, 128, 8, 3), Tile(64, 64, 4, 3)),
+    ("bwd_keys", 128): (Tile(32, 128, 8, 2),),
+    ("bwd_rows", 64): (Tile(128, 64, 8, 3), Tile(64, 64, 4, 2)),
+    ("bwd_rows", 128): (Tile(128, 64, 8, 2), Tile(64, 64, 4, 3), Tile(64, 32, 4, 3), Tile(64, 32, 4, 2)),
+}
+_ONLY_TMA = {
+    ("fwd", 128): (Tile(128, 128, 8, 2),),
+    ("bwd_keys", 128): (Tile(64, 128, 8, 2), Tile(64, 64, 4, 2), Tile(32, 64, 4, 3), Tile(32, 64, 4, 2)),
+    ("bwd_rows", 128): (Tile(64, 64, 4, 2),),
+}
 # set by `tiles_as`
 _instead: dict[tuple[str, int, bool], Tile] = {}
 
 
-def tile_of(
-    name: str, dim: int, *, narrow: bool, itemsize: int, capability: tuple[int, int], tma: bool = False
-) -> Tile:
+def tile_of(name: str, dim: int, *, narrow: bool, itemsize: int, capability: tuple[int, int], tma: bool = True) -> Tile:
     """The tile of a pass. dim: BD, a power of two; itemsize: bytes of an input element; tma: whether the inputs can be
-    read through descriptors."""
+    read through descriptors, as most can."""
     if (name, dim, narrow) in _instead:
         return _instead[name, dim, narrow]
     if itemsize == 4:
@@ -112,6 +132,22 @@ def tile_of(
     if tma and capability[0] == 9 and (name, dim) in _HOPPER_TMA:
         return _HOPPER_TMA[name, dim][narrow]
     return TILES[min(max(capability[0], min(TILES)), max(TILES))][name, max(dim, 32)][narrow]
+
+
+def candidates(name: str, dim: int, *, narrow: bool, capability: tuple[int, int]) -> list[Tile]:
+    """Tiles worth timing for a pass in 16 bit, the table's own first.
+
+    `python -m benchmarks.compile_report --candidates` holds them to no doubled product, shared memory that fits, and at
+    most a few bytes of spill.
+
+    dim: BD, a power of two. On architectures other than sm_90, and for dims that no list has, the table's own alone.
+    """
+    own = [tile_of(name, dim, narrow=narrow, itemsize=2, capability=capability, tma=tma) for tma in (True, False)]
+    found = list(dict.fromkeys(own))
+    if capability[0] == 9:
+        both = _BOTH.get((name, dim), ())
+        found += [*_by_tma(*both, *_ONLY_TMA.get((name, dim), ())), *both]
+    return list(dict.fromkeys(found))
 
 
 def doubled(name: str, tile: Tile) -> bool:

@@ -35,7 +35,11 @@ def run_cases(*options: str) -> subprocess.CompletedProcess:
         environment["TRITON_INTERPRET"] = "1"
         workers = 0
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", str(workers), "--dist", "loadgroup", "-p", "no:cacheprovider", *options, str(CASES)],
+        [
+            *(sys.executable, "-m", "pytest", "-n", str(workers), "--dist", "loadgroup", "-p", "no:cacheprovider"),
+            *options,
+            str(CASES),
+        ],
         cwd=CASES.parents[2], env=environment, capture_output=True, text=True, timeout=1500,
     )  # fmt: skip
 

@@ -40,6 +40,34 @@ def test_kernels_compile_without_spills_for_all_architectures(tmp_path):
         assert report["tensor"] > 0, f"no tensor-core instruction of this architecture: {report}"
 
 
+def test_products_that_two_warp_groups_compute_are_counted():
+    """Of a chained product Triton puts all warps along M: eight of them need 128 rows, and over 64 they repeat."""
+    from benchmarks.compile_report import doubled_products
+
+    layouts = """
+#mma = #ttg.nvidia_mma<{versionMajor = 3, versionMinor = 0, warpsPerCTA = [8, 1], instrShape = [16, 16, 16]}>
+#mma1 = #ttg.nvidia_mma<{versionMajor = 3, versionMinor = 0, warpsPerCTA = [4, 2], instrShape = [16, 64, 16]}>
+"""
+    product = (
+        "  %1 = ttng.warp_group_dot %a, %b, %c {isAsync = true} : !ttg.memdesc<64x128xbf16, #s> * !ttg.memdesc<64x"
+    )
+    assert doubled_products(layouts + product + "32xbf16> -> tensor<64x32xf32, #mma>\n") == 1
+    assert doubled_products(layouts + product + "32xbf16> -> tensor<128x32xf32, #mma>\n") == 0
+    assert doubled_products(layouts + product + "128xbf16> -> tensor<64x128xf32, #mma1>\n") == 0
+    assert doubled_products(layouts + product + "64xbf16> -> tensor<64x64xf32, #mma1>\n") == 1
+
+
+def test_no_tile_of_the_tables_or_of_a_sweep_computes_products_twice():
+    from kernels.attention import triton_tiles
+
+    for name in triton_tiles.PASSES:
+        for dim in (32, 64, 128):
+            for narrow in (False, True):
+                for tile in triton_tiles.candidates(name, dim, narrow=narrow, capability=(9, 0)):
+                    assert not triton_tiles.doubled(name, tile), (name, dim, str(tile))
+                    assert tile.rows <= triton_tiles.PADDED_ROWS
+
+
 def test_no_length_and_no_packing_compiles_anew(tmp_path):
     """Token counts that are odd, even, multiples of 16 or huge launch one and the same set of compiled kernels."""
     code = """
