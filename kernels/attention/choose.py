@@ -92,7 +92,7 @@ def default_order(dtype: torch.dtype, kind: str) -> list[str]:
     if dtype == torch.float64:
         return []
     ours = ["triton", "flex"]
-    return ["flash", *ours] if dtype != torch.float32 and kind != "any" else ours
+    return ["flash", *ours] if dtype != torch.float32 and kind not in ("any", "moving") else ours
 
 
 def write_measured(rows: list[dict[str, Any]]) -> None:
