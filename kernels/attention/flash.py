@@ -36,6 +36,8 @@ MAX_DIM, DIM_MULTIPLE = 256, 8
 
 def why_not(q: Tensor, k: Tensor, *, kind: str, sink: Tensor | None) -> str | None:
     """Why this backend cannot serve q (B, T, H, D) and k (B, S, K, D), in a sentence; None where it can."""
+    if kind == "moving":
+        return "the mask is advanced in place, and flash packages keep what they derive of it"
     if q.device.type != "cuda":
         return f"flash packages need a CUDA device, but q is on {q.device}"
     if q.dtype not in (torch.float16, torch.bfloat16):

@@ -44,6 +44,8 @@ MAX_CPU_PAIRS = 2048 * 2048
 
 def why_not(q: Tensor, k: Tensor, *, kind: str, sink: Tensor | None) -> str | None:
     """Why this backend cannot serve q (B, T, H, D) and k (B, S, K, D), in a sentence; None where it can."""
+    if kind == "moving":
+        return "the mask is advanced in place, and FlexAttention keeps lists of tiles of it"
     if q.device.type == "cpu":
         if q.shape[1] * k.shape[1] > MAX_CPU_PAIRS:
             return f"on a CPU FlexAttention takes T x S memory, too much for {q.shape[1]} rows and {k.shape[1]} keys"

@@ -168,7 +168,7 @@ def test_resumed_reading_ends_in_the_same_bits(make_model, prompts, tmp_path, st
     model = make_model() if dtype is None else make_model().float()
 
     def begin():
-        return Prefill(model, prompts[0], prefill_tokens=12, max_tokens=8, dtype=dtype)
+        return Prefill(model, prompts[0], prefill_tokens=12, max_tokens=8, compute_dtype=dtype)
 
     whole = begin()
     while whole.read_chunk():
@@ -186,7 +186,7 @@ def test_resumed_reading_ends_in_the_same_bits(make_model, prompts, tmp_path, st
         again.reading()
     while again.read_chunk():
         pass
-    one, two = (Decoding(model, prefill.reading(), dtype=dtype) for prefill in (whole, again))
+    one, two = (Decoding(model, prefill.reading(), compute_dtype=dtype) for prefill in (whole, again))
     token = None
     for _ in range(8):
         logits = one.step(token)
@@ -206,7 +206,7 @@ def test_a_saved_reading_of_something_else_is_named(make_model, prompts, tmp_pat
         "prompt": Prefill(make_model(), prompts[1], prefill_tokens=12),
         "model": Prefill(make_model(seed=1), prompts[0], prefill_tokens=12),
         "chunk length": Prefill(make_model(), prompts[0], prefill_tokens=13),
-        "dtype": Prefill(make_model(), prompts[0], prefill_tokens=12, dtype=torch.bfloat16),
+        "dtype": Prefill(make_model(), prompts[0], prefill_tokens=12, compute_dtype=torch.bfloat16),
     }
     for what, other in others.items():
         with pytest.raises(ValueError, match=f"another .*{what}.*delete it"):
