@@ -73,8 +73,19 @@ def run(item: Item, context: Context) -> None:
     )
     peak = roofline(context.device, dtype, context.toy)
     attention.add_rates(result, {f"{dtype}_flops_per_s": peak})
+    result["flash_package"] = flash_package(problem)
     context.record(**result, matmul_flops_per_s=peak, log=harness.heard())
     context.say(attention.show(result | {"case": item.name}))
+
+
+def flash_package(problem: Problem) -> str | None:
+    """The package behind backend "flash" for this mask."""
+    if problem.device != "cuda":
+        return None
+    from kernels.attention import flash
+    from kernels.attention.spans import kind_of
+
+    return flash.package_for(problem.q, kind_of(int(problem.mask.spans.serial)))
 
 
 _peaks: dict[str, float] = {}

@@ -11,6 +11,7 @@ then this process ends with code 3, and the parent starts another.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import shutil
@@ -134,7 +135,17 @@ def work(options: argparse.Namespace) -> int:
         now(name, ended=True)
         if broken:
             return BROKEN
+        if options.device == "cuda":
+            _release()
     return 0
+
+
+def _release() -> None:
+    """Give back what the last item held: the next may want all of the card."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _broken(device: str) -> bool:

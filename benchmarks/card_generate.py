@@ -1,4 +1,5 @@
-"""Stage `generate`: tokens a second of generation, by `benchmarks.generate`, told line by line as that prints them."""
+"""Stage `generate`: tokens a second of generation, by `benchmarks.generate`, which puts each figure on disk itself
+(`generate.jsonl`); its lines are then told here too, with where they were made."""
 
 from __future__ import annotations
 
@@ -20,8 +21,10 @@ def run(item: Item, context: Context) -> None:
         context.record(skipped="there is no benchmarks/generate.py")
         return
     log = context.out / "generate.txt"
-    command = [sys.executable, "-m", "benchmarks.generate", "--device", context.device, *["--quick"] * context.toy]
-    code = run_command(command, log=log, seconds=min(item.timeout_s, context.left_s()) - 5)
+    seconds = min(item.timeout_s, context.left_s()) - 5
+    command = [sys.executable, "-m", "benchmarks.generate", "--device", context.device, "--out", str(context.out)]
+    command += ["--minutes", f"{max(0.5, 0.8 * seconds / 60):.2f}", *["--toy"] * context.toy]
+    code = run_command(command, log=log, seconds=seconds)
     for number, text in enumerate(log.read_text(errors="replace").splitlines()):
         if text.startswith("{"):
             try:

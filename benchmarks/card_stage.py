@@ -50,7 +50,7 @@ STAGES = {
         Stage(
             "smoke", 4, 0.5, "versions, the card's peaks, backends against the specification, compiled against eager"
         ),
-        Stage("tests", 6, 1, "the kernels' tests and those that need a card, in parallel; reported, no gate"),
+        Stage("tests", 4, 1, "the kernels' tests and those that need a card, in parallel; reported, no gate"),
         Stage("attention", 8, 1, "attention over spans and its peers, by mask, length and head dim"),
         Stage("loss", 4, 0.5, "the fused head and loss and its peers"),
         Stage("sweep", 7, 2, "tiles of the Triton kernels: which is fastest"),

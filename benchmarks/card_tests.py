@@ -36,7 +36,7 @@ FAILING_SHOWN = 60
 
 def items(toy: bool) -> list[Item]:
     """A group an item; a toy tries one small file."""
-    return [Item("toy", 120)] if toy else [Item(name, 400) for name in GROUPS]
+    return [Item("toy", 120)] if toy else [Item(name, 150) for name in GROUPS]
 
 
 def files_of(name: str) -> list[str]:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import card, card_record, card_stage, card_sweep, card_table, card_tests
+from benchmarks import card, card_corpus, card_record, card_stage, card_sweep, card_table, card_tests
 from benchmarks.card_record import Record, read
+from data.workbench import Counts
 
 ROOT = Path(card.__file__).parent.parent
 STUB = """
@@ -176,3 +177,40 @@ def test_winners_are_rows_of_a_table(tmp_path):
     record = Record(tmp_path)
     record.write(stage="attention", case="c", number=float("1.5"), path=tmp_path)
     assert card_table.write_table(tmp_path) == 1
+
+
+def test_a_copy_without_git_knows_its_commit(tmp_path, monkeypatch):
+    from training import environment
+
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "training" / "environment.py"))
+    monkeypatch.delenv("BRINE_COMMIT", raising=False)
+    assert environment.commit() is None
+    (tmp_path / "COMMIT").write_text("0123456789ab\n")
+    assert environment.commit() == "0123456789ab"
+    monkeypatch.setenv("BRINE_COMMIT", "fedcba")
+    assert environment.commit() == "fedcba"
+
+
+def test_a_corpus_is_packed_and_read_where_nothing_decodes(tmp_path):
+    """Reading it imports no media library."""
+    files = tmp_path / "source"
+    files.mkdir()
+    for module in (json, subprocess, sys.modules["textwrap"], sys.modules["argparse"], sys.modules["shlex"]):
+        text = Path(module.__file__).read_bytes()
+        (files / f"{module.__name__}.py").write_bytes(text)
+    assert card_corpus.pack(tmp_path / "corpus.tar.xz", mib=1, toy=True, source=files) == 0
+    folder = card_corpus.unpack(tmp_path / "corpus.tar.xz", tmp_path / "work")
+    assert card_corpus.unpack(tmp_path / "corpus.tar.xz", tmp_path / "work") == folder
+    script = (
+        "import sys; sys.modules.update(dict.fromkeys(('decord', 'av', 'soundfile', 'tyro', 'datasketch')));"
+        "from data.store import open_corpus; corpus = open_corpus(sys.argv[1]);"
+        "print(corpus.num_documents, sorted(corpus.kinds))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(folder)], cwd=ROOT, capture_output=True, text=True)
+    count, kinds = done.stdout.strip().split(" ", 1)
+    assert int(count) > 20 and all(kind in kinds for kind in ("text", "screenshot", "narration", "recording"))
+
+
+def test_counts_shrink_to_one_and_no_further():
+    made = card_corpus.scaled(Counts(text=70, screenshot=(100, 3, 0, 1)), 0.1)
+    assert made == Counts(text=7, screenshot=(10, 1, 0, 1)) and card_corpus.num_documents(made) == 19
