@@ -257,6 +257,14 @@ def table(links: dict[str, Any], size: int) -> list[str]:
     return lines
 
 
+def _speak(line: str) -> None:
+    print(line, flush=True)
+
+
+def _silent(line: str) -> None:
+    """Rank 0 speaks for all."""
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     options = argparse.ArgumentParser(
@@ -286,12 +294,12 @@ def main(argv: Sequence[str] | None = None) -> int:
               f"{torch.cuda.device_count()}; start as many ranks as that", file=sys.stderr)  # fmt: skip
         return 2
     try:
-        world = start_world(device=device, timeout_s=args.timeout)
+        # the watch speaks before a collective gives up, and NCCL's own watch ends the process
+        world = start_world(device=device, timeout_s=2 * args.timeout)
         if device == "cpu":
             torch.set_num_threads(1)
         watch = Watch(world, args.timeout)
-        say = print if world.is_main else (lambda line: None)
-        report = run(world, device, watch, links=not args.no_links, say=lambda line: say(line, flush=True))
+        report = run(world, device, watch, links=not args.no_links, say=_speak if world.is_main else _silent)
         if world.is_main:
             print(json.dumps({"passed": report.passed, "ranks": world.size, "checks": len(report.checks)}), flush=True)
             if args.json is not None:
