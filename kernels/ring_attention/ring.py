@@ -113,6 +113,7 @@ def _steps(lo: Tensor, hi: Tensor, serial: int, layout: Layout, needs: Tensor) -
     # on the host, where a batch's masks were made: a device would be waited for at every question
     spans = Spans(*host_of(serial, lo, hi), layout.num_tokens, valid=True)
     rank, world, device = layout.rank, layout.world_size, lo.device
+    needed = needs.tolist()
     every = range(spans.num_rows)
     places, start = {}, 0
     for chunk in layout.chunks():
@@ -121,8 +122,8 @@ def _steps(lo: Tensor, hi: Tensor, serial: int, layout: Layout, needs: Tensor) -
     steps = []
     for shift in range(1, world):
         to, source = (rank + shift) % world, (rank - shift) % world
-        sent = [places[chunk] for chunk in layout.chunks() if needs[to, chunk]]
-        coming = [chunk for chunk in layout.chunks(source) if needs[rank, chunk]]
+        sent = [places[chunk] for chunk in layout.chunks() if needed[to][chunk]]
+        coming = [chunk for chunk in layout.chunks(source) if needed[rank][chunk]]
         index = layout.index_of(coming)
         over = spans.onto(every, index)
         seeing = (over.hi > over.lo).any(0).nonzero().flatten()

@@ -1,0 +1,30 @@
+"""Tests for one card: what a CPU cannot stand in for. Without CUDA each is skipped, and says so."""
+
+import os
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "card" in item.path.parent.name:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture
+def nccl(monkeypatch):
+    """A process group of this process alone, by NCCL on the card and gloo on the host."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": "0", "WORLD_SIZE": "1"}.items():
+        monkeypatch.setitem(os.environ, name, value)
+    torch.cuda.set_device(0)
+    dist.init_process_group("cpu:gloo,cuda:nccl", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
