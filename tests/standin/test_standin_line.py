@@ -6,12 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-from stand_in import NAME, StandIn
+from stand_in import NAME
 from test_line import arguments
 
 import train
-from model import load
 from recipes.launch import parse
 
 MODULES = ("calendar", "csv", "shlex", "string", "textwrap")
@@ -27,7 +25,16 @@ def source(tmp_path_factory) -> Path:
 
 def line(runs: Path, source: Path, *words: str) -> Path:
     """Run the line in this process; returns its folder."""
-    few = ["--runtime.num-threads", "1", "--runtime.loader-workers", "0", "--small.num-steps", "2", "--large.num-steps", "3"]
+    few = [
+        "--runtime.num-threads",
+        "1",
+        "--runtime.loader-workers",
+        "0",
+        "--small.num-steps",
+        "2",
+        "--large.num-steps",
+        "3",
+    ]
     for split, count in (("train", "8"), ("validation", "2"), ("test", "2")):
         few += [f"--corpus.workbench.{split}.text", "2", f"--corpus.workbench.{split}.page", "0", "0", "0", "0"]
         for kind in ("screenshot", "narration", "recording"):
@@ -39,5 +46,6 @@ def test_the_line_runs_on_one_device_from_corpus_to_report(card, source, tmp_pat
     run = line(tmp_path, source, "--salt.selection")
     kept = json.loads((run / "runtime.json").read_text())["resolved"]
     assert kept["device"] == NAME
-    for d in sorted(run.glob("*/done")): print(d.parent.name, json.loads(d.read_text())["wall_s"])
+    for d in sorted(run.glob("*/done")):
+        print(d.parent.name, json.loads(d.read_text())["wall_s"])
     print(sorted(path.name for path in run.iterdir()))
