@@ -47,9 +47,8 @@ def deterministic():
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.fixture
-def card(monkeypatch):
-    """The device's name, and "auto" means it: a machine whose card is the stand-in."""
+def auto_is_the_card(monkeypatch) -> str:
+    """From here on "auto" means the stand-in, as on a machine with a card; returns its name."""
     from model import device
 
     resolve = device.resolve_device
@@ -62,3 +61,9 @@ def card(monkeypatch):
         if getattr(module, "resolve_device", None) is resolve:
             monkeypatch.setattr(module, "resolve_device", resolved)
     return stand_in.NAME
+
+
+@pytest.fixture
+def card(monkeypatch) -> str:
+    """A machine whose card is the stand-in."""
+    return auto_is_the_card(monkeypatch)

@@ -5,15 +5,15 @@ another backend's, so there the losses must be close.
 """
 
 import json
-from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from media_rows import BUDGET, EVALS, KINDS, MemoryCorpus, MemoryPlan, config_of, model_of
+from media_rows import EVALS, KINDS, MemoryCorpus, MemoryPlan, config_of, model_of
 from stand_in import NAME, StandIn, Waits, count_waits
 from tiny_run import TinyModel, events, final_bytes, timeless, tiny_config, tiny_train
-from training.gradients import GradientBuffer
 
+from evals.loss import byte_lengths, measure
 from evals.validation import Validator
 from salt.distill import Distillation
 from salt.select import score_documents
@@ -100,6 +100,28 @@ def test_the_transformer_trains_listens_and_is_validated_there(name, corpus, tmp
         assert lies_there(model) == (place == NAME)
     tolerance = {"float64": 1e-9, "bfloat16": 3e-2}.get(of_runtime.get("dtype"), 1e-4)
     assert len(found[0]) == 4 and found[1] == pytest.approx(found[0], rel=tolerance)
+
+
+def test_what_is_measured_and_chosen_there_is_what_the_cpu_finds(corpus):
+    """Validation, evaluation and selection share these two; rows go to where the weights are, without being told."""
+    found = []
+    for place in ("cpu", NAME):
+        model, ledger = model_of(seed=4).double().eval().to(place), Ledger()
+        with torch.no_grad():
+            model.head_weight.mul_(12.0)
+            plan = MemoryPlan(corpus, num_rows=12)
+            scores = score_documents(
+                model,
+                plan=plan,
+                batches=[plan.batch((row, row + 1)) for row in range(0, 12, 2)],
+                top_k=60,
+                ledger=ledger,
+            )
+        losses = measure(model, corpus, np.arange(10), token_bytes=byte_lengths(corpus.tokenizer), config=EVALS)
+        found.append((losses.loss, scores.score, ledger.total_flops()))
+    np.testing.assert_allclose(found[1][0], found[0][0])
+    np.testing.assert_allclose(found[1][1], found[0][1])
+    assert np.isfinite(found[0][1]).any() and found[1][2] == found[0][2] > 0
 
 
 class Counted:
