@@ -47,6 +47,7 @@ from recipes.launch import in_words, parse
 from recipes.recipe import Recipe
 from salt.distill import Distillation
 from salt.select import score_documents
+from training import out_of_memory
 from training.checkpoint import load_weights
 from training.config import TrainConfig
 from training.distributed import RankLostError, World, close_world, start_world
@@ -86,11 +87,13 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
         return 130
-    except (ValueError, RankLostError, TimeoutError, OSError) as error:
+    except (ValueError, RankLostError, TimeoutError, OSError, MemoryError, torch.OutOfMemoryError) as error:
         if isinstance(error, OSError) and not isinstance(error, TimeoutError):
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             error = f"the disk is full ({error}): free some space; the same command goes on from the last checkpoint"
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            error = f"out of memory ({error}): what is finished is kept, and the same command goes on with this stage"
         if launch.debug:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
@@ -289,22 +292,32 @@ class _Run:
                 yield from self.loader(plan, config, start)
 
             sinks = (TensorBoardSink(folder / "tensorboard"),) if self.track and self.world.is_main else ()
-            result = train(
-                config,
-                model=model,
-                rows=RowSource(open=open_rows, num_rows=len(plan)),
-                folder=folder,
-                runtime=self.runtime,
-                name=name,
-                account=account,
-                kinds=tuple(self.data.kinds),
-                distillation=distillation,
-                validate=Validator(
-                    self.data, self.tokenizer, self.recipe.evals, compute_dtype=self.runtime.compute_dtype
-                ),
-                world=self.world,
-                sinks=sinks,
+            validate = Validator(
+                self.data, self.tokenizer, self.recipe.evals, compute_dtype=self.runtime.compute_dtype
             )
+            with out_of_memory.told(
+                config=config,
+                runtime=self.runtime,
+                world=self.world,
+                folder=folder,
+                row_tokens=self.recipe.rows.row_tokens,
+                arm="small" if name == "small" else "large",
+                patches=tuple((name, most) for name, most in self.recipe.rows.media_budget.items() if most),
+            ):
+                result = train(
+                    config,
+                    model=model,
+                    rows=RowSource(open=open_rows, num_rows=len(plan)),
+                    folder=folder,
+                    runtime=self.runtime,
+                    name=name,
+                    account=account,
+                    kinds=tuple(self.data.kinds),
+                    distillation=distillation,
+                    validate=validate,
+                    world=self.world,
+                    sinks=sinks,
+                )
             weights = whole_weights(model)
             if self.world.is_main:
                 save_model(

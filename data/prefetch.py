@@ -42,7 +42,7 @@ class DevicePrefetch:
 
     def _when_asked(self) -> Iterator[Any]:
         for batch in self.batches:
-            moved = self._prepare(batch).to(self.device)
+            moved = self._prepare(batch).to(self.device, non_blocking=True)
             self.state = getattr(self.batches, "state", None)
             yield moved
 

@@ -204,7 +204,8 @@ def accumulate(
     """
     gradients.zero()
     tally, mixture = Tally(kinds), dict.fromkeys(MIXTURE, 0)
-    tally.sums = tally.sums.to(runtime.device)
+    # made there: a copy from the host would wait for the step before
+    tally.sums = torch.zeros_like(tally.sums, device=runtime.device)
     soft = distillation.weight_at(step) if distillation is not None else 0.0
     student_flops = teacher_flops = tokens = 0
     data_s, clock = 0.0, StepClock(runtime.device)
@@ -280,7 +281,7 @@ def accumulate(
 def _upload(numbers: list[float], device: torch.device) -> Tensor:
     """(n,) float64 on a device, without waiting for it."""
     host = torch.tensor(numbers, dtype=torch.float64)
-    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
+    return host.pin_memory().to(device, non_blocking=True) if device.type != "cpu" else host
 
 
 def clip(gradients: Gradients, *, grad_norm: Tensor, limit: float) -> None:

@@ -137,7 +137,7 @@ def refuse(wrong: Tensor, rule: str, **named: Tensor) -> None:
     A card is not waited for: it ends the process by an assertion of its own, with the same rule, when it gets there.
     """
     ((name, values),) = named.items()
-    if wrong.device.type == "cuda":
+    if wrong.device.type != "cpu":
         torch._assert_async(~wrong.any(), f"{name} {rule}")
     elif bool(wrong.any()):
         at = wrong.nonzero()[0].tolist()
