@@ -81,8 +81,8 @@ def forward(
     alone = documents.alone
     if len(alone):
         score, value = _alone(*flat, alone, scale)
-        out = out.index_copy(0, alone, value.to(out.dtype))
-        lse = lse.index_copy(1, alone, score.T.contiguous())
+        out.index_copy_(0, alone, value.to(out.dtype))
+        lse.index_copy_(1, alone, score.T.contiguous())
     return out.unflatten(0, (batch, num_rows)), lse.view(heads, batch, num_rows).transpose(0, 1)
 
 
@@ -99,7 +99,7 @@ def backward(
     alone = documents.alone
     if len(alone):
         right = _alone_backward(grad_out, q, k, v, out, lse, alone, scale)
-        grads = [grad.index_copy(0, alone, x.to(grad.dtype)) for grad, x in zip(grads, right, strict=True)]
+        grads = [grad.index_copy_(0, alone, x.to(grad.dtype)) for grad, x in zip(grads, right, strict=True)]
     return tuple(grad.unflatten(0, shape) for grad in grads)
 
 
