@@ -219,6 +219,9 @@ def test_shares_are_the_batch(tmp_path):
     world, shares = World(rank=0, size=3, context=3), []
     for rank in range(3):
         shares.append(share_rows(batch, geometry, replace(world, rank=rank), model))
+    # counted anew, not taken along from the whole
+    assert batch.num_targets == sum(share.batch.num_targets for share in shares) > shares[0].batch.num_targets
+    assert batch.mixture == {name: sum(share.batch.mixture[name] for share in shares) for name in batch.mixture}
     order = torch.argsort(torch.cat([share.layout.index() for share in shares]))
     for name in ("token_ids", "labels", "document", "position"):
         joined = torch.cat([getattr(share.batch, name) for share in shares], 1).index_select(1, order)
