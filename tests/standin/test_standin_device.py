@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from kernels import Spans, attention, linear_cross_entropy
+from kernels import Spans, attention, choices, linear_cross_entropy
+from kernels.announce import reset_choices
 
 
 def there(*shape, **options):
@@ -171,6 +172,23 @@ def test_attention_and_loss_equal_the_cpu_in_float64():
         found.append([x.detach().cpu() for x in (out, loss, token_loss, *(x.grad for x in inputs))])
     for mine, truth in zip(*found, strict=True):
         torch.testing.assert_close(mine, truth, rtol=1e-12, atol=1e-12)
+
+
+def test_auto_refuses_to_be_dense_at_lengths_that_would_fill_a_card():
+    q = torch.empty(1, 2051, 1, 8, device=NAME)
+    spans = Spans.packed(torch.zeros(1, 2051, dtype=torch.int32)).to(NAME)
+    with pytest.raises(ValueError, match=r'no attention backend serves 2051 rows.*backend="reference"'):
+        attend(q, spans)
+
+
+@pytest.mark.parametrize("compiling", [False, True], ids=["eager", "compiled"])
+def test_what_auto_took_is_said(compiling, monkeypatch):
+    """The choice is made where the operation runs, so that a compiled caller cannot hide it."""
+    reset_choices()
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    attend(there(1, 5, 2, 8), Spans.packed(torch.zeros(1, 5, dtype=torch.int32)).to(NAME))
+    ((what, backend),) = choices().items()
+    assert what.startswith(f"attention on {NAME}") and backend == "reference"
 
 
 @torch.library.custom_op("standin_tests::mean_of", mutates_args=())

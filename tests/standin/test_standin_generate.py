@@ -3,6 +3,7 @@ completions, and the commands that do it, each on the device that it finds or is
 """
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -148,16 +149,16 @@ def test_the_commands_run_on_the_card_by_themselves(card, folder, tmp_path, caps
         SourceFile("sail/wind.py", "python", "def blow():\n    return 'wind'\n" * 20),
     ]
     devices = []
-    for module in (needle, repository):
+    for module in (needle, repository, sys.modules["model.load"]):
         loading = module.load
         monkeypatch.setattr(
-            module, "load", lambda *a, loading=loading, **k: devices.append(k["device"]) or loading(*a, **k)
+            module, "load", lambda *a, loading=loading, **k: devices.append(k.get("device", "cpu")) or loading(*a, **k)
         )
         monkeypatch.setattr(module, "read_source", lambda *a, **k: (source, {}))
     assert generate.main([str(folder), "--prompt", "def ", "--max-tokens", "3", "--temperature", "1"]) == 0
     words = ["--lengths", "300", "--trials", "2"]
     assert needle.main([str(folder), *words, "--modality", "text,image", "--needles", "2"]) == 0
     assert repository.main([str(folder), *words]) == 0
-    assert [torch.device(one).type for one in devices] == [NAME, NAME]
+    assert [torch.device(one).type for one in devices] == [NAME, NAME, NAME]
     assert len(json.loads((folder / "needle" / "results.json").read_text())["cells"]) == 2
     assert "Traceback" not in capsys.readouterr().err

@@ -1,0 +1,92 @@
+"""Would the tests have caught it? Takes back one repair at a time, in a copy of the project, and runs them.
+
+    python tests/standin/undo.py                 all, one after another: some minutes
+    python tests/standin/undo.py validator loss  these
+
+Each of them was once so: validation ran on the host while the model lay on the card, evaluation, selection and the
+commands ran on the host from end to end, a model's config named a backend that other machines do not have, "auto" took
+T x S memory on a card and did so unsaid under the compiler, and training could not ask for a backend of the loss. A
+repair whose absence no test notices is one that can be lost again. Ends with status 1 where that is so, or where the
+code has changed and a repair is not found any more.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LINE, TRAINING, DEVICE, GENERATE = (
+    f"tests/standin/test_standin_{name}.py" for name in ("line", "training", "device", "generate")
+)
+# file, what stands there, what stood there, the tests that must fail
+REPAIRS = {
+    "validator": (
+        "evals/loss.py", "device = device_of(model)", 'device = torch.device("cpu")',
+        f"{TRAINING} -k validated and plain",
+    ),
+    "evaluate": (
+        "train.py", "self.folder / name, device=self.runtime.device, ", "self.folder / name, ", f"{LINE} -k device",
+    ),
+    "select": (
+        "train.py", "model.to(self.runtime.device).attention_backend", "model.attention_backend", f"{LINE} -k device",
+    ),
+    "needle": ("evals/needle.py", "load(options.run, device=device)", "load(options.run)", f"{GENERATE} -k commands"),
+    "repository": (
+        "evals/repository.py", "load(options.run, device=device)", "load(options.run)", f"{GENERATE} -k commands",
+    ),
+    "generate": (
+        "model/generate.py", "load(Path(options.folder), device=device)", "load(Path(options.folder))",
+        f"{GENERATE} -k commands",
+    ),
+    "config": (
+        "model/load.py", '"model": model.config.to_dict()',
+        '"model": {**model.config.to_dict(), "attention_backend": model.attention_backend}', f"{LINE} -k without_one",
+    ),
+    "dense": ("kernels/attention/choose.py", "DENSE = 2048 * 2048", "DENSE = 2**60", f"{DEVICE} -k refuses"),
+    "unsaid": (
+        "kernels/attention/choose.py", "    note(\n", "    torch.compiler.is_compiling() or note(\n",
+        f"{DEVICE} -k said",
+    ),
+    "loss": ("training/step.py", "backend=runtime.loss_backend,", "", f"{LINE} -k asked_for"),
+}  # fmt: skip
+LEFT_OUT = (".git", ".venv", "runs", "__pycache__", ".pytest_cache", ".ruff_cache", "shared")
+
+
+def undone(name: str) -> str:
+    """What came of taking back one repair: "noticed", "NOT NOTICED", or "NOT FOUND"."""
+    file, now, before, tests = REPAIRS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "project"
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        text = (copy / file).read_text(encoding="utf-8")
+        if text.count(now) != 1:
+            return "NOT FOUND"
+        (copy / file).write_text(text.replace(now, before), encoding="utf-8")
+        where, _, chosen = tests.partition(" -k ")
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", where, "-k", chosen, "-x", "-n", "0", "-p", "no:cacheprovider"],
+            cwd=copy, capture_output=True, text=True, timeout=900,
+            env=os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+    # 1: tests ran and failed; anything else is a mistake in the question
+    last = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return f"noticed: {last[0][:150]}" if done.returncode == 1 and last else f"NOT NOTICED ({done.stdout[-300:]})"
+
+
+def main() -> int:
+    """Take back what was named, or all; print a line each."""
+    failed = False
+    for name in sys.argv[1:] or REPAIRS:
+        found = undone(name)
+        failed |= found.startswith("NOT")
+        print(f"{name:12s} {found}", flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
