@@ -54,7 +54,7 @@ MARGIN_S = 5.0
 STAGE_OVER = "the stage's time was up"
 DEADLY = 2
 """Items that a contender may kill before it is left out of the whole stage."""
-CORPUS_MIB = 48.0
+CORPUS_MIB = 24.0
 """Size of a packed corpus unless told otherwise."""
 
 

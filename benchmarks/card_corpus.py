@@ -1,6 +1,6 @@
 """An encoded corpus that is brought along: the demo's material in less of it, for a machine without media libraries.
 
-    python -m benchmarks.card --pack-corpus corpus.tar.xz [--pack-mib 48]
+    python -m benchmarks.card --pack-corpus corpus.tar.xz [--pack-mib 24]
     python train.py demo --corpus.manifest FOLDER_OF_IT         what the stages `train` and `demo` do with it
 
 Making a corpus takes libraries that render, speak and decode; reading an encoded one takes numpy. So it is made where
