@@ -61,7 +61,7 @@ def test_a_wrong_sum_of_two_ranks_fails_and_the_other_checks_go_on():
     code = (
         "import torch.distributed as dist; true, calls = dist.reduce_scatter_tensor, []; "
         "dist.reduce_scatter_tensor = lambda out, *a, **k: "
-        "(true(out, *a, **k), calls.append(1), out.add_(dist.get_rank() * (len(calls) == 1)))[0]"
+        "(true(out, *a, **k), calls.append(1), out.add_(dist.get_rank()) if len(calls) == 1 else None)[0]"
     )
     found = ended(start(2, "--device", "cpu", code=code))
     assert [code for code, _, _ in found] == [1, 1], found
