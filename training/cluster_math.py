@@ -48,6 +48,8 @@ def ring_errors(world: World, device: str) -> str | None:
              for heads in (HEADS, KEY_HEADS, KEY_HEADS, HEADS)]  # fmt: skip
     owner = torch.from_numpy(zigzag(-(-TOKENS // chunk), world.size))
     layout = Layout(owner, chunk, TOKENS, world.rank % world.context, world.size, world.context_group)
+    # whatever is wrong here, the other ranks go on to what comes next
+    troubles = []
     for name, spans in masks.items():
         sharded = (ShardedSpans.shard(spans, layout) if world.size > 1 else spans).to(device)
         truth = _attended([x.to(device) for x in given], spans.to(device), backend="reference")
@@ -58,12 +60,13 @@ def ring_errors(world: World, device: str) -> str | None:
             for what, found, single, right in zip(("out", "dq", "dk", "dv"), together, alone, truth, strict=True):
                 trouble = _compare(found, layout.shard(single), layout.shard(right))
                 if trouble:
-                    return f"{what} of {name}, {str(dtype).removeprefix('torch.')}: {trouble}"
-    return None
+                    troubles.append(f"{what} of {name}, {str(dtype).removeprefix('torch.')}: {trouble}")
+    return ", ".join(troubles) or None
 
 
 def sharding_errors(world: World, device: str) -> str | None:
     """Norm of the gradient, and each rank's part of every parameter's, of rows that differ between ranks."""
+    troubles = []
     for name in ("float32", "bfloat16") if device == "cuda" else ("float64",):
         runtime = Runtime(device=device, dtype=name)
         truth = _whole(world, Runtime(device=device, dtype="float64"))
@@ -80,11 +83,12 @@ def sharding_errors(world: World, device: str) -> str | None:
             found = parameter.grad.full_tensor() if world.size > 1 else parameter.grad
             trouble = _compare(found, alone[key], truth[key])
             if trouble:
-                return f"gradient of {key}, {name}: {trouble}"
+                troubles.append(f"gradient of {key}, {name}: {trouble}")
         whole = torch.stack([gradient.double().norm() for gradient in alone.values()]).norm()
-        if not torch.isclose(gradients.norm(world), whole, rtol=1e-9 if name == "float64" else 2e-2, atol=0.0):
-            return f"the gradient's norm in {name} is {gradients.norm(world):.6g}, and {whole:.6g} on one rank"
-    return None
+        norm = gradients.norm(world)
+        if not torch.isclose(norm, whole, rtol=1e-9 if name == "float64" else 2e-2, atol=0.0):
+            troubles.append(f"the gradient's norm in {name} is {norm:.6g}, and {whole:.6g} on one rank")
+    return ", ".join(troubles) or None
 
 
 def _attended(inputs: list[Tensor], spans: Spans, **options) -> list[Tensor]:
