@@ -16,27 +16,37 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 ALIGNMENT = 16
 """Bytes."""
-MAX_STRIDE = 2**40
-"""Bytes."""
 
 
 def suits(*tensors: Tensor) -> bool:
     """Whether descriptors can describe all of these (B, tokens, heads, D) tensors."""
     for x in tensors:
-        size = x.element_size()
-        if not x.numel() or x.data_ptr() % ALIGNMENT:
+        unit = ALIGNMENT // x.element_size()
+        (batch, tokens, heads, _), (per_batch, per_token, per_head, _) = x.shape, x.stride()
+        # a stride of 0 repeats one token, and one along an extent of 1 is never taken
+        if (
+            not x.numel()
+            or x.data_ptr() % ALIGNMENT
+            or (batch > 1 and (per_batch <= 0 or per_batch % unit))
+            or (tokens > 1 and (per_token <= 0 or per_token % unit))
+            or (heads > 1 and (per_head <= 0 or per_head % unit))
+        ):
             return False
-        for stride, extent in zip(x.stride()[:3], x.shape, strict=False):
-            # a stride of 0 repeats one token, and one along an extent of 1 is never taken
-            if extent > 1 and not (stride > 0 and stride * size % ALIGNMENT == 0 and stride * size < MAX_STRIDE):
-                return False
     return True
 
 
 def describe(x: Tensor, block: int, dim: int) -> TensorDescriptor:
-    """Of x (B, tokens, heads, D), as (B, heads, tokens, D), read in tiles of `block` tokens and dim >= D numbers."""
-    batch, tokens, heads, width = x.shape
-    strides = [
-        s if n > 1 else ALIGNMENT for s, n in ((x.stride(0), batch), (x.stride(2), heads), (x.stride(1), tokens))
-    ]
-    return TensorDescriptor(x, [batch, heads, tokens, width], [*strides, 1], [1, 1, block, dim])
+    """Of x (B, tokens, heads, D), as (B, heads, tokens, D), read in tiles of `block` tokens and dim >= D numbers.
+
+    x must suit: Triton's own checks, which take two thirds of the time, are not made again.
+    """
+    (batch, tokens, heads, width), (per_batch, per_token, per_head, _) = x.shape, x.stride()
+    described = TensorDescriptor.__new__(TensorDescriptor)
+    described.base = x
+    described.shape = [batch, heads, tokens, width]
+    described.strides = [
+        per_batch if batch > 1 else ALIGNMENT, per_head if heads > 1 else ALIGNMENT,
+        per_token if tokens > 1 else ALIGNMENT, 1,
+    ]  # fmt: skip
+    described.block_shape = [1, 1, block, dim]
+    return described
