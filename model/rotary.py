@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -52,26 +53,28 @@ def frequency_axes(sections: tuple[int, int, int]) -> list[int]:
     return axes
 
 
+@lru_cache(maxsize=64)
+def constants(axes: tuple[int, ...], theta: float, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """(axes, turns a position, turns a SPLIT of them), each (D / 2,), computed in fp64; copied to a device once for all
+    models that turn alike."""
+    if device.type != "cpu":
+        return tuple(x.to(device) for x in constants(axes, theta, torch.device("cpu")))
+    index = torch.arange(len(axes), dtype=torch.float64)
+    per_step = theta ** (-index / len(axes)) / (2 * math.pi)
+    return torch.tensor(axes), per_step.float(), (per_step * SPLIT).frac().float()
+
+
 class Rotary:
     """Makes the cos and sin tables of a batch from its positions.
 
-    Holds two constants per frequency, computed in fp64; it has no parameters and no state, so it is not an
-    nn.Module and adds nothing to a checkpoint. Copies on other devices are made at the first use there, and kept.
+    Holds two constants per frequency; it has no parameters and no state, so it is not an nn.Module and adds nothing to
+    a checkpoint.
     """
 
     def __init__(self, config: ModelConfig):
-        half = config.head_dim // 2
         axes = tuple(frequency_axes(config.sections))
         self.keys = tuple((axes, theta) for theta in (config.rope_theta_local, config.rope_theta_global))
         """What the local and the global table depend on, besides positions; equal keys are equal tables."""
-        index = torch.arange(half, dtype=torch.float64)
-
-        def turns(theta: float) -> tuple[Tensor, Tensor]:
-            per_step = theta ** (-index / half) / (2 * math.pi)
-            return per_step.float(), (per_step * SPLIT).frac().float()
-
-        on_host = (torch.tensor(axes), {key: turns(key[1]) for key in self.keys})
-        self._constants = {torch.device("cpu"): on_host}
 
     def __call__(self, position: Tensor) -> tuple[Tables, Tables]:
         """Tables for local and for global layers.
@@ -82,21 +85,15 @@ class Rotary:
         local, everywhere = self.tables(position, self.keys)
         return local, everywhere
 
-    def tables(self, position: Tensor, keys: Sequence[tuple]) -> list[Tables]:
-        """The tables of some of `self.keys`, as in `__call__`."""
-        axes, turns = self._on(position.device)
+    @staticmethod
+    def tables(position: Tensor, keys: Sequence[tuple[tuple[int, ...], float]]) -> list[Tables]:
+        """The tables of some keys, which have their axes in common; otherwise as in `__call__`."""
+        axes, *_ = constants(*keys[0], position.device)
         # autocast has no say here: positions and angles stay fp32
         position = position.float()[..., axes]
         whole = torch.floor(position / SPLIT)
         rest = position - whole * SPLIT
-        return [self._table(whole, rest, *turns[key]) for key in keys]
-
-    def _on(self, device: torch.device) -> tuple[Tensor, dict[tuple, tuple[Tensor, Tensor]]]:
-        if device not in self._constants:
-            axes, turns = self._constants[torch.device("cpu")]
-            moved = {key: tuple(x.to(device) for x in pair) for key, pair in turns.items()}
-            self._constants[device] = (axes.to(device), moved)
-        return self._constants[device]
+        return [Rotary._table(whole, rest, *constants(*key, position.device)[1:]) for key in keys]
 
     @staticmethod
     def _table(whole: Tensor, rest: Tensor, per_step: Tensor, per_split: Tensor) -> Tables:
