@@ -144,6 +144,7 @@ FAILED tests/a.py::test_two - AssertionError: off by 2
 
 def test_each_test_file_is_in_one_group():
     groups = [card_tests.files_of(name) for name in card_tests.GROUPS]
+    assert {item.name for item in card_tests.items(False)} < set(card_tests.GROUPS)
     files = [file for group in groups for file in group]
     assert len(set(files)) == len(files) and "tests/kernels/test_attention_triton.py" in groups[0]
     assert {str(path.relative_to(ROOT)) for path in (ROOT / "tests" / "kernels").glob("test_*.py")} <= set(files)
