@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import attention
+from benchmarks import attention, card_tests
 from benchmarks.attention_peers import brine
 from benchmarks.card_child import machine
 from benchmarks.card_stage import Context, Item
@@ -45,7 +45,7 @@ def items(toy: bool) -> list[Item]:
     """What is done, in this order."""
     checks = [Item(f"check-{name}", 90) for name in BACKENDS]
     steps = [Item(name, 180) for name in ("compile", "offload")]
-    return [Item("machine", 30), Item("peak", 60), *checks, *steps, Item("guard", 30)]
+    return [Item("machine", 30), Item("peak", 60), *checks, *steps, Item("guard", 30), Item("card-tests", 100)]
 
 
 def run(item: Item, context: Context) -> None:
@@ -53,6 +53,8 @@ def run(item: Item, context: Context) -> None:
     name, _, backend = item.name.partition("-")
     if name == "check":
         check(backend, context)
+    elif name == "card":
+        card_tests.run(item, context)
     elif name == "machine":
         context.record(**machine())
     else:

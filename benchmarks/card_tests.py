@@ -1,4 +1,4 @@
-"""Stage `tests`: the tests of the kernels, and those elsewhere that need a card; told, and no gate.
+"""Stage `tests`: the tests of the kernels; told, and no gate. (`tests/card`, which need a card, run in stage `smoke`.)
 
 Many small kernels are compiled by these tests, so they run in as many processes as there are cores (ten at most, as
 each holds a context on the card). Lines of pytest's report are read as they come: where the time is up, what had passed
@@ -13,7 +13,6 @@ import re
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 from benchmarks.card_stage import ROOT, Context, Item, run_command
 from training.runtime import usable_cores
@@ -24,9 +23,9 @@ GROUPS = {
                   "tests/kernels/test_flex*.py"),
     "loss": ("tests/kernels/test_linear_loss*.py",),
     "others": ("tests/kernels/test_*.py",),
-    "card": ("tests/*/test_*.py",),
+    "card": ("tests/card/test_*.py",),
 }  # fmt: skip
-"""Files by item; each runs once, in the first group that has it; of the last, those that ask if a card is there."""
+"""Files by item; each file runs once, in the first group that has it."""
 OUTCOME = re.compile(
     r"(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\s+(\S+::.*?)\s*$|^(\S+::.*?)\s+(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)"
 )
@@ -36,19 +35,17 @@ FAILING_SHOWN = 60
 
 def items(toy: bool) -> list[Item]:
     """A group an item; a toy tries one small file."""
-    return [Item("toy", 120)] if toy else [Item(name, 150) for name in GROUPS]
+    return [Item("toy", 120)] if toy else [Item(name, 150) for name in GROUPS if name != "card"]
 
 
 def files_of(name: str) -> list[str]:
-    """Files of a group, those of earlier groups left out; benchmarks' own tests never."""
+    """Files of a group, those of earlier groups left out."""
     if name == "toy":
         return ["tests/kernels/test_spans.py"]
     seen: list[str] = []
     for group, patterns in GROUPS.items():
         found = sorted({str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern)})
-        found = [file for file in found if file not in seen and "benchmarks" not in Path(file).parts]
-        if group == "card":
-            found = [file for file in found if "cuda.is_available" in (ROOT / file).read_text(encoding="utf-8")]
+        found = [file for file in found if file not in seen]
         if group == name:
             return found
         seen += found
@@ -57,29 +54,18 @@ def files_of(name: str) -> list[str]:
 
 def run(item: Item, context: Context) -> None:
     """Run a group's files and tell what came of it."""
-    files = files_of(item.name)
+    files = files_of(item.name.removesuffix("-tests"))
     if not files:
         context.record(skipped="there are no such tests")
         return
     junit, log = context.out / f"junit-{item.name}.xml", context.out / f"tests-{item.name}.txt"
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        *files,
-        "-v",
-        "-rfE",
-        "--tb=short",
-        "-p",
-        "no:cacheprovider",
-        f"--junitxml={junit}",
-    ]
+    # the project's own options are for people: quiet, and two processes
+    command = [sys.executable, "-m", "pytest", *files, "-o", "addopts=", "-v", "-rfE", "--tb=short"]
+    command += ["-p", "no:cacheprovider", f"--junitxml={junit}"]
     processes = 1 if context.toy else min(MOST_PROCESSES, usable_cores())
-    if importlib.util.find_spec("xdist"):
+    if importlib.util.find_spec("xdist") and processes > 1:
         # large problems are grouped, so that only one of them is on the card at a time
-        command += ["-n", str(processes), "--dist", "loadgroup"] if processes > 1 else ["-n", "0"]
-    elif "-n" in (ROOT / "pyproject.toml").read_text():
-        command += ["-o", "addopts=-q"]
+        command += ["-n", str(processes), "--dist", "loadgroup"]
     start = time.monotonic()
     code = run_command(command, log=log, seconds=min(item.timeout_s, context.left_s()) - 5, OMP_NUM_THREADS="1")
     context.record(

@@ -21,7 +21,7 @@ from benchmarks.card_stage import Item
 
 def items(toy):
     return [Item("good"), Item("raises"), Item("dies"), Item("alone", fresh=True), Item("hangs", timeout_s=1.5),
-            Item("late", least_s=1e6), Item("last")]
+            Item("late", least_s=1e6), Item("last"), Item("sleeps"), Item("never")]
 
 def run(item, context):
     if item.name == "raises":
@@ -35,7 +35,7 @@ def run(item, context):
                     os.kill(os.getpid(), signal.SIGKILL)
                 context.record(who, number=2)
         return
-    if item.name == "hangs":
+    if item.name in ("hangs", "sleeps"):
         time.sleep(60)
     context.record(process=os.getpid())
 """
@@ -59,7 +59,8 @@ def stubbed(tmp_path, monkeypatch):
 
 
 def test_what_fails_costs_itself_alone(stubbed):
-    code, lines = stubbed("--minutes", "2")
+    named = ("good", "raises", "dies", "alone", "hangs", "late", "last")
+    code, lines = stubbed("--minutes", "2", "--items", *named)
     assert code == 0
     told = {}
     for line in lines:
@@ -87,9 +88,9 @@ def test_a_stage_that_cannot_be_imported_is_a_line(stubbed):
 
 
 def test_the_end_of_the_time_is_told(stubbed):
-    _, lines = stubbed("--minutes", str((card.MARGIN_S + 2.0) / 60), "--items", "hangs", "last")
+    _, lines = stubbed("--minutes", str((card.MARGIN_S + 5.0) / 60), "--items", "sleeps", "never")
     hung, rest = [line for line in lines if "error" in line or "skipped" in line]
-    assert hung["case"] == "hangs" and rest["items"] == ["last"]
+    assert hung["case"] == "sleeps" and hung["error"] == card.STAGE_OVER and rest["items"] == ["never"]
 
 
 def test_stages_that_do_not_fit_are_told(tmp_path, monkeypatch):
@@ -144,6 +145,7 @@ FAILED tests/a.py::test_two - AssertionError: off by 2
 
 def test_each_test_file_is_in_one_group():
     groups = [card_tests.files_of(name) for name in card_tests.GROUPS]
+    assert {item.name for item in card_tests.items(False)} < set(card_tests.GROUPS)
     files = [file for group in groups for file in group]
     assert len(set(files)) == len(files) and "tests/kernels/test_attention_triton.py" in groups[0]
     assert {str(path.relative_to(ROOT)) for path in (ROOT / "tests" / "kernels").glob("test_*.py")} <= set(files)
