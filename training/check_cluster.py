@@ -274,7 +274,8 @@ def parser() -> argparse.ArgumentParser:
         prog="torchrun --nproc-per-node N -m training.check_cluster",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Checks the ranks that torchrun starts: collectives, link speeds, ring attention and FSDP2\n"
-        "against one rank. One line a check, PASS or FAIL; exit code 0 where all passed, 1 where one failed, 3 where one hung.",
+        "against one rank. One line a check, PASS or FAIL; exit code 0 where all passed, 1 where one failed, 3 where\n"
+        "one did not end in time.",
         epilog="one machine with 8 cards: torchrun --nproc-per-node 8 -m training.check_cluster --json check.json",
     )
     options.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
