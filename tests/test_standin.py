@@ -11,6 +11,6 @@ ROOT = Path(__file__).parent.parent
 def test_no_stage_mixes_host_and_device():
     command = [sys.executable, "-m", "pytest", "tests/standin", "-n", "0", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        command, cwd=ROOT, capture_output=True, text=True, timeout=1200, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

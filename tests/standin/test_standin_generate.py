@@ -17,6 +17,7 @@ from evals import needle, repository
 from evals.needle_answer import Reader
 from evals.repository import completer_of
 from model import generate, load, prefill, save_model
+from model.device import device_of
 from model.prefill import Prefill, read_prompts
 from salt.pseudo import mean_log_probabilities
 
@@ -38,6 +39,12 @@ def folder(tmp_path_factory):
         model.head_weight.mul_(12.0)
     save_model(run / "small" / "model", model.double(), encode_config=ENCODE, tokenizer=byte_tokenizer())
     return run
+
+
+@pytest.fixture(autouse=True)
+def as_on_a_card(monkeypatch):
+    """Answers go by `model.decode`, which is a card's way, without graphs."""
+    monkeypatch.setattr(generate, "decodes_statically", lambda model: device_of(model).type != "cpu")
 
 
 @pytest.fixture
@@ -154,7 +161,7 @@ def test_the_commands_run_on_the_card_by_themselves(card, folder, tmp_path, caps
         monkeypatch.setattr(
             module, "load", lambda *a, loading=loading, **k: devices.append(k.get("device", "cpu")) or loading(*a, **k)
         )
-        monkeypatch.setattr(module, "read_source", lambda *a, **k: (source, {}))
+        monkeypatch.setattr(module, "read_source", raising=False, value=lambda *a, **k: (source, {}))
     assert generate.main([str(folder), "--prompt", "def ", "--max-tokens", "3", "--temperature", "1"]) == 0
     words = ["--lengths", "300", "--trials", "2"]
     assert needle.main([str(folder), *words, "--modality", "text,image", "--needles", "2"]) == 0

@@ -19,6 +19,7 @@ from test_line import arguments
 import model.transformer
 import train
 import training.step
+from kernels.announce import reset_choices
 from model import Transformer, load
 from recipes.launch import parse
 
@@ -99,6 +100,8 @@ def seen(tmp_path_factory, source) -> Seen:
     runs, found = tmp_path_factory.mktemp("runs"), Seen()
     with pytest.MonkeyPatch.context() as monkeypatch:
         auto_is_the_card(monkeypatch)
+        # of what ran in this process before nothing is to be told
+        reset_choices()
         found.watch(monkeypatch)
         found.folder = train.run_line(parse(command(runs, source)).recipe, runs=runs)
     return found

@@ -92,7 +92,7 @@ def run(folder, corpus, runtime, config, *, kd_steps=2, **options):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_the_transformer_trains_listens_and_is_validated_there(name, corpus, tmp_path):
     of_runtime, of_config = OPTIONS[name]
-    config = config_of(**of_config, validate_every=2)
+    config = config_of(**of_config, validate_every=2, checkpoint_every=4)
     found = []
     for place in ("cpu", NAME):
         model, lines = run(tmp_path / place, corpus, Runtime(device=place, **of_runtime), config)
@@ -135,8 +135,10 @@ class Counted:
         self.waits.asked.clear()
 
 
-@pytest.mark.parametrize("kd_steps", [0, 6], ids=["alone", "taught"])
-@pytest.mark.parametrize("name", ["plain", "bfloat16", "muon", "weights_and_z", "selective", "offload"])
+@pytest.mark.parametrize(
+    ("name", "kd_steps"),
+    [("plain", 0), *((name, 6) for name in ("plain", "bfloat16", "muon", "weights_and_z", "selective", "offload"))],
+)
 def test_a_step_waits_for_nothing_but_the_numbers_of_the_one_before(name, kd_steps, corpus, tmp_path):
     """Once a micro-batch is the most that a card can bear; nothing at all is what there is. No line, validation or
     checkpoint is due in steps 2 to 5, and constants have been brought there in the first."""
