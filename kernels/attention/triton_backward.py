@@ -161,7 +161,9 @@ def span_attention_bwd_exact_delta_kernel(
 ):  # fmt: skip
     """delta = sum_j p_ij dp_ij over the keys, free of the rounding of out; overwrites p_delta (B, H, padded_rows).
 
-    Two more matrix products, for fp32 alone. Grid: (tiles of rows, B * H).
+    lse was rounded, by eps of itself and not of 1, and the products here need not round as the forward's did: where the
+    weights add up to 1 within that (elsewhere a sink has a share) delta is divided by their sum, so that what should
+    cancel does. Two more matrix products, for fp32 alone. Grid: (tiles of rows, B * H).
     """
     b, h = (tl.program_id(1) // H).to(tl.int64), (tl.program_id(1) % H).to(tl.int64)
     first = tl.program_id(0) * BM
@@ -180,6 +182,7 @@ def span_attention_bwd_exact_delta_kernel(
     b_q = load_tile(p_q, b, h, first, stride_q, num_rows, BM, BD, D, True, False)
     b_grad = load_tile(p_grad, b, h, first, stride_grad, num_rows, BM, BD, D, True, False)
     b_delta = tl.zeros([BM], tl.float32)
+    b_mass = tl.zeros([BM], tl.float32)
     start, _, num_full, num_edge = tile_ends(p_lo, p_hi, first, last, BN)
     for i in tl.range(0, num_full + num_edge):
         n = start + i * BN
@@ -190,7 +193,11 @@ def span_attention_bwd_exact_delta_kernel(
         b_p = tl.where(seen(b_lo[:, None], b_hi[:, None], key[None, :]), b_p, 0.0)
         b_v = load_tile(p_v, b, h, n, stride_v, num_keys, BN, BD, D, True, False)
         b_delta += tl.sum(b_p * tl.dot(b_grad, tl.trans(b_v), input_precision=PRECISION), 1)
-    tl.store(p_delta + at, b_delta)
+        b_mass += tl.sum(b_p, 1)
+    # 4 eps of float32; rows that see nothing, and padding, have an infinite lse and no mass
+    b_slack = 4.76837158203125e-7 * (1.0 + tl.abs(b_lse2))
+    b_near = (b_mass > 0.0) & (tl.abs(b_mass - 1.0) <= b_slack)
+    tl.store(p_delta + at, b_delta / tl.where(b_near, b_mass, 1.0))
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_keys"])
