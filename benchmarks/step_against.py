@@ -28,13 +28,13 @@ ROWS, TOKENS, IMAGE_TOKENS, BUDGET = 16, 512, 24, 384
 WARM_STEPS = 3
 
 
-def child(teacher: bool, threads: int) -> None:
+def child(teacher: bool, threads: int, dtype: str) -> None:
     """One checkout's side: a line of standard input is a number of steps, answered by their seconds."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     # the folder of this file has modules named like the project's packages
     sys.path[0] = os.getcwd()
-    step = _stepper(teacher, threads)
+    step = _stepper(teacher, threads, dtype)
     for _ in range(WARM_STEPS):
         step()
     print("ready", file=answers, flush=True)
@@ -45,7 +45,7 @@ def child(teacher: bool, threads: int) -> None:
         print(time.perf_counter() - start, file=answers, flush=True)
 
 
-def _stepper(teacher: bool, threads: int):
+def _stepper(teacher: bool, threads: int, dtype: str):
     """() -> None, one optimiser step, in the words of either checkout."""
     import torch
 
@@ -62,7 +62,7 @@ def _stepper(teacher: bool, threads: int):
     # an installed project would give this checkout's module to the other one
     if Path("training/micro_batch.py").is_file():
         from training.micro_batch import micro_batches
-    runtime = Runtime(dtype="bfloat16", compile=True, num_threads=threads)
+    runtime = Runtime(dtype=dtype, compile=True, num_threads=threads)
     apply_runtime(runtime)
     recipe = RECIPES["demo"]().resolved(384)
     config = recipe.large
@@ -137,18 +137,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=15, help="alternating pairs (default %(default)s)")
     parser.add_argument("--steps", type=int, default=3, help="steps a turn (default %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of each (default %(default)s)")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="default: what this processor multiplies")
     parser.add_argument("--alone", action="store_true", help="without a teacher")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.child:
-        child(not options.alone, options.threads)
+        child(not options.alone, options.threads, options.dtype)
         return 0
     if options.before is None or not (options.before / "train.py").is_file():
         print(f"error: {options.before} is no checkout of this project: give a folder with train.py", file=sys.stderr)
         return 2
+    from model.device import native_dtype
+    from training.environment import commit, processor
+
+    options.dtype = options.dtype or str(native_dtype("cpu")).removeprefix("torch.")
     here = Path(__file__).resolve().parent.parent
     command = [sys.executable, str(Path(__file__).resolve()), "--child", "--threads", str(options.threads)]
-    command += ["--alone"] * options.alone
+    command += ["--dtype", options.dtype, *["--alone"] * options.alone]
     sides = {
         name: subprocess.Popen(
             command, cwd=folder, env=os.environ | {"PYTHONPATH": str(folder)}, stdin=subprocess.PIPE,
@@ -165,8 +170,6 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         for side in sides.values():
             side.kill()
-    from training.environment import commit, processor
-
     record |= {"commit": commit(), "before": _commit_of(options.before), "processor": processor()}
     results = here / "benchmarks" / "results" / "step_against.jsonl"
     with open(results, "a", encoding="utf-8") as file:
@@ -190,7 +193,7 @@ def compare(sides: dict[str, subprocess.Popen], options: argparse.Namespace) -> 
     ratios = [before / now for before, now in zip(seconds["before"], seconds["now"], strict=True)]
     quarters = statistics.quantiles(ratios, n=4)
     return {
-        "benchmark": "step_against", "teacher": not options.alone, "threads": options.threads,
+        "benchmark": "step_against", "teacher": not options.alone, "threads": options.threads, "dtype": options.dtype,
         "rounds": options.rounds, "steps": options.steps,
         "step_s": {name: statistics.median(values) for name, values in seconds.items()},
         "ratio": {"median": statistics.median(ratios), "p25": quarters[0], "p75": quarters[2]},

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from data.batch import Batch
     from model.geometry import Geometry
+    from model.transformer import Media
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,13 +57,18 @@ class Distillation:
         return self.weight if step < self.kd_steps else 0.0
 
     @torch.no_grad()
-    def hidden(self, batch: Batch, geometry: Geometry | None = None) -> Tensor:
+    def hidden(self, batch: Batch, geometry: Geometry | None = None, media: Media | None = None) -> Tensor:
         """The teacher's hidden states (B * T, Et) for a batch, without gradient. Call it under the run's autocast.
 
-        geometry: the batch's, where the student reads it too.
+        geometry, media: the batch's, where they were made ready for the student too.
         """
         hidden = self.teacher(
-            batch.token_ids, batch.position, batch.segment, batch.block, batch.media, geometry=geometry
+            batch.token_ids,
+            batch.position,
+            batch.segment,
+            batch.block,
+            batch.media if media is None else media,
+            geometry=geometry,
         )
         return hidden.flatten(0, 1)
 

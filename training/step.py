@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from data.document import MODALITIES
+from data.patches import floats
 from data.sequence import CONTEXT
 from kernels import linear_cross_entropy
 from salt.distill import Distillation
@@ -224,10 +225,12 @@ def accumulate(
             mixture[name] += count
         help_from: dict[str, Any] = {}
         with clock("compute"):
+            # once for student and teacher
+            media = {name: (floats(patches), slot) for name, (patches, slot) in batch.media.items()}
             with runtime.autocast():
                 if soft:
                     with clock("teacher"):
-                        teacher_hidden = distillation.hidden(batch, geometry)
+                        teacher_hidden = distillation.hidden(batch, geometry, media)
                     help_from = {
                         "teacher_hidden": teacher_hidden,
                         "teacher_weight": distillation.head_weight,
@@ -237,7 +240,7 @@ def accumulate(
                     del teacher_hidden
                 with offloading(model, runtime.checkpointing):
                     hidden = model(
-                        batch.token_ids, batch.position, batch.segment, batch.block, batch.media, geometry=geometry
+                        batch.token_ids, batch.position, batch.segment, batch.block, media, geometry=geometry
                     )
                 objective, token_loss = linear_cross_entropy(
                     hidden.flatten(0, 1),
@@ -252,7 +255,7 @@ def accumulate(
                     **help_from,
                 )
                 # whole streams, which nothing needs any more
-                del hidden, help_from
+                del hidden, help_from, media
             gradients.before_backward(last=number == num_batches)
             objective.backward()
             tally.add_batch(batch, objective=objective, token_loss=token_loss)
