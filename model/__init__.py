@@ -8,6 +8,9 @@
     cache.py         keys and values of what was read
     prompt.py        what a person hands over, as the arguments of a forward
     prefill.py       prompts of any length, in chunks
+    sampling.py      the next token from logits, by counted numbers
+    decode.py        decoding in equal steps that a CUDA graph replays
+    decode_cache.py  its keys and values, at addresses that stay
     generate.py      decoding, and `python -m model.generate`
     load.py          model folders: save and load
     probe.py         capture, edit and look at activations

@@ -93,8 +93,8 @@ def attention_pattern(q: Tensor, k: Tensor, spans: Spans, *, rows: Tensor | None
     `Transformer.spans`. rows: 1-D int64, the query rows wanted; None is all, which takes B * H * T * S numbers.
     Returns (B, H, R, S) float32, zero outside the spans; rows that see something sum to 1.
     """
-    rows = torch.arange(q.shape[1], device=q.device) if rows is None else rows
-    seen = spans.dense()[:, rows].unsqueeze(1)
+    rows = torch.arange(q.shape[1], device=q.device) if rows is None else rows.to(q.device)
+    seen = spans.dense()[:, rows].unsqueeze(1).to(q.device)
     k = k.repeat_interleave(q.shape[2] // k.shape[2], dim=2)
     scores = torch.einsum("brhd,bshd->bhrs", q[:, rows].float(), k.float()) / math.sqrt(q.shape[-1])
     return scores.masked_fill(~seen, -torch.inf).softmax(-1).nan_to_num(0.0)
