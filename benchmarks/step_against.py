@@ -4,7 +4,8 @@
     uv run python -m benchmarks.step_against /tmp/before
 
 Both checkouts train the demo's large model, with the demo's small model as its teacher unless `--alone`, on the same
-rows: documents of about 60 tokens, a third of them behind an image. Each lives in a child process of its own, compiled
+rows: documents of about 60 tokens, a third of them behind an image. `--narrow` takes two models of width 32 instead,
+whose step is little but what does not depend on width: masks, tables, patches, accounting. Each lives in a child process of its own, compiled
 as in a run, and the two take turns, `--steps` steps each, in the other order every round. The figure is the ratio of
 their times, before / now (above 1: this checkout is faster), its median over rounds and the interval of the middle
 half. A step begins with a batch as that checkout's loader delivers it and ends with the updated weights; loading is not
@@ -16,6 +17,7 @@ The record goes to `benchmarks/results/step_against.jsonl`.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
@@ -28,13 +30,13 @@ ROWS, TOKENS, IMAGE_TOKENS, BUDGET = 16, 512, 24, 384
 WARM_STEPS = 3
 
 
-def child(teacher: bool, threads: int, dtype: str) -> None:
+def child(teacher: bool, threads: int, dtype: str, narrow: bool) -> None:
     """One checkout's side: a line of standard input is a number of steps, answered by their seconds."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     # the folder of this file has modules named like the project's packages
     sys.path[0] = os.getcwd()
-    step = _stepper(teacher, threads, dtype)
+    step = _stepper(teacher, threads, dtype, narrow)
     for _ in range(WARM_STEPS):
         step()
     print("ready", file=answers, flush=True)
@@ -45,7 +47,7 @@ def child(teacher: bool, threads: int, dtype: str) -> None:
         print(time.perf_counter() - start, file=answers, flush=True)
 
 
-def _stepper(teacher: bool, threads: int, dtype: str):
+def _stepper(teacher: bool, threads: int, dtype: str, narrow: bool):
     """() -> None, one optimiser step, in the words of either checkout."""
     import torch
 
@@ -65,9 +67,12 @@ def _stepper(teacher: bool, threads: int, dtype: str):
     runtime = Runtime(dtype=dtype, compile=True, num_threads=threads)
     apply_runtime(runtime)
     recipe = RECIPES["demo"]().resolved(384)
-    config = recipe.large
-    model = Transformer(config.model, generator=torch.Generator().manual_seed(0))
-    small = Transformer(recipe.small.model, generator=torch.Generator().manual_seed(1)) if teacher else None
+    config, shapes = recipe.large, (recipe.large.model, recipe.small.model)
+    if narrow:
+        width = {"dim": 32, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "head_dim": 16, "mlp_dim": 32}
+        shapes = tuple(dataclasses.replace(shape, **width) for shape in shapes)
+    model = Transformer(shapes[0], generator=torch.Generator().manual_seed(0))
+    small = Transformer(shapes[1], generator=torch.Generator().manual_seed(1)) if teacher else None
     for one in (model, small):
         if one is not None:
             compile_blocks(one)
@@ -138,11 +143,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=3, help="steps a turn (default %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of each (default %(default)s)")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="default: what this processor multiplies")
+    parser.add_argument("--narrow", action="store_true", help="models of width 32")
     parser.add_argument("--alone", action="store_true", help="without a teacher")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.child:
-        child(not options.alone, options.threads, options.dtype)
+        child(not options.alone, options.threads, options.dtype, options.narrow)
         return 0
     if options.before is None or not (options.before / "train.py").is_file():
         print(f"error: {options.before} is no checkout of this project: give a folder with train.py", file=sys.stderr)
@@ -153,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
     options.dtype = options.dtype or str(native_dtype("cpu")).removeprefix("torch.")
     here = Path(__file__).resolve().parent.parent
     command = [sys.executable, str(Path(__file__).resolve()), "--child", "--threads", str(options.threads)]
-    command += ["--dtype", options.dtype, *["--alone"] * options.alone]
+    command += ["--dtype", options.dtype, *["--alone"] * options.alone, *["--narrow"] * options.narrow]
     sides = {
         name: subprocess.Popen(
             command, cwd=folder, env=os.environ | {"PYTHONPATH": str(folder)}, stdin=subprocess.PIPE,
@@ -194,6 +200,7 @@ def compare(sides: dict[str, subprocess.Popen], options: argparse.Namespace) -> 
     quarters = statistics.quantiles(ratios, n=4)
     return {
         "benchmark": "step_against", "teacher": not options.alone, "threads": options.threads, "dtype": options.dtype,
+        "narrow": options.narrow,
         "rounds": options.rounds, "steps": options.steps,
         "step_s": {name: statistics.median(values) for name, values in seconds.items()},
         "ratio": {"median": statistics.median(ratios), "p25": quarters[0], "p75": quarters[2]},
