@@ -37,7 +37,7 @@ MAX_DIM, DIM_MULTIPLE = 256, 8
 def why_not(q: Tensor, k: Tensor, *, kind: str, sink: Tensor | None) -> str | None:
     """Why this backend cannot serve q (B, T, H, D) and k (B, S, K, D), in a sentence; None where it can."""
     if kind == "moving":
-        return "the mask is advanced in place, and flash packages keep what they derive of it"
+        return "a mask that is advanced in place would need its lists of tiles anew at every step"
     if q.device.type != "cuda":
         return f"flash packages need a CUDA device, but q is on {q.device}"
     if q.dtype not in (torch.float16, torch.bfloat16):
@@ -47,8 +47,6 @@ def why_not(q: Tensor, k: Tensor, *, kind: str, sink: Tensor | None) -> str | No
     capability = torch.cuda.get_device_capability(q.device)
     if capability[0] < 8:
         return f"flash packages need sm_80 or newer; {torch.cuda.get_device_name(q.device)} is older"
-    if kind == "moving":
-        return "a mask that is advanced in place would need its lists of tiles anew at every step"
     if kind in VARLEN:
         return None if flash_varlen.package_for(q) else f"no flash package serves sm_{capability[0]}{capability[1]}"
     return flash_masked.why_not(q, capability)

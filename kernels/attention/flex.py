@@ -45,13 +45,11 @@ MAX_CPU_PAIRS = 2048 * 2048
 def why_not(q: Tensor, k: Tensor, *, kind: str, sink: Tensor | None) -> str | None:
     """Why this backend cannot serve q (B, T, H, D) and k (B, S, K, D), in a sentence; None where it can."""
     if kind == "moving":
-        return "the mask is advanced in place, and FlexAttention keeps lists of tiles of it"
+        return "a mask that is advanced in place would need its lists of tiles anew at every step"
     if q.device.type == "cpu":
         if q.shape[1] * k.shape[1] > MAX_CPU_PAIRS:
             return f"on a CPU FlexAttention takes T x S memory, too much for {q.shape[1]} rows and {k.shape[1]} keys"
         return _no_backward(q, k)
-    if kind == "moving":
-        return "a mask that is advanced in place would need its lists of tiles anew at every step"
     if q.device.type != "cuda":
         return f"FlexAttention has no kernel for {q.device.type}"
     if q.dtype not in (torch.float32, torch.float16, torch.bfloat16):
