@@ -1,4 +1,4 @@
-"""The order of files: one-test files that take long begin first, so that no process is left alone with them at the end."""
+"""The order of files: long ones begin first, so that no process is left alone with them at the end."""
 
 LONG = ("test_attention_triton.py", "test_standin.py", "test_parallel.py", "test_line.py")
 
