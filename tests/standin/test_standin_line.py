@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import auto_is_the_card
 from stand_in import NAME
 from test_line import arguments
 
 import model.transformer
 import train
 import training.step
+from conftest import auto_is_the_card
 from kernels.announce import reset_choices
 from model import Transformer, load
 from recipes.launch import parse
