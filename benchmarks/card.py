@@ -161,7 +161,7 @@ def run_child(
 ) -> tuple[set[str], dict[str, Any] | None]:
     """One process for some items -> (names of those that ended, how it died or None)."""
     names, limits = [item.name for item in batch], {item.name: item.timeout_s for item in batch}
-    why, at = "", None
+    why, hung, at = "", "", None
     with tempfile.TemporaryDirectory() as folder:
         now, said = Path(folder) / "now", Path(folder) / "stderr"
         with said.open("w") as errors:
@@ -177,6 +177,7 @@ def run_child(
             elif at and not at["ended"] and time.time() - at["began"] > limits[at["item"]]:
                 why = f"took longer than {limits[at['item']]:.0f} s"
             if why:
+                hung = where(child, said)
                 _kill(child)
         state.current, at = None, _read(now) or at
         why = why or f"its process ended with {child.returncode}: {last_words(said)}"
@@ -188,6 +189,8 @@ def run_child(
     state.ran += len(ended)
     if at["ended"]:
         return ended, None
+    if hung:
+        state.record.write(stage=stage.name, case=at["item"], at_work=at["who"] or None, hung_at=hung)
     return ended, {"item": at["item"], "who": "" if why == STAGE_OVER else at["who"], "why": why}
 
 
@@ -208,6 +211,15 @@ def environment(stage: Stage, state: Run) -> dict[str, str]:
     """A child's variables: without a card, Triton's kernels are swept by its interpreter."""
     interpreted = stage.name == "sweep" and state.device == "cpu"
     return os.environ | ({"TRITON_INTERPRET": "1"} if interpreted else {})
+
+
+def where(child: subprocess.Popen, said: Path) -> str:
+    """The Python stacks of a child that is about to be ended, innermost call first: where it hung."""
+    with contextlib.suppress(OSError):
+        child.send_signal(signal.SIGUSR1)
+        time.sleep(0.5)
+        return said.read_text(errors="replace").rpartition("(most recent call first)")[2].strip()[:3000]
+    return ""
 
 
 def _read(path: Path) -> dict[str, Any] | None:

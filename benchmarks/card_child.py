@@ -11,6 +11,7 @@ then this process ends with code 3, and the parent starts another.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import gc
 import json
 import os
@@ -201,6 +202,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(facts(options.device)))
         return 0
     _end_with_parent()
+    # the parent asks where it is before it ends it
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     return work(options)
 
 

@@ -130,8 +130,10 @@ def _lists(lo: Tensor, hi: Tensor, serial: int, num_keys: int) -> tuple[Tensor, 
     lists = []
     for make in (lists_by_rows, lists_by_keys):
         found = make(*ends, num_keys, TILE, TILE, lo.device)
-        # at least two wide: the compiler takes a size of one for a special case
-        partial, full = (pad(x, (0, max(0, 2 - x.shape[-1]))) for x in (found.partial, found.full))
+        # of one width: the kernel steps through both with the strides of the first. At least two wide: the compiler
+        # takes a size of one for a special case
+        width = max(2, found.partial.shape[-1], found.full.shape[-1])
+        partial, full = (pad(x, (0, width - x.shape[-1])) for x in (found.partial, found.full))
         lists += [x[:, None] for x in (found.partial_count, partial, found.full_count, full)]
     if lo.device.type == "cuda":
         # their width changes with the documents, and must not compile a kernel anew

@@ -106,18 +106,31 @@ _FP32 = {
 }
 # for a sweep on sm_90, any mask: through pointers and descriptors, and those that only descriptors fit in registers
 _BOTH = {
-    ("fwd", 64): (Tile(128, 128, 8, 3), Tile(128, 64, 8, 2), Tile(128, 64, 4, 2), Tile(64, 64, 4, 3)),
-    ("fwd", 128): (Tile(128, 64, 8, 3), Tile(128, 128, 8, 3), Tile(64, 64, 4, 2), Tile(64, 32, 4, 3)),
-    ("bwd_keys", 64): (Tile(64, 128, 8, 3), Tile(64, 64, 4, 3)),
-    ("bwd_keys", 128): (Tile(32, 128, 8, 2),),
-    ("bwd_rows", 64): (Tile(128, 64, 8, 3), Tile(64, 64, 4, 2)),
-    ("bwd_rows", 128): (Tile(128, 64, 8, 2), Tile(64, 64, 4, 3), Tile(64, 32, 4, 3), Tile(64, 32, 4, 2)),
-}
-_ONLY_TMA = {
-    ("fwd", 128): (Tile(128, 128, 8, 2),),
-    ("bwd_keys", 128): (Tile(64, 128, 8, 2), Tile(64, 64, 4, 2), Tile(32, 64, 4, 3), Tile(32, 64, 4, 2)),
-    ("bwd_rows", 128): (Tile(64, 64, 4, 2),),
-}
+    ("fwd", 64): (
+        Tile(128, 128, 8, 3), Tile(128, 128, 8, 2), Tile(128, 64, 8, 3), Tile(128, 64, 8, 2), Tile(128, 64, 4, 3),
+        Tile(128, 64, 4, 2), Tile(64, 128, 4, 3), Tile(64, 64, 4, 3),
+    ),
+    ("fwd", 128): (
+        Tile(128, 64, 8, 3), Tile(128, 64, 8, 2), Tile(128, 128, 8, 3), Tile(128, 128, 8, 2), Tile(64, 128, 4, 2),
+        Tile(64, 64, 4, 3), Tile(64, 64, 4, 2), Tile(64, 32, 4, 3),
+    ),
+    ("bwd_keys", 64): (
+        Tile(64, 128, 8, 3), Tile(64, 128, 8, 2), Tile(128, 128, 8, 2), Tile(64, 128, 4, 2), Tile(64, 64, 4, 3),
+        Tile(64, 64, 4, 2),
+    ),
+    ("bwd_keys", 128): (
+        Tile(32, 128, 8, 2), Tile(32, 128, 8, 3), Tile(64, 128, 8, 2), Tile(64, 128, 8, 3), Tile(64, 64, 4, 2),
+    ),
+    ("bwd_rows", 64): (
+        Tile(128, 64, 8, 3), Tile(128, 64, 8, 2), Tile(128, 128, 8, 2), Tile(128, 64, 4, 2), Tile(64, 64, 4, 3),
+        Tile(64, 64, 4, 2),
+    ),
+    ("bwd_rows", 128): (
+        Tile(128, 64, 8, 2), Tile(128, 64, 8, 3), Tile(128, 128, 8, 2), Tile(64, 64, 4, 3), Tile(64, 64, 4, 2),
+        Tile(64, 32, 4, 3), Tile(64, 32, 4, 2),
+    ),
+}  # fmt: skip
+_ONLY_TMA = {("bwd_keys", 128): (Tile(32, 64, 4, 3), Tile(32, 64, 4, 2))}
 # set by `tiles_as`
 _instead: dict[tuple[str, int, bool], Tile] = {}
 

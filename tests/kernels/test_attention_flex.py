@@ -159,7 +159,7 @@ def test_what_it_cannot_serve_is_told(monkeypatch):
             ("cuda", torch.bfloat16, 8, "head dims from 16 to 256, not 8"),
             ("cuda", torch.bfloat16, 320, "not 320"),
             ("cuda", torch.bfloat16, 80, None),
-            ("xpu", torch.bfloat16, 80, "no kernel for xpu"),
+            ("meta", torch.bfloat16, 80, "no kernel for meta"),
         ):
             q = torch.empty(1, 4000, 4, dim, dtype=dtype, device=device)
             found = flex.why_not(q, q, kind="any", sink=None)
