@@ -81,16 +81,37 @@ def step(
     P_LAYOUT: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
     b_s = scores(b_q, s_k, k_full, i, BM, BN, BD, STAGES, S_LAYOUT)
     before = slot_of(i - 1, STAGES)
-    mbarrier.wait(v_full.index(before), turn_of(i - 1, STAGES))
     b_acc = hopper.warpgroup_mma(b_p, s_v.index(before).reshape([BN, BD]), b_acc, is_async=True)
     b_s = hopper.warpgroup_mma_wait(1, deps=(b_s,))
     mbarrier.arrive(k_empty.index(slot_of(i, STAGES)))
     n = start + place_of(i, num_left, num_full) * BN
     b_next, b_alpha, b_max, b_sum = soften(b_s, b_max, b_sum, b_lo, b_hi, n, scale_log2, MASK, BN, S_LAYOUT)
+    mbarrier.wait(v_full.index(slot_of(i, STAGES)), turn_of(i, STAGES))
     b_acc, b_p = hopper.warpgroup_mma_wait(0, deps=(b_acc, b_p))
     mbarrier.arrive(v_empty.index(before))
     b_acc = b_acc * gl.convert_layout(b_alpha, gl.SliceLayout(1, O_LAYOUT))[:, None]
     return b_acc, gl.convert_layout(b_next.to(s_v.dtype), P_LAYOUT), b_max, b_sum
+
+
+@gluon.jit
+def step_alone(
+    b_acc, b_max, b_sum, b_lo, b_hi, b_q, s_k, s_v, k_full, k_empty, v_full, v_empty, i, start, num_left, num_full,
+    scale_log2, MASK: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr, S_LAYOUT: gl.constexpr, O_LAYOUT: gl.constexpr,
+):  # fmt: skip
+    P_LAYOUT: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
+    b_s = scores(b_q, s_k, k_full, i, BM, BN, BD, STAGES, S_LAYOUT)
+    b_s = hopper.warpgroup_mma_wait(0, deps=(b_s,))
+    slot = slot_of(i, STAGES)
+    mbarrier.arrive(k_empty.index(slot))
+    n = start + place_of(i, num_left, num_full) * BN
+    b_p, b_alpha, b_max, b_sum = soften(b_s, b_max, b_sum, b_lo, b_hi, n, scale_log2, MASK, BN, S_LAYOUT)
+    b_p = gl.convert_layout(b_p.to(s_v.dtype), P_LAYOUT)
+    b_acc = b_acc * gl.convert_layout(b_alpha, gl.SliceLayout(1, O_LAYOUT))[:, None]
+    mbarrier.wait(v_full.index(slot), turn_of(i, STAGES))
+    b_acc = hopper.warpgroup_mma(b_p, s_v.index(slot).reshape([BN, BD]), b_acc, is_async=True)
+    b_acc, b_p = hopper.warpgroup_mma_wait(0, deps=(b_acc, b_p))
+    mbarrier.arrive(v_empty.index(slot))
+    return b_acc, b_max, b_sum
 
 
 @gluon.jit
@@ -115,26 +136,38 @@ def consume(
     b_q = s_q.index(C).reshape([BM, BD])
     mbarrier.wait(q_full.index(C), 0)
 
-    b_s = scores(b_q, s_k, k_full, 0, BM, BN, BD, STAGES, S_LAYOUT)
-    b_s = hopper.warpgroup_mma_wait(0, deps=(b_s,))
-    mbarrier.arrive(k_empty.index(0))
-    n = start + place_of(0, num_left, num_full) * BN
-    b_p, _, b_max, b_sum = soften(b_s, b_max, b_sum, b_lo, b_hi, n, scale_log2, True, BN, S_LAYOUT)
-    b_p = gl.convert_layout(b_p.to(s_v.dtype), P_LAYOUT)
-    for i in range(1, num_full):
-        b_acc, b_p, b_max, b_sum = step(
-            b_acc, b_p, b_max, b_sum, b_lo, b_hi, b_q, s_k, s_v, k_full, k_empty, v_full, v_empty, i, start, num_left,
-            num_full, scale_log2, False, BM, BN, BD, STAGES, S_LAYOUT, O_LAYOUT,
-        )  # fmt: skip
-    for i in range(gl.maximum(num_full, 1), num_tiles):
-        b_acc, b_p, b_max, b_sum = step(
-            b_acc, b_p, b_max, b_sum, b_lo, b_hi, b_q, s_k, s_v, k_full, k_empty, v_full, v_empty, i, start, num_left,
-            num_full, scale_log2, True, BM, BN, BD, STAGES, S_LAYOUT, O_LAYOUT,
-        )  # fmt: skip
-    last = slot_of(num_tiles - 1, STAGES)
-    mbarrier.wait(v_full.index(last), turn_of(num_tiles - 1, STAGES))
-    b_acc = hopper.warpgroup_mma(b_p, s_v.index(last).reshape([BN, BD]), b_acc, is_async=True)
-    b_acc, b_p = hopper.warpgroup_mma_wait(0, deps=(b_acc, b_p))
+    if OVERLAP:
+        b_s = scores(b_q, s_k, k_full, 0, BM, BN, BD, STAGES, S_LAYOUT)
+        b_s = hopper.warpgroup_mma_wait(0, deps=(b_s,))
+        mbarrier.arrive(k_empty.index(0))
+        n = start + place_of(0, num_left, num_full) * BN
+        b_p, _, b_max, b_sum = soften(b_s, b_max, b_sum, b_lo, b_hi, n, scale_log2, True, BN, S_LAYOUT)
+        b_p = gl.convert_layout(b_p.to(s_v.dtype), P_LAYOUT)
+        mbarrier.wait(v_full.index(0), 0)
+        for i in range(1, num_full):
+            b_acc, b_p, b_max, b_sum = step(
+                b_acc, b_p, b_max, b_sum, b_lo, b_hi, b_q, s_k, s_v, k_full, k_empty, v_full, v_empty, i, start, num_left,
+                num_full, scale_log2, False, BM, BN, BD, STAGES, S_LAYOUT, O_LAYOUT,
+            )  # fmt: skip
+        for i in range(gl.maximum(num_full, 1), num_tiles):
+            b_acc, b_p, b_max, b_sum = step(
+                b_acc, b_p, b_max, b_sum, b_lo, b_hi, b_q, s_k, s_v, k_full, k_empty, v_full, v_empty, i, start, num_left,
+                num_full, scale_log2, True, BM, BN, BD, STAGES, S_LAYOUT, O_LAYOUT,
+            )  # fmt: skip
+        last = slot_of(num_tiles - 1, STAGES)
+        b_acc = hopper.warpgroup_mma(b_p, s_v.index(last).reshape([BN, BD]), b_acc, is_async=True)
+        b_acc, b_p = hopper.warpgroup_mma_wait(0, deps=(b_acc, b_p))
+    else:
+        for i in range(0, num_full):
+            b_acc, b_max, b_sum = step_alone(
+                b_acc, b_max, b_sum, b_lo, b_hi, b_q, s_k, s_v, k_full, k_empty, v_full, v_empty, i, start, num_left,
+                num_full, scale_log2, False, BM, BN, BD, STAGES, S_LAYOUT, O_LAYOUT,
+            )  # fmt: skip
+        for i in range(num_full, num_tiles):
+            b_acc, b_max, b_sum = step_alone(
+                b_acc, b_max, b_sum, b_lo, b_hi, b_q, s_k, s_v, k_full, k_empty, v_full, v_empty, i, start, num_left,
+                num_full, scale_log2, True, BM, BN, BD, STAGES, S_LAYOUT, O_LAYOUT,
+            )  # fmt: skip
 
     b_lse = (b_max + gl.log2(b_sum)) * LN2
     gl.store(p_lse + row, b_lse, mask=row < num_rows)
