@@ -75,9 +75,9 @@ def forward(
     if q.numel() == 0:
         return out, lse
     if k.shape[1] == 0:
-        # nothing to describe
-        fill = -torch.inf if sink is None else sink.float()[None, :, None]
-        return out.zero_(), lse.copy_(torch.as_tensor(fill).expand_as(lse) if sink is not None else lse.fill_(fill))
+        # no keys, so there is nothing to describe
+        lse.fill_(-torch.inf)
+        return out.zero_(), lse if sink is None else lse.copy_(sink[None, :, None].expand_as(lse))
     if scale <= 0:
         q, scale = triton_launch._flipped(q, scale)
     q, k, v = (x if triton_tma.suits(x) and x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
