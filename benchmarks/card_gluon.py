@@ -37,8 +37,8 @@ from kernels.attention.gluon_launch import Shape
 
 HEADS, KEY_HEADS = 32, 8
 SHAPES = {
-    128: (Shape(128, 2, True), Shape(128, 2, False), Shape(64, 2, True), Shape(64, 4, True)),
-    64: (Shape(128, 2, True), Shape(128, 3, True), Shape(128, 2, False), Shape(64, 4, True)),
+    128: (Shape(128, 2, True), Shape(128, 2, False), Shape(64, 4, True), Shape(128, 2, True, True)),
+    64: (Shape(128, 2, True), Shape(128, 4, True), Shape(128, 2, False), Shape(128, 2, True, True)),
 }
 TOKENS = (1, 63, 65, 200, 1500, 4097)
 CHECK_S, TIME_S = 100, 100
@@ -201,9 +201,9 @@ def time_one(dim: int, device: str, now: Path, toy: bool) -> None:
             contenders: dict[str, Callable[[], Tensor]] = {
                 "triton": lambda: triton_launch.forward(*common, scale=scale, sink=None)[0],
                 **{
-                    f"gluon-{shape.keys}-{shape.stages}-{int(shape.overlap)}": lambda shape=shape: gluon_launch.forward(
-                        *common, scale=scale, shape=shape
-                    )[0]
+                    f"gluon-{shape.keys}-{shape.stages}-{int(shape.overlap)}{int(shape.turns)}": lambda shape=shape: (
+                        gluon_launch.forward(*common, scale=scale, shape=shape)[0]
+                    )
                     for shape in SHAPES[dim]
                 },
             }

@@ -75,13 +75,17 @@ def soften(b_s, b_max, b_sum, b_lo, b_hi, n, scale_log2, MASK: gl.constexpr, BN:
 
 @gluon.jit
 def step(
-    b_acc, b_p, b_max, b_sum, b_lo, b_hi, b_q, s_k, s_v, k_full, k_empty, v_full, v_empty, i, start, num_left, num_full,
-    scale_log2, MASK: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr, S_LAYOUT: gl.constexpr, O_LAYOUT: gl.constexpr,
+    b_acc, b_p, b_max, b_sum, b_lo, b_hi, b_q, s_k, s_v, k_full, k_empty, v_full, v_empty, turns, i, start, num_left,
+    num_full, scale_log2, C: gl.constexpr, TURNS: gl.constexpr, MASK: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr, S_LAYOUT: gl.constexpr, O_LAYOUT: gl.constexpr,
 ):  # fmt: skip
     P_LAYOUT: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
+    if TURNS:
+        mbarrier.wait(turns.index(C), (i - C) & 1)
     b_s = scores(b_q, s_k, k_full, i, BM, BN, BD, STAGES, S_LAYOUT)
     before = slot_of(i - 1, STAGES)
     b_acc = hopper.warpgroup_mma(b_p, s_v.index(before).reshape([BN, BD]), b_acc, is_async=True)
+    if TURNS:
+        mbarrier.arrive(turns.index(1 - C))
     b_s = hopper.warpgroup_mma_wait(1, deps=(b_s,))
     mbarrier.arrive(k_empty.index(slot_of(i, STAGES)))
     n = start + place_of(i, num_left, num_full) * BN
@@ -116,9 +120,9 @@ def step_alone(
 
 @gluon.jit
 def consume(
-    p_lo, p_hi, p_sink, p_out, p_lse, s_q, s_k, s_v, q_full, k_full, k_empty, v_full, v_empty, h, first, start, num_left,
-    num_full, num_tiles, num_rows, scale_log2, C: gl.constexpr, H: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr,
-    D: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr, SINK: gl.constexpr, OVERLAP: gl.constexpr,
+    p_lo, p_hi, p_sink, p_out, p_lse, s_q, s_k, s_v, q_full, k_full, k_empty, v_full, v_empty, turns, h, first, start,
+    num_left, num_full, num_tiles, num_rows, scale_log2, C: gl.constexpr, H: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr,
+    D: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr, SINK: gl.constexpr, OVERLAP: gl.constexpr, TURNS: gl.constexpr,
 ):  # fmt: skip
     S_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN, 16])
     O_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BD, 16])
@@ -146,13 +150,13 @@ def consume(
         mbarrier.wait(v_full.index(0), 0)
         for i in range(1, num_full):
             b_acc, b_p, b_max, b_sum = step(
-                b_acc, b_p, b_max, b_sum, b_lo, b_hi, b_q, s_k, s_v, k_full, k_empty, v_full, v_empty, i, start, num_left,
-                num_full, scale_log2, False, BM, BN, BD, STAGES, S_LAYOUT, O_LAYOUT,
+                b_acc, b_p, b_max, b_sum, b_lo, b_hi, b_q, s_k, s_v, k_full, k_empty, v_full, v_empty, turns, i, start,
+                num_left, num_full, scale_log2, C, TURNS, False, BM, BN, BD, STAGES, S_LAYOUT, O_LAYOUT,
             )  # fmt: skip
         for i in range(gl.maximum(num_full, 1), num_tiles):
             b_acc, b_p, b_max, b_sum = step(
-                b_acc, b_p, b_max, b_sum, b_lo, b_hi, b_q, s_k, s_v, k_full, k_empty, v_full, v_empty, i, start, num_left,
-                num_full, scale_log2, True, BM, BN, BD, STAGES, S_LAYOUT, O_LAYOUT,
+                b_acc, b_p, b_max, b_sum, b_lo, b_hi, b_q, s_k, s_v, k_full, k_empty, v_full, v_empty, turns, i, start,
+                num_left, num_full, scale_log2, C, TURNS, True, BM, BN, BD, STAGES, S_LAYOUT, O_LAYOUT,
             )  # fmt: skip
         last = slot_of(num_tiles - 1, STAGES)
         b_acc = hopper.warpgroup_mma(b_p, s_v.index(last).reshape([BN, BD]), b_acc, is_async=True)
@@ -183,7 +187,7 @@ def consume(
 def span_attention_gluon_fwd_kernel(
     p_q, p_k, p_v, p_lo, p_hi, p_sink, p_out, p_lse, num_rows, scale_log2,
     H: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr, BD: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr,
-    SINK: gl.constexpr, OVERLAP: gl.constexpr,
+    SINK: gl.constexpr, OVERLAP: gl.constexpr, TURNS: gl.constexpr,
 ):  # fmt: skip
     tile = gl.num_programs(0) - 1 - gl.program_id(0)
     b, h = gl.program_id(1) // H, gl.program_id(1) % H
@@ -206,8 +210,10 @@ def span_attention_gluon_fwd_kernel(
     k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    turns = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     for c in gl.static_range(2):
         mbarrier.init(q_full.index(c), count=1)
+        mbarrier.init(turns.index(c), count=1)
     for i in gl.static_range(STAGES):
         mbarrier.init(k_full.index(i), count=1)
         mbarrier.init(v_full.index(i), count=1)
@@ -218,12 +224,12 @@ def span_attention_gluon_fwd_kernel(
     gl.warp_specialize(
         [
             (consume, (
-                p_lo, p_hi, p_sink, p_out, p_lse, s_q, s_k, s_v, q_full, k_full, k_empty, v_full, v_empty, h, first,
-                start, num_left, num_full, num_tiles, num_rows, scale_log2, 0, H, BM, BN, D, BD, STAGES, SINK, OVERLAP,
+                p_lo, p_hi, p_sink, p_out, p_lse, s_q, s_k, s_v, q_full, k_full, k_empty, v_full, v_empty, turns, h, first,
+                start, num_left, num_full, num_tiles, num_rows, scale_log2, 0, H, BM, BN, D, BD, STAGES, SINK, OVERLAP, TURNS,
             )),
             (consume, (
-                p_lo, p_hi, p_sink, p_out, p_lse, s_q, s_k, s_v, q_full, k_full, k_empty, v_full, v_empty, h, first,
-                start, num_left, num_full, num_tiles, num_rows, scale_log2, 1, H, BM, BN, D, BD, STAGES, SINK, OVERLAP,
+                p_lo, p_hi, p_sink, p_out, p_lse, s_q, s_k, s_v, q_full, k_full, k_empty, v_full, v_empty, turns, h, first,
+                start, num_left, num_full, num_tiles, num_rows, scale_log2, 1, H, BM, BN, D, BD, STAGES, SINK, OVERLAP, TURNS,
             )),
             (produce, (
                 p_q, p_k, p_v, s_q, s_k, s_v, q_full, k_full, k_empty, v_full, v_empty, b, h, head, first, start,

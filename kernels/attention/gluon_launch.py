@@ -36,11 +36,13 @@ REGISTERS = 168
 
 class Shape(NamedTuple):
     """What a sweep may vary. keys: of a tile; stages: tiles of keys and of values in flight; overlap: whether the
-    scores of the next tile are multiplied while the softmax of this one runs."""
+    scores of the next tile are multiplied while the softmax of this one runs; turns: whether the two consumers take
+    turns in starting products, so that one's softmax lies under the other's products (only with overlap)."""
 
     keys: int = 128
     stages: int = 2
     overlap: bool = True
+    turns: bool = False
 
 
 def why_not(q: Tensor, k: Tensor, *, kind: str = "any", sink: Tensor | None = None) -> str | None:
@@ -89,7 +91,7 @@ def forward(
             describe(q, BM, width), describe(k, shape.keys, width), describe(v, shape.keys, width),
             lo.contiguous(), hi.contiguous(), sink, out, lse, num_rows, scale * triton_launch.LOG2E,
             H=heads, GROUP=heads // k.shape[2], D=dim, BD=width, BM=BM, BN=shape.keys, STAGES=shape.stages,
-            SINK=sink is not None, OVERLAP=shape.overlap, num_warps=4, maxnreg=REGISTERS,
+            SINK=sink is not None, OVERLAP=shape.overlap, TURNS=shape.turns, num_warps=4, maxnreg=REGISTERS,
         )  # fmt: skip
     return out, lse
 
