@@ -1,0 +1,241 @@
+import triton
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia import hopper
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
+
+from kernels.attention import triton_kernels
+
+LOG2E = gl.constexpr(1.4426950408889634)
+LN2 = gl.constexpr(0.6931471805599453)
+copy_tile = tma.async_copy_global_to_shared if hasattr(tma, "async_copy_global_to_shared") else tma.async_load
+tile_ends = gluon.jit(triton_kernels.tile_ends.fn)
+seen = gluon.jit(triton_kernels.seen.fn)
+
+
+@gluon.jit
+def slot_of(i, STAGES: gl.constexpr):
+    return i % STAGES
+
+
+@gluon.jit
+def turn_of(i, STAGES: gl.constexpr):
+    return (i // STAGES) & 1
+
+
+@gluon.jit
+def place_of(i, num_left, num_full):
+    """Which tile of the walk, counted from `start`, comes i-th: full tiles first, then partial ones from left to right."""
+    j = i - num_full
+    return gl.where(i < num_full, i + num_left, gl.where(j < num_left, j, i))
+
+
+@gluon.jit
+def produce(
+    p_q, p_k, p_v, s_q, s_k, s_v, q_full, k_full, k_empty, v_full, v_empty, b, h, head, first, start, num_left, num_full,
+    num_tiles, BM: gl.constexpr, BN: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    for c in gl.static_range(2):
+        mbarrier.expect(q_full.index(c), p_q.block_type.nbytes)
+        copy_tile(p_q, [b, h, first + c * BM, 0], q_full.index(c), s_q.index(c))
+    for i in range(num_tiles):
+        n = start + place_of(i, num_left, num_full) * BN
+        slot, turn = slot_of(i, STAGES), turn_of(i, STAGES)
+        mbarrier.wait(k_empty.index(slot), turn ^ 1)
+        mbarrier.expect(k_full.index(slot), p_k.block_type.nbytes)
+        copy_tile(p_k, [b, head, n, 0], k_full.index(slot), s_k.index(slot))
+        mbarrier.wait(v_empty.index(slot), turn ^ 1)
+        mbarrier.expect(v_full.index(slot), p_v.block_type.nbytes)
+        copy_tile(p_v, [b, head, n, 0], v_full.index(slot), s_v.index(slot))
+
+
+@gluon.jit
+def scores(b_q, s_k, k_full, i, BM: gl.constexpr, BN: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr, S_LAYOUT: gl.constexpr):
+    slot = slot_of(i, STAGES)
+    mbarrier.wait(k_full.index(slot), turn_of(i, STAGES))
+    b_k = s_k.index(slot).reshape([BN, BD]).permute((1, 0))
+    zeros = gl.zeros([BM, BN], gl.float32, S_LAYOUT)
+    return hopper.warpgroup_mma(b_q, b_k, zeros, use_acc=False, is_async=True)
+
+
+@gluon.jit
+def soften(b_s, b_max, b_sum, b_lo, b_hi, n, scale_log2, MASK: gl.constexpr, BN: gl.constexpr, S_LAYOUT: gl.constexpr):
+    if MASK:
+        key = n + gl.arange(0, BN, gl.SliceLayout(0, S_LAYOUT))
+        b_s = gl.where(seen(b_lo[:, None], b_hi[:, None], key[None, :]), b_s, -float("inf"))
+    b_new = gl.maximum(b_max, gl.max(b_s, 1) * scale_log2)
+    b_shift = b_new
+    if MASK:
+        b_shift = gl.where(b_new == -float("inf"), 0.0, b_new)
+    b_p = gl.exp2(b_s * scale_log2 - b_shift[:, None])
+    b_alpha = gl.exp2(b_max - b_shift)
+    b_sum = b_sum * b_alpha + gl.sum(b_p, 1)
+    return b_p, b_alpha, b_new, b_sum
+
+
+@gluon.jit
+def step(
+    b_acc, b_p, b_max, b_sum, b_lo, b_hi, b_q, s_k, s_v, k_full, k_empty, v_full, v_empty, turns, i, start, num_left,
+    num_full, scale_log2, C: gl.constexpr, TURNS: gl.constexpr, MASK: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr, S_LAYOUT: gl.constexpr, O_LAYOUT: gl.constexpr,
+):  # fmt: skip
+    P_LAYOUT: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
+    if TURNS:
+        mbarrier.wait(turns.index(C), (i - C) & 1)
+    b_s = scores(b_q, s_k, k_full, i, BM, BN, BD, STAGES, S_LAYOUT)
+    before = slot_of(i - 1, STAGES)
+    b_acc = hopper.warpgroup_mma(b_p, s_v.index(before).reshape([BN, BD]), b_acc, is_async=True)
+    if TURNS:
+        mbarrier.arrive(turns.index(1 - C))
+    b_s = hopper.warpgroup_mma_wait(1, deps=(b_s,))
+    mbarrier.arrive(k_empty.index(slot_of(i, STAGES)))
+    n = start + place_of(i, num_left, num_full) * BN
+    b_next, b_alpha, b_max, b_sum = soften(b_s, b_max, b_sum, b_lo, b_hi, n, scale_log2, MASK, BN, S_LAYOUT)
+    mbarrier.wait(v_full.index(slot_of(i, STAGES)), turn_of(i, STAGES))
+    b_acc, b_p = hopper.warpgroup_mma_wait(0, deps=(b_acc, b_p))
+    mbarrier.arrive(v_empty.index(before))
+    b_acc = b_acc * gl.convert_layout(b_alpha, gl.SliceLayout(1, O_LAYOUT))[:, None]
+    return b_acc, gl.convert_layout(b_next.to(s_v.dtype), P_LAYOUT), b_max, b_sum
+
+
+@gluon.jit
+def step_alone(
+    b_acc, b_max, b_sum, b_lo, b_hi, b_q, s_k, s_v, k_full, k_empty, v_full, v_empty, i, start, num_left, num_full,
+    scale_log2, MASK: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr, S_LAYOUT: gl.constexpr, O_LAYOUT: gl.constexpr,
+):  # fmt: skip
+    P_LAYOUT: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
+    b_s = scores(b_q, s_k, k_full, i, BM, BN, BD, STAGES, S_LAYOUT)
+    b_s = hopper.warpgroup_mma_wait(0, deps=(b_s,))
+    slot = slot_of(i, STAGES)
+    mbarrier.arrive(k_empty.index(slot))
+    n = start + place_of(i, num_left, num_full) * BN
+    b_p, b_alpha, b_max, b_sum = soften(b_s, b_max, b_sum, b_lo, b_hi, n, scale_log2, MASK, BN, S_LAYOUT)
+    b_p = gl.convert_layout(b_p.to(s_v.dtype), P_LAYOUT)
+    b_acc = b_acc * gl.convert_layout(b_alpha, gl.SliceLayout(1, O_LAYOUT))[:, None]
+    mbarrier.wait(v_full.index(slot), turn_of(i, STAGES))
+    b_acc = hopper.warpgroup_mma(b_p, s_v.index(slot).reshape([BN, BD]), b_acc, is_async=True)
+    b_acc, b_p = hopper.warpgroup_mma_wait(0, deps=(b_acc, b_p))
+    mbarrier.arrive(v_empty.index(slot))
+    return b_acc, b_max, b_sum
+
+
+@gluon.jit
+def consume(
+    p_lo, p_hi, p_sink, p_out, p_lse, s_q, s_k, s_v, q_full, k_full, k_empty, v_full, v_empty, turns, h, first, start,
+    num_left, num_full, num_tiles, num_rows, scale_log2, C: gl.constexpr, H: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr,
+    D: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr, SINK: gl.constexpr, OVERLAP: gl.constexpr, TURNS: gl.constexpr,
+):  # fmt: skip
+    S_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN, 16])
+    O_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BD, 16])
+    P_LAYOUT: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
+    ROWS: gl.constexpr = gl.SliceLayout(1, S_LAYOUT)
+    row = first + C * BM + gl.arange(0, BM, ROWS)
+    b_lo = gl.load(p_lo + row, mask=row < num_rows, other=0)
+    b_hi = gl.load(p_hi + row, mask=row < num_rows, other=0)
+    b_max = gl.full([BM], -float("inf"), gl.float32, ROWS)
+    b_sum = gl.zeros([BM], gl.float32, ROWS)
+    if SINK:
+        b_max = gl.zeros([BM], gl.float32, ROWS) + gl.load(p_sink + h).to(gl.float32) * LOG2E
+        b_sum = gl.full([BM], 1.0, gl.float32, ROWS)
+    b_acc = gl.zeros([BM, BD], gl.float32, O_LAYOUT)
+    b_q = s_q.index(C).reshape([BM, BD])
+    mbarrier.wait(q_full.index(C), 0)
+
+    if OVERLAP:
+        b_s = scores(b_q, s_k, k_full, 0, BM, BN, BD, STAGES, S_LAYOUT)
+        b_s = hopper.warpgroup_mma_wait(0, deps=(b_s,))
+        mbarrier.arrive(k_empty.index(0))
+        n = start + place_of(0, num_left, num_full) * BN
+        b_p, _, b_max, b_sum = soften(b_s, b_max, b_sum, b_lo, b_hi, n, scale_log2, True, BN, S_LAYOUT)
+        b_p = gl.convert_layout(b_p.to(s_v.dtype), P_LAYOUT)
+        mbarrier.wait(v_full.index(0), 0)
+        for i in range(1, num_full):
+            b_acc, b_p, b_max, b_sum = step(
+                b_acc, b_p, b_max, b_sum, b_lo, b_hi, b_q, s_k, s_v, k_full, k_empty, v_full, v_empty, turns, i, start,
+                num_left, num_full, scale_log2, C, TURNS, False, BM, BN, BD, STAGES, S_LAYOUT, O_LAYOUT,
+            )  # fmt: skip
+        for i in range(gl.maximum(num_full, 1), num_tiles):
+            b_acc, b_p, b_max, b_sum = step(
+                b_acc, b_p, b_max, b_sum, b_lo, b_hi, b_q, s_k, s_v, k_full, k_empty, v_full, v_empty, turns, i, start,
+                num_left, num_full, scale_log2, C, TURNS, True, BM, BN, BD, STAGES, S_LAYOUT, O_LAYOUT,
+            )  # fmt: skip
+        last = slot_of(num_tiles - 1, STAGES)
+        b_acc = hopper.warpgroup_mma(b_p, s_v.index(last).reshape([BN, BD]), b_acc, is_async=True)
+        b_acc, b_p = hopper.warpgroup_mma_wait(0, deps=(b_acc, b_p))
+    else:
+        for i in range(0, num_full):
+            b_acc, b_max, b_sum = step_alone(
+                b_acc, b_max, b_sum, b_lo, b_hi, b_q, s_k, s_v, k_full, k_empty, v_full, v_empty, i, start, num_left,
+                num_full, scale_log2, False, BM, BN, BD, STAGES, S_LAYOUT, O_LAYOUT,
+            )  # fmt: skip
+        for i in range(num_full, num_tiles):
+            b_acc, b_max, b_sum = step_alone(
+                b_acc, b_max, b_sum, b_lo, b_hi, b_q, s_k, s_v, k_full, k_empty, v_full, v_empty, i, start, num_left,
+                num_full, scale_log2, True, BM, BN, BD, STAGES, S_LAYOUT, O_LAYOUT,
+            )  # fmt: skip
+
+    b_lse = (b_max + gl.log2(b_sum)) * LN2
+    gl.store(p_lse + row, b_lse, mask=row < num_rows)
+    b_share = gl.convert_layout(gl.where(b_sum == 0.0, 0.0, 1.0 / b_sum), gl.SliceLayout(1, O_LAYOUT))
+    b_out = gl.where((b_share == 0.0)[:, None], 0.0, b_acc * b_share[:, None])
+    token = first + C * BM + gl.arange(0, BM, gl.SliceLayout(1, O_LAYOUT))
+    dim = gl.arange(0, BD, gl.SliceLayout(0, O_LAYOUT))
+    p_tile = p_out + token.to(gl.int64)[:, None] * (H * D) + dim[None, :]
+    gl.store(p_tile, b_out.to(p_out.dtype.element_ty), mask=(token < num_rows)[:, None] & (dim < D)[None, :])
+
+
+@gluon.jit(do_not_specialize=["num_rows"])
+def span_attention_gluon_fwd_kernel(
+    p_q, p_k, p_v, p_lo, p_hi, p_sink, p_out, p_lse, num_rows, scale_log2,
+    H: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr, BD: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr,
+    SINK: gl.constexpr, OVERLAP: gl.constexpr, TURNS: gl.constexpr,
+):  # fmt: skip
+    tile = gl.num_programs(0) - 1 - gl.program_id(0)
+    b, h = gl.program_id(1) // H, gl.program_id(1) % H
+    head = h // GROUP
+    first = tile * (2 * BM)
+    last = gl.minimum(first + 2 * BM, num_rows) - 1
+    rows_at = b.to(gl.int64) * num_rows
+    p_lo += rows_at
+    p_hi += rows_at
+    p_out += (rows_at * H + h) * D
+    p_lse += rows_at * H + h.to(gl.int64) * num_rows
+    start, num_left, num_full, num_edge = tile_ends(p_lo, p_hi, first, last, BN)
+    num_tiles = gl.maximum(num_full + num_edge, 1)
+
+    s_q = gl.allocate_shared_memory(p_q.dtype, [2, 1, 1, BM, BD], p_q.layout)
+    s_k = gl.allocate_shared_memory(p_k.dtype, [STAGES, 1, 1, BN, BD], p_k.layout)
+    s_v = gl.allocate_shared_memory(p_v.dtype, [STAGES, 1, 1, BN, BD], p_v.layout)
+    q_full = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    turns = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    for c in gl.static_range(2):
+        mbarrier.init(q_full.index(c), count=1)
+        mbarrier.init(turns.index(c), count=1)
+    for i in gl.static_range(STAGES):
+        mbarrier.init(k_full.index(i), count=1)
+        mbarrier.init(v_full.index(i), count=1)
+        mbarrier.init(k_empty.index(i), count=2)
+        mbarrier.init(v_empty.index(i), count=2)
+    hopper.fence_async_shared()
+
+    gl.warp_specialize(
+        [
+            (consume, (
+                p_lo, p_hi, p_sink, p_out, p_lse, s_q, s_k, s_v, q_full, k_full, k_empty, v_full, v_empty, turns, h, first,
+                start, num_left, num_full, num_tiles, num_rows, scale_log2, 0, H, BM, BN, D, BD, STAGES, SINK, OVERLAP, TURNS,
+            )),
+            (consume, (
+                p_lo, p_hi, p_sink, p_out, p_lse, s_q, s_k, s_v, q_full, k_full, k_empty, v_full, v_empty, turns, h, first,
+                start, num_left, num_full, num_tiles, num_rows, scale_log2, 1, H, BM, BN, D, BD, STAGES, SINK, OVERLAP, TURNS,
+            )),
+            (produce, (
+                p_q, p_k, p_v, s_q, s_k, s_v, q_full, k_full, k_empty, v_full, v_empty, b, h, head, first, start,
+                num_left, num_full, num_tiles, BM, BN, BD, STAGES,
+            )),
+        ],
+        [4, 1],
+        [240, 24],
+    )  # fmt: skip

@@ -1,0 +1,67 @@
+"""The specialised forward compiles for sm_90 without a card, under whichever Triton is installed, as it was meant."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton.experimental.gluon.language.nvidia.hopper", reason="needs Triton with Gluon for Hopper")
+
+ROOT = Path(__file__).parent.parent.parent
+CASES = {
+    "D128": [128, [128, 2, True, False], {}],
+    "D128-turns": [128, [128, 2, True, True], {}],
+    "D64": [64, [128, 2, True, False], {}],
+    "D64-fp16-short-deep": [64, [64, 4, True, False], {"dtype": "float16"}],
+    "D112-sink-wide": [112, [128, 2, True, False], {"sink": True, "wide": True}],
+    "D128-alone": [128, [128, 2, False, False], {}],
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> dict[str, dict]:
+    """What came of each case, by name; all are compiled in one process."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("cache")), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "tests/kernels/gluon_compile.py", json.dumps(list(CASES.values()))],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    return dict(zip(CASES, json.loads(done.stdout.splitlines()[-1]), strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_specialised_forward_compiles_without_spills_and_fits(made, name):
+    """No spills, Hopper's own products and copies, registers dealt anew, shared memory that an SM has, and registers
+    at the start that three warp groups of 128 threads can have."""
+    found = made[name]
+    assert found["LDL"] == found["STL"] == found["stack"] == 0, found
+    assert found["registers"] == 168 and found["shared"] <= 227 * 1024, found
+    assert found["HGMMA"] and found["UTMALDG"] and found["USETMAXREG"], found
+
+
+@pytest.mark.parametrize("name", [name for name, (_, shape, _) in CASES.items() if shape[2]])
+def test_softmax_lies_between_the_waits_for_the_two_products(made, name):
+    """The story: the assembler moved the wait for the values' product above the exponentials, as nothing tied the two,
+    and softmax and product no longer overlapped. A barrier's loop between them keeps the order: wait for the scores
+    (all but one product), exponentials, wait for all."""
+    loops = made[name]["loops"]
+    assert loops.count("1e0") == 4, "two consumers, each with a loop over full tiles and one over partial ones"
+    assert not any("10" in loop for loop in loops), loops
+
+
+def test_what_it_does_not_serve_is_told():
+    """One sentence, and no error, for other dtypes and wide heads."""
+    from kernels.attention import gluon_launch
+
+    def told(dim: int, dtype: torch.dtype) -> str:
+        q = torch.zeros(1, 3, 2, dim, dtype=dtype)
+        return gluon_launch.why_not(q, q)
+
+    assert "float32" in told(64, torch.float32)
+    assert "256" in told(256, torch.bfloat16)
