@@ -57,7 +57,7 @@ STAGES = {
         Stage("train", 8, 2, "training steps of the 1B model against the planner; a short line by train.py"),
         Stage("generate", 5, 1, "generation: tokens a second"),
         Stage("demo", 8, 2, "the demo by train.py, for as long as there is; the same command goes on"),
-        Stage("million", 9, 6, "one training step of the 1B model on 1,048,576 tokens; wants a card of 141 GB"),
+        Stage("million", 9, 4, "one training step of the 1B model on 1,048,576 tokens; wants a card of 141 GB"),
     )
 }
 """In the order of `all`."""

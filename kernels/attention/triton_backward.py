@@ -54,8 +54,11 @@ def bwd_keys_walk(
     if PARTIAL:
         # the same mask from the keys' side: two numbers for each key instead of two for each row
         b_row_lo, b_row_hi = load_spans(p_row_lo, p_row_hi, key, num_keys)
+    # the pipeline divides before it knows that there is a tile, and of a division by 0 the compiler concludes that there
+    # is one: copies that nobody waits for, and on sm_90 a kernel that never ends
+    divisor = tl.maximum(num_tiles, 1)
     for i in tl.range(0, GROUP * num_tiles):
-        g, m = i // num_tiles, tile_at(i % num_tiles, start, num_left, num_full, BM, PARTIAL)
+        g, m = i // divisor, tile_at(i % divisor, start, num_left, num_full, BM, PARTIAL)
         row = m + tl.arange(0, BM)
         p_q_g = head_of(p_q, 0, g, 0, head_q, TMA)
         p_grad_g = head_of(p_grad, 0, g, 0, head_grad, TMA)
