@@ -202,6 +202,7 @@ def child_command(
     command = [sys.executable, "-m", "benchmarks.card_child", "--stage", stage.name, "--items", *names]
     command += ["--device", state.device, "--out", str(options.out), "--work", str(options.work), "--now", str(now)]
     command += ["--end", str(end), "--host-gib", str(options.host_gib), "--without", json.dumps(without)]
+    command += ["--card-gib", str(options.card_gib)]
     command += ["--corpus", str(options.corpus)] * (options.corpus is not None)
     command += ["--module", options.module] * bool(options.module)
     return command + ["--toy"] * options.toy
@@ -267,6 +268,7 @@ def main(arguments: list[str] | None = None) -> int:
     made.add_argument("--corpus", type=Path, default=None, help="what --pack-corpus wrote, for train and demo")
     made.add_argument("--items", nargs="+", default=[], metavar="WORD", help="only what has one of these in its name")
     made.add_argument("--host-gib", type=float, default=0.0, help="host memory that may be pinned; 0: most there is")
+    made.add_argument("--card-gib", type=float, default=0.0, help="memory of the card that may be planned with; 0: all")
     made.add_argument("--device", choices=("auto", "cpu"), default="auto", help="cpu: leave a card alone")
     made.add_argument("--toy", action="store_true", help="toy sizes, as on a machine without a card: does it all run?")
     made.add_argument("--module", default="", help=argparse.SUPPRESS)

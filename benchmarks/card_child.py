@@ -114,7 +114,7 @@ def work(options: argparse.Namespace) -> int:
     for name in options.items:
         context = Context(
             stage=stage.name, toy=options.toy, device=options.device, out=options.out, work=options.work,
-            corpus=options.corpus, host_gib=options.host_gib, end=options.end, item=known[name],
+            corpus=options.corpus, host_gib=options.host_gib, card_gib=options.card_gib, end=options.end, item=known[name],
             without=frozenset(without.get(name, ())) | frozenset(without.get("", ())),
             on_work=lambda who, name=name: now(name, who),
         )  # fmt: skip
@@ -195,6 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in ("--out", "--work", "--now", "--corpus"):
         made.add_argument(name, type=Path)
     made.add_argument("--host-gib", type=float, default=0.0)
+    made.add_argument("--card-gib", type=float, default=0.0)
     made.add_argument("--end", type=float, default=0.0)
     made.add_argument("--without", default="{}")
     options = made.parse_args(arguments)

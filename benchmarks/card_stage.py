@@ -93,6 +93,8 @@ class Context:
     """A packed corpus that was brought along (`benchmarks.card_corpus`)."""
     host_gib: float
     """Host memory that may be pinned."""
+    card_gib: float
+    """Memory of the card that the planner may use; 0: all of it."""
     end: float
     """When the stage's time is up, by `time.time`."""
     item: Item

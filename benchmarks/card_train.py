@@ -60,7 +60,7 @@ def run(item: Item, context: Context) -> None:
 def measure(name: str, context: Context, steps: tuple[str, ...] = train_gpu.STEPS) -> None:
     """Steps of one length. name: a case of `train_gpu`, with "-" and a backend of attention if it is not "auto"."""
     name, _, backend = name.partition("-")
-    options = argparse.Namespace(quick=context.toy, host_gib=context.host_gib)
+    options = argparse.Namespace(quick=context.toy, host_gib=context.host_gib, card_gib=context.card_gib)
     sheet = train_gpu.this_device(options, context.device)
     settings = train_gpu.settings(options, context.device, sheet)
     if name not in settings:

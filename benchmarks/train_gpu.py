@@ -82,7 +82,8 @@ def this_device(options: argparse.Namespace, device: str) -> Device:
     if not known:
         raise ValueError(f"training/gpus.py has no data sheet for {found.name!r}: add it beside {', '.join(GPUS)}")
     host = options.host_gib * GIB or float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    return replace(known[0], memory_bytes=float(found.total_memory), host_memory_bytes=host)
+    memory = options.card_gib * GIB or float(found.total_memory)
+    return replace(known[0], memory_bytes=memory, host_memory_bytes=host)
 
 
 def settings(options: argparse.Namespace, device: str, sheet: Device) -> dict[str, Setting]:
@@ -174,6 +175,7 @@ def run_child(name: str, options: argparse.Namespace, device: str) -> dict[str, 
     """Measure a case in a process of its own -> its result, or {"left_out": reason}."""
     command = [sys.executable, "-m", "benchmarks.train_gpu", "--child", name, "--device", device]
     timeout_s = harness.case_timeout_s(options)
+    command += ["--card-gib", str(options.card_gib)]
     command += ["--host-gib", str(options.host_gib), "--threads", str(options.threads)] + ["--quick"] * options.quick
     try:
         done = subprocess.run(
@@ -260,6 +262,7 @@ def main(arguments: list[str] | None = None) -> int:
         default=0.0,
         help="host memory that may be pinned; 0: what the system reports, too little where memory grows on demand",
     )
+    made.add_argument("--card-gib", type=float, default=0.0, help="memory of the card that may be planned with; 0: all")
     made.add_argument("--case-timeout-s", type=float, default=540.0, help="longest time of one case")
     made.add_argument("--child", default="", help=argparse.SUPPRESS)
     options = made.parse_args(arguments)
