@@ -146,7 +146,10 @@ def run_stage(stage: Stage, state: Run) -> None:
 def after_death(stage: Stage, died: dict[str, Any], todo: list[Item], without: dict, state: Run) -> list[Item]:
     """Tell of an item whose process died -> what is left to do: the item again if the guilty one is known."""
     name, who = died["item"], died["who"]
-    state.record.write(stage=stage.name, case=name, toy=state.options.toy, error=died["why"], at_work=who or None)
+    more = {"hung_at": died["hung"]} if died["hung"] else {}
+    state.record.write(
+        stage=stage.name, case=name, toy=state.options.toy, error=died["why"], at_work=who or None, **more
+    )
     if not who or who in without.get(name, ()) or who in without.get("", ()):
         return [item for item in todo if item.name != name]
     without.setdefault(name, []).append(who)
@@ -161,7 +164,7 @@ def run_child(
 ) -> tuple[set[str], dict[str, Any] | None]:
     """One process for some items -> (names of those that ended, how it died or None)."""
     names, limits = [item.name for item in batch], {item.name: item.timeout_s for item in batch}
-    why, hung, at = "", "", None
+    why, hung, at = "", [], None
     with tempfile.TemporaryDirectory() as folder:
         now, said = Path(folder) / "now", Path(folder) / "stderr"
         with said.open("w") as errors:
@@ -189,9 +192,7 @@ def run_child(
     state.ran += len(ended)
     if at["ended"]:
         return ended, None
-    if hung:
-        state.record.write(stage=stage.name, case=at["item"], at_work=at["who"] or None, hung_at=hung)
-    return ended, {"item": at["item"], "who": "" if why == STAGE_OVER else at["who"], "why": why}
+    return ended, {"item": at["item"], "who": "" if why == STAGE_OVER else at["who"], "why": why, "hung": hung}
 
 
 def child_command(
@@ -214,13 +215,14 @@ def environment(stage: Stage, state: Run) -> dict[str, str]:
     return os.environ | ({"TRITON_INTERPRET": "1"} if interpreted else {})
 
 
-def where(child: subprocess.Popen, said: Path) -> str:
-    """The Python stacks of a child that is about to be ended, innermost call first: where it hung."""
+def where(child: subprocess.Popen, said: Path) -> list[str]:
+    """The calls that a child is in which is about to be ended, innermost first: where it hangs."""
     with contextlib.suppress(OSError):
         child.send_signal(signal.SIGUSR1)
         time.sleep(0.5)
-        return said.read_text(errors="replace").rpartition("(most recent call first)")[2].strip()[:3000]
-    return ""
+        stacks = said.read_text(errors="replace").rpartition("(most recent call first):")[2]
+        return [line.strip() for line in stacks.strip().splitlines()][:30]
+    return []
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -30,7 +30,7 @@ from model import ModelConfig
 from training.distributed import World
 from training.plan_memory import Case
 
-BACKENDS = ("auto", "triton", "flex", "flash")
+BACKENDS = ("auto", "triton", "gluon", "flex", "flash")
 DIMS = (64, 128)
 NUM_TOKENS = 1500
 SMALL = ModelConfig(

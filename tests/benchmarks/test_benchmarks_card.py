@@ -74,7 +74,8 @@ def test_what_fails_costs_itself_alone(stubbed):
     (died,) = told["dies"]
     assert died["at_work"] == "bad" and "ended with -9" in died["error"]
     assert [len(told[f"dies {who}"]) for who in ("a", "c")] == [2, 1] and "dies bad" not in told
-    assert "longer than 2 s" in told["hangs"][0]["error"] and "skipped" in told["late"][0]
+    assert "longer than 2 s" in told["hangs"][0]["error"] and any("in run" in x for x in told["hangs"][0]["hung_at"])
+    assert "skipped" in told["late"][0]
     processes = {name: told[name][0]["process"] for name in ("good", "alone", "last")}
     assert len(set(processes.values())) == 3
     assert lines[-1]["case"] == "command" and lines[-1]["items"] == 6 and told["stage"][-1]["ended"]
@@ -176,6 +177,17 @@ def test_winners_are_rows_of_a_table(tmp_path):
     rows = {row["kind"]: row for row in card_table.rows_of(lines, "attention")}
     assert set(rows) == {"causal", "block"} and rows["causal"]["source"]["case"] == "packed-32768"
     assert rows["causal"]["ms"] == {"triton": 2.0, "flash": 1.0} and rows["causal"]["capability"] == (9, 0)
+    # the backend "flash" is the package that was there, and torch's kernels are there as a peer
+    peer = {"torch-varlen": {"seconds": {"total": {"median": 3e-3}}}}
+    there = line("packed", 8, flash_package="flash-attn-4")
+    there["contenders"] |= peer
+    (row,) = card_table.rows_of([there], "attention")
+    assert row["ms"] == {"triton": 2.0, "flash/flash-attn-4": 1.0, "flash/torch": 3.0}
+    losses = [line("", tokens, stage="loss", terms="plain", dim=None, contenders={
+        f"brine-{name}": {"seconds": {"total": {"median": s}}} for name, s in times.items()
+    }) for tokens, times in ((8, {"triton": 1e-3, "liger": 4e-3}), (32, {"triton": 9e-3, "liger": 4e-3}))]  # fmt: skip
+    (row,) = card_table.rows_of(losses, "loss")
+    assert row["ms"] == pytest.approx({"triton": 3.0, "liger": 4.0}) and row["source"]["case"] == "-8, -32"
     record = Record(tmp_path)
     record.write(stage="attention", case="c", number=float("1.5"), path=tmp_path)
     assert card_table.write_table(tmp_path) == 1
