@@ -14,7 +14,8 @@ On the card, in commands of ten minutes, the first one first; the last two on fr
     python -m benchmarks.card --stage demo --out FOLDER --corpus corpus.tar.xz
 
 Where commands last, `--stage all --minutes 60` does it at once; `--stage all --toy` is the rehearsal, also on a CPU.
-Afterwards `--write-table FOLDER` puts the winners into the tables that "auto" reads. `million` wants a card of 141 GB.
+Afterwards `--write-table FOLDER` puts the winners into the tables that "auto" reads, `--draw FILE` makes a picture.
+`million` wants a card of 141 GB.
 `--host-gib`: host memory that may be pinned, for a machine whose memory grows on demand and is reported too small.
 
 `FOLDER/results.jsonl` gets a line the moment there is a figure, synchronised to the disk, with card, driver, versions,
@@ -280,7 +281,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     made.add_argument("--pack-mib", type=float, default=CORPUS_MIB, help="about how large that file may become")
     made.add_argument("--write-table", type=Path, metavar="FOLDER", help="winners of a results folder into the table")
+    made.add_argument("--draw", type=Path, metavar="FILE", help="a picture of a results file, beside it")
     options = made.parse_args(arguments)
+    if options.draw:
+        from benchmarks.card_draw import draw
+
+        return draw(options.draw)
     if options.pack_corpus:
         from benchmarks.card_corpus import pack
 
