@@ -19,6 +19,7 @@ CASES = {
     "D64-fp16-short-deep": [64, [64, 4, True, False], {"dtype": "float16"}],
     "D112-sink-wide": [112, [128, 2, True, False], {"sink": True, "wide": True}],
     "D128-alone": [128, [128, 2, False, False], {}],
+    "D64-alone": [64, [128, 2, False, False], {}],
 }
 
 
