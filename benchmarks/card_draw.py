@@ -60,7 +60,7 @@ def draw(file: Path) -> int:
 
 
 def specialised(lines: list[dict]) -> list[dict]:
-    """The lines of stage `gluon` by case: of our specialised kernels the shapes that `kernels.attention.gluon` takes."""
+    """The lines of stage `gluon` by case: of our specialised kernels those that `kernels.attention.gluon` takes."""
     taken = {(64, "forward"): "gluon-128-2-00", (128, "forward"): "gluon-128-2-10"}
     taken |= {(dim, "backward"): "gluon-64-3-1" for dim in (64, 128)}
     cases: dict[str, dict] = {}
