@@ -8,13 +8,14 @@ Before, where the libraries and the repository are (the second for a copy withou
 On the card, in commands of ten minutes, the first one first; the last two on fresh machines, or when there is time:
 
     python -m benchmarks.card --stage smoke tests attention --out FOLDER --host-gib 96
-    python -m benchmarks.card --stage loss sweep --out FOLDER
+    python -m benchmarks.card --stage loss gluon sweep --out FOLDER
     python -m benchmarks.card --stage train generate --out FOLDER --host-gib 96 --corpus corpus.tar.xz
     python -m benchmarks.card --stage million --out FOLDER --host-gib 96
     python -m benchmarks.card --stage demo --out FOLDER --corpus corpus.tar.xz
 
 Where commands last, `--stage all --minutes 60` does it at once; `--stage all --toy` is the rehearsal, also on a CPU.
-Afterwards `--write-table FOLDER` puts the winners into the tables that "auto" reads. `million` wants a card of 141 GB.
+Afterwards `--write-table FOLDER` puts the winners into the tables that "auto" reads, `--draw FILE` makes a picture.
+`million` wants a card of 141 GB.
 `--host-gib`: host memory that may be pinned, for a machine whose memory grows on demand and is reported too small.
 
 `FOLDER/results.jsonl` gets a line the moment there is a figure, synchronised to the disk, with card, driver, versions,
@@ -146,7 +147,10 @@ def run_stage(stage: Stage, state: Run) -> None:
 def after_death(stage: Stage, died: dict[str, Any], todo: list[Item], without: dict, state: Run) -> list[Item]:
     """Tell of an item whose process died -> what is left to do: the item again if the guilty one is known."""
     name, who = died["item"], died["who"]
-    state.record.write(stage=stage.name, case=name, toy=state.options.toy, error=died["why"], at_work=who or None)
+    more = {"hung_at": died["hung"]} if died["hung"] else {}
+    state.record.write(
+        stage=stage.name, case=name, toy=state.options.toy, error=died["why"], at_work=who or None, **more
+    )
     if not who or who in without.get(name, ()) or who in without.get("", ()):
         return [item for item in todo if item.name != name]
     without.setdefault(name, []).append(who)
@@ -161,7 +165,7 @@ def run_child(
 ) -> tuple[set[str], dict[str, Any] | None]:
     """One process for some items -> (names of those that ended, how it died or None)."""
     names, limits = [item.name for item in batch], {item.name: item.timeout_s for item in batch}
-    why, hung, at = "", "", None
+    why, hung, at = "", [], None
     with tempfile.TemporaryDirectory() as folder:
         now, said = Path(folder) / "now", Path(folder) / "stderr"
         with said.open("w") as errors:
@@ -189,9 +193,7 @@ def run_child(
     state.ran += len(ended)
     if at["ended"]:
         return ended, None
-    if hung:
-        state.record.write(stage=stage.name, case=at["item"], at_work=at["who"] or None, hung_at=hung)
-    return ended, {"item": at["item"], "who": "" if why == STAGE_OVER else at["who"], "why": why}
+    return ended, {"item": at["item"], "who": "" if why == STAGE_OVER else at["who"], "why": why, "hung": hung}
 
 
 def child_command(
@@ -214,13 +216,16 @@ def environment(stage: Stage, state: Run) -> dict[str, str]:
     return os.environ | ({"TRITON_INTERPRET": "1"} if interpreted else {})
 
 
-def where(child: subprocess.Popen, said: Path) -> str:
-    """The Python stacks of a child that is about to be ended, innermost call first: where it hung."""
+def where(child: subprocess.Popen, said: Path) -> list[str]:
+    """The calls that a child is in which is about to be ended, innermost first: where it hangs."""
     with contextlib.suppress(OSError):
         child.send_signal(signal.SIGUSR1)
-        time.sleep(0.5)
-        return said.read_text(errors="replace").rpartition("(most recent call first)")[2].strip()[:3000]
-    return ""
+        stacks, end = "", time.time() + 5.0
+        while not stacks.strip() and time.time() < end:
+            time.sleep(0.5)
+            stacks = said.read_text(errors="replace").rpartition("(most recent call first):")[2]
+        return [line.strip() for line in stacks.strip().splitlines()][:30]
+    return []
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -278,7 +283,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     made.add_argument("--pack-mib", type=float, default=CORPUS_MIB, help="about how large that file may become")
     made.add_argument("--write-table", type=Path, metavar="FOLDER", help="winners of a results folder into the table")
+    made.add_argument("--draw", type=Path, metavar="FILE", help="a picture of a results file, beside it")
     options = made.parse_args(arguments)
+    if options.draw:
+        from benchmarks.card_draw import draw
+
+        return draw(options.draw)
     if options.pack_corpus:
         from benchmarks.card_corpus import pack
 

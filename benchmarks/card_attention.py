@@ -1,6 +1,7 @@
 """Stage `attention`: what attention over spans takes, by each of our backends and by others, under the same mask.
 
     D128-32k-packed ..      head dim, tokens, mask of `benchmarks.masks`; bf16, 32 query heads over 8 key heads
+    ..-deterministic        ours alone, asked for the same bits every time, as training does unless told otherwise
 
 Ours: `brine` (what "auto" takes), `brine-triton`, `brine-flex`, `brine-flash`; the peers of `attention_peers`. All
 contenders of a case take turns for about two seconds of rounds, forward and backward between CUDA events; median, p20
@@ -15,6 +16,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+
 from benchmarks import attention, harness
 from benchmarks.attention_peers import CPU, CUDA, Problem, brine, truth
 from benchmarks.card_stage import Context, Item
@@ -25,15 +28,17 @@ KINDS = ("packed", "causal", "multimodal", "window")
 SIZES = {"32k": 32768, "16k": 16384, "64k": 65536}
 DIMS = (128, 64)
 HEADS = (32, 8)
-BACKENDS = ("triton", "flex", "flash")
+BACKENDS = ("triton", "gluon", "flex", "flash")
 TOY_TOKENS = 200
 
 
 def items(toy: bool) -> list[Item]:
     """Every case, the target's first."""
     if toy:
-        return [Item(f"D16-{TOY_TOKENS}-{kind}", 120) for kind in ("packed", "multimodal")]
-    return [Item(f"D{dim}-{size}-{kind}", 150, least_s=10) for dim in DIMS for size in SIZES for kind in KINDS]
+        return [Item(f"D16-{TOY_TOKENS}-{kind}", 120) for kind in ("packed", "packed-deterministic", "multimodal")]
+    made = [Item(f"D{dim}-{size}-{kind}", 150, least_s=10) for dim in DIMS for size in SIZES for kind in KINDS]
+    fixed = [Item(f"D128-32k-{kind}-deterministic", 60, least_s=10) for kind in ("packed", "multimodal")]
+    return [*made[: len(KINDS)], *fixed, *made[len(KINDS) :]]
 
 
 def contenders(device: str) -> dict:
@@ -48,7 +53,7 @@ def contenders(device: str) -> dict:
 
 def run(item: Item, context: Context) -> None:
     """One case: everybody in turn."""
-    dim, size, kind = item.name.split("-")
+    dim, size, kind, *fixed = item.name.split("-")
     dim, tokens = int(dim[1:]), SIZES.get(size) or int(size)
     heads, dtype = ((2, 1), "fp32") if context.device == "cpu" else (HEADS, "bf16")
     case = attention.Case(kind, tokens, heads, dim, dtype)
@@ -60,17 +65,21 @@ def run(item: Item, context: Context) -> None:
     result = {
         "kind": kind, "tokens": tokens, "heads": list(heads), "dim": dim, "dtype": dtype, "area": area,
         "area_share": problem.mask.share, "documents": len(problem.mask.lengths),
-        "forward_flops": 4 * area * dim * heads[0],
+        "forward_flops": 4 * area * dim * heads[0], "deterministic": bool(fixed),
     }  # fmt: skip
     builders: dict[str, Built] = {
         name: lambda build=build: build(problem)
         for name, build in contenders(context.device).items()
-        if name not in context.without
+        if name not in context.without and (name.startswith(OURS) or not fixed)
     }
     context.record("begins", **result)
-    result["contenders"] = contest(
-        builders, device=context.device, rules=rules, on_stage=context.on_work, expected=truth(problem)
-    )
+    torch.use_deterministic_algorithms(bool(fixed))
+    try:
+        result["contenders"] = contest(
+            builders, device=context.device, rules=rules, on_stage=context.on_work, expected=truth(problem)
+        )
+    finally:
+        torch.use_deterministic_algorithms(False)
     peak = roofline(context.device, dtype, context.toy)
     attention.add_rates(result, {f"{dtype}_flops_per_s": peak})
     result["flash_package"] = flash_package(problem)

@@ -114,7 +114,8 @@ def work(options: argparse.Namespace) -> int:
     for name in options.items:
         context = Context(
             stage=stage.name, toy=options.toy, device=options.device, out=options.out, work=options.work,
-            corpus=options.corpus, host_gib=options.host_gib, card_gib=options.card_gib, end=options.end, item=known[name],
+            corpus=options.corpus, host_gib=options.host_gib, card_gib=options.card_gib, end=options.end,
+            item=known[name],
             without=frozenset(without.get(name, ())) | frozenset(without.get("", ())),
             on_work=lambda who, name=name: now(name, who),
         )  # fmt: skip

@@ -3,9 +3,11 @@
     python -m benchmarks.card --write-table FOLDER
 
 From stage `attention` comes a row for each (compute capability, dtype, kind of mask, head dim), from stage `loss` one
-for each kind of loss: median milliseconds of forward and backward by backend, at the longest size at which most
-ran. Toys, and lines without a commit, are passed over: a row has to be repeatable. Commit the tables after
-reading the difference. Tiles (`tiles.json` of stage `sweep`) are copied by hand, as a compile report belongs to them.
+for each kind of loss: median milliseconds of forward and backward by backend. Of attention's cases packed documents
+come first, then the longest at which most ran; of a loss's, the geometric mean over those that a backend shares with
+all others is taken, since who wins changes with the rows. Toys, deterministic cases, and lines without a commit are
+passed over: a row has to be repeatable. Commit the tables after reading the difference. Tiles (`tiles.json` of stage
+`sweep`) are copied by hand, as a compile report belongs to them.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import importlib
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 from benchmarks.card_record import read
@@ -28,20 +31,29 @@ WHERE = {"attention": "kernels.attention.choose", "loss": "kernels.linear_loss.c
 
 
 def milliseconds(line: dict[str, Any]) -> dict[str, float]:
-    """Median milliseconds, forward and backward, of each backend that was asked for by name."""
+    """Median milliseconds, forward and backward, of each backend that was asked for by name.
+
+    "flash" is several packages, and the time is that of the one that was there: "flash/<package>". torch's own, which
+    is there always, takes part as a peer.
+    """
+    names = {name: name.removeprefix(f"{OURS}-") for name in line["contenders"] if name.startswith(f"{OURS}-")}
+    if package := line.get("flash_package"):
+        names |= {"torch-varlen": "flash/torch", f"{OURS}-flash": f"flash/{package}"}
     return {
-        name.removeprefix(f"{OURS}-"): 1e3 * contender["seconds"]["total"]["median"]
-        for name, contender in line["contenders"].items()
-        if name.startswith(f"{OURS}-") and "seconds" in contender
+        ours: 1e3 * line["contenders"][name]["seconds"]["total"]["median"]
+        for name, ours in names.items()
+        if "seconds" in line["contenders"].get(name, {})
     }
 
 
 def rows_of(lines: Iterable[dict[str, Any]], stage: str) -> list[dict[str, Any]]:
     """Arguments of `kernels.table.row_of` for a stage's lines; the largest sum of seen pairs or rows wins a place."""
-    found: dict[tuple, tuple] = {}
+    found: dict[tuple, list] = {}
     for line in lines:
         where = line.get("where", {})
-        if line["stage"] != stage or "contenders" not in line or line.get("toy") or not where.get("commit"):
+        if line["stage"] != stage or "contenders" not in line or line.get("toy") or line.get("deterministic"):
+            continue
+        if not where.get("commit"):
             continue
         ms = milliseconds(line)
         if not ms:
@@ -57,9 +69,22 @@ def rows_of(lines: Iterable[dict[str, Any]], stage: str) -> list[dict[str, Any]]
             "case": line["case"], "time": line["time"],
         }  # fmt: skip
         row = {"capability": capability, "dtype": key[1], "kind": kind, "dim": dim, "ms": ms, "source": source}
-        if key not in found or rank > found[key][0]:
-            found[key] = rank, row
-    return [row for _, row in found.values()]
+        found.setdefault(key, []).append((rank, row))
+    return [(_together if stage == "loss" else _first)(ranked) for ranked in found.values()]
+
+
+def _first(ranked: list[tuple[tuple, dict]]) -> dict[str, Any]:
+    return max(ranked, key=lambda pair: pair[0])[1]
+
+
+def _together(ranked: list[tuple[tuple, dict]]) -> dict[str, Any]:
+    """One row of several sizes: of those at which as many backends ran as anywhere."""
+    most = max(len(row["ms"]) for _, row in ranked)
+    rows = [row for _, row in ranked if len(row["ms"]) == most]
+    names = set.intersection(*(set(row["ms"]) for row in rows))
+    source = rows[-1]["source"] | {"case": ", ".join(row["source"]["case"] for row in rows)}
+    ms = {name: geometric_mean(row["ms"][name] for row in rows) for name in rows[0]["ms"] if name in names}
+    return rows[-1] | {"ms": ms, "source": source}
 
 
 def write_table(folder: Path) -> int:

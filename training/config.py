@@ -180,7 +180,8 @@ class RuntimeConfig:
     mlp_tile: int = 0
     """Tokens of a row that an MLP takes at a time, for rows whose inner width does not fit; 0: all of them."""
     attention_backend: str = "auto"
-    """What computes attention: "auto", "reference", "cpu", "triton", "flex" or "flash" (kernels/attention/README.md).
+    """What computes attention: "auto", "reference", "cpu", "triton", "gluon", "flex" or "flash"
+    (kernels/attention/README.md).
     It belongs to the machine: a saved model does not remember it."""
     loss_backend: str = "auto"
     """What computes the output head and the loss: "auto", "reference", "chunked", "triton" or "liger"

@@ -18,6 +18,7 @@ run time: a compiled function chooses like any other.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,13 +32,13 @@ from kernels.attention import cpu_launch, reference, selfcheck
 from kernels.attention.spans import kind_of
 from kernels.verdicts import reset_verdicts, verdict
 
-BACKENDS = ("auto", "reference", "cpu", "triton", "flex", "flash")
+BACKENDS = ("auto", "reference", "cpu", "triton", "gluon", "flex", "flash")
 DENSE = 2048 * 2048
 """Rows times keys of a head up to which "auto" may fall back on the dense reference."""
 TABLE = Path(__file__).parent / "table.json"
 LOGGER = "kernels.attention"
 # loaded at their first use: they need packages that take seconds to import or are not everywhere
-_LAZY = {"triton": "triton_launch", "flex": "flex", "flash": "flash"}
+_LAZY = {"triton": "triton_launch", "gluon": "gluon", "flex": "flex", "flash": "flash"}
 _modules: dict[str, ModuleType] = {"reference": reference, "cpu": cpu_launch}
 _absent: dict[str, str] = {}
 
@@ -76,22 +77,35 @@ def refusal(backend: str, q: Tensor, k: Tensor, *, kind: str, sink: Tensor | Non
     return absent if absent is not None else _modules[backend].why_not(q, k, kind=kind, sink=sink)
 
 
-def candidates(capability: tuple[int, int], dtype: torch.dtype, kind: str, dim: int) -> tuple[list[str], str]:
-    """-> backends in the order in which "auto" tries them on such a card, and where that order comes from."""
+def candidates(
+    capability: tuple[int, int], dtype: torch.dtype, kind: str, dim: int, package: Callable[[], str | None] = str
+) -> tuple[list[str], str]:
+    """-> backends in the order in which "auto" tries them on such a card, and where that order comes from.
+
+    package: () -> which of the flash packages would serve the call. "flash/<package>" in the table is the time of that
+    package, and no word on another. What was not measured comes last, but for "gluon": it stands before "triton", whose
+    backward it takes.
+    """
     default = default_order(dtype, kind)
     found = table.measured(TABLE, capability=capability, dtype=_name(dtype), kind=kind, dim=dim)
     if found is None:
         return default, "of the default order"
-    order, source = found
-    return [*order, *(name for name in default if name not in order)], f"measured on {source}"
+    times, source = found
+    here = package() if any("/" in name for name in times) else None
+    order = [name.partition("/")[0] for name in times if name.partition("/")[2] in ("", here)]
+    order += [name for name in default if name not in order]
+    if "gluon" in default and "gluon" not in times:
+        order.remove("gluon")
+        order.insert(order.index("triton"), "gluon")
+    return order, f"measured on {source}"
 
 
 def default_order(dtype: torch.dtype, kind: str) -> list[str]:
     """Where nothing was measured.
 
-    "flash" is first at what the packages are written for, ours serves every mask, "flex" compiles one for every mask;
-    fp64 has the reference alone. A mask that moves in place is read on the device, inside of CUDA graphs: only ours
-    derives nothing from it on the host.
+    "flash" is first at what the packages are written for, ours serve every mask ("gluon" on Hopper, with "triton"'s
+    backward), "flex" compiles one for every mask; fp64 has the reference alone. A mask that moves in place is read on
+    the device, inside of CUDA graphs: only "triton" derives nothing from it on the host.
     """
     if dtype == torch.float64:
         return []
@@ -99,7 +113,8 @@ def default_order(dtype: torch.dtype, kind: str) -> list[str]:
         return ["triton"]
     if dtype == torch.float32:
         return ["triton", "flex"]
-    return ["triton", "flex", "flash"] if kind == "any" else ["flash", "triton", "flex"]
+    ours = ["gluon", "triton"]
+    return [*ours, "flex", "flash"] if kind == "any" else ["flash", *ours, "flex"]
 
 
 def write_measured(rows: list[dict[str, Any]]) -> None:
@@ -120,13 +135,13 @@ def _auto(q: Tensor, k: Tensor, kind: str, sink: Tensor | None, wide: bool) -> t
     device, passed_over = q.device, []
     pairs = q.shape[1] * k.shape[1]
     if device.type == "cuda":
-        order, source = candidates(torch.cuda.get_device_capability(device), q.dtype, kind, q.shape[3])
+        capability = torch.cuda.get_device_capability(device)
+        order, source = candidates(capability, q.dtype, kind, q.shape[3], lambda: _package(q, kind))
         for name in order:
             why = refusal(name, q, k, kind=kind, sink=sink) or _check(name, q, k, kind, sink, wide)
             if why is None:
                 # backends that are several packages say which of them it is
-                package_for = getattr(_modules[name], "package_for", None)
-                package = f" (by {package_for(q, kind)})" if package_for is not None else ""
+                package = f" (by {_package(q, kind)})" if name == "flash" else ""
                 reason = f"it is the first that serves {source}{package}, and its self-check passed"
                 return name, "; ".join([reason, *passed_over])
             passed_over.append(f"not {name}: {why}")
@@ -159,6 +174,13 @@ def _check(name: str, q: Tensor, k: Tensor, kind: str, sink: Tensor | None, wide
         folder=Path(__file__).parent,
         logger=LOGGER,
     )
+
+
+def _package(q: Tensor, kind: str) -> str | None:
+    """Which package the backend "flash" is here."""
+    if _load("flash") is not None or not hasattr(_modules["flash"], "package_for"):
+        return None
+    return _modules["flash"].package_for(q, kind)
 
 
 def _load(backend: str) -> str | None:

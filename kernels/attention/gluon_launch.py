@@ -17,13 +17,15 @@ import torch
 import triton
 from torch import Tensor
 
-from kernels.attention import triton_launch, triton_tma
+from kernels.attention import triton_backward, triton_launch, triton_tma
+from kernels.attention.spans import recall
+from kernels.attention.triton_tiles import PADDED_ROWS
 
 try:
     from triton.experimental.gluon import language as gl
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-    from kernels.attention import gluon_forward
+    from kernels.attention import gluon_backward, gluon_forward
 except ImportError as missing:
     gl, MISSING = None, str(missing)
 
@@ -43,6 +45,16 @@ class Shape(NamedTuple):
     stages: int = 2
     overlap: bool = True
     turns: bool = False
+
+
+class BackwardShape(NamedTuple):
+    """What a sweep may vary in one of the two passes. width: rows of a tile that dk/dv walks over, keys of one that dq
+    does; stages: such tiles in flight; overlap: whether a tile's last product is left to run under the next tile's
+    exponentials."""
+
+    width: int = 64
+    stages: int = 3
+    overlap: bool = True
 
 
 def why_not(q: Tensor, k: Tensor, *, kind: str = "any", sink: Tensor | None = None) -> str | None:
@@ -82,7 +94,7 @@ def forward(
         return out.zero_(), lse if sink is None else lse.copy_(sink[None, :, None].expand_as(lse))
     if scale <= 0:
         q, scale = triton_launch._flipped(q, scale)
-    q, k, v = (x if triton_tma.suits(x) and x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
+    q, k, v = (readable(x) for x in (q, k, v))
     if not triton_tma.suits(q, k, v):
         raise ValueError(f'head dim {dim} has no strides that TMA can read; use backend="auto" or "triton"')
     shape, width = shape or Shape(), padded(dim)
@@ -96,6 +108,67 @@ def forward(
     return out, lse
 
 
+def backward(
+    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, lo: Tensor, hi: Tensor, serial: int, out: Tensor, lse: Tensor,
+    *, scale: float, whole: bool = False, wide: bool = False, keys_shape: BackwardShape | None = None,
+    rows_shape: BackwardShape | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients from these keys, given out and lse over all keys, sink included: as `triton_launch.backward`, and with
+    the same bits every time.
+
+    whole: makes no difference to 16-bit inputs. wide: gradients are fp32, written from the accumulators.
+    -> dq, dk, dv in q's dtype, or fp32, new and contiguous. Raises ValueError as `forward` does.
+    """
+    why = why_not(q, k)
+    if why is not None:
+        raise ValueError(f'{why}; use backend="auto" or "triton"')
+    batch, num_rows, heads, dim = q.shape
+    num_keys, key_heads = k.shape[1:3]
+    dq, dk, dv = (q.new_empty(x.shape, dtype=torch.float32 if wide else q.dtype) for x in (q, k, v))
+    if q.numel() == 0 or k.numel() == 0:
+        return dq.zero_(), dk.zero_(), dv.zero_()
+    given = scale
+    if scale <= 0:
+        q, scale = triton_launch._flipped(q, scale)
+    q, k, v, grad_out = (readable(x) for x in (q, k, v, grad_out.to(q.dtype)))
+    if not triton_tma.suits(q, k, v, grad_out):
+        raise ValueError(f'head dim {dim} has no strides that TMA can read; use backend="auto" or "triton"')
+    out, lo, hi = triton_launch._whole_heads(out), lo.contiguous(), hi.contiguous()
+    padded_rows = triton.cdiv(num_rows, PADDED_ROWS) * PADDED_ROWS
+    delta, lse2 = (lse.new_empty(batch * heads * padded_rows) for _ in range(2))
+    width = padded(dim)
+    rows_shape, keys_shape = rows_shape or BackwardShape(), keys_shape or BackwardShape()
+    shared = {"GROUP": heads // key_heads, "D": dim, "BD": width, "num_warps": 4, "maxnreg": REGISTERS}
+    with triton_launch._device_of(q):
+        row_lo, row_hi = recall(serial, "columns", lambda: triton_launch.columns(lo, hi, num_keys))
+        triton_backward.span_attention_bwd_delta_kernel[padded_rows // triton_launch.DELTA_ROWS, batch * heads](
+            out, grad_out, lse, delta, lse2, out.stride(0), grad_out.stride(0), out.stride(1), grad_out.stride(1),
+            out.stride(2), grad_out.stride(2), num_rows, padded_rows,
+            H=heads, D=dim, BD=triton_launch.padded(dim), BM=triton_launch.DELTA_ROWS,
+        )  # fmt: skip
+        gluon_backward.span_attention_gluon_bwd_rows_kernel[triton.cdiv(num_rows, 2 * BM), batch * heads](
+            describe(q, BM, width), describe(k, rows_shape.width, width), describe(v, rows_shape.width, width),
+            describe(grad_out, BM, width), lo, hi, lse2, delta, dq,
+            num_rows, padded_rows, scale, scale * triton_launch.LOG2E,
+            H=heads, BM=BM, BN=rows_shape.width, STAGES=rows_shape.stages, OVERLAP=rows_shape.overlap, **shared,
+        )  # fmt: skip
+        gluon_backward.span_attention_gluon_bwd_keys_kernel[triton.cdiv(num_keys, 2 * BM), batch * key_heads](
+            describe(q, keys_shape.width, width), describe(k, BM, width), describe(v, BM, width),
+            describe(grad_out, keys_shape.width, width), *(describe_flat(x, keys_shape.width) for x in (lse2, delta)), row_lo, row_hi, dk, dv,
+            num_keys, padded_rows, scale, scale * triton_launch.LOG2E,
+            K=key_heads, BM=keys_shape.width, BN=BM, STAGES=keys_shape.stages, OVERLAP=keys_shape.overlap, **shared,
+        )  # fmt: skip
+        if given <= 0:
+            # of q as it was given
+            dq = dq.neg_() if given < 0 else dq.zero_()
+    return dq, dk, dv
+
+
+def readable(x: Tensor) -> Tensor:
+    """x, or a copy of it that a descriptor can describe if any can."""
+    return x if triton_tma.suits(x) and x.stride(3) == 1 else x.contiguous()
+
+
 def describe(x: Tensor, block: int, dim: int) -> TensorDescriptor:
     """Of x (B, tokens, heads, D), as (B, heads, tokens, D), read in tiles of `block` tokens and dim >= D numbers."""
     (batch, tokens, heads, width), (per_batch, per_token, per_head, _) = x.shape, x.stride()
@@ -105,6 +178,17 @@ def describe(x: Tensor, block: int, dim: int) -> TensorDescriptor:
         per_token if tokens > 1 else triton_tma.ALIGNMENT, 1,
     ]  # fmt: skip
     return TensorDescriptor(x, [batch, heads, tokens, width], strides, [1, 1, block, dim], layout(block, dim, x.dtype))
+
+
+def describe_flat(x: Tensor, block: int) -> TensorDescriptor:
+    """Of x (N,) fp32, read `block` numbers at a time."""
+    return TensorDescriptor(x, [x.numel()], [1], [block], flat_layout())
+
+
+@lru_cache
+def flat_layout():
+    """Numbers one after the other."""
+    return gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=1)
 
 
 @lru_cache

@@ -54,8 +54,8 @@ def bwd_keys_walk(
     if PARTIAL:
         # the same mask from the keys' side: two numbers for each key instead of two for each row
         b_row_lo, b_row_hi = load_spans(p_row_lo, p_row_hi, key, num_keys)
-    # the pipeline divides before it knows that there is a tile, and of a division by 0 the compiler concludes that
-    # there is one: copies that nobody waits for, and on sm_90 a kernel that never ends
+    # the pipeline divides before it knows that there is a tile, and from a division by 0 the compiler concludes that
+    # there is one: copies that nobody waits for, and on an H200 a kernel that never ended
     divisor = tl.maximum(num_tiles, 1)
     for i in tl.range(0, GROUP * num_tiles):
         g, m = i // divisor, tile_at(i % divisor, start, num_left, num_full, BM, PARTIAL)

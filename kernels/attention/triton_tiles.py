@@ -3,7 +3,8 @@
 A tile is chosen from a table over (pass, head dim, mask class, architecture) and nothing else, so that no length and no
 packing ever compiles a kernel anew. The mask class is "narrow" where rows see few keys: there, large tiles would be
 mostly mask. The tables were filled from compile reports (registers, spills, shared memory; `python -m
-benchmarks.compile_report` prints them) under Triton 3.6.0 and 3.7.1; no entry has been timed on a card yet.
+benchmarks.compile_report` prints them) under Triton 3.6.0 and 3.7.1. On an H200 those of head dim 128 have
+run, but no sweep has; see README.md.
 
 Two rules hold in every table, and the compile report checks them:
 

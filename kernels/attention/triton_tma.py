@@ -5,8 +5,7 @@ host, a few microseconds each, and says where (batch, head, token, dim) lies. Th
 and it fills with zeros whatever lies beyond the last token or beyond D, so that no load has a mask. Compiled for sm_90
 by Triton 3.6.0, the forward at D = 128 in tiles of 128 x 64 takes 164 registers a thread instead of 236.
 
-The hardware wants addresses and strides in multiples of 16 bytes; inputs that have others go through pointers. Nothing
-here has run on a card yet; the interpreter runs it.
+The hardware wants addresses and strides in multiples of 16 bytes; inputs that have others go through pointers.
 """
 
 from __future__ import annotations

@@ -74,7 +74,8 @@ def test_what_fails_costs_itself_alone(stubbed):
     (died,) = told["dies"]
     assert died["at_work"] == "bad" and "ended with -9" in died["error"]
     assert [len(told[f"dies {who}"]) for who in ("a", "c")] == [2, 1] and "dies bad" not in told
-    assert "longer than 2 s" in told["hangs"][0]["error"] and "skipped" in told["late"][0]
+    assert "longer than 2 s" in told["hangs"][0]["error"] and any("in run" in x for x in told["hangs"][0]["hung_at"])
+    assert "skipped" in told["late"][0]
     processes = {name: told[name][0]["process"] for name in ("good", "alone", "last")}
     assert len(set(processes.values())) == 3
     assert lines[-1]["case"] == "command" and lines[-1]["items"] == 6 and told["stage"][-1]["ended"]
@@ -143,12 +144,58 @@ FAILED tests/a.py::test_two - AssertionError: off by 2
     assert found["failing"] == ["tests/a.py::test_two: AssertionError: off by 2"]
 
 
-def test_each_test_file_is_in_one_group():
-    groups = [card_tests.files_of(name) for name in card_tests.GROUPS]
-    assert {item.name for item in card_tests.items(False)} < set(card_tests.GROUPS)
-    files = [file for group in groups for file in group]
-    assert len(set(files)) == len(files) and "tests/kernels/test_attention_triton.py" in groups[0]
-    assert {str(path.relative_to(ROOT)) for path in (ROOT / "tests" / "kernels").glob("test_*.py")} <= set(files)
+def test_the_stage_runs_what_touches_the_card_each_case_by_itself():
+    assert {item.name for item in card_tests.items(False)} == set(card_tests.LIMITS_S) < set(card_tests.GROUPS)
+    stage = card_stage.STAGES["tests"]
+    assert sum(card_tests.LIMITS_S.values()) <= 60 * stage.minutes
+    found = {name: card_tests.files_of(name) for name in card_tests.GROUPS}
+    assert all(found.values()) and "tests/card/test_one_card.py" in found["card"]
+    # a file of kernel tests that can compute on a card says where it does
+    files = (ROOT / "tests" / "kernels").glob("*.py")
+    there = {str(path.relative_to(ROOT)) for path in files if "DEVICE" in path.read_text()}
+    assert there == {*found["attention"], *found["loss"]}
+
+
+HANGING = """
+import ctypes, pytest
+from benchmarks import card_limits
+
+card_limits.LIMIT_S = 2.0
+
+
+def test_first():
+    pass
+
+
+def test_hangs():
+    # neither a signal nor an exception reaches this
+    ctypes.PyDLL(None).sleep(60)
+
+
+def test_loses_the_card():
+    card_limits.lost_card = lambda: "an illegal memory access was encountered"
+    raise AssertionError("as it was")
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_goes_on(number):
+    assert card_limits.lost_card() is None
+"""
+
+
+def test_a_test_that_hangs_or_loses_the_card_costs_itself_alone(tmp_path):
+    """In processes of pytest-xdist, of which others take over."""
+    path = tmp_path / "test_hanging.py"
+    path.write_text(HANGING)
+    command = [*(sys.executable, "-m", "pytest", str(path), "-o", "addopts=", "-v", "-rfE", "-n", "2"), "--dist"]
+    command += ["worksteal", "-p", "no:cacheprovider", "-p", "benchmarks.card_limits"]
+    environment = os.environ | card_tests.ENVIRONMENT
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment)
+    found = card_tests.outcomes(done.stdout)
+    assert found["counts"] == {"passed": 5, "failed": 2}
+    hangs, loses = sorted(found["failing"])
+    assert "test_hangs: worker" in hangs and loses.endswith("test_loses_the_card: AssertionError: as it was")
+    assert "in test_hangs" in done.stderr and "lost the card: an illegal memory access" in done.stderr
 
 
 def test_the_least_bad_tile_of_a_mask_class_is_proposed():
@@ -176,6 +223,17 @@ def test_winners_are_rows_of_a_table(tmp_path):
     rows = {row["kind"]: row for row in card_table.rows_of(lines, "attention")}
     assert set(rows) == {"causal", "block"} and rows["causal"]["source"]["case"] == "packed-32768"
     assert rows["causal"]["ms"] == {"triton": 2.0, "flash": 1.0} and rows["causal"]["capability"] == (9, 0)
+    # the backend "flash" is the package that was there, and torch's kernels are there as a peer
+    peer = {"torch-varlen": {"seconds": {"total": {"median": 3e-3}}}}
+    there = line("packed", 8, flash_package="flash-attn-4")
+    there["contenders"] |= peer
+    (row,) = card_table.rows_of([there], "attention")
+    assert row["ms"] == {"triton": 2.0, "flash/flash-attn-4": 1.0, "flash/torch": 3.0}
+    losses = [line("", tokens, stage="loss", terms="plain", dim=None, contenders={
+        f"brine-{name}": {"seconds": {"total": {"median": s}}} for name, s in times.items()
+    }) for tokens, times in ((8, {"triton": 1e-3, "liger": 4e-3}), (32, {"triton": 9e-3, "liger": 4e-3}))]  # fmt: skip
+    (row,) = card_table.rows_of(losses, "loss")
+    assert row["ms"] == pytest.approx({"triton": 3.0, "liger": 4.0}) and row["source"]["case"] == "-8, -32"
     record = Record(tmp_path)
     record.write(stage="attention", case="c", number=float("1.5"), path=tmp_path)
     assert card_table.write_table(tmp_path) == 1

@@ -1,6 +1,6 @@
 """Compiles the specialised forward as its launcher would launch it on an sm_90 that is not here; JSON on stdout.
 
-    python tests/kernels/gluon_compile.py '[[128, [128, 2, true, false], {}], ..]'      head dim, shape, options
+    python tests/kernels/gluon_compile.py '[["forward", 128, [128, 2, true, false], {}], ..]'    kernel, head dim, shape, options
 
 In a process of its own: Triton's driver is replaced, and tests beside this one ask for the interpreter.
 """
@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from unittest import mock
 
@@ -18,7 +19,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from kernels import Spans
-from kernels.attention import gluon_forward, gluon_launch
+from kernels.attention import gluon_backward, gluon_forward, gluon_launch, triton_backward
 
 WORDS = ("HGMMA", "USETMAXREG", "LDL", "STL", "UTMALDG")
 
@@ -52,26 +53,42 @@ class Compiling:
         return launch
 
 
-def compiled(dim: int, shape: list, sink: bool = False, wide: bool = False, dtype: str = "bfloat16"):
-    """The kernel for one call over 200 tokens."""
-    q, k = (torch.zeros(1, 200, heads, dim, dtype=getattr(torch, dtype)) for heads in (8, 2))
+def compiled(
+    which: str, dim: int, shape: list, sink: bool = False, wide: bool = False, dtype: str = "bfloat16", group: int = 4
+):
+    """The kernel for one call over 200 tokens: "forward", or of the backward "keys" or "rows"."""
+    q, k = (torch.zeros(1, 200, heads, dim, dtype=getattr(torch, dtype)) for heads in (2 * group, 2))
     spans = Spans.packed(torch.zeros(1, 200, dtype=torch.int32))
-    kernel = Compiling(gluon_forward.span_attention_gluon_fwd_kernel)
+    kernels = {
+        "forward": (gluon_forward, "span_attention_gluon_fwd_kernel"),
+        "keys": (gluon_backward, "span_attention_gluon_bwd_keys_kernel"),
+        "rows": (gluon_backward, "span_attention_gluon_bwd_rows_kernel"),
+    }
+    wanted = Compiling(getattr(*kernels[which]))
     with (
         mock.patch.object(gluon_launch, "why_not", lambda *args, **kwargs: None),
-        mock.patch.object(gluon_forward, "span_attention_gluon_fwd_kernel", kernel),
+        mock.patch.object(triton_backward, "span_attention_bwd_delta_kernel", mock.MagicMock()),
+        ExitStack() as patches,
     ):
-        gluon_launch.forward(
-            q, k, k, spans.lo, spans.hi, scale=0.1, sink=torch.zeros(8) if sink else None, wide=wide,
-            shape=gluon_launch.Shape(*shape),
-        )  # fmt: skip
-    return kernel.made
+        for name, (module, kernel) in kernels.items():
+            patches.enter_context(mock.patch.object(module, kernel, wanted if name == which else mock.MagicMock()))
+        given = q, k, k, spans.lo, spans.hi
+        if which == "forward":
+            sinks = torch.zeros(q.shape[2]) if sink else None
+            gluon_launch.forward(*given, scale=0.1, sink=sinks, wide=wide, shape=gluon_launch.Shape(*shape))
+        else:
+            lse = torch.zeros(1, q.shape[2], 200)
+            gluon_launch.backward(
+                q, *given, spans.serial, q, lse, scale=0.1, wide=wide,
+                **{f"{which}_shape": gluon_launch.BackwardShape(*shape)},
+            )  # fmt: skip
+    return wanted.made
 
 
-def facts(dim: int, shape: list, **options) -> dict:
+def facts(which: str, dim: int, shape: list, **options) -> dict:
     """Counts of what matters in the machine code, and the order of waits and exponentials in each loop of both
     products: "1" and "0" where all but one or all products are waited for, "e" for exponentials."""
-    made = compiled(dim, shape, **options)
+    made = compiled(which, dim, shape, **options)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(made.asm["cubin"])
@@ -103,4 +120,4 @@ def _letter(text: str) -> str:
 
 if __name__ == "__main__":
     triton.runtime.driver.set_active(Hopper())
-    print(json.dumps([facts(dim, shape, **options) for dim, shape, options in json.loads(sys.argv[1])]))
+    print(json.dumps([facts(which, dim, shape, **options) for which, dim, shape, options in json.loads(sys.argv[1])]))

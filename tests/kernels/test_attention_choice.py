@@ -76,7 +76,12 @@ class Card:
         def flex(q, kind, sink):
             return "no float64" if q.dtype == torch.float64 else None
 
-        for name, refuses in {"flash": flash, "triton": triton, "flex": flex}.items():
+        def gluon(q, kind, sink):
+            if self.capability[0] != 9 or q.dtype.itemsize != 2 or kind == "moving":
+                return "for sm_90 and 16 bits"
+            return None
+
+        for name, refuses in {"flash": flash, "gluon": gluon, "triton": triton, "flex": flex}.items():
             if name in names:
                 self.patch.setitem(choose._modules, name, fake(refuses))
             else:
@@ -96,7 +101,10 @@ def card(monkeypatch):
     return Card(monkeypatch)
 
 
-@pytest.mark.parametrize("there", ["flash4+triton+flex", "flash+triton+flex", "triton+flex", "flex", "nothing"])
+@pytest.mark.parametrize(
+    "there",
+    ["flash4+gluon+triton+flex", "flash+triton+flex", "gluon+triton+flex", "triton+flex", "flex", "nothing"],
+)
 @pytest.mark.parametrize("capability", [(7, 5), (8, 0), (9, 0), (10, 0)], ids=lambda x: f"sm{x[0]}{x[1]}")
 def test_auto_for_every_mask_dtype_and_card(card, capability, there):
     names = there.replace("flash4", "flash").split("+")
@@ -109,6 +117,8 @@ def test_auto_for_every_mask_dtype_and_card(card, capability, there):
                 expected = "flex"
             if "triton" in names and capability >= (8, 0):
                 expected = "triton"
+            if "gluon" in names and dtype.itemsize == 2 and capability[0] == 9 and kind != "moving":
+                expected = "gluon"
             plain = kind in ("causal", "window") or (kind == "block" and "flash4" in there)
             if "flash" in names and dtype.itemsize == 2 and plain and capability >= (8, 0):
                 expected = "flash"
@@ -232,9 +242,10 @@ def test_a_measured_row_goes_before_the_default_order(card):
     assert "measured on Card, commit 0123456" in describe_choices()[0]
     # it holds for what it names, and the others still come after it
     assert card.take(dim=128) == card.take("window") == card.take(dtype=torch.float16) == "flash"
-    assert choose.candidates((9, 0), torch.bfloat16, "causal", 64)[0] == ["flex", "flash", "triton"]
+    assert choose.candidates((9, 0), torch.bfloat16, "causal", 64)[0] == ["flex", "flash", "gluon", "triton"]
     choose.write_measured([row | {"ms": {"triton": 1.0}}, row | {"kind": "window", "ms": {"flex": 1.0}}])
     assert len(table.read_rows(choose.TABLE)) == 2
+    assert choose.candidates((9, 0), torch.bfloat16, "causal", 64)[0] == ["gluon", "triton", "flash", "flex"]
     assert card.take() == "triton" and card.take("window") == "flex"
     with pytest.raises(ValueError, match="must name at least"):
         table.row_of(capability=(9, 0), dtype="bfloat16", kind="any", dim=1, ms={"flex": 1.0}, source={"card": "x"})
@@ -245,7 +256,28 @@ def test_a_measured_row_goes_before_the_default_order(card):
 def test_the_committed_table_names_backends_that_exist():
     for row in table.read_rows(choose.Path(choose.__file__).parent / "table.json"):
         assert set(row) == {*table.KEY, "ms", "from"}
-        assert set(row["ms"]) <= set(choose.BACKENDS) and row["kind"] in KINDS
+        assert {name.partition("/")[0] for name in row["ms"]} <= set(choose.BACKENDS) and row["kind"] in KINDS
+
+
+def test_the_time_of_a_package_is_no_word_on_another(card):
+    source = {"card": "Card", "commit": "0123456", "command": "python -m benchmarks.card --stage attention"}
+    times = {"flash/flash-attn-4": 2.0, "triton": 3.0, "flash/torch": 4.0}
+    row = table.row_of(capability=(9, 0), dtype="bfloat16", kind="causal", dim=64, ms=times, source=source)
+    choose.write_measured([row])
+    for package, order in {
+        "flash-attn-4": ["flash", "gluon", "triton", "flex"],
+        "torch": ["gluon", "triton", "flash", "flex"],
+        "flash-attn-3": ["gluon", "triton", "flash", "flex"],
+        None: ["gluon", "triton", "flash", "flex"],
+    }.items():
+        assert choose.candidates((9, 0), torch.bfloat16, "causal", 64, lambda p=package: p)[0] == order, package
+    card.install("flash", "triton")
+    card.patch.setattr(choose._modules["flash"], "package_for", lambda q, kind: "torch", raising=False)
+    assert card.take() == "triton"
+    announce.reset_choices()
+    card.patch.setattr(choose._modules["flash"], "package_for", lambda q, kind: "flash-attn-4")
+    assert card.take() == "flash"
+    assert "(by flash-attn-4)" in describe_choices()[0]
 
 
 def leaking(change):
