@@ -102,7 +102,12 @@ def keys_step(
         b_dk = hopper.warpgroup_mma(b_ds, s_q.index(before).reshape([BM, BD]), b_dk, is_async=True)
     mbarrier.wait(grad_full.index(slot), turn)
     b_dpt = product(b_v, s_grad.index(slot), BN, BM, BD, S_LAYOUT)
-    b_st = hopper.warpgroup_mma_wait(2 if CARRIED else 1, deps=(b_st,))
+    # the second product of `before` is waited for as well: its operand's registers are needed now
+    if CARRIED:
+        b_st, b_dk, b_ds = hopper.warpgroup_mma_wait(1, deps=(b_st, b_dk, b_ds))
+        mbarrier.arrive(q_empty.index(before))
+    else:
+        b_st = hopper.warpgroup_mma_wait(1, deps=(b_st,))
 
     b_pt = gl.exp2(b_st * scale_log2 - s_lse2.index(slot).load(COLUMNS)[None, :])
     if MASK:
@@ -111,11 +116,7 @@ def keys_step(
     b_p = gl.convert_layout(b_pt.to(s_q.dtype), P_LAYOUT)
     b_dv = hopper.warpgroup_mma(b_p, s_grad.index(slot).reshape([BM, BD]), b_dv, is_async=True)
     # of all that was started, only this last product may still run
-    if CARRIED:
-        b_dpt, b_dk, b_ds = hopper.warpgroup_mma_wait(1, deps=(b_dpt, b_dk, b_ds))
-        mbarrier.arrive(q_empty.index(before))
-    else:
-        b_dpt = hopper.warpgroup_mma_wait(1, deps=(b_dpt,))
+    b_dpt = hopper.warpgroup_mma_wait(1, deps=(b_dpt,))
 
     b_dst = b_pt * (b_dpt - s_delta.index(slot).load(COLUMNS)[None, :])
     b_ds = gl.convert_layout(b_dst.to(s_q.dtype), P_LAYOUT)
