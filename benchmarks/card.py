@@ -8,7 +8,7 @@ Before, where the libraries and the repository are (the second for a copy withou
 On the card, in commands of ten minutes, the first one first; the last two on fresh machines, or when there is time:
 
     python -m benchmarks.card --stage smoke tests attention --out FOLDER --host-gib 96
-    python -m benchmarks.card --stage loss sweep --out FOLDER
+    python -m benchmarks.card --stage loss gluon sweep --out FOLDER
     python -m benchmarks.card --stage train generate --out FOLDER --host-gib 96 --corpus corpus.tar.xz
     python -m benchmarks.card --stage million --out FOLDER --host-gib 96
     python -m benchmarks.card --stage demo --out FOLDER --corpus corpus.tar.xz
@@ -220,8 +220,10 @@ def where(child: subprocess.Popen, said: Path) -> list[str]:
     """The calls that a child is in which is about to be ended, innermost first: where it hangs."""
     with contextlib.suppress(OSError):
         child.send_signal(signal.SIGUSR1)
-        time.sleep(0.5)
-        stacks = said.read_text(errors="replace").rpartition("(most recent call first):")[2]
+        stacks, end = "", time.time() + 5.0
+        while not stacks.strip() and time.time() < end:
+            time.sleep(0.5)
+            stacks = said.read_text(errors="replace").rpartition("(most recent call first):")[2]
         return [line.strip() for line in stacks.strip().splitlines()][:30]
     return []
 

@@ -1,36 +1,28 @@
-"""The specialised forward on a card: is it right, and how fast, in about a minute.
+"""Stage `gluon`: the specialised forward (`kernels.attention.gluon_launch`) on a card: is it right, and how fast?
 
-    python -m benchmarks.card_gluon                  both; JSON lines, also in $OUT/gluon.jsonl where OUT is set
-    python -m benchmarks.card_gluon --only check     right or wrong, by configuration
-    python -m benchmarks.card_gluon --only time      times beside our Triton forward and PyTorch's
+    check-D128-0 ..     one shape of the kernel against the specification: sizes, masks, sinks, groups, odd strides
+    time-D128 ..        every shape beside our Triton forward and PyTorch's, causal, packed and with media blocks
 
-Barriers that wait for each other hang a kernel for good, and cannot be interrupted from inside. Every configuration
-therefore runs in a process of its own, which says what it is about to do in a file; the parent ends it when its time is
-over and reports the last thing it said. Checks run side by side, timings alone. `--toy` tries all of this without a
-card: the kernel's place is taken by the specification.
-
-A check is held against the specification in fp32 from the same 16-bit inputs: `error` is |out - truth| / |truth|, `lse`
-the largest difference of the log-sum-exp, `same` whether three runs gave the same bits, as a race would not.
-FLOPs are 4 D H a seen pair.
+A check holds out and lse against the specification in fp32 from the same 16-bit inputs: `error` is |out - truth| /
+|truth|, `lse` the largest difference of the log-sum-exp, `same` whether three runs gave the same bits, as a race would
+not. Times are medians of `triton.testing.do_bench`, which clears the level-2 cache in between; FLOPs are 4 D H a seen
+pair. Barriers that wait for each other hang a kernel for good: then the item is ended and told, like everything here.
+Without a card the specification is in the kernel's place, and times mean nothing.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from benchmarks.card_stage import Context, Item
 from benchmarks.masks import make_mask
+from benchmarks.measure import reason_of
 from kernels import Spans
 from kernels.attention import gluon_launch, reference, triton_launch
 from kernels.attention.gluon_launch import Shape
@@ -38,26 +30,29 @@ from kernels.attention.gluon_launch import Shape
 HEADS, KEY_HEADS = 32, 8
 SHAPES = {
     128: (Shape(128, 2, True), Shape(128, 2, False), Shape(64, 4, True), Shape(128, 2, True, True)),
-    64: (Shape(128, 2, True), Shape(128, 4, True), Shape(128, 2, False), Shape(128, 2, True, True)),
+    64: (Shape(128, 2, False), Shape(128, 2, True), Shape(128, 4, True), Shape(128, 2, True, True)),
 }
+"""By head dim; the one that backend "gluon" takes comes first."""
 TOKENS = (1, 63, 65, 200, 1500, 4097)
-CHECK_S, TIME_S = 100, 100
 TOLERANCE = 0.008
 """Weights are rounded to 8 bits before the second product, and so is the result: 0.003 or so together."""
 
 
-def say(**record) -> None:
-    """One JSON line, printed and kept."""
-    line = json.dumps(record)
-    print(line, flush=True)
-    keep(line)
+def items(toy: bool) -> list[Item]:
+    """Checks of every shape, the taken ones first, then times."""
+    if toy:
+        return [Item("check-D64-0", 60), Item("time-D64", 60)]
+    checks = [Item(f"check-D{dim}-{number}", 60) for number in range(4) for dim in SHAPES]
+    return checks + [Item(f"time-D{dim}", 60, least_s=15) for dim in SHAPES]
 
 
-def keep(line: str) -> None:
-    """Append to $OUT/gluon.jsonl."""
-    if os.environ.get("OUT"):
-        with open(Path(os.environ["OUT"]) / "gluon.jsonl", "a") as file:
-            file.write(line + "\n")
+def run(item: Item, context: Context) -> None:
+    """Do one item."""
+    what, dim, *number = item.name.split("-")
+    if what == "check":
+        check_all(int(dim[1:]), SHAPES[int(dim[1:])][int(number[0])], context)
+    else:
+        time_all(int(dim[1:]), context)
 
 
 def inputs(
@@ -94,6 +89,8 @@ def cases(dim: int, shape: Shape, device: str, toy: bool) -> Iterator[tuple[str,
                 continue
             spans = make_mask(kind, size, device=device, window=100 if size < 1500 else 700).spans
             yield f"T{size}-{kind}", lambda spans=spans: check(dim, shape, spans, device)
+    if toy:
+        return
     for name, options in {
         "sink": {"with_sink": True},
         "wide-fp16": {"wide": True, "dtype": torch.float16},
@@ -138,8 +135,9 @@ def check(
         "same": all(torch.equal(out, o) and torch.equal(lse, x) for o, x in more),
         "empty": int((~seen).sum()),
     }
+    largest = float(truth_lse[seen].abs().max()) if seen.any() else 0.0
     found["right"] = bool(
-        found["error"] < TOLERANCE and found["lse"] < 2e-3 * (1 + float(truth_lse[seen].abs().max() if seen.any() else 0))
+        found["error"] < TOLERANCE and found["lse"] < 2e-3 * (1 + largest)
         and found["same"] and torch.equal(lse.isneginf(), truth_lse.isneginf()) and out.isfinite().all()
         and not out.transpose(1, 2)[~seen].any()
     )  # fmt: skip
@@ -149,7 +147,7 @@ def check(
 def specified(
     q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float, sink: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """out and lse in fp32, one key head at a time: eight of these processes share a card's memory."""
+    """out and lse in fp32, one key head at a time, which takes less memory."""
     group = q.shape[2] // k.shape[2]
     parts = []
     for head in range(k.shape[2]):
@@ -168,72 +166,58 @@ def stand_in(q: Tensor, k: Tensor, v: Tensor, lo: Tensor, hi: Tensor, serial: in
     return reference.forward(q, k, v, lo, hi, serial, **options)
 
 
-def check_one(dim: int, number: int, device: str, now: Path, toy: bool) -> None:
-    """Every case of one configuration; the summary is printed, all of it is kept."""
-    shape = SHAPES[dim][number]
-    worst, num_right, wrong = 0.0, 0, []
-    for name, case in cases(dim, shape, device, toy):
-        now.write_text(name)
+def check_all(dim: int, shape: Shape, context: Context) -> None:
+    """Every case of one shape; the wrong ones are told each, the right ones together."""
+    worst, right = 0.0, 0
+    for name, case in cases(dim, shape, context.device, context.toy):
         try:
             found = case()
         except Exception as error:
-            found = {"right": False, "raised": f"{type(error).__name__}: {str(error)[:300]}"}
-        keep(json.dumps({"check": name, "dim": dim, "shape": list(shape), **found}))
-        worst = max(worst, found.get("error", 0.0))
-        num_right += found["right"]
+            found = {"right": False, "left_out": reason_of(error)}
+            if context.device == "cuda":
+                # raises where the card answers no longer
+                torch.cuda.synchronize()
+        worst, right = max(worst, found.get("error", 0.0)), right + found["right"]
         if not found["right"]:
-            wrong.append({"case": name, **found})
-            if "CUDA error" in found.get("raised", "") or "illegal" in found.get("raised", ""):
-                break
-    say(what="check", dim=dim, shape=list(shape), right=num_right, wrong=len(wrong), worst_error=worst, first=wrong[:4])
+            context.record(name, shape=list(shape), **found)
+    context.record("together", shape=list(shape), right=right, worst_error=worst)
 
 
-def time_one(dim: int, device: str, now: Path, toy: bool) -> None:
-    """Medians of everybody, in one process."""
+def time_all(dim: int, context: Context) -> None:
+    """Medians of everybody, mask by mask."""
     for kind, size in (("causal", 32768), ("causal", 16384), ("multimodal", 32768), ("packed", 32768)):
-        size = 300 if toy else size
-        mask = make_mask(kind, size, device=device)
-        q, k, v = inputs(size, size, dim, device=device)
-        spans, scale = mask.spans, dim**-0.5
-        flops = 4 * dim * HEADS * spans.area()
-        common = (q, k, v, spans.lo, spans.hi, spans.serial)
-        if device == "cuda":
-            contenders: dict[str, Callable[[], Tensor]] = {
-                "triton": lambda: triton_launch.forward(*common, scale=scale, sink=None)[0],
-                **{
-                    f"gluon-{shape.keys}-{shape.stages}-{int(shape.overlap)}{int(shape.turns)}": lambda shape=shape: (
-                        gluon_launch.forward(*common, scale=scale, shape=shape)[0]
-                    )
-                    for shape in SHAPES[dim]
-                },
-            }
-            if kind == "causal":
-                for backend in (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION):
-                    contenders[backend.name.split("_")[0].lower()] = lambda backend=backend: sdpa(q, k, v, backend)
-        else:
-            contenders = {"reference": lambda: reference.forward(*common, scale=scale, sink=None)[0]}
+        size = 300 if context.toy else size
+        mask = make_mask(kind, size, device=context.device)
+        flops = 4 * dim * HEADS * mask.spans.area()
         truth = None
-        for name, function in contenders.items():
-            now.write_text(f"{kind} {size} {name}")
+        for name, function in contenders(dim, kind, mask.spans, context.device).items():
+            context.on_work(name)
+            told = {"mask": kind, "tokens": size, "dim": dim, "who": name}
             try:
                 out = function()
                 truth = out if truth is None else truth
-                error = float((out.float() - truth.float()).norm() / truth.float().norm())
-                ms = median_ms(function, device)
-            except Exception as problem:
-                say(
-                    what="time",
-                    mask=kind,
-                    tokens=size,
-                    dim=dim,
-                    who=name,
-                    raised=f"{type(problem).__name__}: {problem}"[:300],
-                )
+                differs = float((out.float() - truth.float()).norm() / truth.float().norm())
+                ms = median_ms(function, context.device)
+            except Exception as error:
+                context.record(f"{kind}-{size} {name}", **told, left_out=reason_of(error))
                 continue
-            say(
-                what="time", mask=kind, tokens=size, dim=dim, who=name, ms=round(ms, 4),
-                tflops=round(flops / ms / 1e9, 1), differs=round(error, 6),
-            )  # fmt: skip
+            context.record(f"{kind}-{size} {name}", **told, ms=ms, tflops=flops / ms / 1e9, differs=differs)
+
+
+def contenders(dim: int, kind: str, spans: Spans, device: str) -> dict[str, Callable[[], Tensor]]:
+    """Forward passes over the same inputs, our Triton's first."""
+    q, k, v = inputs(spans.num_rows, spans.num_keys, dim, device=device)
+    given, scale = (q, k, v, spans.lo, spans.hi, spans.serial), dim**-0.5
+    if device != "cuda":
+        return {"reference": lambda: reference.forward(*given, scale=scale, sink=None)[0]}
+    found = {"triton": lambda: triton_launch.forward(*given, scale=scale, sink=None)[0]}
+    for shape in SHAPES[dim]:
+        name = f"gluon-{shape.keys}-{shape.stages}-{int(shape.overlap)}{int(shape.turns)}"
+        found[name] = lambda shape=shape: gluon_launch.forward(*given, scale=scale, shape=shape)[0]
+    if kind == "causal":
+        for backend in (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION):
+            found[backend.name.split("_")[0].lower()] = lambda backend=backend: sdpa(q, k, v, backend)
+    return found
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, backend: SDPBackend) -> Tensor:
@@ -253,69 +237,3 @@ def median_ms(function: Callable[[], Tensor], device: str) -> float:
     import triton
 
     return triton.testing.do_bench(function, warmup=30, rep=200, return_mode="median")
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=("check", "time"))
-    parser.add_argument("--toy", action="store_true", help="without a card, at toy sizes")
-    parser.add_argument("--child", help="for the parent: check:D:NUMBER or time:D")
-    parser.add_argument("--now", type=Path)
-    args = parser.parse_args()
-    device = "cpu" if args.toy else "cuda"
-    if args.child:
-        what, dim, *number = args.child.split(":")
-        if what == "check":
-            check_one(int(dim), int(number[0]), device, args.now, args.toy)
-        else:
-            time_one(int(dim), device, args.now, args.toy)
-        return 0
-
-    card = torch.cuda.get_device_name() if device == "cuda" else "none"
-    say(what="machine", card=card, torch=torch.__version__, triton=version("triton"))
-    children = []
-    if args.only != "time":
-        children = [f"check:{dim}:{number}" for dim in SHAPES for number in range(len(SHAPES[dim]))]
-    together(children, CHECK_S, args.toy)
-    if args.only != "check":
-        for dim in SHAPES:
-            together([f"time:{dim}"], TIME_S, args.toy)
-    return 0
-
-
-def together(names: list[str], limit_s: float, toy: bool) -> None:
-    """Children side by side; whoever is not done in time is ended, and what it was at is told."""
-    folder = Path(os.environ.get("OUT") or ".") if not toy else Path(os.environ.get("TMPDIR", "/tmp"))
-    running = {}
-    for name in names:
-        now = folder / f"gluon-now-{name.replace(':', '-')}.txt"
-        command = [sys.executable, "-m", "benchmarks.card_gluon", "--child", name, "--now", str(now)]
-        running[name] = subprocess.Popen(command + ["--toy"] * toy, stderr=subprocess.PIPE, text=True), now
-    end = time.monotonic() + limit_s
-    for name, (child, now) in running.items():
-        at = now.read_text() if now.exists() else None
-        try:
-            _, told = child.communicate(timeout=max(0.1, end - time.monotonic()))
-            if child.returncode:
-                at = now.read_text() if now.exists() else None
-                say(what="died", child=name, code=child.returncode, at=at, told=told[-600:])
-        except subprocess.TimeoutExpired:
-            at = now.read_text() if now.exists() else None
-            child.kill()
-            say(what="hung", child=name, at=at, after_s=limit_s)
-            try:
-                child.communicate(timeout=10)
-            except subprocess.TimeoutExpired:
-                say(what="not ended", child=name)
-        now.unlink(missing_ok=True)
-
-
-def version(package: str) -> str:
-    """Of what is installed."""
-    import importlib.metadata
-
-    return importlib.metadata.version(package)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -45,7 +45,7 @@ def items(toy: bool) -> list[Item]:
     """What is done, in this order."""
     checks = [Item(f"check-{name}", 90) for name in BACKENDS]
     steps = [Item(name, 180) for name in ("compile", "offload")]
-    return [Item("machine", 30), Item("peak", 60), *checks, *steps, Item("guard", 30), Item("card-tests", 100)]
+    return [Item("machine", 30), Item("peak", 60), *checks, *steps, Item("guard", 30), Item("card-tests", 120)]
 
 
 def run(item: Item, context: Context) -> None:

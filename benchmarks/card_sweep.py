@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,6 +35,9 @@ HEADS = (32, 8)
 SAMPLES = 7
 TOLERANCE = 0.03
 PROPOSAL = "tiles.json"
+HUNG = "sweep-hung.json"
+COMPILE_S = 150.0
+"""For all candidates together; what has not ended then is taken for a kernel that never does."""
 
 
 @dataclass(frozen=True)
@@ -146,18 +149,32 @@ def compile_all(context: Context) -> None:
     places = {place_of(item.name).key: place_of(item.name) for item in items(context.toy) if "-" in item.name}
     todo = [(place, tile) for place in places.values() for tile in candidates(place, context.device, context.toy)]
     processes = 1 if context.toy else min(14, len(os.sched_getaffinity(0)))
-    failed = {}
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(compile_one, place, tile, context.device): (place, tile) for place, tile in todo}
-        for future in as_completed(futures):
-            place, tile = futures[future]
-            try:
-                said = future.result()
-            except Exception as error:
-                said = reason_of(error)
-            if said:
-                failed[f"{place.name}-D{place.dim}-{place.mask} {tile}"] = said
-    context.record(candidates=len(todo), processes=processes, failed=failed)
+    failed, hung = {}, []
+    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    futures = {pool.submit(compile_one, place, tile, context.device): (place, tile) for place, tile in todo}
+    done, late = wait(futures, timeout=min(COMPILE_S, context.left_s()))
+    for future, (place, tile) in futures.items():
+        try:
+            said = "did not end, or never came to begin" if future in late else future.result()
+        except Exception as error:
+            said = reason_of(error)
+        if said:
+            failed[f"{place.name}-D{place.dim}-{place.mask} {tile}"] = said
+        if future in late and future.running():
+            hung.append([list(place.key), asdict(tile)])
+    # one whose kernel never ends does not come back by itself
+    for process in list((pool._processes or {}).values()):
+        process.kill()
+    pool.shutdown(wait=False, cancel_futures=True)
+    (context.work / HUNG).write_text(json.dumps(hung))
+    context.record(candidates=len(todo), processes=processes, ended=len(done), failed=failed)
+
+
+def hung_tiles(place: Place, context: Context) -> list[dict[str, Any]]:
+    """Tiles of a place whose kernels did not end when they were compiled and tried."""
+    file = context.work / HUNG
+    found = json.loads(file.read_text()) if file.exists() else []
+    return [tile for key, tile in found if tuple(key) == place.key]
 
 
 def sweep(place: Place, context: Context) -> None:
@@ -165,9 +182,9 @@ def sweep(place: Place, context: Context) -> None:
     from kernels.attention import triton_tiles
 
     problem = make_problem(place, context.device, tokens=32 if context.toy else 0)
-    call, expected = call_of(place, problem), None
+    call, expected, hung = call_of(place, problem), None, hung_tiles(place, context)
     for tile in candidates(place, context.device, context.toy):
-        if str(tile) in context.without:
+        if str(tile) in context.without or asdict(tile) in hung:
             continue
         context.on_work(str(tile))
         told = {"pass": place.name, "dim": place.dim, "mask": place.mask, "tile": asdict(tile)}

@@ -8,7 +8,8 @@
 Kernels are compiled ahead of time to machine code, exactly as they would be launched: the launching code runs with
 recorders in the kernels' places, and from each recorded argument follow its type, its divisibility by 16 and its
 value where it is a constant. Then Triton's own cuobjdump is asked for registers, spilled bytes and tensor-core
-instructions. On sm_90 the layouts in Triton's intermediate code tell of products that two warp groups compute both.
+instructions. On sm_90 the layouts in Triton's intermediate code tell of products that two warp groups compute both, and
+the assembler's input of TMA copies that lost their loop's condition.
 No GPU is needed, and nothing here says how fast a kernel is: a table without spills and doubled products, with the
 tensor cores in use and with shared memory that fits is what must be true before it is worth timing. Above D = 128 the
 accumulators outgrow the registers: there spills of up to SPILL_LIMIT bytes and doubled products are told, but are no
@@ -79,6 +80,10 @@ class Report:
     older: int
     doubled: int = 0
     """Warp-group products that two warp groups compute both, each for itself (sm_90)."""
+    copies: int = 0
+    """Instructions that copy by TMA, or announce such a copy (sm_90)."""
+    loose: int = 0
+    """Those of them that run even where their loop has no turn that would wait for them: such a kernel never ends."""
     error: str | None = None
 
     @property
@@ -96,6 +101,8 @@ class Report:
             found.append("no HGMMA")
         if self.doubled and not wide:
             found.append(f"{self.doubled} products computed twice")
+        if self.loose:
+            found.append(f"{self.loose} TMA copies without their loop's condition")
         return found
 
     @property
@@ -264,6 +271,7 @@ def compile_variant(variant: Variant) -> Report:
         sass = _cuobjdump("-sass", cubin)
     counts = {word: len(re.findall(rf"\b{word}\b", sass)) for word in {*TENSOR_CORE.values()}}
     own = TENSOR_CORE[variant.arch]
+    copies, loose = tma_copies(compiled.asm["ptx"])
     return Report(
         name=variant.name,
         arch=variant.arch,
@@ -274,6 +282,8 @@ def compile_variant(variant: Variant) -> Report:
         tensor=counts[own],
         older=sum(count for word, count in counts.items() if word != own),
         doubled=doubled_products(compiled.asm["ttgir"]),
+        copies=copies,
+        loose=loose,
     )
 
 
@@ -295,6 +305,44 @@ def doubled_products(ttgir: str) -> int:
         warps_m, warps_n, instr_m, instr_n, _ = layouts[name]
         doubled += warps_m * instr_m > int(m) or warps_n * instr_n > int(n)
     return doubled
+
+
+def tma_copies(ptx: str) -> tuple[int, int]:
+    """How many instructions copy by TMA or announce a copy, and how many of them are loose.
+
+    A copy is waited for at once, or by a turn of a loop. How many turns there are follows from the spans, so in front
+    of a loop and in it a copy's predicate follows from something loaded; elsewhere it follows from the thread's number
+    alone. Loose is what has no such predicate and no wait in the same straight line of code.
+    """
+    sources: dict[str, set[str]] = {}
+    for written, read in re.findall(r"^\s*(?:@!?%\w+ )?[a-z][\w.:]*\s+(%\w+(?:\|%\w+)?), ([^;\n]*);", ptx, re.M):
+        for register in written.split("|"):
+            sources.setdefault(register, set()).update(re.findall(r"%\w+", read))
+    loaded = set(re.findall(r"ld\.global\S* \{ (%\w+) \}", ptx))
+
+    def is_loaded(predicate: str) -> bool:
+        known, ahead = set(), [predicate]
+        while ahead:
+            register = ahead.pop()
+            if register in loaded:
+                return True
+            if register not in known:
+                known.add(register)
+                ahead += sources.get(register, ())
+        return False
+
+    copies = loose = unawaited = 0
+    for line in ptx.splitlines():
+        found = re.search(r"(?:@(%p\d+) )?(mbarrier\.arrive\.expect_tx|cp\.async\.bulk\.tensor)", line)
+        announced = found is not None and found[2].startswith("mbarrier")
+        if announced or re.match(r"\$L__BB|.*\bbra\S*\s+\$L", line):
+            loose, unawaited = loose + unawaited, 0
+        if found:
+            copies += 1
+            unawaited += found[1] is None or not is_loaded(found[1])
+        elif "mbarrier.try_wait" in line:
+            unawaited = 0
+    return copies, loose + unawaited
 
 
 def _cuobjdump(flag: str, cubin: Path) -> str:

@@ -25,6 +25,9 @@ DIM_MULTIPLE = 8
 
 def why_not(q: Tensor, k: Tensor, *, kind: str, sink: Tensor | None) -> str | None:
     """Why this backend cannot serve q (B, T, H, D) and k (B, S, K, D), in a sentence; None where it can."""
+    if q.device.type != "cuda":
+        # not by Triton's interpreter either, which knows no Gluon
+        return f'backend "gluon" needs a CUDA device, but q is on {q.device}'
     if kind == "moving":
         return "a mask that is advanced in place is for decoding, which has kernels of its own in Triton"
     if q.shape[3] % DIM_MULTIPLE:

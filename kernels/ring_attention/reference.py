@@ -106,7 +106,7 @@ def simulate(
         thread.join()
     if errors:
         raise errors[0]
-    order = torch.argsort(torch.cat([layout.index(rank) for rank in range(world)]))
+    order = torch.argsort(torch.cat([layout.index(rank) for rank in range(world)])).to(q.device)
     joined = [torch.cat(parts, 2 if place == 1 else 1) for place, parts in enumerate(zip(*results, strict=True))]
     whole = [x.index_select(2 if place == 1 else 1, order) for place, x in enumerate(joined)]
     return Simulated(*whole, networks[0].sent, networks[1].sent)

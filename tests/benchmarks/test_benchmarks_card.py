@@ -144,12 +144,58 @@ FAILED tests/a.py::test_two - AssertionError: off by 2
     assert found["failing"] == ["tests/a.py::test_two: AssertionError: off by 2"]
 
 
-def test_each_test_file_is_in_one_group():
-    groups = [card_tests.files_of(name) for name in card_tests.GROUPS]
-    assert {item.name for item in card_tests.items(False)} < set(card_tests.GROUPS)
-    files = [file for group in groups for file in group]
-    assert len(set(files)) == len(files) and "tests/kernels/test_attention_triton.py" in groups[0]
-    assert {str(path.relative_to(ROOT)) for path in (ROOT / "tests" / "kernels").glob("test_*.py")} <= set(files)
+def test_the_stage_runs_what_touches_the_card_each_case_by_itself():
+    assert {item.name for item in card_tests.items(False)} == set(card_tests.LIMITS_S) < set(card_tests.GROUPS)
+    stage = card_stage.STAGES["tests"]
+    assert sum(card_tests.LIMITS_S.values()) <= 60 * stage.minutes
+    found = {name: card_tests.files_of(name) for name in card_tests.GROUPS}
+    assert all(found.values()) and "tests/card/test_one_card.py" in found["card"]
+    # a file of kernel tests that can compute on a card says where it does
+    files = (ROOT / "tests" / "kernels").glob("*.py")
+    there = {str(path.relative_to(ROOT)) for path in files if "DEVICE" in path.read_text()}
+    assert there == {*found["attention"], *found["loss"]}
+
+
+HANGING = """
+import ctypes, pytest
+from benchmarks import card_limits
+
+card_limits.LIMIT_S = 2.0
+
+
+def test_first():
+    pass
+
+
+def test_hangs():
+    # neither a signal nor an exception reaches this
+    ctypes.PyDLL(None).sleep(60)
+
+
+def test_loses_the_card():
+    card_limits.lost_card = lambda: "an illegal memory access was encountered"
+    raise AssertionError("as it was")
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_goes_on(number):
+    assert card_limits.lost_card() is None
+"""
+
+
+def test_a_test_that_hangs_or_loses_the_card_costs_itself_alone(tmp_path):
+    """In processes of pytest-xdist, of which others take over."""
+    path = tmp_path / "test_hanging.py"
+    path.write_text(HANGING)
+    command = [*(sys.executable, "-m", "pytest", str(path), "-o", "addopts=", "-v", "-rfE", "-n", "2"), "--dist"]
+    command += ["worksteal", "-p", "no:cacheprovider", "-p", "benchmarks.card_limits"]
+    environment = os.environ | card_tests.ENVIRONMENT
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment)
+    found = card_tests.outcomes(done.stdout)
+    assert found["counts"] == {"passed": 5, "failed": 2}
+    hangs, loses = sorted(found["failing"])
+    assert "test_hangs: worker" in hangs and loses.endswith("test_loses_the_card: AssertionError: as it was")
+    assert "in test_hangs" in done.stderr and "lost the card: an illegal memory access" in done.stderr
 
 
 def test_the_least_bad_tile_of_a_mask_class_is_proposed():

@@ -1,4 +1,9 @@
-"""Tests for one card: what a CPU cannot stand in for. Without CUDA each is skipped, and says so."""
+"""Tests for one card: what a CPU cannot stand in for. Without CUDA each is skipped, and says so.
+
+    python -m pytest -n 8 --dist load tests/card
+
+Each has a limit of time, and one that loses the card takes its process along (`benchmarks.card_limits`).
+"""
 
 import os
 import socket
@@ -6,6 +11,8 @@ import socket
 import pytest
 import torch
 import torch.distributed as dist
+
+from benchmarks.card_limits import pytest_configure, pytest_runtest_logreport, pytest_runtest_protocol  # noqa: F401
 
 
 def pytest_collection_modifyitems(items):
@@ -25,6 +32,10 @@ def nccl(monkeypatch):
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": "0", "WORLD_SIZE": "1"}.items():
         monkeypatch.setitem(os.environ, name, value)
     torch.cuda.set_device(0)
-    dist.init_process_group("cpu:gloo,cuda:nccl", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl", rank=0, world_size=1)
+        yield
+    finally:
+        # also where only a part of it came about
+        if dist.is_initialized():
+            dist.destroy_process_group()

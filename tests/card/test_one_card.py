@@ -1,4 +1,8 @@
-"""On one card: FSDP2 by NCCL over a mesh of one, offloading, the ring by threads, checkpoints. Not yet run on one."""
+"""On one card: FSDP2 by NCCL over a mesh of one, offloading, the ring by threads, checkpoints.
+
+Quick tests first. Backends are named: a self-check of "auto" would compile what no test here asks for. On one card so
+far: the groups, checkpoints and running out of memory as they should be; the others have not passed on any yet.
+"""
 
 import dataclasses
 
@@ -30,8 +34,10 @@ CONFIG = TrainConfig(model=SHAPE, num_steps=9, warmup_steps=1, rows_per_step=1, 
 RUNTIME = Runtime(device="cuda", dtype="bfloat16")
 
 
-def model_of(shape: ModelConfig = SHAPE) -> Transformer:
-    return Transformer(shape, generator=torch.Generator().manual_seed(0)).cuda()
+def model_of(shape: ModelConfig = SHAPE, *, attention_backend: str = "reference") -> Transformer:
+    model = Transformer(shape, generator=torch.Generator().manual_seed(0)).cuda()
+    model.attention_backend = attention_backend
+    return model
 
 
 def inputs(tokens: int, vocab: int = 256) -> list[torch.Tensor]:
@@ -53,7 +59,7 @@ def loss_of(model: Transformer, given: list[torch.Tensor], mode: str = "none") -
     with RUNTIME.autocast():
         with offloading(model, mode):
             hidden = model(token_ids, position, document, block, media)
-        return linear_cross_entropy(hidden.flatten(0, 1), model.head_weight, labels.flatten())
+        return linear_cross_entropy(hidden.flatten(0, 1), model.head_weight, labels.flatten(), backend="reference")
 
 
 def step(model: Transformer, gradients, world: World, given: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,6 +73,48 @@ def step(model: Transformer, gradients, world: World, given: list[torch.Tensor])
     gradients.scale(1.0 / norm)
     optimizer.step(1e-3)
     return loss.detach(), norm
+
+
+def test_running_out_of_memory_is_known():
+    free, _ = torch.cuda.mem_get_info()
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        torch.empty(2 * free, dtype=torch.uint8, device="cuda")
+    assert is_out_of_memory(caught.value)
+
+
+def test_a_group_is_met_on_the_card_and_on_the_host(nccl):
+    world = World()
+    for device in ("cpu", "cuda"):
+        world.meet(None, device=device)
+    found = [None]
+    dist.all_gather_object(found, "plain")
+    assert found == ["plain"]
+
+
+def test_a_checkpoint_is_what_the_card_held_when_it_was_begun(tmp_path):
+    """The weights are spoilt as soon as `begin` returns, while files are being written."""
+    model = model_of(dataclasses.replace(SHAPE, dim=512, mlp_dim=2048))
+    gradients, optimizer = GradientBuffer(dict(model.named_parameters())), Optimizer(model, CONFIG)
+    loss_of(model, inputs(256)).backward()
+    optimizer.step(1e-3)
+    held = {name: value.clone() for name, value in model.state_dict().items()}
+    moments = {name: value.clone() for name, value in optimizer.state_tensors().items()}
+    saver = Saver(tmp_path)
+    # work that is queued and not done when saving begins
+    for _ in range(20):
+        torch.randn(4096, 4096, device="cuda") @ torch.randn(4096, 4096, device="cuda")
+    path = saver.begin(step=1, model=model, optimizer=optimizer, state={})
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *optimizer.state_tensors().values()):
+            tensor.fill_(float("nan"))
+    saver.wait()
+    saver.close()
+    gradients.zero()
+    load_checkpoint(check(path), model=model, optimizer=optimizer)
+    assert all(torch.equal(value, held[name]) for name, value in model.state_dict().items())
+    found = optimizer.state_tensors()
+    assert found.keys() == moments.keys() and all(torch.equal(found[name], moments[name]) for name in moments)
+    assert all(tensor.device.type == "cuda" for tensor in found.values())
 
 
 def test_a_mesh_of_one_trains_the_step_that_the_plain_model_does(nccl):
@@ -87,41 +135,6 @@ def test_a_mesh_of_one_trains_the_step_that_the_plain_model_does(nccl):
     for (name, mine), theirs in zip(plain.named_parameters(), sharded.parameters(), strict=True):
         # AdamW's first step is as long as the learning rate, whatever the gradient
         torch.testing.assert_close(theirs.full_tensor(), mine, rtol=0, atol=2.5e-3, msg=name)
-
-
-def test_a_group_is_met_on_the_card_and_on_the_host(nccl):
-    world = World()
-    for device in ("cpu", "cuda"):
-        world.meet(None, device=device)
-    found = [None]
-    dist.all_gather_object(found, "plain")
-    assert found == ["plain"]
-
-
-@pytest.mark.parametrize("compiled", [False, True])
-def test_offloading_changes_no_bit_and_takes_less_memory(compiled):
-    """Twice each: the second pass goes over memory that the first one let go."""
-    shape = dataclasses.replace(SHAPE, dim=512, num_layers=12, head_dim=64, num_heads=8, mlp_dim=512)
-    given = inputs(16384)
-    grads, peaks = [], []
-    for mode in ("selective", "offload"):
-        model = model_of(shape)
-        checkpoint_blocks(model, mode)
-        if compiled:
-            for block in model.blocks:
-                block.compile(dynamic=False)
-        for _ in range(3):
-            model.zero_grad()
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            loss_of(model, given, mode).backward()
-        torch.cuda.synchronize()
-        peaks.append(torch.cuda.max_memory_allocated() - sum(p.nbytes for p in model.parameters()) * 2)
-        grads.append([parameter.grad.clone() for parameter in model.parameters()])
-        del model
-    assert all(torch.equal(one, other) for one, other in zip(*grads, strict=True))
-    # twelve inputs of 32 MiB become a few
-    assert peaks[0] - peaks[1] > 5 * 16384 * 512 * 4
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -151,34 +164,28 @@ def test_the_ring_on_the_card_equals_one_device(world, window, dtype):
         assert error <= 1.5 * bound + 1e-6 * exact[seen].norm(), f"{name}: {error} over {bound}"
 
 
-def test_a_checkpoint_is_what_the_card_held_when_it_was_begun(tmp_path):
-    """The weights are spoilt as soon as `begin` returns, while files are being written."""
-    model = model_of(dataclasses.replace(SHAPE, dim=512, mlp_dim=2048))
-    gradients, optimizer = GradientBuffer(dict(model.named_parameters())), Optimizer(model, CONFIG)
-    loss_of(model, inputs(256)).backward()
-    optimizer.step(1e-3)
-    held = {name: value.clone() for name, value in model.state_dict().items()}
-    moments = {name: value.clone() for name, value in optimizer.state_tensors().items()}
-    saver = Saver(tmp_path)
-    # work that is queued and not done when saving begins
-    for _ in range(20):
-        torch.randn(4096, 4096, device="cuda") @ torch.randn(4096, 4096, device="cuda")
-    path = saver.begin(step=1, model=model, optimizer=optimizer, state={})
-    with torch.no_grad():
-        for tensor in (*model.parameters(), *optimizer.state_tensors().values()):
-            tensor.fill_(float("nan"))
-    saver.wait()
-    saver.close()
-    gradients.zero()
-    load_checkpoint(check(path), model=model, optimizer=optimizer)
-    assert all(torch.equal(value, held[name]) for name, value in model.state_dict().items())
-    found = optimizer.state_tensors()
-    assert found.keys() == moments.keys() and all(torch.equal(found[name], moments[name]) for name in moments)
-    assert all(tensor.device.type == "cuda" for tensor in found.values())
-
-
-def test_running_out_of_memory_is_known():
-    free, _ = torch.cuda.mem_get_info()
-    with pytest.raises(torch.OutOfMemoryError) as caught:
-        torch.empty(2 * free, dtype=torch.uint8, device="cuda")
-    assert is_out_of_memory(caught.value)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_offloading_changes_no_bit_and_takes_less_memory(compiled):
+    """Twice each: the second pass goes over memory that the first one let go."""
+    shape = dataclasses.replace(SHAPE, dim=512, num_layers=12, head_dim=64, num_heads=8, mlp_dim=512)
+    given = inputs(16384)
+    grads, peaks = [], []
+    for mode in ("selective", "offload"):
+        # rows are too long for the dense reference
+        model = model_of(shape, attention_backend="triton")
+        checkpoint_blocks(model, mode)
+        if compiled:
+            for block in model.blocks:
+                block.compile(dynamic=False)
+        for _ in range(3):
+            model.zero_grad()
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            loss_of(model, given, mode).backward()
+        torch.cuda.synchronize()
+        peaks.append(torch.cuda.max_memory_allocated() - sum(p.nbytes for p in model.parameters()) * 2)
+        grads.append([parameter.grad.clone() for parameter in model.parameters()])
+        del model
+    assert all(torch.equal(one, other) for one, other in zip(*grads, strict=True))
+    # twelve inputs of 32 MiB become a few
+    assert peaks[0] - peaks[1] > 5 * 16384 * 512 * 4

@@ -8,6 +8,10 @@ end everywhere.
     TRITON_INTERPRET=1 python -m pytest -n 0 tests/kernels/attention_triton_cases.py
 """
 
+import fcntl
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -218,14 +222,22 @@ def test_triton_strided_inputs_and_scale(tiles):
         torch.testing.assert_close(*runs)
 
 
-# each takes up to 16 GB of a card: by one worker of pytest-xdist, one after another
-@pytest.mark.xdist_group("memory")
+@pytest.fixture
+def much_memory():
+    """Up to 16 GB of a card: of all processes of pytest-xdist one at a time takes them, and gives them back."""
+    with open(Path(tempfile.gettempdir()) / "brine-tests-memory.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+        if DEVICE == "cuda":
+            torch.cuda.empty_cache()
+
+
 @pytest.mark.parametrize(
     ("num", "stride"),
     [(20, (2**31 + 16, 32, 16)), (20, (64, 128, 2**31 + 64)), (280, (16, 2**23, 32)), (20, (16, 2**27 + 32, 64))],
     ids=["batch", "heads", "tokens", "tokens-far-apart"],
 )
-def test_triton_addresses_past_2_31_elements(num, stride, tmp_path, tiles):
+def test_triton_addresses_past_2_31_elements(num, stride, tmp_path, tiles, much_memory):
     """An offset kept in int32 wraps at 2^31 elements, and reads elsewhere or crashes. Here a stride goes past it; on
     the CPU over a file of mostly holes."""
     spans = packed(one_document(num, 2), window=20)

@@ -1,8 +1,8 @@
 """Runs `attention_triton_cases.py`: on the GPU where there is one, else in Triton's interpreter.
 
 On a card the child has ten processes of its own, to compile in, however this file itself is run: `pytest tests/kernels
--n 10` does with the project's `--dist loadfile`. The cases alone: `pytest -n 10 --dist loadgroup
-tests/kernels/attention_triton_cases.py`; loadgroup, so that those which fill the card's memory come one by one.
+-n 10` does with the project's `--dist loadfile`. The cases alone, each of them told: `pytest -n 10 --dist worksteal
+tests/kernels/attention_triton_cases.py`, or stage `tests` of `benchmarks.card`.
 """
 
 import os
@@ -36,7 +36,7 @@ def run_cases(*options: str) -> subprocess.CompletedProcess:
         workers = 0
     return subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "-n", str(workers), "--dist", "loadgroup", "-p", "no:cacheprovider"),
+            *(sys.executable, "-m", "pytest", "-n", str(workers), "--dist", "worksteal", "-p", "no:cacheprovider"),
             *options,
             str(CASES),
         ],

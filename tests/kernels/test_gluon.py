@@ -19,6 +19,7 @@ CASES = {
     "D64-fp16-short-deep": [64, [64, 4, True, False], {"dtype": "float16"}],
     "D112-sink-wide": [112, [128, 2, True, False], {"sink": True, "wide": True}],
     "D128-alone": [128, [128, 2, False, False], {}],
+    "D64-alone": [64, [128, 2, False, False], {}],
 }
 
 
@@ -65,3 +66,17 @@ def test_what_it_does_not_serve_is_told():
 
     assert "float32" in told(64, torch.float32)
     assert "256" in told(256, torch.bfloat16)
+
+
+def test_the_backend_is_refused_on_a_host(monkeypatch):
+    """Also where Triton's interpreter takes CPU tensors: it knows no Gluon."""
+    from kernels import Spans, attention
+    from kernels.attention import choose, triton_launch
+
+    spans = Spans.packed(torch.zeros(1, 5, dtype=torch.int32))
+    q = torch.randn(1, 5, 2, 64, dtype=torch.float16)
+    monkeypatch.setattr(triton_launch, "interpreted", lambda: True)
+    with pytest.raises(ValueError, match='backend "gluon" needs a CUDA device, but q is on cpu'):
+        attention(q, q, q, spans, backend="gluon")
+    thin = torch.empty(1, 5, 2, 20, dtype=torch.bfloat16, device="meta")
+    assert "CUDA" in choose.refusal("gluon", thin, thin, kind="causal", sink=None)

@@ -12,6 +12,9 @@ from torch.utils.checkpoint import checkpoint
 
 from kernels import Spans, attention, choices, linear_cross_entropy
 from kernels.announce import reset_choices
+from kernels.ring_attention.deal import zigzag
+from kernels.ring_attention.layout import Layout
+from kernels.ring_attention.reference import simulate
 
 
 def there(*shape, **options):
@@ -172,6 +175,19 @@ def test_attention_and_loss_equal_the_cpu_in_float64():
         found.append([x.detach().cpu() for x in (out, loss, token_loss, *(x.grad for x in inputs))])
     for mine, truth in zip(*found, strict=True):
         torch.testing.assert_close(mine, truth, rtol=1e-12, atol=1e-12)
+
+
+def test_the_rings_reference_stays_there():
+    """Its ranks' results were put together on the device by places that lay on the host: on a card it only raised."""
+    layout = Layout(torch.from_numpy(zigzag(3, 2)), 8, 20, 0, 2)
+    spans = Spans.packed(torch.tensor([[0] * 13 + [1] * 7], dtype=torch.int32))
+    given = [here(1, 20, heads, 8).double() for heads in (2, 1, 1, 2)]
+    truth = simulate(*given, spans, layout, scale=0.5, backend="reference")
+    found = simulate(*[x.to(NAME) for x in given], spans.to(NAME), layout, scale=0.5, backend="reference")
+    for name in ("out", "lse", "dq", "dk", "dv"):
+        mine = getattr(found, name)
+        assert mine.device.type == NAME
+        torch.testing.assert_close(mine.cpu(), getattr(truth, name), rtol=1e-12, atol=1e-12)
 
 
 def test_auto_refuses_to_be_dense_at_lengths_that_would_fill_a_card():
