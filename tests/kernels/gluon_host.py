@@ -4,7 +4,8 @@ No card and no compiler: each kernel's Python functions are taken as they are an
 and so on. What the hardware may do in any order is done here in an order drawn from a seed, one thing at a time: which
 warp group goes on at a wait, and when a copy that was started arrives. The unfavourable is done where there is a
 choice: a product reads its operands in shared memory only when it is waited for, so that a place of the ring given back
-too early holds other numbers by then. Using a product that was not waited for, or where all wait for each other, raises.
+too early holds other numbers by then. Using a product that was not waited for, or where all wait for each other,
+raises.
 
 What it cannot show: registers, layouts, swizzles, and operands in registers that are overwritten under a product.
 """
@@ -35,7 +36,9 @@ class Machine:
 
     def run(self, functions: list) -> None:
         """Until all have ended. Raises what one of them raised, or Deadlock."""
-        self.groups = [types.SimpleNamespace(ready=lambda: True, done=False, go=threading.Semaphore(0)) for _ in functions]
+        self.groups = [
+            types.SimpleNamespace(ready=lambda: True, done=False, go=threading.Semaphore(0)) for _ in functions
+        ]
         threads = [
             threading.Thread(target=self._body, args=(group, function), daemon=True)
             for group, function in zip(self.groups, functions, strict=True)
@@ -175,7 +178,8 @@ class Emulated:
     def __getitem__(self, grid):
         def launch(*args, num_warps: int, maxnreg: int, **sizes):
             given = [
-                Pointer(x) if isinstance(x, torch.Tensor) else Described(x) if hasattr(x, "block_shape") else x for x in args
+                Pointer(x) if isinstance(x, torch.Tensor) else Described(x) if hasattr(x, "block_shape") else x
+                for x in args
             ]
             for x in range(grid[0]):
                 for y in range(grid[1]):

@@ -10,8 +10,8 @@ pytest.importorskip("triton.experimental.gluon.language.nvidia.hopper", reason="
 from kernels import Spans
 from kernels.attention import gluon_backward, gluon_forward, gluon_launch, reference, triton_backward
 from kernels.attention.gluon_launch import BackwardShape, Shape
-from tests.kernels.gluon_host import Deadlock, Emulated, Machine
 from tests.kernels.gluon_host import Barrier as HostBarrier
+from tests.kernels.gluon_host import Deadlock, Emulated, Machine
 
 
 class Delta:
@@ -30,28 +30,22 @@ class Delta:
 
 
 @pytest.fixture
-def host(request):
+def host():
     """Launches go to the host."""
+    backward = "span_attention_gluon_bwd_rows_kernel", "span_attention_gluon_bwd_keys_kernel"
+    forward = "span_attention_gluon_fwd_kernel"
     with (
         mock.patch.object(gluon_launch, "why_not", lambda *args, **kwargs: None),
         mock.patch.object(triton_backward, "span_attention_bwd_delta_kernel", Delta()),
+        mock.patch.multiple(gluon_backward, **{name: Emulated(gluon_backward, name) for name in backward}),
+        mock.patch.object(gluon_forward, forward, Emulated(gluon_forward, forward)),
     ):
-        with mock.patch.multiple(
-            gluon_backward,
-            **{
-                name: Emulated(gluon_backward, name)
-                for name in ("span_attention_gluon_bwd_rows_kernel", "span_attention_gluon_bwd_keys_kernel")
-            },
-        ), mock.patch.object(
-            gluon_forward, "span_attention_gluon_fwd_kernel",
-            Emulated(gluon_forward, "span_attention_gluon_fwd_kernel"),
-        ):  # fmt: skip
-            yield
+        yield
 
 
 def masks() -> dict[str, Spans]:
     """Odd sizes; walks with no tile, one, and many, with and without full ones."""
-    long = torch.zeros(1, 700, dtype=torch.int32)
+    long = torch.zeros(1, 450, dtype=torch.int32)
     row = torch.arange(270, dtype=torch.int32)
     lo = (row * 2 // 3).clamp(min=100)
     hi = torch.where(row % 5 == 0, lo, lo + 40).cummax(0).values.to(torch.int32)
@@ -84,7 +78,7 @@ def far(found, truth) -> float:
 @pytest.mark.parametrize("stages", [2, 3, 4])
 @pytest.mark.parametrize("name", masks())
 def test_backward_equals_the_specification(host, name, stages, overlap):
-    """dq, dk and dv, twice the same bits though all happens in another order."""
+    """dq, dk and dv."""
     spans = masks()[name]
     q, k, v, grad = inputs(spans)
     given = q.float(), k.float(), v.float(), spans.lo, spans.hi, 0
@@ -92,9 +86,11 @@ def test_backward_equals_the_specification(host, name, stages, overlap):
     truth = reference.backward(grad.float(), *given, out, lse, scale=0.2, whole=True)
     shape = BackwardShape(64, stages, overlap)
     found = gluon_launch.backward(
-        grad, q, k, v, spans.lo, spans.hi, spans.serial, out, lse, scale=0.2, wide=True, keys_shape=shape, rows_shape=shape
+        grad, q, k, v, spans.lo, spans.hi, spans.serial, out, lse, scale=0.2, wide=True,
+        keys_shape=shape, rows_shape=shape,
     )  # fmt: skip
-    assert all(far(x, y) < 2e-3 for x, y in zip(found, truth, strict=True)), [far(x, y) for x, y in zip(found, truth)]
+    errors = [far(x, y) for x, y in zip(found, truth, strict=True)]
+    assert max(errors) < 2e-3, errors
 
 
 @pytest.mark.parametrize("shape", [(64, 2, True, False), (64, 3, True, True), (64, 2, False, False)], ids=str)
