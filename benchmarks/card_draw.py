@@ -40,7 +40,7 @@ def draw(file: Path) -> int:
         bars(axis, attention, NAMES, lambda contender, part=part: contender.get("tflops", {}).get(part), colours)
         axis.set_ylabel(f"attention, {part}: TFLOP/s")
     bars(lower, special, NAMES, lambda contender: contender.get("tflops"), colours)
-    lower.set_ylabel("forward alone: TFLOP/s")
+    lower.set_ylabel("one pass alone: TFLOP/s")
     bars(below, losses, LOSSES, lambda contender: contender.get("tflops"), colours)
     below.set_ylabel("head and loss: TFLOP/s")
     peaks = [line["matmul_flops_per_s"] / 1e12 for line in attention + losses]
@@ -60,14 +60,16 @@ def draw(file: Path) -> int:
 
 
 def specialised(lines: list[dict]) -> list[dict]:
-    """The lines of stage `gluon` by case: of our specialised forward the shape that `kernels.attention.gluon` takes."""
-    taken = {64: "gluon-128-2-00", 128: "gluon-128-2-10"}
+    """The lines of stage `gluon` by case: of our specialised kernels the shapes that `kernels.attention.gluon` takes."""
+    taken = {(64, "forward"): "gluon-128-2-00", (128, "forward"): "gluon-128-2-10"}
+    taken |= {(dim, "backward"): "gluon-64-3-1" for dim in (64, 128)}
     cases: dict[str, dict] = {}
     for line in lines:
         if line["stage"] == "gluon" and "tflops" in line:
             names = {"triton": "brine-triton", "cudnn": "sdpa-cudnn", "flash": "sdpa-flash"}
-            name = "brine-gluon" if line["who"] == taken[line["dim"]] else names.get(line["who"])
-            case = f"D{line['dim']}-{line['tokens'] // 1024}k-{line['mask']}"
+            part = line.get("pass", "forward")
+            name = "brine-gluon" if line["who"] == taken[line["dim"], part] else names.get(line["who"])
+            case = f"D{line['dim']}-{line['tokens'] // 1024}k-{line['mask']}" + "\nbackward" * (part == "backward")
             if name:
                 cases.setdefault(case, {"case": case, "contenders": {}})["contenders"][name] = line
     return list(cases.values())
@@ -81,4 +83,4 @@ def bars(axis: Any, lines: list[dict], names: dict[str, str], height, colours: d
         found = [(at, height(line["contenders"].get(name, {}))) for at, line in enumerate(lines)]
         shown = [(at + (i - (len(ran) - 1) / 2) * width, value) for at, value in found if value]
         axis.bar(*zip(*shown, strict=True), 0.92 * width, label=names[name], color=colours.get(name))
-    axis.set_xticks(range(len(lines)), [line["case"] for line in lines], fontsize=8)
+    axis.set_xticks(range(len(lines)), [line["case"].replace("k-", "k\n") for line in lines], fontsize=8)

@@ -14,7 +14,7 @@ is what FlexAttention computes for the gradients w_i g_i of o_i and w_i (g_i . o
 
 **Devices.** On CUDA the function is compiled, once for each head layout, dtype and scale, again when a length first
 changes, and from then on for all lengths. On a CPU it runs uncompiled, dense, for tests; FlexAttention refuses the
-backward there, and so does this. On an H200 it was wrong before its lists had one width, and has not run since.
+backward there, and so does this. On an H200 it was wrong before its lists had one width, and is right since.
 
 **wide.** The kernel rounds its results to the inputs' dtype, so for fp32 results 16-bit inputs are widened first, and
 multiplied as tf32, which holds them exactly; that takes twice the time and fp32 copies of q, k and v.

@@ -1,7 +1,7 @@
 """On one card: FSDP2 by NCCL over a mesh of one, offloading, the ring by threads, checkpoints.
 
-Quick tests first. Backends are named: a self-check of "auto" would compile what no test here asks for. On one card so
-far: the groups, checkpoints and running out of memory as they should be; the others have not passed on any yet.
+Quick tests first. Backends are named: a self-check of "auto" would compile what no test here asks for. On one H200
+all passed but offloading, which was compared there without asking for deterministic algorithms.
 """
 
 import dataclasses
@@ -164,8 +164,17 @@ def test_the_ring_on_the_card_equals_one_device(world, window, dtype):
         assert error <= 1.5 * bound + 1e-6 * exact[seen].norm(), f"{name}: {error} over {bound}"
 
 
+@pytest.fixture
+def deterministic(monkeypatch):
+    """The same bits every time: else the gradient of an embedding is added up in any order."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.parametrize("compiled", [False, True])
-def test_offloading_changes_no_bit_and_takes_less_memory(compiled):
+def test_offloading_changes_no_bit_and_takes_less_memory(deterministic, compiled):
     """Twice each: the second pass goes over memory that the first one let go."""
     shape = dataclasses.replace(SHAPE, dim=512, num_layers=12, head_dim=64, num_heads=8, mlp_dim=512)
     given = inputs(16384)
@@ -186,6 +195,8 @@ def test_offloading_changes_no_bit_and_takes_less_memory(compiled):
         peaks.append(torch.cuda.max_memory_allocated() - sum(p.nbytes for p in model.parameters()) * 2)
         grads.append([parameter.grad.clone() for parameter in model.parameters()])
         del model
-    assert all(torch.equal(one, other) for one, other in zip(*grads, strict=True))
+    names = [name for name, _ in model_of(shape).named_parameters()]
+    off = [name for name, one, other in zip(names, *grads, strict=True) if not torch.equal(one, other)]
+    assert not off
     # twelve inputs of 32 MiB become a few
     assert peaks[0] - peaks[1] > 5 * 16384 * 512 * 4
