@@ -8,7 +8,7 @@ Before, where the libraries and the repository are (the second for a copy withou
 On the card, in commands of ten minutes, the first one first; the last two on fresh machines, or when there is time:
 
     python -m benchmarks.card --stage smoke tests attention --out FOLDER --host-gib 96
-    python -m benchmarks.card --stage loss gluon sweep --out FOLDER
+    python -m benchmarks.card --stage loss gluon gluon_backward sweep --out FOLDER
     python -m benchmarks.card --stage train generate --out FOLDER --host-gib 96 --corpus corpus.tar.xz
     python -m benchmarks.card --stage million --out FOLDER --host-gib 96
     python -m benchmarks.card --stage demo --out FOLDER --corpus corpus.tar.xz
@@ -261,7 +261,7 @@ def main(arguments: list[str] | None = None) -> int:
     made = argparse.ArgumentParser(
         prog="python -m benchmarks.card",
         description=__doc__.splitlines()[0],
-        epilog="stages:\n" + "\n".join(f"  {s.name:<10} {s.minutes:g} min at most: {s.what}" for s in STAGES.values()),
+        epilog="stages:\n" + "\n".join(f"  {s.name:<14} {s.minutes:g} min at most: {s.what}" for s in STAGES.values()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--stage", nargs="+", default=["all"], metavar="STAGE", help="some of those below, or all")

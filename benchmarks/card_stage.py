@@ -54,6 +54,7 @@ STAGES = {
         Stage("attention", 8, 1, "attention over spans and its peers, by mask, length and head dim"),
         Stage("loss", 4, 0.5, "the fused head and loss and its peers"),
         Stage("gluon", 4, 1, "the specialised forward: right in every shape, and its times beside others'"),
+        Stage("gluon_backward", 4, 1, "the specialised backward, likewise"),
         Stage("sweep", 7, 2, "tiles of the Triton kernels: which is fastest"),
         Stage("train", 8, 2, "training steps of the 1B model against the planner; a short line by train.py"),
         Stage("generate", 5, 1, "generation: tokens a second"),

@@ -19,11 +19,11 @@ columns of S^T and come through shared memory; for dq they are one number a row.
 A wait for products is a point that the assembler may move up over arithmetic that does not depend on it, and then
 nothing overlaps. Where that must not be, a barrier is waited for that is known to have come: its loop is not crossed.
 
-Walks, masks and what rows see are those of `triton_kernels.py`; both passes take the full tiles of a walk first.
-Tokens that do not exist are zeros, by TMA; they see nothing, or are not stored. Launching is in `gluon_launch.py`.
+Walks, masks and what rows see are those of `triton_kernels.py`; both passes take the full tiles of a walk first. Tokens
+that do not exist are zeros, by TMA; they see nothing, or are not stored. Launching is in `gluon_launch.py`.
 
-Legend: B batch, T query rows, S keys, H query heads, K key heads, D head dim, BD = D rounded up to 64 or 128; BM rows of
-a tile, BN keys of a tile, one of which is 64, a consumer's share, in either pass.
+Legend: B batch, T query rows, S keys, H query heads, K key heads, D head dim, BD = D rounded up to 64 or 128; BM rows
+of a tile, BN keys of a tile, one of which is 64, a consumer's share, in either pass.
 """
 
 from triton.experimental import gluon
@@ -57,8 +57,8 @@ def product(b_left, s_right, ROWS: gl.constexpr, COLUMNS: gl.constexpr, BD: gl.c
 
 @gluon.jit
 def produce_for_keys(
-    p_q, p_k, p_v, p_grad, p_lse2, p_delta, s_q, s_k, s_v, s_grad, s_lse2, s_delta, own_full, q_full, q_empty, grad_full,
-    grad_empty, b, head, first, start, num_left, num_full, num_tiles, padded_rows,
+    p_q, p_k, p_v, p_grad, p_lse2, p_delta, s_q, s_k, s_v, s_grad, s_lse2, s_delta, own_full, q_full, q_empty,
+    grad_full, grad_empty, b, head, first, start, num_left, num_full, num_tiles, padded_rows,
     H: gl.constexpr, GROUP: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     """Copy each consumer's keys and values once, then q with lse and grad_out with delta, head after head."""
@@ -85,9 +85,9 @@ def produce_for_keys(
 
 @gluon.jit
 def keys_step(
-    b_dk, b_dv, b_ds, b_row_lo, b_row_hi, b_k, b_v, s_q, s_grad, s_lse2, s_delta, q_full, q_empty, grad_full, grad_empty,
-    i, m, scale_log2, FIRST: gl.constexpr, MASK: gl.constexpr, OVERLAP: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr,
-    BD: gl.constexpr, STAGES: gl.constexpr, S_LAYOUT: gl.constexpr, O_LAYOUT: gl.constexpr,
+    b_dk, b_dv, b_ds, b_row_lo, b_row_hi, b_k, b_v, s_q, s_grad, s_lse2, s_delta, q_full, q_empty, grad_full,
+    grad_empty, i, m, scale_log2, FIRST: gl.constexpr, MASK: gl.constexpr, OVERLAP: gl.constexpr, BM: gl.constexpr,
+    BN: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr, S_LAYOUT: gl.constexpr, O_LAYOUT: gl.constexpr,
 ):  # fmt: skip
     """Take one tile of rows into dk and dv [BN, BD]. b_ds is dS^T of the tile before, whose product is still to come;
     with FIRST there is none, and without OVERLAP it is not looked at."""
@@ -102,7 +102,12 @@ def keys_step(
         b_dk = hopper.warpgroup_mma(b_ds, s_q.index(before).reshape([BM, BD]), b_dk, is_async=True)
     mbarrier.wait(grad_full.index(slot), turn)
     b_dpt = product(b_v, s_grad.index(slot), BN, BM, BD, S_LAYOUT)
-    b_st = hopper.warpgroup_mma_wait(2 if CARRIED else 1, deps=(b_st,))
+    # the second product of `before` is waited for as well: its operand's registers are needed now
+    if CARRIED:
+        b_st, b_dk, b_ds = hopper.warpgroup_mma_wait(1, deps=(b_st, b_dk, b_ds))
+        mbarrier.arrive(q_empty.index(before))
+    else:
+        b_st = hopper.warpgroup_mma_wait(1, deps=(b_st,))
 
     b_pt = gl.exp2(b_st * scale_log2 - s_lse2.index(slot).load(COLUMNS)[None, :])
     if MASK:
@@ -111,11 +116,7 @@ def keys_step(
     b_p = gl.convert_layout(b_pt.to(s_q.dtype), P_LAYOUT)
     b_dv = hopper.warpgroup_mma(b_p, s_grad.index(slot).reshape([BM, BD]), b_dv, is_async=True)
     # of all that was started, only this last product may still run
-    if CARRIED:
-        b_dpt, b_dk, b_ds = hopper.warpgroup_mma_wait(1, deps=(b_dpt, b_dk, b_ds))
-        mbarrier.arrive(q_empty.index(before))
-    else:
-        b_dpt = hopper.warpgroup_mma_wait(1, deps=(b_dpt,))
+    b_dpt = hopper.warpgroup_mma_wait(1, deps=(b_dpt,))
 
     b_dst = b_pt * (b_dpt - s_delta.index(slot).load(COLUMNS)[None, :])
     b_ds = gl.convert_layout(b_dst.to(s_q.dtype), P_LAYOUT)
@@ -164,14 +165,16 @@ def consume_for_keys(
         for j in range(done, num_full):
             m = start + place_of(j, num_left, num_full) * BM
             b_dk, b_dv, b_ds = keys_step(
-                b_dk, b_dv, b_ds, b_row_lo, b_row_hi, b_k, b_v, s_q, s_grad, s_lse2, s_delta, q_full, q_empty, grad_full,
-                grad_empty, g * num_tiles + j, m, scale_log2, False, False, OVERLAP, BM, BN, BD, STAGES, S_LAYOUT, O_LAYOUT,
+                b_dk, b_dv, b_ds, b_row_lo, b_row_hi, b_k, b_v, s_q, s_grad, s_lse2, s_delta, q_full, q_empty,
+                grad_full, grad_empty, g * num_tiles + j, m, scale_log2, False, False, OVERLAP, BM, BN, BD, STAGES,
+                S_LAYOUT, O_LAYOUT,
             )  # fmt: skip
         for j in range(gl.maximum(num_full, done), num_tiles):
             m = start + place_of(j, num_left, num_full) * BM
             b_dk, b_dv, b_ds = keys_step(
-                b_dk, b_dv, b_ds, b_row_lo, b_row_hi, b_k, b_v, s_q, s_grad, s_lse2, s_delta, q_full, q_empty, grad_full,
-                grad_empty, g * num_tiles + j, m, scale_log2, False, True, OVERLAP, BM, BN, BD, STAGES, S_LAYOUT, O_LAYOUT,
+                b_dk, b_dv, b_ds, b_row_lo, b_row_hi, b_k, b_v, s_q, s_grad, s_lse2, s_delta, q_full, q_empty,
+                grad_full, grad_empty, g * num_tiles + j, m, scale_log2, False, True, OVERLAP, BM, BN, BD, STAGES,
+                S_LAYOUT, O_LAYOUT,
             )  # fmt: skip
     if OVERLAP:
         last = slot_of(GROUP * num_tiles - 1, STAGES)
@@ -233,8 +236,8 @@ def span_attention_gluon_bwd_keys_kernel(
                 K, GROUP, BM, BN, D, BD, STAGES, OVERLAP,
             )),
             (produce_for_keys, (
-                p_q, p_k, p_v, p_grad, p_lse2, p_delta, s_q, s_k, s_v, s_grad, s_lse2, s_delta, own_full, q_full, q_empty,
-                grad_full, grad_empty, b, head, first, start, num_left, num_full, num_tiles, padded_rows,
+                p_q, p_k, p_v, p_grad, p_lse2, p_delta, s_q, s_k, s_v, s_grad, s_lse2, s_delta, own_full, q_full,
+                q_empty, grad_full, grad_empty, b, head, first, start, num_left, num_full, num_tiles, padded_rows,
                 K * GROUP, GROUP, BM, BN, STAGES,
             )),
         ],
@@ -267,8 +270,8 @@ def produce_for_rows(
 @gluon.jit
 def rows_step(
     b_dq, b_ds, b_lo, b_hi, b_lse2, b_delta, b_q, b_grad, s_k, s_v, k_full, k_empty, v_full, v_empty, i, n, scale_log2,
-    FIRST: gl.constexpr, MASK: gl.constexpr, OVERLAP: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, BD: gl.constexpr,
-    STAGES: gl.constexpr, S_LAYOUT: gl.constexpr, O_LAYOUT: gl.constexpr,
+    FIRST: gl.constexpr, MASK: gl.constexpr, OVERLAP: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr,
+    BD: gl.constexpr, STAGES: gl.constexpr, S_LAYOUT: gl.constexpr, O_LAYOUT: gl.constexpr,
 ):  # fmt: skip
     """Take one tile of keys into dq [BM, BD]. b_ds is dS of the tile before, as in `keys_step`."""
     P_LAYOUT: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
@@ -389,12 +392,14 @@ def span_attention_gluon_bwd_rows_kernel(
     gl.warp_specialize(
         [
             (consume_for_rows, (
-                p_lo, p_hi, p_lse2, p_delta, p_dq, s_q, s_k, s_v, s_grad, own_full, k_full, k_empty, v_full, v_empty, first,
-                start, num_left, num_full, num_tiles, num_rows, scale, scale_log2, 0, H, BM, BN, D, BD, STAGES, OVERLAP,
+                p_lo, p_hi, p_lse2, p_delta, p_dq, s_q, s_k, s_v, s_grad, own_full, k_full, k_empty, v_full, v_empty,
+                first, start, num_left, num_full, num_tiles, num_rows, scale, scale_log2, 0, H, BM, BN, D, BD, STAGES,
+                OVERLAP,
             )),
             (consume_for_rows, (
-                p_lo, p_hi, p_lse2, p_delta, p_dq, s_q, s_k, s_v, s_grad, own_full, k_full, k_empty, v_full, v_empty, first,
-                start, num_left, num_full, num_tiles, num_rows, scale, scale_log2, 1, H, BM, BN, D, BD, STAGES, OVERLAP,
+                p_lo, p_hi, p_lse2, p_delta, p_dq, s_q, s_k, s_v, s_grad, own_full, k_full, k_empty, v_full, v_empty,
+                first, start, num_left, num_full, num_tiles, num_rows, scale, scale_log2, 1, H, BM, BN, D, BD, STAGES,
+                OVERLAP,
             )),
             (produce_for_rows, (
                 p_q, p_k, p_v, p_grad, s_q, s_k, s_v, s_grad, own_full, k_full, k_empty, v_full, v_empty, b, h,

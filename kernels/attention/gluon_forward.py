@@ -1,4 +1,29 @@
-import triton
+"""The forward of attention over spans, specialised for Hopper in Gluon: who copies does not multiply.
+
+A program computes 2 x 64 rows of one head with three warp groups. One thread of the last, the producer, has the TMA
+unit copy tiles of keys and values into a ring in shared memory. Two consumers, 64 rows each, multiply and take the
+softmax. Barriers say that a place of the ring is full (by one copy), or empty again (by both consumers). Registers are
+dealt anew at the start, 240 to a consumer's thread and 24 to a producer's. This is FlashAttention-3's design (Shah et
+al. 2024, 2407.08608), and so are the two ways to have softmax and products run at the same time:
+
+    OVERLAP   the scores of the next tile are multiplied, and then this one's values, while the softmax of the next runs
+    TURNS     the consumers start their products in turns, so that one's softmax lies under the other's products
+
+Without either the two consumers still drift apart by themselves. Weights stay in registers: the layout of an
+accumulator is, 16 bits wide, that of a left operand.
+
+A wait for products is a point that the assembler may move up over arithmetic that does not depend on it, and then
+nothing overlaps. Between the softmax and the wait for the values' product a barrier is waited for, whose loop is not
+crossed.
+
+The walk over keys, the mask and what rows see are those of `triton_kernels.py`; full tiles come first, so that the
+first tile, which is taken before the loops, is compared with the mask in any case. Tokens that do not exist are zeros,
+by TMA. Launching is in `gluon_launch.py`; numbers of a card are in README.md.
+
+Legend: B batch, T query rows, S keys, H query heads, D head dim, BD = D rounded up to 64 or 128; BM = 64 rows of a
+consumer, BN keys of a tile.
+"""
+
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia import hopper
@@ -15,26 +40,29 @@ seen = gluon.jit(triton_kernels.seen.fn)
 
 @gluon.jit
 def slot_of(i, STAGES: gl.constexpr):
+    """Which place of the ring the i-th tile goes to."""
     return i % STAGES
 
 
 @gluon.jit
 def turn_of(i, STAGES: gl.constexpr):
+    """The parity of the phase in which it does; a place is waited for as empty with the other one."""
     return (i // STAGES) & 1
 
 
 @gluon.jit
 def place_of(i, num_left, num_full):
-    """Which tile of the walk, counted from `start`, comes i-th: full tiles first, then partial ones from left to right."""
+    """Which tile of the walk, counted from `start`, comes i-th: full ones first, then partial ones, left to right."""
     j = i - num_full
     return gl.where(i < num_full, i + num_left, gl.where(j < num_left, j, i))
 
 
 @gluon.jit
 def produce(
-    p_q, p_k, p_v, s_q, s_k, s_v, q_full, k_full, k_empty, v_full, v_empty, b, h, head, first, start, num_left, num_full,
-    num_tiles, BM: gl.constexpr, BN: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr,
+    p_q, p_k, p_v, s_q, s_k, s_v, q_full, k_full, k_empty, v_full, v_empty, b, h, head, first, start, num_left,
+    num_full, num_tiles, BM: gl.constexpr, BN: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
+    """Copy each consumer's rows once, then keys and values, tile after tile."""
     for c in gl.static_range(2):
         mbarrier.expect(q_full.index(c), p_q.block_type.nbytes)
         copy_tile(p_q, [b, h, first + c * BM, 0], q_full.index(c), s_q.index(c))
@@ -50,7 +78,11 @@ def produce(
 
 
 @gluon.jit
-def scores(b_q, s_k, k_full, i, BM: gl.constexpr, BN: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr, S_LAYOUT: gl.constexpr):
+def scores(
+    b_q, s_k, k_full, i, BM: gl.constexpr, BN: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr,
+    S_LAYOUT: gl.constexpr,
+):  # fmt: skip
+    """Start q k^T of the i-th tile as soon as its keys are there -> [BM, BN] fp32, not there yet."""
     slot = slot_of(i, STAGES)
     mbarrier.wait(k_full.index(slot), turn_of(i, STAGES))
     b_k = s_k.index(slot).reshape([BN, BD]).permute((1, 0))
@@ -60,6 +92,10 @@ def scores(b_q, s_k, k_full, i, BM: gl.constexpr, BN: gl.constexpr, BD: gl.const
 
 @gluon.jit
 def soften(b_s, b_max, b_sum, b_lo, b_hi, n, scale_log2, MASK: gl.constexpr, BN: gl.constexpr, S_LAYOUT: gl.constexpr):
+    """Take scores [BM, BN] into the running softmax -> weights, the factor for what was summed before, maximum, sum.
+
+    b_max is scaled already, and in base 2; scores are not. A row that has seen nothing yet is shifted by 0.
+    """
     if MASK:
         key = n + gl.arange(0, BN, gl.SliceLayout(0, S_LAYOUT))
         b_s = gl.where(seen(b_lo[:, None], b_hi[:, None], key[None, :]), b_s, -float("inf"))
@@ -76,8 +112,10 @@ def soften(b_s, b_max, b_sum, b_lo, b_hi, n, scale_log2, MASK: gl.constexpr, BN:
 @gluon.jit
 def step(
     b_acc, b_p, b_max, b_sum, b_lo, b_hi, b_q, s_k, s_v, k_full, k_empty, v_full, v_empty, turns, i, start, num_left,
-    num_full, scale_log2, C: gl.constexpr, TURNS: gl.constexpr, MASK: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr, S_LAYOUT: gl.constexpr, O_LAYOUT: gl.constexpr,
+    num_full, scale_log2, C: gl.constexpr, TURNS: gl.constexpr, MASK: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr,
+    BD: gl.constexpr, STAGES: gl.constexpr, S_LAYOUT: gl.constexpr, O_LAYOUT: gl.constexpr,
 ):  # fmt: skip
+    """The i-th tile's scores and softmax, and in the meantime the weights of the tile before, b_p, times its values."""
     P_LAYOUT: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
     if TURNS:
         mbarrier.wait(turns.index(C), (i - C) & 1)
@@ -100,8 +138,10 @@ def step(
 @gluon.jit
 def step_alone(
     b_acc, b_max, b_sum, b_lo, b_hi, b_q, s_k, s_v, k_full, k_empty, v_full, v_empty, i, start, num_left, num_full,
-    scale_log2, MASK: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr, S_LAYOUT: gl.constexpr, O_LAYOUT: gl.constexpr,
+    scale_log2, MASK: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr,
+    S_LAYOUT: gl.constexpr, O_LAYOUT: gl.constexpr,
 ):  # fmt: skip
+    """The i-th tile from scores to values, one after the other."""
     P_LAYOUT: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
     b_s = scores(b_q, s_k, k_full, i, BM, BN, BD, STAGES, S_LAYOUT)
     b_s = hopper.warpgroup_mma_wait(0, deps=(b_s,))
@@ -121,9 +161,11 @@ def step_alone(
 @gluon.jit
 def consume(
     p_lo, p_hi, p_sink, p_out, p_lse, s_q, s_k, s_v, q_full, k_full, k_empty, v_full, v_empty, turns, h, first, start,
-    num_left, num_full, num_tiles, num_rows, scale_log2, C: gl.constexpr, H: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr,
-    D: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr, SINK: gl.constexpr, OVERLAP: gl.constexpr, TURNS: gl.constexpr,
+    num_left, num_full, num_tiles, num_rows, scale_log2, C: gl.constexpr, H: gl.constexpr, BM: gl.constexpr,
+    BN: gl.constexpr, D: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr, SINK: gl.constexpr,
+    OVERLAP: gl.constexpr, TURNS: gl.constexpr,
 ):  # fmt: skip
+    """out and lse of the C-th 64 rows. A sink is a score that is there from the beginning, with no value."""
     S_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN, 16])
     O_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BD, 16])
     P_LAYOUT: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
@@ -162,7 +204,7 @@ def consume(
         b_acc = hopper.warpgroup_mma(b_p, s_v.index(last).reshape([BN, BD]), b_acc, is_async=True)
         b_acc, b_p = hopper.warpgroup_mma_wait(0, deps=(b_acc, b_p))
     else:
-        for i in range(0, num_full):
+        for i in range(num_full):
             b_acc, b_max, b_sum = step_alone(
                 b_acc, b_max, b_sum, b_lo, b_hi, b_q, s_k, s_v, k_full, k_empty, v_full, v_empty, i, start, num_left,
                 num_full, scale_log2, False, BM, BN, BD, STAGES, S_LAYOUT, O_LAYOUT,
@@ -186,9 +228,12 @@ def consume(
 @gluon.jit(do_not_specialize=["num_rows"])
 def span_attention_gluon_fwd_kernel(
     p_q, p_k, p_v, p_lo, p_hi, p_sink, p_out, p_lse, num_rows, scale_log2,
-    H: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr, BD: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr,
-    SINK: gl.constexpr, OVERLAP: gl.constexpr, TURNS: gl.constexpr,
+    H: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr, BD: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr,
+    STAGES: gl.constexpr, SINK: gl.constexpr, OVERLAP: gl.constexpr, TURNS: gl.constexpr,
 ):  # fmt: skip
+    """out (B, T, H, D), contiguous, and lse (B, H, T). Grid: (tiles of 2 BM rows, B * H), the last rows first, as they
+    see the most. p_q, p_k and p_v are descriptors of (B, heads, tokens, D).
+    """
     tile = gl.num_programs(0) - 1 - gl.program_id(0)
     b, h = gl.program_id(1) // H, gl.program_id(1) % H
     head = h // GROUP
@@ -224,12 +269,14 @@ def span_attention_gluon_fwd_kernel(
     gl.warp_specialize(
         [
             (consume, (
-                p_lo, p_hi, p_sink, p_out, p_lse, s_q, s_k, s_v, q_full, k_full, k_empty, v_full, v_empty, turns, h, first,
-                start, num_left, num_full, num_tiles, num_rows, scale_log2, 0, H, BM, BN, D, BD, STAGES, SINK, OVERLAP, TURNS,
+                p_lo, p_hi, p_sink, p_out, p_lse, s_q, s_k, s_v, q_full, k_full, k_empty, v_full, v_empty, turns, h,
+                first, start, num_left, num_full, num_tiles, num_rows, scale_log2, 0, H, BM, BN, D, BD, STAGES, SINK,
+                OVERLAP, TURNS,
             )),
             (consume, (
-                p_lo, p_hi, p_sink, p_out, p_lse, s_q, s_k, s_v, q_full, k_full, k_empty, v_full, v_empty, turns, h, first,
-                start, num_left, num_full, num_tiles, num_rows, scale_log2, 1, H, BM, BN, D, BD, STAGES, SINK, OVERLAP, TURNS,
+                p_lo, p_hi, p_sink, p_out, p_lse, s_q, s_k, s_v, q_full, k_full, k_empty, v_full, v_empty, turns, h,
+                first, start, num_left, num_full, num_tiles, num_rows, scale_log2, 1, H, BM, BN, D, BD, STAGES, SINK,
+                OVERLAP, TURNS,
             )),
             (produce, (
                 p_q, p_k, p_v, s_q, s_k, s_v, q_full, k_full, k_empty, v_full, v_empty, b, h, head, first, start,

@@ -1,9 +1,10 @@
-"""The host side of the warp-specialised forward (`gluon_forward.py`): what it can do, and the launch.
+"""The host side of the warp-specialised kernels (`gluon_forward.py`, `gluon_backward.py`): what they can do, launches.
 
 Served: bf16 and fp16 on Hopper (sm_90), head dims up to 128, inputs that a tensor descriptor can describe
-(`triton_tma.suits`), every mask and a sink. The rest is Triton's (`triton_launch.py`), the backward included.
+(`triton_tma.suits`), every mask and a sink. The rest is Triton's (`triton_launch.py`), and so is delta of the backward.
 
-The wide half of the tile, two groups of 64 rows, is fixed; keys of a tile and the depth of the ring are not (`Shape`).
+The result's half of a tile, two consumers of 64 rows (64 keys for dk/dv), is fixed; what is walked over and the depth
+of the ring are not (`Shape`, `BackwardShape`).
 
 Legend: B batch, T query rows, S keys, H query heads, K key heads, D head dim, BD = D rounded up to 64 or 128.
 """
@@ -53,7 +54,7 @@ class BackwardShape(NamedTuple):
     exponentials."""
 
     width: int = 64
-    stages: int = 3
+    stages: int = 4
     overlap: bool = True
 
 
@@ -154,8 +155,8 @@ def backward(
         )  # fmt: skip
         gluon_backward.span_attention_gluon_bwd_keys_kernel[triton.cdiv(num_keys, 2 * BM), batch * key_heads](
             describe(q, keys_shape.width, width), describe(k, BM, width), describe(v, BM, width),
-            describe(grad_out, keys_shape.width, width), *(describe_flat(x, keys_shape.width) for x in (lse2, delta)), row_lo, row_hi, dk, dv,
-            num_keys, padded_rows, scale, scale * triton_launch.LOG2E,
+            describe(grad_out, keys_shape.width, width), *(describe_flat(x, keys_shape.width) for x in (lse2, delta)),
+            row_lo, row_hi, dk, dv, num_keys, padded_rows, scale, scale * triton_launch.LOG2E,
             K=key_heads, BM=keys_shape.width, BN=BM, STAGES=keys_shape.stages, OVERLAP=keys_shape.overlap, **shared,
         )  # fmt: skip
         if given <= 0:

@@ -12,7 +12,10 @@ CONFIGURATIONS = [(dim, shape) for dim, shapes in SHAPES.items() for shape in sh
 
 @pytest.mark.parametrize(
     ("dim", "shape"), CONFIGURATIONS,
-    ids=[f"D{dim}-{shape.keys}x{shape.stages}-overlap{shape.overlap:d}-turns{shape.turns:d}" for dim, shape in CONFIGURATIONS],
+    ids=[
+        f"D{dim}-{shape.keys}x{shape.stages}-overlap{shape.overlap:d}-turns{shape.turns:d}"
+        for dim, shape in CONFIGURATIONS
+    ],
 )  # fmt: skip
 def test_specialised_forward_equals_the_specification(dim, shape):
     """All masks, odd lengths, sinks, rows that see nothing, grouped heads; the same bits three times."""

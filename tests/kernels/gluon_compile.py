@@ -1,6 +1,8 @@
 """Compiles the specialised forward as its launcher would launch it on an sm_90 that is not here; JSON on stdout.
 
-    python tests/kernels/gluon_compile.py '[["forward", 128, [128, 2, true, false], {}], ..]'    kernel, head dim, shape, options
+    python tests/kernels/gluon_compile.py '[["forward", 128, [128, 2, true, false], {}], ..]'
+
+A case is a kernel ("forward", "keys" or "rows"), a head dim, a shape and options.
 
 In a process of its own: Triton's driver is replaced, and tests beside this one ask for the interpreter.
 """
@@ -87,7 +89,8 @@ def compiled(
 
 def facts(which: str, dim: int, shape: list, **options) -> dict:
     """Counts of what matters in the machine code, and the order of waits and exponentials in each loop of both
-    products: "1" and "0" where all but one or all products are waited for, "e" for exponentials."""
+    products: "2", "1" and "0" where all but so many products are waited for, "e" for exponentials. spills: those in
+    each such loop."""
     made = compiled(which, dim, shape, **options)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
@@ -97,16 +100,18 @@ def facts(which: str, dim: int, shape: list, **options) -> dict:
         code = subprocess.run([tool, "-sass", str(path)], capture_output=True, text=True, check=True).stdout
     lines = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", code)
     place = {int(address, 16): i for i, (address, _) in enumerate(lines)}
-    loops = []
+    loops, spills = [], []
     for i, (_, text) in enumerate(lines):
         found = re.search(r"BRA\S* .*?0x([0-9a-f]+)", text)
         start = place.get(int(found.group(1), 16), i) if found else i
         body = [text for _, text in lines[start : i + 1]]
         if start < i < start + 1200 and sum("HGMMA" in text for text in body) >= 8:
             loops.append("".join(_letter(text) for text in body))
+            spills.append(sum(bool(re.match(r"(@\S+ )?(LDL|STL)", text)) for text in body))
     return {
         "registers": int(re.search(r"REG:(\d+)", usage).group(1)),
         "stack": int(re.search(r"STACK:(\d+)", usage).group(1)),
+        "spills": spills,
         "shared": made.metadata.shared,
         "loops": [re.sub("e+", "e", loop) for loop in loops],
         **{word: len(re.findall(rf"\b{word}", code)) for word in WORDS},

@@ -1,0 +1,114 @@
+"""The Gluon kernels' own source, run on the host by `gluon_host`: right numbers, in whatever order things happen."""
+
+from unittest import mock
+
+import pytest
+import torch
+
+pytest.importorskip("triton.experimental.gluon.language.nvidia.hopper", reason="needs Triton with Gluon for Hopper")
+
+from kernels import Spans
+from kernels.attention import gluon_backward, gluon_forward, gluon_launch, reference, triton_backward
+from kernels.attention.gluon_launch import BackwardShape, Shape
+from tests.kernels.gluon_host import Barrier as HostBarrier
+from tests.kernels.gluon_host import Deadlock, Emulated, Machine
+
+
+class Delta:
+    """The small Triton kernel that comes first, in PyTorch."""
+
+    def __getitem__(self, grid):
+        def launch(out, grad, lse, delta, lse2, *numbers, H, **sizes):
+            batch, rows, padded = out.shape[0], out.shape[1], numbers[-1]
+            delta, lse2 = (x.view(batch, H, padded) for x in (delta, lse2))
+            delta.zero_()
+            delta[:, :, :rows] = (out.float() * grad.float()).sum(3).transpose(1, 2)
+            lse2.fill_(torch.inf)
+            lse2[:, :, :rows] = torch.where(lse == -torch.inf, torch.inf, lse * 1.4426950408889634)
+
+        return launch
+
+
+@pytest.fixture
+def host():
+    """Launches go to the host."""
+    backward = "span_attention_gluon_bwd_rows_kernel", "span_attention_gluon_bwd_keys_kernel"
+    forward = "span_attention_gluon_fwd_kernel"
+    with (
+        mock.patch.object(gluon_launch, "why_not", lambda *args, **kwargs: None),
+        mock.patch.object(triton_backward, "span_attention_bwd_delta_kernel", Delta()),
+        mock.patch.multiple(gluon_backward, **{name: Emulated(gluon_backward, name) for name in backward}),
+        mock.patch.object(gluon_forward, forward, Emulated(gluon_forward, forward)),
+    ):
+        yield
+
+
+def masks() -> dict[str, Spans]:
+    """Odd sizes; walks with no tile, one, and many, with and without full ones."""
+    long = torch.zeros(1, 450, dtype=torch.int32)
+    row = torch.arange(270, dtype=torch.int32)
+    lo = (row * 2 // 3).clamp(min=100)
+    hi = torch.where(row % 5 == 0, lo, lo + 40).cummax(0).values.to(torch.int32)
+    return {
+        "one": Spans.packed(torch.zeros(1, 1, dtype=torch.int32)),
+        "causal": Spans.packed(long),
+        "window": Spans.packed(long, window=90),
+        "packed": Spans.packed((torch.arange(397, dtype=torch.int32) // 130).repeat(2, 1)),
+        # 128 rows, and keys beyond the last of them, which nobody sees
+        "unseen": Spans(row.new_zeros(1, 128), torch.arange(1, 129, dtype=torch.int32)[None], 333),
+        "holes": Spans(torch.minimum(lo, hi)[None].cummax(1).values, hi[None], 300),
+    }
+
+
+def inputs(spans: Spans, dtype: torch.dtype = torch.float16, heads: int = 2, key_heads: int = 1, dim: int = 40):
+    draw = torch.Generator().manual_seed(1)
+    q, k, v, grad = (
+        torch.randn(spans.batch_size, tokens, number, dim, generator=draw).to(dtype)
+        for tokens, number in ((spans.num_rows, heads), *((spans.num_keys, key_heads),) * 2, (spans.num_rows, heads))
+    )
+    return q, k, v, grad
+
+
+def far(found, truth) -> float:
+    # one key alone has gradients of 0, but for rounding
+    return float((found.float() - truth).norm() / truth.norm().clamp_min(0.1 * truth.numel() ** 0.5))
+
+
+@pytest.mark.parametrize("overlap", [True, False], ids=["overlap", "alone"])
+@pytest.mark.parametrize("stages", [2, 3, 4])
+@pytest.mark.parametrize("name", masks())
+def test_backward_equals_the_specification(host, name, stages, overlap):
+    """dq, dk and dv."""
+    spans = masks()[name]
+    q, k, v, grad = inputs(spans)
+    given = q.float(), k.float(), v.float(), spans.lo, spans.hi, 0
+    out, lse = reference.forward(*given, scale=0.2, sink=None)
+    truth = reference.backward(grad.float(), *given, out, lse, scale=0.2, whole=True)
+    shape = BackwardShape(64, stages, overlap)
+    found = gluon_launch.backward(
+        grad, q, k, v, spans.lo, spans.hi, spans.serial, out, lse, scale=0.2, wide=True,
+        keys_shape=shape, rows_shape=shape,
+    )  # fmt: skip
+    errors = [far(x, y) for x, y in zip(found, truth, strict=True)]
+    assert max(errors) < 2e-3, errors
+
+
+@pytest.mark.parametrize("shape", [(64, 2, True, False), (64, 3, True, True), (64, 2, False, False)], ids=str)
+@pytest.mark.parametrize("name", masks())
+def test_forward_equals_the_specification(host, name, shape):
+    """out and lse, rows that see nothing among them."""
+    spans = masks()[name]
+    q, k, v, _ = inputs(spans)
+    truth, truth_lse = reference.forward(
+        q.float(), k.float(), v.float(), spans.lo, spans.hi, 0, scale=0.2, sink=None, wide=True
+    )
+    out, lse = gluon_launch.forward(q, k, v, spans.lo, spans.hi, scale=0.2, wide=True, shape=Shape(*shape))
+    assert far(out, truth) < 2e-3
+    torch.testing.assert_close(lse, truth_lse, atol=1e-3, rtol=1e-3)
+
+
+def test_the_host_tells_when_all_wait():
+    """Else the tests above would show nothing."""
+    machine, barrier = Machine(0), HostBarrier()
+    with pytest.raises(Deadlock):
+        machine.run([lambda: machine.until(lambda: barrier.phase == 1)] * 2)
