@@ -117,12 +117,10 @@ class Saver:
     def _finish(self, staged: Staged, temporary: Path, target: Path, state: dict, good: int | None) -> None:
         import torch.distributed.checkpoint as dcp
 
-        dcp.save(
-            staged.tensors(),
-            storage_writer=dcp.HuggingFaceStorageWriter(str(temporary), save_distributed=True),
-            process_group=self._group,
-            no_dist=self._group is None,
-        )
+        writer = dcp.HuggingFaceStorageWriter(str(temporary), save_distributed=True)
+        # nothing is left to copy ahead; where there is a card it would go by a stream and wait for what is computed
+        writer.per_thread_copy_ahead = 0
+        dcp.save(staged.tensors(), storage_writer=writer, process_group=self._group, no_dist=self._group is None)
         own = sorted(temporary.glob(f"shard-{self.world.rank + 1:05d}-*"))
         files = {path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)} for path in own}
         every = [files]

@@ -73,11 +73,13 @@ class Staging:
     def _room(self, tensor: Tensor) -> Tensor:
         size = tensor.nbytes
         if size > PIECE_BYTES:
-            return self.link.take(size)[:size].view(tensor.dtype).view(tensor.shape)
-        if self._used + size > len(self._piece):
-            self._piece, self._used = self.link.take(PIECE_BYTES), 0
-        room = self._piece[self._used : self._used + size]
-        self._used += -(-size // ALIGNMENT) * ALIGNMENT
+            room = self.link.take(size)
+        else:
+            if self._used + size > len(self._piece):
+                self._piece, self._used = self.link.take(PIECE_BYTES), 0
+            # a storage of its own over the same memory: a part of a larger one would be copied again to be written
+            room = torch.from_numpy(self._piece.numpy()[self._used : self._used + size])
+            self._used += -(-size // ALIGNMENT) * ALIGNMENT
         return room.view(tensor.dtype).view(tensor.shape)
 
 
