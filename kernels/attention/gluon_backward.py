@@ -86,11 +86,13 @@ def produce_for_keys(
 @gluon.jit
 def keys_step(
     b_dk, b_dv, b_ds, b_row_lo, b_row_hi, b_k, b_v, s_q, s_grad, s_lse2, s_delta, q_full, q_empty, grad_full,
-    grad_empty, i, m, scale_log2, FIRST: gl.constexpr, MASK: gl.constexpr, OVERLAP: gl.constexpr, BM: gl.constexpr,
-    BN: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr, S_LAYOUT: gl.constexpr, O_LAYOUT: gl.constexpr,
+    grad_empty, i, m, scale_log2, FIRST: gl.constexpr, MASK: gl.constexpr, OVERLAP: gl.constexpr, EARLY: gl.constexpr,
+    BM: gl.constexpr, BN: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr, S_LAYOUT: gl.constexpr,
+    O_LAYOUT: gl.constexpr,
 ):  # fmt: skip
     """Take one tile of rows into dk and dv [BN, BD]. b_ds is dS^T of the tile before, whose product is still to come;
-    with FIRST there is none, and without OVERLAP it is not looked at."""
+    with FIRST there is none, and without OVERLAP it is not looked at. EARLY waits for it before the exponentials, which
+    frees its operand's registers for this tile's weights."""
     P_LAYOUT: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
     COLUMNS: gl.constexpr = gl.SliceLayout(0, S_LAYOUT)
     CARRIED: gl.constexpr = OVERLAP and not FIRST
@@ -102,12 +104,11 @@ def keys_step(
         b_dk = hopper.warpgroup_mma(b_ds, s_q.index(before).reshape([BM, BD]), b_dk, is_async=True)
     mbarrier.wait(grad_full.index(slot), turn)
     b_dpt = product(b_v, s_grad.index(slot), BN, BM, BD, S_LAYOUT)
-    # the second product of `before` is waited for as well: its operand's registers are needed now
-    if CARRIED:
+    if CARRIED and EARLY:
         b_st, b_dk, b_ds = hopper.warpgroup_mma_wait(1, deps=(b_st, b_dk, b_ds))
         mbarrier.arrive(q_empty.index(before))
     else:
-        b_st = hopper.warpgroup_mma_wait(1, deps=(b_st,))
+        b_st = hopper.warpgroup_mma_wait(2 if CARRIED else 1, deps=(b_st,))
 
     b_pt = gl.exp2(b_st * scale_log2 - s_lse2.index(slot).load(COLUMNS)[None, :])
     if MASK:
@@ -116,7 +117,11 @@ def keys_step(
     b_p = gl.convert_layout(b_pt.to(s_q.dtype), P_LAYOUT)
     b_dv = hopper.warpgroup_mma(b_p, s_grad.index(slot).reshape([BM, BD]), b_dv, is_async=True)
     # of all that was started, only this last product may still run
-    b_dpt = hopper.warpgroup_mma_wait(1, deps=(b_dpt,))
+    if CARRIED and not EARLY:
+        b_dpt, b_dk, b_ds = hopper.warpgroup_mma_wait(1, deps=(b_dpt, b_dk, b_ds))
+        mbarrier.arrive(q_empty.index(before))
+    else:
+        b_dpt = hopper.warpgroup_mma_wait(1, deps=(b_dpt,))
 
     b_dst = b_pt * (b_dpt - s_delta.index(slot).load(COLUMNS)[None, :])
     b_ds = gl.convert_layout(b_dst.to(s_q.dtype), P_LAYOUT)
@@ -139,7 +144,7 @@ def consume_for_keys(
     p_row_lo, p_row_hi, p_dk, p_dv, s_q, s_k, s_v, s_grad, s_lse2, s_delta, own_full, q_full, q_empty, grad_full,
     grad_empty, first, start, num_left, num_full, num_tiles, num_keys, scale, scale_log2, C: gl.constexpr,
     K: gl.constexpr, GROUP: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, D: gl.constexpr, BD: gl.constexpr,
-    STAGES: gl.constexpr, OVERLAP: gl.constexpr,
+    STAGES: gl.constexpr, OVERLAP: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
     """dk and dv of the C-th 64 keys."""
     S_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BM, 16])
@@ -158,7 +163,7 @@ def consume_for_keys(
         m = start + place_of(0, num_left, num_full) * BM
         b_dk, b_dv, b_ds = keys_step(
             b_dk, b_dv, b_ds, b_row_lo, b_row_hi, b_k, b_v, s_q, s_grad, s_lse2, s_delta, q_full, q_empty, grad_full,
-            grad_empty, 0, m, scale_log2, True, True, True, BM, BN, BD, STAGES, S_LAYOUT, O_LAYOUT,
+            grad_empty, 0, m, scale_log2, True, True, True, EARLY, BM, BN, BD, STAGES, S_LAYOUT, O_LAYOUT,
         )  # fmt: skip
     for g in range(GROUP):
         done = gl.where(g == 0, 1, 0) if OVERLAP else 0
@@ -166,15 +171,15 @@ def consume_for_keys(
             m = start + place_of(j, num_left, num_full) * BM
             b_dk, b_dv, b_ds = keys_step(
                 b_dk, b_dv, b_ds, b_row_lo, b_row_hi, b_k, b_v, s_q, s_grad, s_lse2, s_delta, q_full, q_empty,
-                grad_full, grad_empty, g * num_tiles + j, m, scale_log2, False, False, OVERLAP, BM, BN, BD, STAGES,
-                S_LAYOUT, O_LAYOUT,
+                grad_full, grad_empty, g * num_tiles + j, m, scale_log2, False, False, OVERLAP, EARLY, BM, BN, BD,
+                STAGES, S_LAYOUT, O_LAYOUT,
             )  # fmt: skip
         for j in range(gl.maximum(num_full, done), num_tiles):
             m = start + place_of(j, num_left, num_full) * BM
             b_dk, b_dv, b_ds = keys_step(
                 b_dk, b_dv, b_ds, b_row_lo, b_row_hi, b_k, b_v, s_q, s_grad, s_lse2, s_delta, q_full, q_empty,
-                grad_full, grad_empty, g * num_tiles + j, m, scale_log2, False, True, OVERLAP, BM, BN, BD, STAGES,
-                S_LAYOUT, O_LAYOUT,
+                grad_full, grad_empty, g * num_tiles + j, m, scale_log2, False, True, OVERLAP, EARLY, BM, BN, BD,
+                STAGES, S_LAYOUT, O_LAYOUT,
             )  # fmt: skip
     if OVERLAP:
         last = slot_of(GROUP * num_tiles - 1, STAGES)
@@ -193,7 +198,7 @@ def consume_for_keys(
 def span_attention_gluon_bwd_keys_kernel(
     p_q, p_k, p_v, p_grad, p_lse2, p_delta, p_row_lo, p_row_hi, p_dk, p_dv, num_keys, padded_rows, scale, scale_log2,
     K: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr, BD: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr,
-    STAGES: gl.constexpr, OVERLAP: gl.constexpr,
+    STAGES: gl.constexpr, OVERLAP: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
     """dk and dv (B, S, K, D), contiguous. Grid: (tiles of 2 BN keys, B * K). All query heads of a key head in one
     program. p_q .. p_grad are descriptors of (B, heads, tokens, D), p_lse2 and p_delta of B * H * padded_rows numbers.
@@ -228,12 +233,12 @@ def span_attention_gluon_bwd_keys_kernel(
             (consume_for_keys, (
                 p_row_lo, p_row_hi, p_dk, p_dv, s_q, s_k, s_v, s_grad, s_lse2, s_delta, own_full, q_full, q_empty,
                 grad_full, grad_empty, first, start, num_left, num_full, num_tiles, num_keys, scale, scale_log2, 0,
-                K, GROUP, BM, BN, D, BD, STAGES, OVERLAP,
+                K, GROUP, BM, BN, D, BD, STAGES, OVERLAP, EARLY,
             )),
             (consume_for_keys, (
                 p_row_lo, p_row_hi, p_dk, p_dv, s_q, s_k, s_v, s_grad, s_lse2, s_delta, own_full, q_full, q_empty,
                 grad_full, grad_empty, first, start, num_left, num_full, num_tiles, num_keys, scale, scale_log2, 1,
-                K, GROUP, BM, BN, D, BD, STAGES, OVERLAP,
+                K, GROUP, BM, BN, D, BD, STAGES, OVERLAP, EARLY,
             )),
             (produce_for_keys, (
                 p_q, p_k, p_v, p_grad, p_lse2, p_delta, s_q, s_k, s_v, s_grad, s_lse2, s_delta, own_full, q_full,

@@ -51,11 +51,13 @@ class Shape(NamedTuple):
 class BackwardShape(NamedTuple):
     """What a sweep may vary in one of the two passes. width: rows of a tile that dk/dv walks over, keys of one that dq
     does; stages: such tiles in flight; overlap: whether a tile's last product is left to run under the next tile's
-    exponentials."""
+    exponentials; early: whether dk/dv waits for it before them all the same, which at head dim 128 takes no register
+    too many, but leaves less to run under them. The defaults are what an H200 has run."""
 
     width: int = 64
-    stages: int = 4
+    stages: int = 3
     overlap: bool = True
+    early: bool = False
 
 
 def why_not(q: Tensor, k: Tensor, *, kind: str = "any", sink: Tensor | None = None) -> str | None:
@@ -157,7 +159,8 @@ def backward(
             describe(q, keys_shape.width, width), describe(k, BM, width), describe(v, BM, width),
             describe(grad_out, keys_shape.width, width), *(describe_flat(x, keys_shape.width) for x in (lse2, delta)),
             row_lo, row_hi, dk, dv, num_keys, padded_rows, scale, scale * triton_launch.LOG2E,
-            K=key_heads, BM=keys_shape.width, BN=BM, STAGES=keys_shape.stages, OVERLAP=keys_shape.overlap, **shared,
+            K=key_heads, BM=keys_shape.width, BN=BM, STAGES=keys_shape.stages, OVERLAP=keys_shape.overlap,
+            EARLY=keys_shape.early, **shared,
         )  # fmt: skip
         if given <= 0:
             # of q as it was given
