@@ -103,4 +103,4 @@ def test_the_backend_is_refused_on_a_host(monkeypatch):
     with pytest.raises(ValueError, match='backend "gluon" needs a CUDA device, but q is on cpu'):
         attention(q, q, q, spans, backend="gluon")
     thin = torch.empty(1, 5, 2, 20, dtype=torch.bfloat16, device="meta")
-    assert "CUDA" in choose.refusal("gluon", thin, thin, kind="causal", sink=None)
+    assert "CUDA" in choose.refusal("gluon", thin, thin, int(spans.serial), sink=None)
