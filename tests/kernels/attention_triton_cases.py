@@ -200,7 +200,7 @@ def test_triton_scale_that_is_not_positive(scale, tiles):
     torch.testing.assert_close(*runs)
 
 
-@pytest.mark.parametrize("seed", [on_a_card(seed, unless=seed < 6) for seed in range(10)])
+@pytest.mark.parametrize("seed", [on_a_card(seed, unless=seed < 5) for seed in range(10)])
 def test_triton_fuzz(seed, tiles):
     draw = torch.Generator().manual_seed(seed)
 
@@ -365,14 +365,16 @@ def prompts(rows: int, batch: int = 4, num_keys: int = 300) -> Spans:
     return Spans(torch.minimum(lo, hi).int(), hi, num_keys).to(DEVICE)
 
 
+DECODED = [(1, 5, "fp32"), (1, 12, "fp16"), (5, 12, "fp32"), (5, 40, "fp16")]
+
+
 @pytest.mark.parametrize(
     ("rows", "programs", "dtype"),
     [
-        # the interpreter takes fp32 and fp16 in turn
-        on_a_card(rows, programs, dtype, unless=(i + j + k) % 2 == 0)
-        for i, rows in enumerate((1, 5))
-        for j, programs in enumerate((5, 12, 40))
-        for k, dtype in enumerate(DTYPES)
+        on_a_card(rows, programs, dtype, unless=(rows, programs, dtype) in DECODED)
+        for rows in (1, 5)
+        for programs in (5, 12, 40)
+        for dtype in DTYPES
     ],
 )
 def test_triton_decode_against_truth(rows, programs, dtype, monkeypatch):
