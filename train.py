@@ -93,7 +93,10 @@ def main(argv: list[str] | None = None) -> int:
                 raise
             error = f"the disk is full ({error}): free some space; the same command goes on from the last checkpoint"
         if isinstance(error, MemoryError | torch.OutOfMemoryError):
-            error = f"out of memory ({error}): what is finished is kept, and the same command goes on with this stage"
+            error = (
+                f"out of memory ({error}): what is finished is kept, and the same command goes on with this stage; "
+                "fewer rows at a time take less (micro_rows of small or large, evals.rows_per_batch)"
+            )
         if launch.debug:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
@@ -368,12 +371,15 @@ class _Run:
                 scores = score_documents(
                     model,
                     plan=plan,
-                    batches=Loader(self.data, plan, rows_per_batch=1),
+                    batches=Loader(
+                        self.data, plan, rows_per_batch=1, num_workers=self.runtime.loader_workers,
+                        pin_memory=self.runtime.device == "cuda",
+                    ),
                     top_k=salt.top_k,
                     min_learnable=salt.min_learnable,
                     compute_dtype=self.runtime.compute_dtype,
                     ledger=ledger,
-                )
+                )  # fmt: skip
             kind = self.data.kind[scores.document] if salt.selection_per_kind else None
             kept = scores.choose(keep=salt.selection_keep, kind=kind)
             scores.save(folder, kept=kept)
@@ -409,8 +415,9 @@ class _Run:
     def trained(self, name: str) -> LoadedModel:
         """The model of a finished stage, where and as this run computes."""
         return load(
-            self.folder / name, device=self.runtime.device, attention_backend=self.runtime.attention_backend
-        )
+            self.folder / name, device=self.runtime.device, attention_backend=self.runtime.attention_backend,
+            loss_backend=self.runtime.loss_backend,
+        )  # fmt: skip
 
     def wall_s(self) -> float:
         """Seconds that the whole line took, skipped stages at what they took when they were done."""

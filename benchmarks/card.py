@@ -22,7 +22,7 @@ Afterwards `--write-table FOLDER` puts the winners into the tables that "auto" r
 commit and the backends that the kernels chose; `log.txt` says it for people. Whatever fails is a line too ("error"),
 and the rest goes on. Tests are told (counts, failing ids, junit) and stop nothing. Stages end in time by themselves (8
 minutes at most, `million` 9); what does not fit into `--minutes` is a line too ("skipped"). A command that is killed
-leaves what it had. Exit code 0, unless nothing ran.
+leaves what it had. Exit code 0, 1 where nothing ran well, 2 for a mistake in the command.
 
 What is not measured: several cards, Nsight counters, power. Every time on a card is between CUDA events. Without a card
 (or with --toy) sizes are toys: then times mean nothing, and only the command itself is tried.
@@ -47,7 +47,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.card_record import Record, error_of, last_words
+from benchmarks.card_record import Record, error_of, last_words, show
 from benchmarks.card_stage import ROOT, STAGES, Item, Stage
 
 MARGIN_S = 5.0
@@ -55,6 +55,8 @@ MARGIN_S = 5.0
 STAGE_OVER = "the stage's time was up"
 DEADLY = 2
 """Items that a contender may kill before it is left out of the whole stage."""
+NAMES_SHOWN = 40
+"""Items that are told to someone who named none of them."""
 CORPUS_MIB = 24.0
 """Size of a packed corpus unless told otherwise."""
 
@@ -70,8 +72,15 @@ class Run:
     """By `time.time`."""
     current: subprocess.Popen | None = None
     ran: int = 0
-    """Items that ended well."""
+    """Items that ended well: neither raised nor passed over for want of time."""
     deaths: dict[str, int] = field(default_factory=dict)
+
+
+def refuse(error: Exception) -> int:
+    """One line that tells a user's mistake -> exit code."""
+    told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+    print(f"error: {told}", file=sys.stderr)
+    return 2
 
 
 def stages_of(names: list[str]) -> list[Stage]:
@@ -88,6 +97,10 @@ def run(options: argparse.Namespace) -> int:
     facts = find_facts(record, options.device)
     device = facts.get("device", "cpu")
     options.toy = options.toy or device == "cpu"
+    try:
+        check_items(options)
+    except ValueError as error:
+        return refuse(error)
     state = Run(record, options, device, end)
     _on_signal(state)
     record.write(stage="start", case="command", toy=options.toy, stages=options.stage, minutes=options.minutes)
@@ -100,6 +113,21 @@ def run(options: argparse.Namespace) -> int:
         run_stage(stage, state)
     record.write(stage="end", case="command", items=state.ran)
     return 0 if state.ran else 1
+
+
+def check_items(options: argparse.Namespace) -> None:
+    """Raises ValueError for a word of --items that no item has in its name."""
+    names = []
+    for stage in stages_of(options.stage) if options.items else ():
+        try:
+            names += [item.name for item in stage.module(options.module).items(options.toy)]
+        except Exception:
+            # told when it is this stage's turn
+            return
+    for word in options.items:
+        if not any(word in name for name in names):
+            more = f" and {len(names) - NAMES_SHOWN} more (--list)" * (len(names) > NAMES_SHOWN)
+            raise ValueError(f"no item has {word!r} in its name: there are {', '.join(names[:NAMES_SHOWN])}{more}")
 
 
 def find_facts(record: Record, device: str) -> dict[str, Any]:
@@ -163,7 +191,7 @@ def after_death(stage: Stage, died: dict[str, Any], todo: list[Item], without: d
 def run_child(
     stage: Stage, batch: list[Item], without: dict[str, list[str]], state: Run, end: float
 ) -> tuple[set[str], dict[str, Any] | None]:
-    """One process for some items -> (names of those that ended, how it died or None)."""
+    """One process for some items -> (names of those that ended, well or not, how it died or None)."""
     names, limits = [item.name for item in batch], {item.name: item.timeout_s for item in batch}
     why, hung, at = "", [], None
     with tempfile.TemporaryDirectory() as folder:
@@ -190,7 +218,7 @@ def run_child(
         state.record.write(stage=stage.name, case="stage", error=why, items=names)
         return set(names), None
     ended = set(names[: names.index(at["item"]) + at["ended"]])
-    state.ran += len(ended)
+    state.ran += len(ended - set(at["unwell"]))
     if at["ended"]:
         return ended, None
     return ended, {"item": at["item"], "who": "" if why == STAGE_OVER else at["who"], "why": why, "hung": hung}
@@ -256,8 +284,8 @@ def _on_signal(state: Run) -> None:
         signal.signal(number, stop)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command -> exit code."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     made = argparse.ArgumentParser(
         prog="python -m benchmarks.card",
         description=__doc__.splitlines()[0],
@@ -284,7 +312,11 @@ def main(arguments: list[str] | None = None) -> int:
     made.add_argument("--pack-mib", type=float, default=CORPUS_MIB, help="about how large that file may become")
     made.add_argument("--write-table", type=Path, metavar="FOLDER", help="winners of a results folder into the table")
     made.add_argument("--draw", type=Path, metavar="FILE", help="a picture of a results file, beside it")
-    options = made.parse_args(arguments)
+    return made
+
+
+def side_work(options: argparse.Namespace) -> int | None:
+    """What measures nothing -> exit code, or None where a run is asked for. Raises ValueError, OSError, ImportError."""
     if options.draw:
         from benchmarks.card_draw import draw
 
@@ -297,20 +329,46 @@ def main(arguments: list[str] | None = None) -> int:
         from benchmarks.card_table import write_table
 
         return write_table(options.write_table)
-    try:
-        stages = stages_of(options.stage)
-    except ValueError as error:
-        made.error(str(error))
     if options.list:
-        for stage in stages:
-            print(stage.name, *(item.name for item in stage.module(options.module).items(options.toy)), sep="\n  ")
+        for stage in stages_of(options.stage):
+            show("\n  ".join([stage.name, *(item.name for item in stage.module(options.module).items(options.toy))]))
         return 0
+    return None
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Look at stages, corpus and folders before anything starts. Raises ValueError or OSError."""
+    stages_of(options.stage)
     for name in ("out", "work", "corpus"):
         if getattr(options, name) is not None:
             setattr(options, name, getattr(options, name).resolve())
+    if options.corpus is not None:
+        from benchmarks.card_corpus import look_at
+
+        look_at(options.corpus)
     # kept, so that a demo goes on where it was ended
     options.work = options.work or Path(tempfile.gettempdir()) / "brine-card"
-    options.work.mkdir(parents=True, exist_ok=True)
+    for folder in (options.out, options.work):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise ValueError(f"{folder} is no folder to write results into ({error.strerror}): name another") from None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command -> exit code."""
+    options = build_parser().parse_args(arguments)
+    try:
+        code = side_work(options)
+        if code is not None:
+            return code
+        prepare(options)
+    except ImportError as error:
+        return refuse(ImportError(f"{error}: install {error.name or 'it'} where this is done"))
+    except (OSError, ValueError) as error:
+        return refuse(error)
     return run(options)
 
 

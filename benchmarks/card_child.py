@@ -104,11 +104,11 @@ def work(options: argparse.Namespace) -> int:
     known = {item.name: item for item in module.items(options.toy)}
     without = json.loads(options.without)
 
-    began = 0.0
+    began, unwell = 0.0, []
 
     def now(item: str, who: str = "", ended: bool = False) -> None:
         partial = options.now.with_suffix(".partial")
-        partial.write_text(json.dumps({"item": item, "who": who, "began": began, "ended": ended}))
+        partial.write_text(json.dumps({"item": item, "who": who, "began": began, "ended": ended, "unwell": unwell}))
         os.replace(partial, options.now)
 
     for name in options.items:
@@ -124,6 +124,7 @@ def work(options: argparse.Namespace) -> int:
         forget_choices()
         if context.left_s() < known[name].least_s:
             context.record(skipped=f"wants {known[name].least_s:.0f} s, {context.left_s():.0f} s are left")
+            unwell.append(name)
             now(name, ended=True)
             continue
         broken = False
@@ -133,10 +134,12 @@ def work(options: argparse.Namespace) -> int:
             Record(options.out).write(
                 stage=stage.name, case=name, toy=options.toy, **error_of(error), s=round(time.time() - began, 1)
             )
+            unwell.append(name)
             broken = _broken(options.device)
-        now(name, ended=True)
         if broken:
+            # not ended: whoever was at work is left out, and the item is done again
             return BROKEN
+        now(name, ended=True)
         if options.device == "cuda":
             _release()
     return 0

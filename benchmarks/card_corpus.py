@@ -12,17 +12,20 @@ text alone from Python's own library (`text_corpus`), and its run says so.
 from __future__ import annotations
 
 import contextlib
+import lzma
 import shutil
 import sysconfig
 import tarfile
 import tempfile
+import zlib
 from dataclasses import fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from data.config import EncodeConfig
 from data.formats import open_source
 from data.readers import texts_of
-from data.store import build_corpus
+from data.store import EncodedCorpus, build_corpus
 from data.tokenizer import train_tokenizer
 from data.workbench import Counts, build_workbench
 from recipes import RECIPES
@@ -32,6 +35,8 @@ DOCUMENTS_PER_MIB = 260
 HELD_OUT = 0.5
 """Share of the demo's held-out documents, where a corpus is not smaller than that anyway."""
 TEXT_VOCABULARY = 512
+LIBRARIES = ("PIL", "pygments", "matplotlib", "espeakng_loader", "av", "soundfile", "torchaudio")
+"""What making a corpus imports and reading one does not."""
 
 
 def scaled(counts: Counts, share: float) -> Counts:
@@ -52,7 +57,17 @@ def num_documents(counts: Counts) -> int:
 
 
 def pack(file: Path, *, mib: float, toy: bool = False, source: Path | None = None) -> int:
-    """Make the corpus and write the archive -> exit code. toy: a few dozen documents. source: of code, for tests."""
+    """Make the corpus and write the archive -> exit code. toy: a few dozen documents. source: of code, for tests.
+
+    Raises ValueError, ImportError or OSError where a library is missing or the file cannot be written, before it works.
+    """
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder: name a file, such as {file / 'corpus.tar.xz'}")
+    # written beside and renamed: half an archive is worse than none
+    partial = file.with_name(file.name + ".partial")
+    with partial.open("wb"):
+        partial.unlink()
+    check_libraries()
     config = RECIPES["demo"]().corpus
     share = 1 / 400 if toy else min(1.0, mib * DOCUMENTS_PER_MIB / num_documents(config.workbench.train))
     held_out = scaled(config.workbench.test, 0.1 if toy else HELD_OUT)
@@ -67,13 +82,35 @@ def pack(file: Path, *, mib: float, toy: bool = False, source: Path | None = Non
             tokenizer=train_tokenizer(texts_of(documents.documents()), config.vocab_size),
         )  # fmt: skip
         count = corpus.num_documents
-        # written beside and renamed: half an archive is worse than none
-        partial = file.with_name(file.name + ".partial")
         with tarfile.open(partial, "w:xz", preset=6) as archive:
             archive.add(Path(folder) / "corpus", "corpus")
         partial.replace(file)
     print(f"{file}: {count} documents, {file.stat().st_size / 2**20:.1f} MiB")
     return 0
+
+
+def check_libraries() -> None:
+    """Raises ValueError unless what renders, speaks and decodes is there."""
+    missing = [name for name in LIBRARIES if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"making a corpus needs {', '.join(missing)}: run `uv sync --group corpus`")
+
+
+def look_at(file: Path) -> None:
+    """Raises ValueError where `unpack` would find no corpus. Reads an archive's beginning alone, so that an end that is
+    missing is told later."""
+    if file.is_dir():
+        EncodedCorpus.open(file)
+        return
+    try:
+        with tarfile.open(file) as archive:
+            first = archive.next()
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror or error}") from None
+    except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error):
+        first = None
+    if first is None or first.name.split("/")[0] != "corpus":
+        raise ValueError(f"{file} is no corpus: `python -m benchmarks.card --pack-corpus FILE` makes one")
 
 
 def unpack(file: Path, folder: Path) -> Path:

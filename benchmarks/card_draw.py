@@ -8,10 +8,11 @@ a contender cannot express, or that is not in the file, leaves a gap.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
+
+from benchmarks.card_record import read
 
 NAMES = {
     "brine": "ours, auto", "brine-triton": "ours, Triton", "brine-gluon": "ours, Gluon", "brine-flex": "ours, by flex",
@@ -26,7 +27,7 @@ def draw(file: Path) -> int:
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines = read(file)
     attention = [x for x in lines if x["stage"] == "attention" and "contenders" in x and not x.get("toy")]
     losses = [x for x in lines if x["stage"] == "loss" and "contenders" in x and not x.get("toy")]
     special = specialised(lines)
@@ -60,7 +61,7 @@ def draw(file: Path) -> int:
 
 
 def specialised(lines: list[dict]) -> list[dict]:
-    """The lines of stage `gluon` by case: of our specialised kernels the shapes that `kernels.attention.gluon` takes."""
+    """The lines of stage `gluon` by case: of our specialised kernels those that `kernels.attention.gluon` takes."""
     taken = {(64, "forward"): "gluon-128-2-00", (128, "forward"): "gluon-128-2-10"}
     taken |= {(dim, "backward"): "gluon-64-3-1" for dim in (64, 128)}
     cases: dict[str, dict] = {}

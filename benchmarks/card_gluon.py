@@ -195,6 +195,8 @@ def time_all(dim: int, context: Context) -> None:
         flops = 4 * dim * HEADS * mask.spans.area()
         truth = None
         for name, function in contenders(dim, kind, mask.spans, context.device).items():
+            if name in context.without:
+                continue
             context.on_work(name)
             told = {"mask": kind, "tokens": size, "dim": dim, "who": name}
             try:

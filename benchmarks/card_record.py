@@ -57,7 +57,16 @@ class Record:
         """One line for people, in the log and on the console."""
         words = f"{time.strftime('%H:%M:%S')} {words}"
         append(self.folder / LOG, words + "\n")
+        show(words)
+
+
+def show(words: str) -> None:
+    """Print, as long as somebody reads: `| head` ends neither a run nor a list with a traceback."""
+    try:
         print(words, flush=True)
+    except BrokenPipeError:
+        # what waits in the buffer has to go somewhere when this process ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def choices() -> dict[str, str]:
@@ -85,9 +94,16 @@ def append(path: Path, text: str, *, fresh: bool = False) -> None:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a results file, or of the one in a folder."""
+    """The lines of a results file, or of the one in a folder. Raises ValueError for a file of something else."""
     path = Path(folder) / RESULTS if Path(folder).is_dir() else Path(folder)
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        try:
+            found.append(json.loads(line))
+            found[-1]["stage"], found[-1]["case"]
+        except (ValueError, TypeError, KeyError):
+            raise ValueError(f"{path}, line {number}: no line of a results file, such as FOLDER/{RESULTS}") from None
+    return found
 
 
 def error_of(error: BaseException) -> dict[str, str]:

@@ -332,8 +332,9 @@ def hardware(device: str, threads: int, load: float) -> dict[str, Any]:
 
 
 def is_dirty() -> bool | None:
-    """Do files differ from the commit, `benchmarks/results` apart? None outside a checkout."""
-    command = ["git", "-C", str(ROOT), "status", "--porcelain", "--", ".", ":(exclude)benchmarks/results"]
+    """Do files of the commit differ from it, `benchmarks/results` apart? None outside a checkout."""
+    command = ["git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no", "--", "."]
+    command += [":(exclude)benchmarks/results"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

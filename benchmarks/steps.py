@@ -35,6 +35,7 @@ class Steps:
         self.runtime = Runtime(
             device=case.device, dtype=case.dtype, compile=case.compiled, checkpointing=case.checkpointing,
             checkpoint_layers=case.checkpoint_layers, mlp_tile=case.mlp_tile, deterministic=False,
+            attention_backend=case.attention_backend,
         )  # fmt: skip
         self.model = Transformer(case.model, empty=True).train()
         parallelize(self.model, runtime=self.runtime, world=world, seed=seed)

@@ -184,8 +184,9 @@ def measure(
                 batch.token_ids, batch.position, batch.document, batch.block, batch.media, geometry=geometry
             )
             _, token_loss = linear_cross_entropy(
-                hidden.flatten(0, 1), model.head_weight, batch.labels.flatten(), return_token_loss=True
-            )
+                hidden.flatten(0, 1), model.head_weight, batch.labels.flatten(), return_token_loss=True,
+                backend=model.loss_backend,
+            )  # fmt: skip
         target = np.flatnonzero(batch.item.ravel() >= 0)
         place = batch.item.ravel()[target] * NUM_CONTEXTS + batch.context.ravel()[target]
         values = token_loss.double().cpu().numpy()[target]

@@ -119,7 +119,8 @@ class KeyValueCache:
         self.block: Tensor | None = None
         self.start: Tensor | None = None
         """(B,) int32, number of the first token of the last token's document."""
-        self._newest_start = 0
+        self._newest_start: int | None = 0
+        """The largest of `start`; None where nobody has asked yet, since the device is waited for."""
         self._steady: Spans | None = None
 
     def extend(self, document: Tensor, block: Tensor) -> tuple[Spans, Spans]:
@@ -141,10 +142,11 @@ class KeyValueCache:
             row = torch.arange(before, before + new, dtype=torch.int32, device=document.device)
             hi = (row + 1).expand(document.shape).contiguous()
             self.start = lo[:, -1].clone()
-            self._newest_start = int(self.start.max())
+            self._newest_start = None
         self.num_tokens = before + new
         self.document, self.block = document[:, -1].clone(), block[:, -1].clone()
-        return self._local_spans(lo, hi, hi_block), Spans(lo, hi, self.num_tokens)
+        # right by construction: to check them would be to wait for the device
+        return self._local_spans(lo, hi, hi_block), Spans(lo, hi, self.num_tokens, valid=True)
 
     def _continues(self, document: Tensor, block: Tensor) -> tuple[Tensor | None, bool]:
         """((B,) bool: the last token's document goes on; whether it does in all rows), None before the first token."""
@@ -179,16 +181,22 @@ class KeyValueCache:
             cache.drop = 0 if self.config.is_global(layer) else first - self.first_local
         self.first_local = first
         kept = self.num_tokens - first
-        steady = new == 1 and kept == window and self._newest_start <= first
+        steady = new == 1 and kept == window and self._newest() <= first
         if steady and self._steady is not None:
             return self._steady
         if window is not None:
             lo = torch.maximum(lo, hi - window)
             # a window near 2**31 would overflow int32; past the last token it changes nothing
             hi_block = torch.minimum(hi_block, hi + (min(window, self.num_tokens) - 1))
-        spans = Spans((lo - first).clamp_(min=0), hi_block - first, kept)
+        spans = Spans((lo - first).clamp_(min=0), hi_block - first, kept, valid=True)
         self._steady = spans if steady else None
         return spans
+
+    def _newest(self) -> int:
+        """The largest of `start`; waits for the device once after each change."""
+        if self._newest_start is None:
+            self._newest_start = int(self.start.max())
+        return self._newest_start
 
     def select(self, rows: Tensor) -> None:
         """Keep only these rows of the batch (1-D int64 index, ascending), for instance those that have not ended."""
@@ -196,7 +204,7 @@ class KeyValueCache:
         if kept != sorted(set(kept)):
             raise ValueError(f"rows to keep must ascend, each once; got {kept}")
         self.document, self.block, self.start = self.document[rows], self.block[rows], self.start[rows]
-        self._newest_start, self._steady = int(self.start.max()), None
+        self._newest_start, self._steady = None, None
         for cache in self.layers:
             cache.select(kept)
 
@@ -230,10 +238,15 @@ class KeyValueCache:
 
     def load_state(self, read: Callable[[str], Tensor]) -> None:
         """Take over what `state` gave, into an empty cache. read: name -> tensor, called once for each name, so that
-        one layer at a time need be in memory twice."""
+        one layer at a time need be in memory twice. Raises ValueError for a state that no cache has given."""
         self.num_tokens, self.first_local = read("counts").tolist()
         self.document, self.block, self.start = (read(name).clone() for name in ("document", "block", "start"))
-        self._newest_start = int(self.start.max())
+        least, self._newest_start = torch.stack((self.start.min(), self.start.max())).tolist()
+        if not 0 <= least <= self._newest_start < self.num_tokens:
+            raise ValueError(
+                f"documents that begin at tokens {least} to {self._newest_start} do not belong to a cache of "
+                f"{self.num_tokens}: the saved state was altered; read the prompt again"
+            )
         for layer, cache in enumerate(self.layers):
             cache.drop = 0
             cache.append(read(f"layers.{layer}.keys"), read(f"layers.{layer}.values"))
@@ -255,7 +268,7 @@ class KeyValueCache:
             torch.cat([getattr(c, name) for c in caches]) for name in ("document", "block")
         )
         merged.start = torch.cat([cache.start + pad for cache, pad in zip(caches, pads, strict=True)])
-        merged._newest_start = int(merged.start.max())
+        merged._newest_start = None
         for layer, target in enumerate(merged.layers):
             kept = merged.num_tokens - (0 if config.is_global(layer) else merged.first_local)
             target.gather([cache.layers[layer] for cache in caches], kept)

@@ -15,9 +15,11 @@ With a `compute_dtype` the blocks' matrices and the head are rounded once, to co
 alone each step would read them in fp32 and round them again. `compiled` has the compiler fuse what lies between the
 matrix products, which takes it tens of seconds and pays for long answers.
 
-Why there are two ways to decode: on a CPU `model.generate.Decoding` is the faster one. It reads the keys that are
-there, and no more, by kernels that plan for exactly these; rows that have ended leave the batch; and nothing is gained
-by equal addresses. Both choose equal tokens (tests/model/test_decode.py).
+Why there are two ways to decode: on a CPU nothing is gained by equal addresses, and `model.generate.Decoding` does less
+with long caches and many rows. It reads the keys that are there, and no more, by kernels that plan for exactly these,
+and rows that have ended leave the batch. It is not the faster one everywhere: for a single row a static step, whose
+masks are not made anew, by the dense reference was seen to be quicker. Both choose equal tokens
+(tests/model/test_decode.py).
 
 What has not run: no part of this has been on a card. Capture, replay and the half-precision head are written against
 PyTorch's documentation, and the tests stand in for a graph.

@@ -13,6 +13,7 @@ elsewhere it is emulated and slower than float32.
 from __future__ import annotations
 
 import argparse
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -28,20 +29,39 @@ COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 def resolve_device(name: str = "auto") -> torch.device:
     """The device that a name means: "auto", "cpu", "cuda", "cuda:1", ...
 
-    Raises ValueError for a name that torch does not know, and for a card that is not there.
+    Raises ValueError for a name that torch does not know, for one that it cannot compute on here, and for a card that
+    is not there.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    there = "give auto, cpu, cuda, or cuda:1 for a second card"
     try:
-        device = torch.device(name)
+        with warnings.catch_warnings():
+            # types that torch knew once
+            warnings.simplefilter("ignore")
+            device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"device = {name!r} is unknown: give auto, cpu, cuda, or cuda:1 for a second card") from None
+        raise ValueError(f"device = {name!r} is unknown: {there}") from None
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ValueError(f"device = {name!r}, but torch sees no GPU: use cpu, or install its driver")
         if device.index is not None and device.index >= torch.cuda.device_count():
             raise ValueError(f"device = {name!r}, but torch sees {torch.cuda.device_count()} GPUs, counted from 0")
+    elif device.type == "cpu":
+        if device.index is not None:
+            raise ValueError(f"device = {name!r}, but processors have no number: {there}")
+    elif not _computes(device):
+        raise ValueError(f"device = {name!r}, but this torch cannot compute on it here: {there}")
     return device
+
+
+def _computes(device: torch.device) -> bool:
+    """Does a sum on it come out? torch knows the names of many devices that it was not built for, and of "meta"."""
+    try:
+        return (torch.ones(2, device=device) + 1).sum().item() == 4
+    except Exception:
+        # whatever a backend that is absent raises: AssertionError, ImportError, NotImplementedError, ...
+        return False
 
 
 def device_of(model: nn.Module) -> torch.device:

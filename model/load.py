@@ -128,12 +128,16 @@ def _reading_bar(num_tokens: int) -> OnRead:
 
 
 def load(
-    folder: str | Path, *, device: torch.device | str = "cpu", attention_backend: str = "auto"
+    folder: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    attention_backend: str = "auto",
+    loss_backend: str = "auto",
 ) -> LoadedModel:
     """Load a model from a model folder, a stage that has one, or a run (its best finished stage, see `PREFERRED`).
 
-    device: a torch device or its name; "auto" is a GPU where there is one. attention_backend: as in
-    `kernels.attention`; whatever the model was trained with, it computes here as this machine does best.
+    device: a torch device or its name; "auto" is a GPU where there is one. attention_backend, loss_backend: as in
+    `kernels`; whatever the model was trained with, it computes here as this machine does best.
     Raises ValueError, naming the file and the remedy, when there is no model, or one that is broken, of another
     version, or whose parts do not fit each other.
     """
@@ -156,7 +160,7 @@ def load(
         )
     model = Transformer(config)
     load_weights(model, folder / WEIGHTS)
-    model.attention_backend = attention_backend
+    model.attention_backend, model.loss_backend = attention_backend, loss_backend
     return LoadedModel(model.to(resolve_device(str(device))).eval(), tokenizer, encode_config, folder)
 
 

@@ -17,7 +17,7 @@ precision, both against float64 by the reference; on CPUs (gloo) they run in flo
 
 A check that hangs is cut off after `--timeout` seconds by a second thread, which says what each rank was last seen
 doing (through torchrun's store, not through what hangs) and ends the process: NCCL would wait for half an hour.
-Rehearsed on gloo; not yet run on any card.
+Rehearsed on gloo, under torchrun; not yet run on any card.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +41,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from training.cluster_math import ring_errors, sharding_errors
-from training.distributed import RankLostError, World, _seen, close_world, start_world
+from training.distributed import RankLostError, World, close_world, start_world
 from training.parallel import split_world
 
 SIZES = (2**16, 2**22, 2**26)
@@ -84,7 +85,7 @@ class Watch:
     def _watch(self) -> None:
         while time.monotonic() < self.deadline:
             time.sleep(0.2)
-        seen = _seen(self.world.store, self.world.size) if self.world.store is not None else "alone"
+        seen = self.world.seen() if self.world.store is not None else "alone"
         print(
             f"FAIL  {self.what}: did not end in {self.timeout_s:.0f} s on rank {self.world.rank}. {seen}. Where one "
             "rank is missing look at its card and its log; where all wait, at the network (NCCL_DEBUG=INFO tells more)",
@@ -235,13 +236,13 @@ def run(world: World, device: str, watch: Watch, *, links: bool, say: Callable[[
 
     check("ranks have the same versions and own cards", alike)
     check("collectives give the right numbers", lambda: collectives(world, device))
-    if links and world.size > 1:
+    if links:
         report.links = link_speeds(world, device, watch)
         for line in table(report.links, world.size):
             say(line)
-    whole = split_world(world, context=world.size, device=device) if world.size > 1 else world
+    whole = split_world(world, context=world.size, device=device)
     check("ring attention equals one rank", lambda: ring_errors(whole, device))
-    sharded = split_world(world, shard=world.size, device=device) if world.size > 1 else world
+    sharded = split_world(world, shard=world.size, device=device)
     check("sharded parameters equal whole ones", lambda: sharding_errors(sharded, device))
     return report
 
@@ -274,8 +275,8 @@ def parser() -> argparse.ArgumentParser:
         prog="torchrun --nproc-per-node N -m training.check_cluster",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Checks the ranks that torchrun starts: collectives, link speeds, ring attention and FSDP2\n"
-        "against one rank. One line a check, PASS or FAIL; exit code 0 where all passed, 1 where one failed, 3 where\n"
-        "one did not end in time.",
+        "against one rank. One line a check, PASS or FAIL; exit code 0 where all passed, 1 where one failed, 2 for a\n"
+        "mistake in the command, 3 where one did not end in time.",
         epilog="one machine with 8 cards: torchrun --nproc-per-node 8 -m training.check_cluster --json check.json",
     )
     options.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
@@ -301,8 +302,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # the watch speaks before a collective gives up, and NCCL's own watch ends the process
         world = start_world(device=device, timeout_s=2 * args.timeout)
+        if world.size == 1:
+            print("error: one rank has nobody to talk to: start two or more with torchrun --nproc-per-node",
+                  file=sys.stderr)  # fmt: skip
+            return 2
         if device == "cpu":
             torch.set_num_threads(1)
+        # torch 2.13 has new names for collectives, which 2.11 does not know
+        warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
         watch = Watch(world, args.timeout)
         report = run(world, device, watch, links=not args.no_links, say=_speak if world.is_main else _silent)
         if world.is_main:

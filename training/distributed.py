@@ -125,11 +125,28 @@ class World:
         if self.store is not None:
             self.store.set(f"at/{self.rank}", json.dumps([what, time.time()]))
 
+    def seen(self) -> str:
+        """Where every rank was last seen, in words; those at one place together. Waits for no rank."""
+        places: dict[str, list[int]] = {}
+        for rank in range(self.size):
+            try:
+                # a store that is gone with its rank must not be waited for
+                there = self.store is not None and self.store.check([f"at/{rank}"])
+                what, when = json.loads(self.store.get(f"at/{rank}")) if there else ("nowhere yet", None)
+            except (RuntimeError, ValueError):
+                what, when = "nowhere, since the store is gone", None
+            ago = "" if when is None else f" {max(0.0, time.time() - when):.0f} s ago"
+            places.setdefault(f"last seen{ago}: {what}", []).append(rank)
+        return "; ".join(
+            f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))} {place}"
+            for place, ranks in sorted(places.items(), key=lambda item: len(item[1]))
+        )
+
     def lost(self, error: BaseException) -> RankLostError:
         """The error to raise when a collective failed: names where every rank was last seen."""
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         return RankLostError(
-            f"rank {self.rank} lost touch with another rank, which has ended or hangs. {_seen(self.store, self.size)}. "
+            f"rank {self.rank} lost touch with another rank, which has ended or hangs. {self.seen()}. "
             f"The same command goes on from the last checkpoint ({reason})"
         )
 
@@ -241,21 +258,3 @@ def is_lost_touch(error: BaseException) -> bool:
     if isinstance(error, RankLostError):
         return False
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
-
-
-def _seen(store: dist.Store | None, size: int) -> str:
-    """Where every rank was last seen, in words; those at one place together."""
-    places: dict[str, list[int]] = {}
-    for rank in range(size):
-        try:
-            # a store that is gone with its rank must not be waited for
-            there = store is not None and store.check([f"at/{rank}"])
-            what, when = json.loads(store.get(f"at/{rank}")) if there else ("nowhere yet", None)
-        except (RuntimeError, ValueError):
-            what, when = "nowhere, since the store is gone", None
-        ago = "" if when is None else f" {max(0.0, time.time() - when):.0f} s ago"
-        places.setdefault(f"last seen{ago}: {what}", []).append(rank)
-    return "; ".join(
-        f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))} {place}"
-        for place, ranks in sorted(places.items(), key=lambda item: len(item[1]))
-    )

@@ -61,6 +61,9 @@ class Link(Protocol):
     def wait(self, mark: Any) -> None:
         """Let what is computed from now on wait for the copies before a mark. The host does not wait."""
 
+    def arrive(self, mark: Any) -> None:
+        """Return when the copies before a mark are done."""
+
 
 class StreamLink:
     """Copies on a CUDA stream of their own."""
@@ -90,6 +93,10 @@ class StreamLink:
     def wait(self, mark: torch.cuda.Event) -> None:
         """See `Link`."""
         torch.cuda.current_stream(self.device).wait_event(mark)
+
+    def arrive(self, mark: torch.cuda.Event) -> None:
+        """See `Link`."""
+        mark.synchronize()
 
 
 class Away:

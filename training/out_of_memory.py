@@ -150,7 +150,8 @@ def present(
         config.model, row_tokens, micro_rows=rows, ranks=world.size, context=world.context, shard=world.shard,
         checkpointing=runtime.checkpointing, checkpoint_layers=runtime.checkpoint_layers, mlp_tile=runtime.mlp_tile,
         dtype="bfloat16" if runtime.dtype == "bfloat16" else "float32", device=runtime.device, compiled=runtime.compile,
-        optimizer=config.optimizer, patches=patches, accumulated=config.rows_per_step > rows * world.replicas,
+        attention_backend=runtime.attention_backend, optimizer=config.optimizer, patches=patches,
+        accumulated=config.rows_per_step > rows * world.replicas,
     )  # fmt: skip
 
 

@@ -64,7 +64,7 @@ def parallelize(model: nn.Module, *, runtime: Runtime, world: World, seed: int) 
     """Make a model one that trains as `runtime` and `world` say; in place. seed: of the weights of an empty model."""
     empty = any(parameter.is_meta for parameter in model.parameters())
     model.to(device=None if empty else runtime.device, dtype=runtime.weight_dtype)
-    model.attention_backend = runtime.attention_backend
+    model.attention_backend, model.loss_backend = runtime.attention_backend, runtime.loss_backend
     tile_blocks(model, runtime.mlp_tile, compiled=runtime.compile)
     checkpoint_blocks(model, runtime.checkpointing, layers=runtime.checkpoint_layers)
     if runtime.compile:

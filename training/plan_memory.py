@@ -15,7 +15,7 @@ save fewer: what the compiler is assumed to fuse away (`FUSED`) is left out for 
 are the temporary tensors of a backward pass (those alive at its widest point are counted), attention's scratch and
 FSDP's buffers (two gathered blocks, one being reduced).
 
-Not counted: the interpreter and its libraries, the loader's queues, fragments of the allocator (a device's
+Not counted: the interpreter and its libraries, the loader's queues on the host, fragments of the allocator (a device's
 `reserve`), a teacher. On a CPU `python -m benchmarks.planner` holds the peak against the resident memory of real
 steps: in seventeen cases of 2.1 to 3.6 GiB per rank (recomputation of every kind, layers that share an input, tiles,
 compiled blocks, float32 and bfloat16, patches, two ranks that share parameters, rows or both) the estimate was 0.95 to
@@ -42,6 +42,9 @@ BATCH_BYTES = 2 * 8 + 3 * 4 + 4 * 4
 """Of a token in a batch: its id and label (int64), position (3 float32), document, block, kind, context (int32)."""
 SPAN_BYTES = 2 * 2 * 4
 """Of a token in the masks: lo and hi, int32, for local and global layers."""
+BATCHES_AHEAD = 2
+"""Batches on a card beside the one at work (`data.prefetch`): the next one, and that of the step which the host queues
+behind it, as it reads a step's numbers one step late."""
 
 AGAIN = "block computed again"
 GLOBAL_KEPT = ("out of global layers", "lse of global layers", "middles of global layers")
@@ -72,6 +75,8 @@ class Case:
     device: str = "cuda"
     compiled: bool = False
     """Are the blocks compiled? See `FUSED`."""
+    attention_backend: str = "auto"
+    """As `kernels.attention` names it; "auto" may take "flash" on a card, and is counted so."""
     optimizer: str = "adamw"
     patches: tuple[tuple[str, int], ...] = ()
     """(modality, most patches of a row)."""
@@ -240,6 +245,7 @@ def memory(case: Case) -> Memory:
         "optimizer": WIDE * _optimizer_numbers(case) / case.shard,
         "batch, masks, tables": tokens * (BATCH_BYTES + SPAN_BYTES) + table_bytes(case),
         "patches": _patches(case),
+        "batches ahead": _batches_ahead(case),
         **{name: size for name, size in kept_bytes(case).items() if name not in away},
         # one stream is on its way there, one on its way back
         "on the way to the host": min(sum(away.values()), 2.0 * tokens * config.dim * WIDE),
@@ -285,6 +291,26 @@ def _patches(case: Case) -> float:
                                                           + (width + config.dim) * case.low
                                                           + 2 * config.dim * WIDE)  # fmt: skip
     return size
+
+
+def _batches_ahead(case: Case) -> float:
+    """Batches and masks that are on a card already, patches as they are stored; tables are made when they are used."""
+    if case.device != "cuda":
+        return 0.0
+    stored = sum(count * case.model.patch_dims[name] * FIELDS[name].itemsize for name, count in case.patches)
+    tokens = case.num_tokens * (BATCH_BYTES + SPAN_BYTES)
+    return BATCHES_AHEAD * (tokens + case.micro_rows * stored / case.context)
+
+
+def flash_sums(case: Case) -> float:
+    """Bytes in which the backward pass of a flash package adds up: dq in float32 and, where query heads share a key
+    head, dk and dv. (Under deterministic algorithms flash-attn 2 and torch's own take the first of these several times,
+    which is not counted.)"""
+    if case.device != "cuda" or case.low == WIDE or case.attention_backend not in ("auto", "flash"):
+        return 0.0
+    config = case.model
+    shared = 2 * config.num_kv_heads * (config.num_heads > config.num_kv_heads)
+    return case.num_tokens * (config.num_heads + shared) * config.head_dim * WIDE
 
 
 def chunk_tokens(case: Case) -> int:
@@ -374,13 +400,16 @@ def _attention(case: Case) -> dict[str, float]:
         scratch = tokens * both * WIDE + min(tokens, max(row, CALL_ROWS // 2)) * 4 * (heads + keys) * WIDE
         if case.micro_rows <= max(1, CALL_ROWS // (2 * row)):
             scratch = max(scratch, tokens * (3 * heads + 2 * keys + both) * low)
+    # those of rotary turn and norm take the place of attention's scratch afterwards
+    sums, turned = flash_sums(case), 0 if case.compiled else 4 * tokens * heads * WIDE
     parts = {
         AGAIN if case.mode != "none" else "MLP of the last block, let go": _again(case, mlp=False),
         **_found_again(case),
         "gradient of the stream": _stream_gradient(case),
-        # of out, q, k and v; afterwards those of rotary turn and norm take attention's scratch's place
+        # of out, q, k and v
         "attention gradients": results,
-        "attention workspace": scratch if case.compiled else max(scratch, 4 * tokens * heads * WIDE),
+        "sums of flash": sums,
+        "attention workspace": max(scratch, turned - sums),
     }
     if case.context > 1:
         # keys and values in use, coming and leaving; their gradients, made, leaving and coming back

@@ -308,12 +308,11 @@ def request(args: argparse.Namespace, recipe) -> tuple[Case, TrainConfig, Device
     if compiled == "auto":
         compiled = args.gpu != "cpu" or find_compiler() is not None
     patches = tuple((name, most) for name, most in recipe.rows.media_budget.items() if most)
-    return (
-        Case(train.model, tokens, ranks=args.gpus, dtype=dtype, device=device.kind, compiled=compiled, patches=patches),
-        train,
-        device,
-        held,
-    )
+    case = Case(
+        train.model, tokens, ranks=args.gpus, dtype=dtype, device=device.kind, compiled=compiled, patches=patches,
+        attention_backend=recipe.runtime.attention_backend,
+    )  # fmt: skip
+    return case, train, device, held
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,15 +1,16 @@
 """Writes checkpoints behind training's back: copied at once, written while the next steps run, named when whole.
 
     saver = Saver(folder, world=world)
-    saver.begin(step=400, model=model, optimizer=optimizer, state={...})     returns when everything is copied
+    saver.begin(step=400, model=model, optimizer=optimizer, state={...})     returns when everything may be changed
     saver.wait()                                                             on the disk, or CheckpointError
 
-`torch.distributed.checkpoint.async_save` copies the tensors to host memory and writes each rank's part in a thread,
-over a process group of its own, so that its messages never mix with training's. A second thread then waits for that,
-hashes this rank's files, and rank 0 writes `state.json`, gives the folder its name by one `rename`, and deletes what is
-no longer kept. One checkpoint is written at a time: `begin` waits for the one before.
+`begin` copies the tensors to host memory, from a card without waiting for it (`training.staging`). A thread then writes
+each rank's part by `torch.distributed.checkpoint.save`, over a process group of its own, so that its messages never mix
+with training's, and hashes this rank's files; rank 0 writes `state.json`, gives the folder its name by one `rename`,
+and deletes what is no longer kept. One checkpoint is written at a time: `begin` waits for the one before.
 
-Cost: host memory for one copy of the rank's part, and the same again while a file is put together.
+Cost: host memory for one copy of the rank's part (from a card pinned, and kept), and the same again while a file is put
+together.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from torch import nn
 from training.checkpoint import STATE, CheckpointError, prune_checkpoints, tensors_of
 from training.distributed import World
 from training.files import file_digest, sync_folder, write_json
+from training.offload import StreamLink
 from training.optimizer import Optimizer
+from training.staging import Staged, Staging
 
 
 class Saver:
@@ -52,6 +55,7 @@ class Saver:
             import torch.distributed as dist
 
             self._group = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=timeout_s))
+        self._staging: Staging | None = None
         self._finisher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future | None = None
         self._step = 0
@@ -62,7 +66,8 @@ class Saver:
         An older checkpoint of the same step is replaced. state: plain JSON. good: see `prune_checkpoints`.
         Raises CheckpointError when the one before could not be written.
         """
-        import torch.distributed.checkpoint as dcp
+        # imported in this thread, and late: it takes half a second
+        import torch.distributed.checkpoint  # noqa: F401
 
         self.wait()
         self._step = step
@@ -75,14 +80,12 @@ class Saver:
             except OSError as error:
                 raise self._failed(error) from error
         self.world.barrier()
-        written = dcp.async_save(
-            tensors_of(model, optimizer),
-            storage_writer=dcp.HuggingFaceStorageWriter(str(temporary), save_distributed=True),
-            process_group=self._group,
-            no_dist=self._group is None,
-        )
+        if self._staging is None:
+            device = next(model.parameters()).device
+            self._staging = Staging(StreamLink(device) if device.type == "cuda" else None)
+        staged = self._staging.copy(tensors_of(model, optimizer))
         target = self.folder / f"step_{step:08d}"
-        self._pending = self._finisher.submit(self._finish, written, temporary, target, {**state, "step": step}, good)
+        self._pending = self._finisher.submit(self._finish, staged, temporary, target, {**state, "step": step}, good)
         return target
 
     def wait(self) -> None:
@@ -111,8 +114,13 @@ class Saver:
         """Let the threads end what they have begun: what fails elsewhere need not cost the checkpoint on its way."""
         self._finisher.shutdown(wait=True)
 
-    def _finish(self, written: Future, temporary: Path, target: Path, state: dict, good: int | None) -> None:
-        written.result()
+    def _finish(self, staged: Staged, temporary: Path, target: Path, state: dict, good: int | None) -> None:
+        import torch.distributed.checkpoint as dcp
+
+        writer = dcp.HuggingFaceStorageWriter(str(temporary), save_distributed=True)
+        # nothing is left to copy ahead; where there is a card it would go by a stream and wait for what is computed
+        writer.per_thread_copy_ahead = 0
+        dcp.save(staged.tensors(), storage_writer=writer, process_group=self._group, no_dist=self._group is None)
         own = sorted(temporary.glob(f"shard-{self.world.rank + 1:05d}-*"))
         files = {path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)} for path in own}
         every = [files]

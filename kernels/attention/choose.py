@@ -11,8 +11,9 @@ with what each candidate lacks: it would take T x S memory, which is gigabytes a
 other devices have the reference alone. What was taken is logged once, with the reason, and can be read from
 `kernels.choices()`.
 
-A backend is a module with `why_not`, `forward` and `backward`, as in `reference.py`. All this runs inside of the op, at
-run time: a compiled function chooses like any other.
+A backend is a module with `why_not`, `forward` and `backward`, as in `reference.py`, and with `why_not_mask` where
+more of a mask counts than its kind. All this runs inside of the op, at run time: a compiled function chooses like any
+other.
 """
 
 from __future__ import annotations
@@ -53,14 +54,14 @@ def backend_for(
     """
     kind, asked = kind_of(serial), backend != "auto"
     if asked:
-        why = refusal(backend, q, k, kind=kind, sink=sink)
+        why = refusal(backend, q, k, serial, sink=sink)
         if why is not None:
             raise ValueError(why)
         chosen, reason = backend, "it was asked for"
     elif q.device.type == "cpu":
         chosen, reason = "cpu", "q is on the CPU: tiled flash attention over the spans"
     else:
-        chosen, reason = _auto(q, k, kind, sink, wide)
+        chosen, reason = _auto(q, k, serial, sink, wide)
     dim = q.shape[3]
     note(
         (LOGGER, q.device, kind, q.dtype, dim, chosen, asked),
@@ -71,10 +72,16 @@ def backend_for(
     return _modules[chosen]
 
 
-def refusal(backend: str, q: Tensor, k: Tensor, *, kind: str, sink: Tensor | None) -> str | None:
+def refusal(backend: str, q: Tensor, k: Tensor, serial: int, *, sink: Tensor | None) -> str | None:
     """Why a backend cannot serve the call, or None. It is loaded if it was not yet."""
     absent = _load(backend)
-    return absent if absent is not None else _modules[backend].why_not(q, k, kind=kind, sink=sink)
+    if absent is not None:
+        return absent
+    module = _modules[backend]
+    why = module.why_not(q, k, kind=kind_of(serial), sink=sink)
+    if why is None and hasattr(module, "why_not_mask"):
+        why = module.why_not_mask(q, serial)
+    return why
 
 
 def candidates(
@@ -88,10 +95,13 @@ def candidates(
     """
     default = default_order(dtype, kind)
     found = table.measured(TABLE, capability=capability, dtype=_name(dtype), kind=kind, dim=dim)
+    here = package() if "flash" in default else None
     if found is None:
+        if here == "torch" and capability[0] == 9:
+            # always there, and on an H200 behind ours wherever both were timed
+            default.sort(key=lambda name: {"flash": 1, "flex": 2}.get(name, 0))
         return default, "of the default order"
     times, source = found
-    here = package() if any("/" in name for name in times) else None
     order = [name.partition("/")[0] for name in times if name.partition("/")[2] in ("", here)]
     order += [name for name in default if name not in order]
     if "gluon" in default and "gluon" not in times:
@@ -130,15 +140,15 @@ def reset() -> None:
     reset_verdicts()
 
 
-def _auto(q: Tensor, k: Tensor, kind: str, sink: Tensor | None, wide: bool) -> tuple[str, str]:
+def _auto(q: Tensor, k: Tensor, serial: int, sink: Tensor | None, wide: bool) -> tuple[str, str]:
     """-> (backend, why) for tensors that are not on a CPU."""
-    device, passed_over = q.device, []
+    device, kind, passed_over = q.device, kind_of(serial), []
     pairs = q.shape[1] * k.shape[1]
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
         order, source = candidates(capability, q.dtype, kind, q.shape[3], lambda: _package(q, kind))
         for name in order:
-            why = refusal(name, q, k, kind=kind, sink=sink) or _check(name, q, k, kind, sink, wide)
+            why = refusal(name, q, k, serial, sink=sink) or _check(name, q, k, kind, sink, wide)
             if why is None:
                 # backends that are several packages say which of them it is
                 package = f" (by {_package(q, kind)})" if name == "flash" else ""

@@ -52,6 +52,11 @@ def why_not(q: Tensor, k: Tensor, *, kind: str, sink: Tensor | None) -> str | No
     return flash_masked.why_not(q, capability)
 
 
+def why_not_mask(q: Tensor, serial: int) -> str | None:
+    """Why it cannot serve this very mask, where that can be known without waiting for the device."""
+    return flash_varlen.why_not_mask(q, serial) if kind_of(serial) in VARLEN else None
+
+
 def package_for(q: Tensor, kind: str) -> str | None:
     """Name of the package that serves q (B, T, H, D) under a mask of this kind, for records."""
     return flash_varlen.package_for(q) if kind in VARLEN else "flash-attn-4"

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from kernels.announce import announce
 from kernels.attention.documents import Documents
-from kernels.attention.spans import documents_of, facts_of, kind_of
+from kernels.attention.spans import documents_of, facts_of, host_documents, kind_of
 
 ORDER = {8: ("flash-attn", "torch"), 9: ("flash-attn-3", "flash-attn-4", "flash-attn", "torch")}
 ORDER |= dict.fromkeys((10, 11), ("flash-attn-4", "flash-attn", "torch")) | {12: ("flash-attn", "torch")}
@@ -37,8 +37,8 @@ MODULES = {
     "flash-attn": "flash_attn.flash_attn_interface",
     "torch": "torch",
 }
-MAX_DOCUMENTS = 65535
-"""Documents that flash-attn 2 and torch take, one to a block of the launch's second axis."""
+MAX_DOCUMENTS = dict.fromkeys(("flash-attn", "torch"), 65535)
+"""Documents that a package takes, one to a block of the launch's second axis; no limit for the others."""
 
 
 @functools.cache
@@ -68,6 +68,23 @@ def package_for(q: Tensor) -> str | None:
         if load(package) is not None:
             return package
     return None
+
+
+def why_not_mask(q: Tensor, serial: int) -> str | None:
+    """Why the package for q (B, T, H, D) cannot serve the mask with this serial, as far as the host knows."""
+    package = package_for(q)
+    # a document holds a token at least
+    if q.shape[0] * q.shape[1] <= MAX_DOCUMENTS.get(package, q.numel()):
+        return None
+    documents = host_documents(serial)
+    return None if documents is None else _too_many(package, documents)
+
+
+def _too_many(package: str, documents: Documents) -> str | None:
+    count = len(documents.starts) - 1
+    if count <= MAX_DOCUMENTS.get(package, count):
+        return None
+    return f"{package} takes up to {MAX_DOCUMENTS[package]:,} documents at once, but these rows hold {count:,}"
 
 
 def forward(
@@ -106,11 +123,8 @@ def backward(
 def _documents(q: Tensor, lo: Tensor, hi: Tensor, serial: int) -> tuple[Documents, int, str]:
     """(documents, keys that a row sees to its left at most or -1, package)"""
     documents, package = documents_of(serial, lo, hi), package_for(q)
-    if package in ("flash-attn", "torch") and len(documents.starts) - 1 > MAX_DOCUMENTS:
-        raise ValueError(
-            f"{package} takes up to {MAX_DOCUMENTS:,} documents at once, but these rows hold "
-            f'{len(documents.starts) - 1:,}; use backend="triton", or shorter rows'
-        )
+    if (why := _too_many(package, documents)) is not None:
+        raise ValueError(f'{why}; use backend="triton", or shorter rows')
     left = facts_of(serial, lo, hi).reach - 1 if kind_of(serial) == "window" else -1
     return documents, left, package
 

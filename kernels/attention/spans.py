@@ -126,10 +126,16 @@ def documents_of(serial: int, lo: Tensor, hi: Tensor) -> Documents:
     """
 
     def find() -> Documents:
-        first, _ = host_of(serial, lo, hi)
-        return to_device(find_documents(first), lo.device)
+        held = host_documents(serial) or find_documents(host_of(serial, lo, hi)[0])
+        return to_device(held, lo.device)
 
     return recall(serial, "documents", find)
+
+
+def host_documents(serial: int) -> Documents | None:
+    """The same on the host, where spans on a device have their copy; None where the device would be waited for."""
+    host = known(serial, "host")
+    return None if host is None else recall(serial, "documents on the host", lambda: find_documents(host[0]))
 
 
 @dataclass(frozen=True, eq=False)

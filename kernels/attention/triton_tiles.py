@@ -68,7 +68,7 @@ _HOPPER = {
     ("bwd_rows", 32): (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)),
     ("bwd_rows", 64): (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)),
     ("bwd_rows", 128): (Tile(128, 64, 8, 2), Tile(64, 32, 4, 2)),
-    ("bwd_rows", 256): (Tile(128, 32, 8, 1), Tile(128, 32, 8, 1)),
+    ("bwd_rows", 256): (Tile(128, 32, 8, 2), Tile(128, 32, 8, 2)),
 }
 # the same through tensor descriptors, which take fewer registers; what is not here goes through pointers
 _HOPPER_TMA = {
@@ -77,8 +77,10 @@ _HOPPER_TMA = {
     ("fwd", 256): _by_tma(Tile(128, 64, 8, 2), Tile(128, 32, 8, 2)),
     ("bwd_keys", 64): _by_tma(Tile(64, 128, 8, 3), Tile(64, 64, 4, 3)),
     ("bwd_keys", 128): _by_tma(Tile(32, 128, 8, 2), Tile(32, 64, 4, 3)),
+    ("bwd_keys", 256): _by_tma(Tile(32, 64, 8, 2), Tile(16, 64, 8, 3)),
     ("bwd_rows", 64): _by_tma(Tile(128, 64, 8, 3), Tile(64, 64, 4, 2)),
     ("bwd_rows", 128): _by_tma(Tile(128, 64, 8, 2), Tile(64, 32, 4, 3)),
+    ("bwd_rows", 256): _by_tma(Tile(128, 32, 8, 2), Tile(64, 32, 4, 2)),
 }
 _AMPERE = _HOPPER | {
     ("fwd", 64): (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)),
@@ -112,26 +114,26 @@ _BOTH = {
         Tile(128, 64, 4, 2), Tile(64, 128, 4, 3), Tile(64, 64, 4, 3),
     ),
     ("fwd", 128): (
-        Tile(128, 64, 8, 3), Tile(128, 64, 8, 2), Tile(128, 128, 8, 3), Tile(128, 128, 8, 2), Tile(64, 128, 4, 2),
-        Tile(64, 64, 4, 3), Tile(64, 64, 4, 2), Tile(64, 32, 4, 3),
+        Tile(128, 64, 8, 3), Tile(128, 64, 8, 2), Tile(128, 128, 8, 3), Tile(128, 128, 8, 2), Tile(64, 64, 4, 3),
+        Tile(64, 64, 4, 2), Tile(64, 32, 4, 3),
     ),
-    ("bwd_keys", 64): (
-        Tile(64, 128, 8, 3), Tile(64, 128, 8, 2), Tile(128, 128, 8, 2), Tile(64, 128, 4, 2), Tile(64, 64, 4, 3),
-        Tile(64, 64, 4, 2),
-    ),
-    ("bwd_keys", 128): (
-        Tile(32, 128, 8, 2), Tile(32, 128, 8, 3), Tile(64, 128, 8, 2), Tile(64, 128, 8, 3), Tile(64, 64, 4, 2),
-    ),
+    ("bwd_keys", 64): (Tile(64, 128, 8, 3), Tile(64, 128, 8, 2), Tile(64, 64, 4, 3), Tile(64, 64, 4, 2)),
+    ("bwd_keys", 128): (Tile(32, 128, 8, 2), Tile(32, 128, 8, 3), Tile(64, 128, 8, 2), Tile(64, 128, 8, 3)),
     ("bwd_rows", 64): (
-        Tile(128, 64, 8, 3), Tile(128, 64, 8, 2), Tile(128, 128, 8, 2), Tile(128, 64, 4, 2), Tile(64, 64, 4, 3),
-        Tile(64, 64, 4, 2),
+        Tile(128, 64, 8, 3), Tile(128, 64, 8, 2), Tile(128, 128, 8, 2), Tile(64, 64, 4, 3), Tile(64, 64, 4, 2),
     ),
     ("bwd_rows", 128): (
-        Tile(128, 64, 8, 2), Tile(128, 64, 8, 3), Tile(128, 128, 8, 2), Tile(64, 64, 4, 3), Tile(64, 64, 4, 2),
-        Tile(64, 32, 4, 3), Tile(64, 32, 4, 2),
+        Tile(128, 64, 8, 2), Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(64, 64, 4, 2), Tile(64, 32, 4, 3),
+        Tile(64, 32, 4, 2),
     ),
 }  # fmt: skip
-_ONLY_TMA = {("bwd_keys", 128): (Tile(32, 64, 4, 3), Tile(32, 64, 4, 2))}
+_ONLY_TMA = {
+    ("fwd", 128): (Tile(64, 128, 4, 2),),
+    ("bwd_keys", 64): (Tile(128, 128, 8, 2),),
+    ("bwd_keys", 128): (Tile(64, 64, 4, 2), Tile(32, 64, 4, 3), Tile(32, 64, 4, 2)),
+    ("bwd_rows", 64): (Tile(128, 64, 4, 2),),
+    ("bwd_rows", 128): (Tile(128, 128, 8, 2),),
+}
 # set by `tiles_as`
 _instead: dict[tuple[str, int, bool], Tile] = {}
 

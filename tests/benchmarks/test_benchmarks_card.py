@@ -2,26 +2,29 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
 import pytest
 
-from benchmarks import card, card_corpus, card_record, card_stage, card_sweep, card_table, card_tests
+from benchmarks import card, card_corpus, card_record, card_smoke, card_stage, card_sweep, card_table, card_tests
 from benchmarks.card_record import Record, read
+from benchmarks.masks import KINDS
 from data.workbench import Counts
 
 ROOT = Path(card.__file__).parent.parent
 STUB = """
-import os, signal, time
+import os, signal, sys, time
 from benchmarks.card_stage import Item
 
 def items(toy):
     return [Item("good"), Item("raises"), Item("dies"), Item("alone", fresh=True), Item("hangs", timeout_s=1.5),
-            Item("late", least_s=1e6), Item("last"), Item("sleeps"), Item("never")]
+            Item("late", least_s=1e6), Item("last"), Item("sleeps"), Item("never"), Item("breaks")]
 
 def run(item, context):
     if item.name == "raises":
@@ -34,6 +37,16 @@ def run(item, context):
                 if who == "bad":
                     os.kill(os.getpid(), signal.SIGKILL)
                 context.record(who, number=2)
+        return
+    if item.name == "breaks":
+        # as a kernel that reads where it may not: what comes after fails too, in this process
+        sys.modules["__main__"]._broken = lambda device: True
+        for who in ("a", "bad", "c"):
+            if who not in context.without:
+                context.on_work(who)
+                if who == "bad":
+                    raise RuntimeError("an illegal memory access was encountered")
+                context.record(who, number=3)
         return
     if item.name in ("hangs", "sleeps"):
         time.sleep(60)
@@ -78,7 +91,84 @@ def test_what_fails_costs_itself_alone(stubbed):
     assert "skipped" in told["late"][0]
     processes = {name: told[name][0]["process"] for name in ("good", "alone", "last")}
     assert len(set(processes.values())) == 3
-    assert lines[-1]["case"] == "command" and lines[-1]["items"] == 6 and told["stage"][-1]["ended"]
+    assert lines[-1]["case"] == "command" and lines[-1]["items"] == 4 and told["stage"][-1]["ended"]
+
+
+def test_what_broke_the_card_is_left_out_too(stubbed):
+    """The item counted as done, and its other contenders were never tried."""
+    code, lines = stubbed("--minutes", "1", "--items", "breaks")
+    assert code == 0 and lines[-1]["items"] == 1
+    told = [line["case"] for line in lines if line["case"].startswith("breaks ")]
+    assert told == ["breaks a", "breaks a", "breaks c"]
+    assert [line["at_work"] for line in lines if "at_work" in line] == ["bad"]
+
+
+def test_what_raised_or_was_skipped_did_not_run_well(stubbed):
+    code, lines = stubbed("--minutes", "1", "--items", "raises", "late")
+    assert code == 1 and lines[-1]["items"] == 0
+
+
+def test_a_backend_that_kills_under_one_mask_is_tried_under_the_others(tmp_path):
+    """Whoever was at work had no name, so one death dropped all that the item had not yet done."""
+    words, stage = [], card_stage.STAGES["smoke"]
+    context = card_stage.Context(
+        stage.name, True, "cpu", tmp_path, tmp_path, None, 0.0, 0.0, time.time() + 600,
+        card_stage.Item("check-auto", 90), on_work=words.append,
+    )  # fmt: skip
+    card_smoke.check("auto", context)
+    names = [f"auto {kind}-D16" for kind in KINDS]
+    assert words == names and len(measured(tmp_path)) == len(KINDS)
+    context.without, words[:] = frozenset({names[1]}), []
+    card_smoke.check("auto", context)
+    assert words == names[:1] + names[2:]
+    # another that hangs would take the time of what comes after
+    context.end, words[:] = time.time() + 80, []
+    card_smoke.check("auto", context)
+    assert not words and "skipped" in measured(tmp_path)[-1]
+
+
+def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch):
+    """Each of them was a traceback, some after minutes of work."""
+    (tmp_path / "file").write_text("no tar, no results\n")
+    (tmp_path / "cut.tar.xz").write_bytes(b"\xfd7zXZ\x00\x00")
+    with tarfile.open(tmp_path / "other.tar", "w") as archive:
+        archive.add(tmp_path / "file", "something")
+    run = ["--stage", "tests", "--toy", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(card, "find_facts", lambda record, device: {"device": "cpu"})
+    monkeypatch.setattr(card_corpus, "LIBRARIES", ("json", "no_such_library"))
+    for arguments, why in (
+        ([*run, "--out", str(tmp_path / "file")], "file is no folder to write results into"),
+        ([*run, "--out", "/proc/nope"], "/proc/nope is no folder to write"),
+        ([*run, "--work", str(tmp_path / "file" / "below")], "below is no folder to write"),
+        ([*run, "--corpus", str(tmp_path / "none.tar.xz")], "none.tar.xz: No such file or directory"),
+        ([*run, "--corpus", str(tmp_path / "file")], "file is no corpus: .*--pack-corpus FILE. makes one"),
+        ([*run, "--corpus", str(tmp_path / "cut.tar.xz")], "cut.tar.xz is no corpus"),
+        ([*run, "--corpus", str(tmp_path / "other.tar")], "other.tar is no corpus"),
+        ([*run, "--corpus", str(tmp_path)], "holds no finished corpus"),
+        ([*run, "--items", "toy", "zzz"], "no item has 'zzz' in its name: there are toy$"),
+        (["--stage", "zzz"], "no stage 'zzz': choose from smoke"),
+        (["--draw", str(tmp_path / "none")], "none: No such file or directory"),
+        (["--draw", str(tmp_path / "file")], "file, line 1: no line of a results file"),
+        (["--write-table", str(tmp_path / "none")], "none: No such file or directory"),
+        (["--write-table", str(tmp_path)], "results.jsonl: No such file or directory"),
+        (["--pack-corpus", str(tmp_path / "c.tar.xz")], "needs no_such_library: run `uv sync --group corpus`"),
+        (["--pack-corpus", str(tmp_path / "none" / "c.tar.xz")], "No such file or directory"),
+        (["--pack-corpus", str(tmp_path)], "is a folder: name a file"),
+    ):
+        assert card.main(arguments) == 2, arguments
+        told = capsys.readouterr().err
+        assert re.fullmatch(rf"error: [^\n]*{why}[^\n]*\n", told), told
+    # nothing was started, and nothing lies about
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "cut.tar.xz", "other.tar", "work", "out"}
+
+
+def test_a_list_may_be_read_in_part():
+    listing = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.card", "--list"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    listing.stdout.close()
+    with listing.stderr:
+        assert (listing.stderr.read(), listing.wait(120)) == (b"", 0)
 
 
 def test_a_stage_that_cannot_be_imported_is_a_line(stubbed):

@@ -94,6 +94,7 @@ class KnownModel:
     def __init__(self, tokenizer):
         self.vocab = tokenizer.vocab_size
         self.head_weight = torch.eye(self.vocab)
+        self.loss_backend = "auto"
         self.plus = tokenizer.encode("+")[0]
         self.calls = 0
 

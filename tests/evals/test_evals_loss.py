@@ -200,3 +200,18 @@ def test_a_task_is_what_follows_one_medium(make_corpus, tokenizer):
     assert len(task_of(corpus.sequence(0), max_new_tokens=2).reference) == 2
     assert task_of(corpus.sequence(1), max_new_tokens=10).modality == "video"
     assert task_of(corpus.sequence(2), max_new_tokens=10) is None
+
+
+def test_the_loss_is_computed_as_the_runtime_asked(make_corpus, known_model, tokenizer, monkeypatch):
+    import evals.loss
+
+    taken, right = [], evals.loss.linear_cross_entropy
+    monkeypatch.setattr(
+        evals.loss, "linear_cross_entropy", lambda *a, **k: taken.append(k["backend"]) or right(*a, **k)
+    )
+    corpus = make_corpus([("text", 2, {})])
+    for backend in ("auto", "reference"):
+        monkeypatch.setattr(known_model, "loss_backend", backend, raising=False)
+        measure(known_model, corpus, np.arange(2), token_bytes=byte_lengths(tokenizer), config=CONFIG)
+        assert set(taken) == {backend}
+        taken.clear()

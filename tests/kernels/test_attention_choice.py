@@ -259,6 +259,17 @@ def test_the_committed_table_names_backends_that_exist():
         assert {name.partition("/")[0] for name in row["ms"]} <= set(choose.BACKENDS) and row["kind"] in KINDS
 
 
+def test_torchs_own_kernels_come_behind_ours_on_hopper(card):
+    """They are always there, and were slower than ours wherever both were timed, which was on an H200."""
+    for capability, package, order in (
+        ((9, 0), "torch", ["gluon", "triton", "flash", "flex"]),
+        ((9, 0), "flash-attn-4", ["flash", "gluon", "triton", "flex"]),
+        ((8, 0), "torch", ["flash", "gluon", "triton", "flex"]),
+    ):
+        found, source = choose.candidates(capability, torch.bfloat16, "causal", 64, lambda p=package: p)
+        assert found == order and source == "of the default order"
+
+
 def test_the_time_of_a_package_is_no_word_on_another(card):
     source = {"card": "Card", "commit": "0123456", "command": "python -m benchmarks.card --stage attention"}
     times = {"flash/flash-attn-4": 2.0, "triton": 3.0, "flash/torch": 4.0}

@@ -5,13 +5,15 @@ from plain products, so that layouts, documents, windows, key heads, log-sum-exp
 whole path.
 """
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from flash_recordings import install
 from packings import blocks_at, check_against_truth, check_parts, inputs, random_packing, results, run_module
 
 from kernels import Spans
-from kernels.attention import flash, flash_masked, flash_varlen
+from kernels.attention import choose, flash, flash_masked, flash_varlen
 from kernels.attention.spans import documents_of
 from kernels.attention.tiles import lists_by_keys
 
@@ -205,10 +207,36 @@ def test_a_package_that_does_not_load_is_told(monkeypatch, caplog):
     assert "flash-attn is installed but does not load, so it is left out: undefined symbol" in caplog.text
 
 
+def crowd(count: int) -> Spans:
+    """That many documents of two tokens."""
+    return Spans.packed((torch.arange(2 * count) // 2)[None])
+
+
 def test_too_many_documents_are_refused(monkeypatch):
     install(monkeypatch, (8, 0), ("torch",))
-    document = (torch.arange(2 * 65537) // 2)[None]
-    spans = Spans.packed(document)
-    q = torch.empty(1, len(document[0]), 1, 8, dtype=torch.bfloat16)
+    spans = crowd(65537)
+    q = torch.empty(1, spans.num_rows, 1, 8, dtype=torch.bfloat16)
     with pytest.raises(ValueError, match=r"up to 65,535 documents at once, but these rows hold 65,537"):
         flash.forward(q, q, q, spans.lo, spans.hi, int(spans.serial), scale=1.0, sink=None)
+
+
+@pytest.mark.parametrize(
+    ("package", "count", "wrong"),
+    [("torch", 65535, None), ("torch", 65536, "torch takes"), ("flash-attn", 65536, "flash-attn takes"),
+     ("flash-attn-3", 65536, None)],
+)  # fmt: skip
+def test_auto_takes_the_next_where_the_host_knows_that_there_are_too_many(package, count, wrong, monkeypatch):
+    """Said before anything is launched, from the host's copy of the mask; without one nothing is waited for."""
+    install(monkeypatch, PACKAGES[package], (package,))
+    taken = SimpleNamespace(why_not=lambda q, k, *, kind, sink: None)
+    monkeypatch.setattr(choose, "_modules", {"flash": flash, "triton": taken})
+    monkeypatch.setattr(choose, "candidates", lambda *_: (["flash", "triton"], "here"))
+    monkeypatch.setattr(choose, "_check", lambda *_: None)
+    here = crowd(count)
+    with torch._subclasses.FakeTensorMode():
+        q = torch.empty(1, here.num_rows, 1, 8, dtype=torch.bfloat16, device="cuda")
+    # as on a card: the ends are elsewhere, with a copy here
+    known, unknown = here.to("meta"), Spans.packed(torch.zeros(1, here.num_rows, dtype=torch.int32, device="meta"))
+    module, reason = choose._auto(q, q, int(known.serial), None, False)
+    assert module == ("flash" if wrong is None else "triton") and (wrong is None or f"not flash: {wrong}" in reason)
+    assert choose._auto(q, q, int(unknown.serial), None, False)[0] == "flash"

@@ -40,6 +40,13 @@ def test_a_device_that_is_not_there_is_told(monkeypatch, name, count, why):
         resolve_device(name)
 
 
+@pytest.mark.parametrize("name", ["meta", "xpu", "hpu", "vulkan", "mkldnn", "privateuseone", "cpu:0", "cpu:7"])
+def test_a_device_that_torch_only_knows_by_name_is_refused(name):
+    """They went through, and ended in tracebacks of whatever met them first."""
+    with pytest.raises(ValueError, match=f"^device = '{name}', but [^\n]*: give auto, cpu, cuda, or cuda:1"):
+        resolve_device(name)
+
+
 @pytest.mark.parametrize(("major", "dtype"), [(7, torch.float32), (8, torch.bfloat16), (9, torch.bfloat16)])
 def test_native_dtype_follows_the_card(monkeypatch, major, dtype):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (major, 0))

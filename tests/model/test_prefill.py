@@ -53,6 +53,17 @@ def test_spans_from_the_cache_are_those_of_the_whole(config, keep_all, seed):
         assert equal_spans(local, whole.onto(range(new), range(first, stop)))
 
 
+def test_a_state_that_no_cache_has_given_is_refused(config):
+    """Nothing checks the masks that are made of it later."""
+    cache = KeyValueCache(config)
+    counts = torch.tensor([8, 0])
+    for start in (8, -1):
+        ids = torch.zeros(1, dtype=torch.int32)
+        state = {"counts": counts, "document": ids, "block": ids, "start": ids + start}
+        with pytest.raises(ValueError, match="do not belong to a cache of 8"):
+            cache.load_state(state.__getitem__)
+
+
 def test_a_single_token_makes_no_new_local_spans(config):
     """A window past the start of the document the mask is always the same, and with it what backends derive."""
     cache = KeyValueCache(config)

@@ -15,6 +15,7 @@ from kernels.announce import reset_choices
 from kernels.ring_attention.deal import zigzag
 from kernels.ring_attention.layout import Layout
 from kernels.ring_attention.reference import simulate
+from model.device import resolve_device
 
 
 def there(*shape, **options):
@@ -54,6 +55,10 @@ MIXED = {
 def test_host_and_device_do_not_mix(name):
     with pytest.raises((RuntimeError, ValueError, TypeError), match=r"same device|but q is on|numpy"):
         MIXED[name]()
+
+
+def test_commands_take_a_device_that_computes():
+    assert resolve_device(NAME) == torch.device(NAME)
 
 
 @pytest.mark.parametrize("compute", [torch.randn, torch.rand, lambda *a, **k: torch.randperm(5, **k)])

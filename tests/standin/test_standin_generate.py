@@ -16,7 +16,9 @@ from data.workbench.source import SourceFile
 from evals import needle, repository
 from evals.needle_answer import Reader
 from evals.repository import completer_of
+from kernels import Spans
 from model import generate, load, prefill, save_model
+from model.cache import KeyValueCache
 from model.device import device_of
 from model.prefill import Prefill, read_prompts
 from salt.pseudo import mean_log_probabilities
@@ -145,6 +147,22 @@ def test_a_token_waits_for_itself_and_for_nothing_else(both, prompts):
     with count_waits() as waits:
         found = list(tokens)
     assert waits.total <= len(found) + 1, str(waits)
+
+
+def test_a_chunk_of_a_prompt_waits_once_at_most(both):
+    """For the answer to whether it goes on where the one before ended; its masks are right without being checked."""
+    cache = KeyValueCache(both[1].model.config)
+    document, block = torch.zeros(2, 2, 40, dtype=torch.int32)
+    block[:, 3:9] = block[:, 30:38] = 1
+    document[0, :4] = -1
+    for first, stop in ((0, 9), (9, 20), (20, 40)):
+        ids = [x[:, first:stop].to(NAME) for x in (document, block)]
+        with count_waits() as waits:
+            local, long = cache.extend(*ids)
+        assert waits.total == (first > 0), str(waits)
+        for spans in (local, long):
+            # as spans that come from outside are checked
+            Spans(*spans.host(), spans.num_keys)
 
 
 def test_the_commands_run_on_the_card_by_themselves(card, folder, tmp_path, capsys, monkeypatch):

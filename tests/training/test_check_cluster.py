@@ -8,7 +8,7 @@ import sys
 import time
 
 from training import cluster_math
-from training.check_cluster import parser, table
+from training.check_cluster import main, parser, table
 from training.distributed import World
 
 
@@ -47,6 +47,7 @@ def test_four_ranks_on_gloo_pass(tmp_path):
     found = ended(start(4, "--device", "cpu", "--json", str(file)))
     assert [code for code, _, _ in found] == [0] * 4, found
     out = found[0][1]
+    assert not any("Warning" in err for _, _, err in found), found
     assert out.count("PASS") == 4 and "FAIL" not in out and all(not each for _, each, _ in found[1:])
     assert f"rank 3: {socket.gethostname()}" in out and "gloo" in out
     report = json.loads(file.read_text())
@@ -99,6 +100,12 @@ def test_a_wrong_ring_is_found(monkeypatch):
 
     monkeypatch.setattr(cluster_math, "_attended", spoilt)
     assert "out of one document, float64: error" in cluster_math.ring_errors(World(), "cpu")
+
+
+def test_a_rank_alone_is_told_what_to_start(capsys, monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert main(["--device", "cpu"]) == 2
+    assert "start two or more with torchrun" in capsys.readouterr().err
 
 
 def test_the_table_has_every_pair():

@@ -104,6 +104,32 @@ def test_terms_add_up():
     assert found["num_micro"] * found["micro_rows"] == RECIPES["long_1m"]().large.rows_per_step
 
 
+def test_what_flash_adds_up_in_is_counted():
+    """dq in float32; dk and dv too where query heads share a key head."""
+    heads, keys, dim = LONG.model.num_heads, LONG.model.num_kv_heads, LONG.model.head_dim
+    assert heads > keys
+    own = replace(LONG, model=replace(LONG.model, num_kv_heads=heads))
+    assert plan_memory.flash_sums(own) == LONG.num_tokens * 4 * heads * dim
+    assert plan_memory.flash_sums(LONG) == LONG.num_tokens * 4 * (heads + 2 * keys) * dim
+    asked = replace(LONG, attention_backend="flash")
+    others = [replace(LONG, attention_backend="triton"), replace(LONG, dtype="float32"), replace(LONG, device="cpu")]
+    assert plan_memory.flash_sums(asked) == plan_memory.flash_sums(LONG)
+    assert not any(map(plan_memory.flash_sums, others))
+    ours, theirs = (memory(case).moments["attention"] for case in (others[0], LONG))
+    assert sum(theirs.values()) - sum(ours.values()) == pytest.approx(plan_memory.flash_sums(LONG))
+    assert theirs["sums of flash"] == plan_memory.flash_sums(LONG) and "sums of flash" not in ours
+
+
+def test_batches_that_wait_on_a_card_are_counted():
+    """As `data.prefetch` holds them: whole batches and their masks, patches as bytes, no tables."""
+    patches = (("image", 1000),)
+    model = replace(LONG.model, image_dim=768)
+    here, bare = (memory(replace(LONG, model=model, patches=each)).lasting for each in (patches, ()))
+    assert bare["batches ahead"] == 2 * LONG.num_tokens * (plan_memory.BATCH_BYTES + plan_memory.SPAN_BYTES)
+    assert here["batches ahead"] - bare["batches ahead"] == 2 * 1000 * 768
+    assert "batches ahead" not in memory(replace(LONG, device="cpu")).lasting
+
+
 def test_memory_moves_the_way_it_should():
     def peak(**changes):
         return memory(replace(LONG, ranks=8, **changes)).peak_bytes
