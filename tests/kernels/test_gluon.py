@@ -50,7 +50,7 @@ def made(tmp_path_factory) -> dict[str, dict]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_specialised_kernels_compile_without_spills_and_fit(made, name):
-    """No spills (dk/dv at head dim 128: some words, with `early` outside of its loops alone), Hopper's own products and
+    """No spills (dk/dv at head dim 128: some words), Hopper's own products and
     copies, registers dealt anew, shared memory that an SM has, and registers at the start that three warp groups of 128
     threads can have."""
     found = made[name]
@@ -74,13 +74,13 @@ def test_softmax_lies_between_the_waits_for_the_two_products(made, name):
 
 @pytest.mark.parametrize("name", [name for name, (which, *_) in CASES.items() if which != "forward"])
 def test_backward_computes_under_its_products(made, name):
-    """In each loop a product still runs under the exponentials, and another one after them. Spills in
-    a loop: in one case, a few scalars."""
-    which, _, (_, _, overlap, *early), _ = CASES[name]
+    """In each loop a product still runs under the exponentials, and another one after them. Of dk/dv
+    at head dim 128 a few scalars are spilled there, unless it is `early`; else nothing is."""
+    which, dim, (_, _, overlap, *early), _ = CASES[name]
     loops, expected = made[name]["loops"], {"keys": "1e10" if early else "2e10", "rows": "2e1e?0"}
-    pattern = expected[which] if overlap else "1e.*0"
+    pattern = expected[which] if overlap else "1e1*0+"
     spills = [more for loop, more in zip(loops, made[name]["spills"], strict=True) if re.fullmatch(pattern, loop)]
-    most = 16 if name == "D128-keys" else 0
+    most = 16 if which == "keys" and dim == 128 and not early else 0
     assert len(spills) >= 4 and max(spills) <= most, made[name]
 
 
