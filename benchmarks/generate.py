@@ -207,10 +207,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run it; 0 unless nothing of ours ran."""
+    """Run it -> 0, 1 where nothing of ours ran, 2 for a device that is not there."""
     options = build_parser().parse_args(argv)
     began = time.monotonic()
-    device = resolve_device(options.device)
+    try:
+        device = resolve_device(options.device)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     toy = options.toy or device.type != "cuda"
     shape, cases = (TOY_SHAPE, TOY_CASES) if toy else (SHAPE, CASES)
     dtype = native_dtype(device) if device.type == "cuda" else torch.float32

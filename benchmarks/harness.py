@@ -40,6 +40,7 @@ from tqdm import tqdm
 from benchmarks.card_record import append
 from benchmarks.contest import Built, Rules
 from benchmarks.measure import copy_rate, matmul_rate
+from model.device import resolve_device
 from training.distributed import World
 from training.environment import commit, environment
 from training.metrics import append_line
@@ -71,6 +72,19 @@ class TestsFailedError(RuntimeError):
     """The operation's tests failed, so there is nothing to report."""
 
     __test__ = False
+
+
+class MistakeError(ValueError):
+    """Something in the command line that nothing can be done with."""
+
+
+def command(main: Callable[[], int]) -> int:
+    """Run a script's `main` -> exit status; a mistake in the command line is one line on standard error and 2."""
+    try:
+        return main()
+    except MistakeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -110,18 +124,17 @@ def device_options(made: argparse.ArgumentParser) -> None:
 
 
 def prepare(options: argparse.Namespace) -> str:
-    """Set threads and logging -> the device. Raises ValueError for a GPU that is not there."""
+    """Set threads and logging -> the device. Raises MistakeError for a GPU that is not there."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")
     # which backend ran is part of the result
     logging.getLogger("kernels").setLevel(logging.INFO)
     logging.getLogger("kernels").addHandler(_ear)
     torch.set_num_threads(options.threads)
     options.end = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
-    device = getattr(options, "device", "cpu")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda, but torch sees no GPU: use --device cpu or install its driver")
+    try:
+        device = str(resolve_device(getattr(options, "device", "cpu")))
+    except ValueError as error:
+        raise MistakeError(str(error)) from None
     if not getattr(options, "backend", "auto"):
         # "auto" keeps to cards on which the tests are known to have passed; here they have just run
         options.backend = "triton" if device == "cuda" else "auto"
@@ -135,10 +148,10 @@ def heard() -> list[str]:
 
 
 def select(names: list[str], words: list[str]) -> list[str]:
-    """The names that hold one of the words; all without words. Raises ValueError where nothing is left."""
+    """The names that hold one of the words; all without words. Raises MistakeError where nothing is left."""
     kept = [name for name in names if not words or any(word in name for word in words)]
     if not kept:
-        raise ValueError(f"no case has one of {', '.join(words)} in its name; --list shows them")
+        raise MistakeError(f"no case has one of {', '.join(words)} in its name; --list shows them")
     return kept
 
 

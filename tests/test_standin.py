@@ -14,3 +14,12 @@ def test_no_stage_mixes_host_and_device():
         command, cwd=ROOT, capture_output=True, text=True, timeout=1200, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+def test_repairs_that_can_be_taken_back_are_listed():
+    """`--help` and an unknown name ended in a KeyError."""
+    for word, code, said in (("--help", 0, "[NAME ...]"), ("nothing", 2, "no repair nothing: there are validator,")):
+        command = [sys.executable, "tests/standin/undo.py", word]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        told = " ".join((done.stdout + done.stderr).split())
+        assert done.returncode == code and said in told and "validator, evaluate" in told

@@ -34,6 +34,12 @@ def test_a_peer_without_transformers_says_so(tmp_path, capsys):
     assert "tokens_per_s" in first or "transformers" in first["left_out"]
 
 
+def test_a_device_that_is_not_there_is_one_line(capsys):
+    assert main(["--device", "meta"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: device = 'meta'") and said.count("\n") == 1
+
+
 def test_bytes_of_a_step():
     """The billion-parameter shape reads about 1.6 GB of weights a step in bfloat16, and its keys and values."""
     alone, many, far = (step_bytes(SHAPE, case, 2) for case in CASES)

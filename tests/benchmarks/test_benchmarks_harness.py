@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import harness, linear_loss
+from benchmarks import attention, harness, linear_loss, train_gpu
 from benchmarks.contest import OURS, Built, Rules, contest
 from benchmarks.measure import LeftOutError, summarize, take_turns
 from benchmarks.memory import peak_growth
@@ -217,3 +217,23 @@ def test_cases_are_picked_by_word():
     assert harness.select(["causal-1", "window-1"], ["win"]) == ["window-1"]
     with pytest.raises(ValueError, match="--list"):
         harness.select(["causal-1"], ["none"])
+
+
+@pytest.mark.parametrize("script", [attention, linear_loss, train_gpu])
+def test_a_mistake_in_the_command_line_is_one_line(script, monkeypatch, capsys):
+    """Both were tracebacks."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for words, why in (
+        (["--device", "cuda"], "device = 'cuda', but torch sees no GPU"),
+        (["--device", "cpu", "--quick", "--cases", "none"], "no case has one of none in its name; --list shows them"),
+    ):
+        assert harness.command(lambda words=words: script.main([*words, "--threads", "1"])) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {why}") and said.count("\n") == 1
+
+
+def test_every_script_tells_mistakes_so():
+    scripts = [path for path in Path(harness.__file__).parent.glob("*.py") if "harness.prepare(" in path.read_text()]
+    assert len(scripts) > 7
+    for path in scripts:
+        assert path.read_text().rstrip().endswith("sys.exit(harness.command(main))"), path.name

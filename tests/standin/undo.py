@@ -12,6 +12,7 @@ code has changed and a repair is not found any more.
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -78,10 +79,18 @@ def undone(name: str) -> str:
     return f"noticed: {last[0][:150]}" if done.returncode == 1 and last else f"NOT NOTICED ({done.stdout[-300:]})"
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Take back what was named, or all; print a line each."""
-    failed = False
-    for name in sys.argv[1:] or REPAIRS:
+    parser = argparse.ArgumentParser(
+        prog="python tests/standin/undo.py",
+        description=__doc__.partition("\n")[0],
+        epilog="Status 1 where no test notices that a repair is gone, or a repair is not found in the code.",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(REPAIRS)}; all unless some are named")
+    asked, failed = parser.parse_args(argv).names, False
+    if unknown := [name for name in asked if name not in REPAIRS]:
+        parser.error(f"no repair {', '.join(unknown)}: there are {', '.join(REPAIRS)}")
+    for name in asked or REPAIRS:
         found = undone(name)
         failed |= found.startswith("NOT")
         print(f"{name:12s} {found}", flush=True)
