@@ -209,7 +209,8 @@ def begin(name: str, options: argparse.Namespace, device: str, tests: tuple[str,
     if not options.quick and options.tests != "none":
         try:
             # a card's tests compile many small kernels, each in one process
-            checked = run_tests(tests, processes=min(MOST_PROCESSES, usable_cores()) if device == "cuda" else 0)
+            on_card = device.startswith("cuda")
+            checked = run_tests(tests, processes=min(MOST_PROCESSES, usable_cores()) if on_card else 0)
         except TestsFailedError as error:
             if options.tests == "gate":
                 raise
@@ -318,7 +319,8 @@ def partial_path(record: dict[str, Any], options: argparse.Namespace) -> Path:
 
 def hardware(device: str, threads: int, load: float) -> dict[str, Any]:
     """What `training.environment` records of the machine, with the GPU, the peers' versions and the load."""
-    found = environment(Runtime(device=device, num_threads=threads, dtype="by case", deterministic=False), World())
+    kind = torch.device(device).type
+    found = environment(Runtime(device=kind, num_threads=threads, dtype="by case", deterministic=False), World())
     for unused in ("reasons", "ranks", "dtype", "compile"):
         del found[unused]
     for package in PEERS:
@@ -330,8 +332,8 @@ def hardware(device: str, threads: int, load: float) -> dict[str, Any]:
     found["load_before"] = round(load, 2)
     found["commit"] = (commit() or "").rstrip("+") or None
     found["dirty"] = is_dirty()
-    if device == "cuda":
-        gpu = torch.cuda.get_device_properties(0)
+    if kind == "cuda":
+        gpu = torch.cuda.get_device_properties(device)
         found["gpu"] = {
             "name": gpu.name,
             "memory_gib": round(gpu.total_memory / 2**30, 1),

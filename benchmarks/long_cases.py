@@ -2,7 +2,9 @@
 
 Peak memory is the process's largest resident set (VmHWM), interpreter, libraries and mapped prompt included; what it
 was before anything was made stands beside it. Seconds of the processor (`cpu_s`) stand beside seconds of the clock,
-since they tell how much of the time other work on the machine had.
+since they tell how much of the time other work on the machine had. On a card clocks are read when it has ended its
+work, and the most that torch held there is told too; answers are written by `Decoding`, not by the static way that
+commands take there. That has run on a stand-in device and on no card.
 
 `prefill` keeps what it read in `state.safetensors` and a line a chunk in `progress.jsonl`; started again, it goes on
 behind the last state that was saved and forgets the lines after it.
@@ -30,6 +32,7 @@ from data.sequence import Sequence
 from data.tokenizer import END_ID
 from kernels import linear_cross_entropy
 from model import ModelConfig, Transformer
+from model.device import autocast, resolve_compute_dtype
 from model.flops import forward_flops
 from model.generate import Decoding
 from model.load import load
@@ -53,7 +56,6 @@ NEW_TOKENS = 64
 """Written after a prompt of the case `prefill`."""
 PARTS = ("forward", "loss", "backward", "optimizer")
 """Of a training step, in order."""
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,11 +74,24 @@ class LongCase:
     """Training computes each block again in the backward pass."""
     dtype: str = "bfloat16"
     """Of matrix products, keys and values; the rest is float32."""
+    device: str = "cpu"
+    """Where the model lies: "cpu", "cuda", "cuda:1", ..."""
 
     @property
     def name(self) -> str:
         """Such as "prefill-65536", or "generate-65536x4"."""
         return f"{self.kind}-{self.tokens}" + (f"x{self.batch}" if self.kind == "generate" else "")
+
+    @property
+    def kept(self) -> str:
+        """Folder of its state and result: one for each device and dtype, whose bits and times are others."""
+        usual = (self.device, self.dtype) == ("cpu", "bfloat16")
+        return self.name if usual else f"{self.name}-{self.device.replace(':', '')}-{self.dtype}"
+
+    @property
+    def compute_dtype(self) -> torch.dtype | None:
+        """`dtype` for `autocast`."""
+        return resolve_compute_dtype(self.dtype, self.device)
 
     @property
     def prompt_tokens(self) -> tuple[int, ...]:
@@ -107,24 +122,27 @@ def _status_gib(name: str) -> float:
 
 
 @contextmanager
-def stopwatch(into: dict[str, dict[str, float]], name: str) -> Iterator[None]:
-    """Put seconds of the clock and of the processor, and the peak until now, under `name`."""
+def stopwatch(into: dict[str, dict[str, float]], name: str, device: str) -> Iterator[None]:
+    """Put seconds of the clock and of the processor, and the peak until now, under `name`. device: is waited for."""
     wall, cpu = time.perf_counter(), time.process_time()
     yield
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
     into[name] = {
         "s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, "peak_gib": peak_gib()
     }  # fmt: skip
 
 
 def make_model(case: LongCase, trained: str) -> Transformer:
-    """The model of a case: that of the folder `trained`, or weights at random."""
+    """The model of a case, on its device: that of the folder `trained`, or weights at random."""
     if trained:
-        return load(trained).model
+        return load(trained, device=case.device).model
     if case.kind == "prefill":
         config = SIX_LAYERS
     else:
         config = dataclasses.replace(demo().large.model, vocab_size=SIX_LAYERS.vocab_size)
-    return Transformer(TINY if case.tiny else config, generator=torch.Generator().manual_seed(3)).eval()
+    model = Transformer(TINY if case.tiny else config, generator=torch.Generator().manual_seed(3))
+    return model.to(case.device).eval()
 
 
 class LongRead:
@@ -135,7 +153,7 @@ class LongRead:
         self.case, self.prompt, self.folder = case, prompt, folder
         self.state, self.progress = folder / "state.safetensors", folder / "progress.jsonl"
         self.model = make_model(case, trained)
-        self.dtype = DTYPES[case.dtype]
+        self.dtype = case.compute_dtype
         self.prefill = Prefill(
             self.model, prompt, prefill_tokens=prefill_tokens, max_tokens=NEW_TOKENS, compute_dtype=self.dtype
         )
@@ -154,7 +172,7 @@ class LongRead:
         saved = time.monotonic()
         while True:
             part: dict[str, dict[str, float]] = {}
-            with stopwatch(part, "chunk"):
+            with stopwatch(part, "chunk", self.case.device):
                 count = self.prefill.read_chunk()
             if not count:
                 return
@@ -172,10 +190,10 @@ class LongRead:
         decoding.banned[END_ID] = True
         part: dict[str, dict[str, float]] = {}
         token, tokens, crc = None, [], 0
-        with stopwatch(part, "write"):
+        with stopwatch(part, "write", self.case.device):
             for _ in range(NEW_TOKENS):
                 logits = decoding.step(token)
-                crc = zlib.crc32(logits.numpy(), crc)
+                crc = zlib.crc32(logits.cpu().numpy(), crc)
                 token = logits.argmax(-1)
                 tokens.append(int(token))
         return part["write"] | {"tokens": tokens, "logits_crc32": crc}
@@ -209,7 +227,7 @@ class LongRead:
 def measure_prefill(case: LongCase, folder: Path, options: Any) -> dict[str, Any]:
     """A long prompt read and continued; killed, it goes on at the next call."""
     prompt = open_prompt(folder / f"prompt-{case.tokens}")
-    run = LongRead(case, prompt, folder / case.name, prefill_tokens=options.prefill_tokens, trained=options.model)
+    run = LongRead(case, prompt, folder / case.kept, prefill_tokens=options.prefill_tokens, trained=options.model)
     with tqdm(
         total=len(prompt), initial=run.prefill.num_read, desc=case.name, unit=" tokens", unit_scale=True, disable=None
     ) as bar:
@@ -233,30 +251,31 @@ def measure_train(case: LongCase, folder: Path, options: Any) -> dict[str, Any]:
         checkpoint_blocks(model, "selective")
     optimizer = Optimizer(model, TrainConfig(model=model.config, learning_rate=1e-3))
     gradients = GradientBuffer(optimizer.parameters)
-    inputs, labels = batch_prompts([prompt]), labels_of(prompt).flatten()
+    inputs, labels = batch_prompts([prompt], device=case.device), labels_of(prompt).flatten()
+    targets, labels = int((labels >= 0).sum()), labels.to(case.device)
     before = resident_gib()
     steps = []
     for _ in range(options.steps):
         parts: dict[str, Any] = {}
         gradients.zero()
-        with torch.autocast("cpu", dtype=DTYPES[case.dtype], enabled=case.dtype != "float32"):
-            with stopwatch(parts, "forward"):
+        with autocast(case.device, case.compute_dtype):
+            with stopwatch(parts, "forward", case.device):
                 hidden = model(**inputs).flatten(0, 1)
-            with stopwatch(parts, "loss"):
+            with stopwatch(parts, "loss", case.device):
                 loss = linear_cross_entropy(hidden, model.head_weight, labels)
-        with stopwatch(parts, "backward"):
+        with stopwatch(parts, "backward", case.device):
             loss.backward()
         del hidden
-        with stopwatch(parts, "optimizer"):
-            gradients.scale(1.0 / int((labels >= 0).sum()))
+        with stopwatch(parts, "optimizer", case.device):
+            gradients.scale(1.0 / targets)
             optimizer.step(1e-3)
-        steps.append({"loss": float(loss.detach()) / int((labels >= 0).sum()), "parts": parts})
+        steps.append({"loss": float(loss.detach()) / targets, "parts": parts})
         del loss
     local, long = (spans.area() for spans in model.spans(inputs["document"], inputs["block"]))
     seconds = [sum(part["s"] for part in step["parts"].values()) for step in steps]
     return {
         "kind": "train", "model": model.config.to_dict(), "mixture": mixture(prompt), "checkpoint": case.checkpoint,
-        "targets": int((labels >= 0).sum()), "steps": steps, "step_s": min(seconds),
+        "targets": targets, "steps": steps, "step_s": min(seconds),
         "tokens_per_s": case.tokens / min(seconds), "inputs_gib": before, "peak_gib": peak_gib(),
         "flops": 3 * forward_flops(model.config, num_tokens=case.tokens, local_area=local, global_area=long),
     }  # fmt: skip
@@ -266,7 +285,7 @@ def measure_generate(case: LongCase, folder: Path, options: Any) -> dict[str, An
     """A long answer to prompts of unequal length: time and memory by position."""
     model = make_model(case, options.model)
     prompts = [open_prompt(folder / f"prompt-{length}") for length in case.prompt_tokens]
-    dtype = DTYPES[case.dtype]
+    dtype = case.compute_dtype
     reading = read_prompts(model, prompts, max_tokens=case.tokens, compute_dtype=dtype)
     decoding = Decoding(model, reading, compute_dtype=dtype)
     decoding.banned[END_ID] = True
@@ -276,7 +295,7 @@ def measure_generate(case: LongCase, folder: Path, options: Any) -> dict[str, An
         while written < case.tokens:
             part: dict[str, dict[str, float]] = {}
             count = min(every, case.tokens - written)
-            with stopwatch(part, "steps"):
+            with stopwatch(part, "steps", case.device):
                 for _ in range(count):
                     token = decoding.step(token).argmax(-1)
             written += count
@@ -303,12 +322,17 @@ MEASURES = {"prefill": measure_prefill, "train": measure_train, "generate": meas
 
 def measure(case: LongCase, folder: Path, options: Any) -> dict[str, Any]:
     """Measure a case in this process, meant for a fresh one; a result that is there already is given back."""
-    path = folder / case.name / "result.json"
+    path = folder / case.kept / "result.json"
     if (found := read_json(path)) is not None:
         return found
     start = resident_gib()
-    result = {"case": case.name, "tokens": case.tokens, "dtype": case.dtype, "threads": torch.get_num_threads()}
+    result = {
+        "case": case.name, "tokens": case.tokens, "dtype": case.dtype, "device": case.device,
+        "threads": torch.get_num_threads(),
+    }  # fmt: skip
     result |= MEASURES[case.kind](case, folder, options) | {"imports_gib": start, "commit": commit()}
+    if torch.device(case.device).type == "cuda":
+        result["card_peak_gib"] = torch.cuda.max_memory_allocated(case.device) / 2**30
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, result)
     return result

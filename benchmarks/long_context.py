@@ -3,8 +3,9 @@
     python -m benchmarks.long_context                     everything, some hours on two cores
     python -m benchmarks.long_context --cases prefill-1000000
     python -m benchmarks.long_context --cases train generate
+    python -m benchmarks.long_context --device cuda --dtype auto      on a card, where none of it has run yet
 
-**Cases**, each in a process of its own, whose peak memory is held against 10 GiB:
+**Cases**, each in a process of its own, whose peak memory on the host is held against 10 GiB:
 
     prefill-N      a multimodal prompt of N tokens (text, pictures, sound and film in turn, `long_prompt.py`) read in
                    chunks by a model of 6 layers of width 256, 5 local and 1 global, and 64 tokens written after it
@@ -32,6 +33,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ from typing import Any
 from benchmarks import harness
 from benchmarks.long_cases import PARTS, LongCase, measure
 from benchmarks.long_prompt import make_material, write_prompt
+from model.device import add_device_arguments, resolve_compute_dtype
 
 NAME = "long_context"
 TESTS = ("tests/model/test_prefill.py", "tests/benchmarks/test_benchmarks_long_context.py")
@@ -61,7 +64,10 @@ QUICK = (
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = harness.parser(NAME, "Reading, training on and writing very long sequences on one CPU.")
+    made = harness.parser(NAME, "Reading, training on and writing very long sequences, on one CPU unless told.")
+    add_device_arguments(made)
+    # what the limit is for, and what earlier rows have
+    made.set_defaults(device="cpu", dtype="bfloat16")
     made.add_argument("--work", type=Path, default=Path("runs/long_context"), help="prompts, states and results")
     made.add_argument("--model", default="", metavar="FOLDER", help="a trained model in place of random weights")
     made.add_argument("--prefill-tokens", type=int, default=8192, help="longest chunk of a prompt")
@@ -83,6 +89,7 @@ def run_child(case: LongCase, options: argparse.Namespace) -> dict[str, Any]:
         str(options.steps),
     ]
     command += ["--save-minutes", str(options.save_minutes), "--threads", str(options.threads)]
+    command += ["--device", case.device, "--dtype", case.dtype]
     command += ["--quick"] * options.quick
     done = subprocess.run(command, cwd=harness.ROOT, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
@@ -111,7 +118,8 @@ def show(result: dict[str, Any]) -> str:
     """A case in lines."""
     if "left_out" in result:
         return f"\n{result['case']}: left out, {result['left_out']}"
-    head = f"\n{result['case']}: peak {result['peak_gib']:.2f} GiB (imports {result['imports_gib']:.2f})"
+    card = f", {result['card_peak_gib']:.2f} on the card" if "card_peak_gib" in result else ""
+    head = f"\n{result['case']}: peak {result['peak_gib']:.2f} GiB (imports {result['imports_gib']:.2f}){card}"
     if result["kind"] == "prefill":
         return (
             f"{head}, read in {result['read_s']:.0f} s ({result['read_cpu_s']:.0f} s of processor, "
@@ -228,7 +236,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     options.given = list(sys.argv[1:] if arguments is None else arguments)
     device = harness.prepare(options)
-    cases = {case.name: case for case in (QUICK if options.quick else CASES)}
+    dtype = "float32" if resolve_compute_dtype(options.dtype, device) is None else "bfloat16"
+    cases = [replace(case, device=device, dtype=dtype) for case in (QUICK if options.quick else CASES)]
+    cases = {case.name: case for case in cases}
     if options.child:
         print(json.dumps(measure(cases[options.child], options.work, options)))
         return 0
@@ -254,7 +264,7 @@ def main(arguments: list[str] | None = None) -> int:
         # they are recorded: the next run measures anew
         for result in record["cases"]:
             if "left_out" not in result:
-                shutil.rmtree(options.work / result["case"], ignore_errors=True)
+                shutil.rmtree(options.work / cases[result["case"]].kept, ignore_errors=True)
     return status
 
 

@@ -102,13 +102,13 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     """`--device` and `--dtype` of a command that runs a model; read them with `resolve_device` and
     `resolve_compute_dtype`."""
     parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1, ..., or auto: a GPU where there is one (default auto)"
+        "--device", default="auto", help="cpu, cuda, cuda:1, or auto: a GPU where there is one (default %(default)s)"
     )
     parser.add_argument(
         "--dtype",
         choices=COMPUTE_DTYPES,
         default="auto",
-        help="of matrix products, keys and values; auto: bfloat16 where the hardware multiplies it (default auto)",
+        help="of matrix products, keys, values; auto: bfloat16 where the hardware multiplies it (default %(default)s)",
     )
 
 

@@ -132,3 +132,27 @@ def test_every_full_case_has_a_name_of_its_own():
     config = long_cases.make_model(LongCase("prefill", 1), "").config
     assert (config.dim, config.num_layers, config.num_global_layers) == (256, 6, 1)
     assert dataclasses.replace(LongCase("generate", 8), batch=4).name == "generate-8x4"
+    # what a case has put down is not taken up by another device or in another precision
+    case = LongCase("train", 8)
+    others = [dataclasses.replace(case, **to) for to in ({"device": "cuda:1"}, {"dtype": "float32"})]
+    assert [one.kept for one in (case, *others)] == ["train-8", "train-8-cuda1-bfloat16", "train-8-cpu-float32"]
+
+
+def test_the_command_takes_a_device_and_a_dtype(monkeypatch, tmp_path, last_line):
+    """As every command that runs a model; a case's own process gets them too."""
+    asked = []
+
+    def run(command, **options):
+        asked.append(dict(zip(command[3::2], command[4::2], strict=False)))
+        return argparse.Namespace(returncode=1)
+
+    monkeypatch.setattr(long_context.subprocess, "run", run)
+    monkeypatch.setattr(long_context, "prepare_prompts", lambda cases, _: None)
+    monkeypatch.setattr(long_context.harness, "hardware", lambda *a: {})
+    words = ["--quick", "--threads", "1", "--cases", "train", "--results", str(tmp_path)]
+    long_context.main([*words, "--dtype", "float32", "--device", "cpu"])
+    assert (asked[-1]["--device"], asked[-1]["--dtype"]) == ("cpu", "float32")
+    long_context.main(words)
+    assert (asked[-1]["--device"], asked[-1]["--dtype"]) == ("cpu", "bfloat16")
+    with pytest.raises(ValueError, match="device = 'meta'"):
+        long_context.main([*words, "--device", "meta"])

@@ -69,6 +69,9 @@ class MemoryCorpus:
         self.split = np.array([SPLITS.index(one.split) for one in self.documents], np.int8)
         self.num_tokens = np.array([len(one) for one in self.sequences], np.int64)
 
+    def __len__(self) -> int:
+        return self.num_documents
+
     def sequence(self, number: int) -> Sequence:
         """A document's tokens and patches."""
         return self.sequences[number]

@@ -2,8 +2,10 @@
 completions, and the commands that do it, each on the device that it finds or is told.
 """
 
+import argparse
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ from media_rows import ENCODE, MemoryCorpus, byte_tokenizer, model_of
 from safetensors import safe_open
 from stand_in import NAME, StandIn, count_waits
 
+from benchmarks.long_cases import LongCase, measure
+from benchmarks.long_prompt import write_prompt
 from data.workbench.source import SourceFile
 from evals import needle, repository
 from evals.needle_answer import Reader
@@ -163,6 +167,24 @@ def test_a_chunk_of_a_prompt_waits_once_at_most(both):
         for spans in (local, long):
             # as spans that come from outside are checked
             Spans(*spans.host(), spans.num_keys)
+
+
+def test_the_benchmark_of_long_contexts_runs_there(folder, tmp_path):
+    """It had neither --device nor --dtype, and a model on the host alone."""
+    corpus = MemoryCorpus(8)
+    options = argparse.Namespace(model=str(folder), prefill_tokens=16, save_minutes=9.0, steps=2)
+    found = {}
+    for case in (LongCase("prefill", 90), LongCase("train", 60, checkpoint=True), LongCase("generate", 6)):
+        for length in case.prompt_tokens:
+            write_prompt(corpus, length, tmp_path / f"prompt-{length}")
+        for device in ("cpu", NAME):
+            here = replace(case, device=device, dtype="float32")
+            found[case.kind, device] = measure(here, tmp_path, options)
+            assert found[case.kind, device]["device"] == device and (tmp_path / here.kept / "result.json").is_file()
+    assert found["prefill", NAME]["write"]["tokens"] == found["prefill", "cpu"]["write"]["tokens"]
+    losses = [[step["loss"] for step in found["train", device]["steps"]] for device in (NAME, "cpu")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4) and losses[0][1] < losses[0][0]
+    assert found["generate", NAME]["points"][-1]["written"] == 6
 
 
 def test_the_commands_run_on_the_card_by_themselves(card, folder, tmp_path, capsys, monkeypatch):
