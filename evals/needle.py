@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from data.tokenizer import Tokenizer
 from data.workbench.needle import CHANCE
-from data.workbench.needle_contexts import TASKS, Context, Contexts
+from data.workbench.needle_contexts import TASKS, Context, Contexts, check_libraries
 from data.workbench.source import read_source
 from evals.needle_answer import Reader
 from evals.needle_table import cell_of, console_table
@@ -163,8 +163,10 @@ def measure(
 ) -> dict[str, Any]:
     """Measure what `folder` does not hold yet and write results.json and trials.jsonl there; returns the results.
 
-    trained_tokens: row length of the training, shown beside the results.
+    trained_tokens: row length of the training, shown beside the results. Raises ValueError where a library is missing
+    that the modalities need, and for lengths that are too short.
     """
+    check_libraries(config.modalities)
     folder.mkdir(parents=True, exist_ok=True)
     fresh = {**config.settings(), "model": weights_digest(loaded.folder)}
     before = read_json(folder / "results.json")

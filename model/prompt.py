@@ -113,6 +113,13 @@ def _read_part(given: PromptPart, number: int, config: EncodeConfig) -> tuple[Pa
         return given, decode_part(local, folder, config)
     except DocumentError as error:
         raise ValueError(f"prompt part {number}, in {folder}: {error}") from None
+    except ImportError as error:
+        # files are read by libraries that a machine for text alone may be without
+        missing = error.name or str(error)
+        raise ValueError(
+            f"prompt part {number}: reading {given.path} takes {missing}, which is not installed: `uv sync` installs "
+            f"it, or pip install {missing}"
+        ) from None
 
 
 def _read_text(given: TextFile, number: int, config: EncodeConfig) -> str:

@@ -100,7 +100,7 @@ def build_workbench(config: WorkbenchConfig, out_dir: Path, *, progress: bool = 
 
 def check_libraries() -> None:
     """Raises WorkbenchError unless the libraries of the dependency group `corpus` are installed."""
-    missing = [name for name in ("av", "espeakng_loader", "pygments") if find_spec(name) is None]
+    missing = [name for name in ("av", "espeakng_loader", "pygments", "soundfile") if find_spec(name) is None]
     if missing:
         raise WorkbenchError(f"making the workbench corpus needs {', '.join(missing)}: run `uv sync --group corpus`")
 

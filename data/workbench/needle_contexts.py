@@ -21,8 +21,9 @@ import json
 import random
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from data.config import EncodeConfig
@@ -41,6 +42,13 @@ MULTIKEY = "multikey"
 """The task whose haystack is needles of text."""
 TASKS = (*needle.MODALITIES, MULTIKEY)
 """What can be asked for: a modality, with source code as its haystack, or MULTIKEY."""
+LIBRARIES = {
+    "image": ("pygments",),
+    "audio": ("espeakng_loader", "av", "soundfile"),
+    "video": ("pygments", "av", "soundfile"),
+    "chain": ("pygments", "espeakng_loader", "av", "soundfile"),
+}
+"""What a task imports besides what text takes."""
 NUM_DISTRACTORS = 120
 """Media without a needle that are made of each modality."""
 FILMS_PER_VALUE = 3
@@ -71,6 +79,21 @@ class Context:
 
     sequence: Sequence
     questions: tuple[Question, ...]
+
+
+def check_libraries(tasks: Iterable[str]) -> None:
+    """Raises WorkbenchError where something is not installed that makes the media of these tasks, or reads them."""
+    missing: dict[str, list[str]] = {}
+    for task in tasks:
+        for name in LIBRARIES.get(task, ()):
+            if find_spec(name) is None:
+                missing.setdefault(name, []).append(task)
+    if missing:
+        idle = sorted({task for tasks in missing.values() for task in tasks}, key=TASKS.index)
+        raise WorkbenchError(
+            f"needles of {', '.join(idle)} take {', '.join(missing)}, not installed here: run `uv sync --group corpus` "
+            f"or leave out {'these modalities' if len(idle) > 1 else 'this modality'}"
+        )
 
 
 class Contexts:

@@ -11,6 +11,7 @@ import torch
 from data.config import EncodeConfig
 from data.encode import assemble_runs
 from data.tokenizer import OPEN_ID, train_tokenizer
+from data.workbench import needle_contexts
 from data.workbench.needle import CHANCE
 from data.workbench.needle_contexts import Contexts
 from data.workbench.source import SourceFile
@@ -208,6 +209,15 @@ def test_mistakes_end_in_one_line(model_folder, small_source, capsys, arguments,
     assert needle.main([str(model_folder), "--source", str(small_source), *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and len(error.strip().splitlines()) == 1
+
+
+def test_a_library_that_is_missing_is_named_at_once(model_folder, small_source, capsys, monkeypatch):
+    """The default modalities ended in a traceback where nothing reads sound, after those before it."""
+    monkeypatch.setattr(needle_contexts, "find_spec", lambda name: None if name in ("av", "soundfile") else True)
+    assert needle.main([str(model_folder), "--source", str(small_source)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: needles of audio, video take av, soundfile, not installed here: run `uv sync")
+    assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", [needle.main, repository.main])

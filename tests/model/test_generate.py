@@ -235,6 +235,24 @@ def test_command_line_mistakes_are_one_line(model_folder, capsys, arguments, hin
     assert captured.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("option", "file", "hint"),
+    [
+        ("--audio", "note.wav", "takes soundfile, which is not installed: `uv sync` installs it, or pip install"),
+        ("--video", "film.mp4", "PyAV: not installed; decord: not installed"),
+    ],
+)
+def test_a_library_that_is_missing_is_named(model_folder, media, capsys, monkeypatch, option, file, hint):
+    """Sounds ended in a traceback."""
+    for name in ("soundfile", "av", "decord"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "data.decode_audio", raising=False)
+    (media / "film.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(200))
+    assert main([str(model_folder), option, str(media / file)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: prompt part 0") and hint in said and said.count("\n") == 1
+
+
 def test_command_line_without_a_prompt_or_model(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([str(tmp_path)])
