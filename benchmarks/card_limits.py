@@ -17,7 +17,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import pytest
 
@@ -40,8 +40,13 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Run one test, watched."""
+    return (yield from watched(item))
+
+
+def watched(item: pytest.Item) -> Generator[None, object, object]:
+    """What a wrapper of `pytest_runtest_protocol` does around a test."""
     faulthandler.dump_traceback_later(LIMIT_S, exit=True, file=_stderr)
     try:
         done = yield
