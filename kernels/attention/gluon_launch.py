@@ -49,10 +49,11 @@ class Shape(NamedTuple):
 
 
 class BackwardShape(NamedTuple):
-    """What a sweep may vary in one of the two passes. width: rows of a tile that dk/dv walks over, keys of one that dq
-    does; stages: such tiles in flight; overlap: whether a tile's last product is left to run under the next tile's
-    exponentials; early: whether dk/dv waits for it before them all the same, which at head dim 128 takes no register
-    too many, but leaves less to run under them. The defaults are what an H200 has run."""
+    """What a sweep may vary in one of the two passes, or in the fused one, as in dk/dv. width: rows of a tile that
+    dk/dv walks over, keys of one that dq does; stages: such tiles in flight; overlap: whether a tile's last product is
+    left to run under the next tile's exponentials; early: whether dk/dv waits for it before them all the same, which at
+    head dim 128 takes no register too many, but leaves less to run under them. The defaults are what an H200 has run in
+    the two passes."""
 
     width: int = 64
     stages: int = 3
@@ -60,8 +61,8 @@ class BackwardShape(NamedTuple):
     early: bool = False
 
 
-FUSED_SHAPES = {64: BackwardShape(64, 3), 128: BackwardShape(64, 3)}
-"""Of the fused backward, by padded head dim: what compiles without spilling much. No card has timed them."""
+FUSED_SHAPES = {64: BackwardShape(64, 3), 128: BackwardShape(64, 3, overlap=False)}
+"""Of the fused backward, by padded head dim: those that spill least when compiled. No card has timed them."""
 
 
 def why_not(q: Tensor, k: Tensor, *, kind: str = "any", sink: Tensor | None = None) -> str | None:
@@ -182,8 +183,9 @@ def backward(
             )  # fmt: skip
             gluon_backward.span_attention_gluon_bwd_keys_kernel[triton.cdiv(num_keys, 2 * BM), batch * key_heads](
                 describe(q, keys_shape.width, width), describe(k, BM, width), describe(v, BM, width),
-                describe(grad_out, keys_shape.width, width), *(describe_flat(x, keys_shape.width) for x in (lse2, delta)),
-                row_lo, row_hi, dk, dv, num_keys, padded_rows, scale, scale * triton_launch.LOG2E,
+                describe(grad_out, keys_shape.width, width),
+                *(describe_flat(x, keys_shape.width) for x in (lse2, delta)), row_lo, row_hi, dk, dv,
+                num_keys, padded_rows, scale, scale * triton_launch.LOG2E,
                 K=key_heads, BM=keys_shape.width, BN=BM, STAGES=keys_shape.stages, OVERLAP=keys_shape.overlap,
                 EARLY=keys_shape.early, **shared,
             )  # fmt: skip

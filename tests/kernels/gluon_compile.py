@@ -23,7 +23,7 @@ from triton.backends.compiler import GPUTarget
 from kernels import Spans
 from kernels.attention import gluon_backward, gluon_forward, gluon_fused, gluon_launch, triton_backward
 
-WORDS = ("HGMMA", "USETMAXREG", "LDL", "STL", "UTMALDG", "RED")
+WORDS = ("HGMMA", "USETMAXREG", "LDL", "STL", "UTMALDG", "RED", "ATOM", "ATOMG")
 
 
 class Hopper:

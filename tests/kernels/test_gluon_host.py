@@ -46,7 +46,7 @@ def host():
 
 @pytest.fixture
 def in_any_order(monkeypatch):
-    """What is new stays poisoned, as PyTorch does where it is deterministic; but the launcher is told that it is not."""
+    """New tensors stay poisoned, as in PyTorch's deterministic mode, but the launcher is told of no such mode."""
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: False)
 
 
