@@ -1,12 +1,14 @@
 """Stage `gluon_backward`: the specialised backward (`kernels.attention.gluon_launch`): is it right, and how fast?
 
     check-D128-0 ..     one pair of shapes of its two passes against the specification
-    time-D128 ..        every shape of either pass beside our Triton backward and PyTorch's
+    fused-D128-0 ..     one shape of the fused backward, likewise
+    time-D128 ..        every shape of either pass, and of the fused one, beside our Triton backward and PyTorch's
 
 The cases are those of stage `gluon`. A check holds dq, dk and dv against the specification in fp32 from the same 16-bit
 inputs. How far they may be follows from the case: what cancels differs between masks and scales, so the bound is the
-error of our Triton backward on the same inputs, and a quarter. `same` says whether three runs gave the same bits. FLOPs
-are counted as those of five products, 10 D H a seen pair, whatever a contender really multiplies: ours seven.
+error of our Triton backward on the same inputs, and a quarter. `same` says whether three runs gave the same bits, as
+they must but for the fused backward, which adds up dq in any order. FLOPs are counted as those of five products, 10 D H
+a seen pair, whatever a contender really multiplies: our two passes seven.
 """
 
 from __future__ import annotations
@@ -43,12 +45,20 @@ PAIRS = {
     ),
 }
 """By head dim: shapes of dk/dv and of dq; the one that backend "gluon" takes comes first."""
+FUSED = {
+    128: (BackwardShape(64, 3, overlap=False), BackwardShape(64, 3, early=True), BackwardShape(64, 2, overlap=False)),
+    64: (BackwardShape(64, 3), BackwardShape(64, 4, overlap=False), BackwardShape(64, 4, early=True)),
+}
+"""Shapes of the fused backward, the launcher's first. A check takes one as a tuple of it alone."""
 SLACK, FLOOR = 1.25, 1e-3
 
 
 def items(toy: bool) -> list[Item]:
     """The first pair's checks, times, and the other checks."""
-    first, *others = ([Item(f"check-D{dim}-{i}", 60) for dim in PAIRS] for i in range(1 if toy else 4))
+    groups = [("check", dim, len(PAIRS[dim])) for dim in PAIRS] + [("fused", dim, len(FUSED[dim])) for dim in FUSED]
+    first, *others = (
+        [Item(f"{what}-D{dim}-{i}", 60) for what, dim, number in groups if i < number] for i in range(1 if toy else 4)
+    )
     return first + [Item(f"time-D{dim}", 75, least_s=15) for dim in PAIRS] + [item for more in others for item in more]
 
 
@@ -57,15 +67,17 @@ def run(item: Item, context: Context) -> None:
     what, dim, *number = item.name.split("-")
     if what == "check":
         check_all(int(dim[1:]), PAIRS[int(dim[1:])][int(number[0])], context)
+    elif what == "fused":
+        check_all(int(dim[1:]), (FUSED[int(dim[1:])][int(number[0])],), context)
     else:
         time_all(int(dim[1:]), context)
 
 
 def check(
-    dim: int, pair: tuple[BackwardShape, BackwardShape], spans: Spans, device: str, *, with_sink: bool = False,
+    dim: int, pair: tuple[BackwardShape, ...], spans: Spans, device: str, *, with_sink: bool = False,
     wide: bool = False, dtype: torch.dtype = torch.bfloat16, scale: float | None = None, **sizes: int,
 ) -> dict:  # fmt: skip
-    """One comparison with the specification."""
+    """One comparison with the specification. pair: shapes of dk/dv and of dq, or the fused backward's alone."""
     q, k, v = inputs(spans.num_rows, spans.num_keys, dim, device=device, dtype=dtype, **sizes)
     grad = torch.randn_like(q)
     scale = dim**-0.5 if scale is None else scale
@@ -74,12 +86,11 @@ def check(
     truth = specified_gradients(grad, q, k, v, spans, out, lse, scale)
     out = out.to(dtype)
     given, options = (grad, q, k, v, spans.lo, spans.hi, spans.serial, out, lse), {"scale": scale, "whole": True}
+    fused = len(pair) == 1
+    shapes = {"fused": True, "fused_shape": pair[0]} if fused else {"keys_shape": pair[0], "rows_shape": pair[-1]}
     if device == "cuda":
         plain = triton_launch.backward(*given, **options, wide=wide)
-        first, *more = (
-            gluon_launch.backward(*given, **options, wide=wide, keys_shape=pair[0], rows_shape=pair[1])
-            for _ in range(3)
-        )
+        first, *more = (gluon_launch.backward(*given, **options, wide=wide, **shapes) for _ in range(3))
     else:
         plain, first, *more = (reference.backward(*given, **options, wide=wide) for _ in range(3))
     errors, limits = distances(first, truth), [SLACK * x + FLOOR for x in distances(plain, truth)]
@@ -91,7 +102,7 @@ def check(
     }
     unseen = lse.isneginf().transpose(1, 2)
     found["right"] = bool(
-        all(error <= limit for error, limit in zip(errors, limits, strict=True)) and found["same"]
+        all(error <= limit for error, limit in zip(errors, limits, strict=True)) and (found["same"] or fused)
         and all(x.isfinite().all() for x in first) and not first[0][unseen].any()
     )  # fmt: skip
     return found
@@ -123,7 +134,7 @@ def specified_gradients(
     return tuple(torch.cat(x, 2) for x in zip(*parts, strict=True))
 
 
-def check_all(dim: int, pair: tuple[BackwardShape, BackwardShape], context: Context) -> None:
+def check_all(dim: int, pair: tuple[BackwardShape, ...], context: Context) -> None:
     """Every case of one pair; the wrong ones are told each, the right ones together."""
     shapes = [list(shape) for shape in pair]
     worst, right, wrong = 0.0, 0, 0
@@ -183,6 +194,10 @@ def contenders(dim: int, kind: str, spans: Spans, device: str) -> dict[str, Call
             found[name] = lambda keys_shape=keys_shape, rows_shape=rows_shape: gluon_launch.backward(
                 *given, **options, keys_shape=keys_shape, rows_shape=rows_shape
             )
+    for shape in FUSED[dim]:
+        found[f"gluon fused {told(shape)}"] = lambda shape=shape: gluon_launch.backward(
+            *given, **options, fused=True, fused_shape=shape
+        )
     if kind == "causal":
         for backend in (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION):
             found[backend.name.split("_")[0].lower()] = sdpa_backward(q, k, v, grad, backend)

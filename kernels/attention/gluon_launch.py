@@ -1,4 +1,4 @@
-"""The host side of the warp-specialised kernels (`gluon_forward.py`, `gluon_backward.py`): what they can do, launches.
+"""The host side of the warp-specialised kernels (`gluon_forward.py`, `gluon_backward.py`, `gluon_fused.py`).
 
 Served: bf16 and fp16 on Hopper (sm_90), head dims up to 128, inputs that a tensor descriptor can describe
 (`triton_tma.suits`), every mask and a sink. The rest is Triton's (`triton_launch.py`), and so is delta of the backward.
@@ -26,7 +26,7 @@ try:
     from triton.experimental.gluon import language as gl
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-    from kernels.attention import gluon_backward, gluon_forward
+    from kernels.attention import gluon_backward, gluon_forward, gluon_fused
 except ImportError as missing:
     gl, MISSING = None, str(missing)
 
@@ -49,15 +49,20 @@ class Shape(NamedTuple):
 
 
 class BackwardShape(NamedTuple):
-    """What a sweep may vary in one of the two passes. width: rows of a tile that dk/dv walks over, keys of one that dq
-    does; stages: such tiles in flight; overlap: whether a tile's last product is left to run under the next tile's
-    exponentials; early: whether dk/dv waits for it before them all the same, which at head dim 128 takes no register
-    too many, but leaves less to run under them. The defaults are what an H200 has run."""
+    """What a sweep may vary in one of the two passes, or in the fused one, as in dk/dv. width: rows of a tile that
+    dk/dv walks over, keys of one that dq does; stages: such tiles in flight; overlap: whether a tile's last product is
+    left to run under the next tile's exponentials; early: whether dk/dv waits for it before them all the same, which at
+    head dim 128 takes no register too many, but leaves less to run under them. The defaults are what an H200 has run in
+    the two passes."""
 
     width: int = 64
     stages: int = 3
     overlap: bool = True
     early: bool = False
+
+
+FUSED_SHAPES = {64: BackwardShape(64, 3), 128: BackwardShape(64, 3, overlap=False)}
+"""Of the fused backward, by padded head dim: those that spill least when compiled. No card has timed them."""
 
 
 def why_not(q: Tensor, k: Tensor, *, kind: str = "any", sink: Tensor | None = None) -> str | None:
@@ -114,17 +119,24 @@ def forward(
 def backward(
     grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, lo: Tensor, hi: Tensor, serial: int, out: Tensor, lse: Tensor,
     *, scale: float, whole: bool = False, wide: bool = False, keys_shape: BackwardShape | None = None,
-    rows_shape: BackwardShape | None = None,
+    rows_shape: BackwardShape | None = None, fused: bool = False, fused_shape: BackwardShape | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients from these keys, given out and lse over all keys, sink included: as `triton_launch.backward`, and with
     the same bits every time.
 
-    whole: makes no difference to 16-bit inputs. wide: gradients are fp32, written from the accumulators.
-    -> dq, dk, dv in q's dtype, or fp32, new and contiguous. Raises ValueError as `forward` does.
+    whole: makes no difference to 16-bit inputs. wide: gradients are fp32, written from the accumulators. fused: one
+    pass of five products (`gluon_fused.py`) in place of two of seven, whose dq differs in its last bits from run to
+    run, and which takes B T H D fp32 numbers of memory in between; no card has run it.
+    -> dq, dk, dv in q's dtype, or fp32, new and contiguous. Raises ValueError as `forward` does, and for fused where
+    PyTorch is told to be deterministic.
     """
     why = why_not(q, k)
     if why is not None:
         raise ValueError(f'{why}; use backend="auto" or "triton"')
+    if fused and torch.are_deterministic_algorithms_enabled():
+        raise ValueError(
+            "the fused backward adds up dq in any order, but torch.use_deterministic_algorithms is on; use fused=False"
+        )
     batch, num_rows, heads, dim = q.shape
     num_keys, key_heads = k.shape[1:3]
     dq, dk, dv = (q.new_empty(x.shape, dtype=torch.float32 if wide else q.dtype) for x in (q, k, v))
@@ -141,6 +153,7 @@ def backward(
     delta, lse2 = (lse.new_empty(batch * heads * padded_rows) for _ in range(2))
     width = padded(dim)
     rows_shape, keys_shape = rows_shape or BackwardShape(), keys_shape or BackwardShape()
+    fused_shape = fused_shape or FUSED_SHAPES[width]
     shared = {"GROUP": heads // key_heads, "D": dim, "BD": width, "num_warps": 4, "maxnreg": REGISTERS}
     with triton_launch._device_of(q):
         row_lo, row_hi = recall(serial, "columns", lambda: triton_launch.columns(lo, hi, num_keys))
@@ -149,19 +162,33 @@ def backward(
             out.stride(2), grad_out.stride(2), num_rows, padded_rows,
             H=heads, D=dim, BD=triton_launch.padded(dim), BM=triton_launch.DELTA_ROWS,
         )  # fmt: skip
-        gluon_backward.span_attention_gluon_bwd_rows_kernel[triton.cdiv(num_rows, 2 * BM), batch * heads](
-            describe(q, BM, width), describe(k, rows_shape.width, width), describe(v, rows_shape.width, width),
-            describe(grad_out, BM, width), lo, hi, lse2, delta, dq,
-            num_rows, padded_rows, scale, scale * triton_launch.LOG2E,
-            H=heads, BM=BM, BN=rows_shape.width, STAGES=rows_shape.stages, OVERLAP=rows_shape.overlap, **shared,
-        )  # fmt: skip
-        gluon_backward.span_attention_gluon_bwd_keys_kernel[triton.cdiv(num_keys, 2 * BM), batch * key_heads](
-            describe(q, keys_shape.width, width), describe(k, BM, width), describe(v, BM, width),
-            describe(grad_out, keys_shape.width, width), *(describe_flat(x, keys_shape.width) for x in (lse2, delta)),
-            row_lo, row_hi, dk, dv, num_keys, padded_rows, scale, scale * triton_launch.LOG2E,
-            K=key_heads, BM=keys_shape.width, BN=BM, STAGES=keys_shape.stages, OVERLAP=keys_shape.overlap,
-            EARLY=keys_shape.early, **shared,
-        )  # fmt: skip
+        if fused:
+            summed = torch.zeros_like(dq, dtype=torch.float32)
+            gluon_fused.span_attention_gluon_bwd_fused_kernel[triton.cdiv(num_keys, 2 * BM), batch * key_heads](
+                describe(q, fused_shape.width, width), describe(k, BM, width), describe(k, BM, width // 2),
+                describe(v, BM, width), describe(grad_out, fused_shape.width, width),
+                *(describe_flat(x, fused_shape.width) for x in (lse2, delta)), row_lo, row_hi, summed, dk, dv,
+                num_rows, num_keys, padded_rows, scale, scale * triton_launch.LOG2E,
+                K=key_heads, BM=fused_shape.width, BN=BM, STAGES=fused_shape.stages, OVERLAP=fused_shape.overlap,
+                EARLY=fused_shape.early, **shared,
+            )  # fmt: skip
+            # the sums are of numbers without the scale
+            torch.mul(summed, scale, out=dq)
+        else:
+            gluon_backward.span_attention_gluon_bwd_rows_kernel[triton.cdiv(num_rows, 2 * BM), batch * heads](
+                describe(q, BM, width), describe(k, rows_shape.width, width), describe(v, rows_shape.width, width),
+                describe(grad_out, BM, width), lo, hi, lse2, delta, dq,
+                num_rows, padded_rows, scale, scale * triton_launch.LOG2E,
+                H=heads, BM=BM, BN=rows_shape.width, STAGES=rows_shape.stages, OVERLAP=rows_shape.overlap, **shared,
+            )  # fmt: skip
+            gluon_backward.span_attention_gluon_bwd_keys_kernel[triton.cdiv(num_keys, 2 * BM), batch * key_heads](
+                describe(q, keys_shape.width, width), describe(k, BM, width), describe(v, BM, width),
+                describe(grad_out, keys_shape.width, width),
+                *(describe_flat(x, keys_shape.width) for x in (lse2, delta)), row_lo, row_hi, dk, dv,
+                num_keys, padded_rows, scale, scale * triton_launch.LOG2E,
+                K=key_heads, BM=keys_shape.width, BN=BM, STAGES=keys_shape.stages, OVERLAP=keys_shape.overlap,
+                EARLY=keys_shape.early, **shared,
+            )  # fmt: skip
         if given <= 0:
             # of q as it was given
             dq = dq.neg_() if given < 0 else dq.zero_()

@@ -2,7 +2,7 @@
 
     python tests/kernels/gluon_compile.py '[["forward", 128, [128, 2, true, false], {}], ..]'
 
-A case is a kernel ("forward", "keys" or "rows"), a head dim, a shape and options.
+A case is a kernel ("forward", "keys", "rows" or "fused"), a head dim, a shape and options.
 
 In a process of its own: Triton's driver is replaced, and tests beside this one ask for the interpreter.
 """
@@ -21,9 +21,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from kernels import Spans
-from kernels.attention import gluon_backward, gluon_forward, gluon_launch, triton_backward
+from kernels.attention import gluon_backward, gluon_forward, gluon_fused, gluon_launch, triton_backward
 
-WORDS = ("HGMMA", "USETMAXREG", "LDL", "STL", "UTMALDG")
+WORDS = ("HGMMA", "USETMAXREG", "LDL", "STL", "UTMALDG", "RED", "ATOM", "ATOMG")
 
 
 class Hopper:
@@ -58,13 +58,14 @@ class Compiling:
 def compiled(
     which: str, dim: int, shape: list, sink: bool = False, wide: bool = False, dtype: str = "bfloat16", group: int = 4
 ):
-    """The kernel for one call over 200 tokens: "forward", or of the backward "keys" or "rows"."""
+    """The kernel for one call over 200 tokens: "forward", or of the backward "keys", "rows" or "fused"."""
     q, k = (torch.zeros(1, 200, heads, dim, dtype=getattr(torch, dtype)) for heads in (2 * group, 2))
     spans = Spans.packed(torch.zeros(1, 200, dtype=torch.int32))
     kernels = {
         "forward": (gluon_forward, "span_attention_gluon_fwd_kernel"),
         "keys": (gluon_backward, "span_attention_gluon_bwd_keys_kernel"),
         "rows": (gluon_backward, "span_attention_gluon_bwd_rows_kernel"),
+        "fused": (gluon_fused, "span_attention_gluon_bwd_fused_kernel"),
     }
     wanted = Compiling(getattr(*kernels[which]))
     with (
@@ -81,7 +82,7 @@ def compiled(
         else:
             lse = torch.zeros(1, q.shape[2], 200)
             gluon_launch.backward(
-                q, *given, spans.serial, q, lse, scale=0.1, wide=wide,
+                q, *given, spans.serial, q, lse, scale=0.1, wide=wide, fused=which == "fused",
                 **{f"{which}_shape": gluon_launch.BackwardShape(*shape)},
             )  # fmt: skip
     return wanted.made

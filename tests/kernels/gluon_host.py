@@ -18,7 +18,7 @@ import types
 
 import torch
 
-from kernels.attention import gluon_forward, triton_kernels
+from kernels.attention import gluon_backward, gluon_forward, triton_kernels
 
 SIZES = {torch.float32: 4, torch.float16: 2, torch.bfloat16: 2}
 
@@ -62,7 +62,8 @@ class Machine:
 
     def _body(self, group, function) -> None:
         group.go.acquire()
-        threading.current_thread().group, threading.current_thread().products = group, []
+        thread = threading.current_thread()
+        thread.group, thread.products, thread.written = group, [], []
         try:
             function()
         except BaseException as error:
@@ -126,6 +127,12 @@ class Shared:
     def load(self, layout):
         return self.data.clone()
 
+    def store(self, value):
+        # products see it only once it is fenced
+        assert value.dtype == self.dtype
+        self.data.fill_(float("nan"))
+        threading.current_thread().written.append((self.data, value))
+
 
 class Pointer:
     """An address, or a tensor of them."""
@@ -146,6 +153,10 @@ class Pointer:
 
     def store(self, value, mask):
         self.data.view(-1)[self.at[mask]] = value[mask]
+
+    def add(self, value, mask):
+        assert value.dtype == self.data.dtype
+        self.data.view(-1).index_add_(0, self.at[mask], value[mask])
 
 
 class Described:
@@ -204,8 +215,13 @@ def meanings(module, machine: Machine, grid: tuple, place: tuple) -> dict:
     def both(function):
         return lambda a, b: function(torch.as_tensor(a), torch.as_tensor(b))
 
-    def nothing(*args):
+    def nothing(*args, **kwargs):
         return None
+
+    def fence():
+        for data, value in getattr(threading.current_thread(), "written", []):
+            data.copy_(value)
+        threading.current_thread().written = []
 
     gl = types.SimpleNamespace(
         float32=torch.float32, int64=torch.int64, constexpr=object, static_range=range, where=where,
@@ -217,6 +233,7 @@ def meanings(module, machine: Machine, grid: tuple, place: tuple) -> dict:
         full=lambda shape, value, dtype, layout: torch.full(shape, value, dtype=dtype),
         convert_layout=lambda x, layout: x, allocate_shared_memory=allocate,
         load=lambda p, mask=None, other=0: p.load(mask, other), store=lambda p, x, mask: p.store(x, mask),
+        atomic_add=lambda p, x, mask, sem, scope: p.add(x, mask), NVMMASharedLayout=nothing,
         SliceLayout=nothing, NVMMADistributedLayout=nothing, DotOperandLayout=nothing,
         warp_specialize=lambda parts, warps, registers: machine.run([lambda f=f, a=a: f(*a) for f, a in parts]),
     )  # fmt: skip
@@ -249,7 +266,7 @@ def meanings(module, machine: Machine, grid: tuple, place: tuple) -> dict:
         machine.copies.append(arrives)
 
     hopper = types.SimpleNamespace(
-        warpgroup_mma=start, warpgroup_mma_wait=wait_for_products, fence_async_shared=nothing
+        warpgroup_mma=start, warpgroup_mma_wait=wait_for_products, fence_async_shared=fence
     )  # fmt: skip
     mbarrier = types.SimpleNamespace(
         init=init, expect=lambda barrier, size: barrier.arrive(size), arrive=lambda barrier: barrier.arrive(),
@@ -257,7 +274,7 @@ def meanings(module, machine: Machine, grid: tuple, place: tuple) -> dict:
     )  # fmt: skip
     found = {"gl": gl, "tl": gl, "hopper": hopper, "mbarrier": mbarrier, "copy_tile": copy}
     found |= {"LOG2E": gluon_forward.LOG2E.value, "LN2": gluon_forward.LN2.value, "__builtins__": __builtins__}
-    for owner in (triton_kernels, gluon_forward, module):
+    for owner in (triton_kernels, gluon_forward, gluon_backward, module):
         for name, function in vars(owner).items():
             if hasattr(function, "fn") and name not in ("copy_tile",):
                 found[name] = plain(function.fn, found)

@@ -21,8 +21,11 @@ CASES = {
     "D128-rows": ["rows", 128, [64, 3, True], {}],
     "D64-keys-one-head": ["keys", 64, [64, 3, True], {"group": 1}],
     "D112-rows-alone-wide": ["rows", 112, [64, 4, False], {"wide": True}],
+    "D128-fused": ["fused", 128, [64, 3, False], {}],
+    "D64-fused": ["fused", 64, [64, 3, True], {}],
 }
-"""Those that backend "gluon" takes, first of all. ALL_CASES=1 compiles the rest too, which takes twice as long."""
+"""Those that backend "gluon" takes, first of all, and the fused backward's. ALL_CASES=1 compiles the rest too, in twice
+the time."""
 if os.environ.get("ALL_CASES") == "1":
     CASES |= {
         "D128-turns": ["forward", 128, [128, 2, True, True], {}],
@@ -32,6 +35,9 @@ if os.environ.get("ALL_CASES") == "1":
         "D128-keys-early": ["keys", 128, [64, 4, True, True], {}],
         "D128-keys-alone-fp16-wide": ["keys", 128, [64, 4, False], {"dtype": "float16", "wide": True}],
         "D64-rows": ["rows", 64, [64, 3, True], {}],
+        "D128-fused-early": ["fused", 128, [64, 3, True, True], {}],
+        "D112-fused-fp16-wide": ["fused", 112, [64, 2, False], {"dtype": "float16", "wide": True}],
+        "D64-fused-alone": ["fused", 64, [64, 4, False], {}],
     }
 
 
@@ -50,12 +56,13 @@ def made(tmp_path_factory) -> dict[str, dict]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_specialised_kernels_compile_without_spills_and_fit(made, name):
-    """No spills (dk/dv at head dim 128: some words), Hopper's own products and
+    """No spills (dk/dv and fused at head dim 128: some words), Hopper's own products and
     copies, registers dealt anew, shared memory that an SM has, and registers at the start that three warp groups of 128
     threads can have."""
     found = made[name]
     which, dim, *_ = CASES[name]
-    assert found["stack"] <= (128 if which == "keys" and dim == 128 else 0), found
+    most = {"keys": 128 if dim == 128 else 0, "fused": 160 if dim > 64 else 0}
+    assert found["stack"] <= most.get(which, 0), found
     assert found["registers"] == 168 and found["shared"] <= 227 * 1024, found
     assert found["HGMMA"] and found["UTMALDG"] and found["USETMAXREG"], found
 
@@ -78,10 +85,19 @@ def test_backward_computes_under_its_products(made, name):
     at head dim 128 a few scalars are spilled there, unless it is `early`; else nothing is."""
     which, dim, (_, _, overlap, *early), _ = CASES[name]
     loops, expected = made[name]["loops"], {"keys": "1e10" if early else "2e10", "rows": "2e1e?0"}
-    pattern = expected[which] if overlap else "1e1*0+"
+    pattern = expected.get(which, expected["keys"]) if overlap else "1e1*0+"
     spills = [more for loop, more in zip(loops, made[name]["spills"], strict=True) if re.fullmatch(pattern, loop)]
-    most = 16 if which == "keys" and dim == 128 and not early else 0
+    most = 16 if which == "keys" and dim == 128 and not early else 24 if which == "fused" and dim > 64 else 0
     assert len(spills) >= 4 and max(spills) <= most, made[name]
+
+
+@pytest.mark.parametrize("name", [name for name, (which, *_) in CASES.items() if which == "fused"])
+def test_fused_backward_adds_in_pairs_and_without_an_answer(made, name):
+    """A thread adds two neighbours of a row at a time; both consumers together all of a tile, in each of the two or
+    three copies of a step. What was there before is not asked for."""
+    _, dim, (width, _, overlap, *_), _ = CASES[name]
+    assert made[name]["RED"] == (3 if overlap else 2) * width * dim // (2 * 128), made[name]
+    assert not made[name]["ATOM"] and not made[name]["ATOMG"], made[name]
 
 
 def test_what_it_does_not_serve_is_told():

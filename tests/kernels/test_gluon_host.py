@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("triton.experimental.gluon.language.nvidia.hopper", reason="needs Triton with Gluon for Hopper")
 
 from kernels import Spans
-from kernels.attention import gluon_backward, gluon_forward, gluon_launch, reference, triton_backward
+from kernels.attention import gluon_backward, gluon_forward, gluon_fused, gluon_launch, reference, triton_backward
 from kernels.attention.gluon_launch import BackwardShape, Shape
 from tests.kernels.gluon_host import Barrier as HostBarrier
 from tests.kernels.gluon_host import Deadlock, Emulated, Machine
@@ -33,14 +33,21 @@ class Delta:
 def host():
     """Launches go to the host."""
     backward = "span_attention_gluon_bwd_rows_kernel", "span_attention_gluon_bwd_keys_kernel"
-    forward = "span_attention_gluon_fwd_kernel"
+    forward, fused = "span_attention_gluon_fwd_kernel", "span_attention_gluon_bwd_fused_kernel"
     with (
         mock.patch.object(gluon_launch, "why_not", lambda *args, **kwargs: None),
         mock.patch.object(triton_backward, "span_attention_bwd_delta_kernel", Delta()),
         mock.patch.multiple(gluon_backward, **{name: Emulated(gluon_backward, name) for name in backward}),
         mock.patch.object(gluon_forward, forward, Emulated(gluon_forward, forward)),
+        mock.patch.object(gluon_fused, fused, Emulated(gluon_fused, fused)),
     ):
         yield
+
+
+@pytest.fixture
+def in_any_order(monkeypatch):
+    """New tensors stay poisoned, as in PyTorch's deterministic mode, but the launcher is told of no such mode."""
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: False)
 
 
 def masks() -> dict[str, Spans]:
@@ -92,6 +99,50 @@ def test_backward_equals_the_specification(host, name, shape):
     )  # fmt: skip
     errors = [far(x, y) for x, y in zip(found, truth, strict=True)]
     assert max(errors) < 2e-3, errors
+
+
+@pytest.mark.parametrize("shape", [(64, 2, True), (64, 3, True), (64, 3, True, True), (64, 2, False)], ids=str)
+@pytest.mark.parametrize("name", masks())
+def test_fused_backward_equals_the_specification(host, in_any_order, name, shape):
+    """dq, added up in memory, dk and dv; two query heads a key head, dq in both halves of the head dim."""
+    spans = masks()[name]
+    q, k, v, grad = inputs(spans)
+    given = q.float(), k.float(), v.float(), spans.lo, spans.hi, 0
+    out, lse = reference.forward(*given, scale=0.2, sink=None)
+    truth = reference.backward(grad.float(), *given, out, lse, scale=0.2, whole=True)
+    found = gluon_launch.backward(
+        grad, q, k, v, spans.lo, spans.hi, spans.serial, out, lse, scale=0.2, wide=True, fused=True,
+        fused_shape=BackwardShape(*shape),
+    )  # fmt: skip
+    errors = [far(x, y) for x, y in zip(found, truth, strict=True)]
+    assert max(errors) < 2e-3, errors
+
+
+@pytest.mark.parametrize("scale", [-0.2, 0.0, 0.2], ids=str)
+@pytest.mark.parametrize(("dim", "dtype"), [(96, torch.bfloat16), (128, torch.float16), (16, torch.float16)], ids=str)
+def test_fused_backward_rounds_and_scales(host, in_any_order, dim, dtype, scale):
+    """Head dims that are padded, to 64 so that one half is empty, and not; 16 bits; every sign of the scale; a batch
+    of 2 and 2 key heads, so that each adds to its own rows of dq."""
+    spans = Spans.packed((torch.arange(150, dtype=torch.int32) // 70).repeat(2, 1))
+    q, k, v, grad = inputs(spans, dtype, heads=4, key_heads=2, dim=dim)
+    given = q.float(), k.float(), v.float(), spans.lo, spans.hi, 0
+    out, lse = reference.forward(*given, scale=scale, sink=None)
+    truth = reference.backward(grad.float(), *given, out, lse, scale=scale, whole=True)
+    found = gluon_launch.backward(grad, q, k, v, spans.lo, spans.hi, spans.serial, out, lse, scale=scale, fused=True)
+    assert all(x.dtype == dtype for x in found)
+    errors = [far(x, y) for x, y in zip(found, truth, strict=True)]
+    assert max(errors) < (8e-3 if dtype is torch.bfloat16 else 2e-3), errors
+
+
+def test_fused_backward_is_refused_where_pytorch_is_deterministic(host):
+    """With a remedy."""
+    spans = masks()["one"]
+    q, k, v, grad = inputs(spans)
+    lse = torch.zeros(1, 2, 1)
+    # tests run so
+    assert torch.are_deterministic_algorithms_enabled()
+    with pytest.raises(ValueError, match="use fused=False"):
+        gluon_launch.backward(grad, q, k, v, spans.lo, spans.hi, spans.serial, q, lse, scale=0.2, fused=True)
 
 
 @pytest.mark.parametrize("shape", [(64, 2, True, False), (64, 3, True, True), (64, 2, False, False)], ids=str)
