@@ -32,7 +32,7 @@ MAX_ROWS = 64
 MIN_KEYS = 256
 """Fewer keys are not worth a second kernel."""
 BLOCK_KEYS = 64
-"""BN."""
+"""BN; half of it for wide heads in fp32, whose products have no tensor cores and want the registers."""
 WAVES = 4
 """Programs for each multiprocessor, about; two are resident at a time."""
 MAX_PROGRAMS = 512
@@ -163,14 +163,14 @@ def forward(
         num_programs = programs_of(batch, num_keys, key_heads, _processors(q.device.index) if q.is_cuda else 2)
     part = torch.empty(key_heads, num_programs, num_rows * group, dim, dtype=torch.float32, device=q.device)
     part_lse = torch.empty(part.shape[:3], dtype=torch.float32, device=q.device)
-    padded = max(16, triton.next_power_of_2(dim))
+    padded, exact = max(16, triton.next_power_of_2(dim)), q.dtype == torch.float32
     dealt = {"B": batch, "BB": max(16, triton.next_power_of_2(batch)), "K": key_heads, "GROUP": group, "D": dim,
-             "BD": padded, "BN": BLOCK_KEYS}  # fmt: skip
+             "BD": padded, "BN": BLOCK_KEYS // 2 if exact and padded > 64 else BLOCK_KEYS}  # fmt: skip
     span_attention_decode_kernel[num_programs, key_heads](
         q, k, v, lo, hi, part, part_lse, q.stride(0), k.stride(0), v.stride(0), q.stride(1), k.stride(1), v.stride(1),
         q.stride(2), k.stride(2), v.stride(2), num_rows, num_keys, num_programs, scale * LOG2E.value,
-        BM=max(16, triton.next_power_of_2(num_rows * group)), PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
-        **dealt, num_warps=8 if q.dtype == torch.float32 and padded <= 64 else 4, num_stages=3,
+        BM=max(16, triton.next_power_of_2(num_rows * group)), PRECISION="ieee" if exact else "tf32",
+        **dealt, num_warps=8 if exact else 4, num_stages=3,
     )  # fmt: skip
     span_attention_merge_kernel[num_rows * group, batch * key_heads](
         part, part_lse, lo, hi, sink, out, lse, num_rows, num_programs, SINK=sink is not None, **dealt, num_warps=1,

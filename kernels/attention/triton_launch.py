@@ -150,6 +150,7 @@ def backward(
         triton_backward.span_attention_bwd_delta_kernel[padded_rows // DELTA_ROWS, batch * heads](
             out, grad_out, lse, delta, lse2, out.stride(0), grad_out.stride(0), out.stride(1), grad_out.stride(1),
             out.stride(2), grad_out.stride(2), num_rows, padded_rows, H=heads, D=dim, BD=width, BM=DELTA_ROWS,
+            num_warps=8 if q.dtype == torch.float32 and width <= 64 else 4,
         )  # fmt: skip
         tile, tma = _tile("bwd_rows", q, lo, hi, serial, suits)
         options = {"BM": tile.rows, "BN": tile.keys, "num_warps": tile.warps, "num_stages": tile.stages}
