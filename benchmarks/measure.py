@@ -152,7 +152,7 @@ def take_turns(
 ) -> Turns:
     """Warm all up, then let them run in turn for about `budget_s`, but at least `min_rounds` rounds.
 
-    Each round has an order of its own, the same in every run: in a fixed order one and the same kernel took up to 8 %
+    Each round has an order of its own, the same in every run: in a fixed order one and the same kernel took up to 9 %
     longer in one place than in another on an H200, whose clock follows what it did just before.
     One that raises is left out from there on, with the reason, and the others go on.
     """

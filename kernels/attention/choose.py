@@ -95,13 +95,13 @@ def candidates(
     """
     default = default_order(dtype, kind)
     found = table.measured(TABLE, capability=capability, dtype=_name(dtype), kind=kind, dim=dim)
-    here = package() if "flash" in default else None
     if found is None:
-        if here == "torch" and capability[0] == 9:
+        if capability[0] == 9 and "flash" in default and package() == "torch":
             # always there, and on an H200 behind ours wherever both were timed
             default.sort(key=lambda name: {"flash": 1, "flex": 2}.get(name, 0))
         return default, "of the default order"
     times, source = found
+    here = package() if any("/" in name for name in times) else None
     order = [name.partition("/")[0] for name in times if name.partition("/")[2] in ("", here)]
     order += [name for name in default if name not in order]
     if "gluon" in default and "gluon" not in times:

@@ -31,7 +31,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia import hopper
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 
-from kernels.attention.gluon_forward import copy_tile, place_of, seen, slot_of, tile_ends, turn_of
+from kernels.attention.gluon_forward import copy_keys, copy_tile, place_of, seen, slot_of, tile_ends, turn_of
 
 
 @gluon.jit
@@ -56,16 +56,12 @@ def product(b_left, s_right, ROWS: gl.constexpr, COLUMNS: gl.constexpr, BD: gl.c
 
 
 @gluon.jit
-def produce_for_keys(
-    p_q, p_k, p_v, p_grad, p_lse2, p_delta, s_q, s_k, s_v, s_grad, s_lse2, s_delta, own_full, q_full, q_empty,
-    grad_full, grad_empty, b, head, first, start, num_left, num_full, num_tiles, padded_rows,
-    H: gl.constexpr, GROUP: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr,
+def copy_rows(
+    p_q, p_grad, p_lse2, p_delta, s_q, s_grad, s_lse2, s_delta, q_full, q_empty, grad_full, grad_empty, b, head, start,
+    num_left, num_full, num_tiles, padded_rows, H: gl.constexpr, GROUP: gl.constexpr, BM: gl.constexpr,
+    STAGES: gl.constexpr,
 ):  # fmt: skip
-    """Copy each consumer's keys and values once, then q with lse and grad_out with delta, head after head."""
-    for c in gl.static_range(2):
-        mbarrier.expect(own_full.index(c), p_k.block_type.nbytes + p_v.block_type.nbytes)
-        copy_tile(p_k, [b, head, first + c * BN, 0], own_full.index(c), s_k.index(c))
-        copy_tile(p_v, [b, head, first + c * BN, 0], own_full.index(c), s_v.index(c))
+    """Copy q with lse and grad_out with delta into the ring, head after head of a group, as places come empty."""
     for g in range(GROUP):
         h = head * GROUP + g
         for j in range(num_tiles):
@@ -81,6 +77,23 @@ def produce_for_keys(
             mbarrier.expect(grad_full.index(slot), p_grad.block_type.nbytes + p_delta.block_type.nbytes)
             copy_tile(p_grad, [b, h, m, 0], grad_full.index(slot), s_grad.index(slot))
             copy_tile(p_delta, [at], grad_full.index(slot), s_delta.index(slot))
+
+
+@gluon.jit
+def produce_for_keys(
+    p_q, p_k, p_v, p_grad, p_lse2, p_delta, s_q, s_k, s_v, s_grad, s_lse2, s_delta, own_full, q_full, q_empty,
+    grad_full, grad_empty, b, head, first, start, num_left, num_full, num_tiles, padded_rows,
+    H: gl.constexpr, GROUP: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """Copy each consumer's keys and values once, then q with lse and grad_out with delta, head after head."""
+    for c in gl.static_range(2):
+        mbarrier.expect(own_full.index(c), p_k.block_type.nbytes + p_v.block_type.nbytes)
+        copy_tile(p_k, [b, head, first + c * BN, 0], own_full.index(c), s_k.index(c))
+        copy_tile(p_v, [b, head, first + c * BN, 0], own_full.index(c), s_v.index(c))
+    copy_rows(
+        p_q, p_grad, p_lse2, p_delta, s_q, s_grad, s_lse2, s_delta, q_full, q_empty, grad_full, grad_empty, b, head,
+        start, num_left, num_full, num_tiles, padded_rows, H, GROUP, BM, STAGES,
+    )  # fmt: skip
 
 
 @gluon.jit
@@ -261,15 +274,9 @@ def produce_for_rows(
         mbarrier.expect(own_full.index(c), p_q.block_type.nbytes + p_grad.block_type.nbytes)
         copy_tile(p_q, [b, h, first + c * BM, 0], own_full.index(c), s_q.index(c))
         copy_tile(p_grad, [b, h, first + c * BM, 0], own_full.index(c), s_grad.index(c))
-    for i in range(num_tiles):
-        n = start + place_of(i, num_left, num_full) * BN
-        slot, turn = slot_of(i, STAGES), turn_of(i, STAGES)
-        mbarrier.wait(k_empty.index(slot), turn ^ 1)
-        mbarrier.expect(k_full.index(slot), p_k.block_type.nbytes)
-        copy_tile(p_k, [b, head, n, 0], k_full.index(slot), s_k.index(slot))
-        mbarrier.wait(v_empty.index(slot), turn ^ 1)
-        mbarrier.expect(v_full.index(slot), p_v.block_type.nbytes)
-        copy_tile(p_v, [b, head, n, 0], v_full.index(slot), s_v.index(slot))
+    copy_keys(
+        p_k, p_v, s_k, s_v, k_full, k_empty, v_full, v_empty, b, head, start, num_left, num_full, num_tiles, BN, STAGES
+    )
 
 
 @gluon.jit

@@ -58,14 +58,11 @@ def place_of(i, num_left, num_full):
 
 
 @gluon.jit
-def produce(
-    p_q, p_k, p_v, s_q, s_k, s_v, q_full, k_full, k_empty, v_full, v_empty, b, h, head, first, start, num_left,
-    num_full, num_tiles, BM: gl.constexpr, BN: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr,
+def copy_keys(
+    p_k, p_v, s_k, s_v, k_full, k_empty, v_full, v_empty, b, head, start, num_left, num_full, num_tiles,
+    BN: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
-    """Copy each consumer's rows once, then keys and values, tile after tile."""
-    for c in gl.static_range(2):
-        mbarrier.expect(q_full.index(c), p_q.block_type.nbytes)
-        copy_tile(p_q, [b, h, first + c * BM, 0], q_full.index(c), s_q.index(c))
+    """Copy keys and values into the ring, tile after tile of a walk, as places come empty."""
     for i in range(num_tiles):
         n = start + place_of(i, num_left, num_full) * BN
         slot, turn = slot_of(i, STAGES), turn_of(i, STAGES)
@@ -75,6 +72,20 @@ def produce(
         mbarrier.wait(v_empty.index(slot), turn ^ 1)
         mbarrier.expect(v_full.index(slot), p_v.block_type.nbytes)
         copy_tile(p_v, [b, head, n, 0], v_full.index(slot), s_v.index(slot))
+
+
+@gluon.jit
+def produce(
+    p_q, p_k, p_v, s_q, s_k, s_v, q_full, k_full, k_empty, v_full, v_empty, b, h, head, first, start, num_left,
+    num_full, num_tiles, BM: gl.constexpr, BN: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """Copy each consumer's rows once, then keys and values, tile after tile."""
+    for c in gl.static_range(2):
+        mbarrier.expect(q_full.index(c), p_q.block_type.nbytes)
+        copy_tile(p_q, [b, h, first + c * BM, 0], q_full.index(c), s_q.index(c))
+    copy_keys(
+        p_k, p_v, s_k, s_v, k_full, k_empty, v_full, v_empty, b, head, start, num_left, num_full, num_tiles, BN, STAGES
+    )
 
 
 @gluon.jit

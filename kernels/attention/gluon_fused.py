@@ -29,7 +29,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia import hopper
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 
-from kernels.attention.gluon_backward import init_ring, product
+from kernels.attention.gluon_backward import copy_rows, init_ring, product
 from kernels.attention.gluon_forward import copy_tile, place_of, seen, slot_of, tile_ends, turn_of
 
 
@@ -50,21 +50,10 @@ def produce(
             copy_tile(
                 p_k_half, [b, head, first + other * BN, c * (BD // 2)], own_full.index(c), s_k_half.index(2 * c + other)
             )
-    for g in range(GROUP):
-        h = head * GROUP + g
-        for j in range(num_tiles):
-            i = g * num_tiles + j
-            m = start + place_of(j, num_left, num_full) * BM
-            at = (b * H + h) * padded_rows + m
-            slot, turn = slot_of(i, STAGES), turn_of(i, STAGES)
-            mbarrier.wait(q_empty.index(slot), turn ^ 1)
-            mbarrier.expect(q_full.index(slot), p_q.block_type.nbytes + p_lse2.block_type.nbytes)
-            copy_tile(p_q, [b, h, m, 0], q_full.index(slot), s_q.index(slot))
-            copy_tile(p_lse2, [at], q_full.index(slot), s_lse2.index(slot))
-            mbarrier.wait(grad_empty.index(slot), turn ^ 1)
-            mbarrier.expect(grad_full.index(slot), p_grad.block_type.nbytes + p_delta.block_type.nbytes)
-            copy_tile(p_grad, [b, h, m, 0], grad_full.index(slot), s_grad.index(slot))
-            copy_tile(p_delta, [at], grad_full.index(slot), s_delta.index(slot))
+    copy_rows(
+        p_q, p_grad, p_lse2, p_delta, s_q, s_grad, s_lse2, s_delta, q_full, q_empty, grad_full, grad_empty, b, head,
+        start, num_left, num_full, num_tiles, padded_rows, H, GROUP, BM, STAGES,
+    )  # fmt: skip
 
 
 @gluon.jit

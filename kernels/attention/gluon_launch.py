@@ -101,12 +101,12 @@ def forward(
         lse.fill_(-torch.inf)
         return out.zero_(), lse if sink is None else lse.copy_(sink[None, :, None].expand_as(lse))
     if scale <= 0:
-        q, scale = triton_launch._flipped(q, scale)
+        q, scale = triton_launch.flipped(q, scale)
     q, k, v = (readable(x) for x in (q, k, v))
     if not triton_tma.suits(q, k, v):
         raise ValueError(f'head dim {dim} has no strides that TMA can read; use backend="auto" or "triton"')
     shape, width = shape or Shape(), padded(dim)
-    with triton_launch._device_of(q):
+    with triton_launch.card_of(q):
         gluon_forward.span_attention_gluon_fwd_kernel[triton.cdiv(num_rows, 2 * BM), batch * heads](
             describe(q, BM, width), describe(k, shape.keys, width), describe(v, shape.keys, width),
             lo.contiguous(), hi.contiguous(), sink, out, lse, num_rows, scale * triton_launch.LOG2E,
@@ -144,18 +144,18 @@ def backward(
         return dq.zero_(), dk.zero_(), dv.zero_()
     given = scale
     if scale <= 0:
-        q, scale = triton_launch._flipped(q, scale)
+        q, scale = triton_launch.flipped(q, scale)
     q, k, v, grad_out = (readable(x) for x in (q, k, v, grad_out.to(q.dtype)))
     if not triton_tma.suits(q, k, v, grad_out):
         raise ValueError(f'head dim {dim} has no strides that TMA can read; use backend="auto" or "triton"')
-    out, lo, hi = triton_launch._whole_heads(out), lo.contiguous(), hi.contiguous()
+    out, lo, hi = triton_launch.whole_heads(out), lo.contiguous(), hi.contiguous()
     padded_rows = triton.cdiv(num_rows, PADDED_ROWS) * PADDED_ROWS
     delta, lse2 = (lse.new_empty(batch * heads * padded_rows) for _ in range(2))
     width = padded(dim)
     rows_shape, keys_shape = rows_shape or BackwardShape(), keys_shape or BackwardShape()
     fused_shape = fused_shape or FUSED_SHAPES[width]
     shared = {"GROUP": heads // key_heads, "D": dim, "BD": width, "num_warps": 4, "maxnreg": REGISTERS}
-    with triton_launch._device_of(q):
+    with triton_launch.card_of(q):
         row_lo, row_hi = recall(serial, "columns", lambda: triton_launch.columns(lo, hi, num_keys))
         triton_backward.span_attention_bwd_delta_kernel[padded_rows // triton_launch.DELTA_ROWS, batch * heads](
             out, grad_out, lse, delta, lse2, out.stride(0), grad_out.stride(0), out.stride(1), grad_out.stride(1),
@@ -202,13 +202,9 @@ def readable(x: Tensor) -> Tensor:
 
 def describe(x: Tensor, block: int, dim: int) -> TensorDescriptor:
     """Of x (B, tokens, heads, D), as (B, heads, tokens, D), read in tiles of `block` tokens and dim >= D numbers."""
-    (batch, tokens, heads, width), (per_batch, per_token, per_head, _) = x.shape, x.stride()
-    # a stride along an extent of 1 is never taken, and may be one that the unit refuses
-    strides = [
-        per_batch if batch > 1 else triton_tma.ALIGNMENT, per_head if heads > 1 else triton_tma.ALIGNMENT,
-        per_token if tokens > 1 else triton_tma.ALIGNMENT, 1,
-    ]  # fmt: skip
-    return TensorDescriptor(x, [batch, heads, tokens, width], strides, [1, 1, block, dim], layout(block, dim, x.dtype))
+    batch, tokens, heads, width = x.shape
+    shape, strides = [batch, heads, tokens, width], triton_tma.strides_of(x)
+    return TensorDescriptor(x, shape, strides, [1, 1, block, dim], layout(block, dim, x.dtype))
 
 
 def describe_flat(x: Tensor, block: int) -> TensorDescriptor:

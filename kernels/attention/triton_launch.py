@@ -94,10 +94,10 @@ def forward(
     if q.numel() == 0:
         return out, lse
     if scale <= 0:
-        q, scale = _flipped(q, scale)
-    q, k, v, lo, hi = _whole_heads(q), _whole_heads(k), _whole_heads(v), lo.contiguous(), hi.contiguous()
+        q, scale = flipped(q, scale)
+    q, k, v, lo, hi = whole_heads(q), whole_heads(k), whole_heads(v), lo.contiguous(), hi.contiguous()
     group = heads // key_heads
-    with _device_of(q):
+    with card_of(q):
         if num_rows * group <= triton_decode.MAX_ROWS and num_keys >= triton_decode.MIN_KEYS:
             triton_decode.forward(q, k, v, lo, hi, out, lse, scale=scale, sink=sink)
             return out, lse
@@ -135,8 +135,8 @@ def backward(
         return dq.zero_(), dk.zero_(), dv.zero_()
     given = scale
     if scale <= 0:
-        q, scale = _flipped(q, scale)
-    q, k, v, out, grad_out = (_whole_heads(x) for x in (q, k, v, out, grad_out.to(q.dtype)))
+        q, scale = flipped(q, scale)
+    q, k, v, out, grad_out = (whole_heads(x) for x in (q, k, v, out, grad_out.to(q.dtype)))
     lo, hi = lo.contiguous(), hi.contiguous()
     width, padded_rows = padded(dim), triton.cdiv(num_rows, PADDED_ROWS) * PADDED_ROWS
     delta, lse2 = lse.new_empty(2, batch, heads, padded_rows)
@@ -145,7 +145,7 @@ def backward(
     )  # fmt: skip
     shared = {"GROUP": heads // key_heads, "D": dim, "BD": width, "PRECISION": _precision(q)}
     suits = _tma_suits(q, k, v, grad_out)
-    with _device_of(q):
+    with card_of(q):
         row_lo, row_hi = recall(serial, "columns", lambda: columns(lo, hi, num_keys))
         triton_backward.span_attention_bwd_delta_kernel[padded_rows // DELTA_ROWS, batch * heads](
             out, grad_out, lse, delta, lse2, out.stride(0), grad_out.stride(0), out.stride(1), grad_out.stride(1),
@@ -228,12 +228,12 @@ def _described(tensors: tuple[Tensor, ...], block: int, dim: int) -> tuple:
     return tuple(triton_tma.describe(x, block, dim) for x in tensors)
 
 
-def _flipped(q: Tensor, scale: float) -> tuple[Tensor, float]:
+def flipped(q: Tensor, scale: float) -> tuple[Tensor, float]:
     """The same scores with a scale above 0: the kernels take the largest score for the largest scaled one."""
     return (-q, -scale) if scale < 0 else (torch.zeros_like(q), 1.0)
 
 
-def _device_of(q: Tensor):
+def card_of(q: Tensor):
     """Launches go to the current card, which need not be q's."""
     return torch.cuda.device_of(q) if q.is_cuda else nullcontext()
 
@@ -249,6 +249,6 @@ def _precision(q: Tensor) -> str:
     return "ieee" if q.dtype == torch.float32 else "tf32"
 
 
-def _whole_heads(x: Tensor) -> Tensor:
+def whole_heads(x: Tensor) -> Tensor:
     """Kernels read D consecutive numbers, and offsets within a tile are int32; other strides are free."""
     return x if x.stride(3) == 1 and x.stride(1) <= MAX_TOKEN_STRIDE else x.contiguous()

@@ -34,18 +34,25 @@ def suits(*tensors: Tensor) -> bool:
     return True
 
 
+def strides_of(x: Tensor) -> list[int]:
+    """Of x (B, tokens, heads, D), as (B, heads, tokens, D). One along an extent of 1 is never taken, and may be one that
+    the unit refuses."""
+    (batch, tokens, heads, _), (per_batch, per_token, per_head, _) = x.shape, x.stride()
+    return [
+        per_batch if batch > 1 else ALIGNMENT, per_head if heads > 1 else ALIGNMENT,
+        per_token if tokens > 1 else ALIGNMENT, 1,
+    ]  # fmt: skip
+
+
 def describe(x: Tensor, block: int, dim: int) -> TensorDescriptor:
     """Of x (B, tokens, heads, D), as (B, heads, tokens, D), read in tiles of `block` tokens and dim >= D numbers.
 
     x must suit: Triton's own checks, which take two thirds of the time, are not made again.
     """
-    (batch, tokens, heads, width), (per_batch, per_token, per_head, _) = x.shape, x.stride()
+    batch, tokens, heads, width = x.shape
     described = TensorDescriptor.__new__(TensorDescriptor)
     described.base = x
     described.shape = [batch, heads, tokens, width]
-    described.strides = [
-        per_batch if batch > 1 else ALIGNMENT, per_head if heads > 1 else ALIGNMENT,
-        per_token if tokens > 1 else ALIGNMENT, 1,
-    ]  # fmt: skip
+    described.strides = strides_of(x)
     described.block_shape = [1, 1, block, dim]
     return described
