@@ -35,8 +35,8 @@ def suits(*tensors: Tensor) -> bool:
 
 
 def strides_of(x: Tensor) -> list[int]:
-    """Of x (B, tokens, heads, D), as (B, heads, tokens, D). One along an extent of 1 is never taken, and may be one that
-    the unit refuses."""
+    """Of x (B, tokens, heads, D), as (B, heads, tokens, D). One along an extent of 1 is never taken, and may be one
+    that the unit refuses."""
     (batch, tokens, heads, _), (per_batch, per_token, per_head, _) = x.shape, x.stride()
     return [
         per_batch if batch > 1 else ALIGNMENT, per_head if heads > 1 else ALIGNMENT,
