@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import harness
+from benchmarks import gate, harness, machine
 from benchmarks.attention_peers import CPU, CUDA, Problem, brine
 from benchmarks.card_record import choices
 from benchmarks.contest import OURS, contest
@@ -163,7 +163,7 @@ def verify(device: str, backend: str, *, num_tokens: int = 1500, dims: tuple[int
             wide = {name: getattr(problem, name).float() for name in ("q", "k", "v")}
             grad = None if problem.grad is None else problem.grad.float()
             truth = replace(problem, **wide, grad=grad, backend="reference")
-            harness.agree(f"{kind} D{dim}", brine(problem), brine(truth), TOLERANCE["bf16"])
+            gate.agree(f"{kind} D{dim}", brine(problem), brine(truth), TOLERANCE["bf16"])
 
 
 def measure_case(case: Case, device: str, options: Any, on_stage: Any) -> dict[str, Any]:
@@ -330,7 +330,7 @@ def main(arguments: list[str] | None = None) -> int:
     options, device, cases, record = opened.options, opened.device, opened.cases, opened.record
 
     dtypes = {case.dtype: DTYPES[case.dtype] for case in cases.values()}
-    roofline = record["roofline"] = harness.roofline(device, dtypes, options.quick, copies=True)
+    roofline = record["roofline"] = machine.roofline(device, dtypes, options.quick, copies=True)
 
     def run(name: str, on_stage: Any) -> dict[str, Any]:
         case = cases[name]

@@ -44,7 +44,7 @@ def facts(device: str = "auto") -> dict[str, Any]:
 
     import torch
 
-    from benchmarks.harness import is_dirty
+    from benchmarks.machine import is_dirty
     from training.environment import commit, processor
 
     versions = {"python": platform.python_version(), "cuda": torch.version.cuda}

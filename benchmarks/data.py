@@ -41,7 +41,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import data_loader, harness
+from benchmarks import data_loader, gate, harness
 from benchmarks.contest import OURS
 from benchmarks.data_peers import timed
 from benchmarks.measure import spread, summarize, take_turns
@@ -280,7 +280,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         record = harness.begin(NAME, options, device, TESTS)
-    except harness.TestsFailedError as error:
+    except gate.TestsFailedError as error:
         return harness.refuse(NAME, error)
     rounds, steps, budget_s = (2, 1, 0.5) if options.quick else (options.rounds, options.steps, options.budget_s)
     with tempfile.TemporaryDirectory() as folder:

@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import harness
+from benchmarks import harness, machine
 from training.metrics import append_line
 
 NAME = "data_fuzz"
@@ -72,14 +72,14 @@ def record_of(report, options: argparse.Namespace, seeds: dict, seconds: float, 
     outcomes: dict[str, dict[str, int]] = {}
     for (form, outcome), count in sorted(report.outcomes.items()):
         outcomes.setdefault(form, {})[outcome] = count
-    machine = harness.hardware("cpu", 1, load)
-    machine["versions"] |= versions()
+    hardware = machine.hardware("cpu", 1, load)
+    hardware["versions"] |= versions()
     return {
         "benchmark": NAME,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": f"python -m benchmarks.{NAME} " + " ".join(options.given),
         "quick": options.quick,
-        "hardware": machine,
+        "hardware": hardware,
         "seed": options.seed,
         "first": options.first,
         "cases": options.cases,

@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import harness
+from benchmarks import gate, harness
 from benchmarks.memory import peak_growth
 from data.document import MODALITIES
 from data.plan import Plan
@@ -108,12 +108,12 @@ def bound_of(index: SimpleNamespace, plan: Plan) -> float:
 def check(index: SimpleNamespace, plan: Plan) -> None:
     """Every document once and no budget exceeded. Raises TestsFailedError."""
     if not (plan.visits() == 1).all():
-        raise harness.TestsFailedError("a document is missing, or comes twice")
+        raise gate.TestsFailedError("a document is missing, or comes twice")
     for name, amount in {"tokens": index.num_tokens, **index.num_media}.items():
         total = np.concatenate([[0], np.cumsum(amount[plan.document])])
         most = int((total[plan.offset[1:]] - total[plan.offset[:-1]]).max())
         if most > plan.media_budget.get(name, plan.row_tokens):
-            raise harness.TestsFailedError(f"a row has {most} {name}")
+            raise gate.TestsFailedError(f"a row has {most} {name}")
 
 
 def first_fit(lengths: list[int], media: list[tuple[int, ...]], budget: int) -> int:
@@ -262,7 +262,7 @@ def main(arguments: list[str] | None = None) -> int:
             show,
             minutes=options.minutes,
         )
-    except harness.TestsFailedError as error:
+    except gate.TestsFailedError as error:
         return harness.refuse(NAME, error)
     record["targets"] = targets(record["cases"])
     return harness.finish(record, options, draw)

@@ -1,10 +1,10 @@
 """What every benchmark does around its measurements: refuse, record, append, draw.
 
-The tests of the operation run first, in a process of their own, and where they fail nothing is measured and nothing is
-written: a fast wrong kernel is worth no row. On a GPU, where part of the tests may have run by interpreter, small cases
-are also held against the specification on the device itself (`agree`). Where time on a card is short, `--tests report`
-measures all the same and `--tests none` runs none; the record then says so in its "tests". `--quick` tries the whole
-script at toy sizes, without tests, and writes nothing.
+The tests of the operation run first (`benchmarks.gate`), in a process of their own, and where they fail nothing is
+measured and nothing is written: a fast wrong kernel is worth no row. On a GPU small cases are also held against the
+specification on the device itself. Where time on a card is short, `--tests report` measures all the same and
+`--tests none` runs none; the record then says so in its "tests". `--quick` tries the whole script at toy sizes, without
+tests, and writes nothing.
 
 What a case gave is on disk as soon as it ends, in `results/<name>.<time>.partial.jsonl` (`keep_case`): a run that is
 killed leaves it there, one that ends takes it away.
@@ -21,7 +21,6 @@ again without it. On the CPU cases share one process.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import logging
 import os
@@ -38,19 +37,17 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.card_record import append
-from benchmarks.contest import Built, Rules
-from benchmarks.measure import copy_rate, matmul_rate
+from benchmarks.contest import Rules
+from benchmarks.gate import TestsFailedError, run_tests, verified
+from benchmarks.machine import hardware
 from model.device import resolve_device
-from training.distributed import World
-from training.environment import commit, environment
 from training.metrics import append_line
-from training.runtime import Runtime, usable_cores
+from training.runtime import usable_cores
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 MOST_PROCESSES = 10
 """Processes of tests on a card, each of which holds a context."""
-PEERS = ("triton", "flash-attn", "flash-attn-3", "flash-attn-4", "liger-kernel", "nvidia-cudnn-cu13", "transformers")
 
 
 class Ear(logging.Handler):
@@ -66,12 +63,6 @@ class Ear(logging.Handler):
 
 
 _ear = Ear()
-
-
-class TestsFailedError(RuntimeError):
-    """The operation's tests failed, so there is nothing to report."""
-
-    __test__ = False
 
 
 class MistakeError(ValueError):
@@ -164,42 +155,6 @@ def rules(options: argparse.Namespace, *, tolerance: float, **usual: Any) -> Rul
     return Rules(**{"tolerance": tolerance, **usual, **asked, "peak": not options.no_peak})
 
 
-def run_tests(patterns: tuple[str, ...], *, processes: int = 0) -> dict[str, Any]:
-    """Run the tests that match, seen from the repository's root -> {"command", "passed", "seconds"}.
-
-    Raises TestsFailedError, with what the tests said last, where one fails or none is found.
-    """
-    files = sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern))
-    if not files:
-        raise TestsFailedError(f"found no tests at {', '.join(patterns)}")
-    command = [sys.executable, "-m", "pytest", *files, "-q", "-n", str(processes), "-p", "no:cacheprovider"]
-    shown = "python " + " ".join(command[1:])
-    print(f"tests first: {shown}", file=sys.stderr, flush=True)
-    start = time.perf_counter()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise TestsFailedError(f"{shown} failed:\n" + "\n".join(done.stdout.strip().splitlines()[-15:]))
-    return {"command": shown, "passed": True, "seconds": round(time.perf_counter() - start, 1)}
-
-
-def agree(what: str, ours: Built, truth: Built, tolerance: float) -> None:
-    """Result and gradients of ours on this very device against the specification's.
-
-    Raises TestsFailedError where they differ by more than `tolerance` of the largest value.
-    """
-    found = []
-    for built in (ours, truth):
-        out = built.forward()
-        grads = torch.autograd.grad(out, built.leaves, built.grad) if built.leaves else ()
-        found.append([x.detach().double() for x in (out, *grads)])
-    for i, (mine, true) in enumerate(zip(*found, strict=True)):
-        error = float((mine - true).abs().max() / true.abs().max())
-        # written so that NaN fails
-        if not error <= tolerance:
-            name = f"gradient {i}" if i else "the result"
-            raise TestsFailedError(f"on this device, {what}: {name} is off by {error:.2g} of the largest value")
-
-
 def begin(name: str, options: argparse.Namespace, device: str, tests: tuple[str, ...]) -> dict[str, Any]:
     """Run the tests (not for --quick) -> the record so far. Raises TestsFailedError."""
     load = os.getloadavg()[0]
@@ -286,18 +241,6 @@ def open_cases(
     return Opened(options, device, cases, names, record)
 
 
-def verified(record: dict[str, Any], options: argparse.Namespace, verify: Callable[[], None]) -> None:
-    """Hold small cases against the specification on the card. Raises TestsFailedError; notes it for --tests report."""
-    try:
-        verify()
-    except TestsFailedError as error:
-        if options.tests == "gate":
-            raise
-        record["off_on_this_device"] = str(error)
-    # children measure with nearly all of the card
-    torch.cuda.empty_cache()
-
-
 def keep_case(record: dict[str, Any], options: argparse.Namespace, result: dict[str, Any]) -> None:
     """Put a case that has ended on disk, where it stays until the whole record is there."""
     if options.quick:
@@ -315,60 +258,6 @@ def partial_path(record: dict[str, Any], options: argparse.Namespace) -> Path:
     options.results.mkdir(parents=True, exist_ok=True)
     when = record["time"].translate({ord(sign): None for sign in "-:"})
     return options.results / f"{record['benchmark']}.{when}.partial.jsonl"
-
-
-def hardware(device: str, threads: int, load: float) -> dict[str, Any]:
-    """What `training.environment` records of the machine, with the GPU, the peers' versions and the load."""
-    kind = torch.device(device).type
-    found = environment(Runtime(device=kind, num_threads=threads, dtype="by case", deterministic=False), World())
-    for unused in ("reasons", "ranks", "dtype", "compile"):
-        del found[unused]
-    for package in PEERS:
-        try:
-            found["versions"][package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found["versions"][package] = None
-    found["versions"]["torch"] = torch.__version__
-    found["load_before"] = round(load, 2)
-    found["commit"] = (commit() or "").rstrip("+") or None
-    found["dirty"] = is_dirty()
-    if kind == "cuda":
-        gpu = torch.cuda.get_device_properties(device)
-        found["gpu"] = {
-            "name": gpu.name,
-            "memory_gib": round(gpu.total_memory / 2**30, 1),
-            "multiprocessors": gpu.multi_processor_count,
-            "capability": f"{gpu.major}.{gpu.minor}",
-            "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
-            "driver_and_limits": _nvidia_smi(),
-        }
-    return found
-
-
-def is_dirty() -> bool | None:
-    """Do files of the commit differ from it, `benchmarks/results` apart? None outside a checkout."""
-    command = ["git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no", "--", "."]
-    command += [":(exclude)benchmarks/results"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return bool(done.stdout.strip())
-
-
-def roofline(device: str, dtypes: dict[str, torch.dtype], quick: bool, *, copies: bool = False) -> dict[str, float]:
-    """What this device does at best, measured now and printed -> {"<dtype>_flops_per_s", "copy_bytes_per_s"}."""
-    budget_s = 0.02 if quick else 1.0
-    found = {
-        f"{name}_flops_per_s": matmul_rate(device, dtype, size=256 if quick else None, budget_s=budget_s)
-        for name, dtype in sorted(dtypes.items())
-    }
-    if copies:
-        found["copy_bytes_per_s"] = copy_rate(device, size=2**20 if quick else 2**28, budget_s=budget_s)
-    for key, rate in found.items():
-        print(f"roofline, measured now: {key} = {rate:.3g}", flush=True)
-    return found
 
 
 def run_cases(
@@ -492,11 +381,3 @@ def table(rows: list[Mapping[str, str]]) -> str:
         )
         for line in lines
     )
-
-
-def _nvidia_smi() -> str | None:
-    query = ["nvidia-smi", "--query-gpu=driver_version,power.limit,clocks.max.sm", "--format=csv,noheader", "-i", "0"]
-    try:
-        return subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

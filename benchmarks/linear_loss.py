@@ -35,7 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks import harness
+from benchmarks import gate, harness, machine
 from benchmarks.card_record import choices
 from benchmarks.contest import OURS, Built, contest
 from benchmarks.measure import LeftOutError
@@ -225,7 +225,7 @@ def verify(device: str, backend: str) -> None:
         wide = {name: getattr(low, name).detach().float() for name in names}
         for name in ("hidden", "weight"):
             wide[name].requires_grad_()
-        harness.agree(terms, brine(low), plain(replace(low, **wide)), 0.05)
+        gate.agree(terms, brine(low), plain(replace(low, **wide)), 0.05)
 
 
 def memory_call(*, tiny: bool, contender: str, backend: str, **shape: Any) -> Any:
@@ -374,7 +374,7 @@ def main(arguments: list[str] | None = None) -> int:
         return opened
     options, device, cases, record = opened.options, opened.device, opened.cases, opened.record
     dtypes = {case.dtype: DTYPES[case.dtype] for case in cases.values()}
-    record["roofline"] = harness.roofline(device, dtypes, options.quick)
+    record["roofline"] = machine.roofline(device, dtypes, options.quick)
     first = next(iter(cases.values()))
 
     def run(name: str, on_stage: Any) -> dict[str, Any]:

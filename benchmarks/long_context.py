@@ -38,7 +38,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from benchmarks import harness
+from benchmarks import gate, harness
 from benchmarks.long_cases import PARTS, LongCase, measure
 from benchmarks.long_prompt import make_material, write_prompt
 from model.device import add_device_arguments, resolve_compute_dtype
@@ -251,7 +251,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.work = Path(toy) if options.quick else options.work
         try:
             record = harness.begin(NAME, options, device, TESTS)
-        except harness.TestsFailedError as error:
+        except gate.TestsFailedError as error:
             return harness.refuse(NAME, error)
         prepare_prompts(chosen, options)
         record["cases"] = harness.run_cases(

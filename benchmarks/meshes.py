@@ -25,7 +25,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from benchmarks import harness
+from benchmarks import gate, harness
 
 NAME = "meshes"
 TESTS = ("tests/training/test_parallel.py",)
@@ -177,7 +177,7 @@ def main(argv: list[str] | None = None) -> int:
             cases.append({"case": name, **measure(MESHES[name], work, options.dtype)})
             print(harness.table([{key: f"{value:.3g}" if isinstance(value, float) else str(value)
                                   for key, value in cases[-1].items()}]), flush=True)  # fmt: skip
-    except (harness.TestsFailedError, RuntimeError) as error:
+    except (gate.TestsFailedError, RuntimeError) as error:
         return harness.refuse(NAME, error)
     bound = BOUND[options.dtype]
     record |= {"dtype": options.dtype, "bound": bound, "cases": cases, "targets": []}

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import harness
+from benchmarks import gate, harness
 from benchmarks.memory import peak_growth
 from training.plan_memory import Case, memory
 
@@ -161,7 +161,7 @@ def main(arguments: list[str] | None = None) -> int:
     device = harness.prepare(options)
     try:
         record = harness.begin(NAME, options, device, TESTS)
-    except harness.TestsFailedError as error:
+    except gate.TestsFailedError as error:
         return harness.refuse(NAME, error)
     record["cases"] = harness.run_cases(
         names[:1] if options.quick else names, lambda name, on_stage: measure(name), show, minutes=options.minutes

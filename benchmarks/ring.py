@@ -36,7 +36,7 @@ import numpy as np
 import torch
 import torch.multiprocessing as mp
 
-from benchmarks import harness
+from benchmarks import gate, harness
 from benchmarks.measure import spread
 from kernels import Spans, attention
 from kernels.ring_attention.deal import Dealing, contiguous, deal, measure, zigzag
@@ -290,7 +290,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         record = harness.begin(NAME, options, device, TESTS)
-    except harness.TestsFailedError as error:
+    except gate.TestsFailedError as error:
         return harness.refuse(NAME, error)
     record["cases"] = harness.run_cases(
         names,

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks import harness
+from benchmarks import gate, harness, machine
 from benchmarks.contest import OURS
 from benchmarks.masks import document_ids, document_lengths
 from benchmarks.measure import spread, summarize
@@ -323,7 +323,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         record = harness.begin(NAME, options, device, TESTS)
-    except harness.TestsFailedError as error:
+    except gate.TestsFailedError as error:
         return harness.refuse(NAME, error)
 
     setting = QUICK if options.quick else Setting()
@@ -332,7 +332,7 @@ def main(arguments: list[str] | None = None) -> int:
     dtype = options.dtype if options.dtype != "auto" else "bfloat16" if able else "float32"
     record |= {"dtype": dtype, "dtype_reason": why, "setting": plain(setting), "left_out": {}}
     low = torch.bfloat16 if dtype == "bfloat16" else torch.float32
-    record["roofline"] = harness.roofline("cpu", {dtype: low}, options.quick)
+    record["roofline"] = machine.roofline("cpu", {dtype: low}, options.quick)
     left_out = record["left_out"]
     with tempfile.TemporaryDirectory() as folder:
         rows = make_batches(setting)

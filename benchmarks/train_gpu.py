@@ -35,7 +35,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import attention, harness
+from benchmarks import attention, gate, harness
 from benchmarks.card_record import choices
 from model import ModelConfig
 from recipes import RECIPES
@@ -285,8 +285,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         record = harness.begin(NAME, options, device, TESTS)
         if device == "cuda" and options.tests != "none":
-            harness.verified(record, options, lambda: attention.verify(device, options.backend))
-    except harness.TestsFailedError as error:
+            gate.verified(record, options, lambda: attention.verify(device, options.backend))
+    except gate.TestsFailedError as error:
         return harness.refuse(NAME, error)
     record["cases"] = harness.run_cases(
         names, lambda name, on_stage: run_child(name, options, device), show, minutes=options.minutes,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import attention, harness, linear_loss, train_gpu
+from benchmarks import attention, gate, harness, linear_loss, machine, train_gpu
 from benchmarks.contest import OURS, Built, Rules, contest
 from benchmarks.measure import LeftOutError, summarize, take_turns
 from benchmarks.memory import peak_growth
@@ -103,7 +103,7 @@ def test_a_dying_process_costs_one_contender(tmp_path, monkeypatch):
 
 def test_failing_tests_refuse_the_report(tmp_path, monkeypatch, last_line):
     (tmp_path / "test_it.py").write_text("def test_it():\n    assert False, 'the kernel is wrong'\n")
-    monkeypatch.setattr(harness, "ROOT", tmp_path)
+    monkeypatch.setattr(gate, "ROOT", tmp_path)
     monkeypatch.setattr(linear_loss, "TESTS", {"cpu": ("test_it.py",)})
     monkeypatch.setattr(linear_loss, "measure_case", lambda *_: pytest.fail("measured something"))
     assert linear_loss.main(["--device", "cpu", "--results", str(tmp_path / "results")]) == 1
@@ -120,17 +120,17 @@ def test_what_the_tests_said_stands_in_the_record(tmp_path):
     (tmp_path / "test_it.py").write_text("def test_it():\n    assert False\n")
     pattern = (str((tmp_path / "test_it.py").relative_to("/")),)
     options = argparse.Namespace(quick=False, threads=1, given=[], tests="report")
-    harness_root, harness.ROOT = harness.ROOT, Path("/")
+    gate_root, gate.ROOT = gate.ROOT, Path("/")
     try:
         found = harness.begin("toy", options, "cpu", pattern)["tests"]
         assert found["passed"] is False and "1 failed" in found["said"]
         options.tests = "none"
         assert harness.begin("toy", options, "cpu", pattern)["tests"] is None
         options.tests = "gate"
-        with pytest.raises(harness.TestsFailedError):
+        with pytest.raises(gate.TestsFailedError):
             harness.begin("toy", options, "cpu", pattern)
     finally:
-        harness.ROOT = harness_root
+        gate.ROOT = gate_root
     assert harness.parser("toy", "").parse_args([]).tests == "gate"
 
 
@@ -193,7 +193,7 @@ def test_a_record_names_no_folder_of_a_machine(tmp_path):
 
 
 def test_hardware_names_versions_and_commit():
-    found = harness.hardware("cpu", 2, 0.25)
+    found = machine.hardware("cpu", 2, 0.25)
     assert {"processor", "cores", "threads", "commit", "dirty", "versions", "load_before", "python"} <= set(found)
     assert found["versions"]["torch"] == torch.__version__ and found["load_before"] == 0.25
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import attention, harness, linear_loss, train_cpu
+from benchmarks import attention, gate, linear_loss, train_cpu
 from benchmarks.contest import OURS, Built
 from benchmarks.train_cpu_ours import BrineTrainer
 
@@ -70,8 +70,8 @@ def test_ours_is_held_against_the_specification_on_the_device():
     attention.verify("cpu", "auto", num_tokens=150, dims=(16,))
     linear_loss.verify("cpu", "auto")
     truth = linear_loss.plain(linear_loss.make_problem(linear_loss.quick_cases()[0], "cpu"))
-    with pytest.raises(harness.TestsFailedError, match="the result is off by 1 "):
-        harness.agree("plain", Built(lambda: 2 * truth.forward()), Built(truth.forward), 0.1)
+    with pytest.raises(gate.TestsFailedError, match="the result is off by 1 "):
+        gate.agree("plain", Built(lambda: 2 * truth.forward()), Built(truth.forward), 0.1)
 
 
 def test_every_full_case_has_a_name_of_its_own():
