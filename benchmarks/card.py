@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -45,7 +46,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from benchmarks.card_record import Record, error_of, last_words, show
 from benchmarks.card_stage import ROOT, STAGES, Item, Stage
@@ -296,7 +297,7 @@ def build_parser() -> argparse.ArgumentParser:
     made.add_argument("--minutes", type=float, default=9.5, help="of the whole command")
     made.add_argument("--out", type=Path, default=Path("card"), help="folder of the results, few and small")
     made.add_argument(
-        "--work", type=Path, default=None, help="folder of corpora and runs; brine-card in the system's temporary one"
+        "--work", type=Path, default=None, help="folder of corpora and runs; one of this commit among temporary files"
     )
     made.add_argument("--corpus", type=Path, default=None, help="what --pack-corpus wrote, for train and demo")
     made.add_argument("--items", nargs="+", default=[], metavar="WORD", help="only what has one of these in its name")
@@ -339,6 +340,8 @@ def side_work(options: argparse.Namespace) -> int | None:
 def prepare(options: argparse.Namespace) -> None:
     """Look at stages, corpus and folders before anything starts. Raises ValueError or OSError."""
     stages_of(options.stage)
+    if not options.minutes > 0:
+        raise ValueError(f"--minutes {options.minutes:g}: give the command more than none")
     for name in ("out", "work", "corpus"):
         if getattr(options, name) is not None:
             setattr(options, name, getattr(options, name).resolve())
@@ -346,8 +349,7 @@ def prepare(options: argparse.Namespace) -> None:
         from benchmarks.card_corpus import look_at
 
         look_at(options.corpus)
-    # kept, so that a demo goes on where it was ended
-    options.work = options.work or Path(tempfile.gettempdir()) / "brine-card"
+    options.work = options.work or default_work()
     for folder in (options.out, options.work):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -355,6 +357,29 @@ def prepare(options: argparse.Namespace) -> None:
                 pass
         except OSError as error:
             raise ValueError(f"{folder} is no folder to write results into ({error.strerror}): name another") from None
+
+
+def default_work() -> Path:
+    """Kept between commands, so that a demo goes on where it was ended; of one user and one commit, as the runs of
+    other code would be taken for this one's. A tree that differs from its commit begins anew."""
+    from benchmarks.machine import is_dirty
+    from training.environment import commit
+
+    known, user = (commit() or "").rstrip("+"), getattr(os, "getuid", int)()
+    if not known or is_dirty():
+        return Path(tempfile.mkdtemp(prefix=f"brine-card-{user}-"))
+    return Path(tempfile.gettempdir()) / f"brine-card-{user}-{known[:12]}"
+
+
+def hold(folder: Path) -> IO[str]:
+    """Take the folder of corpora and runs for this process -> a file to keep open. Raises ValueError if it is taken."""
+    lock = (folder / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise ValueError(f"another command works in {folder}: wait for it, or name another --work") from None
+    return lock
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -365,11 +390,14 @@ def main(arguments: list[str] | None = None) -> int:
         if code is not None:
             return code
         prepare(options)
+        # until the process ends
+        lock = hold(options.work)
     except ImportError as error:
         return refuse(ImportError(f"{error}: install {error.name or 'it'} where this is done"))
     except (OSError, ValueError) as error:
         return refuse(error)
-    return run(options)
+    with lock:
+        return run(options)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ text alone from Python's own library (`text_corpus`), and its run says so.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import lzma
 import shutil
 import sysconfig
@@ -117,7 +118,8 @@ def unpack(file: Path, folder: Path) -> Path:
     """The corpus of an archive, or of a folder that holds one, below `folder` -> its folder. Done once."""
     if file.is_dir():
         return file
-    target = folder / f"corpus-{file.stat().st_size}"
+    with file.open("rb") as archive:
+        target = folder / f"corpus-{hashlib.file_digest(archive, 'sha256').hexdigest()[:16]}"
     if not target.exists():
         partial = folder / f"{target.name}.partial"
         shutil.rmtree(partial, ignore_errors=True)

@@ -1,6 +1,7 @@
 """Stage `demo`: `python train.py demo`, all four kinds of material, for as long as there is time.
 
-It is asked to stop twenty seconds before the time is up, saves, and the next command with the same `--work` goes on.
+It is asked to stop twenty seconds before the time is up, saves, and the next command with the same `--work` goes on;
+the line then says so ("went_on"). A toy begins anew.
 The corpus is the one brought along, a share of the demo's own, so numbers are not those of the README's demo; else text
 alone.
 """
@@ -18,4 +19,5 @@ def items(toy: bool) -> list[Item]:
 
 def run(item: Item, context: Context) -> None:
     """Start it, or go on."""
-    line("demo", TINY if context.toy else (), context, seconds=min(item.timeout_s, context.left_s()) - 10, again=True)
+    seconds = min(item.timeout_s, context.left_s()) - 10
+    line("demo", TINY if context.toy else (), context, seconds=seconds, again=not context.toy)

@@ -25,11 +25,15 @@ def run(item: Item, context: Context) -> None:
     command = [sys.executable, "-m", "benchmarks.generate", "--device", context.device, "--out", str(context.out)]
     command += ["--minutes", f"{max(0.5, 0.8 * seconds / 60):.2f}", *["--toy"] * context.toy]
     code = run_command(command, log=log, seconds=seconds)
+    cut = 0
     for number, text in enumerate(log.read_text(errors="replace").splitlines()):
         if text.startswith("{"):
             try:
                 context.record(f"line-{number}", said=json.loads(text))
             except ValueError:
-                continue
+                cut += 1
     last = (log.read_text(errors="replace").strip().splitlines() or [""])[-1]
-    context.record(exit_code=code, last=last[:300])
+    context.record(exit_code=code, last=last[:300], lines_cut=cut)
+    if code != 0:
+        ended = "took longer than its time" if code is None else f"ended with {code}"
+        raise RuntimeError(f"benchmarks.generate {ended}: {last[:300]}")

@@ -128,7 +128,3 @@ def last_words(path: Path) -> str:
 
 def _short(value: Any) -> str:
     return str(value)[:40]
-
-
-if __name__ == "__main__":
-    print("\n".join(f"{line['stage']} {line['case']}" for line in read(Path(sys.argv[1]))))

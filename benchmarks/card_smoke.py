@@ -112,8 +112,12 @@ def check(backend: str, context: Context) -> None:
                 grad = None if problem.grad is None else problem.grad.float()
                 truth = replace(problem, **wide, grad=grad, backend="reference")
                 off = errors(brine(problem), brine(truth))
-            except (ValueError, NotImplementedError, RuntimeError, AssertionError) as error:
+            except (ValueError, NotImplementedError) as error:
+                # what a backend says of a call that it does not serve
                 context.record(name, left_out=reason_of(error))
+                continue
+            except (RuntimeError, AssertionError) as error:
+                context.record(name, error=reason_of(error), right=False)
                 if context.device == "cuda":
                     # raises where the card answers no longer
                     torch.cuda.synchronize()
@@ -166,7 +170,7 @@ def _compare(context: Context, plain: str, other: str, changes: dict[str, Any]) 
         found[name] = [step.tally.loss for step in steps], [step.grad_norm for step in steps]
         context.record(name, losses=found[name][0], grad_norms=found[name][1], two_steps_s=time.perf_counter() - start)
     worst = max(abs(a / b - 1) for one, two in zip(*found.values(), strict=True) for a, b in zip(one, two, strict=True))
-    context.record("difference", relative=worst, right=worst < (1e-4 if context.device == "cpu" else 0.02))
+    context.record("difference", relative=worst, right=worst < (1e-4 if context.device == "cpu" else 1e-3))
 
 
 def guard(context: Context) -> None:

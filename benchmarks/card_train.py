@@ -60,9 +60,10 @@ def run(item: Item, context: Context) -> None:
 def measure(name: str, context: Context, steps: tuple[str, ...] = train_gpu.STEPS) -> None:
     """Steps of one length. name: a case of `train_gpu`, with "-" and a backend of attention if it is not "auto"."""
     name, _, backend = name.partition("-")
+    backend = backend or "auto"
     options = argparse.Namespace(quick=context.toy, host_gib=context.host_gib, card_gib=context.card_gib)
     sheet = train_gpu.this_device(options, context.device)
-    settings = train_gpu.settings(options, context.device, sheet)
+    settings = train_gpu.settings(options, context.device, sheet, backend=backend)
     if name not in settings:
         context.record(skipped=f"the planner finds no way for {name} tokens here; it finds {', '.join(settings)}")
         return
@@ -74,7 +75,7 @@ def measure(name: str, context: Context, steps: tuple[str, ...] = train_gpu.STEP
         settings[name],
         sheet,
         steps=steps,
-        backend=backend or "auto",
+        backend=backend,
         on_step=lambda step, figures: context.record(step, **_flat(figures)),
     )
     if context.device == "cuda":
@@ -95,36 +96,58 @@ def corpus_of(context: Context) -> tuple[Path, str]:
 
 
 def line(name: str, fields: tuple[str, ...], context: Context, *, seconds: float, again: bool = False) -> None:
-    """train.py demo on the encoded corpus, told as far as it comes. again: go on where an earlier one was ended."""
+    """train.py demo on the encoded corpus, told as far as it comes. again: go on where an earlier one was ended.
+
+    Raises RuntimeError, after telling, where it ended neither by itself nor because it was asked to.
+    """
     corpus, kind = corpus_of(context)
     runs = context.work / f"runs-{name}"
     if not again:
         shutil.rmtree(runs, ignore_errors=True)
+    went_on = (runs / "demo").exists()
     command = [sys.executable, "train.py", "demo", "--corpus.manifest", str(corpus), "--runs", str(runs), *fields]
     start = time.monotonic()
     code = run_command(command, log=context.out / f"{name}.txt", seconds=seconds, gentle=True)
     tell(context, runs / "demo")
+    last = _last_line(context.out / f"{name}.txt")
     context.record(
-        exit_code=code, s=round(time.monotonic() - start, 1), corpus=kind, ended={0: "by itself", 130: "asked to stop",
-        None: "killed"}.get(code, "with an error"), last=_last_line(context.out / f"{name}.txt"),
+        exit_code=code, s=round(time.monotonic() - start, 1), corpus=kind, went_on=went_on, last=last,
+        ended={0: "by itself", 130: "asked to stop", None: "killed"}.get(code, "with an error"),
     )  # fmt: skip
+    if code is None:
+        raise RuntimeError("train.py was asked to stop and had not saved twenty seconds later")
+    if code not in (0, 130):
+        raise RuntimeError(f"train.py ended with {code}: {last}")
 
 
 def tell(context: Context, run_folder: Path) -> None:
-    """What the stages of a run wrote: their last logged steps, and the summary if it came to that."""
+    """What the stages of a run wrote: their first and last logged steps, the best MFU, the last validation, the
+    backends that their kernels chose, and the summary if it came to that."""
     for path in sorted(run_folder.glob("*/metrics.jsonl")):
-        steps = [json.loads(row) for row in path.read_text().splitlines() if row.endswith("}")]
+        lines = _lines(path)
+        steps = [line for line in lines if "time" in line]
+        validations = [line for line in lines if "validation" in line]
+        chosen = [event["backends"] for event in _lines(path.with_name("events.jsonl")) if event.get("backends")]
         if steps:
             context.record(
                 path.parent.name,
-                lines=len(steps),
+                steps=len(steps),
                 first=steps[0],
                 last=steps[-1],
-                best_mfu=max((s.get("mfu") or 0) for s in steps),
+                validation=validations[-1] if validations else None,
+                best_mfu=max((step["time"].get("mfu") or 0.0) for step in steps),
+                # of that process, not of this one
+                chose=chosen[-1] if chosen else None,
             )
     summary = run_folder / "summary.json"
     if summary.exists():
         context.record("summary", **{f"run_{k}": v for k, v in json.loads(summary.read_text()).items()})
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file of JSON; a process that was killed may have left half of one."""
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(row) for row in text.splitlines() if row.endswith("}")]
 
 
 def _last_line(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What the Triton compiler makes of every attention and loss kernel, for cards that are not here.
+"""What the Triton compiler makes of the attention and loss kernels, in bf16 and fp32, for cards that are not here.
 
     python -m benchmarks.compile_report                          # sm_80, sm_90, sm_100; minutes
     python -m benchmarks.compile_report --arch 90 --dim 128      # one card, one head dim
@@ -17,7 +17,8 @@ fault. On sm_90 one pass needs that, dk and dv: two accumulators of 64 x 256 tak
 compute the same S and dP. No tile of 16 to 64 rows, 64 or 128 keys, 4 to 16 warps and 1 to 3 stages cures it, under
 Triton 3.6.0 or 3.7.1: those with nothing doubled spill more than 1,000 bytes a thread.
 
-Not possible under TRITON_INTERPRET=1, which replaces the compiler.
+The specialised kernels in Gluon are not among them: `tests/kernels/test_gluon.py` compiles those, with limits of their
+own. Not possible under TRITON_INTERPRET=1, which replaces the compiler.
 """
 
 from __future__ import annotations

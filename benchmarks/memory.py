@@ -19,6 +19,7 @@ tensors that remain.
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import gc
 import importlib
@@ -118,9 +119,12 @@ def _max_rss() -> int:
 
 def main() -> None:
     """Measure the target named on the command line and print the result as JSON."""
-    module, _, name = sys.argv[1].partition(":")
-    call = getattr(importlib.import_module(module), name)
-    print(json.dumps(measure(call, json.loads(sys.argv[2]))))
+    made = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__.splitlines()[0])
+    made.add_argument("target", metavar="MODULE:FUNCTION", help="called as function(tiny=.., **arguments)")
+    made.add_argument("arguments", type=json.loads, help="as JSON")
+    options = made.parse_args()
+    module, _, name = options.target.partition(":")
+    print(json.dumps(measure(getattr(importlib.import_module(module), name), options.arguments)))
 
 
 if __name__ == "__main__":

@@ -86,8 +86,8 @@ def this_device(options: argparse.Namespace, device: str) -> Device:
     return replace(known[0], memory_bytes=memory, host_memory_bytes=host)
 
 
-def settings(options: argparse.Namespace, device: str, sheet: Device) -> dict[str, Setting]:
-    """Every case by name, with the settings that the planner finds."""
+def settings(options: argparse.Namespace, device: str, sheet: Device, *, backend: str = "triton") -> dict[str, Setting]:
+    """Every case by name, with the settings that the planner finds. backend: of attention; flash packages take more."""
     if options.quick:
         case = Case(
             TOY, 512, device=device, dtype="float32" if device == "cpu" else "bfloat16", checkpointing="offload",
@@ -97,7 +97,7 @@ def settings(options: argparse.Namespace, device: str, sheet: Device) -> dict[st
     recipe = RECIPES["long_1m"]()
     train = recipe.resolved(recipe.corpus.vocab_size).large
     train = replace(train, rows_per_step=1, micro_rows=1)
-    base = Case(train.model, LENGTHS[0], device=device, compiled=True)
+    base = Case(train.model, LENGTHS[0], device=device, compiled=True, attention_backend=backend)
     # nothing is saved, so what the planner keeps for that on the host is there to be used
     spare = host_bytes(base)[STAGING] / (1 - sheet.host_reserve)
     roomy = replace(sheet, host_memory_bytes=sheet.host_memory_bytes + spare)

@@ -34,13 +34,29 @@ def row_of(
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Put rows of `row_of` into the table at `path`, in the places of those for the same key."""
-    kept = {_key(row): row for row in [*read_rows(path), *rows]}
+    """Put rows of `row_of` into the table at `path`, in the places of those for the same key.
+
+    Backends that were not timed anew keep their time, and the row says in "from" where each of them has it from.
+    """
+    kept = {_key(row): row for row in read_rows(path)}
+    for row in rows:
+        kept[_key(row)] = _joined(kept.get(_key(row)), row)
     text = ",\n".join(json.dumps(kept[key]) for key in sorted(kept, key=str))
     fresh = path.with_suffix(f".{os.getpid()}.tmp")
     fresh.write_text(f"[\n{text}\n]\n" if text else "[]\n", encoding="utf-8")
     fresh.replace(path)
     _rows.cache_clear()
+
+
+def _joined(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
+    """A row with the times of an older one for the same key that are not in it."""
+    others = {name: time for name, time in (old or {}).get("ms", {}).items() if name not in new["ms"]}
+    if not others:
+        return new
+    # one that has a word of its own was itself kept, or timed elsewhere
+    whole = {name: value for name, value in old["from"].items() if name not in old["ms"]}
+    sources = {name: old["from"].get(name, whole) for name in others}
+    return new | {"ms": others | new["ms"], "from": new["from"] | sources}
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

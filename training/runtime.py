@@ -42,6 +42,11 @@ PROBE = (
 # what inductor needs for a CPU in full: a compiler, OpenMP, Python's headers, and leave to write and load a library;
 # elsewhere any kernel needs all: Triton, a C compiler and Python's headers for its launcher, and the device
 PROBED = {"cpu": "(x.sin() + 1).cumsum(0) * 2"}
+ELSEWHERE = {
+    "attention_backend": {"cpu": ("triton", "gluon", "flex", "flash"), "cuda": ("cpu",)},
+    "loss_backend": {"cpu": ("triton", "liger")},
+}
+"""Backends that do not train on a device; Triton's interpreter is an exception (TRITON_INTERPRET)."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def resolve_runtime(config: RuntimeConfig, *, folder: Path | None = None) -> Run
     """Settle the "auto" fields, log both choices, and keep them in `folder`/runtime.json.
 
     A folder whose `runtime.json` was settled for the same request gives back the same answer. Raises ValueError
-    where the request cannot be met: no CUDA, bfloat16 or compilation demanded where they do not work, or a run
+    where the request cannot be met: no CUDA, bfloat16, compilation or kernels demanded where they do not work, or a run
     begun with compiled blocks on a machine that has lost its compiler.
     """
     path = None if folder is None else Path(folder) / "runtime.json"
@@ -118,6 +123,7 @@ def resolve_runtime(config: RuntimeConfig, *, folder: Path | None = None) -> Run
     else:
         reasons: dict[str, str] = {}
         device = _device(config, reasons)
+        _check_backends(config, device)
         runtime = Runtime(
             device=device,
             dtype=_dtype(config, device, reasons),
@@ -239,6 +245,17 @@ def _device(config: RuntimeConfig, reasons: dict[str, str]) -> str:
     there = "no GPU is there" if device == "cpu" else "a GPU is there"
     reasons["device"] = there if config.device == "auto" else "asked for"
     return device
+
+
+def _check_backends(config: RuntimeConfig, device: str) -> None:
+    """Raises ValueError for kernels that never train on such a device, before hours of data are made."""
+    for field_name, elsewhere in ELSEWHERE.items():
+        asked = getattr(config, field_name)
+        interpreted = asked == "triton" and device == "cpu" and bool(os.environ.get("TRITON_INTERPRET"))
+        if asked in elsewhere.get(device, ()) and not interpreted:
+            where = "a GPU, and this run is on the CPU" if device == "cpu" else "a CPU, and this run is on a GPU"
+            option = f"--runtime.{field_name.replace('_', '-')}"
+            raise ValueError(f"{option} {asked} trains on {where}: leave the option out, or name another")
 
 
 def _loader_workers(config: RuntimeConfig, device: str) -> int:

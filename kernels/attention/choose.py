@@ -90,8 +90,8 @@ def candidates(
     """-> backends in the order in which "auto" tries them on such a card, and where that order comes from.
 
     package: () -> which of the flash packages would serve the call. "flash/<package>" in the table is the time of that
-    package, and no word on another. What was not measured comes last, but for "gluon": it stands before "triton", whose
-    backward it takes.
+    package, and no word on another. What was not measured comes last, but for "gluon": it stands before "triton", which
+    was slower at all that both were timed at.
     """
     default = default_order(dtype, kind)
     found = table.measured(TABLE, capability=capability, dtype=_name(dtype), kind=kind, dim=dim)
@@ -113,9 +113,9 @@ def candidates(
 def default_order(dtype: torch.dtype, kind: str) -> list[str]:
     """Where nothing was measured.
 
-    "flash" is first at what the packages are written for, ours serve every mask ("gluon" on Hopper, with "triton"'s
-    backward), "flex" compiles one for every mask; fp64 has the reference alone. A mask that moves in place is read on
-    the device, inside of CUDA graphs: only "triton" derives nothing from it on the host.
+    "flash" is first at what the packages are written for, ours serve every mask ("gluon" on Hopper alone), "flex"
+    compiles one for every mask; fp64 has the reference alone. A mask that moves in place is read on the device, inside
+    of CUDA graphs: only "triton" derives nothing from it on the host.
     """
     if dtype == torch.float64:
         return []

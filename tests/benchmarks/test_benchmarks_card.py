@@ -145,6 +145,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch):
         ([*run, "--corpus", str(tmp_path / "cut.tar.xz")], "cut.tar.xz is no corpus"),
         ([*run, "--corpus", str(tmp_path / "other.tar")], "other.tar is no corpus"),
         ([*run, "--corpus", str(tmp_path)], "holds no finished corpus"),
+        ([*run, "--minutes", "-3"], "--minutes -3: give the command more than none"),
         ([*run, "--items", "toy", "zzz"], "no item has 'zzz' in its name: there are toy$"),
         (["--stage", "zzz"], "no stage 'zzz': choose from smoke"),
         (["--draw", str(tmp_path / "none")], "none: No such file or directory"),

@@ -29,10 +29,11 @@ def test_without_a_card_it_says_so(capsys):
     assert "--quick tries the script" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("host_gib", [128, 1800])
-def test_what_it_asks_of_a_card_fits(host_gib):
-    sheet = replace(GPUS["h200"], host_memory_bytes=host_gib * GIB)
-    found = train_gpu.settings(argparse.Namespace(quick=False), "cuda", sheet)
+@pytest.mark.parametrize(("host_gib", "backend"), [(96, "gluon"), (96, "triton"), (128, "auto"), (1800, "auto")])
+def test_what_it_asks_of_a_card_fits(host_gib, backend):
+    # the memory that a real H200 told
+    sheet = replace(GPUS["h200"], memory_bytes=139.8 * GIB, host_memory_bytes=host_gib * GIB)
+    found = train_gpu.settings(argparse.Namespace(quick=False), "cuda", sheet, backend=backend)
     assert list(found) == ["65536", "262144", "1048576", "longest"]
     assert found["longest"].case.row_tokens > 2**20 and not found["longest"].one
     for setting in found.values():

@@ -245,12 +245,24 @@ def test_a_measured_row_goes_before_the_default_order(card):
     assert choose.candidates((9, 0), torch.bfloat16, "causal", 64)[0] == ["flex", "flash", "gluon", "triton"]
     choose.write_measured([row | {"ms": {"triton": 1.0}}, row | {"kind": "window", "ms": {"flex": 1.0}}])
     assert len(table.read_rows(choose.TABLE)) == 2
-    assert choose.candidates((9, 0), torch.bfloat16, "causal", 64)[0] == ["gluon", "triton", "flash", "flex"]
+    # what was not timed anew keeps its time
+    assert choose.candidates((9, 0), torch.bfloat16, "causal", 64)[0] == ["gluon", "triton", "flex", "flash"]
     assert card.take() == "triton" and card.take("window") == "flex"
     with pytest.raises(ValueError, match="must name at least"):
         table.row_of(capability=(9, 0), dtype="bfloat16", kind="any", dim=1, ms={"flex": 1.0}, source={"card": "x"})
     with pytest.raises(ValueError, match="time of at least one"):
         table.row_of(capability=(9, 0), dtype="bfloat16", kind="any", dim=1, ms={"flex": 0.0}, source=source)
+
+
+def test_times_keep_their_source_as_rows_are_written_again(card):
+    key = {"capability": (9, 0), "dtype": "bfloat16", "kind": "causal", "dim": 64}
+    sources = [{"card": "Card", "commit": str(number)} for number in range(3)]
+    times = {"flex": 3.0, "gluon": 2.0}, {"flex": 2.5, "flash": 1.0}, {"flash": 1.5}
+    for source, ms in zip(sources, times, strict=True):
+        choose.write_measured([table.row_of(**key, ms=ms, source=source)])
+    (row,) = table.read_rows(choose.TABLE)
+    assert row["ms"] == {"gluon": 2.0, "flex": 2.5, "flash": 1.5}
+    assert row["from"] == sources[2] | {"flex": sources[1], "gluon": sources[0]}
 
 
 def test_the_committed_table_names_backends_that_exist():

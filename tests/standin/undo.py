@@ -6,8 +6,8 @@
 Each of them was once so: validation ran on the host while the model lay on the card, evaluation, selection and the
 commands ran on the host from end to end, a model's config named a backend that other machines do not have, "auto" took
 T x S memory on a card and did so unsaid under the compiler, and training could not ask for a backend of the loss. A
-repair whose absence no test notices is one that can be lost again. Ends with status 1 where that is so, or where the
-code has changed and a repair is not found any more.
+repair whose absence no test notices is one that can be lost again. The tests have to pass with it first. Ends with
+status 1 where they do not, where nobody notices, or where the code has changed and a repair is not found any more.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ LEFT_OUT = (".git", ".venv", "runs", "__pycache__", ".pytest_cache", ".ruff_cach
 
 
 def undone(name: str) -> str:
-    """What came of taking back one repair: "noticed", "NOT NOTICED", or "NOT FOUND"."""
+    """What came of taking back one repair: "noticed", "NOT NOTICED", "NOT FOUND", or "NOT SOUND", where the tests fail
+    with the repair in place."""
     file, now, before, tests = REPAIRS[name]
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "project"
@@ -67,16 +68,23 @@ def undone(name: str) -> str:
         text = (copy / file).read_text(encoding="utf-8")
         if text.count(now) != 1:
             return "NOT FOUND"
+        if (whole := run_tests(copy, tests)).returncode:
+            return f"NOT SOUND: fails with the repair, too ({whole.stdout[-300:]})"
         (copy / file).write_text(text.replace(now, before), encoding="utf-8")
-        where, _, chosen = tests.partition(" -k ")
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", where, "-k", chosen, "-x", "-n", "0", "-p", "no:cacheprovider"],
-            cwd=copy, capture_output=True, text=True, timeout=900,
-            env=os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+        done = run_tests(copy, tests)
     # 1: tests ran and failed; anything else is a mistake in the question
     last = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     return f"noticed: {last[0][:150]}" if done.returncode == 1 and last else f"NOT NOTICED ({done.stdout[-300:]})"
+
+
+def run_tests(project: Path, tests: str) -> subprocess.CompletedProcess:
+    """Run what is written in `REPAIRS` in a copy of the project."""
+    where, _, chosen = tests.partition(" -k ")
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", where, "-k", chosen, "-x", "-n", "0", "-p", "no:cacheprovider"],
+        cwd=project, capture_output=True, text=True, timeout=900,
+        env=os.environ | {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -249,6 +249,18 @@ def test_compiling_without_a_compiler(monkeypatch):
         resolve_runtime(RuntimeConfig(device="cpu", compile=True))
 
 
+def test_kernels_that_do_not_train_on_a_cpu_are_refused_before_anything_is_made(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    refused = [("attention_backend", name) for name in ("triton", "gluon", "flex", "flash")]
+    for field, name in [*refused, ("loss_backend", "triton"), ("loss_backend", "liger")]:
+        with pytest.raises(ValueError, match=f"--runtime.{field.replace('_', '-')} {name} trains on a GPU"):
+            resolve_runtime(RuntimeConfig(device="cpu", compile=False, **{field: name}))
+    asked = {"attention_backend": "cpu", "loss_backend": "chunked"}
+    assert resolve_runtime(RuntimeConfig(device="cpu", compile=False, **asked)).loss_backend == "chunked"
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert resolve_runtime(RuntimeConfig(device="cpu", compile=False, attention_backend="triton"))
+
+
 @pytest.mark.parametrize("failure", ["time-out", "error"])
 def test_broken_compiler_means_no_compilation(monkeypatch, failure):
     def run(command, **options):

@@ -1,0 +1,111 @@
+"""What the stages that start other commands make of their ends, and whose runs they go on with."""
+
+import json
+import sys
+import time
+
+import pytest
+
+from benchmarks import card, card_generate, card_stage, card_train, machine
+from benchmarks.card_record import read
+from training import environment
+
+STEP = {"step": 5, "loss": 3.0, "time": {"tokens_per_s": 10.0, "mfu": 0.25}}
+TRAIN = """
+import json, pathlib, sys
+folder = pathlib.Path(sys.argv[1])
+folder.mkdir(parents=True, exist_ok=True)
+for name, lines in json.loads(sys.argv[2]).items():
+    (folder / name).write_text("".join(json.dumps(line) + "\\n" for line in lines) + '{"cut')
+print("the last word")
+sys.exit(int(sys.argv[3]))
+"""
+
+
+@pytest.fixture
+def context(tmp_path):
+    return card_stage.Context(
+        "demo", True, "cpu", tmp_path / "out", tmp_path / "work", None, 0.0, 0.0, time.time() + 600,
+        card_stage.Item("demo", 90),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def ends_with(context, monkeypatch):
+    """Runs the line with another program in train.py's place -> the lines that it left."""
+
+    def run(code: int | None, *, again: bool = False) -> list[dict]:
+        lines = {
+            "metrics.jsonl": [STEP, STEP | {"time": {"mfu": None}}, {"step": 5, "validation": {"loss": 2.0}}],
+            "events.jsonl": [{"event": "begun"}, {"event": "finished", "backends": {"attention": "triton"}}],
+        }
+
+        def instead(command, *, log, seconds, gentle):
+            stage = context.work / "runs-demo" / "demo" / "large"
+            program = [sys.executable, "-c", TRAIN, str(stage), json.dumps(lines), str(code or 0)]
+            found = card_stage.run_command(program, log=log, seconds=seconds)
+            return None if code is None else found
+
+        monkeypatch.setattr(card_train, "run_command", instead)
+        monkeypatch.setattr(card_train, "corpus_of", lambda context: (context.work, "none"))
+        before = len(read(context.out)) if context.out.exists() else 0
+        context.out.mkdir(exist_ok=True)
+        try:
+            card_train.line("demo", (), context, seconds=60, again=again)
+        finally:
+            run.lines = read(context.out)[before:]
+        return run.lines
+
+    return run
+
+
+def test_a_run_is_told_by_its_steps(ends_with):
+    """MFU was looked for where it is not, and the last line of metrics was a validation's."""
+    stage, end = ends_with(130)
+    assert stage["best_mfu"] == 0.25 and stage["steps"] == 2 and stage["last"]["time"] == {"mfu": None}
+    assert stage["validation"]["validation"] == {"loss": 2.0} and stage["chose"] == {"attention": "triton"}
+    assert end["ended"] == "asked to stop" and not end["went_on"]
+
+
+def test_what_goes_on_says_so_and_what_does_not_begins_anew(ends_with):
+    ends_with(0)
+    assert ends_with(0, again=True)[-1]["went_on"]
+    assert not ends_with(0)[-1]["went_on"]
+
+
+@pytest.mark.parametrize(("code", "why"), [(2, "ended with 2: the last word"), (None, "had not saved")])
+def test_a_run_that_failed_is_no_success(ends_with, code, why):
+    with pytest.raises(RuntimeError, match=why):
+        ends_with(code)
+    assert ends_with.lines[-1]["last"] == "the last word"
+
+
+def test_generation_that_failed_is_no_success(context, monkeypatch):
+    def instead(command, *, log, seconds):
+        log.write_text('{"tokens_per_s": 1}\n{"cut\nerror: no\n')
+        return 2
+
+    monkeypatch.setattr(card_generate, "run_command", instead)
+    context.out.mkdir()
+    with pytest.raises(RuntimeError, match=r"benchmarks.generate ended with 2: error: no"):
+        card_generate.run(context.item, context)
+    first, last = read(context.out)
+    assert first["said"] == {"tokens_per_s": 1} and last["lines_cut"] == 1
+
+
+def test_runs_of_other_code_and_of_other_commands_are_left_alone(tmp_path, monkeypatch, capsys):
+    """Yesterday's run, by another commit, was once told as today's."""
+    monkeypatch.setattr(card.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(card.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(environment, "commit", lambda: "abc")
+    monkeypatch.setattr(machine, "is_dirty", lambda: False)
+    known = card.default_work()
+    assert known == card.default_work() and known.name.endswith("-abc")
+    for commit, dirty in (("def", None), ("abc", True), (None, None)):
+        monkeypatch.setattr(environment, "commit", lambda commit=commit: commit)
+        monkeypatch.setattr(machine, "is_dirty", lambda dirty=dirty: dirty)
+        assert card.default_work() != known
+    with card.hold(tmp_path):
+        assert card.main(["--stage", "tests", "--toy", "--work", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+        assert f"another command works in {tmp_path}: wait" in capsys.readouterr().err
+    card.hold(tmp_path).close()
