@@ -301,7 +301,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--corpus", type=Path, default=None, help="what --pack-corpus wrote, for train and demo")
     made.add_argument("--items", nargs="+", default=[], metavar="WORD", help="only what has one of these in its name")
-    made.add_argument("--host-gib", type=float, default=0.0, help="host memory that may be pinned; 0: most there is")
+    made.add_argument("--host-gib", type=float, default=0.0, help="host memory that may be pinned; 0: 3/4 of all")
     made.add_argument("--card-gib", type=float, default=0.0, help="memory of the card that may be planned with; 0: all")
     made.add_argument("--device", choices=("auto", "cpu"), default="auto", help="cpu: leave a card alone")
     made.add_argument("--toy", action="store_true", help="toy sizes, as on a machine without a card: does it all run?")

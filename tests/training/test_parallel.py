@@ -37,7 +37,9 @@ SHAPE = ModelConfig(
 )  # fmt: skip
 DEEP = replace(SHAPE, num_layers=3, global_every=3)
 """With two local layers side by side, which can keep one input between them."""
-STEPS, DEEP_STEPS = 50, 12
+STEPS = 50 if os.environ.get("ALL_CASES") == "1" else 24
+"""The teacher falls silent at 20. More of them with ALL_CASES=1, in twice the time."""
+SILENT, DEEP_STEPS, MOVES = 20, 12, (9, 17)
 CONFIG = TrainConfig(
     model=SHAPE, num_steps=STEPS, rows_per_step=4, micro_rows=2, learning_rate=3e-3, warmup_steps=2,
     checkpoint_every=STEPS, log_every=1, seed=3,
@@ -108,7 +110,7 @@ def run(folder: Path, world: World, *, taught: bool, steps: int = STEPS, shape: 
     teacher = None
     if taught:
         small = replace(SHAPE, num_layers=1, window=7)
-        teacher = Distillation(Transformer(small, generator=torch.Generator().manual_seed(2)), 20, 0.5)
+        teacher = Distillation(Transformer(small, generator=torch.Generator().manual_seed(2)), SILENT, 0.5)
     with Stop() as stop:
         try:
             train(
@@ -142,7 +144,8 @@ def _rank(rank: int, size: int, port: int, folder: str) -> None:
             options = OPTIONS[context, shard] | {"checkpoint_layers": 2}
             run(Path(folder) / f"deep-{context}", world, taught=False, steps=DEEP_STEPS, shape=DEEP, **options)
     # begun on one rank, gone on here, sharded; and begun here, to go on on another number of ranks
-    run(Path(folder) / "moved", split_world(whole, shard=size), taught=False, steps=30 if size == 4 else STEPS)
+    until = MOVES[1] - 1 if size == 4 else STEPS
+    run(Path(folder) / "moved", split_world(whole, shard=size), taught=False, steps=until)
 
 
 def spawn(size: int, folder: Path) -> None:
@@ -168,7 +171,7 @@ def trained(tmp_path_factory) -> Path:
     torch.set_num_threads(1)
     for taught in (False, True):
         run(folder / f"one-{taught}", World(), taught=taught)
-    run(folder / "moved", World(), taught=False, steps=13)
+    run(folder / "moved", World(), taught=False, steps=MOVES[0] - 1)
     run(folder / "deep-one", World(), taught=False, steps=DEEP_STEPS, shape=DEEP)
     torch.set_num_threads(before)
     for size in (4, 2):
@@ -209,7 +212,7 @@ def test_a_run_moves_from_one_rank_to_four_to_two(trained):
     same(trained / "one-False", trained / "moved")
     moves = [(event["step"], event["world_size"]) for event in events(trained / "moved", "resumed")]
     # a stop is noticed in the step after it
-    assert moves == [(14, 4), (31, 2)]
+    assert moves == [(MOVES[0], 4), (MOVES[1], 2)]
 
 
 def test_shares_are_the_batch(tmp_path):
