@@ -6,7 +6,8 @@ less, and some more where kernels are compiled, which the work itself would have
 
 A pass is kept on disk for the next process, under the card's name, the versions of all packages that take part and a
 digest of the sources: whatever changes, the check runs again. A failure is kept for this process alone, since what was
-at fault may be gone tomorrow. Where no folder can be written, each process checks for itself.
+at fault may be gone tomorrow. Where no folder can be written, each process checks for itself. A kernel that never ends
+cannot be ended from here, as the process waits for the card; a WARNING names it after `PATIENCE_S`.
 
     $XDG_CACHE_HOME/brine/selfcheck/<digest>.json        (~/.cache where XDG_CACHE_HOME is not set)
 """
@@ -26,6 +27,8 @@ import torch
 
 PACKAGES = ("torch", "triton", "flash-attn", "flash-attn-3", "flash-attn-4", "nvidia-cutlass-dsl", "liger-kernel")
 """Whose versions a verdict holds for."""
+PATIENCE_S = 120.0
+"""Compiling included, a check takes some ten seconds at most."""
 _verdicts: dict[tuple, str | None] = {}
 # one check at a time: several threads may meet the same backend for the first time
 _lock = threading.RLock()
@@ -77,10 +80,15 @@ def _find(key: tuple, check: Callable[[], str | None], device: torch.device, fol
         # no home, or one that cannot be read
         path = None
     logging.getLogger(logger).info("checking %s on %s", _words(key), facts["card"])
+    watch = threading.Timer(PATIENCE_S, _complain, (key, facts["card"], logger))
+    watch.daemon = True
+    watch.start()
     try:
         wrong = check()
     except Exception as error:
         wrong = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+    finally:
+        watch.cancel()
     if wrong is not None:
         logging.getLogger(logger).warning(
             "%s failed its self-check on %s and is not taken by auto: %s", _words(key), facts["card"], wrong
@@ -89,6 +97,14 @@ def _find(key: tuple, check: Callable[[], str | None], device: torch.device, fol
     if path is not None:
         _keep(path, facts)
     return None
+
+
+def _complain(key: tuple, card: str, logger: str) -> None:
+    logging.getLogger(logger).warning(
+        "the self-check of %s on %s has not ended after %.0f s: if the card is at work all the time, a kernel hangs; "
+        "stop this process and name another backend",
+        _words(key), card, PATIENCE_S,
+    )  # fmt: skip
 
 
 def _keep(path: Path, facts: dict[str, Any]) -> None:

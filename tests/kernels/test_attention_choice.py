@@ -4,6 +4,7 @@ import itertools
 import json
 import logging
 import os
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -147,6 +148,22 @@ def test_a_failed_self_check_warns_and_the_next_is_taken(card, caplog, wrong):
     assert [x for x in caplog.messages if x.startswith("backend auto")] == [
         f"backend auto: triton for {line}".replace(f"{line}", line.replace(": triton, because", ", because"))
     ]
+
+
+def test_a_check_that_does_not_end_is_named(card, caplog, monkeypatch):
+    """One hung on a real card, and nobody said where."""
+    done = threading.Event()
+    monkeypatch.setattr(verdicts, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(verdicts, "_complain", lambda *words, said=verdicts._complain: (said(*words), done.set()))
+    monkeypatch.setattr(choose.selfcheck, "check", lambda *_, **__: None if done.wait(60) else "nobody complained")
+    card.install("triton")
+    with caplog.at_level("WARNING", logger="kernels.attention"):
+        assert card.take() == "triton"
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert 'self-check of attention backend "triton" (causal masks, ' in said and "name another backend" in said
+    # one that ends in time is left alone
+    monkeypatch.setattr(verdicts, "PATIENCE_S", 60.0)
+    assert card.take("window") == "triton" and len(caplog.records) == 1
 
 
 def test_nothing_but_small_sizes_is_dense(card):
