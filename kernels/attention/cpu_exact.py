@@ -3,9 +3,12 @@
 The flash backward takes delta_i = g_i . out_i from an out already rounded to fp32, and its weights p_ij from an lse
 rounded too, so that the sum of ds_ij over the keys is not quite 0. From D = 96 on that shows in dq: in 14 of 48 random
 cases its error was over the kernels' bound (twice the naive run's own, plus 4 eps of the largest true value), by up to
-1.7 times. Here delta_i = sum_j p_ij dp_ij is summed over the keys from the same p and dp that ds is made of, and no
-case is over the bound. Two of the five products are done twice for it, and the softmax in passes of its own: 2.1 to 2.3
-times the flash backward (D = 128, rows of 4k to 16k and documents of 512; LOG.md).
+1.7 times. Here delta_i = sum_j p_ij dp_ij is summed over the keys from the same p and dp that ds is made of, and p_ij
+is taken as its share of sum_j p_ij, which is 1 but for the rounding of lse and of scores. (Taken as it is, 6 of 500
+random cases of D = 128 and 256 were over the bound, by up to 4.3 times; which ones depends on the processor.) For the
+share delta and the rows of q, g and dq are divided, not every weight. Two of the five products are done twice, and
+the softmax in passes of its own: 2.1 to 2.3 times the flash backward (D = 128, rows of 4k to 16k and documents of 512;
+LOG.md).
 
 It needs all keys of a row, so it serves the backward of a whole mask; the share of some keys (the ring) stays with
 `cpu.backward`, which is given out. Memory: `TILE_ELEMENTS` weights at a time.
@@ -20,6 +23,7 @@ from torch import Tensor
 
 from kernels.attention import cpu
 from kernels.attention.plan import Call, Plan
+from kernels.attention.reference import slack_of
 
 MIN_DIM = 96
 """The head dim from which the flash backward misses the bound in fp32."""
@@ -42,29 +46,33 @@ def backward(
     batch, num_rows, heads, dim = q.shape
     num_keys, key_heads = k.shape[1:3]
     lse_rows = cpu.lse_of_rows(lse)
-    delta = torch.zeros_like(lse_rows)
+    delta, mass = torch.zeros_like(lse_rows), torch.zeros_like(lse_rows)
     dq = q.new_zeros(batch * num_rows + 1, heads, dim)
     dk = q.new_zeros(batch * num_keys + 1, key_heads, dim)
     dv = torch.zeros_like(dk)
     calls = [call for calls in plan.calls for call in calls]
     for call in calls:
         parts = _Parts(call, grad_out, q, k, v, scale)
-        sums = delta.new_zeros(call.num, heads, call.rows)
+        sums, masses = (delta.new_zeros(call.num, heads, call.rows) for _ in range(2))
         for rows, p, dp in parts.tiles(parts.rows_of(lse_rows, num_rows)):
-            sums[:, :, rows] = (p * dp).sum(-1).flatten(1, 2)
+            sums[:, :, rows], masses[:, :, rows] = (x.sum(-1).flatten(1, 2) for x in (p * dp, p))
         cpu.add_rows(delta, call, num_rows, sums.transpose(1, 2))
+        cpu.add_rows(mass, call, num_rows, masses.transpose(1, 2))
+    mass = mass.where((mass > 0.0) & ((mass - 1.0).abs() <= slack_of(lse_rows)), 1.0)
+    delta /= mass
     for call in calls:
         parts = _Parts(call, grad_out, q, k, v, scale)
-        call_delta = parts.rows_of(delta, num_rows)
+        call_delta, call_mass = (parts.rows_of(x, num_rows)[..., None] for x in (delta, mass))
+        shares_q, shares_grad = parts.q / call_mass, parts.grad / call_mass
         grad_q = torch.empty_like(parts.q)
         grad_k, grad_v = torch.zeros_like(parts.k), torch.zeros_like(parts.v)
         for rows, p, dp in parts.tiles(parts.rows_of(lse_rows, num_rows)):
-            ds = p * (dp - parts.grouped(call_delta[:, :, rows])[..., None]) * scale
+            ds = p * (dp - parts.grouped(call_delta[:, :, rows])) * scale
             seen = ds.shape[-1]
             grad_q[:, :, rows] = (ds.flatten(2, 3) @ parts.k[:, :, :seen]).view(*ds.shape[:-1], dim).flatten(1, 2)
-            grad_k[:, :, :seen] += ds.flatten(2, 3).mT @ parts.grouped(parts.q[:, :, rows]).flatten(2, 3)
-            grad_v[:, :, :seen] += p.flatten(2, 3).mT @ parts.grouped(parts.grad[:, :, rows]).flatten(2, 3)
-        cpu.add_rows(dq, call, num_rows, grad_q.transpose(1, 2))
+            grad_k[:, :, :seen] += ds.flatten(2, 3).mT @ parts.grouped(shares_q[:, :, rows]).flatten(2, 3)
+            grad_v[:, :, :seen] += p.flatten(2, 3).mT @ parts.grouped(shares_grad[:, :, rows]).flatten(2, 3)
+        cpu.add_rows(dq, call, num_rows, (grad_q / call_mass).transpose(1, 2))
         cpu.add_keys(dk, call, num_keys, grad_k.transpose(1, 2))
         cpu.add_keys(dv, call, num_keys, grad_v.transpose(1, 2))
     return dq[:-1].view(q.shape), dk[:-1].view(k.shape), dv[:-1].view(v.shape)

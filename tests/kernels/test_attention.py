@@ -105,6 +105,20 @@ def test_cpu_heads_and_dims(heads, key_heads, dim, dtype):
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize(
+    ("heads", "key_heads", "dim", "seed"),
+    [(2, 1, 128, 55), (2, 1, 128, 231), (2, 2, 256, 178), (2, 2, 256, 198), (2, 2, 256, 201)],
+)
+def test_weights_that_rounding_keeps_from_1_in_all(heads, key_heads, dim, seed, backend):
+    """A row's weights add up to 1 only within the rounding of lse and scores. These draws, of 500, were over the bound
+    for that, by up to 4.3 times; on another processor it was other draws, one of a test's that had always passed."""
+    torch.manual_seed(seed)
+    document, block = random_packing(seed, 2, 111)
+    spans = Spans.packed(document, block=block)
+    check_against_truth(spans, inputs(spans, heads, key_heads, dim, torch.float32), backend)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("case", ["causal", "everything", "restricted", "nothing-seen", "no-keys"])
 def test_sink_against_truth(case, backend, small_tiles):
     spans = CASES[case]()
