@@ -36,7 +36,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -46,10 +45,11 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from benchmarks.card_record import Record, error_of, last_words, show
 from benchmarks.card_stage import ROOT, STAGES, Item, Stage
+from benchmarks.card_work import check_folder, default_work, hold
 
 MARGIN_S = 5.0
 """Before the end of `--minutes` at which the last child is ended, so that its end is still told."""
@@ -100,15 +100,24 @@ def run(options: argparse.Namespace) -> int:
     options.toy = options.toy or device == "cpu"
     try:
         check_items(options)
-    except ValueError as error:
+        options.work = options.work or default_work(facts)
+        check_folder(options.work)
+        lock = hold(options.work)
+    except (OSError, ValueError) as error:
         return refuse(error)
-    state = Run(record, options, device, end)
+    with lock:
+        return run_stages(Run(record, options, device, end))
+
+
+def run_stages(state: Run) -> int:
+    """One stage after the other, as far as the time goes -> exit code."""
+    options, record = state.options, state.record
     _on_signal(state)
     record.write(stage="start", case="command", toy=options.toy, stages=options.stage, minutes=options.minutes)
     for stage in stages_of(options.stage):
         least = 0.0 if options.toy else 60 * stage.least
-        if end - time.time() < least:
-            left = max(0, end - time.time()) / 60
+        if state.end - time.time() < least:
+            left = max(0, state.end - time.time()) / 60
             record.write(stage=stage.name, case="stage", skipped=f"wants {stage.least:g} minutes, {left:.1f} are left")
             continue
         run_stage(stage, state)
@@ -349,37 +358,9 @@ def prepare(options: argparse.Namespace) -> None:
         from benchmarks.card_corpus import look_at
 
         look_at(options.corpus)
-    options.work = options.work or default_work()
     for folder in (options.out, options.work):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise ValueError(f"{folder} is no folder to write results into ({error.strerror}): name another") from None
-
-
-def default_work() -> Path:
-    """Kept between commands, so that a demo goes on where it was ended; of one user and one commit, as the runs of
-    other code would be taken for this one's. A tree that differs from its commit begins anew."""
-    from benchmarks.machine import is_dirty
-    from training.environment import commit
-
-    known, user = (commit() or "").rstrip("+"), getattr(os, "getuid", int)()
-    if not known or is_dirty():
-        return Path(tempfile.mkdtemp(prefix=f"brine-card-{user}-"))
-    return Path(tempfile.gettempdir()) / f"brine-card-{user}-{known[:12]}"
-
-
-def hold(folder: Path) -> IO[str]:
-    """Take the folder of corpora and runs for this process -> a file to keep open. Raises ValueError if it is taken."""
-    lock = (folder / "lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise ValueError(f"another command works in {folder}: wait for it, or name another --work") from None
-    return lock
+        if folder is not None:
+            check_folder(folder)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -390,14 +371,11 @@ def main(arguments: list[str] | None = None) -> int:
         if code is not None:
             return code
         prepare(options)
-        # until the process ends
-        lock = hold(options.work)
     except ImportError as error:
         return refuse(ImportError(f"{error}: install {error.name or 'it'} where this is done"))
     except (OSError, ValueError) as error:
         return refuse(error)
-    with lock:
-        return run(options)
+    return run(options)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,8 @@ import time
 
 import pytest
 
-from benchmarks import card, card_generate, card_stage, card_train, machine
+from benchmarks import card, card_generate, card_stage, card_train, card_work
 from benchmarks.card_record import read
-from training import environment
 
 STEP = {"step": 5, "loss": 3.0, "time": {"tokens_per_s": 10.0, "mfu": 0.25}}
 TRAIN = """
@@ -95,17 +94,13 @@ def test_generation_that_failed_is_no_success(context, monkeypatch):
 
 def test_runs_of_other_code_and_of_other_commands_are_left_alone(tmp_path, monkeypatch, capsys):
     """Yesterday's run, by another commit, was once told as today's."""
-    monkeypatch.setattr(card.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(card.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(environment, "commit", lambda: "abc")
-    monkeypatch.setattr(machine, "is_dirty", lambda: False)
-    known = card.default_work()
-    assert known == card.default_work() and known.name.endswith("-abc")
-    for commit, dirty in (("def", None), ("abc", True), (None, None)):
-        monkeypatch.setattr(environment, "commit", lambda commit=commit: commit)
-        monkeypatch.setattr(machine, "is_dirty", lambda dirty=dirty: dirty)
-        assert card.default_work() != known
-    with card.hold(tmp_path):
+    monkeypatch.setattr(card_work.tempfile, "tempdir", str(tmp_path))
+    known = card_work.default_work({"commit": "abc", "dirty": False})
+    assert known == card_work.default_work({"commit": "abc", "dirty": None}) and known.name.endswith("-abc")
+    for other in ({"commit": "def"}, {"commit": "abc", "dirty": True}, {"commit": None}, {}):
+        assert card_work.default_work(other) != known
+    monkeypatch.setattr(card, "find_facts", lambda record, device: {"device": "cpu"})
+    with card_work.hold(tmp_path):
         assert card.main(["--stage", "tests", "--toy", "--work", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
         assert f"another command works in {tmp_path}: wait" in capsys.readouterr().err
-    card.hold(tmp_path).close()
+    card_work.hold(tmp_path).close()

@@ -1,0 +1,42 @@
+"""The folder of corpora and runs that stages work in, apart from their results: whose it is, and one command at a time.
+
+It is kept between commands, so that a demo goes on where it was ended. Unless it is named it belongs to one user and
+one commit, since the runs of other code would be told as this one's; a tree that differs from its commit begins anew.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from pathlib import Path
+from typing import IO, Any
+
+
+def default_work(facts: dict[str, Any]) -> Path:
+    """Its path, of what `benchmarks.card_child` found out of this machine and checkout."""
+    known, user = facts.get("commit"), os.getuid()
+    if not known or facts.get("dirty"):
+        return Path(tempfile.mkdtemp(prefix=f"brine-card-{user}-"))
+    return Path(tempfile.gettempdir()) / f"brine-card-{user}-{known[:12]}"
+
+
+def check_folder(folder: Path) -> None:
+    """Make it. Raises ValueError where nothing can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{folder} is no folder to write results into ({error.strerror}): name another") from None
+
+
+def hold(folder: Path) -> IO[str]:
+    """Take the folder for this process -> a file to keep open. Raises ValueError where another command has it."""
+    lock = (folder / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise ValueError(f"another command works in {folder}: wait for it, or name another --work") from None
+    return lock
