@@ -97,16 +97,13 @@ def produce_for_keys(
 
 
 @gluon.jit
-def keys_step(
-    b_dk, b_dv, b_ds, b_row_lo, b_row_hi, b_k, b_v, s_q, s_grad, s_lse2, s_delta, q_full, q_empty, grad_full,
-    grad_empty, i, m, scale_log2, FIRST: gl.constexpr, MASK: gl.constexpr, OVERLAP: gl.constexpr, EARLY: gl.constexpr,
-    BM: gl.constexpr, BN: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr, S_LAYOUT: gl.constexpr,
-    O_LAYOUT: gl.constexpr,
+def weights_of_rows(
+    b_dk, b_dv, b_ds, b_row_lo, b_row_hi, b_k, b_v, s_q, s_grad, s_lse2, s_delta, q_full, q_empty, grad_full, i, m,
+    scale_log2, FIRST: gl.constexpr, MASK: gl.constexpr, OVERLAP: gl.constexpr, EARLY: gl.constexpr, BM: gl.constexpr,
+    BN: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr, S_LAYOUT: gl.constexpr, P_LAYOUT: gl.constexpr,
 ):  # fmt: skip
-    """Take one tile of rows into dk and dv [BN, BD]. b_ds is dS^T of the tile before, whose product is still to come;
-    with FIRST there is none, and without OVERLAP it is not looked at. EARLY waits for it before the exponentials, which
-    frees its operand's registers for this tile's weights."""
-    P_LAYOUT: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
+    """-> dk, into which the tile before has gone, b_ds that was multiplied for it, dv, to which this tile's product is
+    on its way with its operand b_p, and this tile's dS^T in fp32 [BN, BM]. As `keys_step` says."""
     COLUMNS: gl.constexpr = gl.SliceLayout(0, S_LAYOUT)
     CARRIED: gl.constexpr = OVERLAP and not FIRST
     slot, turn = slot_of(i, STAGES), turn_of(i, STAGES)
@@ -135,8 +132,25 @@ def keys_step(
         mbarrier.arrive(q_empty.index(before))
     else:
         b_dpt = hopper.warpgroup_mma_wait(1, deps=(b_dpt,))
+    return b_dk, b_ds, b_dv, b_p, b_pt * (b_dpt - s_delta.index(slot).load(COLUMNS)[None, :])
 
-    b_dst = b_pt * (b_dpt - s_delta.index(slot).load(COLUMNS)[None, :])
+
+@gluon.jit
+def keys_step(
+    b_dk, b_dv, b_ds, b_row_lo, b_row_hi, b_k, b_v, s_q, s_grad, s_lse2, s_delta, q_full, q_empty, grad_full,
+    grad_empty, i, m, scale_log2, FIRST: gl.constexpr, MASK: gl.constexpr, OVERLAP: gl.constexpr, EARLY: gl.constexpr,
+    BM: gl.constexpr, BN: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr, S_LAYOUT: gl.constexpr,
+    O_LAYOUT: gl.constexpr,
+):  # fmt: skip
+    """Take one tile of rows into dk and dv [BN, BD]. b_ds is dS^T of the tile before, whose product is still to come;
+    with FIRST there is none, and without OVERLAP it is not looked at. EARLY waits for it before the exponentials, which
+    frees its operand's registers for this tile's weights."""
+    P_LAYOUT: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
+    slot, turn = slot_of(i, STAGES), turn_of(i, STAGES)
+    b_dk, b_ds, b_dv, b_p, b_dst = weights_of_rows(
+        b_dk, b_dv, b_ds, b_row_lo, b_row_hi, b_k, b_v, s_q, s_grad, s_lse2, s_delta, q_full, q_empty, grad_full, i, m,
+        scale_log2, FIRST, MASK, OVERLAP, EARLY, BM, BN, BD, STAGES, S_LAYOUT, P_LAYOUT,
+    )  # fmt: skip
     b_ds = gl.convert_layout(b_dst.to(s_q.dtype), P_LAYOUT)
     if OVERLAP:
         # has come long ago, and keeps the wait below from moving up

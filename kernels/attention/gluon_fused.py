@@ -29,8 +29,8 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia import hopper
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 
-from kernels.attention.gluon_backward import copy_rows, init_ring, product
-from kernels.attention.gluon_forward import copy_tile, place_of, seen, slot_of, tile_ends, turn_of
+from kernels.attention.gluon_backward import copy_rows, init_ring, weights_of_rows
+from kernels.attention.gluon_forward import copy_tile, place_of, slot_of, tile_ends, turn_of
 
 
 @gluon.jit
@@ -67,37 +67,14 @@ def step(
     """Take one tile of rows into dk and dv [BN, BD], and add this half of its dq. b_ds, FIRST, OVERLAP and EARLY are
     those of `gluon_backward.keys_step`. p_dq: of the head's first row."""
     P_LAYOUT: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
-    COLUMNS: gl.constexpr = gl.SliceLayout(0, S_LAYOUT)
-    CARRIED: gl.constexpr = OVERLAP and not FIRST
     HALF: gl.constexpr = BD // 2
     slot, turn = slot_of(i, STAGES), turn_of(i, STAGES)
-    before = slot_of(i + STAGES - 1, STAGES)
-    mbarrier.wait(q_full.index(slot), turn)
-    b_st = product(s_k.index(C).reshape([BN, BD]), s_q.index(slot), BN, BM, BD, S_LAYOUT)
-    if CARRIED:
-        b_dk = hopper.warpgroup_mma(b_ds, s_q.index(before).reshape([BM, BD]), b_dk, is_async=True)
-    mbarrier.wait(grad_full.index(slot), turn)
-    b_dpt = product(s_v.index(C).reshape([BN, BD]), s_grad.index(slot), BN, BM, BD, S_LAYOUT)
-    if CARRIED and EARLY:
-        b_st, b_dk, b_ds = hopper.warpgroup_mma_wait(1, deps=(b_st, b_dk, b_ds))
-        mbarrier.arrive(q_empty.index(before))
-    else:
-        b_st = hopper.warpgroup_mma_wait(2 if CARRIED else 1, deps=(b_st,))
-
-    b_pt = gl.exp2(b_st * scale_log2 - s_lse2.index(slot).load(COLUMNS)[None, :])
-    if MASK:
-        row = m + gl.arange(0, BM, COLUMNS)
-        b_pt = gl.where(seen(b_row_lo[:, None], b_row_hi[:, None], row[None, :]), b_pt, 0.0)
-    b_p = gl.convert_layout(b_pt.to(s_q.dtype), P_LAYOUT)
-    b_dv = hopper.warpgroup_mma(b_p, s_grad.index(slot).reshape([BM, BD]), b_dv, is_async=True)
-    # of all that was started, only this last product may still run
-    if CARRIED and not EARLY:
-        b_dpt, b_dk, b_ds = hopper.warpgroup_mma_wait(1, deps=(b_dpt, b_dk, b_ds))
-        mbarrier.arrive(q_empty.index(before))
-    else:
-        b_dpt = hopper.warpgroup_mma_wait(1, deps=(b_dpt,))
-
-    b_dst = (b_pt * (b_dpt - s_delta.index(slot).load(COLUMNS)[None, :])).to(s_q.dtype)
+    b_dk, b_ds, b_dv, b_p, b_dst = weights_of_rows(
+        b_dk, b_dv, b_ds, b_row_lo, b_row_hi, s_k.index(C).reshape([BN, BD]), s_v.index(C).reshape([BN, BD]), s_q,
+        s_grad, s_lse2, s_delta, q_full, q_empty, grad_full, i, m, scale_log2, FIRST, MASK, OVERLAP, EARLY, BM, BN, BD,
+        STAGES, S_LAYOUT, P_LAYOUT,
+    )  # fmt: skip
+    b_dst = b_dst.to(s_q.dtype)
     s_ds.index(2 * (i & 1) + C).store(b_dst)
     hopper.fence_async_shared()
     mbarrier.arrive(ds_full.index(0))
