@@ -85,13 +85,16 @@ def test_rank_that_is_killed_is_started_again(two_ranks, tmp_path):
 
 
 FULL = """
-import resource, signal, sys
+import resource, signal, sys, time
+from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from tiny_run import tiny_train
 from training.checkpoint import CheckpointError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 def fill(step):
     if step == 5:
+        while list(Path(sys.argv[2]).glob("checkpoints/.writing_*")):
+            time.sleep(0.01)  # the one before is written in the background, and is not what this is about
         # from here on no file may grow past 4 KiB: the write of the next checkpoint fails as on a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
