@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from fault_run import ranks
-from tiny_run import SHARD, TinyModel, events, final_bytes, final_tensors, tiny_config, tiny_train
+from tiny_run import SHARD, TinyModel, events, final_bytes, final_tensors, tiny_config, tiny_train, until_written
 
 from training.checkpoint import CheckpointError, best_checkpoint, list_checkpoints
 
@@ -85,16 +85,14 @@ def test_rank_that_is_killed_is_started_again(two_ranks, tmp_path):
 
 
 FULL = """
-import resource, signal, sys, time
-from pathlib import Path
+import resource, signal, sys
 sys.path.insert(0, sys.argv[1])
-from tiny_run import tiny_train
+from tiny_run import tiny_train, until_written
 from training.checkpoint import CheckpointError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 def fill(step):
     if step == 5:
-        while list(Path(sys.argv[2]).glob("checkpoints/.writing_*")):
-            time.sleep(0.01)  # the one before is written in the background, and is not what this is about
+        until_written(sys.argv[2])
         # from here on no file may grow past 4 KiB: the write of the next checkpoint fails as on a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
@@ -159,8 +157,8 @@ def test_flipped_bit_is_not_rolled_back_to(tmp_path):
 def test_nothing_good_to_go_back_to_is_said(tmp_path):
     def remove(step: int) -> None:
         if step == 2:
-            path = tmp_path / "checkpoints" / "step_00000000" / SHARD
-            path.unlink()
+            until_written(tmp_path)
+            (tmp_path / "checkpoints" / "step_00000000" / SHARD).unlink()
 
     with pytest.raises(CheckpointError, match="no undamaged checkpoint of step 3 or before"):
         tiny_train(tmp_path, poisoned=(12, 13, 14, 15), on_step=remove)

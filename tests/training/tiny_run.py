@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -157,6 +158,12 @@ def tiny_train(folder, *, config=None, model=None, runtime=None, poisoned=(), se
     )
 
 
+def until_written(folder) -> None:
+    """Return when no checkpoint of a run folder is still being written in the background."""
+    while list((Path(folder) / "checkpoints").glob(".writing_*")):
+        time.sleep(0.01)
+
+
 SHARD = "shard-00001-model-00001-of-00001.safetensors"
 """What rank 0 writes of a checkpoint."""
 
@@ -194,7 +201,6 @@ def run_line(folder: str, hang_at: str) -> None:
     """Train in a run folder, locked. `hang_at` is where to print HERE and wait to be killed: "step 5", "rename 8" (a
     checkpoint's files written, not yet renamed), or "never"."""
     import os
-    import time
 
     from training import saver
     from training.runtime import Runtime, apply_runtime
@@ -215,8 +221,7 @@ def run_line(folder: str, hang_at: str) -> None:
     def at_step(step: int, stage: Path) -> None:
         if hang_at == f"step {step}":
             # what is being written in the background is not what this death is about
-            while list((stage / "checkpoints").glob(".writing_*")):
-                time.sleep(0.01)
+            until_written(stage)
             hang()
 
     saver.os.rename = rename
