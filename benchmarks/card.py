@@ -100,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
     options.toy = options.toy or device == "cpu"
     try:
         check_items(options)
-        options.work = options.work or default_work(facts)
+        options.work = options.work or default_work(facts, toy=options.toy, corpus=options.corpus)
         check_folder(options.work)
         lock = hold(options.work)
     except (OSError, ValueError) as error:
@@ -113,7 +113,8 @@ def run_stages(state: Run) -> int:
     """One stage after the other, as far as the time goes -> exit code."""
     options, record = state.options, state.record
     _on_signal(state)
-    record.write(stage="start", case="command", toy=options.toy, stages=options.stage, minutes=options.minutes)
+    record.write(stage="start", case="command", toy=options.toy, stages=options.stage, minutes=options.minutes,
+                 work=str(options.work))  # fmt: skip
     for stage in stages_of(options.stage):
         least = 0.0 if options.toy else 60 * stage.least
         if state.end - time.time() < least:

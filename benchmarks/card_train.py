@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -27,6 +28,8 @@ from benchmarks.card_corpus import text_corpus, unpack
 from benchmarks.card_stage import Context, Item, run_command
 
 LENGTHS = (65_536, 262_144)
+ENDS = {0: "by itself", 130: "asked to stop", -signal.SIGTERM: "asked to stop, between training and training"}
+"""What exit codes of train.py tell that are no failure: between training and training a stage begins anew."""
 SHORT = (
     "--small.num-steps", "40", "--large.num-steps", "60", "--small.validate-every", "20",
     "--large.validate-every", "30", "--small.log-every", "5", "--large.log-every", "5",
@@ -101,7 +104,7 @@ def line(name: str, fields: tuple[str, ...], context: Context, *, seconds: float
     Raises RuntimeError, after telling, where it ended neither by itself nor because it was asked to.
     """
     corpus, kind = corpus_of(context)
-    runs = context.work / f"runs-{name}"
+    runs = context.work / (f"runs-{name}" + "-toy" * context.toy)
     if not again:
         shutil.rmtree(runs, ignore_errors=True)
     went_on = (runs / "demo").exists()
@@ -112,11 +115,11 @@ def line(name: str, fields: tuple[str, ...], context: Context, *, seconds: float
     last = _last_line(context.out / f"{name}.txt")
     context.record(
         exit_code=code, s=round(time.monotonic() - start, 1), corpus=kind, went_on=went_on, last=last,
-        ended={0: "by itself", 130: "asked to stop", None: "killed"}.get(code, "with an error"),
+        ended="killed" if code is None else ENDS.get(code, "with an error"),
     )  # fmt: skip
     if code is None:
         raise RuntimeError("train.py was asked to stop and had not saved twenty seconds later")
-    if code not in (0, 130):
+    if code not in ENDS:
         raise RuntimeError(f"train.py ended with {code}: {last}")
 
 
@@ -147,7 +150,8 @@ def tell(context: Context, run_folder: Path) -> None:
 def _lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a file of JSON; a process that was killed may have left half of one."""
     text = path.read_text() if path.exists() else ""
-    return [json.loads(row) for row in text.splitlines() if row.endswith("}")]
+    # the last one is whole where it ends
+    return [json.loads(row) for row in text.splitlines(keepends=True) if row.endswith("}\n")]
 
 
 def _last_line(path: Path) -> str:

@@ -1,24 +1,35 @@
 """The folder of corpora and runs that stages work in, apart from their results: whose it is, and one command at a time.
 
-It is kept between commands, so that a demo goes on where it was ended. Unless it is named it belongs to one user and
-one commit, since the runs of other code would be told as this one's; a tree that differs from its commit begins anew.
+It is kept between commands, so that a demo goes on where it was ended. Unless it is named it belongs to one user, one
+commit and one corpus, and to toys or to real runs, since the runs of others would be told as this one's; a tree that
+differs from its commit begins anew. A copy without `.git` is taken at its word: who changes it changes its COMMIT, too.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import tempfile
 from pathlib import Path
 from typing import IO, Any
 
 
-def default_work(facts: dict[str, Any]) -> Path:
+def default_work(facts: dict[str, Any], *, toy: bool = False, corpus: Path | None = None) -> Path:
     """Its path, of what `benchmarks.card_child` found out of this machine and checkout."""
     known, user = facts.get("commit"), os.getuid()
     if not known or facts.get("dirty"):
         return Path(tempfile.mkdtemp(prefix=f"brine-card-{user}-"))
-    return Path(tempfile.gettempdir()) / f"brine-card-{user}-{known[:12]}"
+    name = f"brine-card-{user}-{known[:12]}"
+    if corpus is not None:
+        try:
+            found = corpus.resolve().stat()
+            told = f"{corpus.resolve()} {found.st_size} {found.st_mtime_ns}"
+        except OSError:
+            # whoever opens it will say so
+            told = str(corpus)
+        name += f"-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+    return Path(tempfile.gettempdir()) / (name + "-toy" * toy)
 
 
 def check_folder(folder: Path) -> None:
@@ -36,7 +47,10 @@ def hold(folder: Path) -> IO[str]:
     lock = (folder / "lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         lock.close()
         raise ValueError(f"another command works in {folder}: wait for it, or name another --work") from None
+    except OSError as error:
+        lock.close()
+        raise ValueError(f"{folder} knows no locks ({error.strerror}): name a --work on another disk") from None
     return lock

@@ -7,13 +7,13 @@ measured once. The processor is measured as busy as it is now. It is meant to te
 
 from __future__ import annotations
 
-from model.device import has_bfloat16
+from model.device import has_bfloat16, resolve_device
 from model.flops import flops_per_token, matrix_parameters
 from recipes.recipe import Recipe
 from training.config import RuntimeConfig
 from training.console import count, duration
 from training.peak import find_peak
-from training.runtime import Runtime, usable_cores
+from training.runtime import Runtime, check_backends, usable_cores
 
 NARROW, WIDE = 0.28, 0.4
 """Model FLOP utilisation of models narrower than 192, and of the others."""
@@ -24,11 +24,15 @@ RATES = {"text": 500.0, "screenshot": 1500.0, "narration": 200.0, "recording": 1
 
 
 def forecast(recipe: Recipe) -> str:
-    """A few lines for a person: what each stage holds and about how long it takes."""
+    """A few lines for a person: what each stage holds and about how long it takes.
+
+    Raises ValueError for a device or a backend that the run would refuse here.
+    """
     runtime = _runtime(recipe.runtime)
     speed = find_peak(runtime.device, runtime.dtype).flops_per_s
     recipe = recipe.resolved(recipe.corpus.vocab_size)
-    lines = [f"recipe {recipe.name}: {runtime.num_threads} threads, {runtime.dtype}"]
+    where = f"{runtime.num_threads} threads" if runtime.device == "cpu" else runtime.device
+    lines = [f"recipe {recipe.name}: {where}, {runtime.dtype}"]
     total = 0.0
     if recipe.corpus.manifest is None:
         bench = recipe.corpus.workbench
@@ -69,7 +73,9 @@ def _utilisation(dim: int) -> float:
 
 
 def _runtime(config: RuntimeConfig) -> Runtime:
-    """Threads and precision as they will be; whether blocks compile is not tried here."""
-    able, _ = has_bfloat16("cpu")
+    """Device, threads and precision as they will be; whether blocks compile is not tried here."""
+    device = resolve_device(config.device).type
+    check_backends(config, device)
+    able, _ = has_bfloat16(device)
     dtype = config.dtype if config.dtype != "auto" else "bfloat16" if able else "float32"
-    return Runtime(dtype=dtype, num_threads=config.num_threads or usable_cores())
+    return Runtime(device=device, dtype=dtype, num_threads=config.num_threads or usable_cores())

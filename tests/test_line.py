@@ -212,6 +212,8 @@ def test_a_trained_model_answers_on_the_command_line(reference, tmp_path):
 
 def test_dry_run_tells_size_and_time_and_writes_nothing(capsys, tmp_path):
     assert train.main(["demo", "--dry-run", "--runs", str(tmp_path)]) == 0
+    refused = ["--runtime.device", "cpu", "--runtime.attention-backend", "gluon"]
+    assert train.main(["demo", "--dry-run", "--runs", str(tmp_path), *refused]) == 2
     said = capsys.readouterr().out
     assert "large_salt" in said and "parameters" in said and "tokens" in said and "in all" in said
     assert not list(tmp_path.iterdir())

@@ -292,7 +292,15 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    args = parser().parse_args(argv)
+    options = parser()
+    args = options.parse_args(argv)
+    if not 0 < args.timeout < 1e6:
+        options.error(f"--timeout {args.timeout:g}: give seconds, more than 0")
+    if args.json is not None and os.environ.get("RANK", "0") == "0":
+        try:
+            args.json.open("a").close()
+        except OSError as error:
+            options.error(f"--json {args.json} cannot be written ({error.strerror}): name another file")
     there = torch.cuda.is_available()
     device = ("cuda" if there else "cpu") if args.device == "auto" else args.device
     if device == "cuda" and int(os.environ.get("LOCAL_RANK", 0)) >= torch.cuda.device_count():

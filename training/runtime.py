@@ -123,7 +123,7 @@ def resolve_runtime(config: RuntimeConfig, *, folder: Path | None = None) -> Run
     else:
         reasons: dict[str, str] = {}
         device = _device(config, reasons)
-        _check_backends(config, device)
+        check_backends(config, device)
         runtime = Runtime(
             device=device,
             dtype=_dtype(config, device, reasons),
@@ -247,15 +247,20 @@ def _device(config: RuntimeConfig, reasons: dict[str, str]) -> str:
     return device
 
 
-def _check_backends(config: RuntimeConfig, device: str) -> None:
+def check_backends(config: RuntimeConfig, device: str) -> None:
     """Raises ValueError for kernels that never train on such a device, before hours of data are made."""
     for field_name, elsewhere in ELSEWHERE.items():
         asked = getattr(config, field_name)
-        interpreted = asked == "triton" and device == "cpu" and bool(os.environ.get("TRITON_INTERPRET"))
+        interpreted = asked == "triton" and device == "cpu" and _interpreting()
         if asked in elsewhere.get(device, ()) and not interpreted:
             where = "a GPU, and this run is on the CPU" if device == "cpu" else "a CPU, and this run is on a GPU"
             option = f"--runtime.{field_name.replace('_', '-')}"
             raise ValueError(f"{option} {asked} trains on {where}: leave the option out, or name another")
+
+
+def _interpreting() -> bool:
+    # as Triton reads it
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on")
 
 
 def _loader_workers(config: RuntimeConfig, device: str) -> int:

@@ -4,11 +4,11 @@ The flash backward takes delta_i = g_i . out_i from an out already rounded to fp
 rounded too, so that the sum of ds_ij over the keys is not quite 0. From D = 96 on that shows in dq: in 14 of 48 random
 cases its error was over the kernels' bound (twice the naive run's own, plus 4 eps of the largest true value), by up to
 1.7 times. Here delta_i = sum_j p_ij dp_ij is summed over the keys from the same p and dp that ds is made of, and p_ij
-is taken as its share of sum_j p_ij, which is 1 but for the rounding of lse and of scores. (Taken as it is, 6 of 500
-random cases of D = 128 and 256 were over the bound, by up to 4.3 times; which ones depends on the processor.) For the
-share delta and the rows of q, g and dq are divided, not every weight. Two of the five products are done twice, and
-the softmax in passes of its own: 2.1 to 2.3 times the flash backward (D = 128, rows of 4k to 16k and documents of 512;
-LOG.md).
+is taken as its share of their sum with the sink's, which is 1 but for the rounding of lse and of scores. (Taken as it
+is, 6 of 500 random cases of D = 128 and 256 were over the bound, by up to 4.3 times; which ones depends on the
+processor.) For the share delta and the rows of q, g and dq are divided, not every weight. Two of the five products are
+done twice, and the softmax in passes of its own: 2.1 to 2.3 times the flash backward (D = 128, rows of 4k to 16k and
+documents of 512; LOG.md).
 
 It needs all keys of a row, so it serves the backward of a whole mask; the share of some keys (the ring) stays with
 `cpu.backward`, which is given out. Memory: `TILE_ELEMENTS` weights at a time.
@@ -23,7 +23,6 @@ from torch import Tensor
 
 from kernels.attention import cpu
 from kernels.attention.plan import Call, Plan
-from kernels.attention.reference import slack_of
 
 MIN_DIM = 96
 """The head dim from which the flash backward misses the bound in fp32."""
@@ -37,8 +36,9 @@ def suits(q: Tensor) -> bool:
 
 
 def backward(
-    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, plan: Plan, *, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
+    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, plan: Plan, *, scale: float,
+    sink: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients where the plan holds all keys. grad_out, q: (B, T, H, D) fp32; k, v: (B, S, K, D); lse: (B, H, T).
 
     -> dq, dk, dv, new and contiguous.
@@ -58,7 +58,10 @@ def backward(
             sums[:, :, rows], masses[:, :, rows] = (x.sum(-1).flatten(1, 2) for x in (p * dp, p))
         cpu.add_rows(delta, call, num_rows, sums.transpose(1, 2))
         cpu.add_rows(mass, call, num_rows, masses.transpose(1, 2))
-    mass = mass.where((mass > 0.0) & ((mass - 1.0).abs() <= slack_of(lse_rows)), 1.0)
+    if sink is not None:
+        mass += (sink.to(mass.dtype) - lse_rows).exp()
+    # a row that sees nothing has no weights at all
+    mass = mass.where(mass > 0.0, 1.0)
     delta /= mass
     for call in calls:
         parts = _Parts(call, grad_out, q, k, v, scale)

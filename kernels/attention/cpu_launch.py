@@ -54,6 +54,7 @@ def backward(
     scale: float,
     whole: bool,
     wide: bool = False,
+    sink: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients from these keys, given out and lse over *all* keys, sink included. whole: these are all keys.
 
@@ -61,5 +62,5 @@ def backward(
     """
     plan = cpu.plan_of(serial, lo, hi, k.shape[1])
     if whole and not wide and cpu_exact.suits(q):
-        return cpu_exact.backward(grad_out, q, k, v, lse, plan, scale=scale)
+        return cpu_exact.backward(grad_out, q, k, v, lse, plan, scale=scale, sink=sink)
     return cpu.backward(grad_out, q, k, v, out, lse, plan, scale=scale, wide=wide)

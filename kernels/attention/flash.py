@@ -84,7 +84,7 @@ def forward(
 
 def backward(
     grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, lo: Tensor, hi: Tensor, serial: int, out: Tensor, lse: Tensor,
-    *, scale: float, whole: bool, wide: bool = False,
+    *, scale: float, whole: bool, wide: bool = False, sink: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients from these keys, given out and lse over *all* keys, sink included. Shapes as in `forward`.
 

@@ -52,7 +52,7 @@ def forward(
 
 def backward(
     grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, lo: Tensor, hi: Tensor, serial: int, out: Tensor, lse: Tensor,
-    *, scale: float, whole: bool, wide: bool = False,
+    *, scale: float, whole: bool, wide: bool = False, sink: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients from these keys, given out and lse over *all* keys, sink included. Shapes as in `forward`.
 
@@ -60,4 +60,4 @@ def backward(
     """
     few = q.shape[1] * (q.shape[2] // k.shape[2]) <= triton_decode.MAX_ROWS
     run = triton_launch.backward if few else gluon_launch.backward
-    return run(grad_out, q, k, v, lo, hi, serial, out, lse, scale=scale, whole=whole, wide=wide)
+    return run(grad_out, q, k, v, lo, hi, serial, out, lse, scale=scale, whole=whole, wide=wide, sink=sink)

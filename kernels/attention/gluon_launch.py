@@ -118,13 +118,14 @@ def forward(
 
 def backward(
     grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, lo: Tensor, hi: Tensor, serial: int, out: Tensor, lse: Tensor,
-    *, scale: float, whole: bool = False, wide: bool = False, keys_shape: BackwardShape | None = None,
-    rows_shape: BackwardShape | None = None, fused: bool = False, fused_shape: BackwardShape | None = None,
+    *, scale: float, whole: bool = False, wide: bool = False, sink: Tensor | None = None,
+    keys_shape: BackwardShape | None = None, rows_shape: BackwardShape | None = None, fused: bool = False,
+    fused_shape: BackwardShape | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients from these keys, given out and lse over all keys, sink included: as `triton_launch.backward`, and with
     the same bits every time.
 
-    whole: makes no difference to 16-bit inputs. wide: gradients are fp32, written from the accumulators. fused: one
+    whole, sink: no difference to 16-bit inputs. wide: gradients are fp32, written from the accumulators. fused: one
     pass of five products (`gluon_fused.py`) in place of two of seven, whose dq differs in its last bits from run to
     run, and which takes B T H D fp32 numbers of memory in between; no card has run it.
     -> dq, dk, dv in q's dtype, or fp32, new and contiguous. Raises ValueError as `forward` does, and for fused where

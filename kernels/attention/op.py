@@ -66,7 +66,7 @@ def span_attention_backward(
     """-> dq, dk, dv, given out and lse over all keys (and the sink)."""
     number = int(serial)
     module = backend_for(q, k, number, sink=sink, backend=backend)
-    grads = module.backward(grad_out, q, k, v, lo, hi, number, out, lse, scale=scale, whole=True)
+    grads = module.backward(grad_out, q, k, v, lo, hi, number, out, lse, scale=scale, whole=True, sink=sink)
     return tuple(grad.contiguous() for grad in grads)
 
 

@@ -75,11 +75,14 @@ def backward(
     scale: float,
     whole: bool,
     wide: bool = False,
+    sink: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients from these keys, given out and lse over *all* keys, sink included. Shapes as in `forward`.
 
     whole: these are all keys, so that delta can be summed over them, from the very weights that it is used with, which
-    is closer than grad_out . out. -> dq, dk, dv in q's dtype, or with `wide` in lse's.
+    is closer than grad_out . out. lse is rounded, by eps of itself and not of 1, and products need not round as the
+    forward's did: so that what should cancel does, these weights are divided by their sum and the sink's, (H,).
+    -> dq, dk, dv in q's dtype, or with `wide` in lse's.
     """
     dtype = torch.promote_types(torch.float32, q.dtype)
     result = dtype if wide else q.dtype
@@ -91,8 +94,11 @@ def backward(
     level = lse.masked_fill(lse == -torch.inf, 0.0).unflatten(1, (key_heads, -1))[..., None]
     chance = (scores - level).exp().masked_fill(~seen(lo, hi, k.shape[1]), 0.0)
     if whole:
-        mass = chance.sum(-1, keepdim=True)
-        chance = chance / mass.where((mass - 1.0).abs() <= slack_of(level), 1.0)
+        total = chance.sum(-1, keepdim=True)
+        if sink is not None:
+            total = total + (sink.to(dtype).view(key_heads, -1, 1, 1) - level).exp()
+        # a row that sees nothing has no weights at all
+        chance = chance / total.where(total > 0.0, 1.0)
     grad_chance = torch.einsum("btkgd,bskd->bkgts", g_BTKGD, v_wide)
     if whole:
         delta = (chance * grad_chance).sum(-1, keepdim=True)
@@ -104,15 +110,6 @@ def backward(
     dk = torch.einsum("bkgts,btkgd->gbskd", grad_scores, q_BTKGD).sum(0)
     dv = torch.einsum("bkgts,btkgd->gbskd", chance, g_BTKGD).sum(0)
     return dq.to(result), dk.to(result), dv.to(result)
-
-
-def slack_of(lse: Tensor) -> Tensor:
-    """How far the sum of a row's exp(score - lse) may be from 1 by rounding; further off there is a sink.
-
-    lse is rounded by eps of itself and not of 1, and scores are products of D terms: up to 5 eps of 1 + |lse| were seen
-    at D = 256. (A sink below that is taken for rounding, which is no worse than the rounding.)
-    """
-    return 8.0 * torch.finfo(lse.dtype).eps * (1.0 + lse.abs())
 
 
 def seen(lo: Tensor, hi: Tensor, num_keys: int) -> Tensor:

@@ -118,10 +118,11 @@ def _compare(
     ends, scale = (spans.lo, spans.hi, int(spans.serial)), q.shape[3] ** -0.5
     options = {"wide": True} if wide else {}
     out, lse = module.forward(q, k, v, *ends, scale=scale, sink=sink, **options)
-    grads = module.backward(grad, q, k, v, *ends, out, lse, scale=scale, whole=not wide, **options)
+    grads = module.backward(grad, q, k, v, *ends, out, lse, scale=scale, whole=not wide, sink=sink, **options)
     exact = [x.double() for x in (q, k, v)]
-    true_out, true_lse = reference.forward(*exact, *ends, scale=scale, sink=None if sink is None else sink.double())
-    true = reference.backward(grad.double(), *exact, *ends, true_out, true_lse, scale=scale, whole=True)
+    softmax = {"scale": scale, "sink": None if sink is None else sink.double()}
+    true_out, true_lse = reference.forward(*exact, *ends, **softmax)
+    true = reference.backward(grad.double(), *exact, *ends, true_out, true_lse, whole=True, **softmax)
 
     empty = true_lse == -torch.inf
     if not torch.equal(lse == -torch.inf, empty):

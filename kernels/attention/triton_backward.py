@@ -154,19 +154,19 @@ def bwd_rows_walk(
 
 @triton.jit(do_not_specialize=["num_rows", "num_keys"])
 def span_attention_bwd_exact_delta_kernel(
-    p_q, p_k, p_v, p_lo, p_hi, p_grad, p_lse2, p_delta,
+    p_q, p_k, p_v, p_lo, p_hi, p_sink, p_grad, p_lse2, p_delta,
     batch_q: tl.int64, batch_k: tl.int64, batch_v: tl.int64, batch_grad: tl.int64,
     stride_q: tl.int64, stride_k: tl.int64, stride_v: tl.int64, stride_grad: tl.int64,
     head_q: tl.int64, head_k: tl.int64, head_v: tl.int64, head_grad: tl.int64,
     num_rows, num_keys, padded_rows, scale_log2,
     H: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    PRECISION: tl.constexpr,
+    SINK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """delta = sum_j p_ij dp_ij over the keys, free of the rounding of out; overwrites p_delta (B, H, padded_rows).
 
-    lse was rounded, by eps of itself and not of 1, and the products here need not round as the forward's did: where the
-    weights add up to 1 within that (elsewhere a sink has a share) delta is divided by their sum, so that what should
-    cancel does. Two more matrix products, for fp32 alone. Grid: (tiles of rows, B * H).
+    lse was rounded, by eps of itself and not of 1, and the products here need not round as the forward's did: delta is
+    divided by the sum of the weights, the sink's among them, so that what should cancel does. Two more matrix
+    products, for fp32 alone. Grid: (tiles of rows, B * H).
     """
     b, h = (tl.program_id(1) // H).to(tl.int64), (tl.program_id(1) % H).to(tl.int64)
     first = tl.program_id(0) * BM
@@ -197,10 +197,10 @@ def span_attention_bwd_exact_delta_kernel(
         b_v = load_tile(p_v, b, h, n, stride_v, num_keys, BN, BD, D, True, False)
         b_delta += tl.sum(b_p * tl.dot(b_grad, tl.trans(b_v), input_precision=PRECISION), 1)
         b_mass += tl.sum(b_p, 1)
-    # 8 eps of float32 (`reference.slack_of`); rows that see nothing, and padding, have an infinite lse and no mass
-    b_slack = 9.5367431640625e-7 * (1.0 + tl.abs(b_lse2))
-    b_near = (b_mass > 0.0) & (tl.abs(b_mass - 1.0) <= b_slack)
-    tl.store(p_delta + at, b_delta / tl.where(b_near, b_mass, 1.0))
+    if SINK:
+        b_mass += tl.exp2(tl.load(p_sink + h).to(tl.float32) * LOG2E - b_lse2)
+    # rows that see nothing, and padding, have an infinite lse and no mass
+    tl.store(p_delta + at, b_delta / tl.where(b_mass > 0.0, b_mass, 1.0))
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_keys"])

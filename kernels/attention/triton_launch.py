@@ -118,12 +118,13 @@ def forward(
 
 def backward(
     grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, lo: Tensor, hi: Tensor, serial: int, out: Tensor, lse: Tensor,
-    *, scale: float, whole: bool = False, wide: bool = False,
+    *, scale: float, whole: bool = False, wide: bool = False, sink: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients from these keys, given out and lse over *all* keys, sink included. Shapes as in `forward`.
 
     whole: these are all keys. In fp32 delta is then summed over them, which is closer than grad_out . out (out was
-    rounded, and what should cancel leaves a rest); 16-bit inputs have larger errors than that.
+    rounded, and what should cancel leaves a rest), and divided by the sum of their weights and that of the sink, (H,)
+    or None; 16-bit inputs have larger errors than that.
     wide: gradients are fp32, written from the accumulators; out may be fp32 in any case.
     -> dq, dk, dv in q's dtype, or fp32, new and contiguous.
     """
@@ -157,8 +158,9 @@ def backward(
         grid = triton.cdiv(num_rows, tile.rows), batch * heads
         if whole and q.dtype == torch.float32:
             triton_backward.span_attention_bwd_exact_delta_kernel[grid](
-                q, k, v, lo, hi, grad_out, lse2, delta, *numbers, scale * LOG2E, H=heads, **shared, **options
-            )
+                q, k, v, lo, hi, sink, grad_out, lse2, delta, *numbers, scale * LOG2E,
+                H=heads, SINK=sink is not None, **shared, **options,
+            )  # fmt: skip
         rows, keys = (q, grad_out), (k, v)
         if tma:
             rows, keys = _described(rows, tile.rows, width), _described(keys, tile.keys, width)

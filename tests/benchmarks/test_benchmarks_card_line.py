@@ -6,18 +6,19 @@ import time
 
 import pytest
 
-from benchmarks import card, card_generate, card_stage, card_train, card_work
+from benchmarks import card, card_demo, card_generate, card_smoke, card_stage, card_train, card_work
 from benchmarks.card_record import read
 
 STEP = {"step": 5, "loss": 3.0, "time": {"tokens_per_s": 10.0, "mfu": 0.25}}
 TRAIN = """
-import json, pathlib, sys
+import json, os, pathlib, sys
 folder = pathlib.Path(sys.argv[1])
 folder.mkdir(parents=True, exist_ok=True)
 for name, lines in json.loads(sys.argv[2]).items():
-    (folder / name).write_text("".join(json.dumps(line) + "\\n" for line in lines) + '{"cut')
-print("the last word")
-sys.exit(int(sys.argv[3]))
+    (folder / name).write_text("".join(json.dumps(line) + "\\n" for line in lines) + '{"cut": {"a": 1}')
+print("the last word", flush=True)
+code = int(sys.argv[3])
+os.kill(os.getpid(), -code) if code < 0 else sys.exit(code)
 """
 
 
@@ -40,7 +41,7 @@ def ends_with(context, monkeypatch):
         }
 
         def instead(command, *, log, seconds, gentle):
-            stage = context.work / "runs-demo" / "demo" / "large"
+            stage = context.work / "runs-demo-toy" / "demo" / "large"
             program = [sys.executable, "-c", TRAIN, str(stage), json.dumps(lines), str(code or 0)]
             found = card_stage.run_command(program, log=log, seconds=seconds)
             return None if code is None else found
@@ -72,6 +73,41 @@ def test_what_goes_on_says_so_and_what_does_not_begins_anew(ends_with):
     assert not ends_with(0)[-1]["went_on"]
 
 
+def test_a_run_that_was_asked_to_stop_while_it_evaluated_is_no_failure(ends_with):
+    assert ends_with(-15)[-1]["ended"].startswith("asked to stop")
+
+
+def test_the_demo_goes_on_unless_it_is_a_toy(context, monkeypatch):
+    asked = []
+    monkeypatch.setattr(card_demo, "line", lambda *arguments, **options: asked.append(options["again"]))
+    for toy in (True, False):
+        context.toy = toy
+        card_demo.run(context.item, context)
+    assert asked == [False, True]
+
+
+def test_a_backend_that_raises_at_one_mask_is_tried_at_the_others_and_has_failed(context, monkeypatch):
+    """Triton's errors are no RuntimeErrors."""
+
+    class OutOfResources(Exception):
+        pass
+
+    def instead(problem):
+        seen.append(problem.backend)
+        # the second mask
+        if seen[-1] == "cpu" and seen.count("cpu") == 2:
+            raise OutOfResources("shared memory")
+        return brine(problem)
+
+    brine, seen = card_smoke.brine, []
+    monkeypatch.setattr(card_smoke, "brine", instead)
+    context.out.mkdir()
+    with pytest.raises(RuntimeError, match=r"cpu raised at window-D16"):
+        card_smoke.check("cpu", context)
+    right = {line["case"].split()[-1]: line["right"] for line in read(context.out)}
+    assert not right.pop("window-D16") and len(right) >= 4 and all(right.values())
+
+
 @pytest.mark.parametrize(("code", "why"), [(2, "ended with 2: the last word"), (None, "had not saved")])
 def test_a_run_that_failed_is_no_success(ends_with, code, why):
     with pytest.raises(RuntimeError, match=why):
@@ -97,6 +133,12 @@ def test_runs_of_other_code_and_of_other_commands_are_left_alone(tmp_path, monke
     monkeypatch.setattr(card_work.tempfile, "tempdir", str(tmp_path))
     known = card_work.default_work({"commit": "abc", "dirty": False})
     assert known == card_work.default_work({"commit": "abc", "dirty": None}) and known.name.endswith("-abc")
+    corpus = tmp_path / "corpus.tar.xz"
+    for options in ({"toy": True}, {"corpus": corpus}, {"toy": True, "corpus": corpus}):
+        assert card_work.default_work({"commit": "abc"}, **options) != known
+    without = card_work.default_work({"commit": "abc"}, corpus=corpus)
+    corpus.write_text("another")
+    assert card_work.default_work({"commit": "abc"}, corpus=corpus) != without
     for other in ({"commit": "def"}, {"commit": "abc", "dirty": True}, {"commit": None}, {}):
         assert card_work.default_work(other) != known
     monkeypatch.setattr(card, "find_facts", lambda record, device: {"device": "cpu"})

@@ -128,6 +128,19 @@ def test_sink_against_truth(case, backend, small_tiles):
         check_against_truth(spans, [q, k, v, sink, grad], backend)
 
 
+@pytest.mark.parametrize(("backend", "dim"), [("reference", 16), ("cpu", 128)])
+@pytest.mark.parametrize("shift", [0.0, 30.0, 100.0])
+def test_sink_of_about_the_rounding_is_not_taken_for_it(backend, dim, shift):
+    """Weights divided by their sum without the sink's lost its share: dq had 8 times the error that is allowed."""
+    spans = Spans.packed(torch.zeros(1, 64, dtype=torch.int32))
+    q, k, v, grad = inputs(spans, heads=4, key_heads=2, dim=dim, dtype=torch.float32)
+    with torch.no_grad():
+        # every score is `shift` higher
+        q[..., 0], k[..., 0] = dim**0.5, shift
+    sink = (shift + torch.tensor([-16.0, -13.0, -11.0, -9.0])).requires_grad_()
+    check_against_truth(spans, [q, k, v, sink, grad], backend)
+
+
 @pytest.mark.parametrize("seed", range(24))
 def test_cpu_fuzz(seed, monkeypatch):
     """Random packings, windows, restrictions and tile sizes, in fp64, where an error cannot hide in rounding."""

@@ -55,7 +55,7 @@ REPAIRS = {
     ),
     "loss": ("training/step.py", "backend=runtime.loss_backend,", "", f"{LINE} -k asked_for"),
 }  # fmt: skip
-LEFT_OUT = (".git", ".venv", "runs", "__pycache__", ".pytest_cache", ".ruff_cache", "shared")
+LEFT_OUT = (".git", ".venv*", "runs", "__pycache__", ".pytest_cache", ".ruff_cache", "shared")
 
 
 def undone(name: str) -> str:
@@ -92,7 +92,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python tests/standin/undo.py",
         description=__doc__.partition("\n")[0],
-        epilog="Status 1 where no test notices that a repair is gone, or a repair is not found in the code.",
+        epilog="Status 1 where no test notices that a repair is gone, where one fails with the repair in place, or "
+        "where a repair is not found in the code.",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(REPAIRS)}; all unless some are named")
     asked, failed = parser.parse_args(argv).names, False

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from training import cluster_math
 from training.check_cluster import main, parser, table
 from training.distributed import World
@@ -84,6 +86,16 @@ def test_a_rank_that_hangs_is_named():
     told = found[0][2] + found[1][2]
     assert "FAIL  checking collectives give the right numbers: did not end in 6 s" in told
     assert "last seen" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(["--timeout", "-1"], "give seconds"), (["--json", "/proc/none/x.json"], "cannot be written")],
+)
+def test_a_mistake_in_the_command_is_told_before_anything_is_checked(words, told, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 2 and told in capsys.readouterr().err
 
 
 def test_a_wrong_ring_is_found(monkeypatch):

@@ -141,8 +141,7 @@ def test_flipped_bit_is_not_rolled_back_to(tmp_path):
     def flip(step: int) -> None:
         if step == 9:
             path = tmp_path / "checkpoints" / "step_00000008" / SHARD
-            while not path.exists():
-                pass
+            until_written(tmp_path)
             data = bytearray(path.read_bytes())
             data[-1] ^= 1
             path.write_bytes(bytes(data))

@@ -257,6 +257,9 @@ def test_kernels_that_do_not_train_on_a_cpu_are_refused_before_anything_is_made(
             resolve_runtime(RuntimeConfig(device="cpu", compile=False, **{field: name}))
     asked = {"attention_backend": "cpu", "loss_backend": "chunked"}
     assert resolve_runtime(RuntimeConfig(device="cpu", compile=False, **asked)).loss_backend == "chunked"
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    with pytest.raises(ValueError, match="trains on a GPU"):
+        resolve_runtime(RuntimeConfig(device="cpu", attention_backend="triton"))
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert resolve_runtime(RuntimeConfig(device="cpu", compile=False, attention_backend="triton"))
 

@@ -159,8 +159,14 @@ def tiny_train(folder, *, config=None, model=None, runtime=None, poisoned=(), se
 
 
 def until_written(folder) -> None:
-    """Return when no checkpoint of a run folder is still being written in the background."""
+    """Return when no checkpoint of a run folder is still being written in the background.
+
+    Raises TimeoutError after a minute: the remains of a write that failed are only cleared by who waits for it.
+    """
+    end = time.monotonic() + 60
     while list((Path(folder) / "checkpoints").glob(".writing_*")):
+        if time.monotonic() > end:
+            raise TimeoutError(f"a checkpoint under {folder} was not written within a minute")
         time.sleep(0.01)
 
 
