@@ -100,7 +100,10 @@ def run(options: argparse.Namespace) -> int:
     options.toy = options.toy or device == "cpu"
     try:
         check_items(options)
-        options.work = options.work or default_work(facts, toy=options.toy, corpus=options.corpus)
+        options.work = options.work or default_work(facts, corpus=options.corpus)
+        if options.toy:
+            # nothing of a toy's is told or gone on with as a real run's
+            options.work /= "toy"
         check_folder(options.work)
         lock = hold(options.work)
     except (OSError, ValueError) as error:

@@ -131,8 +131,7 @@ def unpack(file: Path, folder: Path) -> Path:
 
 def text_corpus(folder: Path, *, toy: bool) -> Path:
     """A corpus of text alone from some files of Python's library -> its folder. Needs no media library."""
-    name = "text-toy" if toy else "text"
-    target, documents = folder / f"{name}-corpus", folder / name
+    target, documents = folder / "text-corpus", folder / "text"
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(documents)
     documents.mkdir(parents=True)

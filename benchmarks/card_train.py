@@ -104,7 +104,7 @@ def line(name: str, fields: tuple[str, ...], context: Context, *, seconds: float
     Raises RuntimeError, after telling, where it ended neither by itself nor because it was asked to.
     """
     corpus, kind = corpus_of(context)
-    runs = context.work / (f"runs-{name}" + "-toy" * context.toy)
+    runs = context.work / f"runs-{name}"
     if not again:
         shutil.rmtree(runs, ignore_errors=True)
     went_on = (runs / "demo").exists()

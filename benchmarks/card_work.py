@@ -1,7 +1,7 @@
 """The folder of corpora and runs that stages work in, apart from their results: whose it is, and one command at a time.
 
 It is kept between commands, so that a demo goes on where it was ended. Unless it is named it belongs to one user, one
-commit and one corpus, and to toys or to real runs, since the runs of others would be told as this one's; a tree that
+commit and one corpus, since the runs of others would be told as this one's (toys have a folder in it); a tree that
 differs from its commit begins anew. A copy without `.git` is taken at its word: who changes it changes its COMMIT, too.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 
-def default_work(facts: dict[str, Any], *, toy: bool = False, corpus: Path | None = None) -> Path:
+def default_work(facts: dict[str, Any], *, corpus: Path | None = None) -> Path:
     """Its path, of what `benchmarks.card_child` found out of this machine and checkout."""
     known, user = facts.get("commit"), os.getuid()
     if not known or facts.get("dirty"):
@@ -29,7 +29,7 @@ def default_work(facts: dict[str, Any], *, toy: bool = False, corpus: Path | Non
             # whoever opens it will say so
             told = str(corpus)
         name += f"-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
-    return Path(tempfile.gettempdir()) / (name + "-toy" * toy)
+    return Path(tempfile.gettempdir()) / name
 
 
 def check_folder(folder: Path) -> None:
