@@ -11,19 +11,13 @@ This is a reader of links, not of Markdown: headings, tables and emphasis stay a
 what the model should learn to write.
 """
 
-import os
 import posixpath
 import re
 from collections.abc import Callable
 from urllib.parse import unquote
 
-from data.document import Audio, DocumentError, Image, Part, Text, Video, check_relative
-
-EXTENSIONS = {
-    **dict.fromkeys(("png", "jpg", "jpeg", "webp", "gif", "tif", "tiff", "bmp"), Image),
-    **dict.fromkeys(("wav", "flac", "ogg", "mp3", "opus"), Audio),
-    **dict.fromkeys(("mp4", "mkv", "webm", "mov"), Video),
-}
+from data.document import DocumentError, Part, Text, check_relative
+from data.endings import medium_of
 
 # ![words](path "title"), the path bare or in <>; the bounds keep the search linear on hostile input
 _LINK = re.compile(
@@ -72,7 +66,7 @@ def markdown_parts(page: str, *, path: str, is_there: Callable[[str], bool] | No
 def _media(link: str, page: str, is_there: Callable[[str], bool] | None) -> Part | None:
     """The media part a link stands for, or None when it is remote, of another sort, or known to be dead."""
     link = unquote(link.strip("<>"))
-    kind = EXTENSIONS.get(os.path.splitext(link)[1][1:].lower())
+    kind = medium_of(link)
     if kind is None or re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:|//", link):
         return None
     if link.startswith("/"):

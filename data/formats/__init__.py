@@ -26,7 +26,7 @@ from collections import Counter
 from pathlib import Path
 
 from data.document import DocumentError
-from data.formats.captioned import medium_of
+from data.endings import medium_of
 from data.formats.lines import is_array, json_items
 from data.formats.manifest import FORMS, form_of, manifest_documents
 from data.formats.source import Limits, Source, container_sha256, file_sha256, files_sha256

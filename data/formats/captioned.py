@@ -33,9 +33,10 @@ from data.document import (
     parse_document,
     resolve_media,
 )
+from data.endings import medium_of
 from data.formats.parts import MEDIA, as_list, local_path
 from data.formats.splits import UNASSIGNED
-from data.markdown import EXTENSIONS, markdown_parts
+from data.markdown import markdown_parts
 
 _KINDS = {"image": Image, "speech": Audio, "sound": Audio, "audio": Audio, "video": Video}
 WORDS = ("text", "caption", "captions", "sentence", "transcription", "transcript")
@@ -117,11 +118,6 @@ def words_of(fields: dict) -> str:
             return value
     label = fields.get("label")
     return label if isinstance(label, str) else ""
-
-
-def medium_of(path: str) -> type | None:
-    """Image, Audio or Video by a file's ending; None for any other."""
-    return EXTENSIONS.get(os.path.splitext(path)[1][1:].lower())
 
 
 def read_text(root: Path, path: str, max_file_mib: float) -> str:

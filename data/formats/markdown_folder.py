@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from data.document import Document, DocumentError, Quarantined, Text, parse_document
+from data.endings import READ
 from data.formats.captioned import read_text
 from data.formats.source import Limits, files_sha256
 from data.formats.splits import UNASSIGNED
 from data.formats.walk import walk
-from data.markdown import EXTENSIONS, markdown_parts
+from data.markdown import markdown_parts
 
 ENDINGS = (".md", ".markdown")
 
@@ -48,7 +49,7 @@ def markdown_digest(root: Path) -> Callable[[], str]:
     """What tells whether such a folder changed: pages by content, media by size and time."""
 
     def digest() -> str:
-        endings = (*ENDINGS, *(f".{ending}" for ending in EXTENSIONS))
+        endings = (*ENDINGS, *(f".{ending}" for ending in READ))
         files = [path for path, problem in walk(root, enter=_is_open) if not problem and path.lower().endswith(endings)]
         return files_sha256(root, files, label="markdown", whole=lambda name: name.lower().endswith(ENDINGS))
 

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from data.document import Audio, Document, DocumentError, Image, Quarantined, Text, Video, parse_document
-from data.formats.captioned import medium_of, read_text, words_of
+from data.endings import medium_of
+from data.formats.captioned import read_text, words_of
 from data.formats.lines import parse_object
 from data.formats.source import Limits, files_sha256
 from data.formats.splits import UNASSIGNED

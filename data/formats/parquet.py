@@ -22,7 +22,8 @@ from pathlib import Path
 
 from data.archive import resolve_container
 from data.document import Document, DocumentError, Quarantined
-from data.formats.captioned import WORDS, medium_of
+from data.endings import medium_of
+from data.formats.captioned import WORDS
 from data.formats.cells import open_table, table_rows
 from data.formats.lines import parse_object
 from data.formats.manifest import form_of, object_document, splits_of_paths

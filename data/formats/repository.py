@@ -22,7 +22,8 @@ from pathlib import Path
 from pathspec import GitIgnoreSpec
 
 from data.document import Document, DocumentError, Image, Quarantined, Text, parse_document, resolve_media
-from data.formats.captioned import decode_text, medium_of
+from data.endings import medium_of
+from data.formats.captioned import decode_text
 from data.formats.markdown_folder import ENDINGS, page_document
 from data.formats.source import Limits, files_sha256
 from data.formats.splits import UNASSIGNED

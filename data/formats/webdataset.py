@@ -22,7 +22,8 @@ from typing import BinaryIO
 
 from data.archive import TarIndex, resolve_container, tar_index
 from data.document import Document, DocumentError, Quarantined, Text
-from data.formats.captioned import decode_text, medium_of, words_of
+from data.endings import medium_of
+from data.formats.captioned import decode_text, words_of
 from data.formats.lines import parse_object
 from data.formats.manifest import form_of, object_document, splits_of_paths
 from data.formats.media_folder import paired
