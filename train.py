@@ -29,6 +29,7 @@ from data.filters.rules import apply
 from data.formats import open_source
 from data.length_schedule import LengthSchedule
 from data.loader import Loader
+from data.media_record import changed_media
 from data.mixture import Mixture
 from data.plan import Plan
 from data.readers import texts_of
@@ -52,7 +53,7 @@ from training.checkpoint import load_weights
 from training.config import TrainConfig
 from training.distributed import RankLostError, World, close_world, start_world
 from training.environment import environment, peak_rss_gib
-from training.files import file_digest, write_json
+from training.files import file_digest, read_json, write_json
 from training.ledger import Ledger
 from training.loop import train
 from training.metrics import TensorBoardSink
@@ -60,7 +61,7 @@ from training.parallel import split_world, whole_weights
 from training.processes import Interrupted
 from training.rows import RowSource
 from training.runtime import Runtime, apply_runtime, resolve_runtime
-from training.stages import Line, Stage
+from training.stages import BEGUN, DONE, Line, Stage
 
 logger = logging.getLogger("brine")
 
@@ -181,7 +182,8 @@ class _Run:
             return config.manifest, {"corpus": corpus.fingerprint, "rounds": Rounds.open(corpus).digest}
         if config.manifest is not None:
             source = open_source(config.manifest, max_file_mib=config.encode.max_file_mib)
-            return config.manifest, {"manifest": source.fingerprint()}
+            inputs = {"manifest": source.fingerprint(media=False)}
+            return config.manifest, inputs | self.media_inputs(source.root, inputs)
         bench = dataclasses.replace(config.workbench, source=config.source)
         files, _ = read_source(bench.source, min_file_bytes=bench.min_file_bytes, max_file_kib=bench.max_file_kib)
 
@@ -193,7 +195,26 @@ class _Run:
         stage = self.stage(
             "corpus", build, config=dataclasses.replace(bench, workers=1), inputs={"source": source_hash(files)}
         )
-        return stage.folder / "manifest.jsonl", {"corpus": stage.digest}
+        inputs = {"corpus": stage.digest}
+        return stage.folder / "manifest.jsonl", inputs | self.media_inputs(stage.folder.resolve(), inputs)
+
+    def media_inputs(self, root: Path, inputs: dict[str, str]) -> dict[str, str]:
+        """What the encoded stage depends on beside its inputs: nothing at first, and then which media changed.
+
+        A change names the state of the media, under which the stage is done again; while nothing changes, they keep
+        the name under which it was begun.
+        """
+        folder, named = self.folder / "encoded", {}
+        if self.world.is_main:
+            begun = (read_json(folder / BEGUN) or {}).get("inputs") or {}
+            named = {"media": begun["media"]} if "media" in begun else {}
+            # a stage that was cut off, or another's, looks at its media as it goes on
+            if (folder / DONE).exists() and begun == inputs | named:
+                changes = changed_media(folder / STORE, root, max_file_mib=self.recipe.corpus.encode.max_file_mib)
+                if changes:
+                    logger.info("encoded: %s", changes)
+                    named = {"media": changes.digest}
+        return self.world.broadcast(named)
 
     def encode(self, folder: Path, manifest: Path) -> dict:
         """Tokenizer from the training split's text, then every document as tokens and patches, unless that was done."""

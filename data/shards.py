@@ -3,6 +3,7 @@
     shards/00000/<field>.npy       the fields of `data.sequence.Sequence`, concatenated over the shard's documents
                  index/<name>.npy  the columns of the index, in which kinds and sources are numbered within the shard
                  documents.jsonl, quarantine.jsonl
+                 media.txt, media.npy      the files it was encoded from (`data.media_record`)
                  shard.json        items read, documents kept, first reason, names of kinds and sources
 
 A shard is closed by size or by number of documents, appears by rename and is never touched again. What is in memory is
@@ -19,6 +20,7 @@ import numpy as np
 
 from data.decode_pool import Encoded
 from data.document import MODALITIES, SPLITS, Quarantined
+from data.media_record import Seen, save_record
 from data.sequence import FIELDS
 
 _OF_ROW = {
@@ -65,6 +67,11 @@ class ShardWriter:
         self.arrays: dict[str, list[np.ndarray]] = {name: [] for name in FIELDS}
         self.lines: list[bytes] = []
         self.rejects: list[dict] = []
+        self.files: dict[str, Seen] = {}
+
+    def note(self, files: dict[str, Seen]) -> None:
+        """Take the files that the next item was made from."""
+        self.files |= files
 
     def add(self, result: Encoded | Quarantined) -> None:
         """Take one item of the source: an encoded document, or one that is set aside."""
@@ -114,6 +121,7 @@ class ShardWriter:
         (partial / "documents.jsonl").write_bytes(b"".join(self.lines))
         with open(partial / "quarantine.jsonl", "w", encoding="utf-8") as file:
             file.writelines(json.dumps(reject, ensure_ascii=False) + "\n" for reject in self.rejects)
+        save_record(partial, self.files)
         marks = {
             "items": self.items,
             "documents": len(self.lines),
@@ -175,6 +183,17 @@ class ShardWriter:
 
     def _column(self, number: int, name: str) -> np.ndarray:
         return np.load(self._path(number) / "index" / f"{name}.npy", allow_pickle=False)
+
+
+def drop_shards(folder: Path, first: int) -> None:
+    """Delete the shards below `folder` from a number on, the last one first, so that those left are a beginning.
+
+    The joined index goes too: whoever still reads it keeps the old one, and is not shown the new one half written.
+    """
+    shutil.rmtree(folder / "index", ignore_errors=True)
+    for path in sorted((folder / "shards").glob("[0-9]" * 5), reverse=True):
+        if int(path.name) >= first:
+            shutil.rmtree(path)
 
 
 def read_json(path: Path) -> dict:

@@ -14,13 +14,16 @@ index is mapped like everything else: what nobody reads takes no memory. `Decodi
 `EncodedCorpus` but takes media from their files when asked, through the same servers, and holds every document to the
 stored checksum.
 
-What this does not do: copy media (the manifest's folder must stay for `path_of` and decoding), or notice that a
-media file changed behind an unchanged manifest (the decoding corpus does, by checksum). Delete the folder to rebuild.
+Building what is built already looks at every file that it was made from (`data.media_record`): where one changed under
+an unchanged manifest, the shards from that one on are made again, in a finished corpus and in one that goes on.
+
+What this does not do: copy media (the manifest's folder must stay for `path_of` and decoding), or look at them when a
+corpus is only opened (the decoding corpus holds them to their checksum). Delete the folder to rebuild.
 """
 
 import hashlib
-import itertools
 import json
+import logging
 import shutil
 import time
 from collections.abc import Iterable
@@ -32,9 +35,12 @@ from data.config import EncodeConfig
 from data.decode_pool import DecodePool
 from data.document import MODALITIES, Document, Part, check_relative, parse_document
 from data.formats import Source, open_source
+from data.media_record import Watch, changed_media
 from data.sequence import FIELDS, TOKEN_FIELDS, Sequence
-from data.shards import INDEX, ShardWriter, read_json, write_json
+from data.shards import INDEX, ShardWriter, drop_shards, read_json, write_json
 from data.tokenizer import Tokenizer
+
+logger = logging.getLogger("brine.store")
 
 FORMAT = 2
 
@@ -65,7 +71,8 @@ def build_corpus(
     shard_documents: int = 4096,
     progress: bool = False,
 ) -> "EncodedCorpus":
-    """Encode a source into `folder` and open it; at once when the folder holds the finished result already.
+    """Encode a source into `folder` and open it; at once when the folder holds the finished result already, and no
+    file that it was made from has changed.
 
     `manifest` is what `data.formats.open_source` gives, or a path that it opens: a manifest, folder, tar or table.
     keep_media=False stores tokens and index without patches, for `DecodingCorpus`. `num_workers` decoding servers
@@ -75,16 +82,25 @@ def build_corpus(
     source = manifest if isinstance(manifest, Source) else _open(manifest, config)
     identity = {
         "format": FORMAT,
-        # for a JSONL manifest the hash of the file, for other sources what changes when they do
-        "manifest_sha256": source.fingerprint(),
+        # words and names; what media, tars and tables hold is noted shard by shard
+        "manifest_sha256": source.fingerprint(media=False),
         "tokenizer_sha256": hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
         "encode_digest": config.digest(),
         "keep_media": keep_media,
         "shard_mib": shard_mib,
         "shard_documents": shard_documents,
     }
-    if read_json(folder / "meta.json").get("identity") == identity:
-        return EncodedCorpus.open(folder)
+    finished = read_json(folder / "meta.json").get("identity") == identity
+    if finished or read_json(folder / "building.json") == identity:
+        changes = changed_media(folder, source.root, max_file_mib=config.max_file_mib)
+        if changes:
+            again = "all of it" if not changes.shard else f"what follows shard {changes.shard - 1}"
+            logger.warning("%s: %s; %s is encoded again", source.path, changes, again)
+            # unfinished first: what is left is the beginning of a build
+            (folder / "meta.json").unlink(missing_ok=True)
+            drop_shards(folder, changes.shard)
+        elif finished:
+            return EncodedCorpus.open(folder)
     if read_json(folder / "building.json") != identity:
         if folder.exists():
             if not (folder / "building.json").is_file() and any(folder.iterdir()):
@@ -97,18 +113,21 @@ def build_corpus(
     writer = ShardWriter(
         folder, keep_media=keep_media, shard_bytes=int(shard_mib * 2**20), shard_documents=shard_documents
     )
-    items = itertools.islice(source.documents(), writer.items_done, None)
     began = time.monotonic()
-    with DecodePool(root=source.root, tokenizer=tokenizer, config=config, num_servers=num_workers) as pool:
-        results = pool.encode_items(items)
+    with (
+        DecodePool(root=source.root, tokenizer=tokenizer, config=config, num_servers=num_workers) as pool,
+        Watch(source, max_file_mib=config.max_file_mib) as watch,
+    ):
+        results = pool.encode_items(watch.items(source, writer.items_done))
         if progress:
             from tqdm import tqdm
 
             total = source.num_documents_hint
             results = tqdm(results, desc="encode", unit=" docs", initial=writer.items_done, total=total, smoothing=0.05)
         for result in results:
+            writer.note(watch.take())
             writer.add(result)
-    writer.close_shard()
+        writer.close_shard()
     tokenizer.save(folder / "tokenizer.json")
     counts = writer.finish()
     if not counts["documents"]:

@@ -105,7 +105,7 @@ def _manifests(path: Path, root: Path, files: list[Path], format: str | None, li
             include_decode=include_decode,
         )
 
-    def digest() -> str:
+    def digest(media: bool) -> str:
         if len(files) == 1:
             return file_sha256(files[0])
         names = [file.relative_to(root).as_posix() for file in files]
@@ -140,8 +140,9 @@ def _containers(path: Path, root: Path, names: list[str], format: str, limits: L
         format,
         root,
         lambda include_decode, skipped: documents(root, names, limits, skipped),
-        lambda: container_sha256(root, names, label=format),
+        lambda media: container_sha256(root, names, label=format, media=media),
         lambda: None if format == "webdataset" else _num_rows(root, names),
+        tuple(names),
     )
 
 

@@ -35,6 +35,7 @@ from data.document import (
 )
 from data.endings import medium_of
 from data.formats.parts import MEDIA, as_list, local_path
+from data.formats.source import note_text
 from data.formats.splits import UNASSIGNED
 from data.markdown import markdown_parts
 
@@ -122,6 +123,7 @@ def words_of(fields: dict) -> str:
 
 def read_text(root: Path, path: str, max_file_mib: float) -> str:
     """A text file below `root` (resolved), its line ends made "\\n". Raises DocumentError, as for other encodings."""
+    note_text(path)
     content = resolve_media(root, path, max_file_mib=max_file_mib).read_bytes()
     return decode_text(content, f"file {path!r}")
 

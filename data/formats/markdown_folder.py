@@ -45,13 +45,15 @@ def page_document(root: Path, path: str, page: str, *, kind: str, opening: str =
     return Document(checked.id, checked.parts, kind=checked.kind, split=UNASSIGNED, source=checked.source)
 
 
-def markdown_digest(root: Path) -> Callable[[], str]:
+def markdown_digest(root: Path) -> Callable[[bool], str]:
     """What tells whether such a folder changed: pages by content, media by size and time."""
 
-    def digest() -> str:
+    def digest(media: bool) -> str:
         endings = (*ENDINGS, *(f".{ending}" for ending in READ))
         files = [path for path, problem in walk(root, enter=_is_open) if not problem and path.lower().endswith(endings)]
-        return files_sha256(root, files, label="markdown", whole=lambda name: name.lower().endswith(ENDINGS))
+        return files_sha256(
+            root, files, label="markdown", whole=lambda name: name.lower().endswith(ENDINGS), media=media
+        )
 
     return digest
 

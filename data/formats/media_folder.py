@@ -74,12 +74,12 @@ def _words(root: Path, files: list[str], limits: Limits) -> str:
     return ""
 
 
-def media_digest(root: Path) -> Callable[[], str]:
+def media_digest(root: Path) -> Callable[[bool], str]:
     """What tells whether such a folder changed: texts by content, media by size and time."""
 
-    def digest() -> str:
+    def digest(media: bool) -> str:
         files = [path for group in grouped(root).values() for path, problem in group if not problem]
-        return files_sha256(root, files, label="media", whole=lambda name: medium_of(name) is None)
+        return files_sha256(root, files, label="media", whole=lambda name: medium_of(name) is None, media=media)
 
     return digest
 

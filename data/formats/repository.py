@@ -132,11 +132,11 @@ def _document(root: Path, path: str, text: str) -> Document:
     return Document(whole.id, whole.parts, kind=kind, split=UNASSIGNED, source=whole.source)
 
 
-def repository_digest(root: Path) -> Callable[[], str]:
+def repository_digest(root: Path) -> Callable[[bool], str]:
     """What tells whether a repository changed: text files by content, media by size and time."""
 
-    def digest() -> str:
+    def digest(media: bool) -> str:
         files = [path for path, problem in repository_files(root) if not problem]
-        return files_sha256(root, files, label="repository", whole=lambda name: medium_of(name) is None)
+        return files_sha256(root, files, label="repository", whole=lambda name: medium_of(name) is None, media=media)
 
     return digest

@@ -10,11 +10,13 @@ LLaVA's files repeat the picture's. So a second one is called `<id>~2`, and noth
 the first. The ids seen are held in memory: about 120 bytes a document.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,10 +51,12 @@ class Source:
     """Resolved folder that media paths are relative to."""
     read: Callable[[bool, Counter], Iterator[Document | Quarantined]]
     """(include_decode, skipped) -> documents before splits and id checks; counts in `skipped` what it passes over."""
-    digest: Callable[[], str]
-    """Hex SHA-256 of the source as it is now."""
+    digest: Callable[[bool], str]
+    """(media) -> hex SHA-256 of the source as it is now, with the sizes and times of its media where asked."""
     count: Callable[[], int | None] = lambda: None
     """About how many documents there are."""
+    containers: tuple[str, ...] = ()
+    """Tars and tables that the documents are in, relative to `root`."""
     skipped: Counter = field(default_factory=Counter)
     """Reason -> files passed over without a record (binary files, links ...), by the latest whole reading."""
 
@@ -66,9 +70,13 @@ class Source:
         self.skipped.clear()
         self.skipped.update(skipped)
 
-    def fingerprint(self) -> str:
-        """Hex SHA-256 that changes when the source does: contents of text, size and time of change of media."""
-        return self.digest()
+    def fingerprint(self, *, media: bool = True) -> str:
+        """Hex SHA-256 that changes when the source does: contents of text, size and time of change of media.
+
+        Without `media`: names of files and contents of text alone, not of tars and tables. What these and media hold is
+        noted by whoever encodes them (`data.media_record`).
+        """
+        return self.digest(media)
 
     @property
     def num_documents_hint(self) -> int | None:
@@ -89,18 +97,44 @@ class Source:
             yield item
 
 
+_texts: ContextVar[list[str] | None] = ContextVar("texts", default=None)
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[list[str]]:
+    """Collects the paths of texts that documents are made from (`note_text`) while it is open."""
+    paths: list[str] = []
+    token = _texts.set(paths)
+    try:
+        yield paths
+    finally:
+        _texts.reset(token)
+
+
+def note_text(path: str) -> None:
+    """Tell whoever collects them that a document is made from the text file at `path`, relative to the root."""
+    paths = _texts.get()
+    if paths is not None:
+        paths.append(path)
+
+
 def file_sha256(file: Path) -> str:
     """Hex SHA-256 of a file's content."""
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def files_sha256(root: Path, files: Iterable[str], *, label: str, whole: Callable[[str], bool]) -> str:
-    """Hex SHA-256 over files below `root` (relative paths, sorted): their paths and sizes, and the content of those
-    that `whole` names; of the others the time of change, and the first and last 64 KiB of a container."""
+def files_sha256(
+    root: Path, files: Iterable[str], *, label: str, whole: Callable[[str], bool], media: bool = True
+) -> str:
+    """Hex SHA-256 over files below `root` (relative paths, sorted): their paths, size and content of those that `whole`
+    names, and with `media` size and time of change of the others."""
     digest = hashlib.sha256(label.encode())
     for name in sorted(files):
         path = root / name
+        if not media and not whole(name):
+            digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
+            continue
         try:
             status = os.stat(path)
             marks = [name.encode("utf-8", "surrogateescape"), str(status.st_size).encode()]
@@ -116,11 +150,11 @@ def files_sha256(root: Path, files: Iterable[str], *, label: str, whole: Callabl
     return digest.hexdigest()
 
 
-def container_sha256(root: Path, files: Iterable[str], *, label: str) -> str:
-    """Hex SHA-256 over tars or tables: path, size, time of change, and the first and last 64 KiB."""
+def container_sha256(root: Path, files: Iterable[str], *, label: str, media: bool = True) -> str:
+    """Hex SHA-256 over tars or tables: path, and with `media` size, time of change, and the first and last 64 KiB."""
     files = sorted(files)
-    digest = hashlib.sha256(files_sha256(root, files, label=label, whole=lambda _: False).encode())
-    for name in files:
+    digest = hashlib.sha256(files_sha256(root, files, label=label, whole=lambda _: False, media=media).encode())
+    for name in files if media else ():
         with open(root / name, "rb") as stream:
             digest.update(stream.read(2**16))
             stream.seek(max(0, os.fstat(stream.fileno()).st_size - 2**16))

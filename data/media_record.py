@@ -1,0 +1,231 @@
+"""Which files a corpus was encoded from, so that a file that changes under an unchanged manifest is noticed.
+
+    shards/00000/media.txt   paths below the source's root, one a line, each once a shard
+                 media.npy   for each (RECORD): size, time of change of content and of inode, inode, SHA-256
+
+Files are media, tars and tables (of which a source may consist of words alone), and texts that a manifest names. One
+that was missing or refused has a line too, with a hash of zeros: that it can be read now is a change as well.
+
+While a build reads (`Watch`), a file is looked at before it is decoded, and its content hashed in threads meanwhile;
+when it was written to between the two, its hash says so. `changed_media` then compares: where size, times and inode are
+as they were the content is not read; where they are not it is hashed, and only another hash is a change, so that
+`touch`, `chmod` or a copy of the folder cost one reading and no encoding. A file changed within RACY_NS of being
+looked at is hashed again the next time, since a clock's tick may hide a second change.
+
+Cost of an untouched corpus: one `stat` a file: 0.06 s for 5,235 files on one busy core, two minutes for ten million.
+While building: the file is read once more, usually from memory, at the speed of SHA-256.
+"""
+
+import hashlib
+import logging
+import os
+import time
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.document import Document, DocumentError, Quarantined, Text, check_relative, resolve_media, split_address
+from data.formats.source import Source, file_sha256, reading
+
+logger = logging.getLogger("brine.media")
+
+RECORD = np.dtype(
+    [
+        ("size", "<i8"),
+        ("mtime_ns", "<i8"),
+        ("ctime_ns", "<i8"),
+        ("inode", "<u8"),
+        ("container", "u1"),
+        ("sha256", "u1", 32),
+    ]
+)
+RACY_NS = 100_000_000
+UNUSABLE = bytes(32)
+"""Instead of a hash: the file is missing or refused."""
+UNSURE = bytes([1]) * 32
+"""Instead of a hash: the file was written to while it was read."""
+_THREADS = 2
+_REMEMBERED = 65_536
+
+
+@dataclass
+class Seen:
+    """A file as it was found before it was decoded."""
+
+    stamp: tuple[int, int, int, int]
+    """Size, times and inode; -1 and zeros for a file that is not there."""
+    container: bool
+    sha256: Future
+
+    def row(self) -> tuple:
+        """Its entry in media.npy; waits for the hash."""
+        return (*self.stamp, self.container, np.frombuffer(self.sha256.result(), np.uint8))
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What `changed_media` found."""
+
+    files: int
+    """Files that were looked at."""
+    changed: int = 0
+    first: str = ""
+    """Path of the first that changed."""
+    shard: int = 0
+    """Number of the shard it belongs to."""
+    digest: str = ""
+    """Hex SHA-256 of the changed files' paths and contents."""
+
+    def __bool__(self) -> bool:
+        return self.changed > 0
+
+    def __str__(self) -> str:
+        return f"{self.changed:,} of {self.files:,} media files changed since they were encoded: {self.first!r} first"
+
+
+class Watch:
+    """Looks at the files of a source's documents as they are read. Use it as a context manager."""
+
+    def __init__(self, source: Source, *, max_file_mib: float):
+        self.root, self.max_file_mib = source.root, max_file_mib
+        self.containers = source.containers
+        self._pending: deque[dict[str, Seen]] = deque()
+        self._known: OrderedDict[str, Seen] = OrderedDict()
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="hash")
+
+    def __enter__(self) -> "Watch":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def items(self, source: Source, skip: int) -> Iterator[Document | Quarantined]:
+        """What the source gives after `skip` items, each looked at before it is handed out."""
+        containers = () if skip else self.containers
+        items = iter(source.documents())
+        for number in range(2**62):
+            with reading() as texts:
+                item = next(items, None)
+            if item is None:
+                return
+            if number >= skip:
+                found = {path: self._look(path, container=True) for path in containers}
+                found |= {path: self._look(path, container=whole) for path, whole in _files_of(item, texts)}
+                self._pending.append(found)
+                containers = ()
+                yield item
+
+    def take(self) -> dict[str, Seen]:
+        """Files of the item whose result comes next, in the order in which `items` gave them."""
+        return self._pending.popleft()
+
+    def _look(self, path: str, *, container: bool) -> Seen:
+        if path in self._known:
+            self._known.move_to_end(path)
+            return self._known[path]
+        stamp = _stamp(self.root, path)
+        limit = float("inf") if container else self.max_file_mib
+        seen = Seen(_settled(stamp), container, self._threads.submit(_hash, self.root, path, stamp, limit))
+        self._known[path] = seen
+        if len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+        return seen
+
+
+def save_record(folder: Path, files: dict[str, Seen]) -> None:
+    """Write media.txt and media.npy of a shard."""
+    (folder / "media.txt").write_text("".join(f"{path}\n" for path in files), encoding="utf-8")
+    np.save(folder / "media.npy", np.array([seen.row() for seen in files.values()], RECORD), allow_pickle=False)
+
+
+def changed_media(folder: Path, root: Path, *, max_file_mib: float) -> Changes:
+    """Which files of the corpus in `folder`, finished or begun, are others than those that it was encoded from.
+
+    Files that were touched and hold what they held get their new times noted. A corpus without a record (of before
+    there was one) gives no change.
+    """
+    files = changed = 0
+    first, shard, digest, hashes = "", 0, hashlib.sha256(), {}
+    for number, part in enumerate(sorted((folder / "shards").glob("[0-9]" * 5))):
+        try:
+            paths = (part / "media.txt").read_text(encoding="utf-8").split("\n")[:-1]
+            record = np.load(part / "media.npy", allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            continue
+        if record.dtype != RECORD or record.shape != (len(paths),):
+            continue
+        files += len(paths)
+        stamps = list(zip(*(record[name].tolist() for name in ("size", "mtime_ns", "ctime_ns", "inode")), strict=True))
+        fresh = None
+        for place, path in enumerate(paths):
+            stamp = _stamp(root, path)
+            if stamp == stamps[place]:
+                continue
+            limit = float("inf") if record["container"][place] else max_file_mib
+            if (path, stamp) not in hashes:
+                hashes[path, stamp] = _hash(root, path, stamp, limit)
+            now = hashes[path, stamp]
+            if now == record["sha256"][place].tobytes():
+                fresh = record.copy() if fresh is None else fresh
+                fresh[place] = (*_settled(stamp), record["container"][place], record["sha256"][place])
+                continue
+            if not changed:
+                first, shard = path, number
+            changed += 1
+            digest.update(path.encode() + b"\0" + now)
+        if fresh is not None:
+            _replace(part / "media.npy", fresh)
+    return Changes(files, changed, first, shard, digest.hexdigest() if changed else "")
+
+
+def _files_of(item: Document | Quarantined, texts: list[str]) -> Iterator[tuple[str, bool]]:
+    """(path, whether it is a container) of the files an item was or would be made from."""
+    named = [item.file] if isinstance(item, Quarantined) else [p.path for p in item.parts if not isinstance(p, Text)]
+    for path in dict.fromkeys([*named, *texts]):
+        address = split_address(path)
+        path = address[0] if address else path
+        try:
+            # a record of a line has a name that is no path, or none
+            if path and path.isprintable() and check_relative(path):
+                yield path, address is not None
+        except DocumentError:
+            continue
+
+
+def _stamp(root: Path, path: str) -> tuple[int, int, int, int]:
+    try:
+        found = os.stat(f"{root}/{path}")
+    except (OSError, ValueError):
+        return -1, 0, 0, 0
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
+def _settled(stamp: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """The stamp, or one that no file has where the file has only just changed and may again within the clock's tick."""
+    if time.time_ns() - max(stamp[1], stamp[2]) < RACY_NS:
+        return stamp[0], stamp[1], 0, stamp[3]
+    return stamp
+
+
+def _hash(root: Path, path: str, stamp: tuple[int, int, int, int], max_file_mib: float) -> bytes:
+    """SHA-256 of a file that may be opened and is still as `stamp` says; UNUSABLE or UNSURE otherwise."""
+    try:
+        digest = bytes.fromhex(file_sha256(resolve_media(root, path, max_file_mib=max_file_mib)))
+    except (DocumentError, OSError):
+        return UNUSABLE
+    return digest if _stamp(root, path) == stamp else UNSURE
+
+
+def _replace(path: Path, record: np.ndarray) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            np.save(file, record, allow_pickle=False)
+        os.replace(partial, path)
+    # a corpus that may only be read is looked at again each time
+    except OSError as error:
+        logger.debug("%s is not brought up to date: %s", path, error)
