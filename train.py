@@ -45,7 +45,8 @@ from model import Transformer, load
 from model.load import LoadedModel, save_model
 from recipes.forecast import forecast
 from recipes.launch import in_words, parse
-from recipes.recipe import Recipe
+from recipes.recipe import TRAINED, Recipe
+from recipes.trained import check_kept, config_of, inputs_of, settings_of, trained_names
 from salt.distill import Distillation
 from salt.select import score_documents
 from training import out_of_memory
@@ -61,12 +62,14 @@ from training.parallel import split_world, whole_weights
 from training.processes import Interrupted
 from training.rows import RowSource
 from training.runtime import Runtime, apply_runtime, resolve_runtime
-from training.stages import BEGUN, DONE, Line, Stage
+from training.stages import BEGUN, DONE, Line, Stage, unchanged_if_kept
 
 logger = logging.getLogger("brine")
 
 STORE = "store"
 """Folder of the encoded corpus inside its stage."""
+RECORDS = ("runtime.json", "recipe.json", "environment.json")
+"""What the run folder says of the run itself."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         if launch.dry_run:
             print(forecast(launch.recipe))
         else:
-            run_line(launch.recipe, runs=launch.runs, track=launch.track)
+            run_line(launch.recipe, runs=launch.runs, track=launch.track, redo=launch.redo)
         return 0
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
@@ -106,8 +109,11 @@ def main(argv: list[str] | None = None) -> int:
         close_world()
 
 
-def run_line(recipe: Recipe, *, runs: Path = Path("runs"), track: str | None = None) -> Path:
-    """All stages of a recipe; returns the run folder. Stages that are done are skipped.
+def run_line(
+    recipe: Recipe, *, runs: Path = Path("runs"), track: str | None = None, redo: tuple[str, ...] = ()
+) -> Path:
+    """All stages of a recipe; returns the run folder. Stages that are done are skipped; those in `redo` are trained
+    again, and what they were is renamed.
 
     Raises ValueError for what the user can mend, Interrupted when a signal asked to stop, after saving.
     """
@@ -116,7 +122,7 @@ def run_line(recipe: Recipe, *, runs: Path = Path("runs"), track: str | None = N
     world = start_world(device=device, timeout_s=asked.timeout_s)
     world = split_world(world, context=asked.context, shard=asked.shard, device=device)
     folder = Path(runs) / recipe.name
-    with Line(folder, world=world) as line:
+    with Line(folder, world=world, redo=redo) as line, unchanged_if_kept(folder / name for name in RECORDS):
         runtime = resolve_runtime(recipe.runtime, folder=folder) if world.is_main else None
         world.barrier()
         # the others read what rank 0 settled
@@ -138,6 +144,7 @@ class _Run:
 
     def go(self) -> None:
         """Everything; rank 0 alone builds, evaluates and reports."""
+        check_kept(self.recipe, line=self.line, runtime=self.runtime.identity())
         manifest, inputs = self.corpus()
         settings = {"encode": self.recipe.corpus.encode, "vocab_size": self.recipe.corpus.vocab_size}
         encoded = self.stage("encoded", lambda folder: self.encode(folder, manifest), config=settings, inputs=inputs)
@@ -152,14 +159,10 @@ class _Run:
         if self.world.is_main:
             write_json(self.folder / "recipe.json", self.recipe)
             write_json(self.folder / "environment.json", environment(self.runtime, self.world))
-        salted, selects = "salt" in self.recipe.arms, self.recipe.salt.selection and "salt" in self.recipe.arms
-        if salted:
-            self.train_model("small", self.small_config(selects), account="teacher_training")
-        kept = self.select() if selects else None
-        if salted:
-            self.train_model("large_salt", self.recipe.large, salt=True, kept=kept)
-        if "baseline" in self.recipe.arms:
-            self.train_model("large_baseline", self.recipe.large)
+        selects = self.recipe.salt.selection and "salt" in self.recipe.arms
+        for name in trained_names(self.recipe):
+            kept = self.select() if selects and name == "large_salt" else None
+            self.train_model(name, kept=kept)
         self.report()
 
     def stage(self, name: str, build, **options) -> Stage:
@@ -288,14 +291,10 @@ class _Run:
             pin_memory=self.runtime.device == "cuda",
         )
 
-    def small_config(self, selects: bool) -> TrainConfig:
-        """The small model's run; where documents are selected its early checkpoint is kept."""
-        small = self.recipe.small
-        keep = (self.recipe.salt.early_step_of(small.num_steps),) if selects else ()
-        return dataclasses.replace(small, keep_at=(*small.keep_at, *keep))
-
-    def train_model(self, name: str, config: TrainConfig, *, account="student", salt=False, kept=None) -> None:
+    def train_model(self, name: str, *, kept=None) -> None:
         """One training stage: the small model, the large one with its help, or the large one alone."""
+        config, salt = config_of(self.recipe, name), name == "large_salt"
+        account = "teacher_training" if name == "small" else "student"
 
         def build(folder: Path) -> dict:
             # its weights are drawn from the run's seed once it is known where they belong
@@ -351,16 +350,14 @@ class _Run:
                 "fingerprint": file_digest(folder / "model" / "model.safetensors") if self.world.is_main else None,
             }
 
-        inputs = [*self.origin] + (["small"] if salt else []) + (["select"] if kept is not None else [])
-        settings = {
-            "train": config,
-            "rows": self.recipe.rows,
-            "seed": self.recipe.seed,
-            "runtime": self.runtime.identity(),
-        }
-        if salt:
-            settings["salt"] = self.recipe.salt
-        self.stage(name, build, config=settings, inputs=inputs, everywhere=True)
+        self.stage(
+            name,
+            build,
+            config=settings_of(self.recipe, name, config=config, runtime=self.runtime.identity()),
+            inputs=inputs_of(self.recipe, name, origin=self.origin),
+            everywhere=True,
+            precious=True,
+        )
 
     def distillation(self, config: TrainConfig) -> Distillation:
         """The trained small model as the large one's teacher."""
@@ -412,7 +409,7 @@ class _Run:
 
     def report(self) -> None:
         """Evaluate what was trained, then summary.json and report.html; rank 0 only."""
-        names = [name for name in ("small", "large_salt", "large_baseline") if name in self.line.done]
+        names = [name for name in TRAINED if name in self.line.done]
 
         def build(folder: Path) -> None:
             evaluate(

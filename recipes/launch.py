@@ -19,7 +19,7 @@ except ImportError:
 
 from recipes import RECIPES
 from recipes.overrides import options, override
-from recipes.recipe import Recipe
+from recipes.recipe import TRAINED, Recipe
 
 # the recipe's fields are options without a prefix
 _UNNAMED = tyro.conf.arg(name="") if tyro else ""
@@ -37,12 +37,19 @@ class Launch:
     """Print parameters, tokens and the time to expect, then stop."""
     track: str | None = None
     """"tensorboard" writes the metrics for that viewer too."""
+    redo: tuple[str, ...] = ()
+    """Trained stages (small, large_salt, large_baseline) to train again where their settings changed or they are done;
+    what is there is renamed to STAGE.old-1, never deleted."""
     debug: bool = False
     """Show where an error came from, and log more."""
 
     def __post_init__(self):
         if self.track not in (None, "tensorboard"):
             raise ValueError(f'track = {self.track!r}: only "tensorboard" is known; metrics.jsonl is always written')
+        if unknown := [name for name in self.redo if name not in TRAINED]:
+            raise ValueError(
+                f"redo = {unknown[0]!r}: choose from {', '.join(TRAINED)}; other stages follow by themselves"
+            )
 
 
 def parse(argv: list[str], *, prog: str = "train.py") -> Launch:

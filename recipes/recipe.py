@@ -25,6 +25,9 @@ from model.config import ModelConfig
 from salt.config import SaltConfig
 from training.config import RuntimeConfig, TrainConfig
 
+TRAINED = ("small", "large_salt", "large_baseline")
+"""The stages of the line that train a model, in order."""
+
 
 @dataclass(frozen=True)
 class CorpusConfig:

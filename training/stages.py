@@ -11,6 +11,12 @@ the folder is taken away and the stage is done anew, and the log says which sett
 own digest covers its key and the `fingerprint` its function may return (a hash of what it made), so a change travels
 down the line by itself.
 
+What took long to make is never taken away. A stage that is `precious` and has begun to make something (weights, a
+checkpoint, metrics) is refused where its key differs, `KeptError`, with the fields that changed and what can be done.
+Nor is anything done anew that such a stage stands on: what a trained model has seen stays as long as the model does.
+Where the user asks for it by name (`redo`), the old folder is renamed to `<stage>.old-1`, the next one to `.old-2`, and
+nothing here ever deletes these.
+
 With several ranks rank 0 decides and writes. A stage that all ranks work on (`everywhere`) is called on each; for
 others the rest wait for the `done` mark. What this file does not do: run stages in parallel, or guess which files a
 function reads; inputs are named by the caller.
@@ -24,23 +30,34 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from training.distributed import LOCK_NAME, World, wait_for
-from training.files import differences, digest, plain, read_json, write_json
+from training.files import differences, digest, plain, read_json, write_json, write_text
 
 logger = logging.getLogger("brine.line")
 
 DONE, BEGUN = "done", "stage.json"
+EXPENSIVE = (DONE, "metrics.jsonl", "checkpoints/*", "model/*")
+"""What shows that a precious stage has made something."""
+ASIDE = ".old-"
+"""Between a stage's name and a number: its folder as it was before the stage was done again."""
+SHOWN = 12
+"""Most differences that a refusal tells."""
 BUILD_TIMEOUT_S = 4 * 3600.0
 ORPHAN_GRACE_S = 10.0
 
 
 class RunLockedError(ValueError):
     """Another process works in the run folder."""
+
+
+class KeptError(ValueError):
+    """What was asked for would replace something that took long to make; nothing was changed."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +85,17 @@ class Line:
     ...     line.stage("encoded", encode_all, config=recipe.encode, inputs=["corpus"])
     """
 
-    def __init__(self, folder: Path, *, world: World | None = None, build_timeout_s: float = BUILD_TIMEOUT_S):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        world: World | None = None,
+        build_timeout_s: float = BUILD_TIMEOUT_S,
+        redo: Iterable[str] = (),
+    ):
+        """redo: precious stages that are done again where they changed or are done; the old ones are renamed."""
         self.folder = Path(folder)
+        self.redo = frozenset(redo)
         self.world = world or World()
         self.build_timeout_s = build_timeout_s
         self.done: dict[str, Stage] = {}
@@ -99,6 +125,7 @@ class Line:
         config: Any = None,
         inputs: Iterable[str] | Mapping[str, str] = (),
         everywhere: bool = False,
+        precious: bool = False,
     ) -> Stage:
         """Do a stage, or find that it is done.
 
@@ -109,24 +136,33 @@ class Line:
             config: a dataclass or plain value, fully resolved.
             inputs: names of earlier stages, or names with digests of anything else.
             everywhere: call `build` on every rank, not only on rank 0.
+            precious: what it made is never taken away.
 
-        Raises ValueError for an input that is no earlier stage and for a folder that holds something else.
+        Raises ValueError for an input that is no earlier stage and for a folder that holds something else, KeptError
+        where something precious would be done anew.
         """
         key = {"config": plain(config), "inputs": self._digests(inputs)}
         folder = self.folder / name
         mark = self._finished(folder, key)
-        skipped = mark is not None
+        skipped = mark is not None and not (precious and name in self.redo)
         if skipped:
             logger.info("%s: unchanged, skipped", name)
         elif self.world.is_main:
-            self._prepare(name, folder, key)
-            # ranks that join in must not start before the folder is theirs
+            trouble = None
+            try:
+                self._prepare(name, folder, key, precious)
+            except ValueError as error:
+                trouble = error
+            # ranks that join in must not start before the folder is theirs, nor wait where nothing comes
             if everywhere:
-                self.world.barrier()
+                self.world.broadcast(None if trouble is None else str(trouble))
+            if trouble is not None:
+                raise trouble
             mark = self._build(name, folder, key, build)
         else:
             if everywhere:
-                self.world.barrier()
+                if trouble := self.world.broadcast(None):
+                    raise ValueError(trouble)
                 build(folder)
             wait_for(
                 lambda: self._finished(folder, key) is not None,
@@ -152,9 +188,10 @@ class Line:
         logger.info("%s: done in %.1f s", name, mark["wall_s"])
         return mark
 
-    def _prepare(self, name: str, folder: Path, key: dict) -> None:
+    def _prepare(self, name: str, folder: Path, key: dict, precious: bool) -> None:
         begun = read_json(folder / BEGUN)
-        if begun == key:
+        again = precious and name in self.redo and (folder / DONE).exists()
+        if begun == key and not again:
             logger.info("%s: was cut off, goes on", name)
             # a done mark that is here all the same was not whole
             (folder / DONE).unlink(missing_ok=True)
@@ -162,10 +199,19 @@ class Line:
         if begun is not None:
             changes = differences(begun, key)
             shown = "; ".join(changes[:4]) + (f" and {len(changes) - 4} more" if len(changes) > 4 else "")
-            logger.info("%s: done again, because it changed: %s", name, shown)
-            old = self.folder / f".old_{name}_{os.getpid()}"
-            os.rename(folder, old)
-            shutil.rmtree(old, ignore_errors=True)
+            if precious and is_expensive(folder):
+                if name not in self.redo:
+                    raise KeptError(refusal(name, changes=changes))
+                old = moved_aside(folder)
+                why = f"because it changed: {shown}" if changes else "as asked for"
+                logger.info("%s: done again, %s; what was there is kept in %s", name, why, old)
+            else:
+                if kept := [each for each in self.standing_on(name) if each not in self.redo]:
+                    raise KeptError(refusal(*kept, changes=[f"{name}: {change}" for change in changes]))
+                logger.info("%s: done again, because it changed: %s", name, shown)
+                old = self.folder / f".old_{name}_{os.getpid()}"
+                os.rename(folder, old)
+                shutil.rmtree(old, ignore_errors=True)
         elif folder.exists() and any(not path.name.startswith(f".{BEGUN}.") for path in folder.iterdir()):
             raise ValueError(
                 f"{folder} is not empty and holds no {BEGUN}: it was not made by this line; move it away, "
@@ -173,6 +219,22 @@ class Line:
             )
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / BEGUN, key)
+
+    def begun(self, name: str) -> dict | None:
+        """The key of a precious stage that has made something, or None."""
+        begun = read_json(self.folder / name / BEGUN)
+        return begun if isinstance(begun, dict) and is_expensive(self.folder / name) else None
+
+    def standing_on(self, name: str) -> list[str]:
+        """Stages with weights or checkpoints that were made from stage `name`, directly or by way of others."""
+        inputs = {path.parent.name: _inputs(path) for path in sorted(self.folder.glob(f"*/{BEGUN}"))}
+        # a folder that was moved aside is no stage any more
+        inputs = {each: named for each, named in inputs.items() if ASIDE not in each}
+        found, grown = {name}, True
+        while grown:
+            more = {each for each, named in inputs.items() if named & found} - found
+            found, grown = found | more, bool(more)
+        return [each for each in inputs if each in found - {name} and has_weights(self.folder / each)]
 
     def _digests(self, inputs: Iterable[str] | Mapping[str, str]) -> dict[str, str]:
         if isinstance(inputs, Mapping):
@@ -188,6 +250,56 @@ class Line:
     def _finished(folder: Path, key: dict) -> dict[str, Any] | None:
         mark = read_json(folder / DONE)
         return mark if isinstance(mark, dict) and mark.get("key") == key else None
+
+
+def is_expensive(folder: Path) -> bool:
+    """Has a precious stage made anything in its folder yet?"""
+    return any(next(folder.glob(pattern), None) is not None for pattern in EXPENSIVE)
+
+
+def has_weights(folder: Path) -> bool:
+    """Are there weights or checkpoints in a stage's folder?"""
+    return next(folder.glob("checkpoints/step_*"), None) is not None or any(folder.glob("model/*.safetensors"))
+
+
+def moved_aside(folder: Path) -> Path:
+    """Rename a stage's folder to the first free one of `<stage>.old-1`, `.old-2` and so on; returns its new path."""
+    number = 1
+    while (old := folder.with_name(f"{folder.name}{ASIDE}{number}")).exists():
+        number += 1
+    os.rename(folder, old)
+    return old
+
+
+def refusal(*names: str, changes: list[str]) -> str:
+    """What is said where trained stages would be done anew: what changed, and what can be done."""
+    shown = "; ".join(changes[:SHOWN]) + (f"; and {len(changes) - SHOWN} more" if len(changes) > SHOWN else "")
+    which, are = " and ".join(names), "is" if len(names) == 1 else "are"
+    return (
+        f"{which} {are} trained already, or partly, with other settings or documents, and {are} kept ({shown}): give "
+        "--name NEW for a run of its own, --extend where only the number of steps grew, or --redo "
+        f"{' '.join(names)} to train again (what is there is renamed to {names[0]}{ASIDE}1); the settings of before "
+        "go on as ever"
+    )
+
+
+@contextmanager
+def unchanged_if_kept(paths: Iterable[Path]) -> Iterator[None]:
+    """Small files that are written before a refusal are put back as they were: a refused command leaves no trace."""
+    before = {path: path.read_text(encoding="utf-8") if path.exists() else None for path in paths}
+    try:
+        yield
+    except KeptError:
+        for path, text in before.items():
+            if text is not None:
+                write_text(path, text)
+        raise
+
+
+def _inputs(path: Path) -> set[str]:
+    begun = read_json(path)
+    inputs = begun.get("inputs") if isinstance(begun, dict) else None
+    return set(inputs) if isinstance(inputs, dict) else set()
 
 
 def acquire_lock(folder: Path) -> int:

@@ -1,5 +1,6 @@
 """Stages are skipped, continued or done again for the right reason, and a run folder has one owner."""
 
+import contextlib
 import logging
 import os
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from training.distributed import lock_is_held
 from training.files import differences, digest
-from training.stages import Line, RunLockedError, acquire_lock
+from training.stages import KeptError, Line, RunLockedError, acquire_lock
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -154,3 +155,96 @@ def test_digest_names_content():
     ]
     with pytest.raises(TypeError, match="cannot be written as JSON"):
         digest(object())
+
+
+def made(folder: Path, *, config=None, inputs=("first",), redo=(), done=True, rate=0.1, calls=None):
+    """A line of a cheap stage and a precious one that stands on it; `done=False`: the latter is cut off."""
+
+    class Death(BaseException):
+        pass
+
+    def train(stage: Path):
+        if calls is not None:
+            calls.append("model")
+        (stage / "model").mkdir(exist_ok=True)
+        (stage / "checkpoints" / "step_00000004").mkdir(parents=True, exist_ok=True)
+        (stage / "model" / "model.safetensors").write_bytes(b"weights of an hour")
+        (stage / "checkpoints" / "step_00000004" / "shard.safetensors").write_bytes(b"a checkpoint")
+        (stage / "metrics.jsonl").write_text('{"step": 4}\n')
+        if not done:
+            raise Death
+
+    with contextlib.suppress(Death), Line(folder, redo=redo) as line:
+        line.stage("first", count_builds(calls if calls is not None else [], "first"), config=Config(rate=rate))
+        line.stage("model", train, config=config or Config(), inputs=inputs, precious=True)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file under a folder but the lock."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "lock"}
+
+
+@pytest.mark.parametrize("done", [True, False], ids=["finished", "half-finished"])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"config": Config(sizes=(1,))}, "config.sizes: [1, 2] -> [1]"),
+        ({"rate": 0.3}, "first: config.rate: 0.1 -> 0.3"),
+        ({"inputs": {"other": "digest"}}, "inputs.first: gone"),
+    ],
+    ids=["own-setting", "what-it-stands-on", "other-inputs"],
+)
+def test_what_took_long_is_refused_and_stays(tmp_path, done, change, told):
+    """It was taken away, with a line in the log that said so; and what it was trained on before that."""
+    made(tmp_path, done=done)
+    before = contents(tmp_path)
+    calls = []
+    with pytest.raises(KeptError) as refused:
+        made(tmp_path, calls=calls, **change)
+    assert calls == [] and contents(tmp_path) == before
+    for words in (told, "model is trained already", "--name NEW", "--extend", "--redo model", "model.old-1"):
+        assert words in str(refused.value)
+
+
+def test_a_fabricated_mark_of_any_kind_is_enough(tmp_path):
+    """A model without a done mark, or a done mark without a model: somebody's work all the same."""
+    for number, name in enumerate(("done", "metrics.jsonl", "checkpoints/step_00000001", "model/model.safetensors")):
+        stage = tmp_path / str(number) / "model"
+        (stage / name).parent.mkdir(parents=True, exist_ok=True)
+        (stage / name).write_text("{}")
+        (stage / "stage.json").write_text('{"config": 1, "inputs": {}}')
+        with pytest.raises(KeptError), Line(stage.parent) as line:
+            line.stage("model", lambda folder: None, precious=True)
+        assert (stage / name).read_text() == "{}"
+
+
+def test_redo_renames_and_never_deletes(tmp_path, caplog):
+    made(tmp_path)
+    first = contents(tmp_path / "model")
+    with caplog.at_level(logging.INFO, logger="brine.line"):
+        made(tmp_path, config=Config(rate=0.5), redo=["model"])
+        # what it stands on changes too
+        made(tmp_path, config=Config(rate=0.5), rate=0.2, redo=["model"])
+        # unchanged, and asked for again
+        made(tmp_path, config=Config(rate=0.5), rate=0.2, redo=["model"])
+    assert contents(tmp_path / "model.old-1") == first
+    assert (tmp_path / "model.old-2" / "done").exists() and (tmp_path / "model.old-3" / "done").exists()
+    assert f"what was there is kept in {tmp_path / 'model.old-1'}" in caplog.text
+    # and another command leaves them alone
+    made(tmp_path, config=Config(rate=0.5), rate=0.2)
+    assert contents(tmp_path / "model.old-1") == first
+
+
+def test_a_redo_that_was_cut_off_goes_on(tmp_path):
+    made(tmp_path)
+    for _ in range(2):
+        made(tmp_path, config=Config(rate=0.5), redo=["model"], done=False)
+    assert (tmp_path / "model.old-1").exists() and not (tmp_path / "model.old-2").exists()
+
+
+def test_a_precious_stage_that_made_nothing_is_done_again(tmp_path):
+    """Ended before its first checkpoint: nothing is lost."""
+    for rate in (0.1, 0.2):
+        with contextlib.suppress(ZeroDivisionError), Line(tmp_path) as line:
+            line.stage("model", lambda folder: 1 / 0, config=Config(rate=rate), precious=True)
+    assert '"rate": 0.2' in (tmp_path / "model" / "stage.json").read_text()

@@ -1,0 +1,82 @@
+"""The training stages of a recipe: their names, what decides what they end with, and whether that has changed.
+
+A trained model is named by its settings and by the stages that it was made from. `check_kept` compares these with what
+a run folder holds before anything is done, so that a command which would have to train a finished model again is
+refused at once, in a second, and not after the corpus was made anew. What cannot be known yet, the digests of stages
+that this command is about to do, is compared when the stage is reached (`training.stages`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from recipes.recipe import TRAINED, Recipe
+from training.config import TrainConfig
+from training.files import differences, plain
+from training.stages import KeptError, Line, refusal
+
+FOLLOWING = ("vocab_size", "image_dim", "audio_dim", "video_dim")
+"""Fields of a model that follow from the corpus."""
+
+
+def trained_names(recipe: Recipe) -> list[str]:
+    """The training stages of this recipe, in order."""
+    asked = {"small": "salt", "large_salt": "salt", "large_baseline": "baseline"}
+    return [name for name in TRAINED if asked[name] in recipe.arms]
+
+
+def config_of(recipe: Recipe, name: str) -> TrainConfig:
+    """A training stage's run; where documents are selected the small model's early checkpoint is kept."""
+    if name != "small":
+        return recipe.large
+    small = recipe.small
+    keep = (recipe.salt.early_step_of(small.num_steps),) if recipe.salt.selection else ()
+    return dataclasses.replace(small, keep_at=(*small.keep_at, *keep))
+
+
+def settings_of(recipe: Recipe, name: str, *, config: TrainConfig, runtime: dict[str, Any]) -> dict[str, Any]:
+    """What decides a training stage's outcome beside its inputs; runtime: `Runtime.identity()`."""
+    settings = {"train": config, "rows": recipe.rows, "seed": recipe.seed, "runtime": runtime}
+    return {**settings, "salt": recipe.salt} if name == "large_salt" else settings
+
+
+def inputs_of(recipe: Recipe, name: str, *, origin: list[str]) -> list[str]:
+    """Names of the stages that a training stage is made from; origin: those of the documents."""
+    if name != "large_salt":
+        return origin
+    return [*origin, "small"] + (["select"] if recipe.salt.selection else [])
+
+
+def check_kept(recipe: Recipe, *, line: Line, runtime: dict[str, Any]) -> None:
+    """Refuse before anything is done what would have to train a model again. All ranks call it.
+
+    Vocabulary and widths follow from the corpus, and are left to the stages that make it. Raises KeptError.
+    """
+    changed: dict[str, list[str]] = {}
+    for name in trained_names(recipe):
+        begun = line.begun(name)
+        if begun is not None and (found := _changes(recipe, name, begun, changed=set(changed), runtime=runtime)):
+            changed[name] = found
+    refused = [name for name in changed if name not in line.redo]
+    trouble = None
+    if refused:
+        trouble = refusal(*refused, changes=list(dict.fromkeys(each for name in refused for each in changed[name])))
+    # one rank decides, and all leave
+    if trouble := line.world.broadcast(trouble):
+        raise KeptError(trouble)
+
+
+def _changes(recipe: Recipe, name: str, begun: dict, *, changed: set[str], runtime: dict[str, Any]) -> list[str]:
+    """What differs from the key that a stage was begun with; changed: stages before it that will not be the same."""
+    config, settings, inputs = config_of(recipe, name), begun.get("config"), begun.get("inputs")
+    if not isinstance(settings, dict) or not isinstance(inputs, dict) or "train" not in settings:
+        return []
+    kept = {field: value for field, value in settings["train"].get("model", {}).items() if field in FOLLOWING}
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **kept))
+    found = differences(settings, plain(settings_of(recipe, name, config=config, runtime=runtime)), name="config")
+    origin = ["encoded", "filtered"] if recipe.corpus.filters else ["encoded"]
+    asked = set(inputs_of(recipe, name, origin=origin))
+    found += [f"inputs.{each}: new" for each in sorted(asked - set(inputs))]
+    found += [f"inputs.{each}: gone" for each in sorted(set(inputs) - asked)]
+    return found + [f"inputs.{each}: changed" for each in sorted(asked & set(inputs) & changed)]

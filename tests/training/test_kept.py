@@ -1,0 +1,191 @@
+"""A finished training stage survives every field of a recipe that a user may change.
+
+One tiny run is trained. Then each field of the recipe, found by walking its dataclasses, is changed in a command of its
+own on that run's folder. Training, evaluation and the trial of a compiler are taken out, since what is asked is only
+what the command does to the files.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+import train
+from data.config import EncodeConfig
+from evals.config import EvalConfig
+from model.config import ModelConfig
+from recipes.recipe import CorpusConfig, Recipe, RowsConfig
+from training.config import RuntimeConfig, TrainConfig
+from training.files import plain
+from training.runtime import Runtime
+from training.stages import KeptError
+
+TINY = ModelConfig(dim=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16, mlp_dim=16, window=16)
+CANDIDATES = {
+    str: ("linear", "cosine", "wsd", "adamw", "muon", "bfloat16", "float64", "cpu", "full", "reference", "chunked",
+          "flex", "auto", "split", "drop", "validation", "other"),
+    type(None): (Path("elsewhere"), 1, 0.5, (1, 2), (4, 2, 2)),
+    tuple: ((), ("baseline",), ("salt",), ("exact_duplicates",), ("kind:captioned=2",), ("0:32",), (("text", 2.0),),
+            (("image", 2.0),), (3,), (1, 2), (8, 8), (1, 0, 0, 0), (0.5, 0.5), (1.0, 1.0, 1.0)),
+}  # fmt: skip
+
+
+def recipe(**changes) -> Recipe:
+    """A run of two steps on the manifest."""
+    fields = {
+        "name": "run",
+        "corpus": CorpusConfig(vocab_size=267, encode=EncodeConfig()),
+        "rows": RowsConfig(row_tokens=64, image_budget=32, audio_budget=32, video_budget=32),
+        "large": TrainConfig(
+            model=TINY, num_steps=4, rows_per_step=2, micro_rows=2, warmup_steps=1, checkpoint_every=2
+        ),
+        "small": TrainConfig(model=TINY),
+        "arms": ("baseline",),
+        "evals": EvalConfig(documents_per_cell=2, transcripts_per_cell=1, validation_per_cell=2, row_tokens=64,
+                            bootstrap_resamples=100, max_new_tokens=1),
+        "runtime": RuntimeConfig(checkpointing="full", compile=False, num_threads=1, device="cpu", dtype="float32", loader_workers=0),
+    }  # fmt: skip
+    return Recipe(**{**fields, **changes})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> tuple[Path, Path]:
+    """(runs, manifest) of a finished run."""
+    folder = tmp_path_factory.mktemp("kept")
+    manifest = folder / "manifest.jsonl"
+    lines = [
+        {"id": f"d{number}", "kind": "page", "split": ("validation", "test", *["train"] * 6)[number % 8],
+         "content": [{"type": "text", "text": f"page {number} of a small book about numbers"}]}
+        for number in range(24)
+    ]  # fmt: skip
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    train.run_line(at(recipe(), manifest), runs=folder / "runs")
+    return folder / "runs", manifest
+
+
+def at(value: Recipe, manifest: Path) -> Recipe:
+    """The recipe on this manifest."""
+    return dataclasses.replace(value, corpus=dataclasses.replace(value.corpus, manifest=manifest))
+
+
+def leaves(value, path=()):
+    """Every field of a dataclass that is no dataclass itself: (path, value)."""
+    for field in dataclasses.fields(value):
+        inner = getattr(value, field.name)
+        if dataclasses.is_dataclass(inner):
+            yield from leaves(inner, (*path, field.name))
+        else:
+            yield (*path, field.name), inner
+
+
+def changed(value, path: tuple[str, ...]):
+    """A copy with another value in one field, the first that the dataclasses accept; None where there is none."""
+    old = value
+    for name in path:
+        old = getattr(old, name)
+    if isinstance(old, bool):
+        candidates = (not old,)
+    elif isinstance(old, int | float):
+        candidates = (old + 1, old * 2, old - 1, old / 2, old + 0.1, 0.5, old + 16, 2 * old + 2)
+        candidates = [type(old)(each) for each in candidates]
+    else:
+        candidates = next(found for kind, found in CANDIDATES.items() if isinstance(old, kind))
+    for candidate in candidates:
+        if candidate == old:
+            continue
+        try:
+            return with_field(value, path, candidate)
+        except (ValueError, TypeError, AttributeError):
+            continue
+    return None
+
+
+def with_field(value, path: tuple[str, ...], new):
+    if len(path) == 1:
+        return dataclasses.replace(value, **{path[0]: new})
+    return dataclasses.replace(value, **{path[0]: with_field(getattr(value, path[0]), path[1:], new)})
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class Trained(Exception):
+    """Training would begin."""
+
+
+@pytest.mark.parametrize("part", [field.name for field in dataclasses.fields(Recipe)])
+def test_a_finished_stage_survives_every_changed_field(part, run, monkeypatch):
+    """`demo --large.num-steps 430` on a finished run took its weights, metrics and checkpoints away."""
+    runs, manifest = run
+
+    def begins(config, **_):
+        raise Trained
+
+    def settled(config, *, folder):
+        values = plain(config)
+        return Runtime(**{name: values[name] for name in ("device", "dtype", "num_threads", "attention_backend",
+                                                          "loss_backend", "deterministic") })  # fmt: skip
+
+    monkeypatch.setattr(train, "train", begins)
+    monkeypatch.setattr(train, "resolve_runtime", settled)
+    # neither is about trained models
+    monkeypatch.setattr(train._Run, "report", lambda line: None)
+    monkeypatch.setattr(train, "environment", lambda *_: {})
+    plainly = recipe()
+    stages = ("large_baseline", "encoded")
+    before = {stage: contents(runs / "run" / stage) for stage in stages}
+    refused, never = set(), set()
+    for path, _ in leaves(plainly):
+        if path[0] != part or path == ("corpus", "manifest"):
+            continue
+        other = changed(plainly, path)
+        if other is None:
+            never.add(path)
+            continue
+        try:
+            train.run_line(other if other.corpus.source else at(other, manifest), runs=runs)
+        except KeptError:
+            refused.add(path)
+        except Trained:
+            # a run or an arm of its own
+            assert path in {("name",), ("arms",)}, path
+        except ValueError:
+            # refused for another reason: no such folder, one rank only
+            pass
+        for stage in stages:
+            assert contents(runs / "run" / stage) == before[stage], path
+    assert not never, f"no other value was found for {never}"
+    if part == "large":
+        assert len(refused) > 30 and ("large", "num_steps") in refused and ("large", "model", "rope_theta") in refused
+    if part == "rows":
+        assert len(refused) > 4
+
+
+def test_the_command_leaves_with_two_and_tells_the_remedies(run, capsys, monkeypatch):
+    """And the record of the run says what it said before."""
+    runs, manifest = run
+    before = contents(runs / "run")
+    other = dataclasses.replace(at(recipe(), manifest), large=dataclasses.replace(recipe().large, num_steps=6))
+    other = dataclasses.replace(other, runtime=dataclasses.replace(other.runtime, num_threads=0))
+    launch = dataclasses.replace(train.parse(["real", "--runs", str(runs)]), recipe=other)
+    monkeypatch.setattr(train, "parse", lambda argv: launch)
+    assert train.main([]) == 2
+    said = capsys.readouterr().err
+    for words in ("config.train.num_steps: 4 -> 6", "--name NEW", "--extend", "--redo large_baseline"):
+        assert words in said
+    assert contents(runs / "run").keys() == before.keys()
+    assert all(text == before[name] for name, text in contents(runs / "run").items() if name != "lock")
+
+
+def test_changed_documents_leave_the_old_corpus_where_it_is(run, tmp_path):
+    """What a model was trained on is not taken away before the command is refused."""
+    runs, manifest = run
+    before = contents(runs / "run")
+    more = tmp_path / "manifest.jsonl"
+    more.write_text(manifest.read_text().replace("small book", "large book"))
+    with pytest.raises(KeptError, match=r"large_baseline is trained already.*encoded: inputs.manifest"):
+        train.run_line(at(recipe(), more), runs=runs)
+    after = contents(runs / "run")
+    assert {name for name in before if name != "lock" and after.get(name) != before[name]} == set()
