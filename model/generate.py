@@ -35,12 +35,14 @@ import torch
 from torch import Tensor
 
 from data.document import Audio, Image, Text, Video
+from data.endings import medium_of
 from data.sequence import Sequence
 from data.tokenizer import END_ID, SPECIALS, Tokenizer
 from model.decode import GROUP, StaticDecoding, collect
 from model.device import add_device_arguments, device_of, resolve_compute_dtype, resolve_device
 from model.prefill import PREFILL_TOKENS, OnRead, Reading, eagerly, read_prompts
 from model.prompt import TextFile
+from model.prompt_paths import path_in
 from model.sampling import Sampling, choose, uniforms
 from model.transformer import Transformer
 
@@ -251,6 +253,15 @@ class _Append(argparse.Action):
         namespace.parts = [*(namespace.parts or []), KINDS[self.option_strings[0]](value)]
 
 
+def check_words(parts: Items[Text | TextFile | Image | Audio | Video]) -> None:
+    """Raise ValueError for words of the command line that are, or look like, the path of a medium."""
+    literally = "to give these words as text, write them to a file and give --prompt-file"
+    for part in parts:
+        if isinstance(part, Text) and path_in(part.text, literally=literally) is not None:
+            option = next(name for name, kind in KINDS.items() if kind is medium_of(part.text))
+            raise ValueError(f"--prompt {part.text} is the path of a file: give it with {option}; {literally}")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `python -m model.generate`."""
     parser = argparse.ArgumentParser(
@@ -299,6 +310,7 @@ def main(argv: list[str] | None = None) -> int:
     from model.load import load
 
     try:
+        check_words(options.parts)
         device = resolve_device(options.device)
         model = load(Path(options.folder), device=device)
         pieces = model.generate(
