@@ -1,7 +1,8 @@
 """Prompts: from what a person hands over to what `Transformer.forward` takes.
 
 A prompt is a list of parts, encoded by the data room exactly as a training document is, but without the end token.
-What was said to the model in training is thus what is said to it here; no template is added.
+What was said to the model in training is thus what is said to it here; no template is added (`model.chat` writes the
+form that conversations have in training).
 
 Prompts of unequal length share a batch by padding on the *left*: all rows end in the same column, so
 each new token is one column for all of them, and padding (a negative document) is seen by nobody.
@@ -91,7 +92,7 @@ def _read_part(given: PromptPart, number: int, config: EncodeConfig) -> tuple[Pa
     if isinstance(given, Path):
         given = _medium_at(given, number)
     if isinstance(given, TextFile):
-        return Text(_read_text(given, number, config)), None
+        return Text(text_of(given, number, config)), None
     if isinstance(given, Text):
         return given, None
     if not isinstance(given, Image | Audio | Video):
@@ -116,7 +117,8 @@ def _read_part(given: PromptPart, number: int, config: EncodeConfig) -> tuple[Pa
         ) from None
 
 
-def _read_text(given: TextFile, number: int, config: EncodeConfig) -> str:
+def text_of(given: TextFile, number: int, config: EncodeConfig) -> str:
+    """The text of a file, which is part `number` of a prompt. Raises ValueError naming the file."""
     path, limit = Path(os.path.expanduser(given.path)), int(config.max_file_mib * 2**20)
     try:
         with open(path, "rb") as file:
