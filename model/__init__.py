@@ -7,6 +7,8 @@
     init.py          one table of initial weights
     cache.py         keys and values of what was read
     prompt.py        what a person hands over, as the arguments of a forward
+    prompt_paths.py  whether a string of it is words or a path
+    chat.py          conversations, in the form of training
     prefill.py       prompts of any length, in chunks
     sampling.py      the next token from logits, by counted numbers
     decode.py        decoding in equal steps that a CUDA graph replays

@@ -1,6 +1,7 @@
 """Decoding: from a prompt to an answer, token by token, on the command line or from Python.
 
     python -m model.generate runs/demo --image shot.png --prompt "..." --audio note.wav
+    python -m model.generate runs/chat --chat --image shot.png --message "..."       (`model.chat`)
 
 `stream_tokens` answers one prompt and yields as it goes. `transcribe` answers many, greedily and together:
 prompts of unequal length are padded on the left, share every forward, and leave the batch when they have
@@ -30,19 +31,25 @@ import sys
 from collections.abc import Iterator
 from collections.abc import Sequence as Items
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from data.document import Audio, Image, Text, Video
+from data.document import Audio, Image, Part, Text, Video, part_to_json
+from data.endings import medium_of
 from data.sequence import Sequence
 from data.tokenizer import END_ID, SPECIALS, Tokenizer
 from model.decode import GROUP, StaticDecoding, collect
 from model.device import add_device_arguments, device_of, resolve_compute_dtype, resolve_device
 from model.prefill import PREFILL_TOKENS, OnRead, Reading, eagerly, read_prompts
-from model.prompt import TextFile
+from model.prompt import TextFile, text_of
+from model.prompt_paths import path_in
 from model.sampling import Sampling, choose, uniforms
 from model.transformer import Transformer
+
+if TYPE_CHECKING:
+    from model.load import LoadedModel
 
 
 def decodes_statically(model: Transformer) -> bool:
@@ -241,14 +248,27 @@ def greedy(decoding: Decoding, max_tokens: int, *, stop: Items[int] = ()) -> lis
     return answers
 
 
-KINDS = {"--prompt": Text, "--prompt-file": TextFile, "--image": Image, "--audio": Audio, "--video": Video}
+KINDS = {
+    "--prompt": Text, "--prompt-file": TextFile, "--image": Image, "--audio": Audio, "--video": Video, "--message": Text
+}  # fmt: skip
 
 
 class _Append(argparse.Action):
     """Collects parts of all kinds in one list, in the order of the command line."""
 
     def __call__(self, parser, namespace, value, option_string=None):
-        namespace.parts = [*(namespace.parts or []), KINDS[self.option_strings[0]](value)]
+        option = self.option_strings[0]
+        namespace.parts = [*(namespace.parts or []), KINDS[option](value)]
+        namespace.given = {*getattr(namespace, "given", ()), option}
+
+
+def check_words(parts: Items[Part | TextFile]) -> None:
+    """Raise ValueError for words of the command line that are, or look like, the path of a medium."""
+    literally = "to give these words as text, write them to a file and give --prompt-file"
+    for part in parts:
+        if isinstance(part, Text) and path_in(part.text, literally=literally) is not None:
+            option = next(name for name, kind in KINDS.items() if kind is medium_of(part.text))
+            raise ValueError(f"{part.text} is the path of a file: give it with {option}; {literally}")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -267,8 +287,15 @@ def build_parser() -> argparse.ArgumentParser:
         ("image", "FILE", "a picture (PNG, JPEG, WebP, ...)"),
         ("audio", "FILE", "a sound (WAV, FLAC, OGG, MP3, ...)"),
         ("video", "FILE", "a video (MP4, WebM, ...), with its sound track"),
+        ("message", "TEXT", "with --chat: what the user says"),
     ):
         parser.add_argument(f"--{name}", metavar=metavar, action=_Append, dest="parts", help=text)
+    parser.add_argument(
+        "--chat", action="store_true",
+        help="ask as in the conversations of training and stop where the answer ends; without --message or "
+        "--prompt-file, questions are read from standard input, a line each",
+    )  # fmt: skip
+    parser.add_argument("--system", metavar="TEXT", help="with --chat: what the model is told before the conversation")
     for name, default, text in (
         ("max-tokens", 256, "longest answer, in tokens"),
         ("temperature", 0.0, "0 takes the likeliest token, 1 draws as the model believes"),
@@ -293,27 +320,36 @@ def main(argv: list[str] | None = None) -> int:
     """Print the answer as it comes. A user's mistake ends with one line on standard error and status 2."""
     parser = build_parser()
     options = parser.parse_args(argv)
-    if not options.parts:
+    given = getattr(options, "given", set())
+    if options.chat and "--prompt" in given:
+        parser.error("--prompt is words to go on from; with --chat give --message")
+    if not options.chat and ("--message" in given or options.system is not None):
+        parser.error("--message and --system belong to a conversation: give --chat, or --prompt to go on from words")
+    if not options.parts and not options.chat:
         parser.error("the prompt is empty: give --prompt, --prompt-file, --image, --audio or --video")
     # imported here because model.load imports this file
     from model.load import load
 
     try:
+        parts = options.parts or []
+        check_words(parts)
         device = resolve_device(options.device)
         model = load(Path(options.folder), device=device)
-        pieces = model.generate(
-            options.parts,
-            max_tokens=options.max_tokens,
-            temperature=options.temperature,
-            top_p=options.top_p,
-            top_k=options.top_k,
-            seed=options.seed,
-            prefill_tokens=options.prefill_tokens,
-            compute_dtype=resolve_compute_dtype(options.dtype, device),
-            compiled=options.compile,
-            progress=True,
-        )
-        for piece in pieces:
+        settings = {
+            "max_tokens": options.max_tokens,
+            "temperature": options.temperature,
+            "top_p": options.top_p,
+            "top_k": options.top_k,
+            "seed": options.seed,
+            "prefill_tokens": options.prefill_tokens,
+            "compute_dtype": resolve_compute_dtype(options.dtype, device),
+            "compiled": options.compile,
+            "progress": True,
+        }
+        if options.chat:
+            _chat(model, parts, asked=bool(given & {"--message", "--prompt-file"}), system=options.system, **settings)
+            return 0
+        for piece in model.generate(parts, **settings):
             print(piece, end="", flush=True)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -330,6 +366,18 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     print()
     return 0
+
+
+def _chat(loaded: LoadedModel, parts: Items[Part | TextFile], *, asked: bool, system: str | None, **settings) -> None:
+    """Answer one question, or where none is on the command line, those of standard input."""
+    from model.chat import converse, typed_questions
+
+    known = [
+        Text(text_of(part, number, loaded.encode_config)) if isinstance(part, TextFile) else part
+        for number, part in enumerate(parts)
+    ]
+    content = [part_to_json(part) for part in known]
+    converse(loaded, content, system=system, questions=None if asked else typed_questions(), **settings)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -38,6 +38,9 @@ from model.device import resolve_device
 from model.prefill import PREFILL_TOKENS, OnRead
 from model.prompt import PromptPart, batch_prompts, encode_prompt
 from model.transformer import Transformer
+
+if TYPE_CHECKING:
+    from model.chat import Answer
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 PREFERRED = ("large_salt", "large_baseline", "small")
@@ -67,6 +70,12 @@ class LoadedModel:
         """The arguments of the model's forward for one prompt: `loaded.model(**loaded.inputs(["def "]))`."""
         return batch_prompts([self.encode(parts)], device=self.model.head_weight.device)
 
+    def encode_chat(self, messages: Items[Mapping[str, Any]] | Mapping[str, Any]) -> Sequence:
+        """Encode a conversation as training does, up to where the assistant's answer begins; see `model.chat`."""
+        from model.chat import chat_prompt
+
+        return self.encode(chat_prompt(messages)[0])
+
     def generate(
         self,
         parts: PromptPart | Items[PromptPart],
@@ -89,27 +98,62 @@ class LoadedModel:
         for a part that cannot be read or settings that cannot be sampled with.
         """
         # imported here so that `python -m model.generate` is not imported before it runs
-        from model.generate import check_sampling, stream_text, stream_tokens
+        from model.generate import stream_text
 
-        check_sampling(
-            max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, prefill_tokens=prefill_tokens
-        )
-        prompt = self.encode(parts)
-        tokens = stream_tokens(
-            self.model,
-            prompt,
+        tokens = self._tokens(
+            parts,
             max_tokens=max_tokens,
             temperature=temperature,
             top_p=top_p,
             top_k=top_k,
             seed=seed,
-            vocab_size=self.tokenizer.vocab_size,
             prefill_tokens=prefill_tokens,
             compute_dtype=compute_dtype,
             compiled=compiled,
-            **({"on_read": _reading_bar(len(prompt))} if progress else {}),
+            progress=progress,
         )
         return stream_text(tokens, self.tokenizer)
+
+    def chat(self, messages: Items[Mapping[str, Any]] | Mapping[str, Any], **options: Any) -> Answer:
+        """Answer a conversation in the form that chats have in training; returns an iterator of pieces of text, whose
+        `message` is the whole answer as the next message.
+
+        messages: as in the chat format, `[{"role": "user", "content": ...}, ...]`, see `model.chat`. options: those of
+        `generate`. Raises ValueError, at the call, for a message that cannot be read and as `generate` does.
+        """
+        from model.chat import ROLES, Answer, chat_prompt
+
+        parts, roles = chat_prompt(messages)
+        return Answer(self._tokens(parts, **options), self.tokenizer, roles={*roles, *ROLES})
+
+    def _tokens(
+        self,
+        parts: PromptPart | Items[PromptPart],
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        prefill_tokens: int = PREFILL_TOKENS,
+        progress: bool = False,
+        **options: Any,
+    ) -> Iterator[int]:
+        """Ids of the answer to a prompt, as they are chosen; mistakes are told at the call."""
+        from model.generate import check_sampling, stream_tokens
+
+        sampling = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
+        check_sampling(**sampling, prefill_tokens=prefill_tokens)
+        prompt = self.encode(parts)
+        if progress:
+            options["on_read"] = _reading_bar(len(prompt))
+        return stream_tokens(
+            self.model,
+            prompt,
+            **sampling,
+            vocab_size=self.tokenizer.vocab_size,
+            prefill_tokens=prefill_tokens,
+            **options,
+        )
 
 
 def _reading_bar(num_tokens: int) -> OnRead:

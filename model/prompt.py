@@ -1,7 +1,8 @@
 """Prompts: from what a person hands over to what `Transformer.forward` takes.
 
 A prompt is a list of parts, encoded by the data room exactly as a training document is, but without the end token.
-What was said to the model in training is thus what is said to it here; no template is added.
+What was said to the model in training is thus what is said to it here; no template is added (`model.chat` writes the
+form that conversations have in training).
 
 Prompts of unequal length share a batch by padding on the *left*: all rows end in the same column, so
 each new token is one column for all of them, and padding (a negative document) is seen by nobody.
@@ -15,6 +16,7 @@ B batch, T tokens of the longest prompt, N patches of one modality.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
@@ -29,15 +31,10 @@ from data.config import EncodeConfig
 from data.decode import Decoded, DecodedImage, decode_part, fit, grid_of, patchify, to_rgb
 from data.document import MODALITIES, Audio, Document, DocumentError, Image, Part, Text, Video
 from data.encode import assemble
+from data.endings import READ, medium_of, remedy_for
 from data.sequence import Sequence
 from data.tokenizer import PAD_ID, Tokenizer
-
-SUFFIXES = {
-    Image: (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".ppm"),
-    Audio: (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif"),
-    Video: (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v"),
-}
-"""What the suffix of a file says it is, where nobody says it."""
+from model.prompt_paths import path_in
 
 
 @dataclass(frozen=True)
@@ -55,9 +52,9 @@ def encode_prompt(parts: PromptPart | Items[PromptPart], *, tokenizer: Tokenizer
     """Encode a prompt; the sequence ends where the model's answer begins.
 
     Each part is a `data.document` part (`Text`, `Image`, `Audio`, `Video`), a `TextFile` (of at most
-    `config.max_file_mib`), a `PIL.Image`, a `Path` (a medium, told by its suffix), or a str: text, unless it is the
-    path of an existing file with the suffix of a medium (wrap it in `Text` to have it taken literally). Paths may be
-    absolute or relative to the working folder.
+    `config.max_file_mib`), a `PIL.Image`, a `Path` (a medium, told by its ending), or a str: text, unless it is the
+    path of a medium; one that looks like such a path and is none is an error (`model.prompt_paths`; wrap it in `Text`
+    to have it taken literally). Paths may be absolute or relative to the working folder.
     Raises ValueError naming the part or file that cannot be used.
     """
     if isinstance(parts, PromptPart):
@@ -87,18 +84,15 @@ def _read_part(given: PromptPart, number: int, config: EncodeConfig) -> tuple[Pa
         pixels = fit(np.asarray(to_rgb(given)), config, config.max_image_tokens)
         return Image("picture"), DecodedImage(grid_of(pixels, config), patchify(pixels, config.patch_size))
     if isinstance(given, str):
-        given = Path(given) if _names_a_medium(given) else Text(given)
+        try:
+            path = path_in(given)
+        except ValueError as error:
+            raise ValueError(f"prompt part {number}: {error}") from None
+        given = Text(given) if path is None else Path(path)
     if isinstance(given, Path):
-        kind = _kind_of(given)
-        if kind is None:
-            endings = ", ".join(ending for endings in SUFFIXES.values() for ending in endings)
-            raise ValueError(
-                f"prompt part {number}: cannot tell what {given} is by its suffix (known: {endings}); "
-                "wrap the path in data.document.Image, Audio or Video"
-            )
-        given = kind(str(given))
+        given = _medium_at(given, number)
     if isinstance(given, TextFile):
-        return Text(_read_text(given, number, config)), None
+        return Text(text_of(given, number, config)), None
     if isinstance(given, Text):
         return given, None
     if not isinstance(given, Image | Audio | Video):
@@ -107,7 +101,8 @@ def _read_part(given: PromptPart, number: int, config: EncodeConfig) -> tuple[Pa
             "of data.document"
         )
     # the data room reads a name inside a folder: the person's own path is split into the two
-    folder, name = Path(given.path).expanduser().parent.resolve(), Path(given.path).name
+    path = Path(os.path.expanduser(given.path))
+    folder, name = path.parent.resolve(), path.name
     local = Video(name, sound=given.sound) if isinstance(given, Video) else type(given)(name)
     try:
         return given, decode_part(local, folder, config)
@@ -122,8 +117,9 @@ def _read_part(given: PromptPart, number: int, config: EncodeConfig) -> tuple[Pa
         ) from None
 
 
-def _read_text(given: TextFile, number: int, config: EncodeConfig) -> str:
-    path, limit = Path(given.path).expanduser(), int(config.max_file_mib * 2**20)
+def text_of(given: TextFile, number: int, config: EncodeConfig) -> str:
+    """The text of a file, which is part `number` of a prompt. Raises ValueError naming the file."""
+    path, limit = Path(os.path.expanduser(given.path)), int(config.max_file_mib * 2**20)
     try:
         with open(path, "rb") as file:
             # one byte more than allowed tells a file that is too long from one that just fits, pipes included
@@ -143,15 +139,18 @@ def _read_text(given: TextFile, number: int, config: EncodeConfig) -> str:
         ) from None
 
 
-def _kind_of(path: Path) -> type[Part] | None:
-    suffix = path.suffix.lower()
-    return next((kind for kind, suffixes in SUFFIXES.items() if suffix in suffixes), None)
-
-
-def _names_a_medium(text: str) -> bool:
-    if len(text) > 1000 or not text.isprintable() or _kind_of(Path(text)) is None:
-        return False
-    return Path(text).expanduser().is_file()
+def _medium_at(path: Path, number: int) -> Part:
+    """The part that a path means, by its ending."""
+    kind = medium_of(path.name)
+    if kind is not None:
+        return kind(str(path))
+    if remedy := remedy_for(path.name):
+        raise ValueError(f"prompt part {number}: {path} is of a form that is not read: {remedy}")
+    there = "" if os.path.exists(os.path.expanduser(path)) else " (which does not exist)"
+    raise ValueError(
+        f"prompt part {number}: cannot tell what {path}{there} is by its ending (known: {', '.join(READ)}); "
+        "wrap the path in data.document.Image, Audio or Video, or in TextFile for its content as text"
+    )
 
 
 def batch_prompts(sequences: Iterable[Sequence], *, device: torch.device | str = "cpu") -> dict[str, object]:

@@ -1,0 +1,213 @@
+"""Conversations: a model that was trained on chats is asked in the form that it was trained on.
+
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [
+        {"type": "image", "image": "heron.png"}, {"type": "text", "text": "What is this?"}]}]
+    answer = brine.chat(messages)
+    for piece in answer:
+        print(piece, end="", flush=True)
+    messages += [answer.message, {"role": "user", "content": "And where does it live?"}]
+
+    python -m model.generate runs/chat --chat --image heron.png --message "What is this?"
+    python -m model.generate runs/chat --chat --system "Be brief."                 reads questions, a line each
+
+A prompt is the training document of these messages and one more, the assistant's, as far as that one's first word. The
+reader of the chat format (`data.formats.chat`, or `llava` for {"from", "value"}) writes it, so markers, roles and
+tokens are those that training saw, whatever they are. Paths are the person's own: absolute, or relative to the working
+folder; a `pathlib.Path` and a `PIL.Image` stand for a medium wherever a path may.
+
+The answer ends at the end token, or where the model goes on to speak for somebody else and begins a turn's marker, such
+as <user> at the beginning of a line, which is no part of it. Text that may become one is held back until it is known.
+
+What this does not do: tool calls, several answers at once, or keeping the cache from one question to the next: each
+question reads the whole conversation again.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Sequence as Items
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import PIL.Image
+
+from data.document import DocumentError, Part, Text
+from data.formats.chat import chat_document
+from data.formats.llava import llava_document
+from data.formats.parts import MEDIA
+from data.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from model.load import LoadedModel
+    from model.prompt import PromptPart
+
+ROLES = ("user", "system", "assistant", "tool")
+"""Speakers whose marker ends an answer, beside those of the conversation itself."""
+_ANSWER = "answer"
+_REMOTE = re.compile(r"(data:|[A-Za-z][A-Za-z0-9+.-]*://)")
+_LISTS = tuple(name for kind in MEDIA for name in (kind, f"{kind}s"))
+"""Fields beside the messages that list media."""
+
+
+class Answer(Iterator[str]):
+    """An answer as it comes: iterate for pieces of text, each as soon as it is known."""
+
+    def __init__(self, tokens: Iterator[int], tokenizer: Tokenizer, *, roles: Iterable[str] = ROLES):
+        """roles: those whose marker ends the answer."""
+        self.tokenizer = tokenizer
+        self.stops = tuple(f"\n<{role}>" for role in sorted(set(roles)))
+        self._ids: list[int] = []
+        self._given: list[str] = []
+        self._pieces = self._read(tokens)
+
+    def __next__(self) -> str:
+        piece = next(self._pieces)
+        self._given.append(piece)
+        return piece
+
+    @property
+    def text(self) -> str:
+        """The whole answer; waits for what has not come yet."""
+        for _ in self:
+            pass
+        return "".join(self._given)
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The whole answer as a message, to be put behind the others."""
+        return {"role": "assistant", "content": self.text}
+
+    def _read(self, tokens: Iterator[int]) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        stop = re.compile("|".join(map(re.escape, self.stops)))
+        held = ""
+        for token in tokens:
+            self._ids.append(token)
+            held += decoder.decode(self.tokenizer.token_bytes(token))
+            if found := stop.search(held):
+                held = held[: found.start()]
+                break
+            free = len(held) - self._held_back(held)
+            if free:
+                yield held[:free]
+                held = held[free:]
+        else:
+            held += decoder.decode(b"", final=True)
+        if held:
+            yield held
+
+    def _held_back(self, text: str) -> int:
+        """Characters at the end of a text that a marker may begin with."""
+        start = text.rfind("\n")
+        rest = text[start:] if start >= 0 else ""
+        return len(rest) if rest and any(stop.startswith(rest) for stop in self.stops) else 0
+
+
+def chat_prompt(messages: Items[Mapping[str, Any]] | Mapping[str, Any]) -> tuple[list[PromptPart], set[str]]:
+    """(parts of the prompt, roles in it) of a conversation that waits for the assistant's answer.
+
+    messages: a list of messages, or an object of the chat format that holds it beside `images`, `system` and the like.
+    Raises ValueError, naming the message, for what the format does not read, and where the last is the assistant's.
+    """
+    fields = dict(messages) if isinstance(messages, Mapping) else {"messages": messages}
+    name = next((name for name in ("messages", "conversations") if fields.get(name)), None)
+    turns = fields.get(name)
+    if not isinstance(turns, list | tuple) or not all(isinstance(turn, Mapping) for turn in turns):
+        raise ValueError('messages must be a list of objects such as {"role": "user", "content": "..."}, and not empty')
+    media = _Media()
+    fields[name] = [media.message(turn) for turn in turns]
+    for field in _LISTS:
+        if fields.get(field) is not None:
+            fields[field] = media.named(fields[field])
+    if "from" in turns[0]:
+        read, answer = llava_document, {"from": "gpt", "value": _ANSWER}
+    else:
+        read, answer = chat_document, {"role": "assistant", "content": _ANSWER}
+    fields[name].append(answer)
+    try:
+        parts = read(fields, name="prompt").parts[:-1]
+    except DocumentError as error:
+        raise ValueError(f"the conversation cannot be read: {error}") from None
+    last = next((part for part in reversed(parts[:-1]) if part.role), None)
+    if last is not None and last.role == parts[-1].role:
+        raise ValueError("the last message is the assistant's own: let another's follow, such as the user's")
+    return [media.own(part) for part in parts], {part.role for part in parts if part.role}
+
+
+class _Media:
+    """The media of a conversation, under stand-in names: the format's reader takes paths below a folder alone."""
+
+    def __init__(self):
+        self.given: dict[str, Any] = {}
+
+    def message(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """A message whose content parts name stand-ins."""
+        content = fields.get("content")
+        if not isinstance(content, list | tuple):
+            return dict(fields)
+        return {**fields, "content": [self.part(part) for part in content]}
+
+    def part(self, part: Any) -> Any:
+        if not isinstance(part, Mapping):
+            return part
+        kept = ("type", "text", "role")
+        return {key: value if key in kept else self.named(value) for key, value in part.items()}
+
+    def named(self, value: Any) -> Any:
+        """The same value with a stand-in for every path and picture in it."""
+        if isinstance(value, Mapping):
+            return {key: self.named(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.named(item) for item in value]
+        is_path = isinstance(value, Path) or (isinstance(value, str) and value and not _REMOTE.match(value))
+        if not is_path and not isinstance(value, PIL.Image.Image):
+            return value
+        ending = Path(str(value)).suffix if is_path else ".png"
+        name = f"medium-{len(self.given)}{ending}"
+        self.given[name] = value
+        return name
+
+    def own(self, part: Part) -> PromptPart:
+        """The part with what the person gave in place of a stand-in."""
+        if isinstance(part, Text):
+            return part
+        given = self.given[part.path]
+        return given if isinstance(given, PIL.Image.Image) else replace(part, path=str(given))
+
+
+def converse(
+    loaded: LoadedModel,
+    content: list[dict[str, Any]],
+    *,
+    system: str | None = None,
+    questions: Iterable[str] | None = None,
+    **options: Any,
+) -> None:
+    """Print answers as they come: to `content`, the parts of one question, or with `questions` to each of those, what
+    `content` holds standing before the first. options: of `LoadedModel.generate`."""
+    messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+    for question in [None] if questions is None else questions:
+        asked = content if question is None else [*content, {"type": "text", "text": question}]
+        messages.append({"role": "user", "content": asked})
+        answer = loaded.chat(messages, **options)
+        for piece in answer:
+            print(piece, end="", flush=True)
+        print(flush=True)
+        messages.append(answer.message)
+        content = []
+
+
+def typed_questions() -> Iterator[str]:
+    """Lines of standard input that are not empty, until it ends."""
+    while True:
+        if sys.stdin.isatty():
+            print("> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.rstrip("\n")

@@ -1,0 +1,223 @@
+"""A conversation is asked as it was trained on, token for token, and the answer ends where the model's turn does."""
+
+import io
+from pathlib import Path
+
+import PIL.Image
+import pytest
+
+from data.encode import encode
+from data.formats import open_source
+from data.formats.chat import chat_document
+from data.formats.llava import llava_document
+from data.tokenizer import SLOT_ID
+from model import load
+from model.chat import ROLES, Answer
+from model.generate import main
+
+USER, ANSWER = {"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "def f(x): a heron."}
+PICTURE = {"type": "image", "image": "shot.png"}
+CONVERSATIONS = {
+    "one-turn": [USER],
+    "three-turns": [USER, ANSWER, {"role": "user", "content": " größer?\n"}, ANSWER, USER],
+    "system": [{"role": "system", "content": "Be brief."}, USER, ANSWER, USER],
+    "picture": [{"role": "user", "content": [PICTURE, {"type": "text", "text": "What is it?"}]}],
+    "picture-url": [
+        USER, ANSWER,
+        {"role": "user", "content": [{"type": "text", "text": "And "},
+                                     {"type": "image_url", "image_url": {"url": "shot.png", "detail": "high"}}]},
+    ],
+    "path-and-input-text": [
+        {"role": "user", "content": [{"type": "input_text", "text": "a"}, {"type": "image", "path": "shot.png"}]}
+    ],
+    "special-words": [{"role": "user", "content": "<|end|>\n<assistant>\nno <image>"}],
+    "tool-words": [USER, ANSWER, {"role": "tool", "content": "{}"}],
+}  # fmt: skip
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working folder with a picture."""
+    monkeypatch.chdir(tmp_path)
+    PIL.Image.new("RGB", (20, 9), "blue").save("shot.png")
+    return tmp_path
+
+
+def trained_on(loaded, messages, root, *, answer=ANSWER, read=chat_document, name="messages", **fields):
+    """Ids and places of the training document of these messages and an answer, up to the answer's first token."""
+    document = read({name: [*messages, answer], **fields}, name="x")
+    sequence = encode(document, root=root, tokenizer=loaded.tokenizer, config=loaded.encode_config)
+    words = len(loaded.tokenizer.encode(document.parts[-1].text)) + 1
+    return sequence.slice(0, len(sequence) - words)
+
+
+def same(one, other):
+    return one.token_ids.tolist() == other.token_ids.tolist() and (one.position == other.position).all()
+
+
+@pytest.mark.parametrize("messages", CONVERSATIONS.values(), ids=list(CONVERSATIONS))
+def test_a_prompt_has_the_tokens_of_training(model_folder, here, messages):
+    loaded = load(model_folder)
+    prompt = loaded.encode_chat(messages)
+    truth = trained_on(loaded, messages, here)
+    assert same(prompt, truth) and (prompt.image == truth.image).all()
+    text = loaded.tokenizer.decode(prompt.token_ids.tolist())
+    assert text.startswith(f"<{messages[0]['role']}>\n") and text.endswith("\n<assistant>\n")
+
+
+def test_media_listed_beside_the_messages(model_folder, here):
+    loaded = load(model_folder)
+    messages = [{"role": "user", "content": "<image>What is it?"}]
+    prompt = loaded.encode_chat({"messages": messages, "images": [str(here / "shot.png")], "system": "Be brief."})
+    assert same(prompt, trained_on(loaded, messages, here, images=["shot.png"], system="Be brief."))
+    assert SLOT_ID["image"] in prompt.token_ids
+
+
+def test_turns_of_from_and_value(model_folder, here):
+    loaded = load(model_folder)
+    turns = [{"from": "human", "value": "<image>\nWhat?"}]
+    truth = trained_on(
+        loaded, turns, here, answer={"from": "gpt", "value": "x"}, read=llava_document, name="conversations",
+        image="shot.png",
+    )  # fmt: skip
+    assert same(loaded.encode_chat({"conversations": turns, "image": "shot.png"}), truth)
+
+
+@pytest.mark.parametrize("form", ["absolute", "path", "picture", "home"])
+def test_media_come_in_all_forms(model_folder, here, monkeypatch, form):
+    monkeypatch.setenv("HOME", str(here))
+    given = {"absolute": str(here / "shot.png"), "path": Path("shot.png"), "picture": PIL.Image.open("shot.png"),
+             "home": "~/shot.png"}[form]  # fmt: skip
+    loaded = load(model_folder)
+    content = [{"type": "image", "image": given}, {"type": "text", "text": "What is it?"}]
+    expected = loaded.encode_chat(CONVERSATIONS["picture"])
+    assert same(loaded.encode_chat([{"role": "user", "content": content}]), expected)
+
+
+def test_the_form_is_that_of_a_file_of_chats(model_folder, here):
+    """Through the door that training takes: the manifest on the disk."""
+    import json
+
+    messages = CONVERSATIONS["three-turns"]
+    (here / "chat.jsonl").write_text(json.dumps({"messages": [*messages, ANSWER]}) + "\n", encoding="utf-8")
+    loaded = load(model_folder)
+    (document,) = open_source(here / "chat.jsonl").documents()
+    whole = encode(document, root=here, tokenizer=loaded.tokenizer, config=loaded.encode_config)
+    prompt = loaded.encode_chat(messages)
+    assert whole.token_ids[: len(prompt)].tolist() == prompt.token_ids.tolist()
+
+
+BAD = {
+    "none": ([], "not empty"),
+    "text": ("What is it?", "list of objects"),
+    "assistant-last": ([USER, ANSWER], "last message is the assistant's"),
+    "no-role": ([{"content": "x"}], "message 0"),
+    "remote": ([{"role": "user", "content": [{"type": "image", "url": "https://host/a.png"}]}], "download"),
+    "bytes": ([{"role": "user", "content": [{"type": "image", "image": "data:image/png;base64,AA"}]}], "file"),
+    "missing": ([{"role": "user", "content": [{"type": "image", "image": "gone.png"}]}], "gone.png"),
+    "number": ([{"role": "user", "content": 3}], "content"),
+    "unknown-type": ([{"role": "user", "content": [{"type": "table", "table": "x"}]}], "table"),
+}
+
+
+@pytest.mark.parametrize(("messages", "hint"), BAD.values(), ids=list(BAD))
+def test_what_cannot_be_asked_is_told_at_the_call(model_folder, here, messages, hint):
+    with pytest.raises(ValueError, match=hint):
+        load(model_folder).chat(messages)
+
+
+ENDS = {
+    "user": "A heron.\n<user>\nmore",
+    "at-once": "\n<user>",
+    "system": "A\nB\n\n<system>\n",
+    "role-of-the-conversation": "A\n<human>\nx",
+}
+
+
+@pytest.mark.parametrize("said", ENDS.values(), ids=list(ENDS))
+def test_an_answer_ends_where_another_turn_begins(model_folder, said):
+    tokenizer = load(model_folder).tokenizer
+    left = iter(tokenizer.encode(said))
+    answer = Answer(left, tokenizer, roles={*ROLES, "human"})
+    pieces = list(answer)
+    kept = said[: said.index("\n<")]
+    assert "".join(pieces) == kept and answer.message == {"role": "assistant", "content": kept}
+    # nothing is decoded behind the marker
+    assert tokenizer.decode(left) == said[said.index(">") + 1 :]
+
+
+@pytest.mark.parametrize(
+    "said", ["a <user> b", "x\n<table>\n</table>\n", "a\n<use", "größer\n\n", "\n<", ""],
+    ids=["inline", "markup", "cut", "newlines", "bracket", "nothing"],
+)  # fmt: skip
+def test_what_is_no_marker_is_said_whole(model_folder, said):
+    tokenizer = load(model_folder).tokenizer
+    assert Answer(iter(tokenizer.encode(said)), tokenizer).text == said
+
+
+def test_pieces_come_as_soon_as_they_are_known(model_folder):
+    tokenizer = load(model_folder).tokenizer
+    read = []
+
+    def tokens():
+        for token in tokenizer.encode("heron\n<"):
+            read.append(token)
+            yield token
+
+    answer = Answer(tokens(), tokenizer)
+    assert "heron".startswith(next(answer)) and len(read) == 1
+    assert list(answer)[-1] == "\n<"
+
+
+def test_chat_answers_as_generate_does(model_folder, here):
+    """The same options, and the same tokens as far as no other turn begins."""
+    loaded = load(model_folder)
+    answer = loaded.chat(CONVERSATIONS["picture"], max_tokens=8, temperature=0.5, seed=3)
+    said = answer.text
+    assert said and answer.text == said
+    content = ["<user>\n", "shot.png", "What is it?", "\n<assistant>\n"]
+    assert said == "".join(loaded.generate(content, max_tokens=8, temperature=0.5, seed=3))
+    with pytest.raises(ValueError, match="temperature"):
+        loaded.chat([USER], temperature=-1.0)
+
+
+def test_command_line_asks_one_question(model_folder, here, capsys):
+    arguments = ["--chat", "--system", "Be brief.", "--image", "shot.png", "--message", "What is it?"]
+    arguments += ["--max-tokens", "6", "--device", "cpu", "--dtype", "float32"]
+    assert main([str(model_folder), *arguments]) == 0
+    messages = [{"role": "system", "content": "Be brief."}, *CONVERSATIONS["picture"]]
+    assert capsys.readouterr().out == load(model_folder).chat(messages, max_tokens=6).text + "\n"
+
+
+def test_command_line_goes_on_talking(model_folder, here, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("What is it?\n\nAnd now?\n"))
+    arguments = ["--chat", "--image", "shot.png", "--max-tokens", "6", "--device", "cpu", "--dtype", "float32"]
+    assert main([str(model_folder), *arguments]) == 0
+    loaded, messages, expected = load(model_folder), [*CONVERSATIONS["picture"]], ""
+    for following in ("And now?", None):
+        answer = loaded.chat(messages, max_tokens=6)
+        expected += answer.text + "\n"
+        content = [{"type": "text", "text": following}]
+        messages += [answer.message, {"role": "user", "content": content}]
+    assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["--message", "x"], "--chat"),
+        (["--system", "x", "--prompt", "x"], "--chat"),
+        (["--chat", "--prompt", "x"], "--message"),
+    ],
+    ids=["message", "system", "prompt"],
+)
+def test_command_line_mistakes(model_folder, capsys, arguments, hint):
+    with pytest.raises(SystemExit) as ended:
+        main([str(model_folder), *arguments])
+    assert ended.value.code == 2 and hint in capsys.readouterr().err
+
+
+def test_command_line_names_a_missing_picture(model_folder, here, capsys):
+    assert main([str(model_folder), "--chat", "--image", "gone.png", "--message", "x", "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "gone.png" in said and said.count("\n") == 1

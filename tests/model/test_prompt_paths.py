@@ -1,0 +1,119 @@
+"""A path in a prompt that leads to no medium is told, and words stay words.
+
+A misspelt path was read as words in silence, and the model answered something about them.
+"""
+
+from pathlib import Path
+
+import PIL.Image
+import pytest
+
+from data import endings
+from data.document import Image, Text
+from data.tokenizer import SLOT_ID
+from model import load
+from model.generate import main
+from model.prompt_paths import path_in
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working folder with a picture, a text, and a folder with a space in its name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(endings.UNREAD, "odd", "convert it to PNG")
+    PIL.Image.new("RGB", (9, 5), "red").save("shot.png")
+    Path("notes.txt").write_text("words")
+    Path("my trip").mkdir()
+    PIL.Image.new("RGB", (9, 5), "red").save("my trip/day 1.png")
+    Path("dir.png").mkdir()
+    Path("shot.odd").write_bytes(b"x")
+    return tmp_path
+
+
+MISSING = {
+    "absolute": ("/tmp/definitely/missing.png", "missing.png does not exist"),
+    "relative": ("gone.jpg", "gone.jpg does not exist"),
+    "sound": ("sounds/note.WAV", "note.WAV does not exist"),
+    "video": ("./clip.mp4", "clip.mp4 does not exist"),
+    "home": ("~/no such trip/1.webm", "1.webm does not exist"),
+    "unknown-home": ("~nobody-of-this-name/a.png", "a.png does not exist"),
+    "space-in-a-folder-that-is-there": ("my trip/day 2.png", "day 2.png does not exist"),
+    "absolute-with-space": ("/no such place/a b.flac", "a b.flac does not exist"),
+    "too-long-for-a-name": ("a" * 400 + ".png", "does not exist"),
+    "unread": ("gone.odd", "not read: convert it to PNG"),
+    "unread-and-there": ("shot.odd", "not read: convert it to PNG"),
+    "no-medium": ("/tmp/definitely/words.txt", "words.txt does not exist"),
+    "text-file": ("notes.txt", "TextFile"),
+    "folder": ("./my", "Text"),
+    "folder-like-a-picture": ("dir.png", "dir.png"),
+    "address": ("https://example.org/a.png?size=3", "download"),
+    "file-address": ("file:///tmp/a.png", "give the path alone"),
+    "bytes": ("data:image/png;base64,AAAA", "write them to a file"),
+    "member": ("gone.tar::a.png", "does not exist"),
+}
+
+
+@pytest.mark.parametrize(("text", "hint"), MISSING.values(), ids=list(MISSING))
+def test_what_looks_like_a_path_is_told(model_folder, here, text, hint):
+    (here / "my").mkdir()
+    loaded = load(model_folder)
+    for parts in (text, ["see ", text]):
+        with pytest.raises(ValueError, match="prompt part") as told:
+            loaded.generate(parts, max_tokens=2)
+        assert hint in str(told.value) and "Text" in str(told.value)
+    # the same string, meant as words
+    assert loaded.encode([Text(text)]).token_ids.tolist() == loaded.tokenizer.encode(text)
+
+
+WORDS = ("def ", "What is in heron.png", "see (a.png)", "a.png\n", "import os.path", "model", "/help", "no/such/folder",
+         "https://example.org/page", "3.14", "e.g.", "x" * 2000 + ".png", "day 1.png", " shot.png")  # fmt: skip
+
+
+@pytest.mark.parametrize("text", WORDS, ids=lambda text: text[:20].strip())
+def test_words_stay_words(model_folder, here, text):
+    (here / "model").mkdir()
+    loaded = load(model_folder)
+    assert loaded.encode([text]).token_ids.tolist() == loaded.tokenizer.encode(text)
+
+
+@pytest.mark.parametrize("path", ["shot.png", "./shot.png", "my trip/day 1.png"])
+def test_existing_media_are_read(model_folder, here, path):
+    for form in (path, str(here / path), Path(path)):
+        assert SLOT_ID["image"] in load(model_folder).encode([form]).token_ids
+
+
+@pytest.mark.parametrize("path", ["gone.png", "notes.txt", "gone.odd", "dir.png", ".", "gone.txt"])
+def test_paths_of_no_medium_are_told(model_folder, here, path):
+    with pytest.raises(ValueError, match="prompt part 0") as told:
+        load(model_folder).encode([Path(path)])
+    assert path in str(told.value)
+
+
+def test_a_wrapped_path_names_its_file(model_folder, here):
+    with pytest.raises(ValueError, match=r"part 1.*gone\.png"):
+        load(model_folder).encode(["a", Image("gone.png")])
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("gone.png", "does not exist"),
+        ("shot.png", "--image"),
+        ("/tmp/x y/z.mp4", "z.mp4"),
+        ("notes.txt", "--prompt-file"),
+    ],
+    ids=["missing", "there", "space", "text-file"],
+)
+def test_the_command_line_tells_too(model_folder, here, capsys, text, hint):
+    assert main([str(model_folder), "--prompt", text, "--max-tokens", "2", "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and text in said and hint in said and said.count("\n") == 1
+
+
+def test_nothing_is_opened(here):
+    """A pipe named like a picture must not block."""
+    import os
+
+    os.mkfifo(here / "pipe.png")
+    with pytest.raises(ValueError, match=r"pipe\.png"):
+        path_in("pipe.png")
