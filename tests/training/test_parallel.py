@@ -37,16 +37,22 @@ SHAPE = ModelConfig(
 )  # fmt: skip
 DEEP = replace(SHAPE, num_layers=3, global_every=3)
 """With two local layers side by side, which can keep one input between them."""
-STEPS = 50 if os.environ.get("ALL_CASES") == "1" else 24
-"""The teacher falls silent at 20. More of them with ALL_CASES=1, in twice the time."""
-SILENT, DEEP_STEPS, MOVES = 20, 12, (9, 17)
+ALL_CASES = os.environ.get("ALL_CASES") == "1"
+"""Long runs, and every mesh of four ranks, in five times the time:
+
+    ALL_CASES=1 python -m pytest -n 0 tests/training/test_parallel.py
+"""
+STEPS, SILENT, DEEP_STEPS, MOVES = (50, 20, 12, (9, 17)) if ALL_CASES else (10, 7, 5, (4, 8))
+"""Of a run; when the teacher falls silent; of the deep model's; when `moved` goes on elsewhere. Each has rows of all
+kinds."""
 CONFIG = TrainConfig(
     model=SHAPE, num_steps=STEPS, rows_per_step=4, micro_rows=2, learning_rate=3e-3, warmup_steps=2,
     checkpoint_every=STEPS, log_every=1, seed=3,
 )  # fmt: skip
 MESHES = {
     2: [(1, 1), (2, 1), (1, 2), (2, 2)],
-    4: [(1, 1), (2, 1), (4, 1), (1, 2), (2, 2), (4, 2), (1, 4), (2, 4), (4, 4)],
+    # (1, 4) is what `moved` goes through; two ranks show one group of all with nothing beside it, (4, 1) and (4, 4)
+    4: [(1, 1), (2, 1), (1, 2), (2, 2), (4, 2), (2, 4), *([(4, 1), (1, 4), (4, 4)] if ALL_CASES else [])],
 }
 """World size -> ranks that share rows, ranks that share parameters."""
 OPTIONS = {(1, 2): {"checkpointing": "selective"}, (2, 2): {"checkpointing": "full", "mlp_tile": 16}}
