@@ -295,9 +295,7 @@ class _Run:
                 yield from self.loader(plan, config, start)
 
             sinks = (TensorBoardSink(folder / "tensorboard"),) if self.track and self.world.is_main else ()
-            validate = Validator(
-                self.data, self.tokenizer, self.recipe.evals, compute_dtype=self.runtime.compute_dtype
-            )
+            validate = Validator(self.data, self.tokenizer, self.recipe.evals, compute_dtype=self.runtime.compute_dtype)
             with out_of_memory.told(
                 config=config,
                 runtime=self.runtime,

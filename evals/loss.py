@@ -180,9 +180,7 @@ def measure(
             autocast(device, compute_dtype),
             torch.compiler.set_stance("force_eager"),
         ):
-            hidden = model(
-                batch.token_ids, batch.position, batch.document, batch.block, batch.media, geometry=geometry
-            )
+            hidden = model(batch.token_ids, batch.position, batch.document, batch.block, batch.media, geometry=geometry)
             _, token_loss = linear_cross_entropy(
                 hidden.flatten(0, 1), model.head_weight, batch.labels.flatten(), return_token_loss=True,
                 backend=model.loss_backend,

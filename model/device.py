@@ -75,7 +75,7 @@ def native_dtype(device: torch.device | str) -> torch.dtype:
 
 
 def resolve_compute_dtype(name: str, device: torch.device | str) -> torch.dtype | None:
-    """"auto", "float32" or "bfloat16" as a `compute_dtype`. Raises ValueError for another name."""
+    """ "auto", "float32" or "bfloat16" as a `compute_dtype`. Raises ValueError for another name."""
     if name not in COMPUTE_DTYPES:
         raise ValueError(f"dtype = {name!r} is unknown: choose one of {', '.join(COMPUTE_DTYPES)}")
     dtype = native_dtype(device) if name == "auto" else getattr(torch, name)

@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 from data.document import DocumentError
-from data.formats.lines import is_array, json_items
+from data.formats.lines import check_encoding, is_array, json_items
 from data.formats.manifest import FORMS, form_of, manifest_documents
 from data.formats.source import Limits, Source, container_sha256, file_sha256, files_sha256
 
@@ -45,8 +45,14 @@ def _sniffed(file: Path) -> str | None:
 
 
 def manifests(path: Path, root: Path, files: list[Path], format: str | None, limits: Limits) -> Source:
-    """A source of JSON files; its format is looked for in the first objects when it is not given."""
+    """A source of JSON files; its format is looked for in the first objects when it is not given.
+
+    Raises ValueError when none is found, or when the one file is of another encoding than UTF-8.
+    """
     form = format if format in FORMS else None
+    if len(files) == 1:
+        # said once; among several files one of another encoding is set aside
+        check_encoding(files[0])
     if format is None:
         forms = forms_in(files[0], max_line_mib=limits.max_line_mib)
         if not forms and files[0].suffix.lower() != ".jsonl" and not is_array(files[0]):
@@ -79,7 +85,7 @@ def manifests(path: Path, root: Path, files: list[Path], format: str | None, lim
 
 def _num_lines(file: Path) -> int:
     with open(file, "rb") as stream:
-        return sum(block.count(b"\n") for block in iter(lambda: stream.read(2**20), b""))
+        return sum(block.count(b"\n") or block.count(b"\r") for block in iter(lambda: stream.read(2**20), b""))
 
 
 def containers(path: Path, root: Path, names: list[str], format: str, limits: Limits) -> Source:
