@@ -31,6 +31,7 @@ from data.formats.manifest import FORMS
 from data.formats.opening import ENDINGS, FORMATS, containers, forms_in, manifests, open_file, unknown
 from data.formats.source import Limits, Source
 from data.formats.walk import walk
+from data.links import snapshot_in, stays_within, why_dangling
 
 __all__ = ["FORMATS", "Limits", "Source", "open_source"]
 
@@ -54,7 +55,7 @@ def open_source(
     except OSError as error:
         raise ValueError(f"{path} does not exist or cannot be reached ({error.strerror})") from None
     if stat.S_ISDIR(mode):
-        return _open_folder(path, path.resolve(), format, limits)
+        return _open_folder(path, snapshot_in(path.resolve()), format, limits)
     if not stat.S_ISREG(mode):
         raise ValueError(f"{path} is no regular file or folder: give one of those")
     try:
@@ -66,6 +67,11 @@ def open_source(
 def _open_folder(path: Path, root: Path, format: str | None, limits: Limits) -> Source:
     if format is None or format in FORMS or format == "manifest":
         named = [root / name for name in MANIFESTS if _is_inside(root, root / name)]
+        for name in () if named else MANIFESTS:
+            # passing it over would make something else of the folder
+            if (root / name).is_symlink():
+                why = why_dangling(root / name) or "give the folder that it leads to, or copy it here"
+                raise ValueError(f"{path / name} is a link out of the folder, or to nothing: {why}")
         top = named[:1] or _top_files(root, "*.jsonl", known=format is None)
         top = top or _top_files(root, "*.json", known=format is None)
         if top:
@@ -130,7 +136,7 @@ def _top_files(root: Path, pattern: str, *, known: bool) -> list[Path]:
 
 def _is_inside(root: Path, file: Path) -> bool:
     """Whether a file is there, and no link out of the folder or pipe."""
-    return file.is_file() and file.resolve().is_relative_to(root)
+    return file.is_file() and stays_within(root, file.resolve())
 
 
 def _container_names(path: Path, root: Path, format: str) -> list[str]:

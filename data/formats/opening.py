@@ -16,6 +16,7 @@ from data.document import DocumentError
 from data.formats.lines import check_encoding, is_array, json_items
 from data.formats.manifest import FORMS, form_of, manifest_documents
 from data.formats.source import Limits, Source, container_sha256, file_sha256, files_sha256
+from data.links import is_stored
 
 FORMATS = (*FORMS, "manifest", "markdown", "repository", "media", "webdataset", "parquet", "datasets")
 ENDINGS = {".tar": "webdataset", ".parquet": "parquet", ".arrow": "datasets"}
@@ -24,14 +25,17 @@ ENDINGS = {".tar": "webdataset", ".parquet": "parquet", ".arrow": "datasets"}
 
 def open_file(path: Path, format: str | None, limits: Limits) -> Source:
     """The source of one file. Raises ValueError, with the formats there are, or OSError."""
-    real = path.resolve()
+    real, above = path.resolve(), path.absolute().parent.resolve()
+    # a link that a person named is followed, and media are looked for beside its target; one into a store of bytes
+    # stands for the file itself
+    file = above / path.name if is_stored(above, real) else real
     if format is None:
-        format = ENDINGS.get(path.suffix.lower()) or _sniffed(real)
+        format = ENDINGS.get(path.suffix.lower()) or _sniffed(file)
     if format in ("webdataset", "parquet", "datasets"):
-        return containers(path, real.parent, [real.name], format, limits)
+        return containers(path, file.parent, [file.name], format, limits)
     if format in ("markdown", "repository", "media"):
         raise ValueError(f"{path} is a file, but the format {format!r} is a folder's: give the folder")
-    return manifests(path, real.parent, [real], format, limits)
+    return manifests(path, file.parent, [file], format, limits)
 
 
 def _sniffed(file: Path) -> str | None:
