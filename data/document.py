@@ -20,6 +20,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.links import stays_within, why_dangling
+
 SPLITS = ("train", "validation", "test")
 MODALITIES = ("image", "audio", "video")
 CONTAINERS = (".tar", ".parquet", ".arrow")
@@ -202,7 +204,8 @@ def check_relative(path: str) -> str:
 
 
 def resolve_media(root: Path, path: str, *, max_file_mib: float) -> Path:
-    """The real file behind a manifest path: inside `root` after following links, regular, and of bearable size.
+    """The real file behind a manifest path: inside `root` after following links (or in the store that such a folder
+    is a view of, `data.links`), regular, and of bearable size.
 
     `root` must be resolved already. The file is looked at by stat only, never opened, so that a pipe or a device
     cannot block. Raises DocumentError with the reason.
@@ -212,10 +215,11 @@ def resolve_media(root: Path, path: str, *, max_file_mib: float) -> Path:
         real = Path(os.path.realpath(root / path, strict=True))
         status = os.stat(real)
     except FileNotFoundError:
-        raise DocumentError(f"file {path!r} does not exist") from None
+        why = why_dangling(root / path)
+        raise DocumentError(f"file {path!r} {f'is a link: {why}' if why else 'does not exist'}") from None
     except OSError as error:
         raise DocumentError(f"file {path!r} cannot be reached: {error.strerror}") from None
-    if not real.is_relative_to(root):
+    if not stays_within(root, real):
         raise DocumentError(f"file {path!r} is a link out of the manifest's folder")
     if not stat.S_ISREG(status.st_mode):
         raise DocumentError(f"file {path!r} is not a regular file")

@@ -106,7 +106,7 @@ class Tokenizer:
         path = Path(path)
         path = path / "tokenizer.json" if path.is_dir() else path
         try:
-            return cls.from_str(path.read_text(encoding="utf-8"))
+            return cls.from_str(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise ValueError(f"tokenizer {path} cannot be read ({error.strerror}): build the corpus first") from None
         except ValueError as error:

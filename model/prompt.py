@@ -131,10 +131,11 @@ def text_of(given: TextFile, number: int, config: EncodeConfig) -> str:
             f"prompt part {number}: {path} is over max_file_mib={config.max_file_mib:g}: give a part of it"
         )
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        byte = error.object[error.start]
         raise ValueError(
-            f"prompt part {number}: {path} is no text in UTF-8 (byte {error.start} is {content[error.start]:#04x}): "
+            f"prompt part {number}: {path} is no text in UTF-8 (byte {error.start} is {byte:#04x}): "
             "convert it, for instance with iconv -t UTF-8"
         ) from None
 

@@ -17,7 +17,6 @@ split `decode` (a file for decoder tests) is passed over, or read as `test` and 
 """
 
 import os
-import re
 from pathlib import Path
 
 from data.document import (
@@ -38,6 +37,7 @@ from data.formats.parts import MEDIA, as_list, local_path
 from data.formats.source import note_text
 from data.formats.splits import UNASSIGNED
 from data.markdown import markdown_parts
+from data.text import decode_text
 
 _KINDS = {"image": Image, "speech": Audio, "sound": Audio, "audio": Audio, "video": Video}
 WORDS = ("text", "caption", "captions", "sentence", "transcription", "transcript")
@@ -126,15 +126,6 @@ def read_text(root: Path, path: str, max_file_mib: float) -> str:
     note_text(path)
     content = resolve_media(root, path, max_file_mib=max_file_mib).read_bytes()
     return decode_text(content, f"file {path!r}")
-
-
-def decode_text(content: bytes, label: str) -> str:
-    """Bytes as text. Raises DocumentError for what is not UTF-8."""
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DocumentError(f"{label} is not UTF-8 (byte {error.start})") from None
-    return re.sub("\r\n?", "\n", text)
 
 
 def _folder_kind(path: str, kind: str) -> str:

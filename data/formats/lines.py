@@ -9,7 +9,9 @@ come. The C decoder does the work, at some 200 MB/s; bracket counting, on bad el
 brackets a second.
 
 A file is taken for an array when it opens with `[` and then `{` or `]`; everything else is read line by line, and each
-bad line gives one error. Bytes that are no UTF-8 are an error of the line or element that holds them.
+bad line gives one error. Lines end with LF, CR LF or CR alone, and may open with a byte-order mark (files that were
+joined have one in their middle). Bytes that are no UTF-8 are an error of the line or element that holds them; a file of
+UTF-16 or UTF-32 is one error as a whole.
 """
 
 import json
@@ -18,9 +20,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data.document import DocumentError
+from data.text import convert, foreign_encoding
 
 _BLOCK = 2**20
-_SPACE = re.compile(r"[ \t\r\n]*")
+_SPACE = re.compile("[ \t\r\n\ufeff]*")
 # strings hide brackets, and backslashes hide the end of a string
 _OUTSIDE, _INSIDE = re.compile(r'["{}\[\],]'), re.compile(r'["{}\[\]]')
 _IN_STRING = re.compile(r'(?:[^"\\]++|\\.)*+', re.DOTALL)
@@ -30,6 +33,11 @@ _DECODER = json.JSONDecoder()
 def json_items(file: Path, *, max_line_mib: float) -> Iterator[tuple[int, dict | DocumentError]]:
     """(number, object) for each JSON object of a file; an error stands where one cannot be had."""
     limit = int(max_line_mib * 2**20)
+    try:
+        check_encoding(file)
+    except DocumentError as error:
+        yield 1, error
+        return
     if is_array(file):
         yield from _array(file, limit, max_line_mib)
         return
@@ -47,12 +55,20 @@ def is_array(file: Path) -> bool:
     return head[:1] == b"[" and head[1:].lstrip()[:1] in (b"{", b"]")
 
 
+def check_encoding(file: Path) -> None:
+    """DocumentError, with the command that converts, for a file of UTF-16 or UTF-32."""
+    with open(file, "rb") as stream:
+        encoding = foreign_encoding(stream.read(64))
+    if encoding is not None:
+        raise DocumentError(f"file {file.name!r} is {encoding}, not UTF-8: {convert(encoding)}")
+
+
 def parse_object(line: bytes) -> dict:
     """One JSON object. Raises DocumentError with the reason for anything else."""
     try:
-        fields = json.loads(line.decode("utf-8"))
+        fields = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise DocumentError(f"not UTF-8 (byte {error.start})") from None
+        raise DocumentError(f"not UTF-8 (byte {error.start}): {convert('LATIN1')}") from None
     except RecursionError:
         raise DocumentError("JSON nested too deeply") from None
     except ValueError as error:
@@ -75,15 +91,24 @@ def _guarded(line: bytes) -> dict | DocumentError:
 
 
 def _bounded_lines(file: Path, limit: int) -> Iterator[bytes | None]:
-    """Lines of a file; None for one longer than `limit` bytes, which is skipped without being held in memory."""
+    """Lines of a file without their ends; None for one longer than `limit` bytes, which is never held in memory."""
+    held, size = [], 0
     with open(file, "rb") as stream:
-        while line := stream.readline(limit + 1):
-            if len(line) <= limit or line.endswith(b"\n"):
-                yield line
-                continue
-            while (rest := stream.readline(_BLOCK)) and not rest.endswith(b"\n"):
-                pass
-            yield None
+        while block := stream.read(_BLOCK):
+            # a CR LF must not be torn apart
+            block += stream.read(1) if block.endswith(b"\r") else b""
+            for piece in block.splitlines(keepends=True):
+                content = piece.rstrip(b"\r\n")
+                size += len(content)
+                if size <= limit:
+                    held.append(content)
+                else:
+                    held.clear()
+                if len(content) < len(piece):
+                    yield b"".join(held) if size <= limit else None
+                    held, size = [], 0
+    if size:
+        yield b"".join(held) if size <= limit else None
 
 
 class _Window:

@@ -162,7 +162,7 @@ def dataset_files(root: Path, candidates: list[str]) -> list[str]:
     for path in candidates:
         folder, _, base = path.rpartition("/")
         try:
-            state = json.loads((root / folder / "state.json").read_text(encoding="utf-8"))
+            state = json.loads((root / folder / "state.json").read_text(encoding="utf-8-sig"))
             named = [entry["filename"] for entry in state["_data_files"]]
         except (OSError, ValueError, KeyError, TypeError):
             named = None

@@ -23,11 +23,11 @@ from pathspec import GitIgnoreSpec
 
 from data.document import Document, DocumentError, Image, Quarantined, Text, parse_document, resolve_media
 from data.endings import medium_of
-from data.formats.captioned import decode_text
 from data.formats.markdown_folder import ENDINGS, page_document
 from data.formats.source import Limits, files_sha256
 from data.formats.splits import UNASSIGNED
 from data.formats.walk import walk
+from data.text import decode_text, foreign_encoding
 from data.workbench.source import LANGUAGES
 
 MAX_SOURCE_MIB = 2.0
@@ -61,7 +61,7 @@ class _Ignore:
     def _read(self, path: str) -> GitIgnoreSpec | None:
         try:
             file = resolve_media(self.root, path, max_file_mib=_MAX_IGNORE_BYTES / 2**20)
-            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
         except (DocumentError, OSError):
             return None
         patterns = []
@@ -108,7 +108,8 @@ def _read(root: Path, path: str, max_mib: float, skipped: Counter) -> str | None
     try:
         with open(root / path, "rb") as file:
             head = file.read(8192)
-            if b"\0" in head or not head.strip():
+            # text of UTF-16 is told as what it is below, though it is full of zeros
+            if (b"\0" in head and not foreign_encoding(head)) or not head.strip():
                 skipped["binary file" if head.strip() else "empty file"] += 1
                 return None
             content = head + file.read(int(max_mib * 2**20) + 1 - len(head))

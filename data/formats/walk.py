@@ -3,7 +3,8 @@
     walk(root, enter=...)    (path relative to root, problem) for each file; the problem is empty for a plain file
 
 Folders behind links are not entered, so a cycle cannot be; a link to a file inside is passed over, since its target is
-met anyway, and counted; a link that leads out, a pipe or a device is a problem with a reason. Names are sorted byte
+met anyway, and counted; a link into the store of a hub's snapshot or of git-annex (`data.links`) is a plain file under
+the link's name; a link that leads out, a pipe or a device is a problem with a reason. Names are sorted byte
 by byte, folder by folder. Nothing is opened here: everything is decided by `lstat`.
 
 Not entered either are folders that tools made: those of version control, installed packages, virtual environments, and
@@ -16,6 +17,8 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from data.links import is_stored, why_dangling
 
 MAX_DEPTH = 64
 """Folders inside folders that are entered; deeper ones are counted as skipped."""
@@ -68,18 +71,21 @@ def _below(
             yield path.encode("ascii", "backslashreplace").decode()[:900], "has an unprintable or overlong name"
         elif stat.S_ISLNK(mode):
             problem = _link_problem(root, path, skipped)
-            if problem:
+            if problem is not None:
                 yield path, problem
         else:
             yield path, "" if stat.S_ISREG(mode) else "is not a regular file"
 
 
-def _link_problem(root: Path, path: str, skipped: Counter) -> str:
+def _link_problem(root: Path, path: str, skipped: Counter) -> str | None:
+    """Why a link is no file to be read; empty when it is one, None for one whose target is met anyway."""
     try:
         real = Path(os.path.realpath(root / path, strict=True))
     except OSError as error:
-        return f"is a link that leads nowhere ({error.strerror})"
+        return f"is a link that leads nowhere ({why_dangling(root / path) or error.strerror})"
+    if is_stored(root, real):
+        return "" if real.is_file() else "is not a regular file"
     if not real.is_relative_to(root):
         return "is a link out of the folder"
     skipped["link to something in the folder"] += 1
-    return ""
+    return None

@@ -23,12 +23,13 @@ from typing import BinaryIO
 from data.archive import TarIndex, resolve_container, tar_index
 from data.document import Document, DocumentError, Quarantined, Text
 from data.endings import medium_of
-from data.formats.captioned import decode_text, words_of
+from data.formats.captioned import words_of
 from data.formats.lines import parse_object
 from data.formats.manifest import form_of, object_document, splits_of_paths
 from data.formats.media_folder import paired
 from data.formats.source import Limits
 from data.formats.splits import UNASSIGNED
+from data.text import decode_text
 
 _WORDS = ("txt", "caption", "json", "cls")
 _WHOLE = ("content-parts", "chat", "llava", "obelics")

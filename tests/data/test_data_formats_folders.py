@@ -181,7 +181,7 @@ def test_what_cannot_be_opened_names_the_formats(room, tmp_path):
     (tmp_path / "linked/more.jsonl").symlink_to("../secret.jsonl")
     cases = {
         tmp_path / "no": "does not exist",
-        tmp_path / "linked": "holds nothing that is read",
+        tmp_path / "linked": "manifest.jsonl is a link out of the folder",
         tmp_path / "pipe": "no regular file or folder",
         tmp_path / "poem.json": "no JSON object of a known form",
         tmp_path / "empty": "holds nothing that is read",

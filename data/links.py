@@ -1,0 +1,84 @@
+"""Which links may be followed: those that stay in the folder, and those into the store that the folder is a view of.
+
+    stays_within(root, real)    whether a real path may be read for a source with this root
+    snapshot_in(folder)         the snapshot that a hub's cache folder of a data set stands for
+    why_dangling(path)          what to do about a link whose target is not there
+
+Two tools keep a file's bytes in a store, under a hash, and give the file itself as a link into it:
+
+    datasets--org--name/snapshots/<revision>/a.tar -> ../../blobs/<hash>        a download of the Hugging Face hub
+    repository/images/a.png -> ../.git/annex/objects/../<key>                   a repository of git-annex or DataLad
+
+So a root inside such a folder may reach that one store, which is derived from the root's own path: nothing has to be
+handed to decoding servers or kept in a corpus. Only the store is opened up, not what else lies beside it: a link to
+another data set's blobs, or a store that is a link itself, is refused like any link out of the folder. Endings are
+those of the link's name, since blobs have none.
+"""
+
+import functools
+import os
+import stat
+from pathlib import Path
+
+
+def stays_within(root: Path, real: Path) -> bool:
+    """Whether `real` (links followed) lies in `root` (resolved) or in the store that belongs to it."""
+    return real.is_relative_to(root) or is_stored(root, real)
+
+
+def is_stored(root: Path, real: Path) -> bool:
+    """Whether `real` (links followed) lies in the store that belongs to `root` (resolved)."""
+    return any(real.is_relative_to(store) for store in _stores(str(root)))
+
+
+@functools.lru_cache(maxsize=64)
+def _stores(root: str) -> tuple[Path, ...]:
+    """The stores of files' bytes that the folder `root` is a view of."""
+    found, below = [], Path(root)
+    for folder in (below, *below.parents):
+        candidates = [folder / ".git" / "annex" / "objects"]
+        # a revision's folder lies between: snapshots/<revision>
+        if folder.name == "snapshots" and folder != below:
+            candidates.append(folder.parent / "blobs")
+        found += [store for store in candidates if _is_real_folder(store)]
+    return tuple(found)
+
+
+def _is_real_folder(path: Path) -> bool:
+    """Whether a folder is there, and no part of its path that a stranger may have written is a link."""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode) and path.resolve() == path
+    except OSError:
+        return False
+
+
+def snapshot_in(folder: Path) -> Path:
+    """The snapshot to read in a data set's folder of the hub's cache; any other folder is given back as it is.
+
+    Raises ValueError when there are several and none is named as the main one.
+    """
+    if not ((folder / "snapshots").is_dir() and (folder / "blobs").is_dir() and (folder / "refs").is_dir()):
+        return folder
+    there = sorted(path for path in (folder / "snapshots").iterdir() if path.is_dir() and not path.is_symlink())
+    try:
+        main = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        main = ""
+    named = [path for path in there if path.name == main] or there
+    if len(named) != 1:
+        names = ", ".join(str(path) for path in there[:4]) or "none"
+        raise ValueError(f"{folder} is a hub's cache folder of several or no snapshots: give one of them ({names})")
+    return named[0]
+
+
+def why_dangling(path: str | Path) -> str:
+    """What to do about the link `path` whose target is not there, as the end of a message; empty when it is unknown."""
+    try:
+        target = os.readlink(path)
+    except OSError:
+        return ""
+    if ".git/annex/objects/" in target:
+        return "its content is not in this copy: `git annex get` fetches it"
+    if "/blobs/" in target:
+        return "its download is not complete: download the data set again"
+    return ""

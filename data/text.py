@@ -1,0 +1,54 @@
+"""Bytes of a text file as text: UTF-8, with or without a byte-order mark, and any of the three line ends.
+
+    decode_text(content, label)    text, line ends made "\\n"; DocumentError for another encoding
+    foreign_encoding(head)         "UTF-16" or "UTF-32" for what begins so, with or without a mark; else None
+    convert(encoding)              the command that makes UTF-8 of a file, as the end of a message
+
+Windows programs write a byte-order mark before UTF-8, and UTF-16 for "Unicode". The mark is dropped. UTF-16 and UTF-32
+are told by name, with the command that converts, since a message about a byte would not help; they are not read,
+so that there is one encoding to reason about.
+"""
+
+import re
+
+from data.document import DocumentError
+
+_MARKS = (
+    (b"\xff\xfe\0\0", "UTF-32"),
+    (b"\0\0\xfe\xff", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+)
+# without a mark, the zeros beside the first ASCII characters tell (RFC 4627, section 3)
+_ZEROS = (
+    (re.compile(rb"(?:[\t\n\r -~]\0\0\0){2}"), "UTF-32LE"),
+    (re.compile(rb"(?:\0\0\0[\t\n\r -~]){2}"), "UTF-32BE"),
+    (re.compile(rb"(?:[\t\n\r -~]\0){4}"), "UTF-16LE"),
+    (re.compile(rb"(?:\0[\t\n\r -~]){4}"), "UTF-16BE"),
+)
+
+
+def decode_text(content: bytes, label: str) -> str:
+    """Bytes as text, without a byte-order mark. Raises DocumentError, with the remedy, for what is not UTF-8."""
+    encoding = foreign_encoding(content[:64])
+    if encoding is not None:
+        raise DocumentError(f"{label} is {encoding}, not UTF-8: {convert(encoding)}")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DocumentError(f"{label} is not UTF-8 (byte {error.start}): {convert('LATIN1')}") from None
+    return re.sub("\r\n?", "\n", text)
+
+
+def foreign_encoding(head: bytes) -> str | None:
+    """The encoding of text that begins with `head` where it is UTF-16 or UTF-32, as iconv names it; None for others."""
+    for mark, encoding in _MARKS:
+        if head.startswith(mark):
+            return encoding
+    return next((encoding for pattern, encoding in _ZEROS if pattern.match(head)), None)
+
+
+def convert(encoding: str) -> str:
+    """What to do about a text of another encoding, as the end of a message."""
+    whether = "if it is Latin-1, " if encoding == "LATIN1" else ""
+    return f"{whether}convert it by `iconv -f {encoding} -t UTF-8 FILE > NEW`"
