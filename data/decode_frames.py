@@ -5,8 +5,8 @@
 The container is told from its first bytes and only known kinds go on, under their name: left to guess, FFmpeg would
 take a text for a playlist (and open what it names) and a PNG or the cover of a song for a film. A file that
 lacks its end is refused (`data.decode_whole`); so is one whose packets end well before its declared duration. What MKV
-and WebM declare is when they end for some writers and how long they last for others; where tracks start late, which makes
-these two numbers, the first is believed.
+and WebM declare is when they end for some writers and how long they last for others; where tracks start late, which
+makes these two numbers, the first is believed.
 
 PyAV reads the packets' times (2 to 4 ms, nothing is decoded), decord fetches the pixels, and PyAV fetches them where
 decord is absent, fails, or sees other frames. That happens: decord counts frames that an edit list hides and so

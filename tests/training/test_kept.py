@@ -44,7 +44,8 @@ def recipe(**changes) -> Recipe:
         "arms": ("baseline",),
         "evals": EvalConfig(documents_per_cell=2, transcripts_per_cell=1, validation_per_cell=2, row_tokens=64,
                             bootstrap_resamples=100, max_new_tokens=1),
-        "runtime": RuntimeConfig(checkpointing="full", compile=False, num_threads=1, device="cpu", dtype="float32", loader_workers=0),
+        "runtime": RuntimeConfig(checkpointing="full", compile=False, num_threads=1, device="cpu", dtype="float32",
+                                 loader_workers=0),
     }  # fmt: skip
     return Recipe(**{**fields, **changes})
 
