@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from data.document import DocumentError, check_relative, resolve_media, split_address
+from data.document import DocumentError, check_relative, resolve_media, split_address, untagged
 
 MAX_MEMBERS = 2_000_000
 """Members of one tar; a larger one is refused, since its index alone would be hundreds of MB."""
@@ -80,8 +80,11 @@ def open_media(root: Path, path: str, *, max_file_mib: float) -> Iterator[Path]:
 
 
 def resolve_container(root: Path, path: str) -> Path:
-    """The real file of a container below `root`, of any size. Raises DocumentError like `resolve_media`."""
-    return resolve_media(root, path, max_file_mib=float("inf"))
+    """The real file of a container below `root`, of any size. Raises DocumentError like `resolve_media`.
+
+    `path` is the container's name in addresses (`data.document.tagged`).
+    """
+    return resolve_media(root, untagged(path), max_file_mib=float("inf"))
 
 
 def read_member(root: Path, container: str, name: str, *, max_file_mib: float) -> bytes:
@@ -164,6 +167,17 @@ def _walk(stream: BinaryIO, end: int, label: str) -> TarIndex:
         stream.seek(place)
         head = stream.read(_BLOCK)
     return TarIndex(index.members, index.refused, cut)
+
+
+def is_tar(head: bytes) -> bool:
+    """Whether a file that begins with `head` (512 bytes or more) is a tar, of any kind, by its first header's sum.
+
+    The mark of newer kinds alone would miss the tars of old programs, and what is empty but for zeros is no tar.
+    """
+    try:
+        return bool(tarfile.TarInfo.frombuf(head[:_BLOCK], "utf-8", "surrogateescape").name)
+    except (tarfile.HeaderError, ValueError, OverflowError):
+        return False
 
 
 def _has_content(header: tarfile.TarInfo) -> bool:

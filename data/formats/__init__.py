@@ -25,10 +25,23 @@ import stat
 from collections import Counter
 from pathlib import Path
 
+from data.document import tagged
 from data.endings import medium_of
 from data.formats.lines import is_array
 from data.formats.manifest import FORMS
-from data.formats.opening import ENDINGS, FORMATS, containers, forms_in, manifests, open_file, unknown
+from data.formats.opening import (
+    ENDINGS,
+    FORMATS,
+    containers,
+    containers_by_content,
+    ending_for,
+    forms_in,
+    is_lines,
+    json_by_content,
+    manifests,
+    open_file,
+    unknown,
+)
 from data.formats.source import Limits, Source
 from data.formats.walk import walk
 from data.links import snapshot_in, stays_within, why_dangling
@@ -74,6 +87,7 @@ def _open_folder(path: Path, root: Path, format: str | None, limits: Limits) -> 
                 raise ValueError(f"{path / name} is a link out of the folder, or to nothing: {why}")
         top = named[:1] or _top_files(root, "*.jsonl", known=format is None)
         top = top or _top_files(root, "*.json", known=format is None)
+        top = top or json_by_content(root)
         if top:
             return manifests(path, root, top, format, limits)
     if format is None:
@@ -112,6 +126,9 @@ def _folder_format(path: Path, root: Path) -> str:
             return format
     if (root / ".git").exists():
         return "repository"
+    unnamed = containers_by_content(root, (name for name, why in itertools.islice(walk(root), _LOOKED_AT) if not why))
+    if unnamed:
+        return max(unnamed, key=lambda format: len(unnamed[format]))
     from data.formats.repository import CODE
 
     pages = endings[".md"] + endings[".markdown"]
@@ -130,7 +147,7 @@ def _top_files(root: Path, pattern: str, *, known: bool) -> list[Path]:
     """JSONL files or JSON arrays right in a folder; with `known` only those that begin with objects of a known form."""
     files = sorted(file for file in root.glob(pattern) if _is_inside(root, file))
     if pattern == "*.json":
-        files = [file for file in files if is_array(file)]
+        files = [file for file in files if is_array(file) or is_lines(file)]
     return [file for file in files if not known or forms_in(file)]
 
 
@@ -140,8 +157,9 @@ def _is_inside(root: Path, file: Path) -> bool:
 
 
 def _container_names(path: Path, root: Path, format: str) -> list[str]:
-    ending = next(ending for ending, name in ENDINGS.items() if name == format)
-    names = [name for name, _ in walk(root) if name.lower().endswith(ending)]
+    ending, files = ending_for(format), list(walk(root))
+    names = [tagged(name, ending) for name, _ in files if name.lower().endswith(ending)]
+    names = names or containers_by_content(root, (name for name, why in files if not why)).get(format, [])
     if format == "datasets":
         from data.formats.parquet import dataset_files
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.document import Document, Quarantined
+from data.document import Document, Quarantined, untagged
 from data.formats.splits import with_splits
 
 
@@ -100,7 +100,7 @@ def files_sha256(root: Path, files: Iterable[str], *, label: str, whole: Callabl
     that `whole` names; of the others the time of change, and the first and last 64 KiB of a container."""
     digest = hashlib.sha256(label.encode())
     for name in sorted(files):
-        path = root / name
+        path = root / untagged(name)
         try:
             status = os.stat(path)
             marks = [name.encode("utf-8", "surrogateescape"), str(status.st_size).encode()]
@@ -121,7 +121,7 @@ def container_sha256(root: Path, files: Iterable[str], *, label: str) -> str:
     files = sorted(files)
     digest = hashlib.sha256(files_sha256(root, files, label=label, whole=lambda _: False).encode())
     for name in files:
-        with open(root / name, "rb") as stream:
+        with open(root / untagged(name), "rb") as stream:
             digest.update(stream.read(2**16))
             stream.seek(max(0, os.fstat(stream.fileno()).st_size - 2**16))
             digest.update(stream.read())
