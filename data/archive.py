@@ -39,7 +39,7 @@ CACHED_MEMBERS = 500_000
 _MAX_EXTENSION = 2**20
 _EXTENSIONS = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _BLOCK = tarfile.BLOCKSIZE
-_COMPRESSED = {b"\x1f\x8b": "gzip -d", b"BZh": "bzip2 -d", b"\xfd7zXZ\x00": "xz -d", b"\x28\xb5\x2f\xfd": "zstd -d"}
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,10 @@ def tar_index(file: Path) -> TarIndex:
 def _walk(stream: BinaryIO, end: int, label: str) -> TarIndex:
     """Index the members from header to header."""
     head = stream.read(_BLOCK)
-    for magic, remedy in _COMPRESSED.items():
+    for magic, program in _COMPRESSED.items():
         if head.startswith(magic):
-            raise DocumentError(f"tar {label!r} is compressed, which rules out random access: unpack it by `{remedy}`")
+            remedy = f"unpack it by `{program} -dc FILE > NEW.tar`"
+            raise DocumentError(f"tar {label!r} is compressed, which rules out random access: {remedy}")
     index = TarIndex()
     place, extra, cut = 0, {}, "ends without the mark that closes a tar: it was cut"
     while len(head) == _BLOCK:

@@ -8,6 +8,7 @@ A file is told by its content, whatever its name: tars of any kind, Parquet, Arr
 first lines); everything else happens while the documents are iterated.
 """
 
+import dataclasses
 import itertools
 import os
 from collections import Counter
@@ -15,11 +16,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from data.archive import is_tar
+from data.compressed import how_to_unpack, open_plain, packed_kind, packing_in
 from data.document import DocumentError, tagged, untagged
 from data.endings import medium_of
 from data.formats.lines import check_encoding, is_array, json_items
 from data.formats.manifest import FORMS, form_of, manifest_documents
 from data.formats.source import Limits, Source, container_sha256, file_sha256, files_sha256
+from data.formats.walk import walk
 from data.links import is_stored, stays_within
 from data.workbench.source import LANGUAGES
 
@@ -35,6 +38,9 @@ def open_file(path: Path, format: str | None, limits: Limits) -> Source:
     # a link that a person named is followed, and media are looked for beside its target; one into a store of bytes
     # stands for the file itself
     file = above / path.name if is_stored(above, real) else real
+    unpack = how_to_unpack(file)
+    if unpack:
+        raise ValueError(f"{path} {unpack}")
     if format is None:
         format = format_by_content(file) or ENDINGS.get(path.suffix.lower())
     if format in ENDINGS.values():
@@ -65,7 +71,7 @@ def containers_by_content(root: Path, names: Iterable[str]) -> dict[str, list[st
     found: dict[str, list[str]] = {}
     for name in names:
         try:
-            format = None if _is_told(name) else format_by_content(root / name)
+            format = None if _is_told(name) or packed_kind(name) else format_by_content(root / name)
         except OSError:
             continue
         if format is not None:
@@ -80,7 +86,7 @@ def _is_told(name: str) -> bool:
 
 
 def json_by_content(root: Path) -> list[Path]:
-    """JSON files right in a folder, lines or arrays of a known form, whose endings say nothing; none that are hidden."""
+    """JSON files right in a folder, lines or arrays of a known form, whose endings say nothing; none hidden."""
     found = []
     for file in sorted(root.iterdir()):
         if _is_told(file.name) or file.name.startswith(".") or not file.is_file():
@@ -91,8 +97,47 @@ def json_by_content(root: Path) -> list[Path]:
 
 
 def _opens_like_json(file: Path) -> bool:
-    with open(file, "rb") as stream:
-        return stream.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
+    try:
+        with open_plain(file) as stream:
+            return stream.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
+    except OSError:
+        return False
+
+
+def noting_packed(source: Source, *, read: Iterable[str] | None = None) -> Source:
+    """The source of a folder that also counts what was passed over there because it is compressed or split.
+
+    Looked for below all of the folder; where `read` names the files that are read, at its top alone.
+    """
+    is_read = set(read or ())
+
+    def documents(include_decode: bool, skipped: Counter):
+        yield from source.read(include_decode, skipped)
+        names = (name for name, why in walk(source.root) if not why)
+        for name in os.listdir(source.root) if read is not None else names:
+            kind = "" if name in is_read else packed_kind(name)
+            if kind:
+                skipped[kind] += 1
+
+    return dataclasses.replace(source, read=documents)
+
+
+def what_packed(root: Path, names: Iterable[str]) -> str:
+    """What is compressed, split or of another encoding in a folder where nothing can be read, with the remedy."""
+    for name in names:
+        try:
+            what = (
+                "" if _is_told(name) and not name.lower().endswith((".json", ".jsonl")) else how_to_unpack(root / name)
+            )
+            if not what and name.lower().endswith((".json", ".jsonl")):
+                check_encoding(root / name)
+        except DocumentError as error:
+            return f", but {error}"
+        except OSError:
+            continue
+        if what or packed_kind(name):
+            return f", but {name}, which {what or 'is ' + packed_kind(name)}"
+    return ""
 
 
 def is_lines(file: Path) -> bool:
@@ -113,7 +158,9 @@ def manifests(path: Path, root: Path, files: list[Path], format: str | None, lim
     if format is None:
         forms = forms_in(files[0], max_line_mib=limits.max_line_mib)
         if not forms and files[0].suffix.lower() != ".jsonl" and not is_array(files[0]):
-            raise ValueError(unknown(path, "holds no JSON object of a known form in its first lines"))
+            packing = packing_in(files[0])
+            what = f"is compressed ({packing.name}) and " if packing else ""
+            raise ValueError(unknown(path, f"{what}holds no JSON object of a known form in its first lines"))
         format = forms.pop() if len(forms) == 1 else "manifest"
 
     def read(include_decode: bool, skipped: Counter):
@@ -133,7 +180,7 @@ def manifests(path: Path, root: Path, files: list[Path], format: str | None, lim
         return files_sha256(root, names, label="manifests", whole=lambda _: True)
 
     def count() -> int | None:
-        if any(is_array(file) for file in files):
+        if any(is_array(file) or packing_in(file) for file in files):
             return None
         return sum(_num_lines(file) for file in files)
 

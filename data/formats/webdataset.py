@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from data.archive import TarIndex, resolve_container, tar_index
+from data.compressed import nested_kind
 from data.document import Document, DocumentError, Quarantined, Text, untagged
 from data.endings import medium_of
 from data.formats.captioned import words_of
@@ -110,7 +111,7 @@ def _document(tar: _Shard, name: str, members: list[str], skipped: Counter) -> D
         if ending in _WORDS and not medium_of(member):
             words.setdefault(ending, member)
         elif not medium_of(member):
-            skipped[f"member .{ending[:20]}"] += 1
+            skipped[nested_kind(member) or f"member .{ending[:20]}"] += 1
     fields = parse_object(tar.text(words["json"]).encode()) if "json" in words else {}
     if form_of(fields) in _WHOLE:
         return _whole(tar, fields, name)
