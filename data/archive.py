@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from data.document import DocumentError, check_relative, resolve_media, split_address
+from data.document import DocumentError, check_relative, resolve_media, split_address, untagged
 
 MAX_MEMBERS = 2_000_000
 """Members of one tar; a larger one is refused, since its index alone would be hundreds of MB."""
@@ -39,7 +39,7 @@ CACHED_MEMBERS = 500_000
 _MAX_EXTENSION = 2**20
 _EXTENSIONS = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _BLOCK = tarfile.BLOCKSIZE
-_COMPRESSED = {b"\x1f\x8b": "gzip -d", b"BZh": "bzip2 -d", b"\xfd7zXZ\x00": "xz -d", b"\x28\xb5\x2f\xfd": "zstd -d"}
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,11 @@ def open_media(root: Path, path: str, *, max_file_mib: float) -> Iterator[Path]:
 
 
 def resolve_container(root: Path, path: str) -> Path:
-    """The real file of a container below `root`, of any size. Raises DocumentError like `resolve_media`."""
-    return resolve_media(root, path, max_file_mib=float("inf"))
+    """The real file of a container below `root`, of any size. Raises DocumentError like `resolve_media`.
+
+    `path` is the container's name in addresses (`data.document.tagged`).
+    """
+    return resolve_media(root, untagged(path), max_file_mib=float("inf"))
 
 
 def read_member(root: Path, container: str, name: str, *, max_file_mib: float) -> bytes:
@@ -126,9 +129,10 @@ def tar_index(file: Path) -> TarIndex:
 def _walk(stream: BinaryIO, end: int, label: str) -> TarIndex:
     """Index the members from header to header."""
     head = stream.read(_BLOCK)
-    for magic, remedy in _COMPRESSED.items():
+    for magic, program in _COMPRESSED.items():
         if head.startswith(magic):
-            raise DocumentError(f"tar {label!r} is compressed, which rules out random access: unpack it by `{remedy}`")
+            remedy = f"unpack it by `{program} -dc FILE > NEW.tar`"
+            raise DocumentError(f"tar {label!r} is compressed, which rules out random access: {remedy}")
     index = TarIndex()
     place, extra, cut = 0, {}, "ends without the mark that closes a tar: it was cut"
     while len(head) == _BLOCK:
@@ -164,6 +168,17 @@ def _walk(stream: BinaryIO, end: int, label: str) -> TarIndex:
         stream.seek(place)
         head = stream.read(_BLOCK)
     return TarIndex(index.members, index.refused, cut)
+
+
+def is_tar(head: bytes) -> bool:
+    """Whether a file that begins with `head` (512 bytes or more) is a tar, of any kind, by its first header's sum.
+
+    The mark of newer kinds alone would miss the tars of old programs, and what is empty but for zeros is no tar.
+    """
+    try:
+        return bool(tarfile.TarInfo.frombuf(head[:_BLOCK], "utf-8", "surrogateescape").name)
+    except (tarfile.HeaderError, ValueError, OverflowError):
+        return False
 
 
 def _has_content(header: tarfile.TarInfo) -> bool:

@@ -23,6 +23,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.compressed import plain_stem
 from data.config import EncodeConfig
 from data.decode_pool import DecodePool
 from data.document import Document, Quarantined
@@ -88,7 +89,7 @@ class Retry:
         for number, fields in json_items(file, max_line_mib=16.0):
             if number in self.lines and isinstance(fields, dict):
                 ids -= {f"line {number}", f"entry {number}"}
-                ids.add(str(fields.get("id") or f"{file.stem}#{number}"))
+                ids.add(str(fields.get("id") or f"{plain_stem(file)}#{number}"))
         return Retry(frozenset(ids), self.lines)
 
     def wants(self, item: Document | Quarantined) -> bool:

@@ -10,8 +10,9 @@ document:
 `id` and `content` are required. `learn` (text only, default true) says whether the text is a target; `role` is
 kept and not interpreted; `sound` (video only, default true) asks for the sound track. Media paths are relative to
 the manifest's folder; `shard.tar::name.png` is a member of a tar there and `file.parquet::12/image` a cell of a table
-(see `data.archive`). `parse_document` trusts nothing: every wrong type is named. Whether a path really stays in
-its folder is decided by `resolve_media` when the file is about to be opened, since only then do links count.
+(see `data.archive`); a container without such an ending has it added in addresses, `shard#.tar::name.png`.
+`parse_document` trusts nothing: every wrong type is named. Whether a path really stays in its folder is decided by
+`resolve_media` when the file is about to be opened, since only then do links count.
 """
 
 import json
@@ -26,6 +27,7 @@ SPLITS = ("train", "validation", "test")
 MODALITIES = ("image", "audio", "video")
 CONTAINERS = (".tar", ".parquet", ".arrow")
 """Endings of files whose insides can be addressed, as `container::inside`."""
+_TAG = "#"
 
 
 class DocumentError(ValueError):
@@ -182,8 +184,25 @@ def parse_document(fields) -> Document:
 
 def split_address(path: str) -> tuple[str, str] | None:
     """(container, inside) of a path such as `shard.tar::a.png`; None for the path of a plain file."""
-    container, mark, inside = path.partition("::")
-    return (container, inside) if mark and container.lower().endswith(CONTAINERS) else None
+    place = path.find("::")
+    # the name of a container may have colons of its own
+    while place >= 0 and not path[:place].lower().endswith(CONTAINERS):
+        place = path.find("::", place + 1)
+    return (path[:place], path[place + 2 :]) if place >= 0 else None
+
+
+def tagged(name: str, ending: str) -> str:
+    """The name that a container goes by in addresses: its own where it ends with `ending`, else with `#.tar` behind it.
+
+    So a file's kind stands in its address whatever the file is called, and names such as `std::vector.png` stay plain.
+    """
+    return name if name.lower().endswith(ending) and not name.lower().endswith(_TAG + ending) else name + _TAG + ending
+
+
+def untagged(name: str) -> str:
+    """The file's own path behind the name of a container in an address."""
+    ending = next((ending for ending in CONTAINERS if name.lower().endswith(_TAG + ending)), None)
+    return name[: -len(_TAG + ending)] if ending else name
 
 
 def check_relative(path: str) -> str:

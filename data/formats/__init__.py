@@ -25,10 +25,26 @@ import stat
 from collections import Counter
 from pathlib import Path
 
+from data.compressed import READ_THROUGH
+from data.document import tagged
 from data.endings import medium_of
 from data.formats.lines import is_array
 from data.formats.manifest import FORMS
-from data.formats.opening import ENDINGS, FORMATS, containers, forms_in, manifests, open_file, unknown
+from data.formats.opening import (
+    ENDINGS,
+    FORMATS,
+    containers,
+    containers_by_content,
+    ending_for,
+    forms_in,
+    is_lines,
+    json_by_content,
+    manifests,
+    noting_packed,
+    open_file,
+    unknown,
+    what_packed,
+)
 from data.formats.source import Limits, Source
 from data.formats.walk import walk
 from data.links import snapshot_in, stays_within, why_dangling
@@ -74,12 +90,13 @@ def _open_folder(path: Path, root: Path, format: str | None, limits: Limits) -> 
                 raise ValueError(f"{path / name} is a link out of the folder, or to nothing: {why}")
         top = named[:1] or _top_files(root, "*.jsonl", known=format is None)
         top = top or _top_files(root, "*.json", known=format is None)
+        top = top or json_by_content(root)
         if top:
-            return manifests(path, root, top, format, limits)
+            return noting_packed(manifests(path, root, top, format, limits), read=[file.name for file in top])
     if format is None:
         format = _folder_format(path, root)
     if format in ENDINGS.values():
-        return containers(path, root, _container_names(path, root, format), format, limits)
+        return noting_packed(containers(path, root, _container_names(path, root, format), format, limits))
     if format == "markdown":
         from data.formats.markdown_folder import markdown_digest as digest
         from data.formats.markdown_folder import markdown_documents as documents
@@ -91,7 +108,9 @@ def _open_folder(path: Path, root: Path, format: str | None, limits: Limits) -> 
         from data.formats.media_folder import media_documents as documents
     else:
         raise ValueError(unknown(path, "has no .jsonl file and no .json array at its top"))
-    return Source(path, format, root, lambda include_decode, skipped: documents(root, limits, skipped), digest(root))
+    source = Source(path, format, root, lambda include_decode, skipped: documents(root, limits, skipped), digest(root))
+    # a repository counts all binary files
+    return source if format == "repository" else noting_packed(source)
 
 
 def _folder_format(path: Path, root: Path) -> str:
@@ -112,6 +131,9 @@ def _folder_format(path: Path, root: Path) -> str:
             return format
     if (root / ".git").exists():
         return "repository"
+    unnamed = containers_by_content(root, (name for name, why in itertools.islice(walk(root), _LOOKED_AT) if not why))
+    if unnamed:
+        return max(unnamed, key=lambda format: len(unnamed[format]))
     from data.formats.repository import CODE
 
     pages = endings[".md"] + endings[".markdown"]
@@ -123,14 +145,18 @@ def _folder_format(path: Path, root: Path) -> str:
     if code or pages or endings[".txt"] or endings[".rst"]:
         return "repository"
     what = f"holds {len(media)} media files but no words beside them" if media else "holds nothing that is read"
+    what += what_packed(root, (name for name, why in itertools.islice(walk(root), _LOOKED_AT) if not why))
     raise ValueError(unknown(path, what))
 
 
 def _top_files(root: Path, pattern: str, *, known: bool) -> list[Path]:
     """JSONL files or JSON arrays right in a folder; with `known` only those that begin with objects of a known form."""
-    files = sorted(file for file in root.glob(pattern) if _is_inside(root, file))
+    found = [file for ending in ("", *READ_THROUGH) for file in root.glob(pattern + ending)]
+    # of a file and its compressed twin one is read
+    files = [file for file in found if file.suffix.lower() not in READ_THROUGH or file.with_suffix("") not in found]
+    files = sorted(file for file in files if _is_inside(root, file))
     if pattern == "*.json":
-        files = [file for file in files if is_array(file)]
+        files = [file for file in files if is_array(file) or is_lines(file)]
     return [file for file in files if not known or forms_in(file)]
 
 
@@ -140,8 +166,9 @@ def _is_inside(root: Path, file: Path) -> bool:
 
 
 def _container_names(path: Path, root: Path, format: str) -> list[str]:
-    ending = next(ending for ending, name in ENDINGS.items() if name == format)
-    names = [name for name, _ in walk(root) if name.lower().endswith(ending)]
+    ending, files = ending_for(format), list(walk(root))
+    names = [tagged(name, ending) for name, _ in files if name.lower().endswith(ending)]
+    names = names or containers_by_content(root, (name for name, why in files if not why)).get(format, [])
     if format == "datasets":
         from data.formats.parquet import dataset_files
 

@@ -11,14 +11,17 @@ brackets a second.
 A file is taken for an array when it opens with `[` and then `{` or `]`; everything else is read line by line, and each
 bad line gives one error. Lines end with LF, CR LF or CR alone, and may open with a byte-order mark (files that were
 joined have one in their middle). Bytes that are no UTF-8 are an error of the line or element that holds them; a file of
-UTF-16 or UTF-32 is one error as a whole.
+UTF-16 or UTF-32 is one error as a whole. A file of gzip, bzip2 or xz is read as what is in it (`data.compressed`).
 """
 
 import json
 import re
 from collections.abc import Iterator
+from io import TextIOWrapper
 from pathlib import Path
+from typing import BinaryIO
 
+from data.compressed import open_plain, problem_of
 from data.document import DocumentError
 from data.text import convert, foreign_encoding
 
@@ -32,12 +35,18 @@ _DECODER = json.JSONDecoder()
 
 def json_items(file: Path, *, max_line_mib: float) -> Iterator[tuple[int, dict | DocumentError]]:
     """(number, object) for each JSON object of a file; an error stands where one cannot be had."""
-    limit = int(max_line_mib * 2**20)
+    number = 0
     try:
         check_encoding(file)
+        for number, item in _items(file, max_line_mib):
+            yield number, item
     except DocumentError as error:
-        yield 1, error
-        return
+        # of the file as a whole, or of what comes after this place
+        yield number + 1, error
+
+
+def _items(file: Path, max_line_mib: float) -> Iterator[tuple[int, dict | DocumentError]]:
+    limit = int(max_line_mib * 2**20)
     if is_array(file):
         yield from _array(file, limit, max_line_mib)
         return
@@ -50,17 +59,24 @@ def json_items(file: Path, *, max_line_mib: float) -> Iterator[tuple[int, dict |
 
 def is_array(file: Path) -> bool:
     """Whether a file opens like a JSON array of objects."""
-    with open(file, "rb") as stream:
+    with open_plain(file) as stream:
         head = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     return head[:1] == b"[" and head[1:].lstrip()[:1] in (b"{", b"]")
 
 
 def check_encoding(file: Path) -> None:
     """DocumentError, with the command that converts, for a file of UTF-16 or UTF-32."""
-    with open(file, "rb") as stream:
+    with open_plain(file) as stream:
         encoding = foreign_encoding(stream.read(64))
     if encoding is not None:
         raise DocumentError(f"file {file.name!r} is {encoding}, not UTF-8: {convert(encoding)}")
+
+
+def check_whole(stream: BinaryIO) -> None:
+    """DocumentError when a compressed stream that is at its end was cut, damaged or stopped."""
+    problem = problem_of(stream)
+    if problem:
+        raise DocumentError(problem)
 
 
 def parse_object(line: bytes) -> dict:
@@ -93,7 +109,7 @@ def _guarded(line: bytes) -> dict | DocumentError:
 def _bounded_lines(file: Path, limit: int) -> Iterator[bytes | None]:
     """Lines of a file without their ends; None for one longer than `limit` bytes, which is never held in memory."""
     held, size = [], 0
-    with open(file, "rb") as stream:
+    with open_plain(file) as stream:
         while block := stream.read(_BLOCK):
             # a CR LF must not be torn apart
             block += stream.read(1) if block.endswith(b"\r") else b""
@@ -107,6 +123,7 @@ def _bounded_lines(file: Path, limit: int) -> Iterator[bytes | None]:
                 if len(content) < len(piece):
                     yield b"".join(held) if size <= limit else None
                     held, size = [], 0
+        check_whole(stream)
     if size:
         yield b"".join(held) if size <= limit else None
 
@@ -134,7 +151,7 @@ class _Window:
 
 def _array(file: Path, limit: int, max_line_mib: float) -> Iterator[tuple[int, dict | DocumentError]]:
     # a byte that is no UTF-8 becomes a lone surrogate, which only the element that holds it is refused for
-    with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+    with TextIOWrapper(open_plain(file), encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
         window, number = _Window(stream), 0
         window.peek()
         window.place += 1
@@ -143,7 +160,11 @@ def _array(file: Path, limit: int, max_line_mib: float) -> Iterator[tuple[int, d
                 window.place += 1
                 continue
             number += 1
-            yield number, _element(window, limit, max_line_mib)
+            item = _element(window, limit, max_line_mib)
+            if isinstance(item, DocumentError):
+                check_whole(stream.buffer)
+            yield number, item
+        check_whole(stream.buffer)
         if not mark:
             yield number + 1, DocumentError("the file ends before the array does: it was cut")
 

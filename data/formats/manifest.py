@@ -20,6 +20,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from data.compressed import plain_stem
 from data.document import SPLITS, Document, DocumentError, Quarantined, parse_document
 from data.formats.captioned import WORDS, captioned_document, plain_document
 from data.formats.chat import chat_document
@@ -57,7 +58,7 @@ def manifest_documents(
                 document = object_document(
                     fields,
                     root=root,
-                    name=f"{file.stem}#{number}",
+                    name=f"{plain_stem(file)}#{number}",
                     form=form,
                     split=splits[file.name],
                     max_file_mib=max_file_mib,

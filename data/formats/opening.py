@@ -4,23 +4,32 @@
     manifests(path, root, files, ...)       a source of JSON files, given or found in a folder
     containers(path, root, names, ...)      a source of tars or tables, given or found in a folder
 
-A file is told by its content. Opening reads a little (the first lines); everything else happens while the documents
-are iterated.
+A file is told by its content, whatever its name: tars of any kind, Parquet, Arrow, JSON. Opening reads a little (the
+first lines); everything else happens while the documents are iterated.
 """
 
+import dataclasses
 import itertools
+import os
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
-from data.document import DocumentError
+from data.archive import is_tar
+from data.compressed import how_to_unpack, open_plain, packed_kind, packing_in
+from data.document import DocumentError, tagged, untagged
+from data.endings import medium_of
 from data.formats.lines import check_encoding, is_array, json_items
 from data.formats.manifest import FORMS, form_of, manifest_documents
 from data.formats.source import Limits, Source, container_sha256, file_sha256, files_sha256
-from data.links import is_stored
+from data.formats.walk import walk
+from data.links import is_stored, stays_within
+from data.workbench.source import LANGUAGES
 
 FORMATS = (*FORMS, "manifest", "markdown", "repository", "media", "webdataset", "parquet", "datasets")
 ENDINGS = {".tar": "webdataset", ".parquet": "parquet", ".arrow": "datasets"}
 """Ending of a container -> its format."""
+_TEXTS = (".txt", ".caption", ".cls", ".json", ".jsonl", ".md", ".markdown", ".csv", ".tsv", ".html", ".xml", ".yaml")
 
 
 def open_file(path: Path, format: str | None, limits: Limits) -> Source:
@@ -29,23 +38,112 @@ def open_file(path: Path, format: str | None, limits: Limits) -> Source:
     # a link that a person named is followed, and media are looked for beside its target; one into a store of bytes
     # stands for the file itself
     file = above / path.name if is_stored(above, real) else real
+    unpack = how_to_unpack(file)
+    if unpack:
+        raise ValueError(f"{path} {unpack}")
     if format is None:
-        format = ENDINGS.get(path.suffix.lower()) or _sniffed(file)
-    if format in ("webdataset", "parquet", "datasets"):
-        return containers(path, file.parent, [file.name], format, limits)
+        format = format_by_content(file) or ENDINGS.get(path.suffix.lower())
+    if format in ENDINGS.values():
+        return containers(path, file.parent, [tagged(file.name, ending_for(format))], format, limits)
     if format in ("markdown", "repository", "media"):
         raise ValueError(f"{path} is a file, but the format {format!r} is a folder's: give the folder")
     return manifests(path, file.parent, [file], format, limits)
 
 
-def _sniffed(file: Path) -> str | None:
+def format_by_content(file: Path) -> str | None:
+    """The format of a container by its first bytes, whatever its name; None for any other file."""
     with open(file, "rb") as stream:
         head = stream.read(512)
     if head[:4] == b"PAR1":
         return "parquet"
-    if head[:6] == b"ARROW1":
+    if head[:6] == b"ARROW1" or (head[:4] == b"\xff" * 4 and 0 < int.from_bytes(head[4:8], "little") < 2**24):
         return "datasets"
-    return "webdataset" if head[257:262] == b"ustar" else None
+    return "webdataset" if is_tar(head) else None
+
+
+def ending_for(format: str) -> str:
+    """The ending of a format's containers."""
+    return next(ending for ending, name in ENDINGS.items() if name == format)
+
+
+def containers_by_content(root: Path, names: Iterable[str]) -> dict[str, list[str]]:
+    """Format -> names in addresses of the containers among files below `root` whose endings say nothing."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        try:
+            format = None if _is_told(name) or packed_kind(name) else format_by_content(root / name)
+        except OSError:
+            continue
+        if format is not None:
+            found.setdefault(format, []).append(tagged(name, ending_for(format)))
+    return found
+
+
+def _is_told(name: str) -> bool:
+    """Whether a file's ending says what it holds: that of a medium, a text, or code."""
+    ending = os.path.splitext(name)[1].lower()
+    return medium_of(name) is not None or ending in _TEXTS or ending in LANGUAGES
+
+
+def json_by_content(root: Path) -> list[Path]:
+    """JSON files right in a folder, lines or arrays of a known form, whose endings say nothing; none hidden."""
+    found = []
+    for file in sorted(root.iterdir()):
+        if _is_told(file.name) or file.name.startswith(".") or not file.is_file():
+            continue
+        if stays_within(root, file.resolve()) and _opens_like_json(file) and (is_array(file) or is_lines(file)):
+            found.append(file)
+    return [file for file in found if forms_in(file)]
+
+
+def _opens_like_json(file: Path) -> bool:
+    try:
+        with open_plain(file) as stream:
+            return stream.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
+    except OSError:
+        return False
+
+
+def noting_packed(source: Source, *, read: Iterable[str] | None = None) -> Source:
+    """The source of a folder that also counts what was passed over there because it is compressed or split.
+
+    Looked for below all of the folder; where `read` names the files that are read, at its top alone.
+    """
+    is_read = set(read or ())
+
+    def documents(include_decode: bool, skipped: Counter):
+        yield from source.read(include_decode, skipped)
+        names = (name for name, why in walk(source.root) if not why)
+        for name in os.listdir(source.root) if read is not None else names:
+            kind = "" if name in is_read else packed_kind(name)
+            if kind:
+                skipped[kind] += 1
+
+    return dataclasses.replace(source, read=documents)
+
+
+def what_packed(root: Path, names: Iterable[str]) -> str:
+    """What is compressed, split or of another encoding in a folder where nothing can be read, with the remedy."""
+    for name in names:
+        try:
+            what = (
+                "" if _is_told(name) and not name.lower().endswith((".json", ".jsonl")) else how_to_unpack(root / name)
+            )
+            if not what and name.lower().endswith((".json", ".jsonl")):
+                check_encoding(root / name)
+        except DocumentError as error:
+            return f", but {error}"
+        except OSError:
+            continue
+        if what or packed_kind(name):
+            return f", but {name}, which {what or 'is ' + packed_kind(name)}"
+    return ""
+
+
+def is_lines(file: Path) -> bool:
+    """Whether a file holds JSON lines of a known form, two of them at least: one alone may be a caption."""
+    found = list(itertools.islice(json_items(file, max_line_mib=16.0), 2))
+    return len(found) == 2 and all(isinstance(fields, dict) and form_of(fields) for _, fields in found)
 
 
 def manifests(path: Path, root: Path, files: list[Path], format: str | None, limits: Limits) -> Source:
@@ -60,7 +158,9 @@ def manifests(path: Path, root: Path, files: list[Path], format: str | None, lim
     if format is None:
         forms = forms_in(files[0], max_line_mib=limits.max_line_mib)
         if not forms and files[0].suffix.lower() != ".jsonl" and not is_array(files[0]):
-            raise ValueError(unknown(path, "holds no JSON object of a known form in its first lines"))
+            packing = packing_in(files[0])
+            what = f"is compressed ({packing.name}) and " if packing else ""
+            raise ValueError(unknown(path, f"{what}holds no JSON object of a known form in its first lines"))
         format = forms.pop() if len(forms) == 1 else "manifest"
 
     def read(include_decode: bool, skipped: Counter):
@@ -80,7 +180,7 @@ def manifests(path: Path, root: Path, files: list[Path], format: str | None, lim
         return files_sha256(root, names, label="manifests", whole=lambda _: True)
 
     def count() -> int | None:
-        if any(is_array(file) for file in files):
+        if any(is_array(file) or packing_in(file) for file in files):
             return None
         return sum(_num_lines(file) for file in files)
 
@@ -102,7 +202,7 @@ def containers(path: Path, root: Path, names: list[str], format: str, limits: Li
         from data.formats.parquet import table_documents as documents
 
         load_pyarrow()
-        check_columns(root / names[0])
+        check_columns(root / untagged(names[0]))
     return Source(
         path,
         format,
@@ -118,7 +218,7 @@ def _num_rows(root: Path, names: list[str]) -> int | None:
     from data.formats.cells import num_rows
 
     try:
-        return sum(num_rows(root / name) for name in names)
+        return sum(num_rows(root / untagged(name)) for name in names)
     except (DocumentError, OSError):
         return None
 

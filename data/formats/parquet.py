@@ -15,13 +15,14 @@ The `datasets` package itself is not needed. Files of its cache (`cache-*.arrow`
 """
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from data.archive import resolve_container
-from data.document import Document, DocumentError, Quarantined
+from data.document import Document, DocumentError, Quarantined, untagged
 from data.endings import medium_of
 from data.formats.captioned import WORDS
 from data.formats.cells import open_table, table_rows
@@ -53,7 +54,7 @@ def table_documents(root: Path, files: list[str], limits: Limits, skipped: Count
 def _row(
     file: str, number: int, values: dict | DocumentError, features: dict, root: Path, limits: Limits, split: str
 ) -> Document | Quarantined:
-    name = f"{file.rsplit('.', 1)[0]}#{number}"
+    name = f"{os.path.splitext(untagged(file))[0]}#{number}"
     try:
         if isinstance(values, DocumentError):
             raise values

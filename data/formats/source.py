@@ -20,7 +20,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.document import Document, Quarantined
+from data.document import Document, Quarantined, untagged
 from data.formats.splits import with_splits
 
 
@@ -131,7 +131,7 @@ def files_sha256(
     names, and with `media` size and time of change of the others."""
     digest = hashlib.sha256(label.encode())
     for name in sorted(files):
-        path = root / name
+        path = root / untagged(name)
         if not media and not whole(name):
             digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
             continue
@@ -155,7 +155,7 @@ def container_sha256(root: Path, files: Iterable[str], *, label: str, media: boo
     files = sorted(files)
     digest = hashlib.sha256(files_sha256(root, files, label=label, whole=lambda _: False, media=media).encode())
     for name in files if media else ():
-        with open(root / name, "rb") as stream:
+        with open(root / untagged(name), "rb") as stream:
             digest.update(stream.read(2**16))
             stream.seek(max(0, os.fstat(stream.fileno()).st_size - 2**16))
             digest.update(stream.read())

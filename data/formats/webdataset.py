@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from data.archive import TarIndex, resolve_container, tar_index
-from data.document import Document, DocumentError, Quarantined, Text
+from data.compressed import nested_kind
+from data.document import Document, DocumentError, Quarantined, Text, untagged
 from data.endings import medium_of
 from data.formats.captioned import words_of
 from data.formats.lines import parse_object
@@ -47,7 +48,7 @@ def webdataset_documents(
         except (DocumentError, OSError) as error:
             yield Quarantined(shard, shard, str(error))
             continue
-        prefix = "" if len(shards) == 1 else f"{shard[:-4]}/"
+        prefix = "" if len(shards) == 1 else f"{os.path.splitext(untagged(shard))[0]}/"
         yield from _shard(file, shard, index, limits, skipped, prefix=prefix, split=splits[shard])
         for name, reason in index.refused.items():
             name = name.encode("utf-8", "replace").decode()
@@ -110,7 +111,7 @@ def _document(tar: _Shard, name: str, members: list[str], skipped: Counter) -> D
         if ending in _WORDS and not medium_of(member):
             words.setdefault(ending, member)
         elif not medium_of(member):
-            skipped[f"member .{ending[:20]}"] += 1
+            skipped[nested_kind(member) or f"member .{ending[:20]}"] += 1
     fields = parse_object(tar.text(words["json"]).encode()) if "json" in words else {}
     if form_of(fields) in _WHOLE:
         return _whole(tar, fields, name)
@@ -122,7 +123,7 @@ def _document(tar: _Shard, name: str, members: list[str], skipped: Counter) -> D
         return None
     if not text.strip():
         raise DocumentError(f"sample {name!r} has no words: none in .{', .'.join(_WORDS)}")
-    source = os.path.basename(os.path.dirname(tar.name)) or tar.name.removesuffix(".tar")
+    source = os.path.basename(os.path.dirname(tar.name)) or untagged(tar.name).removesuffix(".tar")
     if not media:
         return Document(id=name, parts=(Text(text),), kind="text", split=UNASSIGNED, source=source)
     return paired(name, media, text, source=source)

@@ -1,0 +1,215 @@
+"""Compressed files: which there are, which are read, and the command that unpacks the others.
+
+    packing_of(head)           the Packing that a file begins like; None for a plain file
+    open_plain(file)           a binary stream of what is in a file, decompressed as it is read
+    how_to_unpack(file)        the command for a compressed file or archive, or a piece of one; "" for a plain file
+    packed_kind(name)          the same in few words, from the name alone, for counts of what was passed over
+
+JSON in gzip, bzip2 or xz, under any name, is read as it stands, by the standard library and in bounded memory: the
+stream is never held, and it may expand to MAX_RATIO times the file (a text compresses 5 to 50 times; a bomb of a few
+bytes fills a disk). The library of this Python has no zstd, lz4 or LZW: those are named with the command.
+
+A compressed tar has no random access, and media must be reached in any order; a table or an archive of files (ZIP, 7z,
+RAR) is no stream at all. These are named with the command too: unpacked once, they are read many times.
+"""
+
+import bz2
+import gzip
+import io
+import lzma
+import re
+import shlex
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from data.archive import is_tar
+
+MAX_RATIO = 250
+"""How many times its own size a compressed file may expand to, above the first 64 MiB."""
+_FREE_BYTES = 2**26
+_BROKEN = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, OSError)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """A way of compressing."""
+
+    name: str
+    magic: bytes
+    endings: tuple[str, ...]
+    unpack: str
+    """Command to which the file's name is added; one with {out} makes a folder, any other writes to its output."""
+
+
+_PACKINGS = (
+    Packing("gzip", b"\x1f\x8b", (".gz", ".tgz"), "gzip -dc"),
+    Packing("bzip2", b"BZh", (".bz2", ".tbz2", ".tbz"), "bzip2 -dc"),
+    Packing("xz", b"\xfd7zXZ\0", (".xz", ".txz"), "xz -dc"),
+    Packing("zstd", b"\x28\xb5\x2f\xfd", (".zst", ".tzst", ".zstd"), "zstd -dc"),
+    Packing("lz4", b"\x04\x22\x4d\x18", (".lz4",), "lz4 -dc"),
+    Packing("LZW", b"\x1f\x9d", (".z",), "gzip -dc"),
+    Packing("ZIP", b"PK\x03\x04", (".zip",), "unzip {name} -d {out}"),
+    Packing("7z", b"7z\xbc\xaf\x27\x1c", (".7z",), "7z x {name} -o{out}"),
+    Packing("RAR", b"Rar!\x1a\x07", (".rar",), "unrar x {name} {out}/"),
+)
+READ_THROUGH = (".gz", ".bz2", ".xz")
+"""Endings of compressed JSON that is read as it stands."""
+_STREAMS = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
+# the pieces that `split`, zip -s, 7z -v and rar -v leave
+_PIECE = re.compile(
+    r"(?P<whole>.+?\.(?:(?:tar\.)?(?:gz|zst|xz|bz2)|tar|tgz|zip|7z|rar|parquet))"
+    r"[._-]?(?:part[._-]?(?:[a-z]{2,3}|\d{1,4})|a[a-z]|aa[a-z]|\d{2,4})"
+)
+_ZIP_PIECE = re.compile(r"(?P<whole>.+)\.z\d\d", re.IGNORECASE)
+_INNER = (".tar", ".jsonl", ".json", ".ndjson", ".parquet", ".arrow")
+
+
+def packing_of(head: bytes) -> Packing | None:
+    """The packing of a file that begins with `head`; None for a plain file."""
+    return next((packing for packing in _PACKINGS if head.startswith(packing.magic)), None)
+
+
+def packing_in(file: Path) -> Packing | None:
+    """The packing of a file; None for a plain file."""
+    with open(file, "rb") as stream:
+        return packing_of(stream.read(8))
+
+
+def open_plain(file: Path) -> BinaryIO:
+    """What is in a file as a binary stream: decompressed from gzip, bzip2 and xz, any other file as it is.
+
+    Where the compressed data are broken or expand beyond MAX_RATIO the stream ends, so that what came before is not
+    lost with a block; `problem_of` tells.
+    """
+    with open(file, "rb") as stream:
+        packing = packing_of(stream.read(8))
+        size = stream.seek(0, io.SEEK_END)
+    if packing is None or packing.name not in _STREAMS:
+        return open(file, "rb")
+    limit = _FREE_BYTES + MAX_RATIO * size
+    return io.BufferedReader(_Bounded(_STREAMS[packing.name](file, "rb"), limit, packing.name), 2**18)
+
+
+def problem_of(stream: BinaryIO) -> str:
+    """Why a stream of `open_plain` that is at its end ended too early; empty when it did not."""
+    return getattr(getattr(stream, "raw", None), "problem", "")
+
+
+class _Bounded(io.RawIOBase):
+    """A decompressed stream that ends, with its problem noted, where it is broken or grows too long."""
+
+    def __init__(self, stream: BinaryIO, limit: int, name: str):
+        self.stream, self.left, self.name, self.problem = stream, limit, name, ""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        if self.problem:
+            return 0
+        try:
+            content = self.stream.read1(len(buffer))
+        except _BROKEN as error:
+            self.problem = f"the {self.name} data break off here or are damaged ({str(error)[:100]})"
+            return 0
+        self.left -= len(content)
+        if self.left < 0:
+            self.problem = f"the {self.name} data expand to over {MAX_RATIO} times their size: unpack them to read on"
+            return 0
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self.stream.close()
+        super().close()
+
+
+def how_to_unpack(file: Path) -> str:
+    """What a compressed file is and the command that unpacks it, as the end of a message.
+
+    Empty for a plain file, and for JSON that is read through its compression.
+    """
+    piece = _piece(file.name)
+    if piece:
+        return piece
+    packing = packing_in(file)
+    if packing is None:
+        return ""
+    inner = b""
+    if packing.name in _STREAMS:
+        with open_plain(file) as stream:
+            inner = stream.read(512)
+            if not inner and problem_of(stream):
+                return f"is compressed ({packing.name}) and damaged: fetch it again"
+        if not is_tar(inner) and inner[:4] != b"PAR1" and inner[:6] != b"ARROW1":
+            return ""
+    ending = ".tar" if is_tar(inner) else ".parquet" if inner[:4] == b"PAR1" else ""
+    what = "a tar that is " if is_tar(inner) else ""
+    return f"is {what}compressed ({packing.name}), {_remedy(file.name, packing, ending)}"
+
+
+def packed_kind(name: str) -> str:
+    """What a file is that looks compressed or split by its name, and the remedy, in few words; "" for any other.
+
+    The words are the same for files of one kind, so that they can be counted. Nothing is opened.
+    """
+    if _piece(name):
+        return "piece of a split file: join by `cat NAME.* > NAME`"
+    base = name.rsplit("/", 1)[-1].lower()
+    packing = next((packing for packing in _PACKINGS if base.endswith(packing.endings)), None)
+    if packing is None:
+        return ""
+    # of an ending such as .tar.gz both halves, of v1.2.gz the last alone
+    inner = next((f"{known}" for known in _INNER if known in base[:-1]), "")
+    ending = (inner if base.split(".")[-2:-1] == [inner[1:]] else "") + Path(base).suffix
+    command = packing.unpack.format(name="FILE", out="FOLDER")
+    return f"compressed {ending}: unpack by `{command}{'' if 'FILE' in command else ' FILE > NEW'}`"
+
+
+def nested_kind(member: str) -> str:
+    """What an archive inside an archive is and the remedy, in few words; "" for any other member."""
+    ending = Path(member).suffix.lower()
+    if ending == ".tar" or packed_kind(member):
+        return f"member {ending}, an archive in an archive: unpack the outer one"
+    return ""
+
+
+def plain_stem(file: Path) -> str:
+    """The name of a file without its ending, nor that of a compression before which another stands."""
+    endings = tuple(ending for packing in _PACKINGS for ending in packing.endings)
+    name = file.name
+    if name.lower().endswith(endings) and Path(Path(name).stem).suffix:
+        name = Path(name).stem
+    return Path(name).stem
+
+
+def _remedy(name: str, packing: Packing, ending: str) -> str:
+    """Why the packing is not read through, and the command."""
+    stem = name
+    for known in packing.endings:
+        if name.lower().endswith(known):
+            stem = name[: -len(known)]
+            ending = ending or (".tar" if known.startswith(".t") else "")
+            break
+    if "{out}" in packing.unpack:
+        command = packing.unpack.format(name=shlex.quote(name), out=shlex.quote(stem if stem != name else f"{name}.d"))
+        return f"an archive of files: unpack it by `{command}` and give the folder"
+    out = stem if stem.lower().endswith(ending or _INNER) else stem + ending
+    out = out if out != name else f"unpacked-{name}"
+    why = "which rules out random access" if out.lower().endswith((".tar", ".parquet", ".arrow")) else "not read so"
+    return f"{why}: unpack it by `{packing.unpack} {shlex.quote(name)} > {shlex.quote(out)}`"
+
+
+def _piece(name: str) -> str:
+    """What to do about a piece of a file that was split; empty for a whole file."""
+    base = name.rsplit("/", 1)[-1]
+    if match := _ZIP_PIECE.fullmatch(base):
+        whole = shlex.quote(match["whole"] + ".zip")
+        return f"is a piece of a split ZIP archive: join it by `zip -s 0 {whole} --out whole.zip`, then unpack that"
+    match = _PIECE.fullmatch(base)
+    if match is None:
+        return ""
+    whole, head = match["whole"], base[: len(match["whole"])]
+    return f"is a piece of a split file: join it by `cat {shlex.quote(head)}?* > {shlex.quote(whole)}` and give that"

@@ -1,0 +1,154 @@
+"""Files are told by their content: archives, tables and JSON under any name, alone and in folders."""
+
+import io
+import json
+import os
+import tarfile
+
+import pytest
+from format_files import encoded, media, read, texts
+from media_files import picture
+
+from data.archive import is_tar
+from data.document import DocumentError, resolve_media, split_address, tagged, untagged
+from data.formats import open_source
+
+LINES = '{"text": "wren"}\n{"text": "heron"}\n'
+ARRAY = json.dumps([{"text": "wren"}, {"text": "heron"}])
+
+
+@pytest.fixture(scope="module")
+def png(tmp_path_factory) -> bytes:
+    path = tmp_path_factory.mktemp("material") / "a.png"
+    picture(path, 16, 16)
+    return path.read_bytes()
+
+
+def tar(members: dict[str, bytes], format=tarfile.USTAR_FORMAT) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=format) as out:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            out.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def v7(members: dict[str, bytes]) -> bytes:
+    """A tar as old programs wrote it, without the mark `ustar`."""
+    content = bytearray(tar(members))
+    for place in range(0, len(content), 512):
+        if content[place + 257 : place + 262] == b"ustar":
+            content[place + 257 : place + 512] = bytes(255)
+            content[place + 148 : place + 156] = b" " * 8
+            content[place + 148 : place + 156] = b"%06o\0 " % sum(content[place : place + 512])
+    return bytes(content)
+
+
+def table(png: bytes, kind: str) -> bytes:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows, stream = pa.table({"image": [png], "text": ["wren"]}), io.BytesIO()
+    if kind == "parquet":
+        pq.write_table(rows, stream)
+    else:
+        with (pa.ipc.new_file if kind == "arrow-file" else pa.ipc.new_stream)(stream, rows.schema) as out:
+            out.write_table(rows)
+    return stream.getvalue()
+
+
+CONTAINERS = ["pax", "gnu", "ustar", "v7", "parquet", "arrow-file", "arrow-stream"]
+
+
+def container(kind: str, png: bytes) -> bytes:
+    members = {"a/1.png": png, "a/1.txt": b"wren"}
+    if kind == "v7":
+        return v7(members)
+    if kind in ("pax", "gnu", "ustar"):
+        return tar(members, getattr(tarfile, f"{kind.upper()}_FORMAT"))
+    return table(png, kind)
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+@pytest.mark.parametrize("name", ["data", "shard-0.bin", "train.v1.2", "a.TAR", "std::odd.dat"])
+def test_containers_under_any_name(tmp_path, png, kind, name, tokenizer, config):
+    (tmp_path / name).write_bytes(container(kind, png))
+    for path in (tmp_path / name, tmp_path):
+        if path == tmp_path and name == "a.TAR" and kind not in ("pax", "gnu", "ustar", "v7"):
+            continue
+        documents, bad = read(path)
+        source = open_source(path)
+        assert not bad and len(documents) == 1 and texts(documents[0]) == "wren" and len(media(documents[0])) == 1
+        assert "#.tar" not in documents[0].id and len(source.fingerprint()) == 64
+        encoded(documents[0], source.root, tokenizer, config)
+
+
+def test_several_shards_without_endings(tmp_path, png, tokenizer, config):
+    for number in range(3):
+        (tmp_path / f"{number:05d}").write_bytes(tar({"x.png": png, "x.txt": b"wren"}))
+    (tmp_path / "README.md").write_text("# What it is\n")
+    documents, bad = read(tmp_path)
+    assert not bad and [document.id for document in documents] == ["00000/x", "00001/x", "00002/x"]
+    assert media(documents[1])[0][1] == "00001#.tar::x.png"
+    encoded(documents[1], tmp_path.resolve(), tokenizer, config)
+
+
+def test_a_manifest_may_address_them(tmp_path, png, tokenizer, config):
+    (tmp_path / "shard").write_bytes(tar({"x.png": png}))
+    (tmp_path / "m.jsonl").write_text(json.dumps({"image": "shard#.tar::x.png", "text": "wren"}))
+    documents, bad = read(tmp_path / "m.jsonl")
+    assert not bad
+    encoded(documents[0], tmp_path.resolve(), tokenizer, config)
+
+
+@pytest.mark.parametrize("name", ["data", "words.txt.bin", "part-00000", "a.ndjson", "a.json", "b.jsonlines"])
+@pytest.mark.parametrize("content", [LINES, ARRAY, "\ufeff" + LINES, "\n \n" + ARRAY], ids=["l", "a", "mark", "space"])
+def test_json_under_any_name(tmp_path, name, content):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    for path in (tmp_path / name, tmp_path):
+        documents, bad = read(path)
+        assert not bad and [texts(document) for document in documents] == ["wren", "heron"]
+
+
+def test_what_is_no_table_of_documents_stays_what_it_is(tmp_path, png):
+    """A settings file, a caption of one object and a folder with .git are read as before."""
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "a.png").write_bytes(png)
+    (tmp_path / "m" / "a.json").write_text('{"text": "wren"}')
+    assert open_source(tmp_path / "m").format == "media"
+    (tmp_path / "r" / ".git").mkdir(parents=True)
+    (tmp_path / "r" / "fixture").write_bytes(tar({"x.txt": b"wren"}))
+    (tmp_path / "r" / "settings.rc").write_text('{\n"text": "x"\n}\n')
+    (tmp_path / "r" / "main.py").write_text("import os\n")
+    source = open_source(tmp_path / "r")
+    assert source.format == "repository" and "main.py" in [item.id for item in source.documents()]
+
+
+def test_pipes_and_links_out_are_not_opened(tmp_path):
+    (tmp_path / "f").mkdir()
+    os.mkfifo(tmp_path / "f" / "pipe")
+    (tmp_path / "out").write_text(LINES)
+    (tmp_path / "f" / "led").symlink_to("../out")
+    with pytest.raises(ValueError, match="holds nothing that is read"):
+        open_source(tmp_path / "f")
+
+
+@pytest.mark.parametrize("head", [b"", bytes(1024), b"x" * 1024, LINES.encode() * 40, b"ustar" * 200, b"a" * 511])
+def test_what_is_no_tar(head):
+    assert not is_tar(head)
+
+
+def test_names_in_addresses():
+    cases = {
+        "a.tar": "a.tar",
+        "b/A.TAR": "b/A.TAR",
+        "data": "data#.tar",
+        "x.bin": "x.bin#.tar",
+        "x#.tar": "x#.tar#.tar",
+    }
+    for name, address in cases.items():
+        assert tagged(name, ".tar") == address and untagged(address) == name
+        assert split_address(f"{address}::in/side.png") == (address, "in/side.png")
+    assert tagged("a.tar", ".parquet") == "a.tar#.parquet" and untagged("a.tar#.parquet") == "a.tar"
+    # a tag opens no way out of the folder
+    with pytest.raises(DocumentError, match="leaves"):
+        resolve_media("/", "../x#.tar::a.png", max_file_mib=1)
