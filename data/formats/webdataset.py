@@ -9,7 +9,8 @@ member is passed over and counted. A `.json` that holds a whole document (`conte
 
 Nothing is unpacked: media are addressed `shard-0001.tar::a/heron.jpg` and read when they are decoded
 (`data.archive`). Members need not lie together. A shard that was cut gives the samples before the cut, and one
-record that says so. The split is that of the shard's name or folder (`train-0001.tar`), where it has one.
+record that says so. The split is that of the shard's name or folder (`train-0001.tar`), else that of the sample's
+folder inside the tar, where there is one.
 """
 
 import dataclasses
@@ -25,10 +26,10 @@ from data.document import Document, DocumentError, Quarantined, Text
 from data.endings import medium_of
 from data.formats.captioned import words_of
 from data.formats.lines import parse_object
-from data.formats.manifest import form_of, object_document, splits_of_paths
+from data.formats.manifest import form_of, object_document
 from data.formats.media_folder import paired
 from data.formats.source import Limits
-from data.formats.splits import UNASSIGNED
+from data.formats.splits import HELD_OUT, UNASSIGNED, NamedSplits, SplitFrom, splits_of_paths
 from data.text import decode_text
 
 _WORDS = ("txt", "caption", "json", "cls")
@@ -48,7 +49,7 @@ def webdataset_documents(
             yield Quarantined(shard, shard, str(error))
             continue
         prefix = "" if len(shards) == 1 else f"{shard[:-4]}/"
-        yield from _shard(file, shard, index, limits, skipped, prefix=prefix, split=splits[shard])
+        yield from _shard(file, shard, index, limits, skipped, prefix=prefix, named=splits[shard])
         for name, reason in index.refused.items():
             name = name.encode("utf-8", "replace").decode()
             yield Quarantined(f"{shard}::{name}"[:900], shard, f"member {name[:200]!r} of {shard!r} {reason}")
@@ -57,13 +58,14 @@ def webdataset_documents(
 
 
 def _shard(
-    file: Path, shard: str, index: TarIndex, limits: Limits, skipped: Counter, *, prefix: str, split: str
+    file: Path, shard: str, index: TarIndex, limits: Limits, skipped: Counter, *, prefix: str, named: SplitFrom
 ) -> Iterator[Document | Quarantined]:
     samples: dict[str, list[str]] = {}
     for name in index.members:
         samples.setdefault(_sample_of(name), []).append(name)
     # what is missing from a sample must not turn its caption into a text of its own
     broken = {_sample_of(name) for name in index.refused}
+    folders = NamedSplits(samples, files=False)
     with open(file, "rb") as stream:
         for sample, names in samples.items():
             try:
@@ -75,8 +77,11 @@ def _shard(
                 yield Quarantined(f"{prefix}{sample}", f"{shard}::{names[0]}", f"{shard!r}: {error}")
                 continue
             if document is not None:
-                open_split = document.split == UNASSIGNED
-                yield dataclasses.replace(document, split=split) if open_split else document
+                if document.split == UNASSIGNED:
+                    inner = folders.of(sample)
+                    held = inner in HELD_OUT and named not in HELD_OUT
+                    document = dataclasses.replace(document, split=inner if held or named.is_open else named)
+                yield document
 
 
 @dataclasses.dataclass(frozen=True)
