@@ -14,10 +14,9 @@
     datasets         a dataset saved by Hugging Face `datasets` (extra `hf`)   parquet.py
 
 A file is told by its content (`opening`), a folder by what is in it: manifests in it decide, or in the folders below it
-(of a tree without .git and with no more code than media); then a saved dataset, tars, Parquet files; then a .git folder;
-then captions beside media, pages, code. `format=` overrides all of it. Opening
-reads a little (the first lines of a file, the names in a folder); everything else happens while `documents()` is
-iterated.
+(of a tree without .git and with no more code than media); then a saved dataset, tars, Parquet files; then a .git
+folder; then captions beside media, pages, code. `format=` overrides all of it. Opening reads a little (the first lines
+of a file, the names in a folder); everything else happens while `documents()` is iterated.
 """
 
 import itertools
@@ -140,7 +139,8 @@ def _top_files(root: Path, pattern: str, *, known: bool) -> list[Path]:
 def _manifests_below(root: Path, limits: Limits, *, known: bool) -> list[Path]:
     """Manifests in the folders below one that has none at its top: all of MANIFESTS, else JSONL files or JSON arrays.
 
-    A repository's own test data are no manifests of it: with `known`, more code than media and manifests rules them out.
+    A repository's own test data are no manifests of it: with `known`, more code than media and manifests is a tree
+    of code.
     """
     if known and any((root / name).exists() for name in (".git", "dataset_dict.json", "state.json")):
         return []

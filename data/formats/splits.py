@@ -195,7 +195,7 @@ def assign_splits(names: Iterable[str], among: tuple[str, ...] = HELD_OUT) -> di
 def with_splits(items: Iterable[Document | Quarantined]) -> Iterator[Document | Quarantined]:
     """The items with a split for each document that has none yet."""
     items, held, num_held, characters = iter(items), [], 0, 0
-    rule = split_of
+    dealt: dict[tuple[str, ...], dict[str, str]] | None = None
     for item in items:
         held.append(item)
         if isinstance(item, Document) and item.split == UNASSIGNED:
@@ -209,23 +209,20 @@ def with_splits(items: Iterable[Document | Quarantined]) -> Iterator[Document | 
             if isinstance(item, Document) and item.split == UNASSIGNED:
                 open_names.setdefault(_among(item), []).append(item.id)
         dealt = {among: assign_splits(names, among) for among, names in open_names.items()}
-
-        def rule(name: str, among: tuple[str, ...]) -> str:
-            return dealt[among][name]
-
     while held:
-        yield _settled(held.pop(0), rule)
+        yield _settled(held.pop(0), dealt)
     for item in items:
-        yield _settled(item, rule)
+        yield _settled(item, dealt)
 
 
 def _among(document: Document) -> tuple[str, ...]:
     return getattr(document.split, "among", HELD_OUT)
 
 
-def _settled(item: Document | Quarantined, rule) -> Document | Quarantined:
+def _settled(item: Document | Quarantined, dealt: dict | None) -> Document | Quarantined:
     if isinstance(item, Document) and item.split == UNASSIGNED:
-        split = rule(item.id, _among(item))
+        among = _among(item)
+        split = split_of(item.id, among) if dealt is None else dealt[among][item.id]
         # a folder named after training whose documents stay there was named by it
         named = getattr(item.split, "origin", HASH) if split == "train" else HASH
         return dataclasses.replace(item, split=SplitFrom(split, named))
