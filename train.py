@@ -235,6 +235,8 @@ class _Run:
                 num_workers=config.workbench.workers,
                 progress=True,
             )
+            for line in source.told():
+                logger.info("%s", line)
         shutil.copyfile(corpus.folder / "quarantine.jsonl", folder / "quarantine.jsonl")
         return {
             "documents": corpus.num_documents,

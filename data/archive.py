@@ -36,6 +36,8 @@ MAX_MEMBERS = 2_000_000
 """Members of one tar; a larger one is refused, since its index alone would be hundreds of MB."""
 CACHED_MEMBERS = 500_000
 """Members that the indexes kept in one process may hold together."""
+AGAIN = " (again"
+"""What stands behind the name of a refused member that has the name of an earlier one."""
 _MAX_EXTENSION = 2**20
 _EXTENSIONS = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _BLOCK = tarfile.BLOCKSIZE
@@ -237,7 +239,10 @@ def _enter(index: TarIndex, header: tarfile.TarInfo, extra: dict[str, str], offs
     elif offset + size > end:
         reason = f"ends at byte {offset + size}, beyond the end of the tar at {end}: the tar was cut"
     elif normal in index.members:
-        normal, reason = f"{normal} (again)", "has the name of an earlier member"
+        again = f"{normal}{AGAIN})"
+        # a third one has a name of its own, so that each has its record
+        normal = f"{normal}{AGAIN}, at byte {offset})" if again in index.refused else again
+        reason = "has the name of an earlier member"
     if reason:
         index.refused[normal] = reason
     else:

@@ -49,6 +49,7 @@ def check(request: argparse.Namespace) -> int:
         quarantine=quarantine,
     )
     summary = found.tally.to_json() | {"format": source.format, "seconds": round(found.seconds, 3)}
+    summary["splits_from"] = {origin: dict(counts) for origin, counts in sorted(source.splits_from.items())}
     if found.interrupted:
         summary["interrupted"] = True
     # files first: whoever reads what is printed may stop reading
@@ -69,9 +70,8 @@ def _say(found: Check, source: Source, *, quarantine: Path | None, plot: Path | 
         seen = found.tally.num_documents + found.tally.num_quarantined
         print(f"interrupted: what follows counts the {seen:,} documents seen so far")
     print(f"{safe(str(source.path))}: {source.format}\n\n{report(found.tally)}\n")
-    if source.skipped:
-        reasons = ", ".join(f"{count:,} {safe(reason, 80)}" for reason, count in sorted(source.skipped.items()))
-        print(f"files passed over: {reasons}")
+    for line in source.told():
+        print(safe(line, 1000))
     if found.missing:
         names = ", ".join(safe(name, 60) for name in found.missing[:5])
         print(f"no longer there under this name: {len(found.missing):,} ({names})")
@@ -104,6 +104,8 @@ def build(request: argparse.Namespace) -> int:
     print(
         f"{safe(str(request.folder))}: {corpus.tokenizer.vocab_size:,} ids, from {source.format}\n\n{report(tally)}\n"
     )
+    for line in source.told():
+        print(safe(line, 1000))
     print(f"quarantine file: {request.folder / 'quarantine.jsonl'}")
     extra = {
         "format": source.format,

@@ -13,10 +13,10 @@
     parquet          Parquet files (extra `hf`)                            parquet.py
     datasets         a dataset saved by Hugging Face `datasets` (extra `hf`)   parquet.py
 
-A file is told by its content (`opening`), a folder by what is in it: a manifest in it decides; then a saved dataset,
-tars, Parquet files; then a .git folder; then captions beside media, pages, code. `format=` overrides all of it. Opening
-reads a little (the first lines of a file, the names in a folder); everything else happens while `documents()` is
-iterated.
+A file is told by its content (`opening`), a folder by what is in it: manifests in it decide, or in the folders below it
+(of a tree without .git and with no more code than media); then a saved dataset, tars, Parquet files; then a .git
+folder; then captions beside media, pages, code. `format=` overrides all of it. Opening reads a little (the first lines
+of a file, the names in a folder); everything else happens while `documents()` is iterated.
 """
 
 import itertools
@@ -46,7 +46,7 @@ from data.formats.opening import (
     what_packed,
 )
 from data.formats.source import Limits, Source
-from data.formats.walk import walk
+from data.formats.walk import is_open, walk
 from data.links import snapshot_in, stays_within, why_dangling
 
 __all__ = ["FORMATS", "Limits", "Source", "open_source"]
@@ -54,6 +54,7 @@ __all__ = ["FORMATS", "Limits", "Source", "open_source"]
 MANIFESTS = ("manifest.jsonl", "manifest.json", "metadata.jsonl")
 """Files that stand for the folder they lie in."""
 _LOOKED_AT = 200_000
+_ARRAYS_LOOKED_AT = 1000
 
 
 def open_source(
@@ -91,6 +92,7 @@ def _open_folder(path: Path, root: Path, format: str | None, limits: Limits) -> 
         top = named[:1] or _top_files(root, "*.jsonl", known=format is None)
         top = top or _top_files(root, "*.json", known=format is None)
         top = top or json_by_content(root)
+        top = top or _manifests_below(root, limits, known=format is None)
         if top:
             return noting_packed(manifests(path, root, top, format, limits), read=[file.name for file in top])
     if format is None:
@@ -158,6 +160,43 @@ def _top_files(root: Path, pattern: str, *, known: bool) -> list[Path]:
     if pattern == "*.json":
         files = [file for file in files if is_array(file) or is_lines(file)]
     return [file for file in files if not known or forms_in(file)]
+
+
+def _manifests_below(root: Path, limits: Limits, *, known: bool) -> list[Path]:
+    """Manifests in the folders below one that has none at its top: all of MANIFESTS, else JSONL files or JSON arrays.
+
+    A repository's own test data are no manifests of it: with `known`, more code than media and manifests is a tree
+    of code.
+    """
+    if known and any((root / name).exists() for name in (".git", "dataset_dict.json", "state.json")):
+        return []
+    from data.formats.repository import CODE
+
+    named, lines, arrays, code, media = [], [], [], 0, 0
+    for name, problem in itertools.islice(walk(root, enter=is_open), _LOOKED_AT):
+        ending = os.path.splitext(name)[1].lower()
+        media += medium_of(name) is not None
+        code += ending in CODE
+        if known and ending in ENDINGS:
+            return []
+        if not problem and "/" in name and ending in (".jsonl", ".json"):
+            if os.path.basename(name) in MANIFESTS:
+                named.append(root / name)
+            elif ending == ".jsonl":
+                lines.append(root / name)
+            elif len(arrays) < _ARRAYS_LOOKED_AT and is_array(root / name):
+                arrays.append(root / name)
+    # of several in one folder the first of MANIFESTS stands for it
+    found = sorted({file.parent: file for file in sorted(named, key=_rank, reverse=True)}.values())
+    for files in (found, lines, arrays):
+        files = [file for file in files if not known or forms_in(file, max_line_mib=limits.max_line_mib)]
+        if files:
+            return files if not known or code <= media + len(files) else []
+    return []
+
+
+def _rank(file: Path) -> int:
+    return MANIFESTS.index(file.name)
 
 
 def _is_inside(root: Path, file: Path) -> bool:

@@ -9,30 +9,31 @@
 
 A file may mix them. Where the form is known (`form=`), every object is held to it, so that a misspelt field is
 reported as what it is. Only the native and the captioned house form need an `id`; the others get `<file>#<number>`
-where they have none. A split that an object names is kept; where none is named, the native and the house form mean
-`train` and the others leave it to the name of the file (`test-00.jsonl`), or else to `data.formats.splits`.
+where they have none. A split that an object names is kept; where none is named, the name of the file or of a folder
+over it decides (`test-00.jsonl`, `test/metadata.jsonl`), then the folders of its media (`data.formats.splits`). Where
+those hold nothing out, the native and the house form mean `train` and the others leave it to the hash.
+
+Manifests may lie in folders below the source's: media paths are relative to the manifest's own folder, ids that it does
+not give begin with the folder's name, and ids may come again in another folder.
 
 Nothing is decoded here and no media file is opened. Each bad line gives one `Quarantined` that names its number.
 """
 
 import dataclasses
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data.compressed import plain_stem
-from data.document import SPLITS, Document, DocumentError, Quarantined, parse_document
+from data.document import SPLITS, Document, DocumentError, Quarantined, Text, parse_document
 from data.formats.captioned import WORDS, captioned_document, plain_document
 from data.formats.chat import chat_document
 from data.formats.lines import is_array, json_items
 from data.formats.llava import llava_document
 from data.formats.obelics import obelics_document
-from data.formats.splits import UNASSIGNED
+from data.formats.splits import FORM, HELD_OUT, UNASSIGNED, MediaSplits, SplitFrom, splits_of_paths
 
 FORMS = ("content-parts", "chat", "llava", "obelics", "captioned")
 _PLAIN = (*WORDS, "image", "images", "audio", "video", "file_name", "audio_filepath")
-_SPLIT_NAMES = {"val": "validation", "valid": "validation", "dev": "validation", "eval": "validation"}
-_SPLIT_NAMES |= {"testing": "test", "training": "train"} | {name: name for name in SPLITS}
 
 
 def manifest_documents(
@@ -46,8 +47,10 @@ def manifest_documents(
 ) -> Iterator[Document | Quarantined]:
     """Documents of JSONL files and JSON arrays in file order, and a `Quarantined` for each entry that gives none."""
     files, seen = list(files), set()
-    splits = splits_of_paths(file.name for file in files)
+    paths = {file: file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name for file in files}
+    splits, media_splits = splits_of_paths(paths.values()), MediaSplits(root)
     for file in files:
+        folder = paths[file].rpartition("/")[0]
         word = "entry" if is_array(file) else "line"
         for number, fields in json_items(file, max_line_mib=max_line_mib):
             name, medium = f"{word} {number}", ""
@@ -57,22 +60,46 @@ def manifest_documents(
                 name, medium = _describe(fields, name)
                 document = object_document(
                     fields,
-                    root=root,
-                    name=f"{plain_stem(file)}#{number}",
+                    root=root / folder,
+                    name=f"{folder}/{plain_stem(file)}#{number}" if folder else f"{plain_stem(file)}#{number}",
                     form=form,
-                    split=splits[file.name],
                     max_file_mib=max_file_mib,
                     include_decode=include_decode,
                 )
                 if document is not None and _promises_ids(fields, form):
-                    if document.id in seen:
+                    if (folder, document.id) in seen:
                         raise DocumentError(f"id {document.id!r} was used by an earlier line")
-                    seen.add(document.id)
+                    seen.add((folder, document.id))
             except DocumentError as error:
-                yield Quarantined(name, medium, f"{word} {number}: {error}", line=number)
+                place = f"{word} {number} of {paths[file]}" if folder else f"{word} {number}"
+                medium = f"{folder}/{medium}" if folder and medium else medium
+                yield Quarantined(name, medium, f"{place}: {error}", line=number)
                 continue
             if document is not None:
-                yield document
+                document = _below(document, folder)
+                own = fields.get("split") is not None
+                yield document if own else _with_split(document, splits[paths[file]], media_splits)
+
+
+def _below(document: Document, folder: str) -> Document:
+    """The document with its media paths, which are relative to `folder`, made relative to the source."""
+    if not folder:
+        return document
+    parts = tuple(
+        part if isinstance(part, Text) else dataclasses.replace(part, path=f"{folder}/{part.path}")
+        for part in document.parts
+    )
+    return dataclasses.replace(document, parts=parts)
+
+
+def _with_split(document: Document, named: SplitFrom, media_splits: MediaSplits) -> Document:
+    """A document that names no split, with that of its manifest's name, or of the folders of its media."""
+    by_media = media_splits.of(document)
+    # what lies in a folder that is held out is not trained on, whatever the manifest is called
+    split = by_media if named not in HELD_OUT and (by_media in HELD_OUT or named.is_open) else named
+    if document.split != UNASSIGNED and split not in HELD_OUT:
+        return dataclasses.replace(document, split=SplitFrom(document.split, FORM))
+    return dataclasses.replace(document, split=split)
 
 
 def form_of(fields: dict) -> str | None:
@@ -136,29 +163,6 @@ def checked(document: Document, fields: dict, split: str = UNASSIGNED) -> Docume
     # the native form has no word for a split that is still open
     whole = parse_document(dataclasses.replace(document, split=split or "train").to_json() | named)
     return dataclasses.replace(whole, split=split)
-
-
-def splits_of_paths(paths: Iterable[str]) -> dict[str, str]:
-    """Path -> the split that the file is named after; UNASSIGNED for none.
-
-    Where no file is named after anything but training, nothing would be held out, and so the names decide nothing.
-    """
-    found = {path: _split_of_path(path) for path in paths}
-    if set(found.values()) <= {"train", UNASSIGNED}:
-        return dict.fromkeys(found, UNASSIGNED)
-    return found
-
-
-def _split_of_path(path: str) -> str:
-    """The split that a file or a folder over it is named after (`test-00000-of-00001.parquet`, `val/7.tar`).
-
-    `path` is relative to the source; the name nearest to the file counts. UNASSIGNED when there is none.
-    """
-    for name in reversed(path.lower().split("/")):
-        word = re.match(r"[a-z]*", name)[0]
-        if word in _SPLIT_NAMES:
-            return _SPLIT_NAMES[word]
-    return UNASSIGNED
 
 
 def _is_house(fields: dict) -> bool:

@@ -4,6 +4,7 @@ Pages come in the order of their paths, which are their ids. Media links become 
 file is not there, or that counts from the root of a web site, stays in the text. Hidden folders are not entered.
 """
 
+import dataclasses
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,8 +14,8 @@ from data.document import Document, DocumentError, Quarantined, Text, parse_docu
 from data.endings import READ
 from data.formats.captioned import read_text
 from data.formats.source import Limits, files_sha256
-from data.formats.splits import UNASSIGNED
-from data.formats.walk import walk
+from data.formats.splits import UNASSIGNED, NamedSplits
+from data.formats.walk import is_open, walk
 from data.markdown import markdown_parts
 
 ENDINGS = (".md", ".markdown")
@@ -22,14 +23,16 @@ ENDINGS = (".md", ".markdown")
 
 def markdown_documents(root: Path, limits: Limits, skipped: Counter) -> Iterator[Document | Quarantined]:
     """A document for each page below `root` (resolved)."""
-    for path, problem in walk(root, enter=_is_open, skipped=skipped):
-        if path.lower().endswith(ENDINGS):
-            try:
-                if problem:
-                    raise DocumentError(f"file {path!r} {problem}")
-                yield page_document(root, path, read_text(root, path, limits.max_file_mib), kind="doc")
-            except DocumentError as error:
-                yield Quarantined(path, path, str(error))
+    pages = [item for item in walk(root, enter=is_open, skipped=skipped) if item[0].lower().endswith(ENDINGS)]
+    splits = NamedSplits((path for path, _ in pages), files=False)
+    for path, problem in pages:
+        try:
+            if problem:
+                raise DocumentError(f"file {path!r} {problem}")
+            document = page_document(root, path, read_text(root, path, limits.max_file_mib), kind="doc")
+            yield dataclasses.replace(document, split=splits.of(path))
+        except DocumentError as error:
+            yield Quarantined(path, path, str(error))
 
 
 def page_document(root: Path, path: str, page: str, *, kind: str, opening: str = "") -> Document:
@@ -50,13 +53,9 @@ def markdown_digest(root: Path) -> Callable[[bool], str]:
 
     def digest(media: bool) -> str:
         endings = (*ENDINGS, *(f".{ending}" for ending in READ))
-        files = [path for path, problem in walk(root, enter=_is_open) if not problem and path.lower().endswith(endings)]
+        files = [path for path, problem in walk(root, enter=is_open) if not problem and path.lower().endswith(endings)]
         return files_sha256(
             root, files, label="markdown", whole=lambda name: name.lower().endswith(ENDINGS), media=media
         )
 
     return digest
-
-
-def _is_open(folder: str) -> bool:
-    return not os.path.basename(folder).startswith(".")

@@ -8,6 +8,7 @@ The id is the path without its ending; the kind is the medium, or "mixed". A med
 there is nothing to learn from it; a text without a medium is passed over and counted. Hidden folders are not entered.
 """
 
+import dataclasses
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,8 +19,8 @@ from data.endings import medium_of
 from data.formats.captioned import read_text, words_of
 from data.formats.lines import parse_object
 from data.formats.source import Limits, files_sha256
-from data.formats.splits import UNASSIGNED
-from data.formats.walk import walk
+from data.formats.splits import UNASSIGNED, NamedSplits
+from data.formats.walk import is_open, walk
 
 _ORDER = (Image, Audio, Video)
 _WORDS = (".txt", ".caption", ".json")
@@ -27,7 +28,9 @@ _WORDS = (".txt", ".caption", ".json")
 
 def media_documents(root: Path, limits: Limits, skipped: Counter) -> Iterator[Document | Quarantined]:
     """A document for each name below `root` (resolved) that has media and words."""
-    for name, files in grouped(root, skipped).items():
+    groups = grouped(root, skipped)
+    splits = NamedSplits(groups, files=False)
+    for name, files in groups.items():
         problem = next((f"file {path!r} {why}" for path, why in files if why), "")
         media = [path for path, _ in files if medium_of(path)]
         words = [path for path, _ in files if path.lower().endswith(_WORDS)]
@@ -40,7 +43,8 @@ def media_documents(root: Path, limits: Limits, skipped: Counter) -> Iterator[Do
             text = _words(root, words, limits)
             if not text:
                 raise DocumentError(f"file {media[0]!r} has no words beside it: write {name}.txt")
-            yield paired(name, media, text, source=root.name)
+            document = paired(name, media, text, source=root.name)
+            yield dataclasses.replace(document, split=splits.of(name))
         except DocumentError as error:
             yield Quarantined(name, (media or [path for path, _ in files])[0], str(error))
 
@@ -58,7 +62,7 @@ def paired(name: str, media: list[str], text: str, *, source: str) -> Document:
 def grouped(root: Path, skipped: Counter | None = None) -> dict[str, list[tuple[str, str]]]:
     """Path without ending -> [(path, problem)] of the media and texts below `root`, sorted."""
     groups: dict[str, list[tuple[str, str]]] = {}
-    for path, problem in walk(root, enter=_is_open, skipped=skipped):
+    for path, problem in walk(root, enter=is_open, skipped=skipped):
         if medium_of(path) or path.lower().endswith(_WORDS):
             groups.setdefault(os.path.splitext(path)[0], []).append((path, problem))
     return groups
@@ -82,7 +86,3 @@ def media_digest(root: Path) -> Callable[[bool], str]:
         return files_sha256(root, files, label="media", whole=lambda name: medium_of(name) is None, media=media)
 
     return digest
-
-
-def _is_open(folder: str) -> bool:
-    return not os.path.basename(folder).startswith(".")

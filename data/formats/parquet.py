@@ -27,8 +27,9 @@ from data.endings import medium_of
 from data.formats.captioned import WORDS
 from data.formats.cells import open_table, table_rows
 from data.formats.lines import parse_object
-from data.formats.manifest import form_of, object_document, splits_of_paths
+from data.formats.manifest import form_of, object_document
 from data.formats.source import Limits
+from data.formats.splits import splits_of_paths
 
 _NAMES = (
     ("image", re.compile(r"image|img|picture|photo|screenshot|jpg|jpeg|png|webp")),

@@ -20,8 +20,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.document import Document, Quarantined, untagged
-from data.formats.splits import with_splits
+from data.document import SPLITS, Document, Quarantined, untagged
+from data.formats.splits import OWN, with_splits
+
+NOTE = "note: "
+"""What a reason in `Source.skipped` begins with that tells something about documents which were read."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class Source:
     """Tars and tables that the documents are in, relative to `root`."""
     skipped: Counter = field(default_factory=Counter)
     """Reason -> files passed over without a record (binary files, links ...), by the latest whole reading."""
+    splits_from: dict[str, Counter] = field(default_factory=dict)
+    """Where splits came from -> split -> documents, as far as the latest reading came."""
 
     def documents(self, *, include_decode: bool = False) -> Iterator[Document | Quarantined]:
         """Every document, and one Quarantined for each thing that gives none, in an order that is always the same.
@@ -66,9 +71,25 @@ class Source:
         `include_decode` adds the lines of a captioned manifest meant for decoder tests alone, as split `test`.
         """
         skipped: Counter = Counter()
-        yield from self._distinct(with_splits(self.read(include_decode, skipped)))
+        self.splits_from.clear()
+        yield from self._counted(self._distinct(with_splits(self.read(include_decode, skipped))))
         self.skipped.clear()
         self.skipped.update(skipped)
+
+    def told(self) -> list[str]:
+        """What the latest reading has to tell, a line each: where splits came from, what was passed over, notes."""
+        lines = []
+        if self.splits_from:
+            found = (
+                f"by {origin} ({', '.join(f'{split} {counts[split]:,}' for split in SPLITS if counts[split])})"
+                for origin, counts in sorted(self.splits_from.items())
+            )
+            lines.append(f"splits: {', '.join(found)}")
+        passed = [item for item in sorted(self.skipped.items()) if not item[0].startswith(NOTE)]
+        if passed:
+            lines.append(f"files passed over: {', '.join(f'{count:,} {reason[:160]}' for reason, count in passed)}")
+        noted = [item for item in sorted(self.skipped.items()) if item[0].startswith(NOTE)]
+        return lines + [f"noted: {reason.removeprefix(NOTE)[:300]} ({count:,})" for reason, count in noted]
 
     def fingerprint(self, *, media: bool = True) -> str:
         """Hex SHA-256 that changes when the source does: contents of text, size and time of change of media.
@@ -82,6 +103,15 @@ class Source:
     def num_documents_hint(self) -> int | None:
         """About how many documents to expect; None when only reading would tell."""
         return self.count()
+
+    def _counted(self, items: Iterable[Document | Quarantined]) -> Iterator[Document | Quarantined]:
+        for item in items:
+            if isinstance(item, Document):
+                split = str(item.split)
+                origin = getattr(item.split, "origin", OWN)
+                self.splits_from.setdefault(origin, Counter())[split] += 1
+                item = dataclasses.replace(item, split=split)
+            yield item
 
     def _distinct(self, items: Iterable[Document | Quarantined]) -> Iterator[Document | Quarantined]:
         seen: set[str] = set()

@@ -1,27 +1,170 @@
-"""Which documents are held out, where a format does not say.
+"""Which documents are held out: those that their own field or a name says, the others by a hash.
 
-A document's split is decided by the SHA-256 of its id read as a number in [0, 1): below 0.05 it is `test`, below 0.10
-`validation`, else `train`. So a document stays where it is when others come and go, and order and worker count play
-no part. Documents of equal id stay together.
+**Names.** A folder or a file of documents named after a split declares it: `train`, `training`, `validation`, `val`,
+`valid`, `dev`, `eval`, `test`, `testing` and a few more, in any case, as the whole first word of a name (`test2017`,
+`Test images`, `testA`, `train-00000-of-00002.parquet`; not `tests` or `testament`). The last word counts too where a
+name of the same source ends in `train` (`coco_train`, `coco_val`). Names of folders count everywhere, names of files
+only where a file holds many documents: manifests, tars and tables. A photo `test.png` or a page `training_day.md` is
+no split.
+
+A path may have several such names. One that is held out wins over `train`, so that nothing in a folder named `test` is
+ever trained on (`test/train/7.png` may be a picture of a train); of two that are held out the upper one counts.
+
+**The hash.** Where nothing is declared, the SHA-256 of the id, read as a number in [0, 1), decides: below 0.05 it is
+`test`, below 0.10 `validation`, else `train`. So a document stays where it is when others come and go, and order and
+worker count play no part. Documents of equal id stay together. Names that say `train` alone declare nothing, since
+nothing would be held out. Where `test` is declared and no `validation`, the documents of `train` from 0.05 to 0.10
+become `validation`, for nothing would be measured while training otherwise; where `validation` is declared, all other
+documents are `train`.
 
 A small source could miss a split by chance, so in one of 10 to 256 documents the smallest number is `test` and the
 next `validation` where none came out that way. Only the first 256 documents (or 64 MiB of text) are held back to find
 out; with more, missing a split has a chance below 1 in 400,000 and the plain rule holds. Below 10 documents nothing
-is forced: there is too little to measure on.
+is forced, and nothing taken from a `train` that is declared: there is too little to measure on.
 """
 
 import dataclasses
 import hashlib
+import os
+import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from data.document import Document, Quarantined, Text
 
 UNASSIGNED = ""
 """Split of a document whose format does not name one; no document leaves `with_splits` with it."""
+HELD_OUT = ("test", "validation")
 TEST_BELOW, VALIDATION_BELOW = 0.05, 0.10
 MIN_DOCUMENTS = 10
 """From this many documents on, each split gets at least one."""
+OWN, FORM, FOLDERS, FILES, HASH = "own field", "form without a field", "names of folders", "names of files", "hash"
+"""Where a split came from."""
 _HELD_DOCUMENTS, _HELD_CHARACTERS = 256, 2**26
+_WORDS = dict.fromkeys(("train", "training"), "train")
+_WORDS |= dict.fromkeys(("test", "testing"), "test")
+_WORDS |= dict.fromkeys(("validation", "val", "valid", "dev", "devel", "eval", "evaluation"), "validation")
+_FIRST = re.compile(r"[\W\d_]*([^\W\d_]+)")
+_LAST = re.compile(r"([^\W\d_]+)[\W\d_]*$")
+_CAMEL = re.compile(r"([A-Z]?[a-z]+)[A-Z]")
+_OF_MANY = re.compile(r"\d+[-_]of[-_]\d+")
+_ENDINGS = re.compile(r"(\.(jsonl?|ndjson|tar|tgz|parquet|arrow|csv|tsv|gz|xz|bz2|zst))+$", re.IGNORECASE)
+_LOOKED_AT, _DEPTH = 200_000, 3
+
+
+class SplitFrom(str):
+    """A split that knows where it came from; an open one (equal to UNASSIGNED) has what the hash decides among."""
+
+    origin: str
+    among: tuple[str, ...]
+
+    def __new__(cls, split: str = UNASSIGNED, origin: str = HASH, among: tuple[str, ...] = HELD_OUT):
+        made = super().__new__(cls, split)
+        made.origin, made.among = origin, among
+        return made
+
+    @property
+    def is_open(self) -> bool:
+        """Whether no name says anything about the split."""
+        return self == UNASSIGNED and self.origin == HASH and self.among == HELD_OUT
+
+
+class NamedSplits:
+    """The splits that names in a source declare.
+
+    paths: relative to the source, those of files (a path that ends in a slash is a folder). files: whether the names
+    of files count.
+    """
+
+    def __init__(self, paths: Iterable[str], *, files: bool):
+        paths, self.files, self.last = list(paths), files, False
+        names = {name for path in paths for name, _ in self._names(path)}
+        self.last = any(_word(_LAST, name) == "train" for name in names)
+        self.held_out = {self._declared(path)[0] for path in paths} & set(HELD_OUT)
+
+    def of(self, path: str) -> SplitFrom:
+        """The split of what lies at a path: a declared one, or an open one."""
+        split, origin = self._declared(path)
+        if split in HELD_OUT or not self.held_out:
+            return SplitFrom(split if self.held_out else UNASSIGNED, origin if self.held_out else HASH)
+        if "validation" in self.held_out:
+            return SplitFrom("train", origin)
+        return SplitFrom(UNASSIGNED, origin, ("validation",))
+
+    def _names(self, path: str) -> Iterator[tuple[str, str]]:
+        *folders, file = path.split("/")
+        for folder in folders:
+            yield folder, FOLDERS
+        if self.files and file:
+            yield _OF_MANY.sub("", _ENDINGS.sub("", file)), FILES
+
+    def _declared(self, path: str) -> tuple[str, str]:
+        found = [(self._split_of(name), origin) for name, origin in self._names(path)]
+        found = [item for item in found if item[0]]
+        return next((item for item in found if item[0] in HELD_OUT), found[0] if found else (UNASSIGNED, HASH))
+
+    def _split_of(self, name: str) -> str:
+        return _word(_FIRST, name) or (_word(_LAST, name) if self.last else UNASSIGNED)
+
+
+def _word(pattern: re.Pattern, name: str) -> str:
+    """The split that a name's first or last word stands for."""
+    word = pattern.search(name)
+    if not word:
+        return UNASSIGNED
+    camel = _CAMEL.match(word[1])
+    return _WORDS.get(word[1].casefold()) or (_WORDS.get(camel[1].casefold(), UNASSIGNED) if camel else UNASSIGNED)
+
+
+class MediaSplits:
+    """The split of a document by the folders that its media lie in, where neither it nor its manifest names one.
+
+    What is declared is found out from the folders on disk, three deep, when a medium in `train/` is met first: the
+    lines of a manifest that are still to come are not known. Documents whose media lie elsewhere stay open.
+    """
+
+    def __init__(self, root: Path):
+        self.root, self.splits = root, NamedSplits((), files=False)
+        self.looked = False
+
+    def of(self, document: Document) -> SplitFrom:
+        """The split of a document; open where no folder of its media is named after one."""
+        paths = [part.path.partition("::")[0] for part in document.parts if not isinstance(part, Text)]
+        if not self.looked and any("/" in path for path in paths):
+            self.splits, self.looked = NamedSplits(_folders(self.root), files=False), True
+        found = [self.splits._declared(path)[0] for path in paths]
+        held = next((split for split in found if split in HELD_OUT), "")
+        if held:
+            return SplitFrom(held, FOLDERS)
+        if "train" in found:
+            return self.splits.of("train/")
+        return SplitFrom()
+
+
+def _folders(root: Path) -> list[str]:
+    """The folders below a root, as far as a bounded look goes, each with a slash behind it; links are not followed."""
+    found, open_folders, seen = [], [""], 0
+    while open_folders and seen < _LOOKED_AT:
+        folder = open_folders.pop(0)
+        try:
+            with os.scandir(root / folder) as entries:
+                for entry in entries:
+                    seen += 1
+                    if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+                        found.append(f"{folder}{entry.name}/")
+        except OSError:
+            continue
+        open_folders.extend(
+            name for name in found if name.startswith(folder) and name.count("/") == folder.count("/") + 1 < _DEPTH
+        )
+    return sorted(found)
+
+
+def splits_of_paths(paths: Iterable[str]) -> dict[str, SplitFrom]:
+    """Path -> split of the documents in a file of many, such as a tar, table or manifest."""
+    paths = list(paths)
+    splits = NamedSplits(paths, files=True)
+    return {path: splits.of(path) for path in paths}
 
 
 def split_number(name: str) -> float:
@@ -29,28 +172,30 @@ def split_number(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
 
 
-def split_of(name: str) -> str:
-    """The split of one id by the plain rule."""
+def split_of(name: str, among: tuple[str, ...] = HELD_OUT) -> str:
+    """The split of one id by the plain rule; a held-out split that is not `among` these is `train`."""
     number = split_number(name)
-    return "test" if number < TEST_BELOW else "validation" if number < VALIDATION_BELOW else "train"
+    split = "test" if number < TEST_BELOW else "validation" if number < VALIDATION_BELOW else "train"
+    return split if split in among else "train"
 
 
-def assign_splits(names: Iterable[str]) -> dict[str, str]:
+def assign_splits(names: Iterable[str], among: tuple[str, ...] = HELD_OUT) -> dict[str, str]:
     """The split of each id of a whole source: about 5 % test and 5 % validation, one of each from 10 ids on."""
     ranked = sorted(set(names), key=lambda name: (split_number(name), name))
-    found = {name: split_of(name) for name in ranked}
+    if len(ranked) < MIN_DOCUMENTS and among != HELD_OUT:
+        return dict.fromkeys(ranked, "train")
+    found = {name: split_of(name, among) for name in ranked}
     if len(ranked) >= MIN_DOCUMENTS:
-        if "test" not in found.values():
-            found[ranked[0]] = "test"
-        if "validation" not in found.values():
-            found[next(name for name in ranked if found[name] != "test")] = "validation"
+        for split in HELD_OUT:
+            if split in among and split not in found.values():
+                found[next(name for name in ranked if found[name] != "test")] = split
     return found
 
 
 def with_splits(items: Iterable[Document | Quarantined]) -> Iterator[Document | Quarantined]:
     """The items with a split for each document that has none yet."""
     items, held, num_held, characters = iter(items), [], 0, 0
-    rule = split_of
+    dealt: dict[tuple[str, ...], dict[str, str]] | None = None
     for item in items:
         held.append(item)
         if isinstance(item, Document) and item.split == UNASSIGNED:
@@ -59,15 +204,26 @@ def with_splits(items: Iterable[Document | Quarantined]) -> Iterator[Document | 
         if num_held > _HELD_DOCUMENTS or characters > _HELD_CHARACTERS or len(held) > 4096:
             break
     else:
-        names = [item.id for item in held if isinstance(item, Document) and item.split == UNASSIGNED]
-        rule = assign_splits(names).__getitem__
+        open_names: dict[tuple[str, ...], list[str]] = {}
+        for item in held:
+            if isinstance(item, Document) and item.split == UNASSIGNED:
+                open_names.setdefault(_among(item), []).append(item.id)
+        dealt = {among: assign_splits(names, among) for among, names in open_names.items()}
     while held:
-        yield _settled(held.pop(0), rule)
+        yield _settled(held.pop(0), dealt)
     for item in items:
-        yield _settled(item, rule)
+        yield _settled(item, dealt)
 
 
-def _settled(item: Document | Quarantined, rule) -> Document | Quarantined:
+def _among(document: Document) -> tuple[str, ...]:
+    return getattr(document.split, "among", HELD_OUT)
+
+
+def _settled(item: Document | Quarantined, dealt: dict | None) -> Document | Quarantined:
     if isinstance(item, Document) and item.split == UNASSIGNED:
-        return dataclasses.replace(item, split=rule(item.id))
+        among = _among(item)
+        split = split_of(item.id, among) if dealt is None else dealt[among][item.id]
+        # a folder named after training whose documents stay there was named by it
+        named = getattr(item.split, "origin", HASH) if split == "train" else HASH
+        return dataclasses.replace(item, split=SplitFrom(split, named))
     return item

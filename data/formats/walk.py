@@ -43,6 +43,11 @@ def walk(
     yield from _below(root, "", 0, enter or (lambda _: True), skipped)
 
 
+def is_open(folder: str) -> bool:
+    """Whether a folder's name does not hide it."""
+    return not os.path.basename(folder).startswith(".")
+
+
 def _below(
     root: Path, folder: str, depth: int, enter: Callable[[str], bool], skipped: Counter
 ) -> Iterator[tuple[str, str]]:

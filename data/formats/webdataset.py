@@ -2,14 +2,21 @@
 
     shard-0001.tar:  a/heron.jpg  a/heron.txt  a/heron.json  a/wren.jpg  a/wren.cls
 
-A member's name up to its first dot (behind the last slash) is its sample. Words come from `.txt`, then `.caption`,
+Which sample a member belongs to is told by its name (`samples_of`): up to its first dot behind the last slash, as the
+webdataset library has it, so that `a.left.jpg`, `a.right.jpg` and `a.txt` are one; but a medium and words that share
+the whole name before their last ending are a sample of their own, so that `22.05.png` and `22.05.txt` stay apart from
+`22.06.png` and `22.06.txt`. Endings may be upper-case, folders may have dots. Of two members of one name the first is
+read and the other set aside. Hidden members (`._a.png`) are passed over.
+
+Words come from `.txt`, then `.caption`,
 then a `.json` with `text` or `caption`, then `.cls`; pictures, sounds and films go by their endings, and any other
 member is passed over and counted. A `.json` that holds a whole document (`content`, `messages`, `conversations`,
 `texts`) is read as such, its paths being members of the same tar. A sample of words alone is a text.
 
 Nothing is unpacked: media are addressed `shard-0001.tar::a/heron.jpg` and read when they are decoded
 (`data.archive`). Members need not lie together. A shard that was cut gives the samples before the cut, and one
-record that says so. The split is that of the shard's name or folder (`train-0001.tar`), where it has one.
+record that says so. The split is that of the shard's name or folder (`train-0001.tar`), else that of the sample's
+folder inside the tar, where there is one.
 """
 
 import dataclasses
@@ -20,16 +27,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from data.archive import TarIndex, resolve_container, tar_index
+from data.archive import AGAIN, TarIndex, resolve_container, tar_index
 from data.compressed import nested_kind
 from data.document import Document, DocumentError, Quarantined, Text, untagged
-from data.endings import medium_of
+from data.endings import ending_of, medium_of, remedy_for
 from data.formats.captioned import words_of
 from data.formats.lines import parse_object
-from data.formats.manifest import form_of, object_document, splits_of_paths
+from data.formats.manifest import form_of, object_document
 from data.formats.media_folder import paired
 from data.formats.source import Limits
-from data.formats.splits import UNASSIGNED
+from data.formats.splits import HELD_OUT, UNASSIGNED, NamedSplits, SplitFrom, splits_of_paths
 from data.text import decode_text
 
 _WORDS = ("txt", "caption", "json", "cls")
@@ -49,7 +56,7 @@ def webdataset_documents(
             yield Quarantined(shard, shard, str(error))
             continue
         prefix = "" if len(shards) == 1 else f"{os.path.splitext(untagged(shard))[0]}/"
-        yield from _shard(file, shard, index, limits, skipped, prefix=prefix, split=splits[shard])
+        yield from _shard(file, shard, index, limits, skipped, prefix=prefix, named=splits[shard])
         for name, reason in index.refused.items():
             name = name.encode("utf-8", "replace").decode()
             yield Quarantined(f"{shard}::{name}"[:900], shard, f"member {name[:200]!r} of {shard!r} {reason}")
@@ -58,17 +65,21 @@ def webdataset_documents(
 
 
 def _shard(
-    file: Path, shard: str, index: TarIndex, limits: Limits, skipped: Counter, *, prefix: str, split: str
+    file: Path, shard: str, index: TarIndex, limits: Limits, skipped: Counter, *, prefix: str, named: SplitFrom
 ) -> Iterator[Document | Quarantined]:
-    samples: dict[str, list[str]] = {}
-    for name in index.members:
-        samples.setdefault(_sample_of(name), []).append(name)
-    # what is missing from a sample must not turn its caption into a text of its own
-    broken = {_sample_of(name) for name in index.refused}
+    # what is missing from a sample must not turn its caption into a text of its own; a repeated one is not missing
+    broken = {name for name in index.refused if AGAIN not in name}
+    samples = samples_of([*index.members, *broken])
+    folders = NamedSplits(samples, files=False)
     with open(file, "rb") as stream:
-        for sample, names in samples.items():
+        for sample, all_names in samples.items():
+            names = [name for name in all_names if name in index.members and not _is_hidden(name)]
+            if num_hidden := sum(map(_is_hidden, all_names)):
+                skipped["hidden member"] += num_hidden
+            if not names:
+                continue
             try:
-                if sample in broken:
+                if len(names) < len(all_names) and not broken.isdisjoint(all_names):
                     raise DocumentError(f"a member of sample {sample[:200]!r} cannot be read")
                 tar = _Shard(shard, index, stream, limits)
                 document = _document(tar, f"{prefix}{sample}", names, skipped)
@@ -76,8 +87,11 @@ def _shard(
                 yield Quarantined(f"{prefix}{sample}", f"{shard}::{names[0]}", f"{shard!r}: {error}")
                 continue
             if document is not None:
-                open_split = document.split == UNASSIGNED
-                yield dataclasses.replace(document, split=split) if open_split else document
+                if document.split == UNASSIGNED:
+                    inner = folders.of(sample)
+                    held = inner in HELD_OUT and named not in HELD_OUT
+                    document = dataclasses.replace(document, split=inner if held or named.is_open else named)
+                yield document
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,27 +112,88 @@ class _Shard:
         return f"{self.name}::{member}"
 
 
-def _sample_of(name: str) -> str:
-    folder, base = posixpath.split(name)
-    return posixpath.join(folder, base.split(".", 1)[0])
+def samples_of(names: list[str]) -> dict[str, list[str]]:
+    """Sample -> its members, of all members of a tar, in their order."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        folder, base = posixpath.split(name)
+        # a hidden name begins with a dot that ends nothing
+        first = base[:1] + base[1:].partition(".")[0]
+        groups.setdefault(posixpath.join(folder, first), []).append(name)
+    samples: dict[str, list[str]] = {}
+    for first, members in groups.items():
+        for name, sample in zip(members, _keys(first, members), strict=True):
+            samples.setdefault(sample, []).append(name)
+    return samples
+
+
+def _keys(first: str, members: list[str]) -> list[str]:
+    """The samples of members that share their name up to the first dot, which is `first`."""
+    stems = [posixpath.splitext(name)[0] for name in members]
+    if all(stem == first for stem in stems):
+        return stems
+    endings = [ending_of(name) for name in members]
+    is_words = [ending in _WORDS for ending in endings]
+    words = {stem for stem, is_word in zip(stems, is_words, strict=True) if is_word}
+    media = {stem for stem, name in zip(stems, members, strict=True) if medium_of(name) or remedy_for(name)}
+    anchors = words & media
+    if not anchors:
+        told = [ending for ending, is_word in zip(endings, is_words, strict=True) if is_word]
+        # two texts are two samples where every medium goes with one of them
+        if len(set(told)) == len(told) or not all(_above(stem, words, first) for stem in media):
+            return [first] * len(members)
+        anchors = words
+    return [_above(stem, anchors, first) or _above(stem, words, first) or stem for stem in stems]
+
+
+def _above(stem: str, anchors: set[str], first: str) -> str:
+    """The longest of the anchors that a stem is, or begins with before a dot; empty for none."""
+    while stem not in anchors:
+        if len(stem) <= len(first):
+            return ""
+        stem = stem.rpartition(".")[0]
+    return stem
+
+
+def _is_hidden(name: str) -> bool:
+    return posixpath.basename(name).startswith(".")
 
 
 def _document(tar: _Shard, name: str, members: list[str], skipped: Counter) -> Document | None:
-    media = [tar.address(member) for member in members if medium_of(member)]
-    words = {}
-    for member in members:
-        ending = member.rsplit(".", 1)[-1].lower()
-        if ending in _WORDS and not medium_of(member):
-            words.setdefault(ending, member)
-        elif not medium_of(member):
-            skipped[nested_kind(member) or f"member .{ending[:20]}"] += 1
+    media, unread, words = [], [], {}
+    # of two texts the one with the shorter name is the sample's own
+    for member in sorted(members, key=lambda member: member.count(".")):
+        ending = ending_of(member)
+        if medium_of(member):
+            media.append(member)
+        elif ending in words:
+            skipped[
+                f"note: a sample has several members .{ending}, of which the one with the shortest name is read"
+            ] += 1
+        elif ending in _WORDS:
+            words[ending] = member
+        elif remedy_for(member):
+            unread.append(member)
+        else:
+            reason = f"member .{ending[:20]}" if ending else "member without an ending"
+            skipped[nested_kind(member) or reason] += 1
+    places = {member: place for place, member in enumerate(members)}
+    media.sort(key=places.__getitem__)
     fields = parse_object(tar.text(words["json"]).encode()) if "json" in words else {}
     if form_of(fields) in _WHOLE:
-        return _whole(tar, fields, name)
+        document = _whole(tar, fields, name, posixpath.dirname(members[0]))
+        used = {part.path for part in document.parts if not isinstance(part, Text)}
+        if others := sum(tar.address(member) not in used for member in media):
+            skipped["medium beside a whole document that does not name it"] += others
+        return document
     text = ""
     for ending in _WORDS:
         if ending in words and not text.strip():
             text = words_of(fields) if ending == "json" else tar.text(words[ending])
+    if unread and not media:
+        raise DocumentError(f"member {unread[0]!r} is not read: {remedy_for(unread[0])}")
+    for member in unread:
+        skipped[f"medium .{ending_of(member)}: {remedy_for(member)}"] += 1
     if not words and not media:
         return None
     if not text.strip():
@@ -126,14 +201,15 @@ def _document(tar: _Shard, name: str, members: list[str], skipped: Counter) -> D
     source = os.path.basename(os.path.dirname(tar.name)) or untagged(tar.name).removesuffix(".tar")
     if not media:
         return Document(id=name, parts=(Text(text),), kind="text", split=UNASSIGNED, source=source)
-    return paired(name, media, text, source=source)
+    if len({posixpath.splitext(member)[0] for member in media}) > 1:
+        skipped["note: media whose names differ behind a dot (a.jpg, a.left.jpg) are one sample"] += 1
+    return paired(name, [tar.address(member) for member in media], text, source=source)
 
 
-def _whole(tar: _Shard, fields: dict, name: str) -> Document:
+def _whole(tar: _Shard, fields: dict, name: str, folder: str) -> Document:
     """A document written out in a sample's JSON, with its media taken from the tar."""
     given = {"id": name} | fields
     document = object_document(given, root=Path(), name=name, max_file_mib=tar.limits.max_file_mib)
-    folder = posixpath.dirname(_sample_of(name))
     parts = []
     for part in document.parts:
         if not isinstance(part, Text):
