@@ -12,7 +12,6 @@ Cost: one comparison a document; only those that exceed a row are read, 50 us ea
 """
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -69,8 +68,7 @@ class LeftOut:
         """Take one document, by id, kind and sequence -> whether it fits."""
         self.of_documents += 1
         self.of_tokens += len(sequence)
-        limits = {"tokens": self.row_tokens, **self.media_budget}
-        over = {what: need for what, need in largest_pieces(sequence).items() if need > limits[what]}
+        over = self.lacking(sequence)
         if over:
             self.documents += 1
             self.tokens += len(sequence)
@@ -80,6 +78,13 @@ class LeftOut:
             for what, need in over.items():
                 self.needs[what] = max(need, self.needs.get(what, 0))
         return not over
+
+    def lacking(self, sequence) -> dict[str, int]:
+        """What a row has no room for in a document, as in `needs`; empty where the document fits."""
+        limits = {"tokens": self.row_tokens, **self.media_budget}
+        if len(sequence) <= min(limits.values()):
+            return {}
+        return {what: need for what, need in largest_pieces(sequence).items() if need > limits[what]}
 
     def remedies(self, option=rows_option) -> str:
         """The options that help, as they are and as they would have to be."""
@@ -179,11 +184,12 @@ def require_targets(corpus, left_out: LeftOut, *, documents: np.ndarray | None =
             f"too little of the train split fits rows (rows.max_left_out {most:g}): {left_out.text()}; "
             "or allow it by a higher rows.max_left_out"
         )
-    if not any(corpus.tokens(number).learn.any() for number in _numbers(chosen)):
+    if not any(_teaches(corpus.tokens(number), left_out) for number in map(int, np.flatnonzero(chosen))):
+        fitting = left_out.of_documents - left_out.documents
         raise ValueError(
-            f"no document of the train split has a target ({int(chosen.sum()):,} documents, no token of them to be "
-            'learned): all their text is marked "learn": false, or is said by others than the assistant. Mark what the '
-            "model is to say"
+            f"no document of the train split has a target (0 of {fitting:,} documents that fit rows): "
+            'their text is empty, marked "learn": false, or said by others than the assistant. Mark what '
+            "the model is to say to train it"
         )
 
 
@@ -192,5 +198,6 @@ def _train(corpus, documents: np.ndarray | None) -> np.ndarray:
     return chosen if documents is None else chosen & documents
 
 
-def _numbers(chosen: np.ndarray) -> Iterable[int]:
-    return map(int, np.flatnonzero(chosen))
+def _teaches(sequence, left_out: LeftOut) -> bool:
+    """Whether a document has a token to predict, the first having none before it, and fits rows."""
+    return bool(sequence.learn[1:].any()) and not left_out.lacking(sequence)

@@ -168,3 +168,77 @@ def test_too_much_left_out_is_refused(made, tmp_path, share, image, refused):
         return
     with pytest.raises(ValueError, match=r"too little of the train split .*image_budget.*higher rows\.max_left_out"):
         check_rows(made, tmp_path, **rows)
+
+
+def no_split(root):
+    return [line(f"d{number}", "words", split="test") for number in range(5)]
+
+
+def validation_alone(root):
+    return [line(f"d{number}", "words", split=("validation", "test")[number % 2]) for number in range(5)]
+
+
+def nothing_fits(root):
+    picture(root / "huge.png", 640, 320)
+    return [line(f"d{number}", {"image": "huge.png"}, "words") for number in range(3)]
+
+
+def not_learned(root):
+    texts = [line(f"d{number}", {"type": "text", "text": "words", "learn": False}) for number in range(4)]
+    return [{**text, "content": [{"type": "text", "text": "words", "learn": False}]} for text in texts]
+
+
+def learned_elsewhere(root):
+    """The test split has targets, and a document that fits no row."""
+    picture(root / "huge.png", 640, 320)
+    return [*not_learned(root), line("t", "words", split="test"), line("huge", {"image": "huge.png"}, "words")]
+
+
+def pictures_alone(root):
+    picture(root / "small.png", 32, 32)
+    return [line(f"d{number}", {"image": "small.png"}) for number in range(4)]
+
+
+def empty_texts(root):
+    return [line(f"d{number}", "") for number in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (no_split, r"no document of the train split \(0 of 5 documents: 5 test\).*\"split\": \"train\""),
+        (validation_alone, r"no document of the train split \(0 of 5 documents: 3 validation, 2 test\)"),
+        (nothing_fits, r"no document of the train split fits a row: 3 of 3 .*rows\.image_budget 384 -> 800"),
+        (not_learned, r"no document of the train split has a target \(0 of 4 documents.*\"learn\": false.*to train"),
+        (learned_elsewhere, r"no document of the train split has a target \(0 of 4 documents that fit rows\)"),
+        (pictures_alone, r"no document of the train split has a target \(0 of 4 documents.*the assistant"),
+        (empty_texts, r"no document of the train split has a target \(0 of 4 documents.*empty"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_nothing_to_train_on_is_refused_by_name(tmp_path, tokenizer, rows, expected):
+    manifest(tmp_path, rows(tmp_path))
+    config = EncodeConfig(max_image_tokens=1024)
+    corpus = build_corpus(tmp_path, tmp_path / "built", tokenizer=tokenizer, config=config, num_workers=1)
+    with pytest.raises(ValueError, match=expected):
+        check_rows(corpus, tmp_path, row_tokens=384, image_budget=384)
+
+
+@pytest.mark.parametrize("kept", ["none", "test-alone"])
+def test_filters_that_leave_nothing_are_refused_by_name(made, tmp_path, kept):
+    mask = np.zeros(len(made), bool) if kept == "none" else made.split == 2
+    with pytest.raises(ValueError, match=r"no document of the train split is left by the filters \(0 of 7\).*--undo"):
+        check_rows(made, tmp_path, documents=mask)
+    # of the others, one is enough
+    check_rows(made, tmp_path, documents=np.arange(len(made)) == made.ids.index("small-0"))
+
+
+@pytest.mark.parametrize("rows", [no_split, not_learned], ids=["no-split", "no-target"])
+def test_the_command_says_so_in_its_last_line(tmp_path, capsys, rows):
+    """Before anything is trained, with exit code 2 and no trace."""
+    manifest(tmp_path / "data", rows(tmp_path))
+    words = ["real", "--runs", str(tmp_path / "runs"), "--corpus.manifest", str(tmp_path / "data")]
+    assert train.main([*words, "--runtime.compile", "False", "--corpus.vocab-size", "300", "--rows.kind-weights"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: no document of the train split") and "train" in last
+    assert not (tmp_path / "runs/real/large_baseline").exists()
