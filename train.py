@@ -27,6 +27,7 @@ import torch
 from data.filters.rounds import Rounds
 from data.filters.rules import apply
 from data.formats import open_source
+from data.left_out import find_left_out, require_targets
 from data.length_schedule import LengthSchedule
 from data.loader import Loader
 from data.media_record import changed_media
@@ -156,6 +157,7 @@ class _Run:
             self.stage("filtered", self.filter, config=self.recipe.corpus.filters, inputs=["encoded"])
             self.origin = ["encoded", "filtered"]
         self.documents = Rounds.open(self.data).kept() if built or self.recipe.corpus.filters else None
+        self.check_rows()
         if self.world.is_main:
             write_json(self.folder / "recipe.json", self.recipe)
             write_json(self.folder / "environment.json", environment(self.runtime, self.world))
@@ -254,6 +256,17 @@ class _Run:
         logger.info("%s", rounds.report())
         (folder / "rounds.txt").write_text(rounds.report() + "\n", encoding="utf-8")
         return {"kept": int(rounds.kept().sum()), "fingerprint": rounds.digest}
+
+    def check_rows(self) -> None:
+        """Tell what fits no row; refuse what leaves nothing to learn, or less than the recipe asks for."""
+        rows = self.recipe.rows
+        found = find_left_out(
+            self.data, row_tokens=rows.row_tokens, media_budget=rows.media_budget, documents=self.documents
+        )
+        if self.world.is_main:
+            logger.info("rows: %s", found.text())
+            write_json(self.folder / "left_out.json", found.to_json())
+        require_targets(self.data, found, documents=self.documents, most=rows.max_left_out)
 
     def plan(self, config: TrainConfig, *, documents=None, num_rows: int | None = None) -> Plan:
         """The rows of a training run: documents of the training split that filters left, or those in `documents`."""
@@ -405,7 +418,7 @@ class _Run:
             return {"kept": scores.document[kept].tolist()}
 
         stage = self.stage(
-            "select", build, config={"salt": salt, "rows": self.recipe.rows}, inputs=[*self.origin, "small"]
+            "select", build, config={"salt": salt, "rows": self.recipe.rows.settings()}, inputs=[*self.origin, "small"]
         )
         return stage.result["kept"]
 

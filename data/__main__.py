@@ -15,7 +15,7 @@ stack trace), 130 ended by Ctrl-C.
 import os
 import sys
 
-from data.options import parser
+from data.options import apply_recipe, parser
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,6 +27,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         from data import commands
 
+        if getattr(request, "recipe", None) is not None:
+            from recipes import RECIPES
+
+            apply_recipe(request, RECIPES)
         return getattr(commands, request.command)(request)
     except KeyboardInterrupt:
         print(

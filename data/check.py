@@ -30,6 +30,7 @@ from data.document import Document, Quarantined
 from data.formats import MANIFESTS
 from data.formats.lines import json_items
 from data.formats.manifest import FORMS
+from data.left_out import LeftOut
 from data.tally import Tally
 from data.tokenizer import MIN_VOCAB, Tokenizer, train_tokenizer
 
@@ -117,12 +118,14 @@ def check_source(
     limit: int | None = None,
     retry: Retry | None = None,
     quarantine: Path | None = None,
+    left_out: LeftOut | None = None,
     progress: bool = True,
 ) -> Check:
     """Read and decode every document of a source of `data.formats`, or the first `limit`, and count.
 
-    retry: look only at these documents. quarantine: write what was set aside there, as JSON lines. Ctrl-C ends the
-    reading and gives what was counted so far. Raises ValueError when the source cannot be read.
+    left_out: counts what of the train split fits no row. retry: look only at these documents. quarantine: write what
+    was set aside there, as JSON lines. Ctrl-C ends the reading and gives what was counted so far. Raises ValueError
+    when the source cannot be read.
     """
     began, found = time.monotonic(), Check(Tally())
     items: Iterable[Document | Quarantined] = source.documents(include_decode=True)
@@ -141,6 +144,8 @@ def check_source(
                     sequence = result.sequence
                     media = {name: len(getattr(sequence, name)) for name in ("image", "audio", "video")}
                     found.tally.add(result.document, media, len(sequence))
+                    if left_out is not None and result.document.split == "train":
+                        left_out.count(result.document.id, result.document.kind, sequence)
                 else:
                     found.tally.reject(reject)
                     if records is not None:

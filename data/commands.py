@@ -16,6 +16,7 @@ from data.config import EncodeConfig
 from data.filters.rounds import Rounds
 from data.filters.rules import apply
 from data.formats import Source, open_source
+from data.left_out import LeftOut, command_option
 from data.options import encode_config
 from data.plan import Plan
 from data.readers import texts_of
@@ -39,6 +40,11 @@ def check(request: argparse.Namespace) -> int:
     if request.out is not None:
         quarantine = quarantine or request.out / "quarantine.jsonl"
         plot = plot or request.out / "check.png"
+    budget = {name: getattr(request, f"{name}_budget") for name in ("image", "audio", "video")}
+    budget = {name: value for name, value in budget.items() if value is not None}
+    if budget and request.row_tokens is None:
+        raise ValueError("a budget is of a row: give --row-tokens, or --recipe")
+    left_out = LeftOut(request.row_tokens, budget) if request.row_tokens is not None else None
     found = check_source(
         source,
         tokenizer=tokenizer_of(request),
@@ -47,9 +53,12 @@ def check(request: argparse.Namespace) -> int:
         limit=request.limit,
         retry=Retry.read(request.retry).mended(source) if request.retry else None,
         quarantine=quarantine,
+        left_out=left_out,
     )
     summary = found.tally.to_json() | {"format": source.format, "seconds": round(found.seconds, 3)}
     summary["splits_from"] = {origin: dict(counts) for origin, counts in sorted(source.splits_from.items())}
+    if left_out is not None:
+        summary["left_out"] = left_out.to_json()
     if found.interrupted:
         summary["interrupted"] = True
     # files first: whoever reads what is printed may stop reading
@@ -60,6 +69,8 @@ def check(request: argparse.Namespace) -> int:
     if request.out is not None:
         (request.out / "check.json").write_text(json.dumps(summary) + "\n", encoding="utf-8")
     _say(found, source, quarantine=quarantine, plot=plot)
+    if left_out is not None:
+        print(f"rows: {left_out.text(command_option)}")
     print(json.dumps(summary))
     return 130 if found.interrupted else 0 if found.tally.num_documents else 1
 

@@ -22,6 +22,21 @@ def encode_config(request: argparse.Namespace) -> EncodeConfig:
     return EncodeConfig(**{name: value for name, value in given.items() if value is not None})
 
 
+def apply_recipe(request: argparse.Namespace, recipes: dict) -> None:
+    """Fill in rows and encoding from the recipe that the request names, where it does not say otherwise itself.
+
+    Raises ValueError when there is no such recipe.
+    """
+    if request.recipe not in recipes:
+        raise ValueError(f"--recipe {request.recipe!r} is none of {', '.join(recipes)}")
+    recipe = recipes[request.recipe]()
+    rows = {"row_tokens": recipe.rows.row_tokens}
+    rows |= {f"{name}_budget": budget for name, budget in recipe.rows.media_budget.items()}
+    for name, value in (rows | dataclasses.asdict(recipe.corpus.encode)).items():
+        if getattr(request, name) is None:
+            setattr(request, name, value)
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line; the name of the command is `command` in what it gives."""
     top = argparse.ArgumentParser(prog="python -m data", description="Look at training data, and build it.")
@@ -42,6 +57,14 @@ def _add_check(commands) -> None:
         "The last line is one JSON object. Nothing is written unless asked for.",
     )
     _add_source(check)
+    rows = check.add_argument_group("rows, to be told what of the train split fits none")
+    rows.add_argument(
+        "--recipe", metavar="NAME", help="rows and encoding of a recipe of train.py, where not given here"
+    )
+    rows.add_argument("--row-tokens", type=_count, metavar="N", help="tokens in a row")
+    for name in ("image", "audio", "video"):
+        rows.add_argument(f"--{name}-budget", type=int, metavar="N",
+                          help=f"most {name} tokens in a row (default: the row)")  # fmt: skip
     check.add_argument("--limit", type=_count, metavar="N", help="look at the first N documents only")
     check.add_argument(
         "--retry", type=Path, metavar="FILE", help="look only at the documents this quarantine file names"

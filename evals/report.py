@@ -9,6 +9,7 @@ It reads only files under the run folder, written by the stages:
     needle/results.json             evals.needle: exact match by modality, length and depth
     <stage>/metrics.jsonl, events.jsonl, ledger.json    of small, large_salt, large_baseline
     corpus/quarantine.jsonl, encoded/quarantine.jsonl   what was set aside
+    left_out.json                   documents that fit no row
     recipe.json, environment.json   the resolved recipe; versions, cores, choices
 
 and any of them may be missing: what is not there is not shown. The page has no script, no link to any host, and its
@@ -78,7 +79,7 @@ def render(run: Path, *, config: EvalConfig) -> str:
         salt_section(results.get("compare"), ledger),
         losses_section(results),
         ledger_section(ledger),
-        record_section(quarantine, events, read_json(run / "recipe.json"), environment),
+        record_section(quarantine, _object(run / "left_out.json"), events, read_json(run / "recipe.json"), environment),
     ]
     body = "".join(sections)
     present = [name for name in _LINKS if f'<section id="{name}"' in body]

@@ -337,12 +337,13 @@ def ledger_section(ledger: Mapping[str, Any]) -> str:
 
 def record_section(
     quarantine: list[dict[str, Any]],
+    left_out: Mapping[str, Any],
     events: Mapping[str, list[dict[str, Any]]],
     recipe: Any,
     environment: Mapping[str, Any] | None,
 ) -> str:
-    """What was set aside, what happened, the resolved recipe, and the machine."""
-    blocks = [_quarantine_html(quarantine)]
+    """What was set aside or fits no row, what happened, the resolved recipe, and the machine."""
+    blocks = [_quarantine_html(quarantine), _left_out_html(left_out)]
     lines = [(stage, event) for stage, found in events.items() for event in found]
     if lines:
         rows = "\n".join(
@@ -375,6 +376,27 @@ def _quarantine_html(quarantine: list[dict[str, Any]]) -> str:
     common = "; ".join(f"{reason[:120]} ({count})" for reason, count in reasons.most_common(3))
     words = f"{len(quarantine)} document{'s' if len(quarantine) != 1 else ''} set aside"
     return f"<p>{escape(words)}: {escape(common)}.</p>" + _details("Quarantine", f"<pre>{escape(lines + more)}</pre>")
+
+
+def _left_out_html(left_out: Mapping[str, Any]) -> str:
+    documents, of_documents = left_out.get("documents"), left_out.get("of_documents")
+    if not isinstance(documents, int) or not isinstance(of_documents, int) or not of_documents:
+        return ""
+    if not documents:
+        return "<p>Every training document fits a row.</p>"
+    tokens = 100 * left_out.get("tokens", 0) / max(1, left_out.get("of_tokens", 0))
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in (left_out.get("kinds") or {}).items())
+    names = ", ".join(map(str, left_out.get("first") or ()))
+    limits = {"tokens": left_out.get("row_tokens"), **(left_out.get("media_budget") or {})}
+    needs = ", ".join(
+        f"{need:,} {name}{' tokens' if name != 'tokens' else ''} (a row has {limits.get(name)})"
+        for name, need in (left_out.get("needs") or {}).items()
+    )
+    return (
+        f"<p>{documents:,} of {of_documents:,} training documents fit no row and were left out "
+        f"({100 * documents / of_documents:.1f}&nbsp;% of the documents, {tokens:.1f}&nbsp;% of the tokens): "
+        f"{escape(kinds)}. The first: {escape(names)}. Needed at most: {escape(needs)}.</p>"
+    )
 
 
 def _details(title: str, body: str, *, opened: bool = False) -> str:

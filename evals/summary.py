@@ -8,9 +8,11 @@
     salt        {equal_steps, equal_cost, to_match}   differences with intervals and verdicts; null with one arm only
     ledger      {stage: {account: {flops, seconds}}, "total": ..., "billed": {...}}
     targets     {name: {target, value, reached}}
+    left_out    training documents that fit no row: how many of how many, kinds, first ids, what a row lacks
     details     media_gain and transcription by kind and level, loss by kind and level of each model
 
-It is computed from files alone: `evaluate/results.json` and the stages' `ledger.json`. Nothing is measured here.
+It is computed from files alone: `evaluate/results.json`, `left_out.json` and the stages' `ledger.json`. Nothing is
+measured here.
 """
 
 from __future__ import annotations
@@ -153,6 +155,7 @@ def summarise(run: Path, *, wall_s: float | None = None, peak_rss_gib: float | N
         "names_recovered": {name: (results.get("names_recovered") or {}).get(name) for name in MODALITIES},
         "salt": results.get("compare"),
         "ledger": {**books, "total": total(books), "billed": billed(books)},
+        "left_out": read_json(run / "left_out.json"),
         "targets": reached(results.get("targets") or {}, gains, cer),
         "details": {
             "media_gain": results["media_gain"],

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from data.config import EncodeConfig
 from data.filters.rules import check_names
@@ -75,6 +76,8 @@ class RowsConfig:
     mixture: tuple[str, ...] = ()
     """Weights by source too, and schedules along the rows: "source:wikitext*=0.1", "kind:page=0:0.5,0.5:2" (points
     progress:weight), "kind:page/1=2"; a document's is that of its kind, here or in kind_weights, times its source's."""
+    max_left_out: float = 0.5
+    """Share of the training documents that may fit no row and are left out; training refuses above it."""
     length_schedule: tuple[str, ...] = ()
     """Train short, extend: how many tokens of a document attention may see together, from which progress on, as
     "0:2048", "0.5:8192" (progress:tokens; `data.length_schedule`); empty: all of it."""
@@ -94,6 +97,8 @@ class RowsConfig:
         for name in ("image_budget", "audio_budget", "video_budget"):
             if not 0 <= getattr(self, name) <= self.row_tokens:
                 raise ValueError(f"rows.{name} = {getattr(self, name)}: give 0 up to rows.row_tokens {self.row_tokens}")
+        if not 0 <= self.max_left_out <= 1:
+            raise ValueError(f"rows.max_left_out = {self.max_left_out} must lie in [0, 1]")
         if not 0 <= self.blank_fraction < 1:
             raise ValueError(f"rows.blank_fraction = {self.blank_fraction} must lie in [0, 1)")
 
@@ -101,6 +106,10 @@ class RowsConfig:
     def media_budget(self) -> dict[str, int]:
         """Patches per row and modality, as the planner takes them."""
         return {"image": self.image_budget, "audio": self.audio_budget, "video": self.video_budget}
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the rows; the share that may be left out only decides whether there are any."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "max_left_out"}
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def config_of(recipe: Recipe, name: str) -> TrainConfig:
 
 def settings_of(recipe: Recipe, name: str, *, config: TrainConfig, runtime: dict[str, Any]) -> dict[str, Any]:
     """What decides a training stage's outcome beside its inputs; runtime: `Runtime.identity()`."""
-    settings = {"train": config, "rows": recipe.rows, "seed": recipe.seed, "runtime": runtime}
+    settings = {"train": config, "rows": recipe.rows.settings(), "seed": recipe.seed, "runtime": runtime}
     return {**settings, "salt": recipe.salt} if name == "large_salt" else settings
 
 

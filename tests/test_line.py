@@ -188,6 +188,8 @@ def test_a_folder_of_ones_own_is_trained_on_and_filters_leave_out(pictures, tmp_
     assert "01 exact_duplicates" in (run / "filtered" / "rounds.txt").read_text()
     counts = {stage: json.loads((run / stage / "done").read_text())["result"] for stage in ("encoded", "filtered")}
     assert counts["encoded"]["documents"] == 14 and counts["filtered"]["kept"] == 13
+    left_out = json.loads((run / "summary.json").read_text())["left_out"]
+    assert left_out["documents"] == 0 and 0 < left_out["of_documents"] < 13
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         built, encode = tmp_path / "built", ["--max-image-tokens", "384", "--max-video-tokens", "384"]

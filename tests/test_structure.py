@@ -21,7 +21,7 @@ MAY_IMPORT = {
 }
 ROOMS = set(MAY_IMPORT)
 # a command, run by `python -m`, plans a recipe by its name; no module of its room imports it
-COMMANDS = {"training/planner.py": {"recipes"}}
+COMMANDS = {"training/planner.py": {"recipes"}, "data/__main__.py": {"recipes"}}
 # GPL-3 speech and its neighbours make corpora; nothing that trains or answers may need them
 CORPUS_ONLY = {"espeakng_loader", "pygments"}
 

@@ -6,17 +6,14 @@ import logging
 import os
 import shutil
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
+from encode_here import Here
 from media_files import line, manifest, picture, sound
 
 from data import shards
 from data.config import EncodeConfig
-from data.decode_pool import DecodePool, Encoded
-from data.document import DocumentError, Quarantined
-from data.encode import encode
 from data.formats import open_source
 from data.media_record import changed_media
 from data.store import build_corpus
@@ -121,21 +118,8 @@ def mirrored(path) -> bytes:
     return bytes(whole)
 
 
-class Here(DecodePool):
-    """Encodes in this process: no server has to start."""
-
-    def encode(self, documents):
-        for document in documents:
-            try:
-                found = encode(document, root=Path(self._hello["root"]), tokenizer=self.tokenizer, config=self.config)
-                yield Encoded(document, found, found.crc32(), None)
-            except DocumentError as error:
-                yield Encoded(document, None, 0, Quarantined(document.id, "", str(error)))
-
-
 @pytest.fixture(autouse=True)
-def here(monkeypatch, tokenizer):
-    monkeypatch.setattr(Here, "tokenizer", tokenizer, raising=False)
+def here(monkeypatch):
     monkeypatch.setattr("data.store.DecodePool", Here)
 
 

@@ -1,0 +1,244 @@
+"""What fits no row is told beforehand, with the option that helps; nothing to learn from is refused by name."""
+
+import json
+import logging
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from encode_here import Here
+from media_files import line, manifest, picture
+
+import train
+from data.__main__ import main as data_command
+from data.config import EncodeConfig
+from data.document import MODALITIES
+from data.left_out import LeftOut, find_left_out
+from data.plan import Plan
+from data.store import build_corpus
+from evals.report_sections import record_section
+from evals.summary import summarise
+from recipes.recipe import Recipe, RowsConfig
+from training.distributed import World
+
+SIZES = {"small": (32, 32), "wide": (320, 64), "huge": (640, 320)}
+"""4, 80 and 800 patches."""
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch):
+    monkeypatch.setattr("data.store.DecodePool", Here)
+    monkeypatch.setattr("data.check.DecodePool", Here)
+
+
+def material(root, count=4):
+    """A document of each size and split, `count` of the small ones, and a text longer than any row."""
+    rows = [line("long", "word " * 2000, kind="text")]
+    for name, size in SIZES.items():
+        picture(root / f"{name}.png", *size)
+        for number in range(count if name == "small" else 1):
+            rows.append(line(f"{name}-{number}", {"image": f"{name}.png"}, "a picture", kind="pic"))
+    rows.append(line("other", {"image": "huge.png"}, "not of the train split", kind="pic", split="test"))
+    return manifest(root, rows)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, tokenizer):
+    root = tmp_path_factory.mktemp("rows")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("data.store.DecodePool", Here)
+        config = EncodeConfig(max_image_tokens=1024)
+        return build_corpus(material(root), root / "built", tokenizer=tokenizer, config=config, num_workers=1)
+
+
+@pytest.mark.parametrize(
+    ("row", "image", "names", "helps"),
+    [
+        (1024, 1024, [], "all 7 train documents fit"),
+        (
+            1024,
+            100,
+            ["huge-0"],
+            "rows.image_budget 100 -> 800; or smaller media by a lower corpus.encode.max",
+        ),
+        (256, 256, ["huge-0"], "rows.row_tokens 256 -> 803, rows.image_budget 256 -> 800"),
+        (64, 60, ["wide-0", "huge-0"], "rows.row_tokens 64 -> 803, rows.image_budget 60 -> 800"),
+        (64, 0, ["small-0", "small-1", "small-2", "small-3", "wide-0"], "rows.image_budget 0 -> 800"),
+    ],
+    ids=["all-fit", "budget", "row", "two-sizes", "no-picture-at-all"],
+)
+def test_documents_that_fit_no_row_are_counted_with_the_remedy(made, row, image, names, helps):
+    budget = {"image": image}
+    found = find_left_out(made, row_tokens=row, media_budget=budget)
+    assert found.first == names and helps in found.text()
+    plan = Plan.build(made, row_tokens=row, media_budget=budget, epochs=1)
+    assert found.documents == plan.info["left_out"] == sum(found.kinds.values())
+    tokens = made.num_tokens[[int(each) for each in plan.info["left_out_reasons"]]].sum()
+    assert (found.of_documents, found.tokens) == (7, tokens)
+    assert found.of_tokens == made.num_tokens[made.split == 0].sum()
+    # and what is asked for is enough
+    enough = {"image": max(image, found.needs.get("image", 0))}
+    assert not find_left_out(made, row_tokens=max(row, found.needs.get("tokens", 0)), media_budget=enough).documents
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_counted_as_the_planner_leaves_out(made, seed):
+    """Whatever the rows and budgets, and document by document as from the index."""
+    random = np.random.default_rng(seed)
+    for _ in range(6):
+        row = int(random.integers(16, 900))
+        budget = {name: int(random.integers(0, row + 1)) for name in MODALITIES}
+        found, single = find_left_out(made, row_tokens=row, media_budget=budget), LeftOut(row, budget)
+        for number in np.flatnonzero(made.split == 0).tolist():
+            single.count(made.ids[number], made.kinds[made.kind[number]], made.tokens(number))
+        assert single.to_json() == found.to_json()
+        assert found.documents == Plan.build(made, row_tokens=row, media_budget=budget, epochs=1).info["left_out"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--row-tokens", "256"], ["1 of 7 train documents are left out", "'huge-0'", "--row-tokens 256 -> 803"]),
+        (
+            ["--row-tokens", "1024", "--image-budget", "60"],
+            ["2 of 7", "--image-budget 60 -> 800", "--max-image"],
+        ),
+        (["--recipe", "real", "--image-budget", "64"], ["2 of 7", "--image-budget 64 -> 12"]),
+        (["--recipe", "real", "--max-image-tokens", "1024"], ["1 of 7", "--image-budget 768 -> 800"]),
+    ],
+    ids=["row", "budget", "recipe", "recipe-and-option"],
+)
+def test_check_tells_beforehand(tmp_path, capsys, options, expected):
+    material(tmp_path)
+    encode = [] if "--recipe" in options else ["--max-image-tokens", "1024"]
+    assert data_command(["check", str(tmp_path), "--workers", "1", *options, *encode]) == 0
+    out = capsys.readouterr().out
+    assert all(part in out for part in expected), out
+    assert json.loads(out.splitlines()[-1])["left_out"]["documents"] == int(expected[0][0])
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--recipe", "nothing"], "--recipe 'nothing' is none of demo"),
+        (["--image-budget", "5"], "give --row-tokens"),
+        (["--row-tokens", "none"], "row-tokens"),
+    ],
+    ids=["unknown-recipe", "budget-alone", "no-number"],
+)
+def test_a_mistake_is_told(tmp_path, capsys, options, word):
+    material(tmp_path)
+    assert data_command(["check", str(tmp_path), *options]) == 2
+    assert word in capsys.readouterr().err
+
+
+def check_rows(corpus, folder, documents=None, **rows):
+    run = SimpleNamespace(
+        recipe=Recipe(rows=RowsConfig(audio_budget=0, video_budget=0, **rows)),
+        data=corpus,
+        documents=documents,
+        world=World(),
+        folder=folder,
+    )
+    train._Run.check_rows(run)
+    return json.loads((folder / "left_out.json").read_text())
+
+
+def test_training_tells_and_summary_and_report_keep_it(made, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="brine"):
+        found = check_rows(made, tmp_path, row_tokens=64, image_budget=60)
+    assert "2 of 7 train documents are left out" in caplog.text and "'wide-0', 'huge-0'" in caplog.text
+    (tmp_path / "evaluate").mkdir()
+    (tmp_path / "evaluate/results.json").write_text('{"media_gain": {}, "cer": {}}')
+    assert summarise(tmp_path)["left_out"] == found and found["kinds"] == {"pic": 2}
+    page = record_section([], found | {"first": ["<b>"]}, {}, None, None)
+    assert "2 of 7 training documents" in page and "28.6&nbsp;%" in page and "800 image tokens (a row has 60)" in page
+    assert "&lt;b&gt;" in page and "<b>" not in page
+    assert "Every training document fits" in record_section([], found | {"documents": 0}, {}, None, None)
+
+
+@pytest.mark.parametrize(
+    ("share", "image", "refused"),
+    [(0.0, 100, True), (0.1, 100, True), (0.2, 100, False), (0.5, 0, True), (0.9, 0, False), (0.0, 384, False)],
+)
+def test_too_much_left_out_is_refused(made, tmp_path, share, image, refused):
+    rows = {"row_tokens": 1024, "image_budget": 1024 if image == 384 else image, "max_left_out": share}
+    if not refused:
+        check_rows(made, tmp_path, **rows)
+        return
+    with pytest.raises(ValueError, match=r"too little of the train split .*image_budget.*higher rows\.max_left_out"):
+        check_rows(made, tmp_path, **rows)
+
+
+def no_split(root):
+    return [line(f"d{number}", "words", split="test") for number in range(5)]
+
+
+def validation_alone(root):
+    return [line(f"d{number}", "words", split=("validation", "test")[number % 2]) for number in range(5)]
+
+
+def nothing_fits(root):
+    picture(root / "huge.png", 640, 320)
+    return [line(f"d{number}", {"image": "huge.png"}, "words") for number in range(3)]
+
+
+def not_learned(root):
+    texts = [line(f"d{number}", {"type": "text", "text": "words", "learn": False}) for number in range(4)]
+    return [{**text, "content": [{"type": "text", "text": "words", "learn": False}]} for text in texts]
+
+
+def learned_elsewhere(root):
+    """The test split has targets, and a document that fits no row."""
+    picture(root / "huge.png", 640, 320)
+    return [*not_learned(root), line("t", "words", split="test"), line("huge", {"image": "huge.png"}, "words")]
+
+
+def pictures_alone(root):
+    picture(root / "small.png", 32, 32)
+    return [line(f"d{number}", {"image": "small.png"}) for number in range(4)]
+
+
+def empty_texts(root):
+    return [line(f"d{number}", "") for number in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (no_split, r"no document of the train split \(0 of 5 documents: 5 test\).*\"split\": \"train\""),
+        (validation_alone, r"no document of the train split \(0 of 5 documents: 3 validation, 2 test\)"),
+        (nothing_fits, r"no document of the train split fits a row: 3 of 3 .*rows\.image_budget 384 -> 800"),
+        (not_learned, r"no document of the train split has a target \(0 of 4 documents.*\"learn\": false.*to train"),
+        (learned_elsewhere, r"no document of the train split has a target \(0 of 4 documents that fit rows\)"),
+        (pictures_alone, r"no document of the train split has a target \(0 of 4 documents.*the assistant"),
+        (empty_texts, r"no document of the train split has a target \(0 of 4 documents.*empty"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_nothing_to_train_on_is_refused_by_name(tmp_path, tokenizer, rows, expected):
+    manifest(tmp_path, rows(tmp_path))
+    config = EncodeConfig(max_image_tokens=1024)
+    corpus = build_corpus(tmp_path, tmp_path / "built", tokenizer=tokenizer, config=config, num_workers=1)
+    with pytest.raises(ValueError, match=expected):
+        check_rows(corpus, tmp_path, row_tokens=384, image_budget=384)
+
+
+@pytest.mark.parametrize("kept", ["none", "test-alone"])
+def test_filters_that_leave_nothing_are_refused_by_name(made, tmp_path, kept):
+    mask = np.zeros(len(made), bool) if kept == "none" else made.split == 2
+    with pytest.raises(ValueError, match=r"no document of the train split is left by the filters \(0 of 7\).*--undo"):
+        check_rows(made, tmp_path, documents=mask)
+    # of the others, one is enough
+    check_rows(made, tmp_path, documents=np.arange(len(made)) == made.ids.index("small-0"))
+
+
+@pytest.mark.parametrize("rows", [no_split, not_learned], ids=["no-split", "no-target"])
+def test_the_command_says_so_in_its_last_line(tmp_path, capsys, rows):
+    """Before anything is trained, with exit code 2 and no trace."""
+    manifest(tmp_path / "data", rows(tmp_path))
+    words = ["real", "--runs", str(tmp_path / "runs"), "--corpus.manifest", str(tmp_path / "data")]
+    assert train.main([*words, "--runtime.compile", "False", "--corpus.vocab-size", "300", "--rows.kind-weights"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: no document of the train split") and "train" in last
+    assert not (tmp_path / "runs/real/large_baseline").exists()
