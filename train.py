@@ -33,6 +33,7 @@ from data.loader import Loader
 from data.media_record import changed_media
 from data.mixture import Mixture
 from data.plan import Plan
+from data.plan_pieces import plan_in_pieces, same_beginning
 from data.readers import texts_of
 from data.store import EncodedCorpus, build_corpus, is_corpus, open_corpus
 from data.tokenizer import train_tokenizer
@@ -47,7 +48,7 @@ from model.load import LoadedModel, save_model
 from recipes.forecast import forecast
 from recipes.launch import in_words, parse
 from recipes.recipe import TRAINED, Recipe
-from recipes.trained import check_kept, config_of, inputs_of, settings_of, trained_names
+from recipes.trained import check_kept, config_of, inputs_of, settings_of, shorter, trained_names
 from salt.distill import Distillation
 from salt.select import score_documents
 from training import out_of_memory
@@ -55,7 +56,8 @@ from training.checkpoint import load_weights
 from training.config import TrainConfig
 from training.distributed import RankLostError, World, close_world, start_world
 from training.environment import environment, peak_rss_gib
-from training.files import file_digest, read_json, write_json
+from training.extend import carry, check_longer, checkpoint_to_extend
+from training.files import differences, file_digest, plain, read_json, write_json
 from training.ledger import Ledger
 from training.loop import train
 from training.metrics import TensorBoardSink
@@ -84,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
         if launch.dry_run:
             print(forecast(launch.recipe))
         else:
-            run_line(launch.recipe, runs=launch.runs, track=launch.track, redo=launch.redo)
+            run_line(launch.recipe, runs=launch.runs, track=launch.track, extend=launch.extend, redo=launch.redo)
         return 0
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
@@ -111,10 +113,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_line(
-    recipe: Recipe, *, runs: Path = Path("runs"), track: str | None = None, redo: tuple[str, ...] = ()
-) -> Path:
+    recipe: Recipe, *, runs: Path = Path("runs"), track: str | None = None, extend: bool = False,
+    redo: tuple[str, ...] = (),
+) -> Path:  # fmt: skip
     """All stages of a recipe; returns the run folder. Stages that are done are skipped; those in `redo` are trained
-    again, and what they were is renamed.
+    again, those with more steps go on where `extend` says so, and what they were is renamed.
 
     Raises ValueError for what the user can mend, Interrupted when a signal asked to stop, after saving.
     """
@@ -129,15 +132,16 @@ def run_line(
         # the others read what rank 0 settled
         runtime = runtime or resolve_runtime(recipe.runtime, folder=folder)
         apply_runtime(runtime, local_world_size=world.local_size)
-        _Run(recipe, line, world, runtime, track).go()
+        _Run(recipe, line, world, runtime, track, extend).go()
     return folder
 
 
 class _Run:
     """One pass over the line. Methods are stages, in the order of `go`."""
 
-    def __init__(self, recipe: Recipe, line: Line, world: World, runtime: Runtime, track: str | None):
+    def __init__(self, recipe: Recipe, line: Line, world: World, runtime: Runtime, track: str | None, extend: bool):
         self.recipe, self.line, self.world, self.runtime, self.track = recipe, line, world, runtime, track
+        self.extend = extend
         self.folder = line.folder
         self.start = time.perf_counter()
         self.stages: list[Stage] = []
@@ -145,7 +149,7 @@ class _Run:
 
     def go(self) -> None:
         """Everything; rank 0 alone builds, evaluates and reports."""
-        check_kept(self.recipe, line=self.line, runtime=self.runtime.identity())
+        check_kept(self.recipe, line=self.line, runtime=self.runtime.identity(), extend=self.extend)
         manifest, inputs = self.corpus()
         settings = {"encode": self.recipe.corpus.encode, "vocab_size": self.recipe.corpus.vocab_size}
         encoded = self.stage("encoded", lambda folder: self.encode(folder, manifest), config=settings, inputs=inputs)
@@ -271,7 +275,10 @@ class _Run:
     def plan(self, config: TrainConfig, *, documents=None, num_rows: int | None = None) -> Plan:
         """The rows of a training run: documents of the training split that filters left, or those in `documents`."""
         rows = self.recipe.rows
-        return Plan.build(
+        mixture = Mixture.parse(rows.mixture)
+        # a run that may go on with more steps must begin with the same rows then
+        build = plan_in_pieces if config.schedule == "wsd" and mixture.constant else Plan.build
+        return build(
             self.data,
             split="train",
             row_tokens=rows.row_tokens,
@@ -280,7 +287,7 @@ class _Run:
             seed=self.recipe.seed,
             blank_fraction=rows.blank_fraction,
             kind_weights=self.kind_weights(),
-            mixture=Mixture.parse(rows.mixture),
+            mixture=mixture,
             # by the rows of the whole run: those of selected documents are only its beginning
             lengths=LengthSchedule.parse(rows.length_schedule).by_row(config.num_steps * config.rows_per_step),
             documents=self.documents if documents is None else documents,
@@ -372,7 +379,20 @@ class _Run:
             inputs=inputs_of(self.recipe, name, origin=self.origin),
             everywhere=True,
             precious=True,
+            extend=(lambda old, fresh: self.carry(name, config, old, fresh)) if self.extend else None,
         )
+
+    def carry(self, name: str, config: TrainConfig, old: Path, fresh: Path) -> None:
+        """What a longer run of a stage goes on from. Raises ValueError where it would not have been the same so far."""
+        begun = read_json(old / BEGUN)["config"]
+        settings = settings_of(self.recipe, name, config=config, runtime=self.runtime.identity())
+        changes = differences(begun, plain(settings), name="config")
+        before = shorter(self.recipe, name, begun=begun, changes=changes)
+        check_longer(before, config)
+        found = checkpoint_to_extend(old, config=before)
+        if not same_beginning(self.plan(before), self.plan(config), num_rows=found.state["row"]):
+            raise ValueError(f"its first {found.state['row']} rows would not be those that it was trained on")
+        carry(old, fresh, checkpoint=found, num_steps=config.num_steps)
 
     def distillation(self, config: TrainConfig) -> Distillation:
         """The trained small model as the large one's teacher."""

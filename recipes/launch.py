@@ -37,6 +37,9 @@ class Launch:
     """Print parameters, tokens and the time to expect, then stop."""
     track: str | None = None
     """"tensorboard" writes the metrics for that viewer too."""
+    extend: bool = False
+    """Go on with more steps (`--large.num-steps MORE`) where a trained model's schedule is "wsd", from the beginning of
+    its decay; what is there is renamed to STAGE.old-1."""
     redo: tuple[str, ...] = ()
     """Trained stages (small, large_salt, large_baseline) to train again where their settings changed or they are done;
     what is there is renamed to STAGE.old-1, never deleted."""

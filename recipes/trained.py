@@ -11,10 +11,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from data.mixture import Mixture
 from recipes.recipe import TRAINED, Recipe
 from training.config import TrainConfig
+from training.extend import check_longer
 from training.files import differences, plain
-from training.stages import KeptError, Line, refusal
+from training.stages import KeptError, Line, not_extended, refusal
 
 FOLLOWING = ("vocab_size", "image_dim", "audio_dim", "video_dim")
 """Fields of a model that follow from the corpus."""
@@ -37,7 +39,7 @@ def config_of(recipe: Recipe, name: str) -> TrainConfig:
 
 def settings_of(recipe: Recipe, name: str, *, config: TrainConfig, runtime: dict[str, Any]) -> dict[str, Any]:
     """What decides a training stage's outcome beside its inputs; runtime: `Runtime.identity()`."""
-    settings = {"train": config, "rows": recipe.rows.settings(), "seed": recipe.seed, "runtime": runtime}
+    settings = {"train": config.identity(), "rows": recipe.rows.settings(), "seed": recipe.seed, "runtime": runtime}
     return {**settings, "salt": recipe.salt} if name == "large_salt" else settings
 
 
@@ -48,10 +50,11 @@ def inputs_of(recipe: Recipe, name: str, *, origin: list[str]) -> list[str]:
     return [*origin, "small"] + (["select"] if recipe.salt.selection else [])
 
 
-def check_kept(recipe: Recipe, *, line: Line, runtime: dict[str, Any]) -> None:
+def check_kept(recipe: Recipe, *, line: Line, runtime: dict[str, Any], extend: bool = False) -> None:
     """Refuse before anything is done what would have to train a model again. All ranks call it.
 
-    Vocabulary and widths follow from the corpus, and are left to the stages that make it. Raises KeptError.
+    extend: a stage may go on with more steps, where it can. Vocabulary and widths follow from the corpus, and are left
+    to the stages that make it. Raises KeptError.
     """
     changed: dict[str, list[str]] = {}
     for name in trained_names(recipe):
@@ -60,7 +63,16 @@ def check_kept(recipe: Recipe, *, line: Line, runtime: dict[str, Any]) -> None:
             changed[name] = found
     refused = [name for name in changed if name not in line.redo]
     trouble = None
-    if refused:
+    if refused and extend:
+        try:
+            for name in refused:
+                begun = line.begun(name)["config"]
+                if lost := [each for each in changed[name] if each.startswith("inputs.")]:
+                    raise ValueError(f"it would be made from something else ({'; '.join(lost)})")
+                check_longer(shorter(recipe, name, begun=begun, changes=changed[name]), config_of(recipe, name))
+        except ValueError as error:
+            trouble = not_extended(name, str(error))
+    elif refused:
         trouble = refusal(*refused, changes=list(dict.fromkeys(each for name in refused for each in changed[name])))
     # one rank decides, and all leave
     if trouble := line.world.broadcast(trouble):
@@ -80,3 +92,30 @@ def _changes(recipe: Recipe, name: str, begun: dict, *, changed: set[str], runti
     found += [f"inputs.{each}: new" for each in sorted(asked - set(inputs))]
     found += [f"inputs.{each}: gone" for each in sorted(set(inputs) - asked)]
     return found + [f"inputs.{each}: changed" for each in sorted(asked & set(inputs) & changed)]
+
+
+def shorter(recipe: Recipe, name: str, *, begun: dict[str, Any], changes: list[str]) -> TrainConfig:
+    """The run that a stage was begun with, where it differs from the recipe's in nothing but its number of steps.
+
+    begun: its configuration; changes: where that differs. Raises ValueError that names what else changed, and the
+    settings by which rows or soft labels depend on the number of steps.
+    """
+    config = config_of(recipe, name)
+    old = dataclasses.replace(config, num_steps=begun["train"]["num_steps"])
+    allowed = ["config.train.num_steps: "]
+    if name == "large_salt":
+        kept = begun["salt"]
+        before = round(kept["kd_fraction"] * old.num_steps) if kept["kd_steps"] is None else kept["kd_steps"]
+        if min(before, old.num_steps) != recipe.salt.kd_steps_of(config.num_steps):
+            raise ValueError(
+                f"the small model helped for {before} steps and would for {recipe.salt.kd_steps_of(config.num_steps)}: "
+                f"give --salt.kd-steps {before}"
+            )
+        allowed += ["config.salt.kd_steps: ", "config.salt.kd_fraction: "]
+    if others := [each for each in changes if not each.startswith(tuple(allowed))]:
+        raise ValueError(f"more than the number of steps changed ({'; '.join(others)})")
+    if not Mixture.parse(recipe.rows.mixture).constant:
+        raise ValueError("rows.mixture changes along the run, so that other rows would have come first")
+    if len(recipe.rows.length_schedule) > 1:
+        raise ValueError("rows.length_schedule follows the progress of the run, so that lengths would have grown later")
+    return old

@@ -12,14 +12,14 @@ ranks together; a *micro-batch* is what one rank sends through the model at once
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from data.sequence import CONTEXT
 from kernels import ATTENTION_BACKENDS, LOSS_BACKENDS
 from model.config import ModelConfig
 
 OPTIMIZERS = ("adamw", "muon")
-SCHEDULES = ("linear", "cosine")
+SCHEDULES = ("linear", "cosine", "wsd")
 DTYPES = ("auto", "bfloat16", "float32", "float64")
 DEVICES = ("auto", "cpu", "cuda")
 CHECKPOINTING = ("none", "selective", "full", "offload")
@@ -47,7 +47,12 @@ class TrainConfig:
     warmup_steps: int = 20
     """Steps over which the learning rate rises linearly from 0 to its peak."""
     schedule: str = "linear"
-    """Decay after the warm-up: "linear" or "cosine"."""
+    """After the warm-up: "linear" or "cosine" decay over all steps that are left, or "wsd": the peak up to the last
+    steps, and a decay over these, so that a run can go on with more steps (`--extend`)."""
+    decay_steps: int | None = None
+    """Steps of the decay where schedule is "wsd"; None: decay_fraction of all steps."""
+    decay_fraction: float = 0.2
+    """Steps of the decay as a fraction of num_steps where schedule is "wsd" and decay_steps is not given."""
     final_lr_fraction: float = 0.05
     """Learning rate of the last step, as a fraction of the peak."""
     weight_decay: float = 0.1
@@ -112,6 +117,10 @@ class TrainConfig:
             raise ValueError(f"optimizer = {self.optimizer!r} is unknown: choose one of {', '.join(OPTIMIZERS)}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule = {self.schedule!r} is unknown: choose one of {', '.join(SCHEDULES)}")
+        if not 0 < self.decay_fraction <= 1:
+            raise ValueError(f"decay_fraction = {self.decay_fraction} must lie in (0, 1]")
+        if self.decay_steps is not None and self.decay_steps < 1:
+            raise ValueError(f"decay_steps = {self.decay_steps}: give at least 1, or None to use decay_fraction")
         if not 0 <= self.final_lr_fraction <= 1:
             raise ValueError(f"final_lr_fraction = {self.final_lr_fraction} must lie in [0, 1]")
         for name, weight in self.context_weights:
@@ -125,11 +134,34 @@ class TrainConfig:
                 f"warmup_steps = {self.warmup_steps} leaves nothing of num_steps = {self.num_steps}: "
                 "warm up for fewer steps or train for more"
             )
+        if self.decay_start is not None and self.decay_start < self.warmup_steps:
+            raise ValueError(
+                f"num_steps = {self.num_steps} has no room for warmup_steps = {self.warmup_steps} and a decay of "
+                f"{self.num_steps - self.decay_start} steps: train for more, or lower decay_steps or decay_fraction"
+            )
         if self.rows_per_step % self.micro_rows:
             raise ValueError(
                 f"rows_per_step = {self.rows_per_step} is no multiple of micro_rows = {self.micro_rows}: "
                 "a step is a whole number of forward passes"
             )
+
+    @property
+    def decay_start(self) -> int | None:
+        """Steps that are done when the decay of "wsd" begins; None for schedules that decay all along."""
+        if self.schedule != "wsd":
+            return None
+        steps = max(1, round(self.decay_fraction * self.num_steps)) if self.decay_steps is None else self.decay_steps
+        return self.num_steps - steps
+
+    @property
+    def kept_steps(self) -> tuple[int, ...]:
+        """Steps whose checkpoints are made and kept for good: `keep_at`, and that from which a run can be extended."""
+        return self.keep_at if self.decay_start is None else (*self.keep_at, self.decay_start)
+
+    def identity(self) -> dict[str, object]:
+        """Every field that can alter what training ends with or leaves behind, as a stage's configuration."""
+        unused = set() if self.schedule == "wsd" else {"decay_steps", "decay_fraction"}
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in unused}
 
     def micro_rows_on(self, world_size: int) -> int:
         """Rows of one forward pass on one rank when `world_size` ranks share a step.

@@ -182,7 +182,7 @@ class _Run:
         )
         self.checkpoints = folder / "checkpoints"
         self.saver = Saver(
-            self.checkpoints, world=world, keep=config.keep_checkpoints, keep_at=config.keep_at,
+            self.checkpoints, world=world, keep=config.keep_checkpoints, keep_at=config.kept_steps,
             timeout_s=world.timeout_s,
         )  # fmt: skip
         self.profiler = Profiler(folder / "trace", runtime=runtime, rank=world.rank)
@@ -270,7 +270,7 @@ class _Run:
         leave = leave or self._validation_broken_off(stop)
         better = self.score is not None and (self.best is None or self.score < self.best)
         self.best = self.score if better else self.best
-        planned = better or self._due(self.config.checkpoint_every) or self.step in self.config.keep_at
+        planned = better or self._due(self.config.checkpoint_every) or self.step in self.config.kept_steps
         if planned or leave:
             self._save(planned=planned)
         if self.on_step is not None:
@@ -330,7 +330,7 @@ class _Run:
     def _outgoing(self) -> bool:
         """Will anything of the step that was just applied be written, or its weights be judged?"""
         validates = self.validate is not None and self._due(self.config.validate_every)
-        saves = self._due(self.config.checkpoint_every) or self.step in self.config.keep_at
+        saves = self._due(self.config.checkpoint_every) or self.step in self.config.kept_steps
         return validates or saves or self._due(self.config.log_every)
 
     def _accumulate(self, stop: Stop) -> StepResult:

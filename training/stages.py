@@ -44,6 +44,8 @@ logger = logging.getLogger("brine.line")
 DONE, BEGUN = "done", "stage.json"
 EXPENSIVE = (DONE, "metrics.jsonl", "checkpoints/*", "model/*")
 """What shows that a precious stage has made something."""
+FRESH = ".extending_"
+"""Before a stage's name: the folder in which it will go on with more steps."""
 ASIDE = ".old-"
 """Between a stage's name and a number: its folder as it was before the stage was done again."""
 SHOWN = 12
@@ -106,6 +108,11 @@ class Line:
             self._lock = acquire_lock(self.folder)
             for leftover in self.folder.glob(".old_*"):
                 shutil.rmtree(leftover, ignore_errors=True)
+            for fresh in self.folder.glob(f"{FRESH}*"):
+                # cut off between two renames
+                stage = self.folder / fresh.name.removeprefix(FRESH)
+                if (fresh / BEGUN).exists() and not stage.exists():
+                    os.rename(fresh, stage)
         # the others may look at the lock only once rank 0 holds it
         self.world.barrier()
         return self
@@ -126,6 +133,7 @@ class Line:
         inputs: Iterable[str] | Mapping[str, str] = (),
         everywhere: bool = False,
         precious: bool = False,
+        extend: Callable[[Path, Path], None] | None = None,
     ) -> Stage:
         """Do a stage, or find that it is done.
 
@@ -137,6 +145,8 @@ class Line:
             inputs: names of earlier stages, or names with digests of anything else.
             everywhere: call `build` on every rank, not only on rank 0.
             precious: what it made is never taken away.
+            extend: called where a precious stage's configuration changed, with its folder and a fresh one; fills the
+                latter with what `build` can go on from, or raises ValueError. The old folder is renamed.
 
         Raises ValueError for an input that is no earlier stage and for a folder that holds something else, KeptError
         where something precious would be done anew.
@@ -150,7 +160,7 @@ class Line:
         elif self.world.is_main:
             trouble = None
             try:
-                self._prepare(name, folder, key, precious)
+                self._prepare(name, folder, key, precious=precious, extend=extend)
             except ValueError as error:
                 trouble = error
             # ranks that join in must not start before the folder is theirs, nor wait where nothing comes
@@ -188,7 +198,9 @@ class Line:
         logger.info("%s: done in %.1f s", name, mark["wall_s"])
         return mark
 
-    def _prepare(self, name: str, folder: Path, key: dict, precious: bool) -> None:
+    def _prepare(
+        self, name: str, folder: Path, key: dict, *, precious: bool, extend: Callable[[Path, Path], None] | None
+    ) -> None:
         begun = read_json(folder / BEGUN)
         again = precious and name in self.redo and (folder / DONE).exists()
         if begun == key and not again:
@@ -200,6 +212,9 @@ class Line:
             changes = differences(begun, key)
             shown = "; ".join(changes[:4]) + (f" and {len(changes) - 4} more" if len(changes) > 4 else "")
             if precious and is_expensive(folder):
+                if extend is not None and name not in self.redo and begun.get("inputs") == key["inputs"]:
+                    self._extend(name, folder, key, extend)
+                    return
                 if name not in self.redo:
                     raise KeptError(refusal(name, changes=changes))
                 old = moved_aside(folder)
@@ -219,6 +234,20 @@ class Line:
             )
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / BEGUN, key)
+
+    def _extend(self, name: str, folder: Path, key: dict, extend: Callable[[Path, Path], None]) -> None:
+        fresh = self.folder / f"{FRESH}{name}"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        try:
+            extend(folder, fresh)
+        except ValueError as error:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise KeptError(not_extended(name, str(error))) from error
+        write_json(fresh / BEGUN, key)
+        old = moved_aside(folder)
+        os.rename(fresh, folder)
+        logger.info("%s: goes on with more steps; what was there is kept in %s", name, old)
 
     def begun(self, name: str) -> dict | None:
         """The key of a precious stage that has made something, or None."""
@@ -280,6 +309,14 @@ def refusal(*names: str, changes: list[str]) -> str:
         "--name NEW for a run of its own, --extend where only the number of steps grew, or --redo "
         f"{' '.join(names)} to train again (what is there is renamed to {names[0]}{ASIDE}1); the settings of before "
         "go on as ever"
+    )
+
+
+def not_extended(name: str, reason: str) -> str:
+    """What is said where a trained stage cannot go on with more steps."""
+    return (
+        f"{name} cannot be extended: {reason}. It is kept as it is; give --name NEW for a run of its own, or --redo "
+        f"{name} to train again (what is there is renamed to {name}{ASIDE}1)"
     )
 
 
