@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,13 +89,16 @@ class LoadedModel:
         compute_dtype: torch.dtype | None = None,
         compiled: bool = False,
         progress: bool = False,
+        on_token: Callable[[int], None] | None = None,
     ) -> Iterator[str]:
         """Answer a prompt; returns an iterator of pieces of text, each as soon as it is known.
 
         Stops at the end token or after `max_tokens`. Temperature 0 is greedy. prefill_tokens, compute_dtype: how the
         prompt is read, see `model.prefill`. compiled: see `model.decode.StaticDecoding`. progress: show a bar on
-        standard error, if it is a terminal, when reading takes more than `BAR_DELAY_S`. Raises ValueError, at the call,
-        for a part that cannot be read or settings that cannot be sampled with.
+        standard error, if it is a terminal, when reading takes more than `BAR_DELAY_S`. on_token: called with each id
+        of the answer as it is chosen; as a part of a later prompt the ids are what the model said, where its text may
+        be cut into other tokens. Raises ValueError, at the call, for a part that cannot be read or settings that
+        cannot be sampled with.
         """
         # imported here so that `python -m model.generate` is not imported before it runs
         from model.generate import stream_text
@@ -111,20 +114,25 @@ class LoadedModel:
             compute_dtype=compute_dtype,
             compiled=compiled,
             progress=progress,
+            on_token=on_token,
         )
         return stream_text(tokens, self.tokenizer)
 
-    def chat(self, messages: Items[Mapping[str, Any]] | Mapping[str, Any], **options: Any) -> Answer:
+    def chat(
+        self, messages: Items[Mapping[str, Any]] | Mapping[str, Any], *, keep_ids: bool = False, **options: Any
+    ) -> Answer:
         """Answer a conversation in the form that chats have in training; returns an iterator of pieces of text, whose
         `message` is the whole answer as the next message.
 
-        messages: as in the chat format, `[{"role": "user", "content": ...}, ...]`, see `model.chat`. options: those of
+        messages: as in the chat format, `[{"role": "user", "content": ...}, ...]`, see `model.chat`. keep_ids: the
+        answer's message holds its token ids too, which are then read in place of its text. options: those of
         `generate`. Raises ValueError, at the call, for a message that cannot be read and as `generate` does.
         """
         from model.chat import ROLES, Answer, chat_prompt
 
         parts, roles = chat_prompt(messages)
-        return Answer(self._tokens(parts, **options), self.tokenizer, roles={*roles, *ROLES})
+        tokens = self._tokens(parts, **options)
+        return Answer(tokens, self.tokenizer, roles={*roles, *ROLES}, keep_ids=keep_ids)
 
     def _tokens(
         self,
@@ -136,6 +144,7 @@ class LoadedModel:
         top_k: int = 0,
         prefill_tokens: int = PREFILL_TOKENS,
         progress: bool = False,
+        on_token: Callable[[int], None] | None = None,
         **options: Any,
     ) -> Iterator[int]:
         """Ids of the answer to a prompt, as they are chosen; mistakes are told at the call."""
@@ -146,7 +155,7 @@ class LoadedModel:
         prompt = self.encode(parts)
         if progress:
             options["on_read"] = _reading_bar(len(prompt))
-        return stream_tokens(
+        tokens = stream_tokens(
             self.model,
             prompt,
             **sampling,
@@ -154,6 +163,14 @@ class LoadedModel:
             prefill_tokens=prefill_tokens,
             **options,
         )
+        return tokens if on_token is None else _told(tokens, on_token)
+
+
+def _told(tokens: Iterator[int], on_token: Callable[[int], None]) -> Iterator[int]:
+    """The same ids, each told first."""
+    for token in tokens:
+        on_token(token)
+        yield token
 
 
 def _reading_bar(num_tokens: int) -> OnRead:
