@@ -363,9 +363,11 @@ class _Run:
                 )
             weights = whole_weights(model)
             if self.world.is_main:
+                rows, seen = self.recipe.rows, LengthSchedule.parse(self.recipe.rows.length_schedule)
                 save_model(
-                    folder / "model", model, encode_config=self.data.config, tokenizer=self.tokenizer, weights=weights
-                )
+                    folder / "model", model, encode_config=self.data.config, tokenizer=self.tokenizer, weights=weights,
+                    trained_tokens=seen.longest_in(rows.row_tokens, len(plan)),
+                )  # fmt: skip
             return {
                 "step": result.step,
                 "loss": result.loss,

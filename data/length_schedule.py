@@ -58,6 +58,10 @@ class LengthSchedule:
                 ) from None
         return cls(tuple(steps))
 
+    def longest_in(self, row_tokens: int, num_rows: int) -> int:
+        """Most tokens that a segment has anywhere in a plan of `num_rows` rows of `row_tokens`."""
+        return min(row_tokens, max((tokens for _, tokens in self.by_row(num_rows)), default=row_tokens))
+
     def by_row(self, num_rows: int) -> tuple[tuple[int, int], ...]:
         """(first row, tokens) of each step in a plan of `num_rows` rows; steps that get no row are left out."""
         # the later of two steps that begin at one row stands

@@ -18,6 +18,9 @@ folder; a `pathlib.Path` and a `PIL.Image` stand for a medium wherever a path ma
 The answer ends at the end token, or where the model goes on to speak for somebody else and begins a turn's marker, such
 as <user> at the beginning of a line, which is no part of it. Text that may become one is held back until it is known.
 
+An assistant's message may hold `token_ids`, which are then read in place of its content: text that a model wrote need
+not be cut into the tokens that it chose. `chat(..., keep_ids=True)` gives such messages. Training saw text cut anew.
+
 What this does not do: tool calls, several answers at once, or keeping the cache from one question to the next: each
 question reads the whole conversation again.
 """
@@ -40,14 +43,16 @@ from data.formats.chat import chat_document
 from data.formats.llava import llava_document
 from data.formats.parts import MEDIA
 from data.tokenizer import Tokenizer
+from model.prompt import PromptPart, TokenIds
 
 if TYPE_CHECKING:
     from model.load import LoadedModel
-    from model.prompt import PromptPart
 
 ROLES = ("user", "system", "assistant", "tool")
 """Speakers whose marker ends an answer, beside those of the conversation itself."""
 _ANSWER = "answer"
+_SAID = "\ue0f5"
+"""A character of nobody's, around what stands for token ids."""
 _REMOTE = re.compile(r"(data:|[A-Za-z][A-Za-z0-9+.-]*://)")
 _LISTS = tuple(name for kind in MEDIA for name in (kind, f"{kind}s"))
 """Fields beside the messages that list media."""
@@ -56,12 +61,15 @@ _LISTS = tuple(name for kind in MEDIA for name in (kind, f"{kind}s"))
 class Answer(Iterator[str]):
     """An answer as it comes: iterate for pieces of text, each as soon as it is known."""
 
-    def __init__(self, tokens: Iterator[int], tokenizer: Tokenizer, *, roles: Iterable[str] = ROLES):
-        """roles: those whose marker ends the answer."""
-        self.tokenizer = tokenizer
+    def __init__(
+        self, tokens: Iterator[int], tokenizer: Tokenizer, *, roles: Iterable[str] = ROLES, keep_ids: bool = False
+    ):
+        """roles: those whose marker ends the answer. keep_ids: whether its message holds its ids."""
+        self.tokenizer, self.keep_ids = tokenizer, keep_ids
         self.stops = tuple(f"\n<{role}>" for role in sorted(set(roles)))
         self._ids: list[int] = []
         self._given: list[str] = []
+        self._cut: int | None = None
         self._pieces = self._read(tokens)
 
     def __next__(self) -> str:
@@ -79,7 +87,25 @@ class Answer(Iterator[str]):
     @property
     def message(self) -> dict[str, Any]:
         """The whole answer as a message, to be put behind the others."""
-        return {"role": "assistant", "content": self.text}
+        message: dict[str, Any] = {"role": "assistant", "content": self.text}
+        return message | {"token_ids": self.token_ids} if self.keep_ids else message
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The ids that were chosen, without a marker that ended the answer; waits for what has not come yet."""
+        for _ in self:
+            pass
+        if self._cut is None:
+            return list(self._ids)
+        ids, left = [], self._cut
+        for token in self._ids:
+            word = self.tokenizer.token_bytes(token)
+            if len(word) > left:
+                # a token that reaches into the marker: what of it stands before is cut anew
+                return ids + self.tokenizer.encode(word[:left].decode("utf-8", "replace"))
+            ids.append(token)
+            left -= len(word)
+        return ids
 
     def _read(self, tokens: Iterator[int]) -> Iterator[str]:
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -90,6 +116,9 @@ class Answer(Iterator[str]):
             held += decoder.decode(self.tokenizer.token_bytes(token))
             if found := stop.search(held):
                 held = held[: found.start()]
+                # the first of all markers, since this is the token that completes it
+                said = b"".join(map(self.tokenizer.token_bytes, self._ids))
+                self._cut = said.index(found.group().encode())
                 break
             free = len(held) - self._held_back(held)
             if free:
@@ -118,16 +147,17 @@ def chat_prompt(messages: Items[Mapping[str, Any]] | Mapping[str, Any]) -> tuple
     turns = fields.get(name)
     if not isinstance(turns, list | tuple) or not all(isinstance(turn, Mapping) for turn in turns):
         raise ValueError('messages must be a list of objects such as {"role": "user", "content": "..."}, and not empty')
-    media = _Media()
-    fields[name] = [media.message(turn) for turn in turns]
+    stand_ins = _StandIns()
+    asked = [stand_ins.message(turn) for turn in turns]
     for field in _LISTS:
         if fields.get(field) is not None:
-            fields[field] = media.named(fields[field])
+            fields[field] = stand_ins.named(fields[field])
     if "from" in turns[0]:
         read, answer = llava_document, {"from": "gpt", "value": _ANSWER}
+        name = "conversations"
     else:
         read, answer = chat_document, {"role": "assistant", "content": _ANSWER}
-    fields[name].append(answer)
+    fields[name] = [*asked, answer]
     try:
         parts = read(fields, name="prompt").parts[:-1]
     except DocumentError as error:
@@ -135,21 +165,39 @@ def chat_prompt(messages: Items[Mapping[str, Any]] | Mapping[str, Any]) -> tuple
     last = next((part for part in reversed(parts[:-1]) if part.role), None)
     if last is not None and last.role == parts[-1].role:
         raise ValueError("the last message is the assistant's own: let another's follow, such as the user's")
-    return [media.own(part) for part in parts], {part.role for part in parts if part.role}
+    own = [stand_ins.own(part) for part in parts]
+    if stand_ins.said:
+        raise ValueError("token_ids belong to messages of the assistant: give the others as content")
+    return own, {part.role for part in parts if part.role}
 
 
-class _Media:
-    """The media of a conversation, under stand-in names: the format's reader takes paths below a folder alone."""
+class _StandIns:
+    """Media and token ids under other names, since the format's reader takes words and paths below one folder."""
 
     def __init__(self):
         self.given: dict[str, Any] = {}
+        self.said: dict[str, Any] = {}
 
     def message(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """A message whose content parts name stand-ins."""
+        if fields.get("token_ids") is not None:
+            return self._said(fields)
         content = fields.get("content")
         if not isinstance(content, list | tuple):
             return dict(fields)
         return {**fields, "content": [self.part(part) for part in content]}
+
+    def _said(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """A message of token ids, with a text in their place that nobody else writes."""
+        ids = fields["token_ids"]
+        if not isinstance(ids, TokenIds):
+            raise ValueError(f"token_ids of a message must be a list of ids, not {type(ids).__name__}")
+        speaker, words = ("from", "value") if "from" in fields else ("role", "content")
+        # an answer that ended at once has no word, as in training
+        name = f"{_SAID}{len(self.said)}{_SAID}" if len(ids) else ""
+        if name:
+            self.said[name] = ids
+        return {speaker: fields.get(speaker), words: name}
 
     def part(self, part: Any) -> Any:
         if not isinstance(part, Mapping):
@@ -174,7 +222,8 @@ class _Media:
     def own(self, part: Part) -> PromptPart:
         """The part with what the person gave in place of a stand-in."""
         if isinstance(part, Text):
-            return part
+            # what others say is text, even where it is spelled like a stand-in
+            return self.said.pop(part.text, part) if part.learn else part
         given = self.given[part.path]
         return given if isinstance(given, PIL.Image.Image) else replace(part, path=str(given))
 

@@ -1,6 +1,6 @@
 """Model folders: a trained model with all that is needed to use it, and nothing else.
 
-    config.json         {"model": ModelConfig, "encode": EncodeConfig}
+    config.json         {"model": ModelConfig, "encode": EncodeConfig, "trained_tokens": longest context of training}
     model.safetensors   every parameter under its name in `Transformer`
     tokenizer.json      the tokenizer
 
@@ -15,10 +15,12 @@ Optimiser state, data position and the like belong to training checkpoints, not 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +47,9 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 PREFERRED = ("large_salt", "large_baseline", "small")
 """Stages of a run, best first: `load(run)` takes the first that has finished."""
+logger = logging.getLogger(__name__)
+_WARNED: weakref.WeakSet[Transformer] = weakref.WeakSet()
+"""Models of which it was said that a prompt is longer than what they were trained on."""
 BAR_DELAY_S = 2.0
 """Reading a prompt shows a bar from here on."""
 
@@ -61,6 +66,8 @@ class LoadedModel:
     """How media become patches."""
     folder: Path
     """The model folder that it was read from."""
+    trained_tokens: int | None = None
+    """Most tokens that attention could see at once in training; None where the folder does not say."""
 
     def encode(self, parts: PromptPart | Items[PromptPart]) -> Sequence:
         """Encode a prompt; see `model.prompt.encode_prompt` for what a part may be."""
@@ -89,13 +96,16 @@ class LoadedModel:
         compute_dtype: torch.dtype | None = None,
         compiled: bool = False,
         progress: bool = False,
+        on_token: Callable[[int], None] | None = None,
     ) -> Iterator[str]:
         """Answer a prompt; returns an iterator of pieces of text, each as soon as it is known.
 
         Stops at the end token or after `max_tokens`. Temperature 0 is greedy. prefill_tokens, compute_dtype: how the
         prompt is read, see `model.prefill`. compiled: see `model.decode.StaticDecoding`. progress: show a bar on
-        standard error, if it is a terminal, when reading takes more than `BAR_DELAY_S`. Raises ValueError, at the call,
-        for a part that cannot be read or settings that cannot be sampled with.
+        standard error, if it is a terminal, when reading takes more than `BAR_DELAY_S`. on_token: called with each id
+        of the answer as it is chosen; as a part of a later prompt the ids are what the model said, where its text may
+        be cut into other tokens. Raises ValueError, at the call, for a part that cannot be read or settings that
+        cannot be sampled with.
         """
         # imported here so that `python -m model.generate` is not imported before it runs
         from model.generate import stream_text
@@ -111,20 +121,25 @@ class LoadedModel:
             compute_dtype=compute_dtype,
             compiled=compiled,
             progress=progress,
+            on_token=on_token,
         )
         return stream_text(tokens, self.tokenizer)
 
-    def chat(self, messages: Items[Mapping[str, Any]] | Mapping[str, Any], **options: Any) -> Answer:
+    def chat(
+        self, messages: Items[Mapping[str, Any]] | Mapping[str, Any], *, keep_ids: bool = False, **options: Any
+    ) -> Answer:
         """Answer a conversation in the form that chats have in training; returns an iterator of pieces of text, whose
         `message` is the whole answer as the next message.
 
-        messages: as in the chat format, `[{"role": "user", "content": ...}, ...]`, see `model.chat`. options: those of
+        messages: as in the chat format, `[{"role": "user", "content": ...}, ...]`, see `model.chat`. keep_ids: the
+        answer's message holds its token ids too, which are then read in place of its text. options: those of
         `generate`. Raises ValueError, at the call, for a message that cannot be read and as `generate` does.
         """
         from model.chat import ROLES, Answer, chat_prompt
 
         parts, roles = chat_prompt(messages)
-        return Answer(self._tokens(parts, **options), self.tokenizer, roles={*roles, *ROLES})
+        tokens = self._tokens(parts, **options)
+        return Answer(tokens, self.tokenizer, roles={*roles, *ROLES}, keep_ids=keep_ids)
 
     def _tokens(
         self,
@@ -136,6 +151,7 @@ class LoadedModel:
         top_k: int = 0,
         prefill_tokens: int = PREFILL_TOKENS,
         progress: bool = False,
+        on_token: Callable[[int], None] | None = None,
         **options: Any,
     ) -> Iterator[int]:
         """Ids of the answer to a prompt, as they are chosen; mistakes are told at the call."""
@@ -144,9 +160,10 @@ class LoadedModel:
         sampling = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
         check_sampling(**sampling, prefill_tokens=prefill_tokens)
         prompt = self.encode(parts)
+        self._warn_of_length(len(prompt), max_tokens)
         if progress:
             options["on_read"] = _reading_bar(len(prompt))
-        return stream_tokens(
+        tokens = stream_tokens(
             self.model,
             prompt,
             **sampling,
@@ -154,6 +171,25 @@ class LoadedModel:
             prefill_tokens=prefill_tokens,
             **options,
         )
+        return tokens if on_token is None else _told(tokens, on_token)
+
+    def _warn_of_length(self, prompt_tokens: int, max_tokens: int) -> None:
+        """Say, once for a loaded model, that a prompt and its answer may be longer than anything it was trained on."""
+        if self.trained_tokens is None or prompt_tokens + max_tokens <= self.trained_tokens or self.model in _WARNED:
+            return
+        _WARNED.add(self.model)
+        logger.warning(
+            "the prompt has %s tokens and its answer up to %s more, but this model was trained on at most %s at once: "
+            "what it says beyond those is a matter of luck; give a shorter prompt or a smaller max_tokens (said once)",
+            f"{prompt_tokens:,}", f"{max_tokens:,}", f"{self.trained_tokens:,}",
+        )  # fmt: skip
+
+
+def _told(tokens: Iterator[int], on_token: Callable[[int], None]) -> Iterator[int]:
+    """The same ids, each told first."""
+    for token in tokens:
+        on_token(token)
+        yield token
 
 
 def _reading_bar(num_tokens: int) -> OnRead:
@@ -205,7 +241,8 @@ def load(
     model = Transformer(config)
     load_weights(model, folder / WEIGHTS)
     model.attention_backend, model.loss_backend = attention_backend, loss_backend
-    return LoadedModel(model.to(resolve_device(str(device))).eval(), tokenizer, encode_config, folder)
+    model = model.to(resolve_device(str(device))).eval()
+    return LoadedModel(model, tokenizer, encode_config, folder, configs.get("trained_tokens"))
 
 
 def find_model(folder: Path) -> Path:
@@ -233,6 +270,10 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read as JSON ({error}): save the model again") from None
     if not isinstance(configs, dict) or not all(isinstance(configs.get(key), dict) for key in ("model", "encode")):
         raise ValueError(f'{path} must hold an object with "model" and "encode": it is no config of a model folder')
+    trained_tokens = configs.get("trained_tokens")
+    # folders of earlier versions do not say
+    if trained_tokens is not None and (type(trained_tokens) is not int or trained_tokens < 1):
+        raise ValueError(f'{path}: "trained_tokens" must be a number of tokens, not {trained_tokens!r}')
     return configs
 
 
@@ -283,11 +324,13 @@ def save_model(
     encode_config: EncodeConfig,
     tokenizer: Tokenizer,
     weights: Mapping[str, Tensor] | None = None,
+    trained_tokens: int | None = None,
 ) -> None:
     """Write a model folder, replacing one that was; a process killed midway leaves it whole or absent.
 
     Blocks may be compiled: names are those of `Transformer`. Weights are kept in their own precision; `weights` are
-    given where the model itself holds only parts of them.
+    given where the model itself holds only parts of them. trained_tokens: most tokens that attention could see at once
+    in training; None leaves it unsaid.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -295,7 +338,9 @@ def save_model(
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir()
-    configs = {"model": model.config.to_dict(), "encode": encode_config.to_dict()}
+    configs: dict[str, Any] = {"model": model.config.to_dict(), "encode": encode_config.to_dict()}
+    if trained_tokens is not None:
+        configs["trained_tokens"] = trained_tokens
     (partial / CONFIG).write_text(json.dumps(configs, indent=2) + "\n", encoding="utf-8")
     tokenizer.save(partial / TOKENIZER)
     weights = model.state_dict() if weights is None else weights

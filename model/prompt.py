@@ -29,11 +29,11 @@ from torch import Tensor
 
 from data.config import EncodeConfig
 from data.decode import Decoded, DecodedImage, decode_part, fit, grid_of, patchify, to_rgb
-from data.document import MODALITIES, Audio, Document, DocumentError, Image, Part, Text, Video
-from data.encode import assemble
+from data.document import MODALITIES, Audio, DocumentError, Image, Part, Text, Video, modality_of
+from data.encode import assemble_runs
 from data.endings import READ, medium_of, remedy_for
 from data.sequence import Sequence
-from data.tokenizer import PAD_ID, Tokenizer
+from data.tokenizer import PAD_ID, SLOT_ID, Tokenizer
 from model.prompt_paths import path_in
 
 
@@ -44,8 +44,11 @@ class TextFile:
     path: str
 
 
-PromptPart = str | Path | PIL.Image.Image | Part | TextFile
+TokenIds = list | tuple | np.ndarray | Tensor
+"""Token ids as a part of a prompt: whole numbers, in one dim."""
+PromptPart = str | Path | PIL.Image.Image | Part | TextFile | TokenIds
 """One part of a prompt; see `encode_prompt`."""
+_SLOTS = {token: name for name, token in SLOT_ID.items()}
 
 
 def encode_prompt(parts: PromptPart | Items[PromptPart], *, tokenizer: Tokenizer, config: EncodeConfig) -> Sequence:
@@ -55,22 +58,54 @@ def encode_prompt(parts: PromptPart | Items[PromptPart], *, tokenizer: Tokenizer
     `config.max_file_mib`), a `PIL.Image`, a `Path` (a medium, told by its ending), or a str: text, unless it is the
     path of a medium; one that looks like such a path and is none is an error (`model.prompt_paths`; wrap it in `Text`
     to have it taken literally). Paths may be absolute or relative to the working folder.
+
+    A list, tuple, array or tensor of whole numbers is a part too: token ids, taken as they are. Text that a model wrote
+    need not come back as the ids that it chose; its ids do. Ids of special tokens are allowed, but for the slots of
+    media, which have patches. A list of parts may hold ids (`["a", [17, 18]]`); a list of numbers alone is no list of
+    parts, and is given as `[[17, 18]]`; an array or a tensor may stand alone.
     Raises ValueError naming the part or file that cannot be used.
     """
-    if isinstance(parts, PromptPart):
+    if isinstance(parts, str | Path | PIL.Image.Image | Part | TextFile | np.ndarray | Tensor):
         parts = [parts]
-    known, media = [], []
+    runs: list[list[int] | tuple[str, Decoded]] = []
     for number, given in enumerate(parts):
+        if isinstance(given, TokenIds):
+            runs.append(_checked_ids(given, number, tokenizer))
+            continue
         part, decoded = _read_part(given, number, config)
-        known.append(part)
-        if decoded is not None:
-            media.append(decoded)
-    if not known:
+        runs.append(tokenizer.encode(part.text) if isinstance(part, Text) else (modality_of(part), decoded))
+    if not runs:
         raise ValueError("the prompt is empty: give at least one text or medium")
-    sequence = assemble(Document(id="prompt", parts=tuple(known)), media, tokenizer, config, end=False)
+    sequence = assemble_runs(runs, config)
     if not len(sequence):
         raise ValueError("the prompt holds no token: give a text that is not empty, or a medium")
     return sequence
+
+
+def _checked_ids(given: TokenIds, number: int, tokenizer: Tokenizer) -> list[int]:
+    """Token ids as a list of int. Raises ValueError naming the id that cannot be one."""
+    where = f"prompt part {number}"
+    if isinstance(given, np.ndarray | Tensor):
+        if given.ndim != 1:
+            raise ValueError(f"{where}: token ids have {given.ndim} dims: give one row of them, of 1 dim")
+        given = given.tolist()
+    ids = []
+    for place, token in enumerate(given):
+        if isinstance(token, bool) or not hasattr(token, "__index__"):
+            raise ValueError(f"{where}: token id {place} is a {type(token).__name__}: give whole numbers")
+        token = token.__index__()
+        if not 0 <= token < tokenizer.vocab_size:
+            raise ValueError(
+                f"{where}: token id {place} is {token}, but the vocabulary has the ids 0 to "
+                f"{tokenizer.vocab_size - 1}: give ids of this model's own tokenizer"
+            )
+        if token in _SLOTS:
+            raise ValueError(
+                f"{where}: token id {place} is {token}, the slot of a patch ({_SLOTS[token]}): "
+                f"give the medium itself as a part of the prompt"
+            )
+        ids.append(token)
+    return ids
 
 
 def _read_part(given: PromptPart, number: int, config: EncodeConfig) -> tuple[Part, Decoded | None]:
@@ -97,8 +132,8 @@ def _read_part(given: PromptPart, number: int, config: EncodeConfig) -> tuple[Pa
         return given, None
     if not isinstance(given, Image | Audio | Video):
         raise ValueError(
-            f"prompt part {number} is a {type(given).__name__}: give a str, a pathlib.Path, a PIL image, or a part "
-            "of data.document"
+            f"prompt part {number} is a {type(given).__name__}: give a str, a pathlib.Path, a PIL image, a part of "
+            "data.document, or token ids in a list of their own, such as [[17, 18]]"
         )
     # the data room reads a name inside a folder: the person's own path is split into the two
     path = Path(os.path.expanduser(given.path))

@@ -37,9 +37,15 @@ def attention(
     -> out (B, T, H, D) in the inputs' dtype; with return_lse also lse (B, H, T) float32 (float64 for float64 inputs),
     natural log, sink included, without gradient. A row that sees nothing gets out 0, lse -inf (the sink's logit with a
     sink) and gradients 0.
-    Raises ValueError for shapes, dtypes or devices that do not fit, for an unknown backend, for a backend that cannot
-    do what is asked, and for "auto" where nothing but T x S memory would serve.
+    Raises TypeError where q, k or v is no tensor or spans is a mask, and ValueError for shapes, dtypes or devices that
+    do not fit, for an unknown backend, for a backend that cannot do what is asked, and for "auto" where nothing but
+    T x S memory would serve.
     """
+    if not isinstance(spans, Spans):
+        raise TypeError(_no_spans(spans, q))
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a float tensor of 4 dims (B, tokens, heads, D); got a {type(x).__name__}")
     device = q.device.type
     if torch.is_autocast_enabled(device) and q.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
@@ -52,6 +58,22 @@ def attention(
     through = _through_op if spans.layout is None else _over_ranks
     out, lse = through(q, k, v, spans, sink, scale, backend)
     return (out, lse.detach()) if return_lse else out
+
+
+def _no_spans(given: object, q: object) -> str:
+    """What to say to a mask, or to nothing, where spans belong."""
+    what = {Tensor: "a mask", type(None): "None"}.get(type(given), f"a {type(given).__name__}")
+    shape = getattr(given, "shape", None)
+    if shape is not None:
+        what = f"a mask of shape {tuple(shape)} and {given.dtype}"
+    batch, tokens = q.shape[:2] if isinstance(q, Tensor) and q.dim() == 4 else ("B", "T")
+    return (
+        f"attention takes Spans as its fourth argument, not {what}: the keys that a row sees are one interval, and no "
+        "mask of T x S is ever stored. From kernels import Spans; causal: "
+        f"Spans.packed(torch.zeros({batch}, {tokens}, dtype=torch.int32, device=q.device)); packed documents: "
+        "Spans.packed(document), with the number of its document for each token and -1 for padding; media blocks that "
+        "see themselves both ways: block=...; a sliding window: window=...; other intervals: Spans(lo, hi, num_keys)"
+    )
 
 
 def _over_ranks(

@@ -1,0 +1,47 @@
+"""A mask in the place of spans is told, with the spans to make in its place.
+
+It ended in an error about an attribute that masks do not have.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from kernels import Spans, attention
+
+MASKS = {
+    "bool": torch.ones(4, 4, dtype=torch.bool).tril(),
+    "bool-of-heads": torch.ones(1, 2, 4, 4, dtype=torch.bool),
+    "float": torch.zeros(1, 1, 4, 4),
+    "numpy": np.tril(np.ones((4, 4), bool)),
+    "none": None,
+    "list": [[True, False], [True, True]],
+    "word": "causal",
+    "flag": True,
+    "document-ids": torch.zeros(1, 4, dtype=torch.int32),
+    "lo-and-hi": (torch.zeros(1, 4, dtype=torch.int32), torch.ones(1, 4, dtype=torch.int32)),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=list(MASKS))
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_mask_is_no_spans(mask, backend):
+    x = torch.zeros(1, 4, 2, 8)
+    with pytest.raises(TypeError) as told:
+        attention(x, x, x, mask, backend=backend)
+    said = str(told.value)
+    assert "Spans.packed(" in said and "causal" in said and "window=" in said
+    if hasattr(mask, "shape"):
+        assert str(tuple(mask.shape)) in said
+    # the causal spans that it names, as it names them
+    recipe = said[said.index("causal: ") + len("causal: ") : said.index("; packed documents")]
+    out = attention(x, x, x, eval(recipe, {"Spans": Spans, "torch": torch, "q": x}))
+    assert out.shape == x.shape
+
+
+@pytest.mark.parametrize("name", ["q", "k", "v"])
+def test_arrays_are_no_tensors(name):
+    x = torch.zeros(1, 4, 2, 8)
+    given = {"q": x, "k": x, "v": x} | {name: x.numpy()}
+    with pytest.raises(TypeError, match=f"^{name} must be a float tensor.*ndarray"):
+        attention(**given, spans=Spans.packed(torch.zeros(1, 4, dtype=torch.int32)))
