@@ -48,6 +48,8 @@ MODULES = [
 def arguments(runs: Path, source: Path, *more: str) -> list[str]:
     """The command line of a tiny run."""
     words = ["demo", "--runs", str(runs), "--corpus.source", str(source), "--runtime.compile", "False"]
+    # as many threads as cores, which the tests beside this one use too, would mostly wait for one another
+    words += ["--runtime.num-threads", "1"]
     for split, counts in COUNTS.items():
         for kind, count in counts.items():
             words += [f"--corpus.workbench.{split}.{kind}", *count.split()]

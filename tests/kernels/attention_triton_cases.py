@@ -4,7 +4,7 @@ On a GPU where there is one, compiled and with bf16; else on the CPU in Triton's
 (`TRITON_INTERPRET=1`) before Triton is first imported, and that is why this file has a process of its own. The
 interpreter runs numpy for every tile, so sizes are small, and tiles smaller still: what matters is that tiles begin and
 end everywhere. It also leaves out combinations whose parts it has by themselves (`on_a_card`): a mask is the same code
-in every dtype. All of them, without a card too, in twice the time:
+in every dtype. All of them, without a card too, in three times the time:
 
     ALL_CASES=1 TRITON_INTERPRET=1 python -m pytest -n 0 tests/kernels/attention_triton_cases.py
 """
@@ -43,6 +43,12 @@ def tiles(monkeypatch):
 
     choose(32, 16)
     return choose
+
+
+@pytest.fixture
+def large_tiles(tiles):
+    """For what does not hang on where tiles end: a third of the tiles takes the interpreter a third of the time."""
+    tiles(*((32, 16) if ALL_CASES else (64, 32)))
 
 
 def in_form(tile: Tile, dim: int):
@@ -124,8 +130,8 @@ HEADS = {"H3-K3-narrow": ((3, 3), True), "H4-K1-wide": ((4, 1), False)}
 @pytest.mark.parametrize(
     ("dim", "heads", "dtype"),
     [
-        # the interpreter takes fp32 and fp16 in turn
-        on_a_card(dim, heads, dtype, unless=(i + j + k) % 2 == 0)
+        # the interpreter takes fp32 and fp16 in turn, and both only where the tables have a dim of their own
+        on_a_card(dim, heads, dtype, unless=(i + j + k) % 2 == 0 and (dim in (32, 64, 128) or dtype == "fp16"))
         for i, dim in enumerate(DIMS)
         for j, heads in enumerate(HEADS)
         for k, dtype in enumerate(DTYPES)
@@ -168,7 +174,7 @@ def test_strides_that_descriptors_cannot_take():
 
 
 @pytest.mark.parametrize("dtype", [on_a_card(dtype, unless=dtype == "fp16") for dtype in DTYPES])
-def test_triton_wide_results_are_those_before_rounding(dtype, tiles):
+def test_triton_wide_results_are_those_before_rounding(dtype, large_tiles):
     """What a ring adds up: rounded once, they are the usual results to the bit, decoding included."""
     spans = CASES["everything"]()
     tensors = inputs(spans, heads=2, key_heads=1, dim=16, dtype=DTYPES[dtype])
@@ -189,7 +195,7 @@ def test_triton_wide_results_are_those_before_rounding(dtype, tiles):
 
 
 @pytest.mark.parametrize("scale", [-0.3, 0.0])
-def test_triton_scale_that_is_not_positive(scale, tiles):
+def test_triton_scale_that_is_not_positive(scale, large_tiles):
     """The kernels take the largest score for the largest scaled one, which a negative scale turns round."""
     spans = CASES["documents"]()
     q, k, v, grad = inputs(spans, heads=2, key_heads=1, dim=16, dtype=torch.float32)
@@ -221,14 +227,14 @@ def test_triton_fuzz(seed, tiles):
 
 
 @pytest.mark.parametrize("case", ["documents", "restricted", "nothing-seen", "no-keys"])
-def test_triton_sink_against_truth(case, tiles):
+def test_triton_sink_against_truth(case, large_tiles):
     spans = CASES[case]()
     q, k, v, grad = inputs(spans, heads=4, key_heads=2, dim=16, dtype=torch.float32)
     sink = torch.randn(4).to(DEVICE).requires_grad_()
     check_against_truth(spans, [q, k, v, sink, grad], "triton")
 
 
-def test_triton_strided_inputs_and_scale(tiles):
+def test_triton_strided_inputs_and_scale(large_tiles):
     """Slices of one projection, heads before tokens, and an expanded gradient."""
     spans = packed(random_packing(4, 2, 45)[0])
     one = torch.randn(2, 45, 3, 2, 16, device=DEVICE, requires_grad=True)
@@ -287,17 +293,18 @@ def test_triton_nothing_leaks(window, tiles):
     q, k, v, grad = inputs(spans, heads=1, key_heads=1, dtype=torch.float32)
     with torch.no_grad():
         before = attention(q, k, v, spans, backend="triton")
-        for j in (0, 4, 13, 19, 20, 26, 31, 36, 39):
+        # first and last of a block and of a document, one of the block beside a block, padding
+        for j in (0, 4, 13, 19, 20, 26, 31, 36, 39) if ALL_CASES else (4, 13, 19, 20, 31, 39):
             k2, v2 = k.clone(), v.clone()
             k2[:, j] += 3.0
             v2[:, j] += 100.0
             changed = (attention(q, k2, v2, spans, backend="triton") != before).any(-1).any(-1)
             assert torch.equal(changed, spans.dense()[..., j]), f"key {j}"
-    for i in (0, 9, 13, 21, 33, 39):
+    out = attention(q, k, v, spans, backend="triton")
+    for i in (0, 9, 13, 21, 33, 39) if ALL_CASES else (9, 21, 33, 39):
         only = torch.zeros_like(grad)
         only[:, i] = grad[:, i]
-        out = attention(q, k, v, spans, backend="triton")
-        _, dv = torch.autograd.grad(out, (k, v), only)
+        _, dv = torch.autograd.grad(out, (k, v), only, retain_graph=True)
         assert torch.equal((dv != 0).any(-1).any(-1), spans.dense()[:, i]), f"row {i}"
 
 
@@ -311,7 +318,7 @@ def test_triton_rows_that_see_nothing(tiles):
     assert torch.equal(got["lse"].transpose(1, 2) == -torch.inf, empty[..., None].expand(-1, -1, 2))
 
 
-def test_triton_backward_over_key_splits_adds_up(tiles):
+def test_triton_backward_over_key_splits_adds_up(large_tiles):
     """Given the merged out and lse, the gradients of each set of keys are exact: what the ring relies on."""
     spans = CASES["everything"]()
     tensors = inputs(spans, heads=2, key_heads=1, dtype=torch.float32)
@@ -345,7 +352,7 @@ def test_columns_are_the_transposed_mask():
         assert torch.equal((row >= row_lo[:, None]) & (row < row_hi[:, None]), spans.dense())
 
 
-def test_triton_same_inputs_same_bits(tiles):
+def test_triton_same_inputs_same_bits(large_tiles):
     # programs race on a card alone
     heads = (4, 2) if ALL_CASES else (2, 1)
     spans = CASES["everything"]()
@@ -365,7 +372,7 @@ def prompts(rows: int, batch: int = 4, num_keys: int = 300) -> Spans:
     return Spans(torch.minimum(lo, hi).int(), hi, num_keys).to(DEVICE)
 
 
-DECODED = [(1, 5, "fp32"), (1, 12, "fp16"), (5, 12, "fp32"), (5, 40, "fp16")]
+DECODED = [(1, 5, "fp32"), (5, 12, "fp16"), (1, 40, "fp16")]
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ class Seen:
 
 def command(runs: Path, source: Path, *words: str) -> list[str]:
     """A line of a few rows in every kind of material."""
-    few = ["--runtime.num-threads", "1", "--runtime.loader-workers", "0", "--runtime.dtype", "float32",
+    few = ["--runtime.loader-workers", "0", "--runtime.dtype", "float32",
            "--small.num-steps", "2", "--large.num-steps", "3", "--salt.selection", "--evals.max-new-tokens", "3",
            "--runtime.attention-backend", ATTENTION, "--runtime.loss-backend", LOSS]  # fmt: skip
     for split, count in (("train", "8"), ("validation", "1"), ("test", "1")):
