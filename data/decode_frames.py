@@ -4,7 +4,9 @@
 
 The container is told from its first bytes and only known kinds go on, under their name: left to guess, FFmpeg would
 take a text for a playlist (and open what it names) and a PNG or the cover of a song for a film. A file that
-lacks its end is refused (`data.decode_whole`); so is one whose packets end well before its declared duration.
+lacks its end is refused (`data.decode_whole`); so is one whose packets end well before its declared duration. Where
+tracks start late, MKV and WebM of some writers declare when they end and of others how long they last; the first is
+believed.
 
 PyAV reads the packets' times (2 to 4 ms, nothing is decoded), decord fetches the pixels, and PyAV fetches them where
 decord is absent, fails, or sees other frames. That happens: decord counts frames that an edit list hides and so
@@ -18,6 +20,7 @@ alpha is dropped. FFmpeg conceals damage inside a whole file, and a concealed fr
 """
 
 import itertools
+import math
 import mmap
 import struct
 from collections.abc import Callable, Iterator
@@ -214,7 +217,7 @@ def frames_av(path: Path, kind: str, config: EncodeConfig) -> Frames:
             raise DocumentError("not a video that can be read: no decoder for its codec")
         _check_size(stream.codec_context.width, stream.codec_context.height, config)
         base, rate = float(stream.time_base), float(stream.average_rate or 0)
-        shown, last_s = _walk(container, stream, config)
+        shown, spans_s = _walk(container, stream, config)
         declared_s = (container.duration or 0) / av.time_base if kind in ("mov", "matroska") else 0.0
         first_s = (container.start_time or 0) / av.time_base
     if not shown:
@@ -224,8 +227,13 @@ def frames_av(path: Path, kind: str, config: EncodeConfig) -> Frames:
     last = shown[-1][1] * base or (1 / rate if rate else 0.04)
     times_s, end_s = (ticks - ticks[0]) * base, float(ticks[-1] - ticks[0]) * base + last
     _check(len(ticks), end_s, config)
-    missing_s = declared_s - (max(last_s, float(ticks[-1]) * base + last) - first_s)
-    if missing_s > max(1.0, 0.05 * declared_s):
+    ends_s = max(spans_s[1], float(ticks[-1]) * base + last)
+    if kind == "matroska":
+        # a duration there is when the last track ends, on a clock that need not begin at the first packet
+        missing_s, length_s = declared_s - ends_s, declared_s - spans_s[0]
+    else:
+        missing_s, length_s = declared_s - (ends_s - first_s), declared_s
+    if missing_s > max(1.0, 0.05 * length_s):
         raise DocumentError(f"truncated: {declared_s:.1f} s are declared, the last {missing_s:.1f} s are missing")
 
     def fetch(indices: list[int]) -> Iterator[np.ndarray]:
@@ -239,12 +247,12 @@ def frames_av(path: Path, kind: str, config: EncodeConfig) -> Frames:
     return Frames(times_s, end_s, float(ticks[0]) * base, fetch)
 
 
-def _walk(container, stream, config: EncodeConfig) -> tuple[list[tuple[int, int]], float]:
-    """(pts, duration) of the packets that are shown, in the file's order, and when the last of any stream ends.
+def _walk(container, stream, config: EncodeConfig) -> tuple[list[tuple[int, int]], tuple[float, float]]:
+    """(pts, duration) of the packets that are shown, in the file's order, and from when to when any stream goes on.
 
     Frames before the first key frame, in the file or in time, have nothing to be decoded from and are left out.
     """
-    shown, last_s, key = [], 0.0, None
+    shown, first_s, last_s, key = [], math.inf, 0.0, None
     for packet in container.demux():
         if packet.pts is None:
             continue
@@ -255,12 +263,13 @@ def _walk(container, stream, config: EncodeConfig) -> tuple[list[tuple[int, int]
         if packet.is_corrupt:
             raise DocumentError("truncated: a packet is incomplete")
         if packet.time_base is not None:
+            first_s = min(first_s, float(packet.pts * packet.time_base))
             last_s = max(last_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         if packet.stream_index == stream.index and key is not None and packet.pts >= key:
             shown.append((packet.pts, packet.duration or 0))
         if len(shown) > MAX_FRAME_RATE * config.max_video_s:
             raise DocumentError(f"video claims over {MAX_FRAME_RATE} frames a second for max_video_s")
-    return shown, last_s
+    return shown, (max(0.0, min(first_s, last_s)), last_s)
 
 
 def _decode(container, stream, wanted: list[int], config: EncodeConfig) -> Iterator[np.ndarray]:

@@ -3,13 +3,14 @@
 Frames are taken by absolute time: at every k / fps the frame that is showing then, whatever the file's own rate.
 Times count from the first frame shown. What readers there are, and which is believed, is `data.decode_frames`; from
 there on is one path.
-The sound track is read by PyAV (decord's own reader where PyAV is absent), placed on the clock of the first frame
-(silence in front when it begins later, cut when it begins earlier, silence where packets are missing), and becomes mel
-tokens as any sound does.
+The sound track is read by PyAV (decord's own reader where PyAV is absent), placed on the clock of the first frame, and
+becomes mel tokens as any sound does. Tracks may start at any time of the file's own clock: sound that begins after the
+first frame has silence in front, what was heard before the first frame is cut, and missing packets are silence.
 
 decord can hang and can leak: import this module only inside the processes of `data.decode_server`.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,7 @@ def _sound_track(path: Path, film: Frames, config: EncodeConfig) -> np.ndarray |
             check_rate(rate)
             track = _Track(rate, config)
             planar = av.AudioResampler(format="fltp")
-            for frame in container.decode(stream):
+            for frame in _heard(container, stream, film.start_s - config.max_video_s - 1):
                 start_s = float(frame.pts * frame.time_base) - film.start_s if frame.pts is not None else None
                 for piece in (piece for piece in planar.resample(frame) if piece.samples):
                     track.add(to_mono(piece.to_ndarray().T), start_s)
@@ -93,6 +94,13 @@ def _sound_track(path: Path, film: Frames, config: EncodeConfig) -> np.ndarray |
         raise DocumentError(f"broken sound track ({reason_of(error)})") from None
     mono = track.samples()
     return resample(mono, rate, config) if len(mono) else None
+
+
+def _heard(container, stream, since_s: float) -> Iterator:
+    """Decoded frames of a sound track; packets before `since_s`, however many, cost no decoding."""
+    for packet in container.demux(stream):
+        if packet.pts is None or float(packet.pts * packet.time_base) >= since_s:
+            yield from packet.decode()
 
 
 class _Track:
@@ -107,8 +115,8 @@ class _Track:
         """Lay down one piece, at `start_s` when that is a jump and else after the last."""
         start = self.end or 0
         if start_s is not None:
-            if abs(start_s) > self.max_s + 1:
-                raise DocumentError(f"sound track lies {start_s:.0f} s from the picture's start, beyond max_video_s")
+            if start_s > self.max_s + 1:
+                raise DocumentError(f"sound track begins {start_s:.0f} s after the picture, beyond max_video_s")
             if self.end is None or abs(start_s - start / self.rate) > _JUMP_S:
                 start = round(start_s * self.rate)
         begun = max(0, self.end or 0)
