@@ -28,8 +28,9 @@ from data.config import EncodeConfig
 from data.decode_whole import check_whole
 from data.document import Audio, DocumentError, Image, Part, Video
 from data.lengths import VideoLayout, image_size
+from data.signatures import why_not
 
-PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM")
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000")
 """Formats Pillow may try; those that start other programs (EPS) or fetch files are left out."""
 _TIFF_PHOTOMETRIC = 262
 
@@ -114,7 +115,10 @@ def decode_image(path: Path, config: EncodeConfig) -> DecodedImage:
     except Pillow.DecompressionBombError as error:
         raise DocumentError(f"picture is far over max_pixels={config.max_pixels}; scale it down ({error})") from None
     except Pillow.UnidentifiedImageError:
-        raise DocumentError(f"not a picture of a known format ({', '.join(PICTURE_FORMATS)})") from None
+        # a cut file may not even be recognised
+        check_whole(path)
+        formats = ", ".join(PICTURE_FORMATS)
+        raise DocumentError(f"not a picture of a known format ({formats}){why_not(path, Image)}") from None
     # Pillow's format readers raise whatever their parsers trip over
     except Exception as error:
         raise DocumentError(f"broken picture ({type(error).__name__}: {str(error)[:200]})") from None

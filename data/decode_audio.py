@@ -8,7 +8,8 @@ The mel's base-10 logarithm is mapped to about [-1, 1] by one fixed affine map, 
 information and a streamed clip equals the whole one. The floor of 1e-6 is -1 (digital silence), a full-scale sine,
 about 1e4, is +1. torch is imported here, and for pictures only where one must be scaled: servers start without it.
 
-libsndfile silently accepts a WAV, OGG or MP3 file that ends before its time; `data.decode_whole` does not.
+libsndfile silently accepts a WAV, OGG or MP3 file that ends before its time; `data.decode_whole` does not. What it
+does not read at all (M4A, AAC, AMR, WMA, MKA, and films, whose sound track counts) is left to `data.decode_track`.
 """
 
 import contextlib
@@ -24,16 +25,18 @@ import torch
 import torchaudio
 
 from data.config import EncodeConfig
+from data.decode_track import read_contained, sound_container
 from data.decode_whole import check_whole
-from data.document import DocumentError
+from data.document import Audio, DocumentError
 from data.lengths import audio_tokens
+from data.signatures import why_not
 
 LOG_FLOOR, LOG_CEILING = -6.0, 4.0
 """log10 of the mel power that becomes -1 and +1."""
 _BLOCK = 2**18
 BLOCK_FRAMES = 256
 """Mel frames made at a time; decides speed and memory, not the result."""
-_FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3", "MPEG", "AIFF", "AU")
+_FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3", "MPEG", "AIFF", "AU", "CAF")
 
 
 def decode_audio(path: Path, config: EncodeConfig) -> np.ndarray:
@@ -47,6 +50,9 @@ def read_samples(path: Path, max_s: float) -> tuple[np.ndarray, int]:
 
     Raises DocumentError when the file is no sound, is broken, cut or too long, or holds what is not finite.
     """
+    kind = sound_container(path)
+    if kind is not None:
+        return _contained(path, kind, max_s)
     try:
         with soundfile.SoundFile(path) as sound:
             if sound.format not in _FORMATS:
@@ -66,13 +72,35 @@ def read_samples(path: Path, max_s: float) -> tuple[np.ndarray, int]:
     except DocumentError:
         raise
     except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as error:
+        kind = _second_try(path)
+        if kind is not None:
+            return _contained(path, kind, max_s)
         reason = str(error).removeprefix(f"Error opening {str(path)!r}: ")[-200:]
-        raise DocumentError(f"not a sound file that can be read ({reason})") from None
+        raise DocumentError(f"not a sound file that can be read ({reason}){why_not(path, Audio)}") from None
     if len(samples) < declared:
         raise DocumentError("truncated: the file ends before the sound it declares")
     if not len(samples):
         raise DocumentError("no samples in the sound")
     return samples, rate
+
+
+def _contained(path: Path, kind: str, max_s: float) -> tuple[np.ndarray, int]:
+    """As `read_samples`, by PyAV."""
+    check_whole(path)
+    samples, rate = read_contained(path, kind, max_s)
+    if len(samples) > max_s * rate:
+        raise DocumentError(f"sound of {len(samples) / rate:.1f} s is over the limit of {max_s:g} s; split it")
+    return samples, rate
+
+
+def _second_try(path: Path) -> str | None:
+    """The container of a file that soundfile cannot open and PyAV may: a film in Ogg, compressed sound in CAF."""
+    with open(path, "rb") as file:
+        head = file.read(1024)
+    if head.startswith(b"caff"):
+        return "caf"
+    film = head.startswith(b"OggS") and any(mark in head for mark in (b"\x80theora", b"OVP80"))
+    return "ogg" if film else None
 
 
 def _read_blocks(sound: soundfile.SoundFile, max_s: float) -> np.ndarray:

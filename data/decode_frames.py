@@ -4,9 +4,9 @@
 
 The container is told from its first bytes and only known kinds go on, under their name: left to guess, FFmpeg would
 take a text for a playlist (and open what it names) and a PNG or the cover of a song for a film. A file that
-lacks its end is refused (`data.decode_whole`); so is one whose packets end well before its declared duration. What MKV
-and WebM declare is when they end for some writers and how long they last for others; where tracks start late, which
-makes these two numbers, the first is believed.
+lacks its end is refused (`data.decode_whole`); so is one whose packets end well before its declared duration. Where
+tracks start late, MKV and WebM of some writers declare when they end and of others how long they last; the first is
+believed.
 
 PyAV reads the packets' times (2 to 4 ms, nothing is decoded), decord fetches the pixels, and PyAV fetches them where
 decord is absent, fails, or sees other frames. That happens: decord counts frames that an edit list hides and so
@@ -31,7 +31,8 @@ import numpy as np
 
 from data.config import EncodeConfig
 from data.decode_whole import check_whole
-from data.document import DocumentError
+from data.document import DocumentError, Video
+from data.signatures import why_not
 
 MAX_FRAME_RATE = 1000
 """Frames per second above which a file is not believed."""
@@ -57,19 +58,32 @@ def container_of(path: Path) -> str:
     """FFmpeg's name of the container, from its first bytes. Raises DocumentError for a kind that is not read."""
     with open(path, "rb") as file:
         head = file.read(1024)
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
+    if head[4:8] in _BOXES and head[4:12] not in _PICTURES:
         return "mov"
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
         return "avi"
-    if head[:1] == b"G" and head[188:189] == b"G" and head[376:377] == b"G":
+    # packets of 188 bytes, or of 192 with a time in front, as cameras and Blu-ray write them
+    if any(all(head[n : n + 1] == b"G" for n in range(start, 564, size)) for start, size in ((0, 188), (4, 192))):
         return "mpegts"
     for magic, name in _MAGIC.items():
         if head.startswith(magic):
             return name
-    raise DocumentError("not a video that can be read: no MP4, MOV, MKV, WebM, AVI, OGG, FLV or MPEG container")
+    raise DocumentError(
+        "not a video that can be read: no MP4, MOV, MKV, WebM, AVI, OGG, FLV, WMV or MPEG container"
+        + why_not(path, Video)
+    )
 
 
-_MAGIC = {b"\x1a\x45\xdf\xa3": "matroska", b"OggS": "ogg", b"FLV\x01": "flv", b"\0\0\1\xba": "mpeg"}
+_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
+_PICTURES = tuple(b"ftyp" + brand for brand in (b"avif", b"heic", b"heix", b"mif1", b"crx "))
+"""Pictures in the boxes of MP4."""
+_MAGIC = {
+    b"\x1a\x45\xdf\xa3": "matroska",
+    b"OggS": "ogg",
+    b"FLV\x01": "flv",
+    b"\0\0\1\xba": "mpeg",
+    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "asf",
+}
 
 
 def open_frames(path: Path, config: EncodeConfig) -> Frames:
@@ -201,7 +215,8 @@ def film_stream(container):
     films = [stream for stream in container.streams.video if not stream.disposition & attached]
     if not films:
         only = "only an attached picture" if container.streams.video else "no video stream in the file"
-        raise DocumentError(f"not a video that can be read: {only}")
+        hint = ": it is a sound, so give it as audio" if container.streams.audio else ""
+        raise DocumentError(f"not a video that can be read: {only}{hint}")
     best = container.streams.best("video")
     return best if best in films else films[0]
 

@@ -28,6 +28,8 @@ from pathlib import Path
 
 HEAD = struct.Struct("<I")
 MAX_HEADER = 2**30
+_LIGHT = frozenset(("wav", "wave", "flac", "ogg", "oga", "mp3", "opus", "aif", "aiff", "aifc", "au", "snd"))
+"""Endings of sounds for which PyAV is not loaded ahead; it is when such a file turns out to need it."""
 
 
 def pack(header: dict, *payload) -> bytes:
@@ -124,10 +126,13 @@ class _Server:
     def _load_for(self, document) -> None:
         """Import what a document's media need, telling the parent that this takes a while."""
         from data.document import Audio, Video
+        from data.endings import ending_of
 
         names = []
         if any(isinstance(part, Audio | Video) for part in document.parts):
             names.append("data.decode_audio")
+        if any(isinstance(part, Audio) and ending_of(part.path) not in _LIGHT for part in document.parts):
+            names.append("av")
         if any(isinstance(part, Video) for part in document.parts):
             names += ["data.decode_video", "decord", "av"]
         names = [name for name in names if name not in sys.modules]

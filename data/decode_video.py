@@ -10,7 +10,6 @@ first frame has silence in front, what was heard before the first frame is cut, 
 decord can hang and can leak: import this module only inside the processes of `data.decode_server`.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +17,9 @@ import numpy as np
 from data.config import EncodeConfig
 from data.decode import fit, patchify
 from data.decode_frames import Frames, container_of, open_frames, reason_of
+from data.decode_track import Track, check_codec, pieces
 from data.document import DocumentError
 from data.lengths import VideoLayout, video_frame_tokens, video_frames, video_layout
-
-_JUMP_S = 0.1
-"""Sound whose declared time differs by more than this from where the last packet ended is moved there."""
 
 
 def decode_video(path: Path, config: EncodeConfig, *, sound: bool = True) -> tuple[VideoLayout, np.ndarray, np.ndarray]:
@@ -72,66 +69,26 @@ def _sound_track(path: Path, film: Frames, config: EncodeConfig) -> np.ndarray |
         import av
     except ImportError:
         return _sound_decord(path, config)
-    from data.decode_audio import check_rate, resample, to_mono
+    from data.decode_audio import resample
 
     try:
         with av.open(str(path), format=container_of(path)) as container:
             if not container.streams.audio:
                 return None
             stream = container.streams.audio[0]
-            rate = stream.codec_context.sample_rate
-            check_rate(rate)
-            track = _Track(rate, config)
-            planar = av.AudioResampler(format="fltp")
-            for frame in _heard(container, stream, film.start_s - config.max_video_s - 1):
-                start_s = float(frame.pts * frame.time_base) - film.start_s if frame.pts is not None else None
-                for piece in (piece for piece in planar.resample(frame) if piece.samples):
-                    track.add(to_mono(piece.to_ndarray().T), start_s)
-                    start_s = None
+            check_codec(stream)
+            rate, last = stream.codec_context.sample_rate, None
+            track = Track(rate, config.max_video_s)
+            for frame, piece in pieces(container, stream, since_s=film.start_s - config.max_video_s - 1):
+                timed = frame is not last and frame.pts is not None
+                track.add(piece, float(frame.pts * frame.time_base) - film.start_s if timed else None)
+                last = frame
     except DocumentError:
         raise
     except Exception as error:
         raise DocumentError(f"broken sound track ({reason_of(error)})") from None
     mono = track.samples()
     return resample(mono, rate, config) if len(mono) else None
-
-
-def _heard(container, stream, since_s: float) -> Iterator:
-    """Decoded frames of a sound track; packets before `since_s`, however many, cost no decoding."""
-    for packet in container.demux(stream):
-        if packet.pts is None or float(packet.pts * packet.time_base) >= since_s:
-            yield from packet.decode()
-
-
-class _Track:
-    """Pieces of mono sound laid on the clock of the first frame; `end` is the sample after the last."""
-
-    def __init__(self, rate: int, config: EncodeConfig):
-        self.rate, self.max_s = rate, config.max_video_s
-        self.pieces: list[np.ndarray] = []
-        self.end: int | None = None
-
-    def add(self, piece: np.ndarray, start_s: float | None) -> None:
-        """Lay down one piece, at `start_s` when that is a jump and else after the last."""
-        start = self.end or 0
-        if start_s is not None:
-            if start_s > self.max_s + 1:
-                raise DocumentError(f"sound track begins {start_s:.0f} s after the picture, beyond max_video_s")
-            if self.end is None or abs(start_s - start / self.rate) > _JUMP_S:
-                start = round(start_s * self.rate)
-        begun = max(0, self.end or 0)
-        if start + len(piece) > (self.max_s + 1) * self.rate:
-            raise DocumentError(f"sound track is longer than max_video_s={self.max_s:g}; split it")
-        self.end = max(start + len(piece), self.end if self.end is not None else start)
-        # silence where packets are missing; what precedes the picture or was heard already is cut
-        gap, piece = max(0, start - begun), piece[max(0, begun - start) :]
-        if gap and len(piece):
-            self.pieces.append(np.zeros(gap, np.float32))
-        self.pieces.append(piece)
-
-    def samples(self) -> np.ndarray:
-        """(n,) float32 from the first frame on."""
-        return np.concatenate([np.zeros(0, np.float32), *self.pieces])
 
 
 def _sound_decord(path: Path, config: EncodeConfig) -> np.ndarray | None:

@@ -11,11 +11,16 @@ says about its end:
     GIF     blocks up to the trailer            MP4, MOV               box sizes (and declared seconds, by the reader)
     TIFF    every directory and strip inside    MKV, WebM              the segment's size (likewise)
     AU      its size field                      MP3                    the last frame whole; the Xing header's bytes
+    CAF     chunk sizes                         AAC (ADTS), AMR        the last frame whole
+    AVIF    box sizes                           FLV                    the last tag whole; the size in its metadata
+    JP2     box sizes and the EOC mark          WMV, WMA (ASF)         the size in its header, the data object's size
+                                                MPEG-TS                the last packet whole
 
-Where a cut cannot be seen in principle: MP3 without a Xing header cut between two frames; FLAC of undeclared length
-between two frames; MPEG streams, MKV, WebM and fragmented MP4 written to a pipe (no size, no duration), cut between two
-packets, clusters or fragments; a WAV whose sizes were left at 0 or all ones by such a writer. (Uncompressed BMP, and
-FLAC of declared length, are counted out by their readers.) Bytes behind the end are nobody's harm and are allowed.
+Where a cut cannot be seen in principle: MP3 without a Xing header, AAC (ADTS), AMR and FLAC of undeclared length, cut
+between two frames; FLV without metadata between two tags; MPEG streams, MKV, WebM and fragmented MP4 written to a pipe
+(no size, no duration), cut between two packets, clusters or fragments; a WAV whose sizes were left at 0 or all ones by
+such a writer. (Uncompressed BMP, and FLAC of declared length, are counted out by their readers.) Trailing bytes are
+allowed.
 
 Cost: some seeks; GIF, MP3 and TIFF are walked, about 1 microsecond a block.
 """
@@ -53,6 +58,12 @@ def _missing(content: mmap.mmap) -> str:
     for magic, place, look in _KINDS:
         if content[place : place + len(magic)] == magic:
             return look(content)
+    if content[:1] == b"\xff" and content[1] & 0xF6 == 0xF0:
+        return _adts(content, 0)
+    if all(content[n : n + 1] == b"G" for n in (0, 188, 376)):
+        return "the last packet is incomplete" if len(content) % 188 else ""
+    if all(content[n : n + 1] == b"G" for n in (4, 196, 388)):
+        return "the last packet is incomplete" if len(content) % 192 else ""
     if content[:3] == b"ID3" or (content[0] == 0xFF and content[1] & 0xE0 == 0xE0):
         return _mp3(content)
     return ""
@@ -247,6 +258,8 @@ def _mp3(content: mmap.mmap) -> str:
             return "the ID3 tag lacks bytes"
     while place < len(content) and not content[place]:
         place += 1
+    if content[place : place + 1] == b"\xff" and content[place + 1] & 0xF6 == 0xF0:
+        return _adts(content, place)
     first = content[place : place + 200]
     for mark in (b"Xing", b"Info"):
         found = first.find(mark)
@@ -282,7 +295,96 @@ def _mp3_frame(head: bytes) -> int:
     return (72 if layer == 3 and version != 3 else 144) * bits // rate_hz + padding
 
 
+def _adts(content: mmap.mmap, place: int) -> str:
+    for _ in range(_MAX_STEPS):
+        if place + 7 > len(content) or content[place] != 0xFF or content[place + 1] & 0xF6 != 0xF0:
+            stub = 0 < len(content) - place < 7 and content[place] == 0xFF
+            return "the last frame is incomplete" if stub else ""
+        size = (content[place + 3] & 3) << 11 | content[place + 4] << 3 | content[place + 5] >> 5
+        place += max(7, size)
+        if place > len(content):
+            return "the last frame is incomplete"
+    raise DocumentError(f"AAC has over {_MAX_STEPS} frames")
+
+
+_AMR_BYTES = (13, 14, 16, 18, 20, 21, 27, 32, 6), (18, 24, 33, 37, 41, 47, 51, 59, 61, 6)
+"""Bytes of a frame with its head, by its type: of the narrow and of the wide band; other types are a head alone."""
+
+
+def _amr(content: mmap.mmap) -> str:
+    wide = content[5:9] == b"-WB\n"
+    place, table = 9 if wide else 6, _AMR_BYTES[wide]
+    for _ in range(_MAX_STEPS):
+        if place >= len(content):
+            return "the last frame is incomplete" if place > len(content) else ""
+        kind = content[place] >> 3 & 15
+        place += table[kind] if kind < len(table) else 1
+    raise DocumentError(f"AMR has over {_MAX_STEPS} frames")
+
+
+def _caf(content: mmap.mmap) -> str:
+    place = 8
+    for _ in range(10_000):
+        if place + 12 > len(content):
+            return "a chunk header is incomplete" if place < len(content) else ""
+        (size,) = struct.unpack_from(">q", content, place + 4)
+        # a size of -1: up to the end of the file
+        if size < 0:
+            return ""
+        place += 12 + size
+        if place > len(content):
+            return f"{size} bytes of a chunk are declared"
+    return ""
+
+
+def _flv(content: mmap.mmap) -> str:
+    found = content.find(b"\x00\x08filesize\x00", 0, 4096)
+    if found >= 0:
+        (size,) = struct.unpack_from(">d", content, found + 11)
+        if size > len(content):
+            return f"{size:.0f} bytes are declared, {len(content)} are there"
+    place = struct.unpack_from(">I", content, 5)[0] + 4
+    for _ in range(_MAX_STEPS):
+        if place >= len(content):
+            return "the last tag is incomplete" if place > len(content) else ""
+        place += 15 + int.from_bytes(content[place + 1 : place + 4], "big")
+    raise DocumentError(f"FLV has over {_MAX_STEPS} tags")
+
+
+_ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
+
+
+def _asf(content: mmap.mmap) -> str:
+    (head_size,) = struct.unpack_from("<Q", content, 16)
+    found = content.find(_ASF_FILE, 0, min(head_size, len(content)))
+    if found >= 0:
+        (size,) = struct.unpack_from("<Q", content, found + 40)
+        (flags,) = struct.unpack_from("<I", content, found + 88)
+        # a broadcast does not know its size
+        if flags & 1:
+            return ""
+        if size > len(content):
+            return f"{size} bytes are declared, {len(content)} are there"
+    if content[head_size : head_size + 16] == _ASF_DATA:
+        (size,) = struct.unpack_from("<Q", content, head_size + 16)
+        return f"{size} bytes of data are declared" if head_size + size > len(content) else ""
+    return "the data are missing"
+
+
+def _jp2(content: mmap.mmap) -> str:
+    # no two bytes of coded data are a mark's
+    missing = "" if content.rfind(b"\xff\xd9") >= 0 else "the end mark (EOC) is missing"
+    return missing or (_mp4(content) if content[4:8] == b"jP  " else "")
+
+
 _KINDS = (
+    (b"#!AMR", 0, _amr),
+    (b"caff", 0, _caf),
+    (b"FLV\x01", 0, _flv),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", 0, _asf),
+    (b"jP  ", 4, _jp2),
+    (b"\xff\x4f\xff\x51", 0, _jp2),
     (b"\x89PNG", 0, _png),
     (b"\xff\xd8\xff", 0, _jpeg),
     (b"GIF8", 0, _gif),

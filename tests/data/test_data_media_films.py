@@ -157,9 +157,9 @@ def test_sound_lies_on_the_clock_of_the_picture(tmp_path, container, codec, pict
 
 def test_a_gap_in_the_sound_stays_a_gap():
     """Pieces are laid down by their times: missing packets are silence, not a shift of all that follows."""
-    from data.decode_video import _Track
+    from data.decode_track import Track
 
-    track = _Track(1000, CONFIG)
+    track = Track(1000, CONFIG.max_video_s)
     for start_s, value in ((-0.1, 1.0), (0.1, 2.0), (0.301, 3.0), (0.9, 4.0), (0.8, 5.0)):
         track.add(np.full(200, value, np.float32), start_s)
     expected = np.repeat([1, 2, 3, 0, 4], [100, 200, 200, 400, 200])
