@@ -8,6 +8,7 @@ import csv
 import io
 import re
 from collections import Counter
+from functools import cache
 
 import numpy as np
 import pytest
@@ -83,8 +84,13 @@ def counted_again(text: str, what: str, label: str) -> dict[str, set[int]]:
         return {"value": {int(n, 0) for n in re.findall(rf"^\s*{label} = (0[xob]\w+|\d+)", text, re.M)}}
     if what == "file":
         return {"lines": {len(text.removesuffix("\n").split("\n"))}, "words": {len(re.findall(r"\S+", text))}}
-    nodes = [node for node in ast.walk(ast.parse(text)) if getattr(node, "name", "") == label and hasattr(node, "body")]
-    return {"lines": {node.end_lineno - node.lineno + 1 for node in nodes}}
+    return {"lines": {node.end_lineno - node.lineno + 1 for node in definitions(text) if node.name == label}}
+
+
+@cache
+def definitions(text: str) -> list[ast.AST]:
+    """All that has a name and a body, of a file that many tables ask for."""
+    return [node for node in ast.walk(ast.parse(text)) if getattr(node, "name", "") and hasattr(node, "body")]
 
 
 def test_table_numbers_are_the_sources(planned):
