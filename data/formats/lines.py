@@ -23,6 +23,7 @@ from typing import BinaryIO
 
 from data.compressed import open_plain, problem_of
 from data.document import DocumentError
+from data.pointers import pointer_in
 from data.text import convert, foreign_encoding
 
 _BLOCK = 2**20
@@ -65,7 +66,9 @@ def is_array(file: Path) -> bool:
 
 
 def check_encoding(file: Path) -> None:
-    """DocumentError, with the command that converts, for a file of UTF-16 or UTF-32."""
+    """DocumentError, with the command that helps, for a file of UTF-16 or UTF-32 and for a pointer to another."""
+    if problem := pointer_in(file):
+        raise DocumentError(f"file {file.name!r} {problem}")
     with open_plain(file) as stream:
         encoding = foreign_encoding(stream.read(64))
     if encoding is not None:
