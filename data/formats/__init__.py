@@ -28,6 +28,7 @@ from pathlib import Path
 from data.compressed import READ_THROUGH
 from data.document import tagged
 from data.endings import medium_of
+from data.formats.download import how_to_download
 from data.formats.lines import is_array
 from data.formats.manifest import FORMS
 from data.formats.opening import (
@@ -70,7 +71,8 @@ def open_source(
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
-        raise ValueError(f"{path} does not exist or cannot be reached ({error.strerror})") from None
+        what = f"does not exist or cannot be reached ({error.strerror}){how_to_download(path)}"
+        raise ValueError(f"{path} {what}") from None
     if stat.S_ISDIR(mode):
         return _open_folder(path, snapshot_in(path.resolve()), format, limits)
     if not stat.S_ISREG(mode):
