@@ -181,6 +181,8 @@ def _manifests_below(root: Path, limits: Limits, *, known: bool) -> list[Path]:
         code += ending in CODE
         if known and ending in ENDINGS:
             return []
+        if ending in READ_THROUGH:
+            ending = os.path.splitext(os.path.splitext(name)[0])[1].lower()
         if not problem and "/" in name and ending in (".jsonl", ".json"):
             if os.path.basename(name) in MANIFESTS:
                 named.append(root / name)
