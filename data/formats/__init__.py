@@ -93,7 +93,8 @@ def _open_folder(path: Path, root: Path, format: str | None, limits: Limits) -> 
                 raise ValueError(f"{path / name} is a link out of the folder, or to nothing: {why}")
         top = named[:1] or _top_files(root, "*.jsonl", known=format is None)
         top = top or _top_files(root, "*.json", known=format is None)
-        top = top or json_by_content(root)
+        # in a repository such a file is one among others
+        top = top or ([] if (root / ".git").exists() else json_by_content(root))
         top = top or _manifests_below(root, limits, known=format is None)
         if top:
             return noting_packed(manifests(path, root, top, format, limits), read=[file.name for file in top])
