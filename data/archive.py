@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from data.document import DocumentError, check_relative, resolve_media, split_address, untagged
+from data.pointers import pointer_of
 
 MAX_MEMBERS = 2_000_000
 """Members of one tar; a larger one is refused, since its index alone would be hundreds of MB."""
@@ -77,6 +78,8 @@ def open_media(root: Path, path: str, *, max_file_mib: float) -> Iterator[Path]:
         from data.formats.cells import read_cell
 
         content = read_cell(resolve_container(root, container), inside, max_file_mib=max_file_mib)
+    if problem := pointer_of(content):
+        raise DocumentError(f"member {inside[:200]!r} {problem}, before it is packed")
     with _as_file(content, os.path.splitext(inside)[1]) as file:
         yield file
 

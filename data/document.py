@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.links import stays_within, why_dangling
+from data.pointers import MAX_BYTES, pointer_in, why_missing
 
 SPLITS = ("train", "validation", "test")
 MODALITIES = ("image", "audio", "video")
@@ -227,7 +228,8 @@ def resolve_media(root: Path, path: str, *, max_file_mib: float) -> Path:
     is a view of, `data.links`), regular, and of bearable size.
 
     `root` must be resolved already. The file is looked at by stat only, never opened, so that a pipe or a device
-    cannot block. Raises DocumentError with the reason.
+    cannot block, except that of a regular one below 1 KiB the beginning is read, since it may be what stands for a file
+    that was not fetched (`data.pointers`). Raises DocumentError with the reason.
     """
     check_relative(path)
     try:
@@ -235,7 +237,8 @@ def resolve_media(root: Path, path: str, *, max_file_mib: float) -> Path:
         status = os.stat(real)
     except FileNotFoundError:
         why = why_dangling(root / path)
-        raise DocumentError(f"file {path!r} {f'is a link: {why}' if why else 'does not exist'}") from None
+        what = f"is a link: {why}" if why else why_missing(root / path) or "does not exist"
+        raise DocumentError(f"file {path!r} {what}") from None
     except OSError as error:
         raise DocumentError(f"file {path!r} cannot be reached: {error.strerror}") from None
     if not stays_within(root, real):
@@ -244,9 +247,20 @@ def resolve_media(root: Path, path: str, *, max_file_mib: float) -> Path:
         raise DocumentError(f"file {path!r} is not a regular file")
     if status.st_size == 0:
         raise DocumentError(f"file {path!r} is empty (0 bytes)")
+    if status.st_size < MAX_BYTES:
+        _refuse_pointer(real, path)
     if status.st_size > max_file_mib * 2**20:
         raise DocumentError(f"file {path!r} has {status.st_size / 2**20:.0f} MiB, over max_file_mib={max_file_mib:g}")
     return real
+
+
+def _refuse_pointer(real: Path, path: str) -> None:
+    try:
+        what = pointer_in(real)
+    except OSError as error:
+        raise DocumentError(f"file {path!r} cannot be read ({error.strerror})") from None
+    if what:
+        raise DocumentError(f"file {path!r} {what}")
 
 
 def write_manifest(path: str | Path, documents) -> int:

@@ -28,7 +28,16 @@ from pathlib import Path
 
 import numpy as np
 
-from data.document import Document, DocumentError, Quarantined, Text, check_relative, resolve_media, split_address
+from data.document import (
+    Document,
+    DocumentError,
+    Quarantined,
+    Text,
+    check_relative,
+    resolve_media,
+    split_address,
+    untagged,
+)
 from data.formats.source import Source, file_sha256, reading
 
 logger = logging.getLogger("brine.media")
@@ -187,7 +196,7 @@ def _files_of(item: Document | Quarantined, texts: list[str]) -> Iterator[tuple[
     named = [item.file] if isinstance(item, Quarantined) else [p.path for p in item.parts if not isinstance(p, Text)]
     for path in dict.fromkeys([*named, *texts]):
         address = split_address(path)
-        path = address[0] if address else path
+        path = untagged(address[0]) if address else path
         try:
             # a record of a line has a name that is no path, or none
             if path and path.isprintable() and check_relative(path):

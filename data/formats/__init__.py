@@ -28,6 +28,7 @@ from pathlib import Path
 from data.compressed import READ_THROUGH
 from data.document import tagged
 from data.endings import medium_of
+from data.formats.download import how_to_download
 from data.formats.lines import is_array
 from data.formats.manifest import FORMS
 from data.formats.opening import (
@@ -70,7 +71,8 @@ def open_source(
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
-        raise ValueError(f"{path} does not exist or cannot be reached ({error.strerror})") from None
+        what = f"does not exist or cannot be reached ({error.strerror}){how_to_download(path)}"
+        raise ValueError(f"{path} {what}") from None
     if stat.S_ISDIR(mode):
         return _open_folder(path, snapshot_in(path.resolve()), format, limits)
     if not stat.S_ISREG(mode):
@@ -91,7 +93,8 @@ def _open_folder(path: Path, root: Path, format: str | None, limits: Limits) -> 
                 raise ValueError(f"{path / name} is a link out of the folder, or to nothing: {why}")
         top = named[:1] or _top_files(root, "*.jsonl", known=format is None)
         top = top or _top_files(root, "*.json", known=format is None)
-        top = top or json_by_content(root)
+        # in a repository such a file is one among others
+        top = top or ([] if (root / ".git").exists() else json_by_content(root))
         top = top or _manifests_below(root, limits, known=format is None)
         if top:
             return noting_packed(manifests(path, root, top, format, limits), read=[file.name for file in top])
@@ -179,6 +182,8 @@ def _manifests_below(root: Path, limits: Limits, *, known: bool) -> list[Path]:
         code += ending in CODE
         if known and ending in ENDINGS:
             return []
+        if ending in READ_THROUGH:
+            ending = os.path.splitext(os.path.splitext(name)[0])[1].lower()
         if not problem and "/" in name and ending in (".jsonl", ".json"):
             if os.path.basename(name) in MANIFESTS:
                 named.append(root / name)

@@ -23,9 +23,11 @@ from typing import BinaryIO
 
 from data.compressed import open_plain, problem_of
 from data.document import DocumentError
+from data.pointers import pointer_in
 from data.text import convert, foreign_encoding
 
 _BLOCK = 2**20
+_MARK = b"\xef\xbb\xbf"
 _SPACE = re.compile("[ \t\r\n\ufeff]*")
 # strings hide brackets, and backslashes hide the end of a string
 _OUTSIDE, _INSIDE = re.compile(r'["{}\[\],]'), re.compile(r'["{}\[\]]')
@@ -60,12 +62,14 @@ def _items(file: Path, max_line_mib: float) -> Iterator[tuple[int, dict | Docume
 def is_array(file: Path) -> bool:
     """Whether a file opens like a JSON array of objects."""
     with open_plain(file) as stream:
-        head = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+        head = stream.read(4096).removeprefix(_MARK).lstrip()
     return head[:1] == b"[" and head[1:].lstrip()[:1] in (b"{", b"]")
 
 
 def check_encoding(file: Path) -> None:
-    """DocumentError, with the command that converts, for a file of UTF-16 or UTF-32."""
+    """DocumentError, with the command that helps, for a file of UTF-16 or UTF-32 and for a pointer to another."""
+    if problem := pointer_in(file):
+        raise DocumentError(f"file {file.name!r} {problem}")
     with open_plain(file) as stream:
         encoding = foreign_encoding(stream.read(64))
     if encoding is not None:
@@ -82,7 +86,8 @@ def check_whole(stream: BinaryIO) -> None:
 def parse_object(line: bytes) -> dict:
     """One JSON object. Raises DocumentError with the reason for anything else."""
     try:
-        fields = json.loads(line.decode("utf-8-sig"))
+        # the codec that drops a mark is far slower than this
+        fields = json.loads(line.removeprefix(_MARK).decode("utf-8"))
     except UnicodeDecodeError as error:
         raise DocumentError(f"not UTF-8 (byte {error.start}): {convert('LATIN1')}") from None
     except RecursionError:

@@ -24,6 +24,7 @@ from data.formats.manifest import FORMS, form_of, manifest_documents
 from data.formats.source import Limits, Source, container_sha256, file_sha256, files_sha256
 from data.formats.walk import walk
 from data.links import is_stored, stays_within
+from data.pointers import pointer_in
 from data.workbench.source import LANGUAGES
 
 FORMATS = (*FORMS, "manifest", "markdown", "repository", "media", "webdataset", "parquet", "datasets")
@@ -38,9 +39,9 @@ def open_file(path: Path, format: str | None, limits: Limits) -> Source:
     # a link that a person named is followed, and media are looked for beside its target; one into a store of bytes
     # stands for the file itself
     file = above / path.name if is_stored(above, real) else real
-    unpack = how_to_unpack(file)
-    if unpack:
-        raise ValueError(f"{path} {unpack}")
+    problem = pointer_in(file) or how_to_unpack(file)
+    if problem:
+        raise ValueError(f"{path} {problem}")
     if format is None:
         format = format_by_content(file) or ENDINGS.get(path.suffix.lower())
     if format in ENDINGS.values():
@@ -153,6 +154,8 @@ def manifests(path: Path, root: Path, files: list[Path], format: str | None, lim
     """
     form = format if format in FORMS else None
     if len(files) == 1:
+        if problem := pointer_in(files[0]):
+            raise ValueError(f"{path if path.is_file() else path / files[0].name} {problem}")
         # said once; among several files one of another encoding is set aside
         check_encoding(files[0])
     if format is None:

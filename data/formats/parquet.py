@@ -49,7 +49,7 @@ def table_documents(root: Path, files: list[str], limits: Limits, skipped: Count
             for number, values in table_rows(path, file):
                 yield _row(file, number, values, features, root, limits, splits[file])
         except (DocumentError, OSError) as error:
-            yield Quarantined(file, file, f"table {file!r}: {error}")
+            yield Quarantined(untagged(file), untagged(file), f"table {untagged(file)!r}: {error}")
 
 
 def _row(
@@ -70,6 +70,7 @@ def _row(
             document = Document(document.id, document.parts, document.kind, document.level, split, document.source)
         return document
     except DocumentError as error:
+        file = untagged(file)
         return Quarantined(name, file, f"row {number} of {file!r}: {error}", line=number + 1)
 
 

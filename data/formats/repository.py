@@ -27,6 +27,7 @@ from data.formats.markdown_folder import ENDINGS, page_document
 from data.formats.source import Limits, files_sha256
 from data.formats.splits import UNASSIGNED
 from data.formats.walk import walk
+from data.pointers import pointer_of
 from data.text import decode_text, foreign_encoding
 from data.workbench.source import LANGUAGES
 
@@ -108,6 +109,9 @@ def _read(root: Path, path: str, max_mib: float, skipped: Counter) -> str | None
     try:
         with open(root / path, "rb") as file:
             head = file.read(8192)
+            if problem := pointer_of(head):
+                skipped[problem.removeprefix("is a ")] += 1
+                return None
             # text of UTF-16 is told as what it is below, though it is full of zeros
             if (b"\0" in head and not foreign_encoding(head)) or not head.strip():
                 skipped["binary file" if head.strip() else "empty file"] += 1

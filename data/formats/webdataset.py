@@ -53,15 +53,16 @@ def webdataset_documents(
             file = resolve_container(root, shard)
             index = tar_index(file)
         except (DocumentError, OSError) as error:
-            yield Quarantined(shard, shard, str(error))
+            yield Quarantined(untagged(shard), untagged(shard), str(error))
             continue
         prefix = "" if len(shards) == 1 else f"{os.path.splitext(untagged(shard))[0]}/"
         yield from _shard(file, shard, index, limits, skipped, prefix=prefix, named=splits[shard])
         for name, reason in index.refused.items():
             name = name.encode("utf-8", "replace").decode()
-            yield Quarantined(f"{shard}::{name}"[:900], shard, f"member {name[:200]!r} of {shard!r} {reason}")
+            yield Quarantined(f"{shard}::{name}"[:900], untagged(shard), f"member {name[:200]!r} of {shard!r} {reason}")
         if index.cut:
-            yield Quarantined(shard, shard, f"tar {shard!r} {index.cut}; {len(index.members)} members before that")
+            own = untagged(shard)
+            yield Quarantined(own, own, f"tar {own!r} {index.cut}; {len(index.members)} members before that")
 
 
 def _shard(

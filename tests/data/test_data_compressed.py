@@ -61,6 +61,14 @@ def test_ids_and_splits_are_those_of_the_plain_file(tmp_path):
     assert read(tmp_path / "a.jsonl") == read(tmp_path / "b" / "a.jsonl.gz") == read(tmp_path / "b")
 
 
+def test_compressed_lines_in_folders_below_are_read(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "part-0.jsonl.gz").write_bytes(gzip.compress(LINES))
+    documents, bad = read(tmp_path)
+    assert not bad and [document.split for document in documents] == ["test"] * 2 + ["train"] * 2
+
+
 def test_of_a_file_and_its_compressed_twin_one_is_read(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(LINES)
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(LINES))

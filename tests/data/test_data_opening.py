@@ -92,6 +92,13 @@ def test_several_shards_without_endings(tmp_path, png, tokenizer, config):
     encoded(documents[1], tmp_path.resolve(), tokenizer, config)
 
 
+def test_what_is_set_aside_bears_the_name_of_the_file(tmp_path, png):
+    whole = tar({"x.png": png, "x.txt": b"wren", "y.png": png * 9})
+    (tmp_path / "shard").write_bytes(whole[: len(whole) - 12_000])
+    bad = read(tmp_path / "shard")[1]
+    assert bad[-1].file == bad[-1].id == "shard" and "tar 'shard' ends without" in bad[-1].reason
+
+
 def test_a_manifest_may_address_them(tmp_path, png, tokenizer, config):
     (tmp_path / "shard").write_bytes(tar({"x.png": png}))
     (tmp_path / "m.jsonl").write_text(json.dumps({"image": "shard#.tar::x.png", "text": "wren"}))
