@@ -238,6 +238,7 @@ def test_the_command_says_so_in_its_last_line(tmp_path, capsys, rows):
     """Before anything is trained, with exit code 2 and no trace."""
     manifest(tmp_path / "data", rows(tmp_path))
     words = ["real", "--runs", str(tmp_path / "runs"), "--corpus.manifest", str(tmp_path / "data")]
+    words += ["--runtime.device", "cpu", "--runtime.dtype", "float32", "--runtime.num-threads", "1"]
     assert train.main([*words, "--runtime.compile", "False", "--corpus.vocab-size", "300", "--rows.kind-weights"]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: no document of the train split") and "train" in last
