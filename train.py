@@ -71,7 +71,7 @@ logger = logging.getLogger("brine")
 
 STORE = "store"
 """Folder of the encoded corpus inside its stage."""
-RECORDS = ("runtime.json", "recipe.json", "environment.json")
+RECORDS = ("runtime.json", "recipe.json", "environment.json", "left_out.json")
 """What the run folder says of the run itself."""
 
 

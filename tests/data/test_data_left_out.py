@@ -18,7 +18,9 @@ from data.plan import Plan
 from data.store import build_corpus
 from evals.report_sections import record_section
 from evals.summary import summarise
-from recipes.recipe import Recipe, RowsConfig
+from recipes.launch import Launch
+from recipes.recipe import CorpusConfig, Recipe, RowsConfig
+from training.config import RuntimeConfig
 from training.distributed import World
 
 SIZES = {"small": (32, 32), "wide": (320, 64), "huge": (640, 320)}
@@ -234,11 +236,18 @@ def test_filters_that_leave_nothing_are_refused_by_name(made, tmp_path, kept):
 
 
 @pytest.mark.parametrize("rows", [no_split, not_learned], ids=["no-split", "no-target"])
-def test_the_command_says_so_in_its_last_line(tmp_path, capsys, rows):
+def test_the_command_says_so_in_its_last_line(tmp_path, capsys, monkeypatch, rows):
     """Before anything is trained, with exit code 2 and no trace."""
-    manifest(tmp_path / "data", rows(tmp_path))
-    words = ["real", "--runs", str(tmp_path / "runs"), "--corpus.manifest", str(tmp_path / "data")]
-    assert train.main([*words, "--runtime.compile", "False", "--corpus.vocab-size", "300", "--rows.kind-weights"]) == 2
+    path = manifest(tmp_path / "data", rows(tmp_path))
+    recipe = Recipe(
+        name="real",
+        corpus=CorpusConfig(manifest=path, vocab_size=300),
+        arms=("baseline",),
+        runtime=RuntimeConfig(compile=False, num_threads=1, device="cpu", dtype="float32"),
+    )
+    # reading the whole command line takes seconds
+    monkeypatch.setattr(train, "parse", lambda argv: Launch(recipe=recipe, runs=tmp_path / "runs"))
+    assert train.main([]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: no document of the train split") and "train" in last
     assert not (tmp_path / "runs/real/large_baseline").exists()
