@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -37,6 +37,7 @@ from data.sequence import Sequence
 from data.tokenizer import Tokenizer
 from model.config import ModelConfig
 from model.device import resolve_device
+from model.files import save_tensors
 from model.prefill import PREFILL_TOKENS, OnRead
 from model.prompt import PromptPart, batch_prompts, encode_prompt
 from model.transformer import Transformer
@@ -345,7 +346,7 @@ def save_model(
     tokenizer.save(partial / TOKENIZER)
     weights = model.state_dict() if weights is None else weights
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    save_file(tensors, partial / WEIGHTS)
+    save_tensors(tensors, partial / WEIGHTS)
     for path in partial.iterdir():
         _sync(path)
     if folder.exists():

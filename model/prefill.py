@@ -38,12 +38,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from data.sequence import Sequence
 from model.cache import KeyValueCache
 from model.device import autocast, device_of
+from model.files import save_tensors
 from model.prompt import batch_prompts
 from model.transformer import Transformer
 
@@ -169,7 +169,7 @@ class Prefill:
         tensors = {name: value.cpu().contiguous() for name, value in self.cache.state().items()}
         if self.hidden is not None:
             tensors["hidden"] = self.hidden.cpu()
-        save_file(tensors, partial, metadata={"reading": json.dumps(self._identity)})
+        save_tensors(tensors, partial, metadata={"reading": json.dumps(self._identity)})
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)

@@ -30,6 +30,9 @@ class Sink(Protocol):
     def log(self, line: dict[str, Any]) -> None:
         """Take one line of metrics; it has `step`."""
 
+    def purge(self, step: int) -> None:
+        """Forget the lines of `step` and later steps, which are about to be told again."""
+
     def finish(self) -> None:
         """Flush and close."""
 
@@ -71,7 +74,8 @@ class Record:
         self._events = JsonLines(Path(folder) / "events.jsonl") if folder is not None else None
 
     def metrics(self, line: dict[str, Any]) -> None:
-        """Append one line of metrics; it must hold `step`."""
+        """Append one line of metrics; it must hold `step`. Sinks get what a reader of the file would."""
+        line = _finite(plain(line))
         if self._metrics is not None:
             self._metrics.append(line)
         for sink in self.sinks:
@@ -89,9 +93,17 @@ class Record:
         """
         if self._metrics is None:
             return 0
-        return self._metrics.drop(
+        dropped = self._metrics.drop(
             lambda line: line["step"] > step or (line["step"] == step and "validation" in line and not validation)
         )
+        if self.sinks:
+            # a sink forgets whole steps: of this one it is told again what stays
+            stays = [line for line in read_lines(self._metrics.path) if line["step"] == step]
+            for sink in self.sinks:
+                sink.purge(max(0, step))
+                for line in stays:
+                    sink.log(line)
+        return dropped
 
     def finish(self) -> None:
         """Close the sinks."""
@@ -123,6 +135,9 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 class TensorBoardSink:
     """Every number of a metrics line as a scalar, nested keys joined by `/`.
 
+    Event files are only appended to. What a resume or a roll-back takes back is purged as TensorBoard does it: a new
+    file begins with the step from which on whatever files before it hold is void.
+
     Raises ValueError, telling the remedy, where tensorboard is not installed.
     """
 
@@ -133,16 +148,26 @@ class TensorBoardSink:
             raise ValueError(
                 "tensorboard is not installed: run `uv sync --extra tensorboard`, or leave out --track tensorboard"
             ) from error
-        self._writer = SummaryWriter(log_dir=str(folder))
+        self._make, self._folder = SummaryWriter, str(folder)
+        self._writer = None
+
+    def purge(self, step: int) -> None:
+        """Begin a file that makes everything void that was written of `step` and later ones."""
+        self.finish()
+        self._writer = self._make(log_dir=self._folder, purge_step=step)
 
     def log(self, line: dict[str, Any]) -> None:
         """Write one line's numbers at its step."""
+        if self._writer is None:
+            self._writer = self._make(log_dir=self._folder)
         for name, value in flat_numbers(line):
             self._writer.add_scalar(name, value, global_step=line["step"])
 
     def finish(self) -> None:
         """Flush and close the event file."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
 
 
 def flat_numbers(line: dict[str, Any], *, prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -347,7 +347,7 @@ def acquire_lock(folder: Path) -> int:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        handle = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise ValueError(f"the run folder {folder} cannot be made or written ({error}): choose another") from error
     start = time.monotonic()

@@ -59,7 +59,7 @@ def test_a_save_that_dies_leaves_the_old_model(folder, monkeypatch):
         raise KeyboardInterrupt
 
     # by the module: the package exports the function `load` under the same name
-    monkeypatch.setattr(sys.modules["model.load"], "save_file", die)
+    monkeypatch.setattr(sys.modules["model.load"], "save_tensors", die)
     with pytest.raises(KeyboardInterrupt):
         save_model(folder, one.model, encode_config=one.encode_config, tokenizer=one.tokenizer)
     load(folder)

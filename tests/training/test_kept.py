@@ -7,6 +7,7 @@ what the command does to the files.
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,12 @@ def run(tmp_path_factory) -> tuple[Path, Path]:
         for number in range(24)
     ]  # fmt: skip
     manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    train.run_line(at(recipe(), manifest), runs=folder / "runs")
+    # as in a group that shares its files
+    before = os.umask(0o002)
+    try:
+        train.run_line(at(recipe(), manifest), runs=folder / "runs")
+    finally:
+        os.umask(before)
     return folder / "runs", manifest
 
 
@@ -110,6 +116,12 @@ def with_field(value, path: tuple[str, ...], new):
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_file_of_a_run_follows_the_umask(run):
+    """Weights were written for the owner alone."""
+    for path in sorted((run[0] / "run").rglob("*")):
+        assert path.stat().st_mode & 0o777 == (0o775 if path.is_dir() else 0o664), path
 
 
 class Trained(Exception):

@@ -173,6 +173,9 @@ def test_sinks_read_the_same_numbers(tmp_path):
         def log(self, line):
             seen.append(line["step"])
 
+        def purge(self, step):
+            pass
+
         def finish(self):
             seen.append("finished")
 
