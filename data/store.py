@@ -213,6 +213,11 @@ class EncodedCorpus:
         return self._tokenizer
 
     @property
+    def checksums(self) -> np.ndarray:
+        """(n,) crc32 of each document's tokens and patches: equal for equal documents."""
+        return self._index["crc32"]
+
+    @property
     def ids(self) -> list[str]:
         """Document ids in order."""
         if self._ids is None:

@@ -205,3 +205,9 @@ def compare_runs(
     result["equal_cost"] = {name: at_equal_cost(mine, base, config, paid_before=paid) for name, paid in bills.items()}
     result["to_match"] = {name: cost_to_match(mine, base, paid_before=paid) for name, paid in bills.items()}
     return result
+
+
+if __name__ == "__main__":
+    from evals.commands import compare as command
+
+    raise SystemExit(command())

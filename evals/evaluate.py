@@ -83,6 +83,7 @@ def evaluate(
     main = next((name for name in MAIN if name in models), next(iter(models)))
     split = held_out_split(corpus, config)
     documents = choose_documents(corpus, split=split, per_cell=config.documents_per_cell, seed=config.seed)
+    ids = {int(document): corpus.document(int(document)).id for document in documents}
     token_bytes = byte_lengths(models[main].tokenizer)
     records: list[dict[str, Any]] = []
 
@@ -99,7 +100,10 @@ def evaluate(
                 progress=bar.update,
                 **more,
             )
-        records.extend({"model": name, "condition": condition, **record} for record in losses.records())
+        records.extend(
+            {"model": name, "condition": condition, "id": ids[record["document"]], **record}
+            for record in losses.records()
+        )
         return losses
 
     own = {name: run(name, documents, "own") for name in models}
@@ -237,3 +241,9 @@ def _compare(
 
 def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     write_whole(path, "".join(json.dumps(finite(line), ensure_ascii=False) + "\n" for line in lines))
+
+
+if __name__ == "__main__":
+    from evals.commands import measure as command
+
+    raise SystemExit(command())

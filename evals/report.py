@@ -127,3 +127,9 @@ def _lead(summary: Mapping[str, Any], results: Mapping[str, Any], environment: M
 
 def _millions(count: Any) -> str:
     return f"{count / 1e6:.1f} million" if isinstance(count, int | float) else "unknown"
+
+
+if __name__ == "__main__":
+    from evals.commands import report as command
+
+    raise SystemExit(command())

@@ -28,9 +28,11 @@ question reads the whole conversation again.
 from __future__ import annotations
 
 import codecs
+import inspect
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +40,7 @@ from typing import TYPE_CHECKING, Any
 
 import PIL.Image
 
-from data.document import DocumentError, Part, Text
+from data.document import Document, DocumentError, Part, Text
 from data.formats.chat import chat_document
 from data.formats.llava import llava_document
 from data.formats.parts import MEDIA
@@ -56,6 +58,7 @@ _SAID = "\ue0f5"
 _REMOTE = re.compile(r"(data:|[A-Za-z][A-Za-z0-9+.-]*://)")
 _LISTS = tuple(name for kind in MEDIA for name in (kind, f"{kind}s"))
 """Fields beside the messages that list media."""
+_FIELDS = ("messages", "conversations", "system", "system_prompt", "system_message", *_LISTS)
 
 
 class Answer(Iterator[str]):
@@ -142,7 +145,9 @@ def chat_prompt(messages: Items[Mapping[str, Any]] | Mapping[str, Any]) -> tuple
     messages: a list of messages, or an object of the chat format that holds it beside `images`, `system` and the like.
     Raises ValueError, naming the message, for what the format does not read, and where the last is the assistant's.
     """
-    fields = dict(messages) if isinstance(messages, Mapping) else {"messages": messages}
+    given = messages if isinstance(messages, Mapping) else {"messages": messages}
+    # marks of what is learned, ids and the like mean nothing to a prompt
+    fields = {name: given[name] for name in _FIELDS if name in given}
     name = next((name for name in ("messages", "conversations") if fields.get(name)), None)
     turns = fields.get(name)
     if not isinstance(turns, list | tuple) or not all(isinstance(turn, Mapping) for turn in turns):
@@ -159,7 +164,7 @@ def chat_prompt(messages: Items[Mapping[str, Any]] | Mapping[str, Any]) -> tuple
         read, answer = chat_document, {"role": "assistant", "content": _ANSWER}
     fields[name] = [*asked, answer]
     try:
-        parts = read(fields, name="prompt").parts[:-1]
+        parts = document_of(read, fields).parts[:-1]
     except DocumentError as error:
         raise ValueError(f"the conversation cannot be read: {error}") from None
     last = next((part for part in reversed(parts[:-1]) if part.role), None)
@@ -169,6 +174,12 @@ def chat_prompt(messages: Items[Mapping[str, Any]] | Mapping[str, Any]) -> tuple
     if stand_ins.said:
         raise ValueError("token_ids belong to messages of the assistant: give the others as content")
     return own, {part.role for part in parts if part.role}
+
+
+def document_of(read: Callable[..., Document], fields: dict[str, Any]) -> Document:
+    """The training document of a conversation; what its reader notes of fields that it does not know is left out."""
+    notes = {"notes": Counter()} if "notes" in inspect.signature(read).parameters else {}
+    return read(fields, name="prompt", **notes)
 
 
 class _StandIns:

@@ -12,7 +12,7 @@ from data.formats.chat import chat_document
 from data.formats.llava import llava_document
 from data.tokenizer import SLOT_ID
 from model import load
-from model.chat import ROLES, Answer
+from model.chat import ROLES, Answer, document_of
 from model.generate import main
 
 USER, ANSWER = {"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "def f(x): a heron."}
@@ -45,7 +45,7 @@ def here(tmp_path, monkeypatch):
 
 def trained_on(loaded, messages, root, *, answer=ANSWER, read=chat_document, name="messages", **fields):
     """Ids and places of the training document of these messages and an answer, up to the answer's first token."""
-    document = read({name: [*messages, answer], **fields}, name="x")
+    document = document_of(read, {name: [*messages, answer], **fields})
     sequence = encode(document, root=root, tokenizer=loaded.tokenizer, config=loaded.encode_config)
     words = len(loaded.tokenizer.encode(document.parts[-1].text)) + 1
     return sequence.slice(0, len(sequence) - words)

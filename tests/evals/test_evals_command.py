@@ -1,0 +1,320 @@
+"""Commands of the evals room: a run on other documents, two runs compared, a report made again; and no silence."""
+
+import json
+import math
+import runpy
+import shutil
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from data.config import EncodeConfig
+from data.tokenizer import train_tokenizer
+from evals.bootstrap import ratio_interval
+from evals.commands import compare, measure, report
+from evals.other import losses_of
+from model import ModelConfig, Transformer, save_model
+
+ENCODE = EncodeConfig(patch_size=4, mel_bins=16)
+KINDS = {"pic": 6, "note": 5}
+
+
+def make_run(folder, *, seeds=(0,), vocab_size=280):
+    """A run folder with finished models of random weights."""
+    tokenizer = train_tokenizer(["a heron by the water, " * 3] * 4, vocab_size)
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size, dim=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=16,
+        image_dim=ENCODE.image_dim, audio_dim=ENCODE.audio_dim, video_dim=ENCODE.video_dim,
+    )  # fmt: skip
+    for seed, stage in zip(seeds, ("large_baseline", "small"), strict=False):
+        model = Transformer(config, generator=torch.Generator().manual_seed(seed))
+        save_model(folder / stage / "model", model, encode_config=ENCODE, tokenizer=tokenizer)
+    evals = {"documents_per_cell": 3, "row_tokens": 128, "bootstrap_resamples": 100, "targets": {"image_gain": 0.9}}
+    (folder / "recipe.json").write_text(json.dumps({"name": folder.name, "evals": evals}))
+    return folder
+
+
+def make_documents(folder):
+    """Pictures with words, and words, of all splits, and one that cannot be used."""
+    folder.mkdir()
+    lines = []
+    for number in range(sum(KINDS.values())):
+        text = {"type": "text", "text": f"a heron by water number {number} " + "and again " * (number % 3)}
+        content = [text]
+        if number < KINDS["pic"]:
+            PIL.Image.new("RGB", (12, 8), (number * 40, 90, 9)).save(folder / f"{number}.png")
+            content = [{"type": "image", "image": f"{number}.png"}, text]
+        kind = "pic" if number < KINDS["pic"] else "note"
+        split = ("train", "validation", "test")[number % 3]
+        lines.append({"id": f"d{number}", "kind": kind, "split": split, "content": content})
+    lines.append({"id": "gone", "kind": "pic", "content": [{"type": "image", "image": "gone.png"}]})
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+ARGUMENTS = ["--workers", "1", "--device", "cpu", "--dtype", "float32"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Two runs of different tokenizers, documents, and what each measured on them, with what was printed."""
+    base = tmp_path_factory.mktemp("evals")
+    runs = [make_run(base / "one", seeds=(0, 1)), make_run(base / "two", seeds=(5,), vocab_size=270)]
+    documents, printed = make_documents(base / "documents"), []
+    with pytest.MonkeyPatch.context() as patch:
+        for run in runs:
+            out = []
+            patch.setattr("builtins.print", lambda *words, out=out, **_: out.append(" ".join(map(str, words))))
+            code = measure([str(run), "--on", str(documents), "--out", str(base / f"{run.name}-on"), *ARGUMENTS])
+            assert code == 0, out
+            printed.append(out)
+    return base, printed
+
+
+def last_line(text):
+    return json.loads(text.strip().splitlines()[-1])
+
+
+def test_a_run_is_measured_on_other_documents(made):
+    base, printed = made
+    found = json.loads(printed[0][-1])
+    assert (found["documents"], found["set_aside"], found["measured"]) == (11, 1, 11)
+    assert found["main_model"] == "large_baseline" and set(found["models"]) == {"large_baseline", "small"}
+    assert found["trained_on"] is None and found["out"] == str(base / "one-on")
+    for model in found["models"].values():
+        assert {row["kind"]: row["documents"] for row in model["kinds"]} == KINDS
+        for row in [model, *model["kinds"]]:
+            for name in ("loss", "bits_per_byte"):
+                assert row[name]["low"] <= row[name]["value"] <= row[name]["high"]
+        # an untrained model knows next to nothing
+        assert model["loss"]["value"] == pytest.approx(math.log(280), abs=0.9)
+    gain = found["media_gain"]["image"]
+    assert gain["low"] <= gain["gain"] <= gain["high"] and [row["kind"] for row in gain["kinds"]] == ["pic"]
+    # what a person reads stands before it
+    assert "large_baseline" in printed[0][0] and "gain from image" in printed[0][0]
+
+
+def test_the_numbers_are_those_of_the_documents(made):
+    base, printed = made
+    lines = [json.loads(line) for line in (base / "one-on/evaluate/documents.jsonl").read_text().splitlines()]
+    own = [line for line in lines if line["condition"] == "own" and line["model"] == "small"]
+    assert {line["id"] for line in own} == {f"d{number}" for number in range(11)}
+    loss, tokens = sum(line["loss"] for line in own), sum(line["tokens"] for line in own)
+    model = json.loads(printed[0][-1])["models"]["small"]
+    assert model["loss"]["value"] == pytest.approx(loss / tokens) and model["tokens"] == tokens
+    bits = loss / math.log(2) / sum(line["bytes"] for line in own)
+    assert model["bits_per_byte"]["value"] == pytest.approx(bits)
+    # the run itself is as it was
+    assert sorted(path.name for path in (base / "one").iterdir()) == ["large_baseline", "recipe.json", "small"]
+
+
+def test_nothing_is_kept_unless_asked(made, capsys, tmp_path, monkeypatch):
+    base, _ = made
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    arguments = [str(base / "one" / "small"), "--on", str(base / "documents" / "manifest.jsonl"), *ARGUMENTS]
+    assert measure([*arguments, "--documents-per-cell", "2"]) == 0
+    found = last_line(capsys.readouterr().out)
+    assert found["out"] is None and found["measured"] == 4 and list(found["models"]) == ["small"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_documents_of_the_training_are_counted(made, tmp_path, capsys):
+    """A measurement on what a model was trained on is no test, and says so."""
+    base, _ = made
+    run = shutil.copytree(base / "one", tmp_path / "run")
+    shutil.copytree(base / "one-on" / "encoded", run / "encoded" / "store")
+    assert measure([str(run), "--on", str(base / "documents"), "--documents-per-cell", "1", *ARGUMENTS]) == 0
+    said = capsys.readouterr().out
+    # of eleven documents every third is in the training split
+    assert last_line(said)["trained_on"] == 4 and "trained on 4" in said
+
+
+def test_the_same_request_goes_on_and_another_is_refused(made, tmp_path, capsys):
+    base, _ = made
+    out, documents = str(base / "one-on"), str(base / "documents")
+    before = (base / "one-on/evaluate/results.json").read_bytes()
+    assert measure([str(base / "two"), "--on", documents, "--out", out, *ARGUMENTS]) == 2
+    assert measure([str(base / "one"), "--on", documents, "--out", str(base / "one"), *ARGUMENTS]) == 2
+    said = capsys.readouterr().err
+    assert said.count("error: ") == 2 and said.count("give a new folder") == 2
+    assert measure([str(base / "one"), "--on", documents, "--out", out, *ARGUMENTS]) == 0
+    assert (base / "one-on/evaluate/results.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "hint"),
+    [
+        ({0: "nowhere"}, "nowhere does not exist"),
+        ({0: "documents"}, "holds no finished model"),
+        ({2: "nothing"}, "nothing does not exist"),
+        ({2: "one-on/encoded"}, "is a corpus that is built already"),
+        ({2: "documents/0.png"}, "0.png"),
+        ({"more": ["--documents-per-cell", "0"]}, "documents_per_cell = 0"),
+        ({"more": ["--device", "tpu-of-mine"]}, "device"),
+    ],
+    ids=["no-run", "no-model", "no-data", "built", "no-manifest", "count", "device"],
+)
+def test_mistakes_are_one_line(made, capsys, change, hint):
+    base, _ = made
+    paths = [str(base / change.get(0, "one")), "--on", str(base / change.get(2, "documents"))]
+    assert measure([*paths, *ARGUMENTS, *change.get("more", ())]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("error: ") and hint in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_two_runs_are_compared_document_by_document(made, capsys):
+    base, _ = made
+    assert compare([str(base / "one-on"), str(base / "two-on")]) == 0
+    said = capsys.readouterr().out
+    found = last_line(said)
+    assert found["models"] == ["large_baseline", "large_baseline"] and found["documents"] == 11
+    ours, theirs = losses_of(base / "one-on"), losses_of(base / "two-on")
+    assert ours.ids == theirs.ids
+    gap = (ours.loss - theirs.loss) / math.log(2)
+    expected = ratio_interval(gap, ours.bytes).to_dict(name="difference")
+    assert {name: found["bits_per_byte"][name] for name in expected} == pytest.approx(expected)
+    # the tokenizers differ, so a token is not a token
+    assert not np.array_equal(ours.tokens, theirs.tokens) and found["nats_per_token"] is None
+    assert {row["kind"]: row["documents"] for row in found["kinds"]} == KINDS
+    assert "bits a byte" in said
+
+
+def test_two_models_of_a_run_are_compared(made, capsys):
+    base, _ = made
+    out = str(base / "one-on")
+    assert compare([out, out, "--models", "small", "large_baseline"]) == 0
+    forth = last_line(capsys.readouterr().out)["nats_per_token"]
+    assert compare([out, out, "--models", "large_baseline", "small"]) == 0
+    back = last_line(capsys.readouterr().out)["nats_per_token"]
+    assert forth["difference"] == pytest.approx(-back["difference"]) and forth["difference"] != 0
+    assert compare([out, out]) == 0
+    assert last_line(capsys.readouterr().out)["nats_per_token"]["verdict"] == "undecided"
+
+
+def other_ids(out):
+    path = out / "evaluate" / "documents.jsonl"
+    path.write_text(path.read_text().replace('"id": "d3"', '"id": "e3"'))
+
+
+def other_bytes(out):
+    lines = [json.loads(line) for line in (out / "evaluate" / "documents.jsonl").read_text().splitlines()]
+    text = "".join(json.dumps(line | {"bytes": line["bytes"] + (line["id"] == "d2")}) + "\n" for line in lines)
+    (out / "evaluate" / "documents.jsonl").write_text(text)
+
+
+def fewer(out):
+    path = out / "evaluate" / "documents.jsonl"
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if '"id": "d5"' not in line))
+
+
+def not_evaluated(out):
+    shutil.rmtree(out / "evaluate")
+
+
+def no_losses(out):
+    (out / "evaluate" / "documents.jsonl").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "hint"),
+    [
+        (other_ids, "1 only in the first, such as d3; 1 only in the second, such as e3"),
+        (fewer, "1 only in the first, such as d5"),
+        (other_bytes, "document d2 has"),
+        (not_evaluated, "is not evaluated"),
+        (no_losses, "has no losses"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_runs_on_other_documents_are_not_compared(made, tmp_path, capsys, change, hint):
+    base, _ = made
+    out = shutil.copytree(base / "one-on", tmp_path / "out")
+    change(out)
+    assert compare([str(base / "one-on"), str(out)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and hint in said and said.count("\n") == 1
+
+
+def test_evaluations_of_before_are_compared_by_their_corpus(made, tmp_path, capsys):
+    """They hold numbers of documents; the run's corpus has the ids."""
+    base, _ = made
+    out = shutil.copytree(base / "one-on", tmp_path / "out")
+    lines = [json.loads(line) for line in (out / "evaluate" / "documents.jsonl").read_text().splitlines()]
+    text = "".join(json.dumps({name: line[name] for name in line if name != "id"}) + "\n" for line in lines)
+    (out / "evaluate" / "documents.jsonl").write_text(text)
+    assert compare([str(base / "one-on"), str(out)]) == 2
+    assert "does not say which documents" in capsys.readouterr().err
+    (out / "encoded").rename(out / "store")
+    (out / "encoded").mkdir()
+    (out / "store").rename(out / "encoded" / "store")
+    assert compare([str(base / "one-on"), str(out)]) == 0
+
+
+def test_a_model_that_is_not_there_is_named(made, capsys):
+    base, _ = made
+    assert compare([str(base / "one-on"), str(base / "two-on"), "--models", "small", "small"]) == 2
+    assert "has no model 'small': choose one of large_baseline" in capsys.readouterr().err
+
+
+def test_a_report_is_made_again(made, tmp_path, capsys):
+    base, _ = made
+    run = shutil.copytree(base / "one", tmp_path / "run")
+    shutil.copytree(base / "one-on" / "evaluate", run / "evaluate")
+    (run / "summary.json").write_text('{"wall_s": 12.5, "peak_rss_gib": 1.5}')
+    assert report([str(run)]) == 0
+    assert last_line(capsys.readouterr().out) == {"report": str(run / "report.html"), "evaluated": True}
+    assert '<section id="gain"' in (run / "report.html").read_text()
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["wall_s"] == 12.5 and summary["peak_rss_gib"] == 1.5 and summary["bits_per_byte"]
+
+
+def test_a_report_of_a_run_without_an_evaluation(made, tmp_path, capsys):
+    run = shutil.copytree(made[0] / "one", tmp_path / "run")
+    assert report([str(run)]) == 0
+    captured = capsys.readouterr()
+    assert last_line(captured.out)["evaluated"] is False and "not evaluated yet" in captured.err
+    assert not (run / "summary.json").exists()
+
+
+@pytest.mark.parametrize("name", ["nowhere", "documents"])
+def test_a_report_of_no_run_is_refused(made, capsys, name):
+    assert report([str(made[0] / name)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and name in said and not (made[0] / name / "report.html").exists()
+
+
+COMMANDS = {"evals": measure, "evals.evaluate": measure, "evals.compare": compare, "evals.report": report}
+
+
+@pytest.mark.parametrize("module", [*COMMANDS, "evals.needle", "evals.repository"])
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules.*:RuntimeWarning")
+def test_commands_have_help(module, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [module, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(module, run_name="__main__")
+    assert ended.value.code == 0
+    assert "RUN" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules.*:RuntimeWarning")
+def test_commands_without_arguments_say_so(module, monkeypatch, capsys):
+    """They printed nothing and returned 0."""
+    monkeypatch.setattr(sys, "argv", [module])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(module, run_name="__main__")
+    assert ended.value.code == 2 and "RUN" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["gain", "loss", "summary", "transcribe", "validation"])
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules.*:RuntimeWarning")
+def test_modules_that_are_no_commands_say_so(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"evals.{name}", run_name="__main__")
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and f"evals.{name} is no command" in said and "--on DATA" in said
