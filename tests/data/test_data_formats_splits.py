@@ -1,5 +1,6 @@
 """Splits that names declare: of folders in every folder form, of files that hold many documents, and of media."""
 
+import gzip
 import json
 
 import pytest
@@ -152,6 +153,17 @@ def test_paths_and_ids_of_manifests_below(tmp_path):
     before = open_source(tmp_path).fingerprint()
     fill(tmp_path, {"train/manifest.jsonl": rows([line])})
     assert open_source(tmp_path).fingerprint() != before and open_source(tmp_path).num_documents_hint == 4
+
+
+def test_compressed_manifests_below(tmp_path):
+    for folder in ("train", "test"):
+        fill(
+            tmp_path, {f"{folder}/metadata.jsonl.gz": gzip.compress(rows({"text": folder} for _ in range(9)).encode())}
+        )
+    fill(tmp_path, {"train/metadata.jsonl": rows([{"text": "the same, unpacked"}])})
+    assert [(d.id, d.split) for d in read(tmp_path)[0]] == [
+        *((f"test/metadata#{number}", "test") for number in range(1, 10)), ("train/metadata#1", "train"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("line", ["../up.png", "/etc/passwd", "a/../../../x.png"])
