@@ -187,9 +187,10 @@ def test_where_splits_came_from_is_counted(tmp_path):
     source.skipped["note: stale"] += 1
     list(source.documents())
     assert source.splits_from == {"names of folders": {"train": 15, "test": 8}, "hash": {"validation": 1}}
-    assert source.told() == ["splits: by hash (validation 1), by names of folders (train 15, test 8)"]
+    told = ["media by ending: 24 .png", "splits: by hash (validation 1), by names of folders (train 15, test 8)"]
+    assert source.told() == told
     source.skipped["note: field 'masked' beside messages is not known and was not read"] += 2
     source.skipped["empty file"] += 1
-    assert source.told()[1:] == [
+    assert source.told()[2:] == [
         "files passed over: 1 empty file", "noted: field 'masked' beside messages is not known and was not read (2)",
     ]  # fmt: skip

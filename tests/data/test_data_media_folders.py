@@ -109,10 +109,10 @@ def test_unread_media_of_repositories_and_pages_are_named(tmp_path, unread):
     assert skipped(tmp_path / "code") == {"medium .zzv: convert to MP4": 1, "medium": 1}
     fill(
         tmp_path / "pages",
-        {"a.md": "![](1.png) ![](1.zzv)", "1.png": b"x", "2.PNG": b"x", "1.zzv": b"x", "x.pdf": b"x"},
+        {"a.md": "![](1.png) ![](1.zzv)", "1.png": b"x", "2.PNG": b"x", "1.zzv": b"x", "x.npz": b"x"},
     )
     assert skipped(tmp_path / "pages") == {
-        "medium .zzv: convert to MP4": 1, "medium that no page shows": 1, "file .pdf": 1,
+        "medium .zzv: convert to MP4": 1, "medium that no page shows": 1, "file .npz": 1,
     }  # fmt: skip
 
 
