@@ -22,13 +22,13 @@ of a file, the names in a folder); everything else happens while `documents()` i
 import itertools
 import os
 import stat
-from collections import Counter
 from pathlib import Path
 
 from data.compressed import READ_THROUGH
 from data.document import tagged
 from data.endings import medium_of
 from data.formats.download import how_to_download
+from data.formats.folders import folder_format
 from data.formats.lines import is_array
 from data.formats.manifest import FORMS
 from data.formats.opening import (
@@ -44,7 +44,6 @@ from data.formats.opening import (
     noting_packed,
     open_file,
     unknown,
-    what_packed,
 )
 from data.formats.source import Limits, Source
 from data.formats.walk import is_open, walk
@@ -99,7 +98,7 @@ def _open_folder(path: Path, root: Path, format: str | None, limits: Limits) -> 
         if top:
             return noting_packed(manifests(path, root, top, format, limits), read=[file.name for file in top])
     if format is None:
-        format = _folder_format(path, root)
+        format = folder_format(path, root)
     if format in ENDINGS.values():
         return noting_packed(containers(path, root, _container_names(path, root, format), format, limits))
     if format == "markdown":
@@ -116,42 +115,6 @@ def _open_folder(path: Path, root: Path, format: str | None, limits: Limits) -> 
     source = Source(path, format, root, lambda include_decode, skipped: documents(root, limits, skipped), digest(root))
     # a repository counts all binary files
     return source if format == "repository" else noting_packed(source)
-
-
-def _folder_format(path: Path, root: Path) -> str:
-    """What a folder without a manifest holds, by the names in it."""
-    if (root / "dataset_dict.json").is_file() or (root / "state.json").is_file():
-        return "datasets"
-    endings: Counter[str] = Counter()
-    media, words = set(), set()
-    for name, _ in itertools.islice(walk(root), _LOOKED_AT):
-        stem, ending = os.path.splitext(name)
-        endings[ending.lower()] += 1
-        if medium_of(name):
-            media.add(stem)
-        elif ending.lower() in (".txt", ".caption", ".json"):
-            words.add(stem)
-    for ending, format in ENDINGS.items():
-        if endings[ending]:
-            return format
-    if (root / ".git").exists():
-        return "repository"
-    unnamed = containers_by_content(root, (name for name, why in itertools.islice(walk(root), _LOOKED_AT) if not why))
-    if unnamed:
-        return max(unnamed, key=lambda format: len(unnamed[format]))
-    from data.formats.repository import CODE
-
-    pages = endings[".md"] + endings[".markdown"]
-    code = sum(count for ending, count in endings.items() if ending in CODE)
-    if len(media & words) > pages + code:
-        return "media"
-    if pages and not code:
-        return "markdown"
-    if code or pages or endings[".txt"] or endings[".rst"]:
-        return "repository"
-    what = f"holds {len(media)} media files but no words beside them" if media else "holds nothing that is read"
-    what += what_packed(root, (name for name, why in itertools.islice(walk(root), _LOOKED_AT) if not why))
-    raise ValueError(unknown(path, what))
 
 
 def _top_files(root: Path, pattern: str, *, known: bool) -> list[Path]:
@@ -175,33 +138,32 @@ def _manifests_below(root: Path, limits: Limits, *, known: bool) -> list[Path]:
         return []
     from data.formats.repository import CODE
 
-    named, lines, arrays, code, media = [], [], [], 0, 0
+    named, lines, arrays, code, media, seen = {}, [], [], 0, 0, set()
     for name, problem in itertools.islice(walk(root, enter=is_open), _LOOKED_AT):
-        ending = os.path.splitext(name)[1].lower()
+        stem, ending = os.path.splitext(name)
+        # of a file and its compressed twin one is read
+        plain = stem if ending.lower() in READ_THROUGH else name
+        ending = os.path.splitext(plain)[1].lower()
         media += medium_of(name) is not None
         code += ending in CODE
-        if known and ending in ENDINGS:
+        if known and ending in ENDINGS and plain == name:
             return []
-        if ending in READ_THROUGH:
-            ending = os.path.splitext(os.path.splitext(name)[0])[1].lower()
-        if not problem and "/" in name and ending in (".jsonl", ".json"):
-            if os.path.basename(name) in MANIFESTS:
-                named.append(root / name)
+        if not problem and "/" in name and ending in (".jsonl", ".json") and plain not in seen:
+            seen.add(plain)
+            folder, base = os.path.split(plain)
+            if base in MANIFESTS:
+                named.setdefault(folder, []).append((MANIFESTS.index(base), root / name))
             elif ending == ".jsonl":
                 lines.append(root / name)
             elif len(arrays) < _ARRAYS_LOOKED_AT and is_array(root / name):
                 arrays.append(root / name)
     # of several in one folder the first of MANIFESTS stands for it
-    found = sorted({file.parent: file for file in sorted(named, key=_rank, reverse=True)}.values())
+    found = sorted(min(files)[1] for files in named.values())
     for files in (found, lines, arrays):
         files = [file for file in files if not known or forms_in(file, max_line_mib=limits.max_line_mib)]
         if files:
             return files if not known or code <= media + len(files) else []
     return []
-
-
-def _rank(file: Path) -> int:
-    return MANIFESTS.index(file.name)
 
 
 def _is_inside(root: Path, file: Path) -> bool:

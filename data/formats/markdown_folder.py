@@ -1,7 +1,8 @@
 """A folder of Markdown pages with pictures, sounds and films: every .md and .markdown below it is a document.
 
 Pages come in the order of their paths, which are their ids. Media links become parts (`data.markdown`); a link whose
-file is not there, or that counts from the root of a web site, stays in the text. Hidden folders are not entered.
+file is not there, or that counts from the root of a web site, stays in the text. Media that no page shows, those of
+kinds that are not read (with the remedy) and other files are passed over and counted. Hidden folders are not entered.
 """
 
 import dataclasses
@@ -11,8 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from data.document import Document, DocumentError, Quarantined, Text, parse_document
-from data.endings import READ
+from data.endings import READ, medium_of, remedy_for
 from data.formats.captioned import read_text
+from data.formats.media_folder import pass_over, pass_over_other
 from data.formats.source import Limits, files_sha256
 from data.formats.splits import UNASSIGNED, NamedSplits
 from data.formats.walk import is_open, walk
@@ -23,16 +25,28 @@ ENDINGS = (".md", ".markdown")
 
 def markdown_documents(root: Path, limits: Limits, skipped: Counter) -> Iterator[Document | Quarantined]:
     """A document for each page below `root` (resolved)."""
-    pages = [item for item in walk(root, enter=is_open, skipped=skipped) if item[0].lower().endswith(ENDINGS)]
+    pages, media = [], set()
+    for path, problem in walk(root, enter=is_open, skipped=skipped):
+        if path.lower().endswith(ENDINGS):
+            pages.append((path, problem))
+        elif medium_of(path):
+            media.add(path)
+        elif remedy_for(path):
+            pass_over([path], skipped)
+        else:
+            pass_over_other(path, skipped)
     splits = NamedSplits((path for path, _ in pages), files=False)
     for path, problem in pages:
         try:
             if problem:
                 raise DocumentError(f"file {path!r} {problem}")
             document = page_document(root, path, read_text(root, path, limits.max_file_mib), kind="doc")
+            media.difference_update(part.path for part in document.parts if not isinstance(part, Text))
             yield dataclasses.replace(document, split=splits.of(path))
         except DocumentError as error:
             yield Quarantined(path, path, str(error))
+    if media:
+        skipped["medium that no page shows"] += len(media)
 
 
 def page_document(root: Path, path: str, page: str, *, kind: str, opening: str = "") -> Document:

@@ -5,7 +5,9 @@
     talk/1.mp4                             several media of one name are one document: picture, sound, film, words
 
 The id is the path without its ending; the kind is the medium, or "mixed". A medium without words is set aside, since
-there is nothing to learn from it; a text without a medium is passed over and counted. Hidden folders are not entered.
+there is nothing to learn from it, and so are words whose only medium is of a kind that is not read, with the remedy.
+Media of such kinds without words or beside others, texts without a medium and all other files are passed over and
+counted. Hidden folders are not entered.
 """
 
 import dataclasses
@@ -14,8 +16,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from data.compressed import packed_kind
 from data.document import Audio, Document, DocumentError, Image, Quarantined, Text, Video, parse_document
-from data.endings import medium_of
+from data.endings import ending_of, medium_of, remedy_for
 from data.formats.captioned import read_text, words_of
 from data.formats.lines import parse_object
 from data.formats.source import Limits, files_sha256
@@ -23,6 +26,8 @@ from data.formats.splits import UNASSIGNED, NamedSplits
 from data.formats.walk import is_open, walk
 
 _ORDER = (Image, Audio, Video)
+TABLES = (".csv", ".tsv")
+"""Endings of tables of text, which are not read: a metadata.jsonl is written from them."""
 _WORDS = (".txt", ".caption", ".json")
 
 
@@ -34,19 +39,24 @@ def media_documents(root: Path, limits: Limits, skipped: Counter) -> Iterator[Do
         problem = next((f"file {path!r} {why}" for path, why in files if why), "")
         media = [path for path, _ in files if medium_of(path)]
         words = [path for path, _ in files if path.lower().endswith(_WORDS)]
-        if not media and not problem:
+        unread = [path for path, _ in files if remedy_for(path)]
+        if not media and not problem and not (unread and words):
             skipped["text without a medium"] += len(words)
+            pass_over(unread, skipped)
             continue
         try:
             if problem:
                 raise DocumentError(problem)
+            if not media:
+                raise DocumentError(f"file {unread[0]!r} is not read: {remedy_for(unread[0])}")
+            pass_over(unread, skipped)
             text = _words(root, words, limits)
             if not text:
                 raise DocumentError(f"file {media[0]!r} has no words beside it: write {name}.txt")
             document = paired(name, media, text, source=root.name)
             yield dataclasses.replace(document, split=splits.of(name))
         except DocumentError as error:
-            yield Quarantined(name, (media or [path for path, _ in files])[0], str(error))
+            yield Quarantined(name, (media or unread or [path for path, _ in files])[0], str(error))
 
 
 def paired(name: str, media: list[str], text: str, *, source: str) -> Document:
@@ -59,12 +69,29 @@ def paired(name: str, media: list[str], text: str, *, source: str) -> Document:
     return Document(whole.id, whole.parts, kind=kind, split=UNASSIGNED, source=whole.source)
 
 
+def pass_over(media: list[str], skipped: Counter) -> None:
+    """Count media that are not read, with the remedy."""
+    for path in media:
+        skipped[f"medium .{ending_of(path)}: {remedy_for(path)}"] += 1
+
+
+def pass_over_other(path: str, skipped: Counter) -> None:
+    """Count a file of no medium and no words; whoever opened the folder counts compressed ones, with the remedy."""
+    if not packed_kind(path):
+        skipped[f"file .{ending_of(path)[:20]}" if ending_of(path) else "file without an ending"] += 1
+
+
 def grouped(root: Path, skipped: Counter | None = None) -> dict[str, list[tuple[str, str]]]:
-    """Path without ending -> [(path, problem)] of the media and texts below `root`, sorted."""
+    """Path without ending -> [(path, problem)] of the media and texts below `root`, sorted; counts the other files."""
     groups: dict[str, list[tuple[str, str]]] = {}
+    skipped = Counter() if skipped is None else skipped
     for path, problem in walk(root, enter=is_open, skipped=skipped):
-        if medium_of(path) or path.lower().endswith(_WORDS):
+        if medium_of(path) or remedy_for(path) or path.lower().endswith(_WORDS):
             groups.setdefault(os.path.splitext(path)[0], []).append((path, problem))
+        elif path.lower().endswith(TABLES):
+            skipped[f"table .{ending_of(path)}: its words are not read, captions beside media are"] += 1
+        else:
+            pass_over_other(path, skipped)
     return groups
 
 

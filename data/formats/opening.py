@@ -153,6 +153,10 @@ def manifests(path: Path, root: Path, files: list[Path], format: str | None, lim
     Raises ValueError when none is found, or when the one file is of another encoding than UTF-8.
     """
     form = format if format in FORMS else None
+    if files[0].suffix.lower() in (".csv", ".tsv"):
+        from data.formats.folders import table_remedy
+
+        raise ValueError(f"{path} is the table {table_remedy(files[0], files[0].name)}")
     if len(files) == 1:
         if problem := pointer_in(files[0]):
             raise ValueError(f"{path if path.is_file() else path / files[0].name} {problem}")

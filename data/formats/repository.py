@@ -11,7 +11,8 @@ without git is read the same way.
 
 Kind is "code" for files in a programming language and "text" for others; a Markdown page with local pictures is
 multimodal, of kind "doc". Binary files (a NUL byte in the first 8 KiB), empty ones and media are passed over and
-counted; a text file over 2 MiB or of another encoding than UTF-8 is set aside with its name.
+counted, media that are not read with the remedy; a text file over 2 MiB or of another encoding than UTF-8 is set aside
+with its name.
 """
 
 import os
@@ -22,8 +23,9 @@ from pathlib import Path
 from pathspec import GitIgnoreSpec
 
 from data.document import Document, DocumentError, Image, Quarantined, Text, parse_document, resolve_media
-from data.endings import medium_of
+from data.endings import medium_of, remedy_for
 from data.formats.markdown_folder import ENDINGS, page_document
+from data.formats.media_folder import pass_over
 from data.formats.source import Limits, files_sha256
 from data.formats.splits import UNASSIGNED
 from data.formats.walk import walk
@@ -114,7 +116,11 @@ def _read(root: Path, path: str, max_mib: float, skipped: Counter) -> str | None
                 return None
             # text of UTF-16 is told as what it is below, though it is full of zeros
             if (b"\0" in head and not foreign_encoding(head)) or not head.strip():
-                skipped["binary file" if head.strip() else "empty file"] += 1
+                # asked only of binaries: .ts is TypeScript as well, and an SVG is text
+                if remedy_for(path) and head.strip():
+                    pass_over([path], skipped)
+                else:
+                    skipped["binary file" if head.strip() else "empty file"] += 1
                 return None
             content = head + file.read(int(max_mib * 2**20) + 1 - len(head))
     except OSError as error:

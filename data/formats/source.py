@@ -20,7 +20,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.document import SPLITS, Document, Quarantined, untagged
+from data.document import SPLITS, Document, Quarantined, Text, untagged
+from data.endings import ending_of
 from data.formats.splits import OWN, with_splits
 
 NOTE = "note: "
@@ -64,6 +65,8 @@ class Source:
     """Reason -> files passed over without a record (binary files, links ...), by the latest whole reading."""
     splits_from: dict[str, Counter] = field(default_factory=dict)
     """Where splits came from -> split -> documents, as far as the latest reading came."""
+    endings: Counter = field(default_factory=Counter)
+    """Ending -> media of the documents, as far as the latest reading came; "" for cells of tables."""
 
     def documents(self, *, include_decode: bool = False) -> Iterator[Document | Quarantined]:
         """Every document, and one Quarantined for each thing that gives none, in an order that is always the same.
@@ -72,13 +75,16 @@ class Source:
         """
         skipped: Counter = Counter()
         self.splits_from.clear()
+        self.endings.clear()
         yield from self._counted(self._distinct(with_splits(self.read(include_decode, skipped))))
         self.skipped.clear()
         self.skipped.update(skipped)
 
     def told(self) -> list[str]:
-        """What the latest reading has to tell, a line each: where splits came from, what was passed over, notes."""
+        """What the latest reading has to tell, a line each: media, splits, what was passed over, notes."""
         lines = []
+        if known := [f"{count:,} .{ending[:20]}" for ending, count in sorted(self.endings.items()) if ending]:
+            lines.append(f"media by ending: {', '.join(known)}")
         if self.splits_from:
             found = (
                 f"by {origin} ({', '.join(f'{split} {counts[split]:,}' for split in SPLITS if counts[split])})"
@@ -110,6 +116,7 @@ class Source:
                 split = str(item.split)
                 origin = getattr(item.split, "origin", OWN)
                 self.splits_from.setdefault(origin, Counter())[split] += 1
+                self.endings.update(ending_of(part.path) for part in item.parts if not isinstance(part, Text))
                 item = dataclasses.replace(item, split=split)
             yield item
 

@@ -34,7 +34,7 @@ from data.endings import ending_of, medium_of, remedy_for
 from data.formats.captioned import words_of
 from data.formats.lines import parse_object
 from data.formats.manifest import form_of, object_document
-from data.formats.media_folder import paired
+from data.formats.media_folder import paired, pass_over
 from data.formats.source import Limits
 from data.formats.splits import HELD_OUT, UNASSIGNED, NamedSplits, SplitFrom, splits_of_paths
 from data.text import decode_text
@@ -193,8 +193,7 @@ def _document(tar: _Shard, name: str, members: list[str], skipped: Counter) -> D
             text = words_of(fields) if ending == "json" else tar.text(words[ending])
     if unread and not media:
         raise DocumentError(f"member {unread[0]!r} is not read: {remedy_for(unread[0])}")
-    for member in unread:
-        skipped[f"medium .{ending_of(member)}: {remedy_for(member)}"] += 1
+    pass_over(unread, skipped)
     if not words and not media:
         return None
     if not text.strip():

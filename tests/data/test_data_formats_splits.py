@@ -1,5 +1,6 @@
 """Splits that names declare: of folders in every folder form, of files that hold many documents, and of media."""
 
+import gzip
 import json
 
 import pytest
@@ -154,6 +155,17 @@ def test_paths_and_ids_of_manifests_below(tmp_path):
     assert open_source(tmp_path).fingerprint() != before and open_source(tmp_path).num_documents_hint == 4
 
 
+def test_compressed_manifests_below(tmp_path):
+    for folder in ("train", "test"):
+        fill(
+            tmp_path, {f"{folder}/metadata.jsonl.gz": gzip.compress(rows({"text": folder} for _ in range(9)).encode())}
+        )
+    fill(tmp_path, {"train/metadata.jsonl": rows([{"text": "the same, unpacked"}])})
+    assert [(d.id, d.split) for d in read(tmp_path)[0]] == [
+        *((f"test/metadata#{number}", "test") for number in range(1, 10)), ("train/metadata#1", "train"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("line", ["../up.png", "/etc/passwd", "a/../../../x.png"])
 def test_a_manifest_below_stays_in_its_folder(tmp_path, line):
     fill(tmp_path, {"up.png": b"x", "train/metadata.jsonl": rows([{"file_name": line, "text": "x"}])})
@@ -175,9 +187,10 @@ def test_where_splits_came_from_is_counted(tmp_path):
     source.skipped["note: stale"] += 1
     list(source.documents())
     assert source.splits_from == {"names of folders": {"train": 15, "test": 8}, "hash": {"validation": 1}}
-    assert source.told() == ["splits: by hash (validation 1), by names of folders (train 15, test 8)"]
+    told = ["media by ending: 24 .png", "splits: by hash (validation 1), by names of folders (train 15, test 8)"]
+    assert source.told() == told
     source.skipped["note: field 'masked' beside messages is not known and was not read"] += 2
     source.skipped["empty file"] += 1
-    assert source.told()[1:] == [
+    assert source.told()[2:] == [
         "files passed over: 1 empty file", "noted: field 'masked' beside messages is not known and was not read (2)",
     ]  # fmt: skip

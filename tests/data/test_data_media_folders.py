@@ -1,0 +1,158 @@
+"""Folders of media: every ending that is read, what is said about the others, and what such a folder never becomes."""
+
+import contextlib
+import io
+import json
+import shlex
+
+import pytest
+from format_files import media, read, texts
+
+from data.document import Audio, Image, Video
+from data.endings import READ, UNREAD
+from data.formats import open_source
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    """Two endings of media that are not read, whatever the table has of its own."""
+    for ending, remedy in {"zzv": "convert to MP4", "zza": "convert to FLAC"}.items():
+        monkeypatch.setitem(UNREAD, ending, remedy)
+
+
+def fill(root, names: dict[str, str | bytes] | list[str]):
+    """Files of these contents, or of their own names."""
+    for name in names:
+        content = names[name] if isinstance(names, dict) else name
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return root
+
+
+def skipped(path, **options) -> dict[str, int]:
+    source = open_source(path, **options)
+    list(source.documents())
+    return dict(source.skipped)
+
+
+@pytest.mark.parametrize("upper", [False, True], ids=["lower", "upper"])
+def test_every_ending_that_is_read_is_taken(tmp_path, upper):
+    names = [f"{number}.{ending}" for number, ending in enumerate(READ)]
+    words = [f"{number}.txt" for number in range(len(READ))]
+    if upper:
+        names, words = [name.upper() for name in names], [name.upper() for name in words]
+    documents, bad = read(fill(tmp_path, names + words))
+    assert not bad and len(documents) == len(READ) and not skipped(tmp_path)
+    found = dict(path_kind[::-1] for document in documents for path_kind in media(document))
+    assert found == {name: READ[name.rpartition(".")[2].lower()] for name in names}
+    assert {Image, Audio, Video} == set(found.values())
+
+
+def test_media_that_are_not_read_are_named_with_the_remedy(tmp_path, unread):
+    """The words of such a medium were once counted as a text without a medium."""
+    files = ["a/talk.ZZA", "a/talk.txt", "film.zzv", "film.caption", "alone.zzv", "b.png", "b.zza", "b.txt", "c.png"]
+    documents, bad = read(fill(tmp_path, [*files, "c.TXT", "notes.txt", "data.npy", "table.csv", "LICENSE"]))
+    assert [(d.id, len(media(d))) for d in documents] == [("b", 1), ("c", 1)]
+    assert {item.id: (item.file, item.reason) for item in bad} == {
+        "a/talk": ("a/talk.ZZA", "file 'a/talk.ZZA' is not read: convert to FLAC"),
+        "film": ("film.zzv", "file 'film.zzv' is not read: convert to MP4"),
+    }
+    assert skipped(tmp_path) == {
+        "medium .zzv: convert to MP4": 1, "medium .zza: convert to FLAC": 1, "text without a medium": 1,
+        "file .npy": 1, "table .csv: its words are not read, captions beside media are": 1, "file without an ending": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "names", [["talk.zza", "talk.txt"], ["a.zzv", "a.txt", "b.ZZV", "b.TXT"], ["x/a.zza", "x/a.json"]]
+)
+def test_a_folder_of_unread_media_and_their_words_gives_no_text(tmp_path, unread, names):
+    documents, bad = read(fill(tmp_path, names))
+    assert open_source(tmp_path).format == "media" and not documents and len(bad) == len(names) // 2
+    assert all("is not read: convert to" in item.reason for item in bad)
+
+
+REFUSED = {
+    "unread media and other texts": (["talk.zza", "script.txt"], ("1 .zza (convert to FLAC)", "'script.txt'")),
+    "unread media alone": (["a.zzv", "b.zzv"], ("2 .zzv (convert to MP4)", "no words beside them")),
+    "media and other texts": (
+        ["a.png", "b.png", "captions.txt"],
+        ("2 media files", "'captions.txt'", "metadata.jsonl"),
+    ),
+    "both": (["a.png", "b.zza"], ("1 media files and media that are not read: 1 .zza",)),
+    "boxes": ({"a.png": b"x", "boxes.json": '{"images": []}'}, ("1 media files", "'boxes.json'")),
+}
+
+
+@pytest.mark.parametrize("names, words", REFUSED.values(), ids=REFUSED)
+def test_a_folder_whose_media_have_no_words_is_refused(tmp_path, unread, names, words):
+    fill(tmp_path, names)
+    with pytest.raises(ValueError) as caught:
+        open_source(tmp_path)
+    told = str(caught.value).partition("Formats that are read")[0]
+    assert all(word in told for word in words), told
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["main.py", "a.zzv", "notes.txt"], ["1.txt", "2.txt", "3.rst", "logo.png"], [".git/config", "a.png", "a.zza"]],
+    ids=["code", "texts with one picture", "git"],
+)
+def test_what_is_still_a_repository(tmp_path, unread, names):
+    assert open_source(fill(tmp_path, names)).format == "repository"
+
+
+def test_unread_media_of_repositories_and_pages_are_named(tmp_path, unread):
+    fill(
+        tmp_path / "code", {"main.py": "import os", "a.zzv": b"\0x", "b.zza": "text of the same ending", "c.png": b"x"}
+    )
+    assert skipped(tmp_path / "code") == {"medium .zzv: convert to MP4": 1, "medium": 1}
+    fill(
+        tmp_path / "pages",
+        {"a.md": "![](1.png) ![](1.zzv)", "1.png": b"x", "2.PNG": b"x", "1.zzv": b"x", "x.npz": b"x"},
+    )
+    assert skipped(tmp_path / "pages") == {
+        "medium .zzv: convert to MP4": 1, "medium that no page shows": 1, "file .npz": 1,
+    }  # fmt: skip
+
+
+TABLES = {
+    "a header": ("metadata.csv", "file_name,text\n1.png,a drawing\n", {"file_name": "1.png", "text": "a drawing"}),
+    "quotes": ("captions.csv", 'file_name,text\n1.png,"a, ""b"""\n', {"file_name": "1.png", "text": 'a, "b"'}),
+    "tabs": ("labels.tsv", "file_name\ttext\n1.png\tred\n", {"file_name": "1.png", "text": "red"}),
+    "other columns": ("train.csv", "path;words\n1.png;red\n", {"path": "1.png", "words": "red"}),
+    "bars and no header": ("metadata.csv", "LJ001|printing\nLJ002|x\n", {"file_name": "LJ001", "text": "printing"}),
+    "a mark and a quote": ("it's.csv", "\ufefffile_name,text\r\n1.png,x\r\n", {"file_name": "1.png", "text": "x"}),
+}
+
+
+@pytest.mark.parametrize("name, content, row", TABLES.values(), ids=TABLES)
+@pytest.mark.parametrize("beside", [["1.png"], ["1.png", "README.md"], ["README.md"]], ids=" ".join)
+def test_a_table_of_words_is_refused_with_the_command(tmp_path, monkeypatch, name, content, row, beside):
+    """Passed over, the folder was called one of media without words, or a page: its README."""
+    fill(tmp_path, beside)
+    (tmp_path / name).write_bytes(content.encode())
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(ValueError) as caught:
+            open_source(path)
+        told = str(caught.value)
+        assert name in told and "is not read: write a metadata.jsonl from it" in told
+    if "README.md" in beside:
+        return
+    command = told.partition("by `")[2].partition(" > metadata.jsonl`")[0]
+    # as a shell takes it apart, without the cost of one
+    *call, program = shlex.split(command)
+    monkeypatch.chdir(tmp_path)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(program, {})
+    assert call == ["python", "-c"] and json.loads(printed.getvalue().splitlines()[0]) == row
+    (tmp_path / "metadata.jsonl").write_text(printed.getvalue(), encoding="utf-8")
+    if "text" in row and row["file_name"] == "1.png":
+        documents, _ = read(tmp_path)
+        assert [(media(d), texts(d)) for d in documents] == [([(Image, "1.png")], row["text"])]
+
+
+def test_tables_in_folders_of_splits_are_named(tmp_path):
+    fill(tmp_path, {f"{split}/metadata.csv": "file_name,text\n" for split in ("train", "test")} | {"train/1.png": b"x"})
+    with pytest.raises(ValueError, match=r"train/metadata\.csv|test/metadata\.csv"):
+        open_source(tmp_path)
