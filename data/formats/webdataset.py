@@ -113,7 +113,7 @@ def _document(tar: _Shard, name: str, members: list[str], skipped: Counter) -> D
             skipped[f"member .{ending[:20]}"] += 1
     fields = parse_object(tar.text(words["json"]).encode()) if "json" in words else {}
     if form_of(fields) in _WHOLE:
-        return _whole(tar, fields, name)
+        return _whole(tar, fields, name, skipped)
     text = ""
     for ending in _WORDS:
         if ending in words and not text.strip():
@@ -128,10 +128,10 @@ def _document(tar: _Shard, name: str, members: list[str], skipped: Counter) -> D
     return paired(name, media, text, source=source)
 
 
-def _whole(tar: _Shard, fields: dict, name: str) -> Document:
+def _whole(tar: _Shard, fields: dict, name: str, notes: Counter) -> Document:
     """A document written out in a sample's JSON, with its media taken from the tar."""
     given = {"id": name} | fields
-    document = object_document(given, root=Path(), name=name, max_file_mib=tar.limits.max_file_mib)
+    document = object_document(given, root=Path(), name=name, max_file_mib=tar.limits.max_file_mib, notes=notes)
     folder = posixpath.dirname(_sample_of(name))
     parts = []
     for part in document.parts:
