@@ -8,7 +8,8 @@ is never a target:
     <assistant>
     A heron.                       learned
 
-so only what assistants say is learned, and the end token after the last answer. The markers are plain text: they need
+so only what assistants say is learned, and the end token after the last answer, unless marks say otherwise
+(`data.formats.marks`). The markers are plain text: they need
 no new special tokens, and a base model meets them like any other words.
 """
 
@@ -16,10 +17,9 @@ import re
 from collections.abc import Iterable
 
 from data.document import Audio, DocumentError, Image, Part, Text, Video, check_relative
+from data.formats.fields import media_of
 
 MEDIA = {"image": Image, "video": Video, "audio": Audio}
-ASSISTANTS = ("assistant", "gpt", "model", "bot", "chatgpt")
-"""Names that data sets give to the speaker whose words are learned."""
 _PLACEHOLDER = re.compile(r"<(image|video|audio)>")
 _KEYS = ("path", "url", "file", "image", "audio", "video", "image_url", "video_url", "audio_url")
 
@@ -57,17 +57,6 @@ def local_path(reference, *, where: str) -> str:
     return check_relative(reference)
 
 
-def as_list(value, *, where: str) -> list:
-    """A list as it is, one thing as a list of it, null as an empty list."""
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        value = [value]
-    if len(value) > 100_000:
-        raise DocumentError(f"{where} has {len(value)} entries, over the limit of 100,000")
-    return value
-
-
 class MediaQueue:
     """Media listed beside a text, taken in order by the placeholders in it."""
 
@@ -78,11 +67,12 @@ class MediaQueue:
 
     @classmethod
     def of(cls, fields: dict) -> "MediaQueue":
-        """From fields such as `image` (one or a list) or `images`."""
-        listed = {}
-        for kind in MEDIA:
-            entries = as_list(fields.get(kind), where=f"field {kind!r}")
-            listed[kind] = entries + as_list(fields.get(f"{kind}s"), where=f"field '{kind}s'")
+        """From every field that names media (`data.formats.fields`)."""
+        listed = {kind: [] for kind in MEDIA}
+        for key, kind, reference in media_of(fields):
+            if not kind:
+                raise DocumentError(f"field {key!r} names a file with an ending of no picture, sound or film")
+            listed[kind].append(reference)
         return cls(listed)
 
     def __bool__(self) -> bool:
@@ -115,19 +105,18 @@ def split_placeholders(text: str, queue: MediaQueue, *, role: str, learn: bool) 
     return parts
 
 
-def join_turns(turns: Iterable[tuple[str, list[Part]]]) -> tuple[Part, ...]:
-    """Parts of a conversation, each turn behind its role's marker. Raises DocumentError when nothing is learned."""
+def join_turns(turns: Iterable[tuple[str, list[Part]]], marked: Iterable[str] = ()) -> tuple[Part, ...]:
+    """Parts of a conversation, each turn behind its role's marker. Raises DocumentError when nothing is learned.
+
+    marked: marks among the turns, which may be why.
+    """
     parts: list[Part] = []
     for role, content in turns:
         parts.append(Text(f"{chr(10) if parts else ''}<{role}>\n", learn=False, role=role))
         parts += content
     if not any(isinstance(part, Text) and part.learn and part.text for part in parts):
+        if marked:
+            names = ", ".join(map(repr, marked))
+            raise DocumentError(f"everything is marked as not to be learned ({names}): there is nothing to learn from")
         raise DocumentError("no assistant says anything: there is nothing to learn from")
     return tuple(parts)
-
-
-def check_role(role) -> str:
-    """A role that may stand in a marker."""
-    if not isinstance(role, str) or not re.fullmatch(r"[A-Za-z0-9_. -]{1,40}", role):
-        raise DocumentError("a role must be a short word such as user or assistant")
-    return role
