@@ -115,10 +115,11 @@ def decode_image(path: Path, config: EncodeConfig) -> DecodedImage:
     except Pillow.DecompressionBombError as error:
         raise DocumentError(f"picture is far over max_pixels={config.max_pixels}; scale it down ({error})") from None
     except Pillow.UnidentifiedImageError:
-        # a cut file may not even be recognised
-        check_whole(path)
-        formats = ", ".join(PICTURE_FORMATS)
-        raise DocumentError(f"not a picture of a known format ({formats}){why_not(path, Image)}") from None
+        formats, why = ", ".join(PICTURE_FORMATS), why_not(path, Image)
+        if why.startswith(";"):
+            # a cut picture may not even be recognised
+            check_whole(path)
+        raise DocumentError(f"not a picture of a known format ({formats}){why}") from None
     # Pillow's format readers raise whatever their parsers trip over
     except Exception as error:
         raise DocumentError(f"broken picture ({type(error).__name__}: {str(error)[:200]})") from None

@@ -208,7 +208,9 @@ NOT_READ = [
 ]
 
 
-@pytest.mark.parametrize(("part", "content", "words"), NOT_READ, ids=lambda value: getattr(value, "__name__", None))
+@pytest.mark.parametrize(
+    ("part", "content", "words"), NOT_READ, ids=[f"{part.__name__}-{words[:28]}" for part, _, words in NOT_READ]
+)
 def test_a_refusal_says_what_it_is_and_what_to_do(tmp_path, part, content, words):
     (tmp_path / "medium.png").write_bytes(content)
     with pytest.raises(DocumentError) as caught:
