@@ -4,47 +4,81 @@
 
     {"type": "text", "text"}            also input_text, output_text
     {"type": "image", "image" | "path" | "url": ...}    {"type": "image_url", "image_url": {"url": ...} or a string}
-    {"type": "audio", ...}, {"type": "video", ...}      also audio_url, video_url
+    {"type": "audio", ...}, {"type": "video", ...}      also audio_url, video_url; a film's "sound": false
     {"type": "image"}                   with nothing in it: the next entry of a list `images` beside the messages
 
 and with such a list, `<image>` inside a string is a placeholder too. `conversations` of role and content is the same.
-Roles are kept; only assistants are learned from (`data.formats.parts` has the form). Refused with the reason: remote
-addresses, base64, tool calls (there is no one way to write them as text), a conversation in which no assistant speaks.
+Who is learned from is told by `data.formats.roles`, and by marks on messages and parts (`data.formats.marks`). A system
+prompt beside the messages is read before them. Refused with the reason: remote addresses, base64, tool calls beside
+the content (there is no one way to write them as text), a conversation of which nothing is learned. Fields of messages
+and parts that are not known, and a list of `tools`, are noted.
 """
 
-from data.document import Document, DocumentError, Part, Text
-from data.formats.parts import ASSISTANTS, MEDIA, MediaQueue, check_role, join_turns, local_path, split_placeholders
+from collections import Counter
+
+from data.document import Document, DocumentError, Part, Text, Video
+from data.formats.marks import learned, marks_of, note_unknown, object_switch
+from data.formats.parts import MEDIA, MediaQueue, join_turns, local_path, split_placeholders
+from data.formats.roles import speaker
 from data.formats.splits import UNASSIGNED
 
 _TEXT = ("text", "input_text", "output_text")
+_SYSTEM = ("system", "system_prompt", "system_message")
+_OF_MESSAGE = {"role", "content", "from", "value", "id", "type"}
+_OF_PART = {"type", "text", "role", "sound", "path", "url", "file"} | {*MEDIA} | {f"{kind}_url" for kind in MEDIA}
 
 
-def chat_document(fields: dict, *, name: str) -> Document:
+def chat_document(fields: dict, *, name: str, notes: Counter) -> Document:
     """A document from one conversation; `name` is its id. Raises DocumentError naming what is wrong."""
     messages = fields.get("messages", fields.get("conversations"))
     if not isinstance(messages, list) or not messages:
         raise DocumentError("field 'messages' must be a list of messages, and not empty")
-    queue = MediaQueue.of(fields)
-    turns = []
-    if isinstance(fields.get("system"), str) and fields["system"]:
-        turns.append(("system", [Text(fields["system"], learn=False, role="system")]))
-    for number, message in enumerate(messages):
+    return conversation(fields, messages, _turn, "message", name=name, notes=notes)
+
+
+def conversation(fields: dict, turns: list, read, word: str, *, name: str, notes: Counter) -> Document:
+    """A document from turns that `read(turn, queue, off, notes)` makes parts of, with what stands beside them.
+
+    off: nothing is learned but what has a mark of its own.
+    """
+    queue, off, spoken = MediaQueue.of(fields), object_switch(fields, notes), system_turns(fields)
+    if fields.get("tools") not in (None, "", "[]", []):
+        notes["note: field 'tools' beside the turns was not read: write it into the system prompt to have it read"] += 1
+    for number, turn in enumerate(turns):
         try:
-            turns.append(_turn(message, queue))
+            spoken.append(read(turn, queue, bool(off), notes))
         except DocumentError as error:
-            raise DocumentError(f"message {number}: {error}") from None
+            raise DocumentError(f"{word} {number}: {error}") from None
     queue.close()
-    return Document(id=name, parts=join_turns(turns), kind="chat", split=UNASSIGNED)
+    marked = [off] if off else marks_of(turns)
+    return Document(id=name, parts=join_turns(spoken, marked), kind="chat", split=UNASSIGNED)
 
 
-def _turn(message, queue: MediaQueue) -> tuple[str, list[Part]]:
+def system_turns(fields: dict) -> list[tuple[str, list[Part]]]:
+    """The system prompt that stands beside the turns, under any of its names, as a turn. DocumentError for its type."""
+    found = []
+    for key in _SYSTEM:
+        value = fields.get(key)
+        if isinstance(value, list) and len(value) <= 1:
+            value = value[0] if value else None
+        if value is None or value == "":
+            continue
+        if not isinstance(value, str):
+            raise DocumentError(f"field {key!r} must be a string or a list of one, not {type(value).__name__}")
+        if value not in found:
+            found.append(value)
+    return [("system", [Text(text, learn=False, role="system")]) for text in found]
+
+
+def _turn(message, queue: MediaQueue, off: bool, notes: Counter) -> tuple[str, list[Part]]:
     if not isinstance(message, dict):
         raise DocumentError(f"must be an object, not {type(message).__name__}")
-    role = check_role(message.get("role"))
+    role, learn = speaker(message.get("role", message.get("from")), notes)
     if message.get("tool_calls") or message.get("function_call"):
         raise DocumentError("tool calls are not read: write them into the content as text")
-    learn = role.lower() in ASSISTANTS
-    content = message.get("content")
+    learn = learned(message, learn and not off)
+    note_unknown(message, _OF_MESSAGE, "beside messages", notes)
+    content = message.get("content", message.get("value"))
     if isinstance(content, str):
         if queue:
             return role, split_placeholders(content, queue, role=role, learn=learn)
@@ -54,16 +88,17 @@ def _turn(message, queue: MediaQueue) -> tuple[str, list[Part]]:
     parts = []
     for number, part in enumerate(content):
         try:
-            parts.append(_part(part, queue, role, learn))
+            parts.append(_part(part, queue, role, learn, notes))
         except DocumentError as error:
             raise DocumentError(f"content part {number}: {error}") from None
     return role, parts
 
 
-def _part(fields, queue: MediaQueue, role: str, learn: bool) -> Part:
+def _part(fields, queue: MediaQueue, role: str, learn: bool, notes: Counter) -> Part:
     if not isinstance(fields, dict):
         raise DocumentError(f"must be an object, not {type(fields).__name__}")
-    kind = fields.get("type")
+    kind, learn = fields.get("type"), learned(fields, learn)
+    note_unknown(fields, _OF_PART, "of content parts", notes)
     if kind in _TEXT:
         if not isinstance(fields.get("text"), str):
             raise DocumentError(f"field 'text' must be of type str, not {type(fields.get('text')).__name__}")
@@ -77,4 +112,12 @@ def _part(fields, queue: MediaQueue, role: str, learn: bool) -> Part:
     given = {key: value for key, value in fields.items() if value is not None and key not in ("type", "text", "role")}
     if not any(key.removesuffix("_url") in MEDIA or key in ("path", "url", "file") for key in given):
         return queue.take(medium, role)
-    return MEDIA[medium](local_path(given, where=medium), role=role)
+    path = local_path(given, where=medium)
+    return Video(path, sound=_sound(fields), role=role) if medium == "video" else MEDIA[medium](path, role=role)
+
+
+def _sound(fields: dict) -> bool:
+    sound = fields.get("sound")
+    if sound is not None and not isinstance(sound, bool):
+        raise DocumentError(f"field 'sound' must be of type bool, not {type(sound).__name__}")
+    return sound is not False

@@ -20,6 +20,7 @@ Nothing is decoded here and no media file is opened. Each bad line gives one `Qu
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from data.formats.captioned import WORDS, captioned_document, plain_document
 from data.formats.chat import chat_document
 from data.formats.lines import is_array, json_items
 from data.formats.llava import llava_document
+from data.formats.marks import marked_parts, object_switch
 from data.formats.obelics import obelics_document
 from data.formats.splits import FORM, HELD_OUT, UNASSIGNED, MediaSplits, SplitFrom, splits_of_paths
 
@@ -44,8 +46,12 @@ def manifest_documents(
     max_line_mib: float,
     max_file_mib: float,
     include_decode: bool = False,
+    notes: Counter | None = None,
 ) -> Iterator[Document | Quarantined]:
-    """Documents of JSONL files and JSON arrays in file order, and a `Quarantined` for each entry that gives none."""
+    """Documents of JSONL files and JSON arrays in file order, and a `Quarantined` for each entry that gives none.
+
+    What is told about documents that were read is counted in `notes`, each sentence behind "note: ".
+    """
     files, seen = list(files), set()
     paths = {file: file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name for file in files}
     splits, media_splits = splits_of_paths(paths.values()), MediaSplits(root)
@@ -65,6 +71,7 @@ def manifest_documents(
                     form=form,
                     max_file_mib=max_file_mib,
                     include_decode=include_decode,
+                    notes=notes,
                 )
                 if document is not None and _promises_ids(fields, form):
                     if (folder, document.id) in seen:
@@ -128,24 +135,27 @@ def object_document(
     split: str = UNASSIGNED,
     max_file_mib: float,
     include_decode: bool = False,
+    notes: Counter | None = None,
 ) -> Document | None:
     """The document in one JSON object, or None when it is not meant for training.
 
     `name` is its id and `split` its split where it has none of its own. Raises DocumentError naming what is wrong.
     """
-    form = form or form_of(fields)
+    form, notes = form or form_of(fields), Counter() if notes is None else notes
     if form is None:
         known = ", ".join(map(repr, ("content", "messages", "conversations", "texts", *_PLAIN[:1])))
         raise DocumentError(f"none of the forms that are read: a line needs {known}, or 'kind' and 'path'")
     if form == "content-parts":
-        return parse_document(fields)
+        return parse_document(marked_parts(fields, notes))
+    if form not in ("chat", "llava") and (off := object_switch(fields, notes)):
+        raise DocumentError(f"field {off!r} says that nothing here is to be learned")
     if form == "captioned" and _is_house(fields):
         return captioned_document(fields, root=root, max_file_mib=max_file_mib, include_decode=include_decode)
     name = _own_name(fields) or name
     if form == "chat":
-        document = chat_document(fields, name=name)
+        document = chat_document(fields, name=name, notes=notes)
     elif form == "llava":
-        document = llava_document(fields, name=name)
+        document = llava_document(fields, name=name, notes=notes)
     elif form == "obelics":
         document = obelics_document(fields, name=name)
     else:

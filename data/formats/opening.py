@@ -171,6 +171,7 @@ def manifests(path: Path, root: Path, files: list[Path], format: str | None, lim
             max_line_mib=limits.max_line_mib,
             max_file_mib=limits.max_file_mib,
             include_decode=include_decode,
+            notes=skipped,
         )
 
     def digest(media: bool) -> str:

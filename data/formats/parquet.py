@@ -28,6 +28,7 @@ from data.formats.captioned import WORDS
 from data.formats.cells import open_table, table_rows
 from data.formats.lines import parse_object
 from data.formats.manifest import form_of, object_document
+from data.formats.marks import MARKS
 from data.formats.source import Limits
 from data.formats.splits import splits_of_paths
 
@@ -47,13 +48,20 @@ def table_documents(root: Path, files: list[str], limits: Limits, skipped: Count
             path = resolve_container(root, file)
             features = _features(open_table(path).schema_arrow)
             for number, values in table_rows(path, file):
-                yield _row(file, number, values, features, root, limits, splits[file])
+                yield _row(file, number, values, features, root, limits, splits[file], skipped)
         except (DocumentError, OSError) as error:
             yield Quarantined(file, file, f"table {file!r}: {error}")
 
 
 def _row(
-    file: str, number: int, values: dict | DocumentError, features: dict, root: Path, limits: Limits, split: str
+    file: str,
+    number: int,
+    values: dict | DocumentError,
+    features: dict,
+    root: Path,
+    limits: Limits,
+    split: str,
+    notes: Counter,
 ) -> Document | Quarantined:
     name = f"{os.path.splitext(untagged(file))[0]}#{number}"
     try:
@@ -63,7 +71,7 @@ def _row(
         fields.setdefault("id", name)
         form = form_of(fields) or "captioned"
         document = object_document(
-            fields, root=root, name=name, form=form, split=split, max_file_mib=limits.max_file_mib
+            fields, root=root, name=name, form=form, split=split, max_file_mib=limits.max_file_mib, notes=notes
         )
         # in a table a missing split means no more than that
         if fields.get("split") is None and form == "content-parts":
@@ -82,6 +90,7 @@ def _fields(values: dict, heads: dict[str, bytes], features: dict) -> dict:
     if any(column in values for column in _FORMS):
         return values
     fields = {key: values[key] for key in ("id", "__key__", "key", "split", "source", *WORDS) if key in values}
+    fields |= {key: values[key] for key in MARKS if isinstance(values.get(key), bool | int | float)}
     for key in ("__key__", "key"):
         if isinstance(fields.get(key), str | int):
             fields.setdefault("id", fields[key])

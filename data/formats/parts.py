@@ -8,7 +8,8 @@ is never a target:
     <assistant>
     A heron.                       learned
 
-so only what assistants say is learned, and the end token after the last answer. The markers are plain text: they need
+so only what assistants say is learned, and the end token after the last answer, unless marks say otherwise
+(`data.formats.marks`). The markers are plain text: they need
 no new special tokens, and a base model meets them like any other words.
 """
 
@@ -18,8 +19,6 @@ from collections.abc import Iterable
 from data.document import Audio, DocumentError, Image, Part, Text, Video, check_relative
 
 MEDIA = {"image": Image, "video": Video, "audio": Audio}
-ASSISTANTS = ("assistant", "gpt", "model", "bot", "chatgpt")
-"""Names that data sets give to the speaker whose words are learned."""
 _PLACEHOLDER = re.compile(r"<(image|video|audio)>")
 _KEYS = ("path", "url", "file", "image", "audio", "video", "image_url", "video_url", "audio_url")
 
@@ -115,19 +114,18 @@ def split_placeholders(text: str, queue: MediaQueue, *, role: str, learn: bool) 
     return parts
 
 
-def join_turns(turns: Iterable[tuple[str, list[Part]]]) -> tuple[Part, ...]:
-    """Parts of a conversation, each turn behind its role's marker. Raises DocumentError when nothing is learned."""
+def join_turns(turns: Iterable[tuple[str, list[Part]]], marked: Iterable[str] = ()) -> tuple[Part, ...]:
+    """Parts of a conversation, each turn behind its role's marker. Raises DocumentError when nothing is learned.
+
+    marked: marks among the turns, which may be why.
+    """
     parts: list[Part] = []
     for role, content in turns:
         parts.append(Text(f"{chr(10) if parts else ''}<{role}>\n", learn=False, role=role))
         parts += content
     if not any(isinstance(part, Text) and part.learn and part.text for part in parts):
+        if marked:
+            names = ", ".join(map(repr, marked))
+            raise DocumentError(f"everything is marked as not to be learned ({names}): there is nothing to learn from")
         raise DocumentError("no assistant says anything: there is nothing to learn from")
     return tuple(parts)
-
-
-def check_role(role) -> str:
-    """A role that may stand in a marker."""
-    if not isinstance(role, str) or not re.fullmatch(r"[A-Za-z0-9_. -]{1,40}", role):
-        raise DocumentError("a role must be a short word such as user or assistant")
-    return role

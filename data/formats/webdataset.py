@@ -181,7 +181,7 @@ def _document(tar: _Shard, name: str, members: list[str], skipped: Counter) -> D
     media.sort(key=places.__getitem__)
     fields = parse_object(tar.text(words["json"]).encode()) if "json" in words else {}
     if form_of(fields) in _WHOLE:
-        document = _whole(tar, fields, name, posixpath.dirname(members[0]))
+        document = _whole(tar, fields, name, posixpath.dirname(members[0]), skipped)
         used = {part.path for part in document.parts if not isinstance(part, Text)}
         if others := sum(tar.address(member) not in used for member in media):
             skipped["medium beside a whole document that does not name it"] += others
@@ -206,10 +206,10 @@ def _document(tar: _Shard, name: str, members: list[str], skipped: Counter) -> D
     return paired(name, [tar.address(member) for member in media], text, source=source)
 
 
-def _whole(tar: _Shard, fields: dict, name: str, folder: str) -> Document:
+def _whole(tar: _Shard, fields: dict, name: str, folder: str, notes: Counter) -> Document:
     """A document written out in a sample's JSON, with its media taken from the tar."""
     given = {"id": name} | fields
-    document = object_document(given, root=Path(), name=name, max_file_mib=tar.limits.max_file_mib)
+    document = object_document(given, root=Path(), name=name, max_file_mib=tar.limits.max_file_mib, notes=notes)
     parts = []
     for part in document.parts:
         if not isinstance(part, Text):
