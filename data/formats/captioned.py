@@ -2,11 +2,11 @@
 
     {"id", "kind", "path", "text", "split"}        the house form, below
     {"file_name": "x.png", "text": "a heron"}      Hugging Face's image and audio folders (metadata.jsonl)
-    {"image" | "audio" | "video": path, "text"}    also audio_filepath (NeMo), and a table's columns
+    {"image" | "audio" | "video": path, "text"}    also image_path, wav ... (`data.formats.fields`), a table's columns
     {"text": "..."}                                words alone
 
-The words are the field `text`, `caption`, `captions` (the first), `sentence`, `transcription`, `transcript`, or a
-`label` that is a word. Media come first and the words follow, as the target.
+The words are the first of `data.formats.fields.WORDS` that holds any (`text`, `caption`, ...; of a list its first
+entry), or a `label` that is a word. Media come first and the words follow, as the target.
 
 In the house form `kind` is image, speech, sound, audio, video, doc or text. A captioned document's own kind is taken
 from its folder (`speech/fsdd/x.flac` is "fsdd"), so that sources are reported apart; where the top folder is not
@@ -17,6 +17,7 @@ split `decode` (a file for decoder tests) is passed over, or read as `test` and 
 """
 
 import os
+from collections import Counter
 from pathlib import Path
 
 from data.document import (
@@ -32,16 +33,14 @@ from data.document import (
     parse_document,
     resolve_media,
 )
-from data.endings import medium_of
-from data.formats.parts import MEDIA, as_list, local_path
+from data.formats.fields import WORDS, asked_in_pairs, check_unread, media_of
+from data.formats.parts import MEDIA, local_path
 from data.formats.source import note_text
 from data.formats.splits import UNASSIGNED
 from data.markdown import markdown_parts
 from data.text import decode_text
 
 _KINDS = {"image": Image, "speech": Audio, "sound": Audio, "audio": Audio, "video": Video}
-WORDS = ("text", "caption", "captions", "sentence", "transcription", "transcript")
-"""Fields that hold the words, in the order they are looked for."""
 
 
 def captioned_document(
@@ -87,29 +86,31 @@ def captioned_document(
     return parse_document(document.to_json())
 
 
-def plain_document(fields: dict, *, name: str) -> Document:
+def plain_document(fields: dict, *, name: str, notes: Counter) -> Document:
     """A document from media and words named by their fields; `name` is its id. Raises DocumentError."""
-    words = words_of(fields)
+    words = words_of(fields, notes)
     parts: list[Part] = []
-    for key in ("file_name", "audio_filepath", *MEDIA, *(f"{kind}s" for kind in MEDIA)):
-        for reference in as_list(fields.get(key), where=f"field {key!r}"):
-            path = local_path(reference, where=f"field {key!r}")
-            kind = MEDIA.get(key.removesuffix("s")) or (Audio if key == "audio_filepath" else medium_of(path))
-            if kind is None:
-                raise DocumentError(f"file {path[:200]!r} has an ending of no picture, sound or film")
-            parts.append(kind(path))
+    for key, kind, reference in media_of(fields):
+        path = local_path(reference, where=f"field {key!r}")
+        if not kind:
+            raise DocumentError(f"file {path[:200]!r} has an ending of no picture, sound or film")
+        parts.append(MEDIA[kind](path))
+    check_unread(fields, set(), notes, any_read=bool(parts))
     if not words:
-        raise DocumentError(f"no words to learn from: none of the fields {', '.join(WORDS)} holds any")
+        pairs = asked_in_pairs(fields)
+        raise DocumentError(f"no words to learn from: none of the fields {', '.join(WORDS)} holds any{pairs}")
     kinds = {type(part).__name__.lower() for part in parts}
     kind = "text" if not kinds else kinds.pop() if len(kinds) == 1 else "mixed"
     return Document(id=name, parts=(*parts, Text(words)), kind=kind, split=UNASSIGNED)
 
 
-def words_of(fields: dict) -> str:
+def words_of(fields: dict, notes: Counter | None = None) -> str:
     """The caption, transcript or text among the fields; empty when there is none. DocumentError for a wrong type."""
     for key in WORDS:
         value = fields.get(key)
         if isinstance(value, list) and value:
+            if len(value) > 1 and notes is not None:
+                notes[f"note: of several entries of field {key!r} the first was read"] += 1
             value = value[0]
         if value is None or value == []:
             continue

@@ -8,18 +8,22 @@
     {"type": "image"}                   with nothing in it: the next entry of a list `images` beside the messages
 
 and with such a list, `<image>` inside a string is a placeholder too. `conversations` of role and content is the same.
-Who is learned from is told by `data.formats.roles`, and by marks on messages and parts (`data.formats.marks`). A system
-prompt beside the messages is read before them. Refused with the reason: remote addresses, base64, tool calls beside
-the content (there is no one way to write them as text), a conversation of which nothing is learned. Fields of messages
-and parts that are not known, and a list of `tools`, are noted.
+`texts` and other lists of `{"user", "assistant"}` turns are read too; their media stand before the first question
+where no placeholder takes them.
+
+Who is learned from is told by `data.formats.roles`, and by marks on messages and parts (`data.formats.marks`). A
+system prompt beside the messages is read before them. Refused with the reason: remote addresses, base64, tool
+calls beside the content (there is no one way to write them as text), a conversation of which nothing is learned. Fields
+of messages and parts that are not known, and a list of `tools`, are noted.
 """
 
 from collections import Counter
 
 from data.document import Document, DocumentError, Part, Text, Video
-from data.formats.marks import learned, marks_of, note_unknown, object_switch
+from data.formats.fields import CONVERSATIONS
+from data.formats.marks import MARKS, learned, marks_of, note_unknown, object_switch
 from data.formats.parts import MEDIA, MediaQueue, join_turns, local_path, split_placeholders
-from data.formats.roles import speaker
+from data.formats.roles import ROLES, speaker
 from data.formats.splits import UNASSIGNED
 
 _TEXT = ("text", "input_text", "output_text")
@@ -30,9 +34,12 @@ _OF_PART = {"type", "text", "role", "sound", "path", "url", "file"} | {*MEDIA} |
 
 def chat_document(fields: dict, *, name: str, notes: Counter) -> Document:
     """A document from one conversation; `name` is its id. Raises DocumentError naming what is wrong."""
-    messages = fields.get("messages", fields.get("conversations"))
+    key = next((key for key in CONVERSATIONS if key in fields), "messages")
+    messages = fields.get(key)
     if not isinstance(messages, list) or not messages:
-        raise DocumentError("field 'messages' must be a list of messages, and not empty")
+        raise DocumentError(f"field {key!r} must be a list of messages, and not empty")
+    if isinstance(messages[0], dict) and not {"role", "from"} & set(messages[0]) and len(messages[0]) > 1:
+        return _asked(fields, messages, name=name, notes=notes)
     return conversation(fields, messages, _turn, "message", name=name, notes=notes)
 
 
@@ -52,6 +59,32 @@ def conversation(fields: dict, turns: list, read, word: str, *, name: str, notes
     queue.close()
     marked = [off] if off else marks_of(turns)
     return Document(id=name, parts=join_turns(spoken, marked), kind="chat", split=UNASSIGNED)
+
+
+def _asked(fields: dict, pairs: list, *, name: str, notes: Counter) -> Document:
+    """A document from turns of a question and its answer each; without placeholders all media come first."""
+    messages: list = []
+    for number, pair in enumerate(pairs):
+        spoken = {}
+        for key, value in pair.items() if isinstance(pair, dict) else ():
+            if key.lower() in ROLES and isinstance(value, str):
+                spoken.setdefault(ROLES[key.lower()], value)
+        if not {"user", "assistant"} <= set(spoken):
+            raise DocumentError(f"turn {number}: must have 'role' and 'content', or 'user' and 'assistant' as strings")
+        note_unknown(
+            {key: value for key, value in pair.items() if key.lower() not in ROLES}, {"source", "id"}, "of turns", notes
+        )
+        # a mark on the pair is one on its answer
+        marks = {key: value for key, value in pair.items() if key in MARKS}
+        for role in ("system", "user", "assistant"):
+            if role in spoken:
+                messages.append({"role": role, "content": spoken[role]} | (marks if role == "assistant" else {}))
+    queue = MediaQueue.of(fields)
+    if queue and not any(f"<{kind}>" in message["content"] for message in messages for kind in MEDIA):
+        first = next(message for message in messages if message["role"] == "user")
+        kinds = [kind for kind, count in queue.counts.items() for _ in range(count)]
+        first["content"] = [*({"type": kind} for kind in kinds), {"type": "text", "text": first["content"]}]
+    return conversation(fields, messages, _turn, "turn", name=name, notes=notes)
 
 
 def system_turns(fields: dict) -> list[tuple[str, list[Part]]]:

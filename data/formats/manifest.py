@@ -3,7 +3,7 @@
     content                       content parts, the native form (`data.document`)
     messages                      chat            (`chat`)
     conversations                 LLaVA when turns have `from`, chat when they have `role`  (`llava`, `chat`)
-    texts                         OBELICS         (`obelics`)
+    texts                         OBELICS, or chat when it holds turns  (`obelics`, `chat`)
     kind, path                    captioned media (`captioned`)
     text, image, file_name, ...   captioned media or words alone (`captioned`)
 
@@ -26,8 +26,9 @@ from pathlib import Path
 
 from data.compressed import plain_stem
 from data.document import SPLITS, Document, DocumentError, Quarantined, Text, parse_document
-from data.formats.captioned import WORDS, captioned_document, plain_document
+from data.formats.captioned import captioned_document, plain_document
 from data.formats.chat import chat_document
+from data.formats.fields import CONVERSATIONS, FIELDS, WORDS, asked_in_pairs, check_unread, path_of
 from data.formats.lines import is_array, json_items
 from data.formats.llava import llava_document
 from data.formats.marks import marked_parts, object_switch
@@ -35,7 +36,7 @@ from data.formats.obelics import obelics_document
 from data.formats.splits import FORM, HELD_OUT, UNASSIGNED, MediaSplits, SplitFrom, splits_of_paths
 
 FORMS = ("content-parts", "chat", "llava", "obelics", "captioned")
-_PLAIN = (*WORDS, "image", "images", "audio", "video", "file_name", "audio_filepath")
+_PLAIN = (*WORDS, *FIELDS)
 
 
 def manifest_documents(
@@ -119,6 +120,10 @@ def form_of(fields: dict) -> str | None:
         turns = fields["conversations"]
         first = turns[0] if isinstance(turns, list) and turns else None
         return "chat" if isinstance(first, dict) and "role" in first else "llava"
+    for key in CONVERSATIONS[2:]:
+        turns = fields.get(key)
+        if isinstance(turns, list) and turns and isinstance(turns[0], dict):
+            return "chat"
     if "texts" in fields:
         return "obelics"
     if "kind" in fields or "path" in fields or any(key in fields for key in _PLAIN):
@@ -144,9 +149,13 @@ def object_document(
     form, notes = form or form_of(fields), Counter() if notes is None else notes
     if form is None:
         known = ", ".join(map(repr, ("content", "messages", "conversations", "texts", *_PLAIN[:1])))
-        raise DocumentError(f"none of the forms that are read: a line needs {known}, or 'kind' and 'path'")
+        raise DocumentError(
+            f"none of the forms that are read: a line needs {known}, or 'kind' and 'path'{asked_in_pairs(fields)}"
+        )
     if form == "content-parts":
-        return parse_document(marked_parts(fields, notes))
+        document = parse_document(marked_parts(fields, notes))
+        check_unread(fields, {"id", "source", "content"}, notes, any_read=_has_media(document))
+        return document
     if form not in ("chat", "llava") and (off := object_switch(fields, notes)):
         raise DocumentError(f"field {off!r} says that nothing here is to be learned")
     if form == "captioned" and _is_house(fields):
@@ -159,8 +168,14 @@ def object_document(
     elif form == "obelics":
         document = obelics_document(fields, name=name)
     else:
-        document = plain_document(fields, name=name)
+        document = plain_document(fields, name=name, notes=notes)
+    if form != "captioned":
+        check_unread(fields, {"images"} if form == "obelics" else set(), notes, any_read=_has_media(document))
     return checked(document, fields, split)
+
+
+def _has_media(document: Document) -> bool:
+    return any(not isinstance(part, Text) for part in document.parts)
 
 
 def checked(document: Document, fields: dict, split: str = UNASSIGNED) -> Document:
@@ -199,7 +214,7 @@ def _describe(fields: dict, name: str) -> tuple[str, str]:
     """Id and file for a quarantine record, before anything is checked."""
     if isinstance(fields.get("id"), str) and fields["id"]:
         name = _writable(fields["id"][:200])
-    file = fields.get("path") or fields.get("image") or fields.get("file_name")
+    file = fields.get("path") or next((path for key in FIELDS if (path := path_of(fields.get(key)))), None)
     if isinstance(fields.get("content"), list):
         media = [
             part.get(part["type"])

@@ -23,9 +23,9 @@ from pathlib import Path
 
 from data.archive import resolve_container
 from data.document import Document, DocumentError, Quarantined, untagged
-from data.endings import medium_of
-from data.formats.captioned import WORDS
+from data.endings import medium_of, remedy_for
 from data.formats.cells import open_table, table_rows
+from data.formats.fields import CONVERSATIONS, FIELDS, WORDS
 from data.formats.lines import parse_object
 from data.formats.manifest import form_of, object_document
 from data.formats.marks import MARKS
@@ -37,7 +37,7 @@ _NAMES = (
     ("audio", re.compile(r"audio|sound|speech|wav|flac|mp3|ogg")),
     ("video", re.compile(r"video|film|clip|mp4|webm")),
 )
-_FORMS = ("content", "messages", "conversations", "texts")
+_FORMS = ("content", *CONVERSATIONS)
 
 
 def table_documents(root: Path, files: list[str], limits: Limits, skipped: Counter) -> Iterator[Document | Quarantined]:
@@ -87,24 +87,38 @@ def _fields(values: dict, heads: dict[str, bytes], features: dict) -> dict:
         if isinstance(values.get(column), str) and values[column].lstrip().startswith("["):
             # a list as JSON text: parsed inside an object, by the one guarded parser
             values[column] = parse_object(f'{{"list": {values[column]}}}'.encode("utf-8", "surrogatepass"))["list"]
-    if any(column in values for column in _FORMS):
+    if form_of(values) not in (None, "captioned"):
+        for column, value in list(values.items()):
+            for reference in value if isinstance(value, list) else [value]:
+                if column not in FIELDS and isinstance(reference, str) and reference in heads:
+                    kind = _kind(column, reference, heads, features)
+                    if kind is not None:
+                        values[f"{kind}s"] = [*values.get(f"{kind}s", []), reference]
         return values
     fields = {key: values[key] for key in ("id", "__key__", "key", "split", "source", *WORDS) if key in values}
     fields |= {key: values[key] for key in MARKS if isinstance(values.get(key), bool | int | float)}
     for key in ("__key__", "key"):
         if isinstance(fields.get(key), str | int):
             fields.setdefault("id", fields[key])
+    cells = {_kind(column, value, heads, features) for column, value in values.items() if _is_cell(value, heads)}
     for column, value in values.items():
         for reference in value if isinstance(value, list) else [value]:
             kind = _kind(column, reference, heads, features)
-            if kind is not None:
+            # beside a medium in a cell, a name of the same kind is what its file was called
+            if kind is not None and (reference in heads or kind not in cells):
                 fields.setdefault(kind, []).append(reference)
+            elif isinstance(reference, str) and remedy_for(reference) and column not in WORDS:
+                fields[column] = value
         names = features.get(column)
         if isinstance(names, list) and isinstance(value, int) and 0 <= value < len(names):
             fields.setdefault("label", names[value])
     if isinstance(values.get("label"), str):
         fields.setdefault("label", values["label"])
     return fields
+
+
+def _is_cell(value, heads: dict[str, bytes]) -> bool:
+    return isinstance(value, str) and value in heads
 
 
 def _kind(column: str, reference, heads: dict[str, bytes], features: dict) -> str | None:

@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable
 
 from data.document import Audio, DocumentError, Image, Part, Text, Video, check_relative
+from data.formats.fields import media_of
 
 MEDIA = {"image": Image, "video": Video, "audio": Audio}
 _PLACEHOLDER = re.compile(r"<(image|video|audio)>")
@@ -56,17 +57,6 @@ def local_path(reference, *, where: str) -> str:
     return check_relative(reference)
 
 
-def as_list(value, *, where: str) -> list:
-    """A list as it is, one thing as a list of it, null as an empty list."""
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        value = [value]
-    if len(value) > 100_000:
-        raise DocumentError(f"{where} has {len(value)} entries, over the limit of 100,000")
-    return value
-
-
 class MediaQueue:
     """Media listed beside a text, taken in order by the placeholders in it."""
 
@@ -77,11 +67,12 @@ class MediaQueue:
 
     @classmethod
     def of(cls, fields: dict) -> "MediaQueue":
-        """From fields such as `image` (one or a list) or `images`."""
-        listed = {}
-        for kind in MEDIA:
-            entries = as_list(fields.get(kind), where=f"field {kind!r}")
-            listed[kind] = entries + as_list(fields.get(f"{kind}s"), where=f"field '{kind}s'")
+        """From every field that names media (`data.formats.fields`)."""
+        listed = {kind: [] for kind in MEDIA}
+        for key, kind, reference in media_of(fields):
+            if not kind:
+                raise DocumentError(f"field {key!r} names a file with an ending of no picture, sound or film")
+            listed[kind].append(reference)
         return cls(listed)
 
     def __bool__(self) -> bool:

@@ -33,8 +33,16 @@ def test_words_for_speakers(tmp_path, role, form):
 
 @pytest.mark.parametrize(
     "word,role",
-    [("function_call", "assistant"), ("bing", "assistant"), ("observation", "tool"), ("ipython", "tool")]
-    + [("prompter", "user"), ("developer", "system"), ("Model", "assistant"), ("Tool", "tool")],
+    [
+        ("function_call", "assistant"),
+        ("bing", "assistant"),
+        ("observation", "tool"),
+        ("ipython", "tool"),
+        ("prompter", "user"),
+        ("developer", "system"),
+        ("Model", "assistant"),
+        ("Tool", "tool"),
+    ],
 )
 def test_the_table_of_speakers(word, role):
     assert ROLES[word.lower()] == role

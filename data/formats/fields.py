@@ -1,0 +1,101 @@
+"""Fields that name media or hold words, in the words of other data sets.
+
+    media_of(fields)     every medium that a known field names: a path, a list of them, or an object with a path
+    check_unread(...)    the fields that name a medium which nobody read
+
+A field such as `image_path` names pictures whatever the ending. `filename` and its like name a medium when the ending
+is one of a medium, since a text's file has a name too; the same holds for `speech`, `clip` or `photo`, which are often
+words. A path that two fields name is one medium.
+
+A caption must not become a text of its own because its picture stands in a field that nobody knows. So where no medium
+was read, a field with the name of a media file sets the document aside; where one was, the other fields are noted.
+"""
+
+import re
+from collections import Counter
+
+from data.document import DocumentError
+from data.endings import medium_of, remedy_for
+
+WORDS = (
+    *("text", "caption", "captions", "sentence", "sentences", "transcription", "transcript", "txt"),
+    *("normalized_text", "raw_text"),
+)
+"""Fields that hold the words, in the order they are looked for."""
+CONVERSATIONS = ("messages", "conversations", "conversation", "dialogue", "dialog", "turns", "texts", "qa", "qa_pairs")
+"""Fields that hold a list of turns."""
+PAIRS = (
+    *(("question", "answer"), ("question", "answers"), ("instruction", "output"), ("instruction", "response")),
+    *(("prompt", "completion"), ("prompt", "response"), ("query", "response"), ("input", "output")),
+)
+"""Fields of a question and its answer, which are not read outside a list of turns."""
+_PATHS = ("", "_path", "_file", "_filepath", "_file_path", "_file_name", "_filename")
+_KINDS = {
+    "image": ("image", "img", "picture", "photo"),
+    "video": ("video", "clip", "film", "movie"),
+    "audio": ("audio", "wav", "sound", "speech"),
+}
+_SURE = ("image", "video", "audio", "img")
+_FILES = ("file_name", "filename", "file_path", "filepath", "file", "media", "media_path")
+_NAMED = {name + ending: kind for kind, names in _KINDS.items() for name in names for ending in _PATHS}
+FIELDS: dict[str, str] = {"file_name": "", "file_names": "", "audio_filepath": "audio"}
+"""Field -> "image", "video" or "audio"; "" where the ending of the file decides. In the order of reading."""
+for _names in ({kind: kind for kind in _KINDS}, {kind + "s": kind for kind in _KINDS}):
+    FIELDS |= _names
+for _name, _kind in (*_NAMED.items(), *dict.fromkeys(_FILES, "").items()):
+    FIELDS.setdefault(_name, _kind)
+    FIELDS.setdefault(_name + "s", _kind)
+_STRICT = {name for name, kind in FIELDS.items() if kind and name.startswith(_SURE)} | {"file_name", "file_names"}
+
+
+def media_of(fields: dict) -> list[tuple[str, str, object]]:
+    """(field, kind, reference) of each medium; kind is "" when not even the ending tells it."""
+    found, seen = [], {}
+    for name, kind in FIELDS.items():
+        value = fields.get(name)
+        references = value if isinstance(value, list) else [] if value is None else [value]
+        if len(references) > 100_000:
+            raise DocumentError(f"field {name!r} has {len(references)} entries, over the limit of 100,000")
+        for reference in references:
+            path = path_of(reference)
+            if name not in _STRICT and not (path and (_is_medium(path) or "::" in path)):
+                continue
+            if path and seen.setdefault(path, name) != name:
+                continue
+            medium = medium_of(path or "")
+            found.append((name, kind or (medium.__name__.lower() if medium else ""), reference))
+    return found
+
+
+def path_of(reference) -> str:
+    """The path or address in a reference to a medium; "" when there is none."""
+    if isinstance(reference, dict):
+        return next((path for key in ("path", "url", "file", "file_name") if (path := path_of(reference.get(key)))), "")
+    return reference if isinstance(reference, str) else ""
+
+
+def check_unread(fields: dict, read: set[str], notes: Counter, *, any_read: bool) -> None:
+    """DocumentError for a field with the name of a media file where no medium was read; a note where one was."""
+    for key, value in fields.items():
+        if key in read or key in WORDS or key in CONVERSATIONS or (any_read and key in FIELDS):
+            continue
+        entries = value if isinstance(value, list) else [value]
+        path = next((path for entry in entries[:1000] if _is_medium(path := path_of(entry))), "")
+        if path and not any_read:
+            raise DocumentError(
+                f"field {key[:40]!r} names the medium {path[:100]!r}, but no medium is read from a field of that name: "
+                "rename it to 'image', 'audio' or 'video', or take it out"
+            )
+        if path and key not in ("id", "source"):
+            notes[f"note: field {key[:40]!r} names a medium too and was not read"] += 1
+
+
+def asked_in_pairs(fields: dict) -> str:
+    """What to do about a question and its answer in fields of their own; "" when there are none."""
+    pair = next((pair for pair in PAIRS if all(fields.get(name) is not None for name in pair)), None)
+    return f"; write {pair[0]!r} and {pair[1]!r} as 'messages' of user and assistant" if pair else ""
+
+
+def _is_medium(path: str) -> bool:
+    path = re.split(r"[?#]", path)[0] if "://" in path else path
+    return 0 < len(path) < 1000 and "\n" not in path and (medium_of(path) is not None or remedy_for(path) is not None)
