@@ -28,7 +28,6 @@ question reads the whole conversation again.
 from __future__ import annotations
 
 import codecs
-import inspect
 import re
 import sys
 from collections import Counter
@@ -178,8 +177,7 @@ def chat_prompt(messages: Items[Mapping[str, Any]] | Mapping[str, Any]) -> tuple
 
 def document_of(read: Callable[..., Document], fields: dict[str, Any]) -> Document:
     """The training document of a conversation; what its reader notes of fields that it does not know is left out."""
-    notes = {"notes": Counter()} if "notes" in inspect.signature(read).parameters else {}
-    return read(fields, name="prompt", **notes)
+    return read(fields, name="prompt", notes=Counter())
 
 
 class _StandIns:
