@@ -77,7 +77,8 @@ def marks_of(turns: list) -> list[str]:
 
 
 def marked_parts(fields: dict, notes: Counter) -> dict:
-    """The native form with every mark of its parts as `learn`. Raises DocumentError when they leave no target."""
+    """The native form with every mark of its parts as `learn`. Raises DocumentError when those of other dialects leave no
+    target."""
     off, content = object_switch(fields, notes), fields.get("content")
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
         return fields
@@ -91,7 +92,8 @@ def marked_parts(fields: dict, notes: Counter) -> dict:
         note_unknown(part, _NATIVE, "of content parts", notes)
         parts.append(part | ({"learn": learn} if part.get("type") == "text" and (marks or "learn" in part) else {}))
     words = [part for part in parts if part.get("type") == "text"]
-    if marks and words and not any(part.get("learn") is not False for part in words):
+    # the form's own word alone may leave a document that is only read
+    if set(marks) - {"learn"} and words and not any(part.get("learn") is not False for part in words):
         names = ", ".join(map(repr, marks))
         raise DocumentError(f"everything is marked as not to be learned ({names}): there is nothing to learn from")
     return fields | {"content": parts}
