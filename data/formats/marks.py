@@ -77,8 +77,7 @@ def marks_of(turns: list) -> list[str]:
 
 
 def marked_parts(fields: dict, notes: Counter) -> dict:
-    """The native form with every mark of its parts as `learn`. Raises DocumentError when those of other dialects leave no
-    target."""
+    """The native form with every mark of its parts as `learn`. DocumentError when foreign marks leave no target."""
     off, content = object_switch(fields, notes), fields.get("content")
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
         return fields
