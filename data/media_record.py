@@ -155,17 +155,19 @@ def changed_media(folder: Path, root: Path, *, max_file_mib: float) -> Changes:
     """Which files of the corpus in `folder`, finished or begun, are others than those that it was encoded from.
 
     Files that were touched and hold what they held get their new times noted. A corpus without a record (of before
-    there was one) gives no change.
+    there was one) gives no change, and a warning.
     """
-    files = changed = 0
+    files = changed = unrecorded = 0
     first, shard, digest, hashes = "", 0, hashlib.sha256(), {}
     for number, part in enumerate(sorted((folder / "shards").glob("[0-9]" * 5))):
         try:
             paths = (part / "media.txt").read_text(encoding="utf-8").split("\n")[:-1]
             record = np.load(part / "media.npy", allow_pickle=False)
         except (OSError, ValueError, EOFError):
+            unrecorded += 1
             continue
         if record.dtype != RECORD or record.shape != (len(paths),):
+            unrecorded += 1
             continue
         files += len(paths)
         stamps = list(zip(*(record[name].tolist() for name in ("size", "mtime_ns", "ctime_ns", "inode")), strict=True))
@@ -188,6 +190,11 @@ def changed_media(folder: Path, root: Path, *, max_file_mib: float) -> Changes:
             digest.update(path.encode() + b"\0" + now)
         if fresh is not None:
             _replace(part / "media.npy", fresh)
+    if unrecorded:
+        logger.warning(
+            "%s: %d shards do not say which files they were encoded from, so changed media go unnoticed there; "
+            "delete the folder to encode it again", folder, unrecorded,
+        )  # fmt: skip
     return Changes(files, changed, first, shard, digest.hexdigest() if changed else "")
 
 

@@ -252,7 +252,7 @@ def test_only_what_changed_costs_a_reading(tmp_path, build, monkeypatch):
     assert read == ["2.png"] and (changes.changed, changes.files, changes.first) == (1, 3, "m/2.png")
 
 
-def test_damaged_or_absent_record_is_no_change(tmp_path, build, untouched):
+def test_damaged_or_absent_record_is_no_change_and_told(tmp_path, build, untouched, caplog):
     native(tmp_path / "s")
     corpus = build(tmp_path / "s")
     untouched()
@@ -261,3 +261,5 @@ def test_damaged_or_absent_record_is_no_change(tmp_path, build, untouched):
         assert build(tmp_path / "s").ids == corpus.ids
     (corpus.folder / "shards/00000/media.txt").unlink()
     assert build(tmp_path / "s").ids == corpus.ids
+    told = [record.getMessage() for record in caplog.records if "go unnoticed" in record.getMessage()]
+    assert len(told) == 3 and str(corpus.folder) in told[0]
