@@ -45,14 +45,15 @@ for _names in ({kind: kind for kind in _KINDS}, {kind + "s": kind for kind in _K
 for _name, _kind in (*_NAMED.items(), *dict.fromkeys(_FILES, "").items()):
     FIELDS.setdefault(_name, _kind)
     FIELDS.setdefault(_name + "s", _kind)
+_ORDER = {name: place for place, name in enumerate(FIELDS)}
 _STRICT = {name for name, kind in FIELDS.items() if kind and name.startswith(_SURE)} | {"file_name", "file_names"}
 
 
 def media_of(fields: dict) -> list[tuple[str, str, object]]:
     """(field, kind, reference) of each medium; kind is "" when not even the ending tells it."""
     found, seen = [], {}
-    for name, kind in FIELDS.items():
-        value = fields.get(name)
+    for name in fields_in(fields):
+        kind, value = FIELDS[name], fields[name]
         references = value if isinstance(value, list) else [] if value is None else [value]
         if len(references) > 100_000:
             raise DocumentError(f"field {name!r} has {len(references)} entries, over the limit of 100,000")
@@ -65,6 +66,11 @@ def media_of(fields: dict) -> list[tuple[str, str, object]]:
             medium = medium_of(path or "")
             found.append((name, kind or (medium.__name__.lower() if medium else ""), reference))
     return found
+
+
+def fields_in(fields: dict) -> list[str]:
+    """The fields of an object that may name media, in the order of reading."""
+    return sorted(FIELDS.keys() & fields.keys(), key=_ORDER.__getitem__)
 
 
 def path_of(reference) -> str:

@@ -28,7 +28,7 @@ from data.compressed import plain_stem
 from data.document import SPLITS, Document, DocumentError, Quarantined, Text, parse_document
 from data.formats.captioned import captioned_document, plain_document
 from data.formats.chat import chat_document
-from data.formats.fields import CONVERSATIONS, FIELDS, WORDS, asked_in_pairs, check_unread, path_of
+from data.formats.fields import CONVERSATIONS, FIELDS, WORDS, asked_in_pairs, check_unread, fields_in, path_of
 from data.formats.lines import is_array, json_items
 from data.formats.llava import llava_document
 from data.formats.marks import marked_parts, object_switch
@@ -36,7 +36,7 @@ from data.formats.obelics import obelics_document
 from data.formats.splits import FORM, HELD_OUT, UNASSIGNED, MediaSplits, SplitFrom, splits_of_paths
 
 FORMS = ("content-parts", "chat", "llava", "obelics", "captioned")
-_PLAIN = (*WORDS, *FIELDS)
+_PLAIN = frozenset((*WORDS, *FIELDS))
 
 
 def manifest_documents(
@@ -58,6 +58,7 @@ def manifest_documents(
     splits, media_splits = splits_of_paths(paths.values()), MediaSplits(root)
     for file in files:
         folder = paths[file].rpartition("/")[0]
+        base, stem = root / folder, f"{folder}/{plain_stem(file)}" if folder else plain_stem(file)
         word = "entry" if is_array(file) else "line"
         for number, fields in json_items(file, max_line_mib=max_line_mib):
             name, medium = f"{word} {number}", ""
@@ -67,8 +68,8 @@ def manifest_documents(
                 name, medium = _describe(fields, name)
                 document = object_document(
                     fields,
-                    root=root / folder,
-                    name=f"{folder}/{plain_stem(file)}#{number}" if folder else f"{plain_stem(file)}#{number}",
+                    root=base,
+                    name=f"{stem}#{number}",
                     form=form,
                     max_file_mib=max_file_mib,
                     include_decode=include_decode,
@@ -126,7 +127,7 @@ def form_of(fields: dict) -> str | None:
             return "chat"
     if "texts" in fields:
         return "obelics"
-    if "kind" in fields or "path" in fields or any(key in fields for key in _PLAIN):
+    if "kind" in fields or "path" in fields or not _PLAIN.isdisjoint(fields):
         return "captioned"
     return None
 
@@ -148,7 +149,7 @@ def object_document(
     """
     form, notes = form or form_of(fields), Counter() if notes is None else notes
     if form is None:
-        known = ", ".join(map(repr, ("content", "messages", "conversations", "texts", *_PLAIN[:1])))
+        known = ", ".join(map(repr, ("content", "messages", "conversations", "texts", WORDS[0])))
         raise DocumentError(
             f"none of the forms that are read: a line needs {known}, or 'kind' and 'path'{asked_in_pairs(fields)}"
         )
@@ -192,7 +193,7 @@ def checked(document: Document, fields: dict, split: str = UNASSIGNED) -> Docume
 
 def _is_house(fields: dict) -> bool:
     """Whether a captioned object is of the house form, with `kind` and `path`."""
-    return "path" in fields or ("kind" in fields and not any(key in fields for key in _PLAIN))
+    return "path" in fields or ("kind" in fields and _PLAIN.isdisjoint(fields))
 
 
 def _promises_ids(fields: dict, form: str | None) -> bool:
@@ -214,7 +215,7 @@ def _describe(fields: dict, name: str) -> tuple[str, str]:
     """Id and file for a quarantine record, before anything is checked."""
     if isinstance(fields.get("id"), str) and fields["id"]:
         name = _writable(fields["id"][:200])
-    file = fields.get("path") or next((path for key in FIELDS if (path := path_of(fields.get(key)))), None)
+    file = fields.get("path") or next((path for key in fields_in(fields) if (path := path_of(fields[key]))), None)
     if isinstance(fields.get("content"), list):
         media = [
             part.get(part["type"])

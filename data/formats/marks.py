@@ -27,6 +27,7 @@ OFF = (
 )
 """Marks whose truth means not learned."""
 MARKS = (*ON, *OFF)
+_MARKS = frozenset(MARKS)
 _NATIVE = {"type", "text", "image", "audio", "video", "role", "sound"}
 _STRETCHES = ("train_detail", "training_detail", "train_details")
 
@@ -34,10 +35,8 @@ _STRETCHES = ("train_detail", "training_detail", "train_details")
 def learned(fields: dict, default: bool) -> bool:
     """Whether the marks of a message or part let its text be learned. Raises DocumentError naming the mark."""
     found: dict[str, bool] = {}
-    for key in MARKS:
-        value = fields.get(key)
-        if _is_absent(value):
-            continue
+    for key in _marks_in(fields):
+        value = fields[key]
         if not _is_switch(value):
             raise DocumentError(f"mark {key!r} must be true, false, 0 or 1, not {value!r}"[:200])
         found[key] = bool(value) == (key in ON)
@@ -56,10 +55,8 @@ def object_switch(fields: dict, notes: Counter) -> str:
     refused: they may well be marks for each turn.
     """
     off = ""
-    for key in MARKS:
-        value = fields.get(key)
-        if _is_absent(value):
-            continue
+    for key in _marks_in(fields):
+        value = fields[key]
         if isinstance(value, list) and value and all(map(_is_switch, value)):
             raise DocumentError(f"field {key!r} is a list of marks: put each into its own message")
         if not _is_switch(value):
@@ -73,7 +70,8 @@ def marks_of(turns: list) -> list[str]:
     """The marks that turns and the parts of their content have, once each."""
     contents = (turn["content"] for turn in turns if isinstance(turn.get("content"), list))
     parts = [part for content in contents for part in content]
-    return [key for key in MARKS if any(not _is_absent(fields.get(key)) for fields in (*turns, *parts))]
+    found = {key for fields in (*turns, *parts) for key in _marks_in(fields)}
+    return sorted(found, key=MARKS.index)
 
 
 def marked_parts(fields: dict, notes: Counter) -> dict:
@@ -101,8 +99,14 @@ def marked_parts(fields: dict, notes: Counter) -> dict:
 def note_unknown(fields: dict, known: set[str], where: str, notes: Counter) -> None:
     """Count a note for each field that is neither known nor a mark, and not empty."""
     for key, value in fields.items():
-        if key not in known and key not in MARKS and value not in (None, "", [], {}):
+        if key not in known and key not in _MARKS and value not in (None, "", [], {}):
             notes[f"note: field {key[:40]!r} {where} is not known and was not read"] += 1
+
+
+def _marks_in(fields: dict) -> list[str]:
+    # few objects have any, and every message is asked
+    found = _MARKS & fields.keys()
+    return sorted((key for key in found if not _is_absent(fields[key])), key=MARKS.index) if found else []
 
 
 def _is_absent(value) -> bool:

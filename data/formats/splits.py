@@ -130,7 +130,9 @@ class MediaSplits:
     def of(self, document: Document) -> SplitFrom:
         """The split of a document; open where no folder of its media is named after one."""
         paths = [part.path.partition("::")[0] for part in document.parts if not isinstance(part, Text)]
-        if not self.looked and any("/" in path for path in paths):
+        if not any("/" in path for path in paths):
+            return SplitFrom()
+        if not self.looked:
             self.splits, self.looked = NamedSplits(_folders(self.root), files=False), True
         found = [self.splits._declared(path)[0] for path in paths]
         held = next((split for split in found if split in HELD_OUT), "")
