@@ -36,6 +36,7 @@ from data.formats.obelics import obelics_document
 from data.formats.splits import FORM, HELD_OUT, UNASSIGNED, MediaSplits, SplitFrom, splits_of_paths
 
 FORMS = ("content-parts", "chat", "llava", "obelics", "captioned")
+_TURNS = frozenset(CONVERSATIONS[2:])
 _PLAIN = frozenset((*WORDS, *FIELDS))
 
 
@@ -107,8 +108,8 @@ def _with_split(document: Document, named: SplitFrom, media_splits: MediaSplits)
     # what lies in a folder that is held out is not trained on, whatever the manifest is called
     split = by_media if named not in HELD_OUT and (by_media in HELD_OUT or named.is_open) else named
     if document.split != UNASSIGNED and split not in HELD_OUT:
-        return dataclasses.replace(document, split=SplitFrom(document.split, FORM))
-    return dataclasses.replace(document, split=split)
+        return document.in_split(SplitFrom(document.split, FORM))
+    return document.in_split(split)
 
 
 def form_of(fields: dict) -> str | None:
@@ -121,7 +122,7 @@ def form_of(fields: dict) -> str | None:
         turns = fields["conversations"]
         first = turns[0] if isinstance(turns, list) and turns else None
         return "chat" if isinstance(first, dict) and "role" in first else "llava"
-    for key in CONVERSATIONS[2:]:
+    for key in () if _TURNS.isdisjoint(fields) else CONVERSATIONS[2:]:
         turns = fields.get(key)
         if isinstance(turns, list) and turns and isinstance(turns[0], dict):
             return "chat"
@@ -187,8 +188,8 @@ def checked(document: Document, fields: dict, split: str = UNASSIGNED) -> Docume
         raise DocumentError(f"field 'split' must be one of {', '.join(SPLITS)}, not {own!r}"[:200])
     split = own or split
     # the native form has no word for a split that is still open
-    whole = parse_document(dataclasses.replace(document, split=split or "train").to_json() | named)
-    return dataclasses.replace(whole, split=split)
+    whole = parse_document(document.to_json() | {"split": split or "train"} | named)
+    return whole.in_split(split)
 
 
 def _is_house(fields: dict) -> bool:

@@ -5,7 +5,6 @@ file is not there, or that counts from the root of a web site, stays in the text
 kinds that are not read (with the remedy) and other files are passed over and counted. Hidden folders are not entered.
 """
 
-import dataclasses
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -42,7 +41,7 @@ def markdown_documents(root: Path, limits: Limits, skipped: Counter) -> Iterator
                 raise DocumentError(f"file {path!r} {problem}")
             document = page_document(root, path, read_text(root, path, limits.max_file_mib), kind="doc")
             media.difference_update(part.path for part in document.parts if not isinstance(part, Text))
-            yield dataclasses.replace(document, split=splits.of(path))
+            yield document.in_split(splits.of(path))
         except DocumentError as error:
             yield Quarantined(path, path, str(error))
     if media:

@@ -10,7 +10,6 @@ Media of such kinds without words or beside others, texts without a medium and a
 counted. Hidden folders are not entered.
 """
 
-import dataclasses
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -54,7 +53,7 @@ def media_documents(root: Path, limits: Limits, skipped: Counter) -> Iterator[Do
             if not text:
                 raise DocumentError(f"file {media[0]!r} has no words beside it: write {name}.txt")
             document = paired(name, media, text, source=root.name)
-            yield dataclasses.replace(document, split=splits.of(name))
+            yield document.in_split(splits.of(name))
         except DocumentError as error:
             yield Quarantined(name, (media or unread or [path for path, _ in files])[0], str(error))
 

@@ -117,7 +117,7 @@ class Source:
                 origin = getattr(item.split, "origin", OWN)
                 self.splits_from.setdefault(origin, Counter())[split] += 1
                 self.endings.update(ending_of(part.path) for part in item.parts if not isinstance(part, Text))
-                item = dataclasses.replace(item, split=split)
+                item = item.in_split(split)
             yield item
 
     def _distinct(self, items: Iterable[Document | Quarantined]) -> Iterator[Document | Quarantined]:

@@ -23,7 +23,6 @@ out; with more, missing a split has a chance below 1 in 400,000 and the plain ru
 is forced, and nothing taken from a `train` that is declared: there is too little to measure on.
 """
 
-import dataclasses
 import hashlib
 import os
 import re
@@ -227,5 +226,5 @@ def _settled(item: Document | Quarantined, dealt: dict | None) -> Document | Qua
         split = split_of(item.id, among) if dealt is None else dealt[among][item.id]
         # a folder named after training whose documents stay there was named by it
         named = getattr(item.split, "origin", HASH) if split == "train" else HASH
-        return dataclasses.replace(item, split=SplitFrom(split, named))
+        return item.in_split(SplitFrom(split, named))
     return item

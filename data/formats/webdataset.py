@@ -91,7 +91,7 @@ def _shard(
                 if document.split == UNASSIGNED:
                     inner = folders.of(sample)
                     held = inner in HELD_OUT and named not in HELD_OUT
-                    document = dataclasses.replace(document, split=inner if held or named.is_open else named)
+                    document = document.in_split(inner if held or named.is_open else named)
                 yield document
 
 
