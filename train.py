@@ -71,7 +71,7 @@ logger = logging.getLogger("brine")
 
 STORE = "store"
 """Folder of the encoded corpus inside its stage."""
-RECORDS = ("runtime.json", "recipe.json", "environment.json", "left_out.json")
+RECORDS = ("runtime.json", "recipe.json", "environment.json", "left_out.json", "stayed.json")
 """What the run folder says of the run itself."""
 
 
@@ -152,8 +152,10 @@ class _Run:
         check_kept(self.recipe, line=self.line, runtime=self.runtime.identity(), extend=self.extend)
         manifest, inputs = self.corpus()
         settings = {"encode": self.recipe.corpus.encode, "vocab_size": self.recipe.corpus.vocab_size}
-        encoded = self.stage("encoded", lambda folder: self.encode(folder, manifest), config=settings, inputs=inputs)
         built = is_corpus(manifest)
+        encoded = self.stage(
+            "encoded", lambda folder: self.encode(folder, manifest), config=settings, inputs=inputs, stays=not built
+        )
         self.data = open_corpus(manifest if built else encoded.folder / STORE)
         self.tokenizer = self.data.tokenizer
         self.recipe = self.recipe.resolved(self.tokenizer.vocab_size)
@@ -165,6 +167,7 @@ class _Run:
         if self.world.is_main:
             write_json(self.folder / "recipe.json", self.recipe)
             write_json(self.folder / "environment.json", environment(self.runtime, self.world))
+            write_json(self.folder / "stayed.json", self.line.stayed)
         selects = self.recipe.salt.selection and "salt" in self.recipe.arms
         for name in trained_names(self.recipe):
             kept = self.select() if selects and name == "large_salt" else None
@@ -202,8 +205,9 @@ class _Run:
 
         # the number of workers alters no byte of a corpus
         stage = self.stage(
-            "corpus", build, config=dataclasses.replace(bench, workers=1), inputs={"source": source_hash(files)}
-        )
+            "corpus", build, config=dataclasses.replace(bench, workers=1), inputs={"source": source_hash(files)},
+            stays=True,
+        )  # fmt: skip
         inputs = {"corpus": stage.digest}
         return stage.folder / "manifest.jsonl", inputs | self.media_inputs(stage.folder.resolve(), inputs)
 
@@ -463,6 +467,8 @@ class _Run:
             return
         summary = write_summary(self.folder, wall_s=self.wall_s(), peak_rss_gib=peak_rss_gib(self.folder))
         logger.info("\n%s", in_words(summary))
+        for name, told in self.line.stayed.items():
+            logger.warning("%s: %s", name, told)
         logger.info("report: %s", write_report(self.folder, config=self.recipe.evals))
 
     def trained(self, name: str) -> LoadedModel:

@@ -10,6 +10,7 @@ It reads only files under the run folder, written by the stages:
     <stage>/metrics.jsonl, events.jsonl, ledger.json    of small, large_salt, large_baseline
     corpus/quarantine.jsonl, encoded/quarantine.jsonl   what was set aside
     left_out.json                   documents that fit no row
+    stayed.json                     stages that were left as they were although the documents changed
     recipe.json, environment.json   the resolved recipe; versions, cores, choices
 
 and any of them may be missing: what is not there is not shown. The page has no script, no link to any host, and its
@@ -79,7 +80,14 @@ def render(run: Path, *, config: EvalConfig) -> str:
         salt_section(results.get("compare"), ledger),
         losses_section(results),
         ledger_section(ledger),
-        record_section(quarantine, _object(run / "left_out.json"), events, read_json(run / "recipe.json"), environment),
+        record_section(
+            quarantine,
+            _object(run / "left_out.json"),
+            events,
+            read_json(run / "recipe.json"),
+            environment,
+            stayed=_object(run / "stayed.json"),
+        ),
     ]
     body = "".join(sections)
     present = [name for name in _LINKS if f'<section id="{name}"' in body]

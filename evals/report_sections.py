@@ -341,9 +341,12 @@ def record_section(
     events: Mapping[str, list[dict[str, Any]]],
     recipe: Any,
     environment: Mapping[str, Any] | None,
+    *,
+    stayed: Mapping[str, Any],
 ) -> str:
     """What was set aside or fits no row, what happened, the resolved recipe, and the machine."""
     blocks = [_quarantine_html(quarantine), _left_out_html(left_out)]
+    blocks += [f"<p>{escape(str(stage))}: {escape(str(told))}.</p>" for stage, told in stayed.items()]
     lines = [(stage, event) for stage, found in events.items() for event in found]
     if lines:
         rows = "\n".join(

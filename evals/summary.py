@@ -9,6 +9,7 @@
     ledger      {stage: {account: {flops, seconds}}, "total": ..., "billed": {...}}
     targets     {name: {target, value, reached}}
     left_out    training documents that fit no row: how many of how many, kinds, first ids, what a row lacks
+    stayed      stages that were left as they were although the documents changed, and why
     details     media_gain and transcription by kind and level, loss by kind and level of each model
 
 It is computed from files alone: `evaluate/results.json`, `left_out.json` and the stages' `ledger.json`. Nothing is
@@ -156,6 +157,7 @@ def summarise(run: Path, *, wall_s: float | None = None, peak_rss_gib: float | N
         "salt": results.get("compare"),
         "ledger": {**books, "total": total(books), "billed": billed(books)},
         "left_out": read_json(run / "left_out.json"),
+        "stayed": read_json(run / "stayed.json"),
         "targets": reached(results.get("targets") or {}, gains, cer),
         "details": {
             "media_gain": results["media_gain"],

@@ -14,6 +14,8 @@ down the line by itself.
 What took long to make is never taken away. A stage that is `precious` and has begun to make something (weights, a
 checkpoint, metrics) is refused where its key differs, `KeptError`, with the fields that changed and what can be done.
 Nor is anything done anew that such a stage stands on: what a trained model has seen stays as long as the model does.
+Documents that change under a run are told with each command, and the run goes on with what it made of them before
+(`stays`), finished or not.
 Where the user asks for it by name (`redo`), the old folder is renamed to `<stage>.old-1`, the next one to `.old-2`, and
 nothing here ever deletes these.
 
@@ -101,6 +103,8 @@ class Line:
         self.world = world or World()
         self.build_timeout_s = build_timeout_s
         self.done: dict[str, Stage] = {}
+        self.stayed: dict[str, str] = {}
+        """Stages that stayed as they were although something outside of the line changed, and what is told of them."""
         self._lock: int | None = None
 
     def __enter__(self) -> Line:
@@ -133,6 +137,7 @@ class Line:
         inputs: Iterable[str] | Mapping[str, str] = (),
         everywhere: bool = False,
         precious: bool = False,
+        stays: bool = False,
         extend: Callable[[Path, Path], None] | None = None,
     ) -> Stage:
         """Do a stage, or find that it is done.
@@ -145,6 +150,8 @@ class Line:
             inputs: names of earlier stages, or names with digests of anything else.
             everywhere: call `build` on every rank, not only on rank 0.
             precious: what it made is never taken away.
+            stays: its folder holds all that later stages need. Where nothing but its inputs changed and a model was
+                trained on it, it is left as it is, and told in `stayed`.
             extend: called where a precious stage's configuration changed, with its folder and a fresh one; fills the
                 latter with what `build` can go on from, or raises ValueError. The old folder is renamed.
 
@@ -154,8 +161,13 @@ class Line:
         key = {"config": plain(config), "inputs": self._digests(inputs)}
         folder = self.folder / name
         mark = self._finished(folder, key)
+        if mark is None and stays and (told := self._stays(name, key)):
+            mark = read_json(folder / DONE)
+            self.stayed[name] = told
         skipped = mark is not None and not (precious and name in self.redo)
-        if skipped:
+        if name in self.stayed:
+            logger.warning("%s: %s", name, self.stayed[name])
+        elif skipped:
             logger.info("%s: unchanged, skipped", name)
         elif self.world.is_main:
             trouble = None
@@ -184,6 +196,21 @@ class Line:
         stage = Stage(name, folder, mark["digest"], mark["result"], skipped, mark["wall_s"])
         self.done[name] = stage
         return stage
+
+    def _stays(self, name: str, key: dict) -> str:
+        """Why a stage whose inputs changed is left as it is; "" where it is not. Every rank finds the same."""
+        begun, folder = read_json(self.folder / name / BEGUN), self.folder / name
+        if not isinstance(begun, dict) or begun.get("config") != key["config"] or not self._finished(folder, begun):
+            return ""
+        kept = [each for each in self.standing_on(name) if each not in self.redo]
+        inputs = [begun.get("inputs") or {}, key["inputs"]]
+        changed = sorted({each for some in inputs for each in some if inputs[0].get(each) != inputs[1].get(each)})
+        if not kept:
+            return ""
+        return (
+            f"changed since ({', '.join(changed)}), and left as it was, because {' and '.join(kept)} saw it so; give "
+            f"--name NEW for a run on what is there now, or --redo {' '.join(kept)} to train again (old folders are renamed)"
+        )
 
     def _build(self, name: str, folder: Path, key: dict, build: Callable) -> dict[str, Any]:
         start = time.perf_counter()

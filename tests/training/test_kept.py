@@ -5,10 +5,14 @@ own on that run's folder. Training, evaluation and the trial of a compiler are t
 what the command does to the files.
 """
 
+import contextlib
 import dataclasses
 import json
+import logging
 import os
+import shutil
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -19,6 +23,7 @@ from model.config import ModelConfig
 from recipes.recipe import CorpusConfig, Recipe, RowsConfig
 from training.config import RuntimeConfig, TrainConfig
 from training.files import plain
+from training.processes import Interrupted
 from training.runtime import Runtime
 from training.stages import KeptError
 
@@ -192,13 +197,42 @@ def test_the_command_leaves_with_two_and_tells_the_remedies(run, capsys, monkeyp
     assert all(text == before[name] for name, text in contents(runs / "run").items() if name != "lock")
 
 
-def test_changed_documents_leave_the_old_corpus_where_it_is(run, tmp_path):
-    """What a model was trained on is not taken away before the command is refused."""
+@pytest.mark.parametrize("done", [True, False], ids=["finished", "half-finished"])
+def test_changed_documents_are_told_and_the_old_corpus_stays(run, tmp_path, monkeypatch, caplog, done):
+    """A half-finished run could not go on once a line was added; what a model was trained on is not taken away."""
     runs, manifest = run
-    before = contents(runs / "run")
+    shutil.copytree(runs / "run", tmp_path / "runs" / "run")
+    folder = tmp_path / "runs" / "run"
+    if not done:
+        (folder / "large_baseline" / "done").unlink()
+    before = contents(folder)
     more = tmp_path / "manifest.jsonl"
     more.write_text(manifest.read_text().replace("small book", "large book"))
-    with pytest.raises(KeptError, match=r"large_baseline is trained already.*encoded: inputs.manifest"):
-        train.run_line(at(recipe(), more), runs=runs)
-    after = contents(runs / "run")
-    assert {name for name in before if name != "lock" and after.get(name) != before[name]} == set()
+    monkeypatch.setattr(train, "train", went_on := mock.Mock(side_effect=Interrupted("here")))
+    with caplog.at_level(logging.WARNING), contextlib.nullcontext() if done else pytest.raises(Interrupted):
+        train.run_line(at(recipe(), more), runs=tmp_path / "runs")
+    assert went_on.called is not done
+    assert "encoded: changed since (manifest), and left as it was, because large_baseline saw it so" in caplog.text
+    after = contents(folder)
+    assert {
+        name for name in before if name.startswith(("encoded", "large")) and after.get(name) != before[name]
+    } == set()
+    assert list(json.loads((folder / "stayed.json").read_text())) == ["encoded"]
+    if done:
+        assert "left as it was, because large_baseline saw it so" in (folder / "report.html").read_text()
+
+
+def test_redo_takes_the_changed_documents(run, tmp_path, monkeypatch):
+    """Asked for by name, the corpus is encoded again."""
+    runs, manifest = run
+    shutil.copytree(runs / "run", tmp_path / "runs" / "run")
+    folder = tmp_path / "runs" / "run"
+    more = tmp_path / "manifest.jsonl"
+    more.write_text(manifest.read_text().replace("small book", "large book"))
+    monkeypatch.setattr(train, "train", mock.Mock(side_effect=Interrupted("here")))
+    old = json.loads((folder / "encoded" / "done").read_text())
+    with pytest.raises(Interrupted):
+        train.run_line(at(recipe(), more), runs=tmp_path / "runs", redo=("large_baseline",))
+    assert json.loads((folder / "encoded" / "done").read_text())["digest"] != old["digest"]
+    assert (folder / "large_baseline.old-1" / "done").exists()
+    assert json.loads((folder / "stayed.json").read_text()) == {}

@@ -248,3 +248,34 @@ def test_a_precious_stage_that_made_nothing_is_done_again(tmp_path):
         with contextlib.suppress(ZeroDivisionError), Line(tmp_path) as line:
             line.stage("model", lambda folder: 1 / 0, config=Config(rate=rate), precious=True)
     assert '"rate": 0.2' in (tmp_path / "model" / "stage.json").read_text()
+
+
+def test_documents_that_changed_stay_as_a_model_saw_them(tmp_path, caplog):
+    """Told with each command; encoded again where no model stands on it, or where it is trained again."""
+
+    def run(documents: str, *, rate: int = 1, weights: bool = True, redo=()) -> tuple[bool, str]:
+        def train(folder: Path) -> None:
+            (folder / "model").mkdir()
+            if weights:
+                (folder / "model" / "model.safetensors").write_text("")
+
+        def encode(folder: Path) -> dict:
+            return {"fingerprint": documents}
+
+        with Line(tmp_path, redo=redo) as line:
+            inputs = {"manifest": documents}
+            first = line.stage("encoded", encode, config={"rate": rate}, inputs=inputs, stays=True)
+            line.stage("model", train, inputs=["encoded"], precious=True)
+            return first.skipped, line.stayed.get("encoded", "")
+
+    assert run("a") == (False, "")
+    skipped, told = run("b")
+    assert skipped and told.startswith("changed since (manifest), and left as it was, because model saw it so")
+    assert told in caplog.text and "--redo model" in told
+    assert run("a") == (True, "")
+    with pytest.raises(KeptError, match=r"encoded: config\.rate: 1 -> 2"):
+        run("b", rate=2)
+    assert run("b", redo=["model"], weights=False) == (False, "")
+    # what has no weights is no reason to stay, but it is not trained again unasked
+    with pytest.raises(KeptError, match=r"inputs\.encoded"):
+        run("c")
