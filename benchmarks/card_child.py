@@ -30,7 +30,7 @@ from benchmarks.card_stage import STAGES, Context
 
 PACKAGES = (
     "torch", "triton", "torchaudio", "numpy", "safetensors", "tokenizers", "transformers", "flash-attn", "flash-attn-3",
-    "flash-attn-4", "nvidia-cutlass-dsl", "liger-kernel", "nvidia-cudnn-cu13", "tyro", "decord", "av", "soundfile",
+    "flash-attn-4", "nvidia-cutlass-dsl", "liger-kernel", "nvidia-cudnn-cu13", "tyro", "av", "soundfile",
     "datasketch", "pytest", "pytest-xdist",
 )  # fmt: skip
 BROKEN = 3

@@ -29,7 +29,7 @@ from benchmarks import harness, machine
 from training.metrics import append_line
 
 NAME = "data_fuzz"
-LIBRARIES = ("av", "decord", "pillow", "soundfile", "torchaudio", "numpy")
+LIBRARIES = ("av", "pillow", "soundfile", "torchaudio", "numpy")
 HELPERS = harness.ROOT / "tests" / "data"
 
 

@@ -5,7 +5,7 @@
     read_member(root, container, name, ...)    the bytes of one member
 
 A plain path is handed on as it is. The bytes of a member are copied into a memory file (`/proc/self/fd/N`, Linux;
-a temporary file elsewhere), since Pillow, libsndfile, PyAV and decord open paths, seek, and expect the file to end
+a temporary file elsewhere), since Pillow, libsndfile and PyAV open paths, seek, and expect the file to end
 where the medium does. It is gone when the context closes. Opening a small member costs about 0.1 ms in all.
 
 A tar is never unpacked. Its headers are walked once per process, by seeking over the contents, and the index is kept

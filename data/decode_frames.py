@@ -1,4 +1,4 @@
-"""Frames of a video file: when each is shown, and its pixels as upright RGB; decord and PyAV behind one interface.
+"""Frames of a video file: when each is shown, and its pixels as upright RGB, by PyAV.
 
     open_frames(path, config) -> Frames
 
@@ -8,23 +8,21 @@ lacks its end is refused (`data.decode_whole`); so is one whose packets end well
 tracks start late, MKV and WebM of some writers declare when they end and of others how long they last; the first is
 believed.
 
-PyAV reads the packets' times (2 to 4 ms, nothing is decoded), decord fetches the pixels, and PyAV fetches them where
-decord is absent, fails, or sees other frames. That happens: decord counts frames that an edit list hides and so
-returns each frame under the time of another, and repeats the last one for those it misses at the end. Hidden frames,
-frames before the first key frame and attached pictures are no frames here. Without PyAV decord is believed, edit lists
-are refused where they show (a first time below zero), and a video stands as long as decord says.
+The packets' times are read first (2 to 4 ms, nothing is decoded). Hidden frames, frames before the first key frame and
+attached pictures are no frames here. Then every frame up to the last that is wanted is decoded from the start, since
+seeking is where readers go wrong: a key frame of an open group, or one from which a picture is refreshed bit by bit,
+shows what was never decoded. decord, which seeks, gave frames up to 0.6 s away from the time under which it gave them
+(H.265 with default options, MPEG-4 with B-frames, transport streams), and was no faster.
 
-Both turn pixels by the file's display matrix; a mirrored one is left to PyAV, since decord knows only rotations. Bits
-beyond 8 are dropped, without tone mapping (HDR looks pale); fields are not woven, pixels are taken as square,
-alpha is dropped. FFmpeg conceals damage inside a whole file, and a concealed frame passes.
+Pixels are turned and mirrored by the file's display matrix. Bits beyond 8 are dropped, without tone mapping (HDR looks
+pale); fields are not woven, pixels are taken as square, alpha is dropped. FFmpeg conceals damage inside a whole file,
+and a concealed frame passes.
 """
 
-import itertools
 import math
-import mmap
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +34,8 @@ from data.signatures import why_not
 
 MAX_FRAME_RATE = 1000
 """Frames per second above which a file is not believed."""
-_TOLERANCE_S = 2e-3
-"""Two readers' times of one frame may differ by this: MKV rounds to milliseconds."""
+_UNTIMED = ("h264", "hevc")
+"""Codecs whose frames AVI holds in another order than it shows them, without a word on when."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Frames:
     end_s: float
     """When the last frame goes, seconds from the first frame."""
     start_s: float
-    """Time of the first frame on the file's own clock, on which its sound is placed; decord counts from it (0)."""
+    """Time of the first frame on the file's own clock, on which its sound is placed."""
     fetch: Callable[[list[int]], Iterator[np.ndarray]]
     """Yields (H, W, 3) uint8 for each of the given indices, which must not fall. Raises DocumentError."""
 
@@ -93,63 +91,22 @@ def open_frames(path: Path, config: EncodeConfig) -> Frames:
         check_whole(path)
     except DocumentError as error:
         raise DocumentError(f"not a video that can be read: {error}") from None
-    exact, why = _attempt(frames_av, path, kind, config)
-    if exact is None and why != _ABSENT:
-        raise DocumentError(f"not a video that can be read ({why})")
-    if exact is not None and kind == "mov" and _is_mirrored(path):
-        return exact
     try:
-        quick, why_not = _attempt(frames_decord, path, config)
-    except DocumentError:
-        if exact is None:
-            raise
-        return exact
-    if exact is None and quick is None:
-        raise DocumentError(f"not a video that can be read (PyAV: {why}; decord: {why_not})")
-    if exact is None:
-        return quick
-    if quick is None or not agree(exact, quick):
-        return exact
-    return replace(exact, fetch=lambda indices: _fetch_either(quick, exact, indices))
-
-
-_ABSENT = "not installed"
-
-
-def _attempt(reader, *arguments) -> tuple[Frames | None, str]:
-    """A reader's frames, or the reason why it has none; a DocumentError is final."""
-    try:
-        return reader(*arguments), ""
+        return _frames(path, kind, config)
     except ImportError:
-        return None, _ABSENT
+        raise DocumentError(
+            "a video takes PyAV, which is not installed: `uv sync` installs it, or pip install av"
+        ) from None
     except DocumentError:
         raise
-    # both libraries raise what FFmpeg gives them, in classes of their own
+    # PyAV raises what FFmpeg gives it, in classes of its own
     except Exception as error:
-        return None, reason_of(error)
+        raise DocumentError(f"not a video that can be read ({reason_of(error)})") from None
 
 
 def reason_of(error: Exception) -> str:
     """The first line of an error's message, short."""
     return str(error).splitlines()[0][-120:] if str(error) else type(error).__name__
-
-
-def agree(one: Frames, other: Frames) -> bool:
-    """Whether two readers see the same frames at the same times."""
-    return len(one.times_s) == len(other.times_s) and bool(np.abs(one.times_s - other.times_s).max() < _TOLERANCE_S)
-
-
-def _fetch_either(quick: Frames, exact: Frames, indices: list[int]) -> Iterator[np.ndarray]:
-    """Frames from the quick reader, and from the exact one from where the quick one fails."""
-    count = 0
-    try:
-        for frame in quick.fetch(indices):
-            yield frame
-            count += 1
-    except DocumentError:
-        raise
-    except Exception:
-        yield from exact.fetch(indices[count:])
 
 
 def _check(num_frames: int, end_s: float, config: EncodeConfig) -> None:
@@ -167,48 +124,8 @@ def _check_size(width: int, height: int, config: EncodeConfig) -> None:
         raise DocumentError(f"frames of {width} x {height} pixels are over max_pixels={config.max_pixels}")
 
 
-def frames_decord(path: Path, config: EncodeConfig) -> Frames:
-    """Frames as decord alone sees them. Raises DocumentError, ImportError and decord's own errors."""
-    import decord
-
-    decord.logging.set_level(decord.logging.QUIET)
-    # one thread: starting more costs more than they save on short clips
-    reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
-    spans = np.asarray(reader.get_frame_timestamp(np.arange(len(reader))), dtype=np.float64).reshape(-1, 2)
-    if not np.isfinite(spans).all() or (np.diff(spans[:, 0]) < 0).any():
-        raise RuntimeError("frame times are not in order")
-    start_s = float(spans[0, 0]) if len(spans) else 0.0
-    if start_s < -_TOLERANCE_S:
-        raise RuntimeError("frames are hidden by an edit list, which takes PyAV to read: install av")
-    end_s = float(spans[-1, 1] - start_s) if len(spans) else 0.0
-    _check(len(spans), end_s, config)
-
-    def fetch(indices: list[int]) -> Iterator[np.ndarray]:
-        frame, last = None, -1
-        for index in indices:
-            if index != last:
-                # decord tells the frame size only with a frame
-                frame, last = _three_channels(reader[index].asnumpy()), index
-                _check_size(frame.shape[1], frame.shape[0], config)
-            yield frame
-
-    return Frames(spans[:, 0] - start_s, end_s, start_s, fetch)
-
-
-def _three_channels(frame: np.ndarray) -> np.ndarray:
-    """(H, W, 3) pixels of a decord frame.
-
-    decord takes the padded length of a line over the width for the number of channels: frames 16, 24 or 48 pixels
-    wide come out with 4 or 6. The bytes are right, with padding at the end of each line.
-    """
-    height, width, channels = frame.shape
-    if channels == 3:
-        return frame
-    return np.ascontiguousarray(frame.reshape(height, width * channels)[:, : width * 3]).reshape(height, width, 3)
-
-
 def film_stream(container):
-    """The stream that is the film, as FFmpeg and so decord choose it; a cover picture does not count."""
+    """The stream that is the film, as FFmpeg chooses it; a cover picture does not count."""
     import av
 
     attached = av.stream.Disposition.attached_pic
@@ -221,8 +138,8 @@ def film_stream(container):
     return best if best in films else films[0]
 
 
-def frames_av(path: Path, kind: str, config: EncodeConfig) -> Frames:
-    """Frames as PyAV alone sees them; `kind` is the container's name. Raises DocumentError and PyAV's own errors."""
+def _frames(path: Path, kind: str, config: EncodeConfig) -> Frames:
+    """As `open_frames`; `kind` is the container's name. Raises DocumentError and PyAV's own errors."""
     import av
 
     with av.open(str(path), format=kind) as container:
@@ -231,6 +148,8 @@ def frames_av(path: Path, kind: str, config: EncodeConfig) -> Frames:
         if stream.codec_context is None:
             raise DocumentError("not a video that can be read: no decoder for its codec")
         _check_size(stream.codec_context.width, stream.codec_context.height, config)
+        # of B-frames AVI says only in which order they lie
+        ordered = kind == "avi" and stream.codec_context.name in _UNTIMED
         base, rate = float(stream.time_base), float(stream.average_rate or 0)
         shown, spans_s = _walk(container, stream, config)
         declared_s = (container.duration or 0) / av.time_base if kind in ("mov", "matroska") else 0.0
@@ -255,7 +174,8 @@ def frames_av(path: Path, kind: str, config: EncodeConfig) -> Frames:
         with av.open(str(path), format=kind) as container:
             stream = container.streams[number]
             try:
-                yield from _decode(container, stream, ticks[indices].tolist(), config)
+                frames = _decoded(container, stream, config, ticks=ticks.tolist() if ordered else None)
+                yield from _picked(frames, ticks[indices].tolist(), base)
             except av.FFmpegError as error:
                 raise DocumentError(f"the video is damaged ({reason_of(error)})") from None
 
@@ -287,26 +207,30 @@ def _walk(container, stream, config: EncodeConfig) -> tuple[list[tuple[int, int]
     return shown, (max(0.0, min(first_s, last_s)), last_s)
 
 
-def _decode(container, stream, wanted: list[int], config: EncodeConfig) -> Iterator[np.ndarray]:
-    """Pixels of the frames with the given times (pts, not falling), turned upright."""
+def _decoded(container, stream, config: EncodeConfig, *, ticks: list[int] | None) -> Iterator[tuple[int, object]]:
+    """(pts, frame) of a stream from its first frame on; times by `ticks`, in order, where these are given."""
     stream.thread_count = 1
-    wanted = itertools.chain(wanted, [None])
-    want = next(wanted)
+    count = 0
     for frame in container.decode(stream):
-        if want is None:
-            return
-        if frame.pts is None or frame.pts < want:
-            continue
-        if frame.pts > want:
-            break
-        _check_size(frame.width, frame.height, config)
-        pixels = upright(frame)
-        while want == frame.pts:
-            yield pixels
-            want = next(wanted)
-    if want is not None:
-        at_s = float(want * stream.time_base)
-        raise DocumentError(f"the frame at {at_s:.3f} s cannot be decoded: the file is damaged or truncated")
+        pts = frame.pts
+        if ticks is not None:
+            pts, count = ticks[count] if count < len(ticks) else None, count + 1
+        if pts is not None:
+            _check_size(frame.width, frame.height, config)
+            yield pts, frame
+
+
+def _picked(frames: Iterator[tuple[int, object]], wanted: list[int], base: float) -> Iterator[np.ndarray]:
+    """Upright pixels of the frames with the given times (pts, not falling; `base` seconds each)."""
+    pts, pixels = None, None
+    for want in wanted:
+        while pts is None or pts < want:
+            pts, frame = next(frames, (want + 1, None))
+            pixels = None
+        if pts > want:
+            raise DocumentError(f"the frame at {want * base:.3f} s cannot be decoded: the file is damaged or truncated")
+        pixels = upright(frame) if pixels is None else pixels
+        yield pixels
 
 
 def upright(frame) -> np.ndarray:
@@ -322,17 +246,3 @@ def upright(frame) -> np.ndarray:
     else:
         pixels = pixels.transpose(1, 0, 2)[:: -1 if b < 0 else 1, :: -1 if c < 0 else 1]
     return np.ascontiguousarray(pixels)
-
-
-def _is_mirrored(path: Path) -> bool:
-    """Whether some track of an MP4 has a display matrix that mirrors; one too many costs only time."""
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        place = content.find(b"tkhd")
-        while place >= 0:
-            matrix = place + (44 if content[place + 4 : place + 5] == b"\0" else 56)
-            if len(content) >= matrix + 36:
-                a, b, _, c, d = struct.unpack_from(">5i", content, matrix)
-                if a * d - b * c < 0:
-                    return True
-            place = content.find(b"tkhd", place + 4)
-    return False

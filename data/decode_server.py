@@ -134,7 +134,7 @@ class _Server:
         if any(isinstance(part, Audio) and ending_of(part.path) not in _LIGHT for part in document.parts):
             names.append("av")
         if any(isinstance(part, Video) for part in document.parts):
-            names += ["data.decode_video", "decord", "av"]
+            names += ["data.decode_video", "av"]
         names = [name for name in names if name not in sys.modules]
         if not names:
             return

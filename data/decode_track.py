@@ -63,17 +63,16 @@ def read_contained(path: Path, kind: str, max_s: float) -> tuple[np.ndarray, int
                 raise DocumentError("no sound track in the file: it is a silent video, so give it as video")
             stream = container.streams.audio[0]
             check_codec(stream)
-            rate = stream.codec_context.sample_rate
             in_front = _AAC_FRAME if kind in _UNSTATED and stream.codec_context.name == "aac" else 0
             length_s = float(stream.duration * stream.time_base) if stream.duration and kind in _EXACT else 0.0
             declared_s = (container.duration or 0) / av.time_base if kind in ("mov", "matroska", "asf", "caf") else 0.0
-            track, first_s = Track(rate, max_s, "the limit"), None
-            last = None
+            track, first_s, last = None, None, None
             for frame, piece in pieces(container, stream):
+                track = track or Track(frame.sample_rate, max_s, "the limit")
                 timed = frame is not last and frame.pts is not None
                 start_s = float(frame.pts * frame.time_base) if timed else None
                 if first_s is None and timed:
-                    first_s = start_s + in_front / rate
+                    first_s = start_s + in_front / track.rate
                 track.add(piece, start_s - first_s if timed else None)
                 last = frame
     except (DocumentError, MemoryError):
@@ -81,7 +80,9 @@ def read_contained(path: Path, kind: str, max_s: float) -> tuple[np.ndarray, int
     # PyAV raises what FFmpeg gives it, in classes of its own
     except Exception as error:
         raise DocumentError(f"broken sound track ({reason_of(error)}); convert it to WAV") from None
-    samples = track.samples()
+    if track is None:
+        raise DocumentError("no samples in the sound")
+    samples, rate = track.samples(), track.rate
     length = round(length_s * rate)
     # no more than what filled the last packets; an edit list of many parts may declare anything
     if 0 < len(samples) - length <= 4 * _AAC_FRAME and length:
@@ -110,7 +111,9 @@ def check_codec(stream) -> None:
 
     if stream.codec_context is None:
         raise DocumentError("no decoder for the codec of the sound track; convert it to WAV")
-    check_rate(stream.codec_context.sample_rate)
+    # a transport stream may not have told the rate yet
+    if stream.codec_context.sample_rate:
+        check_rate(stream.codec_context.sample_rate)
     if stream.codec_context.channels > 32:
         raise DocumentError(f"sound has {stream.codec_context.channels} channels, over the limit of 32")
 
@@ -122,13 +125,14 @@ def pieces(container, stream, *, since_s: float = float("-inf")) -> Iterator[tup
     """
     import av
 
-    from data.decode_audio import to_mono
+    from data.decode_audio import check_rate, to_mono
 
     planar = av.AudioResampler(format="fltp")
     for packet in container.demux(stream):
         if packet.pts is not None and float(packet.pts * packet.time_base) < since_s:
             continue
         for frame in packet.decode():
+            check_rate(frame.sample_rate)
             for piece in planar.resample(frame):
                 if piece.samples:
                     yield frame, to_mono(piece.to_ndarray().T)

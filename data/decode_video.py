@@ -1,13 +1,12 @@
-"""Video files to tubelet patches: decord first, PyAV where decord is absent or cannot.
+"""Video files to tubelet patches, and their sound to mel tokens.
 
 Frames are taken by absolute time: at every k / fps the frame that is showing then, whatever the file's own rate.
-Times count from the first frame shown. What readers there are, and which is believed, is `data.decode_frames`; from
-there on is one path.
-The sound track is read by PyAV (decord's own reader where PyAV is absent), placed on the clock of the first frame, and
-becomes mel tokens as any sound does. Tracks may start at any time of the file's own clock: sound that begins after the
-first frame has silence in front, what was heard before the first frame is cut, and missing packets are silence.
+Times count from the first frame shown (`data.decode_frames`). The sound track is placed on the clock of the first
+frame, and becomes mel tokens as any sound does. Tracks may start at any time of the file's own clock: sound that begins
+after the first frame has silence in front, what was heard before the first frame is cut, and missing packets are
+silence.
 
-decord can hang and can leak: import this module only inside the processes of `data.decode_server`.
+FFmpeg can hang on a hostile file, and can leak: import this module only inside the processes of `data.decode_server`.
 """
 
 from pathlib import Path
@@ -65,10 +64,8 @@ def frames_at(times_s: np.ndarray, count: int, config: EncodeConfig) -> list[int
 
 def _sound_track(path: Path, film: Frames, config: EncodeConfig) -> np.ndarray | None:
     """(n,) samples at the configured rate from the time of the first frame on, or None for a silent video."""
-    try:
-        import av
-    except ImportError:
-        return _sound_decord(path, config)
+    import av
+
     from data.decode_audio import resample
 
     try:
@@ -77,9 +74,9 @@ def _sound_track(path: Path, film: Frames, config: EncodeConfig) -> np.ndarray |
                 return None
             stream = container.streams.audio[0]
             check_codec(stream)
-            rate, last = stream.codec_context.sample_rate, None
-            track = Track(rate, config.max_video_s)
+            track, last = None, None
             for frame, piece in pieces(container, stream, since_s=film.start_s - config.max_video_s - 1):
+                track = track or Track(frame.sample_rate, config.max_video_s)
                 timed = frame is not last and frame.pts is not None
                 track.add(piece, float(frame.pts * frame.time_base) - film.start_s if timed else None)
                 last = frame
@@ -87,23 +84,5 @@ def _sound_track(path: Path, film: Frames, config: EncodeConfig) -> np.ndarray |
         raise
     except Exception as error:
         raise DocumentError(f"broken sound track ({reason_of(error)})") from None
-    mono = track.samples()
-    return resample(mono, rate, config) if len(mono) else None
-
-
-def _sound_decord(path: Path, config: EncodeConfig) -> np.ndarray | None:
-    """The sound track by decord, for installations without PyAV; decord pads and trims it to the picture itself."""
-    import decord
-
-    from data.decode_audio import to_mono
-
-    try:
-        reader = decord.AudioReader(str(path), ctx=decord.cpu(0), sample_rate=config.sample_rate, mono=True)
-    except Exception as error:
-        if "audio stream" in str(error).lower():
-            return None
-        raise DocumentError(f"broken sound track ({reason_of(error)})") from None
-    samples = reader[:].asnumpy().reshape(-1, 1)
-    if len(samples) > (config.max_video_s + 1) * config.sample_rate:
-        raise DocumentError(f"sound track is longer than max_video_s={config.max_video_s:g}; split it")
-    return to_mono(samples) if len(samples) else None
+    mono = track.samples() if track else ()
+    return resample(mono, track.rate, config) if len(mono) else None

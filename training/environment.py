@@ -16,7 +16,7 @@ from training.files import read_json, write_json
 from training.peak import sheet_peak
 from training.runtime import Runtime, usable_cores
 
-PACKAGES = ("torch", "numpy", "tokenizers", "torchaudio", "pillow", "soundfile", "eva-decord", "av")
+PACKAGES = ("torch", "numpy", "tokenizers", "torchaudio", "pillow", "soundfile", "av")
 
 
 def environment(runtime: Runtime, world: World) -> dict[str, Any]:

@@ -209,8 +209,8 @@ class Line:
             return ""
         return (
             f"changed since ({', '.join(changed)}), and left as it was, because {' and '.join(kept)} saw it so; "
-            f"give --name NEW for a run on what is there now, or --redo {' '.join(kept)} to train again (old folders are "
-            "renamed)"
+            f"give --name NEW for a run on what is there now, or --redo {' '.join(kept)} to train again (old folders "
+            "are renamed)"
         )
 
     def _build(self, name: str, folder: Path, key: dict, build: Callable) -> dict[str, Any]:

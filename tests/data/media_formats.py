@@ -89,16 +89,18 @@ def film(
     container_options: dict[str, str] | None = None,
     sound: tuple[float, float] | None = None,
     sound_codec: str = "aac",
+    fps: int = 10,
+    ticks: int = 1000,
 ) -> Path:
-    """A film whose frame n is shown at frames_ms[n], with a tone of sound[1] seconds from sound[0] on."""
+    """A film whose frame n is shown at frames_ms[n], in `ticks` a second, with a tone of sound[1] s from sound[0] on."""
     import av
 
     path.parent.mkdir(parents=True, exist_ok=True)
     width, height = size
     with av.open(str(path), "w", container_options=container_options or {}) as container:
-        video = container.add_stream(codec, rate=10, options={"threads": "1"} | (options or {}))
+        video = container.add_stream(codec, rate=fps, options={"threads": "1"} | (options or {}))
         video.width, video.height, video.pix_fmt = width, height, pixel_format
-        video.codec_context.time_base = video.time_base = Fraction(1, 1000)
+        video.codec_context.time_base = video.time_base = Fraction(1, ticks)
         video.codec_context.max_b_frames = b_frames
         audio = None
         if sound:
@@ -108,7 +110,7 @@ def film(
             pixels = np.full((height, width, 3), grey_of(number), np.uint8)
             pixels[: height // 4, : width // 4] = (255, 0, 0)
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=pixel_format)
-            frame.pts, frame.time_base = time_ms, Fraction(1, 1000)
+            frame.pts, frame.time_base = time_ms, Fraction(1, ticks)
             container.mux(video.encode(frame))
         container.mux(video.encode())
         if audio is not None:

@@ -208,20 +208,6 @@ def test_video_frames_are_taken_by_absolute_time(tmp_path, tokenizer):
     np.testing.assert_allclose(grey.reshape(-1), [0, 10, 20, 30, 40, 40], atol=3)
 
 
-def test_video_readers_agree(tmp_path):
-    """decord and PyAV, each alone: the same frames at the same times, and the same pixels but for rounding."""
-    pytest.importorskip("decord", reason="decord is not installed here; PyAV reads alone")
-    from data.decode_frames import agree, container_of, frames_av, frames_decord
-
-    film(tmp_path / "x.mp4", 2.3)
-    quick = frames_decord(tmp_path / "x.mp4", CONFIG)
-    exact = frames_av(tmp_path / "x.mp4", container_of(tmp_path / "x.mp4"), CONFIG)
-    assert agree(quick, exact) and quick.end_s == pytest.approx(exact.end_s, abs=1e-5)
-    np.testing.assert_allclose(quick.times_s, exact.times_s, atol=1e-5)
-    for ours, theirs in zip(quick.fetch([0, 5, 5, 20]), exact.fetch([0, 5, 5, 20]), strict=True):
-        assert np.abs(ours.astype(int) - theirs).mean() < 1
-
-
 def test_targets(tmp_path, tokenizer):
     picture(tmp_path / "x.png", 16, 16)
     asked = one(tmp_path, tokenizer, Text("what?", learn=False), Image("x.png"), Text("yes"))

@@ -96,16 +96,16 @@ def test_a_cut_late_film_stays_refused(tmp_path, container, first_ms):
 
 def test_an_avi_track_with_a_start(tmp_path):
     """AVI states a start for each track in its header, in units of the track's own rate."""
-    from data.decode_frames import frames_av, open_frames
+    from data.decode_frames import open_frames
 
     path = film(tmp_path / "x.avi", STEADY, codec="mpeg4")
     content = bytearray(path.read_bytes())
     place = content.index(b"strh") + 8 + 28
     content[place : place + 4] = (3000).to_bytes(4, "little")
     path.write_bytes(content)
-    exact, both = frames_av(path, "avi", CONFIG), open_frames(path, CONFIG)
-    assert exact.start_s == both.start_s == pytest.approx(3.0, abs=0.1) and len(both.times_s) == 20
-    (frame,) = both.fetch([5])
+    frames = open_frames(path, CONFIG)
+    assert frames.start_s == pytest.approx(3.0, abs=0.1) and len(frames.times_s) == 20
+    (frame,) = frames.fetch([5])
     assert frame[-4:, -4:].mean() == pytest.approx(grey_of(5), abs=4)
 
 
@@ -114,3 +114,17 @@ def test_sound_that_begins_beyond_the_longest_film_is_refused(tmp_path):
 
     with pytest.raises(DocumentError, match="begins 30 s after the picture, beyond max_video_s"):
         decode_video(late_film(tmp_path / "x.mkv", 0, (30.0, 0.5)), CONFIG)
+
+
+@pytest.mark.parametrize(("picture_ms", "sound_s"), [(0, 2.5), (1000, 3.0), (0, 4.0)])
+def test_a_transport_stream_whose_sound_comes_late(tmp_path, picture_ms, sound_s):
+    """Its head does not tell the sample rate then: "0 Hz" was refused."""
+    from data.decode_video import decode_video
+
+    times = [picture_ms + time for time in range(0, 5000, 100)]
+    path = film(tmp_path / "x.m2ts", times, sound=(sound_s, 1.0))
+    _, patches, sound = decode_video(path, CONFIG)
+    loud = np.flatnonzero(sound.astype(np.float32).mean(axis=1) > sound.astype(np.float32).min() + 0.1)
+    assert len(patches) and loud[0] / len(sound) * (sound_s + 1 - picture_ms / 1000) == pytest.approx(
+        sound_s - picture_ms / 1000, abs=0.15
+    )

@@ -238,12 +238,12 @@ def test_command_line_mistakes_are_one_line(model_folder, capsys, arguments, hin
     ("option", "file", "hint"),
     [
         ("--audio", "note.wav", "takes soundfile, which is not installed: `uv sync` installs it, or pip install"),
-        ("--video", "film.mp4", "PyAV: not installed; decord: not installed"),
+        ("--video", "film.mp4", "takes PyAV, which is not installed: `uv sync` installs it, or pip install"),
     ],
 )
 def test_a_library_that_is_missing_is_named(model_folder, media, capsys, monkeypatch, option, file, hint):
     """Sounds ended in a traceback."""
-    for name in ("soundfile", "av", "decord"):
+    for name in ("soundfile", "av"):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "data.decode_audio", raising=False)
     (media / "film.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(200))
