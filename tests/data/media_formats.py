@@ -92,7 +92,7 @@ def film(
     fps: int = 10,
     ticks: int = 1000,
 ) -> Path:
-    """A film whose frame n is shown at frames_ms[n], in `ticks` a second, with a tone of sound[1] s from sound[0] on."""
+    """A film whose frame n is shown at frames_ms[n], `ticks` a second, with a tone of sound[1] s from sound[0] on."""
     import av
 
     path.parent.mkdir(parents=True, exist_ok=True)
