@@ -15,7 +15,8 @@ from data.mixture import Mixture
 from recipes.recipe import TRAINED, Recipe
 from training.config import TrainConfig
 from training.extend import check_longer
-from training.files import differences, plain
+from training.files import differences
+from training.runtime import Runtime
 from training.stages import KeptError, Line, not_extended, refusal
 
 FOLLOWING = ("vocab_size", "image_dim", "audio_dim", "video_dim")
@@ -37,9 +38,9 @@ def config_of(recipe: Recipe, name: str) -> TrainConfig:
     return dataclasses.replace(small, keep_at=(*small.keep_at, *keep))
 
 
-def settings_of(recipe: Recipe, name: str, *, config: TrainConfig, runtime: dict[str, Any]) -> dict[str, Any]:
-    """What decides a training stage's outcome beside its inputs; runtime: `Runtime.identity()`."""
-    settings = {"train": config.identity(), "rows": recipe.rows.settings(), "seed": recipe.seed, "runtime": runtime}
+def settings_of(recipe: Recipe, name: str, *, config: TrainConfig, runtime: Runtime) -> dict[str, Any]:
+    """A training stage's configuration; its deciding fields (`data.deciding`) name the stage beside its inputs."""
+    settings = {"train": config, "rows": recipe.rows, "seed": recipe.seed, "runtime": runtime}
     return {**settings, "salt": recipe.salt} if name == "large_salt" else settings
 
 
@@ -50,7 +51,7 @@ def inputs_of(recipe: Recipe, name: str, *, origin: list[str]) -> list[str]:
     return [*origin, "small"] + (["select"] if recipe.salt.selection else [])
 
 
-def check_kept(recipe: Recipe, *, line: Line, runtime: dict[str, Any], extend: bool = False) -> None:
+def check_kept(recipe: Recipe, *, line: Line, runtime: Runtime, extend: bool = False) -> None:
     """Refuse before anything is done what would have to train a model again. All ranks call it.
 
     extend: a stage may go on with more steps, where it can. Vocabulary and widths follow from the corpus, and are left
@@ -79,14 +80,14 @@ def check_kept(recipe: Recipe, *, line: Line, runtime: dict[str, Any], extend: b
         raise KeptError(trouble)
 
 
-def _changes(recipe: Recipe, name: str, begun: dict, *, changed: set[str], runtime: dict[str, Any]) -> list[str]:
+def _changes(recipe: Recipe, name: str, begun: dict, *, changed: set[str], runtime: Runtime) -> list[str]:
     """What differs from the key that a stage was begun with; changed: stages before it that will not be the same."""
     config, settings, inputs = config_of(recipe, name), begun.get("config"), begun.get("inputs")
     if not isinstance(settings, dict) or not isinstance(inputs, dict) or "train" not in settings:
         return []
     kept = {field: value for field, value in settings["train"].get("model", {}).items() if field in FOLLOWING}
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, **kept))
-    found = differences(settings, plain(settings_of(recipe, name, config=config, runtime=runtime)), name="config")
+    found = differences(settings, settings_of(recipe, name, config=config, runtime=runtime), name="config")
     origin = ["encoded", "filtered"] if recipe.corpus.filters else ["encoded"]
     asked = set(inputs_of(recipe, name, origin=origin))
     found += [f"inputs.{each}: new" for each in sorted(asked - set(inputs))]
