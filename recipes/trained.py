@@ -55,13 +55,22 @@ def check_kept(recipe: Recipe, *, line: Line, runtime: Runtime, extend: bool = F
     """Refuse before anything is done what would have to train a model again. All ranks call it.
 
     extend: a stage may go on with more steps, where it can. Vocabulary and widths follow from the corpus, and are left
-    to the stages that make it. Raises KeptError.
+    to the stages that make it. What stands on a model that will be trained again counts as changed: another machine or
+    number of ranks gives other bits. Raises KeptError, and ValueError where `line.redo` names another recipe's stage.
     """
+    names = trained_names(recipe)
+    if unknown := sorted(line.redo - set(names)):
+        raise ValueError(f"--redo {unknown[0]}: this recipe trains {', '.join(names)}, by its arms")
     changed: dict[str, list[str]] = {}
-    for name in trained_names(recipe):
+    again: set[str] = set()
+    for name in names:
         begun = line.begun(name)
-        if begun is not None and (found := _changes(recipe, name, begun, changed=set(changed), runtime=runtime)):
+        if begun is None:
+            continue
+        if found := _changes(recipe, name, begun, changed={*changed, *again}, runtime=runtime):
             changed[name] = found
+        if name in line.redo or not line.has_ended(name):
+            again.add(name)
     refused = [name for name in changed if name not in line.redo]
     trouble = None
     if refused and extend:
@@ -74,14 +83,15 @@ def check_kept(recipe: Recipe, *, line: Line, runtime: Runtime, extend: bool = F
         except ValueError as error:
             trouble = not_extended(name, str(error))
     elif refused:
-        trouble = refusal(*refused, changes=list(dict.fromkeys(each for name in refused for each in changed[name])))
+        changes = list(dict.fromkeys(each for name in refused for each in changed[name]))
+        trouble = refusal(*refused, changes=changes, redo=[name for name in names if name in line.redo])
     # one rank decides, and all leave
     if trouble := line.world.broadcast(trouble):
         raise KeptError(trouble)
 
 
 def _changes(recipe: Recipe, name: str, begun: dict, *, changed: set[str], runtime: Runtime) -> list[str]:
-    """What differs from the key that a stage was begun with; changed: stages before it that will not be the same."""
+    """What differs from the key that a stage was begun with; changed: stages before it that may not be the same."""
     config, settings, inputs = config_of(recipe, name), begun.get("config"), begun.get("inputs")
     if not isinstance(settings, dict) or not isinstance(inputs, dict) or "train" not in settings:
         return []

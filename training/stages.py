@@ -257,6 +257,10 @@ class Line:
         begun = read_json(self.folder / name / BEGUN)
         return begun if isinstance(begun, dict) and is_expensive(self.folder / name) else None
 
+    def has_ended(self, name: str) -> bool:
+        """Has a training stage come to its end? Its weights are the last that it makes, but for the mark."""
+        return (self.folder / name / DONE).exists() or any((self.folder / name).glob("model/*.safetensors"))
+
     def standing_on(self, name: str) -> list[str]:
         """Stages with weights or checkpoints that were made from stage `name`, directly or by way of others."""
         inputs = {path.parent.name: _inputs(path) for path in sorted(self.folder.glob(f"*/{BEGUN}"))}
@@ -303,15 +307,16 @@ def moved_aside(folder: Path) -> Path:
     return old
 
 
-def refusal(*names: str, changes: list[str]) -> str:
-    """What is said where trained stages would be done anew: what changed, and what can be done."""
+def refusal(*names: str, changes: list[str], redo: Iterable[str] = ()) -> str:
+    """What is said where trained stages would be done anew: what changed, and what can be done. redo: stages that are
+    trained again anyway."""
     shown = "; ".join(changes[:SHOWN]) + (f"; and {len(changes) - SHOWN} more" if len(changes) > SHOWN else "")
     which, are = " and ".join(names), "is" if len(names) == 1 else "are"
     return (
         f"{which} {are} trained already, or partly, with other settings or documents, and {are} kept ({shown}): give "
         "--name NEW for a run of its own, --extend where only the number of steps grew, or --redo "
-        f"{' '.join(names)} to train again (what is there is renamed to {names[0]}{ASIDE}1); the settings of before "
-        "go on as ever"
+        f"{' '.join((*redo, *names))} to train again (what is there is renamed to {names[0]}{ASIDE}1); the settings of "
+        "before go on as ever"
     )
 
 

@@ -74,15 +74,15 @@ def recipe(**changes) -> Recipe:
     return Recipe(**{**fields, **changes})
 
 
-def make_up(folder: Path, value: Recipe, *, finished: bool = True, key=deciding) -> None:
-    """Stages as they lie there when they were trained, in as many bytes as it takes."""
-    for name in trained_names(value):
+def make_up(folder: Path, value: Recipe, *, names=None, half=(), key=deciding) -> None:
+    """Stages as they lie there when they were trained, in as many bytes as it takes. half: those that were cut off."""
+    for name in names or trained_names(value):
         stage = folder / name
         (stage / "checkpoints" / "step_00000004").mkdir(parents=True)
         settings = settings_of(value, name, config=config_of(value, name), runtime=RUNTIME)
         begun = {"config": key(settings), "inputs": dict.fromkeys(inputs_of(value, name, origin=["encoded"]), "digest")}
         (stage / "stage.json").write_text(json.dumps(begun))
-        if finished:
+        if name not in half:
             (stage / "model").mkdir()
             (stage / "model" / "model.safetensors").write_bytes(b"weights")
             (stage / "done").write_text(json.dumps({"key": begun}))
@@ -106,7 +106,12 @@ def is_refused(folder: Path, value: Recipe, runtime: Runtime = RUNTIME, **option
 @pytest.mark.parametrize("part", ["small", "large", "rows", "salt", "seed"])
 def test_changed_fields_that_decide_are_refused_and_others_are_not(tmp_path, part, finished):
     plainly = recipe()
-    make_up(tmp_path, plainly, finished=finished)
+    if finished:
+        make_up(tmp_path, plainly)
+    elif part == "small":
+        make_up(tmp_path, plainly, names=["small"], half=["small"])
+    else:
+        make_up(tmp_path, plainly, names=["small", "large_salt"], half=["large_salt"])
     assert not is_refused(tmp_path, plainly)
     tried = 0
     for path, _ in leaves(plainly):
@@ -121,6 +126,45 @@ def test_changed_fields_that_decide_are_refused_and_others_are_not(tmp_path, par
         assert is_refused(tmp_path, other) == decides(field, config), path
         tried += 1
     assert tried >= {"seed": 1, "salt": 9, "rows": 8}.get(part, 35)
+
+
+@pytest.mark.parametrize(
+    ("redo", "lost", "refused"),
+    [
+        ((), (), False),
+        (("small",), (), True),
+        (("small", "large_salt"), (), False),
+        (("large_salt",), (), False),
+        (("large_baseline",), (), False),
+        ((), ("small/done", "small/model/model.safetensors"), True),
+        (("large_salt",), ("small/done", "small/model/model.safetensors"), False),
+        # the mark alone, or weights that somebody took elsewhere: nothing is trained
+        ((), ("small/done",), False),
+        ((), ("small/model/model.safetensors",), False),
+    ],
+    ids=["nothing", "small", "both", "large", "baseline", "small-half-done", "small-half-done-large-too", "no-mark",
+         "weights-moved"],
+)  # fmt: skip
+def test_what_stands_on_a_model_that_is_trained_again_is_refused_first(tmp_path, redo, lost, refused):
+    """`--redo small` with the same settings gives other bits on another machine; it said so after hours of training."""
+    make_up(tmp_path, recipe())
+    for path in lost:
+        (tmp_path / path).unlink()
+    with Line(tmp_path, redo=redo) as line:
+        if not refused:
+            return check_kept(recipe(), line=line, runtime=RUNTIME)
+        with pytest.raises(KeptError) as told:
+            check_kept(recipe(), line=line, runtime=RUNTIME)
+    assert "large_salt is trained already" in str(told.value) and "inputs.small: changed" in str(told.value)
+    assert f"--redo {' '.join((*redo, 'large_salt'))} to train again" in str(told.value)
+
+
+def test_a_stage_that_the_recipe_does_not_train_cannot_be_redone(tmp_path):
+    with (
+        Line(tmp_path, redo=["small"]) as line,
+        pytest.raises(ValueError, match="--redo small: this recipe trains large_b"),
+    ):
+        check_kept(recipe(arms=("baseline",)), line=line, runtime=RUNTIME)
 
 
 @pytest.mark.parametrize("field", dataclasses.fields(Runtime), ids=lambda field: field.name)
