@@ -57,7 +57,7 @@ from training.config import TrainConfig
 from training.distributed import RankLostError, World, close_world, start_world
 from training.environment import environment, peak_rss_gib
 from training.extend import carry, check_longer, checkpoint_to_extend
-from training.files import differences, file_digest, plain, read_json, write_json
+from training.files import differences, file_digest, read_json, write_json
 from training.ledger import Ledger
 from training.loop import train
 from training.metrics import TensorBoardSink
@@ -149,7 +149,7 @@ class _Run:
 
     def go(self) -> None:
         """Everything; rank 0 alone builds, evaluates and reports."""
-        check_kept(self.recipe, line=self.line, runtime=self.runtime.identity(), extend=self.extend)
+        check_kept(self.recipe, line=self.line, runtime=self.runtime, extend=self.extend)
         manifest, inputs = self.corpus()
         settings = {"encode": self.recipe.corpus.encode, "vocab_size": self.recipe.corpus.vocab_size}
         built = is_corpus(manifest)
@@ -203,11 +203,7 @@ class _Run:
             summary = build_workbench(bench, folder)
             return {"fingerprint": file_digest(folder / "manifest.jsonl"), "documents": summary["documents"]}
 
-        # the number of workers alters no byte of a corpus
-        stage = self.stage(
-            "corpus", build, config=dataclasses.replace(bench, workers=1), inputs={"source": source_hash(files)},
-            stays=True,
-        )  # fmt: skip
+        stage = self.stage("corpus", build, config=bench, inputs={"source": source_hash(files)}, stays=True)
         inputs = {"corpus": stage.digest}
         return stage.folder / "manifest.jsonl", inputs | self.media_inputs(stage.folder.resolve(), inputs)
 
@@ -381,7 +377,7 @@ class _Run:
         self.stage(
             name,
             build,
-            config=settings_of(self.recipe, name, config=config, runtime=self.runtime.identity()),
+            config=settings_of(self.recipe, name, config=config, runtime=self.runtime),
             inputs=inputs_of(self.recipe, name, origin=self.origin),
             everywhere=True,
             precious=True,
@@ -391,8 +387,8 @@ class _Run:
     def carry(self, name: str, config: TrainConfig, old: Path, fresh: Path) -> None:
         """What a longer run of a stage goes on from. Raises ValueError where it would not have been the same so far."""
         begun = read_json(old / BEGUN)["config"]
-        settings = settings_of(self.recipe, name, config=config, runtime=self.runtime.identity())
-        changes = differences(begun, plain(settings), name="config")
+        settings = settings_of(self.recipe, name, config=config, runtime=self.runtime)
+        changes = differences(begun, settings, name="config")
         before = shorter(self.recipe, name, begun=begun, changes=changes)
         check_longer(before, config)
         found = checkpoint_to_extend(old, config=before)
@@ -444,7 +440,7 @@ class _Run:
             return {"kept": scores.document[kept].tolist()}
 
         stage = self.stage(
-            "select", build, config={"salt": salt, "rows": self.recipe.rows.settings()}, inputs=[*self.origin, "small"]
+            "select", build, config={"salt": salt, "rows": self.recipe.rows}, inputs=[*self.origin, "small"]
         )
         return stage.result["kept"]
 

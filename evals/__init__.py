@@ -11,6 +11,7 @@
     compare.py           two runs, at equal steps and at equal cost
     evaluate.py          the evaluate stage: all of it, written to files
     summary.py           summary.json
+    documents.py         documents of any kind as a run's own tokens
     other.py             a finished run on other documents; two evaluated runs
     commands.py          `python -m evals`, `evals.compare`, `evals.report`
     report*.py, .css     report.html, one file that opens offline

@@ -49,7 +49,8 @@ def measure(argv: list[str] | None = None) -> int:
     parser.add_argument("run", metavar="RUN", type=Path, help="a run (runs/demo), a stage of it, or a model folder")
     parser.add_argument(
         "--on", metavar="DATA", type=Path, required=True,
-        help="a folder, manifest, tar or table of any format that `python -m data check` reads; all its splits count",
+        help="a folder, manifest, tar or table of any format that `python -m data check` reads, or a corpus that "
+        "`python -m data build` wrote; all its splits count",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, help="a new folder that keeps what was measured (default: nothing is kept)")
     for name, text in (

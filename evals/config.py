@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from data.deciding import aside
 from data.document import SPLITS
 
 
@@ -48,7 +49,7 @@ class EvalConfig:
     """Documents of each kind and level that are transcribed greedily."""
     samples_per_cell: int = 2
     """Transcriptions of each kind and level that the report shows, with their media."""
-    validation_per_cell: int = 16
+    validation_per_cell: int = aside(16)
     """Documents of each kind and level of the validation split that are measured during training."""
     max_new_tokens: int = 320
     """Tokens after which a transcription is cut off; the reference is cut at the same length."""
@@ -66,7 +67,7 @@ class EvalConfig:
     """Chooses documents, partners for "another document's medium", and bootstrap resamples."""
     max_sample_mib: float = 2.0
     """Largest media file that the report carries within itself; larger ones are named but not shown."""
-    max_report_mib: float = 16.0
+    max_report_mib: float = aside(16.0)
     """Media that the report carries in all."""
     targets: Targets = Targets()
     """What the results are held against."""

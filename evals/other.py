@@ -1,11 +1,10 @@
 """A finished run on other documents, and two evaluated runs held against each other.
 
-`measure_on` reads whatever `data.formats.open_source` opens, encodes it with the run's own tokenizer and encoder, and
-lets `evals.evaluate` measure the run's models on it: all of its documents, whatever splits they name, since none of
-them is held out of a training that never saw them. Where the run's own corpus lies beside it, documents that it was
-trained on are counted (equal tokens and patches), since on those it is no test.
+`measure_on` has the documents as the run's own tokenizer and encoder make them (`evals.documents`) and lets
+`evals.evaluate` measure the run's models on all of them. Where the corpus that the run was trained on is there, those
+of its training split are counted (equal tokens and patches), since on them it is no test.
 
-    OUT/encoded/       the documents as tokens and patches
+    OUT/encoded/       the documents as tokens and patches, unless they were given as such
     OUT/evaluate/      results.json, documents.jsonl, ... as in a run, so that `compare` reads it like one
     OUT/request.json   which run, which documents, and how much was measured
 
@@ -29,10 +28,11 @@ import torch
 from data.check import default_workers
 from data.document import SPLITS
 from data.formats import open_source
-from data.store import EncodedCorpus, build_corpus, is_corpus
+from data.store import EncodedCorpus, is_corpus
 from evals.bootstrap import ratio_interval
 from evals.compare import verdict
 from evals.config import EvalConfig, Targets
+from evals.documents import documents_at
 from evals.evaluate import MAIN, evaluate
 from evals.summary import finite, read_json, read_jsonl, write_whole
 from model.load import LoadedModel, find_model, load
@@ -103,27 +103,25 @@ def measure_on(
     main = next((name for name in MAIN if name in models), next(iter(models)))
     config = config_of(run, **changes)
     tokenizer, encoder = models[main].tokenizer, models[main].encode_config
-    if is_corpus(data):
-        raise ValueError(
-            f"{data} is a corpus that is built already, with its own tokens: give the documents themselves"
-        )
-    source = open_source(data, max_file_mib=encoder.max_file_mib)
+    if not is_corpus(data):
+        # a mistake is told before anything is made
+        open_source(data, max_file_mib=encoder.max_file_mib)
     _claim(out, {"run": str(run.resolve()), "on": str(data.resolve()), "config": repr(config)})
-    corpus = build_corpus(
-        source, out / "encoded", tokenizer=tokenizer, config=encoder, num_workers=workers or default_workers(),
-        progress=not quiet,
-    )  # fmt: skip
-    trained = _trained_on(run, corpus)
-    corpus.split = np.full(len(corpus), SPLITS.index(config.split), np.int8)
-    results = evaluate(
-        out / "evaluate", corpus=corpus, models=models, config=config, compute_dtype=compute_dtype, quiet=quiet,
-        stages=tuple(models),
-    )  # fmt: skip
+    with documents_at(
+        data, out / "encoded", tokenizer=tokenizer, config=encoder, split=config.split,
+        workers=workers or default_workers(), quiet=quiet,
+    ) as corpus:  # fmt: skip
+        chosen = np.flatnonzero(corpus.split == SPLITS.index(config.split))
+        trained, set_aside = _trained_on(run, corpus, chosen), len(corpus.quarantine())
+        results = evaluate(
+            out / "evaluate", corpus=corpus, models=models, config=config, compute_dtype=compute_dtype, quiet=quiet,
+            stages=tuple(models),
+        )  # fmt: skip
     return finite({
         "run": str(run),
         "on": str(data),
-        "documents": len(corpus),
-        "set_aside": len(corpus.quarantine()),
+        "documents": len(chosen),
+        "set_aside": set_aside,
         "measured": len(losses_of(out).ids),
         "trained_on": trained,
         "main_model": results["main_model"],
@@ -145,15 +143,27 @@ def _claim(out: Path, request: dict[str, str]) -> None:
     write_whole(path, json.dumps(request, indent=1) + "\n")
 
 
-def _trained_on(run: Path, corpus: EncodedCorpus) -> int | None:
-    """How many documents are in the run's training split, token for token; None where its corpus is not there."""
-    store = run / "encoded" / "store"
-    if not is_corpus(store):
+def _trained_on(run: Path, corpus: EncodedCorpus, documents: np.ndarray) -> int | None:
+    """How many of these documents the run was trained on, token for token; None where its corpus is not there."""
+    store = _corpus_of(run)
+    if store is None:
         return None
     own = EncodedCorpus.open(store)
     train = np.asarray(own.split) == SPLITS.index("train")
     seen = set(zip(own.num_tokens[train].tolist(), own.checksums[train].tolist(), strict=True))
-    return sum(pair in seen for pair in zip(corpus.num_tokens.tolist(), corpus.checksums.tolist(), strict=True))
+    asked = zip(corpus.num_tokens[documents].tolist(), corpus.checksums[documents].tolist(), strict=True)
+    return sum(pair in seen for pair in asked)
+
+
+def _corpus_of(run: Path) -> Path | None:
+    """The corpus that a run was trained on, of its own making or given; run: also a stage of it, or a model folder."""
+    for folder in (run.resolve(), *run.resolve().parents[:2]):
+        recipe = read_json(folder / "recipe.json")
+        given = (recipe.get("corpus") or {}).get("manifest") if isinstance(recipe, dict) else None
+        for store in (folder / "encoded" / "store", *([Path(given)] if isinstance(given, str) else [])):
+            if is_corpus(store):
+                return store
+    return None
 
 
 def losses_of(run: Path, model: str | None = None) -> Losses:

@@ -31,7 +31,7 @@ import sys
 from collections.abc import Iterator
 from collections.abc import Sequence as Items
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -40,6 +40,7 @@ from data.document import Audio, Image, Part, Text, Video, part_to_json
 from data.endings import medium_of
 from data.sequence import Sequence
 from data.tokenizer import END_ID, SPECIALS, Tokenizer
+from model.answering import Answering
 from model.decode import GROUP, StaticDecoding, collect
 from model.device import add_device_arguments, device_of, resolve_compute_dtype, resolve_device
 from model.prefill import PREFILL_TOKENS, OnRead, Reading, eagerly, read_prompts
@@ -106,55 +107,35 @@ class Decoding:
         )
 
 
-def check_sampling(
-    *, max_tokens: int, temperature: float, top_p: float, top_k: int = 0, prefill_tokens: int = PREFILL_TOKENS
-) -> None:
-    """Raise ValueError, with the remedy, for settings that cannot be sampled with."""
-    if prefill_tokens < 1:
-        raise ValueError(f"prefill_tokens = {prefill_tokens}: give at least 1, for instance {PREFILL_TOKENS}")
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens = {max_tokens}: give at least 1")
-    Sampling(temperature=temperature, top_p=top_p, top_k=top_k)
-
-
 def stream_tokens(
     model: Transformer,
     prompt: Sequence,
     *,
-    max_tokens: int,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    top_k: int = 0,
-    seed: int = 0,
     vocab_size: int | None = None,
-    prefill_tokens: int = PREFILL_TOKENS,
-    compute_dtype: torch.dtype | None = None,
-    compiled: bool = False,
     on_read: OnRead = lambda num_tokens: None,
+    **options: Any,
 ) -> Iterator[int]:
     """Yield the ids of an answer as they are chosen, without the end token; stops there or after `max_tokens`.
 
-    prefill_tokens, compute_dtype, on_read: how the prompt is read, see `model.prefill.read_prompts`. compiled: see
-    `model.decode.StaticDecoding`; without effect on a CPU.
+    options: of `model.answering.Answering`. on_read: how the prompt is read, see `model.prefill.read_prompts`.
 
     Raises ValueError, on the first `next`, for settings that cannot be sampled with.
     """
-    check_sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k)
-    sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
+    settings = Answering.of(**options)
     reading = read_prompts(
         model,
         [prompt],
-        prefill_tokens=prefill_tokens,
-        max_tokens=max_tokens,
-        compute_dtype=compute_dtype,
+        prefill_tokens=settings.prefill_tokens,
+        max_tokens=settings.max_tokens,
+        compute_dtype=settings.compute_dtype,
         on_read=on_read,
     )
-    decoding = Decoding(model, reading, vocab_size=vocab_size, compute_dtype=compute_dtype)
+    decoding = Decoding(model, reading, vocab_size=vocab_size, compute_dtype=settings.compute_dtype)
     if decodes_statically(model):
-        groups = decoding.static(max_tokens, sampling=sampling, compiled=compiled).groups()
+        groups = decoding.static(settings.max_tokens, sampling=settings, compiled=settings.compiled).groups()
         tokens = (int(group) for group in groups)
     else:
-        tokens = _drawn(decoding, sampling, max_tokens)
+        tokens = _drawn(decoding, settings, settings.max_tokens)
     for token in tokens:
         if token == END_ID:
             return
@@ -197,7 +178,7 @@ def transcribe(
     batch of `batch_size`. prefill_tokens, compute_dtype: see `model.prefill.read_prompts`.
     Raises ValueError for an empty prompt.
     """
-    check_sampling(max_tokens=max_tokens, temperature=0.0, top_p=1.0)
+    Answering(max_tokens=max_tokens, prefill_tokens=prefill_tokens)
     answers: list[list[int]] = [[] for _ in sequences]
     by_length = sorted(range(len(sequences)), key=lambda number: len(sequences[number]))
     longest = max((len(sequence) for sequence in sequences), default=0)
@@ -296,18 +277,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--prompt-file, questions are read from standard input, a line each",
     )  # fmt: skip
     parser.add_argument("--system", metavar="TEXT", help="with --chat: what the model is told before the conversation")
-    for name, default, text in (
-        ("max-tokens", 256, "longest answer, in tokens"),
-        ("temperature", 0.0, "0 takes the likeliest token, 1 draws as the model believes"),
-        ("top-k", 0, "draw among so many of the likeliest tokens; 0 is no limit"),
-        ("top-p", 1.0, "draw among the likeliest tokens that together hold this share"),
-        ("seed", 0, "equal seeds give equal answers"),
-        (
-            "prefill-tokens",
-            PREFILL_TOKENS,
-            "the prompt is read in pieces of at most so many tokens; fewer take less memory",
-        ),
+    for name, text in (
+        ("max-tokens", "longest answer, in tokens"),
+        ("temperature", "0 takes the likeliest token, 1 draws as the model believes"),
+        ("top-k", "draw among so many of the likeliest tokens; 0 is no limit"),
+        ("top-p", "draw among the likeliest tokens that together hold this share"),
+        ("seed", "equal seeds give equal answers"),
+        ("prefill-tokens", "the prompt is read in pieces of at most so many tokens; fewer take less memory"),
     ):
+        default = getattr(Answering, name.replace("-", "_"))
         parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{text} (default %(default)s)")
     add_device_arguments(parser)
     parser.add_argument(

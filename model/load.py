@@ -35,10 +35,11 @@ from tqdm import tqdm
 from data.config import EncodeConfig
 from data.sequence import Sequence
 from data.tokenizer import Tokenizer
+from model.answering import Answering
 from model.config import ModelConfig
 from model.device import resolve_device
 from model.files import save_tensors
-from model.prefill import PREFILL_TOKENS, OnRead
+from model.prefill import OnRead
 from model.prompt import PromptPart, batch_prompts, encode_prompt
 from model.transformer import Transformer
 
@@ -84,47 +85,19 @@ class LoadedModel:
 
         return self.encode(chat_prompt(messages)[0])
 
-    def generate(
-        self,
-        parts: PromptPart | Items[PromptPart],
-        *,
-        max_tokens: int = 256,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        seed: int = 0,
-        prefill_tokens: int = PREFILL_TOKENS,
-        compute_dtype: torch.dtype | None = None,
-        compiled: bool = False,
-        progress: bool = False,
-        on_token: Callable[[int], None] | None = None,
-    ) -> Iterator[str]:
+    def generate(self, parts: PromptPart | Items[PromptPart], **options: Any) -> Iterator[str]:
         """Answer a prompt; returns an iterator of pieces of text, each as soon as it is known.
 
-        Stops at the end token or after `max_tokens`. Temperature 0 is greedy. prefill_tokens, compute_dtype: how the
-        prompt is read, see `model.prefill`. compiled: see `model.decode.StaticDecoding`. progress: show a bar on
-        standard error, if it is a terminal, when reading takes more than `BAR_DELAY_S`. on_token: called with each id
-        of the answer as it is chosen; as a part of a later prompt the ids are what the model said, where its text may
-        be cut into other tokens. Raises ValueError, at the call, for a part that cannot be read or settings that
-        cannot be sampled with.
+        options: max_tokens, temperature, top_k, top_p, seed, prefill_tokens, compute_dtype and compiled are those of
+        `model.answering.Answering`. progress: show a bar on standard error, if it is a terminal, when reading takes
+        more than `BAR_DELAY_S`. on_token: called with each id of the answer as it is chosen; as a part of a later
+        prompt the ids are what the model said, where its text may be cut into other tokens. Raises ValueError, at the
+        call, for a part that cannot be read or settings that cannot be sampled with.
         """
         # imported here so that `python -m model.generate` is not imported before it runs
         from model.generate import stream_text
 
-        tokens = self._tokens(
-            parts,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            seed=seed,
-            prefill_tokens=prefill_tokens,
-            compute_dtype=compute_dtype,
-            compiled=compiled,
-            progress=progress,
-            on_token=on_token,
-        )
-        return stream_text(tokens, self.tokenizer)
+        return stream_text(self._tokens(parts, **options), self.tokenizer)
 
     def chat(
         self, messages: Items[Mapping[str, Any]] | Mapping[str, Any], *, keep_ids: bool = False, **options: Any
@@ -146,32 +119,19 @@ class LoadedModel:
         self,
         parts: PromptPart | Items[PromptPart],
         *,
-        max_tokens: int = 256,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        prefill_tokens: int = PREFILL_TOKENS,
         progress: bool = False,
         on_token: Callable[[int], None] | None = None,
         **options: Any,
     ) -> Iterator[int]:
         """Ids of the answer to a prompt, as they are chosen; mistakes are told at the call."""
-        from model.generate import check_sampling, stream_tokens
+        from model.generate import stream_tokens
 
-        sampling = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
-        check_sampling(**sampling, prefill_tokens=prefill_tokens)
+        settings = Answering.of(**options)
         prompt = self.encode(parts)
-        self._warn_of_length(len(prompt), max_tokens)
+        self._warn_of_length(len(prompt), settings.max_tokens)
         if progress:
             options["on_read"] = _reading_bar(len(prompt))
-        tokens = stream_tokens(
-            self.model,
-            prompt,
-            **sampling,
-            vocab_size=self.tokenizer.vocab_size,
-            prefill_tokens=prefill_tokens,
-            **options,
-        )
+        tokens = stream_tokens(self.model, prompt, vocab_size=self.tokenizer.vocab_size, **options)
         return tokens if on_token is None else _told(tokens, on_token)
 
     def _warn_of_length(self, prompt_tokens: int, max_tokens: int) -> None:

@@ -14,9 +14,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from data.config import EncodeConfig
+from data.deciding import aside
 from data.filters.rules import check_names
 from data.length_schedule import LengthSchedule
 from data.mixture import Mixture
@@ -76,8 +76,9 @@ class RowsConfig:
     mixture: tuple[str, ...] = ()
     """Weights by source too, and schedules along the rows: "source:wikitext*=0.1", "kind:page=0:0.5,0.5:2" (points
     progress:weight), "kind:page/1=2"; a document's is that of its kind, here or in kind_weights, times its source's."""
-    max_left_out: float = 0.5
-    """Share of the training documents that may fit no row and are left out; training refuses above it."""
+    max_left_out: float = aside(0.5)
+    """Share of the training documents that may fit no row and are left out; training refuses above it, which decides
+    whether there are rows, and not which."""
     length_schedule: tuple[str, ...] = ()
     """Train short, extend: how many tokens of a document attention may see together, from which progress on, as
     "0:2048", "0.5:8192" (progress:tokens; `data.length_schedule`); empty: all of it."""
@@ -106,10 +107,6 @@ class RowsConfig:
     def media_budget(self) -> dict[str, int]:
         """Patches per row and modality, as the planner takes them."""
         return {"image": self.image_budget, "audio": self.audio_budget, "video": self.video_budget}
-
-    def settings(self) -> dict[str, Any]:
-        """What decides the rows; the share that may be left out only decides whether there are any."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name != "max_left_out"}
 
 
 @dataclass(frozen=True)

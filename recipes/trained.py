@@ -15,7 +15,8 @@ from data.mixture import Mixture
 from recipes.recipe import TRAINED, Recipe
 from training.config import TrainConfig
 from training.extend import check_longer
-from training.files import differences, plain
+from training.files import differences
+from training.runtime import Runtime
 from training.stages import KeptError, Line, not_extended, refusal
 
 FOLLOWING = ("vocab_size", "image_dim", "audio_dim", "video_dim")
@@ -37,9 +38,9 @@ def config_of(recipe: Recipe, name: str) -> TrainConfig:
     return dataclasses.replace(small, keep_at=(*small.keep_at, *keep))
 
 
-def settings_of(recipe: Recipe, name: str, *, config: TrainConfig, runtime: dict[str, Any]) -> dict[str, Any]:
-    """What decides a training stage's outcome beside its inputs; runtime: `Runtime.identity()`."""
-    settings = {"train": config.identity(), "rows": recipe.rows.settings(), "seed": recipe.seed, "runtime": runtime}
+def settings_of(recipe: Recipe, name: str, *, config: TrainConfig, runtime: Runtime) -> dict[str, Any]:
+    """A training stage's configuration; its deciding fields (`data.deciding`) name the stage beside its inputs."""
+    settings = {"train": config, "rows": recipe.rows, "seed": recipe.seed, "runtime": runtime}
     return {**settings, "salt": recipe.salt} if name == "large_salt" else settings
 
 
@@ -50,17 +51,26 @@ def inputs_of(recipe: Recipe, name: str, *, origin: list[str]) -> list[str]:
     return [*origin, "small"] + (["select"] if recipe.salt.selection else [])
 
 
-def check_kept(recipe: Recipe, *, line: Line, runtime: dict[str, Any], extend: bool = False) -> None:
+def check_kept(recipe: Recipe, *, line: Line, runtime: Runtime, extend: bool = False) -> None:
     """Refuse before anything is done what would have to train a model again. All ranks call it.
 
     extend: a stage may go on with more steps, where it can. Vocabulary and widths follow from the corpus, and are left
-    to the stages that make it. Raises KeptError.
+    to the stages that make it. What stands on a model that will be trained again counts as changed: another machine or
+    number of ranks gives other bits. Raises KeptError, and ValueError where `line.redo` names another recipe's stage.
     """
+    names = trained_names(recipe)
+    if unknown := sorted(line.redo - set(names)):
+        raise ValueError(f"--redo {unknown[0]}: this recipe trains {', '.join(names)}, by its arms")
     changed: dict[str, list[str]] = {}
-    for name in trained_names(recipe):
+    again: set[str] = set()
+    for name in names:
         begun = line.begun(name)
-        if begun is not None and (found := _changes(recipe, name, begun, changed=set(changed), runtime=runtime)):
+        if begun is None:
+            continue
+        if found := _changes(recipe, name, begun, changed={*changed, *again}, runtime=runtime):
             changed[name] = found
+        if name in line.redo or not line.has_ended(name):
+            again.add(name)
     refused = [name for name in changed if name not in line.redo]
     trouble = None
     if refused and extend:
@@ -73,20 +83,21 @@ def check_kept(recipe: Recipe, *, line: Line, runtime: dict[str, Any], extend: b
         except ValueError as error:
             trouble = not_extended(name, str(error))
     elif refused:
-        trouble = refusal(*refused, changes=list(dict.fromkeys(each for name in refused for each in changed[name])))
+        changes = list(dict.fromkeys(each for name in refused for each in changed[name]))
+        trouble = refusal(*refused, changes=changes, redo=[name for name in names if name in line.redo])
     # one rank decides, and all leave
     if trouble := line.world.broadcast(trouble):
         raise KeptError(trouble)
 
 
-def _changes(recipe: Recipe, name: str, begun: dict, *, changed: set[str], runtime: dict[str, Any]) -> list[str]:
-    """What differs from the key that a stage was begun with; changed: stages before it that will not be the same."""
+def _changes(recipe: Recipe, name: str, begun: dict, *, changed: set[str], runtime: Runtime) -> list[str]:
+    """What differs from the key that a stage was begun with; changed: stages before it that may not be the same."""
     config, settings, inputs = config_of(recipe, name), begun.get("config"), begun.get("inputs")
     if not isinstance(settings, dict) or not isinstance(inputs, dict) or "train" not in settings:
         return []
     kept = {field: value for field, value in settings["train"].get("model", {}).items() if field in FOLLOWING}
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, **kept))
-    found = differences(settings, plain(settings_of(recipe, name, config=config, runtime=runtime)), name="config")
+    found = differences(settings, settings_of(recipe, name, config=config, runtime=runtime), name="config")
     origin = ["encoded", "filtered"] if recipe.corpus.filters else ["encoded"]
     asked = set(inputs_of(recipe, name, origin=origin))
     found += [f"inputs.{each}: new" for each in sorted(asked - set(inputs))]

@@ -11,6 +11,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from data.deciding import where
+
+
+def _selects(salt: SaltConfig) -> bool:
+    return salt.selection
+
 
 @dataclass(frozen=True)
 class SaltConfig:
@@ -19,7 +25,7 @@ class SaltConfig:
     Raises ValueError, telling the remedy, for settings that mean nothing.
     """
 
-    kd_fraction: float = 0.3
+    kd_fraction: float = where(lambda salt: salt.kd_steps is None, 0.3)
     """Length of stage 1 as a fraction of all steps; ignored where `kd_steps` is given."""
     kd_steps: int | None = None
     """Length of stage 1 in steps."""
@@ -29,16 +35,16 @@ class SaltConfig:
     """Both models' logits are divided by it; above 1 softens, below 1 sharpens."""
     selection: bool = False
     """Learn in stage 1 from the documents that the early small model's losses choose, not from all."""
-    selection_keep: float = 0.5
+    selection_keep: float = where(_selects, 0.5)
     """Share of the pool's tokens that selection keeps, per kind of document."""
-    selection_per_kind: bool = True
+    selection_per_kind: bool = where(_selects, True)
     """Choose within each kind, so that selection changes which documents are seen but not the mix of media, whose
     losses cannot be compared. SALT itself, on text alone, chooses over all."""
-    top_k: int = 10
+    top_k: int = where(_selects, 10)
     """A token is learnable if its target is among the small model's so many likeliest."""
-    min_learnable: int = 4
+    min_learnable: int = where(_selects, 4)
     """A document with fewer learnable tokens scores -inf: the median of so few says little."""
-    early_fraction: float = 0.1
+    early_fraction: float = where(_selects, 0.1)
     """Which small checkpoint scores: the one after this fraction of the small model's steps."""
 
     def __post_init__(self):

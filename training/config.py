@@ -12,8 +12,9 @@ ranks together; a *micro-batch* is what one rank sends through the model at once
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
+from data.deciding import aside, where
 from data.sequence import CONTEXT
 from kernels import ATTENTION_BACKENDS, LOSS_BACKENDS
 from model.config import ModelConfig
@@ -49,9 +50,9 @@ class TrainConfig:
     schedule: str = "linear"
     """After the warm-up: "linear" or "cosine" decay over all steps that are left, or "wsd": the peak up to the last
     steps, and a decay over these, so that a run can go on with more steps (`--extend`)."""
-    decay_steps: int | None = None
+    decay_steps: int | None = where(lambda train: train.schedule == "wsd", None)
     """Steps of the decay where schedule is "wsd"; None: decay_fraction of all steps."""
-    decay_fraction: float = 0.2
+    decay_fraction: float = where(lambda train: train.schedule == "wsd" and train.decay_steps is None, 0.2)
     """Steps of the decay as a fraction of num_steps where schedule is "wsd" and decay_steps is not given."""
     final_lr_fraction: float = 0.05
     """Learning rate of the last step, as a fraction of the peak."""
@@ -63,7 +64,7 @@ class TrainConfig:
     """AdamW's memory of the squared gradient."""
     adam_eps: float = 1e-8
     """AdamW's guard against division by zero."""
-    muon_momentum: float = 0.95
+    muon_momentum: float = where(lambda train: train.optimizer == "muon", 0.95)
     """Muon's (Nesterov) momentum."""
     grad_clip: float = 1.0
     """Largest norm of the whole gradient, mean over target tokens; 0 turns clipping off."""
@@ -72,16 +73,17 @@ class TrainConfig:
     context_weights: tuple[tuple[str, float], ...] = ()
     """Weights of targets in the objective by the medium that they follow ("none", "image", "audio", "video"), as (name,
     weight) pairs; those not named weigh 1. What is reported is never weighted."""
-    checkpoint_every: int = 200
-    """Steps between two checkpoints; a kill loses at most this many steps."""
-    keep_checkpoints: int = 2
+    checkpoint_every: int = aside(200)
+    """Steps between two checkpoints; a kill loses at most this many steps. Nothing but where a roll-back goes back to
+    depends on it."""
+    keep_checkpoints: int = aside(2)
     """Newest checkpoints to keep on the disk; beside them stay the one with the lowest held-out loss, and the newest
     that a roll-back would trust (`clean_steps`)."""
     keep_at: tuple[int, ...] = ()
     """Steps whose checkpoints are made and kept for good, such as the early one that SALT's selection scores with."""
-    log_every: int = 20
+    log_every: int = aside(20)
     """Steps between two lines of metrics and console."""
-    validate_every: int = 0
+    validate_every: int = aside(0)
     """Steps between two validations; 0: only after the last step."""
     spike_sigma: float = 0.0
     """A step whose loss lies this many standard deviations above the last `spike_window` is rolled back; 0: never.
@@ -89,13 +91,13 @@ class TrainConfig:
     explosion_factor: float = 0.0
     """A step whose gradient is this many times as long as the median of the last `spike_window` is rolled back; 0:
     never."""
-    spike_window: int = 128
+    spike_window: int = where(lambda train: train.spike_sigma or train.explosion_factor, 128)
     """Steps over which mean and deviation of the loss, and the median norm, are taken."""
     clean_steps: int = 8
     """Steps without fault that must follow a checkpoint before a roll-back trusts it: what goes wrong shows late."""
     skip_steps: int = 8
     """After a roll-back the rows of so many steps, the failing one last, are passed over."""
-    max_rollbacks: int = 3
+    max_rollbacks: int = aside(3)
     """Roll-backs in one run before training gives up."""
     seed: int = 0
     """Seed of the initial weights and of anything random within a step."""
@@ -157,11 +159,6 @@ class TrainConfig:
     def kept_steps(self) -> tuple[int, ...]:
         """Steps whose checkpoints are made and kept for good: `keep_at`, and that from which a run can be extended."""
         return self.keep_at if self.decay_start is None else (*self.keep_at, self.decay_start)
-
-    def identity(self) -> dict[str, object]:
-        """Every field that can alter what training ends with or leaves behind, as a stage's configuration."""
-        unused = set() if self.schedule == "wsd" else {"decay_steps", "decay_fraction"}
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in unused}
 
     def micro_rows_on(self, world_size: int) -> int:
         """Rows of one forward pass on one rank when `world_size` ranks share a step.

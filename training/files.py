@@ -5,8 +5,9 @@ to a temporary neighbour, is flushed to the disk, and takes the name with one `r
 The folder is flushed too, or a power cut could forget the rename.
 
 `digest` names a configuration by its content: dataclasses become plain JSON with sorted keys, and the first
-sixteen hexadecimal digits of its SHA-256 are enough for the few stages of a run. What this file does not do:
-locking (see `stages.py`) and tensors (see `checkpoint.py`).
+sixteen hexadecimal digits of its SHA-256 are enough for the few stages of a run. `deciding` is what of a configuration
+decides (`data.deciding`), and `differences` compares one with what was written of an earlier one. What this file does
+not do: locking (see `stages.py`) and tensors (see `checkpoint.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from data.deciding import decides
 
 
 def plain(value: Any) -> Any:
@@ -52,20 +55,47 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def deciding(value: Any) -> Any:
+    """As `plain`, without the fields of dataclasses that do not decide what comes out."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [field for field in dataclasses.fields(value) if decides(field, value)]
+        return {field.name: deciding(getattr(value, field.name)) for field in fields}
+    if isinstance(value, Mapping):
+        return {str(key): deciding(item) for key, item in value.items()}
+    return plain(value)
+
+
 def differences(old: Any, new: Any, *, name: str = "") -> list[str]:
-    """What changed between two plain values, a line each: `learning_rate: 0.001 -> 0.003`."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        lines = []
-        for key in sorted(set(old) | set(new)):
-            inner = f"{name}.{key}" if name else key
-            if key not in old:
-                lines.append(f"{inner}: new, {_short(new[key])}")
-            elif key not in new:
-                lines.append(f"{inner}: gone, was {_short(old[key])}")
-            else:
-                lines += differences(old[key], new[key], name=inner)
-        return lines
-    return [] if old == new else [f"{name or 'value'}: {_short(old)} -> {_short(new)}"]
+    """What changed from a plain value to another, or to dataclasses, a line each: `learning_rate: 0.001 -> 0.003`.
+
+    Of a dataclass only fields that decide are compared. One that `old` does not have came into being after it was
+    written, and stands for what was done before as long as it has its default.
+    """
+    fields = {}
+    if dataclasses.is_dataclass(new):
+        fields = {field.name: field for field in dataclasses.fields(new)}
+        known = {key: getattr(new, key) for key, field in fields.items() if decides(field, new)}
+    elif isinstance(new, Mapping):
+        known = new
+    if not isinstance(old, dict) or not (fields or isinstance(new, Mapping)):
+        new = deciding(new)
+        return [] if old == new else [f"{name or 'value'}: {_short(old)} -> {_short(new)}"]
+    lines = []
+    for key in sorted(set(old) | set(known)):
+        inner = f"{name}.{key}" if name else key
+        if key not in known:
+            lines += [] if key in fields else [f"{inner}: gone, was {_short(old[key])}"]
+        elif key in old:
+            lines += differences(old[key], known[key], name=inner)
+        elif key not in fields or plain(known[key]) != _default(fields[key]):
+            lines.append(f"{inner}: new, {_short(deciding(known[key]))}")
+    return lines
+
+
+def _default(field: dataclasses.Field) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return plain(field.default_factory())
+    return dataclasses.MISSING if field.default is dataclasses.MISSING else plain(field.default)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from data.deciding import ASIDE, aside, where
 from data.loader import default_workers
 from model.device import autocast, has_bfloat16, resolve_device
 from training.activations import is_tiled
@@ -51,7 +52,8 @@ ELSEWHERE = {
 
 @dataclass(frozen=True)
 class Runtime:
-    """What a run really uses; part of the configuration of every training stage."""
+    """What a run really uses; part of the configuration of every training stage. What computes the same again, in other
+    pieces or elsewhere, does not decide; on a GPU neither do the host's threads, which compute nothing there."""
 
     device: str = "cpu"
     """"cpu" or "cuda"."""
@@ -59,34 +61,26 @@ class Runtime:
     """"bfloat16" (autocast), "float32" or "float64"."""
     compile: bool = False
     """Are the blocks compiled?"""
-    num_threads: int = 1
+    num_threads: int = where(lambda runtime: runtime.device != "cuda", 1)
     """CPU threads of all ranks on this machine together."""
     deterministic: bool = True
     """Deterministic algorithms only."""
-    checkpointing: str = "none"
+    checkpointing: str = aside("none")
     """What blocks compute again in the backward pass (`training.activations`)."""
-    checkpoint_layers: int = 1
+    checkpoint_layers: int = aside(1)
     """Neighbouring local layers that keep one input between them."""
-    mlp_tile: int = 0
+    mlp_tile: int = aside(0)
     """Tokens that an MLP takes at a time; 0: all."""
     attention_backend: str = "auto"
     """What computes attention (`kernels.attention`)."""
     loss_backend: str = "auto"
     """What computes head and loss (`kernels.linear_cross_entropy`)."""
-    loader_workers: int = 0
+    loader_workers: int = aside(0)
     """Processes that make batches; 0: the training process itself."""
-    profile: tuple[int, int] | None = None
+    profile: tuple[int, int] | None = aside(None)
     """First and last step to record (`training.profiling`)."""
-    reasons: dict[str, str] = field(default_factory=dict, compare=False, hash=False)
+    reasons: dict[str, str] = field(default_factory=dict, compare=False, hash=False, metadata=ASIDE)
     """Why each choice was made, for the log."""
-
-    def identity(self) -> dict[str, object]:
-        """What may alter the weights' bits, for a stage's configuration; computing again the same does not."""
-        exact = {"reasons", "checkpointing", "checkpoint_layers", "mlp_tile", "profile", "loader_workers"}
-        if self.device == "cuda":
-            # there the host's threads compute nothing
-            exact.add("num_threads")
-        return {name: value for name, value in plain(self).items() if name not in exact}
 
     @property
     def weight_dtype(self) -> torch.dtype:

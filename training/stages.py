@@ -1,15 +1,16 @@
 """The line: stages that are done once, go on where they were cut off, and are done again when their cause changes.
 
     runs/<name>/lock                  flock of the one process that works here, with its pid
-    runs/<name>/<stage>/stage.json    key of the stage that was begun here: configuration and input hashes
+    runs/<name>/<stage>/stage.json    key of the stage that was begun here: settings that decide, and input hashes
     runs/<name>/<stage>/done          the same key, and what the stage gave; written last, in one rename
 
-A stage is named by what decides its outcome: its resolved configuration and the digests of its inputs. If `done` holds
-the same key the stage is skipped. If only `stage.json` does, it was cut off: its function is called again in
-the folder as it lies, and goes on from whatever it left there (training from its last checkpoint). If the key differs,
-the folder is taken away and the stage is done anew, and the log says which setting or input changed. A stage's
-own digest covers its key and the `fingerprint` its function may return (a hash of what it made), so a change travels
-down the line by itself.
+A stage is named by what decides its outcome: those fields of its resolved configuration that do (`data.deciding`), and
+the digests of its inputs. If `done` holds the same key the stage is skipped. A key that an earlier version wrote counts
+as the same where it differs in fields that do not decide, or lacks fields that have their defaults. If only
+`stage.json` has the key, the stage was cut off: its function is called again in the folder as it lies, and goes on from
+whatever it left there (training from its last checkpoint). If the key differs, the folder is taken away and the stage
+is done anew, and the log says which setting or input changed. A stage's own digest covers its key and the `fingerprint`
+its function may return (a hash of what it made), so a change travels down the line by itself.
 
 What took long to make is never taken away. A stage that is `precious` and has begun to make something (weights, a
 checkpoint, metrics) is refused where its key differs, `KeptError`, with the fields that changed and what can be done.
@@ -39,7 +40,7 @@ from pathlib import Path
 from typing import Any
 
 from training.distributed import LOCK_NAME, World, wait_for
-from training.files import differences, digest, plain, read_json, write_json, write_text
+from training.files import deciding, differences, digest, plain, read_json, write_json, write_text
 
 logger = logging.getLogger("brine.line")
 
@@ -158,7 +159,7 @@ class Line:
         Raises ValueError for an input that is no earlier stage and for a folder that holds something else, KeptError
         where something precious would be done anew.
         """
-        key = {"config": plain(config), "inputs": self._digests(inputs)}
+        key = {"config": config, "inputs": self._digests(inputs)}
         folder = self.folder / name
         mark = self._finished(folder, key)
         if mark is None and stays and (told := self._stays(name, key)):
@@ -180,7 +181,7 @@ class Line:
                 self.world.broadcast(None if trouble is None else str(trouble))
             if trouble is not None:
                 raise trouble
-            mark = self._build(name, folder, key, build)
+            mark = self._build(name, folder, build)
         else:
             if everywhere:
                 if trouble := self.world.broadcast(None):
@@ -200,7 +201,9 @@ class Line:
     def _stays(self, name: str, key: dict) -> str:
         """Why a stage whose inputs changed is left as it is; "" where it is not. Every rank finds the same."""
         begun, folder = read_json(self.folder / name / BEGUN), self.folder / name
-        if not isinstance(begun, dict) or begun.get("config") != key["config"] or not self._finished(folder, begun):
+        if not isinstance(begun, dict) or differences(begun.get("config"), key["config"]):
+            return ""
+        if not self._finished(folder, begun):
             return ""
         kept = [each for each in self.standing_on(name) if each not in self.redo]
         inputs = [begun.get("inputs") or {}, key["inputs"]]
@@ -213,8 +216,10 @@ class Line:
             "are renamed)"
         )
 
-    def _build(self, name: str, folder: Path, key: dict, build: Callable) -> dict[str, Any]:
+    def _build(self, name: str, folder: Path, build: Callable) -> dict[str, Any]:
         start = time.perf_counter()
+        # as it was begun, perhaps by an earlier version: what stands on this stage knows it by that name
+        key = read_json(folder / BEGUN)
         result = plain(build(folder) or {})
         mark = {
             "key": key,
@@ -231,13 +236,13 @@ class Line:
     ) -> None:
         begun = read_json(folder / BEGUN)
         again = precious and name in self.redo and (folder / DONE).exists()
-        if begun == key and not again:
+        changes = [] if begun is None else differences(begun, key)
+        if begun is not None and not changes and not again:
             logger.info("%s: was cut off, goes on", name)
             # a done mark that is here all the same was not whole
             (folder / DONE).unlink(missing_ok=True)
             return
         if begun is not None:
-            changes = differences(begun, key)
             shown = "; ".join(changes[:4]) + (f" and {len(changes) - 4} more" if len(changes) > 4 else "")
             if precious and is_expensive(folder):
                 if extend is not None and name not in self.redo and begun.get("inputs") == key["inputs"]:
@@ -261,7 +266,7 @@ class Line:
                 "or choose another run folder"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / BEGUN, key)
+        write_json(folder / BEGUN, deciding(key))
 
     def _extend(self, name: str, folder: Path, key: dict, extend: Callable[[Path, Path], None]) -> None:
         fresh = self.folder / f"{FRESH}{name}"
@@ -272,7 +277,7 @@ class Line:
         except ValueError as error:
             shutil.rmtree(fresh, ignore_errors=True)
             raise KeptError(not_extended(name, str(error))) from error
-        write_json(fresh / BEGUN, key)
+        write_json(fresh / BEGUN, deciding(key))
         old = moved_aside(folder)
         os.rename(fresh, folder)
         logger.info("%s: goes on with more steps; what was there is kept in %s", name, old)
@@ -281,6 +286,10 @@ class Line:
         """The key of a precious stage that has made something, or None."""
         begun = read_json(self.folder / name / BEGUN)
         return begun if isinstance(begun, dict) and is_expensive(self.folder / name) else None
+
+    def has_ended(self, name: str) -> bool:
+        """Has a training stage come to its end? Its weights are the last that it makes, but for the mark."""
+        return (self.folder / name / DONE).exists() or any((self.folder / name).glob("model/*.safetensors"))
 
     def standing_on(self, name: str) -> list[str]:
         """Stages with weights or checkpoints that were made from stage `name`, directly or by way of others."""
@@ -306,7 +315,7 @@ class Line:
     @staticmethod
     def _finished(folder: Path, key: dict) -> dict[str, Any] | None:
         mark = read_json(folder / DONE)
-        return mark if isinstance(mark, dict) and mark.get("key") == key else None
+        return mark if isinstance(mark, dict) and not differences(mark.get("key"), key) else None
 
 
 def is_expensive(folder: Path) -> bool:
@@ -328,15 +337,16 @@ def moved_aside(folder: Path) -> Path:
     return old
 
 
-def refusal(*names: str, changes: list[str]) -> str:
-    """What is said where trained stages would be done anew: what changed, and what can be done."""
+def refusal(*names: str, changes: list[str], redo: Iterable[str] = ()) -> str:
+    """What is said where trained stages would be done anew: what changed, and what can be done. redo: stages that are
+    trained again anyway."""
     shown = "; ".join(changes[:SHOWN]) + (f"; and {len(changes) - SHOWN} more" if len(changes) > SHOWN else "")
     which, are = " and ".join(names), "is" if len(names) == 1 else "are"
     return (
         f"{which} {are} trained already, or partly, with other settings or documents, and {are} kept ({shown}): give "
         "--name NEW for a run of its own, --extend where only the number of steps grew, or --redo "
-        f"{' '.join(names)} to train again (what is there is renamed to {names[0]}{ASIDE}1); the settings of before "
-        "go on as ever"
+        f"{' '.join((*redo, *names))} to train again (what is there is renamed to {names[0]}{ASIDE}1); the settings of "
+        "before go on as ever"
     )
 
 

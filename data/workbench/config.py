@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from data.deciding import ASIDE, aside
+
 LEVELS = (1, 2, 3, 4)
 """The levels of difficulty of every kind with a medium; 1 is for a tiny model. Text alone has level 0."""
 
@@ -87,8 +89,9 @@ NEEDLES = tuple(kind for kind in KINDS if kind.startswith("needle_"))
 class WorkbenchConfig:
     """A whole corpus. The same config, source and library versions give the same bytes."""
 
-    source: Path | None = None
-    """Folder of source code; None takes the standard library of the running interpreter."""
+    source: Path | None = field(default=None, metadata=ASIDE)
+    """Folder of source code; None takes the standard library of the running interpreter. What is in it decides, and not
+    where it lies."""
     train: Counts = field(
         default_factory=lambda: Counts(
             text=2000,
@@ -124,7 +127,7 @@ class WorkbenchConfig:
     """Documents from again other files, for the numbers that are reported."""
     seed: int = 0
     """Decides the split of the files and every draw."""
-    workers: int = 2
+    workers: int = aside(2)
     """Processes that render. Their number changes the time needed, not a byte of the corpus."""
     validation_share: float = 0.05
     """Share of the source's bytes whose files go to validation."""

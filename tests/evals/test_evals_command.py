@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from data.config import EncodeConfig
+from data.filters.rules import apply
+from data.store import build_corpus
 from data.tokenizer import train_tokenizer
 from evals.bootstrap import ratio_interval
 from evals.commands import compare, measure, report
 from evals.other import losses_of
-from model import ModelConfig, Transformer, save_model
+from model import ModelConfig, Transformer, load, save_model
 
 ENCODE = EncodeConfig(patch_size=4, mel_bins=16)
 KINDS = {"pic": 6, "note": 5}
@@ -132,6 +134,62 @@ def test_documents_of_the_training_are_counted(made, tmp_path, capsys):
     assert last_line(said)["trained_on"] == 4 and "trained on 4" in said
 
 
+def measured(run, data, capsys, *more):
+    assert measure([str(run), "--on", str(data), *ARGUMENTS, *more]) == 0
+    return last_line(capsys.readouterr().out)
+
+
+def without_place(found):
+    return {name: value for name, value in found.items() if name not in ("on", "out", "run", "trained_on")}
+
+
+@pytest.mark.parametrize("run", ["one", "two"], ids=["same-tokens", "other-tokens"])
+def test_a_built_corpus_is_read(made, capsys, tmp_path, run):
+    """It was refused, though it holds the documents. Where its tokens are not the run's they are made anew."""
+    base, printed = made
+    built, before = base / "one-on" / "encoded", json.loads(printed[run == "two"][-1])
+    found = measured(base / run, built, capsys, "--out", str(tmp_path / "out"))
+    assert without_place(found) == without_place(before) | {"set_aside": int(run == "one")}
+    assert (tmp_path / "out" / "encoded").exists() == (run == "two")
+    assert losses_of(tmp_path / "out").ids == losses_of(base / f"{run}-on").ids
+
+
+def test_documents_that_filters_left_out_are_left_out(made, capsys, tmp_path):
+    base, _ = made
+    text = [{"type": "text", "text": "a heron by water"}]
+    lines = [{"id": f"t{number}", "kind": "note", "split": "train", "content": text} for number in range(3)]
+    lines.append({"id": "other", "kind": "note", "content": [{"type": "text", "text": "no heron"}]})
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    tokenizer = load(base / "one" / "small").tokenizer
+    corpus = build_corpus(tmp_path / "manifest.jsonl", tmp_path / "built", tokenizer=tokenizer, config=ENCODE)
+    apply(corpus, ["exact_duplicates"])
+    for run in ("one", "two"):
+        found = measured(base / run, tmp_path / "built", capsys)
+        assert (found["documents"], found["measured"]) == (2, 2)
+
+
+def test_a_corpus_without_media_and_one_whose_media_are_gone(made, capsys, tmp_path):
+    base, printed = made
+    documents = shutil.copytree(base / "documents", tmp_path / "documents")
+    tokenizer = load(base / "one" / "small").tokenizer
+    build_corpus(documents, tmp_path / "built", tokenizer=tokenizer, config=ENCODE, keep_media=False)
+    assert without_place(measured(base / "one", tmp_path / "built", capsys)) == without_place(
+        json.loads(printed[0][-1])
+    )
+    documents.rename(tmp_path / "elsewhere")
+    assert measure([str(base / "two"), "--on", str(tmp_path / "built"), *ARGUMENTS]) == 2
+    assert "where its documents came from, is gone" in capsys.readouterr().err
+
+
+def test_a_run_trained_on_a_built_corpus_knows_its_documents(made, capsys, tmp_path):
+    base, _ = made
+    run, built = shutil.copytree(base / "one", tmp_path / "run"), base / "one-on" / "encoded"
+    recipe = json.loads((run / "recipe.json").read_text()) | {"corpus": {"manifest": str(built)}}
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    for asked in (run, run / "small", run / "small" / "model"):
+        assert measured(asked, built, capsys, "--documents-per-cell", "1")["trained_on"] == 4
+
+
 def test_the_same_request_goes_on_and_another_is_refused(made, tmp_path, capsys):
     base, _ = made
     out, documents = str(base / "one-on"), str(base / "documents")
@@ -150,15 +208,17 @@ def test_the_same_request_goes_on_and_another_is_refused(made, tmp_path, capsys)
         ({0: "nowhere"}, "nowhere does not exist"),
         ({0: "documents"}, "holds no finished model"),
         ({2: "nothing"}, "nothing does not exist"),
-        ({2: "one-on/encoded"}, "is a corpus that is built already"),
+        ({2: "begun"}, "holds no finished corpus"),
         ({2: "documents/0.png"}, "0.png"),
         ({"more": ["--documents-per-cell", "0"]}, "documents_per_cell = 0"),
         ({"more": ["--device", "tpu-of-mine"]}, "device"),
     ],
-    ids=["no-run", "no-model", "no-data", "built", "no-manifest", "count", "device"],
+    ids=["no-run", "no-model", "no-data", "half-built", "no-manifest", "count", "device"],
 )
 def test_mistakes_are_one_line(made, capsys, change, hint):
     base, _ = made
+    (base / "begun").mkdir(exist_ok=True)
+    (base / "begun" / "building.json").write_text("{}")
     paths = [str(base / change.get(0, "one")), "--on", str(base / change.get(2, "documents"))]
     assert measure([*paths, *ARGUMENTS, *change.get("more", ())]) == 2
     captured = capsys.readouterr()

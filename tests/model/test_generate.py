@@ -1,5 +1,7 @@
 """Decoding: together equals alone, seeds decide, text streams, and the command line says what is wrong."""
 
+import dataclasses
+import inspect
 import io
 import sys
 from dataclasses import replace
@@ -13,7 +15,9 @@ import torch
 from data.document import Audio, Image, Text
 from data.tokenizer import END_ID, SLOT_ID, SPECIALS
 from model import load
+from model.answering import Answering
 from model.generate import build_parser, main, stream_text, stream_tokens, transcribe
+from model.load import LoadedModel
 from model.prompt import TextFile, batch_prompts, encode_prompt
 
 
@@ -153,6 +157,22 @@ def test_parts_come_in_all_forms(model_folder, media):
 def test_bad_prompts_are_refused_at_the_call(model_folder, parts, options, hint):
     with pytest.raises(ValueError, match=hint):
         load(model_folder).generate(parts, **options)
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Answering)])
+def test_a_default_is_given_in_one_place(name):
+    """`generate`, `chat`, the command line and `stream_tokens` each had their own."""
+    for function in (LoadedModel.generate, LoadedModel.chat, LoadedModel._tokens, stream_tokens):
+        assert name not in inspect.signature(function).parameters
+    found = vars(build_parser().parse_args(["run"]))
+    assert found.get(name, getattr(Answering, name)) == getattr(Answering, name)
+
+
+@pytest.mark.parametrize("call", ["generate", "chat"])
+def test_an_option_that_does_not_exist_is_named_at_the_call(model_folder, call):
+    asked = {"generate": ["a"], "chat": [{"role": "user", "content": "a"}]}[call]
+    with pytest.raises(TypeError, match="no option 'max_new_tokens' of an answer: there are temperature, top_k"):
+        getattr(load(model_folder), call)(asked, max_new_tokens=3)
 
 
 def test_command_line_keeps_the_order(media):

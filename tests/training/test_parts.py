@@ -14,6 +14,7 @@ from training import runtime as runtime_module
 from training.config import RuntimeConfig, TrainConfig
 from training.console import Console, Status, count, duration
 from training.distributed import World
+from training.files import deciding
 from training.gradients import GradientBuffer
 from training.ledger import ACCOUNTS, Ledger
 from training.metrics import JsonLines, Record, TensorBoardSink, flat_numbers, read_lines
@@ -234,7 +235,7 @@ def test_runtime_is_settled_once_per_folder(tmp_path, monkeypatch):
     # the same request is not settled again, another one is
     assert resolve_runtime(config, folder=tmp_path) == first and len(probes) == 1
     assert not resolve_runtime(RuntimeConfig(device="cpu", num_threads=1), folder=tmp_path).compile
-    assert "reasons" not in first.identity()
+    assert "reasons" not in deciding(first)
 
 
 def test_lost_compiler_is_named(tmp_path, monkeypatch):

@@ -1,0 +1,298 @@
+"""Every field of a recipe decides what comes out or does not, and only those that do stand against going on.
+
+`--large.log-every 5` on a run of a day was refused like another learning rate. What is asked here is what a command
+finds before it does anything (`recipes.trained.check_kept`): folders of trained stages are made up from their keys.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from test_kept import changed, leaves
+from tiny_run import events, final_bytes, timeless, tiny_config, tiny_train
+
+from data.config import EncodeConfig
+from data.deciding import aside, decides
+from data.workbench import WorkbenchConfig
+from evals.config import EvalConfig
+from model.config import ModelConfig
+from recipes.recipe import Recipe, RowsConfig
+from recipes.trained import check_kept, config_of, inputs_of, settings_of, trained_names
+from salt.config import SaltConfig
+from training.config import RuntimeConfig, TrainConfig
+from training.files import deciding, differences, plain
+from training.processes import Interrupted, Stop
+from training.runtime import Runtime
+from training.stages import KeptError, Line
+
+ASIDE = {
+    TrainConfig: {"log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "max_rollbacks"},
+    RowsConfig: {"max_left_out"},
+    WorkbenchConfig: {"workers", "source"},
+    EvalConfig: {"validation_per_cell", "max_report_mib"},
+    Runtime: {"reasons", "checkpointing", "checkpoint_layers", "mlp_tile", "loader_workers", "profile"},
+    ModelConfig: set(),
+    EncodeConfig: set(),
+    SaltConfig: set(),
+}
+"""Fields that decide nothing of what comes out; whoever adds one says so in two places, of which this is the second."""
+WHERE = {
+    (TrainConfig, "decay_steps"): ({"schedule": "wsd"}, {"schedule": "cosine"}),
+    (TrainConfig, "decay_fraction"): ({"schedule": "wsd"}, {"schedule": "wsd", "decay_steps": 3}),
+    (TrainConfig, "muon_momentum"): ({"optimizer": "muon"}, {"optimizer": "adamw"}),
+    (TrainConfig, "spike_window"): ({"explosion_factor": 3.0}, {}),
+    (SaltConfig, "kd_fraction"): ({}, {"kd_steps": 4}),
+    **{(SaltConfig, name): ({"selection": True}, {"selection": False})
+       for name in ("selection_keep", "selection_per_kind", "top_k", "min_learnable", "early_fraction")},
+    (Runtime, "num_threads"): ({"device": "cpu"}, {"device": "cuda"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ASIDE, ids=lambda kind: kind.__name__)
+def test_what_decides_is_declared(kind):
+    told = {each for config, each in WHERE if config is kind}
+    always = {field.name for field in dataclasses.fields(kind) if decides(field, kind())}
+    never = {field.name for field in dataclasses.fields(kind)} - always - told
+    assert never == ASIDE[kind]
+
+
+@pytest.mark.parametrize(("of", "settings"), WHERE.items(), ids=lambda value: str(value[-1]))
+def test_what_decides_under_a_condition(of, settings):
+    kind, name = of
+    with_it, without = (name in deciding(kind(**values)) for values in settings)
+    assert with_it and not without
+
+
+RUNTIME = Runtime()
+
+
+def recipe(**changes) -> Recipe:
+    tiny = TrainConfig(model=ModelConfig(dim=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16, mlp_dim=16),
+                       num_steps=20, rows_per_step=2, micro_rows=2, warmup_steps=1)  # fmt: skip
+    fields = {"name": "run", "small": tiny, "large": tiny, "salt": SaltConfig(selection=True)}
+    return Recipe(**{**fields, **changes})
+
+
+def make_up(folder: Path, value: Recipe, *, names=None, half=(), key=deciding) -> None:
+    """Stages as they lie there when they were trained, in as many bytes as it takes. half: those that were cut off."""
+    for name in names or trained_names(value):
+        stage = folder / name
+        (stage / "checkpoints" / "step_00000004").mkdir(parents=True)
+        settings = settings_of(value, name, config=config_of(value, name), runtime=RUNTIME)
+        begun = {"config": key(settings), "inputs": dict.fromkeys(inputs_of(value, name, origin=["encoded"]), "digest")}
+        (stage / "stage.json").write_text(json.dumps(begun))
+        if name not in half:
+            (stage / "model").mkdir()
+            (stage / "model" / "model.safetensors").write_bytes(b"weights")
+            (stage / "done").write_text(json.dumps({"key": begun}))
+
+
+def is_refused(folder: Path, value: Recipe, runtime: Runtime = RUNTIME, **options) -> bool:
+    before = sorted(folder.rglob("*"))
+    try:
+        with Line(folder) as line:
+            check_kept(value, line=line, runtime=runtime, **options)
+        return False
+    except KeptError:
+        return True
+    finally:
+        assert [path for path in sorted(folder.rglob("*")) if path.name != "lock"] == [
+            path for path in before if path.name != "lock"
+        ]
+
+
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "half-finished"])
+@pytest.mark.parametrize("part", ["small", "large", "rows", "salt", "seed"])
+def test_changed_fields_that_decide_are_refused_and_others_are_not(tmp_path, part, finished):
+    plainly = recipe()
+    if finished:
+        make_up(tmp_path, plainly)
+    elif part == "small":
+        make_up(tmp_path, plainly, names=["small"], half=["small"])
+    else:
+        make_up(tmp_path, plainly, names=["small", "large_salt"], half=["large_salt"])
+    assert not is_refused(tmp_path, plainly)
+    tried = 0
+    for path, _ in leaves(plainly):
+        if path[0] != part or path[1:] in {("model", "vocab_size"), *(("model", f"{name}_dim") for name in
+                                                                      ("image", "audio", "video"))}:  # fmt: skip
+            # these follow from the corpus
+            continue
+        other, config = changed(plainly, path), plainly
+        for name in path[:-1]:
+            config = getattr(config, name)
+        field = next(each for each in dataclasses.fields(config) if each.name == path[-1])
+        assert is_refused(tmp_path, other) == decides(field, config), path
+        tried += 1
+    assert tried >= {"seed": 1, "salt": 9, "rows": 8}.get(part, 35)
+
+
+@pytest.mark.parametrize(
+    ("redo", "lost", "refused"),
+    [
+        ((), (), False),
+        (("small",), (), True),
+        (("small", "large_salt"), (), False),
+        (("large_salt",), (), False),
+        (("large_baseline",), (), False),
+        ((), ("small/done", "small/model/model.safetensors"), True),
+        (("large_salt",), ("small/done", "small/model/model.safetensors"), False),
+        # the mark alone, or weights that somebody took elsewhere: nothing is trained
+        ((), ("small/done",), False),
+        ((), ("small/model/model.safetensors",), False),
+    ],
+    ids=["nothing", "small", "both", "large", "baseline", "small-half-done", "small-half-done-large-too", "no-mark",
+         "weights-moved"],
+)  # fmt: skip
+def test_what_stands_on_a_model_that_is_trained_again_is_refused_first(tmp_path, redo, lost, refused):
+    """`--redo small` with the same settings gives other bits on another machine; it said so after hours of training."""
+    make_up(tmp_path, recipe())
+    for path in lost:
+        (tmp_path / path).unlink()
+    with Line(tmp_path, redo=redo) as line:
+        if not refused:
+            return check_kept(recipe(), line=line, runtime=RUNTIME)
+        with pytest.raises(KeptError) as told:
+            check_kept(recipe(), line=line, runtime=RUNTIME)
+    assert "large_salt is trained already" in str(told.value) and "inputs.small: changed" in str(told.value)
+    assert f"--redo {' '.join((*redo, 'large_salt'))} to train again" in str(told.value)
+
+
+def test_a_stage_that_the_recipe_does_not_train_cannot_be_redone(tmp_path):
+    with (
+        Line(tmp_path, redo=["small"]) as line,
+        pytest.raises(ValueError, match="--redo small: this recipe trains large_b"),
+    ):
+        check_kept(recipe(arms=("baseline",)), line=line, runtime=RUNTIME)
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(Runtime), ids=lambda field: field.name)
+def test_of_the_machine_only_what_changes_bits_is_refused(tmp_path, field):
+    other = {"device": "cuda", "dtype": "bfloat16", "attention_backend": "reference", "loss_backend": "chunked",
+             "checkpointing": "full", "profile": (1, 2), "reasons": {"a": "b"}}  # fmt: skip
+    value = getattr(RUNTIME, field.name)
+    value = other.get(field.name, not value if isinstance(value, bool) else value if value == () else 7)
+    make_up(tmp_path, recipe())
+    refused = is_refused(tmp_path, recipe(), dataclasses.replace(RUNTIME, **{field.name: value}))
+    assert refused == (field.name not in ASIDE[Runtime])
+
+
+def test_a_request_is_settled_into_what_is_compared():
+    """What the user may ask of the machine either is part of `Runtime` or is about time, tracing or sharing work."""
+    asked = {field.name for field in dataclasses.fields(RuntimeConfig)}
+    assert asked - {field.name for field in dataclasses.fields(Runtime)} == {"context", "shard", "timeout_s"}
+
+
+def before(settings):
+    """The key of the same stage as it was written before: every field, in its own way."""
+    settings = plain(settings)
+    settings["rows"].pop("max_left_out")
+    for name in ("reasons", "checkpointing", "checkpoint_layers", "mlp_tile", "profile", "loader_workers"):
+        settings["runtime"].pop(name)
+    if settings["train"]["schedule"] != "wsd":
+        settings["train"].pop("decay_steps"), settings["train"].pop("decay_fraction")
+    return settings
+
+
+@pytest.mark.parametrize("schedule", ["linear", "wsd"])
+def test_runs_of_before_are_found(tmp_path, schedule):
+    large = dataclasses.replace(recipe().large, schedule=schedule, log_every=7)
+    make_up(tmp_path, recipe(large=large), key=before)
+    assert not is_refused(tmp_path, recipe(large=large))
+    assert not is_refused(tmp_path, recipe(large=dataclasses.replace(large, log_every=5, keep_checkpoints=1)))
+    assert is_refused(tmp_path, recipe(large=dataclasses.replace(large, weight_decay=0.2)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    size: int = 3
+    new: tuple[int, ...] = (1, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    rate: float = 0.1
+    every: int = aside(10)
+    inner: Inner = Inner()
+    listed: list = dataclasses.field(default_factory=list)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "lines"),
+    [
+        ({"rate": 0.1, "every": 3, "inner": {"size": 3}}, Settings(), []),
+        ({}, Settings(every=4), []),
+        ({"rate": 0.1}, Settings(inner=Inner(new=(5,))), ['inner: new, {"size": 3, "new": [5]}']),
+        ({"rate": 0.1, "inner": {"size": 3}}, Settings(inner=Inner(new=(5,))), ["inner.new: new, [5]"]),
+        ({"rate": 0.1, "gone": 4}, Settings(), ["gone: gone, was 4"]),
+        ({"rate": 0.2, "every": 4}, Settings(), ["rate: 0.2 -> 0.1"]),
+        ({"inner": 5}, Settings(), ['inner: 5 -> {"size": 3, "new": [1, 2]}']),
+        (None, {"a": Inner(size=1)}, ['value: null -> {"a": {"size": 1, "new": [1, 2]}}']),
+        ({}, Settings(listed=[1]), ["listed: new, [1]"]),
+        ({"a": {"rate": 0.1}, "b": "x"}, {"a": Settings(), "b": "x"}, []),
+        ({"a": 1}, {"a": 1, "b": 2}, ["b: new, 2"]),
+    ],
+    ids=["field-added", "empty", "added-deeper", "added-inside", "removed", "changed", "of-another-kind", "no-key",
+         "of-a-factory", "in-a-mapping", "mapping"],
+)  # fmt: skip
+def test_differences_from_what_was_written(old, new, lines):
+    assert differences(old, new) == lines
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(EncodeConfig)])
+def test_a_stage_is_done_though_its_configuration_gained_a_field(tmp_path, name):
+    """As if the field were new: what was encoded without it is what its default does; another value is not."""
+    built = []
+
+    def build(folder):
+        built.append(1)
+        return {"fingerprint": "f"}
+
+    def line(config):
+        with Line(tmp_path) as line:
+            first = line.stage("encoded", build, config={"encode": config, "vocab_size": 9})
+            return first.digest, line.stage("after", build, inputs=["encoded"]).skipped
+
+    digest, _ = line(EncodeConfig())
+    for path in (tmp_path / "encoded" / "stage.json", tmp_path / "encoded" / "done"):
+        value = json.loads(path.read_text())
+        del value.get("key", value)["config"]["encode"][name]
+        path.write_text(json.dumps(value))
+    assert line(EncodeConfig()) == (digest, True) and len(built) == 2
+    assert line(changed(EncodeConfig(), (name,)))[1] is False and len(built) == 4
+
+
+def test_a_stage_that_goes_on_keeps_the_name_it_was_begun_under(tmp_path):
+    """What stands on it knows it by that name, whatever version of the key it has."""
+    for every, mark in ((10, True), (20, False), (30, True)):
+        if not mark:
+            (tmp_path / "first" / "done").unlink()
+        with Line(tmp_path) as line:
+            line.stage("first", lambda folder: {"fingerprint": "f"}, config=Settings(every=every))
+            skipped = line.stage("second", lambda folder: None, inputs=["first"]).skipped
+        assert skipped == (every > 10)
+
+
+def stopped(folder):
+    return events(folder, "interrupted")[0]["step"]
+
+
+@pytest.mark.parametrize("stopped_at", [3, 5, 9])
+def test_a_run_that_goes_on_with_other_records_ends_in_the_same_bits(tmp_path, stopped_at):
+    """Every field that is declared to decide nothing has another value after the stop."""
+    first, then = tiny_config(), tiny_config(
+        log_every=5, validate_every=2, checkpoint_every=3, keep_checkpoints=1, max_rollbacks=9
+    )  # fmt: skip
+    assert {name for name, value in plain(first).items() if plain(then)[name] != value} == ASIDE[TrainConfig]
+    with Stop() as stop, pytest.raises(Interrupted):
+        tiny_train(tmp_path / "a", config=first, stop=stop,
+                   on_step=lambda step: step == stopped_at and stop.request("SIGTERM"))  # fmt: skip
+    tiny_train(tmp_path / "a", config=then, validate=lambda model, step, should_stop: {"loss": 1.0 / step})
+    tiny_train(tmp_path / "b", config=first)
+    assert final_bytes(tmp_path / "a") == final_bytes(tmp_path / "b")
+    steps, stop = (
+        [line["step"] for line in timeless(tmp_path / "a") if "validation" not in line],
+        stopped(tmp_path / "a"),
+    )
+    assert steps == [step for step in (3, 6, 9, 12) if step <= stop] + [step for step in (5, 10, 12) if step > stop]
