@@ -90,8 +90,8 @@ def _open_folder(path: Path, root: Path, format: str | None, limits: Limits) -> 
             if (root / name).is_symlink():
                 why = why_dangling(root / name) or "give the folder that it leads to, or copy it here"
                 raise ValueError(f"{path / name} is a link out of the folder, or to nothing: {why}")
-        top = named[:1] or _top_files(root, "*.jsonl", known=format is None)
-        top = top or _top_files(root, "*.json", known=format is None)
+        top = named[:1] or _top_files(root, ".jsonl", known=format is None)
+        top = top or _top_files(root, ".json", known=format is None)
         # in a repository such a file is one among others
         top = top or ([] if (root / ".git").exists() else json_by_content(root))
         top = top or _manifests_below(root, limits, known=format is None)
@@ -117,13 +117,14 @@ def _open_folder(path: Path, root: Path, format: str | None, limits: Limits) -> 
     return source if format == "repository" else noting_packed(source)
 
 
-def _top_files(root: Path, pattern: str, *, known: bool) -> list[Path]:
+def _top_files(root: Path, ending: str, *, known: bool) -> list[Path]:
     """JSONL files or JSON arrays right in a folder; with `known` only those that begin with objects of a known form."""
-    found = [file for ending in ("", *READ_THROUGH) for file in root.glob(pattern + ending)]
+    endings = tuple(ending + packed for packed in ("", *READ_THROUGH))
+    found = {file for file in root.iterdir() if file.name.lower().endswith(endings)}
     # of a file and its compressed twin one is read
     files = [file for file in found if file.suffix.lower() not in READ_THROUGH or file.with_suffix("") not in found]
     files = sorted(file for file in files if _is_inside(root, file))
-    if pattern == "*.json":
+    if ending == ".json":
         files = [file for file in files if is_array(file) or is_lines(file)]
     return [file for file in files if not known or forms_in(file)]
 

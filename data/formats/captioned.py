@@ -33,7 +33,7 @@ from data.document import (
     parse_document,
     resolve_media,
 )
-from data.formats.fields import WORDS, asked_in_pairs, check_unread, media_of
+from data.formats.fields import SURE, WORDS, asked_in_pairs, check_unread, media_of
 from data.formats.parts import MEDIA, local_path
 from data.formats.source import note_text
 from data.formats.splits import UNASSIGNED
@@ -99,6 +99,8 @@ def plain_document(fields: dict, *, name: str, notes: Counter) -> Document:
     if not words:
         pairs = asked_in_pairs(fields)
         raise DocumentError(f"no words to learn from: none of the fields {', '.join(WORDS)} holds any{pairs}")
+    if not parts and (empty := next((key for key in fields if key in SURE and fields[key] in (None, "", [])), "")):
+        notes[f"note: field {empty!r} holds no medium: the words were read alone"] += 1
     kinds = {type(part).__name__.lower() for part in parts}
     kind = "text" if not kinds else kinds.pop() if len(kinds) == 1 else "mixed"
     return Document(id=name, parts=(*parts, Text(words)), kind=kind, split=UNASSIGNED)

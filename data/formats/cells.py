@@ -69,11 +69,14 @@ def read_cell(file: Path, inside: str, *, max_file_mib: float) -> bytes:
     return content
 
 
-def table_rows(file: Path, address: str) -> Iterator[tuple[int, dict | DocumentError]]:
+def table_rows(
+    file: Path, address: str, *, texts: frozenset[str] = frozenset()
+) -> Iterator[tuple[int, dict | DocumentError]]:
     """(row, column -> value) in order, media as addresses below `address`; their first bytes under the key None.
 
-    Values are plain Python; null stands nowhere but in lists. A row with a value that cannot be had, such as text
-    that is not UTF-8, gives an error in its place. Raises DocumentError when the file breaks off.
+    Values are plain Python; null stands nowhere but in lists. Bytes in the columns `texts` are strings. A row with a
+    value that cannot be had, such as text that is not UTF-8, gives an error in its place. Raises DocumentError when the
+    file breaks off.
     """
     pyarrow = load_pyarrow()
     number = 0
@@ -82,6 +85,8 @@ def table_rows(file: Path, address: str) -> Iterator[tuple[int, dict | DocumentE
         for batch in _batches(table):
             for row in _plain_rows(batch):
                 heads: dict[str, bytes] = {}
+                if isinstance(row, dict):
+                    row = _decoded(row, texts)
                 if isinstance(row, dict):
                     places = {name: f"{address}::{number}/{quote(name, safe='')}" for name in row}
                     values = {
@@ -112,6 +117,17 @@ def _plain_row(piece) -> dict | DocumentError:
         return piece.to_pylist()[0]
     except (ValueError, OverflowError) as error:
         return DocumentError(f"holds a value that cannot be read ({str(error)[:100]})")
+
+
+def _decoded(row: dict, texts: frozenset[str]) -> dict | DocumentError:
+    """The row with the bytes of its columns `texts` as strings."""
+    for name in texts & row.keys():
+        if isinstance(row[name], bytes):
+            try:
+                row[name] = row[name].decode("utf-8")
+            except UnicodeDecodeError:
+                return DocumentError(f"column {name[:100]!r} holds bytes that are no text of UTF-8")
+    return row
 
 
 def _addressed(value, place: str, heads: dict[str, bytes]):

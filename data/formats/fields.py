@@ -46,7 +46,9 @@ for _name, _kind in (*_NAMED.items(), *dict.fromkeys(_FILES, "").items()):
     FIELDS.setdefault(_name, _kind)
     FIELDS.setdefault(_name + "s", _kind)
 _ORDER = {name: place for place, name in enumerate(FIELDS)}
-_STRICT = {name for name, kind in FIELDS.items() if kind and name.startswith(_SURE)} | {"file_name", "file_names"}
+SURE = {name for name, kind in FIELDS.items() if kind and name.startswith(_SURE)}
+"""Fields that name a medium whatever their value looks like."""
+_STRICT = SURE | {"file_name", "file_names"}
 
 
 def media_of(fields: dict) -> list[tuple[str, str, object]]:
@@ -59,7 +61,7 @@ def media_of(fields: dict) -> list[tuple[str, str, object]]:
             raise DocumentError(f"field {name!r} has {len(references)} entries, over the limit of 100,000")
         for reference in references:
             path = path_of(reference)
-            if name not in _STRICT and not (path and (_is_medium(path) or "::" in path)):
+            if name not in _STRICT and not (path and (is_medium(path) or "::" in path)):
                 continue
             if path and seen.setdefault(path, name) != name:
                 continue
@@ -86,7 +88,7 @@ def check_unread(fields: dict, read: set[str], notes: Counter, *, any_read: bool
         if key in read or key in WORDS or key in CONVERSATIONS or (any_read and key in FIELDS):
             continue
         entries = value if isinstance(value, list) else [value]
-        path = next((path for entry in entries[:1000] if _is_medium(path := path_of(entry))), "")
+        path = next((path for entry in entries[:1000] if is_medium(path := path_of(entry))), "")
         if path and not any_read:
             raise DocumentError(
                 f"field {key[:40]!r} names the medium {path[:100]!r}, but no medium is read from a field of that name: "
@@ -102,6 +104,7 @@ def asked_in_pairs(fields: dict) -> str:
     return f"; write {pair[0]!r} and {pair[1]!r} as 'messages' of user and assistant" if pair else ""
 
 
-def _is_medium(path: str) -> bool:
+def is_medium(path: str) -> bool:
+    """Whether a path or address has the ending of a medium, read or not."""
     path = re.split(r"[?#]", path)[0] if "://" in path else path
     return 0 < len(path) < 1000 and "\n" not in path and (medium_of(path) is not None or remedy_for(path) is not None)

@@ -9,6 +9,7 @@ README (a data set's card) make it a folder of pages when a table holds the word
 is missing. A source tree (code in it, or .git) is a repository whatever media it has.
 """
 
+import codecs
 import csv
 import itertools
 import json
@@ -17,10 +18,13 @@ import shlex
 from collections import Counter
 from pathlib import Path
 
+from data.compressed import how_to_unpack, packing_in
 from data.endings import ending_of, medium_of, remedy_for
 from data.formats.media_folder import TABLES
 from data.formats.opening import ENDINGS, containers_by_content, unknown, what_packed
 from data.formats.walk import walk
+from data.pointers import pointer_in
+from data.text import foreign_encoding
 
 _WORDS = (".txt", ".caption", ".json")
 _OTHERS = (".txt", ".json", ".xml", ".xlsx", ".srt", ".vtt")
@@ -35,6 +39,7 @@ class _Names:
         self.endings: Counter[str] = Counter()
         self.unread: Counter[str] = Counter()
         self.tables: list[str] = []
+        self.refused = ""
         self.others: list[str] = []
         self.num_media = 0
         self.paths: list[str] = []
@@ -52,7 +57,10 @@ class _Names:
                     self.unread[ending] += 1
             elif ending in _WORDS:
                 words.add(stem)
-            if ending in TABLES:
+            if ending in TABLES and problem:
+                # what is no plain file must not be opened to tell its columns
+                self.refused = self.refused or f"; {name!r} {problem}"
+            elif ending in TABLES:
                 self.tables.append(name)
             elif ending in _OTHERS and len(self.others) < 1000:
                 self.others.append(name)
@@ -106,13 +114,18 @@ def _no_words(names: _Names) -> str:
         f"holds {names.told()} but no words beside them"
         + (f" (files such as {others} have names of none)" if others else "")
         + ': write heron.txt beside heron.jpg, or a metadata.jsonl of lines {"file_name": "heron.jpg", "text": "..."}'
+        + names.refused
     )
 
 
 def table_remedy(file: Path, name: str) -> str:
     """What to do about a table of words, as the end of a sentence that begins with its name in the source."""
+    if problem := pointer_in(file) or how_to_unpack(file):
+        return f"{name!r}, which {problem}"
+    if packing := packing_in(file):
+        return f"{name!r}, which is compressed: unpack it by `{packing.unpack} {shlex.quote(file.name)} > unpacked.csv`"
     ending = ending_of(file.name)
-    delimiter, header = _first_row(file)
+    encoding, delimiter, header = _first_row(file)
     options = f", delimiter={json.dumps(delimiter)}" if delimiter != "," else ""
     if not {"file_name", "text"} & set(header):
         known = not any(medium_of(cell) for cell in header) and len(header) > 1 and delimiter != "|"
@@ -123,9 +136,11 @@ def table_remedy(file: Path, name: str) -> str:
         options += "" if known else ', fieldnames=("file_name", "text")'
     else:
         note = ""
+    # as Python spells it: JSON would write a name beyond 16 bits as two halves
+    spelt = json.dumps(file.name, ensure_ascii=False) if file.name.isprintable() else repr(file.name)
     program = (
-        f"import csv, json; [print(json.dumps(row)) for row in csv.DictReader(open({json.dumps(file.name)}, "
-        f'encoding="utf-8-sig", newline=""){options})]'
+        f"import csv, json; [print(json.dumps(row)) for row in csv.DictReader(open({spelt}, "
+        f'encoding="{encoding}", newline=""){options})]'
     )
     return (
         f"{name!r}, and .{ending} is not read: write a metadata.jsonl from it, in its folder, by "
@@ -133,13 +148,22 @@ def table_remedy(file: Path, name: str) -> str:
     )
 
 
-def _first_row(file: Path) -> tuple[str, list[str]]:
-    """(delimiter, cells of the first row) of a table, as far as its first 4 KiB tell."""
+def _first_row(file: Path) -> tuple[str, str, list[str]]:
+    """(encoding, delimiter, cells of the first row) of a table, as far as its first MiB tells."""
     try:
         with open(file, "rb") as stream:
-            line = stream.readline(4096).decode("utf-8-sig", "replace").strip("\r\n")
+            head = stream.read(2**20)
     except OSError:
-        return ",", []
+        return "utf-8-sig", ",", []
+    encoding = foreign_encoding(head[:64])
+    try:
+        # a character that the end of what was read cuts is no fault
+        codecs.getincrementaldecoder("utf-8")().decode(head if encoding is None else b"")
+    except UnicodeDecodeError:
+        encoding = "latin-1"
+    encoding = encoding or "utf-8-sig"
+    text = head[:4096].decode(encoding, "replace").replace("\0", "").removeprefix("\ufeff")
+    line = next(iter(text.splitlines()), "")
     delimiter = max(_DELIMITERS, key=lambda mark: (line.count(mark), -_DELIMITERS.index(mark)))
-    row = next(csv.reader([line.replace("\0", "")], delimiter=delimiter), [])
-    return delimiter, ["".join(char for char in cell if char.isprintable()) for cell in row]
+    row = next(csv.reader([line], delimiter=delimiter), [])
+    return encoding, delimiter, ["".join(char for char in cell if char.isprintable()) for cell in row]

@@ -9,11 +9,13 @@ file beside the table.
 What a column holds is told by the features that the `datasets` package notes in the schema, by the ending of `path`,
 by the column's name, or by the first bytes, in this order. A column that holds JSON as a string is parsed. The split
 is a column `split`, or that of the file's name or folder (`train-00000-of-00002.parquet`,
-`test/data-00000-of-00001.arrow`).
+`test/data-00000-of-00001.arrow`). Bytes in columns of words are text. A column that is named after a medium and holds
+none (pixels as numbers, base64) sets the row aside, and an empty one is noted, as in a manifest.
 
 The `datasets` package itself is not needed. Files of its cache (`cache-*.arrow`) are not read.
 """
 
+import dataclasses
 import json
 import os
 import re
@@ -22,16 +24,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data.archive import resolve_container
-from data.document import Document, DocumentError, Quarantined, untagged
-from data.endings import medium_of, remedy_for
+from data.document import Document, DocumentError, Quarantined, Text, untagged
+from data.endings import medium_of
 from data.formats.cells import open_table, table_rows
-from data.formats.fields import CONVERSATIONS, FIELDS, WORDS
+from data.formats.fields import CONVERSATIONS, FIELDS, SURE, WORDS, is_medium, path_of
 from data.formats.lines import parse_object
 from data.formats.manifest import form_of, object_document
 from data.formats.marks import MARKS
 from data.formats.source import Limits
 from data.formats.splits import splits_of_paths
 
+_TEXTS = frozenset(("content", *CONVERSATIONS, *WORDS, "label", "id", "split", "source", "__key__", "key"))
+"""Columns whose bytes are text: many programs write strings without saying so."""
 _NAMES = (
     ("image", re.compile(r"image|img|picture|photo|screenshot|jpg|jpeg|png|webp")),
     ("audio", re.compile(r"audio|sound|speech|wav|flac|mp3|ogg")),
@@ -46,9 +50,14 @@ def table_documents(root: Path, files: list[str], limits: Limits, skipped: Count
     for file in files:
         try:
             path = resolve_container(root, file)
-            features = _features(open_table(path).schema_arrow)
-            for number, values in table_rows(path, file):
-                yield _row(file, number, values, features, root, limits, splits[file], skipped)
+            schema = open_table(path).schema_arrow
+            if twice := sorted(name for name, count in Counter(schema.names).items() if count > 1):
+                # a row as an object has room for one of them
+                raise DocumentError(f"several columns are called {twice[0][:100]!r}: rename all but one")
+            features, media = _features(schema), SURE & set(schema.names)
+            for number, values in table_rows(path, file, texts=_TEXTS):
+                item = _row(file, number, values, features, media, root, limits, splits[file], skipped)
+                yield _beside(item, root, file) if isinstance(item, Document) else item
         except (DocumentError, OSError) as error:
             yield Quarantined(untagged(file), untagged(file), f"table {untagged(file)!r}: {error}")
 
@@ -58,6 +67,7 @@ def _row(
     number: int,
     values: dict | DocumentError,
     features: dict,
+    media: set[str],
     root: Path,
     limits: Limits,
     split: str,
@@ -67,8 +77,10 @@ def _row(
     try:
         if isinstance(values, DocumentError):
             raise values
-        fields = _fields(values, values.pop(None), features)
+        fields = _fields(values, values.pop(None), features, notes)
         fields.setdefault("id", name)
+        # a table has no other way to leave a medium out
+        fields |= dict.fromkeys(media - values.keys())
         form = form_of(fields) or "captioned"
         document = object_document(
             fields, root=root, name=name, form=form, split=split, max_file_mib=limits.max_file_mib, notes=notes
@@ -82,7 +94,21 @@ def _row(
         return Quarantined(name, file, f"row {number} of {file!r}: {error}", line=number + 1)
 
 
-def _fields(values: dict, heads: dict[str, bytes], features: dict) -> dict:
+def _beside(document: Document, root: Path, file: str) -> Document:
+    """The document with the paths of files that lie beside its table; others are relative to the source's folder."""
+    folder = file.rpartition("/")[0]
+
+    def beside(part):
+        if not folder or isinstance(part, Text) or part.path.startswith(f"{file}::"):
+            return part
+        path = f"{folder}/{part.path}"
+        there = os.path.lexists(root / path) or ("::" in path and os.path.lexists(root / untagged(path.split("::")[0])))
+        return dataclasses.replace(part, path=path) if there else part
+
+    return dataclasses.replace(document, parts=tuple(map(beside, document.parts)))
+
+
+def _fields(values: dict, heads: dict[str, bytes], features: dict, notes: Counter) -> dict:
     """A row as the JSON object it stands for."""
     for column in _FORMS:
         if isinstance(values.get(column), str) and values[column].lstrip().startswith("["):
@@ -97,7 +123,8 @@ def _fields(values: dict, heads: dict[str, bytes], features: dict) -> dict:
                         values[f"{kind}s"] = [*values.get(f"{kind}s", []), reference]
         return values
     fields = {key: values[key] for key in ("id", "__key__", "key", "split", "source", *WORDS) if key in values}
-    fields |= {key: values[key] for key in MARKS if isinstance(values.get(key), bool | int | float)}
+    # the picture of a mask is a medium; whatever else a mark may be is told by the reader of marks
+    fields |= {key: values[key] for key in MARKS if key in values and not _holds_media(values[key], heads)}
     for key in ("__key__", "key"):
         if isinstance(fields.get(key), str | int):
             fields.setdefault("id", fields[key])
@@ -108,8 +135,14 @@ def _fields(values: dict, heads: dict[str, bytes], features: dict) -> dict:
             # beside a medium in a cell, a name of the same kind is what its file was called
             if kind is not None and (reference in heads or kind not in cells):
                 fields.setdefault(kind, []).append(reference)
-            elif isinstance(reference, str) and remedy_for(reference) and column not in WORDS:
+            elif is_medium(path_of(reference)) and column not in _TEXTS and not (kind and kind in cells):
+                # remote, or of a kind that is not read
                 fields[column] = value
+            elif _is_cell(reference, heads):
+                notes[f"note: column {column[:40]!r} holds bytes of no known medium and was not read"] += 1
+        if column in SURE and FIELDS[column] not in {*fields, *cells} and value not in ([], ""):
+            # pixels as numbers, base64, a path without an ending: told as in a manifest, and no text of its own
+            fields[column] = value
         names = features.get(column)
         if isinstance(names, list) and isinstance(value, int) and 0 <= value < len(names):
             fields.setdefault("label", names[value])
@@ -120,6 +153,11 @@ def _fields(values: dict, heads: dict[str, bytes], features: dict) -> dict:
 
 def _is_cell(value, heads: dict[str, bytes]) -> bool:
     return isinstance(value, str) and value in heads
+
+
+def _holds_media(value, heads: dict[str, bytes]) -> bool:
+    entries = value if isinstance(value, list) else [value]
+    return any(_is_cell(entry, heads) or is_medium(path_of(entry)) for entry in entries)
 
 
 def _kind(column: str, reference, heads: dict[str, bytes], features: dict) -> str | None:

@@ -46,7 +46,7 @@ _WORDS |= dict.fromkeys(("validation", "val", "valid", "dev", "devel", "eval", "
 _FIRST = re.compile(r"[\W\d_]*([^\W\d_]+)")
 _LAST = re.compile(r"([^\W\d_]+)[\W\d_]*$")
 _CAMEL = re.compile(r"([A-Z]?[a-z]+)[A-Z]")
-_OF_MANY = re.compile(r"\d+[-_]of[-_]\d+")
+_OF_MANY = re.compile(r"\d+[-_]of[-_]\d+([-_][0-9a-f]{8,})?")
 _ENDINGS = re.compile(r"(\.(jsonl?|ndjson|tar|tgz|parquet|arrow|csv|tsv|gz|xz|bz2|zst))+$", re.IGNORECASE)
 _LOOKED_AT, _DEPTH = 200_000, 3
 

@@ -173,6 +173,40 @@ def test_obelics(room, tokenizer, config):
     encoded(page, room, tokenizer, config)
 
 
+@pytest.mark.parametrize(
+    "pairs,parts",
+    [
+        ([("a", None), ("b", "m/a.png")], (Text("a"), Image("m/a.png"), Text("b"))),
+        ([(None, None), ("a", None), ("", None)], (Text("a"),)),
+        ([(None, {"path": "m/a.png"}), (None, "m/a.png"), ("a", None)], (*[Image("m/a.png")] * 2, Text("a"))),
+        ([("<image>\r\n", None)], (Text("<image>\r\n"),)),
+    ],
+    ids=["text beside its picture", "empty places", "pictures first", "a word like a placeholder"],
+)
+def test_obelics_of_odd_pages(tmp_path, pairs, parts):
+    texts, images = zip(*pairs, strict=True)
+    (page,), bad = read(manifest(tmp_path, [{"texts": texts, "images": images}]), format="obelics")
+    assert not bad and page.parts == parts
+
+
+@pytest.mark.parametrize(
+    "fields,words",
+    [
+        ({"texts": ["a", None, None], "images": [None, "../x.png", None]}, "leaves the manifest's folder"),
+        ({"texts": ["a", None], "images": [None, "/etc/passwd"]}, "not relative"),
+        ({"texts": ["a", None], "images": [None, {"bytes": "iVBORw0K"}]}, "names no file"),
+        ({"texts": ["a", "\ud800"], "images": [None, None]}, "lone surrogate"),
+        ({"texts": [None] * 3, "images": [None] * 3}, "has no text"),
+        ({"texts": {"a": 1}, "images": []}, "must be of type list"),
+        ({"texts": [["a"]], "images": [None]}, "must be a string"),
+    ],
+    ids=["climbs", "absolute", "bytes", "surrogate", "nothing", "object", "list"],
+)
+def test_obelics_says_what_is_wrong(tmp_path, fields, words):
+    documents, bad = read(manifest(tmp_path, [fields, {"texts": ["good"], "images": [None]}]), format="obelics")
+    assert len(documents) == 1 and len(bad) == 1 and words in bad[0].reason
+
+
 def test_captioned_and_mixed_lines(room, tokenizer, config):
     lines = [
         {"file_name": "m/a.png", "text": "heron"},
@@ -196,6 +230,25 @@ def test_captioned_and_mixed_lines(room, tokenizer, config):
     mixed = manifest(room / "mixed", [line("a", "x"), *lines[3:4], llava("q", id="a")])
     assert open_source(mixed).format == "manifest"
     assert [document.id for document in read(mixed)[0]] == ["a", "manifest#2", "a~2"]
+
+
+@pytest.mark.parametrize(
+    "fields,words",
+    [
+        ({"caption": {"en": "x"}}, "'caption' must be of type str, not dict"),
+        ({"captions": [3]}, "'captions' must be of type str, not int"),
+        ({"captions": [["x"]]}, "'captions' must be of type str, not list"),
+        ({"text": True}, "'text' must be of type str, not bool"),
+        ({"text": "\ud83d"}, "lone surrogate"),
+        ({"text": ""}, "no words"),
+        ({"text": None, "label": 3}, "no words"),
+        ({"text": [], "caption": None}, "no words"),
+    ],
+    ids=["object", "number", "list", "bool", "surrogate", "empty", "class", "nothing"],
+)
+def test_words_of_a_wrong_type(tmp_path, fields, words):
+    documents, (bad,) = read(manifest(tmp_path, [{"image": "m/a.png"} | fields]))
+    assert not documents and words in bad.reason
 
 
 def test_several_jsonl_files_name_their_split(tmp_path):

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import time
 
 import pytest
 from format_files import media, read
@@ -120,6 +122,71 @@ def test_names_of_manifests(tmp_path, names):
     found = splits(tmp_path)
     assert found[names[1].removesuffix(".jsonl")] == {"test"}
     assert found[names[0].removesuffix(".jsonl")] == {"train", "validation"}
+
+
+ODD_FILES = {
+    "capitals": ("TRAIN.JSONL", "TEST.JSONL"),
+    "shards with a hash": (
+        "imdb-train-00000-of-00001-a09b74b3ef9c.jsonl",
+        "imdb-test-00000-of-00001-b1cb74b3.jsonl",
+    ),
+    "points": ("wiki.train.jsonl", "wiki.test.jsonl"),
+    "a copy": ("train.jsonl", "test (1).jsonl"),
+    "no endings": ("train", "test"),
+    "words": ("my train.jsonl", "my test.jsonl"),
+    "numbers": ("train1.jsonl", "01_test.jsonl"),
+}
+
+
+@pytest.mark.parametrize("train, test", ODD_FILES.values(), ids=ODD_FILES)
+def test_odd_names_of_manifests(tmp_path, train, test):
+    """Behind the number of a shard a hash hid its word, and an ending in capitals the file."""
+    for name in (train, test):
+        fill(tmp_path, {name: rows({"text": f"{name} {number}"} for number in range(20))})
+    found = {split: {document.id.split("#")[0] for document in read(tmp_path)[0] if document.split == split}
+             for split in ("train", "test")}  # fmt: skip
+    assert found == {name: {file.rsplit(".", 1)[0]} for name, file in (("train", train), ("test", test))}
+
+
+NO_SPLIT = ("latest", "contest", "attestation", "devices", "evaluated", "tést", "te\u0301st", "t-est", "TESTAMENT")
+
+
+@pytest.mark.parametrize("name", NO_SPLIT)
+def test_names_that_only_look_like_one(tmp_path, name):
+    fill(tmp_path, {f"{file}.jsonl": rows({"text": f"{file} {n}"} for n in range(40)) for file in ("train", name)})
+    found = splits(tmp_path)
+    assert "train" in found[name] and len(set.union(*found.values())) == 3
+
+
+def test_names_that_contradict_hold_out(tmp_path):
+    """Of two names on one path the held-out one counts, of two held-out ones the upper; an own field beats both."""
+    files = {"test/train.jsonl": "test", "train/test.jsonl": "test", "val/test.jsonl": "validation",
+             "train/train.jsonl": "train", "test_train.jsonl": "test"}  # fmt: skip
+    found = NamedSplits(files, files=True)
+    assert {name: found.of(name) for name in files} == files
+    for name in files:
+        fill(tmp_path, {name: rows([{"text": name}, {"text": "own", "split": "train"}])} if "/" in name else {})
+    for document in read(tmp_path)[0]:
+        name = document.id.split("#")[0] + ".jsonl"
+        assert document.split == ("train" if document.id.endswith("#2") else files[name])
+
+
+def test_a_manifest_of_a_held_out_name_that_leads_out_declares_nothing(tmp_path):
+    """Nor does a folder, a pipe or a link to nothing that is called like one."""
+    fill(tmp_path, {"f/train.jsonl": rows({"text": f"{n}"} for n in range(40)), "secret.jsonl": rows([{"text": "s"}])})
+    (tmp_path / "f" / "test.jsonl").symlink_to("../secret.jsonl")
+    (tmp_path / "f" / "val.jsonl").mkdir()
+    (tmp_path / "f" / "dev.jsonl").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "f" / "eval.jsonl")
+    documents, _ = read(tmp_path / "f")
+    assert len(documents) == 40 and {document.split for document in documents} == {"train", "validation", "test"}
+
+
+def test_long_names_cost_no_time():
+    names = ["a" * 240, "1_" * 120, "a1" * 120, "-" * 240, "00000-of-" * 26, "test" * 60, ".gz" * 80]
+    start = time.process_time()
+    assert {str(NamedSplits([name], files=True).of(name)) for name in names * 9} == {""}
+    assert time.process_time() - start < 2
 
 
 def test_a_last_word_counts_only_beside_one_of_training():

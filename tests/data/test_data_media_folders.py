@@ -1,9 +1,12 @@
 """Folders of media: every ending that is read, what is said about the others, and what such a folder never becomes."""
 
 import contextlib
+import gzip
 import io
 import json
+import os
 import shlex
+import signal
 
 import pytest
 from format_files import media, read, texts
@@ -150,6 +153,71 @@ def test_a_table_of_words_is_refused_with_the_command(tmp_path, monkeypatch, nam
     if "text" in row and row["file_name"] == "1.png":
         documents, _ = read(tmp_path)
         assert [(media(d), texts(d)) for d in documents] == [([(Image, "1.png")], row["text"])]
+
+
+ROW = "file_name,text\n1.png,größe\n"
+ODD_TABLES = {
+    "lines end by CR": ("metadata.csv", ROW.replace("\n", "\r").encode()),
+    "UTF-16 with tabs": ("metadata.tsv", ROW.replace(",", "\t").encode("utf-16")),
+    "UTF-16 without a mark": ("metadata.csv", ROW.encode("utf-16-le")),
+    "Latin-1": ("metadata.csv", ROW.encode("latin-1")),
+    "a sign beyond 16 bits in the name": ("\U0001f426.csv", ROW.encode()),
+    "capitals": ("METADATA.CSV", ROW.encode()),
+    "a shell's signs in the name": ("a'$(touch x)`touch y`;\"\\.csv", ROW.encode()),
+}
+
+
+@pytest.mark.parametrize("name, content", ODD_TABLES.values(), ids=ODD_TABLES)
+def test_the_command_reads_odd_tables_of_words(tmp_path, monkeypatch, name, content):
+    """One with the line ends of old Macs ended in a stack trace, and the command did not fit other encodings."""
+    (fill(tmp_path, ["1.png"]) / name).write_bytes(content)
+    with pytest.raises(ValueError) as caught:
+        open_source(tmp_path)
+    assert repr(name) in str(caught.value)
+    *call, program = shlex.split(str(caught.value).partition("by `")[2].rpartition(" > metadata.jsonl`")[0])
+    monkeypatch.chdir(tmp_path)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(program, {})
+    rows = [json.loads(line) for line in printed.getvalue().splitlines()]
+    assert call == ["python", "-c"] and rows == [{"file_name": "1.png", "text": "größe"}]
+
+
+HOSTILE_TABLES = {
+    "pipe": (None, "'metadata.csv' is not a regular file"),
+    "link out": ("../secret.csv", "'metadata.csv' is a link out of the folder"),
+    "link to nothing": ("nowhere.csv", "'metadata.csv' is a link that leads nowhere"),
+    "device": ("/dev/zero", "'metadata.csv' is a link out of the folder"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n", "`git lfs pull`"),
+    "compressed": (gzip.compress(ROW.encode()), "is compressed: unpack it by `gzip -dc metadata.csv"),
+    "one endless line": (b"a," * 2**20, "its columns are 'a', 'a'"),
+    "no text": (bytes(range(256)) * 99, "is not read: write a metadata.jsonl"),
+    "an open quote": (b'"file_name,text\n1.png,x\n', "is not read: write a metadata.jsonl"),
+    "nothing": (b"", "is not read: write a metadata.jsonl"),
+    "zeros": (bytes(5000), "is not read: write a metadata.jsonl"),
+    "control signs": (b"\x1b[2Jfile_name,a\x07b\n", "its columns are '[2Jfile_name', 'ab'"),
+}
+
+
+@pytest.mark.parametrize("content, told", HOSTILE_TABLES.values(), ids=HOSTILE_TABLES)
+def test_a_hostile_table_of_words_is_neither_waited_for_nor_shown(tmp_path, content, told):
+    """A pipe of that name was waited on for ever, and one that leads out of the folder was opened."""
+    folder = fill(tmp_path / "f", ["1.png"])
+    (tmp_path / "secret.csv").write_text("password,secret\n")
+    if content is None:
+        os.mkfifo(folder / "metadata.csv")
+    elif isinstance(content, str):
+        (folder / "metadata.csv").symlink_to(content)
+    else:
+        (folder / "metadata.csv").write_bytes(content)
+    # whoever opens the pipe would wait: end that with an error of the test
+    signal.signal(signal.SIGALRM, lambda *_: pytest.fail("the pipe was opened"))
+    signal.alarm(20)
+    try:
+        with pytest.raises(ValueError) as caught:
+            open_source(folder)
+    finally:
+        signal.alarm(0)
+    assert told in str(caught.value) and "secret'" not in str(caught.value) and "\x1b" not in str(caught.value)
 
 
 def test_tables_in_folders_of_splits_are_named(tmp_path):
