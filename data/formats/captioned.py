@@ -21,7 +21,6 @@ from collections import Counter
 from pathlib import Path
 
 from data.document import (
-    SPLITS,
     Audio,
     Document,
     DocumentError,
@@ -36,7 +35,7 @@ from data.document import (
 from data.formats.fields import WORDS, asked_in_pairs, check_unread, media_of
 from data.formats.parts import MEDIA, local_path
 from data.formats.source import note_text
-from data.formats.splits import UNASSIGNED
+from data.formats.splits import UNASSIGNED, split_in
 from data.markdown import markdown_parts
 from data.text import decode_text
 
@@ -54,12 +53,11 @@ def captioned_document(
         if not isinstance(fields.get(name), str) or not fields[name]:
             wrong = "is missing or empty" if fields.get(name) in (None, "") else "must be of type str"
             raise DocumentError(f"field {name!r} {wrong} (a line needs 'content', or 'kind' and 'path')")
-    split, kind, path = fields.get("split", "train"), fields["kind"], check_relative(fields["path"])
-    is_decode = split == "decode"
+    kind, path = fields["kind"], check_relative(fields["path"])
+    is_decode = fields.get("split") == "decode"
     if is_decode and not include_decode:
         return None
-    if not is_decode and split not in SPLITS:
-        raise DocumentError(f"field 'split' must be one of {', '.join(SPLITS)}, not {split!r}"[:200])
+    split = "test" if is_decode else split_in(fields) or "train"
     text = fields.get("text", "")
     if not isinstance(text, str):
         raise DocumentError(f"field 'text' must be of type str, not {type(text).__name__}")
@@ -79,7 +77,7 @@ def captioned_document(
         id=fields["id"],
         parts=parts,
         kind=_folder_kind(path, kind),
-        split="test" if is_decode else split,
+        split=split,
         source=str(fields.get("source", "")).split("@")[0][:200],
     )
     # through the native form once, so that both forms pass the same checks

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data.compressed import plain_stem
-from data.document import SPLITS, Document, DocumentError, Quarantined, Text, parse_document
+from data.document import Document, DocumentError, Quarantined, Text, parse_document
 from data.formats.captioned import captioned_document, plain_document
 from data.formats.chat import chat_document
 from data.formats.fields import CONVERSATIONS, FIELDS, WORDS, asked_in_pairs, check_unread, path_of
@@ -33,7 +33,7 @@ from data.formats.lines import is_array, json_items
 from data.formats.llava import llava_document
 from data.formats.marks import marked_parts, object_switch
 from data.formats.obelics import obelics_document
-from data.formats.splits import FORM, HELD_OUT, UNASSIGNED, MediaSplits, SplitFrom, splits_of_paths
+from data.formats.splits import FORM, HELD_OUT, UNASSIGNED, MediaSplits, SplitFrom, split_in, splits_of_paths
 
 FORMS = ("content-parts", "chat", "llava", "obelics", "captioned")
 _PLAIN = (*WORDS, *FIELDS)
@@ -65,6 +65,8 @@ def manifest_documents(
                 if isinstance(fields, DocumentError):
                     raise fields
                 name, medium = _describe(fields, name)
+                # a house line of split "decode" is read as test
+                own = fields.get("split") == "decode" or split_in(fields)
                 document = object_document(
                     fields,
                     root=root / folder,
@@ -85,7 +87,6 @@ def manifest_documents(
                 continue
             if document is not None:
                 document = _below(document, folder)
-                own = fields.get("split") is not None
                 yield document if own else _with_split(document, splits[paths[file]], media_splits)
 
 
@@ -153,7 +154,7 @@ def object_document(
             f"none of the forms that are read: a line needs {known}, or 'kind' and 'path'{asked_in_pairs(fields)}"
         )
     if form == "content-parts":
-        document = parse_document(marked_parts(fields, notes))
+        document = parse_document(marked_parts(fields, notes) | {"split": split_in(fields) or "train"})
         check_unread(fields, {"id", "source", "content"}, notes, any_read=_has_media(document))
         return document
     if form not in ("chat", "llava") and (off := object_switch(fields, notes)):
@@ -181,10 +182,7 @@ def _has_media(document: Document) -> bool:
 def checked(document: Document, fields: dict, split: str = UNASSIGNED) -> Document:
     """The document with the split, kind and source that its object names, after the checks of the native form."""
     named = {key: fields[key] for key in ("kind", "source") if isinstance(fields.get(key), str)}
-    own = fields.get("split")
-    if own is not None and own not in SPLITS:
-        raise DocumentError(f"field 'split' must be one of {', '.join(SPLITS)}, not {own!r}"[:200])
-    split = own or split
+    split = split_in(fields) or split
     # the native form has no word for a split that is still open
     whole = parse_document(dataclasses.replace(document, split=split or "train").to_json() | named)
     return dataclasses.replace(whole, split=split)

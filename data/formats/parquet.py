@@ -30,7 +30,9 @@ from data.formats.lines import parse_object
 from data.formats.manifest import form_of, object_document
 from data.formats.marks import MARKS
 from data.formats.source import Limits
-from data.formats.splits import splits_of_paths
+from data.formats.splits import split_in, splits_of_paths
+from data.split_names import FIELDS as SPLIT_FIELDS
+from data.split_names import FLAGS, LOOSE_FIELDS
 
 _NAMES = (
     ("image", re.compile(r"image|img|picture|photo|screenshot|jpg|jpeg|png|webp")),
@@ -38,6 +40,7 @@ _NAMES = (
     ("video", re.compile(r"video|film|clip|mp4|webm")),
 )
 _FORMS = ("content", *CONVERSATIONS)
+_SPLITS = (*SPLIT_FIELDS, *LOOSE_FIELDS, *FLAGS)
 
 
 def table_documents(root: Path, files: list[str], limits: Limits, skipped: Counter) -> Iterator[Document | Quarantined]:
@@ -74,7 +77,7 @@ def _row(
             fields, root=root, name=name, form=form, split=split, max_file_mib=limits.max_file_mib, notes=notes
         )
         # in a table a missing split means no more than that
-        if fields.get("split") is None and form == "content-parts":
+        if not split_in(fields) and form == "content-parts":
             document = Document(document.id, document.parts, document.kind, document.level, split, document.source)
         return document
     except DocumentError as error:
@@ -88,6 +91,10 @@ def _fields(values: dict, heads: dict[str, bytes], features: dict) -> dict:
         if isinstance(values.get(column), str) and values[column].lstrip().startswith("["):
             # a list as JSON text: parsed inside an object, by the one guarded parser
             values[column] = parse_object(f'{{"list": {values[column]}}}'.encode("utf-8", "surrogatepass"))["list"]
+    for column in SPLIT_FIELDS:
+        names = features.get(column)
+        if isinstance(names, list) and isinstance(values.get(column), int) and 0 <= values[column] < len(names):
+            values[column] = names[values[column]]
     if form_of(values) not in (None, "captioned"):
         for column, value in list(values.items()):
             for reference in value if isinstance(value, list) else [value]:
@@ -96,7 +103,7 @@ def _fields(values: dict, heads: dict[str, bytes], features: dict) -> dict:
                     if kind is not None:
                         values[f"{kind}s"] = [*values.get(f"{kind}s", []), reference]
         return values
-    fields = {key: values[key] for key in ("id", "__key__", "key", "split", "source", *WORDS) if key in values}
+    fields = {key: values[key] for key in ("id", "__key__", "key", "source", *_SPLITS, *WORDS) if key in values}
     fields |= {key: values[key] for key in MARKS if isinstance(values.get(key), bool | int | float)}
     for key in ("__key__", "key"):
         if isinstance(fields.get(key), str | int):
