@@ -28,7 +28,7 @@ from data.formats.cells import open_table, table_rows
 from data.formats.fields import CONVERSATIONS, FIELDS, WORDS
 from data.formats.lines import parse_object
 from data.formats.manifest import form_of, object_document
-from data.formats.marks import MARKS
+from data.formats.marks import column_marks
 from data.formats.source import Limits
 from data.formats.splits import split_in, splits_of_paths
 from data.split_names import FIELDS as SPLIT_FIELDS
@@ -104,7 +104,7 @@ def _fields(values: dict, heads: dict[str, bytes], features: dict) -> dict:
                         values[f"{kind}s"] = [*values.get(f"{kind}s", []), reference]
         return values
     fields = {key: values[key] for key in ("id", "__key__", "key", "source", *_SPLITS, *WORDS) if key in values}
-    fields |= {key: values[key] for key in MARKS if isinstance(values.get(key), bool | int | float)}
+    fields |= column_marks(values)
     for key in ("__key__", "key"):
         if isinstance(fields.get(key), str | int):
             fields.setdefault("id", fields[key])
