@@ -86,14 +86,14 @@ def captioned_document(
 
 def plain_document(fields: dict, *, name: str, notes: Counter) -> Document:
     """A document from media and words named by their fields; `name` is its id. Raises DocumentError."""
-    words = words_of(fields, notes)
+    key, words = words_in(fields, notes)
     parts: list[Part] = []
     for key, kind, reference in media_of(fields):
         path = local_path(reference, where=f"field {key!r}")
         if not kind:
             raise DocumentError(f"file {path[:200]!r} has an ending of no picture, sound or film")
         parts.append(MEDIA[kind](path))
-    check_unread(fields, set(), notes, any_read=bool(parts))
+    check_unread(fields, set(), notes, any_read=bool(parts), words=(key, words))
     if not words:
         pairs = asked_in_pairs(fields)
         raise DocumentError(f"no words to learn from: none of the fields {', '.join(WORDS)} holds any{pairs}")
@@ -104,6 +104,11 @@ def plain_document(fields: dict, *, name: str, notes: Counter) -> Document:
 
 def words_of(fields: dict, notes: Counter | None = None) -> str:
     """The caption, transcript or text among the fields; empty when there is none. DocumentError for a wrong type."""
+    return words_in(fields, notes)[1]
+
+
+def words_in(fields: dict, notes: Counter | None = None) -> tuple[str, str]:
+    """(field, words) of the caption, transcript or text among the fields. DocumentError for a wrong type."""
     for key in WORDS:
         value = fields.get(key)
         if isinstance(value, list) and value:
@@ -115,9 +120,18 @@ def words_of(fields: dict, notes: Counter | None = None) -> str:
         if not isinstance(value, str):
             raise DocumentError(f"field {key!r} must be of type str, not {type(value).__name__}")
         if value.strip():
-            return value
+            if notes is not None:
+                _note_other_words(fields, key, value, notes)
+            return key, value
     label = fields.get("label")
-    return label if isinstance(label, str) else ""
+    return ("label", label) if isinstance(label, str) else ("", "")
+
+
+def _note_other_words(fields: dict, read: str, words: str, notes: Counter) -> None:
+    for key in WORDS:
+        value = fields.get(key)
+        if key != read and isinstance(value, str) and value.strip() and value != words:
+            notes[f"note: fields {read!r} and {key!r} both hold words, of which the first was read"] += 1
 
 
 def read_text(root: Path, path: str, max_file_mib: float) -> str:

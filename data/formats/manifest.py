@@ -113,7 +113,7 @@ def _with_split(document: Document, named: SplitFrom, media_splits: MediaSplits)
 
 def form_of(fields: dict) -> str | None:
     """Which of FORMS an object has; None when it has none of them."""
-    if "content" in fields:
+    if "content" in fields and not isinstance(fields["content"], str):
         return "content-parts"
     if "messages" in fields:
         return "chat"
@@ -189,8 +189,10 @@ def checked(document: Document, fields: dict, split: str = UNASSIGNED) -> Docume
 
 
 def _is_house(fields: dict) -> bool:
-    """Whether a captioned object is of the house form, with `kind` and `path`."""
-    return "path" in fields or ("kind" in fields and not any(key in fields for key in _PLAIN))
+    """Whether a captioned object is of the house form: `kind` and `path`; a `path` alone is a medium's or a text's."""
+    if "path" in fields and ("kind" in fields or not any(key in fields for key in WORDS)):
+        return True
+    return "kind" in fields and not any(key in fields for key in _PLAIN)
 
 
 def _promises_ids(fields: dict, form: str | None) -> bool:

@@ -18,8 +18,9 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 from data.archive import resolve_container
 from data.document import Document, DocumentError, Quarantined, untagged
@@ -29,6 +30,7 @@ from data.formats.fields import CONVERSATIONS, FIELDS, WORDS
 from data.formats.lines import parse_object
 from data.formats.manifest import form_of, object_document
 from data.formats.marks import column_marks
+from data.formats.provenance import DOCUMENT_WORDS, is_provenance, tells_of_row
 from data.formats.source import Limits
 from data.formats.splits import split_in, splits_of_paths
 from data.split_names import FIELDS as SPLIT_FIELDS
@@ -89,8 +91,7 @@ def _fields(values: dict, heads: dict[str, bytes], features: dict) -> dict:
     """A row as the JSON object it stands for."""
     for column in _FORMS:
         if isinstance(values.get(column), str) and values[column].lstrip().startswith("["):
-            # a list as JSON text: parsed inside an object, by the one guarded parser
-            values[column] = parse_object(f'{{"list": {values[column]}}}'.encode("utf-8", "surrogatepass"))["list"]
+            values[column] = _parsed(values[column], is_text=column == "content")
     for column in SPLIT_FIELDS:
         names = features.get(column)
         if isinstance(names, list) and isinstance(values.get(column), int) and 0 <= values[column] < len(names):
@@ -109,20 +110,62 @@ def _fields(values: dict, heads: dict[str, bytes], features: dict) -> dict:
         if isinstance(fields.get(key), str | int):
             fields.setdefault("id", fields[key])
     cells = {_kind(column, value, heads, features) for column, value in values.items() if _is_cell(value, heads)}
+    used: set[str] = set()
     for column, value in values.items():
         for reference in value if isinstance(value, list) else [value]:
             kind = _kind(column, reference, heads, features)
             # beside a medium in a cell, a name of the same kind is what its file was called
             if kind is not None and (reference in heads or kind not in cells):
                 fields.setdefault(kind, []).append(reference)
-            elif isinstance(reference, str) and remedy_for(reference) and column not in WORDS:
-                fields[column] = value
+                used.update((column, reference))
+            elif kind is None and isinstance(reference, str) and column not in WORDS and reference not in heads:
+                fields |= {column: value} if _looks_like_medium(reference) else {}
+        # a field of media is one without an ending that tells so, too
+        if FIELDS.get(column) and column not in used and FIELDS[column] not in cells and _names_file(value, heads):
+            fields.setdefault(column, value)
+            used.add(column)
+        elif tells_of_row(column) and not _is_cell(value, heads):
+            fields.setdefault(column, value)
+    _check_cells(fields, heads.keys() - used)
+    for column, value in values.items():
         names = features.get(column)
         if isinstance(names, list) and isinstance(value, int) and 0 <= value < len(names):
             fields.setdefault("label", names[value])
     if isinstance(values.get("label"), str):
         fields.setdefault("label", values["label"])
     return fields
+
+
+def _looks_like_medium(reference: str) -> bool:
+    return remedy_for(reference) is not None or medium_of(reference.partition("?")[0]) is not None
+
+
+def _names_file(value, heads: dict[str, bytes]) -> bool:
+    """Whether a value of a field of media is a name, or a list of names, and no cell."""
+    entries = value if isinstance(value, list) else [value]
+    return bool(entries) and all(isinstance(entry, str) and entry and entry not in heads for entry in entries)
+
+
+def _check_cells(fields: dict, left: Iterable[str]) -> None:
+    """DocumentError where nothing was read from cells of bytes that a caption, or their column's name, is about."""
+    if any(kind in fields for kind in ("image", "audio", "video")):
+        return
+    is_caption = not any(fields.get(key) for key in DOCUMENT_WORDS)
+    for place in sorted(left):
+        column = unquote(place.rpartition("::")[2].split("/")[1])
+        if is_caption or any(pattern.search(column.lower()) for _, pattern in _NAMES):
+            raise DocumentError(f"column {column[:40]!r} holds bytes of no image, audio or video format that is known")
+
+
+def _parsed(text: str, *, is_text: bool):
+    """A list as JSON text: parsed inside an object, by the one guarded parser; a text that only begins so stays one."""
+    try:
+        found = parse_object(f'{{"list": {text}}}'.encode("utf-8", "surrogatepass"))["list"]
+    except DocumentError:
+        if is_text:
+            return text
+        raise
+    return text if is_text and not (found and all(isinstance(part, dict) for part in found)) else found
 
 
 def _is_cell(value, heads: dict[str, bytes]) -> bool:
@@ -138,6 +181,9 @@ def _kind(column: str, reference, heads: dict[str, bytes], features: dict) -> st
         return known
     is_cell = reference in heads
     if not is_cell:
+        # an address is no file beside the table
+        if ("://" in reference and column not in FIELDS) or is_provenance(column, reference):
+            return None
         medium = medium_of(reference)
         return medium.__name__.lower() if medium else None
     named = next((kind for kind, pattern in _NAMES if pattern.search(column.lower())), None)
