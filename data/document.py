@@ -23,8 +23,9 @@ from pathlib import Path
 
 from data.links import stays_within, why_dangling
 from data.pointers import MAX_BYTES, pointer_in, why_missing
+from data.split_names import SPLITS as SPLITS
+from data.split_names import split_of_word
 
-SPLITS = ("train", "validation", "test")
 MODALITIES = ("image", "audio", "video")
 CONTAINERS = (".tar", ".parquet", ".arrow")
 """Endings of files whose insides can be addressed, as `container::inside`."""
@@ -174,9 +175,10 @@ def parse_document(fields) -> Document:
     level = _field(fields, "level", int, 0, "field")
     if not 0 <= level < 1000:
         raise DocumentError(f"field 'level' must lie in 0..999, not {level}")
-    split = _field(fields, "split", str, "train", "field")
-    if split not in SPLITS:
-        raise DocumentError(f"field 'split' must be one of {', '.join(SPLITS)}, not {split[:40]!r}")
+    try:
+        split = split_of_word(_field(fields, "split", str, "train", "field")) or "train"
+    except ValueError as error:
+        raise DocumentError(f"field 'split' {error}") from None
     return Document(
         id=name,
         parts=tuple(_parse_part(part, number) for number, part in enumerate(content)),

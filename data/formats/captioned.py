@@ -21,7 +21,6 @@ from collections import Counter
 from pathlib import Path
 
 from data.document import (
-    SPLITS,
     Audio,
     Document,
     DocumentError,
@@ -36,7 +35,7 @@ from data.document import (
 from data.formats.fields import SURE, WORDS, asked_in_pairs, check_unread, media_of
 from data.formats.parts import MEDIA, local_path
 from data.formats.source import note_text
-from data.formats.splits import UNASSIGNED
+from data.formats.splits import UNASSIGNED, split_in
 from data.markdown import markdown_parts
 from data.text import decode_text
 
@@ -54,12 +53,11 @@ def captioned_document(
         if not isinstance(fields.get(name), str) or not fields[name]:
             wrong = "is missing or empty" if fields.get(name) in (None, "") else "must be of type str"
             raise DocumentError(f"field {name!r} {wrong} (a line needs 'content', or 'kind' and 'path')")
-    split, kind, path = fields.get("split", "train"), fields["kind"], check_relative(fields["path"])
-    is_decode = split == "decode"
+    kind, path = fields["kind"], check_relative(fields["path"])
+    is_decode = fields.get("split") == "decode"
     if is_decode and not include_decode:
         return None
-    if not is_decode and split not in SPLITS:
-        raise DocumentError(f"field 'split' must be one of {', '.join(SPLITS)}, not {split!r}"[:200])
+    split = "test" if is_decode else split_in(fields) or "train"
     text = fields.get("text", "")
     if not isinstance(text, str):
         raise DocumentError(f"field 'text' must be of type str, not {type(text).__name__}")
@@ -79,7 +77,7 @@ def captioned_document(
         id=fields["id"],
         parts=parts,
         kind=_folder_kind(path, kind),
-        split="test" if is_decode else split,
+        split=split,
         source=str(fields.get("source", "")).split("@")[0][:200],
     )
     # through the native form once, so that both forms pass the same checks
@@ -88,14 +86,14 @@ def captioned_document(
 
 def plain_document(fields: dict, *, name: str, notes: Counter) -> Document:
     """A document from media and words named by their fields; `name` is its id. Raises DocumentError."""
-    words = words_of(fields, notes)
+    key, words = words_in(fields, notes)
     parts: list[Part] = []
     for key, kind, reference in media_of(fields):
         path = local_path(reference, where=f"field {key!r}")
         if not kind:
             raise DocumentError(f"file {path[:200]!r} has an ending of no picture, sound or film")
         parts.append(MEDIA[kind](path))
-    check_unread(fields, set(), notes, any_read=bool(parts))
+    check_unread(fields, set(), notes, any_read=bool(parts), words=(key, words))
     if not words:
         pairs = asked_in_pairs(fields)
         raise DocumentError(f"no words to learn from: none of the fields {', '.join(WORDS)} holds any{pairs}")
@@ -108,6 +106,11 @@ def plain_document(fields: dict, *, name: str, notes: Counter) -> Document:
 
 def words_of(fields: dict, notes: Counter | None = None) -> str:
     """The caption, transcript or text among the fields; empty when there is none. DocumentError for a wrong type."""
+    return words_in(fields, notes)[1]
+
+
+def words_in(fields: dict, notes: Counter | None = None) -> tuple[str, str]:
+    """(field, words) of the caption, transcript or text among the fields. DocumentError for a wrong type."""
     for key in WORDS:
         value = fields.get(key)
         if isinstance(value, list) and value:
@@ -119,9 +122,18 @@ def words_of(fields: dict, notes: Counter | None = None) -> str:
         if not isinstance(value, str):
             raise DocumentError(f"field {key!r} must be of type str, not {type(value).__name__}")
         if value.strip():
-            return value
+            if notes is not None:
+                _note_other_words(fields, key, value, notes)
+            return key, value
     label = fields.get("label")
-    return label if isinstance(label, str) else ""
+    return ("label", label) if isinstance(label, str) else ("", "")
+
+
+def _note_other_words(fields: dict, read: str, words: str, notes: Counter) -> None:
+    for key in WORDS:
+        value = fields.get(key)
+        if key != read and isinstance(value, str) and value.strip() and value != words:
+            notes[f"note: fields {read!r} and {key!r} both hold words, of which the first was read"] += 1
 
 
 def read_text(root: Path, path: str, max_file_mib: float) -> str:

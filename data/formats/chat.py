@@ -21,7 +21,7 @@ from collections import Counter
 
 from data.document import Document, DocumentError, Part, Text, Video
 from data.formats.fields import CONVERSATIONS
-from data.formats.marks import MARKS, learned, marks_of, note_unknown, object_switch
+from data.formats.marks import TurnMarks, learned, marks_of, note_unknown, sense_of
 from data.formats.parts import MEDIA, MediaQueue, join_turns, local_path, split_placeholders
 from data.formats.roles import ROLES, speaker
 from data.formats.splits import UNASSIGNED
@@ -44,20 +44,20 @@ def chat_document(fields: dict, *, name: str, notes: Counter) -> Document:
 
 
 def conversation(fields: dict, turns: list, read, word: str, *, name: str, notes: Counter) -> Document:
-    """A document from turns that `read(turn, queue, off, notes)` makes parts of, with what stands beside them.
+    """A document from turns that `read(turn, queue, default, notes)` makes parts of, with what stands beside them.
 
-    off: nothing is learned but what has a mark of its own.
+    default: whether what has no mark of its own is learned; None where the speaker decides.
     """
-    queue, off, spoken = MediaQueue.of(fields), object_switch(fields, notes), system_turns(fields)
+    queue, beside, spoken = MediaQueue.of(fields), TurnMarks(fields, turns, notes), system_turns(fields)
     if fields.get("tools") not in (None, "", "[]", []):
         notes["note: field 'tools' beside the turns was not read: write it into the system prompt to have it read"] += 1
     for number, turn in enumerate(turns):
         try:
-            spoken.append(read(turn, queue, bool(off), notes))
+            spoken.append(read(turn, queue, beside.default(number, turn), notes))
         except DocumentError as error:
             raise DocumentError(f"{word} {number}: {error}") from None
     queue.close()
-    marked = [off] if off else marks_of(turns)
+    marked = beside.names or marks_of(turns)
     return Document(id=name, parts=join_turns(spoken, marked), kind="chat", split=UNASSIGNED)
 
 
@@ -75,7 +75,7 @@ def _asked(fields: dict, pairs: list, *, name: str, notes: Counter) -> Document:
             {key: value for key, value in pair.items() if key.lower() not in ROLES}, {"source", "id"}, "of turns", notes
         )
         # a mark on the pair is one on its answer
-        marks = {key: value for key, value in pair.items() if key in MARKS}
+        marks = {key: value for key, value in pair.items() if sense_of(key) is not None}
         for role in ("system", "user", "assistant"):
             if role in spoken:
                 messages.append({"role": role, "content": spoken[role]} | (marks if role == "assistant" else {}))
@@ -103,13 +103,13 @@ def system_turns(fields: dict) -> list[tuple[str, list[Part]]]:
     return [("system", [Text(text, learn=False, role="system")]) for text in found]
 
 
-def _turn(message, queue: MediaQueue, off: bool, notes: Counter) -> tuple[str, list[Part]]:
+def _turn(message, queue: MediaQueue, default: bool | None, notes: Counter) -> tuple[str, list[Part]]:
     if not isinstance(message, dict):
         raise DocumentError(f"must be an object, not {type(message).__name__}")
-    role, learn = speaker(message.get("role", message.get("from")), notes)
+    role, learn = speaker(message.get("role", message.get("from")), notes, default)
     if message.get("tool_calls") or message.get("function_call"):
         raise DocumentError("tool calls are not read: write them into the content as text")
-    learn = learned(message, learn and not off)
+    learn = learned(message, learn)
     note_unknown(message, _OF_MESSAGE, "beside messages", notes)
     content = message.get("content", message.get("value"))
     if isinstance(content, str):

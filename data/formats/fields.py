@@ -1,25 +1,28 @@
 """Fields that name media or hold words, in the words of other data sets.
 
     media_of(fields)     every medium that a known field names: a path, a list of them, or an object with a path
-    check_unread(...)    the fields that name a medium which nobody read
+    check_unread(...)    the fields that name a medium which nobody read (`data.formats.provenance` knows which may)
 
 A field such as `image_path` names pictures whatever the ending. `filename` and its like name a medium when the ending
 is one of a medium, since a text's file has a name too; the same holds for `speech`, `clip` or `photo`, which are often
 words. A path that two fields name is one medium.
 
 A caption must not become a text of its own because its picture stands in a field that nobody knows. So where no medium
-was read, a field with the name of a media file sets the document aside; where one was, the other fields are noted.
+was read, a field with the name of a media file sets the document aside, unless the row is a web page's or a program's
+text and the field says where it is from; where one was, the other fields are noted.
 """
 
 import re
 from collections import Counter
 
 from data.document import DocumentError
-from data.endings import medium_of, remedy_for
+from data.endings import ending_of, medium_of, remedy_for
+from data.formats.provenance import DOCUMENT_WORDS, is_of_repository, is_provenance, is_text_row, is_web_page
+from data.workbench.source import LANGUAGES
 
 WORDS = (
     *("text", "caption", "captions", "sentence", "sentences", "transcription", "transcript", "txt"),
-    *("normalized_text", "raw_text"),
+    *("normalized_text", *(name for name in DOCUMENT_WORDS if name != "text")),
 )
 """Fields that hold the words, in the order they are looked for."""
 CONVERSATIONS = ("messages", "conversations", "conversation", "dialogue", "dialog", "turns", "texts", "qa", "qa_pairs")
@@ -36,7 +39,7 @@ _KINDS = {
     "audio": ("audio", "wav", "sound", "speech"),
 }
 _SURE = ("image", "video", "audio", "img")
-_FILES = ("file_name", "filename", "file_path", "filepath", "file", "media", "media_path")
+_FILES = ("file_name", "filename", "file_path", "filepath", "file", "path", "media", "media_path")
 _NAMED = {name + ending: kind for kind, names in _KINDS.items() for name in names for ending in _PATHS}
 FIELDS: dict[str, str] = {"file_name": "", "file_names": "", "audio_filepath": "audio"}
 """Field -> "image", "video" or "audio"; "" where the ending of the file decides. In the order of reading."""
@@ -53,15 +56,19 @@ _STRICT = SURE | {"file_name", "file_names"}
 
 def media_of(fields: dict) -> list[tuple[str, str, object]]:
     """(field, kind, reference) of each medium; kind is "" when not even the ending tells it."""
-    found, seen = [], {}
+    found, seen, of_repository = [], {}, is_of_repository(fields)
     for name in fields_in(fields):
-        kind, value = FIELDS[name], fields[name]
+        kind = FIELDS[name]
+        value = None if of_repository and not kind else fields[name]
         references = value if isinstance(value, list) else [] if value is None else [value]
         if len(references) > 100_000:
             raise DocumentError(f"field {name!r} has {len(references)} entries, over the limit of 100,000")
         for reference in references:
             path = path_of(reference)
             if name not in _STRICT and not (path and (is_medium(path) or "::" in path)):
+                continue
+            # the name of a program or page of text is no medium
+            if name in ("file_name", "file_names") and "." + ending_of(path) in LANGUAGES:
                 continue
             if path and seen.setdefault(path, name) != name:
                 continue
@@ -82,20 +89,35 @@ def path_of(reference) -> str:
     return reference if isinstance(reference, str) else ""
 
 
-def check_unread(fields: dict, read: set[str], notes: Counter, *, any_read: bool) -> None:
-    """DocumentError for a field with the name of a media file where no medium was read; a note where one was."""
+def check_unread(
+    fields: dict, read: set[str], notes: Counter, *, any_read: bool, words: tuple[str, str] = ("", "")
+) -> None:
+    """DocumentError for a field with the name of a media file where no medium was read; a note where one was.
+
+    words: the field that holds the words, and these; of a conversation neither.
+    """
     for key, value in fields.items():
         if key in read or key in WORDS or key in CONVERSATIONS or (any_read and key in FIELDS):
             continue
         entries = value if isinstance(value, list) else [value]
         path = next((path for entry in entries[:1000] if is_medium(path := path_of(entry))), "")
-        if path and not any_read:
+        if not path or (any_read and (key in ("id", "source") or is_provenance(key, path))):
+            continue
+        if not any_read and is_provenance(key, path) and is_text_row(fields, key, *words):
+            continue
+        if FIELDS.get(key) == "" and is_of_repository(fields):
+            continue
+        if not any_read and not ("://" in path and is_web_page(fields, key, *words)):
+            if "://" in path:
+                raise DocumentError(
+                    f"field {key[:40]!r} names the medium {path[:100]!r}, which is remote: download it and give its "
+                    "path as 'image', 'audio' or 'video', or take the field out"
+                )
             raise DocumentError(
                 f"field {key[:40]!r} names the medium {path[:100]!r}, but no medium is read from a field of that name: "
                 "rename it to 'image', 'audio' or 'video', or take it out"
             )
-        if path and key not in ("id", "source"):
-            notes[f"note: field {key[:40]!r} names a medium too and was not read"] += 1
+        notes[f"note: field {key[:40]!r} names a medium too and was not read"] += 1
 
 
 def asked_in_pairs(fields: dict) -> str:

@@ -27,10 +27,10 @@ def llava_document(fields: dict, *, name: str, notes: Counter) -> Document:
     return conversation(fields, turns, _turn, "turn", name=name, notes=notes)
 
 
-def _turn(turn, queue: MediaQueue, off: bool, notes: Counter) -> tuple[str, list[Part]]:
+def _turn(turn, queue: MediaQueue, default: bool | None, notes: Counter) -> tuple[str, list[Part]]:
     if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
         raise DocumentError("must be an object with the strings 'from' and 'value'")
-    role, learn = speaker(turn.get("from"), notes)
-    learn = learned(turn, learn and not off)
+    role, learn = speaker(turn.get("from"), notes, default)
+    learn = learned(turn, learn)
     note_unknown(turn, {"from", "value", "id"}, "beside turns", notes)
     return role, split_placeholders(turn["value"], queue, role=role, learn=learn)

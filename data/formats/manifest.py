@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data.compressed import plain_stem
-from data.document import SPLITS, Document, DocumentError, Quarantined, Text, parse_document
+from data.document import Document, DocumentError, Quarantined, Text, parse_document
 from data.formats.captioned import captioned_document, plain_document
 from data.formats.chat import chat_document
 from data.formats.fields import CONVERSATIONS, FIELDS, WORDS, asked_in_pairs, check_unread, fields_in, path_of
@@ -33,10 +33,11 @@ from data.formats.lines import is_array, json_items
 from data.formats.llava import llava_document
 from data.formats.marks import marked_parts, object_switch
 from data.formats.obelics import obelics_document
-from data.formats.splits import FORM, HELD_OUT, UNASSIGNED, MediaSplits, SplitFrom, splits_of_paths
+from data.formats.splits import FORM, HELD_OUT, UNASSIGNED, MediaSplits, SplitFrom, split_in, splits_of_paths
 
 FORMS = ("content-parts", "chat", "llava", "obelics", "captioned")
 _TURNS = frozenset(CONVERSATIONS[2:])
+_WORDS = frozenset(WORDS)
 _PLAIN = frozenset((*WORDS, *FIELDS))
 
 
@@ -67,6 +68,8 @@ def manifest_documents(
                 if isinstance(fields, DocumentError):
                     raise fields
                 name, medium = _describe(fields, name)
+                # a house line of split "decode" is read as test
+                own = fields.get("split") == "decode" or split_in(fields)
                 document = object_document(
                     fields,
                     root=base,
@@ -87,7 +90,6 @@ def manifest_documents(
                 continue
             if document is not None:
                 document = _below(document, folder)
-                own = fields.get("split") is not None
                 yield document if own else _with_split(document, splits[paths[file]], media_splits)
 
 
@@ -114,7 +116,7 @@ def _with_split(document: Document, named: SplitFrom, media_splits: MediaSplits)
 
 def form_of(fields: dict) -> str | None:
     """Which of FORMS an object has; None when it has none of them."""
-    if "content" in fields:
+    if "content" in fields and not isinstance(fields["content"], str):
         return "content-parts"
     if "messages" in fields:
         return "chat"
@@ -155,7 +157,7 @@ def object_document(
             f"none of the forms that are read: a line needs {known}, or 'kind' and 'path'{asked_in_pairs(fields)}"
         )
     if form == "content-parts":
-        document = parse_document(marked_parts(fields, notes))
+        document = parse_document(marked_parts(fields, notes) | {"split": split_in(fields) or "train"})
         check_unread(fields, {"id", "source", "content"}, notes, any_read=_has_media(document))
         return document
     if form not in ("chat", "llava") and (off := object_switch(fields, notes)):
@@ -183,18 +185,17 @@ def _has_media(document: Document) -> bool:
 def checked(document: Document, fields: dict, split: str = UNASSIGNED) -> Document:
     """The document with the split, kind and source that its object names, after the checks of the native form."""
     named = {key: fields[key] for key in ("kind", "source") if isinstance(fields.get(key), str)}
-    own = fields.get("split")
-    if own is not None and own not in SPLITS:
-        raise DocumentError(f"field 'split' must be one of {', '.join(SPLITS)}, not {own!r}"[:200])
-    split = own or split
+    split = split_in(fields) or split
     # the native form has no word for a split that is still open
     whole = parse_document(document.to_json() | {"split": split or "train"} | named)
     return whole.in_split(split)
 
 
 def _is_house(fields: dict) -> bool:
-    """Whether a captioned object is of the house form, with `kind` and `path`."""
-    return "path" in fields or ("kind" in fields and _PLAIN.isdisjoint(fields))
+    """Whether a captioned object is of the house form: `kind` and `path`; a `path` alone is a medium's or a text's."""
+    if "path" in fields and ("kind" in fields or _WORDS.isdisjoint(fields)):
+        return True
+    return "kind" in fields and _PLAIN.isdisjoint(fields)
 
 
 def _promises_ids(fields: dict, form: str | None) -> bool:

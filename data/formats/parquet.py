@@ -20,8 +20,9 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 from data.archive import resolve_container
 from data.document import Document, DocumentError, Quarantined, Text, untagged
@@ -30,9 +31,12 @@ from data.formats.cells import open_table, table_rows
 from data.formats.fields import CONVERSATIONS, FIELDS, SURE, WORDS, is_medium, path_of
 from data.formats.lines import parse_object
 from data.formats.manifest import form_of, object_document
-from data.formats.marks import MARKS
+from data.formats.marks import column_marks
+from data.formats.provenance import DOCUMENT_WORDS, is_provenance, tells_of_row
 from data.formats.source import Limits
-from data.formats.splits import splits_of_paths
+from data.formats.splits import split_in, splits_of_paths
+from data.split_names import FIELDS as SPLIT_FIELDS
+from data.split_names import FLAGS, LOOSE_FIELDS
 
 _TEXTS = frozenset(("content", *CONVERSATIONS, *WORDS, "label", "id", "split", "source", "__key__", "key"))
 """Columns whose bytes are text: many programs write strings without saying so."""
@@ -42,6 +46,7 @@ _NAMES = (
     ("video", re.compile(r"video|film|clip|mp4|webm")),
 )
 _FORMS = ("content", *CONVERSATIONS)
+_SPLITS = (*SPLIT_FIELDS, *LOOSE_FIELDS, *FLAGS)
 
 
 def table_documents(root: Path, files: list[str], limits: Limits, skipped: Counter) -> Iterator[Document | Quarantined]:
@@ -86,7 +91,7 @@ def _row(
             fields, root=root, name=name, form=form, split=split, max_file_mib=limits.max_file_mib, notes=notes
         )
         # in a table a missing split means no more than that
-        if fields.get("split") is None and form == "content-parts":
+        if not split_in(fields) and form == "content-parts":
             document = Document(document.id, document.parts, document.kind, document.level, split, document.source)
         return document
     except DocumentError as error:
@@ -112,8 +117,11 @@ def _fields(values: dict, heads: dict[str, bytes], features: dict, notes: Counte
     """A row as the JSON object it stands for."""
     for column in _FORMS:
         if isinstance(values.get(column), str) and values[column].lstrip().startswith("["):
-            # a list as JSON text: parsed inside an object, by the one guarded parser
-            values[column] = parse_object(f'{{"list": {values[column]}}}'.encode("utf-8", "surrogatepass"))["list"]
+            values[column] = _parsed(values[column], is_text=column == "content")
+    for column in SPLIT_FIELDS:
+        names = features.get(column)
+        if isinstance(names, list) and isinstance(values.get(column), int) and 0 <= values[column] < len(names):
+            values[column] = names[values[column]]
     if form_of(values) not in (None, "captioned"):
         for column, value in list(values.items()):
             for reference in value if isinstance(value, list) else [value]:
@@ -122,33 +130,64 @@ def _fields(values: dict, heads: dict[str, bytes], features: dict, notes: Counte
                     if kind is not None:
                         values[f"{kind}s"] = [*values.get(f"{kind}s", []), reference]
         return values
-    fields = {key: values[key] for key in ("id", "__key__", "key", "split", "source", *WORDS) if key in values}
-    # the picture of a mask is a medium; whatever else a mark may be is told by the reader of marks
-    fields |= {key: values[key] for key in MARKS if key in values and not _holds_media(values[key], heads)}
+    fields = {key: values[key] for key in ("id", "__key__", "key", "source", *_SPLITS, *WORDS) if key in values}
+    fields |= column_marks(values)
     for key in ("__key__", "key"):
         if isinstance(fields.get(key), str | int):
             fields.setdefault("id", fields[key])
     cells = {_kind(column, value, heads, features) for column, value in values.items() if _is_cell(value, heads)}
+    used: set[str] = set()
     for column, value in values.items():
         for reference in value if isinstance(value, list) else [value]:
             kind = _kind(column, reference, heads, features)
             # beside a medium in a cell, a name of the same kind is what its file was called
             if kind is not None and (reference in heads or kind not in cells):
                 fields.setdefault(kind, []).append(reference)
-            elif is_medium(path_of(reference)) and column not in _TEXTS and not (kind and kind in cells):
-                # remote, or of a kind that is not read
-                fields[column] = value
-            elif _is_cell(reference, heads):
-                notes[f"note: column {column[:40]!r} holds bytes of no known medium and was not read"] += 1
-        if column in SURE and FIELDS[column] not in {*fields, *cells} and value not in ([], ""):
-            # pixels as numbers, base64, a path without an ending: told as in a manifest, and no text of its own
-            fields[column] = value
+                used.update((column, reference))
+            elif kind is None and isinstance(reference, str) and column not in WORDS and reference not in heads:
+                fields |= {column: value} if is_medium(path_of(reference)) else {}
+        # a field of media is one without an ending that tells so, too
+        if FIELDS.get(column) and column not in used and FIELDS[column] not in cells and _names_file(value, heads):
+            fields.setdefault(column, value)
+            used.add(column)
+        elif tells_of_row(column) and not _is_cell(value, heads):
+            fields.setdefault(column, value)
+    _check_cells(fields, heads.keys() - used)
+    for column, value in values.items():
         names = features.get(column)
         if isinstance(names, list) and isinstance(value, int) and 0 <= value < len(names):
             fields.setdefault("label", names[value])
     if isinstance(values.get("label"), str):
         fields.setdefault("label", values["label"])
     return fields
+
+
+def _names_file(value, heads: dict[str, bytes]) -> bool:
+    """Whether a value of a field of media is a name, or a list of names, and no cell."""
+    entries = value if isinstance(value, list) else [value]
+    return bool(entries) and all(isinstance(entry, str) and entry and entry not in heads for entry in entries)
+
+
+def _check_cells(fields: dict, left: Iterable[str]) -> None:
+    """DocumentError where nothing was read from cells of bytes that a caption, or their column's name, is about."""
+    if any(kind in fields for kind in ("image", "audio", "video")):
+        return
+    is_caption = not any(fields.get(key) for key in DOCUMENT_WORDS)
+    for place in sorted(left):
+        column = unquote(place.rpartition("::")[2].split("/")[1])
+        if is_caption or any(pattern.search(column.lower()) for _, pattern in _NAMES):
+            raise DocumentError(f"column {column[:40]!r} holds bytes of no image, audio or video format that is known")
+
+
+def _parsed(text: str, *, is_text: bool):
+    """A list as JSON text: parsed inside an object, by the one guarded parser; a text that only begins so stays one."""
+    try:
+        found = parse_object(f'{{"list": {text}}}'.encode("utf-8", "surrogatepass"))["list"]
+    except DocumentError:
+        if is_text:
+            return text
+        raise
+    return text if is_text and not (found and all(isinstance(part, dict) for part in found)) else found
 
 
 def _is_cell(value, heads: dict[str, bytes]) -> bool:
@@ -169,6 +208,9 @@ def _kind(column: str, reference, heads: dict[str, bytes], features: dict) -> st
         return known
     is_cell = reference in heads
     if not is_cell:
+        # an address is no file beside the table
+        if ("://" in reference and column not in FIELDS) or is_provenance(column, reference):
+            return None
         medium = medium_of(reference)
         return medium.__name__.lower() if medium else None
     named = next((kind for kind, pattern in _NAMES if pattern.search(column.lower())), None)

@@ -35,12 +35,14 @@ LEARNED = ("assistant",)
 """Roles whose words are targets."""
 
 
-def speaker(word, notes: Counter) -> tuple[str, bool]:
-    """(role, whether it is learned) of a speaker. Raises DocumentError for what cannot stand in a marker."""
+def speaker(word, notes: Counter, learned: bool | None = None) -> tuple[str, bool]:
+    """(role, whether it is learned) of a speaker. Raises DocumentError for what cannot stand in a marker.
+
+    learned: what marks say of this turn.
+    """
     if not isinstance(word, str) or not re.fullmatch(r"[A-Za-z0-9_. -]{1,40}", word):
         raise DocumentError("a role must be a short word such as user or assistant")
     role = ROLES.get(word.strip().lower())
-    if role is None:
+    if role is None and learned is None:
         notes[f"note: speaker {word!r} is not known: read under that name, not learned"] += 1
-        return word, False
-    return role, role in LEARNED
+    return role or word, role in LEARNED if learned is None else learned

@@ -1,8 +1,8 @@
 """Which documents are held out: those that their own field or a name says, the others by a hash.
 
 **Names.** A folder or a file of documents named after a split declares it: `train`, `training`, `validation`, `val`,
-`valid`, `dev`, `eval`, `test`, `testing` and a few more, in any case, as the whole first word of a name (`test2017`,
-`Test images`, `testA`, `train-00000-of-00002.parquet`; not `tests` or `testament`). The last word counts too where a
+`valid`, `dev`, `eval`, `test`, `testing` and a few more (`data.split_names`, which fields share), in any case, as the
+whole first word of a name (`test2017`, `train-00000-of-00002.parquet`; not `tests`). The last word counts too where a
 name of the same source ends in `train` (`coco_train`, `coco_val`). Names of folders count everywhere, names of files
 only where a file holds many documents: manifests, tars and tables. A photo `test.png` or a page `training_day.md` is
 no split.
@@ -29,7 +29,8 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from data.document import Document, Quarantined, Text
+from data.document import Document, DocumentError, Quarantined, Text, split_address
+from data.split_names import own_split, split_of_name
 
 UNASSIGNED = ""
 """Split of a document whose format does not name one; no document leaves `with_splits` with it."""
@@ -40,12 +41,6 @@ MIN_DOCUMENTS = 10
 OWN, FORM, FOLDERS, FILES, HASH = "own field", "form without a field", "names of folders", "names of files", "hash"
 """Where a split came from."""
 _HELD_DOCUMENTS, _HELD_CHARACTERS = 256, 2**26
-_WORDS = dict.fromkeys(("train", "training"), "train")
-_WORDS |= dict.fromkeys(("test", "testing"), "test")
-_WORDS |= dict.fromkeys(("validation", "val", "valid", "dev", "devel", "eval", "evaluation"), "validation")
-_FIRST = re.compile(r"[\W\d_]*([^\W\d_]+)")
-_LAST = re.compile(r"([^\W\d_]+)[\W\d_]*$")
-_CAMEL = re.compile(r"([A-Z]?[a-z]+)[A-Z]")
 _OF_MANY = re.compile(r"\d+[-_]of[-_]\d+([-_][0-9a-f]{8,})?")
 _ENDINGS = re.compile(r"(\.(jsonl?|ndjson|tar|tgz|parquet|arrow|csv|tsv|gz|xz|bz2|zst))+$", re.IGNORECASE)
 _LOOKED_AT, _DEPTH = 200_000, 3
@@ -68,6 +63,14 @@ class SplitFrom(str):
         return self == UNASSIGNED and self.origin == HASH and self.among == HELD_OUT
 
 
+def split_in(fields: dict) -> str:
+    """The split that an object names itself (`data.split_names`); "" for none. DocumentError names the field."""
+    try:
+        return own_split(fields)
+    except ValueError as error:
+        raise DocumentError(str(error)) from None
+
+
 class NamedSplits:
     """The splits that names in a source declare.
 
@@ -78,7 +81,7 @@ class NamedSplits:
     def __init__(self, paths: Iterable[str], *, files: bool):
         paths, self.files, self.last = list(paths), files, False
         names = {name for path in paths for name, _ in self._names(path)}
-        self.last = any(_word(_LAST, name) == "train" for name in names)
+        self.last = any(split_of_name(name, last=True) == "train" for name in names)
         self.held_out = {self._declared(path)[0] for path in paths} & set(HELD_OUT)
 
     def of(self, path: str) -> SplitFrom:
@@ -103,16 +106,7 @@ class NamedSplits:
         return next((item for item in found if item[0] in HELD_OUT), found[0] if found else (UNASSIGNED, HASH))
 
     def _split_of(self, name: str) -> str:
-        return _word(_FIRST, name) or (_word(_LAST, name) if self.last else UNASSIGNED)
-
-
-def _word(pattern: re.Pattern, name: str) -> str:
-    """The split that a name's first or last word stands for."""
-    word = pattern.search(name)
-    if not word:
-        return UNASSIGNED
-    camel = _CAMEL.match(word[1])
-    return _WORDS.get(word[1].casefold()) or (_WORDS.get(camel[1].casefold(), UNASSIGNED) if camel else UNASSIGNED)
+        return split_of_name(name) or (split_of_name(name, last=True) if self.last else UNASSIGNED)
 
 
 class MediaSplits:
@@ -128,7 +122,8 @@ class MediaSplits:
 
     def of(self, document: Document) -> SplitFrom:
         """The split of a document; open where no folder of its media is named after one."""
-        paths = [part.path.partition("::")[0] for part in document.parts if not isinstance(part, Text)]
+        media = [part.path for part in document.parts if not isinstance(part, Text)]
+        paths = [address[0] if (address := split_address(path)) else path for path in media]
         if not any("/" in path for path in paths):
             return SplitFrom()
         if not self.looked:

@@ -36,7 +36,7 @@ from data.formats.lines import parse_object
 from data.formats.manifest import form_of, object_document
 from data.formats.media_folder import paired, pass_over
 from data.formats.source import Limits
-from data.formats.splits import HELD_OUT, UNASSIGNED, NamedSplits, SplitFrom, splits_of_paths
+from data.formats.splits import HELD_OUT, UNASSIGNED, NamedSplits, SplitFrom, split_in, splits_of_paths
 from data.text import decode_text
 
 _WORDS = ("txt", "caption", "json", "cls")
@@ -217,5 +217,5 @@ def _whole(tar: _Shard, fields: dict, name: str, folder: str, notes: Counter) ->
             beside = posixpath.normpath(posixpath.join(folder, part.path))
             part = dataclasses.replace(part, path=tar.address(beside if beside in tar.index.members else member))
         parts.append(part)
-    split = document.split if "split" in fields else UNASSIGNED
+    split = document.split if split_in(fields) else UNASSIGNED
     return dataclasses.replace(document, parts=tuple(parts), split=split)

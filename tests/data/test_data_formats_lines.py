@@ -143,7 +143,7 @@ def test_llava(room, tokenizer, config, as_array):
         ({"conversations": {}}, "must be a list of turns"),
         ({"conversations": [{"from": "human"}]}, "turn 0: must be an object with the strings 'from' and 'value'"),
         (llava("x", id=["a"]), "'id' must be of type str, not list"),
-        (llava("x", split="dev"), "'split' must be one of"),
+        (llava("x", split="fold 3"), "'split' must be one of"),
     ],
     ids=lambda value: value.replace(" ", "-")[:40] if isinstance(value, str) else "",
 )

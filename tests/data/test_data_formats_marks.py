@@ -78,7 +78,7 @@ def test_a_mark_of_a_wrong_type_is_set_aside(tmp_path, form, value):
         (chat(GOOD | {"weight": 0}), "marked as not to be learned ('weight')"),
         (chat(GOOD | {"content": [{"type": "text", "text": "x", "trainable": False}]}), "learned ('trainable')"),
         (chat(GOOD, train=False), "learned ('train')"),
-        (chat(GOOD, loss_mask=[0, 1]), "'loss_mask' is a list of marks: put each into its own message"),
+        (chat(GOOD, loss_mask=[0, 1, 1]), "'loss_mask' is a list of marks: put each into its own message"),
         ({"id": "c", "content": [{"type": "text", "text": "x", "trainable": 0}]}, "learned ('trainable')"),
         ({"id": "c", "content": [{"type": "text", "text": "x"}], "masked": True}, "learned ('masked')"),
         ({"text": "words", "train": False}, "field 'train' says that nothing"),

@@ -1,0 +1,91 @@
+"""Whether a field says where a text is from, and whether a row is a text of its own or the caption of something.
+
+Texts from the web come with the address of their page, and an address may end in `.jpg` as a picture's does
+(`https://commons.wikimedia.org/wiki/File:Heron.jpg` is a page). Tables of pictures have the same columns: `url` and
+`text` are those of C4 and those of LAION. What tells them apart is the other fields:
+
+    {"text", "url": "https://x.org/a.jpg", "timestamp"}           a page: fields of crawls, none of pictures
+    {"text", "url": "https://x.org/a.jpg", "width", "height"}     a caption: fields of pictures
+    {"caption", "url": "https://x.org/a.jpg"}                     a caption: its field says so
+    {"text", "url": "https://x.org/a.jpg"}                        a caption, unless the text is long
+
+Only then does it matter that a field is one of provenance (`url`, `source_url`, `link`, `id`, `meta`, `warc_...`): a
+field such as `pic` or `image_url` names a medium in any row, and a text beside one is no text of its own, but for a
+page with the address of its picture (CC-News), which is told by a long text and two fields of crawls.
+"""
+
+import re
+
+DOCUMENT_WORDS = ("text", "raw_text", "content", "raw_content", "page_content", "full_text", "code")
+"""Fields that hold a text of its own where there is no medium."""
+LONG_CHARACTERS = 400
+
+
+def _set(*lines: str) -> frozenset[str]:
+    return frozenset(word for line in lines for word in line.split())
+
+
+_PROVENANCE = _set(
+    "url urls uri link links href permalink page source sources origin reference references citation doi id ids docid",
+    "uid uuid key warc meta metadata headers warcinfo provenance attributes domain site website host title crawl dump",
+    "file filename path repo repository",
+)
+_LOCAL = _set("id ids docid uid uuid key source sources origin title meta metadata reference references")
+_CRAWL = _set(
+    "timestamp ts date dump crawl domain language lang languages token_count text_token_length num_tokens source",
+    "created added meta metadata quality_signals perplexity int_score segment cc_segment seed_data audience subset",
+    "red_pajama_subset data_source snapshot digest doc_id docid version warcinfo crawl_date crawl_id",
+)
+_REPOSITORY = frozenset(("repo", "repository", "repos"))
+_CRAWL_BEGINS = ("warc", "language_", "lang_", "fasttext", "ccnet", "rps_", "bff_", "max_stars_", "minhash", "cc_")
+_OF_MEDIA = _set(
+    "image images img picture photo thumbnail video clip audio wav width height aspect pwatermark punsafe similarity",
+    "aesthetic phash duration fps frames sampling samplerate alt exif faces bbox bboxes resolution pic pics",
+)
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower())
+
+
+def is_provenance(field: str, path: str) -> bool:
+    """Whether a field says where a row is from rather than naming a medium: by its name, and for most by an address."""
+    words = _words(field)
+    if not words or words[-1] not in _PROVENANCE or not _OF_MEDIA.isdisjoint(words):
+        return False
+    return "://" in path or words[-1] in _LOCAL or not _REPOSITORY.isdisjoint(words)
+
+
+def is_of_repository(fields: dict) -> bool:
+    """Whether a row is a file of a repository of programs, so that names of files in it name no media."""
+    return any(not _REPOSITORY.isdisjoint(_words(name)) for name in fields if isinstance(name, str))
+
+
+def is_text_row(fields: dict, named: str, key: str, words: str) -> bool:
+    """Whether a row is a text of its own, though its field `named` looks like a medium; `key` holds its words."""
+    if key and key not in DOCUMENT_WORDS:
+        return False
+    is_long = len(words) > LONG_CHARACTERS or "\n\n" in words
+    crawl = _num_crawl(fields, named)
+    if any(not _OF_MEDIA.isdisjoint(_words(name)) for name, value in fields.items() if value is not None):
+        return crawl > 2 or (is_long and crawl > 1)
+    return is_long or crawl > 0
+
+
+def is_web_page(fields: dict, named: str, key: str, words: str) -> bool:
+    """Whether a row is that of a page though a field names a picture's address."""
+    return key in DOCUMENT_WORDS and len(words) > LONG_CHARACTERS and _num_crawl(fields, named) > 1
+
+
+def tells_of_row(name: str) -> bool:
+    """Whether a column helps to tell what its row is."""
+    words = _words(name)
+    return bool(words) and (_is_crawl(name) or words[-1] in _PROVENANCE or not _OF_MEDIA.isdisjoint(words))
+
+
+def _num_crawl(fields: dict, named: str) -> int:
+    return sum(_is_crawl(name) for name, value in fields.items() if name != named and value is not None)
+
+
+def _is_crawl(name: str) -> bool:
+    return name.lower() in _CRAWL or name.lower().startswith(_CRAWL_BEGINS)

@@ -1,0 +1,148 @@
+"""Words of splits mean the same in a field, a file's name and a folder's name, in every form."""
+
+import json
+
+import pytest
+from format_files import read
+from media_files import line, manifest
+from test_data_formats_splits import fill, rows
+from test_data_webdataset_names import tar
+
+from data.split_names import SPLITS, WORDS, own_split, split_of_name, split_of_word
+
+SAID = {
+    "val": "validation", "Val": "validation", " VAL ": "validation", "dev": "validation", "valid": "validation",
+    "eval": "validation", "evaluation": "validation", "dev_clean": "validation", "dev-other": "validation",
+    "val2017": "validation", "validation_matched": "validation", "minival": "validation", "coco_val2014": "validation",
+    "TEST": "test", "test-clean": "test", "testA": "test", "test_std": "test", "testing": "test", "en-test": "test",
+    "train": "train", "Training": "train", "train-clean-100": "train", "trainval": "train", "restval": "train",
+    "train[:90%]": "train",
+}  # fmt: skip
+FORMS = {
+    "native": lambda split: line("d", "words") | {"split": split},
+    "house": lambda split: {"id": "d", "kind": "text", "path": "t.txt", "split": split},
+    "words": lambda split: {"text": "words", "split": split},
+    "picture": lambda split: {"file_name": "a.png", "text": "words", "split": split},
+    "chat": lambda split: {"messages": [{"role": "assistant", "content": "words"}], "split": split},
+    "llava": lambda split: {"conversations": [{"from": "gpt", "value": "words"}], "split": split},
+    "obelics": lambda split: {"texts": ["words"], "images": [None], "split": split},
+}
+forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+
+
+@pytest.mark.parametrize("word, split", SAID.items(), ids=lambda word: word.strip())
+def test_a_word_in_a_field(word, split):
+    assert split_of_word(word) == split
+
+
+@forms
+def test_a_field_in_each_form(tmp_path, form):
+    (tmp_path / "t.txt").write_text("words")
+    words = [" Val ", "dev", "eval", "Test", "training"]
+    lines = [form(word) for word in words]
+    for number, fields in enumerate(lines):
+        fields |= {"id": f"d{number}"}
+    documents, bad = read(manifest(tmp_path, lines))
+    expected = ["validation", "validation", "validation", "test", "train"]
+    assert not bad and [document.split for document in documents] == expected
+
+
+@forms
+@pytest.mark.parametrize("value", ["fold 3", "unsplit", 3, ["test"], "tests"], ids=str)
+def test_a_value_that_nobody_knows_is_set_aside(tmp_path, form, value):
+    (tmp_path / "t.txt").write_text("words")
+    documents, (bad,) = read(manifest(tmp_path, [form(value)]))
+    assert not documents and "'split'" in bad.reason and bad.line == 1
+
+
+@pytest.mark.parametrize("value", [None, "", " "], ids=repr)
+def test_an_empty_field_says_nothing(tmp_path, value):
+    for name in ("native", "words", "chat"):
+        (tmp_path / name / "test").mkdir(parents=True)
+        manifest(tmp_path / name / "test", [FORMS[name](value)])
+        (document,), bad = read(tmp_path / name)
+        assert not bad and document.split == "test"
+
+
+@pytest.mark.parametrize("word", sorted(WORDS))
+def test_each_word_is_one_in_a_folder_a_file_and_a_field(tmp_path, word):
+    lines = [{"text": f"{number}"} for number in range(3)]
+    train = "fit" if WORDS[word] == "train" else "train"
+    fill(tmp_path, {f"folders/{word}/metadata.jsonl": rows(lines), f"folders/{train}/metadata.jsonl": rows(lines)})
+    fill(tmp_path, {f"files/{word}.jsonl": rows(lines), f"files/{train}.jsonl": rows(lines)})
+    fill(tmp_path, {"fields/a.jsonl": rows([each | {"split": word} for each in lines])})
+    for kind in ("folders", "files", "fields"):
+        found = [document.split for document in read(tmp_path / kind)[0] if "fit" not in document.id]
+        held = found if kind == "fields" else [split for split in found if split == WORDS[word]]
+        assert held == [WORDS[word]] * 3 or WORDS[word] == "train"
+
+
+@pytest.mark.parametrize(
+    "fields, split",
+    [
+        ({"Split": "VAL"}, "validation"),
+        ({"data_split": "test"}, "test"),
+        ({"split_name": "dev_clean"}, "validation"),
+        ({"subset": "Test"}, "test"),
+        ({"partition": "validation"}, "validation"),
+        ({"subset": "test_subset_of_birds"}, ""),
+        ({"set": {"a": 1}}, ""),
+        ({"is_test": True}, "test"),
+        ({"is_train": 0}, "test"),
+        ({"is_train": False, "is_val": True}, "validation"),
+        ({"is_train": 1, "is_test": 0}, "train"),
+        ({"is_test": "yes"}, ""),
+        ({"meta": {"split": "test"}}, "test"),
+        ({"metadata": {"split": "of wood"}}, ""),
+        ({"split": "train", "subset": "test"}, "train"),
+        ({"metadata": "[null]"}, ""),
+    ],
+    ids=str,
+)
+def test_other_names_of_the_field(tmp_path, fields, split):
+    assert own_split(fields) == split
+    (document,), bad = read(manifest(tmp_path, [{"text": "words"} | fields]))
+    assert not bad and (not split or document.split == split)
+
+
+@pytest.mark.parametrize("name", ["tests", "testament", "devices", "trainer", "contest", "", "42", "évaluer"])
+def test_other_words(name):
+    assert split_of_name(name) == ""
+
+
+def test_columns_of_tables(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    def splits(table):
+        pq.write_table(table, tmp_path / "t.parquet")
+        documents, bad = read(tmp_path / "t.parquet")
+        return [document.split for document in documents], bad
+
+    found, bad = splits(pa.table({"text": ["a", "b", "c", "d"], "split": [" Val", "dev", "Test", "fold"]}))
+    assert found == ["validation", "validation", "test"] and "'split' must be one of" in bad[0].reason
+    talk = [json.dumps([{"role": "assistant", "content": "x"}])] * 2
+    assert splits(pa.table({"messages": talk, "split": ["eval", "testing"]})) == (["validation", "test"], [])
+    assert splits(pa.table({"text": ["a", "b"], "is_test": [True, True]}))[0] == ["test", "test"]
+    # a class label, as `datasets` writes it
+    names = {"split": {"names": ["train", "dev", "test"], "_type": "ClassLabel"}}
+    marked = pa.table({"text": ["a", "b", "c"], "split": [0, 1, 2]})
+    marked = marked.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": names}})})
+    assert splits(marked) == (["train", "validation", "test"], [])
+
+
+def test_a_sample_of_a_tar(tmp_path):
+    members = [(f"{n}.json", json.dumps(FORMS["chat"](n) | {"split": n})) for n in ("val", "Test", "train")]
+    tar(tmp_path / "s.tar", members)
+    assert [document.split for document in read(tmp_path / "s.tar")[0]] == ["validation", "test", "train"]
+
+
+def test_media_in_a_tar_below_a_folder_of_a_split(tmp_path):
+    """`odd::name` is a folder's own name; only a container's address is cut."""
+    lines = [{"file_name": f"{folder}/s::1/{n}.png", "text": "x"} for folder in ("train", "test") for n in range(3)]
+    fill(tmp_path, {"all.jsonl": rows(lines)} | {f"{folder}/s::1/0.png": b"x" for folder in ("train", "test")})
+    assert [document.split for document in read(tmp_path)[0]] == ["train"] * 3 + ["test"] * 3
+    lines = [{"file_name": f"{folder}/s.tar::val/{n}.png", "text": "x"} for folder in ("a", "test") for n in range(3)]
+    fill(tmp_path, {"all.jsonl": rows(lines), "a/s.tar": b""})
+    found = [document.split for document in read(tmp_path)[0]]
+    assert found[3:] == ["test"] * 3 and set(SPLITS) >= set(found)
