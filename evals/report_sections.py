@@ -342,11 +342,11 @@ def record_section(
     recipe: Any,
     environment: Mapping[str, Any] | None,
     *,
-    stayed: Mapping[str, Any],
+    stayed: Mapping[str, Any] | None = None,
 ) -> str:
     """What was set aside or fits no row, what happened, the resolved recipe, and the machine."""
     blocks = [_quarantine_html(quarantine), _left_out_html(left_out)]
-    blocks += [f"<p>{escape(str(stage))}: {escape(str(told))}.</p>" for stage, told in stayed.items()]
+    blocks += [f"<p>{escape(str(stage))}: {escape(str(told))}.</p>" for stage, told in (stayed or {}).items()]
     lines = [(stage, event) for stage, found in events.items() for event in found]
     if lines:
         rows = "\n".join(

@@ -250,19 +250,9 @@ def note_unknown(fields: dict, known: set[str], where: str, notes: Counter) -> N
             notes[f"note: field {key[:40]!r} {where} is not known and was not read"] += 1
 
 
-def column_marks(values: dict) -> dict:
-    """The columns of a row that are marks: switches and numbers, and lists of them."""
-    return {
-        key: value
-        for key, value in values.items()
-        if isinstance(key, str)
-        and (sense_of(key) is not None or key in TOKEN_MARKS)
-        and (isinstance(value, bool | int | float) or (isinstance(value, list) and all(map(_is_number, value))))
-    }
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, bool | int | float)
+def is_mark(field: str) -> bool:
+    """Whether a field is a mark, of words or of tokens."""
+    return sense_of(field) is not None or field in TOKEN_MARKS
 
 
 def _is_absent(value) -> bool:

@@ -31,7 +31,7 @@ from data.formats.cells import open_table, table_rows
 from data.formats.fields import CONVERSATIONS, FIELDS, SURE, WORDS, is_medium, path_of
 from data.formats.lines import parse_object
 from data.formats.manifest import form_of, object_document
-from data.formats.marks import column_marks
+from data.formats.marks import is_mark
 from data.formats.provenance import DOCUMENT_WORDS, is_provenance, tells_of_row
 from data.formats.source import Limits
 from data.formats.splits import split_in, splits_of_paths
@@ -131,7 +131,8 @@ def _fields(values: dict, heads: dict[str, bytes], features: dict, notes: Counte
                         values[f"{kind}s"] = [*values.get(f"{kind}s", []), reference]
         return values
     fields = {key: values[key] for key in ("id", "__key__", "key", "source", *_SPLITS, *WORDS) if key in values}
-    fields |= column_marks(values)
+    # the picture of a mask is a medium
+    fields |= {key: value for key, value in values.items() if is_mark(key) and not _holds_media(value, heads)}
     for key in ("__key__", "key"):
         if isinstance(fields.get(key), str | int):
             fields.setdefault("id", fields[key])
@@ -152,7 +153,7 @@ def _fields(values: dict, heads: dict[str, bytes], features: dict, notes: Counte
             used.add(column)
         elif tells_of_row(column) and not _is_cell(value, heads):
             fields.setdefault(column, value)
-    _check_cells(fields, heads.keys() - used)
+    _check_cells(fields, heads.keys() - used, notes)
     for column, value in values.items():
         names = features.get(column)
         if isinstance(names, list) and isinstance(value, int) and 0 <= value < len(names):
@@ -162,20 +163,27 @@ def _fields(values: dict, heads: dict[str, bytes], features: dict, notes: Counte
     return fields
 
 
+def _holds_media(value, heads: dict[str, bytes]) -> bool:
+    """Whether a value, or one of a list, is a cell or names a file of a medium."""
+    entries = value if isinstance(value, list) else [value]
+    return any(isinstance(entry, str) and (entry in heads or is_medium(entry)) for entry in entries)
+
+
 def _names_file(value, heads: dict[str, bytes]) -> bool:
     """Whether a value of a field of media is a name, or a list of names, and no cell."""
     entries = value if isinstance(value, list) else [value]
     return bool(entries) and all(isinstance(entry, str) and entry and entry not in heads for entry in entries)
 
 
-def _check_cells(fields: dict, left: Iterable[str]) -> None:
+def _check_cells(fields: dict, left: Iterable[str], notes: Counter) -> None:
     """DocumentError where nothing was read from cells of bytes that a caption, or their column's name, is about."""
-    if any(kind in fields for kind in ("image", "audio", "video")):
-        return
+    has_media = any(kind in fields for kind in ("image", "audio", "video"))
     is_caption = not any(fields.get(key) for key in DOCUMENT_WORDS)
     for place in sorted(left):
         column = unquote(place.rpartition("::")[2].split("/")[1])
-        if is_caption or any(pattern.search(column.lower()) for _, pattern in _NAMES):
+        if has_media or not (is_caption or any(pattern.search(column.lower()) for _, pattern in _NAMES)):
+            notes[f"note: column {column[:40]!r} holds bytes of no known medium and was not read"] += 1
+        elif is_caption or any(pattern.search(column.lower()) for _, pattern in _NAMES):
             raise DocumentError(f"column {column[:40]!r} holds bytes of no image, audio or video format that is known")
 
 
