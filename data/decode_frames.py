@@ -30,7 +30,7 @@ import numpy as np
 from data.config import EncodeConfig
 from data.decode_whole import check_whole
 from data.document import DocumentError, Video
-from data.signatures import why_not
+from data.signatures import is_transport_stream, why_not
 
 MAX_FRAME_RATE = 1000
 """Frames per second above which a file is not believed."""
@@ -60,8 +60,7 @@ def container_of(path: Path) -> str:
         return "mov"
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
         return "avi"
-    # packets of 188 bytes, or of 192 with a time in front, as cameras and Blu-ray write them
-    if any(all(head[n : n + 1] == b"G" for n in range(start, 564, size)) for start, size in ((0, 188), (4, 192))):
+    if is_transport_stream(head):
         return "mpegts"
     for magic, name in _MAGIC.items():
         if head.startswith(magic):

@@ -1,18 +1,21 @@
 """Which files are media, by their ending: what is read, and what is known but not read, with the remedy.
 
 medium_of("a/heron.PNG")     Image
+medium_in(root, "a/7.ts")    Video, where its content is a film's; None for a TypeScript source
 remedy_for("a/heron.svg")    "draw it as PNG (...)"; None for what is read and for what is no medium
 
 An ending decides only how a file in a folder or a tar is listed. What its content is decides how it is read: a JPEG
 called .png is a picture, and a film listed in a manifest may have any name. Endings that usually are something else are
 in neither table: .ts and .mts are TypeScript far more often than MPEG transport streams (.m2ts is read; a manifest may
-name either); .raw, .dat, .bin, .mod, .it, .ai and .fit are many things.
+name either), so of these the first bytes are looked at; .raw, .dat, .bin, .mod, .it, .ai and .fit are many things.
 """
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 from data.document import Audio, Image, Video
-from data.signatures import DRAW, PAGES, TO_MP4, TO_PNG, TO_WAV
+from data.signatures import DRAW, PAGES, TO_MP4, TO_PNG, TO_WAV, is_transport_stream
 
 
 def _each(endings: str, value):
@@ -45,6 +48,11 @@ UNREAD: dict[str, str] = {
 """Ending of a medium that is not read -> what to do about it, as the end of a sentence."""
 
 
+FILM_OR_CODE = ("ts", "mts", "cts", "tp")
+"""Endings of transport streams that are those of programs and other files too."""
+_HEAD_BYTES = 1024
+
+
 def ending_of(path: str) -> str:
     """The ending of a path, in lower case and without its dot."""
     return os.path.splitext(path)[1][1:].lower()
@@ -53,6 +61,31 @@ def ending_of(path: str) -> str:
 def medium_of(path: str) -> type | None:
     """Image, Audio or Video by a file's ending; None for any other."""
     return READ.get(ending_of(path))
+
+
+def medium_by(path: str, read: Callable[[int], bytes]) -> type | None:
+    """The same, where an ending leaves it open by the first bytes, which `read(count)` gives."""
+    if (known := medium_of(path)) or ending_of(path) not in FILM_OR_CODE:
+        return known
+    return Video if is_transport_stream(read(_HEAD_BYTES)) else None
+
+
+def medium_in(root: Path, path: str) -> type | None:
+    """The same for a plain file at `path` below `root`."""
+    return medium_at(root / path, path)
+
+
+def medium_at(file: Path, path: str) -> type | None:
+    """The same for a plain file that goes by the name `path`."""
+
+    def read(count: int) -> bytes:
+        try:
+            with open(file, "rb") as stream:
+                return stream.read(count)
+        except OSError:
+            return b""
+
+    return medium_by(path, read)
 
 
 def remedy_for(path: str) -> str | None:

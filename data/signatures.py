@@ -85,20 +85,36 @@ _KNOWN = (
 )
 
 
+def is_transport_stream(head: bytes) -> bool:
+    """Whether a file that begins with `head` (576 bytes or more) is an MPEG transport stream.
+
+    Packets of 188 bytes, or of 192 with a time in front as cameras and Blu-ray write them, each begin with `G`.
+    """
+    starts = ((start, size) for start, size in ((0, 188), (4, 192)) if len(head) > start + 2 * size)
+    return any(head[start] == head[start + size] == head[start + 2 * size] == 0x47 for start, size in starts)
+
+
+def known_by(head: bytes) -> tuple[str, type | None, str] | None:
+    """(what it is, Image, Audio or Video where that is read, what to do where it is not) of a file that begins so."""
+    for place, magic, name, medium, remedy in _KNOWN:
+        if head.startswith(magic, place):
+            return name, medium, remedy
+    if is_transport_stream(head):
+        return "an MPEG transport stream", Video, ""
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if b"<svg" in text and text.startswith((b"<?xml", b"<!--", b"<!doctype svg")):
+        return "an SVG drawing", None, DRAW
+    return None
+
+
 def why_not(path: Path, wanted: type) -> str:
     """The end of a message on a file that cannot be read as `wanted` (Image, Audio, Video): what it is, what to do."""
     with open(path, "rb") as file:
         head = file.read(1024)
-    for place, magic, name, medium, remedy in _KNOWN:
-        if head.startswith(magic, place):
-            if medium is None:
-                return f": it is {name}, so {remedy}"
-            if medium is wanted:
-                break
-            return f": it is {name}, so {_GIVE[medium]}"
+    name, medium, remedy = known_by(head) or ("", wanted, "")
+    if medium is not wanted:
+        return f": it is {name}, so {remedy or _GIVE[medium]}"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if b"<svg" in text and text.startswith((b"<?xml", b"<!--", b"<!doctype svg")):
-        return f": it is an SVG drawing, so {DRAW}"
     if text.startswith((b"<!doctype html", b"<html")):
         return ": it is a web page, so download the medium itself"
     return f"; {_CONVERT[wanted]}"

@@ -84,12 +84,12 @@ def captioned_document(
     return parse_document(document.to_json())
 
 
-def plain_document(fields: dict, *, name: str, notes: Counter) -> Document:
+def plain_document(fields: dict, *, root: Path, name: str, notes: Counter) -> Document:
     """A document from media and words named by their fields; `name` is its id. Raises DocumentError."""
     key, words = words_in(fields, notes)
     parts: list[Part] = []
-    for key, kind, reference in media_of(fields):
-        path = local_path(reference, where=f"field {key!r}")
+    for field, kind, reference in media_of(fields, root):
+        path = local_path(reference, where=f"field {field!r}")
         if not kind:
             raise DocumentError(f"file {path[:200]!r} has an ending of no picture, sound or film")
         parts.append(MEDIA[kind](path))

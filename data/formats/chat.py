@@ -29,7 +29,9 @@ from data.formats.splits import UNASSIGNED
 _TEXT = ("text", "input_text", "output_text")
 _SYSTEM = ("system", "system_prompt", "system_message")
 _OF_MESSAGE = {"role", "content", "from", "value", "id", "type"}
-_OF_PART = {"type", "text", "role", "sound", "path", "url", "file"} | {*MEDIA} | {f"{kind}_url" for kind in MEDIA}
+PARTS_WITH_PATH = {"path", "url", "file", *MEDIA} | {f"{kind}_url" for kind in MEDIA}
+"""Fields of a content part that name its medium."""
+_OF_PART = {"type", "text", "role", "sound"} | PARTS_WITH_PATH
 
 
 def chat_document(fields: dict, *, name: str, notes: Counter) -> Document:

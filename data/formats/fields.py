@@ -14,9 +14,10 @@ text and the field says where it is from; where one was, the other fields are no
 
 import re
 from collections import Counter
+from pathlib import Path
 
-from data.document import DocumentError
-from data.endings import ending_of, medium_of, remedy_for
+from data.document import DocumentError, Video, resolve_media
+from data.endings import FILM_OR_CODE, ending_of, medium_at, medium_of, remedy_for
 from data.formats.provenance import DOCUMENT_WORDS, is_of_repository, is_provenance, is_text_row, is_web_page
 from data.workbench.source import LANGUAGES
 
@@ -54,8 +55,11 @@ SURE = {name for name, kind in FIELDS.items() if kind and name.startswith(_SURE)
 _STRICT = SURE | {"file_name", "file_names"}
 
 
-def media_of(fields: dict) -> list[tuple[str, str, object]]:
-    """(field, kind, reference) of each medium; kind is "" when not even the ending tells it."""
+def media_of(fields: dict, root: Path | None = None) -> list[tuple[str, str, object]]:
+    """(field, kind, reference) of each medium; kind is "" when not even the ending tells it.
+
+    root: resolved folder of the files, where one may be looked at: an ending such as .ts leaves it open.
+    """
     found, seen, of_repository = [], {}, is_of_repository(fields)
     for name in fields_in(fields):
         kind = FIELDS[name]
@@ -65,14 +69,15 @@ def media_of(fields: dict) -> list[tuple[str, str, object]]:
             raise DocumentError(f"field {name!r} has {len(references)} entries, over the limit of 100,000")
         for reference in references:
             path = path_of(reference)
-            if name not in _STRICT and not (path and (is_medium(path) or "::" in path)):
+            is_film = not kind and root is not None and ending_of(path) in FILM_OR_CODE and _is_film(root, path)
+            if name not in _STRICT and not is_film and not (path and (is_medium(path) or "::" in path)):
                 continue
             # the name of a program or page of text is no medium
-            if name in ("file_name", "file_names") and "." + ending_of(path) in LANGUAGES:
+            if name in ("file_name", "file_names") and not is_film and "." + ending_of(path) in LANGUAGES:
                 continue
             if path and seen.setdefault(path, name) != name:
                 continue
-            medium = medium_of(path or "")
+            medium = Video if is_film else medium_of(path or "")
             found.append((name, kind or (medium.__name__.lower() if medium else ""), reference))
     return found
 
@@ -80,6 +85,13 @@ def media_of(fields: dict) -> list[tuple[str, str, object]]:
 def fields_in(fields: dict) -> list[str]:
     """The fields of an object that may name media, in the order of reading."""
     return sorted(FIELDS.keys() & fields.keys(), key=_ORDER.__getitem__)
+
+
+def _is_film(root: Path, path: str) -> bool:
+    try:
+        return medium_at(resolve_media(root, path, max_file_mib=float("inf")), path) is Video
+    except DocumentError:
+        return False
 
 
 def path_of(reference) -> str:

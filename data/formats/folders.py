@@ -19,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 
 from data.compressed import how_to_unpack, packing_in
-from data.endings import ending_of, medium_of, remedy_for
+from data.endings import FILM_OR_CODE, ending_of, medium_in, medium_of, remedy_for
 from data.formats.media_folder import TABLES
 from data.formats.opening import ENDINGS, containers_by_content, unknown, what_packed
 from data.formats.walk import walk
@@ -41,7 +41,7 @@ class _Names:
         self.tables: list[str] = []
         self.refused = ""
         self.others: list[str] = []
-        self.num_media = 0
+        self.num_media = self.films = 0
         self.paths: list[str] = []
         media, words = set(), set()
         for name, problem in itertools.islice(walk(root), _LOOKED_AT):
@@ -50,10 +50,12 @@ class _Names:
             if not problem:
                 self.paths.append(name)
             self.endings[ending] += 1
-            if medium_of(name) or remedy_for(name):
+            known = medium_of(name) if problem else medium_in(root, name)
+            if known or remedy_for(name):
                 media.add(stem)
-                self.num_media += medium_of(name) is not None
-                if not medium_of(name):
+                self.num_media += known is not None
+                self.films += known is not None and ending[1:] in FILM_OR_CODE
+                if not known:
                     self.unread[ending] += 1
             elif ending in _WORDS:
                 words.add(stem)
@@ -92,6 +94,7 @@ def folder_format(path: Path, root: Path) -> str:
     pages, texts = endings[".md"] + endings[".markdown"], endings[".txt"] + endings[".rst"]
     # an unread ending may be that of code too (.ts)
     code = sum(count for ending, count in endings.items() if ending in CODE and ending not in names.unread)
+    code -= names.films
     if names.num_pairs > pages + code:
         return "media"
     num_media = names.num_media + names.unread.total()

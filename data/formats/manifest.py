@@ -172,7 +172,7 @@ def object_document(
     elif form == "obelics":
         document = obelics_document(fields, name=name)
     else:
-        document = plain_document(fields, name=name, notes=notes)
+        document = plain_document(fields, root=root, name=name, notes=notes)
     if form != "captioned":
         check_unread(fields, {"images"} if form == "obelics" else set(), notes, any_read=_has_media(document))
     return checked(document, fields, split)

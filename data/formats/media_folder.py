@@ -16,15 +16,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from data.compressed import packed_kind
-from data.document import Audio, Document, DocumentError, Image, Quarantined, Text, Video, parse_document
-from data.endings import ending_of, medium_of, remedy_for
-from data.formats.captioned import read_text, words_of
-from data.formats.lines import parse_object
+from data.document import Document, DocumentError, Quarantined
+from data.endings import FILM_OR_CODE, ending_of, medium_in, medium_of, remedy_for
+from data.formats.captioned import read_text
+from data.formats.samples import captioned_sample, is_whole, named_in, object_beside, whole_sample
 from data.formats.source import Limits, files_sha256
 from data.formats.splits import UNASSIGNED, NamedSplits
 from data.formats.walk import is_open, walk
+from data.links import stays_within
 
-_ORDER = (Image, Audio, Video)
 TABLES = (".csv", ".tsv")
 """Endings of tables of text, which are not read: a metadata.jsonl is written from them."""
 _WORDS = (".txt", ".caption", ".json")
@@ -36,7 +36,7 @@ def media_documents(root: Path, limits: Limits, skipped: Counter) -> Iterator[Do
     splits = NamedSplits(groups, files=False)
     for name, files in groups.items():
         problem = next((f"file {path!r} {why}" for path, why in files if why), "")
-        media = [path for path, _ in files if medium_of(path)]
+        media = {path: kind for path, why in files if (kind := medium_of(path) if why else medium_in(root, path))}
         words = [path for path, _ in files if path.lower().endswith(_WORDS)]
         unread = [path for path, _ in files if remedy_for(path)]
         if not media and not problem and not (unread and words):
@@ -49,23 +49,36 @@ def media_documents(root: Path, limits: Limits, skipped: Counter) -> Iterator[Do
             if not media:
                 raise DocumentError(f"file {unread[0]!r} is not read: {remedy_for(unread[0])}")
             pass_over(unread, skipped)
-            text = _words(root, words, limits)
-            if not text:
-                raise DocumentError(f"file {media[0]!r} has no words beside it: write {name}.txt")
-            document = paired(name, media, text, source=root.name)
-            yield document.in_split(splits.of(name))
+            document = _document(root, name, media, words, limits, skipped)
+            if document.split == UNASSIGNED:
+                document = document.in_split(splits.of(name))
+            yield document
         except DocumentError as error:
-            yield Quarantined(name, (media or unread or [path for path, _ in files])[0], str(error))
+            yield Quarantined(name, ([*media] or unread or [path for path, _ in files])[0], str(error))
 
 
-def paired(name: str, media: list[str], text: str, *, source: str) -> Document:
-    """A document of media and the words for them. Raises DocumentError."""
-    kinds = {medium_of(path) for path in media}
-    kind = kinds.pop().__name__.lower() if len(kinds) == 1 else "mixed"
-    parts = sorted((medium_of(path)(path) for path in media), key=lambda part: _ORDER.index(type(part)))
-    whole = Document(id=name, parts=(*parts, Text(text)), kind=kind, source=source[:200])
-    parse_document(whole.to_json())
-    return Document(whole.id, whole.parts, kind=kind, split=UNASSIGNED, source=whole.source)
+def _document(
+    root: Path, name: str, media: dict[str, type], words: list[str], limits: Limits, skipped: Counter
+) -> Document:
+    """The document of one name. Raises DocumentError."""
+    text, fields = "", {}
+    for path in sorted(words, key=lambda path: _WORDS.index(os.path.splitext(path)[1].lower())):
+        content = read_text(root, path, limits.max_line_mib)
+        if path.lower().endswith(".json"):
+            fields = object_beside(content, text, skipped)
+        elif not text.strip():
+            text = content
+    find = named_in(os.path.dirname(name), lambda path: _is_there(root, path))
+    if is_whole(fields):
+        return whole_sample(name, media, fields, find=find, max_file_mib=limits.max_file_mib, notes=skipped)
+    document = captioned_sample(name, media, text, fields, find=find, source=root.name, notes=skipped)
+    if not document.parts[-1].text:
+        raise DocumentError(f"file {next(iter(media))!r} has no words beside it: write {name}.txt")
+    return document
+
+
+def _is_there(root: Path, path: str) -> bool:
+    return (root / path).is_file() and stays_within(root, (root / path).resolve())
 
 
 def pass_over(media: list[str], skipped: Counter) -> None:
@@ -85,7 +98,8 @@ def grouped(root: Path, skipped: Counter | None = None) -> dict[str, list[tuple[
     groups: dict[str, list[tuple[str, str]]] = {}
     skipped = Counter() if skipped is None else skipped
     for path, problem in walk(root, enter=is_open, skipped=skipped):
-        if medium_of(path) or remedy_for(path) or path.lower().endswith(_WORDS):
+        is_film = not problem and ending_of(path) in FILM_OR_CODE and medium_in(root, path)
+        if medium_of(path) or is_film or remedy_for(path) or path.lower().endswith(_WORDS):
             groups.setdefault(os.path.splitext(path)[0], []).append((path, problem))
         elif path.lower().endswith(TABLES):
             skipped[f"table .{ending_of(path)}: its words are not read, captions beside media are"] += 1
@@ -94,14 +108,8 @@ def grouped(root: Path, skipped: Counter | None = None) -> dict[str, list[tuple[
     return groups
 
 
-def _words(root: Path, files: list[str], limits: Limits) -> str:
-    for path in sorted(files, key=lambda path: _WORDS.index(os.path.splitext(path)[1].lower())):
-        text = read_text(root, path, limits.max_line_mib)
-        if path.lower().endswith(".json"):
-            text = words_of(parse_object(text.encode()))
-        if text.strip():
-            return text
-    return ""
+def _is_words(path: str) -> bool:
+    return medium_of(path) is None and ending_of(path) not in FILM_OR_CODE
 
 
 def media_digest(root: Path) -> Callable[[bool], str]:
@@ -109,6 +117,6 @@ def media_digest(root: Path) -> Callable[[bool], str]:
 
     def digest(media: bool) -> str:
         files = [path for group in grouped(root).values() for path, problem in group if not problem]
-        return files_sha256(root, files, label="media", whole=lambda name: medium_of(name) is None, media=media)
+        return files_sha256(root, files, label="media", whole=_is_words, media=media)
 
     return digest

@@ -10,6 +10,7 @@ first lines); everything else happens while the documents are iterated.
 
 import dataclasses
 import itertools
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -25,6 +26,7 @@ from data.formats.source import Limits, Source, container_sha256, file_sha256, f
 from data.formats.walk import walk
 from data.links import is_stored, stays_within
 from data.pointers import pointer_in
+from data.signatures import known_by
 from data.workbench.source import LANGUAGES
 
 FORMATS = (*FORMS, "manifest", "markdown", "repository", "media", "webdataset", "parquet", "datasets")
@@ -166,6 +168,8 @@ def manifests(path: Path, root: Path, files: list[Path], format: str | None, lim
         forms = forms_in(files[0], max_line_mib=limits.max_line_mib)
         if not forms and files[0].suffix.lower() != ".jsonl" and not is_array(files[0]):
             packing = packing_in(files[0])
+            if packing is None and (why := one_medium(files[0])):
+                raise ValueError(f"{path} {why}")
             what = f"is compressed ({packing.name}) and " if packing else ""
             raise ValueError(unknown(path, f"{what}holds no JSON object of a known form in its first lines"))
         format = forms.pop() if len(forms) == 1 else "manifest"
@@ -193,6 +197,18 @@ def manifests(path: Path, root: Path, files: list[Path], format: str | None, lim
         return sum(_num_lines(file) for file in files)
 
     return Source(path, format, root, read, digest, count)
+
+
+def one_medium(file: Path) -> str:
+    """What to do about a medium that is given alone, as the end of a sentence; "" for any other file."""
+    with open(file, "rb") as stream:
+        name, medium, remedy = known_by(stream.read(1024)) or ("", None, "")
+    if medium is None:
+        return name and f"is {name}: {remedy}"
+    return (
+        f"is {name}, one medium without words: put {file.stem}.txt beside it and give the folder, or write a manifest "
+        f'of lines {{"file_name": {json.dumps(file.name)}, "text": "..."}} and give that'
+    )
 
 
 def _num_lines(file: Path) -> int:

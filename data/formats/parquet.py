@@ -26,7 +26,7 @@ from urllib.parse import unquote
 
 from data.archive import resolve_container
 from data.document import Document, DocumentError, Quarantined, Text, untagged
-from data.endings import medium_of
+from data.endings import FILM_OR_CODE, ending_of, medium_of
 from data.formats.cells import open_table, table_rows
 from data.formats.fields import CONVERSATIONS, FIELDS, SURE, WORDS, is_medium, path_of
 from data.formats.lines import parse_object
@@ -146,7 +146,8 @@ def _fields(values: dict, heads: dict[str, bytes], features: dict, notes: Counte
                 fields.setdefault(kind, []).append(reference)
                 used.update((column, reference))
             elif kind is None and isinstance(reference, str) and column not in WORDS and reference not in heads:
-                fields |= {column: value} if is_medium(path_of(reference)) else {}
+                is_named = column in FIELDS and ending_of(reference) in FILM_OR_CODE
+                fields |= {column: value} if is_named or is_medium(reference) else {}
         # a field of media is one without an ending that tells so, too
         if FIELDS.get(column) and column not in used and FIELDS[column] not in cells and _names_file(value, heads):
             fields.setdefault(column, value)

@@ -80,7 +80,8 @@ def is_web_page(fields: dict, named: str, key: str, words: str) -> bool:
 def tells_of_row(name: str) -> bool:
     """Whether a column helps to tell what its row is."""
     words = _words(name)
-    return bool(words) and (_is_crawl(name) or words[-1] in _PROVENANCE or not _OF_MEDIA.isdisjoint(words))
+    known = _is_crawl(name) or not (_OF_MEDIA | _REPOSITORY).isdisjoint(words)
+    return bool(words) and (known or words[-1] in _PROVENANCE)
 
 
 def _num_crawl(fields: dict, named: str) -> int:

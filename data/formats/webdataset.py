@@ -8,10 +8,10 @@ the whole name before their last ending are a sample of their own, so that `22.0
 `22.06.png` and `22.06.txt`. Endings may be upper-case, folders may have dots. Of two members of one name the first is
 read and the other set aside. Hidden members (`._a.png`) are passed over.
 
-Words come from `.txt`, then `.caption`,
-then a `.json` with `text` or `caption`, then `.cls`; pictures, sounds and films go by their endings, and any other
-member is passed over and counted. A `.json` that holds a whole document (`content`, `messages`, `conversations`,
-`texts`) is read as such, its paths being members of the same tar. A sample of words alone is a text.
+Words come from `.txt`, then `.caption`, then a `.json` with `text` or `caption`, then `.cls`; images, sounds and films
+go by their endings, and any other member is passed over and counted. What a `.json` says is read as in a line of a
+manifest (`data.formats.samples`): split, marks, media by name, a whole document (`content`, `messages`,
+`conversations`, `texts`); its paths are members of the same tar. A sample of words alone is a text.
 
 Nothing is unpacked: media are addressed `shard-0001.tar::a/heron.jpg` and read when they are decoded
 (`data.archive`). Members need not lie together. A shard that was cut gives the samples before the cut, and one
@@ -30,17 +30,16 @@ from typing import BinaryIO
 from data.archive import AGAIN, TarIndex, resolve_container, tar_index
 from data.compressed import nested_kind
 from data.document import Document, DocumentError, Quarantined, Text, untagged
-from data.endings import ending_of, medium_of, remedy_for
+from data.endings import FILM_OR_CODE, ending_of, medium_by, medium_of, remedy_for
 from data.formats.captioned import words_of
-from data.formats.lines import parse_object
-from data.formats.manifest import form_of, object_document
-from data.formats.media_folder import paired, pass_over
+from data.formats.fields import asked_in_pairs
+from data.formats.media_folder import pass_over
+from data.formats.samples import captioned_sample, is_whole, named_in, object_beside, whole_sample
 from data.formats.source import Limits
-from data.formats.splits import HELD_OUT, UNASSIGNED, NamedSplits, SplitFrom, split_in, splits_of_paths
+from data.formats.splits import HELD_OUT, UNASSIGNED, NamedSplits, SplitFrom, splits_of_paths
 from data.text import decode_text
 
 _WORDS = ("txt", "caption", "json", "cls")
-_WHOLE = ("content-parts", "chat", "llava", "obelics")
 
 
 def webdataset_documents(
@@ -109,6 +108,15 @@ class _Shard:
         self.stream.seek(offset)
         return decode_text(self.stream.read(size), f"member {member!r}")
 
+    def medium(self, member: str) -> type | None:
+        offset, size = self.index.members[member]
+
+        def read(count: int) -> bytes:
+            self.stream.seek(offset)
+            return self.stream.read(min(count, size))
+
+        return medium_by(member, read)
+
     def address(self, member: str) -> str:
         return f"{self.name}::{member}"
 
@@ -136,7 +144,9 @@ def _keys(first: str, members: list[str]) -> list[str]:
     endings = [ending_of(name) for name in members]
     is_words = [ending in _WORDS for ending in endings]
     words = {stem for stem, is_word in zip(stems, is_words, strict=True) if is_word}
-    media = {stem for stem, name in zip(stems, members, strict=True) if medium_of(name) or remedy_for(name)}
+    # in a tar of samples a .ts is a film
+    is_medium = [medium_of(name) or remedy_for(name) or ending_of(name) in FILM_OR_CODE for name in members]
+    media = {stem for stem, known in zip(stems, is_medium, strict=True) if known}
     anchors = words & media
     if not anchors:
         told = [ending for ending, is_word in zip(endings, is_words, strict=True) if is_word]
@@ -161,12 +171,12 @@ def _is_hidden(name: str) -> bool:
 
 
 def _document(tar: _Shard, name: str, members: list[str], skipped: Counter) -> Document | None:
-    media, unread, words = [], [], {}
+    media, unread, words = {}, [], {}
     # of two texts the one with the shorter name is the sample's own
     for member in sorted(members, key=lambda member: member.count(".")):
         ending = ending_of(member)
-        if medium_of(member):
-            media.append(member)
+        if kind := tar.medium(member):
+            media[member] = kind
         elif ending in words:
             skipped[
                 f"note: a sample has several members .{ending}, of which the one with the shortest name is read"
@@ -178,44 +188,34 @@ def _document(tar: _Shard, name: str, members: list[str], skipped: Counter) -> D
         else:
             reason = f"member .{ending[:20]}" if ending else "member without an ending"
             skipped[nested_kind(member) or reason] += 1
-    places = {member: place for place, member in enumerate(members)}
-    media.sort(key=places.__getitem__)
-    fields = parse_object(tar.text(words["json"]).encode()) if "json" in words else {}
-    if form_of(fields) in _WHOLE:
-        document = _whole(tar, fields, name, posixpath.dirname(members[0]), skipped)
+    media = {tar.address(member): media[member] for member in members if member in media}
+    texts = (tar.text(words[ending]) for ending in ("txt", "caption") if ending in words)
+    text = next((text for text in texts if text.strip()), "")
+    fields = object_beside(tar.text(words["json"]), text, skipped) if "json" in words else {}
+    folder = posixpath.dirname(words.get("json", members[0]))
+    inside = named_in(folder, tar.index.members.__contains__)
+
+    def find(path: str) -> str | None:
+        member = inside(path)
+        return None if member is None else tar.address(member)
+
+    if is_whole(fields):
+        limit = tar.limits.max_file_mib
+        document = whole_sample(name, media, fields, find=find, max_file_mib=limit, notes=skipped)
         used = {part.path for part in document.parts if not isinstance(part, Text)}
-        if others := sum(tar.address(member) not in used for member in media):
+        if others := sum(address not in used for address in media):
             skipped["medium beside a whole document that does not name it"] += others
         return document
-    text = ""
-    for ending in _WORDS:
-        if ending in words and not text.strip():
-            text = words_of(fields) if ending == "json" else tar.text(words[ending])
     if unread and not media:
         raise DocumentError(f"member {unread[0]!r} is not read: {remedy_for(unread[0])}")
     pass_over(unread, skipped)
     if not words and not media:
         return None
-    if not text.strip():
-        raise DocumentError(f"sample {name!r} has no words: none in .{', .'.join(_WORDS)}")
+    if not text and not words_of(fields).strip():
+        text = tar.text(words["cls"]) if "cls" in words else ""
+        if not text.strip():
+            raise DocumentError(f"sample {name!r} has no words: none in .{', .'.join(_WORDS)}{asked_in_pairs(fields)}")
     source = os.path.basename(os.path.dirname(tar.name)) or untagged(tar.name).removesuffix(".tar")
-    if not media:
-        return Document(id=name, parts=(Text(text),), kind="text", split=UNASSIGNED, source=source)
-    if len({posixpath.splitext(member)[0] for member in media}) > 1:
+    if len({posixpath.splitext(address)[0] for address in media}) > 1:
         skipped["note: media whose names differ behind a dot (a.jpg, a.left.jpg) are one sample"] += 1
-    return paired(name, [tar.address(member) for member in media], text, source=source)
-
-
-def _whole(tar: _Shard, fields: dict, name: str, folder: str, notes: Counter) -> Document:
-    """A document written out in a sample's JSON, with its media taken from the tar."""
-    given = {"id": name} | fields
-    document = object_document(given, root=Path(), name=name, max_file_mib=tar.limits.max_file_mib, notes=notes)
-    parts = []
-    for part in document.parts:
-        if not isinstance(part, Text):
-            member = posixpath.normpath(part.path)
-            beside = posixpath.normpath(posixpath.join(folder, part.path))
-            part = dataclasses.replace(part, path=tar.address(beside if beside in tar.index.members else member))
-        parts.append(part)
-    split = document.split if split_in(fields) else UNASSIGNED
-    return dataclasses.replace(document, parts=tuple(parts), split=split)
+    return captioned_sample(name, media, text, fields, find=find, source=source, notes=skipped)
