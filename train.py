@@ -186,6 +186,7 @@ class _Run:
             if config.filters:
                 raise ValueError(f"corpus.filters: {config.manifest} is built; use `python -m data filter` on it")
             corpus = EncodedCorpus.open(config.manifest)
+            self.check_media(corpus)
             # media become tokens as they did there, and so must those of a prompt
             self.recipe = dataclasses.replace(
                 self.recipe,
@@ -206,6 +207,21 @@ class _Run:
         stage = self.stage("corpus", build, config=bench, inputs={"source": source_hash(files)}, stays=True)
         inputs = {"corpus": stage.digest}
         return stage.folder / "manifest.jsonl", inputs | self.media_inputs(stage.folder.resolve(), inputs)
+
+    def check_media(self, corpus: EncodedCorpus) -> None:
+        """Tell that media changed since a built corpus was; refuse where it must decode them and too many did."""
+        trouble = None
+        if self.world.is_main and corpus.root.exists():
+            changes = changed_media(corpus.folder, corpus.root, max_file_mib=corpus.config.max_file_mib)
+            build = f"`python -m data build` with the folder {corpus.folder} encodes them again"
+            if changes and corpus.meta["identity"]["keep_media"]:
+                logger.warning("corpus: %s. Training goes on with what was encoded then; %s", changes, build)
+            elif changes:
+                logger.warning("corpus: %s. Their documents are left out; %s", changes, build)
+            if not corpus.meta["identity"]["keep_media"] and changes.share > self.recipe.rows.max_left_out:
+                trouble = f"corpus: {changes}, over rows.max_left_out {self.recipe.rows.max_left_out:g}; {build}"
+        if trouble := self.world.broadcast(trouble):
+            raise ValueError(trouble)
 
     def media_inputs(self, root: Path, inputs: dict[str, str]) -> dict[str, str]:
         """What the encoded stage depends on beside its inputs: nothing at first, and then which media changed.

@@ -6,17 +6,22 @@ import logging
 import os
 import shutil
 import tarfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from encode_here import Here
 from media_files import line, manifest, picture, sound
 
+import train
 from data import shards
 from data.config import EncodeConfig
 from data.formats import open_source
 from data.media_record import changed_media
 from data.store import build_corpus
+from data.tokenizer import MIN_VOCAB, train_tokenizer
+from recipes.recipe import Recipe, RowsConfig
+from training.distributed import World
 
 
 def lines_of(path, rows) -> None:
@@ -263,3 +268,41 @@ def test_damaged_or_absent_record_is_no_change_and_told(tmp_path, build, untouch
     assert build(tmp_path / "s").ids == corpus.ids
     told = [record.getMessage() for record in caplog.records if "go unnoticed" in record.getMessage()]
     assert len(told) == 3 and str(corpus.folder) in told[0]
+
+
+@pytest.mark.parametrize("change", ["other", "gone"])
+@pytest.mark.parametrize("keep", [True, False], ids=["kept", "decoded-again"])
+def test_training_on_a_built_corpus_tells_what_changed(tmp_path, caplog, change, keep):
+    """It trained on the old pictures without a word, or where none were kept on padding, with a loss of 0."""
+    native(tmp_path / "root")
+    tokenizer = train_tokenizer(["picture 1"], MIN_VOCAB)
+    corpus = build_corpus(tmp_path / "root", tmp_path / "built", tokenizer=tokenizer, config=EncodeConfig(),
+                          num_workers=1, keep_media=keep)  # fmt: skip
+
+    def check(most: float) -> None:
+        run = SimpleNamespace(world=World(), recipe=Recipe(rows=RowsConfig(max_left_out=most)))
+        with caplog.at_level(logging.WARNING, logger="brine"):
+            train._Run.check_media(run, corpus)
+
+    check(0.0)
+    assert not caplog.text
+    for number in range(2):
+        path = tmp_path / f"root/m/{number}.png"
+        path.unlink()
+        if change == "other":
+            picture(path, 8, 8)
+    check(0.9)
+    told = "Training goes on with what was encoded then" if keep else "Their documents are left out"
+    assert f"2 of 3 media files changed since they were encoded: 'm/0.png' first. {told}" in caplog.text
+    if keep:
+        check(0.5)
+    else:
+        with pytest.raises(
+            ValueError, match=r"2 of 3 media files .* over rows.max_left_out 0.5; `python -m data build`"
+        ):
+            check(0.5)
+    # a corpus that keeps its media goes to another machine without them
+    shutil.rmtree(tmp_path / "root")
+    caplog.clear()
+    check(0.9)
+    assert not caplog.text
