@@ -321,8 +321,8 @@ class _Run:
         if result.failures and not self.failed:
             document, why = result.failures[0]
             self.progress.console.say(
-                f"step {step.number}: document {document} cannot be loaded and is left out ({why}); events.jsonl has all "
-                "of them"
+                f"step {step.number}: document {document} cannot be loaded and is left out ({why}); all are in "
+                "events.jsonl"
             )
         self.failed += len(result.failures)
         return numbers
