@@ -364,9 +364,11 @@ class _Run:
             weights = whole_weights(model)
             if self.world.is_main:
                 rows, seen = self.recipe.rows, LengthSchedule.parse(self.recipe.rows.length_schedule)
+                # a document sees itself alone, so that no more can be seen than the longest has
+                longest = int(self.data.num_tokens[plan.visits() > 0].max())
                 save_model(
                     folder / "model", model, encode_config=self.data.config, tokenizer=self.tokenizer, weights=weights,
-                    trained_tokens=seen.longest_in(rows.row_tokens, len(plan)),
+                    trained_tokens=min(longest, seen.longest_in(rows.row_tokens, len(plan))),
                 )  # fmt: skip
             return {
                 "step": result.step,

@@ -53,7 +53,7 @@ def folder(tmp_path_factory):
     (base / "chats.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     large = TrainConfig(
         model=ModelConfig(dim=32, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=16, mlp_dim=64, window=None),
-        num_steps=120, rows_per_step=8, micro_rows=8, warmup_steps=5, learning_rate=1e-2, log_every=60,
+        num_steps=80, rows_per_step=8, micro_rows=8, warmup_steps=5, learning_rate=1e-2, log_every=60,
         checkpoint_every=1000,
     )  # fmt: skip
     recipe = Recipe(
@@ -72,6 +72,12 @@ def folder(tmp_path_factory):
 
 def test_every_conversation_was_read(folder):
     assert (folder / "encoded" / "quarantine.jsonl").read_text() == ""
+
+
+def test_the_model_says_how_much_it_saw_at_once(folder):
+    """A document sees itself alone: rows may be longer than anything that was trained on."""
+    longest = max(len(load(folder).encode_chat(messages[:-1])) for messages in CONVERSATIONS.values())
+    assert longest < load(folder).trained_tokens < 64
 
 
 @pytest.mark.parametrize("name", CONVERSATIONS)
