@@ -60,7 +60,7 @@ from training.extend import carry, check_longer, checkpoint_to_extend
 from training.files import differences, file_digest, read_json, write_json
 from training.ledger import Ledger
 from training.loop import train
-from training.metrics import TensorBoardSink
+from training.metrics import viewers
 from training.parallel import split_world, whole_weights
 from training.processes import Interrupted
 from training.rows import RowSource
@@ -336,7 +336,7 @@ class _Run:
                     start = len(first)
                 yield from self.loader(plan, config, start)
 
-            sinks = (TensorBoardSink(folder / "tensorboard"),) if self.track and self.world.is_main else ()
+            sinks = viewers(folder, tensorboard=self.track is not None) if self.world.is_main else ()
             validate = Validator(self.data, self.tokenizer, self.recipe.evals, compute_dtype=self.runtime.compute_dtype)
             with out_of_memory.told(
                 config=config,
