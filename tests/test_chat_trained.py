@@ -6,6 +6,7 @@ and where an answer ends. What is marked as not to be learned stands there more 
 
 import io
 import json
+import os
 
 import pytest
 
@@ -65,9 +66,18 @@ def folder(tmp_path_factory):
         evals=EvalConfig(row_tokens=64, bootstrap_resamples=100),
         runtime=RuntimeConfig(compile=False, num_threads=1, device="cpu", dtype="float32", loader_workers=0),
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train._Run, "report", lambda line: None)
-        return train.run_line(recipe, runs=base)
+    before = os.umask(0o077)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(train._Run, "report", lambda line: None)
+            return train.run_line(recipe, runs=base / "runs")
+    finally:
+        os.umask(before)
+
+
+def test_every_file_of_a_run_follows_a_strict_umask(folder):
+    for path in sorted(folder.rglob("*")):
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
 
 
 def test_every_conversation_was_read(folder):
