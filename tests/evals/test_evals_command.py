@@ -377,13 +377,3 @@ def test_commands_without_arguments_say_so(module, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         runpy.run_module(module, run_name="__main__")
     assert ended.value.code == 2 and "RUN" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", ["gain", "loss", "summary", "transcribe", "validation"])
-@pytest.mark.filterwarnings("ignore:.*found in sys.modules.*:RuntimeWarning")
-def test_modules_that_are_no_commands_say_so(name, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [name])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_module(f"evals.{name}", run_name="__main__")
-    said = capsys.readouterr().err
-    assert ended.value.code == 2 and f"evals.{name} is no command" in said and "--on DATA" in said
