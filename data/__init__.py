@@ -24,8 +24,8 @@
     show*.py       one document for the eye
     as_command.py  what is said where a module of any room is run that is no command
 
-Nothing here knows the model. Importing this package imports none of its files (but the last, under `python -m`): decoding servers start
-quickly because they import only what they use.
+Nothing here knows the model. Importing this package imports none of its files (but the last, under `python -m`):
+decoding servers start quickly because they import only what they use.
 """
 
 import sys
