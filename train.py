@@ -60,7 +60,7 @@ from training.extend import carry, check_longer, checkpoint_to_extend
 from training.files import differences, file_digest, read_json, write_json
 from training.ledger import Ledger
 from training.loop import train
-from training.metrics import TensorBoardSink
+from training.metrics import viewers
 from training.parallel import split_world, whole_weights
 from training.processes import Interrupted
 from training.rows import RowSource
@@ -352,7 +352,7 @@ class _Run:
                     start = len(first)
                 yield from self.loader(plan, config, start)
 
-            sinks = (TensorBoardSink(folder / "tensorboard"),) if self.track and self.world.is_main else ()
+            sinks = viewers(folder, tensorboard=self.track is not None) if self.world.is_main else ()
             validate = Validator(self.data, self.tokenizer, self.recipe.evals, compute_dtype=self.runtime.compute_dtype)
             with out_of_memory.told(
                 config=config,
@@ -380,9 +380,11 @@ class _Run:
             weights = whole_weights(model)
             if self.world.is_main:
                 rows, seen = self.recipe.rows, LengthSchedule.parse(self.recipe.rows.length_schedule)
+                # a document sees itself alone, so that no more can be seen than the longest has
+                longest = int(self.data.num_tokens[plan.visits() > 0].max())
                 save_model(
                     folder / "model", model, encode_config=self.data.config, tokenizer=self.tokenizer, weights=weights,
-                    trained_tokens=seen.longest_in(rows.row_tokens, len(plan)),
+                    trained_tokens=min(longest, seen.longest_in(rows.row_tokens, len(plan))),
                 )  # fmt: skip
             return {
                 "step": result.step,
