@@ -96,7 +96,8 @@ def _open_folder(path: Path, root: Path, format: str | None, limits: Limits) -> 
         top = top or ([] if (root / ".git").exists() else json_by_content(root))
         top = top or _manifests_below(root, limits, known=format is None)
         if top:
-            return noting_packed(manifests(path, root, top, format, limits), read=[file.name for file in top])
+            names = [file.relative_to(root).as_posix() for file in top]
+            return noting_packed(manifests(path, root, top, format, limits), read=names)
     if format is None:
         format = folder_format(path, root)
     if format in ENDINGS.values():

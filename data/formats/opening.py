@@ -18,7 +18,7 @@ from pathlib import Path
 
 from data.archive import is_tar
 from data.compressed import how_to_unpack, open_plain, packed_kind, packing_in
-from data.document import DocumentError, tagged, untagged
+from data.document import Document, DocumentError, Text, tagged, untagged
 from data.endings import medium_of
 from data.formats.lines import check_encoding, is_array, json_items
 from data.formats.manifest import FORMS, form_of, manifest_documents
@@ -33,6 +33,10 @@ FORMATS = (*FORMS, "manifest", "markdown", "repository", "media", "webdataset", 
 ENDINGS = {".tar": "webdataset", ".parquet": "parquet", ".arrow": "datasets"}
 """Ending of a container -> its format."""
 _TEXTS = (".txt", ".caption", ".cls", ".json", ".jsonl", ".md", ".markdown", ".csv", ".tsv", ".html", ".xml", ".yaml")
+
+
+_DOCUMENTS = (*ENDINGS, ".jsonl", ".ndjson", ".jsonlines", ".csv", ".tsv")
+_LOOKED_AT = 200_000
 
 
 def open_file(path: Path, format: str | None, limits: Limits) -> Source:
@@ -108,21 +112,46 @@ def _opens_like_json(file: Path) -> bool:
 
 
 def noting_packed(source: Source, *, read: Iterable[str] | None = None) -> Source:
-    """The source of a folder that also counts what was passed over there because it is compressed or split.
+    """The source of a folder that also counts what was passed over there: compressed or split files, and files of
+    documents of another format than the one that is read.
 
-    Looked for below all of the folder; where `read` names the files that are read, at its top alone.
+    read: the manifests that are read, relative to the folder; where they are given, compressed files are looked for at
+    its top alone. Containers that documents address are not passed over.
     """
-    is_read = set(read or ())
+    is_read = {*(read or ()), *map(untagged, source.containers)}
 
     def documents(include_decode: bool, skipped: Counter):
-        yield from source.read(include_decode, skipped)
-        names = (name for name, why in walk(source.root) if not why)
-        for name in os.listdir(source.root) if read is not None else names:
-            kind = "" if name in is_read else packed_kind(name)
+        used = set(is_read)
+        for item in source.read(include_decode, skipped):
+            if isinstance(item, Document):
+                used.update(path.partition("::")[0] for path in _paths(item) if "::" in path)
+            yield item
+        used = set(map(untagged, used))
+        for name, why in itertools.islice(walk(source.root), _LOOKED_AT):
+            if why or name in used:
+                continue
+            kind = packed_kind(name) if read is None or "/" not in name else ""
+            kind = kind or _beside(source, name)
             if kind:
                 skipped[kind] += 1
 
     return dataclasses.replace(source, read=documents)
+
+
+def _paths(document: Document) -> list[str]:
+    return [part.path for part in document.parts if not isinstance(part, Text)]
+
+
+def _beside(source: Source, name: str) -> str:
+    """What a file of documents is that is not read since others are, and the remedy; "" for any other file."""
+    base, ending = os.path.basename(name), os.path.splitext(name)[1].lower()
+    # what is hidden, and what the `datasets` package wrote for itself, is nobody's document
+    if source.format in ("markdown", "media") or base.startswith((".", "cache-")) or "/." in f"/{name}":
+        return ""
+    is_documents = ending in _DOCUMENTS or (ending == ".json" and base == name and is_array(source.root / name))
+    if is_documents or (source.containers and medium_of(name)):
+        return f"file {ending} beside what is read: give it by itself"
+    return ""
 
 
 def what_packed(root: Path, names: Iterable[str]) -> str:

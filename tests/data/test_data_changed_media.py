@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import tarfile
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +15,7 @@ from encode_here import Here
 from media_files import line, manifest, picture, sound
 
 import train
-from data import shards
+from data import media_record, shards
 from data.config import EncodeConfig
 from data.formats import open_source
 from data.media_record import changed_media
@@ -240,6 +241,38 @@ def test_file_written_while_it_is_read_is_noticed(tmp_path, build, monkeypatch):
         first = build(tmp_path / "s")
     again = build(tmp_path / "s")
     assert again.num_tokens[1] > first.num_tokens[1]
+
+
+def test_file_that_was_decoded_before_it_changed_and_hashed_after(tmp_path, build, monkeypatch):
+    """Its hash is that of the new content, which nobody has decoded: it must not count as what was encoded."""
+    path, encode, sha256, decoded = native(tmp_path / "s"), Here.encode, media_record.file_sha256, threading.Event()
+
+    def late(file):
+        assert file.name != "1.png" or decoded.wait(20)
+        return sha256(file)
+
+    def changing(self, documents):
+        for result in encode(self, documents):
+            if result.document.id == "d1":
+                picture(path, 40, 40, seed=5)
+                decoded.set()
+            yield result
+
+    with monkeypatch.context() as patch:
+        patch.setattr("data.media_record.file_sha256", late)
+        patch.setattr(Here, "encode", changing)
+        first = build(tmp_path / "s")
+    again = build(tmp_path / "s")
+    assert again.num_tokens[1] > first.num_tokens[1]
+
+
+def test_what_changed_within_a_tick_of_the_clock_is_read_again(tmp_path, build, monkeypatch):
+    """A file of this very moment may change once more and keep its times, so these prove nothing."""
+    native(tmp_path / "s")
+    corpus, read = build(tmp_path / "s"), []
+    monkeypatch.setattr("data.media_record.file_sha256", lambda path: read.append(path.name) or "00" * 32)
+    changes = changed_media(corpus.folder, open_source(tmp_path / "s").root, max_file_mib=256)
+    assert sorted(read) == ["0.png", "1.png", "2.png"] and changes.changed == 3
 
 
 def test_only_what_changed_costs_a_reading(tmp_path, build, monkeypatch):

@@ -130,6 +130,53 @@ def test_what_is_no_table_of_documents_stays_what_it_is(tmp_path, png):
     assert source.format == "repository" and "main.py" in [item.id for item in source.documents()]
 
 
+ONE = '{"text": "crane"}\n'
+BESIDE = {
+    "a manifest's neighbour": ({"metadata.jsonl": ONE, "more.jsonl": LINES}, ".jsonl"),
+    "in a folder below": ({"train.jsonl": ONE, "test/part.jsonl": LINES}, ".jsonl"),
+    "beside manifests below": ({"a/metadata.jsonl": ONE, "b/more.jsonl": LINES}, ".jsonl"),
+    "of another ending": ({"train.jsonl": ONE, "test.ndjson": LINES}, ".ndjson"),
+    "an array": ({"train.jsonl": ONE, "test.json": ARRAY}, ".json"),
+    "of no known form": ({"train.jsonl": ONE, "test.jsonl": '{"smell": 1}\n'}, ".jsonl"),
+    "a table of words": ({"metadata.jsonl": ONE, "metadata.csv": "file_name,text\n"}, ".csv"),
+    "a tar": ({"train.jsonl": ONE, "test.tar": {"1.txt": b"wren"}}, ".tar"),
+    "lines beside a tar": ({"0.tar": {"1.txt": b"crane"}, "sub/test.jsonl": LINES}, ".jsonl"),
+    "a medium beside a tar": ({"0.tar": {"1.txt": b"crane"}, "1.PNG": "x", "1.txt": "wren"}, ".png"),
+    "a table beside a tar": ({"0.tar": {"1.txt": b"crane"}, "0.parquet": "PAR1"}, ".parquet"),
+}
+
+
+@pytest.mark.parametrize("files, ending", BESIDE.values(), ids=BESIDE)
+def test_documents_beside_what_is_read_are_counted(tmp_path, files, ending):
+    """Only one format of a folder is read; of the others not a word was said."""
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(tar(content) if isinstance(content, dict) else content.encode())
+    source = open_source(tmp_path)
+    assert [texts(document) for document in source.documents()] == ["crane"]
+    assert source.skipped == {f"file {ending} beside what is read: give it by itself": 1}
+
+
+QUIET = {
+    "a tar that is addressed": {
+        "m.jsonl": '{"image": "shard.tar::x.png", "text": "crane"}',
+        "shard.tar": {"x.png": b"x"},
+    },
+    "one without its ending": {"m.jsonl": '{"image": "s#.tar::x.png", "text": "crane"}', "s": {"x.png": b"x"}},
+    "hidden files": {"m.jsonl": ONE, "._m.jsonl": "\0\5", ".cache/a.jsonl": LINES},
+    "media, pages and a card": {"m.jsonl": ONE, "a.png": "x", "README.md": "# Card", "notes.txt": "x", "b.json": "{}"},
+}
+
+
+@pytest.mark.parametrize("files", QUIET.values(), ids=QUIET)
+def test_what_belongs_to_a_manifest_is_not_passed_over(tmp_path, files):
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(tar(content) if isinstance(content, dict) else content.encode())
+    source = open_source(tmp_path)
+    assert [texts(document) for document in source.documents()] == ["crane"] and not source.skipped
+
+
 def test_pipes_and_links_out_are_not_opened(tmp_path):
     (tmp_path / "f").mkdir()
     os.mkfifo(tmp_path / "f" / "pipe")

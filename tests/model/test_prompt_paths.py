@@ -109,7 +109,8 @@ def test_words_of_a_chat_that_are_a_path_are_told(model_folder, here, capsys, op
 
 
 WORDS = ("def ", "What is in heron.png", "see (a.png)", "a.png\n", "import os.path", "model", "/help", "no/such/folder",
-         "https://example.org/page", "3.14", "e.g.", "x" * 2000 + ".png", "day 1.png", " shot.png")  # fmt: skip
+         "https://example.org/page", "3.14", "e.g.", "x" * 2000 + ".png", "day 1.png", " shot.png",
+         "a\0.png", "\x1b[2Jshot.png")  # fmt: skip
 
 
 @pytest.mark.parametrize("text", WORDS, ids=lambda text: text[:20].strip())
