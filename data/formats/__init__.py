@@ -46,7 +46,7 @@ from data.formats.opening import (
     unknown,
 )
 from data.formats.source import Limits, Source
-from data.formats.walk import is_open, walk
+from data.formats.walk import Listing
 from data.links import snapshot_in, stays_within, why_dangling
 
 __all__ = ["FORMATS", "Limits", "Source", "open_source"]
@@ -83,6 +83,7 @@ def open_source(
 
 
 def _open_folder(path: Path, root: Path, format: str | None, limits: Limits) -> Source:
+    listing = Listing(root)
     if format is None or format in FORMS or format == "manifest":
         named = [root / name for name in MANIFESTS if _is_inside(root, root / name)]
         for name in () if named else MANIFESTS:
@@ -94,14 +95,14 @@ def _open_folder(path: Path, root: Path, format: str | None, limits: Limits) -> 
         top = top or _top_files(root, ".json", known=format is None)
         # in a repository such a file is one among others
         top = top or ([] if (root / ".git").exists() else json_by_content(root))
-        top = top or _manifests_below(root, limits, known=format is None)
+        top = top or _manifests_below(listing, limits, known=format is None)
         if top:
             names = [file.relative_to(root).as_posix() for file in top]
             return noting_packed(manifests(path, root, top, format, limits), read=names)
     if format is None:
-        format = folder_format(path, root)
+        format = folder_format(path, listing)
     if format in ENDINGS.values():
-        return noting_packed(containers(path, root, _container_names(path, root, format), format, limits))
+        return noting_packed(containers(path, root, _container_names(path, listing, format), format, limits))
     if format == "markdown":
         from data.formats.markdown_folder import markdown_digest as digest
         from data.formats.markdown_folder import markdown_documents as documents
@@ -130,18 +131,19 @@ def _top_files(root: Path, ending: str, *, known: bool) -> list[Path]:
     return [file for file in files if not known or forms_in(file)]
 
 
-def _manifests_below(root: Path, limits: Limits, *, known: bool) -> list[Path]:
+def _manifests_below(listing: Listing, limits: Limits, *, known: bool) -> list[Path]:
     """Manifests in the folders below one that has none at its top: all of MANIFESTS, else JSONL files or JSON arrays.
 
     A repository's own test data are no manifests of it: with `known`, more code than media and manifests is a tree
     of code.
     """
+    root = listing.root
     if known and any((root / name).exists() for name in (".git", "dataset_dict.json", "state.json")):
         return []
     from data.formats.repository import CODE
 
     named, lines, arrays, code, media, seen = {}, [], [], 0, 0, set()
-    for name, problem in itertools.islice(walk(root, enter=is_open), _LOOKED_AT):
+    for name, problem in itertools.islice(listing.open(), _LOOKED_AT):
         stem, ending = os.path.splitext(name)
         # of a file and its compressed twin one is read
         plain = stem if ending.lower() in READ_THROUGH else name
@@ -173,10 +175,10 @@ def _is_inside(root: Path, file: Path) -> bool:
     return file.is_file() and stays_within(root, file.resolve())
 
 
-def _container_names(path: Path, root: Path, format: str) -> list[str]:
-    ending, files = ending_for(format), list(walk(root))
-    names = [tagged(name, ending) for name, _ in files if name.lower().endswith(ending)]
-    names = names or containers_by_content(root, (name for name, why in files if not why)).get(format, [])
+def _container_names(path: Path, listing: Listing, format: str) -> list[str]:
+    root, ending = listing.root, ending_for(format)
+    names = [tagged(name, ending) for name, _ in listing if name.lower().endswith(ending)]
+    names = names or containers_by_content(root, (name for name, why in listing if not why)).get(format, [])
     if format == "datasets":
         from data.formats.parquet import dataset_files
 

@@ -1,7 +1,7 @@
 """What a folder without a manifest holds, by the names in it; and what is said where that would lose something.
 
-    folder_format(path, root)    one of FORMATS; ValueError with the remedy where nothing fits
-    table_remedy(file, name)     the command that makes a metadata.jsonl of a table of words (metadata.csv)
+    folder_format(path, listing)    one of FORMATS; ValueError with the remedy where nothing fits
+    table_remedy(file, name)        the command that makes a metadata.jsonl of a table of words (metadata.csv)
 
 A folder of media must not become something that its media are no part of: where media, or files of media that are not
 read, have no captions of their names beside them, texts of other names do not make a repository of it, nor does a
@@ -22,7 +22,7 @@ from data.compressed import how_to_unpack, packing_in
 from data.endings import FILM_OR_CODE, ending_of, medium_in, medium_of, remedy_for
 from data.formats.media_folder import TABLES
 from data.formats.opening import ENDINGS, containers_by_content, unknown, what_packed
-from data.formats.walk import walk
+from data.formats.walk import Listing
 from data.pointers import pointer_in
 from data.text import foreign_encoding
 
@@ -35,7 +35,8 @@ _DELIMITERS = ",\t;|"
 class _Names:
     """The names in a folder, counted."""
 
-    def __init__(self, root: Path):
+    def __init__(self, listing: Listing):
+        root = listing.root
         self.endings: Counter[str] = Counter()
         self.unread: Counter[str] = Counter()
         self.tables: list[str] = []
@@ -44,7 +45,7 @@ class _Names:
         self.num_media = self.films = 0
         self.paths: list[str] = []
         media, words = set(), set()
-        for name, problem in itertools.islice(walk(root), _LOOKED_AT):
+        for name, problem in itertools.islice(listing, _LOOKED_AT):
             stem, ending = os.path.splitext(name)
             ending = ending.lower()
             if not problem:
@@ -76,11 +77,12 @@ class _Names:
         return " and ".join(filter(None, (read, unread and f"media that are not read: {unread}")))
 
 
-def folder_format(path: Path, root: Path) -> str:
+def folder_format(path: Path, listing: Listing) -> str:
     """What the folder at `path` holds. Raises ValueError with the formats there are, or what to do."""
+    root = listing.root
     if (root / "dataset_dict.json").is_file() or (root / "state.json").is_file():
         return "datasets"
-    names = _Names(root)
+    names = _Names(listing)
     endings = names.endings
     for ending, format in ENDINGS.items():
         if endings[ending]:

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from data.archive import is_tar
-from data.compressed import how_to_unpack, open_plain, packed_kind, packing_in
+from data.compressed import how_to_unpack, is_piece, open_plain, packed_kind, packing_in
 from data.document import Document, DocumentError, Text, tagged, untagged
 from data.endings import medium_of
 from data.formats.lines import check_encoding, is_array, json_items
@@ -96,7 +96,7 @@ def json_by_content(root: Path) -> list[Path]:
     """JSON files right in a folder, lines or arrays of a known form, whose endings say nothing; none hidden."""
     found = []
     for file in sorted(root.iterdir()):
-        if _is_told(file.name) or file.name.startswith(".") or not file.is_file():
+        if _is_told(file.name) or is_piece(file.name) or file.name.startswith(".") or not file.is_file():
             continue
         if stays_within(root, file.resolve()) and _opens_like_json(file) and (is_array(file) or is_lines(file)):
             found.append(file)

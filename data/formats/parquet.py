@@ -36,7 +36,7 @@ from data.formats.provenance import DOCUMENT_WORDS, is_provenance, tells_of_row
 from data.formats.source import Limits
 from data.formats.splits import split_in, splits_of_paths
 from data.split_names import FIELDS as SPLIT_FIELDS
-from data.split_names import FLAGS, LOOSE_FIELDS
+from data.split_names import FLAGS, LOOSE_FIELDS, split_of_name
 
 _TEXTS = frozenset(("content", *CONVERSATIONS, *WORDS, "label", "id", "split", "source", "__key__", "key"))
 """Columns whose bytes are text: many programs write strings without saying so."""
@@ -51,7 +51,9 @@ _SPLITS = (*SPLIT_FIELDS, *LOOSE_FIELDS, *FLAGS)
 
 def table_documents(root: Path, files: list[str], limits: Limits, skipped: Counter) -> Iterator[Document | Quarantined]:
     """A document for each row of the tables (paths relative to `root`, resolved), table by table."""
-    splits = splits_of_paths(files)
+    named = [_with_state(root, file) for file in files]
+    of_names = splits_of_paths(named)
+    splits = {file: of_names[name] for file, name in zip(files, named, strict=True)}
     for file in files:
         try:
             path = resolve_container(root, file)
@@ -65,6 +67,19 @@ def table_documents(root: Path, files: list[str], limits: Limits, skipped: Count
                 yield _beside(item, root, file) if isinstance(item, Document) else item
         except (DocumentError, OSError) as error:
             yield Quarantined(untagged(file), untagged(file), f"table {untagged(file)!r}: {error}")
+
+
+def _with_state(root: Path, file: str) -> str:
+    """The path of a table, behind the split that a data set saved alone has noted in its state.json."""
+    if not file.lower().endswith(".arrow") or (root / "dataset_dict.json").exists():
+        return file
+    folder, _, base = untagged(file).rpartition("/")
+    try:
+        split = json.loads((root / folder / "state.json").read_text(encoding="utf-8-sig")).get("_split")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return file
+    split = split_of_name(split) if isinstance(split, str) else ""
+    return "/".join(filter(None, (folder, split, base))) if split else file
 
 
 def _row(
@@ -275,7 +290,7 @@ def dataset_files(root: Path, candidates: list[str]) -> list[str]:
     """Those of the Arrow files below `root` that hold rows: what state.json names, where there is one."""
     found = []
     for path in candidates:
-        folder, _, base = path.rpartition("/")
+        folder, _, base = untagged(path).rpartition("/")
         try:
             state = json.loads((root / folder / "state.json").read_text(encoding="utf-8-sig"))
             named = [entry["filename"] for entry in state["_data_files"]]

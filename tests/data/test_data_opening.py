@@ -11,7 +11,7 @@ from media_files import picture
 
 from data.archive import is_tar
 from data.document import DocumentError, resolve_media, split_address, tagged, untagged
-from data.formats import open_source
+from data.formats import open_source, walk
 
 LINES = '{"text": "wren"}\n{"text": "heron"}\n'
 ARRAY = json.dumps([{"text": "wren"}, {"text": "heron"}])
@@ -206,3 +206,31 @@ def test_names_in_addresses():
     # a tag opens no way out of the folder
     with pytest.raises(DocumentError, match="leaves"):
         resolve_media("/", "../x#.tar::a.png", max_file_mib=1)
+
+
+FOLDERS = {
+    "tars": {"a/1.tar": None, "b/2.tar": None},
+    "media": {"a/1.png": b"x", "a/1.txt": b"words"},
+    "pages": {"a/1.md": b"# page"},
+    "code": {"src/main.py": b"import os\n", "src/more.py": b"import sys\n"},
+    "manifests below": {"a/metadata.jsonl": LINES.encode(), "b/metadata.jsonl": LINES.encode()},
+    "tars without endings": {"a/1": None, "b/2": None},
+}
+
+
+@pytest.mark.parametrize("files", FOLDERS.values(), ids=FOLDERS)
+def test_opening_walks_a_folder_once(tmp_path, monkeypatch, files):
+    for name, content in (files | {".cache/x/metadata.jsonl": LINES.encode()}).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(tar({"x.txt": b"wren"}) if content is None else content)
+    walked, below = [], walk._below
+
+    def counted(root, folder, *rest):
+        walked.append(folder)
+        return below(root, folder, *rest)
+
+    monkeypatch.setattr(walk, "_below", counted)
+    source = open_source(tmp_path)
+    assert len(walked) == len(set(walked)) and "" in walked
+    # what hidden folders hold is no manifest of the folder
+    assert all(".cache" not in document.id for document in source.documents() if source.format != "repository")
