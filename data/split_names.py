@@ -2,12 +2,15 @@
 
     split_of_name("val2017")           "validation", by the first word of a name; "" where it says nothing
     split_of_name("coco_val", last=True)   the same by the last word
+    split_words("llava_test_v1")       [(("llava",), "test", ("v",))]: each such word, and the words around it
     split_of_word(" Dev_clean ")       "validation": the value of a field; ValueError for what no word is known of
     own_split(fields)                  the split that an object names itself, under any of the names below; "" for none
 
 A word is a run of letters, in any case, so `test2017`, `Test images`, `testA`, `train-00000-of-00002`, `dev_clean` and
-`test-other` have one at their start; `tests` and `testament` are other words. A value of a field `split` may have its
-word anywhere (`coco_val2014`), since the field says that there is one.
+`test-other` have one at their start; `tests`, `latest`, `contest` and `testament` are other words. Two that stand side
+by side may be one (`held_out`, `Test set`). A value of a field `split` may have its word anywhere (`coco_val2014`),
+since the field says that there is one; whether a name with one in its middle declares it, its siblings say
+(`data.formats.splits`).
 
 An object names its split in `split` (also `Split`, `data_split`, `split_name` ..., and inside `meta` or `metadata`);
 in `subset`, `partition` or `set`, which mean other things too, if the whole value is such a word; or by a flag such as
@@ -28,22 +31,43 @@ FLAGS = {
 }
 """Flag -> what it says when it is true and when it is false; two of them are told in the order given."""
 _OF_SPLIT = {
-    "train": "train training trainset trainval trainvalid restval",
-    "validation": "validation validate val valid dev devel development eval evaluation valset devset evalset minival",
-    "test": "test testing testset testdev heldout holdout",
+    "train": "train training trainset traindata trainsplit trainval trainvalid restval",
+    "validation": "validation validate val valid dev devel development eval evaluation valset devset evalset valdata "
+    "devdata evaldata validset validationset valsplit devsplit minival",
+    "test": "test testing testset testdata testsplit testdev teststd heldout holdout",
 }
 WORDS = {word: split for split, words in _OF_SPLIT.items() for word in words.split()}
 """Word, in lower case -> split."""
 _ALL = re.compile(r"[^\W\d_]+")
-_FIRST = re.compile(r"[\W\d_]*([^\W\d_]+)")
-_LAST = re.compile(r"([^\W\d_]+)[\W\d_]*$")
-_CAMEL = re.compile(r"([A-Z]?[a-z]+)[A-Z]")
+_PIECE = re.compile(r"[A-Z]+(?![a-z])|[A-Z][a-z]+|[^A-Z]+")
+"""A word of one that joins several by capitals (testImages)."""
 
 
 def split_of_name(name: str, *, last: bool = False) -> str:
     """The split that the first (or last) word of a name stands for; "" when it is none of the table."""
-    word = (_LAST if last else _FIRST).search(name)
-    return _of_word(word[1]) if word else ""
+    found = split_words(name)
+    return next((split for before, split, after in found if not (after if last else before)), "")
+
+
+def split_words(name: str) -> list[tuple[tuple[str, ...], str, tuple[str, ...]]]:
+    """(words before, split, words after) of each word, or two words, of a name that stands for a split."""
+    words, found, place = words_of_name(name), [], 0
+    while place < len(words):
+        two = words[place : place + 2]
+        # two that are one word together say more than the first alone; pieces of a word (t-est) are none
+        count = 2 if len(two) == 2 and min(map(len, two)) > 2 and "".join(two) in WORDS else 1
+        if split := WORDS.get("".join(two[:count])):
+            found.append((words[:place], split, words[place + count :]))
+        place += count
+    return found
+
+
+def words_of_name(name: str) -> tuple[str, ...]:
+    """The words of a name, in lower case: its runs of letters, taken apart where a capital begins one."""
+    found: list[str] = []
+    for run in _ALL.findall(name):
+        found += [run] if run.casefold() in WORDS else _PIECE.findall(run)
+    return tuple(word.casefold() for word in found)
 
 
 def split_of_word(value) -> str:
@@ -55,7 +79,7 @@ def split_of_word(value) -> str:
         return ""
     if isinstance(value, str) and len(value) < 200:
         found = split_of_name(value) or split_of_name(value, last=True)
-        found = found or next((split for word in _ALL.findall(value) if (split := _of_word(word))), "")
+        found = found or next((split for _, split, _ in split_words(value)), "")
         if found:
             return found
     raise ValueError(f"must be one of {', '.join(SPLITS)} (or val, dev, eval ...), not {value!r}"[:200])
@@ -84,8 +108,3 @@ def own_split(fields: dict) -> str:
 
 def _is_flag(value) -> bool:
     return isinstance(value, bool | int) and value in (0, 1)
-
-
-def _of_word(word: str) -> str:
-    camel = _CAMEL.match(word)
-    return WORDS.get(word.casefold()) or (WORDS.get(camel[1].casefold(), "") if camel else "")

@@ -23,6 +23,7 @@ from data.endings import medium_of
 from data.formats.lines import check_encoding, is_array, json_items
 from data.formats.manifest import FORMS, form_of, manifest_documents
 from data.formats.source import Limits, Source, container_sha256, file_sha256, files_sha256
+from data.formats.splits import digest_of_holders
 from data.formats.walk import walk
 from data.links import is_stored, stays_within
 from data.pointers import pointer_in
@@ -216,9 +217,9 @@ def manifests(path: Path, root: Path, files: list[Path], format: str | None, lim
 
     def digest(media: bool) -> str:
         if len(files) == 1:
-            return file_sha256(files[0])
+            return digest_of_holders(root, file_sha256(files[0]))
         names = [file.relative_to(root).as_posix() for file in files]
-        return files_sha256(root, names, label="manifests", whole=lambda _: True)
+        return digest_of_holders(root, files_sha256(root, names, label="manifests", whole=lambda _: True))
 
     def count() -> int | None:
         if any(is_array(file) or packing_in(file) for file in files):

@@ -2,10 +2,12 @@
 
 **Names.** A folder or a file of documents named after a split declares it: `train`, `training`, `validation`, `val`,
 `valid`, `dev`, `eval`, `test`, `testing` and a few more (`data.split_names`, which fields share), in any case, as the
-whole first word of a name (`test2017`, `train-00000-of-00002.parquet`; not `tests`). The last word counts too where a
-name of the same source ends in `train` (`coco_train`, `coco_val`). Names of folders count everywhere, names of files
-only where a file holds many documents: manifests, tars and tables. A photo `test.png` or a page `training_day.md` is
-no split.
+whole first word of a name (`test2017`, `train-00000-of-00002.parquet`; not `tests`). A word further on counts too where
+another name of the same source says what it means: one with a word for training in its place, alike before or behind
+it (`coco_train`, `coco_val`; `llava_train_v1`, `llava_test_v1`), or one that is the same without it (`data`,
+`data_test`). Names of folders count everywhere, names of files only where a file holds many documents: manifests, tars
+and tables, and tars and tables that a manifest takes media from. A photo `test.png` or a page `training_day.md` is no
+split.
 
 A path may have several such names. One that is held out wins over `train`, so that nothing in a folder named `test` is
 ever trained on (`test/train/7.png` may be a picture of a train); of two that are held out the upper one counts.
@@ -29,8 +31,8 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from data.document import Document, DocumentError, Quarantined, Text, split_address
-from data.split_names import own_split, split_of_name
+from data.document import Document, DocumentError, Quarantined, Text, split_address, untagged
+from data.split_names import own_split, split_words, words_of_name
 
 UNASSIGNED = ""
 """Split of a document whose format does not name one; no document leaves `with_splits` with it."""
@@ -43,7 +45,8 @@ OWN, FORM, FOLDERS, FILES, HASH = "own field", "form without a field", "names of
 _HELD_DOCUMENTS, _HELD_CHARACTERS = 256, 2**26
 _OF_MANY = re.compile(r"\d+[-_]of[-_]\d+([-_][0-9a-f]{8,})?")
 _ENDINGS = re.compile(r"(\.(jsonl?|ndjson|tar|tgz|parquet|arrow|csv|tsv|gz|xz|bz2|zst))+$", re.IGNORECASE)
-_LOOKED_AT, _DEPTH = 200_000, 3
+_CONTAINERS = (".tar", ".parquet", ".arrow")
+_LOOKED_AT, _DEPTH, _HOLDERS_DEPTH = 200_000, 3, 6
 
 
 class SplitFrom(str):
@@ -79,9 +82,11 @@ class NamedSplits:
     """
 
     def __init__(self, paths: Iterable[str], *, files: bool):
-        paths, self.files, self.last = list(paths), files, False
+        paths, self.files = list(paths), files
         names = {name for path in paths for name, _ in self._names(path)}
-        self.last = any(split_of_name(name, last=True) == "train" for name in names)
+        around = [(before, after) for name in names for before, split, after in split_words(name) if split == "train"]
+        self.before, self.after = ({pair[place] for pair in around} for place in (0, 1))
+        self.names = {words_of_name(name) for name in names}
         self.held_out = {self._declared(path)[0] for path in paths} & set(HELD_OUT)
 
     def of(self, path: str) -> SplitFrom:
@@ -98,7 +103,7 @@ class NamedSplits:
         for folder in folders:
             yield folder, FOLDERS
         if self.files and file:
-            yield _OF_MANY.sub("", _ENDINGS.sub("", file)), FILES
+            yield name_of_many(file), FILES
 
     def _declared(self, path: str) -> tuple[str, str]:
         found = [(self._split_of(name), origin) for name, origin in self._names(path)]
@@ -106,14 +111,29 @@ class NamedSplits:
         return next((item for item in found if item[0] in HELD_OUT), found[0] if found else (UNASSIGNED, HASH))
 
     def _split_of(self, name: str) -> str:
-        return split_of_name(name) or (split_of_name(name, last=True) if self.last else UNASSIGNED)
+        found = split_words(name)
+        if found and not found[0][0]:
+            return found[0][1]
+        told = [split for before, split, after in found if self._is_told(before, after)]
+        return next((split for split in told if split in HELD_OUT), told[0] if told else UNASSIGNED)
+
+    def _is_told(self, before: tuple[str, ...], after: tuple[str, ...]) -> bool:
+        """Whether another name says that the word between these is one for a split."""
+        return before in self.before or after in self.after or before + after in self.names
+
+
+def name_of_many(file: str) -> str:
+    """The name of a file of many documents, without its endings and its number."""
+    return _OF_MANY.sub("", _ENDINGS.sub("", file))
 
 
 class MediaSplits:
-    """The split of a document by the folders that its media lie in, where neither it nor its manifest names one.
+    """The split of a document by the folders, tars and tables that its media lie in, where neither it nor its manifest
+    names one.
 
-    What is declared is found out from the folders on disk, three deep, when a medium in `train/` is met first: the
-    lines of a manifest that are still to come are not known. Documents whose media lie elsewhere stay open.
+    What is declared is found out from those on disk, three deep, when a medium in `train/` is met first: the lines of
+    a manifest that are still to come are not known. A folder without a file declares nothing: it holds nothing out.
+    Documents whose media lie elsewhere stay open.
     """
 
     def __init__(self, root: Path):
@@ -123,11 +143,14 @@ class MediaSplits:
     def of(self, document: Document) -> SplitFrom:
         """The split of a document; open where no folder of its media is named after one."""
         media = [part.path for part in document.parts if not isinstance(part, Text)]
-        paths = [address[0] if (address := split_address(path)) else path for path in media]
+        # a tar or table is the folder of what lies in it
+        paths = [
+            f"{_as_folder(address[0])}{address[1]}" if (address := split_address(path)) else path for path in media
+        ]
         if not any("/" in path for path in paths):
             return SplitFrom()
         if not self.looked:
-            self.splits, self.looked = NamedSplits(_folders(self.root), files=False), True
+            self.splits, self.looked = NamedSplits(holders_of_media(self.root), files=False), True
         found = [self.splits._declared(path)[0] for path in paths]
         held = next((split for split in found if split in HELD_OUT), "")
         if held:
@@ -137,23 +160,48 @@ class MediaSplits:
         return SplitFrom()
 
 
-def _folders(root: Path) -> list[str]:
-    """The folders below a root, as far as a bounded look goes, each with a slash behind it; links are not followed."""
-    found, open_folders, seen = [], [""], 0
+def _as_folder(container: str) -> str:
+    folder, _, name = untagged(container).rpartition("/")
+    return f"{folder}/{name_of_many(name)}/" if folder else f"{name_of_many(name)}/"
+
+
+def holders_of_media(root: Path) -> list[str]:
+    """The folders below a root that hold a file, and its tars and tables as such, as far as a bounded look goes.
+
+    Each has a slash behind it; links are not followed.
+    """
+    found, open_folders, seen = set(), [""], 0
     while open_folders and seen < _LOOKED_AT:
         folder = open_folders.pop(0)
         try:
             with os.scandir(root / folder) as entries:
                 for entry in entries:
                     seen += 1
-                    if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
-                        found.append(f"{folder}{entry.name}/")
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        if folder.count("/") < _HOLDERS_DEPTH:
+                            open_folders.append(f"{folder}{entry.name}/")
+                        continue
+                    found.add(folder)
+                    if entry.name.lower().endswith(_CONTAINERS):
+                        found.add(_as_folder(f"{folder}{entry.name}"))
         except OSError:
             continue
-        open_folders.extend(
-            name for name in found if name.startswith(folder) and name.count("/") == folder.count("/") + 1 < _DEPTH
-        )
-    return sorted(found)
+    # the folders above one that holds something
+    for name in list(found):
+        steps = name.split("/")[:-1]
+        found.update("/".join(steps[:count]) + "/" for count in range(1, len(steps)))
+    return sorted(name for name in found if 0 < name.count("/") <= _DEPTH)
+
+
+def digest_of_holders(root: Path, digest: str) -> str:
+    """The digest of manifests with the folders that hold something out: they decide splits, and may come later."""
+    splits = NamedSplits(holders := holders_of_media(root), files=False)
+    found = [name for name in holders if splits._declared(name)[0] in HELD_OUT]
+    return (
+        hashlib.sha256("\0".join([digest, *found]).encode("utf-8", "surrogateescape")).hexdigest() if found else digest
+    )
 
 
 def splits_of_paths(paths: Iterable[str]) -> dict[str, SplitFrom]:
