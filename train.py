@@ -49,6 +49,7 @@ from recipes.forecast import forecast
 from recipes.launch import in_words, parse
 from recipes.recipe import TRAINED, Recipe
 from recipes.trained import check_kept, config_of, inputs_of, settings_of, shorter, trained_names
+from salt.config import SelectionConfig
 from salt.distill import Distillation
 from salt.select import score_documents
 from training import out_of_memory
@@ -458,7 +459,10 @@ class _Run:
             return {"kept": scores.document[kept].tolist()}
 
         stage = self.stage(
-            "select", build, config={"salt": salt, "rows": self.recipe.rows}, inputs=[*self.origin, "small"]
+            "select",
+            build,
+            config={"salt": SelectionConfig.of(salt), "rows": self.recipe.rows},
+            inputs=[*self.origin, "small"],
         )
         return stage.result["kept"]
 
