@@ -54,7 +54,7 @@ def folder(tmp_path_factory):
     (base / "chats.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     large = TrainConfig(
         model=ModelConfig(dim=32, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=16, mlp_dim=64, window=None),
-        num_steps=80, rows_per_step=8, micro_rows=8, warmup_steps=5, learning_rate=1e-2, log_every=60,
+        num_steps=60, rows_per_step=8, micro_rows=8, warmup_steps=5, learning_rate=1e-2, log_every=60,
         checkpoint_every=1000,
     )  # fmt: skip
     recipe = Recipe(
