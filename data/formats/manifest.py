@@ -33,6 +33,7 @@ from data.formats.lines import is_array, json_items
 from data.formats.llava import llava_document
 from data.formats.marks import marked_parts, object_switch
 from data.formats.obelics import obelics_document
+from data.formats.roles import ROLES
 from data.formats.splits import FORM, HELD_OUT, UNASSIGNED, MediaSplits, SplitFrom, split_in, splits_of_paths
 
 FORMS = ("content-parts", "chat", "llava", "obelics", "captioned")
@@ -156,6 +157,8 @@ def object_document(
         raise DocumentError(
             f"none of the forms that are read: a line needs {known}, or 'kind' and 'path'{asked_in_pairs(fields)}"
         )
+    if "content" in fields and str(fields.get("role")).lower() in ROLES:
+        raise DocumentError('one message by itself: write those of a conversation as one line {"messages": [...]}')
     if form == "content-parts":
         document = parse_document(marked_parts(fields, notes) | {"split": split_in(fields) or "train"})
         check_unread(fields, {"id", "source", "content"}, notes, any_read=_has_media(document))

@@ -163,6 +163,7 @@ QUIET = {
         "shard.tar": {"x.png": b"x"},
     },
     "one without its ending": {"m.jsonl": '{"image": "s#.tar::x.png", "text": "crane"}', "s": {"x.png": b"x"}},
+    "one of another ending": {"m.jsonl": '{"image": "s.csv#.tar::x.png", "text": "crane"}', "s.csv": {"x.png": b"x"}},
     "hidden files": {"m.jsonl": ONE, "._m.jsonl": "\0\5", ".cache/a.jsonl": LINES},
     "media, pages and a card": {"m.jsonl": ONE, "a.png": "x", "README.md": "# Card", "notes.txt": "x", "b.json": "{}"},
 }
