@@ -32,7 +32,7 @@ from data.document import (
     parse_document,
     resolve_media,
 )
-from data.formats.fields import SURE, WORDS, asked_in_pairs, check_unread, media_of
+from data.formats.fields import SURE, WORDS, asked_in_pairs, check_stretch, check_unread, media_of
 from data.formats.parts import MEDIA, local_path
 from data.formats.source import note_text
 from data.formats.splits import UNASSIGNED, split_in
@@ -94,6 +94,7 @@ def plain_document(fields: dict, *, root: Path, name: str, notes: Counter) -> Do
             raise DocumentError(f"file {path[:200]!r} has an ending of no picture, sound or film")
         parts.append(MEDIA[kind](path))
     check_unread(fields, set(), notes, any_read=bool(parts), words=(key, words))
+    check_stretch(fields, parts, notes)
     if not words:
         pairs = asked_in_pairs(fields)
         raise DocumentError(f"no words to learn from: none of the fields {', '.join(WORDS)} holds any{pairs}")

@@ -98,6 +98,21 @@ def parse_object(line: bytes) -> dict:
     return _object(fields)
 
 
+def list_in(text: str, *, is_text: bool = False):
+    """A list as JSON text, as tables hold it; with `is_text` a text that only begins like a list of objects stays one.
+
+    Raises DocumentError for what cannot be parsed.
+    """
+    try:
+        # parsed inside an object, by the one guarded parser
+        found = parse_object(f'{{"list": {text}}}'.encode("utf-8", "surrogatepass"))["list"]
+    except DocumentError:
+        if is_text:
+            return text
+        raise
+    return text if is_text and not (found and all(isinstance(part, dict) for part in found)) else found
+
+
 def _object(fields) -> dict:
     if not isinstance(fields, dict):
         raise DocumentError(f"a document must be a JSON object, not {type(fields).__name__}")
