@@ -37,12 +37,13 @@ WORDS = {word: split for split, words in _OF_SPLIT.items() for word in words.spl
 _ALL = re.compile(r"[^\W\d_]+")
 _FIRST = re.compile(r"[\W\d_]*([^\W\d_]+)")
 _LAST = re.compile(r"([^\W\d_]+)[\W\d_]*$")
+_HELD_OUT = re.compile(r"(?<![^\W\d_])(held|hold)[\W_]*out(?![^\W\d_])", re.IGNORECASE)
 _CAMEL = re.compile(r"([A-Z]?[a-z]+)[A-Z]")
 
 
 def split_of_name(name: str, *, last: bool = False) -> str:
     """The split that the first (or last) word of a name stands for; "" when it is none of the table."""
-    word = (_LAST if last else _FIRST).search(name)
+    word = (_LAST if last else _FIRST).search(_HELD_OUT.sub("heldout", name))
     return _of_word(word[1]) if word else ""
 
 

@@ -21,7 +21,7 @@ from data.formats.fields import media_of
 
 MEDIA = {"image": Image, "video": Video, "audio": Audio}
 _PLACEHOLDER = re.compile(r"<(image|video|audio)>")
-_KEYS = ("path", "url", "file", "image", "audio", "video", "image_url", "video_url", "audio_url")
+_KEYS = ("path", "url", "file", "image", "audio", "video", "image_url", "video_url", "audio_url", "source")
 
 
 def typed(fields: dict, name: str, kind: type, *, where: str = "field", default=None):
@@ -45,6 +45,8 @@ def local_path(reference, *, where: str) -> str:
     Raises DocumentError, with the remedy, for remote addresses and for media written into the text.
     """
     if isinstance(reference, dict):
+        if reference.get("data") and not any(reference.get(key) for key in _KEYS):
+            raise DocumentError(f"{where} holds its bytes in the text: store it as a file and give the path")
         reference = next((reference[key] for key in _KEYS if reference.get(key)), None)
         if isinstance(reference, dict):
             return local_path(reference, where=where)

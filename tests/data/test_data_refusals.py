@@ -196,3 +196,27 @@ def test_words_of_other_endings_are_named(tmp_path, ending):
     write(tmp_path, {"b.wav": "", "b.txt": "B"})
     documents, (bad,) = read(tmp_path)
     assert len(documents) == 1 and f"rename 'a{ending}' to a.txt if it holds plain words" in bad.reason
+
+
+@pytest.mark.parametrize("role", ["prompter", "Assistant", "human", "gpt", "system"])
+def test_one_turn_of_a_conversation_is_no_text(tmp_path, role):
+    lines = [{"message_id": "1", "parent_id": None, "text": "q", "role": role}, {"text": "a play", "role": "Hamlet"}]
+    (document,), (bad,) = read(manifest(tmp_path, lines))
+    assert texts(document) == "a play" and "'role' says that this is one turn" in bad.reason
+
+
+SOURCES = {
+    "bytes": ({"type": "base64", "media_type": "image/png", "data": "AA"}, "holds its bytes in the text"),
+    "address": ({"type": "url", "url": "https://x.org/a.png"}, "is remote"),
+    "up": ({"type": "url", "url": "../a.png"}, "leaves the manifest's folder"),
+    "path": ({"type": "file", "path": "a.png"}, ""),
+}
+
+
+@pytest.mark.parametrize("source, words", SOURCES.values(), ids=SOURCES)
+def test_the_source_of_a_content_part(tmp_path, source, words):
+    content = [{"type": "image", "source": source}, {"type": "text", "text": "q"}]
+    talk = {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "a"}]}
+    documents, bad = read(manifest(tmp_path, [talk]))
+    assert len(documents) == (not words) and (not words or words in bad[0].reason)
+    assert not documents or media(documents[0])[0][1] == "a.png"
