@@ -23,7 +23,7 @@ from data.endings import FILM_OR_CODE, ending_of, medium_in, medium_of, remedy_f
 from data.formats.lines import is_array
 from data.formats.media_folder import TABLES, WORD_LIKE
 from data.formats.opening import ENDINGS, JSON, containers_by_content, unknown, what_packed
-from data.formats.refusals import what_json
+from data.formats.refusals import what_foreign, what_json
 from data.formats.walk import Listing
 from data.pointers import pointer_in
 from data.text import foreign_encoding
@@ -50,6 +50,8 @@ class _Names:
         for name, problem in itertools.islice(listing, _LOOKED_AT):
             stem, ending = os.path.splitext(name)
             ending = ending.lower()
+            if os.path.basename(name).startswith("._"):
+                continue
             if not problem:
                 self.paths.append(name)
             self.endings[ending] += 1
@@ -107,7 +109,7 @@ def folder_format(path: Path, listing: Listing) -> str:
     num_media = names.num_media + names.unread.total()
     if names.tables and not code and pages <= 1 and texts <= 1 and not names.num_pairs:
         raise ValueError(f"{path} has its words in {table_remedy(root / names.tables[0], names.tables[0])}")
-    if pages <= 1 and texts <= 1 and not code and not names.num_pairs and (why := _unread_lines(names, root)):
+    if _is_card(names) and not code and not names.num_pairs and (why := _unread_lines(names, root)):
         # a data set's card must not become all of it
         raise ValueError(unknown(path, f"holds nothing that is read{why}"))
     if pages and not code:
@@ -121,8 +123,16 @@ def folder_format(path: Path, listing: Listing) -> str:
     raise ValueError(unknown(path, "holds nothing that is read" + what_packed(root, names.paths)))
 
 
+def _is_card(names: _Names) -> bool:
+    """Whether the pages and texts in a folder say no more than what it holds."""
+    pages = [name for name in names.paths if name.lower().endswith((".md", ".markdown", ".rst", ".txt"))]
+    return all(os.path.basename(name).lower().startswith(("readme", "license", "card", "dataset")) for name in pages)
+
+
 def _unread_lines(names: _Names, root: Path) -> str:
-    """What the first JSON lines or array in a folder are that are of no known form; "" where there are none."""
+    """What the first data of other programs, JSON lines or array of no known form in a folder are; "" for none."""
+    if foreign := next((name for name in names.paths if what_foreign(name)), ""):
+        return f", but {foreign}, which {what_foreign(foreign)}"
     lines = [name for name in names.paths if name.lower().endswith(JSON[:-1])][:1]
     arrays = (name for name in names.paths if name.lower().endswith(JSON[-1]))
     lines += [name for name in itertools.islice(arrays, 100) if is_array(root / name)][:1]

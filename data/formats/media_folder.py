@@ -102,6 +102,9 @@ def grouped(root: Path, skipped: Counter | None = None) -> dict[str, list[tuple[
     groups: dict[str, list[tuple[str, str]]] = {}
     skipped = Counter() if skipped is None else skipped
     for path, problem in walk(root, enter=is_open, skipped=skipped):
+        if os.path.basename(path).startswith("."):
+            skipped["hidden file"] += 1
+            continue
         is_film = not problem and ending_of(path) in FILM_OR_CODE and medium_in(root, path)
         if medium_of(path) or is_film or remedy_for(path) or path.lower().endswith(_WORDS):
             groups.setdefault(os.path.splitext(path)[0], []).append((path, problem))

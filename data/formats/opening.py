@@ -22,7 +22,7 @@ from data.endings import medium_of
 from data.formats.fields import folded
 from data.formats.lines import check_encoding, is_array, json_items
 from data.formats.manifest import FORMS, form_of, manifest_documents
-from data.formats.refusals import coco, what_alone, what_json
+from data.formats.refusals import coco, what_alone, what_foreign, what_json
 from data.formats.source import Limits, Source, container_sha256, file_sha256, files_sha256
 from data.formats.walk import walk
 from data.links import is_stored, stays_within
@@ -110,25 +110,41 @@ def _opens_like_json(file: Path) -> bool:
 
 
 def noting_packed(source: Source, *, read: Iterable[str] | None = None) -> Source:
-    """The source of a folder that also counts what was passed over there because it is compressed or split.
+    """The source of a folder that also counts what was passed over there because it is compressed or split, and the
+    tables, tars and manifests beside those that are read.
 
     Looked for below all of the folder; where `read` names the files that are read, at its top alone.
     """
-    is_read = set(read or ())
+    is_read = {*(read or ()), *map(untagged, source.containers)}
 
     def documents(include_decode: bool, skipped: Counter):
         yield from source.read(include_decode, skipped)
         names = (name for name, why in walk(source.root) if not why)
-        for name in os.listdir(source.root) if read is not None else names:
+        others = read is not None or source.containers
+        for name in sorted(os.listdir(source.root)) if read is not None else names:
             kind = "" if name in is_read else packed_kind(name)
+            kind = kind or (_other_data(name) if others and name not in is_read else "")
             if kind:
                 skipped[kind] += 1
 
     return dataclasses.replace(source, read=documents)
 
 
+def _other_data(name: str) -> str:
+    """What a file beside those that are read is, where it holds documents too; "" for any other."""
+    base, ending = name.rsplit("/", 1)[-1], os.path.splitext(name)[1].lower()
+    if base.startswith("."):
+        return ""
+    if ending in (*ENDINGS, *JSON[:-1], ".csv", ".tsv") or base in ("manifest.json", "metadata.json"):
+        return f"file {ending} beside what is read: give it by itself, or its folder without the others"
+    return "file of other data: write it as JSON lines or Parquet" if what_foreign(name) else ""
+
+
 def what_packed(root: Path, names: Iterable[str]) -> str:
-    """What is compressed, split or of another encoding in a folder where nothing can be read, with the remedy."""
+    """What is foreign, compressed, split or of another encoding in a folder where nothing is read, with the remedy."""
+    names = list(names)
+    if foreign := next((name for name in names if what_foreign(name)), ""):
+        return f", but {foreign}, which {what_foreign(foreign)}"
     for name in names:
         try:
             what = (

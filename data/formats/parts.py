@@ -20,6 +20,8 @@ from data.document import Audio, DocumentError, Image, Part, Text, Video, check_
 from data.formats.fields import media_of
 
 MEDIA = {"image": Image, "video": Video, "audio": Audio}
+# PNG, JPEG, GIF, and RIFF as base64 begins
+_BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR)[A-Za-z0-9+/=\s]*$")
 _PLACEHOLDER = re.compile(r"<(image|video|audio)>")
 _KEYS = ("path", "url", "file", "image", "audio", "video", "image_url", "video_url", "audio_url", "source")
 
@@ -52,7 +54,7 @@ def local_path(reference, *, where: str) -> str:
             return local_path(reference, where=where)
     if not isinstance(reference, str) or not reference:
         raise DocumentError(f"{where} names no file (a path is wanted, not {type(reference).__name__})")
-    if reference.startswith("data:"):
+    if reference.startswith("data:") or _BASE64.match(reference):
         raise DocumentError(f"{where} holds its bytes in the text: store it as a file and give the path")
     if re.match(r"(https?|ftp|s3|gs|hf)://", reference):
         raise DocumentError(f"{where} is remote ({reference[:80]!r}): download it and give the path of the file")

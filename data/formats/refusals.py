@@ -1,6 +1,7 @@
 """What is said of a file that holds no documents as it stands: what it is, and what to do about it.
 
     what_alone(file)    of a file that is given: a medium, a page, a text; "" for any other
+    what_foreign(name)  of a file of data of other programs, by its ending
     what_json(file)     of JSON of no known form: the fields that it has, or what its one object wraps; "" for any other
     coco(file)          of COCO's object of images and annotations, which looks like a list of images
 
@@ -25,6 +26,23 @@ _HEAD_BYTES = 2**16
 _TEXTS = ("txt", "text", "md", "markdown", "rst")
 _FIRST = re.compile(r'\{\s*"([^"\\]{1,60})"')
 _LIST = re.compile(r'"([^"\\]{1,60})"\s*:\s*\[\s*\{')
+_FOREIGN = {
+    "an HDF5 file": "h5 hdf5 he5",
+    "a TFRecord file": "tfrecord tfrecords",
+    "an LMDB database": "mdb lmdb",
+    "a pickle, which runs code when it is opened": "pkl pickle joblib",
+    "a shard of MosaicML streaming": "mds",
+    "an ORC table": "orc",
+    "an Avro file": "avro",
+    "an old Feather table": "feather",
+    "a database": "sqlite sqlite3 db duckdb",
+    "an array of numbers": "npy npz mat safetensors pt pth ckpt",
+    "a file of tokens of another program": "idx",
+    "a RecordIO or FFCV file": "rec beton",
+    "a spreadsheet": "xls xlsx xlsm ods",
+    "a file of MessagePack": "msgpack",
+}
+_FOREIGN_ENDINGS = {ending: what for what, endings in _FOREIGN.items() for ending in endings.split()}
 _DOCUMENTS = {*CONVERSATIONS, *(name for pair in PAIRS for name in pair), "content", "chosen", "rejected", "tools"}
 """Fields of one document that hold lists."""
 _COCO = ("info", "licenses", "images", "annotations", "categories")
@@ -41,9 +59,22 @@ def what_alone(file: Path) -> str:
         )
     if name:
         return f"is {name}: {remedy}"
+    if what := what_foreign(file.name):
+        return what
     if ending_of(file.name) in _TEXTS:
         return 'is one text: give the folder that it lies in, or write a manifest of lines {"text": "..."}'
     return ""
+
+
+def what_foreign(name: str) -> str:
+    """What a file of another program's data is, by its ending, and what to do; "" for any other."""
+    base = name.rsplit("/", 1)[-1]
+    what = _FOREIGN_ENDINGS.get(ending_of(name))
+    # `x.tfrecord-00000-of-00002`
+    what = what or ("a TFRecord file" if re.search(r"\.tfrecords?[-.]", base) else "")
+    if not what or base.lower() == "thumbs.db":
+        return ""
+    return f"is {what}, and is not read: write its rows as JSON lines or Parquet, or its samples into a tar"
 
 
 def what_json(file: Path) -> str:

@@ -220,3 +220,77 @@ def test_the_source_of_a_content_part(tmp_path, source, words):
     documents, bad = read(manifest(tmp_path, [talk]))
     assert len(documents) == (not words) and (not words or words in bad[0].reason)
     assert not documents or media(documents[0])[0][1] == "a.png"
+
+
+FOREIGN = [
+    "a.h5",
+    "a.tfrecord-00000-of-00002",
+    "data.mdb",
+    "a.pkl",
+    "shard.00000.mds",
+    "a.npz",
+    "a.safetensors",
+    "x.db",
+]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("card", [{}, {"README.md": "# card"}, {"index.json": {"shards": [{"a": 1}]}}], ids=str)
+def test_data_of_other_programs_are_named(tmp_path, name, card):
+    said = refusal(write(tmp_path, {name: bytes(64)} | card))
+    assert name in said and "write its rows as JSON lines or Parquet" in said
+    if name != "a.npz":
+        assert "write its rows as JSON lines or Parquet" in refusal(tmp_path / name)
+
+
+BESIDE = {
+    "a table and a tar": {"b.parquet": b"PAR1", "c.tar": b""},
+    "a table of words": {"b.csv": "text\nx\n", "c.tsv": "text\nx\n"},
+    "other data": {"b.h5": b"x", "c.pkl": b"x"},
+}
+
+
+@pytest.mark.parametrize("others", BESIDE.values(), ids=BESIDE)
+def test_what_lies_beside_a_manifest_is_counted(tmp_path, others):
+    source = open_source(write(tmp_path, {"a.jsonl": '{"text": "a"}\n{"text": "b"}\n'} | others))
+    assert len(list(source.documents())) == 2 and sum(source.skipped.values()) == 2
+    assert all("beside what is read" in reason or "other data" in reason for reason in source.skipped)
+
+
+def test_a_manifest_that_another_stands_for_is_counted(tmp_path):
+    lines = '{"text": "a"}\n{"text": "b"}\n'
+    source = open_source(write(tmp_path, {"metadata.jsonl": lines, "more.jsonl": lines, "notes.txt": "x"}))
+    assert len(list(source.documents())) == 2
+    assert list(source.skipped.values()) == [1] and "file .jsonl beside what is read" in next(iter(source.skipped))
+
+
+def test_what_lies_beside_tars_is_counted(tmp_path):
+    from test_data_webdataset_names import tar
+
+    write(tmp_path, {"d/b.parquet": b"PAR1", "c.csv": "x\n", "._s.tar": b"x", "README.md": "# card"})
+    tar(tmp_path / "s.tar", [("1.txt", "x")])
+    source = open_source(tmp_path)
+    assert [texts(document) for document in source.documents()] == ["x"]
+    assert sum(source.skipped.values()) == 2
+
+
+def test_what_a_mac_notes_beside_files_is_passed_over(tmp_path):
+    files = {"a.jpg": "", "a.txt": "A", "._a.jpg": "x", "._a.txt": "x", ".DS_Store": "x", "b/.hidden.png": ""}
+    (document,), bad = read(write(tmp_path, files))
+    assert not bad and texts(document) == "A" and open_source(tmp_path).format == "media"
+
+
+@pytest.mark.parametrize(
+    "value", ["iVBORw0KGgoAAAANSUhEUg==", "/9j/4AAQSkZJRg==", "R0lGODlhAQ==", "data:image/png;base64,A"]
+)
+def test_bytes_written_into_a_field(tmp_path, value):
+    documents, (bad,) = read(manifest(tmp_path, [{"image": value, "text": "x"}]))
+    assert not documents and "holds its bytes in the text" in bad.reason
+
+
+def test_backslashes_in_a_path(tmp_path):
+    from data.document import DocumentError, resolve_media
+
+    write(tmp_path, {"images/a.png": "x"})
+    with pytest.raises(DocumentError, match="does not exist, with its backslashes: write '/'"):
+        resolve_media(tmp_path, "images\\a.png", max_file_mib=1)
