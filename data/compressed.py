@@ -70,6 +70,12 @@ _PIECE_OF_LINES = re.compile(
     re.IGNORECASE,
 )
 _ZIP_PIECE = re.compile(r"(?P<whole>.+)\.z\d\d", re.IGNORECASE)
+_OF_OTHERS = {
+    (".xlsx", ".xlsm", ".ods"): "is a spreadsheet: save it as CSV, from which a metadata.jsonl can be written",
+    (".docx", ".odt", ".pptx", ".odp", ".epub"): "is an office document: take its text (`pandoc FILE -o FILE.md`)",
+    (".npz", ".pt", ".pth", ".ckpt", ".keras"): "holds arrays of numbers, which are not read",
+}
+"""Endings of files that are ZIP archives inside -> what to do about them."""
 _INNER = (".tar", ".jsonl", ".json", ".ndjson", ".parquet", ".arrow")
 
 
@@ -144,6 +150,10 @@ def how_to_unpack(file: Path) -> str:
     packing = packing_in(file)
     if packing is None:
         return ""
+    if packing.name == "ZIP" and (
+        what := next((w for e, w in _OF_OTHERS.items() if file.name.lower().endswith(e)), "")
+    ):
+        return what
     inner = b""
     if packing.name in _STREAMS:
         with open_plain(file) as stream:

@@ -245,7 +245,8 @@ def resolve_media(root: Path, path: str, *, max_file_mib: float) -> Path:
     except FileNotFoundError:
         why = why_dangling(root / path)
         what = f"is a link: {why}" if why else why_missing(root / path)
-        what = what or f"does not exist{archive_beside(root, path)}"
+        slashes = ", with its backslashes: write '/' between folders" if "\\" in path else ""
+        what = what or f"does not exist{slashes or archive_beside(root, path)}"
         raise DocumentError(f"file {path!r} {what}") from None
     except OSError as error:
         raise DocumentError(f"file {path!r} cannot be reached: {error.strerror}") from None

@@ -177,8 +177,10 @@ def _is_inside(root: Path, file: Path) -> bool:
 
 def _container_names(path: Path, listing: Listing, format: str) -> list[str]:
     root, ending = listing.root, ending_for(format)
-    names = [tagged(name, ending) for name, _ in listing if name.lower().endswith(ending)]
-    names = names or containers_by_content(root, (name for name, why in listing if not why)).get(format, [])
+    # `._a.tar` is what a Mac noted about a.tar
+    plain = [(name, why) for name, why in listing if not os.path.basename(name).startswith("._")]
+    names = [tagged(name, ending) for name, _ in plain if name.lower().endswith(ending)]
+    names = names or containers_by_content(root, (name for name, why in plain if not why)).get(format, [])
     if format == "datasets":
         from data.formats.parquet import dataset_files
 

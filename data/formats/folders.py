@@ -20,8 +20,10 @@ from pathlib import Path
 
 from data.compressed import how_to_unpack, packing_in
 from data.endings import FILM_OR_CODE, ending_of, medium_in, medium_of, remedy_for
-from data.formats.media_folder import TABLES
-from data.formats.opening import ENDINGS, containers_by_content, unknown, what_packed
+from data.formats.lines import is_array
+from data.formats.media_folder import TABLES, WORD_LIKE
+from data.formats.opening import ENDINGS, JSON, containers_by_content, unknown, what_packed
+from data.formats.refusals import what_foreign, what_json
 from data.formats.walk import Listing
 from data.pointers import pointer_in
 from data.text import foreign_encoding
@@ -48,12 +50,15 @@ class _Names:
         for name, problem in itertools.islice(listing, _LOOKED_AT):
             stem, ending = os.path.splitext(name)
             ending = ending.lower()
+            if os.path.basename(name).startswith("._"):
+                continue
             if not problem:
                 self.paths.append(name)
             self.endings[ending] += 1
             known = medium_of(name) if problem else medium_in(root, name)
             if known or remedy_for(name):
-                media.add(stem)
+                # words may be named after all of a medium's name
+                media |= {stem, name}
                 self.num_media += known is not None
                 self.films += known is not None and ending[1:] in FILM_OR_CODE
                 if not known:
@@ -68,6 +73,8 @@ class _Names:
             elif ending in _OTHERS and len(self.others) < 1000:
                 self.others.append(name)
         self.num_pairs = len(media & words)
+        likely = (name for name in self.paths if name.lower().endswith(WORD_LIKE))
+        self.likely = next((name for name in likely if name[: name.rindex(".")] in media), "")
         self.others = [name for name in self.others if os.path.splitext(name)[0] not in media]
 
     def told(self) -> str:
@@ -102,6 +109,9 @@ def folder_format(path: Path, listing: Listing) -> str:
     num_media = names.num_media + names.unread.total()
     if names.tables and not code and pages <= 1 and texts <= 1 and not names.num_pairs:
         raise ValueError(f"{path} has its words in {table_remedy(root / names.tables[0], names.tables[0])}")
+    if _is_card(names) and not code and not names.num_pairs and (why := _unread_lines(names, root)):
+        # a data set's card must not become all of it
+        raise ValueError(unknown(path, f"holds nothing that is read{why}"))
     if pages and not code:
         return "markdown"
     if code or pages or texts > num_media:
@@ -113,11 +123,29 @@ def folder_format(path: Path, listing: Listing) -> str:
     raise ValueError(unknown(path, "holds nothing that is read" + what_packed(root, names.paths)))
 
 
+def _is_card(names: _Names) -> bool:
+    """Whether the pages and texts in a folder say no more than what it holds."""
+    pages = [name for name in names.paths if name.lower().endswith((".md", ".markdown", ".rst", ".txt"))]
+    return all(os.path.basename(name).lower().startswith(("readme", "license", "card", "dataset")) for name in pages)
+
+
+def _unread_lines(names: _Names, root: Path) -> str:
+    """What the first data of other programs, JSON lines or array of no known form in a folder are; "" for none."""
+    if foreign := next((name for name in names.paths if what_foreign(name)), ""):
+        return f", but {foreign}, which {what_foreign(foreign)}"
+    lines = [name for name in names.paths if name.lower().endswith(JSON[:-1])][:1]
+    arrays = (name for name in names.paths if name.lower().endswith(JSON[-1]))
+    lines += [name for name in itertools.islice(arrays, 100) if is_array(root / name)][:1]
+    found = ((name, what_json(root / name)) for name in lines)
+    return next((f", but {name}, which {why}" for name, why in found if why), "")
+
+
 def _no_words(names: _Names) -> str:
     others = ", ".join(repr(name) for name in names.others[:3])
     return (
         f"holds {names.told()} but no words beside them"
         + (f" (files such as {others} have names of none)" if others else "")
+        + (f" (rename {names.likely!r} to end in .txt, and its like, if they hold plain words)" if names.likely else "")
         + ': write heron.txt beside heron.jpg, or a metadata.jsonl of lines {"file_name": "heron.jpg", "text": "..."}'
         + names.refused
     )

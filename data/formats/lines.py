@@ -105,6 +105,21 @@ def parse_object(line: bytes) -> dict:
     return _object(fields)
 
 
+def list_in(text: str, *, is_text: bool = False):
+    """A list as JSON text, as tables hold it; with `is_text` a text that only begins like a list of objects stays one.
+
+    Raises DocumentError for what cannot be parsed.
+    """
+    try:
+        # parsed inside an object, by the one guarded parser
+        found = parse_object(f'{{"list": {text}}}'.encode("utf-8", "surrogatepass"))["list"]
+    except DocumentError:
+        if is_text:
+            return text
+        raise
+    return text if is_text and not (found and all(isinstance(part, dict) for part in found)) else found
+
+
 def _object(fields) -> dict:
     if isinstance(fields, list) and fields and all(isinstance(turn, dict) and _TURN & turn.keys() for turn in fields):
         # a conversation without an object around it

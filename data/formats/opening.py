@@ -10,7 +10,6 @@ first lines); everything else happens while the documents are iterated.
 
 import dataclasses
 import itertools
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -20,19 +19,22 @@ from data.archive import is_tar
 from data.compressed import how_to_unpack, is_piece, open_plain, packed_kind, packing_in
 from data.document import Document, DocumentError, Text, tagged, untagged
 from data.endings import medium_of
+from data.formats.fields import folded
 from data.formats.lines import check_encoding, is_array, json_items
 from data.formats.manifest import FORMS, form_of, manifest_documents
+from data.formats.refusals import coco, what_alone, what_foreign, what_json
 from data.formats.source import Limits, Source, container_sha256, file_sha256, files_sha256
 from data.formats.splits import digest_of_holders
 from data.formats.walk import walk
 from data.links import is_stored, stays_within
 from data.pointers import pointer_in
-from data.signatures import known_by
 from data.workbench.source import LANGUAGES
 
 FORMATS = (*FORMS, "manifest", "markdown", "repository", "media", "webdataset", "parquet", "datasets")
 ENDINGS = {".tar": "webdataset", ".parquet": "parquet", ".arrow": "datasets"}
 """Ending of a container -> its format."""
+JSON = (".jsonl", ".ndjson", ".jsonlines", ".json")
+"""Endings of JSON."""
 _TEXTS = (".txt", ".caption", ".cls", ".json", ".jsonl", ".md", ".markdown", ".csv", ".tsv", ".html", ".xml", ".yaml")
 
 
@@ -152,11 +154,14 @@ def _beside(source: Source, name: str) -> str:
     is_documents = ending in _DOCUMENTS or (ending == ".json" and base == name and is_array(source.root / name))
     if is_documents or (source.containers and medium_of(name)):
         return f"file {ending} beside what is read: give it by itself"
-    return ""
+    return "file of other data: write it as JSON lines or Parquet" if what_foreign(name) else ""
 
 
 def what_packed(root: Path, names: Iterable[str]) -> str:
-    """What is compressed, split or of another encoding in a folder where nothing can be read, with the remedy."""
+    """What is foreign, compressed, split or of another encoding in a folder where nothing is read, with the remedy."""
+    names = list(names)
+    if foreign := next((name for name in names if what_foreign(name)), ""):
+        return f", but {foreign}, which {what_foreign(foreign)}"
     for name in names:
         try:
             what = (
@@ -170,13 +175,15 @@ def what_packed(root: Path, names: Iterable[str]) -> str:
             continue
         if what or packed_kind(name):
             return f", but {name}, which {what or 'is ' + packed_kind(name)}"
+        if name.lower().endswith(JSON) and (why := what_json(root / name)):
+            return f", but {name}, which {why}"
     return ""
 
 
 def is_lines(file: Path) -> bool:
     """Whether a file holds JSON lines of a known form, two of them at least: one alone may be a caption."""
     found = list(itertools.islice(json_items(file, max_line_mib=16.0), 2))
-    return len(found) == 2 and all(isinstance(fields, dict) and form_of(fields) for _, fields in found)
+    return len(found) == 2 and all(isinstance(fields, dict) and form_of(folded(fields)) for _, fields in found)
 
 
 def manifests(path: Path, root: Path, files: list[Path], format: str | None, limits: Limits) -> Source:
@@ -198,10 +205,14 @@ def manifests(path: Path, root: Path, files: list[Path], format: str | None, lim
         forms = forms_in(files[0], max_line_mib=limits.max_line_mib)
         if not forms and files[0].suffix.lower() != ".jsonl" and not is_array(files[0]):
             packing = packing_in(files[0])
-            if packing is None and (why := one_medium(files[0])):
+            if packing is None and (why := what_alone(files[0])):
                 raise ValueError(f"{path} {why}")
             what = f"is compressed ({packing.name}) and " if packing else ""
-            raise ValueError(unknown(path, f"{what}holds no JSON object of a known form in its first lines"))
+            what += "holds no JSON object of a known form in its first lines"
+            why = what_json(files[0])
+            raise ValueError(unknown(path, f"{what}: it {why}" if why else what))
+        if len(files) == 1 and forms == {"captioned"} and (why := coco(files[0])):
+            raise ValueError(f"{path} {why}")
         format = forms.pop() if len(forms) == 1 else "manifest"
 
     def read(include_decode: bool, skipped: Counter):
@@ -227,18 +238,6 @@ def manifests(path: Path, root: Path, files: list[Path], format: str | None, lim
         return sum(_num_lines(file) for file in files)
 
     return Source(path, format, root, read, digest, count)
-
-
-def one_medium(file: Path) -> str:
-    """What to do about a medium that is given alone, as the end of a sentence; "" for any other file."""
-    with open(file, "rb") as stream:
-        name, medium, remedy = known_by(stream.read(1024)) or ("", None, "")
-    if medium is None:
-        return name and f"is {name}: {remedy}"
-    return (
-        f"is {name}, one medium without words: put {file.stem}.txt beside it and give the folder, or write a manifest "
-        f'of lines {{"file_name": {json.dumps(file.name)}, "text": "..."}} and give that'
-    )
 
 
 def _num_lines(file: Path) -> int:
@@ -280,7 +279,7 @@ def _num_rows(root: Path, names: list[str]) -> int | None:
 def forms_in(file: Path, *, max_line_mib: float = 16.0) -> set[str]:
     """The known forms among the first 50 objects of a JSON file."""
     found = itertools.islice(json_items(file, max_line_mib=max_line_mib), 50)
-    return {form_of(fields) for _, fields in found if isinstance(fields, dict)} - {None}
+    return {form_of(folded(fields)) for _, fields in found if isinstance(fields, dict)} - {None}
 
 
 def unknown(path: Path, what: str) -> str:
