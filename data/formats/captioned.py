@@ -29,22 +29,34 @@ from data.document import (
     Text,
     Video,
     check_relative,
+    modality_of,
     parse_document,
     resolve_media,
 )
-from data.formats.fields import SURE, WORDS, asked_in_pairs, check_stretch, check_unread, media_of
-from data.formats.parts import MEDIA, local_path
+from data.formats.fields import SURE, WORDS, asked_in_pairs, media_of
+from data.formats.marks import UNWANTED, is_unwanted
+from data.formats.parts import MEDIA, MediaQueue, local_path, split_placeholders
+from data.formats.placeholders import LISTED, waiting
+from data.formats.provenance import DOCUMENT_WORDS, is_of_repository, is_text_row
 from data.formats.roles import ROLES
 from data.formats.source import note_text
 from data.formats.splits import UNASSIGNED, split_in
+from data.formats.unread import check_unread, check_whole
 from data.markdown import markdown_parts
 from data.text import decode_text
 
+_WORDS = frozenset(WORDS)
+_HOUSE = frozenset(("id", "kind", "path", "text", "split", "source"))
+_VERDICTS = ("label", "gold_label", "verdict", "truth", "is_true", "is_correct", "correct", "entailment", "veracity")
+"""Fields that may say whether the words are true of the medium."""
+_TRUTHS = frozenset(
+    ("true", "false", "correct", "incorrect", "wrong", "right", "entailment", "contradiction", "neutral", "refuted")
+)
 _KINDS = {"image": Image, "speech": Audio, "sound": Audio, "audio": Audio, "video": Video}
 
 
 def captioned_document(
-    fields: dict, *, root: Path, max_file_mib: float, include_decode: bool = False
+    fields: dict, *, root: Path, max_file_mib: float, include_decode: bool = False, notes: Counter | None = None
 ) -> Document | None:
     """A document from a line of the house form, or None when the line is not meant for training.
 
@@ -62,8 +74,7 @@ def captioned_document(
     text = fields.get("text", "")
     if not isinstance(text, str):
         raise DocumentError(f"field 'text' must be of type str, not {type(text).__name__}")
-    if fields.get("label") in ("true", "false"):
-        text = f"{text} {fields['label']}"
+    text, judged = with_verdict(text, fields)
     if kind == "doc":
         parts = markdown_parts(read_text(root, path, max_file_mib), path=path)
     elif kind == "text":
@@ -74,6 +85,8 @@ def captioned_document(
         parts = (_KINDS[kind](path), Text(text)) if text else (_KINDS[kind](path),)
     else:
         raise DocumentError(f"field 'kind' is {kind[:40]!r}, none of doc, text, {', '.join(_KINDS)}")
+    if notes is not None:
+        check_unread(fields, _HOUSE | {judged}, notes, any_read=True, words=("text", fields.get("text", "")))
     document = Document(
         id=fields["id"],
         parts=parts,
@@ -85,9 +98,12 @@ def captioned_document(
     return parse_document(document.to_json())
 
 
-def plain_document(fields: dict, *, root: Path, name: str, notes: Counter) -> Document:
-    """A document from media and words named by their fields; `name` is its id. Raises DocumentError."""
-    key, words = words_in(fields, notes)
+def plain_document(fields: dict, *, root: Path, name: str, notes: Counter, beside: dict | None = None) -> Document:
+    """A document from media and words named by their fields; `name` is its id. Raises DocumentError.
+
+    beside: further fields, which are not read.
+    """
+    key, words = words_in(fields)
     role = fields.get("role")
     if isinstance(role, str) and role.strip().lower() in ROLES:
         raise DocumentError(
@@ -99,47 +115,100 @@ def plain_document(fields: dict, *, root: Path, name: str, notes: Counter) -> Do
         if not kind:
             raise DocumentError(f"file {path[:200]!r} has an ending of no picture, sound or film")
         parts.append(MEDIA[kind](path))
-    check_unread(fields, set(), notes, any_read=bool(parts), words=(key, words))
-    check_stretch(fields, parts, notes)
-    if not words:
-        pairs = asked_in_pairs(fields)
+    every = fields | beside if beside else fields
+    if key in ("", "label") and (pairs := asked_in_pairs(every)):
         raise DocumentError(f"no words to learn from: none of the fields {', '.join(WORDS)} holds any{pairs}")
+    check_whole(every, parts)
+    text = check_words(every, key, words, notes, any_read=bool(parts))
+    if not words:
+        raise DocumentError(f"no words to learn from: none of the fields {', '.join(WORDS)} holds any")
     if not parts and (empty := next((key for key in fields if key in SURE and fields[key] in (None, "", [])), "")):
+        if key not in DOCUMENT_WORDS:
+            raise DocumentError(
+                f"field {empty!r} holds no medium, and a {key} is no text of its own: give the path of its file, or "
+                "call words that stand alone 'text'"
+            )
         notes[f"note: field {empty!r} holds no medium: the words were read alone"] += 1
-    kinds = {type(part).__name__.lower() for part in parts}
-    kind = "text" if not kinds else kinds.pop() if len(kinds) == 1 else "mixed"
-    return Document(id=name, parts=(*parts, Text(words)), kind=kind, split=UNASSIGNED)
+    parts = interleaved(parts, text)
+    return Document(id=name, parts=parts, kind=_kind_of(parts), split=UNASSIGNED)
 
 
-def words_of(fields: dict, notes: Counter | None = None) -> str:
+def check_words(fields: dict, key: str, words: str, notes: Counter, *, any_read: bool) -> str:
+    """The words of `key` as they are learned, after a look at all other fields. Raises DocumentError.
+
+    A verdict beside a caption is added to it, and words that wait for a medium without one are set aside.
+    """
+    _note_other_words(fields, key, words, notes)
+    text, judged = with_verdict(words, fields) if any_read and key != "label" else (words, "")
+    check_unread(fields, {key, judged} | _WORDS, notes, any_read=any_read, words=(key, words))
+    if not any_read and "<" in words and (found := waiting(words)):
+        is_program = key == "code" or is_of_repository(fields)
+        # a placeholder at the very start or alone on its line makes no long text a page
+        begins = words.lstrip().startswith(found)
+        if not is_program and not is_text_row(fields, "", key, "" if begins else words):
+            raise DocumentError(f"there are more {found} placeholders than media (0 listed)")
+    return text
+
+
+def with_verdict(text: str, fields: dict) -> tuple[str, str]:
+    """(the words with what a field says of their truth behind them, that field); ("...", "") where none does."""
+    for key in _VERDICTS:
+        if key in fields:
+            value = fields[key]
+            if isinstance(value, bool):
+                value = "true" if value else "false"
+            if isinstance(value, str) and value.strip().casefold() in _TRUTHS:
+                return f"{text} {value.strip().casefold()}", key
+    for key in UNWANTED[1:]:
+        if is_unwanted(fields.get(key)):
+            raise DocumentError(f"field {key!r} says that the words are bad ones: there is nothing to learn from")
+    return text, ""
+
+
+def interleaved(parts: list[Part], words: str) -> tuple[Part, ...]:
+    """Media and the words behind them, or each medium at its placeholder where there is one for each."""
+    found = LISTED.findall(words) if parts and "<" in words else []
+    kinds = [modality_of(part) for part in parts]
+    if not found or sorted(found) != sorted(kinds):
+        return (*parts, Text(words))
+    queue = MediaQueue({kind: [part.path for part in parts if modality_of(part) == kind] for kind in MEDIA})
+    return tuple(split_placeholders(words, queue, role=None, learn=True))
+
+
+def _kind_of(parts: tuple[Part, ...]) -> str:
+    kinds = {modality_of(part) for part in parts} - {"text"}
+    return "text" if not kinds else kinds.pop() if len(kinds) == 1 else "mixed"
+
+
+def words_of(fields: dict) -> str:
     """The caption, transcript or text among the fields; empty when there is none. DocumentError for a wrong type."""
-    return words_in(fields, notes)[1]
+    return words_in(fields)[1]
 
 
-def words_in(fields: dict, notes: Counter | None = None) -> tuple[str, str]:
+def words_in(fields: dict) -> tuple[str, str]:
     """(field, words) of the caption, transcript or text among the fields. DocumentError for a wrong type."""
     for key in WORDS:
         value = fields.get(key)
         if isinstance(value, list) and value:
-            if len(value) > 1 and notes is not None:
-                notes[f"note: of several entries of field {key!r} the first was read"] += 1
             value = value[0]
         if value is None or value == []:
             continue
         if not isinstance(value, str):
             raise DocumentError(f"field {key!r} must be of type str, not {type(value).__name__}")
         if value.strip():
-            if notes is not None:
-                _note_other_words(fields, key, value, notes)
             return key, value
     label = fields.get("label")
     return ("label", label) if isinstance(label, str) else ("", "")
 
 
 def _note_other_words(fields: dict, read: str, words: str, notes: Counter) -> None:
-    for key in WORDS:
-        value = fields.get(key)
-        if key != read and isinstance(value, str) and value.strip() and value != words:
+    if isinstance(fields.get(read), list) and len(fields[read]) > 1:
+        notes[f"note: of several entries of field {read!r} the first was read"] += 1
+    others = _WORDS & fields.keys() - {read}
+    for key in WORDS if others else ():
+        value = fields.get(key) if key in others else None
+        value = value[0] if isinstance(value, list) and value else value
+        if value not in (None, "", [], words) and not (isinstance(value, str) and not value.strip()):
             notes[f"note: fields {read!r} and {key!r} both hold words, of which the first was read"] += 1
 
 

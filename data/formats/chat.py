@@ -23,12 +23,17 @@ from data.document import Document, DocumentError, Part, Text, Video
 from data.formats.fields import CONVERSATIONS
 from data.formats.marks import TurnMarks, learned, marks_of, note_unknown, sense_of
 from data.formats.parts import MEDIA, MediaQueue, join_turns, local_path, split_placeholders
+from data.formats.placeholders import waiting
 from data.formats.roles import ROLES, speaker
 from data.formats.splits import UNASSIGNED
+from data.formats.unread import check_beside, check_stretch
 
+_OF_PAIR = ("source", "id", "input")
+_OF_QUESTION = ("context", "choices", "options", "passage", "hint", "document", "table")
 _TEXT = ("text", "input_text", "output_text")
-_SYSTEM = ("system", "system_prompt", "system_message")
-_OF_MESSAGE = {"role", "content", "from", "value", "id", "type"}
+SYSTEM = ("system", "system_prompt", "system_message")
+"""Fields beside the turns that hold a system prompt."""
+_OF_MESSAGE = frozenset(("role", "content", "from", "value", "id", "type"))
 PARTS_WITH_PATH = {"path", "url", "file", "source", *MEDIA} | {f"{kind}_url" for kind in MEDIA}
 """Fields of a content part that name its medium."""
 _OF_PART = {"type", "text", "role", "sound"} | PARTS_WITH_PATH
@@ -59,6 +64,8 @@ def conversation(fields: dict, turns: list, read, word: str, *, name: str, notes
         except DocumentError as error:
             raise DocumentError(f"{word} {number}: {error}") from None
     queue.close()
+    if queue.orphan and not any(not isinstance(part, Text) for _, parts in spoken for part in parts):
+        raise DocumentError(f"there are more {queue.orphan} placeholders than media (0 listed)")
     marked = beside.names or marks_of(turns)
     return Document(id=name, parts=join_turns(spoken, marked), kind="chat", split=UNASSIGNED)
 
@@ -69,13 +76,24 @@ def _asked(fields: dict, pairs: list, *, name: str, notes: Counter) -> Document:
     for number, pair in enumerate(pairs):
         spoken = {}
         for key, value in pair.items() if isinstance(pair, dict) else ():
-            if key.lower() in ROLES and isinstance(value, str):
-                spoken.setdefault(ROLES[key.lower()], value)
+            role = ROLES.get(key.lower()) if value not in (None, "") else None
+            if not role or not isinstance(value, str):
+                continue
+            if role == "tool" or spoken.setdefault(role, value) != value:
+                raise DocumentError(
+                    f"turn {number}: field {key[:40]!r} is one more voice than a question and its answer: write each "
+                    "as a message with 'role' and 'content'"
+                )
         if not {"user", "assistant"} <= set(spoken):
             raise DocumentError(f"turn {number}: must have 'role' and 'content', or 'user' and 'assistant' as strings")
-        note_unknown(
-            {key: value for key, value in pair.items() if key.lower() not in ROLES}, {"source", "id"}, "of turns", notes
-        )
+        if isinstance(pair.get("input"), str) and pair["input"].strip():
+            # the matter that an instruction is about
+            spoken["user"] += f"\n\n{pair['input']}"
+        left = {key: value for key, value in pair.items() if key.lower() not in ROLES and key not in _OF_PAIR}
+        lost = [key for key, value in left.items() if key.lower() in _OF_QUESTION and value not in (None, "", [])]
+        if lost:
+            raise DocumentError(f"turn {number}: field {lost[0]!r} belongs to the question: write it into that")
+        check_beside(left, list(left), "of turns", notes)
         # a mark on the pair is one on its answer
         marks = {key: value for key, value in pair.items() if sense_of(key) is not None}
         for role in ("system", "user", "assistant"):
@@ -92,7 +110,7 @@ def _asked(fields: dict, pairs: list, *, name: str, notes: Counter) -> Document:
 def system_turns(fields: dict) -> list[tuple[str, list[Part]]]:
     """The system prompt that stands beside the turns, under any of its names, as a turn. DocumentError for its type."""
     found = []
-    for key in _SYSTEM:
+    for key in SYSTEM:
         value = fields.get(key)
         if isinstance(value, list) and len(value) <= 1:
             value = value[0] if value else None
@@ -112,21 +130,38 @@ def _turn(message, queue: MediaQueue, default: bool | None, notes: Counter) -> t
     if message.get("tool_calls") or message.get("function_call"):
         raise DocumentError("tool calls are not read: write them into the content as text")
     learn = learned(message, learn)
-    note_unknown(message, _OF_MESSAGE, "beside messages", notes)
+    own = media_beside(message, _OF_MESSAGE, "beside messages", notes)
     content = message.get("content", message.get("value"))
     if isinstance(content, str):
-        if queue:
-            return role, split_placeholders(content, queue, role=role, learn=learn)
-        return role, [Text(content, learn=learn, role=role)] if content else []
+        return role, said(content, queue, own, role=role, learn=learn)
     if not isinstance(content, list):
         raise DocumentError(f"field 'content' must be a string or a list, not {type(content).__name__}")
     parts = []
     for number, part in enumerate(content):
         try:
-            parts.append(_part(part, queue, role, learn, notes))
+            parts.append(_part(part, own or queue, role, learn, notes))
         except DocumentError as error:
             raise DocumentError(f"content part {number}: {error}") from None
-    return role, parts
+    return role, own.before(parts, role) if own else parts
+
+
+def media_beside(turn: dict, known: frozenset[str], where: str, notes: Counter) -> MediaQueue | None:
+    """The media that fields beside a turn's words name; the other fields are noted. Raises DocumentError."""
+    if known >= turn.keys():
+        return None
+    left = [key for key in turn if key not in known]
+    own = MediaQueue.of({key: turn[key] for key in left})
+    check_beside(turn, [key for key in left if key not in own.fields], where, notes)
+    if not own:
+        return None
+    check_stretch(turn)
+    return own
+
+
+def said(text: str, queue: MediaQueue, own: MediaQueue | None, *, role: str, learn: bool) -> list[Part]:
+    """Text and media of a turn's words; media of its own stand before them where no placeholder takes them."""
+    parts = split_placeholders(text, own or queue, role=role, learn=learn)
+    return own.before(parts, role) if own else parts
 
 
 def _part(fields, queue: MediaQueue, role: str, learn: bool, notes: Counter) -> Part:
@@ -137,6 +172,8 @@ def _part(fields, queue: MediaQueue, role: str, learn: bool, notes: Counter) -> 
     if kind in _TEXT:
         if not isinstance(fields.get("text"), str):
             raise DocumentError(f"field 'text' must be of type str, not {type(fields.get('text')).__name__}")
+        if not queue and "<" in fields["text"]:
+            queue.orphan = queue.orphan or waiting(fields["text"])
         return Text(fields["text"], learn=learn, role=role)
     if kind == "input_audio":
         raise DocumentError("input_audio holds its bytes in the text: store it as a file and give the path")
@@ -147,6 +184,8 @@ def _part(fields, queue: MediaQueue, role: str, learn: bool, notes: Counter) -> 
     given = {key: value for key, value in fields.items() if value is not None and key not in ("type", "text", "role")}
     if PARTS_WITH_PATH.isdisjoint(given):
         return queue.take(medium, role)
+    if medium != "image":
+        check_stretch(fields)
     path = local_path(given, where=medium)
     return Video(path, sound=_sound(fields), role=role) if medium == "video" else MEDIA[medium](path, role=role)
 

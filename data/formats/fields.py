@@ -1,26 +1,19 @@
 """Fields that name media or hold words, in the words of other data sets.
 
     media_of(fields)     every medium that a known field names: a path, a list of them, or an object with a path
-    check_unread(...)    the fields that name a medium which nobody read (`data.formats.provenance` knows which may)
 
 A field such as `image_path` names pictures whatever the ending. `filename` and its like name a medium when the ending
 is one of a medium, since a text's file has a name too; the same holds for `speech`, `clip` or `photo`, which are often
-words. A path that two fields name is one medium.
-
-A caption must not become a text of its own because its picture stands in a field that nobody knows. So where no medium
-was read, a field with the name of a media file sets the document aside, unless the row is a web page's or a program's
-text and the field says where it is from; where one was, the other fields are noted.
+words. A path that two fields name is one medium. What becomes of the other fields, `data.formats.unread` says.
 """
 
 import re
-from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
-from data.document import Audio, DocumentError, Part, Video, resolve_media
+from data.document import DocumentError, Video, resolve_media
 from data.endings import FILM_OR_CODE, ending_of, medium_at, medium_of, remedy_for
 from data.formats.lines import list_in
-from data.formats.provenance import DOCUMENT_WORDS, is_of_repository, is_provenance, is_text_row, is_web_page
+from data.formats.provenance import DOCUMENT_WORDS, is_of_repository
 from data.workbench.source import LANGUAGES
 
 WORDS = (
@@ -33,13 +26,9 @@ CONVERSATIONS = ("messages", "conversations", "conversation", "dialogue", "dialo
 PAIRS = (
     *(("question", "answer"), ("question", "answers"), ("instruction", "output"), ("instruction", "response")),
     *(("prompt", "completion"), ("prompt", "response"), ("query", "response"), ("input", "output")),
+    *(("query", "answer"), ("query", "answers"), ("question", "label"), ("query", "label"), ("question", "response")),
 )
 """Fields of a question and its answer, which are not read outside a list of turns."""
-STRETCHES = (
-    *("offset", "start", "start_time", "start_s", "start_sec", "begin", "begin_time", "clip_start"),
-    *("end", "end_time", "end_s", "end_sec", "clip_end", "timestamps", "timestamp_start", "timestamp_end"),
-)
-"""Fields that say which stretch of a sound or film is meant."""
 _PATHS = ("", "_path", "_file", "_filepath", "_file_path", "_file_name", "_filename")
 _KINDS = {
     "image": ("image", "img", "picture", "photo"),
@@ -120,37 +109,6 @@ def path_of(reference) -> str:
     return reference if isinstance(reference, str) else ""
 
 
-def check_unread(
-    fields: dict, read: set[str], notes: Counter, *, any_read: bool, words: tuple[str, str] = ("", "")
-) -> None:
-    """DocumentError for a field with the name of a media file where no medium was read; a note where one was.
-
-    words: the field that holds the words, and these; of a conversation neither.
-    """
-    for key, value in fields.items():
-        if key in read or key in WORDS or key in CONVERSATIONS or (any_read and key in FIELDS):
-            continue
-        entries = value if isinstance(value, list) else [value]
-        path = next((path for entry in entries[:1000] if is_medium(path := path_of(entry))), "")
-        if not path or (any_read and (key in ("id", "source") or is_provenance(key, path))):
-            continue
-        if not any_read and is_provenance(key, path) and is_text_row(fields, key, *words):
-            continue
-        if FIELDS.get(key) == "" and is_of_repository(fields):
-            continue
-        if not any_read and not ("://" in path and is_web_page(fields, key, *words)):
-            if "://" in path:
-                raise DocumentError(
-                    f"field {key[:40]!r} names the medium {path[:100]!r}, which is remote: download it and give its "
-                    "path as 'image', 'audio' or 'video', or take the field out"
-                )
-            raise DocumentError(
-                f"field {key[:40]!r} names the medium {path[:100]!r}, but no medium is read from a field of that name: "
-                "rename it to 'image', 'audio' or 'video', or take it out"
-            )
-        notes[f"note: field {key[:40]!r} names a medium too and was not read"] += 1
-
-
 def unpacked(fields: dict) -> dict:
     """The object with turns that are written as JSON text parsed. Raises DocumentError naming the field."""
     for key in CONVERSATIONS:
@@ -163,21 +121,6 @@ def unpacked(fields: dict) -> dict:
     return fields
 
 
-def check_stretch(fields: dict, parts: Iterable[Part], notes: Counter) -> None:
-    """DocumentError where only a stretch of a sound or film is meant, which words of the stretch do not say."""
-    if not any(isinstance(part, Audio | Video) for part in parts):
-        return
-    offset = fields.get("offset")
-    if isinstance(offset, int | float) and not isinstance(offset, bool) and offset > 0:
-        raise DocumentError(
-            f"field 'offset' says that a stretch is meant, from {offset:g} s on: cut it out "
-            "(`ffmpeg -ss START -t SECONDS -i FILE PART`) and give that file"
-        )
-    for key in STRETCHES[1:]:
-        if fields.get(key) not in (None, ""):
-            notes[f"note: field {key!r} was not read: all of the sound or film is taken"] += 1
-
-
 def asked_in_pairs(fields: dict) -> str:
     """What to do about a question and its answer in fields of their own; "" when there are none."""
     pair = next((pair for pair in PAIRS if all(fields.get(name) is not None for name in pair)), None)
@@ -188,3 +131,18 @@ def is_medium(path: str) -> bool:
     """Whether a path or address has the ending of a medium, read or not."""
     path = re.split(r"[?#]", path)[0] if "://" in path else path
     return 0 < len(path) < 1000 and "\n" not in path and (medium_of(path) is not None or remedy_for(path) is not None)
+
+
+_BASE64 = (
+    *(("iVBORw0KGgo", "image"), ("/9j/", "image"), ("R0lGOD", "image"), ("Qk0", "image"), ("SUkq", "image")),
+    *(("TU0AK", "image"), ("UklGR", "medium"), ("T2dnU", "audio"), ("SUQz", "audio"), ("ZkxhQ", "audio")),
+)
+_BASE64_TEXT = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}\s*")
+
+
+def base64_kind(text: str) -> str:
+    """ "image", "audio" or "medium" for the content of a medium written as base64; "" for any other text."""
+    if len(text) < 20 or "." in text[:1000]:
+        return ""
+    kind = next((kind for begin, kind in _BASE64 if text.startswith(begin)), "")
+    return kind if kind and _BASE64_TEXT.fullmatch(text[:1000]) else ""

@@ -13,10 +13,13 @@ Paths are relative to the file's own folder, which is where the pictures are exp
 from collections import Counter
 
 from data.document import Document, DocumentError, Part
-from data.formats.chat import conversation
-from data.formats.marks import learned, note_unknown
-from data.formats.parts import MediaQueue, split_placeholders
+from data.formats.chat import conversation, media_beside, said
+from data.formats.marks import learned
+from data.formats.parts import MEDIA, MediaQueue, local_path
 from data.formats.roles import speaker
+from data.formats.unread import check_stretch
+
+_OF_TURN = frozenset(("from", "value", "id", "type"))
 
 
 def llava_document(fields: dict, *, name: str, notes: Counter) -> Document:
@@ -32,5 +35,13 @@ def _turn(turn, queue: MediaQueue, default: bool | None, notes: Counter) -> tupl
         raise DocumentError("must be an object with the strings 'from' and 'value'")
     role, learn = speaker(turn.get("from"), notes, default)
     learn = learned(turn, learn)
-    note_unknown(turn, {"from", "value", "id"}, "beside turns", notes)
-    return role, split_placeholders(turn["value"], queue, role=role, learn=learn)
+    own = media_beside(turn, _OF_TURN, "beside turns", notes)
+    # NeMo's turns are words or one medium each
+    if turn.get("type") in MEDIA:
+        if own:
+            raise DocumentError("a turn of a medium has another beside it: write each as a turn of its own")
+        check_stretch(turn)
+        return role, [MEDIA[turn["type"]](local_path(turn["value"], where=turn["type"]), role=role)]
+    if turn.get("type") not in (None, "text"):
+        notes["note: field 'type' beside turns is not known and was not read"] += 1
+    return role, said(turn["value"], queue, own, role=role, learn=learn)

@@ -27,30 +27,24 @@ from pathlib import Path
 from data.compressed import plain_stem
 from data.document import Document, DocumentError, Quarantined, Text, parse_document
 from data.formats.captioned import captioned_document, plain_document
-from data.formats.chat import chat_document
-from data.formats.fields import (
-    CONVERSATIONS,
-    FIELDS,
-    WORDS,
-    asked_in_pairs,
-    check_stretch,
-    check_unread,
-    fields_in,
-    folded,
-    path_of,
-    unpacked,
-)
+from data.formats.chat import SYSTEM, chat_document
+from data.formats.fields import CONVERSATIONS, FIELDS, WORDS, asked_in_pairs, fields_in, folded, path_of, unpacked
 from data.formats.lines import is_array, json_items
 from data.formats.llava import llava_document
-from data.formats.marks import marked_parts, object_switch
+from data.formats.marks import READ_BESIDE, marked_parts, object_switch
 from data.formats.obelics import obelics_document
+from data.formats.placeholders import waiting
 from data.formats.roles import ROLES
 from data.formats.splits import FORM, HELD_OUT, UNASSIGNED, MediaSplits, SplitFrom, split_in, splits_of_paths
+from data.formats.unread import check_unread, check_whole, has_media
 
 FORMS = ("content-parts", "chat", "llava", "obelics", "captioned")
 _TURNS = frozenset(CONVERSATIONS[2:])
 _WORDS = frozenset(WORDS)
 _PLAIN = frozenset((*WORDS, *FIELDS))
+_NATIVE = frozenset(("id", "kind", "level", "split", "source", "content"))
+_PAGE = frozenset(("texts", "images"))
+_BESIDE = {key: READ_BESIDE | {key, "tools", *SYSTEM} for key in CONVERSATIONS}
 
 
 def manifest_documents(
@@ -136,7 +130,9 @@ def form_of(fields: dict) -> str | None:
     if "conversations" in fields:
         turns = fields["conversations"]
         first = turns[0] if isinstance(turns, list) and turns else None
-        return "chat" if isinstance(first, dict) and "role" in first else "llava"
+        # neither: a question and its answer in each
+        is_chat = isinstance(first, dict) and ("role" in first or not {"from", "value"} & first.keys())
+        return "chat" if is_chat and first else "llava"
     for key in () if _TURNS.isdisjoint(fields) else CONVERSATIONS[2:]:
         turns = fields.get(key)
         if isinstance(turns, list) and turns and isinstance(turns[0], dict):
@@ -164,10 +160,12 @@ def object_document(
     max_file_mib: float,
     include_decode: bool = False,
     notes: Counter | None = None,
+    beside: dict | None = None,
 ) -> Document | None:
     """The document in one JSON object, or None when it is not meant for training.
 
-    `name` is its id and `split` its split where it has none of its own. Raises DocumentError naming what is wrong.
+    `beside` are fields that are not to be read, and may not vanish either (columns of a table). `name` is its id and
+    `split` its split where it has none of its own. Raises DocumentError naming what is wrong.
     """
     form, notes = form or form_of(fields), Counter() if notes is None else notes
     if form is None:
@@ -176,12 +174,18 @@ def object_document(
         raise DocumentError('one message by itself: write those of a conversation as one line {"messages": [...]}')
     if form == "content-parts":
         document = parse_document(marked_parts(fields, notes) | {"split": split_in(fields) or "train"})
-        check_unread(fields, {"id", "source", "content"}, notes, any_read=_has_media(document))
+        any_read = has_media(document)
+        check_whole(fields, document.parts)
+        check_unread(fields, _NATIVE, notes, any_read=any_read, where="a part of 'content'")
+        if not any_read:
+            _check_waiting(document)
         return document
     if form not in ("chat", "llava") and (off := object_switch(fields, notes)):
         raise DocumentError(f"field {off!r} says that nothing here is to be learned")
     if form == "captioned" and _is_house(fields):
-        return captioned_document(fields, root=root, max_file_mib=max_file_mib, include_decode=include_decode)
+        return captioned_document(
+            fields, root=root, max_file_mib=max_file_mib, include_decode=include_decode, notes=notes
+        )
     name = _own_name(fields) or name
     if form == "chat":
         document = chat_document(fields, name=name, notes=notes)
@@ -190,15 +194,30 @@ def object_document(
     elif form == "obelics":
         document = obelics_document(fields, name=name)
     else:
-        document = plain_document(fields, root=root, name=name, notes=notes)
+        document = plain_document(fields, root=root, name=name, notes=notes, beside=beside)
     if form != "captioned":
-        check_stretch(fields, document.parts, notes)
-        check_unread(fields, {"images"} if form == "obelics" else set(), notes, any_read=_has_media(document))
+        any_read = has_media(document)
+        if any_read:
+            check_whole(fields | beside if beside else fields, document.parts)
+        check_unread(fields | beside if beside else fields, _read(fields, form), notes, any_read=any_read)
+        if form == "obelics" and not any_read:
+            _check_waiting(document)
     return checked(document, fields, split)
 
 
-def _has_media(document: Document) -> bool:
-    return any(not isinstance(part, Text) for part in document.parts)
+def _read(fields: dict, form: str) -> frozenset[str]:
+    """The fields that the reader of a conversation or page reads."""
+    if form == "obelics":
+        return _PAGE
+    key = next((key for key in CONVERSATIONS if key in fields), "messages")
+    return _BESIDE[key]
+
+
+def _check_waiting(document: Document) -> None:
+    """DocumentError for words of a page that wait for a medium, where there is none."""
+    for part in document.parts:
+        if isinstance(part, Text) and "<" in part.text and (found := waiting(part.text)):
+            raise DocumentError(f"there are more {found} placeholders than media (0 listed)")
 
 
 def checked(document: Document, fields: dict, split: str = UNASSIGNED) -> Document:

@@ -68,6 +68,8 @@ _SETTINGS = {
     **dict.fromkeys(("assistant_only_loss", "completion_only_loss", "train_on_responses_only", "mask_prompt"), True),
     **dict.fromkeys(("mask_input", "mask_inputs", "mask_prompts", "train_on_completions_only"), True),
 }
+READ_BESIDE = frozenset((*SILENT_ROLES, *LEARNED_ROLES, *_NARROWER, *_SETTINGS, "chosen", "rejected"))
+"""Fields beside the turns that `TurnMarks` reads or notes."""
 _LIKE_A_MARK = re.compile(r"mask|loss|train|learn|supervis")
 _NO_MARKS = {"attention_mask", "pixel_mask", "special_tokens_mask", *FLAGS}
 _NATIVE = {"type", "text", "image", "audio", "video", "role", "sound"}
@@ -119,7 +121,7 @@ def object_switch(fields: dict, notes: Counter, *, read: tuple[str, ...] = ()) -
         if key in TOKEN_MARKS and _marks_tokens(key, value):
             raise DocumentError(f"field {key!r} marks the tokens of another tokenizer: mark messages or parts instead")
         if sense is None:
-            if _LIKE_A_MARK.search(key.lower()) and key not in _NO_MARKS and value not in ("", [], {}):
+            if looks_like_mark(key) and value not in ("", [], {}):
                 notes[f"note: field {key[:40]!r} beside the content looks like a mark and was not read"] += 1
         elif isinstance(value, list) and value and all(map(_is_switch, value)):
             raise DocumentError(f"field {key!r} is a list of marks: put each into its own message")
@@ -142,7 +144,7 @@ class TurnMarks:
         self.alone, alone = _named(fields, LEARNED_ROLES, None)
         self.each, each = _one_a_turn(fields, len(turns))
         for key in UNWANTED:
-            if fields.get(key) is False:
+            if is_unwanted(fields.get(key)):
                 raise DocumentError(f"field {key!r} says that the answer is a bad one: there is nothing to learn from")
         for key in _NARROWER:
             if fields.get(key) not in (None, False, 0, ""):
@@ -214,6 +216,13 @@ def _marks_tokens(key: str, value) -> bool:
     return key != "labels" or (all(isinstance(entry, int) for entry in value) and -100 in value)
 
 
+def is_unwanted(value) -> bool:
+    """Whether the value of one of UNWANTED says that what it stands beside is a bad one."""
+    if isinstance(value, str):
+        return value.strip().casefold() in ("false", "undesirable", "unwanted", "rejected", "bad")
+    return value is False
+
+
 def marks_of(turns: list) -> list[str]:
     """The marks that turns and the parts of their content have, once each."""
     contents = (turn["content"] for turn in turns if isinstance(turn.get("content"), list))
@@ -249,6 +258,11 @@ def note_unknown(fields: dict, known: set[str], where: str, notes: Counter) -> N
     for key, value in fields.items():
         if key not in known and sense_of(key) is None and value not in (None, "", [], {}):
             notes[f"note: field {key[:40]!r} {where} is not known and was not read"] += 1
+
+
+def looks_like_mark(field: str) -> bool:
+    """Whether the name of a field looks like that of a mark; `object_switch` notes it."""
+    return field not in _NO_MARKS and _LIKE_A_MARK.search(field.lower()) is not None
 
 
 def is_mark(field: str) -> bool:

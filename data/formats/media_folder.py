@@ -19,7 +19,7 @@ from data.compressed import packed_kind
 from data.document import Document, DocumentError, Quarantined
 from data.endings import FILM_OR_CODE, ending_of, medium_in, medium_of, remedy_for
 from data.formats.captioned import read_text
-from data.formats.samples import captioned_sample, is_whole, named_in, object_beside, whole_sample
+from data.formats.samples import captioned_sample, is_whole, named_in, note_text_beside, object_beside, whole_sample
 from data.formats.source import Limits, files_sha256
 from data.formats.splits import UNASSIGNED, NamedSplits
 from data.formats.walk import is_open, walk
@@ -70,8 +70,11 @@ def _document(
             fields = object_beside(content, text, skipped)
         elif not text.strip():
             text = content
+        elif content.strip() not in ("", text.strip()):
+            skipped["note: of several texts of one name the first was read"] += 1
     find = named_in(os.path.dirname(name), lambda path: _is_there(root, path))
     if is_whole(fields):
+        note_text_beside(text, skipped)
         return whole_sample(name, media, fields, find=find, max_file_mib=limits.max_file_mib, notes=skipped)
     document = captioned_sample(name, media, text, fields, find=find, source=root.name, notes=skipped)
     if not document.parts[-1].text:

@@ -28,7 +28,7 @@ from data.archive import resolve_container
 from data.document import Document, DocumentError, Quarantined, Text, untagged
 from data.endings import FILM_OR_CODE, ending_of, medium_of
 from data.formats.cells import open_table, table_rows
-from data.formats.fields import CONVERSATIONS, FIELDS, STRETCHES, SURE, WORDS, asked_in_pairs, is_medium, path_of
+from data.formats.fields import CONVERSATIONS, FIELDS, SURE, WORDS, asked_in_pairs, is_medium, path_of
 from data.formats.lines import list_in
 from data.formats.manifest import form_of, object_document
 from data.formats.marks import is_mark
@@ -98,13 +98,26 @@ def _row(
     try:
         if isinstance(values, DocumentError):
             raise values
-        fields = _fields(values, values.pop(None), features, notes)
+        heads = values.pop(None)
+        fields = _fields(values, heads, features, notes)
+        beside = {
+            column: value
+            for column, value in values.items()
+            if column not in fields and not _is_used(column, value, fields, heads, features)
+        }
         fields.setdefault("id", name)
         # a table has no other way to leave a medium out
         fields |= dict.fromkeys(media - values.keys())
         form = form_of(fields) or "captioned"
         document = object_document(
-            fields, root=root, name=name, form=form, split=split, max_file_mib=limits.max_file_mib, notes=notes
+            fields,
+            root=root,
+            name=name,
+            form=form,
+            split=split,
+            max_file_mib=limits.max_file_mib,
+            notes=notes,
+            beside=beside,
         )
         # in a table a missing split means no more than that
         if not split_in(fields) and form == "content-parts":
@@ -149,7 +162,6 @@ def _fields(values: dict, heads: dict[str, bytes], features: dict, notes: Counte
                         values[f"{kind}s"] = [*values.get(f"{kind}s", []), reference]
         return values
     fields = {key: values[key] for key in ("id", "__key__", "key", "source", *_SPLITS, *WORDS) if key in values}
-    fields |= {key: values[key] for key in STRETCHES if key in values}
     # the picture of a mask is a medium
     fields |= {key: value for key, value in values.items() if is_mark(key) and not _holds_media(value, heads)}
     for key in ("__key__", "key"):
@@ -200,6 +212,19 @@ def _check_cells(fields: dict, left: Iterable[str], notes: Counter) -> None:
             notes[f"note: column {column[:40]!r} holds bytes of no known medium and was not read"] += 1
         elif is_caption or any(pattern.search(column.lower()) for _, pattern in _NAMES):
             raise DocumentError(f"column {column[:40]!r} holds bytes of no image, audio or video format that is known")
+
+
+def _is_used(column: str, value, fields: dict, heads: dict[str, bytes], features: dict) -> bool:
+    """Whether a column that is not among a row's fields was read all the same, or is told of elsewhere."""
+    entries = value if isinstance(value, list) else [value]
+    media = [entry for kind in ("image", "audio", "video") for entry in fields.get(kind) or () if kind not in (column,)]
+    if any(isinstance(entry, str) and (entry in heads or entry in media) for entry in entries[:100]):
+        return True
+    names = features.get(column)
+    if isinstance(names, list) and isinstance(value, int) and 0 <= value < len(names):
+        return fields.get("label") == names[value]
+    # what the file of a cell was called
+    return bool(media) and column in FIELDS and not FIELDS[column]
 
 
 def _is_cell(value, heads: dict[str, bytes]) -> bool:

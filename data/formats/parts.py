@@ -17,12 +17,10 @@ import re
 from collections.abc import Iterable
 
 from data.document import Audio, DocumentError, Image, Part, Text, Video, check_relative
-from data.formats.fields import media_of
+from data.formats.fields import FIELDS, base64_kind, media_of
+from data.formats.placeholders import LISTED, waiting, written_out
 
 MEDIA = {"image": Image, "video": Video, "audio": Audio}
-# PNG, JPEG, GIF, and RIFF as base64 begins
-_BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR)[A-Za-z0-9+/=\s]*$")
-_PLACEHOLDER = re.compile(r"<(image|video|audio)>")
 _KEYS = ("path", "url", "file", "image", "audio", "video", "image_url", "video_url", "audio_url", "source")
 
 
@@ -54,7 +52,7 @@ def local_path(reference, *, where: str) -> str:
             return local_path(reference, where=where)
     if not isinstance(reference, str) or not reference:
         raise DocumentError(f"{where} names no file (a path is wanted, not {type(reference).__name__})")
-    if reference.startswith("data:") or _BASE64.match(reference):
+    if reference.startswith("data:") or base64_kind(reference) or (len(reference) > 1000 and " " not in reference):
         raise DocumentError(f"{where} holds its bytes in the text: store it as a file and give the path")
     if re.match(r"(https?|ftp|s3|gs|hf)://", reference):
         raise DocumentError(f"{where} is remote ({reference[:80]!r}): download it and give the path of the file")
@@ -64,20 +62,27 @@ def local_path(reference, *, where: str) -> str:
 class MediaQueue:
     """Media listed beside a text, taken in order by the placeholders in it."""
 
-    def __init__(self, listed: dict[str, list]):
+    def __init__(self, listed: dict[str, list], fields: tuple[str, ...] = ()):
+        self.fields = fields
+        """Fields that the media are from."""
         self.counts = {kind: len(references) for kind, references in listed.items()}
         self.rest = {kind: iter(references) for kind, references in listed.items()}
         self.wanted = dict.fromkeys(MEDIA, 0)
+        self.orphan = ""
+        """A placeholder in words for which no medium is listed."""
 
     @classmethod
     def of(cls, fields: dict) -> "MediaQueue":
         """From every field that names media (`data.formats.fields`)."""
         listed = {kind: [] for kind in MEDIA}
-        for key, kind, reference in media_of(fields):
+        if FIELDS.keys().isdisjoint(fields):
+            return cls(listed)
+        found = media_of(fields)
+        for key, kind, reference in found:
             if not kind:
                 raise DocumentError(f"field {key!r} names a file with an ending of no picture, sound or film")
             listed[kind].append(reference)
-        return cls(listed)
+        return cls(listed, tuple(key for key, _, _ in found))
 
     def __bool__(self) -> bool:
         return any(self.counts.values())
@@ -90,6 +95,13 @@ class MediaQueue:
             raise DocumentError(f"there are more <{kind}> placeholders than media ({self.counts[kind]} listed)")
         return MEDIA[kind](local_path(reference, where=f"{kind} {self.wanted[kind]}"), role=role)
 
+    def before(self, parts: list[Part], role: str | None) -> list[Part]:
+        """The parts with the media before them when no placeholder took one. Raises DocumentError, as `close` does."""
+        if not any(self.wanted.values()):
+            parts = [self.take(kind, role) for kind, count in self.counts.items() for _ in range(count)] + parts
+        self.close()
+        return parts
+
     def close(self) -> None:
         """DocumentError when media are left that no placeholder took."""
         for kind, count in self.counts.items():
@@ -98,10 +110,20 @@ class MediaQueue:
 
 
 def split_placeholders(text: str, queue: MediaQueue, *, role: str, learn: bool) -> list[Part]:
-    """Text and media of a string with `<image>`, `<video>` and `<audio>` in it."""
+    """Text and media of a string with `<image>`, `<video>` and `<audio>` in it, or media written out."""
     parts: list[Part] = []
+    if not queue:
+        for words, medium in written_out(text) if "</" in text else ():
+            parts += [Text(words, learn=learn, role=role)] if words else []
+            kind, _, path = medium.partition(":")
+            parts += [MEDIA[kind](local_path(path, where=f"<{kind}>"), role=role)] if kind else []
+        if parts:
+            return parts
+        if "<" in text:
+            queue.orphan = queue.orphan or waiting(text)
+        return [Text(text, learn=learn, role=role)] if text else []
     # with one group, every second piece is the name of a medium
-    for place, piece in enumerate(_PLACEHOLDER.split(text)):
+    for place, piece in enumerate(LISTED.split(text)):
         if place % 2:
             parts.append(queue.take(piece, role))
         elif piece:

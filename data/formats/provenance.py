@@ -14,6 +14,7 @@ field such as `pic` or `image_url` names a medium in any row, and a text beside 
 page with the address of its picture (CC-News), which is told by a long text and two fields of crawls.
 """
 
+import functools
 import re
 
 DOCUMENT_WORDS = ("text", "raw_text", "content", "raw_content", "page_content", "full_text", "code")
@@ -42,6 +43,26 @@ _OF_MEDIA = _set(
     "image images img picture photo thumbnail video clip audio wav width height aspect pwatermark punsafe similarity",
     "aesthetic phash duration fps frames sampling samplerate alt exif faces bbox bboxes resolution pic pics",
 )
+_METADATA = _set(
+    "hash md sha phash checksum license licence licenses copyright credit credits attribution author authors artist",
+    "creator photographer uploader username speaker channel client gender age sex accent accents locale language lang",
+    "languages dialect country region city date dates time timestamp created updated modified year month version",
+    "revision split subset fold level kind source dataset topic topics category categories tag tags keyword keywords",
+    "score scores rating ratings quality confidence probability prob logprob logprobs perplexity similarity aesthetic",
+    "aesthetics toxicity nsfw punsafe pwatermark watermark votes upvotes downvotes likes views stars count counts",
+    "length lengths len size sizes chars characters width height aspect resolution ratio duration dur durations sr fps",
+    "rate samplerate sampling channels format mime encoding status exif index idx number row level type types",
+)
+_COUNTED = ("num", "n", "nb")
+_SURE_WORD = re.compile(
+    r"(images?|imgs?|pictures?|photos?|videos?|audios?|youtube|yt|vid|screenshots?|thumbnails?|wavs?|pixels?|frames)"
+    r"(id|ids|url|urls|path|paths|name|names|file|files|src|key|dir)?|latents?|spectrograms?|mels?"
+)
+_ABOUT = _set(
+    "caption captions title titles description descriptions text texts alt transcript transcription credit credits",
+    "label labels question answer prompt prompts category categories tag tags type types license language summary",
+    "keywords channel author review reviews comment comments generation model",
+)
 
 
 def _words(name: str) -> list[str]:
@@ -56,6 +77,23 @@ def is_provenance(field: str, path: str) -> bool:
     return "://" in path or words[-1] in _LOCAL or not _REPOSITORY.isdisjoint(words)
 
 
+@functools.lru_cache(maxsize=4096)
+def is_metadata(field: str) -> bool:
+    """Whether a field says what was measured of a row, who made it, or how it is filed."""
+    words = _words(field)
+    return bool(words) and (words[-1] in _METADATA or words[-1] in _PROVENANCE or words[0] in _COUNTED)
+
+
+@functools.lru_cache(maxsize=4096)
+def names_medium(field: str) -> bool:
+    """Whether the name of a field says that its row has a picture, sound or film (`image_id`, `frames_dir`).
+
+    Names of words about one (`video_title`) do not.
+    """
+    words = _words(field) if len(field) < 60 else []
+    return any(map(_SURE_WORD.fullmatch, words)) and _ABOUT.isdisjoint(words)
+
+
 def is_of_repository(fields: dict) -> bool:
     """Whether a row is a file of a repository of programs, so that names of files in it name no media."""
     return any(not _REPOSITORY.isdisjoint(_words(name)) for name in fields if isinstance(name, str))
@@ -67,9 +105,14 @@ def is_text_row(fields: dict, named: str, key: str, words: str) -> bool:
         return False
     is_long = len(words) > LONG_CHARACTERS or "\n\n" in words
     crawl = _num_crawl(fields, named)
-    if any(not _OF_MEDIA.isdisjoint(_words(name)) for name, value in fields.items() if value is not None):
+    if any(names_medium(name) or _is_of_media(name) for name, value in fields.items() if value is not None):
         return crawl > 2 or (is_long and crawl > 1)
     return is_long or crawl > 0
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_of_media(name: str) -> bool:
+    return not _OF_MEDIA.isdisjoint(_words(name))
 
 
 def is_web_page(fields: dict, named: str, key: str, words: str) -> bool:

@@ -19,15 +19,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data.document import Audio, Document, DocumentError, Image, Text, Video, parse_document
-from data.formats.captioned import words_in
+from data.formats.captioned import check_words, words_in
 from data.formats.chat import PARTS_WITH_PATH
-from data.formats.fields import CONVERSATIONS, check_unread, folded, media_of, unpacked
+from data.formats.fields import CONVERSATIONS, folded, media_of, unpacked
 from data.formats.lines import parse_object
 from data.formats.manifest import checked, form_of, object_document
 from data.formats.marks import object_switch
 from data.formats.parts import MEDIA, local_path
 from data.formats.roles import ROLES
 from data.formats.splits import UNASSIGNED, split_in
+from data.formats.unread import check_whole
 
 WHOLE = ("content-parts", "chat", "llava", "obelics")
 """Forms of an object that is a whole document."""
@@ -38,6 +39,12 @@ Find = Callable[[str], str | None]
 def is_whole(fields: dict) -> bool:
     """Whether an object is a whole document, and no words for the media beside it."""
     return form_of(fields) in WHOLE
+
+
+def note_text_beside(text: str, notes: Counter) -> None:
+    """Count a text in a file of its own beside a whole document, which has words enough."""
+    if text.strip():
+        notes["note: a text beside a .json that is a whole document was not read"] += 1
 
 
 def object_beside(content: str, text: str, notes: Counter) -> dict:
@@ -74,7 +81,7 @@ def captioned_sample(
     """
     if off := object_switch(fields, notes):
         raise DocumentError(f"field {off!r} says that nothing here is to be learned")
-    key, words = ("text", text) if text.strip() else words_in(fields, notes)
+    key, words = ("text", text) if text.strip() else words_in(fields)
     if not words.strip():
         return paired(name, media, "", source=source)
     found = dict(media)
@@ -89,7 +96,8 @@ def captioned_sample(
                 raise DocumentError(f"file {path[:200]!r} has an ending of no picture, sound or film")
             found[address] = kind
     # without a medium of its own a caption is none
-    check_unread(fields, set(), notes, any_read=bool(found), words=(key, words))
+    check_whole(fields, [kind(path) for path, kind in found.items()])
+    words = check_words({"text": text} | fields if text.strip() else fields, key, words, notes, any_read=bool(found))
     return checked(paired(name, found, words, source=source), fields, split_in(fields))
 
 

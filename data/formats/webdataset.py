@@ -9,8 +9,9 @@ the whole name before their last ending are a sample of their own, so that `22.0
 read and the other set aside. Hidden members (`._a.png`) are passed over.
 
 Words come from `.txt`, then `.caption`, then a `.json` with `text` or `caption`, then `.cls`; images, sounds and films
-go by their endings, and any other member is passed over and counted. What a `.json` says is read as in a line of a
-manifest (`data.formats.samples`): split, marks, media by name, a whole document (`content`, `messages`,
+go by their endings, and any other member is passed over and counted; but words whose only company is of a kind that
+nobody reads (`a.npy`, `a.image`) are set aside, since they are about that. What a `.json` says is read as in a line
+of a manifest (`data.formats.samples`): split, marks, media by name, a whole document (`content`, `messages`,
 `conversations`, `texts`); its paths are members of the same tar. A sample of words alone is a text.
 
 Nothing is unpacked: media are addressed `shard-0001.tar::a/heron.jpg` and read when they are decoded
@@ -34,12 +35,19 @@ from data.endings import FILM_OR_CODE, ending_of, medium_by, medium_of, remedy_f
 from data.formats.captioned import words_of
 from data.formats.fields import asked_in_pairs
 from data.formats.media_folder import pass_over
-from data.formats.samples import captioned_sample, is_whole, named_in, object_beside, whole_sample
+from data.formats.samples import captioned_sample, is_whole, named_in, note_text_beside, object_beside, whole_sample
 from data.formats.source import Limits
 from data.formats.splits import HELD_OUT, UNASSIGNED, NamedSplits, SplitFrom, splits_of_paths
 from data.text import decode_text
+from data.workbench.source import LANGUAGES
 
 _WORDS = ("txt", "caption", "json", "cls")
+_ASIDE = {
+    *("", "id", "idx", "index", "key", "meta", "metadata", "info", "src", "url", "lang", "hash", "sha256", "license"),
+    *("md", "rst", "html", "htm", "xml", "csv", "tsv", "jsonl", "yaml", "yml", "toml", "srt", "vtt", "ass", "log"),
+    *(ending.lstrip(".") for ending in LANGUAGES),
+}
+"""Endings of members that are words or notes of some kind, so that a text beside them is one of its own."""
 
 
 def webdataset_documents(
@@ -171,7 +179,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _document(tar: _Shard, name: str, members: list[str], skipped: Counter) -> Document | None:
-    media, unread, words = {}, [], {}
+    media, unread, words, others = {}, [], {}, []
     # of two texts the one with the shorter name is the sample's own
     for member in sorted(members, key=lambda member: member.count(".")):
         ending = ending_of(member)
@@ -186,11 +194,14 @@ def _document(tar: _Shard, name: str, members: list[str], skipped: Counter) -> D
         elif remedy_for(member):
             unread.append(member)
         else:
+            others += [] if ending in _ASIDE else [member]
             reason = f"member .{ending[:20]}" if ending else "member without an ending"
             skipped[nested_kind(member) or reason] += 1
     media = {tar.address(member): media[member] for member in members if member in media}
-    texts = (tar.text(words[ending]) for ending in ("txt", "caption") if ending in words)
-    text = next((text for text in texts if text.strip()), "")
+    texts = [text for ending in ("txt", "caption") if ending in words and (text := tar.text(words[ending])).strip()]
+    text = texts[0] if texts else ""
+    if len(texts) > 1 and texts[1].strip() != text.strip():
+        skipped["note: of several texts of one name the first was read"] += 1
     fields = object_beside(tar.text(words["json"]), text, skipped) if "json" in words else {}
     folder = posixpath.dirname(words.get("json", members[0]))
     inside = named_in(folder, tar.index.members.__contains__)
@@ -200,6 +211,7 @@ def _document(tar: _Shard, name: str, members: list[str], skipped: Counter) -> D
         return None if member is None else tar.address(member)
 
     if is_whole(fields):
+        note_text_beside(text, skipped)
         limit = tar.limits.max_file_mib
         document = whole_sample(name, media, fields, find=find, max_file_mib=limit, notes=skipped)
         used = {part.path for part in document.parts if not isinstance(part, Text)}
@@ -208,6 +220,12 @@ def _document(tar: _Shard, name: str, members: list[str], skipped: Counter) -> D
         return document
     if unread and not media:
         raise DocumentError(f"member {unread[0]!r} is not read: {remedy_for(unread[0])}")
+    if others and words and not media:
+        # what a caption is about, in a form that nobody reads, and no text of its own
+        raise DocumentError(
+            f"member {others[0][:200]!r} is of no medium that is read: store the picture, sound or film itself, or "
+            "leave it out where the words stand alone"
+        )
     pass_over(unread, skipped)
     if not words and not media:
         return None

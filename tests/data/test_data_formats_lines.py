@@ -45,7 +45,7 @@ def test_chat(room, tokenizer, config):
             ],
             "images": ["m/a.png", {"path": "m/b.png"}],
         },
-        {"messages": [{"role": "user", "content": "say <image>"}, {"role": "assistant", "content": "<image>"}]},
+        {"messages": [{"role": "user", "content": "the <image> tag?"}, {"role": "assistant", "content": "`<image>`"}]},
     ]
     documents, bad = read(manifest(room, lines))
     assert not bad and open_source(room).format == "chat"
@@ -57,8 +57,8 @@ def test_chat(room, tokenizer, config):
     assert (second.id, second.split) == ("7", "test")
     assert media(second) == [(Image, "m/a.png"), (Image, "m/b.png")]
     assert texts(second, learn=False) == "<user>\n or ?\n<assistant>\n"
-    # without a list of pictures the word is only a word
-    assert texts(third, learn=True) == "<image>" and not media(third)
+    # in quotes of code the word is only a word
+    assert texts(third, learn=True) == "`<image>`" and not media(third)
     encoded(first, room, tokenizer, config)
 
 
@@ -179,7 +179,7 @@ def test_obelics(room, tokenizer, config):
         ([("a", None), ("b", "m/a.png")], (Text("a"), Image("m/a.png"), Text("b"))),
         ([(None, None), ("a", None), ("", None)], (Text("a"),)),
         ([(None, {"path": "m/a.png"}), (None, "m/a.png"), ("a", None)], (*[Image("m/a.png")] * 2, Text("a"))),
-        ([("<image>\r\n", None)], (Text("<image>\r\n"),)),
+        ([("The tag <image> of SVG", None)], (Text("The tag <image> of SVG"),)),
     ],
     ids=["text beside its picture", "empty places", "pictures first", "a word like a placeholder"],
 )
@@ -193,6 +193,7 @@ def test_obelics_of_odd_pages(tmp_path, pairs, parts):
     "fields,words",
     [
         ({"texts": ["a", None, None], "images": [None, "../x.png", None]}, "leaves the manifest's folder"),
+        ({"texts": ["<image>\r\n"], "images": [None]}, "more <image> placeholders than media (0 listed)"),
         ({"texts": ["a", None], "images": [None, "/etc/passwd"]}, "not relative"),
         ({"texts": ["a", None], "images": [None, {"bytes": "iVBORw0K"}]}, "names no file"),
         ({"texts": ["a", "\ud800"], "images": [None, None]}, "lone surrogate"),
@@ -200,7 +201,7 @@ def test_obelics_of_odd_pages(tmp_path, pairs, parts):
         ({"texts": {"a": 1}, "images": []}, "must be of type list"),
         ({"texts": [["a"]], "images": [None]}, "must be a string"),
     ],
-    ids=["climbs", "absolute", "bytes", "surrogate", "nothing", "object", "list"],
+    ids=["climbs", "placeholder", "absolute", "bytes", "surrogate", "nothing", "object", "list"],
 )
 def test_obelics_says_what_is_wrong(tmp_path, fields, words):
     documents, bad = read(manifest(tmp_path, [fields, {"texts": ["good"], "images": [None]}]), format="obelics")

@@ -1,0 +1,285 @@
+"""What becomes of the fields of a row that its reader did not read: none of them vanishes without a word.
+
+    check_unread(...)     for each of them: nothing, a note with its name, or DocumentError
+    check_whole(...)      DocumentError for a row that names a part of a sound or film
+    check_beside(...)     the same rule for the fields beside a message
+    medium_inside(value)  the first name, address or content of a medium in a value, however deep
+
+A field says where a row is from or what was measured of it (`data.formats.provenance`: ids, licences, scores, sizes),
+and is passed over; or it is a mark or a split, which others read; else a note counts it by its name. That is what
+tells of a second caption, of a question beside one, of documents beside a conversation.
+
+Words about a medium must not become a text of their own. So where no medium was read, these set a row aside:
+
+    a value that names a medium or holds one    {"scan": "a.png"}, {"cams": {"front": "a.jpg"}}, base64, a .npy
+    a name that says there was one              {"image_id": 7}, {"youtube_id": "x"}, {"num_images": 2}
+    a caption with the address of its page      {"caption": "a heron", "url": "https://x.org/photos/7"}
+
+false, 0, null and nothing are no media, and a row whose other fields are those of texts keeps its words.
+"""
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from data.document import Audio, Document, DocumentError, Part, Text, Video
+from data.endings import remedy_for
+from data.formats.fields import FIELDS, SURE, WORDS, base64_kind, is_medium, path_of
+from data.formats.marks import UNWANTED, is_mark, looks_like_mark
+from data.formats.provenance import (
+    DOCUMENT_WORDS,
+    is_metadata,
+    is_of_repository,
+    is_provenance,
+    is_text_row,
+    is_web_page,
+    names_medium,
+)
+from data.split_names import FIELDS as SPLIT_FIELDS
+from data.split_names import FLAGS, LOOSE_FIELDS
+
+MAX_NOTES = 100
+"""Names of fields that are noted one by one."""
+_ARRAYS = (".npy", ".npz", ".pt", ".pth", ".safetensors", ".h5", ".hdf5", ".pkl", ".tfrecord", ".mat")
+_FROM = frozenset(
+    f"{prefix}{word}"
+    for word in ("offset", "start", "starttime", "begin", "begintime", "onset", "startsec", "startseconds", "starts")
+    for prefix in ("", "clip", "video", "audio", "segment", "t", "time", "chunk")
+) | {"startms", "startframe", "framestart", "starttimestamp", "beginsec", "startsecs", "fromtime", "startoffset"}
+_UNTIL = frozenset(
+    f"{prefix}{word}"
+    for word in ("end", "endtime", "stop", "stoptime", "endsec", "endseconds", "ends", "finish")
+    for prefix in ("", "clip", "video", "audio", "segment", "t", "time", "chunk")
+) | {"endms", "endframe", "frameend", "endtimestamp", "totime", "endsecs", "endoffset"}
+_LENGTH = frozenset(("duration", "dur", "cliplength", "length"))
+_SPANS = frozenset(("segment", "span", "timespan", "timestamp", "timestamps", "interval", "clip", "time", "times"))
+
+
+def check_unread(
+    fields: dict,
+    read: frozenset[str] | set[str],
+    notes: Counter,
+    *,
+    any_read: bool,
+    words: tuple[str, str] = ("", ""),
+    where: str = "'image', 'audio' or 'video'",
+) -> None:
+    """Look at every field that is not in `read`. Raises DocumentError where a medium was not read.
+
+    words: the field that holds the words, and these; of a conversation neither. where: what to call a medium instead.
+    """
+    for key, value in fields.items():
+        if key in read or value is None or value == "" or value == [] or value == {}:
+            continue
+        if any_read and key in FIELDS and _was_read(key, value):
+            continue
+        how = _how(key)
+        path = medium_inside(value) if isinstance(value, str | list | dict) else ""
+        if path and not (FIELDS.get(key) == "" and is_of_repository(fields)):
+            _check_medium(fields, key, value, path, notes, any_read=any_read, words=words, where=where)
+        elif how == "medium":
+            if _is_no_medium(value):
+                continue
+            if not any_read and not is_text_row(fields, key, *words):
+                raise DocumentError(
+                    f"field {key[:40]!r} says that there was a medium, but none was read: give the path of its file as "
+                    f"{where}, or take the field out where the words stand alone"
+                )
+            if not is_metadata(key):
+                note_field(key, notes)
+        elif how == "other":
+            if not (key in WORDS and value == words[1]):
+                note_field(key, notes)
+        elif how == "judged":
+            if value is not True:
+                note_field(key, notes)
+        elif how == "provenance":
+            if words[0] in ("caption", "captions") and not any_read and "://" in (address := path_of(value))[:12]:
+                raise DocumentError(
+                    f"field {key[:40]!r} has the address {address[:100]!r} of what the caption is about, which is "
+                    f"remote: download it and give its path as {where}, or call words that stand alone 'text'"
+                )
+        elif how == "metadata" and isinstance(value, str) and len(value) > 300:
+            note_field(key, notes)
+
+
+def _was_read(key: str, value) -> bool:
+    """Whether a field of media is one that `media_of` reads, where some were."""
+    if key in SURE:
+        return True
+    return any(is_medium(path) or "::" in path for path in map(path_of, _entries(value)[:10]))
+
+
+def _check_medium(
+    fields: dict, key: str, value, path: str, notes: Counter, *, any_read: bool, words: tuple[str, str], where: str
+) -> None:
+    is_deep = not isinstance(value, str) and path != next((path_of(v) for v in _entries(value)[:1]), "")
+    if any_read:
+        if key not in ("id", "source") and not is_provenance(key, path) and not is_metadata(key):
+            _count(notes, f"note: field {key[:40]!r} names a medium too and was not read")
+        return
+    # what lies deep in notes on a text is no field of its row
+    is_noted = is_deep and "://" in path and words[0] in DOCUMENT_WORDS
+    if is_provenance(key, path) and (is_noted or is_text_row(fields, key, *words)):
+        return
+    if "://" in path and (is_web_page(fields, key, *words) or (is_deep and is_text_row(fields, key, *words))):
+        _count(notes, f"note: field {key[:40]!r} names a medium too and was not read")
+        return
+    if path.lower().endswith(_ARRAYS) and is_text_row(fields, key, *words):
+        note_field(key, notes)
+        return
+    raise DocumentError(_told(key, path, where))
+
+
+def _told(key: str, path: str, where: str) -> str:
+    what = f"field {key[:40]!r} names the medium {path[:100]!r}"
+    if base64_kind(path) or path.startswith("data:"):
+        return f"field {key[:40]!r} holds its medium in the text: store it as a file and give the path as {where}"
+    if "://" in path:
+        return f"{what}, which is remote: download it and give its path as {where}, or take the field out"
+    if path.lower().endswith(_ARRAYS):
+        return f"{what}, which is an array and no file of a medium: give the picture, sound or film itself as {where}"
+    if remedy_for(path):
+        return f"{what}, which is not read: {remedy_for(path)}, and give its path as {where}"
+    if key in FIELDS and where.startswith("'image'"):
+        where = "a path, or a list of paths"
+    return f"{what}, but no medium is read from a field of that name or form: give it as {where}, or take it out"
+
+
+def note_field(key: str, notes: Counter) -> None:
+    """Count a field that was not read by its name; of a row of very many names no more than that there were."""
+    _count(notes, f"note: field {key[:40]!r} was not read")
+
+
+def _count(notes: Counter, sentence: str) -> None:
+    notes[sentence if sentence in notes or len(notes) < MAX_NOTES else "note: fields of other names were not read"] += 1
+
+
+@functools.lru_cache(maxsize=8192)
+def _how(key: str) -> str:
+    """What a field is by its name: read by others, provenance, metadata, a medium, or "other"."""
+    if key in UNWANTED:
+        return "judged"
+    if key in WORDS or key == "labels":
+        return "other"
+    if (
+        is_mark(key)
+        or is_mark(key.removesuffix("s"))
+        or looks_like_mark(key)
+        or key in SPLIT_FIELDS
+        or key in LOOSE_FIELDS
+        or key in FLAGS
+    ):
+        return "others"
+    if names_medium(key):
+        return "medium"
+    if is_provenance(key, "https://x"):
+        return "provenance"
+    return "metadata" if is_metadata(key) else "other"
+
+
+def _is_no_medium(value) -> bool:
+    """Whether a value of a field that is named after a medium says that there is none, or is words."""
+    if isinstance(value, str):
+        return value.strip() in ("", "0", "false", "False", "none", "None", "null") or (
+            " " in value.strip() and "://" not in value
+        )
+    if isinstance(value, list | dict):
+        entries = value if isinstance(value, list) else list(value.values())
+        return all(not entry or (isinstance(entry, str) and _is_no_medium(entry)) for entry in entries[:1000])
+    return not value or value != value
+
+
+def medium_inside(value, depth: int = 0) -> str:
+    """The first name, address or content of a medium, or name of an array, in a value; "" for none."""
+    if isinstance(value, str):
+        if len(value) < 1000 and "." in value and (is_medium(value) or value.lower().endswith(_ARRAYS)):
+            return "" if " " in value and value.lower().endswith(_ARRAYS) else value
+        return value[:200] if (value.startswith("data:") and ";base64," in value[:100]) or base64_kind(value) else ""
+    if depth < 6 and isinstance(value, list | dict):
+        for entry in _entries(value)[:100]:
+            if entry and isinstance(entry, str | list | dict) and (found := medium_inside(entry, depth + 1)):
+                return found
+    return ""
+
+
+def _entries(value) -> list:
+    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
+
+
+def check_beside(message: dict, left: list[str], where: str, notes: Counter) -> None:
+    """The fields beside a message that nobody read: noted, or DocumentError for a medium."""
+    for key in left:
+        value = message[key]
+        if is_mark(key) or value is None or value in ("", [], {}):
+            continue
+        path = medium_inside(value) if isinstance(value, str | list | dict) else ""
+        named = names_medium(key) or key.rstrip("s").lower() in ("attachment", "file", "medium", "media")
+        if path or (named and not _is_no_medium(value)):
+            raise DocumentError(
+                f"field {key[:40]!r} {where} has a medium that is not read: write it into the content as "
+                '{"type": "image", "image": PATH}, or take it out'
+            )
+        _count(notes, f"note: field {key[:40]!r} {where} is not known and was not read")
+
+
+def check_whole(fields: dict, parts: Sequence[Part]) -> None:
+    """DocumentError where fields name a part of a document's sound or film, of which the whole would be read."""
+    if any(isinstance(part, Audio | Video) for part in parts):
+        check_stretch(fields)
+        for key in FIELDS.keys() & fields.keys():
+            for entry in _entries(fields[key])[:100] if not isinstance(fields[key], dict) else [fields[key]]:
+                if isinstance(entry, dict):
+                    check_stretch(entry)
+
+
+def check_stretch(fields: dict) -> None:
+    """DocumentError for fields beside a sound or film that say where in it the row begins or ends."""
+    found = []
+    length = [_number(value) for key, value in fields.items() if _plain(key) in _LENGTH]
+    for key, value in fields.items():
+        name = _plain(key)
+        number = _number(value)
+        starts = name in _FROM and number is not None and number > 0
+        ends = name in _UNTIL and number is not None and number > 0 and number not in length
+        if starts or ends or (name in _SPANS and _is_span(value)):
+            found.append(key)
+    if found:
+        names = ", ".join(repr(key[:40]) for key in found[:3])
+        raise DocumentError(
+            f"the fields {names} name a part of a file, of which only the whole is read: cut it "
+            "(`ffmpeg -ss START -t SECONDS -i FILE PART`) and give the part, or take the fields out where it is cut"
+        )
+
+
+def _is_span(value) -> bool:
+    if not isinstance(value, list) or not value:
+        return False
+    if all(isinstance(entry, list) for entry in value):
+        return any(_is_span(entry) for entry in value[:1000])
+    return len(value) == 2 and all(_number(entry) is not None for entry in value) and _number(value[1]) > 0
+
+
+def _number(value) -> float | None:
+    """Seconds in a number, or in a text such as "12.5" or "00:01:02.5"; None for anything else."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, str) and re.fullmatch(r"\s*(\d{1,4}:){0,2}\d{1,9}([.,]\d{1,9})?\s*", value):
+        seconds = 0.0
+        for piece in value.replace(",", ".").split(":"):
+            seconds = 60 * seconds + float(piece)
+        return seconds
+    return None
+
+
+@functools.lru_cache(maxsize=4096)
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).casefold() if len(name) < 40 else ""
+
+
+def has_media(document: Document) -> bool:
+    """Whether a document has a picture, sound or film."""
+    return any(not isinstance(part, Text) for part in document.parts)
