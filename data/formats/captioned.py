@@ -74,19 +74,19 @@ def captioned_document(
     text = fields.get("text", "")
     if not isinstance(text, str):
         raise DocumentError(f"field 'text' must be of type str, not {type(text).__name__}")
-    text, judged = with_verdict(text, fields)
+    said, judged = with_verdict(text, fields)
     if kind == "doc":
         parts = markdown_parts(read_text(root, path, max_file_mib), path=path)
     elif kind == "text":
         parts = (Text(read_text(root, path, max_file_mib)),)
     elif kind in _KINDS:
-        if not text and not is_decode:
+        if not said and not is_decode:
             raise DocumentError("field 'text' is empty: a medium needs words to be learnt from")
-        parts = (_KINDS[kind](path), Text(text)) if text else (_KINDS[kind](path),)
+        parts = (_KINDS[kind](path), Text(said)) if said else (_KINDS[kind](path),)
     else:
         raise DocumentError(f"field 'kind' is {kind[:40]!r}, none of doc, text, {', '.join(_KINDS)}")
     if notes is not None:
-        check_unread(fields, _HOUSE | {judged}, notes, any_read=True, words=("text", fields.get("text", "")))
+        check_unread(fields, _HOUSE | {judged}, notes, any_read=True, words=("text", text), by_name=False)
     document = Document(
         id=fields["id"],
         parts=parts,

@@ -176,7 +176,7 @@ def object_document(
         document = parse_document(marked_parts(fields, notes) | {"split": split_in(fields) or "train"})
         any_read = has_media(document)
         check_whole(fields, document.parts)
-        check_unread(fields, _NATIVE, notes, any_read=any_read, where="a part of 'content'")
+        check_unread(fields, _NATIVE, notes, any_read=any_read, where="a part of 'content'", by_name=False)
         if not any_read:
             _check_waiting(document)
         return document
@@ -199,7 +199,8 @@ def object_document(
         any_read = has_media(document)
         if any_read:
             check_whole(fields | beside if beside else fields, document.parts)
-        check_unread(fields | beside if beside else fields, _read(fields, form), notes, any_read=any_read)
+        every, by_name = fields | beside if beside else fields, form != "obelics"
+        check_unread(every, _read(fields, form), notes, any_read=any_read, by_name=by_name)
         if form == "obelics" and not any_read:
             _check_waiting(document)
     return checked(document, fields, split)

@@ -107,7 +107,9 @@ def _row(
         }
         fields.setdefault("id", name)
         # a table has no other way to leave a medium out
-        fields |= dict.fromkeys(media - values.keys())
+        for column in media:
+            if not values.get(column):
+                fields.setdefault(column, None)
         form = form_of(fields) or "captioned"
         document = object_document(
             fields,

@@ -64,15 +64,17 @@ def check_unread(
     any_read: bool,
     words: tuple[str, str] = ("", ""),
     where: str = "'image', 'audio' or 'video'",
+    by_name: bool = True,
 ) -> None:
     """Look at every field that is not in `read`. Raises DocumentError where a medium was not read.
 
     words: the field that holds the words, and these; of a conversation neither. where: what to call a medium instead.
+    by_name: whether the media were read from fields of their names (`data.formats.fields`).
     """
     for key, value in fields.items():
         if key in read or value is None or value == "" or value == [] or value == {}:
             continue
-        if any_read and key in FIELDS and _was_read(key, value):
+        if any_read and by_name and key in FIELDS and _was_read(key, value):
             continue
         how = _how(key)
         path = medium_inside(value) if isinstance(value, str | list | dict) else ""
@@ -246,10 +248,11 @@ def check_stretch(fields: dict) -> None:
         if starts or ends or (name in _SPANS and _is_span(value)):
             found.append(key)
     if found:
-        names = ", ".join(repr(key[:40]) for key in found[:3])
+        names = " and ".join(repr(key[:40]) for key in found[:3])
+        says = f"field {names} says" if len(found) == 1 else f"fields {names} say"
         raise DocumentError(
-            f"the fields {names} name a part of a file, of which only the whole is read: cut it "
-            "(`ffmpeg -ss START -t SECONDS -i FILE PART`) and give the part, or take the fields out where it is cut"
+            f"{says} that a stretch is meant, where all of the sound or film would be read: cut it out "
+            "(`ffmpeg -ss START -t SECONDS -i FILE PART`) and give that file, or take that out where it is cut"
         )
 
 
