@@ -49,9 +49,9 @@ _WORDS = frozenset(WORDS)
 _HOUSE = frozenset(("id", "kind", "path", "text", "split", "source"))
 _VERDICTS = ("label", "gold_label", "verdict", "truth", "is_true", "is_correct", "correct", "entailment", "veracity")
 """Fields that may say whether the words are true of the medium."""
-_TRUTHS = frozenset(
-    ("true", "false", "correct", "incorrect", "wrong", "right", "entailment", "contradiction", "neutral", "refuted")
-)
+_TRUTHS = frozenset(("true", "false", "correct", "incorrect", "entailment", "contradiction", "refuted"))
+# as a label these are those of moods and commands too
+_TRUTHS_BY_NAME = _TRUTHS | {"neutral", "supported", "wrong", "right"}
 _KINDS = {"image": Image, "speech": Audio, "sound": Audio, "audio": Audio, "video": Video}
 
 
@@ -157,7 +157,8 @@ def with_verdict(text: str, fields: dict) -> tuple[str, str]:
             value = fields[key]
             if isinstance(value, bool):
                 value = "true" if value else "false"
-            if isinstance(value, str) and value.strip().casefold() in _TRUTHS:
+            truths = _TRUTHS if key == "label" else _TRUTHS_BY_NAME
+            if isinstance(value, str) and value.strip().casefold() in truths:
                 return f"{text} {value.strip().casefold()}", key
     for key in UNWANTED[1:]:
         if is_unwanted(fields.get(key)):

@@ -259,9 +259,11 @@ def test_all_of_a_file_is_read(tmp_path, fields):
         ({"gold_label": "contradiction"}, "x contradiction"),
         ({"is_true": False}, "x false"),
         ({"verdict": "Refuted"}, "x refuted"),
+        ({"gold_label": "neutral"}, "x neutral"),
         ({"label": "dog"}, "x"),
+        ({"label": "right"}, "x"),
     ],
-    ids=["word", "switch", "gold", "is", "verdict", "class"],
+    ids=["word", "switch", "gold", "is", "verdict", "neutral", "class", "command"],
 )
 def test_a_verdict_is_learned_with_its_words(tmp_path, beside, learned):
     document, _, notes = look(tmp_path, {"image": "a.png", "caption": "x"} | beside)
