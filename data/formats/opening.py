@@ -25,7 +25,7 @@ from data.formats.manifest import FORMS, form_of, manifest_documents
 from data.formats.source import Limits, Source, container_sha256, file_sha256, files_sha256
 from data.formats.splits import digest_of_holders
 from data.formats.walk import walk
-from data.links import is_stored, stays_within
+from data.links import behind_links, stays_within
 from data.pointers import pointer_in
 from data.signatures import known_by
 from data.workbench.source import LANGUAGES
@@ -38,10 +38,8 @@ _TEXTS = (".txt", ".caption", ".cls", ".json", ".jsonl", ".md", ".markdown", ".c
 
 def open_file(path: Path, format: str | None, limits: Limits) -> Source:
     """The source of one file. Raises ValueError, with the formats there are, or OSError."""
-    real, above = path.resolve(), path.absolute().parent.resolve()
-    # a link that a person named is followed, and media are looked for beside its target; one into a store of bytes
-    # stands for the file itself
-    file = above / path.name if is_stored(above, real) else real
+    # a link that a person named is followed, and media are looked for beside its target
+    file = behind_links(path)
     problem = pointer_in(file) or how_to_unpack(file)
     if problem:
         raise ValueError(f"{path} {problem}")
