@@ -81,7 +81,7 @@ def snapshot_in(folder: Path) -> Path:
 
 
 def is_hub_folder(folder: Path) -> bool:
-    """Whether a folder is that of one data set in a hub's cache: views of revisions beside the bytes that they share."""
+    """Whether a folder is that of one data set in a hub's cache: views of revisions beside the bytes they share."""
     return (folder / "snapshots").is_dir() and (folder / "blobs").is_dir()
 
 
@@ -104,8 +104,8 @@ def linked_store(root: Path) -> str:
         blobs = folder.parent / "blobs"
         if folder.name == "snapshots" and blobs.is_symlink():
             return (
-                f"{str(blobs)!r} is a link to another place, which is not followed: move the data set's whole folder there "
-                "and give that, or copy the files by `cp -rL SNAPSHOT NEW` and give NEW"
+                f"{str(blobs)!r} is a link to another place, which is not followed: move the data set's whole folder "
+                "there and give that, or copy the files by `cp -rL SNAPSHOT NEW` and give NEW"
             )
     return ""
 

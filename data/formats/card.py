@@ -1,4 +1,4 @@
-"""Which files a data set's card puts into which split: the `configs` that a README.md on the Hugging Face hub begins with.
+"""Which files a data set's card puts into which split: the `configs` at the top of a README.md of the Hugging Face hub.
 
     ---
     configs:

@@ -21,7 +21,7 @@ from pathlib import Path
 from data.compressed import how_to_unpack, packing_in
 from data.endings import FILM_OR_CODE, ending_of, medium_in, medium_of, remedy_for
 from data.formats.media_folder import TABLES
-from data.formats.opening import ENDINGS, containers_by_content, unknown, what_packed
+from data.formats.opening import unknown, what_packed
 from data.formats.walk import walk
 from data.pointers import pointer_in
 from data.text import foreign_encoding
@@ -82,13 +82,8 @@ def folder_format(path: Path, root: Path) -> str:
         return "datasets"
     names = _Names(root)
     endings = names.endings
-    for ending, format in ENDINGS.items():
-        if endings[ending]:
-            return format
     if (root / ".git").exists():
         return "repository"
-    if unnamed := containers_by_content(root, names.paths):
-        return max(unnamed, key=lambda format: len(unnamed[format]))
     from data.formats.repository import CODE
 
     pages, texts = endings[".md"] + endings[".markdown"], endings[".txt"] + endings[".rst"]

@@ -9,6 +9,7 @@ first lines); everything else happens while the documents are iterated.
 """
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import os
@@ -23,9 +24,9 @@ from data.endings import medium_of
 from data.formats.lines import check_encoding, is_array, json_items
 from data.formats.manifest import FORMS, form_of, manifest_documents
 from data.formats.source import Limits, Source, container_sha256, file_sha256, files_sha256
-from data.formats.splits import digest_of_holders
+from data.formats.splits import NamedSplits, digest_of_holders
 from data.formats.walk import walk
-from data.links import behind_links, stays_within
+from data.links import behind_links
 from data.pointers import pointer_in
 from data.signatures import known_by
 from data.workbench.source import LANGUAGES
@@ -68,37 +69,14 @@ def ending_for(format: str) -> str:
     return next(ending for ending, name in ENDINGS.items() if name == format)
 
 
-def containers_by_content(root: Path, names: Iterable[str]) -> dict[str, list[str]]:
-    """Format -> names in addresses of the containers among files below `root` whose endings say nothing."""
-    found: dict[str, list[str]] = {}
-    for name in names:
-        try:
-            format = None if _is_told(name) or packed_kind(name) else format_by_content(root / name)
-        except OSError:
-            continue
-        if format is not None:
-            found.setdefault(format, []).append(tagged(name, ending_for(format)))
-    return found
-
-
-def _is_told(name: str) -> bool:
+def is_told(name: str) -> bool:
     """Whether a file's ending says what it holds: that of a medium, a text, or code."""
     ending = os.path.splitext(name)[1].lower()
     return medium_of(name) is not None or ending in _TEXTS or ending in LANGUAGES
 
 
-def json_by_content(root: Path) -> list[Path]:
-    """JSON files right in a folder, lines or arrays of a known form, whose endings say nothing; none hidden."""
-    found = []
-    for file in sorted(root.iterdir()):
-        if _is_told(file.name) or file.name.startswith(".") or not file.is_file():
-            continue
-        if stays_within(root, file.resolve()) and _opens_like_json(file) and (is_array(file) or is_lines(file)):
-            found.append(file)
-    return [file for file in found if forms_in(file)]
-
-
-def _opens_like_json(file: Path) -> bool:
+def opens_like_json(file: Path) -> bool:
+    """Whether a file begins like an object or an array."""
     try:
         with open_plain(file) as stream:
             return stream.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
@@ -106,19 +84,13 @@ def _opens_like_json(file: Path) -> bool:
         return False
 
 
-def noting_packed(source: Source, *, read: Iterable[str] | None = None) -> Source:
-    """The source of a folder that also counts what was passed over there because it is compressed or split.
-
-    Looked for below all of the folder; where `read` names the files that are read, at its top alone.
-    """
-    is_read = set(read or ())
+def noting_packed(source: Source) -> Source:
+    """The source of a folder that also counts what was passed over there because it is compressed or split."""
 
     def documents(include_decode: bool, skipped: Counter):
         yield from source.read(include_decode, skipped)
-        names = (name for name, why in walk(source.root) if not why)
-        for name in os.listdir(source.root) if read is not None else names:
-            kind = "" if name in is_read else packed_kind(name)
-            if kind:
+        for name, why in walk(source.root):
+            if not why and (kind := packed_kind(name)):
                 skipped[kind] += 1
 
     return dataclasses.replace(source, read=documents)
@@ -129,7 +101,7 @@ def what_packed(root: Path, names: Iterable[str]) -> str:
     for name in names:
         try:
             what = (
-                "" if _is_told(name) and not name.lower().endswith((".json", ".jsonl")) else how_to_unpack(root / name)
+                "" if is_told(name) and not name.lower().endswith((".json", ".jsonl")) else how_to_unpack(root / name)
             )
             if not what and name.lower().endswith((".json", ".jsonl")):
                 check_encoding(root / name)
@@ -142,13 +114,15 @@ def what_packed(root: Path, names: Iterable[str]) -> str:
     return ""
 
 
-def is_lines(file: Path) -> bool:
+def is_lines(file: Path, *, least: int = 2) -> bool:
     """Whether a file holds JSON lines of a known form, two of them at least: one alone may be a caption."""
     found = list(itertools.islice(json_items(file, max_line_mib=16.0), 2))
-    return len(found) == 2 and all(isinstance(fields, dict) and form_of(fields) for _, fields in found)
+    return len(found) >= least and all(isinstance(fields, dict) and form_of(fields) for _, fields in found)
 
 
-def manifests(path: Path, root: Path, files: list[Path], format: str | None, limits: Limits) -> Source:
+def manifests(
+    path: Path, root: Path, files: list[Path], format: str | None, limits: Limits, splits: NamedSplits | None = None
+) -> Source:
     """A source of JSON files; its format is looked for in the first objects when it is not given.
 
     Raises ValueError when none is found, or when the one file is of another encoding than UTF-8.
@@ -182,6 +156,7 @@ def manifests(path: Path, root: Path, files: list[Path], format: str | None, lim
             max_file_mib=limits.max_file_mib,
             include_decode=include_decode,
             notes=skipped,
+            splits=splits,
         )
 
     def digest(media: bool) -> str:
@@ -196,6 +171,26 @@ def manifests(path: Path, root: Path, files: list[Path], format: str | None, lim
         return sum(_num_lines(file) for file in files)
 
     return Source(path, format, root, read, digest, count)
+
+
+def joined(path: Path, root: Path, sources: list[Source]) -> Source:
+    """One source of several that share a root: their documents one after another."""
+    if len(sources) == 1:
+        return sources[0]
+
+    def read(include_decode: bool, skipped: Counter):
+        for source in sources:
+            yield from source.read(include_decode, skipped)
+
+    def digest(media: bool) -> str:
+        return hashlib.sha256("\0".join(source.digest(media) for source in sources).encode()).hexdigest()
+
+    def count() -> int | None:
+        counts = [source.count() for source in sources]
+        return None if None in counts else sum(counts)
+
+    format = " + ".join(dict.fromkeys(source.format for source in sources))
+    return Source(path, format, root, read, digest, count, tuple(name for each in sources for name in each.containers))
 
 
 def one_medium(file: Path) -> str:
@@ -215,7 +210,9 @@ def _num_lines(file: Path) -> int:
         return sum(block.count(b"\n") or block.count(b"\r") for block in iter(lambda: stream.read(2**20), b""))
 
 
-def containers(path: Path, root: Path, names: list[str], format: str, limits: Limits) -> Source:
+def containers(
+    path: Path, root: Path, names: list[str], format: str, limits: Limits, splits: NamedSplits | None = None
+) -> Source:
     """A source of tars or tables; pyarrow is asked for now, so that its absence is told before any work."""
     if format == "webdataset":
         from data.formats.webdataset import webdataset_documents as documents
@@ -230,7 +227,7 @@ def containers(path: Path, root: Path, names: list[str], format: str, limits: Li
         path,
         format,
         root,
-        lambda include_decode, skipped: documents(root, names, limits, skipped),
+        lambda include_decode, skipped: documents(root, names, limits, skipped, splits),
         lambda media: container_sha256(root, names, label=format, media=media),
         lambda: None if format == "webdataset" else _num_rows(root, names),
         tuple(names),

@@ -27,6 +27,9 @@ from data.formats.splits import OWN, with_splits
 NOTE = "note: "
 """What a reason in `Source.skipped` begins with that tells something about documents which were read."""
 
+LOST = "of split "
+"""What a reason begins with that tells of files which are named after a split and were not read."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -91,9 +94,13 @@ class Source:
                 for origin, counts in sorted(self.splits_from.items())
             )
             lines.append(f"splits: {', '.join(found)}")
-        passed = [item for item in sorted(self.skipped.items()) if not item[0].startswith(NOTE)]
+        for reason, count in sorted(self.skipped.items()):
+            if reason.startswith(LOST):
+                split, _, what = reason.removeprefix(LOST).partition(": ")
+                lines.append(f"NOT READ although named after a split ({split}): {count:,} {what[:300]}")
+        passed = [item for item in sorted(self.skipped.items()) if not item[0].startswith((NOTE, LOST))]
         if passed:
-            lines.append(f"files passed over: {', '.join(f'{count:,} {reason[:160]}' for reason, count in passed)}")
+            lines.append(f"files passed over: {'; '.join(f'{count:,} {reason[:300]}' for reason, count in passed)}")
         noted = [item for item in sorted(self.skipped.items()) if item[0].startswith(NOTE)]
         return lines + [f"noted: {reason.removeprefix(NOTE)[:300]} ({count:,})" for reason, count in noted]
 

@@ -101,6 +101,16 @@ class NamedSplits:
             return SplitFrom("train", origin)
         return SplitFrom(UNASSIGNED, origin, ("validation",))
 
+    def of_one(self, path: str) -> SplitFrom:
+        """The split of what a file of one document holds: its own name says nothing, but a card may name it."""
+        if self.card.patterns and self.card.of(path):
+            return self.of(path)
+        return self.of(path.rpartition("/")[0] + "/" if "/" in path else "")
+
+    def declared(self, path: str) -> str:
+        """What a path says, whether or not anything is held out; "" for nothing."""
+        return self._declared(path)[0]
+
     def _names(self, path: str) -> Iterator[tuple[str, str]]:
         *folders, file = path.split("/")
         for folder in folders:
@@ -197,6 +207,12 @@ def holders_of_media(root: Path) -> list[str]:
         steps = name.split("/")[:-1]
         found.update("/".join(steps[:count]) + "/" for count in range(1, len(steps)))
     return sorted(name for name in found if 0 < name.count("/") <= _DEPTH)
+
+
+def folders_in(root: Path, tops: Iterable[str]) -> list[str]:
+    """The folders in some of those right below a root, and these, each with a slash behind it."""
+    tops = set(tops)
+    return [name for name in holders_of_media(root) if name.split("/")[0] in tops] if tops else []
 
 
 def _of_holders(root: Path, card: Card) -> NamedSplits:
