@@ -119,7 +119,7 @@ def _kind(root: Path, path: str, look: bool) -> tuple[str, str]:
     if medium_in(root, path):
         return "medium that no document takes", ""
     if ending in ("csv", "tsv"):
-        return f"table .{ending}, which is not read", "`data check FILE` tells how to convert it"
+        return f"table .{ending}, not read", "`data check FILE` tells how to convert it"
     if ending in ("tar", "parquet", "arrow", "jsonl", "json"):
-        return f"file .{ending} that was not read beside the others", "give it by itself, or convert it"
+        return f"file .{ending}, not read beside the others", "give it by itself, or convert it"
     return f"file .{ending}" if ending else "file without an ending", ""

@@ -60,13 +60,13 @@ class _Names:
     """The names below a folder, and what of it they and the first bytes of some tell."""
 
     def __init__(self, root: Path):
-        from data.formats.repository import CODE
+        from data.formats.repository import PROGRAMS
 
         self.root, self.listed = root, list(itertools.islice(walk(root, enter=is_open), _LOOKED_AT))
         self.plain = [name for name, problem in self.listed if not problem]
         kinds = [(name, medium_of(name)) for name in self.plain]
         self.num_media = sum(kind is not None for _, kind in kinds)
-        self.num_code = sum(os.path.splitext(name)[1].lower() in CODE for name in self.plain)
+        self.num_code = sum(os.path.splitext(name)[1].lower() in PROGRAMS for name in self.plain)
         self.media = {os.path.splitext(name)[0] for name, kind in kinds if kind or remedy_for(name)}
         self.words = {os.path.splitext(name)[0] for name in self.plain if ending_of(name) in _WORDS}
         self.untold = list(itertools.islice(filter(self._is_untold, self.plain), _PEEKED))
