@@ -49,6 +49,7 @@ from recipes.forecast import forecast
 from recipes.launch import in_words, parse
 from recipes.recipe import TRAINED, Recipe
 from recipes.trained import check_kept, config_of, inputs_of, settings_of, shorter, trained_names
+from salt.config import SelectionConfig
 from salt.distill import Distillation
 from salt.select import score_documents
 from training import out_of_memory
@@ -60,7 +61,7 @@ from training.extend import carry, check_longer, checkpoint_to_extend
 from training.files import differences, file_digest, read_json, write_json
 from training.ledger import Ledger
 from training.loop import train
-from training.metrics import TensorBoardSink
+from training.metrics import viewers
 from training.parallel import split_world, whole_weights
 from training.processes import Interrupted
 from training.rows import RowSource
@@ -186,6 +187,7 @@ class _Run:
             if config.filters:
                 raise ValueError(f"corpus.filters: {config.manifest} is built; use `python -m data filter` on it")
             corpus = EncodedCorpus.open(config.manifest)
+            self.check_media(corpus)
             # media become tokens as they did there, and so must those of a prompt
             self.recipe = dataclasses.replace(
                 self.recipe,
@@ -206,6 +208,21 @@ class _Run:
         stage = self.stage("corpus", build, config=bench, inputs={"source": source_hash(files)}, stays=True)
         inputs = {"corpus": stage.digest}
         return stage.folder / "manifest.jsonl", inputs | self.media_inputs(stage.folder.resolve(), inputs)
+
+    def check_media(self, corpus: EncodedCorpus) -> None:
+        """Tell that media changed since a built corpus was; refuse where it must decode them and too many did."""
+        trouble = None
+        if self.world.is_main and corpus.root.exists():
+            changes = changed_media(corpus.folder, corpus.root, max_file_mib=corpus.config.max_file_mib)
+            build = f"`python -m data build` with the folder {corpus.folder} encodes them again"
+            if changes and corpus.meta["identity"]["keep_media"]:
+                logger.warning("corpus: %s. Training goes on with what was encoded then; %s", changes, build)
+            elif changes:
+                logger.warning("corpus: %s. Their documents are left out; %s", changes, build)
+            if not corpus.meta["identity"]["keep_media"] and changes.share > self.recipe.rows.max_left_out:
+                trouble = f"corpus: {changes}, over rows.max_left_out {self.recipe.rows.max_left_out:g}; {build}"
+        if trouble := self.world.broadcast(trouble):
+            raise ValueError(trouble)
 
     def media_inputs(self, root: Path, inputs: dict[str, str]) -> dict[str, str]:
         """What the encoded stage depends on beside its inputs: nothing at first, and then which media changed.
@@ -336,7 +353,7 @@ class _Run:
                     start = len(first)
                 yield from self.loader(plan, config, start)
 
-            sinks = (TensorBoardSink(folder / "tensorboard"),) if self.track and self.world.is_main else ()
+            sinks = viewers(folder, tensorboard=self.track is not None) if self.world.is_main else ()
             validate = Validator(self.data, self.tokenizer, self.recipe.evals, compute_dtype=self.runtime.compute_dtype)
             with out_of_memory.told(
                 config=config,
@@ -364,9 +381,11 @@ class _Run:
             weights = whole_weights(model)
             if self.world.is_main:
                 rows, seen = self.recipe.rows, LengthSchedule.parse(self.recipe.rows.length_schedule)
+                # a document sees itself alone, so that no more can be seen than the longest has
+                longest = int(self.data.num_tokens[plan.visits() > 0].max())
                 save_model(
                     folder / "model", model, encode_config=self.data.config, tokenizer=self.tokenizer, weights=weights,
-                    trained_tokens=seen.longest_in(rows.row_tokens, len(plan)),
+                    trained_tokens=min(longest, seen.longest_in(rows.row_tokens, len(plan))),
                 )  # fmt: skip
             return {
                 "step": result.step,
@@ -440,7 +459,10 @@ class _Run:
             return {"kept": scores.document[kept].tolist()}
 
         stage = self.stage(
-            "select", build, config={"salt": salt, "rows": self.recipe.rows}, inputs=[*self.origin, "small"]
+            "select",
+            build,
+            config={"salt": SelectionConfig.of(salt), "rows": self.recipe.rows},
+            inputs=[*self.origin, "small"],
         )
         return stage.result["kept"]
 

@@ -12,3 +12,14 @@ JSON. A number in the README or in LOG.md comes from such a line, or it is not t
 `harness.py` has what the scripts share, `contest.py` one case, `measure.py` clocks and `memory.py` peak memory,
 `masks.py` the packings. Nothing in the project imports this room.
 """
+
+import sys
+
+if sys.argv[:1] == ["-m"]:
+    # a module of this room is about to be run
+    from data.as_command import only_commands
+
+    only_commands(
+        __name__,
+        "see benchmarks/__init__.py; python -m benchmarks.attention, benchmarks.data and others (each has --help)",
+    )

@@ -5,6 +5,7 @@
     readers.py     documents of a path, and their text; markdown.py the links of a page
     tokenizer.py   byte-level BPE and the special tokens
     config.py      EncodeConfig: every number that decides how media become tokens
+    deciding.py    which settings of any room decide what comes out
     lengths.py     the one length function, used by encoder and tests alike
     decode*.py     media files to patches, in subprocesses that can be killed
     encode.py      Document to Sequence: every token at (t, h, w)
@@ -21,7 +22,19 @@
     check.py       reads a source through; tally.py counts, tables.py and check_plot.py show
     plan_report.py a plan for the eye
     show*.py       one document for the eye
+    as_command.py  what is said where a module of any room is run that is no command
 
-Nothing here knows the model. Importing this package imports none of its files: decoding servers start
-quickly because they import only what they use.
+Nothing here knows the model. Importing this package imports none of its files (but the last, under `python -m`):
+decoding servers start quickly because they import only what they use.
 """
+
+import sys
+
+if sys.argv[:1] == ["-m"]:
+    # a module of this room is about to be run
+    from data.as_command import only_commands
+
+    only_commands(
+        __name__,
+        "python -m data check, build, filter, plan and show (each has --help)",
+    )

@@ -110,6 +110,7 @@ def build(request: argparse.Namespace) -> int:
         num_workers=request.workers or default_workers(),
         keep_media=not request.no_media,
         progress=True,
+        replace_other=False,
     )
     tally = Tally.of_corpus(corpus)
     print(

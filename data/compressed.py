@@ -59,10 +59,23 @@ READ_THROUGH = (".gz", ".bz2", ".xz")
 _STREAMS = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
 # the pieces that `split`, zip -s, 7z -v and rar -v leave
 _PIECE = re.compile(
-    r"(?P<whole>.+?\.(?:(?:tar\.)?(?:gz|zst|xz|bz2)|tar|tgz|zip|7z|rar|parquet))"
-    r"[._-]?(?:part[._-]?(?:[a-z]{2,3}|\d{1,4})|a[a-z]|aa[a-z]|\d{2,4})"
+    r"(?P<whole>.+?\.(?:(?:[a-z]+\.)?(?:gz|zst|xz|bz2|lz4)|tar|tgz|tbz2?|txz|tzst|zip|7z|rar|parquet|arrow))[._-]?"
+    r"(?P<part>part[._-]?)?(?P<tail>(?(part)(?:[a-z]{2,3}|\d{1,4})|(?:a[a-z]|aa[a-z]|\d{2,5})))(?P<of>[._-]?of[._-]?\d+)?",
+    re.IGNORECASE,
+)
+# lines may have a year or a language behind them (x.json.2023, x.json.ar)
+_PIECE_OF_LINES = re.compile(
+    r"(?P<whole>.+?\.(?:jsonl?|ndjson|jsonlines|csv|tsv))[._-](?P<part>part[._-]?)?"
+    r"(?P<tail>(?(part)(?:[a-z]{2,3}|\d{1,4})|(?:a[^fmrsz\W\d]|aa[a-z]|0\d{1,4})))(?P<of>[._-]?of[._-]?\d+)?",
+    re.IGNORECASE,
 )
 _ZIP_PIECE = re.compile(r"(?P<whole>.+)\.z\d\d", re.IGNORECASE)
+_OF_OTHERS = {
+    (".xlsx", ".xlsm", ".ods"): "is a spreadsheet: save it as CSV, from which a metadata.jsonl can be written",
+    (".docx", ".odt", ".pptx", ".odp", ".epub"): "is an office document: take its text (`pandoc FILE -o FILE.md`)",
+    (".npz", ".pt", ".pth", ".ckpt", ".keras"): "holds arrays of numbers, which are not read",
+}
+"""Endings of files that are ZIP archives inside -> what to do about them."""
 _INNER = (".tar", ".jsonl", ".json", ".ndjson", ".parquet", ".arrow")
 
 
@@ -131,12 +144,16 @@ def how_to_unpack(file: Path) -> str:
 
     Empty for a plain file, and for JSON that is read through its compression.
     """
-    piece = _piece(file.name)
+    piece = piece_remedy(file.name)
     if piece:
         return piece
     packing = packing_in(file)
     if packing is None:
         return ""
+    if packing.name == "ZIP" and (
+        what := next((w for e, w in _OF_OTHERS.items() if file.name.lower().endswith(e)), "")
+    ):
+        return what
     inner = b""
     if packing.name in _STREAMS:
         with open_plain(file) as stream:
@@ -155,7 +172,7 @@ def packed_kind(name: str) -> str:
 
     The words are the same for files of one kind, so that they can be counted. Nothing is opened.
     """
-    if _piece(name):
+    if is_piece(name):
         return "piece of a split file: join by `cat NAME.* > NAME`"
     base = name.rsplit("/", 1)[-1].lower()
     packing = next((packing for packing in _PACKINGS if base.endswith(packing.endings)), None)
@@ -202,14 +219,25 @@ def _remedy(name: str, packing: Packing, ending: str) -> str:
     return f"{why}: unpack it by `{packing.unpack} {shlex.quote(name)} > {shlex.quote(out)}`"
 
 
-def _piece(name: str) -> str:
+def is_piece(name: str) -> bool:
+    """Whether a file is a piece of one that was split, by its name."""
+    return bool(piece_remedy(name))
+
+
+def piece_remedy(name: str) -> str:
     """What to do about a piece of a file that was split; empty for a whole file."""
     base = name.rsplit("/", 1)[-1]
     if match := _ZIP_PIECE.fullmatch(base):
         whole = shlex.quote(match["whole"] + ".zip")
         return f"is a piece of a split ZIP archive: join it by `zip -s 0 {whole} --out whole.zip`, then unpack that"
-    match = _PIECE.fullmatch(base)
+    match = _PIECE.fullmatch(base) or _PIECE_OF_LINES.fullmatch(base)
     if match is None:
         return ""
-    whole, head = match["whole"], base[: len(match["whole"])]
-    return f"is a piece of a split file: join it by `cat {shlex.quote(head)}?* > {shlex.quote(whole)}` and give that"
+    whole, tail = match["whole"], match["tail"]
+    head, end = base[: match.start("tail")], match["of"] or ""
+    # numbers without zeros in front sort otherwise than they count
+    if tail.isdigit() and len(tail) == 1:
+        join = f"ls -v {shlex.quote(head)}*{shlex.quote(end) if end else ''} | xargs -d '\\n' cat"
+    else:
+        join = f"cat {shlex.quote(head)}{('[0-9]' if tail.isdigit() else '[a-z]') * len(tail)}{end}"
+    return f"is a piece of a split file: join it by `{join} > {shlex.quote(whole)}` and give that"

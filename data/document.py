@@ -21,6 +21,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.archive_beside import archive_beside
 from data.links import linked_store, stays_within, why_dangling
 from data.pointers import MAX_BYTES, pointer_in, why_missing
 from data.split_names import SPLITS as SPLITS
@@ -243,7 +244,9 @@ def resolve_media(root: Path, path: str, *, max_file_mib: float) -> Path:
         status = os.stat(real)
     except FileNotFoundError:
         why = why_dangling(root / path)
-        what = f"is a link: {why}" if why else why_missing(root / path) or "does not exist"
+        what = f"is a link: {why}" if why else why_missing(root / path)
+        slashes = ", with its backslashes: write '/' between folders" if "\\" in path else ""
+        what = what or f"does not exist{slashes or archive_beside(root, path)}"
         raise DocumentError(f"file {path!r} {what}") from None
     except OSError as error:
         raise DocumentError(f"file {path!r} cannot be reached: {error.strerror}") from None

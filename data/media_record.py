@@ -89,6 +89,11 @@ class Changes:
     digest: str = ""
     """Hex SHA-256 of the changed files' paths and contents."""
 
+    @property
+    def share(self) -> float:
+        """Changed files among all."""
+        return self.changed / max(1, self.files)
+
     def __bool__(self) -> bool:
         return self.changed > 0
 

@@ -17,6 +17,10 @@ stored checksum.
 Building what is built already looks at every file that it was made from (`data.media_record`): where one changed under
 an unchanged manifest, the shards from that one on are made again, in a finished corpus and in one that goes on.
 
+A finished corpus is never taken apart: where it has to be made again, the new one is written beside it, as
+`<name>.rebuilding`, and takes its place by rename when it is whole. So a rebuild that fails or is stopped leaves the
+former corpus as it was, and goes on the next time. Filter rounds of a former corpus are kept as `rounds.former`.
+
 What this does not do: copy media (the manifest's folder must stay for `path_of` and decoding), or look at them when a
 corpus is only opened (the decoding corpus holds them to their checksum). Delete the folder to rebuild.
 """
@@ -24,6 +28,7 @@ corpus is only opened (the decoding corpus holds them to their checksum). Delete
 import hashlib
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Iterable
@@ -37,7 +42,17 @@ from data.document import MODALITIES, Document, Part, check_relative, parse_docu
 from data.formats import Source, open_source
 from data.media_record import Watch, changed_media
 from data.sequence import FIELDS, TOKEN_FIELDS, Sequence
-from data.shards import INDEX, ShardWriter, drop_shards, read_json, write_json
+from data.shards import (
+    INDEX,
+    ShardWriter,
+    beside,
+    drop_shards,
+    former_of,
+    keep_shards,
+    read_json,
+    recover,
+    write_json,
+)
 from data.tokenizer import Tokenizer
 
 logger = logging.getLogger("brine.store")
@@ -70,13 +85,15 @@ def build_corpus(
     shard_mib: float = 64.0,
     shard_documents: int = 4096,
     progress: bool = False,
+    replace_other: bool = True,
 ) -> "EncodedCorpus":
     """Encode a source into `folder` and open it; at once when the folder holds the finished result already, and no
     file that it was made from has changed.
 
     `manifest` is what `data.formats.open_source` gives, or a path that it opens: a manifest, folder, tar or table.
     keep_media=False stores tokens and index without patches, for `DecodingCorpus`. `num_workers` decoding servers
-    run beside this process. Raises CorpusError when the source cannot be read or no document of it can be used.
+    run beside this process. replace_other: whether a finished corpus of another source may be replaced. Raises
+    CorpusError when the source cannot be read or no document of it can be used; what was finished before stays then.
     """
     folder, config = Path(folder), config or EncodeConfig()
     source = manifest if isinstance(manifest, Source) else _open(manifest, config)
@@ -90,28 +107,35 @@ def build_corpus(
         "shard_mib": shard_mib,
         "shard_documents": shard_documents,
     }
-    finished = read_json(folder / "meta.json").get("identity") == identity
-    if finished or read_json(folder / "building.json") == identity:
-        changes = changed_media(folder, source.root, max_file_mib=config.max_file_mib)
+    recover(folder)
+    former = read_json(folder / "meta.json")
+    finished, place, limit = former.get("identity") == identity, folder, config.max_file_mib
+    changes = changed_media(folder, source.root, max_file_mib=limit) if finished else None
+    if finished and not changes:
+        return EncodedCorpus.open(folder)
+    if former:
+        if not finished and not replace_other and former.get("manifest") != str(source.path.resolve()):
+            raise CorpusError(
+                f"folder {folder} holds the corpus of {former.get('manifest')}: give another folder, or delete it first"
+            )
+        place = beside(folder)
+        logger.warning("%s stays as it is until the new corpus is whole, which is written to %s", folder, place)
+    if read_json(place / "building.json") == identity:
+        changes = changed_media(place, source.root, max_file_mib=limit)
+        drop = place
+    else:
+        _begin(place, identity)
         if changes:
-            again = "all of it" if not changes.shard else f"what follows shard {changes.shard - 1}"
-            logger.warning("%s: %s; %s is encoded again", source.path, changes, again)
-            # unfinished first: what is left is the beginning of a build
-            (folder / "meta.json").unlink(missing_ok=True)
-            drop_shards(folder, changes.shard)
-        elif finished:
-            return EncodedCorpus.open(folder)
-    if read_json(folder / "building.json") != identity:
-        if folder.exists():
-            if not (folder / "building.json").is_file() and any(folder.iterdir()):
-                raise CorpusError(f"folder {folder} holds other files: give a new or empty one for the encoded corpus")
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
-        write_json(folder / "building.json", identity)
-    (folder / "meta.json").unlink(missing_ok=True)
-    (folder / "shards").mkdir(exist_ok=True)
+            keep_shards(folder, place, changes.shard)
+        drop = None
+    if changes:
+        again = "all of it" if not changes.shard else f"what follows shard {changes.shard - 1}"
+        logger.warning("%s: %s; %s is encoded again", source.path, changes, again)
+        if drop is not None:
+            drop_shards(drop, changes.shard)
+    (place / "shards").mkdir(exist_ok=True)
     writer = ShardWriter(
-        folder, keep_media=keep_media, shard_bytes=int(shard_mib * 2**20), shard_documents=shard_documents
+        place, keep_media=keep_media, shard_bytes=int(shard_mib * 2**20), shard_documents=shard_documents
     )
     began = time.monotonic()
     with (
@@ -128,16 +152,16 @@ def build_corpus(
             writer.note(watch.take())
             writer.add(result)
         writer.close_shard()
-    tokenizer.save(folder / "tokenizer.json")
+    tokenizer.save(place / "tokenizer.json")
     counts = writer.finish()
     if not counts["documents"]:
         first = counts["first_reason"] or "the source holds no document"
         raise CorpusError(
             f"no document of {source.path} can be used ({counts['quarantined']} set aside; the first: {first}): "
-            f"see {folder / 'quarantine.jsonl'} and mend the files it names"
+            f"see {place / 'quarantine.jsonl'} and mend the files it names"
         )
     write_json(
-        folder / "meta.json",
+        place / "meta.json",
         {
             "identity": identity,
             "manifest": str(source.path.resolve()),
@@ -147,7 +171,34 @@ def build_corpus(
             **counts,
         },
     )
+    if place != folder:
+        _take_place(place, folder)
     return EncodedCorpus.open(folder)
+
+
+def _begin(folder: Path, identity: dict) -> None:
+    """An empty folder for a build, in place of another one's beginning. CorpusError where it holds something else."""
+    if folder.exists():
+        if not (folder / "building.json").is_file() and any(folder.iterdir()):
+            raise CorpusError(f"folder {folder} holds other files: give a new or empty one for the encoded corpus")
+        shutil.rmtree(folder.resolve())
+    folder.resolve().mkdir(parents=True)
+    write_json(folder / "building.json", identity)
+
+
+def _take_place(new: Path, folder: Path) -> None:
+    """Put a finished corpus in the place of a former one, whose filter rounds are kept."""
+    rounds, former = folder / "rounds", former_of(folder)
+    if rounds.is_dir():
+        same = EncodedCorpus.open(new).fingerprint == EncodedCorpus.open(folder).fingerprint
+        kept = new / ("rounds" if same else "rounds.former")
+        shutil.copytree(rounds, kept, dirs_exist_ok=True)
+        if not same:
+            logger.warning("%s: the filter rounds of the former corpus are kept in %s", folder, folder / kept.name)
+    # whoever stops between the two renames leaves what `recover` puts right
+    os.rename(folder.resolve(), former)
+    os.rename(new, folder.resolve())
+    shutil.rmtree(former)
 
 
 class EncodedCorpus:
@@ -172,6 +223,10 @@ class EncodedCorpus:
             self._index = {name: self._load_column(name) for name in INDEX}
         except (OSError, ValueError) as error:
             raise CorpusError(f"corpus {self.folder} is damaged ({error}): delete it and build it again") from None
+        last = int(self._index["shard"][-1]) if self.num_documents else -1
+        for number in range(last + 1):
+            if not (self.folder / "shards" / f"{number:05d}" / "shard.json").is_file():
+                raise CorpusError(f"corpus {self.folder} lacks shard {number:05d}: copy all of it, or build it again")
         self.kind, self.level = self._index["kind"], self._index["level"]
         self.split, self.source = self._index["split"], self._index["source"]
         self.num_tokens = self._index["num_tokens"]

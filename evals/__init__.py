@@ -19,3 +19,14 @@
 
 It reads models and encoded corpora and trains nothing; the report reads files alone.
 """
+
+import sys
+
+if sys.argv[:1] == ["-m"]:
+    # a module of this room is about to be run
+    from data.as_command import only_commands
+
+    only_commands(
+        __name__,
+        "python -m evals RUN --on DATA, evals.compare, evals.report, evals.needle, evals.repository (each has --help)",
+    )

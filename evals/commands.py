@@ -7,7 +7,7 @@
 
 The last line printed is one JSON object; what stands before it is for people, and progress goes to standard error. Exit
 codes: 0 done, 2 a mistake in the request (said in a line), 130 ended by Ctrl-C. The other modules of the room are no
-commands and say so.
+commands, which `data.as_command` says of them.
 """
 
 from __future__ import annotations
@@ -29,12 +29,6 @@ _OTHERS = (
     "commands: python -m evals RUN --on DATA, evals.compare, evals.report, evals.needle, evals.repository "
     "(each has --help)"
 )
-
-
-def no_command(name: str) -> None:
-    """End a module that was run though it is no command."""
-    print(f"error: {name} is no command; {_OTHERS}", file=sys.stderr)
-    sys.exit(2)
 
 
 def measure(argv: list[str] | None = None) -> int:

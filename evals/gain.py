@@ -173,9 +173,3 @@ def _entry(
         return float(weights @ losses.loss[mask, context]) / tokens if tokens else None
 
     return interval.to_dict(name="gain") | {"own": mean(own), "blank": mean(without), "other": mean(other)}
-
-
-if __name__ == "__main__":
-    from evals.commands import no_command
-
-    no_command(__spec__.name)

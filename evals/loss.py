@@ -238,9 +238,3 @@ def _row(losses: DocumentLoss) -> dict[str, Any]:
         "documents": len(losses),
         "tokens": int(losses.tokens.sum()),
     }
-
-
-if __name__ == "__main__":
-    from evals.commands import no_command
-
-    no_command(__spec__.name)

@@ -189,9 +189,3 @@ def write_whole(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(text.encode("utf-8", errors="replace"))
     partial.replace(path)
-
-
-if __name__ == "__main__":
-    from evals.commands import no_command
-
-    no_command(__spec__.name)

@@ -194,9 +194,3 @@ def easiest(transcripts: list[Transcript], modality: str, config: EvalConfig) ->
         return None
     level = 1 if any(t.level == 1 for t in own) else min(t.level for t in own)
     return rates([t for t in own if t.level == level], config) | {"level": level}
-
-
-if __name__ == "__main__":
-    from evals.commands import no_command
-
-    no_command(__spec__.name)

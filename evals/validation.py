@@ -79,9 +79,3 @@ class Validator:
             "documents": [round(value, 5) for value in losses.loss.sum(axis=1).tolist()],
             "tokens": losses.tokens.sum(axis=1).tolist(),
         }
-
-
-if __name__ == "__main__":
-    from evals.commands import no_command
-
-    no_command(__spec__.name)

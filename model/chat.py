@@ -40,11 +40,13 @@ from typing import TYPE_CHECKING, Any
 import PIL.Image
 
 from data.document import Document, DocumentError, Part, Text
+from data.endings import medium_of
 from data.formats.chat import chat_document
 from data.formats.llava import llava_document
 from data.formats.parts import MEDIA
 from data.tokenizer import Tokenizer
 from model.prompt import PromptPart, TokenIds
+from model.prompt_paths import path_in
 
 if TYPE_CHECKING:
     from model.load import LoadedModel
@@ -180,6 +182,16 @@ def document_of(read: Callable[..., Document], fields: dict[str, Any]) -> Docume
     return read(fields, name="prompt", notes=Counter())
 
 
+def _check_words(content: Any, role: Any) -> None:
+    """Raise ValueError for a question that is nothing but the path of a medium, which its owner meant."""
+    literally = 'to give these words as text, give a content part {"type": "text", "text": ...}'
+    if isinstance(content, str) and role != "assistant" and path_in(content, literally=literally) is not None:
+        kind = medium_of(content).__name__.lower()
+        raise ValueError(
+            f'{content} is the path of a file: give a content part {{"type": "{kind}", "{kind}": ...}}; {literally}'
+        )
+
+
 class _StandIns:
     """Media and token ids under other names, since the format's reader takes words and paths below one folder."""
 
@@ -193,6 +205,7 @@ class _StandIns:
             return self._said(fields)
         content = fields.get("content")
         if not isinstance(content, list | tuple):
+            _check_words(content, fields.get("role"))
             return dict(fields)
         return {**fields, "content": [self.part(part) for part in content]}
 

@@ -310,7 +310,7 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         parts = options.parts or []
-        check_words(parts)
+        check_words([*parts, *([Text(options.system)] if options.system else [])])
         device = resolve_device(options.device)
         model = load(Path(options.folder), device=device)
         settings = {

@@ -34,7 +34,7 @@ from data.encode import assemble_runs
 from data.endings import READ, medium_of, remedy_for
 from data.sequence import Sequence
 from data.tokenizer import PAD_ID, SLOT_ID, Tokenizer
-from model.prompt_paths import path_in
+from model.prompt_paths import path_in, remedy_for_address
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,10 @@ TokenIds = list | tuple | np.ndarray | Tensor
 """Token ids as a part of a prompt: whole numbers, in one dim."""
 PromptPart = str | Path | PIL.Image.Image | Part | TextFile | TokenIds
 """One part of a prompt; see `encode_prompt`."""
+_PARTS = (
+    "give a str, a pathlib.Path, a PIL image, a part of data.document, or token ids in a list of their own, such as "
+    "[[17, 18]]"
+)
 _SLOTS = {token: name for name, token in SLOT_ID.items()}
 
 
@@ -67,6 +71,8 @@ def encode_prompt(parts: PromptPart | Items[PromptPart], *, tokenizer: Tokenizer
     """
     if isinstance(parts, str | Path | PIL.Image.Image | Part | TextFile | np.ndarray | Tensor):
         parts = [parts]
+    if not isinstance(parts, Iterable):
+        raise ValueError(f"a prompt is a part or a list of parts, not a {type(parts).__name__}: {_PARTS}")
     runs: list[list[int] | tuple[str, Decoded]] = []
     for number, given in enumerate(parts):
         if isinstance(given, TokenIds):
@@ -131,10 +137,9 @@ def _read_part(given: PromptPart, number: int, config: EncodeConfig) -> tuple[Pa
     if isinstance(given, Text):
         return given, None
     if not isinstance(given, Image | Audio | Video):
-        raise ValueError(
-            f"prompt part {number} is a {type(given).__name__}: give a str, a pathlib.Path, a PIL image, a part of "
-            "data.document, or token ids in a list of their own, such as [[17, 18]]"
-        )
+        raise ValueError(f"prompt part {number} is a {type(given).__name__}: {_PARTS}")
+    if remedy := remedy_for_address(given.path):
+        raise ValueError(f"prompt part {number}: {remedy}")
     # the data room reads a name inside a folder: the person's own path is split into the two
     path = Path(os.path.expanduser(given.path))
     folder, name = path.parent.resolve(), path.name
@@ -154,6 +159,8 @@ def _read_part(given: PromptPart, number: int, config: EncodeConfig) -> tuple[Pa
 
 def text_of(given: TextFile, number: int, config: EncodeConfig) -> str:
     """The text of a file, which is part `number` of a prompt. Raises ValueError naming the file."""
+    if remedy := remedy_for_address(given.path):
+        raise ValueError(f"prompt part {number}: {remedy}")
     path, limit = Path(os.path.expanduser(given.path)), int(config.max_file_mib * 2**20)
     try:
         with open(path, "rb") as file:
@@ -168,6 +175,12 @@ def text_of(given: TextFile, number: int, config: EncodeConfig) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        if kind := medium_of(path.name):
+            name = kind.__name__
+            raise ValueError(
+                f"prompt part {number}: {path} is no text but a medium: give it as {name} (data.document), which is "
+                f"--{name.lower()} on the command line"
+            ) from None
         byte = error.object[error.start]
         raise ValueError(
             f"prompt part {number}: {path} is no text in UTF-8 (byte {error.start} is {byte:#04x}): "

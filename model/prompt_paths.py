@@ -86,6 +86,20 @@ def _address(text: str, literally: str) -> None:
     return None
 
 
+def remedy_for_address(path: str) -> str | None:
+    """What is wrong with a path that was named as one and is an address, and what to do; None for any other."""
+    # a pathlib.Path has one slash of the two
+    found = re.match(r"(https?|ftp|file|s3|gs|hf|data):/*", path, re.IGNORECASE)
+    if found is None or os.path.exists(path):
+        return None
+    scheme = found[1].lower()
+    if scheme == "data":
+        return f"{path[:40]} holds the bytes of a file: write them to a file and give its path"
+    if scheme == "file":
+        return f"{path} is an address: give the path alone, /{path[found.end() :]}"
+    return f"{path} is remote: download it and give the path of the file"
+
+
 def _container(place: str) -> str:
     """The file to look for: the container of `shard.tar::a.png`, else the path itself."""
     return (split_address(place) or (place,))[0]

@@ -9,9 +9,9 @@ baseline's learning rate tuned as hard.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from data.deciding import where
+from data.deciding import aside, where
 
 
 def _selects(salt: SaltConfig) -> bool:
@@ -70,3 +70,18 @@ class SaltConfig:
     def early_step_of(self, small_steps: int) -> int:
         """Step of the small model's run whose checkpoint scores documents, at least 1."""
         return max(1, round(self.early_fraction * small_steps))
+
+
+@dataclass(frozen=True)
+class SelectionConfig(SaltConfig):
+    """The same settings as selection sees them: it chooses documents before soft labels are used, in whatever way."""
+
+    kd_fraction: float = aside(0.3)
+    kd_steps: int | None = aside(None)
+    weight: float = aside(0.667)
+    temperature: float = aside(1.0)
+
+    @classmethod
+    def of(cls, salt: SaltConfig) -> SelectionConfig:
+        """Those of a run."""
+        return cls(**{each.name: getattr(salt, each.name) for each in fields(salt)})

@@ -6,6 +6,7 @@ and where an answer ends. What is marked as not to be learned stands there more 
 
 import io
 import json
+import os
 
 import pytest
 
@@ -53,7 +54,7 @@ def folder(tmp_path_factory):
     (base / "chats.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     large = TrainConfig(
         model=ModelConfig(dim=32, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=16, mlp_dim=64, window=None),
-        num_steps=120, rows_per_step=8, micro_rows=8, warmup_steps=5, learning_rate=1e-2, log_every=60,
+        num_steps=60, rows_per_step=8, micro_rows=8, warmup_steps=5, learning_rate=1e-2, log_every=60,
         checkpoint_every=1000,
     )  # fmt: skip
     recipe = Recipe(
@@ -65,13 +66,28 @@ def folder(tmp_path_factory):
         evals=EvalConfig(row_tokens=64, bootstrap_resamples=100),
         runtime=RuntimeConfig(compile=False, num_threads=1, device="cpu", dtype="float32", loader_workers=0),
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train._Run, "report", lambda line: None)
-        return train.run_line(recipe, runs=base)
+    before = os.umask(0o077)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(train._Run, "report", lambda line: None)
+            return train.run_line(recipe, runs=base / "runs")
+    finally:
+        os.umask(before)
+
+
+def test_every_file_of_a_run_follows_a_strict_umask(folder):
+    for path in sorted(folder.rglob("*")):
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
 
 
 def test_every_conversation_was_read(folder):
     assert (folder / "encoded" / "quarantine.jsonl").read_text() == ""
+
+
+def test_the_model_says_how_much_it_saw_at_once(folder):
+    """A document sees itself alone: rows may be longer than anything that was trained on."""
+    longest = max(len(load(folder).encode_chat(messages[:-1])) for messages in CONVERSATIONS.values())
+    assert longest < load(folder).trained_tokens < 64
 
 
 @pytest.mark.parametrize("name", CONVERSATIONS)

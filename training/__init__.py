@@ -23,3 +23,14 @@
 
 Importing this package imports none of its files.
 """
+
+import sys
+
+if sys.argv[:1] == ["-m"]:
+    # a module of this room is about to be run
+    from data.as_command import only_commands
+
+    only_commands(
+        __name__,
+        "python -m training.planner, training.check_cluster (each has --help); a run is trained by train.py",
+    )

@@ -6,6 +6,8 @@ small models on mixed media have honest spikes. The cure follows PaLM (Chowdhery
 last good checkpoint, and past the rows around the failing step. A checkpoint is good when `clean_steps` steps without
 fault lie between it and the failing one, since weights may be spoilt for a while before the loss shows it.
 
+Steps without a single target teach nothing and look perfect, loss 0: EMPTY_STEPS of them in a row end the run.
+
 Everything here is part of the checkpoint, so a run that was killed after a roll-back goes through it again in the
 same way.
 """
@@ -18,6 +20,8 @@ from collections import deque
 from typing import Any
 
 from training.config import TrainConfig
+
+EMPTY_STEPS = 5
 
 
 class TrainingDivergedError(ValueError):
@@ -32,6 +36,8 @@ class Guard:
         self.losses: deque[float] = deque(maxlen=config.spike_window)
         self.norms: deque[float] = deque(maxlen=config.spike_window)
         self.skipped: list[tuple[int, int]] = []
+        self.empty = 0
+        """Steps without a target, up to the last one."""
 
     def verdict(self, *, loss: float, objective: float, grad_norm: float) -> str | None:
         """Why this step must not count, or None; all ranks give the same numbers.
@@ -61,8 +67,14 @@ class Guard:
                 )
         return None
 
-    def accept(self, *, loss: float, grad_norm: float) -> None:
-        """Remember a good step."""
+    def accept(self, *, loss: float, grad_norm: float, targets: int) -> None:
+        """Remember a good step. Raises TrainingDivergedError where too many in a row had no target."""
+        self.empty = 0 if targets else self.empty + 1
+        if self.empty >= EMPTY_STEPS:
+            raise TrainingDivergedError(
+                f"{self.empty} steps in a row had no target, so there was nothing to learn: documents that could not "
+                "be loaded are named in `events.jsonl` (document_failed), with the reason; mend or rebuild the corpus"
+            )
         self.losses.append(loss)
         self.norms.append(grad_norm)
 
@@ -100,6 +112,7 @@ class Guard:
             "losses": list(self.losses),
             "norms": list(self.norms),
             "skipped": [list(window) for window in self.skipped],
+            "empty": self.empty,
         }
 
     def take(self, state: dict[str, Any]) -> None:
@@ -107,3 +120,5 @@ class Guard:
         self.losses = deque(state["losses"], maxlen=self.config.spike_window)
         self.norms = deque(state["norms"], maxlen=self.config.spike_window)
         self.skipped = [tuple(window) for window in state["skipped"]]
+        # checkpoints of before these were counted
+        self.empty = state.get("empty", 0)

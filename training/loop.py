@@ -189,6 +189,8 @@ class _Run:
         self.step = self.row = self.tokens = 0
         # steps that were applied and not looked at yet; gradient norm of the last one that was; time billed until
         self.unread: list[_Step] = []
+        self.failed = 0
+        """Documents of this rank that could not be loaded."""
         self.norm = float("nan")
         self.since = time.perf_counter()
         self.validated = False
@@ -301,7 +303,7 @@ class _Run:
                 self.unread = []
                 self._roll_back(reason, failed=step)
                 return leave, False
-            self.guard.accept(loss=loss, grad_norm=norm)
+            self.guard.accept(loss=loss, grad_norm=norm, targets=numbers.tally.num_targets)
             self.progress.window.sums += numbers.tally.sums
             self.norm = norm
         return leave, True
@@ -316,6 +318,13 @@ class _Run:
         self.progress.pace.add(data_s=result.data_s, busy_s=numbers.busy_s)
         for document, why in result.failures:
             append_event(self.folder, "document_failed", step=step.number, document=document, reason=why)
+        if result.failures and not self.failed:
+            document, why = result.failures[0]
+            self.progress.console.say(
+                f"step {step.number}: document {document} cannot be loaded and is left out ({why}); all are in "
+                "events.jsonl"
+            )
+        self.failed += len(result.failures)
         return numbers
 
     def _bill_seconds(self, *, teacher_s: float = 0.0) -> None:

@@ -70,6 +70,7 @@ class Record:
 
     def __init__(self, folder: Path | None, *, sinks: tuple[Sink, ...] = ()):
         self.sinks = sinks if folder is not None else ()
+        self._told = False
         self._metrics = JsonLines(Path(folder) / "metrics.jsonl") if folder is not None else None
         self._events = JsonLines(Path(folder) / "events.jsonl") if folder is not None else None
 
@@ -97,10 +98,11 @@ class Record:
             lambda line: line["step"] > step or (line["step"] == step and "validation" in line and not validation)
         )
         if self.sinks:
-            # a sink forgets whole steps: of this one it is told again what stays
-            stays = [line for line in read_lines(self._metrics.path) if line["step"] == step]
+            # a sink forgets whole steps, and the first time all: it may not have been there all along
+            since, self._told = (step if self._told else 0), True
+            stays = [line for line in read_lines(self._metrics.path) if line["step"] >= since]
             for sink in self.sinks:
-                sink.purge(max(0, step))
+                sink.purge(max(0, since))
                 for line in stays:
                     sink.log(line)
         return dropped
@@ -130,6 +132,20 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         for line in file:
             if line.endswith("\n") and _parses(line):
                 yield json.loads(line)
+
+
+def viewers(folder: Path, *, tensorboard: bool) -> tuple[Sink, ...]:
+    """Second readers of a stage's metrics: TensorBoard where it is asked for, or was before and still can be, so that
+    it never goes on showing steps that were taken back. Raises ValueError, telling the remedy, as `TensorBoardSink`."""
+    place = Path(folder) / "tensorboard"
+    if not tensorboard and not place.is_dir():
+        return ()
+    try:
+        return (TensorBoardSink(place),)
+    except ValueError:
+        if tensorboard:
+            raise
+        return ()
 
 
 class TensorBoardSink:

@@ -49,7 +49,7 @@ from data.formats.opening import (
 from data.formats.source import Limits, Source
 from data.formats.splits import NamedSplits, folders_in
 from data.formats.survey import MANIFESTS, Found, is_inside, manifests_below, survey, top_files
-from data.formats.walk import walk
+from data.formats.walk import Listing
 from data.links import snapshot_in, why_dangling
 
 __all__ = ["FORMATS", "Limits", "Source", "open_source"]
@@ -81,24 +81,25 @@ def open_source(
 
 
 def _open_folder(path: Path, root: Path, format: str | None, limits: Limits) -> Source:
+    listing = Listing(root)
     if format is None or format in FORMS or format == "manifest":
         for name in () if any(is_inside(root, root / name) for name in MANIFESTS) else MANIFESTS:
             # passing it over would make something else of the folder
             if (root / name).is_symlink():
                 why = why_dangling(root / name) or "give the folder that it leads to, or copy it here"
                 raise ValueError(f"{path / name} is a link out of the folder, or to nothing: {why}")
-    if format is None and (found := survey(root, limits)):
+    if format is None and (found := survey(listing, limits)):
         return _together(path, root, found, limits)
     if format in FORMS or format == "manifest":
         files = [root / name for name in MANIFESTS if is_inside(root, root / name)][:1]
         files = files or top_files(root, ".jsonl", known=False) or top_files(root, ".json", known=False)
-        files = files or manifests_below(root, limits, known=False)
+        files = files or manifests_below(listing, limits, known=False)
         if not files:
             raise ValueError(unknown(path, "has no .jsonl file and no .json array at its top"))
         return _accounted(manifests(path, root, files, format, limits), files)
-    format = format or folder_format(path, root)
+    format = format or folder_format(path, listing)
     if format in ENDINGS.values():
-        return _accounted(containers(path, root, _container_names(path, root, format), format, limits))
+        return _accounted(containers(path, root, _container_names(path, listing, format), format, limits))
     # a repository counts all binary files
     source = _of_files(path, root, format, limits)
     return source if format == "repository" else noting_packed(source)
@@ -144,10 +145,12 @@ def _accounted(source: Source, files: list[Path] = (), **options) -> Source:
     return accounted(source, read=[*names, *source.containers], **options)
 
 
-def _container_names(path: Path, root: Path, format: str) -> list[str]:
-    ending, files = ending_for(format), list(walk(root))
-    names = [tagged(name, ending) for name, _ in files if name.lower().endswith(ending)]
-    names = names or _by_content(root, (name for name, why in files if not why), format)
+def _container_names(path: Path, listing: Listing, format: str) -> list[str]:
+    root, ending = listing.root, ending_for(format)
+    # `._a.tar` is what a Mac noted about a.tar
+    plain = [(name, why) for name, why in listing if not os.path.basename(name).startswith("._")]
+    names = [tagged(name, ending) for name, _ in plain if name.lower().endswith(ending)]
+    names = names or _by_content(root, (name for name, why in plain if not why), format)
     if format == "datasets":
         from data.formats.parquet import dataset_files
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from data.compressed import packed_kind
 from data.document import Document, Quarantined, Text, split_address, untagged
 from data.endings import ending_of, medium_in, remedy_for
+from data.formats.refusals import what_foreign
 from data.formats.source import LOST, Source, note_text, reading
 from data.formats.splits import HELD_OUT, NamedSplits
 from data.formats.walk import is_open, walk
@@ -120,6 +121,8 @@ def _kind(root: Path, path: str, look: bool) -> tuple[str, str]:
         return "medium that no document takes", ""
     if ending in ("csv", "tsv"):
         return f"table .{ending}, not read", "`data check FILE` tells how to convert it"
+    if what := what_foreign(path):
+        return f"file .{ending} of another program", what.rpartition(": ")[2]
     if ending in ("tar", "parquet", "arrow", "jsonl", "json"):
         return f"file .{ending}, not read beside the others", "give it by itself, or convert it"
     return f"file .{ending}" if ending else "file without an ending", ""

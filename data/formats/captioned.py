@@ -32,8 +32,9 @@ from data.document import (
     parse_document,
     resolve_media,
 )
-from data.formats.fields import SURE, WORDS, asked_in_pairs, check_unread, media_of
+from data.formats.fields import SURE, WORDS, asked_in_pairs, check_stretch, check_unread, media_of
 from data.formats.parts import MEDIA, local_path
+from data.formats.roles import ROLES
 from data.formats.source import note_text
 from data.formats.splits import UNASSIGNED, split_in
 from data.markdown import markdown_parts
@@ -87,6 +88,11 @@ def captioned_document(
 def plain_document(fields: dict, *, root: Path, name: str, notes: Counter) -> Document:
     """A document from media and words named by their fields; `name` is its id. Raises DocumentError."""
     key, words = words_in(fields, notes)
+    role = fields.get("role")
+    if isinstance(role, str) and role.strip().lower() in ROLES:
+        raise DocumentError(
+            f"field 'role' says that this is one turn of a conversation ({role[:40]!r}): write its turns as 'messages'"
+        )
     parts: list[Part] = []
     for field, kind, reference in media_of(fields, root):
         path = local_path(reference, where=f"field {field!r}")
@@ -94,6 +100,7 @@ def plain_document(fields: dict, *, root: Path, name: str, notes: Counter) -> Do
             raise DocumentError(f"file {path[:200]!r} has an ending of no picture, sound or film")
         parts.append(MEDIA[kind](path))
     check_unread(fields, set(), notes, any_read=bool(parts), words=(key, words))
+    check_stretch(fields, parts, notes)
     if not words:
         pairs = asked_in_pairs(fields)
         raise DocumentError(f"no words to learn from: none of the fields {', '.join(WORDS)} holds any{pairs}")

@@ -29,7 +29,7 @@ from data.formats.splits import UNASSIGNED
 _TEXT = ("text", "input_text", "output_text")
 _SYSTEM = ("system", "system_prompt", "system_message")
 _OF_MESSAGE = {"role", "content", "from", "value", "id", "type"}
-PARTS_WITH_PATH = {"path", "url", "file", *MEDIA} | {f"{kind}_url" for kind in MEDIA}
+PARTS_WITH_PATH = {"path", "url", "file", "source", *MEDIA} | {f"{kind}_url" for kind in MEDIA}
 """Fields of a content part that name its medium."""
 _OF_PART = {"type", "text", "role", "sound"} | PARTS_WITH_PATH
 
@@ -145,7 +145,7 @@ def _part(fields, queue: MediaQueue, role: str, learn: bool, notes: Counter) -> 
         raise DocumentError(f"type {str(kind)[:40]!r} is none of text, {', '.join(MEDIA)} or their _url forms")
     # tables fill the fields of other parts with null
     given = {key: value for key, value in fields.items() if value is not None and key not in ("type", "text", "role")}
-    if not any(key.removesuffix("_url") in MEDIA or key in ("path", "url", "file") for key in given):
+    if PARTS_WITH_PATH.isdisjoint(given):
         return queue.take(medium, role)
     path = local_path(given, where=medium)
     return Video(path, sound=_sound(fields), role=role) if medium == "video" else MEDIA[medium](path, role=role)

@@ -14,10 +14,12 @@ text and the field says where it is from; where one was, the other fields are no
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
-from data.document import DocumentError, Video, resolve_media
+from data.document import Audio, DocumentError, Part, Video, resolve_media
 from data.endings import FILM_OR_CODE, ending_of, medium_at, medium_of, remedy_for
+from data.formats.lines import list_in
 from data.formats.provenance import DOCUMENT_WORDS, is_of_repository, is_provenance, is_text_row, is_web_page
 from data.workbench.source import LANGUAGES
 
@@ -33,6 +35,11 @@ PAIRS = (
     *(("prompt", "completion"), ("prompt", "response"), ("query", "response"), ("input", "output")),
 )
 """Fields of a question and its answer, which are not read outside a list of turns."""
+STRETCHES = (
+    *("offset", "start", "start_time", "start_s", "start_sec", "begin", "begin_time", "clip_start"),
+    *("end", "end_time", "end_s", "end_sec", "clip_end", "timestamps", "timestamp_start", "timestamp_end"),
+)
+"""Fields that say which stretch of a sound or film is meant."""
 _PATHS = ("", "_path", "_file", "_filepath", "_file_path", "_file_name", "_filename")
 _KINDS = {
     "image": ("image", "img", "picture", "photo"),
@@ -49,10 +56,22 @@ for _names in ({kind: kind for kind in _KINDS}, {kind + "s": kind for kind in _K
 for _name, _kind in (*_NAMED.items(), *dict.fromkeys(_FILES, "").items()):
     FIELDS.setdefault(_name, _kind)
     FIELDS.setdefault(_name + "s", _kind)
+_FOLDED = {*WORDS, *CONVERSATIONS, *FIELDS, "content", "id", "system", "system_prompt", "label"}
 _ORDER = {name: place for place, name in enumerate(FIELDS)}
 SURE = {name for name, kind in FIELDS.items() if kind and name.startswith(_SURE)}
 """Fields that name a medium whatever their value looks like."""
 _STRICT = SURE | {"file_name", "file_names"}
+
+
+def folded(fields: dict) -> dict:
+    """The object with the names of known fields in lower case (`TEXT`, `Caption`, `Image`), where those are free."""
+    if all(key.islower() or key.lower() not in _FOLDED or key.lower() in fields for key in fields):
+        return fields
+    found: dict = {}
+    for key, value in fields.items():
+        low = key.lower()
+        found[low if low in _FOLDED and low not in fields and low not in found else key] = value
+    return found
 
 
 def media_of(fields: dict, root: Path | None = None) -> list[tuple[str, str, object]]:
@@ -130,6 +149,33 @@ def check_unread(
                 "rename it to 'image', 'audio' or 'video', or take it out"
             )
         notes[f"note: field {key[:40]!r} names a medium too and was not read"] += 1
+
+
+def unpacked(fields: dict) -> dict:
+    """The object with turns that are written as JSON text parsed. Raises DocumentError naming the field."""
+    for key in CONVERSATIONS:
+        value = fields.get(key)
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            try:
+                fields = fields | {key: list_in(value)}
+            except DocumentError as error:
+                raise DocumentError(f"field {key!r} is a text that looks like JSON, but is {error}") from None
+    return fields
+
+
+def check_stretch(fields: dict, parts: Iterable[Part], notes: Counter) -> None:
+    """DocumentError where only a stretch of a sound or film is meant, which words of the stretch do not say."""
+    if not any(isinstance(part, Audio | Video) for part in parts):
+        return
+    offset = fields.get("offset")
+    if isinstance(offset, int | float) and not isinstance(offset, bool) and offset > 0:
+        raise DocumentError(
+            f"field 'offset' says that a stretch is meant, from {offset:g} s on: cut it out "
+            "(`ffmpeg -ss START -t SECONDS -i FILE PART`) and give that file"
+        )
+    for key in STRETCHES[1:]:
+        if fields.get(key) not in (None, ""):
+            notes[f"note: field {key!r} was not read: all of the sound or film is taken"] += 1
 
 
 def asked_in_pairs(fields: dict) -> str:

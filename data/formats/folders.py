@@ -1,7 +1,7 @@
 """What a folder without a manifest holds, by the names in it; and what is said where that would lose something.
 
-    folder_format(path, root)    one of FORMATS; ValueError with the remedy where nothing fits
-    table_remedy(file, name)     the command that makes a metadata.jsonl of a table of words (metadata.csv)
+    folder_format(path, listing)    one of FORMATS; ValueError with the remedy where nothing fits
+    table_remedy(file, name)        the command that makes a metadata.jsonl of a table of words (metadata.csv)
 
 A folder of media must not become something that its media are no part of. So it is
 
@@ -29,10 +29,12 @@ from data.document import DocumentError, Text
 from data.endings import FILM_OR_CODE, ending_of, medium_in, medium_of, remedy_for
 from data.formats.accounts import is_about
 from data.formats.captioned import read_text
+from data.formats.lines import is_array
 from data.formats.markdown_folder import ENDINGS as PAGES
-from data.formats.media_folder import TABLES
-from data.formats.opening import unknown, what_packed
-from data.formats.walk import walk
+from data.formats.media_folder import TABLES, WORD_LIKE
+from data.formats.opening import JSON, unknown, what_packed
+from data.formats.refusals import what_foreign, what_json
+from data.formats.walk import Listing
 from data.markdown import markdown_parts
 from data.pointers import pointer_in
 from data.split_names import split_words
@@ -51,7 +53,8 @@ _DELIMITERS = ",\t;|"
 class _Names:
     """The names in a folder, counted."""
 
-    def __init__(self, root: Path):
+    def __init__(self, listing: Listing):
+        root = listing.root
         self.endings: Counter[str] = Counter()
         self.unread: Counter[str] = Counter()
         self.tables: list[str] = []
@@ -62,15 +65,18 @@ class _Names:
         self.pages: list[str] = []
         self.names_of_media: list[str] = []
         media, words = set(), set()
-        for name, problem in itertools.islice(walk(root), _LOOKED_AT):
+        for name, problem in itertools.islice(listing, _LOOKED_AT):
             stem, ending = os.path.splitext(name)
             ending = ending.lower()
+            if os.path.basename(name).startswith("._"):
+                continue
             if not problem:
                 self.paths.append(name)
             self.endings[ending] += 1
             known = medium_of(name) if problem else medium_in(root, name)
             if known or remedy_for(name):
-                media.add(stem)
+                # words may be named after all of a medium's name
+                media |= {stem, name}
                 if len(self.names_of_media) < _NAMES_SOUGHT:
                     self.names_of_media.append(os.path.basename(stem))
                 self.num_media += known is not None
@@ -89,6 +95,8 @@ class _Names:
             elif ending in _OTHERS and len(self.others) < 1000:
                 self.others.append(name)
         self.num_pairs = len(media & words)
+        likely = (name for name in self.paths if name.lower().endswith(WORD_LIKE))
+        self.likely = next((name for name in likely if name[: name.rindex(".")] in media), "")
         self.others = [name for name in self.others if os.path.splitext(name)[0] not in media]
 
     def told(self) -> str:
@@ -98,11 +106,12 @@ class _Names:
         return " and ".join(filter(None, (read, unread and f"media that are not read: {unread}")))
 
 
-def folder_format(path: Path, root: Path) -> str:
+def folder_format(path: Path, listing: Listing) -> str:
     """What the folder at `path` holds. Raises ValueError with the formats there are, or what to do."""
+    root = listing.root
     if (root / "dataset_dict.json").is_file() or (root / "state.json").is_file():
         return "datasets"
-    names = _Names(root)
+    names = _Names(listing)
     endings = names.endings
     from data.formats.repository import CODE, PROGRAMS
 
@@ -118,6 +127,9 @@ def folder_format(path: Path, root: Path) -> str:
     is_clone = (root / ".git").exists()
     if names.tables and not is_clone and not code and len(names.pages) <= 1 and texts <= 1 and not names.num_pairs:
         raise ValueError(f"{path} has its words in {_tables_remedy(root, names.tables)}")
+    if _is_card(names) and not code and not names.num_pairs and (why := _unread_lines(names, root)):
+        # a data set's card must not become all of it
+        raise ValueError(unknown(path, f"holds nothing that is read{why}"))
     if not num_media:
         if names.pages and not code and not is_clone:
             return "markdown"
@@ -175,11 +187,29 @@ def _tables_remedy(root: Path, tables: list[str]) -> str:
     return told
 
 
+def _is_card(names: _Names) -> bool:
+    """Whether the pages and texts in a folder say no more than what it holds."""
+    pages = [name for name in names.paths if name.lower().endswith((".md", ".markdown", ".rst", ".txt"))]
+    return all(os.path.basename(name).lower().startswith(("readme", "license", "card", "dataset")) for name in pages)
+
+
+def _unread_lines(names: _Names, root: Path) -> str:
+    """What the first data of other programs, JSON lines or array of no known form in a folder are; "" for none."""
+    if foreign := next((name for name in names.paths if what_foreign(name)), ""):
+        return f", but {foreign}, which {what_foreign(foreign)}"
+    lines = [name for name in names.paths if name.lower().endswith(JSON[:-1])][:1]
+    arrays = (name for name in names.paths if name.lower().endswith(JSON[-1]))
+    lines += [name for name in itertools.islice(arrays, 100) if is_array(root / name)][:1]
+    found = ((name, what_json(root / name)) for name in lines)
+    return next((f", but {name}, which {why}" for name, why in found if why), "")
+
+
 def _no_words(names: _Names) -> str:
     others = ", ".join(repr(name) for name in names.others[:3])
     return (
         f"holds {names.told()} but no words beside them"
         + (f" (files such as {others} have names of none)" if others else "")
+        + (f" (rename {names.likely!r} to end in .txt, and its like, if they hold plain words)" if names.likely else "")
         + ': write heron.txt beside heron.jpg, or a metadata.jsonl of lines {"file_name": "heron.jpg", "text": "..."}'
         + names.refused
     )

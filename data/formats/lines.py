@@ -8,10 +8,12 @@ it costs one document and not the rest of the file; only an array that ends befo
 come. The C decoder does the work, at some 200 MB/s; bracket counting, on bad elements alone, is slower: 5 million
 brackets a second.
 
-A file is taken for an array when it opens with `[` and then `{` or `]`; everything else is read line by line, and each
-bad line gives one error. Lines end with LF, CR LF or CR alone, and may open with a byte-order mark (files that were
-joined have one in their middle). Bytes that are no UTF-8 are an error of the line or element that holds them; a file of
-UTF-16 or UTF-32 is one error as a whole. A file of gzip, bzip2 or xz is read as what is in it (`data.compressed`).
+A file is taken for an array when it opens with `[` and then `{`, `]` or `[{`, unless its first line is a whole list and
+another list or object follows; everything else is read line by line, and each bad line gives one error. A list of turns
+is a conversation. What follows an array's end is an error. Lines end with LF, CR LF or CR alone, and may open with a
+byte-order mark (files that were joined have one in their middle). Bytes that are no UTF-8 are an error of the line or
+element that holds them; a file of UTF-16 or UTF-32 is one error as a whole. A file of gzip, bzip2 or xz is read as what
+is in it (`data.compressed`).
 """
 
 import json
@@ -28,10 +30,12 @@ from data.text import convert, foreign_encoding
 
 _BLOCK = 2**20
 _MARK = b"\xef\xbb\xbf"
+_ARRAY = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*(?:[{\]]|\[\s*\{)")
 _SPACE = re.compile("[ \t\r\n\ufeff]*")
 # strings hide brackets, and backslashes hide the end of a string
 _OUTSIDE, _INSIDE = re.compile(r'["{}\[\],]'), re.compile(r'["{}\[\]]')
 _IN_STRING = re.compile(r'(?:[^"\\]++|\\.)*+', re.DOTALL)
+_TURN = {"role", "from"}
 _DECODER = json.JSONDecoder()
 
 
@@ -60,10 +64,13 @@ def _items(file: Path, max_line_mib: float) -> Iterator[tuple[int, dict | Docume
 
 
 def is_array(file: Path) -> bool:
-    """Whether a file opens like a JSON array of objects."""
+    """Whether a file opens like one JSON array of objects or conversations, and not like a list on every line."""
     with open_plain(file) as stream:
-        head = stream.read(4096).removeprefix(_MARK).lstrip()
-    return head[:1] == b"[" and head[1:].lstrip()[:1] in (b"{", b"]")
+        head = stream.read(4096)
+        if not _ARRAY.match(head):
+            return False
+        first, _, rest = (head + stream.read(_BLOCK)).lstrip().replace(b"\r", b"\n").partition(b"\n")
+    return not (first.rstrip().endswith(b"]") and rest.lstrip()[:1] in (b"[", b"{"))
 
 
 def check_encoding(file: Path) -> None:
@@ -98,7 +105,25 @@ def parse_object(line: bytes) -> dict:
     return _object(fields)
 
 
+def list_in(text: str, *, is_text: bool = False):
+    """A list as JSON text, as tables hold it; with `is_text` a text that only begins like a list of objects stays one.
+
+    Raises DocumentError for what cannot be parsed.
+    """
+    try:
+        # parsed inside an object, by the one guarded parser
+        found = parse_object(f'{{"list": {text}}}'.encode("utf-8", "surrogatepass"))["list"]
+    except DocumentError:
+        if is_text:
+            return text
+        raise
+    return text if is_text and not (found and all(isinstance(part, dict) for part in found)) else found
+
+
 def _object(fields) -> dict:
+    if isinstance(fields, list) and fields and all(isinstance(turn, dict) and _TURN & turn.keys() for turn in fields):
+        # a conversation without an object around it
+        return {"messages": fields}
     if not isinstance(fields, dict):
         raise DocumentError(f"a document must be a JSON object, not {type(fields).__name__}")
     return fields
@@ -170,8 +195,11 @@ def _array(file: Path, limit: int, max_line_mib: float) -> Iterator[tuple[int, d
                 check_whole(stream.buffer)
             yield number, item
         check_whole(stream.buffer)
+        window.place += 1
         if not mark:
             yield number + 1, DocumentError("the file ends before the array does: it was cut")
+        elif window.peek():
+            yield number + 1, DocumentError("more follows behind the array's end: write one array, or an object a line")
 
 
 def _element(window: _Window, limit: int, max_line_mib: float) -> dict | DocumentError:

@@ -28,11 +28,23 @@ from data.compressed import plain_stem
 from data.document import Document, DocumentError, Quarantined, Text, parse_document
 from data.formats.captioned import captioned_document, plain_document
 from data.formats.chat import chat_document
-from data.formats.fields import CONVERSATIONS, FIELDS, WORDS, asked_in_pairs, check_unread, fields_in, path_of
+from data.formats.fields import (
+    CONVERSATIONS,
+    FIELDS,
+    WORDS,
+    asked_in_pairs,
+    check_stretch,
+    check_unread,
+    fields_in,
+    folded,
+    path_of,
+    unpacked,
+)
 from data.formats.lines import is_array, json_items
 from data.formats.llava import llava_document
 from data.formats.marks import marked_parts, object_switch
 from data.formats.obelics import obelics_document
+from data.formats.roles import ROLES
 from data.formats.splits import (
     FORM,
     HELD_OUT,
@@ -78,6 +90,7 @@ def manifest_documents(
             try:
                 if isinstance(fields, DocumentError):
                     raise fields
+                fields = unpacked(folded(fields))
                 name, medium = _describe(fields, name)
                 # a house line of split "decode" is read as test
                 own = fields.get("split") == "decode" or split_in(fields)
@@ -146,6 +159,12 @@ def form_of(fields: dict) -> str | None:
     return None
 
 
+def needed(fields: dict) -> str:
+    """What an object of no known form lacks, as a sentence."""
+    known = ", ".join(map(repr, ("content", "messages", "conversations", "texts", WORDS[0])))
+    return f"none of the forms that are read: a line needs {known}, or 'kind' and 'path'{asked_in_pairs(fields)}"
+
+
 def object_document(
     fields: dict,
     *,
@@ -163,10 +182,9 @@ def object_document(
     """
     form, notes = form or form_of(fields), Counter() if notes is None else notes
     if form is None:
-        known = ", ".join(map(repr, ("content", "messages", "conversations", "texts", WORDS[0])))
-        raise DocumentError(
-            f"none of the forms that are read: a line needs {known}, or 'kind' and 'path'{asked_in_pairs(fields)}"
-        )
+        raise DocumentError(needed(fields))
+    if "content" in fields and str(fields.get("role")).lower() in ROLES:
+        raise DocumentError('one message by itself: write those of a conversation as one line {"messages": [...]}')
     if form == "content-parts":
         document = parse_document(marked_parts(fields, notes) | {"split": split_in(fields) or "train"})
         check_unread(fields, {"id", "source", "content"}, notes, any_read=_has_media(document))
@@ -185,6 +203,7 @@ def object_document(
     else:
         document = plain_document(fields, root=root, name=name, notes=notes)
     if form != "captioned":
+        check_stretch(fields, document.parts, notes)
         check_unread(fields, {"images"} if form == "obelics" else set(), notes, any_read=_has_media(document))
     return checked(document, fields, split)
 

@@ -31,6 +31,7 @@ ON = (
     *("weight", "loss", "loss_mask", "loss_weight", "compute_loss", "calculate_loss", "is_target"),
     *("has_loss", "use_loss", "with_loss", "enable_loss", "in_loss", "include_in_loss", "loss_enabled", "loss_on"),
     *("to_train", "do_train", "should_train", "can_train", "can_train_on", "train_this_turn", "include_in_training"),
+    *("loss_scale", "loss_factor", "train_weight", "training_weight"),
     *("supervise", "supervised", "is_supervised", "unmasked", "is_unmasked", "train_mask", "turn_mask", "learned"),
 )
 """Marks whose truth means learned."""

@@ -29,6 +29,8 @@ from data.links import stays_within
 TABLES = (".csv", ".tsv")
 """Endings of tables of text, which are not read: a metadata.jsonl is written from them."""
 _WORDS = (".txt", ".caption", ".json")
+WORD_LIKE = (".lab", ".srt", ".vtt", ".lrc", ".tags", ".cap", ".text", ".label", ".normalized.txt", ".original.txt")
+"""Endings of files that may hold the words for a medium of their name, and are not read."""
 
 
 def media_documents(
@@ -86,7 +88,9 @@ def _document(
         return whole_sample(name, media, fields, find=find, max_file_mib=limits.max_file_mib, notes=skipped)
     document = captioned_sample(name, media, text, fields, find=find, source=root.name, notes=skipped)
     if not document.parts[-1].text:
-        raise DocumentError(f"file {next(iter(media))!r} has no words beside it: write {name}.txt")
+        likely = next((name + ending for ending in WORD_LIKE if _is_there(root, name + ending)), "")
+        what = f": rename {likely!r} to {name}.txt if it holds plain words" if likely else f": write {name}.txt"
+        raise DocumentError(f"file {next(iter(media))!r} has no words beside it{what}")
     return document
 
 
@@ -119,6 +123,9 @@ def grouped(
     for path, problem in walk(root, enter=enter, skipped=skipped):
         if within is not None and "/" not in path:
             continue
+        if os.path.basename(path).startswith("."):
+            skipped["hidden file"] += 1
+            continue
         is_film = not problem and ending_of(path) in FILM_OR_CODE and medium_in(root, path)
         if medium_of(path) or is_film or remedy_for(path) or path.lower().endswith(_WORDS):
             groups.setdefault(os.path.splitext(path)[0], []).append((path, problem))
@@ -128,7 +135,24 @@ def grouped(
             skipped[f"table .{ending_of(path)}: its words are not read, captions beside media are"] += 1
         else:
             pass_over_other(path, skipped)
-    return groups
+    return _with_named_after_media(groups)
+
+
+def _with_named_after_media(groups: dict[str, list]) -> dict[str, list]:
+    """The groups with words that are named after a medium's whole name (`a.jpg.txt`) beside that medium."""
+    sizes = {name: len(group) for name, group in groups.items()}
+    for name in [name for name in groups if medium_of(name) or remedy_for(name)]:
+        group = groups.get(os.path.splitext(name)[0], [])
+        medium = next((file for file in group if file[0] == name), None)
+        if medium is None:
+            continue
+        if sizes[os.path.splitext(name)[0]] == 1:
+            group += groups.pop(name)
+        else:
+            # of several media of one name each may have words of its own
+            group.remove(medium)
+            groups[name] = [medium, *groups[name]]
+    return {name: groups[name] for name in sorted(groups, key=os.fsencode) if groups[name]}
 
 
 def _is_words(path: str) -> bool:

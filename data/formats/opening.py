@@ -11,7 +11,6 @@ first lines); everything else happens while the documents are iterated.
 import dataclasses
 import hashlib
 import itertools
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -21,19 +20,22 @@ from data.archive import is_tar
 from data.compressed import how_to_unpack, open_plain, packed_kind, packing_in
 from data.document import DocumentError, tagged, untagged
 from data.endings import medium_of
+from data.formats.fields import folded
 from data.formats.lines import check_encoding, is_array, json_items
 from data.formats.manifest import FORMS, form_of, manifest_documents
+from data.formats.refusals import coco, what_alone, what_foreign, what_json
 from data.formats.source import Limits, Source, container_sha256, file_sha256, files_sha256
 from data.formats.splits import NamedSplits, digest_of_holders
 from data.formats.walk import walk
 from data.links import behind_links
 from data.pointers import pointer_in
-from data.signatures import known_by
 from data.workbench.source import LANGUAGES
 
 FORMATS = (*FORMS, "manifest", "markdown", "repository", "media", "webdataset", "parquet", "datasets")
 ENDINGS = {".tar": "webdataset", ".parquet": "parquet", ".arrow": "datasets"}
 """Ending of a container -> its format."""
+JSON = (".jsonl", ".ndjson", ".jsonlines", ".json")
+"""Endings of JSON."""
 _TEXTS = (".txt", ".caption", ".cls", ".json", ".jsonl", ".md", ".markdown", ".csv", ".tsv", ".html", ".xml", ".yaml")
 
 
@@ -97,7 +99,10 @@ def noting_packed(source: Source) -> Source:
 
 
 def what_packed(root: Path, names: Iterable[str]) -> str:
-    """What is compressed, split or of another encoding in a folder where nothing can be read, with the remedy."""
+    """What is foreign, compressed, split or of another encoding in a folder where nothing is read, with the remedy."""
+    names = list(names)
+    if foreign := next((name for name in names if what_foreign(name)), ""):
+        return f", but {foreign}, which {what_foreign(foreign)}"
     for name in names:
         try:
             what = (
@@ -111,13 +116,15 @@ def what_packed(root: Path, names: Iterable[str]) -> str:
             continue
         if what or packed_kind(name):
             return f", but {name}, which {what or 'is ' + packed_kind(name)}"
+        if name.lower().endswith(JSON) and (why := what_json(root / name)):
+            return f", but {name}, which {why}"
     return ""
 
 
 def is_lines(file: Path, *, least: int = 2) -> bool:
     """Whether a file holds JSON lines of a known form, two of them at least: one alone may be a caption."""
     found = list(itertools.islice(json_items(file, max_line_mib=16.0), 2))
-    return len(found) >= least and all(isinstance(fields, dict) and form_of(fields) for _, fields in found)
+    return len(found) >= least and all(isinstance(fields, dict) and form_of(folded(fields)) for _, fields in found)
 
 
 def manifests(
@@ -141,10 +148,14 @@ def manifests(
         forms = forms_in(files[0], max_line_mib=limits.max_line_mib)
         if not forms and files[0].suffix.lower() != ".jsonl" and not is_array(files[0]):
             packing = packing_in(files[0])
-            if packing is None and (why := one_medium(files[0])):
+            if packing is None and (why := what_alone(files[0])):
                 raise ValueError(f"{path} {why}")
             what = f"is compressed ({packing.name}) and " if packing else ""
-            raise ValueError(unknown(path, f"{what}holds no JSON object of a known form in its first lines"))
+            what += "holds no JSON object of a known form in its first lines"
+            why = what_json(files[0])
+            raise ValueError(unknown(path, f"{what}: it {why}" if why else what))
+        if len(files) == 1 and forms == {"captioned"} and (why := coco(files[0])):
+            raise ValueError(f"{path} {why}")
         format = forms.pop() if len(forms) == 1 else "manifest"
 
     def read(include_decode: bool, skipped: Counter):
@@ -193,18 +204,6 @@ def joined(path: Path, root: Path, sources: list[Source]) -> Source:
     return Source(path, format, root, read, digest, count, tuple(name for each in sources for name in each.containers))
 
 
-def one_medium(file: Path) -> str:
-    """What to do about a medium that is given alone, as the end of a sentence; "" for any other file."""
-    with open(file, "rb") as stream:
-        name, medium, remedy = known_by(stream.read(1024)) or ("", None, "")
-    if medium is None:
-        return name and f"is {name}: {remedy}"
-    return (
-        f"is {name}, one medium without words: put {file.stem}.txt beside it and give the folder, or write a manifest "
-        f'of lines {{"file_name": {json.dumps(file.name)}, "text": "..."}} and give that'
-    )
-
-
 def _num_lines(file: Path) -> int:
     with open(file, "rb") as stream:
         return sum(block.count(b"\n") or block.count(b"\r") for block in iter(lambda: stream.read(2**20), b""))
@@ -246,7 +245,7 @@ def _num_rows(root: Path, names: list[str]) -> int | None:
 def forms_in(file: Path, *, max_line_mib: float = 16.0) -> set[str]:
     """The known forms among the first 50 objects of a JSON file."""
     found = itertools.islice(json_items(file, max_line_mib=max_line_mib), 50)
-    return {form_of(fields) for _, fields in found if isinstance(fields, dict)} - {None}
+    return {form_of(folded(fields)) for _, fields in found if isinstance(fields, dict)} - {None}
 
 
 def unknown(path: Path, what: str) -> str:

@@ -28,15 +28,15 @@ from data.archive import resolve_container
 from data.document import Document, DocumentError, Quarantined, Text, untagged
 from data.endings import FILM_OR_CODE, ending_of, medium_of
 from data.formats.cells import open_table, table_rows
-from data.formats.fields import CONVERSATIONS, FIELDS, SURE, WORDS, is_medium, path_of
-from data.formats.lines import parse_object
+from data.formats.fields import CONVERSATIONS, FIELDS, STRETCHES, SURE, WORDS, asked_in_pairs, is_medium, path_of
+from data.formats.lines import list_in
 from data.formats.manifest import form_of, object_document
 from data.formats.marks import is_mark
 from data.formats.provenance import DOCUMENT_WORDS, is_provenance, tells_of_row
 from data.formats.source import Limits
 from data.formats.splits import NamedSplits, split_in, splits_of_paths
 from data.split_names import FIELDS as SPLIT_FIELDS
-from data.split_names import FLAGS, LOOSE_FIELDS
+from data.split_names import FLAGS, LOOSE_FIELDS, split_of_name
 
 _TEXTS = frozenset(("content", *CONVERSATIONS, *WORDS, "label", "id", "split", "source", "__key__", "key"))
 """Columns whose bytes are text: many programs write strings without saying so."""
@@ -46,6 +46,7 @@ _NAMES = (
     ("video", re.compile(r"video|film|clip|mp4|webm")),
 )
 _FORMS = ("content", *CONVERSATIONS)
+_TEXTUAL = {*CONVERSATIONS, *WORDS}
 _SPLITS = (*SPLIT_FIELDS, *LOOSE_FIELDS, *FLAGS)
 
 
@@ -53,7 +54,9 @@ def table_documents(
     root: Path, files: list[str], limits: Limits, skipped: Counter, splits: NamedSplits | None = None
 ) -> Iterator[Document | Quarantined]:
     """A document for each row of the tables (paths relative to `root`, resolved), table by table."""
-    named = splits_of_paths(files, splits=splits)
+    states = [_with_state(root, file) for file in files]
+    of_names = splits_of_paths(states, splits=splits)
+    named = {file: of_names[name] for file, name in zip(files, states, strict=True)}
     for file in files:
         try:
             path = resolve_container(root, file)
@@ -67,6 +70,19 @@ def table_documents(
                 yield _beside(item, root, file) if isinstance(item, Document) else item
         except (DocumentError, OSError) as error:
             yield Quarantined(untagged(file), untagged(file), f"table {untagged(file)!r}: {error}")
+
+
+def _with_state(root: Path, file: str) -> str:
+    """The path of a table, behind the split that a data set saved alone has noted in its state.json."""
+    if not file.lower().endswith(".arrow") or (root / "dataset_dict.json").exists():
+        return file
+    folder, _, base = untagged(file).rpartition("/")
+    try:
+        split = json.loads((root / folder / "state.json").read_text(encoding="utf-8-sig")).get("_split")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return file
+    split = split_of_name(split) if isinstance(split, str) else ""
+    return "/".join(filter(None, (folder, split, base))) if split else file
 
 
 def _row(
@@ -122,9 +138,11 @@ def _beside(document: Document, root: Path, file: str) -> Document:
 
 def _fields(values: dict, heads: dict[str, bytes], features: dict, notes: Counter) -> dict:
     """A row as the JSON object it stands for."""
+    for column in [name for name in values if name.lower() in _TEXTUAL and name.lower() not in values]:
+        values[column.lower()] = values.pop(column)
     for column in _FORMS:
         if isinstance(values.get(column), str) and values[column].lstrip().startswith("["):
-            values[column] = _parsed(values[column], is_text=column == "content")
+            values[column] = list_in(values[column], is_text=column == "content")
     for column in SPLIT_FIELDS:
         names = features.get(column)
         if isinstance(names, list) and isinstance(values.get(column), int) and 0 <= values[column] < len(names):
@@ -138,6 +156,7 @@ def _fields(values: dict, heads: dict[str, bytes], features: dict, notes: Counte
                         values[f"{kind}s"] = [*values.get(f"{kind}s", []), reference]
         return values
     fields = {key: values[key] for key in ("id", "__key__", "key", "source", *_SPLITS, *WORDS) if key in values}
+    fields |= {key: values[key] for key in STRETCHES if key in values}
     # the picture of a mask is a medium
     fields |= {key: value for key, value in values.items() if is_mark(key) and not _holds_media(value, heads)}
     for key in ("__key__", "key"):
@@ -159,7 +178,8 @@ def _fields(values: dict, heads: dict[str, bytes], features: dict, notes: Counte
         if FIELDS.get(column) and column not in used and FIELDS[column] not in cells and _names_file(value, heads):
             fields.setdefault(column, value)
             used.add(column)
-        elif tells_of_row(column) and not _is_cell(value, heads):
+        # a name beside a cell is that of its file
+        elif FIELDS.get(column, "none") not in ("", *cells) and tells_of_row(column) and not _is_cell(value, heads):
             fields.setdefault(column, value)
     _check_cells(fields, heads.keys() - used, notes)
     for column, value in values.items():
@@ -169,12 +189,6 @@ def _fields(values: dict, heads: dict[str, bytes], features: dict, notes: Counte
     if isinstance(values.get("label"), str):
         fields.setdefault("label", values["label"])
     return fields
-
-
-def _holds_media(value, heads: dict[str, bytes]) -> bool:
-    """Whether a value, or one of a list, is a cell or names a file of a medium."""
-    entries = value if isinstance(value, list) else [value]
-    return any(isinstance(entry, str) and (entry in heads or is_medium(entry)) for entry in entries)
 
 
 def _names_file(value, heads: dict[str, bytes]) -> bool:
@@ -195,22 +209,12 @@ def _check_cells(fields: dict, left: Iterable[str], notes: Counter) -> None:
             raise DocumentError(f"column {column[:40]!r} holds bytes of no image, audio or video format that is known")
 
 
-def _parsed(text: str, *, is_text: bool):
-    """A list as JSON text: parsed inside an object, by the one guarded parser; a text that only begins so stays one."""
-    try:
-        found = parse_object(f'{{"list": {text}}}'.encode("utf-8", "surrogatepass"))["list"]
-    except DocumentError:
-        if is_text:
-            return text
-        raise
-    return text if is_text and not (found and all(isinstance(part, dict) for part in found)) else found
-
-
 def _is_cell(value, heads: dict[str, bytes]) -> bool:
     return isinstance(value, str) and value in heads
 
 
 def _holds_media(value, heads: dict[str, bytes]) -> bool:
+    """Whether a value, or one of a list, is a cell or names a file of a medium."""
     entries = value if isinstance(value, list) else [value]
     return any(_is_cell(entry, heads) or is_medium(path_of(entry)) for entry in entries)
 
@@ -271,10 +275,11 @@ def check_columns(file: Path) -> None:
         # a file that is broken is set aside while reading, like any other
         return
     labels = [column for column, value in _features(schema).items() if isinstance(value, list)]
-    if not set(schema.names) & {*_FORMS, *WORDS, "label", *labels}:
+    if not {*schema.names, *map(str.lower, schema.names)} & {*_FORMS, *WORDS, "label", *labels}:
         raise ValueError(
             f"table {file} has the columns {', '.join(schema.names[:20])}, none of which holds text: "
             f"rename one to {', '.join(WORDS)}, or to {', '.join(_FORMS)}"
+            f"{asked_in_pairs(dict.fromkeys(schema.names, ''))}"
         )
 
 
@@ -282,7 +287,7 @@ def dataset_files(root: Path, candidates: list[str]) -> list[str]:
     """Those of the Arrow files below `root` that hold rows: what state.json names, where there is one."""
     found = []
     for path in candidates:
-        folder, _, base = path.rpartition("/")
+        folder, _, base = untagged(path).rpartition("/")
         try:
             state = json.loads((root / folder / "state.json").read_text(encoding="utf-8-sig"))
             named = [entry["filename"] for entry in state["_data_files"]]

@@ -20,8 +20,10 @@ from data.document import Audio, DocumentError, Image, Part, Text, Video, check_
 from data.formats.fields import media_of
 
 MEDIA = {"image": Image, "video": Video, "audio": Audio}
+# PNG, JPEG, GIF, and RIFF as base64 begins
+_BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR)[A-Za-z0-9+/=\s]*$")
 _PLACEHOLDER = re.compile(r"<(image|video|audio)>")
-_KEYS = ("path", "url", "file", "image", "audio", "video", "image_url", "video_url", "audio_url")
+_KEYS = ("path", "url", "file", "image", "audio", "video", "image_url", "video_url", "audio_url", "source")
 
 
 def typed(fields: dict, name: str, kind: type, *, where: str = "field", default=None):
@@ -45,12 +47,14 @@ def local_path(reference, *, where: str) -> str:
     Raises DocumentError, with the remedy, for remote addresses and for media written into the text.
     """
     if isinstance(reference, dict):
+        if reference.get("data") and not any(reference.get(key) for key in _KEYS):
+            raise DocumentError(f"{where} holds its bytes in the text: store it as a file and give the path")
         reference = next((reference[key] for key in _KEYS if reference.get(key)), None)
         if isinstance(reference, dict):
             return local_path(reference, where=where)
     if not isinstance(reference, str) or not reference:
         raise DocumentError(f"{where} names no file (a path is wanted, not {type(reference).__name__})")
-    if reference.startswith("data:"):
+    if reference.startswith("data:") or _BASE64.match(reference):
         raise DocumentError(f"{where} holds its bytes in the text: store it as a file and give the path")
     if re.match(r"(https?|ftp|s3|gs|hf)://", reference):
         raise DocumentError(f"{where} is remote ({reference[:80]!r}): download it and give the path of the file")

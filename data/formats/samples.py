@@ -21,7 +21,7 @@ from pathlib import Path
 from data.document import Audio, Document, DocumentError, Image, Text, Video, parse_document
 from data.formats.captioned import words_in
 from data.formats.chat import PARTS_WITH_PATH
-from data.formats.fields import CONVERSATIONS, check_unread, media_of
+from data.formats.fields import CONVERSATIONS, check_unread, folded, media_of, unpacked
 from data.formats.lines import parse_object
 from data.formats.manifest import checked, form_of, object_document
 from data.formats.marks import object_switch
@@ -46,7 +46,7 @@ def object_beside(content: str, text: str, notes: Counter) -> dict:
     Raises DocumentError.
     """
     try:
-        return parse_object(content.encode("utf-8", "surrogatepass"))
+        return unpacked(folded(parse_object(content.encode("utf-8", "surrogatepass"))))
     except DocumentError:
         if not text.strip():
             raise

@@ -1,6 +1,6 @@
 """Which files of a folder hold documents: JSON, tars, tables and folders of captioned media, found by a look at names.
 
-    found = survey(root, limits)
+    found = survey(listing, limits)
     found.json          JSON lines and arrays of a known form
     found.containers    format -> tars or tables, by their names in addresses
     found.media         folders right below the root whose captioned media are read beside those
@@ -25,14 +25,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.archive import tar_index
-from data.compressed import READ_THROUGH, packed_kind
+from data.compressed import READ_THROUGH, is_piece, packed_kind
 from data.document import DocumentError, tagged, untagged
 from data.endings import ending_of, medium_of, remedy_for
 from data.formats.lines import is_array, json_items
 from data.formats.opening import ENDINGS, ending_for, format_by_content, forms_in, is_lines, is_told, opens_like_json
 from data.formats.source import Limits
 from data.formats.splits import name_of_many
-from data.formats.walk import is_open, walk
+from data.formats.walk import Listing
 from data.links import stays_within
 from data.split_names import words_of_name
 
@@ -59,21 +59,26 @@ class Found:
 class _Names:
     """The names below a folder, and what of it they and the first bytes of some tell."""
 
-    def __init__(self, root: Path):
+    def __init__(self, listing: Listing):
         from data.formats.repository import PROGRAMS
 
-        self.root, self.listed = root, list(itertools.islice(walk(root, enter=is_open), _LOOKED_AT))
+        self.root = listing.root
+        # `._a.tar` is what a Mac noted about a.tar
+        plain = (item for item in listing.open() if not os.path.basename(item[0]).startswith("._"))
+        self.listed = list(itertools.islice(plain, _LOOKED_AT))
         self.plain = [name for name, problem in self.listed if not problem]
         kinds = [(name, medium_of(name)) for name in self.plain]
         self.num_media = sum(kind is not None for _, kind in kinds)
         self.num_code = sum(os.path.splitext(name)[1].lower() in PROGRAMS for name in self.plain)
-        self.media = {os.path.splitext(name)[0] for name, kind in kinds if kind or remedy_for(name)}
+        named = [name for name, kind in kinds if kind or remedy_for(name)]
+        # words may be named after all of a medium's name
+        self.media = {*named, *(os.path.splitext(name)[0] for name in named)}
         self.words = {os.path.splitext(name)[0] for name in self.plain if ending_of(name) in _WORDS}
         self.untold = list(itertools.islice(filter(self._is_untold, self.plain), _PEEKED))
 
     def _is_untold(self, name: str) -> bool:
         stem, ending = os.path.splitext(name)
-        if packed_kind(name) or ending.lower() in ENDINGS:
+        if packed_kind(name) or is_piece(os.path.basename(name)) or ending.lower() in ENDINGS:
             return False
         return not is_told(name) or (ending.lower() in _TEXTS and stem not in self.media)
 
@@ -93,12 +98,13 @@ class _Names:
             return False
 
 
-def survey(root: Path, limits: Limits) -> Found:
+def survey(listing: Listing, limits: Limits) -> Found:
     """What a folder (resolved) holds. An empty one where none of its files holds documents."""
+    root = listing.root
     named = [root / name for name in MANIFESTS if is_inside(root, root / name)]
     if named:
         return Found(named[:1])
-    names, is_clone = _Names(root), (root / ".git").exists()
+    names, is_clone = _Names(listing), (root / ".git").exists()
     top = top_files(root, ".jsonl", known=True) + top_files(root, ".json", known=True)
     # in a repository such a file is one among others
     top += [] if is_clone else names.untold_json(on_top=True)
@@ -130,9 +136,9 @@ def top_files(root: Path, ending: str, *, known: bool) -> list[Path]:
     return [file for file in files if not known or forms_in(file)]
 
 
-def manifests_below(root: Path, limits: Limits, *, known: bool) -> list[Path]:
+def manifests_below(listing: Listing, limits: Limits, *, known: bool) -> list[Path]:
     """The JSON files below a folder that has none on top."""
-    return _below(_Names(root), limits, known=known)
+    return _below(_Names(listing), limits, known=known)
 
 
 def _below(names: _Names, limits: Limits, *, known: bool = True) -> list[Path]:

@@ -1,6 +1,7 @@
 """The files below a folder, in an order that is always the same, without ever leaving it.
 
     walk(root, enter=...)    (path relative to root, problem) for each file; the problem is empty for a plain file
+    Listing(root)            the same, walked once for however many look at it, and no further than they look
 
 Folders behind links are not entered, so a cycle cannot be; a link to a file inside is passed over, since its target is
 met anyway, and counted; a link into the store of a hub's snapshot or of git-annex (`data.links`) is a plain file under
@@ -43,9 +44,37 @@ def walk(
     yield from _below(root, "", 0, enter or (lambda _: True), skipped)
 
 
+class Listing:
+    """What `walk` gives for a folder, remembered as far as somebody has looked."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._seen: list[tuple[str, str]] = []
+        self._rest = walk(root)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        number = 0
+        while True:
+            if number == len(self._seen):
+                item = next(self._rest, None)
+                if item is None:
+                    return
+                self._seen.append(item)
+            yield self._seen[number]
+            number += 1
+
+    def open(self) -> Iterator[tuple[str, str]]:
+        """Those that no folder's name hides."""
+        return ((name, why) for name, why in self if not any(map(_hides, name.split("/")[:-1])))
+
+
+def _hides(folder: str) -> bool:
+    return folder.startswith(".")
+
+
 def is_open(folder: str) -> bool:
     """Whether a folder's name does not hide it."""
-    return not os.path.basename(folder).startswith(".")
+    return not _hides(os.path.basename(folder))
 
 
 def _below(

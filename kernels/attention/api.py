@@ -17,17 +17,21 @@ from kernels.attention.choose import BACKENDS
 from kernels.attention.op import run, span_attention
 from kernels.attention.spans import Spans
 
+MASKS = {"attn_mask", "mask", "attention_mask", "block_mask", "key_padding_mask", "is_causal", "causal"}
+"""Names under which other attentions take a mask."""
+
 
 def attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    spans: Spans,
+    spans: Spans | None = None,
     *,
     scale: float | None = None,
     sink: Tensor | None = None,
     backend: str = "auto",
     return_lse: bool = False,
+    **masks: object,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """softmax(scale q k^T) v, each row over the keys that its span lets through.
 
@@ -37,12 +41,16 @@ def attention(
     -> out (B, T, H, D) in the inputs' dtype; with return_lse also lse (B, H, T) float32 (float64 for float64 inputs),
     natural log, sink included, without gradient. A row that sees nothing gets out 0, lse -inf (the sink's logit with a
     sink) and gradients 0.
-    Raises TypeError where q, k or v is no tensor or spans is a mask, and ValueError for shapes, dtypes or devices that
+    Raises TypeError where q, k or v is no tensor, or where there are no spans but a mask, under whatever name another
+    attention takes it (attn_mask, is_causal, ...), and ValueError for shapes, dtypes or devices that
     do not fit, for an unknown backend, for a backend that cannot do what is asked, and for "auto" where nothing but
     T x S memory would serve.
     """
-    if not isinstance(spans, Spans):
-        raise TypeError(_no_spans(spans, q))
+    if unknown := masks.keys() - MASKS:
+        raise TypeError(f"attention() got an unexpected keyword argument {min(unknown)!r}")
+    if masks or not isinstance(spans, Spans):
+        name, given = next(iter(masks.items()), ("", spans))
+        raise TypeError(_no_spans(given, q, name=name))
     for name, x in (("q", q), ("k", k), ("v", v)):
         if not isinstance(x, Tensor):
             raise TypeError(f"{name} must be a float tensor of 4 dims (B, tokens, heads, D); got a {type(x).__name__}")
@@ -60,12 +68,13 @@ def attention(
     return (out, lse.detach()) if return_lse else out
 
 
-def _no_spans(given: object, q: object) -> str:
-    """What to say to a mask, or to nothing, where spans belong."""
+def _no_spans(given: object, q: object, *, name: str) -> str:
+    """What to say to a mask, or to nothing, where spans belong; name: of an argument that there is not."""
     what = {Tensor: "a mask", type(None): "None"}.get(type(given), f"a {type(given).__name__}")
     shape = getattr(given, "shape", None)
     if shape is not None:
         what = f"a mask of shape {tuple(shape)} and {given.dtype}"
+    what = f"{name}={given}" if name and shape is None else f"{name}, {what}" if name else what
     batch, tokens = q.shape[:2] if isinstance(q, Tensor) and q.dim() == 4 else ("B", "T")
     return (
         f"attention takes Spans as its fourth argument, not {what}: the keys that a row sees are one interval, and no "

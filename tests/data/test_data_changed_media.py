@@ -6,17 +6,23 @@ import logging
 import os
 import shutil
 import tarfile
+import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from encode_here import Here
 from media_files import line, manifest, picture, sound
 
-from data import shards
+import train
+from data import media_record, shards
 from data.config import EncodeConfig
 from data.formats import open_source
 from data.media_record import changed_media
 from data.store import build_corpus
+from data.tokenizer import MIN_VOCAB, train_tokenizer
+from recipes.recipe import Recipe, RowsConfig
+from training.distributed import World
 
 
 def lines_of(path, rows) -> None:
@@ -237,6 +243,38 @@ def test_file_written_while_it_is_read_is_noticed(tmp_path, build, monkeypatch):
     assert again.num_tokens[1] > first.num_tokens[1]
 
 
+def test_file_that_was_decoded_before_it_changed_and_hashed_after(tmp_path, build, monkeypatch):
+    """Its hash is that of the new content, which nobody has decoded: it must not count as what was encoded."""
+    path, encode, sha256, decoded = native(tmp_path / "s"), Here.encode, media_record.file_sha256, threading.Event()
+
+    def late(file):
+        assert file.name != "1.png" or decoded.wait(20)
+        return sha256(file)
+
+    def changing(self, documents):
+        for result in encode(self, documents):
+            if result.document.id == "d1":
+                picture(path, 40, 40, seed=5)
+                decoded.set()
+            yield result
+
+    with monkeypatch.context() as patch:
+        patch.setattr("data.media_record.file_sha256", late)
+        patch.setattr(Here, "encode", changing)
+        first = build(tmp_path / "s")
+    again = build(tmp_path / "s")
+    assert again.num_tokens[1] > first.num_tokens[1]
+
+
+def test_what_changed_within_a_tick_of_the_clock_is_read_again(tmp_path, build, monkeypatch):
+    """A file of this very moment may change once more and keep its times, so these prove nothing."""
+    native(tmp_path / "s")
+    corpus, read = build(tmp_path / "s"), []
+    monkeypatch.setattr("data.media_record.file_sha256", lambda path: read.append(path.name) or "00" * 32)
+    changes = changed_media(corpus.folder, open_source(tmp_path / "s").root, max_file_mib=256)
+    assert sorted(read) == ["0.png", "1.png", "2.png"] and changes.changed == 3
+
+
 def test_only_what_changed_costs_a_reading(tmp_path, build, monkeypatch):
     """An untouched corpus is looked at by stat alone, once the first seconds of its files are over."""
     native(tmp_path / "s")
@@ -263,3 +301,41 @@ def test_damaged_or_absent_record_is_no_change_and_told(tmp_path, build, untouch
     assert build(tmp_path / "s").ids == corpus.ids
     told = [record.getMessage() for record in caplog.records if "go unnoticed" in record.getMessage()]
     assert len(told) == 3 and str(corpus.folder) in told[0]
+
+
+@pytest.mark.parametrize("change", ["other", "gone"])
+@pytest.mark.parametrize("keep", [True, False], ids=["kept", "decoded-again"])
+def test_training_on_a_built_corpus_tells_what_changed(tmp_path, caplog, change, keep):
+    """It trained on the old pictures without a word, or where none were kept on padding, with a loss of 0."""
+    native(tmp_path / "root")
+    tokenizer = train_tokenizer(["picture 1"], MIN_VOCAB)
+    corpus = build_corpus(tmp_path / "root", tmp_path / "built", tokenizer=tokenizer, config=EncodeConfig(),
+                          num_workers=1, keep_media=keep)  # fmt: skip
+
+    def check(most: float) -> None:
+        run = SimpleNamespace(world=World(), recipe=Recipe(rows=RowsConfig(max_left_out=most)))
+        with caplog.at_level(logging.WARNING, logger="brine"):
+            train._Run.check_media(run, corpus)
+
+    check(0.0)
+    assert not caplog.text
+    for number in range(2):
+        path = tmp_path / f"root/m/{number}.png"
+        path.unlink()
+        if change == "other":
+            picture(path, 8, 8)
+    check(0.9)
+    told = "Training goes on with what was encoded then" if keep else "Their documents are left out"
+    assert f"2 of 3 media files changed since they were encoded: 'm/0.png' first. {told}" in caplog.text
+    if keep:
+        check(0.5)
+    else:
+        with pytest.raises(
+            ValueError, match=r"2 of 3 media files .* over rows.max_left_out 0.5; `python -m data build`"
+        ):
+            check(0.5)
+    # a corpus that keeps its media goes to another machine without them
+    shutil.rmtree(tmp_path / "root")
+    caplog.clear()
+    check(0.9)
+    assert not caplog.text

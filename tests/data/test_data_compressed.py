@@ -115,9 +115,9 @@ PACKED = {
     "s.7z": (SEVEN + bytes(99), "7z x s.7z -os"),
     "s.rar": (RAR + bytes(99), "unrar x s.rar s/"),
     "images.zip": (b"PK\x03\x04" + bytes(99), "unzip images.zip -d images"),
-    "b.tar.gz.partaa": (tar(WREN, "w:gz"), "cat b.tar.gz?* > b.tar.gz"),
-    "b.tar.00": (tar(WREN), "cat b.tar?* > b.tar"),
-    "b.zip.001": (b"PK\x03\x04" + bytes(99), "cat b.zip?* > b.zip"),
+    "b.tar.gz.partaa": (tar(WREN, "w:gz"), "cat b.tar.gz.part[a-z][a-z] > b.tar.gz"),
+    "b.tar.00": (tar(WREN), "cat b.tar.[0-9][0-9] > b.tar"),
+    "b.zip.001": (b"PK\x03\x04" + bytes(99), "cat b.zip.[0-9][0-9][0-9] > b.zip"),
     "b.z01": (b"PK\x07\x08PK\x03\x04" + bytes(99), "zip -s 0 b.zip --out whole.zip"),
 }
 

@@ -207,6 +207,49 @@ def test_obelics_says_what_is_wrong(tmp_path, fields, words):
     assert len(documents) == 1 and len(bad) == 1 and words in bad[0].reason
 
 
+TALK = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "A"}]
+TURNS = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "A"}]
+LISTS = {
+    "a list a line": f"{json.dumps(TALK)}\n{json.dumps(TURNS)}\n",
+    "ends of old Macs": f"\ufeff{json.dumps(TALK)}\r{json.dumps(TURNS)}",
+    "ends of Windows and blank lines": f"\r\n{json.dumps(TALK)} \r\n\r\n{json.dumps(TURNS)}\r\n",
+    "an array of them": json.dumps([TALK, TURNS]),
+    "an array with indents": json.dumps([TALK, TURNS], indent=2),
+    "a list and an object": f"{json.dumps(TALK)}\n{json.dumps({'messages': TALK})}\n",
+}
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+@pytest.mark.parametrize("content", LISTS.values(), ids=LISTS)
+def test_conversations_as_lists(tmp_path, name, content):
+    """The first line was taken for the whole file, each of its messages for a text, and no other line was read."""
+    (tmp_path / name).write_text(content, encoding="utf-8", newline="")
+    for path in (tmp_path / name, tmp_path):
+        documents, bad = read(path)
+        assert not bad and [texts(d) for d in documents] == ["<user>\nq\n<assistant>\nA"] * 2
+        assert [texts(d, learn=True) for d in documents] == ["A"] * 2
+
+
+@pytest.mark.parametrize(
+    "content, num_good, words",
+    [
+        ('[{"text": "a"}]\n{"text": "b"}\n', 1, "must be a JSON object, not list"),
+        ('[{"text": "a"}][{"text": "b"}]', 1, "more follows behind the array's end"),
+        ('[{"text": "a"}]]', 1, "more follows behind the array's end"),
+        ("[]\n" + json.dumps(TALK), 1, "must be a JSON object, not list"),
+        (json.dumps(TALK[0]) + "\n" + json.dumps(TALK[1]), 0, "one message by itself"),
+        (json.dumps([TALK[0]]), 0, "one message by itself"),
+        ('[{"role": "user", "content": "q"}, "x"]\n[1]\n', 0, "must be a JSON object, not list"),
+        (json.dumps(TALK) + "\n" + json.dumps(TALK)[:-9] + "\n", 1, "not JSON"),
+    ],
+    ids=["lines", "arrays", "bracket", "empty", "messages", "one message", "no turns", "cut"],
+)
+def test_lists_that_are_no_conversations_and_what_follows_an_array(tmp_path, content, num_good, words):
+    (tmp_path / "a.jsonl").write_text(content)
+    documents, bad = read(tmp_path / "a.jsonl")
+    assert len(documents) == num_good and bad and all(words in item.reason for item in bad)
+
+
 def test_captioned_and_mixed_lines(room, tokenizer, config):
     lines = [
         {"file_name": "m/a.png", "text": "heron"},

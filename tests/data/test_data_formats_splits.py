@@ -182,6 +182,13 @@ def test_a_manifest_of_a_held_out_name_that_leads_out_declares_nothing(tmp_path)
     assert len(documents) == 40 and {document.split for document in documents} == {"train", "validation", "test"}
 
 
+@pytest.mark.parametrize("folder", [".cache/test", ".test", "train/.val"])
+def test_hidden_folders_declare_nothing(tmp_path, folder):
+    made(tmp_path, "metadata on top", {"train": 40})
+    fill(tmp_path, {f"{folder}/0.png": b"x"})
+    assert splits(tmp_path) == {"train": {"train", "validation", "test"}}
+
+
 def test_long_names_cost_no_time():
     names = ["a" * 240, "1_" * 120, "a1" * 120, "-" * 240, "00000-of-" * 26, "test" * 60, ".gz" * 80]
     start = time.process_time()

@@ -30,7 +30,8 @@ def files() -> dict[str, set[str]]:
 def test_every_test_that_is_named_exists(request, file):
     module = pytest.Module.from_parent(request.session, path=(HERE / file).resolve())
     found = {item.name for item in module.collect()}
-    assert not files()[file] - found
+    missing = files()[file] - found
+    assert not missing, f"{file} has no {', '.join(sorted(missing))}: name its successor in tests/data/README.md"
 
 
 def test_every_kind_has_three_examples():

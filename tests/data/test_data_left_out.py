@@ -97,6 +97,32 @@ def test_counted_as_the_planner_leaves_out(made, seed):
         assert found.documents == Plan.build(made, row_tokens=row, media_budget=budget, epochs=1).info["left_out"]
 
 
+PIECES = {
+    "picture first": [{"image": "wide.png"}, "words"],
+    "words first": ["words", {"image": "wide.png"}, "more"],
+    "between words that are read": [{"type": "text", "text": "q", "learn": False}, {"image": "wide.png"}, "more"],
+    "two pictures": [{"image": "wide.png"}, {"image": "wide.png"}, "x"],
+    "words alone": ["words " * 40],
+}
+
+
+@pytest.mark.parametrize("parts", PIECES.values(), ids=PIECES)
+def test_rows_one_token_too_short_are_told_from_those_that_fit(tmp_path, tokenizer, parts):
+    """To the token: the planner and the count agree on what is just long enough."""
+    picture(tmp_path / "wide.png", *SIZES["wide"])
+    text = line("x", *[part if isinstance(part, str) or "image" in part else "q" for part in parts])
+    content = [part if isinstance(part, dict) and "learn" in part else text["content"][place]
+               for place, part in enumerate(parts)]  # fmt: skip
+    manifest(tmp_path, [text | {"content": content}, line("one that fits", "x")])
+    made = build_corpus(tmp_path, tmp_path / "built", tokenizer=tokenizer, config=EncodeConfig(), num_workers=1)
+    need = find_left_out(made, row_tokens=2, media_budget={}).needs.get("tokens", 2)
+    for row in range(max(2, need - 2), need + 3):
+        budget = dict.fromkeys(MODALITIES, row)
+        plan = Plan.build(made, row_tokens=row, media_budget=budget, epochs=1)
+        assert find_left_out(made, row_tokens=row, media_budget=budget).documents == plan.info["left_out"], row
+        assert plan.info["left_out"] == (row < need), row
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

@@ -173,6 +173,20 @@ def test_a_layout_that_only_looks_like_a_hub_opens_nothing(tmp_path, png, trick)
         resolve_media(folder.resolve(), "a.png", max_file_mib=1)
 
 
+@pytest.mark.parametrize("link", [".git", ".git/annex", ".git/annex/objects"])
+def test_a_store_behind_a_link_is_none(tmp_path, png, link):
+    """Who gives a folder away may have made any link in it: one in the store's own path would open any folder."""
+    folder, private = tmp_path / "f", tmp_path / "private"
+    rest = ".git/annex/objects/".removeprefix(f"{link}/")
+    (private / rest).mkdir(parents=True)
+    (private / rest / "x").write_bytes(png)
+    (folder / link).parent.mkdir(parents=True)
+    (folder / link).symlink_to(private)
+    (folder / "a.png").symlink_to(".git/annex/objects/x")
+    with pytest.raises(DocumentError, match="link out of"):
+        resolve_media(folder.resolve(), "a.png", max_file_mib=1)
+
+
 @pytest.mark.parametrize("name", ["s.tar", "m.jsonl", "m.json", "folder"])
 def test_a_link_that_is_given_is_followed(tmp_path, png, name):
     real = tmp_path / "real"

@@ -11,7 +11,7 @@ from media_files import picture
 
 from data.archive import is_tar
 from data.document import DocumentError, resolve_media, split_address, tagged, untagged
-from data.formats import open_source
+from data.formats import open_source, walk
 
 LINES = '{"text": "wren"}\n{"text": "heron"}\n'
 ARRAY = json.dumps([{"text": "wren"}, {"text": "heron"}])
@@ -130,6 +130,53 @@ def test_what_is_no_table_of_documents_stays_what_it_is(tmp_path, png):
     assert source.format == "repository" and "main.py" in [item.id for item in source.documents()]
 
 
+ONE = '{"text": "crane"}\n'
+BESIDE = {
+    "a manifest's neighbour": ({"metadata.jsonl": ONE, "more.jsonl": LINES}, ".jsonl"),
+    "in a folder below": ({"train.jsonl": ONE, "test/part.jsonl": LINES}, ".jsonl"),
+    "of no known form": ({"train.jsonl": ONE, "test.jsonl": '{"smell": 1}\n'}, ".jsonl"),
+    "a table of words": ({"metadata.jsonl": ONE, "metadata.csv": "file_name,text\n"}, ".csv"),
+    "a medium beside a tar": ({"0.tar": {"1.txt": b"crane"}, "1.PNG": "x", "1.txt": "wren"}, ".png"),
+    "a table beside a tar": ({"0.tar": {"1.txt": b"crane"}, "0.parquet": "PAR1"}, ".parquet"),
+}
+
+
+@pytest.mark.parametrize("files, ending", BESIDE.values(), ids=BESIDE)
+def test_documents_beside_what_is_read_are_counted(tmp_path, files, ending):
+    """Of what stands back not a word was said."""
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(tar(content) if isinstance(content, dict) else content.encode())
+    source = open_source(tmp_path)
+    assert [texts(document) for document in source.documents()] == ["crane"]
+    assert len([reason for reason in source.skipped if ending in reason.lower()]) == 1
+
+
+QUIET = {
+    "a tar that is addressed": {
+        "m.jsonl": '{"image": "shard.tar::x.png", "text": "crane"}',
+        "shard.tar": {"x.png": b"x"},
+    },
+    "one without its ending": {"m.jsonl": '{"image": "s#.tar::x.png", "text": "crane"}', "s": {"x.png": b"x"}},
+    "one of another ending": {"m.jsonl": '{"image": "s.csv#.tar::x.png", "text": "crane"}', "s.csv": {"x.png": b"x"}},
+    "hidden files": {"m.jsonl": ONE, "._m.jsonl": "\0\5", ".cache/a.jsonl": LINES},
+    "media, pages and a card": {
+        "m.jsonl": '{"file_name": "a.png", "text": "crane"}',
+        "a.png": "x",
+        "README.md": "# Card",
+    },
+}
+
+
+@pytest.mark.parametrize("files", QUIET.values(), ids=QUIET)
+def test_what_belongs_to_a_manifest_is_not_passed_over(tmp_path, files):
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(tar(content) if isinstance(content, dict) else content.encode())
+    source = open_source(tmp_path)
+    assert [texts(document) for document in source.documents()] == ["crane"] and not source.skipped
+
+
 def test_pipes_and_links_out_are_not_opened(tmp_path):
     (tmp_path / "f").mkdir()
     os.mkfifo(tmp_path / "f" / "pipe")
@@ -159,3 +206,31 @@ def test_names_in_addresses():
     # a tag opens no way out of the folder
     with pytest.raises(DocumentError, match="leaves"):
         resolve_media("/", "../x#.tar::a.png", max_file_mib=1)
+
+
+FOLDERS = {
+    "tars": {"a/1.tar": None, "b/2.tar": None},
+    "media": {"a/1.png": b"x", "a/1.txt": b"words"},
+    "pages": {"a/1.md": b"# page"},
+    "code": {"src/main.py": b"import os\n", "src/more.py": b"import sys\n"},
+    "manifests below": {"a/metadata.jsonl": LINES.encode(), "b/metadata.jsonl": LINES.encode()},
+    "tars without endings": {"a/1": None, "b/2": None},
+}
+
+
+@pytest.mark.parametrize("files", FOLDERS.values(), ids=FOLDERS)
+def test_opening_walks_a_folder_once(tmp_path, monkeypatch, files):
+    for name, content in (files | {".cache/x/metadata.jsonl": LINES.encode()}).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(tar({"x.txt": b"wren"}) if content is None else content)
+    walked, below = [], walk._below
+
+    def counted(root, folder, *rest):
+        walked.append(folder)
+        return below(root, folder, *rest)
+
+    monkeypatch.setattr(walk, "_below", counted)
+    source = open_source(tmp_path)
+    assert len(walked) == len(set(walked)) and "" in walked
+    # what hidden folders hold is no manifest of the folder
+    assert all(".cache" not in document.id for document in source.documents() if source.format != "repository")

@@ -16,7 +16,7 @@ SAID = {
     "val2017": "validation", "validation_matched": "validation", "minival": "validation", "coco_val2014": "validation",
     "TEST": "test", "test-clean": "test", "testA": "test", "test_std": "test", "testing": "test", "en-test": "test",
     "train": "train", "Training": "train", "train-clean-100": "train", "trainval": "train", "restval": "train",
-    "train[:90%]": "train",
+    "train[:90%]": "train", "held_out": "test", "Hold-Out 2": "test", "heldout": "test",
 }  # fmt: skip
 FORMS = {
     "native": lambda split: line("d", "words") | {"split": split},
@@ -105,7 +105,10 @@ def test_other_names_of_the_field(tmp_path, fields, split):
     assert not bad and (not split or document.split == split)
 
 
-@pytest.mark.parametrize("name", ["tests", "testament", "devices", "trainer", "contest", "", "42", "évaluer"])
+@pytest.mark.parametrize(
+    "name",
+    ["held", "householdout", "hold outs", "tests", "testament", "devices", "trainer", "contest", "", "42", "évaluer"],
+)
 def test_other_words(name):
     assert split_of_name(name) == ""
 

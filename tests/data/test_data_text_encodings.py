@@ -72,6 +72,17 @@ def test_lines_over_the_limit_cost_themselves_alone(tmp_path, end):
     assert "max_line_mib=1" in str(found[1][1]) and [number for number, _ in found] == [1, 2, 3, 4]
 
 
+def test_a_line_over_the_limit_is_not_held(tmp_path):
+    import tracemalloc
+
+    (tmp_path / "a.jsonl").write_bytes(b"y" * 24 * 2**20 + b"\n" + WORDS[0].encode())
+    tracemalloc.start()
+    found = list(json_items(tmp_path / "a.jsonl", max_line_mib=1))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert isinstance(found[0][1], DocumentError) and found[1] == (2, {"text": "wren"}) and peak < 8 * 2**20
+
+
 FOREIGN = {
     "utf-16": "UTF-16",
     "utf-16-le": "UTF-16LE",

@@ -120,7 +120,17 @@ def test_what_says_nothing_new_is_not_noted(tmp_path, beside):
     assert learned(tmp_path, chat("user", "assistant") | beside) == "assistant!"
 
 
-SPELT = ("lossMask", "Loss-Mask", "LOSS_MASK", "isTrainable", "computeLoss", "noLoss", "includeInLoss", "Weight")
+SPELT = (
+    "lossMask",
+    "loss_scale",
+    "Loss-Mask",
+    "LOSS_MASK",
+    "isTrainable",
+    "computeLoss",
+    "noLoss",
+    "includeInLoss",
+    "Weight",
+)
 
 
 @pytest.mark.parametrize("name", SPELT)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import runpy
 import shutil
 import sys
@@ -66,6 +67,7 @@ def made(tmp_path_factory):
     base = tmp_path_factory.mktemp("evals")
     runs = [make_run(base / "one", seeds=(0, 1)), make_run(base / "two", seeds=(5,), vocab_size=270)]
     documents, printed = make_documents(base / "documents"), []
+    before = os.umask(0o027)
     with pytest.MonkeyPatch.context() as patch:
         for run in runs:
             out = []
@@ -73,7 +75,14 @@ def made(tmp_path_factory):
             code = measure([str(run), "--on", str(documents), "--out", str(base / f"{run.name}-on"), *ARGUMENTS])
             assert code == 0, out
             printed.append(out)
+    os.umask(before)
     return base, printed
+
+
+def test_what_is_kept_follows_the_umask(made):
+    """Encoded documents, arrays, losses and samples, as any new file of the user."""
+    for path in sorted((made[0] / "one-on").rglob("*")):
+        assert path.stat().st_mode & 0o777 == (0o750 if path.is_dir() else 0o640), path
 
 
 def last_line(text):
@@ -368,13 +377,3 @@ def test_commands_without_arguments_say_so(module, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         runpy.run_module(module, run_name="__main__")
     assert ended.value.code == 2 and "RUN" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", ["gain", "loss", "summary", "transcribe", "validation"])
-@pytest.mark.filterwarnings("ignore:.*found in sys.modules.*:RuntimeWarning")
-def test_modules_that_are_no_commands_say_so(name, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [name])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_module(f"evals.{name}", run_name="__main__")
-    said = capsys.readouterr().err
-    assert ended.value.code == 2 and f"evals.{name} is no command" in said and "--on DATA" in said

@@ -39,6 +39,33 @@ def test_a_mask_is_no_spans(mask, backend):
     assert out.shape == x.shape
 
 
+NAMED = {
+    "attn_mask": torch.ones(4, 4, dtype=torch.bool).tril(),
+    "mask": np.zeros((4, 4)),
+    "is_causal": True,
+    "causal": True,
+    "key_padding_mask": torch.ones(1, 4, dtype=torch.bool),
+}
+
+
+@pytest.mark.parametrize("beside_spans", [False, True], ids=["alone", "beside-spans"])
+@pytest.mark.parametrize("name", NAMED)
+def test_a_mask_under_its_name_elsewhere_is_told(name, beside_spans):
+    """Python says of an unknown argument that it is unknown, and no more."""
+    x = torch.zeros(1, 4, 2, 8)
+    spans = {"spans": Spans.packed(torch.zeros(1, 4, dtype=torch.int32))} if beside_spans else {}
+    with pytest.raises(TypeError, match=rf"not {name}.*From kernels import Spans; causal: Spans.packed\("):
+        attention(x, x, x, **{name: NAMED[name]}, **spans)
+
+
+def test_no_mask_at_all_and_other_names():
+    x = torch.zeros(1, 4, 2, 8)
+    with pytest.raises(TypeError, match=r"not None.*Spans.packed\("):
+        attention(x, x, x)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'dropout_p'"):
+        attention(x, x, x, Spans.packed(torch.zeros(1, 4, dtype=torch.int32)), dropout_p=0.1)
+
+
 @pytest.mark.parametrize("name", ["q", "k", "v"])
 def test_arrays_are_no_tensors(name):
     x = torch.zeros(1, 4, 2, 8)

@@ -52,6 +52,11 @@ BAD = {
     "slot": ([[SLOT_ID["image"]]], r"patch \(image\)"),
     "bare-numbers": ([60, 61], r"\[\[17, 18\]\]"),
     "none": ([[]], "holds no token"),
+    "nested": ([[[60]]], "is a list"),
+    "range": ([range(3)], r"is a range: .*\[\[17, 18\]\]"),
+    "beyond-any-integer": ([[2**70]], "vocabulary"),
+    "a-number": (60, r"a prompt is a part or a list of parts, not a int: .*\[\[17, 18\]\]"),
+    "nothing": (None, "not a NoneType"),
 }
 
 

@@ -13,6 +13,7 @@ from data.document import Image, Text
 from data.tokenizer import SLOT_ID
 from model import load
 from model.generate import main
+from model.prompt import TextFile
 from model.prompt_paths import path_in
 
 
@@ -65,8 +66,51 @@ def test_what_looks_like_a_path_is_told(model_folder, here, text, hint):
     assert loaded.encode([Text(text)]).token_ids.tolist() == loaded.tokenizer.encode(text)
 
 
+ADDRESSES = {
+    "remote": ("https://host/c.png", "download it"),
+    "one-slash": (Path("https://host/c.png"), "download it"),
+    "bucket": ("s3://bucket/a.wav", "download it"),
+    "file": ("file:///tmp/a.png", "give the path alone, /tmp/a.png"),
+    "bytes": ("data:image/png;base64,AAAA", "write them to a file"),
+}
+
+
+@pytest.mark.parametrize(("path", "hint"), ADDRESSES.values(), ids=list(ADDRESSES))
+def test_an_address_that_is_named_as_a_file_is_told(model_folder, here, path, hint, capsys):
+    """`--image https://...` was looked for in a folder `https:`."""
+    for part in (Image(str(path)), TextFile(str(path)), *([path] if isinstance(path, Path) else [])):
+        with pytest.raises(ValueError, match="prompt part 0") as told:
+            load(model_folder).encode([part])
+        assert hint in str(told.value)
+    for option in ("--image", "--prompt-file"):
+        assert main([str(model_folder), option, str(path), "--device", "cpu"]) == 2
+        assert hint in capsys.readouterr().err
+
+
+def test_a_medium_given_as_text_is_told(model_folder, here, capsys):
+    assert main([str(model_folder), "--prompt-file", "shot.png", "--device", "cpu"]) == 2
+    assert "shot.png is no text but a medium" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--system", "--message"])
+@pytest.mark.parametrize("path", ["shot.png", "gone.png"])
+def test_words_of_a_chat_that_are_a_path_are_told(model_folder, here, capsys, option, path):
+    said = ["--message", "hi", option, path] if option == "--system" else [option, path]
+    assert main([str(model_folder), "--chat", *said, "--device", "cpu"]) == 2
+    assert path in capsys.readouterr().err
+    messages = [{"role": option[2:].replace("message", "user"), "content": path}, {"role": "user", "content": "hi"}]
+    with pytest.raises(ValueError, match=path) as told:
+        load(model_folder).chat(messages)
+    assert 'a content part {"type": "text"' in str(told.value)
+    # meant as words, and what a model said
+    for content in ([{"type": "text", "text": path}], path):
+        messages[0] = {"role": "user" if isinstance(content, list) else "assistant", "content": content}
+        load(model_folder).encode_chat(messages)
+
+
 WORDS = ("def ", "What is in heron.png", "see (a.png)", "a.png\n", "import os.path", "model", "/help", "no/such/folder",
-         "https://example.org/page", "3.14", "e.g.", "x" * 2000 + ".png", "day 1.png", " shot.png")  # fmt: skip
+         "https://example.org/page", "3.14", "e.g.", "x" * 2000 + ".png", "day 1.png", " shot.png",
+         "a\0.png", "\x1b[2Jshot.png")  # fmt: skip
 
 
 @pytest.mark.parametrize("text", WORDS, ids=lambda text: text[:20].strip())

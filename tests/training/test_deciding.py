@@ -19,7 +19,7 @@ from evals.config import EvalConfig
 from model.config import ModelConfig
 from recipes.recipe import Recipe, RowsConfig
 from recipes.trained import check_kept, config_of, inputs_of, settings_of, trained_names
-from salt.config import SaltConfig
+from salt.config import SaltConfig, SelectionConfig
 from training.config import RuntimeConfig, TrainConfig
 from training.files import deciding, differences, plain
 from training.processes import Interrupted, Stop
@@ -274,11 +274,25 @@ def test_a_stage_that_goes_on_keeps_the_name_it_was_begun_under(tmp_path):
         assert skipped == (every > 10)
 
 
+@pytest.mark.parametrize(
+    ("changes", "again"),
+    [({"kd_steps": 6}, False), ({"weight": 0.5, "temperature": 2.0}, False), ({"top_k": 3}, True),
+     ({"selection_keep": 0.9}, True)],
+    ids=["length", "soft-labels", "learnable", "share"],
+)  # fmt: skip
+@pytest.mark.parametrize("key", [plain, deciding], ids=["of-before", "of-now"])
+def test_documents_are_chosen_again_only_where_the_choice_depends_on_it(changes, again, key):
+    """Soft labels for 6 steps in place of 0.3 of 20, as `--extend` asks, had them chosen again, and so was refused."""
+    salt = SaltConfig(selection=True)
+    old = key(SelectionConfig.of(salt)) if key is deciding else plain(salt)
+    assert bool(differences(old, SelectionConfig.of(dataclasses.replace(salt, **changes)))) == again
+
+
 def stopped(folder):
     return events(folder, "interrupted")[0]["step"]
 
 
-@pytest.mark.parametrize("stopped_at", [3, 5, 9])
+@pytest.mark.parametrize("stopped_at", [3, 9])
 def test_a_run_that_goes_on_with_other_records_ends_in_the_same_bits(tmp_path, stopped_at):
     """Every field that is declared to decide nothing has another value after the stop."""
     first, then = tiny_config(), tiny_config(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.torch import load_file
-from tiny_run import final_bytes, timeless, tiny_config, tiny_train
+from tiny_run import SHARD, final_bytes, timeless, tiny_config, tiny_train
 
 import train
 from data.plan import Plan
@@ -77,6 +77,57 @@ def test_extended_equals_never_stopped(tmp_path, stopped_at, decay):
     assert final_bytes(tmp_path / "new") == final_bytes(tmp_path / "whole")
     assert timeless(tmp_path / "new") == timeless(tmp_path / "whole")
     assert {path: path.read_bytes() for path in before} == before
+
+
+def train_to(folder, *, config, stopped_at=None):
+    """Train, or go on, to the end or a stop."""
+    with Stop() as stop:
+
+        def at(step):
+            if step == stopped_at:
+                stop.request("SIGTERM")
+
+        try:
+            tiny_train(folder, config=config, stop=stop, on_step=at)
+        except Interrupted:
+            assert stopped_at
+
+
+@pytest.mark.parametrize(
+    "stops", [(None, None), (10, 15)], ids=["finished", "both-in-their-decay"]
+)  # fmt: skip
+def test_extended_twice_equals_never_stopped(tmp_path, stops):
+    """12 steps become 16 and then 24; one checkpoint is kept beside that of each decay's beginning."""
+    old = None
+    for number, steps in enumerate((12, 16, 24)):
+        config, folder = wsd(steps), tmp_path / str(number)
+        if old is not None:
+            check_longer(old, config)
+            found = checkpoint_to_extend(tmp_path / str(number - 1), config=old)
+            folder.mkdir()
+            carry(tmp_path / str(number - 1), folder, checkpoint=found, num_steps=steps)
+        train_to(folder, config=config, stopped_at=(*stops, None)[number])
+        old = config
+    tiny_train(tmp_path / "whole", config=wsd(24))
+    assert final_bytes(tmp_path / "2") == final_bytes(tmp_path / "whole")
+    assert timeless(tmp_path / "2") == timeless(tmp_path / "whole")
+
+
+def test_a_damaged_checkpoint_costs_steps_and_no_bits(tmp_path):
+    tiny_train(tmp_path / "old", config=wsd(12, keep_checkpoints=9))
+    shard = tmp_path / "old" / "checkpoints" / "step_00000008" / SHARD
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    found = checkpoint_to_extend(tmp_path / "old", config=wsd(12))
+    assert found.step == 5
+    (tmp_path / "new").mkdir()
+    carry(tmp_path / "old", tmp_path / "new", checkpoint=found, num_steps=20)
+    tiny_train(tmp_path / "new", config=wsd(20))
+    tiny_train(tmp_path / "whole", config=wsd(20))
+    assert final_bytes(tmp_path / "new") == final_bytes(tmp_path / "whole")
+    for path in (tmp_path / "old" / "checkpoints").glob("step_*/*.safetensors"):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="no undamaged checkpoint of step 8 or before"):
+        checkpoint_to_extend(tmp_path / "old", config=wsd(12))
 
 
 @pytest.mark.parametrize(
@@ -162,6 +213,28 @@ def test_the_line_goes_on_with_more_steps(tmp_path, manifest):
         with pytest.raises(KeptError, match=told):
             train.run_line(recipe(manifest, 12, **changes), runs=tmp_path, extend=True)
     assert weights(tmp_path / "run" / "large_salt") == weights(tmp_path / "whole" / "large_salt")
+
+
+def test_an_arm_with_soft_labels_that_was_stopped_in_its_decay_goes_on(tmp_path, manifest, monkeypatch):
+    """And with other settings that decide nothing, which need not be those of before."""
+    real, salt = train.train, {"arms": ("salt",)}
+
+    def dies(config, *, name, **options):
+        def at(step):
+            if name == "large_salt" and step == 5:
+                raise KeyboardInterrupt
+
+        return real(config, name=name, on_step=at, **options)
+
+    monkeypatch.setattr(train, "train", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train.run_line(recipe(manifest, 6, **salt), runs=tmp_path)
+    monkeypatch.setattr(train, "train", real)
+    large = dataclasses.replace(recipe(manifest, 9).large, log_every=1, keep_checkpoints=1, checkpoint_every=3)
+    train.run_line(recipe(manifest, 9, **salt, large=large), runs=tmp_path, extend=True)
+    train.run_line(recipe(manifest, 9, name="whole", **salt), runs=tmp_path)
+    assert weights(tmp_path / "run" / "large_salt") == weights(tmp_path / "whole" / "large_salt")
+    assert not (tmp_path / "run" / "large_salt.old-1" / "done").exists()
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,11 @@ import pytest
 
 import train
 from data.config import EncodeConfig
+from data.deciding import decides
 from evals.config import EvalConfig
 from model.config import ModelConfig
 from recipes.recipe import CorpusConfig, Recipe, RowsConfig
+from recipes.trained import FOLLOWING
 from training.config import RuntimeConfig, TrainConfig
 from training.files import plain
 from training.processes import Interrupted
@@ -129,14 +131,42 @@ def test_every_file_of_a_run_follows_the_umask(run):
         assert path.stat().st_mode & 0o777 == (0o775 if path.is_dir() else 0o664), path
 
 
+def deciding_of(value: Recipe, path: tuple[str, ...]) -> bool:
+    """Is this field known to decide what the large arm's model is, whatever the corpus and the machine?"""
+    if path[0] not in ("large", "rows", "seed") or (path[1:2] == ("model",) and path[-1] in FOLLOWING):
+        return False
+    for name in path[:-1]:
+        value = getattr(value, name)
+    return decides(next(field for field in dataclasses.fields(value) if field.name == path[-1]), value)
+
+
 class Trained(Exception):
     """Training would begin."""
 
 
-@pytest.mark.parametrize("part", [field.name for field in dataclasses.fields(Recipe)])
-def test_a_finished_stage_survives_every_changed_field(part, run, monkeypatch):
-    """`demo --large.num-steps 430` on a finished run took its weights, metrics and checkpoints away."""
-    runs, manifest = run
+@pytest.fixture(scope="module")
+def half(run, tmp_path_factory) -> tuple[Path, Path]:
+    """The same run as it was after two of its four steps."""
+    runs = shutil.copytree(run[0], tmp_path_factory.mktemp("half") / "runs")
+    stage = runs / "run" / "large_baseline"
+    (stage / "done").unlink()
+    shutil.rmtree(stage / "model")
+    shutil.rmtree(stage / "checkpoints" / "step_00000004")
+    return runs, run[1]
+
+
+PARTS = [field.name for field in dataclasses.fields(Recipe) if field.name != "small"]
+
+
+HALF = ("corpus", "rows", "runtime")
+"""Parts for a half-finished arm; of the others, and of `small`, test_deciding.py asks the same without a corpus."""
+
+
+@pytest.mark.parametrize(("state", "part"), [*(("run", part) for part in PARTS), *(("half", part) for part in HALF)])
+def test_a_stage_survives_every_changed_field(state, part, request, monkeypatch):
+    """`demo --large.num-steps 430` on a finished run took its weights, metrics and checkpoints away. A run that is half
+    done goes on where the field decides nothing of its model."""
+    runs, manifest = request.getfixturevalue(state)
 
     def begins(config, **_):
         raise Trained
@@ -167,14 +197,17 @@ def test_a_finished_stage_survives_every_changed_field(part, run, monkeypatch):
         except KeptError:
             refused.add(path)
         except Trained:
-            # a run or an arm of its own
-            assert path in {("name",), ("arms",)}, path
+            # it goes on, or is a run or an arm of its own
+            assert path in {("name",), ("arms",)} or (state == "half" and not deciding_of(plainly, path)), path
         except ValueError:
             # refused for another reason: no such folder, one rank only
             pass
         for stage in stages:
             assert contents(runs / "run" / stage) == before[stage], path
     assert not never, f"no other value was found for {never}"
+    if part in ("large", "rows"):
+        expected = {path for path, _ in leaves(plainly) if path[0] == part and deciding_of(plainly, path)}
+        assert refused == expected
     if part == "large":
         assert len(refused) > 30 and ("large", "num_steps") in refused and ("large", "model", "dim") in refused
     if part == "rows":

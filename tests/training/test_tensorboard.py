@@ -4,28 +4,38 @@ TensorBoard itself is an extra. Where it is absent its writer and its reader's r
 file that begins with a step makes void what files before it hold of that step and later ones.
 """
 
+import contextlib
 import json
 import sys
 import types
+from functools import partial
+from pathlib import Path
 
 import pytest
 from tiny_run import tiny_config, tiny_train
 
-from training.metrics import Record, TensorBoardSink, flat_numbers, read_lines
+from training.extend import carry, checkpoint_to_extend
+from training.metrics import Record, TensorBoardSink, flat_numbers, read_lines, viewers
+from training.stages import Line
 
 
 @pytest.fixture
-def shown(monkeypatch, tmp_path):
-    """The points that a reader shows, {tag: [(step, value)]}; all kept in a list of (step, tag, value) and purges."""
-    written = []
+def shown(monkeypatch):
+    """What a reader of a folder shows, {tag: [(step, value)]}, from files of [step, tag, value] and purges."""
 
     class Writer:
         def __init__(self, *, log_dir, purge_step=None):
-            if purge_step is not None:
-                written.append((purge_step, None, None))
+            folder = Path(log_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.path = folder / f"events.{len(list(folder.iterdir())):04d}"
+            self.write(purge_step, None, None)
+
+        def write(self, *point):
+            with open(self.path, "a") as file:
+                file.write(json.dumps(point) + "\n")
 
         def add_scalar(self, tag, value, *, global_step):
-            written.append((global_step, tag, value))
+            self.write(global_step, tag, value)
 
         def close(self):
             pass
@@ -34,11 +44,12 @@ def shown(monkeypatch, tmp_path):
 
     def read(folder):
         points = []
-        for step, tag, value in written:
-            if tag is None:
-                points = [point for point in points if point[0] < step]
-            else:
-                points.append((step, tag, value))
+        for path in sorted(folder.iterdir()):
+            for step, tag, value in map(json.loads, path.read_text().splitlines()):
+                if tag is not None:
+                    points.append((step, tag, value))
+                elif step is not None:
+                    points = [point for point in points if point[0] < step]
         return by_tag(points)
 
     return read
@@ -129,3 +140,60 @@ def test_what_stays_of_the_step_itself_stays(reader, tmp_path, again):
     assert found == recorded(tmp_path)
     assert len(found["loss"]) == 2 and len(found["validation/loss"]) == 1 + again
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0]) == {"step": 1, "loss": 1.0}
+
+
+def tracked(folder, *, until=None, **changes):
+    """Train with `--track tensorboard`, or where it was tracked before."""
+
+    def die(step):
+        if step == until:
+            raise Killed
+
+    asked = changes.pop("track", True)
+    with contextlib.suppress(Killed):
+        tiny_train(
+            folder, config=tiny_config(log_every=1, **changes), sinks=viewers(folder, tensorboard=asked), on_step=die
+        )
+
+
+@pytest.mark.parametrize("asked", [(False, True), (True, False, True)], ids=str)
+def test_it_does_not_matter_when_it_was_asked_for(reader, tmp_path, asked):
+    """A run that was tracked and went on without the option kept the steps that it took back; one that was tracked from
+    the middle on has its beginning too."""
+    for number, track in enumerate(asked):
+        tracked(tmp_path, until=None if number == len(asked) - 1 else 6 + 3 * number, track=track)
+    found = reader(tmp_path / "tensorboard")
+    assert found == recorded(tmp_path) and [step for step, _ in found["loss"]] == list(range(1, 13))
+
+
+def test_an_extended_run_shows_its_own_steps_and_the_old_one_keeps_its(reader, tmp_path):
+    short = {"schedule": "wsd", "decay_steps": 4, "num_steps": 12}
+    tracked(tmp_path / "old", **short)
+    before = reader(tmp_path / "old" / "tensorboard")
+    old = tiny_config(log_every=1, **short)
+    (tmp_path / "new").mkdir()
+    carry(
+        tmp_path / "old", tmp_path / "new", checkpoint=checkpoint_to_extend(tmp_path / "old", config=old), num_steps=16
+    )
+    tracked(tmp_path / "new", **short | {"num_steps": 16}, track=False)
+    found = reader(tmp_path / "new" / "tensorboard")
+    assert found == recorded(tmp_path / "new") and [step for step, _ in found["loss"]] == list(range(1, 17))
+    assert reader(tmp_path / "old" / "tensorboard") == before == recorded(tmp_path / "old")
+
+
+def test_a_stage_that_is_done_again_begins_with_nothing(reader, tmp_path):
+    for rate, steps in ((1e-2, 12), (2e-2, 6)):
+        build = partial(tracked, num_steps=steps, learning_rate=rate)
+        with Line(tmp_path, redo=["small"]) as line:
+            line.stage("small", build, config=rate, precious=True)
+    for stage, steps in (("small.old-1", 12), ("small", 6)):
+        found = reader(tmp_path / stage / "tensorboard")
+        assert found == recorded(tmp_path / stage) and [step for step, _ in found["loss"]] == list(range(1, steps + 1))
+
+
+def test_without_the_package_a_run_that_was_tracked_goes_on(tmp_path, monkeypatch):
+    (tmp_path / "tensorboard").mkdir()
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert viewers(tmp_path, tensorboard=False) == () == viewers(tmp_path / "none", tensorboard=False)
+    with pytest.raises(ValueError, match="uv sync --extra tensorboard"):
+        viewers(tmp_path, tensorboard=True)

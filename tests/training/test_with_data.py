@@ -15,6 +15,7 @@ from model.config import ModelConfig
 from model.transformer import Transformer
 from salt.select import score_documents
 from training.config import TrainConfig
+from training.guard import TrainingDivergedError
 from training.ledger import Ledger
 from training.loop import train
 from training.metrics import read_lines
@@ -127,3 +128,16 @@ def test_document_that_fails_at_load_is_recorded_and_training_goes_on(folder, tm
     failed = [event for event in read_lines(tmp_path / "events.jsonl") if event["event"] == "document_failed"]
     assert planned and {event["document"] for event in failed} == planned
     assert "checksum" in failed[0]["reason"]
+
+
+def test_a_run_that_loads_no_document_ends(folder, tmp_path, monkeypatch):
+    """It went on to the last step with a loss of 0, and kept weights that had learned nothing."""
+    corpus = EncodedCorpus.open(folder)
+
+    def broken(number):
+        raise CorruptDocument(f"document {number} does not match its checksum")
+
+    monkeypatch.setattr(corpus, "sequence", broken)
+    with pytest.raises(TrainingDivergedError, match=r"5 steps in a row had no target.*document_failed"):
+        run(tmp_path, corpus)
+    assert not (tmp_path / "model").exists()

@@ -1,0 +1,144 @@
+"""What is said of a file that holds no documents as it stands: what it is, and what to do about it.
+
+    what_alone(file)    of a file that is given: a medium, a page, a text; "" for any other
+    what_foreign(name)  of a file of data of other programs, by its ending
+    what_json(file)     of JSON of no known form: the fields that it has, or what its one object wraps; "" for any other
+    coco(file)          of COCO's object of images and annotations, which looks like a list of images
+
+Files are looked at by their first bytes or their first object. Each answer is the end of a sentence that begins with
+the file's name.
+"""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+from data.compressed import open_plain
+from data.document import DocumentError
+from data.endings import ending_of
+from data.formats.fields import CONVERSATIONS, PAIRS, folded
+from data.formats.lines import is_array, json_items
+from data.formats.manifest import form_of, needed
+from data.signatures import known_by
+
+_HEAD_BYTES = 2**16
+_TEXTS = ("txt", "text", "md", "markdown", "rst")
+_FIRST = re.compile(r'\{\s*"([^"\\]{1,60})"')
+_LIST = re.compile(r'"([^"\\]{1,60})"\s*:\s*\[\s*\{')
+_FOREIGN = {
+    "an HDF5 file": "h5 hdf5 he5",
+    "a TFRecord file": "tfrecord tfrecords",
+    "an LMDB database": "mdb lmdb",
+    "a pickle, which runs code when it is opened": "pkl pickle joblib",
+    "a shard of MosaicML streaming": "mds",
+    "an ORC table": "orc",
+    "an Avro file": "avro",
+    "an old Feather table": "feather",
+    "a database": "sqlite sqlite3 db duckdb",
+    "an array of numbers": "npy npz mat safetensors pt pth ckpt",
+    "a file of tokens of another program": "idx",
+    "a RecordIO or FFCV file": "rec beton",
+    "a spreadsheet": "xls xlsx xlsm ods",
+    "a file of MessagePack": "msgpack",
+}
+_FOREIGN_ENDINGS = {ending: what for what, endings in _FOREIGN.items() for ending in endings.split()}
+_DOCUMENTS = {*CONVERSATIONS, *(name for pair in PAIRS for name in pair), "content", "chosen", "rejected", "tools"}
+"""Fields of one document that hold lists."""
+_COCO = ("info", "licenses", "images", "annotations", "categories")
+
+
+def what_alone(file: Path) -> str:
+    """What to do about a medium or text that is given alone; "" for any other file."""
+    with open(file, "rb") as stream:
+        name, medium, remedy = known_by(stream.read(1024)) or ("", None, "")
+    if medium is not None:
+        return (
+            f"is {name}, one medium without words: put {file.stem}.txt beside it and give the folder, or write a "
+            f'manifest of lines {{"file_name": {json.dumps(file.name)}, "text": "..."}} and give that'
+        )
+    if name:
+        return f"is {name}: {remedy}"
+    if what := what_foreign(file.name):
+        return what
+    if ending_of(file.name) in _TEXTS:
+        return 'is one text: give the folder that it lies in, or write a manifest of lines {"text": "..."}'
+    return ""
+
+
+def what_foreign(name: str) -> str:
+    """What a file of another program's data is, by its ending, and what to do; "" for any other."""
+    base = name.rsplit("/", 1)[-1]
+    what = _FOREIGN_ENDINGS.get(ending_of(name))
+    # `x.tfrecord-00000-of-00002`
+    what = what or ("a TFRecord file" if re.search(r"\.tfrecords?[-.]", base) else "")
+    if not what or base.lower() == "thumbs.db":
+        return ""
+    return f"is {what}, and is not read: write its rows as JSON lines or Parquet, or its samples into a tar"
+
+
+def what_json(file: Path) -> str:
+    """What a JSON file of no known form holds, and what to do; "" for a file of a known form or that is no JSON."""
+    try:
+        head = _head(file)
+    except OSError:
+        return ""
+    if head[:1] not in ("{", "["):
+        return ""
+    if why := _coco(file, head) or _wrapped(file, head):
+        return why
+    where = "entry" if is_array(file) else "line"
+    for _, first in json_items(file, max_line_mib=16.0):
+        if isinstance(first, DocumentError):
+            return f"has a first {where} that is set aside: {first}"
+        if form_of(folded(first)) is not None:
+            return ""
+        names = ", ".join(repr(key[:40]) for key in list(first)[:12]) or "none"
+        return f"has the fields {names} in its first {where}: {needed(first)}"
+    return ""
+
+
+def coco(file: Path) -> str:
+    """What to do about an object of images and annotations, which looks like a list of images; "" for others."""
+    return _coco(file, _head(file))
+
+
+def _head(file: Path) -> str:
+    with open_plain(file) as stream:
+        return stream.read(_HEAD_BYTES).decode("utf-8-sig", "replace").lstrip()
+
+
+def _wrapped(file: Path, head: str) -> str:
+    """What to do about one object that holds the documents in lists; "" for any other file."""
+    if file.name.lower().partition(".json")[2][:1] in ("l", "L"):
+        return ""
+    first, lists = _FIRST.match(head), dict.fromkeys(_LIST.findall(head))
+    # of several objects, each is a document
+    if not first or not lists or re.search(r"\}\s*\n\s*\{", head) or not _DOCUMENTS.isdisjoint(lists):
+        return ""
+    name = next(iter(lists))
+    if head[: head.index(json.dumps(name))].count("{") > 1:
+        return ""
+    program = (
+        f'import json; [print(json.dumps(row)) for row in json.load(open({json.dumps(file.name)}, encoding="utf-8"))'
+        f"[{json.dumps(name)}]]"
+    )
+    return (
+        f"is one object with a list of objects under {name!r}, and no array of documents: write each such list into a "
+        f"file of its own by `python -c {shlex.quote(program)} > {shlex.quote(name)}.jsonl`"
+    )
+
+
+def _coco(file: Path, head: str) -> str:
+    first, lists = _FIRST.match(head), {"images", "annotations"} & set(_LIST.findall(head))
+    if not first or first[1] not in _COCO or not lists or not re.search(r'"(file_name|image_id)"\s*:', head):
+        return ""
+    program = (
+        f'import json; d = json.load(open({json.dumps(file.name)}, encoding="utf-8")); '
+        'n = {i["id"]: i["file_name"] for i in d["images"]}; [print(json.dumps({"file_name": n[a["image_id"]], '
+        '"text": a["caption"]})) for a in d["annotations"] if "caption" in a]'
+    )
+    return (
+        "is one object of images and annotations (COCO), and no array of documents: write a metadata.jsonl beside the "
+        f"images by `python -c {shlex.quote(program)} > metadata.jsonl`"
+    )
