@@ -148,6 +148,8 @@ def check_source(
                         left_out.count(result.document.id, result.document.kind, sequence)
                 else:
                     found.tally.reject(reject)
+                    if not isinstance(result, Quarantined):
+                        source.set_aside(result.document)
                     if records is not None:
                         records.write(json.dumps(reject.to_json()) + "\n")
                 if bar is not None:
