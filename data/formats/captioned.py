@@ -85,14 +85,19 @@ def captioned_document(
     return parse_document(document.to_json())
 
 
-def plain_document(fields: dict, *, root: Path, name: str, notes: Counter) -> Document:
-    """A document from media and words named by their fields; `name` is its id. Raises DocumentError."""
-    key, words = words_in(fields, notes)
+def check_turn(fields: dict) -> None:
+    """DocumentError for one turn of a conversation, which is no document of its own."""
     role = fields.get("role")
     if isinstance(role, str) and role.strip().lower() in ROLES:
         raise DocumentError(
             f"field 'role' says that this is one turn of a conversation ({role[:40]!r}): write its turns as 'messages'"
         )
+
+
+def plain_document(fields: dict, *, root: Path, name: str, notes: Counter) -> Document:
+    """A document from media and words named by their fields; `name` is its id. Raises DocumentError."""
+    key, words = words_in(fields, notes)
+    check_turn(fields)
     parts: list[Part] = []
     for field, kind, reference in media_of(fields, root):
         path = local_path(reference, where=f"field {field!r}")
