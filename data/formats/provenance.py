@@ -14,6 +14,7 @@ field such as `pic` or `image_url` names a medium in any row, and a text beside 
 page with the address of its picture (CC-News), which is told by a long text and two fields of crawls.
 """
 
+import functools
 import re
 
 DOCUMENT_WORDS = ("text", "raw_text", "content", "raw_content", "page_content", "full_text", "code")
@@ -48,6 +49,7 @@ _MEDIA = _set("image images img picture photo thumbnail video clip audio wav pic
 _OF_PAIRS = _set("pwatermark punsafe similarity aesthetic phash")
 
 
+@functools.lru_cache(maxsize=4096)
 def _words(name: str) -> list[str]:
     return re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower())
 
