@@ -138,7 +138,10 @@ def _manifests_below(listing: Listing, limits: Limits, *, known: bool) -> list[P
     of code.
     """
     root = listing.root
-    if known and any((root / name).exists() for name in (".git", "dataset_dict.json", "state.json")):
+    if known and any((root / name).exists() for name in ("dataset_dict.json", "state.json")):
+        return []
+    is_clone = (root / ".git").exists()
+    if known and is_clone and not _is_data_repository(root):
         return []
     from data.formats.repository import CODE
 
@@ -166,8 +169,23 @@ def _manifests_below(listing: Listing, limits: Limits, *, known: bool) -> list[P
     for files in (found, lines, arrays):
         files = [file for file in files if not known or forms_in(file, max_line_mib=limits.max_line_mib)]
         if files:
-            return files if not known or code <= media + len(files) else []
+            # a data set's own script is no program with data for its tests
+            return files if not known or code <= (1 if is_clone else media + len(files)) else []
     return []
+
+
+def _is_data_repository(root: Path) -> bool:
+    """Whether a repository is that of a data set: large files kept apart, or a card with fields at its top."""
+    found = ((root / ".gitattributes", b"filter=lfs"), (root / "README.md", b"---\n"))
+    for file, mark in found:
+        try:
+            with open(file, "rb") as stream:
+                head = stream.read(2**16) if file.is_file() and not file.is_symlink() else b""
+        except OSError:
+            continue
+        if mark in head if mark == b"filter=lfs" else head.startswith(mark):
+            return True
+    return False
 
 
 def _is_inside(root: Path, file: Path) -> bool:

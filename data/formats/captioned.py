@@ -32,7 +32,7 @@ from data.document import (
     parse_document,
     resolve_media,
 )
-from data.formats.fields import SURE, WORDS, asked_in_pairs, check_stretch, check_unread, media_of
+from data.formats.fields import SURE, WORDS, asked_in_pairs, check_caption, check_stretch, check_unread, media_of
 from data.formats.parts import MEDIA, local_path
 from data.formats.roles import ROLES
 from data.formats.source import note_text
@@ -106,6 +106,8 @@ def plain_document(fields: dict, *, root: Path, name: str, notes: Counter) -> Do
         parts.append(MEDIA[kind](path))
     check_unread(fields, set(), notes, any_read=bool(parts), words=(key, words))
     check_stretch(fields, parts, notes)
+    if not parts:
+        check_caption(fields, key, words)
     if not words:
         pairs = asked_in_pairs(fields)
         raise DocumentError(f"no words to learn from: none of the fields {', '.join(WORDS)} holds any{pairs}")
