@@ -120,9 +120,9 @@ def _kind(root: Path, path: str, look: bool) -> tuple[str, str]:
     if medium_in(root, path):
         return "medium that no document takes", ""
     if ending in ("csv", "tsv"):
-        return f"table .{ending}, not read", "`data check FILE` tells how to convert it"
-    if what := what_foreign(path):
-        return f"file .{ending} of another program", what.rpartition(": ")[2]
+        return f"table .{ending} beside what is read", "`data check FILE` tells how to convert it"
+    if what_foreign(path):
+        return f"file .{ending} of other data", "write it as JSON lines or Parquet"
     if ending in ("tar", "parquet", "arrow", "jsonl", "json"):
-        return f"file .{ending}, not read beside the others", "give it by itself, or convert it"
+        return f"file .{ending} beside what is read", "give it by itself, or convert it"
     return f"file .{ending}" if ending else "file without an ending", ""

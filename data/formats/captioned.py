@@ -32,7 +32,7 @@ from data.document import (
     parse_document,
     resolve_media,
 )
-from data.formats.fields import SURE, WORDS, asked_in_pairs, check_stretch, check_unread, media_of
+from data.formats.fields import SURE, WORDS, asked_in_pairs, check_caption, check_stretch, check_unread, media_of
 from data.formats.parts import MEDIA, local_path
 from data.formats.roles import ROLES
 from data.formats.source import note_text
@@ -85,14 +85,19 @@ def captioned_document(
     return parse_document(document.to_json())
 
 
-def plain_document(fields: dict, *, root: Path, name: str, notes: Counter) -> Document:
-    """A document from media and words named by their fields; `name` is its id. Raises DocumentError."""
-    key, words = words_in(fields, notes)
+def check_turn(fields: dict) -> None:
+    """DocumentError for one turn of a conversation, which is no document of its own."""
     role = fields.get("role")
     if isinstance(role, str) and role.strip().lower() in ROLES:
         raise DocumentError(
             f"field 'role' says that this is one turn of a conversation ({role[:40]!r}): write its turns as 'messages'"
         )
+
+
+def plain_document(fields: dict, *, root: Path, name: str, notes: Counter) -> Document:
+    """A document from media and words named by their fields; `name` is its id. Raises DocumentError."""
+    key, words = words_in(fields, notes)
+    check_turn(fields)
     parts: list[Part] = []
     for field, kind, reference in media_of(fields, root):
         path = local_path(reference, where=f"field {field!r}")
@@ -101,6 +106,8 @@ def plain_document(fields: dict, *, root: Path, name: str, notes: Counter) -> Do
         parts.append(MEDIA[kind](path))
     check_unread(fields, set(), notes, any_read=bool(parts), words=(key, words))
     check_stretch(fields, parts, notes)
+    if not parts:
+        check_caption(fields, key, words)
     if not words:
         pairs = asked_in_pairs(fields)
         raise DocumentError(f"no words to learn from: none of the fields {', '.join(WORDS)} holds any{pairs}")

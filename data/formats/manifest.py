@@ -26,7 +26,7 @@ from pathlib import Path
 
 from data.compressed import plain_stem
 from data.document import Document, DocumentError, Quarantined, Text, parse_document
-from data.formats.captioned import captioned_document, plain_document
+from data.formats.captioned import captioned_document, check_turn, plain_document
 from data.formats.chat import chat_document
 from data.formats.fields import (
     CONVERSATIONS,
@@ -44,7 +44,6 @@ from data.formats.lines import is_array, json_items
 from data.formats.llava import llava_document
 from data.formats.marks import marked_parts, object_switch
 from data.formats.obelics import obelics_document
-from data.formats.roles import ROLES
 from data.formats.splits import (
     FORM,
     HELD_OUT,
@@ -183,9 +182,8 @@ def object_document(
     form, notes = form or form_of(fields), Counter() if notes is None else notes
     if form is None:
         raise DocumentError(needed(fields))
-    if "content" in fields and str(fields.get("role")).lower() in ROLES:
-        raise DocumentError('one message by itself: write those of a conversation as one line {"messages": [...]}')
     if form == "content-parts":
+        check_turn(fields)
         document = parse_document(marked_parts(fields, notes) | {"split": split_in(fields) or "train"})
         check_unread(fields, {"id", "source", "content"}, notes, any_read=_has_media(document))
         return document

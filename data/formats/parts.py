@@ -21,7 +21,7 @@ from data.formats.fields import media_of
 
 MEDIA = {"image": Image, "video": Video, "audio": Audio}
 # PNG, JPEG, GIF, and RIFF as base64 begins
-_BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR)[A-Za-z0-9+/=\s]*$")
+_BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR)[A-Za-z0-9+/=\s]{40,}$")
 _PLACEHOLDER = re.compile(r"<(image|video|audio)>")
 _KEYS = ("path", "url", "file", "image", "audio", "video", "image_url", "video_url", "audio_url", "source")
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from data.document import Audio, Document, DocumentError, Image, Text, Video, parse_document
 from data.formats.captioned import words_in
 from data.formats.chat import PARTS_WITH_PATH
-from data.formats.fields import CONVERSATIONS, check_unread, folded, media_of, unpacked
+from data.formats.fields import CONVERSATIONS, check_caption, check_unread, folded, media_of, unpacked
 from data.formats.lines import parse_object
 from data.formats.manifest import checked, form_of, object_document
 from data.formats.marks import object_switch
@@ -90,6 +90,8 @@ def captioned_sample(
             found[address] = kind
     # without a medium of its own a caption is none
     check_unread(fields, set(), notes, any_read=bool(found), words=(key, words))
+    if not found:
+        check_caption(fields, key, words)
     return checked(paired(name, found, words, source=source), fields, split_in(fields))
 
 

@@ -145,7 +145,7 @@ def _below(names: _Names, limits: Limits, *, known: bool = True) -> list[Path]:
     """In each folder one of MANIFESTS, which stands for what lies below it too; elsewhere JSON lines and arrays.
 
     A repository's own test data are no manifests of it: with `known`, more code than media and manifests is a tree
-    of code.
+    of code, and a clone is one with more than a script, or without media and a data set's marks.
     """
     standing: dict[str, tuple[int, Path]] = {}
     others: list[tuple[str, Path]] = []
@@ -167,7 +167,8 @@ def _below(names: _Names, limits: Limits, *, known: bool = True) -> list[Path]:
         elif arrays < _ARRAYS_LOOKED_AT and stem not in names.media:
             arrays += 1
             others += [(folder, names.root / name)] if is_array(names.root / name) else []
-    if known and not (names.root / ".git").exists():
+    is_clone = (names.root / ".git").exists()
+    if known and not is_clone:
         others += [(file.parent.relative_to(names.root).as_posix(), file) for file in names.untold_json(on_top=False)]
 
     def stands_above(folder: str) -> bool:
@@ -176,7 +177,26 @@ def _below(names: _Names, limits: Limits, *, known: bool = True) -> list[Path]:
 
     found = {file for _, file in standing.values()} | {file for folder, file in others if not stands_above(folder)}
     files = sorted(file for file in found if not known or forms_in(file, max_line_mib=limits.max_line_mib))
-    return files if not known or names.num_code <= names.num_media + len(files) else []
+    if not known or not files:
+        return files
+    if is_clone:
+        # a data set's own script is no program with data for its tests
+        return files if names.num_code <= 1 and (names.num_media or _is_data_repository(names.root)) else []
+    return files if names.num_code <= names.num_media + len(files) else []
+
+
+def _is_data_repository(root: Path) -> bool:
+    """Whether a repository is that of a data set: large files kept apart, or a card with fields at its top."""
+    found = ((root / ".gitattributes", b"filter=lfs"), (root / "README.md", b"---\n"))
+    for file, mark in found:
+        try:
+            with open(file, "rb") as stream:
+                head = stream.read(2**16) if file.is_file() and not file.is_symlink() else b""
+        except OSError:
+            continue
+        if mark in head if mark == b"filter=lfs" else head.startswith(mark):
+            return True
+    return False
 
 
 def is_inside(root: Path, file: Path) -> bool:
@@ -265,7 +285,7 @@ def _has_words(root: Path, name: str) -> bool:
 
 
 def _is_table_of_words(root: Path, name: str) -> bool:
-    from data.formats.cells import load_pyarrow
+    from data.formats.cells import load_pyarrow, open_table
     from data.formats.parquet import check_columns
 
     first = words_of_name(os.path.basename(untagged(name)))[:1]
@@ -273,7 +293,8 @@ def _is_table_of_words(root: Path, name: str) -> bool:
         return False
     try:
         load_pyarrow()
+        open_table(root / untagged(name))
         check_columns(root / untagged(name))
-    except ValueError:
+    except (ValueError, DocumentError, OSError):
         return False
     return True

@@ -77,6 +77,7 @@ HOSTILE_MEDIA = {
     "climbs": ["../x.png"],
     "absolute": ["/etc/passwd"],
     "remote": ["https://host/x.png?w=3"],
+    "base64": ["iVBORw0KGgoAAAANSUhEUgAA"],
     "base64 with its type": ["data:image/png;base64,iVBORw0KGgo="],
 }
 

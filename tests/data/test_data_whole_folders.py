@@ -86,7 +86,7 @@ STANDS_BACK = {
         "`git lfs pull` fetches it: b.jsonl",
     ),
     "a table of text": ({"a.jsonl": lines("a"), "b.csv": "text\nx\n"}, "b.csv"),
-    "a workbook": ({"a.tar": {"1.txt": "a"}, "b.xlsx": "x"}, "1 file .xlsx of another program (write its rows"),
+    "a workbook": ({"a.tar": {"1.txt": "a"}, "b.xlsx": "x"}, "1 file .xlsx of other data (write it as"),
     "pictures": ({"a.jsonl": lines("a"), "x/1.png": "x", "x/2.PNG": "x"}, "2 medium that no document takes: x/1.png"),
     "unread pictures": ({"a.jsonl": lines("a"), "1.heic": "x"}, "medium .heic (convert"),
     "a pipe's place": ({"a.jsonl": lines("a"), "notes": "x"}, "1 file without an ending: notes"),
