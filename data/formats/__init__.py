@@ -137,7 +137,9 @@ def _together(path: Path, root: Path, found: Found, limits: Limits) -> Source:
         sources.append(containers(path, root, names, format, limits, splits))
     if found.media:
         sources.append(_of_files(path, root, "media", limits, within=found.media, splits=splits))
-    return _accounted(joined(path, root, sources), found.json, splits=splits, counted=found.media)
+    unknown_splits = ", ".join(card.unknown[:5])
+    notes = [f"README.md names splits that nobody knows, which say nothing: {unknown_splits}"] if card.unknown else []
+    return _accounted(joined(path, root, sources), found.json, splits=splits, counted=found.media, notes=notes)
 
 
 def _accounted(source: Source, files: list[Path] = (), **options) -> Source:

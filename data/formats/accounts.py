@@ -21,7 +21,7 @@ from data.compressed import packed_kind
 from data.document import Document, Quarantined, Text, split_address, untagged
 from data.endings import ending_of, medium_in, remedy_for
 from data.formats.refusals import what_foreign
-from data.formats.source import LOST, Source, note_text, reading
+from data.formats.source import LOST, NOTE, Source, note_text, reading
 from data.formats.splits import HELD_OUT, NamedSplits
 from data.formats.walk import is_open, walk
 from data.pointers import pointer_in
@@ -38,13 +38,19 @@ _POINTERS_LOOKED_FOR = 1000
 
 
 def accounted(
-    source: Source, *, read: Iterable[str], splits: NamedSplits | None = None, counted: Collection[str] = ()
+    source: Source,
+    *,
+    read: Iterable[str],
+    splits: NamedSplits | None = None,
+    counted: Collection[str] = (),
+    notes: Iterable[str] = (),
 ) -> Source:
     """The source of a folder, with every other file below it counted.
 
     read: paths below the root of the files that documents come from. splits: what names of the source declare.
-    counted: folders right below the root whose other files a reader counts itself.
+    counted: folders right below the root whose other files a reader counts itself. notes: what else is to be told.
     """
+    notes, real = tuple(notes), _Real(source.root)
     read = frozenset(untagged(name) for name in read)
 
     def documents(include_decode: bool, skipped: Counter) -> Iterator[Document | Quarantined]:
@@ -57,12 +63,27 @@ def accounted(
                 note_text(path)
             if item is None:
                 break
-            taken.update(hash(path) for path in (*_files_of(item), *texts))
+            taken.update(hash(real.path(path)) for path in (*_files_of(item), *texts))
             yield item
+        skipped.update(f"{NOTE}{note}" for note in notes)
         left = (entry for entry in _others(source.root, counted, skipped) if entry[0] not in read)
         _count((entry for entry in left if hash(entry[0]) not in taken), source.root, splits, skipped)
 
     return dataclasses.replace(source, read=documents)
+
+
+class _Real:
+    """Paths as a walk meets them: without the links to folders that lead to them."""
+
+    def __init__(self, root: Path):
+        self.root, self.folders = root, {"": ""}
+
+    def path(self, path: str) -> str:
+        folder, _, name = os.path.normpath(path).rpartition("/")
+        if folder not in self.folders:
+            real = os.path.realpath(self.root / folder)
+            self.folders[folder] = os.path.relpath(real, self.root) if real.startswith(f"{self.root}/") else folder
+        return f"{self.folders[folder]}/{name}" if folder else name
 
 
 def is_about(path: str) -> bool:
@@ -75,7 +96,7 @@ def _files_of(item: Document | Quarantined) -> Iterator[str]:
     paths = [item.file] if isinstance(item, Quarantined) else [p.path for p in item.parts if not isinstance(p, Text)]
     for path in filter(None, paths):
         address = split_address(path)
-        yield os.path.normpath(untagged(address[0]) if address else path)
+        yield untagged(address[0]) if address else path
 
 
 def _others(root: Path, counted: Collection[str], skipped: Counter) -> Iterator[tuple[str, str]]:

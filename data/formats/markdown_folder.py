@@ -16,7 +16,7 @@ from data.formats.captioned import read_text
 from data.formats.card import read_card
 from data.formats.media_folder import pass_over, pass_over_other
 from data.formats.source import Limits, files_sha256
-from data.formats.splits import UNASSIGNED, NamedSplits
+from data.formats.splits import UNASSIGNED, NamedSplits, digest_of_card
 from data.formats.walk import is_open, walk
 from data.markdown import markdown_parts
 
@@ -68,8 +68,9 @@ def markdown_digest(root: Path) -> Callable[[bool], str]:
     def digest(media: bool) -> str:
         endings = (*ENDINGS, *(f".{ending}" for ending in READ))
         files = [path for path, problem in walk(root, enter=is_open) if not problem and path.lower().endswith(endings)]
-        return files_sha256(
+        found = files_sha256(
             root, files, label="markdown", whole=lambda name: name.lower().endswith(ENDINGS), media=media
         )
+        return digest_of_card(root, found)
 
     return digest

@@ -22,7 +22,7 @@ from data.formats.captioned import read_text
 from data.formats.card import read_card
 from data.formats.samples import captioned_sample, is_whole, named_in, object_beside, whole_sample
 from data.formats.source import Limits, files_sha256
-from data.formats.splits import UNASSIGNED, NamedSplits
+from data.formats.splits import UNASSIGNED, NamedSplits, digest_of_card
 from data.formats.walk import is_open, walk
 from data.links import stays_within
 
@@ -164,6 +164,7 @@ def media_digest(root: Path, *, within: list[str] | None = None) -> Callable[[bo
 
     def digest(media: bool) -> str:
         files = [path for group in grouped(root, within=within).values() for path, problem in group if not problem]
-        return files_sha256(root, files, label="media", whole=_is_words, media=media)
+        found = files_sha256(root, files, label="media", whole=_is_words, media=media)
+        return digest_of_card(root, found)
 
     return digest

@@ -25,7 +25,7 @@ from data.formats.lines import check_encoding, is_array, json_items
 from data.formats.manifest import FORMS, form_of, manifest_documents
 from data.formats.refusals import coco, what_alone, what_foreign, what_json
 from data.formats.source import Limits, Source, container_sha256, file_sha256, files_sha256
-from data.formats.splits import NamedSplits, digest_of_holders
+from data.formats.splits import NamedSplits, digest_of_card, digest_of_holders
 from data.formats.walk import walk
 from data.links import behind_links
 from data.pointers import pointer_in
@@ -227,7 +227,7 @@ def containers(
         format,
         root,
         lambda include_decode, skipped: documents(root, names, limits, skipped, splits),
-        lambda media: container_sha256(root, names, label=format, media=media),
+        lambda media: digest_of_card(root, container_sha256(root, names, label=format, media=media)),
         lambda: None if format == "webdataset" else _num_rows(root, names),
         tuple(names),
     )

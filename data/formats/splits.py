@@ -222,10 +222,17 @@ def _of_holders(root: Path, card: Card) -> NamedSplits:
     return splits
 
 
+def digest_of_card(root: Path, digest: str) -> str:
+    """The digest of a source with what its card says about splits."""
+    patterns = read_card(root).patterns
+    return hashlib.sha256(f"{digest} {patterns!r}".encode("utf-8", "replace")).hexdigest() if patterns else digest
+
+
 def digest_of_holders(root: Path, digest: str) -> str:
     """The digest of manifests with the folders that hold something out: they decide splits, and may come later."""
     splits = NamedSplits(holders := holders_of_media(root), files=False)
     found = [name for name in holders if splits._declared(name)[0] in HELD_OUT]
+    digest = digest_of_card(root, digest)
     if not found:
         return digest
     return hashlib.sha256("\0".join([digest, *found]).encode("utf-8", "surrogateescape")).hexdigest()

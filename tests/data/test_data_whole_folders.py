@@ -244,3 +244,24 @@ def test_one_line_under_a_name_of_no_kind(tmp_path, name):
 def test_texts_stay_texts(tmp_path, content):
     fill(tmp_path, {"x.txt": content, "y.txt": "words"})
     assert open_source(tmp_path).format == "repository" and len(read(tmp_path)[0]) == 2
+
+
+def test_media_behind_a_link_to_their_folder_are_taken(tmp_path):
+    fill(tmp_path, {"real/deep/1.png": b"x", "real/2.png": b"x"})
+    (tmp_path / "alias").symlink_to("real")
+    fill(tmp_path, {"m.jsonl": rows([{"image": f"alias/{name}", "text": "a"} for name in ("deep/1.png", "2.png")])})
+    assert not [line for line in told(tmp_path) if "no document takes" in line]
+
+
+@pytest.mark.parametrize("kind", ["lines", "tar", "captions"])
+def test_a_card_is_part_of_the_fingerprint_and_odd_names_are_noted(tmp_path, kind):
+    """It decides splits; a split of another name was passed over in silence."""
+    {"lines": lambda: fill(tmp_path, {"a.jsonl": lines("a")}), "tar": lambda: tar(tmp_path / "a.tar", {"1.txt": "a"}),
+     "captions": lambda: fill(tmp_path, {"a/1.png": b"x", "a/1.txt": "w"})}[kind]()  # fmt: skip
+    found = [open_source(tmp_path).fingerprint(media=False)]
+    for split in ("test", "train", "challenge"):
+        card = f"---\nconfigs:\n- data_files:\n  - split: {split}\n    path: '**'\n---\n"
+        fill(tmp_path, {"README.md": card})
+        found.append(open_source(tmp_path).fingerprint(media=False))
+    assert len(set(found)) == 3 and found[0] == found[3]
+    assert kind == "captions" or any("nobody knows" in line and "challenge" in line for line in told(tmp_path))
