@@ -36,6 +36,7 @@ from data.plan import Plan
 from data.plan_pieces import plan_in_pieces, same_beginning
 from data.readers import texts_of
 from data.store import EncodedCorpus, build_corpus, is_corpus, open_corpus
+from data.tally import aside_text
 from data.tokenizer import train_tokenizer
 from data.workbench import build_workbench
 from data.workbench.source import read_source, source_hash
@@ -260,6 +261,8 @@ class _Run:
             )
             for line in source.told():
                 logger.info("%s", line)
+        if records := corpus.quarantine():
+            logger.warning("%s: see %s", aside_text(records), folder / "quarantine.jsonl")
         shutil.copyfile(corpus.folder / "quarantine.jsonl", folder / "quarantine.jsonl")
         return {
             "documents": corpus.num_documents,

@@ -36,7 +36,7 @@ import numpy as np
 
 from data.config import EncodeConfig
 from data.decode_pool import DecodePool
-from data.document import MODALITIES, Document, Part, check_relative, parse_document
+from data.document import MODALITIES, Document, Part, Quarantined, check_relative, parse_document
 from data.formats import Source, open_source
 from data.media_record import Watch, changed_media
 from data.rebuild import begin, beside, keep_shards, recover, take_place
@@ -141,6 +141,8 @@ def build_corpus(
         for result in results:
             writer.note(watch.take())
             writer.add(result)
+            if not isinstance(result, Quarantined) and result.quarantined is not None:
+                source.set_aside(result.document)
         writer.close_shard()
     tokenizer.save(place / "tokenizer.json")
     counts = writer.finish()

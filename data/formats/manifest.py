@@ -44,7 +44,16 @@ from data.formats.lines import is_array, json_items
 from data.formats.llava import llava_document
 from data.formats.marks import marked_parts, object_switch
 from data.formats.obelics import obelics_document
-from data.formats.splits import FORM, HELD_OUT, UNASSIGNED, MediaSplits, SplitFrom, split_in, splits_of_paths
+from data.formats.splits import (
+    FORM,
+    HELD_OUT,
+    UNASSIGNED,
+    MediaSplits,
+    NamedSplits,
+    SplitFrom,
+    split_in,
+    splits_of_paths,
+)
 
 FORMS = ("content-parts", "chat", "llava", "obelics", "captioned")
 _TURNS = frozenset(CONVERSATIONS[2:])
@@ -61,14 +70,16 @@ def manifest_documents(
     max_file_mib: float,
     include_decode: bool = False,
     notes: Counter | None = None,
+    splits: NamedSplits | None = None,
 ) -> Iterator[Document | Quarantined]:
     """Documents of JSONL files and JSON arrays in file order, and a `Quarantined` for each entry that gives none.
 
-    What is told about documents that were read is counted in `notes`, each sentence behind "note: ".
+    What is told about documents that were read is counted in `notes`, each sentence behind "note: ". `splits`: what
+    the names of the whole source declare, of which the files are a part.
     """
     files, seen = list(files), set()
     paths = {file: file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name for file in files}
-    splits, media_splits = splits_of_paths(paths.values()), MediaSplits(root)
+    named, media_splits = splits_of_paths(paths.values(), splits=splits), MediaSplits(root)
     for file in files:
         folder = paths[file].rpartition("/")[0]
         base, stem = root / folder, f"{folder}/{plain_stem(file)}" if folder else plain_stem(file)
@@ -102,7 +113,7 @@ def manifest_documents(
                 continue
             if document is not None:
                 document = _below(document, folder)
-                yield document if own else _with_split(document, splits[paths[file]], media_splits)
+                yield document if own else _with_split(document, named[paths[file]], media_splits)
 
 
 def _below(document: Document, folder: str) -> Document:

@@ -13,6 +13,7 @@ from pathlib import Path
 from data.document import Document, DocumentError, Quarantined, Text, parse_document
 from data.endings import READ, medium_of, remedy_for
 from data.formats.captioned import read_text
+from data.formats.card import read_card
 from data.formats.media_folder import pass_over, pass_over_other
 from data.formats.source import Limits, files_sha256
 from data.formats.splits import UNASSIGNED, NamedSplits
@@ -34,7 +35,7 @@ def markdown_documents(root: Path, limits: Limits, skipped: Counter) -> Iterator
             pass_over([path], skipped)
         else:
             pass_over_other(path, skipped)
-    splits = NamedSplits((path for path, _ in pages), files=False)
+    splits = NamedSplits((path for path, _ in pages), files=False, card=read_card(root))
     for path, problem in pages:
         try:
             if problem:

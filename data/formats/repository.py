@@ -36,6 +36,8 @@ from data.workbench.source import LANGUAGES
 MAX_SOURCE_MIB = 2.0
 """Largest file taken for a source file, in MiB; larger ones are data."""
 CODE = frozenset(ending for ending, language in LANGUAGES.items() if language not in ("markdown", "rst", "text"))
+PROGRAMS = CODE - {".yaml", ".yml", ".toml", ".ini", ".cfg"}
+"""Endings of code that data sets do not have as their settings."""
 _MAX_IGNORE_BYTES = 2**20
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from data.endings import medium_of
-from data.links import is_stored, why_dangling
+from data.links import is_hub_folder, is_stored, linked_store, why_dangling
 
 MAX_DEPTH = 64
 """Folders inside folders that are entered; deeper ones are counted as skipped."""
@@ -91,8 +91,13 @@ def _below(
     if depth and (names == ["lock"] or any(made.issubset(names) for made in _MADE)):
         skipped["folder of tools or too deep"] += 1
         return
+    # bytes under hash names, of all revisions; what they are, a snapshot's names say
+    is_hub = {"blobs", "snapshots"}.issubset(names) and is_hub_folder(root / folder)
     for name in names:
         path = f"{folder}/{name}" if folder else name
+        if is_hub and name in ("blobs", "snapshots"):
+            skipped["folder of a hub's cache: give it by itself"] += name == "snapshots"
+            continue
         try:
             mode = os.lstat(root / path).st_mode
         except OSError:
@@ -122,7 +127,7 @@ def _link_problem(root: Path, path: str, skipped: Counter) -> str | None:
     if is_stored(root, real):
         return "" if real.is_file() else "is not a regular file"
     if not real.is_relative_to(root):
-        return "is a link out of the folder"
+        return f"is a link out of the folder: {linked_store(root) or 'copy it here, or give its own folder'}"
     # a medium may lie under another name beside its words; of texts and tables one is enough
     if medium_of(path) is not None and real.is_file():
         return ""

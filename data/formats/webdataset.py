@@ -43,10 +43,10 @@ _WORDS = ("txt", "caption", "json", "cls")
 
 
 def webdataset_documents(
-    root: Path, shards: list[str], limits: Limits, skipped: Counter
+    root: Path, shards: list[str], limits: Limits, skipped: Counter, splits: NamedSplits | None = None
 ) -> Iterator[Document | Quarantined]:
     """A document for each sample of the shards (paths relative to `root`, resolved), shard by shard."""
-    splits = splits_of_paths(shards)
+    named = splits_of_paths(shards, splits=splits)
     for shard in shards:
         try:
             file = resolve_container(root, shard)
@@ -55,7 +55,7 @@ def webdataset_documents(
             yield Quarantined(untagged(shard), untagged(shard), str(error))
             continue
         prefix = "" if len(shards) == 1 else f"{os.path.splitext(untagged(shard))[0]}/"
-        yield from _shard(file, shard, index, limits, skipped, prefix=prefix, named=splits[shard])
+        yield from _shard(file, shard, index, limits, skipped, prefix=prefix, named=named[shard])
         for name, reason in index.refused.items():
             name = name.encode("utf-8", "replace").decode()
             yield Quarantined(f"{shard}::{name}"[:900], untagged(shard), f"member {name[:200]!r} of {shard!r} {reason}")
