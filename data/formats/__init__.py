@@ -48,6 +48,7 @@ from data.formats.opening import (
 from data.formats.source import Limits, Source
 from data.formats.walk import Listing
 from data.links import snapshot_in, stays_within, why_dangling
+from data.pointers import pointer_in
 
 __all__ = ["FORMATS", "Limits", "Source", "open_source"]
 
@@ -128,7 +129,9 @@ def _top_files(root: Path, ending: str, *, known: bool) -> list[Path]:
     files = sorted(file for file in files if _is_inside(root, file))
     if ending == ".json":
         files = [file for file in files if is_array(file) or is_lines(file)]
-    return [file for file in files if not known or forms_in(file)]
+    found = [file for file in files if not known or forms_in(file)]
+    # beside others, one that was not fetched is set aside by name
+    return [file for file in files if file in found or pointer_in(file)] if found else []
 
 
 def _manifests_below(listing: Listing, limits: Limits, *, known: bool) -> list[Path]:

@@ -28,6 +28,7 @@ from data.formats.splits import digest_of_holders
 from data.formats.walk import walk
 from data.links import is_stored, stays_within
 from data.pointers import pointer_in
+from data.text import without_marks
 from data.workbench.source import LANGUAGES
 
 FORMATS = (*FORMS, "manifest", "markdown", "repository", "media", "webdataset", "parquet", "datasets")
@@ -109,7 +110,7 @@ def json_by_content(root: Path) -> list[Path]:
 def _opens_like_json(file: Path) -> bool:
     try:
         with open_plain(file) as stream:
-            return stream.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
+            return without_marks(stream.read(64)).lstrip()[:1] in (b"{", b"[")
     except OSError:
         return False
 
@@ -133,8 +134,7 @@ def noting_packed(source: Source, *, read: Iterable[str] | None = None) -> Sourc
         for name, why in itertools.islice(walk(source.root), _LOOKED_AT):
             if why or name in used:
                 continue
-            kind = packed_kind(name) if read is None or "/" not in name else ""
-            kind = kind or _beside(source, name)
+            kind = _beside(source, name) or (packed_kind(name) if read is None or "/" not in name else "")
             if kind:
                 skipped[kind] += 1
 
@@ -149,7 +149,11 @@ def _beside(source: Source, name: str) -> str:
     """What a file of documents is that is not read since others are, and the remedy; "" for any other file."""
     base, ending = os.path.basename(name), os.path.splitext(name)[1].lower()
     # what is hidden, and what the `datasets` package wrote for itself, is nobody's document
-    if source.format in ("markdown", "media") or base.startswith((".", "cache-")) or "/." in f"/{name}":
+    if base.startswith((".", "cache-")) or "/." in f"/{name}":
+        return ""
+    if (ending in _DOCUMENTS or packed_kind(name)) and (problem := pointer_in(source.root / name)):
+        return f"file {ending} {problem}"
+    if source.format in ("markdown", "media"):
         return ""
     is_documents = ending in _DOCUMENTS or (ending == ".json" and base == name and is_array(source.root / name))
     if is_documents or (source.containers and medium_of(name)):
@@ -164,9 +168,9 @@ def what_packed(root: Path, names: Iterable[str]) -> str:
         return f", but {foreign}, which {what_foreign(foreign)}"
     for name in names:
         try:
-            what = (
-                "" if _is_told(name) and not name.lower().endswith((".json", ".jsonl")) else how_to_unpack(root / name)
-            )
+            what = pointer_in(root / name)
+            if not what and (not _is_told(name) or name.lower().endswith((".json", ".jsonl"))):
+                what = how_to_unpack(root / name)
             if not what and name.lower().endswith((".json", ".jsonl")):
                 check_encoding(root / name)
         except DocumentError as error:
@@ -182,7 +186,7 @@ def what_packed(root: Path, names: Iterable[str]) -> str:
 
 def is_lines(file: Path) -> bool:
     """Whether a file holds JSON lines of a known form, two of them at least: one alone may be a caption."""
-    found = list(itertools.islice(json_items(file, max_line_mib=16.0), 2))
+    found = list(itertools.islice(json_items(file, max_line_mib=16.0, checked=False), 2))
     return len(found) == 2 and all(isinstance(fields, dict) and form_of(folded(fields)) for _, fields in found)
 
 
@@ -278,7 +282,7 @@ def _num_rows(root: Path, names: list[str]) -> int | None:
 
 def forms_in(file: Path, *, max_line_mib: float = 16.0) -> set[str]:
     """The known forms among the first 50 objects of a JSON file."""
-    found = itertools.islice(json_items(file, max_line_mib=max_line_mib), 50)
+    found = itertools.islice(json_items(file, max_line_mib=max_line_mib, checked=False), 50)
     return {form_of(folded(fields)) for _, fields in found if isinstance(fields, dict)} - {None}
 
 
