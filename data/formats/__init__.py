@@ -27,7 +27,7 @@ from pathlib import Path
 from data.compressed import READ_THROUGH
 from data.document import tagged
 from data.endings import medium_of
-from data.formats.download import how_to_download
+from data.formats.download import as_given, how_to_download
 from data.formats.folders import folder_format
 from data.formats.lines import is_array
 from data.formats.manifest import FORMS
@@ -65,14 +65,14 @@ def open_source(
 
     Raises ValueError, with the formats there are, when nothing at the path can be read as one of them.
     """
-    path, limits = Path(path).expanduser(), Limits(max_line_mib, max_file_mib)
+    given, path, limits = str(path), Path(path).expanduser(), Limits(max_line_mib, max_file_mib)
     if format is not None and format not in FORMATS:
         raise ValueError(f"format {format!r} is none of {', '.join(FORMATS)}")
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
-        what = f"does not exist or cannot be reached ({error.strerror}){how_to_download(path)}"
-        raise ValueError(f"{path} {what}") from None
+        what = f"does not exist or cannot be reached ({error.strerror}){how_to_download(given)}"
+        raise ValueError(f"{as_given(given)} {what}") from None
     if stat.S_ISDIR(mode):
         return _open_folder(path, snapshot_in(path.resolve()), format, limits)
     if not stat.S_ISREG(mode):
