@@ -50,7 +50,7 @@ from data.formats.walk import Listing
 from data.links import snapshot_in, stays_within, why_dangling
 from data.pointers import pointer_in
 
-__all__ = ["FORMATS", "Limits", "Source", "open_source"]
+__all__ = ["FORMATS", "Limits", "Source", "check_there", "open_source"]
 
 MANIFESTS = ("manifest.jsonl", "manifest.json", "metadata.jsonl")
 """Files that stand for the folder they lie in."""
@@ -65,14 +65,10 @@ def open_source(
 
     Raises ValueError, with the formats there are, when nothing at the path can be read as one of them.
     """
-    given, path, limits = str(path), Path(path).expanduser(), Limits(max_line_mib, max_file_mib)
+    given, path, limits = path, Path(path).expanduser(), Limits(max_line_mib, max_file_mib)
     if format is not None and format not in FORMATS:
         raise ValueError(f"format {format!r} is none of {', '.join(FORMATS)}")
-    try:
-        mode = os.stat(path).st_mode
-    except OSError as error:
-        what = f"does not exist or cannot be reached ({error.strerror}){how_to_download(given)}"
-        raise ValueError(f"{as_given(given)} {what}") from None
+    mode = check_there(given)
     if stat.S_ISDIR(mode):
         return _open_folder(path, snapshot_in(path.resolve()), format, limits)
     if not stat.S_ISREG(mode):
@@ -81,6 +77,15 @@ def open_source(
         return open_file(path, format, limits)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}): change its permissions") from None
+
+
+def check_there(path: str | Path) -> int:
+    """The mode of what lies at a path of documents. Raises ValueError where there is nothing, with what to do."""
+    try:
+        return os.stat(Path(path).expanduser()).st_mode
+    except OSError as error:
+        what = f"does not exist or cannot be reached ({error.strerror}){how_to_download(path)}"
+        raise ValueError(f"{as_given(path)} {what}") from None
 
 
 def _open_folder(path: Path, root: Path, format: str | None, limits: Limits) -> Source:
