@@ -26,7 +26,7 @@ import torch
 
 from data.filters.rounds import Rounds
 from data.filters.rules import apply
-from data.formats import open_source
+from data.formats import check_there, open_source
 from data.left_out import find_left_out, require_targets
 from data.length_schedule import LengthSchedule
 from data.loader import Loader
@@ -85,6 +85,9 @@ def main(argv: list[str] | None = None) -> int:
     others = os.environ.get("RANK", "0") != "0"
     logging.getLogger("brine").setLevel(logging.DEBUG if launch.debug else logging.WARNING if others else logging.INFO)
     try:
+        if launch.recipe.corpus.manifest is not None:
+            # before anything slow: the trial compilation alone takes a minute
+            check_there(launch.recipe.corpus.manifest)
         if launch.dry_run:
             print(forecast(launch.recipe))
         else:

@@ -223,6 +223,25 @@ def test_dry_run_tells_size_and_time_and_writes_nothing(capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["run", "dry run"])
+@pytest.mark.parametrize(
+    "manifest, told",
+    [
+        ("nowhere/train.jsonl", "nowhere/train.jsonl does not exist"),
+        ("org/name", "`hf download org/name --repo-type dataset"),
+        ("https://data.example/a.tar", "`curl -L -o a.tar https://data.example/a.tar`"),
+        ("s3://bucket/set", "s3://bucket/set does not exist"),
+    ],
+)
+def test_a_manifest_that_is_not_there_is_told_before_anything_slow(tmp_path, monkeypatch, capsys, manifest, told, dry):
+    """A trial compilation went first, without a word, and a dry run printed a plan."""
+    for slow in ("start_world", "resolve_runtime", "forecast"):
+        monkeypatch.setattr(train, slow, lambda *_, **__: pytest.fail("it began"))
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["real", "--corpus.manifest", manifest, "--runs", str(tmp_path), *dry]) == 2
+    assert told in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_help_lists_recipes_and_fields(capsys):
     with pytest.raises(SystemExit) as stopped:
         train.main(["--help"])

@@ -30,7 +30,7 @@ from data.compressed import packed_kind
 from data.document import tagged
 from data.formats.accounts import accounted
 from data.formats.card import read_card
-from data.formats.download import how_to_download
+from data.formats.download import as_given, how_to_download
 from data.formats.folders import folder_format
 from data.formats.manifest import FORMS
 from data.formats.opening import (
@@ -52,7 +52,7 @@ from data.formats.survey import MANIFESTS, Found, is_inside, manifests_below, su
 from data.formats.walk import Listing
 from data.links import snapshot_in, why_dangling
 
-__all__ = ["FORMATS", "Limits", "Source", "open_source"]
+__all__ = ["FORMATS", "Limits", "Source", "check_there", "open_source"]
 
 
 def open_source(
@@ -62,14 +62,10 @@ def open_source(
 
     Raises ValueError, with the formats there are, when nothing at the path can be read as one of them.
     """
-    path, limits = Path(path).expanduser(), Limits(max_line_mib, max_file_mib)
+    given, path, limits = path, Path(path).expanduser(), Limits(max_line_mib, max_file_mib)
     if format is not None and format not in FORMATS:
         raise ValueError(f"format {format!r} is none of {', '.join(FORMATS)}")
-    try:
-        mode = os.stat(path).st_mode
-    except OSError as error:
-        what = f"does not exist or cannot be reached ({error.strerror}){how_to_download(path)}"
-        raise ValueError(f"{path} {what}") from None
+    mode = check_there(given)
     if stat.S_ISDIR(mode):
         return _open_folder(path, snapshot_in(path.resolve()), format, limits)
     if not stat.S_ISREG(mode):
@@ -78,6 +74,15 @@ def open_source(
         return open_file(path, format, limits)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}): change its permissions") from None
+
+
+def check_there(path: str | Path) -> int:
+    """The mode of what lies at a path of documents. Raises ValueError where there is nothing, with what to do."""
+    try:
+        return os.stat(Path(path).expanduser()).st_mode
+    except OSError as error:
+        what = f"does not exist or cannot be reached ({error.strerror}){how_to_download(path)}"
+        raise ValueError(f"{as_given(path)} {what}") from None
 
 
 def _open_folder(path: Path, root: Path, format: str | None, limits: Limits) -> Source:

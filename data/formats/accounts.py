@@ -131,13 +131,13 @@ def _kind(root: Path, path: str, look: bool) -> tuple[str, str]:
     ending = ending_of(path)[:20]
     if remedy := remedy_for(path):
         return f"medium .{ending}", remedy
-    if kind := packed_kind(path):
-        return kind, ""
     try:
         if look and (problem := pointer_in(root / path)):
             return f"file that {problem}", ""
     except OSError:
         return "file that cannot be read", "change its permissions"
+    if kind := packed_kind(path):
+        return kind, ""
     if medium_in(root, path):
         return "medium that no document takes", ""
     if ending in ("csv", "tsv"):

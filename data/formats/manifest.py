@@ -25,6 +25,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data.compressed import plain_stem
+from data.damaged import not_vouched_for
 from data.document import Document, DocumentError, Quarantined, Text, parse_document
 from data.formats.captioned import captioned_document, check_turn, plain_document
 from data.formats.chat import chat_document
@@ -84,6 +85,8 @@ def manifest_documents(
         folder = paths[file].rpartition("/")[0]
         base, stem = root / folder, f"{folder}/{plain_stem(file)}" if folder else plain_stem(file)
         word = "entry" if is_array(file) else "line"
+        if notes is not None and (late := not_vouched_for(file)):
+            notes[f"note: {late}"] += 1
         for number, fields in json_items(file, max_line_mib=max_line_mib):
             name, medium = f"{word} {number}", ""
             try:

@@ -29,6 +29,7 @@ from data.formats.splits import NamedSplits, digest_of_card, digest_of_holders
 from data.formats.walk import walk
 from data.links import behind_links
 from data.pointers import pointer_in
+from data.text import without_marks
 from data.workbench.source import LANGUAGES
 
 FORMATS = (*FORMS, "manifest", "markdown", "repository", "media", "webdataset", "parquet", "datasets")
@@ -81,7 +82,7 @@ def opens_like_json(file: Path) -> bool:
     """Whether a file begins like an object or an array."""
     try:
         with open_plain(file) as stream:
-            return stream.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
+            return without_marks(stream.read(64)).lstrip()[:1] in (b"{", b"[")
     except OSError:
         return False
 
@@ -244,7 +245,7 @@ def _num_rows(root: Path, names: list[str]) -> int | None:
 
 def forms_in(file: Path, *, max_line_mib: float = 16.0) -> set[str]:
     """The known forms among the first 50 objects of a JSON file."""
-    found = itertools.islice(json_items(file, max_line_mib=max_line_mib), 50)
+    found = itertools.islice(json_items(file, max_line_mib=max_line_mib, checked=False), 50)
     return {form_of(folded(fields)) for _, fields in found if isinstance(fields, dict)} - {None}
 
 

@@ -37,6 +37,7 @@ from data.formats.media_folder import pass_over
 from data.formats.samples import captioned_sample, is_whole, named_in, object_beside, whole_sample
 from data.formats.source import Limits
 from data.formats.splits import HELD_OUT, UNASSIGNED, NamedSplits, SplitFrom, splits_of_paths
+from data.pointers import pointer_of
 from data.text import decode_text
 
 _WORDS = ("txt", "caption", "json", "cls")
@@ -106,7 +107,10 @@ class _Shard:
         if size > self.limits.max_line_mib * 2**20:
             raise DocumentError(f"member {member!r} is longer than max_line_mib={self.limits.max_line_mib:g}")
         self.stream.seek(offset)
-        return decode_text(self.stream.read(size), f"member {member!r}")
+        content = self.stream.read(size)
+        if problem := pointer_of(content):
+            raise DocumentError(f"member {member!r} {problem}, before it is packed")
+        return decode_text(content, f"member {member!r}")
 
     def medium(self, member: str) -> type | None:
         offset, size = self.index.members[member]

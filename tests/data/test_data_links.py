@@ -228,6 +228,22 @@ def test_annexed_files_are_read_where_their_content_is(tmp_path, png):
         resolve_media(folder.resolve(), "gone.png", max_file_mib=1)
 
 
+@pytest.mark.parametrize("target", ["../store/1.png", "../store/deep/../1.png", "twin.png"])
+def test_a_medium_linked_beside_its_words_is_read(tmp_path, target):
+    """Views of a store within one folder: the link's name decides, and what leads out stays refused."""
+    for name in ("store/1.png", "view/twin.png"):
+        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(tmp_path / "root" / name, 8, 8)
+    (tmp_path / "root/store/deep").mkdir()
+    (tmp_path / "out.png").write_bytes(b"x")
+    for name, leads in (("heron", target), ("out", "../../out.png")):
+        (tmp_path / f"root/view/{name}.png").symlink_to(leads)
+        (tmp_path / f"root/view/{name}.txt").write_text(name)
+    documents, bad = read(tmp_path / "root")
+    assert [media(document)[0][1] for document in documents] == ["view/heron.png"]
+    assert "out of the folder" in next(item.reason for item in bad if item.id == "view/out")
+
+
 def two_splits(png: bytes) -> dict[str, dict[str, bytes]]:
     """Files of a data set with a test split, whose names say so and those of blobs do not."""
     return {
