@@ -27,7 +27,7 @@ from data.formats.walk import is_open, walk
 from data.pointers import pointer_in
 
 _CARDS = re.compile(
-    r"(read[-_ ]?me|licen[cs]e|copying|copyright|notice|change(log|s)|citation|authors|contributing|code_of_conduct|"
+    r"(read[-_ ]?me|licen[cs]es?|copying|copyright|notice|change(log|s)|citation|authors|contributing|code_of_conduct|"
     r"dataset_(infos?|dict|card)|state|(md5|sha1|sha256|sha512|crc)(sums?)?|checksums?|_success|thumbs|desktop)"
     r"([-_.][\w-]+)?(\.(md|txt|rst|json|cff|bib|html?|pdf|db|ini))?",
     re.IGNORECASE,
