@@ -300,7 +300,7 @@ OF_PART = {
 @pytest.mark.parametrize("part", OF_PART.values(), ids=list(OF_PART))
 def test_a_field_of_a_part_that_nobody_reads_is_refused(model_folder, here, part):
     PIL.Image.new("RGB", (5, 9), "red").save("other.png")
-    with pytest.raises(ValueError, match="not .*read"):
+    with pytest.raises(ValueError, match=r"not .*read"):
         load(model_folder).chat([{"role": "user", "content": [part]}])
 
 
@@ -311,7 +311,7 @@ def test_hints_to_a_service_mean_nothing(model_folder, here):
     assert same(loaded.encode_chat(messages), loaded.encode_chat(CONVERSATIONS["picture"]))
     # the same path under two names is one medium
     beside = {"messages": [{"role": "user", "content": "<image>What is it?"}], "image": "shot.png"}
-    both = beside | {"images": [str("shot.png")]}
+    both = beside | {"images": ["shot.png"]}
     assert same(loaded.encode_chat(both), loaded.encode_chat(beside))
 
 
