@@ -106,9 +106,9 @@ def what_packed(root: Path, names: Iterable[str]) -> str:
         return f", but {foreign}, which {what_foreign(foreign)}"
     for name in names:
         try:
-            what = (
-                "" if is_told(name) and not name.lower().endswith((".json", ".jsonl")) else how_to_unpack(root / name)
-            )
+            what = pointer_in(root / name)
+            if not what and (not is_told(name) or name.lower().endswith((".json", ".jsonl"))):
+                what = how_to_unpack(root / name)
             if not what and name.lower().endswith((".json", ".jsonl")):
                 check_encoding(root / name)
         except DocumentError as error:

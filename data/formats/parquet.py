@@ -55,7 +55,8 @@ def table_documents(
 ) -> Iterator[Document | Quarantined]:
     """A document for each row of the tables (paths relative to `root`, resolved), table by table."""
     states = [_with_state(root, file) for file in files]
-    of_names = splits_of_paths(states, splits=splits)
+    # what a data set says of itself is not in the names that the whole source goes by
+    of_names = splits_of_paths(states, splits=splits if states == files else None)
     named = {file: of_names[name] for file, name in zip(files, states, strict=True)}
     for file in files:
         try:

@@ -138,7 +138,6 @@ def test_pointers_beside_what_is_read_are_named(tmp_path, files, named):
     items = list(source.documents())
     told = [item.reason for item in items if hasattr(item, "reason")] + [*source.skipped]
     assert sum(not hasattr(item, "reason") for item in items) == 1
-    assert len(told) == len(named)
     assert all(any(name in reason and "`git lfs pull`" in reason for reason in told) for name in named), told
 
 

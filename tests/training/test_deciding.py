@@ -20,11 +20,12 @@ from model.config import ModelConfig
 from recipes.recipe import Recipe, RowsConfig
 from recipes.trained import check_kept, config_of, inputs_of, settings_of, trained_names
 from salt.config import SaltConfig, SelectionConfig
+from training.aside import KeptError
 from training.config import RuntimeConfig, TrainConfig
 from training.files import deciding, differences, plain
 from training.processes import Interrupted, Stop
 from training.runtime import Runtime
-from training.stages import KeptError, Line
+from training.stages import Line
 
 ASIDE = {
     TrainConfig: {"log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "max_rollbacks"},
