@@ -26,7 +26,7 @@ import torch
 
 from data.filters.rounds import Rounds
 from data.filters.rules import apply
-from data.formats import open_source
+from data.formats import check_there, open_source
 from data.left_out import find_left_out, require_targets
 from data.length_schedule import LengthSchedule
 from data.loader import Loader
@@ -36,6 +36,7 @@ from data.plan import Plan
 from data.plan_pieces import plan_in_pieces, same_beginning
 from data.readers import texts_of
 from data.store import EncodedCorpus, build_corpus, is_corpus, open_corpus
+from data.tally import aside_text
 from data.tokenizer import train_tokenizer
 from data.workbench import build_workbench
 from data.workbench.source import read_source, source_hash
@@ -44,6 +45,7 @@ from evals.report import write_report
 from evals.summary import write_summary
 from evals.validation import Validator
 from model import Transformer, load
+from model.closed_pipe import closed_pipe
 from model.load import LoadedModel, save_model
 from recipes.forecast import forecast
 from recipes.launch import in_words, parse
@@ -53,6 +55,7 @@ from salt.config import SelectionConfig
 from salt.distill import Distillation
 from salt.select import score_documents
 from training import out_of_memory
+from training.aside import BEGUN, DONE
 from training.checkpoint import load_weights
 from training.config import TrainConfig
 from training.distributed import RankLostError, World, close_world, start_world
@@ -66,7 +69,7 @@ from training.parallel import split_world, whole_weights
 from training.processes import Interrupted
 from training.rows import RowSource
 from training.runtime import Runtime, apply_runtime, resolve_runtime
-from training.stages import BEGUN, DONE, Line, Stage, unchanged_if_kept
+from training.stages import Line, Stage, unchanged_if_kept
 
 logger = logging.getLogger("brine")
 
@@ -84,14 +87,19 @@ def main(argv: list[str] | None = None) -> int:
     others = os.environ.get("RANK", "0") != "0"
     logging.getLogger("brine").setLevel(logging.DEBUG if launch.debug else logging.WARNING if others else logging.INFO)
     try:
+        if launch.recipe.corpus.manifest is not None:
+            # before anything slow: the trial compilation alone takes a minute
+            check_there(launch.recipe.corpus.manifest)
         if launch.dry_run:
-            print(forecast(launch.recipe))
+            print(forecast(launch.recipe), flush=True)
         else:
             run_line(launch.recipe, runs=launch.runs, track=launch.track, extend=launch.extend, redo=launch.redo)
         return 0
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        return closed_pipe()
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
         return 130
@@ -155,13 +163,15 @@ class _Run:
         settings = {"encode": self.recipe.corpus.encode, "vocab_size": self.recipe.corpus.vocab_size}
         built = is_corpus(manifest)
         encoded = self.stage(
-            "encoded", lambda folder: self.encode(folder, manifest), config=settings, inputs=inputs, stays=not built
-        )
+            "encoded", lambda folder: self.encode(folder, manifest), config=settings, inputs=inputs, stays=not built,
+            own=(STORE, "quarantine.jsonl"),
+        )  # fmt: skip
         self.data = open_corpus(manifest if built else encoded.folder / STORE)
         self.tokenizer = self.data.tokenizer
         self.recipe = self.recipe.resolved(self.tokenizer.vocab_size)
         if self.recipe.corpus.filters:
-            self.stage("filtered", self.filter, config=self.recipe.corpus.filters, inputs=["encoded"])
+            filters = self.recipe.corpus.filters
+            self.stage("filtered", self.filter, config=filters, inputs=["encoded"], own=["rounds.txt"])
             self.origin = ["encoded", "filtered"]
         self.documents = Rounds.open(self.data).kept() if built or self.recipe.corpus.filters else None
         self.check_rows()
@@ -205,7 +215,10 @@ class _Run:
             summary = build_workbench(bench, folder)
             return {"fingerprint": file_digest(folder / "manifest.jsonl"), "documents": summary["documents"]}
 
-        stage = self.stage("corpus", build, config=bench, inputs={"source": source_hash(files)}, stays=True)
+        stage = self.stage(
+            "corpus", build, config=bench, inputs={"source": source_hash(files)}, stays=True,
+            own=("manifest.jsonl", "summary.json", "media", ".partial"),
+        )  # fmt: skip
         inputs = {"corpus": stage.digest}
         return stage.folder / "manifest.jsonl", inputs | self.media_inputs(stage.folder.resolve(), inputs)
 
@@ -260,6 +273,8 @@ class _Run:
             )
             for line in source.told():
                 logger.info("%s", line)
+        if records := corpus.quarantine():
+            logger.warning("%s: see %s", aside_text(records), folder / "quarantine.jsonl")
         shutil.copyfile(corpus.folder / "quarantine.jsonl", folder / "quarantine.jsonl")
         return {
             "documents": corpus.num_documents,
@@ -400,6 +415,7 @@ class _Run:
             inputs=inputs_of(self.recipe, name, origin=self.origin),
             everywhere=True,
             precious=True,
+            own=("events.jsonl", "ledger.json", "checkpoints", "model", "tensorboard"),
             extend=(lambda old, fresh: self.carry(name, config, old, fresh)) if self.extend else None,
         )
 
@@ -419,6 +435,10 @@ class _Run:
         """The trained small model as the large one's teacher."""
         salt, teacher = self.recipe.salt, self.trained("small").model
         return Distillation(teacher, salt.kd_steps_of(config.num_steps), salt.weight, salt.temperature)
+
+    def selecting(self) -> dict:
+        """What decides which documents are selected."""
+        return {"salt": SelectionConfig.of(self.recipe.salt), "rows": self.recipe.rows}
 
     def select(self):
         """Documents for stage 1: those whose learnable tokens the early small model finds hardest."""
@@ -459,15 +479,40 @@ class _Run:
             return {"kept": scores.document[kept].tolist()}
 
         stage = self.stage(
-            "select",
-            build,
-            config={"salt": SelectionConfig.of(salt), "rows": self.recipe.rows},
-            inputs=[*self.origin, "small"],
-        )
+            "select", build, config=self.selecting(), inputs=[*self.origin, "small"],
+            own=("scores.npz", "selection.jsonl", "ledger.json"),
+        )  # fmt: skip
         return stage.result["kept"]
+
+    def adopt(self) -> None:
+        """What an earlier command trained for arms that this one leaves out stays in evaluation and report, as long as
+        it is what this recipe would train; what is not is named."""
+        left_out = []
+        for name in (name for name in TRAINED if name not in self.line.done):
+            if name == "large_salt" and self.recipe.salt.selection:
+                self.adopted("select", config=self.selecting(), inputs=[*self.origin, "small"])
+            config = config_of(self.recipe, name)
+            settings = settings_of(self.recipe, name, config=config, runtime=self.runtime)
+            inputs = inputs_of(self.recipe, name, origin=self.origin)
+            if not self.adopted(name, config=settings, inputs=inputs) and self.line.begun(name):
+                left_out.append(name)
+        if left_out and self.world.is_main:
+            logger.warning(
+                "%s: trained here by an earlier command with other settings or documents, or not to the end, and left "
+                "out of evaluation and report; its folder stays as it is",
+                " and ".join(left_out),
+            )
+
+    def adopted(self, name: str, **key) -> bool:
+        """Whether a stage is there as this recipe would make it; it then belongs to the line."""
+        found = self.line.adopt(name, **key)
+        if found:
+            self.stages.append(self.line.done[name])
+        return found
 
     def report(self) -> None:
         """Evaluate what was trained, then summary.json and report.html; rank 0 only."""
+        self.adopt()
         names = [name for name in TRAINED if name in self.line.done]
 
         def build(folder: Path) -> None:
@@ -480,7 +525,8 @@ class _Run:
                 compute_dtype=self.runtime.compute_dtype,
             )
 
-        self.stage("evaluate", build, config=self.recipe.evals, inputs=names)
+        own = ("results.json", "documents.jsonl", "transcripts.jsonl", "media")
+        self.stage("evaluate", build, config=self.recipe.evals, inputs=names, own=own)
         if not self.world.is_main:
             return
         summary = write_summary(self.folder, wall_s=self.wall_s(), peak_rss_gib=peak_rss_gib(self.folder))

@@ -27,9 +27,9 @@ from data.compressed import plain_stem
 from data.config import EncodeConfig
 from data.decode_pool import DecodePool
 from data.document import Document, Quarantined
-from data.formats import MANIFESTS
 from data.formats.lines import json_items
 from data.formats.manifest import FORMS
+from data.formats.survey import MANIFESTS
 from data.left_out import LeftOut
 from data.tally import Tally
 from data.tokenizer import MIN_VOCAB, Tokenizer, train_tokenizer
@@ -148,6 +148,8 @@ def check_source(
                         left_out.count(result.document.id, result.document.kind, sequence)
                 else:
                     found.tally.reject(reject)
+                    if not isinstance(result, Quarantined):
+                        source.set_aside(result.document)
                     if records is not None:
                         records.write(json.dumps(reject.to_json()) + "\n")
                 if bar is not None:

@@ -7,7 +7,8 @@
 
 JSON in gzip, bzip2 or xz, under any name, is read as it stands, by the standard library and in bounded memory: the
 stream is never held, and it may expand to MAX_RATIO times the file (a text compresses 5 to 50 times; a bomb of a few
-bytes fills a disk). The library of this Python has no zstd, lz4 or LZW: those are named with the command.
+bytes fills a disk). Documents are given only of what its checksums vouch for (`data.damaged`). The library of this
+Python has no zstd, lz4 or LZW: those are named with the command.
 
 A compressed tar has no random access, and media must be reached in any order; a table or an archive of files (ZIP, 7z,
 RAR) is no stream at all. These are named with the command too: unpacked once, they are read many times.
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from data.archive import is_tar
+from data.damaged import sound_part
 
 MAX_RATIO = 250
 """How many times its own size a compressed file may expand to, above the first 64 MiB."""
@@ -90,11 +92,12 @@ def packing_in(file: Path) -> Packing | None:
         return packing_of(stream.read(8))
 
 
-def open_plain(file: Path) -> BinaryIO:
+def open_plain(file: Path, *, checked: bool = False) -> BinaryIO:
     """What is in a file as a binary stream: decompressed from gzip, bzip2 and xz, any other file as it is.
 
     Where the compressed data are broken or expand beyond MAX_RATIO the stream ends, so that what came before is not
-    lost with a block; `problem_of` tells.
+    lost with a block; `problem_of` tells. With `checked` it ends before what their checksums do not vouch for
+    (`data.damaged`), which for a file that is not read for the first time costs nothing.
     """
     with open(file, "rb") as stream:
         packing = packing_of(stream.read(8))
@@ -102,7 +105,10 @@ def open_plain(file: Path) -> BinaryIO:
     if packing is None or packing.name not in _STREAMS:
         return open(file, "rb")
     limit = _FREE_BYTES + MAX_RATIO * size
-    return io.BufferedReader(_Bounded(_STREAMS[packing.name](file, "rb"), limit, packing.name), 2**18)
+    bounded = _Bounded(_STREAMS[packing.name](file, "rb"), limit, packing.name)
+    if checked:
+        bounded.sound, bounded.why = sound_part(file, most=limit)
+    return io.BufferedReader(bounded, 2**18)
 
 
 def problem_of(stream: BinaryIO) -> str:
@@ -115,6 +121,7 @@ class _Bounded(io.RawIOBase):
 
     def __init__(self, stream: BinaryIO, limit: int, name: str):
         self.stream, self.left, self.name, self.problem = stream, limit, name, ""
+        self.sound, self.why = float("inf"), ""
 
     def readable(self) -> bool:
         return True
@@ -122,12 +129,17 @@ class _Bounded(io.RawIOBase):
     def readinto(self, buffer) -> int:
         if self.problem:
             return 0
+        if self.sound <= 0:
+            self.problem = f"the {self.name} data are damaged ({self.why}): fetch the file again"
+            self.problem += ", since behind this place wrong words cannot be told from right ones"
+            return 0
         try:
-            content = self.stream.read1(len(buffer))
+            content = self.stream.read1(min(len(buffer), self.sound))
         except _BROKEN as error:
             self.problem = f"the {self.name} data break off here or are damaged ({str(error)[:100]})"
             return 0
         self.left -= len(content)
+        self.sound -= len(content)
         if self.left < 0:
             self.problem = f"the {self.name} data expand to over {MAX_RATIO} times their size: unpack them to read on"
             return 0

@@ -9,6 +9,10 @@ MP4 track the second. ADTS, FLV, AVI and MPEG streams state neither: there the f
 decoder, is dropped, and up to one frame at the end (1,024 samples) cannot be told from sound. A sound begins at its own
 first sample, whatever the container's clock says; packets that are missing later are silence.
 
+Each packet's declared time is held against the samples decoded before it, all together, so gaps too short to matter
+alone do not add up. A packet that comes by itself too early or too late moves nothing: most of those behind it must say
+the same.
+
 What lacks its end is refused by `data.decode_whole` before, and by declared seconds here. Formats that state neither
 bytes nor seconds hide a cut between two packets: ADTS, AMR, MPEG streams.
 """
@@ -21,8 +25,10 @@ import numpy as np
 from data.decode_frames import container_of, reason_of
 from data.document import DocumentError
 
-_JUMP_S = 0.1
-"""Sound whose declared time differs by more than this from where the last packet ended is moved there."""
+_SLACK_S = 0.015
+"""How far sound may lie from its declared time, however many packets are missing before it."""
+_AHEAD = 15
+"""Packets whose middle error decides: the clocks of live recordings tremble by more than the slack, and come back."""
 _AAC_FRAME = 1024
 _UNSTATED = ("aac", "mpegts", "mpeg", "flv", "avi")
 """Containers that do not say what an encoder put in front."""
@@ -139,31 +145,56 @@ def pieces(container, stream, *, since_s: float = float("-inf")) -> Iterator[tup
 
 
 class Track:
-    """Pieces of mono sound laid on the clock of the first frame; `end` is the sample after the last."""
+    """Pieces of mono sound, laid on the clock of the first frame once all are there."""
 
     def __init__(self, rate: int, max_s: float, limit: str = "max_video_s"):
         self.rate, self.max_s, self.limit = rate, max_s, limit
         self.pieces: list[np.ndarray] = []
-        self.end: int | None = None
+        self.apart: list[float | None] = []
+        """Per piece: its declared sample less the samples decoded before it."""
+        self.count, self.first = 0, None
 
     def add(self, piece: np.ndarray, start_s: float | None) -> None:
-        """Lay down one piece, at `start_s` when that is a jump and else after the last."""
-        start = self.end or 0
-        if start_s is not None:
-            if start_s > self.max_s + 1:
-                raise DocumentError(f"sound track begins {start_s:.0f} s after the picture, beyond {self.limit}")
-            if self.end is None or abs(start_s - start / self.rate) > _JUMP_S:
-                start = round(start_s * self.rate)
-        begun = max(0, self.end or 0)
-        if start + len(piece) > (self.max_s + 1) * self.rate:
-            raise DocumentError(f"sound track is longer than {self.limit}={self.max_s:g}; split it")
-        self.end = max(start + len(piece), self.end if self.end is not None else start)
-        # silence where packets are missing; what precedes the picture or was heard already is cut
-        gap, piece = max(0, start - begun), piece[max(0, begun - start) :]
-        if gap and len(piece):
-            self.pieces.append(np.zeros(gap, np.float32))
+        """Take one piece, which is declared to begin at `start_s`, or to follow the last."""
+        if start_s is not None and start_s > self.max_s + 1:
+            raise DocumentError(f"sound track begins {start_s:.0f} s after the picture, beyond {self.limit}")
+        apart = None if start_s is None else start_s * self.rate - self.count
+        self.first = apart if self.first is None else self.first
+        # what precedes the picture is cut later, and was bounded by whoever read it
+        if self.count + len(piece) + max(self.first or 0.0, -self.rate * self.max_s) > (self.max_s + 2) * self.rate:
+            raise self._too_long()
         self.pieces.append(piece)
+        self.apart.append(apart)
+        self.count += len(piece)
 
     def samples(self) -> np.ndarray:
-        """(n,) float32 from the first frame on."""
-        return np.concatenate([np.zeros(0, np.float32), *self.pieces])
+        """(n,) float32 from the first frame on: silence where packets are missing, nothing heard twice."""
+        laid, end, before, shift = [np.zeros(0, np.float32)], None, 0, None
+        for place, piece in enumerate(self.pieces):
+            shift = self._shift(place, shift)
+            start, before = before + round(shift), before + len(piece)
+            if start + len(piece) > (self.max_s + 1) * self.rate:
+                raise self._too_long()
+            begun = max(0, end or 0)
+            end = max(start + len(piece), end if end is not None else start)
+            gap, piece = max(0, start - begun), piece[max(0, begun - start) :]
+            if gap and len(piece):
+                laid.append(np.zeros(gap, np.float32))
+            laid.append(piece)
+        return np.concatenate(laid)
+
+    def _shift(self, place: int, shift: float | None) -> float:
+        """Samples by which the piece at `place` lies behind those decoded before it."""
+        own = self.apart[place]
+        if shift is None or own is None:
+            return shift or own or 0.0
+        if abs(own - shift) <= _SLACK_S * self.rate:
+            return shift
+        coming = [apart - shift for apart in self.apart[place : place + _AHEAD] if apart is not None]
+        steady = sorted(coming)[len(coming) // 2]
+        if abs(steady) <= _SLACK_S * self.rate or (steady > 0) != (own > shift):
+            return shift
+        return shift + min(own - shift, steady, key=abs)
+
+    def _too_long(self) -> DocumentError:
+        return DocumentError(f"sound track is longer than {self.limit}={self.max_s:g}; split it")

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.archive_beside import archive_beside
-from data.links import stays_within, why_dangling
+from data.links import linked_store, stays_within, why_dangling
 from data.pointers import MAX_BYTES, pointer_in, why_missing
 from data.split_names import SPLITS as SPLITS
 from data.split_names import split_of_word
@@ -251,7 +251,9 @@ def resolve_media(root: Path, path: str, *, max_file_mib: float) -> Path:
     except OSError as error:
         raise DocumentError(f"file {path!r} cannot be reached: {error.strerror}") from None
     if not stays_within(root, real):
-        raise DocumentError(f"file {path!r} is a link out of the manifest's folder")
+        raise DocumentError(
+            f"file {path!r} is a link out of the manifest's folder: {linked_store(root) or 'copy it here'}"
+        )
     if not stat.S_ISREG(status.st_mode):
         raise DocumentError(f"file {path!r} is not a regular file")
     if status.st_size == 0:

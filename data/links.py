@@ -1,7 +1,8 @@
 """Which links may be followed: those that stay in the folder, and those into the store that the folder is a view of.
 
     stays_within(root, real)    whether a real path may be read for a source with this root
-    snapshot_in(folder)         the snapshot that a hub's cache folder of a data set stands for
+    snapshot_in(folder)         the snapshot that a hub's cache folder, or that of a data set in it, stands for
+    behind_links(path)          the file behind a link that a person gave
     why_dangling(path)          what to do about a link whose target is not there
 
 Two tools keep a file's bytes in a store, under a hash, and give the file itself as a link into it:
@@ -53,12 +54,20 @@ def _is_real_folder(path: Path) -> bool:
 
 
 def snapshot_in(folder: Path) -> Path:
-    """The snapshot to read in a data set's folder of the hub's cache; any other folder is given back as it is.
+    """The snapshot to read in a hub's cache folder: of a data set, its `snapshots`, or the cache of one data set alone.
 
-    Raises ValueError when there are several and none is named as the main one.
+    Any other folder is given back as it is. Raises ValueError when there are several and none is named as the main one,
+    and where the store of bytes is a link.
     """
-    if not ((folder / "snapshots").is_dir() and (folder / "blobs").is_dir() and (folder / "refs").is_dir()):
-        return folder
+    if folder.name == "snapshots" and is_hub_folder(folder.parent):
+        folder = folder.parent
+    if not is_hub_folder(folder):
+        below = _data_sets(folder)
+        if not below:
+            return folder
+        if len(below) > 1:
+            raise ValueError(f"{folder} is a hub's cache of {len(below)} data sets: give one of them ({_some(below)})")
+        folder = below[0]
     there = sorted(path for path in (folder / "snapshots").iterdir() if path.is_dir() and not path.is_symlink())
     try:
         main = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
@@ -66,9 +75,54 @@ def snapshot_in(folder: Path) -> Path:
         main = ""
     named = [path for path in there if path.name == main] or there
     if len(named) != 1:
-        names = ", ".join(str(path) for path in there[:4]) or "none"
+        names = _some(there) or "none"
         raise ValueError(f"{folder} is a hub's cache folder of several or no snapshots: give one of them ({names})")
     return named[0]
+
+
+def is_hub_folder(folder: Path) -> bool:
+    """Whether a folder is that of one data set in a hub's cache: views of revisions beside the bytes they share."""
+    return (folder / "snapshots").is_dir() and (folder / "blobs").is_dir()
+
+
+def _data_sets(folder: Path) -> list[Path]:
+    """The data sets in a cache folder, which may hold models as well."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.name.startswith("datasets--"))
+    except OSError:
+        return []
+    return [folder / name for name in names if is_hub_folder(folder / name)]
+
+
+def _some(paths: list[Path]) -> str:
+    return ", ".join(str(path) for path in paths[:4]) + (", ..." if len(paths) > 4 else "")
+
+
+def linked_store(root: Path) -> str:
+    """What to do where the store of a snapshot's bytes is itself a link, which is not followed; "" where it is none."""
+    for folder in (root, *root.parents):
+        blobs = folder.parent / "blobs"
+        if folder.name == "snapshots" and blobs.is_symlink():
+            return (
+                f"{str(blobs)!r} is a link to another place, which is not followed: move the data set's whole folder "
+                "there and give that, or copy the files by `cp -rL SNAPSHOT NEW` and give NEW"
+            )
+    return ""
+
+
+def behind_links(path: Path) -> Path:
+    """The file that a path a person gave leads to, with its own name and place where its bytes lie in a store.
+
+    Each link on the way is followed; one into the store of the folder that it lies in stands for the file itself.
+    """
+    path = path.absolute()
+    for _ in range(40):
+        above = path.parent.resolve()
+        here = above / path.name
+        if not here.is_symlink() or is_stored(above, here.resolve()):
+            return here
+        path = above / os.readlink(here)
+    return path.resolve()
 
 
 def why_dangling(path: str | Path) -> str:
@@ -80,5 +134,7 @@ def why_dangling(path: str | Path) -> str:
     if ".git/annex/objects/" in target:
         return "its content is not in this copy: `git annex get` fetches it"
     if "/blobs/" in target:
+        if linked := linked_store(Path(path).absolute().parent):
+            return linked
         return "its download is not complete: download the data set again"
     return ""

@@ -196,48 +196,6 @@ def drop_shards(folder: Path, first: int) -> None:
             shutil.rmtree(path)
 
 
-def beside(folder: Path) -> Path:
-    """Where a corpus is made again while the former one in `folder` stays."""
-    # a link stays one to where the corpus is
-    folder = folder.resolve()
-    return folder.with_name(folder.name + ".rebuilding")
-
-
-def former_of(folder: Path) -> Path:
-    """Where a corpus is for the moment in which another takes its place."""
-    folder = folder.resolve()
-    return folder.with_name(folder.name + ".replaced")
-
-
-def recover(folder: Path) -> None:
-    """Put right what stopped between the renames of a corpus and the one that takes its place."""
-    folder, former, new = folder.resolve(), former_of(folder), beside(folder)
-    if not former.is_dir():
-        return
-    if folder.exists():
-        shutil.rmtree(former)
-    elif read_json(new / "meta.json"):
-        os.rename(new, folder)
-        shutil.rmtree(former)
-    else:
-        os.rename(former, folder)
-
-
-def keep_shards(folder: Path, new: Path, stop: int) -> None:
-    """Give a new build the shards below a number of a corpus in `folder`, by links where the disk has them."""
-    (new / "shards").mkdir()
-    for number in range(stop):
-        name = f"{number:05d}"
-        shutil.copytree(folder / "shards" / name, new / "shards" / name, copy_function=_link)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
 def read_json(path: Path) -> dict:
     """A JSON file's content; an empty dict when it is absent or half written."""
     try:

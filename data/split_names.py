@@ -30,6 +30,7 @@ FLAGS = {
     **dict.fromkeys(("is_test", "is_testing", "is_heldout", "is_held_out", "is_holdout"), ("test", "")),
 }
 """Flag -> what it says when it is true and when it is false; two of them are told in the order given."""
+_SAY_IT = frozenset((*FIELDS, *LOOSE_FIELDS, *FLAGS, "meta", "metadata"))
 _OF_SPLIT = {
     "train": "train training trainset traindata trainsplit trainval trainvalid restval",
     "validation": "validation validate val valid dev devel development eval evaluation valset devset evalset valdata "
@@ -87,6 +88,8 @@ def split_of_word(value) -> str:
 
 def own_split(fields: dict) -> str:
     """The split that an object names itself; "" for none. Raises ValueError naming the field."""
+    if _SAY_IT.isdisjoint(fields):
+        return ""
     for holder in (fields, fields.get("meta"), fields.get("metadata")):
         for key in FIELDS if isinstance(holder, dict) else ():
             try:

@@ -28,8 +28,6 @@ corpus is only opened (the decoding corpus holds them to their checksum). Delete
 import hashlib
 import json
 import logging
-import os
-import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -38,21 +36,12 @@ import numpy as np
 
 from data.config import EncodeConfig
 from data.decode_pool import DecodePool
-from data.document import MODALITIES, Document, Part, check_relative, parse_document
+from data.document import MODALITIES, Document, Part, Quarantined, check_relative, parse_document
 from data.formats import Source, open_source
 from data.media_record import Watch, changed_media
+from data.rebuild import begin, beside, keep_shards, recover, take_place
 from data.sequence import FIELDS, TOKEN_FIELDS, Sequence
-from data.shards import (
-    INDEX,
-    ShardWriter,
-    beside,
-    drop_shards,
-    former_of,
-    keep_shards,
-    read_json,
-    recover,
-    write_json,
-)
+from data.shards import INDEX, ShardWriter, drop_shards, read_json, write_json
 from data.tokenizer import Tokenizer
 
 logger = logging.getLogger("brine.store")
@@ -124,7 +113,8 @@ def build_corpus(
         changes = changed_media(place, source.root, max_file_mib=limit)
         drop = place
     else:
-        _begin(place, identity)
+        if not begin(place, identity):
+            raise CorpusError(f"folder {place} holds other files: give a new or empty one for the encoded corpus")
         if changes:
             keep_shards(folder, place, changes.shard)
         drop = None
@@ -151,11 +141,15 @@ def build_corpus(
         for result in results:
             writer.note(watch.take())
             writer.add(result)
+            if not isinstance(result, Quarantined) and result.quarantined is not None:
+                source.set_aside(result.document)
         writer.close_shard()
     tokenizer.save(place / "tokenizer.json")
     counts = writer.finish()
+    if not counts["documents"] and not counts["quarantined"]:
+        raise CorpusError("; ".join([f"{source.path} holds no document", *source.told()]))
     if not counts["documents"]:
-        first = counts["first_reason"] or "the source holds no document"
+        first = counts["first_reason"]
         raise CorpusError(
             f"no document of {source.path} can be used ({counts['quarantined']} set aside; the first: {first}): "
             f"see {place / 'quarantine.jsonl'} and mend the files it names"
@@ -172,33 +166,16 @@ def build_corpus(
         },
     )
     if place != folder:
-        _take_place(place, folder)
+        take_place(place, folder, keep_rounds=_fingerprint_of(place) == _fingerprint_of(folder))
     return EncodedCorpus.open(folder)
 
 
-def _begin(folder: Path, identity: dict) -> None:
-    """An empty folder for a build, in place of another one's beginning. CorpusError where it holds something else."""
-    if folder.exists():
-        if not (folder / "building.json").is_file() and any(folder.iterdir()):
-            raise CorpusError(f"folder {folder} holds other files: give a new or empty one for the encoded corpus")
-        shutil.rmtree(folder.resolve())
-    folder.resolve().mkdir(parents=True)
-    write_json(folder / "building.json", identity)
-
-
-def _take_place(new: Path, folder: Path) -> None:
-    """Put a finished corpus in the place of a former one, whose filter rounds are kept."""
-    rounds, former = folder / "rounds", former_of(folder)
-    if rounds.is_dir():
-        same = EncodedCorpus.open(new).fingerprint == EncodedCorpus.open(folder).fingerprint
-        kept = new / ("rounds" if same else "rounds.former")
-        shutil.copytree(rounds, kept, dirs_exist_ok=True)
-        if not same:
-            logger.warning("%s: the filter rounds of the former corpus are kept in %s", folder, folder / kept.name)
-    # whoever stops between the two renames leaves what `recover` puts right
-    os.rename(folder.resolve(), former)
-    os.rename(new, folder.resolve())
-    shutil.rmtree(former)
+def _fingerprint_of(folder: Path) -> str:
+    """The fingerprint of a corpus; "" for a damaged one, which may be replaced all the same."""
+    try:
+        return EncodedCorpus.open(folder).fingerprint
+    except CorpusError:
+        return ""
 
 
 class EncodedCorpus:

@@ -127,6 +127,13 @@ class Tally:
         }
 
 
+def aside_text(records: list[dict]) -> str:
+    """What the records of a quarantine file say, in one line: how many, and the most frequent reasons."""
+    reasons = Counter(group_of(record["reason"]) for record in records)
+    first = "; ".join(f"{count:,} {reason[:200]}" for reason, count in reasons.most_common(5))
+    return f"{len(records):,} documents are set aside ({first}{'; ...' if len(reasons) > 5 else ''})"
+
+
 def group_of(reason: str) -> str:
     """A reason without what differs from file to file: line numbers, quoted names, counts."""
     reason = re.sub(r"^(line|row) \d+: ", "", reason[:1000])

@@ -13,6 +13,7 @@ import re
 
 from data.document import DocumentError
 
+MARK = b"\xef\xbb\xbf"
 _MARKS = (
     (b"\xff\xfe\0\0", "UTF-32"),
     (b"\0\0\xfe\xff", "UTF-32"),
@@ -34,10 +35,17 @@ def decode_text(content: bytes, label: str) -> str:
     if encoding is not None:
         raise DocumentError(f"{label} is {encoding}, not UTF-8: {convert(encoding)}")
     try:
-        text = content.decode("utf-8-sig")
+        text = without_marks(content).decode("utf-8")
     except UnicodeDecodeError as error:
         raise DocumentError(f"{label} is not UTF-8 (byte {error.start}): {convert('LATIN1')}") from None
     return re.sub("\r\n?", "\n", text)
+
+
+def without_marks(content: bytes) -> bytes:
+    """Bytes without the marks of UTF-8 before them, of which joined files and careless programs leave several."""
+    while content.startswith(MARK):
+        content = content[len(MARK) :]
+    return content
 
 
 def foreign_encoding(head: bytes) -> str | None:

@@ -13,6 +13,7 @@ more per modality over its own documents, and the decoding. Nothing is trained a
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
@@ -45,6 +46,7 @@ from evals.transcribe import easiest, rate_table, transcribe
 from model.device import autocast, computed_on, device_of
 from model.generate import transcribe as decode_together
 
+_COPY = re.compile(r"\d+_\d+\.\w+")
 MAIN = ("large_salt", "large_baseline", "small")
 """Which model is the main one: the first of these that there is."""
 
@@ -191,7 +193,10 @@ def _transcripts(
         if taken.get(cell, 0) < config.samples_per_cell:
             taken[cell] = taken.get(cell, 0) + 1
             samples.add(int(place))
-    shutil.rmtree(folder / "media", ignore_errors=True)
+    for path in folder.glob("media/*"):
+        # what is named otherwise is somebody's
+        if _COPY.fullmatch(path.name):
+            path.unlink()
     lines = []
     for place, transcript in enumerate(found):
         line = transcript.to_dict() | {"id": corpus.document(transcript.document).id}

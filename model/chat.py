@@ -18,6 +18,10 @@ folder; a `pathlib.Path` and a `PIL.Image` stand for a medium wherever a path ma
 The answer ends at the end token, or where the model goes on to speak for somebody else and begins a turn's marker, such
 as <user> at the beginning of a line, which is no part of it. Text that may become one is held back until it is known.
 
+Nothing that a person hands over is dropped: media beside a message's words are read as they are in training, and a
+field that training would note and pass over (tools, instructions, attachments, a second medium in one part) is refused
+by its name. Marks of what is learned, ids and the like of rows mean nothing to a prompt and may stay.
+
 An assistant's message may hold `token_ids`, which are then read in place of its content: text that a model wrote need
 not be cut into the tokens that it chose. `chat(..., keep_ids=True)` gives such messages. Training saw text cut anew.
 
@@ -28,6 +32,7 @@ question reads the whole conversation again.
 from __future__ import annotations
 
 import codecs
+import difflib
 import re
 import sys
 from collections import Counter
@@ -42,11 +47,12 @@ import PIL.Image
 from data.document import Document, DocumentError, Part, Text
 from data.endings import medium_of
 from data.formats.chat import chat_document
+from data.formats.fields import CONVERSATIONS, FIELDS, is_medium, media_of, path_of
 from data.formats.llava import llava_document
-from data.formats.parts import MEDIA
+from data.formats.marks import LEARNED_ROLES, SILENT_ROLES, is_mark
 from data.tokenizer import Tokenizer
 from model.prompt import PromptPart, TokenIds
-from model.prompt_paths import path_in
+from model.prompt_paths import path_in, remedy_for_address
 
 if TYPE_CHECKING:
     from model.load import LoadedModel
@@ -56,10 +62,13 @@ ROLES = ("user", "system", "assistant", "tool")
 _ANSWER = "answer"
 _SAID = "\ue0f5"
 """A character of nobody's, around what stands for token ids."""
-_REMOTE = re.compile(r"(data:|[A-Za-z][A-Za-z0-9+.-]*://)")
-_LISTS = tuple(name for kind in MEDIA for name in (kind, f"{kind}s"))
-"""Fields beside the messages that list media."""
-_FIELDS = ("messages", "conversations", "system", "system_prompt", "system_message", *_LISTS)
+_REMOTE = re.compile(r"data:|(https?|ftp|s3|gs|hf)://")
+_SYSTEM = ("system", "system_prompt", "system_message")
+_ROW = ("id", "kind", "split", "source", "metadata")
+"""Fields beside the messages that say where a row is from."""
+_HINTS = ("detail", "cache_control")
+"""Fields of content parts that tell a service how to compute, and nothing to a model."""
+_SPEAKER = ("role", "from", "content", "value", "token_ids", "id", "type")
 
 
 class Answer(Iterator[str]):
@@ -147,17 +156,13 @@ def chat_prompt(messages: Items[Mapping[str, Any]] | Mapping[str, Any]) -> tuple
     Raises ValueError, naming the message, for what the format does not read, and where the last is the assistant's.
     """
     given = messages if isinstance(messages, Mapping) else {"messages": messages}
-    # marks of what is learned, ids and the like mean nothing to a prompt
-    fields = {name: given[name] for name in _FIELDS if name in given}
-    name = next((name for name in ("messages", "conversations") if fields.get(name)), None)
-    turns = fields.get(name)
-    if not isinstance(turns, list | tuple) or not all(isinstance(turn, Mapping) for turn in turns):
+    name = next((name for name in ("messages", "conversations") if given.get(name)), "messages")
+    turns = given.get(name)
+    if not isinstance(turns, list | tuple) or not all(isinstance(turn, Mapping) for turn in turns) or not turns:
         raise ValueError('messages must be a list of objects such as {"role": "user", "content": "..."}, and not empty')
     stand_ins = _StandIns()
-    asked = [stand_ins.message(turn) for turn in turns]
-    for field in _LISTS:
-        if fields.get(field) is not None:
-            fields[field] = stand_ins.named(fields[field])
+    fields = stand_ins.beside(given, turns=name)
+    asked = [stand_ins.message(turn, number) for number, turn in enumerate(turns)]
     if "from" in turns[0]:
         read, answer = llava_document, {"from": "gpt", "value": _ANSWER}
         name = "conversations"
@@ -172,23 +177,29 @@ def chat_prompt(messages: Items[Mapping[str, Any]] | Mapping[str, Any]) -> tuple
     if last is not None and last.role == parts[-1].role:
         raise ValueError("the last message is the assistant's own: let another's follow, such as the user's")
     own = [stand_ins.own(part) for part in parts]
-    if stand_ins.said:
-        raise ValueError("token_ids belong to messages of the assistant: give the others as content")
+    stand_ins.close()
     return own, {part.role for part in parts if part.role}
 
 
 def document_of(read: Callable[..., Document], fields: dict[str, Any]) -> Document:
-    """The training document of a conversation; what its reader notes of fields that it does not know is left out."""
-    return read(fields, name="prompt", notes=Counter())
+    """The training document of a conversation. Raises DocumentError for what its reader would note and pass over."""
+    notes: Counter = Counter()
+    document = read(fields, name="prompt", notes=notes)
+    # of a speaker of an unknown name the reader notes how it was read
+    if lost := [note.removeprefix("note: ") for note in notes if "not read" in note]:
+        raise DocumentError(f"{'; '.join(lost[:3])}. Write into the content what the model is to read, or take it out")
+    return document
 
 
-def _check_words(content: Any, role: Any) -> None:
+def check_question(content: Any, role: Any = "user") -> None:
     """Raise ValueError for a question that is nothing but the path of a medium, which its owner meant."""
     literally = 'to give these words as text, give a content part {"type": "text", "text": ...}'
-    if isinstance(content, str) and role != "assistant" and path_in(content, literally=literally) is not None:
-        kind = medium_of(content).__name__.lower()
+    if not isinstance(content, str) or role in ("assistant", "gpt"):
+        return
+    if (path := path_in(content, literally=literally)) is not None:
+        kind = medium_of(path).__name__.lower()
         raise ValueError(
-            f'{content} is the path of a file: give a content part {{"type": "{kind}", "{kind}": ...}}; {literally}'
+            f'{path} is the path of a file: give a content part {{"type": "{kind}", "{kind}": ...}}; {literally}'
         )
 
 
@@ -198,22 +209,50 @@ class _StandIns:
     def __init__(self):
         self.given: dict[str, Any] = {}
         self.said: dict[str, Any] = {}
+        self.names: dict[Any, str] = {}
+        self.read: set[str] = set()
 
-    def message(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """A message whose content parts name stand-ins."""
-        if fields.get("token_ids") is not None:
-            return self._said(fields)
-        content = fields.get("content")
-        if not isinstance(content, list | tuple):
-            _check_words(content, fields.get("role"))
-            return dict(fields)
-        return {**fields, "content": [self.part(part) for part in content]}
+    def beside(self, given: Mapping[str, Any], *, turns: str) -> dict[str, Any]:
+        """What stands beside the turns and is read. Raises ValueError for a field that would be dropped."""
+        fields: dict[str, Any] = {}
+        for name, value in given.items():
+            if name == turns or value is None or (isinstance(value, str | list | tuple | dict) and not value):
+                continue
+            if name in FIELDS:
+                fields[name] = self.named(value)
+            elif name in _SYSTEM:
+                fields[name] = value
+            elif not (name in _ROW or is_mark(name) or name in (*SILENT_ROLES, *LEARNED_ROLES)):
+                raise ValueError(_unread(name, turns))
+        found = {path_of(reference) for _, _, reference in media_of(fields)}
+        for name in FIELDS.keys() & fields.keys():
+            entries = fields[name] if isinstance(fields[name], list) else [fields[name]]
+            if not {path_of(entry) for entry in entries} <= found:
+                raise ValueError(_unread(name, turns))
+        return fields
+
+    def message(self, fields: Mapping[str, Any], number: int) -> dict[str, Any]:
+        """A message whose media have stand-ins."""
+        try:
+            if fields.get("token_ids") is not None:
+                return self._said(fields)
+            message = {key: self.named(value) if key in FIELDS else value for key, value in fields.items()}
+            content = fields.get("content", fields.get("value"))
+            if isinstance(content, list | tuple):
+                message["content"] = [self.part(part) for part in content]
+            elif fields.get("type") not in ("image", "audio", "video"):
+                check_question(content, fields.get("role", fields.get("from")))
+            return message
+        except ValueError as error:
+            raise ValueError(f"message {number}: {error}") from None
 
     def _said(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """A message of token ids, with a text in their place that nobody else writes."""
         ids = fields["token_ids"]
         if not isinstance(ids, TokenIds):
             raise ValueError(f"token_ids of a message must be a list of ids, not {type(ids).__name__}")
+        if lost := [key for key, value in fields.items() if key not in _SPEAKER and not is_mark(key) and value]:
+            raise ValueError(f"field {lost[0]!r} beside token_ids would not be read: take it out")
         speaker, words = ("from", "value") if "from" in fields else ("role", "content")
         # an answer that ended at once has no word, as in training
         name = f"{_SAID}{len(self.said)}{_SAID}" if len(ids) else ""
@@ -225,7 +264,7 @@ class _StandIns:
         if not isinstance(part, Mapping):
             return part
         kept = ("type", "text", "role")
-        return {key: value if key in kept else self.named(value) for key, value in part.items()}
+        return {key: value if key in kept else self.named(value) for key, value in part.items() if key not in _HINTS}
 
     def named(self, value: Any) -> Any:
         """The same value with a stand-in for every path and picture in it."""
@@ -236,10 +275,14 @@ class _StandIns:
         is_path = isinstance(value, Path) or (isinstance(value, str) and value and not _REMOTE.match(value))
         if not is_path and not isinstance(value, PIL.Image.Image):
             return value
-        ending = Path(str(value)).suffix if is_path else ".png"
-        name = f"medium-{len(self.given)}{ending}"
-        self.given[name] = value
-        return name
+        if is_path and (remedy := remedy_for_address(str(value))):
+            raise ValueError(remedy)
+        # a path that two fields name is one medium
+        key = str(value) if is_path else id(value)
+        if key not in self.names:
+            name = f"medium-{len(self.given)}{Path(key).suffix if is_path else '.png'}"
+            self.names[key], self.given[name] = name, value
+        return self.names[key]
 
     def own(self, part: Part) -> PromptPart:
         """The part with what the person gave in place of a stand-in."""
@@ -247,7 +290,30 @@ class _StandIns:
             # what others say is text, even where it is spelled like a stand-in
             return self.said.pop(part.text, part) if part.learn else part
         given = self.given[part.path]
+        self.read.add(part.path)
         return given if isinstance(given, PIL.Image.Image) else replace(part, path=str(given))
+
+    def close(self) -> None:
+        """Raise ValueError for token ids and media that are in no part."""
+        if self.said:
+            raise ValueError("token_ids belong to messages of the assistant: give the others as content")
+        for name, value in self.given.items():
+            if name not in self.read and (not isinstance(value, str) or is_medium(value)):
+                what = "a picture" if isinstance(value, PIL.Image.Image) else value
+                raise ValueError(f"{what} would not be read: give each medium a content part of its own")
+
+
+def _unread(name: str, turns: str) -> str:
+    """What is said of a field beside the messages that nobody reads."""
+    known = [*_SYSTEM, *FIELDS]
+    near = "system" if "instruct" in name.lower() else next(iter(difflib.get_close_matches(name.lower(), known, 1)), "")
+    if name in CONVERSATIONS:
+        return f"field {name!r} beside {turns!r} would not be read: give one list of turns"
+    hint = f"write it as {near!r} to have it read" if near and near != name else "write it into a message"
+    return (
+        f"field {name!r} beside {turns!r} would not be read: {hint}, or take it out (settings such as temperature are "
+        "arguments of chat)"
+    )
 
 
 def converse(
@@ -262,6 +328,13 @@ def converse(
     `content` holds standing before the first. options: of `LoadedModel.generate`."""
     messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     for question in [None] if questions is None else questions:
+        try:
+            check_question(question)
+        except ValueError as error:
+            if not sys.stdin.isatty():
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            continue
         asked = content if question is None else [*content, {"type": "text", "text": question}]
         messages.append({"role": "user", "content": asked})
         answer = loaded.chat(messages, **options)
@@ -277,7 +350,10 @@ def typed_questions() -> Iterator[str]:
     while True:
         if sys.stdin.isatty():
             print("> ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.readline()
+        try:
+            line = sys.stdin.readline()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"standard input is no text in UTF-8 ({error.reason}): convert it") from None
         if not line:
             return
         if line.strip():

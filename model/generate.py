@@ -41,11 +41,12 @@ from data.endings import medium_of
 from data.sequence import Sequence
 from data.tokenizer import END_ID, SPECIALS, Tokenizer
 from model.answering import Answering
+from model.closed_pipe import closed_pipe
 from model.decode import GROUP, StaticDecoding, collect
 from model.device import add_device_arguments, device_of, resolve_compute_dtype, resolve_device
 from model.prefill import PREFILL_TOKENS, OnRead, Reading, eagerly, read_prompts
 from model.prompt import TextFile, text_of
-from model.prompt_paths import path_in
+from model.prompt_paths import TextFileError, path_in
 from model.sampling import Sampling, choose, uniforms
 from model.transformer import Transformer
 
@@ -247,9 +248,18 @@ def check_words(parts: Items[Part | TextFile]) -> None:
     """Raise ValueError for words of the command line that are, or look like, the path of a medium."""
     literally = "to give these words as text, write them to a file and give --prompt-file"
     for part in parts:
-        if isinstance(part, Text) and path_in(part.text, literally=literally) is not None:
-            option = next(name for name, kind in KINDS.items() if kind is medium_of(part.text))
-            raise ValueError(f"{part.text} is the path of a file: give it with {option}; {literally}")
+        if not isinstance(part, Text):
+            continue
+        try:
+            path = path_in(part.text, literally=literally)
+        except TextFileError:
+            raise ValueError(
+                f"{part.text} is a file, but no medium: give its text with --prompt-file, and a medium that is named "
+                f"otherwise with --image, --audio or --video; {literally}"
+            ) from None
+        if path is not None:
+            option = next(name for name, kind in KINDS.items() if kind is medium_of(path))
+            raise ValueError(f"{path} is the path of a file: give it with {option}; {literally}")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -329,6 +339,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         for piece in model.generate(parts, **settings):
             print(piece, end="", flush=True)
+        print(flush=True)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -342,7 +353,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
-    print()
+    except BrokenPipeError:
+        return closed_pipe()
     return 0
 
 

@@ -16,8 +16,9 @@ B batch, T tokens of the longest prompt, N patches of one modality.
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,8 @@ def encode_prompt(parts: PromptPart | Items[PromptPart], *, tokenizer: Tokenizer
     """
     if isinstance(parts, str | Path | PIL.Image.Image | Part | TextFile | np.ndarray | Tensor):
         parts = [parts]
-    if not isinstance(parts, Iterable):
+    # those that can be iterated over hold something else than parts, or in no order
+    if not isinstance(parts, Iterable) or isinstance(parts, Mapping | Set | bytes | bytearray | memoryview | io.IOBase):
         raise ValueError(f"a prompt is a part or a list of parts, not a {type(parts).__name__}: {_PARTS}")
     runs: list[list[int] | tuple[str, Decoded]] = []
     for number, given in enumerate(parts):
@@ -79,13 +81,28 @@ def encode_prompt(parts: PromptPart | Items[PromptPart], *, tokenizer: Tokenizer
             runs.append(_checked_ids(given, number, tokenizer))
             continue
         part, decoded = _read_part(given, number, config)
-        runs.append(tokenizer.encode(part.text) if isinstance(part, Text) else (modality_of(part), decoded))
+        if isinstance(part, Text):
+            runs.append(tokenizer.encode(_checked_words(part.text, number)))
+        else:
+            runs.append((modality_of(part), decoded))
     if not runs:
         raise ValueError("the prompt is empty: give at least one text or medium")
     sequence = assemble_runs(runs, config)
     if not len(sequence):
         raise ValueError("the prompt holds no token: give a text that is not empty, or a medium")
     return sequence
+
+
+def _checked_words(text: str, number: int) -> str:
+    """The same text. Raises ValueError for bytes in it that are no UTF-8, which Python passes on as half characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"prompt part {number}: the text is not in UTF-8 (character {error.start} is {text[error.start]!a}): "
+            "convert it, for instance with iconv -t UTF-8"
+        ) from None
+    return text
 
 
 def _checked_ids(given: TokenIds, number: int, tokenizer: Tokenizer) -> list[int]:
@@ -142,6 +159,8 @@ def _read_part(given: PromptPart, number: int, config: EncodeConfig) -> tuple[Pa
         raise ValueError(f"prompt part {number}: {remedy}")
     # the data room reads a name inside a folder: the person's own path is split into the two
     path = Path(os.path.expanduser(given.path))
+    if os.path.isdir(path):
+        raise ValueError(f"prompt part {number}: {given.path} is a folder: give a file in it")
     folder, name = path.parent.resolve(), path.name
     local = Video(name, sound=given.sound) if isinstance(given, Video) else type(given)(name)
     try:
@@ -195,6 +214,8 @@ def _medium_at(path: Path, number: int) -> Part:
         return kind(str(path))
     if remedy := remedy_for(path.name):
         raise ValueError(f"prompt part {number}: {path} is of a form that is not read: {remedy}")
+    if os.path.isdir(os.path.expanduser(path)):
+        raise ValueError(f"prompt part {number}: {path} is a folder: give a file in it")
     there = "" if os.path.exists(os.path.expanduser(path)) else " (which does not exist)"
     raise ValueError(
         f"prompt part {number}: cannot tell what {path}{there} is by its ending (known: {', '.join(READ)}); "

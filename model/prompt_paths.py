@@ -1,7 +1,9 @@
 """What a string of a prompt is: words, or the path of a medium that its owner meant and perhaps misspelt.
 
-A string that names an existing image, sound or video is that medium. One that only looks like it is not read as words,
-which nobody meant: it is an error that names the file and both ways out. What looks like a path:
+A string that names an existing image, sound or video is that medium, whatever characters are in the name, but for a
+line break inside. White space around a name is cut where the name as it stands is none and what is left is. A string
+that only looks like a path is not read as words, which nobody meant: it is an error that names the file and both ways
+out. What looks like a path:
 
     shot.png, a/b.heic      no white space, and the ending of a medium, read or not
     ~/my holiday/1.jpg      white space, but an existing folder or a beginning that only paths have, and such an ending
@@ -9,14 +11,16 @@ which nobody meant: it is an error that names the file and both ways out. What l
     notes.txt               an existing file that is no medium, or an existing folder written with a separator
     https://host/a.png      an address, with or without what follows a question mark
 
-All other strings are words, and `data.document.Text` makes words of any string. Which endings are media is decided by
-`data.endings`. Nothing is opened here.
+All other strings are words, and so are those with control characters that name no file; `data.document.Text` makes
+words of any string. Which endings are media is decided by `data.endings`. Nothing is opened here.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import unicodedata
+from urllib.parse import unquote
 
 from data.document import split_address
 from data.endings import READ, UNREAD, ending_of, medium_of, remedy_for
@@ -26,7 +30,13 @@ LITERALLY = "to give these words as text, wrap them in data.document.Text"
 _ADDRESS = re.compile(r"(https?|ftp|file|s3|gs|hf)://\S+$", re.IGNORECASE)
 _ROOTED = re.compile(r"(/|~[^/\s]*/|\.{1,2}/|[A-Za-z]:[\\/])")
 _MOST = 1000
-"""Longer strings are words."""
+"""Longer strings that name no file are words."""
+_LONGEST = 4096
+"""No system takes a longer path."""
+
+
+class TextFileError(ValueError):
+    """A string is the path of a file that is no medium."""
 
 
 def path_in(text: str, *, literally: str = LITERALLY) -> str | None:
@@ -35,35 +45,55 @@ def path_in(text: str, *, literally: str = LITERALLY) -> str | None:
     literally: what to do to have the string read as words, for messages. Raises ValueError, naming the file and what to
     do, for a string that looks like a path but is of no file that can be read as a medium.
     """
-    if not text or len(text) > _MOST or not text.isprintable():
+    if not text or len(text) > _LONGEST:
+        return None
+    if (path := _existing(text)) is not None:
+        if medium_of(path):
+            return path
+        place = os.path.expanduser(path)
+        raise ValueError(f"{shown(path)} is of a form that is not read: {remedy_for(place)}; {literally}")
+    if len(text) > _MOST or any(unicodedata.category(char) in ("Cc", "Cs") for char in text):
         return None
     if text.startswith("data:") and ";base64," in text[:100]:
         raise ValueError(
             f"{text[:40]}... holds the bytes of a file: write them to a file and give its path; {literally}"
         )
-    if _ADDRESS.match(text):
+    if _ADDRESS.match(text) or (text.lower().startswith("file://") and os.path.isfile(_path_of(text))):
         return _address(text, literally)
     place = os.path.expanduser(text)
     ending = ending_of(place)
     medium = ending in READ or ending in UNREAD
     if os.path.isfile(_container(place)):
-        if medium_of(place):
-            return text
-        if medium:
-            raise ValueError(f"{text} is of a form that is not read: {remedy_for(place)}; {literally}")
         if ending or os.sep in text:
-            raise ValueError(
-                f"{text} is a file, but no medium: for its content as text give a TextFile (model.prompt), which is "
-                f"--prompt-file on the command line, and for a medium that is named otherwise give Image, Audio or "
-                f"Video (data.document); {literally}"
+            raise TextFileError(
+                f"{text} is a file, but no medium: for its content as text give a TextFile (model.prompt), and for a "
+                f"medium that is named otherwise give Image, Audio or Video (data.document); {literally}"
             )
         return None
-    if os.path.isdir(place) and os.sep in text and not any(char.isspace() for char in text):
+    if os.path.isdir(place) and (medium or os.sep in text) and not any(char.isspace() for char in text):
         raise ValueError(f"{text} is a folder: give a file in it; {literally}")
     if not _looks_meant(text, place, medium, ending):
         return None
     remedy = f", and its form is not read: {remedy_for(place)}" if remedy_for(place) else ""
     raise ValueError(f"file {text} does not exist or cannot be reached{remedy}: correct the path; {literally}")
+
+
+def _existing(text: str) -> str | None:
+    """The existing file with the ending of a medium that a string names, as it stands or without the white space around
+    it; None where it names none."""
+    for path in dict.fromkeys((text, text.strip())):
+        place = os.path.expanduser(path)
+        ending = ending_of(place)
+        if (ending in READ or ending in UNREAD) and "\n" not in path and os.path.isfile(_container(place)):
+            return path
+    return None
+
+
+def shown(path: str) -> str:
+    """A path for a message: control characters as they are escaped, since they would move the cursor of a terminal."""
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in ("Cc", "Cs") else char for char in path
+    )
 
 
 def _looks_meant(text: str, place: str, medium: bool, ending: str) -> bool:
@@ -79,7 +109,7 @@ def _looks_meant(text: str, place: str, medium: bool, ending: str) -> bool:
 def _address(text: str, literally: str) -> None:
     """None for an address of something else; ValueError for one of a medium, or of a file on this machine."""
     if text.lower().startswith("file://"):
-        raise ValueError(f"{text} is an address: give the path alone, {text[7:]}; {literally}")
+        raise ValueError(f"{text} is an address: give the path alone, {_path_of(text)}; {literally}")
     ending = ending_of(re.split(r"[?#]", text, maxsplit=1)[0])
     if ending in READ or ending in UNREAD:
         raise ValueError(f"{text} is remote: download it and give the path of the file; {literally}")
@@ -96,8 +126,14 @@ def remedy_for_address(path: str) -> str | None:
     if scheme == "data":
         return f"{path[:40]} holds the bytes of a file: write them to a file and give its path"
     if scheme == "file":
-        return f"{path} is an address: give the path alone, /{path[found.end() :]}"
+        return f"{path} is an address: give the path alone, {_path_of(path)}"
     return f"{path} is remote: download it and give the path of the file"
+
+
+def _path_of(address: str) -> str:
+    """The path in a file's address, whose host is this machine."""
+    rest = re.sub(r"^file:/*", "", address, count=1, flags=re.IGNORECASE)
+    return f"/{unquote(rest.removeprefix('localhost/'))}"
 
 
 def _container(place: str) -> str:

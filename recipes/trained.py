@@ -9,15 +9,19 @@ that this command is about to do, is compared when the stage is reached (`traini
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any
 
 from data.mixture import Mixture
 from recipes.recipe import TRAINED, Recipe
+from training.aside import KeptError, not_extended, refusal
 from training.config import TrainConfig
-from training.extend import check_longer
+from training.extend import check_longer, check_schedule
 from training.files import differences
 from training.runtime import Runtime
-from training.stages import KeptError, Line, not_extended, refusal
+from training.stages import Line
+
+logger = logging.getLogger("brine.line")
 
 FOLLOWING = ("vocab_size", "image_dim", "audio_dim", "video_dim")
 """Fields of a model that follow from the corpus."""
@@ -73,18 +77,26 @@ def check_kept(recipe: Recipe, *, line: Line, runtime: Runtime, extend: bool = F
             again.add(name)
     refused = [name for name in changed if name not in line.redo]
     trouble = None
+    redo = [name for name in names if name in line.redo]
     if refused and extend:
-        try:
-            for name in refused:
+        for name in refused:
+            try:
                 begun = line.begun(name)["config"]
                 if lost := [each for each in changed[name] if each.startswith("inputs.")]:
                     raise ValueError(f"it would be made from something else ({'; '.join(lost)})")
                 check_longer(shorter(recipe, name, begun=begun, changes=changed[name]), config_of(recipe, name))
-        except ValueError as error:
-            trouble = not_extended(name, str(error))
+            except ValueError as error:
+                trouble = not_extended([name], str(error), redo=[*redo, *refused], folder=line.folder)
+                break
     elif refused:
         changes = list(dict.fromkeys(each for name in refused for each in changed[name]))
-        trouble = refusal(*refused, changes=changes, redo=[name for name in names if name in line.redo])
+        trouble = refusal(refused, changes=changes, redo=redo, folder=line.folder)
+    elif extend and line.world.is_main:
+        logger.warning(
+            "--extend: no stage is asked for more steps than it was before, so that there is nothing to extend; give "
+            "more, such as --large.num-steps %d",
+            2 * recipe.large.num_steps,
+        )
     # one rank decides, and all leave
     if trouble := line.world.broadcast(trouble):
         raise KeptError(trouble)
@@ -113,7 +125,17 @@ def shorter(recipe: Recipe, name: str, *, begun: dict[str, Any], changes: list[s
     """
     config = config_of(recipe, name)
     old = dataclasses.replace(config, num_steps=begun["train"]["num_steps"])
+    # first what no other setting mends, and last what one does
+    check_schedule(dataclasses.replace(old, schedule=begun["train"].get("schedule", old.schedule)), config.num_steps)
     allowed = ["config.train.num_steps: "]
+    if name == "large_salt":
+        allowed += ["config.salt.kd_steps: ", "config.salt.kd_fraction: "]
+    if others := [each for each in changes if not each.startswith(tuple(allowed))]:
+        raise ValueError(f"more than the number of steps changed ({'; '.join(others)})")
+    if not Mixture.parse(recipe.rows.mixture).constant:
+        raise ValueError("rows.mixture changes along the run, so that other rows would have come first")
+    if len(recipe.rows.length_schedule) > 1:
+        raise ValueError("rows.length_schedule follows the progress of the run, so that lengths would have grown later")
     if name == "large_salt":
         kept = begun["salt"]
         before = round(kept["kd_fraction"] * old.num_steps) if kept["kd_steps"] is None else kept["kd_steps"]
@@ -122,11 +144,4 @@ def shorter(recipe: Recipe, name: str, *, begun: dict[str, Any], changes: list[s
                 f"the small model helped for {before} steps and would for {recipe.salt.kd_steps_of(config.num_steps)}: "
                 f"give --salt.kd-steps {before}"
             )
-        allowed += ["config.salt.kd_steps: ", "config.salt.kd_fraction: "]
-    if others := [each for each in changes if not each.startswith(tuple(allowed))]:
-        raise ValueError(f"more than the number of steps changed ({'; '.join(others)})")
-    if not Mixture.parse(recipe.rows.mixture).constant:
-        raise ValueError("rows.mixture changes along the run, so that other rows would have come first")
-    if len(recipe.rows.length_schedule) > 1:
-        raise ValueError("rows.length_schedule follows the progress of the run, so that lengths would have grown later")
     return old

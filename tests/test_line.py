@@ -6,7 +6,9 @@ source tree of a few standard modules, so it takes seconds and goes through ever
 """
 
 import json
+import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,6 +141,25 @@ def test_a_finished_line_is_not_run_twice(reference, source):
     assert before == {path: path.stat().st_mtime_ns for path in reference.rglob("*.safetensors")}
 
 
+def test_what_another_command_evaluated_stays_as_long_as_it_is_true(reference, source, tmp_path, capsys, caplog):
+    """One arm asked for on a run of both: evaluation, summary and report were made anew without the other models."""
+    shutil.copytree(reference, tmp_path / "demo")
+    results, asked = tmp_path / "demo" / "evaluate" / "results.json", arguments(tmp_path, source)
+    before, everything = results.read_bytes(), {"small", "large_salt", "large_baseline"}
+    assert set(json.loads(before)["models"]) == everything
+    with caplog.at_level(logging.INFO, logger="brine"):
+        assert train.main([*asked, "--arms", "baseline"]) == 0
+        assert train.main([*asked, "--arms", "salt"]) == 0
+    assert results.read_bytes() == before and "left out" not in caplog.text
+    first, then = (json.loads((run / "summary.json").read_text()) for run in (reference, tmp_path / "demo"))
+    assert {name for name in first if first[name] != then.get(name)} <= {"wall_s", "peak_rss_gib", "computed"}
+    # what this recipe would not train is left out, and said to be
+    assert train.main([*asked, "--arms", "baseline", "--salt.weight", "0.3"]) == 0
+    assert "large_salt: trained here by an earlier command with other settings" in caplog.text
+    assert set(json.loads(results.read_text())["models"]) == everything - {"large_salt"}
+    assert (tmp_path / "demo" / "large_salt" / "done").exists()
+
+
 def test_killed_at_several_points_it_ends_with_the_same_weights(reference, source, tmp_path):
     run = tmp_path / "demo"
     words = arguments(tmp_path, source)
@@ -221,6 +242,25 @@ def test_dry_run_tells_size_and_time_and_writes_nothing(capsys, tmp_path):
     said = capsys.readouterr().out
     assert "large_salt" in said and "parameters" in said and "tokens" in said and "in all" in said
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["run", "dry run"])
+@pytest.mark.parametrize(
+    "manifest, told",
+    [
+        ("nowhere/train.jsonl", "nowhere/train.jsonl does not exist"),
+        ("org/name", "`hf download org/name --repo-type dataset"),
+        ("https://data.example/a.tar", "`curl -L -o a.tar https://data.example/a.tar`"),
+        ("s3://bucket/set", "s3://bucket/set does not exist"),
+    ],
+)
+def test_a_manifest_that_is_not_there_is_told_before_anything_slow(tmp_path, monkeypatch, capsys, manifest, told, dry):
+    """A trial compilation went first, without a word, and a dry run printed a plan."""
+    for slow in ("start_world", "resolve_runtime", "forecast"):
+        monkeypatch.setattr(train, slow, lambda *_, **__: pytest.fail("it began"))
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["real", "--corpus.manifest", manifest, "--runs", str(tmp_path), *dry]) == 2
+    assert told in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_help_lists_recipes_and_fields(capsys):

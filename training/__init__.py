@@ -18,6 +18,7 @@
     distributed.py   ranks that read different rows, waiting for rank 0
     parallel.py      ranks that share rows
     stages.py        the line: locked folder, stages done once
+    aside.py         what was made is kept, and what is said of it
     processes.py     children that end with their parent, signals that let a step finish
     files.py         written whole or not at all
 

@@ -29,16 +29,21 @@ def check_longer(old: TrainConfig, new: TrainConfig) -> None:
     """
     if new.num_steps < old.num_steps:
         raise ValueError(f"num_steps = {new.num_steps} is fewer than the {old.num_steps} that were asked for before")
-    if old.decay_start is None:
-        raise ValueError(
-            f'schedule = "{old.schedule}" decays over all steps, so that one of {new.num_steps} steps differs from the '
-            'warm-up on: give schedule "wsd" from the start of a run that may be extended'
-        )
+    check_schedule(old, new.num_steps)
     for step in range(min(old.decay_start, new.decay_start) if new.decay_start is not None else 0):
         if learning_rate(old, step) != learning_rate(new, step):
             raise ValueError(f"the learning rate of step {step} would not be what it was")
     if new.decay_start is None or new.decay_start < old.decay_start:
         raise ValueError("the longer run would decay earlier than the shorter one did")
+
+
+def check_schedule(old: TrainConfig, num_steps: int) -> None:
+    """Raise ValueError where the schedule of a run lets it never go on with more steps."""
+    if old.decay_start is None:
+        raise ValueError(
+            f'schedule = "{old.schedule}" decays over all steps, so that one of {num_steps} steps differs from the '
+            'warm-up on: give schedule "wsd" from the start of a run that may be extended'
+        )
 
 
 def checkpoint_to_extend(folder: Path, *, config: TrainConfig) -> Checkpoint:

@@ -10,15 +10,17 @@ as the same where it differs in fields that do not decide, or lacks fields that 
 `stage.json` has the key, the stage was cut off: its function is called again in the folder as it lies, and goes on from
 whatever it left there (training from its last checkpoint). If the key differs, the folder is taken away and the stage
 is done anew, and the log says which setting or input changed. A stage's own digest covers its key and the `fingerprint`
-its function may return (a hash of what it made), so a change travels down the line by itself.
+its function may return (a hash of what it made), so a change travels down the line by itself. What the line did not
+make in such a folder, somebody's notes, is kept (`training.aside`).
 
 What took long to make is never taken away. A stage that is `precious` and has begun to make something (weights, a
 checkpoint, metrics) is refused where its key differs, `KeptError`, with the fields that changed and what can be done.
 Nor is anything done anew that such a stage stands on: what a trained model has seen stays as long as the model does.
 Documents that change under a run are told with each command, and the run goes on with what it made of them before
 (`stays`), finished or not.
-Where the user asks for it by name (`redo`), the old folder is renamed to `<stage>.old-1`, the next one to `.old-2`, and
-nothing here ever deletes these.
+Where the user asks for it by name (`redo`), the old folder, finished or not, is renamed to `<stage>.old-1`, the next
+to `.old-2`, and nothing here ever deletes these. What such a command has begun and did not end goes on with the same
+command, and after any other command begins anew with it.
 
 With several ranks rank 0 decides and writes. A stage that all ranks work on (`everywhere`) is called on each; for
 others the rest wait for the `done` mark. What this file does not do: run stages in parallel, or guess which files a
@@ -39,30 +41,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training.aside import (
+    ASIDE,
+    BEGUN,
+    DONE,
+    MADE,
+    KeptError,
+    discard,
+    discard_leftovers,
+    has_weights,
+    is_expensive,
+    made_in,
+    moved_aside,
+    not_extended,
+    refusal,
+)
 from training.distributed import LOCK_NAME, World, wait_for
 from training.files import deciding, differences, digest, plain, read_json, write_json, write_text
 
 logger = logging.getLogger("brine.line")
 
-DONE, BEGUN = "done", "stage.json"
-EXPENSIVE = (DONE, "metrics.jsonl", "checkpoints/*", "model/*")
-"""What shows that a precious stage has made something."""
+REDONE = "redone.json"
+"""In a folder that `redo` has begun: what became of the one before."""
 FRESH = ".extending_"
 """Before a stage's name: the folder in which it will go on with more steps."""
-ASIDE = ".old-"
-"""Between a stage's name and a number: its folder as it was before the stage was done again."""
-SHOWN = 12
-"""Most differences that a refusal tells."""
 BUILD_TIMEOUT_S = 4 * 3600.0
 ORPHAN_GRACE_S = 10.0
 
 
 class RunLockedError(ValueError):
     """Another process works in the run folder."""
-
-
-class KeptError(ValueError):
-    """What was asked for would replace something that took long to make; nothing was changed."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,7 @@ class Line:
         build_timeout_s: float = BUILD_TIMEOUT_S,
         redo: Iterable[str] = (),
     ):
-        """redo: precious stages that are done again where they changed or are done; the old ones are renamed."""
+        """redo: precious stages that are done again, changed or not; the old ones are renamed."""
         self.folder = Path(folder)
         self.redo = frozenset(redo)
         self.world = world or World()
@@ -111,8 +119,7 @@ class Line:
     def __enter__(self) -> Line:
         if self.world.is_main:
             self._lock = acquire_lock(self.folder)
-            for leftover in self.folder.glob(".old_*"):
-                shutil.rmtree(leftover, ignore_errors=True)
+            discard_leftovers(self.folder)
             for fresh in self.folder.glob(f"{FRESH}*"):
                 # cut off between two renames
                 stage = self.folder / fresh.name.removeprefix(FRESH)
@@ -139,6 +146,7 @@ class Line:
         everywhere: bool = False,
         precious: bool = False,
         stays: bool = False,
+        own: Iterable[str] = (),
         extend: Callable[[Path, Path], None] | None = None,
     ) -> Stage:
         """Do a stage, or find that it is done.
@@ -153,6 +161,8 @@ class Line:
             precious: what it made is never taken away.
             stays: its folder holds all that later stages need. Where nothing but its inputs changed and a model was
                 trained on it, it is left as it is, and told in `stayed`.
+            own: names of the files and folders that `build` makes. What else there is when the stage is done anew is
+                somebody's, and kept.
             extend: called where a precious stage's configuration changed, with its folder and a fresh one; fills the
                 latter with what `build` can go on from, or raises ValueError. The old folder is renamed.
 
@@ -173,7 +183,7 @@ class Line:
         elif self.world.is_main:
             trouble = None
             try:
-                self._prepare(name, folder, key, precious=precious, extend=extend)
+                self._prepare(name, folder, key, precious=precious, own=tuple(own), extend=extend)
             except ValueError as error:
                 trouble = error
             # ranks that join in must not start before the folder is theirs, nor wait where nothing comes
@@ -181,7 +191,7 @@ class Line:
                 self.world.broadcast(None if trouble is None else str(trouble))
             if trouble is not None:
                 raise trouble
-            mark = self._build(name, folder, build)
+            mark = self._build(name, folder, build, own=() if precious else tuple(own))
         else:
             if everywhere:
                 if trouble := self.world.broadcast(None):
@@ -197,6 +207,15 @@ class Line:
         stage = Stage(name, folder, mark["digest"], mark["result"], skipped, mark["wall_s"])
         self.done[name] = stage
         return stage
+
+    def adopt(self, name: str, *, config: Any = None, inputs: Iterable[str] = ()) -> bool:
+        """Take a stage that is done, with this key, as one of this line without doing anything; else False."""
+        if not set(inputs) <= set(self.done):
+            return False
+        mark = self._finished(self.folder / name, {"config": config, "inputs": self._digests(inputs)})
+        if mark is not None:
+            self.done[name] = Stage(name, self.folder / name, mark["digest"], mark["result"], True, mark["wall_s"])
+        return mark is not None
 
     def _stays(self, name: str, key: dict) -> str:
         """Why a stage whose inputs changed is left as it is; "" where it is not. Every rank finds the same."""
@@ -216,7 +235,7 @@ class Line:
             "are renamed)"
         )
 
-    def _build(self, name: str, folder: Path, build: Callable) -> dict[str, Any]:
+    def _build(self, name: str, folder: Path, build: Callable, *, own: tuple[str, ...]) -> dict[str, Any]:
         start = time.perf_counter()
         # as it was begun, perhaps by an earlier version: what stands on this stage knows it by that name
         key = read_json(folder / BEGUN)
@@ -227,18 +246,31 @@ class Line:
             "result": result,
             "wall_s": round(time.perf_counter() - start, 3),
         }
+        if own:
+            write_json(folder / MADE, made_in(folder, own))
         write_json(folder / DONE, mark)
         logger.info("%s: done in %.1f s", name, mark["wall_s"])
         return mark
 
     def _prepare(
-        self, name: str, folder: Path, key: dict, *, precious: bool, extend: Callable[[Path, Path], None] | None
+        self,
+        name: str,
+        folder: Path,
+        key: dict,
+        *,
+        precious: bool,
+        own: tuple[str, ...],
+        extend: Callable[[Path, Path], None] | None,
     ) -> None:
         begun = read_json(folder / BEGUN)
-        again = precious and name in self.redo and (folder / DONE).exists()
+        redo = precious and name in self.redo and is_expensive(folder)
+        # what a command with `redo` left half done is what the same command goes on with
+        again = redo and ((folder / DONE).exists() or not (folder / REDONE).exists())
         changes = [] if begun is None else differences(begun, key)
         if begun is not None and not changes and not again:
             logger.info("%s: was cut off, goes on", name)
+            if name not in self.redo:
+                (folder / REDONE).unlink(missing_ok=True)
             # a done mark that is here all the same was not whole
             (folder / DONE).unlink(missing_ok=True)
             return
@@ -249,23 +281,28 @@ class Line:
                     self._extend(name, folder, key, extend)
                     return
                 if name not in self.redo:
-                    raise KeptError(refusal(name, changes=changes))
+                    raise KeptError(refusal([name], changes=changes, redo=self.redo, folder=self.folder))
                 old = moved_aside(folder)
                 why = f"because it changed: {shown}" if changes else "as asked for"
                 logger.info("%s: done again, %s; what was there is kept in %s", name, why, old)
             else:
                 if kept := [each for each in self.standing_on(name) if each not in self.redo]:
-                    raise KeptError(refusal(*kept, changes=[f"{name}: {change}" for change in changes]))
+                    changes = [f"{name}: {change}" for change in changes]
+                    raise KeptError(refusal(kept, changes=changes, redo=self.redo, folder=self.folder))
                 logger.info("%s: done again, because it changed: %s", name, shown)
-                old = self.folder / f".old_{name}_{os.getpid()}"
-                os.rename(folder, old)
-                shutil.rmtree(old, ignore_errors=True)
-        elif folder.exists() and any(not path.name.startswith(f".{BEGUN}.") for path in folder.iterdir()):
+                if kept := discard(folder, own):
+                    logger.warning("%s: what the line did not make there is kept in %s", name, kept)
+        elif folder.exists() and any(not _is_beginning(path) for path in folder.iterdir()):
             raise ValueError(
                 f"{folder} is not empty and holds no {BEGUN}: it was not made by this line; move it away, "
                 "or choose another run folder"
             )
         folder.mkdir(parents=True, exist_ok=True)
+        # before the key, without which the folder is not begun
+        if redo:
+            write_json(folder / REDONE, {"before": old.name})
+        elif name not in self.redo:
+            (folder / REDONE).unlink(missing_ok=True)
         write_json(folder / BEGUN, deciding(key))
 
     def _extend(self, name: str, folder: Path, key: dict, extend: Callable[[Path, Path], None]) -> None:
@@ -276,7 +313,7 @@ class Line:
             extend(folder, fresh)
         except ValueError as error:
             shutil.rmtree(fresh, ignore_errors=True)
-            raise KeptError(not_extended(name, str(error))) from error
+            raise KeptError(not_extended([name], str(error), redo=self.redo, folder=self.folder)) from error
         write_json(fresh / BEGUN, deciding(key))
         old = moved_aside(folder)
         os.rename(fresh, folder)
@@ -318,44 +355,9 @@ class Line:
         return mark if isinstance(mark, dict) and not differences(mark.get("key"), key) else None
 
 
-def is_expensive(folder: Path) -> bool:
-    """Has a precious stage made anything in its folder yet?"""
-    return any(next(folder.glob(pattern), None) is not None for pattern in EXPENSIVE)
-
-
-def has_weights(folder: Path) -> bool:
-    """Are there weights or checkpoints in a stage's folder?"""
-    return next(folder.glob("checkpoints/step_*"), None) is not None or any(folder.glob("model/*.safetensors"))
-
-
-def moved_aside(folder: Path) -> Path:
-    """Rename a stage's folder to the first free one of `<stage>.old-1`, `.old-2` and so on; returns its new path."""
-    number = 1
-    while (old := folder.with_name(f"{folder.name}{ASIDE}{number}")).exists():
-        number += 1
-    os.rename(folder, old)
-    return old
-
-
-def refusal(*names: str, changes: list[str], redo: Iterable[str] = ()) -> str:
-    """What is said where trained stages would be done anew: what changed, and what can be done. redo: stages that are
-    trained again anyway."""
-    shown = "; ".join(changes[:SHOWN]) + (f"; and {len(changes) - SHOWN} more" if len(changes) > SHOWN else "")
-    which, are = " and ".join(names), "is" if len(names) == 1 else "are"
-    return (
-        f"{which} {are} trained already, or partly, with other settings or documents, and {are} kept ({shown}): give "
-        "--name NEW for a run of its own, --extend where only the number of steps grew, or --redo "
-        f"{' '.join((*redo, *names))} to train again (what is there is renamed to {names[0]}{ASIDE}1); the settings of "
-        "before go on as ever"
-    )
-
-
-def not_extended(name: str, reason: str) -> str:
-    """What is said where a trained stage cannot go on with more steps."""
-    return (
-        f"{name} cannot be extended: {reason}. It is kept as it is; give --name NEW for a run of its own, or --redo "
-        f"{name} to train again (what is there is renamed to {name}{ASIDE}1)"
-    )
+def _is_beginning(path: Path) -> bool:
+    """Whether a file is one that is written before a stage is begun."""
+    return path.name == REDONE or path.name.startswith((f".{BEGUN}.", f".{REDONE}."))
 
 
 @contextmanager

@@ -13,48 +13,46 @@
     parquet          Parquet files (extra `hf`)                            parquet.py
     datasets         a dataset saved by Hugging Face `datasets` (extra `hf`)   parquet.py
 
-A file is told by its content (`opening`), a folder by what is in it: manifests in it decide, or in the folders below it
-(of a tree without .git and with no more code than media); then a saved dataset, tars, Parquet files; then a .git
-folder; then captions beside media, pages, code. `format=` overrides all of it. Opening reads a little (the first lines
-of a file, the names in a folder); everything else happens while `documents()` is iterated.
+A file is told by its content (`opening`), a folder by what is in it: JSON, tars and tables, and what of captioned media
+lies beside them, are read together (`survey`); where there is none of those, it is one of captions beside media, of
+pages or of code (`folders`). `format=` overrides all of it. Opening reads a little (the first lines of a file, the
+names in a folder); everything else happens while `documents()` is iterated. What of a folder is not read is counted
+then (`accounts`).
 """
 
-import itertools
 import os
 import stat
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
-from data.compressed import READ_THROUGH
+from data.compressed import packed_kind
 from data.document import tagged
-from data.endings import medium_of
-from data.formats.download import how_to_download
+from data.formats.accounts import accounted
+from data.formats.card import read_card
+from data.formats.download import as_given, how_to_download
 from data.formats.folders import folder_format
-from data.formats.lines import is_array
 from data.formats.manifest import FORMS
 from data.formats.opening import (
     ENDINGS,
     FORMATS,
     containers,
-    containers_by_content,
     ending_for,
-    forms_in,
-    is_lines,
-    json_by_content,
+    format_by_content,
+    is_told,
+    joined,
     manifests,
     noting_packed,
     open_file,
     unknown,
 )
 from data.formats.source import Limits, Source
+from data.formats.splits import NamedSplits, folders_in
+from data.formats.survey import MANIFESTS, Found, is_inside, manifests_below, survey, top_files
 from data.formats.walk import Listing
-from data.links import snapshot_in, stays_within, why_dangling
+from data.links import snapshot_in, why_dangling
 
-__all__ = ["FORMATS", "Limits", "Source", "open_source"]
-
-MANIFESTS = ("manifest.jsonl", "manifest.json", "metadata.jsonl")
-"""Files that stand for the folder they lie in."""
-_LOOKED_AT = 200_000
-_ARRAYS_LOOKED_AT = 1000
+__all__ = ["FORMATS", "Limits", "Source", "check_there", "open_source"]
 
 
 def open_source(
@@ -64,14 +62,10 @@ def open_source(
 
     Raises ValueError, with the formats there are, when nothing at the path can be read as one of them.
     """
-    path, limits = Path(path).expanduser(), Limits(max_line_mib, max_file_mib)
+    given, path, limits = path, Path(path).expanduser(), Limits(max_line_mib, max_file_mib)
     if format is not None and format not in FORMATS:
         raise ValueError(f"format {format!r} is none of {', '.join(FORMATS)}")
-    try:
-        mode = os.stat(path).st_mode
-    except OSError as error:
-        what = f"does not exist or cannot be reached ({error.strerror}){how_to_download(path)}"
-        raise ValueError(f"{path} {what}") from None
+    mode = check_there(given)
     if stat.S_ISDIR(mode):
         return _open_folder(path, snapshot_in(path.resolve()), format, limits)
     if not stat.S_ISREG(mode):
@@ -82,97 +76,80 @@ def open_source(
         raise ValueError(f"{path} cannot be read ({error.strerror}): change its permissions") from None
 
 
+def check_there(path: str | Path) -> int:
+    """The mode of what lies at a path of documents. Raises ValueError where there is nothing, with what to do."""
+    try:
+        return os.stat(Path(path).expanduser()).st_mode
+    except OSError as error:
+        what = f"does not exist or cannot be reached ({error.strerror}){how_to_download(path)}"
+        raise ValueError(f"{as_given(path)} {what}") from None
+
+
 def _open_folder(path: Path, root: Path, format: str | None, limits: Limits) -> Source:
     listing = Listing(root)
     if format is None or format in FORMS or format == "manifest":
-        named = [root / name for name in MANIFESTS if _is_inside(root, root / name)]
-        for name in () if named else MANIFESTS:
+        for name in () if any(is_inside(root, root / name) for name in MANIFESTS) else MANIFESTS:
             # passing it over would make something else of the folder
             if (root / name).is_symlink():
                 why = why_dangling(root / name) or "give the folder that it leads to, or copy it here"
                 raise ValueError(f"{path / name} is a link out of the folder, or to nothing: {why}")
-        top = named[:1] or _top_files(root, ".jsonl", known=format is None)
-        top = top or _top_files(root, ".json", known=format is None)
-        # in a repository such a file is one among others
-        top = top or ([] if (root / ".git").exists() else json_by_content(root))
-        top = top or _manifests_below(listing, limits, known=format is None)
-        if top:
-            names = [file.relative_to(root).as_posix() for file in top]
-            return noting_packed(manifests(path, root, top, format, limits), read=names)
-    if format is None:
-        format = folder_format(path, listing)
+    if format is None and (found := survey(listing, limits)):
+        return _together(path, root, found, limits)
+    if format in FORMS or format == "manifest":
+        files = [root / name for name in MANIFESTS if is_inside(root, root / name)][:1]
+        files = files or top_files(root, ".jsonl", known=False) or top_files(root, ".json", known=False)
+        files = files or manifests_below(listing, limits, known=False)
+        if not files:
+            raise ValueError(unknown(path, "has no .jsonl file and no .json array at its top"))
+        return _accounted(manifests(path, root, files, format, limits), files)
+    format = format or folder_format(path, listing)
     if format in ENDINGS.values():
-        return noting_packed(containers(path, root, _container_names(path, listing, format), format, limits))
-    if format == "markdown":
-        from data.formats.markdown_folder import markdown_digest as digest
-        from data.formats.markdown_folder import markdown_documents as documents
-    elif format == "repository":
-        from data.formats.repository import repository_digest as digest
-        from data.formats.repository import repository_documents as documents
-    elif format == "media":
-        from data.formats.media_folder import media_digest as digest
-        from data.formats.media_folder import media_documents as documents
-    else:
-        raise ValueError(unknown(path, "has no .jsonl file and no .json array at its top"))
-    source = Source(path, format, root, lambda include_decode, skipped: documents(root, limits, skipped), digest(root))
+        return _accounted(containers(path, root, _container_names(path, listing, format), format, limits))
     # a repository counts all binary files
+    source = _of_files(path, root, format, limits)
     return source if format == "repository" else noting_packed(source)
 
 
-def _top_files(root: Path, ending: str, *, known: bool) -> list[Path]:
-    """JSONL files or JSON arrays right in a folder; with `known` only those that begin with objects of a known form."""
-    endings = tuple(ending + packed for packed in ("", *READ_THROUGH))
-    found = {file for file in root.iterdir() if file.name.lower().endswith(endings)}
-    # of a file and its compressed twin one is read
-    files = [file for file in found if file.suffix.lower() not in READ_THROUGH or file.with_suffix("") not in found]
-    files = sorted(file for file in files if _is_inside(root, file))
-    if ending == ".json":
-        files = [file for file in files if is_array(file) or is_lines(file)]
-    return [file for file in files if not known or forms_in(file)]
+def _of_files(
+    path: Path, root: Path, format: str, limits: Limits, *, within: list[str] | None = None,
+    splits: NamedSplits | None = None,
+) -> Source:  # fmt: skip
+    """A source of files that are a document each; with `within` of the media in these folders alone."""
+    if format == "media":
+        from data.formats.media_folder import media_digest, media_documents
+
+        def read(include_decode: bool, skipped: Counter):
+            return media_documents(root, limits, skipped, within=within, splits=splits)
+
+        return Source(path, format, root, read, media_digest(root, within=within))
+    if format == "markdown":
+        from data.formats.markdown_folder import markdown_digest as digest
+        from data.formats.markdown_folder import markdown_documents as documents
+    else:
+        from data.formats.repository import repository_digest as digest
+        from data.formats.repository import repository_documents as documents
+    return Source(path, format, root, lambda include_decode, skipped: documents(root, limits, skipped), digest(root))
 
 
-def _manifests_below(listing: Listing, limits: Limits, *, known: bool) -> list[Path]:
-    """Manifests in the folders below one that has none at its top: all of MANIFESTS, else JSONL files or JSON arrays.
-
-    A repository's own test data are no manifests of it: with `known`, more code than media and manifests is a tree
-    of code.
-    """
-    root = listing.root
-    if known and any((root / name).exists() for name in (".git", "dataset_dict.json", "state.json")):
-        return []
-    from data.formats.repository import CODE
-
-    named, lines, arrays, code, media, seen = {}, [], [], 0, 0, set()
-    for name, problem in itertools.islice(listing.open(), _LOOKED_AT):
-        stem, ending = os.path.splitext(name)
-        # of a file and its compressed twin one is read
-        plain = stem if ending.lower() in READ_THROUGH else name
-        ending = os.path.splitext(plain)[1].lower()
-        media += medium_of(name) is not None
-        code += ending in CODE
-        if known and ending in ENDINGS and plain == name:
-            return []
-        if not problem and "/" in name and ending in (".jsonl", ".json") and plain not in seen:
-            seen.add(plain)
-            folder, base = os.path.split(plain)
-            if base in MANIFESTS:
-                named.setdefault(folder, []).append((MANIFESTS.index(base), root / name))
-            elif ending == ".jsonl":
-                lines.append(root / name)
-            elif len(arrays) < _ARRAYS_LOOKED_AT and is_array(root / name):
-                arrays.append(root / name)
-    # of several in one folder the first of MANIFESTS stands for it
-    found = sorted(min(files)[1] for files in named.values())
-    for files in (found, lines, arrays):
-        files = [file for file in files if not known or forms_in(file, max_line_mib=limits.max_line_mib)]
-        if files:
-            return files if not known or code <= media + len(files) else []
-    return []
+def _together(path: Path, root: Path, found: Found, limits: Limits) -> Source:
+    """A source of all that a folder holds, whose names say together what is held out."""
+    card = read_card(root)
+    files = [file.relative_to(root).as_posix() for file in found.json]
+    files += [name for names in found.containers.values() for name in names]
+    splits = NamedSplits([*files, *folders_in(root, found.media)], files=True, card=card)
+    sources = [manifests(path, root, found.json, None, limits, splits)] if found.json else []
+    for format, names in found.containers.items():
+        sources.append(containers(path, root, names, format, limits, splits))
+    if found.media:
+        sources.append(_of_files(path, root, "media", limits, within=found.media, splits=splits))
+    unknown_splits = ", ".join(card.unknown[:5])
+    notes = [f"README.md names splits that nobody knows, which say nothing: {unknown_splits}"] if card.unknown else []
+    return _accounted(joined(path, root, sources), found.json, splits=splits, counted=found.media, notes=notes)
 
 
-def _is_inside(root: Path, file: Path) -> bool:
-    """Whether a file is there, and no link out of the folder or pipe."""
-    return file.is_file() and stays_within(root, file.resolve())
+def _accounted(source: Source, files: list[Path] = (), **options) -> Source:
+    names = [file.relative_to(source.root).as_posix() for file in files]
+    return accounted(source, read=[*names, *source.containers], **options)
 
 
 def _container_names(path: Path, listing: Listing, format: str) -> list[str]:
@@ -180,7 +157,7 @@ def _container_names(path: Path, listing: Listing, format: str) -> list[str]:
     # `._a.tar` is what a Mac noted about a.tar
     plain = [(name, why) for name, why in listing if not os.path.basename(name).startswith("._")]
     names = [tagged(name, ending) for name, _ in plain if name.lower().endswith(ending)]
-    names = names or containers_by_content(root, (name for name, why in plain if not why)).get(format, [])
+    names = names or _by_content(root, (name for name, why in plain if not why), format)
     if format == "datasets":
         from data.formats.parquet import dataset_files
 
@@ -188,3 +165,8 @@ def _container_names(path: Path, listing: Listing, format: str) -> list[str]:
     if not names:
         raise ValueError(f"folder {path} holds no {ending} file, which the format {format!r} needs")
     return names
+
+
+def _by_content(root: Path, names: Iterable[str], format: str) -> list[str]:
+    untold = (name for name in names if not is_told(name) and not packed_kind(name))
+    return [tagged(name, ending_for(format)) for name in untold if format_by_content(root / name) == format]

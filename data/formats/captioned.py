@@ -33,7 +33,7 @@ from data.document import (
     parse_document,
     resolve_media,
 )
-from data.formats.fields import SURE, WORDS, asked_in_pairs, media_of
+from data.formats.fields import SURE, WORDS, asked_in_pairs, check_caption, media_of
 from data.formats.marks import UNWANTED, is_unwanted
 from data.formats.parts import MEDIA, MediaQueue, local_path, split_placeholders
 from data.formats.placeholders import LISTED, waiting
@@ -98,17 +98,22 @@ def captioned_document(
     return parse_document(document.to_json())
 
 
+def check_turn(fields: dict) -> None:
+    """DocumentError for one turn of a conversation, which is no document of its own."""
+    role = fields.get("role")
+    if isinstance(role, str) and role.strip().lower() in ROLES:
+        raise DocumentError(
+            f"field 'role' says that this is one turn of a conversation ({role[:40]!r}): write its turns as 'messages'"
+        )
+
+
 def plain_document(fields: dict, *, root: Path, name: str, notes: Counter, beside: dict | None = None) -> Document:
     """A document from media and words named by their fields; `name` is its id. Raises DocumentError.
 
     beside: further fields, which are not read.
     """
     key, words = words_in(fields)
-    role = fields.get("role")
-    if isinstance(role, str) and role.strip().lower() in ROLES:
-        raise DocumentError(
-            f"field 'role' says that this is one turn of a conversation ({role[:40]!r}): write its turns as 'messages'"
-        )
+    check_turn(fields)
     parts: list[Part] = []
     for field, kind, reference in media_of(fields, root):
         path = local_path(reference, where=f"field {field!r}")
@@ -118,7 +123,8 @@ def plain_document(fields: dict, *, root: Path, name: str, notes: Counter, besid
     every = fields | beside if beside else fields
     if key in ("", "label") and (pairs := asked_in_pairs(every)):
         raise DocumentError(f"no words to learn from: none of the fields {', '.join(WORDS)} holds any{pairs}")
-    check_whole(every, parts)
+    if parts:
+        check_whole(every, parts)
     text = check_words(every, key, words, notes, any_read=bool(parts))
     if not words:
         raise DocumentError(f"no words to learn from: none of the fields {', '.join(WORDS)} holds any")
@@ -129,8 +135,10 @@ def plain_document(fields: dict, *, root: Path, name: str, notes: Counter, besid
                 "call words that stand alone 'text'"
             )
         notes[f"note: field {empty!r} holds no medium: the words were read alone"] += 1
-    parts = interleaved(parts, text)
-    return Document(id=name, parts=parts, kind=_kind_of(parts), split=UNASSIGNED)
+    if not parts:
+        return Document(id=name, parts=(Text(text),), kind="text", split=UNASSIGNED)
+    placed = interleaved(parts, text)
+    return Document(id=name, parts=placed, kind=_kind_of(placed), split=UNASSIGNED)
 
 
 def check_words(fields: dict, key: str, words: str, notes: Counter, *, any_read: bool) -> str:
@@ -140,7 +148,11 @@ def check_words(fields: dict, key: str, words: str, notes: Counter, *, any_read:
     """
     _note_other_words(fields, key, words, notes)
     text, judged = with_verdict(words, fields) if any_read and key != "label" else (words, "")
-    check_unread(fields, {key, judged} | _WORDS, notes, any_read=any_read, words=(key, words))
+    read = _WORDS if key in _WORDS and not judged else _WORDS | {key, judged}
+    if not read >= fields.keys():
+        check_unread(fields, read, notes, any_read=any_read, words=(key, words))
+        if not any_read:
+            check_caption(fields, key, words)
     if not any_read and "<" in words and (found := waiting(words)):
         is_program = key == "code" or is_of_repository(fields)
         # a placeholder at the very start or alone on its line makes no long text a page
@@ -205,8 +217,11 @@ def words_in(fields: dict) -> tuple[str, str]:
 def _note_other_words(fields: dict, read: str, words: str, notes: Counter) -> None:
     if isinstance(fields.get(read), list) and len(fields[read]) > 1:
         notes[f"note: of several entries of field {read!r} the first was read"] += 1
-    others = _WORDS & fields.keys() - {read}
-    for key in WORDS if others else ():
+    others = _WORDS & fields.keys()
+    if len(others) < 2:
+        return
+    others = others - {read}
+    for key in WORDS:
         value = fields.get(key) if key in others else None
         value = value[0] if isinstance(value, list) and value else value
         if value not in (None, "", [], words) and not (isinstance(value, str) and not value.strip()):

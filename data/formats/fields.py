@@ -13,7 +13,7 @@ from pathlib import Path
 from data.document import DocumentError, Video, resolve_media
 from data.endings import FILM_OR_CODE, ending_of, medium_at, medium_of, remedy_for
 from data.formats.lines import list_in
-from data.formats.provenance import DOCUMENT_WORDS, is_of_repository
+from data.formats.provenance import DOCUMENT_WORDS, is_of_repository, speaks_of_medium
 from data.workbench.source import LANGUAGES
 
 WORDS = (
@@ -26,7 +26,9 @@ CONVERSATIONS = ("messages", "conversations", "conversation", "dialogue", "dialo
 PAIRS = (
     *(("question", "answer"), ("question", "answers"), ("instruction", "output"), ("instruction", "response")),
     *(("prompt", "completion"), ("prompt", "response"), ("query", "response"), ("input", "output")),
-    *(("query", "answer"), ("query", "answers"), ("question", "label"), ("query", "label"), ("question", "response")),
+    *(("query", "answer"), ("query", "answers"), ("question", "response"), ("problem", "solution")),
+    *(("prompt", "answer"), ("input", "target"), ("inputs", "targets"), ("question", "solution")),
+    *(("question", "label"), ("query", "label")),
 )
 """Fields of a question and its answer, which are not read outside a list of turns."""
 _PATHS = ("", "_path", "_file", "_filepath", "_file_path", "_file_name", "_filename")
@@ -121,6 +123,15 @@ def unpacked(fields: dict) -> dict:
     return fields
 
 
+def check_caption(fields: dict, key: str, words: str) -> None:
+    """DocumentError for a row without a medium whose words are a caption or transcript of one that is elsewhere."""
+    if named := speaks_of_medium(fields, key, words):
+        raise DocumentError(
+            f"field {named[:40]!r} shows that {key!r} belongs to a medium, and none is read: give its path as 'image', "
+            "'audio' or 'video' (download what is remote); or call the words 'text' and take the field out"
+        )
+
+
 def asked_in_pairs(fields: dict) -> str:
     """What to do about a question and its answer in fields of their own; "" when there are none."""
     pair = next((pair for pair in PAIRS if all(fields.get(name) is not None for name in pair)), None)
@@ -129,7 +140,9 @@ def asked_in_pairs(fields: dict) -> str:
 
 def is_medium(path: str) -> bool:
     """Whether a path or address has the ending of a medium, read or not."""
-    path = re.split(r"[?#]", path)[0] if "://" in path else path
+    if "://" in path:
+        # a wiki's page about a file bears its name
+        path = "" if "/wiki/" in path else re.split(r"[?#]", path)[0]
     return 0 < len(path) < 1000 and "\n" not in path and (medium_of(path) is not None or remedy_for(path) is not None)
 
 

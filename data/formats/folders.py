@@ -3,10 +3,16 @@
     folder_format(path, listing)    one of FORMATS; ValueError with the remedy where nothing fits
     table_remedy(file, name)        the command that makes a metadata.jsonl of a table of words (metadata.csv)
 
-A folder of media must not become something that its media are no part of: where media, or files of media that are not
-read, have no captions of their names beside them, texts of other names do not make a repository of it, nor does a
-README (a data set's card) make it a folder of pages when a table holds the words. Such a folder is refused with what
-is missing. A source tree (code in it, or .git) is a repository whatever media it has.
+A folder of media must not become something that its media are no part of. So it is
+
+* one of captions, when more media have words of their name beside them than there are pages and programs;
+* a repository, when it has programs, and these and its pages are at least as many as its media, none of which a table
+  names; or when it has no media, or ten texts to each medium (three to a single one);
+* one of pages, when it has no programs and its pages are as many as its media or show one (`![](a.png)`), or its README
+  shows half of them;
+
+and is refused otherwise with what is there and what to do. A README, LICENSE and the like are no pages, settings (YAML,
+TOML, INI) no programs, and a `.git` says nothing about what is in a folder with media: data sets are cloned too.
 """
 
 import codecs
@@ -19,18 +25,28 @@ from collections import Counter
 from pathlib import Path
 
 from data.compressed import how_to_unpack, packing_in
+from data.document import DocumentError, Text
 from data.endings import FILM_OR_CODE, ending_of, medium_in, medium_of, remedy_for
+from data.formats.accounts import is_about
+from data.formats.captioned import read_text
 from data.formats.lines import is_array
+from data.formats.markdown_folder import ENDINGS as PAGES
 from data.formats.media_folder import TABLES, WORD_LIKE
-from data.formats.opening import ENDINGS, JSON, containers_by_content, unknown, what_packed
+from data.formats.opening import JSON, unknown, what_packed
 from data.formats.refusals import what_foreign, what_json
 from data.formats.walk import Listing
+from data.markdown import markdown_parts
 from data.pointers import pointer_in
+from data.split_names import split_words
 from data.text import foreign_encoding
 
 _WORDS = (".txt", ".caption", ".json")
 _OTHERS = (".txt", ".json", ".xml", ".xlsx", ".srt", ".vtt")
 _LOOKED_AT = 200_000
+_NAMES_SOUGHT, _TABLE_BYTES = 50, 2**16
+_PAGES_LOOKED_AT, _PAGE_MIB = 200, 1.0
+_TEXTS_A_MEDIUM, _TEXTS_WITH_ONE = 10, 3
+"""So many texts to each medium, or to one alone, are a folder of texts with a few pictures."""
 _DELIMITERS = ",\t;|"
 
 
@@ -46,6 +62,8 @@ class _Names:
         self.others: list[str] = []
         self.num_media = self.films = 0
         self.paths: list[str] = []
+        self.pages: list[str] = []
+        self.names_of_media: list[str] = []
         media, words = set(), set()
         for name, problem in itertools.islice(listing, _LOOKED_AT):
             stem, ending = os.path.splitext(name)
@@ -59,6 +77,8 @@ class _Names:
             if known or remedy_for(name):
                 # words may be named after all of a medium's name
                 media |= {stem, name}
+                if len(self.names_of_media) < _NAMES_SOUGHT:
+                    self.names_of_media.append(os.path.basename(stem))
                 self.num_media += known is not None
                 self.films += known is not None and ending[1:] in FILM_OR_CODE
                 if not known:
@@ -70,6 +90,8 @@ class _Names:
                 self.refused = self.refused or f"; {name!r} {problem}"
             elif ending in TABLES:
                 self.tables.append(name)
+            elif ending in PAGES and not problem:
+                self.pages.append(name)
             elif ending in _OTHERS and len(self.others) < 1000:
                 self.others.append(name)
         self.num_pairs = len(media & words)
@@ -91,36 +113,78 @@ def folder_format(path: Path, listing: Listing) -> str:
         return "datasets"
     names = _Names(listing)
     endings = names.endings
-    for ending, format in ENDINGS.items():
-        if endings[ending]:
-            return format
-    if (root / ".git").exists():
-        return "repository"
-    if unnamed := containers_by_content(root, names.paths):
-        return max(unnamed, key=lambda format: len(unnamed[format]))
-    from data.formats.repository import CODE
+    from data.formats.repository import CODE, PROGRAMS
 
-    pages, texts = endings[".md"] + endings[".markdown"], endings[".txt"] + endings[".rst"]
     # an unread ending may be that of code too (.ts)
     code = sum(count for ending, count in endings.items() if ending in CODE and ending not in names.unread)
-    code -= names.films
-    if names.num_pairs > pages + code:
-        return "media"
+    programs = sum(count for ending, count in endings.items() if ending in PROGRAMS and ending not in names.unread)
+    code, programs = code - names.films, programs - names.films
+    texts = endings[".txt"] + endings[".rst"]
     num_media = names.num_media + names.unread.total()
-    if names.tables and not code and pages <= 1 and texts <= 1 and not names.num_pairs:
-        raise ValueError(f"{path} has its words in {table_remedy(root / names.tables[0], names.tables[0])}")
+    pages = [name for name in names.pages if not is_about(name)]
+    if names.num_pairs > len(pages) + programs:
+        return "media"
+    is_clone = (root / ".git").exists()
+    if names.tables and not is_clone and not code and len(names.pages) <= 1 and texts <= 1 and not names.num_pairs:
+        raise ValueError(f"{path} has its words in {_tables_remedy(root, names.tables)}")
     if _is_card(names) and not code and not names.num_pairs and (why := _unread_lines(names, root)):
         # a data set's card must not become all of it
         raise ValueError(unknown(path, f"holds nothing that is read{why}"))
-    if pages and not code:
+    if not num_media:
+        if names.pages and not code and not is_clone:
+            return "markdown"
+        if is_clone or code or names.pages or texts:
+            return "repository"
+        raise ValueError(unknown(path, "holds nothing that is read" + what_packed(root, names.paths)))
+    if tables := [name for name in names.tables if _names_media(root / name, names.names_of_media)]:
+        raise ValueError(f"{path} has its words in {_tables_remedy(root, tables)}")
+    is_tree = programs and programs + len(pages) >= num_media
+    if is_tree or texts >= _TEXTS_A_MEDIUM * num_media or (num_media == 1 and texts >= _TEXTS_WITH_ONE):
+        return "repository"
+    is_told = len(pages) >= num_media or _num_shown(root, pages) or 2 * _num_shown(root, names.pages) >= num_media
+    if not programs and is_told:
         return "markdown"
-    if code or pages or texts > num_media:
-        return "repository"
-    if num_media:
-        raise ValueError(unknown(path, _no_words(names) + what_packed(root, names.paths)))
-    if texts:
-        return "repository"
-    raise ValueError(unknown(path, "holds nothing that is read" + what_packed(root, names.paths)))
+    told = _no_words(names) + what_packed(root, names.paths)
+    if programs or texts or names.pages:
+        told += f"; its {'code and texts' if programs else 'texts'} alone are read as format 'repository'"
+    raise ValueError(unknown(path, told))
+
+
+def _names_media(table: Path, names: list[str]) -> bool:
+    """Whether the beginning of a table names one of these media."""
+    try:
+        with open(table, "rb") as stream:
+            head = stream.read(_TABLE_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return False
+    return any(name in head for name in names)
+
+
+def _num_shown(root: Path, pages: list[str]) -> int:
+    """How many media the first pages show."""
+    shown: set[str] = set()
+    for page in pages[:_PAGES_LOOKED_AT]:
+        try:
+            parts = markdown_parts(
+                read_text(root, page, _PAGE_MIB), path=page, is_there=lambda target: os.path.lexists(root / target)
+            )
+        except DocumentError:
+            continue
+        shown.update(os.path.normpath(part.path) for part in parts if not isinstance(part, Text))
+    return len(shown)
+
+
+def _tables_remedy(root: Path, tables: list[str]) -> str:
+    """What to do about the tables of a folder, as the end of a sentence."""
+    # one manifest stands for its folder, so that several tables become as many files
+    folders = Counter(os.path.dirname(name) for name in tables)
+    first, *others = tables
+    alone = folders[os.path.dirname(first)] == 1
+    told = table_remedy(root / first, first, alone=alone)
+    if others:
+        more = ", ..." if len(others) > 5 else ""
+        told += f"; the same with {', '.join(map(repr, others[:5]))}{more}, each into a file of its own"
+    return told
 
 
 def _is_card(names: _Names) -> bool:
@@ -151,8 +215,11 @@ def _no_words(names: _Names) -> str:
     )
 
 
-def table_remedy(file: Path, name: str) -> str:
-    """What to do about a table of words, as the end of a sentence that begins with its name in the source."""
+def table_remedy(file: Path, name: str, *, alone: bool = True) -> str:
+    """What to do about a table of words, as the end of a sentence that begins with its name in the source.
+
+    One that is not `alone` in its folder, or named after a split, keeps its name, for a metadata.jsonl hides others.
+    """
     if problem := pointer_in(file) or how_to_unpack(file):
         return f"{name!r}, which {problem}"
     if packing := packing_in(file):
@@ -175,9 +242,10 @@ def table_remedy(file: Path, name: str) -> str:
         f"import csv, json; [print(json.dumps(row)) for row in csv.DictReader(open({spelt}, "
         f'encoding="{encoding}", newline=""){options})]'
     )
+    out = "metadata.jsonl" if alone and not split_words(file.stem) else f"{file.stem}.jsonl"
     return (
-        f"{name!r}, and .{ending} is not read: write a metadata.jsonl from it, in its folder, by "
-        f"`python -c {shlex.quote(program)} > metadata.jsonl`{note}"
+        f"{name!r}, and .{ending} is not read: write a {out} from it, in its folder, by "
+        f"`python -c {shlex.quote(program)} > {shlex.quote(out)}`{note}"
     )
 
 

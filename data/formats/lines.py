@@ -10,8 +10,9 @@ brackets a second.
 
 A file is taken for an array when it opens with `[` and then `{`, `]` or `[{`, unless its first line is a whole list and
 another list or object follows; everything else is read line by line, and each bad line gives one error. A list of turns
-is a conversation. What follows an array's end is an error. Lines end with LF, CR LF or CR alone, and may open with a
-byte-order mark (files that were joined have one in their middle). Bytes that are no UTF-8 are an error of the line or
+is a conversation. What follows an array's end is an error. Lines end with LF, CR LF or CR alone, and may open with
+byte-order marks (files that were joined have one in their middle, one that was marked twice has two), and so may the
+first name of an object (a line made of a table that had a mark). Bytes that are no UTF-8 are an error of the line or
 element that holds them; a file of UTF-16 or UTF-32 is one error as a whole. A file of gzip, bzip2 or xz is read as what
 is in it (`data.compressed`).
 """
@@ -26,11 +27,10 @@ from typing import BinaryIO
 from data.compressed import open_plain, problem_of
 from data.document import DocumentError
 from data.pointers import pointer_in
-from data.text import convert, foreign_encoding
+from data.text import convert, foreign_encoding, without_marks
 
 _BLOCK = 2**20
-_MARK = b"\xef\xbb\xbf"
-_ARRAY = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*(?:[{\]]|\[\s*\{)")
+_ARRAY = re.compile(rb"(?:\xef\xbb\xbf)*\s*\[\s*(?:[{\]]|\[\s*\{)")
 _SPACE = re.compile("[ \t\r\n\ufeff]*")
 # strings hide brackets, and backslashes hide the end of a string
 _OUTSIDE, _INSIDE = re.compile(r'["{}\[\],]'), re.compile(r'["{}\[\]]')
@@ -39,24 +39,27 @@ _TURN = {"role", "from"}
 _DECODER = json.JSONDecoder()
 
 
-def json_items(file: Path, *, max_line_mib: float) -> Iterator[tuple[int, dict | DocumentError]]:
-    """(number, object) for each JSON object of a file; an error stands where one cannot be had."""
+def json_items(file: Path, *, max_line_mib: float, checked: bool = True) -> Iterator[tuple[int, dict | DocumentError]]:
+    """(number, object) for each JSON object of a file; an error stands where one cannot be had.
+
+    checked: of a compressed file only what its checksums vouch for; not so where the first lines are merely looked at.
+    """
     number = 0
     try:
         check_encoding(file)
-        for number, item in _items(file, max_line_mib):
+        for number, item in _items(file, max_line_mib, checked):
             yield number, item
     except DocumentError as error:
         # of the file as a whole, or of what comes after this place
         yield number + 1, error
 
 
-def _items(file: Path, max_line_mib: float) -> Iterator[tuple[int, dict | DocumentError]]:
+def _items(file: Path, max_line_mib: float, checked: bool) -> Iterator[tuple[int, dict | DocumentError]]:
     limit = int(max_line_mib * 2**20)
     if is_array(file):
-        yield from _array(file, limit, max_line_mib)
+        yield from _array(file, limit, max_line_mib, checked)
         return
-    for number, line in enumerate(_bounded_lines(file, limit), start=1):
+    for number, line in enumerate(_bounded_lines(file, limit, checked), start=1):
         if line is None:
             yield number, DocumentError(f"longer than max_line_mib={max_line_mib:g}")
         elif line.strip():
@@ -94,7 +97,7 @@ def parse_object(line: bytes) -> dict:
     """One JSON object. Raises DocumentError with the reason for anything else."""
     try:
         # the codec that drops a mark is far slower than this
-        fields = json.loads(line.removeprefix(_MARK).decode("utf-8"))
+        fields = json.loads(without_marks(line).decode("utf-8"))
     except UnicodeDecodeError as error:
         raise DocumentError(f"not UTF-8 (byte {error.start}): {convert('LATIN1')}") from None
     except RecursionError:
@@ -126,6 +129,9 @@ def _object(fields) -> dict:
         return {"messages": fields}
     if not isinstance(fields, dict):
         raise DocumentError(f"a document must be a JSON object, not {type(fields).__name__}")
+    # the mark of a table's first line, which whoever made lines of the table took for a part of the first name
+    if next(iter(fields), "").startswith("\ufeff"):
+        fields = {key.lstrip("\ufeff"): value for key, value in fields.items()}
     return fields
 
 
@@ -136,10 +142,10 @@ def _guarded(line: bytes) -> dict | DocumentError:
         return error
 
 
-def _bounded_lines(file: Path, limit: int) -> Iterator[bytes | None]:
+def _bounded_lines(file: Path, limit: int, checked: bool) -> Iterator[bytes | None]:
     """Lines of a file without their ends; None for one longer than `limit` bytes, which is never held in memory."""
     held, size = [], 0
-    with open_plain(file) as stream:
+    with open_plain(file, checked=checked) as stream:
         while block := stream.read(_BLOCK):
             # a CR LF must not be torn apart
             block += stream.read(1) if block.endswith(b"\r") else b""
@@ -179,9 +185,10 @@ class _Window:
             self.grow(_BLOCK)
 
 
-def _array(file: Path, limit: int, max_line_mib: float) -> Iterator[tuple[int, dict | DocumentError]]:
+def _array(file: Path, limit: int, max_line_mib: float, checked: bool) -> Iterator[tuple[int, dict | DocumentError]]:
     # a byte that is no UTF-8 becomes a lone surrogate, which only the element that holds it is refused for
-    with TextIOWrapper(open_plain(file), encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+    plain = open_plain(file, checked=checked)
+    with TextIOWrapper(plain, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
         window, number = _Window(stream), 0
         window.peek()
         window.place += 1

@@ -25,8 +25,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data.compressed import plain_stem
+from data.damaged import not_vouched_for
 from data.document import Document, DocumentError, Quarantined, Text, parse_document
-from data.formats.captioned import captioned_document, plain_document
+from data.formats.captioned import captioned_document, check_turn, plain_document
 from data.formats.chat import SYSTEM, chat_document
 from data.formats.fields import CONVERSATIONS, FIELDS, WORDS, asked_in_pairs, fields_in, folded, path_of, unpacked
 from data.formats.lines import is_array, json_items
@@ -34,8 +35,16 @@ from data.formats.llava import llava_document
 from data.formats.marks import READ_BESIDE, marked_parts, object_switch
 from data.formats.obelics import obelics_document
 from data.formats.placeholders import waiting
-from data.formats.roles import ROLES
-from data.formats.splits import FORM, HELD_OUT, UNASSIGNED, MediaSplits, SplitFrom, split_in, splits_of_paths
+from data.formats.splits import (
+    FORM,
+    HELD_OUT,
+    UNASSIGNED,
+    MediaSplits,
+    NamedSplits,
+    SplitFrom,
+    split_in,
+    splits_of_paths,
+)
 from data.formats.unread import check_unread, check_whole, has_media
 
 FORMS = ("content-parts", "chat", "llava", "obelics", "captioned")
@@ -56,18 +65,22 @@ def manifest_documents(
     max_file_mib: float,
     include_decode: bool = False,
     notes: Counter | None = None,
+    splits: NamedSplits | None = None,
 ) -> Iterator[Document | Quarantined]:
     """Documents of JSONL files and JSON arrays in file order, and a `Quarantined` for each entry that gives none.
 
-    What is told about documents that were read is counted in `notes`, each sentence behind "note: ".
+    What is told about documents that were read is counted in `notes`, each sentence behind "note: ". `splits`: what
+    the names of the whole source declare, of which the files are a part.
     """
     files, seen = list(files), set()
     paths = {file: file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name for file in files}
-    splits, media_splits = splits_of_paths(paths.values()), MediaSplits(root)
+    named, media_splits = splits_of_paths(paths.values(), splits=splits), MediaSplits(root)
     for file in files:
         folder = paths[file].rpartition("/")[0]
         base, stem = root / folder, f"{folder}/{plain_stem(file)}" if folder else plain_stem(file)
         word = "entry" if is_array(file) else "line"
+        if notes is not None and (late := not_vouched_for(file)):
+            notes[f"note: {late}"] += 1
         for number, fields in json_items(file, max_line_mib=max_line_mib):
             name, medium = f"{word} {number}", ""
             try:
@@ -97,7 +110,7 @@ def manifest_documents(
                 continue
             if document is not None:
                 document = _below(document, folder)
-                yield document if own else _with_split(document, splits[paths[file]], media_splits)
+                yield document if own else _with_split(document, named[paths[file]], media_splits)
 
 
 def _below(document: Document, folder: str) -> Document:
@@ -170,9 +183,8 @@ def object_document(
     form, notes = form or form_of(fields), Counter() if notes is None else notes
     if form is None:
         raise DocumentError(needed(fields))
-    if "content" in fields and str(fields.get("role")).lower() in ROLES:
-        raise DocumentError('one message by itself: write those of a conversation as one line {"messages": [...]}')
     if form == "content-parts":
+        check_turn(fields)
         document = parse_document(marked_parts(fields, notes) | {"split": split_in(fields) or "train"})
         any_read = has_media(document)
         check_whole(fields, document.parts)

@@ -13,9 +13,10 @@ from pathlib import Path
 from data.document import Document, DocumentError, Quarantined, Text, parse_document
 from data.endings import READ, medium_of, remedy_for
 from data.formats.captioned import read_text
+from data.formats.card import read_card
 from data.formats.media_folder import pass_over, pass_over_other
 from data.formats.source import Limits, files_sha256
-from data.formats.splits import UNASSIGNED, NamedSplits
+from data.formats.splits import UNASSIGNED, NamedSplits, digest_of_card
 from data.formats.walk import is_open, walk
 from data.markdown import markdown_parts
 
@@ -34,7 +35,7 @@ def markdown_documents(root: Path, limits: Limits, skipped: Counter) -> Iterator
             pass_over([path], skipped)
         else:
             pass_over_other(path, skipped)
-    splits = NamedSplits((path for path, _ in pages), files=False)
+    splits = NamedSplits((path for path, _ in pages), files=False, card=read_card(root))
     for path, problem in pages:
         try:
             if problem:
@@ -67,8 +68,9 @@ def markdown_digest(root: Path) -> Callable[[bool], str]:
     def digest(media: bool) -> str:
         endings = (*ENDINGS, *(f".{ending}" for ending in READ))
         files = [path for path, problem in walk(root, enter=is_open) if not problem and path.lower().endswith(endings)]
-        return files_sha256(
+        found = files_sha256(
             root, files, label="markdown", whole=lambda name: name.lower().endswith(ENDINGS), media=media
         )
+        return digest_of_card(root, found)
 
     return digest

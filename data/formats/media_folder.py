@@ -19,9 +19,10 @@ from data.compressed import packed_kind
 from data.document import Document, DocumentError, Quarantined
 from data.endings import FILM_OR_CODE, ending_of, medium_in, medium_of, remedy_for
 from data.formats.captioned import read_text
+from data.formats.card import read_card
 from data.formats.samples import captioned_sample, is_whole, named_in, note_text_beside, object_beside, whole_sample
 from data.formats.source import Limits, files_sha256
-from data.formats.splits import UNASSIGNED, NamedSplits
+from data.formats.splits import UNASSIGNED, NamedSplits, digest_of_card
 from data.formats.walk import is_open, walk
 from data.links import stays_within
 
@@ -32,10 +33,22 @@ WORD_LIKE = (".lab", ".srt", ".vtt", ".lrc", ".tags", ".cap", ".text", ".label",
 """Endings of files that may hold the words for a medium of their name, and are not read."""
 
 
-def media_documents(root: Path, limits: Limits, skipped: Counter) -> Iterator[Document | Quarantined]:
-    """A document for each name below `root` (resolved) that has media and words."""
-    groups = grouped(root, skipped)
-    splits = NamedSplits(groups, files=False)
+def media_documents(
+    root: Path,
+    limits: Limits,
+    skipped: Counter,
+    *,
+    within: list[str] | None = None,
+    splits: NamedSplits | None = None,
+) -> Iterator[Document | Quarantined]:
+    """A document for each name below `root` (resolved) that has media and words.
+
+    within: folders right below the root that are looked into alone, where they are a part of a source whose names
+    `splits` knows.
+    """
+    groups = grouped(root, skipped, within=within)
+    paths = {name: files[0][0] for name, files in groups.items()}
+    splits = splits or NamedSplits(paths.values(), files=False, card=read_card(root))
     for name, files in groups.items():
         problem = next((f"file {path!r} {why}" for path, why in files if why), "")
         media = {path: kind for path, why in files if (kind := medium_of(path) if why else medium_in(root, path))}
@@ -53,7 +66,7 @@ def media_documents(root: Path, limits: Limits, skipped: Counter) -> Iterator[Do
             pass_over(unread, skipped)
             document = _document(root, name, media, words, limits, skipped)
             if document.split == UNASSIGNED:
-                document = document.in_split(splits.of(name))
+                document = document.in_split(splits.of_one(paths[name]))
             yield document
         except DocumentError as error:
             yield Quarantined(name, ([*media] or unread or [path for path, _ in files])[0], str(error))
@@ -100,17 +113,27 @@ def pass_over_other(path: str, skipped: Counter) -> None:
         skipped[f"file .{ending_of(path)[:20]}" if ending_of(path) else "file without an ending"] += 1
 
 
-def grouped(root: Path, skipped: Counter | None = None) -> dict[str, list[tuple[str, str]]]:
+def grouped(
+    root: Path, skipped: Counter | None = None, *, within: list[str] | None = None
+) -> dict[str, list[tuple[str, str]]]:
     """Path without ending -> [(path, problem)] of the media and texts below `root`, sorted; counts the other files."""
     groups: dict[str, list[tuple[str, str]]] = {}
     skipped = Counter() if skipped is None else skipped
-    for path, problem in walk(root, enter=is_open, skipped=skipped):
+
+    def enter(folder: str) -> bool:
+        return is_open(folder) and (within is None or folder.split("/")[0] in within)
+
+    for path, problem in walk(root, enter=enter, skipped=skipped):
+        if within is not None and "/" not in path:
+            continue
         if os.path.basename(path).startswith("."):
             skipped["hidden file"] += 1
             continue
         is_film = not problem and ending_of(path) in FILM_OR_CODE and medium_in(root, path)
         if medium_of(path) or is_film or remedy_for(path) or path.lower().endswith(_WORDS):
             groups.setdefault(os.path.splitext(path)[0], []).append((path, problem))
+        elif problem:
+            skipped[f"file that {problem}"] += 1
         elif path.lower().endswith(TABLES):
             skipped[f"table .{ending_of(path)}: its words are not read, captions beside media are"] += 1
         else:
@@ -139,11 +162,12 @@ def _is_words(path: str) -> bool:
     return medium_of(path) is None and ending_of(path) not in FILM_OR_CODE
 
 
-def media_digest(root: Path) -> Callable[[bool], str]:
+def media_digest(root: Path, *, within: list[str] | None = None) -> Callable[[bool], str]:
     """What tells whether such a folder changed: texts by content, media by size and time."""
 
     def digest(media: bool) -> str:
-        files = [path for group in grouped(root).values() for path, problem in group if not problem]
-        return files_sha256(root, files, label="media", whole=_is_words, media=media)
+        files = [path for group in grouped(root, within=within).values() for path, problem in group if not problem]
+        found = files_sha256(root, files, label="media", whole=_is_words, media=media)
+        return digest_of_card(root, found)
 
     return digest

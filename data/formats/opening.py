@@ -9,6 +9,7 @@ first lines); everything else happens while the documents are iterated.
 """
 
 import dataclasses
+import hashlib
 import itertools
 import os
 from collections import Counter
@@ -16,18 +17,19 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from data.archive import is_tar
-from data.compressed import how_to_unpack, is_piece, open_plain, packed_kind, packing_in
-from data.document import Document, DocumentError, Text, tagged, untagged
+from data.compressed import how_to_unpack, open_plain, packed_kind, packing_in
+from data.document import DocumentError, tagged, untagged
 from data.endings import medium_of
 from data.formats.fields import folded
 from data.formats.lines import check_encoding, is_array, json_items
 from data.formats.manifest import FORMS, form_of, manifest_documents
 from data.formats.refusals import coco, what_alone, what_foreign, what_json
 from data.formats.source import Limits, Source, container_sha256, file_sha256, files_sha256
-from data.formats.splits import digest_of_holders
+from data.formats.splits import NamedSplits, digest_of_card, digest_of_holders
 from data.formats.walk import walk
-from data.links import is_stored, stays_within
+from data.links import behind_links
 from data.pointers import pointer_in
+from data.text import without_marks
 from data.workbench.source import LANGUAGES
 
 FORMATS = (*FORMS, "manifest", "markdown", "repository", "media", "webdataset", "parquet", "datasets")
@@ -38,16 +40,10 @@ JSON = (".jsonl", ".ndjson", ".jsonlines", ".json")
 _TEXTS = (".txt", ".caption", ".cls", ".json", ".jsonl", ".md", ".markdown", ".csv", ".tsv", ".html", ".xml", ".yaml")
 
 
-_DOCUMENTS = (*ENDINGS, ".jsonl", ".ndjson", ".jsonlines", ".csv", ".tsv")
-_LOOKED_AT = 200_000
-
-
 def open_file(path: Path, format: str | None, limits: Limits) -> Source:
     """The source of one file. Raises ValueError, with the formats there are, or OSError."""
-    real, above = path.resolve(), path.absolute().parent.resolve()
-    # a link that a person named is followed, and media are looked for beside its target; one into a store of bytes
-    # stands for the file itself
-    file = above / path.name if is_stored(above, real) else real
+    # a link that a person named is followed, and media are looked for beside its target
+    file = behind_links(path)
     problem = pointer_in(file) or how_to_unpack(file)
     if problem:
         raise ValueError(f"{path} {problem}")
@@ -76,85 +72,31 @@ def ending_for(format: str) -> str:
     return next(ending for ending, name in ENDINGS.items() if name == format)
 
 
-def containers_by_content(root: Path, names: Iterable[str]) -> dict[str, list[str]]:
-    """Format -> names in addresses of the containers among files below `root` whose endings say nothing."""
-    found: dict[str, list[str]] = {}
-    for name in names:
-        try:
-            format = None if _is_told(name) or packed_kind(name) else format_by_content(root / name)
-        except OSError:
-            continue
-        if format is not None:
-            found.setdefault(format, []).append(tagged(name, ending_for(format)))
-    return found
-
-
-def _is_told(name: str) -> bool:
+def is_told(name: str) -> bool:
     """Whether a file's ending says what it holds: that of a medium, a text, or code."""
     ending = os.path.splitext(name)[1].lower()
     return medium_of(name) is not None or ending in _TEXTS or ending in LANGUAGES
 
 
-def json_by_content(root: Path) -> list[Path]:
-    """JSON files right in a folder, lines or arrays of a known form, whose endings say nothing; none hidden."""
-    found = []
-    for file in sorted(root.iterdir()):
-        if _is_told(file.name) or is_piece(file.name) or file.name.startswith(".") or not file.is_file():
-            continue
-        if stays_within(root, file.resolve()) and _opens_like_json(file) and (is_array(file) or is_lines(file)):
-            found.append(file)
-    return [file for file in found if forms_in(file)]
-
-
-def _opens_like_json(file: Path) -> bool:
+def opens_like_json(file: Path) -> bool:
+    """Whether a file begins like an object or an array."""
     try:
         with open_plain(file) as stream:
-            return stream.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
+            return without_marks(stream.read(64)).lstrip()[:1] in (b"{", b"[")
     except OSError:
         return False
 
 
-def noting_packed(source: Source, *, read: Iterable[str] | None = None) -> Source:
-    """The source of a folder that also counts what was passed over there: compressed or split files, and files of
-    documents of another format than the one that is read.
-
-    read: the manifests that are read, relative to the folder; where they are given, compressed files are looked for at
-    its top alone. Containers that documents address are not passed over.
-    """
-    is_read = {*(read or ()), *map(untagged, source.containers)}
+def noting_packed(source: Source) -> Source:
+    """The source of a folder that also counts what was passed over there because it is compressed or split."""
 
     def documents(include_decode: bool, skipped: Counter):
-        used = set(is_read)
-        for item in source.read(include_decode, skipped):
-            if isinstance(item, Document):
-                used.update(path.partition("::")[0] for path in _paths(item) if "::" in path)
-            yield item
-        used = set(map(untagged, used))
-        for name, why in itertools.islice(walk(source.root), _LOOKED_AT):
-            if why or name in used:
-                continue
-            kind = packed_kind(name) if read is None or "/" not in name else ""
-            kind = kind or _beside(source, name)
-            if kind:
+        yield from source.read(include_decode, skipped)
+        for name, why in walk(source.root):
+            if not why and (kind := packed_kind(name)):
                 skipped[kind] += 1
 
     return dataclasses.replace(source, read=documents)
-
-
-def _paths(document: Document) -> list[str]:
-    return [part.path for part in document.parts if not isinstance(part, Text)]
-
-
-def _beside(source: Source, name: str) -> str:
-    """What a file of documents is that is not read since others are, and the remedy; "" for any other file."""
-    base, ending = os.path.basename(name), os.path.splitext(name)[1].lower()
-    # what is hidden, and what the `datasets` package wrote for itself, is nobody's document
-    if source.format in ("markdown", "media") or base.startswith((".", "cache-")) or "/." in f"/{name}":
-        return ""
-    is_documents = ending in _DOCUMENTS or (ending == ".json" and base == name and is_array(source.root / name))
-    if is_documents or (source.containers and medium_of(name)):
-        return f"file {ending} beside what is read: give it by itself"
-    return "file of other data: write it as JSON lines or Parquet" if what_foreign(name) else ""
 
 
 def what_packed(root: Path, names: Iterable[str]) -> str:
@@ -164,9 +106,9 @@ def what_packed(root: Path, names: Iterable[str]) -> str:
         return f", but {foreign}, which {what_foreign(foreign)}"
     for name in names:
         try:
-            what = (
-                "" if _is_told(name) and not name.lower().endswith((".json", ".jsonl")) else how_to_unpack(root / name)
-            )
+            what = pointer_in(root / name)
+            if not what and (not is_told(name) or name.lower().endswith((".json", ".jsonl"))):
+                what = how_to_unpack(root / name)
             if not what and name.lower().endswith((".json", ".jsonl")):
                 check_encoding(root / name)
         except DocumentError as error:
@@ -180,13 +122,15 @@ def what_packed(root: Path, names: Iterable[str]) -> str:
     return ""
 
 
-def is_lines(file: Path) -> bool:
+def is_lines(file: Path, *, least: int = 2) -> bool:
     """Whether a file holds JSON lines of a known form, two of them at least: one alone may be a caption."""
     found = list(itertools.islice(json_items(file, max_line_mib=16.0), 2))
-    return len(found) == 2 and all(isinstance(fields, dict) and form_of(folded(fields)) for _, fields in found)
+    return len(found) >= least and all(isinstance(fields, dict) and form_of(folded(fields)) for _, fields in found)
 
 
-def manifests(path: Path, root: Path, files: list[Path], format: str | None, limits: Limits) -> Source:
+def manifests(
+    path: Path, root: Path, files: list[Path], format: str | None, limits: Limits, splits: NamedSplits | None = None
+) -> Source:
     """A source of JSON files; its format is looked for in the first objects when it is not given.
 
     Raises ValueError when none is found, or when the one file is of another encoding than UTF-8.
@@ -224,6 +168,7 @@ def manifests(path: Path, root: Path, files: list[Path], format: str | None, lim
             max_file_mib=limits.max_file_mib,
             include_decode=include_decode,
             notes=skipped,
+            splits=splits,
         )
 
     def digest(media: bool) -> str:
@@ -240,12 +185,34 @@ def manifests(path: Path, root: Path, files: list[Path], format: str | None, lim
     return Source(path, format, root, read, digest, count)
 
 
+def joined(path: Path, root: Path, sources: list[Source]) -> Source:
+    """One source of several that share a root: their documents one after another."""
+    if len(sources) == 1:
+        return sources[0]
+
+    def read(include_decode: bool, skipped: Counter):
+        for source in sources:
+            yield from source.read(include_decode, skipped)
+
+    def digest(media: bool) -> str:
+        return hashlib.sha256("\0".join(source.digest(media) for source in sources).encode()).hexdigest()
+
+    def count() -> int | None:
+        counts = [source.count() for source in sources]
+        return None if None in counts else sum(counts)
+
+    format = " + ".join(dict.fromkeys(source.format for source in sources))
+    return Source(path, format, root, read, digest, count, tuple(name for each in sources for name in each.containers))
+
+
 def _num_lines(file: Path) -> int:
     with open(file, "rb") as stream:
         return sum(block.count(b"\n") or block.count(b"\r") for block in iter(lambda: stream.read(2**20), b""))
 
 
-def containers(path: Path, root: Path, names: list[str], format: str, limits: Limits) -> Source:
+def containers(
+    path: Path, root: Path, names: list[str], format: str, limits: Limits, splits: NamedSplits | None = None
+) -> Source:
     """A source of tars or tables; pyarrow is asked for now, so that its absence is told before any work."""
     if format == "webdataset":
         from data.formats.webdataset import webdataset_documents as documents
@@ -260,8 +227,8 @@ def containers(path: Path, root: Path, names: list[str], format: str, limits: Li
         path,
         format,
         root,
-        lambda include_decode, skipped: documents(root, names, limits, skipped),
-        lambda media: container_sha256(root, names, label=format, media=media),
+        lambda include_decode, skipped: documents(root, names, limits, skipped, splits),
+        lambda media: digest_of_card(root, container_sha256(root, names, label=format, media=media)),
         lambda: None if format == "webdataset" else _num_rows(root, names),
         tuple(names),
     )
@@ -278,7 +245,7 @@ def _num_rows(root: Path, names: list[str]) -> int | None:
 
 def forms_in(file: Path, *, max_line_mib: float = 16.0) -> set[str]:
     """The known forms among the first 50 objects of a JSON file."""
-    found = itertools.islice(json_items(file, max_line_mib=max_line_mib), 50)
+    found = itertools.islice(json_items(file, max_line_mib=max_line_mib, checked=False), 50)
     return {form_of(folded(fields)) for _, fields in found if isinstance(fields, dict)} - {None}
 
 

@@ -34,7 +34,7 @@ from data.formats.manifest import form_of, object_document
 from data.formats.marks import is_mark
 from data.formats.provenance import DOCUMENT_WORDS, is_provenance, tells_of_row
 from data.formats.source import Limits
-from data.formats.splits import split_in, splits_of_paths
+from data.formats.splits import NamedSplits, split_in, splits_of_paths
 from data.split_names import FIELDS as SPLIT_FIELDS
 from data.split_names import FLAGS, LOOSE_FIELDS, split_of_name
 
@@ -50,11 +50,14 @@ _TEXTUAL = {*CONVERSATIONS, *WORDS}
 _SPLITS = (*SPLIT_FIELDS, *LOOSE_FIELDS, *FLAGS)
 
 
-def table_documents(root: Path, files: list[str], limits: Limits, skipped: Counter) -> Iterator[Document | Quarantined]:
+def table_documents(
+    root: Path, files: list[str], limits: Limits, skipped: Counter, splits: NamedSplits | None = None
+) -> Iterator[Document | Quarantined]:
     """A document for each row of the tables (paths relative to `root`, resolved), table by table."""
-    named = [_with_state(root, file) for file in files]
-    of_names = splits_of_paths(named)
-    splits = {file: of_names[name] for file, name in zip(files, named, strict=True)}
+    states = [_with_state(root, file) for file in files]
+    # what a data set says of itself is not in the names that the whole source goes by
+    of_names = splits_of_paths(states, splits=splits if states == files else None)
+    named = {file: of_names[name] for file, name in zip(files, states, strict=True)}
     for file in files:
         try:
             path = resolve_container(root, file)
@@ -64,7 +67,7 @@ def table_documents(root: Path, files: list[str], limits: Limits, skipped: Count
                 raise DocumentError(f"several columns are called {twice[0][:100]!r}: rename all but one")
             features, media = _features(schema), SURE & set(schema.names)
             for number, values in table_rows(path, file, texts=_TEXTS):
-                item = _row(file, number, values, features, media, root, limits, splits[file], skipped)
+                item = _row(file, number, values, features, media, root, limits, named[file], skipped)
                 yield _beside(item, root, file) if isinstance(item, Document) else item
         except (DocumentError, OSError) as error:
             yield Quarantined(untagged(file), untagged(file), f"table {untagged(file)!r}: {error}")
@@ -131,15 +134,20 @@ def _row(
 
 
 def _beside(document: Document, root: Path, file: str) -> Document:
-    """The document with the paths of files that lie beside its table; others are relative to the source's folder."""
+    """The document with the paths of its files, which lie beside its table, made relative to the source.
+
+    A file of the same name on top of the source is another one. Only a path whose first folder is not beside the table
+    but on top counts from there.
+    """
     folder = file.rpartition("/")[0]
 
     def beside(part):
         if not folder or isinstance(part, Text) or part.path.startswith(f"{file}::"):
             return part
-        path = f"{folder}/{part.path}"
-        there = os.path.lexists(root / path) or ("::" in path and os.path.lexists(root / untagged(path.split("::")[0])))
-        return dataclasses.replace(part, path=path) if there else part
+        first, inner, _ = part.path.partition("/")
+        if inner and not os.path.lexists(root / folder / first) and os.path.isdir(root / first):
+            return part
+        return dataclasses.replace(part, path=f"{folder}/{part.path}")
 
     return dataclasses.replace(document, parts=tuple(map(beside, document.parts)))
 

@@ -65,6 +65,11 @@ _ABOUT = _set(
 )
 
 
+_MEDIA = _set("image images img picture photo thumbnail video clip audio wav pic pics")
+_OF_PAIRS = _set("pwatermark punsafe similarity aesthetic phash")
+
+
+@functools.lru_cache(maxsize=4096)
 def _words(name: str) -> list[str]:
     return re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower())
 
@@ -118,6 +123,31 @@ def _is_of_media(name: str) -> bool:
 def is_web_page(fields: dict, named: str, key: str, words: str) -> bool:
     """Whether a row is that of a page though a field names a picture's address."""
     return key in DOCUMENT_WORDS and len(words) > LONG_CHARACTERS and _num_crawl(fields, named) > 1
+
+
+def speaks_of_medium(fields: dict, key: str, words: str) -> str:
+    """The field that shows a row without a medium to be a caption, whose medium is elsewhere; "" for a text.
+
+    Captions and transcripts are told by fields about images, films or sounds (`image_id`), captions by any address, and
+    short texts by an address beside the numbers of collections of images (`width` and `height`, `similarity`).
+    """
+    is_caption = key in ("caption", "captions")
+    about = [name for name, value in fields.items() if value is not None and not _MEDIA.isdisjoint(_words(name))]
+    if is_caption or key in ("sentence", "sentences", "transcription", "transcript"):
+        named = next((name for name in about if name != key), "")
+        if named or not is_caption:
+            return named
+    address = next((name for name, value in fields.items() if _is_address(value)), "")
+    if not address or is_caption:
+        return address
+    names = {word for name, value in fields.items() if value is not None for word in _words(name)}
+    is_long = len(words) > LONG_CHARACTERS or "\n\n" in words
+    paired = {"width", "height"} <= names or not _OF_PAIRS.isdisjoint(names)
+    return address if paired and not is_long and _num_crawl(fields, address) < 3 else ""
+
+
+def _is_address(value) -> bool:
+    return isinstance(value, str) and re.match(r"(https?|s3|gs)://\S{1,2000}$", value) is not None
 
 
 def tells_of_row(name: str) -> bool:

@@ -92,10 +92,24 @@ def what_json(file: Path) -> str:
         if isinstance(first, DocumentError):
             return f"has a first {where} that is set aside: {first}"
         if form_of(folded(first)) is not None:
-            return ""
+            return _one_document(file, head)
         names = ", ".join(repr(key[:40]) for key in list(first)[:12]) or "none"
         return f"has the fields {names} in its first {where}: {needed(first)}"
     return ""
+
+
+def _one_document(file: Path, head: str) -> str:
+    """What to do about a file of one document, of which there may be many."""
+    if not head.startswith("{") or not file.name.lower().endswith(".json"):
+        return ""
+    program = (
+        'import glob, json; [print(json.dumps(json.load(open(name, encoding="utf-8")))) for name in '
+        'sorted(glob.glob("**/*.json", recursive=True))]'
+    )
+    return (
+        "is one document, and no medium lies beside it: write all of them as lines of one file by "
+        f"`python -c {shlex.quote(program)} > documents.jsonl`"
+    )
 
 
 def coco(file: Path) -> str:

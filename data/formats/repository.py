@@ -30,12 +30,14 @@ from data.formats.source import Limits, files_sha256
 from data.formats.splits import UNASSIGNED
 from data.formats.walk import walk
 from data.pointers import pointer_of
-from data.text import decode_text, foreign_encoding
+from data.text import decode_text, foreign_encoding, without_marks
 from data.workbench.source import LANGUAGES
 
 MAX_SOURCE_MIB = 2.0
 """Largest file taken for a source file, in MiB; larger ones are data."""
 CODE = frozenset(ending for ending, language in LANGUAGES.items() if language not in ("markdown", "rst", "text"))
+PROGRAMS = CODE - {".yaml", ".yml", ".toml", ".ini", ".cfg"}
+"""Endings of code that data sets do not have as their settings."""
 _MAX_IGNORE_BYTES = 2**20
 
 
@@ -64,7 +66,7 @@ class _Ignore:
     def _read(self, path: str) -> GitIgnoreSpec | None:
         try:
             file = resolve_media(self.root, path, max_file_mib=_MAX_IGNORE_BYTES / 2**20)
-            lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+            lines = without_marks(file.read_bytes()).decode(errors="replace").splitlines()
         except (DocumentError, OSError):
             return None
         patterns = []

@@ -27,6 +27,9 @@ from data.formats.splits import OWN, with_splits
 NOTE = "note: "
 """What a reason in `Source.skipped` begins with that tells something about documents which were read."""
 
+LOST = "of split "
+"""What a reason begins with that tells of files which are named after a split and were not read."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -64,7 +67,7 @@ class Source:
     skipped: Counter = field(default_factory=Counter)
     """Reason -> files passed over without a record (binary files, links ...), by the latest whole reading."""
     splits_from: dict[str, Counter] = field(default_factory=dict)
-    """Where splits came from -> split -> documents, as far as the latest reading came."""
+    """Where splits came from -> split -> documents, as far as the latest reading came, less those `set_aside`."""
     endings: Counter = field(default_factory=Counter)
     """Ending -> media of the documents, as far as the latest reading came; "" for cells of tables."""
 
@@ -83,19 +86,29 @@ class Source:
     def told(self) -> list[str]:
         """What the latest reading has to tell, a line each: media, splits, what was passed over, notes."""
         lines = []
-        if known := [f"{count:,} .{ending[:20]}" for ending, count in sorted(self.endings.items()) if ending]:
+        if known := [f"{count:,} .{ending[:20]}" for ending, count in sorted(self.endings.items()) if ending and count]:
             lines.append(f"media by ending: {', '.join(known)}")
         if self.splits_from:
             found = (
                 f"by {origin} ({', '.join(f'{split} {counts[split]:,}' for split in SPLITS if counts[split])})"
                 for origin, counts in sorted(self.splits_from.items())
+                if counts.total()
             )
             lines.append(f"splits: {', '.join(found)}")
-        passed = [item for item in sorted(self.skipped.items()) if not item[0].startswith(NOTE)]
+        for reason, count in sorted(self.skipped.items()):
+            if reason.startswith(LOST):
+                split, _, what = reason.removeprefix(LOST).partition(": ")
+                lines.append(f"NOT READ although named after a split ({split}): {count:,} {what[:300]}")
+        passed = [item for item in sorted(self.skipped.items()) if not item[0].startswith((NOTE, LOST))]
         if passed:
-            lines.append(f"files passed over: {', '.join(f'{count:,} {reason[:160]}' for reason, count in passed)}")
+            lines.append(f"files passed over: {'; '.join(f'{count:,} {reason[:300]}' for reason, count in passed)}")
         noted = [item for item in sorted(self.skipped.items()) if item[0].startswith(NOTE)]
         return lines + [f"noted: {reason.removeprefix(NOTE)[:300]} ({count:,})" for reason, count in noted]
+
+    def set_aside(self, document: Document) -> None:
+        """Take a document out of the counts of splits and media that turned out to be unusable while it was decoded."""
+        self.splits_from[getattr(document.split, "origin", OWN)][str(document.split)] -= 1
+        self.endings.subtract(_endings_of(document))
 
     def fingerprint(self, *, media: bool = True) -> str:
         """Hex SHA-256 that changes when the source does: contents of text, size and time of change of media.
@@ -116,8 +129,7 @@ class Source:
                 split = str(item.split)
                 origin = getattr(item.split, "origin", OWN)
                 self.splits_from.setdefault(origin, Counter())[split] += 1
-                self.endings.update(ending_of(part.path) for part in item.parts if not isinstance(part, Text))
-                item = item.in_split(split)
+                self.endings.update(_endings_of(item))
             yield item
 
     def _distinct(self, items: Iterable[Document | Quarantined]) -> Iterator[Document | Quarantined]:
@@ -132,6 +144,10 @@ class Source:
             if isinstance(item, Document):
                 seen.add(item.id)
             yield item
+
+
+def _endings_of(document: Document) -> list[str]:
+    return [ending_of(part.path) for part in document.parts if not isinstance(part, Text)]
 
 
 _texts: ContextVar[list[str] | None] = ContextVar("texts", default=None)

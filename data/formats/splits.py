@@ -32,6 +32,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data.document import Document, DocumentError, Quarantined, Text, split_address, untagged
+from data.formats.card import Card, read_card
 from data.split_names import own_split, split_words, words_of_name
 
 UNASSIGNED = ""
@@ -41,10 +42,12 @@ TEST_BELOW, VALIDATION_BELOW = 0.05, 0.10
 MIN_DOCUMENTS = 10
 """From this many documents on, each split gets at least one."""
 OWN, FORM, FOLDERS, FILES, HASH = "own field", "form without a field", "names of folders", "names of files", "hash"
+CARD = "the configs of README.md"
 """Where a split came from."""
 _HELD_DOCUMENTS, _HELD_CHARACTERS = 256, 2**26
 _OF_MANY = re.compile(r"\d+[-_]of[-_]\d+([-_][0-9a-f]{8,})?")
 _ENDINGS = re.compile(r"(\.(jsonl?|ndjson|tar|tgz|parquet|arrow|csv|tsv|gz|xz|bz2|zst))+$", re.IGNORECASE)
+_NO_CARD = Card()
 _CONTAINERS = (".tar", ".parquet", ".arrow")
 _LOOKED_AT, _DEPTH, _HOLDERS_DEPTH = 200_000, 3, 6
 
@@ -78,11 +81,11 @@ class NamedSplits:
     """The splits that names in a source declare.
 
     paths: relative to the source, those of files (a path that ends in a slash is a folder). files: whether the names
-    of files count.
+    of files count. card: what the data set's README says, which goes before names.
     """
 
-    def __init__(self, paths: Iterable[str], *, files: bool):
-        paths, self.files = list(paths), files
+    def __init__(self, paths: Iterable[str], *, files: bool, card: Card = _NO_CARD):
+        paths, self.files, self.card = list(paths), files, card
         names = {name for path in paths for name, _ in self._names(path)}
         around = [(before, after) for name in names for before, split, after in split_words(name) if split == "train"]
         self.before, self.after = ({pair[place] for pair in around} for place in (0, 1))
@@ -98,6 +101,16 @@ class NamedSplits:
             return SplitFrom("train", origin)
         return SplitFrom(UNASSIGNED, origin, ("validation",))
 
+    def of_one(self, path: str) -> SplitFrom:
+        """The split of what a file of one document holds: its own name says nothing, but a card may name it."""
+        if self.card.patterns and self.card.of(path):
+            return self.of(path)
+        return self.of(path.rpartition("/")[0] + "/" if "/" in path else "")
+
+    def declared(self, path: str) -> str:
+        """What a path says, whether or not anything is held out; "" for nothing."""
+        return self._declared(path)[0]
+
     def _names(self, path: str) -> Iterator[tuple[str, str]]:
         *folders, file = path.split("/")
         for folder in folders:
@@ -106,6 +119,8 @@ class NamedSplits:
             yield name_of_many(file), FILES
 
     def _declared(self, path: str) -> tuple[str, str]:
+        if self.card.patterns and (split := self.card.of(untagged(path))):
+            return split, CARD
         found = [(self._split_of(name), origin) for name, origin in self._names(path)]
         found = [item for item in found if item[0]]
         return next((item for item in found if item[0] in HELD_OUT), found[0] if found else (UNASSIGNED, HASH))
@@ -138,7 +153,7 @@ class MediaSplits:
 
     def __init__(self, root: Path):
         self.root, self.splits = root, NamedSplits((), files=False)
-        self.looked = False
+        self.looked, self.card = False, read_card(root)
 
     def of(self, document: Document) -> SplitFrom:
         """The split of a document; open where no folder of its media is named after one."""
@@ -150,14 +165,13 @@ class MediaSplits:
         if not any("/" in path for path in paths):
             return SplitFrom()
         if not self.looked:
-            self.splits, self.looked = NamedSplits(holders_of_media(self.root), files=False), True
-        found = [self.splits._declared(path)[0] for path in paths]
-        held = next((split for split in found if split in HELD_OUT), "")
+            self.splits, self.looked = _of_holders(self.root, self.card), True
+        found = [self.splits._declared(path) for path in paths]
+        held = next((item for item in found if item[0] in HELD_OUT), None)
         if held:
-            return SplitFrom(held, FOLDERS)
-        if "train" in found:
-            return self.splits.of("train/")
-        return SplitFrom()
+            return SplitFrom(*held)
+        known = next((path for path, item in zip(paths, found, strict=True) if item[0] == "train"), None)
+        return SplitFrom() if known is None else self.splits.of(known)
 
 
 def _as_folder(container: str) -> str:
@@ -195,19 +209,42 @@ def holders_of_media(root: Path) -> list[str]:
     return sorted(name for name in found if 0 < name.count("/") <= _DEPTH)
 
 
+def folders_in(root: Path, tops: Iterable[str]) -> list[str]:
+    """The folders in some of those right below a root, and these, each with a slash behind it."""
+    tops = set(tops)
+    return [name for name in holders_of_media(root) if name.split("/")[0] in tops] if tops else []
+
+
+def _of_holders(root: Path, card: Card) -> NamedSplits:
+    splits = NamedSplits(holders_of_media(root), files=False, card=card)
+    # a card names files, and which of them are media is not known here
+    splits.held_out |= {split for _, split in card.patterns} & set(HELD_OUT)
+    return splits
+
+
+def digest_of_card(root: Path, digest: str) -> str:
+    """The digest of a source with what its card says about splits."""
+    patterns = read_card(root).patterns
+    return hashlib.sha256(f"{digest} {patterns!r}".encode("utf-8", "replace")).hexdigest() if patterns else digest
+
+
 def digest_of_holders(root: Path, digest: str) -> str:
     """The digest of manifests with the folders that hold something out: they decide splits, and may come later."""
     splits = NamedSplits(holders := holders_of_media(root), files=False)
     found = [name for name in holders if splits._declared(name)[0] in HELD_OUT]
-    return (
-        hashlib.sha256("\0".join([digest, *found]).encode("utf-8", "surrogateescape")).hexdigest() if found else digest
-    )
+    digest = digest_of_card(root, digest)
+    if not found:
+        return digest
+    return hashlib.sha256("\0".join([digest, *found]).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def splits_of_paths(paths: Iterable[str]) -> dict[str, SplitFrom]:
-    """Path -> split of the documents in a file of many, such as a tar, table or manifest."""
+def splits_of_paths(paths: Iterable[str], *, splits: NamedSplits | None = None) -> dict[str, SplitFrom]:
+    """Path -> split of the documents in a file of many, such as a tar, table or manifest.
+
+    `splits` knows the names of the whole source where the files are a part of it.
+    """
     paths = list(paths)
-    splits = NamedSplits(paths, files=True)
+    splits = splits or NamedSplits(paths, files=True)
     return {path: splits.of(path) for path in paths}
 
 

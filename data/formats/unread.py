@@ -29,6 +29,7 @@ from data.formats.fields import FIELDS, SURE, WORDS, base64_kind, is_medium, pat
 from data.formats.marks import UNWANTED, is_mark, looks_like_mark
 from data.formats.provenance import (
     DOCUMENT_WORDS,
+    LONG_CHARACTERS,
     is_metadata,
     is_of_repository,
     is_provenance,
@@ -83,10 +84,12 @@ def check_unread(
         elif how == "medium":
             if _is_no_medium(value):
                 continue
-            if not any_read and not is_text_row(fields, key, *words):
+            # a caption is short: a long text with the number of a film is its transcript
+            is_long = words[0] in DOCUMENT_WORDS and len(words[1]) > LONG_CHARACTERS
+            if not any_read and not is_long and not is_text_row(fields, key, *words):
                 raise DocumentError(
-                    f"field {key[:40]!r} says that there was a medium, but none was read: give the path of its file as "
-                    f"{where}, or take the field out where the words stand alone"
+                    f"field {key[:40]!r} says that the row belongs to a medium, and none is read: give the path of its "
+                    f"file as {where}, or take the field out where the words stand alone"
                 )
             if not is_metadata(key):
                 note_field(key, notes)
@@ -99,8 +102,8 @@ def check_unread(
         elif how == "provenance":
             if words[0] in ("caption", "captions") and not any_read and "://" in (address := path_of(value))[:12]:
                 raise DocumentError(
-                    f"field {key[:40]!r} has the address {address[:100]!r} of what the caption is about, which is "
-                    f"remote: download it and give its path as {where}, or call words that stand alone 'text'"
+                    f"field {key[:40]!r} shows that {words[0]!r} belongs to a medium, which is remote "
+                    f"({address[:100]!r}): download it and give its path as {where}, or call words that stand alone 'text'"
                 )
         elif how == "metadata" and isinstance(value, str) and len(value) > 300:
             note_field(key, notes)

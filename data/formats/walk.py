@@ -4,9 +4,10 @@
     Listing(root)            the same, walked once for however many look at it, and no further than they look
 
 Folders behind links are not entered, so a cycle cannot be; a link to a file inside is passed over, since its target is
-met anyway, and counted; a link into the store of a hub's snapshot or of git-annex (`data.links`) is a plain file under
-the link's name; a link that leads out, a pipe or a device is a problem with a reason. Names are sorted byte
-by byte, folder by folder. Nothing is opened here: everything is decided by `lstat`.
+met anyway, and counted, but for one with a medium's name, which may stand beside its words; a link into the store of a
+hub's snapshot or of git-annex (`data.links`) is a plain file under the link's name; a link that leads out, a pipe or a
+device is a problem with a reason. Names are sorted byte by byte, folder by folder. Nothing is opened here: everything
+is decided by `lstat`.
 
 Not entered either are folders that tools made: those of version control, installed packages, virtual environments, and
 this project's own runs and encoded corpora, which may lie inside the folder that they came from: a run must not be
@@ -19,7 +20,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from data.links import is_stored, why_dangling
+from data.endings import medium_of
+from data.links import is_hub_folder, is_stored, linked_store, why_dangling
 
 MAX_DEPTH = 64
 """Folders inside folders that are entered; deeper ones are counted as skipped."""
@@ -89,8 +91,13 @@ def _below(
     if depth and (names == ["lock"] or any(made.issubset(names) for made in _MADE)):
         skipped["folder of tools or too deep"] += 1
         return
+    # bytes under hash names, of all revisions; what they are, a snapshot's names say
+    is_hub = {"blobs", "snapshots"}.issubset(names) and is_hub_folder(root / folder)
     for name in names:
         path = f"{folder}/{name}" if folder else name
+        if is_hub and name in ("blobs", "snapshots"):
+            skipped["folder of a hub's cache: give it by itself"] += name == "snapshots"
+            continue
         try:
             mode = os.lstat(root / path).st_mode
         except OSError:
@@ -120,6 +127,9 @@ def _link_problem(root: Path, path: str, skipped: Counter) -> str | None:
     if is_stored(root, real):
         return "" if real.is_file() else "is not a regular file"
     if not real.is_relative_to(root):
-        return "is a link out of the folder"
+        return f"is a link out of the folder: {linked_store(root) or 'copy it here, or give its own folder'}"
+    # a medium may lie under another name beside its words; of texts and tables one is enough
+    if medium_of(path) is not None and real.is_file():
+        return ""
     skipped["link to something in the folder"] += 1
     return None

@@ -38,6 +38,7 @@ from data.formats.media_folder import pass_over
 from data.formats.samples import captioned_sample, is_whole, named_in, note_text_beside, object_beside, whole_sample
 from data.formats.source import Limits
 from data.formats.splits import HELD_OUT, UNASSIGNED, NamedSplits, SplitFrom, splits_of_paths
+from data.pointers import pointer_of
 from data.text import decode_text
 from data.workbench.source import LANGUAGES
 
@@ -51,10 +52,10 @@ _ASIDE = {
 
 
 def webdataset_documents(
-    root: Path, shards: list[str], limits: Limits, skipped: Counter
+    root: Path, shards: list[str], limits: Limits, skipped: Counter, splits: NamedSplits | None = None
 ) -> Iterator[Document | Quarantined]:
     """A document for each sample of the shards (paths relative to `root`, resolved), shard by shard."""
-    splits = splits_of_paths(shards)
+    named = splits_of_paths(shards, splits=splits)
     for shard in shards:
         try:
             file = resolve_container(root, shard)
@@ -63,7 +64,7 @@ def webdataset_documents(
             yield Quarantined(untagged(shard), untagged(shard), str(error))
             continue
         prefix = "" if len(shards) == 1 else f"{os.path.splitext(untagged(shard))[0]}/"
-        yield from _shard(file, shard, index, limits, skipped, prefix=prefix, named=splits[shard])
+        yield from _shard(file, shard, index, limits, skipped, prefix=prefix, named=named[shard])
         for name, reason in index.refused.items():
             name = name.encode("utf-8", "replace").decode()
             yield Quarantined(f"{shard}::{name}"[:900], untagged(shard), f"member {name[:200]!r} of {shard!r} {reason}")
@@ -114,7 +115,10 @@ class _Shard:
         if size > self.limits.max_line_mib * 2**20:
             raise DocumentError(f"member {member!r} is longer than max_line_mib={self.limits.max_line_mib:g}")
         self.stream.seek(offset)
-        return decode_text(self.stream.read(size), f"member {member!r}")
+        content = self.stream.read(size)
+        if problem := pointer_of(content):
+            raise DocumentError(f"member {member!r} {problem}, before it is packed")
+        return decode_text(content, f"member {member!r}")
 
     def medium(self, member: str) -> type | None:
         offset, size = self.index.members[member]

@@ -77,6 +77,7 @@ HOSTILE_MEDIA = {
     "climbs": ["../x.png"],
     "absolute": ["/etc/passwd"],
     "remote": ["https://host/x.png?w=3"],
+    "base64": ["iVBORw0KGgoAAAANSUhEUgAA"],
     "base64 with its type": ["data:image/png;base64,iVBORw0KGgo="],
 }
 
@@ -196,7 +197,7 @@ def test_files_beside_a_table(tmp_path, folder, tokenizer, config):
     write(tmp_path / folder / "metadata.parquet", {"file_name": names, "text": ["x"] * 3})
     documents, bad = read(tmp_path)
     assert not bad
-    assert [media(document)[0][1] for document in documents] == [f"{folder}1.png", "top/2.png", "gone.png"]
+    assert [media(document)[0][1] for document in documents] == [f"{folder}1.png", "top/2.png", f"{folder}gone.png"]
     for document in documents[:2]:
         encode(document, root=tmp_path.resolve(), tokenizer=tokenizer, config=config)
 

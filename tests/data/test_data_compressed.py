@@ -75,7 +75,7 @@ def test_of_a_file_and_its_compressed_twin_one_is_read(tmp_path):
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(LINES))
     source = open_source(tmp_path)
     assert [document.id for document in source.documents()] == ["a#1", "a#2", "b#1", "b#2"]
-    assert source.skipped == {"compressed .jsonl.gz: unpack by `gzip -dc FILE > NEW`": 1}
+    assert source.skipped == {"compressed .jsonl.gz: unpack by `gzip -dc FILE > NEW`: a.jsonl.gz": 1}
 
 
 @pytest.mark.parametrize("press", [gzip.compress, lzma.compress], ids=["gzip", "xz"])
@@ -170,7 +170,7 @@ def test_pictures_in_a_zip_beside_their_words_are_named(tmp_path):
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "wren"}\n')
     source = open_source(tmp_path)
     list(source.documents())
-    assert source.skipped == {"compressed .zip: unpack by `unzip FILE -d FOLDER`": 1}
+    assert source.skipped == {"compressed .zip: unpack by `unzip FILE -d FOLDER`: images.zip": 1}
 
 
 def test_damaged_and_foreign_content_is_no_success(tmp_path):

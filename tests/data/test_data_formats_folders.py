@@ -156,7 +156,7 @@ def test_hostile_folder(room, tmp_path):
 
 
 def test_a_run_inside_its_material_is_no_part_of_it(room):
-    (room / "page.md").write_text("page", encoding="utf-8")
+    (room / "page.md").write_text("page ![](m/a.png) ![](m/s.wav)", encoding="utf-8")
     before = open_source(room).fingerprint()
     run = room / "runs/notes"
     run.mkdir(parents=True)

@@ -238,12 +238,13 @@ def test_conversations_as_lists(tmp_path, name, content):
         ('[{"text": "a"}][{"text": "b"}]', 1, "more follows behind the array's end"),
         ('[{"text": "a"}]]', 1, "more follows behind the array's end"),
         ("[]\n" + json.dumps(TALK), 1, "must be a JSON object, not list"),
-        (json.dumps(TALK[0]) + "\n" + json.dumps(TALK[1]), 0, "one message by itself"),
-        (json.dumps([TALK[0]]), 0, "one message by itself"),
+        (json.dumps(TALK[0]) + "\n" + json.dumps(TALK[1]), 0, "one turn of a conversation"),
+        (json.dumps({"role": "user", "content": [{"type": "text", "text": "q"}]}), 0, "one turn of a conversation"),
+        (json.dumps([TALK[0]]), 0, "one turn of a conversation"),
         ('[{"role": "user", "content": "q"}, "x"]\n[1]\n', 0, "must be a JSON object, not list"),
         (json.dumps(TALK) + "\n" + json.dumps(TALK)[:-9] + "\n", 1, "not JSON"),
     ],
-    ids=["lines", "arrays", "bracket", "empty", "messages", "one message", "no turns", "cut"],
+    ids=["lines", "arrays", "bracket", "empty", "messages", "message of parts", "one message", "no turns", "cut"],
 )
 def test_lists_that_are_no_conversations_and_what_follows_an_array(tmp_path, content, num_good, words):
     (tmp_path / "a.jsonl").write_text(content)

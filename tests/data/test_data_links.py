@@ -226,3 +226,103 @@ def test_annexed_files_are_read_where_their_content_is(tmp_path, png):
     assert "birds" not in bad[0].reason and "`git annex get`" in bad[0].reason
     with pytest.raises(DocumentError, match="git annex get"):
         resolve_media(folder.resolve(), "gone.png", max_file_mib=1)
+
+
+@pytest.mark.parametrize("target", ["../store/1.png", "../store/deep/../1.png", "twin.png"])
+def test_a_medium_linked_beside_its_words_is_read(tmp_path, target):
+    """Views of a store within one folder: the link's name decides, and what leads out stays refused."""
+    for name in ("store/1.png", "view/twin.png"):
+        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(tmp_path / "root" / name, 8, 8)
+    (tmp_path / "root/store/deep").mkdir()
+    (tmp_path / "out.png").write_bytes(b"x")
+    for name, leads in (("heron", target), ("out", "../../out.png")):
+        (tmp_path / f"root/view/{name}.png").symlink_to(leads)
+        (tmp_path / f"root/view/{name}.txt").write_text(name)
+    documents, bad = read(tmp_path / "root")
+    assert [media(document)[0][1] for document in documents] == ["view/heron.png"]
+    assert "out of the folder" in next(item.reason for item in bad if item.id == "view/out")
+
+
+def two_splits(png: bytes) -> dict[str, dict[str, bytes]]:
+    """Files of a data set with a test split, whose names say so and those of blobs do not."""
+    return {
+        "tars": {f"{split}-0.tar": tar({"1.png": png, "1.txt": split.encode()}) for split in ("train", "test")},
+        "lines": {f"{split}.jsonl": b'{"text": "%s"}\n' % split.encode() for split in ("train", "test")},
+        "captions": {f"{split}/1{end}": content for split in ("train", "test")
+                     for end, content in ((".png", png), (".txt", split.encode()))},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["tars", "lines", "captions"])
+@pytest.mark.parametrize("refs", ["main", "none", "of a branch"])
+def test_each_level_of_a_hub_cache(tmp_path, png, kind, refs):
+    """Without refs (a revision given by its hash) blobs were read under hash names, and the test split trained on."""
+    hub = tmp_path / "hub"
+    folder = snapshot(hub / "datasets--org--name", two_splits(png)[kind])
+    (hub / "models--org--other" / "blobs").mkdir(parents=True)
+    main = hub / "datasets--org--name" / "refs" / "main"
+    if refs != "main":
+        main.rename(main.with_name("branch")) if refs == "of a branch" else main.unlink()
+    if refs == "none":
+        main.parent.rmdir()
+    for path in (folder, folder.parent, folder.parent.parent, hub):
+        documents, bad = read(path)
+        assert open_source(path).root == folder.resolve() and not bad
+        assert {(texts(document), document.split) for document in documents} >= {("test", "test")}
+        assert ("test", "train") not in {(texts(document), document.split) for document in documents}
+
+
+@pytest.mark.parametrize("given", ["hub", "data set", "snapshots"])
+def test_of_several_revisions_or_data_sets_none_is_guessed(tmp_path, png, given):
+    """Old revisions were mixed in."""
+    hub = tmp_path / "hub"
+    for revision in ("old", "new"):
+        folder = snapshot(hub / "datasets--org--name", two_splits(png)["tars"], revision)
+    (hub / "datasets--org--name" / "refs" / "main").write_text("a revision that is not here")
+    if given == "hub":
+        snapshot(hub / "datasets--org--name2", two_splits(png)["lines"])
+    path = {"hub": hub, "data set": folder.parent.parent, "snapshots": folder.parent}[given]
+    with pytest.raises(ValueError, match=r"give one of them \(.*datasets--org--name"):
+        open_source(path)
+
+
+def test_a_folder_with_a_cache_in_it_does_not_read_its_blobs(tmp_path, png):
+    snapshot(tmp_path / "cache" / "hub" / "datasets--org--name", two_splits(png)["tars"])
+    with pytest.raises(ValueError, match="holds nothing that is read"):
+        open_source(tmp_path / "cache")
+    (tmp_path / "cache" / "mine.tar").write_bytes(tar({"1.txt": b"mine"}))
+    documents, bad = read(tmp_path / "cache")
+    assert not bad and [texts(document) for document in documents] == ["mine"]
+
+
+@pytest.mark.parametrize("given", ["snapshot", "data set", "file"])
+def test_blobs_on_another_disk_are_told(tmp_path, png, given):
+    """The message said that the download was not complete, and to download it again."""
+    hub = tmp_path / "datasets--org--name"
+    folder = snapshot(hub, {"metadata.jsonl": b'{"file_name": "a.png", "text": "x"}', "a.png": png})
+    (hub / "blobs").rename(tmp_path / "disk")
+    (hub / "blobs").symlink_to(tmp_path / "disk")
+    path = {"snapshot": folder, "data set": hub, "file": folder / "a.png"}[given]
+    with pytest.raises((ValueError, DocumentError), match=r"blobs' is a link to another place.*cp -rL"):
+        resolve_media(folder.resolve(), "a.png", max_file_mib=1) if given == "file" else open_source(path)
+
+
+@pytest.mark.parametrize("chain", [["own.jsonl"], ["own.jsonl", "again.jsonl"], ["folder"]], ids=" ".join)
+def test_an_own_link_to_a_file_of_a_snapshot(tmp_path, png, chain):
+    """Its pictures were looked for among the blobs."""
+    folder = snapshot(tmp_path / "hub", {"train.jsonl": b'{"image": "a.png", "text": "wren"}\n', "a.png": png})
+    target = folder if chain == ["folder"] else folder / "train.jsonl"
+    for name in chain:
+        (tmp_path / name).symlink_to(target)
+        target = tmp_path / name
+    documents, bad = read(target)
+    assert not bad and open_source(target).root == folder.resolve()
+    assert resolve_media(folder.resolve(), media(documents[0])[0][1], max_file_mib=1)
+
+
+def test_links_in_a_circle_end(tmp_path):
+    (tmp_path / "a.jsonl").symlink_to("b.jsonl")
+    (tmp_path / "b.jsonl").symlink_to("a.jsonl")
+    with pytest.raises(ValueError, match=r"does not exist or cannot be reached"):
+        open_source(tmp_path / "a.jsonl")

@@ -186,6 +186,54 @@ def test_a_gap_in_the_sound_stays_a_gap():
         track.add(np.zeros(10, np.float32), 50.0)
 
 
+# (packet, seconds missing before it)
+GAPS = {
+    "four of 50 ms": {50: 0.05, 90: 0.05, 130: 0.05, 170: 0.05},
+    "one of 30 ms": {100: 0.03},
+    "many of 12 ms": dict.fromkeys(range(20, 200, 12), 0.012),
+    "two within a window": {60: 0.04, 63: 0.06},
+    "short, long, short": {40: 0.02, 80: 1.5, 160: 0.02},
+    "the last packet": {199: 0.09},
+    "heard twice": {80: -0.06, 140: 0.04},
+}
+
+
+@pytest.mark.parametrize("trembles_s", [0.0, 0.004], ids=["steady", "clock of 4 ms"])
+@pytest.mark.parametrize("gaps", GAPS.values(), ids=GAPS)
+def test_short_gaps_in_the_sound_do_not_add_up(gaps, trembles_s):
+    """Gaps below 0.1 s were each let go, and four of 50 ms left the sound 85 ms early."""
+    from data.decode_track import Track
+
+    rate, noise = 1000, np.random.default_rng(7)
+    track, at_s, wanted, expected = Track(rate, 60.0), 0.0, {}, []
+    for number in range(200):
+        at_s += gaps.get(number, 0.0)
+        late_s = trembles_s * noise.choice([0, 0, 0, 0, 1]) if number else 0.0
+        track.add(np.full(20, number + 1.0, np.float32), at_s + late_s)
+        expected.append(at_s)
+        at_s += 0.02
+    samples = track.samples()
+    for number, start_s in enumerate(expected):
+        heard = np.flatnonzero(samples == number + 1)
+        if number in gaps or number - 1 in gaps or number + 1 in gaps or min(gaps.values()) < 0:
+            heard = heard if len(heard) else [start_s * rate]
+        wanted[number] = abs(heard[-1] - 19 - start_s * rate) / rate if len(heard) == 20 else 0.0
+    assert max(wanted.values()) <= 0.0195, max(wanted, key=wanted.get)
+    assert len(samples) / rate == pytest.approx(expected[-1] + 0.02, abs=0.0195)
+
+
+def test_a_live_clock_cuts_nothing():
+    """Declared times that tremble around the samples leave every sample where it is."""
+    from data.decode_track import Track
+
+    noise, track = np.random.default_rng(1), Track(1000, 60.0)
+    sound = noise.standard_normal(4000).astype(np.float32)
+    for place in range(0, 4000, 20):
+        late_s = noise.uniform(-0.02, 0.02) + (place % 300 == 0) * 0.2 if 0 < place < 3900 else 0.0
+        track.add(sound[place : place + 20], place / 1000 + late_s)
+    np.testing.assert_array_equal(track.samples(), sound)
+
+
 def test_what_is_no_video(tmp_path):
     """A song's cover, a picture and lists of other files are no films, whatever they are called.
 

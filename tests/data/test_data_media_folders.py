@@ -83,6 +83,30 @@ REFUSED = {
         ("2 media files", "'captions.txt'", "metadata.jsonl"),
     ),
     "both": (["a.png", "b.zza"], ("1 media files and media that are not read: 1 .zza",)),
+    "words of longer names": (
+        ["1/a.wav", "1/a.norm.txt", "1/a.raw.txt", "1/b.wav", "1/b.norm.txt"],
+        ("2 media files",),
+    ),
+    "words in another folder": (["wav/1.wav", "wav/2.wav", "txt/1.txt", "txt/2.txt", "info.txt"], ("'info.txt'",)),
+    "labels and settings": (["images/1.jpg", "labels/1.txt", "labels/2.txt", "birds.toml"], ("1 media files",)),
+    "a script beside": (["1.jpg", "2.jpg", "prepare.py", "words.txt"], ("'words.txt'", "format 'repository'")),
+    "scripts and a table": (
+        {"1.jpg": b"x", "2.jpg": b"x", "labels.csv": "file,text\n1.jpg,x\n", "a.py": "x", "b.sh": "x"},
+        ("'labels.csv'",),
+    ),
+    "a table without endings": (
+        {"clips/x_1.mp3": b"x", "t.tsv": "id\twords\nx_1\ta\n", **{f"{n}.txt": "x" for n in range(12)}},
+        ("'t.tsv'",),
+    ),
+    "lists and boxes": (["J/1.jpg", "J/2.jpg", "A/1.xml", "Sets/train.txt", "Sets/val.txt"], ("'Sets/train.txt'",)),
+    "a clone": ([".git/HEAD", ".gitattributes", "1.png", "2.png", "README.md", "words.txt"], ("'words.txt'",)),
+    "a clone with a table": (
+        {".git/HEAD": "x", "1.png": b"x", "metadata.csv": "file_name,text\n1.png,x\n", "x.py": "x"},
+        ("'metadata.csv'",),
+    ),
+    "pictures and a README": (["1.png", "2.png", "3.png", "README.md"], ("3 media files",)),
+    "unread pictures and a README": (["1.zza", "README.md", "LICENSE.md"], ("1 .zza (convert to FLAC)",)),
+    "a link to a folder": (["1.png", "pics"], ("1 media files",)),
     "boxes": ({"a.png": b"x", "boxes.json": '{"images": []}'}, ("1 media files", "'boxes.json'")),
 }
 
@@ -96,18 +120,32 @@ def test_a_folder_whose_media_have_no_words_is_refused(tmp_path, unread, names, 
     assert all(word in told for word in words), told
 
 
-@pytest.mark.parametrize(
-    "names",
-    [["main.py", "a.zzv", "notes.txt"], ["1.txt", "2.txt", "3.rst", "logo.png"], [".git/config", "a.png", "a.zza"]],
-    ids=["code", "texts with one picture", "git"],
-)
+TREES = {
+    "code": ["main.py", "a.zzv", "notes.txt"],
+    "docs": ["src/a.py", "src/b.py", "docs/a.md", "docs/1.png", "docs/2.png", "README.md"],
+    "media of tests": ["a.c", "b.c", "c.h", "tests/1.png", "tests/1.txt", "tests/2.png", "tests/2.txt"],
+    "texts with two pictures": [*(f"{n}.txt" for n in range(20)), "a.png", "b.png"],
+    "texts with one picture": ["1.txt", "2.txt", "3.rst", "logo.png"],
+    "git": [".git/x", "a.py", "b.c", "a.png", "a.zza"],
+}
+
+
+@pytest.mark.parametrize("names", TREES.values(), ids=TREES)
 def test_what_is_still_a_repository(tmp_path, unread, names):
     assert open_source(fill(tmp_path, names)).format == "repository"
 
 
 def test_unread_media_of_repositories_and_pages_are_named(tmp_path, unread):
     fill(
-        tmp_path / "code", {"main.py": "import os", "a.zzv": b"\0x", "b.zza": "text of the same ending", "c.png": b"x"}
+        tmp_path / "code",
+        {
+            "main.py": "import os",
+            "x.c": "x",
+            "y.c": "x",
+            "a.zzv": b"\0x",
+            "b.zza": "text of the same ending",
+            "c.png": b"x",
+        },
     )
     assert skipped(tmp_path / "code") == {"medium .zzv: convert to MP4": 1, "medium": 1}
     fill(
@@ -139,17 +177,18 @@ def test_a_table_of_words_is_refused_with_the_command(tmp_path, monkeypatch, nam
         with pytest.raises(ValueError) as caught:
             open_source(path)
         told = str(caught.value)
-        assert name in told and "is not read: write a metadata.jsonl from it" in told
+        out = "train.jsonl" if name == "train.csv" else "metadata.jsonl"
+        assert name in told and f"is not read: write a {out} from it" in told
     if "README.md" in beside:
         return
-    command = told.partition("by `")[2].partition(" > metadata.jsonl`")[0]
+    command = told.partition("by `")[2].partition(f" > {out}`")[0]
     # as a shell takes it apart, without the cost of one
     *call, program = shlex.split(command)
     monkeypatch.chdir(tmp_path)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(program, {})
     assert call == ["python", "-c"] and json.loads(printed.getvalue().splitlines()[0]) == row
-    (tmp_path / "metadata.jsonl").write_text(printed.getvalue(), encoding="utf-8")
+    (tmp_path / out).write_text(printed.getvalue(), encoding="utf-8")
     if "text" in row and row["file_name"] == "1.png":
         documents, _ = read(tmp_path)
         assert [(media(d), texts(d)) for d in documents] == [([(Image, "1.png")], row["text"])]
@@ -224,3 +263,38 @@ def test_tables_in_folders_of_splits_are_named(tmp_path):
     fill(tmp_path, {f"{split}/metadata.csv": "file_name,text\n" for split in ("train", "test")} | {"train/1.png": b"x"})
     with pytest.raises(ValueError, match=r"train/metadata\.csv|test/metadata\.csv"):
         open_source(tmp_path)
+
+
+@pytest.mark.parametrize("clone", [[], [".git/HEAD"], [".git/HEAD", "README.md", "load.py"]], ids=len)
+def test_a_clone_of_captioned_media_is_one(tmp_path, clone):
+    """It was a repository: its captions were learned as texts, and its pictures passed over."""
+    documents, bad = read(fill(tmp_path, [*clone, *(f"{n}{end}" for n in range(4) for end in (".png", ".txt"))]))
+    assert open_source(tmp_path).format == "media" and len(documents) == 4 and not bad
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "data/metadata.jsonl", "train/rows.jsonl"])
+def test_a_clone_with_a_manifest_is_read_by_it(tmp_path, name):
+    """Below the top the manifest itself was learned, as a text."""
+    folder = name.rpartition("/")[0]
+    fill(tmp_path, {".git/HEAD": "x", "README.md": "# x", f"{folder}/1.png".lstrip("/"): b"x", "load.py": "x"})
+    fill(tmp_path, {name: '{"file_name": "1.png", "text": "a"}\n{"file_name": "1.png", "text": "b"}\n'})
+    documents, bad = read(tmp_path)
+    assert not bad and [texts(document) for document in documents] == ["a", "b"] and media(documents[0])
+
+
+def test_tables_of_several_splits_become_as_many_files(tmp_path, monkeypatch):
+    """One metadata.jsonl on top hid the other half, and what it was made of was trained on: the test."""
+    fill(tmp_path, {"train.csv": "file_name,text\n1.png,a\n", "test.csv": "file_name,text\n2.png,b\n"})
+    fill(tmp_path, ["1.png", "2.png"])
+    with pytest.raises(ValueError) as caught:
+        open_source(tmp_path)
+    told = str(caught.value)
+    assert "'test.csv'" in told and "'train.csv'" in told and "> test.jsonl`" in told and "metadata.jsonl" not in told
+
+
+def test_folders_that_lead_out_are_told(tmp_path):
+    """Such a link was counted as one file without an ending."""
+    fill(tmp_path / "out", ["1.png", "1.txt"])
+    fill(tmp_path / "f", ["2.png", "2.txt"])
+    (tmp_path / "f" / "pics").symlink_to("../out")
+    assert any("link out of the folder" in reason for reason in skipped(tmp_path / "f"))

@@ -122,7 +122,7 @@ def test_pieces_beside_what_is_read_are_counted(tmp_path):
     (tmp_path / "b.jsonl.aa").write_bytes(LINES)
     source = open_source(tmp_path)
     assert len(list(source.documents())) == 40
-    assert source.skipped == {"piece of a split file: join by `cat NAME.* > NAME`": 1}
+    assert source.skipped == {"piece of a split file: join by `cat NAME.* > NAME`: b.jsonl.aa": 1}
 
 
 def saved(root, splits, *, ending=".arrow", own=None, rows=12):

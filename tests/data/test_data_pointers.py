@@ -1,5 +1,6 @@
 """Pointers that version control leaves for large files: named with the command that fetches their content."""
 
+import io
 import tarfile
 
 import pytest
@@ -90,3 +91,62 @@ def test_a_text_about_pointers_is_a_text(tmp_path):
     (tmp_path / "b.md").write_bytes(LFS * 20)
     documents, bad = read(tmp_path, format="media")
     assert not bad and media(documents[0]) and texts(documents[0]).startswith("How git-lfs")
+
+
+def packed(members: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as out:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            out.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", POINTERS)
+@pytest.mark.parametrize("ending", ["txt", "caption", "json", "cls"])
+def test_words_in_a_tar_that_are_pointers_are_no_words(tmp_path, kind, ending):
+    """The line `version https://git-lfs...` was learned as the caption."""
+    content, command = POINTERS[kind]
+    picture(tmp_path / "a.png", 8, 8)
+    png = (tmp_path / "a.png").read_bytes()
+    members = {"1.png": png, f"1.{ending}": content, "2.png": png, "2.txt": b"wren"}
+    (tmp_path / "s.tar").write_bytes(packed(members))
+    documents, bad = read(tmp_path / "s.tar")
+    assert [texts(document) for document in documents] == ["wren"]
+    assert [item.id for item in bad] == ["1"] and command in bad[0].reason and "before it is packed" in bad[0].reason
+
+
+LINE = b'{"text": "wren"}\n'
+BESIDE = {
+    "lines beside lines": ({"test.jsonl": LINE, "train.jsonl": LFS}, ["train.jsonl"]),
+    "two of three": ({"a.jsonl": LFS, "b.jsonl": LINE, "c.jsonl": LFS}, ["a.jsonl", "c.jsonl"]),
+    "compressed lines": ({"a.jsonl": LINE, "b.jsonl.gz": LFS}, ["b.jsonl.gz"]),
+    "lines beside tars": ({"a.tar": packed({"1.txt": b"wren"}), "train.jsonl": LFS}, [".jsonl"]),
+    "a table beside tars": ({"a.tar": packed({"1.txt": b"wren"}), "x.parquet": LFS}, [".parquet"]),
+    "an archive beside lines": ({"a.jsonl": LINE, "images.zip": LFS}, [".zip"]),
+    "a table of words beside lines": ({"a.jsonl": LINE, "b.csv": LFS}, [".csv"]),
+}
+
+
+@pytest.mark.parametrize("files, named", BESIDE.values(), ids=BESIDE)
+def test_pointers_beside_what_is_read_are_named(tmp_path, files, named):
+    """A folder whose train.jsonl had not been fetched was one of test documents alone, without a word."""
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    source = open_source(tmp_path)
+    items = list(source.documents())
+    told = [item.reason for item in items if hasattr(item, "reason")] + [*source.skipped]
+    assert sum(not hasattr(item, "reason") for item in items) == 1
+    assert all(any(name in reason and "`git lfs pull`" in reason for reason in told) for name in named), told
+
+
+@pytest.mark.parametrize(
+    "names", [["t.jsonl.gz"], ["x.zip", "y.zip"], ["s.tar.zst"], ["metadata.csv", "a.png"]], ids=" ".join
+)
+def test_a_folder_of_pointers_is_not_called_compressed(tmp_path, names):
+    for name in names:
+        (tmp_path / name).write_bytes(LFS if name != "a.png" else b"\x89PNG")
+    with pytest.raises(ValueError, match=r"pointer of git-lfs.*`git lfs pull`") as caught:
+        list(open_source(tmp_path).documents())
+    assert "gzip -dc" not in str(caught.value) and "python -c" not in str(caught.value)

@@ -262,7 +262,7 @@ def test_a_manifest_that_another_stands_for_is_counted(tmp_path):
     lines = '{"text": "a"}\n{"text": "b"}\n'
     source = open_source(write(tmp_path, {"metadata.jsonl": lines, "more.jsonl": lines, "notes.txt": "x"}))
     assert len(list(source.documents())) == 2
-    assert list(source.skipped.values()) == [1] and "file .jsonl beside what is read" in next(iter(source.skipped))
+    assert sum(source.skipped.values()) == 2 and "file .jsonl beside what is read" in next(iter(source.skipped))
 
 
 def test_what_lies_beside_tars_is_counted(tmp_path):
@@ -285,7 +285,7 @@ def test_what_a_mac_notes_beside_files_is_passed_over(tmp_path):
     "value", ["iVBORw0KGgoAAAANSUhEUg==", "/9j/4AAQSkZJRg==", "R0lGODlhAQ==", "data:image/png;base64,A"]
 )
 def test_bytes_written_into_a_field(tmp_path, value):
-    documents, (bad,) = read(manifest(tmp_path, [{"image": value, "text": "x"}]))
+    documents, (bad,) = read(manifest(tmp_path, [{"image": value.replace("==", "A" * 60), "text": "x"}]))
     assert not documents and "holds its bytes in the text" in bad.reason
 
 
@@ -295,3 +295,31 @@ def test_backslashes_in_a_path(tmp_path):
     write(tmp_path, {"images/a.png": "x"})
     with pytest.raises(DocumentError, match="does not exist, with its backslashes: write '/'"):
         resolve_media(tmp_path, "images\\a.png", max_file_mib=1)
+
+
+def test_files_of_one_document_each(tmp_path):
+    said = refusal(write(tmp_path, {"x/a.json": {"text": "A"}, "x/b.json": json.dumps({"text": "B"}, indent=2)}))
+    assert "is one document, and no medium lies beside it" in said
+    subprocess.run(["bash", "-c", said.split("`")[1]], cwd=tmp_path, check=True, timeout=20)
+    assert [texts(document) for document in read(tmp_path / "documents.jsonl")[0]] == ["A", "B"]
+
+
+CLONE = {".git/config": "x", "data/train.jsonl": '{"text": "a"}', "data/test.jsonl": '{"text": "b"}'}
+CARDS = {
+    "large files": {".gitattributes": "*.zip filter=lfs diff=lfs\n", "README.md": "# card"},
+    "a card with fields": {"README.md": "---\nlicense: mit\n---\n# card"},
+    "a script": {"README.md": "---\nlicense: mit\n---\n", "birds.py": "import os\n"},
+}
+
+
+@pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
+def test_a_clone_of_a_data_set_is_no_repository_of_code(tmp_path, card):
+    documents, bad = read(write(tmp_path, CLONE | card))
+    assert not bad and [(texts(d), d.split) for d in documents] == [("b", "test"), ("a", "train")]
+
+
+@pytest.mark.parametrize(
+    "others", [{}, {"a.py": "import a\n", "README.md": "---\nx: y\n---\n", "b.py": "import b\n"}], ids=len
+)
+def test_a_repository_with_data_stays_one(tmp_path, others):
+    assert open_source(write(tmp_path, CLONE | {"main.py": "import os\n"} | others)).format == "repository"

@@ -28,6 +28,12 @@ WORDS = ('{"text": "wren"}', '{"text": "heron"}')
         ("mark.json", MARK + f"[{ONE},{TWO}]".encode()),
         ("mark-inside.json", f"[{ONE},\ufeff{TWO}]".encode()),
         ("crlf.jsonl", f"{ONE}\r\n{TWO}\r\n".encode()),
+        ("mark-two.jsonl", MARK * 2 + f"{ONE}\n{TWO}\n".encode()),
+        ("mark-three.json", MARK * 3 + f"[{ONE},{TWO}]".encode()),
+        ("mark-two-inside.jsonl", f"{ONE}\n".encode() + MARK * 2 + f"{TWO}\n".encode()),
+        ("mark-in-name.jsonl", f"{ONE}\n{TWO}\n".replace('"id"', '"\ufeffid"').encode()),
+        ("mark-in-name.json", f"[{ONE},{TWO}]".replace('"id"', '"\ufeff\ufeffid"').encode()),
+        ("mark-escaped-in-name.jsonl", f"{ONE}\n{TWO}\n".replace('"id"', '"\\ufeffid"').encode()),
         ("cr.jsonl", f"{ONE}\r{TWO}\r".encode()),
         ("cr-open-end.jsonl", f"{ONE}\r{TWO}".encode()),
         ("cr-cr-lf.jsonl", f"{ONE}\r\r\n{TWO}\r\r\n".encode()),
@@ -169,3 +175,4 @@ def test_what_is_no_text_of_zeros_is_not_taken_for_one(head):
 def test_decode_text():
     assert decode_text(MARK + b"a\r\nb\rc\n", "x") == "a\nb\nc\n"
     assert decode_text(b"", "x") == ""
+    assert decode_text(MARK * 2 + b"a" + MARK, "x") == "a\ufeff"

@@ -221,3 +221,125 @@ def test_command_line_names_a_missing_picture(model_folder, here, capsys):
     assert main([str(model_folder), "--chat", "--image", "gone.png", "--message", "x", "--device", "cpu"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and "gone.png" in said and said.count("\n") == 1
+
+
+BESIDE = {
+    "tools": ({"tools": [{"type": "function"}]}, "tools"),
+    "instructions": ({"instructions": "Be brief."}, "instructions.*'system'"),
+    "capital": ({"System": "Be brief."}, "System.*'system'"),
+    "documents": ({"documents": ["a page"]}, "documents"),
+    "settings": ({"temperature": 0.5}, "temperature.*arguments of chat"),
+    "misspelt": ({"imagess": ["shot.png"]}, "imagess.*'images'"),
+    "attachments": ({"attachments": ["shot.png"]}, "attachments"),
+    "two-lists": ({"conversations": [{"from": "human", "value": "x"}]}, "conversations.*one list"),
+    "no-medium": ({"file": "notes.txt"}, "file"),
+}
+
+
+@pytest.mark.parametrize(("beside", "hint"), BESIDE.values(), ids=list(BESIDE))
+def test_a_field_beside_the_messages_that_nobody_reads_is_refused(model_folder, here, beside, hint):
+    loaded = load(model_folder)
+    with pytest.raises(ValueError, match=hint) as told:
+        loaded.chat({"messages": [USER], **beside})
+    assert "would not be read" in str(told.value)
+    # one that is empty holds nothing
+    empty = {name: type(value)() if not isinstance(value, float) else None for name, value in beside.items()}
+    row = {"id": "7", "split": "test", "kind": "chat", "train_on_turn": True, "loss_mask": [1]}
+    assert same(loaded.encode_chat({"messages": [USER], **empty, **row}), loaded.encode_chat([USER]))
+
+
+OF_MESSAGE = {
+    "attachments": {"attachments": ["shot.png"]},
+    "files": {"files": [{"name": "a.pdf", "data": "x"}]},
+    "documents": {"documents": [{"text": "a page"}]},
+    "instructions": {"instructions": "Be brief."},
+    "reasoning": {"reasoning_content": "I think"},
+    "tool-calls": {"tool_calls": [{"function": {"name": "f"}}]},
+    "name": {"name": "Ada"},
+}
+
+
+@pytest.mark.parametrize("beside", OF_MESSAGE.values(), ids=list(OF_MESSAGE))
+def test_a_field_of_a_message_that_nobody_reads_is_refused(model_folder, here, beside):
+    """What the reader of training counts as a note was dropped without a word here."""
+    loaded, (name,) = load(model_folder), beside
+    for message in (USER, {"role": "user", "content": [PICTURE]}, {"from": "human", "value": "x"}):
+        with pytest.raises(ValueError, match=name.replace("_", "[_ ]")):
+            loaded.chat([message | beside])
+    harmless = {name: type(value)() for name, value in beside.items()} | {"id": "3", "weight": 0}
+    assert same(loaded.encode_chat([USER | harmless]), loaded.encode_chat([USER]))
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [{"images": ["shot.png"]}, {"image": "shot.png"}, {"image_path": Path("shot.png")}, {"images": "picture"}],
+    ids=["list", "path", "other-field", "picture"],
+)
+@pytest.mark.parametrize("words", ["What is it?", "<image>What is it?"], ids=["before", "placeholder"])
+def test_media_beside_the_words_of_a_message_are_read_or_refused(model_folder, here, beside, words):
+    """They are read where training reads them, and never dropped."""
+    loaded = load(model_folder)
+    given = {key: [PIL.Image.open("shot.png")] if value == "picture" else value for key, value in beside.items()}
+    try:
+        prompt = loaded.encode_chat([{"role": "user", "content": words, **given}])
+    except ValueError as error:
+        assert next(iter(beside)) in str(error)
+        return
+    assert same(prompt, loaded.encode_chat(CONVERSATIONS["picture"]))
+
+
+OF_PART = {
+    "two-media": {"type": "image", "image": "shot.png", "path": "other.png"},
+    "picture-in-a-text": {"type": "text", "text": "What?", "image": "shot.png"},
+    "object-in-a-text": {"type": "text", "text": "What?", "image": PIL.Image.new("RGB", (3, 3))},
+    "unknown": {"type": "text", "text": "What?", "citations": ["x"]},
+    "url-and-path": {"type": "image_url", "image_url": {"url": "shot.png", "path": "other.png"}},
+}
+
+
+@pytest.mark.parametrize("part", OF_PART.values(), ids=list(OF_PART))
+def test_a_field_of_a_part_that_nobody_reads_is_refused(model_folder, here, part):
+    PIL.Image.new("RGB", (5, 9), "red").save("other.png")
+    with pytest.raises(ValueError, match=r"not .*read"):
+        load(model_folder).chat([{"role": "user", "content": [part]}])
+
+
+def test_hints_to_a_service_mean_nothing(model_folder, here):
+    part = PICTURE | {"detail": "high", "cache_control": {"type": "ephemeral"}}
+    messages = [{"role": "user", "content": [part, {"type": "text", "text": "What is it?"}]}]
+    loaded = load(model_folder)
+    assert same(loaded.encode_chat(messages), loaded.encode_chat(CONVERSATIONS["picture"]))
+    # the same path under two names is one medium
+    beside = {"messages": [{"role": "user", "content": "<image>What is it?"}], "image": "shot.png"}
+    both = beside | {"images": ["shot.png"]}
+    assert same(loaded.encode_chat(both), loaded.encode_chat(beside))
+
+
+def test_ids_do_not_hide_what_stands_beside_them(model_folder, here):
+    said = {"role": "assistant", "content": "x", "token_ids": [33], "images": ["shot.png"]}
+    with pytest.raises(ValueError, match="'images' beside token_ids"):
+        load(model_folder).chat([USER, said, USER])
+
+
+@pytest.mark.parametrize("line", ["shot.png", "gone.png", "./shot.png", " shot.png"])
+def test_a_line_that_is_a_path_is_told(model_folder, here, capsys, monkeypatch, line):
+    """As --message is: it was read as words."""
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{line}\nWhat is it?\n"))
+    arguments = [str(model_folder), "--chat", "--max-tokens", "2", "--device", "cpu", "--dtype", "float32"]
+    assert main(arguments) == 2
+    assert line.strip() in (told := capsys.readouterr()).err and not told.out
+    # a person at a terminal may go on
+    terminal = io.StringIO(f"{line}\nWhat is it?\n")
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stdin", terminal)
+    assert main(arguments) == 0
+    told = capsys.readouterr()
+    assert line.strip() in told.err and told.out == load(model_folder).chat([USER], max_tokens=2).text + "\n"
+
+
+@pytest.mark.parametrize("line", [b"caf\xe9\n", b"\xff\n", b"gr\xf6\xdfer\n"])
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_a_line_that_is_no_utf8_is_told(model_folder, capsys, monkeypatch, line, errors):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(line), encoding="utf-8", errors=errors))
+    assert main([str(model_folder), "--chat", "--device", "cpu"]) == 2
+    assert "error: " in (told := capsys.readouterr().err) and "UTF-8" in told and "Traceback" not in told

@@ -109,8 +109,8 @@ def test_words_of_a_chat_that_are_a_path_are_told(model_folder, here, capsys, op
 
 
 WORDS = ("def ", "What is in heron.png", "see (a.png)", "a.png\n", "import os.path", "model", "/help", "no/such/folder",
-         "https://example.org/page", "3.14", "e.g.", "x" * 2000 + ".png", "day 1.png", " shot.png",
-         "a\0.png", "\x1b[2Jshot.png")  # fmt: skip
+         "https://example.org/page", "3.14", "e.g.", "x" * 2000 + ".png", "day 1.png", "see shot.png",
+         "shot.png\nshot.png", "gone.png ", "a\0.png", "\x1b[2Jshot.png")  # fmt: skip
 
 
 @pytest.mark.parametrize("text", WORDS, ids=lambda text: text[:20].strip())
@@ -124,6 +124,93 @@ def test_words_stay_words(model_folder, here, text):
 def test_existing_media_are_read(model_folder, here, path):
     for form in (path, str(here / path), Path(path)):
         assert SLOT_ID["image"] in load(model_folder).encode([form]).token_ids
+
+
+NAMES = {
+    "narrow-space": "Screenshot 2026-11-28 at 9.41.05\u202fPM.png",
+    "no-break-space": "Capture\u00a0d\u2019\u00e9cran.png",
+    "joined-emoji": "\U0001f468\u200d\U0001f469\u200d\U0001f467.png",
+    "tab": "a\tb.png",
+    "escape": "a\x1b[2J.png",
+    "right-to-left": "\u200f\u05e9.png",
+    "soft-hyphen": "sho\u00ads.png",
+    "private-use": "icon \ue000.png",
+    "trailing-space": "shot.png ",
+    "deep": "/".join(["d" * 200] * 6) + "/a.png",
+}
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=list(NAMES))
+def test_an_existing_picture_is_one_whatever_its_name(model_folder, here, capsys, name):
+    """str.isprintable is false of the narrow space in the names of screenshots: these were read as words."""
+    if name.strip() == name:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.new("RGB", (9, 5), "red").save(name)
+    loaded = load(model_folder)
+    for given in (name, f"{name}\n", f" {name}", ["see ", name]):
+        assert SLOT_ID["image"] in loaded.encode(given).token_ids
+    with pytest.raises(ValueError, match="is the path of a file"):
+        loaded.chat([{"role": "user", "content": name}])
+    assert main([str(model_folder), "--prompt", name, "--device", "cpu"]) == 2
+    assert "with --image" in capsys.readouterr().err
+    content = [{"type": "image", "image": name.strip()}]
+    assert SLOT_ID["image"] in loaded.encode_chat([{"role": "user", "content": content}]).token_ids
+
+
+@pytest.mark.parametrize("name", ["go\u200dne.png", "my trip/day\u202f2.png", "gone\u00ad.png"], ids=ascii)
+def test_a_picture_of_an_odd_name_that_is_not_there_is_told(model_folder, here, name):
+    with pytest.raises(ValueError, match="does not exist"):
+        load(model_folder).encode(name)
+
+
+FORMS = {
+    "object": {"type": "image", "image": "shot.png"},
+    "set": {"shot.png"},
+    "bytes": b"def ",
+    "buffer": bytearray(b"def "),
+    "number": 3,
+}
+
+
+@pytest.mark.parametrize("given", FORMS.values(), ids=list(FORMS))
+def test_what_is_no_list_of_parts_is_told(model_folder, here, given):
+    """The keys of an object were read as words: typeimage."""
+    loaded = load(model_folder)
+    for parts, what in ((given, "a prompt is a part or a list of parts"), ([given], "prompt part 0 is")):
+        with pytest.raises(ValueError, match=what) as told:
+            loaded.generate(parts)
+        assert type(given).__name__ in str(told.value)
+    with open("notes.txt") as file, pytest.raises(ValueError, match="TextIOWrapper"):
+        loaded.encode(file)
+    assert SLOT_ID["image"] in loaded.encode(part for part in ("see", "shot.png")).token_ids
+
+
+FILES = {
+    "space": ("file:///tmp/SHOT%20UP.PNG", "/tmp/SHOT UP.PNG"),
+    "umlaut": ("file:///tmp/gr%C3%B6%C3%9Fer.jpg", "/tmp/größer.jpg"),
+    "percent": ("file:///tmp/100%25.webp", "/tmp/100%.webp"),
+    "host": ("file://localhost/tmp/a.png", "/tmp/a.png"),
+    "capitals": ("FILE:///tmp/a%2Cb.png", "/tmp/a,b.png"),
+}
+
+
+@pytest.mark.parametrize(("address", "path"), FILES.values(), ids=list(FILES))
+def test_the_path_of_an_address_is_told_as_it_is(model_folder, here, address, path):
+    loaded = load(model_folder)
+    messages = [{"role": "user", "content": [{"type": "image", "image": address}]}]
+    for ask, given in ((loaded.encode, address), (loaded.encode, [Image(address)]), (loaded.encode_chat, messages)):
+        with pytest.raises(ValueError, match="give the path alone") as told:
+            ask(given)
+        assert f"give the path alone, {path}" in str(told.value)
+
+
+@pytest.mark.parametrize("path", [".", "..", "dir.png", "my trip", "./dir.png/"])
+def test_a_folder_is_told_as_one(model_folder, here, capsys, path):
+    for part in (Path(path), Image(path), *([path] if path.endswith(".png") else [])):
+        with pytest.raises(ValueError, match="is a folder: give a file in it"):
+            load(model_folder).encode([part])
+    assert main([str(model_folder), "--image", path, "--device", "cpu"]) == 2
+    assert f"{path} is a folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", ["gone.png", "notes.txt", "gone.odd", "dir.png", ".", "gone.txt"])
@@ -152,6 +239,24 @@ def test_the_command_line_tells_too(model_folder, here, capsys, text, hint):
     assert main([str(model_folder), "--prompt", text, "--max-tokens", "2", "--device", "cpu"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and text in said and hint in said and said.count("\n") == 1
+    # in the words of the command line
+    assert "TextFile" not in said and "data.document" not in said
+
+
+@pytest.mark.parametrize(
+    "words", ["caf\udce9", "\udcff", "a\ud800b", "größer \udcf6"], ids=["latin-1", "byte", "half", "mixed"]
+)
+def test_words_that_are_no_utf8_are_told(model_folder, capsys, words):
+    """Bytes of another encoding reach Python as half characters, and ended in a stack trace of the tokenizer."""
+    loaded = load(model_folder)
+    messages = [{"role": "user", "content": words}]
+    for ask, given in ((loaded.generate, words), (loaded.generate, [Text(words)]), (loaded.chat, messages)):
+        with pytest.raises(ValueError, match="not in UTF-8"):
+            ask(given)
+    for option in ("--prompt", "--message"):
+        said = [option, words, *(["--chat"] if option == "--message" else []), "--device", "cpu"]
+        assert main([str(model_folder), *said]) == 2
+        assert "error: " in (told := capsys.readouterr().err) and "UTF-8" in told
 
 
 def test_nothing_is_opened(here):

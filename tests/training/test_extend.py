@@ -16,11 +16,12 @@ from evals.config import EvalConfig
 from model.config import ModelConfig
 from recipes.recipe import CorpusConfig, Recipe, RowsConfig
 from salt.config import SaltConfig
+from training.aside import KeptError
 from training.config import RuntimeConfig, TrainConfig
 from training.extend import carry, check_longer, checkpoint_to_extend
 from training.processes import Interrupted, Stop
 from training.schedule import learning_rate
-from training.stages import FRESH, KeptError, Line
+from training.stages import FRESH, Line
 
 
 def wsd(num_steps=12, **changes):

@@ -23,11 +23,11 @@ from evals.config import EvalConfig
 from model.config import ModelConfig
 from recipes.recipe import CorpusConfig, Recipe, RowsConfig
 from recipes.trained import FOLLOWING
+from training.aside import KeptError
 from training.config import RuntimeConfig, TrainConfig
 from training.files import plain
 from training.processes import Interrupted
 from training.runtime import Runtime
-from training.stages import KeptError
 
 TINY = ModelConfig(dim=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16, mlp_dim=16, window=16)
 CANDIDATES = {

@@ -113,6 +113,9 @@ def test_a_changed_field_is_refused_on_both_ranks(told, command, words):
     assert [rank["short"]["code"] for rank in ranks] == [0, 0]
     assert [rank[command]["code"] for rank in ranks] == [2, 2]
     assert all(word in ranks[0][command]["said"] for word in words)
+    if command == "more steps":
+        # one rank decided before anything was done, and the other was told why
+        assert ranks[1][command]["said"] == ranks[0][command]["said"]
     for rank in ranks:
         assert rank[command]["said"].startswith("error: ") and rank[command]["said"].count("\n") == 1
         assert rank[command]["seconds"] < 30 and rank[command]["lost"] == rank[command]["new"] == []

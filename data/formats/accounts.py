@@ -1,0 +1,149 @@
+"""What of a folder nobody reads: every file below it is accounted for when its documents have been read.
+
+    accounted(source, read=names)    the source, which also counts in `skipped` each file that no document was made from
+
+A file is accounted for when documents were read from it (`read`), or one takes it as its medium or its words, also one
+that was set aside. All others are counted by kind, with the first names and what to do about them; those that are named
+after a split are told apart (LOST), since no half may vanish. Nothing is said about what goes with any data
+set: its card, licence, citation, checksums, hidden files, and what the `datasets` package writes about it.
+
+Cost: one walk over the names each time that the documents are read, and 60 bytes a medium.
+"""
+
+import dataclasses
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+
+from data.compressed import packed_kind
+from data.document import Document, Quarantined, Text, split_address, untagged
+from data.endings import ending_of, medium_in, remedy_for
+from data.formats.refusals import what_foreign
+from data.formats.source import LOST, NOTE, Source, note_text, reading
+from data.formats.splits import HELD_OUT, NamedSplits
+from data.formats.walk import is_open, walk
+from data.pointers import pointer_in
+
+_CARDS = re.compile(
+    r"(read[-_ ]?me|licen[cs]es?|copying|copyright|notice|change(log|s)|citation|authors|contributing|code_of_conduct|"
+    r"dataset_(infos?|dict|card)|state|(md5|sha1|sha256|sha512|crc)(sums?)?|checksums?|_success|thumbs|desktop)"
+    r"([-_.][\w-]+)?(\.(md|txt|rst|json|cff|bib|html?|pdf|db|ini))?",
+    re.IGNORECASE,
+)
+_SUMS = ("md5", "sha1", "sha256", "sha512", "md5sum", "sha1sum", "sha256sum", "sha512sum", "sig", "asc", "crc", "crc32")
+_NAMED = 3
+_POINTERS_LOOKED_FOR = 1000
+
+
+def accounted(
+    source: Source,
+    *,
+    read: Iterable[str],
+    splits: NamedSplits | None = None,
+    counted: Collection[str] = (),
+    notes: Iterable[str] = (),
+) -> Source:
+    """The source of a folder, with every other file below it counted.
+
+    read: paths below the root of the files that documents come from. splits: what names of the source declare.
+    counted: folders right below the root whose other files a reader counts itself. notes: what else is to be told.
+    """
+    notes, real = tuple(notes), _Real(source.root)
+    read = frozenset(untagged(name) for name in read)
+
+    def documents(include_decode: bool, skipped: Counter) -> Iterator[Document | Quarantined]:
+        taken: set[int] = set()
+        items = source.read(include_decode, skipped)
+        while True:
+            with reading() as texts:
+                item = next(items, None)
+            for path in texts:
+                note_text(path)
+            if item is None:
+                break
+            taken.update(hash(real.path(path)) for path in (*_files_of(item), *texts))
+            yield item
+        skipped.update(f"{NOTE}{note}" for note in notes)
+        left = (entry for entry in _others(source.root, counted, skipped) if entry[0] not in read)
+        _count((entry for entry in left if hash(entry[0]) not in taken), source.root, splits, skipped)
+
+    return dataclasses.replace(source, read=documents)
+
+
+class _Real:
+    """Paths as a walk meets them: without the links to folders that lead to them."""
+
+    def __init__(self, root: Path):
+        self.root, self.folders = root, {"": ""}
+
+    def path(self, path: str) -> str:
+        folder, _, name = os.path.normpath(path).rpartition("/")
+        if folder not in self.folders:
+            real = os.path.realpath(self.root / folder)
+            self.folders[folder] = os.path.relpath(real, self.root) if real.startswith(f"{self.root}/") else folder
+        return f"{self.folders[folder]}/{name}" if folder else name
+
+
+def is_about(path: str) -> bool:
+    """Whether a file tells about a data set and is no part of it."""
+    name = os.path.basename(path)
+    return name.startswith(".") or ending_of(name) in _SUMS or bool(_CARDS.fullmatch(name))
+
+
+def _files_of(item: Document | Quarantined) -> Iterator[str]:
+    paths = [item.file] if isinstance(item, Quarantined) else [p.path for p in item.parts if not isinstance(p, Text)]
+    for path in filter(None, paths):
+        address = split_address(path)
+        yield untagged(address[0]) if address else path
+
+
+def _others(root: Path, counted: Collection[str], skipped: Counter) -> Iterator[tuple[str, str]]:
+    for path, problem in walk(root, enter=lambda folder: is_open(folder) and folder not in counted, skipped=skipped):
+        if not is_about(path):
+            yield path, problem
+
+
+def _count(files: Iterable[tuple[str, str]], root: Path, splits: NamedSplits | None, skipped: Counter) -> None:
+    """Count files by kind and split."""
+    found: dict[tuple[str, str], list[str]] = {}
+    counts: Counter[tuple[str, str]] = Counter()
+    for looked, (path, problem) in enumerate(files):
+        split = ""
+        kind, remedy = (f"file that {problem}", "") if problem else _kind(root, path, looked < _POINTERS_LOOKED_FOR)
+        if splits is not None:
+            split = next(filter(None, (splits.declared(path), splits.declared(f"{path}/"))), "")
+        key = (f"{kind}{f' ({remedy})' if remedy else ''}", split)
+        counts[key] += 1
+        found.setdefault(key, [])
+        if len(found[key]) < _NAMED:
+            found[key].append(path)
+    for (kind, split), names in found.items():
+        more = ", ..." if counts[kind, split] > len(names) else ""
+        is_lost = split in HELD_OUT or (split == "train" and bool(splits and splits.held_out))
+        lost = f"{LOST}{split}: " if is_lost else ""
+        skipped[f"{lost}{kind}: {', '.join(names)}{more}"] += counts[kind, split]
+
+
+def _kind(root: Path, path: str, look: bool) -> tuple[str, str]:
+    """(what a file is, what to do about it)."""
+    ending = ending_of(path)[:20]
+    if remedy := remedy_for(path):
+        return f"medium .{ending}", remedy
+    try:
+        if look and (problem := pointer_in(root / path)):
+            return f"file that {problem}", ""
+    except OSError:
+        return "file that cannot be read", "change its permissions"
+    if kind := packed_kind(path):
+        return kind, ""
+    if medium_in(root, path):
+        return "medium that no document takes", ""
+    if ending in ("csv", "tsv"):
+        return f"table .{ending} beside what is read", "`data check FILE` tells how to convert it"
+    if what_foreign(path):
+        return f"file .{ending} of other data", "write it as JSON lines or Parquet"
+    if ending in ("tar", "parquet", "arrow", "jsonl", "json"):
+        return f"file .{ending} beside what is read", "give it by itself, or convert it"
+    return f"file .{ending}" if ending else "file without an ending", ""

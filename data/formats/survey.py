@@ -1,0 +1,300 @@
+"""Which files of a folder hold documents: JSON, tars, tables and folders of captioned media, found by a look at names.
+
+    found = survey(listing, limits)
+    found.json          JSON lines and arrays of a known form
+    found.containers    format -> tars or tables, by their names in addresses
+    found.media         folders right below the root whose captioned media are read beside those
+
+All that one folder holds is read together: `train.jsonl` and `test.json`, tars and Parquet files, shards with and
+without an ending, `train/metadata.jsonl` and `test/` with captions. What stands back, so that nothing is learned twice:
+
+* A `manifest.jsonl`, `manifest.json` or `metadata.jsonl` stands for its folder and what lies below; JSON on top for
+  JSON below.
+* Of files of one name in several forms (`a.jsonl`, `a.tar`, `a.parquet`) the first is read, in this order.
+* Tars and tables beside JSON that takes media from one of them (`a.tar::1.png`), tars without words and tables without
+  words; beside others, tables named after what they tell about them (`metadata.parquet`, `stats`, `index`).
+* JSON beside a medium of its name, which is a caption; JSON below a tree with more code than media and such JSON.
+
+Files are told by their endings, else by content: of those whose endings say nothing, and of texts without a medium of
+their name, the first 1,000. What is not read is counted by `data.formats.accounts`.
+"""
+
+import itertools
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data.archive import tar_index
+from data.compressed import READ_THROUGH, is_piece, packed_kind
+from data.document import DocumentError, tagged, untagged
+from data.endings import ending_of, medium_of, remedy_for
+from data.formats.lines import is_array, json_items
+from data.formats.opening import ENDINGS, ending_for, format_by_content, forms_in, is_lines, is_told, opens_like_json
+from data.formats.source import Limits
+from data.formats.splits import name_of_many
+from data.formats.walk import Listing
+from data.links import stays_within
+from data.split_names import words_of_name
+
+MANIFESTS = ("manifest.jsonl", "manifest.json", "metadata.jsonl")
+"""Files that stand for the folder they lie in."""
+_LOOKED_AT, _ARRAYS_LOOKED_AT, _PEEKED = 200_000, 1000, 1000
+_WORDS = ("txt", "caption", "json")
+_TEXTS = (".txt", ".text")
+_ABOUT = {"metadata", "meta", "info", "stats", "statistics", "index"}
+
+
+@dataclass
+class Found:
+    """The files of a folder that hold documents."""
+
+    json: list[Path] = field(default_factory=list)
+    containers: dict[str, list[str]] = field(default_factory=dict)
+    media: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.json or self.containers)
+
+
+class _Names:
+    """The names below a folder, and what of it they and the first bytes of some tell."""
+
+    def __init__(self, listing: Listing):
+        from data.formats.repository import PROGRAMS
+
+        self.root = listing.root
+        # `._a.tar` is what a Mac noted about a.tar
+        plain = (item for item in listing.open() if not os.path.basename(item[0]).startswith("._"))
+        self.listed = list(itertools.islice(plain, _LOOKED_AT))
+        self.plain = [name for name, problem in self.listed if not problem]
+        kinds = [(name, medium_of(name)) for name in self.plain]
+        self.num_media = sum(kind is not None for _, kind in kinds)
+        self.num_code = sum(os.path.splitext(name)[1].lower() in PROGRAMS for name in self.plain)
+        named = [name for name, kind in kinds if kind or remedy_for(name)]
+        # words may be named after all of a medium's name
+        self.media = {*named, *(os.path.splitext(name)[0] for name in named)}
+        self.words = {os.path.splitext(name)[0] for name in self.plain if ending_of(name) in _WORDS}
+        self.untold = list(itertools.islice(filter(self._is_untold, self.plain), _PEEKED))
+
+    def _is_untold(self, name: str) -> bool:
+        stem, ending = os.path.splitext(name)
+        if packed_kind(name) or is_piece(os.path.basename(name)) or ending.lower() in ENDINGS:
+            return False
+        return not is_told(name) or (ending.lower() in _TEXTS and stem not in self.media)
+
+    def untold_json(self, *, on_top: bool) -> list[Path]:
+        """JSON of a known form under names that say nothing, on top or below."""
+        return [self.root / name for name in self.untold if ("/" not in name) == on_top and self._holds_json(name)]
+
+    def _holds_json(self, name: str) -> bool:
+        file = self.root / name
+        try:
+            if not opens_like_json(file):
+                return False
+            # one object in a text may be anything; under a name of no kind it is a line
+            alone = not is_told(name) and os.path.splitext(name)[0] not in self.media
+            return (is_array(file) or is_lines(file, least=1 if alone else 2)) and bool(forms_in(file))
+        except OSError:
+            return False
+
+
+def survey(listing: Listing, limits: Limits) -> Found:
+    """What a folder (resolved) holds. An empty one where none of its files holds documents."""
+    root = listing.root
+    named = [root / name for name in MANIFESTS if is_inside(root, root / name)]
+    if named:
+        return Found(named[:1])
+    names, is_clone = _Names(listing), (root / ".git").exists()
+    top = top_files(root, ".jsonl", known=True) + top_files(root, ".json", known=True)
+    # in a repository such a file is one among others
+    top += [] if is_clone else names.untold_json(on_top=True)
+    found = Found(top)
+    if not top and not any((root / name).exists() for name in ("dataset_dict.json", "state.json")):
+        found.json = _below(names, limits)
+    found.json = _without_twins(root, found.json)
+    found.containers = _containers(names, found.json, by_content=not is_clone)
+    read = [file.relative_to(root).as_posix() for file in found.json]
+    read += [name for format, names_of in found.containers.items() if format != "webdataset" for name in names_of]
+    # whatever lies on top may name media anywhere
+    if found and all("/" in name for name in read):
+        read += found.containers.get("webdataset", [])
+        tops = {name.split("/")[0] for name in read if "/" in name}
+        captioned = {name.split("/")[0] for name in names.media & names.words if "/" in name}
+        found.media = sorted(captioned - tops)
+    return found
+
+
+def top_files(root: Path, ending: str, *, known: bool) -> list[Path]:
+    """JSONL files or JSON arrays right in a folder; with `known` only those that begin with objects of a known form."""
+    endings = tuple(ending + packed for packed in ("", *READ_THROUGH))
+    found = {file for file in root.iterdir() if file.name.lower().endswith(endings)}
+    # of a file and its compressed twin one is read
+    files = [file for file in found if file.suffix.lower() not in READ_THROUGH or file.with_suffix("") not in found]
+    files = sorted(file for file in files if is_inside(root, file))
+    if ending == ".json":
+        files = [file for file in files if is_array(file) or is_lines(file)]
+    return [file for file in files if not known or forms_in(file)]
+
+
+def manifests_below(listing: Listing, limits: Limits, *, known: bool) -> list[Path]:
+    """The JSON files below a folder that has none on top."""
+    return _below(_Names(listing), limits, known=known)
+
+
+def _below(names: _Names, limits: Limits, *, known: bool = True) -> list[Path]:
+    """In each folder one of MANIFESTS, which stands for what lies below it too; elsewhere JSON lines and arrays.
+
+    A repository's own test data are no manifests of it: with `known`, more code than media and manifests is a tree
+    of code, and a clone is one with more than a script, or without media and a data set's marks.
+    """
+    standing: dict[str, tuple[int, Path]] = {}
+    others: list[tuple[str, Path]] = []
+    seen, arrays = set(), 0
+    for name in names.plain:
+        stem, ending = os.path.splitext(name)
+        # of a file and its compressed twin one is read
+        plain = stem if ending.lower() in READ_THROUGH else name
+        stem, ending = os.path.splitext(plain)
+        if "/" not in name or ending.lower() not in (".jsonl", ".json") or plain in seen:
+            continue
+        seen.add(plain)
+        folder, base = os.path.split(plain)
+        if base in MANIFESTS:
+            entry = (MANIFESTS.index(base), names.root / name)
+            standing[folder] = min(entry, standing.get(folder, entry))
+        elif ending.lower() == ".jsonl":
+            others.append((folder, names.root / name))
+        elif arrays < _ARRAYS_LOOKED_AT and stem not in names.media:
+            arrays += 1
+            others += [(folder, names.root / name)] if is_array(names.root / name) else []
+    is_clone = (names.root / ".git").exists()
+    if known and not is_clone:
+        others += [(file.parent.relative_to(names.root).as_posix(), file) for file in names.untold_json(on_top=False)]
+
+    def stands_above(folder: str) -> bool:
+        steps = folder.split("/")
+        return any("/".join(steps[:count]) in standing for count in range(1, len(steps) + 1))
+
+    found = {file for _, file in standing.values()} | {file for folder, file in others if not stands_above(folder)}
+    files = sorted(file for file in found if not known or forms_in(file, max_line_mib=limits.max_line_mib))
+    if not known or not files:
+        return files
+    if is_clone:
+        # a data set's own script is no program with data for its tests
+        return files if names.num_code <= 1 and (names.num_media or _is_data_repository(names.root)) else []
+    return files if names.num_code <= names.num_media + len(files) else []
+
+
+def _is_data_repository(root: Path) -> bool:
+    """Whether a repository is that of a data set: large files kept apart, or a card with fields at its top."""
+    found = ((root / ".gitattributes", b"filter=lfs"), (root / "README.md", b"---\n"))
+    for file, mark in found:
+        try:
+            with open(file, "rb") as stream:
+                head = stream.read(2**16) if file.is_file() and not file.is_symlink() else b""
+        except OSError:
+            continue
+        if mark in head if mark == b"filter=lfs" else head.startswith(mark):
+            return True
+    return False
+
+
+def is_inside(root: Path, file: Path) -> bool:
+    """Whether a file is there, and no link out of the folder or pipe."""
+    return file.is_file() and stays_within(root, file.resolve())
+
+
+def _without_twins(root: Path, files: list[Path]) -> list[Path]:
+    """The files without arrays that have the name of a file of lines."""
+    if len(files) < 2:
+        return files
+    is_lines_of = {file: not is_array(file) for file in files}
+    lines = {(file.parent, _bare(file.name)) for file in files if is_lines_of[file]}
+    return sorted(file for file in files if is_lines_of[file] or (file.parent, _bare(file.name)) not in lines)
+
+
+def _bare(name: str) -> str:
+    """A file's name without its ending and number."""
+    return name_of_many(name).strip("-_. ").casefold()
+
+
+def _containers(names: _Names, json: list[Path], *, by_content: bool) -> dict[str, list[str]]:
+    root, found = names.root, {}
+    for name, _ in names.listed:
+        ending = os.path.splitext(name)[1].lower()
+        if ending in ENDINGS:
+            found.setdefault(ENDINGS[ending], []).append(tagged(name, ending))
+    for name in names.untold if by_content else ():
+        try:
+            format = format_by_content(root / name)
+        except OSError:
+            continue
+        if format is not None:
+            found.setdefault(format, []).append(tagged(name, ending_for(format)))
+    if "datasets" in found:
+        from data.formats.parquet import dataset_files
+
+        found["datasets"] = dataset_files(root, found["datasets"])
+    found = {format: sorted(found[format]) for format in ENDINGS.values() if found.get(format)}
+    if len(found) + bool(json) < 2:
+        return found
+    return _joined(root, found, json)
+
+
+def _joined(root: Path, found: dict[str, list[str]], json: list[Path]) -> dict[str, list[str]]:
+    """Those of the containers that are read beside other files."""
+    taken = {(file.parent.relative_to(root).as_posix(), _bare(file.name)) for file in json}
+    named = _formats_named(json)
+    kept: dict[str, list[str]] = {}
+    for format, containers in found.items():
+        keys = {
+            name: (os.path.dirname(untagged(name)) or ".", _bare(os.path.basename(untagged(name))))
+            for name in containers
+        }
+        containers = [name for name in containers if keys[name] not in taken]
+        taken |= set(keys.values())
+        if format in named:
+            continue
+        if format == "webdataset":
+            told = not json or any(_has_words(root, name) for name in containers[:3])
+            containers = containers if told else []
+        else:
+            containers = [name for name in containers if _is_table_of_words(root, name)]
+        if containers:
+            kept[format] = containers
+    return kept
+
+
+def _formats_named(json: list[Path]) -> set[str]:
+    """Formats of the containers that the first objects of some JSON files take media from."""
+    found: set[str] = set()
+    for file in json[:20]:
+        for _, fields in itertools.islice(json_items(file, max_line_mib=16.0), 50):
+            text = repr(fields) if isinstance(fields, dict) else ""
+            found |= {format for ending, format in ENDINGS.items() if f"{ending}::" in text.lower()}
+    return found
+
+
+def _has_words(root: Path, name: str) -> bool:
+    try:
+        members = tar_index(root / untagged(name)).members
+    except (DocumentError, OSError):
+        # what cannot be read is told while reading
+        return True
+    return any(ending_of(member) in (*_WORDS, "cls") for member in itertools.islice(members, 1000))
+
+
+def _is_table_of_words(root: Path, name: str) -> bool:
+    from data.formats.cells import load_pyarrow, open_table
+    from data.formats.parquet import check_columns
+
+    first = words_of_name(os.path.basename(untagged(name)))[:1]
+    if first and first[0] in _ABOUT and not any(step for step in os.path.dirname(name).split("/")):
+        return False
+    try:
+        load_pyarrow()
+        open_table(root / untagged(name))
+        check_columns(root / untagged(name))
+    except (ValueError, DocumentError, OSError):
+        return False
+    return True
