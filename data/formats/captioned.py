@@ -6,7 +6,8 @@
     {"text": "..."}                                words alone
 
 The words are the first of `data.formats.fields.WORDS` that holds any (`text`, `caption`, ...; of a list its first
-entry), or a `label` that is a word. Media come first and the words follow, as the target.
+entry), or a `label` that is a word. Media come first and the words follow, as the target. A verdict beside them
+(`"label": "False"`) is added, as in the house form.
 
 In the house form `kind` is image, speech, sound, audio, video, doc or text. A captioned document's own kind is taken
 from its folder (`speech/fsdd/x.flac` is "fsdd"), so that sources are reported apart; where the top folder is not

@@ -9,7 +9,8 @@
 
 and with such a list, `<image>` inside a string is a placeholder too. `conversations` of role and content is the same.
 `texts` and other lists of `{"user", "assistant"}` turns are read too; their media stand before the first question
-where no placeholder takes them.
+where no placeholder takes them. Media that a message names itself (`"images": ["a.png"]`) stand at its placeholders, or
+before its words. A placeholder without a medium sets the conversation aside (`data.formats.placeholders`).
 
 Who is learned from is told by `data.formats.roles`, and by marks on messages and parts (`data.formats.marks`). A
 system prompt beside the messages is read before them. Refused with the reason: remote addresses, base64, tool

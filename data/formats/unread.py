@@ -103,7 +103,7 @@ def check_unread(
             if words[0] in ("caption", "captions") and not any_read and "://" in (address := path_of(value))[:12]:
                 raise DocumentError(
                     f"field {key[:40]!r} shows that {words[0]!r} belongs to a medium, which is remote "
-                    f"({address[:100]!r}): download it and give its path as {where}, or call words that stand alone 'text'"
+                    f"({address[:100]!r}): download it and give its path as {where}, or call the words 'text'"
                 )
         elif how == "metadata" and isinstance(value, str) and len(value) > 300:
             note_field(key, notes)
