@@ -270,7 +270,9 @@ def test_a_verdict_is_learned_with_its_words(tmp_path, beside, learned):
     assert texts(document) == learned and bool(notes) == (learned == "x")
 
 
-@pytest.mark.parametrize("beside", [{"label": "False"}, {"kto_tag": "false"}, {"desirable": False}], ids=str)
+@pytest.mark.parametrize(
+    "beside", [{"label": "False"}, {"kto_tag": "false"}, {"desirable": False}], ids=["label", "kto", "desirable"]
+)
 def test_what_is_said_to_be_bad_is_not_learned(tmp_path, beside):
     assert "is a bad one" in look(tmp_path, TALK | beside)[1]
 
