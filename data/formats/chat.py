@@ -148,7 +148,7 @@ def _turn(message, queue: MediaQueue, default: bool | None, notes: Counter) -> t
 
 def media_beside(turn: dict, known: frozenset[str], where: str, notes: Counter) -> MediaQueue | None:
     """The media that fields beside a turn's words name; the other fields are noted. Raises DocumentError."""
-    if known >= turn.keys():
+    if turn.keys() <= known:
         return None
     left = [key for key in turn if key not in known]
     own = MediaQueue.of({key: turn[key] for key in left})

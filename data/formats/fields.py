@@ -150,12 +150,13 @@ _BASE64 = (
     *(("iVBORw0KGgo", "image"), ("/9j/", "image"), ("R0lGOD", "image"), ("Qk0", "image"), ("SUkq", "image")),
     *(("TU0AK", "image"), ("UklGR", "medium"), ("T2dnU", "audio"), ("SUQz", "audio"), ("ZkxhQ", "audio")),
 )
+_BEGINS = tuple(begin for begin, _ in _BASE64)
 _BASE64_TEXT = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}\s*")
 
 
 def base64_kind(text: str) -> str:
     """ "image", "audio" or "medium" for the content of a medium written as base64; "" for any other text."""
-    if len(text) < 12 or "." in text[:1000]:
+    if not text.startswith(_BEGINS) or len(text) < 12 or "." in text[:1000]:
         return ""
     kind = next((kind for begin, kind in _BASE64 if text.startswith(begin)), "")
     return kind if kind and _BASE64_TEXT.fullmatch(text[:1000]) else ""

@@ -66,6 +66,7 @@ class MediaQueue:
         self.fields = fields
         """Fields that the media are from."""
         self.counts = {kind: len(references) for kind, references in listed.items()}
+        self.has_any = any(self.counts.values())
         self.rest = {kind: iter(references) for kind, references in listed.items()}
         self.wanted = dict.fromkeys(MEDIA, 0)
         self.orphan = ""
@@ -85,7 +86,7 @@ class MediaQueue:
         return cls(listed, tuple(key for key, _, _ in found))
 
     def __bool__(self) -> bool:
-        return any(self.counts.values())
+        return self.has_any
 
     def take(self, kind: str, role: str | None) -> Part:
         """The next medium of a kind."""
