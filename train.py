@@ -45,6 +45,7 @@ from evals.report import write_report
 from evals.summary import write_summary
 from evals.validation import Validator
 from model import Transformer, load
+from model.closed_pipe import closed_pipe
 from model.load import LoadedModel, save_model
 from recipes.forecast import forecast
 from recipes.launch import in_words, parse
@@ -90,13 +91,15 @@ def main(argv: list[str] | None = None) -> int:
             # before anything slow: the trial compilation alone takes a minute
             check_there(launch.recipe.corpus.manifest)
         if launch.dry_run:
-            print(forecast(launch.recipe))
+            print(forecast(launch.recipe), flush=True)
         else:
             run_line(launch.recipe, runs=launch.runs, track=launch.track, extend=launch.extend, redo=launch.redo)
         return 0
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        return closed_pipe()
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
         return 130

@@ -146,8 +146,10 @@ def build_corpus(
         writer.close_shard()
     tokenizer.save(place / "tokenizer.json")
     counts = writer.finish()
+    if not counts["documents"] and not counts["quarantined"]:
+        raise CorpusError("; ".join([f"{source.path} holds no document", *source.told()]))
     if not counts["documents"]:
-        first = counts["first_reason"] or "the source holds no document"
+        first = counts["first_reason"]
         raise CorpusError(
             f"no document of {source.path} can be used ({counts['quarantined']} set aside; the first: {first}): "
             f"see {place / 'quarantine.jsonl'} and mend the files it names"

@@ -22,7 +22,9 @@ from typing import Any
 
 import torch
 
+from data.tables import safe
 from evals.config import EvalConfig
+from model.closed_pipe import closed_pipe
 from model.device import add_device_arguments, resolve_compute_dtype, resolve_device
 
 _OTHERS = (
@@ -46,6 +48,7 @@ def measure(argv: list[str] | None = None) -> int:
         help="a folder, manifest, tar or table of any format that `python -m data check` reads, or a corpus that "
         "`python -m data build` wrote; all its splits count",
     )  # fmt: skip
+    parser.add_argument("--format", metavar="NAME", help="of DATA, where it is not to be found out")
     parser.add_argument("--out", type=Path, help="a new folder that keeps what was measured (default: nothing is kept)")
     for name, text in (
         ("documents-per-cell", "documents of each kind and level whose loss is measured (default: 512)"),
@@ -77,6 +80,7 @@ def measure(argv: list[str] | None = None) -> int:
                 device=device,
                 compute_dtype=resolve_compute_dtype(options.dtype, device),
                 workers=options.workers,
+                format=options.format,
                 documents_per_cell=512 if options.documents_per_cell is None else options.documents_per_cell,
                 transcripts_per_cell=options.transcripts_per_cell or 0,
                 row_tokens=options.row_tokens,
@@ -153,15 +157,17 @@ def report(argv: list[str] | None = None) -> int:
 def _run(go: Callable[[], dict[str, Any]]) -> int:
     """Do it, print its JSON, and tell mistakes in a line."""
     try:
-        print(json.dumps(go(), allow_nan=False))
+        print(json.dumps(go(), allow_nan=False), flush=True)
         return 0
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        return closed_pipe()
     except torch.OutOfMemoryError:
         print("error: the device has too little memory: give fewer --rows-per-batch or --device cpu", file=sys.stderr)
     except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {str(error).replace('give format=', 'give --format')}", file=sys.stderr)
     return 2
 
 
@@ -174,7 +180,9 @@ def _span(entry: dict[str, Any], name: str, digits: int = 3) -> str:
 
 def _measured(found: dict[str, Any]) -> str:
     """The table of a measurement."""
-    lines = [f"{found['documents']} documents, {found['set_aside']} set aside, {found['measured']} measured"]
+    lines = [safe(line, 1000) for line in found["told"]]
+    lines += [f"set aside: {safe(reason, 1000)}" for reason in found["set_aside_for"]]
+    lines += [f"{found['documents']} documents, {found['set_aside']} set aside, {found['measured']} measured"]
     if found["trained_on"]:
         lines.append(f"of these the run was trained on {found['trained_on']}: on those it is no test")
     for name, model in found["models"].items():

@@ -32,7 +32,7 @@ from data.store import EncodedCorpus, is_corpus
 from evals.bootstrap import ratio_interval
 from evals.compare import verdict
 from evals.config import EvalConfig, Targets
-from evals.documents import documents_at
+from evals.documents import documents_at, reasons
 from evals.evaluate import MAIN, evaluate
 from evals.summary import finite, read_json, read_jsonl, write_whole
 from model.load import LoadedModel, find_model, load
@@ -92,12 +92,14 @@ def measure_on(
     compute_dtype: torch.dtype | None = None,
     workers: int | None = None,
     quiet: bool = False,
+    format: str | None = None,
     **changes: Any,
 ) -> dict[str, Any]:
     """Measure a run on other documents, write the files above into `out`, and return what is said of it as JSON.
 
-    workers: decoding servers. changes: of `config_of`. Raises ValueError for a run without a model, documents that
-    cannot be read or used, and an `out` that holds something else.
+    workers: decoding servers. format: of the documents, where it is not to be found out. changes: of `config_of`.
+    Raises ValueError for a run without a model, documents that cannot be read or used, and an `out` that holds
+    something else.
     """
     models = models_of(run, device=device)
     main = next((name for name in MAIN if name in models), next(iter(models)))
@@ -105,14 +107,17 @@ def measure_on(
     tokenizer, encoder = models[main].tokenizer, models[main].encode_config
     if not is_corpus(data):
         # a mistake is told before anything is made
-        open_source(data, max_file_mib=encoder.max_file_mib)
-    _claim(out, {"run": str(run.resolve()), "on": str(data.resolve()), "config": repr(config)})
+        open_source(data, format=format, max_file_mib=encoder.max_file_mib)
+    elif format is not None:
+        raise ValueError(f"{data} is a built corpus, which has no format: leave --format out")
+    request = {"run": str(run.resolve()), "on": str(data.resolve()), "config": repr(config)}
+    _claim(out, request if format is None else request | {"format": format})
     with documents_at(
         data, out / "encoded", tokenizer=tokenizer, config=encoder, split=config.split,
-        workers=workers or default_workers(), quiet=quiet,
-    ) as corpus:  # fmt: skip
+        workers=workers or default_workers(), quiet=quiet, format=format,
+    ) as (corpus, told):  # fmt: skip
         chosen = np.flatnonzero(corpus.split == SPLITS.index(config.split))
-        trained, set_aside = _trained_on(run, corpus, chosen), len(corpus.quarantine())
+        trained, set_aside = _trained_on(run, corpus, chosen), corpus.quarantine()
         results = evaluate(
             out / "evaluate", corpus=corpus, models=models, config=config, compute_dtype=compute_dtype, quiet=quiet,
             stages=tuple(models),
@@ -121,7 +126,9 @@ def measure_on(
         "run": str(run),
         "on": str(data),
         "documents": len(chosen),
-        "set_aside": set_aside,
+        "told": told,
+        "set_aside": len(set_aside),
+        "set_aside_for": reasons(set_aside),
         "measured": len(losses_of(out).ids),
         "trained_on": trained,
         "main_model": results["main_model"],
@@ -169,9 +176,12 @@ def _corpus_of(run: Path) -> Path | None:
 def losses_of(run: Path, model: str | None = None) -> Losses:
     """Losses of one model of an evaluated run, the main one unless named. Raises ValueError naming what is missing."""
     results = read_json(run / "evaluate" / "results.json")
+    if not run.is_dir():
+        raise ValueError(f"{run} does not exist: give a run, or a folder that python -m evals RUN --on DATA --out made")
     if not isinstance(results, dict):
         raise ValueError(
-            f"{run} is not evaluated (no evaluate/results.json): measure it, python -m evals {run} --on DATA"
+            f"{run} is not evaluated (no evaluate/results.json): measure it, python -m evals {run} --on DATA --out "
+            "FOLDER, and give that folder in its place"
         )
     model = model or results.get("main_model")
     if model not in (results.get("models") or {}):

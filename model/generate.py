@@ -41,6 +41,7 @@ from data.endings import medium_of
 from data.sequence import Sequence
 from data.tokenizer import END_ID, SPECIALS, Tokenizer
 from model.answering import Answering
+from model.closed_pipe import closed_pipe
 from model.decode import GROUP, StaticDecoding, collect
 from model.device import add_device_arguments, device_of, resolve_compute_dtype, resolve_device
 from model.prefill import PREFILL_TOKENS, OnRead, Reading, eagerly, read_prompts
@@ -338,6 +339,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         for piece in model.generate(parts, **settings):
             print(piece, end="", flush=True)
+        print(flush=True)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -351,7 +353,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
-    print()
+    except BrokenPipeError:
+        return closed_pipe()
     return 0
 
 

@@ -6,7 +6,9 @@ source tree of a few standard modules, so it takes seconds and goes through ever
 """
 
 import json
+import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,6 +139,25 @@ def test_a_finished_line_is_not_run_twice(reference, source):
     output = finish(start(arguments(reference.parent, source)))
     assert "encoded: unchanged, skipped" in output and "large_baseline: unchanged, skipped" in output
     assert before == {path: path.stat().st_mtime_ns for path in reference.rglob("*.safetensors")}
+
+
+def test_what_another_command_evaluated_stays_as_long_as_it_is_true(reference, source, tmp_path, capsys, caplog):
+    """One arm asked for on a run of both: evaluation, summary and report were made anew without the other models."""
+    shutil.copytree(reference, tmp_path / "demo")
+    results, asked = tmp_path / "demo" / "evaluate" / "results.json", arguments(tmp_path, source)
+    before, everything = results.read_bytes(), {"small", "large_salt", "large_baseline"}
+    assert set(json.loads(before)["models"]) == everything
+    with caplog.at_level(logging.INFO, logger="brine"):
+        assert train.main([*asked, "--arms", "baseline"]) == 0
+        assert train.main([*asked, "--arms", "salt"]) == 0
+    assert results.read_bytes() == before and "left out" not in caplog.text
+    first, then = (json.loads((run / "summary.json").read_text()) for run in (reference, tmp_path / "demo"))
+    assert {name for name in first if first[name] != then.get(name)} <= {"wall_s", "peak_rss_gib", "computed"}
+    # what this recipe would not train is left out, and said to be
+    assert train.main([*asked, "--arms", "baseline", "--salt.weight", "0.3"]) == 0
+    assert "large_salt: trained here by an earlier command with other settings" in caplog.text
+    assert set(json.loads(results.read_text())["models"]) == everything - {"large_salt"}
+    assert (tmp_path / "demo" / "large_salt" / "done").exists()
 
 
 def test_killed_at_several_points_it_ends_with_the_same_weights(reference, source, tmp_path):

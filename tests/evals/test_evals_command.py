@@ -149,7 +149,7 @@ def measured(run, data, capsys, *more):
 
 
 def without_place(found):
-    return {name: value for name, value in found.items() if name not in ("on", "out", "run", "trained_on")}
+    return {name: value for name, value in found.items() if name not in ("on", "out", "run", "trained_on", "told")}
 
 
 @pytest.mark.parametrize("run", ["one", "two"], ids=["same-tokens", "other-tokens"])
@@ -158,7 +158,9 @@ def test_a_built_corpus_is_read(made, capsys, tmp_path, run):
     base, printed = made
     built, before = base / "one-on" / "encoded", json.loads(printed[run == "two"][-1])
     found = measured(base / run, built, capsys, "--out", str(tmp_path / "out"))
-    assert without_place(found) == without_place(before) | {"set_aside": int(run == "one")}
+    assert without_place(found) == without_place(before) | {
+        "set_aside": int(run == "one"), "set_aside_for": before["set_aside_for"] if run == "one" else []
+    }  # fmt: skip
     assert (tmp_path / "out" / "encoded").exists() == (run == "two")
     assert losses_of(tmp_path / "out").ids == losses_of(base / f"{run}-on").ids
 
@@ -377,3 +379,90 @@ def test_commands_without_arguments_say_so(module, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         runpy.run_module(module, run_name="__main__")
     assert ended.value.code == 2 and "RUN" in capsys.readouterr().err
+
+
+def test_what_was_passed_over_and_why_is_told(made, tmp_path, capsys):
+    """Documents that were set aside were only counted, and files that were passed over not even that."""
+    base, _ = made
+    documents = shutil.copytree(base / "documents", tmp_path / "documents")
+    lines = (documents / "manifest.jsonl").read_text().splitlines()
+    lines += [json.dumps({"id": f"bad{number}", "content": [{"type": "image", "image": "no.png"}]}) for number in "abc"]
+    (documents / "manifest.jsonl").write_text("".join(line + "\n" for line in lines))
+    arguments = [str(base / "one" / "small"), "--on", str(documents), "--out", str(tmp_path / "out"), *ARGUMENTS]
+    for _ in range(2):
+        # the second time nothing is read again, and the same is told
+        assert measure([*arguments, "--documents-per-cell", "1"]) == 0
+        out = capsys.readouterr().out
+        assert "media by ending: " in out and "splits: by " in out and "4 set aside" in out
+        assert "gone" in out and "no.png' does not exist" in out and "set aside: 1 more, such as 1 for: " in out
+        found = last_line(out)
+        assert found["set_aside"] == 4 and len(found["set_aside_for"]) == 4 and found["told"]
+
+
+NOTHING = {
+    "no-target": ({"d.jsonl": '{"messages": [{"role": "user", "content": "x"}]}\n'}, "there is nothing to learn from"),
+    "media-gone": ({"d.jsonl": '{"id": "a", "content": [{"type": "image", "image": "no.png"}]}\n'}, "no.png"),
+    "empty": ({"d.jsonl": ""}, "d.jsonl"),
+    "three": ({"d.jsonl": '{"id": "a", "content": []}\n' * 4}, "1 more"),
+}
+
+
+@pytest.mark.parametrize("out", [True, False], ids=["out", "nothing-kept"])
+@pytest.mark.parametrize(("files", "hint"), NOTHING.values(), ids=list(NOTHING))
+def test_where_no_document_is_left_the_reason_is_told(made, tmp_path, capsys, files, hint, out):
+    """The message named a file in a folder that was gone by then, or asked to mend the files of an empty list."""
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    where = ["--out", str(tmp_path / "out")] if out else []
+    assert measure([str(made[0] / "one"), "--on", str(tmp_path / "d.jsonl"), *where, *ARGUMENTS]) == 2
+    said = capsys.readouterr().err
+    assert hint in said and "brine-evals" not in said and "mend the files it names" not in said
+
+
+def test_a_format_can_be_given(made, tmp_path, capsys):
+    """The message said to give one, and there was no way to."""
+    base, _ = made
+    (tmp_path / "one.txt").write_text("a heron by water\n")
+    arguments = [str(base / "one" / "small"), "--on", str(tmp_path / "one.txt"), *ARGUMENTS]
+    assert measure(arguments) == 2
+    said = capsys.readouterr().err
+    assert "give --format" in said and "format=" not in said
+    assert measure([*arguments, "--format", "nonsense"]) == 2
+    assert "'nonsense' is none of " in capsys.readouterr().err
+    lines = (base / "documents" / "manifest.jsonl").read_text()
+    (tmp_path / "odd.data").write_text(lines.replace('"image": "', f'"image": "{base}/documents/'))
+    shutil.copytree(base / "documents", tmp_path / "d")
+    (tmp_path / "d" / "manifest.jsonl").rename(tmp_path / "d" / "odd.data")
+    arguments = [str(base / "one" / "small"), "--on", str(tmp_path / "d" / "odd.data"), *ARGUMENTS]
+    assert measure([*arguments, "--format", "manifest", "--documents-per-cell", "1"]) == 0
+    assert last_line(capsys.readouterr().out)["documents"] == 11
+    assert measure([arguments[0], "--on", str(base / "one-on" / "encoded"), "--format", "manifest", *ARGUMENTS]) == 2
+    assert "built corpus" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("nowhere", "nowhere does not exist"), ("one", "--out FOLDER"), ("documents", "--out FOLDER")],
+)
+def test_the_way_out_of_a_comparison_is_one(made, capsys, name, hint):
+    """Without --out nothing is kept that could be compared."""
+    assert compare([str(made[0] / "one-on"), str(made[0] / name)]) == 2
+    assert hint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["compare", "report", "measure"])
+def test_a_reader_that_stops_early_is_no_mistake(made, tmp_path, capsys, monkeypatch, command):
+    base, _ = made
+    run = shutil.copytree(base / "one", tmp_path / "run")
+    asked = {
+        "compare": lambda: compare([str(base / "one-on"), str(base / "two-on")]),
+        "report": lambda: report([str(run)]),
+        "measure": lambda: measure([str(base / "one"), "--on", str(base / "one-on" / "encoded"),
+                                    "--documents-per-cell", "1", *ARGUMENTS]),
+    }[command]  # fmt: skip
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as pipe:
+        monkeypatch.setattr("sys.stdout", pipe)
+        assert asked() == 141
+    assert "rror" not in capsys.readouterr().err

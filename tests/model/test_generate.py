@@ -278,3 +278,18 @@ def test_command_line_without_a_prompt_or_model(tmp_path, capsys):
     assert "--prompt" in capsys.readouterr().err
     assert main([str(tmp_path), "--prompt", "x"]) == 2
     assert "uv run train.py" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [["--prompt", "def "], ["--chat", "--message", "hi"], ["--chat"]], ids=" ".join)
+def test_a_reader_that_stops_early_is_no_mistake(model_folder, capsys, monkeypatch, more):
+    """`... | head -c 5` ended in a stack trace."""
+    import io
+    import os
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("What?\nAnd now?\n"))
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as pipe:
+        monkeypatch.setattr("sys.stdout", pipe)
+        assert main([str(model_folder), *more, "--max-tokens", "3", "--device", "cpu", "--dtype", "float32"]) == 141
+    assert "rror" not in capsys.readouterr().err

@@ -6,6 +6,7 @@ finds before it does anything (`recipes.trained.check_kept`): folders of trained
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,77 @@ def test_what_stands_on_a_model_that_is_trained_again_is_refused_first(tmp_path,
             check_kept(recipe(), line=line, runtime=RUNTIME)
     assert "large_salt is trained already" in str(told.value) and "inputs.small: changed" in str(told.value)
     assert f"--redo {' '.join((*redo, 'large_salt'))} to train again" in str(told.value)
+
+
+def changed_run(**steps):
+    """The recipe with another seed of one model, or other numbers of steps."""
+    return recipe(**{
+        name: dataclasses.replace(getattr(recipe(), name), **({"seed": 7} if value == "seed" else {"num_steps": value}))
+        for name, value in steps.items()
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize("extend", [False, True], ids=["", "extend"])
+@pytest.mark.parametrize(
+    ("value", "redo"),
+    [
+        (changed_run(small="seed"), ()),
+        (changed_run(small="seed"), ("small",)),
+        (changed_run(small="seed"), ("large_salt",)),
+        (changed_run(large=30), ("large_baseline",)),
+        (changed_run(large=30), ("large_salt",)),
+        (changed_run(large=30, small="seed"), ("large_baseline",)),
+        (recipe(seed=5), ("small",)),
+    ],
+    ids=["small", "small-redo-small", "small-redo-salt", "large-redo-baseline", "large-redo-salt", "both", "seed"],
+)
+def test_the_way_out_that_is_told_is_one(tmp_path, value, redo, extend):
+    """Each refusal named one stage, and following it led to the next refusal, and back."""
+    make_up(tmp_path, recipe())
+    with Line(tmp_path, redo=redo) as line, pytest.raises(KeptError) as told:
+        check_kept(value, line=line, runtime=RUNTIME, extend=extend)
+    way = re.search(r"--redo ([a-z_ ]+) to train again \(what is there is renamed: (.+?)\)", str(told.value))
+    every = way[1].split()
+    assert set(redo) <= set(every)
+    # the names that the folders will get
+    assert way[2] == ", ".join(f"{name} to {name}.old-1" for name in every)
+    with Line(tmp_path, redo=every) as line:
+        check_kept(value, line=line, runtime=RUNTIME, extend=extend)
+
+
+@pytest.mark.parametrize("kept", [["small.old-1"], ["small.old-1", "small.old-2", "large_salt.old-1"]], ids=len)
+def test_the_names_that_folders_will_get_are_told(tmp_path, kept):
+    make_up(tmp_path, recipe())
+    for name in kept:
+        (tmp_path / name).mkdir()
+    with Line(tmp_path) as line, pytest.raises(KeptError) as told:
+        check_kept(changed_run(small="seed"), line=line, runtime=RUNTIME)
+    for name in ("small", "large_salt"):
+        number = sum(each.startswith(f"{name}.") for each in kept) + 1
+        assert f"{name} to {name}.old-{number}" in str(told.value)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("salt", [SaltConfig(selection=True), SaltConfig(kd_fraction=0.3)], ids=["selection", "share"])
+def test_what_no_setting_mends_is_told_first(tmp_path, schedule, salt):
+    """--salt.kd-steps was offered, and refused because of the schedule once it was given."""
+    large = dataclasses.replace(recipe().large, schedule=schedule)
+    make_up(tmp_path, recipe(large=large, salt=salt))
+    longer = recipe(large=dataclasses.replace(large, num_steps=30), salt=salt)
+    with Line(tmp_path) as line, pytest.raises(KeptError, match=f'schedule = "{schedule}"') as told:
+        check_kept(longer, line=line, runtime=RUNTIME, extend=True)
+    assert "kd-steps" not in str(told.value)
+
+
+@pytest.mark.parametrize("half", [[], ["large_salt"]], ids=["finished", "half-finished"])
+@pytest.mark.parametrize("schedule", ["linear", "wsd"])
+def test_nothing_to_extend_is_told(tmp_path, caplog, schedule, half):
+    value = recipe(large=dataclasses.replace(recipe().large, schedule=schedule))
+    make_up(tmp_path, value, names=["small", "large_salt"], half=half)
+    for extend in (False, True):
+        with Line(tmp_path) as line:
+            check_kept(value, line=line, runtime=RUNTIME, extend=extend)
+        assert ("nothing to extend" in caplog.text) == extend
 
 
 def test_a_stage_that_the_recipe_does_not_train_cannot_be_redone(tmp_path):

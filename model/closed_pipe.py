@@ -1,0 +1,26 @@
+"""Whoever reads a command's output may stop before its end: `python -m model.generate ... | head -c 5`.
+
+Writing then raises BrokenPipeError. That is no mistake of anybody, so nothing is said; the code is that of other
+programs which a closed pipe ends. Python would write what is left in its buffers once more at its end and complain
+then, which is why standard output leads nowhere afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+CODE = 141
+"""128 and the number of SIGPIPE."""
+
+
+def closed_pipe() -> int:
+    """Send what is still to be written nowhere; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+    return CODE
