@@ -124,6 +124,13 @@ def test_a_half_that_is_not_read_is_told_apart(tmp_path, files, words):
     ]
 
 
+def test_a_photo_that_is_called_after_a_split_is_none(tmp_path):
+    fill(tmp_path, {"train.jsonl": lines("a"), "test.jsonl": lines("b"), "test.png": b"x", "test/1.png": b"x"})
+    found = told(tmp_path)
+    assert any("(test): 1 medium that no document takes: test/1.png" in line for line in found)
+    assert any("passed over" in line and "1 medium that no document takes: test.png" in line for line in found)
+
+
 def test_nothing_is_said_about_what_goes_with_any_data_set(tmp_path):
     about = [
         "README.md",
