@@ -64,8 +64,8 @@ _SAID = "\ue0f5"
 """A character of nobody's, around what stands for token ids."""
 _REMOTE = re.compile(r"data:|(https?|ftp|s3|gs|hf)://")
 _SYSTEM = ("system", "system_prompt", "system_message")
-_ROW = ("id", "kind", "split", "source", "metadata")
-"""Fields beside the messages that say where a row is from."""
+_ROW = ("id", "kind", "split", "source", "metadata", "dataset", "language", "license", "score")
+"""Fields beside the messages that say where a row is from, and nothing to a model."""
 _HINTS = ("detail", "cache_control")
 """Fields of content parts that tell a service how to compute, and nothing to a model."""
 _SPEAKER = ("role", "from", "content", "value", "token_ids", "id", "type")
