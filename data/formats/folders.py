@@ -31,6 +31,7 @@ from data.formats.refusals import what_foreign, what_json
 from data.formats.walk import Listing
 from data.formats.word_tables import table_remedy
 from data.markdown import markdown_parts
+from data.pointers import awaited
 
 _WORDS = (".txt", ".caption", ".json")
 _OTHERS = (".txt", ".json", ".xml", ".xlsx", ".srt", ".vtt")
@@ -57,6 +58,9 @@ class _Names:
         self.names_of_media: list[str] = []
         media, words = set(), set()
         for name, problem in itertools.islice(listing, _LOOKED_AT):
+            # a medium that was not fetched is one of the folder's media
+            target = awaited(name)
+            name = target if medium_of(target) or remedy_for(target) else name
             stem, ending = os.path.splitext(name)
             ending = ending.lower()
             if os.path.basename(name).startswith("._"):

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from data.archive import is_tar
-from data.compressed import how_to_unpack, open_plain, packed_kind, packing_in
+from data.compressed import how_to_unpack, open_plain, packed_kind, packing_in, what_is_packed
 from data.document import DocumentError, tagged, untagged
 from data.endings import medium_of
 from data.formats.fields import folded
@@ -153,6 +153,8 @@ def manifests(
             what = f"is compressed ({packing.name}) and " if packing else ""
             what += "holds no JSON object of a known form in its first lines"
             why = what_json(files[0])
+            if packing and not why:
+                raise ValueError(f"{path} {what_is_packed(files[0])}")
             raise ValueError(unknown(path, f"{what}: it {why}" if why else what))
         if len(files) == 1 and forms == {"captioned"} and (why := coco(files[0])):
             raise ValueError(f"{path} {why}")

@@ -177,7 +177,7 @@ def _with_header(
     elif words is None:
         free = (name for name, place in names.items() if place not in taken)
         like = [name for name in free if any(word in name.lower() for word in _LIKE_WORDS)]
-        place = names[like[0]] if like else _longest(rows[1:], taken)
+        place = _longest(rows[1:], {*range(999)} - {names[name] for name in like} if like else taken)
         place = place if place is not None or len(header) < 2 else len(header) - 1
         if place is not None and place not in taken:
             changed["text"] = f"row[{_spelt(header[place])}]"

@@ -78,12 +78,15 @@ TABLES = {
 
 def follow(folder, told: str, monkeypatch) -> str:
     """What the printed command writes, as a shell takes it apart, without the cost of one."""
-    *call, program = shlex.split(told.partition("by `")[2].rpartition(" > metadata.jsonl`")[0])
+    command, _, out = told.partition("by `")[2].rpartition(" > ")
+    *call, program = shlex.split(command)
     assert call == ["python", "-c"]
     monkeypatch.chdir(folder)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(program, {})
-    (folder / "metadata.jsonl").write_text(printed.getvalue(), encoding="utf-8")
+    # whatever it is called
+    (folder / "made.jsonl").write_text(printed.getvalue(), encoding="utf-8")
+    assert out.partition("`")[0].endswith(".jsonl")
     return printed.getvalue()
 
 
@@ -98,7 +101,7 @@ def test_the_command_makes_a_manifest_that_is_read(tmp_path, monkeypatch, name, 
         open_source(tmp_path / name)
     printed = follow(tmp_path, str(caught.value), monkeypatch)
     assert not any("null" in json.loads(line) for line in printed.splitlines())
-    documents, bad = read(tmp_path / "metadata.jsonl")
+    documents, bad = read(tmp_path / "made.jsonl")
     assert not bad
     assert [(next((path for _, path in media(item)), None), texts(item)) for item in documents] == wanted
 
@@ -117,7 +120,7 @@ def test_other_tables_of_the_folder_are_named(tmp_path):
         (tmp_path / split).mkdir()
         picture(tmp_path / split / "a.png", 8, 8)
         (tmp_path / split / "metadata.csv").write_text("file_name,text\na.png,red\n")
-    with pytest.raises(ValueError, match=r"words in 'test/metadata\.csv'.*the same for 'train/metadata\.csv', 'val/"):
+    with pytest.raises(ValueError, match=r"words in 'test/metadata\.csv'.*the same with 'train/metadata\.csv', 'val/"):
         open_source(tmp_path)
 
 
