@@ -24,7 +24,7 @@ from data.formats.refusals import what_foreign
 from data.formats.source import LOST, NOTE, Source, note_text, reading
 from data.formats.splits import HELD_OUT, NamedSplits
 from data.formats.walk import is_open, walk
-from data.pointers import pointer_in
+from data.pointers import awaited, pointer_in
 
 _CARDS = re.compile(
     r"(read[-_ ]?me|licen[cs]es?|copying|copyright|notice|change(log|s)|citation|authors|contributing|code_of_conduct|"
@@ -101,7 +101,7 @@ def _files_of(item: Document | Quarantined) -> Iterator[str]:
 
 def _others(root: Path, counted: Collection[str], skipped: Counter) -> Iterator[tuple[str, str]]:
     for path, problem in walk(root, enter=lambda folder: is_open(folder) and folder not in counted, skipped=skipped):
-        if not is_about(path):
+        if not is_about(path) and not ((held := awaited(path)) and os.path.lexists(root / held)):
             yield path, problem
 
 
