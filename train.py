@@ -22,6 +22,7 @@ import time
 import traceback
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from data.filters.rounds import Rounds
@@ -38,6 +39,7 @@ from data.readers import texts_of
 from data.store import EncodedCorpus, build_corpus, is_corpus, open_corpus
 from data.tally import aside_text
 from data.tokenizer import train_tokenizer
+from data.turns import roles_in
 from data.workbench import build_workbench
 from data.workbench.source import read_source, source_hash
 from evals.evaluate import evaluate
@@ -45,7 +47,7 @@ from evals.report import write_report
 from evals.summary import write_summary
 from evals.validation import Validator
 from model import Transformer, load
-from model.closed_pipe import closed_pipe
+from model.closed_pipe import until_closed
 from model.load import LoadedModel, save_model
 from recipes.forecast import forecast
 from recipes.launch import in_words, parse
@@ -79,6 +81,7 @@ RECORDS = ("runtime.json", "recipe.json", "environment.json", "left_out.json", "
 """What the run folder says of the run itself."""
 
 
+@until_closed
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 2 a mistake in the request, 130 interrupted."""
     launch = parse(sys.argv[1:] if argv is None else argv)
@@ -98,8 +101,6 @@ def main(argv: list[str] | None = None) -> int:
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return closed_pipe()
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
         return 130
@@ -401,6 +402,7 @@ class _Run:
                 save_model(
                     folder / "model", model, encode_config=self.data.config, tokenizer=self.tokenizer, weights=weights,
                     trained_tokens=min(longest, seen.longest_in(rows.row_tokens, len(plan))),
+                    trained_roles=roles_in(self.data, np.flatnonzero(plan.visits() > 0)),
                 )  # fmt: skip
             return {
                 "step": result.step,

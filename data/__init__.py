@@ -2,6 +2,7 @@
 
     document.py    what a document is: parts of text, picture, sound and film, read from one JSON line
     formats/       a path of any common format to documents; archive.py reads media inside tars and tables
+    turns.py       who speaks in an encoded corpus
     readers.py     documents of a path, and their text; markdown.py the links of a page
     tokenizer.py   byte-level BPE and the special tokens
     config.py      EncodeConfig: every number that decides how media become tokens

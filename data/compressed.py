@@ -52,6 +52,11 @@ _PACKINGS = (
     Packing("zstd", b"\x28\xb5\x2f\xfd", (".zst", ".tzst", ".zstd"), "zstd -dc"),
     Packing("lz4", b"\x04\x22\x4d\x18", (".lz4",), "lz4 -dc"),
     Packing("LZW", b"\x1f\x9d", (".z",), "gzip -dc"),
+    Packing("lzip", b"LZIP", (".lz",), "lzip -dc"),
+    Packing("LZMA", b"\x5d\0\0", (".lzma",), "xz --format=lzma -dc"),
+    Packing("Snappy", b"\xff\x06\0\0sNaPpY", (".sz",), "snzip -dc"),
+    # brotli has no sign of its own: it is told by its ending, where no text stands
+    Packing("brotli", b"\0brotli", (".br",), "brotli -dc"),
     Packing("ZIP", b"PK\x03\x04", (".zip",), "unzip {name} -d {out}"),
     Packing("7z", b"7z\xbc\xaf\x27\x1c", (".7z",), "7z x {name} -o{out}"),
     Packing("RAR", b"Rar!\x1a\x07", (".rar",), "unrar x {name} {out}/"),
@@ -89,7 +94,10 @@ def packing_of(head: bytes) -> Packing | None:
 def packing_in(file: Path) -> Packing | None:
     """The packing of a file; None for a plain file."""
     with open(file, "rb") as stream:
-        return packing_of(stream.read(8))
+        head = stream.read(64)
+    if file.name.lower().endswith(".br") and not head.isascii():
+        return next(packing for packing in _PACKINGS if packing.name == "brotli")
+    return packing_of(head)
 
 
 def open_plain(file: Path, *, checked: bool = False) -> BinaryIO:
@@ -177,6 +185,16 @@ def how_to_unpack(file: Path) -> str:
     ending = ".tar" if is_tar(inner) else ".parquet" if inner[:4] == b"PAR1" else ""
     what = "a tar that is " if is_tar(inner) else ""
     return f"is {what}compressed ({packing.name}), {_remedy(file.name, packing, ending)}"
+
+
+def what_is_packed(file: Path) -> str:
+    """What a compressed file is that can be streamed but holds no documents, and the command that unpacks it."""
+    packing = packing_in(file)
+    with open_plain(file) as stream:
+        inner = stream.read(512)
+    again = packing_of(inner)
+    what = f"holds what is compressed again ({again.name})" if again else "holds no JSON object of a known form"
+    return f"is compressed ({packing.name}) and {what}, {_remedy(file.name, packing, '')}, and give that"
 
 
 def packed_kind(name: str) -> str:

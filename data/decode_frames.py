@@ -131,7 +131,11 @@ def film_stream(container):
     films = [stream for stream in container.streams.video if not stream.disposition & attached]
     if not films:
         only = "only an attached picture" if container.streams.video else "no video stream in the file"
-        hint = ": it is a sound, so give it as audio" if container.streams.audio else ""
+        hint = ""
+        if container.streams.audio:
+            # a folder or tar goes by endings
+            ending = {"matroska": "mka", "ogg": "oga", "asf": "wma"}.get(container.format.name.partition(",")[0], "m4a")
+            hint = f": it is a sound, so give it as audio (in a folder or tar: rename it to end in .{ending})"
         raise DocumentError(f"not a video that can be read: {only}{hint}")
     best = container.streams.best("video")
     return best if best in films else films[0]

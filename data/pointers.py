@@ -2,7 +2,8 @@
 
     pointer_in(file)       what such a file is and the command that fetches its content; "" for any other
     pointer_of(content)    the same for the content of a small file, or of a member of an archive
-    why_missing(path)      the command for a file that is not there but was put under version control by DVC
+    why_missing(path)      the command for a file that is not there but was, or lies in a folder that was, given to DVC
+    awaited(name)          the name of the file or folder that a file of DVC (a.png.dvc) stands for
 
 Git LFS, git-annex and git-xet keep large files elsewhere and put a line or three of text where they belong. A clone
 without the tool, or a download of the repository as an archive, has nothing else: a picture of 130 bytes that no
@@ -10,11 +11,14 @@ decoder knows. Only files below 1 KiB are looked into, and a pointer of git-anne
 `data.links`.
 """
 
+import itertools
 import os
 from pathlib import Path
 
 MAX_BYTES = 1024
 """Size from which on a file is no pointer."""
+_DVC = "has not been fetched: `dvc pull` fetches it"
+_DEPTH = 16
 _POINTERS = (
     (b"version https://git-lfs.github.com/spec/", "a pointer of git-lfs", "git lfs pull"),
     (b"version https://hawser.github.com/spec/", "a pointer of git-lfs", "git lfs pull"),
@@ -31,7 +35,10 @@ def pointer_in(file: str | Path) -> str:
     if os.stat(file).st_size >= MAX_BYTES:
         return ""
     with open(file, "rb") as stream:
-        return pointer_of(stream.read(MAX_BYTES))
+        content = stream.read(MAX_BYTES)
+    if str(file).lower().endswith(".dvc") and b"outs:" in content:
+        return f"stands for {os.path.basename(file)[:-4]!r}, which {_DVC}"
+    return pointer_of(content)
 
 
 def pointer_of(content: bytes) -> str:
@@ -47,4 +54,13 @@ def pointer_of(content: bytes) -> str:
 
 def why_missing(path: str | Path) -> str:
     """What to do about a file that is not there, as the end of a message; "" when that is all there is to say."""
-    return "has not been fetched: `dvc pull` fetches it" if os.path.isfile(f"{path}.dvc") else ""
+    for place in (str(path), *map(str, itertools.islice(Path(path).parents, _DEPTH))):
+        # DVC keeps a file beside what it took, be that a file or a folder
+        if os.path.basename(place) and os.path.isfile(f"{place}.dvc"):
+            return _DVC
+    return ""
+
+
+def awaited(name: str) -> str:
+    """The name of the file that a file of DVC stands for; "" for any other."""
+    return name[:-4] if name.lower().endswith(".dvc") and os.path.basename(name)[:-4] else ""

@@ -9,9 +9,12 @@ are told by name, with the command that converts, since a message about a byte w
 so that there is one encoding to reason about.
 """
 
+import os
 import re
+import shlex
 
 from data.document import DocumentError
+from data.signatures import known_by
 
 MARK = b"\xef\xbb\xbf"
 _MARKS = (
@@ -37,7 +40,7 @@ def decode_text(content: bytes, label: str) -> str:
     try:
         text = without_marks(content).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DocumentError(f"{label} is not UTF-8 (byte {error.start}): {convert('LATIN1')}") from None
+        raise DocumentError(f"{label} is not UTF-8 (byte {error.start}): {what_else(content)}") from None
     return re.sub("\r\n?", "\n", text)
 
 
@@ -56,7 +59,29 @@ def foreign_encoding(head: bytes) -> str | None:
     return next((encoding for pattern, encoding in _ZEROS if pattern.match(head)), None)
 
 
-def convert(encoding: str) -> str:
-    """What to do about a text of another encoding, as the end of a message."""
-    whether = "if it is Latin-1, " if encoding == "LATIN1" else ""
-    return f"{whether}convert it by `iconv -f {encoding} -t UTF-8 FILE > NEW`"
+def what_else(content: bytes) -> str:
+    """What to do about bytes that are no UTF-8, as the end of a message: they may be no text at all."""
+    if known := known_by(content[:1024]):
+        return f"it is {known[0]}, and no text"
+    if b"\0" in content[:65536]:
+        return "it is no text"
+    try:
+        # Windows-1252 has signs where Latin-1 has none
+        content.decode("cp1252")
+        is_windows = any(0x80 <= byte < 0xA0 for byte in content[: 2**20])
+    except UnicodeDecodeError:
+        is_windows = False
+    return convert("CP1252" if is_windows else "LATIN1")
+
+
+def convert(encoding: str, name: str = "FILE", unpack: str = "") -> str:
+    """What to do about a text of another encoding, as the end of a message.
+
+    name: the file's. unpack: the command that unpacks it, where it is compressed.
+    """
+    whether = {"LATIN1": "if it is Latin-1, ", "CP1252": "if it is Windows-1252, "}.get(encoding, "")
+    plain = os.path.splitext(name)[0] if unpack and name.lower().endswith((".gz", ".bz2", ".xz")) else name
+    file, new = shlex.quote(name), "NEW" if name == "FILE" else shlex.quote(f"utf8-{plain}")
+    if unpack:
+        return f"{whether}convert it by `{unpack} {file} | iconv -f {encoding} -t UTF-8 > {new}`"
+    return f"{whether}convert it by `iconv -f {encoding} -t UTF-8 {file} > {new}`"

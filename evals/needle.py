@@ -40,6 +40,7 @@ from data.workbench.source import read_source
 from evals.needle_answer import Reader
 from evals.needle_table import cell_of, console_table
 from evals.summary import read_json, read_jsonl, write_whole
+from model.closed_pipe import until_closed
 from model.device import (
     add_device_arguments,
     autocast,
@@ -251,6 +252,7 @@ def listed_numbers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r}: give whole numbers such as 2048,4096") from None
 
 
+@until_closed
 def main(argv: list[str] | None = None) -> int:
     """Measure, print the table, renew the report. A user's mistake ends with one line on standard error and status
     2."""

@@ -16,6 +16,7 @@ matter (`evals.compare`).
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, fields
@@ -35,8 +36,9 @@ from evals.config import EvalConfig, Targets
 from evals.documents import documents_at, reasons
 from evals.evaluate import MAIN, evaluate
 from evals.summary import finite, read_json, read_jsonl, write_whole
-from model.load import LoadedModel, find_model, load
+from model.load import LoadedModel, find_model, load, unfinished
 
+logger = logging.getLogger(__name__)
 NO_TARGETS = Targets(None, None, None, None, None)
 
 
@@ -67,6 +69,8 @@ def models_of(run: Path, *, device: torch.device) -> dict[str, LoadedModel]:
     if not found:
         folder = find_model(run)
         found = {folder.parent.name if folder.name == "model" else folder.name: folder}
+    elif left := unfinished(run):
+        logger.warning("%s: %s not trained to the end, and left out", run, " and ".join(left))
     return {name: load(folder, device=device) for name, folder in found.items()}
 
 

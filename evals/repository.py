@@ -40,6 +40,7 @@ from evals.needle import listed_numbers
 from evals.needle_answer import Reader
 from evals.repository_cases import CONDITIONS, Case, Windows, find_cases
 from evals.summary import read_jsonl, write_whole
+from model.closed_pipe import until_closed
 from model.device import (
     add_device_arguments,
     autocast,
@@ -225,6 +226,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@until_closed
 def main(argv: list[str] | None = None) -> int:
     """Measure and print the table. A user's mistake ends with one line on standard error and status 2."""
     options = build_parser().parse_args(argv)

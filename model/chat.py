@@ -50,6 +50,7 @@ from data.formats.chat import chat_document
 from data.formats.fields import CONVERSATIONS, FIELDS, is_medium, media_of, path_of
 from data.formats.llava import llava_document
 from data.formats.marks import LEARNED_ROLES, SILENT_ROLES, is_mark
+from data.formats.parts import MEDIA
 from data.tokenizer import Tokenizer
 from model.prompt import PromptPart, TokenIds
 from model.prompt_paths import path_in, remedy_for_address
@@ -64,10 +65,11 @@ _SAID = "\ue0f5"
 """A character of nobody's, around what stands for token ids."""
 _REMOTE = re.compile(r"data:|(https?|ftp|s3|gs|hf)://")
 _SYSTEM = ("system", "system_prompt", "system_message")
-_ROW = ("id", "kind", "split", "source", "metadata")
-"""Fields beside the messages that say where a row is from."""
+_ROW = ("id", "kind", "split", "source", "metadata", "dataset", "language", "license", "score")
+"""Fields beside the messages that say where a row is from, and nothing to a model."""
 _HINTS = ("detail", "cache_control")
 """Fields of content parts that tell a service how to compute, and nothing to a model."""
+_ANSWERING = ("assistant", "gpt")
 _SPEAKER = ("role", "from", "content", "value", "token_ids", "id", "type")
 
 
@@ -194,7 +196,7 @@ def document_of(read: Callable[..., Document], fields: dict[str, Any]) -> Docume
 def check_question(content: Any, role: Any = "user") -> None:
     """Raise ValueError for a question that is nothing but the path of a medium, which its owner meant."""
     literally = 'to give these words as text, give a content part {"type": "text", "text": ...}'
-    if not isinstance(content, str) or role in ("assistant", "gpt"):
+    if not isinstance(content, str) or role in _ANSWERING:
         return
     if (path := path_in(content, literally=literally)) is not None:
         kind = medium_of(path).__name__.lower()
@@ -211,6 +213,7 @@ class _StandIns:
         self.said: dict[str, Any] = {}
         self.names: dict[Any, str] = {}
         self.read: set[str] = set()
+        self.listed = False
 
     def beside(self, given: Mapping[str, Any], *, turns: str) -> dict[str, Any]:
         """What stands beside the turns and is read. Raises ValueError for a field that would be dropped."""
@@ -229,6 +232,7 @@ class _StandIns:
             entries = fields[name] if isinstance(fields[name], list) else [fields[name]]
             if not {path_of(entry) for entry in entries} <= found:
                 raise ValueError(_unread(name, turns))
+        self.listed = not FIELDS.keys().isdisjoint(fields)
         return fields
 
     def message(self, fields: Mapping[str, Any], number: int) -> dict[str, Any]:
@@ -237,11 +241,16 @@ class _StandIns:
             if fields.get("token_ids") is not None:
                 return self._said(fields)
             message = {key: self.named(value) if key in FIELDS else value for key, value in fields.items()}
-            content = fields.get("content", fields.get("value"))
+            content, role = fields.get("content", fields.get("value")), fields.get("role", fields.get("from"))
             if isinstance(content, list | tuple):
                 message["content"] = [self.part(part) for part in content]
-            elif fields.get("type") not in ("image", "audio", "video"):
-                check_question(content, fields.get("role", fields.get("from")))
+            elif fields.get("type") in MEDIA:
+                message["value"] = self.named(content)
+            elif role in _ANSWERING and isinstance(content, str) and "<" in content and self.is_plain(fields):
+                # what a model wrote is words, even where a reader would see the place of a picture in them
+                return self.standing_for(fields, Text(content, role="assistant"))
+            else:
+                check_question(content, role)
             return message
         except ValueError as error:
             raise ValueError(f"message {number}: {error}") from None
@@ -253,12 +262,20 @@ class _StandIns:
             raise ValueError(f"token_ids of a message must be a list of ids, not {type(ids).__name__}")
         if lost := [key for key, value in fields.items() if key not in _SPEAKER and not is_mark(key) and value]:
             raise ValueError(f"field {lost[0]!r} beside token_ids would not be read: take it out")
+        return self.standing_for(fields, ids)
+
+    def standing_for(self, fields: Mapping[str, Any], said: Any) -> dict[str, Any]:
+        """A message with a text that nobody else writes in place of what was said."""
         speaker, words = ("from", "value") if "from" in fields else ("role", "content")
         # an answer that ended at once has no word, as in training
-        name = f"{_SAID}{len(self.said)}{_SAID}" if len(ids) else ""
+        name = "" if isinstance(said, TokenIds) and not len(said) else f"{_SAID}{len(self.said)}{_SAID}"
         if name:
-            self.said[name] = ids
+            self.said[name] = said
         return {speaker: fields.get(speaker), words: name}
+
+    def is_plain(self, fields: Mapping[str, Any]) -> bool:
+        """Whether a message is words alone: no media are listed for its words, and nothing stands beside them."""
+        return not self.listed and all(key in _SPEAKER or is_mark(key) or not value for key, value in fields.items())
 
     def part(self, part: Any) -> Any:
         if not isinstance(part, Mapping):
@@ -289,7 +306,8 @@ class _StandIns:
         if isinstance(part, Text):
             # what others say is text, even where it is spelled like a stand-in
             return self.said.pop(part.text, part) if part.learn else part
-        given = self.given[part.path]
+        # media that are written out in words have no stand-in
+        given = self.given.get(part.path, part.path)
         self.read.add(part.path)
         return given if isinstance(given, PIL.Image.Image) else replace(part, path=str(given))
 

@@ -7,11 +7,28 @@ then, which is why standard output leads nowhere afterwards.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+from collections.abc import Callable
 
 CODE = 141
 """128 and the number of SIGPIPE."""
+
+
+def until_closed(command: Callable[..., int]) -> Callable[..., int]:
+    """A command that ends quietly, with `CODE`, where nobody reads its output any more."""
+
+    @functools.wraps(command)
+    def run(*arguments, **options) -> int:
+        try:
+            code = command(*arguments, **options)
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:
+            return closed_pipe()
+
+    return run
 
 
 def closed_pipe() -> int:

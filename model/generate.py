@@ -41,7 +41,7 @@ from data.endings import medium_of
 from data.sequence import Sequence
 from data.tokenizer import END_ID, SPECIALS, Tokenizer
 from model.answering import Answering
-from model.closed_pipe import closed_pipe
+from model.closed_pipe import until_closed
 from model.decode import GROUP, StaticDecoding, collect
 from model.device import add_device_arguments, device_of, resolve_compute_dtype, resolve_device
 from model.prefill import PREFILL_TOKENS, OnRead, Reading, eagerly, read_prompts
@@ -304,6 +304,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@until_closed
 def main(argv: list[str] | None = None) -> int:
     """Print the answer as it comes. A user's mistake ends with one line on standard error and status 2."""
     parser = build_parser()
@@ -353,8 +354,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return closed_pipe()
     return 0
 
 

@@ -50,6 +50,8 @@ CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json
 PREFERRED = ("large_salt", "large_baseline", "small")
 """Stages of a run, best first: `load(run)` takes the first that has finished."""
 logger = logging.getLogger(__name__)
+_WARNED_OF_TURNS: weakref.WeakSet[Transformer] = weakref.WeakSet()
+"""Models of which it was said that they saw no conversation in training."""
 _WARNED: weakref.WeakSet[Transformer] = weakref.WeakSet()
 """Models of which it was said that a prompt is longer than what they were trained on."""
 BAR_DELAY_S = 2.0
@@ -70,6 +72,8 @@ class LoadedModel:
     """The model folder that it was read from."""
     trained_tokens: int | None = None
     """Most tokens that attention could see at once in training; None where the folder does not say."""
+    trained_roles: tuple[str, ...] | None = None
+    """Who spoke in the conversations of training, nobody where there were none; None where the folder does not say."""
 
     def encode(self, parts: PromptPart | Items[PromptPart]) -> Sequence:
         """Encode a prompt; see `model.prompt.encode_prompt` for what a part may be."""
@@ -112,6 +116,7 @@ class LoadedModel:
         from model.chat import ROLES, Answer, chat_prompt
 
         parts, roles = chat_prompt(messages)
+        self._warn_of_turns()
         tokens = self._tokens(parts, **options)
         return Answer(tokens, self.tokenizer, roles={*roles, *ROLES}, keep_ids=keep_ids)
 
@@ -133,6 +138,16 @@ class LoadedModel:
             options["on_read"] = _reading_bar(len(prompt))
         tokens = stream_tokens(self.model, prompt, vocab_size=self.tokenizer.vocab_size, **options)
         return tokens if on_token is None else _told(tokens, on_token)
+
+    def _warn_of_turns(self) -> None:
+        """Say, once for a loaded model, that it saw no conversation in training."""
+        if self.trained_roles is None or self.trained_roles or self.model in _WARNED_OF_TURNS:
+            return
+        _WARNED_OF_TURNS.add(self.model)
+        logger.warning(
+            "this model was trained on no conversation, so that it is asked in a form that it has never seen: let it "
+            "go on from words instead (generate, or --prompt without --chat), or train it on chats too (said once)"
+        )
 
     def _warn_of_length(self, prompt_tokens: int, max_tokens: int) -> None:
         """Say, once for a loaded model, that a prompt and its answer may be longer than anything it was trained on."""
@@ -203,7 +218,10 @@ def load(
     load_weights(model, folder / WEIGHTS)
     model.attention_backend, model.loss_backend = attention_backend, loss_backend
     model = model.to(resolve_device(str(device))).eval()
-    return LoadedModel(model, tokenizer, encode_config, folder, configs.get("trained_tokens"))
+    roles = configs.get("trained_roles")
+    return LoadedModel(
+        model, tokenizer, encode_config, folder, configs.get("trained_tokens"), None if roles is None else tuple(roles)
+    )
 
 
 def find_model(folder: Path) -> Path:
@@ -213,6 +231,12 @@ def find_model(folder: Path) -> Path:
     candidates = [folder, folder / "model", *(folder / stage / "model" for stage in PREFERRED)]
     for candidate in candidates:
         if (candidate / CONFIG).is_file() and (candidate / WEIGHTS).is_file():
+            if candidate.parent.parent == folder and (better := unfinished(folder, before=candidate.parent.name)):
+                logger.warning(
+                    "%s: %s %s not trained to the end, so that %s is taken; `uv run train.py` with the same arguments "
+                    "goes on",
+                    folder, " and ".join(better), "is" if len(better) == 1 else "are", candidate.parent.name,
+                )  # fmt: skip
             return candidate
     others = sorted(folder.glob(f"*/model/{CONFIG}")) if folder.is_dir() else []
     if len(others) == 1:
@@ -222,6 +246,16 @@ def find_model(folder: Path) -> Path:
         f"{folder} holds no finished model (looked for {CONFIG} and {WEIGHTS} here, in model/, and in "
         f"{', '.join(stage + '/model/' for stage in PREFERRED)}){hint or ': train one with `uv run train.py`'}"
     )
+
+
+def unfinished(run: Path, *, before: str | None = None) -> list[str]:
+    """Stages of a run that were begun and have no model, best first; before: only those better than this one."""
+    names = PREFERRED[: PREFERRED.index(before)] if before in PREFERRED else PREFERRED
+    return [
+        name
+        for name in names
+        if (run / name / "stage.json").is_file() and not (run / name / "model" / WEIGHTS).is_file()
+    ]
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -235,6 +269,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     # folders of earlier versions do not say
     if trained_tokens is not None and (type(trained_tokens) is not int or trained_tokens < 1):
         raise ValueError(f'{path}: "trained_tokens" must be a number of tokens, not {trained_tokens!r}')
+    roles = configs.get("trained_roles")
+    if roles is not None and not (isinstance(roles, list) and all(isinstance(role, str) for role in roles)):
+        raise ValueError(f'{path}: "trained_roles" must be a list of roles, not {roles!r}')
     return configs
 
 
@@ -286,12 +323,14 @@ def save_model(
     tokenizer: Tokenizer,
     weights: Mapping[str, Tensor] | None = None,
     trained_tokens: int | None = None,
+    trained_roles: Items[str] | None = None,
 ) -> None:
     """Write a model folder, replacing one that was; a process killed midway leaves it whole or absent.
 
     Blocks may be compiled: names are those of `Transformer`. Weights are kept in their own precision; `weights` are
     given where the model itself holds only parts of them. trained_tokens: most tokens that attention could see at once
-    in training; None leaves it unsaid.
+    in training; trained_roles: who spoke in its conversations; None leaves either unsaid. What else is in the folder,
+    somebody's notes, stays there.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -302,6 +341,8 @@ def save_model(
     configs: dict[str, Any] = {"model": model.config.to_dict(), "encode": encode_config.to_dict()}
     if trained_tokens is not None:
         configs["trained_tokens"] = trained_tokens
+    if trained_roles is not None:
+        configs["trained_roles"] = list(trained_roles)
     (partial / CONFIG).write_text(json.dumps(configs, indent=2) + "\n", encoding="utf-8")
     tokenizer.save(partial / TOKENIZER)
     weights = model.state_dict() if weights is None else weights
@@ -312,6 +353,9 @@ def save_model(
     if folder.exists():
         folder.rename(old)
     partial.rename(folder)
+    for path in sorted(old.iterdir()) if old.exists() else ():
+        if path.name not in (CONFIG, TOKENIZER, WEIGHTS):
+            path.rename(folder / path.name)
     _sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 

@@ -51,6 +51,7 @@ from data.formats.splits import NamedSplits, folders_in
 from data.formats.survey import MANIFESTS, Found, is_inside, manifests_below, survey, top_files
 from data.formats.walk import Listing
 from data.links import snapshot_in, why_dangling
+from data.pointers import why_missing
 
 __all__ = ["FORMATS", "Limits", "Source", "check_there", "open_source"]
 
@@ -81,7 +82,8 @@ def check_there(path: str | Path) -> int:
     try:
         return os.stat(Path(path).expanduser()).st_mode
     except OSError as error:
-        what = f"does not exist or cannot be reached ({error.strerror}){how_to_download(path)}"
+        what = why_missing(Path(path).expanduser())
+        what = what or f"does not exist or cannot be reached ({error.strerror}){how_to_download(path)}"
         raise ValueError(f"{as_given(path)} {what}") from None
 
 

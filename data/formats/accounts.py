@@ -19,12 +19,12 @@ from pathlib import Path
 
 from data.compressed import packed_kind
 from data.document import Document, Quarantined, Text, split_address, untagged
-from data.endings import ending_of, medium_in, remedy_for
+from data.endings import ending_of, medium_in, medium_of, remedy_for
 from data.formats.refusals import what_foreign
 from data.formats.source import LOST, NOTE, Source, note_text, reading
 from data.formats.splits import HELD_OUT, NamedSplits
 from data.formats.walk import is_open, walk
-from data.pointers import pointer_in
+from data.pointers import awaited, pointer_in
 
 _CARDS = re.compile(
     r"(read[-_ ]?me|licen[cs]es?|copying|copyright|notice|change(log|s)|citation|authors|contributing|code_of_conduct|"
@@ -101,7 +101,7 @@ def _files_of(item: Document | Quarantined) -> Iterator[str]:
 
 def _others(root: Path, counted: Collection[str], skipped: Counter) -> Iterator[tuple[str, str]]:
     for path, problem in walk(root, enter=lambda folder: is_open(folder) and folder not in counted, skipped=skipped):
-        if not is_about(path):
+        if not is_about(path) and not ((held := awaited(path)) and os.path.lexists(root / held)):
             yield path, problem
 
 
@@ -109,11 +109,14 @@ def _count(files: Iterable[tuple[str, str]], root: Path, splits: NamedSplits | N
     """Count files by kind and split."""
     found: dict[tuple[str, str], list[str]] = {}
     counts: Counter[tuple[str, str]] = Counter()
+    known: dict[str, str] = {}
     for looked, (path, problem) in enumerate(files):
-        split = ""
         kind, remedy = (f"file that {problem}", "") if problem else _kind(root, path, looked < _POINTERS_LOOKED_FOR)
-        if splits is not None:
-            split = next(filter(None, (splits.declared(path), splits.declared(f"{path}/"))), "")
+        # a photo `test.png` is of no split, its folder may be
+        name = path.rpartition("/")[0] + "/" if medium_of(path) or remedy_for(path) else path
+        if name not in known:
+            known[name] = splits.declared(name) if splits is not None and name != "/" else ""
+        split = known[name]
         key = (f"{kind}{f' ({remedy})' if remedy else ''}", split)
         counts[key] += 1
         found.setdefault(key, [])

@@ -1,7 +1,6 @@
 """What a folder without a manifest holds, by the names in it; and what is said where that would lose something.
 
     folder_format(path, listing)    one of FORMATS; ValueError with the remedy where nothing fits
-    table_remedy(file, name)        the command that makes a metadata.jsonl of a table of words (metadata.csv)
 
 A folder of media must not become something that its media are no part of. So it is
 
@@ -15,18 +14,13 @@ and is refused otherwise with what is there and what to do. A README, LICENSE an
 TOML, INI) no programs, and a `.git` says nothing about what is in a folder with media: data sets are cloned too.
 """
 
-import codecs
-import csv
 import itertools
-import json
 import os
-import shlex
 from collections import Counter
 from pathlib import Path
 
-from data.compressed import how_to_unpack, packing_in
 from data.document import DocumentError, Text
-from data.endings import FILM_OR_CODE, ending_of, medium_in, medium_of, remedy_for
+from data.endings import FILM_OR_CODE, medium_in, medium_of, remedy_for
 from data.formats.accounts import is_about
 from data.formats.captioned import read_text
 from data.formats.lines import is_array
@@ -35,10 +29,9 @@ from data.formats.media_folder import TABLES, WORD_LIKE
 from data.formats.opening import JSON, unknown, what_packed
 from data.formats.refusals import what_foreign, what_json
 from data.formats.walk import Listing
+from data.formats.word_tables import table_remedy
 from data.markdown import markdown_parts
-from data.pointers import pointer_in
-from data.split_names import split_words
-from data.text import foreign_encoding
+from data.pointers import awaited
 
 _WORDS = (".txt", ".caption", ".json")
 _OTHERS = (".txt", ".json", ".xml", ".xlsx", ".srt", ".vtt")
@@ -47,7 +40,6 @@ _NAMES_SOUGHT, _TABLE_BYTES = 50, 2**16
 _PAGES_LOOKED_AT, _PAGE_MIB = 200, 1.0
 _TEXTS_A_MEDIUM, _TEXTS_WITH_ONE = 10, 3
 """So many texts to each medium, or to one alone, are a folder of texts with a few pictures."""
-_DELIMITERS = ",\t;|"
 
 
 class _Names:
@@ -66,6 +58,9 @@ class _Names:
         self.names_of_media: list[str] = []
         media, words = set(), set()
         for name, problem in itertools.islice(listing, _LOOKED_AT):
+            # a medium that was not fetched is one of the folder's media
+            target = awaited(name)
+            name = target if medium_of(target) or remedy_for(target) else name
             stem, ending = os.path.splitext(name)
             ending = ending.lower()
             if os.path.basename(name).startswith("._"):
@@ -213,58 +208,3 @@ def _no_words(names: _Names) -> str:
         + ': write heron.txt beside heron.jpg, or a metadata.jsonl of lines {"file_name": "heron.jpg", "text": "..."}'
         + names.refused
     )
-
-
-def table_remedy(file: Path, name: str, *, alone: bool = True) -> str:
-    """What to do about a table of words, as the end of a sentence that begins with its name in the source.
-
-    One that is not `alone` in its folder, or named after a split, keeps its name, for a metadata.jsonl hides others.
-    """
-    if problem := pointer_in(file) or how_to_unpack(file):
-        return f"{name!r}, which {problem}"
-    if packing := packing_in(file):
-        return f"{name!r}, which is compressed: unpack it by `{packing.unpack} {shlex.quote(file.name)} > unpacked.csv`"
-    ending = ending_of(file.name)
-    encoding, delimiter, header = _first_row(file)
-    options = f", delimiter={json.dumps(delimiter)}" if delimiter != "," else ""
-    if not {"file_name", "text"} & set(header):
-        known = not any(medium_of(cell) for cell in header) and len(header) > 1 and delimiter != "|"
-        names = [repr(cell[:40]) for cell in header[:6]]
-        # without a header the first row is data already
-        what = f"its columns are {', '.join(names)}; call" if known else "it has no header; call"
-        note = f" ({what} that of the path file_name and that of the words text)"
-        options += "" if known else ', fieldnames=("file_name", "text")'
-    else:
-        note = ""
-    # as Python spells it: JSON would write a name beyond 16 bits as two halves
-    spelt = json.dumps(file.name, ensure_ascii=False) if file.name.isprintable() else repr(file.name)
-    program = (
-        f"import csv, json; [print(json.dumps(row)) for row in csv.DictReader(open({spelt}, "
-        f'encoding="{encoding}", newline=""){options})]'
-    )
-    out = "metadata.jsonl" if alone and not split_words(file.stem) else f"{file.stem}.jsonl"
-    return (
-        f"{name!r}, and .{ending} is not read: write a {out} from it, in its folder, by "
-        f"`python -c {shlex.quote(program)} > {shlex.quote(out)}`{note}"
-    )
-
-
-def _first_row(file: Path) -> tuple[str, str, list[str]]:
-    """(encoding, delimiter, cells of the first row) of a table, as far as its first MiB tells."""
-    try:
-        with open(file, "rb") as stream:
-            head = stream.read(2**20)
-    except OSError:
-        return "utf-8-sig", ",", []
-    encoding = foreign_encoding(head[:64])
-    try:
-        # a character that the end of what was read cuts is no fault
-        codecs.getincrementaldecoder("utf-8")().decode(head if encoding is None else b"")
-    except UnicodeDecodeError:
-        encoding = "latin-1"
-    encoding = encoding or "utf-8-sig"
-    text = head[:4096].decode(encoding, "replace").replace("\0", "").removeprefix("\ufeff")
-    line = next(iter(text.splitlines()), "")
-    delimiter = max(_DELIMITERS, key=lambda mark: (line.count(mark), -_DELIMITERS.index(mark)))
-    row = next(csv.reader([line], delimiter=delimiter), [])
-    return encoding, delimiter, ["".join(char for char in cell if char.isprintable()) for cell in row]

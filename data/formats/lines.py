@@ -24,10 +24,10 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import BinaryIO
 
-from data.compressed import open_plain, problem_of
+from data.compressed import open_plain, packing_in, problem_of
 from data.document import DocumentError
 from data.pointers import pointer_in
-from data.text import convert, foreign_encoding, without_marks
+from data.text import convert, foreign_encoding, what_else, without_marks
 
 _BLOCK = 2**20
 _ARRAY = re.compile(rb"(?:\xef\xbb\xbf)*\s*\[\s*(?:[{\]]|\[\s*\{)")
@@ -83,7 +83,9 @@ def check_encoding(file: Path) -> None:
     with open_plain(file) as stream:
         encoding = foreign_encoding(stream.read(64))
     if encoding is not None:
-        raise DocumentError(f"file {file.name!r} is {encoding}, not UTF-8: {convert(encoding)}")
+        packing = packing_in(file)
+        unpack = packing.unpack if packing else ""
+        raise DocumentError(f"file {file.name!r} is {encoding}, not UTF-8: {convert(encoding, file.name, unpack)}")
 
 
 def check_whole(stream: BinaryIO) -> None:
@@ -99,7 +101,7 @@ def parse_object(line: bytes) -> dict:
         # the codec that drops a mark is far slower than this
         fields = json.loads(without_marks(line).decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise DocumentError(f"not UTF-8 (byte {error.start}): {convert('LATIN1')}") from None
+        raise DocumentError(f"not UTF-8 (byte {error.start}): {what_else(line)}") from None
     except RecursionError:
         raise DocumentError("JSON nested too deeply") from None
     except ValueError as error:

@@ -25,6 +25,7 @@ from data.formats.source import Limits, files_sha256
 from data.formats.splits import UNASSIGNED, NamedSplits, digest_of_card
 from data.formats.walk import is_open, walk
 from data.links import stays_within
+from data.pointers import awaited, why_missing
 
 TABLES = (".csv", ".tsv")
 """Endings of tables of text, which are not read: a metadata.jsonl is written from them."""
@@ -109,7 +110,9 @@ def pass_over(media: list[str], skipped: Counter) -> None:
 
 def pass_over_other(path: str, skipped: Counter) -> None:
     """Count a file of no medium and no words; whoever opened the folder counts compressed ones, with the remedy."""
-    if not packed_kind(path):
+    if awaited(path):
+        skipped["file .dvc, not fetched: `dvc pull` fetches it"] += 1
+    elif not packed_kind(path):
         skipped[f"file .{ending_of(path)[:20]}" if ending_of(path) else "file without an ending"] += 1
 
 
@@ -124,6 +127,11 @@ def grouped(
         return is_open(folder) and (within is None or folder.split("/")[0] in within)
 
     for path, problem in walk(root, enter=enter, skipped=skipped):
+        media = awaited(path)
+        if media and (medium_of(media) or remedy_for(media)):
+            if not os.path.exists(root / media):
+                groups.setdefault(os.path.splitext(media)[0], []).append((media, why_missing(root / media)))
+            continue
         if within is not None and "/" not in path:
             continue
         if os.path.basename(path).startswith("."):

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from data.archive import is_tar
-from data.compressed import how_to_unpack, open_plain, packed_kind, packing_in
+from data.compressed import how_to_unpack, open_plain, packed_kind, packing_in, what_is_packed
 from data.document import DocumentError, tagged, untagged
 from data.endings import medium_of
 from data.formats.fields import folded
@@ -27,6 +27,7 @@ from data.formats.refusals import coco, what_alone, what_foreign, what_json
 from data.formats.source import Limits, Source, container_sha256, file_sha256, files_sha256
 from data.formats.splits import NamedSplits, digest_of_card, digest_of_holders
 from data.formats.walk import walk
+from data.formats.word_tables import table_remedy
 from data.links import behind_links
 from data.pointers import pointer_in
 from data.text import without_marks
@@ -137,8 +138,6 @@ def manifests(
     """
     form = format if format in FORMS else None
     if files[0].suffix.lower() in (".csv", ".tsv"):
-        from data.formats.folders import table_remedy
-
         raise ValueError(f"{path} is the table {table_remedy(files[0], files[0].name)}")
     if len(files) == 1:
         if problem := pointer_in(files[0]):
@@ -154,6 +153,8 @@ def manifests(
             what = f"is compressed ({packing.name}) and " if packing else ""
             what += "holds no JSON object of a known form in its first lines"
             why = what_json(files[0])
+            if packing and not why:
+                raise ValueError(f"{path} {what_is_packed(files[0])}")
             raise ValueError(unknown(path, f"{what}: it {why}" if why else what))
         if len(files) == 1 and forms == {"captioned"} and (why := coco(files[0])):
             raise ValueError(f"{path} {why}")

@@ -13,7 +13,8 @@ without an ending, `train/metadata.jsonl` and `test/` with captions. What stands
 * Of files of one name in several forms (`a.jsonl`, `a.tar`, `a.parquet`) the first is read, in this order.
 * Tars and tables beside JSON that takes media from one of them (`a.tar::1.png`), tars without words and tables without
   words; beside others, tables named after what they tell about them (`metadata.parquet`, `stats`, `index`).
-* JSON beside a medium of its name, which is a caption; JSON below a tree with more code than media and such JSON.
+* JSON beside a medium of its name, which is a caption; JSON below a tree with more code than media and such JSON; tars
+  and tables below one with ten times as many programs.
 
 Files are told by their endings, else by content: of those whose endings say nothing, and of texts without a medium of
 their name, the first 1,000. What is not read is counted by `data.formats.accounts`.
@@ -41,6 +42,8 @@ MANIFESTS = ("manifest.jsonl", "manifest.json", "metadata.jsonl")
 _LOOKED_AT, _ARRAYS_LOOKED_AT, _PEEKED = 200_000, 1000, 1000
 _WORDS = ("txt", "caption", "json")
 _TEXTS = (".txt", ".text")
+_PROGRAMS_A_CONTAINER = 10
+"""More programs than so many to each tar or table below a folder make it one of code."""
 _ABOUT = {"metadata", "meta", "info", "stats", "statistics", "index"}
 
 
@@ -91,8 +94,8 @@ class _Names:
         try:
             if not opens_like_json(file):
                 return False
-            # one object in a text may be anything; under a name of no kind it is a line
-            alone = not is_told(name) and os.path.splitext(name)[0] not in self.media
+            # one object in a text, or among programs and media, may be anything; under a name of no kind it is a line
+            alone = not is_told(name) and not self.num_media and not self.num_code
             return (is_array(file) or is_lines(file, least=1 if alone else 2)) and bool(forms_in(file))
         except OSError:
             return False
@@ -106,8 +109,9 @@ def survey(listing: Listing, limits: Limits) -> Found:
         return Found(named[:1])
     names, is_clone = _Names(listing), (root / ".git").exists()
     top = top_files(root, ".jsonl", known=True) + top_files(root, ".json", known=True)
-    # in a repository such a file is one among others
-    top += [] if is_clone else names.untold_json(on_top=True)
+    # in a tree of code such a file is one among others
+    untold = [] if is_clone else names.untold_json(on_top=True)
+    top += untold if names.num_code <= names.num_media + len(untold) else []
     found = Found(top)
     if not top and not any((root / name).exists() for name in ("dataset_dict.json", "state.json")):
         found.json = _below(names, limits)
@@ -224,17 +228,23 @@ def _containers(names: _Names, json: list[Path], *, by_content: bool) -> dict[st
         ending = os.path.splitext(name)[1].lower()
         if ending in ENDINGS:
             found.setdefault(ENDINGS[ending], []).append(tagged(name, ending))
+    told: list[tuple[str, str]] = []
     for name in names.untold if by_content else ():
         try:
             format = format_by_content(root / name)
         except OSError:
             continue
-        if format is not None:
-            found.setdefault(format, []).append(tagged(name, ending_for(format)))
+        told += [(format, tagged(name, ending_for(format)))] if format is not None else []
+    # in a tree of code such a file is one among others
+    for format, name in told if names.num_code <= names.num_media + len(told) else ():
+        found.setdefault(format, []).append(name)
     if "datasets" in found:
         from data.formats.parquet import dataset_files
 
         found["datasets"] = dataset_files(root, found["datasets"])
+    if names.num_code > names.num_media + _PROGRAMS_A_CONTAINER * sum(map(len, found.values())):
+        # those that the tests of a program read
+        found = {format: [name for name in found[format] if "/" not in name] for format in found}
     found = {format: sorted(found[format]) for format in ENDINGS.values() if found.get(format)}
     if len(found) + bool(json) < 2:
         return found

@@ -50,7 +50,7 @@ def attention(
         raise TypeError(f"attention() got an unexpected keyword argument {min(unknown)!r}")
     if masks or not isinstance(spans, Spans):
         name, given = next(iter(masks.items()), ("", spans))
-        raise TypeError(_no_spans(given, q, name=name))
+        raise TypeError(_no_spans(given, q, k, name=name))
     for name, x in (("q", q), ("k", k), ("v", v)):
         if not isinstance(x, Tensor):
             raise TypeError(f"{name} must be a float tensor of 4 dims (B, tokens, heads, D); got a {type(x).__name__}")
@@ -68,20 +68,24 @@ def attention(
     return (out, lse.detach()) if return_lse else out
 
 
-def _no_spans(given: object, q: object, *, name: str) -> str:
+def _no_spans(given: object, q: object, k: object, *, name: str) -> str:
     """What to say to a mask, or to nothing, where spans belong; name: of an argument that there is not."""
     what = {Tensor: "a mask", type(None): "None"}.get(type(given), f"a {type(given).__name__}")
     shape = getattr(given, "shape", None)
     if shape is not None:
         what = f"a mask of shape {tuple(shape)} and {given.dtype}"
     what = f"{name}={given}" if name and shape is None else f"{name}, {what}" if name else what
-    batch, tokens = q.shape[:2] if isinstance(q, Tensor) and q.dim() == 4 else ("B", "T")
+    batch, rows = q.shape[:2] if isinstance(q, Tensor) and q.dim() == 4 else ("B", "T")
+    tokens = k.shape[1] if isinstance(k, Tensor) and k.dim() == 4 else rows
+    # keys of a cache stand before those of the rows
+    last = "" if rows == tokens else f", num_rows={rows}"
     return (
         f"attention takes Spans as its fourth argument, not {what}: the keys that a row sees are one interval, and no "
         "mask of T x S is ever stored. From kernels import Spans; causal: "
-        f"Spans.packed(torch.zeros({batch}, {tokens}, dtype=torch.int32, device=q.device)); packed documents: "
-        "Spans.packed(document), with the number of its document for each token and -1 for padding; media blocks that "
-        "see themselves both ways: block=...; a sliding window: window=...; other intervals: Spans(lo, hi, num_keys)"
+        f"Spans.packed(torch.zeros({batch}, {tokens}, dtype=torch.int32, device=q.device){last}); packed documents: "
+        "Spans.packed(document), with the number of its document for each token and -1 for padding; rows that are but "
+        "the last of the tokens, as behind a cache: num_rows=...; media blocks that see themselves both ways: "
+        "block=...; a sliding window: window=...; other intervals: Spans(lo, hi, num_keys)"
     )
 
 

@@ -181,8 +181,31 @@ def test_damaged_and_foreign_content_is_no_success(tmp_path):
         open_source(tmp_path / "a.tar.gz")
     with pytest.raises(ValueError, match=r"is compressed \(gzip\) and holds no JSON object"):
         open_source(tmp_path / "noise.gz")
-    with pytest.raises(ValueError, match="no JSON object"):
+    with pytest.raises(ValueError, match=r"compressed again \(gzip\).*`gzip -dc two.jsonl.gz > two.jsonl`"):
         open_source(tmp_path / "two.jsonl.gz")
+
+
+INSIDE = {
+    "a.txt.gz": (gzip.compress(b"a wren sings"), "gzip -dc a.txt.gz > a.txt"),
+    "m.csv.xz": (lzma.compress(b"file_name,text\n1.png,x\n"), "xz -dc m.csv.xz > m.csv"),
+    "x.json.bz2": (bz2.compress(gzip.compress(LINES)), "bzip2 -dc x.json.bz2 > x.json"),
+    "a.jsonl.br": (b"\x1b\x1a\0\xf8\xa5", "brotli -dc a.jsonl.br > a.jsonl"),
+    "a.jsonl.lzma": (lzma.compress(LINES, lzma.FORMAT_ALONE), "xz --format=lzma -dc a.jsonl.lzma > a.jsonl"),
+    "a.jsonl.sz": (b"\xff\x06\0\0sNaPpY" + bytes(9), "snzip -dc a.jsonl.sz > a.jsonl"),
+    "a.jsonl.lz": (b"LZIP\x01" + bytes(9), "lzip -dc a.jsonl.lz > a.jsonl"),
+}
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_what_is_no_json_inside_is_told_with_the_command(tmp_path, name):
+    content, command = INSIDE[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match="is compressed") as caught:
+        open_source(tmp_path / name)
+    assert f"`{command}`" in str(caught.value)
+    if command.startswith(("gzip", "xz", "bzip2")) and shutil.which(command.split()[0]):
+        subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, timeout=20)
+        assert (tmp_path / command.rpartition(" > ")[2]).stat().st_size
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.json", "heron.png", "train.jsonl", "v1.2.3", "tar", "x.tar.md", "gz"])

@@ -161,7 +161,7 @@ TABLES = {
     "a header": ("metadata.csv", "file_name,text\n1.png,a drawing\n", {"file_name": "1.png", "text": "a drawing"}),
     "quotes": ("captions.csv", 'file_name,text\n1.png,"a, ""b"""\n', {"file_name": "1.png", "text": 'a, "b"'}),
     "tabs": ("labels.tsv", "file_name\ttext\n1.png\tred\n", {"file_name": "1.png", "text": "red"}),
-    "other columns": ("train.csv", "path;words\n1.png;red\n", {"path": "1.png", "words": "red"}),
+    "other columns": ("train.csv", "path;words\n1.png;red\n", {"path": "1.png", "text": "red"}),
     "bars and no header": ("metadata.csv", "LJ001|printing\nLJ002|x\n", {"file_name": "LJ001", "text": "printing"}),
     "a mark and a quote": ("it's.csv", "\ufefffile_name,text\r\n1.png,x\r\n", {"file_name": "1.png", "text": "x"}),
 }
@@ -189,7 +189,7 @@ def test_a_table_of_words_is_refused_with_the_command(tmp_path, monkeypatch, nam
         exec(program, {})
     assert call == ["python", "-c"] and json.loads(printed.getvalue().splitlines()[0]) == row
     (tmp_path / out).write_text(printed.getvalue(), encoding="utf-8")
-    if "text" in row and row["file_name"] == "1.png":
+    if "text" in row and row.get("file_name") == "1.png":
         documents, _ = read(tmp_path)
         assert [(media(d), texts(d)) for d in documents] == [([(Image, "1.png")], row["text"])]
 

@@ -150,3 +150,70 @@ def test_a_folder_of_pointers_is_not_called_compressed(tmp_path, names):
     with pytest.raises(ValueError, match=r"pointer of git-lfs.*`git lfs pull`") as caught:
         list(open_source(tmp_path).documents())
     assert "gzip -dc" not in str(caught.value) and "python -c" not in str(caught.value)
+
+
+DVC = "outs:\n- md5: a304afb96060aad90176268345e10355\n  size: 9\n  path: {}\n"
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "data", "shards/0.tar", "data/train/x.parquet"])
+@pytest.mark.parametrize("of", ["itself", "folder"])
+def test_what_is_given_and_lies_with_dvc_is_named(tmp_path, name, of):
+    held = tmp_path / (name if of == "itself" else name.split("/")[0])
+    held.parent.mkdir(parents=True, exist_ok=True)
+    held.with_name(held.name + ".dvc").write_text(DVC.format(held.name))
+    with pytest.raises(ValueError, match="has not been fetched: `dvc pull` fetches it"):
+        open_source(tmp_path / name)
+
+
+def test_a_file_of_dvc_that_is_given_is_named(tmp_path):
+    for name in ("data.dvc", "a.jsonl.dvc", "X.TAR.DVC"):
+        (tmp_path / name).write_text(DVC.format(name[:-4]))
+        with pytest.raises(ValueError, match=f"stands for '{name[:-4]}', which has not been fetched: `dvc pull`"):
+            open_source(tmp_path / name)
+
+
+def test_media_of_a_folder_that_dvc_holds_are_set_aside(tmp_path):
+    (tmp_path / "data.dvc").write_text(DVC.format("data"))
+    (tmp_path / "m.jsonl").write_text('{"image": "data/deep/x.png", "text": "red"}\n{"text": "wren"}\n')
+    documents = list(open_source(tmp_path / "m.jsonl").documents())
+    with pytest.raises(DocumentError, match="dvc pull"):
+        resolve_media(tmp_path.resolve(), media(documents[0])[0][1], max_file_mib=1)
+
+
+@pytest.mark.parametrize("names", [["d.png"], ["d.png", "e.wav", "f.mp4"], ["d.heic"]], ids=" ".join)
+@pytest.mark.parametrize("beside", [True, False], ids=["beside one that is there", "alone"])
+def test_captions_whose_media_dvc_holds_are_set_aside(tmp_path, names, beside):
+    """A caption beside heron.png.dvc was a text without a medium."""
+    for name in names:
+        (tmp_path / f"{name}.dvc").write_text(DVC.format(name))
+        (tmp_path / name).with_suffix(".txt").write_text("a wren")
+    picture(tmp_path / "here.png", 8, 8)
+    (tmp_path / "here.txt").write_text("a heron")
+    if not beside:
+        (tmp_path / "here.png").unlink()
+        (tmp_path / "here.txt").unlink()
+    source = open_source(tmp_path)
+    items = list(source.documents())
+    bad = [item for item in items if hasattr(item, "reason")]
+    assert source.format == "media" and len(items) - len(bad) == beside and not source.skipped
+    assert [item.id for item in bad] == [name[0] for name in names]
+    assert all("`dvc pull`" in item.reason for item in bad)
+
+
+def test_a_medium_that_was_fetched_is_read_beside_its_file_of_dvc(tmp_path):
+    picture(tmp_path / "a.png", 8, 8)
+    (tmp_path / "a.png.dvc").write_text(DVC.format("a.png"))
+    (tmp_path / "a.txt").write_text("a heron")
+    source = open_source(tmp_path)
+    assert [texts(document) for document in source.documents()] == ["a heron"] and not source.skipped
+
+
+@pytest.mark.parametrize("files", [{"a.jsonl": LINE}, {"README.md": b"# Birds"}, {"a.tar": packed({"1.txt": b"x"})}])
+def test_folders_and_lists_that_dvc_holds_are_passed_over_by_name(tmp_path, files):
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "data.dvc").write_text(DVC.format("data"))
+    (tmp_path / "b.jsonl.dvc").write_text(DVC.format("b.jsonl"))
+    source = open_source(tmp_path)
+    assert len(list(source.documents())) == 1
+    assert source.skipped.total() == 2 and all("`dvc pull` fetches it" in reason for reason in source.skipped)

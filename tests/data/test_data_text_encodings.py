@@ -1,7 +1,12 @@
 """Text as other programs write it: byte-order marks, line ends of three kinds, and encodings that are told by name."""
 
+import gzip
 import io
 import json
+import lzma
+import os
+import shutil
+import subprocess
 import tarfile
 
 import pytest
@@ -176,3 +181,45 @@ def test_decode_text():
     assert decode_text(MARK + b"a\r\nb\rc\n", "x") == "a\nb\nc\n"
     assert decode_text(b"", "x") == ""
     assert decode_text(MARK * 2 + b"a" + MARK, "x") == "a\ufeff"
+
+
+@pytest.mark.skipif(shutil.which("iconv") is None, reason="iconv is not installed")
+@pytest.mark.parametrize(
+    "name, codec, press",
+    [
+        ("a.jsonl", "utf-16", bytes),
+        ("a b.json", "utf-16-be", bytes),
+        ("a.jsonl.gz", "utf-16", gzip.compress),
+        ("a.gz", "utf-32", gzip.compress),
+        ("x.jsonl.xz", "utf-16-le", lzma.compress),
+        ("it's.jsonl", "utf-16", gzip.compress),
+    ],
+)
+def test_the_command_makes_a_file_that_is_read(tmp_path, name, codec, press):
+    """Of UTF-16 in a gzip, iconv was told to convert the compressed bytes."""
+    (tmp_path / name).write_bytes(press("".join(f"{line}\n" for line in WORDS).encode(codec)))
+    with pytest.raises(ValueError, match="iconv") as caught:
+        open_source(tmp_path / name)
+    command = str(caught.value).rpartition(" by `")[2].rstrip("`")
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, timeout=20, env={"PATH": os.environ["PATH"]})
+    (made,) = tmp_path.glob("utf8-*")
+    assert [texts(document) for document in read(made)[0]] == ["wren", "heron"]
+
+
+@pytest.mark.parametrize(
+    "content, told",
+    [
+        ("“größe”".encode("cp1252"), "if it is Windows-1252, convert it by `iconv -f CP1252 -t UTF-8 "),
+        ("größe".encode("latin-1"), "if it is Latin-1, convert it by `iconv -f LATIN1 -t UTF-8 "),
+        (b"gr\xf6\x81", "iconv -f LATIN1"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(9), "it is a PNG image, and no text"),
+        (b"\xff\xd8\xff\xe0", "it is a JPEG image, and no text"),
+        (b"%PDF-1.7\n%\xe2\xe3", "it is a PDF document, and no text"),
+        (b"wren\0\xff", "it is no text"),
+    ],
+    ids=lambda value: value[:12] if isinstance(value, bytes) else "",
+)
+def test_what_is_no_text_is_not_to_be_converted(content, told):
+    with pytest.raises(DocumentError) as caught:
+        decode_text(content, "x")
+    assert told in str(caught.value) and ("iconv" in told) == ("iconv" in str(caught.value))

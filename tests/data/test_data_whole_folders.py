@@ -124,6 +124,13 @@ def test_a_half_that_is_not_read_is_told_apart(tmp_path, files, words):
     ]
 
 
+def test_a_photo_that_is_called_after_a_split_is_none(tmp_path):
+    fill(tmp_path, {"train.jsonl": lines("a"), "test.jsonl": lines("b"), "test.png": b"x", "test/1.png": b"x"})
+    found = told(tmp_path)
+    assert any("(test): 1 medium that no document takes: test/1.png" in line for line in found)
+    assert any("passed over" in line and "1 medium that no document takes: test.png" in line for line in found)
+
+
 def test_nothing_is_said_about_what_goes_with_any_data_set(tmp_path):
     about = [
         "README.md",
@@ -265,3 +272,32 @@ def test_a_card_is_part_of_the_fingerprint_and_odd_names_are_noted(tmp_path, kin
         found.append(open_source(tmp_path).fingerprint(media=False))
     assert len(set(found)) == 3 and found[0] == found[3]
     assert kind == "captions" or any("nobody knows" in line and "challenge" in line for line in told(tmp_path))
+
+
+CODE = {f"src/{n}.py": "import os" for n in range(25)}
+FIXTURES = {
+    "a table": {"tests/x.parquet": {"text": ["a"]}},
+    "a tar": {"tests/deep/x.tar": {"1.txt": "a"}},
+    "lines": {"tests/a.jsonl": lines("a", "b"), "tests/b.json": array("a")},
+    "lines in a text": {"notes.txt": lines("a", "b")},
+    "settings of one line": {"settings.rc": '{"text": "a"}'},
+    "pictures and captions": {"tests/1.png": b"x", "tests/1.txt": "w", "docs/2.png": b"x"},
+}
+
+
+@pytest.mark.parametrize("clone", [{}, {".git/HEAD": "x"}], ids=["tree", "clone"])
+@pytest.mark.parametrize("files", FIXTURES.values(), ids=FIXTURES)
+def test_data_for_the_tests_of_a_program_make_no_data_set_of_it(tmp_path, files, clone):
+    fill(tmp_path, CODE | clone | {name: content for name, content in files.items() if not isinstance(content, dict)})
+    for name, content in files.items():
+        if isinstance(content, dict):
+            (tar if name.endswith(".tar") else table)(tmp_path / name, content)
+    assert open_source(tmp_path).format == "repository"
+
+
+@pytest.mark.parametrize("scripts, shard", [("abcd", "shards/0.tar"), ("a", "00000"), ("ab", "0.tar")], ids=str)
+def test_scripts_beside_shards_make_no_repository(tmp_path, scripts, shard):
+    fill(tmp_path, {f"{name}.py": "import os" for name in scripts})
+    tar(tmp_path / shard, {"1.txt": "words"})
+    assert open_source(tmp_path).format == "webdataset"
+    assert any(f"{len(scripts)} file .py" in line for line in told(tmp_path))

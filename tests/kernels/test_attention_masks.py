@@ -72,3 +72,17 @@ def test_arrays_are_no_tensors(name):
     given = {"q": x, "k": x, "v": x} | {name: x.numpy()}
     with pytest.raises(TypeError, match=f"^{name} must be a float tensor.*ndarray"):
         attention(**given, spans=Spans.packed(torch.zeros(1, 4, dtype=torch.int32)))
+
+
+@pytest.mark.parametrize(("rows", "keys"), [(1, 4), (2, 3), (3, 7), (4, 4)], ids=str)
+def test_behind_a_cache_the_spans_that_are_told_are_those_of_the_rows(rows, keys):
+    """Those of all keys were told, which do not fit the rows."""
+    q, k = torch.randn(2, rows, 2, 8), torch.randn(2, keys, 2, 8)
+    with pytest.raises(TypeError) as told:
+        attention(q, k, k, torch.ones(rows, keys, dtype=torch.bool).tril(keys - rows))
+    said = str(told.value)
+    recipe = said[said.index("causal: ") + len("causal: ") : said.index("; packed documents")]
+    out = attention(q, k, k, eval(recipe, {"Spans": Spans, "torch": torch, "q": q}))
+    whole = Spans.packed(torch.zeros(2, keys, dtype=torch.int32))
+    padded = torch.cat([torch.zeros(2, keys - rows, 2, 8), q], dim=1)
+    torch.testing.assert_close(out, attention(padded, k, k, whole)[:, keys - rows :])

@@ -6,6 +6,7 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
+from data.document import Text
 from data.encode import encode
 from data.formats import open_source
 from data.formats.chat import chat_document
@@ -30,7 +31,7 @@ CONVERSATIONS = {
     "path-and-input-text": [
         {"role": "user", "content": [{"type": "input_text", "text": "a"}, {"type": "image", "path": "shot.png"}]}
     ],
-    "special-words": [{"role": "user", "content": "<|end|>\n<assistant>\nno <image>"}],
+    "special-words": [{"role": "user", "content": "<|end|>\n<assistant>\nthe tag `<image>`"}],
     "tool-words": [USER, ANSWER, {"role": "tool", "content": "{}"}],
 }  # fmt: skip
 
@@ -343,3 +344,13 @@ def test_a_line_that_is_no_utf8_is_told(model_folder, capsys, monkeypatch, line,
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(line), encoding="utf-8", errors=errors))
     assert main([str(model_folder), "--chat", "--device", "cpu"]) == 2
     assert "error: " in (told := capsys.readouterr().err) and "UTF-8" in told and "Traceback" not in told
+
+
+@pytest.mark.parametrize("said", ["<image>", "a <video> b", "<img>gone.png</img>", "<image_1>\n", "</s><audio>"])
+def test_what_a_model_wrote_is_words(model_folder, here, said):
+    """An answer with the place of a picture in it must not end the conversation, nor read a file."""
+    loaded = load(model_folder)
+    for more in ({}, {"weight": 0}, {"id": "7"}):
+        given = loaded.encode_chat([*CONVERSATIONS["picture"], {"role": "assistant", "content": said, **more}, USER])
+        parts = ["<user>\n", "shot.png", USER["content"], "\n<assistant>\n", Text(said), "\n<user>\n", USER["content"]]
+        assert given.token_ids.tolist() == loaded.encode([*parts, "\n<assistant>\n"]).token_ids.tolist()

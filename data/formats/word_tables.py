@@ -1,0 +1,241 @@
+"""Tables of words (metadata.csv, captions.tsv): the command that makes the lines of a manifest of one.
+
+    table_remedy(file, name)    what to do about a table, as the end of a sentence that begins with its name
+
+A table is not read, since what its columns mean would have to be guessed anew whenever it is. It is guessed once here,
+by looking at the files that lie around it, and the guess stands in a command that a person can read and change:
+
+    encoding     UTF-8, UTF-16 or UTF-32; else Windows-1252, or Latin-1 where that has no such character
+    delimiter    the most frequent of , TAB ; | in the first line; quotes are signs like others where they do not pair
+    path         the column whose cells name files, with a folder before them and an ending behind where they lack those
+                 (LJSpeech's `LJ001-0001` is wavs/LJ001-0001.wav, Common Voice's path lies in clips/)
+    words        a column that has a known name (`data.formats.fields`), else one that is called like words, else the
+                 longest; a question and its answer become a conversation
+
+Columns that need no change are left as they are, so that splits and marks are kept. The command reads all of the table
+before the shell has a whole line, and what it cannot be sure of is said behind it.
+"""
+
+import codecs
+import contextlib
+import csv
+import itertools
+import json
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.compressed import how_to_unpack, packing_in
+from data.endings import READ, medium_of
+from data.formats.fields import FIELDS, PAIRS, WORDS
+from data.formats.walk import walk
+from data.pointers import pointer_in
+from data.split_names import split_words
+from data.text import foreign_encoding
+
+_DELIMITERS = ",\t;|"
+_HEAD_BYTES = 2**20
+_READ_BYTES = 2**28
+_ROWS = 50
+_FILES = 50_000
+_LIKE_WORDS = ("text", "caption", "transcri", "sentence", "words", "descri", "prompt", "title", "label", "comment")
+_NAMES = {*FIELDS, *WORDS, *(name for pair in PAIRS for name in pair), "id", "name", "split", "key", "class"}
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What the beginning of a table looks like."""
+
+    encoding: str
+    delimiter: str
+    quoted: bool
+    rows: list[list[str]]
+
+    def reader(self, file: Path, kind: str) -> str:
+        """The call that reads the file."""
+        # as Python spells it: JSON would write a name beyond 16 bits as two halves
+        spelt = json.dumps(file.name, ensure_ascii=False) if file.name.isprintable() else repr(file.name)
+        options = f", delimiter={json.dumps(self.delimiter)}" if self.delimiter != "," else ""
+        options += "" if self.quoted else ", quoting=csv.QUOTE_NONE"
+        return f'csv.{kind}(open({spelt}, encoding="{self.encoding}", newline=""){options})'
+
+
+def table_remedy(file: Path, name: str, *, alone: bool = True) -> str:
+    """What to do about a table of words, as the end of a sentence that begins with its name in the source.
+
+    One that is not `alone` in its folder, or named after a split, keeps its name, for a metadata.jsonl hides others.
+    """
+    if problem := pointer_in(file) or how_to_unpack(file):
+        return f"{name!r}, which {problem}"
+    if packing := packing_in(file):
+        out = shlex.quote(file.name.partition(".")[0] + (".tsv" if ".tsv" in file.name.lower() else ".csv"))
+        out = out if out != file.name else f"unpacked-{out}"
+        return f"{name!r}, which is compressed: unpack it by `{packing.unpack} {shlex.quote(file.name)} > {out}`"
+    table = _looked_at(file)
+    kind, row, note = _meaning(table, file)
+    program = (
+        f"import csv, json; csv.field_size_limit(2**30); [print(json.dumps({row})) for row in "
+        f"{table.reader(file, kind)}{' if row' if kind == 'reader' else ''}]"
+    )
+    out = "metadata.jsonl" if alone and not split_words(file.stem) else f"{file.stem}.jsonl"
+    return (
+        f"{name!r}, and {os.path.splitext(file.name)[1].lower()} is not read: write a {out} from it, in its folder, by "
+        f"`python -c {shlex.quote(program)} > {shlex.quote(out)}`{note}"
+    )
+
+
+def _looked_at(file: Path) -> _Table:
+    """Encoding, delimiter and first rows."""
+    try:
+        with open(file, "rb") as stream:
+            head = stream.read(_HEAD_BYTES)
+    except OSError:
+        return _Table("utf-8-sig", ",", True, [])
+    encoding = foreign_encoding(head[:64]) or _encoding(file)
+    text = head.decode(encoding, "replace").replace("\0", "").lstrip("\ufeff")
+    first = next(iter(text[:4096].splitlines()), "")
+    delimiter = max(_DELIMITERS, key=lambda mark: (first.count(mark), -_DELIMITERS.index(mark)))
+    lines = text.splitlines(keepends=True)[: 4 * _ROWS]
+    # bars and tabs are written by programs that know no quotes, unless every line has pairs of them
+    quoted = delimiter in ",;" or (delimiter == "\t" and all(line.count('"') % 2 == 0 for line in lines))
+    reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
+    rows = []
+    with contextlib.suppress(csv.Error):
+        rows.extend(filter(None, itertools.islice(reader, _ROWS)))
+    return _Table(encoding, delimiter, quoted, rows)
+
+
+def _encoding(file: Path) -> str:
+    """The first of the common encodings in which all of a file can be read, as far as it is looked at."""
+    for encoding in ("utf-8", "cp1252"):
+        decoder = codecs.getincrementaldecoder(encoding)()
+        try:
+            with open(file, "rb") as stream:
+                for _ in range(_READ_BYTES // _HEAD_BYTES):
+                    block = stream.read(_HEAD_BYTES)
+                    decoder.decode(block, final=not block)
+                    if not block:
+                        break
+            return "utf-8-sig" if encoding == "utf-8" else encoding
+        except UnicodeDecodeError:
+            continue
+    return "latin-1"
+
+
+def _meaning(table: _Table, file: Path) -> tuple[str, str, str]:
+    """(reader of the csv module, expression of a row's object, note on what was guessed)."""
+    rows, header = table.rows, [_plain(cell) for cell in table.rows[0]] if table.rows else []
+    known = _NAMES.intersection(cell.strip().lower() for cell in header)
+    column, before, behind = _path_column(rows, file.parent)
+    has_medium = any(medium_of(cell) for cell in header)
+    first_is_path = column is not None and (file.parent / f"{before}{rows[0][column]}{behind}").is_file()
+    bare = has_medium or first_is_path or (column is None and (len(header) == 1 or table.delimiter == "|"))
+    if rows and not known and bare:
+        return _without_header(rows, column, before, behind)
+    return _with_header(rows, header, column, before, behind)
+
+
+def _without_header(rows: list[list[str]], column: int | None, before: str, behind: str) -> tuple[str, str, str]:
+    """Cells by their places."""
+    note = ""
+    if column is None and len(rows[0]) == 1 and not medium_of(rows[0][0]):
+        return "reader", '{"text": row[0]}', " (it has no header)"
+    if column is None:
+        column = next((place for place, cell in enumerate(rows[0]) if medium_of(cell)), 0)
+        note = " (it has no header, and the cells of its paths name no file here: put what is missing before or behind"
+        note += f" row[{column}])"
+    wordy = _longest(rows, {column})
+    if wordy is None:
+        return "reader", '{"text": row[0]}', note
+    # rows may be short of a cell at the end
+    cell = "row[-1]" if wordy == max(map(len, rows)) - 1 and len({len(row) for row in rows}) > 1 else f"row[{wordy}]"
+    return "reader", f'{{"file_name": {_around(f"row[{column}]", before, behind)}, "text": {cell}}}', note
+
+
+def _with_header(
+    rows: list[list[str]], header: list[str], column: int | None, before: str, behind: str
+) -> tuple[str, str, str]:
+    """Cells by their names."""
+    names = {name: place for place, name in enumerate(header)}
+    is_known = column is not None and header[column] in FIELDS and not before and not behind
+    named = [name for name in names if name in FIELDS and name != "text"]
+    changed, drop, note = {}, [], ""
+    if column is not None and not is_known:
+        changed["file_name"] = _around(f"row[{_spelt(header[column])}]", before, behind)
+        drop.append(header[column])
+    pair = next((pair for pair in PAIRS if names.keys() >= set(pair)), None)
+    words = next((name for name in WORDS if name in names and names[name] != column), None)
+    taken = {column, *(names[name] for name in named)}
+    if words is None and pair is not None:
+        drop += pair
+        kind = medium_of("x" + behind) or (medium_of(rows[1][column]) if column is not None and len(rows) > 1 else None)
+        mark = f'"<{kind.__name__.lower()}>\\n" + ' if kind else ""
+        ask, answer = (f"row[{_spelt(name)}]" for name in pair)
+        turns = f'[{{"role": "user", "content": {mark}{ask}}}, {{"role": "assistant", "content": {answer}}}]'
+        changed["messages"] = turns
+    elif words is None:
+        free = (name for name, place in names.items() if place not in taken)
+        like = [name for name in free if any(word in name.lower() for word in _LIKE_WORDS)]
+        place = _longest(rows[1:], {*range(999)} - {names[name] for name in like} if like else taken)
+        place = place if place is not None or len(header) < 2 else len(header) - 1
+        if place is not None and place not in taken:
+            changed["text"] = f"row[{_spelt(header[place])}]"
+            drop.append(header[place])
+    if (column is None and not named) or "text" in changed:
+        shown = ", ".join(repr(name[:40]) for name in header[:6])
+        note = f" (its columns are {shown}; call" + (" that of the path file_name and" if column is None else "")
+        note += " that of the words text, if this is another)"
+    if not changed:
+        return "DictReader", "{k: v for k, v in row.items() if k}", note
+    kept = f"{{k: v for k, v in row.items() if k and k not in {tuple(drop)!r}}}"
+    return "DictReader", f"{kept} | {{{', '.join(f'{json.dumps(k)}: {v}' for k, v in changed.items())}}}", note
+
+
+def _path_column(rows: list[list[str]], folder: Path) -> tuple[int | None, str, str]:
+    """(column that names files, what stands before a cell in the path of its file, what behind); None for no column."""
+    files = [path for path, why in itertools.islice(walk(folder.resolve()), _FILES) if not why and medium_of(path)]
+    by_base: dict[str, str] = {}
+    for path in files:
+        by_base.setdefault(os.path.splitext(path)[0].rsplit("/", 1)[-1], path)
+        by_base.setdefault(path.rsplit("/", 1)[-1], path)
+    there, best = set(files), (0, None, "", "")
+    for column in range(min(map(len, rows), default=0)):
+        cells = [row[column] for row in rows]
+        around = {("", "")}
+        for cell in cells:
+            path = by_base.get(cell.rsplit("/", 1)[-1]) if cell else None
+            at = path.rfind(cell) if path else -1
+            if at >= 0 and (not at or path[at - 1] == "/") and _is_ending(path[at + len(cell) :]):
+                around.add((path[:at], path[at + len(cell) :]))
+        for before, behind in sorted(around):
+            count = sum(f"{before}{cell}{behind}" in there for cell in cells)
+            if count > best[0]:
+                best = (count, column, before, behind)
+    return best[1:]
+
+
+def _is_ending(text: str) -> bool:
+    return not text or (text.startswith(".") and text[1:].lower() in READ)
+
+
+def _longest(rows: list[list[str]], taken: set[int | None]) -> int | None:
+    """The column of the most characters but those in `taken`; the later of two."""
+    sums: dict[int, int] = {}
+    for row in rows:
+        for place, cell in enumerate(row):
+            if place not in taken:
+                sums[place] = sums.get(place, 0) + len(cell)
+    return max(sums, key=lambda place: (sums[place], place), default=None)
+
+
+def _around(cell: str, before: str, behind: str) -> str:
+    return " + ".join(filter(None, (before and _spelt(before), cell, behind and _spelt(behind))))
+
+
+def _spelt(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False) if text.isprintable() else repr(text)
+
+
+def _plain(cell: str) -> str:
+    return "".join(char for char in cell if char.isprintable())
