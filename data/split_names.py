@@ -32,10 +32,10 @@ FLAGS = {
 """Flag -> what it says when it is true and when it is false; two of them are told in the order given."""
 _SAY_IT = frozenset((*FIELDS, *LOOSE_FIELDS, *FLAGS, "meta", "metadata"))
 _OF_SPLIT = {
-    "train": "train training trainset traindata trainsplit trainval trainvalid restval",
+    "train": "train training trainset traindata trainsplit trainlist trn trainval trainvalid restval",
     "validation": "validation validate val valid dev devel development eval evaluation valset devset evalset valdata "
-    "devdata evaldata validset validationset valsplit devsplit minival",
-    "test": "test testing testset testdata testsplit testdev teststd heldout holdout",
+    "devdata evaldata validset validationset valsplit devsplit vallist minival",
+    "test": "test testing testset testdata testsplit testlist tst testdev teststd heldout holdout",
 }
 WORDS = {word: split for split, words in _OF_SPLIT.items() for word in words.split()}
 """Word, in lower case -> split."""

@@ -22,6 +22,8 @@ SIBLINGS = {
     "added with another number": ("pairs.v2", "pairs.eval.v3", "validation"),
     "sets": ("trainset", "testset", "test"),
     "data": ("traindata", "valdata", "validation"),
+    "lists": ("ucf_trainlist01", "ucf_testlist01", "test"),
+    "short": ("en.trn", "en.tst", "test"),
     "set apart": ("fit", "Test set", "test"),
     "held-out": ("rows", "held-out", "test"),
 }
