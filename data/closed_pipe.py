@@ -1,7 +1,8 @@
 """Whoever reads a command's output may stop before its end: `python -m model.generate ... | head -c 5`.
 
-Writing then raises BrokenPipeError. That is no mistake of anybody, so nothing is said, and the code is 0. Python would write what is left in its buffers once more at its end and complain
-then, which is why standard output leads nowhere afterwards.
+Writing then raises BrokenPipeError. That is no mistake of anybody, so nothing is said, and the code is 0. Python would
+write what is left in its buffers once more at its end and complain then, which is why standard output leads nowhere
+afterwards.
 """
 
 from __future__ import annotations
