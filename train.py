@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from data.closed_pipe import until_closed
 from data.filters.rounds import Rounds
 from data.filters.rules import apply
 from data.formats import check_there, open_source
@@ -47,7 +48,6 @@ from evals.report import write_report
 from evals.summary import write_summary
 from evals.validation import Validator
 from model import Transformer, load
-from model.closed_pipe import until_closed
 from model.load import LoadedModel, save_model
 from recipes.forecast import forecast
 from recipes.launch import in_words, parse

@@ -6,6 +6,7 @@
     readers.py     documents of a path, and their text; markdown.py the links of a page
     tokenizer.py   byte-level BPE and the special tokens
     config.py      EncodeConfig: every number that decides how media become tokens
+    closed_pipe.py commands whose reader stops early
     deciding.py    which settings of any room decide what comes out
     lengths.py     the one length function, used by encoder and tests alike
     decode*.py     media files to patches, in subprocesses that can be killed

@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 
+from data.closed_pipe import closed_pipe
 from data.tables import safe
 from evals.config import EvalConfig
-from model.closed_pipe import closed_pipe
 from model.device import add_device_arguments, resolve_compute_dtype, resolve_device
 
 _OTHERS = (

@@ -33,6 +33,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from data.closed_pipe import until_closed
 from data.tokenizer import Tokenizer
 from data.workbench.needle import CHANCE
 from data.workbench.needle_contexts import TASKS, Context, Contexts, check_libraries
@@ -40,7 +41,6 @@ from data.workbench.source import read_source
 from evals.needle_answer import Reader
 from evals.needle_table import cell_of, console_table
 from evals.summary import read_json, read_jsonl, write_whole
-from model.closed_pipe import until_closed
 from model.device import (
     add_device_arguments,
     autocast,

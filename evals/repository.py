@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from data.closed_pipe import until_closed
 from data.encode import assemble_runs
 from data.workbench.source import SourceFile, read_source
 from evals.bootstrap import ratio_interval
@@ -40,7 +41,6 @@ from evals.needle import listed_numbers
 from evals.needle_answer import Reader
 from evals.repository_cases import CONDITIONS, Case, Windows, find_cases
 from evals.summary import read_jsonl, write_whole
-from model.closed_pipe import until_closed
 from model.device import (
     add_device_arguments,
     autocast,

@@ -36,12 +36,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from data.closed_pipe import until_closed
 from data.document import Audio, Image, Part, Text, Video, part_to_json
 from data.endings import medium_of
 from data.sequence import Sequence
 from data.tokenizer import END_ID, SPECIALS, Tokenizer
 from model.answering import Answering
-from model.closed_pipe import until_closed
 from model.decode import GROUP, StaticDecoding, collect
 from model.device import add_device_arguments, device_of, resolve_compute_dtype, resolve_device
 from model.prefill import PREFILL_TOKENS, OnRead, Reading, eagerly, read_prompts

@@ -88,6 +88,7 @@ def test_the_model_says_how_much_it_saw_at_once(folder):
     """A document sees itself alone: rows may be longer than anything that was trained on."""
     longest = max(len(load(folder).encode_chat(messages[:-1])) for messages in CONVERSATIONS.values())
     assert longest < load(folder).trained_tokens < 64
+    assert load(folder).trained_roles == ("assistant", "system", "tool", "user")
 
 
 @pytest.mark.parametrize("name", CONVERSATIONS)

@@ -21,6 +21,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from data.closed_pipe import until_closed
 from model.device import has_bfloat16
 from training.config import CHECKPOINTING, TrainConfig
 from training.console import count, duration
@@ -315,6 +316,7 @@ def request(args: argparse.Namespace, recipe) -> tuple[Case, TrainConfig, Device
     return case, train, device, held
 
 
+@until_closed
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 a plan, 2 a mistake or nothing that fits."""
     # a command stands outside of the rooms: recipes import training, never the other way round

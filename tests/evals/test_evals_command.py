@@ -422,8 +422,8 @@ def test_where_no_document_is_left_the_reason_is_told(made, tmp_path, capsys, fi
 def test_a_format_can_be_given(made, tmp_path, capsys):
     """The message said to give one, and there was no way to."""
     base, _ = made
-    (tmp_path / "one.txt").write_text("a heron by water\n")
-    arguments = [str(base / "one" / "small"), "--on", str(tmp_path / "one.txt"), *ARGUMENTS]
+    (tmp_path / "one.data").write_bytes(b"\x00\x01\x02 a heron by water")
+    arguments = [str(base / "one" / "small"), "--on", str(tmp_path / "one.data"), *ARGUMENTS]
     assert measure(arguments) == 2
     said = capsys.readouterr().err
     assert "give --format" in said and "format=" not in said
@@ -464,5 +464,5 @@ def test_a_reader_that_stops_early_is_no_mistake(made, tmp_path, capsys, monkeyp
     os.close(read)
     with open(write, "w") as pipe:
         monkeypatch.setattr("sys.stdout", pipe)
-        assert asked() == 141
+        assert asked() == 0
     assert "rror" not in capsys.readouterr().err

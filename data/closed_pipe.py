@@ -1,8 +1,8 @@
 """Whoever reads a command's output may stop before its end: `python -m model.generate ... | head -c 5`.
 
-Writing then raises BrokenPipeError. That is no mistake of anybody, so nothing is said; the code is that of other
-programs which a closed pipe ends. Python would write what is left in its buffers once more at its end and complain
-then, which is why standard output leads nowhere afterwards.
+Writing then raises BrokenPipeError. That is no mistake of anybody, so nothing is said, and the code is 0. Python would
+write what is left in its buffers once more at its end and complain then, which is why standard output leads nowhere
+afterwards.
 """
 
 from __future__ import annotations
@@ -12,12 +12,9 @@ import os
 import sys
 from collections.abc import Callable
 
-CODE = 141
-"""128 and the number of SIGPIPE."""
-
 
 def until_closed(command: Callable[..., int]) -> Callable[..., int]:
-    """A command that ends quietly, with `CODE`, where nobody reads its output any more."""
+    """A command that ends quietly where nobody reads its output any more."""
 
     @functools.wraps(command)
     def run(*arguments, **options) -> int:
@@ -40,4 +37,4 @@ def closed_pipe() -> int:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
             os.close(nowhere)
-    return CODE
+    return 0
