@@ -142,6 +142,9 @@ def manifests(
     if len(files) == 1:
         if problem := pointer_in(files[0]):
             raise ValueError(f"{path if path.is_file() else path / files[0].name} {problem}")
+        if not files[0].stat().st_size:
+            what = "is empty (0 bytes): what was to write it failed, so write it again"
+            raise ValueError(f"{path if path.is_file() else path / files[0].name} {what}")
         # said once; among several files one of another encoding is set aside
         check_encoding(files[0])
     if format is None:

@@ -20,7 +20,7 @@ from media_formats import (
 from PIL import Image as Pillow
 
 from data.config import EncodeConfig
-from data.document import DocumentError
+from data.document import Audio, DocumentError
 
 CONFIG = EncodeConfig(max_audio_s=10.0, max_video_s=20.0)
 
@@ -254,6 +254,43 @@ def test_what_is_no_video(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DocumentError, match="not a video that can be read: no MP4"):
             decode_video(tmp_path / name, CONFIG)
+
+
+SOUND_ALONE = {
+    "a.mp4": ("mp4", "aac"),
+    "a.webm": ("webm", "libopus"),
+    "a.mov": ("mov", "aac"),
+    "a.3gp": ("3gp", "aac"),
+    "a.mkv": ("matroska", "flac"),
+    "a.avi": ("avi", "libmp3lame"),
+    "a.ts": ("mpegts", "aac"),
+    "a.flv": ("flv", "aac"),
+}
+
+
+@pytest.mark.parametrize("name", SOUND_ALONE)
+def test_a_sound_called_a_film_is_read_once_it_is_renamed(tmp_path, name):
+    """In a folder the ending says what a medium is, and `give it as audio` was no remedy there."""
+    av = pytest.importorskip("av", reason="PyAV makes the sound")
+    from format_files import media, read
+    from media_formats import _encode_tone
+
+    from data.decode import decode_part
+
+    form, codec = SOUND_ALONE[name]
+    with av.open(str(tmp_path / name), "w", format=form) as container:
+        stream = container.add_stream(codec, rate=48000 if codec == "libopus" else 44100, layout="mono")
+        _encode_tone(container, stream, 0.0, 1.0)
+    (tmp_path / "a.txt").write_text("a tone")
+    root = tmp_path.resolve()
+    (document,), _ = read(tmp_path, format="media")
+    with pytest.raises(DocumentError, match=r"rename it to end in \.\w+\)") as caught:
+        decode_part(document.parts[0], root, CONFIG)
+    ending = str(caught.value).rpartition("to end in ")[2].rstrip(")")
+    (tmp_path / name).rename(tmp_path / f"a{ending}")
+    (document,), _ = read(tmp_path)
+    assert media(document) == [(Audio, f"a{ending}")]
+    assert len(decode_part(document.parts[0], root, CONFIG).tokens) > 5
 
 
 def test_a_cover_picture_is_no_film(tmp_path):

@@ -124,6 +124,19 @@ def test_other_tables_of_the_folder_are_named(tmp_path):
         open_source(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["metadata.jsonl", "manifest.json", "train.jsonl"])
+def test_a_manifest_that_a_failed_command_left_is_told(tmp_path, name):
+    """A command that fails leaves an empty file, of which it was said that there are no documents."""
+    picture(tmp_path / "a.png", 8, 8)
+    (tmp_path / name).write_bytes(b"")
+    (tmp_path / "table.csv").write_text("file_name,text\na.png,red\n")
+    with pytest.raises(ValueError, match=rf"{name} is empty \(0 bytes\)"):
+        open_source(tmp_path / name)
+    if name != "train.jsonl":
+        with pytest.raises(ValueError, match=rf"{name} is empty \(0 bytes\)"):
+            open_source(tmp_path)
+
+
 HOSTILE = [
     *(b"", b"\n\n\n", b"|||\n", b"\0" * 99, b"a\n", b'"""""\n', b"../x.png,y\n", b"/etc/passwd|y\n", b"a.png\n"),
     *(b",\n,\n", b"\xff\xfe\x81,\x8d\n", b"file_name,file_name\na.png,b\n", b"a,b\n" * 9 + b"c\n"),
