@@ -44,6 +44,7 @@ from data.turns import roles_in
 from data.workbench import build_workbench
 from data.workbench.source import read_source, source_hash
 from evals.evaluate import evaluate
+from evals.loss import held_out_split
 from evals.report import write_report
 from evals.summary import write_summary
 from evals.validation import Validator
@@ -66,7 +67,7 @@ from training.extend import carry, check_longer, checkpoint_to_extend
 from training.files import differences, file_digest, read_json, write_json
 from training.ledger import Ledger
 from training.loop import train
-from training.metrics import viewers
+from training.metrics import require_tensorboard, viewers
 from training.parallel import split_world, whole_weights
 from training.processes import Interrupted
 from training.rows import RowSource
@@ -131,6 +132,9 @@ def run_line(
 
     Raises ValueError for what the user can mend, Interrupted when a signal asked to stop, after saving.
     """
+    if track is not None:
+        # before anything is renamed or trained
+        require_tensorboard()
     asked = recipe.runtime
     device = "cuda" if asked.device != "cpu" and torch.cuda.is_available() else "cpu"
     world = start_world(device=device, timeout_s=asked.timeout_s)
@@ -232,7 +236,11 @@ class _Run:
             if changes and corpus.meta["identity"]["keep_media"]:
                 logger.warning("corpus: %s. Training goes on with what was encoded then; %s", changes, build)
             elif changes:
-                logger.warning("corpus: %s. Their documents are left out; %s", changes, build)
+                logger.warning(
+                    "corpus: %s. Training leaves their documents out, validation stops at one that it needs; %s",
+                    changes,
+                    build,
+                )
             if not corpus.meta["identity"]["keep_media"] and changes.share > self.recipe.rows.max_left_out:
                 trouble = f"corpus: {changes}, over rows.max_left_out {self.recipe.rows.max_left_out:g}; {build}"
         if trouble := self.world.broadcast(trouble):
@@ -304,6 +312,8 @@ class _Run:
             logger.info("rows: %s", found.text())
             write_json(self.folder / "left_out.json", found.to_json())
         require_targets(self.data, found, documents=self.documents, most=rows.max_left_out)
+        # evaluation would refuse it when all is trained
+        held_out_split(self.data, self.recipe.evals)
 
     def plan(self, config: TrainConfig, *, documents=None, num_rows: int | None = None) -> Plan:
         """The rows of a training run: documents of the training split that filters left, or those in `documents`."""

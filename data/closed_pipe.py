@@ -20,7 +20,9 @@ def until_closed(command: Callable[..., int]) -> Callable[..., int]:
     def run(*arguments, **options) -> int:
         try:
             code = command(*arguments, **options)
-            sys.stdout.flush()
+            # there is none where it was closed from the start
+            if sys.stdout is not None:
+                sys.stdout.flush()
             return code
         except BrokenPipeError:
             return closed_pipe()
@@ -30,7 +32,7 @@ def until_closed(command: Callable[..., int]) -> Callable[..., int]:
 
 def closed_pipe() -> int:
     """Send what is still to be written nowhere; returns the exit code."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
             stream.flush()
         except OSError:

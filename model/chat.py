@@ -349,7 +349,7 @@ def converse(
         try:
             check_question(question)
         except ValueError as error:
-            if not sys.stdin.isatty():
+            if not _is_typed():
                 raise
             print(f"error: {error}", file=sys.stderr)
             continue
@@ -363,10 +363,14 @@ def converse(
         content = []
 
 
+def _is_typed() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 def typed_questions() -> Iterator[str]:
-    """Lines of standard input that are not empty, until it ends."""
-    while True:
-        if sys.stdin.isatty():
+    """Lines of standard input that are not empty, until it ends; none where it is closed."""
+    while sys.stdin is not None:
+        if _is_typed():
             print("> ", end="", file=sys.stderr, flush=True)
         try:
             line = sys.stdin.readline()

@@ -17,6 +17,7 @@ B batch, T tokens of the longest prompt, N patches of one modality.
 from __future__ import annotations
 
 import io
+import numbers
 import os
 from collections.abc import Iterable, Mapping, Set
 from collections.abc import Sequence as Items
@@ -66,11 +67,13 @@ def encode_prompt(parts: PromptPart | Items[PromptPart], *, tokenizer: Tokenizer
 
     A list, tuple, array or tensor of whole numbers is a part too: token ids, taken as they are. Text that a model wrote
     need not come back as the ids that it chose; its ids do. Ids of special tokens are allowed, but for the slots of
-    media, which have patches. A list of parts may hold ids (`["a", [17, 18]]`); a list of numbers alone is no list of
-    parts, and is given as `[[17, 18]]`; an array or a tensor may stand alone.
+    media, which have patches. A list of parts may hold ids (`["a", [17, 18]]`); a list of numbers alone, an array or a
+    tensor is a prompt of ids.
     Raises ValueError naming the part or file that cannot be used.
     """
     if isinstance(parts, str | Path | PIL.Image.Image | Part | TextFile | np.ndarray | Tensor):
+        parts = [parts]
+    if isinstance(parts, list | tuple) and parts and all(map(_is_number, parts)):
         parts = [parts]
     # those that can be iterated over hold something else than parts, or in no order
     if not isinstance(parts, Iterable) or isinstance(parts, Mapping | Set | bytes | bytearray | memoryview | io.IOBase):
@@ -103,6 +106,10 @@ def _checked_words(text: str, number: int) -> str:
             "convert it, for instance with iconv -t UTF-8"
         ) from None
     return text
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _checked_ids(given: TokenIds, number: int, tokenizer: Tokenizer) -> list[int]:

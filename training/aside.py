@@ -131,7 +131,7 @@ def refusal(names: Sequence[str], *, changes: list[str], folder: Path, redo: Ite
     which, are = " and ".join(names), "is" if len(names) == 1 else "are"
     return (
         f"{which} {are} trained already, or partly, with other settings or documents, and {are} kept ({shown}): give "
-        "--name NEW for a run of its own, --extend where only the number of steps grew, or --redo "
+        "--name NEW for a run of its own, --extend where only the number of steps of a wsd schedule grew, or --redo "
         f"{_again(names, redo, folder)}; the settings of before go on as ever"
     )
 

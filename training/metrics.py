@@ -148,6 +148,16 @@ def viewers(folder: Path, *, tensorboard: bool) -> tuple[Sink, ...]:
         return ()
 
 
+def require_tensorboard() -> None:
+    """Raises ValueError, telling the remedy, where tensorboard is not installed."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            "tensorboard is not installed: run `uv sync --extra tensorboard`, or leave out --track tensorboard"
+        ) from error
+
+
 class TensorBoardSink:
     """Every number of a metrics line as a scalar, nested keys joined by `/`.
 
@@ -158,12 +168,9 @@ class TensorBoardSink:
     """
 
     def __init__(self, folder: Path):
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ValueError(
-                "tensorboard is not installed: run `uv sync --extra tensorboard`, or leave out --track tensorboard"
-            ) from error
+        require_tensorboard()
+        from torch.utils.tensorboard import SummaryWriter
+
         self._make, self._folder = SummaryWriter, str(folder)
         self._writer = None
 

@@ -325,7 +325,7 @@ def test_training_on_a_built_corpus_tells_what_changed(tmp_path, caplog, change,
         if change == "other":
             picture(path, 8, 8)
     check(0.9)
-    told = "Training goes on with what was encoded then" if keep else "Their documents are left out"
+    told = "Training goes on with what was encoded then" if keep else "Training leaves their documents out"
     assert f"2 of 3 media files changed since they were encoded: 'm/0.png' first. {told}" in caplog.text
     if keep:
         check(0.5)

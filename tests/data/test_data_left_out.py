@@ -16,6 +16,7 @@ from data.document import MODALITIES
 from data.left_out import LeftOut, find_left_out
 from data.plan import Plan
 from data.store import build_corpus
+from data.tokenizer import MIN_VOCAB, train_tokenizer
 from evals.report_sections import record_section
 from evals.summary import summarise
 from recipes.launch import Launch
@@ -277,3 +278,13 @@ def test_the_command_says_so_in_its_last_line(tmp_path, capsys, monkeypatch, row
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: no document of the train split") and "train" in last
     assert not (tmp_path / "runs/real/large_baseline").exists()
+
+
+def test_a_corpus_that_holds_nothing_out_is_refused_before_training(tmp_path):
+    """Evaluation said so when everything was trained."""
+    rows = [{"id": f"t{number}", "split": "train", "text": "words of a river"} for number in range(3)]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    corpus = build_corpus(tmp_path / "m.jsonl", tmp_path / "c", tokenizer=train_tokenizer(["words"], MIN_VOCAB),
+                          config=EncodeConfig(), num_workers=1)  # fmt: skip
+    with pytest.raises(ValueError, match="no held-out document: give some lines of the manifest the split validation"):
+        check_rows(corpus, tmp_path)

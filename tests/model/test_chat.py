@@ -1,11 +1,13 @@
 """A conversation is asked as it was trained on, token for token, and the answer ends where the model's turn does."""
 
 import io
+import sys
 from pathlib import Path
 
 import PIL.Image
 import pytest
 
+from data.closed_pipe import until_closed
 from data.document import Text
 from data.encode import encode
 from data.formats import open_source
@@ -13,7 +15,7 @@ from data.formats.chat import chat_document
 from data.formats.llava import llava_document
 from data.tokenizer import SLOT_ID
 from model import load
-from model.chat import ROLES, Answer, document_of
+from model.chat import ROLES, Answer, document_of, typed_questions
 from model.generate import main
 
 USER, ANSWER = {"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "def f(x): a heron."}
@@ -354,3 +356,10 @@ def test_what_a_model_wrote_is_words(model_folder, here, said):
         given = loaded.encode_chat([*CONVERSATIONS["picture"], {"role": "assistant", "content": said, **more}, USER])
         parts = ["<user>\n", "shot.png", USER["content"], "\n<assistant>\n", Text(said), "\n<user>\n", USER["content"]]
         assert given.token_ids.tolist() == loaded.encode([*parts, "\n<assistant>\n"]).token_ids.tolist()
+
+
+@pytest.mark.parametrize("stream", ["stdin", "stdout"])
+def test_a_stream_that_is_closed_from_the_start(monkeypatch, stream):
+    """`python -m model.generate RUN --chat <&-` ended in a stack trace."""
+    monkeypatch.setattr(sys, stream, None)
+    assert until_closed(lambda: len(list(typed_questions())))() == 0 if stream == "stdin" else until_closed(int)() == 0

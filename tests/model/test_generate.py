@@ -146,7 +146,7 @@ def test_parts_come_in_all_forms(model_folder, media):
     [
         ([], {}, "prompt is empty"),
         ([""], {}, "holds no token"),
-        ([3], {}, "part 0 is a int"),
+        ([3.5], {}, "part 0 is a float"),
         ([Image("nowhere.png")], {}, "nowhere.png.*does not exist"),
         (["a"], {"temperature": -1.0}, "temperature"),
         (["a"], {"top_p": 0.0}, "top_p"),

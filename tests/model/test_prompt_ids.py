@@ -19,6 +19,8 @@ FORMS = {
     "numpy": np.array(IDS, np.int32),
     "numpy-in-a-list": [np.array(IDS, np.uint16)],
     "tensor": torch.tensor(IDS),
+    "bare-numbers": IDS,
+    "bare-tuple": tuple(IDS),
     "numpy-numbers": [[np.int64(token) for token in IDS]],
     "pieces": [IDS[:2], torch.tensor(IDS[2:])],
 }
@@ -50,7 +52,7 @@ BAD = {
     "two-rows": (torch.zeros(1, 3, dtype=torch.long), "2 dims"),
     "scalar": ([np.array(3)], "0 dims"),
     "slot": ([[SLOT_ID["image"]]], r"patch \(image\)"),
-    "bare-numbers": ([60, 61], r"\[\[17, 18\]\]"),
+    "half-numbers": ([60, 6.5], r"\[\[17, 18\]\]"),
     "none": ([[]], "holds no token"),
     "nested": ([[[60]]], "is a list"),
     "range": ([range(3)], r"is a range: .*\[\[17, 18\]\]"),

@@ -168,7 +168,7 @@ FORMS = {
     "set": {"shot.png"},
     "bytes": b"def ",
     "buffer": bytearray(b"def "),
-    "number": 3,
+    "number": 3.5,
 }
 
 

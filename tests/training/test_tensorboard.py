@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from tiny_run import tiny_config, tiny_train
 
+import train
+from recipes.recipe import Recipe
 from training.extend import carry, checkpoint_to_extend
 from training.metrics import Record, TensorBoardSink, flat_numbers, read_lines, viewers
 from training.stages import Line
@@ -197,3 +199,11 @@ def test_without_the_package_a_run_that_was_tracked_goes_on(tmp_path, monkeypatc
     assert viewers(tmp_path, tensorboard=False) == () == viewers(tmp_path / "none", tensorboard=False)
     with pytest.raises(ValueError, match="uv sync --extra tensorboard"):
         viewers(tmp_path, tensorboard=True)
+
+
+def test_tensorboard_that_is_missing_is_told_before_anything_is_done(tmp_path, monkeypatch):
+    """`--extend --track tensorboard` had renamed the finished stage by then."""
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match="tensorboard is not installed: run `uv sync --extra tensorboard`"):
+        train.run_line(Recipe(), runs=tmp_path / "runs", track="tensorboard", extend=True)
+    assert not (tmp_path / "runs").exists()
