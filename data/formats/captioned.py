@@ -125,7 +125,7 @@ def plain_document(fields: dict, *, root: Path, name: str, notes: Counter, besid
     if key in ("", "label") and (pairs := asked_in_pairs(every)):
         raise DocumentError(f"no words to learn from: none of the fields {', '.join(WORDS)} holds any{pairs}")
     if parts:
-        check_whole(every, parts)
+        check_whole(every, parts, notes)
     text = check_words(every, key, words, notes, any_read=bool(parts))
     if not words:
         raise DocumentError(f"no words to learn from: none of the fields {', '.join(WORDS)} holds any")

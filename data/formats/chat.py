@@ -155,7 +155,8 @@ def media_beside(turn: dict, known: frozenset[str], where: str, notes: Counter) 
     check_beside(turn, [key for key in left if key not in own.fields], where, notes)
     if not own:
         return None
-    check_stretch(turn)
+    if own.counts["audio"] or own.counts["video"]:
+        check_stretch(turn, own.paths, notes)
     return own
 
 
@@ -185,9 +186,9 @@ def _part(fields, queue: MediaQueue, role: str, learn: bool, notes: Counter) -> 
     given = {key: value for key, value in fields.items() if value is not None and key not in ("type", "text", "role")}
     if PARTS_WITH_PATH.isdisjoint(given):
         return queue.take(medium, role)
-    if medium != "image":
-        check_stretch(fields)
     path = local_path(given, where=medium)
+    if medium != "image":
+        check_stretch(fields, [path], notes)
     return Video(path, sound=_sound(fields), role=role) if medium == "video" else MEDIA[medium](path, role=role)
 
 

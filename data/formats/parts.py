@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable
 
 from data.document import Audio, DocumentError, Image, Part, Text, Video, check_relative
-from data.formats.fields import FIELDS, base64_kind, media_of
+from data.formats.fields import FIELDS, base64_kind, media_of, path_of
 from data.formats.placeholders import LISTED, waiting, written_out
 
 MEDIA = {"image": Image, "video": Video, "audio": Audio}
@@ -67,6 +67,8 @@ class MediaQueue:
         """Fields that the media are from."""
         self.counts = {kind: len(references) for kind, references in listed.items()}
         self.has_any = any(self.counts.values())
+        self.paths = [path_of(each) for kind in ("audio", "video") for each in listed.get(kind, ())]
+        """Those of sounds and films."""
         self.rest = {kind: iter(references) for kind, references in listed.items()}
         self.wanted = dict.fromkeys(MEDIA, 0)
         self.orphan = ""

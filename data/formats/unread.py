@@ -229,18 +229,22 @@ def check_beside(message: dict, left: list[str], where: str, notes: Counter) -> 
         _count(notes, f"note: field {key[:40]!r} {where} is not known and was not read")
 
 
-def check_whole(fields: dict, parts: Sequence[Part]) -> None:
+def check_whole(fields: dict, parts: Sequence[Part], notes: Counter) -> None:
     """DocumentError where fields name a part of a document's sound or film, of which the whole would be read."""
-    if any(isinstance(part, Audio | Video) for part in parts):
-        check_stretch(fields)
+    if paths := [part.path for part in parts if isinstance(part, Audio | Video)]:
+        check_stretch(fields, paths, notes)
         for key in FIELDS.keys() & fields.keys():
             for entry in _entries(fields[key])[:100] if not isinstance(fields[key], dict) else [fields[key]]:
                 if isinstance(entry, dict):
-                    check_stretch(entry)
+                    check_stretch(entry, paths, notes)
 
 
-def check_stretch(fields: dict) -> None:
-    """DocumentError for fields beside a sound or film that say where in it the row begins or ends."""
+def check_stretch(fields: dict, paths: Sequence[str], notes: Counter) -> None:
+    """DocumentError for fields beside sounds or films that say where in them the row begins or ends.
+
+    paths: those of the sounds and films. One in a table's cell or in a tar was cut before it was packed there, so that
+    the fields tell where it was cut from, and are noted.
+    """
     found = []
     length = [_number(value) for key, value in fields.items() if _plain(key) in _LENGTH]
     for key, value in fields.items():
@@ -250,7 +254,10 @@ def check_stretch(fields: dict) -> None:
         ends = name in _UNTIL and number is not None and number > 0 and number not in length
         if starts or ends or (name in _SPANS and _is_span(value)):
             found.append(key)
-    if found:
+    if found and all("::" in path for path in paths):
+        for key in found:
+            _count(notes, f"note: field {key[:40]!r} was taken for the place that an embedded sound or film was cut from")
+    elif found:
         names = " and ".join(repr(key[:40]) for key in found[:3])
         says = f"field {names} says" if len(found) == 1 else f"fields {names} say"
         raise DocumentError(

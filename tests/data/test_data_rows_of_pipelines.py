@@ -1,0 +1,82 @@
+"""Rows as programs that make data sets write them: what only looks like a lost medium or a stretch keeps its words."""
+
+import io
+import json
+import tarfile
+
+import pytest
+from format_files import media, read, texts
+from media_files import manifest
+
+from data.document import Audio, Video
+from data.formats import open_source
+
+WAV = b"RIFF\x24\0\0\0WAVEfmt "
+MP4 = b"\0\0\0\x18ftypisom"
+ASK, SAY = {"role": "user", "content": "What?"}, {"role": "assistant", "content": "Red."}
+HUMAN, GPT = {"from": "human", "value": "What?"}, {"from": "gpt", "value": "Red."}
+
+
+def look(tmp_path, fields):
+    """(document or None, reason, notes) of a manifest of one line."""
+    source = open_source(manifest(tmp_path, [fields, {"text": "x"}]))
+    item = next(item for item in source.documents() if getattr(item, "line", 0) == 1 or item.id != "manifest#2")
+    reason = getattr(item, "reason", "")
+    return (None if reason else item), reason, [note.removeprefix("note: ") for note in source.skipped]
+
+
+CUTS = {
+    "LibriSpeech of many languages": {"audio": {"bytes": WAV, "path": "1.opus"}, "begin_time": 401.76,
+                                      "end_time": 417.5, "transcript": "x"},
+    "GigaSpeech": {"audio": {"bytes": WAV, "path": "a.wav"}, "begin_time": 3.5, "end_time": 7.25, "text": "x"},
+    "AudioCaps": {"audio": {"bytes": WAV, "path": None}, "start_time": 30, "caption": "x"},
+    "a film": {"video": MP4, "start time": 10.1, "end time": 15.0, "caption": "x"},
+    "turns": {"audio": {"bytes": WAV, "path": None}, "offset": 2.5,
+              "messages": [ASK | {"content": "<audio>\nWhat?"}, SAY]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", CUTS.values(), ids=CUTS)
+def test_a_sound_or_film_in_a_cell_is_the_cut(tmp_path, row):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    table = tmp_path / "t.parquet"
+    pq.write_table(pa.table({name: [value] for name, value in row.items()}), table)
+    (document,), bad = read(table)
+    assert not bad and [kind for kind, _ in media(document)] == [Video if "video" in row else Audio]
+    source = open_source(table)
+    list(source.documents())
+    assert sum("was cut from" in note for note in source.skipped) >= 1
+    # the same row with a name of a file is a stretch of that
+    name = "v.mp4" if "video" in row else "a.wav"
+    key = "video" if "video" in row else "audio"
+    row = row | {key: name}
+    pq.write_table(pa.table({name: [value] for name, value in row.items()}), table)
+    documents, (bad,) = read(table)
+    assert not documents and "ffmpeg" in bad.reason
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"text": "x", "begin_time": 3.5, "end_time": 7.0},
+        {"caption": "x", "segment": [1.0, 2.0]},
+        {"messages": [ASK, SAY], "offset": 2.0},
+    ],
+    ids=["times", "span", "turns"],
+)
+def test_a_sound_in_a_tar_is_the_cut(tmp_path, fields):
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name, content in (("a.wav", WAV), ("a.json", json.dumps(fields).encode())):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    (document,), bad = read(tmp_path / "s.tar")
+    assert not bad and media(document) == [(Audio, "s.tar::a.wav")]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.wav").write_bytes(WAV)
+    (folder / "a.json").write_text(json.dumps(fields))
+    documents, (bad,) = read(folder)
+    assert not documents and "a stretch is meant" in bad.reason
