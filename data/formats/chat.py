@@ -21,7 +21,7 @@ of messages and parts that are not known, and a list of `tools`, are noted.
 from collections import Counter
 
 from data.document import Document, DocumentError, Part, Text, Video
-from data.formats.fields import CONVERSATIONS
+from data.formats.fields import CONVERSATIONS, note_nothing
 from data.formats.marks import TurnMarks, learned, marks_of, note_unknown, sense_of
 from data.formats.parts import MEDIA, MediaQueue, join_turns, local_path, split_placeholders
 from data.formats.placeholders import waiting
@@ -67,6 +67,9 @@ def conversation(fields: dict, turns: list, read, word: str, *, name: str, notes
     queue.close()
     if queue.orphan and not any(not isinstance(part, Text) for _, parts in spoken for part in parts):
         raise DocumentError(f"there are more {queue.orphan} placeholders than media (0 listed)")
+    if not any(not isinstance(part, Text) for _, parts in spoken for part in parts):
+        # a table has null in every row without a medium
+        note_nothing({key: value for key, value in fields.items() if value not in (None, [])}, notes)
     marked = beside.names or marks_of(turns)
     return Document(id=name, parts=join_turns(spoken, marked), kind="chat", split=UNASSIGNED)
 

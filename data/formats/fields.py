@@ -8,6 +8,7 @@ words. A path that two fields name is one medium. What becomes of the other fiel
 """
 
 import re
+from collections import Counter
 from pathlib import Path
 
 from data.document import DocumentError, Video, resolve_media
@@ -73,7 +74,7 @@ def media_of(fields: dict, root: Path | None = None) -> list[tuple[str, str, obj
     found, seen, of_repository = [], {}, is_of_repository(fields)
     for name in fields_in(fields):
         kind = FIELDS[name]
-        value = None if of_repository and not kind else fields[name]
+        value = None if (of_repository and not kind) or is_nothing(fields[name]) else fields[name]
         references = value if isinstance(value, list) else [] if value is None else [value]
         if len(references) > 100_000:
             raise DocumentError(f"field {name!r} has {len(references)} entries, over the limit of 100,000")
@@ -90,6 +91,24 @@ def media_of(fields: dict, root: Path | None = None) -> list[tuple[str, str, obj
             medium = Video if is_film else medium_of(path or "")
             found.append((name, kind or (medium.__name__.lower() if medium else ""), reference))
     return found
+
+
+def is_nothing(value, depth: int = 0) -> bool:
+    """Whether a value says that there is no medium: null, false, 0, empty texts, and lists and objects of such."""
+    if isinstance(value, str):
+        return len(value) < 20 and value.strip().lower() in ("", "none", "null", "nan")
+    if isinstance(value, list | dict):
+        entries = list(value.values()) if isinstance(value, dict) else value
+        return len(entries) < 1000 and depth < 4 and all(is_nothing(entry, depth + 1) for entry in entries)
+    return not value or value != value
+
+
+def note_nothing(fields: dict, notes: Counter) -> str:
+    """Note the first field of media that holds none, where words are read alone; its name, or ""."""
+    empty = next((key for key in fields if key in SURE and is_nothing(fields[key])), "")
+    if empty:
+        notes[f"note: field {empty!r} holds no medium: the words were read alone"] += 1
+    return empty
 
 
 def fields_in(fields: dict) -> list[str]:

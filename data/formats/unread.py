@@ -25,7 +25,7 @@ from collections.abc import Sequence
 
 from data.document import Audio, Document, DocumentError, Part, Text, Video
 from data.endings import remedy_for
-from data.formats.fields import FIELDS, SURE, WORDS, base64_kind, is_medium, path_of
+from data.formats.fields import FIELDS, SURE, WORDS, base64_kind, is_medium, is_nothing, path_of
 from data.formats.marks import UNWANTED, is_mark, looks_like_mark
 from data.formats.provenance import (
     DOCUMENT_WORDS,
@@ -187,9 +187,8 @@ def _how(key: str) -> str:
 def _is_no_medium(value) -> bool:
     """Whether a value of a field that is named after a medium says that there is none, or is words."""
     if isinstance(value, str):
-        return value.strip() in ("", "0", "false", "False", "none", "None", "null") or (
-            " " in value.strip() and "://" not in value
-        )
+        is_words = " " in value.strip() and "://" not in value
+        return is_nothing(value) or value.strip() in ("0", "false", "False") or is_words
     if isinstance(value, list | dict):
         entries = value if isinstance(value, list) else list(value.values())
         return all(not entry or (isinstance(entry, str) and _is_no_medium(entry)) for entry in entries[:1000])

@@ -20,7 +20,8 @@ HUMAN, GPT = {"from": "human", "value": "What?"}, {"from": "gpt", "value": "Red.
 def look(tmp_path, fields):
     """(document or None, reason, notes) of a manifest of one line."""
     source = open_source(manifest(tmp_path, [fields, {"text": "x"}]))
-    item = next(item for item in source.documents() if getattr(item, "line", 0) == 1 or item.id != "manifest#2")
+    items = list(source.documents())
+    item = next(item for item in items if getattr(item, "line", 0) == 1 or item.id != "manifest#2")
     reason = getattr(item, "reason", "")
     return (None if reason else item), reason, [note.removeprefix("note: ") for note in source.skipped]
 
@@ -80,3 +81,37 @@ def test_a_sound_in_a_tar_is_the_cut(tmp_path, fields):
     (folder / "a.json").write_text(json.dumps(fields))
     documents, (bad,) = read(folder)
     assert not documents and "a stretch is meant" in bad.reason
+
+
+NOTHING = {
+    "empty": {"image": ""},
+    "blank": {"image": " "},
+    "a list of it": {"images": [""]},
+    "a list of null": {"images": [None]},
+    "no film": {"video": False},
+    "an object": {"audio": {}},
+    "an object of null": {"image": {"bytes": None, "path": None}},
+    "two": {"image": "", "video": ""},
+    "as a table writes it": {"image_path": "nan"},
+}
+
+
+@pytest.mark.parametrize("empty", NOTHING.values(), ids=NOTHING)
+def test_a_field_of_media_that_holds_none(tmp_path, empty):
+    for fields in (
+        {"messages": [ASK, SAY]},
+        {"conversations": [HUMAN, GPT]},
+        {"qa": [{"question": "q", "answer": "a"}]},
+        {"text": "A heron stands. " * 40},
+        {"text": "x"},
+    ):
+        document, reason, notes = look(tmp_path, fields | empty)
+        assert document and not media(document), reason
+        assert len(notes) == 1 and "holds no medium: the words were read alone" in notes[0]
+    for fields in (
+        {"caption": "x"},
+        {"transcription": "x"},
+        {"messages": [ASK | {"content": "<image>\nWhat?"}, SAY]},
+    ):
+        document, reason, _ = look(tmp_path, fields | empty)
+        assert document is None and reason
