@@ -25,7 +25,7 @@ from collections.abc import Sequence
 
 from data.document import Audio, Document, DocumentError, Part, Text, Video
 from data.endings import remedy_for
-from data.formats.fields import FIELDS, SURE, WORDS, base64_kind, is_medium, is_nothing, path_of
+from data.formats.fields import FIELDS, SURE, WORDS, base64_kind, is_medium, is_nothing, is_pages, path_of
 from data.formats.marks import UNWANTED, is_mark, looks_like_mark
 from data.formats.provenance import (
     DOCUMENT_WORDS,
@@ -78,7 +78,9 @@ def check_unread(
         if any_read and by_name and key in FIELDS and _was_read(key, value):
             continue
         how = _how(key)
-        path = medium_inside(value) if isinstance(value, str | list | dict) else ""
+        # a text is taken from pages, a caption is about them
+        pages = (bool(words[0]) and words[0] not in DOCUMENT_WORDS) or how == "medium" or _is_of_pages(key)
+        path = medium_inside(value, pages=pages) if isinstance(value, str | list | dict) else ""
         if path and not (FIELDS.get(key) == "" and is_of_repository(fields)):
             _check_medium(fields, key, value, path, notes, any_read=any_read, words=words, where=where)
         elif how == "medium":
@@ -195,15 +197,27 @@ def _is_no_medium(value) -> bool:
     return not value or value != value
 
 
-def medium_inside(value, depth: int = 0) -> str:
-    """The first name, address or content of a medium, or name of an array, in a value; "" for none."""
+@functools.lru_cache(maxsize=4096)
+def _is_of_pages(key: str) -> bool:
+    """Whether a field names pages as pictures (`scan`)."""
+    return re.search(r"scan|figure|drawing|media|medium|attachment", key[:100].lower()) is not None
+
+
+def medium_inside(value, depth: int = 0, *, pages: bool = True) -> str:
+    """The first name, address or content of a medium, or name of an array, in a value; "" for none.
+
+    pages: whether those of pages of text (`manual.pdf`) count.
+    """
     if isinstance(value, str):
         if len(value) < 1000 and "." in value and (is_medium(value) or value.lower().endswith(_ARRAYS)):
-            return "" if " " in value and value.lower().endswith(_ARRAYS) else value
+            if not pages and is_pages(re.split(r"[?#]", value)[0]):
+                return ""
+            return "" if re.search(r"\s", value) and value.lower().endswith(_ARRAYS) else value
         return value[:200] if (value.startswith("data:") and ";base64," in value[:100]) or base64_kind(value) else ""
     if depth < 6 and isinstance(value, list | dict):
         for entry in _entries(value)[:100]:
-            if entry and isinstance(entry, str | list | dict) and (found := medium_inside(entry, depth + 1)):
+            found = medium_inside(entry, depth + 1, pages=pages) if isinstance(entry, str | list | dict) else ""
+            if found:
                 return found
     return ""
 
@@ -218,8 +232,8 @@ def check_beside(message: dict, left: list[str], where: str, notes: Counter) -> 
         value = message[key]
         if is_mark(key) or value is None or value in ("", [], {}):
             continue
-        path = medium_inside(value) if isinstance(value, str | list | dict) else ""
         named = names_medium(key) or key.rstrip("s").lower() in ("attachment", "file", "medium", "media")
+        path = medium_inside(value, pages=named) if isinstance(value, str | list | dict) else ""
         if path or (named and not _is_no_medium(value)):
             raise DocumentError(
                 f"field {key[:40]!r} {where} has a medium that is not read: write it into the content as "
@@ -255,7 +269,7 @@ def check_stretch(fields: dict, paths: Sequence[str], notes: Counter) -> None:
             found.append(key)
     if found and all("::" in path for path in paths):
         for key in found:
-            _count(notes, f"note: field {key[:40]!r} was taken for the place that an embedded sound or film was cut from")
+            _count(notes, f"note: field {key[:40]!r} was read as the place that an embedded sound or film was cut from")
     elif found:
         names = " and ".join(repr(key[:40]) for key in found[:3])
         says = f"field {names} says" if len(found) == 1 else f"fields {names} say"

@@ -5,7 +5,7 @@ import json
 import tarfile
 
 import pytest
-from format_files import media, read, texts
+from format_files import media, read
 from media_files import manifest
 
 from data.document import Audio, Video
@@ -115,3 +115,69 @@ def test_a_field_of_media_that_holds_none(tmp_path, empty):
     ):
         document, reason, _ = look(tmp_path, fields | empty)
         assert document is None and reason
+
+
+PAGES = {
+    "LangChain": {"page_content": "x", "metadata": {"source": "docs/manual.pdf", "page": 3}},
+    "LlamaIndex": {"text": "x", "metadata": {"file_path": "/data/manual.pdf", "file_name": "manual.pdf",
+                                             "file_type": "application/pdf"}},
+    "a source": {"id": "7", "text": "x", "source": "manual.pdf"},
+    "a file": {"text": "x", "file": "a.pdf", "pages": 10},
+    "TeX": {"text": "x", "file_name": "1234.tex"},
+    "Word": {"text": "x", "file_name": "a.docx"},
+    "no ending": {"text": "x", "file_name": "pg12"},
+    "a path": {"content": "x", "path": "reports/2020.pdf"},
+    "a page": {"text": "x", "filename": "index.html"},
+    "an address": {"text": "x", "pdf_url": "https://x.org/a.pdf?download=1"},
+    "unstructured": {"type": "NarrativeText", "element_id": "e", "text": "x",
+                     "metadata": {"filename": "m.pdf", "filetype": "application/pdf", "page_number": 1}},
+    "docling": {"text": "x", "meta": {"origin": {"mimetype": "application/pdf", "filename": "m.pdf"}}},
+    "chat": {"messages": [ASK, SAY], "source": "manual.pdf"},
+    "chat with a struct": {"messages": [ASK, SAY], "metadata": {"source": "x.pdf"}},
+    "a source of turns": {"conversations": [HUMAN, GPT], "source_document": "x.djvu"},
+    "a file of turns": {"conversations": [HUMAN, GPT], "file": "x.pdf", "file_name": "x.docx"},
+    "beside a message": {"messages": [ASK | {"source": "x.pdf"}, SAY]},
+    "a change": {"text": "x", "patch": "diff --git a/logo.png b/logo.png"},
+    "a long change": {"messages": [ASK, SAY], "patch": "diff --git a/x.py b/x.py\n--- a/x.py\n+++ b/logo.png"},
+    "a command": {"text": "x", "cmd": "convert a.jpg b.png"},
+    "options": {"text": "x", "cmd": "ffmpeg -i IN -vn out.wav"},
+    "code": {"text": "x", "solution": "import cv2\nopen a.png"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", PAGES.values(), ids=PAGES)
+def test_a_text_from_pages_or_about_code_is_a_text(tmp_path, fields):
+    document, reason, _ = look(tmp_path, fields)
+    assert document and not media(document), reason
+
+
+def test_a_text_from_pages_is_a_text_in_a_table(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    for name, fields in PAGES.items():
+        pq.write_table(pa.table({key: [value] for key, value in fields.items()}), tmp_path / "t.parquet")
+        (document,), bad = read(tmp_path / "t.parquet")
+        assert not bad and not media(document), name
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"caption": "x", "source": "a.pdf"},
+        {"caption": "x", "file_name": "heron.tex"},
+        {"transcript": "x", "file_name": "LJ001-0001"},
+        {"text": "x", "source": "images/a.jpg"},
+        {"text": "x", "file_name": "a.heic"},
+        {"text": "x", "metadata": {"pages": "a.pdf", "figures": ["f1.png"]}},
+        {"text": "x", "scans": ["a.pdf"]},
+        {"image": "a.pdf", "messages": [ASK, SAY]},
+        {"messages": [ASK | {"attachments": [{"file": "a.pdf"}]}, SAY]},
+        {"text": "x", "cover": "my picture of a heron.png"},
+    ],
+    ids=["caption", "file of a caption", "of a transcript", "picture", "unread", "figure", "scan", "image", "upload",
+         "spaces"],
+)  # fmt: skip
+def test_what_speaks_of_a_medium_still_does(tmp_path, fields):
+    document, reason, _ = look(tmp_path, fields)
+    assert document is None and reason
