@@ -181,9 +181,10 @@ def interleaved(parts: list[Part], words: str) -> tuple[Part, ...]:
     """Media and the words behind them, or each medium at its placeholder where there is one for each."""
     found = LISTED.findall(words) if parts and "<" in words else []
     kinds = [modality_of(part) for part in parts]
-    if not found or sorted(found) != sorted(kinds):
-        return (*parts, Text(words))
     queue = MediaQueue({kind: [part.path for part in parts if modality_of(part) == kind] for kind in MEDIA})
+    queue.match([words])
+    if not found or sorted(queue.stands_for.get(kind, kind) for kind in found) != sorted(kinds):
+        return (*parts, Text(words))
     return tuple(split_placeholders(words, queue, role=None, learn=True))
 
 

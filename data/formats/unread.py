@@ -35,6 +35,7 @@ from data.formats.provenance import (
     is_provenance,
     is_text_row,
     is_web_page,
+    mentions_medium,
     names_medium,
 )
 from data.split_names import FIELDS as SPLIT_FIELDS
@@ -85,6 +86,9 @@ def check_unread(
             _check_medium(fields, key, value, path, notes, any_read=any_read, words=words, where=where)
         elif how == "medium":
             if _is_no_medium(value):
+                continue
+            if mentions_medium(key) and _is_word(value):
+                note_field(key, notes)
                 continue
             # a caption is short: a long text with the number of a film is its transcript
             is_long = words[0] in DOCUMENT_WORDS and len(words[1]) > LONG_CHARACTERS
@@ -201,6 +205,13 @@ def _is_no_medium(value) -> bool:
 def _is_of_pages(key: str) -> bool:
     """Whether a field names pages as pictures (`scan`)."""
     return re.search(r"scan|figure|drawing|media|medium|attachment", key[:100].lower()) is not None
+
+
+def _is_word(value) -> bool:
+    """Whether a value is a word, or a list of words, and no path or address."""
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(entry, str) and _is_word(entry) for entry in value[:100])
+    return isinstance(value, str) and len(value) < 100 and not re.search(r"[/\\\d]|\.\w|://", value)
 
 
 def medium_inside(value, depth: int = 0, *, pages: bool = True) -> str:

@@ -5,7 +5,7 @@ import json
 import tarfile
 
 import pytest
-from format_files import media, read
+from format_files import media, read, texts
 from media_files import manifest
 
 from data.document import Audio, Video
@@ -181,3 +181,113 @@ def test_a_text_from_pages_is_a_text_in_a_table(tmp_path):
 def test_what_speaks_of_a_medium_still_does(tmp_path, fields):
     document, reason, _ = look(tmp_path, fields)
     assert document is None and reason
+
+
+FILMS = {
+    "LLaVA-Video": {"video": "v.mp4", "conversations": [HUMAN | {"value": "<image>\nWhat?"}, GPT, HUMAN, GPT]},
+    "LLaVA-OneVision": {"video": "a/v.mp4", "conversations": [HUMAN | {"value": "What?\n<image>"}, GPT]},
+    "two": {"videos": ["v.mp4", "w.mp4"], "messages": [ASK | {"content": "<image> or <image>?"}, SAY]},
+    "a part": {"video": "v.mp4", "messages": [ASK | {"content": [{"type": "image"}]}, SAY]},
+    "of a message": {"messages": [ASK | {"content": "<image>\nWhat?", "video": "v.mp4"}, SAY]},
+    "a caption": {"video": "v.mp4", "text": "<image>\nA heron."},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", FILMS.values(), ids=FILMS)
+def test_a_placeholder_of_a_picture_stands_for_a_film(tmp_path, fields):
+    document, reason, _ = look(tmp_path, fields)
+    assert document and {kind for kind, _ in media(document)} == {Video}, reason
+    assert "<image>" not in texts(document)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"video": "v.mp4", "messages": [ASK | {"content": "<image> or <image>?"}, SAY]},
+        {"video": "v.mp4", "messages": [ASK | {"content": "<image> or <video>?"}, SAY]},
+        {"video": "v.mp4", "image": "a.png", "messages": [ASK | {"content": "<image> or <image>?"}, SAY]},
+        {"audio": "v.wav", "conversations": [HUMAN | {"value": "<image>\nWhat?"}, GPT]},
+    ],
+    ids=["too many", "one of each", "a picture too", "a sound"],
+)
+def test_placeholders_of_other_media_do_not_match(tmp_path, fields):
+    document, reason, _ = look(tmp_path, fields)
+    assert document is None and "placeholders" in reason
+
+
+SPLITS = {
+    "fold": ("test", "test"), "set_name": ("val", "validation"), "phase": ("validation", "validation"),
+    "mode": ("TEST", "test"), "subset_name": ("dev", "validation"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", SPLITS)
+def test_words_of_splits_in_other_fields(tmp_path, key):
+    word, split = SPLITS[key]
+    for fields in ({"text": "y"}, {"messages": [ASK, SAY]}, {"image": "a.png", "caption": "y"}):
+        assert look(tmp_path, fields | {key: word})[0].split == split
+        for value in (3, "RGB", "the test of time", None):
+            assert look(tmp_path, fields | {key: value})[0] is not None
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"video_game": "Doom"},
+        {"picture_quality": "good"},
+        {"audio_book_title": "Dracula"},
+        {"image_style": ["oil", "ink"]},
+        {"photo_studio": "Nadar"},
+    ],
+    ids=str,
+)
+def test_a_word_of_media_in_a_name_is_no_medium(tmp_path, beside):
+    for fields in ({"text": "x"}, {"messages": [ASK, SAY]}):
+        document, reason, notes = look(tmp_path, fields | beside)
+        assert document and not media(document), reason
+        assert len(notes) == 1 or "title" in next(iter(beside))
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [{"video_game": "clips/doom"}, {"picture_quality": "a.png"}, {"image_key": "heron"}, {"screenshot": "Doom"},
+     {"video_hash": "ab"}, {"photo_studio": "https://x.org/7"}, {"image_style": 7}, {"imageRef": "heron"}],
+    ids=str,
+)  # fmt: skip
+def test_a_name_of_a_medium_and_what_may_be_one(tmp_path, beside):
+    assert look(tmp_path, {"text": "x"} | beside)[0] is None
+
+
+MENTIONED = {
+    "embed": "How do I embed a <video> in a page?",
+    "LLaVA": "In LLaVA, what does <image> do?",
+    "both": "Should I use <audio> here, since <video> is too large?",
+    "lines": "My page is slow.\nWhy does a <video> block it?\nThanks!",
+}
+
+
+@pytest.mark.parametrize("words", MENTIONED.values(), ids=MENTIONED)
+def test_a_placeholder_inside_a_sentence_is_a_word(tmp_path, words):
+    for fields in (
+        {"messages": [ASK | {"content": words}, SAY]},
+        {"messages": [ASK | {"content": [{"type": "text", "text": words}]}, SAY]},
+        {"conversations": [HUMAN | {"value": words}, GPT]},
+        {"qa": [{"question": words, "answer": "a"}]},
+    ):
+        document, reason, _ = look(tmp_path, fields)
+        assert document and words in texts(document), reason
+        # not so where a field is about a medium
+        assert look(tmp_path, fields | {"image": ""})[0] is None
+        assert look(tmp_path, fields | {"image_id": None})[0] is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["<image> What?", "What?\n<video>", "Look: <image>.", "What is in <image> here?", "Is <image> red?",
+     "Describe <image> in detail.", "Compare <image> to <image>, please.", "Say <image> and <|image_1|> now."],
+    ids=str,
+)  # fmt: skip
+def test_a_placeholder_that_shows_something_waits(tmp_path, words):
+    for fields in ({"messages": [ASK | {"content": words}, SAY]}, {"conversations": [HUMAN | {"value": words}, GPT]}):
+        document, reason, _ = look(tmp_path, fields)
+        assert document is None and "placeholders than media" in reason
