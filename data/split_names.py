@@ -13,8 +13,9 @@ since the field says that there is one; whether a name with one in its middle de
 (`data.formats.splits`).
 
 An object names its split in `split` (also `Split`, `data_split`, `split_name` ..., and inside `meta` or `metadata`);
-in `subset`, `partition` or `set`, which mean other things too, if the whole value is such a word; or by a flag such as
-`is_test`. A value that nobody knows sets the document aside: what is held out must not be trained on.
+in `subset`, `partition`, `set`, `fold`, `phase` or `mode`, which mean other things too, if the whole value is such a
+word; or by a flag such as `is_test`. A value that nobody knows sets the document aside: what is held out must not be
+trained on.
 """
 
 import re
@@ -22,7 +23,7 @@ import re
 SPLITS = ("train", "validation", "test")
 FIELDS = ("split", "Split", "SPLIT", "data_split", "dataset_split", "split_name", "orig_split", "original_split")
 """Fields that name a split and nothing else."""
-LOOSE_FIELDS = ("partition", "subset", "set")
+LOOSE_FIELDS = ("partition", "subset", "set", "set_name", "subset_name", "fold", "phase", "mode")
 """Fields that may name one."""
 FLAGS = {
     **dict.fromkeys(("is_train", "is_training", "in_train"), ("train", "test")),

@@ -34,7 +34,7 @@ from data.document import (
     parse_document,
     resolve_media,
 )
-from data.formats.fields import SURE, WORDS, asked_in_pairs, check_caption, media_of
+from data.formats.fields import WORDS, asked_in_pairs, check_caption, media_of, note_nothing
 from data.formats.marks import UNWANTED, is_unwanted
 from data.formats.parts import MEDIA, MediaQueue, local_path, split_placeholders
 from data.formats.placeholders import LISTED, waiting
@@ -125,17 +125,15 @@ def plain_document(fields: dict, *, root: Path, name: str, notes: Counter, besid
     if key in ("", "label") and (pairs := asked_in_pairs(every)):
         raise DocumentError(f"no words to learn from: none of the fields {', '.join(WORDS)} holds any{pairs}")
     if parts:
-        check_whole(every, parts)
+        check_whole(every, parts, notes)
     text = check_words(every, key, words, notes, any_read=bool(parts))
     if not words:
         raise DocumentError(f"no words to learn from: none of the fields {', '.join(WORDS)} holds any")
-    if not parts and (empty := next((key for key in fields if key in SURE and fields[key] in (None, "", [])), "")):
-        if key not in DOCUMENT_WORDS:
-            raise DocumentError(
-                f"field {empty!r} holds no medium, and a {key} is no text of its own: give the path of its file, or "
-                "call words that stand alone 'text'"
-            )
-        notes[f"note: field {empty!r} holds no medium: the words were read alone"] += 1
+    if not parts and (empty := note_nothing(fields, notes)) and key not in DOCUMENT_WORDS:
+        raise DocumentError(
+            f"field {empty!r} holds no medium, and a {key} is no text of its own: give the path of its file, or call "
+            "words that stand alone 'text'"
+        )
     if not parts:
         return Document(id=name, parts=(Text(text),), kind="text", split=UNASSIGNED)
     placed = interleaved(parts, text)
@@ -183,9 +181,10 @@ def interleaved(parts: list[Part], words: str) -> tuple[Part, ...]:
     """Media and the words behind them, or each medium at its placeholder where there is one for each."""
     found = LISTED.findall(words) if parts and "<" in words else []
     kinds = [modality_of(part) for part in parts]
-    if not found or sorted(found) != sorted(kinds):
-        return (*parts, Text(words))
     queue = MediaQueue({kind: [part.path for part in parts if modality_of(part) == kind] for kind in MEDIA})
+    queue.match([words])
+    if not found or sorted(queue.stands_for.get(kind, kind) for kind in found) != sorted(kinds):
+        return (*parts, Text(words))
     return tuple(split_placeholders(words, queue, role=None, learn=True))
 
 

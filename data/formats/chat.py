@@ -21,10 +21,10 @@ of messages and parts that are not known, and a list of `tools`, are noted.
 from collections import Counter
 
 from data.document import Document, DocumentError, Part, Text, Video
-from data.formats.fields import CONVERSATIONS
+from data.formats.fields import CONVERSATIONS, note_nothing
 from data.formats.marks import TurnMarks, learned, marks_of, note_unknown, sense_of
 from data.formats.parts import MEDIA, MediaQueue, join_turns, local_path, split_placeholders
-from data.formats.placeholders import waiting
+from data.formats.placeholders import is_mentioned, waiting
 from data.formats.roles import ROLES, speaker
 from data.formats.splits import UNASSIGNED
 from data.formats.unread import check_beside, check_stretch
@@ -59,6 +59,7 @@ def conversation(fields: dict, turns: list, read, word: str, *, name: str, notes
     queue, beside, spoken = MediaQueue.of(fields), TurnMarks(fields, turns, notes), system_turns(fields)
     if fields.get("tools") not in (None, "", "[]", []):
         notes["note: field 'tools' beside the turns was not read: write it into the system prompt to have it read"] += 1
+    queue.match([turn.get("content", turn.get("value")) for turn in turns if isinstance(turn, dict)])
     for number, turn in enumerate(turns):
         try:
             spoken.append(read(turn, queue, beside.default(number, turn), notes))
@@ -67,6 +68,9 @@ def conversation(fields: dict, turns: list, read, word: str, *, name: str, notes
     queue.close()
     if queue.orphan and not any(not isinstance(part, Text) for _, parts in spoken for part in parts):
         raise DocumentError(f"there are more {queue.orphan} placeholders than media (0 listed)")
+    if not any(not isinstance(part, Text) for _, parts in spoken for part in parts):
+        # a table has null in every row without a medium
+        note_nothing({key: value for key, value in fields.items() if value not in (None, [])}, notes)
     marked = beside.names or marks_of(turns)
     return Document(id=name, parts=join_turns(spoken, marked), kind="chat", split=UNASSIGNED)
 
@@ -155,7 +159,9 @@ def media_beside(turn: dict, known: frozenset[str], where: str, notes: Counter) 
     check_beside(turn, [key for key in left if key not in own.fields], where, notes)
     if not own:
         return None
-    check_stretch(turn)
+    own.match([turn.get("content", turn.get("value"))])
+    if own.counts["audio"] or own.counts["video"]:
+        check_stretch(turn, own.paths, notes)
     return own
 
 
@@ -173,7 +179,7 @@ def _part(fields, queue: MediaQueue, role: str, learn: bool, notes: Counter) -> 
     if kind in _TEXT:
         if not isinstance(fields.get("text"), str):
             raise DocumentError(f"field 'text' must be of type str, not {type(fields.get('text')).__name__}")
-        if not queue and "<" in fields["text"]:
+        if not queue and "<" in fields["text"] and not (queue.is_bare and is_mentioned(fields["text"])):
             queue.orphan = queue.orphan or waiting(fields["text"])
         return Text(fields["text"], learn=learn, role=role)
     if kind == "input_audio":
@@ -185,9 +191,9 @@ def _part(fields, queue: MediaQueue, role: str, learn: bool, notes: Counter) -> 
     given = {key: value for key, value in fields.items() if value is not None and key not in ("type", "text", "role")}
     if PARTS_WITH_PATH.isdisjoint(given):
         return queue.take(medium, role)
-    if medium != "image":
-        check_stretch(fields)
     path = local_path(given, where=medium)
+    if medium != "image":
+        check_stretch(fields, [path], notes)
     return Video(path, sound=_sound(fields), role=role) if medium == "video" else MEDIA[medium](path, role=role)
 
 

@@ -8,9 +8,10 @@ words. A path that two fields name is one medium. What becomes of the other fiel
 """
 
 import re
+from collections import Counter
 from pathlib import Path
 
-from data.document import DocumentError, Video, resolve_media
+from data.document import DocumentError, Video, check_relative, resolve_media
 from data.endings import FILM_OR_CODE, ending_of, medium_at, medium_of, remedy_for
 from data.formats.lines import list_in
 from data.formats.provenance import DOCUMENT_WORDS, is_of_repository, speaks_of_medium
@@ -51,7 +52,50 @@ _FOLDED = {*WORDS, *CONVERSATIONS, *FIELDS, "content", "id", "system", "system_p
 _ORDER = {name: place for place, name in enumerate(FIELDS)}
 SURE = {name for name, kind in FIELDS.items() if kind and name.startswith(_SURE)}
 """Fields that name a medium whatever their value looks like."""
-_STRICT = SURE | {"file_name", "file_names"}
+_PAGES = frozenset(("pdf", "xps", "djvu", "djv", "ps"))
+_TEXT_FILES = {
+    *(
+        "txt",
+        "text",
+        "md",
+        "markdown",
+        "rst",
+        "org",
+        "tex",
+        "ltx",
+        "bib",
+        "htm",
+        "html",
+        "xhtml",
+        "xml",
+        "json",
+        "jsonl",
+    ),
+    *(
+        "ndjson",
+        "yaml",
+        "yml",
+        "csv",
+        "tsv",
+        "parquet",
+        "log",
+        "wiki",
+        "srt",
+        "vtt",
+        "doc",
+        "docx",
+        "odt",
+        "rtf",
+        "zip",
+    ),
+    *("ppt", "pptx", "odp", "xls", "xlsx", "ods", "epub", "mobi", "fb2", "eml", "mbox", "msg", "ipynb", "warc"),
+}
+"""Endings of files that texts are taken from."""
+_NO_PATH = re.compile(
+    r"""[\n\r\t"<>|{}]|\ b/|\s--?[a-zA-Z]|^(?:diff|index|---|\+\+\+|@@|rm|cp|mv|git|curl|wget|cat|ffmpeg|import|from"""
+    r"""|return|print|//|\#|\$|!\[)\s"""
+)
+"""What is a line of a program, of a change to one, or more than one line."""
 
 
 def folded(fields: dict) -> dict:
@@ -73,23 +117,41 @@ def media_of(fields: dict, root: Path | None = None) -> list[tuple[str, str, obj
     found, seen, of_repository = [], {}, is_of_repository(fields)
     for name in fields_in(fields):
         kind = FIELDS[name]
-        value = None if of_repository and not kind else fields[name]
+        value = None if (of_repository and not kind) or is_nothing(fields[name]) else fields[name]
         references = value if isinstance(value, list) else [] if value is None else [value]
         if len(references) > 100_000:
             raise DocumentError(f"field {name!r} has {len(references)} entries, over the limit of 100,000")
         for reference in references:
             path = path_of(reference)
             is_film = not kind and root is not None and ending_of(path) in FILM_OR_CODE and _is_film(root, path)
-            if name not in _STRICT and not is_film and not (path and (is_medium(path) or "::" in path)):
+            if name not in SURE and not is_film and not (path and (is_medium(path) or "::" in path)):
                 continue
-            # the name of a program or page of text is no medium
-            if name in ("file_name", "file_names") and not is_film and "." + ending_of(path) in LANGUAGES:
+            # the name of a program or of pages of text is no medium
+            if not kind and not is_film and (is_pages(path) or "." + ending_of(path) in LANGUAGES):
                 continue
             if path and seen.setdefault(path, name) != name:
                 continue
             medium = Video if is_film else medium_of(path or "")
             found.append((name, kind or (medium.__name__.lower() if medium else ""), reference))
     return found
+
+
+def is_nothing(value, depth: int = 0) -> bool:
+    """Whether a value says that there is no medium: null, false, 0, empty texts, and lists and objects of such."""
+    if isinstance(value, str):
+        return len(value) < 20 and value.strip().lower() in ("", "none", "null", "nan")
+    if isinstance(value, list | dict):
+        entries = list(value.values()) if isinstance(value, dict) else value
+        return len(entries) < 1000 and depth < 4 and all(is_nothing(entry, depth + 1) for entry in entries)
+    return not value or value != value
+
+
+def note_nothing(fields: dict, notes: Counter) -> str:
+    """Note the first field of media that holds none, where words are read alone; its name, or ""."""
+    empty = next((key for key in fields if key in SURE and is_nothing(fields[key])), "")
+    if empty:
+        notes[f"note: field {empty!r} holds no medium: the words were read alone"] += 1
+    return empty
 
 
 def fields_in(fields: dict) -> list[str]:
@@ -125,6 +187,15 @@ def unpacked(fields: dict) -> dict:
 
 def check_caption(fields: dict, key: str, words: str) -> None:
     """DocumentError for a row without a medium whose words are a caption or transcript of one that is elsewhere."""
+    for name in ("file_name", "file_names"):
+        path = next(iter(map(path_of, value if isinstance(value := fields.get(name), list) else [value])), "")
+        ending = ending_of(path)
+        # a text may be taken from any file of texts; beside a caption only programs are sure to be none
+        is_text = key in DOCUMENT_WORDS and (ending in _TEXT_FILES or not ending.isalpha() or is_pages(path))
+        if is_text and path and not ending:
+            check_relative(path)
+        if not is_nothing(value) and not is_text and "." + ending not in LANGUAGES:
+            raise DocumentError(f"file {path[:200]!r} has an ending of no picture, sound or film")
     if named := speaks_of_medium(fields, key, words):
         raise DocumentError(
             f"field {named[:40]!r} shows that {key!r} belongs to a medium, and none is read: give its path as 'image', "
@@ -143,7 +214,19 @@ def is_medium(path: str) -> bool:
     if "://" in path:
         # a wiki's page about a file bears its name
         path = "" if "/wiki/" in path else re.split(r"[?#]", path)[0]
-    return 0 < len(path) < 1000 and "\n" not in path and (medium_of(path) is not None or remedy_for(path) is not None)
+    return is_path(path) and (medium_of(path) is not None or remedy_for(path) is not None)
+
+
+def is_path(text: str) -> bool:
+    """Whether a text may be a path or an address, and is no line of code, no command and no change to a program."""
+    if not 0 < len(text) < 1000 or _NO_PATH.search(text):
+        return False
+    return " " not in text or sum(medium_of(piece) is not None for piece in text.split()) < 2
+
+
+def is_pages(path: str) -> bool:
+    """Whether a file holds pages of text (`manual.pdf`), which a text may be taken from."""
+    return ending_of(path) in _PAGES
 
 
 _BASE64 = (

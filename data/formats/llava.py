@@ -40,8 +40,9 @@ def _turn(turn, queue: MediaQueue, default: bool | None, notes: Counter) -> tupl
     if turn.get("type") in MEDIA:
         if own:
             raise DocumentError("a turn of a medium has another beside it: write each as a turn of its own")
-        check_stretch(turn)
-        return role, [MEDIA[turn["type"]](local_path(turn["value"], where=turn["type"]), role=role)]
+        path = local_path(turn["value"], where=turn["type"])
+        check_stretch(turn, [path], notes)
+        return role, [MEDIA[turn["type"]](path, role=role)]
     if turn.get("type") not in (None, "text"):
         notes["note: field 'type' beside turns is not known and was not read"] += 1
     return role, said(turn["value"], queue, own, role=role, learn=learn)

@@ -187,7 +187,7 @@ def object_document(
         check_turn(fields)
         document = parse_document(marked_parts(fields, notes) | {"split": split_in(fields) or "train"})
         any_read = has_media(document)
-        check_whole(fields, document.parts)
+        check_whole(fields, document.parts, notes)
         check_unread(fields, _NATIVE, notes, any_read=any_read, where="a part of 'content'", by_name=False)
         if not any_read:
             _check_waiting(document)
@@ -210,7 +210,7 @@ def object_document(
     if form != "captioned":
         any_read = has_media(document)
         if any_read:
-            check_whole(fields | beside if beside else fields, document.parts)
+            check_whole(fields | beside if beside else fields, document.parts, notes)
         every, by_name = fields | beside if beside else fields, form != "obelics"
         check_unread(every, _read(fields, form), notes, any_read=any_read, by_name=by_name)
         if form == "obelics" and not any_read:

@@ -28,7 +28,7 @@ from data.archive import resolve_container
 from data.document import Document, DocumentError, Quarantined, Text, untagged
 from data.endings import FILM_OR_CODE, ending_of, medium_of
 from data.formats.cells import open_table, table_rows
-from data.formats.fields import CONVERSATIONS, FIELDS, SURE, WORDS, asked_in_pairs, is_medium, path_of
+from data.formats.fields import CONVERSATIONS, FIELDS, SURE, WORDS, asked_in_pairs, is_medium, is_path, path_of
 from data.formats.lines import list_in
 from data.formats.manifest import form_of, object_document
 from data.formats.marks import is_mark
@@ -259,7 +259,7 @@ def _kind(column: str, reference, heads: dict[str, bytes], features: dict) -> st
         # an address is no file beside the table
         if ("://" in reference and column not in FIELDS) or is_provenance(column, reference):
             return None
-        medium = medium_of(reference)
+        medium = medium_of(reference) if is_path(reference) else None
         return medium.__name__.lower() if medium else None
     named = next((kind for kind, pattern in _NAMES if pattern.search(column.lower())), None)
     return named or _sniff(heads[reference])

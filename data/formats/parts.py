@@ -17,8 +17,9 @@ import re
 from collections.abc import Iterable
 
 from data.document import Audio, DocumentError, Image, Part, Text, Video, check_relative
-from data.formats.fields import FIELDS, base64_kind, media_of
-from data.formats.placeholders import LISTED, waiting, written_out
+from data.formats.fields import FIELDS, base64_kind, media_of, path_of
+from data.formats.placeholders import LISTED, is_mentioned, waiting, written_out
+from data.formats.provenance import names_medium
 
 MEDIA = {"image": Image, "video": Video, "audio": Audio}
 _KEYS = ("path", "url", "file", "image", "audio", "video", "image_url", "video_url", "audio_url", "source")
@@ -67,8 +68,14 @@ class MediaQueue:
         """Fields that the media are from."""
         self.counts = {kind: len(references) for kind, references in listed.items()}
         self.has_any = any(self.counts.values())
+        self.paths = [path_of(each) for kind in ("audio", "video") for each in listed.get(kind, ())]
+        """Those of sounds and films."""
         self.rest = {kind: iter(references) for kind, references in listed.items()}
         self.wanted = dict.fromkeys(MEDIA, 0)
+        self.stands_for: dict[str, str] = {}
+        """Kind of a placeholder -> that of the media which it stands for."""
+        self.is_bare = False
+        """Whether no field beside the words is about a medium."""
         self.orphan = ""
         """A placeholder in words for which no medium is listed."""
 
@@ -77,7 +84,9 @@ class MediaQueue:
         """From every field that names media (`data.formats.fields`)."""
         listed = {kind: [] for kind in MEDIA}
         if FIELDS.keys().isdisjoint(fields):
-            return cls(listed)
+            queue = cls(listed)
+            queue.is_bare = not any(isinstance(key, str) and names_medium(key) for key in fields)
+            return queue
         found = media_of(fields)
         for key, kind, reference in found:
             if not kind:
@@ -88,8 +97,23 @@ class MediaQueue:
     def __bool__(self) -> bool:
         return self.has_any
 
+    def match(self, said: list) -> None:
+        """Look at all that is said: where there are only films, as many `<image>` stand for them, as LLaVA writes it.
+
+        said: words, or lists of content parts.
+        """
+        films = self.counts["video"]
+        if not films or films != sum(self.counts.values()):
+            return
+        found = [kind for words in said if isinstance(words, str) for kind in LISTED.findall(words)]
+        parts = [part for words in said if isinstance(words, list) for part in words if isinstance(part, dict)]
+        found += [part["type"] for part in parts if part.get("type") in ("image", "video", "audio")]
+        if found == ["image"] * films:
+            self.stands_for = {"image": "video"}
+
     def take(self, kind: str, role: str | None) -> Part:
         """The next medium of a kind."""
+        kind = self.stands_for.get(kind, kind)
         self.wanted[kind] += 1
         reference = next(self.rest[kind], None)
         if reference is None:
@@ -120,7 +144,7 @@ def split_placeholders(text: str, queue: MediaQueue, *, role: str, learn: bool) 
             parts += [MEDIA[kind](local_path(path, where=f"<{kind}>"), role=role)] if kind else []
         if parts:
             return parts
-        if "<" in text:
+        if "<" in text and not (queue.is_bare and is_mentioned(text)):
             queue.orphan = queue.orphan or waiting(text)
         return [Text(text, learn=learn, role=role)] if text else []
     # with one group, every second piece is the name of a medium

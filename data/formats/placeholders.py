@@ -30,6 +30,25 @@ _ALONE = re.compile(
 )
 
 
+_SHOWN = re.compile(
+    r"\b(?:in|of|from|is|are|on|at|with|and|or|to|this|that|these|see|describe|caption|watch|transcribe|summari[sz]e"
+    r"|given|attached|following|here|image|picture|photo|video|audio|clip)\W{0,3}(?:the\s+|this\s+)?<(?:image|video|audio)>",
+    re.IGNORECASE,
+)
+"""Words before a placeholder that speak of what it shows."""
+
+
+def is_mentioned(text: str) -> bool:
+    """Whether placeholders in words are words themselves: each comes once, inside a line, and nothing is shown by it.
+
+    ("How do I embed a <video> in a page?"). True only of a row where no field is about a medium.
+    """
+    found = LISTED.findall(text)
+    if not found or len(found) != len(set(found)) or _OTHER.search(text) or _SHOWN.search(text):
+        return False
+    return not re.search(r"(?m)^\W*<(?:image|video|audio)>|<(?:image|video|audio)>\W*$", text)
+
+
 def waiting(text: str) -> str:
     """The placeholder in words without a medium that waits for one; "" when there is none."""
     if "<" not in text:

@@ -58,6 +58,14 @@ _SURE_WORD = re.compile(
     r"(images?|imgs?|pictures?|photos?|videos?|audios?|youtube|yt|vid|screenshots?|thumbnails?|wavs?|pixels?|frames)"
     r"(id|ids|url|urls|path|paths|name|names|file|files|src|key|dir)?|latents?|spectrograms?|mels?"
 )
+_BARE = _set(
+    "image picture photo video audio screenshot thumbnail img vid wav pixel images pictures photos videos audios"
+)
+_REFERENCE = _set(
+    "id ids url urls uri path paths name names filename file files src source key keys dir folder hash sha md link",
+    "links index idx number no num ref refs reference token tokens data bytes base b hex content values",
+    "features embedding ext",
+)
 _ABOUT = _set(
     "caption captions title titles description descriptions text texts alt transcript transcription credit credits",
     "label labels question answer prompt prompts category categories tag tags type types license language summary",
@@ -97,6 +105,16 @@ def names_medium(field: str) -> bool:
     """
     words = _words(field) if len(field) < 60 else []
     return any(map(_SURE_WORD.fullmatch, words)) and _ABOUT.isdisjoint(words)
+
+
+@functools.lru_cache(maxsize=4096)
+def mentions_medium(field: str) -> bool:
+    """Whether the name of a field is about what is called after a medium (`video_game`, `picture_quality`)."""
+    words = _words(field) if len(field) < 60 else []
+    named = [place for place, word in enumerate(words) if _SURE_WORD.fullmatch(word)]
+    behind = words[named[-1] + 1 :] if named else []
+    bare = all(words[place] in _BARE for place in named)
+    return bool(behind) and bare and _REFERENCE.isdisjoint(behind)
 
 
 def is_of_repository(fields: dict) -> bool:

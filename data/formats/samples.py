@@ -96,7 +96,7 @@ def captioned_sample(
                 raise DocumentError(f"file {path[:200]!r} has an ending of no picture, sound or film")
             found[address] = kind
     # without a medium of its own a caption is none
-    check_whole(fields, [kind(path) for path, kind in found.items()])
+    check_whole(fields, [kind(path) for path, kind in found.items()], notes)
     words = check_words({"text": text} | fields if text.strip() else fields, key, words, notes, any_read=bool(found))
     return checked(paired(name, found, words, source=source), fields, split_in(fields))
 

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 
 from data.document import Audio, Document, DocumentError, Part, Text, Video
 from data.endings import remedy_for
-from data.formats.fields import FIELDS, SURE, WORDS, base64_kind, is_medium, path_of
+from data.formats.fields import FIELDS, SURE, WORDS, base64_kind, is_medium, is_nothing, is_pages, path_of
 from data.formats.marks import UNWANTED, is_mark, looks_like_mark
 from data.formats.provenance import (
     DOCUMENT_WORDS,
@@ -35,6 +35,7 @@ from data.formats.provenance import (
     is_provenance,
     is_text_row,
     is_web_page,
+    mentions_medium,
     names_medium,
 )
 from data.split_names import FIELDS as SPLIT_FIELDS
@@ -78,11 +79,16 @@ def check_unread(
         if any_read and by_name and key in FIELDS and _was_read(key, value):
             continue
         how = _how(key)
-        path = medium_inside(value) if isinstance(value, str | list | dict) else ""
+        # a text is taken from pages, a caption is about them
+        pages = (bool(words[0]) and words[0] not in DOCUMENT_WORDS) or how == "medium" or _is_of_pages(key)
+        path = medium_inside(value, pages=pages) if isinstance(value, str | list | dict) else ""
         if path and not (FIELDS.get(key) == "" and is_of_repository(fields)):
             _check_medium(fields, key, value, path, notes, any_read=any_read, words=words, where=where)
         elif how == "medium":
             if _is_no_medium(value):
+                continue
+            if mentions_medium(key) and _is_word(value):
+                note_field(key, notes)
                 continue
             # a caption is short: a long text with the number of a film is its transcript
             is_long = words[0] in DOCUMENT_WORDS and len(words[1]) > LONG_CHARACTERS
@@ -187,24 +193,42 @@ def _how(key: str) -> str:
 def _is_no_medium(value) -> bool:
     """Whether a value of a field that is named after a medium says that there is none, or is words."""
     if isinstance(value, str):
-        return value.strip() in ("", "0", "false", "False", "none", "None", "null") or (
-            " " in value.strip() and "://" not in value
-        )
+        is_words = " " in value.strip() and "://" not in value
+        return is_nothing(value) or value.strip() in ("0", "false", "False") or is_words
     if isinstance(value, list | dict):
         entries = value if isinstance(value, list) else list(value.values())
         return all(not entry or (isinstance(entry, str) and _is_no_medium(entry)) for entry in entries[:1000])
     return not value or value != value
 
 
-def medium_inside(value, depth: int = 0) -> str:
-    """The first name, address or content of a medium, or name of an array, in a value; "" for none."""
+@functools.lru_cache(maxsize=4096)
+def _is_of_pages(key: str) -> bool:
+    """Whether a field names pages as pictures (`scan`)."""
+    return re.search(r"scan|figure|drawing|media|medium|attachment", key[:100].lower()) is not None
+
+
+def _is_word(value) -> bool:
+    """Whether a value is a word, or a list of words, and no path or address."""
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(entry, str) and _is_word(entry) for entry in value[:100])
+    return isinstance(value, str) and len(value) < 100 and not re.search(r"[/\\\d]|\.\w|://", value)
+
+
+def medium_inside(value, depth: int = 0, *, pages: bool = True) -> str:
+    """The first name, address or content of a medium, or name of an array, in a value; "" for none.
+
+    pages: whether those of pages of text (`manual.pdf`) count.
+    """
     if isinstance(value, str):
         if len(value) < 1000 and "." in value and (is_medium(value) or value.lower().endswith(_ARRAYS)):
-            return "" if " " in value and value.lower().endswith(_ARRAYS) else value
+            if not pages and is_pages(re.split(r"[?#]", value)[0]):
+                return ""
+            return "" if re.search(r"\s", value) and value.lower().endswith(_ARRAYS) else value
         return value[:200] if (value.startswith("data:") and ";base64," in value[:100]) or base64_kind(value) else ""
     if depth < 6 and isinstance(value, list | dict):
         for entry in _entries(value)[:100]:
-            if entry and isinstance(entry, str | list | dict) and (found := medium_inside(entry, depth + 1)):
+            found = medium_inside(entry, depth + 1, pages=pages) if isinstance(entry, str | list | dict) else ""
+            if found:
                 return found
     return ""
 
@@ -219,8 +243,8 @@ def check_beside(message: dict, left: list[str], where: str, notes: Counter) -> 
         value = message[key]
         if is_mark(key) or value is None or value in ("", [], {}):
             continue
-        path = medium_inside(value) if isinstance(value, str | list | dict) else ""
         named = names_medium(key) or key.rstrip("s").lower() in ("attachment", "file", "medium", "media")
+        path = medium_inside(value, pages=named) if isinstance(value, str | list | dict) else ""
         if path or (named and not _is_no_medium(value)):
             raise DocumentError(
                 f"field {key[:40]!r} {where} has a medium that is not read: write it into the content as "
@@ -229,18 +253,22 @@ def check_beside(message: dict, left: list[str], where: str, notes: Counter) -> 
         _count(notes, f"note: field {key[:40]!r} {where} is not known and was not read")
 
 
-def check_whole(fields: dict, parts: Sequence[Part]) -> None:
+def check_whole(fields: dict, parts: Sequence[Part], notes: Counter) -> None:
     """DocumentError where fields name a part of a document's sound or film, of which the whole would be read."""
-    if any(isinstance(part, Audio | Video) for part in parts):
-        check_stretch(fields)
+    if paths := [part.path for part in parts if isinstance(part, Audio | Video)]:
+        check_stretch(fields, paths, notes)
         for key in FIELDS.keys() & fields.keys():
             for entry in _entries(fields[key])[:100] if not isinstance(fields[key], dict) else [fields[key]]:
                 if isinstance(entry, dict):
-                    check_stretch(entry)
+                    check_stretch(entry, paths, notes)
 
 
-def check_stretch(fields: dict) -> None:
-    """DocumentError for fields beside a sound or film that say where in it the row begins or ends."""
+def check_stretch(fields: dict, paths: Sequence[str], notes: Counter) -> None:
+    """DocumentError for fields beside sounds or films that say where in them the row begins or ends.
+
+    paths: those of the sounds and films. One in a table's cell or in a tar was cut before it was packed there, so that
+    the fields tell where it was cut from, and are noted.
+    """
     found = []
     length = [_number(value) for key, value in fields.items() if _plain(key) in _LENGTH]
     for key, value in fields.items():
@@ -250,7 +278,10 @@ def check_stretch(fields: dict) -> None:
         ends = name in _UNTIL and number is not None and number > 0 and number not in length
         if starts or ends or (name in _SPANS and _is_span(value)):
             found.append(key)
-    if found:
+    if found and all("::" in path for path in paths):
+        for key in found:
+            _count(notes, f"note: field {key[:40]!r} was read as the place that an embedded sound or film was cut from")
+    elif found:
         names = " and ".join(repr(key[:40]) for key in found[:3])
         says = f"field {names} says" if len(found) == 1 else f"fields {names} say"
         raise DocumentError(
