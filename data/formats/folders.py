@@ -177,10 +177,11 @@ def _tables_remedy(root: Path, tables: list[str]) -> str:
     folders = Counter(os.path.dirname(name) for name in tables)
     first, *others = tables
     alone = folders[os.path.dirname(first)] == 1
-    told = table_remedy(root / first, first, alone=alone)
+    told = table_remedy(root / first, first, alone=alone, sole=not others, root=root)
     if others:
         more = ", ..." if len(others) > 5 else ""
         told += f"; the same with {', '.join(map(repr, others[:5]))}{more}, each into a file of its own"
+        told += " (`data check FILE` tells the command)"
     return told
 
 
@@ -197,7 +198,7 @@ def _unread_lines(names: _Names, root: Path, packed: list[str]) -> str:
     lines = [name for name in names.paths if name.lower().endswith(JSON[:-1])][:1]
     arrays = (name for name in names.paths if name.lower().endswith(JSON[-1]))
     lines += [name for name in itertools.islice(arrays, 100) if is_array(root / name)][:1]
-    found = ((name, what_json(root / name)) for name in lines)
+    found = ((name, what_json(root / name, root=root)) for name in lines)
     return next((f", but {name}, which {why}" for name, why in found if why), "") or what_packed(root, packed)
 
 

@@ -118,7 +118,7 @@ def what_packed(root: Path, names: Iterable[str]) -> str:
             continue
         plain, ending = os.path.splitext(name)
         plain = plain if ending.lower() in READ_THROUGH else name
-        why = what_json(root / name) if not what and plain.lower().endswith(JSON) else ""
+        why = what_json(root / name, root=root) if not what and plain.lower().endswith(JSON) else ""
         if what := what or why or (packed_kind(name) and f"is {packed_kind(name)}"):
             return f", but {name}, which {what}"
     return ""
