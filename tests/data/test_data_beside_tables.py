@@ -112,6 +112,36 @@ def test_splits_one_after_the_other(tmp_path, monkeypatch):
     assert found == {"train2017/a.jpg": ("A", "train"), "val2017/a.jpg": ("B", "validation")}
 
 
+FOLLOWED = {
+    "lines beside a table": {"test.tsv": "text\nx\n", "test.jsonl": "", "train.jsonl": ""},
+    "in a folder": {"test/labels.csv": "text\nx\n", "test/metadata.jsonl": "", "train/metadata.jsonl": ""},
+    "above": {"annotations/val.csv": "text\nx\n", "val.jsonl": "", "train.jsonl": ""},
+    "COCO": {"annotations/captions_val2017.json": coco(a="A"), "captions_val2017.jsonl": "", "train.jsonl": ""},
+    "of one name": {"test/meta.csv": "text\nx\n", "test-meta.jsonl": "", "train-meta.jsonl": ""},
+}
+NOT_FOLLOWED = {
+    "another split": {"test.tsv": "text\nx\n", "train.jsonl": ""},
+    "another table": {"test/labels.csv": "text\nx\n", "dev/metadata.jsonl": "", "train/metadata.jsonl": ""},
+    "one beside a metadata": {"test.csv": "text\nx\n", "metadata.jsonl": "", "train/a.txt": ""},
+}
+
+
+@pytest.mark.parametrize("is_followed", [True, False])
+def test_a_table_that_a_manifest_was_written_from_is_not_lost(tmp_path, is_followed):
+    """When the remedy had been followed, the table was still "NOT READ although named after a split"."""
+    for number, (name, files) in enumerate((FOLLOWED if is_followed else NOT_FOLLOWED).items()):
+        lines = '{"text": "a"}\n{"text": "b"}\n'
+        root = put(tmp_path / str(number), {path: content or lines for path, content in files.items()})
+        source = open_source(root)
+        assert list(source.documents()), name
+        said = " ".join(source.told())
+        if is_followed:
+            assert "NOT READ" not in said and "of whose name a manifest is read: " + next(iter(files)) in said, said
+        else:
+            assert "of whose name" not in said and next(iter(files)) in said, said
+            assert "NOT READ" in said, said
+
+
 def test_tables_of_one_name_do_not_overwrite_each_other(tmp_path, monkeypatch):
     files = {"img/train/a.png": "", "img/test/a.png": "", "img/test/b.png": ""}
     for split, word in (("train", "A"), ("test", "B")):
