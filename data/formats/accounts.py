@@ -25,6 +25,7 @@ from data.formats.source import LOST, NOTE, Source, note_text, reading
 from data.formats.splits import HELD_OUT, NamedSplits
 from data.formats.walk import is_open, walk
 from data.pointers import awaited, pointer_in
+from data.split_names import split_words
 
 _CARDS = re.compile(
     r"(read[-_ ]?me|licen[cs]es?|copying|copyright|notice|change(log|s)|citation|authors|contributing|code_of_conduct|"
@@ -34,6 +35,8 @@ _CARDS = re.compile(
 )
 _SUMS = ("md5", "sha1", "sha256", "sha512", "md5sum", "sha1sum", "sha256sum", "sha512sum", "sig", "asc", "crc", "crc32")
 _NAMED = 3
+_UNTAKEN = "medium that no document takes"
+_TO_READ_BOTH = "what lies on top may name media anywhere: move it into a folder with its media, and these are read too"
 _POINTERS_LOOKED_FOR = 1000
 
 
@@ -67,7 +70,8 @@ def accounted(
             yield item
         skipped.update(f"{NOTE}{note}" for note in notes)
         left = (entry for entry in _others(source.root, counted, skipped) if entry[0] not in read)
-        _count((entry for entry in left if hash(entry[0]) not in taken), source.root, splits, skipped)
+        left = (entry for entry in left if hash(entry[0]) not in taken)
+        _count(left, source.root, splits, skipped, read)
 
     return dataclasses.replace(source, read=documents)
 
@@ -105,18 +109,50 @@ def _others(root: Path, counted: Collection[str], skipped: Counter) -> Iterator[
             yield path, problem
 
 
-def _count(files: Iterable[tuple[str, str]], root: Path, splits: NamedSplits | None, skipped: Counter) -> None:
-    """Count files by kind and split."""
+def _stems(names: Iterable[str]) -> set[str]:
+    """The paths of JSON without endings."""
+    return {os.path.splitext(name)[0] for name in names if name.lower().endswith((".jsonl", ".json"))}
+
+
+def _is_made_of(path: str, stems: set[str]) -> bool:
+    """Whether a table or list lies where `data.formats.word_tables` wrote one of the files that are read from it."""
+    if ending_of(path) not in ("csv", "tsv", "json"):
+        return False
+    folder, name = os.path.split(os.path.splitext(path)[0])
+    made = {name, f"{os.path.basename(folder)}-{name}"}
+    if not split_words(name) and os.path.join(folder, "metadata") in stems:
+        return True
+    while folder and not any(os.path.join(folder, name) in stems for name in made):
+        folder = os.path.dirname(folder)
+    return any(os.path.join(folder, name) in stems for name in made)
+
+
+def _count(
+    files: Iterable[tuple[str, str]],
+    root: Path,
+    splits: NamedSplits | None,
+    skipped: Counter,
+    read: Collection[str],
+) -> None:
+    """Count files by kind and split; `read` are the paths of what documents come from."""
+    stems, is_on_top = _stems(read), any("/" not in name for name in read)
     found: dict[tuple[str, str], list[str]] = {}
     counts: Counter[tuple[str, str]] = Counter()
     known: dict[str, str] = {}
     for looked, (path, problem) in enumerate(files):
         kind, remedy = (f"file that {problem}", "") if problem else _kind(root, path, looked < _POINTERS_LOOKED_FOR)
+        if is_on_top and "/" in path and kind == _UNTAKEN and _has_words(root, path):
+            kind, remedy = "captioned medium beside what lies on top", _TO_READ_BOTH
         # a photo `test.png` is of no split, its folder may be
         name = path.rpartition("/")[0] + "/" if medium_of(path) or remedy_for(path) else path
         if name not in known:
             known[name] = splits.declared(name) if splits is not None and name != "/" else ""
-        split = known[name]
+        # the table that a manifest was written from is not lost
+        is_made_of = not problem and _is_made_of(path, stems)
+        kind, remedy = (
+            (f"file .{ending_of(path)} of whose name a manifest is read", "") if is_made_of else (kind, remedy)
+        )
+        split = "" if is_made_of else known[name]
         key = (f"{kind}{f' ({remedy})' if remedy else ''}", split)
         counts[key] += 1
         found.setdefault(key, [])
@@ -127,6 +163,11 @@ def _count(files: Iterable[tuple[str, str]], root: Path, splits: NamedSplits | N
         is_lost = split in HELD_OUT or (split == "train" and bool(splits and splits.held_out))
         lost = f"{LOST}{split}: " if is_lost else ""
         skipped[f"{lost}{kind}: {', '.join(names)}{more}"] += counts[kind, split]
+
+
+def _has_words(root: Path, path: str) -> bool:
+    stem = os.path.splitext(path)[0]
+    return any(os.path.lexists(root / f"{name}{ending}") for name in (stem, path) for ending in (".txt", ".caption"))
 
 
 def _kind(root: Path, path: str, look: bool) -> tuple[str, str]:
@@ -142,7 +183,7 @@ def _kind(root: Path, path: str, look: bool) -> tuple[str, str]:
     if kind := packed_kind(path):
         return kind, ""
     if medium_in(root, path):
-        return "medium that no document takes", ""
+        return _UNTAKEN, ""
     if ending in ("csv", "tsv"):
         return f"table .{ending} beside what is read", "`data check FILE` tells how to convert it"
     if what_foreign(path):

@@ -19,6 +19,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from data.compressed import packed_kind
 from data.document import DocumentError, Text
 from data.endings import FILM_OR_CODE, medium_in, medium_of, remedy_for
 from data.formats.accounts import is_about
@@ -122,7 +123,8 @@ def folder_format(path: Path, listing: Listing) -> str:
     is_clone = (root / ".git").exists()
     if names.tables and not is_clone and not code and len(names.pages) <= 1 and texts <= 1 and not names.num_pairs:
         raise ValueError(f"{path} has its words in {_tables_remedy(root, names.tables)}")
-    if _is_card(names) and not code and not names.num_pairs and (why := _unread_lines(names, root)):
+    packed = [] if num_media else [name for name in names.paths if packed_kind(name)]
+    if _is_card(names) and not code and not names.num_pairs and (why := _unread_lines(names, root, packed)):
         # a data set's card must not become all of it
         raise ValueError(unknown(path, f"holds nothing that is read{why}"))
     if not num_media:
@@ -175,10 +177,11 @@ def _tables_remedy(root: Path, tables: list[str]) -> str:
     folders = Counter(os.path.dirname(name) for name in tables)
     first, *others = tables
     alone = folders[os.path.dirname(first)] == 1
-    told = table_remedy(root / first, first, alone=alone)
+    told = table_remedy(root / first, first, alone=alone, sole=not others, root=root)
     if others:
         more = ", ..." if len(others) > 5 else ""
         told += f"; the same with {', '.join(map(repr, others[:5]))}{more}, each into a file of its own"
+        told += " (`data check FILE` tells the command)"
     return told
 
 
@@ -188,15 +191,15 @@ def _is_card(names: _Names) -> bool:
     return all(os.path.basename(name).lower().startswith(("readme", "license", "card", "dataset")) for name in pages)
 
 
-def _unread_lines(names: _Names, root: Path) -> str:
-    """What the first data of other programs, JSON lines or array of no known form in a folder are; "" for none."""
+def _unread_lines(names: _Names, root: Path, packed: list[str]) -> str:
+    """What the first data of other programs, JSON of no known form or compressed file in a folder are; "" for none."""
     if foreign := next((name for name in names.paths if what_foreign(name)), ""):
         return f", but {foreign}, which {what_foreign(foreign)}"
     lines = [name for name in names.paths if name.lower().endswith(JSON[:-1])][:1]
     arrays = (name for name in names.paths if name.lower().endswith(JSON[-1]))
     lines += [name for name in itertools.islice(arrays, 100) if is_array(root / name)][:1]
-    found = ((name, what_json(root / name)) for name in lines)
-    return next((f", but {name}, which {why}" for name, why in found if why), "")
+    found = ((name, what_json(root / name, root=root)) for name in lines)
+    return next((f", but {name}, which {why}" for name, why in found if why), "") or what_packed(root, packed)
 
 
 def _no_words(names: _Names) -> str:

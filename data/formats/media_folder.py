@@ -5,18 +5,19 @@
     talk/1.mp4                             several media of one name are one document: picture, sound, film, words
 
 The id is the path without its ending; the kind is the medium, or "mixed". A medium without words is set aside, since
-there is nothing to learn from it, and so are words whose only medium is of a kind that is not read, with the remedy.
-Media of such kinds without words or beside others, texts without a medium and all other files are passed over and
-counted. Hidden folders are not entered.
+there is nothing to learn from it; so are an image beside numbers alone (YOLO's boxes), and words whose only medium is
+of a kind that is not read, with the remedy. Media of such kinds without words or beside others, texts without a medium
+and all other files are passed over and counted. Hidden folders are not entered.
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from data.compressed import packed_kind
-from data.document import Document, DocumentError, Quarantined
+from data.document import Document, DocumentError, Image, Quarantined
 from data.endings import FILM_OR_CODE, ending_of, medium_in, medium_of, remedy_for
 from data.formats.captioned import read_text
 from data.formats.card import read_card
@@ -30,6 +31,8 @@ from data.pointers import awaited, why_missing
 TABLES = (".csv", ".tsv")
 """Endings of tables of text, which are not read: a metadata.jsonl is written from them."""
 _WORDS = (".txt", ".caption", ".json")
+_NUMBER = re.compile(r"[-+]?(\d{1,30}(\.\d{0,30})?|\.\d{1,30})([eE][-+]?\d{1,4})?[,;]?")
+_CELLS = 10_000
 WORD_LIKE = (".lab", ".srt", ".vtt", ".lrc", ".tags", ".cap", ".text", ".label", ".normalized.txt", ".original.txt")
 """Endings of files that may hold the words for a medium of their name, and are not read."""
 
@@ -77,11 +80,13 @@ def _document(
     root: Path, name: str, media: dict[str, type], words: list[str], limits: Limits, skipped: Counter
 ) -> Document:
     """The document of one name. Raises DocumentError."""
-    text, fields = "", {}
+    text, fields, numbers, kinds = "", {}, "", set(media.values())
     for path in sorted(words, key=lambda path: _WORDS.index(os.path.splitext(path)[1].lower())):
         content = read_text(root, path, limits.max_line_mib)
         if path.lower().endswith(".json"):
             fields = object_beside(content, text, skipped)
+        elif kinds == {Image} and (what := numbers_in(content, classes=_has_classes(root, path))):
+            numbers = numbers or f"file {path!r} holds {what}"
         elif not text.strip():
             text = content
         elif content.strip() not in ("", text.strip()):
@@ -92,10 +97,38 @@ def _document(
         return whole_sample(name, media, fields, find=find, max_file_mib=limits.max_file_mib, notes=skipped)
     document = captioned_sample(name, media, text, fields, find=find, source=root.name, notes=skipped)
     if not document.parts[-1].text:
+        if numbers:
+            raise DocumentError(numbers)
         likely = next((name + ending for ending in WORD_LIKE if _is_there(root, name + ending)), "")
         what = f": rename {likely!r} to {name}.txt if it holds plain words" if likely else f": write {name}.txt"
+        held = ", ".join(repr(key[:40]) for key in list(fields)[:8])
+        if held:
+            json = next(path for path in words if path.lower().endswith(".json"))
+            what = f", for {json!r} has the fields {held} and words in none of them{what}"
         raise DocumentError(f"file {next(iter(media))!r} has no words beside it{what}")
+    if numbers:
+        skipped["note: numbers beside an image that has words were not read"] += 1
     return document
+
+
+def numbers_in(text: str, *, classes: bool = False) -> str:
+    """What a text of nothing but numbers is, with the remedy; "" for words, and for one number unless it is of a class.
+
+    Boxes of YOLO are lines of a class and four numbers or more; learned as captions they would teach to write boxes.
+    """
+    cells = text.split()
+    if not cells or (len(cells) == 1 and not classes) or not all(map(_NUMBER.fullmatch, cells[:_CELLS])):
+        return ""
+    lines = [len(line.split()) for line in text.splitlines() if line.strip()]
+    what = "boxes or outlines in numbers (YOLO)" if min(lines[:_CELLS]) >= 5 else "numbers"
+    what = "the number of a class" if len(cells) == 1 else what
+    return f"{what} and no words: write words in its place, or a metadata.jsonl of the images and their words"
+
+
+def _has_classes(root: Path, path: str) -> bool:
+    """Whether the names of classes lie beside a file, or on top."""
+    folders = (root / os.path.dirname(path), root)
+    return any((folder / name).is_file() for folder in folders for name in ("classes.txt", "obj.names"))
 
 
 def _is_there(root: Path, path: str) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from data.archive import is_tar
-from data.compressed import how_to_unpack, open_plain, packed_kind, packing_in, what_is_packed
+from data.compressed import READ_THROUGH, how_to_unpack, open_plain, packed_kind, packing_in, what_is_packed
 from data.document import DocumentError, tagged, untagged
 from data.endings import medium_of
 from data.formats.fields import folded
@@ -116,10 +116,11 @@ def what_packed(root: Path, names: Iterable[str]) -> str:
             return f", but {error}"
         except OSError:
             continue
-        if what or packed_kind(name):
-            return f", but {name}, which {what or 'is ' + packed_kind(name)}"
-        if name.lower().endswith(JSON) and (why := what_json(root / name)):
-            return f", but {name}, which {why}"
+        plain, ending = os.path.splitext(name)
+        plain = plain if ending.lower() in READ_THROUGH else name
+        why = what_json(root / name, root=root) if not what and plain.lower().endswith(JSON) else ""
+        if what := what or why or (packed_kind(name) and f"is {packed_kind(name)}"):
+            return f", but {name}, which {what}"
     return ""
 
 

@@ -10,6 +10,7 @@ the file's name.
 """
 
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -20,9 +21,12 @@ from data.endings import ending_of
 from data.formats.fields import CONVERSATIONS, PAIRS, folded
 from data.formats.lines import is_array, json_items
 from data.formats.manifest import form_of, needed
+from data.formats.word_tables import place_of
 from data.signatures import known_by
+from data.split_names import split_words
 
 _HEAD_BYTES = 2**16
+_SCANNED_MIB = 512
 _TEXTS = ("txt", "text", "md", "markdown", "rst")
 _FIRST = re.compile(r'\{\s*"([^"\\]{1,60})"')
 _LIST = re.compile(r'"([^"\\]{1,60})"\s*:\s*\[\s*\{')
@@ -77,15 +81,18 @@ def what_foreign(name: str) -> str:
     return f"is {what}, and is not read: write its rows as JSON lines or Parquet, or its samples into a tar"
 
 
-def what_json(file: Path) -> str:
-    """What a JSON file of no known form holds, and what to do; "" for a file of a known form or that is no JSON."""
+def what_json(file: Path, *, root: Path | None = None) -> str:
+    """What a JSON file of no known form holds, and what to do; "" for a file of a known form or that is no JSON.
+
+    root: the folder that media are looked for in.
+    """
     try:
         head = _head(file)
     except OSError:
         return ""
     if head[:1] not in ("{", "["):
         return ""
-    if why := _coco(file, head) or _wrapped(file, head):
+    if why := _coco(file, head, root) or _wrapped(file, head):
         return why
     where = "entry" if is_array(file) else "line"
     for _, first in json_items(file, max_line_mib=16.0):
@@ -143,16 +150,45 @@ def _wrapped(file: Path, head: str) -> str:
     )
 
 
-def _coco(file: Path, head: str) -> str:
+def _coco(file: Path, head: str, root: Path | None = None) -> str:
     first, lists = _FIRST.match(head), {"images", "annotations"} & set(_LIST.findall(head))
     if not first or first[1] not in _COCO or not lists or not re.search(r'"(file_name|image_id)"\s*:', head):
         return ""
+    what = "is one object of images and annotations (COCO), and no array of documents"
+    if not _has_captions(file):
+        return (
+            f"{what}, and it has no captions: write a metadata.jsonl beside the images of lines "
+            '{"file_name": "heron.jpg", "text": "..."}, with what you know of them in words'
+        )
+    names = re.findall(r'"file_name"\s*:\s*"([^"\\]{1,900})"', head)
+    place = place_of([[name] for name in names[:50]], file, root=root)
+    shown = os.path.relpath(file.resolve(), place.base)
+    path = place.around('i["file_name"]')
     program = (
-        f'import json; d = json.load(open({json.dumps(file.name)}, encoding="utf-8")); '
-        'n = {i["id"]: i["file_name"] for i in d["images"]}; [print(json.dumps({"file_name": n[a["image_id"]], '
-        '"text": a["caption"]})) for a in d["annotations"] if "caption" in a]'
+        f"import json{', pathlib' if place.by_name else ''}; {place.names}"
+        f'd = json.load(open({json.dumps(shown, ensure_ascii=False)}, encoding="utf-8")); '
+        f'n = {{i["id"]: {path} for i in d["images"]}}; [print(json.dumps({{"file_name": '
+        'n[a["image_id"]], "text": a["caption"]})) for a in d["annotations"] if "caption" in a]'
     )
+    # a metadata.jsonl would hide what is written of the other splits
+    is_one = not place.is_above(file) and not split_words(file.stem)
+    out = "metadata.jsonl" if is_one else f"{file.stem}.jsonl"
+    missing = "" if place.column is not None else " (its images were not found: give their folder in file_name)"
     return (
-        "is one object of images and annotations (COCO), and no array of documents: write a metadata.jsonl beside the "
-        f"images by `python -c {shlex.quote(program)} > metadata.jsonl`"
+        f"{what}: write a {out} in the folder {str(place.base)!r}, where its paths hold, by "
+        f"`python -c {shlex.quote(program)} > {shlex.quote(out)}`{missing}"
     )
+
+
+def _has_captions(file: Path) -> bool:
+    """Whether the word stands in a file, as far as it is looked at."""
+    rest = b""
+    with open_plain(file) as stream:
+        for _ in range(_SCANNED_MIB):
+            block = stream.read(2**20)
+            if b'"caption"' in rest + block:
+                return True
+            if not block:
+                return False
+            rest = block[-16:]
+    return True

@@ -77,10 +77,14 @@ class _Names:
         # words may be named after all of a medium's name
         self.media = {*named, *(os.path.splitext(name)[0] for name in named)}
         self.words = {os.path.splitext(name)[0] for name in self.plain if ending_of(name) in _WORDS}
+        self.there = set(self.plain)
         self.untold = list(itertools.islice(filter(self._is_untold, self.plain), _PEEKED))
 
     def _is_untold(self, name: str) -> bool:
         stem, ending = os.path.splitext(name)
+        if ending.lower() in READ_THROUGH and stem not in self.there:
+            # what is compressed is told by its name before that; of a file and its compressed twin one is read
+            name, (stem, ending) = stem, os.path.splitext(stem)
         if packed_kind(name) or is_piece(os.path.basename(name)) or ending.lower() in ENDINGS:
             return False
         return not is_told(name) or (ending.lower() in _TEXTS and stem not in self.media)
@@ -136,8 +140,13 @@ def top_files(root: Path, ending: str, *, known: bool) -> list[Path]:
     files = [file for file in found if file.suffix.lower() not in READ_THROUGH or file.with_suffix("") not in found]
     files = sorted(file for file in files if is_inside(root, file))
     if ending == ".json":
-        files = [file for file in files if is_array(file) or is_lines(file)]
+        files = list(filter(_is_many, files))
     return [file for file in files if not known or forms_in(file)]
+
+
+def _is_many(file: Path) -> bool:
+    """Whether a .json is an array or lines: one object alone may be a caption, but nobody compresses those."""
+    return is_array(file) or is_lines(file, least=1 if file.suffix.lower() in READ_THROUGH else 2)
 
 
 def manifests_below(listing: Listing, limits: Limits, *, known: bool) -> list[Path]:
@@ -168,9 +177,9 @@ def _below(names: _Names, limits: Limits, *, known: bool = True) -> list[Path]:
             standing[folder] = min(entry, standing.get(folder, entry))
         elif ending.lower() == ".jsonl":
             others.append((folder, names.root / name))
-        elif arrays < _ARRAYS_LOOKED_AT and stem not in names.media:
-            arrays += 1
-            others += [(folder, names.root / name)] if is_array(names.root / name) else []
+        elif (plain != name or arrays < _ARRAYS_LOOKED_AT) and stem not in names.media:
+            arrays += plain == name
+            others += [(folder, names.root / name)] if _is_many(names.root / name) else []
     is_clone = (names.root / ".git").exists()
     if known and not is_clone:
         others += [(file.parent.relative_to(names.root).as_posix(), file) for file in names.untold_json(on_top=False)]

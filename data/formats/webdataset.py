@@ -30,11 +30,11 @@ from typing import BinaryIO
 
 from data.archive import AGAIN, TarIndex, resolve_container, tar_index
 from data.compressed import nested_kind
-from data.document import Document, DocumentError, Quarantined, Text, untagged
+from data.document import Document, DocumentError, Image, Quarantined, Text, untagged
 from data.endings import FILM_OR_CODE, ending_of, medium_by, medium_of, remedy_for
 from data.formats.captioned import words_of
 from data.formats.fields import asked_in_pairs
-from data.formats.media_folder import pass_over
+from data.formats.media_folder import numbers_in, pass_over
 from data.formats.samples import captioned_sample, is_whole, named_in, note_text_beside, object_beside, whole_sample
 from data.formats.source import Limits
 from data.formats.splits import HELD_OUT, UNASSIGNED, NamedSplits, SplitFrom, splits_of_paths
@@ -203,6 +203,10 @@ def _document(tar: _Shard, name: str, members: list[str], skipped: Counter) -> D
             skipped[nested_kind(member) or reason] += 1
     media = {tar.address(member): media[member] for member in members if member in media}
     texts = [text for ending in ("txt", "caption") if ending in words and (text := tar.text(words[ending])).strip()]
+    if set(media.values()) == {Image} and (numbers := [what for text in texts if (what := numbers_in(text))]):
+        texts = [text for text in texts if not numbers_in(text)]
+        if not texts and not {"json", "cls"} & words.keys():
+            raise DocumentError(f"the text of sample {name[:200]!r} holds {numbers[0]}")
     text = texts[0] if texts else ""
     if len(texts) > 1 and texts[1].strip() != text.strip():
         skipped["note: of several texts of one name the first was read"] += 1

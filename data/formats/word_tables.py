@@ -1,6 +1,7 @@
 """Tables of words (metadata.csv, captions.tsv): the command that makes the lines of a manifest of one.
 
     table_remedy(file, name)    what to do about a table, as the end of a sentence that begins with its name
+    place_of(rows, file)        where the media lie that cells name, and what is missing of their paths
 
 A table is not read, since what its columns mean would have to be guessed anew whenever it is. It is guessed once here,
 by looking at the files that lie around it, and the guess stands in a command that a person can read and change:
@@ -9,6 +10,8 @@ by looking at the files that lie around it, and the guess stands in a command th
     delimiter    the most frequent of , TAB ; | in the first line; quotes are signs like others where they do not pair
     path         the column whose cells name files, with a folder before them and an ending behind where they lack those
                  (LJSpeech's `LJ001-0001` is wavs/LJ001-0001.wav, Common Voice's path lies in clips/)
+    place        the table's folder, or the nearest above it below which the files lie (ESC-50's audio/ and meta/);
+                 there the command is run and the paths hold
     words        a column that has a known name (`data.formats.fields`), else one that is called like words, else the
                  longest; a question and its answer become a conversation
 
@@ -31,7 +34,7 @@ from data.endings import READ, medium_of
 from data.formats.fields import FIELDS, PAIRS, WORDS
 from data.formats.walk import walk
 from data.pointers import pointer_in
-from data.split_names import split_words
+from data.split_names import split_words, words_of_name
 from data.text import foreign_encoding
 
 _DELIMITERS = ",\t;|"
@@ -39,7 +42,10 @@ _HEAD_BYTES = 2**20
 _READ_BYTES = 2**28
 _ROWS = 50
 _FILES = 50_000
+_ALIKE = 8
 _LIKE_WORDS = ("text", "caption", "transcri", "sentence", "words", "descri", "prompt", "title", "label", "comment")
+_ABOUT_OTHERS = {"meta", "metadata", "annotation", "annotations", "annots", "label", "labels", "caption", "captions"}
+_ABOUT_OTHERS |= {"text", "texts", "transcript", "transcripts", "table", "tables", "csv", "json", "splits", "info"}
 _NAMES = {*FIELDS, *WORDS, *(name for pair in PAIRS for name in pair), "id", "name", "split", "key", "class"}
 
 
@@ -52,19 +58,53 @@ class _Table:
     quoted: bool
     rows: list[list[str]]
 
-    def reader(self, file: Path, kind: str) -> str:
-        """The call that reads the file."""
+    def reader(self, name: str, kind: str) -> str:
+        """The call that reads the file of this name."""
         # as Python spells it: JSON would write a name beyond 16 bits as two halves
-        spelt = json.dumps(file.name, ensure_ascii=False) if file.name.isprintable() else repr(file.name)
+        spelt = _spelt(name)
         options = f", delimiter={json.dumps(self.delimiter)}" if self.delimiter != "," else ""
         options += "" if self.quoted else ", quoting=csv.QUOTE_NONE"
         return f'csv.{kind}(open({spelt}, encoding="{self.encoding}", newline=""){options})'
 
 
-def table_remedy(file: Path, name: str, *, alone: bool = True) -> str:
+@dataclass(frozen=True)
+class Place:
+    """Where the media lie that a column names."""
+
+    base: Path
+    """Folder in which the paths hold."""
+    column: int | None = None
+    """The column; None where none names files."""
+    before: str = ""
+    """What stands before a cell in the path of its file."""
+    behind: str = ""
+    """What stands behind it."""
+    by_name: bool = False
+    """Whether the files lie in many folders, and are found by their names."""
+
+    def around(self, cell: str) -> str:
+        """The expression of a path, of that of a cell."""
+        if self.by_name:
+            return f"n.get({cell}, {cell})"
+        return " + ".join(
+            filter(None, (self.before and _spelt(self.before), cell, self.behind and _spelt(self.behind)))
+        )
+
+    @property
+    def names(self) -> str:
+        """The statement that `around` needs before it."""
+        return 'n = {p.name: p.as_posix() for p in sorted(pathlib.Path(".").rglob("*"))}; ' if self.by_name else ""
+
+    def is_above(self, file: Path) -> bool:
+        """Whether that is another folder than the file's own."""
+        return self.base != file.parent.resolve()
+
+
+def table_remedy(file: Path, name: str, *, alone: bool = True, sole: bool = True, root: Path | None = None) -> str:
     """What to do about a table of words, as the end of a sentence that begins with its name in the source.
 
     One that is not `alone` in its folder, or named after a split, keeps its name, for a metadata.jsonl hides others.
+    sole: whether the source has no other table. root: the folder that media are looked for in.
     """
     if problem := pointer_in(file) or how_to_unpack(file):
         return f"{name!r}, which {problem}"
@@ -73,14 +113,20 @@ def table_remedy(file: Path, name: str, *, alone: bool = True) -> str:
         out = out if out != file.name else f"unpacked-{out}"
         return f"{name!r}, which is compressed: unpack it by `{packing.unpack} {shlex.quote(file.name)} > {out}`"
     table = _looked_at(file)
-    kind, row, note = _meaning(table, file)
+    place = place_of(table.rows, file, root=root)
+    kind, row, note = _meaning(table, place)
+    shown = os.path.relpath(file.resolve(), place.base)
     program = (
-        f"import csv, json; csv.field_size_limit(2**30); [print(json.dumps({row})) for row in "
-        f"{table.reader(file, kind)}{' if row' if kind == 'reader' else ''}]"
+        f"import csv, json{', pathlib' if place.by_name else ''}; csv.field_size_limit(2**30); {place.names}"
+        f"[print(json.dumps({row})) for row in {table.reader(shown, kind)}{' if row' if kind == 'reader' else ''}]"
     )
-    out = "metadata.jsonl" if alone and not split_words(file.stem) else f"{file.stem}.jsonl"
+    is_above, out = place.is_above(file), f"{file.stem}.jsonl"
+    if not split_words(file.stem):
+        # those of several folders are written into one, where their names must differ
+        out = "metadata.jsonl" if (sole if is_above else alone) else f"{file.parent.name}-{out}" if is_above else out
+    where = f"in the folder {str(place.base)!r}, where its paths hold" if is_above else "in its folder"
     return (
-        f"{name!r}, and {os.path.splitext(file.name)[1].lower()} is not read: write a {out} from it, in its folder, by "
+        f"{name!r}, and {os.path.splitext(file.name)[1].lower()} is not read: write a {out} from it, {where}, by "
         f"`python -c {shlex.quote(program)} > {shlex.quote(out)}`{note}"
     )
 
@@ -123,22 +169,22 @@ def _encoding(file: Path) -> str:
     return "latin-1"
 
 
-def _meaning(table: _Table, file: Path) -> tuple[str, str, str]:
+def _meaning(table: _Table, place: Place) -> tuple[str, str, str]:
     """(reader of the csv module, expression of a row's object, note on what was guessed)."""
     rows, header = table.rows, [_plain(cell) for cell in table.rows[0]] if table.rows else []
     known = _NAMES.intersection(cell.strip().lower() for cell in header)
-    column, before, behind = _path_column(rows, file.parent)
+    column = place.column
     has_medium = any(medium_of(cell) for cell in header)
-    first_is_path = column is not None and (file.parent / f"{before}{rows[0][column]}{behind}").is_file()
+    first_is_path = column is not None and (place.base / f"{place.before}{rows[0][column]}{place.behind}").is_file()
     bare = has_medium or first_is_path or (column is None and (len(header) == 1 or table.delimiter == "|"))
     if rows and not known and bare:
-        return _without_header(rows, column, before, behind)
-    return _with_header(rows, header, column, before, behind)
+        return _without_header(rows, place)
+    return _with_header(rows, header, place)
 
 
-def _without_header(rows: list[list[str]], column: int | None, before: str, behind: str) -> tuple[str, str, str]:
+def _without_header(rows: list[list[str]], place: Place) -> tuple[str, str, str]:
     """Cells by their places."""
-    note = ""
+    note, column = "", place.column
     if column is None and len(rows[0]) == 1 and not medium_of(rows[0][0]):
         return "reader", '{"text": row[0]}', " (it has no header)"
     if column is None:
@@ -150,19 +196,18 @@ def _without_header(rows: list[list[str]], column: int | None, before: str, behi
         return "reader", '{"text": row[0]}', note
     # rows may be short of a cell at the end
     cell = "row[-1]" if wordy == max(map(len, rows)) - 1 and len({len(row) for row in rows}) > 1 else f"row[{wordy}]"
-    return "reader", f'{{"file_name": {_around(f"row[{column}]", before, behind)}, "text": {cell}}}', note
+    return "reader", f'{{"file_name": {place.around(f"row[{column}]")}, "text": {cell}}}', note
 
 
-def _with_header(
-    rows: list[list[str]], header: list[str], column: int | None, before: str, behind: str
-) -> tuple[str, str, str]:
+def _with_header(rows: list[list[str]], header: list[str], place: Place) -> tuple[str, str, str]:
     """Cells by their names."""
-    names = {name: place for place, name in enumerate(header)}
-    is_known = column is not None and header[column] in FIELDS and not before and not behind
+    names = {name: number for number, name in enumerate(header)}
+    column, behind = place.column, place.behind
+    is_known = column is not None and header[column] in FIELDS and not (place.before or behind or place.by_name)
     named = [name for name in names if name in FIELDS and name != "text"]
     changed, drop, note = {}, [], ""
     if column is not None and not is_known:
-        changed["file_name"] = _around(f"row[{_spelt(header[column])}]", before, behind)
+        changed["file_name"] = place.around(f"row[{_spelt(header[column])}]")
         drop.append(header[column])
     pair = next((pair for pair in PAIRS if names.keys() >= set(pair)), None)
     words = next((name for name in WORDS if name in names and names[name] != column), None)
@@ -175,13 +220,13 @@ def _with_header(
         turns = f'[{{"role": "user", "content": {mark}{ask}}}, {{"role": "assistant", "content": {answer}}}]'
         changed["messages"] = turns
     elif words is None:
-        free = (name for name, place in names.items() if place not in taken)
+        free = (name for name, number in names.items() if number not in taken)
         like = [name for name in free if any(word in name.lower() for word in _LIKE_WORDS)]
-        place = _longest(rows[1:], {*range(999)} - {names[name] for name in like} if like else taken)
-        place = place if place is not None or len(header) < 2 else len(header) - 1
-        if place is not None and place not in taken:
-            changed["text"] = f"row[{_spelt(header[place])}]"
-            drop.append(header[place])
+        number = _longest(rows[1:], {*range(999)} - {names[name] for name in like} if like else taken)
+        number = number if number is not None or len(header) < 2 else len(header) - 1
+        if number is not None and number not in taken:
+            changed["text"] = f"row[{_spelt(header[number])}]"
+            drop.append(header[number])
     if (column is None and not named) or "text" in changed:
         shown = ", ".join(repr(name[:40]) for name in header[:6])
         note = f" (its columns are {shown}; call" + (" that of the path file_name and" if column is None else "")
@@ -192,27 +237,57 @@ def _with_header(
     return "DictReader", f"{kept} | {{{', '.join(f'{json.dumps(k)}: {v}' for k, v in changed.items())}}}", note
 
 
-def _path_column(rows: list[list[str]], folder: Path) -> tuple[int | None, str, str]:
-    """(column that names files, what stands before a cell in the path of its file, what behind); None for no column."""
-    files = [path for path, why in itertools.islice(walk(folder.resolve()), _FILES) if not why and medium_of(path)]
-    by_base: dict[str, str] = {}
+def place_of(rows: list[list[str]], file: Path, *, root: Path | None = None) -> Place:
+    """Where the media lie that a column of a table or list names: below its folder, or the nearest one above that.
+
+    Folders above are looked into up to `root`. Where no root is known it is the one above a folder that is called after
+    what tells about others (annotations, meta): beside any other the same names may be those of other data.
+    """
+    own = file.parent.resolve()
+    if root is not None:
+        most = len(own.relative_to(root.resolve()).parts)
+    else:
+        most = int(not _ABOUT_OTHERS.isdisjoint(words_of_name(own.name)))
+    best = (0, Place(own))
+    for base in (own, *own.parents[:most]):
+        count, place = _path_column(rows, base, file)
+        # one row or two may name a file elsewhere by chance
+        if count > best[0] and (base == own or 2 * count >= len(rows) - 1):
+            best = (count, place)
+        if best[0] and best[0] >= len(rows) - 1:
+            break
+    return best[1]
+
+
+def _path_column(rows: list[list[str]], base: Path, file: Path) -> tuple[int, Place]:
+    """How many of the cells name files below a folder, and how."""
+    files = [path for path, why in itertools.islice(walk(base), _FILES) if not why and medium_of(path)]
+    by_base: dict[str, list[str]] = {}
     for path in files:
-        by_base.setdefault(os.path.splitext(path)[0].rsplit("/", 1)[-1], path)
-        by_base.setdefault(path.rsplit("/", 1)[-1], path)
-    there, best = set(files), (0, None, "", "")
+        name = path.rsplit("/", 1)[-1]
+        for key in {name, os.path.splitext(name)[0]}:
+            by_base.setdefault(key, []).append(path)
+    there, best = set(files), (0, False, Place(base))
+    splits = {split for step in (*file.parts[-3:-1], file.stem) for _, split, _ in split_words(step)}
     for column in range(min(map(len, rows), default=0)):
         cells = [row[column] for row in rows]
         around = {("", "")}
-        for cell in cells:
-            path = by_base.get(cell.rsplit("/", 1)[-1]) if cell else None
-            at = path.rfind(cell) if path else -1
-            if at >= 0 and (not at or path[at - 1] == "/") and _is_ending(path[at + len(cell) :]):
-                around.add((path[:at], path[at + len(cell) :]))
+        for cell in filter(None, cells):
+            for path in by_base.get(cell.rsplit("/", 1)[-1], ())[:_ALIKE]:
+                at = path.rfind(cell)
+                if at >= 0 and (not at or path[at - 1] == "/") and _is_ending(path[at + len(cell) :]):
+                    around.add((path[:at], path[at + len(cell) :]))
         for before, behind in sorted(around):
             count = sum(f"{before}{cell}{behind}" in there for cell in cells)
+            # of two folders with the same names that of the table's own split
+            is_own = any(split in splits for step in before.split("/") for _, split, _ in split_words(step))
+            if (count, is_own and count > 0) > best[:2]:
+                best = (count, is_own, Place(base, column, before, behind))
+        if len(around) > 2:
+            count = sum(len(by_base.get(cell, ())) == 1 and medium_of(cell) is not None for cell in cells)
             if count > best[0]:
-                best = (count, column, before, behind)
-    return best[1:]
+                best = (count, False, Place(base, column, by_name=True))
+    return best[0], best[2]
 
 
 def _is_ending(text: str) -> bool:
@@ -227,10 +302,6 @@ def _longest(rows: list[list[str]], taken: set[int | None]) -> int | None:
             if place not in taken:
                 sums[place] = sums.get(place, 0) + len(cell)
     return max(sums, key=lambda place: (sums[place], place), default=None)
-
-
-def _around(cell: str, before: str, behind: str) -> str:
-    return " + ".join(filter(None, (before and _spelt(before), cell, behind and _spelt(behind))))
 
 
 def _spelt(text: str) -> str:

@@ -301,3 +301,24 @@ def test_scripts_beside_shards_make_no_repository(tmp_path, scripts, shard):
     tar(tmp_path / shard, {"1.txt": "words"})
     assert open_source(tmp_path).format == "webdataset"
     assert any(f"{len(scripts)} file .py" in line for line in told(tmp_path))
+
+
+ON_TOP = {
+    "a chat": ("chat.jsonl", rows([{"messages": [{"role": "assistant", "content": "x"}]}])),
+    "texts": ("train.jsonl", lines("x")),
+    "an array": ("data.json", array("x", "y")),
+    "under another name": ("rows.data", lines("x", "y")),
+}
+
+
+@pytest.mark.parametrize("name, content", ON_TOP.values(), ids=ON_TOP)
+def test_captioned_media_below_what_lies_on_top(tmp_path, name, content):
+    """README said that they are read; they were counted as files like others, with no word on what to do."""
+    pics = {"pics/a.jpg": b"x", "pics/a.txt": "A", "pics/b.jpg": b"x", "pics/b.jpg.txt": "B", "pics/c.jpg": b"x"}
+    fill(tmp_path, pics | {name: content})
+    said = " ".join(told(tmp_path))
+    assert "2 captioned medium beside what lies on top (" in said and "1 medium that no document takes: pics/c" in said
+    # the remedy, followed
+    (tmp_path / "words").mkdir()
+    (tmp_path / name).rename(tmp_path / "words" / name)
+    assert {"A", "B"} <= {texts(document) for document in read(tmp_path)[0]}
