@@ -16,7 +16,8 @@ from data.formats.captioned import read_text
 from data.formats.card import read_card
 from data.formats.media_folder import pass_over, pass_over_other
 from data.formats.source import Limits, files_sha256
-from data.formats.splits import UNASSIGNED, NamedSplits, digest_of_card
+from data.formats.splits import UNASSIGNED, digest_of_card
+from data.formats.text_splits import TextSplits
 from data.formats.walk import is_open, walk
 from data.markdown import markdown_parts
 
@@ -35,7 +36,7 @@ def markdown_documents(root: Path, limits: Limits, skipped: Counter) -> Iterator
             pass_over([path], skipped)
         else:
             pass_over_other(path, skipped)
-    splits = NamedSplits((path for path, _ in pages), files=False, card=read_card(root))
+    splits = TextSplits((path for path, _ in pages), card=read_card(root), by_folders=True)
     for path, problem in pages:
         try:
             if problem:

@@ -9,6 +9,10 @@
 again. Patterns are matched by the `pathspec` package. Whether a file is tracked is not asked: a folder of code
 without git is read the same way.
 
+**Splits.** Names of folders and files declare those of plain texts, pages and HTML (`data.formats.text_splits`), where
+there are programs only beside a `train` of theirs. For programs and settings they declare nothing: `test/` holds the
+tests of a program, which are learned as the rest of it. A data set's card (`configs` in README.md) declares for all.
+
 Kind is "code" for files in a programming language and "text" for others; a Markdown page with local pictures is
 multimodal, of kind "doc". Binary files (a NUL byte in the first 8 KiB), empty ones and media are passed over and
 counted, media that are not read with the remedy; a text file over 2 MiB or of another encoding than UTF-8 is set aside
@@ -24,10 +28,12 @@ from pathspec import GitIgnoreSpec
 
 from data.document import Document, DocumentError, Image, Quarantined, Text, parse_document, resolve_media
 from data.endings import medium_of, remedy_for
+from data.formats.card import read_card
 from data.formats.markdown_folder import ENDINGS, page_document
 from data.formats.media_folder import pass_over
 from data.formats.source import Limits, files_sha256
 from data.formats.splits import UNASSIGNED
+from data.formats.text_splits import TextSplits
 from data.formats.walk import walk
 from data.pointers import pointer_of
 from data.text import decode_text, foreign_encoding, without_marks
@@ -38,6 +44,8 @@ MAX_SOURCE_MIB = 2.0
 CODE = frozenset(ending for ending, language in LANGUAGES.items() if language not in ("markdown", "rst", "text"))
 PROGRAMS = CODE - {".yaml", ".yml", ".toml", ".ini", ".cfg"}
 """Endings of code that data sets do not have as their settings."""
+_HYPERTEXT = (".html", ".css")
+"""Code that texts are made of or come with."""
 _MAX_IGNORE_BYTES = 2**20
 
 
@@ -94,15 +102,28 @@ def repository_files(root: Path, skipped: Counter | None = None) -> Iterator[tup
 
 def repository_documents(root: Path, limits: Limits, skipped: Counter) -> Iterator[Document | Quarantined]:
     """A document for each source file below `root` (resolved)."""
-    for path, problem in repository_files(root, skipped):
+    files, card = list(repository_files(root, skipped)), read_card(root)
+    by_folders = not any(_ending(path) in PROGRAMS and _ending(path) not in _HYPERTEXT for path, _ in files)
+    splits = TextSplits((path for path, why in files if not why and _is_plain(path)), card=card, by_folders=by_folders)
+    for path, problem in files:
         try:
             if problem:
                 raise DocumentError(f"file {path!r} {problem}")
             text = _read(root, path, min(MAX_SOURCE_MIB, limits.max_file_mib), skipped)
             if text is not None:
-                yield _document(root, path, text)
+                document = _document(root, path, text)
+                yield document.in_split(splits.of(path)) if _is_plain(path) or card.of(path) else document
         except DocumentError as error:
             yield Quarantined(path, path, str(error))
+
+
+def _ending(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
+def _is_plain(path: str) -> bool:
+    """Whether a file's name may declare its split: a text, and no program or medium."""
+    return (_ending(path) not in CODE or _ending(path) == ".html") and medium_of(path) is None
 
 
 def _read(root: Path, path: str, max_mib: float, skipped: Counter) -> str | None:
@@ -133,7 +154,7 @@ def _read(root: Path, path: str, max_mib: float, skipped: Counter) -> str | None
 
 
 def _document(root: Path, path: str, text: str) -> Document:
-    ending = os.path.splitext(path)[1].lower()
+    ending = _ending(path)
     if ending in ENDINGS:
         page = page_document(root, path, text, kind="text", opening=f"{path}\n")
         if any(isinstance(part, Image) for part in page.parts):

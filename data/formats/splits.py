@@ -6,8 +6,8 @@ whole first word of a name (`test2017`, `train-00000-of-00002.parquet`; not `tes
 another name of the same source says what it means: one with a word for training in its place, alike before or behind
 it (`coco_train`, `coco_val`; `llava_train_v1`, `llava_test_v1`), or one that is the same without it (`data`,
 `data_test`). Names of folders count everywhere, names of files only where a file holds many documents: manifests, tars
-and tables, and tars and tables that a manifest takes media from. A photo `test.png` or a page `training_day.md` is no
-split.
+and tables, and tars and tables that a manifest takes media from; of plain texts and pages beside such a one for
+training (`data.formats.text_splits`). A photo `test.png` or a page `training_day.md` is no split.
 
 A path may have several such names. One that is held out wins over `train`, so that nothing in a folder named `test` is
 ever trained on (`test/train/7.png` may be a picture of a train); of two that are held out the upper one counts.
@@ -121,11 +121,11 @@ class NamedSplits:
     def _declared(self, path: str) -> tuple[str, str]:
         if self.card.patterns and (split := self.card.of(untagged(path))):
             return split, CARD
-        found = [(self._split_of(name), origin) for name, origin in self._names(path)]
+        found = [(self._split_of(name, origin), origin) for name, origin in self._names(path)]
         found = [item for item in found if item[0]]
         return next((item for item in found if item[0] in HELD_OUT), found[0] if found else (UNASSIGNED, HASH))
 
-    def _split_of(self, name: str) -> str:
+    def _split_of(self, name: str, origin: str = FOLDERS) -> str:
         found = split_words(name)
         if found and not found[0][0]:
             return found[0][1]
