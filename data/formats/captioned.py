@@ -34,11 +34,11 @@ from data.document import (
     parse_document,
     resolve_media,
 )
-from data.formats.fields import WORDS, asked_in_pairs, check_caption, media_of, note_nothing
+from data.formats.fields import WORDS, asked_in_pairs, check_caption, media_of, note_nothing, path_of
 from data.formats.marks import UNWANTED, is_unwanted
 from data.formats.parts import MEDIA, MediaQueue, local_path, split_placeholders
 from data.formats.placeholders import LISTED, waiting
-from data.formats.provenance import DOCUMENT_WORDS, is_of_repository, is_text_row
+from data.formats.provenance import DOCUMENT_WORDS, is_of_repository, is_text_row, is_web_page
 from data.formats.roles import ROLES
 from data.formats.source import note_text
 from data.formats.splits import UNASSIGNED, split_in
@@ -116,12 +116,14 @@ def plain_document(fields: dict, *, root: Path, name: str, notes: Counter, besid
     key, words = words_in(fields)
     check_turn(fields)
     parts: list[Part] = []
+    every = fields | beside if beside else fields
     for field, kind, reference in media_of(fields, root):
+        if "://" in path_of(reference)[:12] and is_web_page(every, field, key, words):
+            continue
         path = local_path(reference, where=f"field {field!r}")
         if not kind:
             raise DocumentError(f"file {path[:200]!r} has an ending of no picture, sound or film")
         parts.append(MEDIA[kind](path))
-    every = fields | beside if beside else fields
     if key in ("", "label") and (pairs := asked_in_pairs(every)):
         raise DocumentError(f"no words to learn from: none of the fields {', '.join(WORDS)} holds any{pairs}")
     if parts:

@@ -169,7 +169,14 @@ def _is_film(root: Path, path: str) -> bool:
 def path_of(reference) -> str:
     """The path or address in a reference to a medium; "" when there is none."""
     if isinstance(reference, dict):
-        return next((path for key in ("path", "url", "file", "file_name") if (path := path_of(reference.get(key)))), "")
+        return next(
+            (
+                path
+                for key in ("path", "url", "file", "file_name", "content_url", "contentUrl", "src")
+                if (path := path_of(reference.get(key)))
+            ),
+            "",
+        )
     return reference if isinstance(reference, str) else ""
 
 

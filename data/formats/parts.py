@@ -22,7 +22,10 @@ from data.formats.placeholders import LISTED, is_mentioned, waiting, written_out
 from data.formats.provenance import names_medium
 
 MEDIA = {"image": Image, "video": Video, "audio": Audio}
-_KEYS = ("path", "url", "file", "image", "audio", "video", "image_url", "video_url", "audio_url", "source")
+_KEYS = (
+    *("path", "url", "file", "image", "audio", "video", "image_url", "video_url", "audio_url", "source"),
+    *("content_url", "contentUrl", "src"),
+)
 
 
 def typed(fields: dict, name: str, kind: type, *, where: str = "field", default=None):

@@ -11,7 +11,7 @@ Texts from the web come with the address of their page, and an address may end i
 
 Only then does it matter that a field is one of provenance (`url`, `source_url`, `link`, `id`, `meta`, `warc_...`): a
 field such as `pic` or `image_url` names a medium in any row, and a text beside one is no text of its own, but for a
-page with the address of its picture (CC-News), which is told by a long text and two fields of crawls.
+page with the address of its picture (CC-News), which is told by a long text and two fields of crawls or articles.
 """
 
 import functools
@@ -37,6 +37,13 @@ _CRAWL = _set(
     "created added meta metadata quality_signals perplexity int_score segment cc_segment seed_data audience subset",
     "red_pajama_subset data_source snapshot digest doc_id docid version warcinfo crawl_date crawl_id",
 )
+_ARTICLE = _set(
+    "publish_date published published_at date_published publication_date pub_date datepublished date_publish author",
+    "date_download hostname sitename site_name source_url authors byline excerpt headline meta_lang canonical_link",
+    "meta_description meta_keywords meta_favicon fingerprint pagetype abstract sections infoboxes title url",
+)
+"""Fields of articles, which a long text may have beside an image's address."""
+_POST = _set("by descendants kids subreddit num_comments comment_count view_count answer_count post_id thread_id")
 _REPOSITORY = frozenset(("repo", "repository", "repos"))
 _CRAWL_BEGINS = ("warc", "language_", "lang_", "fasttext", "ccnet", "rps_", "bff_", "max_stars_", "minhash", "cc_")
 _OF_MEDIA = _set(
@@ -140,7 +147,10 @@ def _is_of_media(name: str) -> bool:
 
 def is_web_page(fields: dict, named: str, key: str, words: str) -> bool:
     """Whether a row is that of a page though a field names a picture's address."""
-    return key in DOCUMENT_WORDS and len(words) > LONG_CHARACTERS and _num_crawl(fields, named) > 1
+    if key not in DOCUMENT_WORDS or len(words) <= LONG_CHARACTERS:
+        return False
+    about = sum(name.lower() in _ARTICLE for name, value in fields.items() if name != named and value)
+    return about + _num_crawl(fields, named) > 1
 
 
 def speaks_of_medium(fields: dict, key: str, words: str) -> str:
@@ -180,4 +190,4 @@ def _num_crawl(fields: dict, named: str) -> int:
 
 
 def _is_crawl(name: str) -> bool:
-    return name.lower() in _CRAWL or name.lower().startswith(_CRAWL_BEGINS)
+    return name.lower() in _CRAWL or name.lower() in _POST or name.lower().startswith(_CRAWL_BEGINS)

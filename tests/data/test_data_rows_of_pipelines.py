@@ -291,3 +291,54 @@ def test_a_placeholder_that_shows_something_waits(tmp_path, words):
     for fields in ({"messages": [ASK | {"content": words}, SAY]}, {"conversations": [HUMAN | {"value": words}, GPT]}):
         document, reason, _ = look(tmp_path, fields)
         assert document is None and "placeholders than media" in reason
+
+
+JPG, LONG = "https://x.org/a.jpg", "A heron stands in the water. " * 20
+ARTICLES = {
+    "trafilatura": {"title": "Herons", "author": "n", "hostname": "x.org", "date": "2020", "raw_text": LONG,
+                    "text": LONG, "image": JPG, "source": "https://x.org/7", "excerpt": "A", "pagetype": "article"},
+    "newspaper3k": {"url": "https://x.org/7", "title": "Herons", "text": LONG, "authors": ["n"], "publish_date": "2020",
+                    "top_image": JPG, "images": [JPG, "https://x.org/b.png"], "movies": [], "meta_lang": "en"},
+    "structured Wikipedia": {"name": "Heron", "identifier": 7, "abstract": "A", "url": "https://x.org/wiki/Heron",
+                             "image": {"content_url": JPG, "width": 3, "height": 4}, "sections": [], "text": LONG,
+                             "title": "Heron"},
+    "news-please": {"maintext": "m", "text": LONG, "image_url": JPG, "source_domain": "x.org", "title": "H",
+                    "date_publish": "2020", "language": "en"},
+    "Hacker News": {"id": 7, "by": "n", "score": 3, "time": 1, "title": "Herons", "url": JPG, "text": "x"},
+    "Reddit": {"subreddit": "birds", "num_comments": 3, "url": JPG, "text": "x"},
+    "a film": {"text": LONG, "video": "https://x.org/a.mp4", "hostname": "x.org", "date": "2020"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", ARTICLES.values(), ids=ARTICLES)
+def test_an_article_with_the_address_of_its_picture(tmp_path, fields):
+    document, reason, notes = look(tmp_path, fields)
+    assert document and not media(document) and texts(document) == fields["text"], reason
+    assert any("names a medium too and was not read" in note for note in notes) == (fields["text"] == LONG)
+
+
+def test_articles_in_tables(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    for name, fields in ARTICLES.items():
+        pq.write_table(pa.table({key: [value] for key, value in fields.items()}), tmp_path / "t.parquet")
+        (document,), bad = read(tmp_path / "t.parquet")
+        assert not bad and not media(document), name
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"caption": LONG, "image": JPG, "title": "Heron", "date": "2020"},
+        {"text": "A heron.", "image": JPG, "title": "Heron", "hostname": "x.org"},
+        {"text": LONG, "image": JPG},
+        {"text": "A heron.", "image": {"content_url": JPG}},
+        {"text": LONG, "image_url": JPG, "width": 3, "height": 4},
+        {"text": "A heron.", "top_image": JPG, "authors": ["n"], "url": "https://x.org/7"},
+    ],
+    ids=["caption", "short", "alone", "in an object", "of a picture", "short article"],
+)
+def test_a_remote_picture_beside_its_caption(tmp_path, fields):
+    document, reason, _ = look(tmp_path, fields)
+    assert document is None and "remote" in reason
