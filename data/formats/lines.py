@@ -1,6 +1,6 @@
 """JSON objects out of a file, one at a time, in bounded memory: a line each, or the elements of one big array.
 
-    json_items(file, max_line_mib=...)   (number, object or DocumentError); numbers are lines, or places in the array
+    json_items(file, max_line_mib=...)   (number, object or DocumentError); numbers are lines, or places in the file
 
 An array may be gigabytes (LLaVA's files are): it is read through a window that grows to the longest element and no
 further than `max_line_mib`. An element that is no JSON is stepped over by counting brackets outside strings, so that
@@ -9,8 +9,9 @@ come. The C decoder does the work, at some 200 MB/s; bracket counting, on bad el
 brackets a second.
 
 A file is taken for an array when it opens with `[` and then `{`, `]` or `[{`, unless its first line is a whole list and
-another list or object follows; everything else is read line by line, and each bad line gives one error. A list of turns
-is a conversation. What follows an array's end is an error. Lines end with LF, CR LF or CR alone, and may open with
+another list or object follows. One that opens with `{` alone on its line holds objects over several lines each, one
+after another. Everything else is read line by line, and each bad line gives one error. A list of turns is a
+conversation. What follows an array's end is an error. Lines end with LF, CR LF or CR alone, and may open with
 byte-order marks (files that were joined have one in their middle, one that was marked twice has two), and so may the
 first name of an object (a line made of a table that had a mark). Bytes that are no UTF-8 are an error of the line or
 element that holds them; a file of UTF-16 or UTF-32 is one error as a whole. A file of gzip, bzip2 or xz is read as what
@@ -31,6 +32,7 @@ from data.text import convert, foreign_encoding, what_else, without_marks
 
 _BLOCK = 2**20
 _ARRAY = re.compile(rb"(?:\xef\xbb\xbf)*\s*\[\s*(?:[{\]]|\[\s*\{)")
+_SPREAD = re.compile(rb"(?:\xef\xbb\xbf)*\s*\{[ \t]*\r?\n\s*[\"}]")
 _SPACE = re.compile("[ \t\r\n\ufeff]*")
 # strings hide brackets, and backslashes hide the end of a string
 _OUTSIDE, _INSIDE = re.compile(r'["{}\[\],]'), re.compile(r'["{}\[\]]')
@@ -56,8 +58,9 @@ def json_items(file: Path, *, max_line_mib: float, checked: bool = True) -> Iter
 
 def _items(file: Path, max_line_mib: float, checked: bool) -> Iterator[tuple[int, dict | DocumentError]]:
     limit = int(max_line_mib * 2**20)
-    if is_array(file):
-        yield from _array(file, limit, max_line_mib, checked)
+    if is_array(file) or is_spread(file):
+        read = _array if is_array(file) else _spread
+        yield from read(file, limit, max_line_mib, checked)
         return
     for number, line in enumerate(_bounded_lines(file, limit, checked), start=1):
         if line is None:
@@ -74,6 +77,12 @@ def is_array(file: Path) -> bool:
             return False
         first, _, rest = (head + stream.read(_BLOCK)).lstrip().replace(b"\r", b"\n").partition(b"\n")
     return not (first.rstrip().endswith(b"]") and rest.lstrip()[:1] in (b"[", b"{"))
+
+
+def is_spread(file: Path) -> bool:
+    """Whether a file opens like an object written over several lines, which no line of it is."""
+    with open_plain(file) as stream:
+        return _SPREAD.match(stream.read(4096)) is not None
 
 
 def check_encoding(file: Path) -> None:
@@ -209,6 +218,20 @@ def _array(file: Path, limit: int, max_line_mib: float, checked: bool) -> Iterat
             yield number + 1, DocumentError("the file ends before the array does: it was cut")
         elif window.peek():
             yield number + 1, DocumentError("more follows behind the array's end: write one array, or an object a line")
+
+
+def _spread(file: Path, limit: int, max_line_mib: float, checked: bool) -> Iterator[tuple[int, dict | DocumentError]]:
+    """Objects one after another, each written over several lines."""
+    plain = open_plain(file, checked=checked)
+    with TextIOWrapper(plain, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        window, number = _Window(stream), 0
+        while mark := window.peek():
+            number += 1
+            if mark != "{":
+                yield number, DocumentError("more follows behind an object's end: write one array, or an object a line")
+                break
+            yield number, _element(window, limit, max_line_mib)
+        check_whole(stream.buffer)
 
 
 def _element(window: _Window, limit: int, max_line_mib: float) -> dict | DocumentError:

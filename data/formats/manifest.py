@@ -30,7 +30,7 @@ from data.document import Document, DocumentError, Quarantined, Text, parse_docu
 from data.formats.captioned import captioned_document, check_turn, plain_document
 from data.formats.chat import SYSTEM, chat_document
 from data.formats.fields import CONVERSATIONS, FIELDS, WORDS, asked_in_pairs, fields_in, folded, path_of, unpacked
-from data.formats.lines import is_array, json_items
+from data.formats.lines import is_array, is_spread, json_items
 from data.formats.llava import llava_document
 from data.formats.marks import READ_BESIDE, marked_parts, object_switch
 from data.formats.obelics import obelics_document
@@ -78,7 +78,7 @@ def manifest_documents(
     for file in files:
         folder = paths[file].rpartition("/")[0]
         base, stem = root / folder, f"{folder}/{plain_stem(file)}" if folder else plain_stem(file)
-        word = "entry" if is_array(file) else "line"
+        word = "entry" if is_array(file) or is_spread(file) else "line"
         if notes is not None and (late := not_vouched_for(file)):
             notes[f"note: {late}"] += 1
         for number, fields in json_items(file, max_line_mib=max_line_mib):

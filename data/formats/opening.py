@@ -21,7 +21,7 @@ from data.compressed import READ_THROUGH, how_to_unpack, open_plain, packed_kind
 from data.document import DocumentError, tagged, untagged
 from data.endings import medium_of
 from data.formats.fields import folded
-from data.formats.lines import check_encoding, is_array, json_items
+from data.formats.lines import check_encoding, is_array, is_spread, json_items
 from data.formats.manifest import FORMS, form_of, manifest_documents
 from data.formats.refusals import coco, what_alone, what_foreign, what_json
 from data.formats.source import Limits, Source, container_sha256, file_sha256, files_sha256
@@ -183,7 +183,7 @@ def manifests(
         return digest_of_holders(root, files_sha256(root, names, label="manifests", whole=lambda _: True))
 
     def count() -> int | None:
-        if any(is_array(file) or packing_in(file) for file in files):
+        if any(is_array(file) or is_spread(file) or packing_in(file) for file in files):
             return None
         return sum(_num_lines(file) for file in files)
 

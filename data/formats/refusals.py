@@ -19,7 +19,7 @@ from data.compressed import open_plain
 from data.document import DocumentError
 from data.endings import ending_of
 from data.formats.fields import CONVERSATIONS, PAIRS, folded
-from data.formats.lines import is_array, json_items
+from data.formats.lines import is_array, is_spread, json_items
 from data.formats.manifest import form_of, needed
 from data.formats.word_tables import place_of
 from data.signatures import known_by
@@ -94,15 +94,22 @@ def what_json(file: Path, *, root: Path | None = None) -> str:
         return ""
     if why := _coco(file, head, root) or _wrapped(file, head):
         return why
-    where = "entry" if is_array(file) else "line"
+    where = "entry" if is_array(file) or is_spread(file) else "line"
     for _, first in json_items(file, max_line_mib=16.0):
         if isinstance(first, DocumentError):
             return f"has a first {where} that is set aside: {first}"
         if form_of(folded(first)) is not None:
             return _one_document(file, head)
+        lists = [name for name, rows in first.items() if isinstance(rows, list) and _of_documents(rows)]
+        if lists and is_spread(file):
+            return _in_lists(file, lists[0])
         names = ", ".join(repr(key[:40]) for key in list(first)[:12]) or "none"
         return f"has the fields {names} in its first {where}: {needed(first)}"
     return ""
+
+
+def _of_documents(rows: list) -> bool:
+    return bool(rows) and all(isinstance(row, dict) and form_of(folded(row)) is not None for row in rows[:10])
 
 
 def _one_document(file: Path, head: str) -> str:
@@ -140,6 +147,11 @@ def _wrapped(file: Path, head: str) -> str:
     name = next(iter(lists))
     if head[: head.index(json.dumps(name))].count("{") > 1:
         return ""
+    return _in_lists(file, name)
+
+
+def _in_lists(file: Path, name: str) -> str:
+    """What to do about one object that holds documents in a list called `name`."""
     program = (
         f'import json; [print(json.dumps(row)) for row in json.load(open({json.dumps(file.name)}, encoding="utf-8"))'
         f"[{json.dumps(name)}]]"
