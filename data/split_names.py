@@ -23,7 +23,19 @@ import re
 SPLITS = ("train", "validation", "test")
 FIELDS = ("split", "Split", "SPLIT", "data_split", "dataset_split", "split_name", "orig_split", "original_split")
 """Fields that name a split and nothing else."""
-LOOSE_FIELDS = ("partition", "subset", "set", "set_name", "subset_name", "fold", "phase", "mode")
+LOOSE_FIELDS = (
+    "partition",
+    "subset",
+    "set",
+    "set_name",
+    "subset_name",
+    "fold",
+    "phase",
+    "mode",
+    "Fold",
+    "Set",
+    "Subset",
+)
 """Fields that may name one."""
 FLAGS = {
     **dict.fromkeys(("is_train", "is_training", "in_train"), ("train", "test")),

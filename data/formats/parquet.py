@@ -32,7 +32,7 @@ from data.formats.fields import CONVERSATIONS, FIELDS, SURE, WORDS, asked_in_pai
 from data.formats.lines import list_in
 from data.formats.manifest import form_of, object_document
 from data.formats.marks import is_mark
-from data.formats.provenance import DOCUMENT_WORDS, is_provenance, tells_of_row
+from data.formats.provenance import DOCUMENT_WORDS, is_of_repository, is_provenance, tells_of_row
 from data.formats.source import Limits
 from data.formats.splits import NamedSplits, split_in, splits_of_paths
 from data.split_names import FIELDS as SPLIT_FIELDS
@@ -179,9 +179,13 @@ def _fields(values: dict, heads: dict[str, bytes], features: dict, notes: Counte
             fields.setdefault("id", fields[key])
     cells = {_kind(column, value, heads, features) for column, value in values.items() if _is_cell(value, heads)}
     used: set[str] = set()
+    of_repository = is_of_repository(values)
     for column, value in values.items():
         for reference in value if isinstance(value, list) else [value]:
             kind = _kind(column, reference, heads, features)
+            # the name of a file among programs
+            if of_repository and is_provenance(column, "https://x") and not _is_cell(reference, heads):
+                kind = None
             # beside a medium in a cell, a name of the same kind is what its file was called
             if kind is not None and (reference in heads or kind not in cells):
                 fields.setdefault(kind, []).append(reference)

@@ -120,7 +120,10 @@ class MediaQueue:
         self.wanted[kind] += 1
         reference = next(self.rest[kind], None)
         if reference is None:
-            raise DocumentError(f"there are more <{kind}> placeholders than media ({self.counts[kind]} listed)")
+            others = "".join(
+                f", and {count} as {other}" for other, count in self.counts.items() if count and other != kind
+            )
+            raise DocumentError(f"there are more <{kind}> placeholders than media ({self.counts[kind]} listed{others})")
         return MEDIA[kind](local_path(reference, where=f"{kind} {self.wanted[kind]}"), role=role)
 
     def before(self, parts: list[Part], role: str | None) -> list[Part]:

@@ -36,6 +36,9 @@ _SHOWN = re.compile(
     re.IGNORECASE,
 )
 """Words before a placeholder that speak of what it shows."""
+_SHOWS = re.compile(
+    r"<(?:image|video|audio)>\s+(?:shows?|depicts?|contains?|looks?|says?|displays?|sounds?|illustrates?)\b"
+)
 
 
 def is_mentioned(text: str) -> bool:
@@ -45,6 +48,8 @@ def is_mentioned(text: str) -> bool:
     """
     found = LISTED.findall(text)
     if not found or len(found) != len(set(found)) or _OTHER.search(text) or _SHOWN.search(text):
+        return False
+    if _SHOWS.search(text):
         return False
     return not re.search(r"(?m)^\W*<(?:image|video|audio)>|<(?:image|video|audio)>\W*$", text)
 

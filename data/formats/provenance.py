@@ -58,7 +58,7 @@ _METADATA = _set(
     "score scores rating ratings quality confidence probability prob logprob logprobs perplexity similarity aesthetic",
     "aesthetics toxicity nsfw punsafe pwatermark watermark votes upvotes downvotes likes views stars count counts",
     "length lengths len size sizes chars characters width height aspect resolution ratio duration dur durations sr fps",
-    "rate samplerate sampling channels format mime encoding status exif index idx number row level type types",
+    "by rate samplerate sampling channels format mime encoding status exif index idx number row level type types",
 )
 _COUNTED = ("num", "n", "nb")
 _SURE_WORD = re.compile(
@@ -71,7 +71,7 @@ _BARE = _set(
 _REFERENCE = _set(
     "id ids url urls uri path paths name names filename file files src source key keys dir folder hash sha md link",
     "links index idx number no num ref refs reference token tokens data bytes base b hex content values",
-    "features embedding ext",
+    "features embedding ext uid uuid guid code",
 )
 _ABOUT = _set(
     "caption captions title titles description descriptions text texts alt transcript transcription credit credits",

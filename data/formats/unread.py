@@ -82,7 +82,7 @@ def check_unread(
         # a text is taken from pages, a caption is about them
         pages = (bool(words[0]) and words[0] not in DOCUMENT_WORDS) or how == "medium" or _is_of_pages(key)
         path = medium_inside(value, pages=pages) if isinstance(value, str | list | dict) else ""
-        if path and not (FIELDS.get(key) == "" and is_of_repository(fields)):
+        if path and not ((FIELDS.get(key) == "" or how == "provenance") and is_of_repository(fields)):
             _check_medium(fields, key, value, path, notes, any_read=any_read, words=words, where=where)
         elif how == "medium":
             if _is_no_medium(value):
@@ -211,7 +211,7 @@ def _is_word(value) -> bool:
     """Whether a value is a word, or a list of words, and no path or address."""
     if isinstance(value, list):
         return bool(value) and all(isinstance(entry, str) and _is_word(entry) for entry in value[:100])
-    return isinstance(value, str) and len(value) < 100 and not re.search(r"[/\\\d]|\.\w|://", value)
+    return isinstance(value, str) and len(value) < 100 and not re.search(r"[/\\]|\.\w|://|^[\d\W]*$", value)
 
 
 def medium_inside(value, depth: int = 0, *, pages: bool = True) -> str:

@@ -141,6 +141,7 @@ PAGES = {
     "a long change": {"messages": [ASK, SAY], "patch": "diff --git a/x.py b/x.py\n--- a/x.py\n+++ b/logo.png"},
     "a command": {"text": "x", "cmd": "convert a.jpg b.png"},
     "options": {"text": "x", "cmd": "ffmpeg -i IN -vn out.wav"},
+    "files of a commit": {"content": "x", "old_file": "img/logo.svg", "new_file": "img/logo.png", "repos": "a/b"},
     "code": {"text": "x", "solution": "import cv2\nopen a.png"},
 }  # fmt: skip
 
@@ -217,7 +218,7 @@ def test_placeholders_of_other_media_do_not_match(tmp_path, fields):
 
 SPLITS = {
     "fold": ("test", "test"), "set_name": ("val", "validation"), "phase": ("validation", "validation"),
-    "mode": ("TEST", "test"), "subset_name": ("dev", "validation"),
+    "mode": ("TEST", "test"), "Fold": ("test", "test"), "subset_name": ("dev", "validation"),
 }  # fmt: skip
 
 
@@ -234,6 +235,7 @@ def test_words_of_splits_in_other_fields(tmp_path, key):
     "beside",
     [
         {"video_game": "Doom"},
+        {"videoGame": "FIFA23"},
         {"picture_quality": "good"},
         {"audio_book_title": "Dracula"},
         {"image_style": ["oil", "ink"]},
@@ -251,7 +253,8 @@ def test_a_word_of_media_in_a_name_is_no_medium(tmp_path, beside):
 @pytest.mark.parametrize(
     "beside",
     [{"video_game": "clips/doom"}, {"picture_quality": "a.png"}, {"image_key": "heron"}, {"screenshot": "Doom"},
-     {"video_hash": "ab"}, {"photo_studio": "https://x.org/7"}, {"image_style": 7}, {"imageRef": "heron"}],
+     {"video_hash": "ab"}, {"video_code": "v7"}, {"image_style": "7"},
+     {"photo_studio": "https://x.org/7"}, {"image_style": 7}, {"imageRef": "heron"}],
     ids=str,
 )  # fmt: skip
 def test_a_name_of_a_medium_and_what_may_be_one(tmp_path, beside):
@@ -284,7 +287,8 @@ def test_a_placeholder_inside_a_sentence_is_a_word(tmp_path, words):
 @pytest.mark.parametrize(
     "words",
     ["<image> What?", "What?\n<video>", "Look: <image>.", "What is in <image> here?", "Is <image> red?",
-     "Describe <image> in detail.", "Compare <image> to <image>, please.", "Say <image> and <|image_1|> now."],
+     "Describe <image> in detail.", "What does <image> show us?",
+     "Compare <image> to <image>, please.", "Say <image> and <|image_1|> now."],
     ids=str,
 )  # fmt: skip
 def test_a_placeholder_that_shows_something_waits(tmp_path, words):
