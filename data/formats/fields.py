@@ -221,7 +221,7 @@ def is_medium(path: str) -> bool:
     if "://" in path:
         # a wiki's page about a file bears its name
         path = "" if "/wiki/" in path else re.split(r"[?#]", path)[0]
-    return is_path(path) and (medium_of(path) is not None or remedy_for(path) is not None)
+    return (medium_of(path) is not None or remedy_for(path) is not None) and is_path(path)
 
 
 def is_path(text: str) -> bool:

@@ -51,7 +51,7 @@ def is_mentioned(text: str) -> bool:
         return False
     if _SHOWS.search(text):
         return False
-    return not re.search(r"(?m)^\W*<(?:image|video|audio)>|<(?:image|video|audio)>\W*$", text)
+    return not re.search(r"(?m)^[^\w\n<]*<(?:image|video|audio)>|<(?:image|video|audio)>[^\w\n]*$", text)
 
 
 def waiting(text: str) -> str:

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import time
 
 import pytest
 from format_files import media, read, texts
@@ -346,3 +347,20 @@ def test_articles_in_tables(tmp_path):
 def test_a_remote_picture_beside_its_caption(tmp_path, fields):
     document, reason, _ = look(tmp_path, fields)
     assert document is None and "remote" in reason
+
+
+HOSTILE = {
+    "empty lines": {"messages": [ASK | {"content": "a <image> b" + "\n" * 200_000 + "c"}, SAY]},
+    "spaces": {"messages": [ASK | {"content": "a <image> b" + " " * 200_000 + "in the" + " " * 200_000}, SAY]},
+    "empty lists": {"messages": [ASK, SAY], "images": [[[[[[[[[[""]]]]]]]]]]},
+    "many": {"video": "v.mp4", "messages": [ASK | {"content": "<image>" * 100_000}, SAY]},
+    "a long path": {"text": "x", "patch": "diff " * 190 + ".png"},
+    "many fields": {"text": "x"} | {f"video_game{'x' * n}": "Doom" for n in range(300)},
+}
+
+
+@pytest.mark.parametrize("fields", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_rows_cost_little(tmp_path, fields):
+    start = time.process_time()
+    look(tmp_path, fields)
+    assert time.process_time() - start < 2
