@@ -44,6 +44,7 @@ _WORDS = ("txt", "caption", "json")
 _TEXTS = (".txt", ".text")
 _PROGRAMS_A_CONTAINER = 10
 """More programs than so many to each tar or table below a folder make it one of code."""
+_FIXTURES = {"tests", "__tests__", "testdata", "test_data", "test-data", "fixtures", "fixture", "spec", "specs"}
 _ABOUT = {"metadata", "meta", "info", "stats", "statistics", "index"}
 
 
@@ -210,6 +211,13 @@ def _is_data_repository(root: Path) -> bool:
         if mark in head if mark == b"filter=lfs" else head.startswith(mark):
             return True
     return False
+
+
+def without_fixtures(names: list[str]) -> list[str]:
+    """Names of data without those that the tests of a program read."""
+    kept = [name for name in names if not _FIXTURES.intersection(name.lower().split("/")[:-1])]
+    # a folder `test` alone is that of a program's tests, beside others that of a data set
+    return kept if any("test" not in name.lower().split("/")[:-1] for name in kept) else []
 
 
 def is_inside(root: Path, file: Path) -> bool:
