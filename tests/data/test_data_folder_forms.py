@@ -1,8 +1,10 @@
 """The form of plain folders: texts with splits or a README, data with scripts, captions and pages beside code."""
 
+import gzip
+
 import pytest
 from format_files import read, texts
-from test_data_formats_splits import fill
+from test_data_formats_splits import fill, rows
 
 from data.document import Document
 from data.formats import open_source
@@ -169,3 +171,63 @@ def test_media_with_scripts_and_a_list_stay_refused(tmp_path, names):
     fill(tmp_path, PICTURES | dict.fromkeys(names, "words"))
     with pytest.raises(ValueError, match="no words beside them"):
         open_source(tmp_path)
+
+
+HALVES = {"data/train.jsonl": rows({"text": f"{n}"} for n in range(3)), "data/test.jsonl": rows([{"text": "unseen"}])}
+CARD = {"README.md": "---\nconfigs:\n- data_files:\n  - split: test\n    path: x/b.jsonl\n---\n", ".git/HEAD": "x"}
+DATA_SETS = {
+    "scripts": HALVES | {f"src/{n}.py": "x" for n in "abc"} | {"README.md": "x"},
+    "a clone": HALVES | {"a.py": "x", "b.py": "x", ".git/HEAD": "x"},
+    "a clone with a card": CARD | {"x/a.jsonl": rows([{"text": "a"}]), "x/b.jsonl": rows([{"text": "unseen"}])}
+    | {"scripts/a.py": "x", "scripts/b.py": "x"},
+    "large files": {".git/HEAD": "x", ".gitattributes": "*.x filter=lfs\n", "a.py": "x", "b.py": "x"}
+    | {"x/train.jsonl": rows([{"text": "a"}]), "x/test.jsonl": rows([{"text": "unseen"}])},
+    "arrays": {name[:-1]: f"[{lines.strip().replace(chr(10), ',')}]" for name, lines in HALVES.items()}
+    | {f"{n}.py": "x" for n in "abcd"},
+    "languages": {"en/train.jsonl": HALVES["data/train.jsonl"], "en/dev/test.jsonl": HALVES["data/test.jsonl"]}
+    | {f"{n}.js": "x" for n in "abcd"} | {"Makefile": "x"},
+    "folders of splits": {"train/a.jsonl": HALVES["data/train.jsonl"], "test/a.jsonl": HALVES["data/test.jsonl"]}
+    | {f"{n}.py": "x" for n in "abcdef"},
+    "more bytes than code": {name: lines + "\n" * 300 for name, lines in HALVES.items()}
+    | {f"{n}.py": "x" for n in range(25)},
+    "media": {".git/HEAD": "x", "a.py": "x", "b.py": "x", "data/test/1.jpg": b"x", "README.md": "x"}
+    | {"data/test/metadata.jsonl": rows([{"file_name": "1.jpg", "text": "unseen"}])},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("files", DATA_SETS.values(), ids=DATA_SETS)
+def test_data_beside_scripts_are_a_data_set(tmp_path, files):
+    """They were code: JSON was learned as it stood, the test too."""
+    fill(tmp_path, files)
+    documents, bad = read(tmp_path)
+    assert not bad and not any("{" in texts(document) for document in documents)
+    unseen = [document.split for document in documents if texts(document) == "unseen"]
+    assert unseen and set(unseen) <= {"test", "validation"}
+    assert all(document.split != "test" for document in documents if texts(document) != "unseen")
+
+
+def test_compressed_data_beside_scripts(tmp_path):
+    packed = {f"{name}.gz": gzip.compress(lines.encode()) for name, lines in HALVES.items()}
+    fill(tmp_path, packed | {f"{n}.py": "x" for n in "abc"} | {".git/HEAD": "x"})
+    assert {texts(document): document.split for document in read(tmp_path)[0]}["unseen"] == "test"
+
+
+CODE = {f"src/{n}.py": "import os\n" * 50 for n in range(25)}
+
+
+@pytest.mark.parametrize(
+    "name", ["tests/data/test.jsonl", "fixtures/train.jsonl", "test/a.jsonl", "data/x.jsonl", "eval/a.jsonl"]
+)
+@pytest.mark.parametrize("clone", [{}, {".git/HEAD": "x"}], ids=["tree", "clone"])
+def test_data_of_a_program_are_texts_and_noted(tmp_path, name, clone):
+    fill(tmp_path, CODE | clone | {name: HALVES["data/train.jsonl"]})
+    source = open_source(tmp_path)
+    list(source.documents())
+    assert source.format == "repository"
+    assert any("noted: JSON of documents was read as plain text" in line and "(1)" in line for line in source.told())
+
+
+@pytest.mark.parametrize("name", ["eval/questions.jsonl", "src/data/prices.jsonl", "tests/data/train.jsonl"])
+def test_a_few_programs_with_data_of_their_own(tmp_path, name):
+    fill(tmp_path, dict.fromkeys(["model.py", "train.py", "utils.py"], "x") | {name: HALVES["data/train.jsonl"]})
+    assert open_source(tmp_path).format == "repository"
