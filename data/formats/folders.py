@@ -2,20 +2,29 @@
 
     folder_format(path, listing)    one of FORMATS; ValueError with the remedy where nothing fits
 
-A folder of media must not become something that its media are no part of. So it is
+A folder of media must not become something that its media are no part of. So it is the first of these that fits:
 
-* one of captions, when more media have words of their name beside them than there are pages and programs;
-* a repository, when it has programs, and these and its pages are at least as many as its media, none of which a table
-  names; or when it has no media, or ten texts to each medium (three to a single one);
-* one of pages, when it has no programs and its pages are as many as its media or show one (`![](a.png)`), or its README
-  shows half of them;
+* One of captions, where words lie beside media of their name, whatever scripts and pages lie there too: up to ten of
+  these to each such pair, and pages that show no more media than there are pairs. Pairs in `tests/`, `fixtures/` and
+  the like are those of a program, and so is a `.json` without words beside programs.
+* Refused, where a table names the media: its words are there.
+* One of pages, where these are more than the programs and show half of the media (`![](a.png)`), whatever programs,
+  styles and tables lie there too; without programs also where they show one, are as many as the media, or its README
+  shows half of them.
+* A repository, where there are programs, and these and the pages are as many as the media; ten texts to each medium
+  (three to a single one); texts that name half of the media (HTML and others); or at least two programs, or sources
+  (LaTeX, reStructuredText, notebooks), or one and a page or a file that it is built by, with at most 25 media to each,
+  and nothing that may hold words for them (`words.txt`, a table). The media are counted.
 
-and is refused otherwise with what is there and what to do. A README, LICENSE and the like are no pages, settings (YAML,
+It is refused otherwise, with what is there and what to do. Without media it is one of pages where these are most of its
+texts, else a repository, which reads pages too. A README, LICENSE and the like are no pages or texts, settings (YAML,
 TOML, INI) no programs, and a `.git` says nothing about what is in a folder with media: data sets are cloned too.
 """
 
 import itertools
+import json
 import os
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -24,24 +33,38 @@ from data.document import DocumentError, Text
 from data.endings import FILM_OR_CODE, medium_in, medium_of, remedy_for
 from data.formats.accounts import is_about
 from data.formats.captioned import read_text
+from data.formats.fields import WORDS
 from data.formats.lines import is_array
 from data.formats.markdown_folder import ENDINGS as PAGES
 from data.formats.media_folder import TABLES, WORD_LIKE
-from data.formats.opening import JSON, unknown, what_packed
+from data.formats.opening import JSON, is_told, unknown, what_packed
 from data.formats.refusals import what_foreign, what_json
+from data.formats.survey import without_fixtures
 from data.formats.walk import Listing
 from data.formats.word_lists import classes_remedy, list_remedy
 from data.formats.word_tables import table_remedy
 from data.markdown import markdown_parts
-from data.pointers import awaited
+from data.pointers import awaited, pointer_of
 
 _WORDS = (".txt", ".caption", ".json")
 _OTHERS = (".txt", ".json", ".xml", ".xlsx", ".srt", ".vtt")
+_TEXTS = (".rst", ".tex", ".html", ".htm", ".adoc", ".asciidoc", ".org", ".mdx", ".ipynb", ".qmd", ".rmd", ".typ")
+"""Endings of texts that may show media, in other ways than pages do."""
+_SOURCES = (".rst", ".tex", ".ipynb")
+_BUILT = re.compile(r"(requirements[\w.-]*|constraints|cmakelists|robots|humans|manifest|version|todo)\.txt", re.I)
+_BUILDS = re.compile(
+    r"(build\.gradle|pom\.xml|package\.json|makefile|pyproject\.toml|setup\.cfg|cargo\.toml|cmakelists\.txt|go\.mod|"
+    r"_?config\.(toml|ya?ml)|mkdocs\.yml|gemfile)",
+    re.IGNORECASE,
+)
+"""Files that programs, books and sites are built by."""
 _LOOKED_AT = 200_000
 _NAMES_SOUGHT, _TABLE_BYTES = 50, 2**16
 _PAGES_LOOKED_AT, _PAGE_MIB = 200, 1.0
 _TEXTS_A_MEDIUM, _TEXTS_WITH_ONE = 10, 3
 """So many texts to each medium, or to one alone, are a folder of texts with a few pictures."""
+_PROGRAMS_A_PAIR, _PROGRAMS, _MEDIA_A_SOURCE = 10, 2, 25
+_CELL = re.compile(r"[,;|\t\r\n\"']")
 
 
 class _Names:
@@ -58,7 +81,7 @@ class _Names:
         self.paths: list[str] = []
         self.pages: list[str] = []
         self.names_of_media: list[str] = []
-        media, words = set(), set()
+        media, words, captions = set(), set(), set()
         for name, problem in itertools.islice(listing, _LOOKED_AT):
             # a medium that was not fetched is one of the folder's media
             target = awaited(name)
@@ -75,13 +98,15 @@ class _Names:
                 # words may be named after all of a medium's name
                 media |= {stem, name}
                 if len(self.names_of_media) < _NAMES_SOUGHT:
-                    self.names_of_media.append(os.path.basename(stem))
+                    self.names_of_media.append(os.path.basename(name))
                 self.num_media += known is not None
                 self.films += known is not None and ending[1:] in FILM_OR_CODE
                 if not known:
                     self.unread[ending] += 1
             elif ending in _WORDS:
                 words.add(stem)
+                if ending != ".json":
+                    captions.add(stem)
             if ending in TABLES and problem:
                 # what is no plain file must not be opened to tell its columns
                 self.refused = self.refused or f"; {name!r} {problem}"
@@ -92,6 +117,7 @@ class _Names:
             elif ending in _OTHERS and len(self.others) < 1000:
                 self.others.append(name)
         self.num_pairs = len(media & words)
+        self.pairs, self.pairs_of_json = sorted(media & captions), sorted((media & words) - captions)
         likely = (name for name in self.paths if name.lower().endswith(WORD_LIKE))
         self.likely = next((name for name in likely if name[: name.rindex(".")] in media), "")
         self.others = [name for name in self.others if os.path.splitext(name)[0] not in media]
@@ -119,45 +145,129 @@ def folder_format(path: Path, listing: Listing) -> str:
     texts = endings[".txt"] + endings[".rst"]
     num_media = names.num_media + names.unread.total()
     pages = [name for name in names.pages if not is_about(name)]
-    if names.num_pairs > len(pages) + programs:
+    shown = _num_shown(root, pages) if num_media else 0
+    sources = sum(name.lower().endswith(_SOURCES) for name in names.paths)
+    if names.num_pairs > len(pages) + programs + sources or _is_captioned(names, root, programs, len(pages), shown):
         return "media"
-    is_clone = (root / ".git").exists()
-    if names.tables and not is_clone and not code and len(names.pages) <= 1 and texts <= 1 and not names.num_pairs:
+    is_clone, has_tables = (root / ".git").exists(), bool(names.tables) and not shown
+    if has_tables and not is_clone and not code and len(names.pages) <= 1 and texts <= 1 and not names.num_pairs:
         raise ValueError(f"{path} has its words in {_tables_remedy(root, names.tables)}")
     packed = [] if num_media else [name for name in names.paths if packed_kind(name)]
     if _is_card(names) and not code and not names.num_pairs and (why := _unread_lines(names, root, packed)):
         # a data set's card must not become all of it
         raise ValueError(unknown(path, f"holds nothing that is read{why}"))
     if not num_media:
-        if names.pages and not code and not is_clone:
+        num_texts = _num_texts(names, root)
+        if names.pages and not code and not is_clone and (len(pages) > num_texts or not num_texts):
             return "markdown"
-        if is_clone or code or names.pages or texts:
+        if is_clone or code or names.pages or texts or num_texts:
             return "repository"
         raise ValueError(unknown(path, "holds nothing that is read" + what_packed(root, names.paths)))
-    if tables := [name for name in names.tables if _names_media(root / name, names.names_of_media)]:
+    tables = [name for name in names.tables if _names_media(root / name, names.names_of_media, whole=bool(shown))]
+    if tables:
         raise ValueError(f"{path} has its words in {_tables_remedy(root, tables)}")
+    if len(pages) > programs and 2 * shown >= num_media:
+        return "markdown"
     is_tree = programs and programs + len(pages) >= num_media
     if is_tree or texts >= _TEXTS_A_MEDIUM * num_media or (num_media == 1 and texts >= _TEXTS_WITH_ONE):
         return "repository"
-    is_told = len(pages) >= num_media or _num_shown(root, pages) or 2 * _num_shown(root, names.pages) >= num_media
+    is_told = len(pages) >= num_media or shown or 2 * _num_shown(root, names.pages) >= num_media
     if not programs and is_told:
         return "markdown"
     if found := list_remedy(root, names.paths):
         raise ValueError(f"{path} has its words in {found}")
+    if _are_named(names, root) or _is_program(names, programs + sources, len(pages)):
+        return "repository"
     told = _no_words(names) + (what_packed(root, names.paths) or classes_remedy(root, names.paths))
     if programs or texts or names.pages:
         told += f"; its {'code and texts' if programs else 'texts'} alone are read as format 'repository'"
     raise ValueError(unknown(path, told))
 
 
-def _names_media(table: Path, names: list[str]) -> bool:
-    """Whether the beginning of a table names one of these media."""
+def _is_captioned(names: _Names, root: Path, programs: int, pages: int, shown: int) -> bool:
+    """Whether there are pairs of a medium and its words that make the folder one of captions."""
+    pairs = without_fixtures([*names.pairs, *(name for name in names.pairs_of_json[:1000] if _has_words(root, name))])
+    return bool(pairs) and shown <= len(pairs) and programs + pages <= _PROGRAMS_A_PAIR * len(pairs)
+
+
+def _has_words(root: Path, stem: str) -> bool:
+    """Whether the .json of a name holds words: what else a program has beside its pictures does not."""
     try:
-        with open(table, "rb") as stream:
-            head = stream.read(_TABLE_BYTES).decode("utf-8", "replace")
+        fields = json.loads(read_text(root, f"{stem}.json", _PAGE_MIB))
+    except (DocumentError, ValueError, RecursionError):
+        return False
+    return isinstance(fields, dict) and any(isinstance(fields.get(key), (str, list)) for key in WORDS)
+
+
+def _num_texts(names: _Names, root: Path) -> int:
+    """How many texts that are no pages a folder has: by their endings, under unknown ones by their first bytes."""
+    left = [name for name in names.paths if not is_about(name) and not name.lower().endswith((*PAGES, *WORD_LIKE))]
+    told = [name for name in left if name.lower().endswith((".txt", *_TEXTS))]
+    rest = (name for name in left if not is_told(name) and not name.lower().endswith((*_TEXTS, *JSON, *TABLES)))
+    rest = (name for name in rest if not what_foreign(name) and not packed_kind(name) and not awaited(name))
+    return len(told) + sum(_opens_like_text(root / name) for name in itertools.islice(rest, _PAGES_LOOKED_AT))
+
+
+def _opens_like_text(file: Path) -> bool:
+    try:
+        with open(file, "rb") as stream:
+            head = stream.read(4096)
     except OSError:
         return False
-    return any(name in head for name in names)
+    if not head.strip() or b"\0" in head or pointer_of(head) or head.lstrip()[:1] in (b"{", b"["):
+        return False
+    # the last character may be cut
+    text = head.decode("utf-8", "ignore").encode()
+    return len(head) - len(text) < 4 and head.startswith(text)
+
+
+def _is_program(names: _Names, sources: int, pages: int) -> bool:
+    """Whether there are programs, or sources of a book or site, whose pictures are a part of them, and nothing else."""
+    built = sum(bool(_BUILDS.fullmatch(_base(name))) for name in names.paths)
+    may_be_words = names.likely or names.tables or any(map(_may_hold_words, names.others))
+    if not sources or sources + pages + built < _PROGRAMS or may_be_words:
+        return False
+    unread = names.unread.total()
+    return names.num_media + unread <= _MEDIA_A_SOURCE * (sources + pages) and unread <= names.num_media
+
+
+def _may_hold_words(name: str) -> bool:
+    """Whether a file beside media may be a list of their words, and not one that any program has."""
+    return not name.lower().endswith((".json", ".xml")) and not is_about(name) and not _BUILT.fullmatch(_base(name))
+
+
+def _base(name: str) -> str:
+    return os.path.basename(name)
+
+
+def _are_named(names: _Names, root: Path) -> bool:
+    """Whether texts that are no pages name half of the first media, as those do that show them."""
+    texts = [name for name in names.paths if name.lower().endswith((*_TEXTS, *PAGES)) and not is_about(name)]
+    said = "".join(map(_head, (root / name for name in texts[:_PAGES_LOOKED_AT])))
+    sought = set(names.names_of_media)
+    found = sum(name in said or f"/{os.path.splitext(name)[0]}}}" in said for name in sought)
+    return bool(sought) and 2 * found >= len(sought)
+
+
+def _head(file: Path) -> str:
+    try:
+        with open(file, "rb") as stream:
+            return stream.read(_TABLE_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _names_media(table: Path, names: list[str], *, whole: bool) -> bool:
+    """Whether the beginning of a table names one of these media; by less than its `whole` name only in cells."""
+    head = _head(table)
+    if whole or any(name in head for name in names):
+        return any(name in head for name in names)
+    cells = {_base(cell.strip()) for cell in _CELL.split(head)}
+    cells |= {os.path.splitext(cell)[0] for cell in cells}
+    stems = {os.path.splitext(name)[0] for name in names}
+    # a number or a letter may be anything
+    sure = any(len(stem) > 2 and not stem.isdigit() for stem in stems & cells)
+    return sure or 2 * len(stems & cells) > len(stems)
 
 
 def _num_shown(root: Path, pages: list[str]) -> int:

@@ -16,7 +16,7 @@ tests of a program, which are learned as the rest of it. A data set's card (`con
 Kind is "code" for files in a programming language and "text" for others; a Markdown page with local pictures is
 multimodal, of kind "doc". Binary files (a NUL byte in the first 8 KiB), empty ones and media are passed over and
 counted, media that are not read with the remedy; a text file over 2 MiB or of another encoding than UTF-8 is set aside
-with its name.
+with its name. JSON of documents that is a text among others is noted, with the way to read them.
 """
 
 import os
@@ -29,9 +29,11 @@ from pathspec import GitIgnoreSpec
 from data.document import Document, DocumentError, Image, Quarantined, Text, parse_document, resolve_media
 from data.endings import medium_of, remedy_for
 from data.formats.card import read_card
+from data.formats.lines import is_array
 from data.formats.markdown_folder import ENDINGS, page_document
 from data.formats.media_folder import pass_over
-from data.formats.source import Limits, files_sha256
+from data.formats.opening import forms_in
+from data.formats.source import NOTE, Limits, files_sha256
 from data.formats.splits import UNASSIGNED
 from data.formats.text_splits import TextSplits
 from data.formats.walk import walk
@@ -46,6 +48,9 @@ PROGRAMS = CODE - {".yaml", ".yml", ".toml", ".ini", ".cfg"}
 """Endings of code that data sets do not have as their settings."""
 _HYPERTEXT = (".html", ".css")
 """Code that texts are made of or come with."""
+_RAW = (
+    f"{NOTE}JSON of documents was read as plain text: give its file or folder, or format 'manifest' (--format manifest)"
+)
 _MAX_IGNORE_BYTES = 2**20
 
 
@@ -112,6 +117,8 @@ def repository_documents(root: Path, limits: Limits, skipped: Counter) -> Iterat
             text = _read(root, path, min(MAX_SOURCE_MIB, limits.max_file_mib), skipped)
             if text is not None:
                 document = _document(root, path, text)
+                if _holds_documents(root, path):
+                    skipped[_RAW] += 1
                 yield document.in_split(splits.of(path)) if _is_plain(path) or card.of(path) else document
         except DocumentError as error:
             yield Quarantined(path, path, str(error))
@@ -124,6 +131,16 @@ def _ending(path: str) -> str:
 def _is_plain(path: str) -> bool:
     """Whether a file's name may declare its split: a text, and no program or medium."""
     return (_ending(path) not in CODE or _ending(path) == ".html") and medium_of(path) is None
+
+
+def _holds_documents(root: Path, path: str) -> bool:
+    """Whether a text is JSON of a known form, one that the whole source might be read by."""
+    if _ending(path) not in (".jsonl", ".json", ".ndjson"):
+        return False
+    try:
+        return (_ending(path) != ".json" or is_array(root / path)) and bool(forms_in(root / path))
+    except OSError:
+        return False
 
 
 def _read(root: Path, path: str, max_mib: float, skipped: Counter) -> str | None:

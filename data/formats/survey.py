@@ -13,13 +13,19 @@ without an ending, `train/metadata.jsonl` and `test/` with captions. What stands
 * Of files of one name in several forms (`a.jsonl`, `a.tar`, `a.parquet`) the first is read, in this order.
 * Tars and tables beside JSON that takes media from one of them (`a.tar::1.png`), tars without words and tables without
   words; beside others, tables named after what they tell about them (`metadata.parquet`, `stats`, `index`).
-* JSON beside a medium of its name, which is a caption; JSON below a tree with more code than media and such JSON; tars
-  and tables below one with ten times as many programs.
+* JSON beside a medium of its name, which is a caption.
+* What is a part of a program: JSON below the top where there are more programs than media and such JSON, in a clone
+  where there is a second program or no medium; tars and tables below where there are ten times as many programs. But
+  files in a `data/` on top and those named after splits, one for training among them, are no part of it, whatever
+  scripts lie beside; unless they lie in `tests/`, `fixtures/`, `testdata/` and the like (in `test/` alone), or there
+  are over ten programs to each of them that hold more bytes too. A clone with a data set's card (fields at the top of
+  README.md) or large files kept apart (`filter=lfs`) is a data set.
 
 Files are told by their endings, else by content: of those whose endings say nothing, and of texts without a medium of
 their name, the first 1,000. What is not read is counted by `data.formats.accounts`.
 """
 
+import contextlib
 import itertools
 import os
 from dataclasses import dataclass, field
@@ -35,7 +41,7 @@ from data.formats.source import Limits
 from data.formats.splits import name_of_many
 from data.formats.walk import Listing
 from data.links import stays_within
-from data.split_names import words_of_name
+from data.split_names import split_of_name, words_of_name
 
 MANIFESTS = ("manifest.jsonl", "manifest.json", "metadata.jsonl")
 """Files that stand for the folder they lie in."""
@@ -44,6 +50,8 @@ _WORDS = ("txt", "caption", "json")
 _TEXTS = (".txt", ".text")
 _PROGRAMS_A_CONTAINER = 10
 """More programs than so many to each tar or table below a folder make it one of code."""
+_FIXTURES = {"tests", "__tests__", "testdata", "test_data", "test-data", "fixtures", "fixture", "spec", "specs"}
+_DATA = {"data", "dataset", "datasets", "corpus", "corpora"}
 _ABOUT = {"metadata", "meta", "info", "stats", "statistics", "index"}
 
 
@@ -72,13 +80,27 @@ class _Names:
         self.plain = [name for name, problem in self.listed if not problem]
         kinds = [(name, medium_of(name)) for name in self.plain]
         self.num_media = sum(kind is not None for _, kind in kinds)
-        self.num_code = sum(os.path.splitext(name)[1].lower() in PROGRAMS for name in self.plain)
         named = [name for name, kind in kinds if kind or remedy_for(name)]
         # words may be named after all of a medium's name
         self.media = {*named, *(os.path.splitext(name)[0] for name in named)}
         self.words = {os.path.splitext(name)[0] for name in self.plain if ending_of(name) in _WORDS}
         self.there = set(self.plain)
+        self.code = [name for name in self.plain if os.path.splitext(name)[1].lower() in PROGRAMS]
         self.untold = list(itertools.islice(filter(self._is_untold, self.plain), _PEEKED))
+
+    @property
+    def num_code(self) -> int:
+        return len(self.code)
+
+    def data_of(self, files: list[str]) -> list[str]:
+        """Those of files with documents that are no part of a program, for its tests or few among much code."""
+        found = [name for name in without_fixtures(files) if _is_named_as_data(name)]
+        if not any(_is_in_data(name) or _split_of_path(name) == "train" for name in found):
+            # a test without anything to train on is that of a program
+            return []
+        if self.num_code <= _PROGRAMS_A_CONTAINER * len(found):
+            return found
+        return found if _num_bytes(self.root, found) > _num_bytes(self.root, self.code) else []
 
     def _is_untold(self, name: str) -> bool:
         stem, ending = os.path.splitext(name)
@@ -157,8 +179,7 @@ def manifests_below(listing: Listing, limits: Limits, *, known: bool) -> list[Pa
 def _below(names: _Names, limits: Limits, *, known: bool = True) -> list[Path]:
     """In each folder one of MANIFESTS, which stands for what lies below it too; elsewhere JSON lines and arrays.
 
-    A repository's own test data are no manifests of it: with `known`, more code than media and manifests is a tree
-    of code, and a clone is one with more than a script, or without media and a data set's marks.
+    A repository's own test data are no manifests of it: with `known` they are left out.
     """
     standing: dict[str, tuple[int, Path]] = {}
     others: list[tuple[str, Path]] = []
@@ -192,10 +213,15 @@ def _below(names: _Names, limits: Limits, *, known: bool = True) -> list[Path]:
     files = sorted(file for file in found if not known or forms_in(file, max_line_mib=limits.max_line_mib))
     if not known or not files:
         return files
-    if is_clone:
-        # a data set's own script is no program with data for its tests
-        return files if names.num_code <= 1 and (names.num_media or _is_data_repository(names.root)) else []
-    return files if names.num_code <= names.num_media + len(files) else []
+    paths = [file.relative_to(names.root).as_posix() for file in files]
+    if is_clone and _is_data_repository(names.root):
+        kept = without_fixtures(paths) if names.num_code else paths
+    # a data set's own script is no program with data for its tests
+    elif (names.num_code <= 1 and names.num_media) if is_clone else names.num_code <= names.num_media + len(files):
+        kept = paths
+    else:
+        kept = names.data_of(paths)
+    return [names.root / name for name in kept]
 
 
 def _is_data_repository(root: Path) -> bool:
@@ -210,6 +236,37 @@ def _is_data_repository(root: Path) -> bool:
         if mark in head if mark == b"filter=lfs" else head.startswith(mark):
             return True
     return False
+
+
+def _is_named_as_data(name: str) -> bool:
+    """Whether a file lies in a folder for data, or it or one of its folders is named after a split."""
+    return _is_in_data(name) or bool(_split_of_path(name))
+
+
+def _is_in_data(name: str) -> bool:
+    # deeper ones are parts of programs too (`src/data/prices.json`)
+    return "/" in name and name.lower().split("/")[0] in _DATA
+
+
+def _split_of_path(name: str) -> str:
+    *folders, file = name.split("/")
+    found = [*filter(None, map(split_of_name, (*folders, name_of_many(file))))]
+    return next((split for split in found if split != "train"), found[0] if found else "")
+
+
+def _num_bytes(root: Path, names: list[str]) -> int:
+    found = 0
+    for name in names:
+        with contextlib.suppress(OSError):
+            found += os.stat(root / name).st_size
+    return found
+
+
+def without_fixtures(names: list[str]) -> list[str]:
+    """Names of data without those that the tests of a program read."""
+    kept = [name for name in names if not _FIXTURES.intersection(name.lower().split("/")[:-1])]
+    # a folder `test` alone is that of a program's tests, beside others that of a data set
+    return kept if any(_is_in_data(name) or "test" not in name.lower().split("/")[:-1] for name in kept) else []
 
 
 def is_inside(root: Path, file: Path) -> bool:
@@ -251,9 +308,11 @@ def _containers(names: _Names, json: list[Path], *, by_content: bool) -> dict[st
         from data.formats.parquet import dataset_files
 
         found["datasets"] = dataset_files(root, found["datasets"])
-    if names.num_code > names.num_media + _PROGRAMS_A_CONTAINER * sum(map(len, found.values())):
-        # those that the tests of a program read
-        found = {format: [name for name in found[format] if "/" not in name] for format in found}
+    paths = [untagged(name) for format in found for name in found[format]]
+    if names.num_code > names.num_media + _PROGRAMS_A_CONTAINER * len(paths):
+        # others are those that the tests of a program read
+        kept = {*names.data_of([name for name in paths if "/" in name]), *(name for name in paths if "/" not in name)}
+        found = {format: [name for name in found[format] if untagged(name) in kept] for format in found}
     found = {format: sorted(found[format]) for format in ENDINGS.values() if found.get(format)}
     if len(found) + bool(json) < 2:
         return found

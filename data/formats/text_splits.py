@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 
 from data.formats.card import Card
 from data.formats.splits import FILES, FOLDERS, HELD_OUT, UNASSIGNED, NamedSplits
-from data.split_names import split_words
+from data.split_names import WORDS, split_words
 
 
 class TextSplits(NamedSplits):
@@ -46,4 +46,6 @@ class TextSplits(NamedSplits):
 
 
 def _bare(path: str) -> str:
-    return os.path.splitext(os.path.basename(path))[0]
+    stem, ending = os.path.splitext(os.path.basename(path))
+    # of parallel texts the language may come first (`en.train`)
+    return stem + ending if ending[1:].lower() in WORDS else stem

@@ -340,4 +340,5 @@ def test_a_clone_of_a_data_set_is_no_repository_of_code(tmp_path, card):
     "others", [{}, {"a.py": "import a\n", "README.md": "---\nx: y\n---\n", "b.py": "import b\n"}], ids=len
 )
 def test_a_repository_with_data_stays_one(tmp_path, others):
-    assert open_source(write(tmp_path, CLONE | {"main.py": "import os\n"} | others)).format == "repository"
+    files = {name.replace("data/", "tests/data/"): content for name, content in CLONE.items()}
+    assert open_source(write(tmp_path, files | {"main.py": "import os\n"} | others)).format == "repository"
