@@ -30,6 +30,7 @@ from data.formats.media_folder import TABLES, WORD_LIKE
 from data.formats.opening import JSON, unknown, what_packed
 from data.formats.refusals import what_foreign, what_json
 from data.formats.walk import Listing
+from data.formats.word_lists import classes_remedy, list_remedy
 from data.formats.word_tables import table_remedy
 from data.markdown import markdown_parts
 from data.pointers import awaited
@@ -141,7 +142,9 @@ def folder_format(path: Path, listing: Listing) -> str:
     is_told = len(pages) >= num_media or _num_shown(root, pages) or 2 * _num_shown(root, names.pages) >= num_media
     if not programs and is_told:
         return "markdown"
-    told = _no_words(names) + what_packed(root, names.paths)
+    if found := list_remedy(root, names.paths):
+        raise ValueError(f"{path} has its words in {found}")
+    told = _no_words(names) + (what_packed(root, names.paths) or classes_remedy(root, names.paths))
     if programs or texts or names.pages:
         told += f"; its {'code and texts' if programs else 'texts'} alone are read as format 'repository'"
     raise ValueError(unknown(path, told))

@@ -25,7 +25,10 @@ import csv
 import itertools
 import json
 import os
+import re
 import shlex
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +46,8 @@ _READ_BYTES = 2**28
 _ROWS = 50
 _FILES = 50_000
 _ALIKE = 8
+_BEHIND = re.compile(r"\.(\w{2,5})(?:#\d{1,3})?\"?([,\t;|])")
+_NUMBERED = re.compile(r"\.\w{2,5}#\d{1,3}$")
 _LIKE_WORDS = ("text", "caption", "transcri", "sentence", "words", "descri", "prompt", "title", "label", "comment")
 _ABOUT_OTHERS = {"meta", "metadata", "annotation", "annotations", "annots", "label", "labels", "caption", "captions"}
 _ABOUT_OTHERS |= {"text", "texts", "transcript", "transcripts", "table", "tables", "csv", "json", "splits", "info"}
@@ -80,10 +85,17 @@ class Place:
     behind: str = ""
     """What stands behind it."""
     by_name: bool = False
-    """Whether the files lie in many folders, and are found by their names."""
+    """Whether the files lie in many folders, and are found by their names, or those without the ending `behind`."""
+    count: int = 0
+    """How many of the cells that were looked at name files."""
+    is_first: bool = False
+    """Whether the first of the cells names a file, and is no header."""
+    is_numbered: bool = False
+    """Whether a number stands behind each name (Flickr8k's `1.jpg#0`)."""
 
     def around(self, cell: str) -> str:
         """The expression of a path, of that of a cell."""
+        cell += '.partition("#")[0]' if self.is_numbered else ""
         if self.by_name:
             return f"n.get({cell}, {cell})"
         return " + ".join(
@@ -93,7 +105,10 @@ class Place:
     @property
     def names(self) -> str:
         """The statement that `around` needs before it."""
-        return 'n = {p.name: p.as_posix() for p in sorted(pathlib.Path(".").rglob("*"))}; ' if self.by_name else ""
+        if not self.by_name:
+            return ""
+        name, which = ("stem", f" if p.suffix == {_spelt(self.behind)}") if self.behind else ("name", "")
+        return f'n = {{p.{name}: p.as_posix() for p in sorted(pathlib.Path(".").rglob("*")){which}}}; '
 
     def is_above(self, file: Path) -> bool:
         """Whether that is another folder than the file's own."""
@@ -140,9 +155,8 @@ def _looked_at(file: Path) -> _Table:
         return _Table("utf-8-sig", ",", True, [])
     encoding = foreign_encoding(head[:64]) or _encoding(file)
     text = head.decode(encoding, "replace").replace("\0", "").lstrip("\ufeff")
-    first = next(iter(text[:4096].splitlines()), "")
-    delimiter = max(_DELIMITERS, key=lambda mark: (first.count(mark), -_DELIMITERS.index(mark)))
     lines = text.splitlines(keepends=True)[: 4 * _ROWS]
+    delimiter = delimiter_of(lines)
     # bars and tabs are written by programs that know no quotes, unless every line has pairs of them
     quoted = delimiter in ",;" or (delimiter == "\t" and all(line.count('"') % 2 == 0 for line in lines))
     reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
@@ -150,6 +164,13 @@ def _looked_at(file: Path) -> _Table:
     with contextlib.suppress(csv.Error):
         rows.extend(filter(None, itertools.islice(reader, _ROWS)))
     return _Table(encoding, delimiter, quoted, rows)
+
+
+def delimiter_of(lines: list[str]) -> str:
+    """What most often stands behind a medium's name, else in the first line."""
+    behind = Counter(mark for line in lines for ending, mark in _BEHIND.findall(line[:4096]) if ending.lower() in READ)
+    first = lines[0][:4096] if lines else ""
+    return max(_DELIMITERS, key=lambda mark: (behind[mark], first.count(mark), -_DELIMITERS.index(mark)))
 
 
 def _encoding(file: Path) -> str:
@@ -175,8 +196,7 @@ def _meaning(table: _Table, place: Place) -> tuple[str, str, str]:
     known = _NAMES.intersection(cell.strip().lower() for cell in header)
     column = place.column
     has_medium = any(medium_of(cell) for cell in header)
-    first_is_path = column is not None and (place.base / f"{place.before}{rows[0][column]}{place.behind}").is_file()
-    bare = has_medium or first_is_path or (column is None and (len(header) == 1 or table.delimiter == "|"))
+    bare = has_medium or place.is_first or (column is None and (len(header) == 1 or table.delimiter == "|"))
     if rows and not known and bare:
         return _without_header(rows, place)
     return _with_header(rows, header, place)
@@ -271,6 +291,8 @@ def _path_column(rows: list[list[str]], base: Path, file: Path) -> tuple[int, Pl
     splits = {split for step in (*file.parts[-3:-1], file.stem) for _, split, _ in split_words(step)}
     for column in range(min(map(len, rows), default=0)):
         cells = [row[column] for row in rows]
+        is_numbered = sum(bool(_NUMBERED.search(cell)) for cell in cells) >= max(1, len(cells) - 1)
+        cells = [cell.partition("#")[0] for cell in cells] if is_numbered else cells
         around = {("", "")}
         for cell in filter(None, cells):
             for path in by_base.get(cell.rsplit("/", 1)[-1], ())[:_ALIKE]:
@@ -282,12 +304,24 @@ def _path_column(rows: list[list[str]], base: Path, file: Path) -> tuple[int, Pl
             # of two folders with the same names that of the table's own split
             is_own = any(split in splits for step in before.split("/") for _, split, _ in split_words(step))
             if (count, is_own and count > 0) > best[:2]:
-                best = (count, is_own, Place(base, column, before, behind))
-        if len(around) > 2:
-            count = sum(len(by_base.get(cell, ())) == 1 and medium_of(cell) is not None for cell in cells)
+                is_first = f"{before}{cells[0]}{behind}" in there
+                place = Place(base, column, before, behind, count=count, is_first=is_first, is_numbered=is_numbered)
+                best = (count, is_own, place)
+        # with the folders left out
+        for ending in {ending for _, ending in around} if len(around) > 2 else ():
+            count = sum(_is_one(by_base.get(cell, ()), cell + ending) for cell in cells)
             if count > best[0]:
-                best = (count, False, Place(base, column, by_name=True))
+                is_first = _is_one(by_base.get(cells[0], ()), cells[0] + ending)
+                place = Place(
+                    base, column, behind=ending, by_name=True, count=count, is_first=is_first, is_numbered=is_numbered
+                )
+                best = (count, False, place)
     return best[0], best[2]
+
+
+def _is_one(paths: Sequence[str], name: str) -> bool:
+    """Whether just one of these paths is of a file of this name."""
+    return sum(path.rsplit("/", 1)[-1] == name for path in paths) == 1
 
 
 def _is_ending(text: str) -> bool:

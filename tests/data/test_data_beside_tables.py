@@ -30,7 +30,8 @@ def follow(path, monkeypatch) -> str:
     with pytest.raises(ValueError) as caught:
         open_source(path)
     said = str(caught.value)
-    folder = re.search(r"in the folder '([^']+)'", said)[1]
+    own = path if path.is_dir() else path.parent
+    folder = own if "in its folder" in said else re.search(r"in the folder '([^']+)'", said)[1]
     command, _, out = re.search(r"`(python -c .*?)`", said)[1].rpartition(" > ")
     monkeypatch.chdir(folder)
     with contextlib.redirect_stdout(io.StringIO()) as printed:

@@ -27,6 +27,10 @@ TABLES = {
     "bars that name their folder": (
         "train.csv", "wavs/LJ1.wav|one\nwavs/LJ2.wav|two\n", SOUNDS, [("wavs/LJ1.wav", "one"), ("wavs/LJ2.wav", "two")],
     ),
+    "bars around commas": (
+        "train.csv", "wavs/LJ1.wav|one, two, and\nwavs/LJ2.wav|two, and, three\n", SOUNDS,
+        [("wavs/LJ1.wav", "one, two, and"), ("wavs/LJ2.wav", "two, and, three")],
+    ),
     "tabs with a speaker": (
         "filelist.tsv", "LJ1\t17\tone and two\nLJ2\t18\tthree\n", SOUNDS,
         [("wavs/LJ1.wav", "one and two"), ("wavs/LJ2.wav", "three")],
