@@ -23,6 +23,7 @@ folder inside the tar, where there is one.
 import dataclasses
 import os
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,9 @@ from data.text import decode_text
 from data.workbench.source import LANGUAGES
 
 _WORDS = ("txt", "caption", "json", "cls")
+_MANY = ("jsonl", "ndjson", "jsonlines", "parquet", "arrow", "csv", "tsv")
+_MANY_OBJECTS = re.compile(r"\s*(\[|\{[^\n]*\}[ \t\r]*\n\s*\{)")
+_EXTRACT = "extract it (`tar -xf FILE`) and give the folder"
 _ASIDE = {
     *("", "id", "idx", "index", "key", "meta", "metadata", "info", "src", "url", "lang", "hash", "sha256", "license"),
     *("md", "rst", "html", "htm", "xml", "csv", "tsv", "jsonl", "yaml", "yml", "toml", "srt", "vtt", "ass", "log"),
@@ -64,7 +68,13 @@ def webdataset_documents(
             yield Quarantined(untagged(shard), untagged(shard), str(error))
             continue
         prefix = "" if len(shards) == 1 else f"{os.path.splitext(untagged(shard))[0]}/"
-        yield from _shard(file, shard, index, limits, skipped, prefix=prefix, named=named[shard])
+        is_empty = not index.refused and not index.cut
+        for item in _shard(file, shard, index, limits, skipped, prefix=prefix, named=named[shard]):
+            is_empty = False
+            yield item
+        if is_empty and (members := [name for name in index.members if not _is_hidden(name)]):
+            own, member = untagged(shard), members[0][:200]
+            yield Quarantined(own, own, f"tar {own!r} holds no samples, but files such as {member!r}: {_EXTRACT}")
         for name, reason in index.refused.items():
             name = name.encode("utf-8", "replace").decode()
             yield Quarantined(f"{shard}::{name}"[:900], untagged(shard), f"member {name[:200]!r} of {shard!r} {reason}")
@@ -178,6 +188,19 @@ def _above(stem: str, anchors: set[str], first: str) -> str:
     return stem
 
 
+def _fields(tar: _Shard, member: str, text: str, *, alone: bool, skipped: Counter) -> dict:
+    """The object of a sample. Raises DocumentError."""
+    content = tar.text(member)
+    try:
+        return object_beside(content, text, skipped)
+    except DocumentError as error:
+        if alone and _MANY_OBJECTS.match(content):
+            raise DocumentError(
+                f"member {member[:200]!r} holds several documents and is no sample: {_EXTRACT}"
+            ) from None
+        raise error
+
+
 def _is_hidden(name: str) -> bool:
     return posixpath.basename(name).startswith(".")
 
@@ -200,6 +223,7 @@ def _document(tar: _Shard, name: str, members: list[str], skipped: Counter) -> D
         else:
             others += [] if ending in _ASIDE else [member]
             reason = f"member .{ending[:20]}" if ending else "member without an ending"
+            reason += f", which holds documents of its own: {_EXTRACT}" if ending in _MANY else ""
             skipped[nested_kind(member) or reason] += 1
     media = {tar.address(member): media[member] for member in members if member in media}
     texts = [text for ending in ("txt", "caption") if ending in words and (text := tar.text(words[ending])).strip()]
@@ -210,7 +234,7 @@ def _document(tar: _Shard, name: str, members: list[str], skipped: Counter) -> D
     text = texts[0] if texts else ""
     if len(texts) > 1 and texts[1].strip() != text.strip():
         skipped["note: of several texts of one name the first was read"] += 1
-    fields = object_beside(tar.text(words["json"]), text, skipped) if "json" in words else {}
+    fields = _fields(tar, words["json"], text, alone=not media, skipped=skipped) if "json" in words else {}
     folder = posixpath.dirname(words.get("json", members[0]))
     inside = named_in(folder, tar.index.members.__contains__)
 
