@@ -45,7 +45,7 @@ _HEAD_BYTES = 2**20
 _READ_BYTES = 2**28
 _ROWS = 50
 _FILES = 50_000
-_ALIKE = 8
+_ALIKE, _COLUMNS = 8, 200
 _BEHIND = re.compile(r"\.(\w{2,5})(?:#\d{1,3})?\"?([,\t;|])")
 _NUMBERED = re.compile(r"\.\w{2,5}#\d{1,3}$")
 _LIKE_WORDS = ("text", "caption", "transcri", "sentence", "words", "descri", "prompt", "title", "label", "comment")
@@ -289,7 +289,7 @@ def _path_column(rows: list[list[str]], base: Path, file: Path) -> tuple[int, Pl
             by_base.setdefault(key, []).append(path)
     there, best = set(files), (0, False, Place(base))
     splits = {split for step in (*file.parts[-3:-1], file.stem) for _, split, _ in split_words(step)}
-    for column in range(min(map(len, rows), default=0)):
+    for column in range(min(_COLUMNS, min(map(len, rows), default=0))):
         cells = [row[column] for row in rows]
         is_numbered = sum(bool(_NUMBERED.search(cell)) for cell in cells) >= max(1, len(cells) - 1)
         cells = [cell.partition("#")[0] for cell in cells] if is_numbered else cells
