@@ -21,6 +21,7 @@ from pathlib import Path
 from data.endings import medium_of
 from data.formats.accounts import is_about
 from data.formats.word_tables import delimiter_of, place_of, table_remedy
+from data.split_names import split_words
 from data.text import foreign_encoding
 
 _ENDINGS = ("", ".txt", ".text", ".lst", ".list", ".token", ".tok", ".trans", ".transcript", ".transcripts", ".scp")
@@ -78,7 +79,7 @@ def classes_remedy(root: Path, paths: Iterable[str]) -> str:
     """What to do where all media lie in folders that may be named after what they show; "" for others."""
     media = list(itertools.islice((path for path in paths if medium_of(path)), 10_000))
     folders = dict.fromkeys(path.split("/")[-2] if "/" in path else "" for path in media)
-    if len(folders) < 2 or "" in folders or len(folders) == len(media) > 2:
+    if len(folders) < 2 or "" in folders or len(folders) == len(media) > 2 or any(map(split_words, folders)):
         return ""
     shown = ", ".join(map(repr, list(folders)[:_CLASSES_SHOWN])) + (", ..." if len(folders) > _CLASSES_SHOWN else "")
     endings = tuple(sorted({_ending(path) for path in media}))

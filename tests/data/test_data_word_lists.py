@@ -69,6 +69,7 @@ def test_folders_of_classes(tmp_path, monkeypatch, files, wanted):
 
 
 OTHERS = {
+    "splits": {"images/train/1.jpg": "", "images/val/2.jpg": "", "images/val/3.jpg": ""},
     "one folder": {"cat/1.jpg": "", "cat/2.jpg": ""},
     "on top": {"1.jpg": "", "2.jpg": "", "notes.txt": "what I did\nyesterday\n"},
     "a list of names": {"img/10.jpg": "", "img/11.jpg": "", "all.txt": "10.jpg\n11.jpg\n"},
