@@ -19,7 +19,7 @@ from data.compressed import open_plain
 from data.document import DocumentError
 from data.endings import ending_of
 from data.formats.fields import CONVERSATIONS, PAIRS, folded
-from data.formats.lines import is_array, is_spread, json_items, parse_object
+from data.formats.lines import is_array, is_spread, json_items
 from data.formats.manifest import form_of, needed
 from data.formats.word_tables import place_of
 from data.signatures import known_by
@@ -96,9 +96,7 @@ def what_json(file: Path, *, root: Path | None = None) -> str:
         return why
     where = "entry" if is_array(file) or is_spread(file) else "line"
     for _, first in json_items(file, max_line_mib=16.0):
-        if isinstance(first, DocumentError) and (whole := _whole_object(file, head)):
-            first, where = whole, "object"
-        elif isinstance(first, DocumentError):
+        if isinstance(first, DocumentError):
             return f"has a first {where} that is set aside: {first}"
         if form_of(folded(first)) is not None:
             return _one_document(file, head)
@@ -112,18 +110,6 @@ def what_json(file: Path, *, root: Path | None = None) -> str:
 
 def _of_documents(rows: list) -> bool:
     return bool(rows) and all(isinstance(row, dict) and form_of(folded(row)) is not None for row in rows[:10])
-
-
-def _whole_object(file: Path, head: str) -> dict:
-    """The one object of a file that is written over several lines; empty for any other."""
-    if not head.startswith("{"):
-        return {}
-    try:
-        with open_plain(file) as stream:
-            content = stream.read(_WHOLE_BYTES + 1)
-        return parse_object(b" ".join(content.splitlines())) if len(content) <= _WHOLE_BYTES else {}
-    except (DocumentError, OSError):
-        return {}
 
 
 def _one_document(file: Path, head: str) -> str:

@@ -171,6 +171,18 @@ def _is_many(file: Path) -> bool:
     return is_array(file) or is_lines(file, least=1 if file.suffix.lower() in READ_THROUGH else 2)
 
 
+def _may_be_lines(file: Path) -> bool:
+    """Whether one object follows another in the beginning of a file, or it is compressed: a cheap look at many."""
+    if file.suffix.lower() in READ_THROUGH:
+        return True
+    try:
+        with open(file, "rb") as stream:
+            head = stream.read(2**20)
+    except OSError:
+        return False
+    return any(mark in head for mark in (b"}\n{", b"}\r\n{", b"}\r{"))
+
+
 def manifests_below(listing: Listing, limits: Limits, *, known: bool) -> list[Path]:
     """The JSON files below a folder that has none on top."""
     return _below(_Names(listing), limits, known=known)
@@ -200,7 +212,8 @@ def _below(names: _Names, limits: Limits, *, known: bool = True) -> list[Path]:
             others.append((folder, names.root / name))
         elif (plain != name or arrays < _ARRAYS_LOOKED_AT) and stem not in names.media:
             arrays += plain == name
-            others += [(folder, names.root / name)] if _is_many(names.root / name) else []
+            file = names.root / name
+            others += [(folder, file)] if is_array(file) or (_may_be_lines(file) and _is_many(file)) else []
     is_clone = (names.root / ".git").exists()
     if known and not is_clone:
         others += [(file.parent.relative_to(names.root).as_posix(), file) for file in names.untold_json(on_top=False)]

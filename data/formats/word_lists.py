@@ -11,6 +11,7 @@
 Nothing here is read as documents, since it is guessed: the guess stands in a command that a person can read.
 """
 
+import glob
 import itertools
 import os
 import re
@@ -61,7 +62,7 @@ def _lines_remedy(root: Path, path: str, lines: list[str], others: list[str]) ->
     files = f"[{_spelt(shown)}]"
     if not place.is_above(root / path) and len(alike) > 1:
         # each of them lies beside its own media
-        files, base = f'sorted(glob.glob("**/*.{dots}", recursive=True))', root.resolve()
+        files, base = f"sorted(glob.glob({_spelt(f'**/*.{glob.escape(dots)}')}, recursive=True))", root.resolve()
         path_of = f"os.path.join(os.path.dirname(t), {path_of})"
         name = f"*.{dots}"
     program = (

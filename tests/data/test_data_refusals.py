@@ -297,24 +297,6 @@ def test_backslashes_in_a_path(tmp_path):
         resolve_media(tmp_path, "images\\a.png", max_file_mib=1)
 
 
-PRETTY = {
-    "a text": ({"text": "a"}, "is one document"),
-    "a chat": (TALK, "is one document"),
-    "a caption": ({"image": "a.png", "caption": "x"}, "is one document"),
-    "unknown fields": ({"smell": 1, "more": [1, 2]}, "has the fields 'smell', 'more' in its first object"),
-}
-
-
-@pytest.mark.parametrize("fields, words", PRETTY.values(), ids=PRETTY)
-def test_an_object_over_several_lines_is_json(tmp_path, fields, words):
-    """It was said to be "not JSON"."""
-    write(tmp_path, {"a.json": json.dumps(fields, indent=2)})
-    for path in (tmp_path, tmp_path / "a.json"):
-        assert words in refusal(path) and "not JSON" not in refusal(path)
-    write(tmp_path, {"a.json": json.dumps(fields, indent=2)[:-1]})
-    assert "not JSON" in refusal(tmp_path)
-
-
 def test_files_of_one_document_each(tmp_path):
     said = refusal(write(tmp_path, {"x/a.json": {"text": "A"}, "x/b.json": json.dumps({"text": "B"}, indent=2)}))
     assert "is one document, and no medium lies beside it" in said

@@ -83,6 +83,15 @@ def test_no_command_where_there_are_no_words(tmp_path, files):
     assert "`python" not in refused(put(tmp_path, files))
 
 
+def test_a_name_cannot_run_in_the_command(tmp_path, monkeypatch):
+    """A file's name stands in a program that a person runs."""
+    evil = '.x"+open(chr(1))+"[a].txt'
+    files = {"a/u1.wav": "", "b/u2.wav": "", f"a/a{evil}": "u1 one two\n", f"b/b{evil}": "u2 three\n"}
+    root = put(tmp_path / "set", files)
+    follow(root, monkeypatch)
+    assert pairs(root) == [("a/u1.wav", "one two"), ("b/u2.wav", "three")]
+
+
 def refused(path) -> str:
     with pytest.raises(ValueError) as caught:
         open_source(path)
