@@ -68,6 +68,7 @@ READ_AS_TEXTS = {
     "sources": [f"{n}.rst" for n in range(4)],
     "papers": ["a/main.tex", "b/main.tex"],
     "components": ["a.mdx", "b.mdx"],
+    "markup": ["train/a.xml", "test/b.xml"],
     "unknown endings": ["one.novel", "two.novel"],
     "without endings": ["one", "two"],
     "as many pages": ["a.md", "b.md", "c.txt", "d.txt"],
