@@ -139,12 +139,15 @@ def _count(
     found: dict[tuple[str, str], list[str]] = {}
     counts: Counter[tuple[str, str]] = Counter()
     known: dict[str, str] = {}
+    from data.formats.repository import PROGRAMS
+
     for looked, (path, problem) in enumerate(files):
         kind, remedy = (f"file that {problem}", "") if problem else _kind(root, path, looked < _POINTERS_LOOKED_FOR)
         if is_on_top and "/" in path and kind == _UNTAKEN and _has_words(root, path):
             kind, remedy = "captioned medium beside what lies on top", _TO_READ_BOTH
-        # a photo `test.png` is of no split, its folder may be
-        name = path.rpartition("/")[0] + "/" if medium_of(path) or remedy_for(path) else path
+        # a photo `test.png` or a script `train.py` is of no split, its folder may be
+        is_alone = medium_of(path) or remedy_for(path) or os.path.splitext(path)[1].lower() in PROGRAMS
+        name = path.rpartition("/")[0] + "/" if is_alone else path
         if name not in known:
             known[name] = splits.declared(name) if splits is not None and name != "/" else ""
         # the table that a manifest was written from is not lost

@@ -202,7 +202,7 @@ def _has_words(root: Path, stem: str) -> bool:
 def _num_texts(names: _Names, root: Path) -> int:
     """How many texts that are no pages a folder has: by their endings, under unknown ones by their first bytes."""
     left = [name for name in names.paths if not is_about(name) and not name.lower().endswith((*PAGES, *WORD_LIKE))]
-    told = [name for name in left if name.lower().endswith((".txt", *_TEXTS))]
+    told = [name for name in left if name.lower().endswith((".txt", ".xml", *_TEXTS))]
     rest = (name for name in left if not is_told(name) and not name.lower().endswith((*_TEXTS, *JSON, *TABLES)))
     rest = (name for name in rest if not what_foreign(name) and not packed_kind(name) and not awaited(name))
     return len(told) + sum(_opens_like_text(root / name) for name in itertools.islice(rest, _PAGES_LOOKED_AT))

@@ -68,6 +68,7 @@ READ_AS_TEXTS = {
     "sources": [f"{n}.rst" for n in range(4)],
     "papers": ["a/main.tex", "b/main.tex"],
     "components": ["a.mdx", "b.mdx"],
+    "markup": ["train/a.xml", "test/b.xml"],
     "unknown endings": ["one.novel", "two.novel"],
     "without endings": ["one", "two"],
     "as many pages": ["a.md", "b.md", "c.txt", "d.txt"],
@@ -231,3 +232,12 @@ def test_data_of_a_program_are_texts_and_noted(tmp_path, name, clone):
 def test_a_few_programs_with_data_of_their_own(tmp_path, name):
     fill(tmp_path, dict.fromkeys(["model.py", "train.py", "utils.py"], "x") | {name: HALVES["data/train.jsonl"]})
     assert open_source(tmp_path).format == "repository"
+
+
+@pytest.mark.parametrize("script", ["train.py", "scripts/eval.sh", "src/test.js"])
+def test_a_script_is_no_half_of_the_data(tmp_path, script):
+    """`train.py` was told as a half that was not read."""
+    fill(tmp_path, HALVES | {script: "x"})
+    source = open_source(tmp_path)
+    list(source.documents())
+    assert not [line for line in source.told() if "NOT READ" in line] and any(script in line for line in source.told())
