@@ -9,8 +9,8 @@ come. The C decoder does the work, at some 200 MB/s; bracket counting, on bad el
 brackets a second.
 
 A file is taken for an array when it opens with `[` and then `{`, `]` or `[{`, unless its first line is a whole list and
-another list or object follows. One that opens with `{` alone on its line holds objects over several lines each, one
-after another. Everything else is read line by line, and each bad line gives one error. A list of turns is a
+another list or object follows. One that opens with `{` alone on its line holds one object over several lines, or is
+one error. Everything else is read line by line, and each bad line gives one error. A list of turns is a
 conversation. What follows an array's end is an error. Lines end with LF, CR LF or CR alone, and may open with
 byte-order marks (files that were joined have one in their middle, one that was marked twice has two), and so may the
 first name of an object (a line made of a table that had a mark). Bytes that are no UTF-8 are an error of the line or
@@ -221,17 +221,23 @@ def _array(file: Path, limit: int, max_line_mib: float, checked: bool) -> Iterat
 
 
 def _spread(file: Path, limit: int, max_line_mib: float, checked: bool) -> Iterator[tuple[int, dict | DocumentError]]:
-    """Objects one after another, each written over several lines."""
+    """The object written over several lines; an error where more follows it."""
     plain = open_plain(file, checked=checked)
     with TextIOWrapper(plain, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        window, number = _Window(stream), 0
-        while mark := window.peek():
-            number += 1
-            if mark != "{":
-                yield number, DocumentError("more follows behind an object's end: write one array, or an object a line")
-                break
-            yield number, _element(window, limit, max_line_mib)
-        check_whole(stream.buffer)
+        window = _Window(stream)
+        window.peek()
+        item = _element(window, limit, max_line_mib)
+        if window.peek():
+            first = (
+                f"{item}, in the first object" if isinstance(item, DocumentError) else "more follows its first object"
+            )
+            item = DocumentError(
+                f"{first}: objects over several lines each are not read one after another; write each on a line of its "
+                "own (`jq -c . FILE > LINES`, or json.dumps without indent), or all as one array"
+            )
+        else:
+            check_whole(stream.buffer)
+        yield 1, item
 
 
 def _element(window: _Window, limit: int, max_line_mib: float) -> dict | DocumentError:
