@@ -25,7 +25,7 @@ from data.formats.word_tables import place_of
 from data.signatures import known_by
 from data.split_names import split_words
 
-_HEAD_BYTES, _WHOLE_BYTES = 2**16, 2**24
+_HEAD_BYTES = 2**16
 _SCANNED_MIB = 512
 _TEXTS = ("txt", "text", "md", "markdown", "rst")
 _FIRST = re.compile(r'\{\s*"([^"\\]{1,60})"')
