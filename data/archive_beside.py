@@ -21,6 +21,9 @@ _COMMANDS = (
 )
 _LOOKED_AT = 5000
 
+# a piece of lines or of a table holds no media
+_ARCHIVES = re.compile(r"\.(zip|z\d\d|tar|tgz|tbz2?|txz|7z|rar)(\.|$)", re.IGNORECASE)
+
 
 def archive_beside(root: Path, path: str) -> str:
     """What to do about a file that is not there, where an archive or a piece of one is; "" where none is."""
@@ -47,7 +50,11 @@ def _archives(folder: str, changed_ns: int) -> tuple[str, ...]:
     with os.scandir(folder) as entries:
         for _, entry in zip(range(_LOOKED_AT), entries, strict=False):
             name = entry.name
-            if name.isprintable() and (_command(name) or is_piece(name)) and entry.is_file():
+            if (
+                name.isprintable()
+                and (_command(name) or (is_piece(name) and _ARCHIVES.search(name)))
+                and entry.is_file()
+            ):
                 found.append(name)
     return tuple(sorted(found))
 

@@ -46,6 +46,7 @@ from data.formats.word_tables import table_remedy
 from data.markdown import markdown_parts
 from data.pointers import awaited, pointer_of
 
+_REFS = re.compile(r"(^|/)(datasets|models|spaces)--[^/]+/refs/")
 _WORDS = (".txt", ".caption", ".json")
 _OTHERS = (".txt", ".json", ".xml", ".xlsx", ".srt", ".vtt")
 _TEXTS = (".rst", ".tex", ".html", ".htm", ".adoc", ".asciidoc", ".org", ".mdx", ".ipynb", ".qmd", ".rmd", ".typ")
@@ -203,6 +204,8 @@ def _num_texts(names: _Names, root: Path) -> int:
     """How many texts that are no pages a folder has: by their endings, under unknown ones by their first bytes."""
     left = [name for name in names.paths if not is_about(name) and not name.lower().endswith((*PAGES, *WORD_LIKE))]
     told = [name for name in left if name.lower().endswith((".txt", ".xml", *_TEXTS))]
+    # of a hub's cache, the file that names a revision
+    left = [name for name in left if not _REFS.search(name)]
     rest = (name for name in left if not is_told(name) and not name.lower().endswith((*_TEXTS, *JSON, *TABLES)))
     rest = (name for name in rest if not what_foreign(name) and not packed_kind(name) and not awaited(name))
     return len(told) + sum(_opens_like_text(root / name) for name in itertools.islice(rest, _PAGES_LOOKED_AT))

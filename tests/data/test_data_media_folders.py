@@ -171,6 +171,9 @@ TABLES = {
 @pytest.mark.parametrize("beside", [["1.png"], ["1.png", "README.md"], ["README.md"]], ids=" ".join)
 def test_a_table_of_words_is_refused_with_the_command(tmp_path, monkeypatch, name, content, row, beside):
     """Passed over, the folder was called one of media without words, or a page: its README."""
+    # nobody else's files lie one folder up
+    tmp_path = tmp_path / "alone" / "set"
+    tmp_path.mkdir(parents=True)
     fill(tmp_path, beside)
     (tmp_path / name).write_bytes(content.encode())
     for path in (tmp_path, tmp_path / name):

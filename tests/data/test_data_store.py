@@ -117,7 +117,7 @@ def test_errors_name_the_thing_and_the_remedy(tmp_path, tokenizer):
         build_corpus(empty, tmp_path / "c", tokenizer=tokenizer, num_workers=1)
     assert str(empty) in str(caught.value) and "gone.png" in str(caught.value) and "quarantine" in str(caught.value)
     bare = manifest(tmp_path / "b", [])
-    with pytest.raises(CorpusError, match="holds no document"):
+    with pytest.raises(CorpusError, match=r"manifest\.jsonl is empty \(0 bytes\)"):
         build_corpus(bare, tmp_path / "d", tokenizer=tokenizer, num_workers=1)
     with pytest.raises(CorpusError, match="holds other files"):
         build_corpus(empty, tmp_path / "b", tokenizer=tokenizer, num_workers=1)
