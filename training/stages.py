@@ -219,16 +219,17 @@ class Line:
 
     def _stays(self, name: str, key: dict) -> str:
         """Why a stage whose inputs changed is left as it is; "" where it is not. Every rank finds the same."""
-        begun, folder = read_json(self.folder / name / BEGUN), self.folder / name
-        if not isinstance(begun, dict) or differences(begun.get("config"), key["config"]):
+        folder = self.folder / name
+        begun = read_json(folder / BEGUN)
+        if not isinstance(begun, dict) or not self._finished(folder, begun):
             return ""
-        if not self._finished(folder, begun):
+        if differences(begun.get("config"), key["config"]):
             return ""
         kept = [each for each in self.standing_on(name) if each not in self.redo]
-        inputs = [begun.get("inputs") or {}, key["inputs"]]
-        changed = sorted({each for some in inputs for each in some if inputs[0].get(each) != inputs[1].get(each)})
         if not kept:
             return ""
+        old, new = begun.get("inputs") or {}, key["inputs"]
+        changed = sorted(each for each in {*old, *new} if old.get(each) != new.get(each))
         return (
             f"changed since ({', '.join(changed)}), and left as it was, because {' and '.join(kept)} saw it so; "
             f"give --name NEW for a run on what is there now, or --redo {' '.join(kept)} to train again (old folders "

@@ -1,5 +1,8 @@
 """What tests of formats share: reading a source twice, and looking into its documents."""
 
+import io
+import tarfile
+
 from data.document import Audio, Document, Image, Quarantined, Text, Video
 from data.encode import encode
 from data.formats import open_source
@@ -32,3 +35,14 @@ def media(document) -> list[tuple[type, str]]:
 
 
 EVERY = [(Image, "m/a.png"), (Audio, "m/s.wav"), (Video, "m/v.mp4")]
+
+
+def tar(members: dict[str, bytes], mode: str = "w", *, format: int = tarfile.PAX_FORMAT) -> bytes:
+    """The bytes of a tar, compressed where the mode says so."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode=mode, format=format) as out:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            out.addfile(info, io.BytesIO(content))
+    return stream.getvalue()

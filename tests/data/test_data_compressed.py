@@ -2,16 +2,14 @@
 
 import bz2
 import gzip
-import io
 import json
 import lzma
 import shutil
 import subprocess
-import tarfile
 import zipfile
 
 import pytest
-from format_files import read, texts
+from format_files import read, tar, texts
 from media_files import picture
 
 from data import compressed
@@ -21,16 +19,6 @@ from data.formats import open_source
 LINES = b'{"text": "wren"}\n{"text": "heron"}\n'
 ARRAY = b'[{"text": "wren"}, {"text": "heron"}]'
 ZSTD, LZ4, SEVEN, RAR = b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07\x01"
-
-
-def tar(members: dict[str, bytes], mode="w") -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode=mode) as out:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            out.addfile(info, io.BytesIO(content))
-    return stream.getvalue()
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.gz", "a.gz", "a.jsonl", "data", "a.jsonl.bz2", "a.json.xz"])

@@ -3,11 +3,10 @@
 import io
 import json
 import os
-import tarfile
 from pathlib import Path
 
 import pytest
-from format_files import encoded, media, read, texts
+from format_files import encoded, media, read, tar, texts
 from media_files import picture
 
 from data.document import DocumentError, resolve_media
@@ -20,16 +19,6 @@ def png(tmp_path_factory) -> bytes:
     path = tmp_path_factory.mktemp("material") / "a.png"
     picture(path, 16, 16)
     return path.read_bytes()
-
-
-def tar(members: dict[str, bytes]) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as out:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            out.addfile(info, io.BytesIO(content))
-    return stream.getvalue()
 
 
 def parquet(png: bytes) -> bytes:

@@ -6,7 +6,7 @@ import os
 import tarfile
 
 import pytest
-from format_files import encoded, media, read, texts
+from format_files import encoded, media, read, tar, texts
 from media_files import picture
 
 from data.archive import is_tar
@@ -22,16 +22,6 @@ def png(tmp_path_factory) -> bytes:
     path = tmp_path_factory.mktemp("material") / "a.png"
     picture(path, 16, 16)
     return path.read_bytes()
-
-
-def tar(members: dict[str, bytes], format=tarfile.USTAR_FORMAT) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=format) as out:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            out.addfile(info, io.BytesIO(content))
-    return stream.getvalue()
 
 
 def v7(members: dict[str, bytes]) -> bytes:
@@ -64,7 +54,7 @@ def container(kind: str, png: bytes) -> bytes:
     if kind == "v7":
         return v7(members)
     if kind in ("pax", "gnu", "ustar"):
-        return tar(members, getattr(tarfile, f"{kind.upper()}_FORMAT"))
+        return tar(members, format=getattr(tarfile, f"{kind.upper()}_FORMAT"))
     return table(png, kind)
 
 

@@ -1,10 +1,9 @@
 """Pointers that version control leaves for large files: named with the command that fetches their content."""
 
-import io
 import tarfile
 
 import pytest
-from format_files import media, read, texts
+from format_files import media, read, tar, texts
 from media_files import picture
 
 from data.archive import open_media
@@ -93,16 +92,6 @@ def test_a_text_about_pointers_is_a_text(tmp_path):
     assert not bad and media(documents[0]) and texts(documents[0]).startswith("How git-lfs")
 
 
-def packed(members: dict[str, bytes]) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as out:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            out.addfile(info, io.BytesIO(content))
-    return stream.getvalue()
-
-
 @pytest.mark.parametrize("kind", POINTERS)
 @pytest.mark.parametrize("ending", ["txt", "caption", "json", "cls"])
 def test_words_in_a_tar_that_are_pointers_are_no_words(tmp_path, kind, ending):
@@ -111,7 +100,7 @@ def test_words_in_a_tar_that_are_pointers_are_no_words(tmp_path, kind, ending):
     picture(tmp_path / "a.png", 8, 8)
     png = (tmp_path / "a.png").read_bytes()
     members = {"1.png": png, f"1.{ending}": content, "2.png": png, "2.txt": b"wren"}
-    (tmp_path / "s.tar").write_bytes(packed(members))
+    (tmp_path / "s.tar").write_bytes(tar(members))
     documents, bad = read(tmp_path / "s.tar")
     assert [texts(document) for document in documents] == ["wren"]
     assert [item.id for item in bad] == ["1"] and command in bad[0].reason and "before it is packed" in bad[0].reason
@@ -122,8 +111,8 @@ BESIDE = {
     "lines beside lines": ({"test.jsonl": LINE, "train.jsonl": LFS}, ["train.jsonl"]),
     "two of three": ({"a.jsonl": LFS, "b.jsonl": LINE, "c.jsonl": LFS}, ["a.jsonl", "c.jsonl"]),
     "compressed lines": ({"a.jsonl": LINE, "b.jsonl.gz": LFS}, ["b.jsonl.gz"]),
-    "lines beside tars": ({"a.tar": packed({"1.txt": b"wren"}), "train.jsonl": LFS}, [".jsonl"]),
-    "a table beside tars": ({"a.tar": packed({"1.txt": b"wren"}), "x.parquet": LFS}, [".parquet"]),
+    "lines beside tars": ({"a.tar": tar({"1.txt": b"wren"}), "train.jsonl": LFS}, [".jsonl"]),
+    "a table beside tars": ({"a.tar": tar({"1.txt": b"wren"}), "x.parquet": LFS}, [".parquet"]),
     "an archive beside lines": ({"a.jsonl": LINE, "images.zip": LFS}, [".zip"]),
     "a table of words beside lines": ({"a.jsonl": LINE, "b.csv": LFS}, [".csv"]),
 }
@@ -208,7 +197,7 @@ def test_a_medium_that_was_fetched_is_read_beside_its_file_of_dvc(tmp_path):
     assert [texts(document) for document in source.documents()] == ["a heron"] and not source.skipped
 
 
-@pytest.mark.parametrize("files", [{"a.jsonl": LINE}, {"README.md": b"# Birds"}, {"a.tar": packed({"1.txt": b"x"})}])
+@pytest.mark.parametrize("files", [{"a.jsonl": LINE}, {"README.md": b"# Birds"}, {"a.tar": tar({"1.txt": b"x"})}])
 def test_folders_and_lists_that_dvc_holds_are_passed_over_by_name(tmp_path, files):
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
