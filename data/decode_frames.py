@@ -225,6 +225,10 @@ def _decoded(container, stream, config: EncodeConfig, *, ticks: list[int] | None
 
 def _picked(frames: Iterator[tuple[int, object]], wanted: list[int], base: float) -> Iterator[np.ndarray]:
     """Upright pixels of the frames with the given times (pts, not falling; `base` seconds each)."""
+    import av
+
+    # one converter on one thread: of its own a frame starts threads, which end when Python happens to let it go
+    converter = av.video.reformatter.VideoReformatter()
     pts, pixels = None, None
     for want in wanted:
         while pts is None or pts < want:
@@ -232,13 +236,13 @@ def _picked(frames: Iterator[tuple[int, object]], wanted: list[int], base: float
             pixels = None
         if pts > want:
             raise DocumentError(f"the frame at {want * base:.3f} s cannot be decoded: the file is damaged or truncated")
-        pixels = upright(frame) if pixels is None else pixels
+        if pixels is None:
+            pixels = upright(frame, converter.reformat(frame, format="rgb24", threads=1).to_ndarray())
         yield pixels
 
 
-def upright(frame) -> np.ndarray:
-    """(H, W, 3) uint8 of a PyAV frame, turned and mirrored as its display matrix says, in quarter turns."""
-    pixels = frame.to_ndarray(format="rgb24")
+def upright(frame, pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 pixels of a PyAV frame, turned and mirrored as its display matrix says, in quarter turns."""
     matrix = next((bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
     if matrix is None:
         return pixels

@@ -4,6 +4,7 @@ Each case states the answer, the number of the frame at k / fps.
 """
 
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -327,3 +328,17 @@ def test_absurd_rates_and_lengths_of_films(films, tmp_path):
         (tmp_path / "x.mp4").write_bytes(content[:place] + struct.pack(">I", scale) + content[place + 4 :])
         with pytest.raises(DocumentError, match=words):
             decode_video(tmp_path / "x.mp4", CONFIG)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux how many threads there are")
+def test_frames_start_no_threads(tmp_path):
+    """Each frame's own converter had two, until a server had hundreds and whole films were refused."""
+    from data.decode_frames import open_frames
+
+    def num_threads() -> int:
+        return int(Path("/proc/self/status").read_text().partition("Threads:")[2].split()[0])
+
+    frames = open_frames(film(tmp_path / "x.mp4", STEADY, size=(640, 480)), CONFIG)
+    before = num_threads()
+    held = list(frames.fetch(list(range(len(STEADY)))))
+    assert len(held) == len(STEADY) and num_threads() == before
