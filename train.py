@@ -548,9 +548,14 @@ class _Run:
         logger.info("report: %s", write_report(self.folder, config=self.recipe.evals))
 
     def trained(self, name: str) -> LoadedModel:
-        """The model of a finished stage, where and as this run computes."""
+        """The model of a finished stage, where and as this run computes. Raises ValueError where somebody took it."""
+        folder = self.folder / name
+        if not any((folder / "model").glob("*.safetensors")):
+            raise ValueError(
+                f"{folder / 'model'} holds no weights any more: put them back, or give --redo {name} to train it again"
+            )
         return load(
-            self.folder / name, device=self.runtime.device, attention_backend=self.runtime.attention_backend,
+            folder, device=self.runtime.device, attention_backend=self.runtime.attention_backend,
             loss_backend=self.runtime.loss_backend,
         )  # fmt: skip
 

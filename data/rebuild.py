@@ -7,17 +7,24 @@
 A build that is stopped or fails leaves the former corpus as it was; the disk holds both meanwhile, but for shards that
 the new one keeps, which are links. `recover` puts right what stopped between the renames. A folder that is a link stays
 one to where the corpus is. Filter rounds are good for one corpus alone: where the new one is another they are kept as
-`rounds.former`, for whoever wants to look at them.
+`rounds.former`, for whoever wants to look at them. One process at a time builds a corpus.
 """
 
+import fcntl
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from data.shards import read_json, write_json
 
 logger = logging.getLogger("brine.store")
+
+
+class InUseError(ValueError):
+    """A folder in which no corpus can be built now; the message names it and the remedy."""
 
 
 def beside(folder: Path) -> Path:
@@ -62,13 +69,47 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
+@contextmanager
+def sole_builder(folder: Path) -> Iterator[None]:
+    """Make a folder and keep other builds out of it. Raises InUseError where another process builds there.
+
+    The folder itself is locked, so that nothing is left behind and a rename takes the lock along.
+    """
+    place = folder.resolve()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        handle = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise InUseError(f"the folder {folder} cannot be made or written ({error}): choose another") from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # whoever held it may have finished meanwhile and renamed it
+            taken = not place.exists() or not os.path.samestat(os.fstat(handle), os.stat(place))
+        except BlockingIOError:
+            taken = True
+        except OSError:
+            # a file system without locks
+            taken = False
+        if taken:
+            raise InUseError(
+                f"another process builds a corpus in {folder}: wait for it or end it, or give another folder"
+            )
+        yield
+    finally:
+        os.close(handle)
+
+
 def begin(folder: Path, identity: dict) -> bool:
-    """Make an empty folder for a build, in place of another one's beginning; False where it holds something else."""
-    if folder.exists():
-        if not (folder / "building.json").is_file() and any(folder.iterdir()):
-            return False
-        shutil.rmtree(folder.resolve())
-    folder.resolve().mkdir(parents=True)
+    """Empty a folder for a build, in place of another one's beginning; False where it holds something else."""
+    if any(folder.iterdir()) and not (folder / "building.json").is_file():
+        return False
+    # the mark goes last, so that who is stopped here leaves a beginning
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == "building.json"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
     write_json(folder / "building.json", identity)
     return True
 

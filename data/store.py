@@ -39,7 +39,7 @@ from data.decode_pool import DecodePool
 from data.document import MODALITIES, Document, Part, Quarantined, check_relative, parse_document
 from data.formats import Source, open_source
 from data.media_record import Watch, changed_media
-from data.rebuild import begin, beside, keep_shards, recover, take_place
+from data.rebuild import begin, beside, keep_shards, recover, sole_builder, take_place
 from data.sequence import FIELDS, TOKEN_FIELDS, Sequence
 from data.shards import INDEX, ShardWriter, drop_shards, read_json, write_json
 from data.tokenizer import Tokenizer
@@ -82,7 +82,8 @@ def build_corpus(
     `manifest` is what `data.formats.open_source` gives, or a path that it opens: a manifest, folder, tar or table.
     keep_media=False stores tokens and index without patches, for `DecodingCorpus`. `num_workers` decoding servers
     run beside this process. replace_other: whether a finished corpus of another source may be replaced. Raises
-    CorpusError when the source cannot be read or no document of it can be used; what was finished before stays then.
+    CorpusError when the source cannot be read or no document of it can be used, InUseError while another process
+    builds there; what was finished before stays then.
     """
     folder, config = Path(folder), config or EncodeConfig()
     source = manifest if isinstance(manifest, Source) else _open(manifest, config)
@@ -109,31 +110,44 @@ def build_corpus(
             )
         place = beside(folder)
         logger.warning("%s stays as it is until the new corpus is whole, which is written to %s", folder, place)
-    if read_json(place / "building.json") == identity:
-        changes = changed_media(place, source.root, max_file_mib=limit)
-        drop = place
-    else:
-        if not begin(place, identity):
-            raise CorpusError(f"folder {place} holds other files: give a new or empty one for the encoded corpus")
+    with sole_builder(place):
+        if read_json(place / "building.json") == identity:
+            changes, drop = changed_media(place, source.root, max_file_mib=limit), place
+        else:
+            if not begin(place, identity):
+                raise CorpusError(f"folder {place} holds other files: give a new or empty one for the encoded corpus")
+            if changes:
+                keep_shards(folder, place, changes.shard)
+            drop = None
         if changes:
-            keep_shards(folder, place, changes.shard)
-        drop = None
-    if changes:
-        again = "all of it" if not changes.shard else f"what follows shard {changes.shard - 1}"
-        logger.warning("%s: %s; %s is encoded again", source.path, changes, again)
-        if drop is not None:
-            drop_shards(drop, changes.shard)
+            again = "all of it" if not changes.shard else f"what follows shard {changes.shard - 1}"
+            logger.warning("%s: %s; %s is encoded again", source.path, changes, again)
+            if drop is not None:
+                drop_shards(drop, changes.shard)
+        _fill(place, source, identity=identity, tokenizer=tokenizer, config=config, servers=num_workers, bar=progress)
+        if place != folder:
+            take_place(place, folder, keep_rounds=_fingerprint_of(place) == _fingerprint_of(folder))
+    return EncodedCorpus.open(folder)
+
+
+def _fill(
+    place: Path, source: Source, *, identity: dict, tokenizer: Tokenizer, config: EncodeConfig, servers: int, bar: bool
+) -> None:
+    """Encode what is not yet there of a source into a folder that was begun for it, and finish it."""
     (place / "shards").mkdir(exist_ok=True)
     writer = ShardWriter(
-        place, keep_media=keep_media, shard_bytes=int(shard_mib * 2**20), shard_documents=shard_documents
+        place,
+        keep_media=identity["keep_media"],
+        shard_bytes=int(identity["shard_mib"] * 2**20),
+        shard_documents=identity["shard_documents"],
     )
     began = time.monotonic()
     with (
-        DecodePool(root=source.root, tokenizer=tokenizer, config=config, num_servers=num_workers) as pool,
+        DecodePool(root=source.root, tokenizer=tokenizer, config=config, num_servers=servers) as pool,
         Watch(source, max_file_mib=config.max_file_mib) as watch,
     ):
         results = pool.encode_items(watch.items(source, writer.items_done))
-        if progress:
+        if bar:
             from tqdm import tqdm
 
             total = source.num_documents_hint
@@ -165,9 +179,6 @@ def build_corpus(
             **counts,
         },
     )
-    if place != folder:
-        take_place(place, folder, keep_rounds=_fingerprint_of(place) == _fingerprint_of(folder))
-    return EncodedCorpus.open(folder)
 
 
 def _fingerprint_of(folder: Path) -> str:

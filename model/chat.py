@@ -24,6 +24,7 @@ by its name. Marks of what is learned, ids and the like of rows mean nothing to 
 
 An assistant's message may hold `token_ids`, which are then read in place of its content: text that a model wrote need
 not be cut into the tokens that it chose. `chat(..., keep_ids=True)` gives such messages. Training saw text cut anew.
+Content that says something else, since somebody edited it, is refused.
 
 What this does not do: tool calls, several answers at once, or keeping the cache from one question to the next: each
 question reads the whole conversation again.
@@ -181,6 +182,25 @@ def chat_prompt(messages: Items[Mapping[str, Any]] | Mapping[str, Any]) -> tuple
     own = [stand_ins.own(part) for part in parts]
     stand_ins.close()
     return own, {part.role for part in parts if part.role}
+
+
+def check_said(messages: Items[Mapping[str, Any]] | Mapping[str, Any], tokenizer: Tokenizer) -> None:
+    """Raise ValueError for a message of a conversation whose token ids, which are read, say other words than it does.
+
+    messages: such as `chat_prompt` has read, with ids that the tokenizer has.
+    """
+    given = messages if isinstance(messages, Mapping) else {"messages": messages}
+    for number, turn in enumerate(given.get("messages") or given.get("conversations")):
+        ids, words = turn.get("token_ids"), turn.get("content", turn.get("value"))
+        if ids is not None and words and words != (said := tokenizer.decode(ids)):
+            raise ValueError(
+                f"message {number}: its words are {_short(words)}, but its token_ids, which would be read in their "
+                f"place, say {_short(said)}: take out those that are not meant"
+            )
+
+
+def _short(words: Any) -> str:
+    return repr(words) if len(repr(words)) <= 60 else f"{repr(words)[:56]} ..."
 
 
 def document_of(read: Callable[..., Document], fields: dict[str, Any]) -> Document:

@@ -85,9 +85,11 @@ class LoadedModel:
 
     def encode_chat(self, messages: Items[Mapping[str, Any]] | Mapping[str, Any]) -> Sequence:
         """Encode a conversation as training does, up to where the assistant's answer begins; see `model.chat`."""
-        from model.chat import chat_prompt
+        from model.chat import chat_prompt, check_said
 
-        return self.encode(chat_prompt(messages)[0])
+        prompt = self.encode(chat_prompt(messages)[0])
+        check_said(messages, self.tokenizer)
+        return prompt
 
     def generate(self, parts: PromptPart | Items[PromptPart], **options: Any) -> Iterator[str]:
         """Answer a prompt; returns an iterator of pieces of text, each as soon as it is known.
@@ -113,11 +115,12 @@ class LoadedModel:
         answer's message holds its token ids too, which are then read in place of its text. options: those of
         `generate`. Raises ValueError, at the call, for a message that cannot be read and as `generate` does.
         """
-        from model.chat import ROLES, Answer, chat_prompt
+        from model.chat import ROLES, Answer, chat_prompt, check_said
 
         parts, roles = chat_prompt(messages)
         self._warn_of_turns()
         tokens = self._tokens(parts, **options)
+        check_said(messages, self.tokenizer)
         return Answer(tokens, self.tokenizer, roles={*roles, *ROLES}, keep_ids=keep_ids)
 
     def _tokens(

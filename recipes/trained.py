@@ -16,7 +16,7 @@ from data.mixture import Mixture
 from recipes.recipe import TRAINED, Recipe
 from training.aside import KeptError, not_extended, refusal
 from training.config import TrainConfig
-from training.extend import check_longer, check_schedule
+from training.extend import check_longer, check_schedule, was_extended
 from training.files import differences
 from training.runtime import Runtime
 from training.stages import Line
@@ -91,7 +91,11 @@ def check_kept(recipe: Recipe, *, line: Line, runtime: Runtime, extend: bool = F
     elif refused:
         changes = list(dict.fromkeys(each for name in refused for each in changed[name]))
         trouble = refusal(refused, changes=changes, redo=redo, folder=line.folder)
-    elif extend and line.world.is_main:
+    elif (
+        extend
+        and line.world.is_main
+        and not any(was_extended(line.folder / name) and not line.has_ended(name) for name in names)
+    ):
         logger.warning(
             "--extend: no stage is asked for more steps than it was before, so that there is nothing to extend; give "
             "more, such as --large.num-steps %d",

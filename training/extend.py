@@ -16,7 +16,7 @@ from pathlib import Path
 
 from training.checkpoint import Checkpoint, DamagedCheckpointError, check, list_checkpoints
 from training.config import TrainConfig
-from training.metrics import append_event
+from training.metrics import append_event, read_lines
 from training.schedule import learning_rate
 
 COPIED = ("metrics.jsonl", "events.jsonl", "ledger.json")
@@ -68,6 +68,11 @@ def carry(old: Path, fresh: Path, *, checkpoint: Checkpoint, num_steps: int) -> 
     if (old / "tensorboard").is_dir():
         shutil.copytree(old / "tensorboard", fresh / "tensorboard")
     append_event(fresh, "extended", step=checkpoint.step, num_steps=num_steps)
+
+
+def was_extended(folder: Path) -> bool:
+    """Whether a stage goes on from a shorter one."""
+    return any(line.get("event") == "extended" for line in read_lines(folder / "events.jsonl"))
 
 
 def _link(source: str, target: str) -> None:

@@ -12,7 +12,7 @@ from data import __main__ as command
 from data import rebuild, shards
 from data.filters.rounds import Rounds
 from data.filters.rules import apply
-from data.rebuild import beside, former_of
+from data.rebuild import InUseError, beside, former_of, sole_builder
 from data.store import CorpusError, EncodedCorpus, build_corpus
 
 
@@ -172,6 +172,28 @@ def test_a_beginning_of_another_build_is_replaced_in_place(build, material, tmp_
             build()
     more_text(material)
     assert build().num_documents == 10 and not beside(tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("state", ["new", "begun", "begun otherwise", "finished"])
+def test_two_processes_do_not_build_in_one_folder(build, material, tmp_path, monkeypatch, state):
+    folder = place = tmp_path / "c"
+    if state.startswith("begun"):
+        with monkeypatch.context() as patch:
+            stop_after(patch, 2)
+            with pytest.raises(KeyboardInterrupt):
+                build()
+    if state == "finished":
+        build()
+        place = beside(folder)
+    if state in ("begun otherwise", "finished"):
+        more_text(material)
+    with sole_builder(place):
+        before = files_of(tmp_path)
+        with pytest.raises(InUseError, match=r"another process builds a corpus in .*: wait for it"):
+            build()
+        assert files_of(tmp_path) == before
+    build()
+    assert EncodedCorpus.open(folder).num_documents
 
 
 def test_a_folder_beside_that_is_somebody_elses_is_left_alone(build, material, tmp_path):

@@ -324,6 +324,17 @@ def test_ids_do_not_hide_what_stands_beside_them(model_folder, here):
         load(model_folder).chat([USER, said, USER])
 
 
+@pytest.mark.parametrize("edit", [str.upper, lambda text: text + ".", lambda text: [{"type": "text", "text": "No."}]])
+def test_an_edited_answer_is_not_hidden_by_its_ids(model_folder, edit):
+    loaded = load(model_folder)
+    said = {"role": "assistant", "content": "a word", "token_ids": loaded.tokenizer.encode("a word")}
+    whole = loaded.encode_chat([USER, said, USER])
+    assert same(whole, loaded.encode_chat([USER, {**said, "content": ""}, USER]))
+    for ask in (loaded.encode_chat, loaded.chat):
+        with pytest.raises(ValueError, match=r"message 1: its words are .* but its token_ids.* say 'a word'"):
+            ask([USER, said | {"content": edit("a word")}, USER])
+
+
 @pytest.mark.parametrize("line", ["shot.png", "gone.png", "./shot.png", " shot.png"])
 def test_a_line_that_is_a_path_is_told(model_folder, here, capsys, monkeypatch, line):
     """As --message is: it was read as words."""

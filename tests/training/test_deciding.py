@@ -24,6 +24,7 @@ from salt.config import SaltConfig, SelectionConfig
 from training.aside import KeptError
 from training.config import RuntimeConfig, TrainConfig
 from training.files import deciding, differences, plain
+from training.metrics import append_event
 from training.processes import Interrupted, Stop
 from training.runtime import Runtime
 from training.stages import Line
@@ -230,6 +231,17 @@ def test_nothing_to_extend_is_told(tmp_path, caplog, schedule, half):
         with Line(tmp_path) as line:
             check_kept(value, line=line, runtime=RUNTIME, extend=extend)
         assert ("nothing to extend" in caplog.text) == extend
+
+
+@pytest.mark.parametrize("half", [[], ["large_salt"]], ids=["finished", "half-finished"])
+def test_a_stage_that_is_being_extended_goes_on_without_a_word(tmp_path, caplog, half):
+    """The command that was cut off, given again, was answered that there is nothing to extend."""
+    value = recipe(large=dataclasses.replace(recipe().large, schedule="wsd"))
+    make_up(tmp_path, value, names=["small", "large_salt"], half=half)
+    append_event(tmp_path / "large_salt", "extended", step=4, num_steps=20)
+    with Line(tmp_path) as line:
+        check_kept(value, line=line, runtime=RUNTIME, extend=True)
+    assert ("nothing to extend" in caplog.text) == (not half)
 
 
 def test_a_stage_that_the_recipe_does_not_train_cannot_be_redone(tmp_path):

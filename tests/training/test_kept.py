@@ -269,3 +269,19 @@ def test_redo_takes_the_changed_documents(run, tmp_path, monkeypatch):
     assert json.loads((folder / "encoded" / "done").read_text())["digest"] != old["digest"]
     assert (folder / "large_baseline.old-1" / "done").exists()
     assert json.loads((folder / "stayed.json").read_text()) == {}
+
+
+def test_weights_that_somebody_took_are_told_with_a_way_out(run, tmp_path, monkeypatch):
+    """The remedy was to run train.py, which skipped the stage that was done."""
+    runs, manifest = run
+    shutil.copytree(runs / "run", tmp_path / "runs" / "run")
+    folder = tmp_path / "runs" / "run"
+    shutil.rmtree(folder / "large_baseline" / "model")
+    # nobody asks for them as long as everything is done
+    assert train.run_line(at(recipe(), manifest), runs=tmp_path / "runs")
+    (folder / "evaluate" / "done").unlink()
+    with pytest.raises(ValueError, match=r"model holds no weights any more: put them back, or give --redo large_base"):
+        train.run_line(at(recipe(), manifest), runs=tmp_path / "runs")
+    monkeypatch.setattr(train, "train", mock.Mock(side_effect=Interrupted("here")))
+    with pytest.raises(Interrupted):
+        train.run_line(at(recipe(), manifest), runs=tmp_path / "runs", redo=("large_baseline",))
