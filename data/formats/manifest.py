@@ -35,6 +35,7 @@ from data.formats.llava import llava_document
 from data.formats.marks import READ_BESIDE, marked_parts, object_switch
 from data.formats.obelics import obelics_document
 from data.formats.placeholders import waiting
+from data.formats.split_lists import SplitLists
 from data.formats.splits import (
     FORM,
     HELD_OUT,
@@ -75,6 +76,7 @@ def manifest_documents(
     files, seen = list(files), set()
     paths = {file: file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name for file in files}
     named, media_splits = splits_of_paths(paths.values(), splits=splits), MediaSplits(root)
+    lists = SplitLists(root, notes)
     for file in files:
         folder = paths[file].rpartition("/")[0]
         base, stem = root / folder, f"{folder}/{plain_stem(file)}" if folder else plain_stem(file)
@@ -110,7 +112,7 @@ def manifest_documents(
                 continue
             if document is not None:
                 document = _below(document, folder)
-                yield document if own else _with_split(document, named[paths[file]], media_splits)
+                yield document if own else _with_split(document, named[paths[file]], media_splits, lists)
 
 
 def _below(document: Document, folder: str) -> Document:
@@ -124,9 +126,9 @@ def _below(document: Document, folder: str) -> Document:
     return dataclasses.replace(document, parts=parts)
 
 
-def _with_split(document: Document, named: SplitFrom, media_splits: MediaSplits) -> Document:
-    """A document that names no split, with that of its manifest's name, or of the folders of its media."""
-    by_media = media_splits.of(document)
+def _with_split(document: Document, named: SplitFrom, media_splits: MediaSplits, lists: SplitLists) -> Document:
+    """A document that names no split, with that of its manifest's name, or of the folders or lists of its media."""
+    by_media = lists.of_document(document, media_splits.of(document))
     # what lies in a folder that is held out is not trained on, whatever the manifest is called
     split = by_media if named not in HELD_OUT and (by_media in HELD_OUT or named.is_open) else named
     if document.split != UNASSIGNED and split not in HELD_OUT:

@@ -7,7 +7,8 @@
 The id is the path without its ending; the kind is the medium, or "mixed". A medium without words is set aside, since
 there is nothing to learn from it; so are an image beside numbers alone (YOLO's boxes), and words whose only medium is
 of a kind that is not read, with the remedy. Media of such kinds without words or beside others, texts without a medium
-and all other files are passed over and counted. Hidden folders are not entered.
+and all other files are passed over and counted, but for lists of files that say what is held out
+(`data.formats.split_lists`). Hidden folders are not entered.
 """
 
 import os
@@ -22,11 +23,13 @@ from data.endings import FILM_OR_CODE, ending_of, medium_in, medium_of, remedy_f
 from data.formats.captioned import read_text
 from data.formats.card import read_card
 from data.formats.samples import captioned_sample, is_whole, named_in, note_text_beside, object_beside, whole_sample
-from data.formats.source import Limits, files_sha256
-from data.formats.splits import UNASSIGNED, NamedSplits, digest_of_card
+from data.formats.source import LOST, Limits, files_sha256
+from data.formats.split_lists import SplitLists, digest_of_lists
+from data.formats.splits import HELD_OUT, UNASSIGNED, NamedSplits, digest_of_card
 from data.formats.walk import is_open, walk
 from data.links import stays_within
 from data.pointers import awaited, why_missing
+from data.split_names import split_of_name
 
 TABLES = (".csv", ".tsv")
 """Endings of tables of text, which are not read: a metadata.jsonl is written from them."""
@@ -53,13 +56,18 @@ def media_documents(
     groups = grouped(root, skipped, within=within)
     paths = {name: files[0][0] for name, files in groups.items()}
     splits = splits or NamedSplits(paths.values(), files=False, card=read_card(root))
+    lists = SplitLists(root, skipped)
     for name, files in groups.items():
         problem = next((f"file {path!r} {why}" for path, why in files if why), "")
         media = {path: kind for path, why in files if (kind := medium_of(path) if why else medium_in(root, path))}
         words = [path for path, _ in files if path.lower().endswith(_WORDS)]
         unread = [path for path, _ in files if remedy_for(path)]
         if not media and not problem and not (unread and words):
-            skipped["text without a medium"] += len(words)
+            for path in words:
+                if path not in lists.files:
+                    split = split_of_name(os.path.basename(name))
+                    lost = f"{LOST}{split}: " if split in HELD_OUT else ""
+                    skipped[f"{lost}text without a medium{f': {path}' if lost else ''}"] += 1
             pass_over(unread, skipped)
             continue
         try:
@@ -70,7 +78,7 @@ def media_documents(
             pass_over(unread, skipped)
             document = _document(root, name, media, words, limits, skipped)
             if document.split == UNASSIGNED:
-                document = document.in_split(splits.of_one(paths[name]))
+                document = document.in_split(lists.of(paths[name], splits.of_one(paths[name])))
             yield document
         except DocumentError as error:
             yield Quarantined(name, ([*media] or unread or [path for path, _ in files])[0], str(error))
@@ -209,6 +217,6 @@ def media_digest(root: Path, *, within: list[str] | None = None) -> Callable[[bo
     def digest(media: bool) -> str:
         files = [path for group in grouped(root, within=within).values() for path, problem in group if not problem]
         found = files_sha256(root, files, label="media", whole=_is_words, media=media)
-        return digest_of_card(root, found)
+        return digest_of_lists(root, digest_of_card(root, found))
 
     return digest

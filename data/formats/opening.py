@@ -25,6 +25,7 @@ from data.formats.lines import check_encoding, is_array, is_spread, json_items
 from data.formats.manifest import FORMS, form_of, manifest_documents
 from data.formats.refusals import coco, what_alone, what_foreign, what_json
 from data.formats.source import Limits, Source, container_sha256, file_sha256, files_sha256
+from data.formats.split_lists import digest_of_lists
 from data.formats.splits import NamedSplits, digest_of_card, digest_of_holders
 from data.formats.walk import walk
 from data.formats.word_tables import table_remedy
@@ -178,9 +179,10 @@ def manifests(
 
     def digest(media: bool) -> str:
         if len(files) == 1:
-            return digest_of_holders(root, file_sha256(files[0]))
+            return digest_of_lists(root, digest_of_holders(root, file_sha256(files[0])))
         names = [file.relative_to(root).as_posix() for file in files]
-        return digest_of_holders(root, files_sha256(root, names, label="manifests", whole=lambda _: True))
+        found = files_sha256(root, names, label="manifests", whole=lambda _: True)
+        return digest_of_lists(root, digest_of_holders(root, found))
 
     def count() -> int | None:
         if any(is_array(file) or is_spread(file) or packing_in(file) for file in files):
