@@ -341,4 +341,5 @@ def test_frames_start_no_threads(tmp_path):
     frames = open_frames(film(tmp_path / "x.mp4", STEADY, size=(640, 480)), CONFIG)
     before = num_threads()
     held = list(frames.fetch(list(range(len(STEADY)))))
-    assert len(held) == len(STEADY) and num_threads() == before
+    # threads of what ran before in this process may end meanwhile
+    assert len(held) == len(STEADY) and num_threads() <= before
