@@ -45,6 +45,7 @@ from data.workbench import build_workbench
 from data.workbench.source import read_source, source_hash
 from evals.evaluate import evaluate
 from evals.loss import held_out_split
+from evals.loss import require_targets as require_held_out_targets
 from evals.report import write_report
 from evals.summary import write_summary
 from evals.validation import Validator
@@ -53,7 +54,17 @@ from model.load import LoadedModel, save_model
 from recipes.forecast import forecast
 from recipes.launch import in_words, parse
 from recipes.recipe import TRAINED, Recipe
-from recipes.trained import check_kept, config_of, inputs_of, settings_of, shorter, trained_names
+from recipes.trained import (
+    STORE,
+    absent_names,
+    check_kept,
+    check_origin,
+    config_of,
+    inputs_of,
+    settings_of,
+    shorter,
+    trained_names,
+)
 from salt.config import SelectionConfig
 from salt.distill import Distillation
 from salt.select import score_documents
@@ -76,8 +87,6 @@ from training.stages import Line, Stage, unchanged_if_kept
 
 logger = logging.getLogger("brine")
 
-STORE = "store"
-"""Folder of the encoded corpus inside its stage."""
 RECORDS = ("runtime.json", "recipe.json", "environment.json", "left_out.json", "stayed.json")
 """What the run folder says of the run itself."""
 
@@ -140,7 +149,10 @@ def run_line(
     world = start_world(device=device, timeout_s=asked.timeout_s)
     world = split_world(world, context=asked.context, shard=asked.shard, device=device)
     folder = Path(runs) / recipe.name
-    with Line(folder, world=world, redo=redo) as line, unchanged_if_kept(folder / name for name in RECORDS):
+    with (
+        Line(folder, world=world, redo=redo, absent=absent_names(recipe)) as line,
+        unchanged_if_kept(folder / name for name in RECORDS),
+    ):
         runtime = resolve_runtime(recipe.runtime, folder=folder) if world.is_main else None
         world.barrier()
         # the others read what rank 0 settled
@@ -212,7 +224,9 @@ class _Run:
         if config.manifest is not None:
             source = open_source(config.manifest, max_file_mib=config.encode.max_file_mib)
             inputs = {"manifest": source.fingerprint(media=False)}
+            check_origin(self.line, source.path, digest=inputs["manifest"])
             return config.manifest, inputs | self.media_inputs(source.root, inputs)
+        check_origin(self.line, None)
         bench = dataclasses.replace(config.workbench, source=config.source)
         files, _ = read_source(bench.source, min_file_bytes=bench.min_file_bytes, max_file_kib=bench.max_file_kib)
 
@@ -312,8 +326,10 @@ class _Run:
             logger.info("rows: %s", found.text())
             write_json(self.folder / "left_out.json", found.to_json())
         require_targets(self.data, found, documents=self.documents, most=rows.max_left_out)
-        # evaluation would refuse it when all is trained
-        held_out_split(self.data, self.recipe.evals)
+        # evaluation would refuse it when all is trained, or find nothing to measure
+        split = held_out_split(self.data, self.recipe.evals)
+        if not any(map(self.line.begun, trained_names(self.recipe))):
+            require_held_out_targets(self.data, split)
 
     def plan(self, config: TrainConfig, *, documents=None, num_rows: int | None = None) -> Plan:
         """The rows of a training run: documents of the training split that filters left, or those in `documents`."""
@@ -486,6 +502,12 @@ class _Run:
                 )  # fmt: skip
             kind = self.data.kind[scores.document] if salt.selection_per_kind else None
             kept = scores.choose(keep=salt.selection_keep, kind=kind)
+            if not kept.any():
+                raise ValueError(
+                    f"salt.selection keeps none of {len(kept):,} documents: none has salt.min_learnable = "
+                    f"{salt.min_learnable} tokens that the small model finds likely enough to learn; give a lower "
+                    "--salt.min-learnable or a higher --salt.top-k, or leave selection out"
+                )
             scores.save(folder, kept=kept)
             ledger.save(folder / "ledger.json")
             return {"kept": scores.document[kept].tolist()}

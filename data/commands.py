@@ -71,6 +71,12 @@ def check(request: argparse.Namespace) -> int:
     _say(found, source, quarantine=quarantine, plot=plot)
     if left_out is not None:
         print(f"rows: {left_out.text(command_option)}")
+        splits = found.tally.splits
+        held_out = splits.get("validation") or splits.get("test") or request.limit is not None
+        why = left_out.refused(most=getattr(request, "max_left_out", 1.0))
+        why = why or ("" if held_out else "no document is held out")
+        if why and not found.interrupted and request.retry is None:
+            print(f"training would refuse this: {why}")
     print(json.dumps(summary))
     return 130 if found.interrupted else 0 if found.tally.num_documents else 1
 

@@ -1,9 +1,11 @@
 """What of a corpus fits no row, and whether anything is left to train on: told before training, not after it.
 
-A document longer than a row is spread over several, cut outside media (`data.segments`). It is left out where what lies
-between two cuts, usually one medium, has more tokens than a row or more patches than its budget. `LeftOut` counts such
-documents by kind and says which number is in the way and how large it would have to be. `find_left_out` does so for
-the documents that a training run chooses, `LeftOut.count` for documents one by one, as `data check` meets them.
+A document longer than a row is spread over several, cut outside media (`data.segments`), and its pieces do not see each
+other: the words of a long picture, or the answer to a long question, are then learned apart from it. It is left out
+where what lies between two cuts, usually one medium, has more tokens than a row or more patches than its budget.
+`LeftOut` counts both by kind and says which number is in the way and how large it would have to be. `find_left_out`
+does so for the documents that a training run chooses, `LeftOut.count` for documents one by one, as `data check` meets
+them.
 
 `require_targets` refuses what cannot be trained on: no document in the train split, none that filters left, none that
 fits, none with a token to predict, or more left out than the caller allows.
@@ -55,9 +57,19 @@ class LeftOut:
     """Ids of the first few."""
     needs: dict[str, int] = field(default_factory=dict)
     """Modality, or "tokens" for all together -> the most that lies between two cuts, where a row has no room for it."""
+    teaching: int = 0
+    """Of those that `count` met and that fit, the ones with a token to predict."""
+    cut: Counter = field(default_factory=Counter)
+    """Documents that are cut into pieces, by kind."""
+    apart: int = 0
+    """How many of those hold media or a question, which their later pieces do not see."""
+    wholes: dict[str, int] = field(default_factory=dict)
+    """As `needs`, of whole documents that are cut."""
 
     def __post_init__(self):
         self.media_budget = {name: self.media_budget.get(name, self.row_tokens) for name in MODALITIES}
+        # what has no more tokens than this is over no limit
+        self._least = min(self.row_tokens, *self.media_budget.values())
 
     @property
     def share(self) -> float:
@@ -75,30 +87,66 @@ class LeftOut:
             self.kinds[kind] += 1
             if len(self.first) < NAMED:
                 self.first.append(name)
-            for what, need in over.items():
-                self.needs[what] = max(need, self.needs.get(what, 0))
+            _widen(self.needs, over)
+        elif len(sequence) > self._least and (whole := self._over(_amounts(sequence))):
+            self.cut[kind] += 1
+            self.apart += not sequence.learn[1:].all()
+            _widen(self.wholes, whole)
+        self.teaching += not over and bool(sequence.learn[1:].any())
         return not over
+
+    def refused(self, *, most: float = 1.0) -> str:
+        """Why training would refuse the documents that `count` met; "" where it would not. most: see
+        `require_targets`."""
+        if not self.of_documents:
+            return (
+                'no document of the train split: give documents "split": "train", or their files a place below train/'
+            )
+        if self.documents == self.of_documents:
+            return "no document of the train split fits a row"
+        if self.share > most:
+            return f"more of the train split is left out than rows.max_left_out {most:g} allows"
+        return "" if self.teaching else "no document of the train split has a target"
 
     def lacking(self, sequence) -> dict[str, int]:
         """What a row has no room for in a document, as in `needs`; empty where the document fits."""
-        limits = {"tokens": self.row_tokens, **self.media_budget}
-        if len(sequence) <= min(limits.values()):
+        if len(sequence) <= self._least:
             return {}
-        return {what: need for what, need in largest_pieces(sequence).items() if need > limits[what]}
+        return self._over(largest_pieces(sequence))
 
-    def remedies(self, option=rows_option) -> str:
+    def _over(self, amounts: dict[str, int]) -> dict[str, int]:
+        limits = {"tokens": self.row_tokens, **self.media_budget}
+        return {what: need for what, need in amounts.items() if need > limits[what]}
+
+    def remedies(self, option=rows_option, *, needs: dict[str, int] | None = None) -> str:
         """The options that help, as they are and as they would have to be."""
-        found = []
-        if "tokens" in self.needs:
-            found.append(f"{option('row_tokens')} {self.row_tokens} -> {self.needs['tokens']}")
+        needs, found = self.needs if needs is None else needs, []
+        if "tokens" in needs:
+            found.append(f"{option('row_tokens')} {self.row_tokens} -> {needs['tokens']}")
         for name in MODALITIES:
-            if name in self.needs:
-                found.append(f"{option(f'{name}_budget')} {self.media_budget[name]} -> {self.needs[name]}")
-        fewer = [option(_FEWER[name]) for name in MODALITIES if name in self.needs]
+            if name in needs:
+                found.append(f"{option(f'{name}_budget')} {self.media_budget[name]} -> {needs[name]}")
+        fewer = [option(_FEWER[name]) for name in MODALITIES if name in needs]
         return ", ".join(found) + (f"; or smaller media by a lower {', '.join(fewer)}" if fewer else "")
 
     def text(self, option=rows_option) -> str:
-        """One sentence or three: how many, which, and what helps."""
+        """A few sentences: how many are left out or cut, which, and what helps."""
+        text = self._left_out_text(option)
+        if not self.cut:
+            return text
+        count, kinds = self.cut.total(), ", ".join(f"{count:,} {kind[:60]}" for kind, count in self.cut.most_common(8))
+        apart = (
+            f"; {self.apart:,} of these hold media or a question, and words behind a cut are learned without them"
+            if self.apart
+            else ""
+        )
+        text += f". {count:,} of the others fit" if self.documents else f", {count:,}"
+        return (
+            f"{text} only in pieces that do not see each other: {kinds}{apart}. What keeps them whole: "
+            f"{self.remedies(option, needs=self.wholes)}"
+        )
+
+    def _left_out_text(self, option) -> str:
         if not self.documents:
             return f"all {self.of_documents:,} train documents fit rows of {self.row_tokens:,} tokens"
         kinds = ", ".join(f"{count:,} {kind[:60]}" for kind, count in self.kinds.most_common(8))
@@ -121,9 +169,21 @@ class LeftOut:
             "kinds": dict(self.kinds.most_common()),
             "first": self.first,
             "needs": self.needs,
+            "cut": {"kinds": dict(self.cut.most_common()), "apart": self.apart, "needs": self.wholes},
             "row_tokens": self.row_tokens,
             "media_budget": self.media_budget,
         }
+
+
+def _widen(needs: dict[str, int], more: dict[str, int]) -> None:
+    for what, need in more.items():
+        needs[what] = max(need, needs.get(what, 0))
+
+
+def _amounts(sequence) -> dict[str, int]:
+    """The tokens of a document, and the patches of each modality."""
+    found = {name: int((sequence.token_ids == SLOT_ID[name]).sum()) for name in MODALITIES}
+    return {"tokens": len(sequence), **found}
 
 
 def largest_pieces(sequence) -> dict[str, int]:

@@ -31,6 +31,7 @@ def apply_recipe(request: argparse.Namespace, recipes: dict) -> None:
         raise ValueError(f"--recipe {request.recipe!r} is none of {', '.join(recipes)}")
     recipe = recipes[request.recipe]()
     rows = {"row_tokens": recipe.rows.row_tokens}
+    request.max_left_out = recipe.rows.max_left_out
     rows |= {f"{name}_budget": budget for name, budget in recipe.rows.media_budget.items()}
     for name, value in (rows | dataclasses.asdict(recipe.corpus.encode)).items():
         if getattr(request, name) is None:

@@ -13,6 +13,7 @@ more per modality over its own documents, and the decoding. Nothing is trained a
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 from collections.abc import Collection, Mapping
@@ -37,6 +38,7 @@ from evals.loss import (
     byte_lengths,
     choose_documents,
     held_out_split,
+    in_pieces,
     measure,
     table,
 )
@@ -46,6 +48,7 @@ from evals.transcribe import easiest, rate_table, transcribe
 from model.device import autocast, computed_on, device_of
 from model.generate import transcribe as decode_together
 
+logger = logging.getLogger(__name__)
 _COPY = re.compile(r"\d+_\d+\.\w+")
 MAIN = ("large_salt", "large_baseline", "small")
 """Which model is the main one: the first of these that there is."""
@@ -108,6 +111,13 @@ def evaluate(
         )
         return losses
 
+    cut = in_pieces(corpus, documents, config.row_tokens)
+    if cut["documents"]:
+        logger.warning(
+            "%d of %d held-out documents are longer than row_tokens %d and are measured in pieces that do not see each "
+            "other; row_tokens %d keeps them whole",
+            *cut.values(),
+        )  # fmt: skip
     own = {name: run(name, documents, "own") for name in models}
     gains = {}
     weights = mix_weights(corpus, documents)
@@ -133,6 +143,7 @@ def evaluate(
     )
     results = finite({
         "split": split,
+        "in_pieces": cut,
         "main_model": main,
         "stages": [name for name in STAGES if name in stages],
         "bits_per_byte": bits_per_byte_of_text(own[main]),

@@ -129,6 +129,23 @@ def held_out_split(corpus: Any, config: EvalConfig) -> str:
     )
 
 
+def require_targets(corpus: Any, split: str, *, what: str = "held-out document") -> None:
+    """Raise ValueError where no document of a split has a token to predict, so that nothing can be measured."""
+    inside = np.flatnonzero(split_mask(corpus, split)).tolist()
+    if not any(corpus.tokens(number).learn[1:].any() for number in inside):
+        raise ValueError(
+            f'no {what} has a target (0 of {len(inside):,}): their text is empty, marked "learn": false, or said by '
+            "others than the assistant, so that nothing can be measured"
+        )
+
+
+def in_pieces(corpus: Any, documents: np.ndarray, row_tokens: int) -> dict[str, int]:
+    """How many documents are longer than a row, and so measured in pieces that do not see each other."""
+    tokens = np.asarray(corpus.num_tokens)[documents]
+    found = {"documents": int((tokens > row_tokens).sum()), "of_documents": len(tokens), "row_tokens": row_tokens}
+    return found | {"longest": int(tokens.max(initial=0))}
+
+
 def byte_lengths(tokenizer: Any) -> np.ndarray:
     """(V,) int64: UTF-8 bytes that each id stands for; 0 for special tokens."""
     return np.array([len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)], np.int64)

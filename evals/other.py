@@ -35,6 +35,7 @@ from evals.compare import verdict
 from evals.config import EvalConfig, Targets
 from evals.documents import documents_at, reasons
 from evals.evaluate import MAIN, evaluate
+from evals.loss import require_targets
 from evals.summary import finite, read_json, read_jsonl, write_whole
 from model.load import LoadedModel, find_model, load, unfinished
 
@@ -121,6 +122,7 @@ def measure_on(
         workers=workers or default_workers(), quiet=quiet, format=format,
     ) as (corpus, told):  # fmt: skip
         chosen = np.flatnonzero(corpus.split == SPLITS.index(config.split))
+        require_targets(corpus, config.split, what=f"document of {data}")
         trained, set_aside = _trained_on(run, corpus, chosen), corpus.quarantine()
         results = evaluate(
             out / "evaluate", corpus=corpus, models=models, config=config, compute_dtype=compute_dtype, quiet=quiet,

@@ -385,20 +385,35 @@ def _left_out_html(left_out: Mapping[str, Any]) -> str:
     documents, of_documents = left_out.get("documents"), left_out.get("of_documents")
     if not isinstance(documents, int) or not isinstance(of_documents, int) or not of_documents:
         return ""
+    limits = {"tokens": left_out.get("row_tokens"), **(left_out.get("media_budget") or {})}
+
+    def needed(needs: Mapping[str, int] | None) -> str:
+        return escape(
+            ", ".join(
+                f"{need:,} {name}{' tokens' if name != 'tokens' else ''} (a row has {limits.get(name)})"
+                for name, need in (needs or {}).items()
+            )
+        )
+
+    cut = left_out.get("cut") or {}
+    pieces = cut.get("kinds") or {}
+    in_pieces = (
+        f" {sum(pieces.values()):,} fit only in pieces that do not see each other: "
+        f"{escape(', '.join(f'{count:,} {kind}' for kind, count in pieces.items()))}; {cut.get('apart', 0):,} of these "
+        f"hold media or a question. Whole they would need at most: {needed(cut.get('needs'))}."
+        if pieces
+        else ""
+    )
     if not documents:
-        return "<p>Every training document fits a row.</p>"
+        return f"<p>Every training document fits a row.{in_pieces}</p>"
     tokens = 100 * left_out.get("tokens", 0) / max(1, left_out.get("of_tokens", 0))
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in (left_out.get("kinds") or {}).items())
     names = ", ".join(map(str, left_out.get("first") or ()))
-    limits = {"tokens": left_out.get("row_tokens"), **(left_out.get("media_budget") or {})}
-    needs = ", ".join(
-        f"{need:,} {name}{' tokens' if name != 'tokens' else ''} (a row has {limits.get(name)})"
-        for name, need in (left_out.get("needs") or {}).items()
-    )
     return (
         f"<p>{documents:,} of {of_documents:,} training documents fit no row and were left out "
         f"({100 * documents / of_documents:.1f}&nbsp;% of the documents, {tokens:.1f}&nbsp;% of the tokens): "
-        f"{escape(kinds)}. The first: {escape(names)}. Needed at most: {escape(needs)}.</p>"
+        f"{escape(kinds)}. The first: {escape(names)}. Needed at most: "
+        f"{needed(left_out.get('needs'))}.{in_pieces}</p>"
     )
 
 

@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from pathlib import Path
 from typing import Any
 
 from data.mixture import Mixture
 from recipes.recipe import TRAINED, Recipe
-from training.aside import KeptError, not_extended, refusal
+from training.aside import BEGUN, DONE, KeptError, not_extended, refusal
 from training.config import TrainConfig
 from training.extend import check_longer, check_schedule, was_extended
-from training.files import differences
+from training.files import differences, read_json
 from training.runtime import Runtime
 from training.stages import Line
 
 logger = logging.getLogger("brine.line")
 
+STORE = "store"
+"""The corpus, in the folder of the encoded stage."""
 FOLLOWING = ("vocab_size", "image_dim", "audio_dim", "video_dim")
 """Fields of a model that follow from the corpus."""
 
@@ -31,6 +34,35 @@ def trained_names(recipe: Recipe) -> list[str]:
     """The training stages of this recipe, in order."""
     asked = {"small": "salt", "large_salt": "salt", "large_baseline": "baseline"}
     return [name for name in TRAINED if asked[name] in recipe.arms]
+
+
+def absent_names(recipe: Recipe) -> dict[str, str]:
+    """The training stages that this recipe leaves out, with the option that makes it train them."""
+    return {name: "--arms baseline salt" for name in TRAINED if name not in trained_names(recipe)}
+
+
+def check_origin(line: Line, path: Path | None, *, digest: str = "") -> None:
+    """Refuse to train on other documents under the name of a run; a later state of the same ones is told elsewhere.
+
+    path: of the documents, None for those of the workbench. digest: of their manifest, which may have been moved.
+    Raises KeptError; all ranks call it.
+    """
+    folder, trouble = line.folder / "encoded", None
+    begun = (read_json(folder / BEGUN) or {}).get("inputs") or {}
+    before = (read_json(folder / STORE / "meta.json") or {}).get("manifest", "")
+    if "rounds" in begun:
+        before, is_other = "a built corpus", True
+    elif "manifest" in begun:
+        is_other = path is None or (begun["manifest"] != digest and before != str(path.resolve()))
+    else:
+        before, is_other = "the workbench's documents", "corpus" in begun and path is not None
+    if line.world.is_main and is_other and (folder / DONE).exists():
+        kept = [name for name in line.standing_on("encoded") if name not in line.redo]
+        changes = [f"corpus.manifest: {before} -> {'the workbench' if path is None else path}"]
+        if kept:
+            trouble = refusal(kept, changes=changes, redo=line.redo, folder=line.folder, absent=line.absent)
+    if trouble := line.world.broadcast(trouble):
+        raise KeptError(trouble)
 
 
 def config_of(recipe: Recipe, name: str) -> TrainConfig:
@@ -90,7 +122,7 @@ def check_kept(recipe: Recipe, *, line: Line, runtime: Runtime, extend: bool = F
                 break
     elif refused:
         changes = list(dict.fromkeys(each for name in refused for each in changed[name]))
-        trouble = refusal(refused, changes=changes, redo=redo, folder=line.folder)
+        trouble = refusal(refused, changes=changes, redo=redo, folder=line.folder, absent=line.absent)
     elif (
         extend
         and line.world.is_main

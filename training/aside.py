@@ -14,8 +14,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from training.files import read_json, write_json
@@ -27,6 +28,7 @@ ASIDE = ".old-"
 """Between a stage's name and a number: its folder as it was before the stage was done again."""
 SHOWN = 12
 """Most differences that a refusal tells."""
+Absent = Mapping[str, str]
 _LEFTOVER = re.compile(r"\.old_(.+)_\d+")
 
 
@@ -122,17 +124,25 @@ def _files(folder: Path) -> list[str]:
     return found
 
 
-def refusal(names: Sequence[str], *, changes: list[str], folder: Path, redo: Iterable[str] = ()) -> str:
+def refusal(
+    names: Sequence[str],
+    *,
+    changes: list[str],
+    folder: Path,
+    redo: Iterable[str] = (),
+    absent: Absent = MappingProxyType({}),
+) -> str:
     """What is said where trained stages of a run folder would be done anew: what changed, and what can be done.
 
-    redo: stages that are trained again anyway, which the way out must name too.
+    redo: stages that are trained again anyway, which the way out must name too. absent: of stages that the command does
+    not train, what makes it do so.
     """
     shown = "; ".join(changes[:SHOWN]) + (f"; and {len(changes) - SHOWN} more" if len(changes) > SHOWN else "")
     which, are = " and ".join(names), "is" if len(names) == 1 else "are"
     return (
         f"{which} {are} trained already, or partly, with other settings or documents, and {are} kept ({shown}): give "
         "--name NEW for a run of its own, --extend where only the number of steps of a wsd schedule grew, or --redo "
-        f"{_again(names, redo, folder)}; the settings of before go on as ever"
+        f"{_again(names, redo, folder)}{also(names, absent)}; the settings of before go on as ever"
     )
 
 
@@ -142,6 +152,15 @@ def not_extended(names: Sequence[str], reason: str, *, folder: Path, redo: Itera
         f"{' and '.join(names)} cannot be extended: {reason}. Everything is kept as it is; give --name NEW for a run "
         f"of its own, or --redo {_again(names, redo, folder)}"
     )
+
+
+def also(names: Iterable[str], absent: Absent) -> str:
+    """What must be given with --redo where some of these stages are not trained by the command."""
+    missing = [name for name in names if name in absent]
+    if not missing:
+        return ""
+    verb = "are" if len(missing) > 1 else "is"
+    return f" (and {absent[missing[0]]}, without which {' and '.join(missing)} {verb} not trained)"
 
 
 def _again(names: Sequence[str], redo: Iterable[str], folder: Path) -> str:

@@ -46,7 +46,9 @@ from training.aside import (
     BEGUN,
     DONE,
     MADE,
+    Absent,
     KeptError,
+    also,
     discard,
     discard_leftovers,
     has_weights,
@@ -105,10 +107,12 @@ class Line:
         world: World | None = None,
         build_timeout_s: float = BUILD_TIMEOUT_S,
         redo: Iterable[str] = (),
+        absent: Absent | None = None,
     ):
-        """redo: precious stages that are done again, changed or not; the old ones are renamed."""
+        """redo: precious stages that are done again, changed or not; the old ones are renamed. absent: precious stages
+        that this command does not do, with what would make it."""
         self.folder = Path(folder)
-        self.redo = frozenset(redo)
+        self.redo, self.absent = frozenset(redo), absent or {}
         self.world = world or World()
         self.build_timeout_s = build_timeout_s
         self.done: dict[str, Stage] = {}
@@ -232,8 +236,8 @@ class Line:
         changed = sorted(each for each in {*old, *new} if old.get(each) != new.get(each))
         return (
             f"changed since ({', '.join(changed)}), and left as it was, because {' and '.join(kept)} saw it so; "
-            f"give --name NEW for a run on what is there now, or --redo {' '.join(kept)} to train again (old folders "
-            "are renamed)"
+            f"give --name NEW for a run on what is there now, or --redo {' '.join(kept)}{also(kept, self.absent)} to "
+            "train again (old folders are renamed)"
         )
 
     def _build(self, name: str, folder: Path, build: Callable, *, own: tuple[str, ...]) -> dict[str, Any]:
@@ -289,7 +293,9 @@ class Line:
             else:
                 if kept := [each for each in self.standing_on(name) if each not in self.redo]:
                     changes = [f"{name}: {change}" for change in changes]
-                    raise KeptError(refusal(kept, changes=changes, redo=self.redo, folder=self.folder))
+                    raise KeptError(
+                        refusal(kept, changes=changes, redo=self.redo, folder=self.folder, absent=self.absent)
+                    )
                 logger.info("%s: done again, because it changed: %s", name, shown)
                 if kept := discard(folder, own):
                     logger.warning("%s: what the line did not make there is kept in %s", name, kept)

@@ -168,6 +168,7 @@ def check_rows(corpus, folder, documents=None, **rows):
         documents=documents,
         world=World(),
         folder=folder,
+        line=SimpleNamespace(begun=lambda name: None),
     )
     train._Run.check_rows(run)
     return json.loads((folder / "left_out.json").read_text())
@@ -253,6 +254,29 @@ def test_nothing_to_train_on_is_refused_by_name(tmp_path, tokenizer, rows, expec
         check_rows(corpus, tmp_path, row_tokens=384, image_budget=384)
 
 
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (no_split, 'no document of the train split: give documents "split": "train"'),
+        (nothing_fits, "no document of the train split fits a row"),
+        (not_learned, "no document of the train split has a target"),
+        (pictures_alone, "no document of the train split has a target"),
+        (lambda root: [line(f"d{number}", "words") for number in range(3)], "no document is held out"),
+        (
+            lambda root: [*nothing_fits(root), line("d", "w"), line("t", "w", split="test")],
+            "more of the train split is left out than rows.max_left_out 0.5 al",
+        ),
+        (lambda root: [line("d", "words"), line("t", "words", split="test")], ""),
+    ],
+)
+def test_check_says_that_training_would_refuse(tmp_path, capsys, rows, expected):
+    manifest(tmp_path, rows(tmp_path))
+    command = ["check", str(tmp_path), "--workers", "1", "--recipe", "real", "--max-image-tokens", "1024"]
+    assert data_command(command) in (0, 1)
+    out = capsys.readouterr().out
+    assert (f"training would refuse this: {expected}" in out) if expected else ("refuse" not in out)
+
+
 @pytest.mark.parametrize("kept", ["none", "test-alone"])
 def test_filters_that_leave_nothing_are_refused_by_name(made, tmp_path, kept):
     mask = np.zeros(len(made), bool) if kept == "none" else made.split == 2
@@ -288,3 +312,47 @@ def test_a_corpus_that_holds_nothing_out_is_refused_before_training(tmp_path):
                           config=EncodeConfig(), num_workers=1)  # fmt: skip
     with pytest.raises(ValueError, match="no held-out document: give some lines of the manifest the split validation"):
         check_rows(corpus, tmp_path)
+
+
+@pytest.mark.parametrize("texts", [{"learn": False}, {"text": ""}], ids=["silent", "empty"])
+def test_held_out_documents_without_a_target_are_refused_before_training(tmp_path, tokenizer, texts):
+    """The report said that nothing was measured, and not why."""
+    silent = {"type": "text", "text": "words of a river"} | texts
+    rows = [line(f"t{number}", "words") for number in range(3)]
+    rows += [line(f"v{number}", "words", split="validation") | {"content": [silent]} for number in range(2)]
+    manifest(tmp_path, rows)
+    corpus = build_corpus(tmp_path, tmp_path / "c", tokenizer=tokenizer, config=EncodeConfig(), num_workers=1)
+    with pytest.raises(ValueError, match=r"no held-out document has a target \(0 of 2\).*nothing can be measured"):
+        check_rows(corpus, tmp_path)
+
+
+IN_PIECES = {
+    "a long picture": ([{"image": "wide.png"}, "words of it"], 84, 1, "rows.row_tokens 84 -> "),
+    "a long question": (
+        [{"type": "text", "text": "why " * 60, "learn": False}, "so"],
+        100,
+        1,
+        "rows.row_tokens 100 -> ",
+    ),
+    "a long text": (["words " * 60], 100, 0, "rows.row_tokens 100 -> "),
+}
+
+
+@pytest.mark.parametrize(("parts", "row", "apart", "helps"), IN_PIECES.values(), ids=IN_PIECES)
+def test_what_fits_only_in_pieces_is_told(tmp_path, tokenizer, parts, row, apart, helps):
+    """It was said that all of it fits."""
+    picture(tmp_path / "wide.png", *SIZES["wide"])
+    content = [part if "type" in part else line("x", part)["content"][0] for part in parts]
+    manifest(tmp_path, [line("long", "x", kind="talk") | {"content": content}, line("short", "x")])
+    corpus = build_corpus(tmp_path, tmp_path / "c", tokenizer=tokenizer, config=EncodeConfig(), num_workers=1)
+    found = find_left_out(corpus, row_tokens=row, media_budget={})
+    told = found.text()
+    assert (
+        f"all 2 train documents fit rows of {row} tokens, 1 only in pieces that do not see each other: 1 talk" in told
+    )
+    assert ("hold media or a question" in told) == bool(apart) == bool(found.apart) and helps in told
+    page = record_section([], found.to_json(), {}, None, None)
+    assert "Every training document fits a row. 1 fit only in pieces" in page
+    # and what is told keeps it whole
+    whole = find_left_out(corpus, row_tokens=found.wholes["tokens"], media_budget={})
+    assert whole.text() == f"all 2 train documents fit rows of {found.wholes['tokens']} tokens"

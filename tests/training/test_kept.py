@@ -230,20 +230,65 @@ def test_the_command_leaves_with_two_and_tells_the_remedies(run, capsys, monkeyp
     assert all(text == before[name] for name, text in contents(runs / "run").items() if name != "lock")
 
 
+@pytest.fixture()
+def rewritten(run):
+    """The manifest of the run, with other words in it for a while."""
+    _, manifest = run
+    before = manifest.read_text()
+    manifest.write_text(before.replace("small book", "large book"))
+    yield manifest
+    manifest.write_text(before)
+
+
 @pytest.mark.parametrize("done", [True, False], ids=["finished", "half-finished"])
-def test_changed_documents_are_told_and_the_old_corpus_stays(run, tmp_path, monkeypatch, caplog, done):
-    """A half-finished run could not go on once a line was added; what a model was trained on is not taken away."""
+def test_documents_of_another_place_are_refused(run, tmp_path, monkeypatch, done):
+    """The run went on, or said that it was done, and its record named documents that it had never seen."""
     runs, manifest = run
+    shutil.copytree(runs / "run", tmp_path / "runs" / "run")
+    folder, other = tmp_path / "runs" / "run", tmp_path / "other.jsonl"
+    if not done:
+        (folder / "large_baseline" / "done").unlink()
+    before = contents(folder)
+    other.write_text(manifest.read_text().replace("small book", "large book"))
+    monkeypatch.setattr(train, "train", mock.Mock(side_effect=Interrupted("here")))
+    with pytest.raises(
+        KeptError, match=rf"corpus.manifest: {manifest} -> {other}\): give --name NEW .* --redo large_base"
+    ):
+        train.run_line(at(recipe(), other), runs=tmp_path / "runs")
+    with pytest.raises(KeptError, match=rf"corpus.manifest: {manifest} -> the workbench"):
+        train.run_line(at(recipe(), None), runs=tmp_path / "runs")
+    after = contents(folder)
+    assert {name: after[name] for name in before if name != "lock"} == {n: before[n] for n in before if n != "lock"}
+    # the same documents may have been moved
+    other.write_text(manifest.read_text())
+    with contextlib.nullcontext() if done else pytest.raises(Interrupted):
+        train.run_line(at(recipe(), other), runs=tmp_path / "runs")
+
+
+def test_the_way_out_names_what_the_command_does_not_train(run, rewritten, tmp_path, caplog):
+    """--redo small was told, and refused because the arms left it out."""
+    runs, _ = run
+    shutil.copytree(runs / "run", folder := tmp_path / "runs" / "run")
+    (folder / "small" / "checkpoints" / "step_00000002").mkdir(parents=True)
+    shutil.copy(folder / "large_baseline" / "stage.json", folder / "small")
+    train.run_line(at(recipe(), rewritten), runs=tmp_path / "runs")
+    assert (
+        "--redo large_baseline small (and --arms baseline salt, without which small is not trained) to" in caplog.text
+    )
+
+
+@pytest.mark.parametrize("done", [True, False], ids=["finished", "half-finished"])
+def test_changed_documents_are_told_and_the_old_corpus_stays(run, rewritten, tmp_path, monkeypatch, caplog, done):
+    """A half-finished run could not go on once a line was added; what a model was trained on is not taken away."""
+    runs, _ = run
     shutil.copytree(runs / "run", tmp_path / "runs" / "run")
     folder = tmp_path / "runs" / "run"
     if not done:
         (folder / "large_baseline" / "done").unlink()
     before = contents(folder)
-    more = tmp_path / "manifest.jsonl"
-    more.write_text(manifest.read_text().replace("small book", "large book"))
     monkeypatch.setattr(train, "train", went_on := mock.Mock(side_effect=Interrupted("here")))
     with caplog.at_level(logging.WARNING), contextlib.nullcontext() if done else pytest.raises(Interrupted):
-        train.run_line(at(recipe(), more), runs=tmp_path / "runs")
+        train.run_line(at(recipe(), rewritten), runs=tmp_path / "runs")
     assert went_on.called is not done
     assert "encoded: changed since (manifest), and left as it was, because large_baseline saw it so" in caplog.text
     after = contents(folder)
