@@ -271,11 +271,11 @@ class _Run:
             begun = (read_json(folder / BEGUN) or {}).get("inputs") or {}
             named = {"media": begun["media"]} if "media" in begun else {}
             # a stage that was cut off, or another's, looks at its media as it goes on
-            if (folder / DONE).exists() and begun == inputs | named:
+            if (folder / DONE).exists() and begun.keys() == (inputs | named).keys():
                 changes = changed_media(folder / STORE, root, max_file_mib=self.recipe.corpus.encode.max_file_mib)
                 if changes:
                     logger.info("encoded: %s", changes)
-                    named = {"media": changes.digest}
+                    named = {"media": changes.digest} if begun == inputs | named else named
         return self.world.broadcast(named)
 
     def encode(self, folder: Path, manifest: Path) -> dict:

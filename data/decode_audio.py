@@ -94,13 +94,13 @@ def _contained(path: Path, kind: str, max_s: float) -> tuple[np.ndarray, int]:
 
 
 def _second_try(path: Path) -> str | None:
-    """The container of a file that soundfile cannot open and PyAV may: a film in Ogg, compressed sound in CAF."""
+    """The container of a file that soundfile cannot open and PyAV may: film or FLAC in Ogg, compressed sound in CAF."""
     with open(path, "rb") as file:
         head = file.read(1024)
     if head.startswith(b"caff"):
         return "caf"
-    film = head.startswith(b"OggS") and any(mark in head for mark in (b"\x80theora", b"OVP80"))
-    return "ogg" if film else None
+    known = head.startswith(b"OggS") and any(mark in head for mark in (b"\x80theora", b"OVP80", b"\x7fFLAC"))
+    return "ogg" if known else None
 
 
 def _read_blocks(sound: soundfile.SoundFile, max_s: float) -> np.ndarray:

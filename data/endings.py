@@ -23,23 +23,23 @@ def _each(endings: str, value):
 
 
 READ = {
-    **_each("png apng jpg jpeg jpe jfif jif webp gif tif tiff bmp dib ppm pgm pbm pnm", Image),
+    **_each("png apng jpg jpeg jpe jfif jif mpo webp gif tif tiff bmp dib ppm pgm pbm pnm", Image),
     **_each("avif jp2 j2k j2c jpc jpf jpx", Image),
-    **_each("wav wave flac ogg oga mp3 mp2 mpga opus aif aiff aifc au snd rf64", Audio),
-    **_each("m4a m4b m4r aac adts amr awb caf wma mka weba", Audio),
+    **_each("wav wave flac ogg oga mp3 mp2 mpga m1a m2a opus aif aiff aifc au snd rf64", Audio),
+    **_each("m4a m4b m4r f4a aac adts amr awb caf wma mka weba", Audio),
     **_each("mp4 m4v mkv webm mov qt avi ogv ogm flv f4v mpg mpeg mpe vob", Video),
-    **_each("m2ts m2t m2p wmv asf 3gp 3gpp 3g2 divx", Video),
+    **_each("m2ts m2t m2p wmv asf 3gp 3gpp 3g2 3gp2 3gpp2 divx", Video),
 }
 """Ending without its dot, in lower case -> the kind of part that a file with it is."""
 UNREAD: dict[str, str] = {
-    **_each("heic heif hif heics avifs psd psb xcf ico cur icns tga pcx pict pct dds", TO_PNG),
+    **_each("heic heif hif heics heifs avifs jng mng dpx psd psb xcf ico cur icns tga pcx pict pct dds", TO_PNG),
     **_each("exr hdr rgbe pfm pam xbm xpm sgi fits dcm dicom jls jxr wdp bpg flif qoi wbmp", TO_PNG),
     **_each("cr2 cr3 crw nef nrw dng arw sr2 srf orf rw2 raf pef srw x3f erf mrw kdc dcr 3fr", TO_PNG),
     **_each("jxl", "convert it to PNG (`djxl FILE FILE.png`)"),
     **_each("svg svgz eps epsf ps emf wmf cdr", DRAW),
     **_each("pdf xps", PAGES),
     **_each("djvu djv", "draw its pages as PNG (`ddjvu -format=tiff FILE PAGES.tiff`)"),
-    **_each("ra ram ape wv tta dsf dff dts ac3 eac3 ec3 mlp ofr shn tak mpc mp+ aax aaxc", TO_WAV),
+    **_each("ra ram ape oma aa3 g722 wv tta dsf dff dts ac3 eac3 ec3 mlp ofr shn tak mpc mp+ aax aaxc", TO_WAV),
     **_each("gsm voc vox spx sph nist w64 8svx iff qcp dss adx m4p alac sd2", TO_WAV),
     **_each("mid midi kar xm s3m", "play it into a WAV (it holds notes and no sound)"),
     **_each("rm rmvb mxf dv wtv ogx ivf y4m yuv h264 264 h265 265 hevc m1v m2v mjpeg mjpg", TO_MP4),

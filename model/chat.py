@@ -364,10 +364,13 @@ def converse(
 ) -> None:
     """Print answers as they come: to `content`, the parts of one question, or with `questions` to each of those, what
     `content` holds standing before the first. options: of `LoadedModel.generate`."""
+    # imported here because it imports this file
+    from model.generate import check_words
+
     messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     for question in [None] if questions is None else questions:
         try:
-            check_question(question)
+            check_words([] if question is None else [Text(question)])
         except ValueError as error:
             if not _is_typed():
                 raise
