@@ -226,9 +226,9 @@ class _Run:
             inputs = {"manifest": source.fingerprint(media=False)}
             check_origin(self.line, source.path, digest=inputs["manifest"])
             return config.manifest, inputs | self.media_inputs(source.root, inputs)
-        check_origin(self.line, None)
         bench = dataclasses.replace(config.workbench, source=config.source)
         files, _ = read_source(bench.source, min_file_bytes=bench.min_file_bytes, max_file_kib=bench.max_file_kib)
+        check_origin(self.line, None, digest=source_hash(files), source=config.source)
 
         def build(folder: Path) -> dict:
             summary = build_workbench(bench, folder)

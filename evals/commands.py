@@ -183,6 +183,10 @@ def _measured(found: dict[str, Any]) -> str:
     lines = [safe(line, 1000) for line in found["told"]]
     lines += [f"set aside: {safe(reason, 1000)}" for reason in found["set_aside_for"]]
     lines += [f"{found['documents']} documents, {found['set_aside']} set aside, {found['measured']} measured"]
+    if found["trained_on"] is None:
+        lines.append(
+            "whether the run was trained on these is not known: the documents that it saw are not there any more"
+        )
     if found["trained_on"]:
         lines.append(f"of these the run was trained on {found['trained_on']}: on those it is no test")
     for name, model in found["models"].items():

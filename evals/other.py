@@ -169,8 +169,16 @@ def _trained_on(run: Path, corpus: EncodedCorpus, documents: np.ndarray) -> int 
 
 
 def _corpus_of(run: Path) -> Path | None:
-    """The corpus that a run was trained on, of its own making or given; run: also a stage of it, or a model folder."""
+    """The corpus that a run was trained on, of its own making or given; run: also a stage of it, or a model folder.
+
+    None where it is not there, also where another took its place since.
+    """
     for folder in (run.resolve(), *run.resolve().parents[:2]):
+        begun = read_json(folder / "stage.json")
+        was = ((begun.get("inputs") or {}) if isinstance(begun, dict) else {}).get("encoded")
+        done = read_json(folder.parent / "encoded" / "done")
+        if was and isinstance(done, dict) and done.get("digest") != was:
+            return None
         recipe = read_json(folder / "recipe.json")
         given = (recipe.get("corpus") or {}).get("manifest") if isinstance(recipe, dict) else None
         for store in (folder / "encoded" / "store", *([Path(given)] if isinstance(given, str) else [])):

@@ -100,7 +100,9 @@ def cards(summary: Mapping[str, Any]) -> str:
         entry = targets.get(name)
         if not entry:
             return {}
-        good = bool(entry["reached"])
+        good = entry["reached"]
+        if good is None:
+            return {"badge": "not measured"}
         return {"badge": f"{'reached' if good else 'missed'} {sign}&nbsp;{entry['target']:g}", "good": good}
 
     if summary.get("bits_per_byte") is not None:

@@ -113,7 +113,8 @@ def total(books: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def reached(targets: Mapping[str, Any], gains: Mapping[str, Any], cer: Mapping[str, Any]) -> dict[str, Any]:
-    """Each target with its value and whether it was reached; a gain's interval must lie above 0 too."""
+    """Each target with its value and whether it was reached, None where it could not be measured; a gain's interval
+    must lie above 0 too."""
     result = {}
     for name, target in targets.items():
         modality, _, what = name.rpartition("_")
@@ -122,11 +123,11 @@ def reached(targets: Mapping[str, Any], gains: Mapping[str, Any], cer: Mapping[s
         if what == "gain":
             entry = gains.get(modality) or {}
             value = entry.get("gain")
-            good = value is not None and value >= target and (entry.get("low") or 0) > 0
+            good = None if value is None else value >= target and (entry.get("low") or 0) > 0
         else:
             value = cer.get(modality)
-            good = value is not None and value <= target
-        result[name] = {"target": target, "value": value, "reached": bool(good)}
+            good = None if value is None else value <= target
+        result[name] = {"target": target, "value": value, "reached": good}
     return result
 
 

@@ -22,6 +22,7 @@ from recipes.overrides import options, override
 from recipes.recipe import TRAINED, Recipe
 
 # the recipe's fields are options without a prefix
+_REACHED = {True: "reached", False: "missed", None: "not measured"}
 _UNNAMED = tyro.conf.arg(name="") if tyro else ""
 
 
@@ -103,7 +104,7 @@ def in_words(summary: dict) -> str:
             span = f"[{gain['low']:.3f}, {gain['high']:.3f}]"
             lines.append(f"{'gain from ' + name:<34}{gain['gain']:.3f} {span}")
     lines += [f"{name + ' character error rate':<34}{_number(rate)}" for name, rate in summary["cer"].items()]
-    lines += [f"{'target ' + name:<34}{'reached' if target['reached'] else 'missed'}" for name, target in
+    lines += [f"{'target ' + name:<34}{_REACHED[target['reached']]}" for name, target in
               summary["targets"].items()]  # fmt: skip
     lines.append(f"{'wall clock':<34}{summary['wall_s'] / 60:.1f} min, {summary['peak_rss_gib']} GiB at most")
     return "\n".join(lines)

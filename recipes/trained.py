@@ -41,11 +41,11 @@ def absent_names(recipe: Recipe) -> dict[str, str]:
     return {name: "--arms baseline salt" for name in TRAINED if name not in trained_names(recipe)}
 
 
-def check_origin(line: Line, path: Path | None, *, digest: str = "") -> None:
+def check_origin(line: Line, path: Path | None, *, digest: str, source: Path | None = None) -> None:
     """Refuse to train on other documents under the name of a run; a later state of the same ones is told elsewhere.
 
-    path: of the documents, None for those of the workbench. digest: of their manifest, which may have been moved.
-    Raises KeptError; all ranks call it.
+    path: of the documents, None for those that the workbench makes from `source`. digest: of their manifest, or of the
+    source; both may have been moved. Raises KeptError; all ranks call it.
     """
     folder, trouble = line.folder / "encoded", None
     begun = (read_json(folder / BEGUN) or {}).get("inputs") or {}
@@ -55,10 +55,15 @@ def check_origin(line: Line, path: Path | None, *, digest: str = "") -> None:
     elif "manifest" in begun:
         is_other = path is None or (begun["manifest"] != digest and before != str(path.resolve()))
     else:
-        before, is_other = "the workbench's documents", "corpus" in begun and path is not None
+        before, is_other = "the workbench", "corpus" in begun and path is not None
+    changes = [f"corpus.manifest: {before} -> {'the workbench' if path is None else path}"]
+    if path is None and not is_other:
+        made = (read_json(line.folder / "corpus" / BEGUN) or {}).get("inputs") or {}
+        before = ((read_json(line.folder / "recipe.json") or {}).get("corpus") or {}).get("source")
+        is_other = made.get("source", digest) != digest and before != (source and str(source))
+        changes = [f"corpus.source: {before} -> {source}"]
     if line.world.is_main and is_other and (folder / DONE).exists():
         kept = [name for name in line.standing_on("encoded") if name not in line.redo]
-        changes = [f"corpus.manifest: {before} -> {'the workbench' if path is None else path}"]
         if kept:
             trouble = refusal(kept, changes=changes, redo=line.redo, folder=line.folder, absent=line.absent)
     if trouble := line.world.broadcast(trouble):

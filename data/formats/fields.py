@@ -172,7 +172,7 @@ def path_of(reference) -> str:
         return next(
             (
                 path
-                for key in ("path", "url", "file", "file_name", "content_url", "contentUrl", "src")
+                for key in ("path", "url", "file", "file_name", "filename", "content_url", "contentUrl", "src")
                 if (path := path_of(reference.get(key)))
             ),
             "",

@@ -24,7 +24,7 @@ from data.formats.provenance import names_medium
 MEDIA = {"image": Image, "video": Video, "audio": Audio}
 _KEYS = (
     *("path", "url", "file", "image", "audio", "video", "image_url", "video_url", "audio_url", "source"),
-    *("content_url", "contentUrl", "src"),
+    *("file_name", "filename", "content_url", "contentUrl", "src"),
 )
 
 

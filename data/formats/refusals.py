@@ -162,8 +162,22 @@ def _in_lists(file: Path, name: str) -> str:
     )
 
 
+def _is_line(head: str) -> bool:
+    """Whether the first line is an object by itself that others follow, or a document of its own."""
+    line, _, rest = head.partition("\n")
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(row, dict) and (
+        bool(rest.strip()) or ("annotations" not in row and form_of(folded(row)) is not None)
+    )
+
+
 def _coco(file: Path, head: str, root: Path | None = None) -> str:
     first, lists = _FIRST.match(head), {"images", "annotations"} & set(_LIST.findall(head))
+    if _is_line(head):
+        return ""
     if not first or first[1] not in _COCO or not lists or not re.search(r'"(file_name|image_id)"\s*:', head):
         return ""
     what = "is one object of images and annotations (COCO), and no array of documents"

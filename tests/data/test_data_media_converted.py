@@ -36,6 +36,7 @@ SOUNDS = {
     "opus.mka": ("libopus", "matroska", 48000),
     "opus.mp4": ("libopus", "mp4", 48000),
     "flac.mka": ("flac", "matroska", 44100),
+    "flac.ogg": ("flac", "ogg", 44100),
     "aac.mka": ("aac", "matroska", 32000),
     "mp3.mp4": ("mp3", "mp4", 44100),
     "aac.ts": ("aac", "mpegts", 48000),

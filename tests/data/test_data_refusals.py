@@ -75,6 +75,14 @@ def test_coco(tmp_path, first):
     assert not bad and [(media(d)[0][1], texts(d)) for d in documents] == [("8.jpg", "a wren"), ("7.jpg", "a heron")]
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_lines_whose_images_are_objects_are_no_coco(tmp_path, count):
+    rows = [{"images": [{"file_name": "a.png", "height": 3}], "caption": f"a heron, {n}"} for n in range(count)]
+    path = write(tmp_path, {"m.jsonl": "".join(json.dumps(row) + "\n" for row in rows)}) / "m.jsonl"
+    documents, bad = read(path)
+    assert not bad and [(media(d)[0][1], texts(d)) for d in documents] == [("a.png", row["caption"]) for row in rows]
+
+
 def test_one_document_in_a_file_is_read(tmp_path):
     for number, fields in enumerate([TALK, {"images": ["a.png"], "caption": "x"}, {"text": "x", "meta": [{"a": 1}]}]):
         assert len(read(write(tmp_path, {f"{number}.json": fields}) / f"{number}.json")[0]) == 1

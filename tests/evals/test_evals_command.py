@@ -201,6 +201,22 @@ def test_a_run_trained_on_a_built_corpus_knows_its_documents(made, capsys, tmp_p
         assert measured(asked, built, capsys, "--documents-per-cell", "1")["trained_on"] == 4
 
 
+def test_a_model_of_before_is_not_held_to_the_documents_of_after(made, tmp_path, capsys):
+    """0 were said to be of its training, since the run had another corpus by then."""
+    base, _ = made
+    run = shutil.copytree(base / "one", tmp_path / "run")
+    shutil.copytree(base / "one-on" / "encoded", run / "encoded" / "store")
+    old = run / "large_baseline.old-1"
+    shutil.copytree(run / "large_baseline", old)
+    for digest, trained_on in (("then", 4), ("now", None)):
+        (old / "stage.json").write_text(json.dumps({"inputs": {"encoded": "then"}}))
+        (run / "encoded" / "done").write_text(json.dumps({"digest": digest}))
+        assert measure([str(old), "--on", str(base / "documents"), "--documents-per-cell", "1", *ARGUMENTS]) == 0
+        said = capsys.readouterr().out
+        assert last_line(said)["trained_on"] == trained_on
+        assert ("trained on these is not known" in said) == (trained_on is None)
+
+
 def test_the_same_request_goes_on_and_another_is_refused(made, tmp_path, capsys):
     base, _ = made
     out, documents = str(base / "one-on"), str(base / "documents")
@@ -403,6 +419,10 @@ NOTHING = {
     "no-target": ({"d.jsonl": '{"messages": [{"role": "user", "content": "x"}]}\n'}, "there is nothing to learn from"),
     "media-gone": ({"d.jsonl": '{"id": "a", "content": [{"type": "image", "image": "no.png"}]}\n'}, "no.png"),
     "empty": ({"d.jsonl": ""}, "d.jsonl"),
+    "no target": (
+        {"d.jsonl": '{"id": "a", "content": [{"type": "text", "text": "x", "learn": false}]}\n'},
+        "d.jsonl has a target (0 of 1)",
+    ),
     "three": ({"d.jsonl": '{"id": "a", "content": []}\n' * 4}, "1 more"),
 }
 

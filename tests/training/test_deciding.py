@@ -19,7 +19,7 @@ from data.workbench import WorkbenchConfig
 from evals.config import EvalConfig
 from model.config import ModelConfig
 from recipes.recipe import Recipe, RowsConfig
-from recipes.trained import check_kept, config_of, inputs_of, settings_of, trained_names
+from recipes.trained import check_kept, check_origin, config_of, inputs_of, settings_of, trained_names
 from salt.config import SaltConfig, SelectionConfig
 from training.aside import KeptError
 from training.config import RuntimeConfig, TrainConfig
@@ -242,6 +242,40 @@ def test_a_stage_that_is_being_extended_goes_on_without_a_word(tmp_path, caplog,
     with Line(tmp_path) as line:
         check_kept(value, line=line, runtime=RUNTIME, extend=True)
     assert ("nothing to extend" in caplog.text) == (not half)
+
+
+ORIGINS = {
+    "another folder": ({"manifest": "old"}, ("/b/m.jsonl", "new", None), "corpus.manifest: /a/m.jsonl -> /b/m.jsonl"),
+    "moved": ({"manifest": "old"}, ("/b/m.jsonl", "old", None), ""),
+    "changed": ({"manifest": "old"}, ("/a/m.jsonl", "new", None), ""),
+    "a corpus that was built": ({"corpus": "x", "rounds": "y"}, ("/a/m.jsonl", "new", None), "a built corpus -> /a/m"),
+    "none after one": ({"manifest": "old"}, (None, "new", "/s"), "corpus.manifest: /a/m.jsonl -> the workbench"),
+    "one after none": ({"corpus": "x"}, ("/b/m.jsonl", "new", None), "corpus.manifest: the workbench -> /b/m.jsonl"),
+    "another source": ({"corpus": "x"}, (None, "new", "/t"), "corpus.source: /s -> /t"),
+    "a source moved": ({"corpus": "x"}, (None, "source", "/t"), ""),
+    "a source changed": ({"corpus": "x"}, (None, "new", "/s"), ""),
+    "no source after one": ({"corpus": "x"}, (None, "new", None), "corpus.source: /s -> None"),
+}
+
+
+@pytest.mark.parametrize("redo", [(), ("large_baseline",)], ids=["", "redo"])
+@pytest.mark.parametrize(("inputs", "now", "told"), ORIGINS.values(), ids=ORIGINS)
+def test_other_documents_are_another_run(tmp_path, inputs, now, told, redo):
+    make_up(tmp_path, recipe(arms=("baseline",)))
+    (tmp_path / "encoded/store").mkdir(parents=True)
+    (tmp_path / "encoded/done").write_text("{}")
+    (tmp_path / "encoded/stage.json").write_text(json.dumps({"inputs": inputs}))
+    (tmp_path / "encoded/store/meta.json").write_text(json.dumps({"manifest": "/a/m.jsonl"}))
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus/stage.json").write_text(json.dumps({"inputs": {"source": "source"}}))
+    (tmp_path / "recipe.json").write_text(json.dumps({"corpus": {"source": "/s"}}))
+    path, digest, source = now
+    with Line(tmp_path, redo=redo) as line:
+        if told and not redo:
+            with pytest.raises(KeptError, match=re.escape(told)):
+                check_origin(line, path and Path(path), digest=digest, source=source and Path(source))
+        else:
+            check_origin(line, path and Path(path), digest=digest, source=source and Path(source))
 
 
 def test_a_stage_that_the_recipe_does_not_train_cannot_be_redone(tmp_path):

@@ -255,7 +255,7 @@ def test_documents_of_another_place_are_refused(run, tmp_path, monkeypatch, done
         KeptError, match=rf"corpus.manifest: {manifest} -> {other}\): give --name NEW .* --redo large_base"
     ):
         train.run_line(at(recipe(), other), runs=tmp_path / "runs")
-    with pytest.raises(KeptError, match=rf"corpus.manifest: {manifest} -> the workbench"):
+    with pytest.raises(KeptError, match=rf"corpus.manifest: {manifest} -> the workbench\)"):
         train.run_line(at(recipe(), None), runs=tmp_path / "runs")
     after = contents(folder)
     assert {name: after[name] for name in before if name != "lock"} == {n: before[n] for n in before if n != "lock"}
