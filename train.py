@@ -67,7 +67,7 @@ from recipes.trained import (
 )
 from salt.config import SelectionConfig
 from salt.distill import Distillation
-from salt.select import score_documents
+from salt.select import require_kept, score_documents
 from training import out_of_memory
 from training.aside import BEGUN, DONE
 from training.checkpoint import load_weights
@@ -502,12 +502,7 @@ class _Run:
                 )  # fmt: skip
             kind = self.data.kind[scores.document] if salt.selection_per_kind else None
             kept = scores.choose(keep=salt.selection_keep, kind=kind)
-            if not kept.any():
-                raise ValueError(
-                    f"salt.selection keeps none of {len(kept):,} documents: none has salt.min_learnable = "
-                    f"{salt.min_learnable} tokens that the small model finds likely enough to learn; give a lower "
-                    "--salt.min-learnable or a higher --salt.top-k, or leave selection out"
-                )
+            require_kept(kept, min_learnable=salt.min_learnable)
             scores.save(folder, kept=kept)
             ledger.save(folder / "ledger.json")
             return {"kept": scores.document[kept].tolist()}

@@ -194,6 +194,16 @@ def score_documents(
     return _medians(losses, targets, min_learnable)
 
 
+def require_kept(kept: np.ndarray, *, min_learnable: int) -> None:
+    """Raise ValueError, with the remedy, where a choice (D,) bool kept no document."""
+    if not kept.any():
+        raise ValueError(
+            f"salt.selection keeps none of {len(kept):,} documents: none has salt.min_learnable = {min_learnable} "
+            "tokens that the small model finds likely enough to be learned; give a lower --salt.min-learnable or a "
+            "higher --salt.top-k, or leave selection out"
+        )
+
+
 def _medians(losses: dict[int, list[np.ndarray]], targets: dict[int, int], min_learnable: int) -> Scores:
     documents = sorted(losses)
     pieces = [np.concatenate(losses[document]) for document in documents]

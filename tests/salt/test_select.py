@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from salt.config import SaltConfig
-from salt.select import Scores, score_documents, token_losses
+from salt.select import Scores, require_kept, score_documents, token_losses
 from training.ledger import Ledger
 
 VOCAB, WIDTH, ROW = 24, 8, 20
@@ -165,6 +165,17 @@ def test_highest_are_kept_until_the_share_is_reached():
     assert np.flatnonzero(scores.choose(keep=0.09, num_tokens=lengths)).tolist() == [1, 3, 4]
     with pytest.raises(ValueError, match=r"keep = 0 must lie in \(0, 1\]"):
         scores.choose(keep=0)
+
+
+def test_a_choice_that_keeps_nothing_is_told_with_the_remedy():
+    """Filters and weights were named that nobody had asked for."""
+    scores = Scores(np.arange(3), np.full(3, -np.inf), np.zeros(3, np.int64), np.ones(3, np.int64))
+    kept = scores.choose(keep=0.5)
+    with pytest.raises(
+        ValueError, match=r"keeps none of 3 documents: none has salt\.min_learnable = 4 .*--salt\.top-k"
+    ):
+        require_kept(kept, min_learnable=4)
+    require_kept(np.array([False, True]), min_learnable=4)
 
 
 def test_what_was_kept_and_why_is_written(tmp_path):
