@@ -31,14 +31,14 @@ from pathlib import Path
 from data.document import Document, Text, split_address
 from data.endings import medium_of, remedy_for
 from data.formats.source import NOTE, file_sha256, note_text
-from data.formats.splits import HELD_OUT, SplitFrom
+from data.formats.splits import HELD_OUT, SplitFrom, files_near
 from data.formats.walk import is_open, walk
 from data.split_names import split_words
 
 LISTS = "lists of files"
 """Where such a split came from."""
 _ENDINGS = (".txt", ".lst", ".list")
-_MAX_BYTES, _LOOKED_AT, _DEPTH = 2**26, 200_000, 3
+_MAX_BYTES, _DEPTH = 2**26, 3
 _BETWEEN = re.compile(r"[\s,;|]")
 
 
@@ -161,26 +161,13 @@ def _lines(file: Path) -> Iterator[str]:
 
 def lists_below(root: Path) -> dict[str, str]:
     """Path -> split of the texts below a root whose names have a word for one split, as far as a bounded look goes."""
-    found, folders, seen = {}, [""], 0
-    while folders and seen < _LOOKED_AT:
-        folder = folders.pop(0)
-        try:
-            with os.scandir(root / folder) as entries:
-                for entry in entries:
-                    seen += 1
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir(follow_symlinks=False):
-                        if folder.count("/") < _DEPTH:
-                            folders.append(f"{folder}{entry.name}/")
-                        continue
-                    stem, ending = os.path.splitext(entry.name)
-                    if ending.lower() in _ENDINGS and entry.is_file(follow_symlinks=False):
-                        splits = {split for _, split, _ in split_words(stem)}
-                        if len(splits) == 1:
-                            found[f"{folder}{entry.name}"] = splits.pop()
-        except OSError:
-            continue
+    found = {}
+    for folder, entry in files_near(root, depth=_DEPTH):
+        stem, ending = os.path.splitext(entry.name)
+        if ending.lower() in _ENDINGS and entry.is_file(follow_symlinks=False):
+            splits = {split for _, split, _ in split_words(stem)}
+            if len(splits) == 1:
+                found[f"{folder}{entry.name}"] = splits.pop()
     return {path: found[path] for path in sorted(found)}
 
 

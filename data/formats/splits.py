@@ -184,7 +184,22 @@ def holders_of_media(root: Path) -> list[str]:
 
     Each has a slash behind it; links are not followed.
     """
-    found, open_folders, seen = set(), [""], 0
+    found = set()
+    for folder, entry in files_near(root, depth=_HOLDERS_DEPTH):
+        found.add(folder)
+        if entry.name.lower().endswith(_CONTAINERS):
+            found.add(_as_folder(f"{folder}{entry.name}"))
+    # the folders above one that holds something
+    for name in list(found):
+        steps = name.split("/")[:-1]
+        found.update("/".join(steps[:count]) + "/" for count in range(1, len(steps)))
+    return sorted(name for name in found if 0 < name.count("/") <= _DEPTH)
+
+
+def files_near(root: Path, *, depth: int) -> Iterator[tuple[str, os.DirEntry]]:
+    """(folder with a slash behind it, or "", entry) of what is no folder, upper folders first, as far as a bounded look
+    goes; hidden names are passed over and links to folders not followed."""
+    open_folders, seen = [""], 0
     while open_folders and seen < _LOOKED_AT:
         folder = open_folders.pop(0)
         try:
@@ -193,20 +208,12 @@ def holders_of_media(root: Path) -> list[str]:
                     seen += 1
                     if entry.name.startswith("."):
                         continue
-                    if entry.is_dir(follow_symlinks=False):
-                        if folder.count("/") < _HOLDERS_DEPTH:
-                            open_folders.append(f"{folder}{entry.name}/")
-                        continue
-                    found.add(folder)
-                    if entry.name.lower().endswith(_CONTAINERS):
-                        found.add(_as_folder(f"{folder}{entry.name}"))
+                    if not entry.is_dir(follow_symlinks=False):
+                        yield folder, entry
+                    elif folder.count("/") < depth:
+                        open_folders.append(f"{folder}{entry.name}/")
         except OSError:
             continue
-    # the folders above one that holds something
-    for name in list(found):
-        steps = name.split("/")[:-1]
-        found.update("/".join(steps[:count]) + "/" for count in range(1, len(steps)))
-    return sorted(name for name in found if 0 < name.count("/") <= _DEPTH)
 
 
 def folders_in(root: Path, tops: Iterable[str]) -> list[str]:
