@@ -42,6 +42,7 @@ from data.formats.opening import (
     is_told,
     joined,
     manifests,
+    noting,
     noting_packed,
     open_file,
     unknown,
@@ -107,8 +108,8 @@ def _open_folder(path: Path, root: Path, format: str | None, limits: Limits) -> 
     format = format or folder_format(path, listing)
     if format in ENDINGS.values():
         return _accounted(containers(path, root, _container_names(path, listing, format), format, limits))
+    source = noting(_of_files(path, root, format, limits), read_card(root).notes())
     # a repository counts all binary files
-    source = _of_files(path, root, format, limits)
     return source if format == "repository" else noting_packed(source)
 
 
@@ -144,9 +145,7 @@ def _together(path: Path, root: Path, found: Found, limits: Limits) -> Source:
         sources.append(containers(path, root, names, format, limits, splits))
     if found.media:
         sources.append(_of_files(path, root, "media", limits, within=found.media, splits=splits))
-    unknown_splits = ", ".join(card.unknown[:5])
-    notes = [f"README.md names splits that nobody knows, which say nothing: {unknown_splits}"] if card.unknown else []
-    return _accounted(joined(path, root, sources), found.json, splits=splits, counted=found.media, notes=notes)
+    return _accounted(joined(path, root, sources), found.json, splits=splits, counted=found.media, notes=card.notes())
 
 
 def _accounted(source: Source, files: list[Path] = (), **options) -> Source:

@@ -6,29 +6,34 @@
       data_files:
       - split: train
         path: data/seen-*.parquet
-      - split: test
-        path: ["data/unseen.parquet", "more/**"]
+      - {split: test, path: ["data/unseen.parquet", "more/**"]}
     ---
 
     read_card(root).of("data/unseen.parquet")    "test"; "" for what no pattern names
 
-The splits of all configs count. A name of a split that nobody knows (`challenge`) says nothing and is noted. Of YAML
-only what such a header is made of is read: block lists and maps, lists in brackets, quotes; no anchors, tags or
-several lines in one. Another header, or one over 64 KiB, says nothing. A pattern is matched against the paths of files
-that were found below the folder, step by step, so one that climbs out of it matches none.
+The splits of all configs count. `data_files` is a list of splits and paths, or a map from one to the other; a
+`data_dir` beside it is the folder that its paths begin in. A name of a split that nobody knows (`challenge`) says
+nothing and is noted. So is a header with `configs` that is no YAML, or that is over 1 MiB.
+
+The header is a stranger's: PyYAML makes a graph of nodes of it, in which what an alias repeats is there once, and no
+object is made of a node. Of that graph 10,000 entries are visited at most. A pattern is matched against the paths of
+files that were found below the folder, step by step, so one that climbs out of it matches none.
 """
 
 import fnmatch
+import functools
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.document import DocumentError, resolve_media
 from data.split_names import split_of_word
 
-_MAX_BYTES, _MAX_PATTERNS = 2**16, 1000
-_LINE = re.compile(r"(?P<space> *)(?P<dashes>(?:- +)*(?:-$)?)(?P<rest>.*)")
-_KEY = re.compile(r"(?P<key>[\w-]+|\"[\w-]+\"|'[\w-]+') *:(?: +(?P<value>.*))?$")
+_MAX_CHARACTERS, _MAX_ENTRIES, _MAX_PATTERN = 2**20, 10_000, 1000
+_LOST = "the splits of its configs were not read"
+_OF_HUB = re.compile(r"hf://datasets/[^/]+/[^/]+/")
+_STRING, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,19 @@ class Card:
     """(pattern of a path, split), in the order of the card."""
     unknown: tuple[str, ...] = ()
     """Names of splits that stand for none."""
+    problem: str = ""
+    """Why its configs, or some of them, were not read."""
 
     def of(self, path: str) -> str:
         """The split of the file at a path; held-out ones win."""
         found = [split for pattern, split in self.patterns if _matches(path.split("/"), pattern.split("/"))]
         return next((split for split in found if split != "train"), found[0] if found else "")
+
+    def notes(self) -> list[str]:
+        """What a reader of the data set should know about its card."""
+        names = ", ".join(self.unknown[:5])
+        found = [f"README.md names splits that nobody knows, which say nothing: {names}"] if names else []
+        return [*found, f"README.md: {self.problem}"] if self.problem else found
 
 
 def read_card(root: Path) -> Card:
@@ -51,83 +64,112 @@ def read_card(root: Path) -> Card:
     try:
         file = resolve_media(root, "README.md", max_file_mib=256.0)
         with open(file, encoding="utf-8-sig", errors="replace") as stream:
-            head = stream.read(_MAX_BYTES)
+            head = stream.read(_MAX_CHARACTERS)
     except (DocumentError, OSError):
         return Card()
-    lines = head.splitlines()
-    if not lines or lines[0].strip() != "---":
+    lines = head.split("\n")
+    if lines[0].strip() != "---" or "configs" not in head:
         return Card()
     end = next((number for number, line in enumerate(lines[1:], start=1) if line.strip() in ("---", "...")), 0)
-    patterns, unknown = [], []
-    for split, path in _entries(lines[1:end]):
-        try:
-            word = split_of_word(split)
-        except ValueError:
-            unknown.append(split[:40])
-            continue
-        if word:
-            patterns.append((path.removeprefix("./"), word))
-    return Card(tuple(patterns[:_MAX_PATTERNS]), tuple(dict.fromkeys(unknown)))
+    if end:
+        return _card("\n".join(lines[1:end]))
+    # a page may begin with a rule
+    is_meant = any(line.startswith("configs:") for line in lines)
+    return Card(problem=f"its header has no end (a line ---) in its first MiB: {_LOST}" if is_meant else "")
 
 
-def _entries(lines: list[str]) -> list[tuple[str, str]]:
-    """(split, pattern) of each path below `data_files`: a list of splits and paths, or a map from one to the other."""
-    found: list[tuple[str, str]] = []
-    files_at, split, path_at, pending = None, "", None, []
-    in_configs = False
-    for line in lines:
-        match = _LINE.match(line.rstrip())
-        text = match["rest"].strip()
-        if not (text or match["dashes"]) or text.startswith("#"):
-            continue
-        depth = len(match["space"]) + len(match["dashes"])
-        key = _KEY.match(text)
-        if not match["space"] and not match["dashes"]:
-            in_configs, files_at = bool(key) and key["key"] == "configs", None
-            continue
-        if not in_configs:
-            continue
-        name = key["key"].strip("\"'") if key else ""
-        # what stands no deeper than the key ends its value; a list may stand as deep as its key
-        if files_at is not None and key and depth <= files_at:
-            files_at = None
-        if name == "data_files":
-            files_at, split, path_at, pending = depth, "", None, []
-        elif files_at is None:
-            continue
-        elif not key:
-            # an entry of a list of paths
-            if path_at is not None and match["dashes"]:
-                found += [(split, path) for path in _values(text)] if split else []
-                pending += [] if split else _values(text)
-        elif name in ("split", "path") and (match["dashes"] or path_at is not None or split or pending):
-            if match["dashes"]:
-                split, path_at, pending = "", None, []
-            if name == "split":
-                split = next(iter(_values(key["value"] or "")), "")
-                found += [(split, path) for path in pending]
-                pending = []
-            else:
-                path_at = depth
-                paths = _values(key["value"] or "")
-                found += [(split, path) for path in paths] if split else []
-                pending += [] if split else paths
-        elif not match["dashes"]:
-            # a map: split, and its path or paths
-            split, path_at = name, depth
-            found += [(split, path) for path in _values(key["value"] or "")]
-    return found
+@functools.lru_cache(maxsize=8)
+def _card(header: str) -> Card:
+    """The card of a header, which is given without the lines around it."""
+    if "configs" not in header:
+        return Card()
+    import yaml
+
+    entries, patterns, unknown, problem = _Entries(), [], [], ""
+    try:
+        top = yaml.compose(header, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        for split, path in entries.of(top):
+            try:
+                word = split_of_word(split)
+            except ValueError:
+                unknown.append(split[:40])
+                continue
+            if word and len(path) <= _MAX_PATTERN:
+                patterns.append((path, word))
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        # the header begins in the second line of the file
+        why = f"line {mark.line + 2}: {str(error.problem)[:100]}" if mark else "it is nested too deeply, or has odd bytes"
+        problem = f"its header is no YAML ({why}): {_LOST}"
+    except OverflowError:
+        problem = f"its configs have over {_MAX_ENTRIES} entries, of which only the first were read"
+    return Card(tuple(patterns), tuple(dict.fromkeys(unknown)), problem)
 
 
-def _values(text: str) -> list[str]:
-    """The strings of a value: one, or several in brackets."""
-    text = text.strip()
-    if text.startswith("[") and text.endswith("]"):
-        return [value for piece in text[1:-1].split(",") for value in _values(piece)]
-    if text[:1] in ("'", '"') and text[-1:] == text[:1] and len(text) > 1:
-        return [text[1:-1]]
-    text = re.split(r"\s#", text, maxsplit=1)[0].strip()
-    return [text] if text and text[0] not in "&!|>{[" else []
+class _Entries:
+    """The entries of the configs in a graph of YAML's nodes. OverflowError where they are too many.
+
+    A node that an alias repeats is visited as often as it is repeated, which is why visits are counted.
+    """
+
+    def __init__(self):
+        self.left = _MAX_ENTRIES
+
+    def of(self, top) -> Iterator[tuple[str, str]]:
+        """(split, pattern) of each path below `data_files`."""
+        for config in self._list(self._fields(top).get("configs")):
+            fields = self._fields(config)
+            folder = self._string(fields.get("data_dir"))
+            for split, path in self._of_files(fields.get("data_files")):
+                yield split, _below(folder, path)
+
+    def _of_files(self, files) -> Iterator[tuple[str, str]]:
+        fields = self._fields(files)
+        if fields and not {"split", "path"} <= fields.keys():
+            for split, paths in fields.items():
+                yield from ((split, path) for path in self._strings(paths))
+            return
+        for entry in self._list(files):
+            named = self._fields(entry)
+            if split := self._string(named.get("split")):
+                yield from ((split, path) for path in self._strings(named.get("path")))
+
+    def _visit(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise OverflowError
+
+    def _list(self, node) -> list:
+        """The entries of a list; of anything else it alone."""
+        found = node.value if node is not None and node.id == "sequence" else [node]
+        self._visit(len(found))
+        return found
+
+    def _strings(self, node) -> list[str]:
+        return [text for entry in self._list(node) if (text := self._string(entry))]
+
+    def _string(self, node) -> str:
+        return node.value if node is not None and node.id == "scalar" and node.tag == _STRING else ""
+
+    def _fields(self, node) -> dict:
+        """The values of a map by their names, also those that it takes from another (`<<`); {} for anything else."""
+        if node is None or node.id != "mapping":
+            return {}
+        self._visit(len(node.value) + 1)
+        found = {}
+        for key, value in node.value:
+            if key.tag == _MERGE:
+                for other in self._list(value):
+                    found = self._fields(other) | found
+        return found | {self._string(key): value for key, value in node.value if self._string(key)}
+
+
+def _below(folder: str, path: str) -> str:
+    """A pattern as one of the whole data set: what `data_dir` says is a folder before it."""
+    if _OF_HUB.match(path):
+        return _OF_HUB.sub("", path)
+    steps = [step for step in f"{folder}/{path}".split("/") if step not in ("", ".")]
+    return "/".join(steps)
 
 
 def _matches(steps: list[str], pattern: list[str]) -> bool:

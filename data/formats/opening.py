@@ -24,7 +24,7 @@ from data.formats.fields import folded
 from data.formats.lines import check_encoding, is_array, is_spread, json_items
 from data.formats.manifest import FORMS, form_of, manifest_documents
 from data.formats.refusals import coco, what_alone, what_foreign, what_json
-from data.formats.source import Limits, Source, container_sha256, file_sha256, files_sha256
+from data.formats.source import NOTE, Limits, Source, container_sha256, file_sha256, files_sha256
 from data.formats.split_lists import digest_of_lists
 from data.formats.splits import NamedSplits, digest_of_card, digest_of_holders
 from data.formats.walk import walk
@@ -99,6 +99,17 @@ def noting_packed(source: Source) -> Source:
                 skipped[kind] += 1
 
     return dataclasses.replace(source, read=documents)
+
+
+def noting(source: Source, notes: Iterable[str]) -> Source:
+    """The source of a folder that also tells these sentences."""
+    notes = [f"{NOTE}{note}" for note in notes]
+
+    def documents(include_decode: bool, skipped: Counter):
+        yield from source.read(include_decode, skipped)
+        skipped.update(notes)
+
+    return dataclasses.replace(source, read=documents) if notes else source
 
 
 def what_packed(root: Path, names: Iterable[str]) -> str:

@@ -3,11 +3,10 @@
 import json
 
 import pytest
-from format_files import media, read, texts
+from format_files import read, texts
 from test_data_formats_containers import table, tar
 from test_data_formats_splits import fill, rows
 
-from data.document import Document
 from data.formats import open_source
 
 
@@ -166,69 +165,6 @@ def test_media_and_words_that_documents_name_are_accounted_for(tmp_path):
     assert len(read(tmp_path)[0]) == 4 and not [line for line in told(tmp_path) if "passed" in line or "NOT" in line]
 
 
-CARDS = {
-    "list": "- config_name: default\n  data_files:\n"
-    "  - split: train\n    path: seen*\n  - split: test\n    path: unseen*\n",
-    "deep list": "  - data_files:\n"
-    "      - path: ['seen*', more/**]\n        split: train\n      - path:\n        - 'unseen*'\n"
-    '        - "u/**"\n        split: test\n',
-    "map": "- config_name: x\n  data_files:\n    train: seen.jsonl\n    test:\n    - un*\n    - '*/x.jsonl'\n",
-    "two": "- config_name: x\n  data_files:\n  - split: train\n    path: s*\n- config_name: y\n  data_files:\n"
-    "  - split: Testing\n    path: un*\n",
-}
-
-
-@pytest.mark.parametrize("configs", CARDS.values(), ids=CARDS)
-@pytest.mark.parametrize("ending", [".jsonl", ".parquet", ".tar"])
-def test_the_configs_of_a_card(tmp_path, configs, ending):
-    """All was trained on: nothing but the card says which file is the test."""
-    fill(tmp_path, {"README.md": f"---\nlicense: mit\nconfigs:\n{configs}size: 3\n---\n# Birds\n"})
-    configs = {"seen": [f"a {n}" for n in range(20)], "unseen": ["b 1", "b 2"]}
-    for name, words in configs.items():
-        if ending == ".tar":
-            tar(tmp_path / f"{name}.tar", {f"{n}.txt": word for n, word in enumerate(words)})
-        elif ending == ".parquet":
-            table(tmp_path / f"{name}.parquet", {"text": words})
-        else:
-            fill(tmp_path, {f"{name}.jsonl": lines(*words)})
-    if ending != ".jsonl" and "seen.jsonl" in (tmp_path / "README.md").read_text():
-        return
-    splits = {}
-    for document in read(tmp_path)[0]:
-        splits.setdefault(texts(document)[0], set()).add(document.split)
-    assert splits["b"] == {"test"} and "train" in splits["a"] and "test" not in splits["a"]
-    assert any("README.md" in line for line in told(tmp_path))
-
-
-ODD_CARDS = {
-    "no header": "# Birds\nconfigs:\n- data_files:\n  - split: test\n    path: '**'\n",
-    "open": "---\nconfigs:\n- data_files:\n  - split: test\n    path: '**'\n",
-    "an anchor": "---\nconfigs: &a\n- data_files:\n  - split: test\n    path: *a\n---\n",
-    "climbs": "---\nconfigs:\n- data_files:\n  - split: test\n    path: ../*/a.jsonl\n---\n",
-    "an unknown split": "---\nconfigs:\n- data_files:\n  - split: challenge\n    path: '**'\n---\n",
-    "not YAML": "---\n}{][\n\tconfigs\n - - - -\n---\n",
-    "stars": "---\nconfigs:\n- data_files:\n  - split: test\n    path: " + "*a" * 5000 + "\n---\n",
-    "deep": "---\nconfigs:\n" + "".join(f"{' ' * n}data_files:\n" for n in range(300)) + "---\n",
-    "bytes": b"---\nconfigs:\n\xff\xfe- data_files: \0\n---\n",
-}
-
-
-@pytest.mark.parametrize("card", ODD_CARDS.values(), ids=ODD_CARDS)
-def test_other_cards_say_nothing(tmp_path, card):
-    fill(tmp_path, {"README.md": card, "a.jsonl": lines(*(f"{n}" for n in range(12)))})
-    assert {document.split for document in read(tmp_path)[0]} == {"train", "validation", "test"}
-
-
-@pytest.mark.parametrize("held", [{"unseen/2.png"}, {"unseen/1.png", "unseen/2.png"}], ids=["one", "folder"])
-def test_a_card_names_media_of_a_folder(tmp_path, held):
-    path = "unseen/**" if len(held) > 1 else "unseen/2.png"
-    fill(tmp_path, {"README.md": f"---\nconfigs:\n- data_files:\n  - split: test\n    path: {path}\n---\n"})
-    fill(tmp_path, {f"{folder}/{n}.png": b"x" for folder in ("seen", "unseen") for n in (1, 2)})
-    fill(tmp_path, {f"{folder}/{n}.txt": "w" for folder in ("seen", "unseen") for n in (1, 2)})
-    documents = [item for item in open_source(tmp_path).documents() if isinstance(item, Document)]
-    assert {media(document)[0][1] for document in documents if document.split == "test"} == held
-
-
 @pytest.mark.parametrize("content", ["tar", "lines", "array", "table"])
 @pytest.mark.parametrize("name", ["x.txt", "notes.text", "x.data", "deep/x.dat"])
 def test_files_with_a_lying_ending(tmp_path, content, name):
@@ -258,20 +194,6 @@ def test_media_behind_a_link_to_their_folder_are_taken(tmp_path):
     (tmp_path / "alias").symlink_to("real")
     fill(tmp_path, {"m.jsonl": rows([{"image": f"alias/{name}", "text": "a"} for name in ("deep/1.png", "2.png")])})
     assert not [line for line in told(tmp_path) if "no document takes" in line]
-
-
-@pytest.mark.parametrize("kind", ["lines", "tar", "captions"])
-def test_a_card_is_part_of_the_fingerprint_and_odd_names_are_noted(tmp_path, kind):
-    """It decides splits; a split of another name was passed over in silence."""
-    {"lines": lambda: fill(tmp_path, {"a.jsonl": lines("a")}), "tar": lambda: tar(tmp_path / "a.tar", {"1.txt": "a"}),
-     "captions": lambda: fill(tmp_path, {"a/1.png": b"x", "a/1.txt": "w"})}[kind]()  # fmt: skip
-    found = [open_source(tmp_path).fingerprint(media=False)]
-    for split in ("test", "train", "challenge"):
-        card = f"---\nconfigs:\n- data_files:\n  - split: {split}\n    path: '**'\n---\n"
-        fill(tmp_path, {"README.md": card})
-        found.append(open_source(tmp_path).fingerprint(media=False))
-    assert len(set(found)) == 3 and found[0] == found[3]
-    assert kind == "captions" or any("nobody knows" in line and "challenge" in line for line in told(tmp_path))
 
 
 CODE = {f"src/{n}.py": "import os" for n in range(25)}
