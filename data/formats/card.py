@@ -99,7 +99,7 @@ def _card(header: str) -> Card:
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         # the header begins in the second line of the file
-        why = f"line {mark.line + 2}: {str(error.problem)[:100]}" if mark else "it is nested too deeply, or has odd bytes"
+        why = f"line {mark.line + 2}: {str(error.problem)[:100]}" if mark else "nested too deeply, or of odd bytes"
         problem = f"its header is no YAML ({why}): {_LOST}"
     except OverflowError:
         problem = f"its configs have over {_MAX_ENTRIES} entries, of which only the first were read"

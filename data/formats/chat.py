@@ -6,6 +6,7 @@
     {"type": "image", "image" | "path" | "url": ...}    {"type": "image_url", "image_url": {"url": ...} or a string}
     {"type": "audio", ...}, {"type": "video", ...}      also audio_url, video_url; a film's "sound": false
     {"type": "image"}                   with nothing in it: the next entry of a list `images` beside the messages
+    {"type": "image", "index": 1}       that entry of the list, from 0 on; one may be meant twice, or never (noted)
 
 and with such a list, `<image>` inside a string is a placeholder too. `conversations` of role and content is the same.
 `texts` and other lists of `{"user", "assistant"}` turns are read too; their media stand before the first question
@@ -22,7 +23,7 @@ from collections import Counter
 
 from data.document import Document, DocumentError, Part, Text, Video
 from data.formats.fields import CONVERSATIONS, note_nothing
-from data.formats.marks import TurnMarks, learned, marks_of, note_unknown, sense_of
+from data.formats.marks import TurnMarks, is_absent, learned, marks_of, note_unknown, sense_of
 from data.formats.parts import MEDIA, MediaQueue, join_turns, local_path, split_placeholders
 from data.formats.placeholders import is_mentioned, waiting
 from data.formats.roles import ROLES, speaker
@@ -37,6 +38,8 @@ SYSTEM = ("system", "system_prompt", "system_message")
 _OF_MESSAGE = frozenset(("role", "content", "from", "value", "id", "type"))
 PARTS_WITH_PATH = {"path", "url", "file", "source", *MEDIA} | {f"{kind}_url" for kind in MEDIA}
 """Fields of a content part that name its medium."""
+_PLACES = ("index", "idx")
+"""Fields of a content part that say which of the listed media it is, also behind the name of a kind (`image_index`)."""
 _OF_PART = {"type", "text", "role", "sound"} | PARTS_WITH_PATH
 
 
@@ -66,6 +69,8 @@ def conversation(fields: dict, turns: list, read, word: str, *, name: str, notes
         except DocumentError as error:
             raise DocumentError(f"{word} {number}: {error}") from None
     queue.close()
+    if unused := queue.num_unused():
+        notes["note: media listed beside a conversation were not read, for no content part has their index"] += unused
     if queue.orphan and not any(not isinstance(part, Text) for _, parts in spoken for part in parts):
         raise DocumentError(f"there are more {queue.orphan} placeholders than media (0 listed)")
     if not any(not isinstance(part, Text) for _, parts in spoken for part in parts):
@@ -175,7 +180,13 @@ def _part(fields, queue: MediaQueue, role: str, learn: bool, notes: Counter) -> 
     if not isinstance(fields, dict):
         raise DocumentError(f"must be an object, not {type(fields).__name__}")
     kind, learn = fields.get("type"), learned(fields, learn)
-    note_unknown(fields, _OF_PART, "of content parts", notes)
+    medium = str(kind).removeprefix("input_").removesuffix("_url")
+    # tables fill the fields of other parts with null
+    given = {key: value for key, value in fields.items() if value is not None and key not in ("type", "text", "role")}
+    is_listed = medium in MEDIA and PARTS_WITH_PATH.isdisjoint(given)
+    places = [key for name in _PLACES for key in (name, f"{medium}_{name}")] if is_listed else []
+    note_unknown(fields, _OF_PART.union(places), "of content parts", notes)
+    places = [key for key in places if not is_absent(given.get(key)) and given[key] != ""]
     if kind in _TEXT:
         if not isinstance(fields.get("text"), str):
             raise DocumentError(f"field 'text' must be of type str, not {type(fields.get('text')).__name__}")
@@ -184,17 +195,25 @@ def _part(fields, queue: MediaQueue, role: str, learn: bool, notes: Counter) -> 
         return Text(fields["text"], learn=learn, role=role)
     if kind == "input_audio":
         raise DocumentError("input_audio holds its bytes in the text: store it as a file and give the path")
-    medium = str(kind).removeprefix("input_").removesuffix("_url")
     if medium not in MEDIA:
         raise DocumentError(f"type {str(kind)[:40]!r} is none of text, {', '.join(MEDIA)} or their _url forms")
-    # tables fill the fields of other parts with null
-    given = {key: value for key, value in fields.items() if value is not None and key not in ("type", "text", "role")}
-    if PARTS_WITH_PATH.isdisjoint(given):
-        return queue.take(medium, role)
+    if is_listed:
+        return queue.at(medium, _place(given, places[0]), role) if places else queue.take(medium, role)
     path = local_path(given, where=medium)
     if medium != "image":
         check_stretch(fields, [path], notes)
     return Video(path, sound=_sound(fields), role=role) if medium == "video" else MEDIA[medium](path, role=role)
+
+
+def _place(fields: dict, key: str) -> int:
+    """The place in a list that a field says. DocumentError for what is no whole number."""
+    place = fields[key]
+    # a table whose column has a null holds fractions
+    if isinstance(place, bool) or not isinstance(place, int | float) or place != place // 1:
+        raise DocumentError(
+            f"field {key!r} must be a whole number, the place in the list of media, not {str(place)[:40]!r}"
+        )
+    return int(place)
 
 
 def _sound(fields: dict) -> bool:

@@ -94,7 +94,7 @@ def learned(fields: dict, default: bool) -> bool:
     found: dict[str, bool] = {}
     for key, value in fields.items():
         sense = sense_of(key)
-        if sense is None or _is_absent(value):
+        if sense is None or is_absent(value):
             continue
         if not _is_switch(value):
             raise DocumentError(f"mark {key!r} must be true, false, 0 or 1, not {value!r}"[:200])
@@ -116,7 +116,7 @@ def object_switch(fields: dict, notes: Counter, *, read: tuple[str, ...] = ()) -
     off = ""
     for key, value in fields.items():
         sense = sense_of(key)
-        if _is_absent(value) or key in read:
+        if is_absent(value) or key in read:
             continue
         if key in TOKEN_MARKS and _marks_tokens(key, value):
             raise DocumentError(f"field {key!r} marks the tokens of another tokenizer: mark messages or parts instead")
@@ -149,7 +149,7 @@ class TurnMarks:
         for key in _NARROWER:
             if fields.get(key) not in (None, False, 0, ""):
                 raise DocumentError(f"field {key!r} leaves turns out: mark these by 'weight': 0 instead")
-        settings = [key for key in _SETTINGS if not _is_absent(fields.get(key))]
+        settings = [key for key in _SETTINGS if not is_absent(fields.get(key))]
         for key in settings:
             if fields[key] not in ("", _SETTINGS[key]):
                 notes[f"note: field {key!r} beside the turns is a setting of other programs and was not read"] += 1
@@ -227,7 +227,7 @@ def marks_of(turns: list) -> list[str]:
     """The marks that turns and the parts of their content have, once each."""
     contents = (turn["content"] for turn in turns if isinstance(turn.get("content"), list))
     every = [*turns, *(part for content in contents for part in content)]
-    found = (key for fields in every for key, value in fields.items() if not _is_absent(value))
+    found = (key for fields in every for key, value in fields.items() if not is_absent(value))
     return [key for key in dict.fromkeys(found) if sense_of(key) is not None]
 
 
@@ -270,7 +270,7 @@ def is_mark(field: str) -> bool:
     return sense_of(field) is not None or field in TOKEN_MARKS
 
 
-def _is_absent(value) -> bool:
+def is_absent(value) -> bool:
     # tables made from partly marked messages fill the rest with null or NaN
     return value is None or (isinstance(value, float) and value != value)
 

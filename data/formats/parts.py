@@ -64,7 +64,7 @@ def local_path(reference, *, where: str) -> str:
 
 
 class MediaQueue:
-    """Media listed beside a text, taken in order by the placeholders in it."""
+    """Media listed beside a text, taken in order by the placeholders in it, or each by its place in the list."""
 
     def __init__(self, listed: dict[str, list], fields: tuple[str, ...] = ()):
         self.fields = fields
@@ -73,8 +73,13 @@ class MediaQueue:
         self.has_any = any(self.counts.values())
         self.paths = [path_of(each) for kind in ("audio", "video") for each in listed.get(kind, ())]
         """Those of sounds and films."""
+        self.listed = listed
         self.rest = {kind: iter(references) for kind, references in listed.items()}
         self.wanted = dict.fromkeys(MEDIA, 0)
+        self.chosen: dict[str, set[int]] = {kind: set() for kind in MEDIA}
+        """Kind -> the places of media that were taken by these."""
+        self.unsure: dict[str, list[str]] = {}
+        """Kind -> the fields that its media are from, where they are no one list."""
         self.stands_for: dict[str, str] = {}
         """Kind of a placeholder -> that of the media which it stands for."""
         self.is_bare = False
@@ -95,7 +100,13 @@ class MediaQueue:
             if not kind:
                 raise DocumentError(f"field {key!r} names a file with an ending of no picture, sound or film")
             listed[kind].append(reference)
-        return cls(listed, tuple(key for key, _, _ in found))
+        queue = cls(listed, tuple(key for key, _, _ in found))
+        for kind in MEDIA:
+            keys = [key for key, of_kind, _ in found if of_kind == kind]
+            is_whole = not keys or not isinstance(fields[keys[0]], list) or len(fields[keys[0]]) == len(keys)
+            if len(set(keys)) > 1 or not is_whole:
+                queue.unsure[kind] = list(dict.fromkeys(keys))
+        return queue
 
     def __bool__(self) -> bool:
         return self.has_any
@@ -126,17 +137,40 @@ class MediaQueue:
             raise DocumentError(f"there are more <{kind}> placeholders than media ({self.counts[kind]} listed{others})")
         return MEDIA[kind](local_path(reference, where=f"{kind} {self.wanted[kind]}"), role=role)
 
+    def at(self, kind: str, place: int, role: str | None) -> Part:
+        """The medium of a kind at a place in the list of them; it may be taken again."""
+        kind = self.stands_for.get(kind, kind)
+        if kind in self.unsure:
+            names = ", ".join(map(repr, self.unsure[kind][:5]))
+            raise DocumentError(
+                f"an index does not say which medium of {names} is meant: list all in one field '{kind}s'"
+            )
+        if not 0 <= place < self.counts[kind]:
+            raise DocumentError(
+                f"index {place} is that of no medium: {self.counts[kind]} listed as {kind}, from index 0 on"
+            )
+        self.chosen[kind].add(place)
+        return MEDIA[kind](local_path(self.listed[kind][place], where=f"{kind} of index {place}"), role=role)
+
+    def num_unused(self) -> int:
+        """How many media are listed and not taken, where others are taken by their places."""
+        return sum(count - len(self.chosen[kind]) for kind, count in self.counts.items() if self.chosen[kind])
+
     def before(self, parts: list[Part], role: str | None) -> list[Part]:
         """The parts with the media before them when no placeholder took one. Raises DocumentError, as `close` does."""
-        if not any(self.wanted.values()):
+        if not any(self.wanted.values()) and not any(self.chosen.values()):
             parts = [self.take(kind, role) for kind, count in self.counts.items() for _ in range(count)] + parts
         self.close()
         return parts
 
     def close(self) -> None:
-        """DocumentError when media are left that no placeholder took."""
+        """DocumentError when media are left that no placeholder took, where none is taken by its place."""
         for kind, count in self.counts.items():
-            if self.wanted[kind] != count:
+            if self.chosen[kind] and self.wanted[kind]:
+                raise DocumentError(
+                    f"some {kind} parts or placeholders have an index and some have none: give one to each"
+                )
+            if not self.chosen[kind] and self.wanted[kind] != count:
                 raise DocumentError(f"{count} media listed as {kind}, but {self.wanted[kind]} <{kind}> placeholders")
 
 

@@ -119,7 +119,7 @@ NO_YAML = {
     "open bracket": ("configs: [{data_files: x}\n", "line "),
     "star": ("configs:\n- data_files:\n  - split: test\n    path: *.jsonl\n", "line 5"),
     "no alias": ("configs: *c\n", "found undefined alias"),
-    "bytes": ("configs: \0\n", "odd bytes"),
+    "bytes": ("configs: \0\n", "of odd bytes"),
     "twice": ("a: b\nconfigs: []\n x: y\n", "line "),
 }
 
