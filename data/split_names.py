@@ -12,38 +12,36 @@ by side may be one (`held_out`, `Test set`). A value of a field `split` may have
 since the field says that there is one; whether a name with one in its middle declares it, its siblings say
 (`data.formats.splits`).
 
-An object names its split in `split` (also `Split`, `data_split`, `split_name` ..., and inside `meta` or `metadata`);
-in `subset`, `partition`, `set`, `fold`, `phase` or `mode`, which mean other things too, if the whole value is such a
-word; or by a flag such as `is_test`. A value that nobody knows sets the document aside: what is held out must not be
-trained on.
+An object names its split, itself or inside `meta` or `metadata`, by the first of these that has a value it knows:
+
+    own      `split`, `Split`, `data_split`, `split_name` ...; a value that nobody knows sets the document aside
+    like     any other name with the word in it (`source_split`, `_split`, `train_test_split`, `splits`)
+    loose    `subset`, `partition`, `set`, `fold`, `phase`, `mode`, `data_type`, `usage`, which mean other things too:
+             only if the value is no more than such a word, or one with the field's own name or a word that often goes
+             with it around it (`fold_test`, `test-clean`, `PublicTest`)
+    flag     `is_test`, `isTest`, `is_train` ..., true or false
+
+Of several of one sort a held-out one wins. What of these was not read is noted (`data.formats.unread`).
 """
 
+import functools
 import re
 
 SPLITS = ("train", "validation", "test")
 FIELDS = ("split", "Split", "SPLIT", "data_split", "dataset_split", "split_name", "orig_split", "original_split")
 """Fields that name a split and nothing else."""
-LOOSE_FIELDS = (
-    "partition",
-    "subset",
-    "set",
-    "set_name",
-    "subset_name",
-    "fold",
-    "phase",
-    "mode",
-    "Fold",
-    "Set",
-    "Subset",
-)
-"""Fields that may name one."""
+_LOOSE = {"partition", "subset", "set", "fold", "phase", "mode", "part", "portion", "usage", "datatype"}
+_AROUND = {"data", "dataset", "sample", "original", "orig", "source", "name", "type", "kind"}
+"""Words around one of these in the name of a field; with `type` or `kind` they are one themselves (`data_type`)."""
+_BESIDE = {"set", "data", "split", "subset", "part", "public", "private", "clean", "other", "seen", "unseen"}
+_BESIDE |= {"full", "small", "mini", "std", "hard", "easy"}
+"""Words that may stand beside one for a split in the value of a loose field."""
 FLAGS = {
     **dict.fromkeys(("is_train", "is_training", "in_train"), ("train", "test")),
     **dict.fromkeys(("is_val", "is_validation", "is_dev", "is_eval"), ("validation", "")),
     **dict.fromkeys(("is_test", "is_testing", "is_heldout", "is_held_out", "is_holdout"), ("test", "")),
 }
 """Flag -> what it says when it is true and when it is false; two of them are told in the order given."""
-_SAY_IT = frozenset((*FIELDS, *LOOSE_FIELDS, *FLAGS, "meta", "metadata"))
 _OF_SPLIT = {
     "train": "train training trainset traindata trainsplit trainlist trn trainval trainvalid restval",
     "validation": "validation validate val valid dev devel development eval evaluation valset devset evalset valdata "
@@ -99,12 +97,46 @@ def split_of_word(value) -> str:
     raise ValueError(f"must be one of {', '.join(SPLITS)} (or val, dev, eval ...), not {value!r}"[:200])
 
 
+@functools.lru_cache(maxsize=8192)
+def sort_of_field(name: str) -> str:
+    """How a field may name a split: "own", "like", "loose" or "flag"; "" for a field that does not."""
+    if name in FIELDS:
+        return "own"
+    words = words_of_name(name) if len(name) <= 60 else ()
+    if _flag(words):
+        return "flag"
+    if {"split", "splits", "datasplit"}.intersection(words):
+        return "like"
+    left = [word for word in words if word not in _AROUND]
+    is_loose = left[0] in _LOOSE if len(left) == 1 else not left and bool({"type", "kind"}.intersection(words[1:]))
+    return "loose" if is_loose else ""
+
+
+def split_in_field(name: str, value) -> str:
+    """The split that a field which is "like" or "loose" names; "" for none."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if not isinstance(value, str) or len(value) > 60:
+        return ""
+    found, num_words = split_words(value), len(words_of_name(value))
+    if len({split for _, split, _ in found}) != 1:
+        return ""
+    if sort_of_field(name) == "like":
+        # more words are a sentence that was split
+        return found[0][1] if num_words <= 3 else ""
+    before, split, after = found[0]
+    known = _BESIDE.union(words_of_name(name))
+    return split if len(found) == 1 and all(word in known or len(word) == 1 for word in before + after) else ""
+
+
 def own_split(fields: dict) -> str:
     """The split that an object names itself; "" for none. Raises ValueError naming the field."""
-    if _SAY_IT.isdisjoint(fields):
+    holders = [each for each in (fields, fields.get("meta"), fields.get("metadata")) if isinstance(each, dict)]
+    sorts = [(holder, key, sort) for holder in holders for key in holder if (sort := sort_of_field(str(key)))]
+    if not sorts:
         return ""
-    for holder in (fields, fields.get("meta"), fields.get("metadata")):
-        for key in FIELDS if isinstance(holder, dict) else ():
+    for holder in holders:
+        for key in FIELDS:
             try:
                 if found := split_of_word(holder.get(key)):
                     return found
@@ -112,15 +144,24 @@ def own_split(fields: dict) -> str:
                 # what stands deeper may be of another kind
                 if holder is fields:
                     raise ValueError(f"field {key!r} {error}") from None
-    for key in LOOSE_FIELDS:
-        value = fields.get(key)
-        if isinstance(value, str) and (found := WORDS.get(value.strip().casefold())):
-            return found
-    said = [FLAGS[key][not fields[key]] for key in FLAGS if _is_flag(fields.get(key))]
-    held_out = [split for split in said if split in ("test", "validation")]
+    for sort in ("like", "loose"):
+        said = [split_in_field(key, holder[key]) for holder, key, each in sorts if each == sort]
+        if said := [split for split in said if split]:
+            return next((split for split in said if split != "train"), "train")
+    flags = {_flag(words_of_name(key)): flag_value(holder[key]) for holder, key, sort in sorts if sort == "flag"}
+    said = [FLAGS[name][not flags[name]] for name in FLAGS if flags.get(name) is not None]
     # one set apart from training by two flags is what the one that is true says
-    return next((split for split in reversed(held_out)), next(filter(None, said), ""))
+    return next((split for split in reversed(said) if split in ("test", "validation")), next(filter(None, said), ""))
 
 
-def _is_flag(value) -> bool:
-    return isinstance(value, bool | int) and value in (0, 1)
+def _flag(words: tuple[str, ...]) -> str:
+    """The flag that the words of a field's name are, whatever stands between them (`isTest`, `is_test_set`)."""
+    name = "_".join(words).removesuffix("_split").removesuffix("_set")
+    return name if name in FLAGS else ""
+
+
+def flag_value(value) -> bool | None:
+    """What a flag says; None where it says nothing that is known."""
+    if isinstance(value, str):
+        return {"true": True, "false": False, "1": True, "0": False}.get(value.strip().casefold())
+    return bool(value) if isinstance(value, bool | int) and value in (0, 1) else None

@@ -24,7 +24,7 @@ from collections import Counter
 
 from data.document import DocumentError
 from data.formats.roles import ROLES
-from data.split_names import FLAGS
+from data.split_names import sort_of_field
 
 ON = (
     *("learn", "learnable", "train", "trainable", "training", "is_trainable", "train_on", "train_on_turn"),
@@ -71,7 +71,7 @@ _SETTINGS = {
 READ_BESIDE = frozenset((*SILENT_ROLES, *LEARNED_ROLES, *_NARROWER, *_SETTINGS, "chosen", "rejected"))
 """Fields beside the turns that `TurnMarks` reads or notes."""
 _LIKE_A_MARK = re.compile(r"mask|loss|train|learn|supervis")
-_NO_MARKS = {"attention_mask", "pixel_mask", "special_tokens_mask", *FLAGS}
+_NO_MARKS = {"attention_mask", "pixel_mask", "special_tokens_mask"}
 _NATIVE = {"type", "text", "image", "audio", "video", "role", "sound"}
 _STRETCHES = ("train_detail", "training_detail", "train_details")
 
@@ -262,7 +262,7 @@ def note_unknown(fields: dict, known: set[str], where: str, notes: Counter) -> N
 
 def looks_like_mark(field: str) -> bool:
     """Whether the name of a field looks like that of a mark; `object_switch` notes it."""
-    return field not in _NO_MARKS and _LIKE_A_MARK.search(field.lower()) is not None
+    return field not in _NO_MARKS and not sort_of_field(field) and _LIKE_A_MARK.search(field.lower()) is not None
 
 
 def is_mark(field: str) -> bool:

@@ -35,8 +35,7 @@ from data.formats.marks import is_mark
 from data.formats.provenance import DOCUMENT_WORDS, is_of_repository, is_provenance, tells_of_row
 from data.formats.source import Limits
 from data.formats.splits import NamedSplits, split_in, splits_of_paths
-from data.split_names import FIELDS as SPLIT_FIELDS
-from data.split_names import FLAGS, LOOSE_FIELDS, split_of_name
+from data.split_names import sort_of_field, split_of_name
 
 _TEXTS = frozenset(("content", *CONVERSATIONS, *WORDS, "label", "id", "split", "source", "__key__", "key"))
 """Columns whose bytes are text: many programs write strings without saying so."""
@@ -47,7 +46,6 @@ _NAMES = (
 )
 _FORMS = ("content", *CONVERSATIONS)
 _TEXTUAL = {*CONVERSATIONS, *WORDS}
-_SPLITS = (*SPLIT_FIELDS, *LOOSE_FIELDS, *FLAGS)
 
 
 def table_documents(
@@ -159,10 +157,10 @@ def _fields(values: dict, heads: dict[str, bytes], features: dict, notes: Counte
     for column in _FORMS:
         if isinstance(values.get(column), str) and values[column].lstrip().startswith("["):
             values[column] = list_in(values[column], is_text=column == "content")
-    for column in SPLIT_FIELDS:
+    for column in values:
         names = features.get(column)
-        if isinstance(names, list) and isinstance(values.get(column), int) and 0 <= values[column] < len(names):
-            values[column] = names[values[column]]
+        if isinstance(names, list) and sort_of_field(column) not in ("", "flag") and isinstance(values[column], int):
+            values[column] = names[values[column]] if 0 <= values[column] < len(names) else values[column]
     if form_of(values) not in (None, "captioned"):
         for column, value in list(values.items()):
             for reference in value if isinstance(value, list) else [value]:
@@ -171,7 +169,11 @@ def _fields(values: dict, heads: dict[str, bytes], features: dict, notes: Counte
                     if kind is not None:
                         values[f"{kind}s"] = [*values.get(f"{kind}s", []), reference]
         return values
-    fields = {key: values[key] for key in ("id", "__key__", "key", "source", *_SPLITS, *WORDS) if key in values}
+    fields = {
+        key: values[key]
+        for key in ("id", "__key__", "key", "source", *filter(sort_of_field, values), *WORDS)
+        if key in values
+    }
     # the picture of a mask is a medium
     fields |= {key: value for key, value in values.items() if is_mark(key) and not _holds_media(value, heads)}
     for key in ("__key__", "key"):

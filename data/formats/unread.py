@@ -6,7 +6,8 @@
     medium_inside(value)  the first name, address or content of a medium in a value, however deep
 
 A field says where a row is from or what was measured of it (`data.formats.provenance`: ids, licences, scores, sizes),
-and is passed over; or it is a mark or a split, which others read; else a note counts it by its name. That is what
+and is passed over; or it is a mark or a split, which others read (what looks like a split and was not read as one is
+noted, whatever its field); else a note counts it by its name. That is what
 tells of a second caption, of a question beside one, of documents beside a conversation.
 
 Words about a medium must not become a text of their own. So where no medium was read, these set a row aside:
@@ -38,8 +39,8 @@ from data.formats.provenance import (
     mentions_medium,
     names_medium,
 )
-from data.split_names import FIELDS as SPLIT_FIELDS
-from data.split_names import FLAGS, LOOSE_FIELDS
+from data.split_names import WORDS as SPLIT_WORDS
+from data.split_names import flag_value, own_split, sort_of_field, split_in_field, split_words
 
 MAX_NOTES = 100
 """Names of fields that are noted one by one."""
@@ -84,6 +85,8 @@ def check_unread(
         path = medium_inside(value, pages=pages) if isinstance(value, str | list | dict) else ""
         if path and not ((FIELDS.get(key) == "" or how == "provenance") and is_of_repository(fields)):
             _check_medium(fields, key, value, path, notes, any_read=any_read, words=words, where=where)
+        elif how == "split":
+            _check_split(fields, key, value, notes)
         elif how == "medium":
             if _is_no_medium(value):
                 continue
@@ -106,13 +109,30 @@ def check_unread(
             if value is not True:
                 note_field(key, notes)
         elif how == "provenance":
-            if words[0] in ("caption", "captions") and not any_read and "://" in (address := path_of(value))[:12]:
+            is_caption, address = words[0] in ("caption", "captions"), path_of(value)
+            if is_caption and not any_read and "://" in address[:12]:
                 raise DocumentError(
                     f"field {key[:40]!r} shows that {words[0]!r} belongs to a medium, which is remote "
                     f"({address[:100]!r}): download it and give its path as {where}, or call the words 'text'"
                 )
-        elif how == "metadata" and isinstance(value, str) and len(value) > 300:
-            note_field(key, notes)
+        if how in ("provenance", "metadata") and isinstance(value, str):
+            is_held_out = SPLIT_WORDS.get(value.strip().casefold(), "train") != "train"
+            if is_held_out or (how == "metadata" and len(value) > 300):
+                note_field(key, notes)
+
+
+def _check_split(fields: dict, key: str, value, notes: Counter) -> None:
+    """Note a field that may name a split and was not read as the one that the row is of."""
+    sort = sort_of_field(key)
+    if sort == "flag":
+        is_lost = flag_value(value) is None
+    elif said := split_in_field(key, value):
+        is_lost = said != own_split(fields)
+    else:
+        # a subset may be anything
+        is_lost = sort == "like" or (sort == "loose" and isinstance(value, str) and bool(split_words(value[:200])))
+    if is_lost and sort != "own":
+        _count(notes, f"note: field {key[:40]!r} was not read as a split: name it in a field 'split', if it is one")
 
 
 def _was_read(key: str, value) -> bool:
@@ -169,19 +189,14 @@ def _count(notes: Counter, sentence: str) -> None:
 
 @functools.lru_cache(maxsize=8192)
 def _how(key: str) -> str:
-    """What a field is by its name: read by others, provenance, metadata, a medium, or "other"."""
+    """What a field is by its name: read by others, a split, provenance, metadata, a medium, or "other"."""
     if key in UNWANTED:
         return "judged"
+    if sort_of_field(key):
+        return "split"
     if key in WORDS or key == "labels":
         return "other"
-    if (
-        is_mark(key)
-        or is_mark(key.removesuffix("s"))
-        or looks_like_mark(key)
-        or key in SPLIT_FIELDS
-        or key in LOOSE_FIELDS
-        or key in FLAGS
-    ):
+    if is_mark(key) or is_mark(key.removesuffix("s")) or looks_like_mark(key):
         return "others"
     if names_medium(key):
         return "medium"

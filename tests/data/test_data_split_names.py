@@ -8,6 +8,7 @@ from media_files import line, manifest
 from test_data_formats_splits import fill, rows
 from test_data_webdataset_names import tar
 
+from data.formats import open_source
 from data.split_names import SPLITS, WORDS, own_split, split_of_name, split_of_word
 
 SAID = {
@@ -105,6 +106,63 @@ def test_other_names_of_the_field(tmp_path, fields, split):
     assert not bad and (not split or document.split == split)
 
 
+LIKE = [
+    ({"source_split": "test"}, "test"), ({"_split": "test"}, "test"), ({"train_test_split": "val"}, "validation"),
+    ({"splits": ["test"]}, "test"), ({"splitName": "Dev"}, "validation"), ({"train/test split": "test"}, "test"),
+    ({"image_split": "val2014"}, "validation"), ({"coco_split": "restval"}, "train"),
+    ({"SplitType": "held-out"}, "test"),
+    ({"meta": {"source_split": "test"}}, "test"), ({"a_split": "train", "b_split": "test"}, "test"),
+    ({"data_type": "test"}, "test"), ({"datasetType": "validation"}, "validation"), ({"sample_type": "TEST"}, "test"),
+    ({"fold": "fold_test"}, "test"), ({"fold": "test_fold"}, "test"), ({"_fold": "dev"}, "validation"),
+    ({"subset": "test-clean"}, "test"), ({"subset": "test subset"}, "test"),
+    ({"data_subset": "dev-other"}, "validation"),
+    ({"usage": "PublicTest"}, "test"), ({"Usage": "Training"}, "train"), ({"mode": "test mode"}, "test"),
+    ({"set": "testA"}, "test"), ({"part": "part-dev"}, "validation"), ({"isTest": True}, "test"),
+    ({"IsTraining": False}, "test"), ({"is_test": "true"}, "test"), ({"is_test_set": 1}, "test"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fields, split", LIKE, ids=str)
+def test_fields_like_those_of_a_split(tmp_path, fields, split):
+    """They were trained on, whatever they said, and no word was lost on them."""
+    assert own_split(fields) == split
+    source = open_source(manifest(tmp_path, [{"text": "words"} | fields]))
+    assert [document.split for document in source.documents()] == [split]
+    assert "a_split" in fields or not [line for line in source.told() if line.startswith("noted")]
+
+
+NOTED = [
+    {"source_split": "wood"}, {"splits": ["train", "test"]}, {"splits": {"a": "test"}}, {"split_index": 3},
+    {"sentence_split": "we | test | all | of | it"}, {"_split": "train or test"}, {"subset": "test_subset_of_birds"},
+    {"fold": "train, test"}, {"is_test": "perhaps"}, {"is_test": 3}, {"split": "train", "source_split": "test"},
+    {"data_type": "test images of cats"}, {"source": "test"}, {"dataset": "dev"}, {"Split_": "x" * 3000},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", NOTED, ids=lambda fields: str(fields)[:60])
+def test_what_may_be_a_split_and_was_not_read_is_noted(tmp_path, fields):
+    source = open_source(manifest(tmp_path, [{"text": "words"} | fields]))
+    assert [document.split for document in source.documents()] == ["train"]
+    key = list(fields)[-1]
+    assert any(line.startswith(f"noted: field {key!r} was not read") for line in source.told())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"data_type": "image"}, {"subset": "physics"}, {"set": "Alpha"}, {"mode": "RGB"}, {"fold": 3}, {"phase": 2}),
+        *({"subset": {"test": 1}}, {"set": "set a"}, {"source_split": None}, {"is_test": None}, {"part": "contest"}),
+        *({"source": "Wikipedia"}, {"type": "test"}, {"kind": "text"}, {"data_type": ""}),
+    ],
+    ids=str,
+)
+def test_what_means_nothing_is_passed_over(tmp_path, fields):
+    assert own_split(fields) == ""
+    source = open_source(manifest(tmp_path, [{"text": "words"} | fields]))
+    assert [document.split for document in source.documents()] == ["train"]
+    assert not [line for line in source.told() if "as a split" in line]
+
+
 @pytest.mark.parametrize(
     "name",
     ["held", "householdout", "hold outs", "tests", "testament", "devices", "trainer", "contest", "", "42", "évaluer"],
@@ -127,11 +185,14 @@ def test_columns_of_tables(tmp_path):
     talk = [json.dumps([{"role": "assistant", "content": "x"}])] * 2
     assert splits(pa.table({"messages": talk, "split": ["eval", "testing"]})) == (["validation", "test"], [])
     assert splits(pa.table({"text": ["a", "b"], "is_test": [True, True]}))[0] == ["test", "test"]
+    assert splits(pa.table({"text": ["a", "b"], "source_split": ["dev", "test"]}))[0] == ["validation", "test"]
     # a class label, as `datasets` writes it
     names = {"split": {"names": ["train", "dev", "test"], "_type": "ClassLabel"}}
-    marked = pa.table({"text": ["a", "b", "c"], "split": [0, 1, 2]})
-    marked = marked.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": names}})})
-    assert splits(marked) == (["train", "validation", "test"], [])
+    for column in ("split", "_split", "data_type"):
+        marked = pa.table({"text": ["a", "b", "c"], column: [0, 1, 2]})
+        features = {"info": {"features": {column: names["split"]}}}
+        marked = marked.replace_schema_metadata({"huggingface": json.dumps(features)})
+        assert splits(marked) == (["train", "validation", "test"], [])
 
 
 def test_a_sample_of_a_tar(tmp_path):
