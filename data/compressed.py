@@ -72,7 +72,7 @@ _PIECE = re.compile(
 )
 # lines may have a year or a language behind them (x.json.2023, x.json.ar)
 _PIECE_OF_LINES = re.compile(
-    r"(?P<whole>.+?\.(?:jsonl?|ndjson|jsonlines|csv|tsv))[._-](?P<part>part[._-]?)?"
+    r"(?P<whole>.+?\.(?:jsonl?|ndjson|jsonlines|jl|csv|tsv))[._-](?P<part>part[._-]?)?"
     r"(?P<tail>(?(part)(?:[a-z]{2,3}|\d{1,4})|(?:a[^fmrsz\W\d]|aa[a-z]|0\d{1,4})))(?P<of>[._-]?of[._-]?\d+)?",
     re.IGNORECASE,
 )
@@ -83,7 +83,7 @@ _OF_OTHERS = {
     (".npz", ".pt", ".pth", ".ckpt", ".keras"): "holds arrays of numbers, which are not read",
 }
 """Endings of files that are ZIP archives inside -> what to do about them."""
-_INNER = (".tar", ".jsonl", ".json", ".ndjson", ".parquet", ".arrow")
+_INNER = (".tar", ".jsonl", ".json", ".ndjson", ".jsonlines", ".jl", ".parquet", ".arrow")
 
 
 def packing_of(head: bytes) -> Packing | None:

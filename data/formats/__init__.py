@@ -32,6 +32,7 @@ from data.formats.accounts import accounted
 from data.formats.card import read_card
 from data.formats.download import as_given, how_to_download
 from data.formats.folders import folder_format
+from data.formats.lines import LINES
 from data.formats.manifest import FORMS
 from data.formats.opening import (
     ENDINGS,
@@ -100,7 +101,7 @@ def _open_folder(path: Path, root: Path, format: str | None, limits: Limits) -> 
         return _together(path, root, found, limits)
     if format in FORMS or format == "manifest":
         files = [root / name for name in MANIFESTS if is_inside(root, root / name)][:1]
-        files = files or top_files(root, ".jsonl", known=False) or top_files(root, ".json", known=False)
+        files = files or top_files(root, LINES, known=False) or top_files(root, (".json",), known=False)
         files = files or manifests_below(listing, limits, known=False)
         if not files:
             raise ValueError(unknown(path, "has no .jsonl file and no .json array at its top"))

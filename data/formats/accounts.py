@@ -20,7 +20,9 @@ from pathlib import Path
 from data.compressed import packed_kind
 from data.document import Document, Quarantined, Text, split_address, untagged
 from data.endings import ending_of, medium_in, medium_of, remedy_for
-from data.formats.refusals import what_foreign
+from data.formats.lines import LINES
+from data.formats.opening import is_named_lines
+from data.formats.refusals import what_foreign, wrapped
 from data.formats.source import LOST, NOTE, Source, note_text, reading
 from data.formats.splits import HELD_OUT, NamedSplits
 from data.formats.walk import is_open, walk
@@ -111,7 +113,7 @@ def _others(root: Path, counted: Collection[str], skipped: Counter) -> Iterator[
 
 def _stems(names: Iterable[str]) -> set[str]:
     """The paths of JSON without endings."""
-    return {os.path.splitext(name)[0] for name in names if name.lower().endswith((".jsonl", ".json"))}
+    return {os.path.splitext(name)[0] for name in names if name.lower().endswith((*LINES, ".json"))}
 
 
 def _is_made_of(path: str, stems: set[str]) -> bool:
@@ -146,7 +148,8 @@ def _count(
         if is_on_top and "/" in path and kind == _UNTAKEN and _has_words(root, path):
             kind, remedy = "captioned medium beside what lies on top", _TO_READ_BOTH
         # a photo `test.png` or a script `train.py` is of no split, its folder may be
-        is_alone = medium_of(path) or remedy_for(path) or os.path.splitext(path)[1].lower() in PROGRAMS
+        is_program = os.path.splitext(path)[1].lower() in PROGRAMS and not kind.endswith("beside what is read")
+        is_alone = medium_of(path) or remedy_for(path) or is_program
         name = path.rpartition("/")[0] + "/" if is_alone else path
         if name not in known:
             known[name] = splits.declared(name) if splits is not None and name != "/" else ""
@@ -191,6 +194,12 @@ def _kind(root: Path, path: str, look: bool) -> tuple[str, str]:
         return f"table .{ending} beside what is read", "`data check FILE` tells how to convert it"
     if what_foreign(path):
         return f"file .{ending} of other data", "write it as JSON lines or Parquet"
-    if ending in ("tar", "parquet", "arrow", "jsonl", "json"):
+    try:
+        if look and ending == "json" and wrapped(root / path):
+            return "file .json of one object with lists of rows", "`data check FILE` tells how to convert it"
+        is_lines = is_named_lines(root / path)
+    except OSError:
+        return "file that cannot be read", "change its permissions"
+    if is_lines or ending in ("tar", "parquet", "arrow", "json"):
         return f"file .{ending} beside what is read", "give it by itself, or convert it"
     return f"file .{ending}" if ending else "file without an ending", ""

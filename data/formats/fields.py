@@ -70,6 +70,8 @@ _TEXT_FILES = {
         "xml",
         "json",
         "jsonl",
+        "jsonlines",
+        "jl",
     ),
     *(
         "ndjson",

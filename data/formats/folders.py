@@ -34,11 +34,11 @@ from data.endings import FILM_OR_CODE, medium_in, medium_of, remedy_for
 from data.formats.accounts import is_about
 from data.formats.captioned import read_text
 from data.formats.fields import WORDS
-from data.formats.lines import is_array
+from data.formats.lines import LINES, is_array
 from data.formats.markdown_folder import ENDINGS as PAGES
 from data.formats.media_folder import TABLES, WORD_LIKE
-from data.formats.opening import JSON, is_told, unknown, what_packed
-from data.formats.refusals import what_foreign, what_json
+from data.formats.opening import JSON, is_told, opens_like_json, unknown, what_packed
+from data.formats.refusals import what_foreign, what_json, wrapped
 from data.formats.survey import without_fixtures
 from data.formats.walk import Listing
 from data.formats.word_lists import classes_remedy, list_remedy
@@ -76,7 +76,7 @@ class _Names:
         self.endings: Counter[str] = Counter()
         self.unread: Counter[str] = Counter()
         self.tables: list[str] = []
-        self.refused = ""
+        self.refused = self.link = ""
         self.others: list[str] = []
         self.num_media = self.films = 0
         self.paths: list[str] = []
@@ -91,8 +91,13 @@ class _Names:
             ending = ending.lower()
             if os.path.basename(name).startswith("._"):
                 continue
+            if ending == ".jl" and not problem and opens_like_json(root / name):
+                # lines, and no program
+                ending = ".jsonl"
             if not problem:
                 self.paths.append(name)
+            elif not self.link and not name.startswith("."):
+                self.link = f", but {name!r} {problem}"
             self.endings[ending] += 1
             known = medium_of(name) if problem else medium_in(root, name)
             if known or remedy_for(name):
@@ -154,7 +159,10 @@ def folder_format(path: Path, listing: Listing) -> str:
     if has_tables and not is_clone and not code and len(names.pages) <= 1 and texts <= 1 and not names.num_pairs:
         raise ValueError(f"{path} has its words in {_tables_remedy(root, names.tables)}")
     packed = [] if num_media else [name for name in names.paths if packed_kind(name)]
-    if _is_card(names) and not code and not names.num_pairs and (why := _unread_lines(names, root, packed)):
+    why = _unread_lines(names, root, packed) if _is_card(names) and not code and not names.num_pairs else ""
+    if _is_card(names) and not code and not num_media and " is a link out of the folder" in names.link:
+        why = why or names.link
+    if why:
         # a data set's card must not become all of it
         raise ValueError(unknown(path, f"holds nothing that is read{why}"))
     if not num_media:
@@ -163,7 +171,7 @@ def folder_format(path: Path, listing: Listing) -> str:
             return "markdown"
         if is_clone or code or names.pages or texts or num_texts:
             return "repository"
-        raise ValueError(unknown(path, "holds nothing that is read" + what_packed(root, names.paths)))
+        raise ValueError(unknown(path, f"holds nothing that is read{what_packed(root, names.paths) or names.link}"))
     tables = [name for name in names.tables if _names_media(root / name, names.names_of_media, whole=bool(shown))]
     if tables:
         raise ValueError(f"{path} has its words in {_tables_remedy(root, tables)}")
@@ -311,9 +319,10 @@ def _unread_lines(names: _Names, root: Path, packed: list[str]) -> str:
     """What the first data of other programs, JSON of no known form or compressed file in a folder are; "" for none."""
     if foreign := next((name for name in names.paths if what_foreign(name)), ""):
         return f", but {foreign}, which {what_foreign(foreign)}"
-    lines = [name for name in names.paths if name.lower().endswith(JSON[:-1])][:1]
-    arrays = (name for name in names.paths if name.lower().endswith(JSON[-1]))
-    lines += [name for name in itertools.islice(arrays, 100) if is_array(root / name)][:1]
+    named = (name for name in names.paths if name.lower().endswith(LINES))
+    lines = [name for name in itertools.islice(named, 100) if opens_like_json(root / name)][:1]
+    arrays = (name for name in names.paths if name.lower().endswith(".json"))
+    lines += [name for name in itertools.islice(arrays, 100) if is_array(root / name) or wrapped(root / name)][:1]
     found = ((name, what_json(root / name, root=root)) for name in lines)
     return next((f", but {name}, which {why}" for name, why in found if why), "") or what_packed(root, packed)
 

@@ -30,6 +30,8 @@ from data.document import DocumentError
 from data.pointers import pointer_in
 from data.text import convert, foreign_encoding, what_else, without_marks
 
+LINES = (".jsonl", ".ndjson", ".jsonlines", ".jl")
+"""Endings of files of an object a line; .jl is that of Julia's programs too."""
 _BLOCK = 2**20
 _ARRAY = re.compile(rb"(?:\xef\xbb\xbf)*\s*\[\s*(?:[{\]]|\[\s*\{)")
 _SPREAD = re.compile(rb"(?:\xef\xbb\xbf)*\s*\{[ \t]*\r?\n\s*[\"}]")

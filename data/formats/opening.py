@@ -21,7 +21,7 @@ from data.compressed import READ_THROUGH, how_to_unpack, open_plain, packed_kind
 from data.document import DocumentError, tagged, untagged
 from data.endings import medium_of
 from data.formats.fields import folded
-from data.formats.lines import check_encoding, is_array, is_spread, json_items
+from data.formats.lines import LINES, check_encoding, is_array, is_spread, json_items
 from data.formats.manifest import FORMS, form_of, manifest_documents
 from data.formats.refusals import coco, what_alone, what_foreign, what_json
 from data.formats.source import NOTE, Limits, Source, container_sha256, file_sha256, files_sha256
@@ -37,9 +37,9 @@ from data.workbench.source import LANGUAGES
 FORMATS = (*FORMS, "manifest", "markdown", "repository", "media", "webdataset", "parquet", "datasets")
 ENDINGS = {".tar": "webdataset", ".parquet": "parquet", ".arrow": "datasets"}
 """Ending of a container -> its format."""
-JSON = (".jsonl", ".ndjson", ".jsonlines", ".json")
+JSON = (*LINES, ".json")
 """Endings of JSON."""
-_TEXTS = (".txt", ".caption", ".cls", ".json", ".jsonl", ".md", ".markdown", ".csv", ".tsv", ".html", ".xml", ".yaml")
+_TEXTS = (*JSON, ".txt", ".caption", ".cls", ".md", ".markdown", ".csv", ".tsv", ".html", ".xml", ".yaml")
 
 
 def open_file(path: Path, format: str | None, limits: Limits) -> Source:
@@ -89,6 +89,13 @@ def opens_like_json(file: Path) -> bool:
         return False
 
 
+def is_named_lines(file: Path) -> bool:
+    """Whether a file's ending, or that before a compression's, is one of LINES, and no program has it."""
+    name = file.name.lower()
+    ending = os.path.splitext(name.removesuffix(next((end for end in READ_THROUGH if name.endswith(end)), "")))[1]
+    return ending in LINES and (ending != ".jl" or opens_like_json(file))
+
+
 def noting_packed(source: Source) -> Source:
     """The source of a folder that also counts what was passed over there because it is compressed or split."""
 
@@ -120,9 +127,9 @@ def what_packed(root: Path, names: Iterable[str]) -> str:
     for name in names:
         try:
             what = pointer_in(root / name)
-            if not what and (not is_told(name) or name.lower().endswith((".json", ".jsonl"))):
+            if not what and (not is_told(name) or name.lower().endswith(JSON)):
                 what = how_to_unpack(root / name)
-            if not what and name.lower().endswith((".json", ".jsonl")):
+            if not what and name.lower().endswith(JSON):
                 check_encoding(root / name)
         except DocumentError as error:
             return f", but {error}"

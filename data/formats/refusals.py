@@ -47,6 +47,7 @@ _FOREIGN = {
     "a file of MessagePack": "msgpack",
 }
 _FOREIGN_ENDINGS = {ending: what for what, endings in _FOREIGN.items() for ending in endings.split()}
+_TOKEN, _OBJECTS = re.compile(r'"(?:[^"\\]|\\.)*+"|[{}\[\]]', re.DOTALL), re.compile(r"\[\s*\{")
 _DOCUMENTS = {*CONVERSATIONS, *(name for pair in PAIRS for name in pair), "content", "chosen", "rejected", "tools"}
 """Fields of one document that hold lists."""
 _COCO = ("info", "licenses", "images", "annotations", "categories")
@@ -136,16 +137,49 @@ def _head(file: Path) -> str:
         return stream.read(_HEAD_BYTES).decode("utf-8-sig", "replace").lstrip()
 
 
+def wrapped(file: Path) -> str:
+    """What to do about one object that holds documents of a known form in lists; "" for any other file."""
+    head = _head(file)
+    why = _wrapped(file, head) if head[:1] == "{" else ""
+    return why if why and _opens_documents(head, *next(iter(_outer_lists(head).items()))) else ""
+
+
+def _outer_lists(head: str) -> dict[str, int]:
+    """Name -> place of each list of objects that an object holds itself, as far as its beginning goes."""
+    found: dict[str, int] = {}
+    depth, name = 0, ""
+    for token in _TOKEN.finditer(head):
+        if token[0][0] == '"':
+            name = token[0][1:-1]
+            continue
+        is_named = depth == 1 and len(name) <= 60 and "\\" not in name
+        if is_named and token[0] == "[" and _OBJECTS.match(head, token.start()):
+            found.setdefault(name, token.start())
+        depth += 1 if token[0] in "{[" else -1
+        if not depth:
+            break
+    return found
+
+
+def _opens_documents(head: str, name: str, place: int) -> bool:
+    """Whether the first row of a list is of a known form, or longer than what was looked at."""
+    try:
+        row, _ = json.JSONDecoder().raw_decode(head, head.index("{", place))
+    except (ValueError, RecursionError):
+        return True
+    return form_of(folded(row)) is not None
+
+
 def _wrapped(file: Path, head: str) -> str:
     """What to do about one object that holds the documents in lists; "" for any other file."""
     if file.name.lower().partition(".json")[2][:1] in ("l", "L"):
         return ""
-    first, lists = _FIRST.match(head), dict.fromkeys(_LIST.findall(head))
+    first, lists = _FIRST.match(head), _outer_lists(head)
     # of several objects, each is a document
     if not first or not lists or re.search(r"\}\s*\n\s*\{", head) or not _DOCUMENTS.isdisjoint(lists):
         return ""
     name = next(iter(lists))
-    if head[: head.index(json.dumps(name))].count("{") > 1:
+    if head[: lists[name]].count("{") > 1:
         return ""
     return _in_lists(file, name)
 

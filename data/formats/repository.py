@@ -32,7 +32,8 @@ from data.formats.card import read_card
 from data.formats.lines import is_array
 from data.formats.markdown_folder import ENDINGS, page_document
 from data.formats.media_folder import pass_over
-from data.formats.opening import forms_in
+from data.formats.opening import JSON, forms_in
+from data.formats.refusals import wrapped
 from data.formats.source import NOTE, Limits, files_sha256
 from data.formats.splits import UNASSIGNED
 from data.formats.text_splits import TextSplits
@@ -135,9 +136,11 @@ def _is_plain(path: str) -> bool:
 
 def _holds_documents(root: Path, path: str) -> bool:
     """Whether a text is JSON of a known form, one that the whole source might be read by."""
-    if _ending(path) not in (".jsonl", ".json", ".ndjson"):
+    if _ending(path) not in JSON:
         return False
     try:
+        if _ending(path) == ".json" and wrapped(root / path):
+            return True
         return (_ending(path) != ".json" or is_array(root / path)) and bool(forms_in(root / path))
     except OSError:
         return False

@@ -46,7 +46,7 @@ CARD = "the configs of README.md"
 """Where a split came from."""
 _HELD_DOCUMENTS, _HELD_CHARACTERS = 256, 2**26
 _OF_MANY = re.compile(r"\d+[-_]of[-_]\d+([-_][0-9a-f]{8,})?")
-_ENDINGS = re.compile(r"(\.(jsonl?|ndjson|tar|tgz|parquet|arrow|csv|tsv|gz|xz|bz2|zst))+$", re.IGNORECASE)
+_ENDINGS = re.compile(r"(\.(jsonl?|ndjson|jsonlines|jl|tar|tgz|parquet|arrow|csv|tsv|gz|xz|bz2|zst))+$", re.IGNORECASE)
 _NO_CARD = Card()
 _CONTAINERS = (".tar", ".parquet", ".arrow")
 _LOOKED_AT, _DEPTH, _HOLDERS_DEPTH = 200_000, 3, 6

@@ -10,7 +10,8 @@ without an ending, `train/metadata.jsonl` and `test/` with captions. What stands
 
 * A `manifest.jsonl`, `manifest.json` or `metadata.jsonl` stands for its folder and what lies below; JSON on top for
   JSON below.
-* Of files of one name in several forms (`a.jsonl`, `a.tar`, `a.parquet`) the first is read, in this order.
+* Of files of one name in several forms (`a.jsonl`, `a.tar`, `a.parquet`) the first is read, in this order; so of
+  lines under several endings (`a.jsonl`, `a.ndjson`, `a.jsonlines`, `a.jl`).
 * Tars and tables beside JSON that takes media from one of them (`a.tar::1.png`), tars without words and tables without
   words; beside others, tables named after what they tell about them (`metadata.parquet`, `stats`, `index`).
 * JSON beside a medium of its name, which is a caption.
@@ -35,10 +36,20 @@ from data.archive import tar_index
 from data.compressed import READ_THROUGH, is_piece, packed_kind
 from data.document import DocumentError, tagged, untagged
 from data.endings import ending_of, medium_of, remedy_for
-from data.formats.lines import is_array, json_items
-from data.formats.opening import ENDINGS, ending_for, format_by_content, forms_in, is_lines, is_told, opens_like_json
+from data.formats.lines import LINES, is_array, json_items
+from data.formats.opening import (
+    ENDINGS,
+    ending_for,
+    format_by_content,
+    forms_in,
+    is_lines,
+    is_named_lines,
+    is_told,
+    opens_like_json,
+)
 from data.formats.source import Limits
 from data.formats.splits import name_of_many
+from data.formats.twins import bare, without_twins
 from data.formats.walk import Listing
 from data.links import stays_within
 from data.split_names import split_of_name, words_of_name
@@ -85,7 +96,8 @@ class _Names:
         self.media = {*named, *(os.path.splitext(name)[0] for name in named)}
         self.words = {os.path.splitext(name)[0] for name in self.plain if ending_of(name) in _WORDS}
         self.there = set(self.plain)
-        self.code = [name for name in self.plain if os.path.splitext(name)[1].lower() in PROGRAMS]
+        code = (name for name in self.plain if os.path.splitext(name)[1].lower() in PROGRAMS)
+        self.code = [name for name in code if not (name.lower().endswith(LINES) and is_named_lines(self.root / name))]
         self.untold = list(itertools.islice(filter(self._is_untold, self.plain), _PEEKED))
 
     @property
@@ -134,14 +146,14 @@ def survey(listing: Listing, limits: Limits) -> Found:
     if named:
         return Found(named[:1])
     names, is_clone = _Names(listing), (root / ".git").exists()
-    top = top_files(root, ".jsonl", known=True) + top_files(root, ".json", known=True)
+    top = top_files(root, LINES, known=True) + top_files(root, (".json",), known=True)
     # in a tree of code such a file is one among others
     untold = [] if is_clone else names.untold_json(on_top=True)
     top += untold if names.num_code <= names.num_media + len(untold) else []
     found = Found(top)
     if not top and not any((root / name).exists() for name in ("dataset_dict.json", "state.json")):
         found.json = _below(names, limits)
-    found.json = _without_twins(root, found.json)
+    found.json = without_twins(found.json)
     found.containers = _containers(names, found.json, by_content=not is_clone)
     read = [file.relative_to(root).as_posix() for file in found.json]
     read += [name for format, names_of in found.containers.items() if format != "webdataset" for name in names_of]
@@ -154,15 +166,17 @@ def survey(listing: Listing, limits: Limits) -> Found:
     return found
 
 
-def top_files(root: Path, ending: str, *, known: bool) -> list[Path]:
-    """JSONL files or JSON arrays right in a folder; with `known` only those that begin with objects of a known form."""
-    endings = tuple(ending + packed for packed in ("", *READ_THROUGH))
+def top_files(root: Path, plain: tuple[str, ...], *, known: bool) -> list[Path]:
+    """Files of lines or JSON arrays right in a folder; with `known` only those that begin with objects of a known form.
+
+    plain: their endings, LINES or that of arrays.
+    """
+    endings = tuple(ending + packed for ending in plain for packed in ("", *READ_THROUGH))
     found = {file for file in root.iterdir() if file.name.lower().endswith(endings)}
     # of a file and its compressed twin one is read
     files = [file for file in found if file.suffix.lower() not in READ_THROUGH or file.with_suffix("") not in found]
     files = sorted(file for file in files if is_inside(root, file))
-    if ending == ".json":
-        files = list(filter(_is_many, files))
+    files = list(filter(is_named_lines if plain == LINES else _is_many, files))
     return [file for file in files if not known or forms_in(file)]
 
 
@@ -201,15 +215,15 @@ def _below(names: _Names, limits: Limits, *, known: bool = True) -> list[Path]:
         # of a file and its compressed twin one is read
         plain = stem if ending.lower() in READ_THROUGH else name
         stem, ending = os.path.splitext(plain)
-        if "/" not in name or ending.lower() not in (".jsonl", ".json") or plain in seen:
+        if "/" not in name or ending.lower() not in (*LINES, ".json") or plain in seen:
             continue
         seen.add(plain)
         folder, base = os.path.split(plain)
         if base in MANIFESTS:
             entry = (MANIFESTS.index(base), names.root / name)
             standing[folder] = min(entry, standing.get(folder, entry))
-        elif ending.lower() == ".jsonl":
-            others.append((folder, names.root / name))
+        elif ending.lower() in LINES:
+            others += [(folder, names.root / name)] if is_named_lines(names.root / name) else []
         elif (plain != name or arrays < _ARRAYS_LOOKED_AT) and stem not in names.media:
             arrays += plain == name
             file = names.root / name
@@ -287,20 +301,6 @@ def is_inside(root: Path, file: Path) -> bool:
     return file.is_file() and stays_within(root, file.resolve())
 
 
-def _without_twins(root: Path, files: list[Path]) -> list[Path]:
-    """The files without arrays that have the name of a file of lines."""
-    if len(files) < 2:
-        return files
-    is_lines_of = {file: not is_array(file) for file in files}
-    lines = {(file.parent, _bare(file.name)) for file in files if is_lines_of[file]}
-    return sorted(file for file in files if is_lines_of[file] or (file.parent, _bare(file.name)) not in lines)
-
-
-def _bare(name: str) -> str:
-    """A file's name without its ending and number."""
-    return name_of_many(name).strip("-_. ").casefold()
-
-
 def _containers(names: _Names, json: list[Path], *, by_content: bool) -> dict[str, list[str]]:
     root, found = names.root, {}
     for name, _ in names.listed:
@@ -334,12 +334,12 @@ def _containers(names: _Names, json: list[Path], *, by_content: bool) -> dict[st
 
 def _joined(root: Path, found: dict[str, list[str]], json: list[Path]) -> dict[str, list[str]]:
     """Those of the containers that are read beside other files."""
-    taken = {(file.parent.relative_to(root).as_posix(), _bare(file.name)) for file in json}
+    taken = {(file.parent.relative_to(root).as_posix(), bare(file.name)) for file in json}
     named = _formats_named(json)
     kept: dict[str, list[str]] = {}
     for format, containers in found.items():
         keys = {
-            name: (os.path.dirname(untagged(name)) or ".", _bare(os.path.basename(untagged(name))))
+            name: (os.path.dirname(untagged(name)) or ".", bare(os.path.basename(untagged(name))))
             for name in containers
         }
         containers = [name for name in containers if keys[name] not in taken]
