@@ -21,7 +21,7 @@ from pathlib import Path
 from data.document import Audio, Document, DocumentError, Image, Text, Video, parse_document
 from data.formats.captioned import check_words, words_in
 from data.formats.chat import PARTS_WITH_PATH
-from data.formats.fields import CONVERSATIONS, folded, media_of, unpacked
+from data.formats.fields import CONVERSATIONS, folded, media_of, path_of, unpacked
 from data.formats.lines import parse_object
 from data.formats.manifest import checked, form_of, object_document
 from data.formats.marks import object_switch
@@ -110,12 +110,17 @@ def whole_sample(
     left = {kind: [path for path, each in media.items() if each is kind] for kind in _ORDER}
     named = [part for part in document.parts if not isinstance(part, Text)]
     lost = Counter(type(part) for part in named if part.path not in beside and find(part.path) is None)
+    listed = _names_listed(given, named)
     parts = []
     for part in document.parts:
         if not isinstance(part, Text):
             path = part.path if part.path in beside else find(part.path)
             # what the files were called before they were packed: as many as there are beside it
-            if path is None and lost[type(part)] == len(left[type(part)]):
+            names, there = listed.get(type(part), []), left[type(part)]
+            if path is None and part.path in names and len(names) == len(there):
+                # an index may mean them in another order than that of the list
+                path = there[names.index(part.path)]
+            elif path is None and lost[type(part)] == len(left[type(part)]):
                 path = left[type(part)][sum(type(part) is type(other) for other in parts)]
             elif path is None:
                 raise DocumentError(f"the document names {part.path[:200]!r}, which is not there")
@@ -123,6 +128,20 @@ def whole_sample(
         parts.append(part)
     split = document.split if split_in(fields) else UNASSIGNED
     return dataclasses.replace(document, parts=tuple(parts), split=split)
+
+
+def _names_listed(fields: dict, named: list) -> dict[type, list[str]]:
+    """Kind -> the names of media that an object lists beside its turns, where parts of it take theirs from there."""
+    found: dict[type, list[str]] = {}
+    taken = {(type(part), part.path) for part in named}
+    for _, kind, reference in media_of(fields):
+        if kind:
+            found.setdefault(MEDIA[kind], []).append(path_of(reference))
+    return {
+        kind: names
+        for kind, names in found.items()
+        if len(set(names)) == len(names) and any((kind, name) in taken for name in names)
+    }
 
 
 def _with_media(fields: dict, media: dict[str, type]) -> tuple[dict, set[str]]:

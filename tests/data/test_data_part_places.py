@@ -3,8 +3,11 @@
 The index was passed over, and the media were read in the order of the list: a question got another's image.
 """
 
+import json
+
 import pytest
 from format_files import media, read
+from format_files import tar as packed
 from media_files import manifest
 
 from data.formats import open_source
@@ -116,3 +119,14 @@ def test_an_index_in_a_table(tmp_path):
     pq.write_table(pa.table({"images": [cells], "messages": [row]}), tmp_path / "t.parquet")
     (document,), bad = read(tmp_path / "t.parquet")
     assert not bad and [path for _, path in media(document)] == ["t.parquet::0/images/1", "t.parquet::0/images/0"]
+
+
+@pytest.mark.parametrize("places, names", [((1, 0), "10"), ((1, 1, 0), "110"), ((1,), "1"), ((0, 1), "01")], ids=str)
+@pytest.mark.parametrize("listed", [None, ["s.0.png", "s.1.png"], ["p/gone.png", "p/away.png"]], ids=str)
+def test_an_index_in_a_sample_of_a_tar(tmp_path, places, names, listed):
+    """Names from before the files were packed stand for those beside the sample, in the order of the list."""
+    fields = asked(*places, **({"images": listed} if listed else {"x": None}))
+    members = {"s.0.png": b"x", "s.1.png": b"y", "s.json": json.dumps(fields).encode()}
+    (tmp_path / "a.tar").write_bytes(packed(members))
+    (document,), bad = read(tmp_path / "a.tar")
+    assert not bad and [path for _, path in media(document)] == [f"a.tar::s.{name}.png" for name in names]
