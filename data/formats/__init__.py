@@ -104,7 +104,9 @@ def _open_folder(path: Path, root: Path, format: str | None, limits: Limits) -> 
         files = files or top_files(root, LINES, known=False) or top_files(root, (".json",), known=False)
         files = files or manifests_below(listing, limits, known=False)
         if not files:
-            raise ValueError(unknown(path, "has no .jsonl file and no .json array at its top"))
+            raise ValueError(
+                unknown(path, f"has no .jsonl file and no .json array at its top{listing.first_problem()}")
+            )
         return _accounted(manifests(path, root, files, format, limits), files)
     format = format or folder_format(path, listing)
     if format in ENDINGS.values():
@@ -165,7 +167,9 @@ def _container_names(path: Path, listing: Listing, format: str) -> list[str]:
 
         names = dataset_files(root, names)
     if not names:
-        raise ValueError(f"folder {path} holds no {ending} file, which the format {format!r} needs")
+        raise ValueError(
+            f"folder {path} holds no {ending} file, which the format {format!r} needs{listing.first_problem()}"
+        )
     return names
 
 

@@ -167,9 +167,11 @@ class _Entries:
 def _below(folder: str, path: str) -> str:
     """A pattern as one of the whole data set: what `data_dir` says is a folder before it."""
     if _OF_HUB.match(path):
-        return _OF_HUB.sub("", path)
+        folder, path = "", _OF_HUB.sub("", path)
     steps = [step for step in f"{folder}/{path}".split("/") if step not in ("", ".")]
-    return "/".join(steps)
+    # one that names a folder stands for what lies below
+    is_name = bool(steps) and not re.search(r"[*?\[]", steps[-1])
+    return "/".join([*steps, "**"] if is_name else steps)
 
 
 def _matches(steps: list[str], pattern: list[str]) -> bool:

@@ -334,5 +334,5 @@ def _no_words(names: _Names) -> str:
         + (f" (files such as {others} have names of none)" if others else "")
         + (f" (rename {names.likely!r} to end in .txt, and its like, if they hold plain words)" if names.likely else "")
         + ': write heron.txt beside heron.jpg, or a metadata.jsonl of lines {"file_name": "heron.jpg", "text": "..."}'
-        + names.refused
+        + (names.refused or names.link.replace(", but", ";", 1))
     )

@@ -34,6 +34,8 @@ def markdown_documents(root: Path, limits: Limits, skipped: Counter) -> Iterator
             media.add(path)
         elif remedy_for(path):
             pass_over([path], skipped)
+        elif problem:
+            skipped[f"file that {problem}"] += 1
         else:
             pass_over_other(path, skipped)
     splits = TextSplits((path for path, _ in pages), card=read_card(root), by_folders=True)

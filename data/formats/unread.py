@@ -115,9 +115,9 @@ def check_unread(
                     f"field {key[:40]!r} shows that {words[0]!r} belongs to a medium, which is remote "
                     f"({address[:100]!r}): download it and give its path as {where}, or call the words 'text'"
                 )
-        if how in ("provenance", "metadata") and isinstance(value, str):
-            is_held_out = SPLIT_WORDS.get(value.strip().casefold(), "train") != "train"
-            if is_held_out or (how == "metadata" and len(value) > 300):
+        if how in ("provenance", "metadata"):
+            is_long = how == "metadata" and isinstance(value, str) and len(value) > 300
+            if is_long or any(map(_is_held_out, value[:10] if isinstance(value, list) else [value])):
                 note_field(key, notes)
 
 
@@ -133,6 +133,11 @@ def _check_split(fields: dict, key: str, value, notes: Counter) -> None:
         is_lost = sort == "like" or (sort == "loose" and isinstance(value, str) and bool(split_words(value[:200])))
     if is_lost and sort != "own":
         _count(notes, f"note: field {key[:40]!r} was not read as a split: name it in a field 'split', if it is one")
+
+
+def _is_held_out(value) -> bool:
+    """Whether a value is no more than a word for a split that is held out."""
+    return isinstance(value, str) and SPLIT_WORDS.get(value.strip().casefold(), "train") != "train"
 
 
 def _was_read(key: str, value) -> bool:

@@ -65,6 +65,10 @@ class Listing:
             yield self._seen[number]
             number += 1
 
+    def first_problem(self) -> str:
+        """The first entry that is no file to be read, and why, as the end of a sentence; "" where all are files."""
+        return next((f", but {name!r} {why}" for name, why in self if why and not _hides(name)), "")
+
     def open(self) -> Iterator[tuple[str, str]]:
         """Those that no folder's name hides."""
         return ((name, why) for name, why in self if not any(map(_hides, name.split("/")[:-1])))

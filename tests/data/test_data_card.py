@@ -27,6 +27,7 @@ CARDS = {
     "anchors": "- config_name: x\n  data_files: &f\n  - split: train\n    path: &s 'seen*'\n  - split: test\n"
     "    path: unseen*\n- config_name: y\n  data_files: *f\n- data_files: [{split: train, path: *s}]\n",
     "merged": "- &x\n  data_dir: ./\n  data_files: [{split: test, path: unseen*}]\n- <<: *x\n  data_dir: other\n",
+    "folders": "- data_files: {train: seen.jsonl, test: [unseen.jsonl, unseen.parquet, unseen.tar, unseen/]}\n",
     "address": "- data_files:\n  - split: test\n    path: hf://datasets/org/birds/unseen*\n",
     "several lines": "- data_files: [\n    {split: train,\n     path: seen*}, # the rest\n    {split: test,\n"
     "     path:\n      'unseen*'}\n  ]\n",
@@ -64,8 +65,10 @@ def test_the_configs_of_a_card(tmp_path, configs, ending):
         "- {data_dir: ./d/, data_files: {test: e/*}}\n",
         "- data_files: [{split: test, path: '**'}]\n  data_dir: d\n",
         '- {"data_files":[{"path":["e/y.jsonl"],"split":"test"}],"data_dir":"d"}\n',
+        "- data_files: {test: d/}\n",
+        "- data_files: {test: e}\n  data_dir: d/\n",
     ],
-    ids=["block", "flow", "behind", "JSON"],
+    ids=["block", "flow", "behind", "JSON", "a folder", "a folder in a folder"],
 )
 def test_the_paths_of_a_card_are_those_below_its_folder(tmp_path, configs):
     card = f"---\nconfigs:\n{configs}---\n"

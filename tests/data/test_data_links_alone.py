@@ -77,4 +77,23 @@ def test_links_beside_what_is_read_stay_links(tmp_path, files):
     root = fill(tmp_path / "set", files)
     (root / "data").symlink_to(tmp_path / "big")
     documents, bad = read(root)
-    assert len(documents) == len(files) and (not bad or OUT in bad[0].reason)
+    source = open_source(root)
+    list(source.documents())
+    assert len(documents) == len(files) and (OUT in bad[0].reason if bad else OUT in " ".join(source.told()))
+
+
+@pytest.mark.parametrize("format", ["manifest", "chat", "webdataset", "parquet"])
+def test_a_format_that_is_given(tmp_path, format):
+    root = fill(tmp_path / "set", {"notes.txt": "x"})
+    (root / "data").symlink_to(fill(tmp_path / "big", {"m.jsonl": "x"}))
+    with pytest.raises(ValueError) as error:
+        open_source(root, format=format)
+    assert f"'data' {OUT}" in str(error.value)
+
+
+def test_images_whose_words_are_a_link(tmp_path):
+    root = fill(tmp_path / "set", {"a.png": b"x"})
+    (root / "m.jsonl").symlink_to(fill(tmp_path / "big", {"m.jsonl": "x"}) / "m.jsonl")
+    with pytest.raises(ValueError) as error:
+        open_source(root)
+    assert "holds 1 media files but no words" in str(error.value) and f"; 'm.jsonl' {OUT}" in str(error.value)

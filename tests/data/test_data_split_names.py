@@ -135,7 +135,8 @@ NOTED = [
     {"source_split": "wood"}, {"splits": ["train", "test"]}, {"splits": {"a": "test"}}, {"split_index": 3},
     {"sentence_split": "we | test | all | of | it"}, {"_split": "train or test"}, {"subset": "test_subset_of_birds"},
     {"fold": "train, test"}, {"is_test": "perhaps"}, {"is_test": 3}, {"split": "train", "source_split": "test"},
-    {"data_type": "test images of cats"}, {"source": "test"}, {"dataset": "dev"}, {"Split_": "x" * 3000},
+    {"data_type": "test images of cats"}, {"source": "test"}, {"dataset": "dev"}, {"tags": ["a", "test"]},
+    {"Split_": "x" * 3000},
 ]  # fmt: skip
 
 
