@@ -15,9 +15,12 @@ The splits of all configs count. `data_files` is a list of splits and paths, or 
 `data_dir` beside it is the folder that its paths begin in. A name of a split that nobody knows (`challenge`) says
 nothing and is noted. So is a header with `configs` that is no YAML, or that is over 1 MiB.
 
+A path that names a folder stands for what lies below.
+
 The header is a stranger's: PyYAML makes a graph of nodes of it, in which what an alias repeats is there once, and no
-object is made of a node. Of that graph 10,000 entries are visited at most. A pattern is matched against the paths of
-files that were found below the folder, step by step, so one that climbs out of it matches none.
+object is made of a node. Of that graph 100,000 entries are visited at most (a set of 2,000 languages has 40,000). A
+pattern is matched against the paths of files that were found below the folder, step by step, so one that climbs out of
+it matches none.
 """
 
 import fnmatch
@@ -30,8 +33,9 @@ from pathlib import Path
 from data.document import DocumentError, resolve_media
 from data.split_names import split_of_word
 
-_MAX_CHARACTERS, _MAX_ENTRIES, _MAX_PATTERN = 2**20, 10_000, 1000
+_MAX_CHARACTERS, _MAX_ENTRIES, _MAX_PATTERN = 2**20, 100_000, 1000
 _LOST = "the splits of its configs were not read"
+_WILD = re.compile(r"[*?\[]")
 _OF_HUB = re.compile(r"hf://datasets/[^/]+/[^/]+/")
 _STRING, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 
@@ -49,8 +53,20 @@ class Card:
 
     def of(self, path: str) -> str:
         """The split of the file at a path; held-out ones win."""
-        found = [split for pattern, split in self.patterns if _matches(path.split("/"), pattern.split("/"))]
+        steps = path.split("/")
+        # a card of a thousand languages has as many folders, of which a path begins with one
+        near = sorted([*self._by_first.get(steps[0], ()), *self._by_first.get("", ())])
+        found = [split for _, pattern, split in near if _matches(steps, pattern)]
         return next((split for split in found if split != "train"), found[0] if found else "")
+
+    @functools.cached_property
+    def _by_first(self) -> dict[str, list[tuple[int, list[str], str]]]:
+        """First step -> (place, steps, split) of the patterns that begin with it; "" for those that begin otherwise."""
+        found: dict[str, list[tuple[int, list[str], str]]] = {}
+        for place, (pattern, split) in enumerate(self.patterns):
+            steps = pattern.split("/")
+            found.setdefault("" if _WILD.search(steps[0]) else steps[0], []).append((place, steps, split))
+        return found
 
     def notes(self) -> list[str]:
         """What a reader of the data set should know about its card."""
@@ -102,8 +118,8 @@ def _card(header: str) -> Card:
         why = f"line {mark.line + 2}: {str(error.problem)[:100]}" if mark else "nested too deeply, or of odd bytes"
         problem = f"its header is no YAML ({why}): {_LOST}"
     except OverflowError:
-        problem = f"its configs have over {_MAX_ENTRIES} entries, of which only the first were read"
-    return Card(tuple(patterns), tuple(dict.fromkeys(unknown)), problem)
+        problem = f"its configs have over {_MAX_ENTRIES:,} entries, of which only the first were read"
+    return Card(tuple(dict.fromkeys(patterns)), tuple(dict.fromkeys(unknown)), problem)
 
 
 class _Entries:
@@ -170,7 +186,8 @@ def _below(folder: str, path: str) -> str:
         folder, path = "", _OF_HUB.sub("", path)
     steps = [step for step in f"{folder}/{path}".split("/") if step not in ("", ".")]
     # one that names a folder stands for what lies below
-    is_name = bool(steps) and not re.search(r"[*?\[]", steps[-1])
+    is_name = bool(steps) and not _WILD.search(steps[-1])
+    steps = [step for step, before in zip(steps, ["", *steps], strict=False) if step != "**" or before != "**"]
     return "/".join([*steps, "**"] if is_name else steps)
 
 
