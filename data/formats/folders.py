@@ -135,6 +135,12 @@ class _Names:
         return " and ".join(filter(None, (read, unread and f"media that are not read: {unread}")))
 
 
+def _what_else(paths: list[str]) -> str:
+    """The first files of a folder in which nothing is of a known kind."""
+    more = f" and {len(paths) - 3:,} more" if len(paths) > 3 else ""
+    return f", but files of no known kind ({', '.join(map(repr, paths[:3]))}{more})" if paths else ""
+
+
 def folder_format(path: Path, listing: Listing) -> str:
     """What the folder at `path` holds. Raises ValueError with the formats there are, or what to do."""
     root = listing.root
@@ -171,7 +177,8 @@ def folder_format(path: Path, listing: Listing) -> str:
             return "markdown"
         if is_clone or code or names.pages or texts or num_texts:
             return "repository"
-        raise ValueError(unknown(path, f"holds nothing that is read{what_packed(root, names.paths) or names.link}"))
+        why = what_packed(root, names.paths) or names.link or _what_else(names.paths)
+        raise ValueError(unknown(path, f"holds nothing that is read{why}"))
     tables = [name for name in names.tables if _names_media(root / name, names.names_of_media, whole=bool(shown))]
     if tables:
         raise ValueError(f"{path} has its words in {_tables_remedy(root, tables)}")

@@ -332,3 +332,14 @@ def test_a_clone_of_a_data_set_is_no_repository_of_code(tmp_path, card):
 def test_a_repository_with_data_stays_one(tmp_path, others):
     files = {name.replace("data/", "tests/data/"): content for name, content in CLONE.items()}
     assert open_source(write(tmp_path, files | {"main.py": "import os\n"} | others)).format == "repository"
+
+
+def test_files_of_no_known_kind_are_named(tmp_path):
+    """nanoGPT's train.bin: nothing said what the folder was seen to hold."""
+    said = refusal(
+        write(tmp_path, {"train.bin": bytes(8), "val.bin": bytes(8), "x/meta.weird": bytes(8), "x/y": bytes(8)})
+    )
+    assert (
+        "holds nothing that is read, but files of no known kind ('train.bin', 'val.bin', 'x/meta.weird' and 1 more)"
+        in said
+    )
