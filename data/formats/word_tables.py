@@ -7,7 +7,8 @@ A table is not read, since what its columns mean would have to be guessed anew w
 by looking at the files that lie around it, and the guess stands in a command that a person can read and change:
 
     encoding     UTF-8, UTF-16 or UTF-32; else Windows-1252, or Latin-1 where that has no such character
-    delimiter    the most frequent of , TAB ; | in the first line; quotes are signs like others where they do not pair
+    delimiter    of , TAB ; | the one behind the names of media; else the one that every line has equally often; else
+                 the most frequent in the first line. Quotes are signs like others where they do not pair
     path         the column whose cells name files, with a folder before them and an ending behind where they lack those
                  (LJSpeech's `LJ001-0001` is wavs/LJ001-0001.wav, Common Voice's path lies in clips/)
     place        the table's folder, or the nearest above it below which the files lie (ESC-50's audio/ and meta/);
@@ -41,12 +42,14 @@ from data.split_names import split_words, words_of_name
 from data.text import foreign_encoding
 
 _DELIMITERS = ",\t;|"
+_TABLES, _MANIFESTS = (".csv", ".tsv"), (".jsonl", ".ndjson", ".jsonlines")
 _HEAD_BYTES = 2**20
 _READ_BYTES = 2**28
 _ROWS = 50
 _FILES = 50_000
 _ALIKE, _COLUMNS = 8, 200
 _BEHIND = re.compile(r"\.(\w{2,5})(?:#\d{1,3})?\"?([,\t;|])")
+_QUOTED = re.compile(r'"[^"]*"')
 _NUMBERED = re.compile(r"\.\w{2,5}#\d{1,3}$")
 _LIKE_WORDS = ("text", "caption", "transcri", "sentence", "words", "descri", "prompt", "title", "label", "comment")
 _ABOUT_OTHERS = {"meta", "metadata", "annotation", "annotations", "annots", "label", "labels", "caption", "captions"}
@@ -118,7 +121,8 @@ class Place:
 def table_remedy(file: Path, name: str, *, alone: bool = True, sole: bool = True, root: Path | None = None) -> str:
     """What to do about a table of words, as the end of a sentence that begins with its name in the source.
 
-    One that is not `alone` in its folder, or named after a split, keeps its name, for a metadata.jsonl hides others.
+    One that is not `alone` in its folder, or named after a split, keeps its name, for a metadata.jsonl hides others;
+    so does one that is given by itself, where others lie beside it.
     sole: whether the source has no other table. root: the folder that media are looked for in.
     """
     if problem := pointer_in(file) or how_to_unpack(file):
@@ -136,6 +140,8 @@ def table_remedy(file: Path, name: str, *, alone: bool = True, sole: bool = True
         f"[print(json.dumps({row})) for row in {table.reader(shown, kind)}{' if row' if kind == 'reader' else ''}]"
     )
     is_above, out = place.is_above(file), f"{file.stem}.jsonl"
+    if root is None and (alone or sole):
+        alone = sole = not _has_others(file, place.base)
     if not split_words(file.stem):
         # those of several folders are written into one, where their names must differ
         out = "metadata.jsonl" if (sole if is_above else alone) else f"{file.parent.name}-{out}" if is_above else out
@@ -144,6 +150,19 @@ def table_remedy(file: Path, name: str, *, alone: bool = True, sole: bool = True
         f"{name!r}, and {os.path.splitext(file.name)[1].lower()} is not read: write a {out} from it, {where}, by "
         f"`python -c {shlex.quote(program)} > {shlex.quote(out)}`{note}"
     )
+
+
+def _has_others(file: Path, base: Path) -> bool:
+    """Whether beside a table lies another one, or there or where its paths hold a manifest named after a split."""
+    for folder in {file.parent.resolve(), base}:
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                stem, ending = os.path.splitext(entry.name)
+                is_beside = ending.lower() in _TABLES and (folder == file.parent.resolve() or split_words(stem))
+                is_manifest = ending.lower() in _MANIFESTS and split_words(stem)
+                if entry.name != file.name and (is_beside or is_manifest):
+                    return True
+    return False
 
 
 def _looked_at(file: Path) -> _Table:
@@ -155,7 +174,11 @@ def _looked_at(file: Path) -> _Table:
         return _Table("utf-8-sig", ",", True, [])
     encoding = foreign_encoding(head[:64]) or _encoding(file)
     text = head.decode(encoding, "replace").replace("\0", "").lstrip("\ufeff")
-    lines = text.splitlines(keepends=True)[: 4 * _ROWS]
+    lines = text.splitlines(keepends=True)
+    if len(head) == _HEAD_BYTES and len(lines) > 1:
+        # the last one goes on behind the head
+        lines.pop()
+    lines = lines[: 4 * _ROWS]
     delimiter = delimiter_of(lines)
     # bars and tabs are written by programs that know no quotes, unless every line has pairs of them
     quoted = delimiter in ",;" or (delimiter == "\t" and all(line.count('"') % 2 == 0 for line in lines))
@@ -167,10 +190,26 @@ def _looked_at(file: Path) -> _Table:
 
 
 def delimiter_of(lines: list[str]) -> str:
-    """What most often stands behind a medium's name, else in the first line."""
+    """What stands behind the names of media, else what all lines have alike, else the most frequent in the first line.
+
+    Of several that all lines have equally often it is a tab, which is in no sentence, or what comes first: most names
+    stand before their words, and two sentences may well have as many commas.
+    """
     behind = Counter(mark for line in lines for ending, mark in _BEHIND.findall(line[:4096]) if ending.lower() in READ)
-    first = lines[0][:4096] if lines else ""
-    return max(_DELIMITERS, key=lambda mark: (behind[mark], first.count(mark), -_DELIMITERS.index(mark)))
+    first = lines[0] if lines else ""
+    known = [line for line in lines if line.strip()]
+    unquoted = [_QUOTED.sub("", line) for line in known]
+
+    def rank(mark: str) -> tuple:
+        # bars are written by programs that know no quotes
+        counts = ({line.count(mark) for line in each} for each in (known, unquoted))
+        alike = mark in first and any(len(each) == 1 and each != {0} for each in counts)
+        place = (-first.index(mark) if mark != "\t" else 1) if alike else 0
+        in_each = mark in first and all(mark in line for line in unquoted)
+        shown = first[:4096].count(mark)
+        return behind[mark], alike, place, in_each, shown, -_DELIMITERS.index(mark)
+
+    return max(_DELIMITERS, key=rank)
 
 
 def _encoding(file: Path) -> str:

@@ -24,6 +24,31 @@ TABLES = {
         "metadata.csv", "LJ1|In 1440|In fourteen forty\nLJ2|the\n", SOUNDS,
         [("wavs/LJ1.wav", "In fourteen forty"), ("wavs/LJ2.wav", "the")],
     ),
+    "LJSpeech with commas": (
+        "metadata.csv", "LJ1|Printing, in the only sense, we|Printing, in the only sense, we\n"
+        'LJ2|"produced the, which|"produced the, which was\n', SOUNDS,
+        [("wavs/LJ1.wav", "Printing, in the only sense, we"), ("wavs/LJ2.wav", '"produced the, which was')],
+    ),
+    "LJSpeech of one sentence": (
+        "metadata.csv", "LJ1|Printing, in, the, only|Printing, in, the, sense\n", SOUNDS,
+        [("wavs/LJ1.wav", "Printing, in, the, sense")],
+    ),
+    "as many commas as bars": (
+        "train.csv", "LJ1|Hello, world\nLJ2|Good bye, world\n", SOUNDS,
+        [("wavs/LJ1.wav", "Hello, world"), ("wavs/LJ2.wav", "Good bye, world")],
+    ),
+    "tabs around commas": (
+        "list.tsv", "Hello, you, and, all\tLJ1\nGood bye\tLJ2\n", SOUNDS,
+        [("wavs/LJ1.wav", "Hello, you, and, all"), ("wavs/LJ2.wav", "Good bye")],
+    ),
+    "semicolons around commas": (
+        "labels.csv", "id;description\na;red, white, blue\nb;red\n", PICTURES,
+        [("a.png", "red, white, blue"), ("b.png", "red")],
+    ),
+    "commas around bars": (
+        "labels.csv", 'id,description\na,"red|white, blue"\nb,red|blue\n', PICTURES,
+        [("a.png", "red|white, blue"), ("b.png", "red|blue")],
+    ),
     "bars that name their folder": (
         "train.csv", "wavs/LJ1.wav|one\nwavs/LJ2.wav|two\n", SOUNDS, [("wavs/LJ1.wav", "one"), ("wavs/LJ2.wav", "two")],
     ),
@@ -126,6 +151,31 @@ def test_other_tables_of_the_folder_are_named(tmp_path):
         (tmp_path / split / "metadata.csv").write_text("file_name,text\na.png,red\n")
     with pytest.raises(ValueError, match=r"words in 'test/metadata\.csv'.*the same with 'train/metadata\.csv', 'val/"):
         open_source(tmp_path)
+
+
+OTHERS = {
+    # files, table, what is written from it
+    "Common Voice": (("dev.tsv", "test.tsv", "train.tsv", "validated.tsv"), "validated.tsv", "validated.jsonl"),
+    "all beside a test": (("test.csv", "all.csv"), "all.csv", "all.jsonl"),
+    "in a folder of tables": (("meta/test.csv", "meta/all.csv"), "meta/all.csv", "meta-all.jsonl"),
+    "above beside a manifest": (("test.jsonl", "meta/all.csv"), "meta/all.csv", "meta-all.jsonl"),
+    "beside a manifest": (("val.jsonl", "all.csv"), "all.csv", "all.jsonl"),
+    "two languages": (("de.csv", "en.csv"), "en.csv", "en.jsonl"),
+    "alone": (("all.csv", "notes.txt"), "all.csv", "metadata.jsonl"),
+    "above and alone": (("meta/all.csv",), "meta/all.csv", "metadata.jsonl"),
+}
+
+
+@pytest.mark.parametrize("files, table, out", OTHERS.values(), ids=OTHERS)
+def test_a_table_given_by_itself_hides_no_other(tmp_path, files, table, out):
+    """Common Voice's validated.tsv became a metadata.jsonl, which stands for its folder: test.jsonl was not read."""
+    tmp_path = tmp_path / "set"
+    for file in (*files, table):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("file_name,text\na.png,red\n")
+    picture(tmp_path / "a.png", 8, 8)
+    with pytest.raises(ValueError, match=f"write a {out} from it"):
+        open_source(tmp_path / table)
 
 
 @pytest.mark.parametrize("name", ["metadata.jsonl", "manifest.json", "train.jsonl"])
