@@ -13,6 +13,10 @@ where they have none. A split that an object names is kept; where none is named,
 over it decides (`test-00.jsonl`, `test/metadata.jsonl`), then the folders of its media (`data.formats.splits`). Where
 those hold nothing out, the native and the house form mean `train` and the others leave it to the hash.
 
+Of several manifests one whose name declares nothing may hold all that the others do (Common Voice's `validated` beside
+its `test`). So those whose names hold something out are read first, and a document of an undeclared one that names a
+medium of theirs, and no split, is held out too. That costs some 100 bytes for each such medium, and nothing otherwise.
+
 Manifests may lie in folders below the source's: media paths are relative to the manifest's own folder, ids that it does
 not give begin with the folder's name, and ids may come again in another folder.
 
@@ -20,6 +24,7 @@ Nothing is decoded here and no media file is opened. Each bad line gives one `Qu
 """
 
 import dataclasses
+import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -35,8 +40,10 @@ from data.formats.llava import llava_document
 from data.formats.marks import READ_BESIDE, marked_parts, object_switch
 from data.formats.obelics import obelics_document
 from data.formats.placeholders import waiting
+from data.formats.source import NOTE
 from data.formats.split_lists import SplitLists
 from data.formats.splits import (
+    FILES,
     FORM,
     HELD_OUT,
     UNASSIGNED,
@@ -70,14 +77,17 @@ def manifest_documents(
 ) -> Iterator[Document | Quarantined]:
     """Documents of JSONL files and JSON arrays in file order, and a `Quarantined` for each entry that gives none.
 
+    Where a file's name says nothing of splits, those whose names hold something out come first.
+
     What is told about documents that were read is counted in `notes`, each sentence behind "note: ". `splits`: what
     the names of the whole source declare, of which the files are a part.
     """
     files, seen = list(files), set()
     paths = {file: file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name for file in files}
+    splits = splits or NamedSplits(paths.values(), files=True)
     named, media_splits = splits_of_paths(paths.values(), splits=splits), MediaSplits(root)
-    lists = SplitLists(root, notes)
-    for file in files:
+    lists, held = SplitLists(root, notes), _HeldMedia(splits, paths.values(), notes)
+    for file in sorted(files, key=lambda file: not held.is_first(paths[file])):
         folder = paths[file].rpartition("/")[0]
         base, stem = root / folder, f"{folder}/{plain_stem(file)}" if folder else plain_stem(file)
         word = "entry" if is_array(file) or is_spread(file) else "line"
@@ -108,11 +118,60 @@ def manifest_documents(
             except DocumentError as error:
                 place = f"{word} {number} of {paths[file]}" if folder else f"{word} {number}"
                 medium = f"{folder}/{medium}" if folder and medium else medium
+                held.remember(paths[file], [medium] if medium else [], named[paths[file]])
                 yield Quarantined(name, medium, f"{place}: {error}", line=number)
                 continue
             if document is not None:
                 document = _below(document, folder)
-                yield document if own else _with_split(document, named[paths[file]], media_splits, lists)
+                if not own:
+                    document = _with_split(document, named[paths[file]], media_splits, lists)
+                    document = held.held_out(paths[file], document)
+                held.remember(paths[file], _media_in(document), document.split)
+                yield document
+
+
+class _HeldMedia:
+    """The media of manifests whose names hold them out, for those of other manifests that say nothing.
+
+    paths: of the manifests that are read together.
+    """
+
+    def __init__(self, splits: NamedSplits, paths: Iterable[str], notes: Counter | None):
+        self.declared = {path: splits.declared(path) for path in paths}
+        self.notes = Counter() if notes is None else notes
+        said = set(self.declared.values())
+        self.is_needed = "" in said and not said.isdisjoint(HELD_OUT)
+        self.split_of: dict[int, str] = {}
+
+    def is_first(self, path: str) -> bool:
+        """Whether a manifest is to be read before those that say nothing."""
+        return self.is_needed and self.declared[path] in HELD_OUT
+
+    def remember(self, path: str, media: Iterable[str], split: str) -> None:
+        """Takes what a document of a manifest names, and its split."""
+        if self.is_first(path) and split in HELD_OUT:
+            for medium in media:
+                key = hash(posixpath.normpath(medium))
+                # test goes before validation
+                self.split_of[key] = max(split, self.split_of.get(key, ""), key=("", *reversed(HELD_OUT)).index)
+
+    def held_out(self, path: str, document: Document) -> Document:
+        """A document that names no split, held out where its manifest says nothing and another one's name does."""
+        if not self.split_of or self.declared[path] or document.split in HELD_OUT:
+            return document
+        said = {self.split_of.get(hash(posixpath.normpath(medium))) for medium in _media_in(document)}
+        split = next((split for split in HELD_OUT if split in said), "")
+        if not split:
+            return document
+        self.notes[
+            f"{NOTE}{path} names no split, and media of what is held out in others: its documents of them are "
+            f"{split} too"
+        ] += 1
+        return document.in_split(SplitFrom(split, FILES))
+
+
+def _media_in(document: Document) -> list[str]:
+    return [part.path for part in document.parts if not isinstance(part, Text)]
 
 
 def _below(document: Document, folder: str) -> Document:
