@@ -21,6 +21,7 @@ from pathlib import Path
 
 from data.endings import medium_of
 from data.formats.accounts import is_about
+from data.formats.word_columns import NONE, words_column, words_in
 from data.formats.word_tables import delimiter_of, place_of, table_remedy
 from data.split_names import split_words
 from data.text import foreign_encoding
@@ -30,6 +31,7 @@ _LOOKED_AT, _HEAD_BYTES, _LINES = 200, 2**16, 50
 _DELIMITERS = ",\t;|"
 _CLASSES_SHOWN = 3
 _MEDIA, _TOKENS = 50_000, 8
+_OF_KALDI = re.compile(r"(utt|spk|reco)2(?!text)")
 _BETWEEN = re.compile(r'[\s,|;"#/]+')
 
 
@@ -43,7 +45,9 @@ def list_remedy(root: Path, paths: list[str]) -> str:
         first = next((line for line in lines if not names.isdisjoint(_BETWEEN.split(line)[:_TOKENS])), "")
         if any(mark in first for mark in _DELIMITERS):
             rows = [row for line in lines if len(row := line.split(delimiter_of(lines))) > 1]
-            if 2 * place_of(rows, root / path, root=root).count >= len(lines) - 1:
+            place = place_of(rows, root / path, root=root)
+            has_words = words_column(rows, taken={place.column}) is not None
+            if has_words and 2 * place.count >= len(lines) - 1:
                 return table_remedy(root / path, path, root=root)
         if first and (told := _lines_remedy(root, path, lines, likely)):
             return told
@@ -55,6 +59,9 @@ def _lines_remedy(root: Path, path: str, lines: list[str], others: list[str]) ->
     rows = [row for line in lines if len(row := line.split(None, 1)) == 2]
     place = place_of([row[:1] for row in rows], root / path, root=root)
     if place.column is None or 2 * place.count < len(lines):
+        return ""
+    # numbers and paths are no words (CelebA's list_attr_celeba.txt, Kaldi's wav.scp), nor are speakers (utt2spk)
+    if words_in([row[1] for row in rows]) == NONE or _OF_KALDI.match(os.path.basename(path)):
         return ""
     name, dots = os.path.basename(path), os.path.basename(path).partition(".")[2]
     alike = [other for other in others if os.path.basename(other).partition(".")[2] == dots]

@@ -13,8 +13,8 @@ by looking at the files that lie around it, and the guess stands in a command th
                  (LJSpeech's `LJ001-0001` is wavs/LJ001-0001.wav, Common Voice's path lies in clips/)
     place        the table's folder, or the nearest above it below which the files lie (ESC-50's audio/ and meta/);
                  there the command is run and the paths hold
-    words        a column that has a known name (`data.formats.fields`), else one that is called like words, else the
-                 longest; a question and its answer become a conversation
+    words        a column that has a known name (`data.formats.fields`), else what looks most like it, or none at all
+                 (`data.formats.word_columns`); a question and its answer become a conversation
 
 Columns that need no change are left as they are, so that splits and marks are kept. The command reads all of the table
 before the shell has a whole line, and what it cannot be sure of is said behind it.
@@ -37,6 +37,7 @@ from data.compressed import how_to_unpack, packing_in
 from data.endings import READ, medium_of
 from data.formats.fields import FIELDS, PAIRS, WORDS
 from data.formats.walk import walk
+from data.formats.word_columns import is_address, is_number, names_files, words_column, words_in
 from data.pointers import pointer_in
 from data.split_names import split_words, words_of_name
 from data.text import foreign_encoding
@@ -51,7 +52,6 @@ _ALIKE, _COLUMNS = 8, 200
 _BEHIND = re.compile(r"\.(\w{2,5})(?:#\d{1,3})?\"?([,\t;|])")
 _QUOTED = re.compile(r'"[^"]*"')
 _NUMBERED = re.compile(r"\.\w{2,5}#\d{1,3}$")
-_LIKE_WORDS = ("text", "caption", "transcri", "sentence", "words", "descri", "prompt", "title", "label", "comment")
 _ABOUT_OTHERS = {"meta", "metadata", "annotation", "annotations", "annots", "label", "labels", "caption", "captions"}
 _ABOUT_OTHERS |= {"text", "texts", "transcript", "transcripts", "table", "tables", "csv", "json", "splits", "info"}
 _NAMES = {*FIELDS, *WORDS, *(name for pair in PAIRS for name in pair), "id", "name", "split", "key", "class"}
@@ -234,27 +234,41 @@ def _meaning(table: _Table, place: Place) -> tuple[str, str, str]:
     rows, header = table.rows, [_plain(cell) for cell in table.rows[0]] if table.rows else []
     known = _NAMES.intersection(cell.strip().lower() for cell in header)
     column = place.column
-    has_medium = any(medium_of(cell) for cell in header)
-    bare = has_medium or place.is_first or (column is None and (len(header) == 1 or table.delimiter == "|"))
+    has_value = any(medium_of(cell) or is_address(cell) for cell in header) or _begins_with_numbers(rows)
+    bare = has_value or place.is_first or (column is None and (len(header) == 1 or table.delimiter == "|"))
     if rows and not known and bare:
         return _without_header(rows, place)
     return _with_header(rows, header, place)
 
 
+def _begins_with_numbers(rows: list[list[str]]) -> bool:
+    """Whether the first row has a number where all others have one, as no header does."""
+    columns = range(min(_COLUMNS, min(map(len, rows), default=0))) if len(rows) > 1 else ()
+    return any(all(is_number(row[place]) for row in rows) for place in columns)
+
+
 def _without_header(rows: list[list[str]], place: Place) -> tuple[str, str, str]:
     """Cells by their places."""
     note, column = "", place.column
-    if column is None and len(rows[0]) == 1 and not medium_of(rows[0][0]):
+    if column is None and len(rows[0]) == 1 and words_in([row[0] for row in rows]):
         return "reader", '{"text": row[0]}', " (it has no header)"
     if column is None:
-        column = next((place for place, cell in enumerate(rows[0]) if medium_of(cell)), 0)
-        note = " (it has no header, and the cells of its paths name no file here: put what is missing before or behind"
-        note += f" row[{column}])"
-    wordy = _longest(rows, {column})
+        column = next((place for place, cell in enumerate(rows[0]) if medium_of(cell)), None)
+        address = next((place for place, cell in enumerate(rows[0]) if is_address(cell)), column)
+        column = (address if column is None else column) or 0
+        note = "it has no header, and the cells of its paths name no file here: put what is missing before or behind"
+        if is_address(rows[0][column]):
+            note = "it has no header, and addresses, which are not fetched: put the path of what was downloaded for"
+        note += f" row[{column}]"
+    wordy = words_column(rows, taken={column})
     if wordy is None:
-        return "reader", '{"text": row[0]}', note
+        note += f'{"; " * bool(note)}no cells of its rows hold words: put them behind "file_name" as "text"'
+        return "reader", f'{{"file_name": {place.around(f"row[{column}]")}}}', f" ({note})"
+    if max(map(len, rows)) > 2:
+        note += f"{'; ' * bool(note)}row[{wordy}] is taken for the words"
     # rows may be short of a cell at the end
     cell = "row[-1]" if wordy == max(map(len, rows)) - 1 and len({len(row) for row in rows}) > 1 else f"row[{wordy}]"
+    note = f" ({note})" if note else ""
     return "reader", f'{{"file_name": {place.around(f"row[{column}]")}, "text": {cell}}}', note
 
 
@@ -269,8 +283,13 @@ def _with_header(rows: list[list[str]], header: list[str], place: Place) -> tupl
         changed["file_name"] = place.around(f"row[{_spelt(header[column])}]")
         drop.append(header[column])
     pair = next((pair for pair in PAIRS if names.keys() >= set(pair)), None)
-    words = next((name for name in WORDS if name in names and names[name] != column), None)
-    taken = {column, *(names[name] for name in named)}
+    cells = {name: [row[number] for row in rows[1:] if number < len(row)] for name, number in names.items()}
+    # what is called words may be where they lie (`transcript`: "a.txt")
+    elsewhere = [name for name in WORDS if name in names and names_files(cells[name])]
+    words = next((name for name in WORDS if name in names and names[name] != column and name not in elsewhere), None)
+    taken = {column, *(names[name] for name in (*named, *elsewhere))}
+    drop += [name for name in elsewhere if names[name] != column]
+    number = None
     if words is None and pair is not None:
         drop += pair
         kind = medium_of("x" + behind) or (medium_of(rows[1][column]) if column is not None and len(rows) > 1 else None)
@@ -279,21 +298,26 @@ def _with_header(rows: list[list[str]], header: list[str], place: Place) -> tupl
         turns = f'[{{"role": "user", "content": {mark}{ask}}}, {{"role": "assistant", "content": {answer}}}]'
         changed["messages"] = turns
     elif words is None:
-        free = (name for name, number in names.items() if number not in taken)
-        like = [name for name in free if any(word in name.lower() for word in _LIKE_WORDS)]
-        number = _longest(rows[1:], {*range(999)} - {names[name] for name in like} if like else taken)
-        number = number if number is not None or len(header) < 2 else len(header) - 1
-        if number is not None and number not in taken:
+        number = words_column(rows[1:], names=header, taken=taken, of_media=column is not None or bool(named))
+        if number is not None:
             changed["text"] = f"row[{_spelt(header[number])}]"
             drop.append(header[number])
-    if (column is None and not named) or "text" in changed:
-        shown = ", ".join(repr(name[:40]) for name in header[:6])
-        note = f" (its columns are {shown}; call" + (" that of the path file_name and" if column is None else "")
-        note += " that of the words text, if this is another)"
-    if not changed:
+    if words is None and not changed.keys() & {"text", "messages"} and not words_in(cells.get("label", ())):
+        # numbers of classes would be read as words, since words are what a label holds in lines that people write
+        drop += [name for name in ("label",) if name in names]
+    has_none = words is None and pair is None and number is None and len(rows) > 1
+    if (column is None and not named) or "text" in changed or has_none:
+        shown = ", ".join(repr(name[:40]) for name in header[:6]) + (", ..." if len(header) > 6 else "")
+        path = " that of the path file_name" if column is None and not named else ""
+        note = f" (its columns are {shown}; call{path}{' and' * bool(path)} that of the words text, if this is another)"
+        if has_none:
+            note = f" (its columns are {shown}, and none of them holds words: add a column text with them"
+            note += f"; call{path}, if there is one)" if path else ")"
+    if not changed and not drop:
         return "DictReader", "{k: v for k, v in row.items() if k}", note
     kept = f"{{k: v for k, v in row.items() if k and k not in {tuple(drop)!r}}}"
-    return "DictReader", f"{kept} | {{{', '.join(f'{json.dumps(k)}: {v}' for k, v in changed.items())}}}", note
+    changes = ", ".join(f"{json.dumps(k)}: {v}" for k, v in changed.items())
+    return "DictReader", f"{kept} | {{{changes}}}" if changes else kept, note
 
 
 def place_of(rows: list[list[str]], file: Path, *, root: Path | None = None) -> Place:
@@ -365,16 +389,6 @@ def _is_one(paths: Sequence[str], name: str) -> bool:
 
 def _is_ending(text: str) -> bool:
     return not text or (text.startswith(".") and text[1:].lower() in READ)
-
-
-def _longest(rows: list[list[str]], taken: set[int | None]) -> int | None:
-    """The column of the most characters but those in `taken`; the later of two."""
-    sums: dict[int, int] = {}
-    for row in rows:
-        for place, cell in enumerate(row):
-            if place not in taken:
-                sums[place] = sums.get(place, 0) + len(cell)
-    return max(sums, key=lambda place: (sums[place], place), default=None)
 
 
 def _spelt(text: str) -> str:

@@ -1,0 +1,148 @@
+"""Which column of a table holds the words: by what its cells look like, and then by its name.
+
+    words_in(cells)                  SEVERAL, ONE or NONE: whether most cells hold several words, one, or no words
+    words_column(rows, names=...)    the column that is most likely to be that of the words; None where none can be
+    names_files(cells)               whether most cells are addresses or names of files
+
+A wrong column makes false captions in silence, and a missing one makes rows that are set aside. So a column is never
+taken whose cells are mostly addresses, numbers, dates, names of files, flags or ids without a blank, whatever it is
+called, nor one that says who made a row or how it is filed (`author`, `license`, `split`). Of the others goes first
+
+    1. what is called like words (`caption_en`, `alt`), since a title is short and a comment is long
+    2. what mostly holds several words, `name` last: some sets call their captions so
+    3. what holds one (`category`), where there is a medium that it may be the class of
+
+and of several the longest. A word is letters without digits, or whatever is written in letters beyond ASCII, which need
+no blanks between them.
+"""
+
+import re
+from collections.abc import Collection, Sequence
+
+from data.endings import READ, UNREAD
+from data.formats.fields import is_medium
+from data.formats.provenance import is_metadata
+from data.split_names import FIELDS, FLAGS, LOOSE_FIELDS, WORDS
+
+NONE, ONE, SEVERAL = 0, 1, 2
+_LIKE_WORDS = ("text", "caption", "transcri", "sentence", "words", "descri", "prompt", "title", "label", "comment")
+_CLASSES = {*("category", "categories", "topic", "topics", "tag", "tags", "keyword", "keywords", "kind")}
+"""Words for how a row is filed that tell what its medium shows."""
+_FLAGS = {
+    *("true", "false", "yes", "no", "none", "null", "nan", "na", "n/a", "y", "n", "t", "f", "m", "male", "female")
+}
+_NO_WORDS = {*_FLAGS, *READ, *UNREAD, *WORDS}
+_OF_NUMBERS = {*("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec")}
+_OF_NUMBERS |= {*("january", "february", "march", "april", "june", "july", "august", "september", "october")}
+_OF_NUMBERS |= {*("november", "december", "mon", "tue", "wed", "thu", "fri", "sat", "sun", "am", "pm", "utc", "gmt")}
+_OF_NUMBERS |= {*("s", "sec", "secs", "second", "seconds", "min", "mins", "minute", "minutes", "h", "hour", "hours")}
+_OF_NUMBERS |= {*("ms", "x", "px", "pixels", "b", "kb", "mb", "gb", "hz", "khz", "fps", "mm", "cm", "m", "km", "kg")}
+"""Words of dates and measures, which are numbers with one of them beside."""
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*:/|www\.|data:)\S*", re.IGNORECASE)
+_FILE = re.compile(r"\S*[\w)\]-]\.[A-Za-z]\w{1,4}")
+_AROUND = "\"'`.,;:!?()[]{}<>|*_-+=#&%$…“”\u2018\u2019«»"
+_WITHOUT_BLANKS = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff]")
+"""Letters of scripts that have no blanks between words."""
+_LETTERS_IN_ID = 40
+_LOOKED_AT = 2000
+
+
+def words_in(cells: Sequence[str]) -> int:
+    """SEVERAL or ONE where more than half of the cells that are not empty hold so many words, else NONE."""
+    found = [_words_of(cell[:_LOOKED_AT].strip()) for cell in cells if cell.strip()]
+    if 2 * sum(count > 1 for count in found) > len(found):
+        return SEVERAL
+    return ONE if 2 * sum(count > 0 for count in found) > len(found) else NONE
+
+
+def names_files(cells: Sequence[str]) -> bool:
+    """Whether more than half of the cells that are not empty are addresses or names of files."""
+    known = [cell[:_LOOKED_AT].strip() for cell in cells if cell.strip()]
+    return 2 * sum(is_address(cell) or bool(_FILE.fullmatch(cell)) or is_medium(cell) for cell in known) > len(known)
+
+
+def is_address(cell: str) -> bool:
+    """Whether a cell is an address and nothing else."""
+    return _ADDRESS.fullmatch(cell.strip()[:_LOOKED_AT]) is not None
+
+
+def is_number(cell: str) -> bool:
+    """Whether a cell is a number, a date or the like: digits and signs without letters."""
+    return any(char.isdigit() for char in cell[:100]) and not any(char.isalpha() for char in cell[:100])
+
+
+def words_column(
+    rows: Sequence[Sequence[str]],
+    *,
+    names: Sequence[str] | None = None,
+    taken: Collection[int | None] = (),
+    of_media: bool = True,
+) -> int | None:
+    """The column of rows that most likely holds the words; None where none can.
+
+    names: those of the columns, where they are known. taken: columns that are something else. of_media: whether the
+    rows have a medium, which a single word may be the class of; a text of its own has several.
+    """
+    best, found = (), None
+    for place in range(max(map(len, rows), default=0)):
+        if place in taken:
+            continue
+        cells = [row[place] for row in rows if place < len(row)]
+        name = names[place] if names is not None and place < len(names) else ""
+        count, is_like = words_in(cells), is_like_words(name)
+        if count == NONE or (not is_like and (_is_about(name) or (count == ONE and not of_media))):
+            continue
+        rank = (is_like, count, name.strip().lower() != "name", sum(map(len, cells)), place)
+        if rank > best:
+            best, found = rank, place
+    return found
+
+
+def is_like_words(name: str) -> bool:
+    """Whether a column is called like one of words (`caption_en`), and not like one about them (`caption_id`)."""
+    words = _words_of_name(name)
+    if not words:
+        return False
+    if words[-1] == "alt" or any(word in words[-1] for word in _LIKE_WORDS):
+        return True
+    return any(word in name.lower() for word in _LIKE_WORDS) and not is_metadata(name)
+
+
+def _is_about(name: str) -> bool:
+    """Whether a column is called like one of a split, or of what was noted of a row."""
+    words = _words_of_name(name)
+    if name in (*FIELDS, *LOOSE_FIELDS, *FLAGS) or "split" in words:
+        return True
+    return is_metadata(name) and words[-1] not in _CLASSES
+
+
+def _words_of_name(name: str) -> list[str]:
+    return re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name[:200]).lower())
+
+
+def _words_of(cell: str) -> int:
+    """The number of words of a cell; 0 where it is no words."""
+    if is_medium(cell) or (cell[:1] == "{" and cell[-1:] == "}"):
+        return 0
+    pieces = cell.split()
+    count = sum(_is_word(piece, alone=len(pieces) == 1) for piece in pieces)
+    measures = sum(piece.strip(_AROUND).lower() in _OF_NUMBERS for piece in pieces)
+    if (measures == count and len(pieces) > count) or 3 * count < len(pieces):
+        return 0
+    # two such signs are about a word
+    return max(count, len(_WITHOUT_BLANKS.findall(cell)) // 2) if count else 0
+
+
+def _is_word(piece: str, *, alone: bool) -> bool:
+    if is_address(piece):
+        return False
+    bare = piece.strip(_AROUND)
+    if not any(char.isalpha() for char in bare):
+        return False
+    if not bare.isascii():
+        return "/" not in bare or not alone
+    if any(char.isdigit() for char in bare):
+        return False
+    # of one that stands alone more is to be known than of one among others
+    is_path = "/" in bare or "\\" in bare or "@" in bare or _FILE.fullmatch(bare)
+    return not alone or not (is_path or bare.lower() in _NO_WORDS or len(bare) > _LETTERS_IN_ID)
