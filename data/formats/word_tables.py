@@ -196,8 +196,9 @@ def delimiter_of(lines: list[str]) -> str:
     stand before their words, and two sentences may well have as many commas.
     """
     behind = Counter(mark for line in lines for ending, mark in _BEHIND.findall(line[:4096]) if ending.lower() in READ)
-    first = lines[0] if lines else ""
-    known = [line for line in lines if line.strip()]
+    known, first = [line for line in lines if line.strip()], lines[0] if lines else ""
+    # a sentence may name a file too
+    behind = {mark: count for mark, count in behind.items() if 4 * count >= len(known)}
     unquoted = [_QUOTED.sub("", line) for line in known]
 
     def rank(mark: str) -> tuple:
@@ -207,7 +208,7 @@ def delimiter_of(lines: list[str]) -> str:
         place = (-first.index(mark) if mark != "\t" else 1) if alike else 0
         in_each = mark in first and all(mark in line for line in unquoted)
         shown = first[:4096].count(mark)
-        return behind[mark], alike, place, in_each, shown, -_DELIMITERS.index(mark)
+        return behind.get(mark, 0), alike, place, in_each, shown, -_DELIMITERS.index(mark)
 
     return max(_DELIMITERS, key=rank)
 

@@ -33,6 +33,10 @@ TABLES = {
         "metadata.csv", "LJ1|Printing, in, the, only|Printing, in, the, sense\n", SOUNDS,
         [("wavs/LJ1.wav", "Printing, in, the, sense")],
     ),
+    "a sentence that names a file": (
+        "metadata.csv", "LJ1|one\nLJ2|open a.png, b.png, and\n" + 9 * "LJ1|one\n", SOUNDS,
+        [("wavs/LJ1.wav", "one"), ("wavs/LJ2.wav", "open a.png, b.png, and"), *9 * [("wavs/LJ1.wav", "one")]],
+    ),
     "as many commas as bars": (
         "train.csv", "LJ1|Hello, world\nLJ2|Good bye, world\n", SOUNDS,
         [("wavs/LJ1.wav", "Hello, world"), ("wavs/LJ2.wav", "Good bye, world")],
