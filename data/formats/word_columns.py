@@ -22,7 +22,7 @@ from collections.abc import Collection, Sequence
 from data.endings import READ, UNREAD
 from data.formats.fields import is_medium
 from data.formats.provenance import is_metadata
-from data.split_names import FIELDS, FLAGS, LOOSE_FIELDS, WORDS
+from data.split_names import WORDS, sort_of_field
 
 NONE, ONE, SEVERAL = 0, 1, 2
 _LIKE_WORDS = ("text", "caption", "transcri", "sentence", "words", "descri", "prompt", "title", "label", "comment")
@@ -111,7 +111,7 @@ def is_like_words(name: str) -> bool:
 def _is_about(name: str) -> bool:
     """Whether a column is called like one of a split, or of what was noted of a row."""
     words = _words_of_name(name)
-    if name in (*FIELDS, *LOOSE_FIELDS, *FLAGS) or "split" in words:
+    if sort_of_field(name):
         return True
     return is_metadata(name) and words[-1] not in _CLASSES
 
