@@ -40,6 +40,8 @@ _OF_NUMBERS |= {*("ms", "x", "px", "pixels", "b", "kb", "mb", "gb", "hz", "khz",
 """Words of dates and measures, which are numbers with one of them beside."""
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*:/|www\.|data:)\S*", re.IGNORECASE)
 _FILE = re.compile(r"\S*[\w)\]-]\.[A-Za-z]\w{1,4}")
+_OBJECTS = re.compile(r"\{.*\}|\[\s*\{.*\}\s*\]|#[0-9a-f]{3,8}", re.DOTALL | re.IGNORECASE)
+"""Objects as JSON, and colours."""
 _AROUND = "\"'`.,;:!?()[]{}<>|*_-+=#&%$…“”\u2018\u2019«»"
 _WITHOUT_BLANKS = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff]")
 """Letters of scripts that have no blanks between words."""
@@ -122,11 +124,13 @@ def _words_of_name(name: str) -> list[str]:
 
 def _words_of(cell: str) -> int:
     """The number of words of a cell; 0 where it is no words."""
-    if is_medium(cell) or (cell[:1] == "{" and cell[-1:] == "}"):
+    if is_medium(cell) or _OBJECTS.fullmatch(cell):
         return 0
     pieces = cell.split()
     count = sum(_is_word(piece, alone=len(pieces) == 1) for piece in pieces)
-    measures = sum(piece.strip(_AROUND).lower() in _OF_NUMBERS for piece in pieces)
+    # a letter beside a number is a place or a size
+    bare = [piece.strip(_AROUND).lower() for piece in pieces]
+    measures = sum(piece in _OF_NUMBERS or (len(piece) == 1 and piece.isascii() and piece.isalpha()) for piece in bare)
     if (measures == count and len(pieces) > count) or 3 * count < len(pieces):
         return 0
     # two such signs are about a word

@@ -142,6 +142,8 @@ CELLS = {
     "http://x.org/a cat": ONE,
     **dict.fromkeys(("", " ", "-", "7", "-1.5e3", "1,5", "1 -1 1", "[1, 2]", "2020-01-05", "5 May 2020"), NONE),
     **dict.fromkeys(("PT00H00M20S", "3.5 s", "10:20:30", "10 min", "1920 x 1080", "http://x.org", "www.x.org"), NONE),
+    **dict.fromkeys(('[{"left": 1, "top": 2}]', "#FFEEDD", "48.1 N, 11.5 E"), NONE),
+    "vitamin B 12": SEVERAL, "I see a 7": SEVERAL,
     **dict.fromkeys(("a.txt", "x/y/z", "C:\\x\\y", "my photo.jpg", "a/b c.png", "p225", "LJ1-01", "s3:/b"), NONE),
     **dict.fromkeys(("dQw4w9WgXcQ", "True", "male", "M", "null", "jpg", "train", "a@b.org", "{1: 1}", "x" * 99), NONE),
 }  # fmt: skip
