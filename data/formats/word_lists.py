@@ -11,76 +11,158 @@
 Nothing here is read as documents, since it is guessed: the guess stands in a command that a person can read.
 """
 
+import dataclasses
 import glob
 import itertools
 import os
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from data.endings import medium_of
 from data.formats.accounts import is_about
+from data.formats.splits import NamedSplits
 from data.formats.word_columns import NONE, words_column, words_in
-from data.formats.word_tables import delimiter_of, place_of, table_remedy
-from data.split_names import split_words
+from data.formats.word_tables import Place, delimiter_of, place_of, table_remedy
+from data.split_names import split_words, words_of_name
 from data.text import foreign_encoding
 
-_ENDINGS = ("", ".txt", ".text", ".lst", ".list", ".token", ".tok", ".trans", ".transcript", ".transcripts", ".scp")
-_LOOKED_AT, _HEAD_BYTES, _LINES = 200, 2**16, 50
+_ENDINGS = ("", ".txt", ".text", ".lst", ".list", ".token", ".tok", ".trans", ".transcript", ".transcripts")
+_LOOKED_AT, _ABOVE, _HEAD_BYTES, _LINES = 200, 50, 2**16, 50
 _DELIMITERS = ",\t;|"
-_CLASSES_SHOWN = 3
+_CLASSES_SHOWN, _SHOWN = 3, 8
+_KALDI = re.compile(r"(utt|spk|reco)2(?!text).*|segments")
+"""Names of files about utterances that hold none of their words."""
 _MEDIA, _TOKENS = 50_000, 8
-_OF_KALDI = re.compile(r"(utt|spk|reco)2(?!text)")
 _BETWEEN = re.compile(r'[\s,|;"#/]+')
 
 
 def list_remedy(root: Path, paths: list[str]) -> str:
-    """What to do about the first text that names media, as the end of a sentence that begins with its name; else ""."""
+    """What to do about the first text that names media, and its like, as the end of a sentence that begins with its
+    name; else ""."""
     media = (os.path.basename(path) for path in itertools.islice(filter(medium_of, paths), _MEDIA))
     names = {name for base in media for name in (base, os.path.splitext(base)[0])}
-    likely = [path for path in paths if _ending(path) in _ENDINGS and not is_about(path)]
+    likely = [path for path in paths if _ending(path) in _ENDINGS and not is_about(path) and not _is_no_words(path)]
     for path in likely[:_LOOKED_AT]:
-        lines = _head(root / path)
-        first = next((line for line in lines if not names.isdisjoint(_BETWEEN.split(line)[:_TOKENS])), "")
-        if any(mark in first for mark in _DELIMITERS):
-            rows = [row for line in lines if len(row := line.split(delimiter_of(lines))) > 1]
-            place = place_of(rows, root / path, root=root)
-            has_words = words_column(rows, taken={place.column}) is not None
-            if has_words and 2 * place.count >= len(lines) - 1:
-                return table_remedy(root / path, path, root=root)
-        if first and (told := _lines_remedy(root, path, lines, likely)):
-            return told
+        is_table, place = _place(root, path, names)
+        if place is None:
+            continue
+        others = [other for other in likely if other != path and _are_alike(path, other)]
+        is_above, found = place.is_above(root / path), {path: place}
+        for number, other in enumerate(others[: _ABOVE if is_above else _LOOKED_AT]):
+            # of many that lie beside their media only the names are looked at
+            it_is, its = is_table, dataclasses.replace(place, base=(root / other).parent.resolve())
+            if is_above or number < _SHOWN:
+                it_is, its = _place(root, other, names)
+            if its is not None and it_is == is_table:
+                found[other] = its
+        if is_table:
+            return _tables_remedy(root, list(found))
+        return _lines_remedy(root, dict(sorted(found.items())))
     return ""
 
 
-def _lines_remedy(root: Path, path: str, lines: list[str], others: list[str]) -> str:
-    """What to do about lines of a name and words with a space between; "" for others."""
-    rows = [row for line in lines if len(row := line.split(None, 1)) == 2]
+def _place(root: Path, path: str, names: set[str]) -> tuple[bool, Place | None]:
+    """Whether a list is a table, and where the media lie that it names; no place for any other text."""
+    lines = _head(root / path)
+    first = next((line for line in lines if not names.isdisjoint(_BETWEEN.split(line)[:_TOKENS])), "")
+    if any(mark in first for mark in _DELIMITERS):
+        rows = [row for line in lines if len(row := line.split(delimiter_of(lines))) > 1]
+        place = place_of(rows, root / path, root=root)
+        if words_column(rows, taken={place.column}) is not None and 2 * place.count >= len(lines) - 1:
+            return True, place
+    rows = [row for line in lines if len(row := line.split(None, 1)) == 2] if first else []
     place = place_of([row[:1] for row in rows], root / path, root=root)
-    if place.column is None or 2 * place.count < len(lines):
-        return ""
-    # numbers and paths are no words (CelebA's list_attr_celeba.txt, Kaldi's wav.scp), nor are speakers (utt2spk)
-    if words_in([row[1] for row in rows]) == NONE or _OF_KALDI.match(os.path.basename(path)):
-        return ""
-    name, dots = os.path.basename(path), os.path.basename(path).partition(".")[2]
-    alike = [other for other in others if os.path.basename(other).partition(".")[2] == dots]
-    path_of, base, shown = place.around("k"), place.base, os.path.relpath((root / path).resolve(), place.base)
-    files = f"[{_spelt(shown)}]"
-    if not place.is_above(root / path) and len(alike) > 1:
-        # each of them lies beside its own media
-        files, base = f"sorted(glob.glob({_spelt(f'**/*.{glob.escape(dots)}')}, recursive=True))", root.resolve()
-        path_of = f"os.path.join(os.path.dirname(t), {path_of})"
-        name = f"*.{dots}"
-    program = (
-        f"import glob, json, os, pathlib; {place.names}"
-        f'[print(json.dumps({{"file_name": {path_of}, "text": w}})) for t in {files} '
-        'for k, _, w in (l.strip().replace("\\t", " ").partition(" ") for l in open(t, encoding="utf-8")) if w]'
-    )
+    # numbers and paths are no words (CelebA's list_attr_celeba.txt, Kaldi's wav.scp)
+    if place.column is None or 2 * place.count < len(lines) or words_in([w for _, w in rows]) == NONE:
+        return False, None
+    return False, place
+
+
+def _is_no_words(path: str) -> bool:
+    """Whether a text is one of Kaldi's that tell something else about the same names (utt2spk, segments)."""
+    return bool(_KALDI.fullmatch(os.path.basename(path)))
+
+
+def _are_alike(one: str, other: str) -> bool:
+    """Whether two lists are parts of one: of one name, or of names that differ in numbers and words for splits."""
+    if os.path.basename(one) == os.path.basename(other):
+        return True
+    dots, others_dots = (os.path.basename(path).partition(".")[2] for path in (one, other))
+    return dots == others_dots and ("." in dots or _without_splits(one) == _without_splits(other))
+
+
+def _without_splits(path: str) -> list[tuple[str, ...]]:
+    words = (words_of_name(step) for step in path.split("/"))
+    return [tuple(word for word in step if not split_words(word)) for step in words]
+
+
+def _tables_remedy(root: Path, paths: list[str]) -> str:
+    """What to do about lists that are tables: a command for each, since their columns may differ."""
+    folders = Counter(map(os.path.dirname, paths))
+    told = [
+        table_remedy(root / path, path, alone=folders[os.path.dirname(path)] == 1, sole=len(paths) == 1, root=root)
+        for path in paths[:_SHOWN]
+    ]
+    rest = f"; the same with the {len(paths) - _SHOWN} others of this kind" if len(paths) > _SHOWN else ""
+    return "; and in ".join(told) + rest
+
+
+def _lines_remedy(root: Path, found: dict[str, Place]) -> str:
+    """What to do about lines of a name and words with a space between."""
+    (path, place), named = next(iter(found.items())), NamedSplits(found, files=True)
+    splits = {path: named.declared(path) for path in found} if named.held_out else {}
+    top, what = root.resolve(), f"{path!r}, lines of a name and words, which are not read"
+    # where the media lie in folders of these names too, one file is enough
+    by_folder = all(not found[path].is_above(root / path) and named.of_one(path) == named.of(path) for path in splits)
+    if len(found) == 1 and by_folder:
+        shown = os.path.relpath((root / path).resolve(), place.base)
+        program = f"{place.names}{_printed(f'[{_spelt(shown)}]', place.around('k'))}"
+        return _told(what, os.path.basename(path), place.base, program, "metadata.jsonl")
+    if by_folder and len(found) > _SHOWN and not place.is_above(root / path):
+        dots = os.path.basename(path).partition(".")[2]
+        alike = {os.path.basename(path) for path in found}
+        name = glob.escape(alike.pop()) if len(alike) == 1 else f"*.{glob.escape(dots)}"
+        files = f"sorted(glob.glob({_spelt(f'**/{name}')}, recursive=True))"
+        # names are looked for from the top
+        path_of = place.around("k") if place.by_name else f"os.path.join(os.path.dirname(t), {place.around('k')})"
+        return _told(what, name, top, f"{place.names}{_printed(files, path_of)}", "metadata.jsonl")
+    groups: dict[str, dict[tuple[str, str], list[str]]] = {}
+    for path, place in found.items():
+        below = os.path.relpath(place.base, top)
+        before = place.before if below == "." else f"{below}/{place.before}"
+        at = (place.names_below(below), dataclasses.replace(place, before=before).around("k"))
+        out = "metadata.jsonl" if by_folder else f"{splits.get(path) or 'train'}.jsonl"
+        groups.setdefault(out, {}).setdefault(at, []).append(path)
+    names = ", ".join(list(found)[:_SHOWN]) + (", ..." if len(found) > _SHOWN else "")
+    each: dict[str, list[str]] = {}
+    for out, of in groups.items():
+        for (n, path_of), files in of.items():
+            listed = f"[{', '.join(map(_spelt, files))}]"
+            each.setdefault(out, []).append(n + _printed(listed, path_of, is_one=by_folder))
+    if by_folder:
+        return _told(what, names, top, "; ".join(each["metadata.jsonl"]), "metadata.jsonl")
+    opened = (f'f = open("{out}", "w", encoding="utf-8"); {"; ".join(of)}; f.close()' for out, of in each.items())
+    return _told(what, names, top, "; ".join(opened), *each)
+
+
+def _printed(files: str, path_of: str, *, is_one: bool = True) -> str:
+    """The statement that prints the lines of some files."""
     return (
-        f"{path!r}, lines of a name and words, which are not read: write a metadata.jsonl from {name}, in the folder "
-        f"{str(base)!r}, where its paths hold, by `python -c {shlex.quote(program)} > metadata.jsonl`"
+        f'[print(json.dumps({{"file_name": {path_of}, "text": w}}){"" if is_one else ", file=f"}) for t in {files} '
+        'for k, _, w in (l.strip().replace("\\t", " ").partition(" ") for l in open(t, encoding="utf-8-sig")) if w]'
     )
+
+
+def _told(what: str, names: str, base: Path, program: str, *outs: str) -> str:
+    command = f"python -c {shlex.quote(f'import glob, json, os, pathlib; {program}')}"
+    if outs == ("metadata.jsonl",):
+        command, made = f"{command} > metadata.jsonl", "a metadata.jsonl"
+    else:
+        made = " and ".join(outs) + ", which keep the splits apart,"
+    return f"{what}: write {made} from {names}, in the folder {str(base)!r}, where its paths hold, by `{command}`"
 
 
 def classes_remedy(root: Path, paths: Iterable[str]) -> str:

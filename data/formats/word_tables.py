@@ -108,10 +108,14 @@ class Place:
     @property
     def names(self) -> str:
         """The statement that `around` needs before it."""
+        return self.names_below(".")
+
+    def names_below(self, folder: str) -> str:
+        """The same where the command is run above the place."""
         if not self.by_name:
             return ""
         name, which = ("stem", f" if p.suffix == {_spelt(self.behind)}") if self.behind else ("name", "")
-        return f'n = {{p.{name}: p.as_posix() for p in sorted(pathlib.Path(".").rglob("*")){which}}}; '
+        return f'n = {{p.{name}: p.as_posix() for p in sorted(pathlib.Path({_spelt(folder)}).rglob("*")){which}}}; '
 
     def is_above(self, file: Path) -> bool:
         """Whether that is another folder than the file's own."""

@@ -1,5 +1,11 @@
 """Lists of words and folders of classes: the refusal names them, and the command that it tells is followed."""
 
+import contextlib
+import io
+import re
+import shlex
+from pathlib import Path
+
 import pytest
 from test_data_beside_tables import follow, pairs, put
 
@@ -52,6 +58,98 @@ def test_a_list_of_words(tmp_path, monkeypatch, files, wanted):
     root = put(tmp_path / "set", files)
     assert "has its words in '" in follow(root, monkeypatch)
     assert pairs(root) == wanted
+
+
+def follow_all(root, monkeypatch) -> str:
+    """Runs every command that opening a folder tells, each in its folder; gives what was said."""
+    said = refused(root)
+    told = re.findall(
+        r"(?:'([^']+)', and \S+ is not read: )?write [^`]*?in (?:its|the) folder ?('[^']*')?.*?`(.*?)`", said
+    )
+    assert told, said
+    for name, folder, command in told:
+        monkeypatch.chdir(folder.strip("'") or (root / name).parent)
+        words = shlex.split(command)
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(words[2], {})
+        if ">" in words:
+            Path(words[-1]).write_text(printed.getvalue())
+    return said
+
+
+SPLIT_LISTS = {
+    "Kaldi, beside": (
+        {"train/text": "a HELLO\nb BYE\n", "train/a.wav": "", "train/b.wav": "", "test/text": "c YO\n",
+         "test/c.wav": ""},
+        {"train": ["HELLO", "BYE"], "test": ["YO"]},
+    ),
+    "Kaldi": (
+        {"data/train/text": "u1 HELLO\n", "data/train/wav.scp": "u1 wav/u1.wav\n", "data/train/utt2spk": "u1 s1\n",
+         "data/test/text": "u2 YO\n", "data/test/wav.scp": "u2 wav/u2.wav\n", "data/test/segments": "u2 u2 0.0 0.1\n",
+         "data/dev/text": "u3 NO WAY\n", "data/dev/feats.scp": "u3 raw.ark:3\n",
+         "wav/u1.wav": "", "wav/u2.wav": "", "wav/u3.wav": ""},
+        {"train": ["HELLO"], "test": ["YO"], "validation": ["NO WAY"]},
+    ),
+    "Kaldi of several parts": (
+        {"data/train_a/text": "u1 HELLO\n", "data/train_b/text": "u2 BYE\n", "data/test_other/text": "u3 YO\n",
+         "wav/s1/u1.wav": "", "wav/s2/u2.wav": "", "wav/s3/u3.wav": ""},
+        {"train": ["HELLO", "BYE"], "test": ["YO"]},
+    ),
+    "LibriSpeech": (
+        {"LS/train-clean-100/84/1/1.wav": "", "LS/train-clean-100/84/1/84-1.trans.txt": "1 GO DO\n",
+         "LS/test-clean/85/2/2.wav": "", "LS/test-clean/85/2/85-2.trans.txt": "2 YES\n"},
+        {"train": ["GO DO"], "test": ["YES"]},
+    ),
+    "LibriSpeech, many": (
+        {f"LS/{'dev' if n % 2 else 'train'}-clean/{n}/{n}.{end}": "" if end == "wav" else f"{n} WORDS {n}\n"
+         for n in range(10) for end in ("wav", "trans.txt")},
+        {"train": [f"WORDS {n}" for n in (0, 2, 4, 6, 8)], "validation": [f"WORDS {n}" for n in (1, 3, 5, 7, 9)]},
+    ),
+    "captions beside": (
+        {"train.txt": "1.png a cat\n2.png a dog\n", "test.txt": "3.png a cow\n", "1.png": "", "2.png": "", "3.png": ""},
+        {"train": ["a cat", "a dog"], "test": ["a cow"]},
+    ),
+    "captions, words in their names": (
+        {"captions_train.txt": "img/1.png a cat\n", "captions_val.txt": "img/3.png a cow\n", "notes.txt": "1 thing\n",
+         "img/1.png": "", "img/3.png": ""},
+        {"train": ["a cat"], "validation": ["a cow"]},
+    ),
+    "captions, one without such a word": (
+        {"captions.lst": "img/1.png a cat\n", "captions_test.lst": "img/3.png a cow\n", "img/1.png": "",
+         "img/3.png": ""},
+        {"train": ["a cat"], "test": ["a cow"]},
+    ),
+    "the same names in each split": (
+        {"train/labels.txt": "a/1 a cat\nb/1 a dog\n", "train/images/a/1.png": "", "train/images/b/1.png": "",
+         "test/labels.txt": "a/1 a cow\n", "test/images/a/1.png": ""},
+        {"train": ["a cat", "a dog"], "test": ["a cow"]},
+    ),
+    "what is held out alone": (
+        {"data/test/text": "u1 HELLO\nu2 YO\n", "wav/u1.wav": "", "wav/u2.wav": ""}, {"test": ["HELLO", "YO"]},
+    ),
+    "bars": (
+        {"wavs/10.wav": "", "wavs/11.wav": "", "filelists/train.txt": "wavs/10.wav|one, two\n",
+         "filelists/val.txt": "wavs/11.wav|three, four\n"},
+        {"train": ["one, two"], "validation": ["three, four"]},
+    ),
+    "MLS": (
+        {"train/audio/48/48_0.wav": "", "train/transcripts.txt": "48_0\tein wort\n",
+         "dev/audio/49/49_0.wav": "", "dev/transcripts.txt": "49_0\tund zwei\n"},
+        {"train": ["ein wort"], "validation": ["und zwei"]},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("files, wanted", SPLIT_LISTS.values(), ids=SPLIT_LISTS)
+def test_lists_of_several_splits_keep_them(tmp_path, monkeypatch, files, wanted):
+    """Of Kaldi's test/text and train/text the first alone was joined into a metadata.jsonl, and trained on."""
+    root = put(tmp_path / "set", files)
+    follow_all(root, monkeypatch)
+    assert pairs(root)
+    found: dict[str, list[str]] = {}
+    for document in open_source(root).documents():
+        found.setdefault(str(document.split), []).append(document.parts[-1].text)
+    assert {split: sorted(words) for split, words in found.items()} == {s: sorted(words) for s, words in wanted.items()}
 
 
 CLASSES = {
