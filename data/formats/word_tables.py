@@ -364,8 +364,10 @@ def _path_column(rows: list[list[str]], base: Path, file: Path) -> tuple[int, Pl
         around = {("", "")}
         for cell in filter(None, cells):
             for path in by_base.get(cell.rsplit("/", 1)[-1], ())[:_ALIKE]:
-                at = path.rfind(cell)
-                if at >= 0 and (not at or path[at - 1] == "/") and _is_ending(path[at + len(cell) :]):
+                # not its last place in the path: `c` is in `c.flac` twice
+                at = path.rfind("/") + 1 + len(cell.rsplit("/", 1)[-1]) - len(cell)
+                is_it = at >= 0 and path.startswith(cell, at) and (not at or path[at - 1] == "/")
+                if is_it and _is_ending(path[at + len(cell) :]):
                     around.add((path[:at], path[at + len(cell) :]))
         for before, behind in sorted(around):
             count = sum(f"{before}{cell}{behind}" in there for cell in cells)

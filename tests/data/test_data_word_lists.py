@@ -124,6 +124,10 @@ SPLIT_LISTS = {
          "test/labels.txt": "a/1 a cow\n", "test/images/a/1.png": ""},
         {"train": ["a cat", "a dog"], "test": ["a cow"]},
     ),
+    "a letter that is in the ending too": (
+        {"train/text": "w ONE\n", "train/w.wav": "", "val/text": "v TWO\n", "val/v.wav": ""},
+        {"train": ["ONE"], "validation": ["TWO"]},
+    ),
     "what is held out alone": (
         {"data/test/text": "u1 HELLO\nu2 YO\n", "wav/u1.wav": "", "wav/u2.wav": ""}, {"test": ["HELLO", "YO"]},
     ),
@@ -147,8 +151,10 @@ def test_lists_of_several_splits_keep_them(tmp_path, monkeypatch, files, wanted)
     follow_all(root, monkeypatch)
     assert pairs(root)
     found: dict[str, list[str]] = {}
-    for document in open_source(root).documents():
+    source = open_source(root)
+    for document in source.documents():
         found.setdefault(str(document.split), []).append(document.parts[-1].text)
+    assert "NOT READ" not in " ".join(source.told())
     assert {split: sorted(words) for split, words in found.items()} == {s: sorted(words) for s, words in wanted.items()}
 
 
