@@ -129,7 +129,8 @@ def _is_made_of(path: str, stems: set[str]) -> bool:
     if ending_of(path) not in ("csv", "tsv", "json"):
         return False
     folder, name = os.path.split(os.path.splitext(path)[0])
-    made = {name, f"{os.path.basename(folder)}-{name}"}
+    *above, last = ("", *folder.split("/"))
+    made = {name, f"{last}-{name}", *(f"{step}-{last}-{name}" for step in above)}
     if not split_words(name) and os.path.join(folder, "metadata") in stems:
         return True
     while folder and not any(os.path.join(folder, name) in stems for name in made):

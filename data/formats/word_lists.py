@@ -55,7 +55,7 @@ def list_remedy(root: Path, paths: list[str]) -> str:
             # of many that lie beside their media only the names are looked at
             it_is, its = is_table, dataclasses.replace(place, base=(root / other).parent.resolve())
             if is_above or number < _SHOWN:
-                it_is, its = _place(root, other, names)
+                it_is, its = _place(root, other, names, is_part=True)
             if its is not None and it_is == is_table:
                 found[other] = its
         if is_table:
@@ -64,19 +64,25 @@ def list_remedy(root: Path, paths: list[str]) -> str:
     return ""
 
 
-def _place(root: Path, path: str, names: set[str]) -> tuple[bool, Place | None]:
-    """Whether a list is a table, and where the media lie that it names; no place for any other text."""
+def _place(root: Path, path: str, names: set[str], *, is_part: bool = False) -> tuple[bool, Place | None]:
+    """Whether a list is a table, and where the media lie that it names; no place for any other text.
+
+    is_part: whether it is one of several, and may be too short to tell that it holds words.
+    """
     lines = _head(root / path)
     first = next((line for line in lines if not names.isdisjoint(_BETWEEN.split(line)[:_TOKENS])), "")
     if any(mark in first for mark in _DELIMITERS):
         rows = [row for line in lines if len(row := line.split(delimiter_of(lines))) > 1]
         place = place_of(rows, root / path, root=root)
-        if words_column(rows, taken={place.column}) is not None and 2 * place.count >= len(lines) - 1:
+        has_words = is_part or words_column(rows, taken={place.column}) is not None
+        # a comma in the words of a single line makes no table
+        if has_words and place.count and 2 * place.count >= len(lines) - 1:
             return True, place
     rows = [row for line in lines if len(row := line.split(None, 1)) == 2] if first else []
     place = place_of([row[:1] for row in rows], root / path, root=root)
     # numbers and paths are no words (CelebA's list_attr_celeba.txt, Kaldi's wav.scp)
-    if place.column is None or 2 * place.count < len(lines) or words_in([w for _, w in rows]) == NONE:
+    has_words = is_part or words_in([words for _, words in rows]) != NONE
+    if place.column is None or 2 * place.count < len(lines) or not has_words:
         return False, None
     return False, place
 

@@ -148,7 +148,8 @@ def table_remedy(file: Path, name: str, *, alone: bool = True, sole: bool = True
         alone = sole = not _has_others(file, place.base)
     if not split_words(file.stem):
         # those of several folders are written into one, where their names must differ
-        out = "metadata.jsonl" if (sole if is_above else alone) else f"{file.parent.name}-{out}" if is_above else out
+        is_metadata = sole and not folder_of_split(file, place.base) if is_above else alone
+        out = "metadata.jsonl" if is_metadata else named_after(file, place.base)
     where = f"in the folder {str(place.base)!r}, where its paths hold" if is_above else "in its folder"
     return (
         f"{name!r}, and {os.path.splitext(file.name)[1].lower()} is not read: write a {out} from it, {where}, by "
@@ -167,6 +168,23 @@ def _has_others(file: Path, base: Path) -> bool:
                 if entry.name != file.name and (is_beside or is_manifest):
                     return True
     return False
+
+
+def folder_of_split(file: Path, base: Path) -> str:
+    """The folder of a file, below one above, that is named after a split, a held-out one first; "" for none."""
+    steps = file.parent.resolve().relative_to(base).parts
+    named = [(split == "train", step) for step in steps for _, split, _ in split_words(step)]
+    return min(named, key=lambda item: item[0], default=(False, ""))[1]
+
+
+def named_after(file: Path, base: Path) -> str:
+    """The name of lines that are written of a file into a folder above it: other splits and folders have others."""
+    steps = file.parent.resolve().relative_to(base).parts
+    folder = folder_of_split(file, base)
+    split = next((split for _, split, _ in split_words(folder)), "")
+    # a word for a split decides where it stands first
+    first = folder if not folder or not split_words(folder)[0][0] else f"{split}-{folder}"
+    return f"{'-'.join(dict.fromkeys(filter(None, (first, *steps[-1:]))))}{'-' if steps else ''}{file.stem}.jsonl"
 
 
 def _looked_at(file: Path) -> _Table:

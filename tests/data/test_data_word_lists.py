@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from test_data_beside_tables import follow, pairs, put
+from test_data_beside_tables import coco, follow, pairs, put
 
 from data.formats import open_source
 
@@ -124,6 +124,11 @@ SPLIT_LISTS = {
          "test/labels.txt": "a/1 a cow\n", "test/images/a/1.png": ""},
         {"train": ["a cat", "a dog"], "test": ["a cow"]},
     ),
+    "single lines with a comma": (
+        {"train.txt": "img/1.png a cat, wet\n", "test.txt": "img/3.png a cow, a dog | a hen\n", "img/1.png": "",
+         "img/3.png": ""},
+        {"train": ["a cat, wet"], "test": ["a cow, a dog | a hen"]},
+    ),
     "a letter that is in the ending too": (
         {"train/text": "w ONE\n", "train/w.wav": "", "val/text": "v TWO\n", "val/v.wav": ""},
         {"train": ["ONE"], "validation": ["TWO"]},
@@ -158,6 +163,47 @@ def test_lists_of_several_splits_keep_them(tmp_path, monkeypatch, files, wanted)
     assert {split: sorted(words) for split, words in found.items()} == {s: sorted(words) for s, words in wanted.items()}
 
 
+BELOW_SPLITS = {
+    "a table": {"test/labels.csv": "image,text\na.png,a wren\n"},
+    "a table, deep": {"test/annotations/labels.csv": "image,text\na.png,a wren\n"},
+    "tables of one name": {f"ann/{split}/v1/labels.csv": "image,text\na.png,a wren\n" for split in ("test", "train")},
+    "lists with tabs": {"data/test/ann/words.txt": "img/a\ta wren\n"},
+    "a word further on": {"my_test/labels.csv": "image,text\na.png,a wren\n"},
+    "COCO": {"test/ann/c.json": coco(a="a wren")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("files", BELOW_SPLITS.values(), ids=BELOW_SPLITS)
+def test_what_lies_below_a_split_keeps_it_above(tmp_path, monkeypatch, files):
+    """Of test/labels.csv, whose images lie in img/, a metadata.jsonl was written on top, and trained on."""
+    image = "img/a.jpg" if "test/ann/c.json" in files else "img/a.png"
+    root = put(tmp_path / "set", files | {image: ""})
+    follow_all(root, monkeypatch)
+    assert pairs(root) == [(image, "a wren")]
+    source = open_source(root)
+    assert [document.split for document in source.documents()] == ["test"]
+    assert next(iter(files)) not in " ".join(line for line in source.told() if line.startswith("NOT READ"))
+
+
+def test_words_that_nobody_reads_are_told_beside_others(tmp_path):
+    """A list of other media is still said to be lost."""
+    lines = '{"file_name": "a.png", "text": "x"}\n'
+    files = {"test/text": "b a cow\nc a dog\n", "test/words.txt": "a is\nno list\nof it\n"}
+    source = open_source(put(tmp_path, files | {"train.jsonl": lines, "a.png": ""}))
+    assert list(source.documents())
+    lost = " ".join(line for line in source.told() if line.startswith("NOT READ"))
+    assert "test/text" in lost and "test/words.txt" in lost
+
+
+def test_a_name_of_a_split_cannot_run_in_the_command(tmp_path, monkeypatch):
+    evil = '\'"+open(chr(1))+"\\n'
+    files = {f"{split} {evil}/text": f"{name} TWO WORDS\n" for split, name in (("train", "u1"), ("test", "u2"))}
+    root = put(tmp_path / "set", files | {"wav/u1.wav": "", "wav/u2.wav": ""})
+    follow_all(root, monkeypatch)
+    assert pairs(root) == [("wav/u1.wav", "TWO WORDS"), ("wav/u2.wav", "TWO WORDS")]
+    assert sorted(document.split for document in open_source(root).documents()) == ["test", "train"]
+
+
 CLASSES = {
     "images": ({"cat/1.jpg": "", "dog/1.jpg": "", "dog/2.jpg": ""}, ["cat", "dog", "dog"]),
     "splits": ({"train/cat/1.jpg": "", "train/dog/1.png": "", "test/cat/1.jpg": ""}, ["cat", "cat", "dog"]),
@@ -178,6 +224,13 @@ OTHERS = {
     "on top": {"1.jpg": "", "2.jpg": "", "notes.txt": "what I did\nyesterday\n"},
     "a list of names": {"img/10.jpg": "", "img/11.jpg": "", "all.txt": "10.jpg\n11.jpg\n"},
     "few names": {"1.jpg": "", "2.jpg": "", "notes.txt": "1 thing\nwas left\nto do\nand no more\nof it\n"},
+    "numbers of classes": {"img/10.jpg": "", "img/11.jpg": "", "trainlist01.txt": "10.jpg 1\n11.jpg 2\n"},
+    "Kaldi without words": {
+        "a/u1.wav": "",
+        "utt2spk": "u1 s1\n",
+        "wav.scp": "u1 a/u1.wav\n",
+        "segments": "u1 u1 x y\n",
+    },
     "a binary": {"img/10.jpg": "", "all.txt": "\0\0 10.jpg\n"},
 }
 
