@@ -149,7 +149,8 @@ def _lists(file: Path, media: set[int]) -> bool:
     with contextlib.suppress(OSError), open(file, "rb") as stream:
         lines = stream.read(2**14).decode("utf-8-sig", "replace").splitlines()[:_LINES]
         firsts = [_BETWEEN.split(line.strip(), maxsplit=1)[0] for line in lines if line.strip()]
-        return 2 * sum(not media.isdisjoint((hash(first), hash(_stem(first)))) for first in firsts) > len(firsts)
+        count = sum(not media.isdisjoint((hash(first), hash(_stem(first)))) for first in firsts)
+        return count > 0 and 2 * count >= len(firsts)
     return False
 
 

@@ -30,7 +30,7 @@ from data.split_names import split_words, words_of_name
 from data.text import foreign_encoding
 
 _ENDINGS = ("", ".txt", ".text", ".lst", ".list", ".token", ".tok", ".trans", ".transcript", ".transcripts")
-_LOOKED_AT, _ABOVE, _HEAD_BYTES, _LINES = 200, 50, 2**16, 50
+_LOOKED_AT, _ABOVE, _HEAD_BYTES, _LINES = 200, 20, 2**16, 50
 _DELIMITERS = ",\t;|"
 _CLASSES_SHOWN, _SHOWN = 3, 8
 _KALDI = re.compile(r"(utt|spk|reco)2(?!text).*|segments")
@@ -51,16 +51,17 @@ def list_remedy(root: Path, paths: list[str]) -> str:
             continue
         others = [other for other in likely if other != path and _are_alike(path, other)]
         is_above, found = place.is_above(root / path), {path: place}
-        for number, other in enumerate(others[: _ABOVE if is_above else _LOOKED_AT]):
+        most = _ABOVE if is_above else _LOOKED_AT
+        for number, other in enumerate(others[:most]):
             # of many that lie beside their media only the names are looked at
             it_is, its = is_table, dataclasses.replace(place, base=(root / other).parent.resolve())
             if is_above or number < _SHOWN:
                 it_is, its = _place(root, other, names, is_part=True)
             if its is not None and it_is == is_table:
                 found[other] = its
-        if is_table:
-            return _tables_remedy(root, list(found))
-        return _lines_remedy(root, dict(sorted(found.items())))
+        told = _tables_remedy(root, list(found)) if is_table else _lines_remedy(root, dict(sorted(found.items())))
+        left = len(others) - most if "glob.glob(" not in told else 0
+        return told + (f" ({left:,} more lists of this kind were not looked at: put theirs in too)" if left > 0 else "")
     return ""
 
 
@@ -167,7 +168,9 @@ def _told(what: str, names: str, base: Path, program: str, *outs: str) -> str:
     if outs == ("metadata.jsonl",):
         command, made = f"{command} > metadata.jsonl", "a metadata.jsonl"
     else:
-        made = " and ".join(outs) + ", which keep the splits apart,"
+        made = " and ".join(outs) + (
+            ", which keep the splits apart," if len(outs) > 1 else ", a name that holds it out,"
+        )
     return f"{what}: write {made} from {names}, in the folder {str(base)!r}, where its paths hold, by `{command}`"
 
 

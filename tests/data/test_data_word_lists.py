@@ -133,8 +133,23 @@ SPLIT_LISTS = {
         {"train/text": "w ONE\n", "train/w.wav": "", "val/text": "v TWO\n", "val/v.wav": ""},
         {"train": ["ONE"], "validation": ["TWO"]},
     ),
+    "many": (
+        {f"p{n}/{split}.{end}": "" if end == "png" else f"{split}.png words of {split} {n}\n"
+         for n in range(9) for split in ("train", "val") for end in ("png", "lst")},
+        {"train": [f"words of train {n}" for n in range(9)], "validation": [f"words of val {n}" for n in range(9)]},
+    ),
+    "many, above": (
+        {f"{split}_{n}/text": f"{split}_{n} WORDS OF {n}\n" for n in range(9) for split in ("dev", "train")}
+        | {f"wav/{split}_{n}.wav": "" for n in range(9) for split in ("dev", "train")},
+        {"train": [f"WORDS OF {n}" for n in range(9)], "validation": [f"WORDS OF {n}" for n in range(9)]},
+    ),
     "what is held out alone": (
         {"data/test/text": "u1 HELLO\nu2 YO\n", "wav/u1.wav": "", "wav/u2.wav": ""}, {"test": ["HELLO", "YO"]},
+    ),
+    "tables with headers": (
+        {"train/captions.txt": "image,caption\na.png,a red cat\nb.png,two dogs\n", "train/a.png": "",
+         "train/b.png": "", "test/captions.txt": "image,caption\nc.png,a cow\n", "test/c.png": ""},
+        {"train": ["a red cat", "two dogs"], "test": ["a cow"]},
     ),
     "bars": (
         {"wavs/10.wav": "", "wavs/11.wav": "", "filelists/train.txt": "wavs/10.wav|one, two\n",
@@ -161,6 +176,11 @@ def test_lists_of_several_splits_keep_them(tmp_path, monkeypatch, files, wanted)
         found.setdefault(str(document.split), []).append(document.parts[-1].text)
     assert "NOT READ" not in " ".join(source.told())
     assert {split: sorted(words) for split, words in found.items()} == {s: sorted(words) for s, words in wanted.items()}
+
+
+def test_lists_that_were_not_looked_at_are_told(tmp_path):
+    files = {f"train_{n}/text": f"a{n} WORDS OF {n}\n" for n in range(25)} | {f"wav/a{n}.wav": "" for n in range(25)}
+    assert "(4 more lists of this kind were not looked at" in refused(put(tmp_path, files))
 
 
 BELOW_SPLITS = {
