@@ -21,7 +21,8 @@ from data.endings import ending_of
 from data.formats.fields import CONVERSATIONS, PAIRS, folded
 from data.formats.lines import is_array, is_spread, json_items
 from data.formats.manifest import form_of, needed
-from data.formats.word_tables import named_after, place_of
+from data.formats.splits import named_after
+from data.formats.word_tables import place_of
 from data.signatures import known_by
 from data.split_names import split_words
 

@@ -142,6 +142,23 @@ def name_of_many(file: str) -> str:
     return _OF_MANY.sub("", _ENDINGS.sub("", file))
 
 
+def folder_of_split(file: Path, base: Path) -> str:
+    """The folder of a file, below one above, that is named after a split, a held-out one first; "" for none."""
+    steps = file.parent.resolve().relative_to(base).parts
+    named = [(split == "train", step) for step in steps for _, split, _ in split_words(step)]
+    return min(named, key=lambda item: item[0], default=(False, ""))[1]
+
+
+def named_after(file: Path, base: Path) -> str:
+    """The name of lines that are written of a file into a folder above it: other splits and folders have others."""
+    steps = file.parent.resolve().relative_to(base).parts
+    folder = folder_of_split(file, base)
+    split = next((split for _, split, _ in split_words(folder)), "")
+    # a word for a split decides where it stands first
+    first = folder if not folder or not split_words(folder)[0][0] else f"{split}-{folder}"
+    return f"{'-'.join(dict.fromkeys(filter(None, (first, *steps[-1:]))))}{'-' if steps else ''}{file.stem}.jsonl"
+
+
 class MediaSplits:
     """The split of a document by the folders, tars and tables that its media lie in, where neither it nor its manifest
     names one.

@@ -4,9 +4,15 @@
     classes_remedy(root, paths)         the same for folders that have the names of classes
 
     84-121123.trans.txt     84-121123-0000 GO DO YOU HEAR           LibriSpeech: all of that ending, beside their media
-    text, transcripts.txt   utt1 hello world                        Kaldi, MLS: one list for many folders
+    train/text  test/text   utt1 hello world                        Kaldi: a file for each split
+    train.txt  test.txt     1.png a cat                             the same
+    transcripts.txt         utt1 hello world                        MLS: one list for many folders
     captions.txt            image,caption                           Flickr8k: a table under another ending
     cat/1.jpg  dog/1.jpg                                            the folders name what the images show
+
+Lists that differ in numbers and words for splits go together. Where the media do not lie in folders that say the same,
+the lines of each split go into a file of its own (train.jsonl, test.jsonl): in one, the test would be trained on. Of
+lists that are tables each has a command of its own, since columns may differ.
 
 Nothing here is read as documents, since it is guessed: the guess stands in a command that a person can read.
 """
@@ -128,9 +134,9 @@ def _lines_remedy(root: Path, found: dict[str, Place]) -> str:
         shown = os.path.relpath((root / path).resolve(), place.base)
         program = f"{place.names}{_printed(f'[{_spelt(shown)}]', place.around('k'))}"
         return _told(what, os.path.basename(path), place.base, program, "metadata.jsonl")
-    if by_folder and len(found) > _SHOWN and not place.is_above(root / path):
-        dots = os.path.basename(path).partition(".")[2]
-        alike = {os.path.basename(path) for path in found}
+    alike, dots = {os.path.basename(path) for path in found}, os.path.basename(path).partition(".")[2]
+    has_pattern = len(alike) == 1 or "." in dots
+    if by_folder and len(found) > _SHOWN and has_pattern and not place.is_above(root / path):
         name = glob.escape(alike.pop()) if len(alike) == 1 else f"*.{glob.escape(dots)}"
         files = f"sorted(glob.glob({_spelt(f'**/{name}')}, recursive=True))"
         # names are looked for from the top

@@ -36,6 +36,7 @@ from pathlib import Path
 from data.compressed import how_to_unpack, packing_in
 from data.endings import READ, medium_of
 from data.formats.fields import FIELDS, PAIRS, WORDS
+from data.formats.splits import folder_of_split, named_after
 from data.formats.walk import walk
 from data.formats.word_columns import is_address, is_number, names_files, words_column, words_in
 from data.pointers import pointer_in
@@ -168,23 +169,6 @@ def _has_others(file: Path, base: Path) -> bool:
                 if entry.name != file.name and (is_beside or is_manifest):
                     return True
     return False
-
-
-def folder_of_split(file: Path, base: Path) -> str:
-    """The folder of a file, below one above, that is named after a split, a held-out one first; "" for none."""
-    steps = file.parent.resolve().relative_to(base).parts
-    named = [(split == "train", step) for step in steps for _, split, _ in split_words(step)]
-    return min(named, key=lambda item: item[0], default=(False, ""))[1]
-
-
-def named_after(file: Path, base: Path) -> str:
-    """The name of lines that are written of a file into a folder above it: other splits and folders have others."""
-    steps = file.parent.resolve().relative_to(base).parts
-    folder = folder_of_split(file, base)
-    split = next((split for _, split, _ in split_words(folder)), "")
-    # a word for a split decides where it stands first
-    first = folder if not folder or not split_words(folder)[0][0] else f"{split}-{folder}"
-    return f"{'-'.join(dict.fromkeys(filter(None, (first, *steps[-1:]))))}{'-' if steps else ''}{file.stem}.jsonl"
 
 
 def _looked_at(file: Path) -> _Table:

@@ -138,6 +138,11 @@ SPLIT_LISTS = {
          for n in range(9) for split in ("train", "val") for end in ("png", "lst")},
         {"train": [f"words of train {n}" for n in range(9)], "validation": [f"words of val {n}" for n in range(9)]},
     ),
+    "many without an ending": (
+        {f"{split}/{n}/list{n}{end}": "" if end else f"list{n} WORDS OF {n}\n"
+         for n, split in enumerate(("train", "test") * 5) for end in ("", ".wav")},
+        {"train": [f"WORDS OF {n}" for n in range(0, 10, 2)], "test": [f"WORDS OF {n}" for n in range(1, 10, 2)]},
+    ),
     "many, above": (
         {f"{split}_{n}/text": f"{split}_{n} WORDS OF {n}\n" for n in range(9) for split in ("dev", "train")}
         | {f"wav/{split}_{n}.wav": "" for n in range(9) for split in ("dev", "train")},
