@@ -26,7 +26,7 @@ from data.formats.lines import LINES
 from data.formats.opening import is_named_lines
 from data.formats.refusals import what_foreign, wrapped
 from data.formats.source import LOST, NOTE, Source, note_text, reading
-from data.formats.splits import HELD_OUT, NamedSplits
+from data.formats.splits import HELD_OUT, NamedSplits, stem_of_lines
 from data.formats.walk import is_open, walk
 from data.pointers import awaited, pointer_in
 from data.split_names import split_words
@@ -130,7 +130,7 @@ def _is_made_of(path: str, stems: set[str]) -> bool:
         return False
     folder, name = os.path.split(os.path.splitext(path)[0])
     *above, last = ("", *folder.split("/"))
-    made = {name, f"{last}-{name}", *(f"{step}-{last}-{name}" for step in above)}
+    made = {name, stem_of_lines(name), f"{last}-{name}", *(f"{step}-{last}-{name}" for step in above)}
     if not split_words(name) and os.path.join(folder, "metadata") in stems:
         return True
     while folder and not any(os.path.join(folder, name) in stems for name in made):

@@ -21,7 +21,7 @@ from data.endings import ending_of
 from data.formats.fields import CONVERSATIONS, PAIRS, folded
 from data.formats.lines import is_array, is_spread, json_items
 from data.formats.manifest import form_of, needed
-from data.formats.splits import named_after
+from data.formats.splits import named_after, stem_of_lines
 from data.formats.word_tables import place_of
 from data.signatures import known_by
 from data.split_names import split_words
@@ -233,13 +233,8 @@ def _coco(file: Path, head: str, root: Path | None = None) -> str:
     )
     # a metadata.jsonl would hide what is written of the other splits
     is_one = not place.is_above(file) and not split_words(file.stem)
-    out = (
-        "metadata.jsonl"
-        if is_one
-        else f"{file.stem}.jsonl"
-        if split_words(file.stem)
-        else named_after(file, place.base)
-    )
+    out = "metadata.jsonl" if is_one else named_after(file, place.base)
+    out = f"{stem_of_lines(file.stem)}.jsonl" if split_words(file.stem) else out
     missing = "" if place.column is not None else " (its images were not found: give their folder in file_name)"
     return (
         f"{what}: write a {out} in the folder {str(place.base)!r}, where its paths hold, by "

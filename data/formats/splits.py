@@ -149,6 +149,12 @@ def folder_of_split(file: Path, base: Path) -> str:
     return min(named, key=lambda item: item[0], default=(False, ""))[1]
 
 
+def stem_of_lines(stem: str) -> str:
+    """A stem whose word for a held-out split stands first: further on it says something beside siblings alone."""
+    held = next(((before, split) for before, split, _ in split_words(stem) if split in HELD_OUT), ((), ""))
+    return f"{held[1]}-{stem}" if held[0] else stem
+
+
 def named_after(file: Path, base: Path) -> str:
     """The name of lines that are written of a file into a folder above it: other splits and folders have others."""
     steps = file.parent.resolve().relative_to(base).parts

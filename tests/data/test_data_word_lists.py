@@ -195,13 +195,14 @@ BELOW_SPLITS = {
     "lists with tabs": {"data/test/ann/words.txt": "img/a\ta wren\n"},
     "a word further on": {"my_test/labels.csv": "image,text\na.png,a wren\n"},
     "COCO": {"test/ann/c.json": coco(a="a wren")},
+    "COCO, one of several": {f"captions_{split}.json": coco(a="a wren") for split in ("test", "train")},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("files", BELOW_SPLITS.values(), ids=BELOW_SPLITS)
 def test_what_lies_below_a_split_keeps_it_above(tmp_path, monkeypatch, files):
     """Of test/labels.csv, whose images lie in img/, a metadata.jsonl was written on top, and trained on."""
-    image = "img/a.jpg" if "test/ann/c.json" in files else "img/a.png"
+    image = "img/a.jpg" if next(iter(files)).endswith(".json") else "img/a.png"
     root = put(tmp_path / "set", files | {image: ""})
     follow_all(root, monkeypatch)
     assert pairs(root) == [(image, "a wren")]
