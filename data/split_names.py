@@ -19,7 +19,8 @@ An object names its split, itself or inside `meta` or `metadata`, by the first o
     loose    `subset`, `partition`, `set`, `fold`, `phase`, `mode`, `data_type`, `usage`, which mean other things too:
              only if the value is no more than such a word, or one with the field's own name or a word that often goes
              with it around it (`fold_test`, `test-clean`, `PublicTest`)
-    flag     `is_test`, `isTest`, `is_train` ..., true or false
+    flag     `is_test`, `isTest`, `is_train` ..., true or false, in whatever form a table writes it (`flag_value`); another
+             value sets the document aside
 
 Of several of one sort a held-out one wins. What of these was not read is noted (`data.formats.unread`).
 """
@@ -42,6 +43,10 @@ FLAGS = {
     **dict.fromkeys(("is_test", "is_testing", "is_heldout", "is_held_out", "is_holdout"), ("test", "")),
 }
 """Flag -> what it says when it is true and when it is false; two of them are told in the order given."""
+_TRUTHS = {
+    **dict.fromkeys(("true", "1", "1.0", "yes", "t", "y"), True),
+    **dict.fromkeys(("false", "0", "0.0", "no", "f", "n"), False),
+}
 _OF_SPLIT = {
     "train": "train training trainset traindata trainsplit trainlist trn trainval trainvalid restval",
     "validation": "validation validate val valid dev devel development eval evaluation valset devset evalset valdata "
@@ -148,8 +153,15 @@ def own_split(fields: dict) -> str:
         said = [split_in_field(key, holder[key]) for holder, key, each in sorts if each == sort]
         if said := [split for split in said if split]:
             return next((split for split in said if split != "train"), "train")
-    flags = {_flag(words_of_name(key)): flag_value(holder[key]) for holder, key, sort in sorts if sort == "flag"}
-    said = [FLAGS[name][not flags[name]] for name in FLAGS if flags.get(name) is not None]
+    flags: dict[str, bool] = {}
+    for holder, key, _ in (each for each in sorts if each[2] == "flag"):
+        value, is_true = holder[key], flag_value(holder[key])
+        is_empty = value is None or value != value or (isinstance(value, str) and not value.strip())
+        if is_true is None and not is_empty and holder is fields:
+            raise ValueError(f"field {key!r} must be true, false, 0 or 1, not {value!r}"[:200])
+        if is_true is not None:
+            flags.setdefault(_flag(words_of_name(key)), is_true)
+    said = [FLAGS[name][not flags[name]] for name in FLAGS if name in flags]
     # one set apart from training by two flags is what the one that is true says
     return next((split for split in reversed(said) if split in ("test", "validation")), next(filter(None, said), ""))
 
@@ -161,7 +173,7 @@ def _flag(words: tuple[str, ...]) -> str:
 
 
 def flag_value(value) -> bool | None:
-    """What a flag says; None where it says nothing that is known."""
+    """What true, false, 0 and 1 say, as numbers or as the text of a table ("False", "0.0", "no"); None for others."""
     if isinstance(value, str):
-        return {"true": True, "false": False, "1": True, "0": False}.get(value.strip().casefold())
-    return bool(value) if isinstance(value, bool | int) and value in (0, 1) else None
+        return _TRUTHS.get(value.strip().casefold()) if len(value) < 20 else None
+    return bool(value) if isinstance(value, bool | int | float) and value in (0, 1) else None

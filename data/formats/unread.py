@@ -125,7 +125,7 @@ def _check_split(fields: dict, key: str, value, notes: Counter) -> None:
     """Note a field that may name a split and was not read as the one that the row is of."""
     sort = sort_of_field(key)
     if sort == "flag":
-        is_lost = flag_value(value) is None
+        is_lost = flag_value(value) is None and value == value and str(value).strip() != ""
     elif said := split_in_field(key, value):
         is_lost = said != own_split(fields)
     else:

@@ -92,7 +92,16 @@ def test_each_word_is_one_in_a_folder_a_file_and_a_field(tmp_path, word):
         ({"is_train": 0}, "test"),
         ({"is_train": False, "is_val": True}, "validation"),
         ({"is_train": 1, "is_test": 0}, "train"),
-        ({"is_test": "yes"}, ""),
+        ({"is_test": "yes"}, "test"),
+        ({"is_test": "True"}, "test"),
+        ({"is_test": 1.0}, "test"),
+        ({"is_train": "False"}, "test"),
+        ({"is_train": " 0 "}, "test"),
+        ({"is_train": "1.0"}, "train"),
+        ({"in_train": "true", "is_val": "FALSE"}, "train"),
+        ({"is_train": 0.0, "is_dev": "1"}, "validation"),
+        ({"is_test": ""}, ""),
+        ({"is_test": " ", "is_val": None, "is_train": float("nan")}, ""),
         ({"meta": {"split": "test"}}, "test"),
         ({"metadata": {"split": "of wood"}}, ""),
         ({"split": "train", "subset": "test"}, "train"),
@@ -134,7 +143,7 @@ def test_fields_like_those_of_a_split(tmp_path, fields, split):
 NOTED = [
     {"source_split": "wood"}, {"splits": ["train", "test"]}, {"splits": {"a": "test"}}, {"split_index": 3},
     {"sentence_split": "we | test | all | of | it"}, {"_split": "train or test"}, {"subset": "test_subset_of_birds"},
-    {"fold": "train, test"}, {"is_test": "perhaps"}, {"is_test": 3}, {"split": "train", "source_split": "test"},
+    {"fold": "train, test"}, {"meta": {"a": 1}, "fold": "test or train"}, {"split": "train", "source_split": "test"},
     {"data_type": "test images of cats"}, {"source": "test"}, {"dataset": "dev"}, {"tags": ["a", "test"]},
     {"Split_": "x" * 3000},
 ]  # fmt: skip
@@ -164,6 +173,13 @@ def test_what_means_nothing_is_passed_over(tmp_path, fields):
     assert not [line for line in source.told() if "as a split" in line]
 
 
+@pytest.mark.parametrize("value", ["perhaps", 2, 0.5, -1, "2", [1], {"a": 1}, "nan"], ids=str)
+@pytest.mark.parametrize("form", FORMS)
+def test_a_flag_that_says_neither_is_set_aside(tmp_path, form, value):
+    documents, (bad,) = read(manifest(tmp_path, [FORMS[form](None) | {"is_test": value}]))
+    assert not documents and "field 'is_test' must be true, false, 0 or 1" in bad.reason
+
+
 @pytest.mark.parametrize(
     "name",
     ["held", "householdout", "hold outs", "tests", "testament", "devices", "trainer", "contest", "", "42", "évaluer"],
@@ -187,6 +203,9 @@ def test_columns_of_tables(tmp_path):
     assert splits(pa.table({"messages": talk, "split": ["eval", "testing"]})) == (["validation", "test"], [])
     assert splits(pa.table({"text": ["a", "b"], "is_test": [True, True]}))[0] == ["test", "test"]
     assert splits(pa.table({"text": ["a", "b"], "source_split": ["dev", "test"]}))[0] == ["validation", "test"]
+    for flags in (["True", "False"], ["1", "0"], [1.0, 0.0]):
+        assert splits(pa.table({"text": ["a", "b"], "is_test": flags}))[0][0] == "test"
+        assert splits(pa.table({"messages": talk, "is_train": flags}))[0][1] == "test"
     # a class label, as `datasets` writes it
     names = {"split": {"names": ["train", "dev", "test"], "_type": "ClassLabel"}}
     for column in ("split", "_split", "data_type"):
