@@ -6,10 +6,13 @@ object, however they are spelt (`loss_mask`, `lossMask`, `Loss-Mask`):
     learn, train, trainable, weight, loss, loss_mask ...     true or 1: learned; false or 0: read only
     mask, masked, ignore, no_loss ...                        the other way round
 
+Tables hold them as text, which is read as what it says: "0", "0.0", "false", "False", "no", and the same for true.
+
 The nearest mark decides: a part's before its message's, a message's before its speaker's (`data.formats.roles`). So a
 user's turn with `train: true` is learned. On the whole object only "not learned" counts, for every turn without a mark
-of its own: `train: true` there does not make a user's words a target. null is no mark. Other values (0.5, "no") and
-marks that contradict each other set the document aside, since a guess would teach what was not to be taught.
+of its own: `train: true` there does not make a user's words a target. null and an empty text are no mark. Other values
+(0.5, "perhaps") and marks that contradict each other set the document aside, since a guess would teach what was not to
+be taught; on the whole object another value may be a weight in a mixture, or the picture of a mask, and is noted.
 
 What stands beside the turns for some of them is `TurnMarks`: a list of marks as long as the turns, the speakers that
 are not learned (`"mask": "User"`, as NeMo writes it) and those that are (`roles_to_train`). Marks of tokens
@@ -24,7 +27,7 @@ from collections import Counter
 
 from data.document import DocumentError
 from data.formats.roles import ROLES
-from data.split_names import sort_of_field
+from data.split_names import flag_value, sort_of_field
 
 ON = (
     *("learn", "learnable", "train", "trainable", "training", "is_trainable", "train_on", "train_on_turn"),
@@ -98,7 +101,7 @@ def learned(fields: dict, default: bool) -> bool:
             continue
         if not _is_switch(value):
             raise DocumentError(f"mark {key!r} must be true, false, 0 or 1, not {value!r}"[:200])
-        found[key] = bool(value) == sense
+        found[key] = flag_value(value) == sense
     for key in _STRETCHES:
         if fields.get(key):
             raise DocumentError(f"{key!r} marks stretches of the text: write them as content parts with 'learn' each")
@@ -127,7 +130,7 @@ def object_switch(fields: dict, notes: Counter, *, read: tuple[str, ...] = ()) -
             raise DocumentError(f"field {key!r} is a list of marks: put each into its own message")
         elif not _is_switch(value):
             notes[f"note: field {key!r} beside the content is neither true, false, 0 nor 1 and was not read"] += 1
-        elif bool(value) != sense:
+        elif flag_value(value) != sense:
             off = off or key
     return off
 
@@ -147,11 +150,11 @@ class TurnMarks:
             if is_unwanted(fields.get(key)):
                 raise DocumentError(f"field {key!r} says that the answer is a bad one: there is nothing to learn from")
         for key in _NARROWER:
-            if fields.get(key) not in (None, False, 0, ""):
+            if not is_absent(fields.get(key)) and flag_value(fields[key]) is not False:
                 raise DocumentError(f"field {key!r} leaves turns out: mark these by 'weight': 0 instead")
         settings = [key for key in _SETTINGS if not is_absent(fields.get(key))]
         for key in settings:
-            if fields[key] not in ("", _SETTINGS[key]):
+            if flag_value(fields[key]) is not _SETTINGS[key]:
                 notes[f"note: field {key!r} beside the turns is a setting of other programs and was not read"] += 1
         for key in ("chosen", "rejected"):
             if fields.get(key):
@@ -204,7 +207,7 @@ def _one_a_turn(fields: dict, num_turns: int) -> tuple[list[list[bool]], list[st
         if sense is None or not isinstance(value, list) or len(value) != num_turns:
             continue
         if all(map(_is_switch, value)):
-            found.append([bool(entry) == sense for entry in value])
+            found.append([flag_value(entry) == sense for entry in value])
             names.append(key)
     return found, names
 
@@ -271,9 +274,11 @@ def is_mark(field: str) -> bool:
 
 
 def is_absent(value) -> bool:
-    # tables made from partly marked messages fill the rest with null or NaN
-    return value is None or (isinstance(value, float) and value != value)
+    # tables made from partly marked messages fill the rest with null, NaN or nothing
+    return (
+        value is None or (isinstance(value, float) and value != value) or (isinstance(value, str) and not value.strip())
+    )
 
 
 def _is_switch(value) -> bool:
-    return isinstance(value, bool | int | float) and value in (0, 1)
+    return flag_value(value) is not None

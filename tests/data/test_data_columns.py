@@ -150,6 +150,9 @@ OFF = {
     "int8": pa.array([0, 1], pa.int8()),
     "half": pa.array([0, 1], pa.int8()).cast(pa.float16()),
     "with nothing": pa.array([0, None], pa.float64()),
+    "text": pa.array(["False", "True"]),
+    "digits": pa.array(["0", "1"]),
+    "text with nothing": pa.array(["no", ""]),
 }
 
 
@@ -159,7 +162,7 @@ def test_marks_in_columns_of_odd_types(tmp_path, marks):
     assert [texts(document) for document in documents] == ["b"] and "field 'train' says" in bad.reason
 
 
-NO_SWITCH = {"text": ["false"], "decimal": pa.array([Decimal(0)], pa.decimal128(3, 0)), "object": [{"a": 0}]}
+NO_SWITCH = {"text": ["some"], "decimal": pa.array([Decimal(0)], pa.decimal128(3, 0)), "object": [{"a": 0}]}
 
 
 @pytest.mark.parametrize("marks", NO_SWITCH.values(), ids=NO_SWITCH)
@@ -171,7 +174,7 @@ def test_a_mark_beside_the_words_that_is_no_switch_is_noted(tmp_path, marks):
 
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["structs", "json-text"])
-@pytest.mark.parametrize("value", [0.5, "0", "false", 2], ids=str)
+@pytest.mark.parametrize("value", [0.5, "0.5", "half", 2], ids=str)
 def test_a_mark_on_a_message_that_is_no_switch_is_set_aside(tmp_path, value, as_json):
     messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "BAD", "weight": value}]
     column = [json.dumps(messages)] if as_json else [messages]

@@ -51,20 +51,21 @@ def reason(tmp_path, fields):
 @pytest.mark.parametrize("form", [on_message, from_value, on_part, on_native_part])
 @pytest.mark.parametrize("mark", MARKS)
 def test_each_mark_in_each_form(tmp_path, mark, form):
-    for off in (mark in OFF, int(mark in OFF), float(mark in OFF)):
+    is_off = mark in OFF
+    for off in (is_off, int(is_off), float(is_off), "yes" if is_off else "no", f" {is_off} ", str(float(is_off))):
         if form is on_native_part and mark == "learn" and off is not False:
             continue
         good, only_read = learned(tmp_path, form({mark: off}))
         assert good == "GOOD" and "BAD" in only_read
     if form is not on_native_part:
         # what tables have where a mark is missing
-        for nothing in (None, float("nan")):
+        for nothing in (None, float("nan"), ""):
             assert "BAD" in learned(tmp_path, form({mark: nothing}))[0]
     assert "BAD" in learned(tmp_path, form({mark: mark not in OFF}))[0]
 
 
 @pytest.mark.parametrize(
-    "value", [0.5, 2, -1, "no", "false", [0], {"a": 1}], ids=["half", "two", "minus", "word", "text", "list", "object"]
+    "value", [0.5, 2, -1, "nothing", "2", [0], {"a": 1}], ids=["half", "two", "minus", "word", "text", "list", "object"]
 )
 @pytest.mark.parametrize("form", [on_message, from_value, on_part, on_native_part])
 def test_a_mark_of_a_wrong_type_is_set_aside(tmp_path, form, value):
@@ -91,6 +92,57 @@ def test_a_mark_of_a_wrong_type_is_set_aside(tmp_path, form, value):
 )
 def test_what_leaves_no_target_or_no_meaning_is_set_aside(tmp_path, fields, words):
     assert words in reason(tmp_path, fields)
+
+
+BESIDE = {
+    "caption": {"file_name": "a.png", "caption": "x"},
+    "text": {"text": "x"},
+    "native": {"id": "c", "content": [{"type": "text", "text": "x"}]},
+    "chat": {"messages": [QUESTION, GOOD]},
+    "llava": {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+    "pages": {"texts": ["x"], "images": [None]},
+}
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        {"weight": "0"},
+        {"trainable": "false"},
+        {"train": "no"},
+        {"loss_mask": "0.0"},
+        {"masked": "True"},
+        {"weight": 0.0},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("fields", BESIDE.values(), ids=BESIDE)
+def test_a_mark_that_is_text_says_what_it_says(tmp_path, fields, mark):
+    (field,) = mark
+    assert f"{field!r}" in reason(tmp_path, fields | mark) and "to be learned" in reason(tmp_path, fields | mark)
+
+
+def test_the_own_word_of_the_native_form_as_text(tmp_path):
+    assert learned(tmp_path, BESIDE["native"] | {"learn": "false"}) == ("", "x")
+    assert "'learn'" in reason(tmp_path, BESIDE["chat"] | {"learn": "False"})
+    assert "'learn'" in reason(tmp_path, BESIDE["caption"] | {"learn": "0"})
+
+
+@pytest.mark.parametrize("mark", [{"weight": "1"}, {"learn": "TRUE"}, {"masked": "no"}, {"train": ""}], ids=str)
+@pytest.mark.parametrize("fields", BESIDE.values(), ids=BESIDE)
+def test_a_mark_that_is_text_lets_learn(tmp_path, fields, mark):
+    source = open_source(manifest(tmp_path, [fields | mark]))
+    (document,) = source.documents()
+    assert texts(document, learn=True) and not source.skipped
+
+
+@pytest.mark.parametrize("mark", [{"weight": "0.5"}, {"mask": "a_mask"}, {"learn": "perhaps"}, {"train": "2"}], ids=str)
+@pytest.mark.parametrize("fields", BESIDE.values(), ids=BESIDE)
+def test_another_text_beside_the_content_is_noted(tmp_path, fields, mark):
+    source = open_source(manifest(tmp_path, [fields | mark]))
+    (document,) = source.documents()
+    ((note, _),) = source.skipped.items()
+    assert texts(document, learn=True) and "is neither true, false, 0 nor 1 and was not read" in note
 
 
 def test_the_nearest_mark_decides(tmp_path):

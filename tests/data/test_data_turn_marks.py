@@ -46,6 +46,8 @@ MASKED = {
     "a mark a turn": (chat("user", "assistant", "assistant", loss_mask=[0, 0, 1]), "assistant!"),
     "weights": (chat("user", "assistant", "user", "assistant", weights=[0, 1, 0, 0]), "assistant!"),
     "masks": (nemo("human", "gpt", "gpt", mask=[1, 0, 1]), "gpt!"),
+    "marks as text": (chat("user", "assistant", "assistant", loss_mask=["0", "0", "1"]), "assistant!"),
+    "a setting as text": (chat("user", "assistant", train_on_inputs="False", mask_history="false"), "assistant!"),
     "booleans": (nemo("human", "gpt", train=[True, True]), "human!gpt!"),
     "its own mark is nearer": (
         {"messages": [{"role": "user", "content": "q", "weight": 1}, {"role": "assistant", "content": "a"}],
@@ -78,6 +80,7 @@ REFUSED = {
     "a list of other length": (chat("user", "assistant", loss_mask=[1]), "'loss_mask' is a list of marks"),
     "nothing of each": (chat("user", "assistant", loss_mask=[0, 0]), "learned ('loss_mask')"),
     "history": (chat("user", "assistant", mask_history=True), "'mask_history' leaves turns out"),
+    "history as text": (chat("user", "assistant", mask_history="True"), "'mask_history' leaves turns out"),
     "unwanted": (chat("user", "assistant", label=False), "'label' says that the answer is a bad one"),
     "kto": (nemo("human", "gpt", kto_tag=False), "'kto_tag' says"),
     "labels of tokens": (chat("user", "assistant", labels=[-100, -100, 5]), "tokens of another tokenizer"),
