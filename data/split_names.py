@@ -19,8 +19,8 @@ An object names its split, itself or inside `meta` or `metadata`, by the first o
     loose    `subset`, `partition`, `set`, `fold`, `phase`, `mode`, `data_type`, `usage`, which mean other things too:
              only if the value is no more than such a word, or one with the field's own name or a word that often goes
              with it around it (`fold_test`, `test-clean`, `PublicTest`)
-    flag     `is_test`, `isTest`, `is_train` ..., true or false as `flag_value` reads them; another value sets its document
-             aside
+    flag     `is_test`, `isTest`, `is_train` ..., true or false as `flag_value` reads them; another value sets the
+             document aside
 
 Of several of one sort a held-out one wins. What of these was not read is noted (`data.formats.unread`).
 """

@@ -42,7 +42,8 @@ from data.formats.provenance import DOCUMENT_WORDS, is_of_repository, is_text_ro
 from data.formats.roles import ROLES
 from data.formats.source import note_text
 from data.formats.splits import UNASSIGNED, split_in
-from data.formats.unread import check_unread, check_whole
+from data.formats.stretches import check_whole
+from data.formats.unread import check_unread
 from data.markdown import markdown_parts
 from data.text import decode_text
 
@@ -87,7 +88,8 @@ def captioned_document(
     else:
         raise DocumentError(f"field 'kind' is {kind[:40]!r}, none of doc, text, {', '.join(_KINDS)}")
     if notes is not None:
-        check_unread(fields, _HOUSE | {judged}, notes, any_read=True, words=("text", text), by_name=False)
+        told = check_whole(fields, parts, notes)
+        check_unread(fields, _HOUSE | {judged} | told, notes, any_read=True, words=("text", text), by_name=False)
     document = Document(
         id=fields["id"],
         parts=parts,
@@ -126,9 +128,8 @@ def plain_document(fields: dict, *, root: Path, name: str, notes: Counter, besid
         parts.append(MEDIA[kind](path))
     if key in ("", "label") and (pairs := asked_in_pairs(every)):
         raise DocumentError(f"no words to learn from: none of the fields {', '.join(WORDS)} holds any{pairs}")
-    if parts:
-        check_whole(every, parts, notes)
-    text = check_words(every, key, words, notes, any_read=bool(parts))
+    told = check_whole(every, parts, notes)
+    text = check_words(every, key, words, notes, any_read=bool(parts), told=told)
     if not words:
         raise DocumentError(f"no words to learn from: none of the fields {', '.join(WORDS)} holds any")
     if not parts and (empty := note_nothing(fields, notes)) and key not in DOCUMENT_WORDS:
@@ -142,16 +143,19 @@ def plain_document(fields: dict, *, root: Path, name: str, notes: Counter, besid
     return Document(id=name, parts=placed, kind=_kind_of(placed), split=UNASSIGNED)
 
 
-def check_words(fields: dict, key: str, words: str, notes: Counter, *, any_read: bool) -> str:
-    """The words of `key` as they are learned, after a look at all other fields. Raises DocumentError.
+def check_words(
+    fields: dict, key: str, words: str, notes: Counter, *, any_read: bool, told: set[str] = frozenset()
+) -> str:
+    """The words of `key` as they are learned, after a look at all other fields but those in `told`.
 
+    Raises DocumentError.
     A verdict beside a caption is added to it, and words that wait for a medium without one are set aside.
     """
     _note_other_words(fields, key, words, notes)
     text, judged = with_verdict(words, fields) if any_read and key != "label" else (words, "")
     read = _WORDS if key in _WORDS and not judged else _WORDS | {key, judged}
     if not read >= fields.keys():
-        check_unread(fields, read, notes, any_read=any_read, words=(key, words))
+        check_unread(fields, read | told, notes, any_read=any_read, words=(key, words))
         if not any_read:
             check_caption(fields, key, words)
     if not any_read and "<" in words and (found := waiting(words)):

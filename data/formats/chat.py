@@ -28,7 +28,8 @@ from data.formats.parts import MEDIA, MediaQueue, join_turns, local_path, split_
 from data.formats.placeholders import is_mentioned, waiting
 from data.formats.roles import ROLES, speaker
 from data.formats.splits import UNASSIGNED
-from data.formats.unread import check_beside, check_stretch
+from data.formats.stretches import check_part, check_stretch
+from data.formats.unread import check_beside
 
 _OF_PAIR = ("source", "id", "input")
 _OF_QUESTION = ("context", "choices", "options", "passage", "hint", "document", "table")
@@ -161,12 +162,12 @@ def media_beside(turn: dict, known: frozenset[str], where: str, notes: Counter) 
         return None
     left = [key for key in turn if key not in known]
     own = MediaQueue.of({key: turn[key] for key in left})
-    check_beside(turn, [key for key in left if key not in own.fields], where, notes)
+    is_told = own and (own.counts["audio"] or own.counts["video"])
+    told = check_stretch(turn, own.paths, notes) if is_told else set()
+    check_beside(turn, [key for key in left if key not in own.fields and key not in told], where, notes)
     if not own:
         return None
     own.match([turn.get("content", turn.get("value"))])
-    if own.counts["audio"] or own.counts["video"]:
-        check_stretch(turn, own.paths, notes)
     return own
 
 
@@ -185,7 +186,8 @@ def _part(fields, queue: MediaQueue, role: str, learn: bool, notes: Counter) -> 
     given = {key: value for key, value in fields.items() if value is not None and key not in ("type", "text", "role")}
     is_listed = medium in MEDIA and PARTS_WITH_PATH.isdisjoint(given)
     places = [key for name in _PLACES for key in (name, f"{medium}_{name}")] if is_listed else []
-    note_unknown(fields, _OF_PART.union(places), "of content parts", notes)
+    told = check_part(fields, notes, listed=queue.paths)
+    note_unknown(fields, _OF_PART.union(places, told), "of content parts", notes)
     places = [key for key in places if not is_absent(given.get(key)) and given[key] != ""]
     if kind in _TEXT:
         if not isinstance(fields.get("text"), str):
@@ -200,8 +202,6 @@ def _part(fields, queue: MediaQueue, role: str, learn: bool, notes: Counter) -> 
     if is_listed:
         return queue.at(medium, _place(given, places[0]), role) if places else queue.take(medium, role)
     path = local_path(given, where=medium)
-    if medium != "image":
-        check_stretch(fields, [path], notes)
     return Video(path, sound=_sound(fields), role=role) if medium == "video" else MEDIA[medium](path, role=role)
 
 

@@ -17,7 +17,7 @@ from data.formats.chat import conversation, media_beside, said
 from data.formats.marks import learned
 from data.formats.parts import MEDIA, MediaQueue, local_path
 from data.formats.roles import speaker
-from data.formats.unread import check_stretch
+from data.formats.stretches import check_stretch
 
 _OF_TURN = frozenset(("from", "value", "id", "type"))
 
@@ -35,13 +35,13 @@ def _turn(turn, queue: MediaQueue, default: bool | None, notes: Counter) -> tupl
         raise DocumentError("must be an object with the strings 'from' and 'value'")
     role, learn = speaker(turn.get("from"), notes, default)
     learn = learned(turn, learn)
-    own = media_beside(turn, _OF_TURN, "beside turns", notes)
+    told = check_stretch(turn, [turn["value"]], notes) if turn.get("type") in ("audio", "video") else set()
+    own = media_beside(turn, _OF_TURN | told, "beside turns", notes)
     # NeMo's turns are words or one medium each
     if turn.get("type") in MEDIA:
         if own:
             raise DocumentError("a turn of a medium has another beside it: write each as a turn of its own")
         path = local_path(turn["value"], where=turn["type"])
-        check_stretch(turn, [path], notes)
         return role, [MEDIA[turn["type"]](path, role=role)]
     if turn.get("type") not in (None, "text"):
         notes["note: field 'type' beside turns is not known and was not read"] += 1

@@ -53,7 +53,8 @@ from data.formats.splits import (
     split_in,
     splits_of_paths,
 )
-from data.formats.unread import check_unread, check_whole, has_media
+from data.formats.stretches import check_whole
+from data.formats.unread import check_unread, has_media
 
 FORMS = ("content-parts", "chat", "llava", "obelics", "captioned")
 _TURNS = frozenset(CONVERSATIONS[2:])
@@ -248,8 +249,8 @@ def object_document(
         check_turn(fields)
         document = parse_document(marked_parts(fields, notes) | {"split": split_in(fields) or "train"})
         any_read = has_media(document)
-        check_whole(fields, document.parts, notes)
-        check_unread(fields, _NATIVE, notes, any_read=any_read, where="a part of 'content'", by_name=False)
+        told = check_whole(fields, document.parts, notes)
+        check_unread(fields, _NATIVE | told, notes, any_read=any_read, where="a part of 'content'", by_name=False)
         if not any_read:
             _check_waiting(document)
         return document
@@ -270,10 +271,9 @@ def object_document(
         document = plain_document(fields, root=root, name=name, notes=notes, beside=beside)
     if form != "captioned":
         any_read = has_media(document)
-        if any_read:
-            check_whole(fields | beside if beside else fields, document.parts, notes)
         every, by_name = fields | beside if beside else fields, form != "obelics"
-        check_unread(every, _read(fields, form), notes, any_read=any_read, by_name=by_name)
+        told = check_whole(every, document.parts, notes)
+        check_unread(every, _read(fields, form) | told, notes, any_read=any_read, by_name=by_name)
         if form == "obelics" and not any_read:
             _check_waiting(document)
     return checked(document, fields, split)

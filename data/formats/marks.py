@@ -27,6 +27,7 @@ from collections import Counter
 
 from data.document import DocumentError
 from data.formats.roles import ROLES
+from data.formats.stretches import check_part
 from data.split_names import flag_value, sort_of_field
 
 ON = (
@@ -243,10 +244,10 @@ def marked_parts(fields: dict, notes: Counter) -> dict:
     for number, part in enumerate(content):
         try:
             # its own word is held to its own type
+            note_unknown(part, _NATIVE | check_part(part, notes), "of content parts", notes)
             learn = part["learn"] if "learn" in part and not isinstance(part["learn"], bool) else learned(part, not off)
         except DocumentError as error:
             raise DocumentError(f"content part {number}: {error}") from None
-        note_unknown(part, _NATIVE, "of content parts", notes)
         parts.append(part | ({"learn": learn} if part.get("type") == "text" and (marks or "learn" in part) else {}))
     words = [part for part in parts if part.get("type") == "text"]
     # the form's own word alone may leave a document that is only read

@@ -28,7 +28,7 @@ from data.formats.marks import object_switch
 from data.formats.parts import MEDIA, local_path
 from data.formats.roles import ROLES
 from data.formats.splits import UNASSIGNED, split_in
-from data.formats.unread import check_whole
+from data.formats.stretches import check_whole
 
 WHOLE = ("content-parts", "chat", "llava", "obelics")
 """Forms of an object that is a whole document."""
@@ -96,8 +96,9 @@ def captioned_sample(
                 raise DocumentError(f"file {path[:200]!r} has an ending of no picture, sound or film")
             found[address] = kind
     # without a medium of its own a caption is none
-    check_whole(fields, [kind(path) for path, kind in found.items()], notes)
-    words = check_words({"text": text} | fields if text.strip() else fields, key, words, notes, any_read=bool(found))
+    told = check_whole(fields, [kind(path) for path, kind in found.items()], notes)
+    every = {"text": text} | fields if text.strip() else fields
+    words = check_words(every, key, words, notes, any_read=bool(found), told=told)
     return checked(paired(name, found, words, source=source), fields, split_in(fields))
 
 

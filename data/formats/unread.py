@@ -1,7 +1,6 @@
 """What becomes of the fields of a row that its reader did not read: none of them vanishes without a word.
 
     check_unread(...)     for each of them: nothing, a note with its name, or DocumentError
-    check_whole(...)      DocumentError for a row that names a part of a sound or film
     check_beside(...)     the same rule for the fields beside a message
     medium_inside(value)  the first name, address or content of a medium in a value, however deep
 
@@ -22,9 +21,8 @@ false, 0, null and nothing are no media, and a row whose other fields are those 
 import functools
 import re
 from collections import Counter
-from collections.abc import Sequence
 
-from data.document import Audio, Document, DocumentError, Part, Text, Video
+from data.document import Document, DocumentError, Text
 from data.endings import remedy_for
 from data.formats.fields import FIELDS, SURE, WORDS, base64_kind, is_medium, is_nothing, is_pages, path_of
 from data.formats.marks import UNWANTED, is_mark, looks_like_mark
@@ -45,18 +43,6 @@ from data.split_names import flag_value, own_split, sort_of_field, split_in_fiel
 MAX_NOTES = 100
 """Names of fields that are noted one by one."""
 _ARRAYS = (".npy", ".npz", ".pt", ".pth", ".safetensors", ".h5", ".hdf5", ".pkl", ".tfrecord", ".mat")
-_FROM = frozenset(
-    f"{prefix}{word}"
-    for word in ("offset", "start", "starttime", "begin", "begintime", "onset", "startsec", "startseconds", "starts")
-    for prefix in ("", "clip", "video", "audio", "segment", "t", "time", "chunk")
-) | {"startms", "startframe", "framestart", "starttimestamp", "beginsec", "startsecs", "fromtime", "startoffset"}
-_UNTIL = frozenset(
-    f"{prefix}{word}"
-    for word in ("end", "endtime", "stop", "stoptime", "endsec", "endseconds", "ends", "finish")
-    for prefix in ("", "clip", "video", "audio", "segment", "t", "time", "chunk")
-) | {"endms", "endframe", "frameend", "endtimestamp", "totime", "endsecs", "endoffset"}
-_LENGTH = frozenset(("duration", "dur", "cliplength", "length"))
-_SPANS = frozenset(("segment", "span", "timespan", "timestamp", "timestamps", "interval", "clip", "time", "times"))
 
 
 def check_unread(
@@ -271,70 +257,6 @@ def check_beside(message: dict, left: list[str], where: str, notes: Counter) -> 
                 '{"type": "image", "image": PATH}, or take it out'
             )
         _count(notes, f"note: field {key[:40]!r} {where} is not known and was not read")
-
-
-def check_whole(fields: dict, parts: Sequence[Part], notes: Counter) -> None:
-    """DocumentError where fields name a part of a document's sound or film, of which the whole would be read."""
-    if paths := [part.path for part in parts if isinstance(part, Audio | Video)]:
-        check_stretch(fields, paths, notes)
-        for key in FIELDS.keys() & fields.keys():
-            for entry in _entries(fields[key])[:100] if not isinstance(fields[key], dict) else [fields[key]]:
-                if isinstance(entry, dict):
-                    check_stretch(entry, paths, notes)
-
-
-def check_stretch(fields: dict, paths: Sequence[str], notes: Counter) -> None:
-    """DocumentError for fields beside sounds or films that say where in them the row begins or ends.
-
-    paths: those of the sounds and films. One in a table's cell or in a tar was cut before it was packed there, so that
-    the fields tell where it was cut from, and are noted.
-    """
-    found = []
-    length = [_number(value) for key, value in fields.items() if _plain(key) in _LENGTH]
-    for key, value in fields.items():
-        name = _plain(key)
-        number = _number(value)
-        starts = name in _FROM and number is not None and number > 0
-        ends = name in _UNTIL and number is not None and number > 0 and number not in length
-        if starts or ends or (name in _SPANS and _is_span(value)):
-            found.append(key)
-    if found and all("::" in path for path in paths):
-        for key in found:
-            _count(notes, f"note: field {key[:40]!r} was read as the place that an embedded sound or film was cut from")
-    elif found:
-        names = " and ".join(repr(key[:40]) for key in found[:3])
-        says = f"field {names} says" if len(found) == 1 else f"fields {names} say"
-        raise DocumentError(
-            f"{says} that a stretch is meant, where all of the sound or film would be read: cut it out "
-            "(`ffmpeg -ss START -t SECONDS -i FILE PART`) and give that file, or take that out where it is cut"
-        )
-
-
-def _is_span(value) -> bool:
-    if not isinstance(value, list) or not value:
-        return False
-    if all(isinstance(entry, list) for entry in value):
-        return any(_is_span(entry) for entry in value[:1000])
-    return len(value) == 2 and all(_number(entry) is not None for entry in value) and _number(value[1]) > 0
-
-
-def _number(value) -> float | None:
-    """Seconds in a number, or in a text such as "12.5" or "00:01:02.5"; None for anything else."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int | float):
-        return value
-    if isinstance(value, str) and re.fullmatch(r"\s*(\d{1,4}:){0,2}\d{1,9}([.,]\d{1,9})?\s*", value):
-        seconds = 0.0
-        for piece in value.replace(",", ".").split(":"):
-            seconds = 60 * seconds + float(piece)
-        return seconds
-    return None
-
-
-@functools.lru_cache(maxsize=4096)
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]", "", name).casefold() if len(name) < 40 else ""
 
 
 def has_media(document: Document) -> bool:
