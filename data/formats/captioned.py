@@ -88,8 +88,8 @@ def captioned_document(
     else:
         raise DocumentError(f"field 'kind' is {kind[:40]!r}, none of doc, text, {', '.join(_KINDS)}")
     if notes is not None:
-        told = check_whole(fields, parts, notes)
-        check_unread(fields, _HOUSE | {judged} | told, notes, any_read=True, words=("text", text), by_name=False)
+        # its files are cut, and a start tells where from
+        check_unread(fields, _HOUSE | {judged}, notes, any_read=True, words=("text", text), by_name=False)
     document = Document(
         id=fields["id"],
         parts=parts,

@@ -69,7 +69,6 @@ def test_a_stretch_is_not_all_of_a_file(tmp_path, beside):
     for fields in (
         FILM | beside,
         {"audio": "a.wav", "text": "x"} | beside,
-        {"id": "c", "kind": "video", "path": "v.mp4", "text": "x"} | beside,
         {"id": "c", "content": parts},
         {"messages": [{"role": "user", "content": parts}, answer]},
         {"conversations": turns, "video": "v.mp4"} | beside,
@@ -159,6 +158,11 @@ UNSURE = {
 def test_what_is_not_sure_is_noted(tmp_path, beside):
     (field,) = beside
     assert notes_of(manifest(tmp_path, [FILM | beside])) == [f"note: field {field!r} was not read"]
+
+
+def test_files_of_the_house_form_are_cut(tmp_path):
+    row = {"id": "c", "kind": "video", "path": "v.mp4", "text": "x", "start_s": 2, "dur": 5.0}
+    assert notes_of(manifest(tmp_path, [row])) == ["note: field 'start_s' was not read"]
 
 
 def test_beside_a_picture_it_says_nothing(tmp_path):
