@@ -6,7 +6,7 @@
 Such rows are set aside, with the command that cuts. Values may be numbers, texts ("1.5s", "00:01:02.5", "0:01-0:02"),
 lists, objects, and lists or objects written as text, as tables have them. A start of 0, and an end that is as late as
 the length given beside it, leave nothing out. A sound or film in a table's cell or in a tar was cut before it was
-packed there, so that the fields tell where from, and are noted.
+packed there, so that the fields tell where from, and are noted. So it is with the files of the house form.
 
 A date, the seconds since 1970 or a single time is no stretch. A single time or frame that does not tell what it is for
 is noted by its name, and so is a list of other than two.
