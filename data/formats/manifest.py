@@ -188,9 +188,10 @@ def _below(document: Document, folder: str) -> Document:
 
 def _with_split(document: Document, named: SplitFrom, media_splits: MediaSplits, lists: SplitLists) -> Document:
     """A document that names no split, with that of its manifest's name, or of the folders or lists of its media."""
-    by_media = lists.of_document(document, media_splits.of(document))
+    by_media = lists.of_document(document, media_splits.of(document), is_declared=not named.is_open)
     # what lies in a folder that is held out is not trained on, whatever the manifest is called
-    split = by_media if named not in HELD_OUT and (by_media in HELD_OUT or named.is_open) else named
+    is_left_open = named.is_open or (named == UNASSIGNED and by_media == "train")
+    split = by_media if named not in HELD_OUT and (by_media in HELD_OUT or is_left_open) else named
     if document.split != UNASSIGNED and split not in HELD_OUT:
         return document.in_split(SplitFrom(document.split, FORM))
     return document.in_split(split)

@@ -15,9 +15,11 @@ line. A path may begin on another machine, as far as its end tells one medium be
 a name without an ending must be. A medium that several lists name is held out if one of them says so, and `test` goes
 before `validation`.
 
-Where there is a list for training, a medium that no list names is `test`: whoever wrote it did not mean to train on it.
-Where there are only lists of what is held out, all others are for training. A list for training that names everything
-declares nothing. Where lists leave nothing to train on, such as those of several folds, none counts, and that is told.
+Lists of one folder go together, and what they say of media that they do not name holds below the folder that all media
+which they name lie in, where nothing else declares a split: beside a list for training such a medium is `test`, since
+whoever wrote the lists did not mean to train on it, and beside lists of what is held out alone it is for training. A
+list for training without one of what is held out declares nothing. Where lists leave nothing to train on, such as those
+of several folds, none counts. Both are told.
 """
 
 import functools
@@ -52,7 +54,9 @@ class SplitLists:
     def __init__(self, root: Path, skipped: Counter | None = None):
         self.root, self.skipped = root, Counter() if skipped is None else skipped
         self._split: dict[str, str] = {}
-        self._rest, self._held_out = "", set()
+        self._rest: list[tuple[str, str]] = []
+        """(folder with a slash behind it, split of what no list names there), the deepest first."""
+        self._held_out: set[str] = set()
 
     @functools.cached_property
     def files(self) -> dict[str, str]:
@@ -63,43 +67,73 @@ class SplitLists:
             note_text(file)
         return files
 
-    def of_document(self, document: Document, named: SplitFrom) -> SplitFrom:
-        """The split of a document by its media; named: what their folders say."""
+    def of_document(self, document: Document, named: SplitFrom, *, is_declared: bool) -> SplitFrom:
+        """The split of a document by its media; named: what their folders say. is_declared: its manifest says some."""
         paths = [part.path for part in document.parts if not isinstance(part, Text) and not split_address(part.path)]
-        found = [self.of(path, named) for path in paths]
+        found = [self.of(path, named, is_declared=is_declared) for path in paths]
         return next((split for split in found if split in HELD_OUT), found[0] if found else named)
 
-    def of(self, path: str, named: SplitFrom) -> SplitFrom:
-        """The split of a medium at a path relative to the root; named: what its folders say."""
+    def of(self, path: str, named: SplitFrom, *, is_declared: bool = False) -> SplitFrom:
+        """The split of a medium at a path relative to the root; named: what its folders say. is_declared: whether
+        something else says a split too, which a list that does not name the medium does not change."""
         if named in HELD_OUT or not self.files:
             return named
-        split = self._split.get(os.path.splitext(path)[0], self._rest)
+        split = self._split.get(os.path.splitext(path)[0])
+        if split is None and named.is_open and not is_declared:
+            split = next((rest for folder, rest in self._rest if path.startswith(folder)), None)
+        if split is None:
+            return named
         if split == "train" and "validation" not in self._held_out:
             return SplitFrom(origin=LISTS, among=("validation",))
         return SplitFrom(split, LISTS)
 
     def _read(self, found: dict[str, str]) -> dict[str, str]:
         media = _Media(self.root)
-        files, said = {}, defaultdict(set)
-        for file, split in found.items():
+        # folder of lists -> list -> the media that it names
+        groups: dict[str, dict[str, set[str]]] = defaultdict(dict)
+        for file in found:
             named = None if os.path.splitext(file)[0] in media.keys else media.named_in(self.root / file)
             if named is not None:
-                files[file] = split
-                for key in named:
-                    said[key].add(split)
-        self._split = {
-            key: next((each for each in HELD_OUT if each in splits), "train") for key, splits in said.items()
-        }
-        self._rest = "test" if "train" in files.values() else "train"
-        there = {*self._split.values()} | ({self._rest} if len(said) < len(media.keys) else set())
-        self._held_out = there & set(HELD_OUT)
-        if files and "train" not in there:
-            shown = ", ".join(list(files)[:3]) + (", ..." if len(files) > 3 else "")
-            self.skipped[
-                f"{NOTE}lists of files were not taken for splits, since they leave nothing to train on ({shown}): keep "
-                "those of one fold"
-            ] += 1
-        return files if "train" in there and self._held_out else {}
+                groups[os.path.dirname(file)][file] = named
+        files: dict[str, str] = {}
+        for lists in groups.values():
+            files |= self._take({file: found[file] for file in lists}, lists, media.keys)
+        self._rest.sort(key=lambda item: -len(item[0]))
+        return files
+
+    def _take(self, splits: dict[str, str], lists: dict[str, set[str]], media: set[str]) -> dict[str, str]:
+        """The lists of one folder, where they count."""
+        shown = ", ".join(list(splits)[:3]) + (", ..." if len(splits) > 3 else "")
+        every = set().union(*lists.values())
+        common = os.path.commonpath([os.path.dirname(key) for key in every])
+        folder = f"{common}/" if common else ""
+        others = {key for key in media if key.startswith(folder)} - every
+        if set(splits.values()) == {"train"}:
+            if others:
+                self._note(
+                    f"{len(every):,} of {len(every) + len(others):,} media are named in {shown}, and no list names "
+                    "what is held out: it declares nothing; write a list such as test.txt to hold others out"
+                )
+            return {}
+        found: dict[str, str] = {}
+        for file, keys in lists.items():
+            for key in keys:
+                found[key] = min(splits[file], found.get(key, "train"), key=(*HELD_OUT, "train").index)
+        rest = "test" if "train" in splits.values() else "train"
+        if "train" not in {*found.values(), *([rest] if others else [])}:
+            self._note(
+                f"lists of files were not taken for splits, since they leave nothing to train on ({shown}): keep those "
+                "of one fold"
+            )
+            return {}
+        for key, split in found.items():
+            self._split[key] = min(split, self._split.get(key, "train"), key=(*HELD_OUT, "train").index)
+        self._rest.append((folder, rest))
+        self._held_out |= {*found.values(), *([rest] if others else [])} & set(HELD_OUT)
+        return splits
+
+    def _note(self, told: str) -> None:
+        self.skipped[f"{NOTE}{told}"] += 1
 
 
 class _Media:

@@ -51,10 +51,10 @@ LISTS = {
         "test.lst": [f".\\images\\{name}.png" for name in ("dog\\000", "cat\\001", "dog\\002", "cat\\003", "dog\\004")]
     },
     "with words": {"images/test.txt": [f"{name}.png,words of it" for name in HELD]},
-    "what trains alone": {"train.txt": [f"images/{name}.png" for name in OTHERS]},
+    "what neither names": {"train.txt": OTHERS, "test.txt": HELD[:2]},
     "a mark of byte order": {"val.txt": ["\ufeff" + HELD[0], *HELD[1:]]},
     "names that are not here": {"test.txt": [*HELD, *(f"images/cat/gone{number}.png" for number in range(50))]},
-    "lines of something else": {"train.txt": ["a list of what trains", *OTHERS, "", "gone"]},
+    "lines of something else": {"train.txt": ["a list of what trains", *OTHERS, "", "gone"], "test.txt": HELD},
 }
 
 
@@ -77,6 +77,38 @@ def test_lists_count_beside_a_manifest_too(root):
     assert found["validation"] == set(HELD) and found["train"] == set(OTHERS) and "NOT READ" not in found["told"]
     write(root / "validation_list.txt", [f"images/{name}.png" for name in NAMES[:6]])
     assert open_source(root).fingerprint() != before
+
+
+def test_a_list_for_training_alone_declares_nothing_and_is_told(root):
+    """Ten per cent of a training set in a list of its own would have held out the rest."""
+    write(root / "train_10pct.txt", OTHERS)
+    found = splits_of(root)
+    assert "15 of 20 media are named in train_10pct.txt, and no list names what is held out" in found["told"]
+    assert "lists of files (" not in found["told"] and len(found["train"]) > 15
+
+
+def test_lists_say_nothing_of_what_lies_elsewhere(root):
+    """Two data sets in one folder, of which one has lists."""
+    for number in range(12):
+        picture(root / "birds" / f"{number}.png", 8, 8)
+        (root / "birds" / f"{number}.txt").write_text("words")
+    write(root / "meta" / "train.txt", OTHERS)
+    write(root / "meta" / "test.txt", HELD)
+    found = splits_of(root)
+    birds = {name for name in found["train"] if name.startswith("birds")}
+    assert found["test"] - {f"birds/{number}" for number in range(12)} == set(HELD) and len(birds) >= 9
+
+
+def test_a_declared_split_is_not_changed_by_a_list_that_does_not_name_it(root):
+    lines = [{"file_name": f"images/{name}.png", "text": name} for name in NAMES]
+    write(root / "train.jsonl", map(json.dumps, lines[3:]))
+    write(root / "test.jsonl", map(json.dumps, lines[:3]))
+    write(root / "train_small.txt", NAMES[10:])
+    write(root / "val_small.txt", NAMES[8:10])
+    found = splits_of(root)
+    assert found["test"] == set(NAMES[:3]) and found["train"] >= set(NAMES[10:])
+    # where test.jsonl alone is declared, the hash takes some of train.jsonl for validation
+    assert set(NAMES[8:10]) <= found["validation"] <= set(NAMES[3:10])
 
 
 def test_an_object_that_names_its_split_goes_before_lists(root):
