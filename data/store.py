@@ -47,6 +47,8 @@ from data.tokenizer import Tokenizer
 logger = logging.getLogger("brine.store")
 
 FORMAT = 2
+READING = 1
+"""Counts up where documents come in another order or split: what was begun under other rules is begun again."""
 
 
 class CorpusError(ValueError):
@@ -110,11 +112,12 @@ def build_corpus(
             )
         place = beside(folder)
         logger.warning("%s stays as it is until the new corpus is whole, which is written to %s", folder, place)
+    beginning = identity | {"reading": READING}
     with sole_builder(place):
-        if read_json(place / "building.json") == identity:
+        if read_json(place / "building.json") == beginning:
             changes, drop = changed_media(place, source.root, max_file_mib=limit), place
         else:
-            if not begin(place, identity):
+            if not begin(place, beginning):
                 raise CorpusError(f"folder {place} holds other files: give a new or empty one for the encoded corpus")
             if changes:
                 keep_shards(folder, place, changes.shard)

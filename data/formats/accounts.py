@@ -185,7 +185,9 @@ def _count(
         kind, remedy = (
             (f"file .{ending_of(path)} of whose name a manifest is read", "") if is_made_of else (kind, remedy)
         )
-        if known[name] and not problem and looked < _LISTS_LOOKED_FOR and _lists(root / path, media):
+        # the words or boxes of a medium are of its name
+        may_list = known[name] and not problem and (ending_of(path) != "txt" or hash(_stem(path)) not in media)
+        if may_list and looked < _LISTS_LOOKED_FOR and _lists(root / path, media):
             # its words were written into what is read, or its media have others
             is_made_of, kind, remedy = True, f"{kind}, a list of media that documents take", ""
         split = "" if is_made_of else known[name]

@@ -37,7 +37,7 @@ _MAX_CHARACTERS, _MAX_ENTRIES, _MAX_PATTERN = 2**20, 100_000, 1000
 _LOST = "the splits of its configs were not read"
 _WILD = re.compile(r"[*?\[]")
 _OF_HUB = re.compile(r"hf://datasets/[^/]+/[^/]+/")
-_STRING, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+_NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,16 @@ def _card(header: str) -> Card:
     import yaml
 
     entries, patterns, unknown, problem = _Entries(), [], [], ""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        top = yaml.compose(header, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        try:
+            top = yaml.compose(header, Loader=loader)
+        except yaml.YAMLError as error:
+            # a title with a colon in it spoils no configs
+            try:
+                top = yaml.compose(_configs_alone(header), Loader=loader)
+            except yaml.YAMLError:
+                raise error from None
         for split, path in entries.of(top):
             try:
                 word = split_of_word(split)
@@ -120,6 +128,16 @@ def _card(header: str) -> Card:
     except OverflowError:
         problem = f"its configs have over {_MAX_ENTRIES:,} entries, of which only the first were read"
     return Card(tuple(dict.fromkeys(patterns)), tuple(dict.fromkeys(unknown)), problem)
+
+
+def _configs_alone(header: str) -> str:
+    """The lines of `configs` in a header."""
+    lines = header.split("\n")
+    start = next((number for number, line in enumerate(lines) if line.startswith("configs:")), len(lines))
+    stop = next(
+        (n for n in range(start + 1, len(lines)) if lines[n][:1] not in ("", " ", "\t", "-", "#", "\r")), len(lines)
+    )
+    return "\n".join(lines[start:stop]) or header
 
 
 class _Entries:
@@ -165,7 +183,8 @@ class _Entries:
         return [text for entry in self._list(node) if (text := self._string(entry))]
 
     def _string(self, node) -> str:
-        return node.value if node is not None and node.id == "scalar" and node.tag == _STRING else ""
+        # a year without quotes is a name too
+        return node.value if node is not None and node.id == "scalar" and node.tag != _NULL else ""
 
     def _fields(self, node) -> dict:
         """The values of a map by their names, also those that it takes from another (`<<`); {} for anything else."""

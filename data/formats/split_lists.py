@@ -12,8 +12,9 @@
 A list is a text, at most three folders deep, whose own name has a word for one split (`data.split_names`) and more than
 half of whose lines name a medium: by a path or a name, with its ending or without, alone or as the first word of the
 line. A path may begin on another machine, as far as its end tells one medium below the root, and some may not be there;
-a name without an ending must be. A medium that several lists name is held out if one of them says so, and `test` goes
-before `validation`.
+a name without an ending must be. Where sentences stand behind most names it is a list only beside another of its name
+for another split (captions in `train.txt` and `test.txt`; not `test_notes.txt`). A medium that several lists name is
+held out if one of them says so, and `test` goes before `validation`.
 
 Lists of one folder go together, and what they say of media that they do not name holds below the folder that all media
 which they name lie in, where nothing else declares a split: beside a list for training such a medium is `test`, since
@@ -91,12 +92,20 @@ class SplitLists:
         media = _Media(self.root)
         # folder of lists -> list -> the media that it names
         groups: dict[str, dict[str, set[str]]] = defaultdict(dict)
+        wordy: dict[str, bool] = {}
         for file in found:
-            named = None if os.path.splitext(file)[0] in media.keys else media.named_in(self.root / file)
+            # words or boxes of a medium of its name
+            named = None if _stem(file) in media.by_name else media.named_in(self.root / file)
             if named is not None:
-                groups[os.path.dirname(file)][file] = named
+                groups[os.path.dirname(file)][file], wordy[file] = named
         files: dict[str, str] = {}
         for lists in groups.values():
+            around = Counter(name for file in lists for name in _around(file))
+            for file in [file for file in lists if wordy[file]]:
+                if all(around[name] < 2 for name in _around(file)):
+                    del lists[file]
+            if not lists:
+                continue
             files |= self._take({file: found[file] for file in lists}, lists, media.keys)
         self._rest.sort(key=lambda item: -len(item[0]))
         return files
@@ -149,18 +158,21 @@ class _Media:
                     self.keys.add(key)
                     self.by_name[os.path.basename(key)].append(key)
 
-    def named_in(self, file: Path) -> set[str] | None:
-        """The media that the lines of a text name; None where it is no list of them."""
-        lines, alike, found = 0, 0, set()
+    def named_in(self, file: Path) -> tuple[set[str], bool] | None:
+        """The media that the lines of a text name, and whether several words stand behind most; None where it is no
+        list of them."""
+        lines, alike, wordy, found = 0, 0, 0, set()
         for line in _lines(file):
             lines, word = lines + 1, _BETWEEN.split(line, maxsplit=1)[0]
-            key = self._of(line) or self._of(word)
+            whole = self._of(line)
+            key = whole or self._of(word)
+            wordy += not whole and line[len(word) : len(word) + 1] == " " and len(line.split()) > 2
             found |= {key} if key else set()
             # some of a list may not be here
             alike += bool(key or medium_of(line) or medium_of(word))
             if lines % 1000 == 0 and 4 * alike < lines:
                 return None
-        return found if found and 2 * alike > lines else None
+        return (found, 2 * wordy > lines) if found and 2 * alike > lines else None
 
     def _of(self, name: str) -> str:
         """The medium that a name or path means; "" for none, and where it may be several."""
@@ -172,6 +184,15 @@ class _Media:
             alike = [_common_steps(steps, key.split("/")) for key in known]
             known = [key for key, count in zip(known, alike, strict=True) if count == max(alike)]
         return known[0] if len(known) == 1 else ""
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
+
+
+def _around(file: str) -> set[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """The words around that for a split in the name of a list."""
+    return {(before, after) for before, _, after in split_words(_stem(file))}
 
 
 def _common_steps(one: list[str], other: list[str]) -> int:
@@ -206,9 +227,9 @@ def lists_below(root: Path) -> dict[str, str]:
 
 
 def digest_of_lists(root: Path, digest: str) -> str:
-    """The digest of a source with the texts that may be lists of its splits."""
+    """The digest of a source with the lists of its splits."""
     parts = [digest]
-    for path in lists_below(root):
+    for path in SplitLists(root).files:
         try:
             parts += [path, file_sha256(root / path)]
         except OSError:

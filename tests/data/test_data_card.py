@@ -152,6 +152,27 @@ def test_a_card_that_is_no_yaml_is_told(tmp_path, header, why, kind):
     assert "the splits of its configs were not read" in line and why in line
 
 
+NEARLY_YAML = {
+    "a title with a colon": "title: birds: a book\n{}license: mit\n",
+    "an address of a person": "{}tags:\n- @heron\n",
+    "a year": "year: 2023\n{}",
+}
+
+
+@pytest.mark.parametrize("header", NEARLY_YAML.values(), ids=NEARLY_YAML)
+def test_configs_count_in_a_header_that_is_nearly_yaml(tmp_path, header):
+    """And names that look like numbers are names."""
+    configs = "configs:\n# all of it\n- data_dir: 2024\n\n  data_files:\n  - {split: test, path: y.jsonl}\n"
+    configs += "  - {split: 2023, path: x.jsonl}\n"
+    fill(
+        tmp_path,
+        {"README.md": f"---\n{header.format(configs)}---\n", "2024/y.jsonl": lines("a"), "d/x.jsonl": lines("b")},
+    )
+    assert {texts(document): document.split for document in read(tmp_path)[0]} == {"a": "test", "b": "train"}
+    said = "\n".join(told(tmp_path))
+    assert "no YAML" not in said and "names splits that nobody knows, which say nothing: 2023" in said
+
+
 def test_a_card_without_an_end_is_told(tmp_path):
     fill(tmp_path, {"README.md": "---\nconfigs:\n- data_files: x\n", "a.jsonl": lines("a")})
     assert any("its header has no end (a line ---)" in line for line in told(tmp_path))

@@ -196,6 +196,23 @@ def test_two_processes_do_not_build_in_one_folder(build, material, tmp_path, mon
     assert EncodedCorpus.open(folder).num_documents
 
 
+def test_what_was_begun_under_other_rules_is_begun_again(build, material, tmp_path, monkeypatch):
+    """Documents come in another order then: some came twice, and those of test never."""
+    with monkeypatch.context() as patch:
+        patch.setattr("data.store.READING", 0)
+        stop_after(patch, 4)
+        with pytest.raises(KeyboardInterrupt):
+            build()
+    added, add = [], shards.ShardWriter.add
+    monkeypatch.setattr(shards.ShardWriter, "add", lambda self, result: (added.append(1), add(self, result)))
+    build()
+    assert len(added) == 9
+    # what is whole stays
+    monkeypatch.setattr("data.store.READING", 0)
+    build()
+    assert len(added) == 9
+
+
 def test_a_folder_beside_that_is_somebody_elses_is_left_alone(build, material, tmp_path):
     build()
     (tmp_path / "c.rebuilding").mkdir()

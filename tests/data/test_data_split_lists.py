@@ -130,6 +130,8 @@ def test_folds_that_hold_everything_out_are_told(root, manifest):
 
 
 NO_LISTS = {
+    "notes": {"test_notes.txt": [f"{name} could not be decoded" for name in HELD]},
+    "a log": {"validation_errors.txt": [f"{HELD[0]}.png is blurry and dark"]},
     "other words": {"test.txt": ["these words name nothing", "nor do these"]},
     "half of other words": {"test.txt": [*HELD, *(f"{number} and words" for number in range(5))]},
     "a name of two splits": {"train_test_split.txt": HELD},
@@ -156,6 +158,21 @@ def test_other_texts_are_no_lists(root, lists):
     assert "lists of files" not in found["told"]
     if "test.txt" in lists:
         assert "NOT READ although named after a split (test): 1 text without a medium: test.txt" in found["told"]
+
+
+def test_captions_of_two_splits_are_lists(root):
+    for file, names in (("train.txt", OTHERS), ("test.txt", HELD)):
+        write(root / file, [f"{name}.png words of it" for name in names])
+    assert splits_of(root)["test"] == set(HELD)
+
+
+def test_texts_that_are_no_lists_do_not_change_the_source(root):
+    write(root / "metadata.jsonl", [json.dumps({"file_name": f"images/{n}.png", "text": n}) for n in NAMES])
+    before = open_source(root).fingerprint()
+    write(root / "validation_notes.txt", ["these images are blurry"])
+    assert open_source(root).fingerprint() == before
+    write(root / "val.txt", HELD)
+    assert open_source(root).fingerprint() != before
 
 
 def test_a_caption_is_no_list(root):
