@@ -36,12 +36,38 @@ from data.endings import medium_of, remedy_for
 from data.formats.source import NOTE, file_sha256, note_text
 from data.formats.splits import HELD_OUT, SplitFrom, files_near
 from data.formats.walk import is_open, walk
-from data.split_names import split_words
+from data.split_names import split_words, words_of_name
 
 LISTS = "lists of files"
 """Where such a split came from."""
 _ENDINGS = (".txt", ".lst", ".list")
 _MAX_BYTES, _DEPTH = 2**26, 3
+_REMARKS = {
+    "note",
+    "notes",
+    "remark",
+    "remarks",
+    "error",
+    "errors",
+    "failed",
+    "failures",
+    "bad",
+    "broken",
+    "corrupt",
+    "log",
+    "logs",
+    "report",
+    "reports",
+    "result",
+    "results",
+    "stats",
+    "statistics",
+    "summary",
+    "readme",
+    "todo",
+    "changes",
+}
+"""Words in the names of texts that tell about media."""
 _BETWEEN = re.compile(r"[\s,;|]")
 
 
@@ -137,6 +163,8 @@ class SplitLists:
             return {}
         for key, split in found.items():
             self._split[key] = min(split, self._split.get(key, "train"), key=(*HELD_OUT, "train").index)
+        if rest == "test" and others:
+            self._note(f"{len(others):,} media that none of the lists names count as test ({shown})")
         self._rest.append((folder, rest))
         self._held_out |= {*found.values(), *([rest] if others else [])} & set(HELD_OUT)
         return splits
@@ -221,7 +249,7 @@ def lists_below(root: Path) -> dict[str, str]:
         stem, ending = os.path.splitext(entry.name)
         if ending.lower() in _ENDINGS and entry.is_file(follow_symlinks=False):
             splits = {split for _, split, _ in split_words(stem)}
-            if len(splits) == 1:
+            if len(splits) == 1 and _REMARKS.isdisjoint(words_of_name(stem)):
                 found[f"{folder}{entry.name}"] = splits.pop()
     return {path: found[path] for path in sorted(found)}
 

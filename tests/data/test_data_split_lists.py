@@ -66,6 +66,9 @@ def test_what_a_list_holds_out_is_not_trained_on(root, lists):
     held = "validation" if "val.txt" in lists else "test"
     assert found[held] == set(HELD) and found["train"] | found.get("validation", set()) >= set(OTHERS)
     assert "lists of files" in found["told"] and "without a medium" not in found["told"]
+    assert ("3 media that none of the lists names count as test" in found["told"]) == (
+        len(lists.get("test.txt", "")) == 2
+    )
 
 
 def test_lists_count_beside_a_manifest_too(root):
@@ -131,6 +134,8 @@ def test_folds_that_hold_everything_out_are_told(root, manifest):
 
 NO_LISTS = {
     "notes": {"test_notes.txt": [f"{name} could not be decoded" for name in HELD]},
+    "a report": {"validation_report.txt": [f"{HELD[0]}.png blurry"]},
+    "corrupt ones": {"test_corrupt.txt": HELD},
     "a log": {"validation_errors.txt": [f"{HELD[0]}.png is blurry and dark"]},
     "other words": {"test.txt": ["these words name nothing", "nor do these"]},
     "half of other words": {"test.txt": [*HELD, *(f"{number} and words" for number in range(5))]},
