@@ -18,9 +18,11 @@ An object names its split, itself or inside `meta` or `metadata`, by the first o
     like     any other name with the word in it (`source_split`, `_split`, `train_test_split`, `splits`)
     loose    `subset`, `partition`, `set`, `fold`, `phase`, `mode`, `data_type`, `usage`, which mean other things too:
              only if the value is no more than such a word, or one with the field's own name or a word that often goes
-             with it around it (`fold_test`, `test-clean`, `PublicTest`)
-    flag     `is_test`, `isTest`, `is_train` ..., true or false as `flag_value` reads them; another value sets the
-             document aside
+             with it around it (`fold_test`, `test-clean`, `PublicTest`); a single letter behind it is a part's
+             (`testA`), one before it makes another word of it ("T-test", "A/B test"), if it has no number (`v2_test`)
+    flag     `is_test`, `isTest`, `is_train` ..., true or false as `flag_value` reads them. "None", "N/A", -1 and such
+             say nothing. Another value sets the document aside; a word or a fraction does so for `is_test`,
+             `is_train`, `is_val` and `is_validation` alone, since the others mean more (`is_dev`: "senior")
 
 Of several of one sort a held-out one wins. What of these was not read is noted (`data.formats.unread`).
 """
@@ -47,6 +49,11 @@ _TRUTHS = {
     **dict.fromkeys(("true", "1", "1.0", "yes", "t", "y"), True),
     **dict.fromkeys(("false", "0", "0.0", "no", "f", "n"), False),
 }
+_SURE_FLAGS = ("is_test", "is_train", "is_val", "is_validation")
+"""Flags that are about a split whatever their value is."""
+_ABSENT = {"", "none", "null", "nil", "nan", "<na>", "na", "n/a", "#n/a", "nat", "-", "--", "?", "unknown", "undefined"}
+_ABSENT |= {"missing", "unspecified", "unset", "-1", "-1.0"}
+"""How tables, and programs that write them, spell that a flag has no value."""
 _OF_SPLIT = {
     "train": "train training trainset traindata trainsplit trainlist trn trainval trainvalid restval",
     "validation": "validation validate val valid dev devel development eval evaluation valset devset evalset valdata "
@@ -56,6 +63,8 @@ _OF_SPLIT = {
 WORDS = {word: split for split, words in _OF_SPLIT.items() for word in words.split()}
 """Word, in lower case -> split."""
 _ALL = re.compile(r"[^\W\d_]+")
+_NUMBERED = re.compile(r"(?<![^\W\d_])([^\W\d_])\d")
+"""A letter with a number behind it, as versions have (v2)."""
 _PIECE = re.compile(r"[A-Z]+(?![a-z])|[A-Z][a-z]+|[^A-Z]+")
 """A word of one that joins several by capitals (testImages)."""
 
@@ -130,8 +139,9 @@ def split_in_field(name: str, value) -> str:
         # more words are a sentence that was split
         return found[0][1] if num_words <= 3 else ""
     before, split, after = found[0]
-    known = _BESIDE.union(words_of_name(name))
-    return split if len(found) == 1 and all(word in known or len(word) == 1 for word in before + after) else ""
+    known = _BESIDE.union(words_of_name(name), map(str.casefold, _NUMBERED.findall(value)))
+    around = before + (after[1:] if after and len(after[0]) == 1 else after)
+    return split if len(found) == 1 and known.issuperset(around) else ""
 
 
 def own_split(fields: dict) -> str:
@@ -156,11 +166,11 @@ def own_split(fields: dict) -> str:
     flags: dict[str, bool] = {}
     for holder, key, _ in (each for each in sorts if each[2] == "flag"):
         value, is_true = holder[key], flag_value(holder[key])
-        is_empty = value is None or value != value or (isinstance(value, str) and not value.strip())
-        if is_true is None and not is_empty and holder is fields:
-            raise ValueError(f"field {key!r} must be true, false, 0 or 1, not {value!r}"[:200])
+        name = _flag(words_of_name(key))
         if is_true is not None:
-            flags.setdefault(_flag(words_of_name(key)), is_true)
+            flags.setdefault(name, is_true)
+        elif holder is fields and not _is_absent(value) and (name in _SURE_FLAGS or not _is_other_thing(value)):
+            raise ValueError(f"field {key!r} must be true, false, 0 or 1, not {value!r}"[:200])
     said = [FLAGS[name][not flags[name]] for name in FLAGS if name in flags]
     # one set apart from training by two flags is what the one that is true says
     return next((split for split in reversed(said) if split in ("test", "validation")), next(filter(None, said), ""))
@@ -177,3 +187,17 @@ def flag_value(value) -> bool | None:
     if isinstance(value, str):
         return _TRUTHS.get(value.strip().casefold()) if len(value) < 20 else None
     return bool(value) if isinstance(value, bool | int | float) and value in (0, 1) else None
+
+
+def _is_absent(value) -> bool:
+    """Whether the value of a flag is none, in one of the spellings of that."""
+    if isinstance(value, str):
+        return value.strip().casefold() in _ABSENT
+    return value is None or value != value or (isinstance(value, int | float) and value == -1)
+
+
+def _is_other_thing(value) -> bool:
+    """Whether a value is a word or a fraction, so that its field is no flag."""
+    if isinstance(value, str):
+        return re.search(r"[^\W\d_]|^\s*[-+]?\d{0,9}[.,]\d", value[:200]) is not None
+    return isinstance(value, float) and value % 1 != 0

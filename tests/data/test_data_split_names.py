@@ -173,11 +173,55 @@ def test_what_means_nothing_is_passed_over(tmp_path, fields):
     assert not [line for line in source.told() if "as a split" in line]
 
 
-@pytest.mark.parametrize("value", ["perhaps", 2, 0.5, -1, "2", [1], {"a": 1}, "nan"], ids=str)
+@pytest.mark.parametrize("value", ["perhaps", 2, 0.5, -2, "2", [1], {"a": 1}, "test"], ids=str)
 @pytest.mark.parametrize("form", FORMS)
 def test_a_flag_that_says_neither_is_set_aside(tmp_path, form, value):
     documents, (bad,) = read(manifest(tmp_path, [FORMS[form](None) | {"is_test": value}]))
     assert not documents and "field 'is_test' must be true, false, 0 or 1" in bad.reason
+
+
+@pytest.mark.parametrize("name", ["is_val", "isTest", "is_train", "is_dev", "is_heldout"])
+@pytest.mark.parametrize("value", ["None", "null", " NaN ", "N/A", "-", "unknown", "<NA>", -1, "-1", -1.0], ids=repr)
+def test_a_flag_without_a_value_says_nothing(tmp_path, name, value):
+    assert own_split({name: value}) == ""
+    assert own_split({name: value, "is_testing": 1}) == "test"
+    source = open_source(manifest(tmp_path, [{"text": "words", name: value}]))
+    assert [document.split for document in source.documents()] == ["train"]
+    assert any(line.startswith(f"noted: field {name!r} was not read") for line in source.told())
+
+
+NO_FLAGS = {"a rank": {"is_dev": "senior"}, "a share": {"in_train": 0.7}, "a share as text": {"is_training": "0.25"},
+            "a sentence": {"is_eval": "see below"}, "a state": {"is_holdout": "pending"}}  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", NO_FLAGS.values(), ids=NO_FLAGS)
+def test_a_word_or_a_fraction_is_no_flag_and_noted(tmp_path, fields):
+    (name,) = fields
+    source = open_source(manifest(tmp_path, [{"text": "words"} | fields]))
+    assert [document.split for document in source.documents()] == ["train"]
+    assert any(line.startswith(f"noted: field {name!r} was not read") for line in source.told())
+
+
+@pytest.mark.parametrize(
+    "fields", [{"is_validation": "x"}, {"is_val": 0.7}, {"isTrain": "often"}, {"is_dev": 2}], ids=str
+)
+def test_a_flag_for_sure_is_set_aside(tmp_path, fields):
+    documents, (bad,) = read(manifest(tmp_path, [{"text": "words"} | fields]))
+    assert not documents and "must be true, false, 0 or 1" in bad.reason
+
+
+LETTERS = ["T-test", "A/B test", "t test", "z test", "F-Test", "Test A/B", "a-b-test", "x test set"]
+
+
+@pytest.mark.parametrize("field", ["subset", "fold", "data_type"])
+@pytest.mark.parametrize("value", LETTERS)
+def test_letters_make_another_word_of_a_split(field, value):
+    assert own_split({field: value}) == ""
+
+
+@pytest.mark.parametrize("value", ["testA", "test_B", "Test-c", "test_v1", "v2_test", "test-v2-clean", "v1.1 test set"])
+def test_letters_of_a_part_or_a_version_are_of_the_name(value):
+    assert own_split({"subset": value}) == "test"
 
 
 @pytest.mark.parametrize(
