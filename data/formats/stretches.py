@@ -9,7 +9,12 @@ the length given beside it, leave nothing out. A sound or film in a table's cell
 packed there, so that the fields tell where from, and are noted. So it is with the files of the house form.
 
 A date, the seconds since 1970 or a single time is no stretch. A single time or frame that does not tell what it is for
-is noted by its name, and so is a list of other than two.
+is noted by its name, and so is a list of other than two. So is what may as well be something else under its name:
+
+    {"answer_start": 23}                       a place in the text, where no end, fraction or unit says otherwise
+    {"clip": "003-017"}                        numbers of clips, scenes, shots or chunks
+    {"range": [0, 5]}, {"shot": [640, 480]}    a scale or a size in whole numbers
+    {"period": [1990, 2000]}, {"time": "10:00-11:00"}, {"timestamp": "12-2020"}    years, hours of a day, a month
 """
 
 import functools
@@ -44,6 +49,19 @@ _SPAN = re.compile(
     rf"{_ABOUT}+?(?:windows?|bounds|boundary|boundaries|limits)"
 )
 _FRAMES = re.compile(r"(?:video|key)?frames?(?:idx|index|indices|ids?|no|num|number|numbers)?s?")
+_PLACE = re.compile(
+    rf"{_ABOUT}*?(?:answer|target|sentence|span)(?:(?:starts?|begins?|beginning)(?:idx|index|pos|position|point|offset|at|"
+    rf"in)*|offsets?)"
+)
+"""What is counted in characters or words as often as in seconds."""
+_NUMBERED = re.compile(r"(?:video|audio|film|source|src|orig|original|sample|media)?(?:clip|scene|shot|chunk)s?")
+_SCALE = re.compile(
+    r"(?:scene|shot|sample|sentence|turn|span|source|src|orig|original|target|answer)?(?:range|shot|period)s?"
+)
+_CALENDAR = re.compile(r"times?|timestamps?|(?:time)?(?:period|range)s?|time(?:span|interval|window)s?")
+_CLOCK = re.compile(r"(\d\d?):([0-5]\d)")
+_MONTH = re.compile(r"0?[1-9]|1[0-2]")
+_YEAR = re.compile(r"(?:1[89]|20)\d\ds?")
 _TIME = r"(?:\d{1,4}:){0,3}\d{1,12}(?:[.,]\d{1,9})?(?:\s?(?:s|secs?|seconds?|ms|frames?))?"
 _PLAIN = r"\d{1,12}(?:\.\d{1,9})?"
 _ONE = re.compile(rf"\s*({_TIME})\s*")
@@ -115,7 +133,15 @@ def _found(fields: dict) -> list[str]:
     lengths = {length for key, value in fields.items() if _is_length(key) and (length := _number(value)) is not None}
     # the last of so many frames
     lengths |= {length - 1 for length in lengths if length == int(length) and length > 1}
-    return [key for key, value in fields.items() if _is_stretch(_plain(key), _read(value), lengths)]
+    found = [key for key, value in fields.items() if _is_stretch(_plain(key), _read(value), lengths)]
+    if not found:
+        return []
+    has_end = any(_sort(_plain(key)) == "until" and _read(value) is not None for key, value in fields.items())
+    return [
+        key
+        for key in found
+        if (has_end and _sort(_plain(key)) == "from") or not _is_something_else(_plain(key), fields[key])
+    ]
 
 
 def _is_length(key: str) -> bool:
@@ -150,9 +176,57 @@ def _is_span(value, lengths: set[float]) -> bool:
     return len(times) == 2 and 0 < times[1] < _LATE and not (times[0] == 0 and times[1] in lengths)
 
 
+def _is_something_else(name: str, value) -> bool:
+    """Whether what could be a stretch may as well be a place in a text, numbers of clips, a scale, years or hours."""
+    doubts = _doubts(name)
+    if not doubts:
+        return False
+    if isinstance(value, str) and len(value) <= 10_000:
+        if two := _TWO.fullmatch(value):
+            value = [piece for piece in two.groups() if piece is not None]
+        elif _LIST.fullmatch(value):
+            value = _written(value)
+    if isinstance(value, dict):
+        value = [entry for key, entry in value.items() if _sort(_plain(str(key))) in ("from", "until")]
+        return "date" in doubts and len(value) == 2 and _is_date(name, value)
+    entries = value[:1000] if isinstance(value, list) else [value]
+    if entries and all(isinstance(entry, list) for entry in entries):
+        return all(_is_something_else(name, entry) for entry in entries)
+    if not entries or not all(isinstance(entry, str | int | float) for entry in entries):
+        return False
+    is_whole = all(re.fullmatch(r"\s*\d{1,12}(?:\.0)?\s*", str(entry)) for entry in entries)
+    if "place" in doubts or len(entries) != 2:
+        # of a single one `answer_start_s` is in seconds
+        return is_whole and "place" in doubts and (isinstance(value, list) or not name.endswith("s"))
+    if is_whole and "numbers" in doubts and (isinstance(entries[0], str) or float(entries[1]) <= float(entries[0])):
+        return True
+    return (is_whole and "scale" in doubts) or ("date" in doubts and _is_date(name, entries))
+
+
+def _is_date(name: str, two: list) -> bool:
+    """Whether two values are years, a month of a year or the hours of a day."""
+    first, last = (str(entry).strip().removesuffix(".0") for entry in two)
+    if _YEAR.fullmatch(last) and (_YEAR.fullmatch(first) or (isinstance(two[0], str) and _MONTH.fullmatch(first))):
+        return True
+    # what is named a time stamp is of the film
+    begin, end = _CLOCK.fullmatch(first), _CLOCK.fullmatch(last)
+    if not begin or not end or name.startswith("timestamp"):
+        return False
+    # minutes and seconds look the same: a late hour or whole ones tell
+    hours, rest = (int(begin[1]), int(end[1])), {begin[2], end[2]}
+    return max(hours) <= 24 and (hours[0] >= 6 or (hours[0] > 0 and rest <= {"00", "30"}))
+
+
+@functools.lru_cache(maxsize=4096)
+def _doubts(name: str) -> frozenset[str]:
+    """What else a value may be by the name of its field."""
+    sorts = {"place": _PLACE, "numbers": _NUMBERED, "scale": _SCALE, "date": _CALENDAR}
+    return frozenset(sort for sort, names in sorts.items() if names.fullmatch(name))
+
+
 def _is_unsure(name: str, value) -> bool:
     """Whether a value is a time, a frame or several, and its name does not tell what for."""
-    if _sort(name) != "span" and not _FRAMES.fullmatch(name):
+    if _sort(name) != "span" and not _FRAMES.fullmatch(name) and not _is_something_else(name, value):
         return False
     value = _read(value)
     times = _times(value) if isinstance(value, list) else [value] if isinstance(value, int | float) else []

@@ -26,7 +26,23 @@ STRETCH = {
     "words between": {"time": "1.5s to 3s"},
     "frames of a clock": {"timecode": "00:00:01:00-00:00:03:00"},
     "numbers as text": {"segment": "0.5-1.5"},
-    "whole numbers": {"range": "1-2"},
+    "whole numbers": {"segment": "1-2"},
+    "a range in fractions": {"range": "0.5-2"},
+    "a clip in seconds": {"clip": "1s-12s"},
+    "a clip in clocks": {"clip": "0:03-0:17"},
+    "a list of a clip": {"clip": [3, 17]},
+    "a late clip": {"timestamp": "12:30-12:45"},
+    "minutes": {"time": "1:05-1:20"},
+    "long minutes": {"time_range": "00:10:00-00:11:00"},
+    "frames like years": {"frame_range": [1990, 2000]},
+    "seconds like years": {"segment": [1990, 2000]},
+    "an answer in seconds": {"answer_start": 2.5},
+    "an answer by the clock": {"answer_start": "00:23"},
+    "an answer by its name": {"answer_start_sec": 23},
+    "an answer in s": {"answer_start_s": 23},
+    "an answer with an end": {"answer_start": 23, "answer_end": 30},
+    "a target and an end of all": {"target_start": 3, "end": 9, "duration": 9},
+    "a sentence of a unit": {"sentence_start": "3 s"},
     "comma": {"time": "0.5,1.5"},
     "time_range": {"time_range": [1, 2]},
     "clip_interval": {"clip_interval": [1, 2]},
@@ -143,6 +159,52 @@ def test_what_is_no_stretch_is_read(tmp_path, beside):
     assert not bad and media(document)
     dates = [key for key in ("timestamp", "time") if key in beside]
     assert not dates or not notes_of(manifest(tmp_path, [FILM | beside]))
+
+
+ELSE = {
+    "a place in the text": {"answer_start": 23},
+    "places in the text": {"answer_start": [23]},
+    "a place as text": {"target_start": "23"},
+    "a number of a sentence": {"sentence_start_idx": 3},
+    "a place in floats": {"span_start": 4.0},
+    "a place beside a length": {"answer_offset": 7, "duration": 9.5},
+    "a month of a year": {"timestamp": "12-2020"},
+    "a month in one digit": {"period": "3-1999"},
+    "hours": {"time": "10:00-11:00"},
+    "hours with minutes": {"time_range": "14:05 - 15:50"},
+    "early hours": {"time": "1:00-2:30"},
+    "hours in a list": {"time_range": ["09:15", "10:45"]},
+    "night": {"period": ["22:00", "06:00"]},
+    "years in numbers": {"period": [1990, 2000]},
+    "years in an object": {"period": {"start": 1990, "end": 2000}},
+    "years in a list of text": {"time": "['1990', '2000']"},
+    "years in floats": {"time_range": [2020.0, 2021.0]},
+    "decades": {"period": "1980s-1990s"},
+    "numbers with zeros": {"clip": "003-017"},
+    "numbers of scenes": {"scene": "2-5"},
+    "numbers of shots": {"shot": "1-12"},
+    "numbers of chunks": {"video_chunk": "0-12"},
+    "a scale": {"range": [0, 5]},
+    "a scale as text": {"range": "0-5"},
+    "a size": {"shot": [640, 480]},
+    "a size of a clip": {"clip": [640, 480]},
+    "scales": {"range": [[0, 5], [1, 7]]},
+}
+
+
+@pytest.mark.parametrize("beside", ELSE.values(), ids=ELSE)
+def test_what_may_as_well_be_something_else_is_read_and_noted(tmp_path, beside):
+    field = next(iter(beside))
+    assert f"note: field {field!r} was not read" in notes_of(manifest(tmp_path, [FILM | beside]))
+    turns = [{"from": "human", "value": "<video>\nq"}, {"from": "gpt", "value": "x"}]
+    for fields in (
+        {"audio": "a.wav", "text": "x"} | beside,
+        {"audio": {"path": "a.wav"} | beside, "text": "x"},
+        {"id": "c", "content": [{"type": "video", "video": "v.mp4"} | beside, {"type": "text", "text": "q"}]},
+        {"conversations": turns, "video": "v.mp4"} | beside,
+    ):
+        (document,), bad = read(manifest(tmp_path, [fields]))
+        assert not bad and media(document)
 
 
 UNSURE = {
