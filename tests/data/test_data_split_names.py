@@ -180,6 +180,15 @@ def test_a_flag_that_says_neither_is_set_aside(tmp_path, form, value):
     assert not documents and "field 'is_test' must be true, false, 0 or 1" in bad.reason
 
 
+@pytest.mark.parametrize(
+    "value", [10**400, float("inf"), "9" * 9999, " " * 9999 + "9", "-." * 5000, [[]]], ids=range(6)
+)
+def test_hostile_values_of_flags_and_subsets_end_well(value):
+    assert own_split({"subset": value, "fold": [value]}) == ""
+    with pytest.raises(ValueError, match="'is_test' must be true"):
+        own_split({"is_test": value})
+
+
 @pytest.mark.parametrize("name", ["is_val", "isTest", "is_train", "is_dev", "is_heldout"])
 @pytest.mark.parametrize("value", ["None", "null", " NaN ", "N/A", "-", "unknown", "<NA>", -1, "-1", -1.0], ids=repr)
 def test_a_flag_without_a_value_says_nothing(tmp_path, name, value):

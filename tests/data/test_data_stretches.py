@@ -235,7 +235,9 @@ def test_beside_a_picture_it_says_nothing(tmp_path):
 def test_hostile_values_cost_little(tmp_path):
     values = ["1" * 9999, "[" * 9999, "1:" * 5000, "[1," * 3000 + "]", " " * 9999, "1 " * 5000, "(" * 9000 + ")" * 900]
     values += [10**400, [10**400, 1], {"start": {"start": {}}}, "[" + "9" * 5000 + ", 1]", "s" * 9999]
-    rows = [FILM | {name: value} for value in values for name in ("time", "start", "end", "segment", "duration")]
+    values += [[10**400, 10**400], [[10**400, 0]], ["9" * 5000, "9" * 5000], [True, {}], [1e300, 1e299], {"start": []}]
+    names = ("time", "start", "end", "segment", "duration", "answer_start", "clip", "range", "period")
+    rows = [FILM | {name: value} for value in values for name in names]
     began = time.process_time()
     read(manifest(tmp_path, [*rows, FILM | {"t" * 39: 1, "clipstart" * 4: 1, "s" * 39: 1, "ts" * 19: 1}]))
     assert time.process_time() - began < 5
