@@ -28,7 +28,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from data.compressed import packed_kind
+from data.compressed import READ_THROUGH, packed_kind
 from data.document import DocumentError, Text
 from data.endings import FILM_OR_CODE, medium_in, medium_of, remedy_for
 from data.formats.accounts import is_about
@@ -37,8 +37,8 @@ from data.formats.fields import WORDS
 from data.formats.lines import LINES, is_array
 from data.formats.markdown_folder import ENDINGS as PAGES
 from data.formats.media_folder import TABLES, WORD_LIKE
-from data.formats.opening import JSON, is_told, opens_like_json, unknown, what_packed
-from data.formats.refusals import what_foreign, what_json, wrapped
+from data.formats.opening import JSON, is_named_lines, is_told, opens_like_json, unknown, what_packed
+from data.formats.refusals import what_broken, what_foreign, what_json, wrapped
 from data.formats.survey import without_fixtures
 from data.formats.walk import Listing
 from data.formats.word_lists import classes_remedy, list_remedy
@@ -91,7 +91,7 @@ class _Names:
             ending = ending.lower()
             if os.path.basename(name).startswith("._"):
                 continue
-            if ending == ".jl" and not problem and opens_like_json(root / name):
+            if ending == ".jl" and not problem and is_named_lines(root / name):
                 # lines, and no program
                 ending = ".jsonl"
             if not problem:
@@ -135,10 +135,20 @@ class _Names:
         return " and ".join(filter(None, (read, unread and f"media that are not read: {unread}")))
 
 
-def _what_else(paths: list[str]) -> str:
-    """The first files of a folder in which nothing is of a known kind."""
+def _what_else(root: Path, paths: list[str]) -> str:
+    """What is wrong with the first JSON of a folder, else its first files, which are of no known kind."""
+    for name in paths:
+        if _is_json(name) and (why := what_broken(root / name)):
+            return f", but {name}, which {why}"
     more = f" and {len(paths) - 3:,} more" if len(paths) > 3 else ""
     return f", but files of no known kind ({', '.join(map(repr, paths[:3]))}{more})" if paths else ""
+
+
+def _is_json(name: str) -> bool:
+    """Whether a file is called JSON or lines of it, compressed or not; .jl is more often a program's."""
+    name = name.lower()
+    plain = name.removesuffix(next((ending for ending in READ_THROUGH if name.endswith(ending)), ""))
+    return plain.endswith(JSON) and not plain.endswith(".jl")
 
 
 def folder_format(path: Path, listing: Listing) -> str:
@@ -177,7 +187,7 @@ def folder_format(path: Path, listing: Listing) -> str:
             return "markdown"
         if is_clone or code or names.pages or texts or num_texts:
             return "repository"
-        why = what_packed(root, names.paths) or names.link or _what_else(names.paths)
+        why = what_packed(root, names.paths) or names.link or _what_else(root, names.paths)
         raise ValueError(unknown(path, f"holds nothing that is read{why}"))
     tables = [name for name in names.tables if _names_media(root / name, names.names_of_media, whole=bool(shown))]
     if tables:
@@ -326,12 +336,15 @@ def _unread_lines(names: _Names, root: Path, packed: list[str]) -> str:
     """What the first data of other programs, JSON of no known form or compressed file in a folder are; "" for none."""
     if foreign := next((name for name in names.paths if what_foreign(name)), ""):
         return f", but {foreign}, which {what_foreign(foreign)}"
-    named = (name for name in names.paths if name.lower().endswith(LINES))
+    named = [name for name in names.paths if name.lower().endswith(LINES)]
+    broken = [name for name in named if _is_json(name)][:1]
+    named = (name for name in named if _is_json(name) or is_named_lines(root / name))
     lines = [name for name in itertools.islice(named, 100) if opens_like_json(root / name)][:1]
     arrays = (name for name in names.paths if name.lower().endswith(".json"))
     lines += [name for name in itertools.islice(arrays, 100) if is_array(root / name) or wrapped(root / name)][:1]
     found = ((name, what_json(root / name, root=root)) for name in lines)
-    return next((f", but {name}, which {why}" for name, why in found if why), "") or what_packed(root, packed)
+    told = next((f", but {name}, which {why}" for name, why in found if why), "") or what_packed(root, packed)
+    return told or next((f", but {name}, which {why}" for name in broken if (why := what_broken(root / name))), "")
 
 
 def _no_words(names: _Names) -> str:

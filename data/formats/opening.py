@@ -11,7 +11,9 @@ first lines); everything else happens while the documents are iterated.
 import dataclasses
 import hashlib
 import itertools
+import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,7 +25,7 @@ from data.endings import medium_of
 from data.formats.fields import folded
 from data.formats.lines import LINES, check_encoding, is_array, is_spread, json_items
 from data.formats.manifest import FORMS, form_of, manifest_documents
-from data.formats.refusals import coco, what_alone, what_foreign, what_json
+from data.formats.refusals import coco, what_alone, what_broken, what_foreign, what_json
 from data.formats.source import NOTE, Limits, Source, container_sha256, file_sha256, files_sha256
 from data.formats.split_lists import digest_of_lists
 from data.formats.splits import NamedSplits, digest_of_card, digest_of_holders
@@ -39,6 +41,7 @@ ENDINGS = {".tar": "webdataset", ".parquet": "parquet", ".arrow": "datasets"}
 """Ending of a container -> its format."""
 JSON = (*LINES, ".json")
 """Endings of JSON."""
+_NAMED_FIELD = re.compile(r'\{\s*"(?:[^"\\]|\\.)*"\s*(?::|$)')
 _TEXTS = (*JSON, ".txt", ".caption", ".cls", ".md", ".markdown", ".csv", ".tsv", ".html", ".xml", ".yaml")
 
 
@@ -90,10 +93,29 @@ def opens_like_json(file: Path) -> bool:
 
 
 def is_named_lines(file: Path) -> bool:
-    """Whether a file's ending, or that before a compression's, is one of LINES, and no program has it."""
+    """Whether a file's ending, or that before a compression's, is one of LINES, and it is no program in Julia."""
     name = file.name.lower()
     ending = os.path.splitext(name.removesuffix(next((end for end in READ_THROUGH if name.endswith(end)), "")))[1]
-    return ending in LINES and (ending != ".jl" or opens_like_json(file))
+    return ending in LINES and (ending != ".jl" or (opens_like_json(file) and _opens_object(file)))
+
+
+def _opens_object(file: Path) -> bool:
+    """Whether the first line is an object or the beginning of one, or an array holds one first (no `[1, 2]`)."""
+    try:
+        with open_plain(file) as stream:
+            line = without_marks(stream.read(2**20)).lstrip().splitlines()[0].rstrip().decode("utf-8", "replace")
+        if line.startswith("{"):
+            try:
+                json.loads(line)
+            except json.JSONDecodeError as error:
+                # one over several lines has no mistake before its line's end
+                is_cut = error.pos >= len(line) or error.msg.startswith(("Unterminated", "Invalid control"))
+                return is_cut and (line == "{" or _NAMED_FIELD.match(line) is not None)
+            return True
+        first = next(json_items(file, max_line_mib=16.0, checked=False), (0, None))[1]
+    except (DocumentError, OSError, RecursionError):
+        return False
+    return isinstance(first, dict)
 
 
 def noting_packed(source: Source) -> Source:
@@ -137,7 +159,8 @@ def what_packed(root: Path, names: Iterable[str]) -> str:
             continue
         plain, ending = os.path.splitext(name)
         plain = plain if ending.lower() in READ_THROUGH else name
-        why = what_json(root / name, root=root) if not what and plain.lower().endswith(JSON) else ""
+        is_json = plain.lower().endswith(JSON) and (not plain.lower().endswith(".jl") or is_named_lines(root / name))
+        why = what_json(root / name, root=root) if not what and is_json else ""
         if what := what or why or (packed_kind(name) and f"is {packed_kind(name)}"):
             return f", but {name}, which {what}"
     return ""
@@ -175,7 +198,7 @@ def manifests(
                 raise ValueError(f"{path} {why}")
             what = f"is compressed ({packing.name}) and " if packing else ""
             what += "holds no JSON object of a known form in its first lines"
-            why = what_json(files[0])
+            why = what_json(files[0]) or (what_broken(files[0]) if files[0].suffix.lower() in JSON else "")
             if packing and not why:
                 raise ValueError(f"{path} {what_is_packed(files[0])}")
             raise ValueError(unknown(path, f"{what}: it {why}" if why else what))

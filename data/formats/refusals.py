@@ -3,6 +3,7 @@
     what_alone(file)    of a file that is given: a medium, a page, a text; "" for any other
     what_foreign(name)  of a file of data of other programs, by its ending
     what_json(file)     of JSON of no known form: the fields that it has, or what its one object wraps; "" for any other
+    what_broken(file)   of JSON that begins with no object: that it is empty, or what is wrong with its first line
     coco(file)          of COCO's object of images and annotations, which looks like a list of images
 
 Files are looked at by their first bytes or their first object. Each answer is the end of a sentence that begins with
@@ -107,6 +108,21 @@ def what_json(file: Path, *, root: Path | None = None) -> str:
             return _in_lists(file, lists[0])
         names = ", ".join(repr(key[:40]) for key in list(first)[:12]) or "none"
         return f"has the fields {names} in its first {where}: {needed(first)}"
+    return ""
+
+
+def what_broken(file: Path) -> str:
+    """What is wrong with a file that is called JSON and has no object at its beginning; "" where it has one."""
+    try:
+        if not file.stat().st_size:
+            return "is empty (0 bytes): what was to write it failed, so write it again"
+        number, first = next(json_items(file, max_line_mib=16.0, checked=False), (0, None))
+    except (OSError, EOFError) as error:
+        return f"cannot be read ({error})"
+    if first is None:
+        return "is empty (it holds no object): what was to write it failed, so write it again"
+    if isinstance(first, DocumentError):
+        return f"has a first {'entry' if is_array(file) else 'line'} that is set aside (at {number}): {first}"
     return ""
 
 

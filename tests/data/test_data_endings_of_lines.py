@@ -91,6 +91,44 @@ def test_programs_in_julia_stay_programs(tmp_path):
     assert open_source(tmp_path).format == "repository"
 
 
+PROGRAMS = {
+    "a list of numbers": '[1, 2, 3]\nprintln("x")\n',
+    "a list over lines": "[\n  1,\n  2\n]\n",
+    "a list of texts": '["a", "b"] .|> println\n',
+    "a comprehension": "[x^2 for x in 1:3]\n",
+    "a list of lists": "[[1, 2], [3, 4]]\n",
+    "a pair in braces": '{"a" => 1}\n',
+    "braces": "{x, y} = f()\n",
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+@pytest.mark.parametrize("others", [{}, {"README.md": "# f"}, {"src/b.jl": "x = 1\n"}], ids=["alone", "card", "below"])
+def test_a_program_in_julia_may_begin_with_a_bracket(tmp_path, program, others):
+    """A folder of programs of which one began so was refused, for "a document must be a JSON object, not list"."""
+    fill(tmp_path, {"a.jl": program, "b.jl": 'println("y")\n'} | others)
+    documents, bad = read(tmp_path)
+    assert open_source(tmp_path).format == "repository" and not bad
+    assert f"a.jl\n{program}" in [texts(document) for document in documents]
+
+
+LINES_OF_JL = {
+    "a line": '{"text": "x"}\n',
+    "a mark": '\ufeff{"text": "x"}\n',
+    "a blank line": '\n{"text": "x"}\n',
+    "an object over lines": '{\n  "text": "x"\n}\n',
+    "an array": '[\n{"text": "x"}]\n',
+    "a conversation": '[{"role": "assistant", "content": "x"}]\n[{"role": "assistant", "content": "x"}]\n',
+}
+
+
+@pytest.mark.parametrize("content", LINES_OF_JL.values(), ids=LINES_OF_JL)
+def test_objects_under_julia_s_ending_are_documents(tmp_path, content):
+    fill(tmp_path, {"a.jl": content, "b.jsonl": rows([{"text": "y"}])})
+    documents, bad = read(tmp_path)
+    assert not bad and {"x", "y"} == {texts(document).splitlines()[-1] for document in documents}
+
+
 @pytest.mark.parametrize("ending", ENDINGS[1:4])
 def test_lines_of_no_known_form_are_named(tmp_path, ending):
     fill(tmp_path, {f"a.{ending}": rows([{"smell": 1}]), "README.md": "# card"})

@@ -45,6 +45,29 @@ FOLDERS = {
 }
 
 
+BROKEN = {
+    "a blank line": ({"a.jsonl": "\n"}, "a.jsonl, which is empty (it holds no object)"),
+    "no bytes": ({"a.ndjson": ""}, "a.ndjson, which is empty (0 bytes)"),
+    "no bytes, .json": ({"a.json": ""}, "a.json, which is empty (0 bytes)"),
+    "an array of nothing": ({"a.json": "[]"}, "a.json, which is empty (it holds no object)"),
+    "prose": ({"a.jsonl": "not json at all"}, "a.jsonl, which has a first line that is set aside (at 1): not JSON"),
+    "prose, .json": ({"a.json": "\nnot json"}, "a.json, which has a first line that is set aside (at 2): not JSON"),
+    "a text": ({"a.jsonlines": '"text"'}, "must be a JSON object, not str"),
+    "a page": ({"data.json": "<html>404</html>"}, "data.json, which has a first line that is set aside (at 1)"),
+    "bytes": ({"x/a.jsonl": b"\0\1\2"}, "x/a.jsonl, which has a first line that is set aside"),
+    "beside a card": ({"README.md": "# card", "a.jsonl": "oops"}, "a.jsonl, which has a first line that is set aside"),
+    "empty beside a card": ({"README.md": "# card", "a.jsonl": ""}, "a.jsonl, which is empty"),
+    "beside a file of no kind": ({"a.weird": b"\0", "b.jsonl": "\n\n"}, "b.jsonl, which is empty"),
+}
+
+
+@pytest.mark.parametrize("files, words", BROKEN.values(), ids=BROKEN)
+def test_json_that_is_empty_or_broken_is_of_a_known_kind(tmp_path, files, words):
+    """Of an empty .jsonl it was said that the folder holds "files of no known kind"."""
+    said = refusal(write(tmp_path, files))
+    assert words in said and "no known kind" not in said
+
+
 @pytest.mark.parametrize("files, words", FOLDERS.values(), ids=FOLDERS)
 def test_folders(tmp_path, files, words):
     assert words in refusal(write(tmp_path, files))
