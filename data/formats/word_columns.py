@@ -2,7 +2,8 @@
 
     words_in(cells)                  SEVERAL, ONE or NONE: whether most cells hold several words, one, or no words
     words_column(rows, names=...)    the column that is most likely to be that of the words; None where none can be
-    names_files(cells)               whether most cells are addresses or names of files
+    is_written(cells)                whether most cells are words, formulas or codes
+    lie_elsewhere(cells, folders)    whether all cells are addresses or name files, so that the words are not in them
 
 A wrong column makes false captions in silence, and a missing one makes rows that are set aside. So a column is never
 taken whose cells are mostly addresses, numbers, dates, names of files, flags or ids without a blank, whatever it is
@@ -11,13 +12,16 @@ called, nor one that says who made a row or how it is filed (`author`, `license`
     1. what is called like words (`caption_en`, `alt`), since a title is short and a comment is long
     2. what mostly holds several words, `name` last: some sets call their captions so
     3. what holds one (`category`), where there is a medium that it may be the class of
+    4. what holds formulas or codes (a plate, a captcha), where it is called so or nothing else can be meant
 
 and of several the longest. A word is letters without digits, or whatever is written in letters beyond ASCII, which need
 no blanks between them.
 """
 
+import os
 import re
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from data.endings import READ, UNREAD
 from data.formats.fields import is_medium
@@ -28,6 +32,9 @@ NONE, ONE, SEVERAL = 0, 1, 2
 _LIKE_WORDS = ("text", "caption", "transcri", "sentence", "words", "descri", "prompt", "title", "label", "comment")
 _CLASSES = {*("category", "categories", "topic", "topics", "tag", "tags", "keyword", "keywords", "kind")}
 """Words for how a row is filed that tell what its medium shows."""
+_SIGNS = {*("latex", "tex", "formula", "formulas", "equation", "equations", "expression", "math", "mathml", "smiles")}
+_SIGNS |= {*("plate", "captcha", "ocr", "gt", "truth", "code", "label", "labels", "answer", "solution", "notes")}
+"""Words for what is written in a medium, or of it, in other signs than words."""
 _FLAGS = {
     *("true", "false", "yes", "no", "none", "null", "nan", "na", "n/a", "y", "n", "t", "f", "m", "male", "female")
 }
@@ -42,6 +49,18 @@ _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*:/|www\.|data:)\S*", re.IGNORECASE)
 _FILE = re.compile(r"\S*[\w)\]-]\.[A-Za-z]\w{1,4}")
 _OBJECTS = re.compile(r"\{.*\}|\[\s*\{.*\}\s*\]|#[0-9a-f]{3,8}", re.DOTALL | re.IGNORECASE)
 """Objects as JSON, and colours."""
+_JSON = re.compile(r"\{\s*(\}|[\"'].*\}|\d+\s*:.*\})|\[\s*(\]|[\[{\"'].*\]|[\d.,\s-]*\])", re.DOTALL)
+"""Objects and lists, and no formula in braces."""
+_NO_CODE = re.compile(
+    r"\d{4}-\d\d-\d\d\b.*|P(\d+[YMWD])*T[\dHMS.]+|#[0-9a-f]{3,8}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|"
+    r"[0-9a-f]{16,}|[\w.+-]+@[\w.-]+|[\w+/=-]{60,}|\w:\\.*|[\w.~-]*(/[\w.~ -]+)+/?",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Dates, spans of time, colours, hashes, addresses of people and paths."""
+_PATH_OF_TEXT = re.compile(r"[^\s:]+/[^\s:/]+\.(txt|text|lab|json|xml|html?|md|csv|tsv|srt|vtt)", re.IGNORECASE)
+_SUM = re.compile(r"\d\s*[=+*^]\s*[\d?(]|\\")
+_SIZE = re.compile(r"\d+(x\d+)+")
+_LENGTH_OF_PATH = 1000
 _AROUND = "\"'`.,;:!?()[]{}<>|*_-+=#&%$…“”\u2018\u2019«»"
 _WITHOUT_BLANKS = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff]")
 """Letters of scripts that have no blanks between words."""
@@ -57,10 +76,33 @@ def words_in(cells: Sequence[str]) -> int:
     return ONE if 2 * sum(count > 0 for count in found) > len(found) else NONE
 
 
-def names_files(cells: Sequence[str]) -> bool:
-    """Whether more than half of the cells that are not empty are addresses or names of files."""
+def is_written(cells: Sequence[str]) -> bool:
+    """Whether more than half of the cells that are not empty hold words, a formula or a code."""
     known = [cell[:_LOOKED_AT].strip() for cell in cells if cell.strip()]
-    return 2 * sum(is_address(cell) or bool(_FILE.fullmatch(cell)) or is_medium(cell) for cell in known) > len(known)
+    return 2 * sum(_words_of(cell) > 0 or _is_code(cell) for cell in known) > len(known)
+
+
+def lie_elsewhere(cells: Sequence[str], folders: Collection[Path]) -> bool:
+    """Whether all cells that are not empty are addresses with ://, or name files that lie in one of the folders.
+
+    A path of a text below a folder (`texts/a.txt`) is one of these too, since it may not have been fetched.
+    """
+    known = [cell.strip() for cell in cells if cell.strip()]
+    return bool(known) and all(
+        ("://" in cell and is_address(cell))
+        or _PATH_OF_TEXT.fullmatch(cell) is not None
+        or any(_is_file(folder, cell) for folder in folders)
+        for cell in known
+    )
+
+
+def _is_file(folder: Path, cell: str) -> bool:
+    if len(cell) > _LENGTH_OF_PATH or os.path.isabs(cell) or ".." in cell.split("/"):
+        return False
+    try:
+        return (folder / cell).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def is_address(cell: str) -> bool:
@@ -79,25 +121,33 @@ def words_column(
     names: Sequence[str] | None = None,
     taken: Collection[int | None] = (),
     of_media: bool = True,
+    codes: bool = False,
 ) -> int | None:
     """The column of rows that most likely holds the words; None where none can.
 
     names: those of the columns, where they are known. taken: columns that are something else. of_media: whether the
-    rows have a medium, which a single word may be the class of; a text of its own has several.
+    rows have a medium, which a single word may be the class of; a text of its own has several. codes: whether formulas
+    and codes count too, where the rows have a medium; of columns that are not called so only if there is no other.
     """
-    best, found = (), None
+    best, found, written = (), None, []
     for place in range(max(map(len, rows), default=0)):
         if place in taken:
             continue
         cells = [row[place] for row in rows if place < len(row)]
         name = names[place] if names is not None and place < len(names) else ""
         count, is_like = words_in(cells), is_like_words(name)
+        if codes and of_media and count != SEVERAL and is_written(cells):
+            is_signs = not _SIGNS.isdisjoint(_words_of_name(name)[-1:])
+            if is_signs and (count == NONE or not is_like):
+                is_like, count = True, ONE if "label" in name.lower() else SEVERAL
+            elif count == NONE and (is_like or not _is_about(name)):
+                written.append(place)
         if count == NONE or (not is_like and (_is_about(name) or (count == ONE and not of_media))):
             continue
         rank = (is_like, count, name.strip().lower() != "name", sum(map(len, cells)), place)
         if rank > best:
             best, found = rank, place
-    return found
+    return written[0] if found is None and len(written) == 1 else found
 
 
 def is_like_words(name: str) -> bool:
@@ -135,6 +185,24 @@ def _words_of(cell: str) -> int:
         return 0
     # two such signs are about a word
     return max(count, len(_WITHOUT_BLANKS.findall(cell)) // 2) if count else 0
+
+
+def _is_code(cell: str) -> bool:
+    """Whether a cell is a formula or a code: no number, measure, address, name of a file, flag or JSON."""
+    if is_medium(cell) or is_address(cell) or _JSON.fullmatch(cell) or _NO_CODE.fullmatch(cell):
+        return False
+    if cell.lower() in _NO_WORDS or _FILE.fullmatch(cell) or len(cell) < 2:
+        return False
+    if not any(char.isalpha() for char in cell):
+        return _SUM.search(cell) is not None
+    if any(sign in cell for sign in "=^\\"):
+        return True
+    pieces = [piece.strip(_AROUND).lower() for piece in cell.split()]
+    units = [re.sub(r"^[\d.,:/-]+", "", piece) for piece in pieces]
+    return not all(
+        not unit or unit in _OF_NUMBERS or _SIZE.fullmatch(piece) or (len(unit) == 1 and len(units) > 1)
+        for piece, unit in zip(pieces, units, strict=True)
+    )
 
 
 def _is_word(piece: str, *, alone: bool) -> bool:

@@ -29,7 +29,7 @@ import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +38,7 @@ from data.endings import READ, medium_of
 from data.formats.fields import FIELDS, PAIRS, WORDS
 from data.formats.splits import folder_of_split, named_after
 from data.formats.walk import walk
-from data.formats.word_columns import is_address, is_number, names_files, words_column, words_in
+from data.formats.word_columns import is_address, is_number, is_written, lie_elsewhere, words_column, words_in
 from data.pointers import pointer_in
 from data.split_names import split_words, words_of_name
 from data.text import foreign_encoding
@@ -138,7 +138,7 @@ def table_remedy(file: Path, name: str, *, alone: bool = True, sole: bool = True
         return f"{name!r}, which is compressed: unpack it by `{packing.unpack} {shlex.quote(file.name)} > {out}`"
     table = _looked_at(file)
     place = place_of(table.rows, file, root=root)
-    kind, row, note = _meaning(table, place)
+    kind, row, note = _meaning(table, place, file)
     shown = os.path.relpath(file.resolve(), place.base)
     program = (
         f"import csv, json{', pathlib' if place.by_name else ''}; csv.field_size_limit(2**30); {place.names}"
@@ -236,7 +236,7 @@ def _encoding(file: Path) -> str:
     return "latin-1"
 
 
-def _meaning(table: _Table, place: Place) -> tuple[str, str, str]:
+def _meaning(table: _Table, place: Place, file: Path) -> tuple[str, str, str]:
     """(reader of the csv module, expression of a row's object, note on what was guessed)."""
     rows, header = table.rows, [_plain(cell) for cell in table.rows[0]] if table.rows else []
     known = _NAMES.intersection(cell.strip().lower() for cell in header)
@@ -245,7 +245,7 @@ def _meaning(table: _Table, place: Place) -> tuple[str, str, str]:
     bare = has_value or place.is_first or (column is None and (len(header) == 1 or table.delimiter == "|"))
     if rows and not known and bare:
         return _without_header(rows, place)
-    return _with_header(rows, header, place)
+    return _with_header(rows, header, place, {file.parent, place.base})
 
 
 def _begins_with_numbers(rows: list[list[str]]) -> bool:
@@ -267,7 +267,7 @@ def _without_header(rows: list[list[str]], place: Place) -> tuple[str, str, str]
         if is_address(rows[0][column]):
             note = "it has no header, and addresses, which are not fetched: put the path of what was downloaded for"
         note += f" row[{column}]"
-    wordy = words_column(rows, taken={column})
+    wordy = words_column(rows, taken={column}, codes=True)
     if wordy is None:
         note += f'{"; " * bool(note)}no cells of its rows hold words: put them behind "file_name" as "text"'
         return "reader", f'{{"file_name": {place.around(f"row[{column}]")}}}', f" ({note})"
@@ -279,8 +279,15 @@ def _without_header(rows: list[list[str]], place: Place) -> tuple[str, str, str]
     return "reader", f'{{"file_name": {place.around(f"row[{column}]")}, "text": {cell}}}', note
 
 
-def _with_header(rows: list[list[str]], header: list[str], place: Place) -> tuple[str, str, str]:
-    """Cells by their names."""
+def _free(name: str, names: Collection[str]) -> str:
+    """A name that no other column has."""
+    return name if name not in names else _free(f"{name}_", names)
+
+
+def _with_header(
+    rows: list[list[str]], header: list[str], place: Place, folders: Collection[Path]
+) -> tuple[str, str, str]:
+    """Cells by their names. folders: those in which files of words may lie."""
     names = {name: number for number, name in enumerate(header)}
     column, behind = place.column, place.behind
     is_known = column is not None and header[column] in FIELDS and not (place.before or behind or place.by_name)
@@ -291,11 +298,15 @@ def _with_header(rows: list[list[str]], header: list[str], place: Place) -> tupl
         drop.append(header[column])
     pair = next((pair for pair in PAIRS if names.keys() >= set(pair)), None)
     cells = {name: [row[number] for row in rows[1:] if number < len(row)] for name, number in names.items()}
+    # the reader knows these in any case
+    called = sorted((name for name in names if name.lower() in WORDS), key=lambda name: WORDS.index(name.lower()))
     # what is called words may be where they lie (`transcript`: "a.txt")
-    elsewhere = [name for name in WORDS if name in names and names_files(cells[name])]
-    words = next((name for name in WORDS if name in names and names[name] != column and name not in elsewhere), None)
+    elsewhere = [name for name in called if lie_elsewhere(cells[name], folders)]
+    words = next((name for name in called if names[name] != column and name not in elsewhere), None)
     taken = {column, *(names[name] for name in (*named, *elsewhere))}
-    drop += [name for name in elsewhere if names[name] != column]
+    moved = {name: _free(f"{name}_file", names) for name in elsewhere if names[name] != column}
+    drop += moved
+    changed |= {new: f"row[{_spelt(name)}]" for name, new in moved.items()}
     number = None
     if words is None and pair is not None:
         drop += pair
@@ -305,11 +316,12 @@ def _with_header(rows: list[list[str]], header: list[str], place: Place) -> tupl
         turns = f'[{{"role": "user", "content": {mark}{ask}}}, {{"role": "assistant", "content": {answer}}}]'
         changed["messages"] = turns
     elif words is None:
-        number = words_column(rows[1:], names=header, taken=taken, of_media=column is not None or bool(named))
+        has_media = column is not None or bool(named)
+        number = words_column(rows[1:], names=header, taken=taken, of_media=has_media, codes=True)
         if number is not None:
             changed["text"] = f"row[{_spelt(header[number])}]"
             drop.append(header[number])
-    if words is None and not changed.keys() & {"text", "messages"} and not words_in(cells.get("label", ())):
+    if words is None and not changed.keys() & {"text", "messages"} and not is_written(cells.get("label", ())):
         # numbers of classes would be read as words, since words are what a label holds in lines that people write
         drop += [name for name in ("label",) if name in names]
     has_none = words is None and pair is None and number is None and len(rows) > 1
@@ -320,6 +332,10 @@ def _with_header(rows: list[list[str]], header: list[str], place: Place) -> tupl
         if has_none:
             note = f" (its columns are {shown}, and none of them holds words: add a column text with them"
             note += f"; call{path}, if there is one)" if path else ")"
+    for name, new in moved.items():
+        note += (
+            f" (the column {name[:40]!r} holds addresses or names of files, and no words: it is kept as {new[:50]!r})"
+        )
     if not changed and not drop:
         return "DictReader", "{k: v for k, v in row.items() if k}", note
     kept = f"{{k: v for k, v in row.items() if k and k not in {tuple(drop)!r}}}"

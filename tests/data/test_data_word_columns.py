@@ -1,5 +1,7 @@
 """The column of words in tables: real layouts whose command is followed to the end, and columns that hold no words."""
 
+import csv
+import io
 import json
 import re
 
@@ -111,6 +113,64 @@ LAYOUTS = {
         {"a.png": "一只猫在树上", "b.png": "狗在跑"},
     ),
 }  # fmt: skip
+TWO = {"a.png": "", "b.png": ""}
+SIGNS = {
+    # the table, the words of a.png and b.png
+    "formulas": ("image,latex\na.png,\\frac{a}{b}\nb.png,\\sqrt{2}\n", ["\\frac{a}{b}", "\\sqrt{2}"]),
+    "formulas first": ('formula,image\n\\frac{a}{b}+c,a.png\n"x^2 + y_1 = \\sqrt{2}",b.png\n',
+                       ["\\frac{a}{b}+c", "x^2 + y_1 = \\sqrt{2}"]),
+    "formulas in braces": ("image,markup\na.png,{x}^{2}\nb.png,{y_1}\n", ["{x}^{2}", "{y_1}"]),
+    "formulas among others": ("image,latex,level\na.png,x^{2},easy\nb.png,y_1,hard\n", ["x^{2}", "y_1"]),
+    "sums": ("image,expression\na.png,3+4=7\nb.png,5*2=10\n", ["3+4=7", "5*2=10"]),
+    "captchas": ("image,label\na.png,2b827\nb.png,x4k9p\n", ["2b827", "x4k9p"]),
+    "captchas without a header": ("a.png,2b827\nb.png,x4k9p\n", ["2b827", "x4k9p"]),
+    "captchas called otherwise": ("image,value\na.png,2b827\nb.png,abcde\n", ["2b827", "abcde"]),
+    "plates": ("image,plate\na.png,AB-123\nb.png,XY-987\n", ["AB-123", "XY-987"]),
+    "license plates": ("image,license_plate,width\na.png,7ABC123,80\nb.png,B MW 12,90\n", ["7ABC123", "B MW 12"]),
+    "plates of states": ("image,plate,state\na.png,7ABC123,Ohio\nb.png,4XYZ987,Utah\n", ["7ABC123", "4XYZ987"]),
+    "molecules": ("image,smiles\na.png,CC(=O)O\nb.png,C1=CC=CC=C1\n", ["CC(=O)O", "C1=CC=CC=C1"]),
+    "domains called text": ("image,text\na.png,example.com\nb.png,hello.world\n", ["example.com", "hello.world"]),
+    "numbers called text": ("image,text\na.png,4711\nb.png,0815\n", ["4711", "0815"]),
+    "codes called Caption": ("image,Caption\na.png,X-1\nb.png,X-2\n", ["X-1", "X-2"]),
+    "some addresses": ("image,caption\na.png,https://x.org\nb.png,at the sea\n", ["https://x.org", "at the sea"]),
+    "flags called text": ("image,transcription\na.png,yes\nb.png,no\n", ["yes", "no"]),
+    "one word": ("image,species\na.png,heron\nb.png,wren\n", ["heron", "wren"]),
+}  # fmt: skip
+NO_SIGNS = {
+    "addresses called text": "image,text\na.png,https://x.org/1\nb.png,https://x.org/2\n",
+    "files called captions": "image,caption\na.png,a.dat\nb.png,b.dat\n",
+    "addresses": "image,link\na.png,https://x.org/1\nb.png,https://x.org/2\n",
+    "numbers": "image,score\na.png,0.5\nb.png,-1e3\n",
+    "names of files": "image,other\na.png,a.npy\nb.png,x/b\n",
+    "JSON": 'image,boxes\na.png,"{""x"": 1}"\nb.png,"[[1, 2]]"\n',
+    "hashes": "image,data\na.png,0123456789abcdef0123\nb.png,fedcba98765432100123\n",
+    "dates": "image,when\na.png,2020-01-05T10:20:30Z\nb.png,5 May 2020\n",
+    "measures": "image,size\na.png,10x20\nb.png,3.5 kg\n",
+    "ids": "image,speaker_id\na.png,p225\nb.png,p226\n",
+    "several codes": "image,shelf,box\na.png,A-1,B2\nb.png,A-2,B3\n",
+}
+
+
+@pytest.mark.parametrize("table, wanted", SIGNS.values(), ids=SIGNS)
+def test_formulas_and_codes_are_words_of_a_medium(tmp_path, monkeypatch, table, wanted):
+    """Of formulas it was said that no column holds words, and a column that was called text was dropped."""
+    root = put(tmp_path / "set", TWO | {"t.csv": table})
+    follow(root, monkeypatch)
+    documents, bad = read(root)
+    assert not bad and {path: texts(document) for document in documents for _, path in media(document)} == dict(
+        zip(TWO, wanted, strict=True)
+    )
+
+
+@pytest.mark.parametrize("table", NO_SIGNS.values(), ids=NO_SIGNS)
+def test_other_cells_are_no_words_and_none_is_lost(tmp_path, monkeypatch, table):
+    root = put(tmp_path / "set", TWO | {"a.dat": "", "b.dat": "", "t.csv": table})
+    said = follow(root, monkeypatch)
+    assert "none of them holds words" in said
+    assert ("is kept as" in said) == ("text" in table or "caption" in table)
+    rows = [json.loads(line) for line in (root / "metadata.jsonl").read_text().splitlines()]
+    cells = [set(row) for row in csv.reader(io.StringIO(table))][1:]
+    assert [set(row.values()) for row in rows] == cells and not any({"text", "caption"} & row.keys() for row in rows)
 
 
 @pytest.fixture(scope="module")
