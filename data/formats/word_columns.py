@@ -32,7 +32,9 @@ NONE, ONE, SEVERAL = 0, 1, 2
 _LIKE_WORDS = ("text", "caption", "transcri", "sentence", "words", "descri", "prompt", "title", "label", "comment")
 _CLASSES = {*("category", "categories", "topic", "topics", "tag", "tags", "keyword", "keywords", "kind")}
 """Words for how a row is filed that tell what its medium shows."""
-_SIGNS = {*("latex", "tex", "formula", "formulas", "equation", "equations", "expression", "math", "mathml", "smiles")}
+_SIGNS = {
+    *("latex", "tex", "formula", "formulas", "equation", "equations", "expression", "math", "mathml", "smiles", "inchi")
+}
 _SIGNS |= {*("plate", "captcha", "ocr", "gt", "truth", "code", "label", "labels", "answer", "solution", "notes")}
 """Words for what is written in a medium, or of it, in other signs than words."""
 _FLAGS = {
@@ -53,12 +55,14 @@ _JSON = re.compile(r"\{\s*(\}|[\"'].*\}|\d+\s*:.*\})|\[\s*(\]|[\[{\"'].*\]|[\d.,
 """Objects and lists, and no formula in braces."""
 _NO_CODE = re.compile(
     r"\d{4}-\d\d-\d\d\b.*|P(\d+[YMWD])*T[\dHMS.]+|#[0-9a-f]{3,8}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|"
-    r"[0-9a-f]{16,}|[\w.+-]+@[\w.-]+|[\w+/=-]{60,}|\w:\\.*|[\w.~-]*(/[\w.~ -]+)+/?",
+    r"[0-9a-f]{16,}|[\w.+-]+@[\w.-]+|[\w+/=-]{60,}|\w:\\.*|[\w.~-]*(/[\w.~-]+)+/?",
     re.IGNORECASE | re.DOTALL,
 )
 """Dates, spans of time, colours, hashes, addresses of people and paths."""
 _PATH_OF_TEXT = re.compile(r"[^\s:]+/[^\s:/]+\.(txt|text|lab|json|xml|html?|md|csv|tsv|srt|vtt)", re.IGNORECASE)
 _SUM = re.compile(r"\d\s*[=+*^]\s*[\d?(]|\\")
+_FIRST_SYMBOL = "\u2190"
+"""Arrows, signs of mathematics and pictures stand from here on."""
 _SIZE = re.compile(r"\d+(x\d+)+")
 _LENGTH_OF_PATH = 1000
 _AROUND = "\"'`.,;:!?()[]{}<>|*_-+=#&%$…“”\u2018\u2019«»"
@@ -76,10 +80,20 @@ def words_in(cells: Sequence[str]) -> int:
     return ONE if 2 * sum(count > 0 for count in found) > len(found) else NONE
 
 
-def is_written(cells: Sequence[str]) -> bool:
-    """Whether more than half of the cells that are not empty hold words, a formula or a code."""
+def is_written(cells: Sequence[str], *, name: str = "") -> bool:
+    """Whether more than half of the cells that are not empty hold words, a formula or a code.
+
+    name: that of the column; of one that is called so (`label`, `captcha`) many may be numbers, where no other is one.
+    """
     known = [cell[:_LOOKED_AT].strip() for cell in cells if cell.strip()]
-    return 2 * sum(_words_of(cell) > 0 or _is_code(cell) for cell in known) > len(known)
+    written = sum(_words_of(cell) > 0 or _is_code(cell) for cell in known)
+    if _is_called_so(name) and 4 * written > len(known):
+        return written + sum(map(is_number, known)) == len(known) or 2 * written > len(known)
+    return 2 * written > len(known)
+
+
+def _is_called_so(name: str) -> bool:
+    return not _SIGNS.isdisjoint([*_words_of_name(name)[-1:], name.strip().lower()])
 
 
 def lie_elsewhere(cells: Sequence[str], folders: Collection[Path]) -> bool:
@@ -136,13 +150,12 @@ def words_column(
         cells = [row[place] for row in rows if place < len(row)]
         name = names[place] if names is not None and place < len(names) else ""
         count, is_like = words_in(cells), is_like_words(name)
-        if codes and of_media and count != SEVERAL and is_written(cells):
-            is_signs = not _SIGNS.isdisjoint(_words_of_name(name)[-1:])
-            if is_signs and (count == NONE or not is_like):
+        if codes and of_media and count != SEVERAL and is_written(cells, name=name):
+            if _is_called_so(name) and (count == NONE or not is_like):
                 is_like, count = True, ONE if "label" in name.lower() else SEVERAL
-            elif count == NONE and (is_like or not _is_about(name)):
+            elif count == NONE and (is_like or not tells_about(name)):
                 written.append(place)
-        if count == NONE or (not is_like and (_is_about(name) or (count == ONE and not of_media))):
+        if count == NONE or (not is_like and (tells_about(name) or (count == ONE and not of_media))):
             continue
         rank = (is_like, count, name.strip().lower() != "name", sum(map(len, cells)), place)
         if rank > best:
@@ -160,7 +173,7 @@ def is_like_words(name: str) -> bool:
     return any(word in name.lower() for word in _LIKE_WORDS) and not is_metadata(name)
 
 
-def _is_about(name: str) -> bool:
+def tells_about(name: str) -> bool:
     """Whether a column is called like one of a split, or of what was noted of a row."""
     words = _words_of_name(name)
     if sort_of_field(name):
@@ -191,10 +204,10 @@ def _is_code(cell: str) -> bool:
     """Whether a cell is a formula or a code: no number, measure, address, name of a file, flag or JSON."""
     if is_medium(cell) or is_address(cell) or _JSON.fullmatch(cell) or _NO_CODE.fullmatch(cell):
         return False
-    if cell.lower() in _NO_WORDS or _FILE.fullmatch(cell) or len(cell) < 2:
+    if cell.lower() in _NO_WORDS or _FILE.fullmatch(cell):
         return False
     if not any(char.isalpha() for char in cell):
-        return _SUM.search(cell) is not None
+        return _SUM.search(cell) is not None or any(char >= _FIRST_SYMBOL for char in cell)
     if any(sign in cell for sign in "=^\\"):
         return True
     pieces = [piece.strip(_AROUND).lower() for piece in cell.split()]

@@ -38,7 +38,15 @@ from data.endings import READ, medium_of
 from data.formats.fields import FIELDS, PAIRS, WORDS
 from data.formats.splits import folder_of_split, named_after
 from data.formats.walk import walk
-from data.formats.word_columns import is_address, is_number, is_written, lie_elsewhere, words_column, words_in
+from data.formats.word_columns import (
+    is_address,
+    is_number,
+    is_written,
+    lie_elsewhere,
+    tells_about,
+    words_column,
+    words_in,
+)
 from data.pointers import pointer_in
 from data.split_names import split_words, words_of_name
 from data.text import foreign_encoding
@@ -307,7 +315,7 @@ def _with_header(
     moved = {name: _free(f"{name}_file", names) for name in elsewhere if names[name] != column}
     drop += moved
     changed |= {new: f"row[{_spelt(name)}]" for name, new in moved.items()}
-    number = None
+    number, has_media = None, column is not None or bool(named)
     if words is None and pair is not None:
         drop += pair
         kind = medium_of("x" + behind) or (medium_of(rows[1][column]) if column is not None and len(rows) > 1 else None)
@@ -316,12 +324,15 @@ def _with_header(
         turns = f'[{{"role": "user", "content": {mark}{ask}}}, {{"role": "assistant", "content": {answer}}}]'
         changed["messages"] = turns
     elif words is None:
-        has_media = column is not None or bool(named)
         number = words_column(rows[1:], names=header, taken=taken, of_media=has_media, codes=True)
         if number is not None:
             changed["text"] = f"row[{_spelt(header[number])}]"
             drop.append(header[number])
-    if words is None and not changed.keys() & {"text", "messages"} and not is_written(cells.get("label", ())):
+    if (
+        words is None
+        and not changed.keys() & {"text", "messages"}
+        and not is_written(cells.get("label", ()), name="label")
+    ):
         # numbers of classes would be read as words, since words are what a label holds in lines that people write
         drop += [name for name in ("label",) if name in names]
     has_none = words is None and pair is None and number is None and len(rows) > 1
@@ -331,6 +342,9 @@ def _with_header(
         note = f" (its columns are {shown}; call{path}{' and' * bool(path)} that of the words text, if this is another)"
         if has_none:
             note = f" (its columns are {shown}, and none of them holds words: add a column text with them"
+            likely = [name for name in names if names[name] not in taken and not tells_about(name)]
+            likely = [name[:40] for name in likely if is_written(cells[name])][:3]
+            note += f", or call one so ({', '.join(map(repr, likely))})" if has_media and likely else ""
             note += f"; call{path}, if there is one)" if path else ")"
     for name, new in moved.items():
         note += (

@@ -125,6 +125,10 @@ SIGNS = {
     "captchas": ("image,label\na.png,2b827\nb.png,x4k9p\n", ["2b827", "x4k9p"]),
     "captchas without a header": ("a.png,2b827\nb.png,x4k9p\n", ["2b827", "x4k9p"]),
     "captchas called otherwise": ("image,value\na.png,2b827\nb.png,abcde\n", ["2b827", "abcde"]),
+    "captchas of which most are numbers": ("image,label\na.png,1234\nb.png,x1y2\n", ["1234", "x1y2"]),
+    "emoji": ("image,emoji\na.png,\U0001f600\nb.png,\U0001f431\n", ["\U0001f600", "\U0001f431"]),
+    "positions": ("image,fen\na.png,8/8/8/8/8/8/8/K6k w - - 0 1\nb.png,k7/8/8/8/8/8/8/K7 b - - 0 1\n",
+                  ["8/8/8/8/8/8/8/K6k w - - 0 1", "k7/8/8/8/8/8/8/K7 b - - 0 1"]),
     "plates": ("image,plate\na.png,AB-123\nb.png,XY-987\n", ["AB-123", "XY-987"]),
     "license plates": ("image,license_plate,width\na.png,7ABC123,80\nb.png,B MW 12,90\n", ["7ABC123", "B MW 12"]),
     "plates of states": ("image,plate,state\na.png,7ABC123,Ohio\nb.png,4XYZ987,Utah\n", ["7ABC123", "4XYZ987"]),
@@ -167,6 +171,7 @@ def test_other_cells_are_no_words_and_none_is_lost(tmp_path, monkeypatch, table)
     root = put(tmp_path / "set", TWO | {"a.dat": "", "b.dat": "", "t.csv": table})
     said = follow(root, monkeypatch)
     assert "none of them holds words" in said
+    assert ("or call one so ('shelf', 'box')" in said) == ("shelf" in table)
     assert ("is kept as" in said) == ("text" in table or "caption" in table)
     rows = [json.loads(line) for line in (root / "metadata.jsonl").read_text().splitlines()]
     cells = [set(row) for row in csv.reader(io.StringIO(table))][1:]
