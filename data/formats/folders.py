@@ -137,8 +137,8 @@ class _Names:
 
 def _what_else(root: Path, paths: list[str]) -> str:
     """What is wrong with the first JSON of a folder, else its first files, which are of no known kind."""
-    for name in paths:
-        if _is_json(name) and (why := what_broken(root / name)):
+    for name in itertools.islice(filter(_is_json, paths), 100):
+        if why := what_broken(root / name):
             return f", but {name}, which {why}"
     more = f" and {len(paths) - 3:,} more" if len(paths) > 3 else ""
     return f", but files of no known kind ({', '.join(map(repr, paths[:3]))}{more})" if paths else ""

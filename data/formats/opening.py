@@ -110,7 +110,7 @@ def _opens_object(file: Path) -> bool:
             except json.JSONDecodeError as error:
                 # one over several lines has no mistake before its line's end
                 is_cut = error.pos >= len(line) or error.msg.startswith(("Unterminated", "Invalid control"))
-                return is_cut and (line == "{" or _NAMED_FIELD.match(line) is not None)
+                return is_cut and (is_spread(file) or _NAMED_FIELD.match(line) is not None)
             return True
         first = next(json_items(file, max_line_mib=16.0, checked=False), (0, None))[1]
     except (DocumentError, OSError, RecursionError):

@@ -32,11 +32,13 @@ NONE, ONE, SEVERAL = 0, 1, 2
 _LIKE_WORDS = ("text", "caption", "transcri", "sentence", "words", "descri", "prompt", "title", "label", "comment")
 _CLASSES = {*("category", "categories", "topic", "topics", "tag", "tags", "keyword", "keywords", "kind")}
 """Words for how a row is filed that tell what its medium shows."""
-_SIGNS = {
-    *("latex", "tex", "formula", "formulas", "equation", "equations", "expression", "math", "mathml", "smiles", "inchi")
+_SURE_SIGNS = {
+    *("latex", "formula", "formulas", "equation", "equations", "mathml", "smiles", "inchi", "plate", "captcha")
 }
-_SIGNS |= {*("plate", "captcha", "ocr", "gt", "truth", "code", "label", "labels", "answer", "solution", "notes")}
-"""Words for what is written in a medium, or of it, in other signs than words."""
+_SIGNS = {
+    *("tex", "math", "expression", "ocr", "gt", "truth", "code", "label", "labels", "answer", "solution", "notes")
+}
+"""Words for what is written in a medium, or of it, in other signs than words: anywhere in a name, and at its end."""
 _FLAGS = {
     *("true", "false", "yes", "no", "none", "null", "nan", "na", "n/a", "y", "n", "t", "f", "m", "male", "female")
 }
@@ -93,7 +95,8 @@ def is_written(cells: Sequence[str], *, name: str = "") -> bool:
 
 
 def _is_called_so(name: str) -> bool:
-    return not _SIGNS.isdisjoint([*_words_of_name(name)[-1:], name.strip().lower()])
+    words = [*_words_of_name(name), name.strip().lower()]
+    return not _SIGNS.isdisjoint(words[-2:]) or (not _SURE_SIGNS.isdisjoint(words) and not tells_about(name))
 
 
 def lie_elsewhere(cells: Sequence[str], folders: Collection[Path]) -> bool:

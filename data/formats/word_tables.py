@@ -13,8 +13,9 @@ by looking at the files that lie around it, and the guess stands in a command th
                  (LJSpeech's `LJ001-0001` is wavs/LJ001-0001.wav, Common Voice's path lies in clips/)
     place        the table's folder, or the nearest above it below which the files lie (ESC-50's audio/ and meta/);
                  there the command is run and the paths hold
-    words        a column that has a known name (`data.formats.fields`), else what looks most like it, or none at all
-                 (`data.formats.word_columns`); a question and its answer become a conversation
+    words        a column that has a known name (`data.formats.fields`), unless all its cells say where the words lie;
+                 else what looks most like it, or none at all (`data.formats.word_columns`); a question and its answer
+                 become a conversation
 
 Columns that need no change are left as they are, so that splits and marks are kept. The command reads all of the table
 before the shell has a whole line, and what it cannot be sure of is said behind it.
