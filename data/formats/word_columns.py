@@ -38,6 +38,7 @@ _SURE_SIGNS = {
 _SIGNS = {
     *("tex", "math", "expression", "ocr", "gt", "truth", "code", "label", "labels", "answer", "solution", "notes")
 }
+_ABOUT_SIGNS = {*("id", "hash", "source", "type", "kind", "length", "size", "width", "height", "file", "path", "url")}
 """Words for what is written in a medium, or of it, in other signs than words: anywhere in a name, and at its end."""
 _FLAGS = {
     *("true", "false", "yes", "no", "none", "null", "nan", "na", "n/a", "y", "n", "t", "f", "m", "male", "female")
@@ -96,7 +97,8 @@ def is_written(cells: Sequence[str], *, name: str = "") -> bool:
 
 def _is_called_so(name: str) -> bool:
     words = [*_words_of_name(name), name.strip().lower()]
-    return not _SIGNS.isdisjoint(words[-2:]) or (not _SURE_SIGNS.isdisjoint(words) and not tells_about(name))
+    is_sure = not _SURE_SIGNS.isdisjoint(words) and _ABOUT_SIGNS.isdisjoint(words)
+    return is_sure or not _SIGNS.isdisjoint(words[-2:])
 
 
 def lie_elsewhere(cells: Sequence[str], folders: Collection[Path]) -> bool:

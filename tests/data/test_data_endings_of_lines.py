@@ -103,10 +103,14 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
-@pytest.mark.parametrize("others", [{}, {"README.md": "# f"}, {"src/b.jl": "x = 1\n"}], ids=["alone", "card", "below"])
+@pytest.mark.parametrize(
+    "others",
+    [{}, {"README.md": "# f"}, {"src/b.jl": "[4]\n"}, {"b.jl": '{"a":1}\n'}],
+    ids=["alone", "card", "two", "JSON"],
+)
 def test_a_program_in_julia_may_begin_with_a_bracket(tmp_path, program, others):
-    """A folder of programs of which one began so was refused, for "a document must be a JSON object, not list"."""
-    fill(tmp_path, {"a.jl": program, "b.jl": 'println("y")\n'} | others)
+    """Programs that all begin so were refused, for "a document must be a JSON object, not list"."""
+    fill(tmp_path, {"a.jl": program} | others)
     documents, bad = read(tmp_path)
     assert open_source(tmp_path).format == "repository" and not bad
     assert f"a.jl\n{program}" in [texts(document) for document in documents]

@@ -132,7 +132,7 @@ SIGNS = {
     "plates": ("image,plate\na.png,AB-123\nb.png,XY-987\n", ["AB-123", "XY-987"]),
     "license plates": ("image,license_plate,width\na.png,7ABC123,80\nb.png,B MW 12,90\n", ["7ABC123", "B MW 12"]),
     "plates of states": ("image,plate,state\na.png,7ABC123,Ohio\nb.png,4XYZ987,Utah\n", ["7ABC123", "4XYZ987"]),
-    "numbers of plates": ("image,plate_number,region\na.png,7ABC123,Ohio\nb.png,4XYZ987,Utah\n", ["7ABC123", "4XYZ987"]),
+    "numbers of plates": ("image,plate_number,at\na.png,7ABC123,Ohio\nb.png,4XYZ987,Utah\n", ["7ABC123", "4XYZ987"]),
     "molecules": ("image,smiles\na.png,CC(=O)O\nb.png,C1=CC=CC=C1\n", ["CC(=O)O", "C1=CC=CC=C1"]),
     "domains called text": ("image,text\na.png,example.com\nb.png,hello.world\n", ["example.com", "hello.world"]),
     "numbers called text": ("image,text\na.png,4711\nb.png,0815\n", ["4711", "0815"]),
