@@ -35,11 +35,13 @@ _CLASSES = {*("category", "categories", "topic", "topics", "tag", "tags", "keywo
 _SURE_SIGNS = {
     *("latex", "formula", "formulas", "equation", "equations", "mathml", "smiles", "inchi", "plate", "captcha")
 }
+"""Words for what is written in a medium, in other signs than words, anywhere in a column's name."""
 _SIGNS = {
     *("tex", "math", "expression", "ocr", "gt", "truth", "code", "label", "labels", "answer", "solution", "notes")
 }
+"""The same at its end alone, since they mean other things too."""
 _ABOUT_SIGNS = {*("id", "hash", "source", "type", "kind", "length", "size", "width", "height", "file", "path", "url")}
-"""Words for what is written in a medium, or of it, in other signs than words: anywhere in a name, and at its end."""
+"""Words beside these for what was noted of them (`formula_id`)."""
 _FLAGS = {
     *("true", "false", "yes", "no", "none", "null", "nan", "na", "n/a", "y", "n", "t", "f", "m", "male", "female")
 }
