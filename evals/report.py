@@ -87,6 +87,7 @@ def render(run: Path, *, config: EvalConfig) -> str:
             read_json(run / "recipe.json"),
             environment,
             stayed=_object(run / "stayed.json"),
+            in_pieces=results.get("in_pieces"),
         ),
     ]
     body = "".join(sections)

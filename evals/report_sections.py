@@ -345,9 +345,16 @@ def record_section(
     environment: Mapping[str, Any] | None,
     *,
     stayed: Mapping[str, Any] | None = None,
+    in_pieces: Mapping[str, Any] | None = None,
 ) -> str:
-    """What was set aside or fits no row, what happened, the resolved recipe, and the machine."""
+    """What was set aside, fits no row or was measured in pieces; what happened, the resolved recipe, the machine."""
     blocks = [_quarantine_html(quarantine), _left_out_html(left_out)]
+    if in_pieces and in_pieces.get("documents"):
+        blocks.append(
+            f"<p>{in_pieces['documents']:,} of {in_pieces['of_documents']:,} held-out documents are longer than "
+            f"{in_pieces['row_tokens']:,} tokens and were measured in pieces that do not see each other (the longest "
+            f"has {in_pieces['longest']:,}).</p>"
+        )
     blocks += [f"<p>{escape(str(stage))}: {escape(str(told))}.</p>" for stage, told in (stayed or {}).items()]
     lines = [(stage, event) for stage, found in events.items() for event in found]
     if lines:

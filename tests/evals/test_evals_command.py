@@ -19,6 +19,7 @@ from data.tokenizer import train_tokenizer
 from evals.bootstrap import ratio_interval
 from evals.commands import compare, measure, report
 from evals.other import losses_of
+from evals.report_sections import record_section
 from model import ModelConfig, Transformer, load, save_model
 
 ENCODE = EncodeConfig(patch_size=4, mel_bins=16)
@@ -215,6 +216,21 @@ def test_a_model_of_before_is_not_held_to_the_documents_of_after(made, tmp_path,
         said = capsys.readouterr().out
         assert last_line(said)["trained_on"] == trained_on
         assert ("trained on these is not known" in said) == (trained_on is None)
+
+
+def test_documents_longer_than_a_row_are_told(made, tmp_path, capsys, caplog):
+    """They were scored without their picture, and the numbers said nothing of it."""
+    base, _ = made
+    out = tmp_path / "out"
+    arguments = [str(base / "one"), "--on", str(base / "documents"), "--out", str(out), *ARGUMENTS]
+    assert measure([*arguments, "--row-tokens", "12"]) == 0
+    found = json.loads((out / "evaluate/results.json").read_text())["in_pieces"]
+    assert found["documents"] > 0 and found["row_tokens"] == 12 < found["longest"]
+    assert f"row_tokens {found['longest']} keeps them whole" in caplog.text
+    page = record_section([], {}, {}, None, None, in_pieces=found)
+    assert f"{found['documents']} of {found['of_documents']} held-out documents are longer than 12 tokens" in page
+    whole = json.loads((base / "one-on/evaluate/results.json").read_text())["in_pieces"]
+    assert whole["documents"] == 0 and "held-out" not in record_section([], {}, {}, None, None, in_pieces=whole)
 
 
 def test_the_same_request_goes_on_and_another_is_refused(made, tmp_path, capsys):
