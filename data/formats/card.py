@@ -151,11 +151,17 @@ class _Entries:
 
     def of(self, top) -> Iterator[tuple[str, str]]:
         """(split, pattern) of each path below `data_files`."""
-        for config in self._list(self._fields(top).get("configs")):
-            fields = self._fields(config)
-            folder = self._string(fields.get("data_dir"))
-            for split, path in self._of_files(fields.get("data_files")):
-                yield split, _below(folder, path)
+        pairs = top.value if top is not None and top.id == "mapping" else []
+        # a key that stands twice hides nothing
+        for value in [value for key, value in pairs if self._string(key) == "configs"]:
+            for config in self._list(value):
+                fields = self._fields(config)
+                folder = self._string(fields.get("data_dir"))
+                for split, path in self._of_files(fields.get("data_files")):
+                    yield split, _below(folder, path)
+                    if folder and path.startswith(f"{folder.strip('/')}/"):
+                        # some write the folder again
+                        yield split, _below("", path)
 
     def _of_files(self, files) -> Iterator[tuple[str, str]]:
         fields = self._fields(files)

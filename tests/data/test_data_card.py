@@ -67,8 +67,10 @@ def test_the_configs_of_a_card(tmp_path, configs, ending):
         '- {"data_files":[{"path":["e/y.jsonl"],"split":"test"}],"data_dir":"d"}\n',
         "- data_files: {test: d/}\n",
         "- data_files: {test: e}\n  data_dir: d/\n",
+        "- data_dir: d\n  data_files: {test: d/e/y.jsonl}\n",
+        "- data_files: {test: d/e/y.jsonl}\nconfigs:\n- data_files: {train: e/*}\n",
     ],
-    ids=["block", "flow", "behind", "JSON", "a folder", "a folder in a folder"],
+    ids=["block", "flow", "behind", "JSON", "a folder", "a folder in a folder", "a folder twice", "configs twice"],
 )
 def test_the_paths_of_a_card_are_those_below_its_folder(tmp_path, configs):
     card = f"---\nconfigs:\n{configs}---\n"
