@@ -50,6 +50,7 @@ from data.formats.splits import (
     MediaSplits,
     NamedSplits,
     SplitFrom,
+    ruling,
     split_in,
     splits_of_paths,
 )
@@ -153,15 +154,13 @@ class _HeldMedia:
         if self.is_first(path) and split in HELD_OUT:
             for medium in media:
                 key = hash(posixpath.normpath(medium))
-                # test goes before validation
-                self.split_of[key] = max(split, self.split_of.get(key, ""), key=("", *reversed(HELD_OUT)).index)
+                self.split_of[key] = ruling(split, self.split_of.get(key, UNASSIGNED))
 
     def held_out(self, path: str, document: Document) -> Document:
         """A document that names no split, held out where its manifest says nothing and another one's name does."""
         if not self.split_of or self.declared[path] or document.split in HELD_OUT:
             return document
-        said = {self.split_of.get(hash(posixpath.normpath(medium))) for medium in _media_in(document)}
-        split = next((split for split in HELD_OUT if split in said), "")
+        split = ruling(*(self.split_of.get(hash(posixpath.normpath(medium))) for medium in _media_in(document)))
         if not split:
             return document
         self.notes[

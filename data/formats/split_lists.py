@@ -34,7 +34,7 @@ from pathlib import Path
 from data.document import Document, Text, split_address
 from data.endings import medium_of, remedy_for
 from data.formats.source import NOTE, file_sha256, note_text
-from data.formats.splits import HELD_OUT, SplitFrom, files_near
+from data.formats.splits import HELD_OUT, SplitFrom, files_near, ruling
 from data.formats.walk import is_open, walk
 from data.split_names import split_words, words_of_name
 
@@ -43,29 +43,23 @@ LISTS = "lists of files"
 _ENDINGS = (".txt", ".lst", ".list")
 _MAX_BYTES, _DEPTH = 2**26, 3
 _REMARKS = {
-    "note",
-    "notes",
-    "remark",
-    "remarks",
-    "error",
-    "errors",
-    "failed",
-    "failures",
-    "bad",
-    "broken",
-    "corrupt",
-    "log",
-    "logs",
-    "report",
-    "reports",
-    "result",
-    "results",
-    "stats",
-    "statistics",
-    "summary",
-    "readme",
-    "todo",
-    "changes",
+    *("note", "notes", "remark", "remarks", "error", "errors", "failed", "failures", "bad", "broken", "corrupt")
+}
+_REMARKS |= {
+    *(
+        "log",
+        "logs",
+        "report",
+        "reports",
+        "result",
+        "results",
+        "stats",
+        "statistics",
+        "summary",
+        "readme",
+        "todo",
+        "changes",
+    )
 }
 """Words in the names of texts that tell about media."""
 _BETWEEN = re.compile(r"[\s,;|]")
@@ -153,7 +147,7 @@ class SplitLists:
         found: dict[str, str] = {}
         for file, keys in lists.items():
             for key in keys:
-                found[key] = min(splits[file], found.get(key, "train"), key=(*HELD_OUT, "train").index)
+                found[key] = ruling(splits[file], found.get(key, "train"))
         rest = "test" if "train" in splits.values() else "train"
         if "train" not in {*found.values(), *([rest] if others else [])}:
             self._note(
@@ -162,7 +156,7 @@ class SplitLists:
             )
             return {}
         for key, split in found.items():
-            self._split[key] = min(split, self._split.get(key, "train"), key=(*HELD_OUT, "train").index)
+            self._split[key] = ruling(split, self._split.get(key, "train"))
         if rest == "test" and others:
             self._note(f"{len(others):,} media that none of the lists names count as test ({shown})")
         self._rest.append((folder, rest))

@@ -69,6 +69,11 @@ class SplitFrom(str):
         return self == UNASSIGNED and self.origin == HASH and self.among == HELD_OUT
 
 
+def ruling(*splits: str) -> str:
+    """The one that counts of several splits of a document: `test` before `validation` before `train`."""
+    return next((split for split in (*HELD_OUT, "train") if split in splits), UNASSIGNED)
+
+
 def split_in(fields: dict) -> str:
     """The split that an object names itself (`data.split_names`); "" for none. DocumentError names the field."""
     try:
