@@ -30,8 +30,9 @@ from pathlib import Path
 from data.endings import medium_of
 from data.formats.accounts import is_about
 from data.formats.splits import NamedSplits
+from data.formats.table_form import delimiter_of
 from data.formats.word_columns import NONE, words_column, words_in
-from data.formats.word_tables import Place, delimiter_of, place_of, table_remedy
+from data.formats.word_tables import Place, place_of, table_remedy
 from data.split_names import split_words, words_of_name
 from data.text import foreign_encoding
 

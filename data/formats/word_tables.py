@@ -21,15 +21,12 @@ Columns that need no change are left as they are, so that splits and marks are k
 before the shell has a whole line, and what it cannot be sure of is said behind it.
 """
 
-import codecs
 import contextlib
-import csv
 import itertools
 import json
 import os
 import re
 import shlex
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +35,7 @@ from data.compressed import how_to_unpack, packing_in
 from data.endings import READ, medium_of
 from data.formats.fields import FIELDS, PAIRS, WORDS
 from data.formats.splits import folder_of_split, named_after
+from data.formats.table_form import Table, look_at, spelt
 from data.formats.walk import walk
 from data.formats.word_columns import (
     is_address,
@@ -50,39 +48,14 @@ from data.formats.word_columns import (
 )
 from data.pointers import pointer_in
 from data.split_names import split_words, words_of_name
-from data.text import foreign_encoding
 
-_DELIMITERS = ",\t;|"
 _TABLES, _MANIFESTS = (".csv", ".tsv"), (".jsonl", ".ndjson", ".jsonlines")
-_HEAD_BYTES = 2**20
-_READ_BYTES = 2**28
-_ROWS = 50
 _FILES = 50_000
 _ALIKE, _COLUMNS = 8, 200
-_BEHIND = re.compile(r"\.(\w{2,5})(?:#\d{1,3})?\"?([,\t;|])")
-_QUOTED = re.compile(r'"[^"]*"')
 _NUMBERED = re.compile(r"\.\w{2,5}#\d{1,3}$")
 _ABOUT_OTHERS = {"meta", "metadata", "annotation", "annotations", "annots", "label", "labels", "caption", "captions"}
 _ABOUT_OTHERS |= {"text", "texts", "transcript", "transcripts", "table", "tables", "csv", "json", "splits", "info"}
 _NAMES = {*FIELDS, *WORDS, *(name for pair in PAIRS for name in pair), "id", "name", "split", "key", "class"}
-
-
-@dataclass(frozen=True)
-class _Table:
-    """What the beginning of a table looks like."""
-
-    encoding: str
-    delimiter: str
-    quoted: bool
-    rows: list[list[str]]
-
-    def reader(self, name: str, kind: str) -> str:
-        """The call that reads the file of this name."""
-        # as Python spells it: JSON would write a name beyond 16 bits as two halves
-        spelt = _spelt(name)
-        options = f", delimiter={json.dumps(self.delimiter)}" if self.delimiter != "," else ""
-        options += "" if self.quoted else ", quoting=csv.QUOTE_NONE"
-        return f'csv.{kind}(open({spelt}, encoding="{self.encoding}", newline=""){options})'
 
 
 @dataclass(frozen=True)
@@ -111,9 +84,7 @@ class Place:
         cell += '.partition("#")[0]' if self.is_numbered else ""
         if self.by_name:
             return f"n.get({cell}, {cell})"
-        return " + ".join(
-            filter(None, (self.before and _spelt(self.before), cell, self.behind and _spelt(self.behind)))
-        )
+        return " + ".join(filter(None, (self.before and spelt(self.before), cell, self.behind and spelt(self.behind))))
 
     @property
     def names(self) -> str:
@@ -124,8 +95,8 @@ class Place:
         """The same where the command is run above the place."""
         if not self.by_name:
             return ""
-        name, which = ("stem", f" if p.suffix == {_spelt(self.behind)}") if self.behind else ("name", "")
-        return f'n = {{p.{name}: p.as_posix() for p in sorted(pathlib.Path({_spelt(folder)}).rglob("*")){which}}}; '
+        name, which = ("stem", f" if p.suffix == {spelt(self.behind)}") if self.behind else ("name", "")
+        return f'n = {{p.{name}: p.as_posix() for p in sorted(pathlib.Path({spelt(folder)}).rglob("*")){which}}}; '
 
     def is_above(self, file: Path) -> bool:
         """Whether that is another folder than the file's own."""
@@ -145,7 +116,7 @@ def table_remedy(file: Path, name: str, *, alone: bool = True, sole: bool = True
         out = shlex.quote(file.name.partition(".")[0] + (".tsv" if ".tsv" in file.name.lower() else ".csv"))
         out = out if out != file.name else f"unpacked-{out}"
         return f"{name!r}, which is compressed: unpack it by `{packing.unpack} {shlex.quote(file.name)} > {out}`"
-    table = _looked_at(file)
+    table = look_at(file)
     place = place_of(table.rows, file, root=root)
     kind, row, note = _meaning(table, place, file)
     shown = os.path.relpath(file.resolve(), place.base)
@@ -180,72 +151,7 @@ def _has_others(file: Path, base: Path) -> bool:
     return False
 
 
-def _looked_at(file: Path) -> _Table:
-    """Encoding, delimiter and first rows."""
-    try:
-        with open(file, "rb") as stream:
-            head = stream.read(_HEAD_BYTES)
-    except OSError:
-        return _Table("utf-8-sig", ",", True, [])
-    encoding = foreign_encoding(head[:64]) or _encoding(file)
-    text = head.decode(encoding, "replace").replace("\0", "").lstrip("\ufeff")
-    lines = text.splitlines(keepends=True)
-    if len(head) == _HEAD_BYTES and len(lines) > 1:
-        # the last one goes on behind the head
-        lines.pop()
-    lines = lines[: 4 * _ROWS]
-    delimiter = delimiter_of(lines)
-    # bars and tabs are written by programs that know no quotes, unless every line has pairs of them
-    quoted = delimiter in ",;" or (delimiter == "\t" and all(line.count('"') % 2 == 0 for line in lines))
-    reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
-    rows = []
-    with contextlib.suppress(csv.Error):
-        rows.extend(filter(None, itertools.islice(reader, _ROWS)))
-    return _Table(encoding, delimiter, quoted, rows)
-
-
-def delimiter_of(lines: list[str]) -> str:
-    """What stands behind the names of media, else what all lines have alike, else the most frequent in the first line.
-
-    Of several that all lines have equally often it is a tab, which is in no sentence, or what comes first: most names
-    stand before their words, and two sentences may well have as many commas.
-    """
-    behind = Counter(mark for line in lines for ending, mark in _BEHIND.findall(line[:4096]) if ending.lower() in READ)
-    known, first = [line for line in lines if line.strip()], lines[0] if lines else ""
-    # a sentence may name a file too
-    behind = {mark: count for mark, count in behind.items() if 4 * count >= len(known)}
-    unquoted = [_QUOTED.sub("", line) for line in known]
-
-    def rank(mark: str) -> tuple:
-        # bars are written by programs that know no quotes
-        counts = ({line.count(mark) for line in each} for each in (known, unquoted))
-        alike = mark in first and any(len(each) == 1 and each != {0} for each in counts)
-        place = (-first.index(mark) if mark != "\t" else 1) if alike else 0
-        in_each = mark in first and all(mark in line for line in unquoted)
-        shown = first[:4096].count(mark)
-        return behind.get(mark, 0), alike, place, in_each, shown, -_DELIMITERS.index(mark)
-
-    return max(_DELIMITERS, key=rank)
-
-
-def _encoding(file: Path) -> str:
-    """The first of the common encodings in which all of a file can be read, as far as it is looked at."""
-    for encoding in ("utf-8", "cp1252"):
-        decoder = codecs.getincrementaldecoder(encoding)()
-        try:
-            with open(file, "rb") as stream:
-                for _ in range(_READ_BYTES // _HEAD_BYTES):
-                    block = stream.read(_HEAD_BYTES)
-                    decoder.decode(block, final=not block)
-                    if not block:
-                        break
-            return "utf-8-sig" if encoding == "utf-8" else encoding
-        except UnicodeDecodeError:
-            continue
-    return "latin-1"
-
-
-def _meaning(table: _Table, place: Place, file: Path) -> tuple[str, str, str]:
+def _meaning(table: Table, place: Place, file: Path) -> tuple[str, str, str]:
     """(reader of the csv module, expression of a row's object, note on what was guessed)."""
     rows, header = table.rows, [_plain(cell) for cell in table.rows[0]] if table.rows else []
     known = _NAMES.intersection(cell.strip().lower() for cell in header)
@@ -303,7 +209,7 @@ def _with_header(
     named = [name for name in names if name in FIELDS and name != "text"]
     changed, drop, note = {}, [], ""
     if column is not None and not is_known:
-        changed["file_name"] = place.around(f"row[{_spelt(header[column])}]")
+        changed["file_name"] = place.around(f"row[{spelt(header[column])}]")
         drop.append(header[column])
     pair = next((pair for pair in PAIRS if names.keys() >= set(pair)), None)
     cells = {name: [row[number] for row in rows[1:] if number < len(row)] for name, number in names.items()}
@@ -315,19 +221,19 @@ def _with_header(
     taken = {column, *(names[name] for name in (*named, *elsewhere))}
     moved = {name: _free(f"{name}_file", names) for name in elsewhere if names[name] != column}
     drop += moved
-    changed |= {new: f"row[{_spelt(name)}]" for name, new in moved.items()}
+    changed |= {new: f"row[{spelt(name)}]" for name, new in moved.items()}
     number, has_media = None, column is not None or bool(named)
     if words is None and pair is not None:
         drop += pair
         kind = medium_of("x" + behind) or (medium_of(rows[1][column]) if column is not None and len(rows) > 1 else None)
         mark = f'"<{kind.__name__.lower()}>\\n" + ' if kind else ""
-        ask, answer = (f"row[{_spelt(name)}]" for name in pair)
+        ask, answer = (f"row[{spelt(name)}]" for name in pair)
         turns = f'[{{"role": "user", "content": {mark}{ask}}}, {{"role": "assistant", "content": {answer}}}]'
         changed["messages"] = turns
     elif words is None:
         number = words_column(rows[1:], names=header, taken=taken, of_media=has_media, codes=True)
         if number is not None:
-            changed["text"] = f"row[{_spelt(header[number])}]"
+            changed["text"] = f"row[{spelt(header[number])}]"
             drop.append(header[number])
     if (
         words is None
@@ -429,10 +335,6 @@ def _is_one(paths: Sequence[str], name: str) -> bool:
 
 def _is_ending(text: str) -> bool:
     return not text or (text.startswith(".") and text[1:].lower() in READ)
-
-
-def _spelt(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False) if text.isprintable() else repr(text)
 
 
 def _plain(cell: str) -> str:
