@@ -358,19 +358,19 @@ def converse(
     loaded: LoadedModel,
     content: list[dict[str, Any]],
     *,
+    check: Callable[[str], None],
     system: str | None = None,
     questions: Iterable[str] | None = None,
     **options: Any,
 ) -> None:
     """Print answers as they come: to `content`, the parts of one question, or with `questions` to each of those, what
-    `content` holds standing before the first. options: of `LoadedModel.generate`."""
-    # imported here because it imports this file
-    from model.generate import check_words
-
+    `content` holds standing before the first. check: raises ValueError for a question that was not meant as words.
+    options: of `LoadedModel.generate`."""
     messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     for question in [None] if questions is None else questions:
         try:
-            check_words([] if question is None else [Text(question)])
+            if question is not None:
+                check(question)
         except ValueError as error:
             if not _is_typed():
                 raise

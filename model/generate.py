@@ -366,7 +366,14 @@ def _chat(loaded: LoadedModel, parts: Items[Part | TextFile], *, asked: bool, sy
         for number, part in enumerate(parts)
     ]
     content = [part_to_json(part) for part in known]
-    converse(loaded, content, system=system, questions=None if asked else typed_questions(), **settings)
+    converse(
+        loaded,
+        content,
+        check=lambda question: check_words([Text(question)]),
+        system=system,
+        questions=None if asked else typed_questions(),
+        **settings,
+    )
 
 
 if __name__ == "__main__":
