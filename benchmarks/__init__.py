@@ -1,8 +1,8 @@
 """Measurements of the kernels and of training, each against what one would otherwise use, in one and the same run.
 
-    python -m benchmarks.attention      attention over spans against SDPA, FlexAttention and flash-attn
-    python -m benchmarks.linear_loss    the fused head and loss against plain PyTorch and Liger
-    python -m benchmarks.train_cpu      training steps against transformers' Llama of the same shape
+    python -m benchmarks.kernels.attention      attention over spans against SDPA, FlexAttention and flash-attn
+    python -m benchmarks.kernels.linear_loss    the fused head and loss against plain PyTorch and Liger
+    python -m benchmarks.training.train_cpu      training steps against transformers' Llama of the same shape
 
 A script runs its operation's tests first and refuses to report when they fail; it measures what the machine can do at
 best (the roofline) and then all contenders in turn, and appends one line with hardware, versions and commit to
@@ -10,16 +10,5 @@ best (the roofline) and then all contenders in turn, and appends one line with h
 JSON. A number in the README or in LOG.md comes from such a line, or it is not there.
 
 `harness.py` has what the scripts share, `contest.py` one case, `measure.py` clocks and `memory.py` peak memory,
-`masks.py` the packings. Nothing in the project imports this room.
+`masks.py` the packings. Nothing in the project imports this package.
 """
-
-import sys
-
-if sys.argv[:1] == ["-m"]:
-    # a module of this room is about to be run
-    from data.as_command import only_commands
-
-    only_commands(
-        __name__,
-        "see benchmarks/__init__.py; python -m benchmarks.attention, benchmarks.data and others (each has --help)",
-    )

@@ -9,7 +9,7 @@ of them. Shapes depend on the plan alone, so a compiled model never sees a new o
 
 labels[i] is the token at i + 1 when that token is a target of the same document and row i does not see past
 itself (inside a media block it would); -100 otherwise. Patches stay as they are stored, bytes and half floats, until
-a model embeds them (`data.patches`).
+a model embeds them (`brine.model.patches`).
 
 What a step wants to know of a batch on the host (where its targets are, how many tokens are what) is counted here,
 where the batch is made, and goes along to the device: asking there would wait for it.
@@ -31,66 +31,55 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from data.config import EncodeConfig
-from data.document import MODALITIES
-from data.length_schedule import segment_starts
-from data.sequence import FIELDS, Sequence
-from data.tokenizer import PAD_ID, SLOT_ID
+from brine.data.config import EncodeConfig
+from brine.data.document import MODALITIES
+from brine.data.packing.length_schedule import segment_starts
+from brine.data.sequence import FIELDS, Sequence
+from brine.data.tokenizer import MEDIA_TOKEN_ID, PAD_ID
+from brine.model.inputs import TENSORS, Inputs
 
-IGNORE = -100
+IGNORE_INDEX = -100
 Transform = Callable[[int, Sequence, int], Sequence]
 """transform(document, sequence, row) -> a sequence of the same length with the same slots. A pure function of its
 arguments, and picklable where a loader has workers."""
-ROW_FIELDS = ("token_ids", "position", "document", "segment", "block", "labels", "kind", "context")
-"""Fields of a batch that are tensors (B, T, ...)."""
-COUNTED = ("target_index", "num_targets", "mixture")
+TENSOR_FIELDS = ("document", "labels", "kind", "modality_context")
+"""Fields of a batch that are tensors (B, T), beside those of its inputs."""
+CACHED_STATS = ("target_index", "num_targets", "mixture")
 """What is counted once, on the host."""
 
 
 @dataclass
 class Batch:
-    """One step's rows of one rank.
+    """One micro-batch of packed sequences: what the model reads, and what is known of each token.
 
     What is counted (`target_index`, `num_targets`, `mixture`) follows from the other fields at the first question, and
     is taken along by `to` and `pin_memory`; `dataclasses.replace` makes a batch that counts anew.
     """
 
-    token_ids: torch.Tensor
-    """(B, T) int64."""
-    position: torch.Tensor
-    """(B, T, 3) float32 (t, h, w)."""
+    inputs: Inputs
+    """What the model reads."""
     document: torch.Tensor
-    """(B, T) int32 index into the corpus; -1 is padding. No row holds two stretches of one document."""
-    segment: torch.Tensor
-    """(B, T) int32: attention stays within equal numbers, a document or the part of it that the plan's length schedule
-    lets it see; numbered within the row, -1 is padding."""
-    block: torch.Tensor
-    """(B, T) int32: 0 outside media; numbered within the row."""
+    """(B, T) int32 index into the corpus; -1 is padding. No packed sequence holds two chunks of one document."""
     labels: torch.Tensor
     """(B, T) int64: the token at i + 1 where it is a target, else -100."""
     kind: torch.Tensor
     """(B, T) int16 index into corpus.kinds; -1 for padding."""
-    context: torch.Tensor
-    """(B, T) uint8: the medium (index into data.sequence.CONTEXT) that stands before the token at i + 1."""
-    media: dict[str, tuple[torch.Tensor, torch.Tensor]]
-    """Per modality: (N, dim) patches, stored (uint8 pixels, float16 mel) or float32 in about [-1, 1], and (N,) int64
-    flat slots; B * T is padding."""
+    modality_context: torch.Tensor
+    """(B, T) uint8: the media (index into data.sequence.MODALITY_CONTEXTS) that stand before the token at i + 1."""
     rows: tuple[int, ...] = ()
-    """Global row numbers; -1 for a row past the end of the plan."""
+    """Global numbers of the packed sequences; -1 for one past the end of the plan."""
     failures: tuple[tuple[int, str], ...] = ()
     """(document, reason) of documents that could not be loaded and became padding."""
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
-        """The same batch with its tensors on a device."""
-
-        def move(tensor):
-            return tensor.to(device, non_blocking=non_blocking)
-
-        return self._map(move)
+        """The same batch with its tensors on a device, and the masks that were made."""
+        return self._map(
+            self.inputs.to(device, non_blocking=non_blocking), lambda x: x.to(device, non_blocking=non_blocking)
+        )
 
     def pin_memory(self) -> "Batch":
         """The same batch in pinned memory; torch's DataLoader calls this by name."""
-        return self._map(torch.Tensor.pin_memory)
+        return self._map(self.inputs.pin_memory(), torch.Tensor.pin_memory)
 
     @cached_property
     def target_index(self) -> torch.Tensor:
@@ -105,25 +94,24 @@ class Batch:
     @cached_property
     def mixture(self) -> dict[str, int]:
         """Tokens that are text (boundaries of media included), each modality's, and padding."""
-        size = self.token_ids.numel()
-        # patches that pad the batch point past its last slot
-        media = {name: int((self.media[name][1] < size).sum()) if name in self.media else 0 for name in MODALITIES}
+        size, media = self.inputs.token_ids.numel(), self.inputs.media
+        # patches that pad the batch point past its last token
+        media = {name: int((media[name][1] < size).sum()) if name in media else 0 for name in MODALITIES}
         padding = int((self.document < 0).sum())
         return {"text": size - padding - sum(media.values()), **media, "padding": padding}
 
-    def counted(self) -> "Batch":
+    def with_cached_stats(self) -> "Batch":
         """Itself, with everything counted."""
-        for name in COUNTED:
+        for name in CACHED_STATS:
             getattr(self, name)
         return self
 
-    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
-        media = {name: (change(patches), change(slot)) for name, (patches, slot) in self.media.items()}
-        fields = {name: change(getattr(self, name)) for name in ROW_FIELDS}
-        moved = Batch(**fields, media=media, rows=self.rows, failures=self.failures)
+    def _map(self, inputs: Inputs, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        fields = {name: change(getattr(self, name)) for name in TENSOR_FIELDS}
+        moved = Batch(inputs, **fields, rows=self.rows, failures=self.failures)
         if self.labels.device.type == "cpu":
-            self.counted()
-        known = {name: self.__dict__[name] for name in COUNTED if name in self.__dict__}
+            self.with_cached_stats()
+        known = {name: self.__dict__[name] for name in CACHED_STATS if name in self.__dict__}
         if "target_index" in known:
             known["target_index"] = change(known["target_index"])
         # a cached property is an entry like any other
@@ -156,29 +144,31 @@ def make_batch(
     ValueError where a transform returns another length.
     """
     rows = [int(number) if number < len(plan) else -1 for number in rows]
-    entries = [plan.row(number) if number >= 0 else [] for number in rows]
-    found = corpus.sequences(dict.fromkeys(entry[0] for row in entries for entry in row))
+    chunk_lists = [plan.chunks(number) if number >= 0 else [] for number in rows]
+    found = corpus.sequences(dict.fromkeys(entry[0] for row in chunk_lists for entry in row))
     blank_modalities = tuple(blank_modalities)
-    lines, failures = [], {}
-    for number, row in zip(rows, entries, strict=True):
-        line = []
+    packed_sequences, failures = [], {}
+    for number, row in zip(rows, chunk_lists, strict=True):
+        packed_sequence = []
         for document, start, stop, blank in row:
             sequence = found[document]
             if isinstance(sequence, Sequence) and stop > len(sequence):
                 sequence = ValueError(f"document {document} has {len(sequence)} tokens where the plan needs {stop}")
             if not isinstance(sequence, Sequence):
                 failures[document] = str(sequence)
-                line.append((document, stop - start, None))
+                packed_sequence.append((document, stop - start, None))
                 continue
             if transform is not None:
                 sequence = _transformed(transform, document, sequence, number)
             sequence = sequence.slice(start, stop)
-            line.append((document, stop - start, sequence.blanked(blank_modalities) if blank else sequence))
-        lines.append(line)
+            packed_sequence.append(
+                (document, stop - start, sequence.with_blank_media(blank_modalities) if blank else sequence)
+            )
+        packed_sequences.append(packed_sequence)
 
     return collate(
-        lines,
-        row_tokens=plan.row_tokens,
+        packed_sequences,
+        seq_len=plan.seq_len,
         media_budget=plan.media_budget,
         config=corpus.config,
         kinds=corpus.kind,
@@ -191,82 +181,86 @@ def make_batch(
 def _transformed(transform: Transform, document: int, sequence: Sequence, row: int) -> Sequence:
     changed = transform(document, sequence, row).validate()
     # the plan counted on this length and on these slots
-    kept = all(np.array_equal(changed.slots(name), sequence.slots(name)) for name in MODALITIES)
+    kept = all(np.array_equal(changed.media_positions(name), sequence.media_positions(name)) for name in MODALITIES)
     if len(changed) != len(sequence) or not kept:
         raise ValueError(f"transform changed the length or the places of media of document {document}: keep both")
     return changed
 
 
 def collate(
-    lines: list[list[tuple[int, int, Sequence | None]]],
+    packed: list[list[tuple[int, int, Sequence | None]]],
     *,
-    row_tokens: int,
-    media_budget: dict[str, int],
-    config: EncodeConfig,
+    seq_len: int,
+    media_budget: dict[str, int] | None = None,
+    config: EncodeConfig | None = None,
     kinds=None,
     segment_tokens: tuple[int | None, ...] = (),
     rows: tuple[int, ...] = (),
     failures: tuple[tuple[int, str], ...] = (),
 ) -> Batch:
-    """Lay sequences into rows: each line is a list of (document, length, sequence), None leaving a gap of padding.
+    """Lay sequences out: training, evaluation and prompts alike.
 
-    segment_tokens: of each row, how many tokens of a document attention may see together; None, or left out: all.
+    packed: for each packed sequence its chunks, (document, length, sequence) one after another; None leaves a gap of
+    padding, so that a prompt which is padded on the left begins with one. media_budget: patches of each modality per
+    packed sequence, padded to that many (with `config`, which knows their sizes); None: as many as there are.
+    segment_tokens: of each packed sequence, how many tokens of a document attention may see together; None, or left
+    out: all.
     """
-    shape = (len(lines), row_tokens)
+    shape = (len(packed), seq_len)
     out = {
         "token_ids": np.full(shape, PAD_ID, np.int64),
         "position": np.zeros((*shape, 3), np.float32),
-        "document": np.full(shape, -1, np.int32),
         "segment": np.full(shape, -1, np.int32),
         "block": np.zeros(shape, np.int32),
-        "labels": np.full(shape, IGNORE, np.int64),
+        "document": np.full(shape, -1, np.int32),
+        "labels": np.full(shape, IGNORE_INDEX, np.int64),
         "kind": np.full(shape, -1, np.int16),
-        "context": np.zeros(shape, np.uint8),
+        "modality_context": np.zeros(shape, np.uint8),
     }
-    media = {
-        name: (
-            np.zeros((len(lines) * media_budget[name], config.dims[name]), FIELDS[name]),
-            np.full(len(lines) * media_budget[name], shape[0] * shape[1], np.int64),
-        )
-        for name in MODALITIES
-    }
-    stretches = _stretches(lines, row_tokens)
-    if stretches:
-        place, ids = _lay_tokens(out, stretches, kinds, segment_tokens or (None,) * len(lines))
-        for name in MODALITIES:
-            slots = place[ids == SLOT_ID[name]]
-            patches, slot = media[name]
-            slot[: len(slots)] = slots
-            used = 0
-            for _, _, _, sequence in stretches:
-                own = getattr(sequence, name)
-                if len(own):
-                    patches[used : used + len(own)] = own
-                    used += len(own)
+    chunks = _place_chunks(packed, seq_len)
+    place, ids = np.zeros(0, np.int64), np.zeros(0, np.int32)
+    if chunks:
+        place, ids = _fill_tokens(out, chunks, kinds, segment_tokens or (None,) * len(packed))
+    media = {}
+    for name in MODALITIES:
+        own = [getattr(sequence, name) for _, _, _, sequence in chunks if len(getattr(sequence, name))]
+        index = place[ids == MEDIA_TOKEN_ID[name]]
+        if media_budget is None:
+            if own:
+                media[name] = torch.from_numpy(np.concatenate(own)), torch.from_numpy(index)
+            continue
+        patches = np.zeros((len(packed) * media_budget[name], config.dims[name]), FIELDS[name])
+        media_index = np.full(len(patches), shape[0] * shape[1], np.int64)
+        media_index[: len(index)] = index
+        used = 0
+        for each in own:
+            patches[used : used + len(each)] = each
+            used += len(each)
+        media[name] = torch.from_numpy(patches), torch.from_numpy(media_index)
     tensors = {name: torch.from_numpy(array) for name, array in out.items()}
-    pairs = {name: (torch.from_numpy(patches), torch.from_numpy(slot)) for name, (patches, slot) in media.items()}
-    return Batch(**tensors, media=pairs, rows=rows, failures=failures).counted()
+    inputs = Inputs(*(tensors.pop(name) for name in TENSORS), media)
+    return Batch(inputs, **tensors, rows=rows, failures=failures).with_cached_stats()
 
 
-_Stretch = tuple[int, int, int, Sequence]
+_PlacedChunk = tuple[int, int, int, Sequence]
 """Row, flat index of the first token, document, sequence."""
 
 
-def _stretches(lines: list[list[tuple[int, int, Sequence | None]]], row_tokens: int) -> list[_Stretch]:
+def _place_chunks(packed_sequences: list[list[tuple[int, int, Sequence | None]]], seq_len: int) -> list[_PlacedChunk]:
     """What is laid where, gaps and empty sequences left out."""
     found = []
-    for row, line in enumerate(lines):
-        first = row * row_tokens
-        for document, length, sequence in line:
+    for row, packed_sequence in enumerate(packed_sequences):
+        first = row * seq_len
+        for document, length, sequence in packed_sequence:
             if sequence is not None and len(sequence):
                 found.append((row, first, document, sequence))
             first += length
     return found
 
 
-def _lay_tokens(out: dict, stretches: list[_Stretch], kinds, segment_tokens) -> tuple[np.ndarray, np.ndarray]:
+def _fill_tokens(out: dict, chunks: list[_PlacedChunk], kinds, segment_tokens) -> tuple[np.ndarray, np.ndarray]:
     """Fill the token fields of `out`; returns (n,) int64 flat places and (n,) int32 ids of all tokens laid."""
-    rows, firsts, documents, sequences = (list(column) for column in zip(*stretches, strict=True))
+    rows, firsts, documents, sequences = (list(column) for column in zip(*chunks, strict=True))
     lengths = np.array([len(sequence) for sequence in sequences])
     starts = np.cumsum(lengths) - lengths
 
@@ -280,24 +274,24 @@ def _lay_tokens(out: dict, stretches: list[_Stretch], kinds, segment_tokens) -> 
         target = out[name]
         target.reshape(-1, *target.shape[2:])[at] = values
 
-    place = spread(np.array(firsts) - starts) + np.arange(lengths.sum())
+    flat_index = spread(np.array(firsts) - starts) + np.arange(lengths.sum())
     ids, block = joined("token_ids"), joined("block")
     # the next token is of the same stretch
     inner = np.ones(len(ids) - 1, dtype=bool)
     inner[starts[1:] - 1] = False
     # a row sees past itself exactly when the next token is of its own block
-    target = inner & joined("learn")[1:] & ~((block[1:] == block[:-1]) & (block[1:] > 0))
-    lay("token_ids", ids, place)
-    lay("position", joined("position"), place)
-    lay("document", spread(documents), place)
-    lay("segment", _segments(rows, sequences, segment_tokens), place)
-    before = _blocks_before(rows, np.maximum.reduceat(block, starts))
-    lay("block", np.where(block > 0, block + spread(before), 0), place)
-    lay("labels", ids[1:][target], place[:-1][target])
-    lay("context", joined("context")[1:][inner], place[:-1][inner])
+    target = inner & joined("loss_mask")[1:] & ~((block[1:] == block[:-1]) & (block[1:] > 0))
+    lay("token_ids", ids, flat_index)
+    lay("position", joined("position"), flat_index)
+    lay("document", spread(documents), flat_index)
+    lay("segment", _segments(rows, sequences, segment_tokens), flat_index)
+    before = _block_offsets(rows, np.maximum.reduceat(block, starts))
+    lay("block", np.where(block > 0, block + spread(before), 0), flat_index)
+    lay("labels", ids[1:][target], flat_index[:-1][target])
+    lay("modality_context", joined("modality_context")[1:][inner], flat_index[:-1][inner])
     if kinds is not None:
-        lay("kind", spread(kinds[documents]), place)
-    return place, ids
+        lay("kind", spread(kinds[documents]), flat_index)
+    return flat_index, ids
 
 
 def _segments(rows: list[int], sequences: list[Sequence], segment_tokens) -> np.ndarray:
@@ -307,14 +301,14 @@ def _segments(rows: list[int], sequences: list[Sequence], segment_tokens) -> np.
         row, count = own, count if own == row else 0
         limit = segment_tokens[own]
         short = limit is None or len(sequence) <= limit
-        starts = [0] if short else segment_starts(sequence.cuts(), limit)
+        starts = [0] if short else segment_starts(sequence.split_points(), limit)
         lengths = np.diff([*starts, len(sequence)])
         found.append(np.repeat(np.arange(count, count + len(starts), dtype=np.int32), lengths))
         count += len(starts)
     return np.concatenate(found)
 
 
-def _blocks_before(rows: list[int], blocks: np.ndarray) -> np.ndarray:
+def _block_offsets(rows: list[int], blocks: np.ndarray) -> np.ndarray:
     """Blocks that stand in a row before each stretch, given how many each has: neighbours' numbers must differ."""
     before, row, total = np.zeros(len(rows), np.int32), -1, 0
     for number, (own, count) in enumerate(zip(rows, blocks.tolist(), strict=True)):

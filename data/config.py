@@ -1,12 +1,9 @@
 """Every number that decides how media become tokens.
 
-A corpus is encoded once under one `EncodeConfig`; its digest is kept in the corpus, the plan and the model
-folder, so that a model is never fed patches of another shape. Fields come in two sorts: those that shape the
-result (patch size, mel bins, frame rate) and those that bound what is accepted (pixels, seconds, MiB,
-time-out). Both enter the digest, since both decide which documents a corpus holds.
-
-The mel grid is fixed at 10 ms hops and 25 ms windows whatever the sample rate, which is what makes one audio
-token 40 ms at the default of four frames a token.
+A corpus is encoded under one `EncodeConfig`; its digest is kept in the corpus, the plan and the model folder, so that a
+model is never fed patches of another shape. Bounds on what is accepted (pixels, seconds, MiB, time-out) enter the
+digest too, since they decide which documents a corpus holds. Mel hops are 10 ms and windows 25 ms at any sample rate,
+which makes one audio token 40 ms at the default of four frames a token.
 """
 
 import dataclasses
@@ -20,17 +17,17 @@ class EncodeConfig:
     """How documents are decoded and cut into tokens. Raises ValueError when a field cannot work."""
 
     patch_size: int = 16
-    """Side of a square picture patch, in pixels; one patch is one token."""
+    """Side of a square image patch, in pixels; one patch is one token."""
     max_image_tokens: int = 1024
-    """Token budget of one picture (and of one video frame); larger pictures are scaled down to fit."""
+    """Token budget of one image (and of one video frame); larger images are scaled down to fit."""
     sample_rate: int = 16000
-    """Hz that all sound is resampled to; a multiple of 400, so that 10 ms and 25 ms are whole samples."""
+    """Hz that all audio is resampled to; a multiple of 400, so that 10 ms and 25 ms are whole samples."""
     mel_bins: int = 64
     """Mel bands from 0 Hz to half the sample rate (Slaney's scale); more than 64 leaves bands empty at 16 kHz."""
     mel_frames_per_token: int = 4
     """Mel frames (10 ms each) in one audio token; also sets the tick of the time axis: 4 frames = 40 ms."""
     max_audio_s: float = 60.0
-    """Longest sound accepted, in seconds; longer files are refused, never cut."""
+    """Longest audio accepted, in seconds; longer files are refused, never cut."""
     video_fps: float = 2.0
     """Frames taken per second of video, by absolute time."""
     tubelet_frames: int = 2
@@ -38,9 +35,9 @@ class EncodeConfig:
     max_video_tokens: int = 4096
     """Token budget of the frames of one video; frames are scaled down to fit."""
     max_video_s: float = 120.0
-    """Longest video (and sound track) accepted, in seconds."""
+    """Longest video (and audio track) accepted, in seconds."""
     max_pixels: int = 50_000_000
-    """Largest picture or frame accepted, in pixels, checked in the header before anything is decoded."""
+    """Largest image or frame accepted, in pixels, checked in the header before anything is decoded."""
     max_file_mib: float = 256.0
     """Largest media or text file accepted, in MiB."""
     decode_timeout_s: float = 20.0
@@ -63,7 +60,7 @@ class EncodeConfig:
 
     @property
     def image_dim(self) -> int:
-        """Numbers in one picture patch: p * p * 3."""
+        """Numbers in one image patch: p * p * 3."""
         return self.patch_size**2 * 3
 
     @property

@@ -1,18 +1,16 @@
-"""Document to Sequence: every token at its place (t, h, w).
+"""Document to `Sequence`: every token with its position (t, h, w).
 
     text       t = h = w, one step a token
-    boundary   one token opens and one closes each medium, placed like text, outside every block
-    image      from base = open + 1: patch (i, j) at (base, base + i, base + j); one block
+    boundary   a start and an end token around each medium, positioned like text, outside every block
+    image      from base = start + 1: patch (i, j) at (base, base + i, base + j); one block
     audio      token k at t = h = w = base + k; one block per second
-    video      the tubelet at s seconds: t = base + s / tick, h = t + i, w = t + j; one block per tubelet; its sound
-               track is audio on the same clock, and the two are interleaved second by second: the tubelets that begin
-               in second n, then the audio tokens that begin in it
-    after      text goes on at max(t, h, w) + 1 over the whole medium
-    end        an end token closes the document; it is a target when the last part is a learned text
+    video      the tubelet at s seconds: t = base + s / tick, h = t + i, w = t + j; one block per tubelet. Its audio
+               track is audio on the same clock; the two are interleaved by seconds, tubelets first
+    after      text continues at max(t, h, w) + 1 over the whole medium
+    end        an end token closes the document; it is a target when the last part is a text that is one
 
-Only learned text and that end token are targets. Decoding is not done here: `assemble` takes decoded media, so that
-it is pure, and `encode` is the two together for one process (see `data.decode_server` for processes that can be
-killed, which is how corpora are built and how files from outside should be read).
+Only target texts and that end token are targets. `assemble` takes decoded media and is pure; `encode` decodes in this
+process (`brine.data.media.pool` does so in processes that can be killed, as files from outside should be read).
 """
 
 from collections.abc import Sequence as Items
@@ -20,16 +18,16 @@ from pathlib import Path
 
 import numpy as np
 
-from data.config import EncodeConfig
-from data.decode import Decoded, DecodedAudio, DecodedImage, DecodedVideo, decode_part
-from data.document import MODALITIES, Document, Text, modality_of
-from data.lengths import sound_second
-from data.sequence import CONTEXT, FIELDS, Sequence
-from data.tokenizer import CLOSE_ID, END_ID, OPEN_ID, SLOT_ID, Tokenizer
+from brine.data.config import EncodeConfig
+from brine.data.document import MODALITIES, Document, Text, modality_of
+from brine.data.lengths import audio_second
+from brine.data.media.decode import Decoded, DecodedAudio, DecodedImage, DecodedVideo, decode_part
+from brine.data.sequence import FIELDS, MODALITY_CONTEXTS, Sequence
+from brine.data.tokenizer import EOS_ID, MEDIA_END_ID, MEDIA_START_ID, MEDIA_TOKEN_ID, Tokenizer
 
 
 def encode(document: Document, *, root: Path, tokenizer: Tokenizer, config: EncodeConfig) -> Sequence:
-    """Decode and place one document in this process; `root` is the manifest's folder.
+    """Decode and assemble one document in this process; `root` is the manifest's folder.
 
     Raises DocumentError with file and reason when a medium cannot be decoded.
     """
@@ -43,121 +41,117 @@ def assemble(
 ) -> Sequence:
     """The sequence of a document whose media are decoded, one entry of `media` per media part in order.
 
-    `end=False` leaves the end token off, which is what a prompt to be continued needs.
+    end=False leaves the end token off, for a prompt to be continued.
     """
-    builder = _Builder(config)
-    decoded = iter(media)
+    builder, decoded = _DocumentBuilder(config), iter(media)
     for part in document.parts:
         if isinstance(part, Text):
-            builder.text(tokenizer.encode(part.text), part.learn)
+            builder.text(tokenizer.encode(part.text), part.loss_mask)
         else:
-            builder.medium(modality_of(part), next(decoded))
+            builder.add_media(modality_of(part), next(decoded))
     if end:
         last = document.parts[-1]
-        builder.text([END_ID], isinstance(last, Text) and last.learn)
+        builder.text([EOS_ID], isinstance(last, Text) and last.loss_mask)
     return builder.sequence()
 
 
-def assemble_runs(
-    runs: Items[list[int] | tuple[str, Decoded]], config: EncodeConfig, *, place: float = 0.0
+def assemble_chunks(
+    runs: Items[list[int] | tuple[str, Decoded]], config: EncodeConfig, *, position_offset: float = 0.0
 ) -> Sequence:
-    """The sequence of runs that are encoded already: ids of text, or (modality, decoded medium). Nothing is a target.
+    """The sequence of encoded runs: ids of text, or (modality, decoded medium). Nothing is a target.
 
-    place: where the first token stands, for what continues another sequence. Knowing every run's tokens, a caller can
-    make a sequence of an exact length.
+    position_offset: position of the first token, for what continues another sequence.
     """
-    builder = _Builder(config, place=place)
+    builder = _DocumentBuilder(config, position_offset)
     for run in runs:
         if isinstance(run, list):
             builder.text(run, False)
         else:
-            builder.medium(*run)
+            builder.add_media(*run)
     return builder.sequence()
 
 
-class _Builder:
-    """Gathers runs of tokens; `place` is where the next text token goes and `blocks` how many blocks there are."""
+class _DocumentBuilder:
+    """Collects runs of tokens; `position_offset` is where the next text token goes, `blocks` the number of blocks."""
 
-    def __init__(self, config: EncodeConfig, *, place: float = 0.0):
-        self.config = config
-        self.place = place
-        self.blocks = 0
-        self.context = 0
+    def __init__(self, config: EncodeConfig, position_offset: float = 0.0):
+        self.config, self.position_offset = config, position_offset
+        self.blocks = self.modality_context = 0
         self.runs: dict[str, list[np.ndarray]] = {name: [] for name in FIELDS}
 
-    def _add(self, tokens, position: np.ndarray, *, block=0, learn: bool = False) -> None:
+    def _add(self, tokens, position: np.ndarray, *, block=0, loss_mask: bool = False) -> None:
         """One run: `tokens` and `block` scalar or (n,), position (n, 3) float64."""
-        count = len(position)
-        values = {"token_ids": tokens, "block": block, "learn": learn, "context": self.context}
+        context = self.modality_context
+        values = {"token_ids": tokens, "block": block, "loss_mask": loss_mask, "modality_context": context}
         for name, value in values.items():
             # np.full and np.array, since broadcasting costs five times as much on runs of one token
-            scalar = isinstance(value, int)
-            run = np.full(count, value, FIELDS[name]) if scalar else np.array(value, FIELDS[name])
+            full = isinstance(value, int)
+            run = np.full(len(position), value, FIELDS[name]) if full else np.array(value, FIELDS[name])
             self.runs[name].append(run)
         self.runs["position"].append(position.astype(np.float32))
 
-    def text(self, ids: list[int], learn: bool) -> None:
-        line = self.place + np.arange(len(ids), dtype=np.float64)
-        self._add(ids, np.repeat(line[:, None], 3, axis=1), learn=learn)
-        self.place += len(ids)
+    def text(self, ids: list[int], loss_mask: bool) -> None:
+        line = self.position_offset + np.arange(len(ids), dtype=np.float64)
+        self._add(ids, np.repeat(line[:, None], 3, axis=1), loss_mask=loss_mask)
+        self.position_offset += len(ids)
 
-    def medium(self, modality: str, decoded: Decoded) -> None:
-        # the opening token counts as inside, so that context tells the medium that is open
-        self.context = CONTEXT.index(modality)
-        self.text([OPEN_ID[modality]], False)
-        base = self.place
+    def add_media(self, modality: str, decoded: Decoded) -> None:
+        # the start token counts as inside, so that its context is the medium that it opens
+        self.modality_context = MODALITY_CONTEXTS.index(modality)
+        self.text([MEDIA_START_ID[modality]], False)
+        base = self.position_offset
         if isinstance(decoded, DecodedImage):
-            tops = self._patches(decoded.grid, base, "image")
+            max_position = self._patches(decoded.grid, base, "image")
             self.runs["image"].append(decoded.patches)
         elif isinstance(decoded, DecodedAudio):
-            tops = self._sound(0, len(decoded.tokens), base)
+            max_position = self._audio(0, len(decoded.tokens), base)
             self.runs["audio"].append(decoded.tokens)
         else:
-            tops = self._video(decoded, base)
-        self.place = tops + 1
-        self.text([CLOSE_ID[modality]], False)
+            max_position = self._video(decoded, base)
+        self.position_offset = max_position + 1
+        self.text([MEDIA_END_ID[modality]], False)
 
     def _patches(self, grid: tuple[int, int], t: float, modality: str) -> float:
-        """A block of rows x cols patches at time t; returns the largest coordinate used."""
+        """A block of rows x columns patches at time t; returns the largest coordinate used."""
         rows, cols = grid
         position = np.full((rows, cols, 3), t)
         position[..., 1] += np.arange(rows)[:, None]
         position[..., 2] += np.arange(cols)
         self.blocks += 1
-        self._add(SLOT_ID[modality], position.reshape(-1, 3), block=self.blocks)
+        self._add(MEDIA_TOKEN_ID[modality], position.reshape(-1, 3), block=self.blocks)
         return t + max(rows, cols) - 1
 
-    def _sound(self, first: int, stop: int, base: float) -> float:
-        """Audio tokens first..stop of a sound that began at `base`, a block per second; returns the largest t."""
+    def _audio(self, first: int, stop: int, base: float) -> float:
+        """Audio tokens first..stop of audio that began at `base`, a block per second; returns the largest t."""
         ticks = np.arange(first, stop)
-        seconds = sound_second(ticks, self.config)
+        seconds = audio_second(ticks, self.config)
         block = self.blocks + 1 + seconds - seconds[0]
         self.blocks = int(block[-1])
-        self._add(SLOT_ID["audio"], np.repeat((base + ticks)[:, None], 3, axis=1).astype(np.float64), block=block)
+        position = np.repeat((base + ticks)[:, None], 3, axis=1).astype(np.float64)
+        self._add(MEDIA_TOKEN_ID["audio"], position, block=block)
         return base + stop - 1
 
     def _video(self, decoded: DecodedVideo, base: float) -> float:
-        layout, tops = decoded.layout, base
-        second_of_sound = sound_second(np.arange(layout.num_sound), self.config)
-        last = max(int(layout.tubelet_s[-1]), int(second_of_sound[-1]) if layout.num_sound else 0)
+        layout, max_position = decoded.layout, base
+        audio_seconds = audio_second(np.arange(layout.num_audio_tokens), self.config)
+        last = max([int(layout.tubelet_s[-1]), *audio_seconds[-1:].tolist()])
         for second in range(last + 1):
             for time_s in layout.tubelet_s:
                 if int(time_s) == second:
-                    tops = max(tops, self._patches(layout.grid, base + time_s / self.config.tick_s, "video"))
-            first, stop = np.searchsorted(second_of_sound, (second, second + 1))
+                    top = self._patches(layout.grid, base + time_s / self.config.tick_s, "video")
+                    max_position = max(max_position, top)
+            first, stop = np.searchsorted(audio_seconds, (second, second + 1)).tolist()
             if stop > first:
-                tops = max(tops, self._sound(int(first), int(stop), base))
+                max_position = max(max_position, self._audio(first, stop, base))
         self.runs["video"].append(decoded.patches)
-        self.runs["audio"].append(decoded.sound)
-        # places after the medium are whole again, so text stays on whole steps
-        return float(np.ceil(tops))
+        self.runs["audio"].append(decoded.audio_tokens)
+        # positions after the medium are whole numbers again
+        return float(np.ceil(max_position))
 
     def sequence(self) -> Sequence:
-        fields = {}
-        for name, dtype in FIELDS.items():
-            if name in MODALITIES:
-                empty = np.zeros((0, self.config.dims[name]), dtype)
-            else:
-                empty = np.zeros((0, 3) if name == "position" else 0, dtype)
-            fields[name] = np.concatenate([empty, *self.runs[name]])
+        shapes = {name: (0, self.config.dims[name]) for name in MODALITIES} | {"position": (0, 3)}
+        fields = {
+            name: np.concatenate([np.zeros(shapes.get(name, 0), dtype), *self.runs[name]])
+            for name, dtype in FIELDS.items()
+        }
         return Sequence(**fields).validate()

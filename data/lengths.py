@@ -1,29 +1,25 @@
-"""The one length function: how many tokens a medium takes, from its size and duration alone.
+"""The token count of a medium, from its size and duration alone.
 
-The encoder lays media out by these functions, and everything that plans ahead (budgets, dry runs, checks of an
-index) calls the same ones, so that planned and real length cannot differ.
+The encoder uses these functions, and so does everything that plans ahead, so that planned and real lengths agree.
 
-    image   rows x cols patches of a picture (width, height), native aspect ratio. A picture within the budget is
-            padded at the right and lower edge to whole patches, never resampled; one over the budget is scaled
-            down as little as the budget asks; one thinner than a patch is first enlarged until it is one patch thick.
+    image   rows x columns patches, native aspect ratio. Within the budget it is padded at the right and lower edge to
+            whole patches, never resampled; over it, scaled down as little as the budget asks; one thinner than a patch
+            is first enlarged until it is one patch thick.
     audio   n samples give n // hop + 1 centred mel frames, four frames a token.
-    video   frames at k / fps for all k with k / fps < duration; tubelets of two; a picture grid per tubelet; the
-            sound track, if any, as audio on the same clock.
+    video   frames at k / fps for all k with k / fps < duration; tubelets of two; an image grid per tubelet; the
+            audio track, if any, as audio on the same clock.
 """
 
 import math
 from dataclasses import dataclass
 
-from data.config import EncodeConfig
+from brine.data.config import EncodeConfig
 
 
 def image_size(width: int, height: int, patch_size: int, max_tokens: int) -> tuple[int, int, bool]:
-    """Size (width, height), both multiples of `patch_size`, of a picture as encoded, and whether it is resampled.
-
-    When it is not resampled, it is padded from its own size up to the size returned.
-    """
+    """Size (width, height) of an image as encoded, multiples of `patch_size`; whether it is resampled or padded."""
     if width < 1 or height < 1:
-        raise ValueError(f"a picture needs at least one pixel, not {width} x {height}")
+        raise ValueError(f"an image needs at least one pixel, not {width} x {height}")
 
     def whole(side: int) -> int:
         return -(-side // patch_size)
@@ -49,16 +45,16 @@ def image_size(width: int, height: int, patch_size: int, max_tokens: int) -> tup
 
 
 def image_grid(width: int, height: int, config: EncodeConfig, *, max_tokens: int | None = None) -> tuple[int, int]:
-    """Patch rows and columns of a picture; their product is its token count, at most `max_tokens`."""
+    """Patch rows and columns of an image; their product is its token count, at most `max_tokens`."""
     limit = config.max_image_tokens if max_tokens is None else max_tokens
     wide, high, _ = image_size(width, height, config.patch_size, limit)
     return high // config.patch_size, wide // config.patch_size
 
 
 def audio_tokens(num_samples: int, config: EncodeConfig) -> int:
-    """Tokens of a sound of `num_samples` at `config.sample_rate`: ceil((n // hop + 1) / frames a token)."""
+    """Tokens of `num_samples` of audio at `config.sample_rate`: ceil((n // hop + 1) / frames a token)."""
     if num_samples < 1:
-        raise ValueError("a sound needs at least one sample")
+        raise ValueError("audio needs at least one sample")
     return math.ceil((num_samples // config.hop_samples + 1) / config.mel_frames_per_token)
 
 
@@ -75,14 +71,14 @@ def video_frame_tokens(num_tubelets: int, config: EncodeConfig) -> int:
 
 @dataclass(frozen=True)
 class VideoLayout:
-    """How a video lies in a sequence: its tubelets and its sound, second by second."""
+    """How a video becomes tokens: its tubelets and its audio."""
 
     grid: tuple[int, int]
     """Patch rows and columns of every tubelet."""
     tubelet_s: tuple[float, ...]
     """Time of each tubelet (of its first frame), seconds from the first frame."""
-    num_sound: int
-    """Audio tokens of the sound track; 0 without one."""
+    num_audio_tokens: int
+    """Audio tokens of the audio track; 0 without one."""
 
     @property
     def num_video(self) -> int:
@@ -90,14 +86,16 @@ class VideoLayout:
         return len(self.tubelet_s) * self.grid[0] * self.grid[1]
 
 
-def video_layout(width: int, height: int, duration_s: float, sound_samples: int, config: EncodeConfig) -> VideoLayout:
-    """Layout of a video of the given frame size and duration, with `sound_samples` of sound track (0: silent)."""
+def video_layout(
+    width: int, height: int, duration_s: float, num_audio_samples: int, config: EncodeConfig
+) -> VideoLayout:
+    """Layout of a video of the given frame size and duration, with `num_audio_samples` of audio track (0: silent)."""
     count = math.ceil(video_frames(duration_s, config) / config.tubelet_frames)
     grid = image_grid(width, height, config, max_tokens=video_frame_tokens(count, config))
     times = tuple(number * config.tubelet_frames / config.video_fps for number in range(count))
-    return VideoLayout(grid, times, audio_tokens(sound_samples, config) if sound_samples else 0)
+    return VideoLayout(grid, times, audio_tokens(num_audio_samples, config) if num_audio_samples else 0)
 
 
-def sound_second(token: int, config: EncodeConfig) -> int:
+def audio_second(token: int, config: EncodeConfig) -> int:
     """Whole second in which an audio token starts; the tokens of one second are one attention block."""
     return (token * config.mel_frames_per_token) // 100

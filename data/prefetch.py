@@ -3,17 +3,10 @@
     for batch in DevicePrefetch(loader, "cuda"):
         ...
 
-While a step computes, the next batch is taken from the loader and copied on a stream of its own; the stream that
-computes waits for the copy on the device, the host for nothing. One batch is ahead, so a device holds two, and one more
-for each step that the host has run ahead. `prepare` does what else a batch needs on the host (a rank's share of its
-rows, its masks), at the same time.
-
-What was handed out belongs to the stream that was current, and to the work enqueued there until the next was asked
-for: its memory is kept until the device has done that work. On the CPU, and on devices that are not CUDA's, nothing is
-ahead: batches are made and moved when they are asked for. Order and contents are those of the loader everywhere.
-
-A copy does not wait only from page-locked memory (`Loader(pin_memory=True)`); from any other the host waits for the
-copy, not for the step. Not run on a GPU so far; the order of events is tested with a device that is made up.
+While a step computes, the next batch is copied on a stream of its own; the stream that computes waits for the copy on
+the device, the host for nothing (from page-locked memory, `Loader(pin_memory=True)`). One batch is ahead, so a device
+holds two, and one more for each step that the host has run ahead: memory of a batch is kept until the device has done
+the work enqueued until the next was asked for. Other devices get batches when they are asked for.
 """
 
 from collections import deque
@@ -29,28 +22,27 @@ class DevicePrefetch:
     def __init__(
         self, batches: Iterable[Any], device: torch.device | str, *, prepare: Callable[[Any], Any] | None = None
     ):
-        """batches: such as a `Loader`, opened when iteration begins. prepare(batch): gives anything that has
-        `to(device, non_blocking=)`; the batch itself by default."""
+        """batches: such as a `Loader`, opened when iteration begins. prepare(batch): host work at the same time; gives
+        anything with `to(device, non_blocking=)`."""
         self.batches, self.device = batches, torch.device(device)
         self._prepare = prepare or (lambda batch: batch)
         self.state: int | None = getattr(batches, "state", None)
-        """The loader's state after the batch that was handed out last, which is what to resume from: the loader itself
-        may be one ahead."""
+        """The loader's state after the batch handed out last, to resume from: the loader itself may be one ahead."""
 
     def __iter__(self) -> Iterator[Any]:
-        return self._ahead() if self.device.type == "cuda" else self._when_asked()
+        return self._iter_prefetched() if self.device.type == "cuda" else self._iter_synchronous()
 
-    def _when_asked(self) -> Iterator[Any]:
+    def _iter_synchronous(self) -> Iterator[Any]:
         for batch in self.batches:
             moved = self._prepare(batch).to(self.device, non_blocking=True)
             self.state = getattr(self.batches, "state", None)
             yield moved
 
-    def _ahead(self) -> Iterator[Any]:
+    def _iter_prefetched(self) -> Iterator[Any]:
         copying = torch.cuda.Stream(self.device)
         source = iter(self.batches)
         # handed out, with the event after which the device has no more use for it
-        lent: deque[tuple[Any, torch.cuda.Event]] = deque()
+        in_flight: deque[tuple[Any, torch.cuda.Event]] = deque()
         try:
             following = self._copy(source, copying)
             while following is not None:
@@ -59,20 +51,19 @@ class DevicePrefetch:
                 torch.cuda.current_stream(self.device).wait_event(copied)
                 self.state = state
                 yield moved
-                while lent and lent[0][1].query():
-                    lent.popleft()
+                while in_flight and in_flight[0][1].query():
+                    in_flight.popleft()
                 used = torch.cuda.Event()
                 used.record(torch.cuda.current_stream(self.device))
-                lent.append((moved, used))
-                # only `lent` keeps it now
+                in_flight.append((moved, used))
+                # only `in_flight` keeps it now
                 del moved
         finally:
-            # what is lent is let go: whoever copies on this stream next does so after the device's work
+            # whoever copies on this stream next does so after the device's work
             copying.wait_stream(torch.cuda.current_stream(self.device))
 
     def _copy(self, source: Iterator[Any], copying: "torch.cuda.Stream") -> tuple[Any, Any, int | None] | None:
-        """The next batch, on its way to the device, the event of its arrival, and the loader's state after it; None at
-        the end."""
+        """The next batch, the event of its arrival and the loader's state after it; None at the end."""
         batch = next(source, None)
         if batch is None:
             return None

@@ -1,11 +1,10 @@
-"""One encoded document: tokens, places and patches as numpy arrays.
+"""One encoded document: tokens, positions and patches as numpy arrays.
 
-    S tokens · one entry each in token_ids, position, block, learn, context
-    n patches of a modality, in the order of their slots in token_ids
+    S tokens · one entry each in token_ids, position, block, loss_mask, modality_context
+    n patches of a modality, in the order of their media tokens in token_ids
 
-A `Sequence` is what the store keeps and what a batch is made from. It can be sliced (long documents are spread
-over several rows) and blanked (what the media tell is taken away, their places stay), and nothing else: editing
-documents happens before encoding.
+A `Sequence` is what the store keeps and what a batch is made from. It can be sliced (long documents are split over
+packed sequences) and blanked (media content removed, positions kept); documents are edited before encoding.
 """
 
 import dataclasses
@@ -15,25 +14,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.document import MODALITIES
-from data.tokenizer import CLOSE_ID, OPEN_ID, SLOT_ID
+from brine.data.document import MODALITIES
+from brine.data.tokenizer import MEDIA_END_ID, MEDIA_START_ID, MEDIA_TOKEN_ID
 
-CONTEXT = ("none", *MODALITIES)
+MODALITY_CONTEXTS = ("none", *MODALITIES)
 GREY = 128
 SILENCE = -1.0
-"""Value of a blank mel: the floor of the fixed affine map in `data.decode`."""
+"""Value of a blank mel: the floor of the fixed affine map in `brine.data.media.decode`."""
 
 FIELDS = {
     "token_ids": np.dtype(np.int32),
     "position": np.dtype(np.float32),
     "block": np.dtype(np.int32),
-    "learn": np.dtype(np.bool_),
-    "context": np.dtype(np.uint8),
+    "loss_mask": np.dtype(np.bool_),
+    "modality_context": np.dtype(np.uint8),
     "image": np.dtype(np.uint8),
     "audio": np.dtype(np.float16),
     "video": np.dtype(np.uint8),
 }
-TOKEN_FIELDS = ("token_ids", "position", "block", "learn", "context")
+TOKEN_FIELDS = ("token_ids", "position", "block", "loss_mask", "modality_context")
 
 
 @dataclass(frozen=True)
@@ -41,15 +40,15 @@ class Sequence:
     """An encoded document of S tokens."""
 
     token_ids: np.ndarray
-    """(S,) int32; media slots hold their modality's slot id."""
+    """(S,) int32; media tokens hold their modality's id."""
     position: np.ndarray
     """(S, 3) float32: (t, h, w); t in ticks of one audio token where media have a clock."""
     block: np.ndarray
-    """(S,) int32: 0 outside media, else the number of the picture, tubelet or second of sound, from 1."""
-    learn: np.ndarray
+    """(S,) int32: 0 outside media, else the number of the image, tubelet or second of audio, from 1."""
+    loss_mask: np.ndarray
     """(S,) bool: this token is a target."""
-    context: np.ndarray
-    """(S,) uint8: index into CONTEXT of the last medium that is open or has closed before this token."""
+    modality_context: np.ndarray
+    """(S,) uint8: index into MODALITY_CONTEXTS of the last medium that is open or has closed before this token."""
     image: np.ndarray
     """(n, image_dim) uint8 patches."""
     audio: np.ndarray
@@ -60,12 +59,12 @@ class Sequence:
     def __len__(self) -> int:
         return len(self.token_ids)
 
-    def slots(self, modality: str) -> np.ndarray:
-        """(n,) int64 places of a modality's slots, ascending."""
-        return np.flatnonzero(self.token_ids == SLOT_ID[modality])
+    def media_positions(self, modality: str) -> np.ndarray:
+        """(n,) int64 indices of a modality's media tokens, ascending."""
+        return np.flatnonzero(self.token_ids == MEDIA_TOKEN_ID[modality])
 
     def validate(self) -> "Sequence":
-        """Itself, when shapes, dtypes and slot counts agree; ValueError otherwise."""
+        """Itself, when shapes, dtypes and media token counts agree; ValueError otherwise."""
         for name, dtype in FIELDS.items():
             array = getattr(self, name)
             if array.dtype != dtype:
@@ -73,9 +72,9 @@ class Sequence:
             if name in TOKEN_FIELDS and array.shape != ((len(self), 3) if name == "position" else (len(self),)):
                 raise ValueError(f"sequence field {name} has shape {array.shape} for {len(self)} tokens")
             if name in MODALITIES:
-                num_slots = np.count_nonzero(self.token_ids == SLOT_ID[name])
-                if array.ndim != 2 or len(array) != num_slots:
-                    raise ValueError(f"sequence has {num_slots} {name} slots and patches {array.shape}")
+                num_media_tokens = np.count_nonzero(self.token_ids == MEDIA_TOKEN_ID[name])
+                if array.ndim != 2 or len(array) != num_media_tokens:
+                    raise ValueError(f"sequence has {num_media_tokens} {name} tokens and patches {array.shape}")
         return self
 
     def slice(self, start: int, stop: int) -> "Sequence":
@@ -84,14 +83,14 @@ class Sequence:
             return self
         fields = {name: getattr(self, name)[start:stop] for name in TOKEN_FIELDS}
         for name in MODALITIES:
-            first, last = np.searchsorted(self.slots(name), (start, stop))
+            first, last = np.searchsorted(self.media_positions(name), (start, stop))
             fields[name] = getattr(self, name)[first:last]
         return Sequence(**fields)
 
-    def blanked(self, modalities: Iterable[str] = MODALITIES) -> "Sequence":
-        """The same slots with grey pictures and frames, and silence, for the modalities named.
+    def with_blank_media(self, modalities: Iterable[str] = MODALITIES) -> "Sequence":
+        """The same tokens with grey images and frames, and silence, for the modalities named (as read-only views).
 
-        A video blanked for "video" alone keeps its sound track, whose patches are audio. Blanks are read-only views.
+        A video blanked for "video" alone keeps its audio track, whose patches are audio.
         """
         blank = {}
         for name in modalities:
@@ -102,17 +101,17 @@ class Sequence:
             blank[name] = np.broadcast_to(fill, patches.shape)
         return dataclasses.replace(self, **blank)
 
-    def cuts(self) -> np.ndarray:
-        """(c,) int64 places, ascending, where a row may end and the next begin, 0 and S included.
+    def split_points(self) -> np.ndarray:
+        """(c,) int64 indices, ascending, where a chunk may end and the next begin, 0 and S included.
 
-        A cut lies outside media (from opening to closing token), and never between a closing token and a target, so
-        that a following segment, begun one token earlier where that token is text, predicts every target once.
+        They lie outside media (from start to end token), and never between an end token and a target, so that a
+        following chunk, begun one token earlier where that token is text, predicts every target once.
         """
-        opens = np.isin(self.token_ids, list(OPEN_ID.values()))
-        closes = np.isin(self.token_ids, list(CLOSE_ID.values()))
+        opens = np.isin(self.token_ids, list(MEDIA_START_ID.values()))
+        closes = np.isin(self.token_ids, list(MEDIA_END_ID.values()))
         inside = np.cumsum(opens.astype(np.int64)) - np.cumsum(closes.astype(np.int64))
         free = np.ones(len(self) + 1, dtype=bool)
-        free[1:-1] = (inside[:-1] == 0) & ~(closes[:-1] & self.learn[1:])
+        free[1:-1] = (inside[:-1] == 0) & ~(closes[:-1] & self.loss_mask[1:])
         return np.flatnonzero(free)
 
     def crc32(self) -> int:

@@ -1,14 +1,10 @@
 """Byte-level BPE with eleven special tokens that no text can spell.
 
-Special tokens take the first ids, in the order of `SPECIALS`, so that slot ids are constants of the code base and
-do not depend on training. They stand in the BPE vocabulary as entries that no merge leads to, and are deliberately
-not registered as the library's "added tokens": those are matched inside text, and a source file that contains the
-characters `<|image|>` would then claim picture slots that do not exist. (The pre-tokeniser splits letters from
-punctuation, so no learnt merge can spell one either.)
-
-The 256 byte symbols follow, so every text round-trips; a vocabulary of 267 has no merges at all and is a plain
-byte model. Saved as `tokenizer.json`, the file of the `tokenizers` package, readable by anything that reads those.
-Train it on the training split only: that is the caller's part.
+Special tokens have the first ids, in the order of `SPECIAL_TOKENS`, so that media token ids are constants. They are
+entries of the BPE vocabulary that no merge leads to (the pre-tokenizer splits letters from punctuation), and not the
+library's "added tokens", which are matched inside text: a source file with the characters `<|image|>` would claim
+media. The 256 byte symbols follow, so every text round-trips; a vocabulary of 267 is a plain byte model. Saved as
+`tokenizer.json`, the file of the `tokenizers` package. The caller trains on the training split only.
 """
 
 import json
@@ -18,24 +14,17 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-SPECIALS = (
-    "<|pad|>",
-    "<|end|>",
-    "<|image_open|>",
-    "<|image|>",
-    "<|image_close|>",
-    "<|audio_open|>",
-    "<|audio|>",
-    "<|audio_close|>",
-    "<|video_open|>",
-    "<|video|>",
-    "<|video_close|>",
-)
-PAD_ID, END_ID = 0, 1
-OPEN_ID = {"image": 2, "audio": 5, "video": 8}
-SLOT_ID = {"image": 3, "audio": 6, "video": 9}
-CLOSE_ID = {"image": 4, "audio": 7, "video": 10}
-MIN_VOCAB = len(SPECIALS) + 256
+SPECIAL_TOKENS = (
+    "<|pad|>", "<|end|>",
+    "<|image_open|>", "<|image|>", "<|image_close|>",
+    "<|audio_open|>", "<|audio|>", "<|audio_close|>",
+    "<|video_open|>", "<|video|>", "<|video_close|>",
+)  # fmt: skip
+PAD_ID, EOS_ID = 0, 1
+MEDIA_START_ID = {"image": 2, "audio": 5, "video": 8}
+MEDIA_TOKEN_ID = {"image": 3, "audio": 6, "video": 9}
+MEDIA_END_ID = {"image": 4, "audio": 7, "video": 10}
+MIN_VOCAB_SIZE = len(SPECIAL_TOKENS) + 256
 
 
 def _printable_bytes() -> dict[str, int]:
@@ -46,31 +35,26 @@ def _printable_bytes() -> dict[str, int]:
 
 
 _BYTE_OF = _printable_bytes()
+_REMEDY = "train it with brine.data.tokenizer.train_tokenizer"
 
 
 class Tokenizer:
-    """Text to ids and back. Ids below `len(SPECIALS)` never come out of `encode`."""
+    """Text to ids and back. Ids below `len(SPECIAL_TOKENS)` never come out of `encode`."""
 
-    pad_id, end_id = PAD_ID, END_ID
-    image_open_id, image_slot_id, image_close_id = OPEN_ID["image"], SLOT_ID["image"], CLOSE_ID["image"]
-    audio_open_id, audio_slot_id, audio_close_id = OPEN_ID["audio"], SLOT_ID["audio"], CLOSE_ID["audio"]
-    video_open_id, video_slot_id, video_close_id = OPEN_ID["video"], SLOT_ID["video"], CLOSE_ID["video"]
+    pad_id, eos_id = PAD_ID, EOS_ID
+    image_start_id, image_token_id, image_end_id = range(2, 5)
+    audio_start_id, audio_token_id, audio_end_id = range(5, 8)
+    video_start_id, video_token_id, video_end_id = range(8, 11)
 
     def __init__(self, inner: tokenizers.Tokenizer):
         self._inner = inner
-        for number, name in enumerate(SPECIALS):
+        for number, name in enumerate(SPECIAL_TOKENS):
             if inner.token_to_id(name) != number:
-                raise ValueError(
-                    f"this tokenizer has no special token {name} at id {number}; train it with "
-                    "data.tokenizer.train_tokenizer"
-                )
+                raise ValueError(f"this tokenizer has no special token {name} at id {number}; {_REMEDY}")
         if inner.get_added_tokens_decoder():
-            raise ValueError(
-                "this tokenizer registers added tokens, which text could spell; train it with "
-                "data.tokenizer.train_tokenizer"
-            )
-        self._bytes = [b""] * len(SPECIALS)
-        for number in range(len(SPECIALS), self.vocab_size):
+            raise ValueError(f"this tokenizer registers added tokens, which text could spell; {_REMEDY}")
+        self._bytes = [b""] * len(SPECIAL_TOKENS)
+        for number in range(len(SPECIAL_TOKENS), self.vocab_size):
             self._bytes.append(bytes(_BYTE_OF[char] for char in inner.id_to_token(number)))
 
     @property
@@ -127,19 +111,20 @@ class Tokenizer:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Byte-level BPE learnt from `texts` (training split only).
+    """Byte-level BPE of `vocab_size` ids learnt from `texts`, or of fewer when these hold too few pairs to merge.
 
-    The result has `vocab_size` ids, or fewer when the texts do not hold enough pairs to merge; read the true number
-    from `.vocab_size`. Raises ValueError below 267 (11 special tokens and 256 bytes).
+    Raises ValueError below 267 (11 special tokens and 256 bytes).
     """
-    if vocab_size < MIN_VOCAB:
-        raise ValueError(f"vocab_size={vocab_size} is too small: {MIN_VOCAB} ids are taken by special tokens and bytes")
+    if vocab_size < MIN_VOCAB_SIZE:
+        raise ValueError(
+            f"vocab_size={vocab_size} is too small: {MIN_VOCAB_SIZE} ids are taken by special tokens and bytes"
+        )
     learner = tokenizers.Tokenizer(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         show_progress=False,
-        special_tokens=list(SPECIALS),
+        special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
     learner.train_from_iterator(texts, trainer)

@@ -1,8 +1,8 @@
-"""`python -m evals RUN --on DATA`: a finished run on other documents; see `evals.commands`."""
+"""`python -m brine.evals`, which is `brine eval`; see `brine.evals.cli`."""
 
 import sys
 
-from evals.commands import measure
+from brine.evals.cli import evaluate
 
 if __name__ == "__main__":
-    sys.exit(measure())
+    sys.exit(evaluate())

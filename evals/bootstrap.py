@@ -1,12 +1,9 @@
 """Paired bootstrap intervals of ratios of sums, over documents.
 
-Losses of one document under two conditions are strongly alike, and documents differ much in length, so the unit that
-is resampled is the document, both conditions together, and the statistic is a ratio of sums (each target token counts
-once), never a mean of ratios. The interval is the plain percentile interval (Efron 1979): it needs no distribution
-and, on a hundred documents or more, covers about what it says; on a handful it is somewhat too narrow.
-
-What it does not see: documents cut from one source file resemble each other, and the randomness of training (one seed
-is one draw). Both make the truth wider than the interval.
+Losses of one document under two conditions are strongly correlated, and documents differ much in length. So whole
+documents are resampled, both conditions together, and the statistic is a ratio of sums (each target token counts
+once). The interval is the percentile interval (Efron 1979); on a handful of documents it is somewhat too narrow.
+It does not cover the randomness of training, nor that documents of one source file resemble each other.
 
 n documents, R resamples.
 """
@@ -22,9 +19,9 @@ import numpy as np
 class Interval:
     """A value with its interval; all three None where there was nothing to measure."""
 
-    value: float | None
-    low: float | None
-    high: float | None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
     num_documents: int = 0
 
     def to_dict(self, *, name: str = "value") -> dict[str, float | int | None]:
@@ -32,11 +29,8 @@ class Interval:
         return {name: self.value, "low": self.low, "high": self.high, "num_documents": self.num_documents}
 
 
-NOTHING = Interval(None, None, None, 0)
-
-
 def resample_counts(num_documents: int, *, num_resamples: int, seed: int) -> np.ndarray:
-    """(R, n) int64: how often each document is drawn in each resample; rows add up to n."""
+    """(R, n) int64: how often each document is drawn in each resample; each resample adds up to n."""
     generator = np.random.default_rng((seed, num_documents))
     return generator.multinomial(num_documents, np.full(num_documents, 1 / num_documents), size=num_resamples)
 
@@ -52,8 +46,8 @@ def ratio_interval(
 ) -> Interval:
     """sum(numerator) / sum(denominator), or 1 minus it, with its paired percentile interval over documents.
 
-    numerator, denominator: (n,) float, one entry per document, paired. Documents whose denominator is 0 carry nothing
-    and are left out. Raises ValueError when the two differ in length.
+    numerator, denominator: (n,) float, paired. Documents whose denominator is 0 are left out. Raises ValueError when
+    the two differ in length.
     """
     numerator, denominator = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
     if numerator.shape != denominator.shape or numerator.ndim != 1:
@@ -62,7 +56,7 @@ def ratio_interval(
     numerator, denominator = numerator[keep], denominator[keep]
     count = len(numerator)
     if not count or not (np.isfinite(numerator).all() and np.isfinite(denominator).all()):
-        return NOTHING
+        return Interval()
     counts = resample_counts(count, num_resamples=num_resamples, seed=seed)
     ratios = (counts @ numerator) / (counts @ denominator)
     ratios = 1 - ratios if one_minus else ratios

@@ -1,34 +1,35 @@
-"""What is measured, on how much, and what it is held against.
+"""How much is evaluated, and the targets that results are compared with.
 
-Evaluation is billed to nobody and still has to fit the wall clock of the line, so every count here is a bound per
-*cell*: the documents of one kind at one level. A cell that holds fewer gives all it has. Which documents are taken
-depends on `seed` alone, so that two runs over one corpus, and the two arms of one run, are measured on the same ones.
-
-`Targets` are the numbers that a recipe sets out to reach. They are printed beside the results and decide nothing.
+Every count is per *cell*: the documents of one kind at one level. A cell with fewer documents is evaluated whole.
+Which documents are chosen depends on `seed` alone, so two runs over one corpus are evaluated on the same ones.
+Targets are shown beside the results and decide nothing.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from data.deciding import aside
-from data.document import SPLITS
+import numpy as np
+
+from brine.common.config_fields import operational
+from brine.data.document import SPLITS
+from brine.evals.bootstrap import Interval, ratio_interval
 
 
 @dataclass(frozen=True)
-class Targets:
-    """Numbers to reach; None where the recipe promises nothing. Raises ValueError outside [0, 1]."""
+class EvalTargets:
+    """Targets of a recipe; None for none. Raises ValueError outside [0, 1]."""
 
     image_gain: float | None = 0.4
-    """Least media gain of pictures."""
+    """Minimum media gain of images."""
     audio_gain: float | None = 0.1
-    """Least media gain of sound."""
+    """Minimum media gain of audio."""
     video_gain: float | None = 0.1
-    """Least media gain of film frames."""
+    """Minimum media gain of video frames."""
     image_cer: float | None = 0.2
-    """Largest character error rate of level-1 pictures."""
+    """Maximum character error rate of level-1 images."""
     audio_cer: float | None = None
-    """Largest character error rate of level-1 narrations."""
+    """Maximum character error rate of level-1 narrations."""
 
     def __post_init__(self):
         for field in fields(self):
@@ -39,52 +40,61 @@ class Targets:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """How much is measured. Raises ValueError, telling the remedy, for counts that cannot work."""
+    """How much is evaluated. Raises ValueError for counts that cannot work."""
 
     split: str = "test"
-    """Held-out split that the final numbers come from; where it is empty, the other held-out split is used."""
+    """Held-out split of the final numbers; where it is empty, the other held-out split is used."""
     documents_per_cell: int = 64
     """Documents of each kind and level whose loss is measured."""
     transcripts_per_cell: int = 32
     """Documents of each kind and level that are transcribed greedily."""
     samples_per_cell: int = 2
     """Transcriptions of each kind and level that the report shows, with their media."""
-    validation_per_cell: int = aside(16)
+    validation_per_cell: int = operational(16)
     """Documents of each kind and level of the validation split that are measured during training."""
     max_new_tokens: int = 320
-    """Tokens after which a transcription is cut off; the reference is cut at the same length."""
-    row_tokens: int = 2048
-    """Tokens of one row of the packed forward pass; longer documents are spread over several rows."""
-    rows_per_batch: int = 4
-    """Rows of one forward pass."""
-    decode_batch: int = 16
+    """Maximum tokens of a transcription; the reference is cut at the same length."""
+    seq_len: int = 2048
+    """Tokens of a packed sequence; longer documents are split over several."""
+    batch_size: int = 4
+    """Packed sequences of one forward pass."""
+    decode_batch_size: int = 16
     """Documents that are transcribed together."""
     bootstrap_resamples: int = 2000
-    """Resamples behind every interval."""
+    """Resamples of every interval."""
     confidence: float = 0.95
     """Coverage of the intervals."""
     seed: int = 0
-    """Chooses documents, partners for "another document's medium", and bootstrap resamples."""
+    """Seed of document choice, mismatched media and bootstrap resamples."""
     max_sample_mib: float = 2.0
-    """Largest media file that the report carries within itself; larger ones are named but not shown."""
-    max_report_mib: float = aside(16.0)
-    """Media that the report carries in all."""
-    targets: Targets = Targets()
-    """What the results are held against."""
+    """Largest media file embedded in the report; larger ones are listed only."""
+    max_report_mib: float = operational(16.0)
+    """Media embedded in the report in all."""
+    targets: EvalTargets = EvalTargets()
+    """Targets that the results are compared with."""
 
     def __post_init__(self):
         if self.split not in SPLITS or self.split == "train":
             raise ValueError(f"split = {self.split!r} is not held out: choose validation or test")
-        for name in ("documents_per_cell", "validation_per_cell", "max_new_tokens", "row_tokens", "rows_per_batch",
-                     "decode_batch"):  # fmt: skip
+        for name in ("documents_per_cell", "validation_per_cell", "max_new_tokens", "seq_len", "batch_size",
+                     "decode_batch_size"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
         for name in ("transcripts_per_cell", "samples_per_cell", "max_sample_mib", "max_report_mib", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)} must not be negative; 0 turns it off")
         if self.bootstrap_resamples < 100:
-            raise ValueError(
-                f"bootstrap_resamples = {self.bootstrap_resamples} gives no interval worth its name: use 100 or more"
-            )
+            raise ValueError(f"bootstrap_resamples = {self.bootstrap_resamples} is too few: use 100 or more")
         if not 0.5 <= self.confidence < 1:
             raise ValueError(f"confidence = {self.confidence} must lie in [0.5, 1)")
+
+    def interval(self, numerator: np.ndarray, denominator: np.ndarray, *, one_minus: bool = False) -> Interval:
+        """`bootstrap.ratio_interval` with this configuration's resamples, confidence and seed."""
+        return ratio_interval(
+            numerator,
+            denominator,
+            num_resamples=self.bootstrap_resamples,
+            confidence=self.confidence,
+            seed=self.seed,
+            one_minus=one_minus,
+        )

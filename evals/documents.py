@@ -1,12 +1,8 @@
-"""Documents to measure a finished run on, as tokens and patches of the run's own making.
+"""Documents to evaluate a finished run on, encoded with the run's tokenizer and encoder.
 
-What `data.formats.open_source` opens is encoded. A corpus that `python -m data build` wrote is read as it lies where
-its tokenizer and encoder are the run's; where they are others, its documents are encoded anew, from its own record of
-them and the media that they name. Documents that its filter rounds left out are left out here too.
-
-What was passed over, and why documents were set aside, is told as `data check` tells it.
-
-All documents count as held out, whatever splits they name, since a training that never saw them held out all.
+What `brine.data.formats` opens is encoded. A corpus built by `brine data build` is read as it is where its tokenizer
+and encoder are the run's; otherwise its documents are encoded again, from its record of them and their media files.
+Documents that its filter passes excluded are excluded here too. All others count as held out, whatever their splits.
 """
 
 from __future__ import annotations
@@ -14,28 +10,29 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
 
-from data.config import EncodeConfig
-from data.document import SPLITS, Document
-from data.filters.rounds import Rounds
-from data.formats import open_source
-from data.formats.source import Source
-from data.store import CorpusError, EncodedCorpus, build_corpus, is_corpus, open_corpus
-from data.tokenizer import Tokenizer
-from evals.summary import read_json, write_whole
+from brine.common.files import read_json
+from brine.data.config import EncodeConfig
+from brine.data.corpus.store import CorpusError, EncodedCorpus, build_corpus, is_corpus, open_corpus
+from brine.data.document import SPLITS, Document
+from brine.data.filters.filter_log import FilterLog
+from brine.data.formats.open import open_source
+from brine.data.formats.source import DocumentSource
+from brine.data.tokenizer import Tokenizer
+from brine.evals.run_files import read_jsonl, write_page
 
-TOLD = "told.json"
-"""Beside the encoded documents: what their reading had to tell."""
-MOST_TOLD = 3
-"""Documents whose reason is told in full."""
+NOTES_FILE = "told.json"
+"""Beside the encoded documents: the notes of their reader."""
+MAX_REASONS_SHOWN = 3
+"""Documents whose reason is shown in full."""
 
 
 @contextmanager
-def documents_at(
+def open_eval_corpus(
     path: Path,
     folder: Path,
     *,
@@ -46,84 +43,86 @@ def documents_at(
     quiet: bool,
     format: str | None = None,
 ) -> Iterator[tuple[EncodedCorpus, list[str]]]:
-    """The corpus to measure on, all of it in `split` but for what filter rounds left out, and what its reading had to
-    tell, a line each; what must be encoded is, in `folder`. Raises ValueError for what cannot be read or used."""
-    built = open_corpus(path) if is_corpus(path) else None
-    corpus, kept, told = built, None, []
-    try:
+    """The corpus to evaluate on, its usable documents all in `split`, and the notes of its reader.
+
+    What must be encoded is, in `folder`. Raises ValueError for what cannot be read or used.
+    """
+    with closing(open_corpus(path)) if is_corpus(path) else nullcontext() as built:
+        kept = None
         if built is not None:
-            rounds = Rounds.open(built)
-            kept = rounds.kept()
+            filter_log = FilterLog.open(built)
+            kept = filter_log.kept_mask()
             if not kept.any():
-                raise ValueError(f"{path}: its filter rounds left out every document: undo one, or give others")
-        if built is None or built.config != config or built.tokenizer.to_str() != tokenizer.to_str():
-            source = (
-                open_source(path, format=format, max_file_mib=config.max_file_mib)
-                if built is None
-                else _again(built, rounds)
+                raise ValueError(f"{path}: its filters excluded every document: undo one, or give others")
+        if built is not None and built.config == config and built.tokenizer.to_str() == tokenizer.to_str():
+            yield _in_split(built, split, kept), []
+            return
+        source = (
+            open_source(path, format=format, max_file_mib=config.max_file_mib)
+            if built is None
+            else _reencoded_source(built, filter_log)
+        )
+        try:
+            corpus = build_corpus(
+                source, folder, tokenizer=tokenizer, config=config, num_workers=workers, progress=not quiet
             )
-            try:
-                corpus = build_corpus(
-                    source, folder, tokenizer=tokenizer, config=config, num_workers=workers, progress=not quiet
-                )
-            except CorpusError as error:
-                raise ValueError(_none_usable(path, folder, source) or str(error)) from None
-            kept, told = None, _told(source, folder.with_name(TOLD))
-        elsewhere = SPLITS.index("train")
-        corpus.split = np.full(len(corpus), SPLITS.index(split), np.int8)
-        if kept is not None:
-            corpus.split[~kept] = elsewhere
-        yield corpus, told
-    finally:
-        for each in (built, corpus):
-            if each is not None:
-                each.close()
+        except CorpusError as error:
+            raise ValueError(_none_usable(path, folder, source) or str(error)) from None
+        with closing(corpus):
+            yield _in_split(corpus, split), _reader_notes(source, folder.with_name(NOTES_FILE))
 
 
-def reasons(rejects: list[dict]) -> list[str]:
-    """Why documents were set aside, a line for each of the first ones and one for the others."""
-    lines = [_reason(each) for each in rejects[:MOST_TOLD]]
-    if left := len(rejects) - len(lines):
-        common = Counter(str(each["reason"])[:120] for each in rejects[MOST_TOLD:]).most_common(1)[0]
-        lines.append(f"{left:,} more, such as {common[1]:,} for: {common[0]}")
+def _in_split(corpus: EncodedCorpus, split: str, kept: np.ndarray | None = None) -> EncodedCorpus:
+    """The corpus with every kept document in one split, and the others in train."""
+    inside = np.ones(len(corpus), bool) if kept is None else kept
+    corpus.split = np.where(inside, SPLITS.index(split), SPLITS.index("train")).astype(np.int8)
+    return corpus
+
+
+def quarantine_reasons(rejects: list[dict]) -> list[str]:
+    """Why documents were quarantined, a line for each of the first and one for the others."""
+    shown, others = rejects[:MAX_REASONS_SHOWN], rejects[MAX_REASONS_SHOWN:]
+    lines = [_quarantine_reason(reject) for reject in shown]
+    if others:
+        reason, count = Counter(str(reject["reason"])[:120] for reject in others).most_common(1)[0]
+        lines.append(f"{len(others):,} more, such as {count:,} for: {reason}")
     return lines
 
 
-def _reason(reject: dict) -> str:
-    place = ":".join(str(reject[name]) for name in ("file", "line") if reject.get(name) not in (None, ""))
-    return f"{str(reject['id'])[:80]}{f' ({place})' if place else ''}: {str(reject['reason'])[:300]}"
+def _quarantine_reason(reject: dict) -> str:
+    location = ":".join(str(reject[name]) for name in ("file", "line") if reject.get(name) not in (None, ""))
+    return f"{str(reject['id'])[:80]}{f' ({location})' if location else ''}: {str(reject['reason'])[:300]}"
 
 
-def _none_usable(path: Path, folder: Path, source: Source) -> str:
-    """What is said where no document is left; "" where something else went wrong. The folder may be gone afterwards."""
-    try:
-        lines = (folder / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()
-    except OSError:
+def _none_usable(path: Path, folder: Path, source: DocumentSource) -> str:
+    """The error where no document is usable; "" for other errors. The folder may be temporary."""
+    if not (folder / "quarantine.jsonl").is_file():
         return ""
-    if not lines:
-        return "; ".join([f"{path} holds no document", *source.told()])
-    return f"no document of {path} can be used: " + "; ".join(reasons([json.loads(line) for line in lines]))
+    rejects = read_jsonl(folder / "quarantine.jsonl")
+    if not rejects:
+        return "; ".join([f"{path} holds no document", *source.summary_lines()])
+    return f"no document of {path} can be used: " + "; ".join(quarantine_reasons(rejects))
 
 
-def _told(source: Source, path: Path) -> list[str]:
-    """What the reading of a source had to tell. A build that was done before reads nothing; what it told is kept."""
-    if lines := source.told():
-        write_whole(path, json.dumps(lines, ensure_ascii=False) + "\n")
+def _reader_notes(source: DocumentSource, path: Path) -> list[str]:
+    """The notes of a source's reader. A finished build is not read again, so its notes are kept."""
+    if lines := source.summary_lines():
+        write_page(path, json.dumps(lines, ensure_ascii=False) + "\n")
         return lines
     found = read_json(path)
     return [str(line) for line in found] if isinstance(found, list) else []
 
 
-def _again(built: EncodedCorpus, rounds: Rounds) -> Source:
-    """The documents of a corpus as a source, to be encoded otherwise."""
+def _reencoded_source(built: EncodedCorpus, filter_log: FilterLog) -> DocumentSource:
+    """The documents of a corpus as a source, to be encoded again."""
     if not built.root.is_dir():
         raise ValueError(
             f"{built.folder} was encoded by another tokenizer or encoder than this run's, and {built.root}, where its "
-            "documents came from, is gone: put it back, or give the documents themselves"
+            "documents came from, is gone: restore it, or give the documents themselves"
         )
 
     def read(include_decode: bool, skipped: Counter) -> Iterator[Document]:
-        for number in np.flatnonzero(rounds.kept()):
+        for number in np.flatnonzero(filter_log.kept_mask()):
             yield built.document(int(number))
 
-    return Source(built.folder, "manifest", built.root, read, digest=lambda media: rounds.digest)
+    return DocumentSource(built.folder, "manifest", built.root, read, digest=lambda media: filter_log.digest)

@@ -1,21 +1,21 @@
-"""The evaluate stage: every measurement of a finished run, and the files that the report reads.
+"""The evaluate stage: all measurements of a finished run, and the files that the report reads.
 
     evaluate/results.json         all numbers, see `evaluate`
-    evaluate/documents.jsonl      loss per document, context, model and condition: the raw material of every interval
-    evaluate/transcripts.jsonl    truth and model's words; samples name their media
+    evaluate/documents.jsonl      loss per document, modality context, model and condition
+    evaluate/transcripts.jsonl    references and transcriptions; samples name their media
     evaluate/media/*              copies of the samples' media, so that the report needs the run folder alone
 
-Losses are measured for every model of the run on the same documents; gains and transcriptions for the main one. Each
-condition is one pass over the documents it concerns, so the cost is about 1 pass a model and, for the main model, 2
-more per modality over its own documents, and the decoding. Nothing is trained and nothing is billed.
+Losses are measured for every model of the run on the same documents, in the condition `matched`; media gains
+(conditions `blank MODALITY` and `mismatched MODALITY`) and transcriptions for the main model. The cost is one pass per
+model, two more per modality over the documents that have it, and the decoding.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import shutil
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -26,32 +26,38 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.document import MODALITIES, Text, modality_of
-from data.sequence import CONTEXT
-from evals.compare import compare_runs
-from evals.config import EvalConfig
-from evals.gain import blank, choose_partners, mix_weights, only_with_partner, other_medium, summarise
-from evals.loss import (
-    DocumentLoss,
-    bits_per_byte_of_text,
-    by_context,
-    byte_lengths,
+from brine.data.document import MODALITIES, Text, modality_of
+from brine.data.sequence import MODALITY_CONTEXTS
+from brine.evals.arms import compare_arms
+from brine.evals.config import EvalConfig
+from brine.evals.gain import (
+    blank_media,
+    choose_mismatched,
+    drop_unmatched,
+    mismatched_media,
+    mix_weights,
+    summarize_gain,
+)
+from brine.evals.loss import (
+    DocumentLosses,
     choose_documents,
     held_out_split,
-    in_pieces,
-    measure,
-    table,
+    loss_by_modality_context,
+    loss_table,
+    measure_losses,
+    split_documents,
+    text_bits_per_byte,
+    token_byte_lengths,
 )
-from evals.report_samples import MIME
-from evals.summary import STAGES, finite, flops_of, ledgers, read_jsonl, teacher_training_flops, write_whole
-from evals.transcribe import easiest, rate_table, transcribe
-from model.device import autocast, computed_on, device_of
-from model.generate import transcribe as decode_together
+from brine.evals.report.samples import MIME
+from brine.evals.run_files import STAGES, finite, main_model, read_jsonl, write_jsonl, write_results
+from brine.evals.summary import stage_costs, sum_flops, teacher_training_flops
+from brine.evals.transcribe import Transcript, easiest_level_rates, rate_table, transcribe
+from brine.inference.decode import generate_batch
+from brine.model.device import autocast, compute_info, device_of
 
 logger = logging.getLogger(__name__)
 _COPY = re.compile(r"\d+_\d+\.\w+")
-MAIN = ("large_salt", "large_baseline", "small")
-"""Which model is the main one: the first of these that there is."""
 
 
 def evaluate(
@@ -64,20 +70,18 @@ def evaluate(
     compute_dtype: torch.dtype | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Measure a run's models on held-out documents and write the files above.
+    """Evaluate a run's models on held-out documents and write the files above; returns the content of results.json.
 
-    folder: the stage's folder, `runs/<name>/evaluate`; metrics and ledgers are read from its neighbours. corpus: an
-    `EncodedCorpus`. models: stage name -> `model.LoadedModel`. stages: those that belong to this run and are billed; a
-    folder that an earlier request left behind is not. compute_dtype: of matrix products, None for the
-    weights' own; each model is measured on the device that it is on. quiet: no progress bars. Returns what results.json
-    holds:
+    folder: `runs/<name>/evaluate`; metrics and costs are read from its neighbours. corpus: an `EncodedCorpus`. models:
+    stage -> `LoadedModel`, each evaluated on its device. stages: those that belong to this run. compute_dtype: of
+    matrix products, None for the weights' own. Results:
 
-        split, main_model, stages, bits_per_byte, cer {image, audio}, names_recovered {image, audio, video}, targets
+        split, main_model, stages, bits_per_byte, cer {image, audio}, identifier_recall {image, audio, video}, targets
         models          {name: {parameters, loss, bits_per_byte, contexts, cells}}
-        media_gain      {modality: see `gain.summarise`}
-        transcription   one object per kind and level, see `transcribe.rates`
-        compare         see `compare.compare_runs`; None with one arm only
-        computed        device, precision and backends, see `model.device.computed_on`
+        media_gain      {modality: see `gain.summarize_gain`}
+        transcription   one object per kind and level, see `transcribe.transcription_rates`
+        compare         see `arms.compare_arms`; None with one arm only
+        compute_info    device, precision and backends, see `brine.model.device.compute_info`
 
     Raises ValueError when there is no model or no held-out document.
     """
@@ -85,17 +89,17 @@ def evaluate(
         raise ValueError("there is no model to evaluate: train one first")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    main = next((name for name in MAIN if name in models), next(iter(models)))
+    main = main_model(models)
     split = held_out_split(corpus, config)
     documents = choose_documents(corpus, split=split, per_cell=config.documents_per_cell, seed=config.seed)
     ids = {int(document): corpus.document(int(document)).id for document in documents}
-    token_bytes = byte_lengths(models[main].tokenizer)
+    token_bytes = token_byte_lengths(models[main].tokenizer)
     records: list[dict[str, Any]] = []
 
-    def run(name: str, chosen: np.ndarray, condition: str, **more: Any) -> DocumentLoss:
+    def measure(name: str, chosen: np.ndarray, condition: str, **more: Any) -> DocumentLosses:
         title = f"loss of {name}, {condition}"
         with tqdm(total=len(chosen), desc=title, unit="doc", disable=quiet, leave=False) as bar:
-            losses = measure(
+            losses = measure_losses(
                 models[name].model,
                 corpus,
                 chosen,
@@ -111,116 +115,102 @@ def evaluate(
         )
         return losses
 
-    cut = in_pieces(corpus, documents, config.row_tokens)
+    cut = split_documents(corpus, documents, config.seq_len)
     if cut["documents"]:
         logger.warning(
-            "%d of %d held-out documents are longer than row_tokens %d and are measured in pieces that do not see each "
-            "other; row_tokens %d keeps them whole",
+            "%d of %d held-out documents are longer than seq_len %d and are split into chunks that do not attend to "
+            "each other; seq_len %d keeps them whole",
             *cut.values(),
         )  # fmt: skip
-    own = {name: run(name, documents, "own") for name in models}
+    matched = {name: measure(name, documents, "matched") for name in models}
     gains = {}
     weights = mix_weights(corpus, documents)
     for modality in MODALITIES:
-        places = np.flatnonzero(own[main].tokens[:, CONTEXT.index(modality)])
-        if not len(places):
+        indices = np.flatnonzero(matched[main].tokens[:, MODALITY_CONTEXTS.index(modality)])
+        if not len(indices):
             continue
-        chosen = documents[places]
-        partners = choose_partners(corpus, chosen, modality, seed=config.seed)
-        without = run(main, chosen, f"blank {modality}", alter=blank(modality))
-        other = run(main, chosen, f"other {modality}", alter=other_medium(corpus, partners, modality))
-        gains[modality] = summarise(
-            own[main].select(places),
-            without,
-            only_with_partner(other, partners),
+        chosen = documents[indices]
+        partners = choose_mismatched(corpus, chosen, modality, seed=config.seed)
+        blank = measure(main, chosen, f"blank {modality}", transform=blank_media(modality))
+        mismatched = measure(
+            main, chosen, f"mismatched {modality}", transform=mismatched_media(corpus, partners, modality)
+        )
+        gains[modality] = summarize_gain(
+            matched[main].select(indices),
+            blank,
+            drop_unmatched(mismatched, partners),
             modality,
             config,
-            weights=weights[places],
+            weights=weights[indices],
         )
 
-    transcripts, rows, easy = _transcripts(
-        folder, corpus, models[main], split, config, compute_dtype=compute_dtype, quiet=quiet
-    )
+    transcripts = _transcripts(corpus, models[main], split, config, compute_dtype=compute_dtype, quiet=quiet)
+    easiest = {name: easiest_level_rates(transcripts, name, config) or {} for name in MODALITIES}
     results = finite({
         "split": split,
-        "in_pieces": cut,
+        "split_documents": cut,
         "main_model": main,
         "stages": [name for name in STAGES if name in stages],
-        "bits_per_byte": bits_per_byte_of_text(own[main]),
+        "bits_per_byte": text_bits_per_byte(matched[main]),
         "models": {
             name: {
                 "parameters": models[name].model.num_parameters(),
                 "loss": losses.mean(),
                 "bits_per_byte": losses.bits_per_byte(),
-                "contexts": by_context(losses),
-                "cells": table(losses),
+                "contexts": loss_by_modality_context(losses),
+                "cells": loss_table(losses),
             }
-            for name, losses in own.items()
+            for name, losses in matched.items()
         },
         "media_gain": gains,
-        "transcription": rows,
-        "cer": {modality: (easy[modality] or {}).get("cer") for modality in ("image", "audio")},
-        "names_recovered": {modality: (easy[modality] or {}).get("names_recovered") for modality in MODALITIES},
-        "compare": _compare(folder.parent, own, config, stages),
+        "transcription": rate_table(transcripts, config),
+        "cer": {modality: easiest[modality].get("cer") for modality in ("image", "audio")},
+        "identifier_recall": {modality: easiest[modality].get("identifier_recall") for modality in MODALITIES},
+        "compare": _compare_arms(folder.parent, matched, config, stages),
         "targets": asdict(config.targets),
-        "computed": computed_on(models[main].model, compute_dtype),
+        "compute_info": compute_info(models[main].model, compute_dtype),
     })  # fmt: skip
-    _write_lines(folder / "documents.jsonl", records)
-    _write_lines(folder / "transcripts.jsonl", transcripts)
-    write_whole(folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
+    write_jsonl(folder / "documents.jsonl", records)
+    write_jsonl(folder / "transcripts.jsonl", _with_samples(folder, corpus, transcripts, config))
+    write_results(folder / "results.json", results)
     return results
 
 
 def _transcripts(
-    folder: Path,
-    corpus: Any,
-    loaded: Any,
-    split: str,
-    config: EvalConfig,
-    *,
-    compute_dtype: torch.dtype | None,
-    quiet: bool,
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, dict[str, Any] | None]]:
-    """Transcripts as JSON, samples with their media; the table of rates; rates of each modality's easiest level."""
+    corpus: Any, loaded: Any, split: str, config: EvalConfig, *, compute_dtype: torch.dtype | None, quiet: bool
+) -> list[Transcript]:
+    """Greedy transcriptions by the main model."""
     if not config.transcripts_per_cell:
-        return [], [], dict.fromkeys(MODALITIES)
+        return []
     documents = choose_documents(corpus, split=split, per_cell=config.transcripts_per_cell, seed=config.seed + 1)
     decode = partial(
-        decode_together, loaded.model, batch_size=config.decode_batch, vocab_size=loaded.tokenizer.vocab_size
+        generate_batch, loaded.model, batch_size=config.decode_batch_size, vocab_size=loaded.tokenizer.vocab_size
     )
-    with (
-        tqdm(total=len(documents), desc="transcriptions", unit="doc", disable=quiet, leave=False) as bar,
-        autocast(device_of(loaded.model), compute_dtype),
-    ):
-        found = transcribe(
-            corpus, documents, decode=decode, tokenizer=loaded.tokenizer, config=config, progress=bar.update
-        )
-    # samples are drawn by place in a shuffle, before anyone has seen how good they are
-    order = np.random.default_rng(config.seed).permutation(len(found))
-    taken: dict[tuple[str, str, int], int] = {}
-    samples = set()
-    for place in order:
-        cell = (found[place].modality, found[place].kind, found[place].level)
-        if taken.get(cell, 0) < config.samples_per_cell:
-            taken[cell] = taken.get(cell, 0) + 1
-            samples.add(int(place))
+    with autocast(device_of(loaded.model), compute_dtype):
+        return transcribe(corpus, documents, decode=decode, tokenizer=loaded.tokenizer, config=config, quiet=quiet)
+
+
+def _with_samples(folder: Path, corpus: Any, transcripts: list[Transcript], config: EvalConfig) -> list[dict[str, Any]]:
+    """The transcripts as JSON; `samples_per_cell` of each cell, drawn regardless of their quality, get their media."""
     for path in folder.glob("media/*"):
-        # what is named otherwise is somebody's
+        # other files are not ours
         if _COPY.fullmatch(path.name):
             path.unlink()
-    lines = []
-    for place, transcript in enumerate(found):
-        line = transcript.to_dict() | {"id": corpus.document(transcript.document).id}
-        if place in samples:
-            line["media"] = copy_media(folder, corpus, transcript.document, max_mib=config.max_sample_mib)
-        lines.append(line)
-    return lines, rate_table(found, config), {name: easiest(found, name, config) for name in MODALITIES}
+    lines = [asdict(found) | {"id": corpus.document(found.document).id} for found in transcripts]
+    num_samples: Counter[tuple[str, str, int]] = Counter()
+    for index in np.random.default_rng(config.seed).permutation(len(transcripts)):
+        found = transcripts[index]
+        cell = (found.modality, found.kind, found.level)
+        if num_samples[cell] < config.samples_per_cell:
+            num_samples[cell] += 1
+            lines[index]["media"] = copy_media(folder, corpus, found.document, max_mib=config.max_sample_mib)
+    return lines
 
 
 def copy_media(folder: Path, corpus: Any, document: int, *, max_mib: float) -> list[dict[str, Any]]:
     """Copy a document's media into `folder`/media and name them, relative to the run folder.
 
-    A file that is too large, gone, or of a sort no browser shows is named without a copy.
+    A file that is too large, missing, or of a type that browsers do not show is named without a copy.
     """
     found = []
     for number, part in enumerate(corpus.document(document).parts):
@@ -238,28 +228,19 @@ def copy_media(folder: Path, corpus: Any, document: int, *, max_mib: float) -> l
     return found
 
 
-def _compare(
-    run: Path, own: Mapping[str, DocumentLoss], config: EvalConfig, stages: Collection[str]
+def _compare_arms(
+    run: Path, matched: Mapping[str, DocumentLosses], config: EvalConfig, stages: Collection[str]
 ) -> dict[str, Any] | None:
-    if not {"large_salt", "large_baseline"} <= set(own):
+    """SALT against the baseline; None with one arm only."""
+    if not {"large_salt", "large_baseline"} <= set(matched):
         return None
-    books = ledgers(run, stages)
-    return compare_runs(
-        own["large_salt"],
-        own["large_baseline"],
+    costs = stage_costs(run, stages)
+    return compare_arms(
+        matched["large_salt"],
+        matched["large_baseline"],
         read_jsonl(run / "large_salt" / "metrics.jsonl"),
         read_jsonl(run / "large_baseline" / "metrics.jsonl"),
         config,
-        teacher_training_flops=teacher_training_flops(books),
-        scoring_flops=flops_of(books.get("select")),
+        teacher_training_flops=teacher_training_flops(costs),
+        scoring_flops=sum_flops(costs.get("select")),
     )
-
-
-def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
-    write_whole(path, "".join(json.dumps(finite(line), ensure_ascii=False) + "\n" for line in lines))
-
-
-if __name__ == "__main__":
-    from evals.commands import measure as command
-
-    raise SystemExit(command())

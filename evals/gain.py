@@ -1,20 +1,14 @@
-"""Media gain: how much of the loss after a medium is saved by what the medium shows.
+"""Media gain: how much of the loss after media is saved by their content.
 
-    gain = 1 - L(own) / L(blank)        over target tokens whose last medium is of that modality
+    gain = 1 - L(matched) / L(blank)        over target tokens whose last media are of that modality
 
-L(own) is the loss with the document's own medium, L(blank) with its places kept and its content replaced by grey or
-silence. 0 means that the model does not look; 1 that the medium tells it everything. A part of the training documents
-is blanked in the same way, so blank is nothing that the model has never met, and the gain is not the price of a
-surprise. Beside it stands L(other): the medium of another document of the same kind and level. A model that looks is
-*worse* with another's medium than with none, which is why that ratio is shown and not used as the gain.
+L(matched) is the loss with the document's media, L(blank) with grey or silence in their place. 0 means that the model
+ignores the media, 1 that they tell it everything. Some training documents are blanked in the same way, so blank media
+are nothing new to the model. L(mismatched), with the media of another document of the same kind and level, is shown
+beside it. Video blanks its frames only; the audio track stays.
 
-Video blanks its frames only; the sound track stays, so its gain is what the pictures add to the sound.
-
-Held-out sets hold many documents of rare cells (a kind at a level), so that each has an interval. A gain over several
-cells therefore weighs each document by what its cell is of the training mix (`mix_weights`, post-stratification): it
-estimates the gain on documents as the model met them, whatever the proportions held out.
-
-Intervals are paired over documents (see `bootstrap.py`).
+A gain over several cells (a kind at a level) weighs each document by its cell's part of the training mix
+(`mix_weights`, post-stratification). Intervals are paired over documents (see `bootstrap.py`).
 """
 
 from __future__ import annotations
@@ -25,72 +19,72 @@ from typing import Any
 
 import numpy as np
 
-from data.document import MODALITIES
-from data.sequence import CONTEXT, GREY, SILENCE, Sequence
-from evals.bootstrap import Interval, ratio_interval
-from evals.config import EvalConfig
-from evals.loss import DocumentLoss, split_mask
+from brine.data.document import MODALITIES
+from brine.data.sequence import GREY, MODALITY_CONTEXTS, SILENCE, Sequence
+from brine.evals.bootstrap import Interval
+from brine.evals.config import EvalConfig
+from brine.evals.loss import DocumentLosses, split_mask
 
 HEADLINE_KINDS = {"image": ("screenshot", "page"), "audio": ("narration",), "video": ("recording",)}
-"""Kinds of the workbench that the headline gain of a modality is taken over; a corpus without them uses all kinds."""
+"""Kinds of the synthetic corpus that the headline gain is taken over; a corpus without them uses all kinds."""
+Transform = Callable[[int, Sequence], Sequence]
+"""(index in the list of documents, sequence) -> the sequence that is measured instead."""
 
 
-def blank(modality: str) -> Callable[[int, Sequence], Sequence]:
-    """An alteration for `loss.measure`: the modality's media replaced by grey or silence."""
-    return lambda item, sequence: sequence.blanked({modality})
+def blank_media(modality: str) -> Transform:
+    """The modality's media replaced by grey or silence."""
+    return lambda doc_index, sequence: sequence.with_blank_media({modality})
 
 
-def choose_partners(corpus: Any, documents: np.ndarray, modality: str, *, seed: int) -> np.ndarray:
-    """(n,) int64: for each document another of the same kind and level whose medium it is shown, or -1 without one.
+def choose_mismatched(corpus: Any, documents: np.ndarray, modality: str, *, seed: int) -> np.ndarray:
+    """(n,) int64: for each document another of the same kind and level whose media it is given, or -1 without one.
 
-    The partner has the nearest number of slots; among equals it is drawn by seed. A partner whose targets are the same
-    (two pictures of one line) would be no other medium and is passed over.
+    The other has the nearest number of patches, ties broken by seed, and other targets (two images of one text would
+    match).
     """
     documents = np.asarray(documents, np.int64)
-    slots, targets = np.zeros(len(documents), np.int64), []
-    for place, document in enumerate(documents):
+    num_patches, targets = np.zeros(len(documents), np.int64), []
+    for index, document in enumerate(documents):
         sequence = corpus.sequence(int(document))
-        slots[place] = len(getattr(sequence, modality))
-        targets.append(sequence.token_ids[sequence.learn].tobytes())
+        num_patches[index] = len(getattr(sequence, modality))
+        targets.append(sequence.token_ids[sequence.loss_mask].tobytes())
     kind, level = np.asarray(corpus.kind)[documents], np.asarray(corpus.level)[documents]
     generator = np.random.default_rng((seed, MODALITIES.index(modality)))
-    partners = np.full(len(documents), -1, np.int64)
-    for place in range(len(documents)):
-        fitting = np.flatnonzero((kind == kind[place]) & (level == level[place]) & (slots > 0))
-        fitting = np.array([other for other in fitting if targets[other] != targets[place]], np.int64)
-        if len(fitting):
-            distance = np.abs(slots[fitting] - slots[place]) + generator.random(len(fitting))
-            partners[place] = documents[fitting[np.argmin(distance)]]
-    return partners
+    mismatched = np.full(len(documents), -1, np.int64)
+    for index in range(len(documents)):
+        candidates = np.flatnonzero((kind == kind[index]) & (level == level[index]) & (num_patches > 0))
+        candidates = np.array([other for other in candidates if targets[other] != targets[index]], np.int64)
+        if len(candidates):
+            distance = np.abs(num_patches[candidates] - num_patches[index]) + generator.random(len(candidates))
+            mismatched[index] = documents[candidates[np.argmin(distance)]]
+    return mismatched
 
 
-def other_medium(corpus: Any, partners: np.ndarray, modality: str) -> Callable[[int, Sequence], Sequence]:
-    """An alteration for `loss.measure`: each document's patches of the modality replaced by its partner's, in slot
-    order, cut or filled up with blank to its own number of slots."""
+def mismatched_media(corpus: Any, mismatched: np.ndarray, modality: str) -> Transform:
+    """Each document's patches of the modality replaced by those of `choose_mismatched`, cut or padded with blank."""
 
-    def alter(item: int, sequence: Sequence) -> Sequence:
-        if partners[item] < 0:
+    def transform(doc_index: int, sequence: Sequence) -> Sequence:
+        if mismatched[doc_index] < 0:
             return sequence
-        own = getattr(sequence, modality)
-        theirs = getattr(corpus.sequence(int(partners[item])), modality)[: len(own)]
-        patches = np.full_like(own, SILENCE if modality == "audio" else GREY)
+        matched = getattr(sequence, modality)
+        theirs = getattr(corpus.sequence(int(mismatched[doc_index])), modality)[: len(matched)]
+        patches = np.full_like(matched, SILENCE if modality == "audio" else GREY)
         patches[: len(theirs)] = theirs
         return dataclasses.replace(sequence, **{modality: patches})
 
-    return alter
+    return transform
 
 
-def only_with_partner(losses: DocumentLoss, partners: np.ndarray) -> DocumentLoss:
-    """The same documents, those without a partner emptied: they carry no loss and no target."""
-    keep = (partners >= 0)[:, None]
+def drop_unmatched(losses: DocumentLosses, mismatched: np.ndarray) -> DocumentLosses:
+    """The same documents; those without mismatched media have no loss and no target."""
+    keep = (mismatched >= 0)[:, None]
     return dataclasses.replace(losses, loss=losses.loss * keep, tokens=losses.tokens * keep, bytes=losses.bytes * keep)
 
 
 def mix_weights(corpus: Any, documents: np.ndarray) -> np.ndarray:
     """(n,) float64: for each document, training documents of its kind and level per document of it given here.
 
-    The weights have mean 1 and are 0 for a cell that was not trained on. Where none was, all are 1: there is no mix to
-    weigh by.
+    The weights have mean 1 and are 0 for a cell without training documents. Where no cell has any, all are 1.
     """
     documents = np.asarray(documents, np.int64)
     cell = np.stack([np.asarray(corpus.kind), np.asarray(corpus.level)], axis=1).astype(np.int64)
@@ -103,73 +97,58 @@ def mix_weights(corpus: Any, documents: np.ndarray) -> np.ndarray:
 
 
 def gain_interval(
-    own: DocumentLoss, without: DocumentLoss, modality: str, config: EvalConfig, *, weights: np.ndarray | None = None
+    matched: DocumentLosses,
+    blank: DocumentLosses,
+    modality: str,
+    config: EvalConfig,
+    *,
+    weights: np.ndarray | None = None,
 ) -> Interval:
-    """1 - L(own) / L(without) over targets after the modality's media. The two must hold the same documents.
+    """1 - L(matched) / L(blank) over targets after the modality's media.
 
-    weights: (n,) what each document counts, see `mix_weights`; None counts each once.
+    weights: (n,) from `mix_weights`; None counts each document once. Raises ValueError for different documents.
     """
-    if not np.array_equal(own.document, without.document):
+    if not np.array_equal(matched.document, blank.document):
         raise ValueError("a media gain pairs losses of the same documents; these two differ")
-    context = CONTEXT.index(modality)
-    weights = np.ones(len(own)) if weights is None else weights
-    return ratio_interval(
-        weights * own.loss[:, context],
-        weights * without.loss[:, context],
-        num_resamples=config.bootstrap_resamples,
-        confidence=config.confidence,
-        seed=config.seed,
-        one_minus=True,
-    )
+    context = MODALITY_CONTEXTS.index(modality)
+    weights = np.ones(len(matched)) if weights is None else weights
+    return config.interval(weights * matched.loss[:, context], weights * blank.loss[:, context], one_minus=True)
 
 
-def summarise(
-    own: DocumentLoss,
-    without: DocumentLoss,
-    other: DocumentLoss | None,
+def summarize_gain(
+    matched: DocumentLosses,
+    blank: DocumentLosses,
+    mismatched: DocumentLosses | None,
     modality: str,
     config: EvalConfig,
     *,
     weights: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """The gain of one modality with everything beside it, as JSON.
+    """The gain of one modality as JSON: gain, low, high, num_documents, and under `matched`, `blank` and `mismatched`
+    the loss in nats per token; the same in `cells` per kind and level, and in `kinds` per kind.
 
-    own, without, other: losses of the same documents with their own, a blank, and another document's medium (None:
-    not measured). weights: (n,) what each document counts, see `mix_weights`; None counts each once. Gives gain, low,
-    high, num_documents; own, blank and other loss in nats per token; `cells`, the same per kind and level, and `kinds`,
-    per kind.
+    mismatched: None where it was not measured. weights: (n,) from `mix_weights`; None counts each document once.
     """
-    weights = np.ones(len(own)) if weights is None else weights
+    conditions = {"matched": matched, "blank": blank, "mismatched": mismatched}
+    context = MODALITY_CONTEXTS.index(modality)
 
-    def entry(mask: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
-        return _entry(own, without, other, mask, modality, config, weights)
-
-    present = {own.kinds[k] for k in np.unique(own.kind)}
-    chosen = [kind for kind in HEADLINE_KINDS[modality] if kind in present] or sorted(present)
-    mask = np.any([own.of_kind(kind) for kind in chosen], axis=0) if chosen else np.zeros(len(own), bool)
-    result = entry(mask, weights) | {"over_kinds": chosen}
-    result["kinds"] = [{"kind": kind, **entry(own.of_kind(kind), weights)} for kind in sorted(present)]
-    # within a cell all documents count alike, also where nothing like it was trained on
-    alike = np.ones(len(own))
-    result["cells"] = [{"kind": kind, "level": level, **entry(cell, alike)} for kind, level, cell in own.cells()]
-    return result
-
-
-def _entry(
-    own: DocumentLoss,
-    without: DocumentLoss,
-    other: DocumentLoss | None,
-    mask: np.ndarray,
-    modality: str,
-    config: EvalConfig,
-    weights: np.ndarray,
-) -> dict[str, Any]:
-    weights = weights[mask]
-    interval = gain_interval(own.select(mask), without.select(mask), modality, config, weights=weights)
-    context = CONTEXT.index(modality)
-
-    def mean(losses: DocumentLoss | None) -> float | None:
+    def mean(losses: DocumentLosses | None, mask: np.ndarray, weights: np.ndarray) -> float | None:
         tokens = 0.0 if losses is None else float(weights @ losses.tokens[mask, context])
         return float(weights @ losses.loss[mask, context]) / tokens if tokens else None
 
-    return interval.to_dict(name="gain") | {"own": mean(own), "blank": mean(without), "other": mean(other)}
+    def entry(mask: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
+        weights = weights[mask]
+        interval = gain_interval(matched.select(mask), blank.select(mask), modality, config, weights=weights)
+        return interval.to_dict(name="gain") | {n: mean(losses, mask, weights) for n, losses in conditions.items()}
+
+    alike = np.ones(len(matched))
+    weights = alike if weights is None else weights
+    present = sorted({matched.kinds[kind] for kind in np.unique(matched.kind)})
+    chosen = [kind for kind in HEADLINE_KINDS[modality] if kind in present] or present
+    mask = np.any([matched.of_kind(kind) for kind in chosen], axis=0) if chosen else np.zeros(len(matched), bool)
+    return entry(mask, weights) | {
+        "headline_kinds": chosen,
+        "kinds": [{"kind": kind, **entry(matched.of_kind(kind), weights)} for kind in present],
+        # within a cell all documents count alike, also where the training mix has none
+        "cells": [{"kind": kind, "level": level, **entry(cell, alike)} for kind, level, cell in matched.cells()],
+    }

@@ -1,61 +1,56 @@
-"""Held-out loss, kept per document: everything else (means, gains, intervals, comparisons) is arithmetic on it.
+"""Held-out loss per document; gains, intervals and comparisons are arithmetic on it.
 
-`measure` runs the model over chosen documents once and returns `DocumentLoss`: for each document and each context (no
-medium yet, after a picture, after sound, after film) the summed cross-entropy in nats, the number of target tokens
-and the number of UTF-8 bytes they stand for. Two measurements of the same documents, under two conditions or by two
-models, line up entry by entry, which is what makes paired intervals possible.
+`measure_losses` runs the model over chosen documents and returns `DocumentLosses`: for each document and modality
+context (no media yet, after an image, after audio, after video) the summed cross-entropy in nats, the number of target
+tokens and their UTF-8 bytes. Two measurements of the same documents line up entry by entry, so intervals can be paired.
 
-The loss is the plain cross-entropy of the hard labels in float32, whatever the model was trained with. The end token
-is a target as any other: it counts as a token with 0 bytes. A document's first token is never a target.
+The loss is the plain cross-entropy of the hard labels in float32, whatever the training loss was. The end token is a
+target of 0 bytes. A document's first token is never a target.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from data.document import SPLITS
-from data.sequence import CONTEXT, Sequence
-from evals.config import EvalConfig
-from evals.rows import batches
-from kernels import linear_cross_entropy
-from model.device import autocast, device_of
-from model.geometry import Geometry
+from brine.data.document import SPLITS
+from brine.data.sequence import MODALITY_CONTEXTS, Sequence
+from brine.evals.config import EvalConfig
+from brine.evals.packing import packed_batches
+from brine.kernels.linear_loss import linear_cross_entropy
+from brine.model.device import autocast, device_of
 
-NUM_CONTEXTS = len(CONTEXT)
+NUM_MODALITY_CONTEXTS = len(MODALITY_CONTEXTS)
 
 
 @dataclass(frozen=True)
-class DocumentLoss:
-    """Losses of n documents. The last axis of `loss`, `tokens` and `bytes` is the context, an index into CONTEXT."""
+class DocumentLosses:
+    """Losses of n documents; the last axis of `loss`, `tokens` and `bytes` is an index into MODALITY_CONTEXTS.
+
+    document: (n,) int64, index in the corpus. kind: (n,) int64, index into `kinds`. level: (n,) int64. loss: (n, 4)
+    float64, summed cross-entropy in nats. tokens, bytes: (n, 4) int64, target tokens and their UTF-8 bytes.
+    """
 
     document: np.ndarray
-    """(n,) int64: index in the corpus."""
     kind: np.ndarray
-    """(n,) int64: index into `kinds`."""
     level: np.ndarray
-    """(n,) int64."""
     loss: np.ndarray
-    """(n, 4) float64: summed cross-entropy, nats."""
     tokens: np.ndarray
-    """(n, 4) int64: target tokens."""
     bytes: np.ndarray
-    """(n, 4) int64: UTF-8 bytes that the targets stand for."""
     kinds: tuple[str, ...]
-    """Names of the kinds."""
 
     def __len__(self) -> int:
         return len(self.document)
 
-    def select(self, chosen: np.ndarray) -> DocumentLoss:
-        """Only the documents chosen: a boolean mask or places."""
+    def select(self, chosen: np.ndarray) -> DocumentLosses:
+        """Only the chosen documents, by a boolean mask or indices."""
         columns = (getattr(self, name)[chosen] for name in ("document", "kind", "level", "loss", "tokens", "bytes"))
-        return DocumentLoss(*columns, self.kinds)
+        return DocumentLosses(*columns, self.kinds)
 
     def of_kind(self, kind: str) -> np.ndarray:
         """(n,) bool: documents of this kind."""
@@ -81,7 +76,7 @@ class DocumentLoss:
                 "document": int(self.document[n]),
                 "kind": self.kinds[self.kind[n]],
                 "level": int(self.level[n]),
-                "context": CONTEXT[context],
+                "modality_context": MODALITY_CONTEXTS[context],
                 "loss": round(float(self.loss[n, context]), 6),
                 "tokens": int(self.tokens[n, context]),
                 "bytes": int(self.bytes[n, context]),
@@ -119,7 +114,7 @@ def split_mask(corpus: Any, split: str) -> np.ndarray:
 def held_out_split(corpus: Any, config: EvalConfig) -> str:
     """The configured split, or the other held-out one where that is empty.
 
-    Raises ValueError, telling the remedy, when the corpus holds nothing out.
+    Raises ValueError when the corpus has no held-out document.
     """
     for split in (config.split, "test", "validation"):
         if split_mask(corpus, split).any():
@@ -130,90 +125,90 @@ def held_out_split(corpus: Any, config: EvalConfig) -> str:
 
 
 def require_targets(corpus: Any, split: str, *, what: str = "held-out document") -> None:
-    """Raise ValueError where no document of a split has a token to predict, so that nothing can be measured."""
+    """Raise ValueError where no document of a split has a target."""
     inside = np.flatnonzero(split_mask(corpus, split)).tolist()
-    if not any(corpus.tokens(number).learn[1:].any() for number in inside):
+    if not any(corpus.tokens(number).loss_mask[1:].any() for number in inside):
         raise ValueError(
-            f'no {what} has a target (0 of {len(inside):,}): their text is empty, marked "learn": false, or said by '
-            "others than the assistant, so that nothing can be measured"
+            f'no {what} has a target (0 of {len(inside):,}): their text is empty, marked "loss_mask": false, or not '
+            "of the assistant, so nothing can be measured"
         )
 
 
-def in_pieces(corpus: Any, documents: np.ndarray, row_tokens: int) -> dict[str, int]:
-    """How many documents are longer than a row, and so measured in pieces that do not see each other."""
+def split_documents(corpus: Any, documents: np.ndarray, seq_len: int) -> dict[str, int]:
+    """How many documents are longer than seq_len, and so split into chunks that do not attend to each other."""
     tokens = np.asarray(corpus.num_tokens)[documents]
-    found = {"documents": int((tokens > row_tokens).sum()), "of_documents": len(tokens), "row_tokens": row_tokens}
-    return found | {"longest": int(tokens.max(initial=0))}
+    found = {"documents": int((tokens > seq_len).sum()), "total_documents": len(tokens), "seq_len": seq_len}
+    return found | {"longest_tokens": int(tokens.max(initial=0))}
 
 
-def byte_lengths(tokenizer: Any) -> np.ndarray:
-    """(V,) int64: UTF-8 bytes that each id stands for; 0 for special tokens."""
+def token_byte_lengths(tokenizer: Any) -> np.ndarray:
+    """(V,) int64: UTF-8 bytes of each token id; 0 for special tokens."""
     return np.array([len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)], np.int64)
 
 
 @torch.no_grad()
-def measure(
+def measure_losses(
     model: Any,
     corpus: Any,
     documents: np.ndarray,
     *,
     token_bytes: np.ndarray,
     config: EvalConfig,
-    alter: Callable[[int, Sequence], Sequence] | None = None,
+    transform: Callable[[int, Sequence], Sequence] | None = None,
     compute_dtype: torch.dtype | None = None,
     progress: Callable[[int], None] | None = None,
-) -> DocumentLoss:
+) -> DocumentLosses:
     """Loss of a model over documents of a corpus.
 
-    model: a Transformer (or anything with its `forward` and `head_weight`). documents: (n,) indices into corpus.
-    token_bytes: from `byte_lengths`. alter(place in documents, sequence) gives what is measured instead of the
-    sequence; it must keep its length and targets. compute_dtype: of the matrix products, None for the weights' own.
-    progress(documents newly reached) is called after each batch. The model's train/eval mode is left as it is; rows go
-    to the device that its weights are on.
+    model: a Transformer (or anything with its `forward` and `head_weight`), left in its mode. documents: (n,) indices
+    into corpus. token_bytes: from `token_byte_lengths`. transform(index in documents, sequence) gives what is measured
+    instead; it keeps length and targets. compute_dtype: of the matrix products, None for the weights' own.
+    progress(documents newly reached) is called after each batch.
     """
     documents = np.asarray(documents, np.int64)
 
-    def sequence_of(item: int) -> Sequence:
-        sequence = corpus.sequence(int(documents[item]))
-        return alter(item, sequence) if alter is not None else sequence
+    def load_sequence(doc_index: int) -> Sequence:
+        sequence = corpus.sequence(int(documents[doc_index]))
+        return transform(doc_index, sequence) if transform is not None else sequence
 
     count = len(documents)
-    loss = np.zeros(count * NUM_CONTEXTS)
+    loss = np.zeros(count * NUM_MODALITY_CONTEXTS)
     tokens, num_bytes = np.zeros(len(loss), np.int64), np.zeros(len(loss), np.int64)
     finished = np.zeros(0, np.int64)
-    rows = batches(
+    rows = packed_batches(
         count,
-        sequence_of,
+        load_sequence,
         [int(corpus.num_tokens[document]) for document in documents],
-        row_tokens=config.row_tokens,
-        rows_per_batch=config.rows_per_batch,
+        seq_len=config.seq_len,
+        batch_size=config.batch_size,
     )
     device = device_of(model)
     for batch in rows:
-        geometry, truth = Geometry.of(batch, model), batch.labels.flatten().numpy()
-        batch, geometry = batch.to(device), geometry.to(device)
+        truth = batch.labels.flatten().numpy()
+        target = np.flatnonzero(truth >= 0)
+        doc_index = batch.document.flatten().numpy()[target].astype(np.int64)
+        place = doc_index * NUM_MODALITY_CONTEXTS + batch.modality_context.flatten().numpy()[target]
+        # a stand-in for a model may have no attention
+        if hasattr(model, "rotary"):
+            batch.inputs.make_masks(model.config)
+        batch = batch.to(device)
         # blocks that were compiled for training run eagerly: these shapes are not theirs
-        with (
-            autocast(device, compute_dtype),
-            torch.compiler.set_stance("force_eager"),
-        ):
-            hidden = model(batch.token_ids, batch.position, batch.document, batch.block, batch.media, geometry=geometry)
+        with autocast(device, compute_dtype), torch.compiler.set_stance("force_eager"):
+            hidden = model(batch.inputs)
             _, token_loss = linear_cross_entropy(
                 hidden.flatten(0, 1), model.head_weight, batch.labels.flatten(), return_token_loss=True,
                 backend=model.loss_backend,
             )  # fmt: skip
-        target = np.flatnonzero(batch.item.ravel() >= 0)
-        place = batch.item.ravel()[target] * NUM_CONTEXTS + batch.context.ravel()[target]
         values = token_loss.double().cpu().numpy()[target]
         loss += np.bincount(place, weights=values, minlength=len(loss))
         tokens += np.bincount(place, minlength=len(loss))
         num_bytes += np.bincount(place, weights=token_bytes[truth[target]], minlength=len(loss)).astype(np.int64)
         if progress is not None:
-            fresh = np.setdiff1d(batch.item[batch.item >= 0], finished)
+            fresh = np.setdiff1d(doc_index, finished)
             finished = np.concatenate((finished, fresh))
             progress(len(fresh))
-    shape = (count, NUM_CONTEXTS)
-    return DocumentLoss(
+    shape = (count, NUM_MODALITY_CONTEXTS)
+    return DocumentLosses(
         documents,
         np.asarray(corpus.kind)[documents].astype(np.int64),
         np.asarray(corpus.level)[documents].astype(np.int64),
@@ -224,34 +219,34 @@ def measure(
     )
 
 
-def table(losses: DocumentLoss) -> list[dict[str, Any]]:
+def loss_table(losses: DocumentLosses) -> list[dict[str, Any]]:
     """Loss per kind and level: one JSON object a cell, with nats per token, bits per byte and counts."""
-    return [{"kind": kind, "level": level, **_row(losses.select(mask))} for kind, level, mask in losses.cells()]
+    cells = [(kind, level, losses.select(mask)) for kind, level, mask in losses.cells()]
+    return [
+        {
+            "kind": kind,
+            "level": level,
+            "loss": cell.mean(),
+            "bits_per_byte": cell.bits_per_byte(),
+            "documents": len(cell),
+            "tokens": int(cell.tokens.sum()),
+        }
+        for kind, level, cell in cells
+    ]
 
 
-def by_context(losses: DocumentLoss) -> dict[str, float | None]:
-    """Nats per target token after each medium, and before any ("none"); only contexts that occur."""
+def loss_by_modality_context(losses: DocumentLosses) -> dict[str, float]:
+    """Nats per target token in each modality context that occurs ("none": before any media)."""
     return {
         name: float(losses.loss[:, context].sum() / losses.tokens[:, context].sum())
-        for context, name in enumerate(CONTEXT)
+        for context, name in enumerate(MODALITY_CONTEXTS)
         if losses.tokens[:, context].any()
     }
 
 
-def bits_per_byte_of_text(losses: DocumentLoss, *, kinds: Iterable[str] = ("text",)) -> float | None:
-    """Bits per byte of text documents; where the corpus has no kind of that name, of documents without any medium."""
-    mask = np.zeros(len(losses), bool)
-    for kind in kinds:
-        mask |= losses.of_kind(kind)
+def text_bits_per_byte(losses: DocumentLosses) -> float | None:
+    """Bits per byte of documents of kind "text"; where the corpus has no such kind, of documents without media."""
+    mask = losses.of_kind("text")
     if not mask.any():
         mask = losses.tokens[:, 1:].sum(axis=1) == 0
     return losses.select(mask).bits_per_byte()
-
-
-def _row(losses: DocumentLoss) -> dict[str, Any]:
-    return {
-        "loss": losses.mean(),
-        "bits_per_byte": losses.bits_per_byte(),
-        "documents": len(losses),
-        "tokens": int(losses.tokens.sum()),
-    }

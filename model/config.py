@@ -4,7 +4,7 @@ A model is decided by about twenty numbers, and all of them are here: a checkpoi
 holds exactly these fields, and two models with equal configs have equal parameter names and shapes.
 What is *not* here is how a model is trained, on how many devices, or in which precision: those
 belong to the recipe. Nor does it hold anything about media beyond the three flat patch lengths:
-how a picture becomes patches is the `data` room's business (`data.EncodeConfig`).
+how an image becomes patches is the `data` room's business (`data.EncodeConfig`).
 
 Layers come in groups of `global_every`: the last layer of each group is *global* (causal over the
 whole document, a long rotary base), the others are *local* (a sliding window, media blocks seen
@@ -82,7 +82,7 @@ class ModelConfig:
             raise ValueError(f"window = {self.window}: give at least 1 (a row sees itself), or None for no limit")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
-                f"num_heads = {self.num_heads} is no multiple of num_kv_heads = {self.num_kv_heads}: "
+                f"num_heads = {self.num_heads} is not a multiple of num_kv_heads = {self.num_kv_heads}: "
                 "each key/value head must serve the same number of query heads"
             )
         if self.head_dim % 2:

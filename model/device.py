@@ -1,7 +1,7 @@
 """Where a model runs and in what precision it multiplies: one answer for every command and every stage.
 
-A run settles both once (`training.runtime`) and hands them on; commands that load a trained model ask here. So no stage
-can end on the host because nobody told it of the card, and no two commands mean different things by "auto".
+A run settles both once (`brine.training.runtime`) and hands them on; commands that load a trained model ask here. So no
+stage can end on the host because nobody told it of the card, and no two commands mean different things by "auto".
 
     device          where weights and inputs lie; "auto" is the current CUDA device where there is one, else the CPU
     compute_dtype   dtype of matrix products, keys and values, by autocast; None is the weights' own
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kernels import choices
+from brine.kernels.selection.choice_log import backend_choices
 
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 
@@ -71,7 +71,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 def native_dtype(device: torch.device | str) -> torch.dtype:
     """The fastest dtype of matrix products that training bears: bfloat16 where the hardware multiplies it."""
-    return torch.bfloat16 if has_bfloat16(device)[0] else torch.float32
+    return torch.bfloat16 if supports_bfloat16(device)[0] else torch.float32
 
 
 def resolve_compute_dtype(name: str, device: torch.device | str) -> torch.dtype | None:
@@ -89,13 +89,13 @@ def autocast(device: torch.device | str, compute_dtype: torch.dtype | None) -> A
     return torch.autocast(torch.device(device).type, dtype=compute_dtype)
 
 
-def computed_on(model: nn.Module, compute_dtype: torch.dtype | None) -> dict[str, Any]:
+def compute_info(model: nn.Module, compute_dtype: torch.dtype | None) -> dict[str, Any]:
     """How numbers came about, for the record that holds them: `device`, `compute_dtype`, and the `backends` that
     attention and loss have taken in this process so far. JSON types."""
     device = device_of(model)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     dtype = compute_dtype or model.head_weight.dtype
-    return {"device": name, "compute_dtype": str(dtype).removeprefix("torch."), "backends": choices()}
+    return {"device": name, "compute_dtype": str(dtype).removeprefix("torch."), "backends": backend_choices()}
 
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +112,7 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def has_bfloat16(device: torch.device | str) -> tuple[bool, str]:
+def supports_bfloat16(device: torch.device | str) -> tuple[bool, str]:
     """Does this hardware multiply bfloat16 itself? Returns the answer and its reason."""
     device = torch.device(device)
     if device.type == "cuda":

@@ -1,18 +1,18 @@
 """Tokens and patches in, one stream of vectors out: the whole of "native multimodal".
 
-Text tokens are looked up, and a patch of a picture, a slice of log-mel or a tubelet of video goes, flat,
+Text tokens are looked up, and a patch of an image, a slice of log-mel or a tubelet of video goes, flat,
 through LayerNorm -> Linear -> LayerNorm into the slot that its document left for it. There is no encoder
 and no convolution: packed ragged patches are then one plain matrix product, whatever the sizes of the
-pictures, and everything else is learned by the transformer itself. "linear" drops the two norms.
+images, and everything else is learned by the transformer itself. "linear" drops the two norms.
 
-Slots. The data room gives each patch the flat index of its slot in B * T, and pads the patches to a fixed number
+Slots. The data package gives each patch the flat index of its slot in B * T, and pads the patches to a fixed number
 per batch with slots at B * T. The stream is therefore built one row longer than it needs to be, patches are
 copied in by index, and the extra row, where padding landed, is cut off. Shapes never depend on the data
 (no masks, no nonzero), nothing reads back to the host, and the copy is deterministic both ways:
 real slots are distinct, and padding's gradient is zero.
 
-Patches arrive as they are stored, a byte a pixel, and become floats here, where the model is (`data.patches`). Those
-that are padding become something finite (bytes of zero are -1) that nobody reads.
+Patches arrive as they are stored, a byte a pixel, and become floats here, where the model is
+(`floats`). Those that are padding become something finite (bytes of zero are -1) that nobody reads.
 
 In training every embedder is called, if with no patches: ranks that hold a model between them exchange the gradients
 of all embedders at once, and one that had none would keep the others waiting.
@@ -33,8 +33,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.patches import floats
-from model.config import MODALITIES, ModelConfig
+from brine.model.config import MODALITIES, ModelConfig
+
+
+def floats(patches: Tensor) -> Tensor:
+    """Patches (N, dim) as floats, where they lie; uint8 pixels become x / 127.5 - 1, anything else stays as it is."""
+    if patches.dtype != torch.uint8:
+        return patches
+    found = patches.to(torch.float32)
+    # CUDA makes a division by a number of the host a product with its inverse, whose last bit may differ
+    return found.div_(found.new_full((), 127.5)).sub_(1.0)
 
 
 class PatchEmbedder(nn.Module):
@@ -86,13 +94,13 @@ class Embedder(nn.Module):
         for name, embedder in self.patches.items():
             if name not in media and not torch.is_grad_enabled():
                 continue
-            patches, slot = media[name] if name in media else self._no_patches(name)
+            patches, media_index = media[name] if name in media else self._no_patches(name)
             if patches.shape[-1] != embedder.proj.in_features:
                 raise ValueError(
                     f"{name} patches have {patches.shape[-1]} numbers, the model wants {embedder.proj.in_features}: "
                     f"set {name}_dim of the model to the patch length of the encode config"
                 )
-            stream = stream.index_copy(0, slot, embedder(patches).to(stream.dtype))
+            stream = stream.index_copy(0, media_index, embedder(patches).to(stream.dtype))
         return stream[:-1].view(batch, length, -1)
 
     def _no_patches(self, name: str) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from model.config import ModelConfig
+from brine.model.config import ModelConfig
 
 
 def matrix_parameters(config: ModelConfig) -> int:
@@ -23,41 +23,41 @@ def matrix_parameters(config: ModelConfig) -> int:
     return config.num_layers * per_layer + config.vocab_size * config.dim
 
 
-def causal_area(row_tokens: int, window: int | None = None) -> int:
+def num_causal_pairs(seq_len: int, window: int | None = None) -> int:
     """Visible (query, key) pairs of one causal row with an optional sliding window."""
-    reach = row_tokens if window is None else min(window, row_tokens)
-    return reach * (reach + 1) // 2 + (row_tokens - reach) * reach
+    visible = seq_len if window is None else min(window, seq_len)
+    return visible * (visible + 1) // 2 + (seq_len - visible) * visible
 
 
 def forward_flops(
     config: ModelConfig,
     *,
     num_tokens: int,
-    local_area: int,
-    global_area: int,
+    local_pairs: int,
+    global_pairs: int,
     num_patches: Mapping[str, int] | None = None,
 ) -> int:
     """Operations of one forward pass with its head, from what was really in the batch.
 
-    num_tokens: tokens, padding included if it was computed. local_area, global_area: `Spans.area()` of the two
+    num_tokens: tokens, padding included if it was computed. local_pairs, global_pairs: `Spans.area()` of the two
     kinds of layer. num_patches: modality -> patches embedded.
     """
     num_global = config.num_global_layers
-    area = (config.num_layers - num_global) * local_area + num_global * global_area
+    area = (config.num_layers - num_global) * local_pairs + num_global * global_pairs
     patches = sum(count * config.patch_dims[name] * config.dim for name, count in (num_patches or {}).items())
     return 2 * matrix_parameters(config) * num_tokens + 4 * config.num_heads * config.head_dim * area + 2 * patches
 
 
-def flops_per_token(config: ModelConfig, row_tokens: int) -> float:
-    """Forward operations per token of a row that is one document of `row_tokens` tokens, head included, patch
+def flops_per_token(config: ModelConfig, seq_len: int) -> float:
+    """Forward operations per token of a row that is one document of `seq_len` tokens, head included, patch
     embedders and the look-ahead inside media blocks left out. Packed rows of several documents cost less: use
     `forward_flops` with their true areas."""
     return (
         forward_flops(
             config,
-            num_tokens=row_tokens,
-            local_area=causal_area(row_tokens, config.window),
-            global_area=causal_area(row_tokens),
+            num_tokens=seq_len,
+            local_pairs=num_causal_pairs(seq_len, config.window),
+            global_pairs=num_causal_pairs(seq_len),
         )
-        / row_tokens
+        / seq_len
     )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from model.transformer import Transformer
+    from brine.model.transformer import Transformer
 
 HEAD_STD = 0.25
 """Standard deviation of a logit at the start, which adds HEAD_STD^2 / 2 = 0.03 to a first loss of ln(V)."""

@@ -1,7 +1,7 @@
 """Looking inside: capture, edit and explain activations by the name of their hook point.
 
     with capture(model, "blocks.*.resid_out") as seen:
-        hidden = model(**inputs)
+        hidden = model(inputs)
     logits = logit_lens(model, seen["blocks.2.resid_out"])
 
 Hook points are the `nn.Identity` modules listed in `model/transformer.py`. Any tool that attaches to modules by
@@ -24,8 +24,8 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from kernels import Spans
-from model.transformer import Transformer
+from brine.kernels.attention import Spans
+from brine.model.transformer import Transformer
 
 
 def hook_names(model: Transformer, pattern: str = "*") -> list[str]:
@@ -90,7 +90,7 @@ def attention_pattern(q: Tensor, k: Tensor, spans: Spans, *, rows: Tensor | None
     """What each row attends to, recomputed as the reference would.
 
     q: (B, T, H, D) and k: (B, S, K, D) as captured at `attn.q` and `attn.k`; spans: of that layer, see
-    `Transformer.spans`. rows: 1-D int64, the query rows wanted; None is all, which takes B * H * T * S numbers.
+    `Inputs.spans`. rows: 1-D int64, the query rows wanted; None is all, which takes B * H * T * S numbers.
     Returns (B, H, R, S) float32, zero outside the spans; rows that see something sum to 1.
     """
     rows = torch.arange(q.shape[1], device=q.device) if rows is None else rows.to(q.device)

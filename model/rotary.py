@@ -1,18 +1,17 @@
 """Rotary positions over three axes (t, h, w), with interleaved frequencies, in fp32.
 
 Every token has a position (t, h, w): text has t = h = w, a patch its place in time and on the
-picture. Each of the D / 2 rotary frequencies turns with one axis. The axes are *interleaved*
+image. Each of the D / 2 rotary frequencies turns with one axis. The axes are *interleaved*
 (t, h, w, t, h, w, ...), so that each axis owns fast and slow frequencies alike; in contiguous
 sections one axis would be blind to near neighbours and another to distant ones. For text, where
 all three agree, this is ordinary one-dimensional rotary embedding (Su et al., 2104.09864, eq. 34),
 exactly. The idea of three axes is M-RoPE (Wang et al., 2409.12191).
 
-Precision. cos and sin are made once per micro-batch (`model.geometry`), for the local and for the global base, and
-shared by every layer. Nothing here is ever bf16: at position 1000 bf16 steps by 4. Even fp32 is not
-enough for a plain product: at position 10^6 the angle of the fastest frequency is rounded by 0.03
-to 0.06 radians. So a position is split as 2048 a + b, both parts are turned by constants that were
-computed in fp64 and kept as *turns* (angle / 2 pi), whole turns are dropped before they are added, and
-the error stays under 1e-3 radians up to some millions of positions.
+Precision. cos and sin are made once per micro-batch (`brine.model.inputs`), for the local and for the global base,
+and shared by every layer. Nothing here is ever bf16: at position 1000 bf16 steps by 4. Even fp32 is not enough for a
+plain product: at position 10^6 the angle of the fastest frequency is rounded by 0.03 to 0.06 radians. So a position is
+split as 2048 a + b, both parts are turned by constants that were computed in fp64 and kept as *turns* (angle / 2 pi),
+whole turns are dropped before they are added, and the error stays under 1e-3 radians up to some millions of positions.
 
 Layout of the pairs: number j of a head is paired with number j + D / 2 (the half-split layout), which keeps
 both halves contiguous. `rotate` takes the tables as (B, T, 1, 2, D / 2), so that a head is
@@ -30,7 +29,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from model.config import ModelConfig
+from brine.model.config import ModelConfig
 
 SPLIT = 2048.0
 Tables = tuple[Tensor, Tensor]

@@ -1,4 +1,4 @@
-"""The decoder-only transformer: one stack for text, pictures, sound and video.
+"""The decoder-only transformer: one stack for text, images, sound and video.
 
 A block is the usual pre-norm pair, x + attention(norm(x)), then x + mlp(norm(x)), with RMSNorm
 (1910.07467), grouped-query attention, a norm on queries and keys (per head, before the rotary turn, so that
@@ -7,7 +7,7 @@ come from one matrix, gate and up from another.
 
 Local layers see a sliding window and their media blocks whole; global layers are causal over everything
 and ignore blocks. The difference lies only in the `Spans` and the rotary tables that a block is handed. Both
-are made once (`model.geometry`) and shared, so one compiled block serves all layers: nothing in `Block.forward`
+are made once (`brine.model.inputs`) and shared, so one compiled block serves all layers: nothing in `Block.forward`
 depends on the number of the layer.
 
 Precision. The residual stream, norms, rotary positions and the q/k norm are fp32; under bf16 autocast the
@@ -31,7 +31,7 @@ compilation removes those that have no hook. Shapes, for `blocks.{i}.` where no 
     resid_out       (B, T, E)        the stream as the block leaves it
     final_out       (B, T, E)        after the last norm: what the head reads (no prefix)
 
-Attention patterns are never stored; `model.probe` recomputes them from q and k.
+Attention patterns are never stored; `brine.model.probe` recomputes them from q and k.
 
 What this file does not do: it holds no loss and no logits (`kernels.linear_cross_entropy` works from
 `hidden` and `head_weight`), knows no parallelism, and does not decide precision or compilation.
@@ -41,23 +41,37 @@ B batch, T tokens, S keys, E width, H query heads, K key heads, D head dim, M ML
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kernels import Spans, attention
-from model.cache import KeyValueCache, LayerCache
-from model.config import ModelConfig
-from model.embed import Embedder
-from model.flops import flops_per_token
-from model.geometry import Geometry
-from model.init import init_weights
-from model.rotary import Rotary, Tables, rotate
+from brine.kernels.attention import Spans, attention
+from brine.model.config import ModelConfig
+from brine.model.embed import Embedder
+from brine.model.flops import flops_per_token
+from brine.model.init import init_weights
+from brine.model.inputs import Inputs
+from brine.model.rotary import Rotary, Tables, rotate
 
-Media = Mapping[str, tuple[Tensor, Tensor]]
+
+class LayerCache(Protocol):
+    """Keys and values of one layer."""
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Take in keys and values (B, T, K, D) of new tokens; returns all that attention may see."""
+
+
+class Cache(Protocol):
+    """Keys and values of the tokens before (`brine.inference.cache`)."""
+
+    layers: Sequence[LayerCache]
+
+    def extend(self, segment: Tensor, block: Tensor) -> tuple[Spans, Spans]:
+        """Take in the ids (B, T) int32 of new tokens; returns their spans for local and for global layers."""
 
 
 class RMSNorm(nn.Module):
@@ -133,14 +147,14 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, tables: Tables, spans: Spans, cache: LayerCache | None = None) -> Tensor:
         """x: (B, T, E), the residual stream -> the stream after this layer."""
-        return self.resid_out(self.feed(self.attend(x, tables, spans, cache)))
+        return self.resid_out(self.mlp_half(self.attention_half(x, tables, spans, cache)))
 
-    def attend(self, x: Tensor, tables: Tables, spans: Spans, cache: LayerCache | None = None) -> Tensor:
+    def attention_half(self, x: Tensor, tables: Tables, spans: Spans, cache: LayerCache | None = None) -> Tensor:
         """The first half, in which tokens see each other; as `forward`."""
         x = self.resid_in(x)
         return self.resid_mid(x + self.attn_out(self.attn(self.attn_norm(x), tables, spans, cache)))
 
-    def feed(self, x: Tensor) -> Tensor:
+    def mlp_half(self, x: Tensor) -> Tensor:
         """The second half, each token by itself: (B, T, E) -> (B, T, E)."""
         return x + self.mlp_out(self.mlp(self.mlp_norm(x)))
 
@@ -148,13 +162,13 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """The model: embedders, blocks, final norm and head."""
 
-    def __init__(self, config: ModelConfig, *, generator: torch.Generator | None = None, empty: bool = False):
-        """Build and initialise (see `model.init.init_weights`); give a generator for weights that do not depend on
-        the global random state. empty: take no memory for parameters (they are on torch's "meta" device), so that they
-        can be split over ranks before there are any (`training.parallel.parallelize`)."""
+    def __init__(self, config: ModelConfig, *, generator: torch.Generator | None = None, on_meta_device: bool = False):
+        """Build and initialise (see `brine.model.init.init_weights`); give a generator for weights that do not depend
+        on the global random state. empty: take no memory for parameters (they are on torch's "meta" device), so that
+        they can be split over ranks before there are any (`brine.training.parallel.parallelize.parallelize`)."""
         super().__init__()
         self.config = config
-        with torch.device("meta") if empty else nullcontext():
+        with torch.device("meta") if on_meta_device else nullcontext():
             self.embed = Embedder(config)
             self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
             self.norm = RMSNorm(config.dim, config.norm_eps)
@@ -163,11 +177,11 @@ class Transformer(nn.Module):
         # what computes head and loss, as `kernels.linear_cross_entropy` names it; like attention's backend, never saved
         self.loss_backend = "auto"
         self.rotary = Rotary(config)
-        if not empty:
+        if not on_meta_device:
             self.init_weights(generator)
 
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Fill every parameter anew, as the table of `model.init.init_weights` says."""
+        """Fill every parameter anew, as the table of `brine.model.init.init_weights` says."""
         init_weights(self, generator)
 
     @property
@@ -177,7 +191,7 @@ class Transformer(nn.Module):
 
     @property
     def attention_backend(self) -> str:
-        """What computes attention, as `kernels.attention` names it; set by who knows the machine, never saved."""
+        """What computes attention, as `brine.kernels.attention` names it; set by who knows the machine, never saved."""
         return self.blocks[0].attn.backend
 
     @attention_backend.setter
@@ -194,46 +208,27 @@ class Transformer(nn.Module):
             total += self.embed.tokens.weight.numel() if self.head is None else 0
         return total
 
-    def flops_per_token(self, row_tokens: int) -> float:
-        """Forward floating-point operations per token of a full row; see `model.flops.flops_per_token`."""
-        return flops_per_token(self.config, row_tokens)
+    def flops_per_token(self, seq_len: int) -> float:
+        """Forward floating-point operations per token of a full row; see `brine.model.flops.flops_per_token`."""
+        return flops_per_token(self.config, seq_len)
 
-    def spans(self, document: Tensor, block: Tensor) -> tuple[Spans, Spans]:
-        """What local and what global layers see (in this order), for document and block (B, T) int32."""
-        return Geometry(document, block).spans(self.config)
+    def forward(self, inputs: Inputs, *, cache: Cache | None = None) -> Tensor:
+        """Hidden states (B, T, E) after the last norm, fp32 (fp64 for an fp64 model).
 
-    def forward(
-        self,
-        token_ids: Tensor,
-        position: Tensor,
-        document: Tensor,
-        block: Tensor,
-        media: Media | None = None,
-        *,
-        cache: KeyValueCache | None = None,
-        geometry: Geometry | None = None,
-    ) -> Tensor:
-        """Hidden states after the last norm.
-
-        token_ids: (B, T) int. position: (B, T, 3) float32. document: (B, T) int32, a document is a run of equal
-        ids, negative is padding. block: (B, T) int32, 0 is none. media: modality -> (patches, slot), see `Embedder`.
         cache: keys and values of the tokens before these, which are added to it; a media block must come whole.
-        geometry: masks and rotary tables of these tokens, where others need them as well, or where they do not follow
-        from `document` and `block` (rows that lie on several ranks); made here by default.
-        Returns (B, T, E), fp32 (fp64 for an fp64 model). Raises ValueError for media that the model does not know
-        and for a media block cut in two by the cache.
+        Raises ValueError for media that the model does not know and for a media block cut in two by the cache.
         """
         if cache is None:
-            geometry = geometry or Geometry(document, block, position)
-            spans, tables = geometry.spans(self.config), geometry.tables(self.rotary)
-            caches = [None] * len(self.blocks)
+            spans, tables = inputs.spans(self.config), inputs.tables(self.rotary)
+            caches: Sequence[LayerCache | None] = [None] * len(self.blocks)
         else:
-            spans, tables, caches = cache.extend(document, block), self.rotary(position), cache.layers
-        x = self.embed_out(self.embed(token_ids, media))
-        x = self.through(range(len(self.blocks)), x, tables, spans, caches)
+            spans, tables = cache.extend(inputs.segment, inputs.block), self.rotary(inputs.position)
+            caches = cache.layers
+        x = self.embed_out(self.embed(inputs.token_ids, inputs.media))
+        x = self.run_layers(range(len(self.blocks)), x, tables, spans, caches)
         return self.final_out(self.norm(x))
 
-    def through(
+    def run_layers(
         self,
         layers: Sequence[int],
         x: Tensor,
@@ -243,28 +238,19 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """The stream (B, T, E) after neighbouring layers. tables, spans: for local and for global ones."""
         for layer in layers:
-            reach = int(self.config.is_global(layer))
-            x = self.blocks[layer](x, tables[reach], spans[reach], caches[layer])
+            is_global = int(self.config.is_global(layer))
+            x = self.blocks[layer](x, tables[is_global], spans[is_global], caches[layer])
         return x
 
-    def fill(
-        self,
-        token_ids: Tensor,
-        position: Tensor,
-        document: Tensor,
-        block: Tensor,
-        media: Media | None = None,
-        *,
-        cache: KeyValueCache,
-    ) -> None:
-        """What `forward` leaves in the cache, without what it returns; arguments and errors as there.
+    def prefill(self, inputs: Inputs, *, cache: Cache) -> None:
+        """What `forward` leaves in the cache, without what it returns; errors as there.
 
-        Of the last layer only keys and values are computed: nobody reads what its rows would have read. Where that is
-        the only global layer, a context costs time in proportion to its length.
+        Of the last layer only keys and values are computed: nothing reads what its queries would have read. Where that
+        is the only global layer, a context costs time in proportion to its length.
         """
-        spans, tables = cache.extend(document, block), self.rotary(position)
+        spans, tables = cache.extend(inputs.segment, inputs.block), self.rotary(inputs.position)
         *layers, last = range(len(self.blocks))
-        x = self.through(layers, self.embed(token_ids, media), tables, spans, cache.layers)
-        end, reach = self.blocks[last], int(self.config.is_global(last))
-        _, k, v = end.attn.project(end.attn_norm(x), tables[reach])
+        x = self.run_layers(layers, self.embed(inputs.token_ids, inputs.media), tables, spans, cache.layers)
+        end, is_global = self.blocks[last], int(self.config.is_global(last))
+        _, k, v = end.attn.project(end.attn_norm(x), tables[is_global])
         cache.layers[last].append(k, v)

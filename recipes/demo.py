@@ -1,31 +1,29 @@
 """The default run: all four kinds of material learned in a quarter of an hour on two cores.
 
-A million parameters teach four million. Most of the material is level 1 (one line of code in a picture, one to three
-spoken name parts, one typed line), since a model of this size learns to read and listen there and nowhere else in the
-time; a little of levels 2 and 3 shows where it ends. Both large models see the same 3.4 million tokens in the same
-rows. Every count is fixed, so the same machine makes the same weights.
+A model of 1M parameters teaches one of 4M. Most of the material is level 1, since a model of this size learns to read
+and listen there and nowhere else in the time. Both large models see the same 3.4M tokens in the same order.
 """
 
 from __future__ import annotations
 
-from data.config import EncodeConfig
-from data.workbench import Counts, WorkbenchConfig
-from evals.config import EvalConfig
-from model.config import ModelConfig
-from recipes.recipe import CorpusConfig, Recipe, RowsConfig
-from salt.config import SaltConfig
-from training.config import TrainConfig
+from brine.data.config import EncodeConfig
+from brine.evals.config import EvalConfig
+from brine.model.config import ModelConfig
+from brine.pipeline.recipe import CorpusConfig, PackingConfig, Recipe
+from brine.salt.config import SaltConfig
+from brine.synth import SynthConfig, SynthCounts
+from brine.training.config import TrainConfig
 
 STEPS = 420
 
 
 def demo() -> Recipe:
     """All four kinds in 20 minutes on two cores: small model, large with SALT, large without, report."""
-    held_out = Counts(
+    held_out = SynthCounts(
         text=24, screenshot=(160, 24, 8, 0), narration=(160, 24, 8, 4), recording=(96, 12, 4, 0), page=(6, 2, 0, 0)
     )
-    workbench = WorkbenchConfig(
-        train=Counts(
+    synth = SynthConfig(
+        train=SynthCounts(
             text=70,
             screenshot=(26000, 700, 60, 0),
             narration=(5000, 300, 60, 40),
@@ -38,8 +36,8 @@ def demo() -> Recipe:
     small = TrainConfig(
         model=ModelConfig(dim=128, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=32, mlp_dim=352, window=128),
         num_steps=240,
-        rows_per_step=16,
-        micro_rows=16,
+        global_batch_size=16,
+        micro_batch_size=16,
         learning_rate=4e-3,
         warmup_steps=30,
         checkpoint_every=50,
@@ -50,8 +48,8 @@ def demo() -> Recipe:
     large = TrainConfig(
         model=ModelConfig(dim=256, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=64, mlp_dim=704, window=128),
         num_steps=STEPS,
-        rows_per_step=16,
-        micro_rows=16,
+        global_batch_size=16,
+        micro_batch_size=16,
         learning_rate=4e-3,
         warmup_steps=30,
         checkpoint_every=50,
@@ -62,11 +60,11 @@ def demo() -> Recipe:
     return Recipe(
         name="demo",
         corpus=CorpusConfig(
-            vocab_size=384, workbench=workbench, encode=EncodeConfig(max_image_tokens=384, max_video_tokens=384)
+            vocab_size=384, synth=synth, encode=EncodeConfig(max_image_tokens=384, max_video_tokens=384)
         ),
-        rows=RowsConfig(row_tokens=512, image_budget=384, audio_budget=384, video_budget=384),
+        packing=PackingConfig(seq_len=512, image_budget=384, audio_budget=384, video_budget=384),
         small=small,
         large=large,
         salt=SaltConfig(),
-        evals=EvalConfig(documents_per_cell=160, transcripts_per_cell=32, validation_per_cell=16, row_tokens=512),
+        evals=EvalConfig(documents_per_cell=160, transcripts_per_cell=32, validation_per_cell=16, seq_len=512),
     )

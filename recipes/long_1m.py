@@ -1,25 +1,21 @@
-"""A million tokens to a row: a model of a thousand million parameters, five local layers to a global one.
+"""Sequences of a million tokens: a 1B-parameter model, five local layers to a global one.
 
-For GPUs; on paper first: `python -m training.planner long_1m --gpus 1 --gpu h200`. The settings below are what the
-planner finds for one H200 in a machine of eight, and they have not been run there (`python -m benchmarks.train_gpu` is
-to do it). Rows of 1,048,576 tokens are mostly one long document or repository each; the workbench corpus is small for
-that, so give a corpus of your own (`--corpus.manifest`).
-
-The rotary base of global layers is raised with the length (2 pi times the base bounds the longest wavelength), local
-layers keep theirs. The guard rolls back on a spike of the loss or an explosion of the gradient.
+For GPUs; plan it first: `brine plan long_1m --gpus 1 --gpu h200`. The settings are what the planner finds for one
+H200 in a machine of eight, and have not been run there. Give a corpus of your own (`--corpus.manifest`): the
+synthetic one is small. The rotary base of global layers grows with the length; the guard rolls back on spikes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 
-from evals.config import EvalConfig
-from model.config import ModelConfig
-from recipes.demo import demo
-from recipes.recipe import CorpusConfig, Recipe, RowsConfig
-from training.config import RuntimeConfig, TrainConfig
+from brine.evals.config import EvalConfig
+from brine.model.config import ModelConfig
+from brine.pipeline.recipe import CorpusConfig, PackingConfig, Recipe
+from brine.recipes.demo import demo
+from brine.training.config import RuntimeConfig, TrainConfig
 
-ROW_TOKENS = 2**20
+SEQ_LEN = 2**20
 
 
 def long_1m() -> Recipe:
@@ -28,8 +24,8 @@ def long_1m() -> Recipe:
     return dataclasses.replace(
         base,
         name="long_1m",
-        corpus=CorpusConfig(vocab_size=32768, workbench=base.corpus.workbench),
-        rows=RowsConfig(row_tokens=ROW_TOKENS, image_budget=131072, audio_budget=65536, video_budget=131072),
+        corpus=CorpusConfig(vocab_size=32768, synth=base.corpus.synth),
+        packing=PackingConfig(seq_len=SEQ_LEN, image_budget=131072, audio_budget=65536, video_budget=131072),
         large=TrainConfig(
             model=ModelConfig(
                 dim=1536,
@@ -43,19 +39,21 @@ def long_1m() -> Recipe:
                 rope_theta_global=50_000_000.0,
             ),
             num_steps=2000,
-            rows_per_step=4,
-            micro_rows=1,
+            global_batch_size=4,
+            micro_batch_size=1,
             learning_rate=4e-4,
             warmup_steps=100,
             z_loss=1e-4,
-            spike_sigma=6.0,
-            explosion_factor=10.0,
+            loss_spike_sigma=6.0,
+            grad_norm_spike_factor=10.0,
             checkpoint_every=25,
             log_every=1,
             validate_every=200,
             seed=2,
         ),
         arms=("baseline",),
-        evals=EvalConfig(row_tokens=8192),
-        runtime=RuntimeConfig(dtype="bfloat16", checkpointing="offload", checkpoint_layers=5, mlp_tile=4096),
+        evals=EvalConfig(seq_len=8192),
+        runtime=RuntimeConfig(
+            dtype="bfloat16", activation_checkpointing="offload", ac_group_size=5, mlp_tile_tokens=4096
+        ),
     )

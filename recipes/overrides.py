@@ -1,9 +1,9 @@
-"""`--a.b value` without tyro: what `recipes.launch` falls back to on a machine that lacks it.
+"""`--a.b value` without tyro, for a machine that lacks it: the same options, without help texts.
 
-    override(Launch(recipe=demo()), ["--large.num-steps", "100", "--runtime.compile", "False"], unnamed="recipe")
+    apply_overrides(LaunchConfig(demo()), ["--large.num-steps", "100", "--runtime.compile", "False"],
+    flattened="recipe")
 
-It knows what recipes are made of (numbers, words, paths, booleans, None, tuples of these, dataclasses) and nothing
-else: no help texts, no subcommands, no abbreviations. tests/test_launch.py holds it against tyro.
+It knows the types of recipes: numbers, words, paths, booleans, None, tuples of these, dataclasses.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any
 FLAG_ON, FLAG_OFF = "on", "off"
 
 
-def override(value: Any, words: list[str], *, unnamed: str = "") -> Any:
-    """A copy of a dataclass with the fields that the words name. unnamed: a field whose name options leave out.
+def apply_overrides(value: Any, words: list[str], *, flattened: str = "") -> Any:
+    """A copy of a dataclass with the fields that the words name. flattened: a field whose options have no prefix.
 
     Raises ValueError for an unknown field, a value of the wrong kind, or what the dataclasses refuse.
     """
-    known = options(value, unnamed=unnamed)
+    known = list_options(value, flattened=flattened)
     tree: dict[str, Any] = {}
     at = 0
     while at < len(words):
@@ -50,15 +50,15 @@ def override(value: Any, words: list[str], *, unnamed: str = "") -> Any:
     return _replaced(value, tree)
 
 
-def options(value: Any, *, unnamed: str = "") -> dict[str, tuple[tuple[str, ...], Any]]:
+def list_options(value: Any, *, flattened: str = "") -> dict[str, tuple[tuple[str, ...], Any]]:
     """Every option of a dataclass: {"--large.num-steps": (("recipe", "large", "num_steps"), int)}."""
     found = {}
     hints = typing.get_type_hints(type(value))
     for field in dataclasses.fields(value):
         inner = getattr(value, field.name)
         if dataclasses.is_dataclass(inner):
-            prefix = "--" if field.name == unnamed else f"--{_dashed(field.name)}."
-            for name, (path, hint) in options(inner).items():
+            prefix = "--" if field.name == flattened else f"--{_dashed(field.name)}."
+            for name, (path, hint) in list_options(inner).items():
                 found[prefix + name.removeprefix("--")] = (field.name, *path), hint
         elif hints[field.name] is bool:
             # a flag that says the opposite of what stands there

@@ -3,9 +3,8 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from tests.paths import ROOT
 
 
 def test_no_stage_mixes_host_and_device():
@@ -19,7 +18,7 @@ def test_no_stage_mixes_host_and_device():
 def test_repairs_that_can_be_taken_back_are_listed():
     """`--help` and an unknown name ended in a KeyError."""
     for word, code, said in (("--help", 0, "[NAME ...]"), ("nothing", 2, "no repair nothing: there are validator,")):
-        command = [sys.executable, "tests/standin/undo.py", word]
+        command = [sys.executable, "-m", "tests.standin.undo", word]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
         told = " ".join((done.stdout + done.stderr).split())
         assert done.returncode == code and said in told and "validator, evaluate" in told

@@ -1,83 +1,152 @@
-"""The rooms import one way, the names on the registry do not shadow ours, and the README's map is true."""
+"""Packages import one way and without circles, wherever they are imported from they are the same, and README's map is
+true."""
 
 import ast
 import re
 import subprocess
 import sys
+import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-# a room may import the rooms named here (and itself), and nothing else of the project
-MAY_IMPORT = {
-    "kernels": set(),
-    "data": set(),
-    "model": {"kernels", "data"},
-    "salt": {"model", "kernels", "data"},
-    "training": {"salt", "model", "kernels", "data"},
-    "evals": {"salt", "model", "kernels", "data"},
-    "recipes": {"training", "evals", "salt", "model", "data"},
+from tests.paths import ROOT
+
+BELOW = {
+    "common": "",
+    "kernels": "common",
+    "model": "kernels common",
+    "data": "model kernels common",
+    "synth": "data common",
+    "inference": "data model kernels common",
+    "salt": "inference data model kernels common",
+    "evals": "synth inference data model kernels common",
+    "training": "salt evals synth inference data model kernels common",
+    "pipeline": "training salt evals synth inference data model kernels common",
+    "recipes": "pipeline training salt evals synth inference data model kernels common",
+    "planner": "recipes pipeline training salt evals synth inference data model kernels common",
 }
-ROOMS = set(MAY_IMPORT)
-# a command, run by `python -m`, plans a recipe by its name; no module of its room imports it
-COMMANDS = {"training/planner.py": {"recipes"}, "data/__main__.py": {"recipes"}}
-# GPL-3 speech and its neighbours make corpora; nothing that trains or answers may need them
+"""Package -> those that it may import, beside itself. `brine/`, the commands, stands above all."""
+MODEL_FOR_DATA = {"brine.model.inputs"}
+"""What of the model `data` may import: the record that batches hold."""
 CORPUS_ONLY = {"espeakng_loader", "pygments"}
+"""GPL-3 speech and its neighbours make corpora; nothing that trains or answers may need them."""
+SOURCES = [path for name in BELOW for path in sorted((ROOT / name).rglob("*.py"))]
 
 
-def imports_of(path: Path) -> set[str]:
-    """Top-level names of every module that a file imports, wherever in the file."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+@cache
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(("brine", *(parts[:-1] if parts[-1] == "__init__" else parts)))
+
+
+MODULES = {module_of(path) for path in SOURCES}
+
+
+def imports_of(path: Path, *, typing: bool = True) -> set[str]:
+    """Every module that a file imports, wherever in the file; those for type checkers alone only with `typing`."""
+    tree, names = ast.parse(path.read_text(encoding="utf-8")), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test) and not typing:
+            node.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            names.add(node.module.split(".")[0])
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.relative_to(ROOT)}:{node.lineno} imports relatively: write brine.X"
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= inner & MODULES or {node.module}
     return names
 
 
-def sources(room: str) -> list[Path]:
-    return sorted((ROOT / room).rglob("*.py"))
+@pytest.mark.parametrize("package", BELOW)
+def test_packages_import_one_way(package):
+    for path in SOURCES:
+        if path.relative_to(ROOT).parts[0] == package:
+            for name in imports_of(path):
+                first, *rest = name.split(".")
+                assert first not in BELOW, f"{path.relative_to(ROOT)} imports {name}: write brine.{name}"
+                if first == "brine" and rest and rest[0] != package:
+                    allowed = rest[0] in BELOW[package].split() and (
+                        (package, rest[0]) != ("data", "model") or name in MODEL_FOR_DATA
+                    )
+                    assert allowed, f"{path.relative_to(ROOT)} imports {name}, which it may not"
 
 
-@pytest.mark.parametrize("room", sorted(ROOMS))
-def test_rooms_import_one_way(room):
-    for path in sources(room):
-        allowed = MAY_IMPORT[room] | {room} | COMMANDS.get(path.relative_to(ROOT).as_posix(), set())
-        wrong = imports_of(path) & (ROOMS | {"train"}) - allowed
-        assert not wrong, f"{path.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
+def test_no_import_circles():
+    """Imports inside of functions count."""
+    graph = {module_of(path): imports_of(path, typing=False) & MODULES for path in SOURCES}
+    done, path = set(), []
+
+    def visit(name):
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
+        if name not in done:
+            path.append(name)
+            for other in sorted(graph[name]):
+                visit(other)
+            done.add(path.pop())
+
+    for name in sorted(graph):
+        visit(name)
 
 
-@pytest.mark.parametrize("room", sorted(ROOMS))
-def test_corpus_packages_stay_in_the_workbench(room):
-    for path in sources(room):
-        if (ROOT / "data" / "workbench") not in path.parents:
-            assert not imports_of(path) & CORPUS_ONLY, path
+def test_corpus_packages_stay_in_synth():
+    for path in SOURCES:
+        if path.relative_to(ROOT).parts[0] != "synth":
+            assert not {name.split(".")[0] for name in imports_of(path)} & CORPUS_ONLY, path
 
 
-def test_kernels_is_ours_and_has_no_version():
-    """An unrelated registry package has this name; transformers looks for its `__version__`."""
-    import kernels
+def test_every_package_is_in_the_wheel_and_says_what_it_is():
+    """setuptools cannot find packages under a prefix, so that they are listed."""
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"])
+    # a folder `kernels` that is a regular package would hide Hugging Face's, which transformers imports
+    assert not (ROOT / "kernels" / "__init__.py").exists()
+    folders = {path.parent for path in SOURCES}
+    assert listed == {"brine", *(module_of(folder / "__init__.py") for folder in folders)}
+    for folder in folders:
+        tree = ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
+        assert ast.get_docstring(tree), f"{folder.relative_to(ROOT)}/__init__.py does not say what the folder is"
+        kinds = {type(node) for node in tree.body[1:]}
+        assert kinds <= {ast.ImportFrom, ast.Assign}, f"{folder.relative_to(ROOT)}/__init__.py defines something"
 
-    assert Path(kernels.__file__).parent == ROOT / "kernels"
-    assert not hasattr(kernels, "__version__")
 
-
-def test_imports_work_from_another_folder(tmp_path):
-    """A notebook's working folder is not the repository's root."""
-    code = "import kernels, data, model, salt, training, evals, recipes, train; print(kernels.__file__)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+@pytest.mark.parametrize("isolated", [False, True], ids=["", "-P"])
+def test_one_module_from_anywhere(tmp_path, isolated):
+    """A notebook's working folder is not the repository's root, and a data.py may lie in it."""
+    for name in ("data", "model", "evals"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('not ours')\n")
+    code = (
+        "import brine.train, brine.kernels.attention as attention, brine.model.transformer, sys\n"
+        "print(attention.__file__);"
+        "print(sorted({'kernels', 'data', 'model', 'evals', 'training'} & set(sys.modules)))"
+    )
+    command = [sys.executable, *["-P"] * isolated, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert Path(done.stdout.strip()).parent == ROOT / "kernels"
+    file, others = done.stdout.split("\n")[:2]
+    assert Path(file).parent == ROOT / "kernels" / "attention" and others == "[]"
 
 
-def test_readme_map_names_every_room_and_only_what_exists():
+def test_readme_map_names_every_folder_and_only_what_exists():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     block = re.search(r"## Map\n.*?```\n(.*?)```", text, re.S).group(1)
     named = {line.split()[0].rstrip("/") for line in block.splitlines() if line.strip()}
     missing = sorted(name for name in named if not (ROOT / name).exists())
     assert not missing, f"the README's map names what is not there: {missing}"
-    tracked = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
-    unnamed = tracked - {name.split("/")[0] for name in named} - {"runs", "brine.egg-info", "build", "__pycache__"}
+    listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    folders = {line.split("/")[0] for line in listing if "/" in line and not line.startswith(".")}
+    unnamed = folders - {name.split("/")[0] for name in named}
     assert not unnamed, f"the README's map leaves out {sorted(unnamed)}"
+
+
+def test_words_that_went_stay_away():
+    """Identifiers and phrases that the field's words have replaced; those who read former files may name them."""
+    retired = (ROOT / "tests" / "retired_words.txt").read_text(encoding="utf-8").splitlines()
+    reading_former_files = {ROOT / "common" / "renamed.py", ROOT / "brine" / "convert.py"}
+    for path in [*SOURCES, *(ROOT / "brine").glob("*.py"), ROOT / "README.md"]:
+        if path not in reading_former_files:
+            text = " ".join(path.read_text(encoding="utf-8").split())
+            words = set(re.findall(r"\w+", text))
+            found = [one for one in retired if (one in text if " " in one else one in words)]
+            assert not found, f"{path.relative_to(ROOT)} says {found}"

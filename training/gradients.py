@@ -1,16 +1,9 @@
 """The gradients of one step: summed over micro-batches and ranks, measured, scaled.
 
-The loss is a sum over target tokens, so gradients are summed, never averaged, and divided once by the number of targets
-of the whole step. Two ways to hold them, with one face:
-
-`GradientBuffer` lays every gradient into one flat tensor: a parameter that a step did not touch has gradient zero
-instead of none, the norm is one reduction, and ranks exchange a few large buckets instead of many small tensors, once a
-step.
-
-`ShardedGradients` is for parameters that `fully_shard` has split over ranks. Its hooks sum each block's gradient over
-the ranks as soon as it is whole and leave every rank its own part, so no rank ever holds them all; over replicas of the
-shards they are summed after the last micro-batch only. What FSDP would do by default, divide by the number of ranks, is
-turned off where the hooks are made (`training.parallel`).
+The loss is a sum over target tokens, so gradients are summed, never averaged, and divided once by the number of
+targets of the step. `FlatGradients` holds them as views of one flat tensor: one reduction for the norm, a few large
+buckets between ranks. `ShardedGradients` is for FSDP2, whose hooks sum each block over the ranks and keep this rank's
+part.
 """
 
 from __future__ import annotations
@@ -20,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from training.distributed import World
+from brine.training.parallel.distributed import World
 
 # 64 bytes of float32: gradients begin where vector loads like it
 ALIGNMENT = 16
@@ -46,7 +39,7 @@ class Gradients(Protocol):
         """Multiply every gradient by `factor`, a scalar where the gradients are."""
 
 
-class GradientBuffer:
+class FlatGradients:
     """All gradients of a model as views of one flat tensor per dtype.
 
     Cost: as many bytes as the parameters, held for the whole run (autograd would hold them too).
@@ -114,7 +107,7 @@ class ShardedGradients:
         total = torch.stack([nothing, *squares]).sum().view(1)
         world.sum([total])
         # every replica counted the same shards
-        return (total / (world.size // world.shard)).sqrt().squeeze()
+        return (total / (world.size // world.dp_shard)).sqrt().squeeze()
 
     def scale(self, factor: Tensor) -> None:
         """Multiply every gradient by `factor`, a scalar where the gradients are."""

@@ -1,15 +1,9 @@
-"""Decides whether a step went wrong, and remembers which rows are passed over because one did.
+"""Decides whether a step diverged, and remembers which sequences are skipped because one did.
 
-A loss or a gradient that is not finite is always wrong. A spike, a loss far above the last ones, and an explosion, a
-gradient many times as long as the last ones, are wrong only when the recipe asks (`spike_sigma`, `explosion_factor`):
-small models on mixed media have honest spikes. The cure follows PaLM (Chowdhery et al. 2022, section 5.1): back to the
-last good checkpoint, and past the rows around the failing step. A checkpoint is good when `clean_steps` steps without
-fault lie between it and the failing one, since weights may be spoilt for a while before the loss shows it.
-
-Steps without a single target teach nothing and look perfect, loss 0: EMPTY_STEPS of them in a row end the run.
-
-Everything here is part of the checkpoint, so a run that was killed after a roll-back goes through it again in the
-same way.
+A loss or gradient that is not finite always counts; a loss spike or an exploding gradient only where the recipe asks
+for it. The remedy follows PaLM (Chowdhery et al. 2022, section 5.1): back to a checkpoint that enough good steps
+followed (`rollback_margin_steps`), and past the sequences around the failing step. MAX_EMPTY_STEPS steps in a row
+without a target end the run. All of this is part of the checkpoint.
 """
 
 from __future__ import annotations
@@ -19,17 +13,17 @@ import statistics
 from collections import deque
 from typing import Any
 
-from training.config import TrainConfig
+from brine.training.config import TrainConfig
 
-EMPTY_STEPS = 5
+MAX_EMPTY_STEPS = 5
 
 
 class TrainingDivergedError(ValueError):
     """Training went wrong more often than `max_rollbacks` allows."""
 
 
-class Guard:
-    """Judges steps and keeps the windows of rows that are passed over."""
+class DivergenceGuard:
+    """Checks steps and keeps the windows of sequences that are skipped."""
 
     def __init__(self, config: TrainConfig):
         self.config = config
@@ -39,7 +33,7 @@ class Guard:
         self.empty = 0
         """Steps without a target, up to the last one."""
 
-    def verdict(self, *, loss: float, objective: float, grad_norm: float) -> str | None:
+    def divergence_reason(self, *, loss: float, objective: float, grad_norm: float) -> str | None:
         """Why this step must not count, or None; all ranks give the same numbers.
 
         loss: plain cross-entropy, mean over targets; spikes are judged by it, since it does not jump where soft
@@ -50,40 +44,40 @@ class Guard:
                 return f"the {name} is {value}"
         if not math.isfinite(grad_norm):
             return f"the gradient's norm is {grad_norm}"
-        if self.config.spike_sigma and len(self.losses) == self.losses.maxlen:
+        if self.config.loss_spike_sigma and len(self.losses) == self.losses.maxlen:
             mean = sum(self.losses) / len(self.losses)
             deviation = math.sqrt(sum((value - mean) ** 2 for value in self.losses) / len(self.losses))
-            if loss > mean + self.config.spike_sigma * deviation:
+            if loss > mean + self.config.loss_spike_sigma * deviation:
                 return (
                     f"the loss {loss:.4f} is a spike: the last {len(self.losses)} are {mean:.4f} +- {deviation:.4f}, "
-                    f"and {self.config.spike_sigma:g} deviations are allowed"
+                    f"and {self.config.loss_spike_sigma:g} deviations are allowed"
                 )
-        if self.config.explosion_factor and len(self.norms) == self.norms.maxlen:
+        if self.config.grad_norm_spike_factor and len(self.norms) == self.norms.maxlen:
             usual = statistics.median(self.norms)
-            if grad_norm > self.config.explosion_factor * usual:
+            if grad_norm > self.config.grad_norm_spike_factor * usual:
                 return (
                     f"the gradient explodes: its norm is {grad_norm:.4g}, the median of the last {len(self.norms)} is "
-                    f"{usual:.4g}, and {self.config.explosion_factor:g} times that is allowed"
+                    f"{usual:.4g}, and {self.config.grad_norm_spike_factor:g} times that is allowed"
                 )
         return None
 
     def accept(self, *, loss: float, grad_norm: float, targets: int) -> None:
         """Remember a good step. Raises TrainingDivergedError where too many in a row had no target."""
         self.empty = 0 if targets else self.empty + 1
-        if self.empty >= EMPTY_STEPS:
+        if self.empty >= MAX_EMPTY_STEPS:
             raise TrainingDivergedError(
                 f"{self.empty} steps in a row had no target, so there was nothing to learn: documents that could not "
-                "be loaded are named in `events.jsonl` (document_failed), with the reason; mend or rebuild the corpus"
+                "be loaded are named in `events.jsonl` (document_load_failed), with the reason; rebuild the corpus"
             )
         self.losses.append(loss)
         self.norms.append(grad_norm)
 
-    def good_until(self, step: int) -> int:
+    def trusted_until(self, step: int) -> int:
         """The last step whose checkpoint a failure of `step` may go back to; step 0, before any, always may."""
-        return max(0, step - self.config.clean_steps)
+        return max(0, step - self.config.rollback_margin_steps)
 
-    def skip(self, *, checkpoint_row: int, first_row: int, reason: str) -> tuple[int, int]:
-        """Choose the rows to pass over after the step that began at `first_row` failed: [start, stop).
+    def skip(self, *, checkpoint_sequence: int, first_sequence: int, reason: str) -> tuple[int, int]:
+        """Choose the rows to pass over after the step that began at `first_sequence` failed: [start, stop).
 
         Raises TrainingDivergedError when that has happened too often.
         """
@@ -92,19 +86,19 @@ class Guard:
             raise TrainingDivergedError(
                 f"{reason}, and training was already rolled back {len(self.skipped)} times (max_rollbacks), past rows "
                 f"{windows or 'none'}: lower the learning rate, lengthen the warm-up, or look at those rows and at row "
-                f"{first_row} (`events.jsonl` has the reasons); the last good checkpoint is kept"
+                f"{first_sequence} (`events.jsonl` has the reasons); the last good checkpoint is kept"
             )
-        rows = self.config.rows_per_step
-        start = max(checkpoint_row, first_row - (self.config.skip_steps - 1) * rows)
-        self.skipped.append((start, first_row + rows))
+        rows = self.config.global_batch_size
+        start = max(checkpoint_sequence, first_sequence - (self.config.rollback_skip_steps - 1) * rows)
+        self.skipped.append((start, first_sequence + rows))
         return self.skipped[-1]
 
-    def next_row(self, row: int) -> int:
-        """The first row at or after `row` that is not passed over."""
+    def next_sequence(self, sequence_index: int) -> int:
+        """The first row at or after `sequence_index` that is not skipped."""
         for start, stop in sorted(self.skipped):
-            if start <= row < stop:
-                row = stop
-        return row
+            if start <= sequence_index < stop:
+                sequence_index = stop
+        return sequence_index
 
     def state(self) -> dict[str, Any]:
         """Plain JSON for the checkpoint."""

@@ -1,11 +1,10 @@
-"""A micro-batch made ready for its device: what the host works out of it goes along, so that nothing there waits.
+"""A micro-batch prepared for its device: masks, FLOPs and this rank's share are computed on the host from the loaded
+batch.
 
     for micro_batch in micro_batches(loader, device="cuda", model=student, teacher=teacher, world=world):
         ...
 
-From the batch as it was loaded, on the host: masks (`model.geometry`), this rank's share where ranks hold parts of a
-row (`training.context`), what the forward passes cost. On a card this is done, and the copy begun, while the step
-before is still being computed (`data.prefetch`).
+On a GPU this, and the copy, happen while the step before is being computed (`brine.data.prefetch`).
 """
 
 from __future__ import annotations
@@ -17,14 +16,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from data.prefetch import DevicePrefetch
-from model.geometry import Geometry
-from salt.cost import TRAINING_PASSES, batch_flops
-from training.context import share_rows
-from training.distributed import World
+from brine.data.prefetch import DevicePrefetch
+from brine.salt.cost import TRAINING_PASSES, batch_flops
+from brine.training.parallel.context_parallel import shard_sequences
+from brine.training.parallel.distributed import World
 
 if TYPE_CHECKING:
-    from data.batch import Batch
+    from brine.data.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -32,9 +30,7 @@ class MicroBatch:
     """What one rank sends through the model at once."""
 
     batch: Batch
-    """This rank's tokens, and patches."""
-    geometry: Geometry
-    """Their masks and rotary tables, for student and teacher."""
+    """This rank's tokens and patches, with their masks for student and teacher."""
     tokens: int
     """Tokens of the rows, padding included, other ranks' shares too."""
     student_flops: int
@@ -46,27 +42,22 @@ class MicroBatch:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> MicroBatch:
         """The same on a device."""
-        batch = self.batch.to(device, non_blocking=non_blocking)
-        # its ids and places are copied once
-        geometry = self.geometry.at(
-            batch.segment, batch.block, batch.position, lambda spans: spans.to(device, non_blocking=non_blocking)
-        )
-        return replace(self, batch=batch, geometry=geometry)
+        return replace(self, batch=self.batch.to(device, non_blocking=non_blocking))
 
 
 def make_micro_batch(batch: Batch, *, model: nn.Module, teacher: nn.Module | None, world: World) -> MicroBatch:
     """From a batch on the host; nothing is computed on a device."""
-    geometry = Geometry.of(batch, model, *(() if teacher is None else (teacher,)))
-    tokens, student_flops, teacher_flops, failures = batch.token_ids.numel(), 0, 0, ()
-    # of ranks that share rows the first bills them
-    if world.rank % world.context == 0:
-        student_flops = TRAINING_PASSES * batch_flops(model, batch, geometry)
-        teacher_flops = batch_flops(teacher, batch, geometry) if teacher is not None else 0
+    models = [each for each in (model, teacher) if hasattr(each, "rotary")]
+    inputs = batch.inputs.make_masks(*(each.config for each in models))
+    tokens, student_flops, teacher_flops, failures = inputs.token_ids.numel(), 0, 0, ()
+    # of context-parallel ranks the first one counts them
+    if world.rank % world.context_parallel == 0:
+        student_flops = TRAINING_PASSES * batch_flops(model, inputs)
+        teacher_flops = batch_flops(teacher, inputs) if teacher is not None else 0
         failures = getattr(batch, "failures", ())
-    if world.context > 1:
-        share = share_rows(batch, geometry, world, model)
-        batch, geometry = share.batch, share.geometry
-    return MicroBatch(batch, geometry, tokens, student_flops, teacher_flops, failures)
+    if world.context_parallel > 1:
+        batch = shard_sequences(batch, world, model).batch
+    return MicroBatch(batch, tokens, student_flops, teacher_flops, failures)
 
 
 def micro_batches(

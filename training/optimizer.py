@@ -1,13 +1,9 @@
-"""AdamW, or Muon for the matrices of the blocks, with a state that is nothing but named tensors.
+"""AdamW, or Muon for the matrices of the blocks, with a state of named tensors.
 
-AdamW (Loshchilov & Hutter 2019) serves every parameter by default. With `optimizer="muon"` the two-dimensional
-weights inside the blocks go to `torch.optim.Muon` (Jordan 2024), whose update is the orthogonalised momentum, scaled
-by 0.2 sqrt(max(rows, columns)) so that it is as large as AdamW's and one learning rate serves both (Liu et al. 2025,
-"Muon is scalable for LLM training"). Embeddings, embedders, norms and the head stay with AdamW: they are lookups or
-ends of the network, where orthogonality means nothing.
-
-Weight decay is decoupled and falls on matrices only. Muon's Newton-Schulz iteration runs in bfloat16 whatever the
-weights are, so its runs are repeatable but not exact to float32 across different numbers of ranks.
+AdamW (Loshchilov & Hutter 2019) is the default. With `optimizer="muon"` matrices inside the blocks go to
+`torch.optim.Muon` (Jordan 2024), scaled to AdamW's update size so that one learning rate serves both (Liu et al.
+2025); embeddings, embedders, norms and head stay with AdamW. Weight decay is decoupled and applies to matrices only.
+Muon iterates in bfloat16: repeatable, but not exact across different numbers of ranks.
 """
 
 from __future__ import annotations
@@ -17,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from training.config import TrainConfig
+from brine.training.config import TrainConfig
 
 
 class Optimizer:

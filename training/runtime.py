@@ -1,15 +1,9 @@
-"""Settles what a run asks of the machine, once, and keeps it: threads, precision, compilation, determinism.
+"""Resolves what a run uses of the machine, once: threads, precision, compilation, determinism.
 
-The same weights bit for bit need the same arithmetic, and arithmetic depends on how many threads share a sum, on the
-precision, and on whether blocks are compiled. So "auto" is settled when a run folder is begun, written to its
-`runtime.json` with the reasons, and read from there ever after; only asking for something else settles it anew.
-
-* Compilation needs a working C++ compiler *and* Python's and torch's headers, on a GPU Triton, a C compiler and
-  Python's headers, and finding an executable proves none of it. The check compiles a function of a few operations with
-  torch itself, for the device of the run, in a subprocess that can be killed.
-* bfloat16 pays only where the hardware multiplies it (`model.device`).
-
-Nothing here is read from the clock.
+Bit-identical weights need identical arithmetic, which depends on threads, precision and compilation. So "auto" is
+resolved when a run folder is begun, written to its `runtime.json` with the reasons, and read from there afterwards.
+Whether torch can compile is tried in a subprocess, since finding a compiler proves little; bfloat16 is taken where
+the hardware multiplies it.
 """
 
 from __future__ import annotations
@@ -26,12 +20,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from data.deciding import ASIDE, aside, where
-from data.loader import default_workers
-from model.device import autocast, has_bfloat16, resolve_device
-from training.activations import is_tiled
-from training.config import RuntimeConfig
-from training.files import plain, read_json, write_json
+from brine.common.config_fields import OPERATIONAL, affects_result_if, operational
+from brine.common.files import read_json, to_plain, write_json
+from brine.data.loader import default_loader_workers
+from brine.model.device import autocast, resolve_device, supports_bfloat16
+from brine.training.config import RuntimeConfig
+from brine.training.parallel.activations import has_tiled_mlp
 
 logger = logging.getLogger("brine.runtime")
 
@@ -40,7 +34,8 @@ PROBE = (
     "import torch; torch.set_num_threads(1); x = torch.arange(64.0, device={device!r});"
     "f = torch.compile(lambda x: {result}); print(float(f(x)[-1]))"
 )
-# what inductor needs for a CPU in full: a compiler, OpenMP, Python's headers, and leave to write and load a library;
+# what inductor needs for a CPU in full: a compiler, OpenMP, Python's headers, and permission to
+# write and load a library;
 # elsewhere any kernel needs all: Triton, a C compiler and Python's headers for its launcher, and the device
 PROBED = {"cpu": "(x.sin() + 1).cumsum(0) * 2"}
 ELSEWHERE = {
@@ -61,25 +56,25 @@ class Runtime:
     """"bfloat16" (autocast), "float32" or "float64"."""
     compile: bool = False
     """Are the blocks compiled?"""
-    num_threads: int = where(lambda runtime: runtime.device != "cuda", 1)
+    num_threads: int = affects_result_if(lambda runtime: runtime.device != "cuda", 1)
     """CPU threads of all ranks on this machine together."""
     deterministic: bool = True
     """Deterministic algorithms only."""
-    checkpointing: str = aside("none")
-    """What blocks compute again in the backward pass (`training.activations`)."""
-    checkpoint_layers: int = aside(1)
-    """Neighbouring local layers that keep one input between them."""
-    mlp_tile: int = aside(0)
+    activation_checkpointing: str = operational("none")
+    """What blocks recompute in the backward pass (`brine.training.parallel.activations`)."""
+    ac_group_size: int = operational(1)
+    """Neighbouring local layers that share one checkpoint."""
+    mlp_tile_tokens: int = operational(0)
     """Tokens that an MLP takes at a time; 0: all."""
     attention_backend: str = "auto"
-    """What computes attention (`kernels.attention`)."""
+    """What computes attention (`brine.kernels.attention`)."""
     loss_backend: str = "auto"
     """What computes head and loss (`kernels.linear_cross_entropy`)."""
-    loader_workers: int = aside(0)
+    num_loader_workers: int = operational(0)
     """Processes that make batches; 0: the training process itself."""
-    profile: tuple[int, int] | None = aside(None)
-    """First and last step to record (`training.profiling`)."""
-    reasons: dict[str, str] = field(default_factory=dict, compare=False, hash=False, metadata=ASIDE)
+    profile: tuple[int, int] | None = operational(None)
+    """First and last step to record (`brine.training.logging.profiling`)."""
+    reasons: dict[str, str] = field(default_factory=dict, compare=False, hash=False, metadata=OPERATIONAL)
     """Why each choice was made, for the log."""
 
     @property
@@ -88,7 +83,7 @@ class Runtime:
         return torch.float64 if self.dtype == "float64" else torch.float32
 
     @property
-    def reads_late(self) -> bool:
+    def reads_metrics_late(self) -> bool:
         """Does the device compute while the host goes on, so that a step's numbers are better read one step late?"""
         return self.device != "cpu"
 
@@ -111,7 +106,7 @@ def resolve_runtime(config: RuntimeConfig, *, folder: Path | None = None) -> Run
     """
     path = None if folder is None else Path(folder) / "runtime.json"
     kept = read_json(path) if path is not None else None
-    if kept is not None and kept.get("requested") == plain(config):
+    if kept is not None and kept.get("requested") == to_plain(config):
         runtime = Runtime(**kept["resolved"])
         _still_possible(runtime, path)
     else:
@@ -124,18 +119,18 @@ def resolve_runtime(config: RuntimeConfig, *, folder: Path | None = None) -> Run
             compile=_compile(config, device, reasons),
             num_threads=config.num_threads or usable_cores(),
             deterministic=config.deterministic,
-            checkpointing=config.checkpointing,
-            checkpoint_layers=config.checkpoint_layers,
-            mlp_tile=config.mlp_tile,
+            activation_checkpointing=config.activation_checkpointing,
+            ac_group_size=config.ac_group_size,
+            mlp_tile_tokens=config.mlp_tile_tokens,
             attention_backend=config.attention_backend,
             loss_backend=config.loss_backend,
-            loader_workers=_loader_workers(config, device),
+            num_loader_workers=_num_loader_workers(config, device),
             profile=config.profile,
             reasons=reasons,
         )
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, {"requested": plain(config), "resolved": plain(runtime)})
+            write_json(path, {"requested": to_plain(config), "resolved": to_plain(runtime)})
     for name, reason in runtime.reasons.items():
         logger.info("%s: %s (%s)", name, getattr(runtime, name), reason)
     return runtime
@@ -164,9 +159,9 @@ def compile_blocks(model: nn.Module) -> None:
     """Compile each block in place with static shapes, of tiled ones the half whose tokens see each other; parameter
     names stay as they are. Twice is the same as once."""
     for block in getattr(model, "blocks", ()):
-        if is_tiled(block):
-            if not hasattr(block.attend, "_torchdynamo_orig_callable"):
-                block.attend = torch.compile(block.attend, dynamic=False)
+        if has_tiled_mlp(block):
+            if not hasattr(block.attention_half, "_torchdynamo_orig_callable"):
+                block.attention_half = torch.compile(block.attention_half, dynamic=False)
         elif getattr(block, "_compiled_call_impl", None) is None:
             block.compile(dynamic=False)
 
@@ -247,9 +242,11 @@ def check_backends(config: RuntimeConfig, device: str) -> None:
         asked = getattr(config, field_name)
         interpreted = asked == "triton" and device == "cpu" and _interpreting()
         if asked in elsewhere.get(device, ()) and not interpreted:
-            where = "a GPU, and this run is on the CPU" if device == "cpu" else "a CPU, and this run is on a GPU"
+            affects_result_if = (
+                "a GPU, and this run is on the CPU" if device == "cpu" else "a CPU, and this run is on a GPU"
+            )
             option = f"--runtime.{field_name.replace('_', '-')}"
-            raise ValueError(f"{option} {asked} trains on {where}: leave the option out, or name another")
+            raise ValueError(f"{option} {asked} trains on {affects_result_if}: leave the option out, or name another")
 
 
 def _interpreting() -> bool:
@@ -257,10 +254,10 @@ def _interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on")
 
 
-def _loader_workers(config: RuntimeConfig, device: str) -> int:
-    if config.loader_workers != "auto":
-        return int(config.loader_workers)
-    return default_workers(device, ranks_here=_ranks_here())
+def _num_loader_workers(config: RuntimeConfig, device: str) -> int:
+    if config.num_loader_workers != "auto":
+        return int(config.num_loader_workers)
+    return default_loader_workers(device, local_world_size=_ranks_here())
 
 
 def _ranks_here() -> int:
@@ -271,7 +268,7 @@ def _dtype(config: RuntimeConfig, device: str, reasons: dict[str, str]) -> str:
     if config.dtype != "auto":
         reasons["dtype"] = "asked for"
         return config.dtype
-    able, reasons["dtype"] = has_bfloat16(device)
+    able, reasons["dtype"] = supports_bfloat16(device)
     return "bfloat16" if able else "float32"
 
 

@@ -1,19 +1,9 @@
-"""One optimiser step: forward and backward over its micro-batches, the sum over ranks, the update.
+"""One optimiser step: forward and backward over its micro-batches, sums over ranks, gradient clipping.
 
-The loss is summed, never averaged, until all ranks' sums are in one place; only then is the gradient divided by
-the number of targets of the whole step. Padding, media slots and uneven documents make the number of targets differ
-between micro-batches and ranks, and a mean of means would weigh targets unequally.
-
-What is logged is the plain cross-entropy of the hard labels, whatever was trained on: summed per context (which
-medium a target follows: none, image, audio, video) and per kind of document, with counts, in float64; and what the rows
-were made of, in tokens: text, each medium, padding. These sums, the stop flag and the FLOPs travel to the other ranks
-in one small vector.
-
-Nothing here waits for the device. Masks and FLOPs were worked out on the host (`training.micro_batch`); the number of
-targets, the norm and the clip factor are tensors; what the host wants to know is copied on its way (`StepResult`) and
-read when the loop asks for it.
-
-B batch, T tokens, N = B T, K kinds.
+The loss is summed until all ranks' sums are in one place, then divided by the number of targets of the step: a mean
+of means would weigh targets unequally. Logged is the plain cross-entropy of the hard labels, by the modality that a
+target follows and by kind of document, in float64. These sums, the stop flag and FLOPs travel in one small vector.
+Nothing here waits for the device (`DeviceStepResult`). B batch, T tokens, N = B T, K kinds.
 """
 
 from __future__ import annotations
@@ -27,21 +17,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from data.document import MODALITIES
-from data.patches import floats
-from data.sequence import CONTEXT
-from kernels import linear_cross_entropy
-from salt.distill import Distillation
-from training.activations import offloading
-from training.clock import StepClock, StepTimes
-from training.config import TrainConfig
-from training.distributed import World
-from training.gradients import Gradients
-from training.micro_batch import MicroBatch
-from training.runtime import Runtime
+from brine.data.document import MODALITIES
+from brine.data.sequence import MODALITY_CONTEXTS
+from brine.kernels.linear_loss import linear_cross_entropy
+from brine.model.embed import floats
+from brine.salt.distill import Distillation
+from brine.training.config import TrainConfig
+from brine.training.gradients import Gradients
+from brine.training.logging.phase_timer import PhaseTimer, PhaseTimes
+from brine.training.micro_batch import MicroBatch
+from brine.training.parallel.activations import offloading
+from brine.training.parallel.distributed import World
+from brine.training.runtime import Runtime
 
 if TYPE_CHECKING:
-    from data.batch import Batch
+    from brine.data.batch import Batch
 
 
 MIXTURE = ("text", *MODALITIES, "padding")
@@ -49,7 +39,7 @@ MIXTURE = ("text", *MODALITIES, "padding")
 
 
 @dataclass
-class Tally:
+class StepSums:
     """Sums over the target tokens of some steps; all float64, so that adding up micro-batches loses nothing."""
 
     kinds: tuple[str, ...] = ()
@@ -59,7 +49,7 @@ class Tally:
     tokens of each part of MIXTURE."""
 
     def __post_init__(self):
-        size = 2 + 2 * (len(CONTEXT) + len(self.kinds)) + len(MIXTURE)
+        size = 2 + 2 * (len(MODALITY_CONTEXTS) + len(self.kinds)) + len(MIXTURE)
         if self.sums is None:
             self.sums = torch.zeros(size, dtype=torch.float64)
         elif len(self.sums) == size - len(MIXTURE):
@@ -71,7 +61,7 @@ class Tally:
         counted on the host (`accumulate`)."""
         target = batch.labels.flatten() >= 0
         parts = [objective.detach().double().view(1), target.sum().double().view(1)]
-        for ids, size in ((batch.context, len(CONTEXT)), (batch.kind, len(self.kinds))):
+        for ids, size in ((batch.modality_context, len(MODALITY_CONTEXTS)), (batch.kind, len(self.kinds))):
             member = ids.flatten()[None] == torch.arange(size, device=ids.device)[:, None]
             member = (member & target).double()
             parts += [member @ token_loss.double(), member.sum(1)]
@@ -85,7 +75,7 @@ class Tally:
     @property
     def loss(self) -> float:
         """Mean cross-entropy per target token, nats; 0 without targets."""
-        return float(self.sums[2 : 2 + len(CONTEXT)].sum()) / max(1, self.num_targets)
+        return float(self.sums[2 : 2 + len(MODALITY_CONTEXTS)].sum()) / max(1, self.num_targets)
 
     @property
     def objective(self) -> float:
@@ -93,7 +83,8 @@ class Tally:
         return float(self.sums[0]) / max(1, self.num_targets)
 
     def to_dict(self) -> dict[str, Any]:
-        """`loss`, `objective`, `targets`, `context` and `kind`: means with counts; `mixture`: tokens by modality.
+        """`loss`, `objective`, `targets`, `modality_context` and `kind`: means with counts; `mixture`: tokens by
+        modality.
 
         What did not occur is left out.
         """
@@ -101,8 +92,8 @@ class Tally:
             "loss": self.loss,
             "objective": self.objective,
             "targets": self.num_targets,
-            "context": self._means(2, CONTEXT),
-            "kind": self._means(2 + 2 * len(CONTEXT), self.kinds),
+            "modality_context": self._means(2, MODALITY_CONTEXTS),
+            "kind": self._means(2 + 2 * len(MODALITY_CONTEXTS), self.kinds),
             "mixture": {
                 name: int(tokens)
                 for name, tokens in zip(MIXTURE, self.sums[-len(MIXTURE) :].tolist(), strict=True)
@@ -118,24 +109,24 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class StepNumbers:
+class StepMetrics:
     """What one step came to, over all ranks, on the host."""
 
-    tally: Tally
+    step_sums: StepSums
     """Its sums."""
     grad_norm: float
     """Norm of the mean gradient before clipping."""
     stop: bool
     """Was any rank asked to stop?"""
     flops: dict[str, int]
-    """FLOPs by account: `student` (forward and backward) and `teacher_forward`."""
+    """FLOPs by category: `student` (forward and backward) and `teacher_forward`."""
     teacher_s: float
     """Seconds of this rank's device in the teacher's forward pass."""
     busy_s: float
     """Seconds of this rank's device from each micro-batch until it waits for the next or for the others' sums."""
 
 
-class StepResult:
+class DeviceStepResult:
     """One step, as its device has it; `read` brings it to the host."""
 
     def __init__(
@@ -145,7 +136,7 @@ class StepResult:
         *,
         kinds: tuple[str, ...],
         tokens: int,
-        times: StepTimes,
+        times: PhaseTimes,
         data_s: float,
         failures: tuple[tuple[int, str], ...] = (),
     ):
@@ -168,14 +159,14 @@ class StepResult:
             self._arrived = torch.cuda.Event()
             self._arrived.record()
 
-    def read(self) -> StepNumbers:
+    def read(self) -> StepMetrics:
         """The numbers; waits for the device where the step is still being computed."""
         if self._arrived is not None:
             self._arrived.synchronize()
         *sums, stop, student, teacher, grad_norm = self._copy.tolist()
         times = self._times.read()
-        return StepNumbers(
-            Tally(self.kinds, torch.tensor(sums, dtype=torch.float64)),
+        return StepMetrics(
+            StepSums(self.kinds, torch.tensor(sums, dtype=torch.float64)),
             grad_norm,
             stop > 0,
             {"student": int(student), "teacher_forward": int(teacher)},
@@ -197,51 +188,50 @@ def accumulate(
     kinds: tuple[str, ...],
     distillation: Distillation | None,
     stop: bool,
-) -> StepResult:
+) -> DeviceStepResult:
     """Leave the mean gradient of the step's targets, over all ranks, in `gradients`; nothing is updated.
 
-    batches: this rank's `num_batches` micro-batches, on the device (`training.micro_batch`).
-    Raises RankLostError when another rank has ended.
+    batches: this rank's `num_batches` micro-batches, on the device (`brine.training.micro_batch`).
+    Raises RankFailedError when another rank has ended.
     """
     gradients.zero()
-    tally, mixture = Tally(kinds), dict.fromkeys(MIXTURE, 0)
+    step_sums, mixture = StepSums(kinds), dict.fromkeys(MIXTURE, 0)
     # made there: a copy from the host would wait for the step before
-    tally.sums = torch.zeros_like(tally.sums, device=runtime.device)
-    soft = distillation.weight_at(step) if distillation is not None else 0.0
+    step_sums.sums = torch.zeros_like(step_sums.sums, device=runtime.device)
+    distill_weight = distillation.distill_weight_at(step) if distillation is not None else 0.0
     student_flops = teacher_flops = tokens = 0
-    data_s, clock = 0.0, StepClock(runtime.device)
+    data_s, clock = 0.0, PhaseTimer(runtime.device)
     failures: list[tuple[int, str]] = []
     waiting = time.perf_counter()
     world.mark(f"waiting for rows of step {step + 1}")
     for number, micro_batch in enumerate(batches, 1):
         data_s += time.perf_counter() - waiting
         world.mark(f"computing step {step + 1}")
-        batch, geometry = micro_batch.batch, micro_batch.geometry
-        tokens += world.replicas * micro_batch.tokens
+        batch = micro_batch.batch
+        tokens += world.dp_size * micro_batch.tokens
         student_flops += micro_batch.student_flops
-        teacher_flops += micro_batch.teacher_flops if soft else 0
+        teacher_flops += micro_batch.teacher_flops if distill_weight else 0
         failures += micro_batch.failures
         for name, count in batch.mixture.items():
             mixture[name] += count
-        help_from: dict[str, Any] = {}
+        teacher_inputs: dict[str, Any] = {}
         with clock("compute"):
             # once for student and teacher
-            media = {name: (floats(patches), slot) for name, (patches, slot) in batch.media.items()}
+            media = {name: (floats(patches), index) for name, (patches, index) in batch.inputs.media.items()}
+            inputs = batch.inputs.with_media(media)
             with runtime.autocast():
-                if soft:
+                if distill_weight:
                     with clock("teacher"):
-                        teacher_hidden = distillation.hidden(batch, geometry, media)
-                    help_from = {
+                        teacher_hidden = distillation.hidden(inputs)
+                    teacher_inputs = {
                         "teacher_hidden": teacher_hidden,
                         "teacher_weight": distillation.head_weight,
-                        "distill_weight": soft,
+                        "distill_weight": distill_weight,
                         "temperature": distillation.temperature,
                     }
                     del teacher_hidden
-                with offloading(model, runtime.checkpointing):
-                    hidden = model(
-                        batch.token_ids, batch.position, batch.segment, batch.block, media, geometry=geometry
-                    )
+                with offloading(model, runtime.activation_checkpointing):
+                    hidden = model(inputs)
                 objective, token_loss = linear_cross_entropy(
                     hidden.flatten(0, 1),
                     model.head_weight,
@@ -252,13 +242,13 @@ def accumulate(
                     targets=batch.target_index,
                     backend=runtime.loss_backend,
                     return_token_loss=True,
-                    **help_from,
+                    **teacher_inputs,
                 )
                 # whole streams, which nothing needs any more
-                del hidden, help_from, media
+                del hidden, teacher_inputs, inputs, media
             gradients.before_backward(last=number == num_batches)
             objective.backward()
-            tally.add_batch(batch, objective=objective, token_loss=token_loss)
+            step_sums.add_batch(batch, objective=objective, token_loss=token_loss)
         waiting = time.perf_counter()
         if number < num_batches:
             world.mark(f"waiting for rows of step {step + 1}")
@@ -266,11 +256,11 @@ def accumulate(
     world.mark(f"in the sum of step {step + 1}")
     # one small vector for all that ranks must agree on; float64 holds these counts exactly
     counted = [*mixture.values(), stop, student_flops, teacher_flops]
-    shared = torch.cat([tally.sums[: -len(MIXTURE)], _upload(counted, tally.sums.device)])
+    shared = torch.cat([step_sums.sums[: -len(MIXTURE)], _upload(counted, step_sums.sums.device)])
     world.sum([shared])
     gradients.sum(world)
     gradients.scale(1.0 / shared[1].clamp(min=1.0))
-    return StepResult(
+    return DeviceStepResult(
         shared,
         gradients.norm(world),
         kinds=kinds,
@@ -294,14 +284,16 @@ def clip(gradients: Gradients, *, grad_norm: Tensor, limit: float) -> None:
 
 
 def token_weights(batch: Batch, config: TrainConfig) -> Tensor | None:
-    """(B T,) weight of each target in the objective, by the medium that it follows; None where all weigh 1."""
-    if not config.context_weights:
+    """(B T,) weight of each target in the objective, by the modality that it follows; None where all weigh 1."""
+    if not config.modality_context_weights:
         return None
-    return _weight_table(config.context_weights, batch.context.device)[batch.context.flatten().long()]
+    return _weight_table(config.modality_context_weights, batch.modality_context.device)[
+        batch.modality_context.flatten().long()
+    ]
 
 
 @lru_cache
 def _weight_table(weights: tuple[tuple[str, float], ...], device: torch.device) -> Tensor:
     """(contexts,) float32: kept, since a copy from the host waits for it."""
     named = dict(weights)
-    return torch.tensor([named.get(name, 1.0) for name in CONTEXT], device=device)
+    return torch.tensor([named.get(name, 1.0) for name in MODALITY_CONTEXTS], device=device)

@@ -1,27 +1,23 @@
 """Quality of text without knowing its language: measures of prose and code, and bounds on each.
 
-The measures follow the rules of MassiveText (Rae et al. 2021, 2112.11446, appendix A.1), less those that ask for
+The measures follow the rules of MassiveText (Rae et al. 2021, 2112.11446, appendix A.1), without those for
 English words, and for code those of Codex (2107.03374, section 3.1) and StarCoder (2305.06161, section 3):
 
-    characters             length of the text
-    alnum_share            letters, marks and digits among the characters that are not space
-    nonprinting_share      control and private characters, and replacement signs, among all
-    mean_line, longest_line        characters of lines that are not blank
-    repeated_line_share    characters in lines that have stood before, among those of all lines
-    repeated_run_share     characters in runs of 10 words that have stood before, among those of all words
-    top_run_share          characters in the most frequent run of 4 words, if it comes more than once
-    blob_share             characters in unbroken base64 or hexadecimal of 60 and more
-    compression            size after zlib / size in UTF-8: low for repetition, high for noise
-    generated              1 when the first ten lines say that the file was generated, else 0
+    characters                length of the text
+    alnum_fraction            letters, marks and digits among the characters that are not space
+    nonprinting_fraction      control and private characters, and replacement signs, among all
+    mean_line_length, max_line_length    characters of lines that are not blank
+    duplicate_line_fraction   characters in lines that came before, among those of all lines
+    duplicate_ngram_fraction  characters in runs of 10 words that came before, among those of all words
+    top_ngram_fraction        characters in the most frequent run of 4 words, if it comes more than once
+    blob_fraction             characters in unbroken base64 or hexadecimal of 60 and more
+    compression               size after zlib / size in UTF-8: low for repetition, high for noise
+    generated                 1 when the first ten lines say that the file was generated, else 0
 
-Each is a column `text_<measure>`, so that thresholds can be chosen by looking at them. Bounds lie with the two kinds of
-text, prose and code; what counts as code is told by the document's kind. Where a document holds media, its length
-says nothing (a caption may be one word), and in a text of less than `judged_characters` neither do shares: such
-texts are measured and kept.
-
-What this does not do: tell sense from nonsense in well-formed text (a model's loss does, see `scores.py`), or judge
-more than the first `measured_characters` of a text. Held-out documents are left alone by default, so that a rule never
-makes the evaluation easier. About 8 MB of text a second and process.
+Each is a column `text_<measure>`, so that bounds can be chosen by looking at them. The document's kind says whether it
+is prose or code. Where a document holds media its length says nothing, and in a text of less than
+`min_inspected_characters` neither do fractions: such texts are measured and kept. Held-out documents are left alone by
+default, so that a filter never makes the evaluation easier. About 8 MB of text a second and process.
 """
 
 import dataclasses
@@ -34,9 +30,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from data.document import MODALITIES
-from data.filters.pool import Pool, Verdict, check_splits, empty_column, text_of
-from data.store import EncodedCorpus
+from brine.data.corpus.store import EncodedCorpus
+from brine.data.document import MODALITIES
+from brine.data.filters.filter_context import FilterContext, FilterResult, check_splits, empty_column, text_of
+from brine.data.filters.near import ngram_hashes
 
 Bound = tuple[float | None, float | None]
 """Least and greatest value that is kept; None for no bound."""
@@ -53,23 +50,23 @@ class TextBounds:
     """Bounds on each measure; a value outside drops the document. The defaults are for prose."""
 
     characters: Bound = (100, None)
-    """Not asked of documents with media."""
-    alnum_share: Bound = (0.6, None)
+    """Not applied to documents with media."""
+    alnum_fraction: Bound = (0.6, None)
     """Prose has 0.9 and more, Markdown tables 0.7."""
-    nonprinting_share: Bound = (None, 0.01)
+    nonprinting_fraction: Bound = (None, 0.01)
     """Broken encodings and binary files have more."""
-    mean_line: Bound = (None, None)
+    mean_line_length: Bound = (None, None)
     """Prose may have a paragraph a line."""
-    longest_line: Bound = (None, 50_000)
+    max_line_length: Bound = (None, 50_000)
     """A longer paragraph is no paragraph."""
-    repeated_line_share: Bound = (None, 0.3)
+    duplicate_line_fraction: Bound = (None, 0.3)
     """MassiveText drops from 0.2 on crawled pages; manuals repeat their headings."""
-    repeated_run_share: Bound = (None, 0.3)
+    duplicate_ngram_fraction: Bound = (None, 0.3)
     """MassiveText drops from 0.1 on crawled pages."""
-    top_run_share: Bound = (None, 0.16)
+    top_ngram_fraction: Bound = (None, 0.16)
     """As in MassiveText."""
-    blob_share: Bound = (None, 0.2)
-    """Embedded pictures and keys."""
+    blob_fraction: Bound = (None, 0.2)
+    """Embedded images and keys."""
     compression: Bound = (0.1, 0.95)
     """Prose has 0.3 to 0.6; bytes without a pattern stay near 1."""
     generated: Bound = (None, None)
@@ -88,12 +85,12 @@ class TextBounds:
 PROSE = TextBounds()
 CODE = TextBounds(
     characters=(30, None),
-    alnum_share=(0.25, None),
-    mean_line=(None, 100),
-    longest_line=(None, 1000),
-    repeated_line_share=(None, 0.6),
-    repeated_run_share=(None, 0.6),
-    top_run_share=(None, 0.3),
+    alnum_fraction=(0.25, None),
+    mean_line_length=(None, 100),
+    max_line_length=(None, 1000),
+    duplicate_line_fraction=(None, 0.6),
+    duplicate_ngram_fraction=(None, 0.6),
+    top_ngram_fraction=(None, 0.3),
     compression=(0.05, 0.95),
     generated=(None, 0),
 )
@@ -111,33 +108,35 @@ class TextQuality:
     """Bounds for documents of `code_kinds`."""
     code_kinds: tuple[str, ...] = ("code", "package")
     """Kinds whose text is source code. Kind "text" is not among them, since it is prose in most corpora; add it for
-    the workbench's, where it is code."""
+    the synthetic corpus's, where it is code."""
     kinds: tuple[str, ...] | None = None
-    """Kinds judged; None for all."""
+    """Kinds inspected; None for all."""
     splits: tuple[str, ...] = ("train",)
-    """Splits judged."""
-    judged_characters: int = 200
-    """Shorter texts are only asked for their length."""
-    measured_characters: int = 2**20
-    """Of longer texts the beginning is measured."""
+    """Splits inspected."""
+    min_inspected_characters: int = 200
+    """Of shorter texts only the length counts."""
+    max_measured_characters: int = 2**20
+    """Longer texts are measured at their beginning."""
     name: ClassVar[str] = "text_quality"
 
     def __post_init__(self):
         check_splits("TextQuality", self.splits)
-        if self.measured_characters < 1 or self.judged_characters < 0:
-            raise ValueError("TextQuality.measured_characters must be at least 1 and judged_characters at least 0")
+        if self.max_measured_characters < 1 or self.min_inspected_characters < 0:
+            raise ValueError(
+                "TextQuality.max_measured_characters must be at least 1 and min_inspected_characters at least 0"
+            )
 
-    def judge(self, pool: Pool) -> Verdict:
-        """Columns `text_<measure>`; documents without text are not judged."""
-        corpus = pool.corpus
+    def apply(self, filter_context: FilterContext) -> FilterResult:
+        """Columns `text_<measure>`; documents without text are not inspected."""
+        corpus = filter_context.corpus
         columns = {name: empty_column(corpus.num_documents, np.float32) for name in MEASURES}
-        judged, reasons = [], {}
-        documents = pool.of(splits=self.splits, kinds=self.kinds)
-        function = functools.partial(_measure_documents, limit=self.measured_characters)
-        for number, found in pool.map(function, documents):
+        inspected, reasons = [], {}
+        documents = filter_context.select(splits=self.splits, kinds=self.kinds)
+        function = functools.partial(_measure_documents, limit=self.max_measured_characters)
+        for number, found in filter_context.map(function, documents):
             if found is None:
                 continue
-            judged.append(number)
+            inspected.append(number)
             for name, value in found.items():
                 columns[name][number] = value
             is_code = corpus.kinds[corpus.kind[number]] in self.code_kinds
@@ -145,12 +144,12 @@ class TextQuality:
             if reason := self._reason(found, is_code=is_code, with_media=with_media):
                 reasons[number] = reason
         named = {f"text_{name}": column for name, column in columns.items()}
-        return Verdict(np.array(judged, dtype=np.int64), reasons, named)
+        return FilterResult(np.array(inspected, dtype=np.int64), reasons, named)
 
     def _reason(self, found: dict[str, float], *, is_code: bool, with_media: bool) -> str:
         """The first bound that the measures break, or nothing."""
         bounds, sort = (self.code, "code") if is_code else (self.prose, "prose")
-        short = found["characters"] < self.judged_characters
+        short = found["characters"] < self.min_inspected_characters
         for name in MEASURES:
             if with_media if name == "characters" else short:
                 continue
@@ -173,18 +172,18 @@ def measure(text: str, *, limit: int = 2**20) -> dict[str, float]:
     classes = np.bincount(_classes_of(text), minlength=4)
     lines = [line for line in text.splitlines() if line.strip()]
     lengths = [len(line) for line in lines]
-    repeated_run, top_run = _run_shares(text.split())
+    repeated_run, top_run = _ngram_fractions(text.split())
     data = text.encode("utf-8", errors="replace")
     return {
         "characters": characters,
-        "alnum_share": float(classes[_ALNUM] / max(1, classes.sum() - classes[_SPACE])),
-        "nonprinting_share": float(classes[_NONPRINTING] / classes.sum()),
-        "mean_line": sum(lengths) / max(1, len(lengths)),
-        "longest_line": max(lengths, default=0),
-        "repeated_line_share": _repeated_line_share(lines),
-        "repeated_run_share": repeated_run,
-        "top_run_share": top_run,
-        "blob_share": sum(map(_blob_characters, _BLOB.findall(text))) / len(text),
+        "alnum_fraction": float(classes[_ALNUM] / max(1, classes.sum() - classes[_SPACE])),
+        "nonprinting_fraction": float(classes[_NONPRINTING] / classes.sum()),
+        "mean_line_length": sum(lengths) / max(1, len(lengths)),
+        "max_line_length": max(lengths, default=0),
+        "duplicate_line_fraction": _duplicate_line_fraction(lines),
+        "duplicate_ngram_fraction": repeated_run,
+        "top_ngram_fraction": top_run,
+        "blob_fraction": sum(map(_blob_characters, _BLOB.findall(text))) / len(text),
         "compression": len(zlib.compress(data, 6)) / len(data),
         "generated": float(any(_GENERATED.search(line[:1000]) for line in lines[:10])),
     }
@@ -212,7 +211,7 @@ def _classes_of(text: str) -> np.ndarray:
     return _class_table()[np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), dtype=np.uint32)]
 
 
-def _repeated_line_share(lines: list[str]) -> float:
+def _duplicate_line_fraction(lines: list[str]) -> float:
     seen: set[str] = set()
     total = repeated = 0
     for line in map(str.strip, lines):
@@ -223,38 +222,28 @@ def _repeated_line_share(lines: list[str]) -> float:
     return repeated / max(1, total)
 
 
-def _run_shares(words: list[str]) -> tuple[float, float]:
-    """Shares of the words' characters in runs of 10 that have stood before, and in the most frequent run of 4."""
+def _ngram_fractions(words: list[str]) -> tuple[float, float]:
+    """Fractions of the words' characters in runs of 10 that came before, and in the most frequent run of 4."""
     known: dict[str, int] = {}
-    ids = np.array([known.setdefault(word, len(known)) for word in words], dtype=np.uint64)
+    ids = np.array([known.setdefault(word, len(known) + 1) for word in words], dtype=np.uint64)
     lengths = np.array([len(word) for word in words], dtype=np.int64)
     total = max(1, int(lengths.sum()))
     inside = np.zeros(len(words) + 1, dtype=np.int64)
-    again = _again(_runs(ids, _RUN_WORDS))
+    again = _repeats(ngram_hashes(ids, _RUN_WORDS))
     np.add.at(inside, again, 1)
     np.add.at(inside, again + _RUN_WORDS, -1)
     repeated = int(lengths[np.cumsum(inside)[:-1] > 0].sum()) / total
-    top = _runs(ids, _TOP_WORDS)
+    top = ngram_hashes(ids, _TOP_WORDS)
     _, first, counts = np.unique(top, return_index=True, return_counts=True)
     if not len(counts) or counts.max() == 1:
         return repeated, 0.0
-    place = int(first[counts.argmax()])
+    at = int(first[counts.argmax()])
     # a word repeated over and over makes runs that overlap
-    return repeated, min(1.0, int(counts.max()) * int(lengths[place : place + _TOP_WORDS].sum()) / total)
+    return repeated, min(1.0, int(counts.max()) * int(lengths[at : at + _TOP_WORDS].sum()) / total)
 
 
-def _runs(ids: np.ndarray, length: int) -> np.ndarray:
-    """(r,) uint64 hash of every run of `length` ids; ids (w,) uint64."""
-    count = max(0, len(ids) - length + 1)
-    value = np.zeros(count, dtype=np.uint64)
-    for offset in range(length):
-        value = (value + ids[offset : offset + count] + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        value ^= value >> np.uint64(29)
-    return value
-
-
-def _again(values: np.ndarray) -> np.ndarray:
-    """(a,) int64 places of values that have stood before."""
+def _repeats(values: np.ndarray) -> np.ndarray:
+    """(a,) int64 indices of values that came before."""
     _, first = np.unique(values, return_index=True)
     mask = np.ones(len(values), dtype=bool)
     mask[first] = False

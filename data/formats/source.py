@@ -1,13 +1,11 @@
-"""A source of documents: whatever `open_source` opened, read the same way every time.
+"""A source of documents: whatever `open_source` opened, read the same way every time; and what all its readers share.
 
     source.documents()          Document or Quarantined, in an order that is always the same
     source.fingerprint()        changes when the source does
     source.num_documents_hint   how many to expect, for a progress bar
 
-What all formats share is done here: splits for documents that name none (`data.formats.splits`), and ids that come
-twice: outside the native and the captioned form (whose reader sets a second bearer of an id aside) ids are loose,
-LLaVA's files repeat the picture's. So a second one is called `<id>~2`, and nothing is lost; it shares the split of
-the first. The ids seen are held in memory: about 120 bytes a document.
+Documents that name no split get one here (`brine.data.formats.splits.hash_split`). An id that comes twice becomes
+`<id>~2` and shares the split of the first; ids are held in memory, about 120 bytes a document.
 """
 
 import contextlib
@@ -20,20 +18,25 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.document import SPLITS, Document, Quarantined, Text, untagged
-from data.endings import ending_of
-from data.formats.splits import OWN, with_splits
+from brine.data.document import SPLITS, Document, Quarantined, Text
+from brine.data.files.addresses import untagged
+from brine.data.files.compressed import compressed_hint
+from brine.data.files.extensions import conversion_hint, extension_of
+from brine.data.files.pointers import dvc_target
+from brine.data.files.resolve import resolve_media
+from brine.data.files.text import decode_text
+from brine.data.formats.splits.hash_split import with_splits
+from brine.data.formats.splits.rules import FROM_FIELD
 
-NOTE = "note: "
-"""What a reason in `Source.skipped` begins with that tells something about documents which were read."""
-
-LOST = "of split "
-"""What a reason begins with that tells of files which are named after a split and were not read."""
+NOTE_PREFIX = "note: "
+"""Start of a key of `DocumentSource.skipped` that is a remark on documents which were read."""
+UNREAD_SPLIT = "of split "
+"""Start of a key for files that are named after a split and were not read."""
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Bounds on what is read. Raises ValueError when one is no positive number."""
+class ReadLimits:
+    """Bounds on what is read. Raises ValueError for one that is not positive."""
 
     max_line_mib: float = 16.0
     """Longest JSON line, array element or text member of a tar, in MiB."""
@@ -47,8 +50,8 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Source:
-    """Documents at a path, in one of `data.formats.FORMATS`."""
+class DocumentSource:
+    """Documents at a path, in one of `brine.data.formats.FORMATS`."""
 
     path: Path
     """What was opened."""
@@ -57,7 +60,7 @@ class Source:
     root: Path
     """Resolved folder that media paths are relative to."""
     read: Callable[[bool, Counter], Iterator[Document | Quarantined]]
-    """(include_decode, skipped) -> documents before splits and id checks; counts in `skipped` what it passes over."""
+    """(include_decode, skipped) -> documents before splits and id checks; counts files and notes in `skipped`."""
     digest: Callable[[bool], str]
     """(media) -> hex SHA-256 of the source as it is now, with the sizes and times of its media where asked."""
     count: Callable[[], int | None] = lambda: None
@@ -65,10 +68,10 @@ class Source:
     containers: tuple[str, ...] = ()
     """Tars and tables that the documents are in, relative to `root`."""
     skipped: Counter = field(default_factory=Counter)
-    """Reason -> files passed over without a record (binary files, links ...), by the latest whole reading."""
-    splits_from: dict[str, Counter] = field(default_factory=dict)
+    """Reason -> files without a record (binary files, links ...), and notes, by the latest whole reading."""
+    split_origins: dict[str, Counter] = field(default_factory=dict)
     """Where splits came from -> split -> documents, as far as the latest reading came, less those `set_aside`."""
-    endings: Counter = field(default_factory=Counter)
+    extensions: Counter = field(default_factory=Counter)
     """Ending -> media of the documents, as far as the latest reading came; "" for cells of tables."""
 
     def documents(self, *, include_decode: bool = False) -> Iterator[Document | Quarantined]:
@@ -77,44 +80,44 @@ class Source:
         `include_decode` adds the lines of a captioned manifest meant for decoder tests alone, as split `test`.
         """
         skipped: Counter = Counter()
-        self.splits_from.clear()
-        self.endings.clear()
-        yield from self._counted(self._distinct(with_splits(self.read(include_decode, skipped))))
+        self.split_origins.clear()
+        self.extensions.clear()
+        yield from self._counted(with_splits(self.read(include_decode, skipped)))
         self.skipped.clear()
         self.skipped.update(skipped)
 
-    def told(self) -> list[str]:
-        """What the latest reading has to tell, a line each: media, splits, what was passed over, notes."""
-        lines = []
-        if known := [f"{count:,} .{ending[:20]}" for ending, count in sorted(self.endings.items()) if ending and count]:
+    def summary_lines(self) -> list[str]:
+        """What the latest reading found, a line each: media, splits, skipped files, notes."""
+        lines, extensions = [], sorted(self.extensions.items())
+        if known := [f"{count:,} .{ending[:20]}" for ending, count in extensions if ending and count]:
             lines.append(f"media by ending: {', '.join(known)}")
-        if self.splits_from:
+        if self.split_origins:
             found = (
                 f"by {origin} ({', '.join(f'{split} {counts[split]:,}' for split in SPLITS if counts[split])})"
-                for origin, counts in sorted(self.splits_from.items())
+                for origin, counts in sorted(self.split_origins.items())
                 if counts.total()
             )
             lines.append(f"splits: {', '.join(found)}")
+        skipped, noted = [], []
         for reason, count in sorted(self.skipped.items()):
-            if reason.startswith(LOST):
-                split, _, what = reason.removeprefix(LOST).partition(": ")
+            if reason.startswith(UNREAD_SPLIT):
+                split, _, what = reason.removeprefix(UNREAD_SPLIT).partition(": ")
                 lines.append(f"NOT READ although named after a split ({split}): {count:,} {what[:300]}")
-        passed = [item for item in sorted(self.skipped.items()) if not item[0].startswith((NOTE, LOST))]
-        if passed:
-            lines.append(f"files passed over: {'; '.join(f'{count:,} {reason[:300]}' for reason, count in passed)}")
-        noted = [item for item in sorted(self.skipped.items()) if item[0].startswith(NOTE)]
-        return lines + [f"noted: {reason.removeprefix(NOTE)[:300]} ({count:,})" for reason, count in noted]
+            elif reason.startswith(NOTE_PREFIX):
+                noted.append(f"noted: {reason.removeprefix(NOTE_PREFIX)[:300]} ({count:,})")
+            else:
+                skipped.append(f"{count:,} {reason[:300]}")
+        return lines + ([f"files skipped: {'; '.join(skipped)}"] if skipped else []) + noted
 
     def set_aside(self, document: Document) -> None:
-        """Take a document out of the counts of splits and media that turned out to be unusable while it was decoded."""
-        self.splits_from[getattr(document.split, "origin", OWN)][str(document.split)] -= 1
-        self.endings.subtract(_endings_of(document))
+        """Take a document that turned out to be unusable while it was decoded out of the counts of splits and media."""
+        self.split_origins[getattr(document.split, "origin", FROM_FIELD)][str(document.split)] -= 1
+        self.extensions.subtract(_extensions_of(document))
 
     def fingerprint(self, *, media: bool = True) -> str:
         """Hex SHA-256 that changes when the source does: contents of text, size and time of change of media.
 
-        Without `media`: names of files and contents of text alone, not of tars and tables. What these and media hold is
-        noted by whoever encodes them (`data.media_record`).
+        Without `media`: names of files and contents of text alone; `brine.data.corpus.file_records` keeps the rest.
         """
         return self.digest(media)
 
@@ -124,38 +127,32 @@ class Source:
         return self.count()
 
     def _counted(self, items: Iterable[Document | Quarantined]) -> Iterator[Document | Quarantined]:
-        for item in items:
-            if isinstance(item, Document):
-                split = str(item.split)
-                origin = getattr(item.split, "origin", OWN)
-                self.splits_from.setdefault(origin, Counter())[split] += 1
-                self.endings.update(_endings_of(item))
-            yield item
-
-    def _distinct(self, items: Iterable[Document | Quarantined]) -> Iterator[Document | Quarantined]:
+        """The items with distinct ids, counted."""
         seen: set[str] = set()
         copies: Counter[str] = Counter()
         for item in items:
-            if isinstance(item, Document) and item.id in seen:
+            if isinstance(item, Document):
                 name = item.id
                 while item.id in seen:
                     copies[name] += 1
                     item = dataclasses.replace(item, id=f"{name}~{copies[name] + 1}")
-            if isinstance(item, Document):
                 seen.add(item.id)
+                origin = getattr(item.split, "origin", FROM_FIELD)
+                self.split_origins.setdefault(origin, Counter())[str(item.split)] += 1
+                self.extensions.update(_extensions_of(item))
             yield item
 
 
-def _endings_of(document: Document) -> list[str]:
-    return [ending_of(part.path) for part in document.parts if not isinstance(part, Text)]
+def _extensions_of(document: Document) -> list[str]:
+    return [extension_of(part.path) for part in document.parts if not isinstance(part, Text)]
 
 
 _texts: ContextVar[list[str] | None] = ContextVar("texts", default=None)
 
 
 @contextlib.contextmanager
-def reading() -> Iterator[list[str]]:
-    """Collects the paths of texts that documents are made from (`note_text`) while it is open."""
+def recording_text_paths() -> Iterator[list[str]]:
+    """Collects the paths of texts that documents are made from (`record_text_path`) while it is open."""
     paths: list[str] = []
     token = _texts.set(paths)
     try:
@@ -164,11 +161,30 @@ def reading() -> Iterator[list[str]]:
         _texts.reset(token)
 
 
-def note_text(path: str) -> None:
-    """Tell whoever collects them that a document is made from the text file at `path`, relative to the root."""
-    paths = _texts.get()
-    if paths is not None:
+def record_text_path(path: str) -> None:
+    """Record that a document is made from the text file at `path`, relative to the root."""
+    if (paths := _texts.get()) is not None:
         paths.append(path)
+
+
+def read_text(root: Path, path: str, max_file_mib: float) -> str:
+    """A text file below `root` (resolved), its line ends made "\\n". Raises DocumentError, as for other encodings."""
+    record_text_path(path)
+    return decode_text(resolve_media(root, path, max_file_mib=max_file_mib).read_bytes(), f"file {path!r}")
+
+
+def skip_media(media: Iterable[str], skipped: Counter) -> None:
+    """Count media that are not read, with the remedy."""
+    for path in media:
+        skipped[f"medium .{extension_of(path)}: {conversion_hint(path)}"] += 1
+
+
+def skip_file(path: str, skipped: Counter) -> None:
+    """Count a file of no medium and no text; whoever opened the folder counts compressed ones, with the remedy."""
+    if dvc_target(path):
+        skipped["file .dvc, not fetched: `dvc pull` fetches it"] += 1
+    elif not compressed_hint(path):
+        skipped[f"file .{extension_of(path)[:20]}" if extension_of(path) else "file without an ending"] += 1
 
 
 def file_sha256(file: Path) -> str:
@@ -180,24 +196,21 @@ def file_sha256(file: Path) -> str:
 def files_sha256(
     root: Path, files: Iterable[str], *, label: str, whole: Callable[[str], bool], media: bool = True
 ) -> str:
-    """Hex SHA-256 over files below `root` (relative paths, sorted): their paths, size and content of those that `whole`
-    names, and with `media` size and time of change of the others."""
+    """Hex SHA-256 over files below `root` (relative paths): size and content of those that `whole` names, and with
+    `media` size and time of change of the others."""
     digest = hashlib.sha256(label.encode())
     for name in sorted(files):
-        path = root / untagged(name)
+        path, key = root / untagged(name), name.encode("utf-8", "surrogateescape")
         if not media and not whole(name):
-            digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
+            digest.update(key + b"\0")
             continue
         try:
             status = os.stat(path)
-            marks = [name.encode("utf-8", "surrogateescape"), str(status.st_size).encode()]
-            if whole(name):
-                marks.append(file_sha256(path).encode())
-            else:
-                marks.append(str(status.st_mtime_ns).encode())
-        # a file that went or may not be read is a change, not an error: reading will set it aside
+            state = file_sha256(path) if whole(name) else str(status.st_mtime_ns)
+            marks = [key, str(status.st_size).encode(), state.encode()]
+        # a file that is gone or unreadable is a change, not an error: reading will quarantine it
         except OSError:
-            marks = [name.encode("utf-8", "surrogateescape"), b"unreadable"]
+            marks = [key, b"unreadable"]
         for mark in marks:
             digest.update(len(mark).to_bytes(8, "little") + mark)
     return digest.hexdigest()

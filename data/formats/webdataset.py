@@ -2,23 +2,12 @@
 
     shard-0001.tar:  a/heron.jpg  a/heron.txt  a/heron.json  a/wren.jpg  a/wren.cls
 
-Which sample a member belongs to is told by its name (`samples_of`): up to its first dot behind the last slash, as the
-webdataset library has it, so that `a.left.jpg`, `a.right.jpg` and `a.txt` are one; but a medium and words that share
-the whole name before their last ending are a sample of their own, so that `22.05.png` and `22.05.txt` stay apart from
-`22.06.png` and `22.06.txt`. Endings may be upper-case, folders may have dots. Of two members of one name the first is
-read and the other set aside. Hidden members (`._a.png`) are passed over.
-
-Words come from `.txt`, then `.caption`, then a `.json` with `text` or `caption`, then `.cls`; images, sounds and films
-go by their endings, and any other member is passed over and counted; but words whose only company is of a kind that
-nobody reads (`a.npy`, `a.image`) are set aside, since they are about that. What a `.json` says is read as in a line
-of a manifest (`data.formats.samples`): split, marks, media by name, a whole document (`content`, `messages`,
-`conversations`, `texts`); its paths are members of the same tar. A sample of words alone is a text.
-
-Nothing is unpacked: media are addressed `shard-0001.tar::a/heron.jpg` and read when they are decoded
-(`data.archive`). Members need not lie together. A shard that was cut gives the samples before the cut, and one
-record that says so. The split is that of the shard's name or folder (`train-0001.tar`), else that of the sample's
-folder inside the tar, where there is one.
-"""
+A member belongs to the sample of its name up to the first dot behind the last slash, as in the webdataset library; but
+a medium and a text that share the whole name before their last ending are a sample of their own (`22.05.png`,
+`22.06.png`). Text comes from `.txt`, then `.caption`, then a `.json`, then `.cls`; a `.json` is read like a line of a
+manifest (`lines.samples`), with paths of members. Media are addressed `shard-0001.tar::a/heron.jpg` and read when they
+are decoded (`brine.data.files.archive`). A truncated shard gives the samples before the cut and one record of it. The
+split is that of the shard's name or folder, else of the sample's folder inside the tar."""
 
 import dataclasses
 import os
@@ -29,88 +18,103 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from data.archive import AGAIN, TarIndex, resolve_container, tar_index
-from data.compressed import nested_kind
-from data.document import Document, DocumentError, Image, Quarantined, Text, untagged
-from data.endings import FILM_OR_CODE, ending_of, medium_by, medium_of, remedy_for
-from data.formats.captioned import words_of
-from data.formats.fields import asked_in_pairs
-from data.formats.media_folder import numbers_in, pass_over
-from data.formats.samples import captioned_sample, is_whole, named_in, note_text_beside, object_beside, whole_sample
-from data.formats.source import Limits
-from data.formats.splits import HELD_OUT, UNASSIGNED, NamedSplits, SplitFrom, splits_of_paths
-from data.pointers import pointer_of
-from data.text import decode_text
-from data.workbench.source import LANGUAGES
+from brine.data.document import Document, DocumentError, Image, Quarantined, Text
+from brine.data.files.addresses import untagged
+from brine.data.files.archive import AGAIN, TarIndex, resolve_container, tar_index
+from brine.data.files.compressed import nested_archive_hint
+from brine.data.files.extensions import (
+    VIDEO_OR_CODE,
+    conversion_hint,
+    extension_of,
+    media_type_by_content,
+    media_type_of,
+)
+from brine.data.files.pointers import pointer_of
+from brine.data.files.source_files import LANGUAGES
+from brine.data.files.text import decode_text
+from brine.data.formats.folders.captioned import caption_in
+from brine.data.formats.folders.media_folder import numbers_in
+from brine.data.formats.lines.fields import prompt_pair_hint
+from brine.data.formats.lines.samples import (
+    captioned_sample,
+    is_complete_record,
+    named_in,
+    note_ignored_caption,
+    record_sample,
+    sidecar_object,
+)
+from brine.data.formats.source import NOTE_PREFIX, ReadLimits, skip_media
+from brine.data.formats.splits.names import HELD_OUT, word_set
+from brine.data.formats.splits.rules import UNASSIGNED, PathSplits, SplitWithOrigin
 
 _WORDS = ("txt", "caption", "json", "cls")
 _MANY = ("jsonl", "ndjson", "jsonlines", "parquet", "arrow", "csv", "tsv")
 _MANY_OBJECTS = re.compile(r"\s*(\[|\{[^\n]*\}[ \t\r]*\n\s*\{)")
 _EXTRACT = "extract it (`tar -xf FILE`) and give the folder"
-_ASIDE = {
-    *("", "id", "idx", "index", "key", "meta", "metadata", "info", "src", "url", "lang", "hash", "sha256", "license"),
-    *("md", "rst", "html", "htm", "xml", "csv", "tsv", "jsonl", "yaml", "yml", "toml", "srt", "vtt", "ass", "log"),
-    *(ending.lstrip(".") for ending in LANGUAGES),
-}
-"""Endings of members that are words or notes of some kind, so that a text beside them is one of its own."""
+# endings of members that are text or notes of some kind, so that a text beside them is one of its own
+_TEXTUAL = {"", *(ending.lstrip(".") for ending in LANGUAGES)} | word_set(
+    "id idx index key meta metadata info src url lang hash sha256 license md rst html htm xml csv tsv jsonl yaml yml "
+    "toml srt vtt ass log"
+)
 
 
 def webdataset_documents(
-    root: Path, shards: list[str], limits: Limits, skipped: Counter, splits: NamedSplits | None = None
+    root: Path, shards: list[str], limits: ReadLimits, skipped: Counter, splits: PathSplits | None = None
 ) -> Iterator[Document | Quarantined]:
     """A document for each sample of the shards (paths relative to `root`, resolved), shard by shard."""
-    named = splits_of_paths(shards, splits=splits)
+    splits = splits or PathSplits(shards, files=True)
     for shard in shards:
+        name = untagged(shard)
         try:
             file = resolve_container(root, shard)
             index = tar_index(file)
         except (DocumentError, OSError) as error:
-            yield Quarantined(untagged(shard), untagged(shard), str(error))
+            yield Quarantined(name, name, str(error))
             continue
-        prefix = "" if len(shards) == 1 else f"{os.path.splitext(untagged(shard))[0]}/"
-        is_empty = not index.refused and not index.cut
-        for item in _shard(file, shard, index, limits, skipped, prefix=prefix, named=named[shard]):
-            is_empty = False
-            yield item
-        if is_empty and (members := [name for name in index.members if not _is_hidden(name)]):
-            own, member = untagged(shard), members[0][:200]
-            yield Quarantined(own, own, f"tar {own!r} holds no samples, but files such as {member!r}: {_EXTRACT}")
-        for name, reason in index.refused.items():
-            name = name.encode("utf-8", "replace").decode()
-            yield Quarantined(f"{shard}::{name}"[:900], untagged(shard), f"member {name[:200]!r} of {shard!r} {reason}")
+        prefix = "" if len(shards) == 1 else f"{os.path.splitext(name)[0]}/"
+        num_items = 0
+        with open(file, "rb") as stream:
+            for item in _shard(
+                _Shard(shard, index, stream, limits), skipped, prefix=prefix, named=splits.split_of(shard)
+            ):
+                num_items += 1
+                yield item
+        members = [member for member in index.members if not _is_hidden(member)]
+        if members and not (num_items or index.refused or index.cut):
+            yield Quarantined(
+                name, name, f"tar {name!r} holds no samples, but files such as {members[0][:200]!r}: {_EXTRACT}"
+            )
+        for member, reason in index.refused.items():
+            member = member.encode("utf-8", "replace").decode()
+            yield Quarantined(f"{shard}::{member}"[:900], name, f"member {member[:200]!r} of {shard!r} {reason}")
         if index.cut:
-            own = untagged(shard)
-            yield Quarantined(own, own, f"tar {own!r} {index.cut}; {len(index.members)} members before that")
+            yield Quarantined(name, name, f"tar {name!r} {index.cut}; {len(index.members)} members before that")
 
 
-def _shard(
-    file: Path, shard: str, index: TarIndex, limits: Limits, skipped: Counter, *, prefix: str, named: SplitFrom
-) -> Iterator[Document | Quarantined]:
+def _shard(tar: "_Shard", skipped: Counter, *, prefix: str, named: SplitWithOrigin) -> Iterator[Document | Quarantined]:
     # what is missing from a sample must not turn its caption into a text of its own; a repeated one is not missing
-    broken = {name for name in index.refused if AGAIN not in name}
-    samples = samples_of([*index.members, *broken])
-    folders = NamedSplits(samples, files=False)
-    with open(file, "rb") as stream:
-        for sample, all_names in samples.items():
-            names = [name for name in all_names if name in index.members and not _is_hidden(name)]
-            if num_hidden := sum(map(_is_hidden, all_names)):
-                skipped["hidden member"] += num_hidden
-            if not names:
-                continue
-            try:
-                if len(names) < len(all_names) and not broken.isdisjoint(all_names):
-                    raise DocumentError(f"a member of sample {sample[:200]!r} cannot be read")
-                tar = _Shard(shard, index, stream, limits)
-                document = _document(tar, f"{prefix}{sample}", names, skipped)
-            except DocumentError as error:
-                yield Quarantined(f"{prefix}{sample}", f"{shard}::{names[0]}", f"{shard!r}: {error}")
-                continue
-            if document is not None:
-                if document.split == UNASSIGNED:
-                    inner = folders.of(sample)
-                    held = inner in HELD_OUT and named not in HELD_OUT
-                    document = document.in_split(inner if held or named.is_open else named)
-                yield document
+    broken = {name for name in tar.index.refused if AGAIN not in name}
+    samples = samples_of([*tar.index.members, *broken])
+    folders = PathSplits(samples, files=False)
+    for sample, all_names in samples.items():
+        names = [name for name in all_names if name in tar.index.members and not _is_hidden(name)]
+        if num_hidden := sum(map(_is_hidden, all_names)):
+            skipped["hidden member"] += num_hidden
+        if not names:
+            continue
+        try:
+            if len(names) < len(all_names) and not broken.isdisjoint(all_names):
+                raise DocumentError(f"a member of sample {sample[:200]!r} cannot be read")
+            document = _document(tar, f"{prefix}{sample}", names, skipped)
+        except DocumentError as error:
+            yield Quarantined(f"{prefix}{sample}", f"{tar.name}::{names[0]}", f"{tar.name!r}: {error}")
+            continue
+        if document is not None and document.split == UNASSIGNED:
+            inner = folders.split_of(sample)
+            is_inner = named.is_undeclared or (inner in HELD_OUT and named not in HELD_OUT)
+            document = document.with_split(inner if is_inner else named)
+        if document is not None:
+            yield document
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +122,7 @@ class _Shard:
     name: str
     index: TarIndex
     stream: BinaryIO
-    limits: Limits
+    limits: ReadLimits
 
     def text(self, member: str) -> str:
         offset, size = self.index.members[member]
@@ -137,7 +141,7 @@ class _Shard:
             self.stream.seek(offset)
             return self.stream.read(min(count, size))
 
-        return medium_by(member, read)
+        return media_type_by_content(member, read)
 
     def address(self, member: str) -> str:
         return f"{self.name}::{member}"
@@ -163,17 +167,19 @@ def _keys(first: str, members: list[str]) -> list[str]:
     stems = [posixpath.splitext(name)[0] for name in members]
     if all(stem == first for stem in stems):
         return stems
-    endings = [ending_of(name) for name in members]
-    is_words = [ending in _WORDS for ending in endings]
-    words = {stem for stem, is_word in zip(stems, is_words, strict=True) if is_word}
-    # in a tar of samples a .ts is a film
-    is_medium = [medium_of(name) or remedy_for(name) or ending_of(name) in FILM_OR_CODE for name in members]
-    media = {stem for stem, known in zip(stems, is_medium, strict=True) if known}
+    extensions = [extension_of(name) for name in members]
+    words = {stem for stem, ending in zip(stems, extensions, strict=True) if ending in _WORDS}
+    # in a tar of samples a .ts is a video
+    media = {
+        stem
+        for stem, ending, name in zip(stems, extensions, members, strict=True)
+        if media_type_of(name) or conversion_hint(name) or ending in VIDEO_OR_CODE
+    }
     anchors = words & media
     if not anchors:
-        told = [ending for ending, is_word in zip(endings, is_words, strict=True) if is_word]
+        texts = [ending for ending in extensions if ending in _WORDS]
         # two texts are two samples where every medium goes with one of them
-        if len(set(told)) == len(told) or not all(_above(stem, words, first) for stem in media):
+        if len(set(texts)) == len(texts) or not all(_above(stem, words, first) for stem in media):
             return [first] * len(members)
         anchors = words
     return [_above(stem, anchors, first) or _above(stem, words, first) or stem for stem in stems]
@@ -192,11 +198,11 @@ def _fields(tar: _Shard, member: str, text: str, *, alone: bool, skipped: Counte
     """The object of a sample. Raises DocumentError."""
     content = tar.text(member)
     try:
-        return object_beside(content, text, skipped)
+        return sidecar_object(content, text, skipped)
     except DocumentError as error:
         if alone and _MANY_OBJECTS.match(content):
             raise DocumentError(
-                f"member {member[:200]!r} holds several documents and is no sample: {_EXTRACT}"
+                f"member {member[:200]!r} holds several documents and is not a sample: {_EXTRACT}"
             ) from None
         raise error
 
@@ -207,24 +213,23 @@ def _is_hidden(name: str) -> bool:
 
 def _document(tar: _Shard, name: str, members: list[str], skipped: Counter) -> Document | None:
     media, unread, words, others = {}, [], {}, []
-    # of two texts the one with the shorter name is the sample's own
+    # of two texts the one with the shorter name is the sample's
     for member in sorted(members, key=lambda member: member.count(".")):
-        ending = ending_of(member)
+        ending = extension_of(member)
         if kind := tar.medium(member):
             media[member] = kind
         elif ending in words:
-            skipped[
-                f"note: a sample has several members .{ending}, of which the one with the shortest name is read"
-            ] += 1
+            note = f"a sample has several members .{ending}, of which the one with the shortest name is read"
+            skipped[NOTE_PREFIX + note] += 1
         elif ending in _WORDS:
             words[ending] = member
-        elif remedy_for(member):
+        elif conversion_hint(member):
             unread.append(member)
         else:
-            others += [] if ending in _ASIDE else [member]
+            others += [] if ending in _TEXTUAL else [member]
             reason = f"member .{ending[:20]}" if ending else "member without an ending"
             reason += f", which holds documents of its own: {_EXTRACT}" if ending in _MANY else ""
-            skipped[nested_kind(member) or reason] += 1
+            skipped[nested_archive_hint(member) or reason] += 1
     media = {tar.address(member): media[member] for member in members if member in media}
     texts = [text for ending in ("txt", "caption") if ending in words and (text := tar.text(words[ending])).strip()]
     if set(media.values()) == {Image} and (numbers := [what for text in texts if (what := numbers_in(text))]):
@@ -242,29 +247,32 @@ def _document(tar: _Shard, name: str, members: list[str], skipped: Counter) -> D
         member = inside(path)
         return None if member is None else tar.address(member)
 
-    if is_whole(fields):
-        note_text_beside(text, skipped)
+    if is_complete_record(fields):
+        note_ignored_caption(text, skipped)
         limit = tar.limits.max_file_mib
-        document = whole_sample(name, media, fields, find=find, max_file_mib=limit, notes=skipped)
+        document = record_sample(name, media, fields, find=find, max_file_mib=limit, notes=skipped)
         used = {part.path for part in document.parts if not isinstance(part, Text)}
-        if others := sum(address not in used for address in media):
-            skipped["medium beside a whole document that does not name it"] += others
+        skipped.update(
+            "medium beside a whole document that does not name it" for address in media if address not in used
+        )
         return document
     if unread and not media:
-        raise DocumentError(f"member {unread[0]!r} is not read: {remedy_for(unread[0])}")
+        raise DocumentError(f"member {unread[0]!r} is not read: {conversion_hint(unread[0])}")
     if others and words and not media:
-        # what a caption is about, in a form that nobody reads, and no text of its own
+        # what a caption is about, of a kind that is not read, and not a text of its own
         raise DocumentError(
-            f"member {others[0][:200]!r} is of no medium that is read: store the picture, sound or film itself, or "
-            "leave it out where the words stand alone"
+            f"member {others[0][:200]!r} is of no medium that is read: store the image, audio or video itself, or "
+            "leave it out where the text stands alone"
         )
-    pass_over(unread, skipped)
+    skip_media(unread, skipped)
     if not words and not media:
         return None
-    if not text and not words_of(fields).strip():
+    if not text and not caption_in(fields)[1].strip():
         text = tar.text(words["cls"]) if "cls" in words else ""
         if not text.strip():
-            raise DocumentError(f"sample {name!r} has no words: none in .{', .'.join(_WORDS)}{asked_in_pairs(fields)}")
+            raise DocumentError(
+                f"sample {name!r} has no words: none in .{', .'.join(_WORDS)}{prompt_pair_hint(fields)}"
+            )
     source = os.path.basename(os.path.dirname(tar.name)) or untagged(tar.name).removesuffix(".tar")
     if len({posixpath.splitext(address)[0] for address in media}) > 1:
         skipped["note: media whose names differ behind a dot (a.jpg, a.left.jpg) are one sample"] += 1

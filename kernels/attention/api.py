@@ -1,11 +1,11 @@
-"""The facade of attention over spans: checks what it is given and hands it to the op, or to the ring over ranks.
+"""The API of attention over spans: checks what it is given and hands it to the op, or to the ring over ranks.
 
     out = attention(q, k, v, Spans.packed(document, block=block, window=1024))
 
 Backends: "cpu" (tiled), "triton" (NVIDIA GPUs from sm_80 on), "flash" (the flash-attn packages, or torch's own kernel
 for rows of unequal lengths), "flex" (FlexAttention), "reference" (dense, any device; any size when it is named, but it
-takes T x S memory a head), and "auto", which takes what has proved itself for the call (`choose.py`), says once what
-and why (level INFO of the logger `kernels.attention`), and refuses rather than take T x S memory.
+takes T x S memory a head), and "auto", which takes what has proved itself for the call (`select_backend.py`), says once
+what and why (level INFO of the logger `brine.kernels.attention`), and refuses rather than take T x S memory.
 """
 
 import math
@@ -13,9 +13,9 @@ import math
 import torch
 from torch import Tensor
 
-from kernels.attention.choose import BACKENDS
-from kernels.attention.op import run, span_attention
-from kernels.attention.spans import Spans
+from brine.kernels.attention.op import run, span_attention
+from brine.kernels.attention.select_backend import BACKENDS
+from brine.kernels.attention.spans import Spans
 
 MASKS = {"attn_mask", "mask", "attention_mask", "block_mask", "key_padding_mask", "is_causal", "causal"}
 """Names under which other attentions take a mask."""
@@ -50,7 +50,7 @@ def attention(
         raise TypeError(f"attention() got an unexpected keyword argument {min(unknown)!r}")
     if masks or not isinstance(spans, Spans):
         name, given = next(iter(masks.items()), ("", spans))
-        raise TypeError(_no_spans(given, q, k, name=name))
+        raise TypeError(_missing_spans_message(given, q, k, name=name))
     for name, x in (("q", q), ("k", k), ("v", v)):
         if not isinstance(x, Tensor):
             raise TypeError(f"{name} must be a float tensor of 4 dims (B, tokens, heads, D); got a {type(x).__name__}")
@@ -63,12 +63,12 @@ def attention(
 
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
-    through = _through_op if spans.layout is None else _over_ranks
-    out, lse = through(q, k, v, spans, sink, scale, backend)
+    call = _call_op if spans.layout is None else _call_ring
+    out, lse = call(q, k, v, spans, sink, scale, backend)
     return (out, lse.detach()) if return_lse else out
 
 
-def _no_spans(given: object, q: object, k: object, *, name: str) -> str:
+def _missing_spans_message(given: object, q: object, k: object, *, name: str) -> str:
     """What to say to a mask, or to nothing, where spans belong; name: of an argument that there is not."""
     what = {Tensor: "a mask", type(None): "None"}.get(type(given), f"a {type(given).__name__}")
     shape = getattr(given, "shape", None)
@@ -78,30 +78,30 @@ def _no_spans(given: object, q: object, k: object, *, name: str) -> str:
     batch, rows = q.shape[:2] if isinstance(q, Tensor) and q.dim() == 4 else ("B", "T")
     tokens = k.shape[1] if isinstance(k, Tensor) and k.dim() == 4 else rows
     # keys of a cache stand before those of the rows
-    last = "" if rows == tokens else f", num_rows={rows}"
+    last = "" if rows == tokens else f", num_queries={rows}"
     return (
         f"attention takes Spans as its fourth argument, not {what}: the keys that a row sees are one interval, and no "
-        "mask of T x S is ever stored. From kernels import Spans; causal: "
+        "mask of T x S is ever stored. from brine.kernels.attention import Spans; causal: "
         f"Spans.packed(torch.zeros({batch}, {tokens}, dtype=torch.int32, device=q.device){last}); packed documents: "
         "Spans.packed(document), with the number of its document for each token and -1 for padding; rows that are but "
-        "the last of the tokens, as behind a cache: num_rows=...; media blocks that see themselves both ways: "
+        "the last of the tokens, as behind a cache: num_queries=...; media blocks that see themselves both ways: "
         "block=...; a sliding window: window=...; other intervals: Spans(lo, hi, num_keys)"
     )
 
 
-def _over_ranks(
+def _call_ring(
     q: Tensor, k: Tensor, v: Tensor, spans: Spans, sink: Tensor | None, scale: float, backend: str
 ) -> tuple[Tensor, Tensor]:
     """The ring, for spans whose keys lie on several ranks."""
     # importing it registers its op, which nobody needs on one rank
-    from kernels.ring_attention.op import ring_attention
+    from brine.kernels.context_parallel.op import ring_attention
 
     layout = spans.layout
-    mask = (spans.lo, spans.hi, spans.serial, layout.owner, spans.needs)
+    mask = (spans.lo, spans.hi, spans.serial, layout.chunk_ranks, spans.needed_chunks)
     return ring_attention(q, k, v, *mask, sink, spans.num_keys, layout.chunk, layout.group, scale, backend)
 
 
-def _through_op(
+def _call_op(
     q: Tensor, k: Tensor, v: Tensor, spans: Spans, sink: Tensor | None, scale: float, backend: str
 ) -> tuple[Tensor, Tensor]:
     """The custom op where a gradient, a compiler or tensors without data need one, else what it does, without its

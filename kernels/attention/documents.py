@@ -3,8 +3,8 @@
     starts: (N + 1,) int32, document n is the tokens starts[n] .. starts[n + 1] of the B * T flattened ones
 
 Such kernels start a block for every document and every tile of the longest one, and some take at most 65,535 documents.
-A row of padding is a document of one token each, up to hundreds of thousands of them. So neighbouring documents of
-one token are put together here, up to `GROUP` at a time, and their rows listed in `alone`: whoever computes a group as
+A row of padding is a document of one token each, up to hundreds of thousands of them. So neighbouring documents of one
+token are put together here, up to `GROUP` at a time, and their rows listed in `singletons`: whoever computes a group as
 if it were one document puts right what these rows get (a row that sees itself alone has its value as output).
 
 Everything is found on the host, in a few passes over the rows (8 ms at a million tokens), and moved.
@@ -24,40 +24,42 @@ GROUP = 128
 
 
 @dataclass(frozen=True)
-class Documents:
+class VarlenDocuments:
     """The packed documents of spans of kind "causal" or "window"."""
 
-    starts: Tensor
+    cu_seqlens: Tensor
     """(N + 1,) int32, first token of each document among B * T, and their end; groups count as one document."""
-    longest: int
+    max_seqlen: int
     """Tokens of the longest document or group."""
-    alone: Tensor
+    singletons: Tensor
     """(n,) int64, tokens that are documents of their own, ascending."""
 
 
-def find_documents(lo: Tensor) -> Documents:
+def find_documents(lo: Tensor) -> VarlenDocuments:
     """The documents behind lo (B, T) int32 on the host. A row that begins one is the first that it sees itself."""
     size = lo.numel()
     if not size:
-        return Documents(torch.zeros(1, dtype=torch.int32), 0, torch.zeros(0, dtype=torch.int64))
+        return VarlenDocuments(torch.zeros(1, dtype=torch.int32), 0, torch.zeros(0, dtype=torch.int64))
     opens = (lo == torch.arange(lo.shape[1], dtype=torch.int32)).flatten()
     first = opens.nonzero().flatten()
     length = torch.diff(first, append=first.new_tensor([size]))
     single = length == 1
-    alone = first[single]
+    singletons = first[single]
     # a single document after another opens a group only at every GROUP-th of them
     number = torch.arange(len(first))
     run_start = torch.where(single & ~torch.cat((single.new_zeros(1), single[:-1])), number, 0).cummax(0).values
-    starts = first[~single | ((number - run_start) % GROUP == 0)]
-    starts = torch.cat((starts, starts.new_tensor([size])))
-    return Documents(starts.int(), int(starts.diff().max()), alone)
+    cu_seqlens = first[~single | ((number - run_start) % GROUP == 0)]
+    cu_seqlens = torch.cat((cu_seqlens, cu_seqlens.new_tensor([size])))
+    return VarlenDocuments(cu_seqlens.int(), int(cu_seqlens.diff().max()), singletons)
 
 
-def to_device(documents: Documents, device: torch.device) -> Documents:
+def to_device(documents: VarlenDocuments, device: torch.device) -> VarlenDocuments:
     """The same with its tensors on a device."""
-    return Documents(moved(documents.starts, device), documents.longest, moved(documents.alone, device))
+    return VarlenDocuments(
+        copy_to_device(documents.cu_seqlens, device), documents.max_seqlen, copy_to_device(documents.singletons, device)
+    )
 
 
-def moved(x: Tensor, device: torch.device) -> Tensor:
+def copy_to_device(x: Tensor, device: torch.device) -> Tensor:
     """A tensor of the host on a device, copied beside what runs there: from pageable memory a copy would wait."""
     return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)

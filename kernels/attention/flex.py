@@ -32,9 +32,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from kernels.attention.merge import absorb_sink
-from kernels.attention.spans import host_of, recall
-from kernels.attention.tiles import lists_by_keys, lists_by_rows
+from brine.kernels.attention.merge import absorb_sink
+from brine.kernels.attention.spans import cached_by_mask, host_of
+from brine.kernels.attention.tiles import key_tiles_of_queries, query_tiles_of_keys
 
 TILE = 128
 MIN_DIM, MAX_DIM = 16, 256
@@ -42,7 +42,7 @@ MAX_CPU_PAIRS = 2048 * 2048
 """Rows times keys that are computed on a CPU, where all of them are."""
 
 
-def why_not(q: Tensor, k: Tensor, *, kind: str, sink: Tensor | None) -> str | None:
+def unsupported_reason(q: Tensor, k: Tensor, *, kind: str, sink: Tensor | None) -> str | None:
     """Why this backend cannot serve q (B, T, H, D) and k (B, S, K, D), in a sentence; None where it can."""
     if kind == "moving":
         return "a mask that is advanced in place would need its lists of tiles anew at every step"
@@ -115,7 +115,7 @@ def _attend(
     given: the dtype that q, k and v had before they were widened.
     """
     precision = "ieee" if given == torch.float32 else "tf32"
-    lists = recall(serial, "flex", lambda: _lists(lo, hi, serial, k.shape[1]))
+    lists = cached_by_mask(serial, "flex", lambda: _lists(lo, hi, serial, k.shape[1]))
     if q.device.type == "cpu":
         with torch.compiler.set_stance("force_eager"):
             return _function(scale, None)(q, k, v, lo, hi, *lists)
@@ -128,7 +128,7 @@ def _lists(lo: Tensor, hi: Tensor, serial: int, num_keys: int) -> tuple[Tensor, 
     """What a BlockMask holds, (B, 1, N) counts and (B, 1, N, W) tiles: partial and full by rows, then by keys."""
     ends = host_of(serial, lo, hi)
     lists = []
-    for make in (lists_by_rows, lists_by_keys):
+    for make in (key_tiles_of_queries, query_tiles_of_keys):
         found = make(*ends, num_keys, TILE, TILE, lo.device)
         # of one width: the kernel steps through both with the strides of the first. At least two wide: the compiler
         # takes a size of one for a special case
@@ -148,12 +148,12 @@ def _function(scale: float, options: dict | None) -> Callable[..., tuple[Tensor,
     from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
     def attend(q, k, v, lo, hi, kv_num, kv, full_kv_num, full_kv, q_num, rows, full_q_num, full_rows):
-        def seen(batch, head, row, key):
+        def visible(batch, head, row, key):
             return (lo[batch, row] <= key) & (key < hi[batch, row])
 
         mask = BlockMask(
             (q.shape[1], k.shape[1]), kv_num, kv, full_kv_num, full_kv, q_num, rows, full_q_num, full_rows,
-            BLOCK_SIZE=(TILE, TILE), mask_mod=seen,
+            BLOCK_SIZE=(TILE, TILE), mask_mod=visible,
         )  # fmt: skip
         out, aux = flex_attention(
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), block_mask=mask, scale=scale, enable_gqa=True,

@@ -6,15 +6,15 @@ again when documents change; it returns (out, lse), so selective checkpointing c
     policy: save `torch.ops.brine.span_attention.default`
 
 `backend` names the code that runs it, forward and backward; every backend goes through here, the reference too, and
-"auto" chooses when the op runs (`choose.py`), so that nothing is decided while a compiler traces. `serial` names the
-Spans that lo and hi came from, so that what the host derives from them is made once and not once per layer. lse has no
-gradient: the facade detaches it, and the formula here ignores what reaches it.
+"auto" chooses when the op runs (`select_backend.py`), so that nothing is decided while a compiler traces. `serial`
+names the Spans that lo and hi came from, so that what the host derives from them is made once and not once per layer.
+lse has no gradient: the API detaches it, and the formula here ignores what reaches it.
 """
 
 import torch
 from torch import Tensor
 
-from kernels.attention.choose import backend_for
+from brine.kernels.attention.select_backend import backend_for
 
 
 def run(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 
-def why_not(q: Tensor, k: Tensor, *, kind: str, sink: Tensor | None) -> str | None:
+def unsupported_reason(q: Tensor, k: Tensor, *, kind: str, sink: Tensor | None) -> str | None:
     """Why this backend cannot serve the call: it can serve any."""
     return None
 
@@ -43,7 +43,7 @@ def forward(
     scores = torch.einsum("btkgd,bskd->bkgts", q_BTKGD, k.to(dtype)) * scale
 
     # the one place where the mask is applied
-    scores = scores.masked_fill(~seen(lo, hi, k.shape[1]), -torch.inf)
+    scores = scores.masked_fill(~visible(lo, hi, k.shape[1]), -torch.inf)
 
     # one more column, so that there is something to take the maximum of where there are no keys
     top = torch.nn.functional.pad(scores, (0, 1), value=-torch.inf).amax(-1, keepdim=True)
@@ -92,7 +92,7 @@ def backward(
     scores = torch.einsum("btkgd,bskd->bkgts", q_BTKGD, k_wide) * scale
     # where nothing is seen lse is -inf, and the difference would be NaN
     level = lse.masked_fill(lse == -torch.inf, 0.0).unflatten(1, (key_heads, -1))[..., None]
-    chance = (scores - level).exp().masked_fill(~seen(lo, hi, k.shape[1]), 0.0)
+    chance = (scores - level).exp().masked_fill(~visible(lo, hi, k.shape[1]), 0.0)
     if whole:
         total = chance.sum(-1, keepdim=True)
         if sink is not None:
@@ -112,7 +112,7 @@ def backward(
     return dq.to(result), dk.to(result), dv.to(result)
 
 
-def seen(lo: Tensor, hi: Tensor, num_keys: int) -> Tensor:
+def visible(lo: Tensor, hi: Tensor, num_keys: int) -> Tensor:
     """(B, 1, 1, T, S) bool, True where a row sees a key."""
     key = torch.arange(num_keys, device=lo.device)
     return ((key >= lo[..., None]) & (key < hi[..., None]))[:, None, None]

@@ -19,8 +19,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from kernels.attention import reference
-from kernels.attention.spans import Spans
+from brine.kernels.attention import reference
+from brine.kernels.attention.spans import Spans
 
 SHORT, LONG = 301, 1157
 """Tokens of a problem; a causal row of the long one sees 579 keys in the mean."""
@@ -48,9 +48,9 @@ def check(
     for name, spans in problems(kind).items():
         spans = spans.to(device)
         shapes = [
-            (key_heads * group, spans.num_rows),
+            (key_heads * group, spans.num_queries),
             *[(key_heads, spans.num_keys)] * 2,
-            (key_heads * group, spans.num_rows),
+            (key_heads * group, spans.num_queries),
         ]
         q, k, v, grad = (
             torch.randn(spans.batch_size, tokens, heads, dim, generator=draw).to(device, dtype)
@@ -76,8 +76,10 @@ def problems(kind: str) -> dict[str, Spans]:
     if kind == "any":
         packed = Spans.packed(_documents(SHORT))
         return {
-            "restricted keys, rows that see nothing": packed.onto(range(SHORT), range(60, 200)),
-            "the last rows of a long document": Spans.packed(torch.zeros(1, LONG, dtype=torch.int32), num_rows=SHORT),
+            "restricted keys, rows that see nothing": packed.restrict(range(SHORT), range(60, 200)),
+            "the last rows of a long document": Spans.packed(
+                torch.zeros(1, LONG, dtype=torch.int32), num_queries=SHORT
+            ),
             "few rows, many keys": Spans(few - 1700, few, MANY_KEYS),
         }
     whole = torch.zeros(1, LONG, dtype=torch.int32)

@@ -30,7 +30,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from kernels.attention.documents import Documents, find_documents, to_device
+from brine.kernels.attention.documents import VarlenDocuments, find_documents, to_device
 
 KINDS = ("any", "causal", "window", "block", "moving")
 """What is known of a mask when it is made. "causal": packed documents, each row sees its document up to itself.
@@ -41,20 +41,20 @@ whose lo and hi are advanced in place by their owner, as in static decoding: not
 _serials = itertools.count(1)
 
 
-class Derived(dict):
+class MaskCache(dict):
     """What backends worked out from one Spans, by name; lives as long as the Spans or a backend's short memory."""
 
     __slots__ = ("__weakref__",)
 
 
-_derived: WeakValueDictionary[int, Derived] = WeakValueDictionary()
+_derived: WeakValueDictionary[int, MaskCache] = WeakValueDictionary()
 
 RECENT = 8
 """Masks whose scratch is kept after their Spans is gone: the backward often runs when the model has dropped it."""
-_recent: OrderedDict[int, Derived] = OrderedDict()
+_recent: OrderedDict[int, MaskCache] = OrderedDict()
 
 
-def recall(serial: int, name: str, make: Callable[[], Any]) -> Any:
+def cached_by_mask(serial: int, name: str, make: Callable[[], Any]) -> Any:
     """What a backend derives from the Spans with this serial under `name`: made at the first call, then kept.
 
     Serials are never used twice, so one mask's scratch cannot be taken for another's, as it could by address. For a
@@ -66,7 +66,7 @@ def recall(serial: int, name: str, make: Callable[[], Any]) -> Any:
     if derived is None:
         derived = _derived.get(serial)
     if derived is None:
-        derived = Derived()
+        derived = MaskCache()
     if name not in derived:
         derived[name] = make()
     _recent[serial] = derived
@@ -77,7 +77,7 @@ def recall(serial: int, name: str, make: Callable[[], Any]) -> Any:
 
 
 def known(serial: int, name: str) -> Any:
-    """What `recall` has under `name`, or None where nothing has been made yet."""
+    """What `cached_by_mask` has under `name`, or None where nothing has been made yet."""
     derived = _recent.get(serial)
     if derived is None:
         derived = _derived.get(serial)
@@ -90,52 +90,52 @@ def kind_of(serial: int) -> str:
 
 
 @dataclass(frozen=True)
-class Facts:
+class SpanStats:
     """Numbers about a mask that a launch depends on."""
 
-    reach: int
+    max_visible_keys: int
     """The most keys that a row sees."""
     area: int
     """Number of (row, key) pairs that are seen."""
 
 
-def facts_of(serial: int, lo: Tensor, hi: Tensor) -> Facts:
+def span_stats(serial: int, lo: Tensor, hi: Tensor) -> SpanStats:
     """The facts of the Spans with this serial, from its host's copy, else from lo and hi with one wait. Kept."""
 
-    def measure() -> Facts:
+    def measure() -> SpanStats:
         first, stop = known(serial, "host") or (lo, hi)
         if not first.numel():
-            return Facts(0, 0)
-        seen = stop - first
-        return Facts(*torch.stack((seen.amax().long(), seen.sum(dtype=torch.int64))).tolist())
+            return SpanStats(0, 0)
+        visible = stop - first
+        return SpanStats(*torch.stack((visible.amax().long(), visible.sum(dtype=torch.int64))).tolist())
 
-    return recall(serial, "facts", measure)
+    return cached_by_mask(serial, "facts", measure)
 
 
 def host_of(serial: int, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
     """lo and hi of the Spans with this serial on the host, fetched with one wait where they are not there. Kept."""
     if lo.device.type == "cpu":
         return lo, hi
-    return recall(serial, "host", lambda: tuple(torch.stack((lo, hi)).cpu()))
+    return cached_by_mask(serial, "host", lambda: tuple(torch.stack((lo, hi)).cpu()))
 
 
-def documents_of(serial: int, lo: Tensor, hi: Tensor) -> Documents:
+def documents_of(serial: int, lo: Tensor, hi: Tensor) -> VarlenDocuments:
     """The documents of the Spans with this serial, of kind "causal" or "window", on the device of lo. Kept.
 
     Found on the host; without its copy there, lo is fetched with one wait.
     """
 
-    def find() -> Documents:
+    def find() -> VarlenDocuments:
         held = host_documents(serial) or find_documents(host_of(serial, lo, hi)[0])
         return to_device(held, lo.device)
 
-    return recall(serial, "documents", find)
+    return cached_by_mask(serial, "documents", find)
 
 
-def host_documents(serial: int) -> Documents | None:
+def host_documents(serial: int) -> VarlenDocuments | None:
     """The same on the host, where spans on a device have their copy; None where the device would be waited for."""
     host = known(serial, "host")
-    return None if host is None else recall(serial, "documents on the host", lambda: find_documents(host[0]))
+    return None if host is None else cached_by_mask(serial, "documents on the host", lambda: find_documents(host[0]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +148,7 @@ class Spans:
     """
 
     layout = None
-    """How keys lie on ranks; None where all are here (`kernels.ring_attention.layout.ShardedSpans` has one)."""
+    """How keys lie on ranks; None where all are here (`brine.kernels.context_parallel.layout.ShardedSpans` has one)."""
     lo: Tensor
     """(B, T) int32, first key that the row sees."""
     hi: Tensor
@@ -163,7 +163,7 @@ class Spans:
     serial: Tensor = field(init=False, repr=False)
     """() int64 on the CPU, unique to this Spans in this process. A tensor, so that compiled code takes it as an input
     and does not recompile when it changes."""
-    derived: Derived = field(init=False, repr=False)
+    derived: MaskCache = field(init=False, repr=False)
     """Scratch of the backends."""
 
     def __post_init__(self, valid: bool) -> None:
@@ -183,7 +183,7 @@ class Spans:
         self._register()
 
     def _register(self) -> None:
-        serial, derived = next(_serials) * len(KINDS) + KINDS.index(self.kind), Derived()
+        serial, derived = next(_serials) * len(KINDS) + KINDS.index(self.kind), MaskCache()
         object.__setattr__(self, "serial", torch.tensor(serial, dtype=torch.int64, device="cpu"))
         object.__setattr__(self, "derived", derived)
         _derived[serial] = derived
@@ -199,7 +199,7 @@ class Spans:
         *,
         block: Tensor | None = None,
         window: int | None = None,
-        num_rows: int | None = None,
+        num_queries: int | None = None,
     ) -> Spans:
         """Spans of packed rows: causal inside a document, both ways inside a block, never past the window.
 
@@ -210,7 +210,7 @@ class Spans:
         document: (B, S) integer ids; a negative id is padding, and each such row is a document of its own.
         block: (B, S) integer ids of media blocks, 0 where there is none.
         window: keys that a row sees at most to each side, itself included; None for no limit.
-        num_rows: T, keep only the last T rows (queries that follow a cache of S - T keys); all S by default.
+        num_queries: T, keep only the last T rows (queries that follow a cache of S - T keys); all S by default.
         The kind is as the arguments say. That blocks are all 0 is seen only on the host: a device would be waited for.
         Raises ValueError for wrong shapes, dtypes or numbers.
         """
@@ -220,25 +220,25 @@ class Spans:
         if window is not None and (not isinstance(window, int) or window < 1):
             raise ValueError(f"window must be an int of at least 1, or None for no limit; got {window!r}")
         num_keys = document.shape[1]
-        if num_rows is not None and not 0 <= num_rows <= num_keys:
-            raise ValueError(f"num_rows must lie in [0, {num_keys}], the number of keys; got {num_rows}")
+        if num_queries is not None and not 0 <= num_queries <= num_keys:
+            raise ValueError(f"num_queries must lie in [0, {num_keys}], the number of keys; got {num_queries}")
 
         if window is not None and window >= num_keys:
             window = None
         if block is not None and block.device.type == "cpu" and not block.any():
             block = None
         row = torch.arange(num_keys, device=document.device, dtype=torch.int32).expand(document.shape)
-        start, end = _run_ends(document, row, alone=document < 0)
+        start, end = _run_ends(document, row, singletons=document < 0)
         lo, hi = start, row + 1
         if block is not None:
-            _, block_end = _run_ends(block, row, alone=block == 0)
+            _, block_end = _run_ends(block, row, singletons=block == 0)
             hi = torch.minimum(block_end, end)
         if window is not None:
             lo = torch.maximum(lo, row - (window - 1))
             hi = torch.minimum(hi, row + window)
         kind = "block" if block is not None else "causal" if window is None else "window"
-        if num_rows is not None and num_rows < num_keys:
-            lo, hi, kind = lo[:, num_keys - num_rows :], hi[:, num_keys - num_rows :], "any"
+        if num_queries is not None and num_queries < num_keys:
+            lo, hi, kind = lo[:, num_keys - num_queries :], hi[:, num_keys - num_queries :], "any"
         return cls(lo.contiguous(), hi.contiguous(), num_keys, kind=kind, valid=True)
 
     @property
@@ -247,17 +247,17 @@ class Spans:
         return self.lo.shape[0]
 
     @property
-    def num_rows(self) -> int:
+    def num_queries(self) -> int:
         """T."""
         return self.lo.shape[1]
 
-    def onto(self, rows: Tensor | range, keys: Tensor | range) -> Spans:
+    def restrict(self, rows: Tensor | range, keys: Tensor | range) -> Spans:
         """The same mask between chosen rows and chosen keys, renumbered from 0; a row may end up seeing nothing.
 
         rows: (R,) or (B, R) indices into the T rows; keys: (C,) or (B, C) indices into the S keys; both strictly
         ascending. -> Spans of (B, R) rows over C keys. Raises ValueError for indices out of order or range.
         """
-        rows = _ascending("rows", rows, self.num_rows, self)
+        rows = _ascending("rows", rows, self.num_queries, self)
         keys = _ascending("keys", keys, self.num_keys, self).contiguous()
         # among ascending keys those in [lo, hi) are the ones from the first >= lo to before the first >= hi
         ends = [torch.searchsorted(keys, end.long().gather(1, rows)).int() for end in (self.lo, self.hi)]
@@ -265,14 +265,14 @@ class Spans:
 
     def area(self) -> int:
         """Number of (row, key) pairs that are seen: what an exact kernel has to compute per head."""
-        return facts_of(int(self.serial), self.lo, self.hi).area
+        return span_stats(int(self.serial), self.lo, self.hi).area
 
     def host(self) -> tuple[Tensor, Tensor]:
         """(lo, hi) on the host, without a wait where the spans came from there."""
         return host_of(int(self.serial), self.lo, self.hi)
 
     def dense(self) -> Tensor:
-        """(B, T, S) bool, True where a row sees a key. For references, tests and pictures: T * S memory."""
+        """(B, T, S) bool, True where a row sees a key. For references, tests and images: T * S memory."""
         key = torch.arange(self.num_keys, device=self.lo.device)
         return (key >= self.lo[..., None]) & (key < self.hi[..., None])
 
@@ -314,13 +314,13 @@ def _rebuild(kind_of_spans: type[Spans], fields: dict[str, Any]) -> Spans:
     return kind_of_spans(**fields, valid=True)
 
 
-def _run_ends(ids: Tensor, row: Tensor, alone: Tensor) -> tuple[Tensor, Tensor]:
-    """(start, end) int32 of the maximal run of equal ids around each row; rows in `alone` are runs of one."""
+def _run_ends(ids: Tensor, row: Tensor, singletons: Tensor) -> tuple[Tensor, Tensor]:
+    """(start, end) int32 of the maximal run of equal ids around each row; rows in `singletons` are runs of one."""
     num = ids.shape[1]
-    opens = torch.ones_like(alone)
-    opens[:, 1:] = (ids[:, 1:] != ids[:, :-1]) | alone[:, 1:] | alone[:, :-1]
+    opens = torch.ones_like(singletons)
+    opens[:, 1:] = (ids[:, 1:] != ids[:, :-1]) | singletons[:, 1:] | singletons[:, :-1]
     start = torch.where(opens, row, 0).cummax(dim=1).values
-    closes = torch.ones_like(alone)
+    closes = torch.ones_like(singletons)
     closes[:, :-1] = opens[:, 1:]
     end = torch.where(closes, row + 1, num).flip(1).cummin(dim=1).values.flip(1)
     return start, end

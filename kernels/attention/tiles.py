@@ -6,9 +6,9 @@ As both ends of spans never decrease along a row, the rows [a, b) of one tile ar
     lo[b - 1] .. hi[a]     the keys that every row sees      -> tiles  full .. rest, those that lie wholly in there
 
 so its tiles are partial | full | partial: [first, full) and [rest, last) need a comparison, [full, rest) none. The rows
-that see the keys of one tile are intervals of the same kind (`columns_at`), which gives the lists of a backward over
-keys. The four numbers are read off the host's copy of the spans (at a million tokens 1 ms by rows, 12 ms by keys), so
-the width of a list, its longest range, is known without a wait; the lists are filled on the device.
+that see the keys of one tile are intervals of the same kind (`queries_of_keys`), which gives the lists of a backward
+over keys. The four numbers are read off the host's copy of the spans (at a million tokens 1 ms by rows, 12 ms by keys),
+so the width of a list, its longest range, is known without a wait; the lists are filled on the device.
 
 Nothing is ever T x S, but a list holds one int32 for each tile that its tile sees: for one causal document of
 1,048,576 tokens in tiles of 128 x 128 that is 8,192 x 8,192, 268 MB, once by rows and once by keys. A window of 1,024
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.attention.documents import moved
+from brine.kernels.attention.documents import copy_to_device
 
 
 @dataclass(frozen=True)
@@ -41,20 +41,20 @@ class TileLists:
     """(B, N, W') int32, which ones."""
 
 
-def lists_by_rows(lo: Tensor, hi: Tensor, num_keys: int, row_tile: int, key_tile: int, device: torch.device):
+def key_tiles_of_queries(lo: Tensor, hi: Tensor, num_keys: int, row_tile: int, key_tile: int, device: torch.device):
     """TileLists over keys for each tile of rows. lo, hi: (B, T) int32 on the host, with T > 0 and num_keys > 0."""
     first, last = _edges(lo.shape[1], row_tile)
     return _lists(lo[:, first], hi[:, last], lo[:, last], hi[:, first], num_keys, key_tile, device)
 
 
-def lists_by_keys(lo: Tensor, hi: Tensor, num_keys: int, row_tile: int, key_tile: int, device: torch.device):
+def query_tiles_of_keys(lo: Tensor, hi: Tensor, num_keys: int, row_tile: int, key_tile: int, device: torch.device):
     """TileLists over rows for each tile of keys. lo, hi: (B, T) int32 on the host, with T > 0 and num_keys > 0."""
     first, last = _edges(num_keys, key_tile)
-    (begin, stop), (begin_last, stop_last) = columns_at(lo, hi, first), columns_at(lo, hi, last)
+    (begin, stop), (begin_last, stop_last) = queries_of_keys(lo, hi, first), queries_of_keys(lo, hi, last)
     return _lists(begin, stop_last, begin_last, stop, lo.shape[1], row_tile, device)
 
 
-def columns_at(lo: Tensor, hi: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+def queries_of_keys(lo: Tensor, hi: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     """The rows that see each of some keys (n,): (begin, stop) of their range, each (B, n) int32.
 
     Row i sees j where hi[i] > j and lo[i] <= j: the first holds from some row on, the second up to some row.
@@ -89,7 +89,7 @@ def _lists(
     back = torch.where(none, 0, last - rest).clamp(min=0)
     wide, wide_full = max(1, int((front + back).max())), max(1, int((rest - full).max()))
 
-    front, back, first, full, rest = moved(torch.stack((front, back, first, full, rest)).int(), device)
+    front, back, first, full, rest = copy_to_device(torch.stack((front, back, first, full, rest)).int(), device)
     end = -(-size // tile) - 1
     step = torch.arange(wide, dtype=torch.int32, device=device)
     partial = torch.where(step < front[..., None], first[..., None] + step, (rest - front)[..., None] + step)

@@ -1,9 +1,9 @@
-"""The facade of the fused head and loss: checks what it is given, picks a backend, never falls back silently.
+"""The API of the fused head and loss: checks what it is given, picks a backend, never falls back silently.
 
 Backends: "reference" (dense, any device, small sizes), "chunked" (plain PyTorch on any device; the one of a CPU),
 "triton" (chunked too, one kernel between the matmuls), "liger" (the package's fused loss, for what it can express),
-"auto" (what has proved itself for the call, see `choose.py`; says once what and why, at level INFO of the logger
-`kernels.linear_loss`).
+"auto" (what has proved itself for the call, see `select_backend.py`; says once what and why, at level INFO of the
+logger `brine.kernels.linear_loss`).
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.linear_loss.choose import BACKENDS, backend_for, step_of
-from kernels.linear_loss.liger import liger_linear_cross_entropy
-from kernels.linear_loss.reference import reference_linear_cross_entropy
-from kernels.linear_loss.soft_labels import prepare, refuse
-from kernels.linear_loss.walk import Ask, LinearCrossEntropy, Terms, default_chunk
+from brine.kernels.linear_loss.autograd_function import LinearCrossEntropy, LossRequest, LossTerms, default_chunk
+from brine.kernels.linear_loss.liger import liger_linear_cross_entropy
+from brine.kernels.linear_loss.reference import reference_linear_cross_entropy
+from brine.kernels.linear_loss.select_backend import BACKENDS, backend_for, chunk_loss_of
+from brine.kernels.linear_loss.soft_labels import prepare_soft_labels, raise_where
 
 IGNORED = -100
 """The label of a token without target."""
@@ -54,7 +54,7 @@ def linear_cross_entropy(
       sparse: soft_ids (N, k) int64, -1 in unused places, and soft_probabilities (N, k), of a teacher softened by T
         already. Repeated ids add up. A row that sums to 1 - r, r > 0, is one of truncated labels: soft_tail="bucket"
         makes the words that it does not list one event of probability r; "renormalise" divides by 1 - r, which is
-        biased. Labels from `kernels.linear_loss.sampling` sum to 1 and are unbiased.
+        biased. Labels from `brine.kernels.linear_loss.sampling` sum to 1 and are unbiased.
     Matmuls run in hidden's dtype, under autocast in autocast's. chunk_tokens: tokens whose logits are held at a time;
     by default about 2 million logits, but no fewer than 512 tokens (1024 in 16 bits, 2048 on CUDA). backend: see the
     file's head.
@@ -92,8 +92,8 @@ def linear_cross_entropy(
     teacher, soft = None, None
     if kind == "sparse":
         _check_device(hidden, soft_ids=soft_ids, soft_probabilities=soft_probabilities)
-        options = {"vocabulary": weight.shape[0], "tail": soft_tail, "dtype": torch.promote_types(torch.float32, dtype)}
-        soft = prepare(soft_ids, soft_probabilities, labels, validate=validate, **options)
+        options = {"vocab_size": weight.shape[0], "tail": soft_tail, "dtype": torch.promote_types(torch.float32, dtype)}
+        soft = prepare_soft_labels(soft_ids, soft_probabilities, labels, validate=validate, **options)
     elif kind == "dense":
         _check_teacher(hidden, weight, teacher_hidden, teacher_weight)
         teacher = (teacher_hidden.detach(), teacher_weight.detach())
@@ -128,7 +128,7 @@ def linear_cross_entropy(
                 dtype=dtype,
             )
         else:
-            terms = Terms(float(z_loss), float(distill_weight), float(temperature))
+            terms = LossTerms(float(z_loss), float(distill_weight), float(temperature))
             loss, token_loss = LinearCrossEntropy.apply(
                 hidden,
                 weight,
@@ -137,7 +137,7 @@ def linear_cross_entropy(
                 teacher,
                 soft,
                 terms,
-                step_of(chosen),
+                chunk_loss_of(chosen),
                 chunk_tokens,
                 dtype,
                 targets,
@@ -145,15 +145,19 @@ def linear_cross_entropy(
     return (loss, token_loss) if return_token_loss else loss
 
 
-def _choose(backend: str, *ask) -> str:
+def _choose(backend: str, *request) -> str:
     """The backend's name. Compiled code breaks here: what it is depends on the card at hand, not on a trace."""
-    return _choose_uncompiled(backend, *ask) if torch.compiler.is_compiling() else backend_for(Ask(*ask), backend)
+    return (
+        _choose_uncompiled(backend, *request)
+        if torch.compiler.is_compiling()
+        else backend_for(LossRequest(*request), backend, linear_cross_entropy)
+    )
 
 
 # apart from `_choose`, since the decorator imports the compiler (seconds) at its first call
 @torch._disable_dynamo
-def _choose_uncompiled(backend: str, *ask) -> str:
-    return backend_for(Ask(*ask), backend)
+def _choose_uncompiled(backend: str, *request) -> str:
+    return backend_for(LossRequest(*request), backend, linear_cross_entropy)
 
 
 def _check(
@@ -180,7 +184,7 @@ def _check(
         )
     if validate:
         wrong = ((labels < 0) & (labels != IGNORED)) | (labels >= weight.shape[0])
-        refuse(wrong, f"must lie in [0, {weight.shape[0]}) or be {IGNORED} for no target", labels=labels)
+        raise_where(wrong, f"must lie in [0, {weight.shape[0]}) or be {IGNORED} for no target", labels=labels)
 
 
 def _check_device(hidden: Tensor, **others: Tensor | None) -> None:

@@ -1,7 +1,7 @@
 """The chunked backend in plain PyTorch, on whatever device the tensors are: losses of a chunk, logits -> gradient.
 
 Everything happens in place, in few passes, and on a CPU in blocks of rows that stay in the cache (smaller blocks would
-fit the second level too, but each is a dozen parallel regions, and their barriers are dear on a busy machine). Each
+fit the second level too, but each is a dozen parallel regions, and their barriers are expensive under load). Each
 softmax is exponentiated once: x - peak, exp, sum, and then one multiplication by a number per row that holds the
 normalisation together with all the weights.
 
@@ -16,14 +16,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.linear_loss.soft_labels import SoftLabels, take_out
-from kernels.linear_loss.walk import Ask, Terms
+from brine.kernels.linear_loss.autograd_function import LossRequest, LossTerms
+from brine.kernels.linear_loss.soft_labels import SoftLabels, split_listed
 
 BLOCK_LOGITS = 2**22
 """Logits in a block of rows on a CPU: 16 MB in fp32."""
 
 
-def why_not(ask: Ask) -> str | None:
+def unsupported_reason(request: LossRequest) -> str | None:
     """Why this backend cannot serve the call: it can serve any."""
     return None
 
@@ -32,19 +32,19 @@ def chunk_loss(
     logits: Tensor,
     label: Tensor,
     *,
-    terms: Terms,
+    terms: LossTerms,
     teacher: Tensor | None,
     soft: SoftLabels | None,
     scale: Tensor | None,
     grad: bool,
 ) -> tuple[Tensor, Tensor]:
-    """A `step` of the walk: see `kernels.linear_loss.walk.Step`."""
-    tokens, vocabulary = logits.shape
+    """A `step` of the walk: see `brine.kernels.linear_loss.autograd_function.Step`."""
+    tokens, vocab_size = logits.shape
     wide = torch.promote_types(torch.float32, logits.dtype)
     total = torch.empty(tokens, dtype=wide, device=logits.device)
     hard = torch.empty_like(total)
-    rows = max(1, BLOCK_LOGITS // vocabulary) if logits.device.type == "cpu" else tokens
-    buffer = None if logits.dtype == wide else logits.new_empty((min(rows, tokens), vocabulary), dtype=wide)
+    rows = max(1, BLOCK_LOGITS // vocab_size) if logits.device.type == "cpu" else tokens
+    buffer = None if logits.dtype == wide else logits.new_empty((min(rows, tokens), vocab_size), dtype=wide)
     for first in range(0, tokens, rows):
         at = slice(first, first + rows)
         x = logits[at]
@@ -67,17 +67,17 @@ def chunk_loss(
 def _block(
     x: Tensor,
     label: Tensor,
-    terms: Terms,
+    terms: LossTerms,
     teacher: Tensor | None,
     soft: SoftLabels | None,
     scale: Tensor | float,
     grad: bool,
 ) -> tuple[Tensor, Tensor]:
     """x (R, V) logits, overwritten. -> total (R,), hard (R,)."""
-    share, temperature = terms.distill_weight, terms.temperature
+    distill_weight, temperature = terms.distill_weight, terms.temperature
     at_label = x.gather(1, label)
     if soft is not None:
-        is_listed, place, listed = take_out(x, soft.ids)
+        is_listed, place, listed = split_listed(x, soft.ids)
     # of what is summed; a listed word may lie far above it, and all log-sum-exps are relative to the highest
     x_peak = peak = x.amax(-1, keepdim=True)
     if soft is not None:
@@ -89,7 +89,7 @@ def _block(
     gap = x_peak - peak
     at_label = at_label - peak
 
-    one_softmax = not share or temperature == 1.0
+    one_softmax = not distill_weight or temperature == 1.0
     y = x if one_softmax else x / temperature
     if teacher is not None:
         teacher = torch.softmax(teacher.div_(temperature), -1, out=teacher)
@@ -105,20 +105,20 @@ def _block(
 
     hard = lse - at_label
     full_lse = peak + lse
-    total = (1.0 - share) * hard + terms.z_loss * full_lse**2
+    total = (1.0 - distill_weight) * hard + terms.z_loss * full_lse**2
     if teacher is not None:
-        total = total + share * temperature**2 * (y_lse - expected)
+        total = total + distill_weight * temperature**2 * (y_lse - expected)
     elif soft is not None:
         kept = (soft.probabilities * (y_lse - y_listed)).masked_fill_(~is_listed, 0.0).sum(-1, keepdim=True)
         rest = (soft.tail * (y_lse - y_rest)).where(soft.tail > 0.0, 0.0)
-        total = total + share * temperature**2 * (kept + rest)
+        total = total + distill_weight * temperature**2 * (kept + rest)
     total = (scale * total).flatten()
     if not grad:
         return total, hard.flatten()
 
     # what each softmax is multiplied by: 1 - d + 2 z lse at temperature 1, d T times the mass of the labels at T
-    of_x = scale * (1.0 - share + 2.0 * terms.z_loss * full_lse)
-    unit = scale * (share * temperature)
+    of_x = scale * (1.0 - distill_weight + 2.0 * terms.z_loss * full_lse)
+    unit = scale * (distill_weight * temperature)
     if soft is None:
         of_y = unit
         x_norm, y_norm = 1.0 / x_sum, 1.0 / y_sum
@@ -128,7 +128,7 @@ def _block(
     # the sum over the rest is at least 1, its peak's own, or 0
     bucket = 0.0 if soft is None else unit * soft.tail / y_sum.clamp(min=1.0)
     if one_softmax:
-        x.mul_((of_x + of_y) * x_norm - bucket if share else of_x * x_norm)
+        x.mul_((of_x + of_y) * x_norm - bucket if distill_weight else of_x * x_norm)
     else:
         x.mul_(of_x * x_norm).add_(y.mul_(of_y * y_norm - bucket))
     if teacher is not None:
@@ -137,5 +137,5 @@ def _block(
         # 0 there so far
         at_listed = of_x * (listed - lse).exp() + of_y * (y_listed - y_lse).exp() - unit * soft.probabilities
         x.scatter_add_(1, place, at_listed)
-    x.scatter_add_(1, label, (scale * x.new_full((), share - 1.0)).expand_as(label))
+    x.scatter_add_(1, label, (scale * x.new_full((), distill_weight - 1.0)).expand_as(label))
     return total, hard.flatten()

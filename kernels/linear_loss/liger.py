@@ -20,22 +20,22 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from kernels.linear_loss.walk import Ask, places_of
+from brine.kernels.linear_loss.autograd_function import LossRequest, target_positions
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def why_not(ask: Ask) -> str | None:
+def unsupported_reason(request: LossRequest) -> str | None:
     """Why this backend cannot serve the call, or None."""
     if not _installed():
         return 'backend "liger" needs the package liger-kernel, which is not here; use backend="auto"'
-    if ask.device.type != "cuda":
-        return f'backend "liger" needs CUDA tensors, and hidden is on {ask.device}; use backend="auto"'
-    if ask.dtype not in DTYPES:
-        return f'backend "liger" computes in fp32 and takes fp32, bf16 or fp16, not {ask.dtype}; use "chunked"'
-    if ask.kind in ("dense", "sparse"):
+    if request.device.type != "cuda":
+        return f'backend "liger" needs CUDA tensors, and hidden is on {request.device}; use backend="auto"'
+    if request.dtype not in DTYPES:
+        return f'backend "liger" computes in fp32 and takes fp32, bf16 or fp16, not {request.dtype}; use "chunked"'
+    if request.kind in ("dense", "sparse"):
         return 'backend "liger" has no loss that mixes labels with a teacher\'s in this way; use backend="auto"'
-    if ask.kind == "z" and ask.token_loss:
+    if request.kind == "z" and request.token_loss:
         return 'backend "liger" cannot tell a token\'s loss from its z-loss; use backend="auto"'
     return None
 
@@ -51,11 +51,11 @@ def liger_linear_cross_entropy(
     token_loss: bool,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """Arguments as in `kernels.linear_cross_entropy`, dtype of the matmuls. -> loss (), token_loss (N,) detached, 0
+    """Arguments as in `linear_cross_entropy`, dtype of the matmuls. -> loss (), token_loss (N,) detached, 0
     throughout where it is not wanted."""
     from liger_kernel.transformers.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
 
-    rows = places_of(labels) if targets is None else targets
+    rows = target_positions(labels) if targets is None else targets
     losses = torch.zeros(labels.shape, dtype=torch.float32, device=hidden.device)
     if not rows.numel():
         return (hidden[:0].sum() + weight[:0].sum()).float(), losses

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.linear_loss.soft_labels import rounding
-from kernels.linear_loss.walk import Ask, places_of
+from brine.kernels.linear_loss.autograd_function import LossRequest, target_positions
+from brine.kernels.linear_loss.soft_labels import rounding
 
 
-def why_not(ask: Ask) -> str | None:
+def unsupported_reason(request: LossRequest) -> str | None:
     """Why this backend cannot serve the call: it can serve any."""
     return None
 
@@ -35,10 +35,10 @@ def reference_linear_cross_entropy(
     temperature: float = 1.0,
     targets: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Arguments as in `kernels.linear_cross_entropy`. -> loss (), token_loss (N,) detached."""
+    """Arguments as in `linear_cross_entropy`. -> loss (), token_loss (N,) detached."""
     dtype = torch.promote_types(torch.float32, hidden.dtype)
     # a token without target takes no part, even if its values are not finite
-    rows = places_of(labels) if targets is None else targets
+    rows = target_positions(labels) if targets is None else targets
     logits = hidden[rows].to(dtype) @ weight.to(dtype).T
     hard = F.cross_entropy(logits, labels[rows], reduction="none")
     total = (1.0 - distill_weight) * hard

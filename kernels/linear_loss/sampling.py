@@ -1,10 +1,10 @@
 """Unbiased sparse soft labels for a cache: words drawn from the teacher's distribution, with their counts.
 
 A row of top-k labels is small but leaves out the tail, so a student trained on it is pulled towards a distribution that
-is not the teacher's. Random sampling (Anshumann et al. 2025, "Sparse Logit Sampling", 2503.16870) draws words with
-replacement and keeps count / draws: for any student, the cross-entropy with such a row and its gradient have the dense
-ones as their expectation, since both are linear in the teacher's probabilities. The error falls with the square root of
-the number of draws.
+is not the teacher's. Random sampling (Anshumann et al. 2025, "Sparse Logit SamplingConfig", 2503.16870) draws words
+with replacement and keeps count / draws: for any student, the cross-entropy with such a row and its gradient have the
+dense ones as their expectation, since both are linear in the teacher's probabilities. The error falls with the square
+root of the number of draws.
 
 A draw is the inverse of the cumulated distribution, at uniform numbers that are drawn for all tokens at the start: so
 the labels do not depend on the size of the chunks. Probabilities are computed in fp64 and added up as whole numbers of
@@ -17,8 +17,8 @@ Legend: N tokens, C in a chunk, Et width of the teacher, V vocabulary, k draws a
 import torch
 from torch import Tensor
 
-from kernels.linear_loss.soft_labels import merge_duplicates
-from kernels.linear_loss.walk import default_chunk
+from brine.kernels.linear_loss.autograd_function import default_chunk
+from brine.kernels.linear_loss.soft_labels import merge_duplicates
 
 UNITS = 2.0**60
 """Of probability 1; a row of any vocabulary adds up to far less than 2^63."""
@@ -39,7 +39,7 @@ def sample_soft_labels(
     teacher_hidden: (N, Et); teacher_weight: (V, Et); generator: of the same device, its state settles the labels.
     -> ids (N, k) int64, k = num_samples: the words drawn, each once, in descending order, -1 in unused places;
     probabilities (N, k) float32: count / num_samples, 0 in unused places. They are `soft_ids` and `soft_probabilities`
-    of `kernels.linear_cross_entropy` at the same temperature.
+    of `linear_cross_entropy` at the same temperature.
     Raises ValueError for shapes or numbers that do not fit.
     """
     if teacher_hidden.dim() != 2 or teacher_weight.dim() != 2 or teacher_hidden.shape[1] != teacher_weight.shape[1]:
@@ -49,10 +49,10 @@ def sample_soft_labels(
         )
     if num_samples < 1 or temperature <= 0.0:
         raise ValueError(f"give num_samples >= 1 and a temperature above 0; got {num_samples} and {temperature}")
-    num, vocabulary = teacher_hidden.shape[0], teacher_weight.shape[0]
+    num, vocab_size = teacher_hidden.shape[0], teacher_weight.shape[0]
     if chunk_tokens is None:
         # a chunk is held twice, in fp64 and in whole numbers
-        chunk_tokens = max(1, default_chunk(vocabulary, teacher_hidden.device.type, torch.float64) // 2)
+        chunk_tokens = max(1, default_chunk(vocab_size, teacher_hidden.device.type, torch.float64) // 2)
     elif chunk_tokens < 1:
         raise ValueError(f"chunk_tokens must be at least 1, or None for the default; got {chunk_tokens}")
 
@@ -67,6 +67,6 @@ def sample_soft_labels(
         total = cumulated[:, -1:]
         drawn = torch.minimum((at[rows] * total).long(), total - 1)
         # right: a word of probability 0 is never met; only what is not a number reaches beyond the end
-        ids[rows] = torch.searchsorted(cumulated, drawn, right=True).clamp_(max=vocabulary - 1)
+        ids[rows] = torch.searchsorted(cumulated, drawn, right=True).clamp_(max=vocab_size - 1)
     ids, counts = merge_duplicates(ids, torch.ones(shape, device=ids.device))
     return ids, counts / num_samples

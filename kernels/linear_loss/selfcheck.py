@@ -12,10 +12,12 @@ Legend: N tokens, E width, V vocabulary, k soft labels a token.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from kernels.linear_loss.walk import Ask
+from brine.kernels.linear_loss.autograd_function import LossRequest
 
 TOKENS, WIDTH, PLACES = 77, 32, 6
 VOCABULARIES = (8208, 4099)
@@ -25,58 +27,56 @@ ROUNDINGS = {torch.float32: (64.0, 256.0), torch.bfloat16: (4.0, 24.0), torch.fl
 "chunked" needs on a CPU."""
 
 
-def check(backend: str, ask: Ask) -> str | None:
-    """What is wrong with a backend for such a call, None where nothing is. Waits for the device."""
-    # the facade asks for this check
-    from kernels.linear_loss.api import linear_cross_entropy
-
-    unit = torch.finfo(ask.dtype).eps / 2
+def check(backend: str, request: LossRequest, function: Callable) -> str | None:
+    """What is wrong with a backend for such a call, None where nothing is. function: `linear_cross_entropy`, which asks
+    for this check. Waits for the device."""
+    unit = torch.finfo(request.dtype).eps / 2
     # the caller may compute without gradients, or under autocast
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(ask.device.type, enabled=False):
-        for vocabulary in VOCABULARIES:
-            inputs, options = problem(ask, vocabulary)
-            got = _results(linear_cross_entropy, inputs, backend=backend, chunk_tokens=CHUNK, **options)
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(request.device.type, enabled=False):
+        for vocab_size in VOCABULARIES:
+            inputs, options = problem(request, vocab_size)
+            got = _results(function, inputs, backend=backend, chunk_tokens=CHUNK, **options)
             wide = {name: x.double() if x.is_floating_point() else x for name, x in inputs.items()}
-            true = _results(linear_cross_entropy, wide, backend="reference", **options)
+            true = _results(function, wide, backend="reference", **options)
             for name, y in true.items():
                 x = got[name].double()
                 error, size = (x - y).norm(dim=-1), y.norm(dim=-1)
                 worst = (error / (size + size.square().mean().sqrt())).max().item() / unit
-                limit = ROUNDINGS[ask.dtype][name.startswith("d_")]
+                limit = ROUNDINGS[request.dtype][name.startswith("d_")]
                 # written so that NaN fails
                 if not worst <= limit:
                     return (
-                        f"{name} is off by {worst:.3g} roundings of {ask.dtype} where {limit:g} are allowed "
-                        f"({vocabulary} words)"
+                        f"{name} is off by {worst:.3g} roundings of {request.dtype} where {limit:g} are allowed "
+                        f"({vocab_size} words)"
                     )
     return None
 
 
-def problem(ask: Ask, vocabulary: int) -> tuple[dict[str, Tensor], dict[str, float | bool]]:
+def problem(request: LossRequest, vocab_size: int) -> tuple[dict[str, Tensor], dict[str, float | bool]]:
     """-> the tensors of a call by name, and its numbers."""
     draw = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=draw).to(ask.device, ask.dtype)
+        return torch.randn(*shape, generator=draw).to(request.device, request.dtype)
 
-    labels = torch.randint(vocabulary, (TOKENS,), generator=draw)
+    labels = torch.randint(vocab_size, (TOKENS,), generator=draw)
     labels[::4] = -100
-    tensors = {"hidden": normal(TOKENS, WIDTH), "weight": normal(vocabulary, WIDTH) * WIDTH**-0.5}
-    tensors["labels"] = labels.to(ask.device)
-    if ask.weighted:
-        tensors["token_weight"] = torch.rand(TOKENS, generator=draw).to(ask.device)
-    options = {"return_token_loss": ask.token_loss, "z_loss": 0.0 if ask.kind == "plain" else 1e-2}
-    if ask.kind == "dense":
-        tensors["teacher_hidden"], tensors["teacher_weight"] = normal(TOKENS, 16), normal(vocabulary, 16)
-    if ask.kind == "sparse":
-        ids = torch.randint(vocabulary, (TOKENS, PLACES), generator=draw)
+    tensors = {"hidden": normal(TOKENS, WIDTH), "weight": normal(vocab_size, WIDTH) * WIDTH**-0.5}
+    tensors["labels"] = labels.to(request.device)
+    if request.weighted:
+        tensors["token_weight"] = torch.rand(TOKENS, generator=draw).to(request.device)
+    options = {"return_token_loss": request.token_loss, "z_loss": 0.0 if request.kind == "plain" else 1e-2}
+    if request.kind == "dense":
+        tensors["teacher_hidden"], tensors["teacher_weight"] = normal(TOKENS, 16), normal(vocab_size, 16)
+    if request.kind == "sparse":
+        ids = torch.randint(vocab_size, (TOKENS, PLACES), generator=draw)
         # the label among the listed words, and a word twice
         ids[::3, 0] = labels[::3].clamp(min=0)
         ids[1, 2] = ids[1, 1]
         chance = torch.rand(TOKENS, PLACES, generator=draw)
-        tensors["soft_ids"] = ids.to(ask.device)
-        tensors["soft_probabilities"] = (0.8 * chance / chance.sum(1, keepdim=True)).to(ask.device)
-    if ask.kind in ("dense", "sparse"):
+        tensors["soft_ids"] = ids.to(request.device)
+        tensors["soft_probabilities"] = (0.8 * chance / chance.sum(1, keepdim=True)).to(request.device)
+    if request.kind in ("dense", "sparse"):
         options |= {"distill_weight": 0.4, "temperature": 1.5}
     return tensors, options
 

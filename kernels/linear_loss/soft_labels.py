@@ -43,7 +43,7 @@ def rounding(probabilities: Tensor) -> float:
     return torch.finfo(probabilities.dtype).eps + probabilities.shape[1] * torch.finfo(torch.float32).eps
 
 
-def take_out(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def split_listed(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Set the listed words' logits (R, V) to -inf in place, so that what is summed is the rest; ids: (R, k), -1 unused.
 
     -> is_listed (R, k) bool; place (R, k), the word, 0 where unused; listed (R, k), the logits, -inf where unused.
@@ -74,17 +74,17 @@ def merge_duplicates(ids: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def prepare(
+def prepare_soft_labels(
     ids: Tensor,
     probabilities: Tensor,
     labels: Tensor,
     *,
-    vocabulary: int,
+    vocab_size: int,
     tail: str,
     dtype: torch.dtype,
     validate: bool = True,
 ) -> SoftLabels:
-    """Check what `kernels.linear_cross_entropy` was given and bring it into the form that the backends take.
+    """Check what `linear_cross_entropy` was given and bring it into the form that the backends take.
 
     ids (N, k) int64 in [0, V), or -1; probabilities (N, k); labels (N,): rows of tokens without target are not looked
     at. dtype: of the result. validate: whether to look at the values too. Raises ValueError.
@@ -102,36 +102,36 @@ def prepare(
     slack = rounding(probabilities)
     target = (labels >= 0)[:, None]
     ids = ids.where(target, UNUSED)
-    chance = probabilities.detach().where(target, 0.0).to(dtype)
+    probability = probabilities.detach().where(target, 0.0).to(dtype)
     # written so that NaN fails
-    check = refuse if validate else _trust
-    check((ids < UNUSED) | (ids >= vocabulary), f"must lie in [0, {vocabulary}), or be -1 where unused", soft_ids=ids)
-    check(~(chance >= 0.0), "must be at least 0", soft_probabilities=chance)
-    check((ids == UNUSED) & (chance != 0.0), "must be 0 where soft_ids is -1", soft_probabilities=chance)
-    mass = chance.sum(1, keepdim=True)
+    check = raise_where if validate else _trust
+    check((ids < UNUSED) | (ids >= vocab_size), f"must lie in [0, {vocab_size}), or be -1 where unused", soft_ids=ids)
+    check(~(probability >= 0.0), "must be at least 0", soft_probabilities=probability)
+    check((ids == UNUSED) & (probability != 0.0), "must be 0 where soft_ids is -1", soft_probabilities=probability)
+    mass = probability.sum(1, keepdim=True)
     check(~(mass <= 1.0 + slack), "must be at most 1", **{"soft_probabilities.sum(1, keepdim=True)": mass})
 
-    ids, chance = merge_duplicates(ids, chance)
+    ids, probability = merge_duplicates(ids, probability)
     if tail == "renormalise":
         check(
             (mass == 0.0) & target,
             'must be above 0 under soft_tail="renormalise"',
             **{"soft_probabilities.sum(1, keepdim=True)": mass},
         )
-        return SoftLabels(ids, chance / mass.where(mass > 0.0, 1.0), torch.zeros_like(mass))
+        return SoftLabels(ids, probability / mass.where(mass > 0.0, 1.0), torch.zeros_like(mass))
     rest = (1.0 - mass).where(target, 0.0)
     rest = rest.where(rest > slack, 0.0)
-    if ids.shape[1] >= vocabulary:
-        full = (ids >= 0).sum(1, keepdim=True) == vocabulary
+    if ids.shape[1] >= vocab_size:
+        full = (ids >= 0).sum(1, keepdim=True) == vocab_size
         check(
             full & (rest > 0.0),
             "must be 1 where a row lists the whole vocabulary",
             **{"soft_probabilities.sum(1, keepdim=True)": mass},
         )
-    return SoftLabels(ids, chance, rest)
+    return SoftLabels(ids, probability, rest)
 
 
-def refuse(wrong: Tensor, rule: str, **named: Tensor) -> None:
+def raise_where(wrong: Tensor, rule: str, **named: Tensor) -> None:
     """Raise ValueError for the first element of the named tensor where `wrong`.
 
     A card is not waited for: it ends the process by an assertion of its own, with the same rule, when it gets there.
@@ -145,4 +145,4 @@ def refuse(wrong: Tensor, rule: str, **named: Tensor) -> None:
 
 
 def _trust(wrong: Tensor, rule: str, **named: Tensor) -> None:
-    """In the place of `refuse` for values that are known to be right."""
+    """In the place of `raise_where` for values that are known to be right."""

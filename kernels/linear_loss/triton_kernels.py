@@ -28,8 +28,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.linear_loss.soft_labels import SoftLabels, take_out
-from kernels.linear_loss.walk import Ask, Terms
+from brine.kernels.linear_loss.autograd_function import LossRequest, LossTerms
+from brine.kernels.linear_loss.soft_labels import SoftLabels, split_listed
 
 INTERPRETED = triton.knobs.runtime.interpret
 """Whether the kernel below was defined for Triton's interpreter (TRITON_INTERPRET=1), which runs on CPU tensors."""
@@ -48,7 +48,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
         "p_label",
         "p_scale",
         "p_ids",
-        "p_chance",
+        "p_probability",
         "p_tail",
         "p_listed",
         "p_total",
@@ -61,15 +61,15 @@ def linear_loss_kernel(
     p_label,
     p_scale,
     p_ids,
-    p_chance,
+    p_probability,
     p_tail,
     p_listed,
     p_total,
     p_hard,
-    vocabulary,
+    vocab_size,
     num_listed,
     z_loss,
-    share,
+    distill_weight,
     temperature,
     DENSE: tl.constexpr,
     SPARSE: tl.constexpr,
@@ -80,7 +80,7 @@ def linear_loss_kernel(
     BK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
-    p_logits += row * vocabulary
+    p_logits += row * vocab_size
     label = tl.load(p_label + row)
     # read before anything is overwritten
     at_label = tl.load(p_logits + label).to(tl.float32)
@@ -88,7 +88,7 @@ def linear_loss_kernel(
     if SCALED:
         scale = tl.load(p_scale + row)
     if DENSE:
-        p_teacher += row * vocabulary
+        p_teacher += row * vocab_size
 
     # finite, so that differences of peaks are; far below any logit
     peak = -1e30
@@ -97,9 +97,9 @@ def linear_loss_kernel(
     t_peak = -1e30
     t_sum = 0.0
     expected = 0.0
-    for start in range(0, vocabulary, BV):
+    for start in range(0, vocab_size, BV):
         cols = start + tl.arange(0, BV)  # [BV]
-        inside = cols < vocabulary
+        inside = cols < vocab_size
         b_x = tl.load(p_logits + cols, mask=inside, other=-float("inf")).to(tl.float32)
         last_peak = peak
         peak = tl.maximum(peak, tl.max(b_x, 0))
@@ -123,7 +123,7 @@ def linear_loss_kernel(
         k = tl.arange(0, BK)  # [BK]
         has_place = k < num_listed
         b_id = tl.load(p_ids + row * num_listed + k, mask=has_place, other=-1)
-        b_chance = tl.load(p_chance + row * num_listed + k, mask=has_place, other=0.0)
+        b_chance = tl.load(p_probability + row * num_listed + k, mask=has_place, other=0.0)
         b_listed = tl.load(p_listed + row * num_listed + k, mask=has_place, other=-float("inf"))
         is_listed = b_id >= 0
         tail = tl.load(p_tail + row)
@@ -163,19 +163,19 @@ def linear_loss_kernel(
 
     hard = lse - at_label
     full_lse = peak + lse
-    total = (1.0 - share) * hard + z_loss * full_lse * full_lse
+    total = (1.0 - distill_weight) * hard + z_loss * full_lse * full_lse
     if DENSE:
-        total += share * temperature * temperature * (y_lse - expected / t_sum)
+        total += distill_weight * temperature * temperature * (y_lse - expected / t_sum)
     if SPARSE:
         soft = tl.sum(b_chance * tl.where(is_listed, y_lse - b_y_listed, 0.0), 0)
         soft += tail * tl.where(tail > 0.0, y_lse - y_rest, 0.0)
-        total += share * temperature * temperature * soft
+        total += distill_weight * temperature * temperature * soft
     tl.store(p_total + row, scale * total)
     tl.store(p_hard + row, hard)
 
     if GRAD:
-        of_label = scale * (1.0 - share)
-        unit = scale * share * temperature
+        of_label = scale * (1.0 - distill_weight)
+        unit = scale * distill_weight * temperature
         of_x = of_label + scale * 2.0 * z_loss * full_lse
         if SPARSE:
             of_y = unit * (tl.sum(b_chance, 0) + tail)
@@ -201,9 +201,9 @@ def linear_loss_kernel(
             x_norm += y_norm
         if DENSE:
             t_norm = unit / t_sum
-        for start in range(0, vocabulary, BV):
+        for start in range(0, vocab_size, BV):
             cols = start + tl.arange(0, BV)  # [BV]
-            inside = cols < vocabulary
+            inside = cols < vocab_size
             b_x = tl.load(p_logits + cols, mask=inside, other=-float("inf")).to(tl.float32) - peak
             b_grad_x = x_norm * tl.exp(b_x)
             if TEMPERED:
@@ -228,27 +228,27 @@ def lse_with(rest, b_listed):
     return top + tl.log(tl.exp(rest - top) + tl.sum(tl.exp(b_listed - top), 0))
 
 
-def why_not(ask: Ask) -> str | None:
+def unsupported_reason(request: LossRequest) -> str | None:
     """Why this backend cannot serve the call, or None."""
-    if ask.dtype not in DTYPES:
-        return f'backend "triton" computes in fp32 and takes fp32, bf16 or fp16, not {ask.dtype}; use "chunked"'
-    if INTERPRETED and ask.dtype == torch.bfloat16:
+    if request.dtype not in DTYPES:
+        return f'backend "triton" computes in fp32 and takes fp32, bf16 or fp16, not {request.dtype}; use "chunked"'
+    if INTERPRETED and request.dtype == torch.bfloat16:
         return "Triton's interpreter has no bf16; use fp32 or fp16 with TRITON_INTERPRET=1"
-    if INTERPRETED and ask.device.type != "cpu":
-        return f"Triton's interpreter runs on CPU tensors, and hidden is on {ask.device}"
-    if not INTERPRETED and ask.device.type != "cuda":
+    if INTERPRETED and request.device.type != "cpu":
+        return f"Triton's interpreter runs on CPU tensors, and hidden is on {request.device}"
+    if not INTERPRETED and request.device.type != "cuda":
         return (
-            f'backend "triton" needs CUDA tensors, and hidden is on {ask.device}; use backend="auto", or set '
+            f'backend "triton" needs CUDA tensors, and hidden is on {request.device}; use backend="auto", or set '
             "TRITON_INTERPRET=1 before Python starts to try the kernel in Triton's interpreter"
         )
-    if not INTERPRETED and torch.cuda.get_device_capability(ask.device) < (8, 0):
-        return f'backend "triton" needs sm_80 or newer; {torch.cuda.get_device_name(ask.device)} is older'
+    if not INTERPRETED and torch.cuda.get_device_capability(request.device) < (8, 0):
+        return f'backend "triton" needs sm_80 or newer; {torch.cuda.get_device_name(request.device)} is older'
     return None
 
 
-def launch_shape(vocabulary: int, *, dense: bool) -> tuple[int, int]:
+def launch_shape(vocab_size: int, *, dense: bool) -> tuple[int, int]:
     """(words in a block, warps): 8 or 16 words a thread in the largest blocks."""
-    block = min(MAX_BLOCK // 2 if dense else MAX_BLOCK, max(32, triton.next_power_of_2(vocabulary)))
+    block = min(MAX_BLOCK // 2 if dense else MAX_BLOCK, max(32, triton.next_power_of_2(vocab_size)))
     return block, 8 if block > 1024 else 4
 
 
@@ -256,22 +256,22 @@ def chunk_loss(
     logits: Tensor,
     label: Tensor,
     *,
-    terms: Terms,
+    terms: LossTerms,
     teacher: Tensor | None,
     soft: SoftLabels | None,
     scale: Tensor | None,
     grad: bool,
 ) -> tuple[Tensor, Tensor]:
-    """A `step` of the walk: see `kernels.linear_loss.walk.Step`."""
-    tokens, vocabulary = logits.shape
+    """A `step` of the walk: see `brine.kernels.linear_loss.autograd_function.Step`."""
+    tokens, vocab_size = logits.shape
     total = torch.empty(tokens, dtype=torch.float32, device=logits.device)
     hard = torch.empty_like(total)
     listed = None
     if soft is not None:
-        is_listed, place, listed = take_out(logits, soft.ids)
+        is_listed, place, listed = split_listed(logits, soft.ids)
         listed = listed.float()
     label = label.contiguous()
-    block, warps = launch_shape(vocabulary, dense=teacher is not None)
+    block, warps = launch_shape(vocab_size, dense=teacher is not None)
     # Triton launches on the current device
     with torch.cuda.device_of(logits):
         linear_loss_kernel[(tokens,)](
@@ -285,7 +285,7 @@ def chunk_loss(
             listed,
             total,
             hard,
-            vocabulary,
+            vocab_size,
             0 if soft is None else soft.ids.shape[1],
             terms.z_loss,
             terms.distill_weight,
@@ -305,7 +305,7 @@ def chunk_loss(
     return total, hard
 
 
-class Variant(NamedTuple):
+class KernelVariant(NamedTuple):
     """What ahead-of-time compilation needs to know of one way in which the kernel is used."""
 
     name: str
@@ -320,7 +320,7 @@ class Variant(NamedTuple):
     """of the compiler: num_warps, maxnreg"""
 
 
-def compile_variants(vocabulary: int = 65536, num_listed: int = 64) -> Iterator[Variant]:
+def compile_variants(vocab_size: int = 65536, num_listed: int = 64) -> Iterator[KernelVariant]:
     """The kernel as launched with and without soft labels, for bf16 and fp32, in both directions of use.
 
     A variant `v` is compiled by `triton.compile(ASTSource(v.kernel, v.signature, v.constexprs, v.attrs), target=...,
@@ -338,29 +338,29 @@ def compile_variants(vocabulary: int = 65536, num_listed: int = 64) -> Iterator[
         for name, flags in kinds.items():
             flags = {"DENSE": False, "SPARSE": False, "SCALED": True, "TEMPERED": False, "GRAD": True} | flags
             sparse = flags["SPARSE"]
-            block, warps = launch_shape(vocabulary, dense=flags["DENSE"])
+            block, warps = launch_shape(vocab_size, dense=flags["DENSE"])
             types = {
                 "p_logits": element,
                 "p_teacher": element if flags["DENSE"] else None,
                 "p_label": "*i64",
                 "p_scale": "*fp32",
                 "p_ids": "*i64" if sparse else None,
-                "p_chance": "*fp32" if sparse else None,
+                "p_probability": "*fp32" if sparse else None,
                 "p_tail": "*fp32" if sparse else None,
                 "p_listed": "*fp32" if sparse else None,
                 "p_total": "*fp32",
                 "p_hard": "*fp32",
-                "vocabulary": "i32",
+                "vocab_size": "i32",
                 "num_listed": "i32",
                 "z_loss": "fp32",
-                "share": "fp32",
+                "distill_weight": "fp32",
                 "temperature": "fp32",
             }
             constexprs = {name: None for name, kind in types.items() if kind is None}
             constexprs |= flags | {"BV": block, "BK": triton.next_power_of_2(num_listed) if sparse else 1}
-            aligned = ["p_logits", "p_teacher"] + (["vocabulary"] if vocabulary % 16 == 0 else [])
+            aligned = ["p_logits", "p_teacher"] + (["vocab_size"] if vocab_size % 16 == 0 else [])
             names = linear_loss_kernel.arg_names
-            yield Variant(
+            yield KernelVariant(
                 f"{short}-{name}",
                 linear_loss_kernel,
                 {name: "constexpr" if name in constexprs else types[name] for name in names},

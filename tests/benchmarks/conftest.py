@@ -1,13 +1,9 @@
 """The benchmarks are no installed package: the repository's root has to be on the path. Threads are put back."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@
 
     python -m pytest -n 8 --dist load tests/card
 
-Each has a limit of time, and one that loses the card takes its process along (`benchmarks.card_limits`).
+Each has a limit of time, and one that loses the card takes its process along (`benchmarks.card.test_timeouts`).
 """
 
 import os
@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from benchmarks.card_limits import pytest_configure, pytest_runtest_logreport, watched  # noqa: F401
+from benchmarks.card.test_timeouts import pytest_configure, pytest_runtest_logreport, watched  # noqa: F401
 
 
 @pytest.hookimpl(wrapper=True)

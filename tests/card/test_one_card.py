@@ -10,27 +10,30 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from kernels import Spans, attention, linear_cross_entropy
-from kernels.ring_attention.deal import zigzag
-from kernels.ring_attention.layout import Layout
-from kernels.ring_attention.reference import simulate
-from model import ModelConfig, Transformer
-from training.activations import checkpoint_blocks, offloading
-from training.checkpoint import check, load_checkpoint
-from training.config import TrainConfig
-from training.distributed import World
-from training.gradients import GradientBuffer, ShardedGradients
-from training.optimizer import Optimizer
-from training.out_of_memory import is_out_of_memory
-from training.parallel import shard_parameters
-from training.runtime import Runtime
-from training.saver import Saver
+from brine.kernels.attention import Spans, attention
+from brine.kernels.context_parallel.layout import ContextLayout
+from brine.kernels.context_parallel.reference import simulate
+from brine.kernels.context_parallel.sharding import zigzag
+from brine.kernels.linear_loss import linear_cross_entropy
+from brine.model.config import ModelConfig
+from brine.model.inputs import Inputs
+from brine.model.transformer import Transformer
+from brine.planner.out_of_memory import is_out_of_memory
+from brine.training.checkpoint.async_checkpoint import AsyncCheckpointer
+from brine.training.checkpoint.checkpoint import check, load_checkpoint
+from brine.training.config import TrainConfig
+from brine.training.gradients import FlatGradients, ShardedGradients
+from brine.training.optimizer import Optimizer
+from brine.training.parallel.activations import checkpoint_blocks, offloading
+from brine.training.parallel.distributed import World
+from brine.training.parallel.parallelize import shard_parameters
+from brine.training.runtime import Runtime
 
 SHAPE = ModelConfig(
     vocab_size=256, dim=128, num_layers=6, num_heads=4, num_kv_heads=2, head_dim=32, mlp_dim=256, window=64,
     global_every=3, image_dim=12, audio_dim=8, video_dim=10,
 )  # fmt: skip
-CONFIG = TrainConfig(model=SHAPE, num_steps=9, warmup_steps=1, rows_per_step=1, micro_rows=1)
+CONFIG = TrainConfig(model=SHAPE, num_steps=9, warmup_steps=1, global_batch_size=1, micro_batch_size=1)
 RUNTIME = Runtime(device="cuda", dtype="bfloat16")
 
 
@@ -58,7 +61,7 @@ def loss_of(model: Transformer, given: list[torch.Tensor], mode: str = "none") -
     }
     with RUNTIME.autocast():
         with offloading(model, mode):
-            hidden = model(token_ids, position, document, block, media)
+            hidden = model(Inputs(token_ids, position, document, block, media))
         return linear_cross_entropy(hidden.flatten(0, 1), model.head_weight, labels.flatten(), backend="reference")
 
 
@@ -85,21 +88,21 @@ def test_running_out_of_memory_is_known():
 def test_a_group_is_met_on_the_card_and_on_the_host(nccl):
     world = World()
     for device in ("cpu", "cuda"):
-        world.meet(None, device=device)
+        world.warm_up_group(None, device=device)
     found = [None]
     dist.all_gather_object(found, "plain")
     assert found == ["plain"]
 
 
 def test_a_checkpoint_is_what_the_card_held_when_it_was_begun(tmp_path):
-    """The weights are spoilt as soon as `begin` returns, while files are being written."""
+    """The weights are diverged as soon as `begin` returns, while files are being written."""
     model = model_of(dataclasses.replace(SHAPE, dim=512, mlp_dim=2048))
-    gradients, optimizer = GradientBuffer(dict(model.named_parameters())), Optimizer(model, CONFIG)
+    gradients, optimizer = FlatGradients(dict(model.named_parameters())), Optimizer(model, CONFIG)
     loss_of(model, inputs(256)).backward()
     optimizer.step(1e-3)
     held = {name: value.clone() for name, value in model.state_dict().items()}
     moments = {name: value.clone() for name, value in optimizer.state_tensors().items()}
-    saver = Saver(tmp_path)
+    saver = AsyncCheckpointer(tmp_path)
     # work that is queued and not done when saving begins
     for _ in range(20):
         torch.randn(4096, 4096, device="cuda") @ torch.randn(4096, 4096, device="cuda")
@@ -125,9 +128,9 @@ def test_a_mesh_of_one_trains_the_step_that_the_plain_model_does(nccl):
     mesh = init_device_mesh("cuda", (1, 1), mesh_dim_names=("replicate", "shard"))
     world = World(mesh=mesh)
     for name in mesh.mesh_dim_names:
-        world.meet(mesh.get_group(name), device="cuda")
+        world.warm_up_group(mesh.get_group(name), device="cuda")
     shard_parameters(sharded, runtime=RUNTIME, world=world)
-    one = step(plain, GradientBuffer(dict(plain.named_parameters())), World(), given)
+    one = step(plain, FlatGradients(dict(plain.named_parameters())), World(), given)
     two = step(sharded, ShardedGradients(sharded, dict(sharded.named_parameters())), world, given)
     # blocks are gathered in bfloat16 as a whole there, and cast matrix by matrix here: norms' weights are rounded
     torch.testing.assert_close(two[0].float(), one[0].float(), rtol=2e-3, atol=0)
@@ -148,7 +151,7 @@ def test_the_ring_on_the_card_equals_one_device(world, window, dtype):
              for each in (heads, key_heads, key_heads, heads)]  # fmt: skip
     document = (torch.arange(tokens) // 250).expand(2, -1).contiguous()
     spans = Spans.packed(document, window=window).to("cuda")
-    layout = Layout(torch.from_numpy(zigzag(-(-tokens // 32), world)), 32, tokens, 0, world)
+    layout = ContextLayout(torch.from_numpy(zigzag(-(-tokens // 32), world)), 32, tokens, 0, world)
 
     def alone(parts, **options):
         leaves = [x.clone().requires_grad_() for x in parts[:3]]

@@ -3,12 +3,12 @@
 import shutil
 
 import pytest
-from media_files import film, line, manifest, picture, sound
-from media_formats import made
 
-from data.config import EncodeConfig
-from data.store import EncodedCorpus, build_corpus
-from data.tokenizer import Tokenizer, train_tokenizer
+from brine.data.config import EncodeConfig
+from brine.data.corpus.store import EncodedCorpus, build_corpus
+from brine.data.tokenizer import Tokenizer, train_tokenizer
+from tests.data.media_files import film, line, manifest, picture, sound
+from tests.data.media_formats import made
 
 WORDS = "the quick brown fox imports numpy as np and returns self.value from a dictionary of lists "
 
@@ -68,7 +68,7 @@ def corpus(manifest_path, tmp_path_factory, tokenizer, config) -> EncodedCorpus:
 
 @pytest.fixture(scope="session")
 def material(tmp_path_factory):
-    """A folder with one picture, one sound and one film."""
+    """A folder with one image, one sound and one video."""
     root = tmp_path_factory.mktemp("material")
     picture(root / "m/a.png", 40, 24)
     picture(root / "m/b.png", 20, 20, seed=1)

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from data.decode_pool import DecodePool, Encoded
-from data.document import DocumentError, Quarantined
-from data.encode import encode
-from data.tokenizer import Tokenizer
+from brine.data.document import DocumentError, Quarantined
+from brine.data.encode import encode
+from brine.data.media.pool import DecodePool, EncodeResult
+from brine.data.tokenizer import Tokenizer
 
 
 class Here(DecodePool):
@@ -16,10 +16,10 @@ class Here(DecodePool):
             try:
                 found = encode(
                     document,
-                    root=Path(self._hello["root"]),
-                    tokenizer=Tokenizer.from_str(self._hello["tokenizer"]),
+                    root=Path(self._handshake["root"]),
+                    tokenizer=Tokenizer.from_str(self._handshake["tokenizer"]),
                     config=self.config,
                 )
-                yield Encoded(document, found, found.crc32(), None)
+                yield EncodeResult(document, found, found.crc32(), None)
             except DocumentError as error:
-                yield Encoded(document, None, 0, Quarantined(document.id, "", str(error)))
+                yield EncodeResult(document, None, 0, Quarantined(document.id, "", str(error)))

@@ -3,9 +3,9 @@
 import io
 import tarfile
 
-from data.document import Audio, Document, Image, Quarantined, Text, Video
-from data.encode import encode
-from data.formats import open_source
+from brine.data.document import Audio, Document, Image, Quarantined, Text, Video
+from brine.data.encode import encode
+from brine.data.formats.open import open_source
 
 
 def read(path, **options):
@@ -26,8 +26,10 @@ def encoded(document, root, tokenizer, config):
     return sequence
 
 
-def texts(document, *, learn=None) -> str:
-    return "".join(p.text for p in document.parts if isinstance(p, Text) and (learn is None or p.learn == learn))
+def texts(document, *, loss_mask=None) -> str:
+    return "".join(
+        p.text for p in document.parts if isinstance(p, Text) and (loss_mask is None or p.loss_mask == loss_mask)
+    )
 
 
 def media(document) -> list[tuple[type, str]]:

@@ -17,10 +17,11 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import media_formats as make
 import numpy as np
 import soundfile
 from PIL import Image as Pillow
+
+from tests.data import media_formats as make
 
 MAY_HIDE_A_CUT = {
     "cbr.mp3": "frames without a header that counts them: a cut between two frames leaves a whole file",
@@ -295,7 +296,7 @@ def _manifest_lines() -> list[dict]:
                 {"type": "image", "image": f"media/{number}.png"},
                 {"type": "audio", "audio": "shard.tar::a/b.wav", "role": "user"},
                 {"type": "video", "video": "media/x.mp4", "sound": False},
-                {"type": "text", "text": "and more", "learn": False},
+                {"type": "text", "text": "and more", "loss_mask": False},
             ],
         }
         for number in range(12)

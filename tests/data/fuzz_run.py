@@ -2,10 +2,10 @@
 
     run(seeds, seed, range(500), folder) -> Report
 
-Media go through one `DecodePool`. Its servers are this file run as a program: `data.decode_server` with an audit around
-`encode` that holds each accepted result to the length functions, from the size the decoder really gave, and notes
-time and memory in a log that the parent reads at the end. Manifests, tars and tables are read in this process, as a
-build reads them.
+Media go through one `DecodePool`. Its servers are this file run as a program: `brine.data.media.server` with an audit
+around `encode` that holds each accepted result to the length functions, from the size the decoder really gave, and
+notes time and memory in a log that the parent reads at the end. Manifests, tars and tables are read in this process, as
+a build reads them.
 
 Right is, for every case: no exception here; a refusal is a `DocumentError` that names the file; an accepted result is
 finite and as long as the length functions say; a file that was cut is refused, or nothing of it was lost (the result
@@ -25,10 +25,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from fuzz_media import MAY_HIDE_A_CUT, Mutant, Seed, mutant
 
-from data.config import EncodeConfig
-from data.document import Audio, Document, DocumentError, Image, Quarantined, Text, Video, parse_document
+from brine.data.config import EncodeConfig
+from brine.data.document import Audio, Document, DocumentError, Image, Quarantined, Text, Video, parse_document
+from tests.data.fuzz_media import MAY_HIDE_A_CUT, Mutant, Seed, mutant
+from tests.paths import ROOT
 
 CONFIG = EncodeConfig(
     max_image_tokens=64,
@@ -66,12 +67,12 @@ def run(
     seeds: dict[str, Seed], seed: int, cases: Iterable[int], folder: Path, *, num_servers: int = 2, progress=None
 ) -> Report:
     """Put the given cases of the series `seed` through servers, working in `folder`."""
-    from data.decode_pool import DecodePool
-    from data.tokenizer import train_tokenizer
+    from brine.data.media.pool import DecodePool
+    from brine.data.tokenizer import train_tokenizer
 
     report = Report()
     (folder / "audit").mkdir(parents=True, exist_ok=True)
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     pool = DecodePool(
         root=folder,
         tokenizer=train_tokenizer([], 267),
@@ -80,7 +81,7 @@ def run(
         batch_documents=16,
         max_memory_mib=MAX_MEMORY_MIB,
     )
-    pool.server_module = "fuzz_run"
+    pool.server_module = "tests.data.fuzz_run"
     media = {name: entry for name, entry in sorted(seeds.items()) if entry.sort in _SORTS}
     wholes = [
         Mutant(-1 - number, name, "whole", entry.sort, Path(name).suffix, entry.content)
@@ -158,7 +159,7 @@ def _wrong(case: Mutant, result, whole) -> Iterator[str]:
             yield "was cut and grew"
     if case.operation == "rename" and not same:
         yield "gives another result under another name"
-    # a film given as a sound is its sound track
+    # a video given as a sound is its audio track
     film = isinstance(whole.document.parts[0], Video)
     if case.operation == "relabel" and not (film and case.sort == "audio"):
         yield "is of another sort, yet accepted"
@@ -180,8 +181,8 @@ def _read_container(case: Mutant, path: Path, report: Report) -> None:
 
 
 def _read_all(case: Mutant, path: Path) -> str:
-    from data.archive import open_media
-    from data.formats import open_source
+    from brine.data.files.archive import open_media
+    from brine.data.formats.open import open_source
 
     root, outcome, ids = path.resolve().parent, "accepted", set()
     try:
@@ -233,11 +234,11 @@ class _Audit:
         self.has_film_hooks = False
 
     def hook(self) -> None:
-        import data.decode
-        import data.encode
+        from brine.data import encode as encode_module
+        from brine.data.media import images
 
-        self._wrap(data.decode, "fit", lambda pixels, *_: self.pictures.append(pixels.shape[1::-1]))
-        encode = data.encode.encode
+        self._wrap(images, "fit", lambda pixels, *_: self.pictures.append(pixels.shape[1::-1]))
+        encode = encode_module.encode
 
         def audited(document, *, root, **options):
             self._hook_loaded()
@@ -259,7 +260,7 @@ class _Audit:
                 with open(Path(root) / "audit" / f"{os.getpid()}.jsonl", "a") as file:
                     file.write(json.dumps(line) + "\n")
 
-        data.encode.encode = audited
+        encode_module.encode = audited
 
     def _wrap(self, module, name: str, note) -> None:
         original = getattr(module, name)
@@ -272,20 +273,22 @@ class _Audit:
         setattr(module, name, wrapped)
 
     def _hook_loaded(self) -> None:
-        """Once the film and sound decoders are loaded, which is when the first document needs them."""
+        """Once the video and sound decoders are loaded, which is when the first document needs them."""
         import sys
 
-        if "data.decode_audio" in sys.modules and not hasattr(sys.modules["data.decode_audio"], "hooked"):
-            module = sys.modules["data.decode_audio"]
+        if "brine.data.media.audio" in sys.modules and not hasattr(sys.modules["brine.data.media.audio"], "hooked"):
+            module = sys.modules["brine.data.media.audio"]
             module.hooked = True
             self._wrap(module, "mel_tokens", lambda samples, *_: self.samples.append(len(samples)))
-        if "data.decode_video" in sys.modules and not self.has_film_hooks:
+        if "brine.data.media.video" in sys.modules and not self.has_film_hooks:
             self.has_film_hooks = True
-            self._wrap(sys.modules["data.decode_video"], "open_frames", lambda film, *_: self.ends_s.append(film.end_s))
+            self._wrap(
+                sys.modules["brine.data.media.video"], "open_frames", lambda film, *_: self.ends_s.append(film.end_s)
+            )
 
     def check(self, document: Document, sequence, config: EncodeConfig) -> None:
         """AssertionError, which the parent takes for a finding, unless lengths and numbers are right."""
-        from data.lengths import audio_tokens, image_grid, video_layout
+        from brine.data.lengths import audio_tokens, image_grid, video_layout
 
         (part,) = document.parts
         heard = self.samples[0] if self.samples else 0
@@ -295,7 +298,7 @@ class _Audit:
             expected = (0, audio_tokens(heard, config), 0)
         else:
             layout = video_layout(*self.pictures[0], self.ends_s[0], heard, config)
-            expected = (0, layout.num_sound, layout.num_video)
+            expected = (0, layout.num_audio_tokens, layout.num_video)
         found = (len(sequence.image), len(sequence.audio), len(sequence.video))
         assert found == expected, f"{found} tokens where the length functions say {expected}"
         assert len(sequence) == sum(expected) + 3, "a sequence is its media, two boundaries and an end"
@@ -319,7 +322,7 @@ def _status(name: str) -> float:
 
 
 if __name__ == "__main__":
-    from data import decode_server
+    from brine.data.media import server as decode_server
 
     _Audit().hook()
     decode_server.main()

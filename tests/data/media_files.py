@@ -1,4 +1,4 @@
-"""Small media files made on the spot, and counting of targets, for the tests of the data room."""
+"""Small media files made on the spot, and counting of targets, for the tests of the data package."""
 
 import json
 from collections import Counter
@@ -77,6 +77,6 @@ def targets(corpus, entries) -> Counter:
     """How often each target (document, token) is predicted by a list of entries."""
     seen = Counter()
     for document, start, stop, _ in entries:
-        learn = corpus.tokens(document).learn
-        seen.update((document, token) for token in range(start + 1, stop) if learn[token])
+        loss_mask = corpus.tokens(document).loss_mask
+        seen.update((document, token) for token in range(start + 1, stop) if loss_mask[token])
     return seen

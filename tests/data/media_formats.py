@@ -1,8 +1,8 @@
-"""Media files in the corners of their formats, made on the spot: odd PNGs and TIFFs by hand, films by PyAV.
+"""Media files in the corners of their formats, made on the spot: odd PNGs and TIFFs by hand, videos by PyAV.
 
-Films are of flat frames, so that a frame can be told from its grey (`GREY` of its number), with a red corner at the top
-left, so that turning shows. MP4 boxes are rewritten afterwards where no writer offers the case (display matrices, edit
-lists). Everything here is a few kB and the same bytes on every run of one library version.
+Videos are of flat frames, so that a frame can be told from its grey (`GREY` of its number), with a red corner at the
+top left, so that turning shows. MP4 boxes are rewritten afterwards where no writer offers the case (display matrices,
+edit lists). Everything here is a few kB and the same bytes on every run of one library version.
 """
 
 import io
@@ -73,7 +73,7 @@ def tone(rate: int, seconds: float, *, channels: int = 1, hertz: float = 440.0) 
 
 
 def grey_of(number: int) -> int:
-    """Grey of frame `number` of a film."""
+    """Grey of frame `number` of a video."""
     return 10 + 10 * number % 240
 
 
@@ -92,7 +92,7 @@ def film(
     fps: int = 10,
     ticks: int = 1000,
 ) -> Path:
-    """A film whose frame n is shown at frames_ms[n], `ticks` a second, with a tone of sound[1] s from sound[0] on."""
+    """A video whose frame n is shown at frames_ms[n], `ticks` a second, with a tone of sound[1] s from sound[0] on."""
     import av
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +178,7 @@ UNEVEN = [0, 100, 130, 400, 900, 910, 2000, 2100]
 
 
 def made(folder) -> dict:
-    """Films by name: the file, the time of its first frame on the file's clock, and its frames' times in ms."""
+    """Videos by name: the file, the time of its first frame on the file's clock, and its frames' times in ms."""
     films = {}
 
     def add(name: str, frames_ms=STEADY, **options) -> None:

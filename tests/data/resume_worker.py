@@ -1,6 +1,6 @@
 """What the resume tests compare, hashes of global rows, and a rank that can be stopped in any way.
 
-    python resume_worker.py '{"corpus", "plan", "decoding", "rank", "world_size", "rows_per_step", "start_row",
+    python resume_worker.py '{"corpus", "plan", "decoding", "rank", "world_size", "global_batch_size", "start_sequence",
                               "num_workers", "transform"}'
 
 prints one JSON line a step, {"state", "rows": {row: hash}}, and before each it waits for a line on its input.
@@ -16,38 +16,39 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.batch import Batch, counter_generator
-from data.document import MODALITIES
-from data.loader import Loader
-from data.plan import Plan
-from data.sequence import Sequence
-from data.store import DecodingCorpus, EncodedCorpus
+from brine.data.batch import Batch, counter_generator
+from brine.data.corpus.store import DecodingCorpus, EncodedCorpus
+from brine.data.document import MODALITIES
+from brine.data.loader import Loader
+from brine.data.packing.plan import PackingPlan
+from brine.data.sequence import Sequence
+from brine.model.inputs import TENSORS
 
-FIELDS = ("token_ids", "position", "document", "block", "labels", "kind", "context")
+FIELDS = ("token_ids", "position", "document", "block", "labels", "kind", "modality_context")
 
 
 def row_hashes(batch: Batch) -> dict[int, str]:
     """Global row -> SHA-256 of all its tensors, its patches and their places in the row."""
-    num_rows, row_tokens = batch.token_ids.shape
+    num_sequences, seq_len = batch.inputs.token_ids.shape
     found = {}
     for at, row in enumerate(batch.rows):
         content = hashlib.sha256()
         for name in FIELDS:
-            content.update(getattr(batch, name)[at].numpy().tobytes())
+            content.update(getattr(batch.inputs if name in TENSORS else batch, name)[at].numpy().tobytes())
         for name in MODALITIES:
-            patches, slot = batch.media[name]
-            own = slot // row_tokens == at
-            content.update((slot[own] - at * row_tokens).numpy().tobytes() + patches[own].numpy().tobytes())
+            patches, media_index = batch.inputs.media[name]
+            own = media_index // seq_len == at
+            content.update((media_index[own] - at * seq_len).numpy().tobytes() + patches[own].numpy().tobytes())
         found[row] = content.hexdigest()
     for name in MODALITIES:
         # what belongs to no row is blank
-        assert not batch.media[name][0][batch.media[name][1] == num_rows * row_tokens].any()
+        assert not batch.inputs.media[name][0][batch.inputs.media[name][1] == num_sequences * seq_len].any()
     return found
 
 
 @dataclasses.dataclass(frozen=True)
 class Speckle:
-    """Augmentation by counters: noise on pictures, drawn from (seed, document, row)."""
+    """Augmentation by counters: noise on images, drawn from (seed, document, row)."""
 
     seed: int
 
@@ -90,9 +91,9 @@ def main() -> None:
     torch.set_num_threads(1)
     loader = Loader(
         open_corpus(asked["corpus"], decoding=asked["decoding"]),
-        Plan.load(asked["plan"]),
-        rows_per_batch=asked["rows_per_step"] // asked["world_size"],
-        start_row=asked["start_row"],
+        PackingPlan.load(asked["plan"]),
+        local_batch_size=asked["global_batch_size"] // asked["world_size"],
+        start_sequence=asked["start_sequence"],
         rank=asked["rank"],
         world_size=asked["world_size"],
         num_workers=asked["num_workers"],

@@ -1,25 +1,25 @@
 """A corpus in memory, and a model whose loss is known on paper.
 
-The stand-in model looks at the first number of each document's medium and at nothing else. Documents come in two
-sorts whose media are all 1 or all about 1/2 in size, and their first text token tells which; so it can tell its own
-medium, a blank, and another document's apart, and gives the true next token a probability of 1/2, 1/4 and 1/8. Losses
-per token are ln 2, ln 4 and ln 8 then, and the gain is exactly 1/2.
+The stand-in model looks at the first number of each document's media and at nothing else. Documents come in two sorts
+whose media are all 1 or all about 1/2 in size, and their first text token tells which; so it can tell matched, blank
+and mismatched media apart, and gives the true next token a probability of 1/2, 1/4 and 1/8. Losses per token are ln 2,
+ln 4 and ln 8 then, and the gain is exactly 1/2.
 """
 
 import numpy as np
 import pytest
 import torch
 
-from data.config import EncodeConfig
-from data.decode import DecodedAudio, DecodedImage, DecodedVideo
-from data.document import SPLITS, Audio, Document, Image, Text, Video
-from data.encode import assemble
-from data.lengths import VideoLayout
-from data.patches import floats
-from data.tokenizer import train_tokenizer
+from brine.data.config import EncodeConfig
+from brine.data.document import SPLITS, Audio, Document, Image, Text, Video
+from brine.data.encode import assemble
+from brine.data.lengths import VideoLayout
+from brine.data.media.decode import DecodedAudio, DecodedImage, DecodedVideo
+from brine.data.tokenizer import train_tokenizer
+from brine.model.embed import floats
 
 ENCODE = EncodeConfig(patch_size=4, mel_bins=16)
-PROBABILITY = {"own": 0.5, "blank": 0.25, "other": 0.125}
+PROBABILITY = {"matched": 0.5, "blank": 0.25, "mismatched": 0.125}
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +29,7 @@ def tokenizer():
 
 
 class MemoryCorpus:
-    """What the evals room reads of an EncodedCorpus."""
+    """What the evals package reads of an EncodedCorpus."""
 
     def __init__(self, documents, sequences, root=None):
         self.documents, self.sequences, self.root = documents, sequences, root
@@ -54,7 +54,7 @@ def make_document(tokenizer, number, kind, *, level=1, split="test", text=None, 
     """(document, sequence): "+" or "-" and a medium all 1 or all about 1/2, then text to be told from it."""
     high = number % 2 == 0
     name = f"{kind}-{level}-{number}"
-    sign = Text("+" if high else "-", learn=False)
+    sign = Text("+" if high else "-", loss_mask=False)
     target = Text(text if text is not None else f"line {number}")
     pixel = 255 if high else 64
     audio = np.full((3, ENCODE.audio_dim), 1.0 if high else 0.5, np.float16)
@@ -101,14 +101,15 @@ class KnownModel:
     def num_parameters(self):
         return 0
 
-    def __call__(self, token_ids, position, document, block, media, geometry=None):
+    def __call__(self, inputs):
+        token_ids, document, media = inputs.token_ids, inputs.segment, inputs.media
         self.calls += 1
         rows, length = token_ids.shape
         first = torch.full((rows * length,), torch.nan)
         for name in ("image", "video", "audio"):
             if name in media:
-                patches, slot = media[name]
-                first[slot] = floats(patches[:, 0]).float()
+                patches, media_index = media[name]
+                first[media_index] = floats(patches[:, 0]).float()
         first = first.view(rows, length)
         hidden = torch.zeros(rows, length, self.vocab)
         for row in range(rows):
@@ -117,7 +118,7 @@ class KnownModel:
                     continue
                 inside = document[row] == number
                 seen = first[row][inside]
-                # a film's frames come before its sound track
+                # a video's frames come before its audio track
                 condition = self._condition(seen[~seen.isnan()][:1], token_ids[row][inside][0] == self.plus)
                 probability = PROBABILITY[condition]
                 following = torch.roll(token_ids[row], -1)
@@ -130,7 +131,7 @@ class KnownModel:
     def _condition(seen, is_plus):
         if not len(seen) or not (seen == 1.0 or 0.4 < abs(seen) < 0.6):
             return "blank"
-        return "own" if bool(seen == 1.0) == bool(is_plus) else "other"
+        return "matched" if bool(seen == 1.0) == bool(is_plus) else "mismatched"
 
 
 @pytest.fixture

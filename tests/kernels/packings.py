@@ -5,8 +5,8 @@ import random
 import torch
 from torch import Tensor
 
-from kernels import Spans, attention, merge_partials
-from kernels.attention.op import sink_gradient
+from brine.kernels.attention import Spans, attention, merge_partials
+from brine.kernels.attention.op import sink_gradient
 
 
 def random_packing(seed: int, batch: int, num_keys: int, sizes=(1, 1, 3, 20, 60, 130)) -> tuple[Tensor, Tensor]:
@@ -40,7 +40,7 @@ def blocks_at(num_keys: int, edges: list[tuple[int, int]]) -> Tensor:
 
 def inputs(spans: Spans, heads: int = 2, key_heads: int = 2, dim: int = 16, dtype=torch.float64) -> list[Tensor]:
     """[q, k, v] with gradients on, and the gradient of out, from the current seed, on the spans' device."""
-    batch, rows, keys = spans.batch_size, spans.num_rows, spans.num_keys
+    batch, rows, keys = spans.batch_size, spans.num_queries, spans.num_keys
     q = torch.randn(batch, rows, heads, dim, dtype=torch.float64)
     k, v = torch.randn(2, batch, keys, key_heads, dim, dtype=torch.float64)
     grad = torch.randn(batch, rows, heads, dim, dtype=torch.float64)
@@ -153,7 +153,7 @@ def check_parts(module, spans: Spans, tensors: list[Tensor], cut: int, eps: floa
     q, k, v, grad = (x.detach() for x in tensors)
     scale, parts = q.shape[-1] ** -0.5, []
     for keys in (range(cut), range(cut, spans.num_keys)):
-        part = spans.onto(range(spans.num_rows), keys)
+        part = spans.restrict(range(spans.num_queries), keys)
         parts.append((slice(keys.start, keys.stop), (part.lo, part.hi, int(part.serial))))
     outs = [module.forward(q, k[:, at], v[:, at], *mask, scale=scale, sink=None, wide=True) for at, mask in parts]
     sums = torch.promote_types(torch.float32, q.dtype)

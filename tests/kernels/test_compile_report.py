@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("triton", reason="triton has no wheel for this platform")
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
+pytest.importorskip("triton", reason="triton has no wheel for this platform")
 
 
 def run(*args: str, cache: Path) -> subprocess.CompletedProcess:
@@ -28,7 +28,7 @@ def test_kernels_compile_without_spills_for_all_architectures(tmp_path):
     """Forward and both backward passes at D = 128, the tightest: no spills, shared memory that fits, and each
     architecture's own tensor-core instruction."""
     done = run(
-        "-m", "benchmarks.compile_report", "--dim", "128", "--only", r"(fwd|bwd_rows|bwd_keys)-D128-bf16$",
+        "-m", "benchmarks.kernels.compile_report", "--dim", "128", "--only", r"(fwd|bwd_queries|bwd_keys)-D128-bf16$",
         "--out", str(tmp_path / "report.json"), cache=tmp_path / "cache",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -48,8 +48,8 @@ def test_tma_copies_keep_their_loops_condition(tmp_path):
     an H200 the kernel never ended. Here all three passes in the tiles of narrow masks; those of wide ones at D = 128
     are compiled above, and the report fails on such copies everywhere."""
     done = run(
-        "-m", "benchmarks.compile_report", "--arch", "90", "--dim", "64",
-        "--only", r"(fwd|bwd_rows|bwd_keys)-D64-bf16-narrow$",
+        "-m", "benchmarks.kernels.compile_report", "--arch", "90", "--dim", "64",
+        "--only", r"(fwd|bwd_queries|bwd_keys)-D64-bf16-narrow$",
         "--out", str(tmp_path / "report.json"), cache=tmp_path / "cache",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -63,7 +63,7 @@ def test_tma_copies_keep_their_loops_condition(tmp_path):
 def test_tma_copies_that_nobody_may_wait_for_are_counted():
     """A tile that is read once and waited for at once, then one in front of a loop, with and without a condition that
     follows from what was loaded."""
-    from benchmarks.compile_report import tma_copies
+    from benchmarks.kernels.compile_report import tma_copies
 
     copy = """
 	@{0} mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r41], 8192;
@@ -91,7 +91,7 @@ AHEAD
 
 def test_products_that_two_warp_groups_compute_are_counted():
     """Of a chained product Triton puts all warps along M: eight of them need 128 rows, and over 64 they repeat."""
-    from benchmarks.compile_report import doubled_products
+    from benchmarks.kernels.compile_report import doubled_products
 
     layouts = """
 #mma = #ttg.nvidia_mma<{versionMajor = 3, versionMinor = 0, warpsPerCTA = [8, 1], instrShape = [16, 16, 16]}>
@@ -107,13 +107,13 @@ def test_products_that_two_warp_groups_compute_are_counted():
 
 
 def test_no_tile_of_the_tables_or_of_a_sweep_computes_products_twice():
-    from kernels.attention import triton_tiles
+    from brine.kernels.attention.triton import tiles as triton_tiles
 
     for name in triton_tiles.PASSES:
         for dim in (32, 64, 128):
             for narrow in (False, True):
                 for tile in triton_tiles.candidates(name, dim, narrow=narrow, capability=(9, 0)):
-                    assert not triton_tiles.doubled(name, tile), (name, dim, str(tile))
+                    assert not triton_tiles.has_duplicate_warps(name, tile), (name, dim, str(tile))
                     assert tile.rows <= triton_tiles.PADDED_ROWS
 
 
@@ -121,7 +121,7 @@ def test_no_length_and_no_packing_compiles_anew(tmp_path):
     """Token counts that are odd, even, multiples of 16 or huge launch one and the same set of compiled kernels."""
     code = """
 import torch
-from benchmarks.compile_report import attention_variants
+from benchmarks.kernels.compile_report import attention_variants
 def kernels(document):
     return {repr(v) for v in attention_variants(90, (128,), document=document)}
 first = kernels(torch.zeros(1, 512, dtype=torch.int32))
@@ -136,7 +136,7 @@ for num, size in ((513, 513), (640, 7), (1031, 100), (2048, 2048)):
 def test_the_interpreter_is_refused(tmp_path):
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.compile_report"], cwd=ROOT, env=environment, capture_output=True, text=True,
-        timeout=300,
+        [sys.executable, "-m", "benchmarks.kernels.compile_report"], cwd=ROOT, env=environment, capture_output=True,
+        text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 2 and "unset it" in done.stderr

@@ -7,15 +7,10 @@ import shutil
 import pytest
 import torch
 
-from model import ModelConfig, Transformer
-from model.device import (
-    add_device_arguments,
-    autocast,
-    native_dtype,
-    resolve_compute_dtype,
-    resolve_device,
-)
-from model.load import CONFIG, find_model, load
+from brine.inference.load import CONFIG, find_model_folder, load
+from brine.model.config import ModelConfig
+from brine.model.device import add_device_arguments, autocast, native_dtype, resolve_compute_dtype, resolve_device
+from brine.model.transformer import Transformer
 
 
 def cards(monkeypatch, count: int) -> None:
@@ -74,7 +69,7 @@ def test_autocast_without_a_dtype_changes_nothing():
 
 def test_a_model_remembers_no_backend(model_folder, tmp_path):
     """A model that was trained with a card's kernels is loaded where there is none."""
-    folder = shutil.copytree(find_model(model_folder), tmp_path / "model")
+    folder = shutil.copytree(find_model_folder(model_folder), tmp_path / "model")
     path = folder / CONFIG
     configs = json.loads(path.read_text())
     assert "attention_backend" not in configs["model"]

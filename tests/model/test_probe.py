@@ -1,16 +1,14 @@
 """Looking inside changes nothing, and what is seen is what happened; the notebook runs."""
 
 import os
-from pathlib import Path
 
 import pytest
 import torch
 
-from model.probe import attention_pattern, capture, edit, hook_names, logit_lens
-from model.prompt import batch_prompts
-from model.transformer import __doc__ as table
-
-ROOT = Path(__file__).parents[2]
+from brine.inference.prompt import batch_prompts
+from brine.model.probe import attention_pattern, capture, edit, hook_names, logit_lens
+from brine.model.transformer import __doc__ as table
+from tests.paths import ROOT
 
 
 def test_the_table_lists_every_hook_point(make_model):
@@ -26,8 +24,8 @@ def test_shapes_are_those_of_the_table(make_model, make_document):
     model = make_model()
     inputs = batch_prompts([make_document(1), make_document(2)])
     with capture(model) as seen:
-        model(**inputs)
-    batch, length = inputs["token_ids"].shape
+        model(inputs)
+    batch, length = inputs.token_ids.shape
     size = {"B": batch, "T": length, "S": length, "E": 48, "H": 4, "K": 2, "D": 16, "M": 64}
     for line in table.splitlines():
         if line.startswith("    ") and "(B, " in line:
@@ -38,16 +36,16 @@ def test_shapes_are_those_of_the_table(make_model, make_document):
 
 def test_probing_changes_nothing_and_cleans_up(make_model, make_document):
     model, inputs = make_model(), batch_prompts([make_document(3)])
-    before = model(**inputs)
+    before = model(inputs)
     with capture(model) as seen:
-        assert torch.equal(model(**inputs), before)
+        assert torch.equal(model(inputs), before)
     # patching an activation with itself is the identity
     with edit(model, {"blocks.2.attn_out": lambda out: seen["blocks.2.attn_out"]}):
-        assert torch.equal(model(**inputs), before)
+        assert torch.equal(model(inputs), before)
     with pytest.raises(RuntimeError), edit(model, {"blocks.*.mlp_out": torch.zeros_like}):
-        assert not torch.equal(model(**inputs), before)
+        assert not torch.equal(model(inputs), before)
         raise RuntimeError
-    assert torch.equal(model(**inputs), before)
+    assert torch.equal(model(inputs), before)
     assert torch.equal(seen["final_out"], before)
     close = torch.testing.assert_close
     close(seen["blocks.0.resid_in"] + seen["blocks.0.attn_out"], seen["blocks.0.resid_mid"])
@@ -61,7 +59,7 @@ def test_unknown_points_are_named(make_model):
 def test_gradients_of_activations(make_model, make_document):
     model = make_model()
     with capture(model, "blocks.*.mlp.act", gradients=True) as seen:
-        model(**batch_prompts([make_document(4)])).square().sum().backward()
+        model(batch_prompts([make_document(4)])).square().sum().backward()
     assert all(activation.grad.abs().sum() > 0 for activation in seen.values())
 
 
@@ -69,8 +67,8 @@ def test_gradients_of_activations(make_model, make_document):
 def test_recomputed_pattern_is_what_attention_did(make_model, make_document, layer):
     model, inputs = make_model(), batch_prompts([make_document(5), make_document(6)])
     with capture(model, f"blocks.{layer}.attn.*") as seen:
-        model(**inputs)
-    spans = model.spans(inputs["document"], inputs["block"])[int(model.config.is_global(layer))]
+        model(inputs)
+    spans = inputs.spans(model.config)[int(model.config.is_global(layer))]
     q, k, v, mix = (seen[f"blocks.{layer}.attn.{name}"] for name in ("q", "k", "v", "mix"))
     rows = torch.tensor([0, 7, 20, 30])
     pattern = attention_pattern(q, k, spans, rows=rows)
@@ -82,7 +80,7 @@ def test_recomputed_pattern_is_what_attention_did(make_model, make_document, lay
 def test_logit_lens_ends_in_the_logits(make_model, make_document):
     model, inputs = make_model(), batch_prompts([make_document(7)])
     with capture(model, "blocks.*.resid_out") as seen:
-        hidden = model(**inputs)
+        hidden = model(inputs)
     torch.testing.assert_close(logit_lens(model, seen["blocks.3.resid_out"]), (hidden @ model.head_weight.T).float())
 
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model import Transformer
-from model.init import init_weights
-from model.rotary import Rotary, frequency_axes, rotate
+from brine.model.init import init_weights
+from brine.model.rotary import Rotary, frequency_axes, rotate
+from brine.model.transformer import Transformer
 
 
 def plain_rotary(x, place, theta):
@@ -115,7 +115,7 @@ def test_equal_generators_give_equal_weights(config):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_an_empty_model_is_filled_like_any_other(config, dtype):
     whole = Transformer(config, generator=torch.Generator().manual_seed(1)).to(dtype)
-    empty = Transformer(config, empty=True)
+    empty = Transformer(config, on_meta_device=True)
     assert all(parameter.is_meta for parameter in empty.parameters())
     empty.to(dtype).to_empty(device="cpu")
     empty.init_weights(torch.Generator().manual_seed(1))
@@ -125,15 +125,15 @@ def test_an_empty_model_is_filled_like_any_other(config, dtype):
 
 def test_the_stream_neither_grows_nor_fades_at_first(config, make_document):
     """Root mean square near 1 on entry, for text and patches alike, and within a factor of 2 after all layers."""
-    from model.prompt import batch_prompts
+    from brine.inference.prompt import batch_prompts
 
     model = Transformer(replace(config, num_layers=8, dim=128), generator=torch.Generator().manual_seed(3))
     seen = {}
     model.embed_out.register_forward_hook(lambda module, args, out: seen.update(first=out))
     model.blocks[-1].resid_out.register_forward_hook(lambda module, args, out: seen.update(last=out))
     inputs = batch_prompts([make_document(1, head=40, tail=40)])
-    model(**inputs)
-    media = inputs["block"][0] != 0
+    model(inputs)
+    media = inputs.block[0] != 0
     for kind in (media, ~media):
         assert 0.9 < seen["first"][0, kind].square().mean().sqrt() < 1.1
     assert 0.8 < seen["last"].square().mean().sqrt() < 2.0

@@ -7,10 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model import ModelConfig, Transformer
-from model.cache import KeyValueCache
-from model.flops import causal_area, flops_per_token, forward_flops, matrix_parameters
-from model.prompt import batch_prompts
+from brine.inference.cache import KeyValueCache
+from brine.inference.prompt import batch_prompts
+from brine.model.config import ModelConfig
+from brine.model.flops import flops_per_token, forward_flops, matrix_parameters, num_causal_pairs
+from brine.model.inputs import TENSORS, Inputs
+from brine.model.transformer import Transformer
 
 
 def close(a, b):
@@ -22,37 +24,37 @@ def split_inputs(inputs, *lengths):
     start = 0
     for length in lengths:
         cut = slice(start, start + length)
-        part = {name: inputs[name][:, cut] for name in ("token_ids", "position", "document", "block")}
+        part = (getattr(inputs, name)[:, cut] for name in TENSORS)
         media = {}
-        for name, (patches, slot) in inputs["media"].items():
-            inside = (slot >= start) & (slot < start + length)
-            media[name] = (patches[inside], slot[inside] - start)
-        yield part | {"media": media}
+        for name, (patches, media_index) in inputs.media.items():
+            inside = (media_index >= start) & (media_index < start + length)
+            media[name] = (patches[inside], media_index[inside] - start)
+        yield Inputs(*part, media)
         start += length
-    assert start == inputs["token_ids"].shape[1]
+    assert start == inputs.token_ids.shape[1]
 
 
 def test_hidden_has_the_shape_and_dtype_promised(make_model, make_document):
     inputs = batch_prompts([make_document(1), make_document(2)])
-    hidden = make_model()(**inputs)
-    assert hidden.shape == (*inputs["token_ids"].shape, 48) and hidden.dtype == torch.float64
+    hidden = make_model()(inputs)
+    assert hidden.shape == (*inputs.token_ids.shape, 48) and hidden.dtype == torch.float64
 
 
-@pytest.mark.parametrize("keep_all", [False, True], ids=["window-kept", "all-kept"])
+@pytest.mark.parametrize("keep_all_keys", [False, True], ids=["window-kept", "all-kept"])
 @pytest.mark.parametrize("chunks", [(45,), (12, 24), (13, 8), (21, 1, 1)], ids=str)
-def test_cached_equals_uncached(make_model, make_document, keep_all, chunks):
+def test_cached_equals_uncached(make_model, make_document, keep_all_keys, chunks):
     """In chunks that hold each media block whole, then token by token far past the window."""
     sequence = make_document(3, tail=30)
     inputs = batch_prompts([sequence])
     model = make_model()
-    length = inputs["token_ids"].shape[1]
-    # chunks end outside blocks: 5 text, 1 + 6 + 1 picture, 1 + 7 + 1 sound, 1 + 12 + 1 film
+    length = inputs.token_ids.shape[1]
+    # chunks end outside blocks: 5 text, 1 + 6 + 1 image, 1 + 7 + 1 sound, 1 + 12 + 1 video
     lengths = [*chunks, 36 - sum(chunks)] if sum(chunks) < 36 else [*chunks]
     lengths += [1] * (length - sum(lengths))
-    cache = KeyValueCache(model.config, keep_all=keep_all)
+    cache = KeyValueCache(model.config, keep_all_keys=keep_all_keys)
     with torch.no_grad():
-        pieces = [model(**part, cache=cache) for part in split_inputs(inputs, *lengths)]
-        close(torch.cat(pieces, dim=1), model(**inputs))
+        pieces = [model(part, cache=cache) for part in split_inputs(inputs, *lengths)]
+        close(torch.cat(pieces, dim=1), model(inputs))
     assert cache.num_tokens == length
 
 
@@ -62,7 +64,7 @@ def test_cache_drops_what_local_layers_no_longer_see(make_model, make_document):
     cache = KeyValueCache(model.config)
     with torch.no_grad():
         for part in split_inputs(batch_prompts([sequence]), 200, *[4] * 50):
-            model(**part, cache=cache)
+            model(part, cache=cache)
     local, long = cache.layers
     assert local.keys.shape[1] < 100 and long.keys.shape[1] >= 400
 
@@ -73,9 +75,9 @@ def test_cache_refuses_half_a_media_block(make_model, make_document):
     cache = KeyValueCache(model.config)
     # 5 text tokens, the opening token, and 3 of 6 patches
     first, second = split_inputs(batch_prompts([make_document(5)]), 9, 33)
-    model(**first, cache=cache)
+    model(first, cache=cache)
     with pytest.raises(ValueError, match="all tokens of a block in one forward"):
-        model(**second, cache=cache)
+        model(second, cache=cache)
 
 
 def test_packed_documents_equal_documents_alone(make_model, make_document):
@@ -86,22 +88,22 @@ def test_packed_documents_equal_documents_alone(make_model, make_document):
     lengths = [len(one), len(two)]
     pad = 4
     packed = {}
-    for name in ("token_ids", "position", "document", "block"):
-        parts = [part[name] for part in alone]
-        if name == "document":
+    for name in TENSORS:
+        parts = [getattr(part, name) for part in alone]
+        if name == "segment":
             parts = [parts[0] * 0 + 7, parts[1] * 0 + 8]
-        fill = -1 if name == "document" else 0
+        fill = -1 if name == "segment" else 0
         packed[name] = torch.cat([*parts, torch.full((1, pad, *parts[0].shape[2:]), fill, dtype=parts[0].dtype)], dim=1)
-    packed["media"] = {
+    media = {
         name: (
-            torch.cat([part["media"][name][0] for part in alone]),
-            torch.cat([alone[0]["media"][name][1], alone[1]["media"][name][1] + lengths[0]]),
+            torch.cat([part.media[name][0] for part in alone]),
+            torch.cat([alone[0].media[name][1], alone[1].media[name][1] + lengths[0]]),
         )
         for name in ("image", "audio", "video")
     }
-    hidden = model(**packed)
-    close(hidden[:, : lengths[0]], model(**alone[0]))
-    close(hidden[:, lengths[0] : sum(lengths)], model(**alone[1]))
+    hidden = model(Inputs(**packed, media=media))
+    close(hidden[:, : lengths[0]], model(alone[0]))
+    close(hidden[:, lengths[0] : sum(lengths)], model(alone[1]))
     assert hidden.isfinite().all()
 
 
@@ -109,17 +111,17 @@ def test_packed_documents_equal_documents_alone(make_model, make_document):
 def test_blocks_see_ahead_on_local_layers_only(make_model, make_document, global_every, sees_ahead):
     model = make_model(global_every=global_every)
     inputs = batch_prompts([make_document(8)])
-    before = model(**inputs)
-    patches, slot = inputs["media"]["image"]
+    before = model(inputs)
+    patches, media_index = inputs.media["image"]
     patches = patches.clone()
-    # another picture, not another brightness: the LayerNorm takes that away
+    # another image, not another brightness: the LayerNorm takes that away
     patches[-1] = patches[-1].flip(0)
-    inputs["media"]["image"] = (patches, slot)
-    moved = (model(**inputs) - before).abs().amax(-1)[0] > 1e-9
-    last = int(slot[-1])
-    assert bool(moved[slot[:-1]].all()) == sees_ahead and bool(moved[slot[:-1]].any()) == sees_ahead
-    # text before the picture never learns of it, everything behind it does
-    assert not moved[: int(slot[0])].any() and moved[last:].all()
+    inputs.media["image"] = (patches, media_index)
+    moved = (model(inputs) - before).abs().amax(-1)[0] > 1e-9
+    last = int(media_index[-1])
+    assert bool(moved[media_index[:-1]].all()) == sees_ahead and bool(moved[media_index[:-1]].any()) == sees_ahead
+    # text before the image never learns of it, everything behind it does
+    assert not moved[: int(media_index[0])].any() and moved[last:].all()
 
 
 def test_local_layers_end_at_the_window(make_model, make_document):
@@ -129,10 +131,10 @@ def test_local_layers_end_at_the_window(make_model, make_document):
     seen = {}
     model.blocks[1].resid_out.register_forward_hook(lambda module, args, out: seen.update(out=out))
     inputs = batch_prompts([make_document(9, picture=0, sound=0, film=0, tail=20)])
-    model(**inputs)
+    model(inputs)
     before = seen["out"]
-    inputs["token_ids"][0, 2] += 1
-    model(**inputs)
+    inputs.token_ids[0, 2] += 1
+    model(inputs)
     moved = (seen["out"] - before).abs().amax(-1)[0] > 1e-9
     assert moved.nonzero().flatten().tolist() == list(range(2, 2 + 2 * 3 + 1))
 
@@ -140,8 +142,8 @@ def test_local_layers_end_at_the_window(make_model, make_document):
 def test_gradient_reaches_every_parameter(make_model, make_document):
     model = make_model()
     inputs = batch_prompts([make_document(10)])
-    logits = model(**inputs) @ model.head_weight.T
-    torch.nn.functional.cross_entropy(logits[0, :-1], inputs["token_ids"][0, 1:]).backward()
+    logits = model(inputs) @ model.head_weight.T
+    torch.nn.functional.cross_entropy(logits[0, :-1], inputs.token_ids[0, 1:]).backward()
     dead = [name for name, parameter in model.named_parameters() if not parameter.grad.abs().sum() > 0]
     assert dead == []
 
@@ -155,12 +157,12 @@ def test_padding_slots_are_dropped(make_model, make_document):
         padded = {
             name: (
                 torch.cat([patches, torch.full((padding, patches.shape[1]), 9.0)]),
-                torch.cat([slot, torch.full((padding,), inputs["token_ids"].numel())]),
+                torch.cat([media_index, torch.full((padding,), inputs.token_ids.numel())]),
             )
-            for name, (patches, slot) in inputs["media"].items()
+            for name, (patches, media_index) in inputs.media.items()
         }
         model.zero_grad()
-        hidden = model(**inputs | {"media": padded})
+        hidden = model(inputs.with_media(padded))
         hidden.square().sum().backward()
         gradients = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
         results.append([hidden, *gradients])
@@ -171,15 +173,15 @@ def test_padding_slots_are_dropped(make_model, make_document):
 def test_unknown_media_are_named(make_model, make_document):
     model, inputs = make_model(), batch_prompts([make_document(13)])
     with pytest.raises(ValueError, match="smell"):
-        model(**inputs | {"media": {"smell": inputs["media"]["image"]}})
+        model(inputs.with_media({"smell": inputs.media["image"]}))
     with pytest.raises(ValueError, match="audio_dim"):
-        model(**inputs | {"media": {"audio": inputs["media"]["image"]}})
+        model(inputs.with_media({"audio": inputs.media["image"]}))
 
 
 def forward_and_gradients(model, inputs, *, autocast):
     """Hidden states and the gradients of every parameter that has one."""
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        hidden = model(**inputs)
+        hidden = model(inputs)
     hidden.square().mean().backward()
     return [hidden.detach(), *(parameter.grad for parameter in model.parameters() if parameter.grad is not None)]
 
@@ -230,7 +232,7 @@ def test_autocast_keeps_the_stream_and_norms_in_fp32(config, make_document):
     norm = {}
     model.blocks[0].attn_norm.register_forward_hook(lambda module, args, out: norm.update(dtype=out.dtype))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        model(**batch_prompts([make_document(16)]))
+        model(batch_prompts([make_document(16)]))
     low, full = torch.bfloat16, torch.float32
     assert seen == {"resid_mid": full, "attn.q": low, "attn.v": low, "mlp.act": low} and norm == {"dtype": full}
 
@@ -241,10 +243,10 @@ def test_first_loss_is_that_of_guessing(config, make_document, tied):
     model = Transformer(config, generator=torch.Generator().manual_seed(0))
     assert model.head_weight.shape == (512, 128)
     inputs = batch_prompts([make_document(seed) for seed in range(8)])
-    logits = model(**inputs) @ model.head_weight.T
+    logits = model(inputs) @ model.head_weight.T
     # the text only: slots are no targets
-    text = (inputs["block"][:, 1:] == 0) & (inputs["document"][:, :-1] == 0)
-    loss = torch.nn.functional.cross_entropy(logits[:, :-1][text], inputs["token_ids"][:, 1:][text])
+    text = (inputs.block[:, 1:] == 0) & (inputs.segment[:, :-1] == 0)
+    loss = torch.nn.functional.cross_entropy(logits[:, :-1][text], inputs.token_ids[:, 1:][text])
     assert abs(loss.item() - math.log(512)) < 0.15
 
 
@@ -260,12 +262,12 @@ def test_flops_count_what_spans_let_through(config, make_document):
     model = Transformer(config)
     length = 30
     ids = torch.zeros(1, length, dtype=torch.int32)
-    local, long = (spans.area() for spans in model.spans(ids, ids))
-    assert (local, long) == (causal_area(length, config.window), causal_area(length))
+    local, long = (spans.area() for spans in Inputs(ids, torch.zeros(1, length, 3), ids, ids).spans(config))
+    assert (local, long) == (num_causal_pairs(length, config.window), num_causal_pairs(length))
     by_hand = 2 * length * (matrix_parameters(config)) + 4 * 4 * 16 * (2 * local + 2 * long)
     assert model.flops_per_token(length) * length == by_hand
     assert flops_per_token(replace(config, window=None), length) > flops_per_token(config, length)
-    more = forward_flops(config, num_tokens=length, local_area=local, global_area=long, num_patches={"image": 2})
+    more = forward_flops(config, num_tokens=length, local_pairs=local, global_pairs=long, num_patches={"image": 2})
     assert more - by_hand == 2 * 2 * config.image_dim * config.dim
 
 
@@ -281,7 +283,7 @@ def test_which_layers_are_global(layers, every, expected):
 @pytest.mark.parametrize(
     "changes, hint",
     [
-        ({"num_heads": 6, "num_kv_heads": 4}, "no multiple of num_kv_heads"),
+        ({"num_heads": 6, "num_kv_heads": 4}, "not a multiple of num_kv_heads"),
         ({"head_dim": 31}, "must be even"),
         ({"window": 0}, "None for no limit"),
         ({"embedder": "conv"}, "choose one of ln_linear_ln, linear"),
@@ -298,4 +300,4 @@ def test_impossible_configs_say_what_to_do(changes, hint):
 def test_linear_embedder_runs(config, make_document):
     model = Transformer(replace(config, embedder="linear"))
     assert not any("norm_in" in name or "norm_out" in name for name in model.state_dict())
-    assert model(**batch_prompts([make_document(17)])).isfinite().all()
+    assert model(batch_prompts([make_document(17)])).isfinite().all()

@@ -4,17 +4,19 @@ import pytest
 import torch
 from torch import nn
 
-from kernels import Spans
-from model.config import ModelConfig
-from model.flops import forward_flops
-from model.transformer import Transformer
-from salt.cost import batch_flops
-from salt.distill import Distillation
-from training.config import TrainConfig
-from training.loop import train
-from training.metrics import read_lines
-from training.rows import RowSource
-from training.runtime import Runtime
+from brine.data.batch import Batch
+from brine.kernels.attention import Spans
+from brine.model.config import ModelConfig
+from brine.model.flops import forward_flops
+from brine.model.transformer import Transformer
+from brine.salt.cost import batch_flops
+from brine.salt.distill import Distillation
+from brine.training.config import TrainConfig
+from brine.training.logging.metrics import read_lines
+from brine.training.runtime import Runtime
+from brine.training.sequences import SequenceSource
+from brine.training.trainer import Trainer
+from tests.batches import batch_of
 
 SMALL = ModelConfig(
     vocab_size=20, dim=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=24, window=8,
@@ -26,61 +28,53 @@ LARGE = ModelConfig(
 )  # fmt: skip
 
 
-class Packed:
-    """A batch of two documents a row, the first beginning with a picture of two tokens."""
-
-    def __init__(self, first: int, rows: int = 2, length: int = 16):
-        generator = torch.Generator().manual_seed(first)
-        start = torch.randint(0, 17, (rows, 1), generator=generator)
-        self.token_ids = (start + torch.arange(length)) % 17
-        self.token_ids[:, 1:3] = 19
-        self.document = (torch.arange(length) >= 10).int().expand(rows, -1).contiguous()
-        self.block = torch.zeros(rows, length, dtype=torch.int32)
-        self.block[:, 1:3] = 1
-        self.position = torch.arange(length).float()[None, :, None].expand(rows, -1, 3).contiguous()
-        self.labels = torch.roll(self.token_ids, -1, dims=1)
-        self.labels[:, [0, 1, 9, length - 1]] = -100
-        self.kind = torch.zeros(rows, length, dtype=torch.int16)
-        self.segment = self.document
-        self.context = torch.where(self.document == 0, 1, 0).to(torch.uint8)
-        slots = (torch.arange(rows)[:, None] * length + torch.tensor([1, 2])).flatten()
-        self.media = {"image": (torch.randn(2 * rows, 12, generator=generator), slots)}
-
-        self.target_index = (self.labels.flatten() >= 0).nonzero().flatten()
-        self.mixture = {"text": rows * (length - 2), "image": 2 * rows}
-
-    def to(self, device, non_blocking=False):
-        assert torch.device(device).type == "cpu"
-        return self
+def packed(first: int, rows: int = 2, length: int = 16) -> Batch:
+    """A batch of two documents a row, the first beginning with an image of two tokens."""
+    generator = torch.Generator().manual_seed(first)
+    start = torch.randint(0, 17, (rows, 1), generator=generator)
+    token_ids = (start + torch.arange(length)) % 17
+    token_ids[:, 1:3] = 19
+    document = (torch.arange(length) >= 10).int().expand(rows, -1).contiguous()
+    block = torch.zeros(rows, length, dtype=torch.int32)
+    block[:, 1:3] = 1
+    labels = torch.roll(token_ids, -1, dims=1)
+    labels[:, [0, 1, 9, length - 1]] = -100
+    index = (torch.arange(rows)[:, None] * length + torch.tensor([1, 2])).flatten()
+    return batch_of(
+        token_ids, labels, segment=document, block=block,
+        position=torch.arange(length).float()[None, :, None].expand(rows, -1, 3).contiguous(),
+        modality_context=torch.where(document == 0, 1, 0).to(torch.uint8),
+        media={"image": (torch.randn(2 * rows, 12, generator=generator), index)},
+    )  # fmt: skip
 
 
-def rows() -> RowSource:
-    return RowSource(open=lambda start: (Packed(first) for first in range(start, 4096, 2)), num_rows=4096)
+def rows() -> SequenceSource:
+    return SequenceSource(open=lambda start: (packed(first) for first in range(start, 4096, 2)), num_sequences=4096)
 
 
 def model(config: ModelConfig, seed: int) -> Transformer:
     return Transformer(config, generator=torch.Generator().manual_seed(seed))
 
 
-def run(folder, *, config=LARGE, steps=30, distillation=None, account="student"):
+def run(folder, *, config=LARGE, steps=30, distillation=None, cost_category="student"):
     trained = model(config, 1)
     settings = TrainConfig(
-        model=config, num_steps=steps, rows_per_step=2, micro_rows=2, learning_rate=1e-2, warmup_steps=2,
+        model=config, num_steps=steps, global_batch_size=2, micro_batch_size=2, learning_rate=1e-2, warmup_steps=2,
         checkpoint_every=15, log_every=5,
     )  # fmt: skip
-    result = train(
-        settings, model=trained, rows=rows(), folder=folder, runtime=Runtime(), kinds=("count",), quiet=True,
-        distillation=distillation, account=account,
-    )  # fmt: skip
+    result = Trainer(
+        settings, model=trained, sequences=rows(), folder=folder, runtime=Runtime(), kinds=("count",), quiet=True,
+        distillation=distillation, cost_category=cost_category,
+    ).run()  # fmt: skip
     return trained, result
 
 
 def test_small_model_teaches_a_large_one(tmp_path):
     """End to end on the real transformer: train small, then large with its labels for the first half."""
-    small, cost = run(tmp_path / "small", config=SMALL, account="teacher_training")
-    assert cost.ledger.flops["teacher_training"] > 0 == cost.ledger.flops["student"]
+    small, cost = run(tmp_path / "small", config=SMALL, cost_category="teacher_training")
+    assert cost.compute_cost.flops["teacher_training"] > 0 == cost.compute_cost.flops["student"]
     before = [parameter.clone() for parameter in small.parameters()]
-    teaching = Distillation(small, kd_steps=15, weight=0.5, temperature=2.0)
+    teaching = Distillation(small, kd_steps=15, distill_weight=0.5, temperature=2.0)
     _, salt = run(tmp_path / "salt", distillation=teaching)
     _, baseline = run(tmp_path / "baseline")
     lines = list(read_lines(tmp_path / "salt" / "metrics.jsonl"))
@@ -89,32 +83,32 @@ def test_small_model_teaches_a_large_one(tmp_path):
     assert lines[-1]["objective"] == pytest.approx(lines[-1]["loss"], rel=1e-6)
     assert lines[0]["objective"] != pytest.approx(lines[0]["loss"], rel=1e-2)
     assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
-    assert set(lines[0]["context"]) == {"none", "image"}
+    assert set(lines[0]["modality_context"]) == {"none", "image"}
     # the student's bill is the baseline's; the teacher's forward passes come on top
-    assert salt.ledger.flops["student"] == baseline.ledger.flops["student"]
-    assert salt.ledger.flops["teacher_forward"] == 15 * batch_flops(small, Packed(0))
-    assert baseline.ledger.flops["teacher_forward"] == 0
+    assert salt.compute_cost.flops["student"] == baseline.compute_cost.flops["student"]
+    assert salt.compute_cost.flops["teacher_forward"] == 15 * batch_flops(small, packed(0).inputs)
+    assert baseline.compute_cost.flops["teacher_forward"] == 0
     # frozen: no gradient, no update
     assert all(parameter.grad is None or not parameter.requires_grad for parameter in small.parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, small.parameters(), strict=True))
 
 
 def test_cost_counts_what_is_inside_the_spans():
-    batch = Packed(0)
-    local = Spans.packed(batch.document, block=batch.block, window=8).area()
+    batch = packed(0)
+    local = Spans.packed(batch.document, block=batch.inputs.block, window=8).area()
     whole = Spans.packed(batch.document).area()
-    expected = forward_flops(LARGE, num_tokens=32, local_area=local, global_area=whole, num_patches={"image": 4})
-    assert batch_flops(model(LARGE, 0), batch) == expected
+    expected = forward_flops(LARGE, num_tokens=32, local_pairs=local, global_pairs=whole, num_patches={"image": 4})
+    assert batch_flops(model(LARGE, 0), batch.inputs) == expected
     assert whole < 2 * (16 * 17 // 2)
 
 
 def test_switch_is_a_step():
-    teaching = Distillation(nn.Linear(1, 1), kd_steps=3, weight=0.4)
-    assert [teaching.weight_at(step) for step in range(5)] == [0.4, 0.4, 0.4, 0.0, 0.0]
+    teaching = Distillation(nn.Linear(1, 1), kd_steps=3, distill_weight=0.4)
+    assert [teaching.distill_weight_at(step) for step in range(5)] == [0.4, 0.4, 0.4, 0.0, 0.0]
     assert not teaching.teacher.weight.requires_grad and not teaching.teacher.training
 
 
-@pytest.mark.parametrize("wrong", [{"kd_steps": -1}, {"weight": 1.2}, {"temperature": 0.0}])
+@pytest.mark.parametrize("wrong", [{"kd_steps": -1}, {"distill_weight": 1.2}, {"temperature": 0.0}])
 def test_meaningless_distillation_is_refused(wrong):
     with pytest.raises(ValueError, match="give steps >= 0"):
-        Distillation(nn.Linear(1, 1), **{"kd_steps": 3, "weight": 0.4, **wrong})
+        Distillation(nn.Linear(1, 1), **{"kd_steps": 3, "distill_weight": 0.4, **wrong})

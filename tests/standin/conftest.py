@@ -5,16 +5,16 @@ pass. So it is registered before anything else runs, and only where nothing but 
 whole suite `tests/test_standin.py` starts that process, and the files here are passed over.
 """
 
-import sys
 from pathlib import Path
 
 import pytest
-import stand_in
 import torch
+
+from tests.standin import stand_in
+from tests.standin.machine import auto_is_the_card
 
 HERE = Path(__file__).parent
 # the tiny model and rows of the loop's tests
-sys.path[:0] = [str(HERE.parent / "training"), str(HERE.parent)]
 
 
 def is_alone(config) -> bool:
@@ -45,22 +45,6 @@ def deterministic():
     torch.manual_seed(0)
     yield
     torch.use_deterministic_algorithms(False)
-
-
-def auto_is_the_card(monkeypatch) -> str:
-    """From here on "auto" means the stand-in, as on a machine with a card; returns its name."""
-    from model import device
-
-    resolve = device.resolve_device
-
-    def resolved(name="auto"):
-        return torch.device(stand_in.NAME) if str(name).startswith(("auto", stand_in.NAME)) else resolve(name)
-
-    # those that imported it by name as well
-    for module in list(sys.modules.values()):
-        if getattr(module, "resolve_device", None) is resolve:
-            monkeypatch.setattr(module, "resolve_device", resolved)
-    return stand_in.NAME
 
 
 @pytest.fixture

@@ -8,23 +8,24 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from data.batch import Batch, collate
-from data.config import EncodeConfig
-from data.decode import DecodedAudio, DecodedImage, DecodedVideo
-from data.document import SPLITS, Audio, Document, Image, Text, Video
-from data.encode import assemble
-from data.lengths import VideoLayout
-from data.sequence import Sequence
-from data.tokenizer import Tokenizer, train_tokenizer
-from evals.config import EvalConfig
-from model import ModelConfig, Transformer
-from training.config import TrainConfig
-from training.rows import RowSource
+from brine.data.batch import Batch, collate
+from brine.data.config import EncodeConfig
+from brine.data.document import SPLITS, Audio, Document, Image, Text, Video
+from brine.data.encode import assemble
+from brine.data.lengths import VideoLayout
+from brine.data.media.decode import DecodedAudio, DecodedImage, DecodedVideo
+from brine.data.sequence import Sequence
+from brine.data.tokenizer import Tokenizer, train_tokenizer
+from brine.evals.config import EvalConfig
+from brine.model.config import ModelConfig
+from brine.model.transformer import Transformer
+from brine.training.config import TrainConfig
+from brine.training.sequences import SequenceSource
 
 ENCODE = EncodeConfig(patch_size=4, mel_bins=16)
 KINDS = ("narration", "recording", "screenshot", "text")
 ROW, BUDGET = 48, {"image": 16, "audio": 16, "video": 16}
-EVALS = EvalConfig(validation_per_cell=1, documents_per_cell=2, row_tokens=ROW, rows_per_batch=2)
+EVALS = EvalConfig(validation_per_cell=1, documents_per_cell=2, seq_len=ROW, batch_size=2)
 MODEL = ModelConfig(
     vocab_size=275, dim=24, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=40, window=7,
     global_every=3, image_dim=ENCODE.image_dim, audio_dim=ENCODE.audio_dim, video_dim=ENCODE.video_dim,
@@ -80,13 +81,13 @@ class MemoryCorpus:
 class MemoryPlan:
     """Rows of two documents each, going round the corpus."""
 
-    def __init__(self, corpus: MemoryCorpus, num_rows: int = 64):
-        self.corpus, self.num_rows = corpus, num_rows
+    def __init__(self, corpus: MemoryCorpus, num_sequences: int = 64):
+        self.corpus, self.num_sequences = corpus, num_sequences
 
     def __len__(self) -> int:
-        return self.num_rows
+        return self.num_sequences
 
-    def row(self, number: int) -> list[tuple[int, int, int, bool]]:
+    def chunks(self, number: int) -> list[tuple[int, int, int, bool]]:
         """(document, start, stop, blank) of what is in a row."""
         chosen = [(2 * number + k) % self.corpus.num_documents for k in range(2)]
         found, room = [], ROW
@@ -99,22 +100,23 @@ class MemoryPlan:
     def batch(self, rows) -> Batch:
         """The rows as tensors."""
         lines = [
-            [(one, stop - start, self.corpus.sequence(one).slice(start, stop)) for one, start, stop, _ in self.row(row)]
+            [
+                (one, stop - start, self.corpus.sequence(one).slice(start, stop))
+                for one, start, stop, _ in self.chunks(row)
+            ]
             for row in rows
         ]
-        return collate(
-            lines, row_tokens=ROW, media_budget=BUDGET, config=ENCODE, kinds=self.corpus.kind, rows=tuple(rows)
-        )
+        return collate(lines, seq_len=ROW, media_budget=BUDGET, config=ENCODE, kinds=self.corpus.kind, rows=tuple(rows))
 
-    def source(self, config: TrainConfig) -> RowSource:
+    def source(self, config: TrainConfig) -> SequenceSource:
         """As the loop reads them."""
-        micro = config.micro_rows_on(1)
+        micro = config.micro_batch_size_on(1)
 
         def open_rows(start: int):
-            for first in range(start, self.num_rows - micro + 1, micro):
+            for first in range(start, self.num_sequences - micro + 1, micro):
                 yield self.batch(range(first, first + micro))
 
-        return RowSource(open=open_rows, num_rows=self.num_rows)
+        return SequenceSource(open=open_rows, num_sequences=self.num_sequences)
 
 
 def model_of(*, seed: int = 0, **changes) -> Transformer:
@@ -123,10 +125,17 @@ def model_of(*, seed: int = 0, **changes) -> Transformer:
     return Transformer(config, generator=torch.Generator().manual_seed(seed))
 
 
-def config_of(**changes) -> TrainConfig:
+def train_config_of(**changes) -> TrainConfig:
     """A run of four steps of two micro-batches."""
     values = {
-        "model": MODEL, "num_steps": 4, "rows_per_step": 4, "micro_rows": 2, "warmup_steps": 1, "learning_rate": 1e-2,
-        "checkpoint_every": 2, "log_every": 2, "seed": 3,
-    }  # fmt: skip
+        "model": MODEL,
+        "num_steps": 4,
+        "global_batch_size": 4,
+        "micro_batch_size": 2,
+        "warmup_steps": 1,
+        "learning_rate": 1e-2,
+        "checkpoint_every": 2,
+        "log_every": 2,
+        "seed": 3,
+    }
     return TrainConfig(**{**values, **changes})

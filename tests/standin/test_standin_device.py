@@ -5,17 +5,18 @@ import copy
 import numpy as np
 import pytest
 import torch
-from stand_in import NAME, StandIn, count_waits
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from kernels import Spans, attention, choices, linear_cross_entropy
-from kernels.announce import reset_choices
-from kernels.ring_attention.deal import zigzag
-from kernels.ring_attention.layout import Layout
-from kernels.ring_attention.reference import simulate
-from model.device import resolve_device
+from brine.kernels.attention import Spans, attention
+from brine.kernels.context_parallel.layout import ContextLayout
+from brine.kernels.context_parallel.reference import simulate
+from brine.kernels.context_parallel.sharding import zigzag
+from brine.kernels.linear_loss import linear_cross_entropy
+from brine.kernels.selection.choice_log import backend_choices, reset_backend_choices
+from brine.model.device import resolve_device
+from tests.standin.stand_in import NAME, StandIn, count_waits
 
 
 def there(*shape, **options):
@@ -184,7 +185,7 @@ def test_attention_and_loss_equal_the_cpu_in_float64():
 
 def test_the_rings_reference_stays_there():
     """Its ranks' results were put together on the device by places that lay on the host: on a card it only raised."""
-    layout = Layout(torch.from_numpy(zigzag(3, 2)), 8, 20, 0, 2)
+    layout = ContextLayout(torch.from_numpy(zigzag(3, 2)), 8, 20, 0, 2)
     spans = Spans.packed(torch.tensor([[0] * 13 + [1] * 7], dtype=torch.int32))
     given = [here(1, 20, heads, 8).double() for heads in (2, 1, 1, 2)]
     truth = simulate(*given, spans, layout, scale=0.5, backend="reference")
@@ -205,10 +206,10 @@ def test_auto_refuses_to_be_dense_at_lengths_that_would_fill_a_card():
 @pytest.mark.parametrize("compiling", [False, True], ids=["eager", "compiled"])
 def test_what_auto_took_is_said(compiling, monkeypatch):
     """The choice is made where the operation runs, so that a compiled caller cannot hide it."""
-    reset_choices()
+    reset_backend_choices()
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
     attend(there(1, 5, 2, 8), Spans.packed(torch.zeros(1, 5, dtype=torch.int32)).to(NAME))
-    ((what, backend),) = choices().items()
+    ((what, backend),) = backend_choices().items()
     assert what.startswith(f"attention on {NAME}") and backend == "reference"
 
 

@@ -4,28 +4,31 @@ completions, and the commands that do it, each on the device that it finds or is
 
 import argparse
 import json
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from media_rows import ENCODE, MemoryCorpus, byte_tokenizer, model_of
 from safetensors import safe_open
-from stand_in import NAME, StandIn, count_waits
 
-from benchmarks.long_cases import LongCase, measure
-from benchmarks.long_prompt import write_prompt
-from data.workbench.source import SourceFile
-from evals import needle, repository
-from evals.needle_answer import Reader
-from evals.repository import completer_of
-from kernels import Spans
-from model import generate, load, prefill, save_model
-from model.cache import KeyValueCache
-from model.device import device_of
-from model.prefill import Prefill, read_prompts
-from salt.pseudo import mean_log_probabilities
+from benchmarks.context.long_cases import LongContextCase, measure
+from benchmarks.context.long_prompt import write_prompt
+from brine.data.files.source_files import SourceFile
+from brine.evals import cli
+from brine.evals.needle import run as needle
+from brine.evals.needle.prefix_decoder import PrefixDecoder
+from brine.evals.repository import run as repository
+from brine.evals.repository.run import completion_fn_of
+from brine.inference import decode, generate, prefill
+from brine.inference import load as load_module
+from brine.inference.cache import KeyValueCache
+from brine.inference.load import load, save_model
+from brine.inference.prefill import ChunkedPrefill, prefill_prompts
+from brine.kernels.attention import Spans
+from brine.model.device import device_of
+from brine.salt.pseudo_label import mean_log_probabilities
+from tests.standin.media_rows import ENCODE, MemoryCorpus, byte_tokenizer, model_of
+from tests.standin.stand_in import NAME, StandIn, count_waits
 
 MOST = 6
 
@@ -49,8 +52,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def as_on_a_card(monkeypatch):
-    """Answers go by `model.decode`, which is a card's way, without graphs."""
-    monkeypatch.setattr(generate, "decodes_statically", lambda model: device_of(model).type != "cpu")
+    """Answers go by `brine.inference.static_decoder`, which is a card's way, without graphs."""
+    monkeypatch.setattr(decode, "uses_static_decoder", lambda model: device_of(model).type != "cpu")
 
 
 @pytest.fixture
@@ -72,7 +75,7 @@ def test_auto_is_the_card_and_the_weights_lie_there(card, folder):
 def test_prompts_are_answered_together_as_on_the_cpu(both, prompts, prefill_tokens):
     vocab_size = both[0].tokenizer.vocab_size
     cpu, there = (
-        generate.transcribe(
+        decode.generate_batch(
             one.model, prompts, MOST, batch_size=3, vocab_size=vocab_size, prefill_tokens=prefill_tokens
         )
         for one in both
@@ -82,16 +85,14 @@ def test_prompts_are_answered_together_as_on_the_cpu(both, prompts, prefill_toke
 
 def test_what_is_drawn_follows_the_seed_and_the_device_has_its_own_generator(both, prompts):
     def drawn(one, seed):
-        return list(
-            generate.stream_tokens(one.model, prompts[0], max_tokens=MOST, temperature=1.0, top_p=0.9, seed=seed)
-        )
+        return list(decode.stream_tokens(one.model, prompts[0], max_tokens=MOST, temperature=1.0, top_p=0.9, seed=seed))
 
     first = drawn(both[1], 3)
     torch.rand(3, device=NAME)
     assert drawn(both[1], 3) == first == drawn(both[0], 3) and drawn(both[1], 4) != first
 
 
-class Opened:
+class BenchmarkSession:
     """`safetensors.safe_open`, which knows CUDA but not every device of torch: opens on the CPU, and what it gives is
     brought to the device that was asked for."""
 
@@ -112,31 +113,31 @@ class Opened:
 
 
 def test_a_reading_that_was_saved_goes_on_on_the_device(both, prompts, tmp_path, monkeypatch):
-    monkeypatch.setattr(prefill, "safe_open", Opened)
-    whole = [read_prompts(one.model, prompts[3:4], prefill_tokens=6) for one in both]
+    monkeypatch.setattr(prefill, "safe_open", BenchmarkSession)
+    whole = [prefill_prompts(one.model, prompts[3:4], prefill_tokens=6) for one in both]
     torch.testing.assert_close(whole[1].hidden.cpu(), whole[0].hidden, rtol=1e-10, atol=1e-10)
-    first = Prefill(both[1].model, prompts[3], prefill_tokens=6)
-    first.read_chunk()
+    first = ChunkedPrefill(both[1].model, prompts[3], prefill_tokens=6)
+    first.prefill_chunk()
     first.save(tmp_path / "reading")
-    again = Prefill(both[1].model, prompts[3], prefill_tokens=6)
+    again = ChunkedPrefill(both[1].model, prompts[3], prefill_tokens=6)
     again.resume(tmp_path / "reading")
-    while again.read_chunk():
+    while again.prefill_chunk():
         pass
-    assert torch.equal(again.reading().hidden, whole[1].hidden)
+    assert torch.equal(again.prefilled().hidden, whole[1].hidden)
 
 
 def test_a_context_is_read_once_and_asked_often(both, prompts):
     answers, likelihoods = [], []
     for one in both:
-        reader = Reader(one.model, prompts[1])
-        answers.append(reader.answers([prompts[0], prompts[4]], max_tokens=MOST))
+        reader = PrefixDecoder(one.model, prompts[1])
+        answers.append(reader.generate_greedy([prompts[0], prompts[4]], max_tokens=MOST))
         likelihoods.append(reader.log_likelihood([prompts[0]], [[50, 60, 70]]))
     assert answers[1] == answers[0] and likelihoods[1] == pytest.approx(likelihoods[0])
 
 
 def test_completions_and_pseudo_labels_are_scored_there(both, prompts):
     ids = both[0].tokenizer.encode("def roast(meal):\n    return")
-    said = [completer_of(one)(ids, [100, 101]) for one in both]
+    said = [completion_fn_of(one)(ids, [100, 101]) for one in both]
     assert said[1][0] == said[0][0] and said[1][1] == pytest.approx(said[0][1])
     scores = [
         mean_log_probabilities(one, prompts[:4], [[105, 106], [70], [80, 90, 50], [60]], batch_size=3) for one in both
@@ -146,7 +147,7 @@ def test_completions_and_pseudo_labels_are_scored_there(both, prompts):
 
 def test_a_token_waits_for_itself_and_for_nothing_else(both, prompts):
     """The one read is the chosen token's, which the host must know to write it down and to stop."""
-    tokens = generate.stream_tokens(both[1].model, prompts[0], max_tokens=12)
+    tokens = decode.stream_tokens(both[1].model, prompts[0], max_tokens=12)
     next(tokens)
     with count_waits() as waits:
         found = list(tokens)
@@ -174,7 +175,11 @@ def test_the_benchmark_of_long_contexts_runs_there(folder, tmp_path):
     corpus = MemoryCorpus(8)
     options = argparse.Namespace(model=str(folder), prefill_tokens=16, save_minutes=9.0, steps=2)
     found = {}
-    for case in (LongCase("prefill", 90), LongCase("train", 60, checkpoint=True), LongCase("generate", 6)):
+    for case in (
+        LongContextCase("prefill", 90),
+        LongContextCase("train", 60, checkpoint=True),
+        LongContextCase("generate", 6),
+    ):
         for length in case.prompt_tokens:
             write_prompt(corpus, length, tmp_path / f"prompt-{length}")
         for device in ("cpu", NAME):
@@ -196,16 +201,15 @@ def test_the_commands_run_on_the_card_by_themselves(card, folder, tmp_path, caps
         SourceFile("sail/wind.py", "python", "def blow():\n    return 'wind'\n" * 20),
     ]
     devices = []
-    for module in (needle, repository, sys.modules["model.load"]):
-        loading = module.load
-        monkeypatch.setattr(
-            module, "load", lambda *a, loading=loading, **k: devices.append(k.get("device", "cpu")) or loading(*a, **k)
-        )
-        monkeypatch.setattr(module, "read_source", raising=False, value=lambda *a, **k: (source, {}))
+    loading = load_module.load
+    for module in (load_module, generate):
+        monkeypatch.setattr(module, "load", lambda *a, **k: devices.append(k.get("device", "cpu")) or loading(*a, **k))
+    for module in (needle, repository):
+        monkeypatch.setattr(module, "read_source", lambda *a, **k: (source, {}))
     assert generate.main([str(folder), "--prompt", "def ", "--max-tokens", "3", "--temperature", "1"]) == 0
     words = ["--lengths", "300", "--trials", "2"]
-    assert needle.main([str(folder), *words, "--modality", "text,image", "--needles", "2"]) == 0
-    assert repository.main([str(folder), *words]) == 0
+    assert cli.needle([str(folder), *words, "--modality", "text,image", "--needles", "2"]) == 0
+    assert cli.repository([str(folder), *words]) == 0
     assert [torch.device(one).type for one in devices] == [NAME, NAME, NAME]
     assert len(json.loads((folder / "needle" / "results.json").read_text())["cells"]) == 2
     assert "Traceback" not in capsys.readouterr().err

@@ -12,16 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from stand_in import NAME
-from test_line import arguments
 
-import model.transformer
-import train
-import training.step
-from conftest import auto_is_the_card
-from kernels.announce import reset_choices
-from model import Transformer, load
-from recipes.launch import parse
+from brine.inference.load import load
+from brine.kernels.selection.choice_log import reset_backend_choices
+from brine.model import transformer
+from brine.model.transformer import Transformer
+from brine.pipeline import run as train
+from brine.recipes.launch import parse
+from brine.training import step as training_step
+from tests.pipeline.test_pipeline import arguments
+from tests.standin.machine import auto_is_the_card
+from tests.standin.stand_in import NAME
 
 MODULES = ("calendar", "csv", "shlex", "string", "textwrap")
 TRAINING = ("small", "large_salt", "large_baseline")
@@ -45,17 +46,17 @@ class Seen:
 
     def watch(self, monkeypatch) -> None:
         """Note stages, forward passes and backends from here on."""
-        stage, forward, fill = train._Run.stage, Transformer.forward, Transformer.fill
-        attention, loss = model.transformer.attention, training.step.linear_cross_entropy
+        stage, forward, prefill = train.Pipeline.stage, Transformer.forward, Transformer.prefill
+        attention, loss = transformer.attention, training_step.linear_cross_entropy
 
         def at_stage(run, name, *args, **options):
             self.stage = name
             return stage(run, name, *args, **options)
 
         def noted(function):
-            def call(module, token_ids, *args, **options):
-                self.devices[self.stage] |= {token_ids.device.type, module.head_weight.device.type}
-                return function(module, token_ids, *args, **options)
+            def call(module, inputs, *args, **options):
+                self.devices[self.stage] |= {inputs.token_ids.device.type, module.head_weight.device.type}
+                return function(module, inputs, *args, **options)
 
             return call
 
@@ -67,22 +68,22 @@ class Seen:
             self.loss[self.stage].add(options.get("backend", "auto"))
             return loss(*args, **options)
 
-        monkeypatch.setattr(train._Run, "stage", at_stage)
+        monkeypatch.setattr(train.Pipeline, "stage", at_stage)
         monkeypatch.setattr(Transformer, "forward", noted(forward))
-        monkeypatch.setattr(Transformer, "fill", noted(fill))
-        monkeypatch.setattr(model.transformer, "attention", attended)
-        monkeypatch.setattr(training.step, "linear_cross_entropy", lost)
+        monkeypatch.setattr(Transformer, "prefill", noted(prefill))
+        monkeypatch.setattr(transformer, "attention", attended)
+        monkeypatch.setattr(training_step, "linear_cross_entropy", lost)
 
 
 def command(runs: Path, source: Path, *words: str) -> list[str]:
     """A line of a few rows in every kind of material."""
-    few = ["--runtime.loader-workers", "0", "--runtime.dtype", "float32",
+    few = ["--runtime.num-loader-workers", "0", "--runtime.dtype", "float32",
            "--small.num-steps", "2", "--large.num-steps", "3", "--salt.selection", "--evals.max-new-tokens", "3",
            "--runtime.attention-backend", ATTENTION, "--runtime.loss-backend", LOSS]  # fmt: skip
     for split, count in (("train", "8"), ("validation", "1"), ("test", "1")):
-        few += [f"--corpus.workbench.{split}.text", "1", f"--corpus.workbench.{split}.page", "0", "0", "0", "0"]
+        few += [f"--corpus.synth.{split}.text", "1", f"--corpus.synth.{split}.page", "0", "0", "0", "0"]
         for kind in ("screenshot", "narration", "recording"):
-            few += [f"--corpus.workbench.{split}.{kind}", count, "0", "0", "0"]
+            few += [f"--corpus.synth.{split}.{kind}", count, "0", "0", "0"]
     return arguments(runs, source, *few, *words)
 
 
@@ -101,9 +102,9 @@ def seen(tmp_path_factory, source) -> Seen:
     with pytest.MonkeyPatch.context() as monkeypatch:
         auto_is_the_card(monkeypatch)
         # of what ran in this process before nothing is to be told
-        reset_choices()
+        reset_backend_choices()
         found.watch(monkeypatch)
-        found.folder = train.run_line(parse(command(runs, source)).recipe, runs=runs)
+        found.folder = train.run_pipeline(parse(command(runs, source)).recipe, runs=runs)
     return found
 
 
@@ -145,12 +146,12 @@ def test_a_model_trained_on_a_card_is_of_use_without_one(seen, stage):
     assert ATTENTION not in json.dumps(read(saved / "config.json")["model"])
     loaded = load(saved, device="cpu")
     assert loaded.model.attention_backend == "auto" and loaded.model.head_weight.device.type == "cpu"
-    hidden = loaded.model(**loaded.inputs(["def "]))
+    hidden = loaded.model(loaded.inputs(["def "]))
     assert torch.isfinite(hidden).all()
 
 
 def test_the_same_command_has_nothing_left_to_do(seen, source, card, monkeypatch):
     again = Seen()
     again.watch(monkeypatch)
-    train.run_line(parse(command(seen.folder.parent, source)).recipe, runs=seen.folder.parent)
+    train.run_pipeline(parse(command(seen.folder.parent, source)).recipe, runs=seen.folder.parent)
     assert not again.devices

@@ -1,7 +1,7 @@
 """Would the tests have caught it? Takes back one repair at a time, in a copy of the project, and runs them.
 
-    python tests/standin/undo.py                 all, one after another: some minutes
-    python tests/standin/undo.py validator loss  these
+    python -m tests.standin.undo                 all, one after another: some minutes
+    python -m tests.standin.undo validator loss  these
 
 Each of them was once so: validation ran on the host while the model lay on the card, evaluation, selection and the
 commands ran on the host from end to end, a model's config named a backend that other machines do not have, "auto" took
@@ -20,41 +20,64 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.paths import ROOT
+
 LINE, TRAINING, DEVICE, GENERATE = (
     f"tests/standin/test_standin_{name}.py" for name in ("line", "training", "device", "generate")
 )
 # file, what stands there, what stood there, the tests that must fail
 REPAIRS = {
     "validator": (
-        "evals/loss.py", "device = device_of(model)", 'device = torch.device("cpu")',
+        "evals/loss.py",
+        "device = device_of(model)",
+        'device = torch.device("cpu")',
         f"{TRAINING} -k validated and plain",
     ),
     "evaluate": (
-        "train.py", "self.folder / name, device=self.runtime.device, ", "self.folder / name, ", f"{LINE} -k device",
+        "pipeline/run.py",
+        "self.folder / name, device=self.runtime.device, ",
+        "self.folder / name, ",
+        f"{LINE} -k device",
     ),
     "select": (
-        "train.py", "model.to(self.runtime.device).attention_backend", "model.attention_backend", f"{LINE} -k device",
+        "pipeline/run.py",
+        "model.to(self.runtime.device).attention_backend",
+        "model.attention_backend",
+        f"{LINE} -k device",
     ),
-    "needle": ("evals/needle.py", "load(options.run, device=device)", "load(options.run)", f"{GENERATE} -k commands"),
+    "needle": (
+        "evals/needle/run.py",
+        "load(options.run, device=device)",
+        "load(options.run)",
+        f"{GENERATE} -k commands",
+    ),
     "repository": (
-        "evals/repository.py", "load(options.run, device=device)", "load(options.run)", f"{GENERATE} -k commands",
+        "evals/repository/run.py",
+        "load(options.run, device=device)",
+        "load(options.run)",
+        f"{GENERATE} -k commands",
     ),
     "generate": (
-        "model/generate.py", "load(Path(options.folder), device=device)", "load(Path(options.folder))",
+        "inference/generate.py",
+        "load(Path(options.folder), device=device)",
+        "load(Path(options.folder))",
         f"{GENERATE} -k commands",
     ),
     "config": (
-        "model/load.py", '"model": model.config.to_dict()',
-        '"model": {**model.config.to_dict(), "attention_backend": model.attention_backend}', f"{LINE} -k without_one",
+        "inference/load.py",
+        '"model": model.config.to_dict()',
+        '"model": {**model.config.to_dict(), "attention_backend": model.attention_backend}',
+        f"{LINE} -k without_one",
     ),
-    "dense": ("kernels/attention/choose.py", "DENSE = 2048 * 2048", "DENSE = 2**60", f"{DEVICE} -k refuses"),
+    "dense": ("kernels/attention/select_backend.py", "DENSE = 2048 * 2048", "DENSE = 2**60", f"{DEVICE} -k refuses"),
     "unsaid": (
-        "kernels/attention/choose.py", "    note(\n", "    torch.compiler.is_compiling() or note(\n",
+        "kernels/attention/select_backend.py",
+        "    note(\n",
+        "    torch.compiler.is_compiling() or note(\n",
         f"{DEVICE} -k said",
     ),
     "loss": ("training/step.py", "backend=runtime.loss_backend,", "", f"{LINE} -k asked_for"),
-}  # fmt: skip
+}
 LEFT_OUT = (".git", ".venv*", "runs", "__pycache__", ".pytest_cache", ".ruff_cache", "shared")
 
 
@@ -90,7 +113,7 @@ def run_tests(project: Path, tests: str) -> subprocess.CompletedProcess:
 def main(argv: list[str] | None = None) -> int:
     """Take back what was named, or all; print a line each."""
     parser = argparse.ArgumentParser(
-        prog="python tests/standin/undo.py",
+        prog="python -m tests.standin.undo",
         description=__doc__.partition("\n")[0],
         epilog="Status 1 where no test notices that a repair is gone, where one fails with the repair in place, or "
         "where a repair is not found in the code.",

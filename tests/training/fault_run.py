@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 import torch
-from tiny_run import tiny_config, tiny_source, tiny_train
+
+from tests.training.tiny_run import tiny_config, tiny_source, tiny_train
 
 
 def killed(folder: Path, world) -> None:
@@ -35,7 +36,7 @@ def poisoned(folder: Path, world) -> None:
 
 def hung(folder: Path, world) -> None:
     """Rank 1 never comes back from the rows of step 6; what the others say of it is written down."""
-    from training.distributed import RankLostError
+    from brine.training.parallel.distributed import RankFailedError
 
     config = tiny_config()
     opened = tiny_source(config, rank=world.rank, world_size=world.size)
@@ -47,19 +48,20 @@ def hung(folder: Path, world) -> None:
             yield batch
 
     try:
-        tiny_train(folder, config=config, world=world, rows=type(opened)(open=slow, num_rows=opened.num_rows))
-    except RankLostError as error:
+        sequences = type(opened)(open=slow, num_sequences=opened.num_sequences)
+        tiny_train(folder, config=config, world=world, sequences=sequences)
+    except RankFailedError as error:
         (folder / f"rank_{world.rank}.txt").write_text(str(error))
 
 
 def ranks(rank: int, port: int, folder: str, timeout_s: float) -> None:
     """One of two ranks that go through a run without fault, a NaN, and a hang."""
-    from training.distributed import start_world
+    from brine.training.parallel.distributed import init_distributed
 
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     # equal bits need equal threads
     torch.set_num_threads(1)
-    world = start_world(timeout_s=timeout_s)
+    world = init_distributed(timeout_s=timeout_s)
     tiny_train(Path(folder) / "straight", world=world)
     poisoned(Path(folder) / "poisoned", world)
     hung(Path(folder) / "hung", world)
@@ -68,7 +70,7 @@ def ranks(rank: int, port: int, folder: str, timeout_s: float) -> None:
 
 
 if __name__ == "__main__":
-    from training.distributed import start_world
+    from brine.training.parallel.distributed import init_distributed
 
     torch.set_num_threads(1)
-    {"killed": killed}[sys.argv[1]](Path(sys.argv[2]), start_world())
+    {"killed": killed}[sys.argv[1]](Path(sys.argv[2]), init_distributed())

@@ -11,10 +11,20 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
-from fault_run import ranks
-from tiny_run import SHARD, TinyModel, events, final_bytes, final_tensors, tiny_config, tiny_train, until_written
 
-from training.checkpoint import CheckpointError, best_checkpoint, list_checkpoints
+from brine.training.checkpoint.checkpoint import CheckpointError, best_checkpoint, list_checkpoints
+from tests.paths import ROOT
+from tests.training.fault_run import ranks
+from tests.training.tiny_run import (
+    SHARD,
+    TinyModel,
+    events,
+    final_bytes,
+    final_tensors,
+    tiny_config,
+    tiny_train,
+    until_written,
+)
 
 HERE = Path(__file__).parent
 
@@ -52,7 +62,7 @@ def two_ranks(tmp_path_factory) -> Path:
 
 def test_nan_on_one_rank_is_taken_back_on_all(two_ranks, tmp_path):
     (event,) = events(two_ranks / "poisoned", "rolled_back")
-    assert (event["step"], event["to_step"], event["skipped_rows"]) == (7, 4, [16, 32])
+    assert (event["step"], event["to_step"], event["skipped_sequences"]) == (7, 4, [16, 32])
     assert "nan" in event["reason"]
     tiny_train(tmp_path, poisoned=(28, 29, 30, 31))
     one, two = final_tensors(tmp_path), final_tensors(two_ranks / "poisoned")
@@ -64,7 +74,7 @@ def test_hung_rank_is_named(two_ranks):
     told = (two_ranks / "hung" / "rank_0.txt").read_text()
     assert re.search(r"rank 1 last seen \d+ s ago: waiting for rows of step 6", told)
     assert re.search(r"rank 0 last seen \d+ s ago: in the sum of step 6", told)
-    assert "goes on from the last checkpoint" in told
+    assert "resumes from the last checkpoint" in told
 
 
 def test_rank_that_is_killed_is_started_again(two_ranks, tmp_path):
@@ -74,7 +84,7 @@ def test_rank_that_is_killed_is_started_again(two_ranks, tmp_path):
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1",
                "--master-port", str(free_port()), HERE / "fault_run.py"]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [*command, "killed", tmp_path / "killed"], env=environment, capture_output=True, text=True, timeout=120,
         start_new_session=True,
@@ -86,17 +96,17 @@ def test_rank_that_is_killed_is_started_again(two_ranks, tmp_path):
 
 FULL = """
 import resource, signal, sys
-sys.path.insert(0, sys.argv[1])
-from tiny_run import tiny_train, until_written
-from training.checkpoint import CheckpointError
+from tests.paths import ROOT
+from tests.training.tiny_run import tiny_train, until_written
+from brine.training.checkpoint.checkpoint import CheckpointError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 def fill(step):
     if step == 5:
-        until_written(sys.argv[2])
+        until_written(sys.argv[1])
         # from here on no file may grow past 4 KiB: the write of the next checkpoint fails as on a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
-    tiny_train(sys.argv[2], on_step=fill)
+    tiny_train(sys.argv[1], on_step=fill)
 except CheckpointError as error:
     print(error)
     sys.exit(2)
@@ -105,8 +115,8 @@ except CheckpointError as error:
 
 def test_full_disk_costs_no_checkpoint(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", FULL, HERE, tmp_path / "run"], capture_output=True, text=True, timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])},
+        [sys.executable, "-c", FULL, tmp_path / "run"], capture_output=True, text=True, timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 2, done.stderr[-3000:]
     assert "the checkpoint of step 8 could not be written" in done.stdout and "free some space" in done.stdout
@@ -120,7 +130,7 @@ def test_full_disk_costs_no_checkpoint(tmp_path):
 @pytest.mark.parametrize(("clean", "back_to"), [(0, 8), (1, 8), (2, 8), (3, 4), (6, 4), (7, 0), (20, 0)])
 def test_roll_back_trusts_checkpoints_that_clean_steps_followed(tmp_path, clean, back_to):
     """The step that fails is number 10, counted from 0: two clean steps lie after the checkpoint of step 8."""
-    config = tiny_config(clean_steps=clean, keep_checkpoints=1, num_steps=16)
+    config = tiny_config(rollback_margin_steps=clean, keep_checkpoints=1, num_steps=16)
     tiny_train(tmp_path, config=config, poisoned=(40, 41, 42, 43))
     (event,) = events(tmp_path, "rolled_back")
     assert (event["step"], event["to_step"]) == (10, back_to)
@@ -129,9 +139,9 @@ def test_roll_back_trusts_checkpoints_that_clean_steps_followed(tmp_path, clean,
 def test_poisoned_window_is_passed_over_whole(tmp_path):
     """All rows of three steps are bad: one roll-back for each, and the run ends with what it may learn from."""
     seen = []
-    config = tiny_config(skip_steps=1, clean_steps=2)
+    config = tiny_config(rollback_skip_steps=1, rollback_margin_steps=2)
     tiny_train(tmp_path, config=config, poisoned=tuple(range(20, 32)), seen=seen)
-    assert [event["skipped_rows"] for event in events(tmp_path, "rolled_back")] == [[20, 24], [24, 28], [28, 32]]
+    assert [event["skipped_sequences"] for event in events(tmp_path, "rolled_back")] == [[20, 24], [24, 28], [28, 32]]
     assert seen[-1] == 12 * 4 + 12 - 1
 
 
@@ -159,12 +169,12 @@ def test_nothing_good_to_go_back_to_is_said(tmp_path):
             until_written(tmp_path)
             (tmp_path / "checkpoints" / "step_00000000" / SHARD).unlink()
 
-    with pytest.raises(CheckpointError, match="no undamaged checkpoint of step 3 or before"):
+    with pytest.raises(CheckpointError, match="no undamaged checkpoint up to step 3"):
         tiny_train(tmp_path, poisoned=(12, 13, 14, 15), on_step=remove)
 
 
 def test_exploding_gradient_is_taken_back_when_asked(tmp_path):
-    config = tiny_config(explosion_factor=20.0, spike_window=4, skip_steps=1, num_steps=10)
+    config = tiny_config(grad_norm_spike_factor=20.0, spike_window=4, rollback_skip_steps=1, num_steps=10)
     losses = []
 
     def once(model):
@@ -198,7 +208,7 @@ def test_best_checkpoint_is_kept(tmp_path):
 
 def test_sigterm_during_evaluation_saves_and_goes_on(tmp_path):
     """The signal comes while documents are measured: the measurement breaks off, and is done when the run goes on."""
-    from training.processes import Interrupted
+    from brine.common.processes import TrainingInterrupted
 
     asked = []
 
@@ -209,7 +219,7 @@ def test_sigterm_during_evaluation_saves_and_goes_on(tmp_path):
         return None if should_stop() else {"loss": 1.0}
 
     config = tiny_config(validate_every=6)
-    with pytest.raises(Interrupted, match="stopped after step 6"):
+    with pytest.raises(TrainingInterrupted, match="stopped after step 6"):
         tiny_train(tmp_path / "run", config=config, validate=validate)
     assert list_checkpoints(tmp_path / "run" / "checkpoints")[-1].step == 6
     tiny_train(tmp_path / "run", config=config, validate=validate)

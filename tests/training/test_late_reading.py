@@ -2,26 +2,26 @@
 
 import pytest
 import torch
-from tiny_run import TinyModel, events, final_bytes, final_tensors, timeless, tiny_config, tiny_train
 
-from salt.distill import Distillation
-from training import loop
-from training.checkpoint import load_weights
-from training.processes import Interrupted, Stop
-from training.runtime import Runtime
+from brine.common.processes import StopSignal, TrainingInterrupted
+from brine.salt.distill import Distillation
+from brine.training import trainer as loop
+from brine.training.checkpoint.checkpoint import load_weights
+from brine.training.runtime import Runtime
+from tests.training.tiny_run import TinyModel, events, final_bytes, final_tensors, timeless, tiny_config, tiny_train
 
 
 @pytest.fixture
 def late(monkeypatch):
     """Every run from here on reads late, on the CPU."""
-    return lambda: monkeypatch.setattr(Runtime, "reads_late", True)
+    return lambda: monkeypatch.setattr(Runtime, "reads_metrics_late", True)
 
 
 @pytest.fixture
 def order(monkeypatch):
     """What happened, in order: ("computed" | "read", number of the step from 0)."""
     happened = []
-    compute, bill = loop._Run._accumulate, loop._Run._bill
+    compute, add_cost = loop.Trainer._accumulate, loop.Trainer._record_step_cost
 
     def computed(self, stop):
         happened.append(("computed", self.step))
@@ -29,10 +29,10 @@ def order(monkeypatch):
 
     def read(self, step):
         happened.append(("read", step.number))
-        return bill(self, step)
+        return add_cost(self, step)
 
-    monkeypatch.setattr(loop._Run, "_accumulate", computed)
-    monkeypatch.setattr(loop._Run, "_bill", read)
+    monkeypatch.setattr(loop.Trainer, "_accumulate", computed)
+    monkeypatch.setattr(loop.Trainer, "_record_step_cost", read)
     return happened
 
 
@@ -54,22 +54,22 @@ def test_late_reading_changes_no_bit(tmp_path, late):
     afterwards = tiny_train(tmp_path / "late", **options)
     assert final_bytes(tmp_path / "at_once") == final_bytes(tmp_path / "late")
     assert timeless(tmp_path / "at_once") == timeless(tmp_path / "late")
-    assert at_once.ledger.flops == afterwards.ledger.flops and at_once.loss == afterwards.loss
-    assert afterwards.ledger.seconds["student"] > 0
+    assert at_once.compute_cost.flops == afterwards.compute_cost.flops and at_once.loss == afterwards.loss
+    assert afterwards.compute_cost.seconds["student"] > 0
 
 
 def test_a_bad_step_is_taken_back_one_step_later(tmp_path, late):
     """Rows 28 to 31 give NaN in step 7, which is seen when step 8 has been computed; the weights end the same."""
-    config = tiny_config(skip_steps=2, checkpoint_every=5, log_every=100)
+    config = tiny_config(rollback_skip_steps=2, checkpoint_every=5, log_every=100)
     tiny_train(tmp_path / "at_once", config=config, poisoned=(30,))
     late()
     result = tiny_train(tmp_path / "late", config=config, poisoned=(30,))
     (event,) = events(tmp_path / "late", "rolled_back")
-    assert (event["step"], event["to_step"], event["skipped_rows"]) == (7, 5, [24, 32])
+    assert (event["step"], event["to_step"], event["skipped_sequences"]) == (7, 5, [24, 32])
     assert final_bytes(tmp_path / "at_once") == final_bytes(tmp_path / "late")
     assert timeless(tmp_path / "at_once")[-1]["loss"] == timeless(tmp_path / "late")[-1]["loss"]
-    # 12 good steps, 3 thrown away, and one that was computed with spoilt weights
-    assert result.ledger.flops["student"] == 16 * 3 * TinyModel().flops_per_token(12) * 48
+    # 12 good steps, 3 thrown away, and one that was computed with diverged weights
+    assert result.compute_cost.flops["student"] == 16 * 3 * TinyModel().flops_per_token(12) * 48
 
 
 @pytest.mark.parametrize("bad_row", [14, 17, 20, 23], ids=lambda row: f"step{row // 4}")
@@ -86,7 +86,7 @@ def test_no_checkpoint_holds_a_step_that_went_wrong(tmp_path, late, bad_row):
                 assert all(torch.isfinite(value).all() for value in model.parameters()), folder.name
                 seen.append(folder.name)
 
-    tiny_train(tmp_path, config=tiny_config(skip_steps=1), poisoned=(bad_row,), on_step=look)
+    tiny_train(tmp_path, config=tiny_config(rollback_skip_steps=1), poisoned=(bad_row,), on_step=look)
     assert len(events(tmp_path, "rolled_back")) == 1
     assert all(torch.isfinite(value).all() for value in final_tensors(tmp_path).values())
 
@@ -94,8 +94,8 @@ def test_no_checkpoint_holds_a_step_that_went_wrong(tmp_path, late, bad_row):
 def test_a_stop_is_seen_one_step_later_and_resumes_to_the_bit(tmp_path, late):
     tiny_train(tmp_path / "straight")
     late()
-    stop = Stop()
-    with pytest.raises(Interrupted, match="step 11 of"):
+    stop = StopSignal()
+    with pytest.raises(TrainingInterrupted, match="step 11 of"):
         tiny_train(tmp_path / "stopped", stop=stop, on_step=lambda n: n == 9 and stop.request("SIGTERM"))
     tiny_train(tmp_path / "stopped")
     assert final_bytes(tmp_path / "straight") == final_bytes(tmp_path / "stopped")
@@ -104,12 +104,12 @@ def test_a_stop_is_seen_one_step_later_and_resumes_to_the_bit(tmp_path, late):
 
 def test_teacher_is_billed_alike(tmp_path, late):
     def run(folder):
-        teacher = Distillation(TinyModel(seed=9, width=8), kd_steps=6, weight=0.5)
+        teacher = Distillation(TinyModel(seed=9, width=8), kd_steps=6, distill_weight=0.5)
         return tiny_train(folder, distillation=teacher)
 
     at_once = run(tmp_path / "at_once")
     late()
     afterwards = run(tmp_path / "late")
-    assert at_once.ledger.flops == afterwards.ledger.flops
-    assert afterwards.ledger.flops["teacher_forward"] > 0
+    assert at_once.compute_cost.flops == afterwards.compute_cost.flops
+    assert afterwards.compute_cost.flops["teacher_forward"] > 0
     assert final_bytes(tmp_path / "at_once") == final_bytes(tmp_path / "late")

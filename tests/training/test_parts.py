@@ -7,22 +7,22 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tiny_run import TinyModel, tiny_config, tiny_train
 
-from model.device import has_bfloat16
-from training import runtime as runtime_module
-from training.config import RuntimeConfig, TrainConfig
-from training.console import Console, Status, count, duration
-from training.distributed import World
-from training.files import deciding
-from training.gradients import GradientBuffer
-from training.ledger import ACCOUNTS, Ledger
-from training.metrics import JsonLines, Record, TensorBoardSink, flat_numbers, read_lines
-from training.optimizer import Optimizer, parameter_groups
-from training.pace import Pace
-from training.peak import MEASURED, Peak
-from training.runtime import Runtime, apply_runtime, resolve_runtime
-from training.schedule import learning_rate
+from brine.common.files import deciding
+from brine.common.formatting import Console, StatusLine, count, duration
+from brine.model.device import supports_bfloat16
+from brine.training import runtime as runtime_module
+from brine.training.config import RuntimeConfig, TrainConfig
+from brine.training.gradients import FlatGradients
+from brine.training.logging.compute_cost import COST_CATEGORIES, CostAccounting
+from brine.training.logging.metrics import JsonLines, RunLog, TensorBoardSink, flat_numbers, read_lines
+from brine.training.logging.peak_flops import MEASURED, PeakFlops
+from brine.training.logging.throughput import Throughput
+from brine.training.optimizer import Optimizer, parameter_groups
+from brine.training.parallel.distributed import World
+from brine.training.runtime import Runtime, apply_runtime, resolve_runtime
+from brine.training.schedule import learning_rate
+from tests.training.tiny_run import TinyModel, tiny_config, tiny_train
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ from training.schedule import learning_rate
         ({"optimizer": "sgd"}, "choose one of adamw, muon"),
         ({"schedule": "step"}, "choose one of linear, cosine"),
         ({"warmup_steps": 12}, "warm up for fewer steps"),
-        ({"rows_per_step": 5}, "no multiple of micro_rows = 2"),
+        ({"global_batch_size": 5}, "not a multiple of micro_batch_size = 2"),
         ({"final_lr_fraction": 1.5}, r"must lie in \[0, 1\]"),
         ({"beta2": 1.0}, r"must lie in \[0, 1\)"),
         ({"learning_rate": float("nan")}, "must be positive"),
@@ -91,7 +91,7 @@ def test_muon_takes_the_matrices_of_the_blocks_and_norms_do_not_decay():
 
 def test_gradient_buffer_is_every_gradient():
     model = TinyModel().double()
-    gradients = GradientBuffer(dict(model.named_parameters()))
+    gradients = FlatGradients(dict(model.named_parameters()))
     loss = sum((p * torch.arange(p.numel()).view_as(p)).sum() for p in model.parameters())
     loss.backward()
     squares = sum(float(p.grad.square().sum()) for p in model.parameters())
@@ -111,36 +111,32 @@ def test_optimizer_state_of_a_stranger_is_refused():
 
 
 def test_ledger_adds_up(tmp_path):
-    ledger = Ledger()
-    ledger.bill("student", flops=10**18 + 1, seconds=2.0)
-    ledger.bill("teacher_forward", flops=5, seconds=0.5)
-    with ledger.timed("scoring", flops=7):
-        pass
+    compute_cost = CostAccounting()
+    compute_cost.add_cost("student", flops=10**18 + 1, seconds=2.0)
+    compute_cost.add_cost("teacher_forward", flops=5, seconds=0.5)
+    compute_cost.add_cost("scoring", flops=7)
     # exact far beyond a double's integers
-    assert ledger.total_flops() == 10**18 + 13
-    assert ledger.total_flops(without=("teacher_forward", "scoring")) == 10**18 + 1
-    assert ledger.total_seconds(without=("scoring",)) == 2.5
-    ledger.save(tmp_path / "ledger.json")
-    read = Ledger.load(tmp_path / "ledger.json")
-    assert read.to_dict() == ledger.to_dict()
-    assert (read + ledger).flops["student"] == 2 * (10**18 + 1)
-    assert set(read.flops) == set(ACCOUNTS)
-    with pytest.raises(ValueError, match="no account 'rent'"):
-        ledger.bill("rent", flops=1)
-    with pytest.raises(ValueError, match="amounts only grow"):
-        ledger.bill("student", flops=-1)
-    with pytest.raises(ValueError, match="run its stage again"):
-        Ledger.load(tmp_path / "none.json")
+    assert compute_cost.total_flops() == 10**18 + 13 and compute_cost.total_seconds() == 2.5
+    compute_cost.save(tmp_path / "ledger.json")
+    stored, read = json.loads((tmp_path / "ledger.json").read_text()), CostAccounting()
+    assert stored == compute_cost.to_dict() and set(stored) == set(COST_CATEGORIES)
+    read.take(stored)
+    assert read.flops == compute_cost.flops and read.seconds == compute_cost.seconds
+    with pytest.raises(ValueError, match="unknown cost category 'rent': choose one of student"):
+        compute_cost.add_cost("rent", flops=1)
+    with pytest.raises(ValueError, match="to student: give no negative amount"):
+        compute_cost.add_cost("student", flops=-1)
 
 
 def test_teacher_training_goes_on_its_own_account(tmp_path):
-    result = tiny_train(tmp_path, account="teacher_training")
-    assert result.ledger.flops["student"] == 0 < result.ledger.flops["teacher_training"]
-    assert Ledger.load(tmp_path / "ledger.json").flops == result.ledger.flops
+    result = tiny_train(tmp_path, cost_category="teacher_training")
+    assert result.compute_cost.flops["student"] == 0 < result.compute_cost.flops["teacher_training"]
+    stored = json.loads((tmp_path / "ledger.json").read_text())
+    assert {name: entry["flops"] for name, entry in stored.items()} == result.compute_cost.flops
 
 
 def test_metrics_beyond_a_step_are_dropped_and_events_stay(tmp_path):
-    record = Record(tmp_path)
+    record = RunLog(tmp_path)
     for step in (2, 4, 6):
         record.metrics({"step": step, "loss": 1.0 / step})
         record.metrics({"step": step, "validation": {"loss": math.nan}})
@@ -161,7 +157,7 @@ def test_half_a_line_is_repaired(tmp_path):
 
 
 def test_other_ranks_record_nothing():
-    record = Record(None)
+    record = RunLog(None)
     record.metrics({"step": 1})
     record.event("nothing")
     assert record.truncate(0) == 0
@@ -195,12 +191,12 @@ def test_status_lines_align(capsys):
     def status(**changes):
         values = {
             "step": 1, "num_steps": 1000, "tokens": 8192, "loss": 6.25, "grad_norm": 0.5, "learning_rate": 3e-3,
-            "tokens_per_s": 900.0, "mfu": 0.031, "memory_gib": 1.5, "data_wait": 0.01, "left_s": 75.0,
+            "tokens_per_s": 900.0, "mfu": 0.031, "memory_gib": 1.5, "data_wait_fraction": 0.01, "eta_s": 75.0,
         }  # fmt: skip
-        return Status(**{**values, **changes})
+        return StatusLine(**{**values, **changes})
 
     short = status().line()
-    long = status(step=999, tokens=123_456_789, loss=0.02, grad_norm=12.5, tokens_per_s=14_100.0, left_s=4000.0).line()
+    long = status(step=999, tokens=123_456_789, loss=0.02, grad_norm=12.5, tokens_per_s=14_100.0, eta_s=4000.0).line()
     assert len(short) == len(long)
     assert all(short.index(word) == long.index(word) for word in ("loss", "norm", "lr", "tok/s", "MFU", "data", "left"))
     assert "123.46M" in long and "1:06:40" in long and "14.10k" in long
@@ -213,7 +209,7 @@ def test_status_lines_align(capsys):
 
 
 def test_a_peak_that_was_beaten_is_measured_anew():
-    pace = Pace(Runtime(), num_steps=4, world=World(), peak=Peak(1.0, MEASURED))
+    pace = Throughput(Runtime(), num_steps=4, world=World(), peak=PeakFlops(1.0, MEASURED))
     pace.begin(step=0, tokens=0, flops=0)
     asked = {"step": 2, "tokens": 64, "flops": 10**9, "loss": 1.0, "grad_norm": 1.0, "learning_rate": 0.1}
     assert 0 < pace.status(**asked).mfu <= 1 and pace.peak.flops_per_s > 1.0
@@ -318,8 +314,8 @@ def test_a_card_is_probed_by_what_runs_on_it(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("flags", "able"), [("sse avx512_bf16", True), ("amx_bf16", True), ("avx2 avx512f", False)])
 def test_bfloat16_follows_the_processor(monkeypatch, flags, able):
-    monkeypatch.setattr("model.device._cpu_flags", lambda: set(flags.split()))
-    assert has_bfloat16("cpu")[0] is able
+    monkeypatch.setattr("brine.model.device._cpu_flags", lambda: set(flags.split()))
+    assert supports_bfloat16("cpu")[0] is able
 
 
 def test_apply_runtime_sets_the_switches():

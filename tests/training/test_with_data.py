@@ -5,23 +5,23 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_run import events, final_bytes
 
-from data.loader import Loader
-from data.plan import Plan
-from data.store import CorruptDocument, EncodedCorpus, build_corpus
-from data.tokenizer import train_tokenizer
-from model.config import ModelConfig
-from model.transformer import Transformer
-from salt.select import score_documents
-from training.config import TrainConfig
-from training.guard import TrainingDivergedError
-from training.ledger import Ledger
-from training.loop import train
-from training.metrics import read_lines
-from training.processes import Interrupted, Stop
-from training.rows import RowSource
-from training.runtime import Runtime
+from brine.common.processes import StopSignal, TrainingInterrupted
+from brine.data.corpus.store import CorruptDocument, EncodedCorpus, build_corpus
+from brine.data.loader import Loader
+from brine.data.packing.plan import PackingPlan
+from brine.data.tokenizer import train_tokenizer
+from brine.model.config import ModelConfig
+from brine.model.transformer import Transformer
+from brine.salt.selection import score_documents
+from brine.training.config import TrainConfig
+from brine.training.guard import TrainingDivergedError
+from brine.training.logging.compute_cost import CostAccounting
+from brine.training.logging.metrics import read_lines
+from brine.training.runtime import Runtime
+from brine.training.sequences import SequenceSource
+from brine.training.trainer import Trainer
+from tests.training.tiny_run import events, final_bytes
 
 ROW = 64
 
@@ -33,18 +33,18 @@ def folder(tmp_path_factory):
     texts = [f"def area_{i}(width, height):\n    return width * height + {i}\n" * (1 + i % 3) for i in range(40)]
     with open(base / "manifest.jsonl", "w") as file:
         for i, text in enumerate(texts):
-            parts = [{"type": "text", "text": text, "learn": True}]
+            parts = [{"type": "text", "text": text, "loss_mask": True}]
             file.write(json.dumps({"id": f"doc{i}", "kind": ("code", "page")[i % 2], "content": parts}) + "\n")
     build_corpus(base / "manifest.jsonl", base / "encoded", tokenizer=train_tokenizer(texts, 300), num_workers=1)
     return base / "encoded"
 
 
 def source(corpus, plan, config, num_workers=0):
-    return RowSource(
+    return SequenceSource(
         open=lambda start: Loader(
-            corpus, plan, rows_per_batch=config.micro_rows_on(1), start_row=start, num_workers=num_workers
+            corpus, plan, local_batch_size=config.micro_batch_size_on(1), start_sequence=start, num_workers=num_workers
         ),
-        num_rows=len(plan),
+        num_sequences=len(plan),
     )
 
 
@@ -57,18 +57,18 @@ def model_config(corpus):
 
 def rows_of(corpus):
     """Eight steps of four rows."""
-    return Plan.build(corpus, row_tokens=ROW, num_rows=32, seed=1)
+    return PackingPlan.build(corpus, seq_len=ROW, num_sequences=32, seed=1)
 
 
-def run(out, corpus, *, steps=8, num_workers=0, **options):
+def run(out, corpus, *, steps=8, num_workers=0, stop=None, **options):
     config = TrainConfig(
-        model=model_config(corpus), num_steps=steps, rows_per_step=4, micro_rows=2, warmup_steps=1,
+        model=model_config(corpus), num_steps=steps, global_batch_size=4, micro_batch_size=2, warmup_steps=1,
         learning_rate=1e-2, checkpoint_every=4, log_every=4,
     )  # fmt: skip
     plan = rows_of(corpus)
     model = Transformer(config.model, generator=torch.Generator().manual_seed(0))
-    train(config, model=model, rows=source(corpus, plan, config, num_workers), folder=out, runtime=Runtime(),
-          kinds=tuple(corpus.kinds), quiet=True, **options)  # fmt: skip
+    Trainer(config, model=model, sequences=source(corpus, plan, config, num_workers), folder=out, runtime=Runtime(),
+            kinds=tuple(corpus.kinds), quiet=True, **options).run(stop)  # fmt: skip
     return model
 
 
@@ -77,7 +77,7 @@ def test_loop_learns_from_real_rows(folder, tmp_path):
     lines = list(read_lines(tmp_path / "metrics.jsonl"))
     assert [line["step"] for line in lines] == [4, 8]
     assert lines[1]["loss"] < lines[0]["loss"]
-    assert set(lines[0]["kind"]) == {"code", "page"} and set(lines[0]["context"]) == {"none"}
+    assert set(lines[0]["kind"]) == {"code", "page"} and set(lines[0]["modality_context"]) == {"none"}
     assert sum(entry["targets"] for entry in lines[0]["kind"].values()) == lines[0]["targets"]
     assert lines[1]["tokens"] == 8 * 4 * ROW
 
@@ -86,7 +86,7 @@ def test_workers_change_no_bit(folder, tmp_path):
     """A worker was ahead of the step at which the run was stopped; weights and optimiser end as without one."""
     corpus = EncodedCorpus.open(folder)
     run(tmp_path / "alone", corpus)
-    with pytest.raises(Interrupted), Stop() as stop:
+    with pytest.raises(TrainingInterrupted), StopSignal() as stop:
         run(tmp_path / "helped", corpus, num_workers=1, stop=stop,
             on_step=lambda step: step == 3 and stop.request("the test"))  # fmt: skip
     run(tmp_path / "helped", corpus, num_workers=1)
@@ -98,18 +98,20 @@ def test_every_document_of_a_plan_is_scored(folder, tmp_path):
     """Documents that were cut over rows are scored once, from all their targets."""
     corpus = EncodedCorpus.open(folder)
     model = run(tmp_path, corpus)
-    plan = Plan.build(corpus, row_tokens=ROW, epochs=1, blank_fraction=0.0)
-    ledger = Ledger()
+    plan = PackingPlan.build(corpus, seq_len=ROW, epochs=1, blank_fraction=0.0)
+    compute_cost = CostAccounting()
     # an odd number of rows a batch: the last batch is part padding
-    loader = Loader(corpus, plan, rows_per_batch=3, drop_last=False)
-    scores = score_documents(model, plan=plan, batches=loader, top_k=10, min_learnable=4, ledger=ledger)
+    loader = Loader(corpus, plan, local_batch_size=3, drop_last=False)
+    scores = score_documents(
+        model, plan=plan, batches=loader, top_k=10, min_learnable_tokens=4, compute_cost=compute_cost
+    )
     assert scores.document.tolist() == list(range(40))
-    expected = [int(corpus.sequence(i).learn[1:].sum()) for i in range(40)]
+    expected = [int(corpus.sequence(i).loss_mask[1:].sum()) for i in range(40)]
     assert scores.num_targets.tolist() == expected
-    assert np.isfinite(scores.score).all() and ledger.flops["scoring"] > 0
-    kept = scores.choose(keep=0.5, num_tokens=corpus.num_tokens, kind=corpus.kind)
+    assert np.isfinite(scores.score).all() and compute_cost.flops["scoring"] > 0
+    kept = scores.select_documents(keep=0.5, num_tokens=corpus.num_tokens, kind=corpus.kind)
     assert {int(kind) for kind in corpus.kind[kept]} == {0, 1}
-    chosen = Plan.build(corpus, row_tokens=ROW, num_rows=8, documents=scores.document[kept])
+    chosen = PackingPlan.build(corpus, seq_len=ROW, num_sequences=8, documents=scores.document[kept])
     assert set(chosen.document.tolist()) <= set(np.flatnonzero(kept).tolist())
 
 
@@ -125,7 +127,7 @@ def test_document_that_fails_at_load_is_recorded_and_training_goes_on(folder, tm
     monkeypatch.setattr(corpus, "sequence", broken)
     run(tmp_path, corpus)
     planned = {int(number) for number in rows_of(corpus).document if number % 4 == 0}
-    failed = [event for event in read_lines(tmp_path / "events.jsonl") if event["event"] == "document_failed"]
+    failed = [event for event in read_lines(tmp_path / "events.jsonl") if event["event"] == "document_load_failed"]
     assert planned and {event["document"] for event in failed} == planned
     assert "checksum" in failed[0]["reason"]
 
@@ -138,6 +140,6 @@ def test_a_run_that_loads_no_document_ends(folder, tmp_path, monkeypatch):
         raise CorruptDocument(f"document {number} does not match its checksum")
 
     monkeypatch.setattr(corpus, "sequence", broken)
-    with pytest.raises(TrainingDivergedError, match=r"5 steps in a row had no target.*document_failed"):
+    with pytest.raises(TrainingDivergedError, match=r"5 steps in a row had no target.*document_load_failed"):
         run(tmp_path, corpus)
     assert not (tmp_path / "model").exists()

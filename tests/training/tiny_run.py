@@ -9,43 +9,18 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from brine.data.batch import Batch
+from tests.batches import batch_of
+
 VOCAB, WIDTH, ROW = 32, 16, 12
 POISON = VOCAB - 1
 KINDS = ("code", "page")
-
-
-@dataclass
-class TinyBatch:
-    """The fields of a batch that the loop reads."""
-
-    token_ids: Tensor
-    position: Tensor
-    document: Tensor
-    segment: Tensor
-    block: Tensor
-    labels: Tensor
-    kind: Tensor
-    context: Tensor
-    media: dict
-
-    @property
-    def target_index(self):
-        return (self.labels.flatten() >= 0).nonzero().flatten()
-
-    @property
-    def mixture(self):
-        return {"text": self.token_ids.numel()}
-
-    def to(self, device, non_blocking=False):
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "media"}
-        return TinyBatch(**moved, media=self.media)
 
 
 class TinyModel(nn.Module):
@@ -67,12 +42,13 @@ class TinyModel(nn.Module):
     def head_weight(self) -> Tensor:
         return self.head.weight
 
-    def flops_per_token(self, row_tokens: int) -> float:
+    def flops_per_token(self, seq_len: int) -> float:
         return 2.0 * sum(parameter.numel() for parameter in self.parameters() if parameter.ndim == 2)
 
     attention_backend = "auto"
 
-    def forward(self, token_ids, position, document, block, media=None, geometry=None):
+    def forward(self, inputs):
+        token_ids = inputs.token_ids
         x = self.tokens(token_ids)
         x = x + 0.5 * torch.roll(x, 1, dims=1)
         for layer in self.blocks:
@@ -81,7 +57,7 @@ class TinyModel(nn.Module):
         return self.norm(x) + torch.where(poison > 0, float("nan"), 0.0).to(x.dtype)
 
 
-def tiny_rows(first: int, count: int, poisoned: tuple[int, ...] = ()) -> TinyBatch:
+def tiny_rows(first: int, count: int, poisoned: tuple[int, ...] = ()) -> Batch:
     """Rows first .. first + count - 1, packed with unequal numbers of targets."""
     tokens, labels, kinds, contexts = [], [], [], []
     for g in range(first, first + count):
@@ -97,65 +73,60 @@ def tiny_rows(first: int, count: int, poisoned: tuple[int, ...] = ()) -> TinyBat
                        for token, wanted in zip(row[1:], target, strict=True)])  # fmt: skip
         kinds.append([g % 2] * ROW)
         contexts.append([i % 4 for i in range(ROW)])
-    token_ids = torch.tensor(tokens)
-    return TinyBatch(
-        token_ids=token_ids,
-        position=torch.zeros(*token_ids.shape, 3),
-        document=torch.zeros(token_ids.shape, dtype=torch.int32),
-        segment=torch.zeros(token_ids.shape, dtype=torch.int32),
-        block=torch.zeros(token_ids.shape, dtype=torch.int32),
-        labels=torch.tensor(labels),
-        kind=torch.tensor(kinds, dtype=torch.int16),
-        context=torch.tensor(contexts, dtype=torch.uint8),
-        media={},
-    )
+    return batch_of(
+        torch.tensor(tokens), torch.tensor(labels), kind=torch.tensor(kinds, dtype=torch.int16),
+        modality_context=torch.tensor(contexts, dtype=torch.uint8),
+    )  # fmt: skip
 
 
-def tiny_source(config, *, rank=0, world_size=1, num_rows=4096, poisoned=(), seen=None):
+def tiny_source(config, *, rank=0, world_size=1, num_sequences=4096, poisoned=(), seen=None):
     """A row source; rows that were opened are noted in `seen`."""
-    from training.rows import RowSource
+    from brine.training.sequences import SequenceSource
 
     def open_rows(start: int):
-        micro = config.micro_rows_on(world_size)
-        for first in range(start, num_rows - micro * world_size + 1, micro * world_size):
+        micro = config.micro_batch_size_on(world_size)
+        for first in range(start, num_sequences - micro * world_size + 1, micro * world_size):
             mine = first + rank * micro
             if seen is not None:
                 seen.extend(range(mine, mine + micro))
             yield tiny_rows(mine, micro, poisoned)
 
-    return RowSource(open=open_rows, num_rows=num_rows)
+    return SequenceSource(open=open_rows, num_sequences=num_sequences)
 
 
 def tiny_config(**changes):
     """A run of 12 steps."""
-    from training.config import TrainConfig
+    from brine.training.config import TrainConfig
 
     values = {
-        "num_steps": 12, "rows_per_step": 4, "micro_rows": 2, "learning_rate": 1e-2, "warmup_steps": 2,
-        "checkpoint_every": 4, "log_every": 3, "z_loss": 1e-4, "seed": 5, "clean_steps": 0,
+        "num_steps": 12, "global_batch_size": 4, "micro_batch_size": 2, "learning_rate": 1e-2, "warmup_steps": 2,
+        "checkpoint_every": 4, "log_every": 3, "z_loss": 1e-4, "seed": 5, "rollback_margin_steps": 0,
     }  # fmt: skip
     return TrainConfig(**{**values, **changes})
 
 
-def tiny_train(folder, *, config=None, model=None, runtime=None, poisoned=(), seen=None, num_rows=4096, **options):
-    """Train once; options go to `train`."""
-    from training.loop import train
-    from training.runtime import Runtime
+def tiny_train(folder, *, config=None, model=None, runtime=None, poisoned=(), seen=None, num_sequences=4096, **options):
+    """Train once; options go to `Trainer`."""
+    from brine.training.runtime import Runtime
+    from brine.training.trainer import Trainer
 
     config = config or tiny_config()
     world = options.get("world")
     place = {} if world is None else {"rank": world.rank, "world_size": world.size}
-    rows = options.pop("rows", None) or tiny_source(config, num_rows=num_rows, poisoned=poisoned, seen=seen, **place)
-    return train(
+    sequences = options.pop("sequences", None) or tiny_source(
+        config, num_sequences=num_sequences, poisoned=poisoned, seen=seen, **place
+    )
+    stop = options.pop("stop", None)
+    return Trainer(
         config,
         model=model or TinyModel(),
-        rows=rows,
+        sequences=sequences,
         folder=Path(folder),
         runtime=runtime or Runtime(),
         kinds=KINDS,
         quiet=True,
         **options,
-    )
+    ).run(stop)
 
 
 def until_written(folder) -> None:
@@ -203,14 +174,14 @@ def events(folder, kind=None) -> list[dict]:
     return [line for line in lines if kind in (None, line["event"])]
 
 
-def run_line(folder: str, hang_at: str) -> None:
+def run_pipeline(folder: str, hang_at: str) -> None:
     """Train in a run folder, locked. `hang_at` is where to print HERE and wait to be killed: "step 5", "rename 8" (a
     checkpoint's files written, not yet renamed), or "never"."""
     import os
 
-    from training import saver
-    from training.runtime import Runtime, apply_runtime
-    from training.stages import Line
+    from brine.pipeline.stage_store import StageStore
+    from brine.training.checkpoint import async_checkpoint as saver
+    from brine.training.runtime import Runtime, apply_runtime
 
     what, _, at = hang_at.partition(" ")
     real_rename = os.rename
@@ -238,7 +209,7 @@ def run_line(folder: str, hang_at: str) -> None:
         result = tiny_train(stage, runtime=runtime, on_step=lambda step: at_step(step, stage))
         return {"step": result.step}
 
-    with Line(Path(folder)) as line:
+    with StageStore(Path(folder)) as line:
         stage = line.stage("small", small, config=tiny_config())
         line.stage("after", lambda path: {"fingerprint": stage.digest}, inputs=["small"])
     print("FINISHED", flush=True)
@@ -256,7 +227,7 @@ def main() -> None:
     import torch._dynamo
     import torch.distributed.checkpoint  # noqa: F401
 
-    import training.loop  # noqa: F401
+    import brine.training.trainer  # noqa: F401
 
     for request in sys.stdin:
         child = os.fork()
@@ -264,7 +235,7 @@ def main() -> None:
             os.setsid()
             try:
                 print(os.getpid(), flush=True)
-                run_line(*request.rstrip("\n").split("\t"))
+                run_pipeline(*request.rstrip("\n").split("\t"))
             except BaseException:
                 traceback.print_exc()
             os._exit(0)

@@ -28,9 +28,9 @@ generator is refused, as on a card. `torch.Generator`, `torch.empty` and pinning
 process of their own (conftest.py).
 """
 
-from stand_in.names import NAME
-from stand_in.register import register
-from stand_in.tensor import StandIn
-from stand_in.waits import Waits, count_waits
+from tests.standin.stand_in.names import NAME
+from tests.standin.stand_in.register import register
+from tests.standin.stand_in.tensor import StandIn
+from tests.standin.stand_in.waits import Waits, count_waits
 
 __all__ = ["NAME", "StandIn", "Waits", "count_waits", "register"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from stand_in.names import NAME
-from stand_in.tensor import StandIn
+from tests.standin.stand_in.names import NAME
+from tests.standin.stand_in.tensor import StandIn
 
 LOWER = (
     "matmul", "mm", "mv", "linear", "addmm", "addmv", "addr", "addbmm", "baddbmm", "bmm", "chain_matmul", "einsum",

@@ -6,7 +6,7 @@ import weakref
 
 import torch
 
-from stand_in.names import NAME
+from tests.standin.stand_in.names import NAME
 
 _Generator = torch.Generator
 _own: set[int] = set()

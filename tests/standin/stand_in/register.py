@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from stand_in.autocast import register_autocast
-from stand_in.generator import Generator, default_generator, generator_for
-from stand_in.memory import is_pinned, pin, pin_memory
-from stand_in.names import NAME
-from stand_in.tensor import StandIn, copy
-from stand_in.waits import waited
+from tests.standin.stand_in.autocast import register_autocast
+from tests.standin.stand_in.generator import Generator, default_generator, generator_for
+from tests.standin.stand_in.memory import is_pinned, pin, pin_memory
+from tests.standin.stand_in.names import NAME
+from tests.standin.stand_in.tensor import StandIn, copy
+from tests.standin.stand_in.waits import waited
 
 aten = torch.ops.aten
 

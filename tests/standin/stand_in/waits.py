@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stand_in.names import HERE, ROOT
+from tests.standin.stand_in.names import HERE, ROOT
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""Long prompts, long sequences, long generation."""

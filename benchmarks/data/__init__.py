@@ -1,0 +1,1 @@
+"""Data throughput, packing at scale, fuzzing of media."""

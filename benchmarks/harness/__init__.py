@@ -1,0 +1,1 @@
+"""What benchmarks share: records, clocks, peak memory, gates, comparisons in one run."""

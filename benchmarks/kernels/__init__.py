@@ -1,0 +1,1 @@
+"""Attention, context parallelism and the fused loss against their peers."""

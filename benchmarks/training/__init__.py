@@ -1,0 +1,1 @@
+"""Training steps against peers and against the planner; meshes."""

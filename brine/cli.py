@@ -1,0 +1,35 @@
+"""The command `brine`: one name for each thing that can be run."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+COMMANDS = {
+    "train": ("brine.train", "train a recipe: all stages, from the corpus to the report"),
+    "data": ("brine.data.cli.main", "check, build, filter, plan and show documents"),
+    "plan": ("brine.planner.command", "memory, step time and mesh of a recipe before a GPU hour is spent"),
+    "generate": ("brine.inference.generate", "what a trained model writes: prompts and chats"),
+    "eval": ("brine.evals.cli:evaluate", "a trained model on other documents"),
+    "compare": ("brine.evals.cli:compare", "two evaluated runs on the same documents"),
+    "report": ("brine.evals.cli:report", "summary and report of a run, from its files alone"),
+    "needle": ("brine.evals.cli:needle", "needle-in-a-haystack evaluation"),
+    "repository": ("brine.evals.cli:repository", "names that another file of a package defines"),
+    "convert": ("brine.convert", "rewrite a run of a version before 0.2, in place"),
+    "check-cluster": ("brine.training.parallel.check_cluster", "check several GPUs (run it by torchrun)"),
+}
+"""Command -> (module[:function] that takes its words, what it does)."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; without one, list them. Returns its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: brine COMMAND ... (each has --help)\n")
+        print("\n".join(f"  {name:<14} {what}" for name, (_, what) in COMMANDS.items()))
+        return 0
+    if argv[0] not in COMMANDS:
+        print(f"error: brine has no command {argv[0]!r}: it has {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    module, _, name = COMMANDS[argv[0]][0].partition(":")
+    return getattr(importlib.import_module(module), name or "main")(argv[1:])

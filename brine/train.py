@@ -1,0 +1,80 @@
+"""`brine train`, and `train.py` in a checkout: parses a recipe, runs its pipeline, turns errors into messages.
+
+uv run train.py                                   the recipe `demo`
+uv run train.py demo --large.learning-rate 1e-3   any field of a recipe can be overridden
+uv run train.py my_recipe.py                      a recipe of your own, from its file
+uv run train.py real --corpus.manifest PATH       train on your own folder, manifest, tar, table or built corpus
+torchrun --nproc-per-node 2 train.py demo         the same on two ranks
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sys
+import traceback
+
+import torch
+
+from brine.common.closed_pipe import exit_on_closed_pipe
+from brine.common.processes import TrainingInterrupted
+from brine.data.formats.open import check_path_exists
+from brine.pipeline.run import run_pipeline
+from brine.planner.estimate_run import estimate_run
+from brine.planner.out_of_memory import explain_out_of_memory
+from brine.recipes.launch import LaunchConfig, parse
+from brine.training.parallel.distributed import RankFailedError, destroy_distributed
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@exit_on_closed_pipe
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done, 2 an error that the user can fix, 130 interrupted."""
+    launch = parse(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # rank 0 speaks for all
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
+    logging.getLogger("brine").setLevel(logging.DEBUG if launch.debug else level)
+    try:
+        _run(launch)
+        return 0
+    except (TrainingInterrupted, KeyboardInterrupt) as stopped:
+        print(str(stopped) or "interrupted; the same command resumes", file=sys.stderr)
+        return 130
+    except (ValueError, RankFailedError, OSError, MemoryError, torch.OutOfMemoryError) as error:
+        message = _message(error)
+        if launch.debug:
+            traceback.print_exc()
+        print(f"error: {message}", file=sys.stderr)
+        return 2
+    finally:
+        destroy_distributed()
+
+
+def _run(launch: LaunchConfig) -> None:
+    if launch.recipe.corpus.manifest is not None:
+        # before anything slow: the trial compilation alone takes a minute
+        check_path_exists(launch.recipe.corpus.manifest)
+    if launch.dry_run:
+        print(estimate_run(launch.recipe), flush=True)
+        return
+    run_pipeline(
+        launch.recipe, runs=launch.runs, tracker=launch.tracker, extend=launch.extend, rerun=launch.rerun,
+        explain_out_of_memory=explain_out_of_memory,
+    )  # fmt: skip
+
+
+def _message(error: Exception) -> str:
+    """The message of an error that the user can fix; others are raised again."""
+    if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+        if error.errno not in FULL_DISK:
+            raise error
+        return f"the disk is full ({error}): free some space; the same command resumes from the last checkpoint"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return (
+            f"out of memory ({error}): finished stages are kept, and the same command resumes; smaller batches take "
+            "less (--small or --large.micro-batch-size, --evals.batch-size)"
+        )
+    return str(error)

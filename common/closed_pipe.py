@@ -1,0 +1,40 @@
+"""A command whose output nobody reads any more (`brine generate ... | head -c 5`) ends quietly, with code 0.
+
+Python would flush its buffers once more at its end and complain, so standard output is redirected to nowhere.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+
+
+def exit_on_closed_pipe(command: Callable[..., int]) -> Callable[..., int]:
+    """A command that ends quietly where nobody reads its output any more."""
+
+    @functools.wraps(command)
+    def run(*arguments, **options) -> int:
+        try:
+            code = command(*arguments, **options)
+            # there is none where it was closed from the start
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return code
+        except BrokenPipeError:
+            return closed_pipe()
+
+    return run
+
+
+def closed_pipe() -> int:
+    """Send what is still to be written nowhere; returns the exit code."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+    return 0

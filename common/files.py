@@ -1,0 +1,136 @@
+"""Files written completely or not at all, JSON, and digests by content.
+
+A run may be killed at any moment, so no file is changed in place: new content goes to a temporary neighbour, is
+flushed, and takes the name with one `rename`; the folder is flushed too. `digest` names a configuration by its
+content; `differences` compares one with an earlier one, field by field (`brine.common.config_fields`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from brine.common.config_fields import affects_result
+
+
+def to_plain(value: Any) -> Any:
+    """Plain JSON types (dict, list, str, int, float, bool, None) for dataclasses, mappings, sequences and paths.
+
+    Raises TypeError for anything else: a configuration that cannot be written down cannot be compared either.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(to_plain(item) for item in value)
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    raise TypeError(f"{value!r} of type {type(value).__name__} cannot be written as JSON")
+
+
+def digest(value: Any) -> str:
+    """Sixteen hexadecimal digits that name `value` (anything `to_plain` takes) by its content."""
+    text = json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def deciding(value: Any) -> Any:
+    """As `to_plain`, without the fields of dataclasses that do not decide what comes out."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [field for field in dataclasses.fields(value) if affects_result(field, value)]
+        return {field.name: deciding(getattr(value, field.name)) for field in fields}
+    if isinstance(value, Mapping):
+        return {str(key): deciding(item) for key, item in value.items()}
+    return to_plain(value)
+
+
+def differences(old: Any, new: Any, *, name: str = "") -> list[str]:
+    """What changed from a plain value to another, or to dataclasses, a line each: `learning_rate: 0.001 -> 0.003`.
+
+    Of a dataclass only fields that decide are compared. One that `old` does not have came into being after it was
+    written, and stands for what was done before as long as it has its default.
+    """
+    fields = {}
+    if dataclasses.is_dataclass(new):
+        fields = {field.name: field for field in dataclasses.fields(new)}
+        known = {key: getattr(new, key) for key, field in fields.items() if affects_result(field, new)}
+    elif isinstance(new, Mapping):
+        known = new
+    if not isinstance(old, dict) or not (fields or isinstance(new, Mapping)):
+        new = deciding(new)
+        return [] if old == new else [f"{name or 'value'}: {_short(old)} -> {_short(new)}"]
+    lines = []
+    for key in sorted(set(old) | set(known)):
+        inner = f"{name}.{key}" if name else key
+        if key not in known:
+            lines += [] if key in fields else [f"{inner}: gone, was {_short(old[key])}"]
+        elif key in old:
+            lines += differences(old[key], known[key], name=inner)
+        elif key not in fields or to_plain(known[key]) != _default(fields[key]):
+            lines.append(f"{inner}: new, {_short(deciding(known[key]))}")
+    return lines
+
+
+def _default(field: dataclasses.Field) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return to_plain(field.default_factory())
+    return dataclasses.MISSING if field.default is dataclasses.MISSING else to_plain(field.default)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all, flushed to the disk."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(to_plain(value), indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any | None:
+    """The value in a JSON file, or None where the file is absent or holds no JSON (killed before it was whole)."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk, where the system can."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except (PermissionError, IsADirectoryError):
+        # some systems cannot open a folder; there a rename is as durable as it gets
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."

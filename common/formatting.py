@@ -1,0 +1,110 @@
+"""The console while training: a progress bar, and one aligned line of fixed fields every N steps.
+
+    step   120/1000   tokens   1.97M   loss 2.6113   norm  0.84   lr 2.85e-03   tok/s  14.1k   MFU  41%   mem  1.2 GiB
+    data  2%   left   9:21
+
+`data` is the share of time spent waiting for batches. Without a terminal the bar is left out.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TextIO
+
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class StatusLine:
+    """The numbers of one status line."""
+
+    step: int
+    """Steps done."""
+    num_steps: int
+    """Steps in all."""
+    tokens: int
+    """Tokens gone through since the run began, padding included."""
+    loss: float
+    """Mean cross-entropy per target token since the last line, nats."""
+    grad_norm: float
+    """Norm of the last step's gradient before clipping."""
+    learning_rate: float
+    """Learning rate of the last step."""
+    tokens_per_s: float
+    """Tokens per second since the last line."""
+    mfu: float
+    """Fraction of the peak of matrix products."""
+    memory_gib: float
+    """Peak memory of a process, the largest over ranks."""
+    data_wait_fraction: float
+    """Fraction of the time spent waiting for batches."""
+    eta_s: float
+    """Seconds to the end at this pace."""
+    skew: float | None = None
+    """How far the slowest rank's time at work is above the mean; None for a single rank."""
+
+    def line(self) -> str:
+        """One aligned line."""
+        return (
+            f"step {self.step:>6}/{self.num_steps:<6} tokens {count(self.tokens):>7}  loss {self.loss:7.4f}  "
+            f"norm {self.grad_norm:6.2f}  lr {self.learning_rate:.2e}  tok/s {count(self.tokens_per_s):>7}  "
+            f"MFU {100 * self.mfu:3.0f}%  mem {self.memory_gib:5.1f} GiB  data {100 * self.data_wait_fraction:3.0f}%  "
+            f"left {duration(self.eta_s):>8}" + ("" if self.skew is None else f"  skew {100 * self.skew:3.0f}%")
+        )
+
+
+class Console:
+    """Bar and lines of one stage. `quiet` (ranks other than 0, tests) prints nothing."""
+
+    def __init__(self, name: str, *, num_steps: int, quiet: bool = False, stream: TextIO | None = None):
+        self.name = name
+        self.quiet = quiet
+        self.stream = stream or sys.stderr
+        self.bar = tqdm(
+            total=num_steps,
+            desc=name,
+            unit="step",
+            file=self.stream,
+            # None: only on a terminal
+            disable=True if quiet else None,
+            dynamic_ncols=True,
+            leave=False,
+        )
+
+    def at(self, step: int) -> None:
+        """Move the bar to `step`, forwards or (after a roll-back) backwards."""
+        self.bar.n = step
+        self.bar.update(0)
+
+    def status(self, status: StatusLine) -> None:
+        """Print one status line above the bar."""
+        self.say(status.line())
+
+    def say(self, text: str) -> None:
+        """Print any line above the bar, under the stage's name."""
+        if not self.quiet:
+            with self.bar.external_write_mode(file=self.stream):
+                self.stream.write(f"{self.name:<14} {text}\n")
+                self.stream.flush()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self.bar.close()
+
+
+def count(number: float) -> str:
+    """1234567 -> "1.23M": four characters or so, with k, M, G, T or P."""
+    for unit, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(number) >= size:
+            return f"{number / size:.2f}{unit}"
+    return f"{number:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """3725 -> "1:02:05"; from 100 hours on in days."""
+    whole = max(0, round(seconds))
+    if whole >= 360_000:
+        return f"{whole / 86_400:,.0f} days"
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

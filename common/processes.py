@@ -1,0 +1,88 @@
+"""Helper processes that end with their parent, and signals that let a step finish.
+
+`StopSignal` turns SIGINT and SIGTERM into a flag that the training loop reads after each step. A second Ctrl-C exits
+at once; two within half a second count as one, since terminal, launcher and wrapper may each forward it. Forked
+children inherit the handler: in them SIGTERM ends the process and SIGINT is left to the parent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+import brine
+
+IMPORT_FOLDER = str(Path(brine.__file__).resolve().parents[1])
+"""The folder from which a child imports `brine`: the checkout's, or site-packages."""
+
+DEBOUNCE_S = 0.5
+PR_SET_PDEATHSIG = 1
+
+
+class TrainingInterrupted(Exception):
+    """A run was asked to stop, has saved, and can go on from there."""
+
+
+def die_with_parent(signal_number: int = signal.SIGKILL, *, parent: int | None = None) -> None:
+    """Let the kernel end this process when its parent ends (Linux only; nothing elsewhere).
+
+    Args:
+        signal_number: what the kernel sends.
+        parent: the parent's id as the parent knew it; if it has ended already, this process exits at once.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal_number), 0, 0, 0)
+    if parent is not None and os.getppid() != parent:
+        os._exit(1)
+
+
+class StopSignal:
+    """Context manager: inside it, SIGINT and SIGTERM only set a flag. Use it in the main thread.
+
+    >>> with StopSignal() as stop:
+    ...     stop.requested
+    False
+    """
+
+    def __init__(self):
+        self.signal_name: str | None = None
+        self._owner = os.getpid()
+        self._first = 0.0
+        self._previous: dict[int, object] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Has a signal asked this process to stop?"""
+        return self.signal_name is not None
+
+    def request(self, name: str) -> None:
+        """Ask for a stop without a signal."""
+        self.signal_name = self.signal_name or name
+
+    def __enter__(self) -> StopSignal:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != self._owner:
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
+        if self.signal_name is None:
+            self.signal_name, self._first = signal.Signals(number).name, time.monotonic()
+            print("\nfinishing the step and saving; press Ctrl-C again to leave at once", file=sys.stderr, flush=True)
+        elif number == signal.SIGINT and time.monotonic() - self._first > DEBOUNCE_S:
+            # skips every clean-up on purpose: the last checkpoint on the disk is whole anyway
+            os._exit(130)

@@ -1,0 +1,89 @@
+"""Names of settings and stored fields before version 0.2 and now: one table for whatever reads older files.
+
+`brine convert` rewrites the files of a run with it (`brine.convert`). A run folder or checkpoint that still has the
+previous names is refused by `require_current_names`, whose message names that command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FORMAT = 2
+"""Of checkpoints; those of before have no number."""
+SETTINGS = {
+    # packing and corpus
+    "rows": "packing",
+    "row_tokens": "seq_len",
+    "max_left_out": "max_excluded_fraction",
+    "workbench": "synth",
+    "validation_share": "validation_fraction",
+    "test_share": "test_fraction",
+    "near_duplicate": "near_duplicate_threshold",
+    "piece_bytes": "chunk_bytes",
+    "package_kib": "package_text_kib",
+    "num_name_parts": "narration_vocab_size",
+    # training
+    "rows_per_step": "global_batch_size",
+    "micro_rows": "micro_batch_size",
+    "keep_at": "keep_checkpoint_steps",
+    "clean_steps": "rollback_margin_steps",
+    "skip_steps": "rollback_skip_steps",
+    "explosion_factor": "grad_norm_spike_factor",
+    "spike_sigma": "loss_spike_sigma",
+    "context_weights": "modality_context_weights",
+    # runtime
+    "context": "context_parallel",
+    "shard": "dp_shard",
+    "checkpointing": "activation_checkpointing",
+    "checkpoint_layers": "ac_group_size",
+    "mlp_tile": "mlp_tile_tokens",
+    "loader_workers": "num_loader_workers",
+    # salt and evaluation
+    "weight": "distill_weight",
+    "selection_keep": "selection_fraction",
+    "early_fraction": "scoring_checkpoint_fraction",
+    "min_learnable": "min_learnable_tokens",
+    "rows_per_batch": "batch_size",
+    "decode_batch": "decode_batch_size",
+}
+"""Fields of recipe.json, runtime.json, stage.json and done."""
+INPUTS = {"rounds": "filter_log"}
+"""Inputs of a stage, in stage.json and done."""
+STATE = {"row": "sequence_index", "planned": "scheduled", "score": "val_loss", "ledger": "compute_cost"}
+"""Fields of a checkpoint's state.json."""
+METRICS = {"row": "sequence_index", "context": "modality_context", "data_wait": "data_wait_fraction"}
+"""Fields of metrics.jsonl."""
+EVENTS = {"row": "sequence_index", "skipped_rows": "skipped_sequences", "wall": "unix_time"}
+"""Fields of events.jsonl."""
+EVENT_NAMES = {"begun": "started", "document_failed": "document_load_failed"}
+MODEL = {"trained_tokens": "trained_context_tokens"}
+"""Fields of a saved model's config.json."""
+SELECTION = {"why": "reason"}
+"""Fields of selection.jsonl."""
+CORPUS = {"reading": "reader_version"}
+"""Fields of an encoded corpus's meta.json and building.json."""
+CORPUS_COLUMNS = {"learn": "loss_mask", "context": "modality_context"}
+"""Arrays of an encoded corpus."""
+PLAN = {"row_tokens": "seq_len"}
+"""Fields of a stored packing plan."""
+
+
+def rename(value: Any, names: Mapping[str, str]) -> Any:
+    """A copy of plain JSON with every key of `names` renamed, at any depth."""
+    if isinstance(value, dict):
+        return {names.get(key, key): rename(item, names) for key, item in value.items()}
+    return [rename(item, names) for item in value] if isinstance(value, list) else value
+
+
+def require_current_names(stage: Any, path: Path, *, convert: Path) -> None:
+    """Raise ValueError where a stage's key was written before version 0.2; convert: the run folder to name."""
+    config = stage.get("config") if isinstance(stage, dict) else None
+    if isinstance(config, dict) and config.keys() & {"rows", "workbench", "row_tokens", "package_kib"}:
+        raise older_format(path, convert)
+
+
+def older_format(path: Path, convert: Path) -> ValueError:
+    """The error for a file of an older format: one sentence with the remedy."""
+    return ValueError(f"{path} was written by a version before 0.2: run `brine convert {convert}` first")

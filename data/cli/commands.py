@@ -1,0 +1,208 @@
+"""What each command of `brine data` does: takes the parsed request, prints the answer, returns the exit code.
+
+The work is done elsewhere; here are the order of what is printed and the choice of exit code. Each function raises
+ValueError for a wrong request.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from brine.common.tables import print_plain_or_rich, sanitize
+from brine.data.cli.options import Build, Check, Filter, Plan, Show, SourceOptions
+from brine.data.config import EncodeConfig
+from brine.data.corpus.excluded import ExclusionStats, cli_option
+from brine.data.corpus.readers import iter_texts
+from brine.data.corpus.statistics import CorpusStats
+from brine.data.corpus.store import EncodedCorpus, build_corpus, is_corpus
+from brine.data.filters.filter_log import FilterLog
+from brine.data.filters.registry import run_filters
+from brine.data.formats.open import DocumentSource, open_source
+from brine.data.inspect.check import CheckReport, RetryList, byte_tokenizer, check_source, default_decode_workers
+from brine.data.inspect.tables import report
+from brine.data.packing.plan import PackingPlan
+from brine.data.tokenizer import Tokenizer, train_tokenizer
+
+
+def open_path(request: SourceOptions) -> DocumentSource:
+    """The source behind PATH. Raises ValueError when there is none, or when it is a corpus already."""
+    if is_corpus(request.path):
+        raise ValueError(f"{request.path} is a corpus that is built already: look at it with `plan` and `show`")
+    return open_source(request.path, format=request.format, max_file_mib=request.encode.max_file_mib)
+
+
+def check(request: Check) -> int:
+    """0 when something is kept, 1 when nothing is, 130 when Ctrl-C ended it."""
+    source = open_path(request)
+    quarantine, plot = request.quarantine, request.plot
+    if request.out is not None:
+        quarantine, plot = quarantine or request.out / "quarantine.jsonl", plot or request.out / "check.png"
+    if request.media_budget and request.seq_len is None:
+        raise ValueError("a budget is of a packed sequence: give --seq-len, or --recipe")
+    excluded = ExclusionStats(request.seq_len, request.media_budget) if request.seq_len is not None else None
+    found = check_source(
+        source,
+        tokenizer=Tokenizer.load(request.tokenizer) if request.tokenizer is not None else byte_tokenizer(),
+        config=request.encode,
+        num_workers=request.workers or default_decode_workers(),
+        limit=request.limit,
+        retry=RetryList.read(request.retry).with_fixed_lines(source) if request.retry else None,
+        quarantine=quarantine,
+        excluded=excluded,
+    )
+    summary = found.stats.to_json() | {"format": source.format, "seconds": round(found.seconds, 3)}
+    summary["split_origins"] = {origin: dict(counts) for origin, counts in sorted(source.split_origins.items())}
+    if excluded is not None:
+        summary["excluded"] = excluded.to_json()
+    if found.interrupted:
+        summary["interrupted"] = True
+    # files first: whoever reads what is printed may stop reading
+    if plot is not None:
+        from brine.data.inspect.check_plot import plot_stats
+
+        plot_stats(found.stats, plot, name=str(request.path))
+    if request.out is not None:
+        (request.out / "check.json").write_text(json.dumps(summary) + "\n", encoding="utf-8")
+    _print_report(found, source, quarantine=quarantine, plot=plot)
+    if excluded is not None:
+        print(f"packing: {excluded.text(cli_option)}")
+        splits = found.stats.splits
+        held_out = splits.get("validation") or splits.get("test") or request.limit is not None
+        why = excluded.refused(most=request.max_excluded_fraction) or ("" if held_out else "no document is held out")
+        if why and not found.interrupted and request.retry is None:
+            print(f"training would refuse this: {why}")
+    print(json.dumps(summary))
+    return 130 if found.interrupted else 0 if found.stats.num_documents else 1
+
+
+def _print_report(found: CheckReport, source: DocumentSource, *, quarantine: Path | None, plot: Path | None) -> None:
+    if found.interrupted:
+        seen = found.stats.num_documents + found.stats.num_quarantined
+        print(f"interrupted: what follows counts the {seen:,} documents seen so far")
+    print(f"{sanitize(str(source.path))}: {source.format}\n")
+    print_plain_or_rich(*report(found.stats))
+    for line in source.summary_lines():
+        print(sanitize(line, 1000))
+    if found.missing:
+        names = ", ".join(sanitize(name, 60) for name in found.missing[:5])
+        print(f"no longer there under this name: {len(found.missing):,} ({names})")
+    if quarantine is not None:
+        print(f"quarantine file: {quarantine}")
+    elif found.stats.num_quarantined:
+        print("to write and retry what is set aside: --quarantine FILE, then --retry FILE")
+    if plot is not None:
+        print(f"plot: {plot}")
+
+
+def build(request: Build) -> int:
+    """The corpus in FOLDER, made, resumed or opened, and its table."""
+    began = time.monotonic()
+    source = open_path(request)
+    if request.tokenizer is not None:
+        tokenizer = Tokenizer.load(request.tokenizer)
+    else:
+        print(f"training a tokenizer of {request.vocab_size} ids on the train split", file=sys.stderr)
+        tokenizer = train_tokenizer(iter_texts(source.documents()), request.vocab_size)
+    corpus = build_corpus(
+        source,
+        request.folder,
+        tokenizer=tokenizer,
+        config=request.encode,
+        num_workers=request.workers or default_decode_workers(),
+        keep_media=not request.no_media,
+        progress=True,
+        overwrite_other=False,
+    )
+    stats, vocab_size = CorpusStats.from_corpus(corpus), corpus.tokenizer.vocab_size
+    print(f"{sanitize(str(request.folder))}: {vocab_size:,} ids, from {source.format}\n")
+    print_plain_or_rich(*report(stats))
+    for line in source.summary_lines():
+        print(sanitize(line, 1000))
+    print(f"quarantine file: {request.folder / 'quarantine.jsonl'}")
+    extra = {"format": source.format, "vocab_size": vocab_size, "fingerprint": corpus.fingerprint}
+    print(json.dumps(stats.to_json() | extra | {"seconds": round(time.monotonic() - began, 3)}))
+    return 0
+
+
+def filter(request: Filter) -> int:
+    """Rule passes added to the corpus in FOLDER, or undone, and what they have left."""
+    corpus = EncodedCorpus.open(request.folder)
+    if request.undo:
+        filter_log = FilterLog.open(corpus)
+        for _ in range(request.undo):
+            undone = filter_log.undo()
+            print(f"undone: {undone['number']:02d} {undone['name']}")
+    num_workers = request.workers or default_decode_workers()
+    filter_log = run_filters(corpus, request.filters, num_workers=num_workers, progress=True)
+    print(f"{sanitize(str(request.folder))}\n")
+    print_plain_or_rich(filter_log.table())
+    for record in filter_log.records:
+        print(f"dropped and why: {filter_log.path_of(record) / 'dropped.jsonl'}")
+    kept = filter_log.kept_mask()
+    dropped = {record["name"]: record["dropped"] for record in filter_log.records}
+    print(json.dumps({"documents": len(kept), "kept": int(kept.sum()), "dropped": dropped}))
+    return 0 if kept.any() else 1
+
+
+def plan(request: Plan) -> int:
+    """How the corpus in FOLDER is packed, filters applied; a plan file only with --out."""
+    from brine.data.inspect.plan_report import plot_plan, report, summary
+    from brine.data.packing.composition import count_chunk_tokens
+
+    began = time.monotonic()
+    if request.out is not None and (not request.name or Path(request.name).name != request.name):
+        raise ValueError(f"--name {request.name!r} must be a plain file name")
+    corpus = EncodedCorpus.open(request.folder)
+    made = PackingPlan.build(
+        corpus,
+        split=request.split,
+        documents=FilterLog.open(corpus).kept_mask(),
+        seq_len=request.seq_len,
+        media_budget=request.media_budget,
+        num_sequences=request.num_sequences,
+        epochs=request.epochs,
+        seed=request.seed,
+        long=request.long,
+        name=request.name,
+    )
+    seconds = time.monotonic() - began
+    tokens = count_chunk_tokens(corpus, made)
+    plot, written = request.plot, {}
+    if request.out is not None:
+        request.out.mkdir(parents=True, exist_ok=True)
+        written["plan"] = made.save(request.out / f"{request.name}.npz")
+        plot = plot or request.out / f"{request.name}.png"
+    if plot is not None:
+        written["plot"] = plot_plan(corpus, made, tokens, plot, name=f"{request.folder}: {request.name}")
+    print(f"{sanitize(str(request.folder))}: split {request.split}\n")
+    print_plain_or_rich(*report(corpus, made, tokens))
+    for name, path in written.items():
+        print(f"{name}: {path}")
+    print(json.dumps(summary(made, tokens) | {"seconds": round(seconds, 3)}))
+    return 0
+
+
+def show(request: Show) -> int:
+    """One document as an image or a page; prints where it is."""
+    from brine.data.inspect.show import view_corpus, view_source
+
+    out = request.out
+    if out is not None and out.suffix not in (".png", ".html"):
+        raise ValueError(f"--out {out} must end in .png or .html")
+    if is_corpus(request.path):
+        if request.tokenizer is not None or request.encode != EncodeConfig():
+            raise ValueError(f"{request.path} is a corpus with its own tokenizer and encoding: leave those options out")
+        view = view_corpus(request.path, request.id)
+    else:
+        tokenizer = Tokenizer.load(request.tokenizer) if request.tokenizer is not None else byte_tokenizer()
+        view = view_source(open_path(request), request.id, tokenizer=tokenizer, config=request.encode)
+    if out is None:
+        name = "".join(char if char.isalnum() or char in "-_" else "-" for char in view.document.id)
+        out = Path(f"{name[:100].strip('-') or 'document'}.png")
+    if out.suffix == ".html":
+        from brine.data.inspect.show_page import write_page as write
+    else:
+        from brine.data.inspect.show_image import write_image as write
+    print(write(view, out))
+    return 0

@@ -1,0 +1,78 @@
+"""The command line `brine data`: check, build, filter, plan, show.
+
+The last line printed is one JSON object (for `show`, the path of the image); everything before it is for people, and
+progress goes to standard error. Exit codes: 0 done, 1 nothing usable, 2 a wrong request (one line, no stack trace),
+130 ended by Ctrl-C.
+"""
+
+import contextlib
+import dataclasses
+import io
+import re
+import sys
+
+import tyro
+
+from brine.common.closed_pipe import exit_on_closed_pipe
+from brine.common.plugins import plugins
+from brine.data.cli.options import COMMANDS, Check
+
+
+@exit_on_closed_pipe
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    name = argv[0] if argv else ""
+    try:
+        request = _parse(argv)
+        from brine.data.cli import commands
+
+        if getattr(request, "recipe", None) is not None:
+            # the recipe's values are the defaults of a second pass, so that those given win
+            request = _parse(argv, default=_by_recipe(request))
+        return getattr(commands, name)(request)
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
+    except KeyboardInterrupt:
+        resumes = "; the same command resumes it" if name in ("build", "filter") else ""
+        print(f"interrupted{resumes}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        raise
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parse(argv: list[str], default: Check | None = None):
+    """The request behind the arguments. Raises ValueError in one line instead of tyro's box, SystemExit for --help."""
+    said = io.StringIO()
+    options = {"prog": "brine data", "config": (tyro.conf.FlagCreatePairsOff,)}
+    try:
+        with contextlib.redirect_stderr(said):
+            if default is not None:
+                return tyro.cli(type(default), args=argv[1:], default=default, **options)
+            return tyro.extras.subcommand_cli_from_dict(COMMANDS, args=argv, **options)
+    except SystemExit as stopped:
+        if not stopped.code:
+            raise
+        sections = re.split(r"[│|] *─+ *[│|]", said.getvalue())
+        words = [line.strip("│| ") for line in sections[0].splitlines() if not line.startswith(("╭", "╰"))]
+        known = re.findall(r"(?m)^[│|] +(--[\w-]+)", "".join(sections[1:]))
+        hint = f" (did you mean {known[0]}?)" if known and "nrecognized" in words[0] else ""
+        raise ValueError(f"{' '.join(filter(None, words))}{hint}; see --help") from None
+
+
+def _by_recipe(request: Check) -> Check:
+    """The request with the packing and encoding of its recipe. Raises ValueError when there is no such recipe."""
+    recipes = plugins("brine.recipes")
+    if request.recipe not in recipes:
+        raise ValueError(f"--recipe {request.recipe!r} is none of {', '.join(recipes)}")
+    recipe = recipes[request.recipe].load()()
+    return dataclasses.replace(
+        request,
+        seq_len=recipe.packing.seq_len,
+        encode=recipe.corpus.encode,
+        max_excluded_fraction=recipe.packing.max_excluded_fraction,
+        **{f"{name}_budget": budget for name, budget in recipe.packing.media_budget.items()},
+    )

@@ -1,0 +1,243 @@
+"""Which documents do not fit a packed sequence, and whether anything is left to train on: reported before training.
+
+A document longer than a packed sequence is split over several, outside media (`brine.data.packing.chunks`), and its
+chunks do not see each other. It is excluded where what lies between two split points, usually one medium, has more
+tokens than a sequence or more patches than its budget. `ExclusionStats` counts both by kind and says which number is
+exceeded and how large it would have to be. Cost: one comparison a document; only those that exceed a sequence are read.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from brine.data.document import MODALITIES, SPLITS
+from brine.data.tokenizer import MEDIA_END_ID, MEDIA_TOKEN_ID
+
+MAX_EXAMPLE_IDS = 5
+"""Ids that are listed."""
+_FEWER = {"image": "max_image_tokens", "audio": "max_audio_s", "video": "max_video_tokens"}
+"""Fields of EncodeConfig that make media smaller."""
+
+
+def recipe_option(name: str) -> str:
+    """How training spells a field: of its packing, or of the encoding."""
+    return f"packing.{name}" if name.endswith(("seq_len", "_budget")) else f"corpus.encode.{name}"
+
+
+def cli_option(name: str) -> str:
+    """How `brine data` spells the same."""
+    return "--" + name.replace("_", "-")
+
+
+@dataclass
+class ExclusionStats:
+    """Counts of the documents that do not fit a packed sequence, and of those that are split."""
+
+    seq_len: int
+    """Tokens of a packed sequence."""
+    media_budget: dict[str, int]
+    """Most patches of each modality in a packed sequence."""
+    documents: int = 0
+    """Documents that are excluded."""
+    total_documents: int = 0
+    tokens: int = 0
+    """Tokens of the excluded documents."""
+    total_tokens: int = 0
+    kinds: Counter = field(default_factory=Counter)
+    """Excluded documents, by kind."""
+    first: list[str] = field(default_factory=list)
+    """Ids of the first few."""
+    needs: dict[str, int] = field(default_factory=dict)
+    """Modality, or "tokens" for all together -> the most between two split points, where it exceeds its limit."""
+    num_with_targets: int = 0
+    """Documents that `count` met and that fit and have a token to predict."""
+    cut: Counter = field(default_factory=Counter)
+    """Documents that are split, by kind."""
+    num_split_with_media: int = 0
+    """How many of those hold media or a question, which their later chunks do not see."""
+    unsplit_needs: dict[str, int] = field(default_factory=dict)
+    """As `needs`, of whole documents that are split."""
+
+    def __post_init__(self):
+        self.media_budget = {name: self.media_budget.get(name, self.seq_len) for name in MODALITIES}
+        # what has no more tokens than this exceeds no limit
+        self._least = min(self.seq_len, *self.media_budget.values())
+
+    @property
+    def share(self) -> float:
+        """Fraction of the documents that is excluded."""
+        return self.documents / max(1, self.total_documents)
+
+    def count(self, name: str, kind: str, sequence) -> bool:
+        """Take one document, by id, kind and Sequence; returns whether it fits."""
+        self.total_documents += 1
+        self.total_tokens += len(sequence)
+        exceeded = self.exceeded_limits(sequence)
+        if exceeded:
+            self.documents += 1
+            self.tokens += len(sequence)
+            self.kinds[kind] += 1
+            if len(self.first) < MAX_EXAMPLE_IDS:
+                self.first.append(name)
+            _merge_max(self.needs, exceeded)
+        elif len(sequence) > self._least and (whole := self._exceeded(_token_counts(sequence))):
+            self.cut[kind] += 1
+            self.num_split_with_media += not sequence.loss_mask[1:].all()
+            _merge_max(self.unsplit_needs, whole)
+        self.num_with_targets += not exceeded and bool(sequence.loss_mask[1:].any())
+        return not exceeded
+
+    def refused(self, *, most: float = 1.0) -> str:
+        """Why training would refuse the documents that `count` met; "" where it would not.
+
+        most: largest fraction that may be excluded.
+        """
+        if not self.total_documents:
+            return (
+                'no document of the train split: give documents "split": "train", or their files a place below train/'
+            )
+        if self.documents == self.total_documents:
+            return "no document of the train split fits a row"
+        if self.share > most:
+            return f"more of the train split is left out than packing.max_excluded_fraction {most:g} allows"
+        return "" if self.num_with_targets else "no document of the train split has a target"
+
+    def exceeded_limits(self, sequence) -> dict[str, int]:
+        """The limits a document exceeds, as in `needs`; empty where it fits."""
+        return {} if len(sequence) <= self._least else self._exceeded(max_unsplittable(sequence))
+
+    def _exceeded(self, amounts: dict[str, int]) -> dict[str, int]:
+        limits = {"tokens": self.seq_len, **self.media_budget}
+        return {what: need for what, need in amounts.items() if need > limits[what]}
+
+    def remedies(self, option=recipe_option, *, needs: dict[str, int] | None = None) -> str:
+        """The options that help, as they are and as they would have to be."""
+        needs = self.needs if needs is None else needs
+        fields = {"tokens": ("seq_len", self.seq_len)}
+        fields |= {name: (f"{name}_budget", self.media_budget[name]) for name in MODALITIES}
+        raised = [f"{option(name)} {now} -> {needs[what]}" for what, (name, now) in fields.items() if what in needs]
+        fewer = [option(_FEWER[name]) for name in MODALITIES if name in needs]
+        return ", ".join(raised) + (f"; or smaller media by a lower {', '.join(fewer)}" if fewer else "")
+
+    def text(self, option=recipe_option) -> str:
+        """A few sentences: how many are excluded or split, which, and what helps."""
+        if self.documents:
+            names = ", ".join(ascii(name[:60]) for name in self.first)
+            tokens = 100 * self.tokens / max(1, self.total_tokens)
+            text = (
+                f"{self.documents:,} of {self.total_documents:,} train documents are left out, since they fit no row: "
+                f"{_most_common(self.kinds)}; {100 * self.share:.1f} % of the documents, {tokens:.1f} % of the tokens; "
+                f"{names}{', ...' if self.documents > len(self.first) else ''}. What helps: {self.remedies(option)}"
+            )
+        else:
+            text = f"all {self.total_documents:,} train documents fit rows of {self.seq_len:,} tokens"
+        if not self.cut:
+            return text
+        text += f". {self.cut.total():,} of the others fit" if self.documents else f", {self.cut.total():,}"
+        text += f" only in pieces that do not see each other: {_most_common(self.cut)}"
+        if self.num_split_with_media:
+            text += f"; {self.num_split_with_media:,} of these hold media or a question, and words behind a cut are "
+            text += "learned without them"
+        return f"{text}. What keeps them whole: {self.remedies(option, needs=self.unsplit_needs)}"
+
+    def to_json(self) -> dict:
+        """The same as an object."""
+        names = ("documents", "total_documents", "tokens", "total_tokens", "first", "needs", "seq_len", "media_budget")
+        return {name: getattr(self, name) for name in names} | {
+            "kinds": dict(self.kinds.most_common()),
+            "cut": {
+                "kinds": dict(self.cut.most_common()),
+                "num_split_with_media": self.num_split_with_media,
+                "needs": self.unsplit_needs,
+            },
+        }
+
+
+def _most_common(kinds: Counter) -> str:
+    return ", ".join(f"{count:,} {kind[:60]}" for kind, count in kinds.most_common(8))
+
+
+def _merge_max(needs: dict[str, int], more: dict[str, int]) -> None:
+    needs |= {what: max(need, needs.get(what, 0)) for what, need in more.items()}
+
+
+def _token_counts(sequence) -> dict[str, int]:
+    """The tokens of a document, and the patches of each modality."""
+    return {"tokens": len(sequence)} | {name: len(sequence.media_positions(name)) for name in MODALITIES}
+
+
+def max_unsplittable(sequence) -> dict[str, int]:
+    """The most tokens ("tokens"), and patches of each modality, between two split points of a document."""
+    edges = np.unique(np.concatenate([[0], sequence.split_points(), [len(sequence)]]))
+    starts = edges[:-1]
+    # a target takes the token before it along, unless that closes a medium
+    closes = np.isin(sequence.token_ids, list(MEDIA_END_ID.values()))
+    repeated = (starts > 0) & sequence.loss_mask[starts] & ~closes[starts - 1]
+    found = {"tokens": int((np.diff(edges) + repeated).max(initial=0))}
+    for name in MODALITIES:
+        total = np.concatenate([[0], np.cumsum(sequence.token_ids == MEDIA_TOKEN_ID[name])])
+        found[name] = int(np.diff(total[edges]).max(initial=0))
+    return found
+
+
+def find_excluded(
+    corpus, *, seq_len: int, media_budget: dict[str, int], documents: np.ndarray | None = None
+) -> ExclusionStats:
+    """Which documents of the train split, and of the mask `documents` (n,) where given, do not fit."""
+    found = ExclusionStats(seq_len, media_budget)
+    chosen = _train(corpus, documents)
+    over = chosen & (corpus.num_tokens > seq_len)
+    for name in MODALITIES:
+        over |= chosen & (corpus.num_media[name] > found.media_budget[name])
+    for number in np.flatnonzero(over).tolist():
+        # reading a line for each would cost more than the counting
+        name = corpus.document(number).id if len(found.first) < MAX_EXAMPLE_IDS else ""
+        found.count(name, corpus.kinds[corpus.kind[number]], corpus.tokens(number))
+    fitting = chosen & ~over
+    found.total_documents += int(fitting.sum())
+    found.total_tokens += int(corpus.num_tokens[fitting].sum())
+    return found
+
+
+def require_targets(
+    corpus, excluded: ExclusionStats, *, documents: np.ndarray | None = None, most: float = 1.0
+) -> None:
+    """Raise ValueError, with the remedy, unless the train split holds a target that fits a packed sequence.
+
+    documents: mask (n,) of what filters left. most: largest fraction of documents that may be excluded.
+    """
+    train, chosen = _train(corpus, None), _train(corpus, documents)
+    if not train.any():
+        counts = ((split, int((corpus.split == number).sum())) for number, split in enumerate(SPLITS))
+        others = ", ".join(f"{count:,} {split}" for split, count in counts if count)
+        raise ValueError(
+            f"no document of the train split (0 of {len(corpus):,} documents: {others}): there is nothing to train on. "
+            'Give documents "split": "train", or their files a place below train/'
+        )
+    if not chosen.any():
+        raise ValueError(
+            f"no document of the train split is left by the filters (0 of {int(train.sum()):,}): use fewer "
+            "corpus.filters; of a built corpus, undo filters by `python -m brine.data filter FOLDER --undo 1` to train"
+        )
+    if excluded.documents == excluded.total_documents:
+        raise ValueError(f"no document of the train split fits a row: {excluded.text()}")
+    if excluded.share > most:
+        raise ValueError(
+            f"too little of the train split fits rows (packing.max_excluded_fraction {most:g}): {excluded.text()}; "
+            "or allow it by a higher packing.max_excluded_fraction"
+        )
+    sequences = (corpus.tokens(number) for number in map(int, np.flatnonzero(chosen)))
+    # the first token has none before it to be predicted from
+    if not any(each.loss_mask[1:].any() and not excluded.exceeded_limits(each) for each in sequences):
+        fitting = excluded.total_documents - excluded.documents
+        raise ValueError(
+            f"no document of the train split has a target (0 of {fitting:,} documents that fit rows): "
+            'their text is empty, marked "loss_mask": false, or said by others than the assistant. Mark what '
+            "the model is to say to train it"
+        )
+
+
+def _train(corpus, documents: np.ndarray | None) -> np.ndarray:
+    chosen = corpus.split == SPLITS.index("train")
+    return chosen if documents is None else chosen & documents

@@ -1,0 +1,387 @@
+"""A source of documents encoded once into a folder of memory-mapped arrays, and read back document by document.
+
+    meta.json           hashes of source, tokenizer and EncodeConfig; counts; written last, so complete or absent
+    tokenizer.json      the tokenizer the ids belong to
+    index/*.npy         one entry a document: kind, level, split, source, num_tokens, num_image/audio/video, crc32,
+                        shard, start_<field> (first entry of that field in its shard), line_start (into documents.jsonl)
+    documents.jsonl     the native JSON of each document kept
+    quarantine.jsonl    what was set aside: id, file, line, reason
+    shards/00000/*.npy  the fields of `brine.data.sequence.Sequence`, concatenated over the shard's documents
+
+The build decodes in killable processes and writes in one (`brine.data.corpus.shards`), in manifest order, so the arrays
+are bit-identical for any number of processes; a killed build resumes after the last whole shard. Building what is built
+already compares every source file (`brine.data.corpus.file_records`) and encodes again from the first shard with a
+change. A finished corpus is never modified: a new one is written beside it (`brine.data.corpus.swap`).
+
+Media are not copied (the manifest's folder must stay for `path_of` and decoding) nor compared when a corpus is opened.
+"""
+
+import functools
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from brine.data.config import EncodeConfig
+from brine.data.corpus.file_records import FileWatcher, find_changed_files
+from brine.data.corpus.shards import INDEX, ShardWriter, drop_shards, read_json, write_json
+from brine.data.corpus.swap import build_lock, init_build_folder, link_shards, rebuild_path, recover_swap, swap_in
+from brine.data.document import MODALITIES, Document, Part, Quarantined, parse_document
+from brine.data.files.addresses import check_relative
+from brine.data.formats.open import DocumentSource, open_source
+from brine.data.media.pool import DecodePool
+from brine.data.sequence import FIELDS, TOKEN_FIELDS, Sequence
+from brine.data.tokenizer import Tokenizer
+
+logger = logging.getLogger("brine.store")
+
+FORMAT = 3
+READER_VERSION = 1
+"""Raised where documents come in another order or split: a build that was begun with another one is begun again."""
+
+
+class CorpusError(ValueError):
+    """A corpus that cannot be built or opened; the message names it and the remedy."""
+
+
+class CorruptDocument(ValueError):
+    """A document that could not be loaded though the index has it."""
+
+
+def is_corpus(path: str | Path) -> bool:
+    """Whether a path is a folder that `build_corpus` wrote, or began."""
+    path = Path(path)
+    return ((path / "index").is_dir() and (path / "meta.json").is_file()) or (path / "building.json").is_file()
+
+
+def build_corpus(
+    manifest: str | Path | DocumentSource,
+    folder: str | Path,
+    *,
+    tokenizer: Tokenizer,
+    config: EncodeConfig | None = None,
+    num_workers: int = 2,
+    keep_media: bool = True,
+    shard_mib: float = 64.0,
+    shard_documents: int = 4096,
+    progress: bool = False,
+    overwrite_other: bool = True,
+) -> "EncodedCorpus":
+    """Encode a source into `folder` and open it; at once when that is done already and no source file has changed.
+
+    manifest: a DocumentSource, or a path that `open_source` opens. keep_media=False stores no patches, for
+    `DecodingCorpus`. num_workers: decoding processes. overwrite_other: a finished corpus of another source may be
+    replaced. Raises CorpusError when the source cannot be read, no document of it can be used or the folder holds
+    something else, CorpusLockedError while another process builds there; what was finished before stays then.
+    """
+    folder, config = Path(folder), config or EncodeConfig()
+    source = manifest if isinstance(manifest, DocumentSource) else _open(manifest, config)
+    identity = {
+        "format": FORMAT,
+        # words and names; what media, tars and tables hold is recorded shard by shard
+        "manifest_sha256": source.fingerprint(media=False),
+        "tokenizer_sha256": hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
+        "encode_digest": config.digest(),
+        "keep_media": keep_media,
+        "shard_mib": shard_mib,
+        "shard_documents": shard_documents,
+    }
+    recover_swap(folder)
+    former = read_json(folder / "meta.json")
+    _refuse_old_format(folder, former)
+    finished, build_folder, limit = former.get("identity") == identity, folder, config.max_file_mib
+    changes = find_changed_files(folder, source.root, max_file_mib=limit) if finished else None
+    if finished and not changes:
+        return EncodedCorpus.open(folder)
+    if former:
+        if not finished and not overwrite_other and former.get("manifest") != str(source.path.resolve()):
+            raise CorpusError(
+                f"folder {folder} holds the corpus of {former.get('manifest')}: give another folder, or delete it first"
+            )
+        build_folder = rebuild_path(folder)
+        logger.warning("%s stays as it is until the new corpus is whole, which is written to %s", folder, build_folder)
+    build_identity = identity | {"reader_version": READER_VERSION}
+    with build_lock(build_folder):
+        resumed = read_json(build_folder / "building.json") == build_identity
+        if resumed:
+            changes = find_changed_files(build_folder, source.root, max_file_mib=limit)
+        elif not init_build_folder(build_folder, build_identity):
+            raise CorpusError(
+                f"folder {build_folder} holds other files: give a new or empty one for the encoded corpus"
+            )
+        elif changes:
+            link_shards(folder, build_folder, changes.shard)
+        if changes:
+            again = "all of it" if not changes.shard else f"what follows shard {changes.shard - 1}"
+            logger.warning("%s: %s; %s is encoded again", source.path, changes, again)
+            if resumed:
+                drop_shards(build_folder, changes.shard)
+        _encode(build_folder, source, identity, tokenizer, config, num_workers=num_workers, progress=progress)
+        if build_folder != folder:
+            swap_in(build_folder, folder, keep_filter_log=_fingerprint_of(build_folder) == _fingerprint_of(folder))
+    return EncodedCorpus.open(folder)
+
+
+def _encode(
+    build_folder: Path,
+    source: DocumentSource,
+    identity: dict,
+    tokenizer: Tokenizer,
+    config: EncodeConfig,
+    *,
+    num_workers: int,
+    progress: bool,
+) -> None:
+    """Encode what is missing of a source into a folder that was begun for it, and finish it."""
+    began = time.monotonic()
+    (build_folder / "shards").mkdir(exist_ok=True)
+    writer = ShardWriter(
+        build_folder,
+        keep_media=identity["keep_media"],
+        shard_bytes=int(identity["shard_mib"] * 2**20),
+        shard_documents=identity["shard_documents"],
+    )
+    with (
+        DecodePool(root=source.root, tokenizer=tokenizer, config=config, num_servers=num_workers) as pool,
+        FileWatcher(source, max_file_mib=config.max_file_mib) as watch,
+    ):
+        results = tqdm(
+            pool.encode_items(watch.items(source, writer.items_done)), desc="encode", unit=" docs", smoothing=0.05,
+            initial=writer.items_done, total=source.num_documents_hint, disable=not progress,
+        )  # fmt: skip
+        for result in results:
+            writer.note(watch.take())
+            writer.add(result)
+            if not isinstance(result, Quarantined) and result.quarantined is not None:
+                source.set_aside(result.document)
+        writer.close_shard()
+    tokenizer.save(build_folder / "tokenizer.json")
+    counts = writer.finish()
+    if not counts["documents"] and not counts["quarantined"]:
+        raise CorpusError("; ".join([f"{source.path} holds no document", *source.summary_lines()]))
+    if not counts["documents"]:
+        raise CorpusError(
+            f"no document of {source.path} can be used ({counts['quarantined']} set aside; the first: "
+            f"{counts['first_reason']}): see {build_folder / 'quarantine.jsonl'} and repair the files it names"
+        )
+    meta = {"identity": identity, "manifest": str(source.path.resolve()), "root": str(source.root)}
+    meta |= {"encode": config.to_dict(), "build_s": round(time.monotonic() - began, 3)}
+    write_json(build_folder / "meta.json", meta | counts)
+
+
+def _refuse_old_format(folder: Path, meta: dict) -> None:
+    """CorpusError for a finished corpus of another format; `brine convert` knows the earlier ones."""
+    found = meta.get("identity", {}).get("format", FORMAT)
+    if found != FORMAT:
+        raise CorpusError(
+            f"{folder} holds a corpus of format {found}, not {FORMAT}: convert it with `brine convert {folder}`"
+        )
+
+
+def _fingerprint_of(folder: Path) -> str:
+    """The fingerprint of a corpus; "" for a damaged one, which may be replaced all the same."""
+    try:
+        return EncodedCorpus.open(folder).fingerprint
+    except CorpusError:
+        return ""
+
+
+class EncodedCorpus:
+    """A folder written by `build_corpus`. Arrays stay on disk; `sequence(i)` reads one document, checked by crc32.
+
+    Public arrays, one entry a document (n of them): kind (int16 into kinds), level, split (int8 into SPLITS), source
+    (int32 into sources), num_tokens (int64), num_media[modality] (int64).
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.meta = read_json(self.folder / "meta.json")
+        if "identity" not in self.meta:
+            raise CorpusError(f"{self.folder} holds no finished corpus: build it with `brine data build`")
+        _refuse_old_format(self.folder, self.meta)
+        self.config = EncodeConfig.from_dict(self.meta["encode"])
+        # early corpora had manifests only, whose folder is the root
+        self.root = Path(self.meta.get("root", Path(self.meta["manifest"]).parent))
+        self.kinds: list[str] = self.meta["kinds"]
+        self.sources: list[str] = self.meta["sources"]
+        self.num_documents: int = self.meta["documents"]
+        try:
+            self._index = {name: self._load_column(name) for name in INDEX}
+        except (OSError, ValueError) as error:
+            raise CorpusError(f"corpus {self.folder} is damaged ({error}): delete it and build it again") from None
+        last = int(self._index["shard"][-1]) if self.num_documents else -1
+        for number in range(last + 1):
+            if not (self.folder / "shards" / f"{number:05d}" / "shard.json").is_file():
+                raise CorpusError(f"corpus {self.folder} lacks shard {number:05d}: copy all of it, or build it again")
+        self.kind, self.level = self._index["kind"], self._index["level"]
+        self.split, self.source = self._index["split"], self._index["source"]
+        self.num_tokens = self._index["num_tokens"]
+        self.num_media = {name: self._index[f"num_{name}"] for name in MODALITIES}
+        self._shards: dict[tuple[int, str], np.ndarray] = {}
+
+    def _load_column(self, name: str) -> np.ndarray:
+        path = self.folder / "index" / f"{name}.npy"
+        column = np.load(path, mmap_mode="r" if self.num_documents else None, allow_pickle=False)
+        if (column.shape, column.dtype) != ((self.num_documents,), INDEX[name]):
+            raise ValueError(f"{path} holds {column.dtype} of shape {column.shape}")
+        return np.asarray(column)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "EncodedCorpus":
+        """Open a finished corpus folder. Raises CorpusError when there is none, or it is damaged."""
+        return cls(folder)
+
+    def __len__(self) -> int:
+        return self.num_documents
+
+    def __reduce__(self):
+        return type(self), (str(self.folder),)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the documents, their order and their encoding; plans carry it."""
+        identity = self.meta["identity"] | {"keep_media": None, "shard_mib": None, "shard_documents": None}
+        content = json.dumps([identity, self.num_documents], sort_keys=True).encode()
+        return hashlib.sha256(content + self._index["crc32"].tobytes()).hexdigest()
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer the corpus was encoded with."""
+        return Tokenizer.load(self.folder / "tokenizer.json")
+
+    @property
+    def checksums(self) -> np.ndarray:
+        """(n,) crc32 of each document's tokens and patches: equal for equal documents."""
+        return self._index["crc32"]
+
+    @functools.cached_property
+    def ids(self) -> list[str]:
+        """Document ids in order."""
+        with open(self.folder / "documents.jsonl", "rb") as file:
+            return [json.loads(line)["id"] for line in file]
+
+    def quarantine(self) -> list[dict]:
+        """Records of what the build set aside."""
+        with open(self.folder / "quarantine.jsonl", encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
+
+    def document(self, number: int) -> Document:
+        """The document as it stood in the manifest, in native form."""
+        with open(self.folder / "documents.jsonl", "rb") as file:
+            file.seek(int(self._index["line_start"][number]))
+            return parse_document(json.loads(file.readline()))
+
+    def path_of(self, part: Part) -> Path:
+        """Where the file of a media part lies; for a part inside a tar or table no file is at that path."""
+        return self.root / check_relative(part.path)
+
+    def _field(self, number: int, name: str) -> np.ndarray:
+        shard = int(self._index["shard"][number])
+        if (shard, name) not in self._shards:
+            path = self.folder / "shards" / f"{shard:05d}" / f"{name}.npy"
+            self._shards[shard, name] = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = self._shards[shard, name]
+        start = int(self._index[f"start_{name}"][number])
+        count = int(self._index[f"num_{name}" if name in MODALITIES else "num_tokens"][number])
+        if start + count > len(array):
+            raise CorruptDocument(f"field {name} ends at entry {len(array)}, before the document does")
+        return array[start : start + count]
+
+    def tokens(self, number: int) -> Sequence:
+        """The sequence without its patches, unchecked: what planning needs of a long document."""
+        fields = {name: np.asarray(self._field(number, name)) for name in TOKEN_FIELDS}
+        empty = {name: np.zeros((0, self.config.dims[name]), FIELDS[name]) for name in MODALITIES}
+        return Sequence(**fields, **empty)
+
+    def sequence(self, number: int) -> Sequence:
+        """One document. Raises CorruptDocument when the cache is damaged."""
+        if not self.meta["identity"]["keep_media"]:
+            raise CorpusError(f"corpus {self.folder} was built without media: open it with DecodingCorpus")
+        try:
+            sequence = Sequence(**{name: np.asarray(self._field(number, name)) for name in FIELDS}).validate()
+        except (OSError, ValueError) as error:
+            raise CorruptDocument(f"document {number} of {self.folder} cannot be read: {error}") from None
+        self._check(number, sequence.crc32())
+        return sequence
+
+    def sequences(self, numbers: Iterable[int]) -> dict[int, Sequence | CorruptDocument]:
+        """Several documents at once; a failure stands in for its document instead of being raised."""
+        found: dict[int, Sequence | CorruptDocument] = {}
+        for number in numbers:
+            try:
+                found[number] = self.sequence(number)
+            except CorruptDocument as error:
+                found[number] = error
+        return found
+
+    def _check(self, number: int, crc32: int) -> None:
+        if crc32 != int(self._index["crc32"][number]):
+            raise CorruptDocument(f"document {number} of {self.folder} differs from its checksum: rebuild the corpus")
+
+    def close(self) -> None:
+        """Close mapped files."""
+        self._shards.clear()
+
+
+class DecodingCorpus(EncodedCorpus):
+    """The same corpus with media decoded from their files when asked, in processes that can be killed.
+
+    Lengths come from the index, so plans are the same; a file that changed since fails its checksum.
+    """
+
+    def __init__(self, folder: str | Path, *, num_servers: int = 1):
+        super().__init__(folder)
+        self.num_servers = num_servers
+        self._pool: DecodePool | None = None
+
+    def __reduce__(self):
+        return functools.partial(DecodingCorpus, num_servers=self.num_servers), (str(self.folder),)
+
+    def sequence(self, number: int) -> Sequence:
+        """One document, decoded now. Raises CorruptDocument when that fails or gives something else than indexed."""
+        found = self.sequences([number])[number]
+        if isinstance(found, CorruptDocument):
+            raise found
+        return found
+
+    def sequences(self, numbers: Iterable[int]) -> dict[int, Sequence | CorruptDocument]:
+        """Several documents, decoded in one go."""
+        numbers = list(dict.fromkeys(numbers))
+        if self._pool is None:
+            options = {"root": self.root, "tokenizer": self.tokenizer, "config": self.config}
+            self._pool = DecodePool(**options, num_servers=self.num_servers, batch_documents=16)
+        found: dict[int, Sequence | CorruptDocument] = {}
+        for number, result in zip(numbers, self._pool.encode(map(self.document, numbers)), strict=True):
+            try:
+                if result.sequence is None:
+                    raise CorruptDocument(f"document {number}: {result.quarantined.reason}")
+                self._check(number, result.crc32)
+                found[number] = result.sequence
+            except CorruptDocument as error:
+                found[number] = error
+        return found
+
+    def close(self) -> None:
+        """End the decoding processes and close mapped files."""
+        super().close()
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+
+def open_corpus(folder: str | Path) -> EncodedCorpus:
+    """A finished corpus, as one that decodes where it was built without media. Raises CorpusError."""
+    corpus = EncodedCorpus.open(folder)
+    return corpus if corpus.meta["identity"]["keep_media"] else DecodingCorpus(folder)
+
+
+def _open(path: str | Path, config: EncodeConfig) -> DocumentSource:
+    try:
+        return open_source(path, max_file_mib=config.max_file_mib)
+    except ValueError as error:
+        raise CorpusError(str(error)) from None

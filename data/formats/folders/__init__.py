@@ -1,0 +1,1 @@
+"""Folders to documents: captions beside media, Markdown pages, source repositories, downloads."""

@@ -1,0 +1,1 @@
+"""JSON rows to documents: content parts, chats, LLaVA, OBELICS, captions."""

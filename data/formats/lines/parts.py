@@ -1,0 +1,174 @@
+"""What the chat formats share: references to media files, `<image>` placeholders, and turns.
+
+A conversation becomes one text. Each turn opens with its role on a line of its own (`<user>`), as ordinary text without
+loss: the markers need no special tokens, and a base model meets them like any other words. Only what assistants say has
+loss, and the end token after the last answer, unless marks say otherwise (`marks`).
+"""
+
+import re
+from collections.abc import Iterable
+
+from brine.data.document import Audio, DocumentError, Image, Part, Text, Video
+from brine.data.files.addresses import check_relative
+from brine.data.formats.lines.fields import FIELDS, base64_kind, media_of, path_of
+from brine.data.formats.lines.placeholders import LISTED, inline_media, is_literal_placeholder, unfilled_placeholder
+from brine.data.formats.lines.provenance import names_media
+
+MEDIA = {"image": Image, "video": Video, "audio": Audio}
+_KEYS = (
+    *("path", "url", "file", "image", "audio", "video", "image_url", "video_url", "audio_url", "source"),
+    *("file_name", "filename", "content_url", "contentUrl", "src"),
+)
+
+
+def typed(fields: dict, name: str, kind: type, *, where: str = "field", default=None):
+    """A field of a JSON object, `default` when absent or null. DocumentError that names field and types."""
+    value = fields.get(name)
+    if value is None:
+        if default is None:
+            raise DocumentError(f"{where} {name!r} is missing")
+        return default
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise DocumentError(f"{where} {name!r} must be of type {kind.__name__}, not {type(value).__name__}")
+    return value
+
+
+def local_path(reference, *, where: str) -> str:
+    """The path in a reference, a string or an object with `path` or `url`. DocumentError for remote or inline media."""
+    if isinstance(reference, dict):
+        named = next((reference[key] for key in _KEYS if reference.get(key)), None)
+        if reference.get("data") and not named:
+            raise DocumentError(f"{where} holds its bytes in the text: store it as a file and give the path")
+        reference = named
+        if isinstance(reference, dict):
+            return local_path(reference, where=where)
+    if not isinstance(reference, str) or not reference:
+        raise DocumentError(f"{where} names no file (a path is wanted, not {type(reference).__name__})")
+    if reference.startswith("data:") or base64_kind(reference) or (len(reference) > 1000 and " " not in reference):
+        raise DocumentError(f"{where} holds its bytes in the text: store it as a file and give the path")
+    if re.match(r"(https?|ftp|s3|gs|hf)://", reference):
+        raise DocumentError(f"{where} is remote ({reference[:80]!r}): download it and give the path of the file")
+    return check_relative(reference)
+
+
+class MediaQueue:
+    """Media listed beside a text, taken in order by the placeholders in it, or each by its index in the list.
+
+    Raises DocumentError where media and placeholders do not agree.
+    """
+
+    def __init__(self, fields: dict):
+        found = [] if FIELDS.keys().isdisjoint(fields) else media_of(fields)
+        if key := next((key for key, kind, _ in found if not kind), None):
+            raise DocumentError(f"field {key!r} names a file with an ending of no image, audio or video")
+        self.fields = tuple(key for key, _, _ in found)
+        """Fields that the media are from."""
+        self.listed = {kind: [each for _, of_kind, each in found if of_kind == kind] for kind in MEDIA}
+        self.counts = {kind: len(references) for kind, references in self.listed.items()}
+        self.paths = [path_of(each) for kind in ("audio", "video") for each in self.listed[kind]]
+        """Those of audio and video."""
+        self.num_taken = dict.fromkeys(MEDIA, 0)
+        self.chosen: dict[str, set[int]] = {kind: set() for kind in MEDIA}
+        """Kind -> the indices of media that were taken by index."""
+        self.unsure: dict[str, list[str]] = {}
+        """Kind -> the fields that its media are from, where they are no one list."""
+        for kind in MEDIA:
+            keys = [key for key, of_kind, _ in found if of_kind == kind]
+            is_partial = keys and isinstance(fields[keys[0]], list) and len(fields[keys[0]]) != len(keys)
+            if len(set(keys)) > 1 or is_partial:
+                self.unsure[kind] = list(dict.fromkeys(keys))
+        self.placeholder_alias: dict[str, str] = {}
+        """{"image": "video"} where `<image>` stands for a video, as LLaVA writes it."""
+        self.has_no_media_fields = FIELDS.keys().isdisjoint(fields) and not any(
+            isinstance(key, str) and names_media(key) for key in fields
+        )
+        self.unmatched_placeholder = ""
+        """A placeholder in words for which no media are listed."""
+
+    def __bool__(self) -> bool:
+        return any(self.counts.values())
+
+    def match(self, contents: list) -> None:
+        """Look at all contents (words, or lists of parts): do `<image>` placeholders stand for the only videos?"""
+        num_videos = self.counts["video"]
+        if not num_videos or num_videos != sum(self.counts.values()):
+            return
+        found = [kind for words in contents if isinstance(words, str) for kind in LISTED.findall(words)]
+        parts = [part for words in contents if isinstance(words, list) for part in words if isinstance(part, dict)]
+        found += [part["type"] for part in parts if part.get("type") in ("image", "video", "audio")]
+        if found == ["image"] * num_videos:
+            self.placeholder_alias = {"image": "video"}
+
+    def check_words(self, text: str) -> None:
+        """Remember a placeholder in words beside which no media are listed."""
+        if not self and "<" in text and not (self.has_no_media_fields and is_literal_placeholder(text)):
+            self.unmatched_placeholder = self.unmatched_placeholder or unfilled_placeholder(text)
+
+    def take(self, kind: str, role: str | None) -> Part:
+        """The next of a kind."""
+        kind = self.placeholder_alias.get(kind, kind)
+        index, count = self.num_taken[kind], self.counts[kind]
+        self.num_taken[kind] += 1
+        if index >= count:
+            others = "".join(f", and {n} as {other}" for other, n in self.counts.items() if n and other != kind)
+            raise DocumentError(f"there are more <{kind}> placeholders than media ({count} listed{others})")
+        return MEDIA[kind](local_path(self.listed[kind][index], where=f"{kind} {index + 1}"), role=role)
+
+    def at(self, kind: str, index: int, role: str | None) -> Part:
+        """The one of a kind at an index; it may be taken again."""
+        kind = self.placeholder_alias.get(kind, kind)
+        if kind in self.unsure:
+            names = ", ".join(map(repr, self.unsure[kind][:5]))
+            raise DocumentError(f"an index into several fields ({names}) is ambiguous: list all in one field '{kind}s'")
+        if not 0 <= index < self.counts[kind]:
+            raise DocumentError(f"index {index} is out of range: {self.counts[kind]} listed as {kind}, from index 0 on")
+        self.chosen[kind].add(index)
+        return MEDIA[kind](local_path(self.listed[kind][index], where=f"{kind} of index {index}"), role=role)
+
+    def num_unused(self) -> int:
+        """How many media are listed and not taken, of kinds that are taken by index."""
+        return sum(count - len(self.chosen[kind]) for kind, count in self.counts.items() if self.chosen[kind])
+
+    def before(self, parts: list[Part], role: str | None) -> list[Part]:
+        """The parts with the media before them when no placeholder took one."""
+        if not any(self.num_taken.values()) and not any(self.chosen.values()):
+            parts = [self.take(kind, role) for kind, count in self.counts.items() for _ in range(count)] + parts
+        self.close()
+        return parts
+
+    def close(self) -> None:
+        """Check that every one was taken, or that some were taken by index."""
+        for kind, count in self.counts.items():
+            if self.chosen[kind] and self.num_taken[kind]:
+                raise DocumentError(f"some {kind} parts have an index and some have none: give one to each")
+            if not self.chosen[kind] and self.num_taken[kind] != count:
+                raise DocumentError(f"{count} media listed as {kind}, but {self.num_taken[kind]} <{kind}> placeholders")
+
+
+def split_placeholders(text: str, queue: MediaQueue, *, role: str, loss_mask: bool) -> list[Part]:
+    """Text and media of a string with `<image>`, `<video>` and `<audio>` in it, or media written out."""
+    parts: list[Part] = []
+    if queue:
+        # with one group, every second piece is the kind of a placeholder
+        for index, piece in enumerate(LISTED.split(text)):
+            parts.append(queue.take(piece, role) if index % 2 else Text(piece, loss_mask=loss_mask, role=role))
+    elif inline := inline_media(text):
+        for words, kind, path in inline:
+            parts.append(Text(words, loss_mask=loss_mask, role=role))
+            parts += [MEDIA[kind](local_path(path, where=f"<{kind}>"), role=role)] if kind else []
+    else:
+        queue.check_words(text)
+        parts = [Text(text, loss_mask=loss_mask, role=role)]
+    return [part for part in parts if not isinstance(part, Text) or part.text]
+
+
+def join_turns(turns: Iterable[tuple[str, list[Part]]], marked: Iterable[str] = ()) -> tuple[Part, ...]:
+    """Parts of a conversation, each turn behind its role's marker. DocumentError, with `marked`, when none has loss."""
+    parts: list[Part] = []
+    for role, content in turns:
+        parts += [Text(f"{chr(10) if parts else ''}<{role}>\n", loss_mask=False, role=role), *content]
+    if not any(isinstance(part, Text) and part.loss_mask and part.text for part in parts):
+        names = ", ".join(map(repr, marked))
+        why = f"everything is marked as not to be learned ({names})" if names else "no assistant says anything"
+        raise DocumentError(f"{why}: there is nothing to learn from")
+    return tuple(parts)

@@ -1,0 +1,1 @@
+"""What was not read, and why: counted, noted, and refused where it matters."""

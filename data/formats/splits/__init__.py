@@ -1,0 +1,1 @@
+"""Which of train, validation and test a document belongs to."""

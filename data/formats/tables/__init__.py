@@ -1,0 +1,1 @@
+"""Tables to documents: Parquet, CSV and TSV with media columns, lists of words."""

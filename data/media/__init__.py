@@ -1,0 +1,1 @@
+"""Image, audio and video files to patches, decoded in subprocesses that can be killed."""

@@ -1,0 +1,69 @@
+"""Media parts to arrays of patches: one function for images, audio and video.
+
+Files may be broken or hostile, and the C libraries that read them may hang or crash. Use this in the processes of
+`brine.data.media.server`, which can be killed; bounds are checked as early as possible (header
+sizes before pixels, declared seconds before samples).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from brine.data.config import EncodeConfig
+from brine.data.document import Audio, DocumentError, Image, Part, Video
+from brine.data.files.archive import open_media
+from brine.data.lengths import VideoLayout
+from brine.data.media.images import DecodedImage, decode_image
+
+
+@dataclass(frozen=True)
+class DecodedAudio:
+    """Audio as mel tokens."""
+
+    tokens: np.ndarray
+    """(n, audio_dim) float16 in about [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class DecodedVideo:
+    """A video as tubelet patches, with its audio track as mel tokens."""
+
+    layout: VideoLayout
+    patches: np.ndarray
+    """(tubelets * rows * cols, video_dim) uint8; frames of a tubelet one after the other inside a patch."""
+    audio_tokens: np.ndarray
+    """(layout.num_audio_tokens, audio_dim) float16; empty for a silent video."""
+
+
+Decoded = DecodedImage | DecodedAudio | DecodedVideo
+
+
+def decode_part(part: Part, root: Path, config: EncodeConfig) -> Decoded:
+    """Decode the file of a media part below `root` (resolved), which may lie inside a tar or a table.
+
+    Raises DocumentError with file and reason.
+    """
+    try:
+        with open_media(root, part.path, max_file_mib=config.max_file_mib) as path:
+            return _decode_file(part, path, config)
+    except DocumentError as error:
+        reason = str(error)
+        raise DocumentError(reason if repr(part.path) in reason else f"file {part.path!r}: {reason}") from None
+    except MemoryError:
+        raise DocumentError(f"file {part.path!r}: needs more memory than a decoder may have") from None
+
+
+def _decode_file(part: Part, path: Path, config: EncodeConfig) -> Decoded:
+    if isinstance(part, Image):
+        return decode_image(path, config)
+    # torch and PyAV are loaded for the documents that need them
+    if isinstance(part, Audio):
+        from brine.data.media.audio import decode_audio
+
+        return DecodedAudio(decode_audio(path, config))
+    if isinstance(part, Video):
+        from brine.data.media.video import decode_video
+
+        return DecodedVideo(*decode_video(path, config, use_audio=part.use_audio))
+    raise TypeError(f"{type(part).__name__} is not a media part")

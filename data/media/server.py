@@ -1,0 +1,145 @@
+"""A process that encodes documents for `brine.data.media.pool` and can be killed without loss.
+
+It is a plain subprocess with one end of a `multiprocessing.connection` pipe, whose number is its argument:
+
+    handshake  {"config", "tokenizer", "root", "max_memory_mib"}, answered by {"ready": true}
+    request    [document, ...] in native JSON form
+    answers    one a document, in order: {"shapes": {field: shape}, "crc32"} and then the arrays' bytes, or {"reason"};
+               the last of a request says "recycle" where memory has grown. {"loading": true} before a slow import and
+               {"loading": false} after it keep the import out of the document's time-out.
+
+No pickle crosses the pipe, since a hostile file may have taken this process over. The server ends when the pipe closes,
+when its parent dies and when it exceeds its memory bound. Ctrl-C is left to the parent.
+"""
+
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+
+from brine.common.processes import die_with_parent
+from brine.data import encode
+from brine.data.config import EncodeConfig
+from brine.data.document import Audio, Document, DocumentError, Video, parse_document
+from brine.data.files.extensions import extension_of
+from brine.data.sequence import FIELDS
+from brine.data.tokenizer import Tokenizer
+
+_LIGHT = frozenset(("wav", "wave", "flac", "ogg", "oga", "mp3", "opus", "aif", "aiff", "aifc", "au", "snd"))
+"""Extensions of audio for which PyAV is not loaded ahead; it is when such a file turns out to need it."""
+
+
+def main() -> None:
+    """Serve until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _exit_with_parent(os.getppid())
+    pipe = Connection(int(sys.argv[1]))
+    try:
+        server = _DecodeServer(pipe, json.loads(pipe.recv_bytes()))
+        # what libraries print must not fill a file that nobody reads
+        quiet = os.open(os.devnull, os.O_RDWR)
+        for number in (1, 2):
+            os.dup2(quiet, number)
+        server.send({"ready": True})
+        while True:
+            server.serve(json.loads(pipe.recv_bytes()))
+    except (EOFError, ConnectionError):
+        return
+
+
+def _exit_with_parent(parent: int) -> None:
+    """End this process when its parent does; the kernel's signal holds even while a library call is busy (Linux)."""
+    die_with_parent(parent=parent)
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class _DecodeServer:
+    def __init__(self, pipe: Connection, handshake: dict):
+        self.pipe = pipe
+        self.config = EncodeConfig.from_dict(handshake["config"])
+        self.tokenizer = Tokenizer.from_str(handshake["tokenizer"])
+        self.root = Path(handshake["root"])
+        self.memory_mib = handshake["max_memory_mib"]
+        if sys.platform == "linux":
+            import resource
+
+            # allocations beyond the bound fail instead of taking the machine down
+            resource.setrlimit(resource.RLIMIT_DATA, (int(self.memory_mib * 2**20),) * 2)
+
+    def send(self, header: dict) -> None:
+        self.pipe.send_bytes(json.dumps(header).encode())
+
+    def serve(self, documents: list[dict]) -> None:
+        for left, fields in zip(range(len(documents) - 1, -1, -1), documents, strict=True):
+            header, payload = self._encode(fields)
+            if not left:
+                header["recycle"] = _resident_mib() > 0.6 * self.memory_mib
+            self.send(header)
+            if payload is not None:
+                self.pipe.send_bytes(payload)
+
+    def _encode(self, fields: dict) -> tuple[dict, bytes | None]:
+        """The answer to one document, and its arrays one after the other where it has any."""
+        try:
+            document = parse_document(fields)
+            self._load_for(document)
+            sequence = encode.encode(document, root=self.root, tokenizer=self.tokenizer, config=self.config)
+            arrays = {name: np.ascontiguousarray(getattr(sequence, name)) for name in FIELDS}
+            header = {"shapes": {name: array.shape for name, array in arrays.items()}, "crc32": sequence.crc32()}
+            return header, b"".join(arrays.values())
+        except DocumentError as error:
+            return {"reason": str(error)}, None
+        except MemoryError:
+            return {"reason": "needs more memory than a decoder may have"}, None
+        # a library's surprise costs one document, not the build
+        except Exception as error:
+            return {"reason": f"{type(error).__name__}: {str(error)[:300]}"}, None
+
+    def _load_for(self, document: Document) -> None:
+        """Import what a document's media need; the parent is told that this takes a while."""
+        names = []
+        if any(isinstance(part, Audio | Video) for part in document.parts):
+            names.append("brine.data.media.audio")
+        if any(isinstance(part, Audio) and extension_of(part.path) not in _LIGHT for part in document.parts):
+            names.append("av")
+        if any(isinstance(part, Video) for part in document.parts):
+            names += ["brine.data.media.video", "av"]
+        names = [name for name in names if name not in sys.modules]
+        if not names:
+            return
+        self.send({"loading": True})
+        for name in names:
+            try:
+                importlib.import_module(name)
+            except ImportError:
+                # a reader that is not installed: decoding falls back or says so
+                sys.modules.setdefault(name, None)
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(1)
+        self.send({"loading": False})
+
+
+def _resident_mib() -> float:
+    """Memory this process holds now; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    except OSError:
+        return 0.0
+
+
+if __name__ == "__main__":
+    main()

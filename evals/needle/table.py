@@ -1,0 +1,73 @@
+"""From needle trials to results: exact match with its interval, by depth, and as a table for the console.
+
+A cell is one modality at one length. Its interval is a percentile bootstrap over haystacks, since the questions of one
+haystack are not independent (exact answers over questions, both summed by haystack). Depths are ten equal parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from brine.evals.bootstrap import ratio_interval
+from brine.evals.run_files import read_object
+
+NUM_DEPTHS = 10
+
+
+def read_needle_results(path: Path) -> dict[str, Any]:
+    """results.json of a needle evaluation, also with its former keys; {} where there is none."""
+    results = read_object(path)
+    for cell in results.get("cells") or []:
+        for part in cell.get("depths") or []:
+            if "right" in part:
+                part["is_exact"] = part.pop("right")
+    if "trained_tokens" in results:
+        results["trained_context_tokens"] = results.pop("trained_tokens")
+    return results
+
+
+def summarize_trials(trials: list[dict[str, Any]], *, seed: int = 0) -> dict[str, Any]:
+    """Exact match of the trials of one modality and length, as JSON.
+
+    trials: objects with modality, length, haystack, depth, is_exact. Raises ValueError for none and for several cells.
+    """
+    if len({(trial["modality"], trial["length"]) for trial in trials}) != 1:
+        raise ValueError("a cell holds the trials of one modality and one length, at least one")
+    haystack = np.array([trial["haystack"] for trial in trials])
+    is_exact = np.array([trial["is_exact"] for trial in trials])
+    depth = np.array([trial["depth"] for trial in trials])
+    interval = ratio_interval(np.bincount(haystack, weights=is_exact), np.bincount(haystack), seed=seed)
+    part = np.minimum((depth * NUM_DEPTHS).astype(int), NUM_DEPTHS - 1)
+    num_trials = np.bincount(part, minlength=NUM_DEPTHS).tolist()
+    num_exact = np.bincount(part[is_exact], minlength=NUM_DEPTHS).tolist()
+    return {
+        "modality": trials[0]["modality"],
+        "length": trials[0]["length"],
+        "trials": len(trials),
+        "exact": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "depths": [
+            {"depth": number / NUM_DEPTHS, "trials": num_trials[number], "is_exact": num_exact[number]}
+            for number in range(NUM_DEPTHS)
+        ],
+    }
+
+
+def console_table(cells: Iterable[Mapping[str, Any]], *, head: bool = True) -> str:
+    """Aligned lines: modality, length, trials, exact match with its interval, and the ten depths."""
+    lines = (
+        [f"{'modality':<10}{'length':>8}{'trials':>8}{'exact':>8}  {'95 %':<15} by depth, 0 to 100 %"] if head else []
+    )
+    for cell in sorted(cells, key=lambda cell: (cell["modality"], cell["length"])):
+        interval = f"{cell['low']:.3f} to {cell['high']:.3f}"
+        depths = " ".join(
+            f"{part['is_exact'] / part['trials']:4.2f}" if part["trials"] else "   -" for part in cell["depths"]
+        )
+        counts = f"{cell['modality']:<10}{cell['length']:>8,}{cell['trials']:>8,}{cell['exact']:>8.3f}"
+        lines.append(f"{counts}  {interval:<15} {depths}")
+    return "\n".join(lines)

@@ -1,0 +1,214 @@
+"""The report's headline cards and its sections on media gain, SALT, losses and cost.
+
+Each section is a dict for the template of its id, or None where the run has no such records: a corpus without audio
+has no row for audio, a run without a baseline no comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from brine.data.document import MODALITIES
+from brine.evals.report.charts import IntervalPoint, dot_chart, short
+from brine.evals.report.tables import NBSP, STAGE_NAMES, duration, interval, number, percent
+from brine.evals.summary import sum_flops
+
+MODALITY_STYLE = {"image": 0, "audio": 3, "video": 4}
+COST_CATEGORY_NAMES = {
+    "student": "student training",
+    "teacher_forward": "soft labels from the small model",
+    "scoring": "scoring documents",
+    "labelling": "pseudo-labels",
+    "teacher_training": "teacher training",
+}
+_WITHOUT, _WITH = "without_teacher_training", "with_teacher_training"
+
+
+def headline_cards(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The headline numbers and their targets."""
+    cards: list[dict[str, Any]] = []
+
+    def add(name: str, value: str, below: str, *, target: str = "", sign: str = "", **more: Any) -> None:
+        entry = (summary.get("targets") or {}).get(target)
+        if entry:
+            status = {True: "reached", False: "missed", None: "not measured"}[entry["reached"]]
+            goal = "" if entry["reached"] is None else f" {sign}{NBSP}{entry['target']:g}"
+            more |= {"badge": status + goal, "tone": {True: "good", False: "bad"}.get(entry["reached"], "")}
+        cards.append({"name": name, "value": value, "below": below, **more})
+
+    if summary.get("bits_per_byte") is not None:
+        add("Held-out text", number(summary["bits_per_byte"], 2), "bits per byte")
+    for name in MODALITIES:
+        gain = (summary.get("media_gain") or {}).get(name) or {}
+        if gain.get("gain") is not None:
+            value = number(gain["gain"], 2)
+            add(f"Media gain, {name}", value, interval(gain), target=f"{name}_gain", sign="≥")
+    for name in ("image", "audio"):
+        rate = (summary.get("cer") or {}).get(name)
+        if rate is not None:
+            add(f"Character error rate, {name}", percent(rate, 1), "easiest level", target=f"{name}_cer", sign="≤")
+    salt = summary.get("salt") or {}
+    equal = salt.get("equal_steps") or {}
+    if equal.get("outcome"):
+        words = {"win": "SALT wins", "loss": "SALT loses", "undecided": "Undecided"}[equal["outcome"]]
+        at_cost = ((salt.get("equal_cost") or {}).get(_WITHOUT) or {}).get("outcome")
+        badge = f"{at_cost} at equal cost" if at_cost else ""
+        tone = {"win": "good", "loss": "bad"}.get(at_cost, "")
+        below = f"{number(equal.get('difference')) or 'no'} nats per token at equal steps"
+        add("SALT against baseline", words, below, badge=badge, tone=tone, words=True)
+    if summary.get("wall_s") is not None:
+        memory = summary.get("peak_rss_gib")
+        below = f"peak memory {number(float(memory), 1)} GiB" if memory is not None else ""
+        add("Whole pipeline", duration(summary["wall_s"]), below)
+    return cards
+
+
+def gains_section(results: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Media gains with their targets, per kind and level, and the losses behind them."""
+    gains = {name: (results.get("media_gain") or {}).get(name) for name in MODALITIES}
+    gains = {name: entry for name, entry in gains.items() if entry and entry.get("gain") is not None}
+    if not gains:
+        return None
+    targets = results.get("targets") or {}
+
+    def dot(name: str, entry: Mapping[str, Any], modality: str, **more: Any) -> IntervalPoint:
+        low, high = (entry["gain"] if entry.get(end) is None else entry[end] for end in ("low", "high"))
+        note = f", {entry.get('num_documents', 0)} documents"
+        return IntervalPoint(name, entry["gain"], low, high, MODALITY_STYLE[modality], note=note, **more)
+
+    heads = [
+        dot(name, entry, name, target=targets.get(f"{name}_gain"), emphasized=True) for name, entry in gains.items()
+    ]
+    cells = [
+        dot(f"{cell['kind'][:11]} {cell['level']}", cell, modality)
+        for modality, entry in gains.items()
+        for cell in entry.get("cells", [])
+        if cell.get("gain") is not None
+    ]
+    columns = ("matched", "blank", "mismatched", "num_documents")
+    return {
+        "id": "gain",
+        "chart": dot_chart("Media gain per modality", heads, x_label="gain (dashed mark: target)"),
+        "cells": dot_chart("Media gain per kind and level", cells, x_label="gain, by kind and level")
+        if len(cells) > len(heads)
+        else "",
+        "losses": {
+            "caption": "Loss, nats per token, with media that are",
+            "head": ("media", "matched", "blank", "mismatched", "documents"),
+            "rows": [[name, *(number(entry.get(key)) for key in columns)] for name, entry in gains.items()],
+        },
+    }
+
+
+def salt_section(compare: Mapping[str, Any] | None, compute_cost: Mapping[str, Any]) -> dict[str, Any] | None:
+    """SALT against baseline: the outcome in words, and the differences with their intervals."""
+    if not compare or not compare.get("equal_steps"):
+        return None
+    cost = compare.get("equal_cost") or {}
+    named = [
+        ("equal steps", "equal student steps", compare["equal_steps"]),
+        ("equal cost", "equal cost, teacher's training not counted", cost.get(_WITHOUT)),
+        ("with teacher", "equal cost, teacher's training counted", cost.get(_WITH)),
+    ]
+    named = [(name, title, entry) for name, title, entry in named if entry]
+    dots = [
+        IntervalPoint(name, entry["difference"], entry["low"], entry["high"], 0, emphasized=True)
+        for name, _, entry in named
+        if entry.get("difference") is not None and entry.get("low") is not None
+    ]
+    rows = [
+        [title, number(entry.get("ours")), number(entry.get("theirs")), number(entry.get("difference"), 4),
+         interval(entry, 4), str(entry.get("outcome", ""))]
+        for _, title, entry in named
+    ]  # fmt: skip
+    return {
+        "id": "salt",
+        "outcome": salt_sentence(compare),
+        "match": compare.get("cost_to_match"),
+        "arms": compute_cost.get("flops_by_arm") or {},
+        "chart": dot_chart("SALT minus baseline", dots, x_label="nats per token; below 0 SALT is better"),
+        "differences": {
+            "head": ("compared at", "SALT", "baseline", "difference", "interval", "outcome"),
+            "rows": rows,
+            "notes": [entry.get("note") for _, _, entry in named],
+        },
+    }
+
+
+def salt_sentence(compare: Mapping[str, Any]) -> str:
+    """The outcome as a sentence."""
+    equal, cost = compare["equal_steps"], compare.get("equal_cost") or {}
+    size = f"{number(abs(equal.get('difference') or 0.0), 4)} nats per token"
+    words = (
+        "After the same number of steps, "
+        + {
+            "win": f"the model with SALT is better by {size}",
+            "loss": f"the model with SALT is worse by {size}",
+            "undecided": "the difference of the two models is undecided",
+        }[equal["outcome"]]
+    )
+    without = cost.get(_WITHOUT)
+    if not without:
+        return words + "."
+    if without.get("difference") is None:
+        return words + "; at equal cost there is no comparison."
+    place = {"win": "ahead", "loss": "behind", "undecided": "undecided"}
+    link = "and" if without["outcome"] == equal["outcome"] else "but"
+    words += f"; {link} it is {place[without['outcome']]} at equal cost"
+    with_teacher = (cost.get(_WITH) or {}).get("outcome")
+    if with_teacher and with_teacher != without["outcome"]:
+        words += f", and {place[with_teacher]} when the small model's training is counted too"
+    return words + "."
+
+
+def losses_section(results: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Held-out loss per kind and level of every model, and the transcription rates."""
+    models = {name: model for name, model in (results.get("models") or {}).items() if model.get("cells")}
+    names = [name for name in STAGE_NAMES if name in models] + [name for name in models if name not in STAGE_NAMES]
+    cells = {name: {(row["kind"], row["level"]): row for row in models[name]["cells"]} for name in names}
+    tables = []
+    if models:
+        rows = []
+        for kind, level in sorted({key for found in cells.values() for key in found}):
+            found = [cells[name].get((kind, level)) or {} for name in names]
+            some = next(row for row in found if row)
+            rows.append([f"{kind}, level {level}", *(number(row.get("loss")) for row in found),
+                         number(found[0].get("bits_per_byte"), 2), number(some.get("documents")),
+                         number(some.get("tokens"))])  # fmt: skip
+        titles = [STAGE_NAMES.get(name, name) for name in names]
+        caption = f"Nats per target token; bits per byte of: {titles[0]}"
+        head = ["kind and level", *titles, "bits per byte", "documents", "tokens"]
+        tables.append({"caption": caption, "head": head, "rows": rows})
+    if results.get("transcription"):
+        rows = [
+            [f"{row['kind']}, level {row['level']}", number(row.get("cer")), interval(row, 3, prefix="cer_"),
+             number(row.get("exact"), 2), number(row.get("identifier_recall"), 2), number(row.get("documents"))]
+            for row in results["transcription"]
+        ]  # fmt: skip
+        head = ("kind and level", "character error rate", "interval", "exact", "identifier recall", "documents")
+        caption = "Greedy transcriptions: edits per character, fraction without error, identifiers recovered in order"
+        tables.append({"caption": caption, "head": head, "rows": rows})
+    return {"id": "levels", "tables": tables} if tables else None
+
+
+def cost_section(compute_cost: Mapping[str, Any]) -> dict[str, Any] | None:
+    """FLOPs and seconds of every stage and category."""
+    entries = [
+        (f"{STAGE_NAMES[stage]}: {COST_CATEGORY_NAMES.get(category, category)}", entry)
+        for stage in STAGE_NAMES
+        for category, entry in (compute_cost.get(stage) or {}).items()
+    ]
+    if not entries:
+        return None
+    most = max(entry["flops"] for _, entry in entries) or 1
+    rows = [
+        [name, 100 * entry["flops"] / most, short(entry["flops"]), duration(entry["seconds"])]
+        for name, entry in entries
+    ]
+    seconds = sum(entry["seconds"] for _, entry in entries)
+    rows.append(["total", None, short(sum_flops(dict(entries))), duration(seconds)])
+    return {
+        "id": "cost",
+        "costs": {"head": ("stage and category", "", "FLOPs", "time"), "rows": rows, "has_total": True},
+    }

@@ -1,0 +1,1 @@
+"""Names defined in another file of a package: the repository task."""

@@ -1,0 +1,112 @@
+"""The files of a run folder, as evaluation reads and writes them.
+
+Reading is lenient: a file that is missing or cut off gives nothing, since a report is also made of a run that was
+interrupted. Writing is atomic, and replaces what JSON and UTF-8 cannot hold (NaN, infinity, lone surrogates).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from brine.common.files import read_json, write_text
+from brine.evals.config import EvalConfig, EvalTargets
+
+STAGES = ("small", "select", "large_salt", "large_baseline")
+"""Stages whose costs are counted."""
+MODEL_PREFERENCE = ("large_salt", "large_baseline", "small")
+"""The main model of a run is the first of these that it has."""
+
+
+def main_model(names: Iterable[str]) -> str:
+    """The name of the main model among some; the first where none is of `MODEL_PREFERENCE`."""
+    names = list(names)
+    return next((name for name in MODEL_PREFERENCE if name in names), names[0])
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, {} where there is none."""
+    value = read_json(path)
+    return value if isinstance(value, dict) else {}
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file; other lines are skipped, a missing file gives none."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    return [value for value in map(_parse, lines) if isinstance(value, dict)]
+
+
+def _parse(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def read_results(run: Path) -> dict[str, Any]:
+    """`evaluate/results.json` of a run folder, {} where there is none."""
+    return upgrade_results(read_object(run / "evaluate" / "results.json"))
+
+
+def upgrade_results(value: Any) -> Any:
+    """Results or a record of `documents.jsonl` with the present names of the conditions, where it has former ones."""
+    if not isinstance(value, dict):
+        return value
+    if "media_gain" in value:
+        gains = value["media_gain"] or {}
+        return value | {"media_gain": {name: upgrade_results(entry) for name, entry in gains.items()}}
+    former = {"own": "matched", "other": "mismatched"}
+    renamed = {former.get(name, name): item for name, item in value.items()}
+    for part in ("kinds", "cells"):
+        if isinstance(renamed.get(part), list):
+            renamed[part] = [upgrade_results(entry) for entry in renamed[part]]
+    if isinstance(condition := renamed.get("condition"), str):
+        first, _, modality = condition.partition(" ")
+        renamed["condition"] = f"{former.get(first, first)} {modality}".strip()
+    return renamed
+
+
+def eval_config_of(run: Path, **changes: Any) -> EvalConfig:
+    """The evaluation settings of a run's recipe, without targets, with the changes that are not None.
+
+    Raises ValueError for settings that cannot work.
+    """
+    saved = read_object(run / "recipe.json").get("evals")
+    known = {field.name for field in fields(EvalConfig)} - {"targets"}
+    settings = {name: value for name, value in saved.items() if name in known} if isinstance(saved, dict) else {}
+    settings |= {name: value for name, value in changes.items() if value is not None}
+    try:
+        return EvalConfig(**settings, targets=EvalTargets(None, None, None, None, None))
+    except TypeError as error:
+        raise ValueError(f"{run / 'recipe.json'}: evals cannot be read ({error})") from None
+
+
+def finite(value: Any) -> Any:
+    """The same JSON value, NaN and infinity replaced by None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list) else value
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_text(path, text.encode("utf-8", errors="replace").decode("utf-8"))
+
+
+def write_results(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically."""
+    write_page(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    """Write objects as JSON lines, atomically."""
+    write_page(path, "".join(json.dumps(finite(line), ensure_ascii=False) + "\n" for line in lines))

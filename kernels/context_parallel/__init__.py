@@ -1,0 +1,1 @@
+"""Attention over a sequence that is sharded over ranks; see README.md."""

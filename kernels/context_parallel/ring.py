@@ -1,0 +1,217 @@
+"""One rank's part of attention over a sequence that is spread over ranks, forward and backward.
+
+In step s = 1 .. W - 1 a rank sends rank r + s the keys and values that it needs, and receives from rank r - s what it
+needs itself: only chunks that some row sees travel, each once to each rank, and a pair that shares nothing exchanges
+nothing. While the next step's chunks are on their way, attention over those that have come is computed and merged by
+log-sum-exp. The backward fetches keys and values again (keeping them would take the memory that the ring saves) and
+sends each chunk's gradients back to the rank that holds it, in fp32, where they are added in the order of the steps:
+the same inputs give the same bits.
+
+    forward(q, k, v, ring)                       -> out (B, T, H, D) wide, lse (B, H, T)
+    backward(grad_out, q, k, v, out, lse, ring)  -> dq, dk, dv, wide
+
+`Transport` moves tensors between ranks: `GroupTransport` over a process group (gloo, NCCL; the latter not yet run above
+one rank), and the one of `reference.py` between threads of one process.
+
+Legend: B batch, T rows and keys of this rank, H query heads, K key heads, D head dim, W ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from brine.kernels.attention.merge import merge_partials
+from brine.kernels.attention.spans import Spans, cached_by_mask, host_of
+from brine.kernels.context_parallel import partial
+from brine.kernels.context_parallel.layout import ContextLayout
+
+
+class Transport(Protocol):
+    """Moves tensors between ranks."""
+
+    def start(self, payload: Tensor | None, to: int, into: Tensor | None, source: int) -> Callable[[], Tensor | None]:
+        """Begin to send `payload` and to receive `into`, either of them None for nothing; the call that is returned
+        waits for both and gives what was received. Every rank starts the same exchanges in the same order."""
+
+
+class GroupTransport:
+    """Over a process group, by sends and receives that do not block.
+
+    A rank with nothing to exchange leaves `batch_isend_irecv` out. torch allows that for any but a group's first
+    collective, so whoever makes a group for a ring lets all of its ranks meet in one before (`World.meet`).
+    """
+
+    def __init__(self, group: dist.ProcessGroup):
+        self.group = group
+
+    def start(self, payload: Tensor | None, to: int, into: Tensor | None, source: int) -> Callable[[], Tensor | None]:
+        """See `Transport`."""
+        operations = []
+        if payload is not None:
+            operations.append(dist.P2POp(dist.isend, payload, group=self.group, group_peer=to))
+        if into is not None:
+            operations.append(dist.P2POp(dist.irecv, into, group=self.group, group_peer=source))
+        works = dist.batch_isend_irecv(operations) if operations else []
+
+        def wait() -> Tensor | None:
+            for work in works:
+                work.wait()
+            # the payload must live until it has left
+            del operations[:]
+            return into
+
+        return wait
+
+
+@dataclass(frozen=True)
+class RingStep:
+    """What one rank exchanges with two others."""
+
+    to: int
+    """Rank that gets keys from here, and gives their gradients."""
+    source: int
+    """Rank that keys come from."""
+    sent: list[slice]
+    """Tokens of this rank that go to `to`."""
+    received: int
+    """Tokens that come."""
+    rows: slice
+    """Rows of this rank from the first to the last that see something of what comes."""
+    spans: Spans
+    """Of these rows over the tokens that come."""
+
+
+@dataclass(frozen=True)
+class RingPlan:
+    """Everything about one mask that its layers share: made once, on the host."""
+
+    local_spans: Spans
+    """Of this rank's rows over its own keys."""
+    steps: list[RingStep]
+    """W - 1 of them."""
+    scale: float
+    backend: str
+    transport: Transport
+
+    @classmethod
+    def of(
+        cls, lo: Tensor, hi: Tensor, serial: Tensor, layout: ContextLayout, needed_chunks: Tensor,
+        *, scale: float, backend: str, transport: Transport,
+    ) -> RingPlan:  # fmt: skip
+        """The ring of a mask, by the fields of its ShardedSpans. What depends on the mask alone is kept with it."""
+        local_spans, steps = cached_by_mask(
+            int(serial), "ring", lambda: _steps(lo, hi, int(serial), layout, needed_chunks)
+        )
+        return cls(local_spans, steps, scale, backend, transport)
+
+
+def _steps(
+    lo: Tensor, hi: Tensor, serial: int, layout: ContextLayout, needed_chunks: Tensor
+) -> tuple[Spans, list[RingStep]]:
+    # on the host, where a batch's masks were made: a device would be waited for at every question
+    spans = Spans(*host_of(serial, lo, hi), layout.num_tokens, valid=True)
+    rank, world, device = layout.rank, layout.world_size, lo.device
+    needed = needed_chunks.tolist()
+    every = range(spans.num_queries)
+    chunk_slices, start = {}, 0
+    for chunk in layout.chunks():
+        chunk_slices[chunk] = slice(start, start + layout.size(chunk))
+        start += layout.size(chunk)
+    steps = []
+    for shift in range(1, world):
+        to, source = (rank + shift) % world, (rank - shift) % world
+        sent = [chunk_slices[chunk] for chunk in layout.chunks() if needed[to][chunk]]
+        coming = [chunk for chunk in layout.chunks(source) if needed[rank][chunk]]
+        index = layout.index_of(coming)
+        over = spans.restrict(every, index)
+        seeing = (over.hi > over.lo).any(0).nonzero().flatten()
+        rows = slice(int(seeing[0]), int(seeing[-1]) + 1) if len(seeing) else slice(0, 0)
+        lo_rows, hi_rows = over.lo[:, rows].contiguous(), over.hi[:, rows].contiguous()
+        part = Spans(lo_rows, hi_rows, len(index), valid=True).to(device, non_blocking=True)
+        steps.append(RingStep(to, source, sent, len(index), rows, part))
+    return spans.restrict(every, layout.index()).to(device, non_blocking=True), steps
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, ring: RingPlan) -> tuple[Tensor, Tensor]:
+    """q (B, T, H, D); k, v (B, T, K, D) of this rank -> out (B, T, H, D), lse (B, H, T) over all keys; fp32 or fp64."""
+    fetch = _fetching(k, v, ring)
+    coming = fetch(0)
+    out, lse = partial.forward(q, k, v, ring.local_spans, ring.scale, ring.backend)
+    for number, step in enumerate(ring.steps):
+        received_kv = coming()
+        coming = fetch(number + 1)
+        if step.rows.start == step.rows.stop:
+            continue
+        part = partial.forward(q[:, step.rows].contiguous(), *received_kv, step.spans, ring.scale, ring.backend)
+        merged = merge_partials(out[:, step.rows], lse[:, :, step.rows], *part)
+        out[:, step.rows], lse[:, :, step.rows] = merged
+    return out, lse
+
+
+def backward(
+    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, ring: RingPlan
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of this rank's q, k and v; out and lse are over all keys, sink included."""
+    fetch = _fetching(k, v, ring)
+    coming = fetch(0)
+    options = (ring.scale, ring.backend)
+    dq, dk, dv = partial.backward(grad_out, q, k, v, out, lse, ring.local_spans, *options)
+    grads = (dk, dv)
+    returning: list[tuple[RingStep, Callable[[], Tensor | None]]] = []
+    for number, step in enumerate(ring.steps):
+        received_kv = coming()
+        coming = fetch(number + 1)
+        back = None
+        if step.received:
+            back = dk.new_zeros(2, k.shape[0], step.received, *k.shape[2:])
+        if step.rows.start < step.rows.stop:
+            rows = step.rows
+            parts = [x[:, rows].contiguous() for x in (grad_out, q)]
+            whole = out[:, rows].contiguous(), lse[:, :, rows].contiguous()
+            dq_part, back[0], back[1] = partial.backward(*parts, *received_kv, *whole, step.spans, *options)
+            dq[:, rows] += dq_part
+        # gradients go the other way round, one step behind the computation
+        size = sum(part.stop - part.start for part in step.sent)
+        into = dk.new_empty(2, k.shape[0], size, *k.shape[2:]) if size else None
+        returning.append((step, ring.transport.start(back, step.source, into, step.to)))
+        if len(returning) > 1:
+            _add(grads, *returning.pop(0))
+    for step, wait in returning:
+        _add(grads, step, wait)
+    return dq, dk, dv
+
+
+def _fetching(k: Tensor, v: Tensor, ring: RingPlan) -> Callable[[int], Callable[[], tuple[Tensor, Tensor]]]:
+    """fetch(number) starts that step's exchange of keys and values; what it returns waits for them."""
+
+    def fetch(number: int) -> Callable[[], tuple[Tensor, Tensor]]:
+        if number >= len(ring.steps):
+            return lambda: (k[:, :0], v[:, :0])
+        step = ring.steps[number]
+        payload = torch.stack([torch.cat([x[:, part] for part in step.sent], 1) for x in (k, v)]) if step.sent else None
+        into = k.new_empty(2, k.shape[0], step.received, *k.shape[2:]) if step.received else None
+        wait = ring.transport.start(payload, step.to, into, step.source)
+
+        def received_kv() -> tuple[Tensor, Tensor]:
+            found = wait()
+            return (k[:, :0], v[:, :0]) if found is None else (found[0], found[1])
+
+        return received_kv
+
+    return fetch
+
+
+def _add(grads: tuple[Tensor, Tensor], step: RingStep, wait: Callable[[], Tensor | None]) -> None:
+    """Add what came back for the tokens that were sent."""
+    found, start = wait(), 0
+    for part in step.sent:
+        stop = start + part.stop - part.start
+        for grad, part_grad in zip(grads, found, strict=True):
+            grad[:, part] += part_grad[:, start:stop]
+        start = stop

@@ -1,0 +1,137 @@
+"""The corpus stages: find or make the documents, encode them as tokens and patches, filter them.
+
+Changed documents under a trained run are reported and not encoded again; other documents under the name of a run are
+refused (`model_stages.check_same_documents`). A built corpus (`brine data build`) is opened as it is, after its media
+were compared with what was encoded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from brine.common.files import file_digest, read_json
+from brine.data.corpus.file_records import find_changed_files
+from brine.data.corpus.readers import iter_texts
+from brine.data.corpus.statistics import quarantine_summary
+from brine.data.corpus.store import EncodedCorpus, build_corpus, is_corpus
+from brine.data.files.source_files import read_source, source_hash
+from brine.data.filters.filter_log import FilterLog
+from brine.data.filters.registry import run_filters
+from brine.data.formats.open import open_source
+from brine.data.tokenizer import train_tokenizer
+from brine.pipeline.model_stages import STORE, check_same_documents
+from brine.pipeline.stage_backup import DONE_FILE, STAGE_FILE
+from brine.pipeline.stage_store import logger
+from brine.synth import build_synth_corpus
+
+if TYPE_CHECKING:
+    from brine.pipeline.run import Pipeline
+
+
+def find_documents(run: Pipeline) -> tuple[Path, dict[str, str]]:
+    """Path of the documents to train on, and the digests that identify them; makes a synthetic corpus if none is
+    given."""
+    config = run.recipe.corpus
+    if config.manifest is not None and is_corpus(config.manifest):
+        if config.filters:
+            raise ValueError(f"corpus.filters: {config.manifest} is built; use `brine data filter` on it")
+        corpus = EncodedCorpus.open(config.manifest)
+        check_media(run, corpus)
+        # a prompt's media must become tokens as the corpus's did
+        config = dataclasses.replace(config, encode=corpus.config, vocab_size=corpus.tokenizer.vocab_size)
+        run.recipe = dataclasses.replace(run.recipe, corpus=config)
+        return config.manifest, {"corpus": corpus.fingerprint, "filter_log": FilterLog.open(corpus).digest}
+    if config.manifest is not None:
+        source = open_source(config.manifest, max_file_mib=config.encode.max_file_mib)
+        inputs = {"manifest": source.fingerprint(media=False)}
+        check_same_documents(run.store, source.path, digest=inputs["manifest"])
+        return config.manifest, inputs | _media_input(run, source.root, inputs)
+    synth = dataclasses.replace(config.synth, source=config.source)
+    files, _ = read_source(synth.source, min_file_bytes=synth.min_file_bytes, max_file_kib=synth.max_file_kib)
+    check_same_documents(run.store, None, digest=source_hash(files), source=config.source)
+
+    def build(folder: Path) -> dict:
+        summary = build_synth_corpus(synth, folder)
+        return {"fingerprint": file_digest(folder / "manifest.jsonl"), "documents": summary["documents"]}
+
+    stage = run.stage(
+        "corpus", build, config=synth, inputs={"source": source_hash(files)}, keep_if_inputs_change=True,
+        output_names=("manifest.jsonl", "summary.json", "media", ".partial"),
+    )  # fmt: skip
+    inputs = {"corpus": stage.digest}
+    return stage.folder / "manifest.jsonl", inputs | _media_input(run, stage.folder.resolve(), inputs)
+
+
+def check_media(run: Pipeline, corpus: EncodedCorpus) -> None:
+    """Warn of media that changed since a corpus was built. Raises ValueError where training must decode them and too
+    many changed."""
+    trouble, most = None, run.recipe.packing.max_excluded_fraction
+    if run.world.is_main and corpus.root.exists():
+        changes = find_changed_files(corpus.folder, corpus.root, max_file_mib=corpus.config.max_file_mib)
+        keeps_media = corpus.meta["identity"]["keep_media"]
+        remedy = f"`brine data build` with the folder {corpus.folder} encodes them again"
+        if changes:
+            effect = (
+                "Training continues with what was encoded then"
+                if keeps_media
+                else "Training leaves their documents out, validation stops at one that it needs"
+            )
+            logger.warning("corpus: %s. %s; %s", changes, effect, remedy)
+        if not keeps_media and changes.share > most:
+            trouble = f"corpus: {changes}, over packing.max_excluded_fraction {most:g}; {remedy}"
+    if trouble := run.world.broadcast(trouble):
+        raise ValueError(trouble)
+
+
+def _media_input(run: Pipeline, root: Path, inputs: dict[str, str]) -> dict[str, str]:
+    """{"media": digest of the changed media} as a further input of the encoded stage; {} until some have changed.
+
+    While nothing changes the media keep the digest under which the stage was begun.
+    """
+    folder, named = run.folder / "encoded", {}
+    if run.world.is_main:
+        begun = (read_json(folder / STAGE_FILE) or {}).get("inputs") or {}
+        named = {"media": begun["media"]} if "media" in begun else {}
+        # an unfinished stage, or another corpus's, looks at its media when it runs
+        if (folder / DONE_FILE).exists() and begun.keys() == (inputs | named).keys():
+            changes = find_changed_files(folder / STORE, root, max_file_mib=run.recipe.corpus.encode.max_file_mib)
+            if changes:
+                logger.info("encoded: %s", changes)
+                named = {"media": changes.digest} if begun == inputs | named else named
+    return run.world.broadcast(named)
+
+
+def encode(run: Pipeline, folder: Path, manifest: Path) -> dict:
+    """Train the tokenizer on the training split's text, then encode every document, unless the corpus is built."""
+    config = run.recipe.corpus
+    if is_corpus(manifest):
+        corpus = EncodedCorpus.open(manifest)
+    else:
+        source = open_source(manifest, max_file_mib=config.encode.max_file_mib)
+        tokenizer = train_tokenizer(iter_texts(source.documents()), config.vocab_size)
+        workers = config.synth.workers
+        corpus = build_corpus(
+            source, folder / STORE, tokenizer=tokenizer, config=config.encode, num_workers=workers, progress=True
+        )
+        for line in source.summary_lines():
+            logger.info("%s", line)
+    quarantined = corpus.quarantine()
+    if quarantined:
+        logger.warning("%s: see %s", quarantine_summary(quarantined), folder / "quarantine.jsonl")
+    shutil.copyfile(corpus.folder / "quarantine.jsonl", folder / "quarantine.jsonl")
+    return {"documents": corpus.num_documents, "quarantined": len(quarantined), "fingerprint": corpus.fingerprint}
+
+
+def apply_filters(run: Pipeline, folder: Path) -> dict:
+    """Undo all filter passes of the corpus, then apply those of the recipe."""
+    filter_log = FilterLog.open(run.data)
+    while len(filter_log):
+        filter_log.undo()
+    config = run.recipe.corpus
+    filter_log = run_filters(run.data, config.filters, num_workers=config.synth.workers, progress=True)
+    logger.info("%s", filter_log.report())
+    (folder / "rounds.txt").write_text(filter_log.report() + "\n", encoding="utf-8")
+    return {"kept": int(filter_log.kept_mask().sum()), "fingerprint": filter_log.digest}

@@ -1,0 +1,149 @@
+"""A whole run as one frozen record, from corpus to report.
+
+A recipe is a Python value: `recipes/demo.py` and its neighbours are functions that return one, often by
+`dataclasses.replace` of another, and the command line overrides single fields (`--large.learning-rate 1e-3`). Each
+component keeps its configuration beside itself; this file puts them together. Vocabulary and patch widths of both
+models follow from `corpus`; the large model is one setting for SALT and baseline.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from brine.common.config_fields import operational
+from brine.data.config import EncodeConfig
+from brine.data.filters.registry import check_filter_names
+from brine.data.packing.length_schedule import LengthSchedule
+from brine.data.packing.mixture import Mixture
+from brine.evals.config import EvalConfig
+from brine.model.config import ModelConfig
+from brine.salt.config import SaltConfig
+from brine.synth import SynthConfig
+from brine.training.config import RuntimeConfig, TrainConfig
+
+MODEL_STAGES = ("small", "large_salt", "large_baseline")
+"""The stages that train a model, in order."""
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """Where documents come from, and how they become tokens."""
+
+    source: Path | None = None
+    """Source tree that the synthetic corpus is made from; None: the running interpreter's standard library."""
+    manifest: Path | None = None
+    """Documents to train on instead of a synthetic corpus: a folder, manifest, tar or table of any format that
+    `brine.data.formats` reads, or a corpus that `python -m brine.data build` wrote, with its filter passes."""
+    filters: tuple[str, ...] = ()
+    """Filters that leave documents out of training, in this order: exact_duplicates, near_duplicates, text_quality,
+    media_quality (`brine.data.filters`)."""
+    vocab_size: int = 384
+    """Size of the byte-level BPE vocabulary, special tokens and 256 bytes included."""
+    synth: SynthConfig = field(default_factory=SynthConfig)
+    """Kinds, levels and counts of the synthetic corpus."""
+    encode: EncodeConfig = field(default_factory=EncodeConfig)
+    """How media become patches."""
+
+    def __post_init__(self):
+        if self.source is not None and self.manifest is not None:
+            raise ValueError("corpus.source and corpus.manifest exclude each other: give one of the two")
+        check_filter_names(self.filters)
+        if self.vocab_size < 267:
+            raise ValueError(f"corpus.vocab_size = {self.vocab_size}: 256 bytes and 11 special tokens need 267 or more")
+
+
+@dataclass(frozen=True)
+class PackingConfig:
+    """How documents are packed into sequences; media budgets are patches of a sequence, since batches have a fixed
+    shape."""
+
+    seq_len: int = 512
+    """Tokens of a packed sequence."""
+    image_budget: int = 384
+    """Most image patches in a sequence."""
+    audio_budget: int = 384
+    """Most audio tokens in a sequence."""
+    video_budget: int = 384
+    """Most video patches in a sequence."""
+    blank_fraction: float = 0.1
+    """Training documents whose media are replaced by grey or silence, as in the blank condition of the evaluation."""
+    mixture: tuple[str, ...] = ()
+    """How often documents are sampled, by kind and source: "kind:page=2", "kind:page/1=2", "source:wikitext*=0.1", or
+    along the run "kind:page=0:0.5,0.5:2" (points progress:weight); others weigh 1, kinds not in the corpus are left
+    out."""
+    max_excluded_fraction: float = operational(0.5)
+    """Fraction of the training documents that may fit no sequence and be left out; training is refused above it."""
+    length_schedule: tuple[str, ...] = ()
+    """Train short, extend: tokens of a document that attention sees together, from which progress on, as
+    "0:2048", "0.5:8192" (progress:tokens; `brine.data.packing.length_schedule`); empty: all of it."""
+
+    def __post_init__(self):
+        longest = max((tokens for _, tokens in LengthSchedule.parse(self.length_schedule).steps), default=0)
+        if longest > self.seq_len:
+            raise ValueError(
+                f"packing.length_schedule goes to {longest} tokens: raise packing.seq_len, which is {self.seq_len}"
+            )
+        Mixture.parse(self.mixture)
+        if self.seq_len < 16:
+            raise ValueError(f"packing.seq_len = {self.seq_len} is too short for a document: give 16 or more")
+        for name in ("image_budget", "audio_budget", "video_budget"):
+            if not 0 <= getattr(self, name) <= self.seq_len:
+                raise ValueError(f"packing.{name} = {getattr(self, name)}: give 0 up to packing.seq_len {self.seq_len}")
+        if not 0 <= self.max_excluded_fraction <= 1:
+            raise ValueError(f"packing.max_excluded_fraction = {self.max_excluded_fraction} must lie in [0, 1]")
+        if not 0 <= self.blank_fraction < 1:
+            raise ValueError(f"packing.blank_fraction = {self.blank_fraction} must lie in [0, 1)")
+
+    @property
+    def media_budget(self) -> dict[str, int]:
+        """Most patches of a sequence, by modality."""
+        return {"image": self.image_budget, "audio": self.audio_budget, "video": self.video_budget}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run, from corpus to report."""
+
+    name: str = "demo"
+    """Name of the run: its folder under runs/."""
+    seed: int = 0
+    """Seed of packing, blanking and evaluation; both models' initial weights have theirs in `small` and `large`."""
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    """Where documents come from."""
+    packing: PackingConfig = field(default_factory=PackingConfig)
+    """How documents are packed."""
+    small: TrainConfig = field(default_factory=TrainConfig)
+    """The small model, teacher of the large one; trained only where `arms` holds "salt" or selection needs it."""
+    large: TrainConfig = field(default_factory=TrainConfig)
+    """The large model: the same data, seed and schedule with SALT and without."""
+    salt: SaltConfig = field(default_factory=SaltConfig)
+    """How the small model helps."""
+    arms: tuple[str, ...] = ("salt", "baseline")
+    """Large models to train: "salt", "baseline", or both for the paired comparison."""
+    evals: EvalConfig = field(default_factory=EvalConfig)
+    """The evaluation on held-out documents."""
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    """Threads, precision and compilation; resolved once per run folder."""
+
+    def __post_init__(self):
+        if not self.name or set(self.name) & set("/\\") or self.name.startswith("."):
+            raise ValueError(f"name = {self.name!r} must be a plain folder name")
+        unknown = sorted(set(self.arms) - {"salt", "baseline"})
+        if unknown or not self.arms or len(set(self.arms)) != len(self.arms):
+            raise ValueError(f'arms = {self.arms}: give "salt", "baseline", or both')
+
+    def model(self, config: ModelConfig, vocab_size: int) -> ModelConfig:
+        """`config` with the vocabulary and patch widths that the corpus dictates."""
+        dims = self.corpus.encode
+        return dataclasses.replace(
+            config, vocab_size=vocab_size, image_dim=dims.image_dim, audio_dim=dims.audio_dim, video_dim=dims.video_dim
+        )
+
+    def resolved(self, vocab_size: int) -> Recipe:
+        """The recipe with both models' vocabulary and patch widths filled in."""
+        small, large = (
+            dataclasses.replace(train, model=self.model(train.model, vocab_size)) for train in (self.small, self.large)
+        )
+        return dataclasses.replace(self, small=small, large=large)

@@ -1,0 +1,379 @@
+"""Stages that are done once, resume where they were cut off, and are done again when their cause changes.
+
+    runs/<name>/<stage>/stage.json    key of the stage begun here: settings that affect its result, input digests
+    runs/<name>/<stage>/done          the same key, and the stage's result; written last, in one rename
+
+A stage whose `done` holds its key is skipped; one with the key in `stage.json` alone was cut off, and its function is
+called again in the folder as it lies; one with another key is discarded and done anew (`stage_backup`). A key written
+by an earlier version counts as the same where it lacks fields that have their defaults. A `protected` stage that has
+made something is never discarded, nor is anything that it was made from: `ProtectedStageError`; `rerun` renames its
+folder.
+
+With several ranks rank 0 decides and writes. Does not run stages in parallel, or find out which files a function reads.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from brine.common.files import deciding, differences, digest, read_json, to_plain, write_json, write_text
+from brine.common.renamed import require_current_names
+from brine.pipeline.run_lock import acquire_lock, release_lock, wait_for
+from brine.pipeline.stage_backup import (
+    BACKUP_SUFFIX,
+    DONE_FILE,
+    FILE_LIST,
+    STAGE_FILE,
+    ProtectedStageError,
+    UntrainedStages,
+    also,
+    discard,
+    extension_refusal,
+    files_of_stage,
+    finish_discards,
+    has_weights,
+    is_protected,
+    move_to_backup,
+    refusal_message,
+)
+from brine.training.parallel.distributed import World
+
+logger = logging.getLogger("brine.pipeline")
+
+RERUN_FILE = "redone.json"
+"""In a folder that `rerun` has begun: the name of its predecessor."""
+EXTENDING_PREFIX = ".extending_"
+"""Before a stage's name: the folder in which it will continue with more steps."""
+BUILD_TIMEOUT_S = 4 * 3600.0
+
+
+@dataclass(frozen=True)
+class PipelineStage:
+    """One finished stage."""
+
+    name: str
+    """Its name, and its folder's."""
+    folder: Path
+    """Folder of its files."""
+    digest: str
+    """Names its result: key and fingerprint."""
+    result: dict[str, Any]
+    """What its function returned, plain JSON."""
+    skipped: bool
+    """True when nothing had to be done."""
+    wall_s: float
+    """Seconds of its last call; a record only."""
+
+
+class StageStore:
+    """The stages of one run folder. Use it as a context manager: inside, rank 0 holds the folder's lock.
+
+    >>> with StageStore(Path("runs/demo")) as store:                                              # doctest: +SKIP
+    ...     store.stage("encoded", encode_all, config=recipe.encode, inputs=["corpus"])
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        world: World | None = None,
+        build_timeout_s: float = BUILD_TIMEOUT_S,
+        rerun: Iterable[str] = (),
+        untrained: UntrainedStages | None = None,
+    ):
+        """rerun: protected stages to do again, changed or not; their old folders are renamed. untrained: protected
+        stages that this command does not train, with the option that makes it train them."""
+        self.folder = Path(folder)
+        self.rerun, self.untrained = frozenset(rerun), untrained or {}
+        self.world = world or World()
+        self.build_timeout_s = build_timeout_s
+        self.done: dict[str, PipelineStage] = {}
+        self.kept_stale: dict[str, str] = {}
+        """Stages that were kept although something outside of the run changed, with the message about it."""
+        self._lock: int | None = None
+
+    def __enter__(self) -> StageStore:
+        if self.world.is_main:
+            self._lock = acquire_lock(self.folder)
+            for path in sorted(self.folder.glob(f"*/{STAGE_FILE}")):
+                try:
+                    require_current_names(read_json(path), path, convert=self.folder)
+                except ValueError:
+                    self.__exit__()
+                    raise
+            finish_discards(self.folder)
+            for fresh in self.folder.glob(f"{EXTENDING_PREFIX}*"):
+                # cut off between two renames
+                stage = self.folder / fresh.name.removeprefix(EXTENDING_PREFIX)
+                if (fresh / STAGE_FILE).exists() and not stage.exists():
+                    os.rename(fresh, stage)
+        # the others may look at the lock only once rank 0 holds it
+        self.world.barrier()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            release_lock(self._lock)
+            self._lock = None
+
+    def stage(
+        self,
+        name: str,
+        build: Callable[[Path], Mapping[str, Any] | None],
+        *,
+        config: Any = None,
+        inputs: Iterable[str] | Mapping[str, str] = (),
+        on_all_ranks: bool = False,
+        protected: bool = False,
+        keep_if_inputs_change: bool = False,
+        output_names: Iterable[str] = (),
+        extend: Callable[[Path, Path], None] | None = None,
+    ) -> PipelineStage:
+        """Do a stage, or find that it is done.
+
+        Args:
+            name: its name and folder.
+            build: called with the stage's folder; must resume from what a cut-off call left there. What it returns
+                (plain JSON, or None) is kept in the `done` mark; a `fingerprint` in it is part of the digest.
+            config: a dataclass or plain value, fully resolved.
+            inputs: names of earlier stages, or names with digests of anything else.
+            on_all_ranks: call `build` on every rank, not only on rank 0.
+            protected: never discard what it made.
+            keep_if_inputs_change: its folder holds all that later stages need. Where only its inputs changed and a
+                model was trained on it, it is kept, and reported in `kept_stale`.
+            output_names: names of the files and folders that `build` makes. Whatever else is found when the stage is
+                done anew belongs to the user and is kept.
+            extend: called where a protected stage's configuration changed, with its folder and a fresh one; fills the
+                fresh one with what `build` can resume from, or raises ValueError. The old folder is renamed.
+
+        Raises ValueError for an input that is no earlier stage and for a folder that holds something else,
+        ProtectedStageError where something protected would be done anew.
+        """
+        key = {"config": config, "inputs": self._digests(inputs)}
+        folder, output_names = self.folder / name, tuple(output_names)
+        mark = self._finished(folder, key)
+        if mark is None and keep_if_inputs_change and (reason := self._stale_reason(name, key)):
+            mark = read_json(folder / DONE_FILE)
+            self.kept_stale[name] = reason
+        skipped = mark is not None and not (protected and name in self.rerun)
+        if name in self.kept_stale:
+            logger.warning("%s: %s", name, self.kept_stale[name])
+        elif skipped:
+            logger.info("%s: unchanged, skipped", name)
+        elif self.world.is_main:
+            trouble = None
+            try:
+                self._prepare(name, folder, key, protected=protected, output_names=output_names, extend=extend)
+            except ValueError as error:
+                trouble = error
+            # ranks that take part must not start before the folder is theirs, nor wait where nothing comes
+            if on_all_ranks:
+                self.world.broadcast(None if trouble is None else str(trouble))
+            if trouble is not None:
+                raise trouble
+            mark = self._build(name, folder, build, output_names=() if protected else output_names)
+        else:
+            if on_all_ranks:
+                if trouble := self.world.broadcast(None):
+                    raise ValueError(trouble)
+                build(folder)
+            wait_for(
+                lambda: self._finished(folder, key) is not None,
+                run_folder=self.folder,
+                what=name,
+                timeout_s=self.build_timeout_s,
+            )
+            mark = self._finished(folder, key)
+        return self._add(name, mark, skipped=skipped)
+
+    def reuse(self, name: str, *, config: Any = None, inputs: Iterable[str] = ()) -> bool:
+        """Take over a stage that is done with this key, without doing anything; else return False."""
+        if not set(inputs) <= set(self.done):
+            return False
+        mark = self._finished(self.folder / name, {"config": config, "inputs": self._digests(inputs)})
+        if mark is not None:
+            self._add(name, mark, skipped=True)
+        return mark is not None
+
+    def begun(self, name: str) -> dict | None:
+        """The key of a protected stage that has made something, or None."""
+        begun = read_json(self.folder / name / STAGE_FILE)
+        return begun if isinstance(begun, dict) and is_protected(self.folder / name) else None
+
+    def is_finished(self, name: str) -> bool:
+        """Has a training stage made its weights? They are its last file but for the mark."""
+        return (self.folder / name / DONE_FILE).exists() or any((self.folder / name).glob("model/*.safetensors"))
+
+    def dependents_of(self, name: str) -> list[str]:
+        """Stages with weights or checkpoints that were made from stage `name`, directly or through others."""
+        inputs = {path.parent.name: _input_names(path) for path in sorted(self.folder.glob(f"*/{STAGE_FILE}"))}
+        # a renamed folder is no stage any more
+        inputs = {each: named for each, named in inputs.items() if BACKUP_SUFFIX not in each}
+        found, grown = {name}, True
+        while grown:
+            more = {each for each, named in inputs.items() if named & found} - found
+            found, grown = found | more, bool(more)
+        return [each for each in inputs if each in found - {name} and has_weights(self.folder / each)]
+
+    def _add(self, name: str, mark: dict[str, Any], *, skipped: bool) -> PipelineStage:
+        folder = self.folder / name
+        self.done[name] = PipelineStage(name, folder, mark["digest"], mark["result"], skipped, mark["wall_s"])
+        return self.done[name]
+
+    def _stale_reason(self, name: str, key: dict) -> str:
+        """Why a stage whose inputs changed is kept; "" where it is not. The same on every rank."""
+        folder = self.folder / name
+        begun = read_json(folder / STAGE_FILE)
+        if not isinstance(begun, dict) or not self._finished(folder, begun):
+            return ""
+        kept = [each for each in self.dependents_of(name) if each not in self.rerun]
+        if not kept or differences(begun.get("config"), key["config"]):
+            return ""
+        old, new = begun.get("inputs") or {}, key["inputs"]
+        changed = sorted(each for each in {*old, *new} if old.get(each) != new.get(each))
+        names = " and ".join(kept)
+        return (
+            f"changed since ({', '.join(changed)}), and kept as it was, because {names} was trained on it; "
+            "give --name NEW for a run on what is there now, or --rerun "
+            f"{' '.join(kept)}{also(kept, self.untrained)} to train again (old folders are renamed)"
+        )
+
+    def _build(self, name: str, folder: Path, build: Callable, *, output_names: tuple[str, ...]) -> dict[str, Any]:
+        start = time.perf_counter()
+        # as it was begun, perhaps by an earlier version: later stages know it by that name
+        key = read_json(folder / STAGE_FILE)
+        result = to_plain(build(folder) or {})
+        mark = {
+            "key": key,
+            "digest": digest({"key": key, "fingerprint": result.get("fingerprint")}),
+            "result": result,
+            "wall_s": round(time.perf_counter() - start, 3),
+        }
+        if output_names:
+            write_json(folder / FILE_LIST, files_of_stage(folder, output_names))
+        write_json(folder / DONE_FILE, mark)
+        logger.info("%s: done in %.1f s", name, mark["wall_s"])
+        return mark
+
+    def _prepare(
+        self,
+        name: str,
+        folder: Path,
+        key: dict,
+        *,
+        protected: bool,
+        output_names: tuple[str, ...],
+        extend: Callable | None,
+    ) -> None:
+        """Make the folder one in which `build` can begin, or resume."""
+        begun = read_json(folder / STAGE_FILE)
+        has_made = is_protected(folder)
+        rerun = protected and name in self.rerun and has_made
+        # a rerun that was cut off resumes with the same command
+        again = rerun and ((folder / DONE_FILE).exists() or not (folder / RERUN_FILE).exists())
+        changes = [] if begun is None else differences(begun, key)
+        old = None
+        if begun is None:
+            if folder.exists() and any(not _is_beginning(path) for path in folder.iterdir()):
+                raise ValueError(
+                    f"{folder} is not empty and holds no {STAGE_FILE}, so this pipeline did not make it: move it away, "
+                    "or choose another run folder"
+                )
+        elif not changes and not again:
+            logger.info("%s: was cut off, resumes", name)
+            if name not in self.rerun:
+                (folder / RERUN_FILE).unlink(missing_ok=True)
+            # a done mark that is here all the same was not whole
+            (folder / DONE_FILE).unlink(missing_ok=True)
+            return
+        elif protected and has_made:
+            if extend is not None and name not in self.rerun and begun.get("inputs") == key["inputs"]:
+                self._extend(name, folder, key, extend)
+                return
+            if name not in self.rerun:
+                raise self._refusal([name], changes)
+            old = move_to_backup(folder)
+            why = f"because it changed: {_first(changes)}" if changes else "as asked for"
+            logger.info("%s: done again, %s; its old folder is kept as %s", name, why, old)
+        else:
+            if kept := [each for each in self.dependents_of(name) if each not in self.rerun]:
+                raise self._refusal(kept, [f"{name}: {change}" for change in changes], self.untrained)
+            logger.info("%s: done again, because it changed: %s", name, _first(changes))
+            if kept := discard(folder, output_names):
+                logger.warning("%s: files there that the pipeline did not make are kept in %s", name, kept)
+        folder.mkdir(parents=True, exist_ok=True)
+        # before the key, without which the folder is not begun
+        if rerun:
+            write_json(folder / RERUN_FILE, {"before": old.name})
+        elif name not in self.rerun:
+            (folder / RERUN_FILE).unlink(missing_ok=True)
+        write_json(folder / STAGE_FILE, deciding(key))
+
+    def _refusal(self, names: list[str], changes: list[str], untrained: UntrainedStages | None = None) -> Exception:
+        return ProtectedStageError(
+            refusal_message(names, changes=changes, rerun=self.rerun, folder=self.folder, untrained=untrained or {})
+        )
+
+    def _extend(self, name: str, folder: Path, key: dict, extend: Callable[[Path, Path], None]) -> None:
+        fresh = self.folder / f"{EXTENDING_PREFIX}{name}"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        try:
+            extend(folder, fresh)
+        except ValueError as error:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise ProtectedStageError(
+                extension_refusal([name], str(error), rerun=self.rerun, folder=self.folder)
+            ) from error
+        write_json(fresh / STAGE_FILE, deciding(key))
+        old = move_to_backup(folder)
+        os.rename(fresh, folder)
+        logger.info("%s: continues with more steps; its old folder is kept as %s", name, old)
+
+    def _digests(self, inputs: Iterable[str] | Mapping[str, str]) -> dict[str, str]:
+        if isinstance(inputs, Mapping):
+            return dict(inputs)
+        if missing := [name for name in inputs if name not in self.done]:
+            raise ValueError(f"input {missing[0]!r} is no earlier stage of {self.folder}: run that stage first")
+        return {name: self.done[name].digest for name in inputs}
+
+    @staticmethod
+    def _finished(folder: Path, key: dict) -> dict[str, Any] | None:
+        mark = read_json(folder / DONE_FILE)
+        return mark if isinstance(mark, dict) and not differences(mark.get("key"), key) else None
+
+
+@contextmanager
+def restore_if_refused(paths: Iterable[Path]) -> Iterator[None]:
+    """Restore small files that were written before a ProtectedStageError: a refused command leaves no trace."""
+    before = {path: path.read_text(encoding="utf-8") if path.exists() else None for path in paths}
+    try:
+        yield
+    except ProtectedStageError:
+        for path, text in before.items():
+            if text is not None:
+                write_text(path, text)
+        raise
+
+
+def _first(changes: list[str], most: int = 4) -> str:
+    return "; ".join(changes[:most]) + (f" and {len(changes) - most} more" if len(changes) > most else "")
+
+
+def _is_beginning(path: Path) -> bool:
+    """Is this a file that is written before a stage is begun?"""
+    return path.name == RERUN_FILE or path.name.startswith((f".{STAGE_FILE}.", f".{RERUN_FILE}."))
+
+
+def _input_names(path: Path) -> set[str]:
+    begun = read_json(path)
+    inputs = begun.get("inputs") if isinstance(begun, dict) else None
+    return set(inputs) if isinstance(inputs, dict) else set()

@@ -1,0 +1,178 @@
+"""The training stages: the small model, the large one with SALT, the large one alone.
+
+A stage packs the training split into sequences, trains to the end of its budget, and writes the model with what a
+reader of it must know. `extend_stage` fills the folder of a run with more steps from one with fewer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from brine.common.files import differences, file_digest, read_json
+from brine.data.corpus.statistics import roles_in
+from brine.data.loader import Loader
+from brine.data.packing.extendable_plan import build_extendable_plan, same_prefix
+from brine.data.packing.length_schedule import LengthSchedule
+from brine.data.packing.mixture import Mixture
+from brine.data.packing.plan import PackingPlan
+from brine.evals.validation import Validator
+from brine.inference.load import save_model
+from brine.model.transformer import Transformer
+from brine.pipeline.evaluate_stage import load_trained_model
+from brine.pipeline.model_stages import config_before_extension, stage_inputs, stage_settings, train_config_of
+from brine.pipeline.stage_backup import STAGE_FILE
+from brine.pipeline.stage_store import logger
+from brine.salt.distill import Distillation
+from brine.training.checkpoint.extend import check_extension, checkpoint_to_extend, link_checkpoints
+from brine.training.config import TrainConfig
+from brine.training.logging.metrics import make_sinks
+from brine.training.parallel.parallelize import gather_state_dict
+from brine.training.sequences import SequenceSource
+from brine.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from brine.data.batch import Batch
+    from brine.pipeline.run import Pipeline
+
+
+def train_model(run: Pipeline, name: str, *, selected: list[int] | None = None) -> None:
+    """Run one training stage; selected: documents of its first part, where selection chose them."""
+    recipe, world, runtime = run.recipe, run.world, run.runtime
+    config = train_config_of(recipe, name)
+
+    def build(folder: Path) -> dict:
+        # weights are drawn from the run's seed once the parameters are where they belong
+        model = Transformer(config.model, on_meta_device=True)
+        plan = build_plan(run, config)
+        distillation = build_distillation(run, config) if name == "large_salt" else None
+        sinks = make_sinks(folder, tensorboard=run.tracker is not None) if world.is_main else ()
+        with run.explain_out_of_memory(
+            config=config,
+            runtime=runtime,
+            world=world,
+            folder=folder,
+            seq_len=recipe.packing.seq_len,
+            arm="small" if name == "small" else "large",
+            patches=tuple((modality, most) for modality, most in recipe.packing.media_budget.items() if most),
+        ):
+            result = Trainer(
+                config,
+                model=model,
+                sequences=sequence_source(run, config, plan, selected=selected, distillation=distillation),
+                folder=folder,
+                runtime=runtime,
+                name=name,
+                cost_category="teacher_training" if name == "small" else "student",
+                kinds=tuple(run.data.kinds),
+                distillation=distillation,
+                validate=Validator(run.data, run.tokenizer, recipe.evals, compute_dtype=runtime.compute_dtype),
+                world=world,
+                sinks=sinks,
+            ).run()
+        weights, fingerprint = gather_state_dict(model), None
+        if world.is_main:
+            trained = plan.sample_counts() > 0
+            schedule = LengthSchedule.parse(recipe.packing.length_schedule)
+            # a document attends to itself alone: no context is longer than the longest document
+            longest = min(
+                int(run.data.num_tokens[trained].max()), schedule.max_segment_tokens(recipe.packing.seq_len, len(plan))
+            )
+            save_model(
+                folder / "model", model, encode_config=run.data.config, tokenizer=run.tokenizer, weights=weights,
+                trained_context_tokens=longest, trained_roles=roles_in(run.data, np.flatnonzero(trained)),
+            )  # fmt: skip
+            fingerprint = file_digest(folder / "model" / "model.safetensors")
+        return {"step": result.step, "loss": result.loss, "fingerprint": fingerprint}
+
+    run.stage(
+        name,
+        build,
+        config=stage_settings(recipe, name, config=config, runtime=runtime),
+        inputs=stage_inputs(recipe, name, corpus_stages=run.corpus_stages),
+        on_all_ranks=True,
+        protected=True,
+        output_names=("events.jsonl", "ledger.json", "checkpoints", "model", "tensorboard"),
+        extend=(lambda old, fresh: extend_stage(run, name, old, fresh)) if run.extend else None,
+    )
+
+
+def build_plan(run: Pipeline, config: TrainConfig, *, documents=None, num_sequences: int | None = None) -> PackingPlan:
+    """The packed sequences of a training run: of `documents`, or of all that filters left in the training split."""
+    packing, total = run.recipe.packing, config.num_steps * config.global_batch_size
+    asked = Mixture.parse(packing.mixture)
+    mixture = asked.for_kinds(run.data.kinds)
+    if unknown := sorted(dict(asked.weights).keys() - dict(mixture.weights).keys()):
+        logger.info("packing.mixture names kinds that are not in the corpus: %s", ", ".join(unknown))
+    # a run that may be extended must begin with the same sequences then
+    build = build_extendable_plan if config.schedule == "wsd" and mixture.constant else PackingPlan.build
+    return build(
+        run.data,
+        split="train",
+        seq_len=packing.seq_len,
+        media_budget=packing.media_budget,
+        num_sequences=num_sequences or total,
+        seed=run.recipe.seed,
+        blank_fraction=packing.blank_fraction,
+        mixture=mixture,
+        # by the progress of the whole run, of which selected documents are only the beginning
+        lengths=LengthSchedule.parse(packing.length_schedule).by_sequence(total),
+        documents=run.documents if documents is None else documents,
+    )
+
+
+def sequence_source(
+    run: Pipeline,
+    config: TrainConfig,
+    plan: PackingPlan,
+    *,
+    selected: list[int] | None,
+    distillation: Distillation | None,
+) -> SequenceSource:
+    """This rank's batches of a plan; selected documents fill the sequences of stage 1, and only those."""
+    plans = [plan]
+    if selected is not None and distillation.kd_steps:
+        num_sequences = config.global_batch_size * distillation.kd_steps
+        plans.insert(0, build_plan(run, config, documents=selected, num_sequences=num_sequences))
+
+    def open_sequences(start: int) -> Iterator[Batch]:
+        for each in plans:
+            if start < len(each):
+                yield from Loader(
+                    run.data,
+                    each,
+                    local_batch_size=config.micro_batch_size_on(run.world.dp_size),
+                    start_sequence=start,
+                    rank=run.world.dp_rank,
+                    world_size=run.world.dp_size,
+                    num_workers=run.runtime.num_loader_workers,
+                    pin_memory=run.runtime.device == "cuda",
+                )
+                start = len(each)
+
+    return SequenceSource(open=open_sequences, num_sequences=len(plan))
+
+
+def build_distillation(run: Pipeline, config: TrainConfig) -> Distillation:
+    """The trained small model as the large one's teacher."""
+    salt, teacher = run.recipe.salt, load_trained_model(run, "small").model
+    return Distillation(teacher, salt.num_kd_steps(config.num_steps), salt.distill_weight, salt.temperature)
+
+
+def extend_stage(run: Pipeline, name: str, old: Path, fresh: Path) -> None:
+    """Fill `fresh` with what a longer run of the stage in `old` continues from. Raises ValueError where the longer run
+    would have been another one so far."""
+    config = train_config_of(run.recipe, name)
+    begun = read_json(old / STAGE_FILE)["config"]
+    settings = stage_settings(run.recipe, name, config=config, runtime=run.runtime)
+    changes = differences(begun, settings, name="config")
+    before = config_before_extension(run.recipe, name, begun=begun, changes=changes)
+    check_extension(before, config)
+    found = checkpoint_to_extend(old, config=before)
+    done = found.state["sequence_index"]
+    if not same_prefix(build_plan(run, before), build_plan(run, config), num_sequences=done):
+        raise ValueError(f"its first {done} sequences would not be those that it was trained on")
+    link_checkpoints(old, fresh, checkpoint=found, num_steps=config.num_steps)

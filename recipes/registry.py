@@ -1,0 +1,68 @@
+"""Recipes by name: those of installed packages' entry points (group `brine.recipes`), Brine's own included, or of a
+file.
+
+A recipe is a function without parameters that returns a `Recipe`, often another one with some fields replaced.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+
+from brine.common.plugins import plugins
+from brine.pipeline.recipe import CorpusConfig, PackingConfig, Recipe
+from brine.recipes.demo import demo
+from brine.recipes.long_1m import long_1m
+from brine.recipes.long_cpu import long_cpu
+from brine.recipes.needle import needle
+from brine.recipes.real import real
+from brine.recipes.synth import synth
+
+__all__ = ["RECIPES", "CorpusConfig", "PackingConfig", "Recipe", "find_recipe", "recipe_names"]
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    recipe.__name__: recipe for recipe in (demo, real, synth, needle, long_cpu, long_1m)
+}
+"""Brine's own recipes; the first is the default."""
+
+
+def recipe_names() -> list[str]:
+    """Every name that `find_recipe` knows, Brine's own first."""
+    return list(dict.fromkeys([*RECIPES, *plugins("brine.recipes")]))
+
+
+def find_recipe(name: str) -> Callable[[], Recipe]:
+    """The recipe of a name, or of a Python file: its function called like the file, or the only one that it defines.
+
+    Raises ValueError for an unknown name, and for a file with no such function.
+    """
+    if name.endswith(".py"):
+        return _recipe_of_file(Path(name))
+    if name in RECIPES:
+        return RECIPES[name]
+    if entry := plugins("brine.recipes").get(name):
+        return entry.load()
+    raise ValueError(f"unknown recipe {name!r}: choose one of {', '.join(recipe_names())}, or the path of a .py file")
+
+
+def _recipe_of_file(path: Path) -> Callable[[], Recipe]:
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: give the path of a recipe's file")
+    spec = importlib.util.spec_from_file_location(f"brine_recipe_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    own = {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
+    }
+    # helpers take parameters
+    makers = {name: value for name, value in own.items() if not inspect.signature(value).parameters}
+    if path.stem in makers:
+        return makers[path.stem]
+    if len(makers) != 1:
+        found = f"{len(makers)} functions without parameters ({', '.join(makers)})" if makers else "no function"
+        raise ValueError(f"{path} holds {found}: define one called {path.stem} that returns a Recipe")
+    return next(iter(makers.values()))

@@ -1,0 +1,262 @@
+"""Self-training: a model transcribes media that have no text, and only answers of high confidence are kept.
+
+For each training document that holds media and no text (or any with media, when `replace_text`), the model answers
+greedily, and the answer becomes its text and target; "-pseudo" is added to its kind. Written side by side:
+
+    pseudo.jsonl            a native manifest of the documents kept, to be built and trained on like any other
+    pseudo.judged.jsonl     every answer, kept or not: id, text, tokens, confidence, reason
+    pseudo.summary.json     configuration, digest of the weights, counts
+
+Confidence is the mean log-probability of an answer's tokens, end token included, in nats a token, from one forward pass
+over prompt and answer (Kahn et al. 2020, 1909.09116). Answers that are empty, do not end within `max_tokens` or hold
+broken characters are never kept; held-out documents are skipped. An answer costs two passes over its prompt, in the
+cost category `labelling`. No beam search, no calibration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from brine.common.files import file_digest, write_json
+from brine.data.batch import IGNORE_INDEX
+from brine.data.corpus.readers import read_manifest
+from brine.data.document import Document, DocumentError, Quarantined, Text, parse_document, write_manifest
+from brine.data.media.pool import DecodePool, EncodeResult
+from brine.data.sequence import FIELDS, TOKEN_FIELDS, Sequence
+from brine.data.tokenizer import EOS_ID
+from brine.inference.decode import generate_batch
+from brine.inference.load import WEIGHTS, LoadedModel
+from brine.inference.prompt import batch_prompts
+from brine.salt.cost import batch_flops
+from brine.salt.selection import CostRecorder, token_losses
+
+BATCHES_IN_FLIGHT = 4
+"""Batches of prompts held at once, so that prompts of like length can share one."""
+PSEUDO_LABEL_SUFFIX = "-pseudo"
+
+
+@dataclass(frozen=True)
+class PseudoConfig:
+    """Which answers become text. Raises ValueError for a setting out of range."""
+
+    min_confidence: float = -0.5
+    """Least mean log-probability of an answer's tokens, in nats a token; -0.5 is a probability of 0.61 each."""
+    max_tokens: int = 256
+    """Longest answer; one that has not ended by then is not kept."""
+    batch_size: int = 16
+    """Prompts answered together."""
+    replace_text: bool = False
+    """Also label documents that have text: targets are removed, text without loss stays as the prompt."""
+
+    def __post_init__(self):
+        if not self.min_confidence <= 0:
+            raise ValueError(f"PseudoConfig.min_confidence = {self.min_confidence}: a log-probability is at most 0")
+        if self.max_tokens < 1 or self.batch_size < 1:
+            raise ValueError("PseudoConfig.max_tokens and batch_size must be at least 1")
+
+
+@dataclass(frozen=True)
+class PseudoLabel:
+    """The model's answer to one document, which has its new text, kept or not.
+
+    confidence: mean log-probability of the generated tokens, the end token included, nats a token; NaN without answer.
+    reason: why it is not kept, "empty", "unfinished", "unsure", "broken", or the decoder's; "" when it is kept.
+    """
+
+    document: Document
+    text: str = ""
+    num_tokens: int = 0
+    confidence: float = float("nan")
+    reason: str = ""
+
+    def to_json(self) -> dict:
+        """One line of the judged file."""
+        return {
+            "id": self.document.id,
+            "kind": self.document.kind,
+            "kept": not self.reason,
+            "reason": self.reason,
+            "confidence": None if np.isnan(self.confidence) else round(self.confidence, 6),
+            "tokens": self.num_tokens,
+            "text": self.text,
+        }
+
+
+def pseudo_label(
+    loaded: LoadedModel,
+    manifest: str | Path,
+    out: str | Path,
+    *,
+    config: PseudoConfig | None = None,
+    num_workers: int = 1,
+    compute_cost: CostRecorder | None = None,
+) -> dict[str, int]:
+    """Label a manifest's media with a model's answers; returns counts: read, prompted, kept, and of each reason.
+
+    out: the manifest to write, in the folder of `manifest` or one above it, since media paths are relative to it.
+    num_workers: decoding servers. The manifest appears last, so it is complete or absent. Raises ValueError for an
+    `out` elsewhere, or a manifest that cannot be read.
+    """
+    manifest, out, config = Path(manifest), Path(out), config or PseudoConfig()
+    root, above = manifest.resolve().parent, out.resolve().parent
+    if out.resolve() == manifest.resolve():
+        raise ValueError(f"{out} is the manifest to be labelled: give another name")
+    if not root.is_relative_to(above):
+        raise ValueError(f"{out} must lie in {root} or a folder above it, since media paths are relative to a manifest")
+    prefix = "" if root == above else f"{root.relative_to(above).as_posix()}/"
+    predictions = out.with_name(f"{out.stem}.judged.jsonl")
+    counts: Counter = Counter(read=0, prompted=0, kept=0)
+    pool = DecodePool(
+        root=manifest.parent,
+        tokenizer=loaded.tokenizer,
+        config=loaded.encode_config,
+        num_servers=num_workers,
+        batch_documents=config.batch_size,
+    )
+
+    def kept_documents() -> Iterator[Document]:
+        partial = predictions.with_name(predictions.name + ".partial")
+        with pool, open(partial, "w", encoding="utf-8") as file:
+            encoded = pool.encode(_prompts(manifest, config, counts))
+            while window := list(itertools.islice(encoded, BATCHES_IN_FLIGHT * config.batch_size)):
+                start_s = time.perf_counter()
+                answers, flops = _label(loaded, window, prefix, config)
+                if compute_cost is not None:
+                    compute_cost.add_cost("labelling", flops=flops, seconds=time.perf_counter() - start_s)
+                for answer in answers:
+                    file.write(json.dumps(answer.to_json(), ensure_ascii=False) + "\n")
+                    counts[answer.reason or "kept"] += 1
+                    if not answer.reason:
+                        yield answer.document
+        os.replace(partial, predictions)
+        summary = {"config": config, "weights_sha256": file_digest(loaded.folder / WEIGHTS), "counts": dict(counts)}
+        write_json(out.with_name(f"{out.stem}.summary.json"), summary)
+
+    write_manifest(out, kept_documents())
+    return dict(counts)
+
+
+def read_confidences(predictions: str | Path, ids: Iterable[str]) -> np.ndarray:
+    """(n,) float64 confidence of each document id from a judged file, NaN where it has none.
+
+    The ids are those of the corpus built from the labelled manifest; `brine.data.filters.threshold.Threshold` takes the
+    result.
+    """
+    with open(predictions, encoding="utf-8") as file:
+        known = {line["id"]: line["confidence"] for line in map(json.loads, file)}
+    return np.array([known.get(name) for name in ids], dtype=np.float64)
+
+
+def _prompts(manifest: Path, config: PseudoConfig, counts: Counter) -> Iterator[Document]:
+    """The documents to be labelled, without their targets; those that are skipped are counted."""
+    for item in read_manifest(manifest):
+        counts["read"] += 1
+        if isinstance(item, Quarantined):
+            counts["quarantined"] += 1
+            continue
+        targets = [part for part in item.parts if isinstance(part, Text) and part.loss_mask]
+        if item.split != "train":
+            counts["held_out"] += 1
+        elif all(isinstance(part, Text) for part in item.parts):
+            counts["no_media"] += 1
+        elif any(part.text.strip() for part in targets) and not config.replace_text:
+            counts["has_text"] += 1
+        else:
+            counts["prompted"] += 1
+            yield dataclasses.replace(item, parts=tuple(part for part in item.parts if part not in targets))
+
+
+def _label(
+    loaded: LoadedModel, window: list[EncodeResult], prefix: str, config: PseudoConfig
+) -> tuple[list[PseudoLabel], int]:
+    """Answers to a window of prompts in order, and their FLOPs. `prefix` is put before media paths."""
+    # the end token that closes an encoded document is for the model to generate
+    prompts = [entry.sequence.slice(0, len(entry.sequence) - 1) for entry in window if entry.sequence is not None]
+    vocab_size = loaded.tokenizer.vocab_size
+    ids = generate_batch(loaded.model, prompts, config.max_tokens, batch_size=config.batch_size, vocab_size=vocab_size)
+    # the end token counts, unless the answer was cut
+    answers = [[*answer, EOS_ID] if len(answer) < config.max_tokens else answer for answer in ids]
+    scores, flops = mean_log_probabilities(loaded, prompts, answers, batch_size=config.batch_size)
+    scored = iter(zip(ids, answers, scores.tolist(), strict=True))
+    labels = []
+    for entry in window:
+        named = dataclasses.replace(entry.document, id=entry.document.id + PSEUDO_LABEL_SUFFIX)
+        if entry.sequence is None:
+            labels.append(PseudoLabel(named, reason=entry.quarantined.reason))
+            continue
+        text_ids, answer, confidence = next(scored)
+        text = loaded.tokenizer.decode(text_ids)
+        media = (
+            part if isinstance(part, Text) else dataclasses.replace(part, path=prefix + part.path)
+            for part in named.parts
+        )
+        labelled = dataclasses.replace(named, kind=named.kind + PSEUDO_LABEL_SUFFIX, parts=(*media, Text(text)))
+        reasons = {
+            "unfinished": len(text_ids) >= config.max_tokens,
+            "empty": not text.strip(),
+            "broken": "\ufffd" in text,
+            "unsure": not confidence >= config.min_confidence,
+        }
+        reason = next((name for name, applies in reasons.items() if applies), "")
+        try:
+            # a manifest that was written must be one that can be read
+            parse_document(labelled.to_json())
+        except DocumentError as error:
+            reason = str(error)
+        labels.append(PseudoLabel(labelled, text, len(answer), confidence, reason))
+    return labels, 2 * flops
+
+
+@torch.no_grad()
+def mean_log_probabilities(
+    loaded: LoadedModel, prompts: list[Sequence], answers: list[list[int]], *, batch_size: int
+) -> tuple[np.ndarray, int]:
+    """Mean log-probability (n,) float64 of each answer's tokens after its prompt, and its FLOPs.
+
+    Answers hold at least one id each. The model reads prompt and answer in one forward pass, as in training.
+    """
+    model = loaded.model
+    scores, flops = np.full(len(prompts), np.nan), 0
+    sequences = [_append_tokens(prompt, ids) for prompt, ids in zip(prompts, answers, strict=True)]
+    order = sorted(range(len(sequences)), key=lambda number: (len(sequences[number]), number))
+    for first in range(0, len(order), batch_size):
+        chosen = order[first : first + batch_size]
+        inputs = batch_prompts([sequences[number] for number in chosen], device=model.head_weight.device)
+        labels = torch.full_like(inputs.token_ids, IGNORE_INDEX)
+        for row, number in enumerate(chosen):
+            # sequences are padded on the left: an answer ends with its row, and each token is predicted one before
+            count = len(answers[number])
+            labels[row, -count - 1 : -1] = inputs.token_ids[row, -count:]
+        hidden = model(inputs)
+        loss, _ = token_losses(hidden.flatten(0, 1), model.head_weight, labels.flatten(), top_k=1)
+        for number, total in zip(chosen, loss.double().view(labels.shape).sum(1).tolist(), strict=True):
+            scores[number] = -total / len(answers[number])
+        flops += batch_flops(model, inputs)
+    return scores, flops
+
+
+def _append_tokens(prompt: Sequence, ids: list[int]) -> Sequence:
+    """The prompt with text tokens behind it, positioned as the encoder does."""
+    position = prompt.position[-1].max() + 1 + np.arange(len(ids))
+    more = {
+        "token_ids": ids,
+        "position": np.repeat(position[:, None], 3, axis=1),
+        "block": np.zeros(len(ids)),
+        "loss_mask": np.ones(len(ids)),
+        "modality_context": np.full(len(ids), prompt.modality_context[-1]),
+    }
+    joined = {
+        name: np.concatenate([getattr(prompt, name), np.asarray(more[name], FIELDS[name])]) for name in TOKEN_FIELDS
+    }
+    return dataclasses.replace(prompt, **joined)

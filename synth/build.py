@@ -1,0 +1,144 @@
+"""Builds a corpus: source files in, manifest and media files out.
+
+Order: read and parse the files, cluster and split them, plan all documents, render the media that are missing, write
+the manifest. Planning is one process and pure; each media file is a pure function of its spec, so the corpus does not
+depend on the number of workers, and a build that was killed continues. The manifest is written last: where it is, the
+corpus is complete. Media files of an earlier config stay; no manifest line names them. A core renders about 500 level-1
+screenshots, 150 level-1 narrations or 250 level-1 recordings a second.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import time
+from collections import Counter, defaultdict
+from importlib.util import find_spec
+from pathlib import Path
+
+from tqdm import tqdm
+
+from brine.data.files.source_files import SourceFile, read_source, source_hash
+from brine.synth.config import SPLITS, SynthConfig, SynthError
+from brine.synth.plan import CorpusPlan, plan_corpus
+from brine.synth.render_pool import RenderPool
+from brine.synth.sources.clusters import cluster_near_duplicates, split_clusters
+from brine.synth.sources.code_metrics import CodeMetrics
+from brine.synth.sources.features import SourceFeatures
+
+MANIFEST = "manifest.jsonl"
+SUMMARY = "summary.json"
+
+
+def build_synth_corpus(config: SynthConfig, out_dir: Path, *, progress: bool = True) -> dict:
+    """Writes out_dir/manifest.jsonl, out_dir/media/ and out_dir/summary.json; returns the summary.
+
+    The returned summary also has "wall_s", the seconds by stage, and "rendered", the number of new media files. Its
+    "shortfalls" lists counts that the source could not fill, "failed" how many media could not be rendered, by reason;
+    their documents are left out. Raises SynthError for a source without documents, a missing library and an out_dir
+    that cannot be written; RuntimeError when a rendering process ends.
+    """
+    check_dependencies()
+    out_dir = Path(out_dir)
+    times = [time.monotonic()]
+    bounds = {"min_file_bytes": config.min_file_bytes, "max_file_kib": config.max_file_kib}
+    files, skipped = read_source(config.source, **bounds, exclude=out_dir)
+    if config.max_files is not None and len(files) > config.max_files:
+        chosen = random.Random(f"files/{config.seed}").sample(range(len(files)), config.max_files)
+        files = [files[index] for index in sorted(chosen)]
+    partial = out_dir / ".partial"
+    try:
+        # what a killed build left half written
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise SynthError(f"cannot write the corpus to {out_dir} ({error.strerror}): choose another folder") from None
+    with RenderPool(config.workers, folder=out_dir, utterance_timeout_s=config.utterance_timeout_s) as pool:
+
+        def run(op: str, items: list, label: str) -> tqdm:
+            bar = {"unit": "file", "disable": not progress, "dynamic_ncols": True}
+            return tqdm(pool.run(op, items), desc=label, total=len(items), **bar)
+
+        texts = [(item.text, item.language) for item in files]
+        features = [SourceFeatures.from_dict(value) for value in run("extract", texts, "reading source")]
+        code_metrics = None
+        if config.needs_code_metrics:
+            code_metrics = [CodeMetrics.from_dict(value) for value in run("measure", texts, "measuring source")]
+        times.append(time.monotonic())
+        clusters = cluster_near_duplicates(features, threshold=config.near_duplicate_threshold)
+        fractions = {"validation_fraction": config.validation_fraction, "test_fraction": config.test_fraction}
+        splits = split_clusters(clusters, files=files, **fractions, seed=config.seed)
+        plan = plan_corpus(config, files=files, features=features, splits=splits, code_metrics=code_metrics)
+        times.append(time.monotonic())
+        missing = [(path, spec) for path, spec in plan.specs.items() if not _exists(out_dir / path)]
+        reasons = run("render", missing, "rendering media")
+        failed = {path: reason for (path, _spec), reason in zip(missing, reasons, strict=True) if reason is not None}
+        times.append(time.monotonic())
+    documents = [item for item in plan.documents if not any(path in failed for path in _media_paths(item))]
+    if not documents:
+        failure = f" ({len(failed)} media failed, the first because {next(iter(failed.values()))})" if failed else ""
+        raise SynthError(
+            f"no document could be made from {len(files)} source files{failure}: "
+            "point --corpus.source at a folder with more code, or ask for other counts"
+        )
+    summary = {
+        "source": str(config.source) if config.source is not None else "the standard library",
+        "source_hash": source_hash(files),
+        "files": len(files),
+        "skipped": skipped,
+        "clusters": len(clusters),
+        "near_duplicates": len(files) - len(clusters),
+        **_document_summary(files, splits, plan, documents),
+        "failed": dict(sorted(Counter(failed.values()).items())),
+    }
+    for name, text in (
+        (SUMMARY, json.dumps(summary, indent=2) + "\n"),
+        (MANIFEST, "".join(json.dumps(document) + "\n" for document in documents)),
+    ):
+        (partial / name).write_text(text, encoding="utf-8")
+        os.replace(partial / name, out_dir / name)
+    shutil.rmtree(partial, ignore_errors=True)
+    stages = zip(("read", "plan", "render"), times, times[1:], strict=False)
+    wall_s = {stage: round(end - start, 2) for stage, start, end in stages}
+    return {**summary, "rendered": len(missing) - len(failed), "wall_s": wall_s}
+
+
+def check_dependencies() -> None:
+    """Raises SynthError unless the libraries of the dependency group `corpus` are installed."""
+    missing = [name for name in ("av", "espeakng_loader", "pygments", "soundfile") if find_spec(name) is None]
+    if missing:
+        raise SynthError(f"making the synthetic corpus needs {', '.join(missing)}: run `uv sync --group corpus`")
+
+
+def _media_paths(document: dict) -> list[str]:
+    return [part[part["type"]] for part in document["content"] if part["type"] != "text"]
+
+
+def _document_summary(
+    files: list[SourceFile], splits: dict[str, list[int]], plan: CorpusPlan, documents: list[dict]
+) -> dict:
+    made: dict = defaultdict(lambda: defaultdict(Counter))
+    for document in documents:
+        # the second field of an id is the kind as counted: long text documents are `package` there
+        split, kind, level, _number = document["id"].split("/")
+        made[split][kind][level] += 1
+    extensions = Counter(path.rsplit(".", 1)[1] for path in {path for item in documents for path in _media_paths(item)})
+    return {
+        "splits": {
+            split: {"files": len(splits[split]), "bytes": sum(files[index].num_bytes for index in splits[split])}
+            for split in SPLITS
+        },
+        "documents": {split: {kind: dict(levels) for kind, levels in kinds.items()} for split, kinds in made.items()},
+        "requested": plan.requested,
+        "shortfalls": plan.shortfalls(),
+        "media": dict(sorted(extensions.items())),
+    }
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False

@@ -1,0 +1,1 @@
+"""Needles: facts in a long context that are asked for at its end, to train and to measure."""

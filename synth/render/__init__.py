@@ -1,0 +1,1 @@
+"""Recipes to image and video files."""

@@ -1,0 +1,78 @@
+"""Draws a table with Pillow: a header, rows of a label and numbers, lines between them or none.
+
+Characters stand on the grid of code_image.py, so that at levels 1 and 2 each has one of two offsets in a patch; two
+cells part the columns, and a line between columns runs through their middle. Colours are those a Pygments style gives
+to keywords (header), names and numbers. A table takes about 2 ms.
+"""
+
+from __future__ import annotations
+
+from brine.synth.render.code_image import Canvas, png_of
+
+COLUMN_GAP = 2
+"""Cells between two columns."""
+RULE_PIXELS = 4
+"""Pixels between two rows with a line between them, so that it touches no underscore."""
+
+
+def render(spec: dict) -> bytes:
+    """The PNG file of a table spec. Raises ValueError for a style Pygments lacks and a table that is too large.
+
+    The spec has `title` ("" for none), `header` and `rows` (equally many strings each), `rules` ("none", "columns" for
+    lines between columns, "header" for one below the header, "grid"), `align` of the numbers ("left" or "right"), and
+    `style`, `size`, `left`, `top`, `leading`.
+    """
+    from pygments.token import Token
+
+    canvas = Canvas(spec)
+    lines, chars = num_cells(spec)
+    tops, columns = _row_tops(spec, pitch=canvas.pitch), _columns(spec)
+    canvas.start(canvas.x(chars), tops[-1], what=f"a table of {lines} lines and {chars} characters")
+    _draw_rules(canvas, spec["rules"], columns, tops, canvas.colour_of(Token.Comment))
+    canvas.write(0, spec["top"], spec["title"], canvas.colour_of(Token.Text))
+    for row, cells in enumerate([spec["header"], *spec["rows"]]):
+        for index, (cell, (start, end)) in enumerate(zip(cells, columns, strict=True)):
+            kind = Token.Keyword if row == 0 else Token.Literal.Number if index else Token.Name
+            column = end - len(cell) if index and spec["align"] == "right" else start
+            canvas.write(column, tops[row], cell, canvas.colour_of(kind))
+    return png_of(canvas.image)
+
+
+def num_cells(spec: dict) -> tuple[int, int]:
+    """(lines, characters a line) of the whole image, without its margins."""
+    chars = _columns(spec)[-1][1] + (spec["rules"] == "grid")
+    return len(spec["rows"]) + 1 + bool(spec["title"]), max(chars, len(spec["title"]))
+
+
+def _columns(spec: dict) -> list[tuple[int, int]]:
+    """(first cell, one after the last) of each column; widths are even, so that on the grid of level 1 each column
+    begins with a patch."""
+    spans = []
+    start = 1 if spec["rules"] == "grid" else 0
+    for column in zip(spec["header"], *spec["rows"], strict=True):
+        width = max(map(len, column))
+        spans.append((start, start + width + width % 2))
+        start = spans[-1][1] + COLUMN_GAP
+    return spans
+
+
+def _row_tops(spec: dict, *, pitch: int) -> list[int]:
+    """Pixel row of the top of each row, the header first, and at the end that below the last one."""
+    grid = spec["rules"] == "grid"
+    tops = [spec["top"] + (pitch if spec["title"] else 0) + RULE_PIXELS * grid]
+    for row in range(len(spec["rows"]) + 1):
+        ruled = grid or (spec["rules"] == "header" and row == 0)
+        tops.append(tops[-1] + pitch + RULE_PIXELS * ruled)
+    return tops
+
+
+def _draw_rules(canvas: Canvas, rules: str, columns: list[tuple[int, int]], tops: list[int], colour: str) -> None:
+    """The lines: below a row in the space left for it, between columns in the middle of the gap."""
+    grid = rules == "grid"
+    left, right = canvas.left, canvas.x(columns[-1][1] + grid) - 1
+    first, last = tops[0] - 2 * grid, tops[-1] - (2 if grid else 1)
+    for y in tops if grid else tops[1:2] if rules == "header" else ():
+        canvas.pen.line([(left, y - 2), (right, y - 2)], fill=colour)
+    edges = [canvas.x(start - 1) for start, _end in columns[1:]] if rules in ("grid", "columns") else []
+    for x in [left, *edges, right] if grid else edges:
+        canvas.pen.line([(x, first), (x, last)], fill=colour)

@@ -1,0 +1,85 @@
+"""A process that reads source files and renders media; `python -m brine.synth.render_worker`.
+
+Tasks come as JSON lines on stdin, answers leave as JSON lines on stdout, and the end of stdin ends the process. Media
+that cannot be rendered are an answer with a reason, not an error.
+
+    {"op": "extract" | "measure", "items": [[text, language], ...]}   -> [fields of SourceFeatures | CodeMetrics, ...]
+    {"op": "render", "items": [[relative path, spec], ...]}           -> [null | reason, ...]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+
+from brine.synth.sources.code_metrics import measure_code
+from brine.synth.sources.features import extract_features
+from brine.synth.speech.voice import SpeechError, SpeechSynthesizer, render_audio
+
+
+class Renderer:
+    """Renders specs into files below `folder`; starts its speech synthesizer for the first utterance."""
+
+    def __init__(self, folder: Path, *, utterance_timeout_s: float) -> None:
+        self.folder = folder
+        self.synthesizer = SpeechSynthesizer(timeout_s=utterance_timeout_s)
+
+    def close(self) -> None:
+        self.synthesizer.close()
+
+    def render(self, path: str, spec: dict) -> str | None:
+        """Writes the file, whole or not at all, and returns None; or returns the reason why it could not be made."""
+        try:
+            data = self.file_bytes(spec)
+        except (SpeechError, ValueError) as error:
+            return str(error)
+        target = self.folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / ".partial" / f"{os.getpid()}-{target.name}"
+        temporary.write_bytes(data)
+        os.replace(temporary, target)
+        return None
+
+    def file_bytes(self, spec: dict) -> bytes:
+        """The media file of a spec. Raises SpeechError or ValueError where it cannot be made."""
+        if spec["type"] == "audio":
+            return render_audio(spec, self.synthesizer)
+        if spec["type"] == "video":
+            from brine.synth.render.video import render_video
+
+            return render_video(spec, self.synthesizer)
+        # each imports its libraries with its first image
+        return import_module(f"brine.synth.render.{spec.get('renderer', 'code_image')}").render(spec)
+
+
+def main(folder: str, utterance_timeout_s: str) -> None:
+    """Answers the tasks on stdin until it ends."""
+    # Ctrl-C goes to the whole group; the build closes our input when it wants us to end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    # what a library prints must not get between the answers
+    os.dup2(2, 1)
+    renderer = Renderer(Path(folder), utterance_timeout_s=float(utterance_timeout_s))
+    operations = {
+        "extract": lambda text, language: asdict(extract_features(text, language=language)),
+        "measure": lambda text, language: asdict(measure_code(text, language=language)),
+        "render": renderer.render,
+    }
+    try:
+        for line in sys.stdin:
+            task = json.loads(line)
+            answers.write(json.dumps([operations[task["op"]](*item) for item in task["items"]]) + "\n")
+            answers.flush()
+    except BrokenPipeError:
+        pass
+    finally:
+        renderer.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,1 @@
+"""What is extracted from source files: features, metrics, regions, clusters and splits."""

@@ -1,0 +1,512 @@
+"""What "auto" takes on a card, without one: faked capabilities and backends, and self-checks that must see faults."""
+
+import itertools
+import json
+import logging
+import os
+import threading
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from brine.kernels.attention import Spans, attention, reference, selfcheck
+from brine.kernels.attention import select_backend as choose
+from brine.kernels.attention.cpu import launch as cpu_launch
+from brine.kernels.attention.spans import KINDS
+from brine.kernels.context_parallel import partial
+from brine.kernels.selection import choice_log as announce
+from brine.kernels.selection import measured_order as table
+from brine.kernels.selection import self_check as verdicts
+from brine.kernels.selection.choice_log import backend_choices, describe_backend_choices
+from tests.kernels.packings import random_packing
+
+CARD = torch.device("cuda", 0)
+DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch, tmp_path):
+    """No verdict and no choice from before, and a cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(choose, "_modules", {"reference": reference, "cpu": cpu_launch})
+    monkeypatch.setattr(choose, "_absent", {})
+    monkeypatch.setattr(choose, "TABLE", tmp_path / "table.json")
+    monkeypatch.setattr(verdicts, "_check_results", {})
+    for name in ("_announced", "_noted"):
+        monkeypatch.setattr(announce, name, set())
+    monkeypatch.setattr(announce, "_chosen", {})
+
+
+def fake(refuses=lambda q, kind, sink: None, **functions) -> SimpleNamespace:
+    """A backend that is the reference, but for what is given."""
+    return SimpleNamespace(
+        unsupported_reason=lambda q, k, *, kind, sink: refuses(q, kind, sink),
+        forward=functions.get("forward", reference.forward),
+        backward=functions.get("backward", reference.backward),
+    )
+
+
+class Card:
+    """A card that is not there, with backends that refuse what the real ones do."""
+
+    def __init__(self, monkeypatch):
+        self.patch, self.capability, self.checked, self.wrong = monkeypatch, (9, 0), [], {}
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: self.capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Card")
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+        monkeypatch.setattr(selfcheck, "check", self.check)
+
+    def check(self, module, **options):
+        name = next(name for name, known in choose._modules.items() if known is module)
+        self.checked.append((name, options["kind"], options["dtype"]))
+        wrong = self.wrong.get(name)
+        if isinstance(wrong, Exception):
+            raise wrong
+        return wrong
+
+    def install(self, *names: str, mask_mod: bool = False) -> None:
+        """Have these backends there and no others; mask_mod: flash-attn-4 is."""
+
+        def old():
+            return None if self.capability >= (8, 0) else "needs sm_80"
+
+        def flash(q, kind, sink):
+            if q.dtype not in (torch.bfloat16, torch.float16):
+                return "takes 16 bits"
+            return old() or (None if kind in ("causal", "window") or mask_mod else "needs flash-attn-4")
+
+        def triton(q, kind, sink):
+            return "no float64" if q.dtype == torch.float64 else old()
+
+        def flex(q, kind, sink):
+            return "no float64" if q.dtype == torch.float64 else None
+
+        def gluon(q, kind, sink):
+            if self.capability[0] != 9 or q.dtype.itemsize != 2 or kind == "moving":
+                return "for sm_90 and 16 bits"
+            return None
+
+        for name, refuses in {"flash": flash, "gluon": gluon, "triton": triton, "flex": flex}.items():
+            if name in names:
+                self.patch.setitem(choose._modules, name, fake(refuses))
+            else:
+                self.patch.setitem(choose._absent, name, f"{name} is not installed")
+
+    def take(self, kind="causal", dtype=torch.bfloat16, rows=300, keys=300, dim=64, **options) -> str:
+        """The name of what "auto" takes."""
+        q = SimpleNamespace(device=CARD, dtype=dtype, shape=(1, rows, 4, dim))
+        k = SimpleNamespace(device=CARD, dtype=dtype, shape=(1, keys, 2, dim))
+        serial = len(KINDS) * 10**9 + KINDS.index(kind)
+        module = choose.backend_for(q, k, serial, sink=None, backend="auto", **options)
+        return next(name for name, known in choose._modules.items() if known is module)
+
+
+@pytest.fixture
+def card(monkeypatch):
+    return Card(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "there",
+    ["flash4+gluon+triton+flex", "flash+triton+flex", "gluon+triton+flex", "triton+flex", "flex", "nothing"],
+)
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (9, 0), (10, 0)], ids=lambda x: f"sm{x[0]}{x[1]}")
+def test_auto_for_every_mask_dtype_and_card(card, capability, there):
+    names = there.replace("flash4", "flash").split("+")
+    card.capability = capability
+    card.install(*names, mask_mod="flash4" in there)
+    for kind, dtype in itertools.product(KINDS, DTYPES):
+        expected = "reference"
+        if dtype != torch.float64:
+            if "flex" in names and kind != "moving":
+                expected = "flex"
+            if "triton" in names and capability >= (8, 0):
+                expected = "triton"
+            if "gluon" in names and dtype.itemsize == 2 and capability[0] == 9 and kind != "moving":
+                expected = "gluon"
+            plain = kind in ("causal", "window") or (kind == "block" and "flash4" in there)
+            if "flash" in names and dtype.itemsize == 2 and plain and capability >= (8, 0):
+                expected = "flash"
+        assert card.take(kind, dtype) == expected, (kind, dtype)
+    # each that was taken was checked first, for its own masks and dtype, and once
+    assert len(card.checked) == len(set(card.checked))
+    assert {name for name, *_ in card.checked} == {x for x in backend_choices().values() if x != "reference"}
+
+
+@pytest.mark.parametrize("wrong", ["dq is off by 1e3 roundings", RuntimeError("misaligned address\nmore")])
+def test_a_failed_self_check_warns_and_the_next_is_taken(card, caplog, wrong):
+    card.install("flash", "triton", "flex")
+    card.wrong = {"flash": wrong}
+    with caplog.at_level(logging.INFO):
+        for _ in range(3):
+            assert card.take() == "triton"
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.name == "brine.kernels.attention"
+    for part in ("flash", "causal masks, bfloat16, head dim 64", "Card (sm_90)", str(wrong).splitlines()[0]):
+        assert part in warning.getMessage()
+    assert [name for name, *_ in card.checked] == ["flash", "triton"]
+    assert backend_choices() == {"attention on cuda:0: causal, bfloat16, head dim 64": "triton"}
+    (line,) = describe_backend_choices()
+    assert "triton, because it is the first that serves of the default order" in line
+    assert "not flash: failed its self-check" in line
+    assert [x for x in caplog.messages if x.startswith("backend auto")] == [
+        f"backend auto: triton for {line}".replace(f"{line}", line.replace(": triton, because", ", because"))
+    ]
+
+
+def test_a_check_that_does_not_end_is_named(card, caplog, monkeypatch):
+    """One hung on a real card, and nobody said where."""
+    done = threading.Event()
+    monkeypatch.setattr(verdicts, "HANG_WARNING_S", 0.01)
+    monkeypatch.setattr(verdicts, "_warn_hang", lambda *words, said=verdicts._warn_hang: (said(*words), done.set()))
+    monkeypatch.setattr(choose.selfcheck, "check", lambda *_, **__: None if done.wait(60) else "nobody complained")
+    card.install("triton")
+    assert card.take() == "triton"
+    # one that ends in time is left alone
+    monkeypatch.setattr(verdicts, "HANG_WARNING_S", 60.0)
+    assert card.take("window") == "triton"
+    (said,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert 'self-check of attention backend "triton" (causal masks, ' in said and "name another backend" in said
+
+
+def test_nothing_but_small_sizes_is_dense(card):
+    """ "auto" once was the dense reference on every card: 99 GiB a layer at 32k tokens and 4 heads."""
+    card.install("triton", "flex")
+    card.wrong = {"triton": "wrong", "flex": "wrong"}
+    assert card.take(rows=2048, keys=2048) == "reference"
+    assert card.take("any", rows=1, keys=2**22) == "reference"
+    for rows, keys in ((2049, 2048), (32768, 32768), (8192, 131072)):
+        with pytest.raises(ValueError, match="no attention backend serves") as caught:
+            card.take(rows=rows, keys=keys)
+        message = str(caught.value)
+        for part in (
+            f"{rows} rows over {keys} keys",
+            "not flash: flash is not installed",
+            "not triton: failed its self-check: wrong",
+            'backend="reference"',
+        ):
+            assert part in message
+    with pytest.raises(ValueError, match=r"no kernel computes in float64: use float32"):
+        card.take(dtype=torch.float64, rows=4096, keys=4096)
+    q = SimpleNamespace(device=torch.device("xpu"), dtype=torch.float32, shape=(1, 4096, 1, 8))
+    with pytest.raises(ValueError, match="there is no kernel for xpu"):
+        choose.backend_for(q, q, 4, sink=None, backend="auto")
+
+
+def test_what_the_ring_wants_is_checked_for_itself(card):
+    card.install("triton")
+    assert card.take() == card.take(wide=True) == "triton"
+    assert len(card.checked) == 2
+
+
+def test_a_pass_is_remembered_on_disk(card, monkeypatch):
+    card.install("triton", "flex")
+    card.take()
+    (kept,) = verdicts.cache_folder().iterdir()
+    assert json.loads(kept.read_text())["card"] == "Card (sm_90)"
+    verdicts.reset_check_results()
+    card.take()
+    assert len(card.checked) == 1
+    # another card, another version, other sources: it is checked again
+    for change in (
+        lambda: monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Another"),
+        lambda: monkeypatch.setattr(verdicts, "versions", lambda: {"triton": "9"}),
+        lambda: monkeypatch.setattr(verdicts, "digest_of", lambda folder: "changed"),
+    ):
+        before = len(card.checked)
+        change()
+        verdicts.reset_check_results()
+        card.take()
+        assert len(card.checked) == before + 1
+
+
+def test_a_failure_is_not_remembered_on_disk(card):
+    card.install("triton", "flex")
+    card.wrong = {"triton": "wrong"}
+    assert card.take() == "flex"
+    verdicts.reset_check_results()
+    card.wrong = {}
+    assert card.take() == "triton"
+
+
+def test_a_cache_that_cannot_be_written_costs_a_check_only(card, monkeypatch, tmp_path):
+    card.install("triton")
+    file = tmp_path / "file"
+    file.write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file))
+    for checks in (1, 2):
+        verdicts.reset_check_results()
+        assert card.take() == "triton"
+        assert len(card.checked) == checks
+
+
+def test_no_check_runs_while_a_graph_is_captured(card, monkeypatch):
+    card.install("triton")
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match="call the function once before capturing it"):
+        card.take()
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    card.take()
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert card.take() == "triton"
+
+
+def test_a_measured_row_goes_before_the_default_order(card):
+    card.install("flash", "triton", "flex")
+    source = {"card": "Card", "commit": "0123456", "command": "python -m benchmarks.kernels.attention"}
+    row = table.row_of(
+        capability=(9, 0), dtype="bfloat16", kind="causal", dim=64, ms={"flash": 3.0, "flex": 2.0}, source=source
+    )
+    choose.write_measured_rows([row])
+    assert card.take() == "flex"
+    assert "measured on Card, commit 0123456" in describe_backend_choices()[0]
+    # it holds for what it names, and the others still come after it
+    assert card.take(dim=128) == card.take("window") == card.take(dtype=torch.float16) == "flash"
+    assert choose.candidates((9, 0), torch.bfloat16, "causal", 64)[0] == ["flex", "flash", "gluon", "triton"]
+    choose.write_measured_rows([row | {"ms": {"triton": 1.0}}, row | {"kind": "window", "ms": {"flex": 1.0}}])
+    assert len(table.read_rows(choose.TABLE)) == 2
+    # what was not timed anew keeps its time
+    assert choose.candidates((9, 0), torch.bfloat16, "causal", 64)[0] == ["gluon", "triton", "flex", "flash"]
+    assert card.take() == "triton" and card.take("window") == "flex"
+    with pytest.raises(ValueError, match="must name at least"):
+        table.row_of(capability=(9, 0), dtype="bfloat16", kind="any", dim=1, ms={"flex": 1.0}, source={"card": "x"})
+    with pytest.raises(ValueError, match="time of at least one"):
+        table.row_of(capability=(9, 0), dtype="bfloat16", kind="any", dim=1, ms={"flex": 0.0}, source=source)
+
+
+def test_times_keep_their_source_as_rows_are_written_again(card):
+    key = {"capability": (9, 0), "dtype": "bfloat16", "kind": "causal", "dim": 64}
+    sources = [{"card": "Card", "commit": str(number)} for number in range(3)]
+    times = {"flex": 3.0, "gluon": 2.0}, {"flex": 2.5, "flash": 1.0}, {"flash": 1.5}
+    for source, ms in zip(sources, times, strict=True):
+        choose.write_measured_rows([table.row_of(**key, ms=ms, source=source)])
+    (row,) = table.read_rows(choose.TABLE)
+    assert row["ms"] == {"gluon": 2.0, "flex": 2.5, "flash": 1.5}
+    assert row["from"] == sources[2] | {"flex": sources[1], "gluon": sources[0]}
+
+
+def test_the_committed_table_names_backends_that_exist():
+    for row in table.read_rows(choose.Path(choose.__file__).parent / "table.json"):
+        assert set(row) == {*table.KEY, "ms", "from"}
+        assert {name.partition("/")[0] for name in row["ms"]} <= set(choose.BACKENDS) and row["kind"] in KINDS
+
+
+def test_torchs_own_kernels_come_behind_ours_on_hopper(card):
+    """They are always there, and were slower than ours wherever both were timed, which was on an H200."""
+    for capability, package, order in (
+        ((9, 0), "torch", ["gluon", "triton", "flash", "flex"]),
+        ((9, 0), "flash-attn-4", ["flash", "gluon", "triton", "flex"]),
+        ((8, 0), "torch", ["flash", "gluon", "triton", "flex"]),
+    ):
+        found, source = choose.candidates(capability, torch.bfloat16, "causal", 64, lambda p=package: p)
+        assert found == order and source == "of the default order"
+
+
+def test_the_time_of_a_package_is_no_word_on_another(card):
+    source = {"card": "Card", "commit": "0123456", "command": "python -m benchmarks.card --stage attention"}
+    times = {"flash/flash-attn-4": 2.0, "triton": 3.0, "flash/torch": 4.0}
+    row = table.row_of(capability=(9, 0), dtype="bfloat16", kind="causal", dim=64, ms=times, source=source)
+    choose.write_measured_rows([row])
+    for package, order in {
+        "flash-attn-4": ["flash", "gluon", "triton", "flex"],
+        "torch": ["gluon", "triton", "flash", "flex"],
+        "flash-attn-3": ["gluon", "triton", "flash", "flex"],
+        None: ["gluon", "triton", "flash", "flex"],
+    }.items():
+        assert choose.candidates((9, 0), torch.bfloat16, "causal", 64, lambda p=package: p)[0] == order, package
+    card.install("flash", "triton")
+    card.patch.setattr(choose._modules["flash"], "package_for", lambda q, kind: "torch", raising=False)
+    assert card.take() == "triton"
+    announce.reset_backend_choices()
+    card.patch.setattr(choose._modules["flash"], "package_for", lambda q, kind: "flash-attn-4")
+    assert card.take() == "flash"
+    assert "(by flash-attn-4)" in describe_backend_choices()[0]
+
+
+def leaking(change):
+    """The reference under spans that `change` has altered."""
+
+    def forward(q, k, v, lo, hi, serial, **options):
+        return reference.forward(q, k, v, *change(lo, hi, k.shape[1]), serial, **options)
+
+    def backward(grad_out, q, k, v, lo, hi, serial, out, lse, **options):
+        return reference.backward(grad_out, q, k, v, *change(lo, hi, k.shape[1]), serial, out, lse, **options)
+
+    return {"forward": forward, "backward": backward}
+
+
+def last_rows_see_one_more(lo, hi, num_keys):
+    at = torch.arange(hi.shape[1]) % 64 == 63
+    return lo, torch.where(at, hi + 1, hi).clamp(max=num_keys)
+
+
+def altered(name, function):
+    """The reference, with `function` applied to one of its results."""
+
+    def forward(*args, **options):
+        out, lse = reference.forward(*args, **options)
+        return (function(out), lse) if name == "out" else (out, function(lse) if name == "lse" else lse)
+
+    def backward(*args, **options):
+        grads = dict(zip(("dq", "dk", "dv"), reference.backward(*args, **options), strict=True))
+        return tuple(function(grad) if name == other else grad for other, grad in grads.items())
+
+    return {"forward": forward, "backward": backward}
+
+
+FAULTS = {
+    "a key too many": leaking(lambda lo, hi, num_keys: (lo, (hi + 1).clamp(max=num_keys))),
+    "a key too few": leaking(lambda lo, hi, num_keys: (torch.minimum(lo + 1, hi), hi)),
+    "a key too many at the ends of tiles": leaking(last_rows_see_one_more),
+    "heads side by side": altered("out", lambda x: x.roll(1, 2)),
+    "log-sum-exps to base 2": altered("lse", lambda x: x * 1.4426950408889634),
+    "NaN in one gradient": altered("dk", lambda x: x.index_fill(1, torch.tensor([5]), torch.nan)),
+    "no sum over the group": altered("dv", lambda x: x / 2),
+    "scale forgotten": altered("dq", lambda x: x * 16**0.5),
+    "unwritten rows": altered("dq", lambda x: x.index_fill(1, torch.arange(190, 192), 0.0)),
+}
+NEEDS_ROWS = ("a key too many at the ends of tiles", "unwritten rows")
+
+
+@pytest.fixture
+def smaller(monkeypatch):
+    for name, size in {"SHORT": 201, "LONG": 530}.items():
+        monkeypatch.setattr(selfcheck, name, size)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_self_check_sees_what_is_wrong(fault, kind, smaller):
+    if kind == "moving" and fault in NEEDS_ROWS:
+        pytest.skip("such masks have a few rows")
+    wrong = selfcheck.check(fake(**FAULTS[fault]), **options_of(kind))
+    assert wrong is not None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", DTYPES[:3], ids=["bf16", "fp16", "fp32"])
+def test_the_self_check_passes_what_is_right(dtype, kind, smaller):
+    """The CPU's tiled backend rounds where a card's kernels do, the reference nearly nowhere."""
+    for module, options in ((cpu_launch, {}), (cpu_launch, {"sink": True}), (reference, {"wide": True})):
+        assert selfcheck.check(module, **options_of(kind, dtype=dtype, **options)) is None
+
+
+def options_of(kind, **options):
+    base = {"dtype": torch.bfloat16, "dim": 16, "group": 2, "sink": False, "wide": False}
+    return base | {"device": torch.device("cpu"), "kind": kind} | options
+
+
+def test_the_problems_of_a_kind_are_of_it():
+    for kind in KINDS:
+        found = selfcheck.problems(kind)
+        assert len(found) >= 2 and {spans.kind for spans in found.values()} == {kind}
+        assert {bool((spans.hi - spans.lo).amax() > 512) for spans in found.values()} == {False, True}
+
+
+def test_named_backends_are_not_checked_and_say_what_they_lack(monkeypatch):
+    spans = Spans.packed(torch.zeros(1, 5, dtype=torch.int32))
+    x = torch.randn(1, 5, 1, 8)
+    monkeypatch.setitem(choose._modules, "flash", fake(lambda q, kind, sink: f"cannot do {kind}"))
+    with pytest.raises(ValueError, match="cannot do causal"):
+        attention(x, x, x, spans, backend="flash")
+    for error, message in (
+        (ImportError("No module named 'what'"), "needs a package"),
+        (OSError("x"), "cannot be impor"),
+    ):
+        monkeypatch.setattr(choose, "_absent", {})
+        monkeypatch.setattr(choose.importlib, "import_module", lambda name, error=error: (_ for _ in ()).throw(error))
+        with pytest.raises(ValueError, match=f'backend "flex" {message}'):
+            attention(x, x, x, spans, backend="flex")
+
+
+def test_every_backend_goes_through_the_op(monkeypatch):
+    """Forward and backward of one module, with all keys, and choices that name it."""
+    calls = []
+
+    def forward(*args, **options):
+        calls.append(("forward", options))
+        return reference.forward(*args, **options)
+
+    def backward(*args, **options):
+        calls.append(("backward", options))
+        return reference.backward(*args, **options)
+
+    monkeypatch.setitem(choose._modules, "flex", fake(forward=forward, backward=backward))
+    document, block = random_packing(1, 2, 60)
+    spans = Spans.packed(document, block=block)
+    q, k, v = (torch.randn(2, 60, 2, 8, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    sink = torch.randn(2, dtype=torch.float64, requires_grad=True)
+    grads = []
+    for backend in ("flex", "cpu"):
+        out, lse = attention(q, k, v, spans, sink=sink, backend=backend, return_lse=True)
+        grads.append([out.detach(), lse, *torch.autograd.grad(out.square().sum(), (q, k, v, sink))])
+    for mine, other in zip(*grads, strict=True):
+        torch.testing.assert_close(mine, other)
+    assert [name for name, _ in calls] == ["forward", "backward"]
+    assert calls[0][1]["sink"] is not None and calls[1][1]["whole"]
+    name = "attention on cpu: block, float64, head dim 8"
+    assert backend_choices() == {name: "flex (asked for), cpu (asked for)"}
+
+
+def test_the_ring_takes_results_that_were_not_rounded(monkeypatch):
+    """They were rounded to bf16 first and widened after, so that W ranks rounded W times."""
+    calls = []
+
+    def backward(*args, **options):
+        calls.append(options)
+        return reference.backward(*args, **options)
+
+    monkeypatch.setitem(choose._modules, "flex", fake(backward=backward))
+    spans = Spans.packed(random_packing(2, 1, 50)[0])
+    q, k, v, grad = (torch.randn(1, 50, 2, 8).bfloat16() for _ in range(4))
+    for backend in ("flex", "cpu", "auto"):
+        out, lse = partial.forward(q, k, v, spans, 0.3, backend)
+        grads = partial.backward(grad, q, k, v, out, lse, spans, 0.3, backend)
+        assert {x.dtype for x in (out, lse, *grads)} == {torch.float32}
+        exact = partial.forward(*(x.double() for x in (q, k, v)), spans, 0.3, "reference")[0]
+        # bf16 numbers widened to fp32 would all be on its grid; torch's own flash op on the CPU gives such
+        results = grads if backend != "flex" else (out, *grads)
+        assert all(not torch.equal(x, x.bfloat16().float()) for x in results)
+        torch.testing.assert_close(out.double(), exact, rtol=1e-2, atol=1e-2)
+    assert calls == [{"scale": 0.3, "whole": False, "wide": True}]
+
+
+def test_auto_on_a_cpu_says_once_what_it_took(caplog):
+    spans = Spans.packed(torch.zeros(1, 5, dtype=torch.int32), window=3)
+    x = torch.randn(1, 5, 1, 8)
+    with caplog.at_level(logging.INFO, logger="brine.kernels.attention"):
+        attention(x, x, x, spans, backend="cpu")
+        assert not caplog.records
+        for _ in range(2):
+            attention(x, x, x, spans)
+    assert caplog.messages == [
+        "backend auto: cpu for attention on cpu: window, float32, head dim 8, because q is on the CPU: tiled flash "
+        "attention over the spans"
+    ]
+    assert backend_choices() == {"attention on cpu: window, float32, head dim 8": "cpu (asked for), cpu"}
+    announce.reset_backend_choices()
+    assert backend_choices() == {} and describe_backend_choices() == []
+
+
+def test_tensors_without_data_choose_nothing():
+    """Shapes are propagated by the op's fake kernel, on devices that are not there too."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    spans = Spans.packed(torch.zeros(1, 5000, dtype=torch.int32))
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    for device in ("cuda", "meta"):
+        with mode if device == "cuda" else torch.no_grad():
+            x = torch.empty(1, 5000, 2, 8, dtype=torch.bfloat16, device=device)
+            out, lse = torch.ops.brine.span_attention(
+                x, x, x, torch.empty_like(spans.lo, device=device), torch.empty_like(spans.hi, device=device),
+                spans.serial, None, 1.0, "auto",
+            )  # fmt: skip
+        assert out.shape == x.shape and out.device.type == device and lse.shape == (1, 2, 5000)
+    assert backend_choices() == {}
+
+
+def test_verdicts_do_not_need_a_home(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", os.path.join(os.sep, "home", "nobody"))
+    assert verdicts.cache_folder().parts[-3:] == (".cache", "brine", "selfcheck")

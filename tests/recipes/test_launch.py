@@ -1,0 +1,138 @@
+"""The command line of a run, with tyro and without: one and the same request."""
+
+import dataclasses
+import importlib.metadata
+
+import pytest
+
+from brine.pipeline.recipe import Recipe
+from brine.recipes import launch, registry
+from brine.recipes.overrides import apply_overrides, list_options
+
+LINES = (
+    "demo",
+    "demo --large.learning-rate 1e-3 --large.num-steps 70 --runs elsewhere",
+    "long_1m --runtime.activation-checkpointing full --runtime.ac-group-size 3 --runtime.profile 20 22",
+    "demo --runtime.compile False --runtime.no-deterministic --arms baseline --dry-run",
+    "demo --runtime.compile auto --corpus.manifest a/b --corpus.filters exact_duplicates text_quality",
+    "demo --corpus.synth.train.screenshot 48 4 0 0 --packing.length-schedule 0:256 0.5:512",
+    "demo --packing.mixture kind:text=2 kind:page=0.5 --large.model.window None --evals.targets.image-gain None",
+)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_without_tyro_a_request_is_the_same(line, monkeypatch):
+    asked = launch.parse(line.split())
+    monkeypatch.setattr(launch, "tyro", None)
+    assert launch.parse(line.split()) == asked
+
+
+def test_options_are_those_of_every_dataclass():
+    known = list_options(launch.LaunchConfig(recipe=Recipe()), flattened="recipe")
+    for name in ("--runs", "--seed", "--large.model.num-layers", "--corpus.synth.test.page", "--runtime.device"):
+        assert name in known
+    assert not [name for name in known if name.startswith("--recipe")]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("demo --large.learningrate 1", "did you mean --large.learning-rate?"),
+        ("demo --large.num-steps many", "--large.num-steps many"),
+        ("demo --large.num-steps 1 2", "give one value"),
+        ("demo --runtime.context-parallel 0", "context_parallel = 0"),
+        ("demo --corpus.synth.train.page 1 2", "give 4 values"),
+    ],
+)
+def test_mistakes_are_told_without_tyro(line, said, monkeypatch, capsys):
+    monkeypatch.setattr(launch, "tyro", None)
+    with pytest.raises(SystemExit) as ended:
+        launch.parse(line.split())
+    assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_help_without_tyro_lists_the_options(monkeypatch, capsys):
+    monkeypatch.setattr(launch, "tyro", None)
+    with pytest.raises(SystemExit) as ended:
+        launch.parse(["demo", "--help"])
+    assert ended.value.code == 0 and "--large.num-steps" in capsys.readouterr().out
+
+
+def test_fields_that_are_valid_together_are_set_together():
+    @dataclasses.dataclass(frozen=True)
+    class Pair:
+        low: int = 0
+        high: int = 1
+
+        def __post_init__(self):
+            if self.low > self.high:
+                raise ValueError("low above high")
+
+    assert apply_overrides(Pair(), ["--low", "5", "--high", "6"]) == Pair(5, 6)
+
+
+OWN = """
+import dataclasses
+import importlib.metadata
+from brine.recipes.demo import demo
+
+
+def _scaled(base, steps):
+    return dataclasses.replace(base, large=dataclasses.replace(base.large, num_steps=steps))
+
+
+def {name}():
+    return _scaled(dataclasses.replace(demo(), name="own"), 77)
+"""
+
+
+@pytest.mark.parametrize("name", ["my_recipe", "another_name"], ids=["named-like-the-file", "the-only-one"])
+def test_a_recipe_of_a_file(name, tmp_path):
+    path = tmp_path / "my_recipe.py"
+    path.write_text(OWN.format(name=name))
+    launched = launch.parse([str(path), "--large.learning-rate", "1e-4"])
+    assert (launched.recipe.name, launched.recipe.large.num_steps) == ("own", 77)
+    assert launched.recipe.large.learning_rate == 1e-4
+
+
+def test_of_several_functions_the_one_named_like_the_file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(OWN.format(name="mine") + "\n\ndef other():\n    return mine()\n")
+    assert launch.parse([str(path)]).recipe.name == "own"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (OWN.format(name="one") + "\n\ndef two():\n    return one()\n", "define one called mine that returns a Recipe"),
+        ("x = 1\n", "holds no function"),
+        ("def mine():\n    return 5\n", "returns int: a recipe's function returns a Recipe"),
+        (None, "does not exist"),
+    ],
+    ids=["two", "none", "no-recipe", "no-file"],
+)
+def test_mistakes_in_a_recipe_of_a_file(text, said, tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        launch.parse([str(path)])
+    assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_recipes_of_installed_packages_are_found_by_name(monkeypatch, capsys):
+    entry = importlib.metadata.EntryPoint("theirs", "brine.recipes.long_1m:long_1m", "brine.recipes")
+    monkeypatch.setattr(registry, "plugins", lambda group: {"theirs": entry})
+    assert launch.parse(["theirs"]).recipe.name == "long_1m"
+    with pytest.raises(SystemExit):
+        launch.parse(["nobodys"])
+    assert "choose one of demo, real, synth, needle, long_cpu, long_1m, theirs, or" in capsys.readouterr().err
+
+
+def test_own_recipes_are_entry_points_too():
+    import tomllib
+
+    from tests.paths import ROOT
+
+    named = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["brine.recipes"]
+    assert named == {name: f"{make.__module__}:{make.__name__}" for name, make in registry.RECIPES.items()}

@@ -1,0 +1,1 @@
+"""What a run records: metrics, FLOP accounting, throughput, the environment."""

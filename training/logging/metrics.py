@@ -1,0 +1,212 @@
+"""The record of a run: `metrics.jsonl` (numbers by step) and `events.jsonl` (what happened, when).
+
+Both are appended line by line and survive a kill; TensorBoard is an optional second reader. On resume the metrics of
+steps that will be done again are dropped, so the file of a killed run reads like that of another; all that depends on
+a clock is under the key `time`. Events are never taken back. NaN and infinity are written as null.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from brine.common.files import to_plain, write_text
+
+
+class MetricsSink(Protocol):
+    """A second reader of the metrics."""
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Take one line of metrics; it has `step`."""
+
+    def purge(self, step: int) -> None:
+        """Forget the lines of `step` and later steps, which are about to be told again."""
+
+    def finish(self) -> None:
+        """Flush and close."""
+
+
+class JsonLines:
+    """An append-only JSON-lines file. A last line that a kill cut short is removed when the file is opened."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists() and self.path.stat().st_size:
+            text = self.path.read_text(encoding="utf-8", errors="replace")
+            whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n") and _parses(line)]
+            if "".join(whole) != text:
+                write_text(self.path, "".join(whole))
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Append one object, flushed to the system."""
+        append_line(self.path, line)
+
+    def drop(self, unwanted: Callable[[dict[str, Any]], bool]) -> int:
+        """Remove the lines for which `unwanted` is true, in one rename; returns their number."""
+        lines = list(read_lines(self.path))
+        kept = [line for line in lines if not unwanted(line)]
+        if len(kept) < len(lines):
+            write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        return len(lines) - len(kept)
+
+
+class RunLog:
+    """The two files of one training stage, and any sinks.
+
+    On ranks other than 0 give `folder=None`: every call does nothing.
+    """
+
+    def __init__(self, folder: Path | None, *, sinks: tuple[MetricsSink, ...] = ()):
+        self.sinks = sinks if folder is not None else ()
+        self._told = False
+        self._metrics = JsonLines(Path(folder) / "metrics.jsonl") if folder is not None else None
+        self._events = JsonLines(Path(folder) / "events.jsonl") if folder is not None else None
+
+    def metrics(self, line: dict[str, Any]) -> None:
+        """Append one line of metrics; it must hold `step`. Sinks get what a reader of the file would."""
+        line = _finite(to_plain(line))
+        if self._metrics is not None:
+            self._metrics.append(line)
+        for sink in self.sinks:
+            sink.log(line)
+
+    def event(self, event: str, **details: Any) -> None:
+        """Append one event; see `append_event`."""
+        if self._events is not None:
+            append_event(self._events.path.parent, event, **details)
+
+    def truncate(self, step: int, *, validation: bool = True) -> int:
+        """Drop the metrics of steps beyond `step`; returns the number of lines dropped.
+
+        validation: keep that step's own line of validation; False where it is about to be done again.
+        """
+        if self._metrics is None:
+            return 0
+        dropped = self._metrics.drop(
+            lambda line: line["step"] > step or (line["step"] == step and "validation" in line and not validation)
+        )
+        if self.sinks:
+            # a sink forgets whole steps, and the first time all: it may not have been there all along
+            since, self._told = (step if self._told else 0), True
+            stays = [line for line in read_lines(self._metrics.path) if line["step"] >= since]
+            for sink in self.sinks:
+                sink.purge(max(0, since))
+                for line in stays:
+                    sink.log(line)
+        return dropped
+
+    def finish(self) -> None:
+        """Close the sinks."""
+        for sink in self.sinks:
+            sink.finish()
+
+
+def append_line(path: Path, line: dict[str, Any]) -> None:
+    """Append one object to a JSON-lines file in one write, so that ranks may share the file."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(_finite(to_plain(line)), allow_nan=False) + "\n")
+
+
+def append_event(folder: Path, event: str, **details: Any) -> None:
+    """Append one event to `folder`/events.jsonl with the wall-clock time (seconds since 1970); any rank may."""
+    append_line(Path(folder) / "events.jsonl", {"event": event, **details, "unix_time": round(time.time(), 3)})
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON-lines file, in order; a last line that is not whole is left out."""
+    if not Path(path).exists():
+        return
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n") and _parses(line):
+                yield json.loads(line)
+
+
+def make_sinks(folder: Path, *, tensorboard: bool) -> tuple[MetricsSink, ...]:
+    """Second readers of a stage's metrics: TensorBoard where it is asked for, or was before and still can be, so that
+    it never goes on showing steps that were taken back. Raises ValueError with the remedy as `TensorBoardSink`."""
+    place = Path(folder) / "tensorboard"
+    if not tensorboard and not place.is_dir():
+        return ()
+    try:
+        return (TensorBoardSink(place),)
+    except ValueError:
+        if tensorboard:
+            raise
+        return ()
+
+
+def require_tensorboard() -> None:
+    """Raises ValueError with the remedy where tensorboard is not installed."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            "tensorboard is not installed: run `uv sync --extra tensorboard`, or leave out --track tensorboard"
+        ) from error
+
+
+class TensorBoardSink:
+    """Every number of a metrics line as a scalar, nested keys joined by `/`.
+
+    Event files are only appended to. What a resume or a roll-back takes back is purged as TensorBoard does it: a new
+    file begins with the step from which on whatever files before it hold is void.
+
+    Raises ValueError with the remedy where tensorboard is not installed.
+    """
+
+    def __init__(self, folder: Path):
+        require_tensorboard()
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._make, self._folder = SummaryWriter, str(folder)
+        self._writer = None
+
+    def purge(self, step: int) -> None:
+        """Begin a file that makes everything void that was written of `step` and later ones."""
+        self.finish()
+        self._writer = self._make(log_dir=self._folder, purge_step=step)
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Write one line's numbers at its step."""
+        if self._writer is None:
+            self._writer = self._make(log_dir=self._folder)
+        for name, value in flat_numbers(line):
+            self._writer.add_scalar(name, value, global_step=line["step"])
+
+    def finish(self) -> None:
+        """Flush and close the event file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def flat_numbers(line: dict[str, Any], *, prefix: str = "") -> Iterator[tuple[str, float]]:
+    """`("validation/loss", 1.25)` for every number of a nested line but the step."""
+    for key, value in line.items():
+        if isinstance(value, dict):
+            yield from flat_numbers(value, prefix=f"{prefix}{key}/")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool) and key != "step":
+            yield prefix + key, float(value)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _parses(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except json.JSONDecodeError:
+        return False

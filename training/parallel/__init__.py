@@ -1,0 +1,1 @@
+"""One model on many ranks: context parallelism, FSDP2, activation checkpointing, offloading."""

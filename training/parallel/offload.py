@@ -1,0 +1,224 @@
+"""Activation offloading: saved tensors wait in host memory, copied out beside the layers that follow and prefetched.
+
+    store = ActivationOffload(StreamCopyEngine(device))
+    with store.hooks(wanted=lambda tensor: tensor.dim() == 3):
+        loss = model(x)                                   each such tensor that autograd saves goes to the host
+    loss.backward()                                       and comes back just before it is needed
+
+Copies run on a stream of their own; at most `MAX_PENDING_COPIES` tensors are on their way out and `PREFETCH_TENSORS`
+on their way back. A tensor is kept by reference until the computation waits for its copy, so `record_stream` is not
+needed. Pinned memory comes in powers of two up to 256 MiB and is reused by each pass. Not measured on a GPU.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+BUFFER_BYTES = 2**28
+"""Most pinned memory that is taken at once."""
+MIN_BUFFER_BYTES = 2**16
+"""Least of it."""
+MAX_PENDING_COPIES = 2
+"""Tensors whose copies may be on their way out."""
+PREFETCH_TENSORS = 2
+"""Tensors that are fetched before they are asked for: a layer keeps its input, and seldom more than one more."""
+
+
+class CopyEngine(Protocol):
+    """A queue of copies between a device and its host, beside the device's computation."""
+
+    def take(self, num_bytes: int) -> Tensor:
+        """(num_bytes,) uint8 of host memory from where the device can copy by itself."""
+
+    def wait_compute(self) -> None:
+        """Let the copies that are queued from now on wait for what was computed so far."""
+
+    def copy(self, target: Tensor, source: Tensor) -> None:
+        """Queue one copy."""
+
+    def mark(self) -> Any:
+        """A mark behind what is queued so far."""
+
+    def wait(self, mark: Any) -> None:
+        """Let what is computed from now on wait for the copies before a mark. The host does not wait."""
+
+    def synchronize(self, mark: Any) -> None:
+        """Return when the copies before a mark are done."""
+
+
+class StreamCopyEngine:
+    """Copies on a CUDA stream of their own."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.stream = device, torch.cuda.Stream(device)
+
+    def take(self, num_bytes: int) -> Tensor:
+        """See `CopyEngine`."""
+        return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
+
+    def wait_compute(self) -> None:
+        """See `CopyEngine`."""
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
+
+    def copy(self, target: Tensor, source: Tensor) -> None:
+        """See `CopyEngine`."""
+        with torch.cuda.stream(self.stream):
+            target.copy_(source, non_blocking=True)
+
+    def mark(self) -> torch.cuda.Event:
+        """See `CopyEngine`."""
+        event = torch.cuda.Event()
+        event.record(self.stream)
+        return event
+
+    def wait(self, mark: torch.cuda.Event) -> None:
+        """See `CopyEngine`."""
+        torch.cuda.current_stream(self.device).wait_event(mark)
+
+    def synchronize(self, mark: torch.cuda.Event) -> None:
+        """See `CopyEngine`."""
+        mark.synchronize()
+
+
+class OffloadedTensor:
+    """One tensor whose numbers are in host memory; its pieces go back to the store when it is forgotten."""
+
+    def __init__(self, tensor: Tensor, store: ActivationOffload):
+        self.shape, self.stride = tensor.shape, tensor.stride()
+        self.dtype, self.device = tensor.dtype, tensor.device
+        self.store, self.pieces = store, store.take(tensor.numel() * tensor.element_size())
+        self.on_device: Tensor | None = tensor.contiguous()
+        """The tensor on the device, contiguous: not yet let go, or fetched."""
+        self.mark: Any = None
+        """Behind the copy that is on its way, in either direction."""
+        self.asked = False
+        """Was it asked for? Once is the rule, and it is not fetched ahead again."""
+        self.before: weakref.ref[OffloadedTensor] | None = None
+        """What was sent before it, and will be asked for after it."""
+
+    def copies(self, flat: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """(piece in host memory, its place in the flat tensor)."""
+        start = 0
+        for piece in self.pieces:
+            place = flat[start : start + piece.numel() // self.dtype.itemsize]
+            yield piece[: place.numel() * self.dtype.itemsize].view(self.dtype), place
+            start += place.numel()
+
+    def __del__(self):
+        if self.mark is not None:
+            # fetched, and never asked for: its memory must not be used again before the copy is done
+            self.store.link.wait(self.mark)
+        self.store.give(self.pieces)
+
+
+class ActivationOffload:
+    """Sends tensors to host memory and fetches them, over one link; keeps the memory for the next pass."""
+
+    def __init__(self, link: CopyEngine):
+        self.link = link
+        self.free: dict[int, list[Tensor]] = {}
+        self.pending_copies: deque[OffloadedTensor] = deque()
+        self.last: weakref.ref[OffloadedTensor] | None = None
+        # pieces that the present pass took, by size
+        self.taken: dict[int, int] = {}
+
+    @contextmanager
+    def hooks(self, wanted: Callable[[Tensor], bool]) -> Iterator[None]:
+        """Context of a forward pass whose saved tensors go to the host, where `wanted`."""
+        self.begin()
+
+        def pack(tensor: Tensor) -> Tensor | OffloadedTensor:
+            return self.send(tensor) if wanted(tensor) else tensor
+
+        def unpack(kept: Tensor | OffloadedTensor) -> Tensor:
+            return self.fetch(kept) if isinstance(kept, OffloadedTensor) else kept
+
+        with saved_tensors_hooks(pack, unpack):
+            yield
+
+    def begin(self) -> None:
+        """A new pass: nothing comes before its first tensor, and memory that the last one did not need is let go."""
+        self.settle(0)
+        self.last = None
+        for size, pieces in self.free.items():
+            del pieces[self.taken.get(size, 0) :]
+        self.taken = {}
+
+    def send(self, tensor: Tensor) -> OffloadedTensor:
+        """Begin to copy a tensor to the host."""
+        # without its history, which would keep it alive
+        offloaded = OffloadedTensor(tensor.detach(), self)
+        self.link.wait_compute()
+        for piece, place in offloaded.copies(offloaded.on_device.view(-1)):
+            self.link.copy(piece, place)
+        offloaded.mark = self.link.mark()
+        offloaded.before, self.last = self.last, weakref.ref(offloaded)
+        self.pending_copies.append(offloaded)
+        self.settle(MAX_PENDING_COPIES)
+        return offloaded
+
+    def settle(self, pending_copies: int) -> None:
+        """Let go of the oldest tensors that are on their way out, but for so many."""
+        while len(self.pending_copies) > pending_copies:
+            offloaded = self.pending_copies.popleft()
+            # its memory may be written from here on, by what is computed after the copy
+            self.link.wait(offloaded.mark)
+            offloaded.on_device = offloaded.mark = None
+
+    def fetch(self, offloaded: OffloadedTensor) -> Tensor:
+        """The tensor on its device again; those that are asked for next are on their way when this returns."""
+        if offloaded in self.pending_copies:
+            # the last ones that were sent are still here, and need not be fetched
+            self.pending_copies.remove(offloaded)
+        self._prefetch(offloaded)
+        self.link.wait(offloaded.mark)
+        found, offloaded.on_device, offloaded.mark, offloaded.asked = offloaded.on_device, None, None, True
+        following = offloaded.before
+        for _ in range(PREFETCH_TENSORS):
+            coming = following() if following is not None else None
+            if coming is None:
+                break
+            if not coming.asked:
+                self._prefetch(coming)
+            following = coming.before
+        if found.stride() == offloaded.stride:
+            return found
+        # compiled code insists on the strides that it was made for
+        return torch.empty_strided(
+            offloaded.shape, offloaded.stride, dtype=offloaded.dtype, device=offloaded.device
+        ).copy_(found)
+
+    def _prefetch(self, offloaded: OffloadedTensor) -> None:
+        """Begin to fetch, unless it is here or on its way."""
+        if offloaded.on_device is not None:
+            return
+        # memory of the computation's own stream, which the copy must not touch before that has come here
+        flat = torch.empty(offloaded.shape.numel(), dtype=offloaded.dtype, device=offloaded.device)
+        self.link.wait_compute()
+        for piece, place in offloaded.copies(flat):
+            self.link.copy(place, piece)
+        offloaded.on_device, offloaded.mark = flat.view(offloaded.shape), self.link.mark()
+
+    def take(self, num_bytes: int) -> list[Tensor]:
+        """Pieces of host memory that hold so many bytes between them, the last perhaps more."""
+        pieces = []
+        while num_bytes > 0:
+            size = min(BUFFER_BYTES, max(MIN_BUFFER_BYTES, 1 << (num_bytes.bit_length() - 1)))
+            self.taken[size] = self.taken.get(size, 0) + 1
+            free = self.free.setdefault(size, [])
+            pieces.append(free.pop() if free else self.link.take(size))
+            num_bytes -= size
+        return pieces
+
+    def give(self, pieces: list[Tensor]) -> None:
+        """Take pieces back."""
+        for piece in pieces:
+            self.free.setdefault(len(piece), []).append(piece)
