@@ -17,13 +17,14 @@ from brine.recipes.demo import demo
 from brine.recipes.long_1m import long_1m
 from brine.recipes.long_cpu import long_cpu
 from brine.recipes.needle import needle
+from brine.recipes.quick import quick
 from brine.recipes.real import real
 from brine.recipes.synth import synth
 
 __all__ = ["RECIPES", "CorpusConfig", "PackingConfig", "Recipe", "find_recipe", "recipe_names"]
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
-    recipe.__name__: recipe for recipe in (demo, real, synth, needle, long_cpu, long_1m)
+    recipe.__name__: recipe for recipe in (demo, quick, real, synth, needle, long_cpu, long_1m)
 }
 """Brine's own recipes; the first is the default."""
 

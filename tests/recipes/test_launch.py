@@ -126,7 +126,7 @@ def test_recipes_of_installed_packages_are_found_by_name(monkeypatch, capsys):
     assert launch.parse(["theirs"]).recipe.name == "long_1m"
     with pytest.raises(SystemExit):
         launch.parse(["nobodys"])
-    assert "choose one of demo, real, synth, needle, long_cpu, long_1m, theirs, or" in capsys.readouterr().err
+    assert "choose one of demo, quick, real, synth, needle, long_cpu, long_1m, theirs, or" in capsys.readouterr().err
 
 
 def test_own_recipes_are_entry_points_too():
