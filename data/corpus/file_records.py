@@ -24,10 +24,11 @@ from pathlib import Path
 
 import numpy as np
 
+from brine.common.files import file_digest
 from brine.data.document import Document, DocumentError, Quarantined, media_paths
 from brine.data.files.addresses import check_relative, split_address, untagged
 from brine.data.files.resolve import resolve_media
-from brine.data.formats.source import DocumentSource, file_sha256, recording_text_paths
+from brine.data.formats.source import DocumentSource, recording_text_paths
 
 logger = logging.getLogger("brine.media")
 
@@ -212,7 +213,7 @@ def _racy_safe_stamp(stamp: tuple[int, int, int, int]) -> tuple[int, int, int, i
 def _hash(root: Path, path: str, stamp: tuple[int, int, int, int], max_file_mib: float) -> bytes:
     """SHA-256 of a file that may be opened and is still as `stamp` says; UNUSABLE or CHANGED_WHILE_READ otherwise."""
     try:
-        digest = bytes.fromhex(file_sha256(resolve_media(root, path, max_file_mib=max_file_mib)))
+        digest = bytes.fromhex(file_digest(resolve_media(root, path, max_file_mib=max_file_mib)))
     except (DocumentError, OSError):
         return UNUSABLE
     return digest if _stamp(root, path) == stamp else CHANGED_WHILE_READ

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from brine.common.files import file_digest
 from brine.data.document import DocumentError
 from brine.data.files.addresses import tagged, untagged
 from brine.data.files.compressed import (
@@ -46,7 +47,6 @@ from brine.data.formats.source import (
     DocumentSource,
     ReadLimits,
     container_sha256,
-    file_sha256,
     files_sha256,
 )
 from brine.data.formats.splits.rules import PathSplits, digest_of_card, digest_of_containers
@@ -221,7 +221,7 @@ def manifests(
 
     def digest(media: bool) -> str:
         if len(files) == 1:
-            found = file_sha256(first)
+            found = file_digest(first)
         else:
             names = [file.relative_to(root).as_posix() for file in files]
             found = files_sha256(root, names, label="manifests", whole=lambda _: True)

@@ -18,6 +18,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from brine.common.files import file_digest
 from brine.data.document import SPLITS, Document, Quarantined, Text
 from brine.data.files.addresses import untagged
 from brine.data.files.compressed import compressed_hint
@@ -187,12 +188,6 @@ def skip_file(path: str, skipped: Counter) -> None:
         skipped[f"file .{extension_of(path)[:20]}" if extension_of(path) else "file without an ending"] += 1
 
 
-def file_sha256(file: Path) -> str:
-    """Hex SHA-256 of a file's content."""
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def files_sha256(
     root: Path, files: Iterable[str], *, label: str, whole: Callable[[str], bool], media: bool = True
 ) -> str:
@@ -206,7 +201,7 @@ def files_sha256(
             continue
         try:
             status = os.stat(path)
-            state = file_sha256(path) if whole(name) else str(status.st_mtime_ns)
+            state = file_digest(path) if whole(name) else str(status.st_mtime_ns)
             marks = [key, str(status.st_size).encode(), state.encode()]
         # a file that is gone or unreadable is a change, not an error: reading will quarantine it
         except OSError:

@@ -20,11 +20,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from brine.common.files import file_digest
 from brine.data.document import Document, Text
 from brine.data.files.addresses import split_address
 from brine.data.files.extensions import conversion_hint, media_type_of
 from brine.data.files.walk import is_visible, walk
-from brine.data.formats.source import NOTE_PREFIX, file_sha256, record_text_path
+from brine.data.formats.source import NOTE_PREFIX, record_text_path
 from brine.data.formats.splits.names import HELD_OUT, prefer_held_out, split_words, word_set, words_of_name
 from brine.data.formats.splits.rules import SplitWithOrigin, files_near, strictest_split
 
@@ -223,7 +224,7 @@ def digest_of_split_lists(root: Path, digest: str) -> str:
     parts = [digest]
     for path in SplitListFiles(root).files:
         try:
-            parts += [path, file_sha256(root / path)]
+            parts += [path, file_digest(root / path)]
         except OSError:
             parts.append(path)
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest() if parts[1:] else digest

@@ -246,7 +246,7 @@ def test_file_written_while_it_is_read_is_noticed(tmp_path, build, monkeypatch):
 
 def test_file_that_was_decoded_before_it_changed_and_hashed_after(tmp_path, build, monkeypatch):
     """Its hash is that of the new content, which nobody has decoded: it must not count as what was encoded."""
-    path, encode, sha256, decoded = native(tmp_path / "s"), Here.encode, media_record.file_sha256, threading.Event()
+    path, encode, sha256, decoded = native(tmp_path / "s"), Here.encode, media_record.file_digest, threading.Event()
 
     def late(file):
         assert file.name != "1.png" or decoded.wait(20)
@@ -260,7 +260,7 @@ def test_file_that_was_decoded_before_it_changed_and_hashed_after(tmp_path, buil
             yield result
 
     with monkeypatch.context() as patch:
-        patch.setattr("brine.data.corpus.file_records.file_sha256", late)
+        patch.setattr("brine.data.corpus.file_records.file_digest", late)
         patch.setattr(Here, "encode", changing)
         first = build(tmp_path / "s")
     again = build(tmp_path / "s")
@@ -271,7 +271,7 @@ def test_what_changed_within_a_tick_of_the_clock_is_read_again(tmp_path, build, 
     """A file of this very moment may change once more and keep its times, so these prove nothing."""
     native(tmp_path / "s")
     corpus, read = build(tmp_path / "s"), []
-    monkeypatch.setattr("brine.data.corpus.file_records.file_sha256", lambda path: read.append(path.name) or "00" * 32)
+    monkeypatch.setattr("brine.data.corpus.file_records.file_digest", lambda path: read.append(path.name) or "00" * 32)
     changes = find_changed_files(corpus.folder, open_source(tmp_path / "s").root, max_file_mib=256)
     assert sorted(read) == ["0.png", "1.png", "2.png"] and changes.changed == 3
 
@@ -284,7 +284,7 @@ def test_only_what_changed_costs_a_reading(tmp_path, build, monkeypatch):
     monkeypatch.setattr("brine.data.corpus.file_records.RACY_NS", 0)
     root, read = open_source(tmp_path / "s").root, []
     find_changed_files(corpus.folder, root, max_file_mib=256)
-    monkeypatch.setattr("brine.data.corpus.file_records.file_sha256", lambda path: read.append(path.name) or "00" * 32)
+    monkeypatch.setattr("brine.data.corpus.file_records.file_digest", lambda path: read.append(path.name) or "00" * 32)
     assert not find_changed_files(corpus.folder, root, max_file_mib=256) and read == []
     os.utime(tmp_path / "s/m/2.png")
     changes = find_changed_files(corpus.folder, root, max_file_mib=256)
