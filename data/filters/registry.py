@@ -2,7 +2,7 @@
 
     run_filters(corpus, ("exact_duplicates", "near_duplicates"))
 
-Other settings, thresholds on scores and filters of your own are a line of Python each: `filter_log.add(filter_)`.
+Other settings, thresholds on scores and your own filters are a line of Python each: `filter_log.add(filter_)`.
 """
 
 from collections.abc import Iterable

@@ -70,8 +70,6 @@ class PackingPlan:
         chunks = slice(self.offset[number], self.offset[number + 1])
         return list(zip(*(getattr(self, name)[chunks].tolist() for name in CHUNK_ARRAYS), strict=True))
 
-    # its name in data/batch.py and salt/selection.py
-
     def segment_tokens(self, number: int) -> int | None:
         """How many tokens of a document attention may see together in a sequence; None: all."""
         return next((tokens for first, tokens in reversed(self.lengths) if number >= first), None)
@@ -97,7 +95,7 @@ class PackingPlan:
         return dataclasses.replace(self, blank=np.full(len(self.document), blank))
 
     def slice(self, start: int, stop: int) -> "PackingPlan":
-        """Sequences start..stop as a plan of their own."""
+        """Sequences start..stop as a new plan."""
         first, last = int(self.offset[start]), int(self.offset[stop])
         arrays = {name: getattr(self, name)[first:last] for name in CHUNK_ARRAYS}
         before = [tokens for number, tokens in self.lengths if number <= start][-1:]
