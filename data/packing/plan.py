@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from brine.common.files import open_replaced
 from brine.data.document import MODALITIES, SPLITS
 from brine.data.packing.chunks import find_chunks
 from brine.data.packing.composition import realized_mixture
@@ -211,11 +212,9 @@ class PackingPlan:
             if _is_plan(path, self.digest()):
                 return path
             raise ValueError(f"{path} holds another plan: give this one another name, or ask to overwrite")
-        partial = path.with_name(path.name + ".partial")
-        with open(partial, "wb") as file:
+        with open_replaced(path, "wb") as file:
             meta = np.frombuffer(json.dumps(self._meta()).encode(), dtype=np.uint8)
             np.savez(file, **{name: getattr(self, name) for name in ARRAYS}, meta=meta)
-        partial.replace(path)
         return path
 
     @classmethod
