@@ -30,8 +30,8 @@ from brine.salt.distill import Distillation
 from brine.training.checkpoint.extend import check_extension, checkpoint_to_extend, link_checkpoints
 from brine.training.config import TrainConfig
 from brine.training.logging.metrics import make_sinks
+from brine.training.micro_batch import SequenceSource
 from brine.training.parallel.parallelize import gather_state_dict
-from brine.training.sequences import SequenceSource
 from brine.training.trainer import Trainer
 
 if TYPE_CHECKING:

@@ -34,8 +34,7 @@ from brine.planner.search import (
 from brine.recipes.launch import FLATTENED, parse_options
 from brine.recipes.registry import RECIPES, find_recipe
 from brine.training.config import ACTIVATION_CHECKPOINTING_MODES, TrainConfig
-from brine.training.logging.device_specs import GPUS, NAMES, DeviceSpec
-from brine.training.logging.peak_flops import measure_cpu
+from brine.training.logging.device_specs import GPUS, NAMES, DeviceSpec, measure_cpu
 from brine.training.runtime import find_compiler
 
 DESCRIPTION = (

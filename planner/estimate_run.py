@@ -11,7 +11,7 @@ from brine.model.device import resolve_device, supports_bfloat16
 from brine.model.flops import flops_per_token, matrix_parameters
 from brine.pipeline.recipe import Recipe
 from brine.training.config import RuntimeConfig
-from brine.training.logging.peak_flops import find_peak
+from brine.training.logging.device_specs import find_peak
 from brine.training.runtime import Runtime, check_backends, usable_cores
 
 NARROW_MFU, WIDE_MFU = 0.28, 0.4

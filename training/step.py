@@ -24,7 +24,7 @@ from brine.model.embed import floats
 from brine.salt.distill import Distillation
 from brine.training.config import TrainConfig
 from brine.training.gradients import Gradients
-from brine.training.logging.phase_timer import PhaseTimer, PhaseTimes
+from brine.training.logging.profiling import PhaseTimer, PhaseTimes
 from brine.training.micro_batch import MicroBatch
 from brine.training.parallel.activations import offloading
 from brine.training.parallel.distributed import World

@@ -34,15 +34,14 @@ from brine.training.gradients import FlatGradients, ShardedGradients
 from brine.training.guard import DivergenceGuard
 from brine.training.logging.compute_cost import CostAccounting
 from brine.training.logging.metrics import MetricsSink
-from brine.training.logging.profiling import Profiler
+from brine.training.logging.profiling import StepProfiler
 from brine.training.logging.progress import Progress
-from brine.training.micro_batch import micro_batches
+from brine.training.micro_batch import MicroBatchStream, SequenceSource, micro_batches
 from brine.training.optimizer import Optimizer
 from brine.training.parallel.distributed import World, is_rank_failure
 from brine.training.parallel.parallelize import is_sharded, parallelize
 from brine.training.runtime import Runtime, compile_blocks
 from brine.training.schedule import learning_rate
-from brine.training.sequences import MicroBatchStream, SequenceSource
 from brine.training.step import DeviceStepResult, StepMetrics, accumulate, clip
 from brine.training.validation import Validate, run_validation
 
@@ -141,7 +140,7 @@ class Trainer:
             self.checkpoints, world=world, keep=config.keep_checkpoints, timeout_s=world.timeout_s,
             keep_checkpoint_steps=config.permanent_checkpoint_steps,
         )  # fmt: skip
-        self.profiler = Profiler(folder / "trace", runtime=runtime, rank=world.rank)
+        self.profiler = StepProfiler(folder / "trace", runtime=runtime, rank=world.rank)
         self.step = self.sequence_index = self.tokens = 0
         # steps applied and not read yet; gradient norm of the last one read; time accounted until
         self.unread: list[_UnreadStep] = []

@@ -15,9 +15,9 @@ from brine.training import runtime as runtime_module
 from brine.training.config import RuntimeConfig, TrainConfig
 from brine.training.gradients import FlatGradients
 from brine.training.logging.compute_cost import COST_CATEGORIES, CostAccounting
+from brine.training.logging.device_specs import MEASURED, PeakFlops
 from brine.training.logging.metrics import JsonLines, RunLog, TensorBoardSink, flat_numbers, read_lines
-from brine.training.logging.peak_flops import MEASURED, PeakFlops
-from brine.training.logging.throughput import Throughput
+from brine.training.logging.progress import Throughput
 from brine.training.optimizer import Optimizer, parameter_groups
 from brine.training.parallel.distributed import World
 from brine.training.runtime import Runtime, apply_runtime, resolve_runtime

@@ -13,8 +13,8 @@ from brine.data.sequence import MODALITY_CONTEXTS
 from brine.salt.distill import Distillation
 from brine.training.guard import TrainingDivergedError
 from brine.training.logging.metrics import read_lines
+from brine.training.micro_batch import MicroBatchStream
 from brine.training.runtime import Runtime
-from brine.training.sequences import MicroBatchStream
 from tests.training.tiny_run import (
     KINDS,
     TinyModel,

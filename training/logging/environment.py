@@ -13,7 +13,7 @@ from typing import Any
 
 import brine
 from brine.common.files import read_json, write_json
-from brine.training.logging.peak_flops import datasheet_peak
+from brine.training.logging.device_specs import datasheet_peak
 from brine.training.parallel.distributed import World
 from brine.training.runtime import Runtime, usable_cores
 
