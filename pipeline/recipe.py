@@ -25,6 +25,8 @@ from brine.training.config import RuntimeConfig, TrainConfig
 
 MODEL_STAGES = ("small", "large_salt", "large_baseline")
 """The stages that train a model, in order."""
+MANIFEST_REQUIRED = Path("PATH")
+"""`corpus.manifest` of a recipe that has no documents of its own: whoever runs it must name some."""
 
 
 @dataclass(frozen=True)
