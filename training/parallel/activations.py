@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from brine.model.config import ModelConfig
-from brine.training.parallel.offload import ActivationOffload, CopyEngine, StreamCopyEngine
+from brine.training.parallel.offload import ActivationOffload, StreamCopyEngine
 
 # dropout and other random numbers do not occur
 _checkpoint = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
@@ -90,7 +90,7 @@ def has_tiled_mlp(block: nn.Module) -> bool:
     return "mlp_half" in vars(block)
 
 
-def offloading(model: nn.Module, mode: str, *, link: CopyEngine | None = None) -> AbstractContextManager:
+def offloading(model: nn.Module, mode: str, *, link: StreamCopyEngine | None = None) -> AbstractContextManager:
     """Context of a forward pass in which what blocks keep goes to host memory until it is needed.
 
     link: what copies; by default a CUDA stream beside the model's, and on a host nothing is copied.
