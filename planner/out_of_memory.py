@@ -23,7 +23,7 @@ from brine.planner.memory import RunSettings, memory
 from brine.training.checkpoint.checkpoint import list_checkpoints
 from brine.training.config import ACTIVATION_CHECKPOINTING_MODES, TrainConfig
 from brine.training.parallel.distributed import World
-from brine.training.runtime import Runtime, peak_memory_gib
+from brine.training.runtime import Runtime, peak_resident_gib
 
 GIB = 2**30
 RESERVE = 0.06
@@ -210,5 +210,5 @@ def _device_room() -> MemoryInfo:
 def _host_room() -> MemoryInfo:
     page = os.sysconf("SC_PAGE_SIZE")
     return MemoryInfo(
-        page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES"), peak_memory_gib("cpu") * GIB
+        page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES"), peak_resident_gib() * GIB
     )
