@@ -353,7 +353,7 @@ class Trainer:
         )  # fmt: skip
         if found is None:
             raise CheckpointError(
-                f"step {failed.number}: {reason}, and {self.checkpoints} has no undamaged checkpoint up to step {good}: "
+                f"step {failed.number}: {reason}, and {self.checkpoints} has no sound checkpoint up to step {good}: "
                 "begin in a new run folder"
             )
         skipped = self.guard.skip(
