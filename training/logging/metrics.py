@@ -1,8 +1,8 @@
 """The record of a run: `metrics.jsonl` (numbers by step) and `events.jsonl` (what happened, when).
 
 Both are appended line by line and survive a kill; TensorBoard is an optional second reader. On resume the metrics of
-steps that will be done again are dropped, so the file of a killed run reads like that of another; all that depends on
-a clock is under the key `time`. Events are never taken back. NaN and infinity are written as null.
+steps that will be repeated are dropped, so the file of a killed run equals that of another; all that depends on a clock
+is under the key `time`. Events are never removed. NaN and infinity are written as null.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +25,7 @@ class MetricsSink(Protocol):
         """Take one line of metrics; it has `step`."""
 
     def purge(self, step: int) -> None:
-        """Forget the lines of `step` and later steps, which are about to be told again."""
+        """Forget the lines of `step` and later steps, which are about to be logged again."""
 
     def finish(self) -> None:
         """Flush and close."""
@@ -36,11 +37,11 @@ class JsonLines:
     def __init__(self, path: Path):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists() and self.path.stat().st_size:
+        if self.path.exists():
             text = self.path.read_text(encoding="utf-8", errors="replace")
-            whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n") and _parses(line)]
-            if "".join(whole) != text:
-                write_text(self.path, "".join(whole))
+            whole = "".join(line for line in text.splitlines(keepends=True) if _parse(line) is not None)
+            if whole != text:
+                write_text(self.path, whole)
 
     def append(self, line: dict[str, Any]) -> None:
         """Append one object, flushed to the system."""
@@ -62,10 +63,10 @@ class RunLog:
     """
 
     def __init__(self, folder: Path | None, *, sinks: tuple[MetricsSink, ...] = ()):
-        self.sinks = sinks if folder is not None else ()
-        self._told = False
-        self._metrics = JsonLines(Path(folder) / "metrics.jsonl") if folder is not None else None
-        self._events = JsonLines(Path(folder) / "events.jsonl") if folder is not None else None
+        self.sinks, self._purged = sinks if folder is not None else (), False
+        self._metrics, self._events = (
+            None if folder is None else JsonLines(Path(folder) / name) for name in ("metrics.jsonl", "events.jsonl")
+        )
 
     def metrics(self, line: dict[str, Any]) -> None:
         """Append one line of metrics; it must hold `step`. Sinks get what a reader of the file would."""
@@ -91,8 +92,8 @@ class RunLog:
             lambda line: line["step"] > step or (line["step"] == step and "validation" in line and not validation)
         )
         if self.sinks:
-            # a sink forgets whole steps, and the first time all: it may not have been there all along
-            since, self._told = (step if self._told else 0), True
+            # a sink forgets whole steps, and the first time all: it may be new
+            since, self._purged = (step if self._purged else 0), True
             stays = [line for line in read_lines(self._metrics.path) if line["step"] >= since]
             for sink in self.sinks:
                 sink.purge(max(0, since))
@@ -119,22 +120,19 @@ def append_event(folder: Path, event: str, **details: Any) -> None:
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSON-lines file, in order; a last line that is not whole is left out."""
-    if not Path(path).exists():
-        return
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n") and _parses(line):
-                yield json.loads(line)
+    if Path(path).exists():
+        with open(path, encoding="utf-8") as file:
+            yield from (line for line in map(_parse, file) if line is not None)
 
 
 def make_sinks(folder: Path, *, tensorboard: bool) -> tuple[MetricsSink, ...]:
     """Second readers of a stage's metrics: TensorBoard where it is asked for, or was before and still can be, so that
-    it never goes on showing steps that were taken back. Raises ValueError with the remedy as `TensorBoardSink`."""
-    place = Path(folder) / "tensorboard"
-    if not tensorboard and not place.is_dir():
+    it never keeps showing steps that were rolled back. Raises ValueError with the remedy as `TensorBoardSink`."""
+    logs = Path(folder) / "tensorboard"
+    if not tensorboard and not logs.is_dir():
         return ()
     try:
-        return (TensorBoardSink(place),)
+        return (TensorBoardSink(logs),)
     except ValueError:
         if tensorboard:
             raise
@@ -154,28 +152,26 @@ def require_tensorboard() -> None:
 class TensorBoardSink:
     """Every number of a metrics line as a scalar, nested keys joined by `/`.
 
-    Event files are only appended to. What a resume or a roll-back takes back is purged as TensorBoard does it: a new
-    file begins with the step from which on whatever files before it hold is void.
-
-    Raises ValueError with the remedy where tensorboard is not installed.
+    Event files are only appended to. Steps that a resume or a roll-back repeats are purged as TensorBoard does it: a
+    new file begins with the step from which on the files before it are void. Raises ValueError with the remedy where
+    tensorboard is not installed.
     """
 
     def __init__(self, folder: Path):
         require_tensorboard()
         from torch.utils.tensorboard import SummaryWriter
 
-        self._make, self._folder = SummaryWriter, str(folder)
-        self._writer = None
+        self._open = partial(SummaryWriter, log_dir=str(folder))
+        self._writer: SummaryWriter | None = None
 
     def purge(self, step: int) -> None:
-        """Begin a file that makes everything void that was written of `step` and later ones."""
+        """Begin a file that makes void what was written of `step` and later ones."""
         self.finish()
-        self._writer = self._make(log_dir=self._folder, purge_step=step)
+        self._writer = self._open(purge_step=step)
 
     def log(self, line: dict[str, Any]) -> None:
         """Write one line's numbers at its step."""
-        if self._writer is None:
-            self._writer = self._make(log_dir=self._folder)
+        self._writer = self._writer or self._open()
         for name, value in flat_numbers(line):
             self._writer.add_scalar(name, value, global_step=line["step"])
 
@@ -205,8 +201,10 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _parses(line: str) -> bool:
+def _parse(line: str) -> dict[str, Any] | None:
+    """The object of a whole line; None for one that was cut short."""
     try:
-        return isinstance(json.loads(line), dict)
+        found = json.loads(line) if line.endswith("\n") else None
     except json.JSONDecodeError:
-        return False
+        return None
+    return found if isinstance(found, dict) else None
