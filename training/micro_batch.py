@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -62,7 +62,7 @@ class MicroBatch:
         return replace(self, batch=self.batch.to(device, non_blocking=non_blocking))
 
 
-def make_micro_batch(batch: Batch, *, model: nn.Module, teacher: nn.Module | None, world: World) -> MicroBatch:
+def make_micro_batch(batch: Batch, *, model: Any, teacher: Any, world: World) -> MicroBatch:
     """From a batch on the host; nothing is computed on a device."""
     models = [each for each in (model, teacher) if hasattr(each, "rotary")]
     inputs = batch.inputs.make_masks(*(each.config for each in models))
@@ -104,7 +104,8 @@ class MicroBatchStream:
         self.source, self.global_batch_size, self.batches_per_step = source, global_batch_size, batches_per_step
         self.usable = source.num_sequences // global_batch_size * global_batch_size
         self._ready = ready
-        self.close()
+        self._batches: Iterator[MicroBatch] | None = None
+        self._at: int | None = None
 
     def step(self, sequence_index: int) -> Iterator[MicroBatch]:
         """The micro-batches of the step that begins at this global sequence. Take all of them before asking again."""
@@ -123,6 +124,5 @@ class MicroBatchStream:
         self._at = sequence_index + self.global_batch_size
 
     def close(self) -> None:
-        """Let go of the open loader and its workers."""
-        self._batches: Iterator[MicroBatch] | None = None
-        self._at: int | None = None
+        """Close the open loader and its workers."""
+        self._batches = self._at = None

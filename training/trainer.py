@@ -99,7 +99,7 @@ class Trainer:
         self.cost_category, self.kinds, self.distillation = cost_category, tuple(kinds), distillation
         self.validate, self.on_step = validate, on_step
         num_batches = config.global_batch_size // (world.dp_size * config.micro_batch_size_on(world.dp_size))
-        teacher = None
+        teacher: Any = None
         if distillation is not None:
             distillation.check(model)
             teacher = distillation.teacher.to(device=runtime.device, dtype=runtime.weight_dtype)
@@ -353,8 +353,8 @@ class Trainer:
         )  # fmt: skip
         if found is None:
             raise CheckpointError(
-                f"step {failed.number}: {reason}, and {self.checkpoints} has no sound checkpoint up to step {good}: "
-                "begin in a new run folder"
+                f"step {failed.number}: {reason}, and {self.checkpoints} has no undamaged checkpoint up to "
+                f"step {good}: begin in a new run folder"
             )
         skipped = self.guard.skip(
             checkpoint_sequence=found.state["sequence_index"], first_sequence=failed.sequence_index, reason=reason

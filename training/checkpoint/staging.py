@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,18 +53,18 @@ class HostStaging:
         link, held = self.link, {}
         link.wait_compute()
         for name, tensor in tensors.items():
-            split = hasattr(tensor, "to_local")
-            part: Tensor = tensor.to_local() if split else tensor
+            whole: Any = tensor
+            part: Tensor = whole.to_local() if hasattr(whole, "to_local") else whole
             buffer = self._buffers.get(name)
             if buffer is None or buffer.shape != part.shape or buffer.dtype != part.dtype:
                 buffer = self._buffers[name] = self._buffer(part, link)
             if part.numel():
                 link.copy(buffer, part)
             held[name] = buffer
-            if split:
+            if part is not tensor:
                 # DTensor.from_local would move it to the mesh's device; torch's own staging does it like this
-                held[name] = torch.empty_like(tensor, device="cpu")
-                held[name]._local_tensor = buffer  # type: ignore[attr-defined]
+                whole = held[name] = torch.empty_like(tensor, device="cpu")
+                whole._local_tensor = buffer
         mark = link.mark()
         # what is computed from now on may write where is still being read
         link.wait(mark)

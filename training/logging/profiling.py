@@ -40,7 +40,8 @@ class PhaseTimes:
     """Phases of one step; the device may not have reached them yet."""
 
     def __init__(self, phases: list[tuple[str, Any, Any]]):
-        self._phases, self._seconds = phases, {}
+        self._phases = phases
+        self._seconds: dict[str, float] = {}
 
     def read(self) -> dict[str, float]:
         """Seconds by phase, repeated ones added up; waits where the device is not that far."""

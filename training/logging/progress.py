@@ -106,7 +106,7 @@ class Progress:
         status = self.pace.status(
             step=step, tokens=tokens, flops=flops, loss=self.last_loss, grad_norm=grad_norm, learning_rate=rate
         )
-        clock = {
+        clock: dict[str, Any] = {
             "tokens_per_s": status.tokens_per_s,
             "flops_per_s": self.pace.flops_per_s,
             "mfu": status.mfu,

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -80,7 +81,7 @@ class World:
         if self.size > 1:
             for tensor in tensors:
                 for bucket in tensor.view(-1).split(BUCKET_NUMBERS):
-                    self._collective(lambda bucket=bucket: dist.all_reduce(bucket, op=dist.ReduceOp.SUM))
+                    self._collective(partial(dist.all_reduce, bucket, op=dist.ReduceOp.SUM))
 
     def warm_up_group(self, group: dist.ProcessGroup | None, *, device: str) -> None:
         """The first collective of a new group, in which all of its ranks take part; None is the group of all.

@@ -7,7 +7,8 @@
 
 Copies run on a separate stream; at most `MAX_PENDING_COPIES` tensors are on their way out and `PREFETCH_TENSORS` on
 their way back. A tensor is kept by reference until the computation waits for its copy, so `record_stream` is not
-needed. Pinned memory comes in powers of two up to 256 MiB and is reused by each pass. Not measured on a GPU.
+needed. Pinned memory comes in powers of two up to 256 MiB and is reused by each pass. Torch's `save_on_cpu` waits for
+each copy and allocates anew. Not measured on a GPU.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,9 +74,9 @@ class OffloadedTensor:
         self.shape, self.stride = tensor.shape, tensor.stride()
         self.dtype, self.device = tensor.dtype, tensor.device
         self.store, self.pieces = store, store.take(tensor.numel() * tensor.element_size())
-        self.on_device: Tensor | None = tensor.contiguous()
-        """The tensor on the device, contiguous: not yet freed, or fetched."""
-        self.mark: torch.cuda.Event | None = None
+        self.on_device: Any = tensor.contiguous()
+        """The tensor on the device, contiguous: not yet freed, or fetched; else None."""
+        self.mark: Any = None
         """Behind the copy that is on its way, in either direction."""
         self.asked = False
         """Was it used? Once is the rule, and it is not prefetched again."""
@@ -174,7 +176,7 @@ class ActivationOffload:
             offloaded.shape, offloaded.stride, dtype=offloaded.dtype, device=offloaded.device
         ).copy_(found)
 
-    def _prefetch(self, offloaded: OffloadedTensor) -> tuple[Tensor, torch.cuda.Event]:
+    def _prefetch(self, offloaded: OffloadedTensor) -> tuple[Tensor, Any]:
         """Begin to fetch, unless it is here or on its way; (tensor, mark behind its copy)."""
         if offloaded.on_device is None:
             # memory of the computation's own stream, which the copy must not touch before that has come here
