@@ -62,9 +62,7 @@ def check_same_documents(store: StageStore, path: Path | None, *, digest: str, s
     if store.world.is_main and is_other and (folder / DONE_FILE).exists():
         kept = [name for name in store.dependents_of("encoded") if name not in store.rerun]
         if kept:
-            trouble = refusal_message(
-                kept, changes=changes, rerun=store.rerun, folder=store.folder, untrained=store.untrained
-            )
+            trouble = refusal_message(store, kept, changes)
     if trouble := store.world.broadcast(trouble):
         raise ProtectedStageError(trouble)
 
@@ -119,7 +117,6 @@ def check_trained_stages(recipe: Recipe, *, store: StageStore, runtime: Runtime,
             again.add(name)
     refused = [name for name in changed if name not in store.rerun]
     trouble = None
-    rerun = [name for name in names if name in store.rerun]
     if refused and extend:
         for name in refused:
             try:
@@ -131,11 +128,11 @@ def check_trained_stages(recipe: Recipe, *, store: StageStore, runtime: Runtime,
                     train_config_of(recipe, name),
                 )
             except ValueError as error:
-                trouble = extension_refusal([name], str(error), rerun=[*rerun, *refused], folder=store.folder)
+                trouble = extension_refusal(store, name, str(error), also=refused)
                 break
     elif refused:
         changes = list(dict.fromkeys(each for name in refused for each in changed[name]))
-        trouble = refusal_message(refused, changes=changes, rerun=rerun, folder=store.folder, untrained=store.untrained)
+        trouble = refusal_message(store, refused, changes)
     elif (
         extend
         and store.world.is_main
