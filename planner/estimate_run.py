@@ -40,7 +40,7 @@ NEEDLE_DOCUMENTS_PER_S = 34.0
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """One stage of a run: its time, and what it holds in words."""
+    """One stage of a run: its time, and a description of its contents."""
 
     name: str
     seconds: float

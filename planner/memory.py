@@ -140,11 +140,11 @@ def rope_table_bytes(case: RunSettings) -> int:
 def memory(case: RunSettings) -> MemoryEstimate:
     """The estimate of one rank; see the top of the file."""
     config, tokens = case.model, case.num_tokens
-    own = num_parameters(config) / case.dp_shard
+    parameters = num_parameters(config) / case.dp_shard
     away = offloaded_bytes(case)
     persistent = {
-        "parameters": FP32_BYTES * own,
-        "gradients": FP32_BYTES * own if case.dp_shard == 1 or case.accumulates_gradients else 0.0,
+        "parameters": FP32_BYTES * parameters,
+        "gradients": FP32_BYTES * parameters if case.dp_shard == 1 or case.accumulates_gradients else 0.0,
         "optimizer": FP32_BYTES * _optimizer_numbers(case) / case.dp_shard,
         "batch, masks, tables": tokens * (BATCH_BYTES + SPAN_BYTES) + rope_table_bytes(case),
         "patches": _patches(case),
@@ -174,7 +174,7 @@ def _optimizer_numbers(case: RunSettings) -> float:
 
 
 def _gathered(case: RunSettings, moment: str) -> dict[str, float]:
-    """What FSDP holds beside a rank's own part. Ends stay gathered from the forward pass on."""
+    """What FSDP holds beside a rank's part. Embeddings and head stay gathered from the forward pass on."""
     config, block = case.model, block_parameters(case.model)
     ends = {"gathered ends": FP32_BYTES * outer_parameters(config)}
     if moment == "loss":
@@ -182,7 +182,7 @@ def _gathered(case: RunSettings, moment: str) -> dict[str, float]:
     return ends | {
         # a block at work and the next one
         "gathered blocks": 2 * case.low * block,
-        # that of the head, until its group's sum at the end; a block's own, and the float32 in which it is summed
+        # that of the head, until its group's sum at the end; a block's, and the float32 in which it is summed
         "whole gradients": FP32_BYTES * config.vocab_size * config.dim
         + (case.low + FP32_BYTES * (moment == "attention")) * block,
     }

@@ -73,8 +73,8 @@ def _parse(name: str, make: Callable[[], Recipe], rest: list[str], prog: str) ->
     recipe = make()
     if not isinstance(recipe, Recipe):
         raise ValueError(f"{name} returns {type(recipe).__name__}: a recipe's function returns a Recipe")
-    own = [f"  {key:<10} {make.__doc__.strip()}" for key, make in RECIPES.items()]
-    recipes = "\n".join([*own, *(f"  {key}" for key in recipe_names() if key not in RECIPES)])
+    known = [f"  {key:<10} {make.__doc__.strip()}" for key, make in RECIPES.items()]
+    recipes = "\n".join([*known, *(f"  {key}" for key in recipe_names() if key not in RECIPES)])
     description = f"Train by the recipe `{name}`, or another: {prog} RECIPE [OPTIONS]\n\n{recipes}"
     launch = parse_options(LaunchConfig(recipe), rest, prog=f"{prog} {name}", description=description)
     if launch.recipe.corpus.manifest == MANIFEST_REQUIRED:

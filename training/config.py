@@ -3,7 +3,7 @@
 `TrainConfig` is the experiment: two runs with the same one and the same data are the same experiment. `RuntimeConfig`
 is the machine: threads, precision, compilation. Its "auto" fields are resolved once per run folder
 (`runtime.resolve_runtime`), since threads and precision change the weights' last bits. A step is one optimiser update
-over `global_batch_size` packed sequences of all ranks; a micro-batch is what one rank sends through the model at once.
+over `global_batch_size` packed sequences of all ranks; a micro-batch is what one rank passes through the model.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class TrainConfig:
     global_batch_size: int = 16
     """Sequences of one step over all ranks together."""
     micro_batch_size: int = 16
-    """Sequences that one rank sends through the model at once; smaller saves memory, and costs a little speed."""
+    """Sequences of one forward pass on one rank; fewer save memory and cost a little speed."""
     optimizer: str = "adamw"
     """"adamw", or "muon": Muon for the matrices of the blocks, AdamW for embeddings, embedders, norms and head."""
     learning_rate: float = 3e-3

@@ -44,7 +44,7 @@ class SequenceSource:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one rank sends through the model at once."""
+    """The batch of one forward pass on one rank, with its FLOPs."""
 
     batch: Batch
     """This rank's tokens and patches, with their masks for student and teacher."""

@@ -89,7 +89,7 @@ class Runtime:
 
     @property
     def compute_dtype(self) -> torch.dtype | None:
-        """Dtype of matrix products, in training and in every measurement of the run; None is the weights' own."""
+        """Dtype of matrix products, in training and in every measurement of the run; None: that of the weights."""
         return torch.bfloat16 if self.dtype == "bfloat16" else None
 
     def autocast(self) -> AbstractContextManager:

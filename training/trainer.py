@@ -81,7 +81,7 @@ class Trainer:
         folder: gets `checkpoints/`, `metrics.jsonl`, `events.jsonl` and `ledger.json`.
         runtime: from `resolve_runtime`, applied by `apply_runtime`.
         name: for progress bar and console.
-        cost_category: of the model's own training: `student` or `teacher_training`.
+        cost_category: of this training: `student` or `teacher_training`.
         kinds: names of the batch's kinds of document.
         distillation: the small model's soft labels, or None.
         sinks: further readers of the metrics.

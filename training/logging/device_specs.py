@@ -5,7 +5,7 @@
 
 Sheets quote tensor-core rates with 2:4 sparsity and NVLink as the sum of both directions; both are halved here.
 Assumed, as no sheet says it: one 400 Gbit/s port per GPU between machines (200 for A100), PCIe's 16 lanes to the host,
-2 TB of host memory per eight GPUs. `AssumedEfficiency` is a guess, in one place so that a measurement can replace it.
+2 TB of host memory per eight GPUs. `AssumedEfficiency` is a guess that a measurement can replace.
 Peaks that no sheet has are measured: on CUDA the median product of two square matrices of up to 8,192, on a CPU the
 best product of 1,024 in 0.3 s. Nothing that reaches the weights depends on any of this.
 """

@@ -84,7 +84,7 @@ class RunLog:
     def truncate(self, step: int, *, validation: bool = True) -> int:
         """Drop the metrics of steps beyond `step`; returns the number of lines dropped.
 
-        validation: keep that step's own line of validation; False where it is about to be done again.
+        validation: keep the validation of `step` itself; False where it is about to be repeated.
         """
         if self._metrics is None:
             return 0

@@ -5,7 +5,7 @@
     full        its input alone
     offload     like selective, and what is kept waits in host memory (`brine.training.parallel.offload`); not on a CPU
 
-With `ac_group_size` neighbouring local layers share one checkpoint; global layers keep their own. With
+With `ac_group_size` neighbouring local layers share one checkpoint; global layers share none. With
 `mlp_tile_tokens` norm and MLP of a block run over so many tokens at a time, each tile recomputed. All of it computes
 the same numbers. Blocks are compiled whole, recomputation included; of tiled ones the attention half and the tile.
 """

@@ -2,8 +2,8 @@
 
     shard = shard_sequences(batch, world, model)     this rank's tokens, labels and patches, and their masks
 
-Sequences are cut after labels were shifted, so a target never depends on another rank, and a rank embeds only its own
-patches. Chunks are assigned for each batch by what its masks cost this model (load-balanced,
+Sequences are cut after labels were shifted, so a target never depends on another rank, and a rank embeds only
+its patches. Chunks are assigned for each batch by what its masks cost this model (load-balanced,
 `brine.kernels.context_parallel.sharding`), the same on every rank that shares them. The loss is a sum over targets, so
 summing gradients over all ranks and dividing by the step's targets is exact. Every rank of a group still loads and
 decodes whole sequences.

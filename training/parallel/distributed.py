@@ -80,7 +80,9 @@ class World:
         """
         if self.size > 1:
             for tensor in tensors:
-                for bucket in tensor.view(-1).split(BUCKET_NUMBERS):
+                flat = tensor.view(-1)
+                for start in range(0, flat.numel(), BUCKET_NUMBERS):
+                    bucket = flat[start : start + BUCKET_NUMBERS]
                     self._collective(partial(dist.all_reduce, bucket, op=dist.ReduceOp.SUM))
 
     def warm_up_group(self, group: dist.ProcessGroup | None, *, device: str) -> None:
@@ -93,11 +95,11 @@ class World:
         """
         met = torch.ones(1, device=device)
 
-        def meet() -> int:
+        def count_ranks() -> int:
             dist.all_reduce(met, group=group)
             return int(met)
 
-        came, size = self._collective(meet), dist.get_world_size(group)
+        came, size = self._collective(count_ranks), dist.get_world_size(group)
         if came != size:
             raise self.rank_failed_error(RuntimeError(f"{came} of {size} ranks of a group met"))
 
@@ -107,7 +109,7 @@ class World:
             self.store.set(f"at/{self.rank}", json.dumps([what, time.time()]))
 
     def last_seen(self) -> str:
-        """Where every rank was last seen, in words; those at the same point together. Waits for no rank."""
+        """Where every rank was last seen, as a sentence; those at the same point together. Waits for no rank."""
         seen: dict[str, list[int]] = {}
         for rank in range(self.size):
             what, when = "nowhere yet", None

@@ -179,7 +179,7 @@ class ActivationOffload:
     def _prefetch(self, offloaded: OffloadedTensor) -> tuple[Tensor, Any]:
         """Begin to fetch, unless it is here or on its way; (tensor, mark behind its copy)."""
         if offloaded.on_device is None:
-            # memory of the computation's own stream, which the copy must not touch before that has come here
+            # memory of the computation's stream, which the copy must not touch before the computation is done with it
             flat = torch.empty(offloaded.shape.numel(), dtype=offloaded.dtype, device=offloaded.device)
             self.link.wait_compute()
             for piece, part in offloaded.copies(flat):
