@@ -21,7 +21,8 @@ def seconds(recipe: Recipe, flops_per_s: float = 1e11, compiled: bool = True) ->
     ids=["quick-float32", "demo-bfloat16"],
 )
 def test_the_forecast_is_near_what_was_measured(name, flops_per_s, measured_s):
-    """LOG.md and benchmarks/results/demo.json, two idle cores. Fixed seconds once made three times `quick`'s time."""
+    """LOG.md and benchmarks/results/demo.json, two idle cores; peaks are those that the runs' FLOPs and seconds imply.
+    Fixed seconds once made three times `quick`'s time."""
     assert sum(seconds(RECIPES[name](), flops_per_s).values()) == pytest.approx(measured_s, rel=0.3)
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from brine.common.files import to_plain, write_text
+
+METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
 
 
 class MetricsSink(Protocol):
@@ -31,80 +33,67 @@ class MetricsSink(Protocol):
         """Flush and close."""
 
 
-class JsonLines:
-    """An append-only JSON-lines file. A last line that a kill cut short is removed when the file is opened."""
-
-    def __init__(self, path: Path):
-        self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():
-            text = self.path.read_text(encoding="utf-8", errors="replace")
-            whole = "".join(line for line in text.splitlines(keepends=True) if _parse(line) is not None)
-            if whole != text:
-                write_text(self.path, whole)
-
-    def append(self, line: dict[str, Any]) -> None:
-        """Append one object, flushed to the system."""
-        append_line(self.path, line)
-
-    def drop(self, unwanted: Callable[[dict[str, Any]], bool]) -> int:
-        """Remove the lines for which `unwanted` is true, in one rename; returns their number."""
-        lines = list(read_lines(self.path))
-        kept = [line for line in lines if not unwanted(line)]
-        if len(kept) < len(lines):
-            write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-        return len(lines) - len(kept)
-
-
 class RunLog:
-    """The two files of one training stage, and any sinks.
+    """The two files of one training stage, and any sinks. A last line that a kill cut short is removed.
 
     On ranks other than 0 give `folder=None`: every call does nothing.
     """
 
     def __init__(self, folder: Path | None, *, sinks: tuple[MetricsSink, ...] = ()):
+        self.folder = None if folder is None else Path(folder)
         self.sinks, self._purged = sinks if folder is not None else (), False
-        self._metrics, self._events = (
-            None if folder is None else JsonLines(Path(folder) / name) for name in ("metrics.jsonl", "events.jsonl")
-        )
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            repair_lines(self.folder / METRICS)
+            repair_lines(self.folder / EVENTS)
 
     def metrics(self, line: dict[str, Any]) -> None:
         """Append one line of metrics; it must hold `step`. Sinks get what a reader of the file would."""
-        line = _finite(to_plain(line))
-        if self._metrics is not None:
-            self._metrics.append(line)
-        for sink in self.sinks:
-            sink.log(line)
+        if self.folder is not None:
+            line = _finite(to_plain(line))
+            append_line(self.folder / METRICS, line)
+            for sink in self.sinks:
+                sink.log(line)
 
     def event(self, event: str, **details: Any) -> None:
         """Append one event; see `append_event`."""
-        if self._events is not None:
-            append_event(self._events.path.parent, event, **details)
+        if self.folder is not None:
+            append_event(self.folder, event, **details)
 
     def truncate(self, step: int, *, validation: bool = True) -> int:
-        """Drop the metrics of steps beyond `step`; returns the number of lines dropped.
+        """Drop the metrics of steps beyond `step`, in one rename; returns the number of lines dropped.
 
         validation: keep the validation of `step` itself; False where it is about to be repeated.
         """
-        if self._metrics is None:
+        if self.folder is None:
             return 0
-        dropped = self._metrics.drop(
-            lambda line: line["step"] > step or (line["step"] == step and "validation" in line and not validation)
-        )
+        lines = list(read_lines(self.folder / METRICS))
+        kept = [line for line in lines if (line["step"], "validation" in line and not validation) <= (step, False)]
+        if len(kept) < len(lines):
+            write_text(self.folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
         if self.sinks:
             # a sink forgets whole steps, and the first time all: it may be new
             since, self._purged = (step if self._purged else 0), True
-            stays = [line for line in read_lines(self._metrics.path) if line["step"] >= since]
             for sink in self.sinks:
                 sink.purge(max(0, since))
-                for line in stays:
-                    sink.log(line)
-        return dropped
+                for line in kept:
+                    if line["step"] >= since:
+                        sink.log(line)
+        return len(lines) - len(kept)
 
     def finish(self) -> None:
         """Close the sinks."""
         for sink in self.sinks:
             sink.finish()
+
+
+def repair_lines(path: Path) -> None:
+    """Remove the lines of a JSON-lines file that are not whole."""
+    if path.exists():
+        text = path.read_text(encoding="utf-8", errors="replace")
+        whole = "".join(line for line in text.splitlines(keepends=True) if _parse(line) is not None)
+        if whole != text:
+            write_text(path, whole)
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:
@@ -115,7 +104,7 @@ def append_line(path: Path, line: dict[str, Any]) -> None:
 
 def append_event(folder: Path, event: str, **details: Any) -> None:
     """Append one event to `folder`/events.jsonl with the wall-clock time (seconds since 1970); any rank may."""
-    append_line(Path(folder) / "events.jsonl", {"event": event, **details, "unix_time": round(time.time(), 3)})
+    append_line(Path(folder) / EVENTS, {"event": event, **details, "unix_time": round(time.time(), 3)})
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
