@@ -181,7 +181,7 @@ def test_a_stage_survives_every_changed_field(state, part, request, monkeypatch)
     monkeypatch.setattr(train_stage, "Trainer", begins)
     monkeypatch.setattr(train, "resolve_runtime", settled)
     # neither is about trained models
-    monkeypatch.setattr(train.Pipeline, "report", lambda line: None)
+    monkeypatch.setattr(train.evaluate_stage, "report", lambda run: None)
     monkeypatch.setattr(train, "environment", lambda *_: {})
     plainly = recipe()
     stages = ("large_baseline", "encoded")
