@@ -134,7 +134,7 @@ def require_tensorboard() -> None:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
         raise ValueError(
-            "tensorboard is not installed: run `uv sync --extra tensorboard`, or leave out --track tensorboard"
+            "tensorboard is not installed: run `uv sync --extra tensorboard`, or leave out --tracker tensorboard"
         ) from error
 
 
