@@ -73,7 +73,7 @@ def _stage(value: dict) -> dict:
 
 
 def _state(value: dict) -> dict:
-    # at the top alone: the guard and the cost have fields of their own
+    # only at the top: the guard and the cost have other fields
     return {renamed.STATE.get(key, key): item for key, item in value.items()} | {"format": renamed.FORMAT}
 
 

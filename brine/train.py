@@ -2,7 +2,7 @@
 
 uv run train.py                                   the recipe `demo`
 uv run train.py demo --large.learning-rate 1e-3   any field of a recipe can be overridden
-uv run train.py my_recipe.py                      a recipe of your own, from its file
+uv run train.py my_recipe.py                      your recipe, from its file
 uv run train.py real --corpus.manifest PATH       train on your own folder, manifest, tar, table or built corpus
 torchrun --nproc-per-node 2 train.py demo         the same on two ranks
 """
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 2 an error that the user can fix, 130 interrupted."""
     launch = parse(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    # rank 0 speaks for all
+    # only rank 0 logs
     level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
     logging.getLogger("brine").setLevel(logging.DEBUG if launch.debug else level)
     try:

@@ -73,12 +73,9 @@ def check_media(run: Pipeline, corpus: EncodedCorpus) -> None:
         changes = find_changed_files(corpus.folder, corpus.root, max_file_mib=corpus.config.max_file_mib)
         keeps_media = corpus.meta["identity"]["keep_media"]
         remedy = f"`brine data build` with the folder {corpus.folder} encodes them again"
+        effect = "Training leaves their documents out, validation stops at one that it needs"
         if changes:
-            effect = (
-                "Training continues with what was encoded then"
-                if keeps_media
-                else "Training leaves their documents out, validation stops at one that it needs"
-            )
+            effect = "Training continues with what was encoded then" if keeps_media else effect
             logger.warning("corpus: %s. %s; %s", changes, effect, remedy)
         if not keeps_media and changes.share > most:
             trouble = f"corpus: {changes}, over packing.max_excluded_fraction {most:g}; {remedy}"

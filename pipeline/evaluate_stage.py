@@ -29,13 +29,9 @@ def report(run: Pipeline) -> None:
 
     def build(folder: Path) -> None:
         evaluate(
-            folder,
-            corpus=run.data,
-            models={name: load_trained_model(run, name) for name in names},
-            config=run.recipe.evals,
-            stages=tuple(run.store.done),
-            compute_dtype=run.runtime.compute_dtype,
-        )
+            folder, corpus=run.data, models={name: load_trained_model(run, name) for name in names},
+            config=run.recipe.evals, stages=tuple(run.store.done), compute_dtype=run.runtime.compute_dtype,
+        )  # fmt: skip
 
     output_names = ("results.json", "documents.jsonl", "transcripts.jsonl", "media")
     run.stage("evaluate", build, config=run.recipe.evals, inputs=names, output_names=output_names)

@@ -1,8 +1,8 @@
 """The training stages of a recipe: their names, the settings that affect their results, and whether those changed.
 
-`check_trained_stages` compares a recipe with what a run folder holds before anything is done, so that a command which
-would have to train a finished model again is refused within a second. Digests of stages that the command is about to do
-are compared when the stage is reached (`brine.pipeline.stage_store`).
+`check_trained_stages` compares a recipe with a run folder first, so that a command which would have to
+train a finished model again is refused within a second. Digests of stages that the command is about to do are compared
+when the stage is reached (`brine.pipeline.stage_store`).
 """
 
 from __future__ import annotations
@@ -62,9 +62,7 @@ def check_same_documents(store: StageStore, path: Path | None, *, digest: str, s
     if store.world.is_main and is_other and (folder / DONE_FILE).exists():
         kept = [name for name in store.dependents_of("encoded") if name not in store.rerun]
         if kept:
-            trouble = refusal_message(
-                kept, changes=changes, rerun=store.rerun, folder=store.folder, untrained=store.untrained
-            )
+            trouble = refusal_message(store, kept, changes)
     if trouble := store.world.broadcast(trouble):
         raise ProtectedStageError(trouble)
 
@@ -99,10 +97,9 @@ def selection_settings(recipe: Recipe) -> dict[str, Any]:
 def check_trained_stages(recipe: Recipe, *, store: StageStore, runtime: Runtime, extend: bool = False) -> None:
     """Refuse before anything is done what would have to train a model again. All ranks call it.
 
-    extend: a stage may go on with more steps, where it can. Vocabulary and widths follow from the corpus, and are left
-    to the stages that make it. What stands on a model that will be trained again counts as changed: another machine or
-    number of ranks gives other bits. Raises ProtectedStageError, and ValueError where `store.redo` names another
-    recipe's stage.
+    extend: a stage may continue with more steps, where it can. Vocabulary and widths follow from the corpus, and are
+    not compared here. A stage whose input will be trained again counts as changed: another machine or number of ranks
+    gives other bits. Raises ProtectedStageError, and ValueError where `store.rerun` names another recipe's stage.
     """
     names = model_stages_of(recipe)
     if unknown := sorted(store.rerun - set(names)):
@@ -119,32 +116,24 @@ def check_trained_stages(recipe: Recipe, *, store: StageStore, runtime: Runtime,
             again.add(name)
     refused = [name for name in changed if name not in store.rerun]
     trouble = None
-    rerun = [name for name in names if name in store.rerun]
     if refused and extend:
         for name in refused:
             try:
-                begun = store.begun(name)["config"]
                 if lost := [each for each in changed[name] if each.startswith("inputs.")]:
                     raise ValueError(f"it would be made from something else ({'; '.join(lost)})")
-                check_extension(
-                    config_before_extension(recipe, name, begun=begun, changes=changed[name]),
-                    train_config_of(recipe, name),
-                )
+                begun = (store.begun(name) or {})["config"]
+                before = config_before_extension(recipe, name, begun=begun, changes=changed[name])
+                check_extension(before, train_config_of(recipe, name))
             except ValueError as error:
-                trouble = extension_refusal([name], str(error), rerun=[*rerun, *refused], folder=store.folder)
+                trouble = extension_refusal(store, name, str(error), also=refused)
                 break
     elif refused:
         changes = list(dict.fromkeys(each for name in refused for each in changed[name]))
-        trouble = refusal_message(refused, changes=changes, rerun=rerun, folder=store.folder, untrained=store.untrained)
-    elif (
-        extend
-        and store.world.is_main
-        and not any(was_extended(store.folder / name) and not store.is_finished(name) for name in names)
-    ):
-        logger.warning(
-            "--extend: no stage has more steps than before, so there is nothing to extend; give more, such as "
-            "--large.num-steps %d",
-            2 * recipe.large.num_steps,
+        trouble = refusal_message(store, refused, changes)
+    elif extend and not any(was_extended(store.folder / name) and not store.is_finished(name) for name in names):
+        more = f"--large.num-steps {2 * recipe.large.num_steps}"
+        (logger.warning if store.world.is_main else logger.debug)(
+            "--extend: no stage has more steps than before, so there is nothing to extend; give more, such as %s", more
         )
     # rank 0 decides, and all ranks leave
     if trouble := store.world.broadcast(trouble):
@@ -156,9 +145,8 @@ def _changes(recipe: Recipe, name: str, begun: dict, *, changed: set[str], runti
     config, settings, inputs = train_config_of(recipe, name), begun.get("config"), begun.get("inputs")
     if not isinstance(settings, dict) or not isinstance(inputs, dict) or "train" not in settings:
         return []
-    kept = {
-        field: value for field, value in settings["train"].get("model", {}).items() if field in CORPUS_DEPENDENT_FIELDS
-    }
+    model = settings["train"].get("model", {})
+    kept = {field: model[field] for field in CORPUS_DEPENDENT_FIELDS if field in model}
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, **kept))
     found = differences(settings, stage_settings(recipe, name, config=config, runtime=runtime), name="config")
     corpus_stages = ["encoded", "filtered"] if recipe.corpus.filters else ["encoded"]
@@ -176,7 +164,7 @@ def config_before_extension(recipe: Recipe, name: str, *, begun: dict[str, Any],
     """
     config = train_config_of(recipe, name)
     old = dataclasses.replace(config, num_steps=begun["train"]["num_steps"])
-    # first what no other setting mends, and last what one does
+    # first what no setting can change, last what one can
     check_schedule(dataclasses.replace(old, schedule=begun["train"].get("schedule", old.schedule)), config.num_steps)
     allowed = ["config.train.num_steps: "]
     if name == "large_salt":
@@ -186,14 +174,11 @@ def config_before_extension(recipe: Recipe, name: str, *, begun: dict[str, Any],
     if not Mixture.parse(recipe.packing.mixture).constant:
         raise ValueError("packing.mixture changes along the run, so that other sequences would have come first")
     if len(recipe.packing.length_schedule) > 1:
-        raise ValueError(
-            "packing.length_schedule follows the progress of the run, so that lengths would have grown later"
-        )
+        raise ValueError("packing.length_schedule follows the run's progress, so that lengths would have grown later")
     if name == "large_salt":
-        kept = begun["salt"]
+        kept, now = begun["salt"], recipe.salt.num_kd_steps(config.num_steps)
         before = round(kept["kd_fraction"] * old.num_steps) if kept["kd_steps"] is None else kept["kd_steps"]
-        if min(before, old.num_steps) != recipe.salt.num_kd_steps(config.num_steps):
-            now = recipe.salt.num_kd_steps(config.num_steps)
+        if min(before, old.num_steps) != now:
             raise ValueError(
                 f"the small model helped for {before} steps and would for {now}: give --salt.kd-steps {before}"
             )

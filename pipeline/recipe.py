@@ -25,6 +25,8 @@ from brine.training.config import RuntimeConfig, TrainConfig
 
 MODEL_STAGES = ("small", "large_salt", "large_baseline")
 """The stages that train a model, in order."""
+MANIFEST_REQUIRED = Path("PATH")
+"""`corpus.manifest` of a recipe without documents: whoever runs it must name some."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class PackingConfig:
     along the run "kind:page=0:0.5,0.5:2" (points progress:weight); others weigh 1, kinds not in the corpus are left
     out."""
     max_excluded_fraction: float = operational(0.5)
-    """Fraction of the training documents that may fit no sequence and be left out; training is refused above it."""
+    """Fraction of the training documents that may be left out as too long; training is refused above it."""
     length_schedule: tuple[str, ...] = ()
     """Train short, extend: tokens of a document that attention sees together, from which progress on, as
     "0:2048", "0.5:8192" (progress:tokens; `brine.data.packing.length_schedule`); empty: all of it."""

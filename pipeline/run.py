@@ -1,8 +1,8 @@
 """The pipeline of a recipe: corpus, small model, (selection,) large models, evaluation, report; in one command.
 
-`run_pipeline` joins the ranks and locks the run folder; `Pipeline` runs the stages in order. Each stage has a file of
-its own (`corpus.py`, `train_stage.py`, `select_stage.py`, `evaluate_stage.py`) and writes `runs/<name>/<stage>/`;
-`stage_store.StageStore` decides which stages are done already. The same command resumes a run that was killed.
+`run_pipeline` joins the ranks and locks the run folder; `Pipeline` runs the stages in order. Each stage (`corpus.py`,
+`train_stage.py`, `select_stage.py`, `evaluate_stage.py`) writes `runs/<name>/<stage>/`; `stage_store.StageStore`
+decides which stages are done already. The same command resumes a run that was killed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from brine.common.files import write_json
 from brine.data.corpus.excluded import find_excluded, require_targets
 from brine.data.corpus.store import is_corpus, open_corpus
 from brine.data.filters.filter_log import FilterLog
+from brine.data.loader import Loader
+from brine.data.packing.plan import PackingPlan
 from brine.evals.loss import held_out_split
 from brine.evals.loss import require_targets as require_held_out_targets
 from brine.pipeline import corpus, evaluate_stage, train_stage
@@ -95,20 +97,17 @@ class Pipeline:
         for name in model_stages_of(self.recipe):
             selected = select(self) if uses_selection and name == "large_salt" else None
             train_stage.train_model(self, name, selected=selected)
-        self.report()
+        evaluate_stage.report(self)
 
     def open_documents(self) -> None:
         """Make, encode and filter the corpus, or open a built one; sets `data`, `tokenizer` and `documents`."""
         manifest, inputs = corpus.find_documents(self)
         config, built = self.recipe.corpus, is_corpus(manifest)
+        settings = {"encode": config.encode, "vocab_size": config.vocab_size}
         encoded = self.stage(
-            "encoded",
-            lambda folder: corpus.encode(self, folder, manifest),
-            config={"encode": config.encode, "vocab_size": config.vocab_size},
-            inputs=inputs,
-            keep_if_inputs_change=not built,
-            output_names=(STORE, "quarantine.jsonl"),
-        )
+            "encoded", lambda folder: corpus.encode(self, folder, manifest), config=settings, inputs=inputs,
+            keep_if_inputs_change=not built, output_names=(STORE, "quarantine.jsonl"),
+        )  # fmt: skip
         self.data = open_corpus(manifest if built else encoded.folder / STORE)
         self.tokenizer = self.data.tokenizer
         self.recipe = self.recipe.resolved(self.tokenizer.vocab_size)
@@ -138,9 +137,10 @@ class Pipeline:
         self.stages.append(self.store.stage(name, build, **options))
         return self.stages[-1]
 
-    def report(self) -> None:
-        """Evaluate the trained models, then write summary.json and report.html (rank 0)."""
-        evaluate_stage.report(self)
+    def loader(self, plan: PackingPlan, **options) -> Loader:
+        """Batches of a plan over the corpus, with this runtime's worker processes."""
+        workers, pinned = self.runtime.num_loader_workers, self.runtime.device == "cuda"
+        return Loader(self.data, plan, num_workers=workers, pin_memory=pinned, **options)
 
     def wall_s(self) -> float:
         """Seconds of the whole pipeline; a skipped stage counts with the time it took when it was done."""

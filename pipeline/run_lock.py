@@ -1,4 +1,4 @@
-"""The lock of a run folder: one process works there, and ranks that wait for rank 0 see whether it still lives.
+"""The lock of a run folder: one process works there, and ranks that wait for rank 0 see whether it is alive.
 
 `flock` is released by the kernel when its process dies, however it dies.
 """
@@ -53,7 +53,7 @@ def acquire_lock(folder: Path) -> int:
 
 
 def release_lock(handle: int) -> None:
-    """Let go of a lock; closing alone would not, where a forked data worker holds a copy of the handle."""
+    """Release a lock; closing alone would not, where a forked data worker holds a copy of the handle."""
     fcntl.flock(handle, fcntl.LOCK_UN)
     os.close(handle)
 
@@ -75,7 +75,7 @@ def is_run_locked(folder: Path) -> bool:
 def wait_for(ready: Callable[[], bool], *, run_folder: Path, what: str, timeout_s: float, poll_s: float = 0.2) -> None:
     """Wait until `ready()`, while rank 0 works on `what`.
 
-    Raises RankFailedError when rank 0 has let go of the run folder's lock, TimeoutError after `timeout_s`.
+    Raises RankFailedError when rank 0 has released the run folder's lock, TimeoutError after `timeout_s`.
     """
     start = time.monotonic()
     while not ready():

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from brine.data.loader import Loader
 from brine.data.packing.plan import PackingPlan
 from brine.model.transformer import Transformer
 from brine.pipeline.model_stages import selection_settings
@@ -32,15 +31,12 @@ def select(run: Pipeline) -> list[int]:
             data, split="train", seq_len=packing.seq_len, media_budget=packing.media_budget, epochs=1,
             seed=run.recipe.seed, documents=run.documents,
         )  # fmt: skip
-        loader = Loader(
-            data, plan, local_batch_size=1, num_workers=run.runtime.num_loader_workers,
-            pin_memory=run.runtime.device == "cuda",
-        )  # fmt: skip
         compute_cost = CostAccounting()
         with torch.no_grad():
             scores = score_documents(
-                model, plan=plan, batches=loader, top_k=salt.top_k, min_learnable_tokens=salt.min_learnable_tokens,
-                compute_dtype=run.runtime.compute_dtype, compute_cost=compute_cost,
+                model, plan=plan, batches=run.loader(plan, local_batch_size=1), top_k=salt.top_k,
+                min_learnable_tokens=salt.min_learnable_tokens, compute_dtype=run.runtime.compute_dtype,
+                compute_cost=compute_cost,
             )  # fmt: skip
         kind = data.kind[scores.document] if salt.selection_per_kind else None
         kept = scores.select_documents(keep=salt.selection_fraction, kind=kind)

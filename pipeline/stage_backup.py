@@ -1,10 +1,10 @@
-"""What becomes of the folder of a stage that is done anew, and the messages of a command that is refused.
+"""Folders of stages that are done again, and the messages of a command that is refused.
 
     move_to_backup(folder)      a trained stage, whole, under the first free name of `<stage>.old-1`, `.old-2` ...
-    discard(folder, names)      any other stage: its own files are deleted, other files in the folder are kept
+    discard(folder, names)      any other stage: the files that it made are deleted, other files in the folder are kept
 
-A stage's own files are those under its `output_names` when it was done (`made.json`), or of a stage that was cut off
-all under these names. Nothing here ever deletes a folder `.old-N`.
+A stage made the files under its `output_names` when it was done (`made.json`), or, where it was interrupted, all under
+these names. Nothing here ever deletes a folder `.old-N`.
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from brine.common.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from brine.pipeline.stage_store import StageStore
 
 DONE_FILE, STAGE_FILE, FILE_LIST = "done", "stage.json", "made.json"
 PROTECTED_PATTERNS = (DONE_FILE, "metrics.jsonl", "checkpoints/*", "model/*")
 """Files that show that a protected stage has made something."""
 BACKUP_SUFFIX = ".old-"
-"""Between a stage's name and a number: its folder as it was before the stage was done again."""
+"""Between a stage's name and a number: its former folder."""
 MAX_SHOWN_DIFFERENCES = 12
 """Most differences that a refusal names."""
-UntrainedStages = Mapping[str, str]
 _LEFTOVER = re.compile(r"\.old_(.+)_\d+")
 
 
@@ -65,7 +66,7 @@ def files_of_stage(folder: Path, output_names: Sequence[str]) -> list[str]:
 
 
 def discard(folder: Path, output_names: Sequence[str]) -> Path | None:
-    """Delete a stage's own files, and its folder. Returns the folder beside it that keeps the others, or None."""
+    """Delete the files that a stage made, and its folder. Returns the folder beside it with the others, or None."""
     made = read_json(folder / FILE_LIST)
     if not isinstance(made, list):
         made = files_of_stage(folder, output_names)
@@ -78,22 +79,19 @@ def discard(folder: Path, output_names: Sequence[str]) -> Path | None:
 def finish_discards(run: Path) -> None:
     """Finish discarding what a killed process left half discarded."""
     for old in sorted(run.glob(".old_*")):
-        if (found := _LEFTOVER.fullmatch(old.name)) is None or not old.is_dir():
-            continue
-        made = read_json(old / FILE_LIST)
-        # the list is gone only where all that is left was the pipeline's own
-        if isinstance(made, list):
-            _clear(old, run / found[1], made)
-        else:
-            shutil.rmtree(old, ignore_errors=True)
+        if (found := _LEFTOVER.fullmatch(old.name)) is not None and old.is_dir():
+            made = read_json(old / FILE_LIST)
+            # without a list only files of the pipeline are left
+            if isinstance(made, list):
+                _clear(old, run / found[1], made)
+            else:
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def _clear(old: Path, folder: Path, made: list[Any]) -> Path | None:
-    """Delete the files `made`, relative to `old`, and the pipeline's own; what is left is renamed to go with
-    `folder`."""
-    known = {path for path in made if isinstance(path, str)}
+    """Delete the files `made`, relative to `old`, and the pipeline's; the rest is renamed to stay beside `folder`."""
     for path in _files(old):
-        if path in known and not _is_pipeline_file(path):
+        if path in made and not _is_pipeline_file(path):
             (old / path).unlink(missing_ok=True)
     if all(map(_is_pipeline_file, _files(old))):
         shutil.rmtree(old, ignore_errors=True)
@@ -125,50 +123,42 @@ def _files(folder: Path) -> list[str]:
     return found
 
 
-def refusal_message(
-    names: Sequence[str],
-    *,
-    changes: list[str],
-    folder: Path,
-    rerun: Iterable[str] = (),
-    untrained: UntrainedStages = MappingProxyType({}),
-) -> str:
-    """The message where trained stages would be done anew: what changed, and the options of the user.
-
-    rerun: stages that are trained again anyway, which the remedy must name too. untrained: stages that the command does
-    not train, with the option that makes it train them.
-    """
-    shown = "; ".join(changes[:MAX_SHOWN_DIFFERENCES]) + (
-        f"; and {len(changes) - MAX_SHOWN_DIFFERENCES} more" if len(changes) > MAX_SHOWN_DIFFERENCES else ""
-    )
+def refusal_message(store: StageStore, names: Sequence[str], changes: list[str]) -> str:
+    """The message where trained stages would be done again: what changed, and the user's options."""
     which, are = " and ".join(names), "is" if len(names) == 1 else "are"
     return (
-        f"{which} {are} trained already, or partly, with other settings or documents, and {are} kept ({shown}): give "
-        "--name NEW for a run of its own, --extend where only the number of steps of a wsd schedule grew, or --rerun "
-        f"{_again(names, rerun, folder)}{also(names, untrained)}; the previous settings resume it"
+        f"{which} {are} trained already, or partly, with other settings or documents, and {are} kept "
+        f"({first_changes(changes, MAX_SHOWN_DIFFERENCES)}): give --name NEW for a run of its own, --extend where only "
+        f"the number of steps of a wsd schedule grew, or --rerun {_again(store, names)}{untrained_note(store, names)}; "
+        "the previous settings resume it"
     )
 
 
-def extension_refusal(names: Sequence[str], reason: str, *, folder: Path, rerun: Iterable[str] = ()) -> str:
-    """The message where trained stages cannot continue with more steps."""
+def extension_refusal(store: StageStore, name: str, reason: str, *, also: Iterable[str] = ()) -> str:
+    """The message where a trained stage cannot continue with more steps; also: others that are refused with it."""
     return (
-        f"{' and '.join(names)} cannot be extended: {reason}. Everything is kept as it is; give --name NEW for a run "
-        f"of its own, or --rerun {_again(names, rerun, folder)}"
+        f"{name} cannot be extended: {reason}. Everything is kept as it is; give --name NEW for a run of its own, or "
+        f"--rerun {_again(store, [name], also)}"
     )
 
 
-def also(names: Iterable[str], untrained: UntrainedStages) -> str:
+def untrained_note(store: StageStore, names: Iterable[str]) -> str:
     """What must be given with --rerun where some of these stages are not trained by the command."""
-    missing = [name for name in names if name in untrained]
+    missing = [name for name in names if name in store.untrained]
     if not missing:
         return ""
     verb = "are" if len(missing) > 1 else "is"
-    return f" (and {untrained[missing[0]]}, without which {' and '.join(missing)} {verb} not trained)"
+    return f" (and {store.untrained[missing[0]]}, without which {' and '.join(missing)} {verb} not trained)"
 
 
-def _again(names: Sequence[str], rerun: Iterable[str], folder: Path) -> str:
-    """The stages to give with --rerun, and what becomes of their folders."""
-    every = [*(name for name in sorted(rerun) if name not in names), *names]
-    there = [name for name in every if is_protected(folder / name)]
-    renamed = ", ".join(f"{name} to {backup_path(folder / name).name}" for name in there)
+def first_changes(changes: list[str], most: int = 4) -> str:
+    """The first changes of a list, and how many more there are."""
+    return "; ".join(changes[:most]) + (f"; and {len(changes) - most} more" if len(changes) > most else "")
+
+
+def _again(store: StageStore, names: Sequence[str], also: Iterable[str] = ()) -> str:
+    """The stages to give with --rerun, and the names that their folders will have."""
+    every = [*sorted((store.rerun | set(also)) - set(names)), *names]
+    there = [name for name in every if is_protected(store.folder / name)]
+    renamed = ", ".join(f"{name} to {backup_path(store.folder / name).name}" for name in there)
     return f"{' '.join(every)} to train again (what is there is renamed: {renamed})"

@@ -1,15 +1,13 @@
-"""Stages that are done once, resume where they were cut off, and are done again when their cause changes.
+"""Stages that run once, resume where they were interrupted, and run again when their settings or inputs change.
 
     runs/<name>/<stage>/stage.json    key of the stage begun here: settings that affect its result, input digests
     runs/<name>/<stage>/done          the same key, and the stage's result; written last, in one rename
 
-A stage whose `done` holds its key is skipped; one with the key in `stage.json` alone was cut off, and its function is
-called again in the folder as it lies; one with another key is discarded and done anew (`stage_backup`). A key written
-by an earlier version counts as the same where it lacks fields that have their defaults. A `protected` stage that has
-made something is never discarded, nor is anything that it was made from: `ProtectedStageError`; `rerun` renames its
-folder.
-
-With several ranks rank 0 decides and writes. Does not run stages in parallel, or find out which files a function reads.
+A stage whose `done` holds its key is skipped; one with the key in `stage.json` alone was interrupted, and its function
+is called again in its folder; one with another key is discarded and done again (`stage_backup`). Fields that an older
+key lacks count as their defaults. A `protected` stage that has made something is never discarded, nor is anything that
+it was made from: `ProtectedStageError`; `rerun` renames its folder. With several ranks rank 0 decides and writes. Does
+not run stages in parallel, or find out which files a function reads.
 """
 
 from __future__ import annotations
@@ -26,24 +24,9 @@ from typing import Any
 
 from brine.common.files import deciding, differences, digest, read_json, to_plain, write_json, write_text
 from brine.common.renamed import require_current_names
+from brine.pipeline import stage_backup as backup
 from brine.pipeline.run_lock import acquire_lock, release_lock, wait_for
-from brine.pipeline.stage_backup import (
-    BACKUP_SUFFIX,
-    DONE_FILE,
-    FILE_LIST,
-    STAGE_FILE,
-    ProtectedStageError,
-    UntrainedStages,
-    also,
-    discard,
-    extension_refusal,
-    files_of_stage,
-    finish_discards,
-    has_weights,
-    is_protected,
-    move_to_backup,
-    refusal_message,
-)
+from brine.pipeline.stage_backup import DONE_FILE, FILE_LIST, STAGE_FILE, ProtectedStageError
 from brine.training.parallel.distributed import World
 
 logger = logging.getLogger("brine.pipeline")
@@ -81,20 +64,13 @@ class StageStore:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        world: World | None = None,
-        build_timeout_s: float = BUILD_TIMEOUT_S,
-        rerun: Iterable[str] = (),
-        untrained: UntrainedStages | None = None,
-    ):
+        self, folder: Path, *, world: World | None = None, rerun: Iterable[str] = (),
+        untrained: Mapping[str, str] | None = None,
+    ):  # fmt: skip
         """rerun: protected stages to do again, changed or not; their old folders are renamed. untrained: protected
         stages that this command does not train, with the option that makes it train them."""
-        self.folder = Path(folder)
+        self.folder, self.world = Path(folder), world or World()
         self.rerun, self.untrained = frozenset(rerun), untrained or {}
-        self.world = world or World()
-        self.build_timeout_s = build_timeout_s
         self.done: dict[str, PipelineStage] = {}
         self.kept_stale: dict[str, str] = {}
         """Stages that were kept although something outside of the run changed, with the message about it."""
@@ -109,9 +85,9 @@ class StageStore:
                 except ValueError:
                     self.__exit__()
                     raise
-            finish_discards(self.folder)
+            backup.finish_discards(self.folder)
             for fresh in self.folder.glob(f"{EXTENDING_PREFIX}*"):
-                # cut off between two renames
+                # interrupted between two renames
                 stage = self.folder / fresh.name.removeprefix(EXTENDING_PREFIX)
                 if (fresh / STAGE_FILE).exists() and not stage.exists():
                     os.rename(fresh, stage)
@@ -125,23 +101,16 @@ class StageStore:
             self._lock = None
 
     def stage(
-        self,
-        name: str,
-        build: Callable[[Path], Mapping[str, Any] | None],
-        *,
-        config: Any = None,
-        inputs: Iterable[str] | Mapping[str, str] = (),
-        on_all_ranks: bool = False,
-        protected: bool = False,
-        keep_if_inputs_change: bool = False,
-        output_names: Iterable[str] = (),
+        self, name: str, build: Callable[[Path], Mapping[str, Any] | None], *, config: Any = None,
+        inputs: Iterable[str] | Mapping[str, str] = (), on_all_ranks: bool = False, protected: bool = False,
+        keep_if_inputs_change: bool = False, output_names: Iterable[str] = (),
         extend: Callable[[Path, Path], None] | None = None,
-    ) -> PipelineStage:
+    ) -> PipelineStage:  # fmt: skip
         """Do a stage, or find that it is done.
 
         Args:
             name: its name and folder.
-            build: called with the stage's folder; must resume from what a cut-off call left there. What it returns
+            build: called with the stage's folder; must resume from what an interrupted call left there. What it returns
                 (plain JSON, or None) is kept in the `done` mark; a `fingerprint` in it is part of the digest.
             config: a dataclass or plain value, fully resolved.
             inputs: names of earlier stages, or names with digests of anything else.
@@ -149,13 +118,13 @@ class StageStore:
             protected: never discard what it made.
             keep_if_inputs_change: its folder holds all that later stages need. Where only its inputs changed and a
                 model was trained on it, it is kept, and reported in `kept_stale`.
-            output_names: names of the files and folders that `build` makes. Whatever else is found when the stage is
-                done anew belongs to the user and is kept.
+            output_names: names of the files and folders that `build` makes. Other files belong to the user and are kept
+                when the stage is done again.
             extend: called where a protected stage's configuration changed, with its folder and a fresh one; fills the
                 fresh one with what `build` can resume from, or raises ValueError. The old folder is renamed.
 
         Raises ValueError for an input that is no earlier stage and for a folder that holds something else,
-        ProtectedStageError where something protected would be done anew.
+        ProtectedStageError where something protected would be done again.
         """
         key = {"config": config, "inputs": self._digests(inputs)}
         folder, output_names = self.folder / name, tuple(output_names)
@@ -186,11 +155,9 @@ class StageStore:
                     raise ValueError(trouble)
                 build(folder)
             wait_for(
-                lambda: self._finished(folder, key) is not None,
-                run_folder=self.folder,
-                what=name,
-                timeout_s=self.build_timeout_s,
-            )
+                lambda: self._finished(folder, key) is not None, run_folder=self.folder, what=name,
+                timeout_s=BUILD_TIMEOUT_S,
+            )  # fmt: skip
             mark = self._finished(folder, key)
         return self._add(name, mark, skipped=skipped)
 
@@ -206,7 +173,7 @@ class StageStore:
     def begun(self, name: str) -> dict | None:
         """The key of a protected stage that has made something, or None."""
         begun = read_json(self.folder / name / STAGE_FILE)
-        return begun if isinstance(begun, dict) and is_protected(self.folder / name) else None
+        return begun if isinstance(begun, dict) and backup.is_protected(self.folder / name) else None
 
     def is_finished(self, name: str) -> bool:
         """Has a training stage made its weights? They are its last file but for the mark."""
@@ -216,12 +183,12 @@ class StageStore:
         """Stages with weights or checkpoints that were made from stage `name`, directly or through others."""
         inputs = {path.parent.name: _input_names(path) for path in sorted(self.folder.glob(f"*/{STAGE_FILE}"))}
         # a renamed folder is no stage any more
-        inputs = {each: named for each, named in inputs.items() if BACKUP_SUFFIX not in each}
+        inputs = {each: named for each, named in inputs.items() if backup.BACKUP_SUFFIX not in each}
         found, grown = {name}, True
         while grown:
             more = {each for each, named in inputs.items() if named & found} - found
             found, grown = found | more, bool(more)
-        return [each for each in inputs if each in found - {name} and has_weights(self.folder / each)]
+        return [each for each in inputs if each in found - {name} and backup.has_weights(self.folder / each)]
 
     def _add(self, name: str, mark: dict[str, Any], *, skipped: bool) -> PipelineStage:
         folder = self.folder / name
@@ -243,7 +210,7 @@ class StageStore:
         return (
             f"changed since ({', '.join(changed)}), and kept as it was, because {names} was trained on it; "
             "give --name NEW for a run on what is there now, or --rerun "
-            f"{' '.join(kept)}{also(kept, self.untrained)} to train again (old folders are renamed)"
+            f"{' '.join(kept)}{backup.untrained_note(self, kept)} to train again (old folders are renamed)"
         )
 
     def _build(self, name: str, folder: Path, build: Callable, *, output_names: tuple[str, ...]) -> dict[str, Any]:
@@ -258,26 +225,20 @@ class StageStore:
             "wall_s": round(time.perf_counter() - start, 3),
         }
         if output_names:
-            write_json(folder / FILE_LIST, files_of_stage(folder, output_names))
+            write_json(folder / FILE_LIST, backup.files_of_stage(folder, output_names))
         write_json(folder / DONE_FILE, mark)
         logger.info("%s: done in %.1f s", name, mark["wall_s"])
         return mark
 
     def _prepare(
-        self,
-        name: str,
-        folder: Path,
-        key: dict,
-        *,
-        protected: bool,
-        output_names: tuple[str, ...],
+        self, name: str, folder: Path, key: dict, *, protected: bool, output_names: tuple[str, ...],
         extend: Callable | None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Make the folder one in which `build` can begin, or resume."""
         begun = read_json(folder / STAGE_FILE)
-        has_made = is_protected(folder)
-        rerun = protected and name in self.rerun and has_made
-        # a rerun that was cut off resumes with the same command
+        has_made, wants_rerun = backup.is_protected(folder), name in self.rerun
+        rerun = protected and wants_rerun and has_made
+        # a rerun that was interrupted resumes with the same command
         again = rerun and ((folder / DONE_FILE).exists() or not (folder / RERUN_FILE).exists())
         changes = [] if begun is None else differences(begun, key)
         old = None
@@ -288,39 +249,35 @@ class StageStore:
                     "or choose another run folder"
                 )
         elif not changes and not again:
-            logger.info("%s: was cut off, resumes", name)
-            if name not in self.rerun:
+            logger.info("%s: was interrupted, resumes", name)
+            if not wants_rerun:
                 (folder / RERUN_FILE).unlink(missing_ok=True)
-            # a done mark that is here all the same was not whole
+            # a done mark that exists all the same was not whole
             (folder / DONE_FILE).unlink(missing_ok=True)
             return
         elif protected and has_made:
-            if extend is not None and name not in self.rerun and begun.get("inputs") == key["inputs"]:
-                self._extend(name, folder, key, extend)
-                return
-            if name not in self.rerun:
-                raise self._refusal([name], changes)
-            old = move_to_backup(folder)
-            why = f"because it changed: {_first(changes)}" if changes else "as asked for"
+            if extend is not None and not wants_rerun and begun.get("inputs") == key["inputs"]:
+                return self._extend(name, folder, key, extend)
+            if not wants_rerun:
+                raise ProtectedStageError(backup.refusal_message(self, [name], changes))
+            old = backup.move_to_backup(folder)
+            why = f"because it changed: {backup.first_changes(changes)}" if changes else "as asked for"
             logger.info("%s: done again, %s; its old folder is kept as %s", name, why, old)
         else:
             if kept := [each for each in self.dependents_of(name) if each not in self.rerun]:
-                raise self._refusal(kept, [f"{name}: {change}" for change in changes], self.untrained)
-            logger.info("%s: done again, because it changed: %s", name, _first(changes))
-            if kept := discard(folder, output_names):
-                logger.warning("%s: files there that the pipeline did not make are kept in %s", name, kept)
+                raise ProtectedStageError(
+                    backup.refusal_message(self, kept, [f"{name}: {change}" for change in changes])
+                )
+            logger.info("%s: done again, because it changed: %s", name, backup.first_changes(changes))
+            if others := backup.discard(folder, output_names):
+                logger.warning("%s: files there that the pipeline did not make are kept in %s", name, others)
         folder.mkdir(parents=True, exist_ok=True)
         # before the key, without which the folder is not begun
-        if rerun:
+        if rerun and old is not None:
             write_json(folder / RERUN_FILE, {"before": old.name})
-        elif name not in self.rerun:
+        elif not wants_rerun:
             (folder / RERUN_FILE).unlink(missing_ok=True)
         write_json(folder / STAGE_FILE, deciding(key))
-
-    def _refusal(self, names: list[str], changes: list[str], untrained: UntrainedStages | None = None) -> Exception:
-        return ProtectedStageError(
-            refusal_message(names, changes=changes, rerun=self.rerun, folder=self.folder, untrained=untrained or {})
-        )
 
     def _extend(self, name: str, folder: Path, key: dict, extend: Callable[[Path, Path], None]) -> None:
         fresh = self.folder / f"{EXTENDING_PREFIX}{name}"
@@ -330,11 +287,9 @@ class StageStore:
             extend(folder, fresh)
         except ValueError as error:
             shutil.rmtree(fresh, ignore_errors=True)
-            raise ProtectedStageError(
-                extension_refusal([name], str(error), rerun=self.rerun, folder=self.folder)
-            ) from error
+            raise ProtectedStageError(backup.extension_refusal(self, name, str(error))) from error
         write_json(fresh / STAGE_FILE, deciding(key))
-        old = move_to_backup(folder)
+        old = backup.move_to_backup(folder)
         os.rename(fresh, folder)
         logger.info("%s: continues with more steps; its old folder is kept as %s", name, old)
 
@@ -362,10 +317,6 @@ def restore_if_refused(paths: Iterable[Path]) -> Iterator[None]:
             if text is not None:
                 write_text(path, text)
         raise
-
-
-def _first(changes: list[str], most: int = 4) -> str:
-    return "; ".join(changes[:most]) + (f" and {len(changes) - most} more" if len(changes) > most else "")
 
 
 def _is_beginning(path: Path) -> bool:

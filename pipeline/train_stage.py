@@ -14,7 +14,6 @@ import numpy as np
 
 from brine.common.files import differences, file_digest, read_json
 from brine.data.corpus.statistics import roles_in
-from brine.data.loader import Loader
 from brine.data.packing.extendable_plan import build_extendable_plan, same_prefix
 from brine.data.packing.length_schedule import LengthSchedule
 from brine.data.packing.mixture import Mixture
@@ -30,8 +29,8 @@ from brine.salt.distill import Distillation
 from brine.training.checkpoint.extend import check_extension, checkpoint_to_extend, link_checkpoints
 from brine.training.config import TrainConfig
 from brine.training.logging.metrics import make_sinks
+from brine.training.micro_batch import SequenceSource
 from brine.training.parallel.parallelize import gather_state_dict
-from brine.training.sequences import SequenceSource
 from brine.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -45,33 +44,24 @@ def train_model(run: Pipeline, name: str, *, selected: list[int] | None = None) 
     config = train_config_of(recipe, name)
 
     def build(folder: Path) -> dict:
-        # weights are drawn from the run's seed once the parameters are where they belong
+        # weights are drawn from the run's seed once the parameters are on their device
         model = Transformer(config.model, on_meta_device=True)
         plan = build_plan(run, config)
         distillation = build_distillation(run, config) if name == "large_salt" else None
-        sinks = make_sinks(folder, tensorboard=run.tracker is not None) if world.is_main else ()
-        with run.explain_out_of_memory(
-            config=config,
-            runtime=runtime,
-            world=world,
-            folder=folder,
-            seq_len=recipe.packing.seq_len,
-            arm="small" if name == "small" else "large",
-            patches=tuple((modality, most) for modality, most in recipe.packing.media_budget.items() if most),
-        ):
+        shared = {"config": config, "runtime": runtime, "world": world, "folder": folder}
+        patches = tuple((modality, most) for modality, most in recipe.packing.media_budget.items() if most)
+        arm, cost_category = ("small", "teacher_training") if name == "small" else ("large", "student")
+        with run.explain_out_of_memory(**shared, seq_len=recipe.packing.seq_len, arm=arm, patches=patches):
             result = Trainer(
-                config,
+                **shared,
                 model=model,
                 sequences=sequence_source(run, config, plan, selected=selected, distillation=distillation),
-                folder=folder,
-                runtime=runtime,
                 name=name,
-                cost_category="teacher_training" if name == "small" else "student",
+                cost_category=cost_category,
                 kinds=tuple(run.data.kinds),
                 distillation=distillation,
                 validate=Validator(run.data, run.tokenizer, recipe.evals, compute_dtype=runtime.compute_dtype),
-                world=world,
-                sinks=sinks,
+                sinks=make_sinks(folder, tensorboard=run.tracker is not None) if world.is_main else (),
             ).run()
         weights, fingerprint = gather_state_dict(model), None
         if world.is_main:
@@ -109,48 +99,32 @@ def build_plan(run: Pipeline, config: TrainConfig, *, documents=None, num_sequen
         logger.info("packing.mixture names kinds that are not in the corpus: %s", ", ".join(unknown))
     # a run that may be extended must begin with the same sequences then
     build = build_extendable_plan if config.schedule == "wsd" and mixture.constant else PackingPlan.build
+    # by the progress of the whole run, of which selected documents are only the beginning
+    lengths = LengthSchedule.parse(packing.length_schedule).by_sequence(total)
     return build(
-        run.data,
-        split="train",
-        seq_len=packing.seq_len,
-        media_budget=packing.media_budget,
-        num_sequences=num_sequences or total,
-        seed=run.recipe.seed,
-        blank_fraction=packing.blank_fraction,
-        mixture=mixture,
-        # by the progress of the whole run, of which selected documents are only the beginning
-        lengths=LengthSchedule.parse(packing.length_schedule).by_sequence(total),
-        documents=run.documents if documents is None else documents,
-    )
+        run.data, split="train", seq_len=packing.seq_len, media_budget=packing.media_budget,
+        num_sequences=num_sequences or total, seed=run.recipe.seed, blank_fraction=packing.blank_fraction,
+        mixture=mixture, lengths=lengths, documents=run.documents if documents is None else documents,
+    )  # fmt: skip
 
 
 def sequence_source(
-    run: Pipeline,
-    config: TrainConfig,
-    plan: PackingPlan,
-    *,
-    selected: list[int] | None,
+    run: Pipeline, config: TrainConfig, plan: PackingPlan, *, selected: list[int] | None,
     distillation: Distillation | None,
-) -> SequenceSource:
+) -> SequenceSource:  # fmt: skip
     """This rank's batches of a plan; selected documents fill the sequences of stage 1, and only those."""
-    plans = [plan]
-    if selected is not None and distillation.kd_steps:
+    plans, world = [plan], run.world
+    if selected is not None and distillation is not None and distillation.kd_steps:
         num_sequences = config.global_batch_size * distillation.kd_steps
         plans.insert(0, build_plan(run, config, documents=selected, num_sequences=num_sequences))
 
     def open_sequences(start: int) -> Iterator[Batch]:
         for each in plans:
             if start < len(each):
-                yield from Loader(
-                    run.data,
-                    each,
-                    local_batch_size=config.micro_batch_size_on(run.world.dp_size),
-                    start_sequence=start,
-                    rank=run.world.dp_rank,
-                    world_size=run.world.dp_size,
-                    num_workers=run.runtime.num_loader_workers,
-                    pin_memory=run.runtime.device == "cuda",
-                )
+                yield from run.loader(
+                    each, local_batch_size=config.micro_batch_size_on(world.dp_size), start_sequence=start,
+                    rank=world.dp_rank, world_size=world.dp_size,
+                )  # fmt: skip
                 start = len(each)
 
     return SequenceSource(open=open_sequences, num_sequences=len(plan))
@@ -164,7 +138,7 @@ def build_distillation(run: Pipeline, config: TrainConfig) -> Distillation:
 
 def extend_stage(run: Pipeline, name: str, old: Path, fresh: Path) -> None:
     """Fill `fresh` with what a longer run of the stage in `old` continues from. Raises ValueError where the longer run
-    would have been another one so far."""
+    would have differed so far."""
     config = train_config_of(run.recipe, name)
     begun = read_json(old / STAGE_FILE)["config"]
     settings = stage_settings(run.recipe, name, config=config, runtime=run.runtime)

@@ -34,8 +34,7 @@ from brine.planner.search import (
 from brine.recipes.launch import FLATTENED, parse_options
 from brine.recipes.registry import RECIPES, find_recipe
 from brine.training.config import ACTIVATION_CHECKPOINTING_MODES, TrainConfig
-from brine.training.logging.device_specs import GPUS, NAMES, DeviceSpec
-from brine.training.logging.peak_flops import measure_cpu
+from brine.training.logging.device_specs import GPUS, NAMES, DeviceSpec, measure_cpu
 from brine.training.runtime import find_compiler
 
 DESCRIPTION = (
@@ -81,7 +80,7 @@ class PlanRequest:
         return {name: value for name in SEARCHED if (value := getattr(self, name)) is not None}
 
     def check(self) -> None:
-        """Raise PlannerError for what contradicts itself; not at once, so that the command line words the message."""
+        """Raise PlannerError for what contradicts itself; called late, so that the command words the message."""
         if not 1 <= self.gpus <= 1024:
             raise PlannerError(f"--gpus {self.gpus}: give 1 to 1024")
         held, modes = self.held, ACTIVATION_CHECKPOINTING_MODES
@@ -166,8 +165,8 @@ def format_plan(best: RunPlan, longest_tokens: int, name: str) -> str:
     lines += [
         "",
         f"  {count(time.tokens / time.total_s)} tokens/s, MFU {100 * time.mfu(device):.1f} % of the data sheet's "
-        f"{device.matmul_flops / 1e12:,.1f} TFLOP/s (unmasked area, nothing done again counted)",
-        f"  limited by {time.bottleneck}; longest row that fits on this many: {longest_tokens:,} tokens",
+        f"{device.matmul_flops / 1e12:,.1f} TFLOP/s (unmasked area, no recomputation)",
+        f"  limited by {time.bottleneck}; longest sequence that fits on this many: {longest_tokens:,} tokens",
         f"  {device.source}",
     ]
     return "\n".join(lines)

@@ -1,25 +1,50 @@
 """`brine train --dry-run`: parameters, tokens, FLOPs and estimated time of a recipe on this machine.
 
-FLOPs are counted from shapes; time assumes the share of the processor's best matrix product that models of that width
-reach, and rates of rendering and evaluation measured once on two cores. It tells minutes from hours.
+FLOPs are counted from shapes, and divided by the processor's peak of matrix products times the fraction of it that
+models of that width reach. Seconds that do not follow from shapes (start, compilation, rendering) were measured once on
+two idle cores, with the recipes `demo` and `quick`. It tells minutes from hours; other work on the machine, and what
+activation checkpointing recomputes, are not counted.
 """
 
 from __future__ import annotations
 
-from brine.common.formatting import count, duration
-from brine.model.device import resolve_device, supports_bfloat16
-from brine.model.flops import flops_per_token, matrix_parameters
-from brine.pipeline.recipe import Recipe
-from brine.training.config import RuntimeConfig
-from brine.training.logging.peak_flops import find_peak
-from brine.training.runtime import Runtime, check_backends, usable_cores
+from dataclasses import dataclass
 
-NARROW_MFU, WIDE_MFU = 0.28, 0.4
+from brine.common.formatting import count, duration
+from brine.model.config import ModelConfig
+from brine.model.device import resolve_device, supports_bfloat16
+from brine.model.flops import forward_flops, matrix_parameters, num_causal_pairs
+from brine.pipeline.model_stages import model_stages_of
+from brine.pipeline.recipe import Recipe
+from brine.synth.config import KINDS, SynthCounts
+from brine.training.config import RuntimeConfig, TrainConfig
+from brine.training.logging.device_specs import find_peak
+from brine.training.runtime import Runtime, check_backends, find_compiler, usable_cores
+
+NARROW_MFU, WIDE_MFU = 0.33, 0.45
 """Model FLOP utilisation of models narrower than 192, and of the others."""
-COMPILE_S = 40.0
+START_S = 24.0
+"""Imports, and a trial compilation."""
+COMPILE_S = 15.0
+"""Compilation of a model's blocks; a second model of the same shape finds the code in torch's cache."""
+CORPUS_S, SOURCE_FILE_S, ALL_FILES = 5.0, 0.01, 600
+"""The tokenizer; reading one source file; files where the recipe does not limit them (the standard library)."""
+DECODE_STEP_S = 0.002
+"""One token of a batch that is transcribed."""
 DOCUMENTS_PER_S = {"text": 500.0, "screenshot": 1500.0, "narration": 200.0, "recording": 120.0, "page": 60.0,
-         "table": 120.0, "chart": 34.0, "screen": 140.0}  # fmt: skip
+         "package": 60.0, "table": 120.0, "chart": 34.0, "screen": 140.0}  # fmt: skip
 """Documents of a kind rendered and encoded in a second on two cores."""
+NEEDLE_DOCUMENTS_PER_S = 34.0
+"""The same for all kinds with needles."""
+
+
+@dataclass(frozen=True)
+class StageEstimate:
+    """One stage of a run: its time, and a description of its contents."""
+
+    name: str
+    seconds: float
+    contents: str = ""
 
 
 def estimate_run(recipe: Recipe) -> str:
@@ -28,53 +53,99 @@ def estimate_run(recipe: Recipe) -> str:
     Raises ValueError for a device or a backend that the run would refuse here.
     """
     runtime = _runtime(recipe.runtime)
-    speed = find_peak(runtime.device, runtime.dtype).flops_per_s
-    recipe = recipe.resolved(recipe.corpus.vocab_size)
+    stages = estimate_stages(
+        recipe, flops_per_s=find_peak(runtime.device, runtime.dtype).flops_per_s, compiled=runtime.compile
+    )
     where = f"{runtime.num_threads} threads" if runtime.device == "cpu" else runtime.device
     lines = [f"recipe {recipe.name}: {where}, {runtime.dtype}"]
-    total = 0.0
-    if recipe.corpus.manifest is None:
-        synth_config = recipe.corpus.synth
-        splits = [synth_config.counts(split) for split in ("train", "validation", "test")]
-        counts = {kind: sum(sum(split.by_level(kind).values()) for split in splits) for kind in DOCUMENTS_PER_S}
-        seconds = 30 + sum(number / DOCUMENTS_PER_S[kind] for kind, number in counts.items())
-        total += seconds
-        made = ", ".join(f"{count(number)} {kind}" for kind, number in counts.items() if number)
-        lines.append(f"  corpus          {made}: about {duration(seconds)}")
-    else:
-        lines.append(f"  corpus          {recipe.corpus.manifest}: time depends on its media")
-    salted = "salt" in recipe.arms
-    runs = [("small", recipe.small, 0)] if salted else []
-    if salted:
-        runs.append(("large_salt", recipe.large, recipe.salt.num_kd_steps(recipe.large.num_steps)))
-    if "baseline" in recipe.arms:
-        runs.append(("large_baseline", recipe.large, 0))
-    for name, train, kd_steps in runs:
-        tokens = train.num_steps * train.global_batch_size * recipe.packing.seq_len
-        flops = 3 * flops_per_token(train.model, recipe.packing.seq_len) * tokens
-        taught = flops_per_token(recipe.small.model, recipe.packing.seq_len) * tokens * kd_steps / train.num_steps
-        seconds = flops / (speed * _utilisation(train.model.dim)) + COMPILE_S
-        seconds += taught / (speed * _utilisation(recipe.small.model.dim))
-        total += seconds
-        lines.append(
-            f"  {name:<15} {count(matrix_parameters(train.model))} matrix parameters, {count(tokens)} tokens in "
-            f"{train.num_steps} steps, {count(flops + taught)} FLOP: about {duration(seconds)}"
+    for stage in stages:
+        time = f"about {duration(stage.seconds)}" if stage.seconds else "time depends on its documents"
+        lines.append(f"  {stage.name:<15} {stage.contents}{': ' if stage.contents else ''}{time}")
+    return "\n".join([*lines, f"  {'in all':<15} about {duration(sum(stage.seconds for stage in stages))}"])
+
+
+def estimate_stages(recipe: Recipe, *, flops_per_s: float, compiled: bool) -> list[StageEstimate]:
+    """The stages that the recipe runs, in order; flops_per_s: peak of matrix products. 0 seconds: not known."""
+    recipe = recipe.resolved(recipe.corpus.vocab_size)
+    stages = [StageEstimate("start", START_S), _corpus(recipe)]
+    names, compiled_models = model_stages_of(recipe), set()
+    for name in names:
+        train = recipe.small if name == "small" else recipe.large
+        kd_steps = recipe.salt.num_kd_steps(train.num_steps) if name == "large_salt" else 0
+        sequences, flops = train.num_steps * train.global_batch_size, 3 * _forward_flops(recipe, train.model)
+        taught = kd_steps * train.global_batch_size * _forward_flops(recipe, recipe.small.model)
+        seconds = sequences * flops / (flops_per_s * _utilisation(train.model))
+        seconds += taught / (flops_per_s * _utilisation(recipe.small.model))
+        seconds += COMPILE_S * (compiled and train.model not in compiled_models)
+        compiled_models.add(train.model)
+        tokens = count(sequences * recipe.packing.seq_len)
+        contents = (
+            f"{count(matrix_parameters(train.model))} matrix parameters, {tokens} tokens in {train.num_steps} steps, "
+            f"{count(sequences * flops + taught)} FLOP"
         )
-    seconds = 60.0 + 60.0 * len(runs)
-    total += seconds
-    lines.append(f"  evaluation      about {duration(seconds)}")
-    lines.append(f"  in all          about {duration(total)}")
-    return "\n".join(lines)
+        stages.append(StageEstimate(name, seconds + _validation_s(recipe, train, flops_per_s), contents))
+    return [*stages, StageEstimate("evaluation", _evaluation_s(recipe, names, flops_per_s))]
 
 
-def _utilisation(dim: int) -> float:
-    return NARROW_MFU if dim < 192 else WIDE_MFU
+def _corpus(recipe: Recipe) -> StageEstimate:
+    if recipe.corpus.manifest is not None:
+        return StageEstimate("corpus", 0.0, str(recipe.corpus.manifest))
+    synth = recipe.corpus.synth
+    splits = [synth.counts(split) for split in ("train", "validation", "test")]
+    numbers = {kind: sum(sum(split.by_level(kind).values()) for split in splits) for kind in KINDS}
+    seconds = CORPUS_S + SOURCE_FILE_S * min(synth.max_files or ALL_FILES, ALL_FILES)
+    seconds += sum(number / DOCUMENTS_PER_S.get(kind, NEEDLE_DOCUMENTS_PER_S) for kind, number in numbers.items())
+    made = ", ".join(f"{count(number)} {kind}" for kind, number in numbers.items() if number)
+    return StageEstimate("corpus", seconds, made)
+
+
+def _cells(recipe: Recipe, split: str, per_cell: int) -> int:
+    """Documents that a measurement takes of a split; of a given corpus one cell, since its cells are not known."""
+    if recipe.corpus.manifest is not None:
+        return per_cell
+    counts: SynthCounts = recipe.corpus.synth.counts(split)
+    return sum(min(per_cell, number) for kind in KINDS for number in counts.by_level(kind).values())
+
+
+def _validation_s(recipe: Recipe, train: TrainConfig, flops_per_s: float) -> float:
+    times = max(1, train.num_steps // train.validate_every if train.validate_every else 1)
+    passes = times * _cells(recipe, "validation", recipe.evals.validation_per_cell)
+    return passes * _forward_flops(recipe, train.model) / (flops_per_s * _utilisation(train.model))
+
+
+def _evaluation_s(recipe: Recipe, names: list[str], flops_per_s: float) -> float:
+    """Every model reads the documents; the main one twice more without their media, and transcribes some."""
+    evals, seconds = recipe.evals, 0.0
+    documents = _cells(recipe, evals.split, evals.documents_per_cell)
+    for name in names:
+        model = recipe.small.model if name == "small" else recipe.large.model
+        passes = documents * (3 if name == names[-1] else 1)
+        seconds += passes * _forward_flops(recipe, model) / (flops_per_s * _utilisation(model))
+    batches = -(-_cells(recipe, evals.split, evals.transcripts_per_cell) // evals.decode_batch_size)
+    return seconds + batches * evals.max_new_tokens * DECODE_STEP_S
+
+
+def _forward_flops(recipe: Recipe, model: ModelConfig) -> int:
+    """Of one packed sequence: one document, with as many patches as a batch has room for."""
+    length = recipe.packing.seq_len
+    return forward_flops(
+        model, num_tokens=length, local_pairs=num_causal_pairs(length, model.window),
+        global_pairs=num_causal_pairs(length), num_patches=recipe.packing.media_budget,
+    )  # fmt: skip
+
+
+def _utilisation(model: ModelConfig) -> float:
+    return NARROW_MFU if model.dim < 192 else WIDE_MFU
 
 
 def _runtime(config: RuntimeConfig) -> Runtime:
-    """Device, threads and precision as they will be; whether blocks compile is not tried here."""
+    """Device, threads and precision as they will be; whether the compiler works is not tried here."""
     device = resolve_device(config.device).type
     check_backends(config, device)
     able, _ = supports_bfloat16(device)
-    dtype = config.dtype if config.dtype != "auto" else "bfloat16" if able else "float32"
-    return Runtime(device=device, dtype=dtype, num_threads=config.num_threads or usable_cores())
+    return Runtime(
+        device=device,
+        dtype=config.dtype if config.dtype != "auto" else "bfloat16" if able else "float32",
+        compile=find_compiler(device) is not None if config.compile == "auto" else bool(config.compile),
+        num_threads=config.num_threads or usable_cores(),
+    )

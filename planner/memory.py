@@ -32,17 +32,17 @@ BATCH_BYTES = 2 * 8 + 3 * 4 + 4 * 4
 SPAN_BYTES = 2 * 2 * 4
 """Of a token in the masks: lo and hi, int32, for local and global layers."""
 BATCHES_AHEAD = 2
-"""Batches on a card beside the one at work (`brine.data.prefetch`): the next one, and that of the step which the host
+"""Batches on a GPU beside the current one (`brine.data.prefetch`): the next one, and that of the step which the host
 queues behind it, as it reads a step's numbers one step late."""
 
-RECOMPUTED_BLOCK = "block computed again"
+RECOMPUTED_BLOCK = "recomputed block"
 GLOBAL_SAVED = ("out of global layers", "lse of global layers", "middles of global layers")
-"""Terms of what a global layer keeps beside its input where its attention is not done again."""
+"""Terms of what a global layer keeps beside its input where its attention is not recomputed."""
 STAGING = "checkpoint staging"
 MLP_PARTS = ("resid_mid", "mlp")
-"""How the tensors of `block_saved_tensors` begin that are let go before attention's backward pass."""
+"""Prefixes of the tensors of `block_saved_tensors` that are freed before attention's backward pass."""
 FUSED = ("attn_norm", "attn.widened", "attn.qk_norm", "mlp_norm", "mlp.silu")
-"""Tensors of `block_saved_tensors` that a compiled block is assumed to make again inside other kernels."""
+"""Tensors of `block_saved_tensors` that a compiled block is assumed to recompute inside other kernels."""
 
 
 @dataclass(frozen=True)
@@ -138,19 +138,19 @@ def rope_table_bytes(case: RunSettings) -> int:
 
 
 def memory(case: RunSettings) -> MemoryEstimate:
-    """Everything; see the top of the file."""
+    """The estimate of one rank; see the top of the file."""
     config, tokens = case.model, case.num_tokens
-    own = num_parameters(config) / case.dp_shard
+    parameters = num_parameters(config) / case.dp_shard
     away = offloaded_bytes(case)
     persistent = {
-        "parameters": FP32_BYTES * own,
-        "gradients": FP32_BYTES * own if case.dp_shard == 1 or case.accumulates_gradients else 0.0,
+        "parameters": FP32_BYTES * parameters,
+        "gradients": FP32_BYTES * parameters if case.dp_shard == 1 or case.accumulates_gradients else 0.0,
         "optimizer": FP32_BYTES * _optimizer_numbers(case) / case.dp_shard,
         "batch, masks, tables": tokens * (BATCH_BYTES + SPAN_BYTES) + rope_table_bytes(case),
         "patches": _patches(case),
         "batches ahead": _batches_ahead(case),
         **{name: size for name, size in saved_activation_bytes(case).items() if name not in away},
-        # one stream is on its way there, one on its way back
+        # one hidden state is on its way out, one on its way back
         "on the way to the host": min(sum(away.values()), 2.0 * tokens * config.dim * FP32_BYTES),
     }
     if case.mode == "none":
@@ -174,7 +174,7 @@ def _optimizer_numbers(case: RunSettings) -> float:
 
 
 def _gathered(case: RunSettings, moment: str) -> dict[str, float]:
-    """What FSDP holds beside a rank's own part. Ends stay gathered from the forward pass on."""
+    """What FSDP holds beside a rank's part. Embeddings and head stay gathered from the forward pass on."""
     config, block = case.model, block_parameters(case.model)
     ends = {"gathered ends": FP32_BYTES * outer_parameters(config)}
     if moment == "loss":
@@ -182,7 +182,7 @@ def _gathered(case: RunSettings, moment: str) -> dict[str, float]:
     return ends | {
         # a block at work and the next one
         "gathered blocks": 2 * case.low * block,
-        # that of the head, until its group's sum at the end; a block's own, and the float32 in which it is summed
+        # that of the head, until its group's sum at the end; a block's, and the float32 in which it is summed
         "whole gradients": FP32_BYTES * config.vocab_size * config.dim
         + (case.low + FP32_BYTES * (moment == "attention")) * block,
     }
@@ -200,7 +200,7 @@ def _patches(case: RunSettings) -> float:
 
 
 def _batches_ahead(case: RunSettings) -> float:
-    """Batches and masks that are on a card already, patches as they are stored; tables are made when they are used."""
+    """Batches and masks that are on a GPU already, patches as they are stored; tables are made when they are used."""
     if case.device != "cuda":
         return 0.0
     stored = sum(count * case.model.patch_dims[name] * FIELDS[name].itemsize for name, count in case.patches)
@@ -209,8 +209,8 @@ def _batches_ahead(case: RunSettings) -> float:
 
 
 def flash_accumulator_bytes(case: RunSettings) -> float:
-    """Bytes in which the backward pass of a flash package adds up: dq in float32 and, where query heads share a key
-    head, dk and dv. (Under deterministic algorithms flash-attn 2 and torch's own take the first of these several times,
+    """Bytes in which the backward pass of a flash package accumulates: dq in float32 and, where query heads share a key
+    head, dk and dv. (Under deterministic algorithms flash-attn 2 and torch's need the first of these several times,
     which is not counted.)"""
     if case.device != "cuda" or case.low == FP32_BYTES or case.attention_backend not in ("auto", "flash"):
         return 0.0
@@ -243,10 +243,10 @@ def _loss(case: RunSettings) -> dict[str, float]:
 
 
 def _recomputed_bytes(case: RunSettings, *, mlp: bool) -> float:
-    """Bytes of a block that was computed again, without its input, which is kept anyway; `mlp`: with the MLP's."""
+    """Bytes of a recomputed block, without its input, which is kept anyway; `mlp`: with the MLP's."""
     tensors = block_saved_tensors(case)
     if case.mode == "none":
-        # kept already, and let go as the backward pass goes
+        # kept already, and freed as the backward pass proceeds
         gone = sum(size for name, size in tensors.items() if name.startswith(MLP_PARTS))
         return 0.0 if mlp else -case.num_tokens * gone
     parts = sum(size for name, size in tensors.items() if name != "input" and (mlp or not name.startswith(MLP_PARTS)))
@@ -257,23 +257,23 @@ def _recomputed_bytes(case: RunSettings, *, mlp: bool) -> float:
 
 
 def _recomputed_inputs(case: RunSettings) -> dict[str, float]:
-    """What the layers of the longest run were given, but for its first one's, which is kept anyway; and, where that run
-    comes after it in the backward pass, what the last layer had kept."""
+    """Inputs of the layers of the longest group but the first, whose input is kept anyway; and, where that group comes
+    after it in the backward pass, what the last layer had kept."""
     longest_run = max(map(len, case.ac_groups)) if case.mode != "none" else 1
     if longest_run == 1:
         return {}
-    found = {"inputs found again": float(case.num_tokens * case.model.dim * FP32_BYTES * (longest_run - 1))}
+    found = {"recomputed inputs": float(case.num_tokens * case.model.dim * FP32_BYTES * (longest_run - 1))}
     if len(case.ac_groups[-1]) < longest_run:
         away, kept = offloaded_bytes(case), saved_activation_bytes(case)
         of_last = {"block inputs": len(case.ac_groups)} | dict.fromkeys(GLOBAL_SAVED, case.model.num_global_layers)
-        found["kept by the last layer, let go"] = -sum(
+        found["kept by the last layer, freed"] = -sum(
             kept[name] / layers for name, layers in of_last.items() if name in kept and name not in away
         )
     return found
 
 
 def _stream_gradient(case: RunSettings) -> float:
-    """Bytes of the stream's gradient, and of its cast for the branch."""
+    """Bytes of the residual stream's gradient, and of its cast for the branch."""
     return case.num_tokens * case.model.dim * (FP32_BYTES + (case.low if case.low != FP32_BYTES else 0))
 
 
@@ -297,21 +297,19 @@ def _attention(case: RunSettings) -> dict[str, float]:
     heads, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     both = heads + 2 * keys
     results = tokens * (heads + both) * low
-    # two numbers to a row and head; sums of several ranks' parts in float32
+    # two numbers per query and head; sums of several ranks' parts in float32
     scratch = tokens * (both if case.context_parallel > 1 else 2 * config.num_heads) * FP32_BYTES
     if case.device == "cpu":
-        # causal rows in one call: copies with each head on its own; in several calls, as windows are: sums, and a
-        # call's rows and keys with their gradients
+        # causal sequences in one call: copies with heads apart; in several calls, as windows are: sums, and a call's
+        # queries and keys with their gradients
         row = tokens // case.micro_batch_size
         scratch = tokens * both * FP32_BYTES + min(tokens, max(row, CALL_ROWS // 2)) * 4 * (heads + keys) * FP32_BYTES
         if case.micro_batch_size <= max(1, CALL_ROWS // (2 * row)):
             scratch = max(scratch, tokens * (3 * heads + 2 * keys + both) * low)
-    # those of rotary turn and norm take the place of attention's scratch afterwards
+    # those of rotation and norm replace attention's scratch afterwards
     sums, turned = flash_accumulator_bytes(case), 0 if case.compiled else 4 * tokens * heads * FP32_BYTES
     parts = {
-        RECOMPUTED_BLOCK if case.mode != "none" else "MLP of the last block, let go": _recomputed_bytes(
-            case, mlp=False
-        ),
+        RECOMPUTED_BLOCK if case.mode != "none" else "MLP of the last block, freed": _recomputed_bytes(case, mlp=False),
         **_recomputed_inputs(case),
         "gradient of the stream": _stream_gradient(case),
         # of out, q, k and v
@@ -326,6 +324,6 @@ def _attention(case: RunSettings) -> dict[str, float]:
 
 
 def host_bytes(case: RunSettings) -> dict[str, float]:
-    """Per rank: a checkpoint's copy twice (staged, and put together into a file), and what waits there."""
+    """Per rank: a checkpoint's copy twice (staged, and assembled into a file), and offloaded activations."""
     weights = FP32_BYTES * (num_parameters(case.model) + _optimizer_numbers(case)) / case.dp_shard
     return {STAGING: 2 * weights} | offloaded_bytes(case)

@@ -20,7 +20,7 @@ class RunSettings:
     model: ModelConfig
     seq_len: int
     micro_batch_size: int = 1
-    """Rows of one forward pass; `context_parallel` ranks share them."""
+    """Sequences of one forward pass; `context_parallel` ranks share them."""
     ranks: int = 1
     context_parallel: int = 1
     dp_shard: int = 1
@@ -33,13 +33,13 @@ class RunSettings:
     compiled: bool = False
     """Are the blocks compiled? See `FUSED`."""
     attention_backend: str = "auto"
-    """As `brine.kernels.attention` names it; "auto" may take "flash" on a card, and is counted so."""
+    """As `brine.kernels.attention` names it; "auto" may take "flash" on a GPU, and is counted so."""
     optimizer: str = "adamw"
     patches: tuple[tuple[str, int], ...] = ()
-    """(modality, most patches of a row)."""
+    """(modality, most patches of a sequence)."""
     accumulates_gradients: bool = False
-    """Are gradients of an earlier forward pass of the step there? If not, those of sharded parameters come one block
-    after another, while what blocks keep goes."""
+    """Are gradients of an earlier forward pass of the step held? If not, those of sharded parameters come block by
+    block, while saved activations are freed."""
 
     @property
     def num_tokens(self) -> int:
@@ -48,7 +48,7 @@ class RunSettings:
 
     @property
     def tile_tokens(self) -> int:
-        """Tokens of a row that an MLP takes at a time on this rank; 0 where a tile would hold them all."""
+        """Tokens of a sequence that an MLP takes at a time on this rank; 0 where a tile would hold them all."""
         return self.mlp_tile_tokens if self.mlp_tile_tokens < self.num_tokens // self.micro_batch_size else 0
 
     @property
@@ -59,15 +59,12 @@ class RunSettings:
     @property
     def mode(self) -> str:
         """`activation_checkpointing` as it is carried out: on a CPU there is nothing to offload to."""
-        return (
-            "selective"
-            if self.activation_checkpointing == "offload" and self.device == "cpu"
-            else self.activation_checkpointing
-        )
+        mode = self.activation_checkpointing
+        return "selective" if mode == "offload" and self.device == "cpu" else mode
 
     @property
     def ac_groups(self) -> tuple[range, ...]:
-        """Layers that keep one input between them."""
+        """Layers that share one checkpoint."""
         return _ac_groups(self.model, self.ac_group_size)
 
 
@@ -77,18 +74,18 @@ def _ac_groups(config: ModelConfig, layers: int) -> tuple[range, ...]:
 
 
 def block_matrices(config: ModelConfig) -> int:
-    """Numbers in the four matrices of a block."""
+    """Elements of the four matrices of a block."""
     heads, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     return config.dim * (2 * heads + 2 * keys + 3 * config.mlp_dim)
 
 
 def block_parameters(config: ModelConfig) -> int:
-    """Numbers trained in a block: its matrices, two norms of the stream, those of queries and keys."""
+    """Parameters of a block: its matrices, two norms of the residual stream, those of queries and keys."""
     return block_matrices(config) + 2 * config.dim + 2 * config.head_dim
 
 
 def outer_parameters(config: ModelConfig) -> int:
-    """Numbers trained outside of blocks: the token table, embedders, last norm and head."""
+    """Parameters outside of blocks: the token table, embedders, last norm and head."""
     tables = config.vocab_size * config.dim * (1 if config.tie_embeddings else 2)
     normed = config.embedder == "ln_linear_ln"
     embedders = sum(
@@ -99,5 +96,5 @@ def outer_parameters(config: ModelConfig) -> int:
 
 
 def num_parameters(config: ModelConfig) -> int:
-    """All numbers trained."""
+    """All parameters."""
     return config.num_layers * block_parameters(config) + outer_parameters(config)

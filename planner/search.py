@@ -7,7 +7,7 @@ time has been validated on any GPU, and efficiencies are assumptions (`brine.tra
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -22,18 +22,18 @@ TILES = (0, 4096, 16384)
 SEARCHED = ("context_parallel", "dp_shard", "activation_checkpointing", "ac_group_size", "mlp_tile_tokens")
 """Settings that are searched unless they are given."""
 MIN_TOKENS_PER_RANK = 16
-"""Least tokens of a row on one rank."""
+"""Least tokens of a sequence on one rank."""
 GIB = 2**30
 NOTE = "estimate, not validated on this device; efficiencies are assumed"
 
 
 class PlannerError(ValueError):
-    """Nothing fits, or the request contradicts itself; the message says what would serve."""
+    """Nothing fits, or the request contradicts itself; the message says what would help."""
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """One way to run, with what it comes to."""
+    """One way to run, with its memory and time."""
 
     case: RunSettings
     memory: MemoryEstimate
@@ -48,53 +48,40 @@ class RunPlan:
 
     def to_dict(self) -> dict:
         """Plain JSON types."""
-        case, time = self.case, self.time
+        case, time, device = self.case, self.time, self.device
+        names = ("seq_len", "micro_batch_size", *SEARCHED)
         return {
             "note": NOTE,
-            "device": self.device.name,
-            "source": self.device.source,
+            "device": device.name,
+            "source": device.source,
             "gpus": case.ranks,
-            "seq_len": case.seq_len,
-            "micro_batch_size": case.micro_batch_size,
+            **{name: getattr(case, name) for name in names},
             "gradient_accumulation_steps": self.gradient_accumulation_steps,
-            "context_parallel": case.context_parallel,
-            "dp_shard": case.dp_shard,
-            "activation_checkpointing": case.activation_checkpointing,
-            "ac_group_size": case.ac_group_size,
-            "mlp_tile_tokens": case.mlp_tile_tokens,
             "parameters": num_parameters(case.model),
             "memory_bytes": {name: round(size) for name, size in self.memory.terms.items()},
             "peak_bytes": round(self.memory.peak_bytes),
-            "usable_bytes": round(self.device.usable_bytes),
-            "usable_host_bytes": round(self.device.usable_host_bytes),
+            "usable_bytes": round(device.usable_bytes),
+            "usable_host_bytes": round(device.usable_host_bytes),
             "host_bytes": {name: round(size) for name, size in self.memory.host.items()},
             "step_s": time.total_s,
             "time_s": time.terms,
             "tokens_per_s": time.tokens / time.total_s,
-            "mfu": time.mfu(self.device),
+            "mfu": time.mfu(device),
             "bottleneck": time.bottleneck,
         }
 
 
 def fits(found: MemoryEstimate, device: DeviceSpec) -> bool:
-    """Is there room for the peak on the device, and for the rest on its host?"""
+    """Does the peak fit on the device, and the rest on its host?"""
     return found.peak_bytes <= device.usable_bytes and sum(found.host.values()) <= device.usable_host_bytes
 
 
 def plan_run(case: RunSettings, train: TrainConfig, device: DeviceSpec) -> RunPlan:
-    """What one case comes to on a device. Raises ValueError where the rows of a step cannot be shared so."""
-    rows = train.micro_batch_size_on(case.ranks // case.context_parallel)
-    gradient_accumulation_steps = train.global_batch_size * case.context_parallel // (case.ranks * rows)
-    case = replace(
-        case, micro_batch_size=rows, optimizer=train.optimizer, accumulates_gradients=gradient_accumulation_steps > 1
-    )
-    return RunPlan(
-        case,
-        memory(case),
-        step_time(case, device, gradient_accumulation_steps=gradient_accumulation_steps),
-        gradient_accumulation_steps,
-        device,
-    )
+    """The plan of one case on a device. Raises ValueError where the sequences of a step cannot be shared so."""
+    micro = train.micro_batch_size_on(case.ranks // case.context_parallel)
+    steps = train.global_batch_size * case.context_parallel // (case.ranks * micro)
+    case = replace(case, micro_batch_size=micro, optimizer=train.optimizer, accumulates_gradients=steps > 1)
+    return RunPlan(case, memory(case), step_time(case, device, gradient_accumulation_steps=steps), steps, device)
 
 
 def candidate_settings(base: RunSettings, fixed: dict) -> Iterator[RunSettings]:
@@ -115,23 +102,18 @@ def candidate_settings(base: RunSettings, fixed: dict) -> Iterator[RunSettings]:
 
 
 def ac_group_sizes(base: RunSettings, mode: str) -> list[int]:
-    """Numbers of local layers that may keep one input between them: one, and all between two global ones, or half."""
+    """Numbers of local layers that may share one checkpoint: one, and all between two global ones, or half."""
     group = min(base.model.global_every, base.model.num_layers) if mode != "none" else 1
     return sorted({1, group // 2, group - 1} - {0})
 
 
 def search(base: RunSettings, train: TrainConfig, device: DeviceSpec, fixed: dict) -> tuple[RunPlan, list[RunPlan]]:
-    """(the fastest plan that fits, all plans). Raises PlannerError where none fits, or rows cannot be shared."""
-    plans, reason = [], ""
-    for case in candidate_settings(base, fixed):
-        try:
-            plans.append(plan_run(case, train, device))
-        except ValueError as error:
-            reason = str(error)
+    """(the fastest plan that fits, all plans). Raises PlannerError where none fits, or sequences cannot be shared."""
+    plans, reason = all_plans(base, train, device, fixed)
     if not plans:
         raise PlannerError(
-            f"{reason or f'rows of {base.seq_len} tokens are too short for this mesh'}: choose --global-batch-size or "
-            "--context-parallel so that ranks / context divides the rows of a step"
+            f"{reason or f'sequences of {base.seq_len} tokens are too short for this mesh'}: choose "
+            "--global-batch-size or --context-parallel so that ranks / context divides the sequences of a step"
         )
     fitting = [plan for plan in plans if plan.fits]
     if not fitting:
@@ -139,8 +121,21 @@ def search(base: RunSettings, train: TrainConfig, device: DeviceSpec, fixed: dic
     return min(fitting, key=lambda plan: plan.time.total_s), plans
 
 
-def longest_that_fits(case: RunSettings, fits, *, most: int = 2**27) -> int:
-    """Most row tokens for which `fits(case)`, in multiples of 1,024 (of 16 a rank below); 0 where nothing fits."""
+def all_plans(
+    base: RunSettings, train: TrainConfig, device: DeviceSpec, fixed: dict | None = None
+) -> tuple[list[RunPlan], str]:
+    """(every plan that agrees with `fixed`, why the last one without a plan has none)."""
+    plans, reason = [], ""
+    for case in candidate_settings(base, fixed or {}):
+        try:
+            plans.append(plan_run(case, train, device))
+        except ValueError as error:
+            reason = str(error)
+    return plans, reason
+
+
+def longest_that_fits(case: RunSettings, fits: Callable[[RunSettings], bool], *, most: int = 2**27) -> int:
+    """Longest sequence for which `fits(case)`, in multiples of 1,024 (of 16 a rank below); 0 where nothing fits."""
     step = 1024 if fits(replace(case, seq_len=1024)) else 16 * case.context_parallel
     if not fits(replace(case, seq_len=step)):
         return 0
@@ -154,7 +149,7 @@ def longest_that_fits(case: RunSettings, fits, *, most: int = 2**27) -> int:
 
 
 def longest_sequence(base: RunSettings, train: TrainConfig, device: DeviceSpec, fixed: dict) -> int:
-    """Most tokens of a row for which some mesh fits; one row at a time on each group of ranks."""
+    """Longest sequence for which some mesh fits; one sequence at a time on each group of ranks."""
 
     def any_fits(case: RunSettings) -> bool:
         return any(fits(memory(each), device) for each in candidate_settings(case, fixed))
@@ -163,21 +158,20 @@ def longest_sequence(base: RunSettings, train: TrainConfig, device: DeviceSpec, 
 
 
 def _suggestion(plans: Sequence[RunPlan], train: TrainConfig, device: DeviceSpec, fixed: dict) -> str:
-    """What to say where nothing fits: how much is missing, what takes most, and what would serve."""
+    """The message where nothing fits: how much is missing, what takes most, and what would help."""
     nearest = min(plans, key=lambda plan: max(_memory_shares(plan)))
     case = nearest.case
     advice = []
-    if fixed and (free := [plan for plan in _all_plans(case, train, device) if plan.fits]):
+    if fixed and (free := [plan for plan in all_plans(case, train, device)[0] if plan.fits]):
         advice.append(f"{as_options(min(free, key=lambda plan: plan.time.total_s).case)} fits")
     most = longest_sequence(case, train, device, fixed)
-    advice.append(
-        f"rows of {most:,} tokens fit" if most else "no row fits, as weights and their gradients are too large"
-    )
+    too_large = "no sequence fits, as weights and their gradients are too large"
+    advice.append(f"sequences of {most:,} tokens fit" if most else too_large)
     ranks = case.ranks
     while ranks < 1024 and not advice[0].startswith("--"):
         ranks *= 2
         more = replace(train, global_batch_size=ranks, micro_batch_size=1)
-        if any(plan.fits for plan in _all_plans(replace(case, ranks=ranks), more, device)):
+        if any(plan.fits for plan in all_plans(replace(case, ranks=ranks), more, device)[0]):
             advice.append(f"{ranks} GPUs fit it")
             break
     on_device, on_host = _memory_shares(nearest)
@@ -204,11 +198,3 @@ def as_options(case: RunSettings) -> str:
         f"--context-parallel {case.context_parallel} --dp-shard {case.dp_shard} --activation-checkpointing "
         f"{case.activation_checkpointing} {shared}--mlp-tile-tokens {case.mlp_tile_tokens}"
     )
-
-
-def _all_plans(base: RunSettings, train: TrainConfig, device: DeviceSpec) -> Iterator[RunPlan]:
-    for case in candidate_settings(base, {}):
-        try:
-            yield plan_run(case, train, device)
-        except ValueError:
-            continue

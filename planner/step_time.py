@@ -15,14 +15,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from brine.model.flops import num_causal_pairs
+from brine.model.flops import forward_flops, num_causal_pairs
 from brine.planner.memory import block_saved_tensors, offloaded_bytes
 from brine.planner.run_settings import FP32_BYTES, RunSettings, block_matrices, block_parameters, num_parameters
 from brine.training.logging.device_specs import DeviceSpec
 from brine.training.parallel.context_parallel import chunk_tokens
 
 BACKWARD_ATTENTION = 3.5
-"""Forward passes that attention's backward pass is worth; MFU bills 2."""
+"""Forward passes that attention's backward pass is worth; MFU counts 2."""
 TRAFFIC = 3.0
 """Times that what a block saves goes through memory in a step: written, read, and its gradients."""
 UPDATE_BYTES = 28
@@ -35,7 +35,7 @@ class StepTimeEstimate:
 
     terms: dict[str, float]
     model_flops: float
-    """Forward three times, unmasked area, nothing that is done again; of all ranks."""
+    """Three forward passes, unmasked area, no recomputation; of all ranks."""
     tokens: int
     ranks: int
 
@@ -55,20 +55,15 @@ class StepTimeEstimate:
 
 
 def areas(case: RunSettings) -> tuple[int, int]:
-    """(local, global) visible pairs of one row: causal, one document."""
+    """(local, global) visible pairs of one sequence: causal, one document."""
     return num_causal_pairs(case.seq_len, case.model.window), num_causal_pairs(case.seq_len)
 
 
 def model_flops(case: RunSettings, num_sequences: int) -> float:
-    """Operations of a step over `num_sequences` rows, as they are billed; patches left out, as they are few."""
-    config = case.model
+    """FLOPs of a step over `num_sequences`, as the cost accounting counts them; patches left out, as they are few."""
     local, everywhere = areas(case)
-    num_global = config.num_global_layers
-    area = (config.num_layers - num_global) * local + num_global * everywhere
-    matrices = config.num_layers * block_matrices(config) + config.vocab_size * config.dim
-    return 3.0 * num_sequences * (
-        2 * matrices * case.seq_len + 4 * config.num_heads * config.head_dim * area
-    )  # fmt: skip
+    pairs = {"local_pairs": local, "global_pairs": everywhere}
+    return 3.0 * num_sequences * forward_flops(case.model, num_tokens=case.seq_len, **pairs)
 
 
 def step_time(case: RunSettings, device: DeviceSpec, *, gradient_accumulation_steps: int = 1) -> StepTimeEstimate:
@@ -83,11 +78,11 @@ def step_time(case: RunSettings, device: DeviceSpec, *, gradient_accumulation_st
     terms["sum over replicas"] = _replicas(case, device)
     rate = device.memory_bytes_per_s * device.efficiency.memory
     terms["optimizer"] = UPDATE_BYTES * num_parameters(case.model) / case.dp_shard / rate
-    rows = gradient_accumulation_steps * case.micro_batch_size * case.ranks // case.context_parallel
+    sequences = gradient_accumulation_steps * case.micro_batch_size * case.ranks // case.context_parallel
     return StepTimeEstimate(
         {name: seconds for name, seconds in terms.items() if seconds},
-        model_flops(case, rows),
-        rows * case.seq_len,
+        model_flops(case, sequences),
+        sequences * case.seq_len,
         case.ranks,
     )
 
@@ -99,7 +94,7 @@ def _compute(case: RunSettings, device: DeviceSpec) -> dict[str, float]:
     peak = device.matmul_flops / (8 if case.dtype == "float32" and device.kind == "cuda" else 1)
     blocks = 2.0 * config.num_layers * block_matrices(config) * tokens
     mlp = 2.0 * config.num_layers * 3 * config.dim * config.mlp_dim * tokens
-    # layers that share an input are gone through once more
+    # layers that share a checkpoint are recomputed once more
     shared = sum(len(run) for run in case.ac_groups if len(run) > 1) * (case.mode != "none")
     again = blocks * ((case.mode != "none") + shared / config.num_layers) + mlp * bool(case.tile_tokens)
     local, everywhere = areas(case)
@@ -111,7 +106,7 @@ def _compute(case: RunSettings, device: DeviceSpec) -> dict[str, float]:
     traffic = TRAFFIC * config.num_layers * tokens * sum(block_saved_tensors(case).values())
     return {
         "products of blocks": 3 * blocks / (peak * share.matmul),
-        "products done again": again / (peak * share.matmul),
+        "recomputed products": again / (peak * share.matmul),
         "head and loss": 6.0 * config.vocab_size * config.dim * tokens / (peak * share.matmul),
         "attention, global": pair * num_global * everywhere * kept / (peak * share.global_attention),
         "attention, local": pair * local_passes * local / (peak * share.local_attention),
@@ -134,7 +129,7 @@ def _ring(case: RunSettings, device: DeviceSpec) -> float:
     far = tokens * (case.context_parallel - 1) / 2
     chunk = chunk_tokens(case.seq_len, case.context_parallel)
     near = far if config.window is None else min(far, case.micro_batch_size * config.window * -(-tokens // chunk))
-    # forward, once more where it is done again, backward, and gradients back in float32
+    # forward, once more where it is recomputed, backward, and gradients back in float32
     fetches = 2 + (case.mode != "none")
     kept = fetches - (case.mode in ("selective", "offload"))
     num_global = config.num_global_layers

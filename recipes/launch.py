@@ -17,7 +17,7 @@ try:
 except ImportError:
     tyro = None
 
-from brine.pipeline.recipe import MODEL_STAGES, Recipe
+from brine.pipeline.recipe import MANIFEST_REQUIRED, MODEL_STAGES, Recipe
 from brine.recipes.overrides import apply_overrides, list_options
 from brine.recipes.registry import RECIPES, find_recipe, recipe_names
 
@@ -73,10 +73,16 @@ def _parse(name: str, make: Callable[[], Recipe], rest: list[str], prog: str) ->
     recipe = make()
     if not isinstance(recipe, Recipe):
         raise ValueError(f"{name} returns {type(recipe).__name__}: a recipe's function returns a Recipe")
-    own = [f"  {key:<10} {make.__doc__.strip()}" for key, make in RECIPES.items()]
-    recipes = "\n".join([*own, *(f"  {key}" for key in recipe_names() if key not in RECIPES)])
+    known = [f"  {key:<10} {make.__doc__.strip()}" for key, make in RECIPES.items()]
+    recipes = "\n".join([*known, *(f"  {key}" for key in recipe_names() if key not in RECIPES)])
     description = f"Train by the recipe `{name}`, or another: {prog} RECIPE [OPTIONS]\n\n{recipes}"
-    return parse_options(LaunchConfig(recipe), rest, prog=f"{prog} {name}", description=description)
+    launch = parse_options(LaunchConfig(recipe), rest, prog=f"{prog} {name}", description=description)
+    if launch.recipe.corpus.manifest == MANIFEST_REQUIRED:
+        raise ValueError(
+            f"recipe {name} has no documents: give --corpus.manifest PATH, a folder, manifest, tar, table or "
+            "built corpus"
+        )
+    return launch
 
 
 def parse_options(default: Any, words: list[str], *, prog: str, description: str) -> Any:

@@ -1,7 +1,7 @@
 """Sequences of a million tokens: a 1B-parameter model, five local layers to a global one.
 
 For GPUs; plan it first: `brine plan long_1m --gpus 1 --gpu h200`. The settings are what the planner finds for one
-H200 in a machine of eight, and have not been run there. Give a corpus of your own (`--corpus.manifest`): the
+H200 in a machine of eight, and have not been run there. Give your corpus (`--corpus.manifest`): the
 synthetic one is small. The rotary base of global layers grows with the length; the guard rolls back on spikes.
 """
 
@@ -19,7 +19,7 @@ SEQ_LEN = 2**20
 
 
 def long_1m() -> Recipe:
-    """A 1B model on rows of 1,048,576 tokens, for one large GPU or many; not for a CPU."""
+    """A 1B-parameter model on sequences of 1,048,576 tokens, for one large GPU or many; not for a CPU."""
     base = demo()
     return dataclasses.replace(
         base,

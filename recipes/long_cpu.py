@@ -20,7 +20,7 @@ SEQ_LEN = 16384
 
 
 def long_cpu() -> Recipe:
-    """Rows of 16,384 tokens on a CPU, with everything that long rows need switched on."""
+    """Sequences of 16,384 tokens on a CPU, with everything that long sequences need switched on."""
     base = demo()
     held_out = SynthCounts(
         text=24, package=12, screenshot=(60, 24, 0, 0), narration=(60, 24, 0, 0), recording=(40, 0, 0, 0),

@@ -42,12 +42,12 @@ CURRICULUM = (
 def curriculum() -> tuple[str, ...]:
     """Schedules for `packing.mixture`: the weight of each kind and level that gives it its share of the tokens."""
     entries = []
-    for place, modality in enumerate(NEEDLE_MODALITIES):
+    for index, modality in enumerate(NEEDLE_MODALITIES):
         for level, count in enumerate(DOCUMENT_COUNTS[modality], start=1):
             # lengths are drawn from half of the longest on
             tokens = count * 0.75 * LEVEL_TOKENS[level]
             weights = [
-                (at, 2e5 * levels[level - 1] * modalities[place] / tokens)
+                (at, 2e5 * levels[level - 1] * modalities[index] / tokens)
                 for start, stop, levels, modalities in CURRICULUM
                 for at in (start, stop)
             ]
@@ -57,7 +57,7 @@ def curriculum() -> tuple[str, ...]:
 
 
 def needle() -> Recipe:
-    """Finding text, drawn, spoken and filmed values at 2,048 tokens, in about half an hour on two cores."""
+    """Needles in text, images, audio and video at 2,048 tokens, in about half an hour on two cores."""
     held_out = SynthCounts(**{f"needle_{name}": (8, 8, 4, 4) for name in NEEDLE_MODALITIES})
     return Recipe(
         name="needle",

@@ -1,7 +1,7 @@
 """The first minutes: the whole pipeline in under three minutes on two cores, all four modalities, level 1 alone.
 
 Very small models see 0.4 to 0.6 million tokens. That is enough to use what an image shows (the report gives the media
-gain with its interval), and for little else: `demo` is the run to judge anything by.
+gain with its interval), and for little else: use `demo` for conclusions.
 """
 
 from __future__ import annotations

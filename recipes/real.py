@@ -1,5 +1,7 @@
 """Real recordings, images and pages from a manifest: spoken digits, sounds, handwriting, captions, illustrated books.
 
+    uv run train.py real --corpus.manifest PATH       the documents are yours; without the option it stops and says so
+
 One model without a teacher, in a quarter of an hour. The sources are tiny, so memorising limits it: the few classes
 that can be learned from so little are seen tens of times, books and captions once or twice.
 """
@@ -7,12 +9,11 @@ that can be learned from so little are seen tens of times, books and captions on
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 from brine.data.config import EncodeConfig
 from brine.evals.config import EvalConfig, EvalTargets
 from brine.model.config import ModelConfig
-from brine.pipeline.recipe import CorpusConfig, PackingConfig, Recipe
+from brine.pipeline.recipe import MANIFEST_REQUIRED, CorpusConfig, PackingConfig, Recipe
 from brine.recipes.demo import demo
 from brine.training.config import TrainConfig
 
@@ -23,7 +24,7 @@ def real() -> Recipe:
         demo(),
         name="real",
         corpus=CorpusConfig(
-            manifest=Path("../shared/real/manifest.jsonl"),
+            manifest=MANIFEST_REQUIRED,
             vocab_size=512,
             encode=EncodeConfig(max_image_tokens=128, max_video_tokens=512),
         ),

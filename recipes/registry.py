@@ -54,13 +54,13 @@ def _recipe_of_file(path: Path) -> Callable[[], Recipe]:
     spec = importlib.util.spec_from_file_location(f"brine_recipe_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    own = {
+    functions = {
         name: value
         for name, value in vars(module).items()
         if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
     }
     # helpers take parameters
-    makers = {name: value for name, value in own.items() if not inspect.signature(value).parameters}
+    makers = {name: value for name, value in functions.items() if not inspect.signature(value).parameters}
     if path.stem in makers:
         return makers[path.stem]
     if len(makers) != 1:

@@ -2,10 +2,8 @@
 
 `TrainConfig` is the experiment: two runs with the same one and the same data are the same experiment. `RuntimeConfig`
 is the machine: threads, precision, compilation. Its "auto" fields are resolved once per run folder
-(`runtime.resolve_runtime`), since a changed number of threads or precision changes the weights' last bits.
-
-A step is one optimiser update over `global_batch_size` packed sequences of all ranks; a micro-batch is what one rank
-sends through the model at once.
+(`runtime.resolve_runtime`), since threads and precision change the weights' last bits. A step is one optimiser update
+over `global_batch_size` packed sequences of all ranks; a micro-batch is what one rank passes through the model.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ ACTIVATION_CHECKPOINTING_MODES = ("none", "selective", "full", "offload")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run: model, budget, optimiser, schedule, and how often it saves and speaks.
+    """One training run: model, budget, optimiser, schedule, and how often it saves and logs.
 
     Raises ValueError with the remedy for a combination that cannot be trained.
     """
@@ -40,7 +38,7 @@ class TrainConfig:
     global_batch_size: int = 16
     """Sequences of one step over all ranks together."""
     micro_batch_size: int = 16
-    """Sequences that one rank sends through the model at once; smaller saves memory, and costs a little speed."""
+    """Sequences of one forward pass on one rank; fewer save memory and cost a little speed."""
     optimizer: str = "adamw"
     """"adamw", or "muon": Muon for the matrices of the blocks, AdamW for embeddings, embedders, norms and head."""
     learning_rate: float = 3e-3
@@ -48,8 +46,8 @@ class TrainConfig:
     warmup_steps: int = 20
     """Steps over which the learning rate rises linearly from 0 to its peak."""
     schedule: str = "linear"
-    """After the warm-up: "linear" or "cosine" decay over all steps that are left, or "wsd": the peak up to the last
-    steps, and a decay over these, so that a run can go on with more steps (`--extend`)."""
+    """After the warm-up: "linear" or "cosine" decay over all remaining steps, or "wsd": the peak up to the last steps,
+    and a decay over these, so that a run can continue with more steps (`--extend`)."""
     decay_steps: int | None = affects_result_if(lambda train: train.schedule == "wsd", None)
     """Steps of the decay where schedule is "wsd"; None: decay_fraction of all steps."""
     decay_fraction: float = affects_result_if(lambda train: train.schedule == "wsd" and train.decay_steps is None, 0.2)
@@ -74,14 +72,12 @@ class TrainConfig:
     """Weights of targets in the objective by the modality that they follow ("none", "image", "audio", "video"), as
     (name, weight) pairs; those not named weigh 1. What is reported is never weighted."""
     checkpoint_every: int = operational(200)
-    """Steps between two checkpoints; a kill loses at most this many steps. Nothing but where a roll-back goes
-    back to depends on it."""
+    """Steps between two checkpoints; a kill loses at most this many steps. It affects only how far a roll-back goes."""
     keep_checkpoints: int = operational(2)
-    """Newest checkpoints to keep on the disk; beside them stay the one with the lowest held-out loss, and the newest
-    that a roll-back would trust (`rollback_margin_steps`)."""
+    """Newest checkpoints to keep, besides the one with the lowest held-out loss and the newest that a roll-back would
+    trust (`rollback_margin_steps`)."""
     keep_checkpoint_steps: tuple[int, ...] = ()
-    """Steps whose checkpoints are made and kept for good, such as the early one that SALT's selection scores
-    with."""
+    """Steps whose checkpoints are kept for good, such as the early one that SALT's selection scores with."""
     log_every: int = operational(20)
     """Steps between two lines of metrics and console."""
     validate_every: int = operational(0)
@@ -95,10 +91,9 @@ class TrainConfig:
     spike_window: int = affects_result_if(lambda train: train.loss_spike_sigma or train.grad_norm_spike_factor, 128)
     """Steps over which mean and deviation of the loss, and the median norm, are taken."""
     rollback_margin_steps: int = 8
-    """Steps without fault that must follow a checkpoint before a roll-back trusts it: what goes wrong shows
-    late."""
+    """Good steps that must follow a checkpoint before a roll-back trusts it: damage shows late."""
     rollback_skip_steps: int = 8
-    """After a roll-back the sequences of so many steps, the failing one last, are skipped."""
+    """Steps whose sequences are skipped after a roll-back, the failing one last."""
     max_rollbacks: int = operational(3)
     """Most roll-backs of one run."""
     seed: int = 0
@@ -110,15 +105,9 @@ class TrainConfig:
             "num_steps global_batch_size micro_batch_size checkpoint_every keep_checkpoints log_every spike_window"
         )
         _check(self, f"{positive} rollback_skip_steps learning_rate", lambda value: value > 0, "be positive")
-        not_negative = (
-            "warmup_steps weight_decay grad_clip z_loss validate_every loss_spike_sigma adam_eps max_rollbacks"
-        )
-        _check(
-            self,
-            f"{not_negative} grad_norm_spike_factor rollback_margin_steps",
-            lambda value: value >= 0,
-            "not be negative",
-        )
+        counts = "warmup_steps validate_every max_rollbacks rollback_margin_steps"
+        weights = "weight_decay grad_clip z_loss loss_spike_sigma adam_eps grad_norm_spike_factor"
+        _check(self, f"{counts} {weights}", lambda value: value >= 0, "not be negative")
         _check(self, "beta1 beta2 muon_momentum", lambda value: 0 <= value < 1, "lie in [0, 1)")
         _check(self, "decay_fraction", lambda value: 0 < value <= 1, "lie in (0, 1]")
         _check(self, "final_lr_fraction", lambda value: 0 <= value <= 1, "lie in [0, 1]")
@@ -157,16 +146,14 @@ class TrainConfig:
 
     @property
     def permanent_checkpoint_steps(self) -> tuple[int, ...]:
-        """Steps whose checkpoints are made and kept for good: `keep_checkpoint_steps`, and that from which a
-        run can be extended."""
-        return (
-            self.keep_checkpoint_steps if self.decay_start is None else (*self.keep_checkpoint_steps, self.decay_start)
-        )
+        """`keep_checkpoint_steps`, and the step from which a run can be extended."""
+        extendable = () if self.decay_start is None else (self.decay_start,)
+        return (*self.keep_checkpoint_steps, *extendable)
 
     def micro_batch_size_on(self, world_size: int) -> int:
-        """Rows of one forward pass on one rank when `world_size` ranks share a step.
+        """Sequences of one forward pass on one rank when `world_size` ranks share a step.
 
-        Raises ValueError where the rows of a step cannot be shared evenly.
+        Raises ValueError where the sequences of a step cannot be shared evenly.
         """
         if self.global_batch_size % world_size:
             raise ValueError(
@@ -174,18 +161,18 @@ class TrainConfig:
                 "choose a multiple of the number of ranks"
             )
         share = self.global_batch_size // world_size
-        rows = min(self.micro_batch_size, share)
-        if share % rows:
+        micro = min(self.micro_batch_size, share)
+        if share % micro:
             raise ValueError(
-                f"micro_batch_size = {self.micro_batch_size} does not divide a rank's share of {share} rows "
+                f"micro_batch_size = {self.micro_batch_size} does not divide a rank's share of {share} sequences "
                 f"({self.global_batch_size} over {world_size} ranks): choose a divisor of it"
             )
-        return rows
+        return micro
 
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """What a run asks of the machine; "auto" fields are settled by `runtime.resolve_runtime`."""
+    """What a run asks of the machine; "auto" fields are resolved by `runtime.resolve_runtime`."""
 
     compile: bool | str = "auto"
     """Compile each block: True, False, or "auto" (only where a C++ compiler works)."""
@@ -197,13 +184,12 @@ class RuntimeConfig:
     num_threads: int = 0
     """CPU threads of all ranks on this machine together; 0: as many as this process may use."""
     context_parallel: int = 1
-    """Neighbouring ranks that share each sequence
-    (`brine.training.parallel.context_parallel`)."""
+    """Neighbouring ranks that share each sequence (`brine.training.parallel.context_parallel`)."""
     dp_shard: int = 1
     """Neighbouring ranks that hold one copy of the model between them, for models too large for one (FSDP)."""
     activation_checkpointing: str = "none"
-    """What blocks recompute in the backward pass: "none", "selective" (all but the attention
-    of global layers), "full", or "offload" (selective, and what is kept waits in host memory)."""
+    """What blocks recompute in the backward pass: "none", "selective" (all but the attention of global layers), "full",
+    or "offload" (selective, and what is kept waits in host memory)."""
     ac_group_size: int = 1
     """Neighbouring local layers that share one checkpoint where blocks are recomputed."""
     timeout_s: float = 1800.0
@@ -214,8 +200,7 @@ class RuntimeConfig:
     """Tokens of a sequence that an MLP takes at a time; 0: all of them."""
     attention_backend: str = "auto"
     """What computes attention: "auto", "reference", "cpu", "triton", "gluon", "flex" or "flash"
-    (kernels/attention/README.md).
-    It belongs to the machine: a saved model does not remember it."""
+    (kernels/attention/README.md). It belongs to the machine: a saved model does not store it."""
     loss_backend: str = "auto"
     """What computes the output head and the loss: "auto", "reference", "chunked", "triton" or "liger"
     (kernels/linear_loss/README.md)."""
@@ -226,11 +211,16 @@ class RuntimeConfig:
     """Deterministic algorithms only, so that a resumed run ends with the same bits."""
 
     def __post_init__(self):
+        # a command line gives words
         if isinstance(self.compile, str) and self.compile.lower() in ("true", "false"):
-            # a command line gives words
             object.__setattr__(self, "compile", self.compile.lower() == "true")
+        if isinstance(self.num_loader_workers, str) and self.num_loader_workers.isdigit():
+            object.__setattr__(self, "num_loader_workers", int(self.num_loader_workers))
         if self.compile not in (True, False, "auto"):
             raise ValueError(f"compile = {self.compile!r}: give true, false or auto")
+        workers = self.num_loader_workers
+        if workers != "auto" and not (isinstance(workers, int) and workers >= 0):
+            raise ValueError(f"num_loader_workers = {workers!r}: give a number of processes, 0 for none, or auto")
         _check_choices(
             self, dtype=DTYPES, device=DEVICES, activation_checkpointing=ACTIVATION_CHECKPOINTING_MODES,
             attention_backend=ATTENTION_BACKENDS, loss_backend=LOSS_BACKENDS,
@@ -255,12 +245,6 @@ class RuntimeConfig:
             object.__setattr__(self, "profile", tuple(self.profile))
             if len(self.profile) != 2 or not 1 <= self.profile[0] <= self.profile[1]:
                 raise ValueError(f"profile = {self.profile}: give the first and the last step, counted from 1")
-        if isinstance(self.num_loader_workers, str) and self.num_loader_workers.isdigit():
-            # a command line gives words
-            object.__setattr__(self, "num_loader_workers", int(self.num_loader_workers))
-        workers = self.num_loader_workers
-        if workers != "auto" and not (isinstance(workers, int) and workers >= 0):
-            raise ValueError(f"num_loader_workers = {workers!r}: give a number of processes, 0 for none, or auto")
 
 
 def _check(config: TrainConfig | RuntimeConfig, names: str, holds: Callable[[float], bool], what: str) -> None:

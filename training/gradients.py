@@ -3,12 +3,12 @@
 The loss is a sum over target tokens, so gradients are summed, never averaged, and divided once by the number of
 targets of the step. `FlatGradients` holds them as views of one flat tensor: one reduction for the norm, a few large
 buckets between ranks. `ShardedGradients` is for FSDP2, whose hooks sum each block over the ranks and keep this rank's
-part.
+part. Both have the same methods.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,26 +17,6 @@ from brine.training.parallel.distributed import World
 
 # 64 bytes of float32: gradients begin where vector loads like it
 ALIGNMENT = 16
-
-
-class Gradients(Protocol):
-    """What the loop asks of either."""
-
-    def zero(self) -> None:
-        """Forget the last step's."""
-
-    def before_backward(self, *, last: bool) -> None:
-        """Say whether the backward pass that comes is the step's last."""
-
-    def sum(self, world: World) -> None:
-        """Sum over ranks what the backward passes have not summed yet."""
-
-    def norm(self, world: World) -> Tensor:
-        """Euclidean norm of the whole gradient, a float64 scalar, the same bits on all ranks; not finite where any
-        entry is not."""
-
-    def scale(self, factor: Tensor) -> None:
-        """Multiply every gradient by `factor`, a scalar where the gradients are."""
 
 
 class FlatGradients:
@@ -53,30 +33,29 @@ class FlatGradients:
         for (dtype, device), members in groups.items():
             sizes = [-(-member.numel() // ALIGNMENT) * ALIGNMENT for member in members]
             flat = torch.zeros(sum(sizes), dtype=dtype, device=device)
-            start = 0
-            for member, size in zip(members, sizes, strict=True):
-                member.grad = flat[start : start + member.numel()].view_as(member)
-                start += size
+            for member, part in zip(members, flat.split(sizes), strict=True):
+                member.grad = part[: member.numel()].view_as(member)
             self.flats.append(flat)
 
     def zero(self) -> None:
-        """Set every gradient to zero."""
+        """Forget the last step's gradients."""
         for flat in self.flats:
             flat.zero_()
 
     def before_backward(self, *, last: bool) -> None:
-        """Nothing to prepare: ranks sum once, at the end."""
+        """Say whether the backward pass that comes is the step's last; nothing to prepare here."""
 
     def sum(self, world: World) -> None:
-        """Sum over all ranks."""
+        """Sum over ranks what the backward passes have not summed yet."""
         world.sum(self.flats)
 
     def norm(self, world: World | None = None) -> Tensor:
-        """See `Gradients.norm`; every rank has the whole gradient and need not ask."""
+        """Euclidean norm of the whole gradient: a float64 scalar, the same bits on all ranks, not finite where any
+        entry is not."""
         return torch.stack([torch.linalg.vector_norm(flat).double() for flat in self.flats]).norm()
 
     def scale(self, factor: Tensor) -> None:
-        """Multiply every gradient by `factor`, a scalar where the gradients are."""
+        """Multiply every gradient by `factor`, a scalar on the gradients' device."""
         for flat in self.flats:
             flat.mul_(factor)
 
@@ -84,11 +63,11 @@ class FlatGradients:
 class ShardedGradients:
     """The gradients of a model whose parameters are split over ranks: this rank's parts."""
 
-    def __init__(self, model: nn.Module, parameters: dict[str, nn.Parameter]):
+    def __init__(self, model: Any, parameters: dict[str, nn.Parameter]):
         self.model, self.parameters = model, list(parameters.values())
 
     def zero(self) -> None:
-        """Let go of the gradients; the next backward pass makes them anew."""
+        """Free the gradients; the next backward pass makes them anew."""
         for parameter in self.parameters:
             parameter.grad = None
 
@@ -100,7 +79,7 @@ class ShardedGradients:
         """Nothing is left to sum: the backward passes did."""
 
     def norm(self, world: World) -> Tensor:
-        """See `Gradients.norm`. All ranks take part."""
+        """See `FlatGradients.norm`. All ranks take part."""
         squares = [part.double().square().sum() for part in self._parts()]
         # a rank without gradients joins the others' sum, on the device where theirs lie
         nothing = torch.zeros((), dtype=torch.float64, device=self.parameters[0].device)
@@ -110,9 +89,13 @@ class ShardedGradients:
         return (total / (world.size // world.dp_shard)).sqrt().squeeze()
 
     def scale(self, factor: Tensor) -> None:
-        """Multiply every gradient by `factor`, a scalar where the gradients are."""
+        """See `FlatGradients.scale`."""
         for part in self._parts():
             part.mul_(factor)
 
     def _parts(self) -> list[Tensor]:
-        return [parameter.grad.to_local() for parameter in self.parameters if parameter.grad is not None]
+        grads: list[Any] = [parameter.grad for parameter in self.parameters]
+        return [grad.to_local() for grad in grads if grad is not None]
+
+
+Gradients = FlatGradients | ShardedGradients

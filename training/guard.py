@@ -1,9 +1,9 @@
 """Decides whether a step diverged, and remembers which sequences are skipped because one did.
 
 A loss or gradient that is not finite always counts; a loss spike or an exploding gradient only where the recipe asks
-for it. The remedy follows PaLM (Chowdhery et al. 2022, section 5.1): back to a checkpoint that enough good steps
-followed (`rollback_margin_steps`), and past the sequences around the failing step. MAX_EMPTY_STEPS steps in a row
-without a target end the run. All of this is part of the checkpoint.
+for it. The remedy follows PaLM (Chowdhery et al. 2022, section 5.1): load a checkpoint that enough good steps followed
+(`rollback_margin_steps`), and skip the sequences around the failing step. MAX_EMPTY_STEPS steps in a row without a
+target end the run. All of this is part of the checkpoint.
 """
 
 from __future__ import annotations
@@ -36,28 +36,27 @@ class DivergenceGuard:
     def divergence_reason(self, *, loss: float, objective: float, grad_norm: float) -> str | None:
         """Why this step must not count, or None; all ranks give the same numbers.
 
-        loss: plain cross-entropy, mean over targets; spikes are judged by it, since it does not jump where soft
-        labels end. objective: what was differentiated.
+        loss: plain cross-entropy, mean over targets, which does not jump where soft labels end. objective: what was
+        differentiated.
         """
-        for name, value in (("loss", loss), ("objective", objective)):
+        for name, value in (("loss", loss), ("objective", objective), ("gradient's norm", grad_norm)):
             if not math.isfinite(value):
                 return f"the {name} is {value}"
-        if not math.isfinite(grad_norm):
-            return f"the gradient's norm is {grad_norm}"
-        if self.config.loss_spike_sigma and len(self.losses) == self.losses.maxlen:
-            mean = sum(self.losses) / len(self.losses)
-            deviation = math.sqrt(sum((value - mean) ** 2 for value in self.losses) / len(self.losses))
-            if loss > mean + self.config.loss_spike_sigma * deviation:
+        count, config = len(self.losses), self.config
+        if count == self.losses.maxlen and config.loss_spike_sigma:
+            mean = sum(self.losses) / count
+            deviation = math.sqrt(sum((value - mean) ** 2 for value in self.losses) / count)
+            if loss > mean + config.loss_spike_sigma * deviation:
                 return (
-                    f"the loss {loss:.4f} is a spike: the last {len(self.losses)} are {mean:.4f} +- {deviation:.4f}, "
-                    f"and {self.config.loss_spike_sigma:g} deviations are allowed"
+                    f"the loss {loss:.4f} is a spike: the last {count} are {mean:.4f} +- {deviation:.4f}, and "
+                    f"{config.loss_spike_sigma:g} deviations are allowed"
                 )
-        if self.config.grad_norm_spike_factor and len(self.norms) == self.norms.maxlen:
+        if count == self.losses.maxlen and config.grad_norm_spike_factor:
             usual = statistics.median(self.norms)
-            if grad_norm > self.config.grad_norm_spike_factor * usual:
+            if grad_norm > config.grad_norm_spike_factor * usual:
                 return (
-                    f"the gradient explodes: its norm is {grad_norm:.4g}, the median of the last {len(self.norms)} is "
-                    f"{usual:.4g}, and {self.config.grad_norm_spike_factor:g} times that is allowed"
+                    f"the gradient explodes: its norm is {grad_norm:.4g}, the median of the last {count} is "
+                    f"{usual:.4g}, and {config.grad_norm_spike_factor:g} times that is allowed"
                 )
         return None
 
@@ -77,24 +76,24 @@ class DivergenceGuard:
         return max(0, step - self.config.rollback_margin_steps)
 
     def skip(self, *, checkpoint_sequence: int, first_sequence: int, reason: str) -> tuple[int, int]:
-        """Choose the rows to pass over after the step that began at `first_sequence` failed: [start, stop).
+        """Choose the sequences to skip after the step that began at `first_sequence` failed: [start, stop).
 
         Raises TrainingDivergedError when that has happened too often.
         """
         if len(self.skipped) >= self.config.max_rollbacks:
             windows = ", ".join(f"{start} to {stop}" for start, stop in self.skipped)
             raise TrainingDivergedError(
-                f"{reason}, and training was already rolled back {len(self.skipped)} times (max_rollbacks), past rows "
-                f"{windows or 'none'}: lower the learning rate, lengthen the warm-up, or look at those rows and at row "
-                f"{first_sequence} (`events.jsonl` has the reasons); the last good checkpoint is kept"
+                f"{reason}, and training was already rolled back {len(self.skipped)} times (max_rollbacks), skipping "
+                f"sequences {windows or 'none'}: lower the learning rate, lengthen the warm-up, or look at those and "
+                f"at sequence {first_sequence} (`events.jsonl` has the reasons); the last good checkpoint is kept"
             )
-        rows = self.config.global_batch_size
-        start = max(checkpoint_sequence, first_sequence - (self.config.rollback_skip_steps - 1) * rows)
-        self.skipped.append((start, first_sequence + rows))
+        size = self.config.global_batch_size
+        start = max(checkpoint_sequence, first_sequence - (self.config.rollback_skip_steps - 1) * size)
+        self.skipped.append((start, first_sequence + size))
         return self.skipped[-1]
 
     def next_sequence(self, sequence_index: int) -> int:
-        """The first row at or after `sequence_index` that is not skipped."""
+        """The first sequence at or after `sequence_index` that is not skipped."""
         for start, stop in sorted(self.skipped):
             if start <= sequence_index < stop:
                 sequence_index = stop
@@ -113,6 +112,6 @@ class DivergenceGuard:
         """Become what `state` gave."""
         self.losses = deque(state["losses"], maxlen=self.config.spike_window)
         self.norms = deque(state["norms"], maxlen=self.config.spike_window)
-        self.skipped = [tuple(window) for window in state["skipped"]]
-        # checkpoints of before these were counted
+        self.skipped = [(start, stop) for start, stop in state["skipped"]]
+        # older checkpoints did not count them
         self.empty = state.get("empty", 0)

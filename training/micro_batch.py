@@ -1,17 +1,19 @@
-"""A micro-batch prepared for its device: masks, FLOPs and this rank's share are computed on the host from the loaded
-batch.
+"""Micro-batches for the loop: from a source that can begin anywhere, past what is skipped, ready on the device.
 
-    for micro_batch in micro_batches(loader, device="cuda", model=student, teacher=teacher, world=world):
-        ...
+    stream = MicroBatchStream(source, global_batch_size=16, batches_per_step=2, ready=partial(micro_batches, ...))
+    for micro_batch in stream.step(sequence_index): ...
 
-On a GPU this, and the copy, happen while the step before is being computed (`brine.data.prefetch`).
+The loop counts global sequences from 0, in multiples of `global_batch_size`. Global sequence g is sequence g modulo
+the usable ones of the plan: a run longer than its plan begins it again, at a step boundary. Masks, FLOPs and this
+rank's share are computed on the host; on a GPU this, and the copy, happen while the step before is being computed
+(`brine.data.prefetch`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -26,15 +28,30 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class SequenceSource:
+    """A plan's packed sequences as batches. Raises ValueError for an empty plan."""
+
+    open: Callable[[int], Iterable[Batch]]
+    """Given a sequence of the plan, the batches of this rank from there on. The k-th batches of all ranks together are
+    the next micro_batch_size * ranks sequences, as `Loader` gives with `start_sequence`, `rank`, `world_size`."""
+    num_sequences: int
+    """Sequences of the plan."""
+
+    def __post_init__(self):
+        if self.num_sequences < 1:
+            raise ValueError("the packing plan is empty: no document of this split fits a sequence")
+
+
+@dataclass(frozen=True)
 class MicroBatch:
-    """What one rank sends through the model at once."""
+    """The batch of one forward pass on one rank, with its FLOPs."""
 
     batch: Batch
     """This rank's tokens and patches, with their masks for student and teacher."""
     tokens: int
-    """Tokens of the rows, padding included, other ranks' shares too."""
+    """Tokens of the sequences, padding and other ranks' shares included."""
     student_flops: int
-    """Of forward and backward, billed by one of the ranks that share rows."""
+    """Of forward and backward, counted by one of the ranks that share sequences."""
     teacher_flops: int
     """Of the teacher's forward pass; 0 without one."""
     failures: tuple[tuple[int, str], ...] = ()
@@ -45,7 +62,7 @@ class MicroBatch:
         return replace(self, batch=self.batch.to(device, non_blocking=non_blocking))
 
 
-def make_micro_batch(batch: Batch, *, model: nn.Module, teacher: nn.Module | None, world: World) -> MicroBatch:
+def make_micro_batch(batch: Batch, *, model: Any, teacher: Any, world: World) -> MicroBatch:
     """From a batch on the host; nothing is computed on a device."""
     models = [each for each in (model, teacher) if hasattr(each, "rotary")]
     inputs = batch.inputs.make_masks(*(each.config for each in models))
@@ -61,15 +78,51 @@ def make_micro_batch(batch: Batch, *, model: nn.Module, teacher: nn.Module | Non
 
 
 def micro_batches(
-    batches: Iterable[Batch],
-    *,
-    device: torch.device | str,
-    model: nn.Module,
-    teacher: nn.Module | None = None,
+    batches: Iterable[Batch], *, device: torch.device | str, model: nn.Module, teacher: nn.Module | None = None,
     world: World | None = None,
-) -> Iterable[MicroBatch]:
+) -> Iterable[MicroBatch]:  # fmt: skip
     """Batches as they come from a loader, each made ready and on the device."""
     world = world or World()
     return DevicePrefetch(
         batches, device, prepare=lambda batch: make_micro_batch(batch, model=model, teacher=teacher, world=world)
     )
+
+
+class MicroBatchStream:
+    """Micro-batches of one step after another, for one rank."""
+
+    def __init__(
+        self, source: SequenceSource, *, global_batch_size: int, batches_per_step: int,
+        ready: Callable[[Iterable[Batch]], Iterable[MicroBatch]],
+    ):  # fmt: skip
+        """ready: makes what the source opens ready for the device (`micro_batches`)."""
+        if source.num_sequences < global_batch_size:
+            raise ValueError(
+                f"the plan has {source.num_sequences} sequences and one step takes {global_batch_size}: use a larger "
+                "corpus, more epochs in the plan, or a smaller global_batch_size"
+            )
+        self.source, self.global_batch_size, self.batches_per_step = source, global_batch_size, batches_per_step
+        self.usable = source.num_sequences // global_batch_size * global_batch_size
+        self._ready = ready
+        self._batches: Iterator[MicroBatch] | None = None
+        self._at: int | None = None
+
+    def step(self, sequence_index: int) -> Iterator[MicroBatch]:
+        """The micro-batches of the step that begins at this global sequence. Take all of them before asking again."""
+        if self._batches is None or self._at != sequence_index or sequence_index % self.usable == 0:
+            self.close()
+            self._batches = iter(self._ready(self.source.open(sequence_index % self.usable)))
+        self._at = None
+        for _ in range(self.batches_per_step):
+            try:
+                yield next(self._batches)
+            except StopIteration:
+                raise ValueError(
+                    f"the loader ended inside the step at sequence {sequence_index}, though its plan has "
+                    f"{self.source.num_sequences}: plan and encoded corpus do not belong together; build the plan again"
+                ) from None
+        self._at = sequence_index + self.global_batch_size
+
+    def close(self) -> None:
+        """Close the open loader and its workers."""
+        self._batches = self._at = None

@@ -1,6 +1,6 @@
 """AdamW, or Muon for the matrices of the blocks, with a state of named tensors.
 
-AdamW (Loshchilov & Hutter 2019) is the default. With `optimizer="muon"` matrices inside the blocks go to
+AdamW (Loshchilov & Hutter 2019) is the default. With `optimizer="muon"` matrices inside the blocks are updated by
 `torch.optim.Muon` (Jordan 2024), scaled to AdamW's update size so that one learning rate serves both (Liu et al.
 2025); embeddings, embedders, norms and head stay with AdamW. Weight decay is decoupled and applies to matrices only.
 Muon iterates in bfloat16: repeatable, but not exact across different numbers of ranks.
@@ -9,6 +9,7 @@ Muon iterates in bfloat16: repeatable, but not exact across different numbers of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from brine.training.config import TrainConfig
 
 
 class Optimizer:
-    """The optimisers of one model behind one face.
+    """The optimisers of one model behind one interface.
 
     Raises ValueError when Muon is asked for and this torch has none, or the model has no `blocks`.
     """
@@ -35,12 +36,9 @@ class Optimizer:
             if not hasattr(torch.optim, "Muon"):
                 raise ValueError(f"torch {torch.__version__} has no Muon: install torch >= 2.9 or use adamw")
             self.members["muon"] = torch.optim.Muon(
-                groups["muon"]["params"],
-                lr=config.learning_rate,
-                weight_decay=config.weight_decay,
-                momentum=config.muon_momentum,
-                adjust_lr_fn="match_rms_adamw",
-            )
+                groups["muon"]["params"], lr=config.learning_rate, weight_decay=config.weight_decay,
+                momentum=config.muon_momentum, adjust_lr_fn="match_rms_adamw",
+            )  # fmt: skip
         elif config.optimizer == "muon":
             raise ValueError("optimizer = 'muon' found no matrices under `blocks`: use adamw for this model")
 
@@ -53,15 +51,15 @@ class Optimizer:
 
     def state_tensors(self) -> dict[str, Tensor]:
         """The whole state as `adamw/<parameter>/exp_avg` and the like; empty before the first step."""
-        tensors = {}
-        for kind, member in self.members.items():
-            for name, parameter in self.parameters.items():
-                for key, value in member.state.get(parameter, {}).items():
-                    tensors[f"{kind}/{name}/{key}"] = value
-        return tensors
+        return {
+            f"{kind}/{name}/{key}": value
+            for kind, member in self.members.items()
+            for name, parameter in self.parameters.items()
+            for key, value in member.state.get(parameter, {}).items()
+        }
 
     def prepare_state(self, shapes: Mapping[str, Sequence[int]]) -> None:
-        """Make room for a saved state, named as `state_tensors` names it, for a checkpoint to be read into.
+        """Allocate a saved state, named as `state_tensors` names it, for a checkpoint to be read into.
 
         Raises ValueError naming a tensor that belongs to another optimiser or another model.
         """
@@ -81,23 +79,18 @@ class Optimizer:
                     f"the optimiser state's {full_name} has shape {tuple(shape)}, the parameter has "
                     f"{tuple(parameter.shape)}: it belongs to another model; begin in a new run folder"
                 )
-            # the fused AdamW keeps its count where the parameter lies
-            room = torch.zeros((), device=parameter.device) if key == "step" else torch.zeros_like(parameter.detach())
-            self.members[kind].state[parameter][key] = room
+            # the fused AdamW keeps its count on the parameter's device
+            value = torch.zeros((), device=parameter.device) if key == "step" else torch.zeros_like(parameter.detach())
+            self.members[kind].state[parameter][key] = value
 
 
-def parameter_groups(parameters: dict[str, nn.Parameter], config: TrainConfig) -> dict[str, dict]:
+def parameter_groups(parameters: dict[str, nn.Parameter], config: TrainConfig) -> dict[str, dict[str, Any]]:
     """Sort parameters into "decay" (matrices), "no_decay" (norms, biases, scalars) and "muon" (block matrices)."""
-    groups = {
-        "decay": {"params": [], "weight_decay": config.weight_decay},
-        "no_decay": {"params": [], "weight_decay": 0.0},
-        "muon": {"params": [], "weight_decay": config.weight_decay},
+    groups: dict[str, dict[str, Any]] = {
+        name: {"params": [], "weight_decay": 0.0 if name == "no_decay" else config.weight_decay}
+        for name in ("decay", "no_decay", "muon")
     }
     for name, parameter in parameters.items():
-        if config.optimizer == "muon" and name.startswith("blocks.") and parameter.ndim == 2:
-            groups["muon"]["params"].append(parameter)
-        elif parameter.ndim >= 2:
-            groups["decay"]["params"].append(parameter)
-        else:
-            groups["no_decay"]["params"].append(parameter)
+        uses_muon = config.optimizer == "muon" and name.startswith("blocks.") and parameter.ndim == 2
+        groups["muon" if uses_muon else "decay" if parameter.ndim >= 2 else "no_decay"]["params"].append(parameter)
     return groups

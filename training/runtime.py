@@ -2,7 +2,7 @@
 
 Bit-identical weights need identical arithmetic, which depends on threads, precision and compilation. So "auto" is
 resolved when a run folder is begun, written to its `runtime.json` with the reasons, and read from there afterwards.
-Whether torch can compile is tried in a subprocess, since finding a compiler proves little; bfloat16 is taken where
+Whether torch can compile is tried in a subprocess, since finding a compiler proves little; bfloat16 is used where
 the hardware multiplies it.
 """
 
@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import shutil
 import subprocess
 import sys
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
 from brine.common.config_fields import OPERATIONAL, affects_result_if, operational
 from brine.common.files import read_json, to_plain, write_json
@@ -34,11 +35,10 @@ PROBE = (
     "import torch; torch.set_num_threads(1); x = torch.arange(64.0, device={device!r});"
     "f = torch.compile(lambda x: {result}); print(float(f(x)[-1]))"
 )
-# what inductor needs for a CPU in full: a compiler, OpenMP, Python's headers, and permission to
-# write and load a library;
-# elsewhere any kernel needs all: Triton, a C compiler and Python's headers for its launcher, and the device
+# on a CPU inductor needs a compiler, OpenMP, Python's headers, and permission to write and load a shared library; on a
+# GPU any kernel needs all: Triton, a C compiler and Python's headers for its launcher, and the device
 PROBED = {"cpu": "(x.sin() + 1).cumsum(0) * 2"}
-ELSEWHERE = {
+ELSEWHERE: dict[str, dict[str, tuple[str, ...]]] = {
     "attention_backend": {"cpu": ("triton", "gluon", "flex", "flash"), "cuda": ("cpu",)},
     "loss_backend": {"cpu": ("triton", "liger")},
 }
@@ -47,8 +47,8 @@ ELSEWHERE = {
 
 @dataclass(frozen=True)
 class Runtime:
-    """What a run really uses; part of the configuration of every training stage. What computes the same again, in other
-    pieces or elsewhere, does not decide; on a GPU neither do the host's threads, which compute nothing there."""
+    """What a run really uses; part of the configuration of every training stage. What only recomputes, tiles or moves
+    the same numbers does not affect the result; on a GPU neither do the host's threads."""
 
     device: str = "cpu"
     """"cpu" or "cuda"."""
@@ -84,12 +84,12 @@ class Runtime:
 
     @property
     def reads_metrics_late(self) -> bool:
-        """Does the device compute while the host goes on, so that a step's numbers are better read one step late?"""
+        """Does the device compute asynchronously, so that a step's numbers are better read one step late?"""
         return self.device != "cpu"
 
     @property
     def compute_dtype(self) -> torch.dtype | None:
-        """Dtype of matrix products, in training and in every measurement of the run; None is the weights' own."""
+        """Dtype of matrix products, in training and in every measurement of the run; None: that of the weights."""
         return torch.bfloat16 if self.dtype == "bfloat16" else None
 
     def autocast(self) -> AbstractContextManager:
@@ -98,36 +98,31 @@ class Runtime:
 
 
 def resolve_runtime(config: RuntimeConfig, *, folder: Path | None = None) -> Runtime:
-    """Settle the "auto" fields, log both choices, and keep them in `folder`/runtime.json.
+    """Resolve the "auto" fields, log the choices, and keep them in `folder`/runtime.json.
 
-    A folder whose `runtime.json` was settled for the same request gives back the same answer. Raises ValueError
-    where the request cannot be met: no CUDA, bfloat16, compilation or kernels demanded where they do not work, or a run
-    begun with compiled blocks on a machine that has lost its compiler.
+    A folder whose `runtime.json` was resolved for the same request gives the same answer. Raises ValueError where the
+    request cannot be met: no CUDA, bfloat16, compilation or kernels demanded where they do not work, or a run begun
+    with compiled blocks on a machine that has lost its compiler.
     """
     path = None if folder is None else Path(folder) / "runtime.json"
     kept = read_json(path) if path is not None else None
-    if kept is not None and kept.get("requested") == to_plain(config):
+    if path is not None and kept is not None and kept.get("requested") == to_plain(config):
         runtime = Runtime(**kept["resolved"])
-        _still_possible(runtime, path)
+        _check_still_possible(runtime, path)
     else:
         reasons: dict[str, str] = {}
         device = _device(config, reasons)
         check_backends(config, device)
-        runtime = Runtime(
-            device=device,
-            dtype=_dtype(config, device, reasons),
-            compile=_compile(config, device, reasons),
-            num_threads=config.num_threads or usable_cores(),
-            deterministic=config.deterministic,
-            activation_checkpointing=config.activation_checkpointing,
-            ac_group_size=config.ac_group_size,
-            mlp_tile_tokens=config.mlp_tile_tokens,
-            attention_backend=config.attention_backend,
-            loss_backend=config.loss_backend,
-            num_loader_workers=_num_loader_workers(config, device),
-            profile=config.profile,
-            reasons=reasons,
-        )
+        # what is not "auto" is used as it was asked for
+        asked = {field.name: getattr(config, field.name) for field in fields(Runtime) if field.name != "reasons"}
+        asked |= {
+            "device": device,
+            "dtype": _dtype(config, device, reasons),
+            "compile": _compile(config, device, reasons),
+            "num_threads": config.num_threads or usable_cores(),
+            "num_loader_workers": _num_loader_workers(config, device),
+        }
+        runtime = Runtime(**asked, reasons=reasons)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, {"requested": to_plain(config), "resolved": to_plain(runtime)})
@@ -144,7 +139,7 @@ def apply_runtime(runtime: Runtime, *, local_world_size: int = 1) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         # filling every new tensor costs bandwidth and would hide, not cure, a read of unwritten memory
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010, not in torch's types
         if runtime.device == "cuda":
             torch.backends.cudnn.benchmark = False
     if runtime.compile:
@@ -155,9 +150,9 @@ def apply_runtime(runtime: Runtime, *, local_world_size: int = 1) -> None:
         dynamo_config.automatic_dynamic_shapes = False
 
 
-def compile_blocks(model: nn.Module) -> None:
-    """Compile each block in place with static shapes, of tiled ones the half whose tokens see each other; parameter
-    names stay as they are. Twice is the same as once."""
+def compile_blocks(model: Any) -> None:
+    """Compile each block in place with static shapes, of blocks with tiled MLPs the attention half. Parameters keep
+    their names; twice is the same as once."""
     for block in getattr(model, "blocks", ()):
         if has_tiled_mlp(block):
             if not hasattr(block.attention_half, "_torchdynamo_orig_callable"):
@@ -218,15 +213,13 @@ def _complaint(stderr: str) -> str:
 
 def peak_memory_gib(device: str) -> float:
     """Most memory held so far, GiB: of the GPU there, else resident memory of this process."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    try:
-        import resource
-    except ImportError:
-        return 0.0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else peak_resident_gib()
+
+
+def peak_resident_gib(who: int = resource.RUSAGE_SELF) -> float:
+    """Most resident memory so far, GiB: of this process, or of its largest child (`resource.RUSAGE_CHILDREN`)."""
     # Linux counts KiB, macOS bytes
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+    return resource.getrusage(who).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def _device(config: RuntimeConfig, reasons: dict[str, str]) -> str:
@@ -240,28 +233,18 @@ def check_backends(config: RuntimeConfig, device: str) -> None:
     """Raises ValueError for kernels that never train on such a device, before hours of data are made."""
     for field_name, elsewhere in ELSEWHERE.items():
         asked = getattr(config, field_name)
-        interpreted = asked == "triton" and device == "cpu" and _interpreting()
-        if asked in elsewhere.get(device, ()) and not interpreted:
-            affects_result_if = (
-                "a GPU, and this run is on the CPU" if device == "cpu" else "a CPU, and this run is on a GPU"
-            )
+        # as Triton reads it
+        interprets = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on")
+        if asked in elsewhere.get(device, ()) and not (interprets and asked == "triton" and device == "cpu"):
+            needs = "a GPU, and this run is on the CPU" if device == "cpu" else "a CPU, and this run is on a GPU"
             option = f"--runtime.{field_name.replace('_', '-')}"
-            raise ValueError(f"{option} {asked} trains on {affects_result_if}: leave the option out, or name another")
-
-
-def _interpreting() -> bool:
-    # as Triton reads it
-    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on")
+            raise ValueError(f"{option} {asked} trains on {needs}: leave the option out, or name another")
 
 
 def _num_loader_workers(config: RuntimeConfig, device: str) -> int:
     if config.num_loader_workers != "auto":
         return int(config.num_loader_workers)
-    return default_loader_workers(device, local_world_size=_ranks_here())
-
-
-def _ranks_here() -> int:
-    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return default_loader_workers(device, local_world_size=max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def _dtype(config: RuntimeConfig, device: str, reasons: dict[str, str]) -> str:
@@ -285,15 +268,14 @@ def _compile(config: RuntimeConfig, device: str, reasons: dict[str, str]) -> boo
     return able
 
 
-def _still_possible(runtime: Runtime, path: Path) -> None:
+def _check_still_possible(runtime: Runtime, path: Path) -> None:
     if runtime.compile and find_compiler(runtime.device) is None:
         raise ValueError(
             f"{path} says that this run was begun with compiled blocks, but no {_language(runtime.device)} compiler is "
-            "found now: "
-            "install one, or pass --runtime.compile false, which does the training stages again"
+            "found now: install one, or pass --runtime.compile false, which runs the training stages again"
         )
     if runtime.device == "cuda" and not torch.cuda.is_available():
         raise ValueError(
-            f"{path} says that this run was begun on a GPU, but torch sees none now: "
-            "go on there, or pass --runtime.device cpu, which does the training stages again"
+            f"{path} says that this run was begun on a GPU, but torch sees none now: continue there, or pass "
+            "--runtime.device cpu, which runs the training stages again"
         )

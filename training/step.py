@@ -1,21 +1,21 @@
 """One optimiser step: forward and backward over its micro-batches, sums over ranks, gradient clipping.
 
-The loss is summed until all ranks' sums are in one place, then divided by the number of targets of the step: a mean
-of means would weigh targets unequally. Logged is the plain cross-entropy of the hard labels, by the modality that a
-target follows and by kind of document, in float64. These sums, the stop flag and FLOPs travel in one small vector.
-Nothing here waits for the device (`DeviceStepResult`). B batch, T tokens, N = B T, K kinds.
+The loss is summed over all ranks, then divided by the number of targets of the step: a mean of means would weigh
+targets unequally. Logged is the plain cross-entropy of the hard labels, by the modality that a target follows and by
+kind of document, in float64. These sums, the stop flag and FLOPs travel in one small vector. Nothing here waits for the
+device (`DeviceStepResult`). B batch, T tokens, N = B T, K kinds.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from brine.data.document import MODALITIES
 from brine.data.sequence import MODALITY_CONTEXTS
@@ -24,7 +24,7 @@ from brine.model.embed import floats
 from brine.salt.distill import Distillation
 from brine.training.config import TrainConfig
 from brine.training.gradients import Gradients
-from brine.training.logging.phase_timer import PhaseTimer, PhaseTimes
+from brine.training.logging.profiling import PhaseTimer, PhaseTimes
 from brine.training.micro_batch import MicroBatch
 from brine.training.parallel.activations import offloading
 from brine.training.parallel.distributed import World
@@ -35,30 +35,25 @@ if TYPE_CHECKING:
 
 
 MIXTURE = ("text", *MODALITIES, "padding")
-"""What the tokens of rows are."""
+"""What the tokens of packed sequences are."""
 
 
-@dataclass
 class StepSums:
     """Sums over the target tokens of some steps; all float64, so that adding up micro-batches loses nothing."""
 
-    kinds: tuple[str, ...] = ()
-    """Names of the kinds of document."""
-    sums: Tensor = field(default=None)
-    """(2 + 2 * (contexts + kinds) + 5,) objective, targets, then loss and count of each context and each kind, then
-    tokens of each part of MIXTURE."""
-
-    def __post_init__(self):
-        size = 2 + 2 * (len(MODALITY_CONTEXTS) + len(self.kinds)) + len(MIXTURE)
-        if self.sums is None:
-            self.sums = torch.zeros(size, dtype=torch.float64)
-        elif len(self.sums) == size - len(MIXTURE):
-            # a checkpoint of before the mixture was counted
+    def __init__(self, kinds: tuple[str, ...] = (), sums: Tensor | None = None):
+        """sums: (2 + 2 * (contexts + kinds) + 5,) objective, targets, then loss and count of each modality context and
+        each kind of document, then tokens of each part of MIXTURE; None: zeros."""
+        self.kinds = kinds
+        size = 2 + 2 * (len(MODALITY_CONTEXTS) + len(kinds)) + len(MIXTURE)
+        self.sums = torch.zeros(size, dtype=torch.float64) if sums is None else sums
+        if len(self.sums) == size - len(MIXTURE):
+            # an older checkpoint, without the mixture
             self.sums = torch.cat([self.sums, torch.zeros(len(MIXTURE), dtype=torch.float64)])
 
     def add_batch(self, batch: Batch, *, objective: Tensor, token_loss: Tensor) -> None:
-        """Add the losses of one micro-batch; token_loss (N,), 0 where there is no target. What its rows are made of is
-        counted on the host (`accumulate`)."""
+        """Add the losses of one micro-batch; token_loss (N,), 0 where there is no target. The mixture is counted on the
+        host (`accumulate`)."""
         target = batch.labels.flatten() >= 0
         parts = [objective.detach().double().view(1), target.sum().double().view(1)]
         for ids, size in ((batch.modality_context, len(MODALITY_CONTEXTS)), (batch.kind, len(self.kinds))):
@@ -84,21 +79,15 @@ class StepSums:
 
     def to_dict(self) -> dict[str, Any]:
         """`loss`, `objective`, `targets`, `modality_context` and `kind`: means with counts; `mixture`: tokens by
-        modality.
-
-        What did not occur is left out.
-        """
+        modality. What did not occur is left out."""
+        mixture = zip(MIXTURE, self.sums[-len(MIXTURE) :].tolist(), strict=True)
         return {
             "loss": self.loss,
             "objective": self.objective,
             "targets": self.num_targets,
             "modality_context": self._means(2, MODALITY_CONTEXTS),
             "kind": self._means(2 + 2 * len(MODALITY_CONTEXTS), self.kinds),
-            "mixture": {
-                name: int(tokens)
-                for name, tokens in zip(MIXTURE, self.sums[-len(MIXTURE) :].tolist(), strict=True)
-                if tokens
-            },
+            "mixture": {name: int(tokens) for name, tokens in mixture if tokens},
         }
 
     def _means(self, start: int, names: tuple[str, ...]) -> dict[str, dict[str, float]]:
@@ -110,7 +99,7 @@ class StepSums:
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What one step came to, over all ranks, on the host."""
+    """The numbers of one step, over all ranks, on the host."""
 
     step_sums: StepSums
     """Its sums."""
@@ -123,39 +112,27 @@ class StepMetrics:
     teacher_s: float
     """Seconds of this rank's device in the teacher's forward pass."""
     busy_s: float
-    """Seconds of this rank's device from each micro-batch until it waits for the next or for the others' sums."""
+    """Seconds of this rank's device at work, without waiting for micro-batches or for the others' sums."""
 
 
 class DeviceStepResult:
     """One step, as its device has it; `read` brings it to the host."""
 
     def __init__(
-        self,
-        shared: Tensor,
-        grad_norm: Tensor,
-        *,
-        kinds: tuple[str, ...],
-        tokens: int,
-        times: PhaseTimes,
-        data_s: float,
-        failures: tuple[tuple[int, str], ...] = (),
-    ):
-        """shared: (n,) float64, sums over all ranks: a tally's, then stop flags, FLOPs of student and of teacher.
-        grad_norm: () float64."""
-        self.kinds, self.grad_norm = kinds, grad_norm
-        self.tokens = tokens
-        """Tokens gone through by all ranks, padding included."""
-        self.data_s = data_s
-        """Seconds of this rank waiting for micro-batches."""
-        self.failures = failures
-        """(document, reason) of this rank's documents that could not be loaded and became padding."""
-        self._times = times
-        self._copy, self._arrived = torch.cat([shared, grad_norm.view(1)]), None
+        self, shared: Tensor, grad_norm: Tensor, *, kinds: tuple[str, ...], tokens: int, times: PhaseTimes,
+        data_s: float, failures: tuple[tuple[int, str], ...] = (),
+    ):  # fmt: skip
+        """shared: (n,) float64, sums over all ranks: those of `StepSums`, then stop flags, FLOPs of student and of
+        teacher. grad_norm: () float64. tokens: of all ranks, padding included. data_s: seconds of this rank waiting for
+        micro-batches. failures: (document, reason) of this rank's documents that could not be loaded."""
+        self.kinds, self.grad_norm, self.tokens = kinds, grad_norm, tokens
+        self.data_s, self.failures = data_s, failures
+        self._times, self._arrived = times, None
+        self._copy = torch.cat([shared, grad_norm.view(1)])
         if shared.device.type == "cuda":
             # on its way while the next step is computed
-            self._copy = torch.empty(self._copy.shape, dtype=self._copy.dtype, pin_memory=True).copy_(
-                self._copy, non_blocking=True
-            )
+            pinned = torch.empty(self._copy.shape, dtype=self._copy.dtype, pin_memory=True)
+            self._copy = pinned.copy_(self._copy, non_blocking=True)
             self._arrived = torch.cuda.Event()
             self._arrived.record()
 
@@ -176,19 +153,9 @@ class DeviceStepResult:
 
 
 def accumulate(
-    model: nn.Module,
-    batches: Iterable[MicroBatch],
-    *,
-    step: int,
-    config: TrainConfig,
-    runtime: Runtime,
-    world: World,
-    gradients: Gradients,
-    num_batches: int,
-    kinds: tuple[str, ...],
-    distillation: Distillation | None,
-    stop: bool,
-) -> DeviceStepResult:
+    model: Any, batches: Iterable[MicroBatch], *, step: int, config: TrainConfig, runtime: Runtime, world: World,
+    gradients: Gradients, num_batches: int, kinds: tuple[str, ...], distillation: Distillation | None, stop: bool,
+) -> DeviceStepResult:  # fmt: skip
     """Leave the mean gradient of the step's targets, over all ranks, in `gradients`; nothing is updated.
 
     batches: this rank's `num_batches` micro-batches, on the device (`brine.training.micro_batch`).
@@ -203,7 +170,7 @@ def accumulate(
     data_s, clock = 0.0, PhaseTimer(runtime.device)
     failures: list[tuple[int, str]] = []
     waiting = time.perf_counter()
-    world.mark(f"waiting for rows of step {step + 1}")
+    world.mark(f"waiting for sequences of step {step + 1}")
     for number, micro_batch in enumerate(batches, 1):
         data_s += time.perf_counter() - waiting
         world.mark(f"computing step {step + 1}")
@@ -220,16 +187,14 @@ def accumulate(
             media = {name: (floats(patches), index) for name, (patches, index) in batch.inputs.media.items()}
             inputs = batch.inputs.with_media(media)
             with runtime.autocast():
-                if distill_weight:
+                if distillation is not None and distill_weight:
                     with clock("teacher"):
-                        teacher_hidden = distillation.hidden(inputs)
-                    teacher_inputs = {
-                        "teacher_hidden": teacher_hidden,
+                        teacher_inputs["teacher_hidden"] = distillation.hidden(inputs)
+                    teacher_inputs |= {
                         "teacher_weight": distillation.head_weight,
                         "distill_weight": distill_weight,
                         "temperature": distillation.temperature,
                     }
-                    del teacher_hidden
                 with offloading(model, runtime.activation_checkpointing):
                     hidden = model(inputs)
                 objective, token_loss = linear_cross_entropy(
@@ -244,14 +209,14 @@ def accumulate(
                     return_token_loss=True,
                     **teacher_inputs,
                 )
-                # whole streams, which nothing needs any more
+                # hidden states of the whole batch, which nothing needs any more
                 del hidden, teacher_inputs, inputs, media
             gradients.before_backward(last=number == num_batches)
             objective.backward()
             step_sums.add_batch(batch, objective=objective, token_loss=token_loss)
         waiting = time.perf_counter()
         if number < num_batches:
-            world.mark(f"waiting for rows of step {step + 1}")
+            world.mark(f"waiting for sequences of step {step + 1}")
 
     world.mark(f"in the sum of step {step + 1}")
     # one small vector for all that ranks must agree on; float64 holds these counts exactly
@@ -261,19 +226,14 @@ def accumulate(
     gradients.sum(world)
     gradients.scale(1.0 / shared[1].clamp(min=1.0))
     return DeviceStepResult(
-        shared,
-        gradients.norm(world),
-        kinds=kinds,
-        tokens=tokens,
-        times=clock.take(),
-        data_s=data_s,
+        shared, gradients.norm(world), kinds=kinds, tokens=tokens, times=clock.take(), data_s=data_s,
         failures=tuple(failures),
-    )
+    )  # fmt: skip
 
 
-def _upload(numbers: list[float], device: torch.device) -> Tensor:
+def _upload(numbers: Iterable[float], device: torch.device) -> Tensor:
     """(n,) float64 on a device, without waiting for it."""
-    host = torch.tensor(numbers, dtype=torch.float64)
+    host = torch.tensor(list(numbers), dtype=torch.float64)
     return host.pin_memory().to(device, non_blocking=True) if device.type != "cpu" else host
 
 
@@ -287,9 +247,8 @@ def token_weights(batch: Batch, config: TrainConfig) -> Tensor | None:
     """(B T,) weight of each target in the objective, by the modality that it follows; None where all weigh 1."""
     if not config.modality_context_weights:
         return None
-    return _weight_table(config.modality_context_weights, batch.modality_context.device)[
-        batch.modality_context.flatten().long()
-    ]
+    context = batch.modality_context
+    return _weight_table(config.modality_context_weights, context.device)[context.flatten().long()]
 
 
 @lru_cache

@@ -1,6 +1,6 @@
-"""The training loop: deterministic, resumable to the bit, and able to take back a bad step.
+"""The training loop: deterministic, resumable bit for bit, and able to roll back a bad step.
 
-Everything that reaches the weights is a pure function of the step (learning rate, soft-label weight, random seed) or
+Everything that affects the weights is a pure function of the step (learning rate, soft-label weight, random seed) or
 part of the checkpoint (weights, optimiser, next sequence, guard). A step that diverged is rolled back to the last
 trusted checkpoint, and the sequences around it are skipped (`guard.py`). On a GPU loss and norm are read one step late
 (`Runtime.reads_metrics_late`); metrics, validation and checkpoints wait for them. Does not build models or data.
@@ -14,9 +14,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
 from brine.common.processes import StopSignal, TrainingInterrupted
 from brine.kernels.selection.choice_log import backend_choices
@@ -28,21 +28,20 @@ from brine.training.checkpoint.checkpoint import (
     drop_after,
     latest_checkpoint,
     load_checkpoint,
-)
+)  # fmt: skip
 from brine.training.config import TrainConfig
 from brine.training.gradients import FlatGradients, ShardedGradients
 from brine.training.guard import DivergenceGuard
 from brine.training.logging.compute_cost import CostAccounting
 from brine.training.logging.metrics import MetricsSink
-from brine.training.logging.profiling import Profiler
+from brine.training.logging.profiling import StepProfiler
 from brine.training.logging.progress import Progress
-from brine.training.micro_batch import micro_batches
+from brine.training.micro_batch import MicroBatchStream, SequenceSource, micro_batches
 from brine.training.optimizer import Optimizer
 from brine.training.parallel.distributed import World, is_rank_failure
 from brine.training.parallel.parallelize import is_sharded, parallelize
 from brine.training.runtime import Runtime, compile_blocks
 from brine.training.schedule import learning_rate
-from brine.training.sequences import MicroBatchStream, SequenceSource
 from brine.training.step import DeviceStepResult, StepMetrics, accumulate, clip
 from brine.training.validation import Validate, run_validation
 
@@ -59,7 +58,7 @@ class _UnreadStep:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished training run came to."""
+    """The end of a finished training run."""
 
     step: int
     sequence_index: int
@@ -77,12 +76,12 @@ class Trainer:
 
     Args:
         model: initialised, the same on every rank; or empty (on the meta device), and then initialised from
-            `config.seed` once its parameters are where they belong. A checkpoint replaces its weights.
+            `config.seed` once its parameters are on their device. A checkpoint replaces its weights.
         sequences: the training sequences, as batches of this rank.
         folder: gets `checkpoints/`, `metrics.jsonl`, `events.jsonl` and `ledger.json`.
         runtime: from `resolve_runtime`, applied by `apply_runtime`.
         name: for progress bar and console.
-        cost_category: of the model's own training: `student` or `teacher_training`.
+        cost_category: of this training: `student` or `teacher_training`.
         kinds: names of the batch's kinds of document.
         distillation: the small model's soft labels, or None.
         sinks: further readers of the metrics.
@@ -90,29 +89,17 @@ class Trainer:
     """
 
     def __init__(
-        self,
-        config: TrainConfig,
-        *,
-        model: nn.Module,
-        sequences: SequenceSource,
-        folder: Path,
-        runtime: Runtime,
-        name: str = "train",
-        cost_category: str = "student",
-        kinds: tuple[str, ...] = (),
-        distillation: Distillation | None = None,
-        validate: Validate | None = None,
-        world: World | None = None,
-        sinks: tuple[MetricsSink, ...] = (),
-        quiet: bool = False,
-        on_step: Callable[[int], None] | None = None,
-    ):
+        self, config: TrainConfig, *, model: Any, sequences: SequenceSource, folder: Path, runtime: Runtime,
+        name: str = "train", cost_category: str = "student", kinds: tuple[str, ...] = (),
+        distillation: Distillation | None = None, validate: Validate | None = None, world: World | None = None,
+        sinks: tuple[MetricsSink, ...] = (), quiet: bool = False, on_step: Callable[[int], None] | None = None,
+    ):  # fmt: skip
         world, folder = world or World(), Path(folder)
         self.config, self.runtime, self.world, self.folder, self.model = config, runtime, world, folder, model
         self.cost_category, self.kinds, self.distillation = cost_category, tuple(kinds), distillation
         self.validate, self.on_step = validate, on_step
         num_batches = config.global_batch_size // (world.dp_size * config.micro_batch_size_on(world.dp_size))
-        teacher = None
+        teacher: Any = None
         if distillation is not None:
             distillation.check(model)
             teacher = distillation.teacher.to(device=runtime.device, dtype=runtime.weight_dtype)
@@ -141,13 +128,15 @@ class Trainer:
             self.checkpoints, world=world, keep=config.keep_checkpoints, timeout_s=world.timeout_s,
             keep_checkpoint_steps=config.permanent_checkpoint_steps,
         )  # fmt: skip
-        self.profiler = Profiler(folder / "trace", runtime=runtime, rank=world.rank)
+        self.profiler = StepProfiler(folder / "trace", runtime=runtime, rank=world.rank)
         self.step = self.sequence_index = self.tokens = 0
-        # steps applied and not read yet; gradient norm of the last one read; time accounted until
+        # steps applied and not read yet; gradient norm of the last one read; when seconds were last accounted
         self.unread: list[_UnreadStep] = []
         self.norm, self.since = float("nan"), time.perf_counter()
         # held-out loss at this step, and the lowest so far
-        self.validated, self.val_loss, self.best = False, None, None
+        self.validated = False
+        self.val_loss: float | None = None
+        self.best: float | None = None
         # the newest checkpoint, one that is being written included
         self.last: Checkpoint | None = None
 
@@ -155,7 +144,7 @@ class Trainer:
         """Train to the last step.
 
         stop: an entered `StopSignal`; without one, one is made for the call (main thread only). Raises
-        Interrupted when a signal asked to stop, after saving; TrainingDivergedError after too many roll-backs;
+        TrainingInterrupted when a signal asked to stop, after saving; TrainingDivergedError after too many roll-backs;
         CheckpointError where the folder holds another model.
         """
         try:
@@ -165,24 +154,22 @@ class Trainer:
                 leave = self._validation_interrupted(stop)
                 while self.step < self.config.num_steps and not leave:
                     leave = self._train_step(stop)
-                self._end(stop if leave else None)
+                last = self._end(stop if leave else None)
         finally:
             self.stream.close()
             self.saver.close()
             self.progress.close()
         return TrainResult(
-            self.step, self.sequence_index, self.tokens, self.progress.last_loss, self.last.folder, self.compute_cost
+            self.step, self.sequence_index, self.tokens, self.progress.last_loss, last.folder, self.compute_cost
         )
 
     def _begin(self) -> None:
-        record = self.progress.record
+        record, ranks = self.progress.record, self.world.size
         found = latest_checkpoint(self.checkpoints, on_event=record.event, world=self.world)
-        ranks = self.world.size
         if found is not None:
-            load_checkpoint(found, model=self.model, optimizer=self.optimizer)
             self._restore(found)
-            dropped, at = record.truncate(self.step, validation=self.validated), self.sequence_index
-            record.event("resumed", step=self.step, sequence_index=at, dropped_lines=dropped, world_size=ranks)
+            dropped, index = record.truncate(self.step, validation=self.validated), self.sequence_index
+            record.event("resumed", step=self.step, sequence_index=index, dropped_lines=dropped, world_size=ranks)
             self.progress.console.say(f"resumes from step {self.step}")
         else:
             record.truncate(-1)
@@ -195,7 +182,7 @@ class Trainer:
         self.progress.pace.begin(step=self.step, tokens=self.tokens, flops=self.compute_cost.total_flops())
 
     def _train_step(self, stop: StopSignal) -> bool:
-        """Run one step, applied or taken back; returns whether all ranks should leave."""
+        """Run one step, which is applied or rolled back; returns whether all ranks should stop."""
         self.since = time.perf_counter()
         self.sequence_index = self.guard.next_sequence(self.sequence_index)
         # no generator state to save: the step's random numbers follow from its number, and differ between ranks
@@ -257,7 +244,7 @@ class Trainer:
         self.validated, self.val_loss = False, None
 
     def _check_steps(self, steps: list[_UnreadStep]) -> tuple[bool, bool]:
-        """Read steps, account for them, and accept them or roll back; (was a stop requested, did all go well)."""
+        """Read steps, account for them, and accept them or roll back; (was a stop requested, were all good)."""
         leave = False
         for index, step in enumerate(steps):
             numbers = self._record_step_cost(step)
@@ -265,7 +252,7 @@ class Trainer:
             loss, norm = numbers.step_sums.loss, numbers.grad_norm
             reason = self.guard.divergence_reason(loss=loss, objective=numbers.step_sums.objective, grad_norm=norm)
             if reason is not None:
-                # the steps behind it were computed with diverged weights, and cost as much
+                # the steps after it were computed with diverged weights, and cost as much
                 for wasted in (*steps[index + 1 :], *self.unread):
                     self._record_step_cost(wasted)
                 self.unread = []
@@ -309,7 +296,7 @@ class Trainer:
         return validates or self._checkpoint_is_due() or self._is_due(self.config.log_every)
 
     def _validation_interrupted(self, stop: StopSignal) -> bool:
-        """Validate where it is due and was not done yet; was it broken off by a stop?"""
+        """Validate where it is due and was not done yet; was it interrupted by a stop?"""
         if self.validate is None or self.validated or self.step == 0 or not self._is_due(self.config.validate_every):
             return False
         self.world.mark(f"validating step {self.step}")
@@ -321,7 +308,7 @@ class Trainer:
             self.progress.validation(step=self.step, found=found, flops=self.compute_cost.total_flops())
         return not self.validated
 
-    def _save(self, *, scheduled: bool) -> None:
+    def _save(self, *, scheduled: bool) -> Checkpoint:
         """Begin a checkpoint, when the one before is on the disk."""
         self.world.mark(f"saving step {self.step}")
         state = {
@@ -341,8 +328,10 @@ class Trainer:
         if self.world.is_main:
             self.compute_cost.save(self.folder / "ledger.json")
         self.last = Checkpoint(folder=path, step=self.step, state=state)
+        return self.last
 
     def _restore(self, checkpoint: Checkpoint) -> None:
+        load_checkpoint(checkpoint, model=self.model, optimizer=self.optimizer)
         state = checkpoint.state
         self.step, self.sequence_index, self.tokens = checkpoint.step, state["sequence_index"], state["tokens"]
         self.validated, self.val_loss, self.best = state["validated"], state["val_loss"], state["best"]
@@ -354,7 +343,7 @@ class Trainer:
     def _roll_back(self, reason: str, *, failed: _UnreadStep) -> None:
         """Load the last trusted checkpoint and skip the sequences around the failed step; its cost remains accounted.
 
-        Not one that a stop left behind: when somebody pressed Ctrl-C must not affect the weights.
+        Only scheduled checkpoints count: when somebody pressed Ctrl-C must not affect the weights.
         """
         self.saver.wait()
         good = self.guard.trusted_until(failed.number)
@@ -363,20 +352,22 @@ class Trainer:
             wanted=lambda one: one.scheduled and one.step <= good,
         )  # fmt: skip
         if found is None:
-            there = f"{self.checkpoints} has no undamaged checkpoint up to step {good}: begin in a new run folder"
-            raise CheckpointError(f"step {failed.number}: {reason}, and {there}")
+            raise CheckpointError(
+                f"step {failed.number}: {reason}, and {self.checkpoints} has no undamaged checkpoint up to "
+                f"step {good}: begin in a new run folder"
+            )
         skipped = self.guard.skip(
             checkpoint_sequence=found.state["sequence_index"], first_sequence=failed.sequence_index, reason=reason
         )
         windows, compute_cost = self.guard.skipped, self.compute_cost.to_dict()
-        load_checkpoint(found, model=self.model, optimizer=self.optimizer)
         self._restore(found)
         self.guard.skipped = windows
         self.compute_cost.take(compute_cost)
         record = self.progress.record
         record.truncate(self.step)
-        numbers = {"step": failed.number, "to_step": self.step, "skipped_sequences": list(skipped)}
-        record.event("rolled_back", reason=reason, **numbers)
+        record.event(
+            "rolled_back", reason=reason, step=failed.number, to_step=self.step, skipped_sequences=list(skipped)
+        )
         where = f"back to step {self.step}, skipping sequences {skipped[0]} to {skipped[1]}"
         self.progress.console.say(f"step {failed.number}: {reason}; {where}")
         self.stream.close()
@@ -385,15 +376,16 @@ class Trainer:
         if self.world.is_main:
             drop_after(self.checkpoints, step=self.step)
 
-    def _end(self, stop: StopSignal | None) -> None:
+    def _end(self, stop: StopSignal | None) -> Checkpoint:
         """Save the last step, unless it is saved, and record the end; raises TrainingInterrupted for a stop."""
-        saved = self.last is not None and self.last.step == self.step
-        if not saved or (stop is None and self.last.state["validated"] != self.validated):
-            self._save(scheduled=stop is None)
+        last = self.last
+        if last is None or last.step != self.step or (stop is None and last.state["validated"] != self.validated):
+            last = self._save(scheduled=stop is None)
         self.saver.wait()
         event, backends = self.progress.record.event, backend_choices()
         if stop is None:
-            return event("finished", step=self.step, sequence_index=self.sequence_index, backends=backends)
+            event("finished", step=self.step, sequence_index=self.sequence_index, backends=backends)
+            return last
         event("interrupted", step=self.step, signal=stop.signal_name, backends=backends)
         raise TrainingInterrupted(
             f"stopped after step {self.step} of {self.config.num_steps}, saved; the same command resumes"

@@ -1,4 +1,4 @@
-"""When and how the training loop validates: on rank 0 alone, or on all ranks in step where parameters are sharded."""
+"""Validation in the training loop: on rank 0 alone, or on all ranks together where parameters are sharded."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ from brine.training.runtime import Runtime
 
 Validate = Callable[[nn.Module, int, Callable[[], bool]], dict[str, Any] | None]
 """Called as validate(model, step, should_stop), in eval mode without gradients; returns numbers for the metrics, of
-which `loss` chooses the best checkpoint. It should call should_stop() now and then and return None to break off; it is
-then called again on resume."""
+which `loss` chooses the best checkpoint. It should call should_stop() now and then and return None where it is true; it
+is then called again on resume."""
 
 
 def run_validation(
     validate: Validate, model: nn.Module, step: int, *, runtime: Runtime, world: World, stop: StopSignal
 ) -> dict[str, Any] | None:
-    """The numbers of a validation, on the ranks that take part; None elsewhere, or where a stop broke it off."""
+    """The numbers of a validation, on the ranks that take part; None elsewhere, or where a stop interrupted it."""
     together = is_sharded(model)
     if not together and not world.is_main:
         return None
-    # ranks that compute in step must also stop in step
-    should_stop = (lambda: any(world.gather(stop.requested))) if together else (lambda: stop.requested)
+
+    def should_stop() -> bool:
+        # ranks that compute together must also stop together
+        return any(world.gather(stop.requested)) if together else stop.requested
+
     model.eval()
     # compiling each of its shapes costs more than it saves
     eager = torch.compiler.set_stance("force_eager") if runtime.compile else nullcontext()

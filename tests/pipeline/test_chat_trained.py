@@ -69,7 +69,7 @@ def folder(tmp_path_factory):
     before = os.umask(0o077)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(train.Pipeline, "report", lambda line: None)
+            patch.setattr(train.evaluate_stage, "report", lambda run: None)
             return train.run_pipeline(recipe, runs=base / "runs")
     finally:
         os.umask(before)

@@ -181,7 +181,7 @@ def test_a_stage_survives_every_changed_field(state, part, request, monkeypatch)
     monkeypatch.setattr(train_stage, "Trainer", begins)
     monkeypatch.setattr(train, "resolve_runtime", settled)
     # neither is about trained models
-    monkeypatch.setattr(train.Pipeline, "report", lambda line: None)
+    monkeypatch.setattr(train.evaluate_stage, "report", lambda run: None)
     monkeypatch.setattr(train, "environment", lambda *_: {})
     plainly = recipe()
     stages = ("large_baseline", "encoded")
@@ -222,7 +222,7 @@ def test_the_command_leaves_with_two_and_tells_the_remedies(run, capsys, monkeyp
     before = contents(runs / "run")
     other = dataclasses.replace(at(recipe(), manifest), large=dataclasses.replace(recipe().large, num_steps=6))
     other = dataclasses.replace(other, runtime=dataclasses.replace(other.runtime, num_threads=0))
-    launch = dataclasses.replace(command.parse(["real", "--runs", str(runs)]), recipe=other)
+    launch = dataclasses.replace(command.parse(["real", "--corpus.manifest", "x", "--runs", str(runs)]), recipe=other)
     monkeypatch.setattr(command, "parse", lambda argv: launch)
     assert command.main([]) == 2
     said = capsys.readouterr().err

@@ -120,6 +120,16 @@ def test_mistakes_in_a_recipe_of_a_file(text, said, tmp_path, capsys):
     assert ended.value.code == 2 and said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["real"], ["real", "--dry-run"]], ids=["run", "dry-run"])
+def test_a_recipe_without_documents_names_the_option(words, capsys):
+    """Its default was once a path outside of the repository."""
+    with pytest.raises(SystemExit) as ended:
+        launch.parse(words)
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and "give --corpus.manifest PATH" in told and told.count("\n") == 1
+    assert launch.parse([*words, "--corpus.manifest", "mine"]).recipe.name == "real"
+
+
 def test_recipes_of_installed_packages_are_found_by_name(monkeypatch, capsys):
     entry = importlib.metadata.EntryPoint("theirs", "brine.recipes.long_1m:long_1m", "brine.recipes")
     monkeypatch.setattr(registry, "plugins", lambda group: {"theirs": entry})

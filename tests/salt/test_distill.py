@@ -13,8 +13,8 @@ from brine.salt.cost import batch_flops
 from brine.salt.distill import Distillation
 from brine.training.config import TrainConfig
 from brine.training.logging.metrics import read_lines
+from brine.training.micro_batch import SequenceSource
 from brine.training.runtime import Runtime
-from brine.training.sequences import SequenceSource
 from brine.training.trainer import Trainer
 from tests.batches import batch_of
 

@@ -20,7 +20,7 @@ from brine.evals.config import EvalConfig
 from brine.model.config import ModelConfig
 from brine.model.transformer import Transformer
 from brine.training.config import TrainConfig
-from brine.training.sequences import SequenceSource
+from brine.training.micro_batch import SequenceSource
 
 ENCODE = EncodeConfig(patch_size=4, mel_bins=16)
 KINDS = ("narration", "recording", "screenshot", "text")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class LateLink:
-    """See `brine.training.parallel.offload.Link`."""
+    """As `brine.training.parallel.offload.StreamCopyEngine`."""
 
     def __init__(self):
         self.queue: list[tuple[Tensor, Tensor]] = []

@@ -72,7 +72,7 @@ def test_nan_on_one_rank_is_taken_back_on_all(two_ranks, tmp_path):
 
 def test_hung_rank_is_named(two_ranks):
     told = (two_ranks / "hung" / "rank_0.txt").read_text()
-    assert re.search(r"rank 1 last seen \d+ s ago: waiting for rows of step 6", told)
+    assert re.search(r"rank 1 last seen \d+ s ago: waiting for sequences of step 6", told)
     assert re.search(r"rank 0 last seen \d+ s ago: in the sum of step 6", told)
     assert "resumes from the last checkpoint" in told
 

@@ -15,9 +15,9 @@ from brine.training import runtime as runtime_module
 from brine.training.config import RuntimeConfig, TrainConfig
 from brine.training.gradients import FlatGradients
 from brine.training.logging.compute_cost import COST_CATEGORIES, CostAccounting
-from brine.training.logging.metrics import JsonLines, RunLog, TensorBoardSink, flat_numbers, read_lines
-from brine.training.logging.peak_flops import MEASURED, PeakFlops
-from brine.training.logging.throughput import Throughput
+from brine.training.logging.device_specs import MEASURED, PeakFlops
+from brine.training.logging.metrics import RunLog, TensorBoardSink, append_line, flat_numbers, read_lines, repair_lines
+from brine.training.logging.progress import Throughput
 from brine.training.optimizer import Optimizer, parameter_groups
 from brine.training.parallel.distributed import World
 from brine.training.runtime import Runtime, apply_runtime, resolve_runtime
@@ -151,8 +151,8 @@ def test_metrics_beyond_a_step_are_dropped_and_events_stay(tmp_path):
 def test_half_a_line_is_repaired(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2, "lo')
-    lines = JsonLines(path)
-    lines.append({"step": 2})
+    repair_lines(path)
+    append_line(path, {"step": 2})
     assert [json.loads(line) for line in path.read_text().splitlines()] == [{"step": 1}, {"step": 2}]
 
 

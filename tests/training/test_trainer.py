@@ -13,8 +13,8 @@ from brine.data.sequence import MODALITY_CONTEXTS
 from brine.salt.distill import Distillation
 from brine.training.guard import TrainingDivergedError
 from brine.training.logging.metrics import read_lines
+from brine.training.micro_batch import MicroBatchStream
 from brine.training.runtime import Runtime
-from brine.training.sequences import MicroBatchStream
 from tests.training.tiny_run import (
     KINDS,
     TinyModel,
@@ -174,7 +174,7 @@ def test_killed_after_a_roll_back_ends_with_the_same_weights(tmp_path):
 def test_roll_backs_are_bounded(tmp_path):
     with pytest.raises(
         TrainingDivergedError,
-        match=r"already rolled back 2 times .*past rows 20 to 24, 24 to 28: lower the learning rate",
+        match=r"already rolled back 2 times .*skipping sequences 20 to 24, 24 to 28: lower the learning rate",
     ):
         tiny_train(tmp_path, config=tiny_config(max_rollbacks=2, rollback_skip_steps=1), poisoned=tuple(range(20, 200)))
 

@@ -18,8 +18,8 @@ from brine.training.config import TrainConfig
 from brine.training.guard import TrainingDivergedError
 from brine.training.logging.compute_cost import CostAccounting
 from brine.training.logging.metrics import read_lines
+from brine.training.micro_batch import SequenceSource
 from brine.training.runtime import Runtime
-from brine.training.sequences import SequenceSource
 from brine.training.trainer import Trainer
 from tests.training.tiny_run import events, final_bytes
 

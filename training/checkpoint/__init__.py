@@ -1,1 +1,1 @@
-"""Checkpoints that are complete or absent, written while training goes on."""
+"""Checkpoints that are complete or absent, written while training continues."""

@@ -1,12 +1,12 @@
-"""Asynchronous checkpointing: tensors are copied at once, written while the next steps run, and named when complete.
+"""Asynchronous checkpointing: tensors are copied, written while the next steps run, and named when complete.
 
     saver = AsyncCheckpointer(folder, world=world)
     saver.begin(step=400, model=model, optimizer=optimizer, state={...})     returns when everything may be changed
     saver.wait()                                                             on the disk, or CheckpointError
 
-A thread writes each rank's part by `torch.distributed.checkpoint.save`, over a process group of its own, and hashes
-its files; rank 0 writes `state.json`, renames the folder, and prunes old ones. Cost: host memory for one copy of the
-rank's part (from a GPU pinned, and kept), and the same again while a file is put together.
+A thread writes each rank's part by `torch.distributed.checkpoint.save`, over a separate process group, and hashes its
+files; rank 0 writes `state.json`, renames the folder, and prunes old ones. Cost: host memory for one copy of the rank's
+part (from a GPU pinned, and kept), and the same again while a file is assembled.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import warnings
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import torch.distributed as dist
 from torch import nn
 
 from brine.common.files import file_digest, sync_folder, write_json
@@ -34,24 +36,16 @@ class AsyncCheckpointer:
     """Writes the checkpoints of one run. All ranks make one, and call its methods in the same order."""
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        world: World | None = None,
-        keep: int = 2,
-        keep_checkpoint_steps: Iterable[int] = (),
+        self, folder: Path, *, world: World | None = None, keep: int = 2, keep_checkpoint_steps: Iterable[int] = (),
         timeout_s: float = 1800.0,
-    ):
+    ):  # fmt: skip
         """folder: the run's `checkpoints/`. keep, keep_checkpoint_steps: see `prune_checkpoints`."""
         self.folder, self.world = Path(folder), world or World()
         self.keep, self.keep_checkpoint_steps = keep, tuple(keep_checkpoint_steps)
-        # said in a thread, where a context of warnings does not reach, and known
+        # raised in a thread, where a context of warnings has no effect
         warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
-        self._group = None
-        if self.world.size > 1:
-            import torch.distributed as dist
-
-            self._group = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=timeout_s))
+        timeout = datetime.timedelta(seconds=timeout_s)
+        self._group = dist.new_group(backend="gloo", timeout=timeout) if self.world.size > 1 else None
         self._staging: HostStaging | None = None
         self._finisher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future | None = None
@@ -68,7 +62,7 @@ class AsyncCheckpointer:
 
         self.wait()
         self._step = step
-        temporary = self.folder / f".writing_{step:08d}"
+        temporary = self._temporary()
         if self.world.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(temporary, ignore_errors=True)
@@ -93,7 +87,7 @@ class AsyncCheckpointer:
         pending, self._pending = self._pending, None
         if pending is None:
             return
-        # imported here, as everywhere in this file; by now it has been
+        # imported late, as in `begin`; by now it has been
         from torch.distributed.checkpoint.api import CheckpointException
 
         trouble = None
@@ -104,43 +98,39 @@ class AsyncCheckpointer:
         troubles = [each for each in self.world.gather(trouble) if each]
         if troubles:
             if self.world.is_main:
-                shutil.rmtree(self.folder / f".writing_{self._step:08d}", ignore_errors=True)
+                shutil.rmtree(self._temporary(), ignore_errors=True)
             raise CheckpointError(troubles[0])
 
     def close(self) -> None:
-        """Let the threads end what they have begun: what fails elsewhere need not cost the checkpoint on its way."""
+        """Let the thread finish what it began: an error elsewhere need not cost the checkpoint on its way."""
         self._finisher.shutdown(wait=True)
+
+    def _temporary(self) -> Path:
+        return self.folder / f".writing_{self._step:08d}"
 
     def _finish(self, staged: StagedTensors, temporary: Path, target: Path, state: dict, good: int | None) -> None:
         import torch.distributed.checkpoint as dcp
 
         writer = dcp.HuggingFaceStorageWriter(str(temporary), save_distributed=True)
-        # nothing is left to copy ahead; where there is a card it would go by a stream and wait for what is computed
+        # nothing is left to copy ahead; on a GPU it would use a stream and wait for what is computed
         writer.per_thread_copy_ahead = 0
         dcp.save(staged.tensors(), storage_writer=writer, process_group=self._group, no_dist=self._group is None)
-        own = sorted(temporary.glob(f"shard-{self.world.rank + 1:05d}-*"))
-        files = {path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)} for path in own}
-        every = [files]
+        written = sorted(temporary.glob(f"shard-{self.world.rank + 1:05d}-*"))
+        files = {path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)} for path in written}
+        every: list[Any] = [files] * self.world.size
         if self._group is not None:
-            import torch.distributed as dist
-
-            every = [None] * self.world.size
             dist.all_gather_object(every, files, group=self._group)
         if not self.world.is_main:
             return
-        write_json(
-            temporary / STATE,
-            {**state, "format": FORMAT, "files": {name: noted for part in every for name, noted in part.items()}},
-        )
+        files = {name: noted for part in every for name, noted in part.items()}
+        write_json(temporary / STATE, {**state, "format": FORMAT, "files": files})
+        # rename cannot replace a folder that holds files
+        old = self.folder / f".replaced_{target.name}"
         if target.exists():
-            # rename cannot replace a folder that holds files
-            old = self.folder / f".replaced_{target.name}"
             shutil.rmtree(old, ignore_errors=True)
             os.rename(target, old)
-            os.rename(temporary, target)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.rename(temporary, target)
+        os.rename(temporary, target)
+        shutil.rmtree(old, ignore_errors=True)
         sync_folder(self.folder)
         prune_checkpoints(self.folder, keep=self.keep, keep_checkpoint_steps=self.keep_checkpoint_steps, good=good)
 

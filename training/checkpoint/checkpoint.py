@@ -91,15 +91,14 @@ def latest_checkpoint(
         path = Path(folder) / name
         try:
             found = check(path, world=world)
+            if wanted(found):
+                return found
         except DamagedCheckpointError as error:
             on_event("checkpoint_damaged", path=str(path), message=str(error))
             if world.is_main:
                 bad = path.with_name(path.name + ".bad")
                 shutil.rmtree(bad, ignore_errors=True)
                 os.rename(path, bad)
-            continue
-        if wanted(found):
-            return found
     return None
 
 
@@ -110,15 +109,13 @@ def check(path: Path, *, world: World | None = None) -> Checkpoint:
     """
     world, path = world or World(), Path(path)
     state = read_json(path / STATE)
-    if isinstance(state, dict) and "row" in state and "format" not in state:
+    state = state if isinstance(state, dict) else {}
+    if "row" in state and "format" not in state:
         raise CheckpointError(str(older_format(path, path.parents[1])))
-    if not isinstance(state, dict) or "files" not in state or "step" not in state:
-        trouble = f"{path / STATE} is missing or not whole"
-    else:
-        trouble = None
-        for number, (name, noted) in enumerate(sorted(state["files"].items())):
-            if trouble is None and number % world.size == world.rank:
-                trouble = _trouble(path / name, noted)
+    trouble = None if {"files", "step"} <= state.keys() else f"{path / STATE} is missing or not whole"
+    if trouble is None:
+        mine = sorted(state["files"].items())[world.rank :: world.size]
+        trouble = next(filter(None, (_trouble(path / name, noted) for name, noted in mine)), None)
     troubles = [each for each in world.gather(trouble) if each]
     if troubles:
         raise DamagedCheckpointError(troubles[0])
@@ -170,12 +167,13 @@ def _load(folder: Path, model: nn.Module, optimizer: Optimizer | None, *, togeth
 
     reader = dcp.HuggingFaceStorageReader(str(folder))
     try:
-        found = {name: entry.size for name, entry in reader.read_metadata().state_dict_metadata.items()}
-        own = {MODEL + name: value.shape for name, value in model.named_parameters()}
-        check_shapes(own, {name: size for name, size in found.items() if name.startswith(MODEL)}, source=str(folder))
+        stored: dict[str, Any] = reader.read_metadata().state_dict_metadata
+        sizes = {name: entry.size for name, entry in stored.items()}
+        wanted = {MODEL + name: value.shape for name, value in model.named_parameters()}
+        check_shapes(wanted, {name: size for name, size in sizes.items() if name.startswith(MODEL)}, source=str(folder))
         if optimizer is not None:
             optimizer.prepare_state(
-                {name.removeprefix(OPTIMIZER): size for name, size in found.items() if name.startswith(OPTIMIZER)}
+                {name.removeprefix(OPTIMIZER): size for name, size in sizes.items() if name.startswith(OPTIMIZER)}
             )
         with warnings.catch_warnings():
             # a single process is told that it is one
@@ -184,7 +182,7 @@ def _load(folder: Path, model: nn.Module, optimizer: Optimizer | None, *, togeth
     except (OSError, SafetensorError) as error:
         raise DamagedCheckpointError(
             f"{folder} cannot be read ({error}): one of its files is truncated or no safetensors file; delete the "
-            "folder, and the checkpoint before it serves"
+            "folder to use the checkpoint before it"
         ) from error
     except ValueError as error:
         raise CheckpointError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from error
@@ -193,16 +191,16 @@ def _load(folder: Path, model: nn.Module, optimizer: Optimizer | None, *, togeth
 def prune_checkpoints(
     folder: Path, *, keep: int, keep_checkpoint_steps: Iterable[int] = (), good: int | None = None
 ) -> None:
-    """Delete all but the newest checkpoint, the newest `keep` planned ones, the one with the lowest held-out loss, and
-    those of the steps `keep_checkpoint_steps`; of the planned ones also the newest of a step up to `good` and all that
-    came after it stay, since each of them may yet turn out good. What a kill left half made goes too."""
+    """Delete all checkpoints but the newest, the newest `keep` scheduled ones, the one with the lowest held-out loss,
+    and those of `keep_checkpoint_steps`; also kept are the newest scheduled one of a step up to `good` and all after
+    it, since each of them may yet turn out good. What a kill left incomplete is deleted too."""
     folder = Path(folder)
     found = list_checkpoints(folder)
-    scheduled = [one for one in found if one.scheduled]
-    kept = {*keep_checkpoint_steps, *(one.step for one in found[-1:]), *[one.step for one in scheduled][-keep:]}
+    scheduled = [one.step for one in found if one.scheduled]
+    kept = {*keep_checkpoint_steps, *(one.step for one in found[-1:]), *scheduled[-keep:]}
     if good is not None:
-        newest = max((one.step for one in scheduled if one.step <= good), default=0)
-        kept |= {one.step for one in scheduled if one.step >= newest}
+        newest = max((step for step in scheduled if step <= good), default=0)
+        kept |= {step for step in scheduled if step >= newest}
     if best := best_checkpoint(found):
         kept.add(best.step)
     for checkpoint in found:
@@ -215,11 +213,12 @@ def prune_checkpoints(
 
 def best_checkpoint(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
     """The one with the lowest held-out loss, the earliest of equals; None where none was measured."""
-    return min((one for one in checkpoints if one.val_loss is not None), key=lambda one: one.val_loss, default=None)
+    measured = [(one.val_loss, one) for one in checkpoints if one.val_loss is not None]
+    return min(measured, key=lambda pair: pair[0], default=(0.0, None))[1]
 
 
 def drop_after(folder: Path, *, step: int) -> None:
-    """Delete the checkpoints of later steps than `step`, which belong to a path that was taken back."""
+    """Delete the checkpoints of later steps than `step`, which were rolled back."""
     for checkpoint in list_checkpoints(folder):
         if checkpoint.step > step:
             _remove(checkpoint)

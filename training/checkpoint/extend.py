@@ -20,22 +20,23 @@ COPIED = ("metrics.jsonl", "events.jsonl", "ledger.json")
 
 
 def check_extension(old: TrainConfig, new: TrainConfig) -> None:
-    """Can the second run be one that goes on from the first? Both differ in num_steps only.
+    """Can the second run continue from the first? Both differ in num_steps only.
 
-    Raises ValueError that names what stands against it, and the remedy.
+    Raises ValueError with the reason why not, and the remedy.
     """
     if new.num_steps < old.num_steps:
         raise ValueError(f"num_steps = {new.num_steps} is fewer than the {old.num_steps} that were asked for before")
     check_schedule(old, new.num_steps)
-    for step in range(min(old.decay_start, new.decay_start) if new.decay_start is not None else 0):
+    before, after = old.decay_start or 0, new.decay_start or 0
+    for step in range(min(before, after)):
         if learning_rate(old, step) != learning_rate(new, step):
             raise ValueError(f"the learning rate of step {step} would not be what it was")
-    if new.decay_start is None or new.decay_start < old.decay_start:
+    if new.decay_start is None or after < before:
         raise ValueError("the longer run would decay earlier than the shorter one did")
 
 
 def check_schedule(old: TrainConfig, num_steps: int) -> None:
-    """Raise ValueError where the schedule of a run lets it never go on with more steps."""
+    """Raise ValueError where the schedule of a run lets it never continue with more steps."""
     if old.decay_start is None:
         raise ValueError(
             f'schedule = "{old.schedule}" decays over all steps, so that one of {num_steps} steps differs from the '
@@ -46,7 +47,7 @@ def check_schedule(old: TrainConfig, num_steps: int) -> None:
 def checkpoint_to_extend(folder: Path, *, config: TrainConfig) -> Checkpoint:
     """The newest undamaged checkpoint of a stage from before its decay. Raises ValueError where there is none."""
     for found in reversed(list_checkpoints(folder / "checkpoints")):
-        if found.step <= config.decay_start:
+        if found.step <= (config.decay_start or 0):
             try:
                 return check(found.folder)
             except DamagedCheckpointError:
@@ -55,7 +56,7 @@ def checkpoint_to_extend(folder: Path, *, config: TrainConfig) -> Checkpoint:
 
 
 def link_checkpoints(old: Path, fresh: Path, *, checkpoint: Checkpoint, num_steps: int) -> None:
-    """Fill a fresh folder with what training needs to go on from a checkpoint of the old one; num_steps: new number."""
+    """Fill a fresh folder with what training needs to continue from a checkpoint of the old one for `num_steps`."""
     for found in list_checkpoints(old / "checkpoints"):
         if found.step <= checkpoint.step:
             shutil.copytree(found.folder, fresh / "checkpoints" / found.folder.name, copy_function=_link)
@@ -68,7 +69,7 @@ def link_checkpoints(old: Path, fresh: Path, *, checkpoint: Checkpoint, num_step
 
 
 def was_extended(folder: Path) -> bool:
-    """Whether a stage goes on from a shorter one."""
+    """Whether a stage continues a shorter one."""
     return any(line.get("event") == "extended" for line in read_lines(folder / "events.jsonl"))
 
 

@@ -4,7 +4,7 @@
     staged = staging.copy(tensors)             name -> tensor; they may be changed from here on
     staged.tensors()                           the copies, complete; in the thread that writes them
 
-From a GPU copies go to pinned memory on a stream of their own; what the GPU computes after `copy` waits for them.
+From a GPU copies go to pinned memory on a separate stream; what the GPU computes after `copy` waits for them.
 Pinned memory is allocated at the first copy, in buffers of 256 MiB that tensors share, and reused; so the checkpoint
 before must have been written.
 """
@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from brine.training.parallel.offload import BUFFER_BYTES, CopyEngine
+from brine.training.parallel.offload import BUFFER_BYTES, StreamCopyEngine
 
 ALIGNMENT = 64
 """Bytes at whose multiples tensors begin."""
@@ -39,10 +40,10 @@ class StagedTensors:
 class HostStaging:
     """Host memory for the copies of the same tensors, again and again."""
 
-    def __init__(self, link: CopyEngine | None):
+    def __init__(self, link: StreamCopyEngine | None):
         self.link = link
         self._buffers: dict[str, Tensor] = {}
-        self._piece, self._used = torch.empty(0, dtype=torch.uint8), 0
+        self._shared, self._used = torch.empty(0, dtype=torch.uint8), 0
 
     def copy(self, tensors: Mapping[str, Tensor]) -> StagedTensors:
         """Begin to copy; earlier copies are gone. Tensors may be split over ranks (DTensor): this rank's parts."""
@@ -52,41 +53,31 @@ class HostStaging:
         link, held = self.link, {}
         link.wait_compute()
         for name, tensor in tensors.items():
-            part = _local(tensor)
+            whole: Any = tensor
+            part: Tensor = whole.to_local() if hasattr(whole, "to_local") else whole
             buffer = self._buffers.get(name)
             if buffer is None or buffer.shape != part.shape or buffer.dtype != part.dtype:
-                buffer = self._buffers[name] = self._buffer(part)
+                buffer = self._buffers[name] = self._buffer(part, link)
             if part.numel():
                 link.copy(buffer, part)
-            held[name] = _like(tensor, buffer)
+            held[name] = buffer
+            if part is not tensor:
+                # DTensor.from_local would move it to the mesh's device; torch's own staging does it like this
+                whole = held[name] = torch.empty_like(tensor, device="cpu")
+                whole._local_tensor = buffer
         mark = link.mark()
         # what is computed from now on may write where is still being read
         link.wait(mark)
         return StagedTensors(held, lambda: link.synchronize(mark))
 
-    def _buffer(self, tensor: Tensor) -> Tensor:
+    def _buffer(self, tensor: Tensor, link: StreamCopyEngine) -> Tensor:
         size = tensor.nbytes
         if size > BUFFER_BYTES:
-            buffer = self.link.take(size)
+            buffer = link.take(size)
         else:
-            if self._used + size > len(self._piece):
-                self._piece, self._used = self.link.take(BUFFER_BYTES), 0
-            # a storage of its own over the same memory: a part of a larger one would be copied again to be written
-            buffer = torch.from_numpy(self._piece.numpy()[self._used : self._used + size])
+            if self._used + size > len(self._shared):
+                self._shared, self._used = link.take(BUFFER_BYTES), 0
+            # a separate storage over the same memory: a part of a larger one would be copied again to be written
+            buffer = torch.from_numpy(self._shared.numpy()[self._used : self._used + size])
             self._used += -(-size // ALIGNMENT) * ALIGNMENT
         return buffer.view(tensor.dtype).view(tensor.shape)
-
-
-def _local(tensor: Tensor) -> Tensor:
-    """This rank's part of a tensor that is split, or the tensor."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
-
-
-def _like(tensor: Tensor, part: Tensor) -> Tensor:
-    """`part` as this rank's part of a tensor split as `tensor` is."""
-    if not hasattr(tensor, "to_local"):
-        return part
-    whole = torch.empty_like(tensor, device="cpu")
-    # DTensor.from_local would move it to the mesh's device; torch's own staging does it like this
-    whole._local_tensor = part
-    return whole

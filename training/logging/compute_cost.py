@@ -1,7 +1,7 @@
 """FLOP accounting: FLOPs and seconds in five categories.
 
-`student` is the large model's own training; `teacher_forward`, `scoring`, `labelling` and `teacher_training` are the
-cost of its small helper, so every saving can be quoted with and without the teacher. FLOPs are counted from shapes
+`student` is the training of the large model; `teacher_forward`, `scoring`, `labelling` and `teacher_training` are the
+cost of the small one, so every saving can be quoted with and without the teacher. FLOPs are counted from shapes
 and part of a checkpoint; seconds are rank 0's wall clock, a record only. Steps lost to a kill are not counted, steps
 that were rolled back are; validation is not.
 """

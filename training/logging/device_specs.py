@@ -1,27 +1,43 @@
-"""What devices can do by their makers' data sheets, and how much of that the planner expects.
+"""What a device can do: by its maker's data sheet, or as measured; and how much of that the planner expects.
 
-    GPUS["h200"].matmul_flops        peak of dense bfloat16 products, FLOP/s
+    GPUS["h200"].matmul_flops          peak of dense bfloat16 products, FLOP/s
+    find_peak("cuda", "bfloat16")      989.5 TFLOP/s (data sheet of h200): what MFU is quoted against
 
 Sheets quote tensor-core rates with 2:4 sparsity and NVLink as the sum of both directions; both are halved here.
-Assumed, as no sheet says it: one 400 Gbit/s port to a GPU between machines (200 for A100), PCIe's 16 lanes to the host,
-2 TB of host memory to eight GPUs. `AssumedEfficiency` is a guess, in one place so that a measurement can replace it.
-Nothing was measured here.
+Assumed, as no sheet says it: one 400 Gbit/s port per GPU between machines (200 for A100), PCIe's 16 lanes to the host,
+2 TB of host memory per eight GPUs. `AssumedEfficiency` is a guess that a measurement can replace.
+Peaks that no sheet has are measured: on CUDA the median product of two square matrices of up to 8,192, on a CPU the
+best product of 1,024 in 0.3 s. Nothing that reaches the weights depends on any of this.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import statistics
+import time
 from dataclasses import dataclass
+
+import torch
+
+from brine.common.formatting import count
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+MEASURED = "measured"
+SMALLEST, LARGEST = 1024, 8192
+"""Sides of the matrices that are multiplied on a GPU."""
+LONGEST_S = 0.2
+"""Most seconds that one product should take there."""
 
 
 @dataclass(frozen=True)
 class AssumedEfficiency:
-    """Shares of a device's peaks that training code is expected to reach: assumptions."""
+    """Fractions of a device's peaks that training code is expected to reach: assumptions."""
 
     matmul: float = 0.65
     """Of `matmul_flops`, by products as wide as a block's."""
     global_attention: float = 0.40
-    """Of `matmul_flops`, by attention over wide masks; operations that are really done, those done again included."""
+    """Of `matmul_flops`, by attention over wide masks, recomputation included."""
     local_attention: float = 0.20
     """Of `matmul_flops`, by attention over windows, whose tiles are partly masked."""
     memory: float = 0.75
@@ -55,9 +71,9 @@ class DeviceSpec:
     host_memory_bytes: float = 250e9
     """Memory of the host for each of them."""
     reserve: float = 0.06
-    """Share of the memory left alone: the driver's context, communication buffers, fragments of the allocator."""
+    """Fraction of the memory that no plan fills: the driver's context, communication buffers, fragmentation."""
     host_reserve: float = 0.1
-    """Share of the host's memory left alone: the system, libraries, the loader."""
+    """Fraction of the host's memory that no plan fills: the system, libraries, the loader."""
     efficiency: AssumedEfficiency = AssumedEfficiency()
 
     @property
@@ -93,13 +109,97 @@ GPUS = {
 """By the name that the command line takes."""
 NAMES = (*GPUS, "cpu")
 OTHER_VARIANTS = frozenset({"PCIE", "NVL", "MIG"})
-"""Words in a card's name: it is another, with less of everything, than the sheet of its family is about."""
+"""Words in a GPU's name: it is slower than the one that the sheet of its family is about."""
+
+
+@dataclass(frozen=True)
+class PeakFlops:
+    """A rate of matrix products and its origin."""
+
+    flops_per_s: float
+    source: str
+    """"data sheet of h200", "measured", or why there is none."""
+
+    def __str__(self) -> str:
+        return f"{count(self.flops_per_s)}FLOP/s ({self.source})"
+
+
+NO_PEAK = PeakFlops(0.0, "not asked for")
+"""No peak: MFU is 0."""
 
 
 def datasheet_of(name: str) -> DeviceSpec | None:
-    """The data sheet of a card by the name that its driver gives ("NVIDIA H100 80GB HBM3"); None for an unknown one,
-    and for a version of a known one that has other rates (PCIe, NVL, a MIG part). Its memory may differ."""
+    """The data sheet of a GPU by the name that its driver gives ("NVIDIA H100 80GB HBM3"); None for an unknown one,
+    and for a variant with other rates (PCIe, NVL, a MIG part). Its memory may differ."""
     words = set(re.split(r"[^A-Z0-9]+", name.upper()))
     if words & OTHER_VARIANTS:
         return None
     return next((sheet for key, sheet in GPUS.items() if key.split("-")[0].upper() in words), None)
+
+
+def find_peak(device: torch.device | str, dtype: str) -> PeakFlops:
+    """The peak of products in `dtype` ("bfloat16", "float32", "float64"), measured now where no data sheet has it."""
+    return datasheet_peak(device, dtype) or PeakFlops(measure(device, dtype), MEASURED)
+
+
+def datasheet_peak(device: torch.device | str, dtype: str) -> PeakFlops | None:
+    """What the data sheet of this GPU says; None for CPUs, other dtypes than bfloat16, and unknown GPUs."""
+    device = torch.device(device)
+    if device.type != "cuda" or dtype != "bfloat16":
+        return None
+    sheet = datasheet_of(torch.cuda.get_device_name(device))
+    return None if sheet is None else PeakFlops(sheet.matmul_flops, f"data sheet of {sheet.name}")
+
+
+def measure(device: torch.device | str, dtype: str) -> float:
+    """FLOP per second of a square matrix product."""
+    device = torch.device(device)
+    if device.type != "cuda":
+        return _best_on_host(device, DTYPES[dtype])
+    size, seconds = SMALLEST, _product_s(device, DTYPES[dtype], SMALLEST)
+    try:
+        # twice the side is eight times the work
+        while size < LARGEST and 8 * seconds < LONGEST_S:
+            seconds = _product_s(device, DTYPES[dtype], 2 * size)
+            size *= 2
+    except torch.OutOfMemoryError:
+        # the last one that fitted stands
+        pass
+    torch.cuda.empty_cache()
+    return 2.0 * size**3 / seconds
+
+
+def measure_cpu(dtype: str = "float32") -> DeviceSpec:
+    """This machine as one device: a product timed now, memory as the system reports it. Ranks count as machines."""
+    memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return DeviceSpec(
+        "cpu", "cpu", measure("cpu", dtype), memory, 20e9, 10e9, 1.25e9, 20e9, 1,
+        "this machine: a matrix product timed now, memory as the system reports it; bandwidths assumed", memory,
+        efficiency=AssumedEfficiency(matmul=0.7, global_attention=0.45, local_attention=0.3),
+    )  # fmt: skip
+
+
+def _product_s(device: torch.device, dtype: torch.dtype, size: int, *, warmup: int = 2, rounds: int = 9) -> float:
+    """Seconds of one product on a GPU: the median of a few. Random numbers: ones would draw less power."""
+    generator = torch.Generator(device).manual_seed(0)
+    a, b = (torch.randn(size, size, dtype=dtype, device=device, generator=generator) for _ in range(2))
+    out = torch.empty_like(a)
+    for _ in range(warmup):
+        torch.mm(a, b, out=out)
+    pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(rounds)]
+    for start, end in pairs:
+        start.record()
+        torch.mm(a, b, out=out)
+        end.record()
+    torch.cuda.synchronize(device)
+    return statistics.median(start.elapsed_time(end) for start, end in pairs) / 1e3
+
+
+def _best_on_host(device: torch.device, dtype: torch.dtype, *, size: int = 1024, budget_s: float = 0.3) -> float:
+    a = torch.ones(size, size, dtype=dtype, device=device)
+    best, start = 0.0, time.perf_counter()
+    while time.perf_counter() - start < budget_s:
+        before = time.perf_counter()
+        float((a @ a)[0, 0])
+        best = max(best, 2.0 * size**3 / (time.perf_counter() - before))
+    return best

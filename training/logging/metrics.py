@@ -1,8 +1,8 @@
 """The record of a run: `metrics.jsonl` (numbers by step) and `events.jsonl` (what happened, when).
 
 Both are appended line by line and survive a kill; TensorBoard is an optional second reader. On resume the metrics of
-steps that will be done again are dropped, so the file of a killed run reads like that of another; all that depends on
-a clock is under the key `time`. Events are never taken back. NaN and infinity are written as null.
+steps that will be repeated are dropped, so the file of a killed run equals that of another; all that depends on a clock
+is under the key `time`. Events are never removed. NaN and infinity are written as null.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from brine.common.files import to_plain, write_text
+
+METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
 
 
 class MetricsSink(Protocol):
@@ -24,86 +27,73 @@ class MetricsSink(Protocol):
         """Take one line of metrics; it has `step`."""
 
     def purge(self, step: int) -> None:
-        """Forget the lines of `step` and later steps, which are about to be told again."""
+        """Forget the lines of `step` and later steps, which are about to be logged again."""
 
     def finish(self) -> None:
         """Flush and close."""
 
 
-class JsonLines:
-    """An append-only JSON-lines file. A last line that a kill cut short is removed when the file is opened."""
-
-    def __init__(self, path: Path):
-        self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists() and self.path.stat().st_size:
-            text = self.path.read_text(encoding="utf-8", errors="replace")
-            whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n") and _parses(line)]
-            if "".join(whole) != text:
-                write_text(self.path, "".join(whole))
-
-    def append(self, line: dict[str, Any]) -> None:
-        """Append one object, flushed to the system."""
-        append_line(self.path, line)
-
-    def drop(self, unwanted: Callable[[dict[str, Any]], bool]) -> int:
-        """Remove the lines for which `unwanted` is true, in one rename; returns their number."""
-        lines = list(read_lines(self.path))
-        kept = [line for line in lines if not unwanted(line)]
-        if len(kept) < len(lines):
-            write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-        return len(lines) - len(kept)
-
-
 class RunLog:
-    """The two files of one training stage, and any sinks.
+    """The two files of one training stage, and any sinks. A last line that a kill cut short is removed.
 
     On ranks other than 0 give `folder=None`: every call does nothing.
     """
 
     def __init__(self, folder: Path | None, *, sinks: tuple[MetricsSink, ...] = ()):
-        self.sinks = sinks if folder is not None else ()
-        self._told = False
-        self._metrics = JsonLines(Path(folder) / "metrics.jsonl") if folder is not None else None
-        self._events = JsonLines(Path(folder) / "events.jsonl") if folder is not None else None
+        self.folder = None if folder is None else Path(folder)
+        self.sinks, self._purged = sinks if folder is not None else (), False
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            repair_lines(self.folder / METRICS)
+            repair_lines(self.folder / EVENTS)
 
     def metrics(self, line: dict[str, Any]) -> None:
         """Append one line of metrics; it must hold `step`. Sinks get what a reader of the file would."""
-        line = _finite(to_plain(line))
-        if self._metrics is not None:
-            self._metrics.append(line)
-        for sink in self.sinks:
-            sink.log(line)
+        if self.folder is not None:
+            line = _finite(to_plain(line))
+            append_line(self.folder / METRICS, line)
+            for sink in self.sinks:
+                sink.log(line)
 
     def event(self, event: str, **details: Any) -> None:
         """Append one event; see `append_event`."""
-        if self._events is not None:
-            append_event(self._events.path.parent, event, **details)
+        if self.folder is not None:
+            append_event(self.folder, event, **details)
 
     def truncate(self, step: int, *, validation: bool = True) -> int:
-        """Drop the metrics of steps beyond `step`; returns the number of lines dropped.
+        """Drop the metrics of steps beyond `step`, in one rename; returns the number of lines dropped.
 
-        validation: keep that step's own line of validation; False where it is about to be done again.
+        validation: keep the validation of `step` itself; False where it is about to be repeated.
         """
-        if self._metrics is None:
+        if self.folder is None:
             return 0
-        dropped = self._metrics.drop(
-            lambda line: line["step"] > step or (line["step"] == step and "validation" in line and not validation)
-        )
+        lines = list(read_lines(self.folder / METRICS))
+        kept = [line for line in lines if (line["step"], "validation" in line and not validation) <= (step, False)]
+        if len(kept) < len(lines):
+            write_text(self.folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
         if self.sinks:
-            # a sink forgets whole steps, and the first time all: it may not have been there all along
-            since, self._told = (step if self._told else 0), True
-            stays = [line for line in read_lines(self._metrics.path) if line["step"] >= since]
+            # a sink forgets whole steps, and the first time all: it may be new
+            since, self._purged = (step if self._purged else 0), True
             for sink in self.sinks:
                 sink.purge(max(0, since))
-                for line in stays:
-                    sink.log(line)
-        return dropped
+                for line in kept:
+                    if line["step"] >= since:
+                        sink.log(line)
+        return len(lines) - len(kept)
 
     def finish(self) -> None:
         """Close the sinks."""
         for sink in self.sinks:
             sink.finish()
+
+
+def repair_lines(path: Path) -> None:
+    """Remove the lines of a JSON-lines file that are not whole."""
+    if path.exists():
+        text = path.read_text(encoding="utf-8", errors="replace")
+        whole = "".join(line for line in text.splitlines(keepends=True) if _parse(line) is not None)
+        if whole != text:
+            write_text(path, whole)
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:
@@ -114,27 +104,24 @@ def append_line(path: Path, line: dict[str, Any]) -> None:
 
 def append_event(folder: Path, event: str, **details: Any) -> None:
     """Append one event to `folder`/events.jsonl with the wall-clock time (seconds since 1970); any rank may."""
-    append_line(Path(folder) / "events.jsonl", {"event": event, **details, "unix_time": round(time.time(), 3)})
+    append_line(Path(folder) / EVENTS, {"event": event, **details, "unix_time": round(time.time(), 3)})
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSON-lines file, in order; a last line that is not whole is left out."""
-    if not Path(path).exists():
-        return
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n") and _parses(line):
-                yield json.loads(line)
+    if Path(path).exists():
+        with open(path, encoding="utf-8") as file:
+            yield from (line for line in map(_parse, file) if line is not None)
 
 
 def make_sinks(folder: Path, *, tensorboard: bool) -> tuple[MetricsSink, ...]:
     """Second readers of a stage's metrics: TensorBoard where it is asked for, or was before and still can be, so that
-    it never goes on showing steps that were taken back. Raises ValueError with the remedy as `TensorBoardSink`."""
-    place = Path(folder) / "tensorboard"
-    if not tensorboard and not place.is_dir():
+    it never keeps showing steps that were rolled back. Raises ValueError with the remedy as `TensorBoardSink`."""
+    logs = Path(folder) / "tensorboard"
+    if not tensorboard and not logs.is_dir():
         return ()
     try:
-        return (TensorBoardSink(place),)
+        return (TensorBoardSink(logs),)
     except ValueError:
         if tensorboard:
             raise
@@ -147,35 +134,33 @@ def require_tensorboard() -> None:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
         raise ValueError(
-            "tensorboard is not installed: run `uv sync --extra tensorboard`, or leave out --track tensorboard"
+            "tensorboard is not installed: run `uv sync --extra tensorboard`, or leave out --tracker tensorboard"
         ) from error
 
 
 class TensorBoardSink:
     """Every number of a metrics line as a scalar, nested keys joined by `/`.
 
-    Event files are only appended to. What a resume or a roll-back takes back is purged as TensorBoard does it: a new
-    file begins with the step from which on whatever files before it hold is void.
-
-    Raises ValueError with the remedy where tensorboard is not installed.
+    Event files are only appended to. Steps that a resume or a roll-back repeats are purged as TensorBoard does it: a
+    new file begins with the step from which on the files before it are void. Raises ValueError with the remedy where
+    tensorboard is not installed.
     """
 
     def __init__(self, folder: Path):
         require_tensorboard()
         from torch.utils.tensorboard import SummaryWriter
 
-        self._make, self._folder = SummaryWriter, str(folder)
-        self._writer = None
+        self._open = partial(SummaryWriter, log_dir=str(folder))
+        self._writer: SummaryWriter | None = None
 
     def purge(self, step: int) -> None:
-        """Begin a file that makes everything void that was written of `step` and later ones."""
+        """Begin a file that makes void what was written of `step` and later ones."""
         self.finish()
-        self._writer = self._make(log_dir=self._folder, purge_step=step)
+        self._writer = self._open(purge_step=step)
 
     def log(self, line: dict[str, Any]) -> None:
         """Write one line's numbers at its step."""
-        if self._writer is None:
-            self._writer = self._make(log_dir=self._folder)
+        self._writer = self._writer or self._open()
         for name, value in flat_numbers(line):
             self._writer.add_scalar(name, value, global_step=line["step"])
 
@@ -205,8 +190,10 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _parses(line: str) -> bool:
+def _parse(line: str) -> dict[str, Any] | None:
+    """The object of a whole line; None for one that was cut short."""
     try:
-        return isinstance(json.loads(line), dict)
+        found = json.loads(line) if line.endswith("\n") else None
     except json.JSONDecodeError:
-        return False
+        return None
+    return found if isinstance(found, dict) else None

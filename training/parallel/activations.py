@@ -5,7 +5,7 @@
     full        its input alone
     offload     like selective, and what is kept waits in host memory (`brine.training.parallel.offload`); not on a CPU
 
-With `ac_group_size` neighbouring local layers share one checkpoint; global layers keep their own. With
+With `ac_group_size` neighbouring local layers share one checkpoint; global layers share none. With
 `mlp_tile_tokens` norm and MLP of a block run over so many tokens at a time, each tile recomputed. All of it computes
 the same numbers. Blocks are compiled whole, recomputation included; of tiled ones the attention half and the tile.
 """
@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import MethodType
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -23,14 +24,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from brine.model.config import ModelConfig
-from brine.training.parallel.offload import ActivationOffload, CopyEngine, StreamCopyEngine
+from brine.training.parallel.offload import ActivationOffload, StreamCopyEngine
 
 # dropout and other random numbers do not occur
 _checkpoint = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 _stores: WeakKeyDictionary[nn.Module, ActivationOffload] = WeakKeyDictionary()
 
 
-def checkpoint_blocks(model: nn.Module, mode: str, *, layers: int = 1) -> None:
+def checkpoint_blocks(model: Any, mode: str, *, layers: int = 1) -> None:
     """Let each block keep what `mode` says, in place; names of parameters stay. Call it before blocks are compiled.
 
     layers: neighbouring local layers that share one checkpoint.
@@ -71,7 +72,7 @@ def saved_operations() -> list:
     return operations
 
 
-def tile_mlps(model: nn.Module, tile_tokens: int, *, compiled: bool) -> None:
+def tile_mlps(model: Any, tile_tokens: int, *, compiled: bool) -> None:
     """Let the second half of each block run over `tile_tokens` tokens at a time, in place; 0 leaves it whole.
 
     compiled: compile the tiles' code; the loop over them stays outside of compiled code, which would unroll it.
@@ -90,7 +91,7 @@ def has_tiled_mlp(block: nn.Module) -> bool:
     return "mlp_half" in vars(block)
 
 
-def offloading(model: nn.Module, mode: str, *, link: CopyEngine | None = None) -> AbstractContextManager:
+def offloading(model: Any, mode: str, *, link: StreamCopyEngine | None = None) -> AbstractContextManager:
     """Context of a forward pass in which what blocks keep goes to host memory until it is needed.
 
     link: what copies; by default a CUDA stream beside the model's, and on a host nothing is copied.
@@ -116,7 +117,7 @@ def is_large_activation(tensor: Tensor, config: ModelConfig) -> bool:
 
 
 def _checkpoint_groups(run_layers: Callable, layers: int) -> Callable:
-    def checkpointed(self: nn.Module, every: Sequence[int], x: Tensor, *shared) -> Tensor:
+    def checkpointed(self: Any, every: Sequence[int], x: Tensor, *shared) -> Tensor:
         for run in ac_groups_of(self.config, every, layers):
             x = _checkpoint(run_layers, self, run, x, *shared) if len(run) > 1 else run_layers(self, run, x, *shared)
         return x

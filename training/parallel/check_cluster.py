@@ -1,7 +1,7 @@
 """Checks several GPUs in a minute: versions, collectives, link speeds, ring attention, FSDP2. One line a check, PASS or
 FAIL.
 
-    torchrun --nproc-per-node 8 -m brine.training.parallel.check_cluster
+    torchrun --nproc-per-node 8 -m brine.training.parallel.check_cluster --json check.json
 
 Ring attention and the sharded model are compared with one rank: on GPUs errors against float64 may be twice those of
 one rank, on CPUs (gloo) they agree to 1e-10 in float64. A check that hangs is ended after `--timeout` seconds by a
@@ -10,7 +10,6 @@ thread that prints where each rank was last seen. Rehearsed on gloo; not yet run
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -22,25 +21,55 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+import tyro
 
 from brine.training.parallel.cluster_numerics import ring_errors, sharding_errors
 from brine.training.parallel.distributed import RankFailedError, World, destroy_distributed, init_distributed
 from brine.training.parallel.parallelize import init_parallel_groups
 
-SIZES = (2**16, 2**22, 2**26)
-"""Bytes of the messages that links are timed with, on cards."""
-SMALL_SIZES = (2**12, 2**18)
-"""The same on CPUs."""
+SIZES = {"cuda": (2**16, 2**22, 2**26), "cpu": (2**12, 2**18)}
+"""Bytes of the messages that links are timed with."""
 REPEATS = 5
 COUNTED = 32
 """Ranks that put more than zeros into a sum."""
 EXIT_HUNG = 3
 """Exit code of a rank whose check did not end in time."""
+PROG = "torchrun --nproc-per-node N -m brine.training.parallel.check_cluster"
+
+
+@dataclass(frozen=True)
+class ClusterCheckOptions:
+    """Checks the ranks that torchrun starts: collectives, link speeds, ring attention and FSDP2 against one rank. One
+    line a check, PASS or FAIL; exit code 0 where all passed, 1 where one failed, 2 for a mistake in the command, 3
+    where one did not end in time.
+
+    8 GPUs: torchrun --nproc-per-node 8 -m brine.training.parallel.check_cluster --json check.json
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """cuda uses NCCL, cpu gloo; auto: cuda where there is one."""
+    timeout: Annotated[float, tyro.conf.arg(metavar="S")] = 60.0
+    """Seconds for each check; then the missing rank is named."""
+    no_links: bool = False
+    """Leave the speeds out: W (W - 1) pairs take their time."""
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Write what was found here, too (rank 0)."""
+
+    def check(self) -> None:
+        """Raises ValueError for a time or a file that cannot be used."""
+        if not 0 < self.timeout < 1e6:
+            raise ValueError(f"--timeout {self.timeout:g}: give seconds, more than 0")
+        if self.json is not None and os.environ.get("RANK", "0") == "0":
+            try:
+                self.json.open("a").close()
+            except OSError as error:
+                raise ValueError(
+                    f"--json {self.json} cannot be written ({error.strerror}): name another file"
+                ) from error
 
 
 @dataclass
@@ -58,7 +87,7 @@ class ClusterReport:
 
 
 class Watchdog:
-    """Ends the process when a check does not end in time, and says who is where."""
+    """Ends the process when a check does not end in time, and prints where each rank is."""
 
     def __init__(self, world: World, timeout_s: float):
         self.world, self.timeout_s = world, timeout_s
@@ -74,11 +103,9 @@ class Watchdog:
         while time.monotonic() < self.deadline:
             time.sleep(0.2)
         last_seen = self.world.last_seen() if self.world.store is not None else "alone"
-        print(
+        _complain(
             f"FAIL  {self.what}: did not end in {self.timeout_s:.0f} s on rank {self.world.rank}. {last_seen}. "
-            "Where one rank is missing check its GPU and its log; where all wait, the network (NCCL_DEBUG=INFO)",
-            file=sys.stderr,
-            flush=True,
+            "Where one rank is missing check its GPU and its log; where all wait, the network (NCCL_DEBUG=INFO)"
         )
         os._exit(EXIT_HUNG)
 
@@ -91,10 +118,10 @@ def describe(world: World, device: str) -> dict[str, Any]:
     }  # fmt: skip
     if device == "cuda":
         number = torch.cuda.current_device()
-        card = torch.cuda.get_device_properties(number)
+        gpu = torch.cuda.get_device_properties(number)
         found |= {
-            "device": f"cuda:{number} {card.name}", "memory_gib": round(card.total_memory / 2**30, 1),
-            "bus": f"{getattr(card, 'pci_bus_id', 0):02x}", "driver": _driver(), "cuda": torch.version.cuda,
+            "device": f"cuda:{number} {gpu.name}", "memory_gib": round(gpu.total_memory / 2**30, 1),
+            "bus": f"{getattr(gpu, 'pci_bus_id', 0):02x}", "driver": _driver(), "cuda": torch.version.cuda,
             "backend": "nccl " + ".".join(map(str, torch.cuda.nccl.version())),
         }  # fmt: skip
     return found
@@ -112,32 +139,29 @@ def _driver() -> str | None:
 def collectives(world: World, device: str) -> str | None:
     """What is wrong with sums and exchanges, or None."""
     size, rank = world.size, world.rank
-    # whatever is wrong here, the other ranks go on to what comes next
+    # whatever is wrong here, the other ranks continue with the next check
     troubles = []
     for dtype in (torch.float32, torch.bfloat16):
         # whole numbers whose sums stay below 256: exact in bfloat16, in any order; of many ranks the first 32 give them
         pattern = torch.arange(64, device=device) % 4
         every = torch.stack([(pattern + each % 2) * (each < COUNTED) for each in range(size)]).to(dtype)
-        own = every[rank].clone()
-        total = own.clone()
+        sent = every[rank].clone()
+        total = sent.clone()
         dist.all_reduce(total)
         gathered = torch.empty_like(every)
-        dist.all_gather_into_tensor(gathered.view(-1), own)
-        parts = own.repeat(size, 1) + (torch.arange(size, device=device) % 2 * (rank < COUNTED)).to(dtype)[:, None]
-        mine = torch.empty_like(own)
-        dist.reduce_scatter_tensor(mine, parts.view(-1))
-        came = torch.empty_like(own)
-        works = dist.batch_isend_irecv([
-            dist.P2POp(dist.isend, own, (rank + 1) % size), dist.P2POp(dist.irecv, came, (rank - 1) % size)
-        ])  # fmt: skip
-        for work in works:
+        dist.all_gather_into_tensor(gathered.view(-1), sent)
+        parts = sent.repeat(size, 1) + (torch.arange(size, device=device) % 2 * (rank < COUNTED)).to(dtype)[:, None]
+        scattered, received = torch.empty_like(sent), torch.empty_like(sent)
+        dist.reduce_scatter_tensor(scattered, parts.view(-1))
+        ends = (dist.isend, sent, (rank + 1) % size), (dist.irecv, received, (rank - 1) % size)
+        for work in dist.batch_isend_irecv([dist.P2POp(*end) for end in ends]):
             work.wait()
         expected = every.double().sum(0)
         for name, found, right in (
             ("all_reduce", total, expected),
             ("all_gather", gathered, every),
-            ("reduce_scatter", mine, expected + min(size, COUNTED) * (rank % 2)),
-            ("isend and irecv", came, every[(rank - 1) % size]),
+            ("reduce_scatter", scattered, expected + min(size, COUNTED) * (rank % 2)),
+            ("isend and irecv", received, every[(rank - 1) % size]),
         ):
             if not torch.equal(found.double(), right.double()):
                 troubles.append(f"{name} of {str(dtype).removeprefix('torch.')} gave wrong numbers")
@@ -146,33 +170,33 @@ def collectives(world: World, device: str) -> str | None:
 
 def link_speeds(world: World, device: str, watch: Watchdog) -> dict[str, Any]:
     """GB/s between each ordered pair, and of all_reduce between all; the same on all ranks."""
-    sizes = SIZES if device == "cuda" else SMALL_SIZES
     pairs: dict[str, dict[str, float]] = {}
+    bus: dict[str, float] = {}
     for source in range(world.size):
-        for target in range(world.size):
-            if source == target:
-                continue
+        for target in (rank for rank in range(world.size) if rank != source):
             watch.at(f"measuring the link from rank {source} to rank {target}")
-            for num_bytes in sizes:
+            for num_bytes in SIZES[device]:
                 data = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
-                seconds = _timed(device, lambda data=data, ends=(source, target): _send(world, data, *ends))
+
+                def send(data=data, source=source, target=target) -> None:
+                    if world.rank == source:
+                        dist.send(data, target)
+                    elif world.rank == target:
+                        dist.recv(data, source)
+
                 # the receiver has it when it has come
-                seconds = world.gather(seconds)[target]
+                seconds = world.gather(_timed(device, send))[target]
                 pairs.setdefault(f"{source}->{target}", {})[str(num_bytes)] = num_bytes / seconds / 1e9
     watch.at("measuring all_reduce")
-    bus = {}
-    for num_bytes in sizes:
-        data = torch.zeros(num_bytes // 4, device=device)
-        seconds = max(world.gather(_timed(device, lambda data=data: dist.all_reduce(data))))
+    for num_bytes in SIZES[device]:
+        summed = torch.zeros(num_bytes // 4, device=device)
+
+        def reduce(data=summed) -> None:
+            dist.all_reduce(data)
+
+        seconds = max(world.gather(_timed(device, reduce)))
         bus[str(num_bytes)] = 2 * (world.size - 1) / world.size * num_bytes / seconds / 1e9
     return {"pairs_gb_per_s": pairs, "all_reduce_bus_gb_per_s": bus}
-
-
-def _send(world: World, data: Tensor, source: int, target: int) -> None:
-    if world.rank == source:
-        dist.send(data, target)
-    elif world.rank == target:
-        dist.recv(data, source)
 
 
 def _timed(device: str, work: Callable[[], None]) -> float:
@@ -189,22 +213,20 @@ def _timed(device: str, work: Callable[[], None]) -> float:
     return sorted(found[1:])[REPEATS // 2]
 
 
-def run(world: World, device: str, watch: Watchdog, *, links: bool, print_line: Callable[[str], None]) -> ClusterReport:
-    """All checks; every rank gets the same report."""
+def run(world: World, device: str, watch: Watchdog, *, links: bool) -> ClusterReport:
+    """All checks; every rank gets the same report, rank 0 prints it."""
     report = ClusterReport()
     watch.at("saying who is there")
     report.ranks = world.gather(describe(world, device))
     for each in report.ranks:
-        print_line("rank {rank}: {host}, {device}, {backend}, torch {torch}".format(**each)
-            + (f", driver {each['driver']}, CUDA {each['cuda']}" if "driver" in each else ""))  # fmt: skip
-    versions = {(each["torch"], each["backend"], each.get("driver")) for each in report.ranks}
-    cards = [(each["host"], each["device"]) for each in report.ranks]
+        driver = f", driver {each['driver']}, CUDA {each['cuda']}" if "driver" in each else ""
+        _print(world, "rank {rank}: {host}, {device}, {backend}, torch {torch}".format(**each) + driver)
 
     def alike() -> str | None:
-        if len(versions) > 1:
+        if len({(each["torch"], each["backend"], each.get("driver")) for each in report.ranks}) > 1:
             return "ranks have different versions of torch, NCCL or the driver"
-        if device == "cuda" and len(set(cards)) < len(cards):
-            return "two ranks share a card: start as many as there are cards"
+        if device == "cuda" and len({(each["host"], each["device"]) for each in report.ranks}) < world.size:
+            return "two ranks share a GPU: start as many as there are GPUs"
         return None
 
     def check(name: str, find: Callable[[], str | None]) -> None:
@@ -220,14 +242,13 @@ def run(world: World, device: str, watch: Watchdog, *, links: bool, print_line: 
         seconds = time.perf_counter() - start
         reason = "; ".join(f"rank {rank}: {each}" for rank, each in troubles.items())
         report.checks.append({"name": name, "passed": not troubles, "seconds": round(seconds, 2), "reason": reason})
-        print_line(f"{'FAIL' if troubles else 'PASS'}  {name:<44}{seconds:>6.1f} s{'  ' + reason if reason else ''}")
+        _print(world, f"{'FAIL' if troubles else 'PASS'}  {name:<44}{seconds:>6.1f} s{'  ' + reason if reason else ''}")
 
-    check("ranks have the same versions and own cards", alike)
+    check("ranks have the same versions and a GPU each", alike)
     check("collectives give the right numbers", lambda: collectives(world, device))
     if links:
         report.links = link_speeds(world, device, watch)
-        for line in table(report.links, world.size):
-            print_line(line)
+        _print(world, "\n".join(table(report.links, world.size)))
     whole = init_parallel_groups(world, context_parallel=world.size, device=device)
     check("ring attention equals one rank", lambda: ring_errors(whole, device))
     sharded = init_parallel_groups(world, dp_shard=world.size, device=device)
@@ -244,79 +265,48 @@ def table(links: dict[str, Any], size: int) -> list[str]:
     for source in range(size):
         speeds = [pairs.get(f"{source}->{target}", {}).get(str(largest)) for target in range(size)]
         lines.append(f"{source:>6}" + "".join(f"{'-':>8}" if speed is None else f"{speed:>8.2f}" for speed in speeds))
-    lines.append("all_reduce, bus GB/s: "
-                 + ", ".join(f"{int(num) / 2**20:g} MiB {speed:.2f}" for num, speed in bus.items()))  # fmt: skip
-    return lines
+    speeds = [f"{int(num_bytes) / 2**20:g} MiB {speed:.2f}" for num_bytes, speed in bus.items()]
+    return [*lines, f"all_reduce, bus GB/s: {', '.join(speeds)}"]
 
 
-def _print_line(line: str) -> None:
-    print(line, flush=True)
+def _print(world: World, line: str) -> None:
+    if world.is_main:
+        print(line, flush=True)
 
 
-def _silent(line: str) -> None:
-    """Rank 0 speaks for all."""
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    options = argparse.ArgumentParser(
-        prog="torchrun --nproc-per-node N -m brine.training.parallel.check_cluster",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Checks the ranks that torchrun starts: collectives, link speeds, ring attention and FSDP2\n"
-        "against one rank. One line a check, PASS or FAIL; exit code 0 where all passed, 1 where one failed, 2 for a\n"
-        "mistake in the command, 3 where one did not end in time.",
-        epilog="8 GPUs: torchrun --nproc-per-node 8 -m brine.training.parallel.check_cluster --json check.json",
-    )
-    options.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
-                         help="cuda speaks NCCL, cpu gloo (default auto: cuda where there is one)")  # fmt: skip
-    options.add_argument("--timeout", type=float, default=60.0, metavar="S",
-                         help="seconds for each check; then who is missing is told (default 60)")  # fmt: skip
-    options.add_argument(
-        "--no-links", action="store_true", help="leave the speeds out: W (W - 1) pairs take their time"
-    )
-    options.add_argument("--json", type=Path, metavar="FILE", help="write what was found here, too (rank 0)")
-    return options
+def _complain(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    options = parser()
-    args = options.parse_args(argv)
-    if not 0 < args.timeout < 1e6:
-        options.error(f"--timeout {args.timeout:g}: give seconds, more than 0")
-    if args.json is not None and os.environ.get("RANK", "0") == "0":
-        try:
-            args.json.open("a").close()
-        except OSError as error:
-            options.error(f"--json {args.json} cannot be written ({error.strerror}): name another file")
-    there = torch.cuda.is_available()
-    device = ("cuda" if there else "cpu") if args.device == "auto" else args.device
-    if device == "cuda" and int(os.environ.get("LOCAL_RANK", 0)) >= torch.cuda.device_count():
-        print(f"error: rank {os.environ.get('LOCAL_RANK', 0)} of this machine has no card: torch sees "
-              f"{torch.cuda.device_count()}; start as many ranks as that", file=sys.stderr)  # fmt: skip
+    options = tyro.cli(ClusterCheckOptions, args=argv, prog=PROG, config=(tyro.conf.FlagCreatePairsOff,))
+    try:
+        options.check()
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
+        rank, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        if device == "cuda" and rank >= gpus:
+            raise ValueError(f"rank {rank} of this machine has no GPU: start at most {gpus} ranks here")
+    except ValueError as error:
+        _complain(f"error: {error}")
         return 2
     try:
-        # the watch speaks before a collective gives up, and NCCL's own watch ends the process
-        world = init_distributed(device=device, timeout_s=2 * args.timeout)
+        # the watchdog reports before a collective times out, and NCCL's own watchdog ends the process
+        world = init_distributed(device=device, timeout_s=2 * options.timeout)
         if world.size == 1:
-            print("error: one rank has nobody to talk to: start two or more with torchrun --nproc-per-node",
-                  file=sys.stderr)  # fmt: skip
+            _complain("error: one rank has no other to talk to: start two or more with torchrun --nproc-per-node")
             return 2
         if device == "cpu":
             torch.set_num_threads(1)
         # torch 2.13 has new names for collectives, which 2.11 does not know
         warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
-        watch = Watchdog(world, args.timeout)
-        report = run(
-            world, device, watch, links=not args.no_links, print_line=_print_line if world.is_main else _silent
-        )
-        if world.is_main:
-            print(json.dumps({"passed": report.passed, "ranks": world.size, "checks": len(report.checks)}), flush=True)
-            if args.json is not None:
-                args.json.write_text(json.dumps({"passed": report.passed, **vars(report)}, indent=1) + "\n")
+        report = run(world, device, Watchdog(world, options.timeout), links=not options.no_links)
+        _print(world, json.dumps({"passed": report.passed, "ranks": world.size, "checks": len(report.checks)}))
+        if options.json is not None and world.is_main:
+            options.json.write_text(json.dumps({"passed": report.passed, **vars(report)}, indent=1) + "\n")
         return 0 if report.passed else 1
     except (RankFailedError, ValueError) as error:
-        print(f"FAIL  {error}", file=sys.stderr)
+        _complain(f"FAIL  {error}")
         return 1
     finally:
         destroy_distributed()

@@ -11,6 +11,8 @@ tokens, H query heads, K key heads, D head dim.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -51,7 +53,7 @@ def ring_errors(world: World, device: str) -> str | None:
     layout = ContextLayout(
         chunk_ranks, chunk, TOKENS, world.rank % world.context_parallel, world.size, world.context_parallel_group
     )
-    # whatever is wrong here, the other ranks go on to what comes next
+    # whatever is wrong here, the other ranks continue with the next check
     troubles = []
     for name, spans in masks.items():
         sharded = (ShardedSpans.shard(spans, layout) if world.size > 1 else spans).to(device)
@@ -68,7 +70,7 @@ def ring_errors(world: World, device: str) -> str | None:
 
 
 def sharding_errors(world: World, device: str) -> str | None:
-    """Norm of the gradient, and each rank's part of every parameter's, of rows that differ between ranks."""
+    """Norm of the gradient, and each rank's part of every parameter's, of sequences that differ between ranks."""
     troubles = []
     for name in ("float32", "bfloat16") if device == "cuda" else ("float64",):
         runtime = Runtime(device=device, dtype=name)
@@ -77,7 +79,7 @@ def sharding_errors(world: World, device: str) -> str | None:
         model = _model(runtime)
         if world.size > 1:
             shard_parameters(model, runtime=runtime, world=world)
-        parameters = dict(model.named_parameters())
+        parameters: dict[str, Any] = dict(model.named_parameters())
         gradients = ShardedGradients(model, parameters) if world.size > 1 else FlatGradients(parameters)
         gradients.before_backward(last=True)
         _loss(model, world.rank, runtime).backward()
@@ -96,10 +98,9 @@ def sharding_errors(world: World, device: str) -> str | None:
 
 def _attended(inputs: list[Tensor], spans: Spans, **options) -> list[Tensor]:
     """out, dq, dk, dv."""
-    *given, grad = inputs
-    leaves = [x.detach().clone().requires_grad_() for x in given]
-    out = attention(*leaves, spans, **options)
-    return [out.detach(), *torch.autograd.grad(out, leaves, grad)]
+    q, k, v = leaves = [x.detach().clone().requires_grad_() for x in inputs[:-1]]
+    out: Any = attention(q, k, v, spans, **options)
+    return [out.detach(), *torch.autograd.grad(out, leaves, inputs[-1])]
 
 
 def _model(runtime: Runtime) -> Transformer:
@@ -110,12 +111,12 @@ def _model(runtime: Runtime) -> Transformer:
 
 
 def _loss(model: Transformer, rank: int, runtime: Runtime) -> Tensor:
-    """Summed loss of this rank's rows."""
+    """Summed loss of this rank's sequences."""
     generator = torch.Generator().manual_seed(1 + rank)
     token_ids, labels = torch.randint(SHAPE.vocab_size, (2, 2, 48), generator=generator).to(runtime.device)
     position = torch.arange(48.0, device=runtime.device).view(1, 48, 1).expand(2, 48, 3).contiguous()
     document = torch.zeros(2, 48, dtype=torch.int32, device=runtime.device)
-    # no patches of each kind: embedders take part in every rank's sums
+    # without patches: embedders still take part in every rank's sums
     size = token_ids.numel()
     media = {
         name: (torch.zeros(1, dim, dtype=runtime.weight_dtype, device=runtime.device),
@@ -124,16 +125,17 @@ def _loss(model: Transformer, rank: int, runtime: Runtime) -> Tensor:
     }  # fmt: skip
     with runtime.autocast():
         hidden = model(Inputs(token_ids, position, document, torch.zeros_like(document), media))
-        loss = linear_cross_entropy(hidden.flatten(0, 1), model.head_weight, labels.flatten())
+        loss: Any = linear_cross_entropy(hidden.flatten(0, 1), model.head_weight, labels.flatten())
     return loss
 
 
 def _whole(world: World, runtime: Runtime) -> dict[str, Tensor]:
-    """The gradient of all ranks' rows on a model that is whole."""
+    """The gradient of all ranks' sequences on a model that is not sharded."""
     model = _model(runtime)
     for rank in range(world.size):
         _loss(model, rank, runtime).backward()
-    return {name: parameter.grad for name, parameter in model.named_parameters()}
+    grads: dict[str, Any] = {name: parameter.grad for name, parameter in model.named_parameters()}
+    return grads
 
 
 def _compare(found: Tensor, alone: Tensor, truth: Tensor) -> str | None:

@@ -1,24 +1,21 @@
-"""Ranks that share rows: each holds some chunks of every row, and attention goes over all of them in a ring.
+"""Context parallelism: each rank holds some chunks of every sequence, and attention runs over all of them in a ring.
 
-    share = shard_sequences(batch, world, model)     this rank's tokens, labels and patches, and their masks
+    shard = shard_sequences(batch, world, model)     this rank's tokens, labels and patches, and their masks
 
-Rows are cut after labels were shifted, so a target never asks what lies on another rank, and a rank embeds only its own
-patches. Chunks are dealt anew for each batch by what its masks cost this model
-(`brine.kernels.context_parallel.sharding`), the same on every rank that shares them, since all have the same batch.
-Gradients need nothing more: the loss is a sum over targets, so summing gradients over all ranks, whoever shares rows,
-and dividing by the step's targets is exact.
-
-What this does not do: read only a share of the rows (every rank of a group loads and decodes whole rows).
+Sequences are cut after labels were shifted, so a target never depends on another rank, and a rank embeds only
+its patches. Chunks are assigned for each batch by what its masks cost this model (load-balanced,
+`brine.kernels.context_parallel.sharding`), the same on every rank that shares them. The loss is a sum over targets, so
+summing gradients over all ranks and dividing by the step's targets is exact. Every rank of a group still loads and
+decodes whole sequences.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
 
 from brine.data.batch import TENSOR_FIELDS
 from brine.kernels.attention import Spans
@@ -29,10 +26,11 @@ from brine.training.parallel.distributed import World
 
 if TYPE_CHECKING:
     from brine.data.batch import Batch
+    from brine.model.config import ModelConfig
     from brine.model.inputs import Inputs
 
 CHUNKS = 16
-"""Chunks a rank holds of a row, where they are not shorter than `MIN_CHUNK` tokens."""
+"""Chunks a rank holds of a sequence, where they are not shorter than `MIN_CHUNK` tokens."""
 MIN_CHUNK = 16
 
 
@@ -41,57 +39,48 @@ class ContextShard:
     """One rank's part of a batch."""
 
     batch: Batch
-    """Its tokens, with the rows' ids and places as they were, and its patches."""
+    """Its tokens, with their segment ids and positions as they were, and its patches."""
     layout: ContextLayout
 
 
-def shard_sequences(batch: Batch, world: World, model: nn.Module) -> ContextShard:
+def shard_sequences(batch: Batch, world: World, model: Any) -> ContextShard:
     """This rank's part of a batch that all context-parallel ranks have, on the host; assigned by what it costs `model`.
 
     The masks that `batch.inputs` has made, of every model that the rank's part goes through, become masks over the keys
     of all ranks.
     """
     whole = batch.inputs
-    layout = _layout(whole, world, model)
+    layout = _layout(whole, world, model.config)
     index = layout.index().to(whole.token_ids.device)
     num_sequences, seq_len = whole.token_ids.shape
     # media index in the whole -> here; what lies on another rank, and padding, is past the end
     size = num_sequences * len(index)
-    place = torch.full((num_sequences * seq_len + 1,), size, dtype=torch.int64, device=index.device)
-    rows = torch.arange(num_sequences, device=index.device)[:, None]
-    place[(rows * seq_len + index).flatten()] = torch.arange(size, device=index.device)
-    media = {name: _own(patches, place[media_index], size) for name, (patches, media_index) in whole.media.items()}
+    here = torch.full((num_sequences * seq_len + 1,), size, dtype=torch.int64, device=index.device)
+    first = torch.arange(num_sequences, device=index.device)[:, None] * seq_len
+    here[(first + index).flatten()] = torch.arange(size, device=index.device)
+    media = {}
+    for name, (patches, media_index) in whole.media.items():
+        kept = here[media_index] < size
+        media[name] = patches[kept], here[media_index][kept]
     inputs = whole.map(lambda x: x.index_select(1, index), lambda spans: ShardedSpans.shard(spans, layout), media=media)
     fields = {name: getattr(batch, name).index_select(1, index) for name in TENSOR_FIELDS}
     return ContextShard(dataclasses.replace(batch, inputs=inputs, **fields), layout)
 
 
-def _own(patches: Tensor, media_index: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    kept = media_index < size
-    return patches[kept], media_index[kept]
-
-
-def _layout(inputs: Inputs, world: World, model: nn.Module) -> ContextLayout:
-    config, seq_len = model.config, inputs.token_ids.shape[1]
+def _layout(inputs: Inputs, world: World, config: ModelConfig) -> ContextLayout:
+    seq_len, ranks = inputs.token_ids.shape[1], world.context_parallel
     local, everywhere = inputs.spans(config)
     num_global = config.num_global_layers
     masks: list[tuple[Spans, float]] = [(local, config.num_layers - num_global), (everywhere, num_global)]
-    # FLOPs of a token's linear layers over those of one row and key
+    # FLOPs of a token's linear layers over those of one query and key
     linear = matrix_parameters(config) / config.num_layers / (2 * config.num_heads * config.head_dim)
-    chunk = chunk_tokens(seq_len, world.context_parallel)
-    chunk_ranks = assign_chunks(masks, world_size=world.context_parallel, chunk=chunk, linear=linear).chunk_ranks
-    return ContextLayout(
-        chunk_ranks,
-        chunk,
-        seq_len,
-        world.rank % world.context_parallel,
-        world.context_parallel,
-        world.context_parallel_group,
-    )
+    chunk = chunk_tokens(seq_len, ranks)
+    chunk_ranks = assign_chunks(masks, world_size=ranks, chunk=chunk, linear=linear).chunk_ranks
+    return ContextLayout(chunk_ranks, chunk, seq_len, world.rank % ranks, ranks, world.context_parallel_group)
 
 
 def chunk_tokens(seq_len: int, context_parallel: int) -> int:
-    """Tokens of a chunk: up to CHUNKS chunks a rank, equal ones where the row can be cut so."""
+    """Tokens of a chunk: up to CHUNKS chunks a rank, equal ones where the sequence can be cut so."""
     for chunks in range(CHUNKS, 0, -1):
         if seq_len % (chunks * context_parallel) == 0 and seq_len // (chunks * context_parallel) >= MIN_CHUNK:
             return seq_len // (chunks * context_parallel)

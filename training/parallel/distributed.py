@@ -1,8 +1,7 @@
 """Ranks: their identity, their sums, and how they notice that one of them failed.
 
-`torchrun` starts the ranks; on CPUs they use gloo, on GPUs NCCL, and gloo for small values. Gradients of the summed
-loss are summed over ranks and divided once by the number of targets of the step. A rank that dies closes its
-connections, and the others fail at once; for one that hangs, every rank leaves a mark in torchrun's store
+`torchrun` starts the ranks; on CPUs they use gloo, on GPUs NCCL, and gloo for small values. A rank that dies closes its
+connections, and the others fail immediately; for one that hangs, every rank leaves a mark in torchrun's store
 (`World.mark`), and the error says where each was last seen. No elasticity: `torchrun --max-restarts` starts all ranks
 again, which resume from the last checkpoint.
 """
@@ -13,9 +12,10 @@ import datetime
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 
 COLLECTIVE_TIMEOUT_S = 1800.0
 BUCKET_NUMBERS = 2**23
+T = TypeVar("T")
 
 
 class RankFailedError(RuntimeError):
-    """Another rank has ended; this one cannot go on alone."""
+    """Another rank has ended; this one cannot continue alone."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,9 @@ class World:
     local_size: int = 1
     """Number of ranks on this machine, which share its threads."""
     context_parallel: int = 1
-    """Neighbouring ranks that share rows, each holding a part of every one
-    (`brine.training.parallel.context_parallel`)."""
+    """Neighbouring ranks that share sequences (`brine.training.parallel.context_parallel`)."""
     context_parallel_group: str = ""
-    """Name of their process group; empty where rows are not shared."""
+    """Name of their process group; empty where sequences are not shared."""
     dp_shard: int = 1
     """Neighbouring ranks that hold one copy of the model between them (`brine.training.parallel.parallelize`)."""
     mesh: DeviceMesh | None = field(default=None, compare=False)
@@ -60,7 +60,7 @@ class World:
 
     @property
     def dp_rank(self) -> int:
-        """Number of this rank's group among those that read different rows."""
+        """Number of this rank's group among those that read different sequences."""
         return self.rank // self.context_parallel
 
     @property
@@ -70,62 +70,60 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Rank 0 writes files and speaks; the others are silent."""
+        """Rank 0 writes files and prints; the others are silent."""
         return self.rank == 0
 
     def sum(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by its sum over ranks, in place, in buckets of at most 2**23 numbers.
 
-        Raises RankFailedError when another rank has ended.
+        Raises RankFailedError when another rank has ended, as all collectives here do.
         """
-        if self.size == 1:
-            return
-        try:
+        if self.size > 1:
             for tensor in tensors:
                 flat = tensor.view(-1)
                 for start in range(0, flat.numel(), BUCKET_NUMBERS):
-                    dist.all_reduce(flat[start : start + BUCKET_NUMBERS], op=dist.ReduceOp.SUM)
-        except RuntimeError as error:
-            raise self.rank_failed_error(error) from error
+                    bucket = flat[start : start + BUCKET_NUMBERS]
+                    self._collective(partial(dist.all_reduce, bucket, op=dist.ReduceOp.SUM))
 
     def warm_up_group(self, group: dist.ProcessGroup | None, *, device: str) -> None:
         """The first collective of a new group, in which all of its ranks take part; None is the group of all.
 
         NCCL connects a group's ranks in its first collective, and where only some of them come to that one, as may
         happen between ranks that exchange keys, what follows is undefined: usually all wait for ever. So every group
-        is met where it is made. (Binding the device in `init_process_group` would connect groups early too, by
+        is connected where it is made. (Binding the device in `init_process_group` would connect groups early too, by
         splitting communicators, which not every backend can.)
-        Raises RankFailedError when a rank does not come.
         """
         met = torch.ones(1, device=device)
-        try:
+
+        def count_ranks() -> int:
             dist.all_reduce(met, group=group)
-            came = int(met)
-        except RuntimeError as error:
-            raise self.rank_failed_error(error) from error
-        if came != dist.get_world_size(group):
-            raise self.rank_failed_error(RuntimeError(f"{came} of {dist.get_world_size(group)} ranks of a group met"))
+            return int(met)
+
+        came, size = self._collective(count_ranks), dist.get_world_size(group)
+        if came != size:
+            raise self.rank_failed_error(RuntimeError(f"{came} of {size} ranks of a group met"))
 
     def mark(self, what: str) -> None:
-        """Leave word of what this rank is about to do, for others to read if it does not come back from it."""
+        """Record what this rank is about to do, for others to read if it does not come back from it."""
         if self.store is not None:
             self.store.set(f"at/{self.rank}", json.dumps([what, time.time()]))
 
     def last_seen(self) -> str:
-        """Where every rank was last seen, in words; those at one place together. Waits for no rank."""
-        places: dict[str, list[int]] = {}
+        """Where every rank was last seen, as a sentence; those at the same point together. Waits for no rank."""
+        seen: dict[str, list[int]] = {}
         for rank in range(self.size):
+            what, when = "nowhere yet", None
             try:
                 # a store that is gone with its rank must not be waited for
-                there = self.store is not None and self.store.check([f"at/{rank}"])
-                what, when = json.loads(self.store.get(f"at/{rank}")) if there else ("nowhere yet", None)
+                if self.store is not None and self.store.check([f"at/{rank}"]):
+                    what, when = json.loads(self.store.get(f"at/{rank}"))
             except (RuntimeError, ValueError):
-                what, when = "nowhere, since the store is gone", None
+                what = "nowhere, since the store is gone"
             ago = "" if when is None else f" {max(0.0, time.time() - when):.0f} s ago"
-            places.setdefault(f"last seen{ago}: {what}", []).append(rank)
+            seen.setdefault(f"last seen{ago}: {what}", []).append(rank)
         return "; ".join(
-            f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))} {place}"
-            for place, ranks in sorted(places.items(), key=lambda item: len(item[1]))
+            f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))} {words}"
+            for words, ranks in sorted(seen.items(), key=lambda item: len(item[1]))
         )
 
     def rank_failed_error(self, error: BaseException) -> RankFailedError:
@@ -137,33 +135,27 @@ class World:
         )
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's plain value, in order of ranks. Raises RankFailedError when another rank has ended."""
-        if self.size == 1:
-            return [value]
-        values = [None] * self.size
-        try:
-            dist.all_gather_object(values, value)
-        except RuntimeError as error:
-            raise self.rank_failed_error(error) from error
+        """Every rank's plain value, in order of ranks."""
+        values = [value] * self.size
+        if self.size > 1:
+            self._collective(lambda: dist.all_gather_object(values, value))
         return values
 
     def broadcast(self, value: Any) -> Any:
-        """Rank 0's plain value, on every rank. Raises RankFailedError when another rank has ended."""
-        if self.size == 1:
-            return value
+        """Rank 0's plain value, on every rank."""
         values = [value]
-        try:
-            dist.broadcast_object_list(values)
-        except RuntimeError as error:
-            raise self.rank_failed_error(error) from error
+        if self.size > 1:
+            self._collective(lambda: dist.broadcast_object_list(values))
         return values[0]
 
     def barrier(self) -> None:
-        """Wait until every rank is here. Raises RankFailedError when one has ended."""
-        if self.size == 1:
-            return
+        """Wait until every rank is here."""
+        if self.size > 1:
+            self._collective(dist.barrier)
+
+    def _collective(self, run: Callable[[], T]) -> T:
         try:
-            dist.barrier()
+            return run()
         except RuntimeError as error:
             raise self.rank_failed_error(error) from error
 
@@ -179,7 +171,7 @@ def init_distributed(*, device: str = "cpu", timeout_s: float = COLLECTIVE_TIMEO
     if missing:
         raise ValueError(f"WORLD_SIZE is set, but {', '.join(missing)} is not: start with torchrun")
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        # torchrun gives each rank a session of its own: killed, it would leave them behind, holding the run folder
+        # torchrun starts each rank in its own session: killed, it would leave them behind, holding the run folder
         die_with_parent()
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     timeout = datetime.timedelta(seconds=timeout_s)

@@ -1,13 +1,14 @@
-"""Activation offloading: saved tensors wait in host memory, copied out beside the layers that follow and prefetched.
+"""Saved activations in host memory: sent there in the forward pass, fetched just before the backward pass needs them.
 
     store = ActivationOffload(StreamCopyEngine(device))
-    with store.hooks(wanted=lambda tensor: tensor.dim() == 3):
-        loss = model(x)                                   each such tensor that autograd saves goes to the host
-    loss.backward()                                       and comes back just before it is needed
+    with store.hooks(lambda tensor: tensor.dim() == 3):
+        loss = model(inputs)                              what autograd saves is copied to the host
+    loss.backward()                                       and back before it is needed
 
-Copies run on a stream of their own; at most `MAX_PENDING_COPIES` tensors are on their way out and `PREFETCH_TENSORS`
-on their way back. A tensor is kept by reference until the computation waits for its copy, so `record_stream` is not
-needed. Pinned memory comes in powers of two up to 256 MiB and is reused by each pass. Not measured on a GPU.
+Copies run on a separate stream; at most `MAX_PENDING_COPIES` tensors are on their way out and `PREFETCH_TENSORS` on
+their way back. A tensor is kept by reference until the computation waits for its copy, so `record_stream` is not
+needed. Pinned memory comes in powers of two up to 256 MiB and is reused by each pass. Torch's `save_on_cpu` waits for
+each copy and allocates anew. Not measured on a GPU.
 """
 
 from __future__ import annotations
@@ -16,118 +17,97 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 BUFFER_BYTES = 2**28
-"""Most pinned memory that is taken at once."""
+"""Most pinned memory that is allocated in one buffer."""
 MIN_BUFFER_BYTES = 2**16
 """Least of it."""
 MAX_PENDING_COPIES = 2
 """Tensors whose copies may be on their way out."""
 PREFETCH_TENSORS = 2
-"""Tensors that are fetched before they are asked for: a layer keeps its input, and seldom more than one more."""
-
-
-class CopyEngine(Protocol):
-    """A queue of copies between a device and its host, beside the device's computation."""
-
-    def take(self, num_bytes: int) -> Tensor:
-        """(num_bytes,) uint8 of host memory from where the device can copy by itself."""
-
-    def wait_compute(self) -> None:
-        """Let the copies that are queued from now on wait for what was computed so far."""
-
-    def copy(self, target: Tensor, source: Tensor) -> None:
-        """Queue one copy."""
-
-    def mark(self) -> Any:
-        """A mark behind what is queued so far."""
-
-    def wait(self, mark: Any) -> None:
-        """Let what is computed from now on wait for the copies before a mark. The host does not wait."""
-
-    def synchronize(self, mark: Any) -> None:
-        """Return when the copies before a mark are done."""
+"""Tensors that are fetched before they are needed: a layer keeps its input, and seldom more than one more."""
 
 
 class StreamCopyEngine:
-    """Copies on a CUDA stream of their own."""
+    """Copies between a GPU and its host on a CUDA stream beside the computation."""
 
     def __init__(self, device: torch.device):
         self.device, self.stream = device, torch.cuda.Stream(device)
 
     def take(self, num_bytes: int) -> Tensor:
-        """See `CopyEngine`."""
+        """(num_bytes,) uint8 of pinned host memory."""
         return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
 
     def wait_compute(self) -> None:
-        """See `CopyEngine`."""
+        """Let the copies that are queued from now on wait for what was computed so far."""
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
 
     def copy(self, target: Tensor, source: Tensor) -> None:
-        """See `CopyEngine`."""
+        """Queue one copy."""
         with torch.cuda.stream(self.stream):
             target.copy_(source, non_blocking=True)
 
     def mark(self) -> torch.cuda.Event:
-        """See `CopyEngine`."""
+        """A mark behind what is queued so far."""
         event = torch.cuda.Event()
         event.record(self.stream)
         return event
 
     def wait(self, mark: torch.cuda.Event) -> None:
-        """See `CopyEngine`."""
+        """Let what is computed from now on wait for the copies before a mark. The host does not wait."""
         torch.cuda.current_stream(self.device).wait_event(mark)
 
     def synchronize(self, mark: torch.cuda.Event) -> None:
-        """See `CopyEngine`."""
+        """Return when the copies before a mark are done."""
         mark.synchronize()
 
 
 class OffloadedTensor:
-    """One tensor whose numbers are in host memory; its pieces go back to the store when it is forgotten."""
+    """One tensor whose numbers are in host memory; its buffers return to the store when it is freed."""
 
     def __init__(self, tensor: Tensor, store: ActivationOffload):
         self.shape, self.stride = tensor.shape, tensor.stride()
         self.dtype, self.device = tensor.dtype, tensor.device
         self.store, self.pieces = store, store.take(tensor.numel() * tensor.element_size())
-        self.on_device: Tensor | None = tensor.contiguous()
-        """The tensor on the device, contiguous: not yet let go, or fetched."""
+        self.on_device: Any = tensor.contiguous()
+        """The tensor on the device, contiguous: not yet freed, or fetched; else None."""
         self.mark: Any = None
         """Behind the copy that is on its way, in either direction."""
         self.asked = False
-        """Was it asked for? Once is the rule, and it is not fetched ahead again."""
+        """Was it used? Once is the rule, and it is not prefetched again."""
         self.before: weakref.ref[OffloadedTensor] | None = None
-        """What was sent before it, and will be asked for after it."""
+        """What was sent before it, and will be needed after it."""
 
     def copies(self, flat: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """(piece in host memory, its place in the flat tensor)."""
+        """(part of a host buffer, the matching part of the flat tensor)."""
         start = 0
         for piece in self.pieces:
-            place = flat[start : start + piece.numel() // self.dtype.itemsize]
-            yield piece[: place.numel() * self.dtype.itemsize].view(self.dtype), place
-            start += place.numel()
+            part = flat[start : start + piece.numel() // self.dtype.itemsize]
+            yield piece[: part.numel() * self.dtype.itemsize].view(self.dtype), part
+            start += part.numel()
 
     def __del__(self):
         if self.mark is not None:
-            # fetched, and never asked for: its memory must not be used again before the copy is done
+            # fetched and never used: its memory must not be reused before the copy is done
             self.store.link.wait(self.mark)
-        self.store.give(self.pieces)
+        for piece in self.pieces:
+            self.store.free.setdefault(len(piece), []).append(piece)
 
 
 class ActivationOffload:
     """Sends tensors to host memory and fetches them, over one link; keeps the memory for the next pass."""
 
-    def __init__(self, link: CopyEngine):
+    def __init__(self, link: StreamCopyEngine):
         self.link = link
         self.free: dict[int, list[Tensor]] = {}
         self.pending_copies: deque[OffloadedTensor] = deque()
         self.last: weakref.ref[OffloadedTensor] | None = None
-        # pieces that the present pass took, by size
+        # buffers that the present pass took, by size
         self.taken: dict[int, int] = {}
 
     @contextmanager
@@ -145,7 +125,7 @@ class ActivationOffload:
             yield
 
     def begin(self) -> None:
-        """A new pass: nothing comes before its first tensor, and memory that the last one did not need is let go."""
+        """A new pass: nothing comes before its first tensor, and memory that the last one did not need is freed."""
         self.settle(0)
         self.last = None
         for size, pieces in self.free.items():
@@ -157,8 +137,8 @@ class ActivationOffload:
         # without its history, which would keep it alive
         offloaded = OffloadedTensor(tensor.detach(), self)
         self.link.wait_compute()
-        for piece, place in offloaded.copies(offloaded.on_device.view(-1)):
-            self.link.copy(piece, place)
+        for piece, part in offloaded.copies(offloaded.on_device.view(-1)):
+            self.link.copy(piece, part)
         offloaded.mark = self.link.mark()
         offloaded.before, self.last = self.last, weakref.ref(offloaded)
         self.pending_copies.append(offloaded)
@@ -166,7 +146,7 @@ class ActivationOffload:
         return offloaded
 
     def settle(self, pending_copies: int) -> None:
-        """Let go of the oldest tensors that are on their way out, but for so many."""
+        """Free the oldest tensors that are on their way out, until so many are left."""
         while len(self.pending_copies) > pending_copies:
             offloaded = self.pending_copies.popleft()
             # its memory may be written from here on, by what is computed after the copy
@@ -174,13 +154,13 @@ class ActivationOffload:
             offloaded.on_device = offloaded.mark = None
 
     def fetch(self, offloaded: OffloadedTensor) -> Tensor:
-        """The tensor on its device again; those that are asked for next are on their way when this returns."""
+        """The tensor on its device again; those that are needed next are on their way when this returns."""
         if offloaded in self.pending_copies:
             # the last ones that were sent are still here, and need not be fetched
             self.pending_copies.remove(offloaded)
-        self._prefetch(offloaded)
-        self.link.wait(offloaded.mark)
-        found, offloaded.on_device, offloaded.mark, offloaded.asked = offloaded.on_device, None, None, True
+        found, mark = self._prefetch(offloaded)
+        self.link.wait(mark)
+        offloaded.on_device, offloaded.mark, offloaded.asked = None, None, True
         following = offloaded.before
         for _ in range(PREFETCH_TENSORS):
             coming = following() if following is not None else None
@@ -196,19 +176,19 @@ class ActivationOffload:
             offloaded.shape, offloaded.stride, dtype=offloaded.dtype, device=offloaded.device
         ).copy_(found)
 
-    def _prefetch(self, offloaded: OffloadedTensor) -> None:
-        """Begin to fetch, unless it is here or on its way."""
-        if offloaded.on_device is not None:
-            return
-        # memory of the computation's own stream, which the copy must not touch before that has come here
-        flat = torch.empty(offloaded.shape.numel(), dtype=offloaded.dtype, device=offloaded.device)
-        self.link.wait_compute()
-        for piece, place in offloaded.copies(flat):
-            self.link.copy(place, piece)
-        offloaded.on_device, offloaded.mark = flat.view(offloaded.shape), self.link.mark()
+    def _prefetch(self, offloaded: OffloadedTensor) -> tuple[Tensor, Any]:
+        """Begin to fetch, unless it is here or on its way; (tensor, mark behind its copy)."""
+        if offloaded.on_device is None:
+            # memory of the computation's stream, which the copy must not touch before the computation is done with it
+            flat = torch.empty(offloaded.shape.numel(), dtype=offloaded.dtype, device=offloaded.device)
+            self.link.wait_compute()
+            for piece, part in offloaded.copies(flat):
+                self.link.copy(part, piece)
+            offloaded.on_device, offloaded.mark = flat.view(offloaded.shape), self.link.mark()
+        return offloaded.on_device, offloaded.mark
 
     def take(self, num_bytes: int) -> list[Tensor]:
-        """Pieces of host memory that hold so many bytes between them, the last perhaps more."""
+        """Buffers of host memory that hold so many bytes together, the last perhaps more."""
         pieces = []
         while num_bytes > 0:
             size = min(BUFFER_BYTES, max(MIN_BUFFER_BYTES, 1 << (num_bytes.bit_length() - 1)))
@@ -217,8 +197,3 @@ class ActivationOffload:
             pieces.append(free.pop() if free else self.link.take(size))
             num_bytes -= size
         return pieces
-
-    def give(self, pieces: list[Tensor]) -> None:
-        """Take pieces back."""
-        for piece in pieces:
-            self.free.setdefault(len(piece), []).append(piece)

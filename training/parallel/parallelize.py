@@ -13,6 +13,7 @@ expert parallelism.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +24,9 @@ from brine.training.runtime import Runtime, compile_blocks
 
 
 def init_parallel_groups(world: World, *, context_parallel: int = 1, dp_shard: int = 1, device: str = "cpu") -> World:
-    """The same rank in a world where every `context_parallel` neighbours share rows, and every `dp_shard` parameters.
+    """The same rank in a world where every `context_parallel` neighbours share sequences, every `dp_shard` parameters.
 
-    All ranks call it, in the same order, and meet once in each group that is made (`World.meet`). Raises ValueError
-    where the ranks cannot be split so.
+    All ranks call it, in the same order (`World.warm_up_group`). Raises ValueError where the ranks cannot be split so.
     """
     for name, ranks in (("context_parallel", context_parallel), ("dp_shard", dp_shard)):
         if ranks < 1 or world.size % ranks:
@@ -36,26 +36,26 @@ def init_parallel_groups(world: World, *, context_parallel: int = 1, dp_shard: i
     if context_parallel == dp_shard == 1:
         return world
     # imported late: a single process needs no meshes
-    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-    group, mesh = "", None
-    if context_parallel > 1:
-        rows = init_device_mesh(
-            device, (world.size // context_parallel, context_parallel), mesh_dim_names=("replica", "context_parallel")
-        )
-        world.warm_up_group(rows.get_group("context_parallel"), device=device)
-        group = rows.get_group("context_parallel").group_name
-    if dp_shard > 1:
-        mesh = init_device_mesh(device, (world.size // dp_shard, dp_shard), mesh_dim_names=("replicate", "dp_shard"))
-        for name in mesh.mesh_dim_names:
+    def make_mesh(ranks: int, *names: str, used: tuple[str, ...]) -> DeviceMesh:
+        mesh = init_device_mesh(device, (world.size // ranks, ranks), mesh_dim_names=names)
+        for name in used:
             world.warm_up_group(mesh.get_group(name), device=device)
-    return dataclasses.replace(
-        world, context_parallel=context_parallel, context_parallel_group=group, dp_shard=dp_shard, mesh=mesh
-    )
+        return mesh
+
+    if context_parallel > 1:
+        mesh = make_mesh(context_parallel, "replica", "context_parallel", used=("context_parallel",))
+        group = mesh.get_group("context_parallel").group_name
+        world = dataclasses.replace(world, context_parallel=context_parallel, context_parallel_group=group)
+    if dp_shard > 1:
+        axes = ("replicate", "dp_shard")
+        world = dataclasses.replace(world, dp_shard=dp_shard, mesh=make_mesh(dp_shard, *axes, used=axes))
+    return world
 
 
-def parallelize(model: nn.Module, *, runtime: Runtime, world: World, seed: int) -> None:
-    """Make a model one that trains as `runtime` and `world` say; in place. seed: of the weights of an empty model."""
+def parallelize(model: Any, *, runtime: Runtime, world: World, seed: int) -> None:
+    """Prepare a model to train as `runtime` and `world` say, in place. seed: of the weights of an empty model."""
     empty = any(parameter.is_meta for parameter in model.parameters())
     model.to(device=None if empty else runtime.device, dtype=runtime.weight_dtype)
     model.attention_backend, model.loss_backend = runtime.attention_backend, runtime.loss_backend
@@ -70,13 +70,13 @@ def parallelize(model: nn.Module, *, runtime: Runtime, world: World, seed: int) 
         model.init_weights(torch.Generator().manual_seed(seed))
 
 
-def shard_parameters(model: nn.Module, *, runtime: Runtime, world: World) -> None:
-    """Split every parameter over the mesh's `dp_shard` ranks, in place: each block by itself, then the ends together.
+def shard_parameters(model: Any, *, runtime: Runtime, world: World) -> None:
+    """Split every parameter over the mesh's `dp_shard` ranks, in place: each block by itself, then the rest together.
 
     Blocks are gathered in the precision of their matrix products, norms included; the token table, embedders, last norm
     and head in that of the weights. Gradients are summed in float32 (float64 for float64 weights). Embedders, head and
-    last norm share a group, whose sum waits for all of its members: each must take part in each step on each rank, if
-    with no patches.
+    last norm share a group, whose sum waits for all of its members: every embedder runs in each step on each rank, even
+    when it has no patches.
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -105,4 +105,7 @@ def gather_state_dict(model: nn.Module) -> dict[str, Tensor]:
         return model.state_dict()
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    found: dict[str, Any] = get_model_state_dict(
+        model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )
+    return found

@@ -184,7 +184,7 @@ def recipe(manifest: Path, num_steps: int, **changes) -> Recipe:
 @pytest.fixture
 def manifest(tmp_path, monkeypatch) -> Path:
     """Pages to train on; nothing is evaluated, since that is not what these tests are about."""
-    monkeypatch.setattr(train.Pipeline, "report", lambda line: None)
+    monkeypatch.setattr(train.evaluate_stage, "report", lambda run: None)
     path = tmp_path / "manifest.jsonl"
     lines = [
         {"id": f"d{number}", "kind": "page", "split": ("validation", *["train"] * 7)[number % 8],

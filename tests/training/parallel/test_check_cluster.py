@@ -10,7 +10,7 @@ import time
 import pytest
 
 from brine.training.parallel import cluster_numerics as cluster_math
-from brine.training.parallel.check_cluster import main, parser, table
+from brine.training.parallel.check_cluster import main, table
 from brine.training.parallel.distributed import World
 
 
@@ -93,9 +93,7 @@ def test_a_rank_that_hangs_is_named():
     [(["--timeout", "-1"], "give seconds"), (["--json", "/proc/none/x.json"], "cannot be written")],
 )
 def test_a_mistake_in_the_command_is_told_before_anything_is_checked(words, told, capsys):
-    with pytest.raises(SystemExit) as left:
-        main(words)
-    assert left.value.code == 2 and told in capsys.readouterr().err
+    assert main(words) == 2 and told in capsys.readouterr().err
 
 
 def test_a_wrong_ring_is_found(monkeypatch):
@@ -130,9 +128,17 @@ def test_the_table_has_every_pair():
     assert lines[2].split() == ["0", "-", "2.50"] and lines[3].split() == ["1", "40.13", "-"]
 
 
-def test_help_names_the_command():
-    text = parser().format_help()
-    assert (
-        "torchrun --nproc-per-node 8 -m brine.training.parallel.check_cluster --json check.json" in text
-        and "--timeout" in text
-    )
+def test_help_names_the_command(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit) as left:
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert left.value.code == 0 and "--nproc-per-node 8 -m brine.training.parallel.check_cluster --json" in text
+    for option in ("--device", "--timeout", "--no-links", "--json"):
+        assert option in text
+
+
+def test_an_unknown_option_is_refused(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["--devise", "cpu"])
+    assert left.value.code == 2 and "--devise" in capsys.readouterr().err

@@ -20,11 +20,11 @@ from brine.model.inputs import TENSORS, Inputs
 from brine.model.transformer import Transformer
 from brine.salt.distill import Distillation
 from brine.training.config import TrainConfig
+from brine.training.micro_batch import SequenceSource
 from brine.training.parallel.context_parallel import chunk_tokens, shard_sequences
 from brine.training.parallel.distributed import World, init_distributed
 from brine.training.parallel.parallelize import init_parallel_groups
 from brine.training.runtime import Runtime
-from brine.training.sequences import SequenceSource
 from brine.training.trainer import Trainer
 from tests.batches import batch_of
 from tests.kernels.packings import random_packing

@@ -3,11 +3,19 @@
 import pytest
 import torch
 
-from brine.training.logging import peak_flops as peak_module
-from brine.training.logging.device_specs import GPUS, datasheet_of
+from brine.training.logging import device_specs as peak_module
+from brine.training.logging.device_specs import (
+    GPUS,
+    MEASURED,
+    NO_PEAK,
+    PeakFlops,
+    datasheet_of,
+    datasheet_peak,
+    find_peak,
+    measure,
+)
 from brine.training.logging.environment import environment
-from brine.training.logging.peak_flops import MEASURED, NO_PEAK, PeakFlops, datasheet_peak, find_peak, measure
-from brine.training.logging.throughput import Throughput
+from brine.training.logging.progress import Throughput
 from brine.training.parallel.distributed import World
 from brine.training.runtime import Runtime
 
@@ -101,8 +109,8 @@ def status(pace: Throughput, flops: int):
 )
 def test_only_a_measured_peak_of_a_cpu_is_raised(device, source, raised, monkeypatch):
     """A console once raised every peak to what it saw, and showed an MFU near 100 % on any card."""
-    monkeypatch.setattr("brine.training.logging.throughput.peak_memory_gib", lambda device: 0.0)
-    monkeypatch.setattr("brine.training.logging.throughput.find_peak", lambda device, dtype: PeakFlops(3.0, MEASURED))
+    monkeypatch.setattr("brine.training.logging.progress.peak_memory_gib", lambda device: 0.0)
+    monkeypatch.setattr("brine.training.logging.progress.find_peak", lambda device, dtype: PeakFlops(3.0, MEASURED))
     pace = Throughput(Runtime(device=device), num_steps=4, world=World(), peak=PeakFlops(2.0, source))
     seen = status(pace, flops=10**12)
     assert (pace.peak.flops_per_s > 2.0) is raised

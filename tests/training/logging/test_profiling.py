@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from brine.training.logging.phase_timer import PhaseTimer
+from brine.training.logging.profiling import PhaseTimer
 
 
 class Device:
