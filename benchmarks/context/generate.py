@@ -3,12 +3,12 @@
     python -m benchmarks.context.generate --device cuda --minutes 5 --out FOLDER
     python -m benchmarks.context.generate --toy
 
-**Equal**: width, layers, heads, MLP, vocabulary, all layers causal over everything, bf16 products on a card, prompts of
+**Equal**: width, layers, heads, MLP, vocabulary, all layers causal over everything, bf16 products on a GPU, prompts of
 equal length, batch, number of new tokens, greedy, no end token. **Not equal**: weights are random and each one's own;
 ours have norms on queries and keys, an fp32 residual stream and fp32 norms. Contenders:
 
-    brine                 as `brine.inference.decode` decodes: on a card static, the step replayed as a CUDA graph
-    brine-compiled        the same with blocks fused by the compiler, on a card
+    brine                 as `brine.inference.decode` decodes: on a GPU static, the step replayed as a CUDA graph
+    brine-compiled        the same with blocks fused by the compiler, on a GPU
     transformers-static   GenerationConfig(cache_implementation="static"), compiled as transformers does by default
     transformers-dynamic  its default cache
 
@@ -16,13 +16,13 @@ ours have norms on queries and keys, an fp32 residual stream and fp32 norms. Con
 tokens a second are taken: batch * (new - 1) / rest. Both are as a caller sees them, the host's readings included.
 Compilation, capture and a first answer are `prepare_s`, before any round. Rounds take turns; medians, p20 and p80 are
 over rounds. `bytes_per_s` is what a step must at least read (weights and keys and values, once), by the time it took:
-against the card's bandwidth it says how far there is to go.
+against the GPU's bandwidth it says how far there is to go.
 
 Each contender of each case is a line of JSON, printed and, with `--out`, appended to FOLDER/generate.jsonl and synced
 to the disk when it is there. What fails is a line with "skipped". The peer runs in a process that does not see the
 project (`--peer-python`: an interpreter with torch and transformers; this one, where it has transformers).
 
-What it does not do: sampling, prompts of unequal length, windows, several cards. It has not run on a card yet.
+What it does not do: sampling, prompts of unequal length, windows, several GPUs. It has not run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -220,8 +220,8 @@ def main(argv: list[str] | None = None) -> int:
     shape, cases = (TOY_SHAPE, TOY_CASES) if toy else (SHAPE, CASES)
     dtype = native_dtype(device) if device.type == "cuda" else torch.float32
     torch.set_num_threads(options.threads)
-    card = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    common = {"benchmark": "generate", "toy": toy, "device": card or str(device), "shape": asdict(shape),
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    common = {"benchmark": "generate", "toy": toy, "device": gpu or str(device), "shape": asdict(shape),
               "dtype": str(dtype).removeprefix("torch."), "torch": torch.__version__, "commit": commit()}  # fmt: skip
     lines, ours, succeeded = ResultWriter(options.out, common), BrineGenerator(shape, device, dtype), False
     with tempfile.TemporaryDirectory() as folder:

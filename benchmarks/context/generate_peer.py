@@ -7,7 +7,7 @@ reads one JSON object a line from its standard input and answers one a line:
     {"do": "load", "shape", "max_tokens", "dtype", "device", "threads"}    -> {"parameters", "versions"}
     {"do": "run", "cache", "batch", "prompt", "new_tokens"}                -> {"first_s", "rest_s"}
 
-`cache` is a `cache_implementation` of GenerationConfig: "static" (which transformers compiles by itself on a card) or
+`cache` is a `cache_implementation` of GenerationConfig: "static" (which transformers compiles by itself on a GPU) or
 "dynamic". first_s: until the first new token is chosen; rest_s: from there until the last one. A failure answers
 {"error": reason}.
 """

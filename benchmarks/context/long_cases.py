@@ -3,9 +3,9 @@ own.
 
 Peak memory is the process's largest resident set (VmHWM), interpreter, libraries and mapped prompt included; what it
 was before anything was made stands beside it. Seconds of the processor (`cpu_s`) stand beside seconds of the clock,
-since they tell how much of the time other work on the machine had. On a card clocks are read when it has ended its
+since they tell how much of the time other work on the machine had. On a GPU clocks are read when it has ended its
 work, and the most that torch held there is told too; answers are written by `DynamicDecoder`, not by the static way
-that commands take there. That has run on a stand-in device and on no card.
+that commands take there. That has run on a stand-in device and on no GPU.
 
 `prefill` keeps what it read in `state.safetensors` and a line a chunk in `progress.jsonl`; started again, it goes on
 behind the last state that was saved and forgets the lines after it.

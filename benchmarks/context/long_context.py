@@ -3,7 +3,7 @@
     python -m benchmarks.context.long_context                     everything, some hours on two cores
     python -m benchmarks.context.long_context --cases prefill-1000000
     python -m benchmarks.context.long_context --cases train generate
-    python -m benchmarks.context.long_context --device cuda --dtype auto      on a card, where none of it has run yet
+    python -m benchmarks.context.long_context --device cuda --dtype auto      on a GPU, where none of it has run yet
 
 **Cases**, each in a process of its own, whose peak memory on the host is held against 10 GiB:
 
@@ -127,8 +127,8 @@ def show(result: dict[str, Any]) -> str:
     """A case in lines."""
     if "skipped" in result:
         return f"\n{result['case']}: left out, {result['skipped']}"
-    card = f", {result['card_peak_gib']:.2f} on the card" if "card_peak_gib" in result else ""
-    head = f"\n{result['case']}: peak {result['peak_gib']:.2f} GiB (imports {result['imports_gib']:.2f}){card}"
+    gpu = f", {result['card_peak_gib']:.2f} on the GPU" if "card_peak_gib" in result else ""
+    head = f"\n{result['case']}: peak {result['peak_gib']:.2f} GiB (imports {result['imports_gib']:.2f}){gpu}"
     if result["kind"] == "prefill":
         return (
             f"{head}, read in {result['read_s']:.0f} s ({result['read_cpu_s']:.0f} s of processor, "

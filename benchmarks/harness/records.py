@@ -2,7 +2,7 @@
 
 The tests of the operation run first (`benchmarks.harness.correctness`), in a process of their own, and where they fail
 nothing is measured and nothing is written: a fast wrong kernel is worth no row. On a GPU small cases are also held
-against the specification on the device itself. Where time on a card is short, `--tests report` measures all the same
+against the specification on the device itself. Where time on a GPU is short, `--tests report` measures all the same
 and `--tests none` runs none; the record then says so in its "tests". `--quick` tries the whole script at toy sizes,
 without tests, and writes nothing.
 
@@ -36,7 +36,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks.card.record import append
+from benchmarks.gpu.record import append
 from benchmarks.harness.correctness import TestsFailedError, run_tests, verified
 from benchmarks.harness.implementations import TimingLimits
 from benchmarks.harness.machine import hardware
@@ -47,7 +47,7 @@ from brine.training.runtime import usable_cores
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 MOST_PROCESSES = 10
-"""Processes of tests on a card, each of which holds a context."""
+"""Processes of tests on a GPU, each of which holds a context."""
 
 
 class LogCapture(logging.Handler):
@@ -127,7 +127,7 @@ def prepare(options: argparse.Namespace) -> str:
     except ValueError as error:
         raise UsageError(str(error)) from None
     if not getattr(options, "backend", "auto"):
-        # "auto" keeps to cards on which the tests are known to have passed; here they have just run
+        # "auto" keeps to GPUs on which the tests are known to have passed; here they have just run
         options.backend = "triton" if device == "cuda" else "auto"
     return device
 
@@ -163,9 +163,9 @@ def begin(name: str, options: argparse.Namespace, device: str, tests: tuple[str,
     checked = None
     if not options.quick and options.tests != "none":
         try:
-            # a card's tests compile many small kernels, each in one process
-            on_card = device.startswith("cuda")
-            checked = run_tests(tests, processes=min(MOST_PROCESSES, usable_cores()) if on_card else 0)
+            # a GPU's tests compile many small kernels, each in one process
+            on_gpu = device.startswith("cuda")
+            checked = run_tests(tests, processes=min(MOST_PROCESSES, usable_cores()) if on_gpu else 0)
         except TestsFailedError as error:
             if options.tests == "gate":
                 raise

@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.card.record import backend_choices
+from benchmarks.gpu.record import backend_choices
 from benchmarks.harness import correctness as gate
 from benchmarks.harness import machine
 from benchmarks.harness import records as harness

@@ -1,9 +1,9 @@
-"""What the Triton compiler makes of the attention and loss kernels, in bf16 and fp32, for cards that are not here.
+"""What the Triton compiler makes of the attention and loss kernels, in bf16 and fp32, for GPUs that are not here.
 
     python -m benchmarks.kernels.compile_report                          # sm_80, sm_90, sm_100; minutes
-    python -m benchmarks.kernels.compile_report --arch 90 --dim 128      # one card, one head dim
+    python -m benchmarks.kernels.compile_report --arch 90 --dim 128      # one GPU, one head dim
     python -m benchmarks.kernels.compile_report --only 'bwd_keys-D64'    # kernels whose name matches
-    python -m benchmarks.kernels.compile_report --candidates             # the tiles that a sweep on a card tries
+    python -m benchmarks.kernels.compile_report --candidates             # the tiles that a sweep on a GPU tries
 
 Kernels are compiled ahead of time to machine code, exactly as they would be launched: the launching code runs with
 recorders in the kernels' places, and from each recorded argument follow its type, its divisibility by 16 and its
@@ -126,7 +126,7 @@ class LaunchRecorder:
 
 @contextmanager
 def recorded(arch: int, narrow: bool) -> Iterator[list]:
-    """The list that attention's launches go to, as if a card of this architecture were there."""
+    """The list that attention's launches go to, as if a GPU of this architecture were there."""
     from brine.kernels.attention.triton import backward as triton_backward
     from brine.kernels.attention.triton import decode as triton_decode
     from brine.kernels.attention.triton import forward as triton_kernels
@@ -228,7 +228,7 @@ def variant_of(kernel, args: tuple, kwargs: dict, arch: int, label: str) -> Kern
             signature[param.name], constants[param.name] = "constexpr", value
         elif isinstance(value, torch.Tensor):
             signature[param.name] = "*" + KINDS[value.dtype]
-            # a card's allocator gives addresses that are multiples of 512
+            # a GPU's allocator gives addresses that are multiples of 512
             divisible.append(number)
         elif isinstance(value, TensorDescriptor):
             signature[param.name] = f"tensordesc<{KINDS[value.base.dtype]}{value.block_shape}>"

@@ -35,7 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.card.record import backend_choices
+from benchmarks.gpu.record import backend_choices
 from benchmarks.harness import correctness as gate
 from benchmarks.harness import machine
 from benchmarks.harness import records as harness

@@ -37,7 +37,7 @@ def test_rehearsal_of_a_first_hour_on_a_gpu(tmp_path):
     words = ("--stage", "all", "--toy", "--device", "cpu", "--minutes", "60")
     folders = ("--out", str(tmp_path / "out"), "--work", str(tmp_path / "work"))
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.card", *words, *folders], cwd=ROOT, capture_output=True, text=True,
+        [sys.executable, "-m", "benchmarks.gpu", *words, *folders], cwd=ROOT, capture_output=True, text=True,
         timeout=3900,
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]

@@ -1,4 +1,4 @@
-"""Stage `gluon`: the specialised forward (`brine.kernels.attention.gluon.launch`) on a card: is it right, and how fast?
+"""Stage `gluon`: the specialised forward (`brine.kernels.attention.gluon.launch`) on a GPU: is it right, and how fast?
 
     check-D128-0 ..     one shape of the kernel against the specification: sizes, masks, sinks, groups, odd strides
     time-D128 ..        every shape beside our Triton forward and PyTorch's, causal, packed and with media blocks
@@ -7,7 +7,7 @@ A check holds out and lse against the specification in fp32 from the same 16-bit
 |truth|, `lse` the largest difference of the log-sum-exp, `same` whether three runs gave the same bits, as a race would
 not. Times are medians of `triton.testing.do_bench`, which clears the level-2 cache in between; FLOPs are 4 D H a seen
 pair. Barriers that wait for each other hang a kernel for good: then the item is ended and told, like everything here.
-Without a card the specification is in the kernel's place, and times mean nothing.
+Without a GPU the specification is in the kernel's place, and times mean nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.card.stage import StageContext, SuiteItem
+from benchmarks.gpu.stage import StageContext, SuiteItem
 from benchmarks.harness.measure import reason_of
 from benchmarks.kernels.masks import make_mask
 from brine.kernels.attention import Spans, reference
@@ -192,7 +192,7 @@ def check_all(dim: int, shape: ForwardTileConfig, context: StageContext) -> None
         except Exception as error:
             found = {"right": False, "skipped": reason_of(error)}
             if context.device == "cuda":
-                # raises where the card answers no longer
+                # raises where the GPU answers no longer
                 torch.cuda.synchronize()
         worst, right = max(worst, found.get("error", 0.0)), right + found["right"]
         if not found["right"]:

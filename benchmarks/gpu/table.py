@@ -1,6 +1,6 @@
 """Winners of a results folder into the tables that "auto" reads, with where they come from.
 
-    python -m benchmarks.card --write-table FOLDER
+    python -m benchmarks.gpu --write-table FOLDER
 
 From stage `attention` comes a row for each (compute capability, dtype, kind of mask, head dim), from stage `loss` one
 for each kind of loss: median milliseconds of forward and backward by backend. Of attention's cases packed documents
@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
-from benchmarks.card.record import read
+from benchmarks.gpu.record import read
 from benchmarks.harness.implementations import OURS
 
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
@@ -66,7 +66,7 @@ def rows_of(lines: Iterable[dict[str, Any]], stage: str) -> list[dict[str, Any]]
         # packed documents are what training sees; a whole causal row is a row of them too, and larger
         rank = len(ms), line.get("kind") == "packed", line["tokens"]
         source = {
-            "card": where["card"], "commit": where["commit"], "command": f"python -m benchmarks.card --stage {stage}",
+            "card": where["card"], "commit": where["commit"], "command": f"python -m benchmarks.gpu --stage {stage}",
             "case": line["case"], "time": line["time"],
         }  # fmt: skip
         row = {"capability": capability, "dtype": key[1], "kind": kind, "dim": dim, "ms": ms, "source": source}
@@ -102,5 +102,5 @@ def write_table(folder: Path) -> int:
             print(f"{stage} {row['kind']} D{row['dim']}: {times}")
         written += len(rows)
     if not written:
-        print(f"nothing in {folder} was measured on a card with a known commit", file=sys.stderr)
+        print(f"nothing in {folder} was measured on a GPU with a known commit", file=sys.stderr)
     return 0 if written else 1

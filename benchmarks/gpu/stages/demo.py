@@ -8,8 +8,8 @@ alone.
 
 from __future__ import annotations
 
-from benchmarks.card.stage import StageContext, SuiteItem
-from benchmarks.card.stages.train import TINY, line
+from benchmarks.gpu.stage import StageContext, SuiteItem
+from benchmarks.gpu.stages.train import TINY, line
 
 
 def items(toy: bool) -> list[SuiteItem]:

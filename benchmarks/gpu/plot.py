@@ -1,6 +1,6 @@
-"""An image of what was measured on a card, from the lines of a results file.
+"""An image of what was measured on a GPU, from the lines of a results file.
 
-    python -m benchmarks.card --plot FILE.jsonl         FILE.png: attention by case, the specialised forward, the loss
+    python -m benchmarks.gpu --plot FILE.jsonl         FILE.png: attention by case, the specialised forward, the loss
 
 TFLOP/s over seen pairs, forward and backward apart, with the best matrix product of the same run as a line. A case that
 a contender cannot express, or that is not in the file, leaves a gap.
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.card.record import read
+from benchmarks.gpu.record import read
 
 NAMES = {
     "brine": "ours, auto", "brine-triton": "ours, Triton", "brine-gluon": "ours, Gluon", "brine-flex": "ours, by flex",
@@ -32,7 +32,7 @@ def plot(file: Path) -> int:
     losses = [x for x in lines if x["stage"] == "loss" and "implementations" in x and not x.get("toy")]
     special = specialised(lines)
     if not attention and not losses:
-        print(f"{file} has no line of attention or the loss that was measured on a card", file=sys.stderr)
+        print(f"{file} has no line of attention or the loss that was measured on a GPU", file=sys.stderr)
         return 1
     figure = Figure(figsize=(13, 12), layout="constrained")
     axes = above, middle, lower, below = figure.subplots(4, 1)

@@ -1,35 +1,8 @@
-"""A first half hour on a card, as one command that leaves numbers whatever happens.
+"""The parent of a suite: stages in order, their items in children, one line for whatever happens.
 
-Before, where the libraries and the repository are (the second for a copy without .git; BRINE_COMMIT=... does too):
-
-    python -m benchmarks.card --pack-corpus corpus.tar.xz
-    git rev-parse --short=12 HEAD > COMMIT
-
-On the card, in commands of ten minutes, the first one first; the last two on fresh machines, or when there is time:
-
-    python -m benchmarks.card --stage smoke tests attention --out FOLDER --host-gib 96
-    python -m benchmarks.card --stage loss gluon gluon_backward sweep --out FOLDER
-    python -m benchmarks.card --stage train generate --out FOLDER --host-gib 96 --corpus corpus.tar.xz
-    python -m benchmarks.card --stage million --out FOLDER --host-gib 96
-    python -m benchmarks.card --stage demo --out FOLDER --corpus corpus.tar.xz
-
-Where commands last, `--stage all --minutes 60` does it at once; `--stage all --toy` is the rehearsal, also on a CPU.
-Afterwards `--write-table FOLDER` puts the winners into the tables that "auto" reads, `--plot FILE` makes an image.
-`million` wants a card of 141 GB.
-`--host-gib`: host memory that may be pinned, for a machine whose memory grows on demand and is reported too small.
-
-`FOLDER/results.jsonl` gets a line the moment there is a figure, synchronised to the disk, with card, driver, versions,
-commit and the backends that the kernels chose; `log.txt` says it for people. Whatever fails is a line too ("error"),
-and the rest goes on. Tests are told (counts, failing ids, junit) and stop nothing. Stages end in time by themselves (8
-minutes at most, `million` 9); what does not fit into `--minutes` is a line too ("skipped"). A command that is killed
-leaves what it had. Exit code 0, 1 where nothing ran well, 2 for a mistake in the command.
-
-What is not measured: several cards, Nsight counters, power. Every time on a card is between CUDA events. Without a card
-(or with --toy) sizes are toys: then times mean nothing, and only the command itself is tried.
-
-This process holds no context on the card: each stage's items run in children (`benchmarks.card.child`), one child as
-long as all goes well, another from the next item on when an item kills it, hangs, or breaks the card's context; a
-contender that was at work at that moment is left out, and its item is done again without it.
+It holds no context on the GPU: items run in `benchmarks.gpu.child`, in one process as long as all is well. When an item
+kills its process, hangs, or breaks the GPU's context, another process takes over from the next item; an implementation
+that was at work then is left out, and its item is done again without it.
 """
 
 from __future__ import annotations
@@ -45,11 +18,11 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from benchmarks.card.record import ResultsLog, error_of, last_output_line, show
-from benchmarks.card.stage import ROOT, STAGES, SuiteItem, SuiteStage
-from benchmarks.card.work import check_folder, default_work, lock_work_folder
+from benchmarks.gpu.record import ResultsLog, error_of, last_output_line
+from benchmarks.gpu.stage import ROOT, STAGES, SuiteItem, SuiteStage
+from benchmarks.gpu.work import check_folder, default_work, lock_work_folder
 
 MARGIN_S = 5.0
 """Before the end of `--minutes` at which the last child is ended, so that its end is still told."""
@@ -58,8 +31,6 @@ MAX_DEATHS = 2
 """Items that a contender may kill before it is left out of the whole stage."""
 NAMES_SHOWN = 40
 """Items that are told to someone who named none of them."""
-CORPUS_MIB = 24.0
-"""Size of a packed corpus unless told otherwise."""
 
 
 @dataclass
@@ -77,13 +48,6 @@ class SuiteRun:
     deaths: dict[str, int] = field(default_factory=dict)
 
 
-def print_refusal(error: Exception) -> int:
-    """One line that tells a user's mistake -> exit code."""
-    told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-    print(f"error: {told}", file=sys.stderr)
-    return 2
-
-
 def stages_of(names: list[str]) -> list[SuiteStage]:
     """The stages asked for, in the order of the half hour. Raises ValueError for an unknown one."""
     if unknown := sorted(set(names) - set(STAGES) - {"all"}):
@@ -91,25 +55,20 @@ def stages_of(names: list[str]) -> list[SuiteStage]:
     return [stage for stage in STAGES.values() if "all" in names or stage.name in names]
 
 
-def run(options: argparse.Namespace) -> int:
-    """Find the facts, run the stages -> exit code."""
+def begin(options: argparse.Namespace) -> tuple[SuiteRun, IO[str]]:
+    """Find what this machine is -> the run, and the lock on its working folder. Raises ValueError or OSError."""
     record = ResultsLog(options.out)
     end = time.time() + 60 * options.minutes - MARGIN_S
     machine_info = find_facts(record, options.device)
     device = machine_info.get("device", "cpu")
     options.toy = options.toy or device == "cpu"
-    try:
-        check_items(options)
-        options.work = options.work or default_work(machine_info, corpus=options.corpus)
-        if options.toy:
-            # nothing of a toy's is told or gone on with as a real run's
-            options.work /= "toy"
-        check_folder(options.work)
-        lock = lock_work_folder(options.work)
-    except (OSError, ValueError) as error:
-        return print_refusal(error)
-    with lock:
-        return run_stages(SuiteRun(record, options, device, end))
+    check_items(options)
+    options.work = options.work or default_work(machine_info, corpus=options.corpus)
+    if options.toy:
+        # a toy's results and runs are kept apart from a real run's
+        options.work /= "toy"
+    check_folder(options.work)
+    return SuiteRun(record, options, device, end), lock_work_folder(options.work)
 
 
 def run_stages(state: SuiteRun) -> int:
@@ -147,7 +106,7 @@ def check_items(options: argparse.Namespace) -> None:
 def find_facts(record: ResultsLog, device: str) -> dict[str, Any]:
     """Ask a child what this machine is; {} and a line that says why where it cannot tell."""
     record.save_machine_info({})
-    command = [sys.executable, "-m", "benchmarks.card.child", "--machine-info", "--device", device]
+    command = [sys.executable, "-m", "benchmarks.gpu.child", "--machine-info", "--device", device]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
         machine_info = json.loads(done.stdout.splitlines()[-1])
@@ -259,17 +218,17 @@ def child_command(
 ) -> list[str]:
     """The command line of a child."""
     options = state.options
-    command = [sys.executable, "-m", "benchmarks.card.child", "--stage", stage.name, "--items", *names]
+    command = [sys.executable, "-m", "benchmarks.gpu.child", "--stage", stage.name, "--items", *names]
     command += ["--device", state.device, "--out", str(options.out), "--work", str(options.work), "--now", str(now)]
     command += ["--end", str(end), "--host-gib", str(options.host_gib), "--without", json.dumps(without)]
-    command += ["--card-gib", str(options.card_gib)]
+    command += ["--gpu-gib", str(options.gpu_gib)]
     command += ["--corpus", str(options.corpus)] * (options.corpus is not None)
     command += ["--module", options.module] * bool(options.module)
     return command + ["--toy"] * options.toy
 
 
 def environment(stage: SuiteStage, state: SuiteRun) -> dict[str, str]:
-    """A child's variables: without a card, Triton's kernels are swept by its interpreter."""
+    """A child's variables: without a GPU, Triton's kernels are swept by its interpreter."""
     interpreted = stage.name == "sweep" and state.device == "cpu"
     return os.environ | ({"TRITON_INTERPRET": "1"} if interpreted else {})
 
@@ -312,91 +271,3 @@ def _on_signal(state: SuiteRun) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, stop)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = argparse.ArgumentParser(
-        prog="python -m benchmarks.card",
-        description=__doc__.splitlines()[0],
-        epilog="stages:\n" + "\n".join(f"  {s.name:<14} {s.minutes:g} min at most: {s.what}" for s in STAGES.values()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    made.add_argument("--stage", nargs="+", default=["all"], metavar="STAGE", help="some of those below, or all")
-    made.add_argument("--minutes", type=float, default=9.5, help="of the whole command")
-    made.add_argument("--out", type=Path, default=Path("card"), help="folder of the results, few and small")
-    made.add_argument(
-        "--work", type=Path, default=None, help="folder of corpora and runs; one of this commit among temporary files"
-    )
-    made.add_argument("--corpus", type=Path, default=None, help="what --pack-corpus wrote, for train and demo")
-    made.add_argument("--items", nargs="+", default=[], metavar="WORD", help="only what has one of these in its name")
-    made.add_argument("--host-gib", type=float, default=0.0, help="host memory that may be pinned; 0: 3/4 of all")
-    made.add_argument("--card-gib", type=float, default=0.0, help="memory of the card that may be planned with; 0: all")
-    made.add_argument("--device", choices=("auto", "cpu"), default="auto", help="cpu: leave a card alone")
-    made.add_argument("--toy", action="store_true", help="toy sizes, as on a machine without a card: does it all run?")
-    made.add_argument("--module", default="", help=argparse.SUPPRESS)
-    made.add_argument("--list", action="store_true", help="print the stages' items and stop")
-    made.add_argument(
-        "--pack-corpus", type=Path, metavar="FILE", help="write an encoded corpus to bring along, and stop"
-    )
-    made.add_argument("--pack-mib", type=float, default=CORPUS_MIB, help="about how large that file may become")
-    made.add_argument("--write-table", type=Path, metavar="FOLDER", help="winners of a results folder into the table")
-    made.add_argument("--plot", type=Path, metavar="FILE", help="an image of a results file, beside it")
-    return made
-
-
-def side_work(options: argparse.Namespace) -> int | None:
-    """What measures nothing -> exit code, or None where a run is asked for. Raises ValueError, OSError, ImportError."""
-    if options.plot:
-        from benchmarks.card.plot import plot
-
-        return plot(options.plot)
-    if options.pack_corpus:
-        from benchmarks.card.corpus import pack
-
-        return pack(options.pack_corpus, mib=options.pack_mib, toy=options.toy)
-    if options.write_table:
-        from benchmarks.card.table import write_table
-
-        return write_table(options.write_table)
-    if options.list:
-        for stage in stages_of(options.stage):
-            show("\n  ".join([stage.name, *(item.name for item in stage.module(options.module).items(options.toy))]))
-        return 0
-    return None
-
-
-def prepare(options: argparse.Namespace) -> None:
-    """Look at stages, corpus and folders before anything starts. Raises ValueError or OSError."""
-    stages_of(options.stage)
-    if not options.minutes > 0:
-        raise ValueError(f"--minutes {options.minutes:g}: give the command more than none")
-    for name in ("out", "work", "corpus"):
-        if getattr(options, name) is not None:
-            setattr(options, name, getattr(options, name).resolve())
-    if options.corpus is not None:
-        from benchmarks.card.corpus import validate_archive
-
-        validate_archive(options.corpus)
-    for folder in (options.out, options.work):
-        if folder is not None:
-            check_folder(folder)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command -> exit code."""
-    options = build_parser().parse_args(arguments)
-    try:
-        code = side_work(options)
-        if code is not None:
-            return code
-        prepare(options)
-    except ImportError as error:
-        return print_refusal(ImportError(f"{error}: install {error.name or 'it'} where this is done"))
-    except (OSError, ValueError) as error:
-        return print_refusal(error)
-    return run(options)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""The half hour on a card, without one: what dies, hangs or raises costs itself alone, and what was measured stays."""
+"""The half hour on a GPU, without one: what dies, hangs or raises costs itself alone, and what was measured stays."""
 
 import json
 import os
@@ -12,22 +12,23 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.card import __main__ as card
-from benchmarks.card import corpus as card_corpus
-from benchmarks.card import record as card_record
-from benchmarks.card import stage as card_stage
-from benchmarks.card import table as card_table
-from benchmarks.card.record import ResultsLog, read
-from benchmarks.card.stages import smoke as card_smoke
-from benchmarks.card.stages import sweep as card_sweep
-from benchmarks.card.stages import tests as card_tests
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import corpus as gpu_corpus
+from benchmarks.gpu import record as gpu_record
+from benchmarks.gpu import stage as gpu_stage
+from benchmarks.gpu import suite as gpu_suite
+from benchmarks.gpu import table as gpu_table
+from benchmarks.gpu.record import ResultsLog, read
+from benchmarks.gpu.stages import smoke as gpu_smoke
+from benchmarks.gpu.stages import sweep as gpu_sweep
+from benchmarks.gpu.stages import tests as gpu_tests
 from benchmarks.kernels.masks import KINDS
 from brine.synth import SynthCounts
 from tests.paths import ROOT
 
 STUB = """
 import os, signal, sys, time
-from benchmarks.card.stage import SuiteItem
+from benchmarks.gpu.stage import SuiteItem
 
 def items(toy):
     return [SuiteItem("good"), SuiteItem("raises"), SuiteItem("dies"), SuiteItem("alone", fresh=True),
@@ -68,13 +69,15 @@ def stubbed(tmp_path, monkeypatch):
     (tmp_path / "stub_stage.py").write_text(STUB)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(card, "find_facts", lambda record, device: record.save_machine_info({"device": "cpu"}) or {})
-    monkeypatch.setattr(card, "_on_signal", lambda state: None)
+    monkeypatch.setattr(
+        gpu_suite, "find_facts", lambda record, device: record.save_machine_info({"device": "cpu"}) or {}
+    )
+    monkeypatch.setattr(gpu_suite, "_on_signal", lambda state: None)
 
     def run(*more: str):
         out = tmp_path / "out"
         words = ["--stage", "smoke", "--module", "stub_stage", "--out", str(out), "--work", str(tmp_path / "work")]
-        return card.main([*words, *more]), read(out)
+        return gpu.main([*words, *more]), read(out)
 
     return run
 
@@ -105,7 +108,7 @@ def test_what_fails_costs_itself_alone(stubbed):
     assert lines[-1]["case"] == "command" and lines[-1]["items"] == 4 and told["stage"][-1]["ended"]
 
 
-def test_what_broke_the_card_is_left_out_too(stubbed):
+def test_what_broke_the_gpu_is_left_out_too(stubbed):
     """The item counted as done, and its other contenders were never tried."""
     code, lines = stubbed("--minutes", "1", "--items", "breaks")
     assert code == 0 and lines[-1]["items"] == 1
@@ -121,20 +124,20 @@ def test_what_raised_or_was_skipped_did_not_run_well(stubbed):
 
 def test_a_backend_that_kills_under_one_mask_is_tried_under_the_others(tmp_path):
     """Whoever was at work had no name, so one death dropped all that the item had not yet done."""
-    words, stage = [], card_stage.STAGES["smoke"]
-    context = card_stage.StageContext(
+    words, stage = [], gpu_stage.STAGES["smoke"]
+    context = gpu_stage.StageContext(
         stage.name, True, "cpu", tmp_path, tmp_path, None, 0.0, 0.0, time.time() + 600,
-        card_stage.SuiteItem("check-auto", 90), on_work=words.append,
+        gpu_stage.SuiteItem("check-auto", 90), on_work=words.append,
     )  # fmt: skip
-    card_smoke.check("auto", context)
+    gpu_smoke.check("auto", context)
     names = [f"auto {kind}-D16" for kind in KINDS]
     assert words == names and len(measured(tmp_path)) == len(KINDS)
     context.without, words[:] = frozenset({names[1]}), []
-    card_smoke.check("auto", context)
+    gpu_smoke.check("auto", context)
     assert words == names[:1] + names[2:]
     # another that hangs would take the time of what comes after
     context.end, words[:] = time.time() + 80, []
-    card_smoke.check("auto", context)
+    gpu_smoke.check("auto", context)
     assert not words and "skipped" in measured(tmp_path)[-1]
 
 
@@ -145,8 +148,8 @@ def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch):
     with tarfile.open(tmp_path / "other.tar", "w") as archive:
         archive.add(tmp_path / "file", "something")
     run = ["--stage", "tests", "--toy", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
-    monkeypatch.setattr(card, "find_facts", lambda record, device: {"device": "cpu"})
-    monkeypatch.setattr(card_corpus, "LIBRARIES", ("json", "no_such_library"))
+    monkeypatch.setattr(gpu_suite, "find_facts", lambda record, device: {"device": "cpu"})
+    monkeypatch.setattr(gpu_corpus, "LIBRARIES", ("json", "no_such_library"))
     for arguments, why in (
         ([*run, "--out", str(tmp_path / "file")], "file is no folder to write results into"),
         ([*run, "--out", "/proc/nope"], "/proc/nope is no folder to write"),
@@ -167,7 +170,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch):
         (["--pack-corpus", str(tmp_path / "none" / "c.tar.xz")], "No such file or directory"),
         (["--pack-corpus", str(tmp_path)], "is a folder: name a file"),
     ):
-        assert card.main(arguments) == 2, arguments
+        assert gpu.main(arguments) == 2, arguments
         told = capsys.readouterr().err
         assert re.fullmatch(rf"error: [^\n]*{why}[^\n]*\n", told), told
     # nothing was started, and nothing lies about
@@ -176,7 +179,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch):
 
 def test_a_list_may_be_read_in_part():
     listing = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.card", "--list"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "benchmarks.gpu", "--list"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     listing.stdout.close()
     with listing.stderr:
@@ -191,24 +194,24 @@ def test_a_stage_that_cannot_be_imported_is_a_line(stubbed):
 
 
 def test_the_end_of_the_time_is_told(stubbed):
-    _, lines = stubbed("--minutes", str((card.MARGIN_S + 5.0) / 60), "--items", "sleeps", "never")
+    _, lines = stubbed("--minutes", str((gpu_suite.MARGIN_S + 5.0) / 60), "--items", "sleeps", "never")
     hung, rest = [line for line in lines if "error" in line or "skipped" in line]
-    assert hung["case"] == "sleeps" and hung["error"] == card.STAGE_OVER and rest["items"] == ["never"]
+    assert hung["case"] == "sleeps" and hung["error"] == gpu_suite.STAGE_OVER and rest["items"] == ["never"]
 
 
 def test_stages_that_do_not_fit_are_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(card, "find_facts", lambda record, device: {"device": "cuda"})
-    monkeypatch.setattr(card, "_on_signal", lambda state: None)
-    assert card.main(["--minutes", "0.1", "--out", str(tmp_path / "out"), "--work", str(tmp_path)]) == 1
+    monkeypatch.setattr(gpu_suite, "find_facts", lambda record, device: {"device": "cuda"})
+    monkeypatch.setattr(gpu_suite, "_on_signal", lambda state: None)
+    assert gpu.main(["--minutes", "0.1", "--out", str(tmp_path / "out"), "--work", str(tmp_path)]) == 1
     lines = [line for line in read(tmp_path / "out") if "skipped" in line]
-    assert [line["stage"] for line in lines] == list(card_stage.STAGES)
-    assert sum(stage.minutes > 9 for stage in card_stage.STAGES.values()) == 0
+    assert [line["stage"] for line in lines] == list(gpu_stage.STAGES)
+    assert sum(stage.minutes > 9 for stage in gpu_stage.STAGES.values()) == 0
 
 
 def test_a_rehearsal_killed_midway_leaves_whole_lines(tmp_path):
     """The real children, toy sizes; the parent gets a SIGKILL after the first case, and nothing stays behind."""
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "benchmarks.card", "--stage", "attention", "loss", "--toy", "--device", "cpu"]
+    command = [sys.executable, "-m", "benchmarks.gpu", "--stage", "attention", "loss", "--toy", "--device", "cpu"]
     command += ["--minutes", "5", "--out", str(out), "--work", str(tmp_path / "work")]
     parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, env=os.environ | {"BRINE_COMMIT": "abc"})
     end = time.monotonic() + 240
@@ -230,7 +233,7 @@ def test_a_rehearsal_killed_midway_leaves_whole_lines(tmp_path):
 
 def measured(out: Path) -> list[dict]:
     """Lines so far, one being written left out."""
-    path = out / card_record.RESULTS
+    path = out / gpu_record.RESULTS
     return [json.loads(line) for line in path.read_text().splitlines(True) if line[-1] == "\n"] if path.exists() else []
 
 
@@ -238,21 +241,21 @@ def test_a_report_cut_off_is_counted_all_the_same():
     report = """tests/a.py::test_one[x y] PASSED [ 10%]
 [gw1] [ 20%] FAILED tests/a.py::test_two
 [gw0] [ 30%] PASSED tests/b.py::test_three
-tests/b.py::test_four SKIPPED (needs a card) [ 40%]
+tests/b.py::test_four SKIPPED (needs a GPU) [ 40%]
 FAILED tests/a.py::test_two - AssertionError: off by 2
 [gw1] [ 50%] ERR"""
-    found = card_tests.outcomes(report)
+    found = gpu_tests.outcomes(report)
     assert found["counts"] == {"passed": 2, "failed": 1, "skipped": 1}
     assert found["failing"] == ["tests/a.py::test_two: AssertionError: off by 2"]
 
 
-def test_the_stage_runs_what_touches_the_card_each_case_by_itself():
-    assert {item.name for item in card_tests.items(False)} == set(card_tests.LIMITS_S) < set(card_tests.GROUPS)
-    stage = card_stage.STAGES["tests"]
-    assert sum(card_tests.LIMITS_S.values()) <= 60 * stage.minutes
-    found = {name: card_tests.files_of(name) for name in card_tests.GROUPS}
-    assert all(found.values()) and "tests/card/test_one_card.py" in found["card"]
-    # a file of kernel tests that can compute on a card says where it does
+def test_the_stage_runs_what_touches_the_gpu_each_case_by_itself():
+    assert {item.name for item in gpu_tests.items(False)} == set(gpu_tests.LIMITS_S) < set(gpu_tests.GROUPS)
+    stage = gpu_stage.STAGES["tests"]
+    assert sum(gpu_tests.LIMITS_S.values()) <= 60 * stage.minutes
+    found = {name: gpu_tests.files_of(name) for name in gpu_tests.GROUPS}
+    assert all(found.values()) and "tests/gpu/test_one_gpu.py" in found["gpu"]
+    # a file of kernel tests that can compute on a GPU says where it does
     files = (ROOT / "tests" / "kernels").rglob("*.py")
     there = {str(path.relative_to(ROOT)) for path in files if "DEVICE" in path.read_text()}
     assert there == {*found["attention"], *found["loss"]}
@@ -260,9 +263,9 @@ def test_the_stage_runs_what_touches_the_card_each_case_by_itself():
 
 HANGING = """
 import ctypes, pytest
-from benchmarks.card import test_timeouts as card_limits
+from benchmarks.gpu import test_timeouts as gpu_limits
 
-card_limits.LIMIT_S = 2.0
+gpu_limits.LIMIT_S = 2.0
 
 
 def test_first():
@@ -274,30 +277,30 @@ def test_hangs():
     ctypes.PyDLL(None).sleep(60)
 
 
-def test_loses_the_card():
-    card_limits.lost_card = lambda: "an illegal memory access was encountered"
+def test_loses_the_gpu():
+    gpu_limits.lost_gpu = lambda: "an illegal memory access was encountered"
     raise AssertionError("as it was")
 
 
 @pytest.mark.parametrize("number", range(4))
 def test_goes_on(number):
-    assert card_limits.lost_card() is None
+    assert gpu_limits.lost_gpu() is None
 """
 
 
-def test_a_test_that_hangs_or_loses_the_card_costs_itself_alone(tmp_path):
+def test_a_test_that_hangs_or_loses_the_gpu_costs_itself_alone(tmp_path):
     """In processes of pytest-xdist, of which others take over."""
     path = tmp_path / "test_hanging.py"
     path.write_text(HANGING)
     command = [*(sys.executable, "-m", "pytest", str(path), "-o", "addopts=", "-v", "-rfE", "-n", "2"), "--dist"]
-    command += ["worksteal", "-p", "no:cacheprovider", "-p", "benchmarks.card.test_timeouts"]
-    environment = os.environ | card_tests.ENVIRONMENT
+    command += ["worksteal", "-p", "no:cacheprovider", "-p", "benchmarks.gpu.test_timeouts"]
+    environment = os.environ | gpu_tests.ENVIRONMENT
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment)
-    found = card_tests.outcomes(done.stdout)
+    found = gpu_tests.outcomes(done.stdout)
     assert found["counts"] == {"passed": 5, "failed": 2}
     hangs, loses = sorted(found["failing"])
-    assert "test_hangs: worker" in hangs and loses.endswith("test_loses_the_card: AssertionError: as it was")
-    assert "in test_hangs" in done.stderr and "lost the card: an illegal memory access" in done.stderr
+    assert "test_hangs: worker" in hangs and loses.endswith("test_loses_the_gpu: AssertionError: as it was")
+    assert "in test_hangs" in done.stderr and "lost the GPU: an illegal memory access" in done.stderr
 
 
 def test_the_least_bad_tile_of_a_mask_class_is_proposed():
@@ -308,7 +311,7 @@ def test_the_least_bad_tile_of_a_mask_class_is_proposed():
     lines = [line("causal", 1, 1.0), line("window", 1, 3.0), line("causal", 2, 1.2), line("window", 2, 1.1)]
     # the fastest under one mask alone, and one that was not timed under both
     lines += [line("causal", 3, 0.1), line("narrow", 1, 5.0), {"stage": "sweep", "skipped": "no"}]
-    found = card_sweep.best(lines)
+    found = gpu_sweep.best(lines)
     assert found["fwd", 64, False]["tile"] == {"rows": 2} and found["fwd", 64, True]["tile"] == {"rows": 1}
 
 
@@ -322,23 +325,23 @@ def test_winners_are_rows_of_a_table(tmp_path):
 
     lines = [line("causal", 65536), line("packed", 32768), line("packed", 16384), line("multimodal", 16384)]
     lines += [line("window", 16384, toy=True), line("window", 1, where={"card": "card", "commit": None})]
-    rows = {row["kind"]: row for row in card_table.rows_of(lines, "attention")}
+    rows = {row["kind"]: row for row in gpu_table.rows_of(lines, "attention")}
     assert set(rows) == {"causal", "block"} and rows["causal"]["source"]["case"] == "packed-32768"
     assert rows["causal"]["ms"] == {"triton": 2.0, "flash": 1.0} and rows["causal"]["capability"] == (9, 0)
     # the backend "flash" is the package that was there, and torch's kernels are there as a peer
     peer = {"torch-varlen": {"seconds": {"total": {"median": 3e-3}}}}
     there = line("packed", 8, flash_package="flash-attn-4")
     there["implementations"] |= peer
-    (row,) = card_table.rows_of([there], "attention")
+    (row,) = gpu_table.rows_of([there], "attention")
     assert row["ms"] == {"triton": 2.0, "flash/flash-attn-4": 1.0, "flash/torch": 3.0}
     losses = [line("", tokens, stage="loss", terms="plain", dim=None, implementations={
         f"brine-{name}": {"seconds": {"total": {"median": s}}} for name, s in times.items()
     }) for tokens, times in ((8, {"triton": 1e-3, "liger": 4e-3}), (32, {"triton": 9e-3, "liger": 4e-3}))]  # fmt: skip
-    (row,) = card_table.rows_of(losses, "loss")
+    (row,) = gpu_table.rows_of(losses, "loss")
     assert row["ms"] == pytest.approx({"triton": 3.0, "liger": 4.0}) and row["source"]["case"] == "-8, -32"
     record = ResultsLog(tmp_path)
     record.write(stage="attention", case="c", number=float("1.5"), path=tmp_path)
-    assert card_table.write_table(tmp_path) == 1
+    assert gpu_table.write_table(tmp_path) == 1
 
 
 def test_a_copy_without_git_knows_its_commit(tmp_path, monkeypatch):
@@ -360,9 +363,9 @@ def test_a_corpus_is_packed_and_read_where_nothing_decodes(tmp_path):
     for module in (json, subprocess, sys.modules["textwrap"], sys.modules["argparse"], sys.modules["shlex"]):
         text = Path(module.__file__).read_bytes()
         (files / f"{module.__name__}.py").write_bytes(text)
-    assert card_corpus.pack(tmp_path / "corpus.tar.xz", mib=1, toy=True, source=files) == 0
-    folder = card_corpus.unpack(tmp_path / "corpus.tar.xz", tmp_path / "work")
-    assert card_corpus.unpack(tmp_path / "corpus.tar.xz", tmp_path / "work") == folder
+    assert gpu_corpus.pack(tmp_path / "corpus.tar.xz", mib=1, toy=True, source=files) == 0
+    folder = gpu_corpus.unpack(tmp_path / "corpus.tar.xz", tmp_path / "work")
+    assert gpu_corpus.unpack(tmp_path / "corpus.tar.xz", tmp_path / "work") == folder
     script = (
         "import sys; sys.modules.update(dict.fromkeys(('av', 'soundfile', 'tyro', 'datasketch')));"
         "from brine.data.corpus.store import open_corpus; corpus = open_corpus(sys.argv[1]);"
@@ -374,5 +377,5 @@ def test_a_corpus_is_packed_and_read_where_nothing_decodes(tmp_path):
 
 
 def test_counts_shrink_to_one_and_no_further():
-    made = card_corpus.scaled(SynthCounts(text=70, screenshot=(100, 3, 0, 1)), 0.1)
-    assert made == SynthCounts(text=7, screenshot=(10, 1, 0, 1)) and card_corpus.num_documents(made) == 19
+    made = gpu_corpus.scaled(SynthCounts(text=70, screenshot=(100, 3, 0, 1)), 0.1)
+    assert made == SynthCounts(text=7, screenshot=(10, 1, 0, 1)) and gpu_corpus.num_documents(made) == 19

@@ -1,8 +1,8 @@
-"""Tests for one card: what a CPU cannot stand in for. Without CUDA each is skipped, and says so.
+"""Tests for one GPU: what a CPU cannot stand in for. Without CUDA each is skipped, and says so.
 
-    python -m pytest -n 8 --dist load tests/card
+    python -m pytest -n 8 --dist load tests/gpu
 
-Each has a limit of time, and one that loses the card takes its process along (`benchmarks.card.test_timeouts`).
+Each has a limit of time, and one that loses the GPU takes its process along (`benchmarks.gpu.test_timeouts`).
 """
 
 import os
@@ -12,13 +12,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from benchmarks.card.test_timeouts import pytest_configure, pytest_runtest_logreport, watched  # noqa: F401
+from benchmarks.gpu.test_timeouts import pytest_configure, pytest_runtest_logreport, watched  # noqa: F401
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
     # pytest asks this hook about the tests of all folders
-    if item.path.parent.name != "card" or not torch.cuda.is_available():
+    if item.path.parent.name != "gpu" or not torch.cuda.is_available():
         return (yield)
     return (yield from watched(item))
 
@@ -27,13 +27,13 @@ def pytest_collection_modifyitems(items):
     if torch.cuda.is_available():
         return
     for item in items:
-        if "card" in item.path.parent.name:
+        if item.path.parent.name == "gpu":
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
 @pytest.fixture
 def nccl(monkeypatch):
-    """A process group of this process alone, by NCCL on the card and gloo on the host."""
+    """A process group of this process alone, by NCCL on the GPU and gloo on the host."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,12 +1,12 @@
-"""The specialised backward equals the specification on a Hopper card, in every configuration that is worth timing."""
+"""The specialised backward equals the specification on a Hopper GPU, in every configuration that is worth timing."""
 
 import pytest
 import torch
 
 pytest.importorskip("triton.experimental.gluon.language.nvidia.hopper", reason="needs Triton with Gluon for Hopper")
 
-from benchmarks.card.stages.gluon import cases
-from benchmarks.card.stages.gluon_backward import FUSED, PAIRS, check
+from benchmarks.gpu.stages.gluon import cases
+from benchmarks.gpu.stages.gluon_backward import FUSED, PAIRS, check
 
 CONFIGURATIONS = {f"D{dim}-{i}": (dim, pair) for dim, pairs in PAIRS.items() for i, pair in enumerate(pairs)}
 CONFIGURATIONS |= {f"D{dim}-fused-{i}": (dim, (x,)) for dim, shapes in FUSED.items() for i, x in enumerate(shapes)}

@@ -1,6 +1,6 @@
 """An encoded corpus that is brought along: the demo's material in less of it, for a machine without media libraries.
 
-    python -m benchmarks.card --pack-corpus corpus.tar.xz [--pack-mib 24]
+    python -m benchmarks.gpu --pack-corpus corpus.tar.xz [--pack-mib 24]
     python train.py demo --corpus.manifest FOLDER_OF_IT         what the stages `train` and `demo` do with it
 
 Making a corpus takes libraries that render, speak and decode; reading an encoded one takes numpy. So it is made where
@@ -111,7 +111,7 @@ def validate_archive(file: Path) -> None:
     except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error):
         first = None
     if first is None or first.name.split("/")[0] != "corpus":
-        raise ValueError(f"{file} is no corpus: `python -m benchmarks.card --pack-corpus FILE` makes one")
+        raise ValueError(f"{file} is no corpus: `python -m benchmarks.gpu --pack-corpus FILE` makes one")
 
 
 def unpack(file: Path, folder: Path) -> Path:

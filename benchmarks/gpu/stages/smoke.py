@@ -1,11 +1,11 @@
-"""Stage `smoke`: does this card answer, how fast is it at best, and is what will be measured right on it?
+"""Stage `smoke`: does this GPU answer, how fast is it at best, and is what will be measured right on it?
 
     machine            compilers, memory of the host, the driver
-    peak               best 8,192-cube in bf16, best copy on the card, copies from and to pinned host memory
+    peak               best 8,192-cube in bf16, best copy on the GPU, copies from and to pinned host memory
     check-<backend>    out, dq, dk, dv under six masks and two head dims, against the specification in fp32
-    guard              the kernels run on the card that holds their inputs, not on the current one; wants two cards
+    guard              the kernels run on the GPU that holds their inputs, not on the current one; wants two GPUs
     compile, offload   a step of a small model compiled, and offloaded, against the same step eager and kept
-    card-tests         tests that need a card and little time: a mesh of one, the ring's reference, offloading
+    gpu-tests         tests that need a GPU and little time: a mesh of one, the ring's reference, offloading
 
 Errors are shares of the largest value. Nothing here is a gate: a backend that is off is told, and what follows shows it
 again ("skipped").
@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.card.child import machine
-from benchmarks.card.stage import StageContext, SuiteItem
-from benchmarks.card.stages import tests as card_tests
+from benchmarks.gpu.child import machine
+from benchmarks.gpu.stage import StageContext, SuiteItem
+from benchmarks.gpu.stages import tests as gpu_tests
 from benchmarks.harness.implementations import Implementation
 from benchmarks.harness.measure import copy_rate, matmul_rate, reason_of
 from benchmarks.kernels import attention
@@ -51,7 +51,7 @@ def items(toy: bool) -> list[SuiteItem]:
         *checks,
         *steps,
         SuiteItem("guard", 30),
-        SuiteItem("card-tests", 120),
+        SuiteItem("gpu-tests", 120),
     ]
 
 
@@ -60,8 +60,8 @@ def run(item: SuiteItem, context: StageContext) -> None:
     name, _, backend = item.name.partition("-")
     if name == "check":
         check(backend, context)
-    elif name == "card":
-        card_tests.run(item, context)
+    elif name == "gpu":
+        gpu_tests.run(item, context)
     elif name == "machine":
         context.record(**machine())
     else:
@@ -79,12 +79,12 @@ def peak(context: StageContext) -> None:
         )
     context.record("copy", bytes_per_s=copy_rate(device, size=2**20 if context.toy else 2**30))
     if device == "cuda":
-        on_card = torch.empty(2**28, dtype=torch.uint8, device=device)
+        on_gpu = torch.empty(2**28, dtype=torch.uint8, device=device)
         start = time.perf_counter()
         pinned = torch.empty(2**28, dtype=torch.uint8, pin_memory=True)
         pin_s = time.perf_counter() - start
         rates = {}
-        for way, target, source in (("from_host", on_card, pinned), ("to_host", pinned, on_card)):
+        for way, target, source in (("from_host", on_gpu, pinned), ("to_host", pinned, on_gpu)):
             target.copy_(source, non_blocking=True)
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begin.record()
@@ -129,7 +129,7 @@ def check(backend: str, context: StageContext) -> None:
                 failed.append(name)
                 context.record(name, error=reason_of(error), right=False)
                 if context.device == "cuda":
-                    # raises where the card answers no longer
+                    # raises where the GPU answers no longer
                     torch.cuda.synchronize()
                 continue
             context.record(
@@ -156,7 +156,7 @@ def errors(ours: Implementation, truth: Implementation) -> dict[str, float]:
 def compiled(context: StageContext) -> None:
     """Two steps of a small model, its blocks compiled, against the same steps eager."""
     if context.device == "cpu":
-        context.record(skipped="for a card; a processor's compiler takes a minute, and the tests of training have it")
+        context.record(skipped="for a GPU; a processor's compiler takes a minute, and the tests of training have it")
         return
     _compare(context, "eager", "compiled", {"compiled": True})
 
@@ -192,9 +192,9 @@ def _compare(context: StageContext, plain: str, other: str, changes: dict[str, A
 
 
 def guard(context: StageContext) -> None:
-    """Inputs on the second card while the first is current."""
+    """Inputs on the second GPU while the first is current."""
     if context.device != "cuda" or torch.cuda.device_count() < 2:
-        context.record(skipped="wants two cards")
+        context.record(skipped="wants two GPUs")
         return
     with torch.cuda.device(0):
         problem = attention.make_problem(

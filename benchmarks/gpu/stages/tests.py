@@ -1,8 +1,8 @@
-"""Stage `tests`: the tests of the kernels that touch the card; told, and no gate. (`tests/card` is in stage `smoke`.)
+"""Stage `tests`: the tests of the kernels that touch the GPU; told, and no gate. (`tests/gpu` is in stage `smoke`.)
 
-What computes on the host alone is left to `pytest`, which needs no card for it. Many small kernels are compiled by
-these tests, so they run in as many processes as there are cores (ten at most, as each holds a context on the card),
-under `benchmarks.card.test_timeouts`: a kernel that never ends costs one test. Lines of pytest's report are read as
+What computes on the host alone is left to `pytest`, which needs no GPU for it. Many small kernels are compiled by
+these tests, so they run in as many processes as there are cores (ten at most, as each holds a context on the GPU),
+under `benchmarks.gpu.test_timeouts`: a kernel that never ends costs one test. Lines of pytest's report are read as
 they come: where the time is up, what had passed and failed until then is told all the same. `tests-<item>.txt` has the
 report, `junit-<item>.xml` what pytest writes at its end.
 """
@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 
-from benchmarks.card.stage import ROOT, StageContext, SuiteItem, run_command
+from benchmarks.gpu.stage import ROOT, StageContext, SuiteItem, run_command
 from brine.training.runtime import usable_cores
 
 MOST_PROCESSES = 10
@@ -23,7 +23,7 @@ GROUPS = {
     # by themselves, not by the test that starts them in a child and tells their number
     "attention": ("tests/kernels/attention/attention_triton_cases.py",),
     "loss": ("tests/kernels/linear_loss/test_triton.py",),
-    "card": ("tests/card/test_*.py",),
+    "gpu": ("tests/gpu/test_*.py",),
     "toy": ("tests/kernels/attention/test_spans.py",),
 }
 """Files by item."""
@@ -60,11 +60,11 @@ def run(item: SuiteItem, context: StageContext) -> None:
         return
     junit, log = context.out / f"junit-{item.name}.xml", context.out / f"tests-{item.name}.txt"
     # the project's own options are for people: quiet, and two processes
-    command = [sys.executable, "-m", "pytest", *files, "-o", "addopts=", "-v", "-rfE", "--tb=short"]
+    command = [sys.executable, "-m", "pytest", *files, "-o", "addopts=-m 'not acceptance'", "-v", "-rfE", "--tb=short"]
     command += ["-p", "no:cacheprovider", f"--junitxml={junit}"]
-    if item.name != "card-tests":
+    if item.name != "gpu-tests":
         # those have it by themselves
-        command += ["-p", "benchmarks.card.test_timeouts"]
+        command += ["-p", "benchmarks.gpu.test_timeouts"]
     processes = 1 if context.toy else min(MOST_PROCESSES, usable_cores())
     if importlib.util.find_spec("xdist") and processes > 1:
         # (with loadgroup, pytest-xdist 3.8 stands still once a process was replaced)
@@ -83,7 +83,7 @@ def outcomes(report: str) -> dict[str, object]:
     reasons: dict[str, str] = {}
     for line in report.splitlines():
         if found := SUMMARY.match(line):
-            # a test that lost the card is told of twice; the first reason is its own
+            # a test that lost the GPU is told of twice; the first reason is its own
             reasons.setdefault(found[2], (found[3] or "")[:300])
             states[found[2]] = found[1]
         elif found := OUTCOME.search(line):

@@ -18,7 +18,7 @@ from dataclasses import replace
 
 import torch
 
-from benchmarks.card.stage import StageContext, SuiteItem
+from benchmarks.gpu.stage import StageContext, SuiteItem
 from benchmarks.harness import records as harness
 from benchmarks.harness.implementations import OURS, Implementation, TimingLimits, benchmark_implementations
 from benchmarks.harness.measure import matmul_rate

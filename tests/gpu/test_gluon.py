@@ -1,11 +1,11 @@
-"""The specialised forward equals the specification on a Hopper card, in every configuration that is worth timing."""
+"""The specialised forward equals the specification on a Hopper GPU, in every configuration that is worth timing."""
 
 import pytest
 import torch
 
 pytest.importorskip("triton.experimental.gluon.language.nvidia.hopper", reason="needs Triton with Gluon for Hopper")
 
-from benchmarks.card.stages.gluon import SHAPES, cases
+from benchmarks.gpu.stages.gluon import SHAPES, cases
 
 CONFIGURATIONS = [(dim, shape) for dim, shapes in SHAPES.items() for shape in shapes]
 

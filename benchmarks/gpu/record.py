@@ -1,14 +1,14 @@
-"""What a card said, on disk the moment it was said: one line of JSON a figure, and a log for people.
+"""What a GPU said, on disk the moment it was said: one line of JSON a figure, and a log for people.
 
     record = ResultsLog(folder)
     record.write(stage="smoke", case="peak", bf16_flops_per_s=...)
 
 A line is appended in a single write and synchronised before `write` returns, so a run that is killed leaves whole lines
 of all that was measured. Several processes append to one file: the parent, and the child that is at work. Every line
-carries where it was made (`where`: card, driver, versions, commit), since lines of many runs end up in one place.
+carries where it was made (`where`: GPU, driver, versions, commit), since lines of many runs end up in one place.
 
-The facts are found by a child (`benchmarks.card.child --machine-info`), because the parent shall hold no context on the
-card while a child fills it.
+The facts are found by a child (`benchmarks.gpu.child --machine-info`), because the parent shall hold no context on the
+GPU while a child fills it.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.card.stage import StageContext, SuiteItem
-from benchmarks.card.stages.gluon import HEADS, cases, inputs, median_ms, specified
+from benchmarks.gpu.stage import StageContext, SuiteItem
+from benchmarks.gpu.stages.gluon import HEADS, cases, inputs, median_ms, specified
 from benchmarks.harness.measure import reason_of
 from benchmarks.kernels.masks import make_mask
 from brine.kernels.attention import Spans, reference
@@ -155,7 +155,7 @@ def check_all(dim: int, pair: tuple[BackwardTileConfig, ...], context: StageCont
         except Exception as error:
             found = {"right": False, "skipped": reason_of(error)}
             if context.device == "cuda":
-                # raises where the card answers no longer
+                # raises where the GPU answers no longer
                 torch.cuda.synchronize()
         worst, right, wrong = max(worst, found.get("error", 0.0)), right + found["right"], wrong + (not found["right"])
         if not found["right"]:

@@ -6,14 +6,15 @@ import time
 
 import pytest
 
-from benchmarks.card import __main__ as card
-from benchmarks.card import stage as card_stage
-from benchmarks.card import work as card_work
-from benchmarks.card.record import read
-from benchmarks.card.stages import demo as card_demo
-from benchmarks.card.stages import generate as card_generate
-from benchmarks.card.stages import smoke as card_smoke
-from benchmarks.card.stages import train as card_train
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import stage as gpu_stage
+from benchmarks.gpu import suite as gpu_suite
+from benchmarks.gpu import work as gpu_work
+from benchmarks.gpu.record import read
+from benchmarks.gpu.stages import demo as gpu_demo
+from benchmarks.gpu.stages import generate as gpu_generate
+from benchmarks.gpu.stages import smoke as gpu_smoke
+from benchmarks.gpu.stages import train as gpu_train
 
 STEP = {"step": 5, "loss": 3.0, "time": {"tokens_per_s": 10.0, "mfu": 0.25}}
 TRAIN = """
@@ -30,9 +31,9 @@ os.kill(os.getpid(), -code) if code < 0 else sys.exit(code)
 
 @pytest.fixture
 def context(tmp_path):
-    return card_stage.StageContext(
+    return gpu_stage.StageContext(
         "demo", True, "cpu", tmp_path / "out", tmp_path / "work", None, 0.0, 0.0, time.time() + 600,
-        card_stage.SuiteItem("demo", 90),
+        gpu_stage.SuiteItem("demo", 90),
     )  # fmt: skip
 
 
@@ -49,15 +50,15 @@ def ends_with(context, monkeypatch):
         def instead(command, *, log, seconds, gentle):
             stage = context.work / "runs-demo" / "demo" / "large"
             program = [sys.executable, "-c", TRAIN, str(stage), json.dumps(lines), str(code or 0)]
-            found = card_stage.run_command(program, log=log, seconds=seconds)
+            found = gpu_stage.run_command(program, log=log, seconds=seconds)
             return None if code is None else found
 
-        monkeypatch.setattr(card_train, "run_command", instead)
-        monkeypatch.setattr(card_train, "corpus_of", lambda context: (context.work, "none"))
+        monkeypatch.setattr(gpu_train, "run_command", instead)
+        monkeypatch.setattr(gpu_train, "corpus_of", lambda context: (context.work, "none"))
         before = len(read(context.out)) if context.out.exists() else 0
         context.out.mkdir(exist_ok=True)
         try:
-            card_train.line("demo", (), context, seconds=60, again=again)
+            gpu_train.line("demo", (), context, seconds=60, again=again)
         finally:
             run.lines = read(context.out)[before:]
         return run.lines
@@ -85,10 +86,10 @@ def test_a_run_that_was_asked_to_stop_while_it_evaluated_is_no_failure(ends_with
 
 def test_the_demo_goes_on_unless_it_is_a_toy(context, monkeypatch):
     asked = []
-    monkeypatch.setattr(card_demo, "line", lambda *arguments, **options: asked.append(options["again"]))
+    monkeypatch.setattr(gpu_demo, "line", lambda *arguments, **options: asked.append(options["again"]))
     for toy in (True, False):
         context.toy = toy
-        card_demo.run(context.item, context)
+        gpu_demo.run(context.item, context)
     assert asked == [False, True]
 
 
@@ -105,11 +106,11 @@ def test_a_backend_that_raises_at_one_mask_is_tried_at_the_others_and_has_failed
             raise OutOfResources("shared memory")
         return brine(problem)
 
-    brine, seen = card_smoke.brine, []
-    monkeypatch.setattr(card_smoke, "brine", instead)
+    brine, seen = gpu_smoke.brine, []
+    monkeypatch.setattr(gpu_smoke, "brine", instead)
     context.out.mkdir()
     with pytest.raises(RuntimeError, match=r"cpu raised at window-D16"):
-        card_smoke.check("cpu", context)
+        gpu_smoke.check("cpu", context)
     right = {line["case"].split()[-1]: line["right"] for line in read(context.out)}
     assert not right.pop("window-D16") and len(right) >= 4 and all(right.values())
 
@@ -126,30 +127,30 @@ def test_generation_that_failed_is_no_success(context, monkeypatch):
         log.write_text('{"tokens_per_s": 1}\n{"cut\nerror: no\n')
         return 2
 
-    monkeypatch.setattr(card_generate, "run_command", instead)
+    monkeypatch.setattr(gpu_generate, "run_command", instead)
     context.out.mkdir()
     with pytest.raises(RuntimeError, match=r"benchmarks.context.generate ended with 2: error: no"):
-        card_generate.run(context.item, context)
+        gpu_generate.run(context.item, context)
     first, last = read(context.out)
     assert first["said"] == {"tokens_per_s": 1} and last["lines_cut"] == 1
 
 
 def test_runs_of_other_code_and_of_other_commands_are_left_alone(tmp_path, monkeypatch, capsys):
     """Yesterday's run, by another commit, was once told as today's."""
-    monkeypatch.setattr(card_work.tempfile, "tempdir", str(tmp_path))
-    known = card_work.default_work({"commit": "abc", "dirty": False})
-    assert known == card_work.default_work({"commit": "abc", "dirty": None}) and known.name.endswith("-abc")
+    monkeypatch.setattr(gpu_work.tempfile, "tempdir", str(tmp_path))
+    known = gpu_work.default_work({"commit": "abc", "dirty": False})
+    assert known == gpu_work.default_work({"commit": "abc", "dirty": None}) and known.name.endswith("-abc")
     corpus = tmp_path / "corpus.tar.xz"
-    without = card_work.default_work({"commit": "abc"}, corpus=corpus)
+    without = gpu_work.default_work({"commit": "abc"}, corpus=corpus)
     assert without != known
     corpus.write_text("another")
-    assert card_work.default_work({"commit": "abc"}, corpus=corpus) != without
+    assert gpu_work.default_work({"commit": "abc"}, corpus=corpus) != without
     for other in ({"commit": "def"}, {"commit": "abc", "dirty": True}, {"commit": None}, {}):
-        assert card_work.default_work(other) != known
-    monkeypatch.setattr(card, "find_facts", lambda record, device: {"device": "cpu"})
+        assert gpu_work.default_work(other) != known
+    monkeypatch.setattr(gpu_suite, "find_facts", lambda record, device: {"device": "cpu"})
     toys = tmp_path / "toy"
-    card_work.check_folder(toys)
-    with card_work.lock_work_folder(toys):
-        assert card.main(["--stage", "tests", "--toy", "--work", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    gpu_work.check_folder(toys)
+    with gpu_work.lock_work_folder(toys):
+        assert gpu.main(["--stage", "tests", "--toy", "--work", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
         assert f"another command works in {toys}: wait" in capsys.readouterr().err
-    card_work.lock_work_folder(toys).close()
+    gpu_work.lock_work_folder(toys).close()

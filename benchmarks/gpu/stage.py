@@ -1,12 +1,12 @@
-"""The stages of a first half hour on a card: what a stage is made of, which there are, how long each may last.
+"""The stages of a first half hour on a GPU: what a stage is made of, which there are, how long each may last.
 
-A stage is a module `benchmarks.card.stages.<name>` with
+A stage is a module `benchmarks.gpu.stages.<name>` with
 
-    items(toy)          -> list[SuiteItem]: what to do, most wanted first; made without touching the card
+    items(toy)          -> list[SuiteItem]: what to do, most wanted first; made without touching the GPU
     run(item, context)  does one, and calls `context.record(...)` whenever it has a figure
 
-`run` is called in a child of its own (`benchmarks.card.child`), which does the items one after the other. When one
-kills its process, hangs, or leaves the card's context unusable, the parent notes it and starts another for the rest.
+`run` is called in a child of its own (`benchmarks.gpu.child`), which does the items one after the other. When one
+kills its process, hangs, or leaves the GPU's context unusable, the parent notes it and starts another for the rest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks.card.record import ResultsLog, append, backend_choices
+from benchmarks.gpu.record import ResultsLog, append, backend_choices
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,16 +41,16 @@ class SuiteStage:
 
     def module(self, instead: str = "") -> ModuleType:
         """The module that does it, or another one for tests. Raises ImportError."""
-        return importlib.import_module(instead or f"benchmarks.card.stages.{self.name}")
+        return importlib.import_module(instead or f"benchmarks.gpu.stages.{self.name}")
 
 
 STAGES = {
     stage.name: stage
     for stage in (
         SuiteStage(
-            "smoke", 4, 0.5, "versions, the card's peaks, backends against the specification, compiled against eager"
+            "smoke", 4, 0.5, "versions, the GPU's peaks, backends against the specification, compiled against eager"
         ),
-        SuiteStage("tests", 4, 1, "the kernels' tests and those that need a card, in parallel; reported, no gate"),
+        SuiteStage("tests", 4, 1, "the kernels' tests and those that need a GPU, in parallel; reported, no gate"),
         SuiteStage("attention", 8, 1, "attention over spans and its peers, by mask, length and head dim"),
         SuiteStage("loss", 4, 0.5, "the fused head and loss and its peers"),
         SuiteStage("gluon", 4, 1, "the specialised forward: right in every shape, and its times beside others'"),
@@ -59,7 +59,7 @@ STAGES = {
         SuiteStage("train", 8, 2, "training steps of the 1B model against the planner; a short line by train.py"),
         SuiteStage("generate", 5, 1, "generation: tokens a second"),
         SuiteStage("demo", 8, 2, "the demo by train.py, for as long as there is; the same command goes on"),
-        SuiteStage("million", 9, 4, "one training step of the 1B model on 1,048,576 tokens; wants a card of 141 GB"),
+        SuiteStage("million", 9, 4, "one training step of the 1B model on 1,048,576 tokens; wants a GPU of 141 GB"),
     )
 }
 """In the order of `all`."""
@@ -92,11 +92,11 @@ class StageContext:
     work: Path
     """Folder for all else: corpora, runs, models."""
     corpus: Path | None
-    """A packed corpus that was brought along (`benchmarks.card.corpus`)."""
+    """A packed corpus that was brought along (`benchmarks.gpu.corpus`)."""
     host_gib: float
     """Host memory that may be pinned."""
-    card_gib: float
-    """Memory of the card that the planner may use; 0: all of it."""
+    gpu_gib: float
+    """Memory of the GPU that the planner may use; 0: all of it."""
     end: float
     """When the stage's time is up, by `time.time`."""
     item: SuiteItem

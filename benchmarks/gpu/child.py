@@ -1,10 +1,10 @@
-"""A process that does some items of a stage, one after the other; `benchmarks.card` starts it.
+"""A process that does some items of a stage, one after the other; `benchmarks.gpu` starts it.
 
-    python -m benchmarks.card.child --machine-info                      what this machine is, as JSON on the last line
-    python -m benchmarks.card.child --stage S --items a b ..     for the parent; see `benchmarks.card`
+    python -m benchmarks.gpu.child --machine-info                      what this machine is, as JSON on the last line
+    python -m benchmarks.gpu.child --stage S --items a b ..     for the parent; see `benchmarks.gpu`
 
 Before each item, and whenever another contender is at work, it says so in the file `--now`, where the parent looks when
-this process dies or hangs. An item that raises is noted and the next one begins, unless the card's context is broken:
+this process dies or hangs. An item that raises is noted and the next one begins, unless the GPU's context is broken:
 then this process ends with code 3, and the parent starts another.
 """
 
@@ -25,8 +25,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.card.record import ResultsLog, error_of, forget_choices
-from benchmarks.card.stage import STAGES, StageContext
+from benchmarks.gpu.record import ResultsLog, error_of, forget_choices
+from benchmarks.gpu.stage import STAGES, StageContext
 
 PACKAGES = (
     "torch", "triton", "torchaudio", "numpy", "safetensors", "tokenizers", "transformers", "flash-attn", "flash-attn-3",
@@ -34,11 +34,11 @@ PACKAGES = (
     "datasketch", "pytest", "pytest-xdist",
 )  # fmt: skip
 BROKEN = 3
-"""Exit code of a process whose card answers no longer."""
+"""Exit code of a process whose GPU answers no longer."""
 
 
 def machine_info(device: str = "auto") -> dict[str, Any]:
-    """Card, driver, versions, commit. Nothing in here raises for what is missing."""
+    """GPU, driver, versions, commit. Nothing in here raises for what is missing."""
     import importlib.metadata
     import platform
 
@@ -54,9 +54,9 @@ def machine_info(device: str = "auto") -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
     versions["torch"] = torch.__version__
-    on_card = torch.cuda.is_available() and device != "cpu"
+    on_gpu = torch.cuda.is_available() and device != "cpu"
     found = {
-        "device": "cuda" if on_card else "cpu",
+        "device": "cuda" if on_gpu else "cpu",
         "card": None,
         "driver": None,
         "processor": processor(),
@@ -65,11 +65,11 @@ def machine_info(device: str = "auto") -> dict[str, Any]:
         "dirty": is_dirty(),
         "versions": versions,
     }
-    if on_card:
-        card = torch.cuda.get_device_properties(0)
-        found["card"] = card.name
-        found["capability"] = f"{card.major}.{card.minor}"
-        found["card_gib"] = round(card.total_memory / 2**30, 1)
+    if on_gpu:
+        gpu = torch.cuda.get_device_properties(0)
+        found["card"] = gpu.name
+        found["capability"] = f"{gpu.major}.{gpu.minor}"
+        found["card_gib"] = round(gpu.total_memory / 2**30, 1)
         found["cards"] = torch.cuda.device_count()
         found["driver"] = _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "-i", "0")
         found["versions"]["cudnn"] = torch.backends.cudnn.version()
@@ -124,7 +124,7 @@ def work(options: argparse.Namespace) -> int:
     for name in options.items:
         context = StageContext(
             stage=stage.name, toy=options.toy, device=options.device, out=options.out, work=options.work,
-            corpus=options.corpus, host_gib=options.host_gib, card_gib=options.card_gib, end=options.end,
+            corpus=options.corpus, host_gib=options.host_gib, gpu_gib=options.gpu_gib, end=options.end,
             item=known[name],
             without=frozenset(without.get(name, ())) | frozenset(without.get("", ())),
             on_work=lambda implementation_name, name=name: now(name, implementation_name),
@@ -156,7 +156,7 @@ def work(options: argparse.Namespace) -> int:
 
 
 def _release() -> None:
-    """Give back what the last item held: the next may want all of the card."""
+    """Give back what the last item held: the next may want all of the GPU."""
     import torch
 
     gc.collect()
@@ -164,7 +164,7 @@ def _release() -> None:
 
 
 def _broken(device: str) -> bool:
-    """After an error: does the card still answer?"""
+    """After an error: does the GPU still answer?"""
     if device != "cuda":
         return False
     import torch
@@ -186,7 +186,7 @@ def _said(*command: str) -> str | None:
 
 
 def _end_with_parent() -> None:
-    """A child of a parent that was killed would hold the card: it ends itself, and what it started."""
+    """A child of a parent that was killed would hold the GPU: it ends itself, and what it started."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -199,7 +199,7 @@ def _end_with_parent() -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command -> exit code."""
-    made = argparse.ArgumentParser(prog="python -m benchmarks.card.child", description=__doc__.splitlines()[0])
+    made = argparse.ArgumentParser(prog="python -m benchmarks.gpu.child", description=__doc__.splitlines()[0])
     made.add_argument("--machine-info", action="store_true")
     made.add_argument("--stage", choices=sorted(STAGES))
     made.add_argument("--items", nargs="+", default=[])
@@ -209,7 +209,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in ("--out", "--work", "--now", "--corpus"):
         made.add_argument(name, type=Path)
     made.add_argument("--host-gib", type=float, default=0.0)
-    made.add_argument("--card-gib", type=float, default=0.0)
+    made.add_argument("--gpu-gib", type=float, default=0.0)
     made.add_argument("--end", type=float, default=0.0)
     made.add_argument("--without", default="{}")
     options = made.parse_args(arguments)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from benchmarks.card.stage import StageContext, SuiteItem
-from benchmarks.card.stages.attention import roofline
+from benchmarks.gpu.stage import StageContext, SuiteItem
+from benchmarks.gpu.stages.attention import roofline
 from benchmarks.harness import records as harness
 from benchmarks.harness.implementations import OURS, TimingLimits, benchmark_implementations
 from benchmarks.kernels import linear_loss

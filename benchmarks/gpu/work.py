@@ -16,11 +16,11 @@ from typing import IO, Any
 
 
 def default_work(machine_info: dict[str, Any], *, corpus: Path | None = None) -> Path:
-    """Its path, of what `benchmarks.card.child` found out of this machine and checkout."""
+    """Its path, of what `benchmarks.gpu.child` found out of this machine and checkout."""
     known, user = machine_info.get("commit"), os.getuid()
     if not known or machine_info.get("dirty"):
-        return Path(tempfile.mkdtemp(prefix=f"brine-card-{user}-"))
-    name = f"brine-card-{user}-{known[:12]}"
+        return Path(tempfile.mkdtemp(prefix=f"brine-gpu-{user}-"))
+    name = f"brine-gpu-{user}-{known[:12]}"
     if corpus is not None:
         try:
             found = corpus.resolve().stat()

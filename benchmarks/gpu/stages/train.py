@@ -1,6 +1,6 @@
 """Stage `train`: steps of the 1B model beside the planner's estimate, and a short run of the whole line.
 
-    steps-65536, steps-262144      `benchmarks.training.train_gpu`: settings as planned for this card, memory,
+    steps-65536, steps-262144      `benchmarks.training.train_gpu`: settings as planned for this GPU, memory,
                                    seconds, MFU; what "auto" takes for attention, and `-triton` by our kernels alone
     line                           train.py from corpus to report in a minute or two, started as a user starts it
 
@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.card.corpus import text_corpus, unpack
-from benchmarks.card.stage import StageContext, SuiteItem, run_command
+from benchmarks.gpu.corpus import text_corpus, unpack
+from benchmarks.gpu.stage import StageContext, SuiteItem, run_command
 from benchmarks.training import train_gpu
 
 LENGTHS = (65_536, 262_144)
@@ -89,7 +89,7 @@ def measure(name: str, context: StageContext, steps: tuple[str, ...] = train_gpu
     """Steps of one length. name: a case of `train_gpu`, with "-" and a backend of attention if it is not "auto"."""
     name, _, backend = name.partition("-")
     backend = backend or "auto"
-    options = argparse.Namespace(quick=context.toy, host_gib=context.host_gib, card_gib=context.card_gib)
+    options = argparse.Namespace(quick=context.toy, host_gib=context.host_gib, gpu_gib=context.gpu_gib)
     sheet = train_gpu.this_device(options, context.device)
     settings = train_gpu.settings(options, context.device, sheet, backend=backend)
     if name not in settings:

@@ -1,4 +1,4 @@
-"""On one card: FSDP2 by NCCL over a mesh of one, offloading, the ring by threads, checkpoints.
+"""On one GPU: FSDP2 by NCCL over a mesh of one, offloading, the ring by threads, checkpoints.
 
 Quick tests first. Backends are named: a self-check of "auto" would compile what no test here asks for. On one H200
 all passed but offloading, which was compared there without asking for deterministic algorithms.
@@ -85,7 +85,7 @@ def test_running_out_of_memory_is_known():
     assert is_out_of_memory(caught.value)
 
 
-def test_a_group_is_met_on_the_card_and_on_the_host(nccl):
+def test_a_group_is_met_on_the_gpu_and_on_the_host(nccl):
     world = World()
     for device in ("cpu", "cuda"):
         world.warm_up_group(None, device=device)
@@ -94,7 +94,7 @@ def test_a_group_is_met_on_the_card_and_on_the_host(nccl):
     assert found == ["plain"]
 
 
-def test_a_checkpoint_is_what_the_card_held_when_it_was_begun(tmp_path):
+def test_a_checkpoint_is_what_the_gpu_held_when_it_was_begun(tmp_path):
     """The weights are diverged as soon as `begin` returns, while files are being written."""
     model = model_of(dataclasses.replace(SHAPE, dim=512, mlp_dim=2048))
     gradients, optimizer = FlatGradients(dict(model.named_parameters())), Optimizer(model, CONFIG)
@@ -143,7 +143,7 @@ def test_a_mesh_of_one_trains_the_step_that_the_plain_model_does(nccl):
 @pytest.mark.parametrize("world", [2, 3])
 @pytest.mark.parametrize("window", [None, 100], ids=["causal", "window"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-def test_the_ring_on_the_card_equals_one_device(world, window, dtype):
+def test_the_ring_on_the_gpu_equals_one_device(world, window, dtype):
     """Ranks are threads, kernels are Triton's; errors against fp64 are at most one and a half times one device's."""
     tokens, heads, key_heads, dim = 611, 4, 2, 64
     generator = torch.Generator().manual_seed(0)

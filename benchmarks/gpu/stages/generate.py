@@ -7,7 +7,7 @@ import importlib.util
 import json
 import sys
 
-from benchmarks.card.stage import StageContext, SuiteItem, run_command
+from benchmarks.gpu.stage import StageContext, SuiteItem, run_command
 
 
 def items(toy: bool) -> list[SuiteItem]:

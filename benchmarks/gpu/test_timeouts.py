@@ -1,13 +1,13 @@
-"""A pytest plugin for tests on a card: one that hangs, or loses the card, costs itself and not all the others.
+"""A pytest plugin for tests on a GPU: one that hangs, or loses the GPU, costs itself and not all the others.
 
-    python -m pytest -n 10 -p benchmarks.card.test_timeouts tests/kernels/attention/attention_triton_cases.py
+    python -m pytest -n 10 -p benchmarks.gpu.test_timeouts tests/kernels/attention/attention_triton_cases.py
 
 *Time.* Who waits for a kernel that never ends is inside of the driver, where no exception and no Python signal handler
 reaches. So a test that takes longer than `LIMIT_S` ends its process, from a thread of C's, and the stacks of all
 threads go to stderr.
 
-*A lost card.* After an illegal address nothing that a process asks of the card succeeds any more: every test after it
-would fail as well. So after a test that failed the card is asked for a sign, and without one the process ends.
+*A lost GPU.* After an illegal address nothing that a process asks of the GPU succeeds any more: every test after it
+would fail as well. So after a test that failed the GPU is asked for a sign, and without one the process ends.
 
 Under pytest-xdist another process takes over what is left, and the test counts as failed; without it the run ends.
 """
@@ -50,15 +50,15 @@ def watched(item: pytest.Item) -> Generator[None, object, object]:
     faulthandler.dump_traceback_later(LIMIT_S, exit=True, file=_stderr)
     try:
         done = yield
-        if item.nodeid in _failed and (lost := lost_card()):
-            _end(f"{item.nodeid} lost the card: {lost}")
+        if item.nodeid in _failed and (lost := lost_gpu()):
+            _end(f"{item.nodeid} lost the GPU: {lost}")
         return done
     finally:
         faulthandler.cancel_dump_traceback_later()
 
 
-def lost_card() -> str | None:
-    """What the card says where it does not answer this process any more."""
+def lost_gpu() -> str | None:
+    """What the GPU says where it does not answer this process any more."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return None

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.card.record import RESULTS, append, read
-from benchmarks.card.stage import StageContext, SuiteItem
+from benchmarks.gpu.record import RESULTS, append, read
+from benchmarks.gpu.stage import StageContext, SuiteItem
 from benchmarks.harness.measure import CallTimer, reason_of, spread
 from benchmarks.kernels.masks import BenchmarkMask, make_mask
 
@@ -207,7 +207,7 @@ def sweep(table_key: TileTableKey, context: StageContext) -> None:
         except Exception as error:
             context.record(str(tile), **told, skipped=reason_of(error))
             if context.device == "cuda":
-                # raises where the card answers no longer
+                # raises where the GPU answers no longer
                 torch.cuda.synchronize()
 
 
