@@ -31,7 +31,6 @@ import argparse
 import importlib.util
 import json
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -43,7 +42,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.training.train_cpu import ModelShape, WorkerProcess
+from benchmarks.harness.peers import LLAMA_FILE, ModelShape, WorkerError, WorkerProcess, start_peer
 from brine.data.sequence import FIELDS, Sequence
 from brine.data.tokenizer import EOS_ID
 from brine.inference.decode import DynamicDecoder, uses_static_decoder
@@ -54,7 +53,6 @@ from brine.model.device import native_dtype, resolve_device
 from brine.model.transformer import Transformer
 from brine.training.logging.environment import commit
 
-PEER_FILE = Path(__file__).parent / "generate_peer.py"
 OURS, PEERS = ("brine", "brine-compiled"), ("transformers-static", "transformers-dynamic")
 MIN_ROUNDS, MAX_ROUNDS = 3, 15
 EVERY = 16
@@ -225,7 +223,7 @@ def main(argv: list[str] | None = None) -> int:
               "dtype": str(dtype).removeprefix("torch."), "torch": torch.__version__, "commit": commit()}  # fmt: skip
     lines, ours, succeeded = ResultWriter(options.out, common), BrineGenerator(shape, device, dtype), False
     with tempfile.TemporaryDirectory() as folder:
-        peer, why = start_peer(options.peer_python, Path(folder))
+        peer, why = peer_or_reason(options.peer_python, Path(folder))
         if peer is not None:
             try:
                 longest = max(case.prompt + case.new_tokens for case in cases)
@@ -234,7 +232,7 @@ def main(argv: list[str] | None = None) -> int:
                     threads=options.threads,
                 )  # fmt: skip
                 common["peer"] = said["versions"]
-            except RuntimeError as error:
+            except WorkerError as error:
                 peer.close()
                 peer, why = None, str(error)
         for number, case in enumerate(cases):
@@ -285,16 +283,14 @@ def run_case(
     return not isinstance(found[OURS[0]], str)
 
 
-def start_peer(python: Path | None, folder: Path) -> tuple[WorkerProcess | None, str]:
+def peer_or_reason(python: Path | None, folder: Path) -> tuple[WorkerProcess | None, str]:
     """-> (the peer's process, "") or (None, why there is none)."""
     if python is None and importlib.util.find_spec("transformers") is not None:
         python = Path(sys.executable)
     if python is None:
         return None, "there is no transformers here: give --peer-python, an interpreter that has it"
-    shutil.copy(PEER_FILE, folder)
     try:
-        # isolated: neither the working folder nor PYTHONPATH may lead to the project
-        return WorkerProcess([str(python), "-I", str(folder / PEER_FILE.name)], cwd=folder, log=folder / "peer.log"), ""
+        return start_peer(python, LLAMA_FILE, "generate", folder=folder), ""
     except OSError as error:
         return None, str(error)
 

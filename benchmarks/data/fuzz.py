@@ -37,7 +37,7 @@ HELPERS = harness.ROOT / "tests" / "data"
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The options."""
     made = argparse.ArgumentParser(
-        prog=f"python -m benchmarks.{NAME}",
+        prog=f"python -m {harness.MODULES[NAME]}",
         description="Mutated media files through decoding servers: crashes, hangs, growth, wrong successes.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -78,7 +78,7 @@ def record_of(report, options: argparse.Namespace, seeds: dict, seconds: float, 
     return {
         "benchmark": NAME,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "command": f"python -m benchmarks.{NAME} " + " ".join(options.argv),
+        "command": " ".join(["python -m", harness.MODULES[NAME], *options.argv]),
         "quick": options.quick,
         "hardware": hardware,
         "seed": options.seed,

@@ -173,7 +173,7 @@ def measure(case: str, documents: int, peer_documents: int, on_stage: Callable[[
     peer = measure_peer(index, case, peer_documents)
     del index
     on_stage("memory")
-    result["memory"] = peak_growth(f"benchmarks.{NAME}:memory_call", {"case": case, "documents": documents})
+    result["memory"] = peak_growth(f"{harness.MODULES[NAME]}:memory_call", {"case": case, "documents": documents})
     scaled = peer["cpu_s"] * documents / peer["documents"]
     result["first_fit"] = {**peer, "scaled_cpu_s": scaled, "times_ours": scaled / cpu}
     return result

@@ -179,7 +179,7 @@ def main(argv: list[str] | None = None) -> int:
     made.add_argument("--work", type=Path, default=Path("runs/meshes"), help="folder of the runs, kept for a look")
     argv = sys.argv[1:] if argv is None else argv
     options = made.parse_args(argv)
-    options.given = argv
+    options.argv = argv
     names = harness.select(list(MESHES), options.cases)
     if options.list:
         print("\n".join(names))

@@ -1,14 +1,15 @@
 """The fair part: turns, agreement, refusal where tests fail, and records that only ever grow."""
 
 import argparse
+import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.harness import comparison, machine
 from benchmarks.harness import correctness as gate
-from benchmarks.harness import machine
 from benchmarks.harness import records as harness
 from benchmarks.harness.implementations import OURS, Implementation, TimingLimits, benchmark_implementations
 from benchmarks.harness.measure import SkippedError, summarize, time_interleaved
@@ -101,7 +102,7 @@ def test_a_dying_process_costs_one_contender(tmp_path, monkeypatch):
         no_peak=False,
         end=1e12,
     )
-    result = harness.run_isolated("dying", "c", options, "cpu")
+    result = comparison.run_isolated("dying", "c", options, "cpu")
     assert result["implementations"] == {
         "good": {},
         "other": {"skipped": "asked for"},
@@ -246,9 +247,13 @@ def test_a_mistake_in_the_command_line_is_one_line(script, monkeypatch, capsys):
 
 
 def test_every_script_tells_mistakes_so():
-    scripts = [
-        path for path in Path(harness.__file__).parents[1].rglob("*.py") if "harness.prepare(" in path.read_text()
-    ]
+    folder, begins = Path(harness.__file__).parents[1], ("harness.prepare(", "comparison.run(")
+    scripts = [path for path in folder.rglob("*.py") if any(words in path.read_text() for words in begins)]
+    scripts = [path for path in scripts if path.parent.name != "harness"]
     assert len(scripts) > 7
+    # the command that a record names is one that can be run
+    modules = {".".join(("benchmarks", *path.relative_to(folder).with_suffix("").parts)) for path in scripts}
+    assert modules <= set(harness.MODULES.values())
+    assert all(importlib.util.find_spec(module) for module in harness.MODULES.values())
     for path in scripts:
         assert path.read_text().rstrip().endswith("sys.exit(harness.command(main))"), path.name

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.harness.llama_peer import dense_mask
 from benchmarks.kernels.masks import (
     KINDS,
     SEED,
@@ -13,7 +14,6 @@ from benchmarks.kernels.masks import (
     image_blocks,
     make_mask,
 )
-from benchmarks.training.train_cpu_peer import dense_mask
 from brine.kernels.attention import Spans
 
 
