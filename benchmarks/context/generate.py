@@ -5,7 +5,7 @@
 
 **Equal**: width, layers, heads, MLP, vocabulary, all layers causal over everything, bf16 products on a GPU, prompts of
 equal length, batch, number of new tokens, greedy, no end token. **Not equal**: weights are random and each one's own;
-ours have norms on queries and keys, an fp32 residual stream and fp32 norms. Contenders:
+ours have norms on queries and keys, an fp32 residual stream and fp32 norms. Implementations:
 
     brine                 as `brine.inference.decode` decodes: on a GPU static, the step replayed as a CUDA graph
     brine-compiled        the same with blocks fused by the compiler, on a GPU
@@ -18,9 +18,9 @@ Compilation, capture and a first answer are `prepare_s`, before any round. Round
 over rounds. `bytes_per_s` is what a step must at least read (weights and keys and values, once), by the time it took:
 against the GPU's bandwidth it says how far there is to go.
 
-Each contender of each case is a line of JSON, printed and, with `--out`, appended to FOLDER/generate.jsonl and synced
-to the disk when it is there. What fails is a line with "skipped". The peer runs in a process that does not see the
-project (`--peer-python`: an interpreter with torch and transformers; this one, where it has transformers).
+Each implementation of each case is a line of JSON, printed and, with `--out`, appended to FOLDER/generate.jsonl and
+synced to the disk when it is there. What fails is a line with "skipped". The peer runs in a process that does not see
+the project (`--peer-python`: an interpreter with torch and transformers; this one, where it has transformers).
 
 What it does not do: sampling, prompts of unequal length, windows, several GPUs. It has not run on a GPU yet.
 """
@@ -170,7 +170,7 @@ def step_bytes(shape: ModelShape, case: GenerateCase, itemsize: int) -> int:
 
 
 def measure(case: GenerateCase, runs: dict[str, Callable[[], dict[str, float]]], seconds: float) -> dict[str, Any]:
-    """Contenders in turn -> {name: (prepare_s, rounds)} or {name: reason}."""
+    """Implementations in turn -> {name: (prepare_s, rounds)} or {name: reason}."""
     found: dict[str, Any] = {}
     for name, run in runs.items():
         start = time.perf_counter()

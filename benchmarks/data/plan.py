@@ -17,8 +17,9 @@ its own (`benchmarks.harness.memory`). Waste: tokens of padding over all, of whi
 since all tokens, or all patches of a modality, need so many rows of that budget. Row by row, no budget is exceeded.
 
 **Against** a first fit in plain Python, what one writes first: documents in shuffled order, each into the first open
-row with room, rows that nothing can fit any more dropped from the search. It gets `--peer-documents` of the same index
-(the first, in shuffled order), and its time is scaled by number, which flatters it: its search grows with open rows.
+sequence with space, rows that nothing can fit any more dropped from the search. It gets `--peer-documents` of the same
+index (the first, in shuffled order), and its time is scaled by number, which flatters it: its search grows with open
+rows.
 
 What it does not do: read documents that exceed a row (there are none here), or measure reading the index from disk.
 """

@@ -3,9 +3,9 @@
     python -m benchmarks.gpu.child --machine-info                      what this machine is, as JSON on the last line
     python -m benchmarks.gpu.child --stage S --items a b ..     for the parent; see `benchmarks.gpu`
 
-Before each item, and whenever another contender is at work, it says so in the file `--now`, where the parent looks when
-this process dies or hangs. An item that raises is noted and the next one begins, unless the GPU's context is broken:
-then this process ends with code 3, and the parent starts another.
+Before each item, and whenever another implementation is at work, it says so in the file `--now`, where the parent looks
+when this process dies or hangs. An item that raises is noted and the next one begins, unless the GPU's context is
+broken: then this process ends with code 3, and the parent starts another.
 """
 
 from __future__ import annotations

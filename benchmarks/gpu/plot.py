@@ -3,7 +3,7 @@
     python -m benchmarks.gpu --plot FILE.jsonl         FILE.png: attention by case, the specialised forward, the loss
 
 TFLOP/s over seen pairs, forward and backward apart, with the best matrix product of the same run as a line. A case that
-a contender cannot express, or that is not in the file, leaves a gap.
+an implementation cannot express, or that is not in the file, leaves a gap.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def specialised(lines: list[dict]) -> list[dict]:
 
 
 def bars(axis: Any, lines: list[dict], names: dict[str, str], height, colours: dict[str, Any]) -> None:
-    """A group of bars for each case, one for each contender that ran."""
+    """A group of bars for each case, one for each implementation that ran."""
     ran = [name for name in names if any(height(line["implementations"].get(name, {})) for line in lines)]
     width = 0.84 / max(1, len(ran))
     for i, name in enumerate(ran):

@@ -5,7 +5,7 @@ A stage is a module `benchmarks.gpu.stages.<name>` with
     items(toy)          -> list[SuiteItem]: what to do, most wanted first; made without touching the GPU
     run(item, context)  does one, and calls `context.record(...)` whenever it has a figure
 
-`run` is called in a child of its own (`benchmarks.gpu.child`), which does the items one after the other. When one
+`run` is called in its own child (`benchmarks.gpu.child`), which does the items one after the other. When one
 kills its process, hangs, or leaves the GPU's context unusable, the parent notes it and starts another for the rest.
 """
 
@@ -58,7 +58,7 @@ STAGES = {
         SuiteStage("sweep", 7, 2, "tiles of the Triton kernels: which is fastest"),
         SuiteStage("train", 8, 2, "training steps of the 1B model against the planner; a short line by train.py"),
         SuiteStage("generate", 5, 1, "generation: tokens a second"),
-        SuiteStage("demo", 8, 2, "the demo by train.py, for as long as there is; the same command goes on"),
+        SuiteStage("demo", 8, 2, "the demo by train.py, for as long as there is; the same command continues it"),
         SuiteStage("million", 9, 4, "one training step of the 1B model on 1,048,576 tokens; wants a GPU of 141 GB"),
     )
 }
@@ -102,7 +102,7 @@ class StageContext:
     item: SuiteItem
     """What is being done."""
     without: frozenset[str] = frozenset()
-    """Contenders that killed a process at this item before."""
+    """Implementations that killed a process at this item before."""
     on_work: Callable[[str], None] = lambda implementation_name: None
     """Told who is at work, so that the parent knows whom to leave out."""
 

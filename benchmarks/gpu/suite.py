@@ -28,7 +28,7 @@ MARGIN_S = 5.0
 """Before the end of `--minutes` at which the last child is ended, so that its end is still told."""
 STAGE_OVER = "the stage's time was up"
 MAX_DEATHS = 2
-"""Items that a contender may kill before it is left out of the whole stage."""
+"""Items that an implementation may kill before it is left out of the whole stage."""
 NAMES_SHOWN = 40
 """Items that are told to someone who named none of them."""
 

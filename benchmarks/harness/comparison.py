@@ -1,6 +1,6 @@
 """A benchmark of one kernel: implementations of an operation, case by case, on the CPU or a GPU.
 
-On CUDA each case runs in a process of its own. Compilers can abort and kernels can poison the context, and neither can
+On CUDA each case runs in its own process. Compilers can abort and kernels can poison the context, and neither can
 be caught: when such a process dies, the implementation that was at work is left out with the reason, and the case is
 run again without it. On the CPU cases share one process.
 """
@@ -136,7 +136,7 @@ def show_implementations(head: str, result: Result, columns: Callable[[Result], 
 
 
 def run_isolated(module: str, case: str, options: argparse.Namespace, device: str) -> dict[str, Any]:
-    """Run one case in processes of its own until one lives to tell; see this file's opening."""
+    """Run one case in its own processes until one ends well."""
     skipped = {name: {"skipped": "asked for"} for name in options.without.split(",") if name}
     arguments = ["--device", device, "--backend", options.backend, "--threads", str(options.threads)]
     for name in ("budget_s", "min_rounds"):

@@ -1,4 +1,4 @@
-"""The peer of the benchmarks of training and generation: transformers' LlamaForCausalLM in a process of its own.
+"""The peer of the benchmarks of training and generation: transformers' LlamaForCausalLM in its own process.
 
 This file stands alone. It is copied away from the project and run there as `python -I llama_peer.py train|generate`,
 since transformers looks for a package named `kernels`, and ours is not it.

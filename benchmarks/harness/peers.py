@@ -39,7 +39,7 @@ class WorkerError(RuntimeError):
 
 
 class WorkerProcess:
-    """One side of the comparison, in a process of its own, that works when asked."""
+    """One side of the comparison, in its own process, that works when asked."""
 
     def __init__(self, command: list[str], *, cwd: Path, log: Path):
         self.log = log

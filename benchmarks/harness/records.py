@@ -123,7 +123,7 @@ def device_options(made: argparse.ArgumentParser) -> None:
     )
     made.add_argument("--min-rounds", type=int, default=None, help="rounds in any case")
     made.add_argument("--no-peak", action="store_true", help="on CUDA, do without the extra run that measures memory")
-    made.add_argument("--without", default="", metavar="A,B", help="contenders to leave out")
+    made.add_argument("--without", default="", metavar="A,B", help="implementations to leave out")
     for hidden in ("--child", "--stage"):
         made.add_argument(hidden, default="", help=argparse.SUPPRESS)
 
@@ -271,9 +271,9 @@ def finish(record: dict[str, Any], options: argparse.Namespace, plot: Callable[[
         path = options.results / f"{record['benchmark']}.jsonl"
         append_line(path, record)
         partial_path(record, options).unlink(missing_ok=True)
-        picture = options.results / f"{record['benchmark']}-{record['hardware']['device']}.png"
-        plot(record, picture)
-        print(f"appended to {path}, drawn in {picture}", file=sys.stderr)
+        image = options.results / f"{record['benchmark']}-{record['hardware']['device']}.png"
+        plot(record, image)
+        print(f"appended to {path}, drawn in {image}", file=sys.stderr)
     print(json.dumps(record), flush=True)
     return 0
 

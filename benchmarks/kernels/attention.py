@@ -4,7 +4,7 @@
     python -m benchmarks.kernels.attention --cases decode     some of the cases
 
 **Counting.** The forward is 4 D H FLOPs per *seen* (row, key) pair, the backward 2.5 times that, for everybody: a
-contender that computes masked pairs too is not credited with them. TFLOP/s are quoted beside their share of the
+implementation that computes masked pairs too is not credited with them. TFLOP/s are quoted beside their share of the
 roofline, which is the best square matrix product of this device in the case's dtype, measured in the same run. A
 decoding step reads its cache once and is quoted in GB/s of seen keys and values, against the best copy of this device.
 
@@ -13,10 +13,10 @@ of 1,024, packed documents, and the same documents with image blocks; decoding 8
 **On a CPU** (8 heads, D 64, fp32 and bf16): full causal rows against SDPA's flash kernel, targets at least 0.95 of its
 speed; 8k tokens of 512-token documents with image blocks against SDPA with a dense mask, target at least 10 times its
 speed; packed and windowed rows; decoding; and peak memory at a window of 1,024 for 32k, 64k and 128k tokens, target
-linear. Masks and their seeds are in `masks.py`, the contenders in `attention_implementations.py`.
+linear. Masks and their seeds are in `masks.py`, the implementations in `attention_implementations.py`.
 
-**Memory** is the growth above the inputs during forward and backward: output, gradients and everything between. On
-CUDA for every contender, by the caching allocator; on the CPU for ours in the memory cases, by process (`memory.py`).
+**Memory** is the growth above the inputs during forward and backward: output, gradients and everything between. On CUDA
+for every implementation, by the caching allocator; on the CPU for ours in the memory cases, by process (`memory.py`).
 
 What it does not do: dropout, sinks, several GPUs, or the time a model spends around attention. It takes about 15
 minutes on two cores, nearly half of it in the causal row of 32k tokens.

@@ -2,11 +2,11 @@
 
     python -m benchmarks.kernels.linear_loss                  this machine: the GPU where there is one, else the CPU
 
-**Contenders.** `brine` is `kernels.linear_cross_entropy`; `chunked` is the same by plain PyTorch operations (GPU only;
-on a CPU ours is that); `plain` multiplies hidden states and head, widens the logits to fp32 as training code does, and
-calls `F.cross_entropy`; `liger` is its fused linear cross-entropy (GPU only). All get the same tensors, in the case's
-dtype, and give loss, d_hidden and d_weight. Ours computes the gradients in the
-forward, so only the total is compared.
+**Implementations.** `brine` is `kernels.linear_cross_entropy`; `chunked` is the same by plain PyTorch operations (GPU
+only; on a CPU ours is that); `plain` multiplies hidden states and head, widens the logits to fp32 as training code
+does, and calls `F.cross_entropy`; `liger` is its fused linear cross-entropy (GPU only). All get the same tensors, in
+the case's dtype, and give loss, d_hidden and d_weight. Ours computes the gradients in the forward, so only the total is
+compared.
 
 **Terms.** "plain" is the cross-entropy alone, "z" adds 1e-4 lse^2, "distill" mixes in a dense teacher of half the width
 at weight 0.5 and temperature 1, whose logits are part of the work. Liger has no op with this mixture.
@@ -16,7 +16,7 @@ square matrix product of this device in the same dtype, measured in the same run
 roofline except by leaving work out.
 
 **Memory** is the peak growth above the inputs *and their gradients*: d_hidden and d_weight have to exist whoever makes
-them, so their bytes are taken off. On the CPU each contender runs in a process of its own (`memory.py`), on CUDA it is
+them, so their bytes are taken off. On the CPU each implementation runs in its own process (`memory.py`), on CUDA it is
 the caching allocator's peak.
 
 **Cases.** CPU: 8,192 tokens, width 512, 65,536 words, fp32 and bf16; targets: at most 1.35 times the time and 1/8 of
@@ -158,7 +158,7 @@ def brine(problem: LinearLossProblem) -> Implementation:
 
 
 def chunked(problem: LinearLossProblem) -> Implementation:
-    """Ours without a kernel of its own."""
+    """Ours without its own kernel."""
     if problem.hidden.device.type != "cuda":
         raise SkippedError("on a CPU ours is that")
     return brine(replace(problem, backend="chunked"))
@@ -232,7 +232,7 @@ def verify(device: str, backend: str) -> None:
 
 
 def memory_call(*, tiny: bool, implementation: str, backend: str, **shape: Any) -> Any:
-    """Target of `memory.peak_growth`: forward and backward of one contender."""
+    """Target of `memory.peak_growth`: forward and backward of one implementation."""
     if tiny:
         shape |= {"num_tokens": 64, "vocabulary": 128}
     built = IMPLEMENTATIONS[implementation](make_problem(LinearLossCase(**shape), "cpu", backend=backend))
@@ -282,7 +282,7 @@ def measure_here(case: LinearLossCase, device: str, options: Any, on_stage: Any)
 
 
 def measure_memory(case: LinearLossCase, result: dict[str, Any], on_stage: Any) -> None:
-    """Add each contender's peak memory on the CPU to a result, measured in children."""
+    """Add each implementation's peak memory on the CPU to a result, measured in children."""
     shape = {"terms": case.terms, "num_tokens": case.num_tokens, "width": case.width}
     shape |= {"vocabulary": case.vocabulary, "dtype": case.dtype, "backend": result["backend"]}
     for name, implementation in result["implementations"].items():
@@ -340,7 +340,7 @@ def targets(cases: list[LinearLossCase], results: list[dict[str, Any]]) -> list[
 
 
 def plot(record: dict[str, Any], path: Path) -> None:
-    """Time and memory of every case and contender, as bars."""
+    """Time and memory of every case and implementation, as bars."""
     from matplotlib.figure import Figure
 
     results = [result for result in record["cases"] if "implementations" in result]

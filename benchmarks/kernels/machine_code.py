@@ -30,9 +30,9 @@ def doubled_products(ttgir: str) -> int:
 def tma_copies(ptx: str) -> tuple[int, int]:
     """How many instructions copy by TMA or announce a copy, and how many of them are loose.
 
-    A copy is waited for at once, or by a turn of a loop. How many turns there are follows from the spans, so in front
-    of a loop and in it a copy's predicate follows from something loaded; elsewhere it follows from the thread's number
-    alone. Loose is what has no such predicate and no wait in the same straight line of code.
+    A copy is waited for immediately, or by a turn of a loop. How many turns there are follows from the spans, so in
+    front of a loop and in it a copy's predicate follows from something loaded; elsewhere it follows from the thread's
+    number alone. Loose is what has no such predicate and no wait in the same straight line of code.
     """
     sources: dict[str, set[str]] = {}
     for written, read in re.findall(r"^\s*(?:@!?%\w+ )?[a-z][\w.:]*\s+(%\w+(?:\|%\w+)?), ([^;\n]*);", ptx, re.M):

@@ -14,7 +14,7 @@ log-normal lengths (median 256, sigma 1, 16 to a row); the peer is given the sam
 times its speed.
 
 **How.** transformers looks for a package named `kernels`, and would find our folder. So the peer lives in a virtual
-environment of its own (made with uv when first needed, kept in a temporary folder named after the versions) and runs
+own environment (made with uv when first needed, kept in a temporary folder named after the versions) and runs
 from a folder that does not see the project. The two children wait for turns: ours n steps, the peer's n steps, and so
 on, each round beginning with the other one. Ratios are taken within rounds. A child that waits does nothing.
 

@@ -4,9 +4,9 @@
     python -m benchmarks.training.train_gpu --cases 65536 262144
     python -m benchmarks.training.train_gpu --quick                          a toy on whatever is there, a CPU too
 
-Each length runs in a process of its own, with the mesh-free settings that the planner finds fastest for this GPU and
+Each length runs in its own process, with the mesh-free settings that the planner finds fastest for this GPU and
 host (no checkpoint is written, so none is staged), by the Triton attention kernels, whose tests and a comparison on the
-GPU itself come first. Three steps of the whole training room (`benchmarks.training.steps`):
+GPU itself come first. Three steps of the whole training package (`benchmarks.training.steps`):
 
     warm       documents of 8,192 tokens; compiles, takes the host's pages, is not timed
     packed     the same rows again: local work, memory of the full length
@@ -194,7 +194,7 @@ def measure(
 
 
 def run_child(name: str, options: argparse.Namespace, device: str) -> dict[str, Any]:
-    """Measure a case in a process of its own -> its result, or {"skipped": reason}."""
+    """Measure a case in its own process -> its result, or {"skipped": reason}."""
     command = [sys.executable, "-m", "benchmarks.training.train_gpu", "--child", name, "--device", device]
     timeout_s = harness.case_timeout_s(options)
     command += ["--gpu-gib", str(options.gpu_gib)]

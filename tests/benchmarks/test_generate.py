@@ -9,8 +9,8 @@ from benchmarks.context.generate import CASES, OURS, PEERS, SHAPE, TOY_CASES, ma
 
 
 @pytest.mark.parametrize("static", [False, True], ids=["host", "static"])
-def test_every_contender_leaves_a_line(tmp_path, capsys, monkeypatch, static):
-    """With a peer that ends at once, and on the way that GPUs take (whose compiled contender fails without one)."""
+def test_every_implementation_leaves_a_line(tmp_path, capsys, monkeypatch, static):
+    """With a peer that ends at once, and on the way that GPUs take (whose compiled implementation fails without one)."""
     monkeypatch.setattr("benchmarks.context.generate.uses_static_decoder", lambda model: static)
     monkeypatch.setattr("benchmarks.context.generate.OURS", OURS[:1])
     arguments = ["--toy", "--device", "cpu", "--minutes", "0.01", "--threads", "1", "--out", str(tmp_path)]

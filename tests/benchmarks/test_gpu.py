@@ -94,7 +94,7 @@ def test_what_fails_costs_itself_alone(stubbed):
     # the traceback's last line and the place
     (raised,) = told["raises"]
     assert raised["error"].startswith("RuntimeError: no such luck") and "stub" not in raised["at"]
-    # the contender that killed its process is named and left out, and the item is done again without it
+    # the implementation that killed its process is named and left out, and the item is done again without it
     (died,) = told["dies"]
     assert died["at_work"] == "bad" and "ended with -9" in died["error"]
     assert [len(told[f"dies {implementation_name}"]) for implementation_name in ("a", "c")] == [
@@ -109,7 +109,7 @@ def test_what_fails_costs_itself_alone(stubbed):
 
 
 def test_what_broke_the_gpu_is_left_out_too(stubbed):
-    """The item counted as done, and its other contenders were never tried."""
+    """The item counted as done, and its other implementations were never tried."""
     code, lines = stubbed("--minutes", "1", "--items", "breaks")
     assert code == 0 and lines[-1]["items"] == 1
     told = [line["case"] for line in lines if line["case"].startswith("breaks ")]

@@ -44,7 +44,7 @@ def call(*, tiny, numbers):
 """
 
 
-def test_contenders_run_in_turn_and_a_failing_one_is_left_out():
+def test_implementations_run_in_turn_and_a_failing_one_is_left_out():
     seen = []
 
     def sample(name, seconds):
@@ -61,7 +61,7 @@ def test_contenders_run_in_turn_and_a_failing_one_is_left_out():
     )
     rounds = [sorted(seen[at : at + 3]) for at in (0, 3, 6)]
     assert rounds == [["a", "b", "c"]] * 3 and sorted(seen[9:]) == ["a", "c"]
-    assert seen[3:6] != seen[6:9], "a place in the round must not be one contender's"
+    assert seen[3:6] != seen[6:9], "a place in the round must not be one implementation's"
     assert turns.failures == {"b": "RuntimeError: out of memory"}
     summary = summarize(turns.times, reference="a")
     # both slow down together, so within a round the ratio stays
@@ -69,7 +69,7 @@ def test_contenders_run_in_turn_and_a_failing_one_is_left_out():
     assert summary["c"]["rounds"] == 3 and "over" not in summary["a"]
 
 
-def test_a_contender_that_computes_something_else_is_left_out():
+def test_an_implementation_that_computes_something_else_is_left_out():
     x = torch.ones(3, requires_grad=True)
 
     def missing():
@@ -89,7 +89,7 @@ def test_a_contender_that_computes_something_else_is_left_out():
     assert results["missing"] == {"skipped": "not installed"}
 
 
-def test_a_dying_process_costs_one_contender(tmp_path, monkeypatch):
+def test_a_dying_process_costs_one_implementation(tmp_path, monkeypatch):
     (tmp_path / "dying.py").write_text(DYING)
     monkeypatch.setattr(harness, "ROOT", tmp_path)
     options = argparse.Namespace(

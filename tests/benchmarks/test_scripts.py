@@ -99,7 +99,7 @@ def test_linear_loss(tmp_path, last_line):
     assert (tmp_path / "loss.png").stat().st_size > 1000
 
 
-def test_linear_loss_memory_runs_each_contender():
+def test_linear_loss_memory_runs_each_implementation():
     shape = {"terms": "plain", "num_tokens": 8, "width": 4, "vocabulary": 9, "dtype": "bf16", "backend": "auto"}
     for implementation in (OURS, "plain"):
         d_hidden, d_weight = linear_loss.memory_call(tiny=False, implementation=implementation, **shape)()

@@ -1,6 +1,6 @@
 """Stage `demo`: `python train.py demo`, all four kinds of material, for as long as there is time.
 
-It is asked to stop twenty seconds before the time is up, saves, and the next command with the same `--work` goes on;
+It is asked to stop twenty seconds before the time is up, saves, and the next command with the same `--work` continues;
 the line then says so ("went_on"). A toy begins anew.
 The corpus is the one brought along, a share of the demo's own, so numbers are not those of the README's demo; else text
 alone.

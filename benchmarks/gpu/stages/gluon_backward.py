@@ -8,7 +8,7 @@ The cases are those of stage `gluon`. A check holds dq, dk and dv against the sp
 inputs. How far they may be follows from the case: what cancels differs between masks and scales, so the bound is the
 error of our Triton backward on the same inputs, and a quarter. `same` says whether three runs gave the same bits, as
 they must but for the fused backward, which adds up dq in any order. FLOPs are counted as those of five products, 10 D H
-a seen pair, whatever a contender really multiplies: our two passes seven.
+a seen pair, whatever an implementation really multiplies: our two passes seven.
 """
 
 from __future__ import annotations

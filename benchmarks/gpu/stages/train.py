@@ -70,7 +70,7 @@ TINY = (
 
 
 def items(toy: bool) -> list[SuiteItem]:
-    """Steps first: each in a process of its own, whose memory is measured."""
+    """Steps first: each in its own process, whose memory is measured."""
     if toy:
         return [SuiteItem("steps-toy", 120, fresh=True), SuiteItem("line", 240)]
     steps = [SuiteItem(f"steps-{length}", 200, fresh=True, least_s=60) for length in LENGTHS]
