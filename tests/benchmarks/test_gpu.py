@@ -82,6 +82,7 @@ def stubbed(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_what_fails_costs_itself_alone(stubbed):
     named = ("good", "raises", "dies", "alone", "hangs", "late", "last")
     code, lines = stubbed("--minutes", "2", "--items", *named)
@@ -122,6 +123,7 @@ def test_what_raised_or_was_skipped_did_not_run_well(stubbed):
     assert code == 1 and lines[-1]["items"] == 0
 
 
+@pytest.mark.slow
 def test_a_backend_that_kills_under_one_mask_is_tried_under_the_others(tmp_path):
     """Whoever was at work had no name, so one death dropped all that the item had not yet done."""
     words, stage = [], gpu_stage.STAGES["smoke"]
@@ -177,6 +179,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"file", "cut.tar.xz", "other.tar", "work", "out"}
 
 
+@pytest.mark.slow
 def test_a_list_may_be_read_in_part():
     listing = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.gpu", "--list"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -193,6 +196,7 @@ def test_a_stage_that_cannot_be_imported_is_a_line(stubbed):
     assert error == "ModuleNotFoundError: No module named 'no_such_module'"
 
 
+@pytest.mark.slow
 def test_the_end_of_the_time_is_told(stubbed):
     _, lines = stubbed("--minutes", str((gpu_suite.MARGIN_S + 5.0) / 60), "--items", "sleeps", "never")
     hung, rest = [line for line in lines if "error" in line or "skipped" in line]
@@ -208,6 +212,7 @@ def test_stages_that_do_not_fit_are_told(tmp_path, monkeypatch):
     assert sum(stage.minutes > 9 for stage in gpu_stage.STAGES.values()) == 0
 
 
+@pytest.mark.slow
 def test_a_rehearsal_killed_midway_leaves_whole_lines(tmp_path):
     """The real children, toy sizes; the parent gets a SIGKILL after the first case, and nothing stays behind."""
     out = tmp_path / "out"
@@ -288,6 +293,7 @@ def test_goes_on(number):
 """
 
 
+@pytest.mark.slow
 def test_a_test_that_hangs_or_loses_the_gpu_costs_itself_alone(tmp_path):
     """In processes of pytest-xdist, of which others take over."""
     path = tmp_path / "test_hanging.py"
@@ -356,6 +362,7 @@ def test_a_copy_without_git_knows_its_commit(tmp_path, monkeypatch):
     assert environment.commit() == "fedcba"
 
 
+@pytest.mark.slow
 def test_a_corpus_is_packed_and_read_where_nothing_decodes(tmp_path):
     """Reading it imports no media library."""
     files = tmp_path / "source"

@@ -110,6 +110,7 @@ def test_a_dying_process_costs_one_implementation(tmp_path, monkeypatch):
     }
 
 
+@pytest.mark.slow
 def test_failing_tests_refuse_the_report(tmp_path, monkeypatch, last_line):
     (tmp_path / "test_it.py").write_text("def test_it():\n    assert False, 'the kernel is wrong'\n")
     monkeypatch.setattr(gate, "ROOT", tmp_path)
@@ -124,6 +125,7 @@ def test_failing_tests_refuse_the_report(tmp_path, monkeypatch, last_line):
     assert "found no tests" in last_line()["refused"]
 
 
+@pytest.mark.slow
 def test_what_the_tests_said_stands_in_the_record(tmp_path):
     """`--tests report` measures what fails its tests, and `none` what was not tested: neither without saying so."""
     (tmp_path / "test_it.py").write_text("def test_it():\n    assert False\n")
@@ -212,6 +214,7 @@ def test_hardware_names_versions_and_commit():
     assert found["versions"]["torch"] == torch.__version__ and found["load_before"] == 0.25
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs /proc")
 def test_memory_is_what_the_call_held_at_most(tmp_path, monkeypatch):
     """In processes of its own: what other tests have left in the allocator would be taken again unseen."""

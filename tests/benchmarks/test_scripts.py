@@ -28,6 +28,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 def test_attention(tmp_path, last_line):
     given = [
         "--quick",
@@ -81,6 +82,7 @@ def test_every_full_case_has_a_name_of_its_own():
         assert len({case.name for case in cases}) == len(cases)
 
 
+@pytest.mark.slow
 def test_linear_loss(tmp_path, last_line):
     given = ["--quick", "--device", "cpu", "--threads", "1", "--cases", "z-", "distill-"]
     assert linear_loss.main([*given, "--results", str(tmp_path / "none")]) == 0

@@ -14,6 +14,7 @@ from brine.training.logging.device_specs import GPUS
 GIB = 2**30
 
 
+@pytest.mark.slow
 def test_a_toy_run(tmp_path, last_line):
     given = ["--quick", "--device", "cpu", "--threads", "1", "--results", str(tmp_path / "none")]
     assert train_gpu.main(given) == 0
@@ -59,6 +60,7 @@ def test_rows_of_documents():
     assert whole.inputs.media["audio"][0].shape == (4, train_gpu.TOY.audio_dim)
 
 
+@pytest.mark.slow
 def test_targets_and_picture(tmp_path):
     def step(mfu, peak):
         return {"mfu": mfu, "allocated_gib": peak}

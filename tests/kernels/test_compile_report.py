@@ -15,6 +15,8 @@ from tests.paths import ROOT
 
 pytest.importorskip("triton", reason="triton has no wheel for this platform")
 
+pytestmark = pytest.mark.slow
+
 
 def run(*args: str, cache: Path) -> subprocess.CompletedProcess:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

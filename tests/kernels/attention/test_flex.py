@@ -18,6 +18,8 @@ from tests.kernels.packings import (
     run_module,
 )
 
+pytestmark = pytest.mark.slow
+
 DOCUMENT, BLOCK = random_packing(3, 2, 300)
 MASKS = {
     "causal": lambda: Spans.packed(torch.zeros(2, 257, dtype=torch.int32)),

@@ -75,6 +75,7 @@ def made(tmp_path_factory) -> Compiled:
     return Compiled(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", named(lambda case: True))
 def test_specialised_kernels_compile_without_spills_and_fit(made, name):
     """No spills (dk/dv and fused at head dim 128: some words), Hopper's own products and
@@ -88,6 +89,7 @@ def test_specialised_kernels_compile_without_spills_and_fit(made, name):
     assert found["HGMMA"] and found["UTMALDG"] and found["USETMAXREG"], found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", named(lambda case: case[0] == "forward" and case[2][2]))
 def test_softmax_lies_between_the_waits_for_the_two_products(made, name):
     """The story: the assembler moved the wait for the values' product above the exponentials, as nothing tied the two,
@@ -98,6 +100,7 @@ def test_softmax_lies_between_the_waits_for_the_two_products(made, name):
     assert not any("10" in loop for loop in loops), loops
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", named(lambda case: case[0] != "forward"))
 def test_backward_computes_under_its_products(made, name):
     """In each loop a product still runs under the exponentials, and another one after them. Of dk/dv
@@ -110,6 +113,7 @@ def test_backward_computes_under_its_products(made, name):
     assert len(spills) >= 4 and max(spills) <= most, made[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", named(lambda case: case[0] == "fused"))
 def test_fused_backward_adds_in_pairs_and_without_an_answer(made, name):
     """A thread adds two neighbours of a row at a time; both consumers together all of a tile, in each of the two or

@@ -18,6 +18,8 @@ from brine.kernels.attention.triton import backward as triton_backward
 from tests.kernels.attention.gluon_host import Barrier as HostBarrier
 from tests.kernels.attention.gluon_host import Deadlock, Emulated, Machine
 
+pytestmark = pytest.mark.slow
+
 
 class Delta:
     """The small Triton kernel that comes first, in PyTorch."""

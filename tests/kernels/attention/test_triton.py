@@ -18,6 +18,8 @@ from tests.paths import ROOT
 
 pytest.importorskip("triton", reason="triton has no wheel for this platform")
 
+pytestmark = pytest.mark.slow
+
 CASES = Path(__file__).parent / "attention_triton_cases.py"
 
 
