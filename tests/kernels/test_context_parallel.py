@@ -12,8 +12,6 @@ from brine.kernels.context_parallel.reference import simulate
 from brine.kernels.context_parallel.sharding import assign_chunks, contiguous, measure, zigzag
 from tests.kernels.packings import random_packing
 
-pytestmark = pytest.mark.slow
-
 HEADS, KEY_HEADS, DIM = 4, 2, 16
 
 
