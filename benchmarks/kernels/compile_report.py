@@ -57,7 +57,7 @@ CANDIDATE_SPILL_LIMIT = 32
 
 
 @dataclass(frozen=True)
-class KernelLaunch:
+class KernelVariant:
     """One kernel as it would be launched."""
 
     name: str
@@ -155,7 +155,7 @@ def recorded(arch: int, narrow: bool) -> Iterator[list]:
 
 def attention_variants(
     arch: int, dims: tuple[int, ...], dtypes=(torch.bfloat16, torch.float32), document: torch.Tensor | None = None
-) -> Iterator[KernelLaunch]:
+) -> Iterator[KernelVariant]:
     """Every attention kernel: forward, backward and decoding, all head dims, wide and narrow masks.
 
     document: (1, T) ids of the row that they are launched for, of at least 512 tokens; no variant depends on it.
@@ -185,7 +185,7 @@ def attention_variants(
                     yield variant_of(kernel, args, kwargs, arch, label)
 
 
-def candidate_variants(dims: tuple[int, ...]) -> Iterator[KernelLaunch]:
+def candidate_variants(dims: tuple[int, ...]) -> Iterator[KernelVariant]:
     """Every candidate of the sweep of tiles, in bf16 on sm_90, wide and narrow masks' in one."""
     from brine.kernels.attention import Spans
     from brine.kernels.attention.triton import launch as triton_launch
@@ -205,7 +205,7 @@ def candidate_variants(dims: tuple[int, ...]) -> Iterator[KernelLaunch]:
                         yield variant_of(kernel, args, kwargs, 90, f"D{dim}-bf16-candidate-{tile}")
 
 
-def loss_variants(arch: int) -> Iterator[KernelLaunch]:
+def loss_variants(arch: int) -> Iterator[KernelVariant]:
     """The kernel of the fused head and loss, with and without soft labels."""
     from brine.kernels.linear_loss.triton_kernels import compile_variants
 
@@ -213,10 +213,10 @@ def loss_variants(arch: int) -> Iterator[KernelLaunch]:
         kernel, numbers = one.kernel, tuple(number for (number,) in one.attrs)
         name = f"{kernel.__name__.removesuffix('_kernel')}-{one.name}"
         constants, options = one.constexprs, one.options
-        yield KernelLaunch(name, kernel.__module__, kernel.__name__, one.signature, constants, numbers, options, arch)
+        yield KernelVariant(name, kernel.__module__, kernel.__name__, one.signature, constants, numbers, options, arch)
 
 
-def variant_of(kernel, args: tuple, kwargs: dict, arch: int, label: str) -> KernelLaunch:
+def variant_of(kernel, args: tuple, kwargs: dict, arch: int, label: str) -> KernelVariant:
     """The variant that `kernel[grid](*args, **kwargs)` would compile; constants and types as Triton's own rules."""
     # importing triton takes a second, and the other half of this module does without
     from triton.tools.tensor_descriptor import TensorDescriptor
@@ -242,14 +242,16 @@ def variant_of(kernel, args: tuple, kwargs: dict, arch: int, label: str) -> Kern
                 divisible.append(number)
     options = {key: kwargs[key] for key in ("num_warps", "num_stages") if key in kwargs}
     name = f"{kernel.__name__.removesuffix('_kernel')}-{label}"
-    return KernelLaunch(name, kernel.__module__, kernel.__name__, signature, constants, tuple(divisible), options, arch)
+    return KernelVariant(
+        name, kernel.__module__, kernel.__name__, signature, constants, tuple(divisible), options, arch
+    )
 
 
 def _specialised(param, value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and not param.do_not_specialize
 
 
-def compile_variant(variant: KernelLaunch) -> CompileReport:
+def compile_variant(variant: KernelVariant) -> CompileReport:
     """Compile one variant and read its machine code. A compiler's refusal becomes the report's `error`."""
     import importlib
 
