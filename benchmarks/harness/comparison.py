@@ -3,6 +3,16 @@
 On CUDA each case runs in its own process. Compilers can abort and kernels can poison the context, and neither can
 be caught: when such a process dies, the implementation that was at work is left out with the reason, and the case is
 run again without it. On the CPU cases share one process.
+
+A kernel's benchmark is a module with
+
+    NAME, SUMMARY, COPIES      of its record, for `--help`, and whether the roofline includes the best copy
+    TESTS                      device -> files of tests that have to pass first
+    cases_of(options, device)  cases with a `name` and a `dtype`, one of `DTYPES`
+    verify(device, backend)    called on CUDA before anything is measured; raises TestsFailedError
+    measure_case(case, device, options, on_stage)    result: every implementation's time in this process
+    measure_here(case, device, options, on_stage)    the same, with what is measured on the CPU alone
+    add_rates(result, roofline), show(result), targets(cases, results), plot(record, path)
 """
 
 from __future__ import annotations
@@ -14,7 +24,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -28,43 +39,7 @@ Result = dict[str, Any]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-class KernelBenchmark(Protocol):
-    """What a module of a kernel's benchmark has."""
-
-    NAME: str
-    SUMMARY: str
-    """One line for `--help`."""
-    TESTS: Mapping[str, tuple[str, ...]]
-    """What has to pass first, by device."""
-    COPIES: bool
-    """Does the roofline include the best copy?"""
-
-    def cases_of(self, options: argparse.Namespace, device: str) -> list[Any]:
-        """Cases with a `name` and a `dtype`, one of `DTYPES`."""
-
-    def verify(self, device: str, backend: str) -> None:
-        """Called on CUDA before anything is measured. Raises TestsFailedError."""
-
-    def measure_case(self, case: Any, device: str, options: argparse.Namespace, on_stage: Callable) -> Result:
-        """Every implementation's time in this process."""
-
-    def measure_here(self, case: Any, device: str, options: argparse.Namespace, on_stage: Callable) -> Result:
-        """The same where the case need not be isolated, with what is measured on the CPU alone."""
-
-    def add_rates(self, result: Result, roofline: dict[str, float]) -> None:
-        """Rates and their share of the roofline, into the result."""
-
-    def show(self, result: Result) -> str:
-        """A case for the console."""
-
-    def targets(self, cases: list[Any], results: list[Result]) -> list[Result]:
-        """What was aimed at, and what came out."""
-
-    def plot(self, record: Result, path: Path) -> None:
-        """An image of the record."""
-
-
-def run(benchmark: KernelBenchmark, arguments: list[str] | None) -> int:
+def run(benchmark: ModuleType, arguments: list[str] | None) -> int:
     """Options, tests, cases, record -> exit status."""
     made = harness.parser(benchmark.NAME, benchmark.SUMMARY)
     harness.device_options(made)
