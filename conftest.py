@@ -1,14 +1,13 @@
-"""The order of test files: long ones begin first, so that no process is left alone with them at the end. And one thread
-to a process, children included: two processes share two cores, and threads that wait for one another wait by spinning.
-
-It lies here, as a conftest in `tests` would put that folder, whose folders are named like the rooms, before the rooms.
+"""The order of test files, and one thread to a process, children included: two processes share two cores, and threads
+that wait for one another wait by spinning. Here rather than in `tests`, so that it is loaded before any library.
 """
 
 import os
 
-LONG = ("test_attention_triton.py", "test_parallel.py", "test_line.py", "test_standin.py", "test_data_resume.py")
+LONG = ("test_triton.py", "test_parallel.py", "test_pipeline.py", "test_standin.py", "test_resume.py")
+"""Files that begin first, so that no process is left alone with them at the end."""
 
-# libraries read it when they are loaded, which is after this file
+# libraries read it when they are loaded
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 

@@ -2,13 +2,11 @@
 
     python -m benchmarks.kernels.attention      attention over spans against SDPA, FlexAttention and flash-attn
     python -m benchmarks.kernels.linear_loss    the fused head and loss against plain PyTorch and Liger
-    python -m benchmarks.training.train_cpu      training steps against transformers' Llama of the same shape
+    python -m benchmarks.training.train_cpu     training steps against transformers' Llama of the same shape
+    python -m benchmarks.gpu                    a first hour on a GPU
 
 A script runs its operation's tests first and refuses to report when they fail; it measures what the machine can do at
-best (the roofline) and then all contenders in turn, and appends one line with hardware, versions and commit to
+best (the roofline) and then all implementations in turn, and appends one line with hardware, versions and commit to
 `benchmarks/results/<name>.jsonl`. `--quick` tries everything at toy sizes and writes nothing. The last line printed is
-JSON. A number in the README or in LOG.md comes from such a line, or it is not there.
-
-`harness.py` has what the scripts share, `contest.py` one case, `measure.py` clocks and `memory.py` peak memory,
-`masks.py` the packings. Nothing in the project imports this package.
+JSON. A number in the README or in LOG.md comes from such a line. Nothing in the project imports this package.
 """

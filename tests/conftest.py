@@ -30,6 +30,17 @@ CONFIG = ModelConfig(
 )
 
 
+SLOW_FIXTURES = {"corpus", "planned"}
+"""Fixtures that take seconds to build."""
+
+
+def pytest_collection_modifyitems(items):
+    """What asks for such a fixture is slow with it."""
+    for item in items:
+        if SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True, scope="package")
 def one_thread():
     """Tensors here are too small to share: threads that wait for each other would take most of the time."""

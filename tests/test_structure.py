@@ -150,3 +150,28 @@ def test_words_that_went_stay_away():
             words = set(re.findall(r"\w+", text))
             found = [one for one in retired if (one in text if " " in one else one in words)]
             assert not found, f"{path.relative_to(ROOT)} says {found}"
+
+
+def marked_slow(decorated: list[ast.expr]) -> bool:
+    return any(mark in ast.unparse(each) for each in decorated for mark in ("mark.slow", "mark.acceptance"))
+
+
+def has_fast_test(path: Path) -> bool:
+    """Whether a file has a test without a mark, and without one for the whole file."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    file_marks = [
+        node.value for node in body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark"
+    ]
+    tests = [node for node in body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+    return not marked_slow(file_marks) and any(not marked_slow(test.decorator_list) for test in tests)
+
+
+def test_fast_tests_reach_every_package():
+    """`-m "not slow and not acceptance"` is a minute and a half, and no part of the project goes without."""
+    reached = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        if has_fast_test(path):
+            reached |= {".".join(name.split(".")[:2]) for name in imports_of(path) if name.startswith("brine.")}
+    assert {f"brine.{package}" for package in BELOW} - reached == set()
+    for folder in ("benchmarks", *(package for package in BELOW if package != "common")):
+        assert any(has_fast_test(path) for path in (ROOT / "tests" / folder).rglob("test_*.py")), folder

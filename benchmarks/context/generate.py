@@ -3,12 +3,12 @@
     python -m benchmarks.context.generate --device cuda --minutes 5 --out FOLDER
     python -m benchmarks.context.generate --toy
 
-**Equal**: width, layers, heads, MLP, vocabulary, all layers causal over everything, bf16 products on a card, prompts of
+**Equal**: width, layers, heads, MLP, vocabulary, all layers causal over everything, bf16 products on a GPU, prompts of
 equal length, batch, number of new tokens, greedy, no end token. **Not equal**: weights are random and each one's own;
-ours have norms on queries and keys, an fp32 residual stream and fp32 norms. Contenders:
+ours have norms on queries and keys, an fp32 residual stream and fp32 norms. Implementations:
 
-    brine                 as `brine.inference.decode` decodes: on a card static, the step replayed as a CUDA graph
-    brine-compiled        the same with blocks fused by the compiler, on a card
+    brine                 as `brine.inference.decode` decodes: on a GPU static, the step replayed as a CUDA graph
+    brine-compiled        the same with blocks fused by the compiler, on a GPU
     transformers-static   GenerationConfig(cache_implementation="static"), compiled as transformers does by default
     transformers-dynamic  its default cache
 
@@ -16,13 +16,13 @@ ours have norms on queries and keys, an fp32 residual stream and fp32 norms. Con
 tokens a second are taken: batch * (new - 1) / rest. Both are as a caller sees them, the host's readings included.
 Compilation, capture and a first answer are `prepare_s`, before any round. Rounds take turns; medians, p20 and p80 are
 over rounds. `bytes_per_s` is what a step must at least read (weights and keys and values, once), by the time it took:
-against the card's bandwidth it says how far there is to go.
+against the GPU's bandwidth it says how far there is to go.
 
-Each contender of each case is a line of JSON, printed and, with `--out`, appended to FOLDER/generate.jsonl and synced
-to the disk when it is there. What fails is a line with "skipped". The peer runs in a process that does not see the
-project (`--peer-python`: an interpreter with torch and transformers; this one, where it has transformers).
+Each implementation of each case is a line of JSON, printed and, with `--out`, appended to FOLDER/generate.jsonl and
+synced to the disk when it is there. What fails is a line with "skipped". The peer runs in a process that does not see
+the project (`--peer-python`: an interpreter with torch and transformers; this one, where it has transformers).
 
-What it does not do: sampling, prompts of unequal length, windows, several cards. It has not run on a card yet.
+What it does not do: sampling, prompts of unequal length, windows, several GPUs. It has not run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ import argparse
 import importlib.util
 import json
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -43,7 +42,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.training.train_cpu import ModelShape, WorkerProcess
+from benchmarks.harness.peers import LLAMA_FILE, ModelShape, WorkerError, WorkerProcess, start_peer
 from brine.data.sequence import FIELDS, Sequence
 from brine.data.tokenizer import EOS_ID
 from brine.inference.decode import DynamicDecoder, uses_static_decoder
@@ -54,7 +53,6 @@ from brine.model.device import native_dtype, resolve_device
 from brine.model.transformer import Transformer
 from brine.training.logging.environment import commit
 
-PEER_FILE = Path(__file__).parent / "generate_peer.py"
 OURS, PEERS = ("brine", "brine-compiled"), ("transformers-static", "transformers-dynamic")
 MIN_ROUNDS, MAX_ROUNDS = 3, 15
 EVERY = 16
@@ -172,7 +170,7 @@ def step_bytes(shape: ModelShape, case: GenerateCase, itemsize: int) -> int:
 
 
 def measure(case: GenerateCase, runs: dict[str, Callable[[], dict[str, float]]], seconds: float) -> dict[str, Any]:
-    """Contenders in turn -> {name: (prepare_s, rounds)} or {name: reason}."""
+    """Implementations in turn -> {name: (prepare_s, rounds)} or {name: reason}."""
     found: dict[str, Any] = {}
     for name, run in runs.items():
         start = time.perf_counter()
@@ -220,12 +218,12 @@ def main(argv: list[str] | None = None) -> int:
     shape, cases = (TOY_SHAPE, TOY_CASES) if toy else (SHAPE, CASES)
     dtype = native_dtype(device) if device.type == "cuda" else torch.float32
     torch.set_num_threads(options.threads)
-    card = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    common = {"benchmark": "generate", "toy": toy, "device": card or str(device), "shape": asdict(shape),
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    common = {"benchmark": "generate", "toy": toy, "device": gpu or str(device), "shape": asdict(shape),
               "dtype": str(dtype).removeprefix("torch."), "torch": torch.__version__, "commit": commit()}  # fmt: skip
     lines, ours, succeeded = ResultWriter(options.out, common), BrineGenerator(shape, device, dtype), False
     with tempfile.TemporaryDirectory() as folder:
-        peer, why = start_peer(options.peer_python, Path(folder))
+        peer, why = peer_or_reason(options.peer_python, Path(folder))
         if peer is not None:
             try:
                 longest = max(case.prompt + case.new_tokens for case in cases)
@@ -234,7 +232,7 @@ def main(argv: list[str] | None = None) -> int:
                     threads=options.threads,
                 )  # fmt: skip
                 common["peer"] = said["versions"]
-            except RuntimeError as error:
+            except WorkerError as error:
                 peer.close()
                 peer, why = None, str(error)
         for number, case in enumerate(cases):
@@ -285,16 +283,14 @@ def run_case(
     return not isinstance(found[OURS[0]], str)
 
 
-def start_peer(python: Path | None, folder: Path) -> tuple[WorkerProcess | None, str]:
+def peer_or_reason(python: Path | None, folder: Path) -> tuple[WorkerProcess | None, str]:
     """-> (the peer's process, "") or (None, why there is none)."""
     if python is None and importlib.util.find_spec("transformers") is not None:
         python = Path(sys.executable)
     if python is None:
         return None, "there is no transformers here: give --peer-python, an interpreter that has it"
-    shutil.copy(PEER_FILE, folder)
     try:
-        # isolated: neither the working folder nor PYTHONPATH may lead to the project
-        return WorkerProcess([str(python), "-I", str(folder / PEER_FILE.name)], cwd=folder, log=folder / "peer.log"), ""
+        return start_peer(python, LLAMA_FILE, "generate", folder=folder), ""
     except OSError as error:
         return None, str(error)
 

@@ -1,13 +1,13 @@
-"""What `benchmarks.context.long_context` measures, each case in a process of its own, so that its peak memory is its
+"""What `benchmarks.context.long_context` measures, each case in its own process, so that its peak memory is its
 own.
 
 Peak memory is the process's largest resident set (VmHWM), interpreter, libraries and mapped prompt included; what it
 was before anything was made stands beside it. Seconds of the processor (`cpu_s`) stand beside seconds of the clock,
-since they tell how much of the time other work on the machine had. On a card clocks are read when it has ended its
+since they tell how much of the time other work on the machine had. On a GPU clocks are read when it has ended its
 work, and the most that torch held there is told too; answers are written by `DynamicDecoder`, not by the static way
-that commands take there. That has run on a stand-in device and on no card.
+that commands take there. That has run on a stand-in device and on no GPU.
 
-`prefill` keeps what it read in `state.safetensors` and a line a chunk in `progress.jsonl`; started again, it goes on
+`prefill` keeps what it read in `state.safetensors` and a line a chunk in `progress.jsonl`; started again, it continues
 behind the last state that was saved and forgets the lines after it.
 """
 
@@ -153,7 +153,7 @@ class LongPrefill:
     def __init__(
         self, case: LongContextCase, prompt: Sequence, folder: Path, *, prefill_tokens: int, trained: str = ""
     ):
-        """folder: where the state is kept; what is there already is gone on from."""
+        """folder: where the state is kept; what is there already is continued."""
         self.case, self.prompt, self.folder = case, prompt, folder
         self.state, self.progress = folder / "state.safetensors", folder / "progress.jsonl"
         self.model = make_model(case, trained)
@@ -229,7 +229,7 @@ class LongPrefill:
 
 
 def measure_prefill(case: LongContextCase, folder: Path, options: Any) -> dict[str, Any]:
-    """A long prompt read and continued; killed, it goes on at the next call."""
+    """A long prompt read and continued; killed, it continues at the next call."""
     prompt = open_prompt(folder / f"prompt-{case.tokens}")
     run = LongPrefill(case, prompt, folder / case.kept, prefill_tokens=options.prefill_tokens, trained=options.model)
     with tqdm(

@@ -3,9 +3,9 @@
     python -m benchmarks.context.long_context                     everything, some hours on two cores
     python -m benchmarks.context.long_context --cases prefill-1000000
     python -m benchmarks.context.long_context --cases train generate
-    python -m benchmarks.context.long_context --device cuda --dtype auto      on a card, where none of it has run yet
+    python -m benchmarks.context.long_context --device cuda --dtype auto      on a GPU, where none of it has run yet
 
-**Cases**, each in a process of its own, whose peak memory on the host is held against 10 GiB:
+**Cases**, each in its own process, whose peak memory on the host is held against 10 GiB:
 
     prefill-N      a multimodal prompt of N tokens (text, images, sound and video in turn, `long_prompt.py`) read in
                    chunks by a model of 6 layers of width 256, 5 local and 1 global, and 64 tokens written after it
@@ -16,8 +16,8 @@
                    memory by position
 
 Weights are random unless a trained model is given, which changes no cost. Long reading is put down every few minutes in
-the work folder, and a case that has ended is kept there until all are recorded: the same command, started again after
-a kill, goes on where it was and ends in the same logits bit for bit. Seconds are added up over sessions; seconds of the
+the work folder, and a case that has ended is kept there until all are recorded: the same command, started again after a
+kill, continues where it was and ends in the same logits bit for bit. Seconds are added up over sessions; seconds of the
 processor stand beside them, since hours are rarely had alone.
 
 What it does not do: repeat long cases (the curves of chunks and positions tell how steady the machine was), or say
@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run_child(case: LongContextCase, options: argparse.Namespace) -> dict[str, Any]:
-    """Measure a case in a process of its own -> its result, or {"skipped": reason}."""
+    """Measure a case in its own process -> its result, or {"skipped": reason}."""
     command = [
         sys.executable,
         "-m",
@@ -127,8 +127,8 @@ def show(result: dict[str, Any]) -> str:
     """A case in lines."""
     if "skipped" in result:
         return f"\n{result['case']}: left out, {result['skipped']}"
-    card = f", {result['card_peak_gib']:.2f} on the card" if "card_peak_gib" in result else ""
-    head = f"\n{result['case']}: peak {result['peak_gib']:.2f} GiB (imports {result['imports_gib']:.2f}){card}"
+    gpu = f", {result['card_peak_gib']:.2f} on the GPU" if "card_peak_gib" in result else ""
+    head = f"\n{result['case']}: peak {result['peak_gib']:.2f} GiB (imports {result['imports_gib']:.2f}){gpu}"
     if result["kind"] == "prefill":
         return (
             f"{head}, read in {result['read_s']:.0f} s ({result['read_cpu_s']:.0f} s of processor, "

@@ -37,7 +37,7 @@ HELPERS = harness.ROOT / "tests" / "data"
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The options."""
     made = argparse.ArgumentParser(
-        prog=f"python -m benchmarks.{NAME}",
+        prog=f"python -m {harness.MODULES[NAME]}",
         description="Mutated media files through decoding servers: crashes, hangs, growth, wrong successes.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -69,7 +69,7 @@ def versions() -> dict[str, str | None]:
 
 
 def record_of(report, options: argparse.Namespace, seeds: dict, seconds: float, load: float) -> dict[str, Any]:
-    """The line to be kept."""
+    """The record."""
     outcomes: dict[str, dict[str, int]] = {}
     for (form, outcome), count in sorted(report.outcomes.items()):
         outcomes.setdefault(form, {})[outcome] = count
@@ -78,7 +78,7 @@ def record_of(report, options: argparse.Namespace, seeds: dict, seconds: float, 
     return {
         "benchmark": NAME,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "command": f"python -m benchmarks.{NAME} " + " ".join(options.argv),
+        "command": " ".join(["python -m", harness.MODULES[NAME], *options.argv]),
         "quick": options.quick,
         "hardware": hardware,
         "seed": options.seed,
@@ -112,7 +112,7 @@ def table(outcomes: dict[str, dict[str, int]]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run the cases -> exit status, 1 when something happened that must not."""
     options = parse(arguments)
-    # the mutator and the judge belong to the tests, and decoding servers find them there too
+    # the mutator and its checks belong to the tests, and decoding servers find them there too
     from tests.data import fuzz_media, fuzz_run
 
     load, began = os.getloadavg()[0], time.perf_counter()

@@ -17,8 +17,9 @@ its own (`benchmarks.harness.memory`). Waste: tokens of padding over all, of whi
 since all tokens, or all patches of a modality, need so many rows of that budget. Row by row, no budget is exceeded.
 
 **Against** a first fit in plain Python, what one writes first: documents in shuffled order, each into the first open
-row with room, rows that nothing can fit any more dropped from the search. It gets `--peer-documents` of the same index
-(the first, in shuffled order), and its time is scaled by number, which flatters it: its search grows with open rows.
+sequence with space, rows that nothing can fit any more dropped from the search. It gets `--peer-documents` of the same
+index (the first, in shuffled order), and its time is scaled by number, which flatters it: its search grows with open
+rows.
 
 What it does not do: read documents that exceed a row (there are none here), or measure reading the index from disk.
 """
@@ -173,7 +174,7 @@ def measure(case: str, documents: int, peer_documents: int, on_stage: Callable[[
     peer = measure_peer(index, case, peer_documents)
     del index
     on_stage("memory")
-    result["memory"] = peak_growth(f"benchmarks.{NAME}:memory_call", {"case": case, "documents": documents})
+    result["memory"] = peak_growth(f"{harness.MODULES[NAME]}:memory_call", {"case": case, "documents": documents})
     scaled = peer["cpu_s"] * documents / peer["documents"]
     result["first_fit"] = {**peer, "scaled_cpu_s": scaled, "times_ours": scaled / cpu}
     return result

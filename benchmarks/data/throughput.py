@@ -31,7 +31,6 @@ What it does not do: decode images and sound (both sides would use the same libr
 from __future__ import annotations
 
 import functools
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -47,7 +46,7 @@ from benchmarks.harness import correctness as gate
 from benchmarks.harness import records as harness
 from benchmarks.harness.implementations import OURS
 from benchmarks.harness.measure import spread, summarize, time_interleaved
-from benchmarks.training.train_cpu import WorkerError, WorkerProcess, peer_python
+from benchmarks.harness.peers import WorkerError, WorkerProcess, peer_python, start_peer
 from brine.data.config import EncodeConfig
 from brine.model.embed import floats
 from brine.synth import SynthError
@@ -152,16 +151,8 @@ class RepeatedCall:
 
 def start_peers(folder: Path, python: Path | None) -> tuple[WorkerProcess | None, dict[str, Any]]:
     """The peers' process and what it says of itself, or None and the reason."""
-    away = folder / "peers"
-    away.mkdir()
-    shutil.copy(PEER_FILE, away)
     try:
-        # isolated: neither the working folder nor PYTHONPATH may lead to the project
-        child = WorkerProcess(
-            [str(peer_python(python, more=PEER_PACKAGES)), "-I", str(away / PEER_FILE.name)],
-            cwd=away,
-            log=folder / "peers.log",
-        )
+        child = start_peer(python or peer_python(more=PEER_PACKAGES), PEER_FILE, folder=folder)
         return child, child.ask("load", threads=1)
     except (WorkerError, OSError) as error:
         return None, {"skipped": str(error)}

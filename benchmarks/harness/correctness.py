@@ -65,12 +65,12 @@ def agree(what: str, ours: Implementation, truth: Implementation, tolerance: flo
 
 
 def verified(record: dict[str, Any], options: argparse.Namespace, verify: Callable[[], None]) -> None:
-    """Hold small cases against the specification on the card. Raises TestsFailedError; notes it for --tests report."""
+    """Hold small cases against the specification on the GPU. Raises TestsFailedError; notes it for --tests report."""
     try:
         verify()
     except TestsFailedError as error:
         if options.tests == "gate":
             raise
         record["off_on_this_device"] = str(error)
-    # children measure with nearly all of the card
+    # children measure with nearly all of the GPU
     torch.cuda.empty_cache()

@@ -1,11 +1,11 @@
-"""One case: build each contender, see that all compute the same thing, time them in turn.
+"""One case: build each implementation, see that all compute the same thing, time them in turn.
 
-A contender that cannot be built, fails, runs out of memory or disagrees is left out *with its reason in the record*,
-and the others go on; a comparison that silently drops a peer is no comparison. Agreement is checked on a sample of the
-result before anything is timed, against the truth where a caller has it, else against the first contender that ran,
-ours: a peer under a wrong mask would be fast for nothing.
+An implementation that cannot be built, fails, runs out of memory or disagrees is left out *with its reason in the
+record*, and the others go on; a comparison that silently drops a peer is no comparison. Agreement is checked on a
+sample of the result before anything is timed, against the truth where a caller has it, else against the first
+implementation that ran, ours: a peer under a wrong mask would be fast for nothing.
 
-Times to get ready are kept apart from the rounds: `prepare_s` makes the mask in the contender's own form,
+Times to get ready are kept apart from the rounds: `prepare_s` makes the mask in the implementation's own form,
 `first_forward_s` is its first forward, imports and compilation included.
 """
 
@@ -26,7 +26,7 @@ OURS = "brine"
 
 @dataclass
 class Implementation:
-    """A contender that is ready to run."""
+    """An implementation that is ready to run."""
 
     forward: Callable[[], Tensor]
     """The operation."""
@@ -35,7 +35,7 @@ class Implementation:
     grad: Tensor | None = None
     """Gradient of the result; None where it is a scalar."""
     sample: Callable[[Tensor], Tensor] = lambda out: out
-    """Some numbers of the result, in an order that all contenders share."""
+    """Some numbers of the result, in an order that all implementations share."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def benchmark_implementations(
     on_stage: Callable[[str], None] = lambda name: None,
     expected: Tensor | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """expected: the sample that a right result gives, where it is known; else the first contender's is taken for it.
-    -> {name: {"skipped": reason}} or {name: {"prepare_s", "first_forward_s", "difference", "peak_bytes", "rounds",
+    """expected: the sample that a right result gives, where it is known; else the first implementation's is taken for
+    it. -> {name: {"skipped": reason}} or {name: {"prepare_s", "first_forward_s", "difference", "peak_bytes", "rounds",
     "seconds", "over"}}, the last three as in `measure.summarize`."""
     results: dict[str, dict[str, Any]] = {}
     watches: dict[str, CallTimer] = {}

@@ -1,12 +1,12 @@
 """Clocks: how long a call takes, fairly, and what the machine could do at best.
 
-Machines drift: they warm up, clock down, and run other people's work. So contenders are not measured one after the
+Machines drift: they warm up, clock down, and run other people's work. So implementations are not measured one after the
 other but in turn, A B C B A C .., and ratios are taken within a round, where all have met the same machine; the median
 of the rounds' ratios is what a target is held against. Medians come with the 20th and 80th percentile, since a mean
 would let one hiccup decide.
 
-Every contender is warmed up before the rounds. Where a sample takes more than `LONG_S` its warm-up is counted as its
-first round: at that length caches and page faults change nothing, and a third of an hour is saved. Short calls are
+Every implementation is warmed up before the rounds. Where a sample takes more than `LONG_S` its warm-up is counted as
+its first round: at that length caches and page faults change nothing, and a third of an hour is saved. Short calls are
 repeated within a sample until it lasts `MIN_SAMPLE_S`.
 
 On CUDA the time is between two events on the stream, and a buffer larger than the level-2 cache is overwritten before
@@ -38,11 +38,11 @@ PERCENTILES = {"median": 0.5, "p20": 0.2, "p80": 0.8}
 
 
 class SkippedError(Exception):
-    """A contender does not take part; the message says why."""
+    """An implementation does not take part; the message says why."""
 
 
 def reason_of(error: BaseException) -> str:
-    """One line that says why a contender failed."""
+    """One line that says why an implementation failed."""
     if isinstance(error, SkippedError):
         return str(error)
     words = str(error).strip().splitlines() or ["no message"]
@@ -50,7 +50,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def release(device: str) -> None:
-    """Give back what a contender that failed may still hold."""
+    """Give back what an implementation that failed may still hold."""
     gc.collect()
     if device == "cuda":
         torch.cuda.empty_cache()
@@ -133,12 +133,12 @@ class CallTimer:
 
 @dataclass
 class InterleavedTimings:
-    """What the contenders took, round by round."""
+    """What the implementations took, round by round."""
 
     times: dict[str, list[Phases]] = field(default_factory=dict)
     """times[name][r]; all that finished have the same number of rounds."""
     failures: dict[str, str] = field(default_factory=dict)
-    """Why a contender did not finish."""
+    """Why an implementation did not finish."""
 
 
 def time_interleaved(
@@ -152,7 +152,7 @@ def time_interleaved(
 ) -> InterleavedTimings:
     """Warm all up, then let them run in turn for about `budget_s`, but at least `min_rounds` rounds.
 
-    Each round has an order of its own, the same in every run: in a fixed order one and the same kernel took up to 9 %
+    Each round has its own order, the same in every run: in a fixed order one and the same kernel took up to 9 %
     longer in one place than in another on an H200, whose clock follows what it did just before.
     One that raises is left out from there on, with the reason, and the others go on.
     """
@@ -193,7 +193,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def summarize(times: Mapping[str, list[Phases]], *, reference: str) -> dict[str, dict]:
-    """Seconds of each contender by phase, with "rounds", and its time over the reference's, taken within rounds.
+    """Seconds of each implementation by phase, with "rounds", and its time over the reference's, taken within rounds.
 
     -> {name: {"rounds", "seconds": {phase: spread}, "over": {phase: spread}}}; no "over" for the reference itself, nor
     where it did not finish.

@@ -2,7 +2,7 @@
 
 The tests of the operation run first (`benchmarks.harness.correctness`), in a process of their own, and where they fail
 nothing is measured and nothing is written: a fast wrong kernel is worth no row. On a GPU small cases are also held
-against the specification on the device itself. Where time on a card is short, `--tests report` measures all the same
+against the specification on the device itself. Where time on a GPU is short, `--tests report` measures all the same
 and `--tests none` runs none; the record then says so in its "tests". `--quick` tries the whole script at toy sizes,
 without tests, and writes nothing.
 
@@ -12,10 +12,6 @@ killed leaves it there, one that ends takes it away.
 A record is one line of JSON appended in a single write to `results/<name>.jsonl`, with hardware, versions, commit
 (and whether files differed from it; results themselves do not count), load of the machine before the start, the
 roofline, every case, and the targets. The same record is the last line printed. Old lines are never touched.
-
-On CUDA each case runs in a process of its own. Compilers can abort and kernels can poison the context, and neither can
-be caught: when such a process dies, the contender that was at work is left out with the reason, and the case is run
-again without it. On the CPU cases share one process.
 """
 
 from __future__ import annotations
@@ -24,20 +20,17 @@ import argparse
 import json
 import logging
 import os
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from benchmarks.card.record import append
-from benchmarks.harness.correctness import TestsFailedError, run_tests, verified
+from benchmarks.gpu.record import append
+from benchmarks.harness.correctness import TestsFailedError, run_tests
 from benchmarks.harness.implementations import TimingLimits
 from benchmarks.harness.machine import hardware
 from brine.model.device import resolve_device
@@ -47,7 +40,7 @@ from brine.training.runtime import usable_cores
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 MOST_PROCESSES = 10
-"""Processes of tests on a card, each of which holds a context."""
+"""Processes of tests on a GPU, each of which holds a context."""
 
 
 class LogCapture(logging.Handler):
@@ -63,6 +56,27 @@ class LogCapture(logging.Handler):
 
 
 _log_capture = LogCapture()
+
+
+MODULES = {
+    "attention": "benchmarks.kernels.attention",
+    "linear_loss": "benchmarks.kernels.linear_loss",
+    "ring": "benchmarks.kernels.ring",
+    "data": "benchmarks.data.throughput",
+    "data_fuzz": "benchmarks.data.fuzz",
+    "data_plan": "benchmarks.data.plan",
+    "long_context": "benchmarks.context.long_context",
+    "meshes": "benchmarks.training.meshes",
+    "planner": "benchmarks.training.planner",
+    "train_cpu": "benchmarks.training.train_cpu",
+    "train_gpu": "benchmarks.training.train_gpu",
+}
+"""Name of a record -> the module that makes it."""
+
+
+def module_of(name: str) -> str:
+    """The module that makes a record, for its command."""
+    return MODULES.get(name, f"benchmarks.{name}")
 
 
 class UsageError(ValueError):
@@ -81,7 +95,7 @@ def command(main: Callable[[], int]) -> int:
 def parser(name: str, description: str) -> argparse.ArgumentParser:
     """The options that all benchmarks share."""
     made = argparse.ArgumentParser(
-        prog=f"python -m benchmarks.{name}",
+        prog=f"python -m {module_of(name)}",
         description=description,
         epilog=f"Runs the tests first, appends one line to benchmarks/results/{name}.jsonl, and prints it last.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -109,7 +123,7 @@ def device_options(made: argparse.ArgumentParser) -> None:
     )
     made.add_argument("--min-rounds", type=int, default=None, help="rounds in any case")
     made.add_argument("--no-peak", action="store_true", help="on CUDA, do without the extra run that measures memory")
-    made.add_argument("--without", default="", metavar="A,B", help="contenders to leave out")
+    made.add_argument("--without", default="", metavar="A,B", help="implementations to leave out")
     for hidden in ("--child", "--stage"):
         made.add_argument(hidden, default="", help=argparse.SUPPRESS)
 
@@ -127,7 +141,7 @@ def prepare(options: argparse.Namespace) -> str:
     except ValueError as error:
         raise UsageError(str(error)) from None
     if not getattr(options, "backend", "auto"):
-        # "auto" keeps to cards on which the tests are known to have passed; here they have just run
+        # "auto" keeps to GPUs on which the tests are known to have passed; here they have just run
         options.backend = "triton" if device == "cuda" else "auto"
     return device
 
@@ -163,9 +177,9 @@ def begin(name: str, options: argparse.Namespace, device: str, tests: tuple[str,
     checked = None
     if not options.quick and options.tests != "none":
         try:
-            # a card's tests compile many small kernels, each in one process
-            on_card = device.startswith("cuda")
-            checked = run_tests(tests, processes=min(MOST_PROCESSES, usable_cores()) if on_card else 0)
+            # a GPU's tests compile many small kernels, each in one process
+            on_gpu = device.startswith("cuda")
+            checked = run_tests(tests, processes=min(MOST_PROCESSES, usable_cores()) if on_gpu else 0)
         except TestsFailedError as error:
             if options.tests == "gate":
                 raise
@@ -174,7 +188,7 @@ def begin(name: str, options: argparse.Namespace, device: str, tests: tuple[str,
         "benchmark": name,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         # a record speaks of the project, not of where somebody's folders lie
-        "command": " ".join(["python -m", f"benchmarks.{name}", *map(_short, options.argv)]),
+        "command": " ".join(["python -m", module_of(name), *map(_short, options.argv)]),
         "quick": options.quick,
         "tests": checked,
         "hardware": hardware(device, options.threads, load),
@@ -186,59 +200,6 @@ def begin(name: str, options: argparse.Namespace, device: str, tests: tuple[str,
 def _short(word: str) -> str:
     """A word of a command line, an absolute path by its last part."""
     return Path(word).name if Path(word).is_absolute() else word
-
-
-@dataclass
-class BenchmarkSession:
-    """A benchmark that may begin to measure."""
-
-    options: argparse.Namespace
-    device: str
-    """"cpu" or "cuda"."""
-    cases: dict[str, Any]
-    """Every case of this device, by name."""
-    names: list[str]
-    """Those asked for."""
-    record: dict[str, Any]
-    """What `begin` gave."""
-
-
-def open_benchmark(
-    name: str,
-    description: str,
-    arguments: list[str] | None,
-    *,
-    cases_of: Callable[[argparse.Namespace, str], list[Any]],
-    tests: Mapping[str, tuple[str, ...]],
-    verify: Callable[[str, str], None],
-    measure: Callable[[Any, str, argparse.Namespace, Callable[[str], None]], dict[str, Any]],
-) -> BenchmarkSession | int:
-    """The start of a benchmark that knows GPUs: options, cases, tests -> what to measure, or an exit status.
-
-    cases_of: (options, device) -> cases with a `name`. tests: what has to pass first, by device. verify: (device,
-    backend), called on CUDA, raises TestsFailedError. measure: (case, device, options, on_stage) -> result, called in a
-    case's own process.
-    """
-    made = parser(name, description)
-    device_options(made)
-    options = made.parse_args(arguments)
-    options.argv = list(sys.argv[1:] if arguments is None else arguments)
-    device = prepare(options)
-    cases = {case.name: case for case in cases_of(options, device)}
-    if options.child:
-        print(json.dumps(measure(cases[options.child], device, options, child_stage(options))))
-        return 0
-    names = select(list(cases), options.cases)
-    if options.list:
-        print("\n".join(names))
-        return 0
-    try:
-        record = begin(name, options, device, tests[device])
-        if device == "cuda" and options.tests != "none":
-            verified(record, options, lambda: verify(device, options.backend))
-    except TestsFailedError as error:
-        return print_refusal(name, error)
-    return BenchmarkSession(options, device, cases, names, record)
 
 
 def save_case(record: dict[str, Any], options: argparse.Namespace, result: dict[str, Any]) -> None:
@@ -291,45 +252,9 @@ def run_cases(
     return results
 
 
-def run_isolated(module: str, case: str, options: argparse.Namespace, device: str) -> dict[str, Any]:
-    """Run one case in processes of its own until one lives to tell; see this file's opening."""
-    skipped = {name: {"skipped": "asked for"} for name in options.without.split(",") if name}
-    arguments = ["--device", device, "--backend", options.backend, "--threads", str(options.threads)]
-    for name in ("budget_s", "min_rounds"):
-        if getattr(options, name) is not None:
-            arguments += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
-    arguments += ["--no-peak"] * options.no_peak
-    while True:
-        timeout_s = case_timeout_s(options)
-        with tempfile.TemporaryDirectory() as folder:
-            stage = Path(folder) / "stage"
-            command = [sys.executable, "-m", module, *arguments, "--child", case]
-            command += ["--without", ",".join(skipped), "--stage", str(stage)]
-            try:
-                done = subprocess.run(
-                    command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=timeout_s, check=False
-                )
-                reason = f"its process ended with {done.returncode}"
-            except subprocess.TimeoutExpired:
-                done, reason = None, f"its case took longer than {timeout_s:.0f} s"
-            culprit = stage.read_text().strip() if stage.exists() else ""
-        if done is not None and done.returncode == 0:
-            result = json.loads(done.stdout.splitlines()[-1])
-            result["implementations"] |= skipped
-            return result
-        if not culprit or culprit in skipped:
-            return {"case": case, "skipped": reason}
-        skipped[culprit] = {"skipped": reason}
-
-
 def case_timeout_s(options: argparse.Namespace) -> float:
     """Longest time of a case that begins now: no longer than the command itself may last."""
     return max(1.0, min(options.case_timeout_s, options.end - time.monotonic()))
-
-
-def child_stage(options: argparse.Namespace) -> Callable[[str], None]:
-    """For a case's own process: note who is at work where the parent will look."""
-    return lambda name: Path(options.stage).write_text(name) if options.stage else None
 
 
 def finish(record: dict[str, Any], options: argparse.Namespace, plot: Callable[[dict[str, Any], Path], None]) -> int:
@@ -346,9 +271,9 @@ def finish(record: dict[str, Any], options: argparse.Namespace, plot: Callable[[
         path = options.results / f"{record['benchmark']}.jsonl"
         append_line(path, record)
         partial_path(record, options).unlink(missing_ok=True)
-        picture = options.results / f"{record['benchmark']}-{record['hardware']['device']}.png"
-        plot(record, picture)
-        print(f"appended to {path}, drawn in {picture}", file=sys.stderr)
+        image = options.results / f"{record['benchmark']}-{record['hardware']['device']}.png"
+        plot(record, image)
+        print(f"appended to {path}, drawn in {image}", file=sys.stderr)
     print(json.dumps(record), flush=True)
     return 0
 

@@ -4,7 +4,7 @@
     python -m benchmarks.kernels.attention --cases decode     some of the cases
 
 **Counting.** The forward is 4 D H FLOPs per *seen* (row, key) pair, the backward 2.5 times that, for everybody: a
-contender that computes masked pairs too is not credited with them. TFLOP/s are quoted beside their share of the
+implementation that computes masked pairs too is not credited with them. TFLOP/s are quoted beside their share of the
 roofline, which is the best square matrix product of this device in the case's dtype, measured in the same run. A
 decoding step reads its cache once and is quoted in GB/s of seen keys and values, against the best copy of this device.
 
@@ -13,10 +13,10 @@ of 1,024, packed documents, and the same documents with image blocks; decoding 8
 **On a CPU** (8 heads, D 64, fp32 and bf16): full causal rows against SDPA's flash kernel, targets at least 0.95 of its
 speed; 8k tokens of 512-token documents with image blocks against SDPA with a dense mask, target at least 10 times its
 speed; packed and windowed rows; decoding; and peak memory at a window of 1,024 for 32k, 64k and 128k tokens, target
-linear. Masks and their seeds are in `masks.py`, the contenders in `attention_peers.py`.
+linear. Masks and their seeds are in `masks.py`, the implementations in `attention_implementations.py`.
 
-**Memory** is the growth above the inputs during forward and backward: output, gradients and everything between. On
-CUDA for every contender, by the caching allocator; on the CPU for ours in the memory cases, by process (`memory.py`).
+**Memory** is the growth above the inputs during forward and backward: output, gradients and everything between. On CUDA
+for every implementation, by the caching allocator; on the CPU for ours in the memory cases, by process (`memory.py`).
 
 What it does not do: dropout, sinks, several GPUs, or the time a model spends around attention. It takes about 15
 minutes on two cores, nearly half of it in the causal row of 32k tokens.
@@ -31,16 +31,19 @@ from typing import Any
 
 import torch
 
-from benchmarks.card.record import backend_choices
+from benchmarks.harness import comparison
 from benchmarks.harness import correctness as gate
-from benchmarks.harness import machine
 from benchmarks.harness import records as harness
-from benchmarks.harness.implementations import OURS, benchmark_implementations
+from benchmarks.harness.comparison import DTYPES
+from benchmarks.harness.implementations import OURS
 from benchmarks.harness.memory import peak_growth
 from benchmarks.kernels.attention_implementations import CPU, CUDA, AttentionProblem, brine
 from benchmarks.kernels.masks import DECODE_BATCH, KINDS, WINDOW, make_mask
 
 NAME = "attention"
+SUMMARY = "Attention over spans against SDPA, FlexAttention and flash-attn, by mask and length."
+COPIES = True
+"""Decoding is bound by them."""
 TESTS = {
     "cpu": (
         "tests/kernels/attention/test_attention.py",
@@ -50,7 +53,6 @@ TESTS = {
     "cuda": ("tests/kernels/attention/test_[!g]*.py",),
 }
 """What has to pass first: on a GPU the kernels' own tests too."""
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.05}
 BACKWARD = 2.5
 """FLOPs of the backward over those of the forward."""
@@ -187,15 +189,15 @@ def measure_case(case: AttentionCase, device: str, options: Any, on_stage: Any) 
     }
     if case.kind == "decode":
         result["read_bytes"] = 2 * area * case.heads[1] * case.dim * problem.q.element_size()
-    skipped = set(options.without.split(","))
-    peers = {name: build for name, build in (CUDA if device == "cuda" else CPU).items() if name not in skipped}
-    timing_limits = harness.timing_limits(options, tolerance=TOLERANCE[case.dtype])
-    builders = {name: lambda build=build: build(problem) for name, build in peers.items()}
-    result["implementations"] = benchmark_implementations(
-        builders, device=device, timing_limits=timing_limits, on_stage=on_stage
+    timed = comparison.time_implementations(
+        CUDA if device == "cuda" else CPU, problem, device, options, on_stage, tolerance=TOLERANCE[case.dtype]
     )
-    result["log"], result["backends"] = harness.captured_logs(), backend_choices()
-    return result
+    return result | timed
+
+
+def measure_here(case: AttentionCase, device: str, options: Any, on_stage: Any) -> dict[str, Any]:
+    """The same, or our peak memory."""
+    return measure_memory(case, options.backend) if case.memory else measure_case(case, device, options, on_stage)
 
 
 def add_rates(result: dict[str, Any], roofline: dict[str, float]) -> None:
@@ -237,29 +239,23 @@ def show(result: dict[str, Any]) -> str:
         grown = memory["growth_bytes"]
         per_token = grown / result["tokens"]
         return f"\n{result['case']}: {grown / 2**20:.0f} MiB above the inputs, {per_token:.0f} bytes a token"
-    rows, notes = [], []
-    for name, implementation in result["implementations"].items():
-        if "skipped" in implementation:
-            notes.append(f"  {name} left out: {implementation['skipped']}")
-            continue
-        seconds, over = implementation["seconds"], implementation.get("over", {}).get("total")
-        rate = implementation.get("tflops") or implementation["gb_per_s"]
-        rows.append(
-            {
-                "": name,
-                "forward ms": f"{seconds.get('forward', seconds['total'])['median'] * 1e3:.2f}",
-                "total ms": f"{seconds['total']['median'] * 1e3:.2f}",
-                "p20 .. p80": f"{seconds['total']['p20'] * 1e3:.2f} .. {seconds['total']['p80'] * 1e3:.2f}",
-                "TFLOP/s" if "tflops" in implementation else "GB/s": " + ".join(
-                    f"{rate[phase]:.3g}" for phase in ("forward", "backward", "total") if phase in rate
-                ),
-                "of roofline": f"{implementation['share_of_roofline']['total']:.0%}",
-                "time over ours": f"{over['median']:.2f}" if over else "",
-                "GiB": f"{implementation['peak_bytes'] / 2**30:.2f}" if implementation.get("peak_bytes") else "",
-            }
-        )
+
+    def columns(implementation: dict[str, Any]) -> dict[str, str]:
+        seconds, rate = implementation["seconds"], implementation.get("tflops") or implementation["gb_per_s"]
+        total, peak = seconds["total"], implementation.get("peak_bytes")
+        return {
+            "forward ms": f"{seconds.get('forward', total)['median'] * 1e3:.2f}",
+            "total ms": f"{total['median'] * 1e3:.2f}",
+            "p20 .. p80": f"{total['p20'] * 1e3:.2f} .. {total['p80'] * 1e3:.2f}",
+            "TFLOP/s" if "tflops" in implementation else "GB/s": " + ".join(
+                f"{rate[phase]:.3g}" for phase in ("forward", "backward", "total") if phase in rate
+            ),
+            "of roofline": f"{implementation['share_of_roofline']['total']:.0%}",
+            "GiB": f"{peak / 2**30:.2f}" if peak else "",
+        }
+
     head = f"\n{result['case']}: {result['area_share']:.2%} of the area unmasked, documents: {result['documents']}"
-    return "\n".join([head, harness.table(rows), *notes])
+    return comparison.show_implementations(head, result, columns)
 
 
 def targets(cases: list[AttentionCase], results: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -313,46 +309,13 @@ def plot(record: dict[str, Any], path: Path) -> None:
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("tokens")
         axes.legend(fontsize=7)
-    where = record["hardware"].get("gpu", {}).get("name", record["hardware"]["processor"])
-    figure.suptitle(f"attention, forward + backward over the unmasked area, {where}, {record['hardware']['commit']}")
+    figure.suptitle(f"attention, forward + backward over the unmasked area, {comparison.where(record)}")
     figure.savefig(path, dpi=110)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark -> exit status."""
-    opened = harness.open_benchmark(
-        NAME,
-        "Attention over spans against SDPA, FlexAttention and flash-attn, by mask and length.",
-        arguments,
-        cases_of=cases_of,
-        tests=TESTS,
-        verify=verify,
-        measure=measure_case,
-    )
-    if isinstance(opened, int):
-        return opened
-    options, device, cases, record = opened.options, opened.device, opened.cases, opened.record
-
-    dtypes = {case.dtype: DTYPES[case.dtype] for case in cases.values()}
-    roofline = record["roofline"] = machine.roofline(device, dtypes, options.quick, copies=True)
-
-    def run(name: str, on_stage: Any) -> dict[str, Any]:
-        case = cases[name]
-        if case.memory:
-            return measure_memory(case, options.backend)
-        if device == "cuda" and not options.quick:
-            result = harness.run_isolated("benchmarks.kernels.attention", name, options, device)
-        else:
-            result = measure_case(case, device, options, on_stage)
-        if "implementations" in result:
-            add_rates(result, roofline)
-        return result
-
-    record["cases"] = harness.run_cases(
-        opened.names, run, show, minutes=options.minutes, keep=lambda result: harness.save_case(record, options, result)
-    )
-    record["targets"] = targets(list(cases.values()), record["cases"])
-    return harness.finish(record, options, plot)
+    return comparison.run(sys.modules[__name__], arguments)
 
 
 if __name__ == "__main__":

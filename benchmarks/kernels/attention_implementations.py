@@ -9,10 +9,10 @@
     fa4-mask      flash-attn-4 with a mask function over lo and hi and lists of tiles: anything
     sdpa-mask     SDPA with a dense boolean mask: anything, T x S memory, skips nothing
 
-Each gets the layout that it works in. On the CPU SDPA gets contiguous (B, H, T, D) tensors of its own; on CUDA its
-kernels read (B, T, H, D) through a transposed view as fast, so all contenders share one copy and a million tokens fit.
-Masks are made before the clock starts. A contender that cannot express a mask raises `SkippedError`, and so does one
-whose package is missing; what else goes wrong in other people's code is caught by the contest.
+Each gets the layout that it works in. On the CPU SDPA gets contiguous (B, H, T, D) tensors; on CUDA its kernels read
+(B, T, H, D) through a transposed view as fast, so all implementations share one copy and a million tokens fit. Masks
+are made before the clock starts. An implementation that cannot express a mask raises `SkippedError`, and so does one
+whose package is missing; what else goes wrong in other people's code is caught by `benchmark_implementations`.
 
 Legend: B batch, T query rows, S keys, H query heads, K key heads, D head dim.
 """
@@ -46,7 +46,7 @@ _compiled: dict[str, Callable] = {}
 
 @dataclass
 class AttentionProblem:
-    """Inputs of one case, shared by all contenders."""
+    """Inputs of one case, shared by all implementations."""
 
     mask: BenchmarkMask
     """The mask."""

@@ -1,9 +1,9 @@
-"""What the Triton compiler makes of the attention and loss kernels, in bf16 and fp32, for cards that are not here.
+"""What the Triton compiler makes of the attention and loss kernels, in bf16 and fp32, for GPUs that are not here.
 
     python -m benchmarks.kernels.compile_report                          # sm_80, sm_90, sm_100; minutes
-    python -m benchmarks.kernels.compile_report --arch 90 --dim 128      # one card, one head dim
+    python -m benchmarks.kernels.compile_report --arch 90 --dim 128      # one GPU, one head dim
     python -m benchmarks.kernels.compile_report --only 'bwd_keys-D64'    # kernels whose name matches
-    python -m benchmarks.kernels.compile_report --candidates             # the tiles that a sweep on a card tries
+    python -m benchmarks.kernels.compile_report --candidates             # the tiles that a sweep on a GPU tries
 
 Kernels are compiled ahead of time to machine code, exactly as they would be launched: the launching code runs with
 recorders in the kernels' places, and from each recorded argument follow its type, its divisibility by 16 and its
@@ -38,6 +38,8 @@ from unittest import mock
 
 import torch
 from tqdm import tqdm
+
+from benchmarks.kernels.machine_code import doubled_products, tma_copies
 
 ARCHITECTURES = (80, 90, 100)
 DIMS = (32, 64, 96, 128, 192, 256)
@@ -126,7 +128,7 @@ class LaunchRecorder:
 
 @contextmanager
 def recorded(arch: int, narrow: bool) -> Iterator[list]:
-    """The list that attention's launches go to, as if a card of this architecture were there."""
+    """The list that attention's launches go to, as if a GPU of this architecture were there."""
     from brine.kernels.attention.triton import backward as triton_backward
     from brine.kernels.attention.triton import decode as triton_decode
     from brine.kernels.attention.triton import forward as triton_kernels
@@ -228,7 +230,7 @@ def variant_of(kernel, args: tuple, kwargs: dict, arch: int, label: str) -> Kern
             signature[param.name], constants[param.name] = "constexpr", value
         elif isinstance(value, torch.Tensor):
             signature[param.name] = "*" + KINDS[value.dtype]
-            # a card's allocator gives addresses that are multiples of 512
+            # a GPU's allocator gives addresses that are multiples of 512
             divisible.append(number)
         elif isinstance(value, TensorDescriptor):
             signature[param.name] = f"tensordesc<{KINDS[value.base.dtype]}{value.block_shape}>"
@@ -294,64 +296,6 @@ def compile_variant(variant: KernelVariant) -> CompileReport:
         copies=copies,
         loose=loose,
     )
-
-
-def doubled_products(ttgir: str) -> int:
-    """How many of a kernel's warp-group products are computed more than once.
-
-    A layout says how many warps lie along M and N and what one instruction of a warp covers; where that is more than
-    the tile has, warps repeat each other's work.
-    """
-    layouts = {
-        name: [int(number) for number in (*warps.split(","), *shape.split(","))]
-        for name, warps, shape in re.findall(
-            r"(#\w+) = #ttg\.nvidia_mma<\{versionMajor = 3.*?warpsPerCTA = \[([\d, ]+)\].*?instrShape = \[([\d, ]+)\]",
-            ttgir,
-        )
-    }
-    has_duplicate_warps = 0
-    for m, n, name in re.findall(r"ttng\.warp_group_dot [^\n]*-> tensor<(\d+)x(\d+)x\w+, (#\w+)>", ttgir):
-        warps_m, warps_n, instr_m, instr_n, _ = layouts[name]
-        has_duplicate_warps += warps_m * instr_m > int(m) or warps_n * instr_n > int(n)
-    return has_duplicate_warps
-
-
-def tma_copies(ptx: str) -> tuple[int, int]:
-    """How many instructions copy by TMA or announce a copy, and how many of them are loose.
-
-    A copy is waited for at once, or by a turn of a loop. How many turns there are follows from the spans, so in front
-    of a loop and in it a copy's predicate follows from something loaded; elsewhere it follows from the thread's number
-    alone. Loose is what has no such predicate and no wait in the same straight line of code.
-    """
-    sources: dict[str, set[str]] = {}
-    for written, read in re.findall(r"^\s*(?:@!?%\w+ )?[a-z][\w.:]*\s+(%\w+(?:\|%\w+)?), ([^;\n]*);", ptx, re.M):
-        for register in written.split("|"):
-            sources.setdefault(register, set()).update(re.findall(r"%\w+", read))
-    loaded = set(re.findall(r"ld\.global\S* \{ (%\w+) \}", ptx))
-
-    def is_loaded(predicate: str) -> bool:
-        known, ahead = set(), [predicate]
-        while ahead:
-            register = ahead.pop()
-            if register in loaded:
-                return True
-            if register not in known:
-                known.add(register)
-                ahead += sources.get(register, ())
-        return False
-
-    copies = loose = unawaited = 0
-    for line in ptx.splitlines():
-        found = re.search(r"(?:@(%p\d+) )?(mbarrier\.arrive\.expect_tx|cp\.async\.bulk\.tensor)", line)
-        announced = found is not None and found[2].startswith("mbarrier")
-        if announced or re.match(r"\$L__BB|.*\bbra\S*\s+\$L", line):
-            loose, unawaited = loose + unawaited, 0
-        if found:
-            copies += 1
-            unawaited += found[1] is None or not is_loaded(found[1])
-        elif "mbarrier.try_wait" in line:
-            unawaited = 0
-    return copies, loose + unawaited
 
 
 def _cuobjdump(flag: str, cubin: Path) -> str:

@@ -2,11 +2,11 @@
 
     python -m benchmarks.kernels.linear_loss                  this machine: the GPU where there is one, else the CPU
 
-**Contenders.** `brine` is `kernels.linear_cross_entropy`; `chunked` is the same by plain PyTorch operations (GPU only;
-on a CPU ours is that); `plain` multiplies hidden states and head, widens the logits to fp32 as training code does, and
-calls `F.cross_entropy`; `liger` is its fused linear cross-entropy (GPU only). All get the same tensors, in the case's
-dtype, and give loss, d_hidden and d_weight. Ours computes the gradients in the
-forward, so only the total is compared.
+**Implementations.** `brine` is `kernels.linear_cross_entropy`; `chunked` is the same by plain PyTorch operations (GPU
+only; on a CPU ours is that); `plain` multiplies hidden states and head, widens the logits to fp32 as training code
+does, and calls `F.cross_entropy`; `liger` is its fused linear cross-entropy (GPU only). All get the same tensors, in
+the case's dtype, and give loss, d_hidden and d_weight. Ours computes the gradients in the forward, so only the total is
+compared.
 
 **Terms.** "plain" is the cross-entropy alone, "z" adds 1e-4 lse^2, "distill" mixes in a dense teacher of half the width
 at weight 0.5 and temperature 1, whose logits are part of the work. Liger has no op with this mixture.
@@ -16,7 +16,7 @@ square matrix product of this device in the same dtype, measured in the same run
 roofline except by leaving work out.
 
 **Memory** is the peak growth above the inputs *and their gradients*: d_hidden and d_weight have to exist whoever makes
-them, so their bytes are taken off. On the CPU each contender runs in a process of its own (`memory.py`), on CUDA it is
+them, so their bytes are taken off. On the CPU each implementation runs in its own process (`memory.py`), on CUDA it is
 the caching allocator's peak.
 
 **Cases.** CPU: 8,192 tokens, width 512, 65,536 words, fp32 and bf16; targets: at most 1.35 times the time and 1/8 of
@@ -35,19 +35,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.card.record import backend_choices
+from benchmarks.harness import comparison
 from benchmarks.harness import correctness as gate
-from benchmarks.harness import machine
 from benchmarks.harness import records as harness
-from benchmarks.harness.implementations import OURS, Implementation, benchmark_implementations
+from benchmarks.harness.comparison import DTYPES
+from benchmarks.harness.implementations import OURS, Implementation
 from benchmarks.harness.measure import SkippedError
 from benchmarks.harness.memory import peak_growth
 from brine.kernels.linear_loss import linear_cross_entropy
 
 NAME = "linear_loss"
+SUMMARY = "The fused head and loss against plain PyTorch and Liger: time and peak memory."
+COPIES = False
 TESTS = {"cpu": ("tests/kernels/linear_loss/test_linear_loss.py",), "cuda": ("tests/kernels/linear_loss/test_*.py",)}
 """What has to pass first: on a GPU the kernel's own tests too."""
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.01}
 Z_LOSS = 1e-4
 DISTILL_WEIGHT = 0.5
@@ -157,7 +158,7 @@ def brine(problem: LinearLossProblem) -> Implementation:
 
 
 def chunked(problem: LinearLossProblem) -> Implementation:
-    """Ours without a kernel of its own."""
+    """Ours without its own kernel."""
     if problem.hidden.device.type != "cuda":
         raise SkippedError("on a CPU ours is that")
     return brine(replace(problem, backend="chunked"))
@@ -231,7 +232,7 @@ def verify(device: str, backend: str) -> None:
 
 
 def memory_call(*, tiny: bool, implementation: str, backend: str, **shape: Any) -> Any:
-    """Target of `memory.peak_growth`: forward and backward of one contender."""
+    """Target of `memory.peak_growth`: forward and backward of one implementation."""
     if tiny:
         shape |= {"num_tokens": 64, "vocabulary": 128}
     built = IMPLEMENTATIONS[implementation](make_problem(LinearLossCase(**shape), "cpu", backend=backend))
@@ -240,15 +241,19 @@ def memory_call(*, tiny: bool, implementation: str, backend: str, **shape: Any) 
 
 def measure_case(case: LinearLossCase, device: str, options: Any, on_stage: Any) -> dict[str, Any]:
     """Run a case in this process -> its part of the record, rates not yet applied; memory of the CPU comes later."""
-    skipped = set(options.without.split(","))
     problem = make_problem(case, device, backend=options.backend)
-    builders = {
-        name: lambda build=build: build(problem) for name, build in IMPLEMENTATIONS.items() if name not in skipped
-    }
-    timing_limits = harness.timing_limits(options, tolerance=TOLERANCE[case.dtype], budget_s=60.0, max_rounds=10)
-    implementations = benchmark_implementations(builders, device=device, timing_limits=timing_limits, on_stage=on_stage)
+    timed = comparison.time_implementations(
+        IMPLEMENTATIONS,
+        problem,
+        device,
+        options,
+        on_stage,
+        tolerance=TOLERANCE[case.dtype],
+        budget_s=60.0,
+        max_rounds=10,
+    )
     gradients = sum(x.numel() * x.element_size() for x in (problem.hidden, problem.weight))
-    for implementation in implementations.values():
+    for implementation in timed["implementations"].values():
         if implementation.get("peak_bytes") is not None:
             implementation["memory"] = {
                 "growth_bytes": implementation.pop("peak_bytes"),
@@ -263,16 +268,21 @@ def measure_case(case: LinearLossCase, device: str, options: Any, on_stage: Any)
         "vocabulary": case.vocabulary,
         "dtype": case.dtype,
         "backend": options.backend,
-        "log": harness.captured_logs(),
-        "backends": backend_choices(),
         "flops": case.flops,
         "gradient_bytes": gradients,
-        "implementations": implementations,
-    }
+    } | timed
+
+
+def measure_here(case: LinearLossCase, device: str, options: Any, on_stage: Any) -> dict[str, Any]:
+    """The same, with peak memory on the CPU; of toys that of the first case alone."""
+    result = measure_case(case, device, options, on_stage)
+    if device == "cpu" and (not options.quick or case == quick_cases()[0]):
+        measure_memory(case, result, on_stage)
+    return result
 
 
 def measure_memory(case: LinearLossCase, result: dict[str, Any], on_stage: Any) -> None:
-    """Add each contender's peak memory on the CPU to a result, measured in children."""
+    """Add each implementation's peak memory on the CPU to a result, measured in children."""
     shape = {"terms": case.terms, "num_tokens": case.num_tokens, "width": case.width}
     shape |= {"vocabulary": case.vocabulary, "dtype": case.dtype, "backend": result["backend"]}
     for name, implementation in result["implementations"].items():
@@ -298,25 +308,18 @@ def show(result: dict[str, Any]) -> str:
     """A case for the console."""
     if "skipped" in result:
         return f"\n{result['case']}: left out: {result['skipped']}"
-    rows, notes = [], []
-    for name, implementation in result["implementations"].items():
-        if "skipped" in implementation:
-            notes.append(f"  {name} left out: {implementation['skipped']}")
-            continue
-        total, over = implementation["seconds"]["total"], implementation.get("over", {}).get("total")
-        extra = implementation.get("extra_bytes")
-        rows.append(
-            {
-                "": name,
-                "total ms": f"{total['median'] * 1e3:.1f}",
-                "p20 .. p80": f"{total['p20'] * 1e3:.1f} .. {total['p80'] * 1e3:.1f}",
-                "TFLOP/s": f"{implementation['tflops']:.3g}",
-                "of roofline": f"{implementation['share_of_roofline']:.0%}",
-                "time over ours": f"{over['median']:.2f}" if over else "",
-                "MiB beyond gradients": f"{extra / 2**20:.0f}" if extra is not None else "",
-            }
-        )
-    return "\n".join([f"\n{result['case']}", harness.table(rows), *notes])
+
+    def columns(implementation: dict[str, Any]) -> dict[str, str]:
+        total, extra = implementation["seconds"]["total"], implementation.get("extra_bytes")
+        return {
+            "total ms": f"{total['median'] * 1e3:.1f}",
+            "p20 .. p80": f"{total['p20'] * 1e3:.1f} .. {total['p80'] * 1e3:.1f}",
+            "TFLOP/s": f"{implementation['tflops']:.3g}",
+            "of roofline": f"{implementation['share_of_roofline']:.0%}",
+            "MiB beyond gradients": f"{extra / 2**20:.0f}" if extra is not None else "",
+        }
+
+    return comparison.show_implementations(f"\n{result['case']}", result, columns)
 
 
 def targets(cases: list[LinearLossCase], results: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -337,7 +340,7 @@ def targets(cases: list[LinearLossCase], results: list[dict[str, Any]]) -> list[
 
 
 def plot(record: dict[str, Any], path: Path) -> None:
-    """Time and memory of every case and contender, as bars."""
+    """Time and memory of every case and implementation, as bars."""
     from matplotlib.figure import Figure
 
     results = [result for result in record["cases"] if "implementations" in result]
@@ -367,45 +370,13 @@ def plot(record: dict[str, Any], path: Path) -> None:
     below.set_ylabel("GiB above inputs and gradients")
     below.set_xticks(range(len(results)), [r["case"] for r in results], rotation=30, ha="right", fontsize=7)
     above.legend()
-    where = record["hardware"].get("gpu", {}).get("name", record["hardware"]["processor"])
-    figure.suptitle(f"linear + cross-entropy, {where}, {record['hardware']['commit']}")
+    figure.suptitle(f"linear + cross-entropy, {comparison.where(record)}")
     figure.savefig(path, dpi=110)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark -> exit status."""
-    opened = harness.open_benchmark(
-        NAME,
-        "The fused head and loss against plain PyTorch and Liger: time and peak memory.",
-        arguments,
-        cases_of=cases_of,
-        tests=TESTS,
-        verify=verify,
-        measure=measure_case,
-    )
-    if isinstance(opened, int):
-        return opened
-    options, device, cases, record = opened.options, opened.device, opened.cases, opened.record
-    dtypes = {case.dtype: DTYPES[case.dtype] for case in cases.values()}
-    record["roofline"] = machine.roofline(device, dtypes, options.quick)
-    first = next(iter(cases.values()))
-
-    def run(name: str, on_stage: Any) -> dict[str, Any]:
-        if device == "cuda" and not options.quick:
-            result = harness.run_isolated("benchmarks.kernels.linear_loss", name, options, device)
-        else:
-            result = measure_case(cases[name], device, options, on_stage)
-            if device == "cpu" and (not options.quick or cases[name] is first):
-                measure_memory(cases[name], result, on_stage)
-        if "implementations" in result:
-            add_rates(result, record["roofline"])
-        return result
-
-    record["cases"] = harness.run_cases(
-        opened.names, run, show, minutes=options.minutes, keep=lambda result: harness.save_case(record, options, result)
-    )
-    record["targets"] = targets(list(cases.values()), record["cases"])
-    return harness.finish(record, options, plot)
+    return comparison.run(sys.modules[__name__], arguments)
 
 
 if __name__ == "__main__":

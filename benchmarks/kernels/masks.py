@@ -8,7 +8,7 @@
     decode       one query a sequence, which sees its own prompt: lengths between a quarter and all of the cache
 
 Log-normal lengths are what text corpora have: most documents are short, and a few hold most of the (row, key) pairs.
-Image blocks are placed wherever the row so far has less than its share of them and the document has room, with at
+Image blocks are placed wherever the row so far has less than its share of them and the document has space, with at
 least one token between two of them, as boundary tokens lie there. The last document is cut where the row ends, so it
 may be shorter than the clip.
 
@@ -35,7 +35,7 @@ KINDS = ("causal", "window", "packed", "multimodal", "images512", "decode")
 
 @dataclass(frozen=True)
 class BenchmarkMask:
-    """One mask with what a contender that knows no spans needs to express it."""
+    """One mask with what an implementation that knows no spans needs to express it."""
 
     kind: str
     """One of `KINDS`."""

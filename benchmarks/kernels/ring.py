@@ -11,7 +11,7 @@ gloo.
     one/W           one causal document: every later rank needs every earlier key, whatever the dealing
     gloo/W          16,384 tokens of such documents on W processes of this machine: forward and backward, measured
 
-**Sides.** `dealt` is ours; `contiguous` sends the same way (only what is seen), from a cut into stretches; `plain
+**Sides.** `dealt` is ours; `contiguous` sends the same way (only what is seen), from a cut into chunks; `plain
 ring`, `zigzag` and `all-gather` send every key to every rank, the second from a dealing that is even for one document.
 Cost is modelled, as in `brine.kernels.context_parallel.sharding`: area of the spans over the layer mix, and linear
 layers at the price of a model of width 2,048 (12,288 row-key pairs a token and layer). Bytes are those of keys and

@@ -7,7 +7,7 @@ Both checkouts train the demo's large model, with the demo's small model as its 
 same rows: documents of about 60 tokens, a third of them behind an image. `--narrow` takes two models of width 32
 instead, whose step is little but what does not depend on width: masks, tables, patches, accounting.
 
-Each lives in a child process of its own, compiled as in a run, and the two take turns, `--steps` steps each, in the
+Each lives in its own child process, compiled as in a run, and the two take turns, `--steps` steps each, in the
 other order every round. The figure is the ratio of their times, before / now (above 1: this checkout is faster), its
 median over rounds and the interval of the middle half. A step begins with a batch as that checkout's loader delivers it
 and ends with the updated weights; loading is not in it. Rounds on a busy machine are noise: the load is printed.

@@ -1,12 +1,12 @@
-"""The whole line on four ranks in every mesh, killed, and gone on with on two: does it end as on one rank?
+"""The whole pipeline on four ranks in every mesh, killed, and resumed on two: does it end as on one rank?
 
     python -m benchmarks.training.meshes                    every mesh, float64
     python -m benchmarks.training.meshes --dtype bfloat16   how far apart rounding takes them
 
 One rank trains the recipe `demo`, short, from corpus to report. Then, for every way to share rows and parameters among
 four ranks, `torchrun` starts the same command, its process group is killed with SIGKILL once a checkpoint of the large
-model is there, and `torchrun` on two ranks goes on to the end. Reported are the largest difference of any logged loss
-and of any weight of the finished model from the one rank's, the step that was gone on from, and the wall clock.
+model is there, and `torchrun` on two ranks resumes and ends it. Reported are the largest difference of any logged loss
+and of any weight of the finished model from the one rank's, the step it resumed from, and the wall clock.
 
 It is a check rather than a race: ranks on one machine share its cores, so the times tell what starting costs.
 """
@@ -73,13 +73,13 @@ def words(runs: Path, dtype: str, *more: str) -> list[str]:
 
 
 def command(ranks: int, arguments: list[str]) -> list[str]:
-    """How the line is started on so many ranks."""
+    """How the pipeline is started on so many ranks."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
     return [sys.executable, *launcher, str(harness.ROOT / "train.py"), *arguments]
 
 
 def start(ranks: int, arguments: list[str], log: Path) -> subprocess.Popen:
-    """The line in a process group of its own, its output in a file."""
+    """The pipeline in its own process group, its output in a file."""
     with open(log, "a", encoding="utf-8") as file:
         return subprocess.Popen(
             command(ranks, arguments), cwd=harness.ROOT, stdout=file, stderr=file, start_new_session=True,
@@ -95,16 +95,18 @@ def finish(process: subprocess.Popen, log: Path) -> None:
         os.killpg(process.pid, signal.SIGKILL)
         status = "a time-out"
     if status != 0:
-        raise RuntimeError(f"the line ended with {status}:\n{log.read_text(encoding='utf-8')[-2000:]}")
+        raise RuntimeError(f"the pipeline ended with {status}:\n{log.read_text(encoding='utf-8')[-2000:]}")
 
 
 def kill_in(process: subprocess.Popen, folder: Path, log: Path) -> None:
-    """Kill every process of the line once the folder's first planned checkpoint after step 0 is there."""
+    """Kill every process of the pipeline once the folder's first planned checkpoint after step 0 is there."""
     begun = time.monotonic()
     while not list((folder / "checkpoints").glob("step_0000000[1-9]")):
         if process.poll() is not None or time.monotonic() - begun > TIMEOUT_S:
             finish(process, log)
-            raise RuntimeError(f"the line ended before it could be killed:\n{log.read_text(encoding='utf-8')[-2000:]}")
+            raise RuntimeError(
+                f"the pipeline ended before it could be killed:\n{log.read_text(encoding='utf-8')[-2000:]}"
+            )
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -118,7 +120,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def measure(mesh: tuple[int, int], work: Path, dtype: str) -> dict[str, Any]:
-    """One mesh on four ranks, killed, and gone on with on two."""
+    """One mesh on four ranks, killed, and resumed on two."""
     context_parallel, dp_shard = mesh
     runs, log = work / f"{context_parallel}-{dp_shard}", work / f"{context_parallel}-{dp_shard}.log"
     shutil.rmtree(runs, ignore_errors=True)
@@ -167,7 +169,7 @@ def plot(record: dict[str, Any], path: Path) -> None:
     axes.set_xscale("log")
     axes.invert_yaxis()
     axes.set_xlabel("largest difference of a loss from one rank's, nats")
-    axes.set_title(f"Four ranks, killed, gone on with on two ({record['dtype']})", loc="left")
+    axes.set_title(f"Four ranks, killed, resumed on two ({record['dtype']})", loc="left")
     axes.legend(frameon=False)
     figure.savefig(path, dpi=130)
 
@@ -179,7 +181,7 @@ def main(argv: list[str] | None = None) -> int:
     made.add_argument("--work", type=Path, default=Path("runs/meshes"), help="folder of the runs, kept for a look")
     argv = sys.argv[1:] if argv is None else argv
     options = made.parse_args(argv)
-    options.given = argv
+    options.argv = argv
     names = harness.select(list(MESHES), options.cases)
     if options.list:
         print("\n".join(names))

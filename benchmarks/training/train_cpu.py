@@ -14,7 +14,7 @@ log-normal lengths (median 256, sigma 1, 16 to a row); the peer is given the sam
 times its speed.
 
 **How.** transformers looks for a package named `kernels`, and would find our folder. So the peer lives in a virtual
-environment of its own (made with uv when first needed, kept in a temporary folder named after the versions) and runs
+own environment (made with uv when first needed, kept in a temporary folder named after the versions) and runs
 from a folder that does not see the project. The two children wait for turns: ours n steps, the peer's n steps, and so
 on, each round beginning with the other one. Ratios are taken within rounds. A child that waits does nothing.
 
@@ -23,13 +23,10 @@ About 15 minutes on two cores, compilation included. What it does not do: GPUs, 
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
-import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +39,7 @@ from benchmarks.harness import machine
 from benchmarks.harness import records as harness
 from benchmarks.harness.implementations import OURS
 from benchmarks.harness.measure import spread, summarize
+from benchmarks.harness.peers import LLAMA_FILE, ModelShape, WorkerError, WorkerProcess, peer_python, start_peer
 from benchmarks.kernels.masks import document_ids, document_lengths
 from brine.common.files import to_plain
 from brine.kernels.attention import Spans
@@ -59,31 +57,16 @@ TESTS = (
 )
 PEER = "llama"
 TARGETS = {"unpacked": 1.0, "packed": 1.2}
-TRANSFORMERS = "5.23.0"
 MEDIAN_TOKENS = 256
 NUM_BATCHES = 4
 SEED = 23
-PEER_FILE = Path(__file__).parent / "train_cpu_peer.py"
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """What both models share; fields as in `model.ModelConfig`."""
-
-    vocab_size: int = 8192
-    dim: int = 512
-    num_layers: int = 6
-    num_heads: int = 8
-    num_kv_heads: int = 4
-    head_dim: int = 64
-    mlp_dim: int = 1408
 
 
 @dataclass(frozen=True)
 class TrainCpuSetting:
     """One benchmark: the shape and the rows."""
 
-    shape: ModelShape = ModelShape()
+    shape: ModelShape = field(default_factory=ModelShape)
     """The models."""
     rows: int = 2
     """B, rows of a step."""
@@ -94,44 +77,6 @@ class TrainCpuSetting:
 
 
 QUICK = TrainCpuSetting(ModelShape(64, 32, 2, 2, 1, 16, 48), rows=2, seq_len=48, compile=False)
-
-
-class WorkerError(RuntimeError):
-    """A child failed; the message says how."""
-
-
-class WorkerProcess:
-    """One side of the comparison, in a process of its own, that works when asked."""
-
-    def __init__(self, command: list[str], *, cwd: Path, log: Path):
-        self.log = log
-        with open(log, "w", encoding="utf-8") as errors:
-            self.process = subprocess.Popen(
-                command, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
-            )
-
-    def ask(self, do: str, **details: Any) -> dict[str, Any]:
-        """Send a request and wait for the answer. Raises WorkerError when it fails or the child has ended."""
-        try:
-            self.process.stdin.write(json.dumps({"do": do, **details}) + "\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            said = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            raise WorkerError(f"ended with {self.process.wait()}: {(said or ['no message'])[-1][:300]}")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise WorkerError(answer["error"])
-        return answer
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.kill()
-        self.process.wait()
-        self.process.stdin.close()
-        self.process.stdout.close()
 
 
 def make_batches(setting: TrainCpuSetting) -> dict[str, list[dict[str, Tensor]]]:
@@ -168,31 +113,6 @@ def step_flops(setting: TrainCpuSetting, batches: list[dict[str, Tensor]]) -> fl
     return 3.0 * sum(forwards) / len(forwards)
 
 
-def peer_python(given: Path | None, *, more: tuple[str, ...] = ()) -> Path:
-    """An interpreter with this torch and transformers, and `more` packages, that does not see the project.
-
-    Made with uv unless given, and kept under a name that tells what is in it. Raises WorkerError where that fails.
-    """
-    if given is not None:
-        return given
-    packages = [f"torch=={torch.__version__.partition('+')[0]}", f"transformers=={TRANSFORMERS}", *more]
-    folder = Path(tempfile.gettempdir()) / ("peers-" + "-".join(packages).replace("==", ""))
-    python = folder / "bin" / "python"
-    if not (folder / "done").exists():
-        uv = shutil.which("uv")
-        if uv is None:
-            raise WorkerError("uv is not installed, so the peers' environment cannot be made; or give --peer-python")
-        print(f"making the peers' environment in {folder}", file=sys.stderr, flush=True)
-        create = [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)]
-        install = [uv, "pip", "install", "--quiet", "--python", str(python), *packages]
-        for command in (create, install):
-            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tempfile.gettempdir())
-            if done.returncode:
-                raise WorkerError(f"{' '.join(command)} failed: {done.stderr.strip()[-300:]}")
-        (folder / "done").touch()
-    return python
-
-
 def start_children(folder: Path, python: Path | None, skipped: dict[str, str]) -> dict[str, WorkerProcess]:
     """Start both sides; a peer that cannot be started is noted in `skipped`."""
     children = {
@@ -200,13 +120,8 @@ def start_children(folder: Path, python: Path | None, skipped: dict[str, str]) -
             [sys.executable, "-m", "benchmarks.training.train_cpu_brine"], cwd=harness.ROOT, log=folder / "ours.log"
         )
     }
-    away = folder / "peer"
-    away.mkdir()
-    shutil.copy(PEER_FILE, away)
     try:
-        # isolated: neither the working folder nor PYTHONPATH may lead to the project
-        command = [str(peer_python(python)), "-I", str(away / PEER_FILE.name)]
-        children[PEER] = WorkerProcess(command, cwd=away, log=folder / "peer.log")
+        children[PEER] = start_peer(python or peer_python(), LLAMA_FILE, "train", folder=folder)
     except (WorkerError, OSError) as error:
         skipped[PEER] = str(error)
     return children

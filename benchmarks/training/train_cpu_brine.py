@@ -8,7 +8,7 @@ held to that. Not in it: loading data, checkpoints, the console.
 The decoder has what the peer lacks, norms on queries and keys, and three patch embedders that see nothing here, kept as
 small as can be. All layers see the whole document (`window=None`), so the masks are equal.
 
-    python -m benchmarks.training.train_cpu_brine     started by train_cpu; speaks the protocol of train_cpu_peer.py
+    python -m benchmarks.training.train_cpu_brine     started by train_cpu; speaks the protocol of harness/llama_peer.py
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.training.train_cpu_peer import serve
+from benchmarks.harness.llama_peer import serve_training
 from brine.data.batch import Batch
 from brine.model.config import ModelConfig
 from brine.model.inputs import Inputs
@@ -104,4 +104,4 @@ def as_batch(fields: dict[str, Tensor]) -> Batch:
 
 
 if __name__ == "__main__":
-    serve(BrineTrainer)
+    serve_training(BrineTrainer)

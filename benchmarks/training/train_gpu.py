@@ -4,9 +4,9 @@
     python -m benchmarks.training.train_gpu --cases 65536 262144
     python -m benchmarks.training.train_gpu --quick                          a toy on whatever is there, a CPU too
 
-Each length runs in a process of its own, with the mesh-free settings that the planner finds fastest for this card and
+Each length runs in its own process, with the mesh-free settings that the planner finds fastest for this GPU and
 host (no checkpoint is written, so none is staged), by the Triton attention kernels, whose tests and a comparison on the
-card itself come first. Three steps of the whole training room (`benchmarks.training.steps`):
+GPU itself come first. Three steps of the whole training package (`benchmarks.training.steps`):
 
     warm       documents of 8,192 tokens; compiles, takes the host's pages, is not timed
     packed     the same rows again: local work, memory of the full length
@@ -35,7 +35,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.card.record import backend_choices
+from benchmarks.gpu.record import backend_choices
 from benchmarks.harness import correctness as gate
 from benchmarks.harness import records as harness
 from benchmarks.kernels import attention
@@ -79,7 +79,7 @@ class TrainGpuSetting:
 
 
 def this_device(options: argparse.Namespace, device: str) -> DeviceSpec:
-    """The card's data sheet, with the memory that card and host really have. Raises ValueError for one unknown."""
+    """The GPU's data sheet, with the memory that GPU and host really have. Raises ValueError for one unknown."""
     if device == "cpu":
         return replace(GPUS["h200"], kind="cpu")
     found = torch.cuda.get_device_properties(0)
@@ -89,7 +89,7 @@ def this_device(options: argparse.Namespace, device: str) -> DeviceSpec:
             f"training/logging/device_specs.py has no data sheet for {found.name!r}: add it beside {', '.join(GPUS)}"
         )
     host = options.host_gib * GIB or PINNABLE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    memory = options.card_gib * GIB or float(found.total_memory)
+    memory = options.gpu_gib * GIB or float(found.total_memory)
     return replace(known[0], memory_bytes=memory, host_memory_bytes=host)
 
 
@@ -123,7 +123,7 @@ def settings(
 
 
 def best_case(base: RunSettings, length: int, train: TrainConfig, sheet: DeviceSpec) -> RunSettings | None:
-    """The fastest settings for rows of a length on one card; None where none fits."""
+    """The fastest settings for rows of a length on one GPU; None where none fits."""
     try:
         return planner.search(replace(base, seq_len=length), train, sheet, {"context_parallel": 1, "dp_shard": 1})[
             0
@@ -141,14 +141,14 @@ def measure(
     backend: str = "triton",
     on_step: Callable[[str, dict[str, Any]], None] = lambda name, figures: None,
 ) -> dict[str, Any]:
-    """The steps of one setting in this process, meant for a fresh one. backend: of attention, on a card; on_step: told
+    """The steps of one setting in this process, meant for a fresh one. backend: of attention, on a GPU; on_step: told
     of each step as it ends."""
     from benchmarks.training.steps import TrainStepRunner, random_batch
 
-    case, on_card = setting.case, setting.case.device == "cuda"
+    case, on_gpu = setting.case, setting.case.device == "cuda"
     torch.manual_seed(0)
     trainer = TrainStepRunner(case, world=World())
-    if on_card:
+    if on_gpu:
         trainer.model.attention_backend = backend
     plan = memory(case)
     result = {
@@ -173,20 +173,20 @@ def measure(
     for name in steps:
         if name == "one" and not setting.one:
             continue
-        if on_card:
+        if on_gpu:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
         done = trainer.step(rows[name]).read()
-        if on_card:
+        if on_gpu:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start
         flops, loss = done.flops["student"], done.step_sums.loss
         result["steps"][name] = {
             "s": seconds, "loss": loss, "tokens_per_s": case.seq_len / seconds, "model_flops": flops,
-            "mfu": flops / seconds / sheet.matmul_flops if on_card else None,
-            "allocated_gib": torch.cuda.max_memory_allocated() / GIB if on_card else None,
-            "reserved_gib": torch.cuda.max_memory_reserved() / GIB if on_card else None,
+            "mfu": flops / seconds / sheet.matmul_flops if on_gpu else None,
+            "allocated_gib": torch.cuda.max_memory_allocated() / GIB if on_gpu else None,
+            "reserved_gib": torch.cuda.max_memory_reserved() / GIB if on_gpu else None,
         }  # fmt: skip
         on_step(name, result["steps"][name])
         print(f"{setting.name} {name}: {seconds:.2f} s, loss {loss:.3f}", file=sys.stderr, flush=True)
@@ -194,10 +194,10 @@ def measure(
 
 
 def run_child(name: str, options: argparse.Namespace, device: str) -> dict[str, Any]:
-    """Measure a case in a process of its own -> its result, or {"skipped": reason}."""
+    """Measure a case in its own process -> its result, or {"skipped": reason}."""
     command = [sys.executable, "-m", "benchmarks.training.train_gpu", "--child", name, "--device", device]
     timeout_s = harness.case_timeout_s(options)
-    command += ["--card-gib", str(options.card_gib)]
+    command += ["--gpu-gib", str(options.gpu_gib)]
     command += ["--host-gib", str(options.host_gib), "--threads", str(options.threads)] + ["--quick"] * options.quick
     try:
         done = subprocess.run(
@@ -285,7 +285,7 @@ def main(arguments: list[str] | None = None) -> int:
         default=0.0,
         help="host memory that may be pinned; 0: three quarters of what the system reports",
     )
-    made.add_argument("--card-gib", type=float, default=0.0, help="memory of the card that may be planned with; 0: all")
+    made.add_argument("--gpu-gib", type=float, default=0.0, help="memory of the GPU that may be planned with; 0: all")
     made.add_argument("--case-timeout-s", type=float, default=540.0, help="longest time of one case")
     made.add_argument("--child", default="", help=argparse.SUPPRESS)
     options = made.parse_args(arguments)

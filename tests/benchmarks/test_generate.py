@@ -9,8 +9,8 @@ from benchmarks.context.generate import CASES, OURS, PEERS, SHAPE, TOY_CASES, ma
 
 
 @pytest.mark.parametrize("static", [False, True], ids=["host", "static"])
-def test_every_contender_leaves_a_line(tmp_path, capsys, monkeypatch, static):
-    """With a peer that ends at once, and on the way that cards take (whose compiled contender fails without one)."""
+def test_every_implementation_leaves_a_line(tmp_path, capsys, monkeypatch, static):
+    """With a peer that ends at once, and on the way that GPUs take (whose compiled one fails without a GPU)."""
     monkeypatch.setattr("benchmarks.context.generate.uses_static_decoder", lambda model: static)
     monkeypatch.setattr("benchmarks.context.generate.OURS", OURS[:1])
     arguments = ["--toy", "--device", "cpu", "--minutes", "0.01", "--threads", "1", "--out", str(tmp_path)]
@@ -26,6 +26,7 @@ def test_every_contender_leaves_a_line(tmp_path, capsys, monkeypatch, static):
     assert all("none" in line["skipped"] for line in peers)
 
 
+@pytest.mark.slow
 def test_a_peer_without_transformers_says_so(tmp_path, capsys):
     """The child is isolated, so it does not even see this project."""
     main(["--toy", "--device", "cpu", "--minutes", "0", "--threads", "1", "--peer-python", sys.executable])

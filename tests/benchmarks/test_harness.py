@@ -1,14 +1,15 @@
 """The fair part: turns, agreement, refusal where tests fail, and records that only ever grow."""
 
 import argparse
+import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.harness import comparison, machine
 from benchmarks.harness import correctness as gate
-from benchmarks.harness import machine
 from benchmarks.harness import records as harness
 from benchmarks.harness.implementations import OURS, Implementation, TimingLimits, benchmark_implementations
 from benchmarks.harness.measure import SkippedError, summarize, time_interleaved
@@ -43,7 +44,7 @@ def call(*, tiny, numbers):
 """
 
 
-def test_contenders_run_in_turn_and_a_failing_one_is_left_out():
+def test_implementations_run_in_turn_and_a_failing_one_is_left_out():
     seen = []
 
     def sample(name, seconds):
@@ -60,7 +61,7 @@ def test_contenders_run_in_turn_and_a_failing_one_is_left_out():
     )
     rounds = [sorted(seen[at : at + 3]) for at in (0, 3, 6)]
     assert rounds == [["a", "b", "c"]] * 3 and sorted(seen[9:]) == ["a", "c"]
-    assert seen[3:6] != seen[6:9], "a place in the round must not be one contender's"
+    assert seen[3:6] != seen[6:9], "a place in the round must not be one implementation's"
     assert turns.failures == {"b": "RuntimeError: out of memory"}
     summary = summarize(turns.times, reference="a")
     # both slow down together, so within a round the ratio stays
@@ -68,7 +69,7 @@ def test_contenders_run_in_turn_and_a_failing_one_is_left_out():
     assert summary["c"]["rounds"] == 3 and "over" not in summary["a"]
 
 
-def test_a_contender_that_computes_something_else_is_left_out():
+def test_an_implementation_that_computes_something_else_is_left_out():
     x = torch.ones(3, requires_grad=True)
 
     def missing():
@@ -88,7 +89,7 @@ def test_a_contender_that_computes_something_else_is_left_out():
     assert results["missing"] == {"skipped": "not installed"}
 
 
-def test_a_dying_process_costs_one_contender(tmp_path, monkeypatch):
+def test_a_dying_process_costs_one_implementation(tmp_path, monkeypatch):
     (tmp_path / "dying.py").write_text(DYING)
     monkeypatch.setattr(harness, "ROOT", tmp_path)
     options = argparse.Namespace(
@@ -101,7 +102,7 @@ def test_a_dying_process_costs_one_contender(tmp_path, monkeypatch):
         no_peak=False,
         end=1e12,
     )
-    result = harness.run_isolated("dying", "c", options, "cpu")
+    result = comparison.run_isolated("dying", "c", options, "cpu")
     assert result["implementations"] == {
         "good": {},
         "other": {"skipped": "asked for"},
@@ -109,6 +110,7 @@ def test_a_dying_process_costs_one_contender(tmp_path, monkeypatch):
     }
 
 
+@pytest.mark.slow
 def test_failing_tests_refuse_the_report(tmp_path, monkeypatch, last_line):
     (tmp_path / "test_it.py").write_text("def test_it():\n    assert False, 'the kernel is wrong'\n")
     monkeypatch.setattr(gate, "ROOT", tmp_path)
@@ -123,6 +125,7 @@ def test_failing_tests_refuse_the_report(tmp_path, monkeypatch, last_line):
     assert "found no tests" in last_line()["refused"]
 
 
+@pytest.mark.slow
 def test_what_the_tests_said_stands_in_the_record(tmp_path):
     """`--tests report` measures what fails its tests, and `none` what was not tested: neither without saying so."""
     (tmp_path / "test_it.py").write_text("def test_it():\n    assert False\n")
@@ -211,6 +214,7 @@ def test_hardware_names_versions_and_commit():
     assert found["versions"]["torch"] == torch.__version__ and found["load_before"] == 0.25
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs /proc")
 def test_memory_is_what_the_call_held_at_most(tmp_path, monkeypatch):
     """In processes of its own: what other tests have left in the allocator would be taken again unseen."""
@@ -246,9 +250,13 @@ def test_a_mistake_in_the_command_line_is_one_line(script, monkeypatch, capsys):
 
 
 def test_every_script_tells_mistakes_so():
-    scripts = [
-        path for path in Path(harness.__file__).parents[1].rglob("*.py") if "harness.prepare(" in path.read_text()
-    ]
+    folder, begins = Path(harness.__file__).parents[1], ("harness.prepare(", "comparison.run(")
+    scripts = [path for path in folder.rglob("*.py") if any(words in path.read_text() for words in begins)]
+    scripts = [path for path in scripts if path.parent.name != "harness"]
     assert len(scripts) > 7
+    # the command that a record names is one that can be run
+    modules = {".".join(("benchmarks", *path.relative_to(folder).with_suffix("").parts)) for path in scripts}
+    assert modules <= set(harness.MODULES.values())
+    assert all(importlib.util.find_spec(module) for module in harness.MODULES.values())
     for path in scripts:
         assert path.read_text().rstrip().endswith("sys.exit(harness.command(main))"), path.name

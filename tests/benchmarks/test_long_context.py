@@ -13,6 +13,8 @@ from benchmarks.context.long_cases import LongContextCase, LongPrefill
 from brine.data.document import MODALITIES
 from brine.data.tokenizer import EOS_ID, MEDIA_END_ID, MEDIA_START_ID
 
+pytestmark = pytest.mark.slow
+
 TOKENS = 16_384
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.harness.llama_peer import dense_mask
 from benchmarks.kernels.masks import (
     KINDS,
     SEED,
@@ -13,7 +14,6 @@ from benchmarks.kernels.masks import (
     image_blocks,
     make_mask,
 )
-from benchmarks.training.train_cpu_peer import dense_mask
 from brine.kernels.attention import Spans
 
 
@@ -51,7 +51,7 @@ def test_same_seed_same_packing(kind):
     assert first.share == pytest.approx(float(first.spans.dense().float().mean()))
 
 
-def test_window_and_documents_are_what_a_contender_is_told():
+def test_window_and_documents_are_what_an_implementation_is_told():
     assert int((make_mask("window", 4096).spans.hi - make_mask("window", 4096).spans.lo).max()) == 1024
     assert make_mask("images512", 1100).lengths == (512, 512, 76)
     assert sum(make_mask("packed", 20_000).lengths) == 20_000

@@ -28,6 +28,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 def test_attention(tmp_path, last_line):
     given = [
         "--quick",
@@ -81,6 +82,7 @@ def test_every_full_case_has_a_name_of_its_own():
         assert len({case.name for case in cases}) == len(cases)
 
 
+@pytest.mark.slow
 def test_linear_loss(tmp_path, last_line):
     given = ["--quick", "--device", "cpu", "--threads", "1", "--cases", "z-", "distill-"]
     assert linear_loss.main([*given, "--results", str(tmp_path / "none")]) == 0
@@ -99,7 +101,7 @@ def test_linear_loss(tmp_path, last_line):
     assert (tmp_path / "loss.png").stat().st_size > 1000
 
 
-def test_linear_loss_memory_runs_each_contender():
+def test_linear_loss_memory_runs_each_implementation():
     shape = {"terms": "plain", "num_tokens": 8, "width": 4, "vocabulary": 9, "dtype": "bf16", "backend": "auto"}
     for implementation in (OURS, "plain"):
         d_hidden, d_weight = linear_loss.memory_call(tiny=False, implementation=implementation, **shape)()

@@ -1,4 +1,4 @@
-"""The GPU training benchmark without a GPU: its toy, what it would ask of a card, and what it makes of results."""
+"""The GPU training benchmark without a GPU: its toy, what it would ask of a GPU, and what it makes of results."""
 
 import argparse
 from dataclasses import replace
@@ -14,6 +14,7 @@ from brine.training.logging.device_specs import GPUS
 GIB = 2**30
 
 
+@pytest.mark.slow
 def test_a_toy_run(tmp_path, last_line):
     given = ["--quick", "--device", "cpu", "--threads", "1", "--results", str(tmp_path / "none")]
     assert train_gpu.main(given) == 0
@@ -24,13 +25,13 @@ def test_a_toy_run(tmp_path, last_line):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
-def test_without_a_card_it_says_so(capsys):
+def test_without_a_gpu_it_says_so(capsys):
     assert train_gpu.main([]) == 2
     assert "--quick tries the script" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("host_gib", "backend"), [(96, "gluon"), (96, "triton"), (128, "auto"), (1800, "auto")])
-def test_what_it_asks_of_a_card_fits(host_gib, backend):
+def test_what_it_asks_of_a_gpu_fits(host_gib, backend):
     # the memory that a real H200 told
     sheet = replace(GPUS["h200"], memory_bytes=139.8 * GIB, host_memory_bytes=host_gib * GIB)
     found = train_gpu.settings(argparse.Namespace(quick=False), "cuda", sheet, backend=backend)
@@ -59,6 +60,7 @@ def test_rows_of_documents():
     assert whole.inputs.media["audio"][0].shape == (4, train_gpu.TOY.audio_dim)
 
 
+@pytest.mark.slow
 def test_targets_and_picture(tmp_path):
     def step(mfu, peak):
         return {"mfu": mfu, "allocated_gib": peak}

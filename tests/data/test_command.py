@@ -38,6 +38,8 @@ from brine.data.tokenizer import MEDIA_TOKEN_ID, train_tokenizer
 from tests.data.media_files import line, manifest, picture
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 REAL = ROOT.parent / "shared" / "real"
 # one decoding process, and more patience than a busy machine can use up: time-outs are tested elsewhere
 ONE = ["--workers", "1", "--decode-timeout-s", "300"]

@@ -24,6 +24,8 @@ from tests.batches import field
 from tests.data.media_files import targets
 from tests.data.resume_worker import Speckle, alive, descendants, row_hashes
 
+pytestmark = pytest.mark.slow
+
 BUDGET = {"image": 128, "audio": 160, "video": 256}
 ROW = 400
 

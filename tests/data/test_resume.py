@@ -16,6 +16,8 @@ from brine.data.packing.plan import PackingPlan
 from tests.data.resume_worker import Speckle, alive, descendants, open_corpus, row_hashes
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 ROWS_PER_STEP, STEPS = 8, 4
 SEED = 11
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")

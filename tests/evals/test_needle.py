@@ -177,6 +177,7 @@ def small_source(tmp_path):
     return tmp_path / "source"
 
 
+@pytest.mark.slow
 def test_the_command_measures_keeps_and_adds(model_folder, small_source, tmp_path, capsys):
     run = model_folder.parents[1]
     (run / "report.html").write_text("old")

@@ -46,6 +46,7 @@ def greedy_without_cache(model, prompt, max_tokens):
     return answer
 
 
+@pytest.mark.slow
 def test_transcribe_equals_one_by_one(make_model, prompts):
     """In batches that pad, with rows that end early, against a decoding that has no cache and no batch."""
     model = make_model(vocab_size=40)

@@ -15,6 +15,8 @@ from tests.paths import ROOT
 
 pytest.importorskip("triton", reason="triton has no wheel for this platform")
 
+pytestmark = pytest.mark.slow
+
 
 def run(*args: str, cache: Path) -> subprocess.CompletedProcess:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
@@ -63,7 +65,7 @@ def test_tma_copies_keep_their_loops_condition(tmp_path):
 def test_tma_copies_that_nobody_may_wait_for_are_counted():
     """A tile that is read once and waited for at once, then one in front of a loop, with and without a condition that
     follows from what was loaded."""
-    from benchmarks.kernels.compile_report import tma_copies
+    from benchmarks.kernels.machine_code import tma_copies
 
     copy = """
 	@{0} mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r41], 8192;
@@ -91,7 +93,7 @@ AHEAD
 
 def test_products_that_two_warp_groups_compute_are_counted():
     """Of a chained product Triton puts all warps along M: eight of them need 128 rows, and over 64 they repeat."""
-    from benchmarks.kernels.compile_report import doubled_products
+    from benchmarks.kernels.machine_code import doubled_products
 
     layouts = """
 #mma = #ttg.nvidia_mma<{versionMajor = 3, versionMinor = 0, warpsPerCTA = [8, 1], instrShape = [16, 16, 16]}>

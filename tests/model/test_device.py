@@ -35,6 +35,7 @@ def test_a_device_that_is_not_there_is_told(monkeypatch, name, count, why):
         resolve_device(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["meta", "xpu", "hpu", "vulkan", "mkldnn", "privateuseone", "cpu:0", "cpu:7"])
 def test_a_device_that_torch_only_knows_by_name_is_refused(name):
     """They went through, and ended in tracebacks of whatever met them first."""

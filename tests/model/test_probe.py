@@ -84,6 +84,7 @@ def test_logit_lens_ends_in_the_logits(make_model, make_document):
     torch.testing.assert_close(logit_lens(model, seen["blocks.3.resid_out"]), (hidden @ model.head_weight.T).float())
 
 
+@pytest.mark.slow
 def test_notebook_runs(model_folder, monkeypatch):
     """From its own folder, on the model that BRINE_RUN names."""
     import nbformat

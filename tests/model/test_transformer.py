@@ -196,6 +196,7 @@ def compiled_twin(model, **options):
     return twin
 
 
+@pytest.mark.slow
 def test_traced_blocks_equal_eager_ones(config, make_document):
     """What the compiler sees of a block is the block: fp32, without code generation."""
     model = Transformer(config, generator=torch.Generator().manual_seed(0))
@@ -205,6 +206,7 @@ def test_traced_blocks_equal_eager_ones(config, make_document):
         torch.testing.assert_close(other, plain, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="no C++ compiler")
 def test_compiled_in_bf16_is_as_exact_as_eager(config, make_document):
     """Rounding differs where the compiler keeps fp32 between operations; the error against fp64 must not grow."""

@@ -24,6 +24,8 @@ from brine.data.cli.main import main as data_command
 from brine.pipeline import run as train
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 COUNTS = {
     "train": {"text": "6", "package": "0", "screenshot": "48 4 0 0", "narration": "24 2 0 0", "recording": "12 1 0 0",
               "page": "2 0 0 0"},

@@ -164,6 +164,7 @@ HALF = ("corpus", "packing", "runtime")
 """Parts for a half-finished arm; of the others, and of `small`, test_deciding.py asks the same without a corpus."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("state", "part"), [*(("run", part) for part in PARTS), *(("half", part) for part in HALF)])
 def test_a_stage_survives_every_changed_field(state, part, request, monkeypatch):
     """`demo --large.num-steps 430` on a finished run took its weights, metrics and checkpoints away. A run that is half

@@ -22,6 +22,8 @@ from brine.recipes.launch import LaunchConfig
 from tests.training.checkpoint.test_extend import recipe, weights
 from tests.training.tiny_run import final_bytes, timeless
 
+pytestmark = pytest.mark.slow
+
 STAGE = "large_baseline"
 
 

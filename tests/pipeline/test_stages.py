@@ -103,6 +103,7 @@ def test_unknown_input_is_refused(tmp_path):
         line.stage("first", lambda folder: None, inputs=["corpus"])
 
 
+@pytest.mark.slow
 def test_second_process_is_told_who_holds_the_folder(tmp_path):
     code = (
         "import sys\nfrom brine.pipeline.run_lock import RunLockedError\n"

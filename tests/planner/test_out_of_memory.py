@@ -72,6 +72,7 @@ def test_the_largest_micro_batch_that_fits_is_named(tmp_path):
     assert options_of(message(DEVICE, tmp_path, gib=4.0))["--large.micro-batch-size 1"][1] == "not enough alone"
 
 
+@pytest.mark.slow
 def test_the_checkpoint_stands_and_what_begins_anew_comes_last(tmp_path):
     tiny_train(tmp_path, config=tiny_config())
     text = message(DEVICE, tmp_path, arm="small")

@@ -207,6 +207,7 @@ def test_fields_of_the_recipe_are_overridden(capsys):
     assert stopped.value.code == 2 and "num-layers" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_ten_million_tokens_on_a_thousand_gpus(capsys):
     assert command.main(["long_1m", "--gpus", "1024", "--gpu", "b200", "--seq-len", "10000000"]) == 0
     said = capsys.readouterr().out

@@ -69,6 +69,7 @@ def run(folder, *, config=LARGE, steps=30, distillation=None, cost_category="stu
     return trained, result
 
 
+@pytest.mark.slow
 def test_small_model_teaches_a_large_one(tmp_path):
     """End to end on the real transformer: train small, then large with its labels for the first half."""
     small, cost = run(tmp_path / "small", config=SMALL, cost_category="teacher_training")

@@ -100,6 +100,7 @@ def brute_force(loaded, picture) -> tuple[list[int], float]:
     return ids, total / len(ids)
 
 
+@pytest.mark.slow
 def test_words_and_confidence_equal_brute_force(loaded, manifest):
     out = manifest.parent / "all.jsonl"
     compute_cost = CostAccounting()
@@ -151,6 +152,7 @@ def test_labelled_manifest_is_read_like_any_other(loaded, manifest):
     assert summary["counts"] == counts and summary["config"]["max_tokens"] == MAX_TOKENS
 
 
+@pytest.mark.slow
 def test_text_is_replaced_by_choice_and_twice_is_the_same(loaded, manifest):
     files = []
     for name in ("one", "two"):

@@ -26,6 +26,8 @@ from brine.synth.sources.code_metrics import line_numbers, measure_code
 from brine.synth.sources.code_regions import SplitSampler
 from tests.synth.planned_corpus import CONFIG, HELD_OUT, LEVELS, token_texts
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def small_source(workbench_source, tmp_path_factory):

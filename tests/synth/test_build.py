@@ -19,6 +19,8 @@ from brine.synth.render_pool import RenderPool
 from brine.synth.sources.code_regions import spoken_key, stripped_lines
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def digest(folder: Path) -> dict[str, str]:
     return {

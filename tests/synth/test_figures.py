@@ -93,6 +93,7 @@ def definitions(text: str) -> list[ast.AST]:
     return [node for node in ast.walk(ast.parse(text)) if getattr(node, "name", "") and hasattr(node, "body")]
 
 
+@pytest.mark.slow
 def test_table_numbers_are_the_sources(planned):
     """Counted again in the file, by other means."""
     seen = Counter()
@@ -185,6 +186,7 @@ def test_line_charts_show_the_lines_of_the_file(planned):
                 assert values == [line_numbers(line)[name] for line in shown]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 def test_bars_are_as_long_as_the_axis_says(planned, level):
     """Measured in the image: a bar's pixels, along its middle, against its number on the axis."""

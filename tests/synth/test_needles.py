@@ -112,6 +112,7 @@ def test_depths_cover_the_context(haystacks):
     assert share.min() >= 8 and min(depths) < 0.03 and max(depths) > 0.95
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes(haystacks, tokenizer):
     def digest(made, task):
         context = made.make(task, num_tokens=500, number=0, num_needles=NEEDLES)
@@ -176,6 +177,7 @@ def shown_by(recipe):
     return next(line for line in recipe["lines"] if line.isdigit() or line.isupper())
 
 
+@pytest.mark.slow
 def test_documents_are_built_with_their_media(tmp_path):
     source = tmp_path / "source"
     source.mkdir()

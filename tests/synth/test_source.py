@@ -109,6 +109,7 @@ def test_build_workbench_names_an_out_dir_that_cannot_be_made(tmp_path):
         build(SynthConfig(source=source), tmp_path / "file" / "out")
 
 
+@pytest.mark.slow
 def test_build_workbench_names_an_unknown_style(tmp_path):
     source = tmp_path / "source"
     source.mkdir()
@@ -120,6 +121,7 @@ def test_build_workbench_names_an_unknown_style(tmp_path):
         build(config, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_build_workbench_lowers_counts_that_the_source_cannot_fill(tmp_path):
     source = tmp_path / "source"
     source.mkdir()
@@ -161,6 +163,7 @@ OTHER = {
 }
 
 
+@pytest.mark.slow
 def test_build_workbench_takes_other_languages(tmp_path):
     source = tmp_path / "source"
     source.mkdir()

@@ -21,6 +21,7 @@ def synthesizer():
         yield found
 
 
+@pytest.mark.slow
 def test_say_does_not_depend_on_what_was_said_before(synthesizer):
     first, breath = synthesizer.synthesize(**LINE), synthesizer.synthesize(**BREATH)
     started = time.monotonic()

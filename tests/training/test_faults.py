@@ -26,6 +26,8 @@ from tests.training.tiny_run import (
     until_written,
 )
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 
 

@@ -46,6 +46,7 @@ def train_with_stops(folder, stops, **options):
     return tiny_train(folder, stop=StopSignal(), **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("stops", [(1,), (3,), (4, 6), (7, 9), (2, 4, 8, 10)], ids=lambda s: "-".join(map(str, s)))
 def test_resume_equals_never_stopped(tmp_path, stops, optimizer):

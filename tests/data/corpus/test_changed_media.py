@@ -148,6 +148,7 @@ def untouched(monkeypatch):
     return lambda: monkeypatch.setattr(Here, "encode", fail)
 
 
+@pytest.mark.slow
 @names
 def test_touch_encodes_nothing(form, tmp_path, build, untouched):
     path = form(tmp_path / "s")

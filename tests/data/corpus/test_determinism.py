@@ -35,6 +35,8 @@ from tests.data.media_files import line, manifest, noise
 from tests.data.resume_worker import Speckle
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).with_name("golden.json")
 WORDS = "def area(width, height):\n    return width * height  # naïve, ½ of it\n"
 # a machine that is busy may be slow, and must not lose a document for it

@@ -299,6 +299,7 @@ def test_filters_that_leave_nothing_are_refused_by_name(made, tmp_path, kept):
     check_rows(made, tmp_path, documents=np.arange(len(made)) == made.ids.index("small-0"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [no_split, not_learned], ids=["no-split", "no-target"])
 def test_the_command_says_so_in_its_last_line(tmp_path, capsys, monkeypatch, rows):
     """Before anything is trained, with exit code 2 and no trace."""

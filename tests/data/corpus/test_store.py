@@ -15,6 +15,8 @@ from brine.data.media.pool import DecodePool
 from brine.data.sequence import FIELDS
 from tests.data.media_files import line, manifest, picture
 
+pytestmark = pytest.mark.slow
+
 
 def equal(left, right) -> bool:
     return all(np.array_equal(getattr(left, name), getattr(right, name)) for name in FIELDS)

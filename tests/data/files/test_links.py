@@ -69,6 +69,7 @@ def test_snapshots_are_read(tmp_path, png, layout, tokenizer, config):
     assert len(documents) == (2 if layout == "tars" else 1)
 
 
+@pytest.mark.slow
 def test_tables_of_a_snapshot_are_read(tmp_path, png, tokenizer, config):
     folder = snapshot(tmp_path, {"data/train-00000.parquet": parquet(png)})
     for path in (folder, folder / "data" / "train-00000.parquet"):

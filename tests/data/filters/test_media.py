@@ -129,6 +129,7 @@ def test_one_bad_medium_drops_the_document_by_choice(corpus):
     assert set(found) == {*BAD, "mixed"} and found["mixed"].startswith("media item 2 of 3 is a blank image")
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_a_byte(corpus):
     filter_log = FilterLog.open(corpus)
     files = []
@@ -149,6 +150,7 @@ def test_damaged_document_is_dropped_with_the_reason(corpus):
     assert "cannot be read" in filter_log.dropped(1)[-1]["reason"] and filter_log.dropped(1)[-1]["id"] == "held out"
 
 
+@pytest.mark.slow
 def test_corpus_without_media_is_refused_unless_it_decodes(built, tmp_path, tokenizer):
     """Images alone, since servers that decode no sound start at once."""
     names = ["noise.png", "white.png", "dotted.png"]

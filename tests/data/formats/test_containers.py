@@ -68,6 +68,7 @@ def check_bytes(document, root, wanted: list[bytes], tokenizer, config):
         assert bool(len(getattr(sequence, name))) == (kind in [found for found, _ in media(document)])
 
 
+@pytest.mark.slow
 def test_bytes_in_a_tar_beside_the_manifest(tmp_path, content, tokenizer, config):
     """The same document from files and from a tar gives the same tokens, through killable servers too."""
     tar(tmp_path / "t/shard.tar", {f"x/{name}": data for name, data in content.items()})
@@ -358,6 +359,7 @@ def test_without_pyarrow_the_extra_is_named(tmp_path):
     assert "uv run --extra hf" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_any_source_builds_a_corpus(tmp_path, content, tokenizer, config):
     """A folder of captions and a tar of the same samples: root and identity are right, a second build does nothing."""
     members = {f"{number}.png": content["a.png"] for number in range(12)}

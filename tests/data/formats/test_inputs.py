@@ -26,6 +26,7 @@ def files() -> dict[str, set[str]]:
     return named
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", files())
 def test_every_test_that_is_named_exists(request, file):
     module = pytest.Module.from_parent(request.session, path=(HERE / file).resolve())

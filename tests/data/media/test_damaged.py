@@ -39,6 +39,7 @@ def found(path) -> tuple[list, list[str]]:
     return documents, [item.reason for item in bad]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("press", PRESS.values(), ids=PRESS)
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9])
 def test_no_word_that_was_never_written_is_given(tmp_path, press, share):

@@ -12,6 +12,8 @@ pytest.importorskip("av", reason="PyAV makes the films")
 
 from tests.data import fuzz_media, fuzz_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="session")
 def seeds(tmp_path_factory):

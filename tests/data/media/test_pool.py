@@ -19,6 +19,8 @@ from brine.data.media.pool import DecodePool
 from tests.data.media_files import film, picture, sound
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def png_header(width: int, height: int) -> bytes:
     """A PNG that says it is of some size and holds almost nothing: a decompression bomb's header."""

@@ -49,6 +49,7 @@ def sums(row, amount, num_sequences):
     return np.bincount(row, amount, minlength=num_sequences)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bulk", [False, True], ids=["both-ways", "in-rounds"])
 @pytest.mark.parametrize("name", CASES)
 def test_budgets_are_kept_and_waste_stays_near_the_bound(name, bulk, monkeypatch):
@@ -66,6 +67,7 @@ def test_budgets_are_kept_and_waste_stays_near_the_bound(name, bulk, monkeypatch
     assert num_sequences <= max(bound) * (1 + CASES[name][5 + bulk]) + 1, f"{over:.4f} over the bound"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["image-70", "few"])
 def test_packing_is_a_function_of_its_arguments(name):
     first, second, third = (stretches(name, seed) for seed in (0, 0, 1))

@@ -86,6 +86,7 @@ def test_epochs_are_shuffled_anew_and_complete():
     assert set(Counter(plan.document.tolist()).values()) == {3} and plan.info["epochs_begun"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [300, 30_000], ids=["one-by-one", "filter_log"])
 def test_an_epochs_rows_come_before_the_next_ones(count):
     """But for rows that were open at its end, which hold both; and every document is visited once in each."""
@@ -104,6 +105,7 @@ def test_an_epochs_rows_come_before_the_next_ones(count):
     assert (np.diff(pure) >= 0).all() and len(pure) > 0.85 * len(plan)
 
 
+@pytest.mark.slow
 def test_many_documents_once_each_within_every_budget():
     corpus = synthetic(60_000)
     budget = {"image": 120, "audio": 120, "video": 200}
@@ -172,6 +174,7 @@ def test_names(tmp_path):
             PackingPlan.build(corpus, seq_len=200, name=name)
 
 
+@pytest.mark.slow
 def test_the_same_bytes_for_the_same_arguments(tmp_path):
     # enough to be packed both ways
     corpus = synthetic(8_000)
@@ -230,6 +233,7 @@ def test_files_that_lie_are_no_plans(tmp_path):
         PackingPlan.load(tmp_path / "wrong.npz")
 
 
+@pytest.mark.slow
 def test_memory_of_many_documents():
     """300,000 documents in a process of its own: no Python object for each, which would take 100 bytes and more."""
     code = """

@@ -279,6 +279,7 @@ def test_merging_survives_large_log_sum_exps():
     assert lse.item() == pytest.approx(1e4 + 0.6931, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_same_inputs_same_bits():
     document, block = random_packing(8, 4, 600)
     torch.use_deterministic_algorithms(False)

@@ -384,6 +384,7 @@ def test_the_self_check_sees_what_is_wrong(fault, kind, smaller):
     assert wrong is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=["bf16", "fp16", "fp32"])
 def test_the_self_check_passes_what_is_right(dtype, kind, smaller):

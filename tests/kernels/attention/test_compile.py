@@ -11,6 +11,8 @@ from brine.kernels.linear_loss import linear_cross_entropy
 from brine.kernels.selection.choice_log import backend_choices, reset_backend_choices
 from tests.kernels.packings import naive, random_packing
 
+pytestmark = pytest.mark.slow
+
 
 class Block(nn.Module):
     """As much of a transformer block as meets the op: a projection before, a residual and one more after."""

@@ -68,6 +68,7 @@ def test_documents_and_windows_by_each_package(mask, package, monkeypatch):
     assert record.deterministic == [package != "torch"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("capability", "dim"), [((9, 0), 64), ((9, 0), 96), ((9, 0), 192), ((9, 0), 256)], ids=str)
 @pytest.mark.parametrize("mask", MASKED)
 def test_every_other_mask_by_flash_attn_4_on_hopper(mask, capability, dim, monkeypatch, any_order):

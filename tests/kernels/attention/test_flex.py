@@ -126,6 +126,7 @@ def test_the_op_reaches_it(mask, backward_on_cpu):
     check_against_truth(spans, inputs(spans, heads=4, key_heads=2), "flex")
 
 
+@pytest.mark.slow
 def test_the_compiled_function_is_whole_and_not_compiled_for_every_mask(backward_on_cpu):
     """What the card's compiler gets: one graph without a break, whose lists may change in width."""
     compiled = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,54 +23,74 @@ CASES = {
     "D128-fused": ["fused", 128, [64, 3, False], {}],
     "D64-fused": ["fused", 64, [64, 3, True], {}],
 }
-"""Those that backend "gluon" takes, first of all, and the fused backward's. ALL_CASES=1 compiles the rest too, in three
-times the time."""
-if os.environ.get("ALL_CASES") == "1":
-    CASES |= {
-        "D64-alone": ["forward", 64, [128, 2, False, False], {}],
-        "D112-rows-alone-wide": ["rows", 112, [64, 4, False], {"wide": True}],
-        "D128-turns": ["forward", 128, [128, 2, True, True], {}],
-        "D64": ["forward", 64, [128, 2, True, False], {}],
-        "D64-fp16-short-deep": ["forward", 64, [64, 4, True, False], {"dtype": "float16"}],
-        "D128-alone": ["forward", 128, [128, 2, False, False], {}],
-        "D128-keys-early": ["keys", 128, [64, 4, True, True], {}],
-        "D128-keys-alone-fp16-wide": ["keys", 128, [64, 4, False], {"dtype": "float16", "wide": True}],
-        "D64-rows": ["rows", 64, [64, 3, True], {}],
-        "D128-fused-early": ["fused", 128, [64, 3, True, True], {}],
-        "D112-fused-fp16-wide": ["fused", 112, [64, 2, False], {"dtype": "float16", "wide": True}],
-        "D64-fused-alone": ["fused", 64, [64, 4, False], {}],
-    }
+"""Those that backend "gluon" takes, first of all, and the fused backward's."""
+MORE_CASES = {
+    "D64-alone": ["forward", 64, [128, 2, False, False], {}],
+    "D112-rows-alone-wide": ["rows", 112, [64, 4, False], {"wide": True}],
+    "D128-turns": ["forward", 128, [128, 2, True, True], {}],
+    "D64": ["forward", 64, [128, 2, True, False], {}],
+    "D64-fp16-short-deep": ["forward", 64, [64, 4, True, False], {"dtype": "float16"}],
+    "D128-alone": ["forward", 128, [128, 2, False, False], {}],
+    "D128-keys-early": ["keys", 128, [64, 4, True, True], {}],
+    "D128-keys-alone-fp16-wide": ["keys", 128, [64, 4, False], {"dtype": "float16", "wide": True}],
+    "D64-rows": ["rows", 64, [64, 3, True], {}],
+    "D128-fused-early": ["fused", 128, [64, 3, True, True], {}],
+    "D112-fused-fp16-wide": ["fused", 112, [64, 2, False], {"dtype": "float16", "wide": True}],
+    "D64-fused-alone": ["fused", 64, [64, 4, False], {}],
+}
+"""Compiled for `-m acceptance`, in twice the time of the others."""
+ALL_CASES = CASES | MORE_CASES
+
+
+def named(kept) -> list:
+    """The names of the cases that are kept, those of `MORE_CASES` for acceptance."""
+    return [
+        pytest.param(name, marks=[pytest.mark.acceptance] * (name in MORE_CASES))
+        for name, case in ALL_CASES.items()
+        if kept(case)
+    ]
+
+
+class Compiled(dict):
+    """What came of each case, by name; the cases of one tier are compiled in one process, when the first is asked."""
+
+    def __init__(self, cache: Path):
+        self.cache = cache
+
+    def __missing__(self, name: str) -> dict:
+        cases = CASES if name in CASES else MORE_CASES
+        environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+        environment |= {"TRITON_CACHE_DIR": str(self.cache), "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "tests/kernels/attention/gluon_compile.py", json.dumps(list(cases.values()))],
+            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-4000:]
+        self.update(zip(cases, json.loads(done.stdout.splitlines()[-1]), strict=True))
+        return self[name]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> dict[str, dict]:
-    """What came of each case, by name; all are compiled in one process."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("cache")), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "tests/kernels/attention/gluon_compile.py", json.dumps(list(CASES.values()))],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    return dict(zip(CASES, json.loads(done.stdout.splitlines()[-1]), strict=True))
+def made(tmp_path_factory) -> Compiled:
+    return Compiled(tmp_path_factory.mktemp("cache"))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", named(lambda case: True))
 def test_specialised_kernels_compile_without_spills_and_fit(made, name):
     """No spills (dk/dv and fused at head dim 128: some words), Hopper's own products and
     copies, registers dealt anew, shared memory that an SM has, and registers at the start that three warp groups of 128
     threads can have."""
     found = made[name]
-    which, dim, *_ = CASES[name]
+    which, dim, *_ = ALL_CASES[name]
     most = {"keys": 128 if dim == 128 else 0, "fused": 160 if dim > 64 else 0}
     assert found["stack"] <= most.get(which, 0), found
     assert found["registers"] == 168 and found["shared"] <= 227 * 1024, found
     assert found["HGMMA"] and found["UTMALDG"] and found["USETMAXREG"], found
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, (which, _, shape, _) in CASES.items() if which == "forward" and shape[2]]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", named(lambda case: case[0] == "forward" and case[2][2]))
 def test_softmax_lies_between_the_waits_for_the_two_products(made, name):
     """The story: the assembler moved the wait for the values' product above the exponentials, as nothing tied the two,
     and softmax and product no longer overlapped. A barrier's loop between them keeps the order: wait for the scores
@@ -79,11 +100,12 @@ def test_softmax_lies_between_the_waits_for_the_two_products(made, name):
     assert not any("10" in loop for loop in loops), loops
 
 
-@pytest.mark.parametrize("name", [name for name, (which, *_) in CASES.items() if which != "forward"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", named(lambda case: case[0] != "forward"))
 def test_backward_computes_under_its_products(made, name):
     """In each loop a product still runs under the exponentials, and another one after them. Of dk/dv
     at head dim 128 a few scalars are spilled there, unless it is `early`; else nothing is."""
-    which, dim, (_, _, overlap, *early), _ = CASES[name]
+    which, dim, (_, _, overlap, *early), _ = ALL_CASES[name]
     loops, expected = made[name]["loops"], {"keys": "1e10" if early else "2e10", "rows": "2e1e?0"}
     pattern = expected.get(which, expected["keys"]) if overlap else "1e1*0+"
     spills = [more for loop, more in zip(loops, made[name]["spills"], strict=True) if re.fullmatch(pattern, loop)]
@@ -91,11 +113,12 @@ def test_backward_computes_under_its_products(made, name):
     assert len(spills) >= 4 and max(spills) <= most, made[name]
 
 
-@pytest.mark.parametrize("name", [name for name, (which, *_) in CASES.items() if which == "fused"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", named(lambda case: case[0] == "fused"))
 def test_fused_backward_adds_in_pairs_and_without_an_answer(made, name):
     """A thread adds two neighbours of a row at a time; both consumers together all of a tile, in each of the two or
     three copies of a step. What was there before is not asked for."""
-    _, dim, (width, _, overlap, *_), _ = CASES[name]
+    _, dim, (width, _, overlap, *_), _ = ALL_CASES[name]
     assert made[name]["RED"] == (3 if overlap else 2) * width * dim // (2 * 128), made[name]
     assert not made[name]["ATOM"] and not made[name]["ATOMG"], made[name]
 

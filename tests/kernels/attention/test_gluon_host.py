@@ -18,6 +18,8 @@ from brine.kernels.attention.triton import backward as triton_backward
 from tests.kernels.attention.gluon_host import Barrier as HostBarrier
 from tests.kernels.attention.gluon_host import Deadlock, Emulated, Machine
 
+pytestmark = pytest.mark.slow
+
 
 class Delta:
     """The small Triton kernel that comes first, in PyTorch."""
@@ -34,18 +36,22 @@ class Delta:
         return launch
 
 
-@pytest.fixture
-def host():
+ORDERS = [0, *(pytest.param(seed, marks=pytest.mark.acceptance) for seed in range(1, 5))]
+"""Seeds of the order in which things happen."""
+
+
+@pytest.fixture(params=ORDERS)
+def host(request):
     """Launches go to the host."""
     keys, queries = "span_attention_gluon_bwd_keys_kernel", "span_attention_gluon_bwd_queries_kernel"
     forward, fused = "span_attention_gluon_fwd_kernel", "span_attention_gluon_bwd_fused_kernel"
     with (
         mock.patch.object(gluon_launch, "unsupported_reason", lambda *args, **kwargs: None),
         mock.patch.object(triton_backward, "span_attention_bwd_delta_kernel", Delta()),
-        mock.patch.object(gluon_backward, keys, Emulated(gluon_backward, keys)),
-        mock.patch.object(gluon_backward_queries, queries, Emulated(gluon_backward_queries, queries)),
-        mock.patch.object(gluon_forward, forward, Emulated(gluon_forward, forward)),
-        mock.patch.object(gluon_fused, fused, Emulated(gluon_fused, fused)),
+        mock.patch.object(gluon_backward, keys, Emulated(gluon_backward, keys, request.param)),
+        mock.patch.object(gluon_backward_queries, queries, Emulated(gluon_backward_queries, queries, request.param)),
+        mock.patch.object(gluon_forward, forward, Emulated(gluon_forward, forward, request.param)),
+        mock.patch.object(gluon_fused, fused, Emulated(gluon_fused, fused, request.param)),
     ):
         yield
 

@@ -2,7 +2,7 @@
 
 On a card the child has ten processes of its own, to compile in, however this file itself is run: `pytest tests/kernels
 -n 10` does with the project's `--dist loadfile`. The cases alone, each of them told: `pytest -n 10 --dist worksteal
-tests/kernels/attention/attention_triton_cases.py`, or stage `tests` of `benchmarks.card`.
+tests/kernels/attention/attention_triton_cases.py`, or stage `tests` of `benchmarks.gpu`.
 """
 
 import os
@@ -17,6 +17,8 @@ from brine.kernels.attention import Spans, attention
 from tests.paths import ROOT
 
 pytest.importorskip("triton", reason="triton has no wheel for this platform")
+
+pytestmark = pytest.mark.slow
 
 CASES = Path(__file__).parent / "attention_triton_cases.py"
 

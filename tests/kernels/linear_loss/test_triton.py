@@ -22,6 +22,8 @@ from brine.kernels.linear_loss import select_backend as choose
 from brine.kernels.linear_loss.reference import reference_linear_cross_entropy
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ON_GPU = torch.cuda.is_available() and not INTERPRETED
 DEVICE = "cuda" if ON_GPU else "cpu"

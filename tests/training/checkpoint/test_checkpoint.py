@@ -44,6 +44,7 @@ def remove(path):
     path.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "moment",
     [
@@ -68,6 +69,7 @@ def test_death_while_saving_leaves_the_old_one(tmp_path, monkeypatch, moment):
     assert latest_checkpoint(tmp_path, on_event=ignore).step == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [SHARD, "state.json"])
 @pytest.mark.parametrize("damage", [truncate, flip, remove], ids=lambda f: f.__name__)
 def test_damaged_checkpoint_is_set_aside_and_the_one_before_serves(tmp_path, damage, name):

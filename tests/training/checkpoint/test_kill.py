@@ -12,6 +12,8 @@ import pytest
 from tests.paths import ROOT
 from tests.training.tiny_run import events, final_bytes, timeless
 
+pytestmark = pytest.mark.slow
+
 # where to die: between checkpoints, after one, with a checkpoint's files written but not yet renamed
 DEATHS = ("step 2", "rename 4", "step 9")
 

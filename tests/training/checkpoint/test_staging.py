@@ -36,6 +36,7 @@ def same(found: dict[str, torch.Tensor], seed: int = 0) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("linked", [False, True])
 def test_copies_are_of_that_moment(linked):
     staging, tensors = HostStaging(LateLink() if linked else None), some()

@@ -135,6 +135,7 @@ def test_runs_of_local_layers():
     assert ac_groups_of(shape, range(5), 1) == [range(layer, layer + 1) for layer in range(5)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "tile", "streams", "outs"), [("selective", 0, 6, 2), ("selective", 16, 8, 2), ("full", 16, 6, 0)]
 )
@@ -157,6 +158,7 @@ OFFLOADED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OFFLOADED.values(), ids=OFFLOADED)
 def test_what_waited_on_the_host_gives_the_same_gradients(options, plain):
     """Forced on a CPU. Compiled code asks for the strides that it saved: tiles are parts of a wider tensor."""

@@ -13,6 +13,8 @@ from brine.training.parallel import cluster_numerics as cluster_math
 from brine.training.parallel.check_cluster import main, table
 from brine.training.parallel.distributed import World
 
+pytestmark = pytest.mark.slow
+
 
 def start(size: int, *options: str, code: str = "", ranks: list[int] | None = None) -> list[subprocess.Popen]:
     """Ranks as torchrun starts them, without its seconds; code: run in each before."""

@@ -57,6 +57,7 @@ def rank_main(folder: str) -> None:
     (base / f"rank{world.rank}.json").write_text(json.dumps(outcome))
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

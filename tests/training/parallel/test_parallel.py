@@ -30,6 +30,8 @@ from tests.batches import batch_of
 from tests.kernels.packings import random_packing
 from tests.training.tiny_run import events, final_tensors
 
+pytestmark = pytest.mark.slow
+
 ROW, VOCAB = 64, 40
 SHAPE = ModelConfig(
     vocab_size=VOCAB, dim=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=48, window=20,

@@ -240,6 +240,7 @@ HOSTILE_TABLES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content, told", HOSTILE_TABLES.values(), ids=HOSTILE_TABLES)
 def test_a_hostile_table_of_words_is_neither_waited_for_nor_shown(tmp_path, content, told):
     """A pipe of that name was waited on for ever, and one that leads out of the folder was opened."""

@@ -327,6 +327,7 @@ def test_array_survives_bad_elements(tmp_path):
     assert len(documents) == 2 and "it was cut" in bad[-1].reason
 
 
+@pytest.mark.slow
 def test_array_is_read_in_bounded_windows(tmp_path):
     """Elements that lie across windows are whole; one over the limit is stepped over without being held."""
     import tracemalloc

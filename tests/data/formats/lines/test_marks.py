@@ -48,6 +48,7 @@ def reason(tmp_path, fields):
     return bad.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [on_message, from_value, on_part, on_native_part])
 @pytest.mark.parametrize("mark", LOSS_KEYS)
 def test_each_mark_in_each_form(tmp_path, mark, form):

@@ -139,6 +139,7 @@ def test_the_command_makes_a_manifest_that_is_read(tmp_path, monkeypatch, name, 
     assert [(next((path for _, path in media(item)), None), texts(item)) for item in documents] == wanted
 
 
+@pytest.mark.slow
 def test_an_encoding_that_shows_late_is_seen(tmp_path, monkeypatch):
     """Behind the first MiB a letter of Latin-1 ended the command in a stack trace, and an empty file was left."""
     late = b"file_name,text\n" + b"b.png,x\n" * 140_000 + "a.png,größe\n".encode("latin-1")
@@ -202,6 +203,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", HOSTILE, ids=repr)
 def test_hostile_tables_give_a_program_that_can_be_run(tmp_path, monkeypatch, content):
     picture(tmp_path / "a.png", 8, 8)

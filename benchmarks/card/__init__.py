@@ -1,1 +1,0 @@
-"""A first hour on a GPU that leaves numbers whatever happens: `python -m benchmarks.card`."""
