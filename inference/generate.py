@@ -20,7 +20,7 @@ import torch
 from brine.common.closed_pipe import exit_on_closed_pipe
 from brine.data.document import Audio, Image, Part, Text, Video, part_to_json
 from brine.data.files.extensions import media_type_of
-from brine.inference.generation_config import GenerationConfig
+from brine.inference.sampling import GenerationConfig
 from brine.inference.load import LoadedModel, load
 from brine.inference.prompt import TextFile, read_text_file
 from brine.inference.prompt_paths import TextFileError, media_path_in

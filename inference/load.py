@@ -38,7 +38,7 @@ from brine.data.sequence import Sequence
 from brine.data.tokenizer import Tokenizer
 from brine.inference.chat import ROLES, ChatStream, chat_prompt, check_token_ids_match_content
 from brine.inference.decode import stream_text, stream_tokens
-from brine.inference.generation_config import GenerationConfig
+from brine.inference.sampling import GenerationConfig
 from brine.inference.prefill import OnPrefill
 from brine.inference.prompt import PromptPart, batch_prompts, encode_prompt
 from brine.model.config import ModelConfig
@@ -93,7 +93,7 @@ class LoadedModel:
     def generate(self, parts: PromptPart | Items[PromptPart], **options: Any) -> Iterator[str]:
         """Answer a prompt; returns an iterator of pieces of text, each as soon as it is known.
 
-        options: those of `brine.inference.generation_config.GenerationConfig`, and progress: show a bar on standard
+        options: those of `brine.inference.sampling.GenerationConfig`, and progress: show a bar on standard
         error, if it is a terminal, when reading takes more than `BAR_DELAY_S`. on_token: called with each id of the
         answer as it is chosen; as a part of a later prompt the ids are what the model said, where its text may be cut
         into other tokens. Raises ValueError, at the call, for a part that cannot be read or settings that cannot be

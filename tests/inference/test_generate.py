@@ -16,7 +16,7 @@ from brine.data.document import Audio, Image, Text
 from brine.data.tokenizer import EOS_ID, MEDIA_TOKEN_ID, SPECIAL_TOKENS
 from brine.inference.decode import generate_batch, stream_text, stream_tokens
 from brine.inference.generate import build_parser, main
-from brine.inference.generation_config import GenerationConfig
+from brine.inference.sampling import GenerationConfig
 from brine.inference.load import LoadedModel, load
 from brine.inference.prompt import TextFile, batch_prompts, encode_prompt
 from tests.batches import followed_by
