@@ -51,8 +51,7 @@ from brine.data.formats.lines.fields import CONVERSATIONS, FIELDS, is_medium, me
 from brine.data.formats.lines.marks import MASKED_ROLE_KEYS, TRAINED_ROLE_KEYS, is_loss_key
 from brine.data.formats.lines.parts import MEDIA
 from brine.data.tokenizer import Tokenizer
-from brine.inference.prompt import PromptPart, TokenIds
-from brine.inference.prompt_paths import media_path_in, url_hint
+from brine.inference.prompt import PromptPart, TokenIds, media_path_in, url_hint
 
 ROLES = ("user", "system", "assistant", "tool")
 """Speakers whose marker ends an answer, beside those of the conversation itself."""

@@ -3,7 +3,7 @@
 `stream_tokens` answers one prompt and yields as it decodes. `generate_batch` answers many, greedily and together:
 prompts of unequal length are padded on the left, share every forward, and leave the batch when they have ended; each
 gets the answer it would get alone. A token costs one query: local layers look back over their window, global layers
-over all keys. On a CUDA device `brine.inference.static_decoder` decodes, which explains why there are two decoders.
+over all keys. On a CUDA device `brine.inference.static.decoder` decodes, which explains why there are two decoders.
 
 An answer is text: special tokens other than the end token are never chosen. Equal seeds give equal answers on one
 machine. Not done here: beam search, repetition penalties, speculative decoding. Blocks compiled for training run
@@ -24,14 +24,14 @@ from brine.data.sequence import Sequence
 from brine.data.tokenizer import EOS_ID, SPECIAL_TOKENS, Tokenizer
 from brine.inference.prefill import PREFILL_TOKENS, OnPrefill, PrefillResult, eager_inference, prefill_prompts
 from brine.inference.sampling import GREEDY, GenerationConfig, SamplingConfig, sample_token, uniform_samples
-from brine.inference.static_decoder import TOKENS_PER_SYNC, StaticDecoder, collect_tokens
+from brine.inference.static.decoder import TOKENS_PER_SYNC, StaticDecoder, collect_tokens
 from brine.model.device import device_of
 from brine.model.inputs import Inputs
 from brine.model.transformer import Transformer
 
 
 def uses_static_decoder(model: Transformer) -> bool:
-    """Whether answers of this model are decoded by `brine.inference.static_decoder`."""
+    """Whether answers of this model are decoded by `brine.inference.static.decoder`."""
     return device_of(model).type == "cuda"
 
 
@@ -122,7 +122,7 @@ def stream_tokens(
     )  # fmt: skip
     decoder = DynamicDecoder(model, prefilled, vocab_size=vocab_size, compute_dtype=dtype)
     if uses_static_decoder(model):
-        groups = decoder.static(max_tokens, sampling=settings, compile_blocks=settings.compile_blocks).groups()
+        groups = decoder.static(max_tokens, sampling=settings, compile_blocks=settings.compile).groups()
     else:
         groups = decoder.groups(max_tokens, sampling=settings)
     for token in map(int, groups):

@@ -38,9 +38,9 @@ from brine.data.sequence import Sequence
 from brine.data.tokenizer import Tokenizer
 from brine.inference.chat import ROLES, ChatStream, chat_prompt, check_token_ids_match_content
 from brine.inference.decode import stream_text, stream_tokens
-from brine.inference.sampling import GenerationConfig
 from brine.inference.prefill import OnPrefill
 from brine.inference.prompt import PromptPart, batch_prompts, encode_prompt
+from brine.inference.sampling import GenerationConfig
 from brine.model.config import ModelConfig
 from brine.model.device import resolve_device
 from brine.model.inputs import Inputs

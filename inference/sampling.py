@@ -72,8 +72,8 @@ class GenerationConfig(SamplingConfig):
     """The prompt is read in chunks of at most this many tokens; fewer take less memory."""
     compute_dtype: torch.dtype | None = None
     """Of matrix products; None is the weights' dtype."""
-    compile_blocks: bool = False
-    """Compile the blocks first (`brine.inference.static_decoder`); no effect on a CPU."""
+    compile: bool = False
+    """Compile the blocks first (`brine.inference.static.decoder`); no effect on a CPU."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -52,7 +52,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def as_on_a_card(monkeypatch):
-    """Answers go by `brine.inference.static_decoder`, which is a card's way, without graphs."""
+    """Answers go by `brine.inference.static.decoder`, which is a card's way, without graphs."""
     monkeypatch.setattr(decode, "uses_static_decoder", lambda model: device_of(model).type != "cpu")
 
 

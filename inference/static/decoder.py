@@ -2,7 +2,7 @@
 
 A GPU takes about a millisecond a token for a 1B-parameter model; a host that launches a thousand small kernels and
 waits for three numbers takes ten. Here nothing of a step depends on the host: keys go into buffers of fixed capacity at
-indices counted on the device (`brine.inference.static_cache`), the token is chosen on the device and written where the
+indices counted on the device (`brine.inference.static.cache`), the token is chosen on the device and written where the
 next step reads it, and rows that have ended are flags. The host reads chosen ids only, one group late.
 
 The first step runs eagerly and warms up lazy compilation and allocation, the second is captured, the rest are replays.
@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from brine.data.tokenizer import EOS_ID
 from brine.inference.prefill import MAX_RESERVED_TOKENS, PrefillResult
 from brine.inference.sampling import GREEDY, SamplingConfig, sample_token, uniform_samples
-from brine.inference.static_cache import StaticCache
+from brine.inference.static.cache import StaticCache
 from brine.model.device import device_of
 from brine.model.inputs import Inputs
 from brine.model.transformer import Transformer
