@@ -86,7 +86,9 @@ class GenerateRequest:
     system: str | None = None
     """With --chat: the system message."""
     answer: GenerationConfig = field(default_factory=GenerationConfig)
+    """How tokens are chosen, and how many."""
     compute: ComputeOptions = ComputeOptions()
+    """Device and precision."""
     parts: tyro.conf.Suppress[tuple[Any, ...]] = ()
 
     def run(self) -> None:

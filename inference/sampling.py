@@ -73,7 +73,7 @@ class GenerationConfig(SamplingConfig):
     compute_dtype: torch.dtype | None = None
     """Of matrix products; None is the weights' dtype."""
     compile: bool = False
-    """Compile the blocks first (`brine.inference.static.decoder`); no effect on a CPU."""
+    """Compile the blocks first, which pays for long answers; no effect on a CPU."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
