@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from brine.data.document import MODALITIES, Text, modality_of
 from brine.data.sequence import MODALITY_CONTEXTS
-from brine.evals.arms import compare_arms
+from brine.evals.compare import compare_arms
 from brine.evals.config import EvalConfig
 from brine.evals.gain import (
     blank_media,
@@ -80,7 +80,7 @@ def evaluate(
         models          {name: {parameters, loss, bits_per_byte, contexts, cells}}
         media_gain      {modality: see `gain.summarize_gain`}
         transcription   one object per kind and level, see `transcribe.transcription_rates`
-        compare         see `arms.compare_arms`; None with one arm only
+        compare         see `compare.compare_arms`; None with one arm only
         compute_info    device, precision and backends, see `brine.model.device.compute_info`
 
     Raises ValueError when there is no model or no held-out document.

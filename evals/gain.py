@@ -8,7 +8,7 @@ are nothing new to the model. L(mismatched), with the media of another document 
 beside it. Video blanks its frames only; the audio track stays.
 
 A gain over several cells (a kind at a level) weighs each document by its cell's part of the training mix
-(`mix_weights`, post-stratification). Intervals are paired over documents (see `bootstrap.py`).
+(`mix_weights`, post-stratification). Intervals are paired over documents (see `config.py`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ import numpy as np
 
 from brine.data.document import MODALITIES
 from brine.data.sequence import GREY, MODALITY_CONTEXTS, SILENCE, Sequence
-from brine.evals.bootstrap import Interval
-from brine.evals.config import EvalConfig
+from brine.evals.config import EvalConfig, Interval
 from brine.evals.loss import DocumentLosses, split_mask
 
 HEADLINE_KINDS = {"image": ("screenshot", "page"), "audio": ("narration",), "video": ("recording",)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,13 @@ def finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     return [finite(item) for item in value] if isinstance(value, list) else value
+
+
+def format_interval(entry: Mapping[str, Any], name: str, digits: int = 3) -> str:
+    """A value with its interval, 24 characters wide, for a console."""
+    if entry.get(name) is None:
+        return f"{'·':>24}"
+    return f"{entry[name]:8.{digits}f} [{entry['low']:.{digits}f}, {entry['high']:.{digits}f}]".ljust(24)
 
 
 def write_page(path: Path, text: str) -> None:

@@ -5,7 +5,7 @@
     media_gain  {image, audio, video}   each {gain, low, high}; null where the corpus has no such media
     cer         {image, audio}          character error rate at level 1 (or the lowest there is)
     identifier_recall {image, audio, video}   at the same level
-    salt        {equal_steps, equal_cost, cost_to_match}   see `arms`; null with one arm only
+    salt        {equal_steps, equal_cost, cost_to_match}   see `compare`; null with one arm only
     compute_cost {stage: {category: {flops, seconds}}, "total": ..., "flops_by_arm": {...}}
     targets     {name: {target, value, reached}}
     excluded    training documents that fit no packed sequence

@@ -20,8 +20,7 @@ from tqdm import tqdm
 
 from brine.data.sequence import MODALITY_CONTEXTS, Sequence
 from brine.data.tokenizer import EOS_ID, MEDIA_END_ID, MEDIA_START_ID, MEDIA_TOKEN_ID
-from brine.evals.bootstrap import Interval
-from brine.evals.config import EvalConfig
+from brine.evals.config import EvalConfig, Interval
 from brine.evals.text import edit_distance, identifier_recall
 
 DecodeFn = Callable[[list[Sequence], int], list[list[int]]]

@@ -61,7 +61,7 @@ def positive(name: str, value: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateRequest:
+class GenerateRequest(ComputeOptions):
     """Let a trained model continue a prompt of texts, images, audio and videos.
 
     Parts may be given several times; they reach the model in the order of the command line, unchanged."""
@@ -87,8 +87,6 @@ class GenerateRequest:
     """With --chat: the system message."""
     answer: GenerationConfig = field(default_factory=GenerationConfig)
     """How tokens are chosen, and how many."""
-    compute: ComputeOptions = ComputeOptions()
-    """Device and precision."""
     parts: tyro.conf.Suppress[tuple[Any, ...]] = ()
 
     def run(self) -> None:
@@ -100,7 +98,7 @@ class GenerateRequest:
         if not self.parts and not self.chat:
             raise ValueError("the prompt is empty: give --prompt, --prompt-file, --image, --audio or --video")
         check_prompt_text([*self.parts, *([Text(self.system)] if self.system else [])])
-        device, compute_dtype = self.compute.resolve()
+        device, compute_dtype = self.resolve()
         loaded = load(self.run_folder, device=device)
         options = vars(replace(self.answer, compute_dtype=compute_dtype)) | {"progress": True}
         if not self.chat:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from brine.evals.bootstrap import ratio_interval
+from brine.evals.config import ratio_interval
 from brine.evals.run_files import read_object
 
 NUM_DEPTHS = 10

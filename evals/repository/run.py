@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from brine.data.encode import assemble_chunks
 from brine.data.files.source_files import SourceFile, read_source
-from brine.evals.bootstrap import ratio_interval
+from brine.evals.config import ratio_interval
 from brine.evals.needle.prefix_decoder import PrefixDecoder
 from brine.evals.repository.cases import CONTEXT_CONDITIONS, WITH_PACKAGE, CompletionCase, CompletionPrompts, find_cases
 from brine.evals.run_files import read_jsonl, write_jsonl, write_results

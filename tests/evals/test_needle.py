@@ -309,7 +309,7 @@ def test_the_repository_command_runs(model_folder, tmp_path, capsys):
         path.write_text(item.text + "# more to read, so that the file is large enough\n" * 3)
     run = model_folder.parents[1]
     assert cli.repository([str(run), "--lengths", "256", "--source", str(tmp_path / "source")]) == 0
-    assert "completed: any file" in capsys.readouterr().out
+    assert "cases from: any file" in capsys.readouterr().out
     results = json.loads((run / "repository" / "results.json").read_text())
     assert results["held_out"] is False and results["by_length"][0]["cases"] == 2
     assert len((run / "repository" / "cases.jsonl").read_text().splitlines()) == 2
