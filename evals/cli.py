@@ -1,7 +1,7 @@
-"""Command lines of `brine eval`, `compare`, `report`, `needle` and `repository`.
+"""Command lines of `brine eval`, `compare` and `report`; `needle` and `repository` have theirs beside the evaluation.
 
-Each is a dataclass of options, whose docstrings are its help (`brine.common.command_line`). The last line that eval,
-compare and report print is one JSON object; tables before it are for people, and progress goes to standard error.
+Each is a dataclass of options, whose docstrings are its help (`brine.common.command_line`). The last line printed is
+one JSON object; tables before it are for people, and progress goes to standard error.
 """
 
 from __future__ import annotations
@@ -15,25 +15,11 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from tqdm import tqdm
 
 from brine.common.command_line import command, parse
 from brine.evals.config import EvalConfig
 from brine.evals.run_files import eval_config_of, read_object
-from brine.inference.generate import ComputeOptions, positive
-
-Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-
-
-def _split(text: str) -> tuple[str, ...]:
-    return tuple(item.strip() for item in text.split(",") if item.strip())
-
-
-def _integers(name: str, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(map(int, _split(text)))
-    except ValueError:
-        raise ValueError(f"--{name} {text!r}: give whole numbers such as 2048,4096") from None
+from brine.inference.options import ComputeOptions, Run, positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,88 +117,11 @@ class ReportRequest:
         print(json.dumps({"report": str(page), "evaluated": evaluated}))
 
 
-@dataclass(frozen=True, kw_only=True)
-class LengthsRequest(ComputeOptions):
-    """What `needle` and `repository` have in common."""
-
-    run_folder: Run
-    """A run (runs/needle), a stage of it, or a model folder."""
-    lengths: str = "2048"
-    """Tokens of a whole prompt, separated by commas: 2048,8192."""
-    seed: int = 0
-    """Seed of the prompts."""
-    source: Path | None = None
-    """Folder of code for the prompts; the standard library if not given."""
-    out: Path | None = None
-    """Folder for the results; one in RUN if not given."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class NeedleRequest(LengthsRequest):
-    """Needle-in-a-haystack evaluation: exact match by depth and length.
-
-    Results are kept in RUN/needle; cells measured before with the same settings and weights are not measured again."""
-
-    modality: str = "text,image,audio,video"
-    """Modalities and tasks, separated by commas: text, image, audio, video, chain, multikey."""
-    trials: int = 500
-    """Questions for each modality and length."""
-    needles: int = 10
-    """Needles in each haystack, each with its question; 1 is the single-needle test."""
-
-    def run(self) -> None:
-        """Print a table. Raises ValueError for a mistake in the request."""
-        from brine.evals.needle.run import NeedleConfig, evaluate_needles
-        from brine.evals.needle.table import console_table
-        from brine.evals.report.page import write_report
-        from brine.inference.load import load
-
-        lengths = _integers("lengths", self.lengths)
-        config = NeedleConfig(_split(self.modality), lengths, self.trials, self.needles, self.seed, self.source)
-        device, compute_dtype = self.resolve()
-        loaded = load(self.run_folder, device=device)
-        recipe = read_object(self.run_folder / "recipe.json")
-        # former recipes call it rows
-        packing = recipe.get("packing") or recipe.get("rows") or {}
-        folder = self.out or self.run_folder / "needle"
-        results = evaluate_needles(
-            loaded, folder, config, trained_context_tokens=packing.get("seq_len") or packing.get("row_tokens"),
-            compute_dtype=compute_dtype, say=tqdm.write,
-        )  # fmt: skip
-        print(f"\n{console_table(results['cells'])}\n\nchance {results['chance']:.2f}; {folder / 'results.json'}")
-        if (self.run_folder / "report.html").is_file() and self.out is None:
-            print(f"report: {write_report(self.run_folder)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RepositoryRequest(LengthsRequest):
-    """Complete names that another file of the same package defines, with the package in the context, without it, and
-    with another package. Results are kept in RUN/repository."""
-
-    trials: int = 100
-    """Number of cases."""
-
-    def run(self) -> None:
-        """Print a table. Raises ValueError for a mistake in the request."""
-        from brine.evals.repository.run import RepositoryConfig, console_table, evaluate_repository
-        from brine.inference.load import load
-
-        config = RepositoryConfig(_integers("lengths", self.lengths), self.trials, self.seed)
-        device, compute_dtype = self.resolve()
-        run, folder = self.run_folder, self.out or self.run_folder / "repository"
-        loaded = load(run, device=device)
-        results = evaluate_repository(loaded, run, folder, config, source=self.source, compute_dtype=compute_dtype)
-        cases = "held-out files" if results["held_out"] else "any file, since the run does not say which are held out"
-        print(f"{console_table(results['by_length'])}\n\ncases from: {cases}; {folder / 'results.json'}")
-
-
-_resumable = partial(
+_finish = partial(
     command,
     interrupted="interrupted; finished parts are kept, the same command resumes",
     out_of_memory="give a smaller --batch-size or --device cpu",
 )
-evaluate = _resumable(partial(parse, "eval", EvaluateRequest))
-compare = _resumable(partial(parse, "compare", CompareRequest))
-report = _resumable(partial(parse, "report", ReportRequest))
-needle = _resumable(partial(parse, "needle", NeedleRequest))
-repository = _resumable(partial(parse, "repository", RepositoryRequest))
+evaluate = _finish(partial(parse, "eval", EvaluateRequest))
+compare = _finish(partial(parse, "compare", CompareRequest))
+report = _finish(partial(parse, "report", ReportRequest))

@@ -38,7 +38,6 @@ from brine.evals.config import EvalConfig
 from brine.evals.evaluate import evaluate
 from brine.evals.loss import require_targets
 from brine.evals.run_files import (
-    MODEL_PREFERENCE,
     finite,
     format_interval,
     main_model,
@@ -47,7 +46,7 @@ from brine.evals.run_files import (
     write_page,
     write_results,
 )
-from brine.inference.load import LoadedModel, find_model_folder, load, unfinished_stages
+from brine.inference.load import STAGE_PREFERENCE, LoadedModel, find_model_folder, load, unfinished_stages
 
 NOTES_FILE = "told.json"
 """Beside the encoded documents: the notes of their reader."""
@@ -58,7 +57,7 @@ logger = logging.getLogger(__name__)
 
 def load_models(run: Path, *, device: torch.device) -> dict[str, LoadedModel]:
     """The final models of a run by stage; of a stage or a model folder that one. Raises ValueError without any."""
-    found = {name: run / name for name in MODEL_PREFERENCE if (run / name / "model" / "model.safetensors").is_file()}
+    found = {name: run / name for name in STAGE_PREFERENCE if (run / name / "model" / "model.safetensors").is_file()}
     if not found:
         folder = find_model_folder(run)
         found = {folder.parent.name if folder.name == "model" else folder.name: folder}

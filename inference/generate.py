@@ -12,19 +12,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-import torch
 import tyro
 
 from brine.common.command_line import command, parse
 from brine.data.document import Audio, Image, Part, Text, Video, part_to_json
 from brine.data.files.extensions import media_type_of
 from brine.inference.load import LoadedModel, load
+from brine.inference.options import ComputeOptions, Run
 from brine.inference.prompt import TextFile, TextFileError, media_path_in, read_text_file
 from brine.inference.sampling import GenerationConfig
-from brine.model.device import resolve_compute_dtype, resolve_device
 
 KINDS = {
     "--prompt": Text, "--prompt-file": TextFile, "--image": Image, "--audio": Audio, "--video": Video, "--message": Text
@@ -35,38 +33,12 @@ LITERAL_HINT = "to give these words as text, write them to a file and give --pro
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComputeOptions:
-    """Options of a command that runs a model."""
-
-    device: str = "auto"
-    """cpu, cuda, cuda:1, or auto: a GPU where there is one."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of matrix products, keys and values; auto: bfloat16 where the hardware multiplies it."""
-    threads: int | None = None
-    """CPU threads; as many as this process may use if not given."""
-
-    def resolve(self) -> tuple[torch.device, torch.dtype | None]:
-        """(device, compute_dtype); sets the number of CPU threads. Raises ValueError for an unknown device."""
-        if self.threads is not None:
-            torch.set_num_threads(positive("threads", self.threads))
-        device = resolve_device(self.device)
-        return device, resolve_compute_dtype(self.dtype, device)
-
-
-def positive(name: str, value: int) -> int:
-    """The value. Raises ValueError, naming the option, below 1."""
-    if value < 1:
-        raise ValueError(f"--{name} must be at least 1")
-    return value
-
-
-@dataclass(frozen=True, kw_only=True)
 class GenerateRequest(ComputeOptions):
     """Let a trained model continue a prompt of texts, images, audio and videos.
 
     Parts may be given several times; they reach the model in the order of the command line, unchanged."""
 
-    run_folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    run_folder: Run
     """A run (runs/demo), a stage of it, or a model folder."""
     prompt: Texts = ()
     """A text."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from brine.common.renamed import rename
 from brine.evals.config import ratio_interval
 from brine.evals.run_files import read_object
 
@@ -20,14 +21,7 @@ NUM_DEPTHS = 10
 
 def read_needle_results(path: Path) -> dict[str, Any]:
     """results.json of a needle evaluation, also with its former keys; {} where there is none."""
-    results = read_object(path)
-    for cell in results.get("cells") or []:
-        for part in cell.get("depths") or []:
-            if "right" in part:
-                part["is_exact"] = part.pop("right")
-    if "trained_tokens" in results:
-        results["trained_context_tokens"] = results.pop("trained_tokens")
-    return results
+    return rename(read_object(path), {"right": "is_exact", "trained_tokens": "trained_context_tokens"})
 
 
 def summarize_trials(trials: list[dict[str, Any]], *, seed: int = 0) -> dict[str, Any]:

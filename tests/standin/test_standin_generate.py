@@ -14,7 +14,6 @@ from safetensors import safe_open
 from benchmarks.context.long_cases import LongContextCase, measure
 from benchmarks.context.long_prompt import write_prompt
 from brine.data.files.source_files import SourceFile
-from brine.evals import cli
 from brine.evals.needle import run as needle
 from brine.evals.needle.prefix_decoder import PrefixDecoder
 from brine.evals.repository import run as repository
@@ -208,8 +207,8 @@ def test_the_commands_run_on_the_card_by_themselves(card, folder, tmp_path, caps
         monkeypatch.setattr(module, "read_source", lambda *a, **k: (source, {}))
     assert generate.main([str(folder), "--prompt", "def ", "--max-tokens", "3", "--temperature", "1"]) == 0
     words = ["--lengths", "300", "--trials", "2"]
-    assert cli.needle([str(folder), *words, "--modality", "text,image", "--needles", "2"]) == 0
-    assert cli.repository([str(folder), *words]) == 0
+    assert needle.main([str(folder), *words, "--modality", "text,image", "--needles", "2"]) == 0
+    assert repository.main([str(folder), *words]) == 0
     assert [torch.device(one).type for one in devices] == [NAME, NAME, NAME]
     assert len(json.loads((folder / "needle" / "results.json").read_text())["cells"]) == 2
     assert "Traceback" not in capsys.readouterr().err
