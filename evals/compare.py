@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from brine.common.tables import as_text, table
 from brine.data.corpus.store import EncodedCorpus, is_corpus
 from brine.evals.config import EvalConfig, Interval
 from brine.evals.loss import DocumentLosses
@@ -160,12 +161,12 @@ def compare_evaluations(ours: ModelLosses, theirs: ModelLosses, config: EvalConf
 
 def format_comparison(found: Mapping[str, Any]) -> str:
     """The result of `compare_evaluations` as aligned text."""
-    lines = [f"{'first minus second':<20}{'documents':>10}  {'bits per byte':<24}  outcome for the first"]
-    for part in [{"kind": "all", **found}, *found["kinds"]]:
-        bits = part["bits_per_byte"]
-        difference = format_interval(bits, "difference", 4)
-        lines.append(f"  {part['kind']:<18}{part['documents']:>10}  {difference}  {bits['outcome']}")
-    return "\n".join(lines)
+    rows = [
+        (part["kind"], part["documents"], format_interval(part["bits_per_byte"], "difference", 4),
+         part["bits_per_byte"]["outcome"])
+        for part in [{"kind": "all", **found}, *found["kinds"]]
+    ]  # fmt: skip
+    return as_text(table(("first minus second", "documents", "bits per byte", "outcome for the first"), rows))
 
 
 @dataclass(frozen=True)

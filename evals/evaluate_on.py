@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from brine.common.files import read_json
-from brine.common.tables import sanitize
+from brine.common.tables import as_text, sanitize, table
 from brine.data.config import EncodeConfig
 from brine.data.corpus.store import CorpusError, EncodedCorpus, build_corpus, is_corpus, open_corpus
 from brine.data.document import SPLITS, Document
@@ -265,13 +265,15 @@ def format_evaluation(found: Mapping[str, Any]) -> str:
     elif found["num_trained_on"]:
         lines.append(f"the run was trained on {found['num_trained_on']} of these, which are not held out")
     for name, model in found["models"].items():
-        lines.append(f"\n{name:<20}{'documents':>10}  {'nats per token':<24}  bits per byte")
-        for part in [{"kind": "all", **model}, *model["kinds"]]:
-            loss, bits = (format_interval(part[name], "value") for name in ("loss", "bits_per_byte"))
-            lines.append(f"  {part['kind']:<18}{part['documents']:>10}  {loss}  {bits}".rstrip())
+        columns = ("loss", "bits_per_byte")
+        rows = [
+            (part["kind"], part["documents"], *(format_interval(part[column], "value") for column in columns))
+            for part in [{"kind": "all", **model}, *model["kinds"]]
+        ]
+        lines.append("\n" + as_text(table((name, "documents", "nats per token", "bits per byte"), rows)))
     for modality, gain in found["media_gain"].items():
-        formula = f"1 - L(matched) / L(blank), {found['main_model']}"
-        lines.append(f"\nmedia gain, {modality:<8}{'documents':>10}  {formula}")
-        for part in [{"kind": "headline", **gain}, *gain["kinds"]]:
-            lines.append(f"  {part['kind']:<18}{part['num_documents']:>10}  {format_interval(part, 'gain')}".rstrip())
+        head = (f"media gain, {modality}", "documents", f"1 - L(matched) / L(blank), {found['main_model']}")
+        parts = [{"kind": "headline", **gain}, *gain["kinds"]]
+        rows = [(part["kind"], part["num_documents"], format_interval(part, "gain")) for part in parts]
+        lines.append("\n" + as_text(table(head, rows)))
     return "\n".join(lines)

@@ -91,10 +91,10 @@ def finite(value: Any) -> Any:
 
 
 def format_interval(entry: Mapping[str, Any], name: str, digits: int = 3) -> str:
-    """A value with its interval, 24 characters wide, for a console."""
+    """A value with its interval, for a console."""
     if entry.get(name) is None:
-        return f"{'·':>24}"
-    return f"{entry[name]:8.{digits}f} [{entry['low']:.{digits}f}, {entry['high']:.{digits}f}]".ljust(24)
+        return "·"
+    return f"{entry[name]:.{digits}f} [{entry['low']:.{digits}f}, {entry['high']:.{digits}f}]"
 
 
 def write_page(path: Path, text: str) -> None:

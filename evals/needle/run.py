@@ -179,7 +179,7 @@ def evaluate_needles(
             cells.append(cell)
             write_jsonl(folder / "trials.jsonl", trials)
             write_results(folder / "results.json", results)
-            say(console_table([cell], head=False))
+            say(f"{task}, {length:,} tokens: exact {cell['exact']:.3f}")
     return results
 
 

@@ -26,6 +26,7 @@ import torch
 from tqdm import tqdm
 
 from brine.common.command_line import command, parse
+from brine.common.tables import as_text, table
 from brine.data.encode import assemble_chunks
 from brine.data.files.source_files import SourceFile, read_source
 from brine.evals.config import ratio_interval
@@ -114,32 +115,37 @@ def summarize_cases(lines: list[dict[str, Any]], *, seed: int = 0) -> dict[str, 
         return {"value": interval.value, "low": interval.low, "high": interval.high}
 
     nats = {name: [line[name]["nats"] for line in lines] for name in CONTEXT_CONDITIONS}
-    row: dict[str, Any] = {
+    found: dict[str, Any] = {
         "length": lines[0]["length"],
         "cases": len(lines),
         "num_full_packages": sum(line["has_full_package"] for line in lines),
     }
     for name in CONTEXT_CONDITIONS:
-        row[name] = {"exact": mean([line[name]["is_exact"] for line in lines]), "nats": mean(nats[name])}
+        found[name] = {"exact": mean([line[name]["is_exact"] for line in lines]), "nats": mean(nats[name])}
     for name in CONTEXT_CONDITIONS[1:]:
         gains = [ours - theirs for ours, theirs in zip(nats[WITH_PACKAGE], nats[name], strict=True)]
-        row[f"gain_over_{name}"] = mean(gains)
-    return row
+        found[f"gain_over_{name}"] = mean(gains)
+    return found
 
 
-def console_table(rows: list[dict[str, Any]]) -> str:
-    """Aligned lines, one for each length."""
-    head = f"{'length':>8}{'cases':>7}   exact with/without/other     nats with/without/other    gain over none, other"
-    lines = [head]
-    for row in rows:
-        exact = " ".join(f"{row[name]['exact']['value']:8.3f}" for name in CONTEXT_CONDITIONS)
-        nats = " ".join(f"{row[name]['nats']['value']:8.2f}" for name in CONTEXT_CONDITIONS)
-        gains = ", ".join(
-            f"{entry['value']:+.2f} [{entry['low']:+.2f}, {entry['high']:+.2f}]"
-            for entry in (row[f"gain_over_{name}"] for name in CONTEXT_CONDITIONS[1:])
+def console_table(results: list[dict[str, Any]]) -> str:
+    """One line for each length, as aligned text."""
+
+    def gain(entry: dict[str, float]) -> str:
+        return f"{entry['value']:+.2f} [{entry['low']:+.2f}, {entry['high']:+.2f}]"
+
+    rows = [
+        (
+            found["length"],
+            found["cases"],
+            " ".join(f"{found[name]['exact']['value']:.3f}" for name in CONTEXT_CONDITIONS),
+            " ".join(f"{found[name]['nats']['value']:.2f}" for name in CONTEXT_CONDITIONS),
+            *(gain(found[f"gain_over_{name}"]) for name in CONTEXT_CONDITIONS[1:]),
         )
-        lines.append(f"{row['length']:>8,}{row['cases']:>7}  {exact}   {nats}    {gains}")
-    return "\n".join(lines)
+        for found in results
+    ]
+    head = ("length", "cases", "exact with/without/other", "nats with/without/other", "gain over none", "over other")
+    return as_text(table(head, rows))
 
 
 def held_out_paths(run: Path, files: list[SourceFile]) -> set[str] | None:

@@ -19,7 +19,6 @@ from brine.evals.needle.prefix_decoder import PrefixDecoder
 from brine.evals.repository import run as repository
 from brine.evals.repository.run import completion_fn_of
 from brine.inference import decode, generate, prefill
-from brine.inference import load as load_module
 from brine.inference.cache import KeyValueCache
 from brine.inference.load import load, save_model
 from brine.inference.prefill import ChunkedPrefill, prefill_prompts
@@ -200,8 +199,8 @@ def test_the_commands_run_on_the_card_by_themselves(card, folder, tmp_path, caps
         SourceFile("sail/wind.py", "python", "def blow():\n    return 'wind'\n" * 20),
     ]
     devices = []
-    loading = load_module.load
-    for module in (load_module, generate):
+    loading = load
+    for module in (generate, needle, repository):
         monkeypatch.setattr(module, "load", lambda *a, **k: devices.append(k.get("device", "cpu")) or loading(*a, **k))
     for module in (needle, repository):
         monkeypatch.setattr(module, "read_source", lambda *a, **k: (source, {}))
