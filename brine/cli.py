@@ -13,8 +13,8 @@ COMMANDS = {
     "eval": ("brine.evals.cli:evaluate", "a trained model on other documents"),
     "compare": ("brine.evals.cli:compare", "two evaluated runs on the same documents"),
     "report": ("brine.evals.cli:report", "summary and report of a run, from its files alone"),
-    "needle": ("brine.evals.cli:needle", "needle-in-a-haystack evaluation"),
-    "repository": ("brine.evals.cli:repository", "names that another file of a package defines"),
+    "needle": ("brine.evals.needle.run", "needle-in-a-haystack evaluation"),
+    "repository": ("brine.evals.repository.run", "names that another file of a package defines"),
     "convert": ("brine.convert", "rewrite a run of a version before 0.2, in place"),
     "check-cluster": ("brine.training.parallel.check_cluster", "check several GPUs (run it by torchrun)"),
 }

@@ -27,17 +27,9 @@ import torch
 from tqdm import tqdm
 
 from brine.data.document import MODALITIES, Text, modality_of
-from brine.data.sequence import MODALITY_CONTEXTS
-from brine.evals.arms import compare_arms
+from brine.evals.compare import compare_arms
 from brine.evals.config import EvalConfig
-from brine.evals.gain import (
-    blank_media,
-    choose_mismatched,
-    drop_unmatched,
-    mismatched_media,
-    mix_weights,
-    summarize_gain,
-)
+from brine.evals.gain import measure_gain, mix_weights
 from brine.evals.loss import (
     DocumentLosses,
     choose_documents,
@@ -74,13 +66,13 @@ def evaluate(
 
     folder: `runs/<name>/evaluate`; metrics and costs are read from its neighbours. corpus: an `EncodedCorpus`. models:
     stage -> `LoadedModel`, each evaluated on its device. stages: those that belong to this run. compute_dtype: of
-    matrix products, None for the weights' own. Results:
+    matrix products, None for the weights'. Results:
 
         split, main_model, stages, bits_per_byte, cer {image, audio}, identifier_recall {image, audio, video}, targets
         models          {name: {parameters, loss, bits_per_byte, contexts, cells}}
         media_gain      {modality: see `gain.summarize_gain`}
         transcription   one object per kind and level, see `transcribe.transcription_rates`
-        compare         see `arms.compare_arms`; None with one arm only
+        compare         see `compare.compare_arms`; None with one arm only
         compute_info    device, precision and backends, see `brine.model.device.compute_info`
 
     Raises ValueError when there is no model or no held-out document.
@@ -100,19 +92,11 @@ def evaluate(
         title = f"loss of {name}, {condition}"
         with tqdm(total=len(chosen), desc=title, unit="doc", disable=quiet, leave=False) as bar:
             losses = measure_losses(
-                models[name].model,
-                corpus,
-                chosen,
-                token_bytes=token_bytes,
-                config=config,
-                compute_dtype=compute_dtype,
-                progress=bar.update,
-                **more,
-            )
-        records.extend(
-            {"model": name, "condition": condition, "id": ids[record["document"]], **record}
-            for record in losses.records()
-        )
+                models[name].model, corpus, chosen, token_bytes=token_bytes, config=config, compute_dtype=compute_dtype,
+                progress=bar.update, **more,
+            )  # fmt: skip
+        more = ({"id": ids[record["document"]], **record} for record in losses.records())
+        records.extend({"model": name, "condition": condition, **record} for record in more)
         return losses
 
     cut = split_documents(corpus, documents, config.seq_len)
@@ -123,27 +107,10 @@ def evaluate(
             *cut.values(),
         )  # fmt: skip
     matched = {name: measure(name, documents, "matched") for name in models}
-    gains = {}
-    weights = mix_weights(corpus, documents)
+    gains, weights = {}, mix_weights(corpus, documents)
     for modality in MODALITIES:
-        indices = np.flatnonzero(matched[main].tokens[:, MODALITY_CONTEXTS.index(modality)])
-        if not len(indices):
-            continue
-        chosen = documents[indices]
-        partners = choose_mismatched(corpus, chosen, modality, seed=config.seed)
-        blank = measure(main, chosen, f"blank {modality}", transform=blank_media(modality))
-        mismatched = measure(
-            main, chosen, f"mismatched {modality}", transform=mismatched_media(corpus, partners, modality)
-        )
-        gains[modality] = summarize_gain(
-            matched[main].select(indices),
-            blank,
-            drop_unmatched(mismatched, partners),
-            modality,
-            config,
-            weights=weights[indices],
-        )
-
+        gain = measure_gain(corpus, matched[main], modality, partial(measure, main), config, weights)
+        gains |= {modality: gain} if gain else {}
     transcripts = _transcripts(corpus, models[main], split, config, compute_dtype=compute_dtype, quiet=quiet)
     easiest = {name: easiest_level_rates(transcripts, name, config) or {} for name in MODALITIES}
     results = finite({
@@ -193,7 +160,7 @@ def _transcripts(
 def _with_samples(folder: Path, corpus: Any, transcripts: list[Transcript], config: EvalConfig) -> list[dict[str, Any]]:
     """The transcripts as JSON; `samples_per_cell` of each cell, drawn regardless of their quality, get their media."""
     for path in folder.glob("media/*"):
-        # other files are not ours
+        # other files stay
         if _COPY.fullmatch(path.name):
             path.unlink()
     lines = [asdict(found) | {"id": corpus.document(found.document).id} for found in transcripts]
@@ -208,10 +175,8 @@ def _with_samples(folder: Path, corpus: Any, transcripts: list[Transcript], conf
 
 
 def copy_media(folder: Path, corpus: Any, document: int, *, max_mib: float) -> list[dict[str, Any]]:
-    """Copy a document's media into `folder`/media and name them, relative to the run folder.
-
-    A file that is too large, missing, or of a type that browsers do not show is named without a copy.
-    """
+    """Copy a document's media into `folder`/media and name them, relative to the run folder; a file that is too large,
+    missing, or of a type that browsers do not show is named without a copy."""
     found = []
     for number, part in enumerate(corpus.document(document).parts):
         if isinstance(part, Text):

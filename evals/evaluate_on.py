@@ -4,13 +4,19 @@
     OUT/evaluate/      results.json, documents.jsonl, ... as in a run, so that `brine compare` reads it like one
     OUT/request.json   which run, which documents, and the settings
 
-The run is not modified. Where the corpus that it was trained on is there, documents of its training split are counted
-(equal tokens and patches), since on them the evaluation is no test.
+The run is not modified. A corpus built by `brine data build` is read unchanged where its tokenizer and encoder are the
+run's; otherwise its documents are encoded again, from its record of them and their media files. Documents that its
+filters excluded are excluded here too; all others count as held out, whatever their splits. Where the training corpus
+exists, documents of its training split are counted (equal tokens and patches), since they are not held out.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +24,40 @@ import numpy as np
 import torch
 
 from brine.common.files import read_json
-from brine.data.corpus.store import EncodedCorpus, is_corpus
-from brine.data.document import SPLITS
+from brine.common.tables import as_text, sanitize, table
+from brine.data.config import EncodeConfig
+from brine.data.corpus.store import CorpusError, EncodedCorpus, build_corpus, is_corpus, open_corpus
+from brine.data.document import SPLITS, Document
+from brine.data.filters.filter_log import FilterLog
 from brine.data.formats.open import open_source
+from brine.data.formats.source import DocumentSource
 from brine.data.inspect.check import default_decode_workers
-from brine.evals.documents import open_eval_corpus, quarantine_reasons
+from brine.data.tokenizer import Tokenizer
+from brine.evals.compare import load_losses, summarize_losses
+from brine.evals.config import EvalConfig
 from brine.evals.evaluate import evaluate
-from brine.evals.evaluations import load_losses, summarize_losses
 from brine.evals.loss import require_targets
-from brine.evals.run_files import MODEL_PREFERENCE, eval_config_of, finite, main_model, read_object, write_results
-from brine.inference.load import LoadedModel, find_model_folder, load, unfinished_stages
+from brine.evals.run_files import (
+    finite,
+    format_interval,
+    main_model,
+    read_jsonl,
+    read_object,
+    write_page,
+    write_results,
+)
+from brine.inference.load import STAGE_PREFERENCE, LoadedModel, find_model_folder, load, unfinished_stages
 
+NOTES_FILE = "told.json"
+"""Beside the encoded documents: the notes of their reader."""
+MAX_REASONS_SHOWN = 3
+"""Documents whose reason is shown in full."""
 logger = logging.getLogger(__name__)
 
 
 def load_models(run: Path, *, device: torch.device) -> dict[str, LoadedModel]:
     """The final models of a run by stage; of a stage or a model folder that one. Raises ValueError without any."""
-    found = {name: run / name for name in MODEL_PREFERENCE if (run / name / "model" / "model.safetensors").is_file()}
+    found = {name: run / name for name in STAGE_PREFERENCE if (run / name / "model" / "model.safetensors").is_file()}
     if not found:
         folder = find_model_folder(run)
         found = {folder.parent.name if folder.name == "model" else folder.name: folder}
@@ -47,22 +70,21 @@ def evaluate_on(
     run: Path,
     data: Path,
     out: Path,
+    config: EvalConfig,
     *,
     device: torch.device,
     compute_dtype: torch.dtype | None = None,
     workers: int | None = None,
     quiet: bool = False,
     format: str | None = None,
-    **changes: Any,
 ) -> dict[str, Any]:
     """Evaluate a run on other documents, write the files above into `out`, and return a summary as JSON.
 
-    workers: decoding processes. format: of the documents (default: detected). changes: of `eval_config_of`. Raises
-    ValueError for a run without a model, unusable documents, and an `out` that holds something else.
+    workers: decoding processes. format: of the documents (default: detected). Raises ValueError for a run without a
+    model, unusable documents, and an `out` that holds something else.
     """
     models = load_models(run, device=device)
     main = models[main_model(models)]
-    config = eval_config_of(run, **changes)
     if not is_corpus(data):
         # raises before anything is written
         open_source(data, format=format, max_file_mib=main.encode_config.max_file_mib)
@@ -111,7 +133,7 @@ def _open_output_folder(out: Path, request: dict[str, str]) -> None:
 
 
 def _count_trained_on(run: Path, corpus: EncodedCorpus, documents: np.ndarray) -> int | None:
-    """How many of these documents the run was trained on, token for token; None where its corpus is not there."""
+    """How many of these documents the run was trained on, token for token; None where its corpus is missing."""
     store = _training_corpus(run)
     if store is None:
         return None
@@ -123,9 +145,9 @@ def _count_trained_on(run: Path, corpus: EncodedCorpus, documents: np.ndarray) -
 
 
 def _training_corpus(run: Path) -> Path | None:
-    """The corpus that a run was trained on, built by it or given; run: also a stage of it, or a model folder.
+    """The corpus that a run was trained on, built by it or given; None where it is missing or another has replaced it.
 
-    None where it is not there, also where another has replaced it since.
+    run: also a stage of it, or a model folder.
     """
     for folder in (run.resolve(), *run.resolve().parents[:2]):
         trained_digest = (read_object(folder / "stage.json").get("inputs") or {}).get("encoded")
@@ -137,3 +159,121 @@ def _training_corpus(run: Path) -> Path | None:
             if is_corpus(store):
                 return store
     return None
+
+
+@contextmanager
+def open_eval_corpus(
+    path: Path,
+    folder: Path,
+    *,
+    tokenizer: Tokenizer,
+    config: EncodeConfig,
+    split: str,
+    workers: int,
+    quiet: bool,
+    format: str | None = None,
+) -> Iterator[tuple[EncodedCorpus, list[str]]]:
+    """The corpus to evaluate on, its usable documents all in `split`, and the notes of its reader.
+
+    What must be encoded is, in `folder`. Raises ValueError for what cannot be read or used.
+    """
+    with closing(open_corpus(path)) if is_corpus(path) else nullcontext() as built:
+        if built is None:
+            source = open_source(path, format=format, max_file_mib=config.max_file_mib)
+        else:
+            filter_log = FilterLog.open(built)
+            kept = filter_log.kept_mask()
+            if not kept.any():
+                raise ValueError(f"{path}: its filters excluded every document: undo one, or give others")
+            if built.config == config and built.tokenizer.to_str() == tokenizer.to_str():
+                yield _in_split(built, split, kept), []
+                return
+            source = _reencoded_source(built, filter_log)
+        try:
+            corpus = build_corpus(
+                source, folder, tokenizer=tokenizer, config=config, num_workers=workers, progress=not quiet
+            )
+        except CorpusError as error:
+            raise ValueError(_none_usable(path, folder, source) or str(error)) from None
+        with closing(corpus):
+            every = np.ones(len(corpus), bool)
+            yield _in_split(corpus, split, every), _reader_notes(source, folder.with_name(NOTES_FILE))
+
+
+def _in_split(corpus: EncodedCorpus, split: str, kept: np.ndarray) -> EncodedCorpus:
+    """The corpus with every kept document in one split, and the others in train."""
+    corpus.split = np.where(kept, SPLITS.index(split), SPLITS.index("train")).astype(np.int8)
+    return corpus
+
+
+def quarantine_reasons(rejects: list[dict]) -> list[str]:
+    """Why documents were quarantined, a line for each of the first and one for the others."""
+    lines = []
+    for reject in rejects[:MAX_REASONS_SHOWN]:
+        location = ":".join(str(reject[name]) for name in ("file", "line") if reject.get(name) not in (None, ""))
+        where = f" ({location})" if location else ""
+        lines.append(f"{str(reject['id'])[:80]}{where}: {str(reject['reason'])[:300]}")
+    if others := rejects[MAX_REASONS_SHOWN:]:
+        reason, count = Counter(str(reject["reason"])[:120] for reject in others).most_common(1)[0]
+        lines.append(f"{len(others):,} more, such as {count:,} for: {reason}")
+    return lines
+
+
+def _none_usable(path: Path, folder: Path, source: DocumentSource) -> str:
+    """The error where no document is usable; "" for other errors. The folder may be temporary."""
+    if not (folder / "quarantine.jsonl").is_file():
+        return ""
+    rejects = read_jsonl(folder / "quarantine.jsonl")
+    if not rejects:
+        return "; ".join([f"{path} holds no document", *source.summary_lines()])
+    return f"no document of {path} can be used: " + "; ".join(quarantine_reasons(rejects))
+
+
+def _reader_notes(source: DocumentSource, path: Path) -> list[str]:
+    """The notes of a source's reader. A finished build is not read again, so its notes are kept."""
+    if lines := source.summary_lines():
+        write_page(path, json.dumps(lines, ensure_ascii=False) + "\n")
+        return lines
+    found = read_json(path)
+    return [str(line) for line in found] if isinstance(found, list) else []
+
+
+def _reencoded_source(built: EncodedCorpus, filter_log: FilterLog) -> DocumentSource:
+    """The documents of a corpus as a source, to be encoded again."""
+    if not built.root.is_dir():
+        raise ValueError(
+            f"{built.folder} was encoded by another tokenizer or encoder than this run's, and {built.root}, where its "
+            "documents came from, is gone: restore it, or give the documents themselves"
+        )
+
+    def read(include_decode: bool, skipped: Counter) -> Iterator[Document]:
+        for number in np.flatnonzero(filter_log.kept_mask()):
+            yield built.document(int(number))
+
+    return DocumentSource(built.folder, "manifest", built.root, read, digest=lambda media: filter_log.digest)
+
+
+def format_evaluation(found: Mapping[str, Any]) -> str:
+    """The result of `evaluate_on` as aligned tables."""
+    lines = [sanitize(line, 1000) for line in found["notes"]]
+    lines += [f"quarantined: {sanitize(reason, 1000)}" for reason in found["quarantine_reasons"]]
+    lines.append(
+        f"{found['documents']} documents, {found['quarantined']} quarantined, {found['num_measured']} measured"
+    )
+    if found["num_trained_on"] is None:
+        lines.append("whether the run was trained on these is not known: its training documents are gone")
+    elif found["num_trained_on"]:
+        lines.append(f"the run was trained on {found['num_trained_on']} of these, which are not held out")
+    for name, model in found["models"].items():
+        columns = ("loss", "bits_per_byte")
+        rows = [
+            (part["kind"], part["documents"], *(format_interval(part[column], "value") for column in columns))
+            for part in [{"kind": "all", **model}, *model["kinds"]]
+        ]
+        lines.append("\n" + as_text(table((name, "documents", "nats per token", "bits per byte"), rows)))
+    for modality, gain in found["media_gain"].items():
+        head = (f"media gain, {modality}", "documents", f"1 - L(matched) / L(blank), {found['main_model']}")
+        parts = [{"kind": "headline", **gain}, *gain["kinds"]]
+        rows = [(part["kind"], part["num_documents"], format_interval(part, "gain")) for part in parts]
+        lines.append("\n" + as_text(table(head, rows)))
+    return "\n".join(lines)

@@ -8,7 +8,7 @@ are nothing new to the model. L(mismatched), with the media of another document 
 beside it. Video blanks its frames only; the audio track stays.
 
 A gain over several cells (a kind at a level) weighs each document by its cell's part of the training mix
-(`mix_weights`, post-stratification). Intervals are paired over documents (see `bootstrap.py`).
+(`mix_weights`, post-stratification). Intervals are paired over documents (see `config.py`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ import numpy as np
 
 from brine.data.document import MODALITIES
 from brine.data.sequence import GREY, MODALITY_CONTEXTS, SILENCE, Sequence
-from brine.evals.bootstrap import Interval
-from brine.evals.config import EvalConfig
+from brine.evals.config import EvalConfig, Interval
 from brine.evals.loss import DocumentLosses, split_mask
 
 HEADLINE_KINDS = {"image": ("screenshot", "page"), "audio": ("narration",), "video": ("recording",)}
@@ -61,7 +60,7 @@ def choose_mismatched(corpus: Any, documents: np.ndarray, modality: str, *, seed
 
 
 def mismatched_media(corpus: Any, mismatched: np.ndarray, modality: str) -> Transform:
-    """Each document's patches of the modality replaced by those of `choose_mismatched`, cut or padded with blank."""
+    """Each document's patches of the modality replaced by those of `choose_mismatched`, truncated or padded."""
 
     def transform(doc_index: int, sequence: Sequence) -> Sequence:
         if mismatched[doc_index] < 0:
@@ -76,7 +75,7 @@ def mismatched_media(corpus: Any, mismatched: np.ndarray, modality: str) -> Tran
 
 
 def drop_unmatched(losses: DocumentLosses, mismatched: np.ndarray) -> DocumentLosses:
-    """The same documents; those without mismatched media have no loss and no target."""
+    """The same documents; those without mismatched media get no loss and no target."""
     keep = (mismatched >= 0)[:, None]
     return dataclasses.replace(losses, loss=losses.loss * keep, tokens=losses.tokens * keep, bytes=losses.bytes * keep)
 
@@ -97,12 +96,7 @@ def mix_weights(corpus: Any, documents: np.ndarray) -> np.ndarray:
 
 
 def gain_interval(
-    matched: DocumentLosses,
-    blank: DocumentLosses,
-    modality: str,
-    config: EvalConfig,
-    *,
-    weights: np.ndarray | None = None,
+    matched: DocumentLosses, blank: DocumentLosses, modality: str, config: EvalConfig, weights: np.ndarray | None = None
 ) -> Interval:
     """1 - L(matched) / L(blank) over targets after the modality's media.
 
@@ -152,3 +146,26 @@ def summarize_gain(
         # within a cell all documents count alike, also where the training mix has none
         "cells": [{"kind": kind, "level": level, **entry(cell, alike)} for kind, level, cell in matched.cells()],
     }
+
+
+def measure_gain(
+    corpus: Any,
+    matched: DocumentLosses,
+    modality: str,
+    measure: Callable[..., DocumentLosses],
+    config: EvalConfig,
+    weights: np.ndarray,
+) -> dict[str, Any] | None:
+    """`summarize_gain` of the documents with targets after the modality's media; None without any.
+
+    measure(documents, condition, transform=...) gives losses under a condition. weights: (n,) from `mix_weights`.
+    """
+    indices = np.flatnonzero(matched.tokens[:, MODALITY_CONTEXTS.index(modality)])
+    if not len(indices):
+        return None
+    matched, weights = matched.select(indices), weights[indices]
+    partners = choose_mismatched(corpus, matched.document, modality, seed=config.seed)
+    blank = measure(matched.document, f"blank {modality}", transform=blank_media(modality))
+    replaced = mismatched_media(corpus, partners, modality)
+    mismatched = drop_unmatched(measure(matched.document, f"mismatched {modality}", transform=replaced), partners)
+    return summarize_gain(matched, blank, mismatched, modality, config, weights=weights)

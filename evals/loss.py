@@ -2,26 +2,29 @@
 
 `measure_losses` runs the model over chosen documents and returns `DocumentLosses`: for each document and modality
 context (no media yet, after an image, after audio, after video) the summed cross-entropy in nats, the number of target
-tokens and their UTF-8 bytes. Two measurements of the same documents line up entry by entry, so intervals can be paired.
+tokens and their UTF-8 bytes. Two measurements of the same documents line up, so intervals can be paired.
 
 The loss is the plain cross-entropy of the hard labels in float32, whatever the training loss was. The end token is a
-target of 0 bytes. A document's first token is never a target.
+target of 0 bytes. A document's first token is never a target. Documents are packed as for training, but from
+`Sequence`s and not from a plan, since the same ones are measured several times with other media.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from brine.data.batch import Batch, collate
 from brine.data.document import SPLITS
+from brine.data.packing.pack import pack
 from brine.data.sequence import MODALITY_CONTEXTS, Sequence
 from brine.evals.config import EvalConfig
-from brine.evals.packing import packed_batches
 from brine.kernels.linear_loss import linear_cross_entropy
 from brine.model.device import autocast, device_of
 
@@ -65,7 +68,7 @@ class DocumentLosses:
         return _ratio(self.loss.sum() / math.log(2), self.bytes.sum())
 
     def cells(self) -> list[tuple[str, int, np.ndarray]]:
-        """(kind, level, mask) of every cell that holds a document, by kind and level."""
+        """(kind, level, mask) of every cell with a document, by kind and level."""
         found = sorted({(self.kinds[k], int(level)) for k, level in zip(self.kind, self.level, strict=True)})
         return [(kind, level, self.of_kind(kind) & (self.level == level)) for kind, level in found]
 
@@ -146,6 +149,59 @@ def token_byte_lengths(tokenizer: Any) -> np.ndarray:
     return np.array([len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)], np.int64)
 
 
+def chunks_of(sequence: Sequence, seq_len: int) -> list[tuple[int, int]]:
+    """(start, stop) of the chunks of one document, each at most `seq_len` long where its media allow.
+
+    A chunk after the first begins one token early, so that its first target has a token before it.
+    """
+    split_points, chunks, start = sequence.split_points(), [], 0
+    while start < len(sequence):
+        begin = start - 1 if start and sequence.loss_mask[start] else start
+        ahead = split_points[split_points > start]
+        fitting = ahead[ahead <= begin + seq_len]
+        stop = int(fitting[-1] if len(fitting) else ahead[0])
+        chunks.append((begin, stop))
+        start = stop
+    return chunks
+
+
+def packed_batches(
+    load_sequence: Callable[[int], Sequence], lengths: Items[int], *, seq_len: int, batch_size: int
+) -> Iterator[Batch]:
+    """Documents 0 .. len(lengths) - 1, packed; `Batch.document` is that number. Every target occurs once.
+
+    A chunk that cannot be split (a long video) is a batch of its length; all others have shape (batch_size, seq_len).
+    """
+    chunks = [
+        (number, start, stop)
+        for number, length in enumerate(lengths)
+        for start, stop in ([(0, length)] if 0 < length <= seq_len else chunks_of(load_sequence(number), seq_len))
+    ]
+
+    def assemble(packed: list[list[tuple[int, int, int]]], length: int) -> Batch:
+        rows = [
+            [(number, stop - start, load_sequence(number).slice(start, stop)) for number, start, stop in row]
+            for row in packed
+        ]
+        return collate(rows, seq_len=length)
+
+    short = [chunk for chunk in chunks if chunk[2] - chunk[1] <= seq_len]
+    for chunk in chunks:
+        if chunk[2] - chunk[1] > seq_len:
+            yield assemble([[chunk]], chunk[2] - chunk[1])
+    if not short:
+        return
+    number, start, stop = np.array(short).T
+    unlimited = np.zeros(0, np.int64)
+    sequence, count = pack(stop - start, np.zeros((len(short), 0), np.int64), number, seq_len=seq_len, budget=unlimited)
+    packed: list[list[tuple[int, int, int]]] = [[] for _ in range(count)]
+    for chunk, row in zip(short, sequence.tolist(), strict=True):
+        packed[row].append(chunk)
+    for first in range(0, count, batch_size):
+        chosen = packed[first : first + batch_size]
+        yield assemble(chosen + [[]] * (batch_size - len(chosen)), seq_len)
+
+
 @torch.no_grad()
 def measure_losses(
     model: Any,
@@ -161,8 +217,8 @@ def measure_losses(
     """Loss of a model over documents of a corpus.
 
     model: a Transformer (or anything with its `forward` and `head_weight`), left in its mode. documents: (n,) indices
-    into corpus. token_bytes: from `token_byte_lengths`. transform(index in documents, sequence) gives what is measured
-    instead; it keeps length and targets. compute_dtype: of the matrix products, None for the weights' own.
+    into corpus. token_bytes: from `token_byte_lengths`. transform(index in documents, sequence) gives the sequence to
+    measure instead, of the same length and targets. compute_dtype: of matrix products, None for the weights'.
     progress(documents newly reached) is called after each batch.
     """
     documents = np.asarray(documents, np.int64)
@@ -175,19 +231,13 @@ def measure_losses(
     loss = np.zeros(count * NUM_MODALITY_CONTEXTS)
     tokens, num_bytes = np.zeros(len(loss), np.int64), np.zeros(len(loss), np.int64)
     finished = np.zeros(0, np.int64)
-    rows = packed_batches(
-        count,
-        load_sequence,
-        [int(corpus.num_tokens[document]) for document in documents],
-        seq_len=config.seq_len,
-        batch_size=config.batch_size,
-    )
+    lengths = [int(corpus.num_tokens[document]) for document in documents]
     device = device_of(model)
-    for batch in rows:
+    for batch in packed_batches(load_sequence, lengths, seq_len=config.seq_len, batch_size=config.batch_size):
         truth = batch.labels.flatten().numpy()
         target = np.flatnonzero(truth >= 0)
         doc_index = batch.document.flatten().numpy()[target].astype(np.int64)
-        place = doc_index * NUM_MODALITY_CONTEXTS + batch.modality_context.flatten().numpy()[target]
+        cell = doc_index * NUM_MODALITY_CONTEXTS + batch.modality_context.flatten().numpy()[target]
         # a stand-in for a model may have no attention
         if hasattr(model, "rotary"):
             batch.inputs.make_masks(model.config)
@@ -200,9 +250,9 @@ def measure_losses(
                 backend=model.loss_backend,
             )  # fmt: skip
         values = token_loss.double().cpu().numpy()[target]
-        loss += np.bincount(place, weights=values, minlength=len(loss))
-        tokens += np.bincount(place, minlength=len(loss))
-        num_bytes += np.bincount(place, weights=token_bytes[truth[target]], minlength=len(loss)).astype(np.int64)
+        loss += np.bincount(cell, weights=values, minlength=len(loss))
+        tokens += np.bincount(cell, minlength=len(loss))
+        num_bytes += np.bincount(cell, weights=token_bytes[truth[target]], minlength=len(loss)).astype(np.int64)
         if progress is not None:
             fresh = np.setdiff1d(doc_index, finished)
             finished = np.concatenate((finished, fresh))

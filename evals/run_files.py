@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from brine.common.files import read_json, write_text
+from brine.common.renamed import rename
 from brine.evals.config import EvalConfig, EvalTargets
+from brine.inference.load import STAGE_PREFERENCE
 
 STAGES = ("small", "select", "large_salt", "large_baseline")
 """Stages whose costs are counted."""
-MODEL_PREFERENCE = ("large_salt", "large_baseline", "small")
-"""The main model of a run is the first of these that it has."""
+FORMER_CONDITIONS = {"own": "matched", "other": "mismatched"}
 
 
 def main_model(names: Iterable[str]) -> str:
-    """The name of the main model among some; the first where none is of `MODEL_PREFERENCE`."""
+    """The name of the main model among some: the best stage, or the first name."""
     names = list(names)
-    return next((name for name in MODEL_PREFERENCE if name in names), names[0])
+    return next((name for name in STAGE_PREFERENCE if name in names), names[0])
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -55,22 +56,14 @@ def read_results(run: Path) -> dict[str, Any]:
     return upgrade_results(read_object(run / "evaluate" / "results.json"))
 
 
-def upgrade_results(value: Any) -> Any:
-    """Results or a record of `documents.jsonl` with the present names of the conditions, where it has former ones."""
-    if not isinstance(value, dict):
-        return value
-    if "media_gain" in value:
-        gains = value["media_gain"] or {}
-        return value | {"media_gain": {name: upgrade_results(entry) for name, entry in gains.items()}}
-    former = {"own": "matched", "other": "mismatched"}
-    renamed = {former.get(name, name): item for name, item in value.items()}
-    for part in ("kinds", "cells"):
-        if isinstance(renamed.get(part), list):
-            renamed[part] = [upgrade_results(entry) for entry in renamed[part]]
-    if isinstance(condition := renamed.get("condition"), str):
+def upgrade_results(value: dict[str, Any]) -> dict[str, Any]:
+    """Results or a record of `documents.jsonl` with the present names of the conditions."""
+    if isinstance(value.get("media_gain"), dict):
+        value = value | {"media_gain": rename(value["media_gain"], FORMER_CONDITIONS)}
+    if isinstance(condition := value.get("condition"), str):
         first, _, modality = condition.partition(" ")
-        renamed["condition"] = f"{former.get(first, first)} {modality}".strip()
-    return renamed
+        value = value | {"condition": f"{FORMER_CONDITIONS.get(first, first)} {modality}".strip()}
+    return value
 
 
 def eval_config_of(run: Path, **changes: Any) -> EvalConfig:
@@ -95,6 +88,13 @@ def finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     return [finite(item) for item in value] if isinstance(value, list) else value
+
+
+def format_interval(entry: Mapping[str, Any], name: str, digits: int = 3) -> str:
+    """A value with its interval, for a console."""
+    if entry.get(name) is None:
+        return "·"
+    return f"{entry[name]:.{digits}f} [{entry['low']:.{digits}f}, {entry['high']:.{digits}f}]"
 
 
 def write_page(path: Path, text: str) -> None:

@@ -5,14 +5,14 @@
     media_gain  {image, audio, video}   each {gain, low, high}; null where the corpus has no such media
     cer         {image, audio}          character error rate at level 1 (or the lowest there is)
     identifier_recall {image, audio, video}   at the same level
-    salt        {equal_steps, equal_cost, cost_to_match}   see `arms`; null with one arm only
+    salt        {equal_steps, equal_cost, cost_to_match}   see `compare`; null with one arm only
     compute_cost {stage: {category: {flops, seconds}}, "total": ..., "flops_by_arm": {...}}
     targets     {name: {target, value, reached}}
-    excluded    training documents that fit no packed sequence
+    excluded    training documents too long for a packed sequence
     kept_stale  stages that were kept although the documents changed, and why
     details     media_gain and transcription by kind and level, loss by kind and level of each model
 
-It is computed from the files of the run alone; nothing is measured here.
+Computed from the files of the run alone; nothing is measured here.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from brine.evals.run_files import STAGES, read_object, read_results, write_resul
 
 STUDENT_CATEGORY = "student"
 TEACHER_CATEGORIES = ("teacher_forward", "scoring", "labelling")
-"""What the small model's help costs beside its training."""
+"""The cost of SALT's teacher, besides its training."""
 ARMS = ("large_salt", "large_baseline")
 
 
 def stage_costs(run: Path, stages: Collection[str] = STAGES) -> dict[str, dict[str, dict[str, float]]]:
-    """{stage: {category: {flops, seconds}}} of those of the stages that have a ledger, empty categories left out."""
+    """{stage: {category: {flops, seconds}}} of the stages with a ledger, without empty categories."""
     entries = {stage: read_object(run / stage / "ledger.json") for stage in STAGES if stage in stages}
     return {
         stage: {
@@ -52,12 +52,12 @@ def sum_flops(entries: Mapping[str, Mapping[str, float]] | None, *categories: st
 
 
 def teacher_training_flops(costs: Mapping[str, Any]) -> float:
-    """FLOPs of the small model's own training, under whichever category its stage recorded it."""
+    """FLOPs of the small model's training, under whichever category its stage recorded it."""
     return sum_flops(costs.get("small"), STUDENT_CATEGORY, "teacher_training")
 
 
 def flops_by_arm(costs: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """FLOPs of each arm: its own training, the teacher's help, and the teacher's training."""
+    """FLOPs of each arm: its training, the teacher's forward passes and scoring, and the teacher's training."""
     selection = {"large_salt": sum_flops(costs.get("select"))}
     teacher = {"large_salt": teacher_training_flops(costs)}
     return {
@@ -84,7 +84,7 @@ def total_costs(costs: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def check_targets(targets: Mapping[str, Any], gains: Mapping[str, Any], cer: Mapping[str, Any]) -> dict[str, Any]:
-    """Each target with its value and whether it was reached (None: not measured); a gain must also lie above 0."""
+    """Each target with its value and whether it was reached (None: not measured); a gain must also be above 0."""
     result = {}
     for name, target in targets.items():
         modality, _, metric = name.rpartition("_")

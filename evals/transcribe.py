@@ -1,16 +1,19 @@
-"""Greedy transcriptions of held-out media.
+"""Greedy transcriptions of held-out media, and how far they are from their references.
 
 The prompt of a document is everything before its first target after the media; the reference is the targets from there
 to the next media or the end. Only documents whose text follows a single image, audio or video are transcribed; others
-are measured by loss alone.
+are measured by loss alone. Decoding stops at the end token, at a token that would open media, or after
+`max_new_tokens`; the reference is truncated to the same number of tokens.
 
-Decoding stops at the end token, at a token that would open media, or after `max_new_tokens`; the reference is cut at
-the same number of tokens. Rates are sums over documents (see `text.py`), with paired intervals.
+The character error rate is the sum of edit distances over the sum of reference lengths, so long references count for
+more and a rate above 1 is possible. Identifier recall is the longest common subsequence of identifiers over the number
+of identifiers in the reference. Rates have paired intervals over documents.
 """
 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -20,15 +23,15 @@ from tqdm import tqdm
 
 from brine.data.sequence import MODALITY_CONTEXTS, Sequence
 from brine.data.tokenizer import EOS_ID, MEDIA_END_ID, MEDIA_START_ID, MEDIA_TOKEN_ID
-from brine.evals.bootstrap import Interval
-from brine.evals.config import EvalConfig
-from brine.evals.text import edit_distance, identifier_recall
+from brine.evals.config import EvalConfig, Interval
 
 DecodeFn = Callable[[list[Sequence], int], list[list[int]]]
 """(prompts, maximum new tokens) -> the new token ids of each, greedily."""
 
 _STARTS, _ENDS = list(MEDIA_START_ID.values()), list(MEDIA_END_ID.values())
 _NOT_TEXT = frozenset({EOS_ID, *_STARTS, *_ENDS, *MEDIA_TOKEN_ID.values()})
+_IDENTIFIER = re.compile(r"\b[^\W\d]\w*")
+_OPERATIONS = {"equal": "same", "delete": "missing", "insert": "extra", "replace": "wrong"}
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,6 @@ def transcription_task_of(sequence: Sequence, *, max_new_tokens: int) -> Transcr
     return TranscriptionTask(sequence.slice(0, first), after[: min(stop, max_new_tokens)].tolist(), modality)
 
 
-def text_before_stop(ids: Iterable[int]) -> list[int]:
-    """Token ids before the first that is not text."""
-    return [int(token) for token in itertools.takewhile(lambda token: int(token) not in _NOT_TEXT, ids)]
-
-
 def transcribe(
     corpus: Any,
     documents: Iterable[int],
@@ -90,26 +88,24 @@ def transcribe(
     config: EvalConfig,
     quiet: bool = True,
 ) -> list[Transcript]:
-    """Transcribe those documents that have a task, in the order given.
-
-    Prompts of about equal length are decoded together, `decode_batch_size` at a time.
-    """
-    tasks: dict[int, TranscriptionTask] = {}
-    for document in documents:
-        task = transcription_task_of(corpus.sequence(int(document)), max_new_tokens=config.max_new_tokens)
-        if task is not None:
-            tasks[int(document)] = task
+    """Transcribe those documents that have a task, in the order given; prompts of similar length are decoded together,
+    `decode_batch_size` at a time."""
+    found = {
+        int(document): transcription_task_of(corpus.sequence(int(document)), max_new_tokens=config.max_new_tokens)
+        for document in documents
+    }
+    tasks = {document: task for document, task in found.items() if task is not None}
     order = sorted(tasks, key=lambda document: (len(tasks[document].reference), len(tasks[document].prompt), document))
     done: dict[int, Transcript] = {}
     starts = range(0, len(order), config.decode_batch_size)
     for first in tqdm(starts, desc="transcriptions", unit="batch", disable=quiet, leave=False):
         chosen = order[first : first + config.decode_batch_size]
-        # beyond twice the reference a transcription is wrong already, and decoding on only costs time
+        # beyond twice the reference a transcription is wrong already, and more decoding only costs time
         limits = [min(config.max_new_tokens, 16 + 2 * len(tasks[document].reference)) for document in chosen]
         outputs = decode([tasks[document].prompt for document in chosen], max(limits))
         for document, ids, limit in zip(chosen, outputs, limits, strict=True):
-            hypothesis = tokenizer.decode(text_before_stop(ids[:limit]))
-            reference = tokenizer.decode(tasks[document].reference)
+            text = itertools.takewhile(lambda token: token not in _NOT_TEXT, map(int, ids[:limit]))
+            hypothesis, reference = tokenizer.decode(list(text)), tokenizer.decode(tasks[document].reference)
             done[document] = Transcript(
                 document,
                 corpus.kinds[int(corpus.kind[document])],
@@ -120,7 +116,7 @@ def transcribe(
                 edit_distance(reference, hypothesis),
                 *identifier_recall(reference, hypothesis),
             )
-    return [done[int(document)] for document in documents if int(document) in done]
+    return [done[document] for document in tasks]
 
 
 def transcription_rates(transcripts: list[Transcript], config: EvalConfig) -> dict[str, Any]:
@@ -151,7 +147,7 @@ def rate_table(transcripts: list[Transcript], config: EvalConfig) -> list[dict[s
     for found in transcripts:
         cells.setdefault((found.modality, found.kind, found.level), []).append(found)
     return [
-        {"modality": cell[0], "kind": cell[1], "level": cell[2], **transcription_rates(cells[cell], config)}
+        dict(zip(("modality", "kind", "level"), cell, strict=True)) | transcription_rates(cells[cell], config)
         for cell in sorted(cells)
     ]
 
@@ -164,3 +160,37 @@ def easiest_level_rates(transcripts: list[Transcript], modality: str, config: Ev
         return None
     level = 1 if 1 in levels else min(levels)
     return transcription_rates([found for found in inside if found.level == level], config) | {"level": level}
+
+
+def edit_distance(reference: str, hypothesis: str) -> int:
+    """Levenshtein distance in characters."""
+    from rapidfuzz.distance import Levenshtein
+
+    return Levenshtein.distance(reference, hypothesis)
+
+
+def identifiers_in(text: str) -> list[str]:
+    """Words of letters, digits and underscores that do not begin with a digit, in order."""
+    return _IDENTIFIER.findall(text)
+
+
+def identifier_recall(reference: str, hypothesis: str) -> tuple[int, int]:
+    """(identifiers of the reference that occur in the hypothesis in order, identifiers in the reference)."""
+    from rapidfuzz.distance import LCSseq
+
+    truth = identifiers_in(reference)
+    return LCSseq.similarity(truth, identifiers_in(hypothesis)), len(truth)
+
+
+def align(reference: str, hypothesis: str) -> list[tuple[str, str, str]]:
+    """Where two texts agree and differ: (operation, part of the reference, part of the hypothesis), in order.
+
+    operation is "same", "missing" (only in the reference), "extra" (only in the hypothesis) or "wrong". The parts of
+    either text, joined, are that text.
+    """
+    from rapidfuzz.distance import Levenshtein
+
+    return [
+        (_OPERATIONS[code.tag], reference[code.src_start : code.src_end], hypothesis[code.dest_start : code.dest_end])
+        for code in Levenshtein.opcodes(reference, hypothesis)
+    ]

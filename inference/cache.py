@@ -1,20 +1,18 @@
-"""Keys and values of what was already read, so that a new token costs one row and not the whole prompt.
+"""Keys and values of what was already read, so that a new token costs one query and not the whole prompt.
 
-A new row's span needs little of what came before it: where its document began, and whether the last token's media
-block goes on. So the cache keeps three numbers per sequence, not the ids of all tokens, and per layer its keys and
-values. The spans of new rows are those that an uncached forward over everything would have given them; cached and
-uncached logits therefore agree, whatever the mask. Positions are not its business: keys are stored after their rotary
-turn.
+The spans of a new query need little of what came before: where its document began, and whether the last token's media
+block continues. So the cache keeps three numbers per sequence, not the ids of all tokens, and per layer its keys and
+values. The spans equal those of an uncached forward, so cached and uncached logits agree, whatever the mask. Keys are
+stored after their rotary embedding.
 
 Local layers need no more than the last window - 1 keys; with `keep_all_keys=False` (the default) older ones are
-dropped, so memory and work per token grow with the global layers only. Dropping is lazy: a buffer is moved to its start
-when it is full, which costs one copy per window and not one per token. Once every row is a window past the start of its
-document, the spans of a single token in local layers are always the same, and so is all that a backend derives from
-them. Buffers of global layers double when they are full; `reserve` makes room at once, since a copy of gigabytes holds
-both for a moment. Reserved pages that are never written take no memory.
+dropped, lazily: a buffer is moved to its start when it is full, one copy per window. Once every row is a window past
+the start of its document, a single token's spans in local layers never change, and so neither does what a backend
+derives from them. Buffers of global layers double when they are full; `reserve` allocates ahead, since a copy of
+gigabytes holds both for a moment. Reserved pages that are never written take no memory on a CPU.
 
-A media block sees itself whole, so it must come whole: a chunk that ends inside a block has already
-computed its rows without the rest. `extend` refuses the rest, instead of giving other logits.
+A media block attends to itself in both directions, so it must come whole: `extend` refuses the rest of a block, instead
+of giving other logits.
 
 B batch, S keys, T new tokens, K key heads, D head dim.
 """
@@ -35,7 +33,7 @@ class LayerCache:
     """Keys and values of one layer in a buffer that grows by doubling."""
 
     def __init__(self, reserve: int = 0):
-        """reserve: keys that the first buffer has room for."""
+        """reserve: keys that the first buffer holds."""
         self.reserve = reserve
         self.keys: Tensor | None = None
         self.values: Tensor | None = None
@@ -49,13 +47,13 @@ class LayerCache:
         return self.keys[:, self.start : self.stop], self.values[:, self.start : self.stop]
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add k, v (B, T, K, D), first forgetting the `drop` oldest; returns all that is kept, (B, S, K, D) each."""
+        """Add k, v (B, T, K, D), first dropping the `drop` oldest; returns all that are kept, (B, S, K, D) each."""
         self.start += self.drop
         cached, new = self.stop - self.start, k.shape[1]
         if self.keys is None or self.stop + new > self.keys.shape[1]:
             # twice what is kept: the next copy is that many tokens away
-            room = max(self.reserve, max(2 * cached, 64) + new)
-            keys, values = (x.new_empty((x.shape[0], room, *x.shape[2:])) for x in (k, v))
+            capacity = max(self.reserve, max(2 * cached, 64) + new)
+            keys, values = (x.new_empty((x.shape[0], capacity, *x.shape[2:])) for x in (k, v))
             if cached:
                 keys[:, :cached], values[:, :cached] = self.cached
             self.keys, self.values, self.start, self.stop = keys, values, 0, cached
@@ -75,7 +73,7 @@ class LayerCache:
         self.keys, self.values = self.keys[: len(rows)], self.values[: len(rows)]
 
     def batch_repeat_interleave(self, count: int) -> LayerCache:
-        """A cache of its own with `count` copies of a single row."""
+        """A new cache with `count` copies of a single row."""
         copy = LayerCache()
         copy.keys, copy.values = (part.repeat_interleave(count, dim=0) for part in self.cached)
         copy.stop, copy.drop = copy.keys.shape[1], self.drop
@@ -83,16 +81,13 @@ class LayerCache:
 
     def gather(self, parts: Items[LayerCache], cached: int) -> None:
         """Take the last `cached` keys of all rows of several caches, with zeros before those that have fewer."""
-        room = max(self.reserve, 2 * cached + 64)
-        num_rows = sum(part.keys.shape[0] for part in parts)
         wholes = []
         for which, like in enumerate(parts[0].cached):
-            whole, row = like.new_empty((num_rows, room, *like.shape[2:])), 0
-            for part in parts:
-                have = part.cached[which]
-                used = min(cached, have.shape[1])
-                rows = slice(row, row + have.shape[0])
-                # zeros, since a key that no mask lets through must still be a number
+            num_rows = sum(part.keys.shape[0] for part in parts)
+            whole, row = like.new_empty((num_rows, max(self.reserve, 2 * cached + 64), *like.shape[2:])), 0
+            for have in (part.cached[which] for part in parts):
+                used, rows = min(cached, have.shape[1]), slice(row, row + have.shape[0])
+                # zeros, since a key that no query sees must still be a number
                 whole[rows, : cached - used] = 0
                 whole[rows, cached - used : cached] = have[:, have.shape[1] - used :]
                 row = rows.stop
@@ -102,80 +97,76 @@ class LayerCache:
 
 
 class KeyValueCache:
-    """The state of a decoding: pass the same object to each `Transformer.forward` of one sequence or batch."""
+    """The state of decoding: pass the same object to each `Transformer.forward` of one sequence or batch."""
 
     def __init__(self, config: ModelConfig, *, keep_all_keys: bool = False, reserve: int = 0):
         """keep_all_keys: keep every key of local layers too (for probing); by default only those in the window.
-        reserve: tokens that global layers get room for at once (the prompt and its answer)."""
+        reserve: tokens that global layers allocate for at the start (the prompt and its answer)."""
         self.config = config
         self.keep_all_keys = keep_all_keys
         self.layers = [LayerCache(reserve * config.is_global(layer)) for layer in range(config.num_layers)]
         self.num_tokens = 0
         """Tokens read so far, padding included."""
         self.first_local_key = 0
-        """Number of the oldest key that local layers keep."""
+        """Index of the oldest key that local layers keep."""
         self.segment: Tensor | None = None
         """(B,) int32, segment and block ids of the last token."""
         self.block: Tensor | None = None
         self.start: Tensor | None = None
-        """(B,) int32, number of the first token of the last token's document."""
+        """(B,) int32, index of the first token of the last token's document."""
         self._newest_start: int | None = 0
-        """The largest of `start`; None where nobody has asked yet, since the device is waited for."""
+        """The largest of `start`; None until it is needed, since reading it waits for the device."""
         self._steady: Spans | None = None
 
     def extend(self, segment: Tensor, block: Tensor) -> tuple[Spans, Spans]:
-        """Take in the ids of the next T tokens; returns their spans for local and for global layers.
+        """Add the ids of the next T tokens; returns their spans for local and for global layers.
 
         segment, block: (B, T) int32. Raises ValueError when the batch changes or a media block is continued.
         """
         before, new = self.num_tokens, segment.shape[1]
-        continues, all_go_on = self._continues(segment, block)
-        if new == 1 and all_go_on:
+        continues, all_continue = self._continues(segment, block)
+        if new == 1 and all_continue:
             lo = self.start[:, None]
             hi = hi_block = torch.full(segment.shape, before + 1, dtype=torch.int32, device=segment.device)
         else:
             chunk = Spans.packed(segment, block=block)
             lo, hi_block = chunk.lo + before, chunk.hi + before
             if continues is not None:
-                # where the first run of equal ids goes on, it began long ago
+                # a document that continues began before these tokens
                 lo = torch.where((chunk.lo == 0) & continues[:, None], self.start[:, None], lo)
-            row = torch.arange(before, before + new, dtype=torch.int32, device=segment.device)
-            hi = (row + 1).expand(segment.shape).contiguous()
+            index = torch.arange(before, before + new, dtype=torch.int32, device=segment.device)
+            hi = (index + 1).expand(segment.shape).contiguous()
             self.start = lo[:, -1].clone()
             self._newest_start = None
         self.num_tokens = before + new
         self.segment, self.block = segment[:, -1].clone(), block[:, -1].clone()
-        # right by construction: to check them would be to wait for the device
+        # valid by construction: checking them would wait for the device
         return self._local_spans(lo, hi, hi_block), Spans(lo, hi, self.num_tokens, valid=True)
 
     def _continues(self, segment: Tensor, block: Tensor) -> tuple[Tensor | None, bool]:
-        """((B,) bool: the last token's document goes on; whether it does in all rows), None before the first token."""
+        """((B,) bool: the last token's document continues; whether in all rows); None before the first token."""
         if self.segment is None:
             return None, False
         if segment.shape[0] != self.segment.shape[0]:
-            raise ValueError(
-                f"the cache holds {self.segment.shape[0]} rows, this forward has {segment.shape[0]}: "
-                "use one cache per batch"
-            )
+            raise ValueError(f"the cache is of batch {len(self.segment)}, this forward of {len(segment)}: use another")
         same = self.segment == segment[:, 0]
         continues = same & (self.segment >= 0)
         cut = same & (self.block == block[:, 0]) & (self.block != 0)
         # both at once, as each would wait for the device
-        all_go_on, any_cut = torch.stack((continues.all(), cut.any())).tolist()
+        all_continue, any_cut = torch.stack((continues.all(), cut.any())).tolist()
         if any_cut:
             raise ValueError(
-                f"a media block continues across token {self.num_tokens} of the cache, but its rows must see it "
-                "whole: give all tokens of a block in one forward"
+                f"a media block continues across token {self.num_tokens}: give all tokens of a block in one forward"
             )
-        return continues, all_go_on
+        return continues, all_continue
 
     def _local_spans(self, lo: Tensor, hi: Tensor, hi_block: Tensor) -> Spans:
-        """Spans of the new rows over the keys that local layers keep; sets what those have to drop."""
+        """Spans of the new queries over the keys that local layers keep; sets what those have to drop."""
         window, new = self.config.window, lo.shape[1]
         before = self.num_tokens - new
         first = self.first_local_key
         if not self.keep_all_keys and window is not None:
-            # the oldest new row, number `before`, sees back to before - window + 1
+            # the oldest new query, at `before`, sees back to before - window + 1
             first = max(0, before - window + 1)
         for layer, cache in enumerate(self.layers):
             cache.drop = 0 if self.config.is_global(layer) else first - self.first_local_key
@@ -209,29 +200,21 @@ class KeyValueCache:
             cache.select(cached)
 
     def batch_repeat_interleave(self, count: int) -> KeyValueCache:
-        """A cache of its own with `count` copies of this one's single row, to go on from it in several ways.
-
-        Raises ValueError for a cache of several rows, or of none.
-        """
+        """A new cache with `count` copies of this one's single row, to continue it in several ways. Raises ValueError
+        for a cache of several rows or without any."""
         if self.segment is None or len(self.segment) != 1:
-            raise ValueError("only a cache that holds one row can be repeated: read the context alone")
+            raise ValueError("only a cache of one row can be repeated: read the context alone")
         copy = KeyValueCache(self.config, keep_all_keys=self.keep_all_keys)
-        copy.num_tokens, copy.first_local_key, copy._newest_start = (
-            self.num_tokens,
-            self.first_local_key,
-            self._newest_start,
-        )
-        copy.segment, copy.block, copy.start = (
-            ids.repeat_interleave(count) for ids in (self.segment, self.block, self.start)
-        )
+        copy.num_tokens, copy.first_local_key = self.num_tokens, self.first_local_key
+        copy._newest_start = self._newest_start
+        per_row = (self.segment, self.block, self.start)
+        copy.segment, copy.block, copy.start = (ids.repeat_interleave(count) for ids in per_row)
         copy.layers = [layer.batch_repeat_interleave(count) for layer in self.layers]
         return copy
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the cache holds, by name: views, to be saved before the next forward.
-
-        "counts" (2,) int64 is num_tokens and first_local_key. Raises ValueError before the first token.
-        """
+        """All tensors of the cache, by name: views, to be saved before the next forward. "counts" (2,) int64 is
+        num_tokens and first_local_key. Raises ValueError before the first token."""
         if not self.num_tokens:
             raise ValueError("the cache is empty: there is nothing to save before the first forward")
         tensors = {"segment": self.segment, "block": self.block, "start": self.start}
@@ -241,15 +224,15 @@ class KeyValueCache:
         return tensors
 
     def load_state(self, read: Callable[[str], Tensor]) -> None:
-        """Take over what `state` gave, into an empty cache. read: name -> tensor, called once for each name, so that
-        one layer at a time need be in memory twice. Raises ValueError for a state that no cache has given."""
+        """Restore what `state` gave, into an empty cache. read: name -> tensor, called once for each name, so that only
+        one layer at a time is in memory twice. Raises ValueError for a state that no cache has given."""
         self.num_tokens, self.first_local_key = read("counts").tolist()
         self.segment, self.block, self.start = (read(name).clone() for name in ("segment", "block", "start"))
         least, self._newest_start = torch.stack((self.start.min(), self.start.max())).tolist()
         if not 0 <= least <= self._newest_start < self.num_tokens:
             raise ValueError(
-                f"documents that begin at tokens {least} to {self._newest_start} do not belong to a cache of "
-                f"{self.num_tokens}: the saved state was altered; read the prompt again"
+                f"document starts {least} to {self._newest_start} do not belong to a cache of {self.num_tokens}: "
+                "read the prompt again"
             )
         for layer, cache in enumerate(self.layers):
             cache.drop = 0
@@ -259,8 +242,8 @@ class KeyValueCache:
     def merge(cls, caches: Items[KeyValueCache], *, reserve: int = 0) -> KeyValueCache:
         """One cache of all rows of several, which are emptied: as if all had been read together, padded on the left.
 
-        The shorter rows get keys of zeros in front, which nobody sees; a row's next token is the next column for all.
-        One layer at a time is in memory twice. reserve: as for a new cache, counted from the longest row's start.
+        Shorter rows get keys of zeros in front, which no query sees. One layer at a time is in memory twice. reserve:
+        as for a new cache, counted from the longest row's start.
         """
         config, keep_all_keys = caches[0].config, caches[0].keep_all_keys
         merged = cls(config, keep_all_keys=keep_all_keys, reserve=reserve)

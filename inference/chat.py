@@ -1,33 +1,23 @@
-"""Conversations: a model that was trained on chats is asked in the form that it was trained on.
+"""Conversations: a model that was trained on chats is prompted in the form that it was trained on.
 
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [
         {"type": "image", "image": "heron.png"}, {"type": "text", "text": "What is this?"}]}]
-    answer = brine.chat(messages)
-    for piece in answer:
-        print(piece, end="", flush=True)
+    answer = load(run).chat(messages)
+    for chunk in answer:
+        print(chunk, end="", flush=True)
     messages += [answer.message, {"role": "user", "content": "And where does it live?"}]
 
-    python -m brine.inference.generate runs/chat --chat --image heron.png --message "What is this?"
-    python -m brine.inference.generate runs/chat --chat --system "Be brief."                reads questions, a line each
+A prompt is the training document of these messages and one more, the assistant's, up to that one's first word, written
+by the reader of conversations (`brine.data.formats.lines.chat`). Paths are absolute or relative to the working folder;
+a `pathlib.Path` or a `PIL.Image` may stand for one. The answer ends at the end token, or where the model begins another
+speaker's turn, such as <user> at the beginning of a line; text that may become such a marker is held back.
 
-A prompt is the training document of these messages and one more, the assistant's, as far as that one's first word. The
-reader of conversations (`brine.data.formats.lines.chat`) writes it, so markers, roles and tokens are those that
-training saw, whatever they are. Paths are the person's own: absolute, or relative to the working folder; a
-`pathlib.Path` and a `PIL.Image` stand for a medium wherever a path may.
+Nothing is dropped: a field that training would note and ignore (tools, instructions, attachments, a second media file
+in one part) is refused by its name. Loss marks, ids and the like mean nothing to a prompt and may stay. An assistant's
+message may hold `token_ids`, which are read in place of its content (`chat(..., keep_token_ids=True)` gives such
+messages); content that differs from them is refused.
 
-The answer ends at the end token, or where the model goes on to speak for somebody else and begins a turn's marker, such
-as <user> at the beginning of a line, which is no part of it. Text that may become one is held back until it is known.
-
-Nothing that a person hands over is dropped: media beside a message's words are read as they are in training, and a
-field that training would note and pass over (tools, instructions, attachments, a second medium in one part) is refused
-by its name. Marks of what is learned, ids and the like of rows mean nothing to a prompt and may stay.
-
-An assistant's message may hold `token_ids`, which are then read in place of its content: text that a model wrote need
-not be cut into the tokens that it chose. `chat(..., keep_token_ids=True)` gives such messages.
-Content that says something else, since somebody edited it, is refused.
-
-What this does not do: tool calls, several answers at once, or keeping the cache from one question to the next: each
-question reads the whole conversation again.
+Not done here: tool calls, several answers, or keeping the cache between questions.
 """
 
 from __future__ import annotations
@@ -51,26 +41,29 @@ from brine.data.formats.lines.fields import CONVERSATIONS, FIELDS, is_medium, me
 from brine.data.formats.lines.marks import MASKED_ROLE_KEYS, TRAINED_ROLE_KEYS, is_loss_key
 from brine.data.formats.lines.parts import MEDIA
 from brine.data.tokenizer import Tokenizer
-from brine.inference.prompt import PromptPart, TokenIds
-from brine.inference.prompt_paths import media_path_in, url_hint
+from brine.inference.prompt import PromptPart, TokenIds, media_path_in, url_hint
 
+Messages = Items[Mapping[str, Any]] | Mapping[str, Any]
 ROLES = ("user", "system", "assistant", "tool")
-"""Speakers whose marker ends an answer, beside those of the conversation itself."""
+"""Roles whose marker ends an answer, besides those of the conversation itself."""
 _ANSWER = "answer"
 _PLACEHOLDER_CHAR = "\ue0f5"
-"""A character of nobody's, around what stands for token ids."""
+"""A private-use character, around the placeholder of token ids."""
 _REMOTE = re.compile(r"data:|(https?|ftp|s3|gs|hf)://")
 _SYSTEM = ("system", "system_prompt", "system_message")
-_RECORD_KEYS = ("id", "kind", "split", "source", "metadata", "dataset", "language", "license", "score")
-"""Fields beside the messages that say where a row is from, and nothing to a model."""
+_IGNORED_KEYS = (
+    "id", "kind", "split", "source", "metadata", "dataset", "language", "license", "score", *MASKED_ROLE_KEYS,
+    *TRAINED_ROLE_KEYS,
+)  # fmt: skip
+"""Fields beside the messages that say where a record is from or what its loss is, and nothing to a model."""
 _SERVICE_KEYS = ("detail", "cache_control")
-"""Fields of content parts that tell a service how to compute, and nothing to a model."""
+"""Fields of content parts that tell a service how to compute."""
 _ASSISTANT_ROLES = ("assistant", "gpt")
 _MESSAGE_KEYS = ("role", "from", "content", "value", "token_ids", "id", "type")
 
 
 class ChatStream(Iterator[str]):
-    """An answer as it comes: iterate for pieces of text, each as soon as it is known."""
+    """An answer as it is decoded: iterate for chunks of text, each as soon as it is known."""
 
     def __init__(
         self, tokens: Iterator[int], tokenizer: Tokenizer, *, roles: Iterable[str] = ROLES, keep_token_ids: bool = False
@@ -80,39 +73,38 @@ class ChatStream(Iterator[str]):
         self.stops = tuple(f"\n<{role}>" for role in sorted(set(roles)))
         self._ids: list[int] = []
         self._given: list[str] = []
-        self._cut: int | None = None
-        self._pieces = self._read(tokens)
+        self._end: int | None = None
+        self._chunks = self._read(tokens)
 
     def __next__(self) -> str:
-        piece = next(self._pieces)
-        self._given.append(piece)
-        return piece
+        self._given.append(next(self._chunks))
+        return self._given[-1]
 
     @property
     def text(self) -> str:
-        """The whole answer; waits for what has not come yet."""
+        """The whole answer; decodes the rest first."""
         for _ in self:
             pass
         return "".join(self._given)
 
     @property
     def message(self) -> dict[str, Any]:
-        """The whole answer as a message, to be put behind the others."""
+        """The whole answer as a message, to be appended to the others."""
         message: dict[str, Any] = {"role": "assistant", "content": self.text}
         return message | {"token_ids": self.token_ids} if self.keep_token_ids else message
 
     @property
     def token_ids(self) -> list[int]:
-        """The ids that were chosen, without a marker that ended the answer; waits for what has not come yet."""
+        """The ids that were chosen, without a marker that ended the answer; decodes the rest first."""
         for _ in self:
             pass
-        if self._cut is None:
+        if self._end is None:
             return list(self._ids)
-        ids, left = [], self._cut
+        ids, left = [], self._end
         for token in self._ids:
             word = self.tokenizer.token_bytes(token)
             if len(word) > left:
-                # a token that reaches into the marker: what of it stands before is cut anew
+                # the token reaches into the marker: its bytes before that are tokenized again
                 return ids + self.tokenizer.encode(word[:left].decode("utf-8", "replace"))
             ids.append(token)
             left -= len(word)
@@ -127,11 +119,12 @@ class ChatStream(Iterator[str]):
             held += decoder.decode(self.tokenizer.token_bytes(token))
             if found := stop.search(held):
                 held = held[: found.start()]
-                # the first of all markers, since this is the token that completes it
-                token_text = b"".join(map(self.tokenizer.token_bytes, self._ids))
-                self._cut = token_text.index(found.group().encode())
+                # the first of all markers, since this token completes it
+                self._end = b"".join(map(self.tokenizer.token_bytes, self._ids)).index(found.group().encode())
                 break
-            free = len(held) - self._held_back(held)
+            start = held.rfind("\n")
+            # a marker may begin with the end of the text
+            free = start if start >= 0 and any(stop.startswith(held[start:]) for stop in self.stops) else len(held)
             if free:
                 yield held[:free]
                 held = held[free:]
@@ -140,18 +133,12 @@ class ChatStream(Iterator[str]):
         if held:
             yield held
 
-    def _held_back(self, text: str) -> int:
-        """Characters at the end of a text that a marker may begin with."""
-        start = text.rfind("\n")
-        rest = text[start:] if start >= 0 else ""
-        return len(rest) if rest and any(stop.startswith(rest) for stop in self.stops) else 0
 
-
-def chat_prompt(messages: Items[Mapping[str, Any]] | Mapping[str, Any]) -> tuple[list[PromptPart], set[str]]:
+def chat_prompt(messages: Messages) -> tuple[list[PromptPart], set[str]]:
     """(parts of the prompt, roles in it) of a conversation that waits for the assistant's answer.
 
-    messages: a list of messages, or an object of the chat format that holds it beside `images`, `system` and the like.
-    Raises ValueError, naming the message, for what the format does not read, and where the last is the assistant's.
+    messages: a list, or an object of the chat format that holds it beside `images`, `system` and the like. Raises
+    ValueError, naming the message, for what the format does not read, and where the last message is the assistant's.
     """
     given = messages if isinstance(messages, Mapping) else {"messages": messages}
     name = next((name for name in ("messages", "conversations") if given.get(name)), "messages")
@@ -161,26 +148,23 @@ def chat_prompt(messages: Items[Mapping[str, Any]] | Mapping[str, Any]) -> tuple
     placeholders = _PlaceholderMap()
     fields = placeholders.beside(given, turns=name)
     asked = [placeholders.message(turn, number) for number, turn in enumerate(turns)]
+    read, answer = chat_document, {"role": "assistant", "content": _ANSWER}
     if "from" in turns[0]:
-        read, answer = llava_document, {"from": "gpt", "value": _ANSWER}
-        name = "conversations"
-    else:
-        read, answer = chat_document, {"role": "assistant", "content": _ANSWER}
-    fields[name] = [*asked, answer]
+        read, answer, name = llava_document, {"from": "gpt", "value": _ANSWER}, "conversations"
     try:
-        parts = chat_document_of(read, fields).parts[:-1]
+        parts = chat_document_of(read, fields | {name: [*asked, answer]}).parts[:-1]
     except DocumentError as error:
         raise ValueError(f"the conversation cannot be read: {error}") from None
     last = next((part for part in reversed(parts[:-1]) if part.role), None)
     if last is not None and last.role == parts[-1].role:
-        raise ValueError("the last message is the assistant's own: let another's follow, such as the user's")
-    restore = [placeholders.restore(part) for part in parts]
-    placeholders.close()
-    return restore, {part.role for part in parts if part.role}
+        raise ValueError("the last message is the assistant's: add another, such as the user's")
+    restored = [placeholders.restore(part) for part in parts]
+    placeholders.require_all_read()
+    return restored, {part.role for part in parts if part.role}
 
 
-def check_token_ids_match_content(messages: Items[Mapping[str, Any]] | Mapping[str, Any], tokenizer: Tokenizer) -> None:
-    """Raise ValueError for a message of a conversation whose token ids, which are read, say other words than it does.
+def check_token_ids_match_content(messages: Messages, tokenizer: Tokenizer) -> None:
+    """Raise ValueError for a message whose token ids, which are read, say other words than its content.
 
     messages: such as `chat_prompt` has read, with ids that the tokenizer has.
     """
@@ -189,8 +173,8 @@ def check_token_ids_match_content(messages: Items[Mapping[str, Any]] | Mapping[s
         ids, words = turn.get("token_ids"), turn.get("content", turn.get("value"))
         if ids is not None and words and words != (token_text := tokenizer.decode(ids)):
             raise ValueError(
-                f"message {number}: its words are {_short(words)}, but its token_ids, which would be read in their "
-                f"place, say {_short(token_text)}: take out those that are not meant"
+                f"message {number}: its words are {_short(words)}, but its token_ids, which are read instead, say "
+                f"{_short(token_text)}: remove one of the two"
             )
 
 
@@ -199,17 +183,17 @@ def _short(words: Any) -> str:
 
 
 def chat_document_of(read: Callable[..., Document], fields: dict[str, Any]) -> Document:
-    """The training document of a conversation. Raises DocumentError for what its reader would note and pass over."""
+    """The training document of a conversation. Raises DocumentError for what its reader would note and ignore."""
     notes: Counter = Counter()
     document = read(fields, name="prompt", notes=notes)
-    # of a speaker of an unknown name the reader notes how it was read
+    # for a speaker of an unknown name the reader notes how it was read
     if lost := [note.removeprefix("note: ") for note in notes if "not read" in note]:
-        raise DocumentError(f"{'; '.join(lost[:3])}. Write into the content what the model is to read, or take it out")
+        raise DocumentError(f"{'; '.join(lost[:3])}: write it into the content or remove it")
     return document
 
 
 def check_question_is_text(content: Any, role: Any = "user") -> None:
-    """Raise ValueError for a question that is nothing but the path of a medium, which its owner meant."""
+    """Raise ValueError for a question that is only the path of a media file."""
     literal_hint = 'to give these words as text, give a content part {"type": "text", "text": ...}'
     if not isinstance(content, str) or role in _ASSISTANT_ROLES:
         return
@@ -221,17 +205,17 @@ def check_question_is_text(content: Any, role: Any = "user") -> None:
 
 
 class _PlaceholderMap:
-    """Media and token ids under other names, since the format's reader takes words and paths below one folder."""
+    """Placeholders for media and token ids, since the format's reader takes text and paths below one folder."""
 
     def __init__(self):
-        self.given: dict[str, Any] = {}
+        self.media: dict[str, Any] = {}
         self.token_text: dict[str, Any] = {}
         self.names: dict[Any, str] = {}
         self.read: set[str] = set()
-        self.listed = False
+        self.has_media_field = False
 
     def beside(self, given: Mapping[str, Any], *, turns: str) -> dict[str, Any]:
-        """What stands beside the turns and is read. Raises ValueError for a field that would be dropped."""
+        """The fields beside the turns that are read. Raises ValueError for one that would be dropped."""
         fields: dict[str, Any] = {}
         for name, value in given.items():
             if name == turns or value is None or (isinstance(value, str | list | tuple | dict) and not value):
@@ -240,78 +224,69 @@ class _PlaceholderMap:
                 fields[name] = self.replace_paths(value)
             elif name in _SYSTEM:
                 fields[name] = value
-            elif not (name in _RECORD_KEYS or is_loss_key(name) or name in (*MASKED_ROLE_KEYS, *TRAINED_ROLE_KEYS)):
-                raise ValueError(_ignored_field_message(name, turns))
+            elif name not in _IGNORED_KEYS and not is_loss_key(name):
+                raise ValueError(_unread_field_message(name, turns))
         found = {path_of(reference) for _, _, reference in media_of(fields)}
         for name in FIELDS.keys() & fields.keys():
-            entries = fields[name] if isinstance(fields[name], list) else [fields[name]]
-            if not {path_of(entry) for entry in entries} <= found:
-                raise ValueError(_ignored_field_message(name, turns))
-        self.listed = not FIELDS.keys().isdisjoint(fields)
+            values = fields[name] if isinstance(fields[name], list) else [fields[name]]
+            if not {path_of(value) for value in values} <= found:
+                raise ValueError(_unread_field_message(name, turns))
+        self.has_media_field = not FIELDS.keys().isdisjoint(fields)
         return fields
 
     def message(self, fields: Mapping[str, Any], number: int) -> dict[str, Any]:
-        """A message whose media have stand-ins."""
+        """A message with placeholders."""
         try:
             if fields.get("token_ids") is not None:
-                return self._said(fields)
+                return self._of_token_ids(fields)
             message = {key: self.replace_paths(value) if key in FIELDS else value for key, value in fields.items()}
             content, role = fields.get("content", fields.get("value")), fields.get("role", fields.get("from"))
             if isinstance(content, list | tuple):
-                message["content"] = [self.part(part) for part in content]
+                message["content"] = [self._part(part) for part in content]
             elif fields.get("type") in MEDIA:
                 message["value"] = self.replace_paths(content)
-            elif role in _ASSISTANT_ROLES and isinstance(content, str) and "<" in content and self.is_plain(fields):
-                # what a model wrote is words, even where a reader would see the place of an image in them
-                return self.with_placeholder(fields, Text(content, role="assistant"))
+            elif role in _ASSISTANT_ROLES and isinstance(content, str) and "<" in content and self._is_plain(fields):
+                # what a model wrote is text, even where a reader would see a media placeholder in it
+                return self._with_placeholder(fields, Text(content, role="assistant"))
             else:
                 check_question_is_text(content, role)
             return message
         except ValueError as error:
             raise ValueError(f"message {number}: {error}") from None
 
-    def _said(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """A message of token ids, with a text in their place that nobody else writes."""
+    def _of_token_ids(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         ids = fields["token_ids"]
         if not isinstance(ids, TokenIds):
             raise ValueError(f"token_ids of a message must be a list of ids, not {type(ids).__name__}")
-        if lost := [
-            key for key, value in fields.items() if key not in _MESSAGE_KEYS and not is_loss_key(key) and value
-        ]:
-            raise ValueError(f"field {lost[0]!r} beside token_ids would not be read: take it out")
-        return self.with_placeholder(fields, ids)
+        if lost := [key for key, value in fields.items() if value and not _is_message_key(key)]:
+            raise ValueError(f"field {lost[0]!r} beside token_ids would not be read: remove it")
+        return self._with_placeholder(fields, ids)
 
-    def with_placeholder(self, fields: Mapping[str, Any], token_text: Any) -> dict[str, Any]:
-        """A message with a text that nobody else writes in place of what was said."""
-        canonical_role, words = ("from", "value") if "from" in fields else ("role", "content")
-        # an answer that ended at once has no word, as in training
-        name = (
-            ""
-            if isinstance(token_text, TokenIds) and not len(token_text)
-            else f"{_PLACEHOLDER_CHAR}{len(self.token_text)}{_PLACEHOLDER_CHAR}"
-        )
+    def _with_placeholder(self, fields: Mapping[str, Any], content: Any) -> dict[str, Any]:
+        """A message whose content is a placeholder."""
+        role, words = ("from", "value") if "from" in fields else ("role", "content")
+        # an answer that ended immediately has no word, as in training
+        is_empty = isinstance(content, TokenIds) and not len(content)
+        name = "" if is_empty else f"{_PLACEHOLDER_CHAR}{len(self.token_text)}{_PLACEHOLDER_CHAR}"
         if name:
-            self.token_text[name] = token_text
-        return {canonical_role: fields.get(canonical_role), words: name}
+            self.token_text[name] = content
+        return {role: fields.get(role), words: name}
 
-    def is_plain(self, fields: Mapping[str, Any]) -> bool:
-        """Whether a message is words alone: no media are listed for its words, and nothing stands beside them."""
-        return not self.listed and all(
-            key in _MESSAGE_KEYS or is_loss_key(key) or not value for key, value in fields.items()
-        )
+    def _is_plain(self, fields: Mapping[str, Any]) -> bool:
+        """Whether a message is text alone, without media or other fields."""
+        return not self.has_media_field and all(_is_message_key(key) or not value for key, value in fields.items())
 
-    def part(self, part: Any) -> Any:
+    def _part(self, part: Any) -> Any:
         if not isinstance(part, Mapping):
             return part
-        kept = ("type", "text", "role")
         return {
-            key: value if key in kept else self.replace_paths(value)
+            key: value if key in ("type", "text", "role") else self.replace_paths(value)
             for key, value in part.items()
             if key not in _SERVICE_KEYS
         }
 
     def replace_paths(self, value: Any) -> Any:
-        """The same value with a stand-in for every path and image in it."""
+        """The same value with a placeholder for every path and image in it."""
         if isinstance(value, Mapping):
             return {key: self.replace_paths(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
@@ -321,41 +296,44 @@ class _PlaceholderMap:
             return value
         if is_path and (remedy := url_hint(str(value))):
             raise ValueError(remedy)
-        # a path that two fields name is one medium
+        # a path in two fields is one file
         key = str(value) if is_path else id(value)
         if key not in self.names:
-            name = f"medium-{len(self.given)}{Path(key).suffix if is_path else '.png'}"
-            self.names[key], self.given[name] = name, value
+            name = f"media-{len(self.media)}{Path(key).suffix if is_path else '.png'}"
+            self.names[key], self.media[name] = name, value
         return self.names[key]
 
     def restore(self, part: Part) -> PromptPart:
-        """The part with what the person gave in place of a stand-in."""
+        """The part with what the user gave in place of a placeholder."""
         if isinstance(part, Text):
-            # what others say is text, even where it is spelled like a stand-in
+            # what others say is text, even where it is spelled like a placeholder
             return self.token_text.pop(part.text, part) if part.loss_mask else part
-        # media that are written out in words have no stand-in
-        given = self.given.get(part.path, part.path)
+        # media that are written in text have no placeholder
+        given = self.media.get(part.path, part.path)
         self.read.add(part.path)
         return given if isinstance(given, PIL.Image.Image) else replace(part, path=str(given))
 
-    def close(self) -> None:
+    def require_all_read(self) -> None:
         """Raise ValueError for token ids and media that are in no part."""
         if self.token_text:
             raise ValueError("token_ids belong to messages of the assistant: give the others as content")
-        for name, value in self.given.items():
+        for name, value in self.media.items():
             if name not in self.read and (not isinstance(value, str) or is_medium(value)):
-                what = "a picture" if isinstance(value, PIL.Image.Image) else value
-                raise ValueError(f"{what} would not be read: give each medium a content part of its own")
+                what = "an image" if isinstance(value, PIL.Image.Image) else value
+                raise ValueError(f"{what} would not be read: give each media file in a separate content part")
 
 
-def _ignored_field_message(name: str, turns: str) -> str:
-    """What is said of a field beside the messages that nobody reads."""
-    known = [*_SYSTEM, *FIELDS]
-    near = "system" if "instruct" in name.lower() else next(iter(difflib.get_close_matches(name.lower(), known, 1)), "")
+def _is_message_key(key: str) -> bool:
+    return key in _MESSAGE_KEYS or is_loss_key(key)
+
+
+def _unread_field_message(name: str, turns: str) -> str:
     if name in CONVERSATIONS:
         return f"field {name!r} beside {turns!r} would not be read: give one list of turns"
-    hint = f"write it as {near!r} to have it read" if near and near != name else "write it into a message"
+    known = [*_SYSTEM, *FIELDS]
+    near = "system" if "instruct" in name.lower() else next(iter(difflib.get_close_matches(name.lower(), known, 1)), "")
+    hint = f"write it as {near!r}" if near and near != name else "write it into a message"
     return (
-        f"field {name!r} beside {turns!r} would not be read: {hint}, or take it out (settings such as temperature are "
+        f"field {name!r} beside {turns!r} would not be read: {hint} or remove it (settings such as temperature are "
         "arguments of chat)"
     )

@@ -1,15 +1,13 @@
 """From prompts to answers, token by token.
 
-`stream_tokens` answers one prompt and yields as it goes. `generate_batch` answers many, greedily and together: prompts
-of unequal length are padded on the left, share every forward, and leave the batch when they have ended; each gets the
-answer it would get alone. A token costs one query: local layers look back over their window, global layers over all
-keys. On a CUDA device all of them use `brine.inference.static_decoder`, which says why there are two ways.
+`stream_tokens` answers one prompt and yields as it decodes. `generate_batch` answers many, greedily and together:
+prompts of unequal length are padded on the left, share every forward, and leave the batch when they have ended; each
+gets the answer it would get alone. A token costs one query: local layers look back over their window, global layers
+over all keys. On a CUDA device `brine.inference.static.decoder` decodes, which explains why there are two decoders.
 
 An answer is text: special tokens other than the end token are never chosen. Equal seeds give equal answers on one
-machine. What this does not do: beam search, repetition penalties, speculative decoding. Blocks compiled for training
-run eagerly here, since every new length would be compiled anew.
-
-B batch, T tokens, V vocabulary.
+machine. Not done here: beam search, repetition penalties, speculative decoding. Blocks compiled for training run
+eagerly, since every new length would be compiled again. B batch, V vocabulary.
 """
 
 from __future__ import annotations
@@ -24,22 +22,21 @@ from torch import Tensor
 
 from brine.data.sequence import Sequence
 from brine.data.tokenizer import EOS_ID, SPECIAL_TOKENS, Tokenizer
-from brine.inference.generation_config import GenerationConfig
 from brine.inference.prefill import PREFILL_TOKENS, OnPrefill, PrefillResult, eager_inference, prefill_prompts
-from brine.inference.sampling import SamplingConfig, sample_token, uniform_samples
-from brine.inference.static_decoder import TOKENS_PER_SYNC, StaticDecoder, collect_tokens
+from brine.inference.sampling import GREEDY, GenerationConfig, SamplingConfig, sample_token, uniform_samples
+from brine.inference.static.decoder import TOKENS_PER_SYNC, StaticDecoder, collect_tokens
 from brine.model.device import device_of
 from brine.model.inputs import Inputs
 from brine.model.transformer import Transformer
 
 
 def uses_static_decoder(model: Transformer) -> bool:
-    """Whether answers of this model go by `brine.inference.static_decoder`."""
+    """Whether answers of this model are decoded by `brine.inference.static.decoder`."""
     return device_of(model).type == "cuda"
 
 
 class DynamicDecoder:
-    """One batch of prompts being continued: the cache, and where each row's next token goes."""
+    """A batch of prompts being continued: their cache, and the position of each row's next token."""
 
     def __init__(
         self,
@@ -49,20 +46,17 @@ class DynamicDecoder:
         vocab_size: int | None = None,
         compute_dtype: torch.dtype | None = None,
     ):
-        """prefilled: the prompts, see `brine.inference.prefill.prefill_prompts`. vocab_size: ids from here on are never
-        chosen, for a model that is wider than its tokenizer. compute_dtype: of matrix products, as in the prefill."""
-        self.model = model
+        """prefilled: the prompts (`brine.inference.prefill`). vocab_size: ids from here on are never chosen, for a
+        model that is wider than its tokenizer. compute_dtype: of matrix products, as in the prefill."""
+        self.model, self.compute_dtype = model, compute_dtype
         self.cache, self.hidden, self.position = prefilled.cache, prefilled.hidden, prefilled.position
-        self.compute_dtype = compute_dtype
         ids = torch.arange(model.config.vocab_size, device=device_of(model))
-        self.suppressed = (ids < len(SPECIAL_TOKENS)) & (ids != EOS_ID) | (
-            ids >= (vocab_size or model.config.vocab_size)
-        )
+        self.suppressed = (ids < len(SPECIAL_TOKENS)) & (ids != EOS_ID) | (ids >= (vocab_size or len(ids)))
         self.zeros = torch.zeros(len(self.position), 1, dtype=torch.int32, device=ids.device)
 
     @torch.no_grad()
     def step(self, token: Tensor | None = None) -> Tensor:
-        """Logits (B, V) float32 of the next token. token: (B,) int64, what was chosen last; None after the prompts."""
+        """Logits (B, V) float32 of the next token. token: (B,) int64, chosen last; None after the prompts."""
         if token is not None:
             self.position = self.position + 1
             position = self.position.view(-1, 1, 1).expand(-1, 1, 3)
@@ -73,21 +67,38 @@ class DynamicDecoder:
         return logits.masked_fill_(self.suppressed, -torch.inf)
 
     def select(self, rows: Tensor) -> None:
-        """Go on with these rows only, ascending."""
+        """Continue these rows only, ascending."""
         self.cache.select(rows)
         self.hidden, self.position, self.zeros = self.hidden[rows], self.position[rows], self.zeros[rows]
 
-    def static(self, max_tokens: int, **options) -> StaticDecoder:
-        """The same, decoded statically from here on; the cache is taken over. options: of `StaticDecoder`."""
+    def static(self, max_tokens: int, **options: Any) -> StaticDecoder:
+        """A static decoder that takes over the cache. options: of `StaticDecoder`."""
         prefilled = PrefillResult(self.cache, self.hidden, self.position)
-        return StaticDecoder(
-            self.model,
-            prefilled,
-            suppressed=self.suppressed,
-            max_tokens=max_tokens,
-            compute_dtype=self.compute_dtype,
-            **options,
-        )
+        options |= {"suppressed": self.suppressed, "compute_dtype": self.compute_dtype}
+        return StaticDecoder(self.model, prefilled, max_tokens=max_tokens, **options)
+
+    def groups(self, max_tokens: int, *, sampling: SamplingConfig = GREEDY, stop: Items[int] = ()) -> Iterator[Tensor]:
+        """Yield (B, 1) int64 ids on the host until there are `max_tokens` or all rows have ended, at the end token or
+        one of `stop`; a row that has ended continues with end tokens. The cache is used up."""
+        num_rows = len(self.position)
+        uniform = uniform_samples(sampling.seed, num_rows, max_tokens) if sampling.do_sample else None
+        rows, token = torch.arange(num_rows), None
+        ends = torch.tensor([EOS_ID, *stop])
+        for step in range(max_tokens):
+            logits = self.step(token)
+            numbers = None if uniform is None else uniform[rows, step].to(logits.device)
+            token = sample_token(logits, numbers, sampling)
+            chosen = token.cpu()
+            group = torch.full((num_rows, 1), EOS_ID)
+            group[rows, 0] = chosen
+            yield group
+            going = torch.isin(chosen, ends, invert=True).nonzero().flatten()
+            if not len(going):
+                return
+            if len(going) < len(rows):
+                keep = going.to(token.device)
+                self.select(keep)
+                token, rows = token[keep], rows[going]
 
 
 def stream_tokens(
@@ -100,49 +111,32 @@ def stream_tokens(
 ) -> Iterator[int]:
     """Yield the ids of an answer as they are chosen, without the end token; stops there or after `max_tokens`.
 
-    options: of `brine.inference.generation_config.GenerationConfig`. on_prefill: how the prompt is read, see
-    `brine.inference.prefill.prefill_prompts`.
-
-    Raises ValueError, on the first `next`, for settings that cannot be sampled with.
+    options: of `GenerationConfig`. on_prefill: called with the prompt tokens of each forward. Raises ValueError, on the
+    first `next`, for settings that cannot be sampled with.
     """
     settings = GenerationConfig.of(**options)
+    dtype, max_tokens = settings.compute_dtype, settings.max_tokens
     prefilled = prefill_prompts(
-        model,
-        [prompt],
-        prefill_tokens=settings.prefill_tokens,
-        max_tokens=settings.max_tokens,
-        compute_dtype=settings.compute_dtype,
+        model, [prompt], prefill_tokens=settings.prefill_tokens, max_tokens=max_tokens, compute_dtype=dtype,
         on_prefill=on_prefill,
-    )
-    decoding = DynamicDecoder(model, prefilled, vocab_size=vocab_size, compute_dtype=settings.compute_dtype)
+    )  # fmt: skip
+    decoder = DynamicDecoder(model, prefilled, vocab_size=vocab_size, compute_dtype=dtype)
     if uses_static_decoder(model):
-        groups = decoding.static(
-            settings.max_tokens, sampling=settings, compile_blocks=settings.compile_blocks
-        ).groups()
-        tokens = (int(group) for group in groups)
+        groups = decoder.static(max_tokens, sampling=settings, compile_blocks=settings.compile).groups()
     else:
-        tokens = _sample_tokens(decoding, settings, settings.max_tokens)
-    for token in tokens:
+        groups = decoder.groups(max_tokens, sampling=settings)
+    for token in map(int, groups):
         if token == EOS_ID:
             return
         yield token
 
 
-def _sample_tokens(decoding: DynamicDecoder, sampling: SamplingConfig, max_tokens: int) -> Iterator[int]:
-    """Up to `max_tokens` ids of a single row."""
-    numbers, token = uniform_samples(sampling.seed, 1, max_tokens) if sampling.do_sample else None, None
-    for step in range(max_tokens):
-        logits = decoding.step(token)
-        token = sample_token(logits, None if numbers is None else numbers[:, step].to(logits.device), sampling)
-        yield int(token)
-
-
 def stream_text(tokens: Iterator[int], tokenizer: Tokenizer) -> Iterator[str]:
-    """Turn ids into pieces of text, holding bytes back until their character is whole."""
+    """Turn ids into chunks of text, holding bytes back until their character is whole."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     for token in tokens:
-        if piece := decoder.decode(tokenizer.token_bytes(token)):
-            yield piece
+        if chunk := decoder.decode(tokenizer.token_bytes(token)):
+            yield chunk
     if rest := decoder.decode(b"", final=True):
         yield rest
 
@@ -160,60 +154,40 @@ def generate_batch(
     """Greedy answers to many prompts, decoded together.
 
     sequences: prompts without an end token (slices of encoded documents will do). Returns the ids of each answer in the
-    order of the prompts, without the end token, at most `max_tokens` each. Prompts of like length share a
-    batch of `batch_size`. prefill_tokens, compute_dtype: see `brine.inference.prefill.prefill_prompts`.
+    order of the prompts, without the end token, at most `max_tokens` each. Prompts of similar length share a batch.
     Raises ValueError for an empty prompt.
     """
     GenerationConfig(max_tokens=max_tokens, prefill_tokens=prefill_tokens)
     answers: list[list[int]] = [[] for _ in sequences]
     by_length = sorted(range(len(sequences)), key=lambda number: len(sequences[number]))
-    longest = max((len(sequence) for sequence in sequences), default=0)
+    longest = max(map(len, sequences), default=0)
     static: StaticDecoder | None = None
     for first in range(0, len(by_length), batch_size):
         # the number of the prompt that each row of the batch answers
         rows = by_length[first : first + batch_size]
         prefilled = prefill_prompts(
-            model,
-            [sequences[number] for number in rows],
-            prefill_tokens=prefill_tokens,
-            max_tokens=max_tokens,
+            model, [sequences[number] for number in rows], prefill_tokens=prefill_tokens, max_tokens=max_tokens,
             compute_dtype=compute_dtype,
-        )
+        )  # fmt: skip
         if static is not None and static.fits(prefilled):
             static.restart(prefilled)
         else:
-            decoding = DynamicDecoder(model, prefilled, vocab_size=vocab_size, compute_dtype=compute_dtype)
-            static = None
-            if uses_static_decoder(model):
-                # later batches are of longer prompts, and may use the same buffers and graph
-                static = decoding.static(max_tokens, capacity=longest + max_tokens)
-        found = (
-            greedy_decode(decoding, max_tokens)
-            if static is None
-            else collect_tokens(static.groups(TOKENS_PER_SYNC), len(rows))
-        )
-        for number, answer in zip(rows, found, strict=True):
+            decoder = DynamicDecoder(model, prefilled, vocab_size=vocab_size, compute_dtype=compute_dtype)
+            # later batches are of longer prompts, and may use the same buffers and graph
+            capacity = longest + max_tokens
+            static = decoder.static(max_tokens, capacity=capacity) if uses_static_decoder(model) else None
+        groups = decoder.groups(max_tokens) if static is None else static.groups(TOKENS_PER_SYNC)
+        for number, answer in zip(rows, collect_tokens(groups, len(rows)), strict=True):
             answers[number] = answer
     return answers
 
 
-def greedy_decode(decoding: DynamicDecoder, max_tokens: int, *, stop: Items[int] = ()) -> list[list[int]]:
+def greedy_decode(decoder: DynamicDecoder, max_tokens: int, *, stop: Items[int] = ()) -> list[list[int]]:
     """The likeliest ids of each row, up to the end token or one of `stop` (left out), at most `max_tokens`; the cache
     is used up."""
-    rows, token = list(range(len(decoding.position))), None
-    if uses_static_decoder(decoding.model):
-        return collect_tokens(decoding.static(max_tokens, stop=stop).groups(TOKENS_PER_SYNC), len(rows), stop=stop)
-    answers: list[list[int]] = [[] for _ in rows]
-    for _ in range(max_tokens):
-        token = decoding.step(token).argmax(-1)
-        chosen = token.tolist()
-        going = [row for row, one in enumerate(chosen) if one not in (EOS_ID, *stop)]
-        for row in going:
-            answers[rows[row]].append(chosen[row])
-        if not going:
-            break
-        if len(going) < len(rows):
-            keep = torch.tensor(going, device=token.device)
-            decoding.select(keep)
-            token, rows = token[keep], [rows[row] for row in going]
-    return answers
+    num_rows = len(decoder.position)
+    if uses_static_decoder(decoder.model):
+        groups = decoder.static(max_tokens, stop=stop).groups(TOKENS_PER_SYNC)
+    else:
+        groups = decoder.groups(max_tokens, stop=stop)
+    return collect_tokens(groups, num_rows, stop=stop)

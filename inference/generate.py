@@ -1,202 +1,150 @@
-"""The command `brine generate`: continue a prompt, or answer as a chat, and print the answer as it comes.
+"""The command `brine generate`: continue a prompt, or answer as a chat, and print the answer as it is decoded.
 
-    python -m brine.inference.generate runs/demo --image shot.png --prompt "..." --audio note.wav
-    python -m brine.inference.generate runs/chat --chat --image shot.png --message "..."       (`brine.inference.chat`)
+    brine generate runs/demo --image shot.png --prompt "..." --audio note.wav
+    brine generate runs/chat --chat --image shot.png --message "..."       (`brine.inference.chat`)
 
-Parts of a prompt keep the order of the command line, which is why this is argparse: tyro gathers each option by itself.
+Parts of a prompt keep the order of the command line. tyro gathers each option by itself, so the order is read from the
+words again, once tyro has accepted them.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from collections.abc import Sequence as Items
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
 
-import torch
+import tyro
 
-from brine.common.closed_pipe import exit_on_closed_pipe
+from brine.common.command_line import command, parse
 from brine.data.document import Audio, Image, Part, Text, Video, part_to_json
 from brine.data.files.extensions import media_type_of
-from brine.inference.generation_config import GenerationConfig
 from brine.inference.load import LoadedModel, load
-from brine.inference.prompt import TextFile, read_text_file
-from brine.inference.prompt_paths import TextFileError, media_path_in
-from brine.model.device import add_device_arguments, resolve_compute_dtype, resolve_device
+from brine.inference.options import ComputeOptions, Run
+from brine.inference.prompt import TextFile, TextFileError, media_path_in, read_text_file
+from brine.inference.sampling import GenerationConfig
 
 KINDS = {
     "--prompt": Text, "--prompt-file": TextFile, "--image": Image, "--audio": Audio, "--video": Video, "--message": Text
 }  # fmt: skip
+Texts = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="TEXT")]
+Files = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="FILE")]
+LITERAL_HINT = "to give these words as text, write them to a file and give --prompt-file"
 
 
-class _Append(argparse.Action):
-    """Collects parts of all kinds in one list, in the order of the command line."""
+@dataclass(frozen=True, kw_only=True)
+class GenerateRequest(ComputeOptions):
+    """Let a trained model continue a prompt of texts, images, audio and videos.
 
-    def __call__(self, parser, namespace, value, option_string=None):
-        option = self.option_strings[0]
-        namespace.parts = [*(namespace.parts or []), KINDS[option](value)]
-        namespace.given = {*getattr(namespace, "given", ()), option}
+    Parts may be given several times; they reach the model in the order of the command line, unchanged."""
+
+    run_folder: Run
+    """A run (runs/demo), a stage of it, or a model folder."""
+    prompt: Texts = ()
+    """A text."""
+    prompt_file: Files = ()
+    """The whole text of a file, in UTF-8."""
+    image: Files = ()
+    """An image (PNG, JPEG, WebP, ...)."""
+    audio: Files = ()
+    """Audio (WAV, FLAC, OGG, MP3, ...)."""
+    video: Files = ()
+    """A video (MP4, WebM, ...), with its audio track."""
+    message: Texts = ()
+    """With --chat: what the user says."""
+    chat: bool = False
+    """Ask in the form of training's conversations and stop where the answer ends; without --message or --prompt-file,
+    questions are read from standard input, one per line."""
+    system: str | None = None
+    """With --chat: the system message."""
+    answer: GenerationConfig = field(default_factory=GenerationConfig)
+    """How tokens are chosen, and how many."""
+    parts: tyro.conf.Suppress[tuple[Any, ...]] = ()
+
+    def run(self) -> None:
+        """Print the answer as it is decoded. Raises ValueError for a mistake in the request."""
+        if self.chat and self.prompt:
+            raise ValueError("--prompt is a text to continue: with --chat give --message")
+        if not self.chat and (self.message or self.system is not None):
+            raise ValueError("--message and --system belong to a conversation: give --chat, or --prompt for a text")
+        if not self.parts and not self.chat:
+            raise ValueError("the prompt is empty: give --prompt, --prompt-file, --image, --audio or --video")
+        check_prompt_text([*self.parts, *([Text(self.system)] if self.system else [])])
+        device, compute_dtype = self.resolve()
+        loaded = load(self.run_folder, device=device)
+        options = vars(replace(self.answer, compute_dtype=compute_dtype)) | {"progress": True}
+        if not self.chat:
+            _print_stream(loaded.generate(self.parts, **options))
+            return
+        config = loaded.encode_config
+        texts = [Text(read_text_file(part, config)) if isinstance(part, TextFile) else part for part in self.parts]
+        questions = None if self.message or self.prompt_file else read_questions()
+        run_chat(loaded, [part_to_json(part) for part in texts], system=self.system, questions=questions, **options)
 
 
-def check_prompt_text(parts: Items[Part | TextFile]) -> None:
-    """Raise ValueError for words of the command line that are, or look like, the path of a medium."""
-    literal_hint = "to give these words as text, write them to a file and give --prompt-file"
+def read_request(argv: Sequence[str]) -> GenerateRequest:
+    """The request of a command line, its parts in order. Raises ValueError in one line, SystemExit for --help."""
+    request, parts = parse("generate", GenerateRequest, argv), []
+    for index, word in enumerate(argv):
+        name, has_value, value = word.partition("=")
+        if kind := KINDS.get(name.replace("_", "-")):
+            parts.append(kind(value if has_value else argv[index + 1]))
+    return replace(request, parts=tuple(parts))
+
+
+main = command(
+    read_request, out_of_memory="give --dtype bfloat16, fewer --prefill-tokens or --max-tokens, or --device cpu"
+)
+
+
+def check_prompt_text(parts: Iterable[Part | TextFile]) -> None:
+    """Raise ValueError for words of the command line that are, or look like, the path of media."""
     for part in parts:
         if not isinstance(part, Text):
             continue
         try:
-            path = media_path_in(part.text, literal_hint=literal_hint)
+            path = media_path_in(part.text, literal_hint=LITERAL_HINT)
         except TextFileError:
             raise ValueError(
-                f"{part.text} is a file, but no medium: give its text with --prompt-file, and a medium that is named "
-                f"otherwise with --image, --audio or --video; {literal_hint}"
+                f"{part.text} is a file but not media: give its text with --prompt-file, or media with --image, "
+                f"--audio or --video; {LITERAL_HINT}"
             ) from None
         if path is not None:
             option = next(name for name, kind in KINDS.items() if kind is media_type_of(path))
-            raise ValueError(f"{path} is the path of a file: give it with {option}; {literal_hint}")
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command line of `python -m brine.inference.generate`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m brine.inference.generate",
-        description="Let a trained model go on from a prompt of texts, pictures, sounds and videos.",
-        epilog="Parts may be given several times; they reach the model in the order of the command line, just as "
-        'written. Example: python -m brine.inference.generate runs/demo --image shot.png --prompt "def "',
-        allow_abbrev=False,
-    )
-    parser.add_argument("folder", help="a run (runs/demo), one of its stages, or a model folder")
-    for name, metavar, text in (
-        ("prompt", "TEXT", "a text"),
-        ("prompt-file", "FILE", "the whole text of a file, in UTF-8"),
-        ("image", "FILE", "a picture (PNG, JPEG, WebP, ...)"),
-        ("audio", "FILE", "a sound (WAV, FLAC, OGG, MP3, ...)"),
-        ("video", "FILE", "a video (MP4, WebM, ...), with its sound track"),
-        ("message", "TEXT", "with --chat: what the user says"),
-    ):
-        parser.add_argument(f"--{name}", metavar=metavar, action=_Append, dest="parts", help=text)
-    parser.add_argument(
-        "--chat", action="store_true",
-        help="ask as in the conversations of training and stop where the answer ends; without --message or "
-        "--prompt-file, questions are read from standard input, a line each",
-    )  # fmt: skip
-    parser.add_argument("--system", metavar="TEXT", help="with --chat: what the model is told before the conversation")
-    for name, text in (
-        ("max-tokens", "longest answer, in tokens"),
-        ("temperature", "0 takes the likeliest token, 1 draws as the model believes"),
-        ("top-k", "draw among so many of the likeliest tokens; 0 is no limit"),
-        ("top-p", "draw among the likeliest tokens that together hold this share"),
-        ("seed", "equal seeds give equal answers"),
-        ("prefill-tokens", "the prompt is read in pieces of at most so many tokens; fewer take less memory"),
-    ):
-        default = getattr(GenerationConfig, name.replace("-", "_"))
-        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{text} (default %(default)s)")
-    add_device_arguments(parser)
-    parser.add_argument(
-        "--compile", action="store_true", help="on a GPU: fuse the blocks first, which takes a while and is faster then"
-    )
-    return parser
-
-
-@exit_on_closed_pipe
-def main(argv: list[str] | None = None) -> int:
-    """Print the answer as it comes. A user's mistake ends with one line on standard error and status 2."""
-    parser = build_parser()
-    options = parser.parse_args(argv)
-    given = getattr(options, "given", set())
-    if options.chat and "--prompt" in given:
-        parser.error("--prompt is words to go on from; with --chat give --message")
-    if not options.chat and ("--message" in given or options.system is not None):
-        parser.error("--message and --system belong to a conversation: give --chat, or --prompt to go on from words")
-    if not options.parts and not options.chat:
-        parser.error("the prompt is empty: give --prompt, --prompt-file, --image, --audio or --video")
-    try:
-        parts = options.parts or []
-        check_prompt_text([*parts, *([Text(options.system)] if options.system else [])])
-        device = resolve_device(options.device)
-        model = load(Path(options.folder), device=device)
-        settings = {
-            "max_tokens": options.max_tokens,
-            "temperature": options.temperature,
-            "top_p": options.top_p,
-            "top_k": options.top_k,
-            "seed": options.seed,
-            "prefill_tokens": options.prefill_tokens,
-            "compute_dtype": resolve_compute_dtype(options.dtype, device),
-            "compile_blocks": options.compile,
-            "progress": True,
-        }
-        if options.chat:
-            _chat(model, parts, asked=bool(given & {"--message", "--prompt-file"}), system=options.system, **settings)
-            return 0
-        for piece in model.generate(parts, **settings):
-            print(piece, end="", flush=True)
-        print(flush=True)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except torch.OutOfMemoryError:
-        print(
-            f"error: {device} has too little memory for this prompt: give --dtype bfloat16, fewer --prefill-tokens or "
-            "--max-tokens, or --device cpu",
-            file=sys.stderr,
-        )
-        return 2
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
-        return 130
-    return 0
-
-
-def _chat(loaded: LoadedModel, parts: Items[Part | TextFile], *, asked: bool, system: str | None, **settings) -> None:
-    """Answer one question, or where none is on the command line, those of standard input."""
-    known = [
-        Text(read_text_file(part, number, loaded.encode_config)) if isinstance(part, TextFile) else part
-        for number, part in enumerate(parts)
-    ]
-    content = [part_to_json(part) for part in known]
-    run_chat(
-        loaded,
-        content,
-        check=lambda question: check_prompt_text([Text(question)]),
-        system=system,
-        questions=None if asked else read_questions(),
-        **settings,
-    )
+            raise ValueError(f"{path} is the path of a file: give it with {option}; {LITERAL_HINT}")
 
 
 def run_chat(
     loaded: LoadedModel,
     content: list[dict[str, Any]],
     *,
-    check: Callable[[str], None],
     system: str | None = None,
     questions: Iterable[str] | None = None,
     **options: Any,
 ) -> None:
-    """Print answers as they come: to `content`, the parts of one question, or with `questions` to each of those, what
-    `content` holds standing before the first. check: raises ValueError for a question that was not meant as words.
-    options: of `LoadedModel.generate`."""
+    """Print answers as they are decoded: to `content`, the parts of one question, or to each of `questions`, with
+    `content` before the first. options: of `LoadedModel.generate`."""
     messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     for question in [None] if questions is None else questions:
         try:
-            if question is not None:
-                check(question)
+            check_prompt_text([] if question is None else [Text(question)])
         except ValueError as error:
             if not _is_interactive():
                 raise
             print(f"error: {error}", file=sys.stderr)
             continue
-        asked = content if question is None else [*content, {"type": "text", "text": question}]
-        messages.append({"role": "user", "content": asked})
+        text = [] if question is None else [{"type": "text", "text": question}]
+        messages.append({"role": "user", "content": [*content, *text]})
         answer = loaded.chat(messages, **options)
-        for piece in answer:
-            print(piece, end="", flush=True)
-        print(flush=True)
+        _print_stream(answer)
         messages.append(answer.message)
         content = []
+
+
+def _print_stream(chunks: Iterable[str]) -> None:
+    for chunk in chunks:
+        print(chunk, end="", flush=True)
+    print(flush=True)
 
 
 def _is_interactive() -> bool:
@@ -211,7 +159,7 @@ def read_questions() -> Iterator[str]:
         try:
             line = sys.stdin.readline()
         except UnicodeDecodeError as error:
-            raise ValueError(f"standard input is no text in UTF-8 ({error.reason}): convert it") from None
+            raise ValueError(f"standard input is not text in UTF-8 ({error.reason}): convert it") from None
         if not line:
             return
         if line.strip():

@@ -4,22 +4,21 @@
     model.safetensors   every parameter under its name in `Transformer`
     tokenizer.json      the tokenizer
 
-    model = load("runs/demo")
-    for piece in model.generate(["shot.png", "def "]):
-        print(piece, end="", flush=True)
+    for chunk in load("runs/demo").generate(["shot.png", "def "]):
+        print(chunk, end="", flush=True)
 
-A folder is written beside its place and renamed into it, so it is whole or absent. No pickle is read or written.
-Optimiser state, data position and the like belong to training checkpoints, not here.
+A folder is written under another name and renamed, so it is whole or absent. No pickle is read or written. Optimizer
+state and the like belong to training checkpoints.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import sys
 import weakref
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
@@ -32,15 +31,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from brine.common.files import sync_folder
 from brine.common.tensor_files import save_tensors
 from brine.data.config import EncodeConfig
 from brine.data.sequence import Sequence
 from brine.data.tokenizer import Tokenizer
 from brine.inference.chat import ROLES, ChatStream, chat_prompt, check_token_ids_match_content
 from brine.inference.decode import stream_text, stream_tokens
-from brine.inference.generation_config import GenerationConfig
 from brine.inference.prefill import OnPrefill
 from brine.inference.prompt import PromptPart, batch_prompts, encode_prompt
+from brine.inference.sampling import GenerationConfig
 from brine.model.config import ModelConfig
 from brine.model.device import resolve_device
 from brine.model.inputs import Inputs
@@ -50,17 +50,15 @@ CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json
 STAGE_PREFERENCE = ("large_salt", "large_baseline", "small")
 """Stages of a run, best first: `load(run)` takes the first that has finished."""
 logger = logging.getLogger(__name__)
-_WARNED_NO_CHAT: weakref.WeakSet[Transformer] = weakref.WeakSet()
-"""Models of which it was said that they saw no conversation in training."""
-_WARNED: weakref.WeakSet[Transformer] = weakref.WeakSet()
-"""Models of which it was said that a prompt is longer than what they were trained on."""
+_WARNED: defaultdict[str, weakref.WeakSet[Transformer]] = defaultdict(weakref.WeakSet)
+"""Models that a warning was given for, by its subject."""
 BAR_DELAY_S = 2.0
-"""Reading a prompt shows a bar after this long."""
+"""Prefill shows a progress bar after this long."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with the tokenizer and the encoder it was trained with."""
+    """A model with the tokenizer and the encoder settings it was trained with."""
 
     model: Transformer
     """The transformer, in evaluation mode."""
@@ -69,50 +67,51 @@ class LoadedModel:
     encode_config: EncodeConfig
     """How media become patches."""
     folder: Path
-    """The model folder that it was read from."""
+    """The model folder."""
     trained_context_tokens: int | None = None
-    """Most tokens that attention could see at once in training; None where the folder does not say."""
+    """Longest context in training; None where the folder does not say."""
     trained_roles: tuple[str, ...] | None = None
-    """Who spoke in the conversations of training, nobody where there were none; None where the folder does not say."""
+    """Roles in the conversations of training, empty without any; None where the folder does not say."""
 
     def encode(self, parts: PromptPart | Items[PromptPart]) -> Sequence:
         """Encode a prompt; see `brine.inference.prompt.encode_prompt` for what a part may be."""
         return encode_prompt(parts, tokenizer=self.tokenizer, config=self.encode_config)
 
     def inputs(self, parts: PromptPart | Items[PromptPart]) -> Inputs:
-        """What the model reads for one prompt: `loaded.model(loaded.inputs(["def "]))`."""
+        """The model's inputs for one prompt: `loaded.model(loaded.inputs(["def "]))`."""
         return batch_prompts([self.encode(parts)], device=self.model.head_weight.device)
 
     def encode_chat(self, messages: Items[Mapping[str, Any]] | Mapping[str, Any]) -> Sequence:
-        """Encode a conversation as training does, up to where the assistant's answer begins; see
-        `brine.inference.chat`."""
+        """Encode a conversation (`brine.inference.chat`) as in training, up to where the assistant's answer begins."""
         prompt = self.encode(chat_prompt(messages)[0])
         check_token_ids_match_content(messages, self.tokenizer)
         return prompt
 
     def generate(self, parts: PromptPart | Items[PromptPart], **options: Any) -> Iterator[str]:
-        """Answer a prompt; returns an iterator of pieces of text, each as soon as it is known.
+        """Answer a prompt; returns an iterator of chunks of text, each as soon as it is known.
 
-        options: those of `brine.inference.generation_config.GenerationConfig`, and progress: show a bar on standard
-        error, if it is a terminal, when reading takes more than `BAR_DELAY_S`. on_token: called with each id of the
-        answer as it is chosen; as a part of a later prompt the ids are what the model said, where its text may be cut
-        into other tokens. Raises ValueError, at the call, for a part that cannot be read or settings that cannot be
-        sampled with.
+        options: those of `GenerationConfig`; progress: show a bar on standard error, if it is a terminal, when prefill
+        takes more than `BAR_DELAY_S`; on_token: called with each id of the answer, which may be a part of a later
+        prompt. Raises ValueError, at the call, for an unreadable part or settings that cannot be sampled with.
         """
         return stream_text(self._tokens(parts, **options), self.tokenizer)
 
     def chat(
         self, messages: Items[Mapping[str, Any]] | Mapping[str, Any], *, keep_token_ids: bool = False, **options: Any
     ) -> ChatStream:
-        """Answer a conversation in the form that chats have in training; returns an iterator of pieces of text, whose
+        """Answer a conversation in the form that chats have in training; returns an iterator of chunks of text, whose
         `message` is the whole answer as the next message.
 
-        messages: as in the chat format, `[{"role": "user", "content": ...}, ...]`, see `brine.inference.chat`.
-        keep_token_ids: the answer's message holds its token ids too, which are then read in place of its text. options:
-        those of `generate`. Raises ValueError, at the call, for a message that cannot be read and as `generate` does.
+        messages: `[{"role": "user", "content": ...}, ...]` (`brine.inference.chat`). keep_token_ids: the message holds
+        its token ids too, which are then read in place of its text. options and errors: those of `generate`.
         """
         parts, roles = chat_prompt(messages)
-        self._warn_no_chat_training()
+        if self.trained_roles == ():
+            self._warn_once(
+                "chat",
+                "this model was trained on no conversation and has never seen this form: continue a text instead "
+                "(generate, or --prompt without --chat), or train it on chats too",
+            )
         tokens = self._tokens(parts, **options)
         check_token_ids_match_content(messages, self.tokenizer)
         return ChatStream(tokens, self.tokenizer, roles={*roles, *ROLES}, keep_token_ids=keep_token_ids)
@@ -125,50 +124,35 @@ class LoadedModel:
         on_token: Callable[[int], None] | None = None,
         **options: Any,
     ) -> Iterator[int]:
-        """Ids of the answer to a prompt, as they are chosen; mistakes are told at the call."""
+        """Ids of the answer to a prompt, as they are chosen; mistakes raise at the call."""
         settings = GenerationConfig.of(**options)
         prompt = self.encode(parts)
-        self._warn_beyond_trained_context(len(prompt), settings.max_tokens)
+        trained = self.trained_context_tokens
+        if trained is not None and len(prompt) + settings.max_tokens > trained:
+            self._warn_once(
+                "length",
+                f"the prompt has {len(prompt):,} tokens and its answer up to {settings.max_tokens:,} more, but this "
+                f"model was trained on at most {trained:,} at once: give a shorter prompt or a smaller max_tokens",
+            )
         if progress:
             options["on_prefill"] = _prefill_bar(len(prompt))
         tokens = stream_tokens(self.model, prompt, vocab_size=self.tokenizer.vocab_size, **options)
         return tokens if on_token is None else _with_callback(tokens, on_token)
 
-    def _warn_no_chat_training(self) -> None:
-        """Say, once for a loaded model, that it saw no conversation in training."""
-        if self.trained_roles is None or self.trained_roles or self.model in _WARNED_NO_CHAT:
-            return
-        _WARNED_NO_CHAT.add(self.model)
-        logger.warning(
-            "this model was trained on no conversation, so that it is asked in a form that it has never seen: let it "
-            "go on from words instead (generate, or --prompt without --chat), or train it on chats too (said once)"
-        )
-
-    def _warn_beyond_trained_context(self, prompt_tokens: int, max_tokens: int) -> None:
-        """Say, once for a loaded model, that a prompt and its answer may be longer than anything it was trained on."""
-        if (
-            self.trained_context_tokens is None
-            or prompt_tokens + max_tokens <= self.trained_context_tokens
-            or self.model in _WARNED
-        ):
-            return
-        _WARNED.add(self.model)
-        logger.warning(
-            "the prompt has %s tokens and its answer up to %s more, but this model was trained on at most %s at once: "
-            "what it says beyond those is a matter of luck; give a shorter prompt or a smaller max_tokens (said once)",
-            f"{prompt_tokens:,}", f"{max_tokens:,}", f"{self.trained_context_tokens:,}",
-        )  # fmt: skip
+    def _warn_once(self, subject: str, message: str) -> None:
+        if self.model not in _WARNED[subject]:
+            _WARNED[subject].add(self.model)
+            logger.warning("%s (said once)", message)
 
 
 def _with_callback(tokens: Iterator[int], on_token: Callable[[int], None]) -> Iterator[int]:
-    """The same ids, each told first."""
     for token in tokens:
         on_token(token)
         yield token
 
 
 def _prefill_bar(num_tokens: int) -> OnPrefill:
-    """A bar that counts prompt tokens, appears after `BAR_DELAY_S` on a terminal, and is gone when all are read."""
+    """A bar of prompt tokens, which appears after `BAR_DELAY_S` on a terminal and vanishes when all are read."""
     bar = tqdm(
         total=num_tokens, desc="reading", unit=" tokens", unit_scale=True, delay=BAR_DELAY_S, leave=False, disable=None,
         file=sys.stderr,
@@ -192,9 +176,8 @@ def load(
     """Load a model from a model folder, a stage that has one, or a run (its best finished stage).
 
     device: a torch device or its name; "auto" is a GPU where there is one. attention_backend, loss_backend: as in
-    `kernels`; whatever the model was trained with, it computes here as this machine does best.
-    Raises ValueError, naming the file and the remedy, when there is no model, or one that is broken, of another
-    version, or whose parts do not fit each other.
+    `kernels`. Raises ValueError, naming file and remedy, where there is no model, or it is broken, of another version,
+    or put together from several.
     """
     folder = find_model_folder(Path(folder))
     configs = _read_config(folder / CONFIG)
@@ -204,28 +187,22 @@ def load(
         raise ValueError(f"{folder / CONFIG} does not describe a model of this version: {error}") from None
     if config.patch_dims != encode_config.dims:
         raise ValueError(
-            f"{folder / CONFIG}: the model takes patches of {config.patch_dims}, its encoder makes "
-            f"{encode_config.dims}; the folder was put together from two models"
+            f"{folder / CONFIG}: the model takes patches of {config.patch_dims}, but the encoder makes "
+            f"{encode_config.dims}: the folder was put together from two models"
         )
     tokenizer = Tokenizer.load(folder / TOKENIZER)
     if tokenizer.vocab_size > config.vocab_size:
         raise ValueError(
-            f"{folder / TOKENIZER} has {tokenizer.vocab_size} ids, the model knows {config.vocab_size}: "
-            "take the tokenizer that the model was trained with"
+            f"{folder / TOKENIZER} has {tokenizer.vocab_size} ids, the model {config.vocab_size}: give the tokenizer "
+            "that the model was trained with"
         )
     model = Transformer(config)
     load_weights(model, folder / WEIGHTS)
     model.attention_backend, model.loss_backend = attention_backend, loss_backend
     model = model.to(resolve_device(str(device))).eval()
     roles = configs.get("trained_roles")
-    return LoadedModel(
-        model,
-        tokenizer,
-        encode_config,
-        folder,
-        configs.get("trained_context_tokens"),
-        None if roles is None else tuple(roles),
-    )
+    roles = None if roles is None else tuple(roles)
+    return LoadedModel(model, tokenizer, encode_config, folder, configs.get("trained_context_tokens"), roles)
 
 
 def find_model_folder(folder: Path) -> Path:
@@ -235,27 +212,27 @@ def find_model_folder(folder: Path) -> Path:
     candidates = [folder, folder / "model", *(folder / stage / "model" for stage in STAGE_PREFERENCE)]
     for candidate in candidates:
         if (candidate / CONFIG).is_file() and (candidate / WEIGHTS).is_file():
-            if candidate.parent.parent == folder and (
-                better := unfinished_stages(folder, before=candidate.parent.name)
-            ):
+            stage = candidate.parent.name
+            if candidate.parent.parent == folder and (better := unfinished_stages(folder, before=stage)):
                 logger.warning(
                     "%s: %s %s not trained to the end, so that %s is taken; `uv run train.py` with the same arguments "
-                    "goes on",
-                    folder, " and ".join(better), "is" if len(better) == 1 else "are", candidate.parent.name,
+                    "resumes",
+                    folder, " and ".join(better), "is" if len(better) == 1 else "are", stage,
                 )  # fmt: skip
             return candidate
     others = sorted(folder.glob(f"*/model/{CONFIG}")) if folder.is_dir() else []
     if len(others) == 1:
         return others[0].parent
-    hint = f"; give one of {', '.join(str(other.parent) for other in others)}" if others else ""
+    remedy = (
+        f"give one of {', '.join(str(other.parent) for other in others)}" if others else "train with `uv run train.py`"
+    )
     raise ValueError(
-        f"{folder} holds no finished model (looked for {CONFIG} and {WEIGHTS} here, in model/, and in "
-        f"{', '.join(stage + '/model/' for stage in STAGE_PREFERENCE)}){hint or ': train one with `uv run train.py`'}"
+        f"{folder} holds no finished model ({CONFIG} and {WEIGHTS}, here, in model/, or in a stage's model/): {remedy}"
     )
 
 
 def unfinished_stages(run: Path, *, before: str | None = None) -> list[str]:
-    """Stages of a run that were begun and have no model, best first; before: only those better than this one."""
+    """Stages of a run that were started and have no model, best first; before: only those better than this one."""
     names = STAGE_PREFERENCE[: STAGE_PREFERENCE.index(before)] if before in STAGE_PREFERENCE else STAGE_PREFERENCE
     return [
         name
@@ -270,9 +247,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}): save the model again") from None
     if not isinstance(configs, dict) or not all(isinstance(configs.get(key), dict) for key in ("model", "encode")):
-        raise ValueError(f'{path} must hold an object with "model" and "encode": it is no config of a model folder')
+        raise ValueError(f'{path} must be an object with "model" and "encode": it is not the config of a model folder')
     trained_context_tokens = configs.get("trained_context_tokens")
-    # folders of earlier versions do not say
+    # former folders do not say
     if trained_context_tokens is not None and (type(trained_context_tokens) is not int or trained_context_tokens < 1):
         raise ValueError(f'{path}: "trained_context_tokens" must be a number of tokens, not {trained_context_tokens!r}')
     roles = configs.get("trained_roles")
@@ -286,15 +263,15 @@ def load_weights(
 ) -> None:
     """Copy weights into a model of exactly the same names and shapes, whatever their dtype.
 
-    weights: a safetensors file, or tensors by name; source: where those come from, for messages. Raises ValueError that
-    names what differs, before anything is copied.
+    weights: a safetensors file, or tensors by name, whose `source` messages name. Raises ValueError that names the
+    differences, before anything is copied.
     """
     if not isinstance(weights, Mapping):
         source = str(weights)
         try:
             weights = load_file(weights)
         except (OSError, SafetensorError) as error:
-            raise ValueError(f"{source} is not a whole safetensors file ({error}): copy or save it again") from None
+            raise ValueError(f"{source} is not a whole safetensors file ({error}): save it again") from None
     check_shapes(
         {name: value.shape for name, value in model.state_dict().items()},
         {name: value.shape for name, value in weights.items()},
@@ -304,8 +281,7 @@ def load_weights(
 
 
 def check_shapes(own: Mapping[str, Items[int]], found: Mapping[str, Items[int]], *, source: str) -> None:
-    """Raise ValueError that names the first differences between a model's tensors and those found in `source`; both by
-    name, as shapes."""
+    """Raise ValueError naming the first differences between a model's tensors and those in `source`, both as shapes."""
     wrong = [f"{name} is missing" for name in own if name not in found]
     wrong += [f"{name} is unknown to the model" for name in found if name not in own]
     wrong += [
@@ -316,8 +292,8 @@ def check_shapes(own: Mapping[str, Items[int]], found: Mapping[str, Items[int]],
     if wrong:
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise ValueError(
-            f"{source} was saved from a model of another shape: {'; '.join(wrong[:3])}{more}. "
-            "Use the config it was trained with, or train in a new run folder"
+            f"{source} was saved from a model of another shape: {'; '.join(wrong[:3])}{more}; use the config it was "
+            "trained with, or train in a new run folder"
         )
 
 
@@ -331,12 +307,10 @@ def save_model(
     trained_context_tokens: int | None = None,
     trained_roles: Items[str] | None = None,
 ) -> None:
-    """Write a model folder, replacing one that was; a process killed midway leaves it whole or absent.
+    """Write a model folder, atomically; other files in it stay.
 
-    Blocks may be compiled: names are those of `Transformer`. Weights are kept in their own precision; `weights` are
-    given where the model itself holds only parts of them. trained_context_tokens: most tokens that attention could see
-    at once in training; trained_roles: who spoke in its conversations; None leaves either unsaid. Other files in the
-    folder stay.
+    Blocks may be compiled. Weights keep their dtype; `weights` are given where the model itself holds only parts of
+    them. trained_context_tokens, trained_roles: see `LoadedModel`.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -345,31 +319,20 @@ def save_model(
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir()
     configs: dict[str, Any] = {"model": model.config.to_dict(), "encode": encode_config.to_dict()}
-    if trained_context_tokens is not None:
-        configs["trained_context_tokens"] = trained_context_tokens
-    if trained_roles is not None:
-        configs["trained_roles"] = list(trained_roles)
+    roles = None if trained_roles is None else list(trained_roles)
+    said = {"trained_context_tokens": trained_context_tokens, "trained_roles": roles}
+    configs |= {name: value for name, value in said.items() if value is not None}
     (partial / CONFIG).write_text(json.dumps(configs, indent=2) + "\n", encoding="utf-8")
     tokenizer.save(partial / TOKENIZER)
-    weights = model.state_dict() if weights is None else weights
-    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    save_tensors(tensors, partial / WEIGHTS)
+    tensors = (model.state_dict() if weights is None else weights).items()
+    save_tensors({name: value.detach().cpu().contiguous() for name, value in tensors}, partial / WEIGHTS)
     for path in partial.iterdir():
-        _sync(path)
+        sync_folder(path)
     if folder.exists():
         folder.rename(old)
     partial.rename(folder)
     for path in sorted(old.iterdir()) if old.exists() else ():
         if path.name not in (CONFIG, TOKENIZER, WEIGHTS):
             path.rename(folder / path.name)
-    _sync(folder.parent)
+    sync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Have the system write a file or a folder's entries to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

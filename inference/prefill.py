@@ -1,25 +1,18 @@
-"""Prefill of prompts of any length: in chunks that keep memory bounded, and that can be put down and taken up again.
+"""Prefill of prompts of any length, in chunks that bound memory and that can be saved and resumed.
 
-A forward over a whole prompt holds its activations, and its patches as floats, all at once: tens of gigabytes at a
-million tokens. Read in chunks through the key/value cache, a prompt takes what the cache takes, and one chunk. Of all
-but the last chunk only keys and values are wanted, so there the last layer computes nothing else
-(`Transformer.prefill`). Chunked and whole reading agree, as the cache makes the spans of the whole. A media block (one
-image, one tubelet, one second of sound) sees itself whole, so chunks end only between blocks, and a block longer
-than a chunk comes whole. Patches stay what they are on the host, bytes or half floats, in memory or mapped from a
-file, until their chunk is read.
+A forward over a whole prompt of a million tokens holds tens of gigabytes of activations and patches. Read in chunks
+through the key/value cache, it takes the cache and one chunk. All but the last chunk need only keys and values, so
+there the last layer computes nothing else (`Transformer.prefill`). Chunked and whole prefill agree. Media blocks see
+themselves whole, so chunks end only between blocks. Patches stay bytes or half floats on the host until their chunk.
 
-Many prompts are read in groups: those that fit together into one chunk, padded on the left, share a forward, and each
-longer one is read on its own. A cut common to several dense prompts need not exist, and padding a short prompt to a
-long one would be computed for nothing. The groups' caches are then merged into one.
+Many prompts are read in groups: those that fit together into one chunk, padded on the left, share a forward; longer
+ones are read alone. The groups' caches are then merged.
 
-`ChunkedPrefill` reads one prompt and can save what it has (`save`, `resume`): safetensors, written beside and renamed,
-bound to prompt, model and chunks by checksums. A resumed prefill computes the same chunks from the same keys, so it
-ends bit-identical. What this does not do: split a forward over devices, or read two long prompts at once.
+`ChunkedPrefill.save` and `resume` use safetensors, bound to prompt, model and chunks by checksums; a resumed prefill
+ends bit-identical. Not done here: splitting a forward over devices, or reading two long prompts together.
 
-A chunk of 1,024 to 8,192 tokens is as fast per token against a long cache on 2 CPU cores (130 to 150 GFLOP/s,
-fp32 and bf16 alike), so the default is the largest whose activations are small beside the cache.
-
-B batch, T tokens of a chunk, S tokens of a prompt, E width.
+A chunk of 1,024 to 8,192 tokens is equally fast per token against a long cache on 2 CPU cores (130 to 150 GFLOP/s, fp32
+and bf16), so the default is the largest. B batch, S tokens of a prompt, E width.
 """
 
 from __future__ import annotations
@@ -48,9 +41,9 @@ from brine.model.device import autocast, device_of
 from brine.model.transformer import Transformer
 
 PREFILL_TOKENS = 8192
-"""Tokens of a forward while a prompt is read, padding included, unless said otherwise."""
+"""Default tokens of a forward while a prompt is read, padding included."""
 MAX_RESERVED_TOKENS = 4096
-"""Most tokens of an answer that memory is taken for at once where reserved memory is taken memory, as on a card."""
+"""Most tokens of an answer to allocate ahead for, on devices where reserved memory is used memory."""
 
 OnPrefill = Callable[[int], None]
 """Called after each forward with the number of prompt tokens that it read."""
@@ -58,12 +51,12 @@ OnPrefill = Callable[[int], None]
 
 @dataclass(frozen=True)
 class PrefillResult:
-    """Prompts that were read, ready to be continued."""
+    """Prompts in a cache, ready to be continued."""
 
     cache: KeyValueCache
     """Keys and values of B rows, padded on the left."""
     hidden: Tensor
-    """(B, E), what the head reads for the first new token."""
+    """(B, E), hidden state for the first new token."""
     position: Tensor
     """(B,) float32, position of the last token."""
 
@@ -74,12 +67,12 @@ def chunk_ends(block: np.ndarray, prefill_tokens: int) -> list[int]:
     block: (S,) ids, 0 outside media. Raises ValueError for a chunk of no tokens.
     """
     if prefill_tokens < 1:
-        raise ValueError(f"prefill_tokens = {prefill_tokens}: give at least 1, for instance {PREFILL_TOKENS}")
+        raise ValueError(f"prefill_tokens = {prefill_tokens}: give at least 1")
     total, ends = len(block), [0]
     inside = (block[1:] == block[:-1]) & (block[1:] != 0)
     free = np.append(np.flatnonzero(~inside) + 1, total)
     while ends[-1] < total:
-        # the last free place within reach, or where that is not ahead, the first one ahead
+        # the last free end within `prefill_tokens`, or where that is not ahead, the first one ahead
         last = np.searchsorted(free, ends[-1] + prefill_tokens, side="right") - 1
         ahead = np.searchsorted(free, ends[-1], side="right")
         ends.append(int(free[max(last, ahead)]))
@@ -87,14 +80,14 @@ def chunk_ends(block: np.ndarray, prefill_tokens: int) -> list[int]:
 
 
 def num_reserved_tokens(max_tokens: int, device: torch.device) -> int:
-    """Tokens of an answer to reserve memory for: all on a CPU, where pages that are never written take none."""
+    """Tokens of an answer to allocate for: all on a CPU, where pages that are never written take no memory."""
     return max_tokens if device.type == "cpu" else min(max_tokens, MAX_RESERVED_TOKENS)
 
 
 def eager_inference(model: Transformer, compute_dtype: torch.dtype | None) -> AbstractContextManager:
     """Runs compiled blocks as they were written, and matrix products in `compute_dtype` (None: that of the weights)."""
     stack = ExitStack()
-    # the compiler takes seconds to import, and where nobody has imported it nothing is compiled
+    # the compiler takes seconds to import; where it is not imported nothing is compiled
     if "torch._dynamo" in sys.modules:
         stack.enter_context(torch.compiler.set_stance("force_eager"))
     if compute_dtype != model.head_weight.dtype:
@@ -115,11 +108,11 @@ class ChunkedPrefill:
         compute_dtype: torch.dtype | None = None,
         cache_only: bool = False,
     ):
-        """max_tokens: new tokens that the cache gets room for. compute_dtype: of matrix products, keys and values; None
-        for that of the weights. cache_only: leave out what the head would read, as something else is to follow before
-        an answer. Raises ValueError for a prompt without tokens."""
+        """max_tokens: new tokens to allocate for. compute_dtype: of matrix products, keys and values; None for
+        the weights'. cache_only: compute no hidden state for the head, since another prompt follows this one. Raises
+        ValueError for a prompt without tokens."""
         if not len(prompt):
-            raise ValueError("the prompt holds no token: give a text that is not empty, or a medium")
+            raise ValueError("the prompt holds no token: give a text that is not empty, or media")
         self.model = model
         self.prompt = prompt
         self.compute_dtype, self.cache_only = compute_dtype, cache_only
@@ -155,9 +148,9 @@ class ChunkedPrefill:
         return stop - start
 
     def prefilled(self) -> PrefillResult:
-        """What was read, all chunks being done. Raises ValueError before that, and for a context alone."""
+        """The prompt in its cache. Raises ValueError before all chunks are read, and with `cache_only`."""
         if self.cache_only:
-            raise ValueError("a context alone has no answer: take its `cache` and let something follow")
+            raise ValueError("cache_only gives no hidden state: take `cache` and let a prompt follow")
         if not self.done:
             raise ValueError(
                 f"{self.num_prefilled} of {len(self.prompt)} tokens are read: call prefill_chunk until it gives 0"
@@ -166,7 +159,7 @@ class ChunkedPrefill:
         return PrefillResult(self.cache, self.hidden, position)
 
     def save(self, path: str | Path) -> None:
-        """Write what was read to a file, replacing it whole; a process killed midway leaves the old one."""
+        """Write the cache to a file, atomically."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
@@ -179,33 +172,25 @@ class ChunkedPrefill:
         os.replace(partial, path)
 
     def resume(self, path: str | Path) -> None:
-        """Go on where `save` left off. Raises ValueError, naming the file, where it is of another prompt, model, chunk
-        length or dtype, or broken.
-
-        The bits are the same at the same number of threads.
-        """
+        """Continue where `save` left off, with bit-identical results at the same number of threads. Raises ValueError,
+        naming the file, where it is broken or of another prompt, model, chunk length or dtype."""
         device = device_of(self.model)
         try:
             with safe_open(path, framework="pt", device=str(device)) as file:
                 saved = json.loads((file.metadata() or {}).get("reading", "{}"))
-                own = self._identity
-                differs = [name for name in own if saved.get(name) != own[name]]
-                if differs:
-                    raise ValueError(
-                        f"{path} is of another {' and '.join(differs)}: delete it to begin anew, or give what it was "
-                        "begun with"
-                    )
+                if differs := [name for name, value in self._identity.items() if saved.get(name) != value]:
+                    raise ValueError(f"{path} is of another {' and '.join(differs)}: delete it to start again")
                 names = set(file.keys())
                 # an earlier version wrote "document" for "segment"
                 old = {"segment": "document"} if "document" in names else {}
                 self.cache.load_state(lambda name: file.get_tensor(old.get(name, name)))
                 self.hidden = file.get_tensor("hidden") if "hidden" in names else None
         except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path} is not a whole saved reading ({error}): delete it to begin anew") from None
+            raise ValueError(f"{path} is not a whole saved prefill ({error}): delete it to start again") from None
 
     @functools.cached_property
     def _identity(self) -> dict[str, object]:
-        """What must be equal for a reading to go on bit for bit."""
+        """What must be equal for a resumed prefill to be bit-identical."""
         weights = 0
         for value in self.model.state_dict().values():
             weights = zlib.crc32(value.detach().cpu().contiguous().view(torch.uint8).numpy(), weights)
@@ -226,34 +211,31 @@ def prefill_prompts(
     compute_dtype: torch.dtype | None = None,
     on_prefill: OnPrefill = lambda num_tokens: None,
 ) -> PrefillResult:
-    """Read many prompts, each as if alone, into one cache with room for `max_tokens` more; see `ChunkedPrefill`.
-
-    Raises ValueError for no prompt or one without tokens.
-    """
+    """Read many prompts, each as if alone, into one cache, allocated for `max_tokens` more. on_prefill: called after
+    each forward with its number of prompt tokens. Raises ValueError for no prompt or one without tokens."""
     if not prompts:
         raise ValueError("there is no prompt: give at least one")
-    reserve = max(len(prompt) for prompt in prompts) + num_reserved_tokens(max_tokens, device_of(model))
-    readings = []
+    reserve = max(map(len, prompts)) + num_reserved_tokens(max_tokens, device_of(model))
+    results = []
     for group in group_prompts([len(prompt) for prompt in prompts], prefill_tokens):
         members = [prompts[number] for number in group]
+        whole = len(members) == len(prompts)
         if len(members) == 1:
             prefill = ChunkedPrefill(
                 model, members[0], prefill_tokens=prefill_tokens, compute_dtype=compute_dtype,
-                max_tokens=reserve - len(members[0]) if len(prompts) == 1 else 0,
+                max_tokens=reserve - len(members[0]) if whole else 0,
             )  # fmt: skip
             while num_tokens := prefill.prefill_chunk():
                 on_prefill(num_tokens)
-            readings.append(prefill.prefilled())
+            results.append(prefill.prefilled())
         else:
-            readings.append(
-                _prefill_group(model, members, reserve if len(members) == len(prompts) else 0, compute_dtype)
-            )
-            on_prefill(sum(len(member) for member in members))
-    if len(readings) == 1:
-        return readings[0]
-    cache = KeyValueCache.merge([prefilled.cache for prefilled in readings], reserve=reserve)
+            results.append(_prefill_group(model, members, reserve if whole else 0, compute_dtype))
+            on_prefill(sum(map(len, members)))
+    if len(results) == 1:
+        return results[0]
+    cache = KeyValueCache.merge([one.cache for one in results], reserve=reserve)
     return PrefillResult(
-        cache, *(torch.cat([getattr(one, name) for one in readings]) for name in ("hidden", "position"))
+        cache, torch.cat([one.hidden for one in results]), torch.cat([one.position for one in results])
     )
 
 
@@ -277,5 +259,5 @@ def _prefill_group(
     cache = KeyValueCache(model.config, reserve=reserve)
     with eager_inference(model, compute_dtype):
         hidden = model(inputs, cache=cache)[:, -1].clone()
-    # text after a medium is already placed behind all of it, so the last token decides
+    # text after media has a position behind all of them, so the last token decides
     return PrefillResult(cache, hidden, inputs.position[:, -1].amax(-1))

@@ -1,17 +1,24 @@
-"""Prompts: from what a person hands over to what `Transformer.forward` takes.
+"""Prompts: from texts, paths, media and token ids to what `Transformer.forward` takes.
 
-A prompt is a list of parts, encoded by the data package exactly as a training document is, but without the end token.
-What was said to the model in training is thus what is said to it here; no template is added (`brine.inference.chat`
-writes the form that conversations have in training).
+A prompt is a list of parts, encoded as a training document is, but without the end token; no template is added
+(`brine.inference.chat` writes the form of conversations). Prompts of unequal length share a batch by padding on the
+*left*: all rows end in the same column, so each new token is one column. No query sees padding (negative segment), and
+positions ignore it, so a row computes what it would compute alone.
 
-Prompts of unequal length share a batch by padding on the *left*: all rows end in the same column, so
-each new token is one column for all of them, and padding (a negative document) is seen by nobody.
-Positions come from the sequences and ignore the padding, so a row computes what it would compute alone.
+A string that names an existing image, audio or video is that file, whatever characters are in the name but a line
+break; white space around a name is ignored where the name with it does not exist. A string that only looks like a path
+is an error that names the file and both remedies. What looks like a path:
 
-This file opens media files in this process. They are the person's own; corpora, which are not, are decoded
-in processes that can be killed (`brine.data.media.server`).
+    shot.png, a/b.heic      no white space, and a known ending of media
+    ~/my holiday/1.jpg      white space, but an existing folder or a beginning that only paths have, and such an ending
+    /data/words.txt         begins as only paths do, no white space, and any ending
+    notes.txt               an existing file that is not media, or an existing folder written with a separator
+    https://host/a.png      a URL, with or without a query
 
-B batch, T tokens of the longest prompt, N patches of one modality.
+All other strings are text, and `brine.data.document.Text` makes any string text.
+
+Files are opened in this process, since they belong to the user; corpora are decoded in processes that can be killed
+(`brine.data.media.server`). B batch, T tokens of the longest prompt.
 """
 
 from __future__ import annotations
@@ -19,10 +26,13 @@ from __future__ import annotations
 import io
 import numbers
 import os
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Set
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import PIL.Image
@@ -33,81 +43,82 @@ from brine.data.batch import collate
 from brine.data.config import EncodeConfig
 from brine.data.document import Audio, DocumentError, Image, Part, Text, Video, modality_of
 from brine.data.encode import assemble_chunks
-from brine.data.files.extensions import SUPPORTED, conversion_hint, media_type_of
+from brine.data.files.addresses import split_address
+from brine.data.files.extensions import SUPPORTED, UNSUPPORTED, conversion_hint, extension_of, media_type_of
 from brine.data.media.decode import Decoded, DecodedImage, decode_part
 from brine.data.media.images import fit, grid_of, patchify, to_rgb
 from brine.data.sequence import Sequence
 from brine.data.tokenizer import MEDIA_TOKEN_ID, Tokenizer
-from brine.inference.prompt_paths import media_path_in, url_hint
 from brine.model.inputs import Inputs
 
 
 @dataclass(frozen=True)
 class TextFile:
-    """A part of a prompt that is the whole text of a file, in UTF-8."""
+    """A part of a prompt: the whole text of a file, in UTF-8."""
 
     path: str
 
 
 TokenIds = list | tuple | np.ndarray | Tensor
-"""Token ids as a part of a prompt: whole numbers, in one dim."""
+"""Token ids as a part of a prompt: whole numbers, in one dimension."""
 PromptPart = str | Path | PIL.Image.Image | Part | TextFile | TokenIds
 """One part of a prompt; see `encode_prompt`."""
+LITERAL_HINT = "to give these words as text, wrap them in brine.data.document.Text"
+"""Remedy for text that looks like a path, in Python."""
 _PARTS = (
-    "give a str, a pathlib.Path, a PIL image, a part of brine.data.document, or token ids in a list of their own, "
-    "such as [[17, 18]]"
+    "give a str, a pathlib.Path, a PIL image, a part of brine.data.document, or token ids in a nested list such as "
+    "[[17, 18]]"
 )
 _MEDIA_TOKENS = {token: name for name, token in MEDIA_TOKEN_ID.items()}
+_URL = re.compile(r"(https?|ftp|file|s3|gs|hf)://\S+$", re.IGNORECASE)
+_ROOTED = re.compile(r"(/|~[^/\s]*/|\.{1,2}/|[A-Za-z]:[\\/])")
+_MAX_MISSING, _MAX_PATH = 1000, 4096
+"""Longest string that is checked for looking like a path; longest path of any system."""
 
 
 def encode_prompt(parts: PromptPart | Items[PromptPart], *, tokenizer: Tokenizer, config: EncodeConfig) -> Sequence:
-    """Encode a prompt; the sequence ends where the model's answer begins.
+    """Encode a prompt; the sequence ends where the answer begins.
 
-    Each part is a `brine.data.document` part (`Text`, `Image`, `Audio`, `Video`), a `TextFile` (of at most
-    `config.max_file_mib`), a `PIL.Image`, a `Path` (a medium, told by its ending), or a str: text, unless it is the
-    path of a medium; one that looks like such a path and is none is an error (`brine.inference.prompt_paths`; wrap it
-    in `Text` to have it taken literally). Paths may be absolute or relative to the working folder.
-
-    A list, tuple, array or tensor of whole numbers is a part too: token ids, taken as they are. Text that a model wrote
-    need not come back as the ids that it chose; its ids do. Ids of special tokens are allowed, but for the slots of
-    media, which have patches. A list of parts may hold ids (`["a", [17, 18]]`); a list of numbers alone, an array or a
-    tensor is a prompt of ids.
-    Raises ValueError naming the part or file that cannot be used.
+    A part is a `brine.data.document` part, a `TextFile` (at most `config.max_file_mib`), a PIL image, a `Path` (media,
+    by its ending), a str (text, or the path of media) or token ids, which are taken unchanged: text that a model wrote
+    need not be tokenized into the ids that it chose. Ids of media tokens are refused, as they have patches. A list of
+    numbers alone, an array or a tensor is a prompt of ids. Raises ValueError naming the part or file that is unusable.
     """
     if isinstance(parts, str | Path | PIL.Image.Image | Part | TextFile | np.ndarray | Tensor):
         parts = [parts]
     if isinstance(parts, list | tuple) and parts and all(map(_is_number, parts)):
         parts = [parts]
-    # those that can be iterated over hold something else than parts, or in no order
+    # these iterate over something else than parts, or in no order
     if not isinstance(parts, Iterable) or isinstance(parts, Mapping | Set | bytes | bytearray | memoryview | io.IOBase):
         raise ValueError(f"a prompt is a part or a list of parts, not a {type(parts).__name__}: {_PARTS}")
-    runs: list[list[int] | tuple[str, Decoded]] = []
+    chunks: list[list[int] | tuple[str, Decoded]] = []
     for number, given in enumerate(parts):
-        if isinstance(given, TokenIds):
-            runs.append(_check_token_ids(given, number, tokenizer))
-            continue
-        part, decoded = _read_part(given, number, config)
-        if isinstance(part, Text):
-            runs.append(tokenizer.encode(_check_text(part.text, number)))
-        else:
-            runs.append((modality_of(part), decoded))
-    if not runs:
-        raise ValueError("the prompt is empty: give at least one text or medium")
-    sequence = assemble_chunks(runs, config)
+        try:
+            if isinstance(given, TokenIds):
+                chunks.append(_check_token_ids(given, tokenizer))
+                continue
+            part, decoded = _read_part(given, config)
+            if isinstance(part, Text):
+                chunks.append(tokenizer.encode(_check_text(part.text)))
+            else:
+                chunks.append((modality_of(part), decoded))
+        except ValueError as error:
+            raise ValueError(f"prompt part {number}: {error}") from None
+    if not chunks:
+        raise ValueError("the prompt is empty: give at least one text or media file")
+    sequence = assemble_chunks(chunks, config)
     if not len(sequence):
-        raise ValueError("the prompt holds no token: give a text that is not empty, or a medium")
+        raise ValueError("the prompt holds no token: give a text that is not empty, or media")
     return sequence
 
 
-def _check_text(text: str, number: int) -> str:
-    """The same text. Raises ValueError for bytes in it that are no UTF-8, which Python passes on as half characters."""
+def _check_text(text: str) -> str:
+    """The same text. Raises ValueError for bytes that are not UTF-8, which Python passes on as lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(
-            f"prompt part {number}: the text is not in UTF-8 (character {error.start} is {text[error.start]!a}): "
-            "convert it, for instance with iconv -t UTF-8"
-        ) from None
+        character = f"character {error.start} is {text[error.start]!a}"
+        raise ValueError(f"the text is not in UTF-8 ({character}): convert it, such as by iconv -t UTF-8") from None
     return text
 
 
@@ -115,130 +126,205 @@ def _is_number(value) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def _check_token_ids(given: TokenIds, number: int, tokenizer: Tokenizer) -> list[int]:
+def _check_token_ids(given: TokenIds, tokenizer: Tokenizer) -> list[int]:
     """Token ids as a list of int. Raises ValueError naming the id that cannot be one."""
-    where = f"prompt part {number}"
     if isinstance(given, np.ndarray | Tensor):
         if given.ndim != 1:
-            raise ValueError(f"{where}: token ids have {given.ndim} dims: give one row of them, of 1 dim")
+            raise ValueError(f"token ids have {given.ndim} dims: give 1")
         given = given.tolist()
     ids = []
-    for place, token in enumerate(given):
+    for index, token in enumerate(given):
         if isinstance(token, bool) or not hasattr(token, "__index__"):
-            raise ValueError(f"{where}: token id {place} is a {type(token).__name__}: give whole numbers")
+            raise ValueError(f"token id {index} is a {type(token).__name__}: give whole numbers")
         token = token.__index__()
         if not 0 <= token < tokenizer.vocab_size:
             raise ValueError(
-                f"{where}: token id {place} is {token}, but the vocabulary has the ids 0 to "
-                f"{tokenizer.vocab_size - 1}: give ids of this model's own tokenizer"
+                f"token id {index} is {token}, but the vocabulary has the ids 0 to {tokenizer.vocab_size - 1}: "
+                "give ids of this model's tokenizer"
             )
         if token in _MEDIA_TOKENS:
             raise ValueError(
-                f"{where}: token id {place} is {token}, the slot of a patch ({_MEDIA_TOKENS[token]}): "
-                f"give the medium itself as a part of the prompt"
+                f"token id {index} is {token}, the token of a patch ({_MEDIA_TOKENS[token]}): give the media file"
             )
         ids.append(token)
     return ids
 
 
-def _read_part(given: PromptPart, number: int, config: EncodeConfig) -> tuple[Part, Decoded | None]:
-    """The data package's part, and what its file holds (None for text)."""
+def _read_part(given: PromptPart, config: EncodeConfig) -> tuple[Part, Decoded | None]:
+    """The document part, and its decoded file (None for text)."""
     if isinstance(given, PIL.Image.Image):
         if given.width * given.height > config.max_pixels:
-            raise ValueError(
-                f"prompt part {number}: a picture of {given.width} x {given.height} pixels is over "
-                f"max_pixels={config.max_pixels}; scale it down"
-            )
+            size = f"{given.width} x {given.height}"
+            raise ValueError(f"an image of {size} pixels is over max_pixels={config.max_pixels}: scale it down")
         pixels = fit(np.asarray(to_rgb(given)), config, config.max_image_tokens)
-        return Image("picture"), DecodedImage(grid_of(pixels, config), patchify(pixels, config.patch_size))
+        return Image("image"), DecodedImage(grid_of(pixels, config), patchify(pixels, config.patch_size))
     if isinstance(given, str):
-        try:
-            path = media_path_in(given)
-        except ValueError as error:
-            raise ValueError(f"prompt part {number}: {error}") from None
+        path = media_path_in(given)
         given = Text(given) if path is None else Path(path)
     if isinstance(given, Path):
-        given = _media_part(given, number)
+        given = _media_part(given)
     if isinstance(given, TextFile):
-        return Text(read_text_file(given, number, config)), None
+        return Text(read_text_file(given, config)), None
     if isinstance(given, Text):
         return given, None
     if not isinstance(given, Image | Audio | Video):
-        raise ValueError(f"prompt part {number} is a {type(given).__name__}: {_PARTS}")
+        raise ValueError(f"a {type(given).__name__} is not a prompt part: {_PARTS}")
     if remedy := url_hint(given.path):
-        raise ValueError(f"prompt part {number}: {remedy}")
-    # the data package reads a name inside a folder: the person's own path is split into the two
+        raise ValueError(remedy)
+    # the decoder reads a name inside a folder
     path = Path(os.path.expanduser(given.path))
     if os.path.isdir(path):
-        raise ValueError(f"prompt part {number}: {given.path} is a folder: give a file in it")
+        raise ValueError(f"{given.path} is a folder: give a file in it")
     folder, name = path.parent.resolve(), path.name
     local = Video(name, use_audio=given.use_audio) if isinstance(given, Video) else type(given)(name)
     try:
         return given, decode_part(local, folder, config)
     except DocumentError as error:
-        raise ValueError(f"prompt part {number}, in {folder}: {error}") from None
+        raise ValueError(f"in {folder}: {error}") from None
     except ImportError as error:
-        # files are read by libraries that a machine for text alone may be without
         missing = error.name or str(error)
         raise ValueError(
-            f"prompt part {number}: reading {given.path} takes {missing}, which is not installed: `uv sync` installs "
-            f"it, or pip install {missing}"
+            f"reading {given.path} takes {missing}, which is not installed: `uv sync` installs it, or pip install "
+            f"{missing}"
         ) from None
 
 
-def read_text_file(given: TextFile, number: int, config: EncodeConfig) -> str:
-    """The text of a file, which is part `number` of a prompt. Raises ValueError naming the file."""
+def read_text_file(given: TextFile, config: EncodeConfig) -> str:
+    """The text of a file. Raises ValueError naming the file."""
     if remedy := url_hint(given.path):
-        raise ValueError(f"prompt part {number}: {remedy}")
+        raise ValueError(remedy)
     path, limit = Path(os.path.expanduser(given.path)), int(config.max_file_mib * 2**20)
     try:
         with open(path, "rb") as file:
-            # one byte more than allowed tells a file that is too long from one that just fits, pipes included
+            # one byte more than allowed shows that a file is too long, pipes included
             content = file.read(limit + 1)
     except OSError as error:
-        raise ValueError(f"prompt part {number}: {path} cannot be read ({error.strerror}): give a text file") from None
+        raise ValueError(f"{path} cannot be read ({error.strerror}): give a text file") from None
     if len(content) > limit:
-        raise ValueError(
-            f"prompt part {number}: {path} is over max_file_mib={config.max_file_mib:g}: give a part of it"
-        )
+        raise ValueError(f"{path} is over max_file_mib={config.max_file_mib:g}: give a part of it")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         if kind := media_type_of(path.name):
             name = kind.__name__
-            raise ValueError(
-                f"prompt part {number}: {path} is no text but a medium: give it as {name} (brine.data.document), "
-                f"which is --{name.lower()} on the command line"
-            ) from None
-        byte = error.object[error.start]
-        raise ValueError(
-            f"prompt part {number}: {path} is no text in UTF-8 (byte {error.start} is {byte:#04x}): "
-            "convert it, for instance with iconv -t UTF-8"
-        ) from None
+            raise ValueError(f"{path} is media, not text: give {name}(path), or --{name.lower()} PATH") from None
+        byte = f"byte {error.start} is {error.object[error.start]:#04x}"
+        raise ValueError(f"{path} is not text in UTF-8 ({byte}): convert it, such as by iconv -t UTF-8") from None
 
 
-def _media_part(path: Path, number: int) -> Part:
+def _media_part(path: Path) -> Part:
     """The part that a path means, by its ending."""
     kind = media_type_of(path.name)
     if kind is not None:
         return kind(str(path))
     if remedy := conversion_hint(path.name):
-        raise ValueError(f"prompt part {number}: {path} is of a form that is not read: {remedy}")
+        raise ValueError(f"the format of {path} is not read: {remedy}")
     if os.path.isdir(os.path.expanduser(path)):
-        raise ValueError(f"prompt part {number}: {path} is a folder: give a file in it")
-    there = "" if os.path.exists(os.path.expanduser(path)) else " (which does not exist)"
+        raise ValueError(f"{path} is a folder: give a file in it")
+    missing = "" if os.path.exists(os.path.expanduser(path)) else " (which does not exist)"
     raise ValueError(
-        f"prompt part {number}: cannot tell what {path}{there} is by its ending (known: {', '.join(SUPPORTED)}); "
-        "wrap the path in brine.data.document.Image, Audio or Video, or in TextFile for its content as text"
+        f"{path}{missing} has an unknown ending (known: {', '.join(SUPPORTED)}): wrap it in Image, Audio or Video of "
+        "brine.data.document, or in TextFile"
     )
 
 
 def batch_prompts(sequences: Iterable[Sequence], *, device: torch.device | str = "cpu") -> Inputs:
-    """The inputs of a forward pass for one or more prompts, padded on the left. Raises ValueError for no prompt or an
-    empty one."""
+    """The inputs (B, T) of a forward pass for one or more prompts, padded on the left. Raises ValueError for no prompt
+    or an empty one."""
     sequences = list(sequences)
     if not sequences or not all(len(sequence) for sequence in sequences):
         raise ValueError("there is no prompt, or one without tokens: give at least one token each")
     longest = max(len(sequence) for sequence in sequences)
     packed = [[(-1, longest - len(sequence), None), (0, len(sequence), sequence)] for sequence in sequences]
     return collate(packed, seq_len=longest).inputs.to(device)
+
+
+class TextFileError(ValueError):
+    """A string is the path of a file that is not media."""
+
+
+def media_path_in(text: str, *, literal_hint: str = LITERAL_HINT) -> str | None:
+    """The path of media that a string is, or None where it is text. Nothing is opened.
+
+    literal_hint: remedy for text that looks like a path. Raises ValueError, naming the file and the remedies, for a
+    string that looks like a path but is not of a file that can be read as media.
+    """
+    if not text or len(text) > _MAX_PATH:
+        return None
+    # the file as written, or without the white space around it
+    for path in dict.fromkeys((text, text.strip())):
+        if _has_media_ending(path) and "\n" not in path and os.path.isfile(_container(os.path.expanduser(path))):
+            if media_type_of(path):
+                return path
+            hint = conversion_hint(os.path.expanduser(path))
+            raise ValueError(f"the format of {escape_path(path)} is not read: {hint}; {literal_hint}")
+    if len(text) > _MAX_MISSING or any(unicodedata.category(char) in ("Cc", "Cs") for char in text):
+        return None
+    if text.startswith("data:") and ";base64," in text[:100]:
+        raise ValueError(f"{_url_remedy(text)}; {literal_hint}")
+    if _URL.match(text) or (text.lower().startswith("file://") and os.path.isfile(_file_url_path(text))):
+        if text.lower().startswith("file://") or _has_media_ending(re.split(r"[?#]", text, maxsplit=1)[0]):
+            raise ValueError(f"{_url_remedy(text)}; {literal_hint}")
+        return None
+    path, has_space = os.path.expanduser(text), any(char.isspace() for char in text)
+    if os.path.isfile(_container(path)):
+        if extension_of(path) or os.sep in text:
+            raise TextFileError(
+                f"{text} is a file but not media: give TextFile (brine.inference.prompt) for its text, or Image, Audio "
+                f"or Video (brine.data.document); {literal_hint}"
+            )
+        return None
+    if os.path.isdir(path) and (_has_media_ending(path) or os.sep in text) and not has_space:
+        raise ValueError(f"{text} is a folder: give a file in it; {literal_hint}")
+    if not _looks_like_path(text, path, has_space):
+        return None
+    remedy = f", and its format is not read: {conversion_hint(path)}" if conversion_hint(path) else ""
+    raise ValueError(f"file {text} does not exist or cannot be reached{remedy}: correct the path; {literal_hint}")
+
+
+def _has_media_ending(path: str) -> bool:
+    return extension_of(path) in SUPPORTED or extension_of(path) in UNSUPPORTED
+
+
+def escape_path(path: str) -> str:
+    """A path for a message, control characters escaped, since they would move a terminal's cursor."""
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in ("Cc", "Cs") else char for char in path
+    )
+
+
+def _looks_like_path(text: str, path: str, has_space: bool) -> bool:
+    """Whether a string that names no file was meant to."""
+    rooted = _ROOTED.match(text) is not None
+    if has_space:
+        in_folder = rooted or (os.path.dirname(path) != "" and os.path.isdir(os.path.dirname(path)))
+        return _has_media_ending(path) and text == text.strip() and in_folder
+    # "/help" and "./configure" are text, and so is what ends in a dot and more than a word, as sentences do
+    return _has_media_ending(path) or (rooted and re.fullmatch(r"[a-z0-9]{1,8}", extension_of(path)) is not None)
+
+
+def url_hint(path: str) -> str | None:
+    """What is wrong with a path that is a URL, and the remedy; None for any other."""
+    # a pathlib.Path has one slash of the two
+    is_url = re.match(r"(https?|ftp|file|s3|gs|hf|data):/*", path, re.IGNORECASE)
+    return None if is_url is None or os.path.exists(path) else _url_remedy(path)
+
+
+def _url_remedy(url: str) -> str:
+    scheme = url.partition(":")[0].lower()
+    if scheme == "data":
+        return f"{url[:40]} holds the bytes of a file: write them to a file and give its path"
+    if scheme == "file":
+        return f"{url} is a URL: give the path alone, {_file_url_path(url)}"
+    return f"{url} is remote: download it and give the path of the file"
+
+
+def _file_url_path(url: str) -> str:
+    """The path in a file's URL, whose host is this machine."""
+    rest = re.sub(r"^file:/*", "", url, count=1, flags=re.IGNORECASE)
+    return f"/{unquote(rest.removeprefix('localhost/'))}"
+
+
+def _container(path: str) -> str:
+    """The file to look for: the container of `shard.tar::a.png`, else the path itself."""
+    return (split_address(path) or (path,))[0]

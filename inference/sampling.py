@@ -1,30 +1,30 @@
-"""Choosing the next token from logits: greedy, or drawn by temperature, top-k and top-p, from numbers given outside.
+"""Settings of an answer, and the choice of the next token: greedy, or sampled by temperature, top-k and top-p.
 
-A draw needs one uniform number, and that comes from a counter, not from a device's generator: number t of row r under
-a seed is that of a Philox stream keyed by (seed, r) (Salmon et al., 2011), made on the host. So a CPU and a card draw
-from the same numbers, a row draws the same whatever its batch, and a CUDA graph that is replayed reads its next number
-from a buffer, with no generator to be registered.
+A sample needs one uniform number, which comes from a counter and not from a device's generator: number t of row r under
+a seed is that of a Philox stream keyed by (seed, r) (Salmon et al., 2011), made on the host. So a CPU and a GPU sample
+from the same numbers, a row's samples do not depend on its batch, and a replayed CUDA graph reads its next number from
+a buffer.
 
-The token is where the cumulative mass passes the number. Masses are made whole numbers first, in units of 2^-52, and
-summed as int64: a sum of integers does not depend on its order, so the sums of a parallel scan are exact and equal on
-every machine for equal masses. A cumulative sum of floats depends on it, and has no deterministic kernel on CUDA
-(`torch.use_deterministic_algorithms` refuses it). Masses themselves are a softmax in fp32, whose last bit may differ
-between machines, so a number that falls on the edge between two tokens may take the other one elsewhere.
+The token is where the cumulative mass passes the number. Masses become whole numbers first, in units of 2^-52, and are
+summed as int64: such a sum does not depend on its order, so a parallel scan is exact and equal on every machine for
+equal masses. A cumulative sum of floats has no deterministic kernel on CUDA. Masses themselves are a softmax in fp32,
+whose last bit may differ between machines.
 
 Temperature 0 takes the likeliest token. Otherwise p = softmax(logits / temperature), cut to the `top_k` likeliest
 tokens and then to the fewest of those that hold `top_p` of their mass (nucleus sampling, 1904.09751, section 3.1); the
-likeliest always stays. Nothing here reads anything back to the host, and shapes depend on shapes alone.
-
-B batch, V vocabulary.
+likeliest always stays. Nothing here reads anything back to the host. B batch, V vocabulary.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from brine.inference.prefill import PREFILL_TOKENS
 
 UNIT = 2.0**52
 """Whole numbers that a mass of 1 is divided into: as fine as a float64, and far from the end of int64."""
@@ -32,48 +32,74 @@ UNIT = 2.0**52
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How tokens are chosen. Raises ValueError, with the remedy, for settings that cannot be sampled with."""
+    """How tokens are chosen. Raises ValueError for settings that cannot be sampled with."""
 
     temperature: float = 0.0
-    """0 takes the likeliest token, 1 draws as the model believes."""
+    """0 takes the likeliest token, 1 samples from the model's distribution."""
     top_k: int = 0
-    """Draw among so many of the likeliest tokens; 0 is no limit."""
+    """Sample from this many of the likeliest tokens; 0 is no limit."""
     top_p: float = 1.0
-    """Draw among the likeliest tokens that together hold this share; 1 is no limit."""
+    """Sample from the likeliest tokens that together have this probability; 1 is no limit."""
     seed: int = 0
-    """Equal seeds draw equal numbers."""
+    """Equal seeds give equal answers."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
-            raise ValueError(
-                f"temperature = {self.temperature}: give 0 (greedy) or a positive number, for instance 0.8"
-            )
+            raise ValueError(f"temperature = {self.temperature}: give 0 (greedy) or a positive number such as 0.8")
         if self.top_k < 0:
             raise ValueError(f"top_k = {self.top_k}: give a number of tokens, or 0 for no limit")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p = {self.top_p}: give a share above 0 and at most 1 (1 keeps every token)")
+            raise ValueError(f"top_p = {self.top_p}: give a probability above 0 and at most 1 (no limit)")
 
     @property
     def do_sample(self) -> bool:
-        """Whether chance has a say."""
+        """Whether tokens are sampled."""
         return self.temperature > 0
 
 
 GREEDY = SamplingConfig()
-"""The likeliest token, always."""
+"""Always the likeliest token."""
+
+
+@dataclass(frozen=True)
+class GenerationConfig(SamplingConfig):
+    """Every setting of an answer, with its default, in one place: `generate`, `chat`, `stream_tokens` and the command
+    line take these by name. Raises ValueError for settings that cannot work."""
+
+    max_tokens: int = 256
+    """Longest answer, in tokens; it stops at the end token before that."""
+    prefill_tokens: int = PREFILL_TOKENS
+    """The prompt is read in chunks of at most this many tokens; fewer take less memory."""
+    compute_dtype: torch.dtype | None = None
+    """Of matrix products; None is the weights' dtype."""
+    compile: bool = False
+    """Compile the blocks first, which pays for long answers; no effect on a CPU."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("max_tokens", "prefill_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: give at least 1")
+
+    @classmethod
+    def of(cls, **options: Any) -> GenerationConfig:
+        """From the options of a call. Raises TypeError naming one that does not exist, as any function would."""
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(set(options) - set(known)):
+            raise TypeError(f"no option {unknown[0]!r} of an answer: there are {', '.join(known)}")
+        return cls(**options)
 
 
 def uniform_samples(seed: int, num_rows: int, count: int) -> Tensor:
-    """(num_rows, count) float64 in [0, 1) on the host: what row r draws its token t by. More are a continuation."""
+    """(num_rows, count) float64 in [0, 1) on the host: number t of row r samples its token t."""
     streams = (np.random.Philox(key=np.array([seed % 2**64, row], np.uint64)) for row in range(num_rows))
     return torch.from_numpy(np.stack([np.random.Generator(stream).random(count) for stream in streams]))
 
 
 def sample_token(logits: Tensor, uniform: Tensor | None, sampling: SamplingConfig) -> Tensor:
-    """Choose one token per row.
+    """The next token of each row, (B,) int64.
 
-    logits: (B, V) float32, -inf for what must not be chosen. uniform: (B,) float64 in [0, 1), None where `sampling`
-    does not draw. Returns (B,) int64.
+    logits: (B, V) float32, -inf for ids never chosen. uniform: (B,) float64 in [0, 1), None where nothing is sampled.
     """
     if not sampling.do_sample:
         return logits.argmax(-1)
@@ -92,5 +118,5 @@ def sample_token(logits: Tensor, uniform: Tensor | None, sampling: SamplingConfi
         total = (mass * stays).sum(-1, keepdim=True)
     # the product may round up to the whole
     target = (uniform[:, None] * total.double()).long().clamp(max=total - 1)
-    place = (upto <= target).sum(-1, keepdim=True)
-    return (place if ids is None else ids.gather(-1, place)).squeeze(-1)
+    index = (upto <= target).sum(-1, keepdim=True)
+    return (index if ids is None else ids.gather(-1, index)).squeeze(-1)

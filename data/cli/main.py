@@ -5,15 +5,13 @@ progress goes to standard error. Exit codes: 0 done, 1 nothing usable, 2 a wrong
 130 ended by Ctrl-C.
 """
 
-import contextlib
 import dataclasses
-import io
-import re
 import sys
 
 import tyro
 
 from brine.common.closed_pipe import exit_on_closed_pipe
+from brine.common.command_line import one_line_errors
 from brine.common.plugins import plugins
 from brine.data.cli.options import COMMANDS, Check
 
@@ -46,21 +44,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parse(argv: list[str], default: Check | None = None):
     """The request behind the arguments. Raises ValueError in one line instead of tyro's box, SystemExit for --help."""
-    said = io.StringIO()
     options = {"prog": "brine data", "config": (tyro.conf.FlagCreatePairsOff,)}
-    try:
-        with contextlib.redirect_stderr(said):
-            if default is not None:
-                return tyro.cli(type(default), args=argv[1:], default=default, **options)
-            return tyro.extras.subcommand_cli_from_dict(COMMANDS, args=argv, **options)
-    except SystemExit as stopped:
-        if not stopped.code:
-            raise
-        sections = re.split(r"[│|] *─+ *[│|]", said.getvalue())
-        words = [line.strip("│| ") for line in sections[0].splitlines() if not line.startswith(("╭", "╰"))]
-        known = re.findall(r"(?m)^[│|] +(--[\w-]+)", "".join(sections[1:]))
-        hint = f" (did you mean {known[0]}?)" if known and "nrecognized" in words[0] else ""
-        raise ValueError(f"{' '.join(filter(None, words))}{hint}; see --help") from None
+    with one_line_errors():
+        if default is not None:
+            return tyro.cli(type(default), args=argv[1:], default=default, **options)
+        return tyro.extras.subcommand_cli_from_dict(COMMANDS, args=argv, **options)
 
 
 def _by_recipe(request: Check) -> Check:

@@ -1,10 +1,10 @@
-"""Needle-in-a-haystack evaluation in every modality, by depth and length.
+"""Needle-in-a-haystack evaluation in every modality, by depth and length: the command `brine needle`.
 
     brine needle runs/needle --lengths 2048,4096,8192 --modality text,image,audio,video
 
 Haystacks are generated from a seed (`synth/needles/haystacks.py`): exact lengths, ten needles at depths from 0 to
-100 %, each with its own question at the end. The greedy answer is right when it is exactly the value (for `chain` also
-the way to it). Guessing is right in 1 of 100 trials. Intervals resample haystacks.
+100 %, each with its question at the end. The greedy answer is correct when it is exactly the value (for `chain` also
+the way to it). Guessing is correct in 1 of 100 trials. Intervals resample haystacks.
 
     RUN/needle/results.json    one cell for each modality and length, with its ten depths; settings; weights' digest
     RUN/needle/trials.jsonl    every trial: depth, key, answer, response
@@ -17,20 +17,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import tyro
 from tqdm import tqdm
 
+from brine.common.command_line import command, parse
 from brine.common.files import file_digest
 from brine.data.files.source_files import read_source
 from brine.data.tokenizer import Tokenizer
 from brine.evals.needle.prefix_decoder import PrefixDecoder
 from brine.evals.needle.table import console_table, read_needle_results, summarize_trials
-from brine.evals.run_files import read_jsonl, write_jsonl, write_results
-from brine.inference.load import LoadedModel
+from brine.evals.report.page import write_report
+from brine.evals.run_files import read_jsonl, read_object, write_jsonl, write_results
+from brine.inference.load import LoadedModel, load
+from brine.inference.options import ComputeOptions, Integers, Names, Run
 from brine.model.device import autocast, compute_info, device_of
 from brine.synth.needles.haystacks import TASKS, Haystack, HaystackBuilder, check_dependencies
 from brine.synth.needles.needle import CHANCE
@@ -45,18 +50,18 @@ MAX_ANSWER_TOKENS = 8
 class NeedleConfig:
     """What is measured. Raises ValueError for settings that cannot work."""
 
-    modalities: tuple[str, ...] = ("text", "image", "audio", "video")
-    """Of text, image, audio, video, chain, multikey."""
-    lengths: tuple[int, ...] = (2048,)
+    modalities: Annotated[Names, tyro.conf.arg(name="modality")] = ("text", "image", "audio", "video")
+    """Modalities and tasks: text, image, audio, video, chain, multikey."""
+    lengths: Integers = (2048,)
     """Tokens of haystack and question together."""
     trials: int = 500
     """Questions for each modality and length."""
     needles: int = 10
-    """Needles in each haystack, each with its own question; 1 is the single-needle test, at ten times the cost."""
+    """Needles in each haystack, each with its question; 1 is the single-needle test, at ten times the cost."""
     seed: int = 0
     """Seed of haystacks and intervals."""
     source: Path | None = None
-    """Folder of code that haystacks are made of; None: the running interpreter's standard library."""
+    """Folder of code that haystacks are made of; the standard library if not given."""
 
     def __post_init__(self):
         object.__setattr__(self, "modalities", tuple(self.modalities))
@@ -76,12 +81,13 @@ class NeedleConfig:
 
     def settings(self) -> dict[str, Any]:
         """What the result of a cell depends on, besides its modality, its length and the weights."""
-        return {"trials": self.num_haystacks * self.needles, "needles": self.needles, "seed": self.seed,
-                "source": str(self.source) if self.source else "the standard library"}  # fmt: skip
+        source = str(self.source) if self.source else "the standard library"
+        trials = self.num_haystacks * self.needles
+        return {"trials": trials, "needles": self.needles, "seed": self.seed, "source": source}
 
 
 def greedy_answer_fn(loaded: LoadedModel, *, compute_dtype: torch.dtype | None = None) -> AnswerFn:
-    """Greedy responses of a model. compute_dtype: of the matrix products; None for the weights' own."""
+    """Greedy responses of a model. compute_dtype: of matrix products; None for the weights'."""
     device, tokenizer = device_of(loaded.model), loaded.tokenizer
     stop = newline_ids(tokenizer)
 
@@ -173,5 +179,41 @@ def evaluate_needles(
             cells.append(cell)
             write_jsonl(folder / "trials.jsonl", trials)
             write_results(folder / "results.json", results)
-            say(console_table([cell], head=False))
+            say(f"{task}, {length:,} tokens: exact {cell['exact']:.3f}")
     return results
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeedleRequest(ComputeOptions):
+    """Needle-in-a-haystack evaluation: exact match by depth and length.
+
+    Results are kept in RUN/needle; cells measured before with the same settings and weights are not measured again."""
+
+    run_folder: Run
+    """A run (runs/needle), a stage of it, or a model folder."""
+    config: NeedleConfig = field(default_factory=NeedleConfig)
+    """What is measured."""
+    out: Path | None = None
+    """Folder for the results; RUN/needle if not given."""
+
+    def run(self) -> None:
+        """Print a table. Raises ValueError for a mistake in the request."""
+        device, compute_dtype = self.resolve()
+        loaded, run = load(self.run_folder, device=device), self.run_folder
+        recipe = read_object(run / "recipe.json")
+        # former recipes call it rows
+        packing = recipe.get("packing") or recipe.get("rows") or {}
+        folder = self.out or run / "needle"
+        results = evaluate_needles(
+            loaded, folder, self.config, trained_context_tokens=packing.get("seq_len") or packing.get("row_tokens"),
+            compute_dtype=compute_dtype, say=tqdm.write,
+        )  # fmt: skip
+        print(f"\n{console_table(results['cells'])}\n\nchance {results['chance']:.2f}; {folder / 'results.json'}")
+        if (run / "report.html").is_file() and self.out is None:
+            print(f"report: {write_report(run)}")
+
+
+main = command(
+    partial(parse, "needle", NeedleRequest),
+    interrupted="interrupted; measured cells are kept, the same command resumes",
+)

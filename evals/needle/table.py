@@ -1,4 +1,4 @@
-"""From needle trials to results: exact match with its interval, by depth, and as a table for the console.
+"""Needle trials to results: exact match with its interval, by depth, and as a table for the console.
 
 A cell is one modality at one length. Its interval is a percentile bootstrap over haystacks, since the questions of one
 haystack are not independent (exact answers over questions, both summed by haystack). Depths are ten equal parts.
@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from brine.evals.bootstrap import ratio_interval
+from brine.common.renamed import rename
+from brine.common.tables import as_text, table
+from brine.evals.config import ratio_interval
 from brine.evals.run_files import read_object
 
 NUM_DEPTHS = 10
@@ -20,14 +22,7 @@ NUM_DEPTHS = 10
 
 def read_needle_results(path: Path) -> dict[str, Any]:
     """results.json of a needle evaluation, also with its former keys; {} where there is none."""
-    results = read_object(path)
-    for cell in results.get("cells") or []:
-        for part in cell.get("depths") or []:
-            if "right" in part:
-                part["is_exact"] = part.pop("right")
-    if "trained_tokens" in results:
-        results["trained_context_tokens"] = results.pop("trained_tokens")
-    return results
+    return rename(read_object(path), {"right": "is_exact", "trained_tokens": "trained_context_tokens"})
 
 
 def summarize_trials(trials: list[dict[str, Any]], *, seed: int = 0) -> dict[str, Any]:
@@ -58,16 +53,13 @@ def summarize_trials(trials: list[dict[str, Any]], *, seed: int = 0) -> dict[str
     }
 
 
-def console_table(cells: Iterable[Mapping[str, Any]], *, head: bool = True) -> str:
-    """Aligned lines: modality, length, trials, exact match with its interval, and the ten depths."""
-    lines = (
-        [f"{'modality':<10}{'length':>8}{'trials':>8}{'exact':>8}  {'95 %':<15} by depth, 0 to 100 %"] if head else []
-    )
+def console_table(cells: Iterable[Mapping[str, Any]]) -> str:
+    """Modality, length, trials, exact match with its interval, and the ten depths, as aligned text."""
+    rows = []
     for cell in sorted(cells, key=lambda cell: (cell["modality"], cell["length"])):
+        depths = (f"{part['is_exact'] / part['trials']:4.2f}" if part["trials"] else "   -" for part in cell["depths"])
         interval = f"{cell['low']:.3f} to {cell['high']:.3f}"
-        depths = " ".join(
-            f"{part['is_exact'] / part['trials']:4.2f}" if part["trials"] else "   -" for part in cell["depths"]
-        )
-        counts = f"{cell['modality']:<10}{cell['length']:>8,}{cell['trials']:>8,}{cell['exact']:>8.3f}"
-        lines.append(f"{counts}  {interval:<15} {depths}")
-    return "\n".join(lines)
+        counts = (cell["modality"], cell["length"], cell["trials"])
+        rows.append((*counts, f"{cell['exact']:.3f}", interval, " ".join(depths)))
+    head = ("modality", "length", "trials", "exact", "95 % interval", "by depth, 0 to 100 %")
+    return as_text(table(head, rows))

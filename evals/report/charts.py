@@ -1,9 +1,8 @@
 """Three kinds of chart as inline SVG: lines over steps or cost, dots with intervals, and heat maps.
 
-Not drawn by a plotting library, because the report follows the reader's light or dark setting: colours come from CSS
+No plotting library draws these, since the report follows the reader's light or dark setting: colours come from CSS
 classes (`s0`, `s1`, ... for series, `axis`, `grid`), so one drawing serves both and takes a few kilobytes. Every chart
-has a title and a description for screen readers, and each point a `<title>` for the pointer. ElementTree escapes all
-text.
+has a title and a description for screen readers, and each point a `<title>` for the pointer. ElementTree escapes text.
 """
 
 from __future__ import annotations
@@ -29,11 +28,17 @@ class Series:
     dashed: bool = False
     dots: bool = True
 
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        """The points that are drawn."""
+        pairs = [(float(x), float(y)) for x, y in zip(self.x, self.y, strict=True) if x is not None and y is not None]
+        return [(x, y) for x, y in pairs if math.isfinite(x) and math.isfinite(y)]
+
 
 @dataclass(frozen=True)
 class IntervalPoint:
-    """One row of a dot-and-whisker chart: value with its interval, and a target to compare with. `note` is added to
-    the pointer's title; `emphasized` draws it larger."""
+    """One value of a dot-and-whisker chart with its interval, and a target to compare with. `note` is added to the
+    pointer's title; `emphasized` draws it larger."""
 
     name: str
     value: float
@@ -46,13 +51,18 @@ class IntervalPoint:
 
 
 def short(value: float) -> str:
-    """A number in three digits or so, thousands as k, M, G, T, P."""
+    """A number in about three digits, thousands as k, M, G, T, P."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else "-"
     size = abs(value)
-    for limit, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
+    for limit, unit, letter in (
+        (1e15, 1e15, "P"),
+        (1e12, 1e12, "T"),
+        (1e9, 1e9, "G"),
+        (1e6, 1e6, "M"),
+        (1e4, 1e3, "k"),
+    ):
         if size >= limit:
-            unit = 1e3 if letter == "k" else limit
             return f"{value / unit:.3g}{letter}"
     return f"{value:.0f}" if size >= 1000 else f"{value:.3g}"
 
@@ -72,13 +82,15 @@ class _Drawing:
     """An SVG under construction, as wide as a phone's column so that its letters stay readable."""
 
     def __init__(self, title: str, description: str, height: float):
-        self.svg = ElementTree.Element("svg", {"viewBox": f"0 0 {WIDTH} {height:.0f}", "role": "img",
-                                               "aria-label": title})  # fmt: skip
+        attributes = {"viewBox": f"0 0 {WIDTH} {height:.0f}", "role": "img", "aria-label": title}
+        self.svg = ElementTree.Element("svg", attributes)
         self.add("desc", text=description)
 
-    def add(self, tag: str, *, within: ElementTree.Element | None = None, text: str = "", title: str = "",
-            **attributes: str | float) -> ElementTree.Element:  # fmt: skip
-        """Add an element; `kind` becomes its class, and numbers get one decimal."""
+    def add(
+        self, tag: str, within: ElementTree.Element | None = None, *, text: str = "", title: str = "",
+        **attributes: str | float,
+    ) -> ElementTree.Element:  # fmt: skip
+        """Add an element; `kind` becomes its class, and floats get one decimal."""
         named = {"class" if name == "kind" else name.replace("_", "-"): value for name, value in attributes.items()}
         words = {name: f"{value:.1f}" if isinstance(value, float) else str(value) for name, value in named.items()}
         element = ElementTree.SubElement(self.svg if within is None else within, tag, words)
@@ -97,14 +109,9 @@ class _Drawing:
         return ElementTree.tostring(self.svg, encoding="unicode")
 
 
-def _points(line: Series) -> list[tuple[float, float]]:
-    pairs = [(float(x), float(y)) for x, y in zip(line.x, line.y, strict=True) if x is not None and y is not None]
-    return [(x, y) for x, y in pairs if math.isfinite(x) and math.isfinite(y)]
-
-
 def line_chart(title: str, lines: Sequence[Series], *, x_label: str, y_label: str) -> str:
     """An SVG of the lines with axes and grid, without legend; "" when no line has a point."""
-    series = [(line, points) for line in lines if (points := _points(line))]
+    series = [(line, points) for line in lines if (points := line.points)]
     if not series:
         return ""
     xs = [x for _, points in series for x, _ in points]
@@ -116,7 +123,6 @@ def line_chart(title: str, lines: Sequence[Series], *, x_label: str, y_label: st
     y_high += margin
     if x_low == x_high:
         x_low, x_high = x_low - 1, x_high + 1
-
     right, bottom = WIDTH - _RIGHT, HEIGHT - _BOTTOM
 
     def at_x(value: float) -> float:
@@ -145,7 +151,7 @@ def line_chart(title: str, lines: Sequence[Series], *, x_label: str, y_label: st
 
 
 def dot_chart(title: str, dots: Sequence[IntervalPoint], *, x_label: str) -> str:
-    """An SVG of dots with whiskers, one row each, zero marked; "" without rows."""
+    """An SVG of dots with whiskers, one under another, zero marked; "" without dots."""
     if not dots:
         return ""
     row, left, right = 26, 118, WIDTH - _RIGHT
@@ -173,7 +179,7 @@ def dot_chart(title: str, dots: Sequence[IntervalPoint], *, x_label: str) -> str
         words = f"{dot.name}: {dot.value:.3f} ({dot.low:.3f} to {dot.high:.3f}){dot.note}"
         group = drawing.add("g", kind=f"s{dot.style}{emphasis}", title=words)
         drawing.line("whisker", at(dot.low), at(dot.high), y, y, within=group)
-        drawing.add("circle", within=group, kind="dot", cx=at(dot.value), cy=y, r=5.0 if dot.emphasized else 3.6)
+        drawing.add("circle", group, kind="dot", cx=at(dot.value), cy=y, r=5.0 if dot.emphasized else 3.6)
     return drawing.finish()
 
 
@@ -187,7 +193,7 @@ def heat_map(
     y_label: str,
     after: int | None = None,
 ) -> str:
-    """An SVG of shares from 0 to 1 as cells, the larger the darker, each in hundredths; "" without cells.
+    """An SVG of fractions as cells, the larger the darker, each in hundredths; "" without cells.
 
     values: one list a row, from the top; None leaves a cell empty. after: draw a line after so many columns.
     """
@@ -203,11 +209,10 @@ def heat_map(
         for column, value in enumerate(line):
             if value is None:
                 continue
-            x = left + wide * column
+            x, box = left + wide * column, {"rx": 2, "width": wide - 2, "height": row - 2}
             group = drawing.add("g", kind="s0", title=f"{columns[column]}, {name}: {value:.2f}")
             opacity = f"{0.06 + 0.94 * value:.2f}"
-            drawing.add("rect", within=group, kind="heat", x=x + 1, y=y + 1, rx=2, width=wide - 2, height=row - 2,
-                        fill_opacity=opacity)  # fmt: skip
+            drawing.add("rect", group, kind="heat", x=x + 1, y=y + 1, **box, fill_opacity=opacity)
             drawing.text(x + wide / 2, y + 14, f"{100 * value:.0f}", kind="over" if value > 0.6 else "on")
     for column, name in enumerate(columns):
         drawing.text(left + wide * (column + 0.5), height - 23, name)

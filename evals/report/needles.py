@@ -1,7 +1,6 @@
-"""The report's section on needles: a heat map of depth and length for each modality, and a table with intervals.
+"""The report's needle-in-a-haystack evaluation: a heat map of depth and length per modality, and a table.
 
 It reads `needle/results.json` of `brine needle`. Lengths beyond that of the training are right of a dashed line.
-
 `python -m brine.evals.report.needles RESULTS.json IMAGE.png` draws the same heat maps with matplotlib, for pages that
 cannot hold SVG.
 """
@@ -30,9 +29,8 @@ def needles_section(results: Mapping[str, Any]) -> dict[str, Any] | None:
     maps = []
     for name in names:
         columns, rows, values, after = grid_of(cells, name, trained)
-        title = f"Needles: {name}"
-        maps.append((name, heat_map(title, columns, rows, values, x_label=_X_LABEL, y_label="depth", after=after)))
-    order = {name: index for index, name in enumerate(names)}
+        drawn = heat_map(f"Needles: {name}", columns, rows, values, x_label=_X_LABEL, y_label="depth", after=after)
+        maps.append((name, drawn))
     return {
         "id": "needles",
         "maps": maps,
@@ -41,7 +39,7 @@ def needles_section(results: Mapping[str, Any]) -> dict[str, Any] | None:
         "trained": number(trained),
         "cells": [
             [cell["modality"], number(cell["length"]), number(cell["exact"]), interval(cell, 3), number(cell["trials"])]
-            for cell in sorted(cells, key=lambda cell: (order[cell["modality"]], cell["length"]))
+            for cell in sorted(cells, key=lambda cell: (names.index(cell["modality"]), cell["length"]))
         ],
     }
 
@@ -49,15 +47,15 @@ def needles_section(results: Mapping[str, Any]) -> dict[str, Any] | None:
 def grid_of(
     cells: list[Mapping[str, Any]], modality: str, trained: int | None
 ) -> tuple[list[str], list[str], list[list[float | None]], int | None]:
-    """Columns (lengths), rows (depths), exact fractions by row, and after how many columns the trained length ends."""
-    own = sorted((cell for cell in cells if cell["modality"] == modality), key=lambda cell: cell["length"])
-    rows = [f"{100 * part['depth']:.0f} %" for part in own[0]["depths"]]
+    """Columns (lengths), rows (depths), exact fractions by row, and the number of columns within the trained length."""
+    chosen = sorted((cell for cell in cells if cell["modality"] == modality), key=lambda cell: cell["length"])
+    rows = [f"{100 * part['depth']:.0f} %" for part in chosen[0]["depths"]]
     values = [
         [part["is_exact"] / part["trials"] if part["trials"] else None for part in parts]
-        for parts in zip(*(cell["depths"] for cell in own), strict=True)
+        for parts in zip(*(cell["depths"] for cell in chosen), strict=True)
     ]
-    columns = [f"{cell['length']:,}" for cell in own]
-    return columns, rows, values, sum(cell["length"] <= trained for cell in own) if trained else None
+    columns = [f"{cell['length']:,}" for cell in chosen]
+    return columns, rows, values, sum(cell["length"] <= trained for cell in chosen) if trained else None
 
 
 def draw(results: Mapping[str, Any], path: Path) -> None:
@@ -71,8 +69,8 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
     across = min(3, len(names))
     down = -(-len(names) // across)
     figure = Figure(figsize=(4.1 * across, 3.6 * down), layout="constrained", dpi=110)
-    for place, name in enumerate(names):
-        axes = figure.add_subplot(down, across, place + 1)
+    for index, name in enumerate(names):
+        axes = figure.add_subplot(down, across, index + 1)
         columns, rows, values, after = grid_of(cells, name, results.get("trained_context_tokens"))
         shares = [[float("nan") if value is None else value for value in line] for line in values]
         axes.imshow(shares, vmin=0, vmax=1, cmap="GnBu", aspect="auto")
@@ -88,9 +86,9 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
                     axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color=tone)
         if after is not None and 0 < after < len(columns):
             axes.axvline(after - 0.5, color="#f0955a", linestyle=(0, (2, 1.5)), linewidth=2)
-        if place % across == 0:
+        if index % across == 0:
             axes.set_ylabel("depth of the needle", fontsize=9)
-        if place >= len(names) - across:
+        if index >= len(names) - across:
             axes.set_xlabel(_X_LABEL, fontsize=9)
     trials, chance = cells[0]["trials"], results.get("chance", 0)
     figure.suptitle(

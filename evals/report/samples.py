@@ -11,7 +11,7 @@ import base64
 from pathlib import Path
 from typing import Any
 
-from brine.evals.text import align
+from brine.evals.transcribe import align
 
 MIME = {
     ".png": "image/png",

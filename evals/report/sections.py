@@ -1,7 +1,6 @@
-"""The report's headline cards and its sections on media gain, SALT, losses and cost.
+"""The report's headline cards and its sections on media gain, SALT, losses and FLOP accounting.
 
-Each section is a dict for the template of its id, or None where the run has no such records: a corpus without audio
-has no row for audio, a run without a baseline no comparison.
+Each section is a dict for the template of its id, or None where the run has no such records.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def headline_cards(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         badge = f"{at_cost} at equal cost" if at_cost else ""
         tone = {"win": "good", "loss": "bad"}.get(at_cost, "")
         below = f"{number(equal.get('difference')) or 'no'} nats per token at equal steps"
-        add("SALT against baseline", words, below, badge=badge, tone=tone, words=True)
+        add("SALT and baseline", words, below, badge=badge, tone=tone, words=True)
     if summary.get("wall_s") is not None:
         memory = summary.get("peak_rss_gib")
         below = f"peak memory {number(float(memory), 1)} GiB" if memory is not None else ""
@@ -140,25 +139,23 @@ def salt_sentence(compare: Mapping[str, Any]) -> str:
     """The outcome as a sentence."""
     equal, cost = compare["equal_steps"], compare.get("equal_cost") or {}
     size = f"{number(abs(equal.get('difference') or 0.0), 4)} nats per token"
-    words = (
-        "After the same number of steps, "
-        + {
-            "win": f"the model with SALT is better by {size}",
-            "loss": f"the model with SALT is worse by {size}",
-            "undecided": "the difference of the two models is undecided",
-        }[equal["outcome"]]
-    )
+    sentence = {
+        "win": f"the model with SALT is better by {size}",
+        "loss": f"the model with SALT is worse by {size}",
+        "undecided": "the difference of the two models is undecided",
+    }[equal["outcome"]]
+    words = f"After the same number of steps, {sentence}"
     without = cost.get(_WITHOUT)
     if not without:
         return words + "."
     if without.get("difference") is None:
         return words + "; at equal cost there is no comparison."
-    place = {"win": "ahead", "loss": "behind", "undecided": "undecided"}
+    standing = {"win": "ahead", "loss": "behind", "undecided": "undecided"}
     link = "and" if without["outcome"] == equal["outcome"] else "but"
-    words += f"; {link} it is {place[without['outcome']]} at equal cost"
+    words += f"; {link} it is {standing[without['outcome']]} at equal cost"
     with_teacher = (cost.get(_WITH) or {}).get("outcome")
     if with_teacher and with_teacher != without["outcome"]:
-        words += f", and {place[with_teacher]} when the small model's training is counted too"
+        words += f", and {standing[with_teacher]} when the small model's training is counted too"
     return words + "."
 
 
@@ -166,14 +163,14 @@ def losses_section(results: Mapping[str, Any]) -> dict[str, Any] | None:
     """Held-out loss per kind and level of every model, and the transcription rates."""
     models = {name: model for name, model in (results.get("models") or {}).items() if model.get("cells")}
     names = [name for name in STAGE_NAMES if name in models] + [name for name in models if name not in STAGE_NAMES]
-    cells = {name: {(row["kind"], row["level"]): row for row in models[name]["cells"]} for name in names}
     tables = []
     if models:
+        cells = {name: {(cell["kind"], cell["level"]): cell for cell in models[name]["cells"]} for name in names}
         rows = []
         for kind, level in sorted({key for found in cells.values() for key in found}):
             found = [cells[name].get((kind, level)) or {} for name in names]
-            some = next(row for row in found if row)
-            rows.append([f"{kind}, level {level}", *(number(row.get("loss")) for row in found),
+            some = next(cell for cell in found if cell)
+            rows.append([f"{kind}, level {level}", *(number(cell.get("loss")) for cell in found),
                          number(found[0].get("bits_per_byte"), 2), number(some.get("documents")),
                          number(some.get("tokens"))])  # fmt: skip
         titles = [STAGE_NAMES.get(name, name) for name in names]
@@ -182,9 +179,9 @@ def losses_section(results: Mapping[str, Any]) -> dict[str, Any] | None:
         tables.append({"caption": caption, "head": head, "rows": rows})
     if results.get("transcription"):
         rows = [
-            [f"{row['kind']}, level {row['level']}", number(row.get("cer")), interval(row, 3, prefix="cer_"),
-             number(row.get("exact"), 2), number(row.get("identifier_recall"), 2), number(row.get("documents"))]
-            for row in results["transcription"]
+            [f"{cell['kind']}, level {cell['level']}", number(cell.get("cer")), interval(cell, 3, prefix="cer_"),
+             number(cell.get("exact"), 2), number(cell.get("identifier_recall"), 2), number(cell.get("documents"))]
+            for cell in results["transcription"]
         ]  # fmt: skip
         head = ("kind and level", "character error rate", "interval", "exact", "identifier recall", "documents")
         caption = "Greedy transcriptions: edits per character, fraction without error, identifiers recovered in order"

@@ -1,8 +1,9 @@
-"""Completion of names that another file of the same package defines, with the package in the context and without.
+"""Completion of names that another file of the same package defines, with the package in the context and without: the
+command `brine repository`.
 
     brine repository runs/synth --lengths 2048,8192
 
-The cases come from the standard library's packages (`cases.py`). The greedy completion is right when it is the whole
+The cases come from the standard library's packages (`cases.py`). The greedy completion is correct when it is the whole
 name. Small models rarely complete one, so each name's log-likelihood is reported too, in nats, and the gain in
 likelihood with the package over none and over another package of the same length. Intervals resample cases; the
 differences are paired. Files that the run was trained on are left out where the run names them (`held_out`).
@@ -15,7 +16,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from brine.common.command_line import command, parse
+from brine.common.tables import as_text, table
 from brine.data.encode import assemble_chunks
 from brine.data.files.source_files import SourceFile, read_source
-from brine.evals.bootstrap import ratio_interval
+from brine.evals.config import ratio_interval
 from brine.evals.needle.prefix_decoder import PrefixDecoder
 from brine.evals.repository.cases import CONTEXT_CONDITIONS, WITH_PACKAGE, CompletionCase, CompletionPrompts, find_cases
 from brine.evals.run_files import read_jsonl, write_jsonl, write_results
-from brine.inference.load import LoadedModel
+from brine.inference.load import LoadedModel, load
+from brine.inference.options import ComputeOptions, Integers, Run
 from brine.model.device import autocast, compute_info, device_of
 
 CompletionFn = Callable[[list[int], list[int]], tuple[str, float]]
@@ -40,7 +45,7 @@ CompletionFn = Callable[[list[int], list[int]], tuple[str, float]]
 class RepositoryConfig:
     """What is measured. Raises ValueError for settings that cannot work."""
 
-    lengths: tuple[int, ...] = (2048,)
+    lengths: Integers = (2048,)
     """Tokens of the prompt, the package's files included."""
     trials: int = 100
     """Number of cases; fewer where the source has fewer."""
@@ -56,7 +61,7 @@ class RepositoryConfig:
 
 
 def completion_fn_of(loaded: LoadedModel, *, compute_dtype: torch.dtype | None = None) -> CompletionFn:
-    """A model as a `CompletionFn`. compute_dtype: of the matrix products; None for the weights' own."""
+    """A model as a `CompletionFn`. compute_dtype: of matrix products; None for the weights'."""
     device = device_of(loaded.model)
 
     def complete(prompt: list[int], answer: list[int]) -> tuple[str, float]:
@@ -110,32 +115,37 @@ def summarize_cases(lines: list[dict[str, Any]], *, seed: int = 0) -> dict[str, 
         return {"value": interval.value, "low": interval.low, "high": interval.high}
 
     nats = {name: [line[name]["nats"] for line in lines] for name in CONTEXT_CONDITIONS}
-    row: dict[str, Any] = {
+    found: dict[str, Any] = {
         "length": lines[0]["length"],
         "cases": len(lines),
         "num_full_packages": sum(line["has_full_package"] for line in lines),
     }
     for name in CONTEXT_CONDITIONS:
-        row[name] = {"exact": mean([line[name]["is_exact"] for line in lines]), "nats": mean(nats[name])}
+        found[name] = {"exact": mean([line[name]["is_exact"] for line in lines]), "nats": mean(nats[name])}
     for name in CONTEXT_CONDITIONS[1:]:
         gains = [ours - theirs for ours, theirs in zip(nats[WITH_PACKAGE], nats[name], strict=True)]
-        row[f"gain_over_{name}"] = mean(gains)
-    return row
+        found[f"gain_over_{name}"] = mean(gains)
+    return found
 
 
-def console_table(rows: list[dict[str, Any]]) -> str:
-    """Aligned lines, one for each length."""
-    head = f"{'length':>8}{'cases':>7}   exact with/without/other     nats with/without/other    gain over none, other"
-    lines = [head]
-    for row in rows:
-        exact = " ".join(f"{row[name]['exact']['value']:8.3f}" for name in CONTEXT_CONDITIONS)
-        nats = " ".join(f"{row[name]['nats']['value']:8.2f}" for name in CONTEXT_CONDITIONS)
-        gains = ", ".join(
-            f"{entry['value']:+.2f} [{entry['low']:+.2f}, {entry['high']:+.2f}]"
-            for entry in (row[f"gain_over_{name}"] for name in CONTEXT_CONDITIONS[1:])
+def console_table(results: list[dict[str, Any]]) -> str:
+    """One line for each length, as aligned text."""
+
+    def gain(entry: dict[str, float]) -> str:
+        return f"{entry['value']:+.2f} [{entry['low']:+.2f}, {entry['high']:+.2f}]"
+
+    rows = [
+        (
+            found["length"],
+            found["cases"],
+            " ".join(f"{found[name]['exact']['value']:.3f}" for name in CONTEXT_CONDITIONS),
+            " ".join(f"{found[name]['nats']['value']:.2f}" for name in CONTEXT_CONDITIONS),
+            *(gain(found[f"gain_over_{name}"]) for name in CONTEXT_CONDITIONS[1:]),
         )
-        lines.append(f"{row['length']:>8,}{row['cases']:>7}  {exact}   {nats}    {gains}")
-    return "\n".join(lines)
+        for found in results
+    ]
+    head = ("length", "cases", "exact with/without/other", "nats with/without/other", "gain over none", "over other")
+    return as_text(table(head, rows))
 
 
 def held_out_paths(run: Path, files: list[SourceFile]) -> set[str] | None:
@@ -182,3 +192,30 @@ def evaluate_repository(
         write_jsonl(out / "cases.jsonl", lines)
         write_results(out / "results.json", results)
     return results
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepositoryRequest(ComputeOptions):
+    """Complete names that another file of the same package defines, with the package in the context, without it, and
+    with another package."""
+
+    run_folder: Run
+    """A run (runs/synth), a stage of it, or a model folder."""
+    config: RepositoryConfig = field(default_factory=RepositoryConfig)
+    """What is measured."""
+    source: Path | None = None
+    """Another repository; the standard library if not given."""
+    out: Path | None = None
+    """Folder for the results; RUN/repository if not given."""
+
+    def run(self) -> None:
+        """Print a table. Raises ValueError for a mistake in the request."""
+        device, compute_dtype = self.resolve()
+        run, folder = self.run_folder, self.out or self.run_folder / "repository"
+        loaded = load(run, device=device)
+        results = evaluate_repository(loaded, run, folder, self.config, source=self.source, compute_dtype=compute_dtype)
+        cases = "held-out files" if results["held_out"] else "any file, since the run does not say which are held out"
+        print(f"{console_table(results['by_length'])}\n\ncases from: {cases}; {folder / 'results.json'}")
+
+
+main = command(partial(parse, "repository", RepositoryRequest), interrupted="interrupted")

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from brine.evals.bootstrap import Interval, ratio_interval
-from brine.evals.config import EvalConfig, EvalTargets
+from brine.evals.config import EvalConfig, EvalTargets, Interval, ratio_interval
 
 
 def test_interval_covers_the_truth_about_as_often_as_it_says():

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from brine.evals.arms import at_equal_cost, at_equal_steps, compare_arms, cost_to_match, outcome, validation_curve_of
-from brine.evals.bootstrap import Interval
-from brine.evals.config import EvalConfig
+from brine.evals.compare import at_equal_cost, at_equal_steps, compare_arms, cost_to_match, outcome, validation_curve_of
+from brine.evals.config import EvalConfig, Interval
 from brine.evals.loss import DocumentLosses
 
 CONFIG = EvalConfig(bootstrap_resamples=300)

@@ -12,7 +12,6 @@ from brine.data.config import EncodeConfig
 from brine.data.encode import assemble_chunks
 from brine.data.files.source_files import SourceFile
 from brine.data.tokenizer import MEDIA_START_ID, train_tokenizer
-from brine.evals import cli
 from brine.evals.needle import run as needle
 from brine.evals.needle.prefix_decoder import PrefixDecoder
 from brine.evals.needle.table import console_table, summarize_trials
@@ -183,11 +182,11 @@ def test_the_command_measures_keeps_and_adds(model_folder, small_source, tmp_pat
     (run / "report.html").write_text("old")
     (run / "recipe.json").write_text(json.dumps({"packing": {"seq_len": 200}}))
     line = [str(run), "--trials", "4", "--needles", "2", "--source", str(small_source)]
-    assert cli.needle([*line, "--lengths", "200", "--modality", "text,multikey"]) == 0
+    assert needle.main([*line, "--lengths", "200", "--modality", "text,multikey"]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"text +200 +4 ", printed) and "chance 0.01" in printed
     first = json.loads((run / "needle" / "results.json").read_text())
-    assert cli.needle([*line, "--lengths", "200,300", "--modality", "text"]) == 0
+    assert needle.main([*line, "--lengths", "200,300", "--modality", "text"]) == 0
     second = json.loads((run / "needle" / "results.json").read_text())
     # what was there is kept to the second of its wall clock
     assert second["cells"][:2] == first["cells"]
@@ -211,7 +210,7 @@ def test_the_command_measures_keeps_and_adds(model_folder, small_source, tmp_pat
     ],
 )
 def test_mistakes_end_in_one_line(model_folder, small_source, capsys, arguments, message):
-    assert cli.needle([str(model_folder), "--source", str(small_source), *arguments]) == 2
+    assert needle.main([str(model_folder), "--source", str(small_source), *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and len(error.strip().splitlines()) == 1
 
@@ -219,19 +218,19 @@ def test_mistakes_end_in_one_line(model_folder, small_source, capsys, arguments,
 def test_a_library_that_is_missing_is_named_at_once(model_folder, small_source, capsys, monkeypatch):
     """The default modalities ended in a traceback where nothing reads sound, after those before it."""
     monkeypatch.setattr(needle_contexts, "find_spec", lambda name: None if name in ("av", "soundfile") else True)
-    assert cli.needle([str(model_folder), "--source", str(small_source)]) == 2
+    assert needle.main([str(model_folder), "--source", str(small_source)]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: needles of audio, video take av, soundfile, not installed here: run `uv sync")
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", [cli.needle, cli.repository])
+@pytest.mark.parametrize("command", [needle.main, repository.main])
 def test_lengths_that_are_no_numbers_are_named(capsys, command):
     assert command(["run", "--lengths", "2k"]) == 2
     assert "'2k': give whole numbers such as 2048,4096" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [cli.needle, cli.repository])
+@pytest.mark.parametrize("command", [needle.main, repository.main])
 def test_a_run_without_a_model_is_named(tmp_path, capsys, command):
     assert command([str(tmp_path)]) == 2
     assert str(tmp_path) in capsys.readouterr().err
@@ -309,8 +308,8 @@ def test_the_repository_command_runs(model_folder, tmp_path, capsys):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(item.text + "# more to read, so that the file is large enough\n" * 3)
     run = model_folder.parents[1]
-    assert cli.repository([str(run), "--lengths", "256", "--source", str(tmp_path / "source")]) == 0
-    assert "completed: any file" in capsys.readouterr().out
+    assert repository.main([str(run), "--lengths", "256", "--source", str(tmp_path / "source")]) == 0
+    assert "cases from: any file" in capsys.readouterr().out
     results = json.loads((run / "repository" / "results.json").read_text())
     assert results["held_out"] is False and results["by_length"][0]["cases"] == 2
     assert len((run / "repository" / "cases.jsonl").read_text().splitlines()) == 2

@@ -12,7 +12,7 @@ from brine.inference.cache import KeyValueCache
 from brine.inference.decode import DynamicDecoder, generate_batch, greedy_decode, stream_tokens
 from brine.inference.prefill import PrefillResult, prefill_prompts
 from brine.inference.sampling import SamplingConfig
-from brine.inference.static_decoder import StaticDecoder, cast_block_weights, collect_tokens
+from brine.inference.static.decoder import StaticDecoder, cast_block_weights, collect_tokens
 from brine.model.rotary import constants
 from brine.model.transformer import Transformer
 
@@ -178,7 +178,7 @@ class Recorder:
 
     def __init__(self, monkeypatch):
         self.captured = self.replayed = 0
-        monkeypatch.setattr("brine.inference.static_decoder.capture_cuda_graph", self.capture_cuda_graph)
+        monkeypatch.setattr("brine.inference.static.decoder.capture_cuda_graph", self.capture_cuda_graph)
 
     def capture_cuda_graph(self, step):
         self.captured += 1
@@ -196,7 +196,7 @@ def test_a_graph_is_captured_once_and_again_where_buffers_grow(make_model, promp
     model = make_model(window=70)
     expected = collect_tokens(decoding_of(model, prompts[:2], max_tokens=120).static(120).groups(), 2)
     recorder = Recorder(monkeypatch)
-    monkeypatch.setattr("brine.inference.static_decoder.MAX_RESERVED_TOKENS", 40)
+    monkeypatch.setattr("brine.inference.static.decoder.MAX_RESERVED_TOKENS", 40)
     tight = decoding_of(model, prompts[:2], max_tokens=1)
     for layer in tight.cache.layers:
         layer.keys, layer.values, layer.start, layer.stop = (
@@ -219,7 +219,7 @@ def test_where_capture_fails_the_step_goes_on_without(make_model, prompts, monke
     def refuse(step):
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr("brine.inference.static_decoder.capture_cuda_graph", refuse)
+    monkeypatch.setattr("brine.inference.static.decoder.capture_cuda_graph", refuse)
     static = decoding_of(model, prompts[3:], max_tokens=12).static(12, graphs=True)
     with pytest.warns(RuntimeWarning, match="could not be captured .*not permitted") as caught:
         assert collect_tokens(static.groups(4), 3) == expected

@@ -15,10 +15,10 @@ import torch
 from brine.data.document import Audio, Image, Text
 from brine.data.tokenizer import EOS_ID, MEDIA_TOKEN_ID, SPECIAL_TOKENS
 from brine.inference.decode import generate_batch, stream_text, stream_tokens
-from brine.inference.generate import build_parser, main
-from brine.inference.generation_config import GenerationConfig
+from brine.inference.generate import main, read_request
 from brine.inference.load import LoadedModel, load
 from brine.inference.prompt import TextFile, batch_prompts, encode_prompt
+from brine.inference.sampling import GenerationConfig
 from tests.batches import followed_by
 
 
@@ -146,7 +146,7 @@ def test_parts_come_in_all_forms(model_folder, media):
     [
         ([], {}, "prompt is empty"),
         ([""], {}, "holds no token"),
-        ([3.5], {}, "part 0 is a float"),
+        ([3.5], {}, "part 0: a float is not a prompt part"),
         ([Image("nowhere.png")], {}, "nowhere.png.*does not exist"),
         (["a"], {"temperature": -1.0}, "temperature"),
         (["a"], {"top_p": 0.0}, "top_p"),
@@ -164,8 +164,7 @@ def test_a_default_is_given_in_one_place(name):
     """`generate`, `chat`, the command line and `stream_tokens` each had their own."""
     for function in (LoadedModel.generate, LoadedModel.chat, LoadedModel._tokens, stream_tokens):
         assert name not in inspect.signature(function).parameters
-    found = vars(build_parser().parse_args(["run"]))
-    assert found.get(name, getattr(GenerationConfig, name)) == getattr(GenerationConfig, name)
+    assert getattr(read_request(["run"]).answer, name) == getattr(GenerationConfig, name)
 
 
 @pytest.mark.parametrize("call", ["generate", "chat"])
@@ -176,8 +175,10 @@ def test_an_option_that_does_not_exist_is_named_at_the_call(model_folder, call):
 
 
 def test_command_line_keeps_the_order(media):
-    options = build_parser().parse_args(["run", "--prompt", "a", "--image", "b.png", "--prompt", "c", "--audio", "d"])
-    assert options.parts == [Text("a"), Image("b.png"), Text("c"), Audio("d")]
+    request = read_request(
+        ["run", "--prompt", "a", "--image", "b.png", "--prompt=c", "--audio", "d", "--prompt_file", "e"]
+    )
+    assert request.parts == (Text("a"), Image("b.png"), Text("c"), Audio("d"), TextFile("e"))
 
 
 def test_command_line_reads_a_text_file(model_folder, tmp_path, capsys):
@@ -185,7 +186,7 @@ def test_command_line_reads_a_text_file(model_folder, tmp_path, capsys):
     (tmp_path / "long.txt").write_text("def größer(x):\n" * 30, encoding="utf-8")
     arguments = ["--prompt", "# ", "--prompt-file", str(tmp_path / "long.txt"), "--max-tokens", "8"]
     arguments += ["--device", "cpu"]
-    assert build_parser().parse_args(["run", *arguments]).parts == [Text("# "), TextFile(str(tmp_path / "long.txt"))]
+    assert read_request(["run", *arguments]).parts == (Text("# "), TextFile(str(tmp_path / "long.txt")))
     expected = "".join(load(model_folder).generate([Text("# " + "def größer(x):\n" * 30)], max_tokens=8))
     assert main([str(model_folder), *arguments, "--prefill-tokens", "50", "--dtype", "float32"]) == 0
     assert capsys.readouterr().out == expected + "\n"
@@ -273,8 +274,7 @@ def test_a_library_that_is_missing_is_named(model_folder, media, capsys, monkeyp
 
 
 def test_command_line_without_a_prompt_or_model(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        main([str(tmp_path)])
+    assert main([str(tmp_path)]) == 2
     assert "--prompt" in capsys.readouterr().err
     assert main([str(tmp_path), "--prompt", "x"]) == 2
     assert "uv run train.py" in capsys.readouterr().err

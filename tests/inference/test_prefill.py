@@ -235,5 +235,5 @@ def test_a_saved_reading_of_something_else_is_named(make_model, prompts, tmp_pat
         with pytest.raises(ValueError, match=f"another .*{what}.*delete it"):
             other.resume(path)
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ValueError, match="not a whole saved reading"):
+    with pytest.raises(ValueError, match="not a whole saved prefill"):
         ChunkedPrefill(make_model(), prompts[0], prefill_tokens=12).resume(path)

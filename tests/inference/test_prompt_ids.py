@@ -55,7 +55,7 @@ BAD = {
     "half-numbers": ([60, 6.5], r"\[\[17, 18\]\]"),
     "none": ([[]], "holds no token"),
     "nested": ([[[60]]], "is a list"),
-    "range": ([range(3)], r"is a range: .*\[\[17, 18\]\]"),
+    "range": ([range(3)], r"a range is not a prompt part: .*\[\[17, 18\]\]"),
     "beyond-any-integer": ([[2**70]], "vocabulary"),
     "a-number": (60, r"a prompt is a part or a list of parts, not a int: .*\[\[17, 18\]\]"),
     "nothing": (None, "not a NoneType"),

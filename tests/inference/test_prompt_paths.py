@@ -13,8 +13,7 @@ from brine.data.files import extensions as endings
 from brine.data.tokenizer import MEDIA_TOKEN_ID
 from brine.inference.generate import main
 from brine.inference.load import load
-from brine.inference.prompt import TextFile
-from brine.inference.prompt_paths import media_path_in
+from brine.inference.prompt import TextFile, media_path_in
 
 
 @pytest.fixture
@@ -89,7 +88,7 @@ def test_an_address_that_is_named_as_a_file_is_told(model_folder, here, path, hi
 
 def test_a_medium_given_as_text_is_told(model_folder, here, capsys):
     assert main([str(model_folder), "--prompt-file", "shot.png", "--device", "cpu"]) == 2
-    assert "shot.png is no text but a medium" in capsys.readouterr().err
+    assert "shot.png is media, not text" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--system", "--message"])
@@ -176,7 +175,10 @@ RECORD_FORMATS = {
 def test_what_is_no_list_of_parts_is_told(model_folder, here, given):
     """The keys of an object were read as words: typeimage."""
     loaded = load(model_folder)
-    for parts, what in ((given, "a prompt is a part or a list of parts"), ([given], "prompt part 0 is")):
+    for parts, what in (
+        (given, "a prompt is a part or a list of parts"),
+        ([given], "prompt part 0: .* is not a prompt part"),
+    ):
         with pytest.raises(ValueError, match=what) as told:
             loaded.generate(parts)
         assert type(given).__name__ in str(told.value)

@@ -14,13 +14,11 @@ from safetensors import safe_open
 from benchmarks.context.long_cases import LongContextCase, measure
 from benchmarks.context.long_prompt import write_prompt
 from brine.data.files.source_files import SourceFile
-from brine.evals import cli
 from brine.evals.needle import run as needle
 from brine.evals.needle.prefix_decoder import PrefixDecoder
 from brine.evals.repository import run as repository
 from brine.evals.repository.run import completion_fn_of
 from brine.inference import decode, generate, prefill
-from brine.inference import load as load_module
 from brine.inference.cache import KeyValueCache
 from brine.inference.load import load, save_model
 from brine.inference.prefill import ChunkedPrefill, prefill_prompts
@@ -52,7 +50,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def as_on_a_card(monkeypatch):
-    """Answers go by `brine.inference.static_decoder`, which is a card's way, without graphs."""
+    """Answers go by `brine.inference.static.decoder`, which is a card's way, without graphs."""
     monkeypatch.setattr(decode, "uses_static_decoder", lambda model: device_of(model).type != "cpu")
 
 
@@ -201,15 +199,15 @@ def test_the_commands_run_on_the_card_by_themselves(card, folder, tmp_path, caps
         SourceFile("sail/wind.py", "python", "def blow():\n    return 'wind'\n" * 20),
     ]
     devices = []
-    loading = load_module.load
-    for module in (load_module, generate):
+    loading = load
+    for module in (generate, needle, repository):
         monkeypatch.setattr(module, "load", lambda *a, **k: devices.append(k.get("device", "cpu")) or loading(*a, **k))
     for module in (needle, repository):
         monkeypatch.setattr(module, "read_source", lambda *a, **k: (source, {}))
     assert generate.main([str(folder), "--prompt", "def ", "--max-tokens", "3", "--temperature", "1"]) == 0
     words = ["--lengths", "300", "--trials", "2"]
-    assert cli.needle([str(folder), *words, "--modality", "text,image", "--needles", "2"]) == 0
-    assert cli.repository([str(folder), *words]) == 0
+    assert needle.main([str(folder), *words, "--modality", "text,image", "--needles", "2"]) == 0
+    assert repository.main([str(folder), *words]) == 0
     assert [torch.device(one).type for one in devices] == [NAME, NAME, NAME]
     assert len(json.loads((folder / "needle" / "results.json").read_text())["cells"]) == 2
     assert "Traceback" not in capsys.readouterr().err

@@ -1,27 +1,20 @@
-"""Static decoding: every token is the same step on the same addresses, so that a card can replay it as one CUDA graph.
+"""Static decoding: every token is the same step on the same addresses, so that a GPU can replay it as a CUDA graph.
 
-A model of a billion parameters takes a card about a millisecond a token and the host, launching a thousand small
-kernels and waiting for three numbers, ten. Here nothing of a step depends on the host: keys go into buffers of fixed
-capacity at places that the device counts (`brine.inference.static_cache`), the token is chosen on the device
-(`brine.inference.sampling`) and written where the next step reads it, and rows that have ended are flags. The host
-reads chosen ids only, one group late, while the next group is computed.
+A GPU takes about a millisecond a token for a 1B-parameter model; a host that launches a thousand small kernels and
+waits for three numbers takes ten. Here nothing of a step depends on the host: keys go into buffers of fixed capacity at
+indices counted on the device (`brine.inference.static.cache`), the token is chosen on the device and written where the
+next step reads it, and rows that have ended are flags. The host reads chosen ids only, one group late.
 
-The first step runs as it is and warms up what is compiled or allocated late, the second is captured, the rest are
-replays. Where capture fails, that is said once with its reason, and the same step goes on without a graph; on any other
-device it always does, so tests without a card run the very step that a graph records. A full buffer grows by half, at
-least by `MAX_RESERVED_TOKENS` tokens, and the step is captured anew.
+The first step runs eagerly and warms up lazy compilation and allocation, the second is captured, the rest are replays.
+Where capture fails, a warning gives the reason and the same step runs without a graph, as it always does on other
+devices, so that tests run the step that a graph records. A full buffer grows by half and the step is captured again.
 
-With a `compute_dtype` the blocks' matrices and the head are rounded once, to copies that the step reads: under autocast
-alone each step would read them in fp32 and round them again. `compile_blocks` has the compiler fuse what lies between
-the matrix products, which takes it tens of seconds and pays for long answers.
+With a `compute_dtype` the blocks' matrices and the head are rounded once, to copies: autocast alone would read and
+round the fp32 weights in each step. `compile_blocks` compiles the blocks, which takes tens of seconds.
 
-Why there are two ways to decode: on a CPU nothing is gained by equal addresses, and
-`brine.inference.decode.DynamicDecoder` does less with long caches and many rows: it reads the keys that are there, by
-kernels that plan for exactly these, and rows that have ended leave the batch. For a single row a static step by the
-dense reference was seen to be quicker. Both choose equal tokens (tests/inference/test_decode.py).
-
-What has not run: no part of this has been on a card. Capture, replay and the half-precision head are written against
-PyTorch's documentation, and the tests stand in for a graph.
+On a CPU equal addresses gain nothing, and `brine.inference.decode.DynamicDecoder` does less work with long caches and
+many rows: its kernels plan for the keys that exist, and ended rows leave the batch. Both choose equal tokens.
+Capture, replay and the half-precision head have not run on a GPU yet; tests stand in for a graph.
 
 B batch, E width, V vocabulary.
 """
@@ -40,17 +33,17 @@ from torch import Tensor, nn
 from brine.data.tokenizer import EOS_ID
 from brine.inference.prefill import MAX_RESERVED_TOKENS, PrefillResult
 from brine.inference.sampling import GREEDY, SamplingConfig, sample_token, uniform_samples
-from brine.inference.static_cache import StaticCache
+from brine.inference.static.cache import StaticCache
 from brine.model.device import device_of
 from brine.model.inputs import Inputs
 from brine.model.transformer import Transformer
 
 TOKENS_PER_SYNC = 16
-"""Tokens between two readings of the host, where nobody waits for each."""
+"""Tokens between two readings of the host, where the answer is not streamed."""
 
 
 class StaticDecoder:
-    """A batch of prompts being answered, a step of equal work per token; see the top of the file."""
+    """A batch of prompts being answered, with a step of equal work per token."""
 
     def __init__(
         self,
@@ -68,8 +61,8 @@ class StaticDecoder:
     ):
         """prefilled: the prompts; its cache is taken over and emptied. suppressed: (V,) bool, ids never chosen.
         max_tokens: of the longest answer. stop: ids that end an answer, besides the end token. compute_dtype: as in the
-        prefill; what autocast says by default. capacity: tokens to make room for, if more than these need. graphs:
-        capture the step; by default where the model is on a CUDA device. compile_blocks: fuse the blocks."""
+        prefill; autocast's by default. capacity: tokens to allocate for, if more than these need. graphs: capture the
+        step; by default where the model is on a CUDA device. compile_blocks: compile the blocks."""
         self.device = device_of(model)
         if compute_dtype is None and torch.is_autocast_enabled(self.device.type):
             compute_dtype = torch.get_autocast_dtype(self.device.type)
@@ -104,7 +97,7 @@ class StaticDecoder:
         self._begin(prefilled)
 
     def fits(self, prefilled: PrefillResult) -> bool:
-        """Whether `restart` can answer other prompts with the buffers, and the graph, that are there."""
+        """Whether `restart` can answer other prompts with the same buffers and graph."""
         return self.cache.fits(prefilled.cache, self.max_tokens)
 
     def restart(self, prefilled: PrefillResult) -> None:
@@ -114,12 +107,12 @@ class StaticDecoder:
 
     def groups(self, every: int = 1) -> Iterator[Tensor]:
         """Yield (B, n) int64 ids on the host, `every` at a time, until there are `max_tokens`; a row that has ended
-        goes on with end tokens. Each group is read while the next one is computed."""
+        continues with end tokens. Each group is read while the next one is computed."""
         waiting, done = None, 0
         while done < self.max_tokens:
             count = min(every, self.max_tokens - done)
             for number in range(done, done + count):
-                # the first token was chosen from what the prompts left
+                # the first token was chosen from the prompts' hidden states
                 if number:
                     self.advance()
             fetched = self._fetch(done, done + count)
@@ -137,38 +130,34 @@ class StaticDecoder:
             self.cache.grow(self.cache.capacity + max(MAX_RESERVED_TOKENS, self.cache.capacity // 2))
             self._replay, self._warm = None, False
         with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
-            self._run()
+            if not self._warm:
+                self._warm_up()
+            else:
+                if self.graphs and self._replay is None:
+                    try:
+                        self._replay = capture_cuda_graph(self._step)
+                    except Exception as error:
+                        self.graphs = False
+                        _warn_slower("a CUDA graph could not be captured", error)
+                (self._replay or self._step)()
         self.cache.length += 1
 
-    def _run(self) -> None:
-        if self._replay is None and self._warm and self.graphs:
-            try:
-                self._replay = capture_cuda_graph(self._step)
-            except Exception as error:
-                self._fall_back("a CUDA graph could not be captured", error)
-        if self._replay is not None:
-            self._replay()
-        elif self._warm:
-            self._step()
-        else:
-            self._warm_up()
-            self._warm = True
-
     def _warm_up(self) -> None:
-        """A step as any, in which everything that happens once may happen."""
+        """The first step, which may compile and allocate."""
         state = [x.clone() for x in self._state]
         try:
-            self._first_step()
+            self._step_on_side_stream()
         except Exception as error:
             if not self.compile_blocks:
                 raise
-            self._fall_back("the blocks could not be compiled", error)
+            _warn_slower("the blocks could not be compiled", error)
             self.compile_blocks, self.model = False, cast_block_weights(self.model, self.compute_dtype)
             for x, before in zip(self._state, state, strict=True):
                 x.copy_(before)
-            self._first_step()
+            self._step_on_side_stream()
+        self._warm = True
 
-    def _first_step(self) -> None:
+    def _step_on_side_stream(self) -> None:
         if not self.graphs or self.device.type != "cuda":
             return self._step()
         # what a graph replays must not have been set up on the default stream
@@ -178,22 +167,13 @@ class StaticDecoder:
             self._step()
         torch.cuda.current_stream().wait_stream(stream)
 
-    def _fall_back(self, what: str, error: Exception) -> None:
-        words = str(error).strip().splitlines() or ["no message"]
-        warnings.warn(
-            f"{what} ({type(error).__name__}: {words[0]}): decoding goes on without, and slower",
-            RuntimeWarning, stacklevel=2,
-        )  # fmt: skip
-        if "graph" in what:
-            self.graphs = False
-
     @property
     def _state(self) -> tuple[Tensor, ...]:
-        """What a step changes, but for keys and values, which it writes to the same place when it runs again."""
+        """What a step changes, besides keys and values, which it writes to the same index when it runs again."""
         return *self.cache.state, self.position, self.token, self.finished, self.step, self.generated
 
     def _step(self) -> None:
-        """The step: no host read, no new address, no shape that depends on how far the answer is."""
+        """The step: no host read, no new address, no shape that depends on the length of the answer."""
         self.position.add_(1)
         with self._precision():
             inputs = Inputs(self.token[:, None], self.position.expand(-1, 1, 3), self.zeros, self.zeros)
@@ -202,8 +182,13 @@ class StaticDecoder:
 
     def _choose(self, hidden: Tensor) -> None:
         """hidden: (B, E). Writes the next token of each row."""
+        if self.head.dtype == hidden.dtype:
+            logits = nn.functional.linear(hidden, self.head).float()
+        else:
+            # inputs in half precision, sums and logits in single
+            logits = torch.mm(hidden.to(self.head.dtype), self.head.T, out_dtype=torch.float32)
         uniform = None if self.uniform is None else self.uniform.index_select(1, self.step).squeeze(1)
-        token = sample_token(self._logits(hidden).masked_fill_(self.suppressed, -torch.inf), uniform, self.sampling)
+        token = sample_token(logits.masked_fill_(self.suppressed, -torch.inf), uniform, self.sampling)
         # a row that has ended stays ended
         token = token.masked_fill(self.finished, EOS_ID)
         self.finished.logical_or_((token[:, None] == self.stop).any(-1))
@@ -211,17 +196,10 @@ class StaticDecoder:
         self.token.copy_(token)
         self.step.add_(1)
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        """(B, V) float32."""
-        if self.head.dtype == hidden.dtype:
-            return nn.functional.linear(hidden, self.head).float()
-        # inputs in half precision, sums and logits in single
-        return torch.mm(hidden.to(self.head.dtype), self.head.T, out_dtype=torch.float32)
-
     def _precision(self) -> AbstractContextManager:
         if self.compute_dtype is None:
             return nullcontext()
-        # what autocast keeps would outlive the step that it was made in
+        # what autocast caches would outlive the step that it was made in
         return torch.autocast(self.device.type, dtype=self.compute_dtype, cache_enabled=False)
 
     @torch.no_grad()
@@ -267,20 +245,26 @@ def collect_tokens(groups: Iterator[Tensor], num_rows: int, *, stop: Items[int] 
 
 
 def capture_cuda_graph(step: Callable[[], None]) -> Callable[[], None]:
-    """Record a step as a CUDA graph, without running it -> what replays it."""
+    """Record a step as a CUDA graph, without running it -> a function that replays it."""
     graph = torch.cuda.CUDAGraph()
-    # other threads, such as a loader's that pins memory, go on meanwhile
+    # other threads, such as a loader's that pins memory, continue meanwhile
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         step()
     return graph.replay
 
 
 def cast_block_weights(model: Transformer, dtype: torch.dtype | None) -> Transformer:
-    """The same model, uncompiled, that shares all weights but for the blocks' matrices, which are in `dtype` (None:
-    shared as well). Hooks are taken over; under a graph they run once, when it is captured."""
-    # what a copy finds in its memo it does not copy
+    """The same model, uncompiled, with all weights shared but the blocks' matrices, which are in `dtype` (None: shared
+    too). Hooks are kept; in a graph they run once, when it is captured."""
+    # deepcopy does not copy what its memo holds
     twin = copy.deepcopy(model, {id(shared): shared for shared in (*model.parameters(), model.rotary)})
     for module in twin.blocks.modules():
         if dtype is not None and isinstance(module, nn.Linear):
             module.weight = nn.Parameter(module.weight.detach().to(dtype), requires_grad=False)
     return twin
+
+
+def _warn_slower(problem: str, error: Exception) -> None:
+    first_line = (str(error).strip().splitlines() or ["no message"])[0]
+    words = f"{problem} ({type(error).__name__}: {first_line}): decoding continues without, and slower"
+    warnings.warn(words, RuntimeWarning, stacklevel=3)

@@ -4,13 +4,14 @@ import random
 
 import pytest
 
-from brine.evals.text import (
+from brine.evals.config import EvalConfig
+from brine.evals.transcribe import (
+    Transcript,
     align,
-    character_error_rate,
-    common_subsequence,
     edit_distance,
     identifier_recall,
     identifiers_in,
+    transcription_rates,
 )
 
 
@@ -55,6 +56,11 @@ def test_character_error_rate_weighs_by_length_and_may_exceed_one():
     assert character_error_rate([]) is None
 
 
+def character_error_rate(pairs):
+    found = [Transcript(0, "page", 1, "image", *pair, edit_distance(*pair), 0, 0) for pair in pairs]
+    return transcription_rates(found, EvalConfig())["cer"]
+
+
 def test_names_are_identifiers():
     assert identifiers_in("def read_2(self, x1): return 3.5e8 + größe") == [
         "def",
@@ -81,7 +87,7 @@ def test_names_recovered_keeps_order_and_count(reference, hypothesis, found):
 
 
 def test_common_subsequence():
-    assert common_subsequence("ABCBDAB", "BDCABA") == 4
+    assert identifier_recall(" ".join("ABCBDAB"), " ".join("BDCABA")) == (4, 7)
 
 
 def test_align_spells_both_texts_and_costs_the_distance():

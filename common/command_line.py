@@ -1,0 +1,76 @@
+"""Command lines by tyro: options from dataclasses, errors in one line, and the exit codes that all commands share.
+
+tyro draws a box around an error, which no log keeps readable; `one_line_errors` makes it a ValueError of one line.
+`command` runs a request: 0 done, 2 a mistake in the request (one line on standard error), 130 interrupted. Progress
+belongs on standard error, results on standard output. tyro is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from brine.common.closed_pipe import exit_on_closed_pipe
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turns tyro's error box and exit into a ValueError of one line; `--help` still exits."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            yield
+    except SystemExit as stopped:
+        if not stopped.code:
+            raise
+        sections = re.split(r"[│|] *─+ *[│|]", said.getvalue())
+        words = [line.strip("│| ") for line in sections[0].splitlines() if not line.startswith(("╭", "╰"))]
+        known = re.findall(r"(?m)^[│|] +(--[\w-]+)", "".join(sections[1:]))
+        hint = f" (did you mean {known[0]}?)" if known and "nrecognized" in words[0] else ""
+        raise ValueError(f"{' '.join(filter(None, words))}{hint}; see --help") from None
+
+
+def command(
+    read: Callable[[Sequence[str]], Any], *, interrupted: str = "", out_of_memory: str = "give --device cpu"
+) -> Callable[[Sequence[str] | None], int]:
+    """`main(argv) -> exit code`. read: argv -> a request, such as by `parse`, whose `run()` is the command.
+
+    interrupted: what to print after Ctrl-C. out_of_memory: the remedy, for an error message.
+    """
+
+    @exit_on_closed_pipe
+    def main(argv: Sequence[str] | None = None) -> int:
+        try:
+            read(sys.argv[1:] if argv is None else argv).run()
+            return 0
+        except KeyboardInterrupt:
+            print(f"\n{interrupted}" if interrupted else "", file=sys.stderr)
+            return 130
+        except BrokenPipeError:
+            raise
+        except (ValueError, OSError, ImportError) as error:
+            print(f"error: {str(error).replace('give format=', 'give --format')}", file=sys.stderr)
+        except RuntimeError as error:
+            # torch's, without importing torch
+            if type(error).__name__ != "OutOfMemoryError":
+                raise
+            print(f"error: the device has too little memory: {out_of_memory}", file=sys.stderr)
+        return 2
+
+    return main
+
+
+def parse(name: str, options: type, argv: Sequence[str]) -> Any:
+    """An instance of `options`, a dataclass whose docstrings are the help, from the words of `brine NAME`.
+
+    Raises ValueError in one line, SystemExit for --help.
+    """
+    import tyro
+
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.SuppressFixed)
+    with one_line_errors():
+        return tyro.cli(options, prog=f"brine {name}", args=list(argv), config=config)

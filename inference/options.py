@@ -1,0 +1,61 @@
+"""Options that commands share which run a model: device, precision, threads, and lists separated by commas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+
+from brine.model.device import resolve_compute_dtype, resolve_device
+
+Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+
+
+def _comma_separated(kind: Callable[[str], Any], metavar: str, remedy: str) -> Any:
+    def read(words: list[str]) -> tuple[Any, ...]:
+        try:
+            return tuple(kind(item.strip()) for item in words[0].split(",") if item.strip())
+        except ValueError:
+            raise ValueError(f"{words[0]!r}: give {remedy}") from None
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [",".join(map(str, value))],
+    )
+
+
+Integers = Annotated[tuple[int, ...], _comma_separated(int, "N,N", "whole numbers such as 2048,4096")]
+Names = Annotated[tuple[str, ...], _comma_separated(str, "NAME,NAME", "names such as text,image")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeOptions:
+    """Options of a command that runs a model."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:1, or auto: a GPU where there is one."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of matrix products, keys and values; auto: bfloat16 where the hardware multiplies it."""
+    threads: int | None = None
+    """CPU threads; as many as this process may use if not given."""
+
+    def resolve(self) -> tuple[torch.device, torch.dtype | None]:
+        """(device, compute_dtype); sets the number of CPU threads. Raises ValueError for an unknown device."""
+        if self.threads is not None:
+            torch.set_num_threads(positive("threads", self.threads))
+        device = resolve_device(self.device)
+        return device, resolve_compute_dtype(self.dtype, device)
+
+
+def positive(name: str, value: int) -> int:
+    """The value. Raises ValueError, naming the option, below 1."""
+    if value < 1:
+        raise ValueError(f"--{name} must be at least 1")
+    return value
