@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from brine.data.document import Document, DocumentError, Part, Quarantined, Text, check_relative, parse_document
 from brine.data.files.extensions import SUPPORTED, conversion_hint, media_type_of
 from brine.data.files.walk import is_visible, walk
-from brine.data.formats.folders.card import read_dataset_card
+from brine.data.formats.folders.dataset_card import read_dataset_card
 from brine.data.formats.source import ReadLimits, files_sha256, read_text, skip_file, skip_media
 from brine.data.formats.splits.rules import UNASSIGNED, TextFileSplits, digest_of_card
 

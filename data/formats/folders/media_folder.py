@@ -19,7 +19,7 @@ from brine.data.files.extensions import VIDEO_OR_CODE, conversion_hint, extensio
 from brine.data.files.links import stays_within
 from brine.data.files.pointers import dvc_target, missing_file_hint
 from brine.data.files.walk import is_visible, walk
-from brine.data.formats.folders.card import read_dataset_card
+from brine.data.formats.folders.dataset_card import read_dataset_card
 from brine.data.formats.lines.samples import (
     captioned_sample,
     is_complete_record,

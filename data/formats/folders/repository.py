@@ -18,22 +18,19 @@ from brine.data.document import Document, DocumentError, Image, Quarantined, Tex
 from brine.data.files.extensions import conversion_hint, media_type_of
 from brine.data.files.pointers import pointer_of
 from brine.data.files.resolve import resolve_media
-from brine.data.files.source_files import LANGUAGES
 from brine.data.files.text import decode_text, foreign_encoding, strip_bom
 from brine.data.files.walk import walk
-from brine.data.formats.folders.card import read_dataset_card
+from brine.data.formats.detect import JSON, record_formats_in
+from brine.data.formats.folders.dataset_card import read_dataset_card
+from brine.data.formats.folders.folder_files import CODE, PROGRAMS
 from brine.data.formats.folders.markdown import EXTENSIONS, page_document
 from brine.data.formats.lines.lines import is_array
 from brine.data.formats.notes.refusals import describe_wrapped_json
-from brine.data.formats.opening import JSON, record_formats_in
 from brine.data.formats.source import NOTE_PREFIX, ReadLimits, files_sha256, skip_media
 from brine.data.formats.splits.rules import UNASSIGNED, TextFileSplits
 
 MAX_SOURCE_MIB = 2.0
 """Largest file taken for a source file, in MiB; larger ones are data."""
-CODE = frozenset(ending for ending, language in LANGUAGES.items() if language not in ("markdown", "rst", "text"))
-PROGRAMS = CODE - {".yaml", ".yml", ".toml", ".ini", ".cfg"}
-"""Endings of code that data sets do not have as their settings."""
 _HYPERTEXT = (".html", ".css")
 """Code that texts are made of or come with."""
 _RAW = (

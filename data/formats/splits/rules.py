@@ -19,7 +19,7 @@ from pathlib import Path
 
 from brine.data.document import Document, DocumentError, Text
 from brine.data.files.addresses import split_address, untagged
-from brine.data.formats.folders.card import DatasetCard, read_dataset_card
+from brine.data.formats.folders.dataset_card import DatasetCard, read_dataset_card
 from brine.data.formats.splits.names import HELD_OUT, WORDS, declared_split, prefer_held_out, split_words, words_of_name
 
 UNASSIGNED = ""
