@@ -43,11 +43,15 @@ from brine.data.formats.detect import (
 from brine.data.formats.folders.dataset_card import read_dataset_card
 from brine.data.formats.folders.download import display_path, how_to_download
 from brine.data.formats.folders.folder_files import FolderFiles
-from brine.data.formats.folders.markdown import markdown_digest, markdown_documents
 from brine.data.formats.folders.media_folder import media_digest, media_documents
-from brine.data.formats.folders.repository import repository_digest, repository_documents
 from brine.data.formats.folders.single_format import single_format
 from brine.data.formats.folders.survey import MANIFESTS, FolderContents, json_below, survey, top_files, top_manifest
+from brine.data.formats.folders.text_folder import (
+    markdown_digest,
+    markdown_documents,
+    repository_digest,
+    repository_documents,
+)
 from brine.data.formats.lines.lines import LINES, check_encoding, is_array, is_spread
 from brine.data.formats.manifest import RECORD_FORMATS, manifest_documents
 from brine.data.formats.notes.accounts import with_unread_files_counted

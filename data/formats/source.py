@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from brine.common.files import file_digest
-from brine.data.document import SPLITS, Document, Quarantined, Text
+from brine.data.document import SPLITS, Document, DocumentError, Quarantined, Text
 from brine.data.files.addresses import untagged
 from brine.data.files.compressed import compressed_hint
 from brine.data.files.extensions import conversion_hint, extension_of
@@ -191,18 +191,31 @@ def read_text(root: Path, path: str, max_file_mib: float) -> str:
     return decode_text(resolve_media(root, path, max_file_mib=max_file_mib).read_bytes(), f"file {path!r}")
 
 
-def skip_media(media: Iterable[str], skipped: Counter) -> None:
-    """Count media that are not read, with the remedy."""
-    for path in media:
-        skipped[f"medium .{extension_of(path)}: {conversion_hint(path)}"] += 1
-
-
-def skip_file(path: str, skipped: Counter) -> None:
-    """Count a file of no medium and no text; whoever opened the folder counts compressed ones, with the remedy."""
-    if dvc_target(path):
+def skip_file(path: str, skipped: Counter, problem: str = "") -> None:
+    """Count a file of no document, with the remedy; whoever opened the folder counts compressed ones."""
+    ending = extension_of(path)
+    if remedy := conversion_hint(path):
+        skipped[f"medium .{ending}: {remedy}"] += 1
+    elif problem:
+        skipped[f"file that {problem}"] += 1
+    elif dvc_target(path):
         skipped["file .dvc, not fetched: `dvc pull` fetches it"] += 1
     elif not compressed_hint(path):
-        skipped[f"file .{extension_of(path)[:20]}" if extension_of(path) else "file without an ending"] += 1
+        skipped[f"file .{ending[:20]}" if ending else "file without an ending"] += 1
+
+
+def each_document(
+    files: Iterable[tuple[str, str]], read: Callable[[str], Document | None]
+) -> Iterator[Document | Quarantined]:
+    """A document, or none, for each (path, problem), made by `read`; a Quarantined where that raises DocumentError."""
+    for path, problem in files:
+        try:
+            if problem:
+                raise DocumentError(f"file {path!r} {problem}")
+            if (document := read(path)) is not None:
+                yield document
+        except DocumentError as error:
+            yield Quarantined(path, path, str(error))
 
 
 def files_sha256(

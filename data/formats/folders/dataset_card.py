@@ -3,8 +3,8 @@
     read_dataset_card(root).split_of("data/unseen.parquet")    "test"; "" for what no pattern names
 
 The splits of all configs count; unknown names of splits are noted, and so is a header that is not YAML. The header is
-untrusted: PyYAML composes a graph of nodes (no objects), of which 100,000 are visited at most, since an alias may repeat
-itself. Patterns are matched against the paths of files that were found, so none leads out of the folder.
+untrusted: PyYAML composes a graph of nodes (no objects), of which 100,000 are visited at most, since an alias may
+repeat itself. Patterns are matched against the paths of files that were found, so none leads out of the folder.
 """
 
 import fnmatch

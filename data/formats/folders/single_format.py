@@ -38,8 +38,7 @@ from brine.data.formats.detect import (
     without_compression,
 )
 from brine.data.formats.folders.folder_files import CAPTIONS, CODE, PROGRAMS, FolderFiles, ListedFile
-from brine.data.formats.folders.markdown import EXTENSIONS as PAGES
-from brine.data.formats.folders.markdown import markdown_parts
+from brine.data.formats.folders.markdown import PAGES, markdown_parts
 from brine.data.formats.folders.media_folder import TABLES, WORD_LIKE
 from brine.data.formats.folders.survey import is_saved_dataset, without_fixtures
 from brine.data.formats.lines.fields import WORDS
