@@ -37,6 +37,7 @@ from brine.data.formats.detect import (
     describe_no_json,
     format_by_content,
     has_known_extension,
+    is_named_lines,
     record_formats_in,
     unknown_format,
 )
@@ -45,14 +46,14 @@ from brine.data.formats.folders.download import display_path, how_to_download
 from brine.data.formats.folders.folder_files import FolderFiles
 from brine.data.formats.folders.media_folder import media_digest, media_documents
 from brine.data.formats.folders.single_format import single_format
-from brine.data.formats.folders.survey import MANIFESTS, FolderContents, json_below, survey, top_files, top_manifest
+from brine.data.formats.folders.survey import MANIFESTS, FolderContents, json_files, survey, top_manifest
 from brine.data.formats.folders.text_folder import (
     markdown_digest,
     markdown_documents,
     repository_digest,
     repository_documents,
 )
-from brine.data.formats.lines.lines import LINES, check_encoding, is_array, is_spread
+from brine.data.formats.lines.lines import check_encoding, is_array, is_spread
 from brine.data.formats.manifest import RECORD_FORMATS, manifest_documents
 from brine.data.formats.notes.accounts import with_unread_files_counted
 from brine.data.formats.notes.refusals import describe_coco
@@ -136,8 +137,9 @@ def _open_folder(path: Path, root: Path, format: str | None, limits: ReadLimits)
     if format is None and (found := survey(files, limits.max_line_mib)):
         return _together(path, root, found, limits)
     if is_manifest:
-        json = standing or top_files(root, LINES, known=False) or top_files(root, (".json",), known=False)
-        json = json or json_below(files, limits.max_line_mib, known=False)
+        top, below = ([], []) if standing else json_files(files)
+        lines = [file for file in top if is_named_lines(file)]
+        json = standing or lines or top or sorted(below)
         if not json:
             why = f"has no .jsonl file and no .json array at its top{files.listing.first_problem()}"
             raise ValueError(unknown_format(path, why))
