@@ -5,11 +5,9 @@
     texts                         OBELICS, or chat when it holds turns  (`obelics`, `chat`)
     kind, path; text, image, ...  a media record; captioned media or text alone  (`captioned`)
 
-A file may mix them; `record_format` holds every object to one. Ids are required in content parts and media records;
-others get `<file>#<number>`. The split is the object's, else that of its file's or folder's name, else that of its
-media's folders; else content parts and media records are `train`, and the hash decides for others. Manifests whose
-names hold something out are read first: a document of an undeclared manifest that names media of theirs is held out
-too. Media paths are relative to the manifest's folder. No media file is opened; each bad line gives one `Quarantined`.
+A file may mix them; `record_format` holds every object to one. Ids are required in content parts and media records. The
+split is the object's, else that of its file's or folder's name, else that of its media's folders. Manifests whose names
+hold something out are read first: a document of an undeclared one that names media of theirs is held out too.
 """
 
 import dataclasses
@@ -81,7 +79,7 @@ def manifest_documents(
     splits = splits or PathSplits(paths.values(), files=True)
     media_splits, lists = MediaPathSplits(root), SplitListFiles(root, notes)
     held = _HeldMedia(splits, paths.values(), notes)
-    for file in sorted(paths, key=lambda file: not held.is_first(paths[file])):
+    for file in sorted(paths, key=lambda file: paths[file] not in held.first):
         path, named = paths[file], splits.split_of(paths[file])
         below = path[: path.rfind("/") + 1]
         word = "entry" if is_array(file) or is_spread(file) else "line"
@@ -105,7 +103,10 @@ def manifest_documents(
                     include_decode=include_decode,
                     notes=notes,
                 )
-                if document is not None and _promises_ids(fields, record_format):
+                # an id that comes twice is a mistake in these forms
+                kind = record_format or detect_record_format(fields)
+                has_id = kind == "content-parts" or (kind == "captioned" and _is_media_record(fields))
+                if document is not None and has_id:
                     if (below, document.id) in seen:
                         raise DocumentError(f"id {document.id!r} was used by an earlier line")
                     seen.add((below, document.id))
@@ -131,19 +132,15 @@ class _HeldMedia:
 
     def __init__(self, splits: PathSplits, paths: Iterable[str], notes: Counter):
         self.declared, self.notes = {path: splits.declared(path) for path in paths}, notes
-        found = set(self.declared.values())
-        self.is_needed = "" in found and not found.isdisjoint(HELD_OUT)
+        held_out = {path for path, split in self.declared.items() if split in HELD_OUT}
+        self.first = held_out if "" in self.declared.values() else set()
+        """Manifests that are read before those that say nothing."""
         self.split_by_media: dict[int, str] = {}
-
-    def is_first(self, path: str) -> bool:
-        """Whether a manifest is to be read before those that say nothing."""
-        return self.is_needed and self.declared[path] in HELD_OUT
 
     def remember(self, path: str, media: Iterable[str], split: str) -> None:
         """Takes what a document of a manifest names, and its split."""
-        if self.is_first(path) and split in HELD_OUT:
-            for key in map(_media_key, media):
-                self.split_by_media[key] = strictest_split(split, self.split_by_media.get(key, UNASSIGNED))
+        for key in map(_media_key, media if path in self.first and split in HELD_OUT else ()):
+            self.split_by_media[key] = strictest_split(split, self.split_by_media.get(key, UNASSIGNED))
 
     def held_out(self, path: str, document: Document) -> Document:
         """A document that names no split, held out where its manifest says nothing and another one's name does."""
@@ -192,19 +189,19 @@ def detect_record_format(fields: dict) -> str | None:
     if "messages" in fields:
         return "chat"
     if "conversations" in fields:
-        turns = fields["conversations"]
-        first = turns[0] if isinstance(turns, list) and turns else None
+        first = _first_of(fields["conversations"])
         # neither: a question and its answer in each
-        is_chat = isinstance(first, dict) and ("role" in first or not {"from", "value"} & first.keys())
-        return "chat" if is_chat and first else "llava"
-    for turns in map(fields.get, () if _TURNS.isdisjoint(fields) else CONVERSATIONS[2:]):
-        if isinstance(turns, list) and turns and isinstance(turns[0], dict):
-            return "chat"
+        is_chat = isinstance(first, dict) and first and ("role" in first or not {"from", "value"} & first.keys())
+        return "chat" if is_chat else "llava"
+    if not _TURNS.isdisjoint(fields) and any(isinstance(_first_of(fields.get(key)), dict) for key in _TURNS):
+        return "chat"
     if "texts" in fields:
         return "obelics"
-    if "kind" in fields or "path" in fields or not _PLAIN.isdisjoint(fields):
-        return "captioned"
-    return None
+    return "captioned" if "kind" in fields or "path" in fields or not _PLAIN.isdisjoint(fields) else None
+
+
+def _first_of(turns):
+    return turns[0] if isinstance(turns, list) and turns else None
 
 
 def needed(fields: dict) -> str:
@@ -281,16 +278,10 @@ def checked(document: Document, fields: dict, split: str = UNASSIGNED) -> Docume
 
 
 def _is_media_record(fields: dict) -> bool:
-    """Whether a captioned object is a media record: `kind` and `path`; a `path` alone is a medium's or a text's."""
+    """Whether a captioned object is a media record: `kind` and `path`; a `path` alone is that of media or a text."""
     if "path" in fields and ("kind" in fields or _WORDS.isdisjoint(fields)):
         return True
     return "kind" in fields and _PLAIN.isdisjoint(fields)
-
-
-def _promises_ids(fields: dict, record_format: str | None) -> bool:
-    """Whether an id that comes twice is a mistake in this object's form."""
-    record_format = record_format or detect_record_format(fields)
-    return record_format == "content-parts" or (record_format == "captioned" and _is_media_record(fields))
 
 
 def _own_name(fields: dict) -> str:
@@ -305,14 +296,13 @@ def _own_name(fields: dict) -> str:
 def _describe(fields: dict, name: str) -> tuple[str, str]:
     """Id and file for a quarantine record, before anything is checked."""
     if isinstance(fields.get("id"), str) and fields["id"]:
-        name = _writable(fields["id"][:200])
+        name = fields["id"][:200]
     file = fields.get("path") or next((path for key in fields_in(fields) if (path := path_of(fields[key]))), None)
     if isinstance(content := fields.get("content"), list):
         media = (part for part in content if isinstance(part, dict) and part.get("type") in MODALITIES)
         file = next((part.get(part["type"]) for part in media), None)
-    return name, _writable(file[:500]) if isinstance(file, str) else ""
-
-
-def _writable(text: str) -> str:
-    """Text without lone surrogates, which could not be written into a record."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    # a lone surrogate could not be written into a record
+    return tuple(
+        text.encode("utf-8", "backslashreplace").decode()
+        for text in (name, file[:500] if isinstance(file, str) else "")
+    )
