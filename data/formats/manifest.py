@@ -62,13 +62,12 @@ _BESIDE = {key: KNOWN_CHAT_KEYS | {key, "tools", *SYSTEM} for key in CONVERSATIO
 
 def manifest_documents(
     files: Iterable[Path],
-    *,
     root: Path,
     record_format: str | None,
     limits: ReadLimits,
+    splits: PathSplits | None,
     include_decode: bool,
     notes: Counter,
-    splits: PathSplits | None,
 ) -> Iterator[Document | Quarantined]:
     """Documents of JSONL files and JSON arrays, and a `Quarantined` for each object that gives none.
 

@@ -30,41 +30,19 @@ from brine.data.files.compressed import compressed_hint, detect_compression, unp
 from brine.data.files.links import dangling_link_hint, resolve_user_path, snapshot_in
 from brine.data.files.pointers import missing_file_hint, pointer_in
 from brine.data.files.walk import FolderListing, walk
-from brine.data.formats.detect import (
-    CONTAINER_ENDINGS,
-    EXTENSIONS,
-    FORMATS,
-    describe_no_json,
-    format_by_content,
-    has_known_extension,
-    is_named_lines,
-    record_formats_in,
-    unknown_format,
-)
+from brine.data.formats import detect
+from brine.data.formats.detect import CONTAINER_ENDINGS, FORMATS, format_by_content, unknown_format
+from brine.data.formats.folders import media_folder, text_folder
 from brine.data.formats.folders.dataset_card import read_dataset_card
 from brine.data.formats.folders.download import display_path, how_to_download
 from brine.data.formats.folders.folder_files import FolderFiles
-from brine.data.formats.folders.media_folder import media_digest, media_documents
 from brine.data.formats.folders.single_format import single_format
 from brine.data.formats.folders.survey import MANIFESTS, FolderContents, json_files, survey, top_manifest
-from brine.data.formats.folders.text_folder import (
-    markdown_digest,
-    markdown_documents,
-    repository_digest,
-    repository_documents,
-)
 from brine.data.formats.lines.lines import check_encoding, is_array, is_spread
 from brine.data.formats.manifest import RECORD_FORMATS, manifest_documents
 from brine.data.formats.notes.accounts import with_unread_files_counted
 from brine.data.formats.notes.refusals import describe_coco
-from brine.data.formats.source import (
-    NOTE_PREFIX,
-    DocumentSource,
-    ReadLimits,
-    container_sha256,
-    files_sha256,
-    join_sources,
-)
+from brine.data.formats.source import DocumentSource, ReadLimits, container_sha256, files_sha256, join_sources
 from brine.data.formats.splits.rules import PathSplits, digest_of_card, digest_of_containers, folders_in
 from brine.data.formats.splits.split_lists import digest_of_split_lists
 from brine.data.formats.tables.cells import load_pyarrow, num_rows
@@ -75,9 +53,9 @@ from brine.data.formats.webdataset import webdataset_documents
 __all__ = ["FORMATS", "DocumentSource", "ReadLimits", "check_path_exists", "open_source"]
 
 _FOLDER_READERS = {
-    "media": (media_documents, media_digest),
-    "markdown": (markdown_documents, markdown_digest),
-    "repository": (repository_documents, repository_digest),
+    "media": (media_folder.media_documents, media_folder.media_digest),
+    "markdown": (text_folder.markdown_documents, text_folder.markdown_digest),
+    "repository": (text_folder.repository_documents, text_folder.repository_digest),
 }
 """Format of a folder whose files are a document each -> its documents and its digest."""
 
@@ -118,7 +96,7 @@ def _open_file(path: Path, format: str | None, limits: ReadLimits) -> DocumentSo
     file = resolve_user_path(path)
     if problem := pointer_in(file) or unpack_hint(file):
         raise ValueError(f"{path} {problem}")
-    format = format or format_by_content(file) or EXTENSIONS.get(path.suffix.lower())
+    format = format or format_by_content(file) or detect.EXTENSIONS.get(path.suffix.lower())
     if format in CONTAINER_ENDINGS:
         return _containers(path, file.parent, [tagged(file.name, CONTAINER_ENDINGS[format])], format, limits)
     if format in _FOLDER_READERS:
@@ -138,8 +116,7 @@ def _open_folder(path: Path, root: Path, format: str | None, limits: ReadLimits)
         return _together(path, root, found, limits)
     if is_manifest:
         top, below = ([], []) if standing else json_files(files)
-        lines = [file for file in top if is_named_lines(file)]
-        json = standing or lines or top or sorted(below)
+        json = standing or [file for file in top if detect.is_named_lines(file)] or top or sorted(below)
         if not json:
             why = f"has no .jsonl file and no .json array at its top{files.listing.first_problem()}"
             raise ValueError(unknown_format(path, why))
@@ -152,7 +129,7 @@ def _open_folder(path: Path, root: Path, format: str | None, limits: ReadLimits)
 
     def read(_, skipped: Counter):
         yield from documents(root, limits, skipped)
-        skipped.update(NOTE_PREFIX + note for note in read_dataset_card(root).notes())
+        skipped.update(f"note: {note}" for note in read_dataset_card(root).notes())
         # a repository counts all binary files
         names = (name for name, why in walk(root) if not why) if format != "repository" else ()
         skipped.update(kind for name in names if (kind := compressed_hint(name)))
@@ -169,18 +146,11 @@ def _together(path: Path, root: Path, found: FolderContents, limits: ReadLimits)
     sources = [_manifests(path, root, found.json, None, limits, splits)] if found.json else []
     sources += [_containers(path, root, names, format, limits, splits) for format, names in found.containers.items()]
     if found.media:
-        sources.append(
-            DocumentSource(
-                path,
-                "media",
-                root,
-                lambda _, skipped: media_documents(root, limits, skipped, within=found.media, splits=splits),
-                functools.partial(media_digest, root, within=found.media),
-            )
-        )
-    return _with_unread_files_counted(
-        join_sources(path, root, sources), found.json, splits=splits, counted=found.media, notes=card.notes()
-    )
+        read = functools.partial(media_folder.media_documents, root, limits, within=found.media, splits=splits)
+        digest = functools.partial(media_folder.media_digest, root, within=found.media)
+        sources.append(DocumentSource(path, "media", root, lambda _, skipped: read(skipped), digest))
+    source, notes = join_sources(path, root, sources), card.notes()
+    return _with_unread_files_counted(source, found.json, splits=splits, counted=found.media, notes=notes)
 
 
 def _with_unread_files_counted(source: DocumentSource, files: list[Path] = (), **options) -> DocumentSource:
@@ -192,7 +162,9 @@ def _container_names(path: Path, files: FolderFiles, format: str) -> list[str]:
     root, ending = files.root, CONTAINER_ENDINGS[format]
     names = [tagged(file.name, ending) for file in files.files if file.name.lower().endswith(ending)]
     if not names:
-        undetected = (file.name for file in files.files if not file.problem and not has_known_extension(file.name))
+        undetected = (
+            file.name for file in files.files if not file.problem and not detect.has_known_extension(file.name)
+        )
         undetected = (name for name in undetected if not compressed_hint(name))
         names = [tagged(name, ending) for name in undetected if format_by_content(root / name) == format]
     names = dataset_files(root, names) if format == "datasets" else names
@@ -219,23 +191,12 @@ def _manifests(
         # said once; among several files one of another encoding is quarantined
         check_encoding(first)
     if format is None:
-        found = record_formats_in(first, max_line_mib=limits.max_line_mib)
+        found = detect.record_formats_in(first, max_line_mib=limits.max_line_mib)
         if not found and first.suffix.lower() != ".jsonl" and not is_array(first):
-            raise ValueError(describe_no_json(path, first))
+            raise ValueError(detect.describe_no_json(path, first))
         if len(files) == 1 and found == {"captioned"} and (why := describe_coco(first)):
             raise ValueError(f"{path} {why}")
         format = found.pop() if len(found) == 1 else "manifest"
-
-    def read(include_decode: bool, skipped: Counter):
-        return manifest_documents(
-            files,
-            root=root,
-            record_format=record_format,
-            limits=limits,
-            include_decode=include_decode,
-            notes=skipped,
-            splits=splits,
-        )
 
     def digest(media: bool) -> str:
         names = [file.relative_to(root).as_posix() for file in files]
@@ -243,9 +204,11 @@ def _manifests(
         return digest_of_split_lists(root, digest_of_containers(root, found))
 
     def count() -> int | None:
-        is_long = any(is_array(file) or is_spread(file) or detect_compression(file) for file in files)
-        return None if is_long else sum(map(_num_lines, files))
+        if any(is_array(file) or is_spread(file) or detect_compression(file) for file in files):
+            return None
+        return sum(map(_num_lines, files))
 
+    read = functools.partial(manifest_documents, files, root, record_format, limits, splits)
     return DocumentSource(path, format, root, read, digest, count)
 
 
