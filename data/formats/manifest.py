@@ -38,17 +38,8 @@ from brine.data.formats.lines.placeholders import unfilled_placeholder
 from brine.data.formats.lines.stretches import check_not_clipped
 from brine.data.formats.notes.unread import check_unread_fields, has_media
 from brine.data.formats.source import NOTE_PREFIX, ReadLimits
+from brine.data.formats.splits import rules
 from brine.data.formats.splits.names import HELD_OUT
-from brine.data.formats.splits.rules import (
-    FROM_FILES,
-    FROM_RECORD_FORMAT,
-    UNASSIGNED,
-    MediaPathSplits,
-    PathSplits,
-    SplitWithOrigin,
-    split_in,
-    strictest_split,
-)
 from brine.data.formats.splits.split_lists import SplitListFiles
 
 RECORD_FORMATS = ("content-parts", "chat", "llava", "obelics", "captioned")
@@ -65,7 +56,7 @@ def manifest_documents(
     root: Path,
     record_format: str | None,
     limits: ReadLimits,
-    splits: PathSplits | None,
+    splits: rules.PathSplits | None,
     include_decode: bool,
     notes: Counter,
 ) -> Iterator[Document | Quarantined]:
@@ -75,8 +66,8 @@ def manifest_documents(
     declare, of which the files are a part.
     """
     paths, seen = {file: file.relative_to(root).as_posix() for file in files}, set()
-    splits = splits or PathSplits(paths.values(), files=True)
-    media_splits, lists = MediaPathSplits(root), SplitListFiles(root, notes)
+    splits = splits or rules.PathSplits(paths.values(), files=True)
+    media_splits, lists = rules.MediaPathSplits(root), SplitListFiles(root, notes)
     held = _HeldMedia(splits, paths.values(), notes)
     for file in sorted(paths, key=lambda file: paths[file] not in held.first):
         path, named = paths[file], splits.split_of(paths[file])
@@ -92,7 +83,7 @@ def manifest_documents(
                 fields = json_decoded_fields(folded(fields))
                 name, media = _describe(fields, name)
                 # a media record of split "decode" is read as test
-                declared = fields.get("split") == "decode" or split_in(fields)
+                declared = fields.get("split") == "decode" or rules.split_in(fields)
                 document = object_document(
                     fields,
                     root=root / below,
@@ -129,7 +120,7 @@ class _HeldMedia:
     paths: of the manifests that are read together. Costs some 100 bytes for each such media file.
     """
 
-    def __init__(self, splits: PathSplits, paths: Iterable[str], notes: Counter):
+    def __init__(self, splits: rules.PathSplits, paths: Iterable[str], notes: Counter):
         self.declared, self.notes = {path: splits.declared(path) for path in paths}, notes
         held_out = {path for path, split in self.declared.items() if split in HELD_OUT}
         self.first = held_out if "" in self.declared.values() else set()
@@ -139,20 +130,20 @@ class _HeldMedia:
     def remember(self, path: str, media: Iterable[str], split: str) -> None:
         """Takes what a document of a manifest names, and its split."""
         for key in map(_media_key, media if path in self.first and split in HELD_OUT else ()):
-            self.split_by_media[key] = strictest_split(split, self.split_by_media.get(key, UNASSIGNED))
+            self.split_by_media[key] = rules.strictest_split(split, self.split_by_media.get(key, rules.UNASSIGNED))
 
     def held_out(self, path: str, document: Document) -> Document:
         """A document that names no split, held out where its manifest says nothing and another one's name does."""
         if not self.split_by_media or self.declared[path] or document.split in HELD_OUT:
             return document
-        split = strictest_split(*(self.split_by_media.get(_media_key(media)) for media in media_paths(document)))
+        split = rules.strictest_split(*(self.split_by_media.get(_media_key(media)) for media in media_paths(document)))
         if not split:
             return document
         self.notes[
             f"{NOTE_PREFIX}{path} names no split, and media of what is held out in others: its documents of them are "
             f"{split} too"
         ] += 1
-        return document.with_split(SplitWithOrigin(split, FROM_FILES))
+        return document.with_split(rules.SplitWithOrigin(split, rules.FROM_FILES))
 
 
 def _media_key(path: str) -> int:
@@ -169,15 +160,15 @@ def _below(document: Document, folder: str) -> Document:
 
 
 def _with_split(
-    document: Document, named: SplitWithOrigin, media_splits: MediaPathSplits, lists: SplitListFiles
+    document: Document, named: rules.SplitWithOrigin, media_splits: rules.MediaPathSplits, lists: SplitListFiles
 ) -> Document:
     """A document that names no split, with that of its manifest's name, or of the folders or lists of its media."""
     by_media = lists.split_of_document(document, media_splits.split_of(document), is_declared=not named.is_undeclared)
     # what is in a folder that is held out is not trained on, whatever the manifest is called
-    is_open = named.is_undeclared or (named == UNASSIGNED and by_media == "train")
+    is_open = named.is_undeclared or (named == rules.UNASSIGNED and by_media == "train")
     split = by_media if named not in HELD_OUT and (by_media in HELD_OUT or is_open) else named
-    if document.split != UNASSIGNED and split not in HELD_OUT:
-        split = SplitWithOrigin(document.split, FROM_RECORD_FORMAT)
+    if document.split != rules.UNASSIGNED and split not in HELD_OUT:
+        split = rules.SplitWithOrigin(document.split, rules.FROM_RECORD_FORMAT)
     return document.with_split(split)
 
 
@@ -217,7 +208,7 @@ def object_document(
     root: Path,
     name: str,
     record_format: str | None = None,
-    split: str = UNASSIGNED,
+    split: str = rules.UNASSIGNED,
     max_file_mib: float,
     include_decode: bool = False,
     notes: Counter,
@@ -232,7 +223,7 @@ def object_document(
         raise DocumentError(needed(fields))
     if record_format == "content-parts":
         reject_single_turn(fields)
-        document = parse_document(with_loss_masks(fields, notes) | {"split": split_in(fields) or "train"})
+        document = parse_document(with_loss_masks(fields, notes) | {"split": rules.split_in(fields) or "train"})
         known = _NATIVE | check_not_clipped(fields, document.parts, notes)
         any_read = has_media(document)
         check_unread_fields(fields, known, notes, any_read=any_read, where="a part of 'content'", by_name=False)
@@ -268,10 +259,10 @@ def _without_placeholders(document: Document) -> Document:
     return document
 
 
-def checked(document: Document, fields: dict, split: str = UNASSIGNED) -> Document:
+def checked(document: Document, fields: dict, split: str = rules.UNASSIGNED) -> Document:
     """The document with the split, kind and source that its object names, after the checks of the native form."""
     named = {key: fields[key] for key in ("kind", "source") if isinstance(fields.get(key), str)}
-    split = split_in(fields) or split
+    split = rules.split_in(fields) or split
     # the native form has no word for a split that is still open
     return parse_document(document.to_json() | {"split": split or "train"} | named).with_split(split)
 

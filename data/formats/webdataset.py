@@ -20,29 +20,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 from brine.data.document import Document, DocumentError, Image, Quarantined, media_paths
+from brine.data.files import extensions
 from brine.data.files.addresses import untagged
 from brine.data.files.archive import AGAIN, TarIndex, resolve_container, tar_index
 from brine.data.files.compressed import nested_archive_hint
-from brine.data.files.extensions import (
-    VIDEO_OR_CODE,
-    conversion_hint,
-    extension_of,
-    media_type_by_content,
-    media_type_of,
-)
 from brine.data.files.pointers import pointer_of
 from brine.data.files.source_files import LANGUAGES
 from brine.data.files.text import decode_text
 from brine.data.formats.folders.captioned import caption_in
 from brine.data.formats.folders.media_folder import read_words
+from brine.data.formats.lines import samples
 from brine.data.formats.lines.fields import prompt_pair_hint
-from brine.data.formats.lines.samples import (
-    captioned_sample,
-    is_complete_record,
-    named_in,
-    note_ignored_caption,
-    record_sample,
-)
 from brine.data.formats.source import NOTE_PREFIX, ReadLimits, skip_file
 from brine.data.formats.splits.names import HELD_OUT, word_set
 from brine.data.formats.splits.rules import UNASSIGNED, PathSplits, SplitWithOrigin
@@ -96,11 +84,11 @@ def samples_of(names: list[str]) -> dict[str, list[str]]:
         # a hidden name begins with a dot that ends nothing
         first = base[:1] + base[1:].partition(".")[0]
         groups.setdefault(posixpath.join(folder, first), []).append(name)
-    samples: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for first, members in groups.items():
         for name, sample in zip(members, _keys(first, members), strict=True):
-            samples.setdefault(sample, []).append(name)
-    return samples
+            found.setdefault(sample, []).append(name)
+    return found
 
 
 def _keys(first: str, members: list[str]) -> list[str]:
@@ -108,12 +96,14 @@ def _keys(first: str, members: list[str]) -> list[str]:
     stems = [posixpath.splitext(name)[0] for name in members]
     if all(stem == first for stem in stems):
         return stems
-    known = [(stem, extension_of(name), name) for stem, name in zip(stems, members, strict=True)]
+    known = [(stem, extensions.extension_of(name), name) for stem, name in zip(stems, members, strict=True)]
     texts = [ending for _, ending, _ in known if ending in _WORDS]
     words = {stem for stem, ending, _ in known if ending in _WORDS}
     # in a tar of samples a .ts is a video
     media = {
-        stem for stem, ending, name in known if media_type_of(name) or conversion_hint(name) or ending in VIDEO_OR_CODE
+        stem
+        for stem, ending, name in known
+        if extensions.media_type_of(name) or extensions.conversion_hint(name) or ending in extensions.VIDEO_OR_CODE
     }
     # two texts are two samples where every media file goes with one of them
     if not words & media and (len(set(texts)) == len(texts) or not all(_above(stem, words, first) for stem in media)):
@@ -147,9 +137,9 @@ class _Shard:
         """The documents of the samples. prefix: of their ids. named: what the shard's name says of their split."""
         # what is missing from a sample must not turn its caption into a text; a repeated one is not missing
         broken = {name for name in self.index.refused if AGAIN not in name}
-        samples = samples_of([*self.index.members, *broken])
-        folders = PathSplits(samples, files=False)
-        for sample, all_names in samples.items():
+        by_sample = samples_of([*self.index.members, *broken])
+        folders = PathSplits(by_sample, files=False)
+        for sample, all_names in by_sample.items():
             names = [name for name in all_names if name in self.index.members and not _is_hidden(name)]
             if num_hidden := sum(map(_is_hidden, all_names)):
                 self.skipped["hidden member"] += num_hidden
@@ -190,15 +180,15 @@ class _Shard:
         kinds, unread, words, others = {}, [], {}, []
         # of two texts the one with the shorter name is the sample's
         for member in sorted(members, key=lambda member: member.count(".")):
-            ending = extension_of(member)
-            if kind := media_type_by_content(member, lambda count, member=member: self._read(member, count)):
+            ending = extensions.extension_of(member)
+            if kind := extensions.media_type_by_content(member, lambda count, member=member: self._read(member, count)):
                 kinds[member] = kind
             elif ending in words:
                 note = f"a sample has several members .{ending}, of which the one with the shortest name is read"
                 self.skipped[NOTE_PREFIX + note] += 1
             elif ending in _WORDS:
                 words[ending] = member
-            elif conversion_hint(member):
+            elif extensions.conversion_hint(member):
                 unread.append(member)
             else:
                 others += [] if ending in _TEXTUAL else [member]
@@ -216,21 +206,21 @@ class _Shard:
             raise
         if numbers and not text.strip() and not {"json", "cls"} & words.keys():
             raise DocumentError(f"the text of sample {name[:200]!r}: member {numbers}")
-        inside = named_in(posixpath.dirname(words.get("json", members[0])), self.index.members.__contains__)
+        inside = samples.named_in(posixpath.dirname(words.get("json", members[0])), self.index.members.__contains__)
 
         def find(path: str) -> str | None:
             member = inside(path)
             return None if member is None else self._address(member)
 
-        if is_complete_record(fields):
-            note_ignored_caption(text, self.skipped)
+        if samples.is_complete_record(fields):
+            samples.note_ignored_caption(text, self.skipped)
             limit = self.limits.max_file_mib
-            document = record_sample(name, media, fields, find=find, max_file_mib=limit, notes=self.skipped)
+            document = samples.record_sample(name, media, fields, find=find, max_file_mib=limit, notes=self.skipped)
             if unused := len(media.keys() - set(media_paths(document))):
                 self.skipped["medium beside a whole document that does not name it"] += unused
             return document
         if unread and not media:
-            raise DocumentError(f"member {unread[0]!r} is not read: {conversion_hint(unread[0])}")
+            raise DocumentError(f"member {unread[0]!r} is not read: {extensions.conversion_hint(unread[0])}")
         if others and words and not media:
             # what a caption is about, of a kind that is not read, and not a text by itself
             why = "is no media file that is read: store the image, audio or video itself, or"
@@ -247,4 +237,4 @@ class _Shard:
         source = os.path.basename(os.path.dirname(self.name)) or untagged(self.name).removesuffix(".tar")
         if len({posixpath.splitext(address)[0] for address in media}) > 1:
             self.skipped["note: media whose names differ behind a dot (a.jpg, a.left.jpg) are one sample"] += 1
-        return captioned_sample(name, media, text, fields, find=find, source=source, notes=self.skipped)
+        return samples.captioned_sample(name, media, text, fields, find=find, source=source, notes=self.skipped)

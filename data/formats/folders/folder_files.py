@@ -16,15 +16,7 @@ from brine.data.files.links import stays_within
 from brine.data.files.pointers import dvc_target
 from brine.data.files.source_files import LANGUAGES
 from brine.data.files.walk import FolderListing
-from brine.data.formats.detect import (
-    EXTENSIONS,
-    has_known_extension,
-    is_lines,
-    is_named_lines,
-    opens_like_json,
-    record_formats_in,
-    without_compression,
-)
+from brine.data.formats import detect
 from brine.data.formats.lines.lines import LINES, is_array
 
 CODE = frozenset(ending for ending, language in LANGUAGES.items() if language not in ("markdown", "rst", "text"))
@@ -98,7 +90,9 @@ class FolderFiles:
     @functools.cached_property
     def code(self) -> list[str]:
         found = (file for file in self.readable if file.ending in PROGRAMS)
-        return [file.name for file in found if file.ending not in LINES or not is_named_lines(self.root / file.name)]
+        return [
+            file.name for file in found if file.ending not in LINES or not detect.is_named_lines(self.root / file.name)
+        ]
 
     def is_mostly_code(self, num_found: int) -> bool:
         """Whether programs are more than media and so many other files."""
@@ -115,12 +109,12 @@ class FolderFiles:
 
         def is_undetected(file: ListedFile) -> bool:
             # of a file and its compressed twin one is read
-            plain = without_compression(file.name)
+            plain = detect.without_compression(file.name)
             name = plain if plain not in names else file.name
             stem, ending = os.path.splitext(name)
-            if compressed_hint(name) or is_split_part(os.path.basename(name)) or ending.lower() in EXTENSIONS:
+            if compressed_hint(name) or is_split_part(os.path.basename(name)) or ending.lower() in detect.EXTENSIONS:
                 return False
-            return not has_known_extension(name) or (ending.lower() in _TEXTS and stem not in self.media_names)
+            return not detect.has_known_extension(name) or (ending.lower() in _TEXTS and stem not in self.media_names)
 
         found = (file.name for file in self.readable if is_undetected(file))
         return list(itertools.islice(found, _MAX_UNDETECTED))
@@ -132,10 +126,10 @@ class FolderFiles:
     def _holds_json(self, name: str) -> bool:
         file = self.root / name
         # one object in a text, or among programs and media, may be anything; under a name of no kind it is a line
-        least = 2 if has_known_extension(name) or self.num_media or self.code else 1
+        least = 2 if detect.has_known_extension(name) or self.num_media or self.code else 1
         try:
-            is_json = opens_like_json(file) and (is_array(file) or is_lines(file, least=least))
-            return is_json and bool(record_formats_in(file))
+            is_json = detect.opens_like_json(file) and (is_array(file) or detect.is_lines(file, least=least))
+            return is_json and bool(detect.record_formats_in(file))
         except OSError:
             return False
 

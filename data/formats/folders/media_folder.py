@@ -22,14 +22,7 @@ from brine.data.files.pointers import dvc_target, missing_file_hint
 from brine.data.files.walk import is_visible, walk
 from brine.data.formats.folders.dataset_card import read_dataset_card
 from brine.data.formats.folders.folder_files import CAPTIONS
-from brine.data.formats.lines.samples import (
-    captioned_sample,
-    is_complete_record,
-    named_in,
-    note_ignored_caption,
-    record_sample,
-    sidecar_object,
-)
+from brine.data.formats.lines import samples
 from brine.data.formats.source import UNREAD_SPLIT, ReadLimits, files_sha256, read_text, skip_file
 from brine.data.formats.splits.names import HELD_OUT, split_of_name
 from brine.data.formats.splits.rules import UNASSIGNED, PathSplits, digest_of_card
@@ -106,11 +99,11 @@ def _document(
         of_images=set(media.values()) == {Image},
         has_classes=has_classes,
     )
-    find = named_in(os.path.dirname(name), is_there)
-    if is_complete_record(fields):
-        note_ignored_caption(text, skipped)
-        return record_sample(name, media, fields, find=find, max_file_mib=limits.max_file_mib, notes=skipped)
-    document = captioned_sample(name, media, text, fields, find=find, source=root.name, notes=skipped)
+    find = samples.named_in(os.path.dirname(name), is_there)
+    if samples.is_complete_record(fields):
+        samples.note_ignored_caption(text, skipped)
+        return samples.record_sample(name, media, fields, find=find, max_file_mib=limits.max_file_mib, notes=skipped)
+    document = samples.captioned_sample(name, media, text, fields, find=find, source=root.name, notes=skipped)
     if not document.parts[-1].text:
         if numbers:
             raise DocumentError(f"file {numbers}")
@@ -139,7 +132,7 @@ def read_words(
     for path in sorted(paths, key=lambda path: CAPTIONS.index(os.path.splitext(path)[1].lower())):
         content = read(path)
         if path.lower().endswith(".json"):
-            fields = sidecar_object(content, text, notes)
+            fields = samples.sidecar_object(content, text, notes)
         elif of_images and (what := _numbers_in(content, has_classes=has_classes(path))):
             numbers = numbers or f"{path[:200]!r} holds {what}"
         elif not text.strip():

@@ -20,16 +20,7 @@ from brine.data.document import DocumentError, Text
 from brine.data.files.compressed import compressed_hint
 from brine.data.files.extensions import conversion_hint
 from brine.data.files.pointers import dvc_target, pointer_of
-from brine.data.formats.detect import (
-    JSON,
-    describe_unread_file,
-    has_known_extension,
-    head_of,
-    is_named_lines,
-    opens_like_json,
-    unknown_format,
-    without_compression,
-)
+from brine.data.formats import detect
 from brine.data.formats.folders.folder_files import CAPTIONS, CODE, PROGRAMS, FolderFiles
 from brine.data.formats.folders.markdown import PAGES, markdown_parts
 from brine.data.formats.folders.media_folder import TABLES, WORD_LIKE
@@ -89,7 +80,7 @@ class _FolderCounts:
         self.others = [file.name for file in others_like_lists if file.stem not in stems]
         self.likely = next((n for n in self._ending_in(WORD_LIKE) if n[: n.rindex(".")] in stems), "")
         code = [file for file in others if file.ending in CODE]
-        code = [f for f in code if f.ending != ".jl" or f.problem or not is_named_lines(self.root / f.name)]
+        code = [f for f in code if f.ending != ".jl" or f.problem or not detect.is_named_lines(self.root / f.name)]
         self.code, self.programs = len(code), sum(file.ending in PROGRAMS for file in code)
         self.sources = self.programs + len(self._ending_in(_SOURCES))
         self.texts = sum(file.ending in (".txt", ".rst") for file in files)
@@ -119,7 +110,7 @@ class _FolderCounts:
         if not self.code and all(name.startswith(("readme", "license", "card", "dataset")) for name in texts):
             why = "" if self.num_pairs else self._unread_lines()
             if why := why or ("" if media or " is a link out of the folder" not in self.link else self.link):
-                raise ValueError(unknown_format(self.path, f"holds nothing that is read{why}"))
+                raise ValueError(detect.unknown_format(self.path, f"holds nothing that is read{why}"))
         if not media:
             return self._format_of_texts()
         if named := [name for name in self.tables if self._names_media(name, whole=bool(shown))]:
@@ -135,10 +126,10 @@ class _FolderCounts:
             raise ValueError(f"{self.path} has its words in {found}")
         if self._are_named() or self._is_program():
             return "repository"
-        told = describe_unread_file(self.root, self.paths) or class_folders_hint(self.root, self.paths)
+        told = detect.describe_unread_file(self.root, self.paths) or class_folders_hint(self.root, self.paths)
         if programs or self.texts or self.all_pages:
             told += f"; its {'code and texts' if programs else 'texts'} alone are read as format 'repository'"
-        raise ValueError(unknown_format(self.path, self._no_words() + told))
+        raise ValueError(detect.unknown_format(self.path, self._no_words() + told))
 
     def _format_of_texts(self) -> str:
         left = [name for name in self.paths if not is_dataset_metadata_file(name)]
@@ -147,7 +138,11 @@ class _FolderCounts:
         unknown = (
             name
             for name in left
-            if not (_REFS.search(name) or has_known_extension(name) or name.lower().endswith((*_TEXTS, *JSON, *TABLES)))
+            if not (
+                _REFS.search(name)
+                or detect.has_known_extension(name)
+                or name.lower().endswith((*_TEXTS, *detect.JSON, *TABLES))
+            )
             and not (describe_foreign_file(name) or compressed_hint(name) or dvc_target(name))
         )
         num_texts = sum(name.lower().endswith((".txt", ".xml", *_TEXTS)) for name in left)
@@ -157,12 +152,12 @@ class _FolderCounts:
         if self.is_clone or self.code or self.all_pages or self.texts or num_texts:
             return "repository"
         json = itertools.islice(filter(_is_json, self.paths), 100)
-        why = describe_unread_file(self.root, self.paths) or self.link or _broken_json(self.root, json)
+        why = detect.describe_unread_file(self.root, self.paths) or self.link or _broken_json(self.root, json)
         if not why and self.paths:
             first = ", ".join(map(repr, self.paths[:3]))
             more = f" and {len(self.paths) - 3:,} more" if len(self.paths) > 3 else ""
             why = f", but files of no known kind ({first}{more})"
-        raise ValueError(unknown_format(self.path, f"holds nothing that is read{why}"))
+        raise ValueError(detect.unknown_format(self.path, f"holds nothing that is read{why}"))
 
     def _has_words(self, stem: str) -> bool:
         """Whether the .json of a name holds words: what else a program has beside its images does not."""
@@ -196,13 +191,13 @@ class _FolderCounts:
     def _are_named(self) -> bool:
         """Whether texts that are no pages name half of the first media, as those do that show them."""
         texts = [name for name in self._ending_in((*_TEXTS, *PAGES)) if not is_dataset_metadata_file(name)]
-        said = "".join(head_of(self.root / name).decode("utf-8", "replace") for name in texts[:_MAX_PAGES])
+        said = "".join(detect.head_of(self.root / name).decode("utf-8", "replace") for name in texts[:_MAX_PAGES])
         found = sum(name in said or f"/{os.path.splitext(name)[0]}}}" in said for name in self.media_names)
         return bool(self.media_names) and 2 * found >= len(self.media_names)
 
     def _names_media(self, table: str, *, whole: bool) -> bool:
         """Whether the beginning of a table names one of the media; by less than its `whole` name only in cells."""
-        head = head_of(self.root / table).decode("utf-8", "replace")
+        head = detect.head_of(self.root / table).decode("utf-8", "replace")
         if whole or any(name in head for name in self.media_names):
             return any(name in head for name in self.media_names)
         cells = {os.path.basename(cell.strip()) for cell in _CELL.split(head)}
@@ -226,16 +221,16 @@ class _FolderCounts:
     def _unread_lines(self) -> str:
         """The first data of other programs, JSON of no known record format or compressed file; "" for none."""
         root, named = self.root, self._ending_in(LINES)
-        lines = itertools.islice((name for name in named if _is_json(name) or is_named_lines(root / name)), 100)
+        lines = itertools.islice((name for name in named if _is_json(name) or detect.is_named_lines(root / name)), 100)
         arrays = self._ending_in((".json",))[:100]
         arrays = (name for name in arrays if is_array(root / name) or describe_wrapped_json(root / name))
         looked_at = [
             *filter(describe_foreign_file, self.paths),
-            *itertools.islice((name for name in lines if opens_like_json(root / name)), 1),
+            *itertools.islice((name for name in lines if detect.opens_like_json(root / name)), 1),
             *itertools.islice(arrays, 1),
             *filter(compressed_hint, () if self.num_media else self.paths),
         ]
-        return describe_unread_file(root, looked_at) or _broken_json(root, list(filter(_is_json, named))[:1])
+        return detect.describe_unread_file(root, looked_at) or _broken_json(root, list(filter(_is_json, named))[:1])
 
     def _no_words(self) -> str:
         unread = ", ".join(f"{n} {end} ({conversion_hint('x' + end)})" for end, n in sorted(self.unread.items()))
@@ -253,12 +248,12 @@ class _FolderCounts:
 
 def _is_json(name: str) -> bool:
     """Whether a file is called JSON or lines of it, compressed or not; .jl is more often a program's."""
-    plain = without_compression(name).lower()
-    return plain.endswith(JSON) and not plain.endswith(".jl")
+    plain = detect.without_compression(name).lower()
+    return plain.endswith(detect.JSON) and not plain.endswith(".jl")
 
 
 def _opens_like_text(file: Path) -> bool:
-    head = head_of(file, 4096)
+    head = detect.head_of(file, 4096)
     if not head.strip() or b"\0" in head or pointer_of(head) or head.lstrip()[:1] in (b"{", b"["):
         return False
     # the last character may be cut

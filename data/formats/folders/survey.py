@@ -20,17 +20,7 @@ from brine.data.files.addresses import tagged, untagged
 from brine.data.files.archive import tar_index
 from brine.data.files.compressed import plain_stem
 from brine.data.files.extensions import extension_of
-from brine.data.formats.detect import (
-    CONTAINER_ENDINGS,
-    EXTENSIONS,
-    JSON,
-    format_by_content,
-    head_of,
-    is_lines,
-    is_named_lines,
-    record_formats_in,
-    without_compression,
-)
+from brine.data.formats import detect
 from brine.data.formats.folders.folder_files import CAPTIONS, FolderFiles, is_inside
 from brine.data.formats.lines.lines import LINES, is_array, json_items
 from brine.data.formats.splits.names import prefer_held_out, split_of_name, words_of_name
@@ -66,13 +56,15 @@ def survey(files: FolderFiles, max_line_mib: float) -> FolderContents:
     if standing := top_manifest(root):
         return FolderContents(standing)
     top, below = json_files(files)
-    top = [file for file in top if record_formats_in(file)]
+    top = [file for file in top if detect.record_formats_in(file)]
     # in a tree of code such a file is one among others
     undetected = [] if files.is_clone else files.undetected_json(on_top=True)
     top += [] if files.is_mostly_code(len(undetected)) else undetected
     if not top and not is_saved_dataset(root):
         below |= set() if files.is_clone else set(files.undetected_json(on_top=False))
-        top = _no_part_of_a_program(files, sorted(f for f in below if record_formats_in(f, max_line_mib=max_line_mib)))
+        top = _no_part_of_a_program(
+            files, sorted(f for f in below if detect.record_formats_in(f, max_line_mib=max_line_mib))
+        )
     found = FolderContents(_without_twins(top))
     found.containers = _containers(files, found.json)
     read = [file.relative_to(root).as_posix() for file in found.json]
@@ -106,22 +98,22 @@ def json_files(files: FolderFiles) -> tuple[list[Path], set[Path]]:
     found: list[tuple[str, Path]] = []
     for name in (file.name for file in files.readable):
         # of a file and its compressed twin one is read
-        plain, file = without_compression(name), root / name
+        plain, file = detect.without_compression(name), root / name
         (stem, ending), (folder, base) = os.path.splitext(plain), os.path.split(plain)
-        if ending.lower() not in JSON or plain in seen:
+        if ending.lower() not in detect.JSON or plain in seen:
             continue
         seen.add(plain)
         if folder and base in MANIFESTS:
             entry = (MANIFESTS.index(base), file)
             standing[folder] = min(entry, standing.get(folder, entry))
         elif ending.lower() in LINES:
-            found += [(folder, file)] if is_named_lines(file) else []
+            found += [(folder, file)] if detect.is_named_lines(file) else []
         elif not folder or plain != name or (num_arrays < _MAX_ARRAYS and stem not in files.media_names):
             num_arrays += bool(folder)
             # one object alone may be a caption, and is not compressed then; of many files below lines are looked for
             least, ends = (1, ()) if plain != name else (2, (b"}\n{", b"}\r\n{", b"}\r{") if folder else ())
-            may_be = not ends or any(end in head_of(file, 2**20) for end in ends)
-            found += [(folder, file)] if is_array(file) or (may_be and is_lines(file, least=least)) else []
+            may_be = not ends or any(end in detect.head_of(file, 2**20) for end in ends)
+            found += [(folder, file)] if is_array(file) or (may_be and detect.is_lines(file, least=least)) else []
     below = {file for _, file in standing.values()}
     below |= {
         file
@@ -135,7 +127,7 @@ def _no_part_of_a_program(files: FolderFiles, json: list[Path]) -> list[Path]:
     """The JSON files below a folder without those of a program, for its tests."""
     paths, num_code = [file.relative_to(files.root).as_posix() for file in json], len(files.code)
     attributes, card = (
-        head_of(file) if file.is_file() and not file.is_symlink() else b""
+        detect.head_of(file) if file.is_file() and not file.is_symlink() else b""
         for file in (files.root / ".gitattributes", files.root / "README.md")
     )
     if files.is_clone and (b"filter=lfs" in attributes or card.startswith(b"---\n")):
@@ -183,15 +175,15 @@ def _containers(files: FolderFiles, json: list[Path]) -> dict[str, list[str]]:
     root = files.root
     found = {
         format: [tagged(file.name, ending) for file in files.visible if file.ending == ending]
-        for ending, format in EXTENSIONS.items()
+        for ending, format in detect.EXTENSIONS.items()
     }
     by_head: list[tuple[str, str]] = []
     for name in () if files.is_clone else files.undetected:
         with contextlib.suppress(OSError):
-            by_head += [(format, name)] if (format := format_by_content(root / name)) else []
+            by_head += [(format, name)] if (format := detect.format_by_content(root / name)) else []
     # in a tree of code such a file is one among others
     for format, name in () if files.is_mostly_code(len(by_head)) else by_head:
-        found[format].append(tagged(name, CONTAINER_ENDINGS[format]))
+        found[format].append(tagged(name, detect.CONTAINER_ENDINGS[format]))
     found["datasets"] = dataset_files(root, found["datasets"])
     paths = [untagged(name) for names in found.values() for name in names]
     if files.is_mostly_code(_PROGRAMS_PER_CONTAINER * len(paths)):
@@ -208,7 +200,7 @@ def _containers(files: FolderFiles, json: list[Path]) -> dict[str, list[str]]:
         new = [name for name in names if _key(untagged(name)) not in taken]
         taken |= {_key(untagged(name)) for name in names}
         # JSON takes media from one of them
-        if any(f"{CONTAINER_ENDINGS[format]}::" in text for text in texts):
+        if any(f"{detect.CONTAINER_ENDINGS[format]}::" in text for text in texts):
             continue
         if format == "webdataset":
             new = new if not json or any(_has_words(root / untagged(name)) for name in new[:3]) else []
@@ -249,8 +241,8 @@ def _is_table_of_words(root: Path, name: str) -> bool:
 
 def _without_twins(files: list[Path]) -> list[Path]:
     """The JSON files without arrays, and lines of another ending, that have the name of other lines."""
-    endings = {file: os.path.splitext(without_compression(file.name))[1].lower() for file in files}
-    named = sorted(filter(is_named_lines, files), key=lambda file: LINES.index(endings[file]))
+    endings = {file: os.path.splitext(detect.without_compression(file.name))[1].lower() for file in files}
+    named = sorted(filter(detect.is_named_lines, files), key=lambda file: LINES.index(endings[file]))
     first = {(file.parent, plain_stem(file)): file for file in reversed(named)}
     kept = [f for f in files if endings[f] not in LINES or first.get((f.parent, plain_stem(f)), f) == f]
     arrays = set(filter(is_array, kept))
