@@ -31,11 +31,10 @@ from brine.data.files.links import dangling_link_hint, resolve_user_path, snapsh
 from brine.data.files.pointers import missing_file_hint, pointer_in
 from brine.data.files.walk import FolderListing, walk
 from brine.data.formats import detect
-from brine.data.formats.detect import CONTAINER_ENDINGS, FORMATS, format_by_content, unknown_format
+from brine.data.formats.detect import CONTAINER_ENDINGS, FORMATS, FolderFiles, format_by_content, unknown_format
 from brine.data.formats.folders import media_folder, text_folder
 from brine.data.formats.folders.dataset_card import read_dataset_card
 from brine.data.formats.folders.download import display_path, how_to_download
-from brine.data.formats.folders.folder_files import FolderFiles
 from brine.data.formats.folders.single_format import single_format
 from brine.data.formats.folders.survey import MANIFESTS, FolderContents, json_files, survey, top_manifest
 from brine.data.formats.lines.lines import check_encoding, is_array, is_spread
@@ -105,18 +104,22 @@ def _open_file(path: Path, format: str | None, limits: ReadLimits) -> DocumentSo
 
 
 def _open_folder(path: Path, root: Path, format: str | None, limits: ReadLimits) -> DocumentSource:
-    files, is_manifest = FolderFiles(FolderListing(root)), format in (*RECORD_FORMATS, "manifest")
-    standing = top_manifest(root)
+    is_manifest, standing = format in (*RECORD_FORMATS, "manifest"), top_manifest(root)
     links = [name for name in MANIFESTS if (root / name).is_symlink()] if not standing else []
     if (format is None or is_manifest) and links:
         # ignoring it would make something else of the folder
         why = dangling_link_hint(root / links[0]) or "give the folder that it leads to, or copy it here"
         raise ValueError(f"{path / links[0]} is a link out of the folder, or to nothing: {why}")
+    if format is None and standing:
+        return _together(path, root, FolderContents(standing), limits)
+    if is_manifest and standing:
+        return _with_unread_files_counted(_manifests(path, root, standing, format, limits), standing)
+    files = FolderFiles(FolderListing(root))
     if format is None and (found := survey(files, limits.max_line_mib)):
         return _together(path, root, found, limits)
     if is_manifest:
-        top, below = ([], []) if standing else json_files(files)
-        json = standing or [file for file in top if detect.is_named_lines(file)] or top or sorted(below)
+        top, below = json_files(files)
+        json = [file for file in top if detect.is_named_lines(file)] or top or sorted(below)
         if not json:
             why = f"has no .jsonl file and no .json array at its top{files.listing.first_problem()}"
             raise ValueError(unknown_format(path, why))

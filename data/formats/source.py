@@ -4,8 +4,8 @@
     source.fingerprint()        changes when the source does
     source.num_documents_hint   how many to expect, for a progress bar
 
-Documents that name no split get one here (`brine.data.formats.splits.hash_split`). An id that comes twice becomes
-`<id>~2` and shares the split of the first; ids are held in memory, about 120 bytes a document.
+Documents that name no split get one here (`splits.hash_split`). An id that comes twice becomes `<id>~2` and shares the
+split of the first; ids are held in memory, about 120 bytes a document.
 """
 
 import contextlib
@@ -243,9 +243,9 @@ def files_sha256(
 
 def container_sha256(root: Path, files: Iterable[str], *, label: str, media: bool = True) -> str:
     """Hex SHA-256 over tars or tables: path, and with `media` size, time of change, and the first and last 64 KiB."""
-    files = sorted(files)
-    digest = hashlib.sha256(files_sha256(root, files, label=label, whole=lambda _: False, media=media).encode())
-    for name in files if media else ():
+    found = files_sha256(root, files, label=label, whole=lambda _: False, media=media)
+    digest = hashlib.sha256(found.encode())
+    for name in sorted(files) if media else ():
         with open(root / untagged(name), "rb") as stream:
             digest.update(stream.read(2**16))
             stream.seek(max(0, os.fstat(stream.fileno()).st_size - 2**16))

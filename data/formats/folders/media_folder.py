@@ -20,8 +20,8 @@ from brine.data.files.extensions import VIDEO_OR_CODE, conversion_hint, extensio
 from brine.data.files.links import stays_within
 from brine.data.files.pointers import dvc_target, missing_file_hint
 from brine.data.files.walk import is_visible, walk
+from brine.data.formats.detect import CAPTIONS
 from brine.data.formats.folders.dataset_card import read_dataset_card
-from brine.data.formats.folders.folder_files import CAPTIONS
 from brine.data.formats.lines import samples
 from brine.data.formats.source import UNREAD_SPLIT, ReadLimits, files_sha256, read_text, skip_file
 from brine.data.formats.splits.names import HELD_OUT, split_of_name

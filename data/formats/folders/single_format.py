@@ -18,10 +18,10 @@ from pathlib import Path
 
 from brine.data.document import DocumentError, Text
 from brine.data.files.compressed import compressed_hint
-from brine.data.files.extensions import conversion_hint
+from brine.data.files.extensions import VIDEO_OR_CODE, conversion_hint, media_type_in
 from brine.data.files.pointers import dvc_target, pointer_of
 from brine.data.formats import detect
-from brine.data.formats.folders.folder_files import CAPTIONS, CODE, PROGRAMS, FolderFiles
+from brine.data.formats.detect import CAPTIONS, CODE, PROGRAMS, FolderFiles
 from brine.data.formats.folders.markdown import PAGES, markdown_parts
 from brine.data.formats.folders.media_folder import TABLES, WORD_LIKE
 from brine.data.formats.folders.survey import is_saved_dataset, without_fixtures
@@ -62,7 +62,9 @@ class _FolderCounts:
 
     def __init__(self, path: Path, folder: FolderFiles):
         self.path, self.root, self.is_clone, files = path, folder.root, folder.is_clone, folder.files
-        videos = folder.videos
+        # files of endings such as .ts that are videos by their content
+        transport = (file.name for file in files if file.ending[1:] in VIDEO_OR_CODE and not file.problem)
+        videos = {name for name in transport if media_type_in(self.root, name)}
         media = [file for file in files if file.media or file.unread_media or file.name in videos]
         self.unread = Counter(file.ending for file in media if file.unread_media)
         self.num_media, self.num_read = len(media), len(media) - self.unread.total()

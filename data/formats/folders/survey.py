@@ -20,8 +20,9 @@ from brine.data.files.addresses import tagged, untagged
 from brine.data.files.archive import tar_index
 from brine.data.files.compressed import plain_stem
 from brine.data.files.extensions import extension_of
+from brine.data.files.links import stays_within
 from brine.data.formats import detect
-from brine.data.formats.folders.folder_files import CAPTIONS, FolderFiles, is_inside
+from brine.data.formats.detect import CAPTIONS, FolderFiles
 from brine.data.formats.lines.lines import LINES, is_array, json_items
 from brine.data.formats.splits.names import prefer_held_out, split_of_name, words_of_name
 from brine.data.formats.splits.rules import shard_group_name
@@ -53,8 +54,6 @@ class FolderContents:
 def survey(files: FolderFiles, max_line_mib: float) -> FolderContents:
     """What a folder holds. An empty one where none of its files holds documents."""
     root = files.root
-    if standing := top_manifest(root):
-        return FolderContents(standing)
     top, below = json_files(files)
     top = [file for file in top if detect.record_formats_in(file)]
     # in a tree of code such a file is one among others
@@ -85,7 +84,8 @@ def is_saved_dataset(root: Path) -> bool:
 
 def top_manifest(root: Path) -> list[Path]:
     """The first of MANIFESTS in a folder, as a list of one or none."""
-    return [root / name for name in MANIFESTS if is_inside(root, root / name)][:1]
+    files = (root / name for name in MANIFESTS)
+    return [file for file in files if file.is_file() and stays_within(root, file.resolve())][:1]
 
 
 def json_files(files: FolderFiles) -> tuple[list[Path], set[Path]]:

@@ -22,9 +22,8 @@ from brine.data.files.pointers import pointer_of
 from brine.data.files.resolve import resolve_media
 from brine.data.files.text import decode_text, foreign_encoding, strip_bom
 from brine.data.files.walk import is_visible, walk
-from brine.data.formats.detect import JSON, record_formats_in
+from brine.data.formats.detect import CODE, JSON, PROGRAMS, record_formats_in
 from brine.data.formats.folders.dataset_card import read_dataset_card
-from brine.data.formats.folders.folder_files import CODE, PROGRAMS
 from brine.data.formats.folders.markdown import PAGES, page_document
 from brine.data.formats.lines.lines import is_array
 from brine.data.formats.notes.refusals import describe_wrapped_json
