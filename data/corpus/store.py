@@ -158,7 +158,7 @@ def _encode(
             writer.note(watch.take())
             writer.add(result)
             if not isinstance(result, Quarantined) and result.quarantined is not None:
-                source.set_aside(result.document)
+                source.uncount(result.document)
         writer.close_shard()
     tokenizer.save(build_folder / "tokenizer.json")
     counts = writer.finish()

@@ -1,9 +1,9 @@
 """Every common format in, one kind of thing out: `open_source(path).documents()`.
 
     content-parts    JSONL of chat content parts, the native form          `brine.data.document`
-    chat, llava      {"messages": [...]}, {"conversations": [...]}         lines/chat.py, lines/llava.py
+    chat, llava      {"messages": [...]}, {"conversations": [...]}         lines/chat.py
     obelics          {"texts": [...], "images": [...]}                     lines/obelics.py
-    captioned        one medium and its text a line, or text alone         folders/captioned.py
+    captioned        one media file and its text a line, or text alone     folders/captioned.py
     manifest         JSONL whose lines are recognised one by one           manifest.py
     markdown         a folder of pages with images                         folders/markdown.py
     repository       a source tree, .gitignore respected                   folders/repository.py
@@ -12,50 +12,51 @@
     parquet          Parquet files (extra `hf`)                            tables/parquet.py
     datasets         a dataset saved by Hugging Face `datasets` (extra `hf`)   tables/parquet.py
 
-A file is recognised by its content (`opening`). Of a folder JSON, tars, tables and captioned media are read together
-(`survey`); without those it is one of captions, pages or code (`folders/sorting.py`). `format=` overrides all of it.
-What of a folder is not read is counted while its documents are iterated (`notes/accounts.py`).
+A file is recognised by its content (`detect`). Of a folder JSON, tars, tables and captioned media are read together
+(`folders/survey.py`); without those it is one of captions, pages or code (`folders/single_format.py`). `format=`
+overrides all of it. What of a folder is not read is counted while its documents are iterated (`notes/accounts.py`).
 """
 
 import functools
 import os
 import stat
-from collections.abc import Iterable
+from collections import Counter
 from pathlib import Path
 
-from brine.data.files.addresses import tagged
-from brine.data.files.compressed import compressed_hint
-from brine.data.files.links import dangling_link_hint, snapshot_in
-from brine.data.files.pointers import missing_file_hint
-from brine.data.files.walk import FolderListing
-from brine.data.formats.folders.card import read_dataset_card
+from brine.common.files import file_digest
+from brine.data.document import DocumentError
+from brine.data.files.addresses import tagged, untagged
+from brine.data.files.compressed import compressed_hint, detect_compression, unpack_hint
+from brine.data.files.links import dangling_link_hint, resolve_user_path, snapshot_in
+from brine.data.files.pointers import missing_file_hint, pointer_in
+from brine.data.files.walk import FolderListing, walk
+from brine.data.formats import detect
+from brine.data.formats.detect import CONTAINER_ENDINGS, FORMATS, FolderFiles, format_by_content, unknown_format
+from brine.data.formats.folders import media_folder, text_folder
+from brine.data.formats.folders.dataset_card import read_dataset_card
 from brine.data.formats.folders.download import display_path, how_to_download
-from brine.data.formats.folders.markdown import markdown_digest, markdown_documents
-from brine.data.formats.folders.media_folder import media_digest, media_documents
-from brine.data.formats.folders.repository import repository_digest, repository_documents
-from brine.data.formats.folders.sorting import folder_format
-from brine.data.formats.lines.lines import LINES
-from brine.data.formats.manifest import RECORD_FORMATS
+from brine.data.formats.folders.single_format import single_format
+from brine.data.formats.folders.survey import MANIFESTS, FolderContents, json_files, survey, top_manifest
+from brine.data.formats.lines.lines import check_encoding, is_array, is_spread
+from brine.data.formats.manifest import RECORD_FORMATS, manifest_documents
 from brine.data.formats.notes.accounts import with_unread_files_counted
-from brine.data.formats.opening import (
-    EXTENSIONS,
-    FORMATS,
-    containers,
-    extension_for,
-    format_by_content,
-    has_known_extension,
-    join_sources,
-    manifests,
-    open_file,
-    unknown,
-    with_folder_notes,
-)
-from brine.data.formats.source import DocumentSource, ReadLimits
-from brine.data.formats.splits.rules import PathSplits, folders_in
-from brine.data.formats.survey import MANIFESTS, FolderContents, is_inside, manifests_below, survey, top_files
-from brine.data.formats.tables.parquet import dataset_files
+from brine.data.formats.notes.refusals import describe_coco
+from brine.data.formats.source import DocumentSource, ReadLimits, container_sha256, files_sha256, join_sources
+from brine.data.formats.splits.rules import PathSplits, digest_of_card, digest_of_containers, folders_in
+from brine.data.formats.splits.split_lists import digest_of_split_lists
+from brine.data.formats.tables.cells import load_pyarrow, num_rows
+from brine.data.formats.tables.parquet import check_columns, dataset_files, table_documents
+from brine.data.formats.tables.word_tables import table_hint
+from brine.data.formats.webdataset import webdataset_documents
 
 __all__ = ["FORMATS", "DocumentSource", "ReadLimits", "check_path_exists", "open_source"]
+
+_FOLDER_READERS = {
+    "media": (media_folder.media_documents, media_folder.media_digest),
+    "markdown": (text_folder.markdown_documents, text_folder.markdown_digest),
+    "repository": (text_folder.repository_documents, text_folder.repository_digest),
+}
+"""Format of a folder whose files are a document each -> its documents and its digest."""
 
 
 def open_source(
@@ -74,13 +75,13 @@ def open_source(
     if not stat.S_ISREG(mode):
         raise ValueError(f"{path} is not a regular file or folder: give one of those")
     try:
-        return open_file(path, format, limits)
+        return _open_file(path, format, limits)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}): change its permissions") from None
 
 
 def check_path_exists(path: str | Path) -> int:
-    """The mode of what lies at a path of documents. Raises ValueError where there is nothing, with what to do."""
+    """The mode of what is at a path of documents. Raises ValueError where there is nothing, with what to do."""
     try:
         return os.stat(Path(path).expanduser()).st_mode
     except OSError as error:
@@ -89,51 +90,54 @@ def check_path_exists(path: str | Path) -> int:
         raise ValueError(f"{display_path(path)} {what}") from None
 
 
+def _open_file(path: Path, format: str | None, limits: ReadLimits) -> DocumentSource:
+    # a link that a person named is followed, and media are looked for beside its target
+    file = resolve_user_path(path)
+    if problem := pointer_in(file) or unpack_hint(file):
+        raise ValueError(f"{path} {problem}")
+    format = format or format_by_content(file) or detect.EXTENSIONS.get(path.suffix.lower())
+    if format in CONTAINER_ENDINGS:
+        return _containers(path, file.parent, [tagged(file.name, CONTAINER_ENDINGS[format])], format, limits)
+    if format in _FOLDER_READERS:
+        raise ValueError(f"{path} is a file, but format {format!r} needs a folder: give the folder")
+    return _manifests(path, file.parent, [file], format, limits)
+
+
 def _open_folder(path: Path, root: Path, format: str | None, limits: ReadLimits) -> DocumentSource:
-    listing = FolderListing(root)
-    is_manifest = format in RECORD_FORMATS or format == "manifest"
-    standing = [root / name for name in MANIFESTS if is_inside(root, root / name)][:1]
-    if (format is None or is_manifest) and not standing:
-        for name in MANIFESTS:
-            # ignoring it would make something else of the folder
-            if (root / name).is_symlink():
-                why = dangling_link_hint(root / name) or "give the folder that it leads to, or copy it here"
-                raise ValueError(f"{path / name} is a link out of the folder, or to nothing: {why}")
-    if format is None and (found := survey(listing, limits)):
+    is_manifest, standing = format in (*RECORD_FORMATS, "manifest"), top_manifest(root)
+    links = [name for name in MANIFESTS if (root / name).is_symlink()] if not standing else []
+    if (format is None or is_manifest) and links:
+        # ignoring it would make something else of the folder
+        why = dangling_link_hint(root / links[0]) or "give the folder that it leads to, or copy it here"
+        raise ValueError(f"{path / links[0]} is a link out of the folder, or to nothing: {why}")
+    if format is None and standing:
+        return _together(path, root, FolderContents(standing), limits)
+    if is_manifest and standing:
+        return _with_unread_files_counted(_manifests(path, root, standing, format, limits), standing)
+    files = FolderFiles(FolderListing(root))
+    if format is None and (found := survey(files, limits.max_line_mib)):
         return _together(path, root, found, limits)
     if is_manifest:
-        files = standing or top_files(root, LINES, known=False) or top_files(root, (".json",), known=False)
-        files = files or manifests_below(listing, limits, known=False)
-        if not files:
-            raise ValueError(
-                unknown(path, f"has no .jsonl file and no .json array at its top{listing.first_problem()}")
-            )
-        return _with_unread_files_counted(manifests(path, root, files, format, limits), files)
-    format = format or folder_format(path, listing)
-    if format in EXTENSIONS.values():
-        names = _container_names(path, listing, format)
-        return _with_unread_files_counted(containers(path, root, names, format, limits))
-    source = _of_files(path, root, format, limits)
-    # a repository counts all binary files
-    return with_folder_notes(source, read_dataset_card(root).notes(), count_archives=format != "repository")
+        top, below = json_files(files)
+        json = [file for file in top if detect.is_named_lines(file)] or top or sorted(below)
+        if not json:
+            why = f"has no .jsonl file and no .json array at its top{files.listing.first_problem()}"
+            raise ValueError(unknown_format(path, why))
+        return _with_unread_files_counted(_manifests(path, root, json, format, limits), json)
+    format = format or single_format(path, files)
+    if format in CONTAINER_ENDINGS:
+        names = _container_names(path, files, format)
+        return _with_unread_files_counted(_containers(path, root, names, format, limits))
+    documents, digest = _FOLDER_READERS[format]
 
+    def read(_, skipped: Counter):
+        yield from documents(root, limits, skipped)
+        skipped.update(f"note: {note}" for note in read_dataset_card(root).notes())
+        # a repository counts all binary files
+        names = (name for name, why in walk(root) if not why) if format != "repository" else ()
+        skipped.update(kind for name in names if (kind := compressed_hint(name)))
 
-def _of_files(
-    path: Path, root: Path, format: str, limits: ReadLimits, *, within: list[str] | None = None,
-    splits: PathSplits | None = None,
-) -> DocumentSource:  # fmt: skip
-    """A source of files that are a document each; with `within` of the media in these folders alone."""
-    documents, digest = {
-        "media": (media_documents, media_digest),
-        "markdown": (markdown_documents, markdown_digest),
-        "repository": (repository_documents, repository_digest),
-    }[format]
-    if format == "media":
-        documents = functools.partial(documents, within=within, splits=splits)
-        digest = functools.partial(digest, within=within)
-    return DocumentSource(
-        path, format, root, lambda _, skipped: documents(root, limits, skipped), functools.partial(digest, root)
-    )
+    return DocumentSource(path, format, root, read, functools.partial(digest, root))
 
 
 def _together(path: Path, root: Path, found: FolderContents, limits: ReadLimits) -> DocumentSource:
@@ -142,13 +146,14 @@ def _together(path: Path, root: Path, found: FolderContents, limits: ReadLimits)
     files = [file.relative_to(root).as_posix() for file in found.json]
     files += [name for names in found.containers.values() for name in names]
     splits = PathSplits([*files, *folders_in(root, found.media)], files=True, card=card)
-    sources = [manifests(path, root, found.json, None, limits, splits)] if found.json else []
-    sources += [containers(path, root, names, format, limits, splits) for format, names in found.containers.items()]
+    sources = [_manifests(path, root, found.json, None, limits, splits)] if found.json else []
+    sources += [_containers(path, root, names, format, limits, splits) for format, names in found.containers.items()]
     if found.media:
-        sources.append(_of_files(path, root, "media", limits, within=found.media, splits=splits))
-    return _with_unread_files_counted(
-        join_sources(path, root, sources), found.json, splits=splits, counted=found.media, notes=card.notes()
-    )
+        read = functools.partial(media_folder.media_documents, root, limits, within=found.media, splits=splits)
+        digest = functools.partial(media_folder.media_digest, root, within=found.media)
+        sources.append(DocumentSource(path, "media", root, lambda _, skipped: read(skipped), digest))
+    source, notes = join_sources(path, root, sources), card.notes()
+    return _with_unread_files_counted(source, found.json, splits=splits, counted=found.media, notes=notes)
 
 
 def _with_unread_files_counted(source: DocumentSource, files: list[Path] = (), **options) -> DocumentSource:
@@ -156,20 +161,86 @@ def _with_unread_files_counted(source: DocumentSource, files: list[Path] = (), *
     return with_unread_files_counted(source, read=[*names, *source.containers], **options)
 
 
-def _container_names(path: Path, listing: FolderListing, format: str) -> list[str]:
-    root, ending = listing.root, extension_for(format)
-    # `._a.tar` is what a Mac noted about a.tar
-    plain = [(name, why) for name, why in listing if not os.path.basename(name).startswith("._")]
-    names = [tagged(name, ending) for name, _ in plain if name.lower().endswith(ending)]
-    names = names or _by_content(root, (name for name, why in plain if not why), format)
+def _container_names(path: Path, files: FolderFiles, format: str) -> list[str]:
+    root, ending = files.root, CONTAINER_ENDINGS[format]
+    names = [tagged(file.name, ending) for file in files.files if file.name.lower().endswith(ending)]
+    if not names:
+        undetected = (
+            file.name for file in files.files if not file.problem and not detect.has_known_extension(file.name)
+        )
+        undetected = (name for name in undetected if not compressed_hint(name))
+        names = [tagged(name, ending) for name in undetected if format_by_content(root / name) == format]
     names = dataset_files(root, names) if format == "datasets" else names
     if not names:
-        raise ValueError(
-            f"folder {path} holds no {ending} file, which the format {format!r} needs{listing.first_problem()}"
-        )
+        why = f"holds no {ending} file, which the format {format!r} needs{files.listing.first_problem()}"
+        raise ValueError(f"folder {path} {why}")
     return names
 
 
-def _by_content(root: Path, names: Iterable[str], format: str) -> list[str]:
-    undetected = (name for name in names if not has_known_extension(name) and not compressed_hint(name))
-    return [tagged(name, extension_for(format)) for name in undetected if format_by_content(root / name) == format]
+def _manifests(
+    path: Path, root: Path, files: list[Path], format: str | None, limits: ReadLimits, splits: PathSplits | None = None
+) -> DocumentSource:
+    """A source of JSON files; its format is looked for in the first objects when it is not given.
+
+    Raises ValueError when none is found, or when the one file is not in UTF-8.
+    """
+    record_format, first = format if format in RECORD_FORMATS else None, files[0]
+    if first.suffix.lower() in (".csv", ".tsv"):
+        raise ValueError(f"{path} is the table {table_hint(first, first.name)}")
+    if len(files) == 1:
+        empty = "is empty (0 bytes): what was to write it failed, so write it again"
+        if problem := pointer_in(first) or ("" if first.stat().st_size else empty):
+            raise ValueError(f"{path if path.is_file() else path / first.name} {problem}")
+        # said once; among several files one of another encoding is quarantined
+        check_encoding(first)
+    if format is None:
+        found = detect.record_formats_in(first, max_line_mib=limits.max_line_mib)
+        if not found and first.suffix.lower() != ".jsonl" and not is_array(first):
+            raise ValueError(detect.describe_no_json(path, first))
+        if len(files) == 1 and found == {"captioned"} and (why := describe_coco(first)):
+            raise ValueError(f"{path} {why}")
+        format = found.pop() if len(found) == 1 else "manifest"
+
+    def digest(media: bool) -> str:
+        names = [file.relative_to(root).as_posix() for file in files]
+        found = files_sha256(root, names, label="manifests", whole=lambda _: True) if names[1:] else file_digest(first)
+        return digest_of_split_lists(root, digest_of_containers(root, found))
+
+    def count() -> int | None:
+        if any(is_array(file) or is_spread(file) or detect_compression(file) for file in files):
+            return None
+        return sum(map(_num_lines, files))
+
+    read = functools.partial(manifest_documents, files, root, record_format, limits, splits)
+    return DocumentSource(path, format, root, read, digest, count)
+
+
+def _num_lines(file: Path) -> int:
+    with open(file, "rb") as stream:
+        return sum(block.count(b"\n") or block.count(b"\r") for block in iter(lambda: stream.read(2**20), b""))
+
+
+def _containers(
+    path: Path, root: Path, names: list[str], format: str, limits: ReadLimits, splits: PathSplits | None = None
+) -> DocumentSource:
+    """A source of tars or tables; pyarrow is imported now, so that its absence is reported before any work."""
+    if format != "webdataset":
+        load_pyarrow()
+        check_columns(root / untagged(names[0]))
+    documents = webdataset_documents if format == "webdataset" else table_documents
+
+    def count() -> int | None:
+        try:
+            return None if format == "webdataset" else sum(num_rows(root / untagged(name)) for name in names)
+        except (DocumentError, OSError):
+            return None
+
+    return DocumentSource(
+        path,
+        format,
+        root,
+        lambda _, skipped: documents(root, names, limits, skipped, splits),
+        lambda media: digest_of_card(root, container_sha256(root, names, label=format, media=media)),
+        count,
+        tuple(names),
+    )

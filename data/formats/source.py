@@ -1,11 +1,11 @@
-"""A source of documents: whatever `open_source` opened, read the same way every time; and what all its readers share.
+"""A source of documents: what `open_source` returns, read the same way every time; and what all readers share.
 
     source.documents()          Document or Quarantined, in an order that is always the same
     source.fingerprint()        changes when the source does
     source.num_documents_hint   how many to expect, for a progress bar
 
-Documents that name no split get one here (`brine.data.formats.splits.hash_split`). An id that comes twice becomes
-`<id>~2` and shares the split of the first; ids are held in memory, about 120 bytes a document.
+Documents that name no split get one here (`splits.hash_split`). An id that comes twice becomes `<id>~2` and shares the
+split of the first; ids are held in memory, about 120 bytes a document.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from brine.common.files import file_digest
-from brine.data.document import SPLITS, Document, Quarantined, Text
+from brine.data.document import SPLITS, Document, DocumentError, Quarantined, Text
 from brine.data.files.addresses import untagged
 from brine.data.files.compressed import compressed_hint
 from brine.data.files.extensions import conversion_hint, extension_of
@@ -45,9 +45,9 @@ class ReadLimits:
     """Largest text or media file, in MiB."""
 
     def __post_init__(self):
-        for name in ("max_line_mib", "max_file_mib"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be a number of MiB above 0, not {getattr(self, name)!r}")
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise ValueError(f"{name} must be a number of MiB above 0, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,6 @@ class DocumentSource:
     """Documents at a path, in one of `brine.data.formats.FORMATS`."""
 
     path: Path
-    """What was opened."""
     format: str
     """One of FORMATS."""
     root: Path
@@ -71,7 +70,7 @@ class DocumentSource:
     skipped: Counter = field(default_factory=Counter)
     """Reason -> files without a record (binary files, links ...), and notes, by the latest whole reading."""
     split_origins: dict[str, Counter] = field(default_factory=dict)
-    """Where splits came from -> split -> documents, as far as the latest reading came, less those `set_aside`."""
+    """Where splits came from -> split -> documents, as far as the latest reading came, less those `uncount`ed."""
     extensions: Counter = field(default_factory=Counter)
     """Ending -> media of the documents, as far as the latest reading came; "" for cells of tables."""
 
@@ -89,16 +88,14 @@ class DocumentSource:
 
     def summary_lines(self) -> list[str]:
         """What the latest reading found, a line each: media, splits, skipped files, notes."""
-        lines, extensions = [], sorted(self.extensions.items())
-        if known := [f"{count:,} .{ending[:20]}" for ending, count in extensions if ending and count]:
-            lines.append(f"media by ending: {', '.join(known)}")
-        if self.split_origins:
-            found = (
-                f"by {origin} ({', '.join(f'{split} {counts[split]:,}' for split in SPLITS if counts[split])})"
-                for origin, counts in sorted(self.split_origins.items())
-                if counts.total()
-            )
-            lines.append(f"splits: {', '.join(found)}")
+        endings = [f"{count:,} .{ending[:20]}" for ending, count in sorted(self.extensions.items()) if ending and count]
+        splits = (
+            f"by {origin} ({', '.join(f'{split} {counts[split]:,}' for split in SPLITS if counts[split])})"
+            for origin, counts in sorted(self.split_origins.items())
+            if counts.total()
+        )
+        lines = [f"media by ending: {', '.join(endings)}"] if endings else []
+        lines += [f"splits: {', '.join(splits)}"] if self.split_origins else []
         skipped, noted = [], []
         for reason, count in sorted(self.skipped.items()):
             if reason.startswith(UNREAD_SPLIT):
@@ -110,10 +107,16 @@ class DocumentSource:
                 skipped.append(f"{count:,} {reason[:300]}")
         return lines + ([f"files skipped: {'; '.join(skipped)}"] if skipped else []) + noted
 
-    def set_aside(self, document: Document) -> None:
+    def uncount(self, document: Document) -> None:
         """Take a document that turned out to be unusable while it was decoded out of the counts of splits and media."""
-        self.split_origins[getattr(document.split, "origin", FROM_FIELD)][str(document.split)] -= 1
-        self.extensions.subtract(_extensions_of(document))
+        self._count(document, -1)
+
+    def _count(self, document: Document, by: int) -> None:
+        origin = getattr(document.split, "origin", FROM_FIELD)
+        self.split_origins.setdefault(origin, Counter())[str(document.split)] += by
+        for part in document.parts:
+            if not isinstance(part, Text):
+                self.extensions[extension_of(part.path)] += by
 
     def fingerprint(self, *, media: bool = True) -> str:
         """Hex SHA-256 that changes when the source does: contents of text, size and time of change of media.
@@ -138,14 +141,28 @@ class DocumentSource:
                     copies[name] += 1
                     item = dataclasses.replace(item, id=f"{name}~{copies[name] + 1}")
                 seen.add(item.id)
-                origin = getattr(item.split, "origin", FROM_FIELD)
-                self.split_origins.setdefault(origin, Counter())[str(item.split)] += 1
-                self.extensions.update(_extensions_of(item))
+                self._count(item, 1)
             yield item
 
 
-def _extensions_of(document: Document) -> list[str]:
-    return [extension_of(part.path) for part in document.parts if not isinstance(part, Text)]
+def join_sources(path: Path, root: Path, sources: list[DocumentSource]) -> DocumentSource:
+    """One source of several that share a root: their documents one after another."""
+    if len(sources) == 1:
+        return sources[0]
+
+    def read(include_decode: bool, skipped: Counter):
+        for source in sources:
+            yield from source.read(include_decode, skipped)
+
+    def digest(media: bool) -> str:
+        return hashlib.sha256("\0".join(source.digest(media) for source in sources).encode()).hexdigest()
+
+    def count() -> int | None:
+        counts = [source.count() for source in sources]
+        return None if None in counts else sum(counts)
+
+    format = " + ".join(dict.fromkeys(source.format for source in sources))
+    return DocumentSource(path, format, root, read, digest, count, sum((each.containers for each in sources), ()))
 
 
 _texts: ContextVar[list[str] | None] = ContextVar("texts", default=None)
@@ -174,18 +191,31 @@ def read_text(root: Path, path: str, max_file_mib: float) -> str:
     return decode_text(resolve_media(root, path, max_file_mib=max_file_mib).read_bytes(), f"file {path!r}")
 
 
-def skip_media(media: Iterable[str], skipped: Counter) -> None:
-    """Count media that are not read, with the remedy."""
-    for path in media:
-        skipped[f"medium .{extension_of(path)}: {conversion_hint(path)}"] += 1
-
-
-def skip_file(path: str, skipped: Counter) -> None:
-    """Count a file of no medium and no text; whoever opened the folder counts compressed ones, with the remedy."""
-    if dvc_target(path):
+def skip_file(path: str, skipped: Counter, problem: str = "") -> None:
+    """Count a file of no document, with the remedy; whoever opened the folder counts compressed ones."""
+    ending = extension_of(path)
+    if remedy := conversion_hint(path):
+        skipped[f"medium .{ending}: {remedy}"] += 1
+    elif problem:
+        skipped[f"file that {problem}"] += 1
+    elif dvc_target(path):
         skipped["file .dvc, not fetched: `dvc pull` fetches it"] += 1
     elif not compressed_hint(path):
-        skipped[f"file .{extension_of(path)[:20]}" if extension_of(path) else "file without an ending"] += 1
+        skipped[f"file .{ending[:20]}" if ending else "file without an ending"] += 1
+
+
+def each_document(
+    files: Iterable[tuple[str, str]], read: Callable[[str], Document | None]
+) -> Iterator[Document | Quarantined]:
+    """A document, or none, for each (path, problem), made by `read`; a Quarantined where that raises DocumentError."""
+    for path, problem in files:
+        try:
+            if problem:
+                raise DocumentError(f"file {path!r} {problem}")
+            if (document := read(path)) is not None:
+                yield document
+        except DocumentError as error:
+            yield Quarantined(path, path, str(error))
 
 
 def files_sha256(
@@ -213,9 +243,9 @@ def files_sha256(
 
 def container_sha256(root: Path, files: Iterable[str], *, label: str, media: bool = True) -> str:
     """Hex SHA-256 over tars or tables: path, and with `media` size, time of change, and the first and last 64 KiB."""
-    files = sorted(files)
-    digest = hashlib.sha256(files_sha256(root, files, label=label, whole=lambda _: False, media=media).encode())
-    for name in files if media else ():
+    found = files_sha256(root, files, label=label, whole=lambda _: False, media=media)
+    digest = hashlib.sha256(found.encode())
+    for name in sorted(files) if media else ():
         with open(root / untagged(name), "rb") as stream:
             digest.update(stream.read(2**16))
             stream.seek(max(0, os.fstat(stream.fileno()).st_size - 2**16))

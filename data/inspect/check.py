@@ -21,9 +21,9 @@ from brine.data.corpus.excluded import ExclusionStats
 from brine.data.corpus.statistics import CorpusStats
 from brine.data.document import MODALITIES, Document, Quarantined
 from brine.data.files.compressed import plain_stem
+from brine.data.formats.folders.survey import MANIFESTS
 from brine.data.formats.lines.lines import json_items
 from brine.data.formats.manifest import RECORD_FORMATS
-from brine.data.formats.survey import MANIFESTS
 from brine.data.media.pool import DecodePool
 from brine.data.tokenizer import MIN_VOCAB_SIZE, Tokenizer, train_tokenizer
 
@@ -143,7 +143,7 @@ def check_source(
                 else:
                     found.stats.reject(reject)
                     if not isinstance(result, Quarantined):
-                        source.set_aside(result.document)
+                        source.uncount(result.document)
                     if records is not None:
                         records.write(json.dumps(reject.to_json()) + "\n")
                 advance()

@@ -1,4 +1,4 @@
-"""One medium and the text that belongs to it, or text alone, as one JSON object.
+"""One media file and the text that belongs to it, or text alone, as one JSON object.
 
     {"id", "kind", "path", "text", "split"}        a media record
     {"file_name": "x.png", "text": "a heron"}      Hugging Face's image and audio folders (metadata.jsonl)
@@ -41,18 +41,9 @@ from brine.data.formats.splits.rules import UNASSIGNED, split_in
 
 _WORDS = frozenset(WORDS)
 _MEDIA_RECORD_KEYS = frozenset(("id", "kind", "path", "text", "split", "source"))
-# fields that may say whether the words are true of the medium
-_TRUTH_LABEL_KEYS = (
-    "label",
-    "gold_label",
-    "verdict",
-    "truth",
-    "is_true",
-    "is_correct",
-    "correct",
-    "entailment",
-    "veracity",
-)
+# fields that may say whether the words are true of the media
+_TRUTH_LABEL_KEYS = ("label", "gold_label", "verdict", "truth", "is_true", "is_correct", "correct", "entailment")
+_TRUTH_LABEL_KEYS += ("veracity",)
 _TRUTHS = word_set("true false correct incorrect entailment contradiction refuted")
 # as a label these are those of moods and commands too
 _TRUTHS_BY_NAME = _TRUTHS | {"neutral", "supported", "wrong", "right"}
@@ -60,44 +51,39 @@ _KINDS = {"image": Image, "speech": Audio, "sound": Audio, "audio": Audio, "vide
 
 
 def captioned_document(
-    fields: dict, *, root: Path, max_file_mib: float, include_decode: bool = False, notes: Counter | None = None
+    fields: dict, *, root: Path, max_file_mib: float, include_decode: bool = False, notes: Counter
 ) -> Document | None:
     """A document from a media record, or None for one that is not for training. Raises DocumentError."""
     for name in ("id", "kind", "path"):
         if not isinstance(fields.get(name), str) or not fields[name]:
             wrong = "is missing or empty" if fields.get(name) in (None, "") else "must be of type str"
             raise DocumentError(f"field {name!r} {wrong} (a line needs 'content', or 'kind' and 'path')")
-    kind, path = fields["kind"], check_relative(fields["path"])
+    kind, path, text = fields["kind"], check_relative(fields["path"]), fields.get("text", "")
     is_decode = fields.get("split") == "decode"
     if is_decode and not include_decode:
         return None
     split = "test" if is_decode else split_in(fields) or "train"
-    text = fields.get("text", "")
     if not isinstance(text, str):
         raise DocumentError(f"field 'text' must be of type str, not {type(text).__name__}")
     caption, truth_key = with_truth_label(text, fields)
-    if kind == "doc":
-        parts = markdown_parts(read_text(root, path, max_file_mib), path=path)
-    elif kind == "text":
-        parts = (Text(read_text(root, path, max_file_mib)),)
-    elif kind in _KINDS:
-        if not caption and not is_decode:
-            raise DocumentError("field 'text' is empty: a medium needs text to train on")
-        parts = (_KINDS[kind](path), Text(caption)) if caption else (_KINDS[kind](path),)
-    else:
+    if kind in ("doc", "text"):
+        content = read_text(root, path, max_file_mib)
+        parts = markdown_parts(content, path=path) if kind == "doc" else (Text(content),)
+    elif kind not in _KINDS:
         raise DocumentError(f"field 'kind' is {kind[:40]!r}, none of doc, text, {', '.join(_KINDS)}")
-    if notes is not None:
-        # its files are cut, and a start tells where from
-        known = _MEDIA_RECORD_KEYS | {truth_key}
-        check_unread_fields(fields, known, notes, any_read=True, words=("text", text), by_name=False)
-    document = Document(
-        id=fields["id"],
-        parts=parts,
-        kind=_folder_kind(path, kind),
-        split=split,
-        source=str(fields.get("source", "")).split("@")[0][:200],
-    )
-    return parse_document(document.to_json())
+    elif not caption and not is_decode:
+        raise DocumentError("field 'text' is empty: a medium needs text to train on")
+    else:
+        parts = (_KINDS[kind](path), *([Text(caption)] if caption else []))
+    # its files are cut, and a start tells where from
+    known = _MEDIA_RECORD_KEYS | {truth_key}
+    check_unread_fields(fields, known, notes, any_read=True, words=("text", text), by_name=False)
+    # the document's kind comes from its folder
+    folders = os.path.normpath(path).split(os.sep)[:-1]
+    name = (folders or [kind])[:2][-1]
+    kind = name if not folders or folders[0] == kind else f"{name}-{kind}"
+    source = str(fields.get("source", "")).split("@")[0][:200]
+    return parse_document(Document(fields["id"], tuple(parts), kind, split=split, source=source).to_json())
 
 
 def reject_single_turn(fields: dict) -> None:
@@ -139,8 +125,9 @@ def flat_record_document(
         )
     if not parts:
         return Document(id=name, parts=(Text(text),), kind="text", split=UNASSIGNED)
-    placed = interleaved(parts, text)
-    return Document(id=name, parts=placed, kind=_kind_of(placed), split=UNASSIGNED)
+    kinds = set(map(modality_of, parts))
+    kind = kinds.pop() if len(kinds) == 1 else "mixed"
+    return Document(id=name, parts=_interleaved(parts, text), kind=kind, split=UNASSIGNED)
 
 
 def check_prompt_text(
@@ -168,14 +155,11 @@ def check_prompt_text(
 
 def with_truth_label(text: str, fields: dict) -> tuple[str, str]:
     """(text with its truth label appended, the label's field); (text, "") where there is none."""
-    for key in _TRUTH_LABEL_KEYS:
-        if key in fields:
-            value = fields[key]
-            if isinstance(value, bool):
-                value = "true" if value else "false"
-            truths = _TRUTHS if key == "label" else _TRUTHS_BY_NAME
-            if isinstance(value, str) and value.strip().casefold() in truths:
-                return f"{text} {value.strip().casefold()}", key
+    for key in (key for key in _TRUTH_LABEL_KEYS if key in fields):
+        label = fields[key]
+        label = str(label).casefold().strip() if isinstance(label, str | bool) else ""
+        if label in (_TRUTHS if key == "label" else _TRUTHS_BY_NAME):
+            return f"{text} {label}", key
     for key in NEGATIVE_LABEL_KEYS[1:]:
         if is_negative_label(fields.get(key)):
             raise DocumentError(
@@ -184,7 +168,7 @@ def with_truth_label(text: str, fields: dict) -> tuple[str, str]:
     return text, ""
 
 
-def interleaved(parts: list[Part], words: str) -> tuple[Part, ...]:
+def _interleaved(parts: list[Part], words: str) -> tuple[Part, ...]:
     """Media and then the text, or each medium at its placeholder where there is one for each."""
     found = LISTED.findall(words) if parts and "<" in words else []
     kinds = [modality_of(part) for part in parts]
@@ -195,17 +179,10 @@ def interleaved(parts: list[Part], words: str) -> tuple[Part, ...]:
     return tuple(split_placeholders(words, queue, role=None, loss_mask=True))
 
 
-def _kind_of(parts: tuple[Part, ...]) -> str:
-    kinds = {modality_of(part) for part in parts} - {"text"}
-    return "text" if not kinds else kinds.pop() if len(kinds) == 1 else "mixed"
-
-
 def caption_in(fields: dict) -> tuple[str, str]:
     """(field, words) of the caption, transcript or text among the fields. DocumentError for a wrong type."""
     for key in WORDS:
-        value = fields.get(key)
-        if isinstance(value, list) and value:
-            value = value[0]
+        value = _first(fields.get(key))
         if value is None or value == []:
             continue
         if not isinstance(value, str):
@@ -216,19 +193,14 @@ def caption_in(fields: dict) -> tuple[str, str]:
     return ("label", label) if isinstance(label, str) else ("", "")
 
 
+def _first(value):
+    return value[0] if isinstance(value, list) and value else value
+
+
 def _note_other_words(fields: dict, read: str, words: str, notes: Counter) -> None:
     if isinstance(fields.get(read), list) and len(fields[read]) > 1:
         notes[f"note: of several entries of field {read!r} the first was read"] += 1
     for key in WORDS if len(_WORDS & fields.keys()) > 1 else ():
-        value = fields.get(key) if key != read else None
-        value = value[0] if isinstance(value, list) and value else value
+        value = _first(fields.get(key)) if key != read else None
         if value not in (None, "", [], words) and not (isinstance(value, str) and not value.strip()):
             notes[f"note: fields {read!r} and {key!r} both hold words, of which the first was read"] += 1
-
-
-def _folder_kind(path: str, kind: str) -> str:
-    folders = os.path.normpath(path).split(os.sep)[:-1]
-    if not folders:
-        return kind
-    name = folders[1] if len(folders) > 1 else folders[0]
-    return name if folders[0] == kind else f"{name}-{kind}"

@@ -1,28 +1,22 @@
-"""Markdown pages with media: one page to parts, and a folder whose .md and .markdown files are a document each.
+"""A Markdown page to parts: `![words](path)` becomes an image, audio or video part by the file's extension.
 
-`![words](path)` becomes an image, audio or video part by the file's extension. Any other link (SVG, a remote address,
-one inside code, of a file that is not there, or from the root of a web site) stays in the text as it was written.
-Paths are made relative to the manifest's folder. Headings and tables stay as they are: their source is the target.
-Pages of a folder come in the order of their paths, which are their ids. Media that no page shows and other files are
-counted. Hidden folders are not entered.
+Any other link (SVG, a remote address, one inside code, of a file that is not there, or from the root of a web site)
+stays in the text as it was written. Paths are made relative to the manifest's folder. Headings and tables stay as they
+are: their source is the target.
 """
 
 import os
 import posixpath
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
-from brine.data.document import Document, DocumentError, Part, Quarantined, Text, check_relative, parse_document
-from brine.data.files.extensions import SUPPORTED, conversion_hint, media_type_of
-from brine.data.files.walk import is_visible, walk
-from brine.data.formats.folders.card import read_dataset_card
-from brine.data.formats.source import ReadLimits, files_sha256, read_text, skip_file, skip_media
-from brine.data.formats.splits.rules import UNASSIGNED, TextFileSplits, digest_of_card
+from brine.data.document import Document, DocumentError, Part, Text, check_relative, parse_document
+from brine.data.files.extensions import media_type_of
+from brine.data.formats.splits.rules import UNASSIGNED
 
-EXTENSIONS = (".md", ".markdown")
+PAGES = (".md", ".markdown")
 # ![words](path "title"), the path bare or in <>; the bounds keep the search linear on hostile input
 _LINK = re.compile(
     r"""!\[(?P<words>[^\[\]\n]{0,4000})\]\(\s{0,8}(?P<path><[^>\n]{1,1000}>|[^\s()]{1,1000})"""
@@ -75,46 +69,19 @@ def _media(link: str, page: str, is_there: Callable[[str], bool] | None) -> Part
 
 def _code_spans(page: str):
     """(text, is fenced code) pairs that join to the page."""
-    fence, run = None, []
+    fence, run = "", []
     for line in page.splitlines(keepends=True):
         mark = _FENCE.match(line)
-        if fence is None and mark:
+        closes = fence and mark and mark[1].startswith(fence) and not line.strip(" \t\r\n`~")
+        if mark and not fence:
             yield "".join(run), False
             fence, run = mark[1], [line]
-        elif fence is not None and mark and mark[1].startswith(fence) and not line.strip(" \t\r\n`~"):
+        elif closes:
             yield "".join([*run, line]), True
-            fence, run = None, []
+            fence, run = "", []
         else:
             run.append(line)
-    yield "".join(run), fence is not None
-
-
-def markdown_documents(root: Path, limits: ReadLimits, skipped: Counter) -> Iterator[Document | Quarantined]:
-    """A document for each page below `root` (resolved)."""
-    pages, media = [], set()
-    for path, problem in walk(root, enter=is_visible, skipped=skipped):
-        if _is_page(path):
-            pages.append((path, problem))
-        elif media_type_of(path):
-            media.add(path)
-        elif conversion_hint(path):
-            skip_media([path], skipped)
-        elif problem:
-            skipped[f"file that {problem}"] += 1
-        else:
-            skip_file(path, skipped)
-    splits = TextFileSplits((path for path, _ in pages), card=read_dataset_card(root), by_folders=True)
-    for path, problem in pages:
-        try:
-            if problem:
-                raise DocumentError(f"file {path!r} {problem}")
-            document = page_document(root, path, read_text(root, path, limits.max_file_mib), kind="doc")
-            media.difference_update(part.path for part in document.parts if not isinstance(part, Text))
-            yield document.with_split(splits.split_of(path))
-        except DocumentError as error:
-            yield Quarantined(path, path, str(error))
-    if media:
-        skipped["medium that no page shows"] += len(media)
+    yield "".join(run), bool(fence)
 
 
 def page_document(root: Path, path: str, page: str, *, kind: str, opening: str = "") -> Document:
@@ -127,14 +94,3 @@ def page_document(root: Path, path: str, page: str, *, kind: str, opening: str =
         raise DocumentError(f"page {path!r} has no text")
     whole = Document(id=path, parts=parts, kind=kind, source=root.name[:200])
     return parse_document(whole.to_json()).with_split(UNASSIGNED)
-
-
-def markdown_digest(root: Path, media: bool) -> str:
-    """SHA-256 that changes with such a folder: pages by content and, with `media`, media by size and time."""
-    extensions = (*EXTENSIONS, *(f".{ending}" for ending in SUPPORTED))
-    files = [path for path, why in walk(root, enter=is_visible) if not why and path.lower().endswith(extensions)]
-    return digest_of_card(root, files_sha256(root, files, label="markdown", whole=_is_page, media=media))
-
-
-def _is_page(path: str) -> bool:
-    return path.lower().endswith(EXTENSIONS)

@@ -21,10 +21,9 @@ from brine.data.files.compressed import compressed_hint
 from brine.data.files.extensions import conversion_hint, extension_of, media_type_in, media_type_of
 from brine.data.files.pointers import dvc_target, pointer_in
 from brine.data.files.walk import is_visible, walk
-from brine.data.formats.folders.repository import PROGRAMS
+from brine.data.formats.detect import PROGRAMS, is_named_lines
 from brine.data.formats.lines.lines import LINES
 from brine.data.formats.notes.refusals import describe_foreign_file, describe_wrapped_json
-from brine.data.formats.opening import is_named_lines
 from brine.data.formats.source import NOTE_PREFIX, UNREAD_SPLIT, DocumentSource, record_text_path, recording_text_paths
 from brine.data.formats.splits.names import split_words
 from brine.data.formats.splits.rules import HELD_OUT, PathSplits, split_first_stem

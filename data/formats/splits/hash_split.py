@@ -1,13 +1,13 @@
 """The split of documents that nothing declares: by the SHA-256 of the id, read as a number in [0, 1).
 
-Below 0.05 it is `test`, below 0.10 `validation`, else `train`. So a document stays where it is when others come and go,
+Below 0.05 it is `test`, below 0.10 `validation`, else `train`. So a document keeps its split when others come and go,
 order and worker count play no part, and documents of equal id stay together. A small source could miss a split by
-chance: in one of 10 to 256 documents the smallest number is `test` and the next `validation` where none came out that
-way. The first 256 documents (or 64 MiB of text) are held back to find out; with more, a miss has a chance below
-1 in 400,000. Nothing is taken from a declared `train` of fewer than 10 documents.
+chance: in one of 10 to 256 documents (or 64 MiB of text), which are held back to find out, the smallest number is
+`test` and the next `validation` where none came out that way. Nothing is taken from a declared `train` of fewer than 10.
 """
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator
 
 from brine.data.document import Document, Quarantined, Text
@@ -38,33 +38,36 @@ def assign_splits(names: Iterable[str], among: tuple[str, ...] = HELD_OUT) -> di
     if len(ranked) < MIN_DOCUMENTS and among != HELD_OUT:
         return dict.fromkeys(ranked, "train")
     found = {name: hash_split(name, among) for name in ranked}
-    if len(ranked) >= MIN_DOCUMENTS:
-        for split in HELD_OUT:
-            if split in among and split not in found.values():
-                found[next(name for name in ranked if found[name] != "test")] = split
+    for split in HELD_OUT if len(ranked) >= MIN_DOCUMENTS else ():
+        if split in among and split not in found.values():
+            found[next(name for name in ranked if found[name] != "test")] = split
     return found
 
 
 def with_splits(items: Iterable[Document | Quarantined]) -> Iterator[Document | Quarantined]:
     """The items with a split for each document that has none yet."""
-    items, held, num_open, characters = iter(items), [], 0, 0
+    items, held, characters = iter(items), [], 0
+    open_ids: dict[tuple[str, ...], list[str]] = {}
     assigned: dict[tuple[str, ...], dict[str, str]] | None = None
     for item in items:
         held.append(item)
         if _is_open(item):
-            num_open += 1
+            open_ids.setdefault(_among(item), []).append(item.id)
             characters += sum(len(part.text) for part in item.parts if isinstance(part, Text))
+        num_open = sum(map(len, open_ids.values()))
         if num_open > _HELD_DOCUMENTS or characters > _HELD_CHARACTERS or len(held) > _HELD_ITEMS:
             break
     else:
-        names: dict[tuple[str, ...], list[str]] = {}
-        for item in filter(_is_open, held):
-            names.setdefault(_among(item), []).append(item.id)
-        assigned = {among: assign_splits(ids, among) for among, ids in names.items()}
-    while held:
-        yield _settled(held.pop(0), assigned)
-    for item in items:
-        yield _settled(item, assigned)
+        assigned = {among: assign_splits(ids, among) for among, ids in open_ids.items()}
+    # what was held back is let go of one by one
+    for item in itertools.chain(iter(lambda: held.pop(0) if held else None, None), items):
+        if _is_open(item):
+            among = _among(item)
+            split = hash_split(item.id, among) if assigned is None else assigned[among][item.id]
+            # documents that stay in a folder named after training were named by it
+            origin = getattr(item.split, "origin", FROM_HASH) if split == "train" else FROM_HASH
+            item = item.with_split(SplitWithOrigin(split, origin))
+        yield item
 
 
 def _is_open(item: Document | Quarantined) -> bool:
@@ -73,13 +76,3 @@ def _is_open(item: Document | Quarantined) -> bool:
 
 def _among(document: Document) -> tuple[str, ...]:
     return getattr(document.split, "among", HELD_OUT)
-
-
-def _settled(item: Document | Quarantined, assigned: dict | None) -> Document | Quarantined:
-    if not _is_open(item):
-        return item
-    among = _among(item)
-    split = hash_split(item.id, among) if assigned is None else assigned[among][item.id]
-    # documents that stay in a folder named after training were named by it
-    named = getattr(item.split, "origin", FROM_HASH) if split == "train" else FROM_HASH
-    return item.with_split(SplitWithOrigin(split, named))

@@ -5,10 +5,9 @@
     split_of_word(" Dev_clean ")    "validation": the value of a field `split`; ValueError for an unknown one
     declared_split(fields)          the split that an object names itself; "" for none
 
-A word is a run of letters, in any case; two side by side may be one (`held_out`). Fields count in this order, a
-held-out value first: "own" (`split`, `data_split`; an unknown value is an error), "like" (any other name with `split`
-in it), "loose" (`subset`, `fold`, `usage`; only if the value is no more than such a word), "flag" (`is_test`: true or
-false). Whether a word in the middle of a name counts depends on its siblings (`brine.data.formats.splits.rules`)."""
+A word is a run of letters, in any case; two side by side may be one (`held_out`). Whether a word in the middle of a
+name counts depends on its siblings (`brine.data.formats.splits.rules`).
+"""
 
 import functools
 import re
@@ -101,7 +100,11 @@ def split_of_word(value) -> str:
 
 @functools.lru_cache(maxsize=8192)
 def split_field_kind(name: str) -> str:
-    """How a field may name a split: "own", "like", "loose" or "flag"; "" for a field that does not."""
+    """How a field may name a split, in the order in which they count; "" for a field that does not.
+
+    "own" (`split`; an unknown value is an error), "like" (other names with `split` in them), "loose" (`subset`; only if
+    the value is no more than such a word), "flag" (`is_test`: true or false).
+    """
     if name in FIELDS:
         return "own"
     words = words_of_name(name) if len(name) <= 60 else ()
@@ -116,17 +119,14 @@ def split_field_kind(name: str) -> str:
 
 def split_from_field(name: str, value) -> str:
     """The split that a field which is "like" or "loose" names; "" for none."""
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if not isinstance(value, str) or len(value) > 60:
-        return ""
-    found, num_words = split_words(value), len(words_of_name(value))
+    value = value[0] if isinstance(value, list) and len(value) == 1 else value
+    found = split_words(value) if isinstance(value, str) and len(value) <= 60 else []
     if len({split for _, split, _ in found}) != 1:
         return ""
+    before, split, after = found[0]
     if split_field_kind(name) == "like":
         # more words are a sentence that was split
-        return found[0][1] if num_words <= 3 else ""
-    before, split, after = found[0]
+        return split if len(words_of_name(value)) <= 3 else ""
     known = _BESIDE.union(words_of_name(name), map(str.casefold, _NUMBERED.findall(value)))
     around = before + (after[1:] if after and len(after[0]) == 1 else after)
     return split if len(found) == 1 and known.issuperset(around) else ""
@@ -136,32 +136,28 @@ def declared_split(fields: dict) -> str:
     """The split that an object names itself; "" for none. Raises ValueError naming the field."""
     holders = [each for each in (fields, fields.get("meta"), fields.get("metadata")) if isinstance(each, dict)]
     sorts = [(holder, key, sort) for holder in holders for key in holder if (sort := split_field_kind(str(key)))]
-    if not sorts:
-        return ""
-    for holder in holders:
-        for key in FIELDS:
-            try:
-                if found := split_of_word(holder.get(key)):
-                    return found
-            except ValueError as error:
-                # what stands deeper may be of another kind
-                if holder is fields:
-                    raise ValueError(f"field {key!r} {error}") from None
-    for sort in ("like", "loose"):
+    for holder, key in ((holder, key) for holder in holders for key in FIELDS if sorts and key in holder):
+        try:
+            if found := split_of_word(holder[key]):
+                return found
+        except ValueError as error:
+            # what is deeper may be of another kind
+            if holder is fields:
+                raise ValueError(f"field {key!r} {error}") from None
+    for sort in ("like", "loose") if sorts else ():
         said = (split_from_field(key, holder[key]) for holder, key, each in sorts if each == sort)
         if split := prefer_held_out(filter(None, said)):
             return split
     flags: dict[str, bool] = {}
-    for holder, key, _ in (each for each in sorts if each[2] == "flag"):
-        value, is_true = holder[key], flag_value(holder[key])
-        name = _flag(words_of_name(key))
-        if is_true is not None:
+    for holder, key in ((holder, key) for holder, key, sort in sorts if sort == "flag"):
+        value, name = holder[key], _flag(words_of_name(key))
+        if (is_true := flag_value(value)) is not None:
             flags.setdefault(name, is_true)
         elif holder is fields and not _is_absent(value) and (name in _SURE_FLAGS or not _is_other_thing(value)):
             raise ValueError(f"field {key!r} must be true, false, 0 or 1, not {value!r}"[:200])
     said = [FLAGS[name][not flags[name]] for name in FLAGS if name in flags]
     # one set apart from training by two flags is what the one that is true says
-    return next((split for split in reversed(said) if split in HELD_OUT), next(filter(None, said), ""))
+    return prefer_held_out(filter(None, reversed(said)))
 
 
 def _flag(words: tuple[str, ...]) -> str:

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from brine.data.document import Document
-from brine.data.formats.folders.card import read_dataset_card
+from brine.data.formats.folders.dataset_card import read_dataset_card
 from brine.data.formats.open import open_source
 from tests.data.format_files import media, read, texts
 from tests.data.formats.folders.test_whole_folders import lines, told

@@ -1,11 +1,10 @@
-"""Which files a data set's card puts into which split: the `configs` at the top of a README.md of the Hugging Face hub.
+"""Which files a dataset card puts into which split: the `configs` at the top of a README.md of the Hugging Face hub.
 
     read_dataset_card(root).split_of("data/unseen.parquet")    "test"; "" for what no pattern names
 
-The splits of all configs count; `data_files` is a list of {split, path} or a map, `data_dir` a folder before its paths.
-Unknown names of splits say nothing and are noted, and so is a header that is not YAML. The header is untrusted: PyYAML
-composes a graph of nodes (no objects), of which 100,000 entries are visited at most, since an alias may repeat itself.
-Patterns are matched against the paths of files that were found, so none leads out of the folder.
+The splits of all configs count; unknown names of splits are noted, and so is a header that is not YAML. The header is
+untrusted: PyYAML composes a graph of nodes (no objects), of which 100,000 are visited at most, since an alias may
+repeat itself. Patterns are matched against the paths of files that were found, so none leads out of the folder.
 """
 
 import fnmatch
@@ -23,6 +22,8 @@ _MAX_CHARACTERS, _MAX_ENTRIES, _MAX_PATTERN = 2**20, 100_000, 1000
 _LOST = "the splits of its configs were not read"
 _WILD = re.compile(r"[*?\[]")
 _OF_HUB = re.compile(r"hf://datasets/[^/]+/[^/]+/")
+# the lines of `configs` in a header
+_CONFIGS = re.compile(r"^(configs:[^\n]*\n(?:(?:[ \t\r#-][^\n]*)?\n)*)", re.MULTILINE)
 _NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
 
 
@@ -40,13 +41,12 @@ class DatasetCard:
     def split_of(self, path: str) -> str:
         """The split of the file at a path; held-out ones win."""
         steps = path.split("/")
-        # a card of a thousand languages has as many folders, of which a path begins with one
-        near = sorted([*self._by_first.get(steps[0], ()), *self._by_first.get("", ())])
+        near = sorted([*self._by_first_step.get(steps[0], ()), *self._by_first_step.get("", ())])
         return prefer_held_out(split for _, pattern, split in near if _matches(steps, pattern))
 
     @functools.cached_property
-    def _by_first(self) -> dict[str, list[tuple[int, list[str], str]]]:
-        """First step -> (place, steps, split) of the patterns that begin with it; "" for those that begin otherwise."""
+    def _by_first_step(self) -> dict[str, list[tuple[int, list[str], str]]]:
+        # a card of a thousand languages has as many folders, of which a path begins with one; "" is for patterns
         found: dict[str, list[tuple[int, list[str], str]]] = {}
         for index, (pattern, split) in enumerate(self.patterns):
             steps = pattern.split("/")
@@ -73,7 +73,8 @@ def read_dataset_card(root: Path) -> DatasetCard:
         return DatasetCard()
     end = next((number for number, line in enumerate(lines[1:], start=1) if line.strip() in ("---", "...")), 0)
     if end:
-        return _card("\n".join(lines[1:end]))
+        header = "\n".join(lines[1:end])
+        return _card(header) if "configs" in header else DatasetCard()
     # a page may begin with a rule
     is_meant = any(line.startswith("configs:") for line in lines)
     return DatasetCard(problem=f"its header has no end (a line ---) in its first MiB: {_LOST}" if is_meant else "")
@@ -82,8 +83,6 @@ def read_dataset_card(root: Path) -> DatasetCard:
 @functools.lru_cache(maxsize=8)
 def _card(header: str) -> DatasetCard:
     """The card of a header, which is given without the lines around it."""
-    if "configs" not in header:
-        return DatasetCard()
     import yaml
 
     patterns, unknown, problem = [], [], ""
@@ -94,10 +93,10 @@ def _card(header: str) -> DatasetCard:
         except yaml.YAMLError as error:
             # a title with a colon in it does not invalidate the configs
             try:
-                top = yaml.compose(_configs_alone(header), Loader=loader)
-            except yaml.YAMLError:
+                top = yaml.compose(_CONFIGS.search(f"{header}\n")[1], Loader=loader)
+            except (yaml.YAMLError, TypeError):
                 raise error from None
-        for split, path in _Entries().split_paths(top):
+        for split, path in _Nodes().split_paths(top):
             try:
                 word = split_of_word(split)
             except ValueError:
@@ -115,18 +114,8 @@ def _card(header: str) -> DatasetCard:
     return DatasetCard(tuple(dict.fromkeys(patterns)), tuple(dict.fromkeys(unknown)), problem)
 
 
-def _configs_alone(header: str) -> str:
-    """The lines of `configs` in a header."""
-    lines = header.split("\n")
-    start = next((number for number, line in enumerate(lines) if line.startswith("configs:")), len(lines))
-    stop = next(
-        (n for n in range(start + 1, len(lines)) if lines[n][:1] not in ("", " ", "\t", "-", "#", "\r")), len(lines)
-    )
-    return "\n".join(lines[start:stop]) or header
-
-
-class _Entries:
-    """The entries of the configs in a graph of YAML's nodes. OverflowError after too many visits."""
+class _Nodes:
+    """A graph of YAML's nodes, of which only so many are visited. Raises OverflowError after that."""
 
     def __init__(self):
         self.left = _MAX_ENTRIES
@@ -135,25 +124,21 @@ class _Entries:
         """(split, pattern) of each path below `data_files`."""
         pairs = top.value if top is not None and top.id == "mapping" else []
         # a key that stands twice hides nothing
-        for value in [value for key, value in pairs if self._string(key) == "configs"]:
-            for config in self._list(value):
-                fields = self._fields(config)
-                folder = self._string(fields.get("data_dir"))
-                for split, path in self._of_files(fields.get("data_files")):
+        for config in (each for key, value in pairs if _string(key) == "configs" for each in self._list(value)):
+            fields = self._fields(config)
+            folder, files = _string(fields.get("data_dir")), fields.get("data_files")
+            entries = self._fields(files)
+            if not entries or {"split", "path"} <= entries.keys():
+                named = map(self._fields, self._list(files))
+                entries = ((_string(each.get("split")), each.get("path")) for each in named)
+            else:
+                entries = entries.items()
+            for split, paths in entries:
+                for path in filter(None, map(_string, self._list(paths) if split else ())):
                     yield split, _below(folder, path)
                     if folder and path.startswith(f"{folder.strip('/')}/"):
                         # some write the folder again
                         yield split, _below("", path)
-
-    def _of_files(self, files) -> Iterator[tuple[str, str]]:
-        fields = self._fields(files)
-        if fields and not {"split", "path"} <= fields.keys():
-            entries = fields.items()
-        else:
-            named = map(self._fields, self._list(files))
-            entries = ((split, each.get("path")) for each in named if (split := self._string(each.get("split"))))
-        for split, paths in entries:
-            yield from ((split, path) for path in self._strings(paths))
 
     def _visit(self, count: int) -> None:
         self.left -= count
@@ -166,24 +151,20 @@ class _Entries:
         self._visit(len(found))
         return found
 
-    def _strings(self, node) -> list[str]:
-        return [text for entry in self._list(node) if (text := self._string(entry))]
-
-    def _string(self, node) -> str:
-        # a year without quotes is a name too
-        return node.value if node is not None and node.id == "scalar" and node.tag != _NULL else ""
-
     def _fields(self, node) -> dict:
         """The values of a map by their names, also those that it takes from another (`<<`); {} for anything else."""
         if node is None or node.id != "mapping":
             return {}
         self._visit(len(node.value) + 1)
-        found = {}
-        for key, value in node.value:
-            if key.tag == _MERGE:
-                for other in self._list(value):
-                    found = self._fields(other) | found
-        return found | {self._string(key): value for key, value in node.value if self._string(key)}
+        merged = {}
+        for other in (other for key, value in node.value if key.tag == _MERGE for other in self._list(value)):
+            merged = self._fields(other) | merged
+        return merged | {_string(key): value for key, value in node.value if _string(key)}
+
+
+def _string(node) -> str:
+    # a year without quotes is a name too
+    return node.value if node is not None and node.id == "scalar" and node.tag != _NULL else ""
 
 
 def _below(folder: str, path: str) -> str:
@@ -191,7 +172,7 @@ def _below(folder: str, path: str) -> str:
     if _OF_HUB.match(path):
         folder, path = "", _OF_HUB.sub("", path)
     steps = [step for step in f"{folder}/{path}".split("/") if step not in ("", ".")]
-    # one that names a folder stands for what lies below
+    # one that names a folder stands for what is below
     is_name = bool(steps) and not _WILD.search(steps[-1])
     steps = [step for step, before in zip(steps, ["", *steps], strict=False) if step != "**" or before != "**"]
     return "/".join([*steps, "**"] if is_name else steps)
@@ -203,7 +184,7 @@ def _matches(steps: list[str], pattern: list[str]) -> bool:
     for index, step in enumerate(pattern):
         if step == "**":
             reached = set(range(min(reached, default=len(steps) + 1), len(steps) + 1))
-            # at the end it stands for whatever lies below
+            # at the end it stands for whatever is below
             if index == len(pattern) - 1:
                 return bool(reached)
             continue
