@@ -66,7 +66,8 @@ def differences(old: Any, new: Any, *, name: str = "") -> list[str]:
     Of a dataclass only fields that decide are compared. One that `old` does not have came into being after it was
     written, and stands for what was done before as long as it has its default.
     """
-    fields = {}
+    fields: dict[str, dataclasses.Field] = {}
+    known: Mapping[str, Any] = {}
     if dataclasses.is_dataclass(new):
         fields = {field.name: field for field in dataclasses.fields(new)}
         known = {key: getattr(new, key) for key, field in fields.items() if affects_result(field, new)}

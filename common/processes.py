@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import brine
 
@@ -54,7 +55,7 @@ class StopSignal:
         self.signal_name: str | None = None
         self._owner = os.getpid()
         self._first = 0.0
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}
 
     @property
     def requested(self) -> bool:

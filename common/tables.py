@@ -12,7 +12,7 @@ import numpy as np
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _HEIGHTS = " ▁▂▃▄▅▆▇█"
-_PLAIN = {"width": 100_000, "color_system": None, "force_terminal": False}
+_PLAIN_WIDTH = 100_000
 
 
 def sanitize(text: str, width: int = 200) -> str:
@@ -33,8 +33,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence], *, foot: Sequence | Non
     for column, name in enumerate(head):
         # on a narrow terminal headings fold, values do not
         widest = max(map(len, (last[column], *(row[column] for row in body))))
-        justify = "right" if column else "left"
-        made.add_column(Text(name), Text(last[column]), justify=justify, overflow="fold", min_width=widest)
+        made.add_column(
+            Text(name), Text(last[column]), justify="right" if column else "left", overflow="fold", min_width=widest
+        )
     for row in body:
         made.add_row(*map(Text, row))
     return made
@@ -45,7 +46,7 @@ def print_plain_or_rich(*parts) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(file=sys.stdout, highlight=False, **({} if sys.stdout.isatty() else _PLAIN))
+    console = Console(file=sys.stdout, highlight=False) if sys.stdout.isatty() else _plain_console()
     for part in parts:
         console.print(Text(part) if isinstance(part, str) else part, soft_wrap=isinstance(part, str), crop=False)
         console.print()
@@ -53,15 +54,19 @@ def print_plain_or_rich(*parts) -> None:
 
 def as_text(part) -> str:
     """A rich table as plain text."""
-    from rich.console import Console
-
-    console = Console(**_PLAIN)
+    console = _plain_console()
     with console.capture() as captured:
         console.print(part)
     lines = [line.rstrip() for line in captured.get().splitlines()]
     # rich draws its rule under the padding of the last column too
     width = max(len(line) for line in lines if set(line) != {"─"})
     return "\n".join(line[:width] for line in lines)
+
+
+def _plain_console():
+    from rich.console import Console
+
+    return Console(width=_PLAIN_WIDTH, color_system=None, force_terminal=False, highlight=False)
 
 
 @contextmanager
@@ -77,8 +82,8 @@ def progress_bar(description: str, total: int | None, *, shown: bool = True) -> 
         TimeRemainingColumn,
     )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    columns = (*columns, TimeElapsedColumn(), TimeRemainingColumn())
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times)
     with Progress(*columns, console=Console(stderr=True), disable=not shown) as progress:
         task = progress.add_task(description, total=total)
         yield lambda: progress.advance(task)

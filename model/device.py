@@ -16,12 +16,14 @@ import argparse
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from brine.kernels.selection.choice_log import backend_choices
+
+if TYPE_CHECKING:
+    from brine.model.transformer import Transformer
 
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 
@@ -64,7 +66,7 @@ def _computes(device: torch.device) -> bool:
         return False
 
 
-def device_of(model: nn.Module) -> torch.device:
+def device_of(model: Transformer) -> torch.device:
     """The device of a model's weights, which is where its inputs belong."""
     return model.head_weight.device
 
@@ -89,7 +91,7 @@ def autocast(device: torch.device | str, compute_dtype: torch.dtype | None) -> A
     return torch.autocast(torch.device(device).type, dtype=compute_dtype)
 
 
-def compute_info(model: nn.Module, compute_dtype: torch.dtype | None) -> dict[str, Any]:
+def compute_info(model: Transformer, compute_dtype: torch.dtype | None) -> dict[str, Any]:
     """How numbers came about, for the record that holds them: `device`, `compute_dtype`, and the `backends` that
     attention and loss have taken in this process so far. JSON types."""
     device = device_of(model)

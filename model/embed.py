@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -71,12 +72,12 @@ class Embedder(nn.Module):
         super().__init__()
         self.scale = math.sqrt(config.dim)
         self.tokens = nn.Embedding(config.vocab_size, config.dim)
-        self.patches = nn.ModuleDict(
-            {
-                name: PatchEmbedder(dim, config.dim, kind=config.embedder, eps=config.patch_norm_eps)
-                for name, dim in config.patch_dims.items()
-            }
-        )
+        embedders = {
+            name: PatchEmbedder(dim, config.dim, kind=config.embedder, eps=config.patch_norm_eps)
+            for name, dim in config.patch_dims.items()
+        }
+        # torch does not type what a ModuleDict holds
+        self.patches = cast("Mapping[str, PatchEmbedder]", nn.ModuleDict(embedders))
 
     def forward(self, token_ids: Tensor, media: Mapping[str, tuple[Tensor, Tensor]] | None = None) -> Tensor:
         """The stream before the first block.

@@ -79,8 +79,9 @@ def _draw(parameter: torch.Tensor, std: float, generator: torch.Generator | None
     whole = torch.empty(parameter.shape).normal_(0.0, std, generator=generator).to(parameter.device, parameter.dtype)
     if hasattr(parameter, "placements"):
         # imported late: a single process needs no distributed tensors
-        from torch.distributed.tensor import distribute_tensor
+        from torch.distributed.tensor import DTensor, distribute_tensor
 
+        assert isinstance(parameter, DTensor)
         # every rank has the same numbers, so none need be sent
         whole = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
     parameter.copy_(whole)

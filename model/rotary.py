@@ -57,7 +57,8 @@ def constants(axes: tuple[int, ...], theta: float, device: torch.device) -> tupl
     """(axes, turns a position, turns a SPLIT of them), each (D / 2,), computed in fp64; copied to a device once for all
     models that turn alike."""
     if device.type != "cpu":
-        return tuple(x.to(device) for x in constants(axes, theta, torch.device("cpu")))
+        which, per_step, per_split = constants(axes, theta, torch.device("cpu"))
+        return which.to(device), per_step.to(device), per_split.to(device)
     index = torch.arange(len(axes), dtype=torch.float64)
     per_step = theta ** (-index / len(axes)) / (2 * math.pi)
     return torch.tensor(axes), per_step.float(), (per_step * SPLIT).frac().float()

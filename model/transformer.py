@@ -43,7 +43,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -170,7 +170,8 @@ class Transformer(nn.Module):
         self.config = config
         with torch.device("meta") if on_meta_device else nullcontext():
             self.embed = Embedder(config)
-            self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+            # torch does not type what a ModuleList holds
+            self.blocks = cast("Sequence[Block]", nn.ModuleList(Block(config) for _ in range(config.num_layers)))
             self.norm = RMSNorm(config.dim, config.norm_eps)
             self.head = None if config.tie_embeddings else nn.Linear(config.dim, config.vocab_size, bias=False)
         self.embed_out, self.final_out = nn.Identity(), nn.Identity()

@@ -4,15 +4,14 @@ each)."""
 
 from __future__ import annotations
 
-from torch import nn
-
 from brine.model.flops import forward_flops
 from brine.model.inputs import Inputs
+from brine.model.transformer import Transformer
 
 TRAINING_PASSES = 3
 
 
-def batch_flops(model: nn.Module, inputs: Inputs) -> int:
+def batch_flops(model: Transformer, inputs: Inputs) -> int:
     """FLOPs of `model`'s forward pass, head included. Masks that were made on the host cost no wait; models without
     attention over spans cost their `flops_per_token` of a full sequence."""
     batch_size, seq_len = inputs.token_ids.shape

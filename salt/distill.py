@@ -16,17 +16,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 if TYPE_CHECKING:
     from brine.model.inputs import Inputs
+    from brine.model.transformer import Transformer
 
 
 @dataclass(frozen=True, eq=False)
 class Distillation:
     """A frozen teacher and its schedule. Raises ValueError for a setting out of range."""
 
-    teacher: nn.Module
+    teacher: Transformer
     """A model with the student's vocabulary; its parameters are frozen here."""
     kd_steps: int
     """Steps of stage 1, counted from the run's first."""
@@ -59,7 +60,7 @@ class Distillation:
         """The teacher's head (V, Et), without gradient."""
         return self.teacher.head_weight.detach()
 
-    def check(self, student: nn.Module) -> None:
+    def check(self, student: Transformer) -> None:
         """Raises ValueError where teacher and student do not share a vocabulary."""
         teacher_size, student_size = len(self.teacher.head_weight), len(student.head_weight)
         if teacher_size != student_size:

@@ -192,7 +192,7 @@ def _label(
     labels = []
     for entry in window:
         named = dataclasses.replace(entry.document, id=entry.document.id + PSEUDO_LABEL_SUFFIX)
-        if entry.sequence is None:
+        if entry.quarantined is not None:
             labels.append(PseudoLabel(named, reason=entry.quarantined.reason))
             continue
         text_ids, answer, confidence = next(scored)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from brine.common.files import write_text
 from brine.model.device import autocast, device_of
@@ -31,6 +31,7 @@ from brine.salt.cost import batch_flops
 if TYPE_CHECKING:
     from brine.data.batch import Batch
     from brine.data.packing.plan import PackingPlan
+    from brine.model.transformer import Transformer
 
 CHUNK_LOGITS = 2**22
 
@@ -133,7 +134,7 @@ def token_losses(
 
 @torch.no_grad()
 def score_documents(
-    model: nn.Module,
+    model: Transformer,
     *,
     plan: PackingPlan,
     batches: Iterable[Batch],

@@ -84,6 +84,7 @@ class TileCall:
             return None
         made = self.masks.get(dtype)
         if made is None:
+            assert self.lo is not None and self.hi is not None
             key = torch.arange(self.keys)
             visible = (key >= self.lo[..., None]) & (key < self.hi[..., None])
             made = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, -torch.inf)[:, None]
