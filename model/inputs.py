@@ -70,9 +70,7 @@ class Inputs:
         that was made; without, masks are made anew."""
         if media is None:
             media = {name: (change(patches), change(index)) for name, (patches, index) in self.media.items()}
-        changed = Inputs(
-            change(self.token_ids), change(self.position), change(self.segment), change(self.block), media
-        )
+        changed = Inputs(change(self.token_ids), change(self.position), change(self.segment), change(self.block), media)
         if change_mask is not None:
             changed._masks = {key: change_mask(spans) for key, spans in self._masks.items()}
         return changed

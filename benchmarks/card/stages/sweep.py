@@ -121,14 +121,15 @@ def make_problem(table_key: TileTableKey, device: str, *, tokens: int = 0) -> Sw
 
 def call_of(table_key: TileTableKey, problem: SweepProblem):
     """What is timed: -> the results that the pass has to do with."""
+    from brine.kernels.attention.spans import AttentionRequest
     from brine.kernels.attention.triton import launch as triton_launch
 
     spans, scale = problem.mask.spans, table_key.dim**-0.5
-    given = (problem.q, problem.k, problem.v, spans.lo, spans.hi, int(spans.serial))
+    given, request = (problem.q, problem.k, problem.v), AttentionRequest(spans.mask, scale)
     if table_key.name == "fwd":
-        return lambda: triton_launch.forward(*given, scale=scale, sink=None)
-    out, lse = triton_launch.forward(*given, scale=scale, sink=None)
-    return lambda: triton_launch.backward(problem.grad, *given, out, lse, scale=scale, whole=True)
+        return lambda: triton_launch.forward(*given, request)
+    out, lse = triton_launch.forward(*given, request)
+    return lambda: triton_launch.backward(problem.grad, *given, out, lse, request)
 
 
 def compile_one(table_key: TileTableKey, tile: Any, device: str) -> str:

@@ -1,10 +1,8 @@
 """The backward of attention over spans in Triton: the device code of its three or four kernels.
 
 Two passes, dk/dv and dq: seven matrix products where a fused backward needs five, but no atomics, so the same inputs
-give the same bits. Before them a small kernel lays out delta = grad_out . out and lse in base 2, padded so that whole
-tiles of them can be read; in fp32 delta is summed anew over the keys (README.md, "Numerics").
-
-The walk over tiles, masks and loads are those of `triton/forward.py`, and so is the legend.
+give the same bits. Before them a small kernel writes delta = grad_out . out and lse in base 2, padded to whole tiles;
+in fp32 delta is summed anew over the keys (README.md, "Numerics"). Walk, masks, loads and legend: `triton/forward.py`.
 """
 
 import triton
@@ -29,11 +27,8 @@ def span_attention_bwd_delta_kernel(
     head_out: tl.int64, head_grad: tl.int64, num_queries, padded_rows,
     H: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
-    """delta = grad_out . out, and lse in base 2 with +inf for rows that see nothing, so that their weights are 0.
-
-    Both (B, H, padded_rows) fp32, all of which is written, so that whole tiles of them can be read. Grid: (tiles of
-    padded rows, B * H).
-    """
+    """delta = grad_out . out, and lse in base 2 with +inf for empty queries, so that their weights are 0; both
+    (B, H, padded_rows) fp32, all of which is written. Grid: (tiles of padded queries, B * H)."""
     b, h = (tl.program_id(1) // H).to(tl.int64), (tl.program_id(1) % H).to(tl.int64)
     first = tl.program_id(0) * BM
     row = first + tl.arange(0, BM)
@@ -56,12 +51,10 @@ def bwd_keys_inner(
     GROUP: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr, D: tl.constexpr, PARTIAL: tl.constexpr,
     TMA: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Add what the partial or the full tiles of rows of all GROUP query heads give to dk and dv, both [BN, BD] fp32.
-
-    One loop over heads and tiles: a loop in a loop costs registers that this walk has not got to spare.
-    """
+    """Add the partial or the full tiles of queries of all GROUP heads to dk and dv, both [BN, BD] fp32, in one loop:
+    nested loops take more registers than there are."""
     if PARTIAL:
-        # the same mask from the keys' side: two numbers for each key instead of two for each row
+        # the same mask from the keys' side: two numbers for each key instead of two for each query
         b_row_lo, b_row_hi = load_spans(p_row_lo, p_row_hi, key, num_keys)
     # the pipeline divides before it knows that there is a tile, and from a division by 0 the compiler concludes that
     # there is one: copies that nobody waits for, and on an H200 a kernel that never ended
@@ -96,10 +89,7 @@ def span_attention_bwd_keys_kernel(
     TMA: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dk and dv (B, S, K, D), contiguous. Grid: (tiles of keys, B * K). All query heads of a key head in one program.
-
-    Key j is seen by the rows [row_lo[j], row_hi[j]); both never decrease, so the walk over rows has the form of the
-    walk over keys.
-    """
+    Queries [row_lo[j], row_hi[j]) see key j; both never decrease, so the walk has the form of that over keys."""
     first = tl.program_id(0) * BN
     b, head = (tl.program_id(1) // K).to(tl.int64), (tl.program_id(1) % K).to(tl.int64)
     last = tl.minimum(first + BN, num_keys) - 1
@@ -115,23 +105,19 @@ def span_attention_bwd_keys_kernel(
     b_dv = tl.zeros([BN, BD], tl.float32)
     start, num_left, num_full, num_edge = tile_ends(p_row_lo, p_row_hi, first, last, BM)
     if first + BN > num_keys:
-        # the last tile holds keys that do not exist, which no row sees: none of its tiles is full
+        # the last tile holds keys that do not exist, which no query sees: none of its tiles is full
         num_edge += num_full
         num_full = 0
     p_q = head_of(p_q, b, head * GROUP, batch_q, head_q, TMA)
     p_grad = head_of(p_grad, b, head * GROUP, batch_grad, head_grad, TMA)
     p_lse2 += (b * K + head) * GROUP * padded_rows
     p_delta += (b * K + head) * GROUP * padded_rows
-    b_dk, b_dv = bwd_keys_inner(
-        b_dk, b_dv, b_k, b_v, p_row_lo, p_row_hi, key, p_q, p_grad, b, head * GROUP, p_lse2, p_delta, stride_q,
-        stride_grad, head_q, head_grad, start, num_left, num_full, num_full, num_queries, num_keys, padded_rows,
-        scale_log2, GROUP, BM, BD, D, False, TMA, PRECISION,
-    )  # fmt: skip
-    b_dk, b_dv = bwd_keys_inner(
-        b_dk, b_dv, b_k, b_v, p_row_lo, p_row_hi, key, p_q, p_grad, b, head * GROUP, p_lse2, p_delta, stride_q,
-        stride_grad, head_q, head_grad, start, num_left, num_full, num_edge, num_queries, num_keys, padded_rows,
-        scale_log2, GROUP, BM, BD, D, True, TMA, PRECISION,
-    )  # fmt: skip
+    for PARTIAL in tl.static_range(2):
+        b_dk, b_dv = bwd_keys_inner(
+            b_dk, b_dv, b_k, b_v, p_row_lo, p_row_hi, key, p_q, p_grad, b, head * GROUP, p_lse2, p_delta, stride_q,
+            stride_grad, head_q, head_grad, start, num_left, num_full, num_edge if PARTIAL else num_full, num_queries,
+            num_keys, padded_rows, scale_log2, GROUP, BM, BD, D, PARTIAL == 1, TMA, PRECISION,
+        )  # fmt: skip
     out_at = (keys_at * K + head) * D
     store_tile(p_dk + out_at, first, K * D, num_keys, b_dk * scale, BN, BD, D)
     store_tile(p_dv + out_at, first, K * D, num_keys, b_dv, BN, BD, D)
@@ -143,7 +129,7 @@ def bwd_queries_inner(
     num_full, num_tiles, num_queries, num_keys, scale_log2, BN: tl.constexpr, BD: tl.constexpr, D: tl.constexpr,
     PARTIAL: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Add what the partial or the full tiles of keys give to dq of one tile of rows. b_dq [BM, BD] fp32."""
+    """Add the partial or the full tiles of keys to dq [BM, BD] fp32 of one tile of queries."""
     if PARTIAL:
         b_lo, b_hi = load_spans(p_lo, p_hi, row, num_queries)
     for i in tl.range(0, num_tiles):
@@ -171,12 +157,8 @@ def span_attention_bwd_exact_delta_kernel(
     H: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     SINK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """delta = sum_j p_ij dp_ij over the keys, free of the rounding of out; overwrites p_delta (B, H, padded_rows).
-
-    lse was rounded, by eps of itself and not of 1, and the products here need not round as the forward's did: delta is
-    divided by the sum of the weights, the sink's among them, so that what should cancel does. Two more matrix
-    products, for fp32 alone. Grid: (tiles of rows, B * H).
-    """
+    """delta = sum_j p_ij dp_ij over the keys, over the sum of the weights, sink included (README.md, "Numerics");
+    overwrites p_delta (B, H, padded_rows). Two more products, for fp32 alone. Grid: (tiles of queries, B * H)."""
     b, h = (tl.program_id(1) // H).to(tl.int64), (tl.program_id(1) % H).to(tl.int64)
     first = tl.program_id(0) * BM
     last = tl.minimum(first + BM, num_queries) - 1
@@ -208,7 +190,7 @@ def span_attention_bwd_exact_delta_kernel(
         b_mass += tl.sum(b_p, 1)
     if SINK:
         b_mass += tl.exp2(tl.load(p_sink + h).to(tl.float32) * LOG2E - b_lse2)
-    # rows that see nothing, and padding, have an infinite lse and no mass
+    # empty queries, and padding, have an infinite lse and no mass
     tl.store(p_delta + at, b_delta / tl.where(b_mass > 0.0, b_mass, 1.0))
 
 
@@ -222,7 +204,7 @@ def span_attention_bwd_queries_kernel(
     H: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     TMA: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dq (B, T, H, D), contiguous. Grid: (tiles of rows, B * H)."""
+    """dq (B, T, H, D), contiguous. Grid: (tiles of queries, B * H)."""
     tile = tl.num_programs(0) - 1 - tl.program_id(0)
     b, h = (tl.program_id(1) // H).to(tl.int64), (tl.program_id(1) % H).to(tl.int64)
     first = tile * BM
@@ -243,12 +225,10 @@ def span_attention_bwd_queries_kernel(
     b_grad = load_tile(p_grad, b, h, first, stride_grad, num_queries, BM, BD, D, True, TMA)
     b_dq = tl.zeros([BM, BD], tl.float32)
     start, num_left, num_full, num_edge = tile_ends(p_lo, p_hi, first, last, BN)
-    b_dq = bwd_queries_inner(
-        b_dq, b_q, b_grad, b_lse2, b_delta, p_k, p_v, b, head, stride_k, stride_v, p_lo, p_hi, row, start, num_left,
-        num_full, num_full, num_queries, num_keys, scale_log2, BN, BD, D, False, TMA, PRECISION,
-    )  # fmt: skip
-    b_dq = bwd_queries_inner(
-        b_dq, b_q, b_grad, b_lse2, b_delta, p_k, p_v, b, head, stride_k, stride_v, p_lo, p_hi, row, start, num_left,
-        num_full, num_edge, num_queries, num_keys, scale_log2, BN, BD, D, True, TMA, PRECISION,
-    )  # fmt: skip
+    for PARTIAL in tl.static_range(2):
+        b_dq = bwd_queries_inner(
+            b_dq, b_q, b_grad, b_lse2, b_delta, p_k, p_v, b, head, stride_k, stride_v, p_lo, p_hi, row, start, num_left,
+            num_full, num_edge if PARTIAL else num_full, num_queries, num_keys, scale_log2, BN, BD, D, PARTIAL == 1,
+            TMA, PRECISION,
+        )  # fmt: skip
     store_tile(p_dq + (rows_at * H + h) * D, first, H * D, num_queries, b_dq * scale, BM, BD, D)
