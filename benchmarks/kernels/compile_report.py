@@ -185,6 +185,7 @@ def attention_variants(
 
 def candidate_variants(dims: tuple[int, ...]) -> Iterator[KernelVariant]:
     """Every candidate of the sweep of tiles, in bf16 on sm_90, wide and narrow masks' in one."""
+    from benchmarks.kernels.tile_candidates import candidates
     from brine.kernels.attention import Spans
     from brine.kernels.attention.spans import AttentionRequest
     from brine.kernels.attention.triton import launch as triton_launch
@@ -194,8 +195,8 @@ def candidate_variants(dims: tuple[int, ...]) -> Iterator[KernelVariant]:
     for dim in (d for d in dims if d in (64, 128)):
         q, k = (torch.zeros(1, 512, heads, dim, dtype=torch.bfloat16) for heads in (8, 2))
         for name in triton_tiles.PASSES:
-            tiles = [triton_tiles.candidates(name, dim, narrow=narrow, capability=(9, 0)) for narrow in (False, True)]
-            for tile in dict.fromkeys((*tiles[0], *tiles[1])):
+            wide, narrow = (candidates(name, dim, narrow=narrow, capability=(9, 0)) for narrow in (False, True))
+            for tile in dict.fromkeys((*wide, *narrow)):
                 with recorded(90, False) as kept, triton_tiles.override_tiles({(name, dim, False): tile}):
                     request = AttentionRequest(spans.mask, 0.1)
                     out, lse = triton_launch.forward(q, k, k, request)

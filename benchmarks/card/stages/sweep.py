@@ -82,6 +82,7 @@ def run(item: SuiteItem, context: StageContext) -> None:
 
 def candidates(table_key: TileTableKey, device: str, toy: bool) -> list[Any]:
     """Tiles to try, the table's own first. Raises ImportError where the kernels have no such list."""
+    from benchmarks.kernels import tile_candidates
     from brine.kernels.attention.triton import tiles as triton_tiles
 
     name, dim, narrow = table_key.key
@@ -89,7 +90,8 @@ def candidates(table_key: TileTableKey, device: str, toy: bool) -> list[Any]:
     own = triton_tiles.tile_config_of(
         name, dim, narrow=narrow, itemsize=4 if device == "cpu" else 2, capability=capability
     )
-    others = [tile for tile in triton_tiles.candidates(name, dim, narrow=narrow, capability=capability) if tile != own]
+    found = tile_candidates.candidates(name, dim, narrow=narrow, capability=capability)
+    others = [tile for tile in found if tile != own]
     return [own, *others[: 2 if toy else None]]
 
 

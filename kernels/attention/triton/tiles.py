@@ -1,9 +1,9 @@
-"""Tile sizes of the Triton kernels: tables, and candidates for a sweep.
+"""Tile sizes of the Triton kernels, in tables.
 
 A tile is chosen from a table over (pass, head dim, mask class, architecture) and nothing else, so that no length and no
 packing compiles a kernel anew. The mask class is "narrow" where queries see few keys: large tiles would be mostly mask.
 The tables were filled from compile reports (`python -m benchmarks.kernels.compile_report`) under Triton 3.6.0 and
-3.7.1; no sweep has run. A sweep times each of `candidates(...)` under `override_tiles({("fwd", 128, False): tile})`.
+3.7.1; no sweep has run. A sweep times its candidates (`benchmarks.kernels.tile_candidates`) under `override_tiles`.
 
 Legend: BM queries and BN keys of a tile, BD = head dim rounded up to a power of two.
 """
@@ -98,38 +98,6 @@ _FP32 = {
     "bwd_keys": (TileConfig(32, 32, 8, 1), TileConfig(16, 32, 8, 1)),
     "bwd_queries": (TileConfig(32, 32, 8, 1), TileConfig(16, 16, 8, 2)),
 }
-# for a sweep on sm_90, any mask: through pointers and descriptors, and those that only descriptors fit in registers
-_BOTH = {
-    ("fwd", 64): (
-        TileConfig(128, 128, 8, 3), TileConfig(128, 128, 8, 2), TileConfig(128, 64, 8, 3), TileConfig(128, 64, 8, 2),
-        TileConfig(128, 64, 4, 3), TileConfig(128, 64, 4, 2), TileConfig(64, 128, 4, 3), TileConfig(64, 64, 4, 3),
-    ),
-    ("fwd", 128): (
-        TileConfig(128, 64, 8, 3), TileConfig(128, 64, 8, 2), TileConfig(128, 128, 8, 3), TileConfig(128, 128, 8, 2),
-        TileConfig(64, 64, 4, 3), TileConfig(64, 64, 4, 2), TileConfig(64, 32, 4, 3),
-    ),
-    ("bwd_keys", 64): (
-        TileConfig(64, 128, 8, 3), TileConfig(64, 128, 8, 2), TileConfig(64, 64, 4, 3), TileConfig(64, 64, 4, 2),
-    ),
-    ("bwd_keys", 128): (
-        TileConfig(32, 128, 8, 2), TileConfig(32, 128, 8, 3), TileConfig(64, 128, 8, 2), TileConfig(64, 128, 8, 3),
-    ),
-    ("bwd_queries", 64): (
-        TileConfig(128, 64, 8, 3), TileConfig(128, 64, 8, 2), TileConfig(128, 128, 8, 2), TileConfig(64, 64, 4, 3),
-        TileConfig(64, 64, 4, 2),
-    ),
-    ("bwd_queries", 128): (
-        TileConfig(128, 64, 8, 2), TileConfig(128, 64, 8, 3), TileConfig(64, 64, 4, 3), TileConfig(64, 64, 4, 2),
-        TileConfig(64, 32, 4, 3), TileConfig(64, 32, 4, 2),
-    ),
-}  # fmt: skip
-_ONLY_TMA = {
-    ("fwd", 128): (TileConfig(64, 128, 4, 2),),
-    ("bwd_keys", 64): (TileConfig(128, 128, 8, 2),),
-    ("bwd_keys", 128): (TileConfig(64, 64, 4, 2), TileConfig(32, 64, 4, 3), TileConfig(32, 64, 4, 2)),
-    ("bwd_queries", 64): (TileConfig(128, 64, 4, 2),),
-    ("bwd_queries", 128): (TileConfig(128, 128, 8, 2),),
-}
 # set by `override_tiles`
 _instead: dict[tuple[str, int, bool], TileConfig] = {}
 
@@ -145,26 +113,6 @@ def tile_config_of(
     if tma and capability[0] == 9 and (name, dim) in _HOPPER_TMA:
         return _HOPPER_TMA[name, dim][narrow]
     return TILES[min(max(capability[0], min(TILES)), max(TILES))][name, max(dim, 32)][narrow]
-
-
-def candidates(name: str, dim: int, *, narrow: bool, capability: tuple[int, int]) -> list[TileConfig]:
-    """Tiles worth timing for a pass in 16 bit, the table's first, as `compile_report --candidates` checks them.
-
-    dim: BD. On architectures other than sm_90, and for dims that no list has, the table's alone.
-    """
-    found = [
-        tile_config_of(name, dim, narrow=narrow, itemsize=2, capability=capability, tma=tma) for tma in (True, False)
-    ]
-    if capability[0] == 9:
-        both = _BOTH.get((name, dim), ())
-        found += [*_by_tma(*both, *_ONLY_TMA.get((name, dim), ())), *both]
-    return list(dict.fromkeys(found))
-
-
-def has_duplicate_warps(name: str, tile: TileConfig) -> bool:
-    """Whether two warp groups of sm_90 would compute the same products: Triton puts all warps of a chained product
-    along its M side, 16 rows a warp."""
-    return (tile.keys if name == "bwd_keys" else tile.rows) < 16 * tile.warps
 
 
 @contextmanager
