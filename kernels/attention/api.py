@@ -2,7 +2,7 @@
 
     out = attention(q, k, v, Spans.packed(document, block=block, window=1024))
 
-Backends: "cpu" (tiled), "triton" and "gluon" (NVIDIA GPUs), "flash" (the flash-attn packages or torch's own varlen
+Backends: "cpu" (tiled), "triton" and "gluon" (NVIDIA GPUs), "flash" (the flash-attn packages or torch's varlen
 kernel), "flex" (FlexAttention), "reference" (dense), and "auto", which takes the first that passes its self-check
 (`select_backend.py`), logs the choice once, and refuses rather than take T x S memory.
 """
@@ -39,7 +39,7 @@ def attention(
     -> out (B, T, H, D) in the inputs' dtype; with return_lse also lse (B, H, T) float32 (float64 for float64 inputs),
     natural log, sink included, without gradient. An empty query gets out 0, lse -inf (the sink's logit with a sink) and
     gradients 0.
-    Raises TypeError for what is not a tensor and for a mask in the place of spans, under whatever name another
+    Raises TypeError for what is not a tensor and for a mask instead of spans, under whatever name another
     attention takes it, and ValueError for shapes, dtypes or devices that do not fit, an unknown backend, one that
     cannot do what is asked, and "auto" where only a backend with T x S memory would serve.
     """
@@ -66,7 +66,7 @@ def attention(
 
 
 def _missing_spans_message(given: object, q: object, k: object, *, name: str) -> str:
-    """For a mask, or nothing, in the place of spans; name: of the keyword that holds it."""
+    """For a mask, or nothing, instead of spans; name: of the keyword that holds it."""
     what = {Tensor: "a mask", type(None): "None"}.get(type(given), f"a {type(given).__name__}")
     shape = getattr(given, "shape", None)
     if shape is not None:

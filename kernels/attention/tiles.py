@@ -27,7 +27,7 @@ class TileLists:
     partial: Tensor
     """(B, N, W) int32, which ones, ascending; past the count any tile that exists."""
     full_count: Tensor
-    """(B, N) int32, tiles that are seen as a whole."""
+    """(B, N) int32, tiles that are visible as a whole."""
     full: Tensor
     """(B, N, W') int32, which ones."""
 

@@ -20,7 +20,7 @@ from brine.kernels.attention.spans import Spans
 
 @dataclass(frozen=True, eq=False)
 class ContextLayout:
-    """How S tokens lie on W ranks, as seen from one of them. Raises ValueError for fields that do not fit together."""
+    """How S tokens lie on W ranks, from the view of one. Raises ValueError for fields that do not fit together."""
 
     chunk_ranks: Tensor
     """(N,) int64 on the CPU, rank that holds each chunk."""
@@ -50,7 +50,7 @@ class ContextLayout:
             raise ValueError(f"chunk_ranks must lie in 0..{self.world_size - 1}")
 
     def of(self, rank: int) -> ContextLayout:
-        """The same, seen from another rank."""
+        """The same from the view of another rank."""
         return ContextLayout(self.chunk_ranks, self.chunk, self.num_tokens, rank, self.world_size, self.group)
 
     def chunks(self, rank: int | None = None) -> list[int]:

@@ -42,16 +42,16 @@ def linear_loss_kernel(
     BV: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """total (C,) and hard (C,) losses; with GRAD logits (C, V) and listed (C, k) are overwritten. Grid: (C,)."""
-    row = tl.program_id(0).to(tl.int64)
-    p_logits += row * vocab_size
-    label = tl.load(p_label + row)
+    token = tl.program_id(0).to(tl.int64)
+    p_logits += token * vocab_size
+    label = tl.load(p_label + token)
     # read before anything is overwritten
     at_label = tl.load(p_logits + label).to(tl.float32)
     scale = 1.0
     if SCALED:
-        scale = tl.load(p_scale + row)
+        scale = tl.load(p_scale + token)
     if DENSE:
-        p_teacher += row * vocab_size
+        p_teacher += token * vocab_size
 
     # finite, so that differences of peaks are; far below any logit
     peak = -1e30
@@ -85,11 +85,11 @@ def linear_loss_kernel(
     if SPARSE:
         k = tl.arange(0, BK)  # [BK]
         in_range = k < num_listed
-        b_id = tl.load(p_ids + row * num_listed + k, mask=in_range, other=-1)
-        b_probability = tl.load(p_probability + row * num_listed + k, mask=in_range, other=0.0)
-        b_listed = tl.load(p_listed + row * num_listed + k, mask=in_range, other=-float("inf"))
+        b_id = tl.load(p_ids + token * num_listed + k, mask=in_range, other=-1)
+        b_probability = tl.load(p_probability + token * num_listed + k, mask=in_range, other=0.0)
+        b_listed = tl.load(p_listed + token * num_listed + k, mask=in_range, other=-float("inf"))
         is_listed = b_id >= 0
-        tail = tl.load(p_tail + row)
+        tail = tl.load(p_tail + token)
         # of what was summed; a listed word may lie far above it, and all log-sum-exps are relative to the highest
         x_peak = peak
         top = tl.max(b_listed, 0)
@@ -106,7 +106,7 @@ def linear_loss_kernel(
         rest = gap + log_or_minus_infinity(x_sum)
         lse = lse_with(rest, b_listed)
         at_label -= peak
-        # -inf in the row where the label is listed
+        # -inf in the token where the label is listed
         is_label = b_id == label
         label_listed = tl.sum(is_label.to(tl.int32), 0) > 0
         at_label = tl.where(label_listed, tl.sum(tl.where(is_label, b_listed, 0.0), 0), at_label)
@@ -133,8 +133,8 @@ def linear_loss_kernel(
         soft = tl.sum(b_probability * tl.where(is_listed, y_lse - b_y_listed, 0.0), 0)
         soft += tail * tl.where(tail > 0.0, y_lse - y_rest, 0.0)
         total += distill_weight * temperature * temperature * soft
-    tl.store(p_total + row, scale * total)
-    tl.store(p_hard + row, hard)
+    tl.store(p_total + token, scale * total)
+    tl.store(p_hard + token, hard)
 
     if GRAD:
         of_label = scale * (1.0 - distill_weight)
@@ -144,7 +144,7 @@ def linear_loss_kernel(
             of_y = unit * (tl.sum(b_probability, 0) + tail)
             b_grad = of_x * tl.exp(b_listed - lse) + of_y * tl.exp(b_y_listed - y_lse) - unit * b_probability
             b_grad -= tl.where(is_label, of_label, 0.0)
-            tl.store(p_listed + row * num_listed + k, b_grad, mask=in_range)
+            tl.store(p_listed + token * num_listed + k, b_grad, mask=in_range)
             of_label = tl.where(label_listed, 0.0, of_label)
             x_norm = of_x * tl.exp(gap - lse)
             last_sum, y_gap = x_sum, gap

@@ -3,7 +3,7 @@
 A *block* is a rectangle of consecutive queries and consecutive keys of one sequence, of one kind:
 
     full     every query sees every key: no mask
-    causal   a square, query i sees keys up to i: the flash op's own causal mode, which skips the upper half
+    causal   a square, query i sees keys up to i: the flash op's causal mode, which skips the upper half
     masked   anything else: a small additive mask
 
 README.md ("On the CPU") says how blocks are chosen. A plan depends on `lo` and `hi` alone and is made once per `Spans`,
@@ -44,7 +44,7 @@ _FLAT, _STEP, _SLIDE, _OTHER, _CLOSED = range(5)
 @dataclass
 class TileSide:
     """Where a call's queries, or its keys, lie in (B, N, ...) tensors and in their flat (B * N + 1, ...) buffers, whose
-    last entry is for what nobody reads."""
+    last entry is never read."""
 
     num: int
     """n."""
@@ -152,7 +152,7 @@ def build_tile_plan(lo: Tensor, hi: Tensor, num_keys: int) -> TilePlan:
         buckets[block.round, block.kind, *_padded(block)].append(block)
     for bucket, members in list(buckets.items()):
         shapes = {block.shape for block in members}
-        # where their masks are large in all, blocks with equal ones get calls of their own, to share one mask
+        # where their masks are large in all, blocks with equal ones get separate calls, to share one mask
         if bucket[1] == "masked" and len(shapes) > 1 and len(members) * bucket[2] * bucket[3] >= SHARE_MASKS:
             del buckets[bucket]
             for block in members:
@@ -186,7 +186,7 @@ class _MaskSplitter:
         edge[(rise_lo == 0) & (rise_hi == 0)] = _FLAT
         edge[(rise_lo == 0) & (rise_hi == 1)] = _STEP
         edge[(rise_lo == 1) & (rise_hi == 1)] = _SLIDE
-        # no key is seen from both sides: as both ends never decrease, nothing crosses from here on
+        # no key is visible from both sides: as both ends never decrease, nothing crosses from here on
         edge[lo[:, 1:] >= hi[:, :-1]] = _CLOSED
         kind[:, 1:] = edge
         kind = kind.flatten()

@@ -43,7 +43,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, plan: TilePlan, request: AttentionR
         out, lse = _attend(q, k, v, only, request.scale)
         return out.contiguous().to(result), lse.transpose(1, 2).contiguous()
     merging = len(plan.calls) > 1 or sink is not None
-    # one entry more than there are queries, for what nobody reads
+    # one entry more than there are queries, which is never read
     out = q.new_zeros(batch * num_queries + 1, heads, dim, dtype=sums if merging else result)
     lse = q.new_full((batch * num_queries + 1, heads), -torch.inf, dtype=sums)
     for turn, calls in enumerate(plan.calls):

@@ -1,7 +1,7 @@
 """Attention over spans by flash-attn packages: backend "flash".
 
 Packed causal documents, with or without a window, go to varlen kernels (`varlen.py`) of the best package that is
-installed; every other mask goes to flash-attn-4 (`masked.py`). README.md ("By the packages") says which package serves
+installed; every other mask goes to flash-attn-4 (`masked.py`). README.md ("Flash packages") says which package serves
 which GPU. A sink is merged afterwards by the log-sum-exp. The packages take fp16 and bf16; partial results are widened,
 not computed wider. Their backward adds dq up in any order, and in a fixed one under torch's deterministic algorithms.
 

@@ -8,8 +8,8 @@ is waited for there (README.md, "In Gluon, on Hopper").
     dk/dv, a tile of 2 x 64 keys, walking over the queries of all heads of its key head
         S^T = K Q^T, dP^T = V dO^T;  P^T = exp2(S^T scale - lse), dS^T = P^T (dP^T - delta);  dV += P^T dO, dK += dS^T Q
 
-Legend: as in `forward.py`; BM queries of a tile, BN = 64 keys of a consumer; own = (s_k, s_v, own_full); ring = (s_q,
-s_grad, s_lse2, s_delta, q_full, q_empty, grad_full, grad_empty).
+Legend: as in `forward.py`; BM queries of a tile, BN = 64 keys of a consumer; fixed = (s_k, s_v, fixed_full); ring =
+(s_q, s_grad, s_lse2, s_delta, q_full, q_empty, grad_full, grad_empty).
 """
 
 from triton.experimental import gluon
@@ -30,10 +30,10 @@ from brine.kernels.attention.gluon.forward import (
 
 
 @gluon.jit
-def init_ring(first_full, second_full, first_empty, second_empty, own_full, STAGES: gl.constexpr):
+def init_ring(first_full, second_full, first_empty, second_empty, fixed_full, STAGES: gl.constexpr):
     """Every barrier of a program: a stage is full by one copy, and empty when both consumers say so."""
     for c in gl.static_range(2):
-        mbarrier.init(own_full.index(c), count=1)
+        mbarrier.init(fixed_full.index(c), count=1)
     for i in gl.static_range(STAGES):
         mbarrier.init(first_full.index(i), count=1)
         mbarrier.init(second_full.index(i), count=1)
@@ -77,15 +77,15 @@ def copy_queries(
 
 @gluon.jit
 def produce_for_keys(
-    p_q, p_k, p_v, p_grad, p_lse2, p_delta, own, ring, b, head, first, walk, padded_queries, H: gl.constexpr,
+    p_q, p_k, p_v, p_grad, p_lse2, p_delta, fixed, ring, b, head, first, walk, padded_queries, H: gl.constexpr,
     GROUP: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     """Copy each consumer's keys and values once, then q with lse and grad_out with delta, head after head."""
-    s_k, s_v, own_full = own
+    s_k, s_v, fixed_full = fixed
     for c in gl.static_range(2):
-        mbarrier.expect(own_full.index(c), p_k.block_type.nbytes + p_v.block_type.nbytes)
-        copy_tile(p_k, [b, head, first + c * BN, 0], own_full.index(c), s_k.index(c))
-        copy_tile(p_v, [b, head, first + c * BN, 0], own_full.index(c), s_v.index(c))
+        mbarrier.expect(fixed_full.index(c), p_k.block_type.nbytes + p_v.block_type.nbytes)
+        copy_tile(p_k, [b, head, first + c * BN, 0], fixed_full.index(c), s_k.index(c))
+        copy_tile(p_v, [b, head, first + c * BN, 0], fixed_full.index(c), s_v.index(c))
     copy_queries(p_q, p_grad, p_lse2, p_delta, ring, b, head, walk, padded_queries, H, GROUP, BM, STAGES)
 
 
@@ -168,8 +168,8 @@ def consume_for_keys(
     """dk and dv of the C-th 64 keys."""
     S_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BM, 16])
     O_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BD, 16])
-    p_query_lo, p_query_hi, p_dk, p_dv, own, ring, first, walk, num_keys, scale, scale_log2 = given
-    s_k, s_v, own_full = own
+    p_query_lo, p_query_hi, p_dk, p_dv, fixed, ring, first, walk, num_keys, scale, scale_log2 = given
+    s_k, s_v, fixed_full = fixed
     s_q, num_full, num_tiles = ring[0], walk[2], walk[3]
     key = first + C * BN + gl.arange(0, BN, gl.SliceLayout(1, S_LAYOUT))
     b_query_lo = gl.load(p_query_lo + key, mask=key < num_keys, other=0)
@@ -179,7 +179,7 @@ def consume_for_keys(
     b_ds = gl.zeros([BN, BM], s_q.dtype, gl.DotOperandLayout(0, O_LAYOUT, 2))
     b_k = s_k.index(C).reshape([BN, BD])
     b_v = s_v.index(C).reshape([BN, BD])
-    mbarrier.wait(own_full.index(C), 0)
+    mbarrier.wait(fixed_full.index(C), 0)
 
     if OVERLAP:
         b_dk, b_dv, b_ds = keys_step(
@@ -206,16 +206,16 @@ def consume_for_keys(
 @gluon.jit
 def rings_for_keys(p_q, p_k, p_v, p_grad, p_lse2, p_delta, BM: gl.constexpr, BN: gl.constexpr, BD: gl.constexpr,
                    STAGES: gl.constexpr):  # fmt: skip
-    """Shared memory of a program of keys -> own, ring."""
+    """Shared memory of a program of keys -> fixed, ring."""
     s_k = gl.allocate_shared_memory(p_k.dtype, [2, 1, 1, BN, BD], p_k.layout)
     s_v = gl.allocate_shared_memory(p_v.dtype, [2, 1, 1, BN, BD], p_v.layout)
     s_q = gl.allocate_shared_memory(p_q.dtype, [STAGES, 1, 1, BM, BD], p_q.layout)
     s_grad = gl.allocate_shared_memory(p_grad.dtype, [STAGES, 1, 1, BM, BD], p_grad.layout)
     s_lse2 = gl.allocate_shared_memory(gl.float32, [STAGES, BM], p_lse2.layout)
     s_delta = gl.allocate_shared_memory(gl.float32, [STAGES, BM], p_delta.layout)
-    own_full, q_full, q_empty = barriers(2), barriers(STAGES), barriers(STAGES)
+    fixed_full, q_full, q_empty = barriers(2), barriers(STAGES), barriers(STAGES)
     grad_full, grad_empty = barriers(STAGES), barriers(STAGES)
-    return (s_k, s_v, own_full), (s_q, s_grad, s_lse2, s_delta, q_full, q_empty, grad_full, grad_empty)
+    return (s_k, s_v, fixed_full), (s_q, s_grad, s_lse2, s_delta, q_full, q_empty, grad_full, grad_empty)
 
 
 @gluon.jit(do_not_specialize=["num_keys", "padded_queries"])
@@ -239,16 +239,16 @@ def span_attention_gluon_bwd_keys_kernel(
     start, num_left, num_full, num_edge = tile_ends(p_query_lo, p_query_hi, first, last, BM)
     # keys that no query sees still take one tile, all of it masked
     walk = (start, num_left, num_full, gl.maximum(num_full + num_edge, 1))
-    own, ring = rings_for_keys(p_q, p_k, p_v, p_grad, p_lse2, p_delta, BM, BN, BD, STAGES)
-    init_ring(ring[4], ring[6], ring[5], ring[7], own[2], STAGES)
+    fixed, ring = rings_for_keys(p_q, p_k, p_v, p_grad, p_lse2, p_delta, BM, BN, BD, STAGES)
+    init_ring(ring[4], ring[6], ring[5], ring[7], fixed[2], STAGES)
 
-    given = (p_query_lo, p_query_hi, p_dk, p_dv, own, ring, first, walk, num_keys, scale, scale_log2)
+    given = (p_query_lo, p_query_hi, p_dk, p_dv, fixed, ring, first, walk, num_keys, scale, scale_log2)
     gl.warp_specialize(
         [
             (consume_for_keys, (given, 0, K, GROUP, BM, BN, D, BD, STAGES, OVERLAP, EARLY)),
             (consume_for_keys, (given, 1, K, GROUP, BM, BN, D, BD, STAGES, OVERLAP, EARLY)),
             (produce_for_keys, (
-                p_q, p_k, p_v, p_grad, p_lse2, p_delta, own, ring, b, head, first, walk, padded_queries, K * GROUP,
+                p_q, p_k, p_v, p_grad, p_lse2, p_delta, fixed, ring, b, head, first, walk, padded_queries, K * GROUP,
                 GROUP, BM, BN, STAGES,
             )),
         ],

@@ -2,7 +2,7 @@
 
         S = Q K^T, dP = dO V^T;  P = exp2(S scale - lse), dS = P (dP - delta);  dQ += dS K
 
-Legend: as in `forward.py`; BM = 64 queries of a consumer and BN keys of a tile; own = (s_q, s_grad, own_full).
+Legend: as in `forward.py`; BM = 64 queries of a consumer and BN keys of a tile; fixed = (s_q, s_grad, fixed_full).
 """
 
 from triton.experimental import gluon
@@ -26,14 +26,27 @@ from brine.kernels.attention.gluon.forward import (
 
 @gluon.jit
 def produce_for_queries(
-    p_q, p_k, p_v, p_grad, own, keys, b, h, head, first, walk, BM: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr
+    p_q,
+    p_k,
+    p_v,
+    p_grad,
+    fixed,
+    keys,
+    b,
+    h,
+    head,
+    first,
+    walk,
+    BM: gl.constexpr,
+    BN: gl.constexpr,
+    STAGES: gl.constexpr,
 ):
     """Copy each consumer's q and grad_out once, then keys and values, tile after tile."""
-    s_q, s_grad, own_full = own
+    s_q, s_grad, fixed_full = fixed
     for c in gl.static_range(2):
-        mbarrier.expect(own_full.index(c), p_q.block_type.nbytes + p_grad.block_type.nbytes)
-        copy_tile(p_q, [b, h, first + c * BM, 0], own_full.index(c), s_q.index(c))
-        copy_tile(p_grad, [b, h, first + c * BM, 0], own_full.index(c), s_grad.index(c))
+        mbarrier.expect(fixed_full.index(c), p_q.block_type.nbytes + p_grad.block_type.nbytes)
+        copy_tile(p_q, [b, h, first + c * BM, 0], fixed_full.index(c), s_q.index(c))
+        copy_tile(p_grad, [b, h, first + c * BM, 0], fixed_full.index(c), s_grad.index(c))
     copy_keys(p_k, p_v, keys, b, head, walk, BN, STAGES)
 
 
@@ -85,8 +98,8 @@ def consume_for_queries(
     """dq of the C-th 64 queries."""
     S_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN, 16])
     O_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BD, 16])
-    p_lo, p_hi, p_lse2, p_delta, p_dq, own, keys, first, walk, num_queries, scale, scale_log2 = given
-    s_q, s_grad, own_full = own
+    p_lo, p_hi, p_lse2, p_delta, p_dq, fixed, keys, first, walk, num_queries, scale, scale_log2 = given
+    s_q, s_grad, fixed_full = fixed
     s_k, num_full, num_tiles = keys[0], walk[2], walk[3]
     query = first + C * BM + gl.arange(0, BM, gl.SliceLayout(1, S_LAYOUT))
     b_lo = gl.load(p_lo + query, mask=query < num_queries, other=0)
@@ -98,7 +111,7 @@ def consume_for_queries(
     b_ds = gl.zeros([BM, BN], s_k.dtype, gl.DotOperandLayout(0, O_LAYOUT, 2))
     b_q = s_q.index(C).reshape([BM, BD])
     b_grad = s_grad.index(C).reshape([BM, BD])
-    mbarrier.wait(own_full.index(C), 0)
+    mbarrier.wait(fixed_full.index(C), 0)
 
     done: gl.constexpr = 1 if OVERLAP else 0
     if OVERLAP:
@@ -143,17 +156,17 @@ def span_attention_gluon_bwd_queries_kernel(
     s_grad = gl.allocate_shared_memory(p_grad.dtype, [2, 1, 1, BM, BD], p_grad.layout)
     s_k = gl.allocate_shared_memory(p_k.dtype, [STAGES, 1, 1, BN, BD], p_k.layout)
     s_v = gl.allocate_shared_memory(p_v.dtype, [STAGES, 1, 1, BN, BD], p_v.layout)
-    own_full, k_full, k_empty = barriers(2), barriers(STAGES), barriers(STAGES)
+    fixed_full, k_full, k_empty = barriers(2), barriers(STAGES), barriers(STAGES)
     v_full, v_empty = barriers(STAGES), barriers(STAGES)
-    init_ring(k_full, v_full, k_empty, v_empty, own_full, STAGES)
+    init_ring(k_full, v_full, k_empty, v_empty, fixed_full, STAGES)
 
-    own, keys = (s_q, s_grad, own_full), (s_k, s_v, k_full, k_empty, v_full, v_empty)
-    given = (p_lo, p_hi, p_lse2, p_delta, p_dq, own, keys, first, walk, num_queries, scale, scale_log2)
+    fixed, keys = (s_q, s_grad, fixed_full), (s_k, s_v, k_full, k_empty, v_full, v_empty)
+    given = (p_lo, p_hi, p_lse2, p_delta, p_dq, fixed, keys, first, walk, num_queries, scale, scale_log2)
     gl.warp_specialize(
         [
             (consume_for_queries, (given, 0, H, BM, BN, D, BD, STAGES, OVERLAP)),
             (consume_for_queries, (given, 1, H, BM, BN, D, BD, STAGES, OVERLAP)),
-            (produce_for_queries, (p_q, p_k, p_v, p_grad, own, keys, b, h, h // GROUP, first, walk, BM, BN, STAGES)),
+            (produce_for_queries, (p_q, p_k, p_v, p_grad, fixed, keys, b, h, h // GROUP, first, walk, BM, BN, STAGES)),
         ],
         [4, 1],
         [240, 24],

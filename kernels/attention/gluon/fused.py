@@ -5,7 +5,7 @@ keys add to the same queries in any order, so the last bits differ from run to r
 shared memory, in two buffers in turns, and each multiplies that of all 128 keys with its half of the head dim
 (README.md, "Fused"). Gluon's TMA has no adding copy for Hopper, so the adding is `red`, two numbers at a time.
 
-Legend: as in `backward.py`; own also has s_k_half, tiles of half the head dim; shared = (s_ds, ds_full).
+Legend: as in `backward.py`; fixed also has s_k_half, tiles of half the head dim; shared = (s_ds, ds_full).
 """
 
 from triton.experimental import gluon
@@ -27,27 +27,30 @@ from brine.kernels.attention.gluon.forward import (
 
 @gluon.jit
 def produce(
-    p_q, p_k, p_k_half, p_v, p_grad, p_lse2, p_delta, own, s_k_half, ring, b, head, first, walk, padded_queries,
+    p_q, p_k, p_k_half, p_v, p_grad, p_lse2, p_delta, fixed, s_k_half, ring, b, head, first, walk, padded_queries,
     H: gl.constexpr, GROUP: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     """Copy each consumer's keys and values and its half of all keys once, then q with lse and grad_out with delta."""
-    s_k, s_v, own_full = own
+    s_k, s_v, fixed_full = fixed
     for c in gl.static_range(2):
         mbarrier.expect(
-            own_full.index(c), p_k.block_type.nbytes + p_v.block_type.nbytes + 2 * p_k_half.block_type.nbytes
+            fixed_full.index(c), p_k.block_type.nbytes + p_v.block_type.nbytes + 2 * p_k_half.block_type.nbytes
         )
-        copy_tile(p_k, [b, head, first + c * BN, 0], own_full.index(c), s_k.index(c))
-        copy_tile(p_v, [b, head, first + c * BN, 0], own_full.index(c), s_v.index(c))
+        copy_tile(p_k, [b, head, first + c * BN, 0], fixed_full.index(c), s_k.index(c))
+        copy_tile(p_v, [b, head, first + c * BN, 0], fixed_full.index(c), s_v.index(c))
         for other in gl.static_range(2):
             copy_tile(
-                p_k_half, [b, head, first + other * BN, c * (BD // 2)], own_full.index(c), s_k_half.index(2 * c + other)
+                p_k_half,
+                [b, head, first + other * BN, c * (BD // 2)],
+                fixed_full.index(c),
+                s_k_half.index(2 * c + other),
             )
     copy_queries(p_q, p_grad, p_lse2, p_delta, ring, b, head, walk, padded_queries, H, GROUP, BM, STAGES)
 
 
 @gluon.jit
 def step(
-    b_dk, b_dv, b_ds, b_query_lo, b_query_hi, p_dq, own, s_k_half, ring, shared, i, m, num_queries, scale_log2,
+    b_dk, b_dv, b_ds, b_query_lo, b_query_hi, p_dq, fixed, s_k_half, ring, shared, i, m, num_queries, scale_log2,
     C: gl.constexpr, FIRST: gl.constexpr, MASK: gl.constexpr, OVERLAP: gl.constexpr, EARLY: gl.constexpr,
     H: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, D: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr,
     S_LAYOUT: gl.constexpr, O_LAYOUT: gl.constexpr, Q_LAYOUT: gl.constexpr,
@@ -56,7 +59,7 @@ def step(
     those of `backward.keys_step`. p_dq: of the head's first query."""
     P_LAYOUT: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
     HALF: gl.constexpr = BD // 2
-    s_k, s_v, _ = own
+    s_k, s_v, _ = fixed
     s_q, _, _, _, _, q_empty, grad_full, grad_empty = ring
     s_ds, ds_full = shared
     stage, turn = stage_of(i, STAGES), phase_of(i, STAGES)
@@ -109,7 +112,7 @@ def consume(
     O_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BD, 16])
     Q_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BD // 2, 16])
     H: gl.constexpr = K * GROUP
-    p_query_lo, p_query_hi, p_dq, p_dk, p_dv, own, s_k_half, ring, shared, first, walk, sizes = given
+    p_query_lo, p_query_hi, p_dq, p_dk, p_dv, fixed, s_k_half, ring, shared, first, walk, sizes = given
     num_queries, num_keys, scale, scale_log2 = sizes
     s_q, num_full, num_tiles = ring[0], walk[2], walk[3]
     key = first + C * BN + gl.arange(0, BN, gl.SliceLayout(1, S_LAYOUT))
@@ -118,11 +121,11 @@ def consume(
     b_dk = gl.zeros([BN, BD], gl.float32, O_LAYOUT)
     b_dv = gl.zeros([BN, BD], gl.float32, O_LAYOUT)
     b_ds = gl.zeros([BN, BM], s_q.dtype, gl.DotOperandLayout(0, O_LAYOUT, 2))
-    mbarrier.wait(own[2].index(C), 0)
+    mbarrier.wait(fixed[2].index(C), 0)
 
     if OVERLAP:
         b_dk, b_dv, b_ds = step(
-            b_dk, b_dv, b_ds, b_query_lo, b_query_hi, p_dq, own, s_k_half, ring, shared, 0, tile_start(walk, 0, BM),
+            b_dk, b_dv, b_ds, b_query_lo, b_query_hi, p_dq, fixed, s_k_half, ring, shared, 0, tile_start(walk, 0, BM),
             num_queries, scale_log2, C, True, True, True, EARLY, H, BM, BN, D, BD, STAGES, S_LAYOUT, O_LAYOUT, Q_LAYOUT,
         )  # fmt: skip
     for g in range(GROUP):
@@ -130,7 +133,7 @@ def consume(
         for MASK in gl.static_range(2):
             for j in range(gl.maximum(num_full, done) if MASK else done, num_tiles if MASK else num_full):
                 b_dk, b_dv, b_ds = step(
-                    b_dk, b_dv, b_ds, b_query_lo, b_query_hi, p_dq + g * D, own, s_k_half, ring, shared,
+                    b_dk, b_dv, b_ds, b_query_lo, b_query_hi, p_dq + g * D, fixed, s_k_half, ring, shared,
                     g * num_tiles + j, tile_start(walk, j, BM), num_queries, scale_log2, C, False, MASK == 1, OVERLAP,
                     EARLY, H, BM, BN, D, BD, STAGES, S_LAYOUT, O_LAYOUT, Q_LAYOUT,
                 )  # fmt: skip
@@ -166,21 +169,21 @@ def span_attention_gluon_bwd_fused_kernel(
     # keys that no query sees still take one tile, all of it masked
     walk = (start, num_left, num_full, gl.maximum(num_full + num_edge, 1))
 
-    own, ring = rings_for_keys(p_q, p_k, p_v, p_grad, p_lse2, p_delta, BM, BN, BD, STAGES)
+    fixed, ring = rings_for_keys(p_q, p_k, p_v, p_grad, p_lse2, p_delta, BM, BN, BD, STAGES)
     s_k_half = gl.allocate_shared_memory(p_k.dtype, [4, 1, 1, BN, BD // 2], p_k_half.layout)
     DS_LAYOUT: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     shared = (gl.allocate_shared_memory(p_q.dtype, [4, BN, BM], DS_LAYOUT), barriers(1))
     mbarrier.init(shared[1].index(0), count=2)
-    init_ring(ring[4], ring[6], ring[5], ring[7], own[2], STAGES)
+    init_ring(ring[4], ring[6], ring[5], ring[7], fixed[2], STAGES)
 
     sizes = (num_queries, num_keys, scale, scale_log2)
-    given = (p_query_lo, p_query_hi, p_dq, p_dk, p_dv, own, s_k_half, ring, shared, first, walk, sizes)
+    given = (p_query_lo, p_query_hi, p_dq, p_dk, p_dv, fixed, s_k_half, ring, shared, first, walk, sizes)
     gl.warp_specialize(
         [
             (consume, (given, 0, K, GROUP, BM, BN, D, BD, STAGES, OVERLAP, EARLY)),
             (consume, (given, 1, K, GROUP, BM, BN, D, BD, STAGES, OVERLAP, EARLY)),
             (produce, (
-                p_q, p_k, p_k_half, p_v, p_grad, p_lse2, p_delta, own, s_k_half, ring, b, head, first, walk,
+                p_q, p_k, p_k_half, p_v, p_grad, p_lse2, p_delta, fixed, s_k_half, ring, b, head, first, walk,
                 padded_queries, K * GROUP, GROUP, BM, BN, BD, STAGES,
             )),
         ],

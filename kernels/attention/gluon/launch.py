@@ -210,5 +210,5 @@ def layout(block: int, dim: int, dtype: torch.dtype):
 
 
 def padded(dim: int) -> int:
-    """BD: rows of 64 numbers are the width of the swizzle."""
+    """BD: 64 numbers are the width of the swizzle."""
     return 64 if dim <= 64 else 128

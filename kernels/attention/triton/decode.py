@@ -73,8 +73,8 @@ def span_attention_decode_kernel(
     exists = t < num_queries
     b_lo = tl.load(p_lo + t, mask=exists, other=0)
     b_hi = tl.load(p_hi + t, mask=exists, other=0)
-    p_rows = p_q + b * batch_q + t.to(tl.int64) * stride_q + (head * GROUP + m % GROUP) * head_q
-    b_q = tl.load(p_rows[:, None] + dim[None, :], mask=exists[:, None] & (dim < D)[None, :], other=0.0)
+    p_queries = p_q + b * batch_q + t.to(tl.int64) * stride_q + (head * GROUP + m % GROUP) * head_q
+    b_q = tl.load(p_queries[:, None] + dim[None, :], mask=exists[:, None] & (dim < D)[None, :], other=0.0)
 
     first, end = tl.load(p_lo), tl.load(p_hi + num_queries - 1)
     start = first + split * tiles_per_program * BN
@@ -133,8 +133,8 @@ def span_attention_merge_kernel(
         b_sum = b_sum * b_old + b_weight
         b_max = b_new
     b_acc /= tl.where(b_sum == 0.0, 1.0, b_sum)
-    p_row = p_out + ((b * num_queries + t) * (K * GROUP) + h) * D
-    tl.store(p_row + dim, b_acc.to(p_out.dtype.element_ty), mask=dim < D)
+    p_query = p_out + ((b * num_queries + t) * (K * GROUP) + h) * D
+    tl.store(p_query + dim, b_acc.to(p_out.dtype.element_ty), mask=dim < D)
     tl.store(p_lse + (b * (K * GROUP) + h) * num_queries + t, (b_max + tl.log2(b_sum)) * LN2)
 
 

@@ -18,13 +18,13 @@ LN2 = tl.constexpr(0.6931471805599453)
 
 @triton.jit
 def visible(lo, hi, key):
-    """The mask by value: does a query see a key? With row_lo, row_hi and a query: is a key seen by it? Broadcasts."""
+    """The mask by value: does a query see a key? Also with query_lo, query_hi and a query. Broadcasts."""
     return (lo <= key) & (key < hi)
 
 
 @triton.jit
 def load_spans(p_lo, p_hi, at, size):
-    """lo and hi of some queries (or row_lo and row_hi of some keys); those that do not exist see nothing."""
+    """lo and hi of some queries (or query_lo and query_hi of some keys); those that do not exist see nothing."""
     return tl.load(p_lo + at, mask=at < size, other=0), tl.load(p_hi + at, mask=at < size, other=0)
 
 
@@ -94,7 +94,7 @@ def tile_at(i, start, num_left, num_full, BLOCK: tl.constexpr, PARTIAL: tl.const
 
 @triton.jit
 def fwd_inner(
-    b_acc, b_max, b_sum, b_q, p_k, p_v, b, head, stride_k, stride_v, p_lo, p_hi, row, start, num_left, num_full,
+    b_acc, b_max, b_sum, b_q, p_k, p_v, b, head, stride_k, stride_v, p_lo, p_hi, query, start, num_left, num_full,
     num_tiles, num_queries, num_keys, scale_log2, BN: tl.constexpr, BD: tl.constexpr, D: tl.constexpr,
     PARTIAL: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -103,7 +103,7 @@ def fwd_inner(
     b_max is scaled already; scores are not: scaling and shifting them is one multiply-add in front of exp2.
     """
     if PARTIAL:
-        b_lo, b_hi = load_spans(p_lo, p_hi, row, num_queries)
+        b_lo, b_hi = load_spans(p_lo, p_hi, query, num_queries)
     for i in tl.range(0, num_tiles):
         n = tile_at(i, start, num_left, num_full, BN, PARTIAL)
         b_k = load_tile(p_k, b, head, n, stride_k, num_keys, BN, BD, D, PARTIAL, TMA)
@@ -139,14 +139,14 @@ def span_attention_fwd_kernel(
     b, h = (tl.program_id(1) // H).to(tl.int64), (tl.program_id(1) % H).to(tl.int64)
     first = tile * BM
     last = tl.minimum(first + BM, num_queries) - 1
-    rows_at = b * num_queries
+    queries_at = b * num_queries
     head = h // GROUP
     p_k = head_of(p_k, b, head, batch_k, head_k, TMA)
     p_v = head_of(p_v, b, head, batch_v, head_v, TMA)
-    p_lo += rows_at
-    p_hi += rows_at
+    p_lo += queries_at
+    p_hi += queries_at
 
-    row = first + tl.arange(0, BM)
+    query = first + tl.arange(0, BM)
     p_q = head_of(p_q, b, h, batch_q, head_q, TMA)
     b_q = load_tile(p_q, b, h, first, stride_q, num_queries, BM, BD, D, True, TMA)
     b_acc = tl.zeros([BM, BD], tl.float32)
@@ -160,12 +160,12 @@ def span_attention_fwd_kernel(
     start, num_left, num_full, num_edge = tile_ends(p_lo, p_hi, first, last, BN)
     for PARTIAL in tl.static_range(2):
         b_acc, b_max, b_sum = fwd_inner(
-            b_acc, b_max, b_sum, b_q, p_k, p_v, b, head, stride_k, stride_v, p_lo, p_hi, row, start, num_left,
+            b_acc, b_max, b_sum, b_q, p_k, p_v, b, head, stride_k, stride_v, p_lo, p_hi, query, start, num_left,
             num_full, num_edge if PARTIAL else num_full, num_queries, num_keys, scale_log2, BN, BD, D, PARTIAL == 1,
             TMA, PRECISION,
         )  # fmt: skip
 
     b_out = b_acc / tl.where(b_sum == 0.0, 1.0, b_sum)[:, None]
     b_lse = (b_max + tl.log2(b_sum)) * LN2
-    store_tile(p_out + (rows_at * H + h) * D, first, H * D, num_queries, b_out, BM, BD, D)
-    tl.store(p_lse + rows_at * H + h * num_queries + row, b_lse, mask=row < num_queries)
+    store_tile(p_out + (queries_at * H + h) * D, first, H * D, num_queries, b_out, BM, BD, D)
+    tl.store(p_lse + queries_at * H + h * num_queries + query, b_lse, mask=query < num_queries)
