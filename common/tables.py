@@ -1,7 +1,7 @@
-"""Tables for a terminal by rich, bars and lines of blocks; plain characters and no colour where the output is piped.
+"""Tables for a terminal by rich, bars and sparklines; plain characters and no colour where the output is piped.
 
-Whatever comes from outside (ids, kinds, reasons) goes through `sanitize`, so that a file name cannot move the reader's
-cursor. rich is imported where it is used.
+Text from outside (ids, kinds, reasons) goes through `sanitize`, so that a file name cannot move the cursor. rich is
+imported where it is used.
 """
 
 import sys
@@ -22,7 +22,7 @@ def sanitize(text: str, width: int = 200) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence], *, foot: Sequence | None = None):
-    """A rich table: the first column to the left, the others to the right, counts with thousands."""
+    """A rich table: the first column left-aligned, the others right-aligned, counts with thousands separators."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -71,26 +71,19 @@ def _plain_console():
 
 @contextmanager
 def progress_bar(description: str, total: int | None, *, shown: bool = True) -> Iterator:
-    """Yields advance(); a rich bar on standard error, of which only the end is printed where that is piped."""
+    """Yields advance(); a rich bar on standard error, printed once at the end where that is piped."""
+    from rich import progress as rich_progress
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
-    times = (TimeElapsedColumn(), TimeRemainingColumn())
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times)
-    with Progress(*columns, console=Console(stderr=True), disable=not shown) as progress:
+    names = ("BarColumn", "MofNCompleteColumn", "TimeElapsedColumn", "TimeRemainingColumn")
+    columns = ("{task.description}", *(getattr(rich_progress, name)() for name in names))
+    with rich_progress.Progress(*columns, console=Console(stderr=True), disable=not shown) as progress:
         task = progress.add_task(description, total=total)
         yield lambda: progress.advance(task)
 
 
 def _cell(value) -> str:
-    """One value of a table: counts with thousands, zero as a dot so that what is there stands out."""
+    """One value of a table: counts with thousands separators, zero as a dot."""
     if isinstance(value, int | np.integer):
         return f"{value:,}" if value else "·"
     return value if isinstance(value, str) else f"{value:.3g}"
@@ -120,9 +113,9 @@ def histogram(lengths: np.ndarray, *, width: int = 40) -> str:
     octave = np.floor(np.log2(np.maximum(lengths, 1))).astype(int)
     counts = np.bincount(octave)
     rows = [
-        (f"{2**place:,} to {2 ** (place + 1) - 1:,}", f"{count:,}", bar(count / counts.max(), width))
-        for place, count in enumerate(counts.tolist())
-        if place >= octave.min()
+        (f"{2**power:,} to {2 ** (power + 1) - 1:,}", f"{count:,}", bar(count / counts.max(), width))
+        for power, count in enumerate(counts.tolist())
+        if power >= octave.min()
     ]
     left, right = (max(len(row[column]) for row in rows) for column in (0, 1))
     head = f"{'tokens'.rjust(left)}  {'documents'.rjust(max(right, 9))}"

@@ -4,9 +4,7 @@
     inputs = batch.inputs.to("cuda", non_blocking=True)         the masks travel along
     hidden = student(inputs)                                    and in the same step its teacher: teacher(inputs)
 
-Masks follow from segment and block ids, rotary tables from positions; neither depends on weights. So student, teacher
-and the FLOP accounting of a step share them through this one record: masks by window, tables by head dim and base.
-Batches, evaluation batches and prompts contain one, laid out by `brine.data.batch.collate`.
+Masks follow from segment and block ids, rotary tables from positions; student, teacher and FLOP accounting share them.
 
 B batch, T tokens, N patches of one modality.
 """

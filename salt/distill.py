@@ -4,10 +4,8 @@ For the first `kd_steps` steps the loss of a target token is
 
     (1 - distill_weight) CE(hard label) + distill_weight T^2 CE(teacher softened by T || student softened by T)
 
-and from then on the plain cross-entropy: SALT, section 4 of 2410.18779 (the schedule is that of Knowledge Inheritance,
-NAACL 2022). The teacher is the small model, frozen, run on the same batch just before the student; the two share
-tokenizer and vocabulary. `kernels.linear_cross_entropy` takes hidden states and head of both and makes probabilities
-chunk by chunk, so dense soft labels exist for a few tokens at a time, and nothing is truncated to a top-k.
+and from then on the plain cross-entropy (SALT, section 4 of 2410.18779). The teacher is the small model, frozen, run on
+the same batch just before the student; soft labels exist for a few tokens at a time, and nothing is truncated.
 """
 
 from __future__ import annotations
@@ -40,8 +38,7 @@ class Distillation:
         if self.kd_steps < 0 or not 0 <= self.distill_weight <= 1 or not self.temperature > 0:
             raise ValueError(
                 f"distillation with kd_steps = {self.kd_steps}, distill_weight = {self.distill_weight}, temperature = "
-                f"{self.temperature}: give steps >= 0, a weight in "
-                "[0, 1] and a temperature above 0"
+                f"{self.temperature}: give steps >= 0, a weight in [0, 1] and a temperature above 0"
             )
         self.teacher.requires_grad_(False)
         self.teacher.eval()
