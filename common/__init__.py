@@ -1,1 +1,1 @@
-"""The ground floor: files, processes, formatting and units; nothing here imports another package of the project."""
+"""Files, processes, formatting and units, which import no other package of the project."""

@@ -1,6 +1,6 @@
-"""A command whose output nobody reads any more (`brine generate ... | head -c 5`) ends quietly, with code 0.
+"""A command whose reader has gone (`brine generate ... | head -c 5`) ends quietly, with code 0.
 
-Python would flush its buffers once more at its end and complain, so standard output is redirected to nowhere.
+Python would flush its buffers once more at exit and complain, so standard output is redirected to the null device.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Callable
 
 
 def exit_on_closed_pipe(command: Callable[..., int]) -> Callable[..., int]:
-    """A command that ends quietly where nobody reads its output any more."""
+    """A command that ends quietly where its output pipe is closed."""
 
     @functools.wraps(command)
     def run(*arguments, **options) -> int:
         try:
             code = command(*arguments, **options)
-            # there is none where it was closed from the start
+            # None where it was closed from the start
             if sys.stdout is not None:
                 sys.stdout.flush()
             return code
@@ -29,7 +29,7 @@ def exit_on_closed_pipe(command: Callable[..., int]) -> Callable[..., int]:
 
 
 def closed_pipe() -> int:
-    """Send what is still to be written nowhere; returns the exit code."""
+    """Send remaining output to the null device; returns the exit code."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
             stream.flush()

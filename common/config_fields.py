@@ -3,8 +3,8 @@
     log_every: int = operational(20)
     kd_fraction: float = affects_result_if(lambda salt: salt.kd_steps is None, 0.3)
 
-A stage is done again, or refused where that would cost a trained model, when a setting that affects its result
-changed. Every field does, unless it is declared otherwise.
+A stage runs again, or is refused where that would cost a trained model, when a setting that affects its result changed.
+Every field does, unless it is declared otherwise.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Any
 
 _DECIDES = "decides"
 OPERATIONAL = {_DECIDES: lambda config: False}
-"""Metadata of a field that decides nothing, where `operational` does not do."""
+"""Metadata of an operational field with other arguments than a default."""
 
 
 def operational(default: Any) -> Any:
-    """A field that decides nothing of what comes out: how often something is told or kept, how many hands work."""
+    """A field that does not affect the result: how often something is logged or saved, how many workers run."""
     return dataclasses.field(default=default, metadata=OPERATIONAL)
 
 
 def affects_result_if(condition: Callable[[Any], bool], default: Any) -> Any:
-    """A field that decides only where the condition holds for its configuration, and is not read elsewhere."""
+    """A field that affects the result only where the condition holds for its configuration."""
     return dataclasses.field(default=default, metadata={_DECIDES: condition})
 
 
 def affects_result(field: dataclasses.Field, config: Any) -> bool:
-    """Does this field of `config` decide what comes out?"""
+    """Does this field of `config` affect the result?"""
     condition = field.metadata.get(_DECIDES)
     return condition is None or bool(condition(config))

@@ -1,8 +1,7 @@
 """Files written completely or not at all, JSON, and digests by content.
 
-A run may be killed at any moment, so no file is changed in place: new content goes to a temporary neighbour, is
-flushed, and takes the name with one `rename`; the folder is flushed too. `digest` names a configuration by its
-content; `differences` compares one with an earlier one, field by field (`brine.common.config_fields`).
+A run may be killed at any moment, so new content goes to a temporary neighbour, is flushed, and is renamed; the folder
+is flushed too. `digest` names a configuration by its content; `differences` compares one with an earlier one.
 """
 
 from __future__ import annotations
@@ -20,10 +19,7 @@ from brine.common.config_fields import affects_result
 
 
 def to_plain(value: Any) -> Any:
-    """Plain JSON types (dict, list, str, int, float, bool, None) for dataclasses, mappings, sequences and paths.
-
-    Raises TypeError for anything else: a configuration that cannot be written down cannot be compared either.
-    """
+    """Plain JSON types for dataclasses, mappings, sequences, sets and paths; raises TypeError for anything else."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -40,7 +36,7 @@ def to_plain(value: Any) -> Any:
 
 
 def digest(value: Any) -> str:
-    """Sixteen hexadecimal digits that name `value` (anything `to_plain` takes) by its content."""
+    """Sixteen hexadecimal digits of the SHA-256 of `value`, anything that `to_plain` takes."""
     text = json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -52,7 +48,7 @@ def file_digest(path: Path) -> str:
 
 
 def deciding(value: Any) -> Any:
-    """As `to_plain`, without the fields of dataclasses that do not decide what comes out."""
+    """As `to_plain`, without the fields of dataclasses that do not affect the result."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [field for field in dataclasses.fields(value) if affects_result(field, value)]
         return {field.name: deciding(getattr(value, field.name)) for field in fields}
@@ -64,10 +60,11 @@ def deciding(value: Any) -> Any:
 def differences(old: Any, new: Any, *, name: str = "") -> list[str]:
     """What changed from a plain value to another, or to dataclasses, a line each: `learning_rate: 0.001 -> 0.003`.
 
-    Of a dataclass only fields that decide are compared. One that `old` does not have came into being after it was
-    written, and stands for what was done before as long as it has its default.
+    Of a dataclass only fields that affect the result are compared; one that `old` lacks is new, and equal if it has its
+    default.
     """
-    fields = {}
+    fields: dict[str, dataclasses.Field] = {}
+    known: Mapping[str, Any] = {}
     if dataclasses.is_dataclass(new):
         fields = {field.name: field for field in dataclasses.fields(new)}
         known = {key: getattr(new, key) for key, field in fields.items() if affects_result(field, new)}
@@ -126,7 +123,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any | None:
-    """The value in a JSON file, or None where the file is absent or holds no JSON (killed before it was whole)."""
+    """The value in a JSON file, or None where the file is absent or incomplete."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
@@ -134,11 +131,10 @@ def read_json(path: Path) -> Any | None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk, where the system can."""
+    """Flush a folder to the disk, where the system can open one."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except (PermissionError, IsADirectoryError):
-        # some systems cannot open a folder; there a rename is as durable as it gets
         return
     try:
         os.fsync(handle)

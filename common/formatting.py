@@ -3,7 +3,7 @@
     step   120/1000   tokens   1.97M   loss 2.6113   norm  0.84   lr 2.85e-03   tok/s  14.1k   MFU  41%   mem  1.2 GiB
     data  2%   left   9:21
 
-`data` is the share of time spent waiting for batches. Without a terminal the bar is left out.
+`data` is the fraction of time spent waiting for batches. Without a terminal there is no bar.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class StatusLine:
     num_steps: int
     """Steps in all."""
     tokens: int
-    """Tokens gone through since the run began, padding included."""
+    """Tokens processed since the run began, padding included."""
     loss: float
     """Mean cross-entropy per target token since the last line, nats."""
     grad_norm: float
@@ -36,13 +36,13 @@ class StatusLine:
     mfu: float
     """Fraction of the peak of matrix products."""
     memory_gib: float
-    """Peak memory of a process, the largest over ranks."""
+    """Peak memory of a process, the maximum over ranks."""
     data_wait_fraction: float
     """Fraction of the time spent waiting for batches."""
     eta_s: float
     """Seconds to the end at this pace."""
     skew: float | None = None
-    """How far the slowest rank's time at work is above the mean; None for a single rank."""
+    """Excess of the slowest rank's compute time over the mean; None for a single rank."""
 
     def line(self) -> str:
         """One aligned line."""
@@ -61,15 +61,10 @@ class Console:
         self.name = name
         self.quiet = quiet
         self.stream = stream or sys.stderr
+        # None: only on a terminal
+        disable = True if quiet else None
         self.bar = tqdm(
-            total=num_steps,
-            desc=name,
-            unit="step",
-            file=self.stream,
-            # None: only on a terminal
-            disable=True if quiet else None,
-            dynamic_ncols=True,
-            leave=False,
+            total=num_steps, desc=name, unit="step", file=self.stream, disable=disable, dynamic_ncols=True, leave=False
         )
 
     def at(self, step: int) -> None:

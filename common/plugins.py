@@ -1,4 +1,4 @@
-"""What installed packages bring, by entry points: recipes, formats and metrics of one's own, without editing Brine.
+"""Recipes, formats and metrics of installed packages, by entry points, without editing Brine.
 
 [project.entry-points."brine.recipes"]
 mine = "my_package.recipes:mine"

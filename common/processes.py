@@ -1,8 +1,7 @@
 """Helper processes that end with their parent, and signals that let a step finish.
 
 `StopSignal` turns SIGINT and SIGTERM into a flag that the training loop reads after each step. A second Ctrl-C exits
-at once; two within half a second count as one, since terminal, launcher and wrapper may each forward it. Forked
-children inherit the handler: in them SIGTERM ends the process and SIGINT is left to the parent.
+immediately; two within half a second count as one, since terminal, launcher and wrapper may each forward it.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import brine
 
@@ -25,16 +25,12 @@ PR_SET_PDEATHSIG = 1
 
 
 class TrainingInterrupted(Exception):
-    """A run was asked to stop, has saved, and can go on from there."""
+    """A run was asked to stop, has saved a checkpoint, and can resume from it."""
 
 
 def die_with_parent(signal_number: int = signal.SIGKILL, *, parent: int | None = None) -> None:
-    """Let the kernel end this process when its parent ends (Linux only; nothing elsewhere).
-
-    Args:
-        signal_number: what the kernel sends.
-        parent: the parent's id as the parent knew it; if it has ended already, this process exits at once.
-    """
+    """Let the kernel end this process when its parent ends (Linux only). parent: its process id, as the parent knew it;
+    if it has ended already, this process exits."""
     if sys.platform != "linux":
         return
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal_number), 0, 0, 0)
@@ -43,18 +39,14 @@ def die_with_parent(signal_number: int = signal.SIGKILL, *, parent: int | None =
 
 
 class StopSignal:
-    """Context manager: inside it, SIGINT and SIGTERM only set a flag. Use it in the main thread.
+    """Context manager: inside it, SIGINT and SIGTERM only set a flag. Use it in the main thread; in forked children
+    SIGTERM ends the process and SIGINT is left to the parent."""
 
-    >>> with StopSignal() as stop:
-    ...     stop.requested
-    False
-    """
-
-    def __init__(self):
+    def __init__(self) -> None:
         self.signal_name: str | None = None
         self._owner = os.getpid()
         self._first = 0.0
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}
 
     @property
     def requested(self) -> bool:
@@ -82,7 +74,9 @@ class StopSignal:
             return
         if self.signal_name is None:
             self.signal_name, self._first = signal.Signals(number).name, time.monotonic()
-            print("\nfinishing the step and saving; press Ctrl-C again to leave at once", file=sys.stderr, flush=True)
+            print(
+                "\nfinishing the step and saving; press Ctrl-C again to exit immediately", file=sys.stderr, flush=True
+            )
         elif number == signal.SIGINT and time.monotonic() - self._first > DEBOUNCE_S:
-            # skips every clean-up on purpose: the last checkpoint on the disk is whole anyway
+            # without clean-up: the last checkpoint on disk is complete anyway
             os._exit(130)

@@ -1,7 +1,6 @@
-"""Names of settings and stored fields before version 0.2 and now: one table for whatever reads older files.
+"""Names of settings and stored fields before version 0.2 and now, for `brine convert`, which rewrites older files.
 
-`brine convert` rewrites the files of a run with it (`brine.convert`). A run folder or checkpoint that still has the
-previous names is refused by `require_current_names`, whose message names that command.
+A run folder or checkpoint that still has the previous names is refused by `require_current_names`.
 """
 
 from __future__ import annotations

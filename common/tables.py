@@ -1,7 +1,7 @@
-"""Tables for a terminal by rich, bars and lines of blocks; plain characters and no colour where the output is piped.
+"""Tables for a terminal by rich, bars and sparklines; plain characters and no colour where the output is piped.
 
-Whatever comes from outside (ids, kinds, reasons) goes through `sanitize`, so that a file name cannot move the reader's
-cursor. rich is imported where it is used.
+Text from outside (ids, kinds, reasons) goes through `sanitize`, so that a file name cannot move the cursor. rich is
+imported where it is used.
 """
 
 import sys
@@ -12,7 +12,7 @@ import numpy as np
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _HEIGHTS = " ▁▂▃▄▅▆▇█"
-_PLAIN = {"width": 100_000, "color_system": None, "force_terminal": False}
+_PLAIN_WIDTH = 100_000
 
 
 def sanitize(text: str, width: int = 200) -> str:
@@ -22,7 +22,7 @@ def sanitize(text: str, width: int = 200) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence], *, foot: Sequence | None = None):
-    """A rich table: the first column to the left, the others to the right, counts with thousands."""
+    """A rich table: the first column left-aligned, the others right-aligned, counts with thousands separators."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -33,8 +33,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence], *, foot: Sequence | Non
     for column, name in enumerate(head):
         # on a narrow terminal headings fold, values do not
         widest = max(map(len, (last[column], *(row[column] for row in body))))
-        justify = "right" if column else "left"
-        made.add_column(Text(name), Text(last[column]), justify=justify, overflow="fold", min_width=widest)
+        made.add_column(
+            Text(name), Text(last[column]), justify="right" if column else "left", overflow="fold", min_width=widest
+        )
     for row in body:
         made.add_row(*map(Text, row))
     return made
@@ -45,7 +46,7 @@ def print_plain_or_rich(*parts) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(file=sys.stdout, highlight=False, **({} if sys.stdout.isatty() else _PLAIN))
+    console = Console(file=sys.stdout, highlight=False) if sys.stdout.isatty() else _plain_console()
     for part in parts:
         console.print(Text(part) if isinstance(part, str) else part, soft_wrap=isinstance(part, str), crop=False)
         console.print()
@@ -53,9 +54,7 @@ def print_plain_or_rich(*parts) -> None:
 
 def as_text(part) -> str:
     """A rich table as plain text."""
-    from rich.console import Console
-
-    console = Console(**_PLAIN)
+    console = _plain_console()
     with console.capture() as captured:
         console.print(part)
     lines = [line.rstrip() for line in captured.get().splitlines()]
@@ -64,28 +63,27 @@ def as_text(part) -> str:
     return "\n".join(line[:width] for line in lines)
 
 
+def _plain_console():
+    from rich.console import Console
+
+    return Console(width=_PLAIN_WIDTH, color_system=None, force_terminal=False, highlight=False)
+
+
 @contextmanager
 def progress_bar(description: str, total: int | None, *, shown: bool = True) -> Iterator:
-    """Yields advance(); a rich bar on standard error, of which only the end is printed where that is piped."""
+    """Yields advance(); a rich bar on standard error, printed once at the end where that is piped."""
+    from rich import progress as rich_progress
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    columns = (*columns, TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not shown) as progress:
+    names = ("BarColumn", "MofNCompleteColumn", "TimeElapsedColumn", "TimeRemainingColumn")
+    columns = ("{task.description}", *(getattr(rich_progress, name)() for name in names))
+    with rich_progress.Progress(*columns, console=Console(stderr=True), disable=not shown) as progress:
         task = progress.add_task(description, total=total)
         yield lambda: progress.advance(task)
 
 
 def _cell(value) -> str:
-    """One value of a table: counts with thousands, zero as a dot so that what is there stands out."""
+    """One value of a table: counts with thousands separators, zero as a dot."""
     if isinstance(value, int | np.integer):
         return f"{value:,}" if value else "·"
     return value if isinstance(value, str) else f"{value:.3g}"
@@ -115,9 +113,9 @@ def histogram(lengths: np.ndarray, *, width: int = 40) -> str:
     octave = np.floor(np.log2(np.maximum(lengths, 1))).astype(int)
     counts = np.bincount(octave)
     rows = [
-        (f"{2**place:,} to {2 ** (place + 1) - 1:,}", f"{count:,}", bar(count / counts.max(), width))
-        for place, count in enumerate(counts.tolist())
-        if place >= octave.min()
+        (f"{2**power:,} to {2 ** (power + 1) - 1:,}", f"{count:,}", bar(count / counts.max(), width))
+        for power, count in enumerate(counts.tolist())
+        if power >= octave.min()
     ]
     left, right = (max(len(row[column]) for row in rows) for column in (0, 1))
     head = f"{'tokens'.rjust(left)}  {'documents'.rjust(max(right, 9))}"

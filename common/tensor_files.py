@@ -1,4 +1,4 @@
-"""Safetensors files with the mode that the umask gives: safetensors itself writes for the owner alone (0600)."""
+"""Safetensors files with the mode that the umask gives, where safetensors writes 0600."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, *, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file with the mode that any new file gets here; metadata: words for its header."""
+    """Write a safetensors file; metadata: strings for its header."""
     path = Path(path)
     # the umask cannot be read without being changed, for all threads; a new file shows it
     with open(path, "wb"):

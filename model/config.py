@@ -1,15 +1,10 @@
-"""The shape of the transformer, as one frozen dataclass.
+"""The shape of the transformer, as one frozen dataclass: a checkpoint's `config.json` holds exactly these fields.
 
-A model is decided by about twenty numbers, and all of them are here: a checkpoint's `config.json`
-holds exactly these fields, and two models with equal configs have equal parameter names and shapes.
-What is *not* here is how a model is trained, on how many devices, or in which precision: those
-belong to the recipe. Nor does it hold anything about media beyond the three flat patch lengths:
-how an image becomes patches is the `data` room's business (`data.EncodeConfig`).
+Two models with equal configs have equal parameter names and shapes. Training, devices and precision belong to the
+recipe; how an image becomes patches belongs to `brine.data.media`.
 
-Layers come in groups of `global_every`: the last layer of each group is *global* (causal over the
-whole document, a long rotary base), the others are *local* (a sliding window, media blocks seen
-whole, a short base). A model with fewer layers than a group still has one global layer, its last,
-since otherwise nothing could be remembered from beyond the windows.
+Layers come in groups of `global_every`: the last of each group, and of the model, is *global* (causal over the whole
+document, a long rotary base), the others are *local* (a sliding window, bidirectional media blocks, a short base).
 """
 
 from __future__ import annotations
@@ -26,7 +21,7 @@ MODALITIES = ("image", "audio", "video")
 class ModelConfig:
     """Everything that decides the names and shapes of the parameters, and the mathematics over them.
 
-    Raises ValueError, telling the remedy, for a combination that is no model.
+    Raises ValueError, with the remedy, for values that do not fit together.
     """
 
     vocab_size: int = 512
@@ -44,17 +39,16 @@ class ModelConfig:
     mlp_dim: int = 768
     """M, inner width of the SwiGLU MLP (three E x M matrices)."""
     window: int | None = 256
-    """Tokens that a row of a local layer sees, itself included; None: no limit (blocks still apply)."""
+    """Tokens that a query of a local layer sees, itself included; None: no limit (blocks still apply)."""
     global_every: int = 6
-    """Group size: layers global_every - 1, 2 * global_every - 1, ... are global, and so is the last layer of a
-    model that has fewer layers than this."""
+    """Group size: layers global_every - 1, 2 * global_every - 1, ... are global, or a smaller model's last."""
     rope_theta_local: float = 10_000.0
     """Rotary base of local layers: the longest wavelength is about 2 pi times this many positions."""
     rope_theta_global: float = 1_000_000.0
     """Rotary base of global layers."""
     rope_sections: tuple[int, int, int] | None = None
-    """How many of the D / 2 rotary frequencies turn with t, h and w. They are dealt in turn (t, h, w, t, h, w, ...)
-    until each has its share; the slowest go to the axis with the largest. None: 5/16 each for h and w, the rest t."""
+    """How many of the D / 2 rotary frequencies rotate with t, h and w, interleaved until each axis has its number; the
+    slowest belong to the axis with the most. None: 5/16 each for h and w, the rest t."""
     embedder: str = "ln_linear_ln"
     """How a flat patch becomes a token: "ln_linear_ln" (LayerNorm, Linear, LayerNorm) or "linear"."""
     image_dim: int = 768
@@ -66,8 +60,7 @@ class ModelConfig:
     norm_eps: float = 1e-6
     """Epsilon of every RMSNorm."""
     patch_norm_eps: float = 1e-2
-    """Epsilon of the patch LayerNorms. Large on purpose: with a small one, codec noise in a flat patch is amplified
-    to full contrast."""
+    """Epsilon of the patch LayerNorms; a small one would amplify codec noise in a flat patch to full contrast."""
     tie_embeddings: bool = False
     """Use the token embedding as the output head too."""
 
@@ -79,14 +72,14 @@ class ModelConfig:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} = {getattr(self, name)} must be positive")
         if self.window is not None and self.window < 1:
-            raise ValueError(f"window = {self.window}: give at least 1 (a row sees itself), or None for no limit")
+            raise ValueError(f"window = {self.window}: give at least 1 (a query sees itself), or None for no limit")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_heads = {self.num_heads} is not a multiple of num_kv_heads = {self.num_kv_heads}: "
                 "each key/value head must serve the same number of query heads"
             )
         if self.head_dim % 2:
-            raise ValueError(f"head_dim = {self.head_dim} must be even: rotary positions turn pairs of numbers")
+            raise ValueError(f"head_dim = {self.head_dim} must be even: rotary positions rotate pairs of numbers")
         if self.embedder not in EMBEDDERS:
             raise ValueError(f"embedder = {self.embedder!r} is unknown: choose one of {', '.join(EMBEDDERS)}")
         if self.rope_sections is not None:
@@ -114,7 +107,7 @@ class ModelConfig:
         return {"image": self.image_dim, "audio": self.audio_dim, "video": self.video_dim}
 
     def is_global(self, layer: int) -> bool:
-        """Is this layer (counted from 0) global, that is causal over the whole document?"""
+        """Is this layer (counted from 0) causal over the whole document?"""
         return (layer + 1) % min(self.global_every, self.num_layers) == 0
 
     @property
@@ -130,7 +123,7 @@ class ModelConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
         """Read what `to_dict` wrote. Raises ValueError naming fields that this version does not know."""
         known = {field.name for field in fields(cls)}
-        # what computes attention is the machine's business, and was once written here
+        # the backend depends on the machine, but older versions wrote it here
         values = {name: value for name, value in values.items() if name != "attention_backend"}
         unknown = sorted(set(values) - known)
         if unknown:

@@ -1,13 +1,9 @@
 """Where a model runs and in what precision it multiplies: one answer for every command and every stage.
 
-A run settles both once (`brine.training.runtime`) and hands them on; commands that load a trained model ask here. So no
-stage can end on the host because nobody told it of the card, and no two commands mean different things by "auto".
+    device          where weights and inputs are; "auto" is the current CUDA device where there is one, else the CPU
+    compute_dtype   dtype of matrix products, keys and values, by autocast; None is that of the weights
 
-    device          where weights and inputs lie; "auto" is the current CUDA device where there is one, else the CPU
-    compute_dtype   dtype of matrix products, keys and values, by autocast; None is the weights' own
-
-bfloat16 pays only where the hardware multiplies it (avx512_bf16, AMX or Arm's bf16; Ampere and later on CUDA);
-elsewhere it is emulated and slower than float32.
+bfloat16 pays only where the hardware multiplies it (avx512_bf16, AMX or Arm's bf16; Ampere and later on CUDA).
 """
 
 from __future__ import annotations
@@ -16,12 +12,14 @@ import argparse
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from brine.kernels.selection.choice_log import backend_choices
+
+if TYPE_CHECKING:
+    from brine.model.transformer import Transformer
 
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 
@@ -29,15 +27,14 @@ COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 def resolve_device(name: str = "auto") -> torch.device:
     """The device that a name means: "auto", "cpu", "cuda", "cuda:1", ...
 
-    Raises ValueError for a name that torch does not know, for one that it cannot compute on here, and for a card that
-    is not there.
+    Raises ValueError for a name that torch does not know or cannot compute on here.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    there = "give auto, cpu, cuda, or cuda:1 for a second card"
+    there = "give auto, cpu, cuda, or cuda:1 for a second GPU"
     try:
         with warnings.catch_warnings():
-            # types that torch knew once
+            # types of older versions of torch
             warnings.simplefilter("ignore")
             device = torch.device(name)
     except RuntimeError:
@@ -56,7 +53,7 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def _computes(device: torch.device) -> bool:
-    """Does a sum on it come out? torch knows the names of many devices that it was not built for, and of "meta"."""
+    """Is a sum on it right? torch knows the names of many devices that it was not built for, and of "meta"."""
     try:
         return (torch.ones(2, device=device) + 1).sum().item() == 4
     except Exception:
@@ -64,13 +61,13 @@ def _computes(device: torch.device) -> bool:
         return False
 
 
-def device_of(model: nn.Module) -> torch.device:
+def device_of(model: Transformer) -> torch.device:
     """The device of a model's weights, which is where its inputs belong."""
     return model.head_weight.device
 
 
 def native_dtype(device: torch.device | str) -> torch.dtype:
-    """The fastest dtype of matrix products that training bears: bfloat16 where the hardware multiplies it."""
+    """The fastest dtype of matrix products for training: bfloat16 where the hardware multiplies it."""
     return torch.bfloat16 if supports_bfloat16(device)[0] else torch.float32
 
 
@@ -89,9 +86,9 @@ def autocast(device: torch.device | str, compute_dtype: torch.dtype | None) -> A
     return torch.autocast(torch.device(device).type, dtype=compute_dtype)
 
 
-def compute_info(model: nn.Module, compute_dtype: torch.dtype | None) -> dict[str, Any]:
-    """How numbers came about, for the record that holds them: `device`, `compute_dtype`, and the `backends` that
-    attention and loss have taken in this process so far. JSON types."""
+def compute_info(model: Transformer, compute_dtype: torch.dtype | None) -> dict[str, Any]:
+    """For records of results: `device`, `compute_dtype`, and the `backends` that attention and loss have taken in this
+    process so far. JSON types."""
     device = device_of(model)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     dtype = compute_dtype or model.head_weight.dtype
@@ -99,8 +96,7 @@ def compute_info(model: nn.Module, compute_dtype: torch.dtype | None) -> dict[st
 
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--device` and `--dtype` of a command that runs a model; read them with `resolve_device` and
-    `resolve_compute_dtype`."""
+    """`--device` and `--dtype`; read them with `resolve_device` and `resolve_compute_dtype`."""
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:1, or auto: a GPU where there is one (default %(default)s)"
     )
@@ -119,7 +115,7 @@ def supports_bfloat16(device: torch.device | str) -> tuple[bool, str]:
         major, minor = torch.cuda.get_device_capability(device)
         return major >= 8, f"compute capability {major}.{minor}"
     if device.type != "cpu":
-        return False, f"nothing is known of {device.type}"
+        return False, f"support of {device.type} is unknown"
     flags = _cpu_flags()
     for flag in ("amx_bf16", "avx512_bf16", "bf16"):
         if flag in flags:

@@ -1,25 +1,11 @@
-"""Tokens and patches in, one stream of vectors out: the whole of "native multimodal".
+"""Tokens and patches in, one stream of vectors out: the whole of "native multimodal", without an encoder.
 
-Text tokens are looked up, and a patch of an image, a slice of log-mel or a tubelet of video goes, flat,
-through LayerNorm -> Linear -> LayerNorm into the slot that its document left for it. There is no encoder
-and no convolution: packed ragged patches are then one plain matrix product, whatever the sizes of the
-images, and everything else is learned by the transformer itself. "linear" drops the two norms.
-
-Slots. The data package gives each patch the flat index of its slot in B * T, and pads the patches to a fixed number
-per batch with slots at B * T. The stream is therefore built one row longer than it needs to be, patches are
-copied in by index, and the extra row, where padding landed, is cut off. Shapes never depend on the data
-(no masks, no nonzero), nothing reads back to the host, and the copy is deterministic both ways:
-real slots are distinct, and padding's gradient is zero.
-
-Patches arrive as they are stored, a byte a pixel, and become floats here, where the model is
-(`floats`). Those that are padding become something finite (bytes of zero are -1) that nobody reads.
-
-In training every embedder is called, if with no patches: ranks that hold a model between them exchange the gradients
-of all embedders at once, and one that had none would keep the others waiting.
-
-Scale. Every vector enters the stream with root mean square of about 1: the token table has standard
-deviation 1 / sqrt(E) and is multiplied by sqrt(E), patches leave a LayerNorm. The factor also lets one
-learning rate serve the table and the matrices under Adam.
+Text tokens are looked up; a flat patch of an image, of log-mel or of a video tubelet goes through LayerNorm, Linear and
+LayerNorm ("linear" drops the norms) to its media token. Batches give each patch the flat index of its media token in
+B * T and pad with the index B * T, so the stream is built one token longer and cut: shapes never depend on the data,
+nothing reads back to the host, and the copy is deterministic in both directions. In training every embedder runs, even
+without patches, since ranks exchange the gradients of all of them. Every vector enters with root mean square of about
+1: the token table has standard deviation 1 / sqrt(E) and is multiplied by sqrt(E), patches leave a LayerNorm.
 
 E model width, V vocabulary, B batch, T tokens, N patches of one modality.
 """
@@ -28,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +24,7 @@ from brine.model.config import MODALITIES, ModelConfig
 
 
 def floats(patches: Tensor) -> Tensor:
-    """Patches (N, dim) as floats, where they lie; uint8 pixels become x / 127.5 - 1, anything else stays as it is."""
+    """Patches (N, dim) as floats on their device; uint8 pixels become x / 127.5 - 1, others stay as they are."""
     if patches.dtype != torch.uint8:
         return patches
     found = patches.to(torch.float32)
@@ -46,10 +33,7 @@ def floats(patches: Tensor) -> Tensor:
 
 
 class PatchEmbedder(nn.Module):
-    """Flat patches to vectors: LayerNorm -> Linear -> LayerNorm, or Linear alone.
-
-    The LayerNorms run in fp32; their large epsilon keeps codec noise in a flat patch from becoming full contrast.
-    """
+    """Flat patches to vectors: LayerNorm -> Linear -> LayerNorm, or Linear alone. The norms run in fp32."""
 
     def __init__(self, patch_dim: int, dim: int, *, kind: str, eps: float):
         super().__init__()
@@ -71,22 +55,21 @@ class Embedder(nn.Module):
         super().__init__()
         self.scale = math.sqrt(config.dim)
         self.tokens = nn.Embedding(config.vocab_size, config.dim)
-        self.patches = nn.ModuleDict(
-            {
-                name: PatchEmbedder(dim, config.dim, kind=config.embedder, eps=config.patch_norm_eps)
-                for name, dim in config.patch_dims.items()
-            }
-        )
+        embedders = {
+            name: PatchEmbedder(dim, config.dim, kind=config.embedder, eps=config.patch_norm_eps)
+            for name, dim in config.patch_dims.items()
+        }
+        # torch does not type what a ModuleDict holds
+        self.patches = cast("Mapping[str, PatchEmbedder]", nn.ModuleDict(embedders))
 
     def forward(self, token_ids: Tensor, media: Mapping[str, tuple[Tensor, Tensor]] | None = None) -> Tensor:
         """The stream before the first block.
 
-        token_ids: (B, T) int. media: modality -> (patches (N, patch_dim), stored or float, slot (N,) int64 flat
-        index into B * T; padding points at B * T). Returns (B, T, E). Raises ValueError for a modality or a patch
-        length that the model does not have.
+        token_ids: (B, T) int. media: modality -> (patches (N, patch_dim), stored or float, flat index (N,) int64 into
+        B * T; padding points at B * T). Returns (B, T, E). Raises ValueError for an unknown modality or patch length.
         """
         batch, length = token_ids.shape
-        # one row more than needed: where padding slots land
+        # one token more than needed, for padding
         stream = self.tokens(F.pad(token_ids.flatten(), (0, 1))) * self.scale
         media = media or {}
         if unknown := sorted(set(media) - set(self.patches)):

@@ -1,11 +1,8 @@
 """Floating-point operations of a forward pass, counted from the config.
 
-One multiply-add is two operations. Matrices cost two operations per parameter per token; attention costs
-four per query head, head dimension and visible (query, key) pair (q . k, then weight . v). Norms, rotary turns,
-softmax and the table look-up are left out, as is usual (2001.08361, section 2.1). Only pairs inside spans are
-counted: a window of 256 in a row of 8192 is not billed as 8192.
-
-Training costs three forwards, since the backward pass has two products for each one; the ledger multiplies.
+A multiply-add is two operations: two per parameter and token for matrices; four per query head, head dimension and
+visible (query, key) pair for attention, inside spans alone. Norms, rotations, softmax and the table look-up are left
+out, as is usual (2001.08361, section 2.1). Training costs three forwards, since the backward has two products for each.
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ def matrix_parameters(config: ModelConfig) -> int:
 
 
 def num_causal_pairs(seq_len: int, window: int | None = None) -> int:
-    """Visible (query, key) pairs of one causal row with an optional sliding window."""
+    """Visible (query, key) pairs of one causal sequence with an optional sliding window."""
     visible = seq_len if window is None else min(window, seq_len)
     return visible * (visible + 1) // 2 + (seq_len - visible) * visible
 
@@ -37,11 +34,8 @@ def forward_flops(
     global_pairs: int,
     num_patches: Mapping[str, int] | None = None,
 ) -> int:
-    """Operations of one forward pass with its head, from what was really in the batch.
-
-    num_tokens: tokens, padding included if it was computed. local_pairs, global_pairs: `Spans.area()` of the two
-    kinds of layer. num_patches: modality -> patches embedded.
-    """
+    """Operations of one forward pass with its head. num_tokens: padding included if it was computed; local_pairs,
+    global_pairs: `Spans.area()` of the two kinds of layer; num_patches: modality -> patches embedded."""
     num_global = config.num_global_layers
     area = (config.num_layers - num_global) * local_pairs + num_global * global_pairs
     patches = sum(count * config.patch_dims[name] * config.dim for name, count in (num_patches or {}).items())
@@ -49,15 +43,7 @@ def forward_flops(
 
 
 def flops_per_token(config: ModelConfig, seq_len: int) -> float:
-    """Forward operations per token of a row that is one document of `seq_len` tokens, head included, patch
-    embedders and the look-ahead inside media blocks left out. Packed rows of several documents cost less: use
-    `forward_flops` with their true areas."""
-    return (
-        forward_flops(
-            config,
-            num_tokens=seq_len,
-            local_pairs=num_causal_pairs(seq_len, config.window),
-            global_pairs=num_causal_pairs(seq_len),
-        )
-        / seq_len
-    )
+    """Forward operations per token of one document of `seq_len` tokens, head included, media left out. Packed sequences
+    of several documents cost less: use `forward_flops` with their areas."""
+    local_pairs, global_pairs = num_causal_pairs(seq_len, config.window), num_causal_pairs(seq_len)
+    return forward_flops(config, num_tokens=seq_len, local_pairs=local_pairs, global_pairs=global_pairs) / seq_len

@@ -1,9 +1,8 @@
 """One function fills every parameter, from one table.
 
-The aim is a first loss of ln(V) and a stream whose size neither the depth nor the modality changes: all
-vectors enter with root mean square 1, each matrix keeps the variance of its (normed) input, and the two
-matrices per block that write into the stream are scaled down by the square root of their number
-(GPT-2's rule), so that the sum of all of them has about the size of the input.
+The aim is a first loss of ln(V) and a stream whose size neither depth nor modality changes: all vectors enter with root
+mean square 1, each matrix keeps the variance of its (normed) input, and the two matrices per block that write into the
+stream are scaled down by the square root of their number (GPT-2's rule).
 """
 
 from __future__ import annotations
@@ -58,8 +57,8 @@ def init_weights(model: Transformer, generator: torch.Generator | None = None) -
         "tokens.weight": 1.0, "proj.weight": 1.0, "qkv.weight": 1.0, "gate_up.weight": 1.0,
         "out.weight": residual, "down.weight": residual, "head.weight": HEAD_STD,
     }  # fmt: skip
-    # a flat patch is all zeros after its norm: without a bias the norms behind it would divide by nearly nothing, and
-    # the gradient of a row of blanks would be a thousand times that of any other
+    # a flat patch is all zeros after its norm: without a bias the norms after it would divide by nearly nothing, and
+    # the gradient of a sequence of blank patches would be a thousand times that of any other
     spreads = {"proj.bias": 0.1}
     for name, parameter in model.named_parameters():
         key = ".".join(name.split(".")[-2:])
@@ -79,8 +78,9 @@ def _draw(parameter: torch.Tensor, std: float, generator: torch.Generator | None
     whole = torch.empty(parameter.shape).normal_(0.0, std, generator=generator).to(parameter.device, parameter.dtype)
     if hasattr(parameter, "placements"):
         # imported late: a single process needs no distributed tensors
-        from torch.distributed.tensor import distribute_tensor
+        from torch.distributed.tensor import DTensor, distribute_tensor
 
+        assert isinstance(parameter, DTensor)
         # every rank has the same numbers, so none need be sent
         whole = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
     parameter.copy_(whole)

@@ -4,9 +4,7 @@
     inputs = batch.inputs.to("cuda", non_blocking=True)         the masks travel along
     hidden = student(inputs)                                    and in the same step its teacher: teacher(inputs)
 
-Masks follow from segment and block ids, rotary tables from positions; neither depends on weights. So student, teacher
-and the FLOP accounting of a step share them through this one record: masks by window, tables by head dim and base.
-Batches, evaluation batches and prompts contain one, laid out by `brine.data.batch.collate`.
+Masks follow from segment and block ids, rotary tables from positions; student, teacher and FLOP accounting share them.
 
 B batch, T tokens, N patches of one modality.
 """
@@ -70,14 +68,14 @@ class Inputs:
         that was made; without, masks are made anew."""
         if media is None:
             media = {name: (change(patches), change(index)) for name, (patches, index) in self.media.items()}
-        changed = Inputs(*(change(getattr(self, name)) for name in TENSORS), media)
+        changed = Inputs(change(self.token_ids), change(self.position), change(self.segment), change(self.block), media)
         if change_mask is not None:
             changed._masks = {key: change_mask(spans) for key, spans in self._masks.items()}
         return changed
 
     def with_media(self, media: Media) -> Inputs:
         """The same tokens, masks and tables with other patches."""
-        changed = Inputs(*(getattr(self, name) for name in TENSORS), media)
+        changed = Inputs(self.token_ids, self.position, self.segment, self.block, media)
         changed._masks, changed._tables = self._masks, self._tables
         return changed
 

@@ -1,17 +1,13 @@
-"""Looking inside: capture, edit and explain activations by the name of their hook point.
+"""Looking inside: capture, edit and explain activations by the name of their hook point (`brine.model.transformer`).
 
-    with capture(model, "blocks.*.resid_out") as seen:
+    with capture(model, "blocks.*.resid_out") as found:
         hidden = model(inputs)
-    logits = logit_lens(model, seen["blocks.2.resid_out"])
+    logits = logit_lens(model, found["blocks.2.resid_out"])
 
-Hook points are the `nn.Identity` modules listed in `model/transformer.py`. Any tool that attaches to modules by
-name (nnsight, baukit, plain forward hooks) works without this file; it is here because a notebook should not need
-one. Hooks are gone when the `with` block ends, also after an error, and with none attached nothing changes.
+Any tool that attaches to modules by name works without this file. Hooks are removed when the `with` block ends. Probe
+uncompiled blocks: a hook that is attached after compilation may not run.
 
-Attention patterns are recomputed from captured queries and keys for the rows asked for: the fast paths never hold
-them. Run uncompiled blocks when probing: a hook that is attached after compilation may go unseen.
-
-B batch, T tokens, S keys, E width, H query heads, K key heads, D head dim, V vocabulary.
+B batch, T tokens, S keys, E width, H query heads, K key heads, D head dim, R chosen queries, V vocabulary.
 """
 
 from __future__ import annotations
@@ -22,6 +18,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from brine.kernels.attention import Spans
@@ -32,7 +29,7 @@ def hook_names(model: Transformer, pattern: str = "*") -> list[str]:
     """Names of the hook points that match a shell-style pattern, in the order of the modules."""
     return [
         name for name, module in model.named_modules()
-        # a "linear" patch embedder has Identity in the place of its norms, which is no hook point
+        # a "linear" patch embedder has Identity instead of its norms, which is not a hook point
         if isinstance(module, nn.Identity) and not name.startswith("embed.") and fnmatchcase(name, pattern)
     ]  # fmt: skip
 
@@ -72,32 +69,32 @@ def capture(model: Transformer, *patterns: str, gradients: bool = False) -> Iter
 
     Detached, unless `gradients`: then each also keeps its `.grad` after a backward.
     """
-    seen: dict[str, Tensor] = {}
+    found: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[Tensor], None]:
         def store(out: Tensor) -> None:
             if gradients and out.requires_grad:
                 out.retain_grad()
-            seen[name] = out if gradients else out.detach()
+            found[name] = out if gradients else out.detach()
 
         return store
 
     with edit(model, {name: keep(name) for name in _find(model, patterns or ("*",))}):
-        yield seen
+        yield found
 
 
-def attention_pattern(q: Tensor, k: Tensor, spans: Spans, *, rows: Tensor | None = None) -> Tensor:
-    """What each row attends to, recomputed as the reference would.
+def attention_pattern(q: Tensor, k: Tensor, spans: Spans, *, queries: Tensor | None = None) -> Tensor:
+    """What each query attends to, recomputed as the reference would.
 
     q: (B, T, H, D) and k: (B, S, K, D) as captured at `attn.q` and `attn.k`; spans: of that layer, see
-    `Inputs.spans`. rows: 1-D int64, the query rows wanted; None is all, which takes B * H * T * S numbers.
-    Returns (B, H, R, S) float32, zero outside the spans; rows that see something sum to 1.
+    `Inputs.spans`. queries: (R,) int64, those wanted; None is all, which takes B * H * T * S numbers.
+    Returns (B, H, R, S) float32, zero outside the spans; queries that see something sum to 1.
     """
-    rows = torch.arange(q.shape[1], device=q.device) if rows is None else rows.to(q.device)
-    seen = spans.dense()[:, rows].unsqueeze(1).to(q.device)
-    k = k.repeat_interleave(q.shape[2] // k.shape[2], dim=2)
-    scores = torch.einsum("brhd,bshd->bhrs", q[:, rows].float(), k.float()) / math.sqrt(q.shape[-1])
-    return scores.masked_fill(~seen, -torch.inf).softmax(-1).nan_to_num(0.0)
+    queries = torch.arange(q.shape[1], device=q.device) if queries is None else queries.to(q.device)
+    visible = rearrange(spans.dense()[:, queries], "b r s -> b 1 r s").to(q.device)
+    k = repeat(k, "b s k d -> b s (k group) d", group=q.shape[2] // k.shape[2])
+    scores = torch.einsum("brhd,bshd->bhrs", q[:, queries].float(), k.float()) / math.sqrt(q.shape[-1])
+    return scores.masked_fill(~visible, -torch.inf).softmax(-1).nan_to_num(0.0)
 
 
 @torch.no_grad()

@@ -1,23 +1,13 @@
 """Rotary positions over three axes (t, h, w), with interleaved frequencies, in fp32.
 
-Every token has a position (t, h, w): text has t = h = w, a patch its place in time and on the
-image. Each of the D / 2 rotary frequencies turns with one axis. The axes are *interleaved*
-(t, h, w, t, h, w, ...), so that each axis owns fast and slow frequencies alike; in contiguous
-sections one axis would be blind to near neighbours and another to distant ones. For text, where
-all three agree, this is ordinary one-dimensional rotary embedding (Su et al., 2104.09864, eq. 34),
-exactly. The idea of three axes is M-RoPE (Wang et al., 2409.12191).
+Text has t = h = w, a patch its position in time and on the image (M-RoPE, Wang et al., 2409.12191). Each of the D / 2
+frequencies rotates with one axis, *interleaved* (t, h, w, t, h, w, ...), so that each axis has fast and slow ones; for
+text this is the rotary embedding of Su et al. (2104.09864, eq. 34), exactly. Tables are made once per micro-batch
+(`brine.model.inputs`) and shared by every layer.
 
-Precision. cos and sin are made once per micro-batch (`brine.model.inputs`), for the local and for the global base,
-and shared by every layer. Nothing here is ever bf16: at position 1000 bf16 steps by 4. Even fp32 is not enough for a
-plain product: at position 10^6 the angle of the fastest frequency is rounded by 0.03 to 0.06 radians. So a position is
-split as 2048 a + b, both parts are turned by constants that were computed in fp64 and kept as *turns* (angle / 2 pi),
-whole turns are dropped before they are added, and the error stays under 1e-3 radians up to some millions of positions.
-
-Layout of the pairs: number j of a head is paired with number j + D / 2 (the half-split layout), which keeps
-both halves contiguous. `rotate` takes the tables as (B, T, 1, 2, D / 2), so that a head is
-x * cos + swap(x) * sin, two multiplications and one addition.
-
-What this does not do: no scaling of positions for longer contexts (a longer `rope_theta_global` serves).
+At position 10^6 an fp32 product is off by 0.03 to 0.06 radians. So a position is split as 2048 a + b, both parts are
+multiplied by constants computed in fp64 and kept as *turns* (angle / 2 pi), and whole turns are dropped before they are
+added: the error stays under 1e-3 radians up to some millions of positions.
 """
 
 from __future__ import annotations
@@ -27,6 +17,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from brine.model.config import ModelConfig
@@ -37,11 +28,8 @@ Tables = tuple[Tensor, Tensor]
 
 
 def frequency_axes(sections: tuple[int, int, int]) -> list[int]:
-    """The axis (0 t, 1 h, 2 w) of each of the D / 2 frequencies, fastest first.
-
-    Deals t, h, w in turn; an axis that has its share is passed over, so the tail (the slowest) belongs to
-    the axis with the largest share, by default t.
-    """
+    """The axis (0 t, 1 h, 2 w) of each of the D / 2 frequencies, fastest first: t, h, w in turns until each has its
+    number, so that the slowest belong to the axis with the most."""
     left = list(sections)
     axes: list[int] = []
     while len(axes) < sum(sections):
@@ -57,7 +45,8 @@ def constants(axes: tuple[int, ...], theta: float, device: torch.device) -> tupl
     """(axes, turns a position, turns a SPLIT of them), each (D / 2,), computed in fp64; copied to a device once for all
     models that turn alike."""
     if device.type != "cpu":
-        return tuple(x.to(device) for x in constants(axes, theta, torch.device("cpu")))
+        which, per_step, per_split = constants(axes, theta, torch.device("cpu"))
+        return which.to(device), per_step.to(device), per_split.to(device)
     index = torch.arange(len(axes), dtype=torch.float64)
     per_step = theta ** (-index / len(axes)) / (2 * math.pi)
     return torch.tensor(axes), per_step.float(), (per_step * SPLIT).frac().float()
@@ -102,10 +91,9 @@ class Rotary:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each head by its token's position.
+    """Rotate each head by its token's position; number j of a head is paired with number j + D / 2.
 
-    x: (B, T, H, D); cos, sin: (B, T, 1, 2, D / 2) from `Rotary`. Returns (B, T, H, D) in the wider of the dtypes
-    (fp32 for a bf16 x).
+    x: (B, T, H, D); cos, sin: (B, T, 1, 2, D / 2) from `Rotary`. Returns (B, T, H, D) in the wider of the dtypes.
     """
-    pairs = x.unflatten(-1, (2, -1))
-    return (pairs * cos + pairs.flip(-2) * sin).flatten(-2)
+    pairs = rearrange(x, "... (pair half) -> ... pair half", pair=2)
+    return rearrange(pairs * cos + pairs.flip(-2) * sin, "... pair half -> ... (pair half)")

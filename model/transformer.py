@@ -1,21 +1,12 @@
-"""The decoder-only transformer: one stack for text, images, sound and video.
+"""The decoder-only transformer: one stack for text, images, audio and video.
 
-A block is the usual pre-norm pair, x + attention(norm(x)), then x + mlp(norm(x)), with RMSNorm
-(1910.07467), grouped-query attention, a norm on queries and keys (per head, before the rotary turn, so that
-no modality can win the softmax by growing its norms), SwiGLU (2002.05202), and no biases. q, k and v
-come from one matrix, gate and up from another.
+A block is the usual pre-norm pair with RMSNorm (1910.07467), grouped-query attention with a norm on queries and keys
+(per head, before the rotation, so that no modality wins the softmax by growing its norms), SwiGLU (2002.05202), and no
+biases. Local and global layers differ only in the `Spans` and rotary tables that a block is given, so that one compiled
+block serves all layers. The residual stream, norms, rotations and the q/k norm are fp32; under bf16 autocast matrix
+products and attention are bf16. There is no loss, no logits, no parallelism and no choice of precision here.
 
-Local layers see a sliding window and their media blocks whole; global layers are causal over everything
-and ignore blocks. The difference lies only in the `Spans` and the rotary tables that a block is handed. Both
-are made once (`brine.model.inputs`) and shared, so one compiled block serves all layers: nothing in `Block.forward`
-depends on the number of the layer.
-
-Precision. The residual stream, norms, rotary positions and the q/k norm are fp32; under bf16 autocast the
-matrix products and attention are bf16. In fp64 (`model.double()`) all is fp64, but the rotary tables are
-fp32-exact.
-
-Hook points are `nn.Identity` modules with stable names, so any probing tool can attach by name, and
-compilation removes those that have no hook. Shapes, for `blocks.{i}.` where no other prefix is given:
+Hook points are `nn.Identity` modules with stable names; compilation removes those without a hook. For `blocks.{i}.`:
 
     name            shape            what
     embed_out       (B, T, E)        the stream before the first block (no prefix)
@@ -31,11 +22,6 @@ compilation removes those that have no hook. Shapes, for `blocks.{i}.` where no 
     resid_out       (B, T, E)        the stream as the block leaves it
     final_out       (B, T, E)        after the last norm: what the head reads (no prefix)
 
-Attention patterns are never stored; `brine.model.probe` recomputes them from q and k.
-
-What this file does not do: it holds no loss and no logits (`kernels.linear_cross_entropy` works from
-`hidden` and `head_weight`), knows no parallelism, and does not decide precision or compilation.
-
 B batch, T tokens, S keys, E width, H query heads, K key heads, D head dim, M MLP width, V vocabulary, L layers.
 """
 
@@ -43,9 +29,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -105,7 +92,8 @@ class Attention(nn.Module):
     def project(self, x: Tensor, tables: Tables) -> tuple[Tensor, Tensor, Tensor]:
         """x: (B, T, E), normed -> queries (B, T, H, D), keys and values (B, T, K, D)."""
         num_heads, num_kv_heads, head_dim = self.heads
-        q, k, v = self.qkv(x).unflatten(-1, (-1, head_dim)).split((num_heads, num_kv_heads, num_kv_heads), dim=2)
+        qkv = rearrange(self.qkv(x), "b t (heads d) -> b t heads d", d=head_dim)
+        q, k, v = qkv.split((num_heads, num_kv_heads, num_kv_heads), dim=2)
         q = self.q(rotate(self.q_norm(q), *tables).to(v.dtype))
         k = self.k(rotate(self.k_norm(k), *tables).to(v.dtype))
         return q, k, self.v(v)
@@ -115,7 +103,8 @@ class Attention(nn.Module):
         q, k, v = self.project(x, tables)
         if cache is not None:
             k, v = cache.append(k, v)
-        return self.out(self.mix(attention(q, k, v, spans, backend=self.backend)).flatten(-2))
+        mix = self.mix(attention(q, k, v, spans, backend=self.backend))
+        return self.out(rearrange(mix, "b t h d -> b t (h d)"))
 
 
 class MLP(nn.Module):
@@ -163,14 +152,14 @@ class Transformer(nn.Module):
     """The model: embedders, blocks, final norm and head."""
 
     def __init__(self, config: ModelConfig, *, generator: torch.Generator | None = None, on_meta_device: bool = False):
-        """Build and initialise (see `brine.model.init.init_weights`); give a generator for weights that do not depend
-        on the global random state. empty: take no memory for parameters (they are on torch's "meta" device), so that
-        they can be split over ranks before there are any (`brine.training.parallel.parallelize.parallelize`)."""
+        """Build and initialise (`brine.model.init`), from a generator or the global random state. on_meta_device: take
+        no memory for parameters, so that they can be sharded first (`brine.training.parallel.parallelize`)."""
         super().__init__()
         self.config = config
         with torch.device("meta") if on_meta_device else nullcontext():
             self.embed = Embedder(config)
-            self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+            # torch does not type what a ModuleList holds
+            self.blocks = cast("Sequence[Block]", nn.ModuleList(Block(config) for _ in range(config.num_layers)))
             self.norm = RMSNorm(config.dim, config.norm_eps)
             self.head = None if config.tie_embeddings else nn.Linear(config.dim, config.vocab_size, bias=False)
         self.embed_out, self.final_out = nn.Identity(), nn.Identity()
@@ -181,7 +170,7 @@ class Transformer(nn.Module):
             self.init_weights(generator)
 
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Fill every parameter anew, as the table of `brine.model.init.init_weights` says."""
+        """Fill every parameter by the table of `brine.model.init.init_weights`."""
         init_weights(self, generator)
 
     @property
@@ -191,7 +180,7 @@ class Transformer(nn.Module):
 
     @property
     def attention_backend(self) -> str:
-        """What computes attention, as `brine.kernels.attention` names it; set by who knows the machine, never saved."""
+        """What computes attention, as `brine.kernels.attention` names it; never saved."""
         return self.blocks[0].attn.backend
 
     @attention_backend.setter
@@ -200,8 +189,7 @@ class Transformer(nn.Module):
             block.attn.backend = name
 
     def num_parameters(self, *, embeddings: bool = True) -> int:
-        """Count of trained numbers; `embeddings=False` leaves out the token table (unless it is the head too) and
-        the patch embedders."""
+        """Trained numbers; `embeddings=False` leaves out the token table (unless tied) and the patch embedders."""
         total = sum(parameter.numel() for parameter in self.parameters())
         if not embeddings:
             total -= sum(parameter.numel() for parameter in self.embed.parameters())
@@ -209,14 +197,14 @@ class Transformer(nn.Module):
         return total
 
     def flops_per_token(self, seq_len: int) -> float:
-        """Forward floating-point operations per token of a full row; see `brine.model.flops.flops_per_token`."""
+        """Forward FLOPs per token of one document of `seq_len` tokens (`brine.model.flops.flops_per_token`)."""
         return flops_per_token(self.config, seq_len)
 
     def forward(self, inputs: Inputs, *, cache: Cache | None = None) -> Tensor:
         """Hidden states (B, T, E) after the last norm, fp32 (fp64 for an fp64 model).
 
         cache: keys and values of the tokens before these, which are added to it; a media block must come whole.
-        Raises ValueError for media that the model does not know and for a media block cut in two by the cache.
+        Raises ValueError for an unknown modality and for a media block cut in two by the cache.
         """
         if cache is None:
             spans, tables = inputs.spans(self.config), inputs.tables(self.rotary)
@@ -229,13 +217,9 @@ class Transformer(nn.Module):
         return self.final_out(self.norm(x))
 
     def run_layers(
-        self,
-        layers: Sequence[int],
-        x: Tensor,
-        tables: tuple[Tables, Tables],
-        spans: tuple[Spans, Spans],
+        self, layers: Sequence[int], x: Tensor, tables: tuple[Tables, Tables], spans: tuple[Spans, Spans],
         caches: Sequence[LayerCache | None],
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """The stream (B, T, E) after neighbouring layers. tables, spans: for local and for global ones."""
         for layer in layers:
             is_global = int(self.config.is_global(layer))
@@ -243,11 +227,8 @@ class Transformer(nn.Module):
         return x
 
     def prefill(self, inputs: Inputs, *, cache: Cache) -> None:
-        """What `forward` leaves in the cache, without what it returns; errors as there.
-
-        Of the last layer only keys and values are computed: nothing reads what its queries would have read. Where that
-        is the only global layer, a context costs time in proportion to its length.
-        """
+        """What `forward` leaves in the cache, without what it returns; errors as there. Of the last layer only keys and
+        values are computed: where that is the only global layer, a context costs time in proportion to its length."""
         spans, tables = cache.extend(inputs.segment, inputs.block), self.rotary(inputs.position)
         *layers, last = range(len(self.blocks))
         x = self.run_layers(layers, self.embed(inputs.token_ids, inputs.media), tables, spans, cache.layers)

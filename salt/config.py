@@ -1,7 +1,7 @@
 """How the small model helps: one frozen dataclass for soft labels and selection.
 
-The defaults for weight, temperature and length of the first stage come from a short trial on two processor cores, in
-which a longer first stage did better than SALT's 17 % of the run; they are a starting point and not a result.
+The defaults of weight, temperature and length of stage 1 come from a short trial on two CPU cores, in which a longer
+stage 1 did better than SALT's 17 % of the run; they are a starting point and not a result.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ class SaltConfig:
     selection_fraction: float = affects_result_if(_uses_selection, 0.5)
     """Fraction of the pool's tokens that selection keeps, per kind of document."""
     selection_per_kind: bool = affects_result_if(_uses_selection, True)
-    """Select within each kind, so that the mix of media, whose losses cannot be compared, stays. SALT itself, on text
-    alone, selects over all."""
+    """Select within each kind, so that the mix of modalities stays. SALT itself, on text alone, selects over all."""
     top_k: int = affects_result_if(_uses_selection, 10)
     """A token is learnable if its target is among the small model's `top_k` likeliest."""
     min_learnable_tokens: int = affects_result_if(_uses_selection, 4)
@@ -68,7 +67,7 @@ class SaltConfig:
 
 @dataclass(frozen=True)
 class SelectionConfig(SaltConfig):
-    """The same settings as selection sees them: the use of soft labels does not change it."""
+    """The same settings for selection, which soft labels do not affect."""
 
     kd_fraction: float = operational(0.3)
     kd_steps: int | None = operational(None)
@@ -77,5 +76,5 @@ class SelectionConfig(SaltConfig):
 
     @classmethod
     def of(cls, salt: SaltConfig) -> SelectionConfig:
-        """Those of a run."""
+        """From a run's settings."""
         return cls(**{each.name: getattr(salt, each.name) for each in fields(salt)})

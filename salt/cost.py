@@ -1,30 +1,25 @@
-"""FLOPs of one forward pass over a batch: attention for the (query, key) pairs inside the spans, patches for those
-embedded, padding included where it was computed. Training costs three such passes (the backward has two products for
-each)."""
+"""FLOPs of one forward pass over a batch; training costs three (the backward has two products for each)."""
 
 from __future__ import annotations
 
-from torch import nn
-
 from brine.model.flops import forward_flops
 from brine.model.inputs import Inputs
+from brine.model.transformer import Transformer
 
 TRAINING_PASSES = 3
 
 
-def batch_flops(model: nn.Module, inputs: Inputs) -> int:
-    """FLOPs of `model`'s forward pass, head included. Masks that were made on the host cost no wait; models without
-    attention over spans cost their `flops_per_token` of a full sequence."""
+def batch_flops(model: Transformer, inputs: Inputs) -> int:
+    """FLOPs of `model`'s forward pass, head included: visible pairs, embedded patches, padding where it was computed.
+    Models without attention over spans cost their `flops_per_token` of a full sequence."""
     batch_size, seq_len = inputs.token_ids.shape
     if not hasattr(model, "rotary"):
         return int(model.flops_per_token(seq_len) * batch_size * seq_len)
     local_spans, global_spans = inputs.spans(model.config)
-    return int(
-        forward_flops(
-            model.config,
-            num_tokens=batch_size * seq_len,
-            local_pairs=local_spans.area(),
-            global_pairs=global_spans.area(),
-            num_patches={name: len(patches) for name, (patches, _) in inputs.media.items()},
-        )
+    return forward_flops(
+        model.config,
+        num_tokens=batch_size * seq_len,
+        local_pairs=local_spans.area(),
+        global_pairs=global_spans.area(),
+        num_patches={name: len(patches) for name, (patches, _) in inputs.media.items()},
     )

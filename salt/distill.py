@@ -4,10 +4,8 @@ For the first `kd_steps` steps the loss of a target token is
 
     (1 - distill_weight) CE(hard label) + distill_weight T^2 CE(teacher softened by T || student softened by T)
 
-and from then on the plain cross-entropy: SALT, section 4 of 2410.18779 (the schedule is that of Knowledge Inheritance,
-NAACL 2022). The teacher is the small model, frozen, run on the same batch just before the student; the two share
-tokenizer and vocabulary. `kernels.linear_cross_entropy` takes hidden states and head of both and makes probabilities
-chunk by chunk, so dense soft labels exist for a few tokens at a time, and nothing is truncated to a top-k.
+and from then on the plain cross-entropy (SALT, section 4 of 2410.18779). The teacher is the small model, frozen, run on
+the same batch just before the student; soft labels exist for a few tokens at a time, and nothing is truncated.
 """
 
 from __future__ import annotations
@@ -16,17 +14,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 if TYPE_CHECKING:
     from brine.model.inputs import Inputs
+    from brine.model.transformer import Transformer
 
 
 @dataclass(frozen=True, eq=False)
 class Distillation:
     """A frozen teacher and its schedule. Raises ValueError for a setting out of range."""
 
-    teacher: nn.Module
+    teacher: Transformer
     """A model with the student's vocabulary; its parameters are frozen here."""
     kd_steps: int
     """Steps of stage 1, counted from the run's first."""
@@ -39,8 +38,7 @@ class Distillation:
         if self.kd_steps < 0 or not 0 <= self.distill_weight <= 1 or not self.temperature > 0:
             raise ValueError(
                 f"distillation with kd_steps = {self.kd_steps}, distill_weight = {self.distill_weight}, temperature = "
-                f"{self.temperature}: give steps >= 0, a weight in "
-                "[0, 1] and a temperature above 0"
+                f"{self.temperature}: give steps >= 0, a weight in [0, 1] and a temperature above 0"
             )
         self.teacher.requires_grad_(False)
         self.teacher.eval()
@@ -59,7 +57,7 @@ class Distillation:
         """The teacher's head (V, Et), without gradient."""
         return self.teacher.head_weight.detach()
 
-    def check(self, student: nn.Module) -> None:
+    def check(self, student: Transformer) -> None:
         """Raises ValueError where teacher and student do not share a vocabulary."""
         teacher_size, student_size = len(self.teacher.head_weight), len(student.head_weight)
         if teacher_size != student_size:

@@ -3,14 +3,12 @@
 For each training document that holds media and no text (or any with media, when `replace_text`), the model answers
 greedily, and the answer becomes its text and target; "-pseudo" is added to its kind. Written side by side:
 
-    pseudo.jsonl            a native manifest of the documents kept, to be built and trained on like any other
+    pseudo.jsonl            a native manifest of the documents kept
     pseudo.judged.jsonl     every answer, kept or not: id, text, tokens, confidence, reason
     pseudo.summary.json     configuration, digest of the weights, counts
 
-Confidence is the mean log-probability of an answer's tokens, end token included, in nats a token, from one forward pass
-over prompt and answer (Kahn et al. 2020, 1909.09116). Answers that are empty, do not end within `max_tokens` or hold
-broken characters are never kept; held-out documents are skipped. An answer costs two passes over its prompt, in the
-cost category `labelling`. No beam search, no calibration.
+Confidence is the mean log-probability of an answer's tokens, end token included, in nats (Kahn et al. 2020,
+1909.09116). An answer costs two passes over its prompt, in the cost category `labelling`. No beam search.
 """
 
 from __future__ import annotations
@@ -68,11 +66,8 @@ class PseudoConfig:
 
 @dataclass(frozen=True)
 class PseudoLabel:
-    """The model's answer to one document, which has its new text, kept or not.
-
-    confidence: mean log-probability of the generated tokens, the end token included, nats a token; NaN without answer.
-    reason: why it is not kept, "empty", "unfinished", "unsure", "broken", or the decoder's; "" when it is kept.
-    """
+    """The model's answer to one document, with its new text. confidence: NaN without answer; reason: why it is not
+    kept, "empty", "unfinished", "unsure", "broken", or the decoder's; "" when it is kept."""
 
     document: Document
     text: str = ""
@@ -81,7 +76,7 @@ class PseudoLabel:
     reason: str = ""
 
     def to_json(self) -> dict:
-        """One line of the judged file."""
+        """One line of the file of all answers."""
         return {
             "id": self.document.id,
             "kind": self.document.kind,
@@ -148,11 +143,8 @@ def pseudo_label(
 
 
 def read_confidences(predictions: str | Path, ids: Iterable[str]) -> np.ndarray:
-    """(n,) float64 confidence of each document id from a judged file, NaN where it has none.
-
-    The ids are those of the corpus built from the labelled manifest; `brine.data.filters.threshold.Threshold` takes the
-    result.
-    """
+    """(n,) float64 confidence of each document id of a labelled corpus, NaN where it has none, as
+    `brine.data.filters.threshold.Threshold` takes it. predictions: the file of all answers."""
     with open(predictions, encoding="utf-8") as file:
         known = {line["id"]: line["confidence"] for line in map(json.loads, file)}
     return np.array([known.get(name) for name in ids], dtype=np.float64)
@@ -192,7 +184,7 @@ def _label(
     labels = []
     for entry in window:
         named = dataclasses.replace(entry.document, id=entry.document.id + PSEUDO_LABEL_SUFFIX)
-        if entry.sequence is None:
+        if entry.quarantined is not None:
             labels.append(PseudoLabel(named, reason=entry.quarantined.reason))
             continue
         text_ids, answer, confidence = next(scored)
@@ -234,10 +226,10 @@ def mean_log_probabilities(
         chosen = order[first : first + batch_size]
         inputs = batch_prompts([sequences[number] for number in chosen], device=model.head_weight.device)
         labels = torch.full_like(inputs.token_ids, IGNORE_INDEX)
-        for row, number in enumerate(chosen):
-            # sequences are padded on the left: an answer ends with its row, and each token is predicted one before
+        for b, number in enumerate(chosen):
+            # sequences are padded on the left: answers end together, and each token is predicted one before
             count = len(answers[number])
-            labels[row, -count - 1 : -1] = inputs.token_ids[row, -count:]
+            labels[b, -count - 1 : -1] = inputs.token_ids[b, -count:]
         hidden = model(inputs)
         loss, _ = token_losses(hidden.flatten(0, 1), model.head_weight, labels.flatten(), top_k=1)
         for number, total in zip(chosen, loss.double().view(labels.shape).sum(1).tolist(), strict=True):

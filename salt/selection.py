@@ -1,13 +1,10 @@
 """Which documents to train on first: those that an early small model finds hard, yet learnable.
 
-A document's score is the median loss of its *learnable* tokens under a small model's early checkpoint; a token is
-learnable if its target is among that model's `top_k` likeliest. Masked tokens are dropped: counted as zeros, as one may
-read equation 10 of 2410.18779, they would make a document easy by being unlearnable. The highest scores are kept until
-a fraction of the pool's tokens is reached, within each kind of document by default. An even number of learnable tokens
-has the mean of the middle two as its median; a document in several sequences is scored from all its chunks.
-
-The cost is one forward pass of the small model over the pool, in the cost category `scoring`. SALT's own ablation found
-little in selection (52.81 against 52.96), so it is an option here, and off in the comparison that is reported.
+A document's score is the median loss of its *learnable* tokens, whose target is among the `top_k` likeliest of a small
+model's early checkpoint; other tokens are dropped (as zeros, one reading of equation 10 of 2410.18779, they would make
+a document easy by being unlearnable). The highest scores are kept until a fraction of the pool's tokens is reached,
+within each kind of document by default. The cost is one forward pass of the small model over the pool, in the cost
+category `scoring`. SALT's ablation found little in selection (52.81 against 52.96), so it is off by default.
 """
 
 from __future__ import annotations
@@ -22,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from brine.common.files import write_text
 from brine.model.device import autocast, device_of
@@ -31,6 +28,7 @@ from brine.salt.cost import batch_flops
 if TYPE_CHECKING:
     from brine.data.batch import Batch
     from brine.data.packing.plan import PackingPlan
+    from brine.model.transformer import Transformer
 
 CHUNK_LOGITS = 2**22
 
@@ -44,11 +42,8 @@ class CostRecorder(Protocol):
 
 @dataclass(frozen=True)
 class DocumentScores:
-    """Scores of a pool of D documents, in ascending order of document.
-
-    document (D,) int64 index in the corpus; score (D,) float64 median loss of learnable tokens, nats, -inf where too
-    few; num_learnable and num_targets (D,) int64 tokens.
-    """
+    """Scores of D documents, ascending: document (D,) int64 index in the corpus; score (D,) float64 median loss of
+    learnable tokens, nats, -inf where too few; num_learnable and num_targets (D,) int64 tokens."""
 
     document: np.ndarray
     score: np.ndarray
@@ -83,7 +78,7 @@ class DocumentScores:
         with open(folder / ".scores.npz.tmp", "wb") as file:
             np.savez(file, **vars(self), kept=kept)
         (folder / ".scores.npz.tmp").replace(folder / "scores.npz")
-        rows = zip(*(array.tolist() for array in (*vars(self).values(), kept)), strict=True)
+        records = zip(*(array.tolist() for array in (*vars(self).values(), kept)), strict=True)
         lines = (
             {
                 "document": document,
@@ -94,7 +89,7 @@ class DocumentScores:
                 "kept": taken,
                 "reason": self.reason(index, kept=taken),
             }
-            for index, (document, score, learnable, targets, taken) in enumerate(rows)
+            for index, (document, score, learnable, targets, taken) in enumerate(records)
         )
         write_text(folder / "selection.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
@@ -112,7 +107,7 @@ def token_losses(
 
     hidden (N, E), weight (V, E), labels (N,) int64 with -100 for no target -> loss (N,) float32 (float64 for float64
     input; 0 without target) and learnable (N,) bool (False without target). Of equal logits those at a lower id count
-    as likelier, so exactly k ids are in the top k. Holds `chunk_tokens` rows of logits at a time.
+    as likelier, so exactly k ids are in the top k. Holds logits of `chunk_tokens` tokens at a time.
     """
     if chunk_tokens is None:
         chunk_tokens = max(64, CHUNK_LOGITS // len(weight))
@@ -127,13 +122,13 @@ def token_losses(
         ahead = (logits > target) | ((logits == target) & (ids < label))
         loss[at] = (logits.logsumexp(-1, keepdim=True) - target).flatten()
         learnable[at] = ahead.sum(-1) < top_k
-    # a model that has diverged tells nothing about any token
+    # of a model that has diverged no token is learnable
     return loss, learnable & loss.isfinite()
 
 
 @torch.no_grad()
 def score_documents(
-    model: nn.Module,
+    model: Transformer,
     *,
     plan: PackingPlan,
     batches: Iterable[Batch],
@@ -144,8 +139,8 @@ def score_documents(
 ) -> DocumentScores:
     """Score every document of the packed sequences that `batches` deliver; each sequence of the plan once.
 
-    `batch.sequence_index` are the sequences of the plan that it holds, -1 being padding. compute_dtype: of the matrix products,
-    None for the weights' own. Raises ValueError where a sequence of a batch is shorter than its plan.
+    `batch.sequence_index` are the sequences of the plan that it holds, -1 being padding; a document in several sequences
+    is scored from all its chunks. Raises ValueError where a sequence of a batch is shorter than its plan.
     """
     model.eval()
     device = device_of(model)
@@ -160,13 +155,15 @@ def score_documents(
             loss, learnable = token_losses(hidden, model.head_weight, batch.labels.flatten(), top_k=top_k)
         loss_BT = loss.double().view(batch.labels.shape).cpu().numpy()
         learnable_BT = learnable.view(batch.labels.shape).cpu().numpy()
-        for b, row in enumerate(batch.sequence_index):
+        for b, sequence in enumerate(batch.sequence_index):
             offset = 0
-            for document, start, stop, *_ in plan.chunks(row) if row >= 0 else ():
+            for document, start, stop, *_ in plan.chunks(sequence) if sequence >= 0 else ():
                 chunk = slice(offset, offset + stop - start)
                 offset = chunk.stop
                 if offset > loss_BT.shape[1]:
-                    raise ValueError(f"row {row} of the plan holds {offset} tokens, its batch {loss_BT.shape[1]}")
+                    raise ValueError(
+                        f"sequence {sequence} of the plan holds {offset} tokens, its batch {loss_BT.shape[1]}"
+                    )
                 losses[document].append(loss_BT[b, chunk][learnable_BT[b, chunk]])
                 targets[document] += int(targets_BT[b, chunk].sum())
         if compute_cost is not None:

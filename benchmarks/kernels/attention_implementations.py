@@ -208,13 +208,13 @@ def fa4_mask(problem: AttentionProblem) -> Implementation:
     except ImportError as error:
         raise SkippedError(f"flash-attn-4 is not installed ({error})") from None
     spans = problem.mask.spans
-    given = problem.q, problem.k, spans.lo, spans.hi, int(spans.serial)
+    given = problem.q, problem.k, spans.mask
     lists = {
         f"block_sparse_tensors{'_bwd' * backward}": flash_masked._lists(*given, backward=backward)
         for backward in (False, True)
     }
     # the package's own autograd; the mask function and the lists are those of our backend
-    options = {"mask_mod": flash_masked._seen(), "aux_tensors": [spans.lo, spans.hi], "pack_gqa": False, **lists}
+    options = {"mask_mod": flash_masked._visible(), "aux_tensors": [spans.lo, spans.hi], "pack_gqa": False, **lists}
 
     def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out = flash_attn_func(q, k, v, **options)

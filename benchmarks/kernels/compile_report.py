@@ -161,6 +161,7 @@ def attention_variants(
     document: (1, T) ids of the row that they are launched for, of at least 512 tokens; no variant depends on it.
     """
     from brine.kernels.attention import Spans
+    from brine.kernels.attention.spans import AttentionRequest
     from brine.kernels.attention.triton import launch as triton_launch
 
     heads, key_heads = 8, 2
@@ -174,20 +175,21 @@ def attention_variants(
                 short = {torch.bfloat16: "bf16", torch.float32: "fp32", torch.float16: "fp16"}[dtype]
                 label = f"D{dim}-{short}" + ("-narrow" if narrow else "")
                 with recorded(arch, narrow) as kept:
-                    out, lse = triton_launch.forward(q, k, k, spans.lo, spans.hi, 0, scale=0.1, sink=None)
-                    triton_launch.backward(out, q, k, k, spans.lo, spans.hi, 0, out, lse, scale=0.1, whole=True)
+                    request = AttentionRequest(spans.mask, 0.1)
+                    out, lse = triton_launch.forward(q, k, k, request)
+                    triton_launch.backward(out, q, k, k, out, lse, request)
                     if not narrow:
-                        sink = torch.zeros(heads)
-                        triton_launch.forward(
-                            q[:, :3], k, k, spans.lo[:, -3:], spans.hi[:, -3:], 0, scale=0.1, sink=sink
-                        )
+                        last = spans.mask._replace(lo=spans.lo[:, -3:], hi=spans.hi[:, -3:])
+                        triton_launch.forward(q[:, :3], k, k, AttentionRequest(last, 0.1, torch.zeros(heads)))
                 for kernel, args, kwargs in kept:
                     yield variant_of(kernel, args, kwargs, arch, label)
 
 
 def candidate_variants(dims: tuple[int, ...]) -> Iterator[KernelVariant]:
     """Every candidate of the sweep of tiles, in bf16 on sm_90, wide and narrow masks' in one."""
+    from benchmarks.kernels.tile_candidates import candidates
     from brine.kernels.attention import Spans
+    from brine.kernels.attention.spans import AttentionRequest
     from brine.kernels.attention.triton import launch as triton_launch
     from brine.kernels.attention.triton import tiles as triton_tiles
 
@@ -195,11 +197,12 @@ def candidate_variants(dims: tuple[int, ...]) -> Iterator[KernelVariant]:
     for dim in (d for d in dims if d in (64, 128)):
         q, k = (torch.zeros(1, 512, heads, dim, dtype=torch.bfloat16) for heads in (8, 2))
         for name in triton_tiles.PASSES:
-            tiles = [triton_tiles.candidates(name, dim, narrow=narrow, capability=(9, 0)) for narrow in (False, True)]
-            for tile in dict.fromkeys((*tiles[0], *tiles[1])):
+            wide, narrow = (candidates(name, dim, narrow=narrow, capability=(9, 0)) for narrow in (False, True))
+            for tile in dict.fromkeys((*wide, *narrow)):
                 with recorded(90, False) as kept, triton_tiles.override_tiles({(name, dim, False): tile}):
-                    out, lse = triton_launch.forward(q, k, k, spans.lo, spans.hi, 0, scale=0.1, sink=None)
-                    triton_launch.backward(out, q, k, k, spans.lo, spans.hi, 0, out, lse, scale=0.1)
+                    request = AttentionRequest(spans.mask, 0.1)
+                    out, lse = triton_launch.forward(q, k, k, request)
+                    triton_launch.backward(out, q, k, k, out, lse, request)
                 for kernel, args, kwargs in kept:
                     if f"_{name}_kernel" in kernel.__name__:
                         yield variant_of(kernel, args, kwargs, 90, f"D{dim}-bf16-candidate-{tile}")
@@ -207,13 +210,30 @@ def candidate_variants(dims: tuple[int, ...]) -> Iterator[KernelVariant]:
 
 def loss_variants(arch: int) -> Iterator[KernelVariant]:
     """The kernel of the fused head and loss, with and without soft labels."""
-    from brine.kernels.linear_loss.triton_kernels import compile_variants
+    from brine.kernels.linear_loss import triton_kernels
+    from brine.kernels.linear_loss.autograd_function import LossTerms
+    from brine.kernels.linear_loss.soft_labels import SoftLabels
 
-    for one in compile_variants():
-        kernel, numbers = one.kernel, tuple(number for (number,) in one.attrs)
-        name = f"{kernel.__name__.removesuffix('_kernel')}-{one.name}"
-        constants, options = one.constexprs, one.options
-        yield KernelVariant(name, kernel.__module__, kernel.__name__, one.signature, constants, numbers, options, arch)
+    tokens, vocab_size, num_listed = 2, 65536, 64
+    label, scale = torch.zeros(tokens, 1, dtype=torch.int64), torch.ones(tokens, 1)
+    sparse = SoftLabels(torch.zeros(tokens, num_listed, dtype=torch.int64), torch.ones(tokens, num_listed), scale)
+    kinds = ("plain-nograd", "plain", "dense", "dense-tempered", "sparse", "sparse-tempered")
+    for short, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        for kind in kinds:
+            logits = torch.zeros(tokens, vocab_size, dtype=dtype)
+            soft = "dense" in kind or "sparse" in kind
+            terms = LossTerms(0.5, 0.5 if soft else 0.0, 2.0 if "tempered" in kind else 1.0)
+            options = {
+                "teacher": logits.clone() if "dense" in kind else None,
+                "soft": sparse if "sparse" in kind else None,
+            }
+            kept: list = []
+            with mock.patch.object(
+                triton_kernels, "linear_loss_kernel", LaunchRecorder(triton_kernels.linear_loss_kernel, kept)
+            ):
+                triton_kernels.chunk_loss(logits, label, terms=terms, scale=scale, grad="nograd" not in kind, **options)
+            ((kernel, args, kwargs),) = kept
+            yield variant_of(kernel, args, kwargs, arch, f"{short}-{kind}")
 
 
 def variant_of(kernel, args: tuple, kwargs: dict, arch: int, label: str) -> KernelVariant:
@@ -231,7 +251,8 @@ def variant_of(kernel, args: tuple, kwargs: dict, arch: int, label: str) -> Kern
         elif isinstance(value, torch.Tensor):
             signature[param.name] = "*" + KINDS[value.dtype]
             # a GPU's allocator gives addresses that are multiples of 512
-            divisible.append(number)
+            if not param.do_not_specialize_on_alignment:
+                divisible.append(number)
         elif isinstance(value, TensorDescriptor):
             signature[param.name] = f"tensordesc<{KINDS[value.base.dtype]}{value.block_shape}>"
         elif isinstance(value, float):
@@ -240,7 +261,7 @@ def variant_of(kernel, args: tuple, kwargs: dict, arch: int, label: str) -> Kern
             signature[param.name] = param.annotation_type or "i32"
             if not param.do_not_specialize and value % 16 == 0:
                 divisible.append(number)
-    options = {key: kwargs[key] for key in ("num_warps", "num_stages") if key in kwargs}
+    options = {key: kwargs[key] for key in ("num_warps", "num_stages", "maxnreg") if key in kwargs}
     name = f"{kernel.__name__.removesuffix('_kernel')}-{label}"
     return KernelVariant(
         name, kernel.__module__, kernel.__name__, signature, constants, tuple(divisible), options, arch

@@ -1,15 +1,10 @@
-"""Where packed documents begin, as kernels for rows of unequal lengths ("varlen") want to know it.
+"""Where packed documents begin, as varlen kernels take it: starts (N + 1,) int32 among the B * T flattened tokens.
 
-    starts: (N + 1,) int32, document n is the tokens starts[n] .. starts[n + 1] of the B * T flattened ones
+Such kernels start a block for every document, and some take at most 65,535. Padding is a document for each token, so
+neighbouring documents of one token are grouped here, up to `GROUP` at a time, and listed in `singletons` for the caller
+to correct. Everything is found on the host, in a few passes (8 ms at a million tokens), and moved.
 
-Such kernels start a block for every document and every tile of the longest one, and some take at most 65,535 documents.
-A row of padding is a document of one token each, up to hundreds of thousands of them. So neighbouring documents of one
-token are put together here, up to `GROUP` at a time, and their rows listed in `singletons`: whoever computes a group as
-if it were one document puts right what these rows get (a row that sees itself alone has its value as output).
-
-Everything is found on the host, in a few passes over the rows (8 ms at a million tokens), and moved.
-
-Legend: B batch, T rows and keys, N documents.
+Legend: B batch, T queries and keys, N documents.
 """
 
 from __future__ import annotations
@@ -20,7 +15,7 @@ import torch
 from torch import Tensor
 
 GROUP = 128
-"""Documents of one token that are put together: a tile of rows."""
+"""Documents of one token that are put together: a tile of queries."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +27,11 @@ class VarlenDocuments:
     max_seqlen: int
     """Tokens of the longest document or group."""
     singletons: Tensor
-    """(n,) int64, tokens that are documents of their own, ascending."""
+    """(n,) int64, tokens that are a document each, ascending."""
 
 
 def find_documents(lo: Tensor) -> VarlenDocuments:
-    """The documents behind lo (B, T) int32 on the host. A row that begins one is the first that it sees itself."""
+    """The documents behind lo (B, T) int32 on the host: a query that begins one is its first visible key."""
     size = lo.numel()
     if not size:
         return VarlenDocuments(torch.zeros(1, dtype=torch.int32), 0, torch.zeros(0, dtype=torch.int64))

@@ -1,25 +1,13 @@
-"""Attention over spans by FlexAttention, the compiler's own kernel: backend "flex".
+"""Attention over spans by FlexAttention, the compiler's kernel: backend "flex".
 
-Its mask function reads lo and hi, and its `BlockMask` is made from four numbers a tile (`tiles.py`), never from T x S:
-torch's `create_block_mask` evaluates every pair, and its `from_kv_blocks` transposes by way of a dense matrix of tiles
-and a sort. The lists are made once a mask and kept with it.
+Its mask function reads lo and hi, and its `BlockMask` is made from four numbers a tile (`tiles.py`), never from T x S
+as by torch's `create_block_mask`. Gradients come through autograd alone, so the backward recomputes the forward; with
+local softmax P, o, l and the given O, L over all keys and the sink, w_i = exp(l_i - L_i), the exact share is what
+FlexAttention computes for the gradients w_i g_i of o_i and w_i (g_i . o_i - g_i . O_i) of l_i. On CUDA the function is
+compiled once for each head layout, dtype and scale; on a CPU it runs uncompiled and dense, without a backward. Partial
+results are computed from inputs widened to fp32, as tf32, in twice the time.
 
-**Backward.** FlexAttention gives gradients through autograd alone, and its saved tensors cannot be handed in. So the
-backward computes the forward again, about 1.4 times the work of a backward that is given them. That out and lse may be
-over more keys than these, or over a sink, needs nothing more: with local softmax P, o, l and the given O, L,
-
-    p_ij = w_i P_ij, w_i = exp(l_i - L_i)         ds_ij = p_ij (g_i . v_j - g_i . O_i)
-
-is what FlexAttention computes for the gradients w_i g_i of o_i and w_i (g_i . o_i - g_i . O_i) of l_i.
-
-**Devices.** On CUDA the function is compiled, once for each head layout, dtype and scale, again when a length first
-changes, and from then on for all lengths. On a CPU it runs uncompiled, dense, for tests; FlexAttention refuses the
-backward there, and so does this. On an H200 it was wrong before its lists had one width, and is right since.
-
-**wide.** The kernel rounds its results to the inputs' dtype, so for fp32 results 16-bit inputs are widened first, and
-multiplied as tf32, which holds them exactly; that takes twice the time and fp32 copies of q, k and v.
-
-Legend: B batch, T query rows, S keys, H query heads, K key heads, D head dim.
+Legend: B batch, T queries, S keys, H query heads, K key heads, D head dim.
 """
 
 from __future__ import annotations
@@ -32,14 +20,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from brine.kernels.attention.merge import absorb_sink
-from brine.kernels.attention.spans import cached_by_mask, host_of
+from brine.kernels.attention.merge import empty_backward, empty_forward, finish
+from brine.kernels.attention.spans import AttentionRequest, Mask, cached_by_mask, host_of
 from brine.kernels.attention.tiles import key_tiles_of_queries, query_tiles_of_keys
 
 TILE = 128
 MIN_DIM, MAX_DIM = 16, 256
 MAX_CPU_PAIRS = 2048 * 2048
-"""Rows times keys that are computed on a CPU, where all of them are."""
+"""(Query, key) pairs that are computed on a CPU, where nothing is skipped."""
 
 
 def unsupported_reason(q: Tensor, k: Tensor, *, kind: str, sink: Tensor | None) -> str | None:
@@ -48,7 +36,7 @@ def unsupported_reason(q: Tensor, k: Tensor, *, kind: str, sink: Tensor | None) 
         return "a mask that is advanced in place would need its lists of tiles anew at every step"
     if q.device.type == "cpu":
         if q.shape[1] * k.shape[1] > MAX_CPU_PAIRS:
-            return f"on a CPU FlexAttention takes T x S memory, too much for {q.shape[1]} rows and {k.shape[1]} keys"
+            return f"on a CPU FlexAttention takes T x S memory, too much for {q.shape[1]} queries and {k.shape[1]} keys"
         return _no_backward(q, k)
     if q.device.type != "cuda":
         return f"FlexAttention has no kernel for {q.device.type}"
@@ -61,81 +49,67 @@ def unsupported_reason(q: Tensor, k: Tensor, *, kind: str, sink: Tensor | None) 
     return None
 
 
-def forward(
-    q: Tensor, k: Tensor, v: Tensor, lo: Tensor, hi: Tensor, serial: int,
-    *, scale: float, sink: Tensor | None, wide: bool = False,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """q: (B, T, H, D); k, v: (B, S, K, D); lo, hi: (B, T) int32; sink: (H,) or None.
-
-    -> out (B, T, H, D) in q's dtype, or with `wide` in lse's; lse (B, H, T) float32 (float64 for float64 inputs).
-    """
-    sums, mask = torch.promote_types(torch.float32, q.dtype), (lo, hi, serial, scale)
+def forward(q: Tensor, k: Tensor, v: Tensor, request: AttentionRequest) -> tuple[Tensor, Tensor]:
+    """As `reference.forward`."""
+    result = request.result_dtype(q)
     if q.numel() == 0 or k.numel() == 0:
-        out = torch.zeros_like(q, memory_format=torch.contiguous_format)
-        lse = q.new_full((q.shape[0], q.shape[2], q.shape[1]), -torch.inf, dtype=sums)
+        out, lse = empty_forward(q)
     else:
+        wide, (q_in, k_in, v_in) = result if request.partial else q.dtype, (x.detach() for x in (q, k, v))
         with torch.no_grad():
-            out, lse = _attend(*(x.detach().to(sums if wide else x.dtype) for x in (q, k, v)), *mask, q.dtype)
-    if sink is not None:
-        out, rows = absorb_sink(out, lse.transpose(1, 2), sink)
-        lse = rows.transpose(1, 2)
-    return out.to(sums if wide else q.dtype).contiguous(), lse.to(sums).contiguous()
+            out, lse = _attend(q_in.to(wide), k_in.to(wide), v_in.to(wide), request, q.dtype)
+    return finish(out, lse.to(torch.promote_types(torch.float32, q.dtype)), request, result)
 
 
 def backward(
-    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, lo: Tensor, hi: Tensor, serial: int, out: Tensor, lse: Tensor,
-    *, scale: float, whole: bool, wide: bool = False, sink: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients from these keys, given out and lse over *all* keys, sink included. Shapes as in `forward`.
-
-    -> dq, dk, dv in q's dtype, or with `wide` in lse's. Raises ValueError on a CPU.
-    """
-    result = lse.dtype if wide else q.dtype
+    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, request: AttentionRequest
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `reference.backward`. Raises ValueError on a CPU."""
+    result = request.result_dtype(q)
     if q.numel() == 0 or k.numel() == 0:
-        return tuple(torch.zeros_like(x, dtype=result) for x in (q, k, v))
+        return empty_backward(q, k, result)
     with _autograd():
-        leaves = [x.detach().to(result).requires_grad_() for x in (q, k, v)]
-        why = _no_backward(*leaves[:2])
+        q_leaf, k_leaf, v_leaf = (x.detach().to(result).requires_grad_() for x in (q, k, v))
+        why = _no_backward(q_leaf, k_leaf)
         if why is not None:
             raise ValueError(f'backend "flex": {why}; use backend="auto"')
-        own, own_lse = _attend(*leaves, lo, hi, serial, scale, q.dtype)
-        # -inf where a row sees nothing, here or anywhere
-        weight = torch.where(own_lse == -torch.inf, 0.0, (own_lse - lse).exp()).detach()
-        share = grad_out.to(lse.dtype) * weight.transpose(1, 2)[..., None]
-        grad_lse = (share * (own.detach().to(lse.dtype) - out.to(lse.dtype))).sum(-1).transpose(1, 2)
-        grads = torch.autograd.grad((own, own_lse), leaves, (share.to(own.dtype), grad_lse.to(own_lse.dtype)))
-    return tuple(grad.contiguous() for grad in grads)
+        local, local_lse = _attend(q_leaf, k_leaf, v_leaf, request, q.dtype)
+        # -inf where a query sees nothing, here or anywhere
+        weight = torch.where(local_lse == -torch.inf, 0.0, (local_lse - lse).exp()).detach()
+        grad = grad_out.to(lse.dtype) * weight.transpose(1, 2)[..., None]
+        grad_lse = (grad * (local.detach().to(lse.dtype) - out.to(lse.dtype))).sum(-1).transpose(1, 2)
+        grads = (grad.to(local.dtype), grad_lse.to(local_lse.dtype))
+        dq, dk, dv = torch.autograd.grad((local, local_lse), (q_leaf, k_leaf, v_leaf), grads)
+    return dq.contiguous(), dk.contiguous(), dv.contiguous()
 
 
-def _attend(
-    q: Tensor, k: Tensor, v: Tensor, lo: Tensor, hi: Tensor, serial: int, scale: float, given: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """-> out (B, T, H, D) in the inputs' dtype and lse (B, H, T), -inf for a row that sees nothing.
+def _attend(q: Tensor, k: Tensor, v: Tensor, request: AttentionRequest, given: torch.dtype) -> tuple[Tensor, Tensor]:
+    """-> out (B, T, H, D) in the inputs' dtype and lse (B, H, T), -inf for an empty query.
 
     given: the dtype that q, k and v had before they were widened.
     """
+    mask, scale = request.mask, request.scale
     precision = "ieee" if given == torch.float32 else "tf32"
-    lists = cached_by_mask(serial, "flex", lambda: _lists(lo, hi, serial, k.shape[1]))
+    lists = cached_by_mask(mask.serial, "flex", lambda: _lists(mask, k.shape[1]))
     if q.device.type == "cpu":
         with torch.compiler.set_stance("force_eager"):
-            return _function(scale, None)(q, k, v, lo, hi, *lists)
+            return _function(scale, None)(q, k, v, mask.lo, mask.hi, *lists)
     training = torch.is_grad_enabled()
     function = _compiled(scale, precision, q.dtype, q.shape[2], k.shape[2], q.shape[3], training)
-    return function(q, k, v, lo, hi, *lists)
+    return function(q, k, v, mask.lo, mask.hi, *lists)
 
 
-def _lists(lo: Tensor, hi: Tensor, serial: int, num_keys: int) -> tuple[Tensor, ...]:
-    """What a BlockMask holds, (B, 1, N) counts and (B, 1, N, W) tiles: partial and full by rows, then by keys."""
-    ends = host_of(serial, lo, hi)
-    lists = []
+def _lists(mask: Mask, num_keys: int) -> tuple[Tensor, ...]:
+    """What a BlockMask holds, (B, 1, N) counts and (B, 1, N, W) tiles: partial and full by queries, then by keys."""
+    (lo, hi), device, lists = host_of(mask), mask.lo.device, []
     for make in (key_tiles_of_queries, query_tiles_of_keys):
-        found = make(*ends, num_keys, TILE, TILE, lo.device)
+        found = make(lo, hi, num_keys, TILE, TILE, device)
         # of one width: the kernel steps through both with the strides of the first. At least two wide: the compiler
         # takes a size of one for a special case
         width = max(2, found.partial.shape[-1], found.full.shape[-1])
         partial, full = (pad(x, (0, width - x.shape[-1])) for x in (found.partial, found.full))
         lists += [x[:, None] for x in (found.partial_count, partial, found.full_count, full)]
-    if lo.device.type == "cuda":
+    if device.type == "cuda":
         # their width changes with the documents, and must not compile a kernel anew
         for tiles in lists[1::2]:
             torch._dynamo.maybe_mark_dynamic(tiles, 3)
@@ -147,12 +121,12 @@ def _function(scale: float, options: dict | None) -> Callable[..., tuple[Tensor,
     # importing it takes a second
     from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
-    def attend(q, k, v, lo, hi, kv_num, kv, full_kv_num, full_kv, q_num, rows, full_q_num, full_rows):
-        def visible(batch, head, row, key):
-            return (lo[batch, row] <= key) & (key < hi[batch, row])
+    def attend(q, k, v, lo, hi, kv_num, kv, full_kv_num, full_kv, q_num, q_tiles, full_q_num, full_q_tiles):
+        def visible(batch, head, query, key):
+            return (lo[batch, query] <= key) & (key < hi[batch, query])
 
         mask = BlockMask(
-            (q.shape[1], k.shape[1]), kv_num, kv, full_kv_num, full_kv, q_num, rows, full_q_num, full_rows,
+            (q.shape[1], k.shape[1]), kv_num, kv, full_kv_num, full_kv, q_num, q_tiles, full_q_num, full_q_tiles,
             BLOCK_SIZE=(TILE, TILE), mask_mod=visible,
         )  # fmt: skip
         out, aux = flex_attention(
@@ -169,13 +143,13 @@ def _compiled(
     scale: float, precision: str, dtype: torch.dtype, heads: int, key_heads: int, dim: int, training: bool
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     attend = _function(scale, {"BACKEND": "TRITON", "FLOAT32_PRECISION": f"'{precision}'"})
-    # the compiler counts a function's variants by its code, and gives up after some: each kind has code of its own
+    # the compiler counts a function's variants by its code, and gives up after some: each kind gets other code
     attend.__code__ = attend.__code__.replace()
     return torch.compile(attend, fullgraph=True)
 
 
 def _no_backward(q: Tensor, k: Tensor) -> str | None:
-    """FlexAttention's own word on whether gradients of q and k can be had; it has none on a CPU."""
+    """Why FlexAttention has no gradients of q and k, as on a CPU, or None."""
     from torch.nn.attention import flex_attention
 
     try:
@@ -187,7 +161,7 @@ def _no_backward(q: Tensor, k: Tensor) -> str | None:
 
 @contextmanager
 def _autograd() -> Iterator[None]:
-    """Autograd inside of an op: the dispatcher leaves it out below an op's own gradient formula."""
+    """Autograd inside of an op: the dispatcher leaves it out below an op's gradient formula."""
     included, excluded = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
     for name in ("AutogradFunctionality", "AutogradOther", "AutogradNestedTensor", "ADInplaceOrView"):
         excluded = excluded.remove(getattr(torch._C.DispatchKey, name))

@@ -1,13 +1,11 @@
 """The custom op `brine::span_attention`: what the compiler and autograd see of attention over spans.
 
-It takes lo and hi as tensors, so a compiled function honours whatever mask it is called with and is not compiled
-again when documents change; it returns (out, lse), so selective checkpointing can keep both and skip the recompute:
+lo and hi are tensors, so that other documents compile nothing anew; `serial` names the Spans that they came from, so
+that what the host derives from them is made once and not once per layer. `backend` is resolved when the op runs. The
+op returns (out, lse), so that selective checkpointing can keep both and skip the recompute:
 
     policy: save `torch.ops.brine.span_attention.default`
 
-`backend` names the code that runs it, forward and backward; every backend goes through here, the reference too, and
-"auto" chooses when the op runs (`select_backend.py`), so that nothing is decided while a compiler traces. `serial`
-names the Spans that lo and hi came from, so that what the host derives from them is made once and not once per layer.
 lse has no gradient: the API detaches it, and the formula here ignores what reaches it.
 """
 
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor
 
 from brine.kernels.attention.select_backend import backend_for
+from brine.kernels.attention.spans import AttentionRequest, Mask
 
 
 def run(
@@ -32,20 +31,19 @@ def run(
 
     -> out (B, T, H, D), lse (B, H, T), both contiguous.
     """
-    number = int(serial)
-    module = backend_for(q, k, number, sink=sink, backend=backend)
-    out, lse = module.forward(q, k, v, lo, hi, number, scale=scale, sink=sink)
+    request = AttentionRequest(Mask(lo, hi, int(serial)), scale, sink)
+    out, lse = backend_for(q, k, request, backend).forward(q, k, v, request)
     return out.contiguous(), lse.contiguous()
 
 
 span_attention = torch.library.custom_op("brine::span_attention", run, mutates_args=())
-"""`run` as an op: with a fake kernel and a gradient, one node to the compiler."""
+"""`run` as an op."""
 
 
 @span_attention.register_fake
 def _(q, k, v, lo, hi, serial, sink, scale, backend):
-    batch, rows, heads, _ = q.shape
-    return q.new_empty(q.shape), q.new_empty((batch, heads, rows), dtype=torch.promote_types(torch.float32, q.dtype))
+    batch, queries, heads, _ = q.shape
+    return q.new_empty(q.shape), q.new_empty((batch, heads, queries), dtype=torch.promote_types(torch.float32, q.dtype))
 
 
 @torch.library.custom_op("brine::span_attention_backward", mutates_args=())
@@ -64,10 +62,9 @@ def span_attention_backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """-> dq, dk, dv, given out and lse over all keys (and the sink)."""
-    number = int(serial)
-    module = backend_for(q, k, number, sink=sink, backend=backend)
-    grads = module.backward(grad_out, q, k, v, lo, hi, number, out, lse, scale=scale, whole=True, sink=sink)
-    return tuple(grad.contiguous() for grad in grads)
+    request = AttentionRequest(Mask(lo, hi, int(serial)), scale, sink)
+    dq, dk, dv = backend_for(q, k, request, backend).backward(grad_out, q, k, v, out, lse, request)
+    return dq.contiguous(), dk.contiguous(), dv.contiguous()
 
 
 @span_attention_backward.register_fake
@@ -79,8 +76,8 @@ def sink_gradient(grad_out: Tensor, out: Tensor, lse: Tensor, sink: Tensor) -> T
     """(H,): the sink has probability exp(sink - lse) and value 0, so its logit's gradient is -p * (grad_out . out)."""
     wide = lse.dtype
     inner = (grad_out.to(wide) * out.to(wide)).sum(-1)
-    chance = (sink.to(wide)[:, None] - lse).exp().transpose(1, 2)
-    return -(chance * inner).sum((0, 1)).to(sink.dtype)
+    probability = (sink.to(wide)[:, None] - lse).exp().transpose(1, 2)
+    return -(probability * inner).sum((0, 1)).to(sink.dtype)
 
 
 def _setup_context(ctx, inputs, output) -> None:

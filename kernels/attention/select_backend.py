@@ -1,19 +1,10 @@
-"""Which backend attention takes: the one that was named, or for "auto" the first of a list that is fit for the call.
+"""Which backend attention takes: the named one, or for "auto" the first of a list that is fit for the call.
 
-On a CPU "auto" is "cpu". On a card it walks through candidates, the measured order of `table.json` where there is a row
-for (compute capability, dtype, kind of mask, head dim), else `default_backend_order`, and takes the first that
-
-    1. is there and can serve the call (`unsupported_reason` of its module says nothing), and
-    2. has passed its self-check on this card (`selfcheck.py`; at its first use, then remembered on disk).
-
-Where none is left the dense reference serves up to `MAX_DENSE_PAIRS` pairs of rows and keys, and above that the call is
-refused, with what each candidate lacks: it would take T x S memory, which is gigabytes a head from 32k tokens on.
-Tensors on other devices have the reference alone. What was taken is logged once, with the reason, and can be read from
-`backend_choices()`.
-
-A backend is a module with `unsupported_reason`, `forward` and `backward`, as in `reference.py`, and with
-`unsupported_mask_reason` where more of a mask counts than its kind. All this runs inside of the op, at run time: a
-compiled function chooses like any other.
+On a CPU "auto" is "cpu". On a GPU it goes through candidates, the measured order of `table.json` or else
+`default_backend_order`, and takes the first that can serve the call (`unsupported_reason`) and has passed its
+self-check on this GPU. Where none is left the dense reference serves up to `MAX_DENSE_PAIRS`, and above that the call
+is refused with what each candidate lacks. A backend is a module with `unsupported_reason`, `forward` and `backward`, as
+in `reference.py`, and with `unsupported_mask_reason` where more than a mask's kind counts.
 """
 
 from __future__ import annotations
@@ -29,14 +20,14 @@ from torch import Tensor
 
 from brine.kernels.attention import reference, selfcheck
 from brine.kernels.attention.cpu import launch as cpu_launch
-from brine.kernels.attention.spans import kind_of
+from brine.kernels.attention.spans import AttentionRequest
 from brine.kernels.selection import measured_order as table
-from brine.kernels.selection.choice_log import record_choice
+from brine.kernels.selection.choice_log import dtype_name, record_choice, take_first
 from brine.kernels.selection.self_check import reset_check_results, self_check_result
 
 BACKENDS = ("auto", "reference", "cpu", "triton", "gluon", "flex", "flash")
 MAX_DENSE_PAIRS = 2048 * 2048
-"""Rows times keys of a head up to which "auto" may fall back on the dense reference."""
+"""(Query, key) pairs of a head up to which "auto" may fall back on the dense reference."""
 TABLE = Path(__file__).parent / "table.json"
 LOGGER = "brine.kernels.attention"
 # loaded at their first use: they need packages that take seconds to import or are not everywhere
@@ -45,57 +36,52 @@ _modules: dict[str, ModuleType] = {"reference": reference, "cpu": cpu_launch}
 _absent: dict[str, str] = {}
 
 
-def backend_for(
-    q: Tensor, k: Tensor, serial: int, *, sink: Tensor | None, backend: str, wide: bool = False
-) -> ModuleType:
-    """The module that serves q (B, T, H, D) over k (B, S, K, D) under the Spans with this serial.
+def backend_for(q: Tensor, k: Tensor, request: AttentionRequest, backend: str) -> ModuleType:
+    """The module that serves a request for q (B, T, H, D) over k (B, S, K, D).
 
-    wide: its results are wanted in fp32, without having been rounded. Raises ValueError where `backend` cannot do what
-    is asked, or "auto" knows nobody who can.
+    Raises ValueError where `backend` cannot do what is asked, or no candidate of "auto" can.
     """
-    kind, asked = kind_of(serial), backend != "auto"
+    kind, asked, dim = request.mask.kind, backend != "auto", q.shape[3]
     if asked:
-        why = backend_refusal(backend, q, k, serial, sink=sink)
+        why = backend_refusal(backend, q, k, request)
         if why is not None:
             raise ValueError(why)
         chosen, reason = backend, "it was asked for"
     elif q.device.type == "cpu":
         chosen, reason = "cpu", "q is on the CPU: tiled flash attention over the spans"
     else:
-        chosen, reason = _auto(q, k, serial, sink, wide)
-    dim = q.shape[3]
+        chosen, reason = _auto(q, k, request)
     record_choice(
         (LOGGER, q.device, kind, q.dtype, dim, chosen, asked),
-        lambda: (f"attention on {q.device}: {kind}, {_name(q.dtype)}, head dim {dim}", chosen, reason),
+        lambda: (f"attention on {q.device}: {kind}, {dtype_name(q.dtype)}, head dim {dim}", chosen, reason),
         logger=LOGGER,
         asked=asked,
     )
     return _modules[chosen]
 
 
-def backend_refusal(backend: str, q: Tensor, k: Tensor, serial: int, *, sink: Tensor | None) -> str | None:
-    """Why a backend cannot serve the call, or None. It is loaded if it was not yet."""
+def backend_refusal(backend: str, q: Tensor, k: Tensor, request: AttentionRequest) -> str | None:
+    """Why a backend cannot serve the request, or None. It is loaded if it was not yet."""
     absent = _load(backend)
     if absent is not None:
         return absent
     module = _modules[backend]
-    why = module.unsupported_reason(q, k, kind=kind_of(serial), sink=sink)
+    why = module.unsupported_reason(q, k, kind=request.mask.kind, sink=request.sink)
     if why is None and hasattr(module, "unsupported_mask_reason"):
-        why = module.unsupported_mask_reason(q, serial)
+        why = module.unsupported_mask_reason(q, request.mask)
     return why
 
 
 def candidates(
     capability: tuple[int, int], dtype: torch.dtype, kind: str, dim: int, package: Callable[[], str | None] = str
 ) -> tuple[list[str], str]:
-    """-> backends in the order in which "auto" tries them on such a card, and where that order comes from.
+    """-> backends in the order in which "auto" tries them on such a GPU, and where that order comes from.
 
-    package: () -> which of the flash packages would serve the call. "flash/<package>" in the table is the time of that
-    package, and no word on another. What was not measured comes last, but for "gluon": it stands before "triton", which
-    was slower at all that both were timed at.
+    package: () -> which of the flash packages would serve the call; "flash/<package>" in the table is its time alone.
+    What was not measured comes last, but for "gluon", which comes before "triton", slower wherever both were timed.
     """
     default = default_backend_order(dtype, kind)
-    found = table.measured(TABLE, capability=capability, dtype=_name(dtype), kind=kind, dim=dim)
+    found = table.measured(TABLE, capability=capability, dtype=dtype_name(dtype), kind=kind, dim=dim)
     if found is None:
         if capability[0] == 9 and "flash" in default and package() == "torch":
             # always there, and on an H200 behind ours wherever both were timed
@@ -112,12 +98,7 @@ def candidates(
 
 
 def default_backend_order(dtype: torch.dtype, kind: str) -> list[str]:
-    """Where nothing was measured.
-
-    "flash" is first at what the packages are written for, ours serve every mask ("gluon" on Hopper alone), "flex"
-    compiles one for every mask; fp64 has the reference alone. A mask that moves in place is read on the device, inside
-    of CUDA graphs: only "triton" derives nothing from it on the host.
-    """
+    """Where nothing was measured. Only "triton" derives nothing on the host from a mask that moves in place."""
     if dtype == torch.float64:
         return []
     if kind == "moving":
@@ -129,59 +110,61 @@ def default_backend_order(dtype: torch.dtype, kind: str) -> list[str]:
 
 
 def write_measured_rows(rows: list[dict[str, Any]]) -> None:
-    """Put rows of `brine.kernels.selection.measured_order.row_of` into the committed table, for a benchmark that has
-    timed the backends."""
+    """Put rows of `measured_order.row_of` into the committed table, for a benchmark that timed the backends."""
     table.write_rows(TABLE, rows)
 
 
 def reset() -> None:
-    """Forget which backends are there and what they were found to be, for tests; what is on disk stays."""
+    """Forget which backends are there and their results, for tests; what is on disk stays."""
     _absent.clear()
     for name in _LAZY:
         _modules.pop(name, None)
     reset_check_results()
 
 
-def _auto(q: Tensor, k: Tensor, serial: int, sink: Tensor | None, wide: bool) -> tuple[str, str]:
-    """-> (backend, why) for tensors that are not on a CPU."""
-    device, kind, rejected = q.device, kind_of(serial), []
-    pairs = q.shape[1] * k.shape[1]
+def _auto(q: Tensor, k: Tensor, request: AttentionRequest) -> tuple[str, str]:
+    """-> (backend, reason) for tensors that are not on a CPU."""
+    device, kind, dtype = q.device, request.mask.kind, dtype_name(q.dtype)
+    rejected = [f"there is no kernel for {device.type}"]
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
         order, source = candidates(capability, q.dtype, kind, q.shape[3], lambda: _package(q, kind))
-        for name in order:
-            why = backend_refusal(name, q, k, serial, sink=sink) or _check(name, q, k, kind, sink, wide)
-            if why is None:
-                # backends that are several packages say which of them it is
-                package = f" (by {_package(q, kind)})" if name == "flash" else ""
-                reason = f"it is the first that serves {source}{package}, and its self-check passed"
-                return name, "; ".join([reason, *rejected])
-            rejected.append(f"not {name}: {why}")
+        name, rejected = take_first(
+            order, lambda name: backend_refusal(name, q, k, request) or _check(name, q, k, request)
+        )
+        if name is not None:
+            # backends that are several packages say which of them it is
+            package = f" (by {_package(q, kind)})" if name == "flash" else ""
+            reason = f"it is the first that serves {source}{package}, and its self-check passed"
+            return name, "; ".join([reason, *rejected])
         if q.dtype == torch.float64:
             rejected.append("no kernel computes in float64: use float32, bfloat16 or float16")
-    else:
-        rejected.append(f"there is no kernel for {device.type}")
-    if pairs <= MAX_DENSE_PAIRS:
+    if q.shape[1] * k.shape[1] <= MAX_DENSE_PAIRS:
         return "reference", "; ".join([f"{q.shape[1]} x {k.shape[1]} pairs are few enough to be dense", *rejected])
     raise ValueError(
-        f"no attention backend serves {q.shape[1]} rows over {k.shape[1]} keys (kind of mask {kind!r}, "
-        f"{_name(q.dtype)}, head dim {q.shape[3]}) on {device}: {'; '.join(rejected)}. The dense reference would "
-        "take rows x keys memory and is left to small sizes: mend one of these, or ask for "
-        'backend="reference" if there is memory for it'
+        f"no attention backend serves {q.shape[1]} queries over {k.shape[1]} keys (kind of mask {kind!r}, {dtype}, "
+        f"head dim {q.shape[3]}) on {device}: {'; '.join(rejected)}. The dense reference would take queries x keys "
+        'memory: change one of these, or name backend="reference" if there is memory for it'
     )
 
 
-def _check(name: str, q: Tensor, k: Tensor, kind: str, sink: Tensor | None, wide: bool) -> str | None:
-    """What the self-check says against a backend, run if nobody knows yet."""
-    dim, group = q.shape[3], q.shape[2] // k.shape[2]
-    options = {"dtype": q.dtype, "kind": kind, "dim": dim, "group": group, "sink": sink is not None, "wide": wide}
-    words = [f"{kind} masks", _name(q.dtype), f"head dim {dim}", f"{group} query heads a key head"]
-    words += ["a sink"] * (sink is not None) + ["fp32 results"] * wide
-    # kernels may have another way then, or none
+def _check(name: str, q: Tensor, k: Tensor, request: AttentionRequest) -> str | None:
+    """What the self-check says against a backend, run if its result is not known."""
+    dim, group, kind = q.shape[3], q.shape[2] // k.shape[2], request.mask.kind
+    sink, partial = request.sink is not None, request.partial
+    words = [f"{kind} masks", dtype_name(q.dtype), f"head dim {dim}", f"{group} query heads a key head"]
+    words += ["a sink"] * sink + ["fp32 results"] * partial
+    # kernels may take another path then, or have none
     words += ["deterministic"] * torch.are_deterministic_algorithms_enabled()
+
+    def check() -> str | None:
+        return selfcheck.check(
+            _modules[name], device=q.device, dtype=q.dtype, kind=kind, dim=dim, group=group, sink=sink, partial=partial
+        )
+
     return self_check_result(
         ("attention", name, *words),
-        lambda: selfcheck.check(_modules[name], device=q.device, **options),
+        check,
         device=q.device,
         folder=Path(__file__).parent,
         logger=LOGGER,
@@ -209,7 +192,3 @@ def _load(backend: str) -> str | None:
             what = f'backend "{backend}" cannot be imported ({type(error).__name__}: {error}); use backend="auto"'
         _absent[backend] = what
     return _absent[backend]
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -1,15 +1,11 @@
-"""The self-check of an attention backend on a card: small problems, forward and gradients, against the reference.
+"""The self-check of an attention backend on a GPU: small problems, out and gradients, against the reference in fp64.
 
-For each kind of mask a short and a long problem, since kernels choose their tiles by how much a row sees: packed
-documents of odd lengths, padding among them, windows, media blocks over tile edges, restricted keys with rows that see
-nothing, and a few rows against a long cache; in the caller's dtype, head dim and number of query heads to a key head.
+For each kind of mask a short and a long problem, since kernels choose tiles by how much a query sees, in the caller's
+dtype, head dim and number of query heads to a key head. Each vector of out must be within a few roundings of the truth
+relative to its length, so that one key too many among a thousand shows; those of dq, dk and dv relative to their length
+plus that of a mean vector. `ROUNDINGS` allows more than twice the error of plain runs in that precision.
 
-The truth is the reference in fp64 on the same inputs. Each token's and head's vector of out must be within a few
-roundings of it, relative to its own length, so that one key too many among a thousand shows; those of dq, dk and dv, in
-which much cancels, relative to their own length plus that of a mean vector. `ROUNDINGS` has the numbers: more than
-twice what plain runs in that precision need.
-
-Legend: B batch, T query rows, S keys, H query heads, K key heads, D head dim.
+Legend: B batch, T queries, S keys, H query heads, K key heads, D head dim.
 """
 
 from __future__ import annotations
@@ -20,44 +16,34 @@ import torch
 from torch import Tensor
 
 from brine.kernels.attention import reference
-from brine.kernels.attention.spans import Spans
+from brine.kernels.attention.spans import AttentionRequest, Spans
 
 SHORT, LONG = 301, 1157
-"""Tokens of a problem; a causal row of the long one sees 579 keys in the mean."""
+"""Tokens of a problem; a causal query of the long one sees 579 keys in the mean."""
 ROUNDINGS = {torch.float32: (64.0, 512.0), torch.bfloat16: (5.0, 16.0), torch.float16: (8.0, 16.0)}
 """Allowed error of out, and of gradients, in units of the dtype's rounding (half its eps)."""
 LSE_ERROR = 2e-2
 """Allowed error of a log-sum-exp, whose scores are sums of rounded inputs' products."""
-MANY_KEYS, FEW_ROWS = 2500, 3
+MANY_KEYS, FEW_QUERIES = 2500, 3
 
 
 def check(
-    module: ModuleType,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-    kind: str,
-    dim: int,
-    group: int,
-    sink: bool,
-    wide: bool,
-) -> str | None:
+    module: ModuleType, *, device: torch.device, dtype: torch.dtype, kind: str, dim: int, group: int, sink: bool,
+    partial: bool,
+) -> str | None:  # fmt: skip
     """What is wrong with a backend for masks of one kind, None where nothing is. Waits for the device."""
     draw = torch.Generator().manual_seed(0)
     key_heads = 2 if group <= 4 else 1
     for name, spans in problems(kind).items():
         spans = spans.to(device)
-        shapes = [
-            (key_heads * group, spans.num_queries),
-            *[(key_heads, spans.num_keys)] * 2,
-            (key_heads * group, spans.num_queries),
-        ]
+        queries, keys = (key_heads * group, spans.num_queries), (key_heads, spans.num_keys)
         q, k, v, grad = (
             torch.randn(spans.batch_size, tokens, heads, dim, generator=draw).to(device, dtype)
-            for heads, tokens in shapes
+            for heads, tokens in (queries, keys, keys, queries)
         )
         logit = torch.linspace(-1.0, 2.0, q.shape[2]).to(device, dtype) if sink else None
-        wrong = _compare(module, q, k, v, grad, spans, logit, wide)
+        request = AttentionRequest(spans.mask, dim**-0.5, logit, partial)
+        wrong = _compare(module, q, k, v, grad, request)
         if wrong is not None:
             return f"{wrong} ({name})"
     return None
@@ -65,24 +51,21 @@ def check(
 
 def problems(kind: str) -> dict[str, Spans]:
     """Masks of one kind by name, on the host."""
-    few = torch.full((2, FEW_ROWS), MANY_KEYS, dtype=torch.int32)
+    few = torch.full((2, FEW_QUERIES), MANY_KEYS, dtype=torch.int32)
     few[1] -= 700
     if kind == "moving":
-        options = {"kind": "moving", "valid": True}
         return {
-            "few rows that see many keys": Spans(few - 1700, few, MANY_KEYS, **options),
-            "few rows that see few keys": Spans(few - 171, few, MANY_KEYS, **options),
+            f"few queries, {word} visible keys": Spans(few - visible, few, MANY_KEYS, kind="moving", valid=True)
+            for word, visible in (("many", 1700), ("few", 171))
         }
+    whole = torch.zeros(1, LONG, dtype=torch.int32)
     if kind == "any":
         packed = Spans.packed(_documents(SHORT))
         return {
-            "restricted keys, rows that see nothing": packed.restrict(range(SHORT), range(60, 200)),
-            "the last rows of a long document": Spans.packed(
-                torch.zeros(1, LONG, dtype=torch.int32), num_queries=SHORT
-            ),
-            "few rows, many keys": Spans(few - 1700, few, MANY_KEYS),
+            "restricted keys, empty queries": packed.restrict(range(SHORT), range(60, 200)),
+            "the last queries of a long document": Spans.packed(whole, num_queries=SHORT),
+            "few queries, many keys": Spans(few - 1700, few, MANY_KEYS),
         }
-    whole = torch.zeros(1, LONG, dtype=torch.int32)
     if kind == "causal":
         return {"packed documents": Spans.packed(_documents(SHORT)), "one long document": Spans.packed(whole)}
     if kind == "window":
@@ -98,10 +81,10 @@ def problems(kind: str) -> dict[str, Spans]:
 
 
 def _documents(num: int) -> Tensor:
-    """(2, num) ids: lengths from 1 on, padding at the end of one row."""
+    """(2, num) ids: lengths from 1 on, padding at the end of one sequence."""
     lengths = torch.tensor([1, 130, 7, 64, 65, num])
-    row = torch.arange(len(lengths), dtype=torch.int32).repeat_interleave(lengths)[:num]
-    document = torch.stack((row, row.flip(0)))
+    ids = torch.arange(len(lengths), dtype=torch.int32).repeat_interleave(lengths)[:num]
+    document = torch.stack((ids, ids.flip(0)))
     document[0, -23:] = -1
     return document
 
@@ -115,20 +98,18 @@ def _blocks(num: int) -> Tensor:
 
 
 def _compare(
-    module: ModuleType, q: Tensor, k: Tensor, v: Tensor, grad: Tensor, spans: Spans, sink: Tensor | None, wide: bool
+    module: ModuleType, q: Tensor, k: Tensor, v: Tensor, grad: Tensor, request: AttentionRequest
 ) -> str | None:
-    ends, scale = (spans.lo, spans.hi, int(spans.serial)), q.shape[3] ** -0.5
-    options = {"wide": True} if wide else {}
-    out, lse = module.forward(q, k, v, *ends, scale=scale, sink=sink, **options)
-    grads = module.backward(grad, q, k, v, *ends, out, lse, scale=scale, whole=not wide, sink=sink, **options)
-    exact = [x.double() for x in (q, k, v)]
-    softmax = {"scale": scale, "sink": None if sink is None else sink.double()}
-    true_out, true_lse = reference.forward(*exact, *ends, **softmax)
-    true = reference.backward(grad.double(), *exact, *ends, true_out, true_lse, whole=True, **softmax)
+    out, lse = module.forward(q, k, v, request)
+    grads = module.backward(grad, q, k, v, out, lse, request)
+    exact = request._replace(sink=None if request.sink is None else request.sink.double(), partial=False)
+    q_true, k_true, v_true = q.double(), k.double(), v.double()
+    true_out, true_lse = reference.forward(q_true, k_true, v_true, exact)
+    true = reference.backward(grad.double(), q_true, k_true, v_true, true_out, true_lse, exact)
 
     empty = true_lse == -torch.inf
     if not torch.equal(lse == -torch.inf, empty):
-        return "log-sum-exps of rows that see nothing are not -inf, or others are"
+        return "log-sum-exps of empty queries are not -inf, or others are"
     off = (lse.double() - true_lse).masked_fill(empty, 0.0).abs().max().item()
     if not off <= LSE_ERROR:
         return f"log-sum-exps are off by {off:.2g}"

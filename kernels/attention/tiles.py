@@ -1,20 +1,11 @@
-"""Which tiles of keys each tile of rows sees, and the reverse: the lists that block-sparse kernels walk.
+"""Which tiles of keys each tile of queries sees, and the reverse: the lists that block-sparse kernels walk.
 
-As both ends of spans never decrease along a row, the rows [a, b) of one tile are described by four numbers:
+As both ends of spans never decrease, four numbers describe a tile of queries [a, b): lo[a] .. hi[b - 1] are the keys
+that some query sees, lo[b - 1] .. hi[a] those that all see, so its tiles of keys are partial | full | partial. The
+queries that see a tile of keys are intervals of the same kind. The numbers are read off the host copy of the spans, so
+that the width of a list is known without a wait; the lists are filled on the device. README.md has their size.
 
-    lo[a] .. hi[b - 1]     the keys that some row sees       -> tiles  first .. last
-    lo[b - 1] .. hi[a]     the keys that every row sees      -> tiles  full .. rest, those that lie wholly in there
-
-so its tiles are partial | full | partial: [first, full) and [rest, last) need a comparison, [full, rest) none. The rows
-that see the keys of one tile are intervals of the same kind (`queries_of_keys`), which gives the lists of a backward
-over keys. The four numbers are read off the host's copy of the spans (at a million tokens 1 ms by rows, 12 ms by keys),
-so the width of a list, its longest range, is known without a wait; the lists are filled on the device.
-
-Nothing is ever T x S, but a list holds one int32 for each tile that its tile sees: for one causal document of
-1,048,576 tokens in tiles of 128 x 128 that is 8,192 x 8,192, 268 MB, once by rows and once by keys. A window of 1,024
-takes 0.3 MB each, documents of 4,000 tokens take 2 MB each.
-
-Legend: B batch, T rows, S keys, N tiles of rows, M tiles of keys, W the longest range.
+Legend: B batch, T queries, S keys, N tiles of queries, M tiles of keys, W the longest range.
 """
 
 from __future__ import annotations
@@ -34,30 +25,30 @@ class TileLists:
     partial_count: Tensor
     """(B, N) int32, tiles that need a comparison."""
     partial: Tensor
-    """(B, N, W) int32, which ones, ascending; what is past the count means nothing, but is a tile that exists."""
+    """(B, N, W) int32, which ones, ascending; past the count any tile that exists."""
     full_count: Tensor
-    """(B, N) int32, tiles that are seen as a whole."""
+    """(B, N) int32, tiles that are visible as a whole."""
     full: Tensor
     """(B, N, W') int32, which ones."""
 
 
-def key_tiles_of_queries(lo: Tensor, hi: Tensor, num_keys: int, row_tile: int, key_tile: int, device: torch.device):
-    """TileLists over keys for each tile of rows. lo, hi: (B, T) int32 on the host, with T > 0 and num_keys > 0."""
-    first, last = _edges(lo.shape[1], row_tile)
+def key_tiles_of_queries(lo: Tensor, hi: Tensor, num_keys: int, query_tile: int, key_tile: int, device: torch.device):
+    """TileLists over keys for each tile of queries. lo, hi: (B, T) int32 on the host, with T > 0 and num_keys > 0."""
+    first, last = _edges(lo.shape[1], query_tile)
     return _lists(lo[:, first], hi[:, last], lo[:, last], hi[:, first], num_keys, key_tile, device)
 
 
-def query_tiles_of_keys(lo: Tensor, hi: Tensor, num_keys: int, row_tile: int, key_tile: int, device: torch.device):
-    """TileLists over rows for each tile of keys. lo, hi: (B, T) int32 on the host, with T > 0 and num_keys > 0."""
+def query_tiles_of_keys(lo: Tensor, hi: Tensor, num_keys: int, query_tile: int, key_tile: int, device: torch.device):
+    """TileLists over queries for each tile of keys. lo, hi: (B, T) int32 on the host, with T > 0 and num_keys > 0."""
     first, last = _edges(num_keys, key_tile)
     (begin, stop), (begin_last, stop_last) = queries_of_keys(lo, hi, first), queries_of_keys(lo, hi, last)
-    return _lists(begin, stop_last, begin_last, stop, lo.shape[1], row_tile, device)
+    return _lists(begin, stop_last, begin_last, stop, lo.shape[1], query_tile, device)
 
 
 def queries_of_keys(lo: Tensor, hi: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows that see each of some keys (n,): (begin, stop) of their range, each (B, n) int32.
+    """The queries that see each of some keys (n,): (begin, stop) of their range, each (B, n) int32.
 
-    Row i sees j where hi[i] > j and lo[i] <= j: the first holds from some row on, the second up to some row.
+    Query i sees j where hi[i] > j and lo[i] <= j: the first holds from some query on, the second up to some query.
     """
     key = key.to(torch.int32).expand(lo.shape[0], -1).contiguous()
     begin = torch.searchsorted(hi.contiguous(), key, right=True, out_int32=True)
@@ -71,14 +62,9 @@ def _edges(size: int, tile: int) -> tuple[Tensor, Tensor]:
 
 
 def _lists(
-    some_first: Tensor,
-    some_last: Tensor,
-    all_first: Tensor,
-    all_last: Tensor,
-    size: int,
-    tile: int,
+    some_first: Tensor, some_last: Tensor, all_first: Tensor, all_last: Tensor, size: int, tile: int,
     device: torch.device,
-) -> TileLists:
+) -> TileLists:  # fmt: skip
     """From what some and what all members of each tile see, (B, N) int32 ends among `size`, in tiles of `tile`."""
     first, last = some_first // tile, -(-some_last // tile)
     full = -(-all_first // tile)

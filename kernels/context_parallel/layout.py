@@ -1,10 +1,8 @@
-"""Which rank holds which tokens, and the spans of one rank's rows.
+"""Which rank holds which tokens, and the spans of one rank's queries.
 
-    S tokens are cut into N chunks of `chunk` tokens (the last may be shorter); owner[c] is the rank that holds chunk c
-
-A rank's chunks stay in ascending order, so its rows' spans never decrease and any held range of keys is again one
-interval (`Spans.onto`). Spans stay *global*: row r of a rank sees keys [lo[r], hi[r]) of all S, wherever they lie. From
-the spans of all rows every rank knows which key chunks each rank needs, so nothing has to be asked for.
+S tokens are cut into N chunks of `chunk` tokens (the last may be shorter), and `chunk_ranks[c]` is the rank that holds
+chunk c. A rank's chunks stay in ascending order, so its queries' spans never decrease and any held keys are again one
+interval. Spans stay *global*: from the spans of all queries every rank knows which key chunks each rank needs.
 
 Legend: B batch, S tokens of the whole, T tokens of this rank, N chunks, W ranks.
 """
@@ -12,6 +10,7 @@ Legend: B batch, S tokens of the whole, T tokens of this rank, N chunks, W ranks
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from brine.kernels.attention.spans import Spans
 
 @dataclass(frozen=True, eq=False)
 class ContextLayout:
-    """How S tokens lie on W ranks, as seen from one of them. Raises ValueError where that cannot be."""
+    """How S tokens lie on W ranks, from the view of one. Raises ValueError for fields that do not fit together."""
 
     chunk_ranks: Tensor
     """(N,) int64 on the CPU, rank that holds each chunk."""
@@ -39,22 +38,19 @@ class ContextLayout:
         if self.chunk < 1 or self.num_tokens < 1:
             raise ValueError(f"chunk {self.chunk} and num_tokens {self.num_tokens} must be at least 1")
         if not 0 <= self.rank < self.world_size:
-            raise ValueError(f"rank {self.rank} does not lie in a world of {self.world_size}")
+            raise ValueError(f"rank {self.rank} must lie in 0..{self.world_size - 1}")
         expected = (-(-self.num_tokens // self.chunk),)
-        if (
-            self.chunk_ranks.shape != expected
-            or self.chunk_ranks.dtype != torch.int64
-            or self.chunk_ranks.device.type != "cpu"
-        ):
+        ranks = self.chunk_ranks
+        if ranks.shape != expected or ranks.dtype != torch.int64 or ranks.device.type != "cpu":
             raise ValueError(
-                f"owner must be {expected} int64 on the CPU for {self.num_tokens} tokens in chunks of {self.chunk}; "
-                f"got {tuple(self.chunk_ranks.shape)} of {self.chunk_ranks.dtype} on {self.chunk_ranks.device}"
+                f"chunk_ranks must be {expected} int64 on the CPU for {self.num_tokens} tokens in chunks of "
+                f"{self.chunk}; got {tuple(ranks.shape)} of {ranks.dtype} on {ranks.device}"
             )
-        if int(self.chunk_ranks.min()) < 0 or int(self.chunk_ranks.max()) >= self.world_size:
-            raise ValueError(f"owner names ranks outside 0..{self.world_size - 1}")
+        if int(ranks.min()) < 0 or int(ranks.max()) >= self.world_size:
+            raise ValueError(f"chunk_ranks must lie in 0..{self.world_size - 1}")
 
     def of(self, rank: int) -> ContextLayout:
-        """The same, seen from another rank."""
+        """The same from the view of another rank."""
         return ContextLayout(self.chunk_ranks, self.chunk, self.num_tokens, rank, self.world_size, self.group)
 
     def chunks(self, rank: int | None = None) -> list[int]:
@@ -66,12 +62,12 @@ class ContextLayout:
         return min(self.chunk, self.num_tokens - chunk * self.chunk)
 
     def index_of(self, chunks: list[int]) -> Tensor:
-        """(n,) int64 places in the whole of the tokens of some chunks."""
-        pieces = [torch.arange(c * self.chunk, c * self.chunk + self.size(c)) for c in chunks]
-        return torch.cat(pieces) if pieces else torch.zeros(0, dtype=torch.int64)
+        """(n,) int64 positions in the whole of the tokens of some chunks."""
+        parts = [torch.arange(c * self.chunk, c * self.chunk + self.size(c)) for c in chunks]
+        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
 
     def index(self, rank: int | None = None) -> Tensor:
-        """(T,) int64 places in the whole of a rank's tokens; this one's by default."""
+        """(T,) int64 positions in the whole of a rank's tokens; this one's by default."""
         return self.index_of(self.chunks(rank))
 
     def shard(self, x: Tensor, dim: int = 1) -> Tensor:
@@ -82,10 +78,9 @@ class ContextLayout:
 
 
 def visible_chunks(spans: Spans, chunk: int) -> tuple[Tensor, Tensor]:
-    """(first, stop) of the key chunks that some row of each chunk sees, in any sequence of the batch: (N,) int64 each.
+    """(first, stop) of the key chunks that some query of each chunk sees, over the batch: (N,) int64 each.
 
-    Rows of packed sequences see themselves, and neighbours overlap or touch, so what is between is seen as well; for
-    other spans it is a bound. stop <= first where nothing is seen.
+    Exact for packed sequences, whose neighbours overlap or touch; for other spans a bound. stop <= first for none.
     """
     starts = torch.arange(0, spans.num_queries, chunk)
     ends = (starts + chunk).clamp(max=spans.num_queries) - 1
@@ -96,7 +91,7 @@ def visible_chunks(spans: Spans, chunk: int) -> tuple[Tensor, Tensor]:
 
 
 def needed_chunks_of(spans: Spans, layout: ContextLayout) -> Tensor:
-    """(W, N) bool, key chunks that each rank's rows see."""
+    """(W, N) bool, key chunks that each rank's queries see."""
     first, stop = visible_chunks(spans, layout.chunk)
     edges = torch.zeros(layout.world_size, len(layout.chunk_ranks) + 1, dtype=torch.int64)
     one = torch.ones(len(first), dtype=torch.int64)
@@ -107,22 +102,23 @@ def needed_chunks_of(spans: Spans, layout: ContextLayout) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class ShardedSpans(Spans):
-    """The spans of one rank's rows over all S keys, with the layout of both.
+    """The spans of one rank's queries over all S keys, with the layout of both.
 
-    lo, hi: (B, T) of this rank's rows, with global ends. `attention` takes q, k and v of this rank's tokens with it,
-    and gives out of this rank's rows; every rank of the group must make the same calls.
+    lo, hi: (B, T) of this rank's queries, with global ends. `attention` takes q, k and v of this rank's tokens with it
+    and returns out of this rank's queries; every rank of the group must make the same calls.
     """
 
+    sharded: ClassVar[bool] = True
     layout: ContextLayout = field(kw_only=True)
     needed_chunks: Tensor = field(kw_only=True)
-    """(W, N) bool on the CPU, key chunks that each rank's rows see."""
+    """(W, N) bool on the CPU, key chunks that each rank's queries see."""
 
     @classmethod
     def shard(cls, spans: Spans, layout: ContextLayout) -> ShardedSpans:
-        """A rank's part of whole spans, which have a row for each key. Raises ValueError for others."""
+        """A rank's part of whole spans, which have a query for each key. Raises ValueError for others."""
         if spans.num_queries != layout.num_tokens or spans.num_keys != layout.num_tokens:
             raise ValueError(
-                f"spans of {spans.num_queries} rows over {spans.num_keys} keys do not belong to the layout's "
+                f"spans of {spans.num_queries} queries over {spans.num_keys} keys do not fit the layout's "
                 f"{layout.num_tokens} tokens"
             )
         lo, hi = layout.shard(spans.lo), layout.shard(spans.hi)

@@ -1,8 +1,7 @@
 """The custom op `brine::ring_attention`: what the compiler and autograd see of attention over sharded spans.
 
-Like `brine::span_attention` it takes the mask as tensors, so that compiled code is not compiled again when documents
-or the dealing change: lo and hi of this rank's rows, the owner of each chunk, and who needs which. The process group
-goes by its name, as in torch's own functional collectives. It returns (out, lse), for checkpointing policies to keep:
+Like `brine::span_attention` it takes the mask as tensors, so that other documents or another assignment of chunks
+compile nothing anew, and the process group by its name. It returns (out, lse), for checkpointing policies to keep:
 
     policy: save `torch.ops.brine.ring_attention.default`
 """
@@ -11,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.distributed import distributed_c10d
 
-from brine.kernels.attention.merge import absorb_sink
+from brine.kernels.attention.merge import finish
 from brine.kernels.attention.op import sink_gradient
+from brine.kernels.attention.spans import AttentionRequest, Mask
 from brine.kernels.context_parallel import ring
 from brine.kernels.context_parallel.layout import ContextLayout
 
@@ -20,10 +20,12 @@ from brine.kernels.context_parallel.layout import ContextLayout
 def _ring(
     lo, hi, serial, chunk_ranks, needed_chunks, num_keys: int, chunk: int, group: str, scale: float, backend: str
 ) -> ring.RingPlan:
-    process_group = distributed_c10d._resolve_process_group(group)
+    # only newer versions of torch have the type of a group's name
+    process_group = distributed_c10d._resolve_process_group(group)  # type: ignore[arg-type]
     layout = ContextLayout(chunk_ranks, chunk, num_keys, process_group.rank(), process_group.size(), group)
     transport = ring.GroupTransport(process_group)
-    return ring.RingPlan.of(lo, hi, serial, layout, needed_chunks, scale=scale, backend=backend, transport=transport)
+    mask = Mask(lo, hi, int(serial))
+    return ring.RingPlan.of(mask, layout, needed_chunks, scale=scale, backend=backend, transport=transport)
 
 
 @torch.library.custom_op("brine::ring_attention", mutates_args=())
@@ -46,16 +48,13 @@ def ring_attention(
     """q (B, T, H, D); k, v (B, T, K, D) of this rank; lo, hi (B, T) global -> out (B, T, H, D), lse (B, H, T)."""
     state = _ring(lo, hi, serial, chunk_ranks, needed_chunks, num_keys, chunk, group, scale, backend)
     out, lse = ring.forward(q, k, v, state)
-    if sink is not None:
-        out, rows = absorb_sink(out, lse.transpose(1, 2), sink)
-        lse = rows.transpose(1, 2).contiguous()
-    return out.to(q.dtype), lse
+    return finish(out, lse, AttentionRequest(Mask(lo, hi, int(serial)), scale, sink), q.dtype)
 
 
 @ring_attention.register_fake
 def _(q, k, v, lo, hi, serial, chunk_ranks, needed_chunks, sink, num_keys, chunk, group, scale, backend):
-    batch, rows, heads, _ = q.shape
-    return q.new_empty(q.shape), q.new_empty((batch, heads, rows), dtype=torch.promote_types(torch.float32, q.dtype))
+    batch, queries, heads, _ = q.shape
+    return q.new_empty(q.shape), q.new_empty((batch, heads, queries), dtype=torch.promote_types(torch.float32, q.dtype))
 
 
 @torch.library.custom_op("brine::ring_attention_backward", mutates_args=())
@@ -79,7 +78,8 @@ def ring_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """-> dq, dk, dv of this rank's tokens, given out and lse over all keys (and the sink)."""
     state = _ring(lo, hi, serial, chunk_ranks, needed_chunks, num_keys, chunk, group, scale, backend)
-    return tuple(grad.to(q.dtype) for grad in ring.backward(grad_out.contiguous(), q, k, v, out, lse, state))
+    dq, dk, dv = ring.backward(grad_out.contiguous(), q, k, v, out, lse, state)
+    return dq.to(q.dtype), dk.to(q.dtype), dv.to(q.dtype)
 
 
 @ring_attention_backward.register_fake

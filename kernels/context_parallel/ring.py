@@ -1,19 +1,11 @@
-"""One rank's part of attention over a sequence that is spread over ranks, forward and backward.
+"""One rank's part of attention over a sequence that is sharded over ranks, forward and backward.
 
-In step s = 1 .. W - 1 a rank sends rank r + s the keys and values that it needs, and receives from rank r - s what it
-needs itself: only chunks that some row sees travel, each once to each rank, and a pair that shares nothing exchanges
-nothing. While the next step's chunks are on their way, attention over those that have come is computed and merged by
-log-sum-exp. The backward fetches keys and values again (keeping them would take the memory that the ring saves) and
-sends each chunk's gradients back to the rank that holds it, in fp32, where they are added in the order of the steps:
-the same inputs give the same bits.
+In step s = 1 .. W - 1 a rank sends rank r + s the keys and values that it needs, and receives from rank r - s; chunks
+that no query sees do not travel. While the next step's chunks travel, attention over those that have come is computed
+and merged by log-sum-exp. The backward fetches keys and values again and sends gradients of chunks back in fp32, where
+they are added in the order of the steps: the same inputs give the same bits.
 
-    forward(q, k, v, ring)                       -> out (B, T, H, D) wide, lse (B, H, T)
-    backward(grad_out, q, k, v, out, lse, ring)  -> dq, dk, dv, wide
-
-`Transport` moves tensors between ranks: `GroupTransport` over a process group (gloo, NCCL; the latter not yet run above
-one rank), and the one of `reference.py` between threads of one process.
-
-Legend: B batch, T rows and keys of this rank, H query heads, K key heads, D head dim, W ranks.
+Legend: B batch, T queries and keys of this rank, H query heads, K key heads, D head dim, W ranks.
 """
 
 from __future__ import annotations
@@ -27,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from brine.kernels.attention.merge import merge_partials
-from brine.kernels.attention.spans import Spans, cached_by_mask, host_of
+from brine.kernels.attention.spans import Mask, Spans, cached_by_mask, host_of
 from brine.kernels.context_parallel import partial
 from brine.kernels.context_parallel.layout import ContextLayout
 
@@ -41,11 +33,8 @@ class Transport(Protocol):
 
 
 class GroupTransport:
-    """Over a process group, by sends and receives that do not block.
-
-    A rank with nothing to exchange leaves `batch_isend_irecv` out. torch allows that for any but a group's first
-    collective, so whoever makes a group for a ring lets all of its ranks meet in one before (`World.meet`).
-    """
+    """Over a process group, by non-blocking sends and receives. A rank with nothing to exchange skips the call, which
+    torch allows but for a group's first collective, so all ranks must have met in one before (`World.meet`)."""
 
     def __init__(self, group: dist.ProcessGroup):
         self.group = group
@@ -81,10 +70,10 @@ class RingStep:
     """Tokens of this rank that go to `to`."""
     received: int
     """Tokens that come."""
-    rows: slice
-    """Rows of this rank from the first to the last that see something of what comes."""
+    queries: slice
+    """Queries of this rank from the first to the last that see something of what comes."""
     spans: Spans
-    """Of these rows over the tokens that come."""
+    """Of these queries over the tokens that come."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +81,7 @@ class RingPlan:
     """Everything about one mask that its layers share: made once, on the host."""
 
     local_spans: Spans
-    """Of this rank's rows over its own keys."""
+    """Of this rank's queries over its keys."""
     steps: list[RingStep]
     """W - 1 of them."""
     scale: float
@@ -101,22 +90,18 @@ class RingPlan:
 
     @classmethod
     def of(
-        cls, lo: Tensor, hi: Tensor, serial: Tensor, layout: ContextLayout, needed_chunks: Tensor,
-        *, scale: float, backend: str, transport: Transport,
+        cls, mask: Mask, layout: ContextLayout, needed_chunks: Tensor, *, scale: float, backend: str,
+        transport: Transport,
     ) -> RingPlan:  # fmt: skip
         """The ring of a mask, by the fields of its ShardedSpans. What depends on the mask alone is kept with it."""
-        local_spans, steps = cached_by_mask(
-            int(serial), "ring", lambda: _steps(lo, hi, int(serial), layout, needed_chunks)
-        )
+        local_spans, steps = cached_by_mask(mask.serial, "ring", lambda: _steps(mask, layout, needed_chunks))
         return cls(local_spans, steps, scale, backend, transport)
 
 
-def _steps(
-    lo: Tensor, hi: Tensor, serial: int, layout: ContextLayout, needed_chunks: Tensor
-) -> tuple[Spans, list[RingStep]]:
+def _steps(mask: Mask, layout: ContextLayout, needed_chunks: Tensor) -> tuple[Spans, list[RingStep]]:
     # on the host, where a batch's masks were made: a device would be waited for at every question
-    spans = Spans(*host_of(serial, lo, hi), layout.num_tokens, valid=True)
-    rank, world, device = layout.rank, layout.world_size, lo.device
+    spans = Spans(*host_of(mask), layout.num_tokens, valid=True)
+    rank, world, device = layout.rank, layout.world_size, mask.lo.device
     needed = needed_chunks.tolist()
     every = range(spans.num_queries)
     chunk_slices, start = {}, 0
@@ -131,10 +116,10 @@ def _steps(
         index = layout.index_of(coming)
         over = spans.restrict(every, index)
         seeing = (over.hi > over.lo).any(0).nonzero().flatten()
-        rows = slice(int(seeing[0]), int(seeing[-1]) + 1) if len(seeing) else slice(0, 0)
-        lo_rows, hi_rows = over.lo[:, rows].contiguous(), over.hi[:, rows].contiguous()
-        part = Spans(lo_rows, hi_rows, len(index), valid=True).to(device, non_blocking=True)
-        steps.append(RingStep(to, source, sent, len(index), rows, part))
+        queries = slice(int(seeing[0]), int(seeing[-1]) + 1) if len(seeing) else slice(0, 0)
+        lo, hi = over.lo[:, queries].contiguous(), over.hi[:, queries].contiguous()
+        part = Spans(lo, hi, len(index), valid=True).to(device, non_blocking=True)
+        steps.append(RingStep(to, source, sent, len(index), queries, part))
     return spans.restrict(every, layout.index()).to(device, non_blocking=True), steps
 
 
@@ -146,11 +131,10 @@ def forward(q: Tensor, k: Tensor, v: Tensor, ring: RingPlan) -> tuple[Tensor, Te
     for number, step in enumerate(ring.steps):
         received_kv = coming()
         coming = fetch(number + 1)
-        if step.rows.start == step.rows.stop:
-            continue
-        part = partial.forward(q[:, step.rows].contiguous(), *received_kv, step.spans, ring.scale, ring.backend)
-        merged = merge_partials(out[:, step.rows], lse[:, :, step.rows], *part)
-        out[:, step.rows], lse[:, :, step.rows] = merged
+        at = step.queries
+        if at.start < at.stop:
+            part = partial.forward(q[:, at].contiguous(), *received_kv, step.spans, ring.scale, ring.backend)
+            out[:, at], lse[:, :, at] = merge_partials(out[:, at], lse[:, :, at], *part)
     return out, lse
 
 
@@ -160,30 +144,27 @@ def backward(
     """Gradients of this rank's q, k and v; out and lse are over all keys, sink included."""
     fetch = _fetching(k, v, ring)
     coming = fetch(0)
-    options = (ring.scale, ring.backend)
-    dq, dk, dv = partial.backward(grad_out, q, k, v, out, lse, ring.local_spans, *options)
-    grads = (dk, dv)
+    dq, dk, dv = partial.backward(grad_out, q, k, v, out, lse, ring.local_spans, ring.scale, ring.backend)
     returning: list[tuple[RingStep, Callable[[], Tensor | None]]] = []
     for number, step in enumerate(ring.steps):
-        received_kv = coming()
+        received_k, received_v = coming()
         coming = fetch(number + 1)
-        back = None
-        if step.received:
-            back = dk.new_zeros(2, k.shape[0], step.received, *k.shape[2:])
-        if step.rows.start < step.rows.stop:
-            rows = step.rows
-            parts = [x[:, rows].contiguous() for x in (grad_out, q)]
-            whole = out[:, rows].contiguous(), lse[:, :, rows].contiguous()
-            dq_part, back[0], back[1] = partial.backward(*parts, *received_kv, *whole, step.spans, *options)
-            dq[:, rows] += dq_part
+        back = dk.new_zeros(2, k.shape[0], step.received, *k.shape[2:]) if step.received else None
+        at = step.queries
+        if at.start < at.stop:
+            assert back is not None
+            grad_part, q_part, out_part = (x[:, at].contiguous() for x in (grad_out, q, out))
+            given = (grad_part, q_part, received_k, received_v, out_part, lse[:, :, at].contiguous())
+            dq_part, back[0], back[1] = partial.backward(*given, step.spans, ring.scale, ring.backend)
+            dq[:, at] += dq_part
         # gradients go the other way round, one step behind the computation
         size = sum(part.stop - part.start for part in step.sent)
         into = dk.new_empty(2, k.shape[0], size, *k.shape[2:]) if size else None
         returning.append((step, ring.transport.start(back, step.source, into, step.to)))
         if len(returning) > 1:
-            _add(grads, *returning.pop(0))
+            _add((dk, dv), *returning.pop(0))
     for step, wait in returning:
-        _add(grads, step, wait)
+        _add((dk, dv), step, wait)
     return dq, dk, dv
 
 
@@ -211,6 +192,7 @@ def _add(grads: tuple[Tensor, Tensor], step: RingStep, wait: Callable[[], Tensor
     """Add what came back for the tokens that were sent."""
     found, start = wait(), 0
     for part in step.sent:
+        assert found is not None
         stop = start + part.stop - part.start
         for grad, part_grad in zip(grads, found, strict=True):
             grad[:, part] += part_grad[:, start:stop]

@@ -1,19 +1,12 @@
-"""Dealing chunks to ranks: equal tokens, even cost, few bytes.
+"""Load-balanced assignment of chunks to ranks: equal tokens, even cost, few bytes.
 
-    deal(masks, world_size=8, chunk=512, linear=12_000) -> owner (N,)
+    assign_chunks(masks, world_size=8, chunk=512, linear=12_000) -> ChunkAssignment
 
-What a step costs a rank is modelled as its tokens times what the linear layers take, plus the area of its rows' spans,
-each kind of layer counted as often as it occurs. Keys and values of a chunk travel to every rank that has a row which
-sees them, once; so bytes are the sum over ranks of the key chunks that they need, less those that they hold.
-
-Contiguous stretches need the fewest keys and are the most uneven: under a causal mask the last rank has the most to
-do. From there chunks are swapped, always between the rank with most to do and one with less, and of all such swaps the
-one that evens out most for each chunk that it adds to what must travel. When cost is even within `tolerance`, swaps
-that save bytes and keep it so follow. Several tries, with neighbouring chunks dealt one by one or several as one, end
-in different places, and the best is taken. Counting with running sums makes a round of all swaps of a rank a handful of
-array operations: some milliseconds for few ranks, about a second for 64, on the host, once a batch.
-
-What it is not: optimal (the problem is a partition problem with a side condition), or aware of which links are fast.
+A rank's cost is its tokens times what the linear layers take, plus the area of its queries' spans, by the number of
+layers of each kind. Keys and values of a chunk travel once to every rank that needs them and does not hold it. From
+contiguous ranges, which send least and are least even, chunks are swapped between the busiest rank and others, each
+time the swap that evens out most for what it adds to be sent; then swaps that save bytes follow (README.md). Not
+optimal, and not aware of which links are fast.
 
 Legend: N chunks, W ranks, M masks (kinds of layer).
 """
@@ -40,7 +33,7 @@ PASSES = 4
 
 @dataclass(frozen=True)
 class ChunkAssignment:
-    """What a dealing gives."""
+    """An assignment, with its cost."""
 
     chunk_ranks: Tensor
     """(N,) int64 on the CPU."""
@@ -51,9 +44,9 @@ class ChunkAssignment:
 
 
 def costs(masks: Sequence[tuple[Spans, float]], *, chunk: int, linear: float) -> np.ndarray:
-    """(N,) cost of each chunk's rows in row-key pairs. masks: (spans of the whole, layers of that kind).
+    """(N,) cost of each chunk's queries in (query, key) pairs. masks: (spans of the whole, layers of that kind).
 
-    linear: what the rest of a layer costs a token, in row-key pairs: its FLOPs over those of one pair.
+    linear: what the rest of a layer costs a token, in pairs: its FLOPs over those of one pair.
     """
     num_layers = sum(layers for _, layers in masks)
     total = np.zeros(0)
@@ -63,19 +56,19 @@ def costs(masks: Sequence[tuple[Spans, float]], *, chunk: int, linear: float) ->
         total = per_chunk * layers + (total if len(total) else 0.0)
     size = np.full(len(total), chunk)
     size[-1] = masks[0][0].num_queries - chunk * (len(total) - 1)
-    # whole numbers add up to the same in any order: every rank, on whatever processor, deals alike
+    # whole numbers add up to the same in any order: every rank, on any processor, finds the same assignment
     return np.round(total + linear * num_layers * size * masks[0][0].batch_size)
 
 
 def contiguous(num_chunks: int, world_size: int) -> np.ndarray:
-    """(N,) owner of a cut into stretches; where N is not a multiple of W the first ranks hold one chunk more."""
+    """(N,) ranks of a cut into W ranges; where N is not a multiple of W the first ranks hold one chunk more."""
     return np.sort(np.arange(num_chunks) % world_size)
 
 
 def zigzag(num_chunks: int, world_size: int) -> np.ndarray:
-    """(N,) owner 0, 1, .., W - 1, W - 1, .., 1, 0, 0, 1, ..: even for one causal document."""
-    turn, place = np.divmod(np.arange(num_chunks), world_size)
-    return np.where(turn % 2 == 0, place, world_size - 1 - place)
+    """(N,) ranks 0, 1, .., W - 1, W - 1, .., 1, 0, 0, 1, ..: even for one causal document."""
+    turn, rank = np.divmod(np.arange(num_chunks), world_size)
+    return np.where(turn % 2 == 0, rank, world_size - 1 - rank)
 
 
 def assign_chunks(
@@ -87,7 +80,7 @@ def assign_chunks(
     tolerance: float = TOLERANCE,
     max_swaps: int = 4000,
 ) -> ChunkAssignment:
-    """Chunks to ranks. masks as in `costs`; all spans are of the same tokens, a row for each key."""
+    """Chunks to ranks. masks as in `costs`; all spans are of the same tokens, a query for each key."""
     num_chunks = -(-masks[0][0].num_queries // chunk)
     found, fine = [], costs(masks, chunk=chunk, linear=linear)
     fine_ends = _ends(masks, chunk)
@@ -109,7 +102,7 @@ def assign_chunks(
 
 
 def _factors(num_chunks: int, world_size: int) -> list[int]:
-    """How many neighbouring chunks are dealt as one: so many that a rank gets 8 to 64 of them, where that divides."""
+    """How many neighbouring chunks are assigned as one: so many that a rank gets 8 to 64, where that divides."""
     factors = [1]
     while num_chunks % (2 * factors[-1] * world_size) == 0 and num_chunks // (2 * factors[-1] * world_size) >= 8:
         factors.append(2 * factors[-1])
@@ -120,7 +113,7 @@ def _factors(num_chunks: int, world_size: int) -> list[int]:
 def measure(
     chunk_ranks: Tensor, masks: Sequence[tuple[Spans, float]], *, world_size: int, chunk: int, linear: float
 ) -> ChunkAssignment:
-    """Imbalance and travelling chunks of any dealing."""
+    """Imbalance and travelling chunks of any assignment."""
     return _measure(chunk_ranks, costs(masks, chunk=chunk, linear=linear), _ends(masks, chunk), world_size)
 
 
@@ -132,11 +125,12 @@ def _measure(chunk_ranks: Tensor, cost: np.ndarray, ends: list, world_size: int)
 
 def _ends(masks: Sequence[tuple[Spans, float]], chunk: int) -> list[tuple[np.ndarray, np.ndarray, float]]:
     """For each mask the key chunks that chunks reach, (first, stop), and its number of layers."""
-    return [(*map(Tensor.numpy, visible_chunks(spans, chunk)), layers) for spans, layers in masks]
+    ends = ((*visible_chunks(spans, chunk), layers) for spans, layers in masks)
+    return [(first.numpy(), stop.numpy(), layers) for first, stop, layers in ends]
 
 
 class _AssignmentState:
-    """The state of a dealing: owners, loads, and how many of a rank's chunks need each key chunk."""
+    """Ranks of chunks, loads of ranks, and how many of a rank's chunks need each key chunk."""
 
     def __init__(self, cost: np.ndarray, masks: list, world_size: int, chunk_ranks: np.ndarray | None = None):
         self.cost, self.masks, self.world_size = cost, masks, world_size
@@ -166,7 +160,7 @@ class _AssignmentState:
             if gain.max(initial=0.0) <= 1e-9 * self.mean:
                 return
             score = np.maximum(gain, 0.0) / (np.maximum(added, 0.0) + 1.0)
-            self._swap(*_at(score.argmax(), ours, theirs))
+            self._swap(*_at(int(score.argmax()), ours, theirs))
 
     def reduce_traffic(self, tolerance: float) -> None:
         """Swaps that make less travel and leave cost within tolerance, or no worse than it is; rank by rank."""
@@ -181,7 +175,7 @@ class _AssignmentState:
                 mine, other, added = self._swaps(rank, ours, theirs)
                 added = np.where((mine > limit) | (other > limit), np.inf, added)
                 if added.min(initial=0.0) < -1e-9:
-                    self._swap(*_at(added.argmin(), ours, theirs))
+                    self._swap(*_at(int(added.argmin()), ours, theirs))
             if (before == self.chunk_ranks).all():
                 return
 
@@ -202,8 +196,8 @@ class _AssignmentState:
 
         cover: (1 or out, N) of the rank that gives each chunk.
         """
-        place = np.arange(cover.shape[1])
-        inside = (place >= first[out][:, None]) & (place < stop[out][:, None])
+        index = np.arange(cover.shape[1])
+        inside = (index >= first[out][:, None]) & (index < stop[out][:, None])
         without = cover - inside
         lost = ((cover > 0) & (without <= 0)).sum(1)
         free = np.zeros((len(out), cover.shape[1] + 1), np.int32)
@@ -221,6 +215,6 @@ class _AssignmentState:
         self.chunk_ranks[one], self.chunk_ranks[two] = b, a
 
 
-def _at(place: int, ours: np.ndarray, theirs: np.ndarray) -> tuple[int, int]:
-    """The two chunks of an entry of an (a, b) array."""
-    return int(ours[place // len(theirs)]), int(theirs[place % len(theirs)])
+def _at(index: int, ours: np.ndarray, theirs: np.ndarray) -> tuple[int, int]:
+    """The two chunks of an element, by its flat index, of an (a, b) array."""
+    return int(ours[index // len(theirs)]), int(theirs[index % len(theirs)])

@@ -1,12 +1,14 @@
-"""The API of the fused head and loss: checks what it is given, picks a backend, never falls back silently.
+"""The API of the fused head and loss: checks its arguments and picks a backend; a named backend is never replaced.
 
-Backends: "reference" (dense, any device, small sizes), "chunked" (plain PyTorch on any device; the one of a CPU),
-"triton" (chunked too, one kernel between the matmuls), "liger" (the package's fused loss, for what it can express),
-"auto" (what has proved itself for the call, see `select_backend.py`; says once what and why, at level INFO of the
-logger `brine.kernels.linear_loss`).
+Backends: "reference" (dense), "chunked" (plain PyTorch on any device), "triton" (chunked too, one kernel between the
+matmuls), "liger" (the package's fused loss, for what it can express), and "auto", which takes the first that passes its
+self-check (`select_backend.py`) and logs the choice once.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,22 +53,19 @@ def linear_cross_entropy(
     part; token_weight: (N,), 1 by default. Where distill_weight > 0, soft labels in one of two forms, both without
     gradient (where it is 0 they are not looked at):
       dense: teacher_hidden (N, Et) and teacher_weight (V, Et); the teacher's logits are divided by T too;
-      sparse: soft_ids (N, k) int64, -1 in unused places, and soft_probabilities (N, k), of a teacher softened by T
-        already. Repeated ids add up. A row that sums to 1 - r, r > 0, is one of truncated labels: soft_tail="bucket"
-        makes the words that it does not list one event of probability r; "renormalise" divides by 1 - r, which is
-        biased. Labels from `brine.kernels.linear_loss.sampling` sum to 1 and are unbiased.
+      sparse: soft_ids (N, k) int64, -1 in unused entries, and soft_probabilities (N, k), of a teacher softened by T
+        already. Repeated ids add up. For labels that sum to 1 - r, soft_tail="bucket" makes the words that are not
+        listed one event of probability r; "renormalise" divides by 1 - r, which is biased.
     Matmuls run in hidden's dtype, under autocast in autocast's. chunk_tokens: tokens whose logits are held at a time;
-    by default about 2 million logits, but no fewer than 512 tokens (1024 in 16 bits, 2048 on CUDA). backend: see the
-    file's head.
-    targets: (n,) int64 on labels' device, the tokens that have a target, ascending, where the caller knows them: others
-    are then left out without looking, and a device need not be waited for to count them. validate: whether to look at
-    the values of labels and soft labels; a card is not waited for, but ends the process by an assertion of its own.
-    With targets, and on devices other than CUDA with validate=False, "chunked" and "triton" wait for no device.
+    by default about 2 million logits, but no fewer than 512 tokens (1024 in 16 bits, 4096 on CUDA).
+    targets: (n,) int64 on labels' device, the tokens that have a target, ascending, so that no device is waited for to
+    count them. validate: whether to look at the values of labels and soft labels; on a GPU that is an assertion there,
+    without a wait.
     -> loss () float32 (float64 for float64 hidden), differentiable once with respect to hidden and weight; with
     return_token_loss also token_loss (N,): the plain cross-entropy CE_i of each token, unweighted, 0 where there is no
     target, without gradient.
-    Raises ValueError for shapes, dtypes, devices, labels or numbers that do not fit, for an unknown backend, and for a
-    backend that cannot do what is asked.
+    Raises ValueError for shapes, dtypes, devices, labels or numbers that do not fit, an unknown backend, and one that
+    cannot do what is asked.
     """
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
@@ -83,90 +82,58 @@ def linear_cross_entropy(
     elif chunk_tokens < 1:
         raise ValueError(f"chunk_tokens must be at least 1, or None for the default; got {chunk_tokens}")
 
-    kind = "z" if z_loss else "plain"
+    kind, teacher, soft = "z" if z_loss else "plain", None, None
     if distill_weight:
-        sparse = _is_sparse(teacher_hidden, teacher_weight, soft_ids, soft_probabilities)
-        kind = "sparse" if sparse else "dense"
-    chosen = _choose(backend, hidden.device, dtype, kind, token_weight is not None, return_token_loss)
+        kind = _kind_of_soft_labels(teacher_hidden, teacher_weight, soft_ids, soft_probabilities)
+    request = LossRequest(hidden.device, dtype, kind, token_weight is not None, return_token_loss)
+    chosen = _choose(backend, request)
 
-    teacher, soft = None, None
     if kind == "sparse":
+        assert soft_ids is not None and soft_probabilities is not None
         _check_device(hidden, soft_ids=soft_ids, soft_probabilities=soft_probabilities)
-        options = {"vocab_size": weight.shape[0], "tail": soft_tail, "dtype": torch.promote_types(torch.float32, dtype)}
-        soft = prepare_soft_labels(soft_ids, soft_probabilities, labels, validate=validate, **options)
+        wide, vocab_size = torch.promote_types(torch.float32, dtype), weight.shape[0]
+        soft = prepare_soft_labels(
+            soft_ids, soft_probabilities, labels, vocab_size=vocab_size, tail=soft_tail, dtype=wide, validate=validate
+        )
     elif kind == "dense":
+        assert teacher_hidden is not None and teacher_weight is not None
         _check_teacher(hidden, weight, teacher_hidden, teacher_weight)
         teacher = (teacher_hidden.detach(), teacher_weight.detach())
     token_weight = None if token_weight is None else token_weight.detach()
+    hard: dict[str, Any] = {"token_weight": token_weight, "z_loss": z_loss, "targets": targets}
     # inside, the dtypes are explicit
     with torch.autocast(device, enabled=False):
         if chosen == "reference":
             loss, token_loss = reference_linear_cross_entropy(
-                hidden,
-                weight,
-                labels,
-                token_weight=token_weight,
-                z_loss=z_loss,
-                teacher_hidden=None if teacher is None else teacher[0],
-                teacher_weight=None if teacher is None else teacher[1],
-                soft_ids=None if soft is None else soft_ids,
-                soft_probabilities=None if soft is None else soft_probabilities.detach(),
-                soft_tail=soft_tail,
-                distill_weight=distill_weight,
-                temperature=temperature,
-                targets=targets,
-            )
+                hidden, weight, labels, **hard, teacher_hidden=teacher_hidden, teacher_weight=teacher_weight,
+                soft_ids=soft_ids, soft_probabilities=soft_probabilities, soft_tail=soft_tail,
+                distill_weight=distill_weight, temperature=temperature,
+            )  # fmt: skip
         elif chosen == "liger":
             loss, token_loss = liger_linear_cross_entropy(
-                hidden,
-                weight,
-                labels,
-                token_weight=token_weight,
-                z_loss=z_loss,
-                targets=targets,
-                token_loss=return_token_loss,
-                dtype=dtype,
+                hidden, weight, labels, **hard, token_loss=return_token_loss, dtype=dtype
             )
         else:
             terms = LossTerms(float(z_loss), float(distill_weight), float(temperature))
-            loss, token_loss = LinearCrossEntropy.apply(
-                hidden,
-                weight,
-                labels,
-                token_weight,
-                teacher,
-                soft,
-                terms,
-                chunk_loss_of(chosen),
-                chunk_tokens,
-                dtype,
-                targets,
-            )
+            walk = (terms, chunk_loss_of(chosen), chunk_tokens, dtype, targets)
+            loss, token_loss = LinearCrossEntropy.apply(hidden, weight, labels, token_weight, teacher, soft, *walk)
     return (loss, token_loss) if return_token_loss else loss
 
 
-def _choose(backend: str, *request) -> str:
-    """The backend's name. Compiled code breaks here: what it is depends on the card at hand, not on a trace."""
-    return (
-        _choose_uncompiled(backend, *request)
-        if torch.compiler.is_compiling()
-        else backend_for(LossRequest(*request), backend, linear_cross_entropy)
-    )
+def _choose(backend: str, request: LossRequest) -> str:
+    """The backend's name. Compiled code breaks here: the choice depends on the GPU at hand, not on a trace."""
+    choose = _choose_uncompiled if torch.compiler.is_compiling() else backend_for
+    return choose(request, backend, linear_cross_entropy)
 
 
 # apart from `_choose`, since the decorator imports the compiler (seconds) at its first call
 @torch._disable_dynamo
-def _choose_uncompiled(backend: str, *request) -> str:
-    return backend_for(LossRequest(*request), backend, linear_cross_entropy)
+def _choose_uncompiled(request: LossRequest, backend: str, function: Callable) -> str:
+    return backend_for(request, backend, function)
 
 
 def _check(
-    hidden: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    token_weight: Tensor | None,
-    targets: Tensor | None,
-    validate: bool,
+    hidden: Tensor, weight: Tensor, labels: Tensor, token_weight: Tensor | None, targets: Tensor | None, validate: bool
 ) -> None:
     if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
@@ -180,7 +147,8 @@ def _check(
         raise ValueError(f"token_weight must be (N,) = ({num},); got {tuple(token_weight.shape)}")
     if targets is not None and (targets.dim() != 1 or targets.dtype != torch.int64 or targets.numel() > num):
         raise ValueError(
-            f"targets must be (n,) int64 places among the {num} tokens; got {tuple(targets.shape)} of {targets.dtype}"
+            f"targets must be (n,) int64 positions among the {num} tokens; got {tuple(targets.shape)} of "
+            f"{targets.dtype}"
         )
     if validate:
         wrong = ((labels < 0) & (labels != IGNORED)) | (labels >= weight.shape[0])
@@ -193,13 +161,11 @@ def _check_device(hidden: Tensor, **others: Tensor | None) -> None:
             raise ValueError(f"all tensors must be on one device; hidden is on {hidden.device}, {name} on {x.device}")
 
 
-def _is_sparse(
-    teacher_hidden: Tensor | None,
-    teacher_weight: Tensor | None,
-    soft_ids: Tensor | None,
+def _kind_of_soft_labels(
+    teacher_hidden: Tensor | None, teacher_weight: Tensor | None, soft_ids: Tensor | None,
     soft_probabilities: Tensor | None,
-) -> bool:
-    """Whether the soft labels are sparse; exactly one form must have been given, and whole."""
+) -> str:  # fmt: skip
+    """ "sparse" or "dense"; exactly one form must have been given, and whole."""
     dense = [x is not None for x in (teacher_hidden, teacher_weight)]
     sparse = [x is not None for x in (soft_ids, soft_probabilities)]
     if any(dense) and any(sparse):
@@ -211,7 +177,7 @@ def _is_sparse(
             "distill_weight > 0 needs both teacher_hidden (N, Et) and teacher_weight (V, Et), or both soft_ids (N, k) "
             "and soft_probabilities (N, k)"
         )
-    return all(sparse)
+    return "sparse" if all(sparse) else "dense"
 
 
 def _check_teacher(hidden: Tensor, weight: Tensor, teacher_hidden: Tensor, teacher_weight: Tensor) -> None:

@@ -1,14 +1,9 @@
-"""The walk over chunks of tokens that the fused backends share: memory for `chunk_tokens` rows of logits, for any N.
+"""The walk over chunks of tokens that the fused backends share: memory for `chunk_tokens` tokens' logits, for any N.
 
-The loss is a sum over tokens, so its gradient with respect to each chunk's logits is known as soon as they are, up to
-the one scalar that arrives in the backward. The forward therefore computes the gradients right away, three matmuls in
-all where recomputing would take four, and keeps d_hidden (N, E) and d_weight (V, E) instead of the inputs. Without
-gradients asked for it is one matmul. What happens between the matmuls is the backend's `step`: it turns a chunk's
-logits into losses and overwrites them by their gradient.
-
-Tokens without target are left out before anything is computed; where the caller knows which have one, no device is
-waited for, here or in the backward. Matmuls run in hidden's dtype (under autocast, in
-autocast's); logits, softmax and losses, and the sum of d_weight over chunks, are fp32 (fp64 for fp64 inputs).
+The loss is a sum over tokens, so the gradient of a chunk's logits is known as soon as they are, up to the one scalar
+that arrives in the backward. The forward computes d_hidden (N, E) and d_weight (V, E) right away, with three matmuls
+where recomputing would take four; what happens between them is the backend's `ChunkLossFn`. Tokens without target are
+excluded first. Matmuls run in hidden's dtype (under autocast in autocast's), the rest in fp32 (fp64 for fp64 inputs).
 
 Legend: N tokens, n of them with a target, C in a chunk, E and Et widths of student and teacher, V vocabulary.
 """
@@ -29,8 +24,7 @@ CHUNK_LOGITS = 2**21
 """Logits in a chunk by default: 8 MB in fp32, near enough to the caches."""
 CHUNK_TOKENS = {"cpu": 512, "cuda": 4096}
 """Least tokens in a chunk by default: each chunk reads and writes all of d_weight, 8 V E bytes, which must not outweigh
-its 6 C V E operations. On a GPU with 300 operations to a byte of its memory, 4096 tokens make 10 times its share. On a
-CPU twice as many for 16-bit matmuls, which are faster, for the same memory."""
+its 6 C V E operations. On a CPU twice as many for 16-bit matmuls."""
 SLICE = 8192
 """Words whose part of d_weight is made at a time where it must be widened before it is added."""
 
@@ -53,13 +47,12 @@ class LossTerms:
 
 
 KINDS = ("plain", "z", "dense", "sparse")
-"""What a loss is made of: the labels alone, with z-loss besides, or with a teacher's soft labels in one of two forms
-(with z-loss or without): what backends differ in."""
+"""Terms of a loss: the labels alone, with z-loss, or with a teacher's soft labels in one of two forms."""
 
 
 @dataclass(frozen=True)
 class LossRequest:
-    """What a call wants of a backend."""
+    """What a call asks of a backend."""
 
     device: torch.device
     dtype: torch.dtype
@@ -81,7 +74,7 @@ def default_chunk(vocab_size: int, device: str, dtype: torch.dtype) -> int:
 
 
 def target_positions(labels: Tensor) -> Tensor:
-    """(n,) int64, the tokens that have a target. How many there are must be known here: a device is waited for."""
+    """(n,) int64, the tokens that have a target; a device is waited for."""
     return (labels >= 0).nonzero().flatten()
 
 
@@ -90,36 +83,27 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx,
-        hidden: Tensor,
-        weight: Tensor,
-        labels: Tensor,
-        token_weight: Tensor | None,
-        teacher: tuple[Tensor, Tensor] | None,
-        soft: SoftLabels | None,
-        terms: LossTerms,
-        step: ChunkLossFn,
-        chunk_tokens: int,
-        dtype: torch.dtype,
-        targets: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
+        ctx, hidden: Tensor, weight: Tensor, labels: Tensor, token_weight: Tensor | None,
+        teacher: tuple[Tensor, Tensor] | None, soft: SoftLabels | None, terms: LossTerms, step: ChunkLossFn,
+        chunk_tokens: int, dtype: torch.dtype, targets: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         wide = torch.promote_types(torch.float32, dtype)
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         # where every token has a target, chunks are slices and need no copies
-        rows = target_positions(labels) if targets is None else targets
-        whole = rows.numel() == labels.numel()
+        positions = target_positions(labels) if targets is None else targets
+        whole = positions.numel() == labels.numel()
         total = torch.zeros(labels.shape, dtype=wide, device=hidden.device)
         token_loss = torch.zeros_like(total)
         d_hidden = torch.zeros_like(hidden) if wants_hidden else None
         d_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if wants_weight else None
         weight_low = weight.to(dtype)
-        teacher_low = None if teacher is None else teacher[1].to(dtype)
+        teacher_low = weight_low if teacher is None else teacher[1].to(dtype)
         # one buffer for all chunks: fresh pages cost more than the softmax
-        buffer = hidden.new_empty((min(chunk_tokens, rows.numel()), weight.shape[0]), dtype=dtype)
-        teacher_buffer = None if teacher is None else torch.empty_like(buffer)
+        buffer = hidden.new_empty((min(chunk_tokens, positions.numel()), weight.shape[0]), dtype=dtype)
+        teacher_buffer = buffer if teacher is None else torch.empty_like(buffer)
 
-        for first in range(0, rows.numel(), chunk_tokens):
-            at = slice(first, first + chunk_tokens) if whole else rows[first : first + chunk_tokens]
+        for first in range(0, positions.numel(), chunk_tokens):
+            at = slice(first, first + chunk_tokens) if whole else positions[first : first + chunk_tokens]
             hidden_CE = hidden[at].to(dtype)
             logits = torch.mm(hidden_CE, weight_low.T, out=buffer[: len(hidden_CE)])
             teacher_logits = None
@@ -130,13 +114,13 @@ class LinearCrossEntropy(torch.autograd.Function):
                 labels[at][:, None],
                 terms=terms,
                 teacher=teacher_logits,
-                soft=None if soft is None else soft.rows(at),
+                soft=None if soft is None else soft.select(at),
                 scale=None if token_weight is None else token_weight[at].to(wide)[:, None],
                 grad=wants_hidden or wants_weight,
             )
-            if wants_hidden:
+            if d_hidden is not None:
                 d_hidden[at] = (logits @ weight_low).to(hidden.dtype)
-            if wants_weight:
+            if d_weight is not None:
                 _add_outer(d_weight, logits, hidden_CE)
         ctx.save_for_backward(d_hidden, d_weight)
         ctx.weight_dtype = weight.dtype
@@ -174,11 +158,8 @@ def _add_outer(d_weight: Tensor, d_logits: Tensor, hidden: Tensor) -> None:
 
 @functools.cache
 def _adds_wide(device: torch.device, wide: torch.dtype, dtype: torch.dtype) -> bool:
-    """Whether a matrix product of `dtype` on this card adds to a sum of `wide` in place: tried with small numbers.
-
-    One that is added afterwards moves 16 V E bytes a chunk instead of 8. The op is new in torch, and its compiler does
-    not know it.
-    """
+    """Whether a matrix product of `dtype` on this GPU adds to a sum of `wide` in place, which moves 8 V E bytes a chunk
+    instead of 16: tried with small numbers, since the op is new in torch."""
     try:
         total = torch.full((32, 16), 0.5, dtype=wide, device=device)
         ones = torch.ones(16, 16, dtype=dtype, device=device)
@@ -189,7 +170,7 @@ def _adds_wide(device: torch.device, wide: torch.dtype, dtype: torch.dtype) -> b
 
 
 def _scaled(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """(x * scale) in `dtype`, without a second copy in x's own."""
+    """(x * scale) in `dtype`, without a second copy in x's dtype."""
     if x.dtype == dtype:
         return x * scale
     out = torch.empty_like(x, dtype=dtype)

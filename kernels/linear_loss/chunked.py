@@ -1,12 +1,9 @@
-"""The chunked backend in plain PyTorch, on whatever device the tensors are: losses of a chunk, logits -> gradient.
+"""The chunked backend in plain PyTorch, on any device: losses of a chunk, logits -> gradient.
 
-Everything happens in place, in few passes, and on a CPU in blocks of rows that stay in the cache (smaller blocks would
-fit the second level too, but each is a dozen parallel regions, and their barriers are expensive under load). Each
-softmax is exponentiated once: x - peak, exp, sum, and then one multiplication by a number per row that holds the
-normalisation together with all the weights.
-
-Words listed by sparse soft labels are set to -inf first: what is summed is then the rest, exactly, and the listed
-words, few, are added in the log domain. README.md has the mathematics.
+Everything happens in place, in few passes, and on a CPU in blocks of tokens that stay in the cache (smaller blocks cost
+more barriers, which are expensive under load). Each softmax is exponentiated once, then multiplied by one number a
+token that holds the normalisation and all weights. Words of sparse soft labels are set to -inf first and added in the
+log domain (README.md).
 
 Legend: C tokens in a chunk, R in a block, V vocabulary, k soft labels a token.
 """
@@ -20,7 +17,7 @@ from brine.kernels.linear_loss.autograd_function import LossRequest, LossTerms
 from brine.kernels.linear_loss.soft_labels import SoftLabels, split_listed
 
 BLOCK_LOGITS = 2**22
-"""Logits in a block of rows on a CPU: 16 MB in fp32."""
+"""Logits in a block of tokens on a CPU: 16 MB in fp32."""
 
 
 def unsupported_reason(request: LossRequest) -> str | None:
@@ -29,35 +26,24 @@ def unsupported_reason(request: LossRequest) -> str | None:
 
 
 def chunk_loss(
-    logits: Tensor,
-    label: Tensor,
-    *,
-    terms: LossTerms,
-    teacher: Tensor | None,
-    soft: SoftLabels | None,
-    scale: Tensor | None,
-    grad: bool,
-) -> tuple[Tensor, Tensor]:
-    """A `step` of the walk: see `brine.kernels.linear_loss.autograd_function.Step`."""
+    logits: Tensor, label: Tensor, *, terms: LossTerms, teacher: Tensor | None, soft: SoftLabels | None,
+    scale: Tensor | None, grad: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """A `ChunkLossFn`."""
     tokens, vocab_size = logits.shape
     wide = torch.promote_types(torch.float32, logits.dtype)
-    total = torch.empty(tokens, dtype=wide, device=logits.device)
-    hard = torch.empty_like(total)
-    rows = max(1, BLOCK_LOGITS // vocab_size) if logits.device.type == "cpu" else tokens
-    buffer = None if logits.dtype == wide else logits.new_empty((min(rows, tokens), vocab_size), dtype=wide)
-    for first in range(0, tokens, rows):
-        at = slice(first, first + rows)
+    total, hard = torch.empty(2, tokens, dtype=wide, device=logits.device)
+    size = max(1, BLOCK_LOGITS // vocab_size) if logits.device.type == "cpu" else tokens
+    buffer = None if logits.dtype == wide else logits.new_empty((min(size, tokens), vocab_size), dtype=wide)
+    for first in range(0, tokens, size):
+        at = slice(first, first + size)
         x = logits[at]
         if buffer is not None:
             x = buffer[: len(x)].copy_(x)
+        teacher_block = None if teacher is None else teacher[at].to(wide)
+        soft_block = None if soft is None else soft.select(at)
         total[at], hard[at] = _block(
-            x,
-            label[at],
-            terms,
-            None if teacher is None else teacher[at].to(wide),
-            None if soft is None else soft.rows(at),
-            1.0 if scale is None else scale[at],
-            grad,
+            x, label[at], terms, teacher_block, soft_block, 1.0 if scale is None else scale[at], grad
         )
         if grad and buffer is not None:
             logits[at] = x
@@ -65,19 +51,14 @@ def chunk_loss(
 
 
 def _block(
-    x: Tensor,
-    label: Tensor,
-    terms: LossTerms,
-    teacher: Tensor | None,
-    soft: SoftLabels | None,
-    scale: Tensor | float,
-    grad: bool,
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, label: Tensor, terms: LossTerms, teacher: Tensor | None, soft: SoftLabels | None,
+    scale: Tensor | float, grad: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """x (R, V) logits, overwritten. -> total (R,), hard (R,)."""
     distill_weight, temperature = terms.distill_weight, terms.temperature
     at_label = x.gather(1, label)
     if soft is not None:
-        is_listed, place, listed = split_listed(x, soft.ids)
+        is_listed, index, listed = split_listed(x, soft.ids)
     # of what is summed; a listed word may lie far above it, and all log-sum-exps are relative to the highest
     x_peak = peak = x.amax(-1, keepdim=True)
     if soft is not None:
@@ -125,7 +106,7 @@ def _block(
     else:
         of_y = unit * (soft.probabilities.sum(-1, keepdim=True) + soft.tail)
         x_norm, y_norm = (gap - lse).exp(), (y_gap - y_lse).exp()
-    # the sum over the rest is at least 1, its peak's own, or 0
+    # the sum over the rest is at least 1, its peak's, or 0
     bucket = 0.0 if soft is None else unit * soft.tail / y_sum.clamp(min=1.0)
     if one_softmax:
         x.mul_((of_x + of_y) * x_norm - bucket if distill_weight else of_x * x_norm)
@@ -136,6 +117,6 @@ def _block(
     if soft is not None:
         # 0 there so far
         at_listed = of_x * (listed - lse).exp() + of_y * (y_listed - y_lse).exp() - unit * soft.probabilities
-        x.scatter_add_(1, place, at_listed)
+        x.scatter_add_(1, index, at_listed)
     x.scatter_add_(1, label, (scale * x.new_full((), distill_weight - 1.0)).expand_as(label))
     return total, hard.flatten()

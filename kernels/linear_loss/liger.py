@@ -1,13 +1,8 @@
 """Liger's fused linear cross-entropy (package `liger-kernel`) as a backend, for what it can express.
 
-That is the labels' cross-entropy, with z-loss or with token weights. It has no loss that mixes hard labels with a
-teacher's in our way, and its per-token losses hold the z-loss, so both are refused. Its sum (`reduction="sum"`) makes
-gradients in the forward, as ours does; token weights and per-token losses need `reduction="none"`, which computes the
-logits again in the backward: four matmuls for three. d_weight is added up in fp32 and rounded once to the matmuls'
-dtype. Tokens without target are left out before. It waits for the device once a pass, for a count that it needs for
-means.
-
-Read at 0.8.5; older versions got the gradients of `reduction="none"` wrong, which the self-check of "auto" would see.
+That is the labels' cross-entropy, with z-loss or with token weights. Token weights and per-token losses need its
+`reduction="none"`, which recomputes the logits in the backward: four matmuls for three. It waits for the device once a
+pass. Read at 0.8.5; older versions got the gradients of `reduction="none"` wrong, which the self-check would see.
 
 Legend: N tokens, n of them with a target, E width, V vocabulary.
 """
@@ -41,27 +36,19 @@ def unsupported_reason(request: LossRequest) -> str | None:
 
 
 def liger_linear_cross_entropy(
-    hidden: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    *,
-    token_weight: Tensor | None,
-    z_loss: float,
-    targets: Tensor | None,
-    token_loss: bool,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    """Arguments as in `linear_cross_entropy`, dtype of the matmuls. -> loss (), token_loss (N,) detached, 0
-    throughout where it is not wanted."""
+    hidden: Tensor, weight: Tensor, labels: Tensor, *, token_weight: Tensor | None, z_loss: float,
+    targets: Tensor | None, token_loss: bool, dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """As `linear_cross_entropy`; dtype of the matmuls. -> loss (), token_loss (N,) detached, zeros unless wanted."""
     from liger_kernel.transformers.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
 
-    rows = target_positions(labels) if targets is None else targets
+    at = target_positions(labels) if targets is None else targets
     losses = torch.zeros(labels.shape, dtype=torch.float32, device=hidden.device)
-    if not rows.numel():
+    if not at.numel():
         return (hidden[:0].sum() + weight[:0].sum()).float(), losses
-    if rows.numel() < labels.numel():
-        hidden, labels = hidden[rows], labels[rows]
-        token_weight = None if token_weight is None else token_weight[rows]
+    if at.numel() < labels.numel():
+        hidden, labels = hidden[at], labels[at]
+        token_weight = None if token_weight is None else token_weight[at]
     hidden, weight = hidden.to(dtype), weight.to(dtype)
     if weight.requires_grad and not hidden.requires_grad:
         # it makes no gradient at all where hidden wants none
@@ -74,7 +61,7 @@ def liger_linear_cross_entropy(
     with torch.cuda.device_of(hidden):
         loss = function(weight, hidden, labels)
     if token_loss:
-        losses[rows] = loss.detach().float()
+        losses[at] = loss.detach().float()
     if token_weight is not None:
         loss = loss * token_weight.to(loss.dtype)
     return loss.sum(), losses

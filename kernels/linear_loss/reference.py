@@ -1,7 +1,7 @@
 """The specification of the fused head and loss: dense, plain PyTorch, differentiable by autograd.
 
-It holds (N, V) logits, for the student and for the teacher, in fp32 (fp64 for fp64 inputs); use it for small sizes
-and to hold the fused versions to account. Terms and symbols are in README.md.
+It holds (N, V) logits, for the student and for the teacher, in fp32 (fp64 for fp64 inputs): for small sizes and for
+testing the fused versions. Terms and symbols are in README.md.
 
 Legend: N tokens, n of them with a target, E and Et widths of student and teacher, V vocabulary, k soft labels a token.
 """
@@ -38,31 +38,31 @@ def reference_linear_cross_entropy(
     """Arguments as in `linear_cross_entropy`. -> loss (), token_loss (N,) detached."""
     dtype = torch.promote_types(torch.float32, hidden.dtype)
     # a token without target takes no part, even if its values are not finite
-    rows = target_positions(labels) if targets is None else targets
-    logits = hidden[rows].to(dtype) @ weight.to(dtype).T
-    hard = F.cross_entropy(logits, labels[rows], reduction="none")
+    at = target_positions(labels) if targets is None else targets
+    logits = hidden[at].to(dtype) @ weight.to(dtype).T
+    hard = F.cross_entropy(logits, labels[at], reduction="none")
     total = (1.0 - distill_weight) * hard
-    if distill_weight and soft_ids is not None:
-        soft = _sparse(logits / temperature, soft_ids[rows], soft_probabilities[rows], soft_tail)
+    if distill_weight and soft_ids is not None and soft_probabilities is not None:
+        soft = _sparse(logits / temperature, soft_ids[at], soft_probabilities[at].detach(), soft_tail)
         total = total + distill_weight * temperature**2 * soft
-    elif distill_weight:
-        teacher = (teacher_hidden[rows].to(dtype) @ teacher_weight.to(dtype).T).detach()
+    elif distill_weight and teacher_hidden is not None and teacher_weight is not None:
+        teacher = (teacher_hidden[at].to(dtype) @ teacher_weight.to(dtype).T).detach()
         soft = F.cross_entropy(logits / temperature, torch.softmax(teacher / temperature, -1), reduction="none")
         total = total + distill_weight * temperature**2 * soft
     if z_loss:
         total = total + z_loss * torch.logsumexp(logits, -1) ** 2
     if token_weight is not None:
-        total = total * token_weight[rows].to(dtype)
+        total = total * token_weight[at].to(dtype)
     token_loss = torch.zeros(labels.shape, dtype=dtype, device=hidden.device)
-    token_loss[rows] = hard.detach()
+    token_loss[at] = hard.detach()
     return total.sum(), token_loss
 
 
 def _sparse(logits: Tensor, ids: Tensor, probabilities: Tensor, tail: str) -> Tensor:
     """Cross-entropy (n,) of `logits` (n, V), already softened, with sparse soft labels (n, k)."""
     slack = rounding(probabilities)
-    place, probabilities = ids.clamp(min=0), probabilities.to(logits.dtype)
-    teacher = torch.zeros_like(logits).scatter_add(1, place, probabilities)
+    index, probabilities = ids.clamp(min=0), probabilities.to(logits.dtype)
+    teacher = torch.zeros_like(logits).scatter_add(1, index, probabilities)
     mass = probabilities.sum(-1)
     if tail == "renormalise":
         teacher, mass = teacher / mass[:, None], torch.ones_like(mass)
@@ -71,6 +71,6 @@ def _sparse(logits: Tensor, ids: Tensor, probabilities: Tensor, tail: str) -> Te
     rest = 1.0 - mass
     has_tail = rest > slack
     # log of the student's probability of all words that are not listed; summed over them, not 1 - the others
-    listed = torch.zeros_like(logits).scatter_add(1, place, (ids >= 0).to(logits.dtype)) > 0
+    listed = torch.zeros_like(logits).scatter_add(1, index, (ids >= 0).to(logits.dtype)) > 0
     log_rest = log_q[has_tail].masked_fill(listed[has_tail], -torch.inf).logsumexp(-1)
     return soft.index_put((has_tail.nonzero().flatten(),), -rest[has_tail] * log_rest, accumulate=True)

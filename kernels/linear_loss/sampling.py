@@ -1,15 +1,9 @@
 """Unbiased sparse soft labels for a cache: words drawn from the teacher's distribution, with their counts.
 
-A row of top-k labels is small but leaves out the tail, so a student trained on it is pulled towards a distribution that
-is not the teacher's. Random sampling (Anshumann et al. 2025, "Sparse Logit SamplingConfig", 2503.16870) draws words
-with replacement and keeps count / draws: for any student, the cross-entropy with such a row and its gradient have the
-dense ones as their expectation, since both are linear in the teacher's probabilities. The error falls with the square
-root of the number of draws.
-
-A draw is the inverse of the cumulated distribution, at uniform numbers that are drawn for all tokens at the start: so
-the labels do not depend on the size of the chunks. Probabilities are computed in fp64 and added up as whole numbers of
-2^-60: such a sum loses nothing over a large vocabulary, is the same in any order, and so has a deterministic version on
-CUDA, which a floating-point running sum has not. No (N, V) tensor is made.
+Random sampling (Anshumann et al. 2025, "Sparse Logit Sampling", 2503.16870) draws words with replacement and keeps
+count / draws: the expected cross-entropy and its gradient are the dense ones, since both are linear in the teacher's
+probabilities. A draw is the inverse of the cumulated distribution, in fp64 and in whole numbers of 2^-60, which lose
+nothing over a large vocabulary and have a deterministic sum on CUDA; labels do not depend on the size of chunks.
 
 Legend: N tokens, C in a chunk, Et width of the teacher, V vocabulary, k draws a token.
 """
@@ -21,7 +15,7 @@ from brine.kernels.linear_loss.autograd_function import default_chunk
 from brine.kernels.linear_loss.soft_labels import merge_duplicates
 
 UNITS = 2.0**60
-"""Of probability 1; a row of any vocabulary adds up to far less than 2^63."""
+"""Of probability 1; the sum over any vocabulary is far below 2^63."""
 
 
 @torch.no_grad()
@@ -37,10 +31,9 @@ def sample_soft_labels(
     """Draw `num_samples` words for each token from softmax(teacher logits / temperature), with replacement.
 
     teacher_hidden: (N, Et); teacher_weight: (V, Et); generator: of the same device, its state settles the labels.
-    -> ids (N, k) int64, k = num_samples: the words drawn, each once, in descending order, -1 in unused places;
-    probabilities (N, k) float32: count / num_samples, 0 in unused places. They are `soft_ids` and `soft_probabilities`
-    of `linear_cross_entropy` at the same temperature.
-    Raises ValueError for shapes or numbers that do not fit.
+    -> ids (N, k) int64, k = num_samples: the words drawn, each once, in descending order, -1 in unused entries;
+    probabilities (N, k) float32: count / num_samples, 0 in unused entries. They are `soft_ids` and `soft_probabilities`
+    of `linear_cross_entropy` at the same temperature. Raises ValueError for shapes or numbers that do not fit.
     """
     if teacher_hidden.dim() != 2 or teacher_weight.dim() != 2 or teacher_hidden.shape[1] != teacher_weight.shape[1]:
         raise ValueError(
@@ -60,13 +53,13 @@ def sample_soft_labels(
     at = torch.rand(shape, dtype=torch.float64, device=teacher_hidden.device, generator=generator)
     ids = torch.empty(shape, dtype=torch.int64, device=teacher_hidden.device)
     for first in range(0, num, chunk_tokens):
-        rows = slice(first, first + chunk_tokens)
-        logits = (teacher_hidden[rows] @ teacher_weight.T).double().div_(temperature)
+        chunk = slice(first, first + chunk_tokens)
+        logits = (teacher_hidden[chunk] @ teacher_weight.T).double().div_(temperature)
         cumulated = torch.softmax(logits, -1, out=logits).mul_(UNITS).long().cumsum_(-1)
         # below the sum of all, which rounding may reach
         total = cumulated[:, -1:]
-        drawn = torch.minimum((at[rows] * total).long(), total - 1)
+        drawn = torch.minimum((at[chunk] * total).long(), total - 1)
         # right: a word of probability 0 is never met; only what is not a number reaches beyond the end
-        ids[rows] = torch.searchsorted(cumulated, drawn, right=True).clamp_(max=vocab_size - 1)
+        ids[chunk] = torch.searchsorted(cumulated, drawn, right=True).clamp_(max=vocab_size - 1)
     ids, counts = merge_duplicates(ids, torch.ones(shape, device=ids.device))
     return ids, counts / num_samples

@@ -1,12 +1,8 @@
-"""Which backend the fused loss takes: the one that was named, or for "auto" the first of a list that is fit for it.
+"""Which backend the fused loss takes: the named one, or for "auto" the first of a list that is fit for the call.
 
-Off a card "auto" is "chunked". On one it walks through candidates, the measured order of `table.json` where there is a
-row for (compute capability, dtype, kind of loss), else `DEFAULT_ORDER`, and takes the first that is there, can express
-the loss, and has passed its self-check on this card (`selfcheck.py`; at its first use, then remembered on disk).
-"chunked" can do everything anywhere and ends every list. What was taken is logged once, with the reason, and can be
-read from `backend_choices()`.
-
-Chosen is when the call runs: compiled code breaks here and asks.
+Without a GPU "auto" is "chunked". On one it goes through candidates, the measured order of `table.json` or else
+`DEFAULT_ORDER`, and takes the first that can express the loss and has passed its self-check on this GPU; "chunked",
+which can do everything, ends every list. The choice is made when the call runs: compiled code breaks here.
 """
 
 from __future__ import annotations
@@ -22,7 +18,7 @@ import torch
 from brine.kernels.linear_loss import chunked, liger, reference, selfcheck
 from brine.kernels.linear_loss.autograd_function import ChunkLossFn, LossRequest
 from brine.kernels.selection import measured_order as table
-from brine.kernels.selection.choice_log import record_choice
+from brine.kernels.selection.choice_log import dtype_name, record_choice, take_first
 from brine.kernels.selection.self_check import reset_check_results, self_check_result
 
 BACKENDS = ("auto", "reference", "chunked", "triton", "liger")
@@ -33,8 +29,8 @@ _modules: dict[str, ModuleType] = {"reference": reference, "chunked": chunked, "
 
 
 def backend_for(request: LossRequest, backend: str, function: Callable | None = None) -> str:
-    """The name of what serves such a call. function: `linear_cross_entropy`, for the self-check. Raises ValueError
-    where `backend` cannot do what is asked."""
+    """The name of what serves a request; function: `linear_cross_entropy`, for the self-check. Raises ValueError where
+    `backend` cannot do what is asked."""
     asked = backend != "auto"
     if asked:
         why = backend_refusal(backend, request)
@@ -47,7 +43,7 @@ def backend_for(request: LossRequest, backend: str, function: Callable | None = 
         chosen, reason = _auto(request, function)
     record_choice(
         (LOGGER, request.device, request.kind, request.dtype, chosen, asked),
-        lambda: (f"linear loss on {request.device}: {request.kind}, {_name(request.dtype)}", chosen, reason),
+        lambda: (f"linear loss on {request.device}: {request.kind}, {dtype_name(request.dtype)}", chosen, reason),
         logger=LOGGER,
         asked=asked,
     )
@@ -60,7 +56,7 @@ def chunk_loss_of(backend: str) -> ChunkLossFn:
 
 
 def backend_refusal(backend: str, request: LossRequest) -> str | None:
-    """Why a backend cannot serve such a call, or None. It is loaded if it was not yet."""
+    """Why a backend cannot serve a request, or None. It is loaded if it was not yet."""
     if backend not in _modules:
         try:
             # not at the top: triton is absent on some platforms, and slow to import
@@ -71,8 +67,8 @@ def backend_refusal(backend: str, request: LossRequest) -> str | None:
 
 
 def candidates(capability: tuple[int, int], dtype: torch.dtype, kind: str) -> tuple[list[str], str]:
-    """-> backends in the order in which "auto" tries them on such a card, and where that order comes from."""
-    found = table.measured(TABLE, capability=capability, dtype=_name(dtype), kind=kind, dim=None)
+    """-> backends in the order in which "auto" tries them on such a GPU, and where that order comes from."""
+    found = table.measured(TABLE, capability=capability, dtype=dtype_name(dtype), kind=kind, dim=None)
     if found is None:
         return list(DEFAULT_ORDER), "of the default order"
     order, source = found
@@ -80,38 +76,32 @@ def candidates(capability: tuple[int, int], dtype: torch.dtype, kind: str) -> tu
 
 
 def write_measured_rows(rows: list[dict[str, Any]]) -> None:
-    """Put rows of `brine.kernels.selection.measured_order.row_of` (dim None) into the committed table, for a benchmark
-    that has timed the backends."""
+    """Put rows of `measured_order.row_of` into the committed table, for a benchmark that timed the backends."""
     table.write_rows(TABLE, rows)
 
 
 def reset() -> None:
-    """Forget which backends are there and what they were found to be, for tests; what is on disk stays."""
+    """Forget which backends are there and their results, for tests; what is on disk stays."""
     _modules.pop("triton", None)
     reset_check_results()
 
 
 def _auto(request: LossRequest, function: Callable | None) -> tuple[str, str]:
     order, source = candidates(torch.cuda.get_device_capability(request.device), request.dtype, request.kind)
-    rejected = []
-    for name in order:
-        why = backend_refusal(name, request)
-        if why is None and name != "chunked":
-            why = _check(name, request, function)
-        if why is None:
-            proved = "" if name == "chunked" else ", and its self-check passed"
-            return name, "; ".join([f"it is the first that serves {source}{proved}", *rejected])
-        rejected.append(f"not {name}: {why}")
-    raise AssertionError('"chunked" refuses nothing')
+
+    def refusal(name: str) -> str | None:
+        return backend_refusal(name, request) or (None if name == "chunked" else _check(name, request, function))
+
+    name, rejected = take_first(order, refusal)
+    assert name is not None, '"chunked" refuses nothing'
+    passed = "" if name == "chunked" else ", and its self-check passed"
+    return name, "; ".join([f"it is the first that serves {source}{passed}", *rejected])
 
 
 def _check(name: str, request: LossRequest, function: Callable | None) -> str | None:
-    """What the self-check says against a backend, run if nobody knows yet."""
-    words = (
-        [request.kind, _name(request.dtype)]
-        + ["token weights"] * request.weighted
-        + ["token losses"] * request.token_loss
-    )
+    """What the self-check says against a backend, run if its result is not known."""
+    words = [request.kind, dtype_name(request.dtype)]
+    words += ["token weights"] * request.weighted + ["token losses"] * request.token_loss
     words += ["deterministic"] * torch.are_deterministic_algorithms_enabled()
     return self_check_result(
         ("linear loss", name, *words),
@@ -120,7 +110,3 @@ def _check(name: str, request: LossRequest, function: Callable | None) -> str | 
         folder=Path(__file__).parent,
         logger=LOGGER,
     )
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

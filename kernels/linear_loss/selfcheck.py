@@ -1,11 +1,9 @@
-"""The self-check of a loss backend on a card: small problems, losses and gradients, against the reference.
+"""The self-check of a loss backend on a GPU: small problems, losses and gradients, against the reference in fp64.
 
 Two vocabularies, one divisible by 16 and one not, as kernels are compiled apart for them; several blocks of words and
-several chunks of tokens, the last of them not full; a quarter of the tokens without target; and whatever the call has
-of token weights, z-loss and soft labels, dense or sparse.
-
-The truth is the reference in fp64 on the same inputs. Losses, and each row of the gradients, must be within `ROUNDINGS`
-roundings of the dtype of it, in units of a row's own length plus that of a mean row.
+chunks of tokens, the last not full; a quarter of the tokens without target; and the request's token weights, z-loss and
+soft labels. Losses, and each gradient vector, must be within `ROUNDINGS` roundings of the dtype, in units of its length
+plus that of a mean vector.
 
 Legend: N tokens, E width, V vocabulary, k soft labels a token.
 """
@@ -19,7 +17,7 @@ from torch import Tensor
 
 from brine.kernels.linear_loss.autograd_function import LossRequest
 
-TOKENS, WIDTH, PLACES = 77, 32, 6
+TOKENS, WIDTH, LISTED = 77, 32, 6
 VOCABULARIES = (8208, 4099)
 CHUNK = 29
 ROUNDINGS = {torch.float32: (64.0, 256.0), torch.bfloat16: (4.0, 24.0), torch.float16: (4.0, 24.0)}
@@ -27,7 +25,7 @@ ROUNDINGS = {torch.float32: (64.0, 256.0), torch.bfloat16: (4.0, 24.0), torch.fl
 "chunked" needs on a CPU."""
 
 
-def check(backend: str, request: LossRequest, function: Callable) -> str | None:
+def check(backend: str, request: LossRequest, function: Callable | None) -> str | None:
     """What is wrong with a backend for such a call, None where nothing is. function: `linear_cross_entropy`, which asks
     for this check. Waits for the device."""
     unit = torch.finfo(request.dtype).eps / 2
@@ -69,13 +67,13 @@ def problem(request: LossRequest, vocab_size: int) -> tuple[dict[str, Tensor], d
     if request.kind == "dense":
         tensors["teacher_hidden"], tensors["teacher_weight"] = normal(TOKENS, 16), normal(vocab_size, 16)
     if request.kind == "sparse":
-        ids = torch.randint(vocab_size, (TOKENS, PLACES), generator=draw)
+        ids = torch.randint(vocab_size, (TOKENS, LISTED), generator=draw)
         # the label among the listed words, and a word twice
         ids[::3, 0] = labels[::3].clamp(min=0)
         ids[1, 2] = ids[1, 1]
-        chance = torch.rand(TOKENS, PLACES, generator=draw)
+        probability = torch.rand(TOKENS, LISTED, generator=draw)
         tensors["soft_ids"] = ids.to(request.device)
-        tensors["soft_probabilities"] = (0.8 * chance / chance.sum(1, keepdim=True)).to(request.device)
+        tensors["soft_probabilities"] = (0.8 * probability / probability.sum(1, keepdim=True)).to(request.device)
     if request.kind in ("dense", "sparse"):
         options |= {"distill_weight": 0.4, "temperature": 1.5}
     return tensors, options

@@ -1,13 +1,11 @@
 """Sparse soft labels: for each token a few words with the teacher's probabilities, as they come from a cache.
 
-The probabilities are of the teacher's distribution softened by the temperature, so nothing is divided here. What a row
-leaves of the whole, 1 - sum, is its *tail*: the probability of all words that it does not list, kept as one event
-("bucket") or given to the listed words in proportion ("renormalise", biased). A row that sums to 1 within the rounding
-of its dtype has no tail: such are sampled labels (sampling.py).
+The probabilities are of the teacher's distribution softened by the temperature. What a token's sum lacks to 1 is its
+*tail*: the probability of all words that are not listed, kept as one event ("bucket") or given to the listed words in
+proportion ("renormalise", biased). Within the rounding of its dtype there is no tail, as for sampled labels. The form
+after checking: distinct ids of a token, in descending order, -1 in unused entries, fp32 at least.
 
-Checked and brought into one form: distinct ids in a row, in descending order, -1 in unused places, fp32 at least.
-
-Legend: N tokens, k places in a row, V vocabulary.
+Legend: N tokens, k entries of a token, V vocabulary.
 """
 
 from __future__ import annotations
@@ -19,47 +17,44 @@ from torch import Tensor
 
 TAILS = ("bucket", "renormalise")
 UNUSED = -1
-"""The id in a place of a row that holds no word."""
+"""The id of an entry without a word."""
 
 
 @dataclass(frozen=True, eq=False)
 class SoftLabels:
-    """Checked sparse soft labels of N tokens; rows of tokens without target are empty."""
+    """Checked sparse soft labels of N tokens; those of tokens without target are empty."""
 
     ids: Tensor
-    """(N, k) int64, distinct in a row; -1 in unused places"""
+    """(N, k) int64, distinct for each token; -1 in unused entries."""
     probabilities: Tensor
-    """(N, k) float32 or float64, 0 in unused places"""
+    """(N, k) float32 or float64, 0 in unused entries."""
     tail: Tensor
-    """(N, 1), probability of the words that a row does not list"""
+    """(N, 1), probability of the words that are not listed."""
 
-    def rows(self, at: slice | Tensor) -> SoftLabels:
+    def select(self, at: slice | Tensor) -> SoftLabels:
         """The labels of some tokens."""
         return SoftLabels(self.ids[at], self.probabilities[at], self.tail[at])
 
 
 def rounding(probabilities: Tensor) -> float:
-    """How far a row's sum may be from 1 by rounding alone: in its own dtype, and in fp32 where it was normalised."""
+    """How far a token's sum may be from 1 by rounding alone: in its dtype, and in fp32 where it was normalised."""
     return torch.finfo(probabilities.dtype).eps + probabilities.shape[1] * torch.finfo(torch.float32).eps
 
 
 def split_listed(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Set the listed words' logits (R, V) to -inf in place, so that what is summed is the rest; ids: (R, k), -1 unused.
 
-    -> is_listed (R, k) bool; place (R, k), the word, 0 where unused; listed (R, k), the logits, -inf where unused.
+    -> is_listed (R, k) bool; index (R, k), the word, 0 where unused; listed (R, k), the logits, -inf where unused.
     """
-    is_listed, place = ids >= 0, ids.clamp(min=0)
-    listed = logits.gather(1, place).masked_fill_(~is_listed, -torch.inf)
-    # added, not stored: unused places point at word 0, which must stay
-    logits.scatter_add_(1, place, logits.new_zeros(place.shape).masked_fill_(is_listed, -torch.inf))
-    return is_listed, place, listed
+    is_listed, index = ids >= 0, ids.clamp(min=0)
+    listed = logits.gather(1, index).masked_fill_(~is_listed, -torch.inf)
+    # added, not stored: unused entries point at word 0, which must stay
+    logits.scatter_add_(1, index, logits.new_zeros(index.shape).masked_fill_(is_listed, -torch.inf))
+    return is_listed, index, listed
 
 
 def merge_duplicates(ids: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """ids (N, k), values (N, k) -> the same with each id once in a row, its values added.
-
-    Ids descend along a row; places that become free hold -1 and 0.
-    """
+    """ids (N, k), values (N, k) -> each id of a token once, in descending order, its values added; then -1 and 0."""
     ids, order = ids.sort(dim=1, descending=True)
     values = values.gather(1, order)
     fresh = torch.ones_like(ids, dtype=torch.bool)
@@ -67,27 +62,18 @@ def merge_duplicates(ids: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     # on the host a look is cheaper than the copies; elsewhere it would be waited for
     if ids.device.type == "cpu" and bool((fresh | (ids == UNUSED)).all()):
         return ids, values
-    place = fresh.cumsum(1) - 1
-    return (
-        torch.full_like(ids, UNUSED).scatter_(1, place, ids),
-        torch.zeros_like(values).scatter_add_(1, place, values),
-    )
+    index = fresh.cumsum(1) - 1
+    return torch.full_like(ids, UNUSED).scatter_(1, index, ids), torch.zeros_like(values).scatter_add_(1, index, values)
 
 
 def prepare_soft_labels(
-    ids: Tensor,
-    probabilities: Tensor,
-    labels: Tensor,
-    *,
-    vocab_size: int,
-    tail: str,
-    dtype: torch.dtype,
+    ids: Tensor, probabilities: Tensor, labels: Tensor, *, vocab_size: int, tail: str, dtype: torch.dtype,
     validate: bool = True,
-) -> SoftLabels:
-    """Check what `linear_cross_entropy` was given and bring it into the form that the backends take.
+) -> SoftLabels:  # fmt: skip
+    """The soft labels of `linear_cross_entropy` in the form that backends take, of `dtype`. Raises ValueError.
 
-    ids (N, k) int64 in [0, V), or -1; probabilities (N, k); labels (N,): rows of tokens without target are not looked
-    at. dtype: of the result. validate: whether to look at the values too. Raises ValueError.
+    ids (N, k) int64 in [0, V), or -1; probabilities (N, k); labels (N,): tokens without target are not looked at.
+    validate: look at the values too.
     """
     if tail not in TAILS:
         raise ValueError(f"soft_tail must be one of {', '.join(TAILS)}; got {tail!r}")
@@ -109,33 +95,24 @@ def prepare_soft_labels(
     check(~(probability >= 0.0), "must be at least 0", soft_probabilities=probability)
     check((ids == UNUSED) & (probability != 0.0), "must be 0 where soft_ids is -1", soft_probabilities=probability)
     mass = probability.sum(1, keepdim=True)
-    check(~(mass <= 1.0 + slack), "must be at most 1", **{"soft_probabilities.sum(1, keepdim=True)": mass})
+    named = {"soft_probabilities.sum(1, keepdim=True)": mass}
+    check(~(mass <= 1.0 + slack), "must be at most 1", **named)
 
     ids, probability = merge_duplicates(ids, probability)
     if tail == "renormalise":
-        check(
-            (mass == 0.0) & target,
-            'must be above 0 under soft_tail="renormalise"',
-            **{"soft_probabilities.sum(1, keepdim=True)": mass},
-        )
+        check((mass == 0.0) & target, 'must be above 0 under soft_tail="renormalise"', **named)
         return SoftLabels(ids, probability / mass.where(mass > 0.0, 1.0), torch.zeros_like(mass))
     rest = (1.0 - mass).where(target, 0.0)
     rest = rest.where(rest > slack, 0.0)
     if ids.shape[1] >= vocab_size:
         full = (ids >= 0).sum(1, keepdim=True) == vocab_size
-        check(
-            full & (rest > 0.0),
-            "must be 1 where a row lists the whole vocabulary",
-            **{"soft_probabilities.sum(1, keepdim=True)": mass},
-        )
+        check(full & (rest > 0.0), "must be 1 where the whole vocabulary is listed", **named)
     return SoftLabels(ids, probability, rest)
 
 
 def raise_where(wrong: Tensor, rule: str, **named: Tensor) -> None:
-    """Raise ValueError for the first element of the named tensor where `wrong`.
-
-    A card is not waited for: it ends the process by an assertion of its own, with the same rule, when it gets there.
-    """
+    """Raise ValueError for the first element of the named tensor where `wrong`; on a GPU an assertion with the same
+    rule ends the process, without a wait."""
     ((name, values),) = named.items()
     if wrong.device.type != "cpu":
         torch._assert_async(~wrong.any(), f"{name} {rule}")
@@ -145,4 +122,4 @@ def raise_where(wrong: Tensor, rule: str, **named: Tensor) -> None:
 
 
 def _trust(wrong: Tensor, rule: str, **named: Tensor) -> None:
-    """In the place of `raise_where` for values that are known to be right."""
+    """Instead of `raise_where`, for values that are known to be right."""

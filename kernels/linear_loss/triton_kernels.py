@@ -1,27 +1,14 @@
 """The chunked backend on a GPU: between the walk's matmuls, one Triton kernel turns logits into losses and gradient.
 
-One program takes one row. It reads the row's logits (and the teacher's) twice: once for the log-sum-exps, online over
-blocks of words, and once to overwrite the logits by their gradient: two reads and one write of a row, and no (C, V)
-buffer but the logits themselves, in the matmul's dtype. The matmuls stay with the vendor's library: a chunk's are
-large, and it has the tensor cores in hand.
-
-Words listed by sparse soft labels come in beside the row: the wrapper gathers their logits and sets them to -inf, so
-that the kernel's sums are over the rest; the kernel takes the listed ones (k, few) into its log-sum-exps, hands back
-their gradient, and the wrapper adds it where the kernel has written 0. So every gradient is rounded once.
-
-Everything inside is fp32; row addresses are int64. Other numbers of tokens compile nothing anew, other vocabularies
-only where their divisibility by 16 differs. README.md has the mathematics.
-
-What it does not do: fp64, and bf16 in Triton's interpreter, whose numpy has none. Checked in the interpreter, by
-ahead-of-time compilation, and on an H200.
+One program takes one token. It reads the token's logits (and the teacher's) twice: for the log-sum-exps, online over
+blocks of words, and to overwrite the logits by their gradient. The logits of words in sparse soft labels are gathered
+and set to -inf before, so that the kernel's sums are over the rest; the kernel returns their gradient, which is added
+where it wrote 0. Everything inside is fp32, addresses are int64; fp64, and bf16 in Triton's interpreter, are refused.
 
 Legend: C tokens in a chunk, V vocabulary, BV words in a block, k soft labels a token, BK the next power of two.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -32,63 +19,39 @@ from brine.kernels.linear_loss.autograd_function import LossRequest, LossTerms
 from brine.kernels.linear_loss.soft_labels import SoftLabels, split_listed
 
 INTERPRETED = triton.knobs.runtime.interpret
-"""Whether the kernel below was defined for Triton's interpreter (TRITON_INTERPRET=1), which runs on CPU tensors."""
+"""Whether the kernel below was defined for Triton's interpreter (TRITON_INTERPRET=1), which takes CPU tensors."""
 MAX_BLOCK = 4096
 """Words in a block at most: 16 for each of 256 threads. With a teacher's logits beside them half of that."""
 MAX_REGISTERS = 96
-"""Of a thread. Left to itself, ptxas aims at 48 or 64 and spills a few of them where V is not divisible by 16; the
-kernel takes at most 72, with which an SM still holds 3 programs."""
+"""Of a thread. By default ptxas aims at 48 or 64 and spills a few where V is not divisible by 16; the kernel takes at
+most 72, with which an SM still holds 3 programs."""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-# one chunk's slices of these start anywhere, and k is small: nothing gains by their alignment
+# a chunk's slices of these start anywhere, and k is small: alignment gains nothing
 @triton.jit(
     do_not_specialize=["num_listed"],
     do_not_specialize_on_alignment=[
-        "p_label",
-        "p_scale",
-        "p_ids",
-        "p_probability",
-        "p_tail",
-        "p_listed",
-        "p_total",
-        "p_hard",
+        "p_label", "p_scale", "p_ids", "p_probability", "p_tail", "p_listed", "p_total", "p_hard"
     ],
-)
+)  # fmt: skip
 def linear_loss_kernel(
-    p_logits,
-    p_teacher,
-    p_label,
-    p_scale,
-    p_ids,
-    p_probability,
-    p_tail,
-    p_listed,
-    p_total,
-    p_hard,
-    vocab_size,
-    num_listed,
-    z_loss,
-    distill_weight,
-    temperature,
-    DENSE: tl.constexpr,
-    SPARSE: tl.constexpr,
-    SCALED: tl.constexpr,
-    TEMPERED: tl.constexpr,
-    GRAD: tl.constexpr,
-    BV: tl.constexpr,
-    BK: tl.constexpr,
-):
-    row = tl.program_id(0).to(tl.int64)
-    p_logits += row * vocab_size
-    label = tl.load(p_label + row)
+    p_logits, p_teacher, p_label, p_scale, p_ids, p_probability, p_tail, p_listed, p_total, p_hard,
+    vocab_size, num_listed, z_loss, distill_weight, temperature,
+    DENSE: tl.constexpr, SPARSE: tl.constexpr, SCALED: tl.constexpr, TEMPERED: tl.constexpr, GRAD: tl.constexpr,
+    BV: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """total (C,) and hard (C,) losses; with GRAD logits (C, V) and listed (C, k) are overwritten. Grid: (C,)."""
+    token = tl.program_id(0).to(tl.int64)
+    p_logits += token * vocab_size
+    label = tl.load(p_label + token)
     # read before anything is overwritten
     at_label = tl.load(p_logits + label).to(tl.float32)
     scale = 1.0
     if SCALED:
-        scale = tl.load(p_scale + row)
+        scale = tl.load(p_scale + token)
     if DENSE:
-        p_teacher += row * vocab_size
+        p_teacher += token * vocab_size
 
     # finite, so that differences of peaks are; far below any logit
     peak = -1e30
@@ -121,12 +84,12 @@ def linear_loss_kernel(
 
     if SPARSE:
         k = tl.arange(0, BK)  # [BK]
-        has_place = k < num_listed
-        b_id = tl.load(p_ids + row * num_listed + k, mask=has_place, other=-1)
-        b_chance = tl.load(p_probability + row * num_listed + k, mask=has_place, other=0.0)
-        b_listed = tl.load(p_listed + row * num_listed + k, mask=has_place, other=-float("inf"))
+        in_range = k < num_listed
+        b_id = tl.load(p_ids + token * num_listed + k, mask=in_range, other=-1)
+        b_probability = tl.load(p_probability + token * num_listed + k, mask=in_range, other=0.0)
+        b_listed = tl.load(p_listed + token * num_listed + k, mask=in_range, other=-float("inf"))
         is_listed = b_id >= 0
-        tail = tl.load(p_tail + row)
+        tail = tl.load(p_tail + token)
         # of what was summed; a listed word may lie far above it, and all log-sum-exps are relative to the highest
         x_peak = peak
         top = tl.max(b_listed, 0)
@@ -143,7 +106,7 @@ def linear_loss_kernel(
         rest = gap + log_or_minus_infinity(x_sum)
         lse = lse_with(rest, b_listed)
         at_label -= peak
-        # -inf in the row where the label is listed
+        # -inf in the token where the label is listed
         is_label = b_id == label
         label_listed = tl.sum(is_label.to(tl.int32), 0) > 0
         at_label = tl.where(label_listed, tl.sum(tl.where(is_label, b_listed, 0.0), 0), at_label)
@@ -167,27 +130,27 @@ def linear_loss_kernel(
     if DENSE:
         total += distill_weight * temperature * temperature * (y_lse - expected / t_sum)
     if SPARSE:
-        soft = tl.sum(b_chance * tl.where(is_listed, y_lse - b_y_listed, 0.0), 0)
+        soft = tl.sum(b_probability * tl.where(is_listed, y_lse - b_y_listed, 0.0), 0)
         soft += tail * tl.where(tail > 0.0, y_lse - y_rest, 0.0)
         total += distill_weight * temperature * temperature * soft
-    tl.store(p_total + row, scale * total)
-    tl.store(p_hard + row, hard)
+    tl.store(p_total + token, scale * total)
+    tl.store(p_hard + token, hard)
 
     if GRAD:
         of_label = scale * (1.0 - distill_weight)
         unit = scale * distill_weight * temperature
         of_x = of_label + scale * 2.0 * z_loss * full_lse
         if SPARSE:
-            of_y = unit * (tl.sum(b_chance, 0) + tail)
-            b_grad = of_x * tl.exp(b_listed - lse) + of_y * tl.exp(b_y_listed - y_lse) - unit * b_chance
+            of_y = unit * (tl.sum(b_probability, 0) + tail)
+            b_grad = of_x * tl.exp(b_listed - lse) + of_y * tl.exp(b_y_listed - y_lse) - unit * b_probability
             b_grad -= tl.where(is_label, of_label, 0.0)
-            tl.store(p_listed + row * num_listed + k, b_grad, mask=has_place)
+            tl.store(p_listed + token * num_listed + k, b_grad, mask=in_range)
             of_label = tl.where(label_listed, 0.0, of_label)
             x_norm = of_x * tl.exp(gap - lse)
             last_sum, y_gap = x_sum, gap
             if TEMPERED:
                 last_sum, y_gap = y_sum, gap / temperature
-            # the sum over the rest is at least 1, its peak's own, or 0
+            # the sum over the rest is at least 1, its peak's, or 0
             y_norm = of_y * tl.exp(y_gap - y_lse) - unit * tail / tl.where(last_sum < 1.0, 1.0, last_sum)
             peak = x_peak
         else:
@@ -253,118 +216,28 @@ def launch_shape(vocab_size: int, *, dense: bool) -> tuple[int, int]:
 
 
 def chunk_loss(
-    logits: Tensor,
-    label: Tensor,
-    *,
-    terms: LossTerms,
-    teacher: Tensor | None,
-    soft: SoftLabels | None,
-    scale: Tensor | None,
-    grad: bool,
-) -> tuple[Tensor, Tensor]:
-    """A `step` of the walk: see `brine.kernels.linear_loss.autograd_function.Step`."""
+    logits: Tensor, label: Tensor, *, terms: LossTerms, teacher: Tensor | None, soft: SoftLabels | None,
+    scale: Tensor | None, grad: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """A `ChunkLossFn`."""
     tokens, vocab_size = logits.shape
-    total = torch.empty(tokens, dtype=torch.float32, device=logits.device)
-    hard = torch.empty_like(total)
-    listed = None
+    total, hard = torch.empty(2, tokens, dtype=torch.float32, device=logits.device)
+    ids = probabilities = tail = listed = None
     if soft is not None:
-        is_listed, place, listed = split_listed(logits, soft.ids)
+        ids, probabilities, tail = soft.ids.contiguous(), soft.probabilities.contiguous(), soft.tail.contiguous()
+        is_listed, index, listed = split_listed(logits, ids)
         listed = listed.float()
-    label = label.contiguous()
     block, warps = launch_shape(vocab_size, dense=teacher is not None)
     # Triton launches on the current device
     with torch.cuda.device_of(logits):
         linear_loss_kernel[(tokens,)](
-            logits,
-            teacher,
-            label,
-            None if scale is None else scale.contiguous(),
-            None if soft is None else soft.ids.contiguous(),
-            None if soft is None else soft.probabilities.contiguous(),
-            None if soft is None else soft.tail.contiguous(),
-            listed,
-            total,
-            hard,
-            vocab_size,
-            0 if soft is None else soft.ids.shape[1],
-            terms.z_loss,
-            terms.distill_weight,
-            terms.temperature,
-            DENSE=teacher is not None,
-            SPARSE=soft is not None,
-            SCALED=scale is not None,
-            TEMPERED=terms.distill_weight > 0.0 and terms.temperature != 1.0,
-            GRAD=grad,
-            BV=block,
-            BK=1 if soft is None else triton.next_power_of_2(soft.ids.shape[1]),
-            num_warps=warps,
-            maxnreg=MAX_REGISTERS,
-        )
-    if soft is not None and grad:
-        logits.scatter_add_(1, place, listed.masked_fill_(~is_listed, 0.0).to(logits.dtype))
+            logits, teacher, label.contiguous(), None if scale is None else scale.contiguous(), ids, probabilities,
+            tail, listed, total, hard, vocab_size, 0 if ids is None else ids.shape[1],
+            terms.z_loss, terms.distill_weight, terms.temperature,
+            DENSE=teacher is not None, SPARSE=soft is not None, SCALED=scale is not None,
+            TEMPERED=terms.distill_weight > 0.0 and terms.temperature != 1.0, GRAD=grad, BV=block,
+            BK=1 if ids is None else triton.next_power_of_2(ids.shape[1]), num_warps=warps, maxnreg=MAX_REGISTERS,
+        )  # fmt: skip
+    if listed is not None and grad:
+        logits.scatter_add_(1, index, listed.masked_fill_(~is_listed, 0.0).to(logits.dtype))
     return total, hard
-
-
-class KernelVariant(NamedTuple):
-    """What ahead-of-time compilation needs to know of one way in which the kernel is used."""
-
-    name: str
-    kernel: Any
-    """the jitted function"""
-    signature: dict[str, str]
-    """type of each argument, "constexpr" for those in `constexprs`"""
-    constexprs: dict[str, Any]
-    attrs: dict[tuple[int, ...], list[list[Any]]]
-    """by position: divisibility by 16"""
-    options: dict[str, int]
-    """of the compiler: num_warps, maxnreg"""
-
-
-def compile_variants(vocab_size: int = 65536, num_listed: int = 64) -> Iterator[KernelVariant]:
-    """The kernel as launched with and without soft labels, for bf16 and fp32, in both directions of use.
-
-    A variant `v` is compiled by `triton.compile(ASTSource(v.kernel, v.signature, v.constexprs, v.attrs), target=...,
-    options=v.options)`, in a process without the interpreter.
-    """
-    kinds = {
-        "plain-nograd": {"GRAD": False},
-        "plain": {},
-        "dense": {"DENSE": True},
-        "dense-tempered": {"DENSE": True, "TEMPERED": True},
-        "sparse": {"SPARSE": True},
-        "sparse-tempered": {"SPARSE": True, "TEMPERED": True},
-    }
-    for short, element in (("bf16", "*bf16"), ("fp32", "*fp32")):
-        for name, flags in kinds.items():
-            flags = {"DENSE": False, "SPARSE": False, "SCALED": True, "TEMPERED": False, "GRAD": True} | flags
-            sparse = flags["SPARSE"]
-            block, warps = launch_shape(vocab_size, dense=flags["DENSE"])
-            types = {
-                "p_logits": element,
-                "p_teacher": element if flags["DENSE"] else None,
-                "p_label": "*i64",
-                "p_scale": "*fp32",
-                "p_ids": "*i64" if sparse else None,
-                "p_probability": "*fp32" if sparse else None,
-                "p_tail": "*fp32" if sparse else None,
-                "p_listed": "*fp32" if sparse else None,
-                "p_total": "*fp32",
-                "p_hard": "*fp32",
-                "vocab_size": "i32",
-                "num_listed": "i32",
-                "z_loss": "fp32",
-                "distill_weight": "fp32",
-                "temperature": "fp32",
-            }
-            constexprs = {name: None for name, kind in types.items() if kind is None}
-            constexprs |= flags | {"BV": block, "BK": triton.next_power_of_2(num_listed) if sparse else 1}
-            aligned = ["p_logits", "p_teacher"] + (["vocab_size"] if vocab_size % 16 == 0 else [])
-            names = linear_loss_kernel.arg_names
-            yield KernelVariant(
-                f"{short}-{name}",
-                linear_loss_kernel,
-                {name: "constexpr" if name in constexprs else types[name] for name in names},
-                constexprs,
-                {(names.index(x),): [["tt.divisibility", 16]] for x in aligned if x not in constexprs},
-                {"num_warps": warps, "maxnreg": MAX_REGISTERS},
-            )

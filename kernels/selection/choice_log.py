@@ -1,14 +1,14 @@
-"""Says once which backend an operation took and why, and keeps it for records.
+"""Records and logs once which backend an operation took and why; `backend_choices` has it for records of a run.
 
-The same choice at every layer and step is news only the first time: it is logged once, at level INFO, and
-`backend_choices` has it for whoever writes a record of a run. An operation notes its choice where it runs, not where it
-is traced, so compiled code is told of like any other.
+An operation records its choice where it runs, not where it is traced, so compiled code is covered too.
 
     {"attention on cuda:0: causal, bfloat16, head dim 128": "flash", "linear loss on cuda:0: plain, bfloat16": "triton"}
 """
 
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
+
+import torch
 
 _announced: set[tuple[str, str]] = set()
 _noted: set[Hashable] = set()
@@ -23,11 +23,8 @@ def announce(logger: str, choice: str) -> None:
 
 
 def record_choice(key: Hashable, describe: Callable[[], tuple[str, str, str]], *, logger: str, asked: bool) -> None:
-    """Keep what `describe` returns, and log it unless it was asked for; nothing where `key` was noted before.
-
-    describe: () -> (for what, the backend, why), called the first time alone, as this stands in the way of every call.
-    asked: the caller named the backend, and "auto" had nothing to choose.
-    """
+    """Keep what `describe` returns, (purpose, backend, reason), unless `key` was noted before, since every call comes
+    here. asked: the caller named the backend; otherwise it is logged."""
     if key in _noted:
         return
     what, backend, why = describe()
@@ -38,21 +35,33 @@ def record_choice(key: Hashable, describe: Callable[[], tuple[str, str, str]], *
 
 
 def backend_choices() -> dict[str, str]:
-    """The backends that operations of this process have taken so far, by what for: operation, device, kind, dtype.
-
-    One name, and "(asked for)" where it was not "auto" that chose it; several with commas between them where not every
-    call took the same, in the order of their first use.
-    """
+    """The backends that this process has taken so far, by operation, device, kind and dtype; several are separated by
+    commas, in the order of their first use, and those that were named are marked "(asked for)"."""
     return {what: ", ".join(backends) for what, backends in sorted(_chosen.items())}
 
 
 def describe_backend_choices() -> list[str]:
-    """`backend_choices` in sentences, with the reasons: one line for each backend that was taken."""
+    """`backend_choices` with the reasons, a line for each backend."""
     return [f"{what}: {name}, because {why}" for what, names in sorted(_chosen.items()) for name, why in names.items()]
 
 
 def reset_backend_choices() -> None:
-    """Forget what was chosen and said, so that the next calls are noted anew: for tests, and for a record that is to
-    hold one part of a process only."""
+    """Forget what was chosen and logged: for tests, and for a record of one part of a process."""
     for kept in (_announced, _noted, _chosen):
         kept.clear()
+
+
+def take_first(names: Iterable[str], refusal: Callable[[str], str | None]) -> tuple[str | None, list[str]]:
+    """-> the first backend that nothing is said against, None for none, and what is said against those before it."""
+    rejected: list[str] = []
+    for name in names:
+        why = refusal(name)
+        if why is None:
+            return name, rejected
+        rejected.append(f"not {name}: {why}")
+    return None, rejected
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """torch.bfloat16 -> "bfloat16"."""
+    return str(dtype).removeprefix("torch.")

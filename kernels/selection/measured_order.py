@@ -5,8 +5,7 @@ A table is a JSON list of rows, one for each (compute capability, dtype, kind, h
     {"capability": "9.0", "dtype": "bfloat16", "kind": "causal", "dim": 128,
      "ms": {"flash": 1.0, "triton": 2.0}, "from": {"card": ..., "commit": ..., "command": ...}}
 
-ms: median times of forward and backward. from: where the row comes from, to be repeated and to be doubted. A row holds
-for exactly what it names: other cards, dtypes or dims keep the stated default order until they are measured too.
+ms: median times of forward and backward; from: GPU, commit and command. A row holds for exactly what it names.
 """
 
 import json
@@ -21,9 +20,9 @@ KEY = ("capability", "dtype", "kind", "dim")
 def row_of(
     *, capability: tuple[int, int], dtype: str, kind: str, dim: int | None, ms: dict[str, float], source: dict[str, Any]
 ) -> dict[str, Any]:
-    """A row of a table. dim: head dim, None for an operation that has none; ms: by backend; source: its provenance.
+    """A row of a table. dim: head dim, None for an operation without one; ms: by backend; source: its provenance.
 
-    Raises ValueError for times that are none and for a row that does not say where it comes from.
+    Raises ValueError for times that are not above 0 and for a source without card and commit.
     """
     if not ms or any(not time > 0.0 for time in ms.values()):
         raise ValueError(f"a measured row needs the time of at least one backend, above 0; got {ms}")
@@ -34,9 +33,9 @@ def row_of(
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Put rows of `row_of` into the table at `path`, in the places of those for the same key.
+    """Put rows of `row_of` into the table at `path`; they replace those for the same key.
 
-    Backends that were not timed anew keep their time, and the row says in "from" where each of them has it from.
+    Backends that were not timed again keep their time, with its source in the row's "from".
     """
     kept = {_key(row): row for row in read_rows(path)}
     for row in rows:
@@ -50,24 +49,24 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def _joined(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
     """A row with the times of an older one for the same key that are not in it."""
-    others = {name: time for name, time in (old or {}).get("ms", {}).items() if name not in new["ms"]}
-    if not others:
+    others = {name: time for name, time in old["ms"].items() if name not in new["ms"]} if old else {}
+    if not old or not others:
         return new
-    # one that has a word of its own was itself kept, or timed elsewhere
+    # one that is named in "from" was itself kept, or timed elsewhere
     whole = {name: value for name, value in old["from"].items() if name not in old["ms"]}
     sources = {name: old["from"].get(name, whole) for name in others}
     return new | {"ms": others | new["ms"], "from": new["from"] | sources}
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows of the table at `path`; none where there is no table."""
+    """All rows of the table at `path`, [] without a file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
 def measured(
     path: Path, *, capability: tuple[int, int], dtype: str, kind: str, dim: int | None
 ) -> tuple[list[str], str] | None:
-    """-> (backends, fastest first, the source in words), or None where nothing was measured."""
+    """-> (backends, fastest first; the source), or None where nothing was measured."""
     row = _rows(path).get((f"{capability[0]}.{capability[1]}", dtype, kind, dim))
     if row is None:
         return None

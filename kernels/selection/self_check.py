@@ -1,13 +1,8 @@
-"""Whether a backend may be trusted on this card: self-checks, run at its first use by "auto" and remembered.
+"""Whether a backend may be trusted on this GPU: self-checks, run at its first use by "auto" and remembered.
 
-A kernel that no card has run may be wrong on the first that does, and a driver, a compiler or a card may be at fault on
-any. So "auto" takes no backend on a card before it has computed small problems as the reference does: a second or
-less, and some more where kernels are compiled, which the work itself would have to wait for anyhow.
-
-A pass is kept on disk for the next process, under the card's name, the versions of all packages that take part and a
-digest of the sources: whatever changes, the check runs again. A failure is kept for this process alone, since what was
-at fault may be gone tomorrow. Where no folder can be written, each process checks for itself. A kernel that never ends
-cannot be ended from here, as the process waits for the card; a WARNING names it after `HANG_WARNING_S`.
+"auto" takes no backend on a GPU before it has computed small problems as the reference does. A pass is kept on disk,
+under the GPU's name, the versions of all packages that take part and a digest of the sources; a failure is kept for
+this process alone. A kernel that never ends cannot be stopped from here: a WARNING names it after `HANG_WARNING_S`.
 
     $XDG_CACHE_HOME/brine/selfcheck/<digest>.json        (~/.cache where XDG_CACHE_HOME is not set)
 """
@@ -26,7 +21,7 @@ from typing import Any
 import torch
 
 PACKAGES = ("torch", "triton", "flash-attn", "flash-attn-3", "flash-attn-4", "nvidia-cutlass-dsl", "liger-kernel")
-"""Whose versions a verdict holds for."""
+"""Whose versions a result holds for."""
 HANG_WARNING_S = 120.0
 """Compiling included, a check takes some ten seconds at most."""
 _check_results: dict[tuple, str | None] = {}
@@ -37,12 +32,11 @@ _lock = threading.RLock()
 def self_check_result(
     key: tuple, check: Callable[[], str | None], *, device: torch.device, folder: Path, logger: str
 ) -> str | None:
-    """What was wrong with a backend, None where it passed.
+    """What was wrong with a backend, None where it passed; a failure is logged once, as WARNING.
 
-    key: operation, backend and whatever else the check depends on, beside the card and the versions. check: () -> what
-    is wrong, or None; what it raises is a failure too. folder: of the sources that a verdict holds for.
-    A failure is logged at level WARNING, once. Raises RuntimeError where a check would have to run while a CUDA graph
-    is being captured.
+    key: operation, backend and whatever else the check depends on, beside the GPU and the versions. check: () -> what
+    is wrong, or None; an exception is a failure too. folder: of the sources that a result holds for.
+    Raises RuntimeError where a check would have to run while a CUDA graph is being captured.
     """
     known = (key, device)
     if known in _check_results:
@@ -59,7 +53,7 @@ def self_check_result(
 
 
 def reset_check_results() -> None:
-    """Forget the verdicts of this process; those on disk stay."""
+    """Forget the results of this process; those on disk stay."""
     _check_results.clear()
 
 
@@ -77,7 +71,7 @@ def _find(key: tuple, check: Callable[[], str | None], device: torch.device, fol
         if path.exists():
             return None
     except (OSError, RuntimeError):
-        # no home, or one that cannot be read
+        # no home folder, or one that cannot be read
         path = None
     logging.getLogger(logger).info("checking %s on %s", _words(key), facts["card"])
     watch = threading.Timer(HANG_WARNING_S, _warn_hang, (key, facts["card"], logger))
@@ -101,7 +95,7 @@ def _find(key: tuple, check: Callable[[], str | None], device: torch.device, fol
 
 def _warn_hang(key: tuple, card: str, logger: str) -> None:
     logging.getLogger(logger).warning(
-        "the self-check of %s on %s has not ended after %.0f s: if the card is at work all the time, a kernel hangs; "
+        "the self-check of %s on %s has not ended after %.0f s: if the GPU is busy all the time, a kernel hangs; "
         "stop this process and name another backend",
         _words(key), card, HANG_WARNING_S,
     )  # fmt: skip
@@ -114,12 +108,12 @@ def _keep(path: Path, facts: dict[str, Any]) -> None:
         fresh.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         fresh.replace(path)
     except OSError:
-        # a folder that cannot be written costs the next process a check, no more
+        # a folder that cannot be written costs the next process a check
         return
 
 
 def card_name(device: torch.device) -> str:
-    """The card's name and compute capability, or the kind of device."""
+    """The GPU's name and compute capability, or the kind of device."""
     if device.type != "cuda":
         return device.type
     major, minor = torch.cuda.get_device_capability(device)

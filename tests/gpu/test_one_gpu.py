@@ -12,7 +12,6 @@ import torch.distributed as dist
 
 from brine.kernels.attention import Spans, attention
 from brine.kernels.context_parallel.layout import ContextLayout
-from brine.kernels.context_parallel.reference import simulate
 from brine.kernels.context_parallel.sharding import zigzag
 from brine.kernels.linear_loss import linear_cross_entropy
 from brine.model.config import ModelConfig
@@ -28,6 +27,7 @@ from brine.training.parallel.activations import checkpoint_blocks, offloading
 from brine.training.parallel.distributed import World
 from brine.training.parallel.parallelize import shard_parameters
 from brine.training.runtime import Runtime
+from tests.kernels.ring_simulation import simulate
 
 SHAPE = ModelConfig(
     vocab_size=256, dim=128, num_layers=6, num_heads=4, num_kv_heads=2, head_dim=32, mlp_dim=256, window=64,

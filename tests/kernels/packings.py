@@ -7,6 +7,7 @@ from torch import Tensor
 
 from brine.kernels.attention import Spans, attention, merge_partials
 from brine.kernels.attention.op import sink_gradient
+from brine.kernels.attention.spans import AttentionRequest
 
 
 def random_packing(seed: int, batch: int, num_keys: int, sizes=(1, 1, 3, 20, 60, 130)) -> tuple[Tensor, Tensor]:
@@ -83,27 +84,26 @@ class _Through(torch.autograd.Function):
     """A backend's module by itself, with the gradients that the op has."""
 
     @staticmethod
-    def forward(ctx, module, q, k, v, spans, sink, wide):
-        ctx.module, ctx.spans, ctx.wide, scale = module, spans, wide, q.shape[-1] ** -0.5
-        mask = (spans.lo, spans.hi, int(spans.serial))
-        out, lse = module.forward(q, k, v, *mask, scale=scale, sink=sink, wide=wide)
+    def forward(ctx, module, q, k, v, spans, sink):
+        # the module's backward is called without the sink, which counts by lse alone
+        ctx.module, ctx.request = module, AttentionRequest(spans.mask, q.shape[-1] ** -0.5)
+        out, lse = module.forward(q, k, v, ctx.request._replace(sink=sink))
         ctx.save_for_backward(q, k, v, sink, out, lse)
         return out, lse
 
     @staticmethod
     def backward(ctx, grad_out, _):
         q, k, v, sink, out, lse = ctx.saved_tensors
-        mask, options = (ctx.spans.lo, ctx.spans.hi, int(ctx.spans.serial)), {"whole": True, "wide": ctx.wide}
-        grads = ctx.module.backward(grad_out, q, k, v, *mask, out, lse, scale=q.shape[-1] ** -0.5, **options)
+        grads = ctx.module.backward(grad_out, q, k, v, out, lse, ctx.request)
         d_sink = None if sink is None else sink_gradient(grad_out, out, lse, sink)
-        return None, *grads, None, d_sink, None
+        return None, *grads, None, d_sink
 
 
 def run_module(module):
     """A module with `forward` and `backward`, in the form that `results` takes."""
 
     def call(q, k, v, spans, sink=None):
-        out, lse = _Through.apply(module, q, k, v, spans, sink, False)
+        out, lse = _Through.apply(module, q, k, v, spans, sink)
         return out, lse.detach()
 
     return call
@@ -154,15 +154,14 @@ def check_parts(module, spans: Spans, tensors: list[Tensor], cut: int, eps: floa
     scale, parts = q.shape[-1] ** -0.5, []
     for keys in (range(cut), range(cut, spans.num_keys)):
         part = spans.restrict(range(spans.num_queries), keys)
-        parts.append((slice(keys.start, keys.stop), (part.lo, part.hi, int(part.serial))))
-    outs = [module.forward(q, k[:, at], v[:, at], *mask, scale=scale, sink=None, wide=True) for at, mask in parts]
+        parts.append((slice(keys.start, keys.stop), AttentionRequest(part.mask, scale, partial=True)))
+    outs = [module.forward(q, k[:, at], v[:, at], request) for at, request in parts]
     sums = torch.promote_types(torch.float32, q.dtype)
     assert all(x.dtype == sums for part in outs for x in part)
     out, lse = merge_partials(*outs[0], *outs[1])
     got = {"out": out, "lse": lse, "dq": 0, "dk": [], "dv": []}
-    for at, mask in parts:
-        given = (grad, q, k[:, at], v[:, at], *mask, out, lse)
-        dq, dk, dv = module.backward(*given, scale=scale, whole=False, wide=True)
+    for at, request in parts:
+        dq, dk, dv = module.backward(grad, q, k[:, at], v[:, at], out, lse, request)
         assert dq.dtype == dk.dtype == dv.dtype == sums
         got["dq"] = got["dq"] + dq
         got["dk"].append(dk)

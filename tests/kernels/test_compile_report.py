@@ -109,13 +109,14 @@ def test_products_that_two_warp_groups_compute_are_counted():
 
 
 def test_no_tile_of_the_tables_or_of_a_sweep_computes_products_twice():
+    from benchmarks.kernels import tile_candidates
     from brine.kernels.attention.triton import tiles as triton_tiles
 
     for name in triton_tiles.PASSES:
         for dim in (32, 64, 128):
             for narrow in (False, True):
-                for tile in triton_tiles.candidates(name, dim, narrow=narrow, capability=(9, 0)):
-                    assert not triton_tiles.has_duplicate_warps(name, tile), (name, dim, str(tile))
+                for tile in tile_candidates.candidates(name, dim, narrow=narrow, capability=(9, 0)):
+                    assert not tile_candidates.has_duplicate_warps(name, tile), (name, dim, str(tile))
                     assert tile.rows <= triton_tiles.PADDED_ROWS
 
 

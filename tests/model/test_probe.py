@@ -71,7 +71,7 @@ def test_recomputed_pattern_is_what_attention_did(make_model, make_document, lay
     spans = inputs.spans(model.config)[int(model.config.is_global(layer))]
     q, k, v, mix = (seen[f"blocks.{layer}.attn.{name}"] for name in ("q", "k", "v", "mix"))
     rows = torch.tensor([0, 7, 20, 30])
-    pattern = attention_pattern(q, k, spans, rows=rows)
+    pattern = attention_pattern(q, k, spans, queries=rows)
     assert torch.equal(pattern > 0, spans.dense()[:, rows].unsqueeze(1).expand_as(pattern))
     again = torch.einsum("bhrs,bshd->brhd", pattern.double(), v.repeat_interleave(2, dim=2))
     torch.testing.assert_close(again, mix[:, rows], rtol=1e-4, atol=1e-5)

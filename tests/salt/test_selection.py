@@ -192,7 +192,7 @@ def test_what_was_kept_and_why_is_written(tmp_path):
 
 def test_plan_of_other_rows_is_refused(pool):
     model, _, tokens, labels = pool
-    with pytest.raises(ValueError, match="row 0 of the plan holds 99 tokens, its batch 20"):
+    with pytest.raises(ValueError, match="sequence 0 of the plan holds 99 tokens, its batch 20"):
         score_documents(model, plan=SequencePlan(rows=[[(1, 0, 99, 0)]]), batches=[batch(tokens[:1], labels[:1])])
 
 

@@ -11,11 +11,11 @@ from torch.utils.checkpoint import checkpoint
 
 from brine.kernels.attention import Spans, attention
 from brine.kernels.context_parallel.layout import ContextLayout
-from brine.kernels.context_parallel.reference import simulate
 from brine.kernels.context_parallel.sharding import zigzag
 from brine.kernels.linear_loss import linear_cross_entropy
 from brine.kernels.selection.choice_log import backend_choices, reset_backend_choices
 from brine.model.device import resolve_device
+from tests.kernels.ring_simulation import simulate
 from tests.standin.stand_in import NAME, StandIn, count_waits
 
 

@@ -72,8 +72,8 @@ REPAIRS = {
     "dense": ("kernels/attention/select_backend.py", "DENSE = 2048 * 2048", "DENSE = 2**60", f"{DEVICE} -k refuses"),
     "unsaid": (
         "kernels/attention/select_backend.py",
-        "    note(\n",
-        "    torch.compiler.is_compiling() or note(\n",
+        "    record_choice(\n",
+        "    torch.compiler.is_compiling() or record_choice(\n",
         f"{DEVICE} -k said",
     ),
     "loss": ("training/step.py", "backend=runtime.loss_backend,", "", f"{LINE} -k asked_for"),

@@ -26,6 +26,7 @@ from benchmarks.kernels.masks import make_mask
 from brine.kernels.attention import Spans, reference
 from brine.kernels.attention.gluon import launch as gluon_launch
 from brine.kernels.attention.gluon.launch import ForwardTileConfig
+from brine.kernels.attention.spans import AttentionRequest
 from brine.kernels.attention.triton import launch as triton_launch
 
 HEADS, KEY_HEADS = 32, 8
@@ -138,7 +139,7 @@ def check(
     sink = torch.linspace(-1, 2, q.shape[2], device=device) if with_sink else None
     run = gluon_launch.forward if device == "cuda" else stand_in
     first, *more = (
-        run(q, k, v, spans.lo, spans.hi, 0, scale=scale, sink=sink, wide=wide, shape=shape) for _ in range(3)
+        run(q, k, v, AttentionRequest(spans.mask, scale, sink, partial=wide), shape=shape) for _ in range(3)
     )
     out, lse = first
     truth, truth_lse = specified(q, k, v, spans, scale, sink)
@@ -170,17 +171,15 @@ def specified(
         parts.append(
             reference.forward(
                 q[:, :, mine].float(), k[:, :, head : head + 1].float(), v[:, :, head : head + 1].float(),
-                spans.lo, spans.hi, 0, scale=scale, sink=None if sink is None else sink[mine], wide=True,
+                AttentionRequest(spans.mask, scale, None if sink is None else sink[mine], partial=True),
             )
         )  # fmt: skip
     return torch.cat([out for out, _ in parts], 2), torch.cat([lse for _, lse in parts], 1)
 
 
-def stand_in(
-    q: Tensor, k: Tensor, v: Tensor, lo: Tensor, hi: Tensor, serial: int, *, shape: ForwardTileConfig, **options
-):
+def stand_in(q: Tensor, k: Tensor, v: Tensor, request: AttentionRequest, *, shape: ForwardTileConfig):
     """The specification in the kernel's place, for a rehearsal."""
-    return reference.forward(q, k, v, lo, hi, serial, **options)
+    return reference.forward(q, k, v, request)
 
 
 def check_all(dim: int, shape: ForwardTileConfig, context: StageContext) -> None:
@@ -226,13 +225,13 @@ def time_all(dim: int, context: StageContext) -> None:
 def implementations(dim: int, kind: str, spans: Spans, device: str) -> dict[str, Callable[[], Tensor]]:
     """Forward passes over the same inputs, our Triton's first."""
     q, k, v = inputs(spans.num_queries, spans.num_keys, dim, device=device)
-    given, scale = (q, k, v, spans.lo, spans.hi, spans.serial), dim**-0.5
+    given = (q, k, v, AttentionRequest(spans.mask, dim**-0.5))
     if device != "cuda":
-        return {"reference": lambda: reference.forward(*given, scale=scale, sink=None)[0]}
-    found = {"triton": lambda: triton_launch.forward(*given, scale=scale, sink=None)[0]}
+        return {"reference": lambda: reference.forward(*given)[0]}
+    found = {"triton": lambda: triton_launch.forward(*given)[0]}
     for shape in SHAPES[dim]:
         name = f"gluon-{shape.keys}-{shape.stages}-{int(shape.overlap)}{int(shape.turns)}"
-        found[name] = lambda shape=shape: gluon_launch.forward(*given, scale=scale, shape=shape)[0]
+        found[name] = lambda shape=shape: gluon_launch.forward(*given, shape=shape)[0]
     if kind == "causal":
         for backend in (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION):
             found[backend.name.split("_")[0].lower()] = lambda backend=backend: sdpa(q, k, v, backend)

@@ -27,6 +27,7 @@ from benchmarks.kernels.masks import make_mask
 from brine.kernels.attention import Spans, reference
 from brine.kernels.attention.gluon import launch as gluon_launch
 from brine.kernels.attention.gluon.launch import BackwardTileConfig
+from brine.kernels.attention.spans import AttentionRequest
 from brine.kernels.attention.triton import launch as triton_launch
 
 Gradients = tuple[Tensor, Tensor, Tensor]
@@ -95,14 +96,14 @@ def check(
     out, lse = specified(q, k, v, spans, scale, sink)
     truth = specified_gradients(grad, q, k, v, spans, out, lse, scale)
     out = out.to(dtype)
-    given, options = (grad, q, k, v, spans.lo, spans.hi, spans.serial, out, lse), {"scale": scale, "whole": True}
+    given = (grad, q, k, v, out, lse, AttentionRequest(spans.mask, scale, partial=wide))
     fused = len(pair) == 1
     shapes = {"fused": True, "fused_shape": pair[0]} if fused else {"keys_shape": pair[0], "rows_shape": pair[-1]}
     if device == "cuda":
-        plain = triton_launch.backward(*given, **options, wide=wide)
-        first, *more = (gluon_launch.backward(*given, **options, wide=wide, **shapes) for _ in range(3))
+        plain = triton_launch.backward(*given)
+        first, *more = (gluon_launch.backward(*given, **shapes) for _ in range(3))
     else:
-        plain, first, *more = (reference.backward(*given, **options, wide=wide) for _ in range(3))
+        plain, first, *more = (reference.backward(*given) for _ in range(3))
     errors, limits = distances(first, truth), [SLACK * x + FLOOR for x in distances(plain, truth)]
     found = {
         "error": max(errors),
@@ -138,7 +139,7 @@ def specified_gradients(
         parts.append(
             reference.backward(
                 grad[:, :, mine].float(), q[:, :, mine].float(), k[:, :, own].float(), v[:, :, own].float(),
-                spans.lo, spans.hi, 0, out[:, :, mine], lse[:, mine], scale=scale, whole=True,
+                out[:, :, mine], lse[:, mine], AttentionRequest(spans.mask, scale),
             )
         )  # fmt: skip
     return tuple(torch.cat(x, 2) for x in zip(*parts, strict=True))
@@ -190,11 +191,12 @@ def implementations(dim: int, kind: str, spans: Spans, device: str) -> dict[str,
     q, k, v = inputs(spans.num_queries, spans.num_keys, dim, device=device)
     grad, scale = torch.randn_like(q), dim**-0.5
     forward = triton_launch.forward if device == "cuda" else reference.forward
-    out, lse = forward(q, k, v, spans.lo, spans.hi, spans.serial, scale=scale, sink=None)
-    given, options = (grad, q, k, v, spans.lo, spans.hi, spans.serial, out, lse), {"scale": scale, "whole": True}
+    request = AttentionRequest(spans.mask, scale)
+    out, lse = forward(q, k, v, request)
+    given = (grad, q, k, v, out, lse, request)
     if device != "cuda":
-        return {"reference": lambda: reference.backward(*given, **options)}
-    found = {"triton": lambda: triton_launch.backward(*given, **options)}
+        return {"reference": lambda: reference.backward(*given)}
+    found = {"triton": lambda: triton_launch.backward(*given)}
     (first_keys, first_rows), *_ = PAIRS[dim]
     for number, (keys, rows) in enumerate(PAIRS[dim]):
         shapes = {f"gluon keys {told(keys)} rows {told(first_rows)}": (keys, first_rows)}
@@ -202,11 +204,11 @@ def implementations(dim: int, kind: str, spans: Spans, device: str) -> dict[str,
             shapes[f"gluon keys {told(first_keys)} rows {told(rows)}"] = first_keys, rows
         for name, (keys_shape, rows_shape) in shapes.items():
             found[name] = lambda keys_shape=keys_shape, rows_shape=rows_shape: gluon_launch.backward(
-                *given, **options, keys_shape=keys_shape, rows_shape=rows_shape
+                *given, keys_shape=keys_shape, rows_shape=rows_shape
             )
     for shape in FUSED[dim]:
         found[f"gluon fused {told(shape)}"] = lambda shape=shape: gluon_launch.backward(
-            *given, **options, fused=True, fused_shape=shape
+            *given, fused=True, fused_shape=shape
         )
     if kind == "causal":
         for backend in (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION):

@@ -82,6 +82,7 @@ def run(item: SuiteItem, context: StageContext) -> None:
 
 def candidates(table_key: TileTableKey, device: str, toy: bool) -> list[Any]:
     """Tiles to try, the table's own first. Raises ImportError where the kernels have no such list."""
+    from benchmarks.kernels import tile_candidates
     from brine.kernels.attention.triton import tiles as triton_tiles
 
     name, dim, narrow = table_key.key
@@ -89,7 +90,8 @@ def candidates(table_key: TileTableKey, device: str, toy: bool) -> list[Any]:
     own = triton_tiles.tile_config_of(
         name, dim, narrow=narrow, itemsize=4 if device == "cpu" else 2, capability=capability
     )
-    others = [tile for tile in triton_tiles.candidates(name, dim, narrow=narrow, capability=capability) if tile != own]
+    found = tile_candidates.candidates(name, dim, narrow=narrow, capability=capability)
+    others = [tile for tile in found if tile != own]
     return [own, *others[: 2 if toy else None]]
 
 
@@ -121,14 +123,15 @@ def make_problem(table_key: TileTableKey, device: str, *, tokens: int = 0) -> Sw
 
 def call_of(table_key: TileTableKey, problem: SweepProblem):
     """What is timed: -> the results that the pass has to do with."""
+    from brine.kernels.attention.spans import AttentionRequest
     from brine.kernels.attention.triton import launch as triton_launch
 
     spans, scale = problem.mask.spans, table_key.dim**-0.5
-    given = (problem.q, problem.k, problem.v, spans.lo, spans.hi, int(spans.serial))
+    given, request = (problem.q, problem.k, problem.v), AttentionRequest(spans.mask, scale)
     if table_key.name == "fwd":
-        return lambda: triton_launch.forward(*given, scale=scale, sink=None)
-    out, lse = triton_launch.forward(*given, scale=scale, sink=None)
-    return lambda: triton_launch.backward(problem.grad, *given, out, lse, scale=scale, whole=True)
+        return lambda: triton_launch.forward(*given, request)
+    out, lse = triton_launch.forward(*given, request)
+    return lambda: triton_launch.backward(problem.grad, *given, out, lse, request)
 
 
 def compile_one(table_key: TileTableKey, tile: Any, device: str) -> str:

@@ -1,9 +1,7 @@
-"""The CPU backend as the op sees it: which of its four routines serves a call.
+"""The CPU backend as the op sees it: which of its routines serves a call.
 
-    forward     few rows against a long cache: `cpu_decode`; else the tile walk of `cpu`
-    backward    fp32 with wide heads, over all keys: `cpu_exact`; else the tile walk
-
-Legend: B batch, T query rows, S keys, H query heads, K key heads, D head dim.
+forward     few queries against a long cache: `decode.py`; else the tile walk of `tiled.py`
+backward    fp32 with wide heads, over all keys: `exact.py`; else the tile walk
 """
 
 from torch import Tensor
@@ -11,6 +9,7 @@ from torch import Tensor
 from brine.kernels.attention.cpu import decode as cpu_decode
 from brine.kernels.attention.cpu import exact as cpu_exact
 from brine.kernels.attention.cpu import tiled as cpu
+from brine.kernels.attention.spans import AttentionRequest
 
 
 def unsupported_reason(q: Tensor, k: Tensor, *, kind: str, sink: Tensor | None) -> str | None:
@@ -20,49 +19,18 @@ def unsupported_reason(q: Tensor, k: Tensor, *, kind: str, sink: Tensor | None) 
     return None
 
 
-def forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    lo: Tensor,
-    hi: Tensor,
-    serial: int,
-    *,
-    scale: float,
-    sink: Tensor | None,
-    wide: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """q: (B, T, H, D); k, v: (B, S, K, D); lo, hi: (B, T) int32 of the Spans with this serial; sink: (H,) or None.
-
-    -> out (B, T, H, D) in q's dtype, or with `wide` in lse's; lse (B, H, T) float32 (float64 for float64 inputs).
-    """
-    if not wide and cpu_decode.suits(q, k, v, lo, hi, serial):
-        return cpu_decode.forward(q, k, v, lo, hi, serial, scale=scale, sink=sink)
-    plan = cpu.tile_plan_of(serial, lo, hi, k.shape[1])
-    return cpu.forward(q, k, v, plan, scale=scale, sink=sink, wide=wide)
+def forward(q: Tensor, k: Tensor, v: Tensor, request: AttentionRequest) -> tuple[Tensor, Tensor]:
+    """As `reference.forward`."""
+    if not request.partial and cpu_decode.suits(q, k, v, request.mask):
+        return cpu_decode.forward(q, k, v, request)
+    return cpu.forward(q, k, v, cpu.tile_plan_of(request.mask, k.shape[1]), request)
 
 
 def backward(
-    grad_out: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    lo: Tensor,
-    hi: Tensor,
-    serial: int,
-    out: Tensor,
-    lse: Tensor,
-    *,
-    scale: float,
-    whole: bool,
-    wide: bool = False,
-    sink: Tensor | None = None,
+    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, request: AttentionRequest
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients from these keys, given out and lse over *all* keys, sink included. whole: these are all keys.
-
-    -> dq, dk, dv in q's dtype, or with `wide` in lse's.
-    """
-    plan = cpu.tile_plan_of(serial, lo, hi, k.shape[1])
-    if whole and not wide and cpu_exact.suits(q):
-        return cpu_exact.backward(grad_out, q, k, v, lse, plan, scale=scale, sink=sink)
-    return cpu.backward(grad_out, q, k, v, out, lse, plan, scale=scale, wide=wide)
+    """As `reference.backward`."""
+    plan = cpu.tile_plan_of(request.mask, k.shape[1])
+    if not request.partial and cpu_exact.suits(q):
+        return cpu_exact.backward(grad_out, q, k, v, lse, plan, request)
+    return cpu.backward(grad_out, q, k, v, out, lse, plan, request)

@@ -1,17 +1,12 @@
-"""Packed causal documents, with or without a window, by kernels for rows of unequal lengths.
+"""Packed causal documents, with or without a window, by varlen kernels.
 
-All B * T tokens lie in one row, cut where documents begin (`documents.py`, cu_seqlens in the packages' words), and each
-document sees itself causally, its last `max_visible_keys` keys at most. Four packages have such kernels, each with
-functions below autograd that give lse and take out and lse back; they differ in arguments alone, and are called as of
+All B * T tokens are one sequence, cut where documents begin (`documents.py`), and each document sees itself causally,
+its last `max_visible_keys` keys at most. Four packages have such kernels, with functions below autograd that give lse
+and take out and lse back; they differ in arguments alone, and are called as of flash-attn 2.8, flash-attn-3 3.0.0b1,
+flash-attn-4 4.0.0b36 and torch 2.11 to 2.13. Documents of one token come in groups that a kernel computes as one
+document; their queries are then corrected here: a query that sees itself alone has its value as output.
 
-    flash-attn 2    2.8, `flash_attn.flash_attn_interface`      flash-attn-4    4.0.0b36, `flash_attn.cute.interface`
-    flash-attn-3    3.0.0b1, `flash_attn_interface`             torch           2.11 to 2.13, `aten::_flash_attention_*`
-
-Key heads may be fewer than query heads in all of them. Documents of one token, such as padding, come in groups
-that the kernels compute as one document; their rows are then set right here: a row that sees itself alone has its value
-as output and its one score as lse.
-
-Legend: B batch, T rows and keys, H query heads, K key heads, G = H / K, D head dim, N documents, n rows alone.
+Legend: B batch, T queries and keys, H query heads, K key heads, G = H / K, D head dim, N documents, n singletons.
 """
 
 from __future__ import annotations
@@ -25,12 +20,12 @@ import torch
 from torch import Tensor
 
 from brine.kernels.attention.documents import VarlenDocuments
-from brine.kernels.attention.spans import documents_of, host_documents, kind_of, span_stats
+from brine.kernels.attention.spans import AttentionRequest, Mask, documents_of, host_documents, span_stats
 from brine.kernels.selection.choice_log import announce
 
 ORDER = {8: ("flash-attn", "torch"), 9: ("flash-attn-3", "flash-attn-4", "flash-attn", "torch")}
 ORDER |= dict.fromkeys((10, 11), ("flash-attn-4", "flash-attn", "torch")) | {12: ("flash-attn", "torch")}
-"""Packages to try on a card, by major compute capability, the best first. flash-attn-4 has no backward on sm_80."""
+"""Packages to try on a GPU, by major compute capability, the best first. flash-attn-4 has no backward on sm_80."""
 MODULES = {
     "flash-attn-4": "flash_attn.cute.interface",
     "flash-attn-3": "flash_attn_interface",
@@ -44,6 +39,7 @@ MAX_DOCUMENTS = dict.fromkeys(("flash-attn", "torch"), 65535)
 @functools.cache
 def load(package: str) -> Any:
     """A package's module, or None where it is not installed, or does not load, which is logged."""
+    reason: Exception
     try:
         return importlib.import_module(MODULES[package])
     except ModuleNotFoundError as error:
@@ -53,7 +49,7 @@ def load(package: str) -> Any:
     # one built for another torch fails in any way
     except Exception as error:
         reason = error
-    announce("brine.kernels.attention", f"{package} is installed but does not load, so it is left out: {reason}")
+    announce("brine.kernels.attention", f"{package} is installed but does not load, so it is skipped: {reason}")
     return None
 
 
@@ -70,13 +66,13 @@ def package_for(q: Tensor) -> str | None:
     return None
 
 
-def unsupported_mask_reason(q: Tensor, serial: int) -> str | None:
-    """Why the package for q (B, T, H, D) cannot serve the mask with this serial, as far as the host knows."""
-    package = package_for(q)
+def unsupported_mask_reason(q: Tensor, mask: Mask) -> str | None:
+    """Why the package for q (B, T, H, D) cannot serve this mask, as far as the host knows."""
+    package = package_for(q) or ""
     # a document holds a token at least
     if q.shape[0] * q.shape[1] <= MAX_DOCUMENTS.get(package, q.numel()):
         return None
-    documents = host_documents(serial)
+    documents = host_documents(mask.serial)
     return None if documents is None else _too_many(package, documents)
 
 
@@ -84,32 +80,29 @@ def _too_many(package: str, documents: VarlenDocuments) -> str | None:
     count = len(documents.cu_seqlens) - 1
     if count <= MAX_DOCUMENTS.get(package, count):
         return None
-    return f"{package} takes up to {MAX_DOCUMENTS[package]:,} documents at once, but these rows hold {count:,}"
+    return f"{package} takes up to {MAX_DOCUMENTS[package]:,} documents at once, but this batch holds {count:,}"
 
 
-def forward(
-    q: Tensor, k: Tensor, v: Tensor, lo: Tensor, hi: Tensor, serial: int, *, scale: float
-) -> tuple[Tensor, Tensor]:
-    """q: (B, T, H, D); k, v: (B, T, K, D) -> out (B, T, H, D), lse (B, H, T) float32."""
+def forward(q: Tensor, k: Tensor, v: Tensor, request: AttentionRequest) -> tuple[Tensor, Tensor]:
+    """q: (B, T, H, D); k, v: (B, T, K, D) -> out (B, T, H, D), lse (B, H, T) float32, without the sink."""
     batch, num_queries, heads, _ = q.shape
-    documents, left, package = _documents(q, lo, hi, serial)
-    flat = [x.flatten(0, 1) for x in (q, k, v)]
-    out, lse = _FORWARD[package](*flat, documents, scale, left)
+    documents, left, package = _documents(q, request.mask)
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+    out, lse = _FORWARD[package](q, k, v, documents, request.scale, left)
     singletons = documents.singletons
     if len(singletons):
-        score, value = _singleton_forward(*flat, singletons, scale)
+        score, value = _singleton_forward(q, k, v, singletons, request.scale)
         out.index_copy_(0, singletons, value.to(out.dtype))
         lse.index_copy_(1, singletons, score.T.contiguous())
     return out.unflatten(0, (batch, num_queries)), lse.view(heads, batch, num_queries).transpose(0, 1)
 
 
 def backward(
-    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, lo: Tensor, hi: Tensor, serial: int, out: Tensor, lse: Tensor,
-    *, scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, request: AttentionRequest
+) -> tuple[Tensor, ...]:
     """-> dq, dk, dv, shapes as in `forward`, given out and lse over all keys and the sink."""
-    shape = q.shape[:2]
-    documents, left, package = _documents(q, lo, hi, serial)
+    shape, scale = q.shape[:2], request.scale
+    documents, left, package = _documents(q, request.mask)
     grad_out, out, q, k, v = (x.flatten(0, 1).contiguous() for x in (grad_out, out, q, k, v))
     lse = lse.transpose(0, 1).flatten(1).contiguous()
     grads = _BACKWARD[package](grad_out, q, k, v, out, lse, documents, scale, left)
@@ -120,17 +113,18 @@ def backward(
     return tuple(grad.unflatten(0, shape) for grad in grads)
 
 
-def _documents(q: Tensor, lo: Tensor, hi: Tensor, serial: int) -> tuple[VarlenDocuments, int, str]:
-    """(documents, keys that a row sees to its left at most or -1, package)"""
-    documents, package = documents_of(serial, lo, hi), package_for(q)
+def _documents(q: Tensor, mask: Mask) -> tuple[VarlenDocuments, int, str]:
+    """(documents, keys that a query sees to its left at most or -1, package)"""
+    documents, package = documents_of(mask), package_for(q)
+    assert package is not None
     if (why := _too_many(package, documents)) is not None:
-        raise ValueError(f'{why}; use backend="triton", or shorter rows')
-    left = span_stats(serial, lo, hi).max_visible_keys - 1 if kind_of(serial) == "window" else -1
+        raise ValueError(f'{why}; use backend="triton", or shorter sequences')
+    left = span_stats(mask).max_visible_keys - 1 if mask.kind == "window" else -1
     return documents, left, package
 
 
 def _singleton_forward(q: Tensor, k: Tensor, v: Tensor, singletons: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """What rows that see themselves alone get: score (n, H) and value (n, H, D), both fp32."""
+    """What queries that see themselves alone get: score (n, H) and value (n, H, D), both fp32."""
     group = q.shape[1] // k.shape[1]
     q, k, v = (x.index_select(0, singletons).float() for x in (q, k, v))
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
@@ -141,12 +135,17 @@ def _singleton_backward(grad_out, q, k, v, out, lse, singletons: Tensor, scale: 
     """Their gradients, (n, H, D) and twice (n, K, D). A sink takes its part of them through lse and out."""
     key_heads = k.shape[1]
     score, value = _singleton_forward(q, k, v, singletons, scale)
-    chance = (score - lse.index_select(1, singletons).T).exp()[..., None]
+    weight = (score - lse.index_select(1, singletons).T).exp()[..., None]
     q, k, out, grad = (x.index_select(0, singletons).float() for x in (q, k, out, grad_out))
-    change = chance * (grad * (value - out)).sum(-1, keepdim=True) * scale
+    change = weight * (grad * (value - out)).sum(-1, keepdim=True) * scale
     dq = change * k.repeat_interleave(q.shape[1] // key_heads, 1)
-    dk, dv = (x.unflatten(1, (key_heads, -1)).sum(2) for x in (change * q, chance * grad))
+    dk, dv = (x.unflatten(1, (key_heads, -1)).sum(2) for x in (change * q, weight * grad))
     return dq, dk, dv
+
+
+def _lengths(documents: VarlenDocuments) -> tuple[Tensor, Tensor, int, int]:
+    """As the packages take them: of queries and of keys, which are the same."""
+    return documents.cu_seqlens, documents.cu_seqlens, documents.max_seqlen, documents.max_seqlen
 
 
 def _deterministic() -> bool:
@@ -155,17 +154,16 @@ def _deterministic() -> bool:
 
 def _fa2_forward(q, k, v, documents: VarlenDocuments, scale: float, left: int) -> tuple[Tensor, Tensor]:
     out, lse, *_ = load("flash-attn")._flash_attn_varlen_forward(
-        q, k, v, documents.cu_seqlens, documents.cu_seqlens, documents.max_seqlen, documents.max_seqlen, 0.0, scale,
-        True, window_size_left=left, window_size_right=0,
-    )  # fmt: skip
+        q, k, v, *_lengths(documents), 0.0, scale, True, window_size_left=left, window_size_right=0
+    )
     return out, lse
 
 
 def _fa2_backward(grad_out, q, k, v, out, lse, documents: VarlenDocuments, scale: float, left: int) -> list[Tensor]:
     grads = [torch.empty_like(x) for x in (q, k, v)]
     load("flash-attn")._flash_attn_varlen_backward(
-        grad_out, q, k, v, out, lse, *grads, documents.cu_seqlens, documents.cu_seqlens, documents.max_seqlen,
-        documents.max_seqlen, 0.0, scale, True, left, 0, 0.0, None, _deterministic(),
+        grad_out, q, k, v, out, lse, *grads, *_lengths(documents), 0.0, scale, True, left, 0, 0.0, None,
+        _deterministic(),
     )  # fmt: skip
     return grads
 
@@ -181,7 +179,7 @@ def _fa3_forward(q, k, v, documents: VarlenDocuments, scale: float, left: int) -
 
 def _fa3_backward(grad_out, q, k, v, out, lse, documents: VarlenDocuments, scale: float, left: int) -> list[Tensor]:
     grads = [torch.empty_like(x) for x in (q, k, v)]
-    # by place: two of the names have changed between releases
+    # by position: two of the names have changed between releases
     load("flash-attn-3")._flash_attn_backward(
         grad_out, q, k, v, out, lse, documents.cu_seqlens, documents.cu_seqlens, None, None, documents.max_seqlen,
         documents.max_seqlen, *grads, scale, True, left, 0, 0.0, _deterministic(),
@@ -217,9 +215,8 @@ def _fa4_backward(grad_out, q, k, v, out, lse, documents: VarlenDocuments, scale
 
 def _torch_forward(q, k, v, documents: VarlenDocuments, scale: float, left: int) -> tuple[Tensor, Tensor]:
     out, lse, *_ = torch.ops.aten._flash_attention_forward(
-        q, k, v, documents.cu_seqlens, documents.cu_seqlens, documents.max_seqlen, documents.max_seqlen, 0.0, left < 0,
-        False, scale=scale, window_size_left=left, window_size_right=0,
-    )  # fmt: skip
+        q, k, v, *_lengths(documents), 0.0, left < 0, False, scale=scale, window_size_left=left, window_size_right=0
+    )
     return out, lse
 
 
@@ -228,8 +225,8 @@ def _torch_backward(grad_out, q, k, v, out, lse, documents: VarlenDocuments, sca
     state, unused = torch.zeros(2, dtype=torch.uint64, device=q.device), q.new_empty(0)
     return list(
         torch.ops.aten._flash_attention_backward(
-            grad_out, q, k, v, out, lse, documents.cu_seqlens, documents.cu_seqlens, documents.max_seqlen,
-            documents.max_seqlen, 0.0, left < 0, state, unused, scale=scale, window_size_left=left, window_size_right=0,
+            grad_out, q, k, v, out, lse, *_lengths(documents), 0.0, left < 0, state, unused, scale=scale,
+            window_size_left=left, window_size_right=0,
         )
     )  # fmt: skip
 

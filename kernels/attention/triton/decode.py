@@ -1,19 +1,12 @@
-"""Decoding in Triton: one or few query rows against a long cache, split over keys.
+"""Decoding in Triton: few queries against a long cache, split over keys.
 
-With a few rows there are too few tiles to fill a card, and the work is to read the cache once. So the keys that the
-sequences' rows see are cut into equal shares, a program each; a program takes all query heads that share a key head
-together, so that keys and values are read once and not H / K times. A second, small kernel merges a sequence's parts
-by log-sum-exp (README.md, "Merging").
+A few queries make too few tiles to fill a GPU, and the work is to read the cache once. So the visible keys of a batch
+are cut into equal parts, a program each, which takes all query heads of a key head; a second kernel merges a sequence's
+parts by log-sum-exp (README.md, "Decoding" and "Merging"). Parts are found on the GPU (`split_kv`) and the launch
+depends on shapes alone, so that one captured CUDA graph serves every step of a generation.
 
-Sequences of a batch may see unlike numbers of keys. The share is one for the whole batch, found on the card
-(`split_kv`): a sequence gets programs in proportion to its keys, so that none works on when the others are done, and no
-number of keys is read by the host. The launch depends on shapes alone: against a cache of fixed capacity, of which lo
-and hi say what is filled, one captured CUDA graph serves every step of a generation.
-
-Every tile compares with lo and hi, since reading the cache takes longer than the comparison.
-
-Legend: B batch, T query rows, S keys, H query heads, K key heads, G = H / K, D head dim; P programs of a key head; M =
-T * G rows of one key head, number t * G + g; BM = M rounded up, BN keys of a tile, BD and BB = D and B rounded up.
+Legend: B batch, T queries, S keys, H query heads, K key heads, G = H / K, D head dim; P programs of a key head; M =
+T * G queries of one key head, number t * G + g; BM = M rounded up, BN keys of a tile, BD and BB = D and B rounded up.
 """
 
 from __future__ import annotations
@@ -28,24 +21,23 @@ from torch import Tensor
 from brine.kernels.attention.triton.forward import LN2, LOG2E, load_tile, visible
 
 MAX_ROWS = 64
-"""Most rows M of one key head that are decoded in this way."""
+"""Most queries M of one key head that are decoded in this way."""
 MIN_KEYS = 256
-"""Fewer keys are not worth a second kernel."""
+"""With fewer keys a second kernel does not pay."""
 BLOCK_KEYS = 64
 """BN; half of it for wide heads in fp32, whose products have no tensor cores and want the registers."""
 WAVES = 4
 """Programs for each multiprocessor, about; two are resident at a time."""
 MAX_PROGRAMS = 512
-"""Most programs of a key head: what one row of the second kernel may have to merge."""
+"""Most programs of a key head: the parts that one program of the second kernel may have to merge."""
 
 
 @triton.jit
 def split_kv(p_lo, p_hi, num_queries, num_programs, B: tl.constexpr, BB: tl.constexpr, BN: tl.constexpr):
-    """How the programs of a key head are dealt to the sequences.
+    """Programs of a key head -> sequences: tiles of keys of one program; [BB] programs of each sequence, and cumulated.
 
-    -> share, the tiles of keys of one program; counts and ends, [BB] programs of each sequence, and counted with all
-    sequences before it. A sequence of n tiles gets cdiv(n, share) programs. With share = cdiv(all tiles, P - B) these
-    are at most (P - B) + B = P; any beyond have nothing to do.
+    A sequence of n tiles gets cdiv(n, tiles_per_program) programs; with cdiv(all tiles, P - B) tiles a program these
+    are at most (P - B) + B = P, and any beyond have nothing to do.
     """
     b = tl.arange(0, BB)
     first = tl.load(p_lo + b * num_queries, mask=b < B, other=0)
@@ -81,8 +73,8 @@ def span_attention_decode_kernel(
     exists = t < num_queries
     b_lo = tl.load(p_lo + t, mask=exists, other=0)
     b_hi = tl.load(p_hi + t, mask=exists, other=0)
-    p_rows = p_q + b * batch_q + t.to(tl.int64) * stride_q + (head * GROUP + m % GROUP) * head_q
-    b_q = tl.load(p_rows[:, None] + dim[None, :], mask=exists[:, None] & (dim < D)[None, :], other=0.0)
+    p_queries = p_q + b * batch_q + t.to(tl.int64) * stride_q + (head * GROUP + m % GROUP) * head_q
+    b_q = tl.load(p_queries[:, None] + dim[None, :], mask=exists[:, None] & (dim < D)[None, :], other=0.0)
 
     first, end = tl.load(p_lo), tl.load(p_hi + num_queries - 1)
     start = first + split * tiles_per_program * BN
@@ -96,7 +88,7 @@ def span_attention_decode_kernel(
         key = n + tl.arange(0, BN)
         b_k = load_tile(p_k, b, head, n, stride_k, num_keys, BN, BD, D, True, False)
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale_log2  # [BM, BN]
-        # keys past this share's end belong to the next one
+        # keys past this part's end belong to the next one
         b_s = tl.where(visible(b_lo[:, None], tl.minimum(b_hi, end)[:, None], key[None, :]), b_s, -float("inf"))
         b_new = tl.maximum(b_max, tl.max(b_s, 1))
         b_shift = tl.where(b_new == -float("inf"), 0.0, b_new)
@@ -118,7 +110,7 @@ def span_attention_merge_kernel(
     B: tl.constexpr, BB: tl.constexpr, K: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
     BN: tl.constexpr, SINK: tl.constexpr,
 ):  # fmt: skip
-    """Merge the parts of one row and head into out (B, T, H, D) and lse (B, H, T). Grid: (M, B * K)."""
+    """Merge the parts of one query and head into out (B, T, H, D) and lse (B, H, T). Grid: (M, B * K)."""
     m = tl.program_id(0)
     sequence, head = tl.program_id(1) // K, (tl.program_id(1) % K).to(tl.int64)
     b, t, h = sequence.to(tl.int64), m // GROUP, head * GROUP + m % GROUP
@@ -141,8 +133,8 @@ def span_attention_merge_kernel(
         b_sum = b_sum * b_old + b_weight
         b_max = b_new
     b_acc /= tl.where(b_sum == 0.0, 1.0, b_sum)
-    p_row = p_out + ((b * num_queries + t) * (K * GROUP) + h) * D
-    tl.store(p_row + dim, b_acc.to(p_out.dtype.element_ty), mask=dim < D)
+    p_query = p_out + ((b * num_queries + t) * (K * GROUP) + h) * D
+    tl.store(p_query + dim, b_acc.to(p_out.dtype.element_ty), mask=dim < D)
     tl.store(p_lse + (b * (K * GROUP) + h) * num_queries + t, (b_max + tl.log2(b_sum)) * LN2)
 
 
@@ -150,12 +142,8 @@ def forward(
     q: Tensor, k: Tensor, v: Tensor, lo: Tensor, hi: Tensor, out: Tensor, lse: Tensor, *, scale: float,
     sink: Tensor | None, num_programs: int | None = None,
 ) -> None:  # fmt: skip
-    """Fill out (B, T, H, D), of any dtype, and lse (B, H, T); shapes as in `triton_launch.forward`, T * H / K at most
-    `MAX_ROWS`.
-
-    num_programs: P, more than B; by default as `programs_of`. Waits for nothing and depends on no values, so that it
-    can be captured in a CUDA graph: then lo, hi, q, k and v are read anew at each replay.
-    """
+    """Fill out (B, T, H, D), of any dtype, and lse (B, H, T), for T * H / K of at most `MAX_ROWS`; num_programs: P,
+    more than B, by default as `programs_of`. A CUDA graph of it reads lo, hi, q, k and v anew at each replay."""
     batch, num_queries, heads, dim = q.shape
     num_keys, key_heads = k.shape[1:3]
     group = heads // key_heads
@@ -164,16 +152,16 @@ def forward(
     part = torch.empty(key_heads, num_programs, num_queries * group, dim, dtype=torch.float32, device=q.device)
     part_lse = torch.empty(part.shape[:3], dtype=torch.float32, device=q.device)
     padded, exact = max(16, triton.next_power_of_2(dim)), q.dtype == torch.float32
-    dealt = {"B": batch, "BB": max(16, triton.next_power_of_2(batch)), "K": key_heads, "GROUP": group, "D": dim,
+    shared = {"B": batch, "BB": max(16, triton.next_power_of_2(batch)), "K": key_heads, "GROUP": group, "D": dim,
              "BD": padded, "BN": BLOCK_KEYS // 2 if exact and padded > 64 else BLOCK_KEYS}  # fmt: skip
     span_attention_decode_kernel[num_programs, key_heads](
-        q, k, v, lo, hi, part, part_lse, q.stride(0), k.stride(0), v.stride(0), q.stride(1), k.stride(1), v.stride(1),
-        q.stride(2), k.stride(2), v.stride(2), num_queries, num_keys, num_programs, scale * LOG2E.value,
+        q, k, v, lo, hi, part, part_lse, *(x.stride(i) for i in (0, 1, 2) for x in (q, k, v)),
+        num_queries, num_keys, num_programs, scale * LOG2E.value,
         BM=max(16, triton.next_power_of_2(num_queries * group)), PRECISION="ieee" if exact else "tf32",
-        **dealt, num_warps=8 if exact else 4, num_stages=3,
+        **shared, num_warps=8 if exact else 4, num_stages=3,
     )  # fmt: skip
     span_attention_merge_kernel[num_queries * group, batch * key_heads](
-        part, part_lse, lo, hi, sink, out, lse, num_queries, num_programs, SINK=sink is not None, **dealt, num_warps=1,
+        part, part_lse, lo, hi, sink, out, lse, num_queries, num_programs, SINK=sink is not None, **shared, num_warps=1,
     )  # fmt: skip
 
 

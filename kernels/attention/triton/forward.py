@@ -1,26 +1,11 @@
 """Attention over spans in Triton, portable over NVIDIA's sm_80, sm_90 and sm_100: the device code.
 
-One program computes one tile. Since both ends of the spans never decrease along the rows, the keys that a tile of rows
-sees are one range, and so are the keys that all of its rows see; a program walks
+One program computes one tile of queries and walks the keys that they see, which are one range (README.md, "The tile
+walk"): full tiles without a comparison, partial tiles with one. Follows FlashAttention-2 (Dao 2023, 2307.08691) in the
+online softmax and in what is kept for the backward. Scores are in base 2; sums, softmax and accumulators are fp32.
+Addresses are int64 where they grow with B, T or S, and int32 inside a tile. Token counts are never specialised on.
 
-    [min lo, max lo)   partial: scores are compared with lo and hi, row by row
-    [max lo, min hi)   full:    no comparison at all
-    [min hi, max hi)   partial
-
-rounded to whole tiles of keys (README.md has the figure). Where max lo >= min hi there is no full range and all of
-[min lo, max hi) is partial. The backward walks keys the same way for dq; for dk and dv it walks the rows that see a
-tile of keys, which are one range too, found beforehand by search (`row_lo`, `row_hi`: the columns of the mask).
-
-The backward is two passes, dk/dv and dq: seven matrix products where a fused one needs five, but no atomics, so the
-same inputs give the same bits. Follows FlashAttention-2 (Dao 2023, 2307.08691) in the online softmax and in what is
-kept for the backward. Scores are in base 2: exp2 of scale * log2(e) * q . k.
-
-Sums, softmax and accumulators are fp32. Addresses are int64 where they grow with B, T or S; inside a tile they are
-int32. Token counts are never specialised on, so other lengths or documents do not compile anew.
-
-Launching, tile sizes and what is refused are in `triton/launch.py`; decoding with few rows is in `triton/decode.py`.
-
-Legend: B batch, T query rows, S keys, H query heads, K key heads, D head dim; BM rows of a tile, BN keys of a tile,
+Legend: B batch, T queries, S keys, H query heads, K key heads, D head dim; BM queries of a tile, BN keys of a tile,
 BD = D rounded up to a power of two.
 """
 
@@ -33,14 +18,13 @@ LN2 = tl.constexpr(0.6931471805599453)
 
 @triton.jit
 def visible(lo, hi, key):
-    """The mask, the only place where the Triton backend applies it by value: does a row see a key? With row_lo, row_hi
-    and a row instead of lo, hi and a key: is a key seen by a row? Broadcasts."""
+    """The mask by value: does a query see a key? Also with query_lo, query_hi and a query. Broadcasts."""
     return (lo <= key) & (key < hi)
 
 
 @triton.jit
 def load_spans(p_lo, p_hi, at, size):
-    """lo and hi of some rows (or row_lo and row_hi of some keys); those that do not exist see nothing."""
+    """lo and hi of some queries (or query_lo and query_hi of some keys); those that do not exist see nothing."""
     return tl.load(p_lo + at, mask=at < size, other=0), tl.load(p_hi + at, mask=at < size, other=0)
 
 
@@ -88,11 +72,8 @@ def store_tile(p_base, first, stride, size, b_x, BLOCK: tl.constexpr, BD: tl.con
 
 @triton.jit
 def tile_ends(p_lo, p_hi, first, last, BLOCK: tl.constexpr):
-    """How the rows first .. last walk their keys, in tiles of BLOCK.
-
-    -> start, num_left, num_full, num_edge: from key `start` on come num_left partial tiles, num_full full ones and the
-    rest of the num_edge partial ones. Full tiles are seen whole by all of the rows.
-    """
+    """How the queries first .. last walk their keys, in tiles of BLOCK -> start, num_left, num_full, num_edge: from key
+    `start` on come num_left partial tiles, num_full full ones (visible to all) and the rest of the num_edge partial."""
     lo_min, lo_max = tl.load(p_lo + first), tl.load(p_lo + last)
     hi_min, hi_max = tl.load(p_hi + first), tl.load(p_hi + last)
     start = lo_min // BLOCK
@@ -113,7 +94,7 @@ def tile_at(i, start, num_left, num_full, BLOCK: tl.constexpr, PARTIAL: tl.const
 
 @triton.jit
 def fwd_inner(
-    b_acc, b_max, b_sum, b_q, p_k, p_v, b, head, stride_k, stride_v, p_lo, p_hi, row, start, num_left, num_full,
+    b_acc, b_max, b_sum, b_q, p_k, p_v, b, head, stride_k, stride_v, p_lo, p_hi, query, start, num_left, num_full,
     num_tiles, num_queries, num_keys, scale_log2, BN: tl.constexpr, BD: tl.constexpr, D: tl.constexpr,
     PARTIAL: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -122,7 +103,7 @@ def fwd_inner(
     b_max is scaled already; scores are not: scaling and shifting them is one multiply-add in front of exp2.
     """
     if PARTIAL:
-        b_lo, b_hi = load_spans(p_lo, p_hi, row, num_queries)
+        b_lo, b_hi = load_spans(p_lo, p_hi, query, num_queries)
     for i in tl.range(0, num_tiles):
         n = tile_at(i, start, num_left, num_full, BN, PARTIAL)
         b_k = load_tile(p_k, b, head, n, stride_k, num_keys, BN, BD, D, PARTIAL, TMA)
@@ -132,7 +113,7 @@ def fwd_inner(
             b_s = tl.where(visible(b_lo[:, None], b_hi[:, None], key[None, :]), b_s, -float("inf"))
         # scale > 0 (the launcher sees to it), so the largest score is the largest scaled one
         b_new = tl.maximum(b_max, tl.max(b_s, 1) * scale_log2)
-        # a row that has seen nothing yet keeps -inf; shifting by 0 instead gives exp2(-inf) = 0, not NaN
+        # a query that has seen nothing yet keeps -inf; shifting by 0 instead gives exp2(-inf) = 0, not NaN
         b_shift = tl.where(b_new == -float("inf"), 0.0, b_new) if PARTIAL else b_new
         b_p = tl.exp2(b_s * scale_log2 - b_shift[:, None])
         b_alpha = tl.exp2(b_max - b_shift)
@@ -152,41 +133,39 @@ def span_attention_fwd_kernel(
     H: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     SINK: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """out (B, T, H, D) and lse (B, H, T), contiguous. Grid: (tiles of rows, B * H)."""
-    # the last rows see most where spans are causal, and the longest work had better begin first
+    """out (B, T, H, D) and lse (B, H, T), contiguous. Grid: (tiles of queries, B * H)."""
+    # the last queries see most where spans are causal, and the longest work had better begin first
     tile = tl.num_programs(0) - 1 - tl.program_id(0)
     b, h = (tl.program_id(1) // H).to(tl.int64), (tl.program_id(1) % H).to(tl.int64)
     first = tile * BM
     last = tl.minimum(first + BM, num_queries) - 1
-    rows_at = b * num_queries
+    queries_at = b * num_queries
     head = h // GROUP
     p_k = head_of(p_k, b, head, batch_k, head_k, TMA)
     p_v = head_of(p_v, b, head, batch_v, head_v, TMA)
-    p_lo += rows_at
-    p_hi += rows_at
+    p_lo += queries_at
+    p_hi += queries_at
 
-    row = first + tl.arange(0, BM)
+    query = first + tl.arange(0, BM)
     p_q = head_of(p_q, b, h, batch_q, head_q, TMA)
     b_q = load_tile(p_q, b, h, first, stride_q, num_queries, BM, BD, D, True, TMA)
     b_acc = tl.zeros([BM, BD], tl.float32)
     b_max = tl.full([BM], -float("inf"), tl.float32)
     b_sum = tl.zeros([BM], tl.float32)
     if SINK:
-        # a key with this score and value 0, seen by every row
+        # a key with this score and value 0, visible to every query
         b_max = tl.zeros([BM], tl.float32) + tl.load(p_sink + h).to(tl.float32) * LOG2E
         b_sum = tl.full([BM], 1.0, tl.float32)
 
     start, num_left, num_full, num_edge = tile_ends(p_lo, p_hi, first, last, BN)
-    b_acc, b_max, b_sum = fwd_inner(
-        b_acc, b_max, b_sum, b_q, p_k, p_v, b, head, stride_k, stride_v, p_lo, p_hi, row, start, num_left,
-        num_full, num_full, num_queries, num_keys, scale_log2, BN, BD, D, False, TMA, PRECISION,
-    )  # fmt: skip
-    b_acc, b_max, b_sum = fwd_inner(
-        b_acc, b_max, b_sum, b_q, p_k, p_v, b, head, stride_k, stride_v, p_lo, p_hi, row, start, num_left,
-        num_full, num_edge, num_queries, num_keys, scale_log2, BN, BD, D, True, TMA, PRECISION,
-    )  # fmt: skip
+    for PARTIAL in tl.static_range(2):
+        b_acc, b_max, b_sum = fwd_inner(
+            b_acc, b_max, b_sum, b_q, p_k, p_v, b, head, stride_k, stride_v, p_lo, p_hi, query, start, num_left,
+            num_full, num_edge if PARTIAL else num_full, num_queries, num_keys, scale_log2, BN, BD, D, PARTIAL == 1,
+            TMA, PRECISION,
+        )  # fmt: skip
 
     b_out = b_acc / tl.where(b_sum == 0.0, 1.0, b_sum)[:, None]
     b_lse = (b_max + tl.log2(b_sum)) * LN2
-    store_tile(p_out + (rows_at * H + h) * D, first, H * D, num_queries, b_out, BM, BD, D)
-    tl.store(p_lse + rows_at * H + h * num_queries + row, b_lse, mask=row < num_queries)
+    store_tile(p_out + (queries_at * H + h) * D, first, H * D, num_queries, b_out, BM, BD, D)
+    tl.store(p_lse + queries_at * H + h * num_queries + query, b_lse, mask=query < num_queries)

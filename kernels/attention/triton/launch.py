@@ -1,26 +1,26 @@
 """The host side of the Triton backend: what it can do, and the launches.
 
-Refused, with one sentence (`unsupported_reason`): fp64, devices other than CUDA, architectures before sm_80, head dims
-above 256, more than 65,535 heads in a batch. Under Triton's interpreter (`TRITON_INTERPRET=1`, for tests) CPU tensors
-are taken, and bf16 is refused, since the interpreter's bf16 products are wrong without a word.
+`unsupported_reason` says what is refused. Under Triton's interpreter (`TRITON_INTERPRET=1`, for tests) CPU tensors are
+taken, and bf16 is refused, since its products are wrong there. Tiles come from `tiles.py`; on sm_90 the kernels read
+through tensor descriptors where that table says so and strides allow it (`tma.py`). Nothing here waits for the GPU, but
+for one reading of how many keys a mask's queries see (`is_narrow`).
 
-Tiles come from `triton/tiles.py`. On sm_90 the kernels read through tensor descriptors where the table says so and the
-inputs' strides allow it (`triton/tma.py`). Launches go to the inputs' card, whichever is current. Nothing here waits
-for the card, but for one reading of how many keys a mask's rows see (`is_narrow`).
-
-Legend: B batch, T query rows, S keys, H query heads, K key heads, D head dim, BD = D rounded up to a power of two.
+Legend: B batch, T queries, S keys, H query heads, K key heads, D head dim, BD = D rounded up to a power of two.
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from brine.kernels.attention.spans import cached_by_mask, kind_of, span_stats
+from brine.kernels.attention.merge import empty_backward
+from brine.kernels.attention.spans import AttentionRequest, Mask, cached_by_mask, span_stats
+from brine.kernels.attention.tiles import queries_of_keys
 from brine.kernels.attention.triton import backward as triton_backward
 from brine.kernels.attention.triton import decode as triton_decode
 from brine.kernels.attention.triton import forward as triton_kernels
@@ -33,8 +33,7 @@ MAX_DIM = 256
 MAX_HEADS = 65535
 """B * H: the second axis of a grid."""
 NARROW_KEYS = 1024
-"""A mask is narrow where every row sees fewer keys than this. It follows the window and the longest document, and not
-how much padding or which short documents lie beside it."""
+"""A mask is narrow where every query sees fewer keys than this: as window and longest document say, not padding."""
 MAX_TOKEN_STRIDE = 2**23
 """Elements from one token to the next; a tile has at most 128 tokens."""
 DELTA_ROWS = 64
@@ -46,10 +45,7 @@ def interpreted() -> bool:
 
 
 def unsupported_reason(q: Tensor, k: Tensor, *, kind: str = "any", sink: Tensor | None = None) -> str | None:
-    """One sentence that says why this backend cannot serve q (B, T, H, D) and k (B, S, K, D), or None.
-
-    Every kind of mask and a sink are served. Cheap, and waits for nothing.
-    """
+    """Why this backend cannot serve q (B, T, H, D) and k (B, S, K, D), or None; it serves every mask and sink."""
     if q.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f'backend "triton" takes float32, float16 or bfloat16, not {q.dtype}'
     if q.shape[3] > MAX_DIM:
@@ -80,123 +76,91 @@ def check(q: Tensor, k: Tensor) -> None:
         raise ValueError(f'{why}; use backend="auto" or "reference"')
 
 
-def forward(
-    q: Tensor, k: Tensor, v: Tensor, lo: Tensor, hi: Tensor, serial: int, *, scale: float, sink: Tensor | None,
-    wide: bool = False,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """q: (B, T, H, D); k, v: (B, S, K, D); lo, hi: (B, T) int32; sink: (H,) or None.
+def forward(q: Tensor, k: Tensor, v: Tensor, request: AttentionRequest) -> tuple[Tensor, Tensor]:
+    """As `reference.forward`; partial results come from the accumulators, without a rounding to q's dtype in between.
 
-    wide: out is fp32, written from the accumulators, without a rounding to q's dtype in between.
-    -> out (B, T, H, D) in q's dtype, or fp32; lse (B, H, T) float32. Both are new and contiguous. Raises ValueError
-    where `check` does.
+    -> out (B, T, H, D), lse (B, H, T) float32, new and contiguous. Raises ValueError where `check` does.
     """
     check(q, k)
     batch, num_queries, heads, dim = q.shape
     num_keys, key_heads = k.shape[1:3]
-    out = q.new_empty(q.shape, dtype=torch.float32 if wide else q.dtype)
+    out = q.new_empty(q.shape, dtype=request.result_dtype(q))
     lse = q.new_empty((batch, heads, num_queries), dtype=torch.float32)
     if q.numel() == 0:
         return out, lse
-    if scale <= 0:
-        q, scale = flipped(q, scale)
-    q, k, v, lo, hi = whole_heads(q), whole_heads(k), whole_heads(v), lo.contiguous(), hi.contiguous()
-    group = heads // key_heads
-    with card_of(q):
+    q, scale = with_positive_scale(q, request.scale)
+    q, k, v, lo, hi = whole_heads(q), whole_heads(k), whole_heads(v), *(x.contiguous() for x in request.mask[:2])
+    group, sink = heads // key_heads, request.sink
+    with device_of(q):
         if num_queries * group <= triton_decode.MAX_ROWS and num_keys >= triton_decode.MIN_KEYS:
             triton_decode.forward(q, k, v, lo, hi, out, lse, scale=scale, sink=sink)
             return out, lse
-        width = padded(dim)
-        tile, tma = _tile("fwd", q, lo, hi, serial, _tma_suits(q, k, v))
-        rows, keys = (q,), (k, v)
-        if tma:
-            rows, keys = _described(rows, tile.rows, width), _described(keys, tile.keys, width)
+        tile, (p_q,), keys = _operands("fwd", (q,), (k, v), request.mask)
         triton_kernels.span_attention_fwd_kernel[triton.cdiv(num_queries, tile.rows), batch * heads](
-            *rows, *keys, lo, hi, sink, out, lse,
-            q.stride(0), k.stride(0), v.stride(0), q.stride(1), k.stride(1), v.stride(1),
-            q.stride(2), k.stride(2), v.stride(2), num_queries, num_keys, scale * LOG2E,
-            H=heads, GROUP=group, D=dim, BD=width, BM=tile.rows, BN=tile.keys, SINK=sink is not None, TMA=tma,
-            PRECISION=_precision(q), num_warps=tile.warps, num_stages=tile.stages,
+            p_q, *keys, lo, hi, sink, out, lse, *(x.stride(i) for i in (0, 1, 2) for x in (q, k, v)),
+            num_queries, num_keys, scale * LOG2E,
+            H=heads, GROUP=group, D=dim, BD=padded(dim), SINK=sink is not None, PRECISION=_precision(q),
+            TMA=p_q is not q, **tile.options(),
         )  # fmt: skip
     return out, lse
 
 
 def backward(
-    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, lo: Tensor, hi: Tensor, serial: int, out: Tensor, lse: Tensor,
-    *, scale: float, whole: bool = False, wide: bool = False, sink: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients from these keys, given out and lse over *all* keys, sink included. Shapes as in `forward`.
-
-    whole: these are all keys. In fp32 delta is then summed over them, which is closer than grad_out . out (out was
-    rounded, and what should cancel leaves a rest), and divided by the sum of their weights and that of the sink, (H,)
-    or None; 16-bit inputs have larger errors than that.
-    wide: gradients are fp32, written from the accumulators; out may be fp32 in any case.
-    -> dq, dk, dv in q's dtype, or fp32, new and contiguous.
-    """
+    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, request: AttentionRequest
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `reference.backward`. In fp32, and unless the request is partial, delta is summed over the keys (README.md,
+    "Numerics"); 16-bit inputs have larger errors than that. -> dq, dk, dv, new and contiguous."""
     batch, num_queries, heads, dim = q.shape
     num_keys, key_heads = k.shape[1:3]
-    dtype = torch.float32 if wide else q.dtype
-    dq, dk, dv = (q.new_empty(x.shape, dtype=dtype) for x in (q, k, v))
+    dtype = request.result_dtype(q)
     if q.numel() == 0 or k.numel() == 0:
-        return dq.zero_(), dk.zero_(), dv.zero_()
-    given = scale
-    if scale <= 0:
-        q, scale = flipped(q, scale)
+        return empty_backward(q, k, dtype)
+    dq, dk, dv = (q.new_empty(x.shape, dtype=dtype) for x in (q, k, v))
+    q, scale = with_positive_scale(q, request.scale)
     q, k, v, out, grad_out = (whole_heads(x) for x in (q, k, v, out, grad_out.to(q.dtype)))
-    lo, hi = lo.contiguous(), hi.contiguous()
-    width, padded_rows = padded(dim), triton.cdiv(num_queries, PADDED_ROWS) * PADDED_ROWS
-    delta, lse2 = lse.new_empty(2, batch, heads, padded_rows)
-    numbers = (
-        *(x.stride(i) for i in (0, 1, 2) for x in (q, k, v, grad_out)), num_queries, num_keys, padded_rows,
-    )  # fmt: skip
+    lo, hi = (x.contiguous() for x in request.mask[:2])
+    width, exact = padded(dim), q.dtype == torch.float32 and not request.partial
+    numbers = *(x.stride(i) for i in (0, 1, 2) for x in (q, k, v, grad_out)), num_queries, num_keys
     shared = {"GROUP": heads // key_heads, "D": dim, "BD": width, "PRECISION": _precision(q)}
-    suits = _tma_suits(q, k, v, grad_out)
-    with card_of(q):
-        row_lo, row_hi = cached_by_mask(serial, "columns", lambda: columns(lo, hi, num_keys))
-        triton_backward.span_attention_bwd_delta_kernel[padded_rows // DELTA_ROWS, batch * heads](
-            out, grad_out, lse, delta, lse2, out.stride(0), grad_out.stride(0), out.stride(1), grad_out.stride(1),
-            out.stride(2), grad_out.stride(2), num_queries, padded_rows, H=heads, D=dim, BD=width, BM=DELTA_ROWS,
-            num_warps=8 if q.dtype == torch.float32 and width <= 64 else 4,
-        )  # fmt: skip
-        tile, tma = _tile("bwd_queries", q, lo, hi, serial, suits)
-        options = {"BM": tile.rows, "BN": tile.keys, "num_warps": tile.warps, "num_stages": tile.stages}
+    with device_of(q):
+        query_lo, query_hi = columns_of(request.mask, num_keys)
+        delta, lse2, padded_queries = row_sums(out, grad_out, lse)
+        tile, (p_q, p_grad), keys = _operands("bwd_queries", (q, grad_out), (k, v), request.mask)
         grid = triton.cdiv(num_queries, tile.rows), batch * heads
-        if whole and q.dtype == torch.float32:
+        if exact:
             triton_backward.span_attention_bwd_exact_delta_kernel[grid](
-                q, k, v, lo, hi, sink, grad_out, lse2, delta, *numbers, scale * LOG2E,
-                H=heads, SINK=sink is not None, **shared, **options,
+                q, k, v, lo, hi, request.sink, grad_out, lse2, delta, *numbers, padded_queries, scale * LOG2E,
+                H=heads, SINK=request.sink is not None, **shared, **tile.options(),
             )  # fmt: skip
-        rows, keys = (q, grad_out), (k, v)
-        if tma:
-            rows, keys = _described(rows, tile.rows, width), _described(keys, tile.keys, width)
         triton_backward.span_attention_bwd_queries_kernel[grid](
-            rows[0], *keys, lo, hi, rows[1], lse2, delta, dq, *numbers, scale, scale * LOG2E,
-            H=heads, TMA=tma, **shared, **options,
+            p_q, *keys, lo, hi, p_grad, lse2, delta, dq, *numbers, padded_queries, scale, scale * LOG2E,
+            H=heads, TMA=p_q is not q, **shared, **tile.options(),
         )  # fmt: skip
-        tile, tma = _tile("bwd_keys", q, lo, hi, serial, suits)
-        options = {"BM": tile.rows, "BN": tile.keys, "num_warps": tile.warps, "num_stages": tile.stages}
-        rows, keys = (q, grad_out), (k, v)
-        if tma:
-            rows, keys = _described(rows, tile.rows, width), _described(keys, tile.keys, width)
+        tile, (p_q, p_grad), keys = _operands("bwd_keys", (q, grad_out), (k, v), request.mask)
         triton_backward.span_attention_bwd_keys_kernel[triton.cdiv(num_keys, tile.keys), batch * key_heads](
-            rows[0], *keys, row_lo, row_hi, rows[1], lse2, delta, dk, dv, *numbers, scale, scale * LOG2E,
-            K=key_heads, TMA=tma, **shared, **options,
+            p_q, *keys, query_lo, query_hi, p_grad, lse2, delta, dk, dv, *numbers, padded_queries, scale, scale * LOG2E,
+            K=key_heads, TMA=p_q is not q, **shared, **tile.options(),
         )  # fmt: skip
-        if given <= 0:
-            # of q as it was given
-            dq = dq.neg_() if given < 0 else dq.zero_()
-    return dq, dk, dv
+    return with_sign_of(request.scale, dq), dk, dv
 
 
-def columns(lo: Tensor, hi: Tensor, num_keys: int) -> tuple[Tensor, Tensor]:
-    """(row_lo, row_hi), each (B, S) int32: key j is seen by the rows row_lo[j] <= i < row_hi[j].
+def row_sums(out: Tensor, grad_out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor, int]:
+    """-> delta = grad_out . out and lse in base 2, (B, H, padded T) float32, as the backward reads them; padded T."""
+    batch, num_queries, heads, dim = out.shape
+    padded_queries = triton.cdiv(num_queries, PADDED_ROWS) * PADDED_ROWS
+    delta, lse2 = lse.new_empty(2, batch, heads, padded_queries)
+    triton_backward.span_attention_bwd_delta_kernel[padded_queries // DELTA_ROWS, batch * heads](
+        out, grad_out, lse, delta, lse2, *(x.stride(i) for i in (0, 1, 2) for x in (out, grad_out)),
+        num_queries, padded_queries, H=heads, D=dim, BD=padded(dim), BM=DELTA_ROWS,
+        num_warps=8 if grad_out.dtype == torch.float32 and padded(dim) <= 64 else 4,
+    )  # fmt: skip
+    return delta, lse2, padded_queries
 
-    Row i sees j where hi[i] > j and lo[i] <= j; as both ends never decrease, the first holds from some row on, the
-    second up to some row. An empty row in between has lo = hi and fails one of them, so it ends the range.
-    """
-    key = torch.arange(num_keys, device=lo.device, dtype=torch.int32).expand(lo.shape[0], -1).contiguous()
-    row_lo = torch.searchsorted(hi, key, right=True, out_int32=True)
-    row_hi = torch.searchsorted(lo, key, right=True, out_int32=True)
-    return row_lo, row_hi
+
+def columns_of(mask: Mask, num_keys: int) -> tuple[Tensor, Tensor]:
+    """(query_lo, query_hi), each (B, S) int32: queries query_lo[j] <= i < query_hi[j] see key j. Kept with the mask."""
+    key = torch.arange(num_keys, device=mask.lo.device)
+    return cached_by_mask(mask.serial, "columns", lambda: queries_of_keys(mask.lo, mask.hi, key))
 
 
 def capability_of(q: Tensor) -> tuple[int, int]:
@@ -209,38 +173,44 @@ def _capability(index: int | None) -> tuple[int, int]:
     return torch.cuda.get_device_capability(index)
 
 
-def _tile(name: str, q: Tensor, lo: Tensor, hi: Tensor, serial: int, suits: bool) -> tuple[TileConfig, bool]:
-    """-> the pass's tile and whether it is read through descriptors."""
+def _operands(
+    name: str, queries: tuple[Tensor, ...], keys: tuple[Tensor, ...], mask: Mask
+) -> tuple[TileConfig, tuple[Any, ...], tuple[Any, ...]]:
+    """-> the pass's tile, and what its kernel reads: the tensors, or descriptors of them."""
+    q = queries[0]
+    suits = capability_of(q)[0] == 9 and triton_tma.suits(*queries, *keys)
+    width, capability = padded(q.shape[3]), capability_of(q)
     tile = triton_tiles.tile_config_of(
-        name, padded(q.shape[3]), narrow=is_narrow(lo, hi, serial), itemsize=q.element_size(),
-        capability=capability_of(q), tma=suits,
-    )  # fmt: skip
-    return tile, tile.tma and suits
+        name, width, narrow=is_narrow(mask), itemsize=q.element_size(), capability=capability, tma=suits
+    )
+    if not (tile.tma and suits):
+        return tile, queries, keys
+    described = tuple(triton_tma.describe(x, tile.rows, width) for x in queries)
+    return tile, described, tuple(triton_tma.describe(x, tile.keys, width) for x in keys)
 
 
-def is_narrow(lo: Tensor, hi: Tensor, serial: int) -> bool:
-    """Whether rows see few keys. Waits for the card once a mask, unless the host knows its spans; never while a graph
-    is captured or where the spans are written to in place: those masks count as wide."""
-    if kind_of(serial) == "moving" or (lo.is_cuda and torch.cuda.is_current_stream_capturing()):
+def is_narrow(mask: Mask) -> bool:
+    """Whether queries see few keys. Waits for the GPU once a mask, unless the host knows its spans; masks count as wide
+    while a graph is captured and where they are moving."""
+    if mask.kind == "moving" or (mask.lo.is_cuda and torch.cuda.is_current_stream_capturing()):
         return False
-    return span_stats(serial, lo, hi).max_visible_keys < NARROW_KEYS
+    return span_stats(mask).max_visible_keys < NARROW_KEYS
 
 
-def _tma_suits(*tensors: Tensor) -> bool:
-    return capability_of(tensors[0])[0] == 9 and triton_tma.suits(*tensors)
-
-
-def _described(tensors: tuple[Tensor, ...], block: int, dim: int) -> tuple:
-    return tuple(triton_tma.describe(x, block, dim) for x in tensors)
-
-
-def flipped(q: Tensor, scale: float) -> tuple[Tensor, float]:
+def with_positive_scale(q: Tensor, scale: float) -> tuple[Tensor, float]:
     """The same scores with a scale above 0: the kernels take the largest score for the largest scaled one."""
+    if scale > 0:
+        return q, scale
     return (-q, -scale) if scale < 0 else (torch.zeros_like(q), 1.0)
 
 
-def card_of(q: Tensor):
-    """Launches go to the current card, which need not be q's."""
+def with_sign_of(scale: float, dq: Tensor) -> Tensor:
+    """The gradient of q as it was before `with_positive_scale`."""
+    return dq if scale > 0 else dq.neg_() if scale < 0 else dq.zero_()
+
+
+def device_of(q: Tensor) -> AbstractContextManager:
+    """Launches go to the current device, which need not be q's."""
     return torch.cuda.device_of(q) if q.is_cuda else nullcontext()
 
 

@@ -1,24 +1,11 @@
-"""How the Triton kernels are cut: tables of tiles, what makes a tile bad, candidates for a sweep.
+"""Tile sizes of the Triton kernels, in tables.
 
 A tile is chosen from a table over (pass, head dim, mask class, architecture) and nothing else, so that no length and no
-packing ever compiles a kernel anew. The mask class is "narrow" where rows see few keys: there, large tiles would be
-mostly mask. The tables were filled from compile reports (registers, spills, shared memory; `python -m
-benchmarks.kernels.compile_report` prints them) under Triton 3.6.0 and 3.7.1. On an H200 those of head dim 128 have
-run, but no sweep has; see README.md.
+packing compiles a kernel anew. The mask class is "narrow" where queries see few keys: large tiles would be mostly mask.
+The tables were filled from compile reports (`python -m benchmarks.kernels.compile_report`) under Triton 3.6.0 and
+3.7.1; no sweep has run. A sweep times its candidates (`benchmarks.kernels.tile_candidates`) under `override_tiles`.
 
-Two rules hold in every table, and the compile report checks them:
-
-* On sm_90 the products of a pass are chained, and Triton puts all warps of a chained product along its M side, 16 rows
-  a warp. With fewer than 16 x warps rows two warp groups compute the same product (`has_duplicate_warps`).
-* `rows` is at most PADDED_ROWS, the multiple in which the backward lays out its row sums.
-
-A sweep tries `candidates(...)` one by one:
-
-    for tile in candidates("fwd", 128, narrow=False, capability=(9, 0)):
-        with override_tiles({("fwd", 128, False): tile}):
-            ...
-
-Legend: BM rows and BN keys of a tile, BD = head dim rounded up to a power of two.
+Legend: BM queries and BN keys of a tile, BD = head dim rounded up to a power of two.
 """
 
 from __future__ import annotations
@@ -30,22 +17,26 @@ from dataclasses import dataclass, replace
 PASSES = ("fwd", "bwd_keys", "bwd_queries")
 """Forward, dk and dv, dq."""
 PADDED_ROWS = 128
-"""Row sums of the backward are laid out in multiples of this, the largest BM, so that tiles of them need no check."""
+"""The backward's sums by query are padded to a multiple of this, the largest BM."""
 
 
 @dataclass(frozen=True)
 class TileConfig:
-    """How one pass is cut and compiled."""
+    """Tile and compiler options of one pass."""
 
     rows: int
-    """BM, query rows of a tile."""
+    """BM, queries of a tile."""
     keys: int
     """BN, keys of a tile."""
     warps: int
     stages: int
-    """Depth of the software pipeline: tiles of keys (or rows) in flight."""
+    """Depth of the software pipeline: tiles of keys (or queries) in flight."""
     tma: bool = False
     """Whether tiles are read through tensor descriptors (sm_90 and newer), where the inputs' strides allow it."""
+
+    def options(self) -> dict[str, int]:
+        """Arguments of a launch."""
+        return {"BM": self.rows, "BN": self.keys, "num_warps": self.warps, "num_stages": self.stages}
 
     def __str__(self) -> str:
         return f"{self.rows}x{self.keys}-w{self.warps}-s{self.stages}" + ("-tma" if self.tma else "")
@@ -70,7 +61,7 @@ _HOPPER = {
     ("bwd_queries", 128): (TileConfig(128, 64, 8, 2), TileConfig(64, 32, 4, 2)),
     ("bwd_queries", 256): (TileConfig(128, 32, 8, 2), TileConfig(128, 32, 8, 2)),
 }
-# the same through tensor descriptors, which take fewer registers; what is not here goes through pointers
+# the same through tensor descriptors, which take fewer registers; what is absent here goes through pointers
 _HOPPER_TMA = {
     ("fwd", 64): _by_tma(TileConfig(128, 128, 8, 3), TileConfig(64, 64, 4, 3)),
     ("fwd", 128): _by_tma(TileConfig(128, 64, 8, 3), TileConfig(64, 64, 4, 2)),
@@ -101,43 +92,11 @@ _BLACKWELL = _HOPPER | {
 }
 TILES = {8: _AMPERE, 9: _HOPPER, 10: _BLACKWELL}
 """By major compute capability; a newer one takes the last."""
-# fp32 takes twice the shared memory and no tensor cores: small tiles, for any mask and card, up to D = 64 and above
+# fp32 takes twice the shared memory and no tensor cores: small tiles, for any mask and GPU, up to D = 64 and above
 _FP32 = {
     "fwd": (TileConfig(32, 32, 8, 1), TileConfig(32, 32, 8, 1)),
     "bwd_keys": (TileConfig(32, 32, 8, 1), TileConfig(16, 32, 8, 1)),
     "bwd_queries": (TileConfig(32, 32, 8, 1), TileConfig(16, 16, 8, 2)),
-}
-# for a sweep on sm_90, any mask: through pointers and descriptors, and those that only descriptors fit in registers
-_BOTH = {
-    ("fwd", 64): (
-        TileConfig(128, 128, 8, 3), TileConfig(128, 128, 8, 2), TileConfig(128, 64, 8, 3), TileConfig(128, 64, 8, 2),
-        TileConfig(128, 64, 4, 3), TileConfig(128, 64, 4, 2), TileConfig(64, 128, 4, 3), TileConfig(64, 64, 4, 3),
-    ),
-    ("fwd", 128): (
-        TileConfig(128, 64, 8, 3), TileConfig(128, 64, 8, 2), TileConfig(128, 128, 8, 3), TileConfig(128, 128, 8, 2),
-        TileConfig(64, 64, 4, 3), TileConfig(64, 64, 4, 2), TileConfig(64, 32, 4, 3),
-    ),
-    ("bwd_keys", 64): (
-        TileConfig(64, 128, 8, 3), TileConfig(64, 128, 8, 2), TileConfig(64, 64, 4, 3), TileConfig(64, 64, 4, 2),
-    ),
-    ("bwd_keys", 128): (
-        TileConfig(32, 128, 8, 2), TileConfig(32, 128, 8, 3), TileConfig(64, 128, 8, 2), TileConfig(64, 128, 8, 3),
-    ),
-    ("bwd_queries", 64): (
-        TileConfig(128, 64, 8, 3), TileConfig(128, 64, 8, 2), TileConfig(128, 128, 8, 2), TileConfig(64, 64, 4, 3),
-        TileConfig(64, 64, 4, 2),
-    ),
-    ("bwd_queries", 128): (
-        TileConfig(128, 64, 8, 2), TileConfig(128, 64, 8, 3), TileConfig(64, 64, 4, 3), TileConfig(64, 64, 4, 2),
-        TileConfig(64, 32, 4, 3), TileConfig(64, 32, 4, 2),
-    ),
-}  # fmt: skip
-_ONLY_TMA = {
-    ("fwd", 128): (TileConfig(64, 128, 4, 2),),
-    ("bwd_keys", 64): (TileConfig(128, 128, 8, 2),),
-    ("bwd_keys", 128): (TileConfig(64, 64, 4, 2), TileConfig(32, 64, 4, 3), TileConfig(32, 64, 4, 2)),
-    ("bwd_queries", 64): (TileConfig(128, 64, 4, 2),),
-    ("bwd_queries", 128): (TileConfig(128, 128, 8, 2),),
 }
 # set by `override_tiles`
 _instead: dict[tuple[str, int, bool], TileConfig] = {}
@@ -146,8 +105,7 @@ _instead: dict[tuple[str, int, bool], TileConfig] = {}
 def tile_config_of(
     name: str, dim: int, *, narrow: bool, itemsize: int, capability: tuple[int, int], tma: bool = True
 ) -> TileConfig:
-    """The tile of a pass. dim: BD, a power of two; itemsize: bytes of an input element; tma: whether the inputs can be
-    read through descriptors, as most can."""
+    """The tile of a pass. dim: BD; itemsize: bytes of an input number; tma: whether descriptors can read the inputs."""
     if (name, dim, narrow) in _instead:
         return _instead[name, dim, narrow]
     if itemsize == 4:
@@ -157,44 +115,20 @@ def tile_config_of(
     return TILES[min(max(capability[0], min(TILES)), max(TILES))][name, max(dim, 32)][narrow]
 
 
-def candidates(name: str, dim: int, *, narrow: bool, capability: tuple[int, int]) -> list[TileConfig]:
-    """Tiles worth timing for a pass in 16 bit, the table's own first.
-
-    `python -m benchmarks.kernels.compile_report --candidates` holds them to no doubled product, shared memory that
-    fits, and at most a few bytes of spill.
-
-    dim: BD, a power of two. On architectures other than sm_90, and for dims that no list has, the table's own alone.
-    """
-    own = [
-        tile_config_of(name, dim, narrow=narrow, itemsize=2, capability=capability, tma=tma) for tma in (True, False)
-    ]
-    found = list(dict.fromkeys(own))
-    if capability[0] == 9:
-        both = _BOTH.get((name, dim), ())
-        found += [*_by_tma(*both, *_ONLY_TMA.get((name, dim), ())), *both]
-    return list(dict.fromkeys(found))
-
-
-def has_duplicate_warps(name: str, tile: TileConfig) -> bool:
-    """Whether two warp groups of sm_90 would compute the same products of this pass."""
-    return (tile.keys if name == "bwd_keys" else tile.rows) < 16 * tile.warps
-
-
 @contextmanager
 def override_tiles(tiles: Mapping[tuple[str, int, bool], TileConfig]) -> Iterator[None]:
-    """Inside, the kernels of (pass, BD, narrow) run in these tiles and not in the tables', for any dtype.
+    """Inside, the kernels of (pass, BD, narrow) run in these tiles, for any dtype; not thread-safe.
 
-    Not for several threads at once. Raises ValueError for a pass that does not exist, sizes that are no powers of two
-    of at least 16, and more rows than PADDED_ROWS.
+    Raises ValueError for an unknown pass, sizes that are not powers of two of at least 16, and more than PADDED_ROWS.
     """
     for (name, _, _), tile in tiles.items():
         if name not in PASSES:
-            raise ValueError(f"there is no pass {name!r}; choose one of {', '.join(PASSES)}")
+            raise ValueError(f"unknown pass {name!r}; choose one of {', '.join(PASSES)}")
         for size in (tile.rows, tile.keys):
             if size < 16 or size & (size - 1):
                 raise ValueError(f"tiles are powers of two of at least 16; got {tile}")
         if tile.rows > PADDED_ROWS:
-            raise ValueError(f"a tile has at most {PADDED_ROWS} rows, to which the row sums are padded; got {tile}")
+            raise ValueError(f"a tile has at most {PADDED_ROWS} queries, to which sums are padded; got {tile}")
     before = dict(_instead)
     _instead.update(tiles)
     try:

@@ -1,11 +1,8 @@
 """Tensor descriptors for the Triton kernels on sm_90: tiles are copied by the TMA unit and not by the threads.
 
-The kernels are the same (`load_tile` has both forms); only what they are handed differs. A descriptor is made on the
-host, a few microseconds each, and says where (batch, head, token, dim) lies. The copy needs no addresses in registers,
-and it fills with zeros whatever lies beyond the last token or beyond D, so that no load has a mask. Compiled for sm_90
-by Triton 3.6.0, the forward at D = 128 in tiles of 128 x 64 takes 164 registers a thread instead of 236.
-
-The hardware wants addresses and strides in multiples of 16 bytes; inputs that have others go through pointers.
+A descriptor is made on the host, in a few microseconds, and says where (batch, head, token, dim) lies. The copy needs
+no addresses in registers and fills with zeros what lies beyond the last token or beyond D. The hardware wants addresses
+and strides in multiples of 16 bytes; inputs that have others go through pointers.
 """
 
 from __future__ import annotations
@@ -35,8 +32,7 @@ def suits(*tensors: Tensor) -> bool:
 
 
 def strides_of(x: Tensor) -> list[int]:
-    """Of x (B, tokens, heads, D), as (B, heads, tokens, D). One along an extent of 1 is never taken, and may be one
-    that the unit refuses."""
+    """Of x (B, tokens, heads, D), as (B, heads, tokens, D); along an extent of 1 one that the unit accepts."""
     (batch, tokens, heads, _), (per_batch, per_token, per_head, _) = x.shape, x.stride()
     return [
         per_batch if batch > 1 else ALIGNMENT, per_head if heads > 1 else ALIGNMENT,
@@ -45,10 +41,8 @@ def strides_of(x: Tensor) -> list[int]:
 
 
 def describe(x: Tensor, block: int, dim: int) -> TensorDescriptor:
-    """Of x (B, tokens, heads, D), as (B, heads, tokens, D), read in tiles of `block` tokens and dim >= D numbers.
-
-    x must suit: Triton's own checks, which take two thirds of the time, are not made again.
-    """
+    """Of x (B, tokens, heads, D) that suits, as (B, heads, tokens, D), read in tiles of `block` tokens and dim >= D
+    numbers. Without Triton's constructor, whose checks take two thirds of the time."""
     batch, tokens, heads, width = x.shape
     described = TensorDescriptor.__new__(TensorDescriptor)
     described.base = x

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from brine.kernels.attention import Spans, attention, merge_partials
+from brine.kernels.attention.spans import AttentionRequest
 from brine.kernels.attention.triton import decode as triton_decode
 from brine.kernels.attention.triton import launch as triton_launch
 from brine.kernels.attention.triton import tiles as triton_tiles
@@ -181,16 +182,16 @@ def test_triton_wide_results_are_those_before_rounding(dtype, large_tiles):
     spans = CASES["everything"]()
     tensors = inputs(spans, heads=2, key_heads=1, dim=16, dtype=DTYPES[dtype])
     q, k, v, grad = (x.detach() for x in tensors)
-    mask = (spans.lo, spans.hi, int(spans.serial))
-    out, lse = triton_launch.forward(q, k, v, *mask, scale=0.25, sink=None)
-    usual = [out, lse, *triton_launch.backward(grad, q, k, v, *mask, out, lse, scale=0.25)]
-    wide = list(triton_launch.forward(q, k, v, *mask, scale=0.25, sink=None, wide=True))
-    wide += triton_launch.backward(grad, q, k, v, *mask, out, lse, scale=0.25, wide=True)
+    request, part = (AttentionRequest(spans.mask, 0.25, partial=partial) for partial in (False, True))
+    out, lse = triton_launch.forward(q, k, v, request)
+    # in fp32 the usual delta is summed over all keys
+    same = part if DTYPES[dtype] == torch.float32 else request
+    usual = [out, lse, *triton_launch.backward(grad, q, k, v, out, lse, same)]
+    wide = [*triton_launch.forward(q, k, v, part), *triton_launch.backward(grad, q, k, v, out, lse, part)]
     long = packed(one_document(300), num_queries=2)
     q, k, v, _ = (x.detach() for x in inputs(long, heads=2, key_heads=1, dim=16, dtype=DTYPES[dtype]))
-    for runs, options in ((usual, {}), (wide, {"wide": True})):
-        mask = (long.lo, long.hi, int(long.serial))
-        runs.append(triton_launch.forward(q, k, v, *mask, scale=0.25, sink=None, **options)[0])
+    for runs, partial in ((usual, False), (wide, True)):
+        runs.append(triton_launch.forward(q, k, v, AttentionRequest(long.mask, 0.25, partial=partial))[0])
     for one, other in zip(usual, wide, strict=True):
         assert other.dtype == torch.float32 and torch.equal(other.to(one.dtype), one)
     assert any((x != y.float()).any() for x, y in zip(wide, usual, strict=True)) == (DTYPES[dtype] != torch.float32)
@@ -334,7 +335,7 @@ def test_triton_backward_over_key_splits_adds_up(large_tiles):
     torch.testing.assert_close(out, whole["out"])
     grads = [
         triton_launch.backward(
-            grad, q, k[:, at], v[:, at], part.lo, part.hi, int(part.serial), out, lse, scale=16**-0.5
+            grad, q, k[:, at], v[:, at], out, lse, AttentionRequest(part.mask, 16**-0.5, partial=True)
         )
         for at, part in halves
     ]
@@ -349,7 +350,7 @@ def test_columns_are_the_transposed_mask():
         spans = packed(document, block=block, window=[None, 9][seed % 2])
         if seed % 3:
             spans = spans.restrict(range(seed, 120, 2), range(0, 120, 1 + seed % 4))
-        row_lo, row_hi = triton_launch.columns(spans.lo, spans.hi, spans.num_keys)
+        row_lo, row_hi = triton_launch.columns_of(spans.mask, spans.num_keys)
         row = torch.arange(spans.num_queries, device=DEVICE)[:, None]
         assert torch.equal((row >= row_lo[:, None]) & (row < row_hi[:, None]), spans.dense())
 
@@ -463,14 +464,14 @@ def test_decode_in_a_graph_follows_the_spans():
     lo, hi = (torch.full((2, 1), end, dtype=torch.int32, device=DEVICE) for end in (0, 17))
     spans = Spans(lo, hi, 512)
     q, k, v, _ = (x.detach() for x in inputs(spans, heads=2, key_heads=1, dim=64, dtype=torch.float16))
-    mask = (lo, hi, int(spans.serial))
+    request = AttentionRequest(spans.mask, 0.125)
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
-        triton_launch.forward(q, k, v, *mask, scale=0.125, sink=None)
+        triton_launch.forward(q, k, v, request)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        out, lse = triton_launch.forward(q, k, v, *mask, scale=0.125, sink=None)
+        out, lse = triton_launch.forward(q, k, v, request)
     for end in (18, 300, 512):
         hi.fill_(end)
         q.normal_()
@@ -509,8 +510,8 @@ def test_tiles_of_a_sweep():
         assert triton_tiles.tile_config_of("fwd", 128, narrow=True, itemsize=2, capability=(9, 0)) != given
     assert triton_tiles.tile_config_of("fwd", 128, narrow=False, itemsize=2, capability=(9, 0)) == before
     for wrong, message in (
-        ({("fwd", 128, False): TileConfig(256, 32, 8, 2)}, "at most 128 rows"),
-        ({("dq", 128, False): given}, "there is no pass 'dq'"),
+        ({("fwd", 128, False): TileConfig(256, 32, 8, 2)}, "at most 128 queries"),
+        ({("dq", 128, False): given}, "unknown pass 'dq'"),
         ({("fwd", 128, False): TileConfig(48, 32, 4, 2)}, "powers of two"),
     ):
         with pytest.raises(ValueError, match=message), override_tiles(wrong):

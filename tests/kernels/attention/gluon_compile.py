@@ -26,6 +26,7 @@ from brine.kernels.attention.gluon import backward_queries as gluon_backward_que
 from brine.kernels.attention.gluon import forward as gluon_forward
 from brine.kernels.attention.gluon import fused as gluon_fused
 from brine.kernels.attention.gluon import launch as gluon_launch
+from brine.kernels.attention.spans import AttentionRequest
 from brine.kernels.attention.triton import backward as triton_backward
 
 WORDS = ("HGMMA", "USETMAXREG", "LDL", "STL", "UTMALDG", "RED", "ATOM", "ATOMG")
@@ -80,14 +81,15 @@ def compiled(
     ):
         for name, (module, kernel) in kernels.items():
             patches.enter_context(mock.patch.object(module, kernel, wanted if name == which else mock.MagicMock()))
-        given = q, k, k, spans.lo, spans.hi
+        mask = spans.mask
         if which == "forward":
             sinks = torch.zeros(q.shape[2]) if sink else None
-            gluon_launch.forward(*given, scale=0.1, sink=sinks, wide=wide, shape=gluon_launch.ForwardTileConfig(*shape))
+            request = AttentionRequest(mask, 0.1, sinks, partial=wide)
+            gluon_launch.forward(q, k, k, request, shape=gluon_launch.ForwardTileConfig(*shape))
         else:
             lse = torch.zeros(1, q.shape[2], 200)
             gluon_launch.backward(
-                q, *given, spans.serial, q, lse, scale=0.1, wide=wide, fused=which == "fused",
+                q, q, k, k, q, lse, AttentionRequest(mask, 0.1, partial=wide), fused=which == "fused",
                 **{f"{which}_shape": gluon_launch.BackwardTileConfig(*shape)},
             )  # fmt: skip
     return wanted.made

@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 from brine.kernels.attention import Spans, attention, merge_partials
 from brine.kernels.attention.cpu import tile_plan as plan
 from brine.kernels.attention.cpu import tiled as cpu
-from brine.kernels.attention.spans import RECENT
+from brine.kernels.attention.spans import RECENT, AttentionRequest
 from tests.kernels.packings import blocks_at, check_against_truth, inputs, naive, random_packing, results, run_backend
 
 
@@ -15,11 +15,11 @@ from tests.kernels.packings import blocks_at, check_against_truth, inputs, naive
 def small_tiles(monkeypatch):
     """Tile sizes so small that short sequences are cut in every way that long ones are."""
     for name, size in {
-        "MERGE_ROWS": 4,
-        "WHOLE_ROWS": 10,
-        "TILE_ROWS": 8,
+        "MERGE_QUERIES": 4,
+        "WHOLE_QUERIES": 10,
+        "TILE_QUERIES": 8,
         "NEAR_KEYS": 24,
-        "FAR_ROWS": 16,
+        "FAR_QUERIES": 16,
         "SPLIT_KEYS": 12,
         "CALL_ROWS": 200,
         "SHARE_MASKS": 64,
@@ -152,13 +152,13 @@ def test_cpu_fuzz(seed, monkeypatch):
 
     tile = pick(8, 16, 64)
     for name, size in {
-        "MERGE_ROWS": pick(1, 8, 32),
-        "WHOLE_ROWS": pick(1, 20, 80),
-        "TILE_ROWS": tile,
+        "MERGE_QUERIES": pick(1, 8, 32),
+        "WHOLE_QUERIES": pick(1, 20, 80),
+        "TILE_QUERIES": tile,
         "NEAR_KEYS": pick(10, 50, 1024),
     }.items():
         monkeypatch.setattr(plan, name, size)
-    monkeypatch.setattr(plan, "FAR_ROWS", pick(1, 4) * tile)
+    monkeypatch.setattr(plan, "FAR_QUERIES", pick(1, 4) * tile)
     monkeypatch.setattr(plan, "SPLIT_KEYS", pick(1, 30, 1024))
     monkeypatch.setattr(plan, "SHARE_MASKS", pick(1, 2**21))
     num_keys = pick(5, 64, 129, 420)
@@ -253,8 +253,9 @@ def test_backward_over_key_splits_adds_up():
     dq, parts = torch.zeros_like(q), []
     for keys in (range(130), range(130, 300)):
         at, part = slice(keys.start, keys.stop), spans.restrict(range(300), keys)
-        walk = cpu.tile_plan_of(int(part.serial), part.lo, part.hi, part.num_keys)
-        grads = cpu.backward(grad, q, k[:, at], v[:, at], whole["out"], whole["lse"], walk, scale=32**-0.5 * 2**0.5)
+        walk = cpu.tile_plan_of(part.mask, part.num_keys)
+        request = AttentionRequest(part.mask, 32**-0.5 * 2**0.5)
+        grads = cpu.backward(grad, q, k[:, at], v[:, at], whole["out"], whole["lse"], walk, request)
         dq += grads[0]
         parts.append(grads[1:])
     torch.testing.assert_close(dq, whole["dq"])
@@ -318,7 +319,7 @@ def test_masks_of_a_long_window_are_shared():
     """Every tile along a window sees the same pattern; a mask for each would take as much memory as the keys."""
     spans = Spans.packed(causal(32768), window=512)
     walk = plan.build_tile_plan(spans.lo, spans.hi, spans.num_keys)
-    elements = sum(call.lo.numel() * call.keys for calls in walk.calls for call in calls if call.kind == "masked")
+    elements = sum(call.lo.numel() * call.keys.size for calls in walk.calls for call in calls if call.kind == "masked")
     assert elements < 2**21
 
 

@@ -13,7 +13,7 @@ import torch
 from brine.kernels.attention import Spans, attention, reference, selfcheck
 from brine.kernels.attention import select_backend as choose
 from brine.kernels.attention.cpu import launch as cpu_launch
-from brine.kernels.attention.spans import KINDS
+from brine.kernels.attention.spans import KINDS, AttentionRequest, Mask
 from brine.kernels.context_parallel import partial
 from brine.kernels.selection import choice_log as announce
 from brine.kernels.selection import measured_order as table
@@ -97,8 +97,8 @@ class Card:
         """The name of what "auto" takes."""
         q = SimpleNamespace(device=CARD, dtype=dtype, shape=(1, rows, 4, dim))
         k = SimpleNamespace(device=CARD, dtype=dtype, shape=(1, keys, 2, dim))
-        serial = len(KINDS) * 10**9 + KINDS.index(kind)
-        module = choose.backend_for(q, k, serial, sink=None, backend="auto", **options)
+        mask = Mask(None, None, len(KINDS) * 10**9 + KINDS.index(kind))
+        module = choose.backend_for(q, k, AttentionRequest(mask, 1.0, **options), "auto")
         return next(name for name, known in choose._modules.items() if known is module)
 
 
@@ -181,7 +181,7 @@ def test_nothing_but_small_sizes_is_dense(card):
             card.take(rows=rows, keys=keys)
         message = str(caught.value)
         for part in (
-            f"{rows} rows over {keys} keys",
+            f"{rows} queries over {keys} keys",
             "not flash: flash is not installed",
             "not triton: failed its self-check: wrong",
             'backend="reference"',
@@ -191,12 +191,12 @@ def test_nothing_but_small_sizes_is_dense(card):
         card.take(dtype=torch.float64, rows=4096, keys=4096)
     q = SimpleNamespace(device=torch.device("xpu"), dtype=torch.float32, shape=(1, 4096, 1, 8))
     with pytest.raises(ValueError, match="there is no kernel for xpu"):
-        choose.backend_for(q, q, 4, sink=None, backend="auto")
+        choose.backend_for(q, q, AttentionRequest(Mask(None, None, 4), 1.0), "auto")
 
 
 def test_what_the_ring_wants_is_checked_for_itself(card):
     card.install("triton")
-    assert card.take() == card.take(wide=True) == "triton"
+    assert card.take() == card.take(partial=True) == "triton"
     assert len(card.checked) == 2
 
 
@@ -327,11 +327,15 @@ def test_the_time_of_a_package_is_no_word_on_another(card):
 def leaking(change):
     """The reference under spans that `change` has altered."""
 
-    def forward(q, k, v, lo, hi, serial, **options):
-        return reference.forward(q, k, v, *change(lo, hi, k.shape[1]), serial, **options)
+    def changed(request, k):
+        lo, hi = change(request.mask.lo, request.mask.hi, k.shape[1])
+        return request._replace(mask=request.mask._replace(lo=lo, hi=hi))
 
-    def backward(grad_out, q, k, v, lo, hi, serial, out, lse, **options):
-        return reference.backward(grad_out, q, k, v, *change(lo, hi, k.shape[1]), serial, out, lse, **options)
+    def forward(q, k, v, request):
+        return reference.forward(q, k, v, changed(request, k))
+
+    def backward(grad_out, q, k, v, out, lse, request):
+        return reference.backward(grad_out, q, k, v, out, lse, changed(request, k))
 
     return {"forward": forward, "backward": backward}
 
@@ -344,12 +348,12 @@ def last_rows_see_one_more(lo, hi, num_keys):
 def altered(name, function):
     """The reference, with `function` applied to one of its results."""
 
-    def forward(*args, **options):
-        out, lse = reference.forward(*args, **options)
+    def forward(*args):
+        out, lse = reference.forward(*args)
         return (function(out), lse) if name == "out" else (out, function(lse) if name == "lse" else lse)
 
-    def backward(*args, **options):
-        grads = dict(zip(("dq", "dk", "dv"), reference.backward(*args, **options), strict=True))
+    def backward(*args):
+        grads = dict(zip(("dq", "dk", "dv"), reference.backward(*args), strict=True))
         return tuple(function(grad) if name == other else grad for other, grad in grads.items())
 
     return {"forward": forward, "backward": backward}
@@ -389,12 +393,12 @@ def test_the_self_check_sees_what_is_wrong(fault, kind, smaller):
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=["bf16", "fp16", "fp32"])
 def test_the_self_check_passes_what_is_right(dtype, kind, smaller):
     """The CPU's tiled backend rounds where a card's kernels do, the reference nearly nowhere."""
-    for module, options in ((cpu_launch, {}), (cpu_launch, {"sink": True}), (reference, {"wide": True})):
+    for module, options in ((cpu_launch, {}), (cpu_launch, {"sink": True}), (reference, {"partial": True})):
         assert selfcheck.check(module, **options_of(kind, dtype=dtype, **options)) is None
 
 
 def options_of(kind, **options):
-    base = {"dtype": torch.bfloat16, "dim": 16, "group": 2, "sink": False, "wide": False}
+    base = {"dtype": torch.bfloat16, "dim": 16, "group": 2, "sink": False, "partial": False}
     return base | {"device": torch.device("cpu"), "kind": kind} | options
 
 
@@ -425,13 +429,13 @@ def test_every_backend_goes_through_the_op(monkeypatch):
     """Forward and backward of one module, with all keys, and choices that name it."""
     calls = []
 
-    def forward(*args, **options):
-        calls.append(("forward", options))
-        return reference.forward(*args, **options)
+    def forward(*args):
+        calls.append(("forward", args[-1]))
+        return reference.forward(*args)
 
-    def backward(*args, **options):
-        calls.append(("backward", options))
-        return reference.backward(*args, **options)
+    def backward(*args):
+        calls.append(("backward", args[-1]))
+        return reference.backward(*args)
 
     monkeypatch.setitem(choose._modules, "flex", fake(forward=forward, backward=backward))
     document, block = random_packing(1, 2, 60)
@@ -445,7 +449,7 @@ def test_every_backend_goes_through_the_op(monkeypatch):
     for mine, other in zip(*grads, strict=True):
         torch.testing.assert_close(mine, other)
     assert [name for name, _ in calls] == ["forward", "backward"]
-    assert calls[0][1]["sink"] is not None and calls[1][1]["whole"]
+    assert calls[0][1].sink is not None and not calls[1][1].partial
     name = "attention on cpu: block, float64, head dim 8"
     assert backend_choices() == {name: "flex (asked for), cpu (asked for)"}
 
@@ -454,9 +458,9 @@ def test_the_ring_takes_results_that_were_not_rounded(monkeypatch):
     """They were rounded to bf16 first and widened after, so that W ranks rounded W times."""
     calls = []
 
-    def backward(*args, **options):
-        calls.append(options)
-        return reference.backward(*args, **options)
+    def backward(*args):
+        calls.append(args[-1])
+        return reference.backward(*args)
 
     monkeypatch.setitem(choose._modules, "flex", fake(backward=backward))
     spans = Spans.packed(random_packing(2, 1, 50)[0])
@@ -470,7 +474,7 @@ def test_the_ring_takes_results_that_were_not_rounded(monkeypatch):
         results = grads if backend != "flex" else (out, *grads)
         assert all(not torch.equal(x, x.bfloat16().float()) for x in results)
         torch.testing.assert_close(out.double(), exact, rtol=1e-2, atol=1e-2)
-    assert calls == [{"scale": 0.3, "whole": False, "wide": True}]
+    assert [(request.scale, request.partial) for request in calls] == [(0.3, True)]
 
 
 def test_auto_on_a_cpu_says_once_what_it_took(caplog):

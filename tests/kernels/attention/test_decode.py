@@ -6,6 +6,7 @@ import torch
 from brine.kernels.attention import Spans, attention
 from brine.kernels.attention.cpu import decode as cpu_decode
 from brine.kernels.attention.cpu import tiled as cpu
+from brine.kernels.attention.spans import AttentionRequest
 from tests.kernels.packings import check_against_truth, inputs, random_packing
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=["fp64", "fp32", "bf16"])
@@ -126,7 +127,7 @@ def test_gradients_of_a_decoded_row(taken):
 def test_decode_equals_the_tiled_path(taken):
     spans = causal(700, 7, window=500)
     q, k, v, _ = (x.detach() for x in inputs(spans, 6, 2, 20))
-    tiled = cpu.forward(q, k, v, cpu.tile_plan_of(int(spans.serial), spans.lo, spans.hi, 700), scale=0.3, sink=None)
+    tiled = cpu.forward(q, k, v, cpu.tile_plan_of(spans.mask, 700), AttentionRequest(spans.mask, 0.3))
     got = attention(q, k, v, spans, scale=0.3, return_lse=True)
     for a, b in zip(got, tiled, strict=True):
         torch.testing.assert_close(a, b)
@@ -142,7 +143,7 @@ def test_decode_is_chosen_where_it_is_faster(monkeypatch):
     def chosen(spans: Spans, key_heads: int = 8, dtype: torch.dtype = torch.bfloat16) -> bool:
         q = torch.empty(spans.batch_size, spans.num_queries, 8, 64, dtype=dtype)
         k = torch.empty(spans.batch_size, spans.num_keys, key_heads, 64, dtype=dtype)
-        return cpu_decode.suits(q, k, k, spans.lo, spans.hi, int(spans.serial))
+        return cpu_decode.suits(q, k, k, spans.mask)
 
     assert chosen(causal(600, 1)) and not chosen(causal(500, 1))
     assert chosen(causal(2100, 8)) and not chosen(causal(2000, 8)) and not chosen(causal(2100, 9))

@@ -15,7 +15,7 @@ from brine.kernels.attention import select_backend as choose
 from brine.kernels.attention.flash import backend as flash
 from brine.kernels.attention.flash import masked as flash_masked
 from brine.kernels.attention.flash import varlen as flash_varlen
-from brine.kernels.attention.spans import documents_of
+from brine.kernels.attention.spans import AttentionRequest, documents_of
 from brine.kernels.attention.tiles import query_tiles_of_keys
 from tests.kernels.attention.flash_recordings import install
 from tests.kernels.packings import (
@@ -136,7 +136,7 @@ def test_no_rows_and_no_keys(shape):
 def test_padding_does_not_make_a_document_of_each_token():
     """Some kernels start blocks for every document and every tile of the longest: 250 times too many here."""
     spans = VARLEN["padded"]()
-    assert len(documents_of(int(spans.serial), spans.lo, spans.hi).cu_seqlens) < 20
+    assert len(documents_of(spans.mask).cu_seqlens) < 20
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_a_package_that_does_not_load_is_told(monkeypatch, caplog):
     monkeypatch.setattr(flash_varlen.importlib, "import_module", broken)
     caplog.set_level("INFO", "brine.kernels.attention")
     assert flash_varlen.load("flash-attn") is None
-    assert "flash-attn is installed but does not load, so it is left out: undefined symbol" in caplog.text
+    assert "flash-attn is installed but does not load, so it is skipped: undefined symbol" in caplog.text
 
 
 def crowd(count: int) -> Spans:
@@ -228,8 +228,8 @@ def test_too_many_documents_are_refused(monkeypatch):
     install(monkeypatch, (8, 0), ("torch",))
     spans = crowd(65537)
     q = torch.empty(1, spans.num_queries, 1, 8, dtype=torch.bfloat16)
-    with pytest.raises(ValueError, match=r"up to 65,535 documents at once, but these rows hold 65,537"):
-        flash.forward(q, q, q, spans.lo, spans.hi, int(spans.serial), scale=1.0, sink=None)
+    with pytest.raises(ValueError, match=r"up to 65,535 documents at once, but this batch holds 65,537"):
+        flash.forward(q, q, q, AttentionRequest(spans.mask, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -249,6 +249,6 @@ def test_auto_takes_the_next_where_the_host_knows_that_there_are_too_many(packag
         q = torch.empty(1, here.num_queries, 1, 8, dtype=torch.bfloat16, device="cuda")
     # as on a card: the ends are elsewhere, with a copy here
     known, unknown = here.to("meta"), Spans.packed(torch.zeros(1, here.num_queries, dtype=torch.int32, device="meta"))
-    module, reason = choose._auto(q, q, int(known.serial), None, False)
+    module, reason = choose._auto(q, q, AttentionRequest(known.mask, 1.0))
     assert module == ("flash" if wrong is None else "triton") and (wrong is None or f"not flash: {wrong}" in reason)
-    assert choose._auto(q, q, int(unknown.serial), None, False)[0] == "flash"
+    assert choose._auto(q, q, AttentionRequest(unknown.mask, 1.0))[0] == "flash"

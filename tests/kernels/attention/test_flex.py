@@ -135,7 +135,7 @@ def test_the_compiled_function_is_whole_and_not_compiled_for_every_mask(backward
     for size in (60, 300, 700):
         spans = Spans.packed((torch.arange(900, dtype=torch.int32) // size)[None], window=size // 2 + 1)
         q, k, v, grad = inputs(spans, heads=4, key_heads=2)
-        lists = flex._lists(spans.lo, spans.hi, int(spans.serial), 900)
+        lists = flex._lists(spans.mask, 900)
         for partial, full in ((lists[1], lists[3]), (lists[5], lists[7])):
             # the card's kernels step through the full tiles' list with the strides of the partial ones'
             assert partial.stride() == full.stride() and partial.is_contiguous() and full.is_contiguous()

@@ -139,6 +139,7 @@ def test_the_backend_is_refused_on_a_host(monkeypatch):
     """Also where Triton's interpreter takes CPU tensors: it knows no Gluon."""
     from brine.kernels.attention import Spans, attention
     from brine.kernels.attention import select_backend as choose
+    from brine.kernels.attention.spans import AttentionRequest
     from brine.kernels.attention.triton import launch as triton_launch
 
     spans = Spans.packed(torch.zeros(1, 5, dtype=torch.int32))
@@ -147,4 +148,4 @@ def test_the_backend_is_refused_on_a_host(monkeypatch):
     with pytest.raises(ValueError, match='backend "gluon" needs a CUDA device, but q is on cpu'):
         attention(q, q, q, spans, backend="gluon")
     thin = torch.empty(1, 5, 2, 20, dtype=torch.bfloat16, device="meta")
-    assert "CUDA" in choose.backend_refusal("gluon", thin, thin, int(spans.serial), sink=None)
+    assert "CUDA" in choose.backend_refusal("gluon", thin, thin, AttentionRequest(spans.mask, 1.0))

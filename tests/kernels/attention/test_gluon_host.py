@@ -14,6 +14,7 @@ from brine.kernels.attention.gluon import forward as gluon_forward
 from brine.kernels.attention.gluon import fused as gluon_fused
 from brine.kernels.attention.gluon import launch as gluon_launch
 from brine.kernels.attention.gluon.launch import BackwardTileConfig, ForwardTileConfig
+from brine.kernels.attention.spans import AttentionRequest
 from brine.kernels.attention.triton import backward as triton_backward
 from tests.kernels.attention.gluon_host import Barrier as HostBarrier
 from tests.kernels.attention.gluon_host import Deadlock, Emulated, Machine
@@ -105,13 +106,12 @@ def test_backward_equals_the_specification(host, name, shape):
     """dq, dk and dv."""
     spans = masks()[name]
     q, k, v, grad = inputs(spans)
-    given = q.float(), k.float(), v.float(), spans.lo, spans.hi, 0
-    out, lse = reference.forward(*given, scale=0.2, sink=None)
-    truth = reference.backward(grad.float(), *given, out, lse, scale=0.2, whole=True)
+    given, request = (q.float(), k.float(), v.float()), AttentionRequest(spans.mask, 0.2)
+    out, lse = reference.forward(*given, request)
+    truth = reference.backward(grad.float(), *given, out, lse, request)
     shape = BackwardTileConfig(*shape)
     found = gluon_launch.backward(
-        grad, q, k, v, spans.lo, spans.hi, spans.serial, out, lse, scale=0.2, wide=True,
-        keys_shape=shape, rows_shape=shape,
+        grad, q, k, v, out, lse, request._replace(partial=True), keys_shape=shape, rows_shape=shape,
     )  # fmt: skip
     errors = [far(x, y) for x, y in zip(found, truth, strict=True)]
     assert max(errors) < 2e-3, errors
@@ -123,12 +123,11 @@ def test_fused_backward_equals_the_specification(host, in_any_order, name, shape
     """dq, added up in memory, dk and dv; two query heads a key head, dq in both halves of the head dim."""
     spans = masks()[name]
     q, k, v, grad = inputs(spans)
-    given = q.float(), k.float(), v.float(), spans.lo, spans.hi, 0
-    out, lse = reference.forward(*given, scale=0.2, sink=None)
-    truth = reference.backward(grad.float(), *given, out, lse, scale=0.2, whole=True)
+    given, request = (q.float(), k.float(), v.float()), AttentionRequest(spans.mask, 0.2)
+    out, lse = reference.forward(*given, request)
+    truth = reference.backward(grad.float(), *given, out, lse, request)
     found = gluon_launch.backward(
-        grad, q, k, v, spans.lo, spans.hi, spans.serial, out, lse, scale=0.2, wide=True, fused=True,
-        fused_shape=BackwardTileConfig(*shape),
+        grad, q, k, v, out, lse, request._replace(partial=True), fused=True, fused_shape=BackwardTileConfig(*shape),
     )  # fmt: skip
     errors = [far(x, y) for x, y in zip(found, truth, strict=True)]
     assert max(errors) < 2e-3, errors
@@ -141,10 +140,10 @@ def test_fused_backward_rounds_and_scales(host, in_any_order, dim, dtype, scale)
     of 2 and 2 key heads, so that each adds to its own rows of dq."""
     spans = Spans.packed((torch.arange(150, dtype=torch.int32) // 70).repeat(2, 1))
     q, k, v, grad = inputs(spans, dtype, heads=4, key_heads=2, dim=dim)
-    given = q.float(), k.float(), v.float(), spans.lo, spans.hi, 0
-    out, lse = reference.forward(*given, scale=scale, sink=None)
-    truth = reference.backward(grad.float(), *given, out, lse, scale=scale, whole=True)
-    found = gluon_launch.backward(grad, q, k, v, spans.lo, spans.hi, spans.serial, out, lse, scale=scale, fused=True)
+    given, request = (q.float(), k.float(), v.float()), AttentionRequest(spans.mask, scale)
+    out, lse = reference.forward(*given, request)
+    truth = reference.backward(grad.float(), *given, out, lse, request)
+    found = gluon_launch.backward(grad, q, k, v, out, lse, request, fused=True)
     assert all(x.dtype == dtype for x in found)
     errors = [far(x, y) for x, y in zip(found, truth, strict=True)]
     assert max(errors) < (8e-3 if dtype is torch.bfloat16 else 2e-3), errors
@@ -158,7 +157,7 @@ def test_fused_backward_is_refused_where_pytorch_is_deterministic(host):
     # tests run so
     assert torch.are_deterministic_algorithms_enabled()
     with pytest.raises(ValueError, match="use fused=False"):
-        gluon_launch.backward(grad, q, k, v, spans.lo, spans.hi, spans.serial, q, lse, scale=0.2, fused=True)
+        gluon_launch.backward(grad, q, k, v, q, lse, AttentionRequest(spans.mask, 0.2), fused=True)
 
 
 @pytest.mark.parametrize("shape", [(64, 2, True, False), (64, 3, True, True), (64, 2, False, False)], ids=str)
@@ -167,10 +166,9 @@ def test_forward_equals_the_specification(host, name, shape):
     """out and lse, rows that see nothing among them."""
     spans = masks()[name]
     q, k, v, _ = inputs(spans)
-    truth, truth_lse = reference.forward(
-        q.float(), k.float(), v.float(), spans.lo, spans.hi, 0, scale=0.2, sink=None, wide=True
-    )
-    out, lse = gluon_launch.forward(q, k, v, spans.lo, spans.hi, scale=0.2, wide=True, shape=ForwardTileConfig(*shape))
+    request = AttentionRequest(spans.mask, 0.2, partial=True)
+    truth, truth_lse = reference.forward(q.float(), k.float(), v.float(), request)
+    out, lse = gluon_launch.forward(q, k, v, request, shape=ForwardTileConfig(*shape))
     assert far(out, truth) < 2e-3
     torch.testing.assert_close(lse, truth_lse, atol=1e-3, rtol=1e-3)
 

@@ -116,11 +116,11 @@ def test_copies_have_serials_of_their_own():
 @pytest.mark.parametrize(
     ("lo", "hi", "message"),
     [
-        ([[0, 0, 2]], [[1, 3, 1]], r"row 2 of batch 0 sees \[2, 1\)"),
-        ([[0, 0, 0]], [[1, 2, 9]], r"row 2 of batch 0 sees \[0, 9\).*3 keys"),
-        ([[0, -1, 0]], [[1, 2, 3]], r"row 1 of batch 0 sees \[-1, 2\)"),
-        ([[0, 1, 0]], [[1, 2, 3]], r"row 1 sees \[1, 2\) but row 2 sees \[0, 3\)"),
-        ([[0, 0, 0]], [[3, 2, 3]], r"row 0 sees \[0, 3\) but row 1 sees \[0, 2\)"),
+        ([[0, 0, 2]], [[1, 3, 1]], r"query 2 of batch 0 sees \[2, 1\)"),
+        ([[0, 0, 0]], [[1, 2, 9]], r"query 2 of batch 0 sees \[0, 9\).*3 keys"),
+        ([[0, -1, 0]], [[1, 2, 3]], r"query 1 of batch 0 sees \[-1, 2\)"),
+        ([[0, 1, 0]], [[1, 2, 3]], r"query 1 sees \[1, 2\) but query 2 sees \[0, 3\)"),
+        ([[0, 0, 0]], [[3, 2, 3]], r"query 0 sees \[0, 3\) but query 1 sees \[0, 2\)"),
     ],
 )
 def test_wrong_spans_name_row_and_values(lo, hi, message):
@@ -207,7 +207,7 @@ def test_facts_of_spans_from_the_host_need_no_device(seed):
         host = Spans.packed(document, **options)
         visible = host.dense().sum(-1)
         for spans in (host, host.to("meta", non_blocking=True), host.pin_memory().to("meta").to("meta")):
-            facts = span_stats(int(spans.serial), spans.lo, spans.hi)
+            facts = span_stats(spans.mask)
             assert (facts.max_visible_keys, facts.area, spans.area()) == (visible.max(), visible.sum(), visible.sum())
         assert torch.equal(spans.to("cpu").lo, host.lo) and spans.to("cpu").area() == host.area()
     assert Spans.packed(document[:, :0]).area() == 0
@@ -238,31 +238,31 @@ def test_documents_are_found_where_they_begin(seed, window):
         document = torch.arange(1200).view(3, 400)
     cu_seqlens, singletons = documents_by_definition(document)
     for where in (spans, spans.to("meta")):
-        found = documents_of(int(where.serial), where.lo, where.hi)
+        found = documents_of(where.mask)
         assert found.max_seqlen == max(b - a for a, b in zip(cu_seqlens, [*cu_seqlens[1:], 1200], strict=True))
         assert found.cu_seqlens.shape == (len(cu_seqlens) + 1,) and found.singletons.shape == (len(singletons),)
         assert found.cu_seqlens.device == where.lo.device and found.cu_seqlens.dtype == torch.int32
-    found = documents_of(int(spans.serial), spans.lo, spans.hi)
+    found = documents_of(spans.mask)
     assert found.cu_seqlens.tolist() == [*cu_seqlens, 1200]
     assert found.singletons.tolist() == singletons
 
 
 def test_no_rows_have_no_documents():
     spans = Spans.packed(torch.zeros(2, 0, dtype=torch.int32))
-    found = documents_of(int(spans.serial), spans.lo, spans.hi)
+    found = documents_of(spans.mask)
     assert found.cu_seqlens.tolist() == [0] and found.max_seqlen == 0 and not len(found.singletons)
 
 
 def test_facts_of_forgotten_spans_are_found_again():
     """The backward of compiled code holds lo, hi and the serial, but not the Spans."""
     spans = Spans.packed(IDS, window=3)
-    serial, lo, hi, area = int(spans.serial), spans.lo, spans.hi, spans.area()
+    mask, area = spans.mask, spans.area()
     del spans
     for other in [Spans.packed(IDS) for _ in range(RECENT + 1)]:
         cached_by_mask(int(other.serial), "test", lambda: None)
-    assert kind_of(serial) == "window"
-    assert span_stats(serial, lo, hi).area == area and span_stats(serial, lo, hi).max_visible_keys == 3
-    assert documents_of(serial, lo, hi).cu_seqlens.tolist() == [0, 4, 6, 8]
+    assert kind_of(mask.serial) == mask.kind == "window"
+    assert span_stats(mask).area == area and span_stats(mask).max_visible_keys == 3
+    assert documents_of(mask).cu_seqlens.tolist() == [0, 4, 6, 8]
 
 
 def test_sent_spans_keep_their_kind_and_are_not_checked_again():

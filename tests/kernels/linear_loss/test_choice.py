@@ -207,7 +207,7 @@ def test_targets_that_are_given_are_the_same(kind, backend):
 def test_targets_that_cannot_be_are_refused():
     hidden, weight, labels = torch.randn(9, 4), torch.randn(7, 4), torch.arange(9) % 7
     for targets in (torch.arange(9).int(), torch.arange(10), torch.arange(9)[None]):
-        with pytest.raises(ValueError, match=r"targets must be \(n,\) int64 places among the 9 tokens"):
+        with pytest.raises(ValueError, match=r"targets must be \(n,\) int64 positions among the 9 tokens"):
             linear_cross_entropy(hidden, weight, labels, targets=targets)
 
 

@@ -1,9 +1,7 @@
-"""All ranks of a ring in one process, each in a thread, to hold the ring to what one device computes.
+"""All ranks of a ring in one process, each in a thread, to compare the ring with one device.
 
-    simulate(q, k, v, grad_out, spans, layout) -> SimulatedResult: out, lse, dq, dk, dv of the whole, bytes by rank
-
-The code of the ranks is that of `ring.py`; only the transport differs: queues between threads, which copy what is sent,
-as a network would, and count it.
+The code of the ranks is that of `ring.py`; the transport alone differs: queues between threads, which copy what is
+sent, as a network would, and count its bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +25,8 @@ class SimulatedNetwork:
     """Queues between W ranks, and the bytes that each rank sent."""
 
     def __init__(self, world_size: int):
-        self.queues = {(a, b): queue.Queue() for a in range(world_size) for b in range(world_size)}
+        ranks = range(world_size)
+        self.queues: dict[tuple[int, int], queue.Queue] = {(a, b): queue.Queue() for a in ranks for b in ranks}
         self.sent = [0] * world_size
 
     def at(self, rank: int) -> ThreadTransport:
@@ -72,30 +71,28 @@ class SimulatedResult:
 
 
 def simulate(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    grad_out: Tensor,
-    spans: Spans,
-    layout: ContextLayout,
-    *,
-    scale: float,
+    q: Tensor, k: Tensor, v: Tensor, grad_out: Tensor, spans: Spans, layout: ContextLayout, *, scale: float,
     backend: str = "cpu",
-) -> SimulatedResult:
+) -> SimulatedResult:  # fmt: skip
     """q, grad_out (B, S, H, D); k, v (B, S, K, D) of the whole, without gradients. layout: of any rank."""
     world = layout.world_size
-    networks, results, errors = (SimulatedNetwork(world), SimulatedNetwork(world)), [None] * world, []
+    networks, errors = (SimulatedNetwork(world), SimulatedNetwork(world)), []
+    results: dict[int, tuple[Tensor, ...]] = {}
 
     def work(rank: int) -> None:
         try:
             mine = layout.of(rank)
-            local_spans = ShardedSpans.shard(spans, mine)
-            mask = (local_spans.lo, local_spans.hi, local_spans.serial, mine, local_spans.needed_chunks)
-            state = ring.RingPlan.of(*mask, scale=scale, backend=backend, transport=networks[0].at(rank))
-            parts = [mine.shard(x) for x in (q, k, v)]
-            out, lse = ring.forward(*parts, state)
-            state = ring.RingPlan(state.local_spans, state.steps, scale, backend, networks[1].at(rank))
-            results[rank] = (out, lse, *ring.backward(mine.shard(grad_out), *parts, out.to(q.dtype), lse, state))
+            local = ShardedSpans.shard(spans, mine)
+            forth, back = (
+                ring.RingPlan.of(
+                    local.mask, mine, local.needed_chunks, scale=scale, backend=backend, transport=network.at(rank)
+                )
+                for network in networks
+            )
+            q_rank, k_rank, v_rank = (mine.shard(x) for x in (q, k, v))
+            out, lse = ring.forward(q_rank, k_rank, v_rank, forth)
+            grads = ring.backward(mine.shard(grad_out), q_rank, k_rank, v_rank, out.to(q.dtype), lse, back)
+            results[rank] = (out, lse, *grads)
         except BaseException as error:
             errors.append(error)
 
@@ -107,6 +104,9 @@ def simulate(
     if errors:
         raise errors[0]
     order = torch.argsort(torch.cat([layout.index(rank) for rank in range(world)])).to(q.device)
-    joined = [torch.cat(parts, 2 if place == 1 else 1) for place, parts in enumerate(zip(*results, strict=True))]
-    whole = [x.index_select(2 if place == 1 else 1, order) for place, x in enumerate(joined)]
-    return SimulatedResult(*whole, networks[0].sent, networks[1].sent)
+
+    def whole(number: int, dim: int) -> Tensor:
+        return torch.cat([results[rank][number] for rank in range(world)], dim).index_select(dim, order)
+
+    out, lse, dq, dk, dv = (whole(number, 2 if number == 1 else 1) for number in range(5))
+    return SimulatedResult(out, lse, dq, dk, dv, networks[0].sent, networks[1].sent)
