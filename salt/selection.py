@@ -139,8 +139,8 @@ def score_documents(
 ) -> DocumentScores:
     """Score every document of the packed sequences that `batches` deliver; each sequence of the plan once.
 
-    `batch.sequence_index` are the sequences of the plan that it holds, -1 being padding; a document in several sequences
-    is scored from all its chunks. Raises ValueError where a sequence of a batch is shorter than its plan.
+    `batch.sequence_index` are the sequences of the plan that it holds, -1 being padding; a document in several
+    sequences is scored from all its chunks. Raises ValueError where a sequence of a batch is shorter than its plan.
     """
     model.eval()
     device = device_of(model)

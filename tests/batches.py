@@ -19,7 +19,8 @@ def batch_of(
     inputs = Inputs(token_ids, position, segment, zeros if block is None else block, media or {})
     return Batch(
         inputs, document=segment, labels=labels, kind=zeros.to(torch.int16) if kind is None else kind,
-        modality_context=zeros.to(torch.uint8) if modality_context is None else modality_context, sequence_index=sequence_index,
+        modality_context=zeros.to(torch.uint8) if modality_context is None else modality_context,
+        sequence_index=sequence_index,
     )  # fmt: skip
 
 

@@ -41,7 +41,8 @@ def same(left, right) -> bool:
     pairs += [
         (a, b) for name in MODALITIES for a, b in zip(left.inputs.media[name], right.inputs.media[name], strict=True)
     ]
-    return left.sequence_index == right.sequence_index and all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
+    same = all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
+    return same and left.sequence_index == right.sequence_index
 
 
 def test_batch_holds_what_the_plan_says(corpus, plan):

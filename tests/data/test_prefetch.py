@@ -129,7 +129,9 @@ def test_batches_are_the_loaders(corpus, plan, device):
     expected = list(Loader(corpus, plan, local_batch_size=2))
     prepared = []
     moved = DevicePrefetch(
-        Loader(corpus, plan, local_batch_size=2), device, prepare=lambda batch: prepared.append(batch.sequence_index) or batch
+        Loader(corpus, plan, local_batch_size=2),
+        device,
+        prepare=lambda batch: prepared.append(batch.sequence_index) or batch,
     )
     assert moved.state == 0
     for number, (batch, whole) in enumerate(zip(moved, expected, strict=True), 1):
