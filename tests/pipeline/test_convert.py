@@ -20,8 +20,9 @@ from brine.training.checkpoint.checkpoint import CheckpointError, check, list_ch
 from brine.training.logging.metrics import read_lines
 from brine.training.runtime import resolve_runtime
 
-REQUEST = """real --name run --arms salt baseline --salt.selection --corpus.vocab-size 300 --packing.seq-len 64
---packing.image-budget 32 --packing.audio-budget 0 --packing.video-budget 0 --evals.seq-len 64 --runtime.device cpu
+REQUEST = """real --corpus.manifest documents --name run --arms salt baseline --salt.selection --corpus.vocab-size 300
+--packing.seq-len 64 --packing.image-budget 32 --packing.audio-budget 0 --packing.video-budget 0 --evals.seq-len 64
+--runtime.device cpu
 --runtime.dtype float32 --runtime.compile False --runtime.num-threads 1 --large.learning-rate 2e-3 --large.seed 2
 --large.weight-decay 0.3 --small.learning-rate 4e-3 --small.seed 1 --small.weight-decay 0.1"""
 ARM = ["num-steps", "8", "global-batch-size", "4", "micro-batch-size", "2", "warmup-steps", "1"]
