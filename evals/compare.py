@@ -1,15 +1,10 @@
 """Paired comparisons on the same held-out documents, with confidence intervals: of two runs, or of SALT and baseline.
 
-Two evaluated runs are paired by the ids of their documents, in bits per byte, which do not depend on the tokenizer, and
-in nats per token where both split the documents into the same tokens.
-
-SALT and baseline of one run are compared at equal student steps by their final losses, and at equal cost. The run with
-SALT has also paid for the teacher's forward passes and for scoring, so its loss is read from its periodic validations,
-per document, interpolated over the logarithm of the cost and never extrapolated. Its learning rate has not yet decayed
-there, so this comparison is biased *against* the run that costs more per step.
-
-The outcome is "win" when the whole interval of the difference lies below 0, "loss" when above, else "undecided". The
-interval is over documents; it does not cover the variance between seeds of training.
+Two runs are paired by document id, in bits per byte, and in nats per token where both have the same tokens. SALT and
+baseline are compared at equal student steps by their final losses, and at equal cost: SALT's loss is read from its
+periodic validations, interpolated over the logarithm of the cost and never extrapolated. Its learning rate has not yet
+decayed there, so this is biased *against* the run that costs more per step. The outcome is "win" when the interval lies
+below 0, "loss" when above, else "undecided"; it does not cover the variance between seeds of training.
 """
 
 from __future__ import annotations

@@ -2,13 +2,10 @@
 
     gain = 1 - L(matched) / L(blank)        over target tokens whose last media are of that modality
 
-L(matched) is the loss with the document's media, L(blank) with grey or silence in their place. 0 means that the model
-ignores the media, 1 that they tell it everything. Some training documents are blanked in the same way, so blank media
-are nothing new to the model. L(mismatched), with the media of another document of the same kind and level, is shown
-beside it. Video blanks its frames only; the audio track stays.
-
-A gain over several cells (a kind at a level) weighs each document by its cell's part of the training mix
-(`mix_weights`, post-stratification). Intervals are paired over documents (see `config.py`).
+L(matched) is the loss with the document's media, L(blank) with grey or silence, which some training documents have too;
+L(mismatched), with the media of another document of the same kind and level, is shown beside it. 0 means that the model
+ignores the media. A video's audio track is never blanked with its frames. A gain over several cells (a kind at a level)
+weighs each document by its cell's part of the training mix (post-stratification). Intervals are paired over documents.
 """
 
 from __future__ import annotations

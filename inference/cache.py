@@ -1,18 +1,10 @@
 """Keys and values of what was already read, so that a new token costs one query and not the whole prompt.
 
-The spans of a new query need little of what came before: where its document began, and whether the last token's media
-block continues. So the cache keeps three numbers per sequence, not the ids of all tokens, and per layer its keys and
-values. The spans equal those of an uncached forward, so cached and uncached logits agree, whatever the mask. Keys are
-stored after their rotary embedding.
-
-Local layers need no more than the last window - 1 keys; with `keep_all_keys=False` (the default) older ones are
-dropped, lazily: a buffer is moved to its start when it is full, one copy per window. Once every row is a window past
-the start of its document, a single token's spans in local layers never change, and so neither does what a backend
-derives from them. Buffers of global layers double when they are full; `reserve` allocates ahead, since a copy of
-gigabytes holds both for a moment. Reserved pages that are never written take no memory on a CPU.
-
-A media block attends to itself in both directions, so it must come whole: `extend` refuses the rest of a block, instead
-of giving other logits.
+Besides keys (after their rotary embedding) and values, the cache keeps three numbers per sequence, from which it makes
+the spans of an uncached forward: cached and uncached logits agree, whatever the mask. Local layers drop keys older than
+window - 1, lazily, unless `keep_all_keys`; once every row is a window past the start of its document, a single token's
+local spans never change. Buffers of global layers double when full; `reserve` allocates ahead. A media block attends to
+itself in both directions, so it must come whole: `extend` refuses the rest of one.
 
 B batch, S keys, T new tokens, K key heads, D head dim.
 """

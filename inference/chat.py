@@ -1,23 +1,15 @@
 """Conversations: a model that was trained on chats is prompted in the form that it was trained on.
 
-    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [
-        {"type": "image", "image": "heron.png"}, {"type": "text", "text": "What is this?"}]}]
-    answer = load(run).chat(messages)
+    answer = load(run).chat([{"role": "user", "content": [
+        {"type": "image", "image": "heron.png"}, {"type": "text", "text": "What is this?"}]}])
     for chunk in answer:
         print(chunk, end="", flush=True)
-    messages += [answer.message, {"role": "user", "content": "And where does it live?"}]
 
 A prompt is the training document of these messages and one more, the assistant's, up to that one's first word, written
-by the reader of conversations (`brine.data.formats.lines.chat`). Paths are absolute or relative to the working folder;
-a `pathlib.Path` or a `PIL.Image` may stand for one. The answer ends at the end token, or where the model begins another
-speaker's turn, such as <user> at the beginning of a line; text that may become such a marker is held back.
-
-Nothing is dropped: a field that training would note and ignore (tools, instructions, attachments, a second media file
-in one part) is refused by its name. Loss marks, ids and the like mean nothing to a prompt and may stay. An assistant's
-message may hold `token_ids`, which are read in place of its content (`chat(..., keep_token_ids=True)` gives such
-messages); content that differs from them is refused.
-
-Not done here: tool calls, several answers, or keeping the cache between questions.
+by the reader of conversations (`brine.data.formats.lines.chat`). The answer ends at the end token, or where the model
+begins another speaker's turn, such as <user> at the beginning of a line. Nothing is dropped: a field that training
+would note and ignore (tools, attachments) is refused by its name; loss marks, ids and the like may stay. An assistant's
+`token_ids` are read in place of its content. Not done here: tool calls, or keeping the cache between questions.
 """
 
 from __future__ import annotations

@@ -77,19 +77,23 @@ class DynamicDecoder:
         options |= {"suppressed": self.suppressed, "compute_dtype": self.compute_dtype}
         return StaticDecoder(self.model, prefilled, max_tokens=max_tokens, **options)
 
-    def groups(self, max_tokens: int, *, sampling: SamplingConfig = GREEDY, stop: Items[int] = ()) -> Iterator[Tensor]:
-        """Yield (B, 1) int64 ids on the host until there are `max_tokens` or all rows have ended, at the end token or
-        one of `stop`; a row that has ended continues with end tokens. The cache is used up."""
-        num_rows = len(self.position)
+    def groups(
+        self, max_tokens: int, *, sampling: SamplingConfig = GREEDY, stop: Items[int] = (), every: int = 1,
+        **static_options: Any,
+    ) -> Iterator[Tensor]:  # fmt: skip
+        """Yield (B, n) int64 ids on the host until there are `max_tokens` or all rows have ended, at the end token or
+        one of `stop`; a row that has ended continues with end tokens. The cache is used up. On a CUDA device a
+        `StaticDecoder` decodes, `every` tokens at a time, with static_options."""
+        if uses_static_decoder(self.model):
+            yield from self.static(max_tokens, sampling=sampling, stop=stop, **static_options).groups(every)
+            return
+        num_rows, ends = len(self.position), torch.tensor([EOS_ID, *stop])
         uniform = uniform_samples(sampling.seed, num_rows, max_tokens) if sampling.do_sample else None
         rows, token = torch.arange(num_rows), None
-        ends = torch.tensor([EOS_ID, *stop])
         for step in range(max_tokens):
             logits = self.step(token)
-            numbers = None if uniform is None else uniform[rows, step].to(logits.device)
-            token = sample_token(logits, numbers, sampling)
-            chosen = token.cpu()
-            group = torch.full((num_rows, 1), EOS_ID)
+            token = sample_token(logits, None if uniform is None else uniform[rows, step].to(logits.device), sampling)
+            chosen, group = token.cpu(), torch.full((num_rows, 1), EOS_ID)
             group[rows, 0] = chosen
             yield group
             going = torch.isin(chosen, ends, invert=True).nonzero().flatten()
@@ -121,11 +125,7 @@ def stream_tokens(
         on_prefill=on_prefill,
     )  # fmt: skip
     decoder = DynamicDecoder(model, prefilled, vocab_size=vocab_size, compute_dtype=dtype)
-    if uses_static_decoder(model):
-        groups = decoder.static(max_tokens, sampling=settings, compile_blocks=settings.compile).groups()
-    else:
-        groups = decoder.groups(max_tokens, sampling=settings)
-    for token in map(int, groups):
+    for token in map(int, decoder.groups(max_tokens, sampling=settings, compile_blocks=settings.compile)):
         if token == EOS_ID:
             return
         yield token
@@ -185,9 +185,5 @@ def generate_batch(
 def greedy_decode(decoder: DynamicDecoder, max_tokens: int, *, stop: Items[int] = ()) -> list[list[int]]:
     """The likeliest ids of each row, up to the end token or one of `stop` (left out), at most `max_tokens`; the cache
     is used up."""
-    num_rows = len(decoder.position)
-    if uses_static_decoder(decoder.model):
-        groups = decoder.static(max_tokens, stop=stop).groups(TOKENS_PER_SYNC)
-    else:
-        groups = decoder.groups(max_tokens, stop=stop)
-    return collect_tokens(groups, num_rows, stop=stop)
+    groups = decoder.groups(max_tokens, stop=stop, every=TOKENS_PER_SYNC)
+    return collect_tokens(groups, len(decoder.position), stop=stop)

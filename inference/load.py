@@ -248,11 +248,10 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read as JSON ({error}): save the model again") from None
     if not isinstance(configs, dict) or not all(isinstance(configs.get(key), dict) for key in ("model", "encode")):
         raise ValueError(f'{path} must be an object with "model" and "encode": it is not the config of a model folder')
-    trained_context_tokens = configs.get("trained_context_tokens")
-    # former folders do not say
-    if trained_context_tokens is not None and (type(trained_context_tokens) is not int or trained_context_tokens < 1):
-        raise ValueError(f'{path}: "trained_context_tokens" must be a number of tokens, not {trained_context_tokens!r}')
-    roles = configs.get("trained_roles")
+    # former folders lack these two
+    tokens, roles = configs.get("trained_context_tokens"), configs.get("trained_roles")
+    if tokens is not None and (type(tokens) is not int or tokens < 1):
+        raise ValueError(f'{path}: "trained_context_tokens" must be a number of tokens, not {tokens!r}')
     if roles is not None and not (isinstance(roles, list) and all(isinstance(role, str) for role in roles)):
         raise ValueError(f'{path}: "trained_roles" must be a list of roles, not {roles!r}')
     return configs
@@ -285,9 +284,9 @@ def check_shapes(own: Mapping[str, Items[int]], found: Mapping[str, Items[int]],
     wrong = [f"{name} is missing" for name in own if name not in found]
     wrong += [f"{name} is unknown to the model" for name in found if name not in own]
     wrong += [
-        f"{name} is {tuple(found[name])} there and {tuple(own[name])} in the model"
-        for name in own
-        if name in found and tuple(found[name]) != tuple(own[name])
+        f"{name} is {tuple(found[name])} there and {tuple(shape)} in the model"
+        for name, shape in own.items()
+        if name in found and tuple(found[name]) != tuple(shape)
     ]
     if wrong:
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""

@@ -1,18 +1,12 @@
 """Prefill of prompts of any length, in chunks that bound memory and that can be saved and resumed.
 
-A forward over a whole prompt of a million tokens holds tens of gigabytes of activations and patches. Read in chunks
-through the key/value cache, it takes the cache and one chunk. All but the last chunk need only keys and values, so
-there the last layer computes nothing else (`Transformer.prefill`). Chunked and whole prefill agree. Media blocks see
-themselves whole, so chunks end only between blocks. Patches stay bytes or half floats on the host until their chunk.
+Read in chunks through the key/value cache, a prompt takes the memory of the cache and one chunk. All but the last chunk
+need only keys and values, so there the last layer computes nothing else (`Transformer.prefill`). Media blocks see
+themselves whole, so chunks end only between blocks. Of many prompts, those that fit together into one chunk share a
+forward, padded on the left; longer ones are read alone. A chunk of 1,024 to 8,192 tokens is equally fast per token on 2
+CPU cores, so the default is the largest. Not done here: splitting a forward over devices.
 
-Many prompts are read in groups: those that fit together into one chunk, padded on the left, share a forward; longer
-ones are read alone. The groups' caches are then merged.
-
-`ChunkedPrefill.save` and `resume` use safetensors, bound to prompt, model and chunks by checksums; a resumed prefill
-ends bit-identical. Not done here: splitting a forward over devices, or reading two long prompts together.
-
-A chunk of 1,024 to 8,192 tokens is equally fast per token against a long cache on 2 CPU cores (130 to 150 GFLOP/s, fp32
-and bf16), so the default is the largest. B batch, S tokens of a prompt, E width.
+B batch, S tokens of a prompt, E width.
 """
 
 from __future__ import annotations

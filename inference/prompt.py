@@ -1,24 +1,15 @@
 """Prompts: from texts, paths, media and token ids to what `Transformer.forward` takes.
 
-A prompt is a list of parts, encoded as a training document is, but without the end token; no template is added
-(`brine.inference.chat` writes the form of conversations). Prompts of unequal length share a batch by padding on the
-*left*: all rows end in the same column, so each new token is one column. No query sees padding (negative segment), and
-positions ignore it, so a row computes what it would compute alone.
-
-A string that names an existing image, audio or video is that file, whatever characters are in the name but a line
-break; white space around a name is ignored where the name with it does not exist. A string that only looks like a path
-is an error that names the file and both remedies. What looks like a path:
+A prompt is encoded as a training document is, but without the end token; no template is added. Prompts share a batch by
+padding on the *left*, so each new token is one column; no query sees padding, and positions ignore it. Files are opened
+in this process, since they belong to the user. A string that names an existing image, audio or video is that file; one
+that only looks like a path is an error that names the file and both remedies; all others are text. A path looks like:
 
     shot.png, a/b.heic      no white space, and a known ending of media
     ~/my holiday/1.jpg      white space, but an existing folder or a beginning that only paths have, and such an ending
     /data/words.txt         begins as only paths do, no white space, and any ending
     notes.txt               an existing file that is not media, or an existing folder written with a separator
     https://host/a.png      a URL, with or without a query
-
-All other strings are text, and `brine.data.document.Text` makes any string text.
-
-Files are opened in this process, since they belong to the user; corpora are decoded in processes that can be killed
-(`brine.data.media.server`). B batch, T tokens of the longest prompt.
 """
 
 from __future__ import annotations

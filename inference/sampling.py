@@ -1,18 +1,10 @@
 """Settings of an answer, and the choice of the next token: greedy, or sampled by temperature, top-k and top-p.
 
-A sample needs one uniform number, which comes from a counter and not from a device's generator: number t of row r under
-a seed is that of a Philox stream keyed by (seed, r) (Salmon et al., 2011), made on the host. So a CPU and a GPU sample
-from the same numbers, a row's samples do not depend on its batch, and a replayed CUDA graph reads its next number from
-a buffer.
-
-The token is where the cumulative mass passes the number. Masses become whole numbers first, in units of 2^-52, and are
-summed as int64: such a sum does not depend on its order, so a parallel scan is exact and equal on every machine for
-equal masses. A cumulative sum of floats has no deterministic kernel on CUDA. Masses themselves are a softmax in fp32,
-whose last bit may differ between machines.
-
-Temperature 0 takes the likeliest token. Otherwise p = softmax(logits / temperature), cut to the `top_k` likeliest
-tokens and then to the fewest of those that hold `top_p` of their mass (nucleus sampling, 1904.09751, section 3.1); the
-likeliest always stays. Nothing here reads anything back to the host. B batch, V vocabulary.
+Number t of row r under a seed is that of a Philox stream keyed by (seed, r) (Salmon et al., 2011), made on the host, so
+a CPU and a GPU sample from the same numbers, whatever the batch. The token is where the cumulative mass passes the
+number. Masses are int64 in units of 2^-52, whose sums do not depend on their order: a parallel scan is exact, and float
+cumulative sums have no deterministic kernel on CUDA. Nothing here reads back to the host. Nucleus sampling: 1904.09751,
+section 3.1; the likeliest token always stays. B batch, V vocabulary.
 """
 
 from __future__ import annotations

@@ -1,18 +1,13 @@
-"""report.html: one file that shows a run, opens offline and needs no other file.
+"""report.html: one file that shows a run, opens offline and needs no other file. It reads, where they exist:
 
-It reads files of the run folder only, and leaves out what is missing:
+    summary.json, evaluate/results.json     headline numbers, losses, gains, transcription rates, comparison
+    evaluate/transcripts.jsonl              references and transcriptions; samples name their media, in evaluate/media/
+    needle/results.json                     exact match by modality, length and depth
+    <stage>/metrics.jsonl, events.jsonl     of small, large_salt, large_baseline
+    corpus/quarantine.jsonl, encoded/quarantine.jsonl, excluded.json, stayed.json, recipe.json, environment.json
 
-    summary.json                    brine.evals.summary
-    evaluate/results.json           brine.evals.evaluate: losses, gains, transcription rates, comparison
-    evaluate/transcripts.jsonl      references and transcriptions; samples name their media, in evaluate/media/
-    needle/results.json             brine.evals.needle.run: exact match by modality, length and depth
-    <stage>/metrics.jsonl, events.jsonl, ledger.json    of small, large_salt, large_baseline
-    corpus/quarantine.jsonl, encoded/quarantine.jsonl   quarantined documents
-    excluded.json, stayed.json      documents that fit no packed sequence; stages kept although documents changed
-    recipe.json, environment.json   resolved recipe; versions, cores, choices
-
-The page has no script and no link to any host. Light or dark follows the reader's setting. Templates escape all text,
-and a content security policy allows nothing but the page's styles and embedded media.
+The page has no script and no link to any host, and follows the reader's light or dark setting. Templates escape all
+text, and a content security policy allows nothing but the page's styles and embedded media.
 """
 
 from __future__ import annotations

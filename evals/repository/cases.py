@@ -1,14 +1,9 @@
 """Lines of real code that only another file of the package can complete, found by `ast`.
 
-A case is the first place in a file of a name that another file of the same package defines at its top level, and that
-this file could not have invented: it does not occur before, is defined in one file only, and is no builtin, keyword or
-module of the package. Such places are mostly import lines and attributes of imported modules:
-
-    from .decoder import |JSONDecoder
-    return constants.|DEBUG_STACK_DEPTH
-
-The prompt is the package's other files, each headed by its path, then the file's own text up to the bar; the answer is
-the name. `window` makes the prompt with the package, without it, and with another package of the same length, which
+A case is the first use in a file of a name that exactly one other file of the package defines at its top level, and
+that is not a builtin, keyword or module of the package: mostly import lines and attributes of imported modules, such as
+`from .decoder import |JSONDecoder`. The prompt is the package's other files, each headed by its path, then the file's
+text up to the name. `window` makes it with the package, without it, and with another package of the same length, which
 separates a name that was looked up from one that any long context makes likelier.
 """
 

@@ -1,15 +1,11 @@
-"""Completion of names that another file of the same package defines, with the package in the context and without: the
-command `brine repository`.
-
-    brine repository runs/synth --lengths 2048,8192
-
-The cases come from the standard library's packages (`cases.py`). The greedy completion is correct when it is the whole
-name. Small models rarely complete one, so each name's log-likelihood is reported too, in nats, and the gain in
-likelihood with the package over none and over another package of the same length. Intervals resample cases; the
-differences are paired. Files that the run was trained on are left out where the run names them (`held_out`).
+"""Completion of names that another file of the package defines, with and without the package: `brine repository`.
 
     RUN/repository/results.json    one entry for each length
     RUN/repository/cases.jsonl     every case: answer, responses, likelihoods
+
+The greedy completion is correct when it is the whole name. Small models rarely complete one, so each name's
+log-likelihood is reported too, in nats, and its paired gain with the package over none and over another package of the
+same length. Intervals resample cases. Files that the run was trained on are left out where the run names them.
 """
 
 from __future__ import annotations

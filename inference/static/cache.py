@@ -2,14 +2,10 @@
 
     global layers    (B, capacity, K, D): columns as the prompt left them, padded on the left; row b sees [start_b, now]
     local layers     (B, window, K, D), a ring: token n of row b (counted in its document) is at n mod window, and the
-                     row sees [0, min(n + 1, window)). A softmax does not depend on the order of its keys, and counted
-                     so, rows of unequal prompts need no interval that wraps around
+                     row sees [0, min(n + 1, window)), since a softmax does not depend on the order of its keys
 
-The visible keys are two `Spans` of kind "moving", made once, whose `lo` and `hi` are advanced in place. Every number
-that a step needs is counted on the device; the host counts columns too, to know when a buffer is full. Buffers of the
-prefill are taken over where they are large enough, else copied, one layer at a time.
-
-B batch, S keys of a buffer, n columns kept, K key heads, D head dim.
+The visible keys are two `Spans` of kind "moving", whose `lo` and `hi` are advanced in place on the device; the host
+counts columns too, to know when a buffer is full. B batch, S keys of a buffer, n columns kept, K key heads, D head dim.
 """
 
 from __future__ import annotations

@@ -1,22 +1,11 @@
 """Static decoding: every token is the same step on the same addresses, so that a GPU can replay it as a CUDA graph.
 
-A GPU takes about a millisecond a token for a 1B-parameter model; a host that launches a thousand small kernels and
-waits for three numbers takes ten. Here nothing of a step depends on the host: keys go into buffers of fixed capacity at
-indices counted on the device (`brine.inference.static.cache`), the token is chosen on the device and written where the
-next step reads it, and rows that have ended are flags. The host reads chosen ids only, one group late.
-
-The first step runs eagerly and warms up lazy compilation and allocation, the second is captured, the rest are replays.
-Where capture fails, a warning gives the reason and the same step runs without a graph, as it always does on other
-devices, so that tests run the step that a graph records. A full buffer grows by half and the step is captured again.
-
-With a `compute_dtype` the blocks' matrices and the head are rounded once, to copies: autocast alone would read and
-round the fp32 weights in each step. `compile_blocks` compiles the blocks, which takes tens of seconds.
-
-On a CPU equal addresses gain nothing, and `brine.inference.decode.DynamicDecoder` does less work with long caches and
-many rows: its kernels plan for the keys that exist, and ended rows leave the batch. Both choose equal tokens.
-Capture, replay and the half-precision head have not run on a GPU yet; tests stand in for a graph.
-
-B batch, E width, V vocabulary.
+Launching a thousand small kernels takes a host ten times as long as a GPU takes to run them. Here nothing of a step
+depends on the host, which reads chosen ids only, one group late. The first step runs eagerly, the second is captured,
+the rest are replays; where capture fails, a warning gives the reason and the same step runs without a graph. A full
+buffer grows by half and the step is captured again. With a `compute_dtype` the matrices of blocks and head are rounded
+once, to copies. On a CPU `DynamicDecoder` does less work; both choose equal tokens. Capture, replay and the head in
+half precision have not run on a GPU yet. B batch, E width, V vocabulary.
 """
 
 from __future__ import annotations
