@@ -1,7 +1,6 @@
 """The command line of a run: which recipe, and which of its fields are overridden.
 
-tyro makes options of the dataclasses' fields and help of their docstrings. Where it is not installed,
-`brine.recipes.overrides` takes the same options.
+tyro makes options of the dataclasses' fields and help of their docstrings.
 """
 
 from __future__ import annotations
@@ -12,16 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-try:
-    import tyro
-except ImportError:
-    tyro = None
+import tyro
 
+from brine.common.command_line import one_line_errors
 from brine.pipeline.recipe import MANIFEST_REQUIRED, MODEL_STAGES, Recipe
-from brine.recipes.overrides import apply_overrides, list_options
 from brine.recipes.registry import RECIPES, find_recipe, recipe_names
 
-FLATTENED = tyro.conf.arg(name="") if tyro else ""
+FLATTENED = tyro.conf.arg(name="")
 """Annotation of a field whose options have no prefix."""
 
 
@@ -88,13 +84,8 @@ def _parse(name: str, make: Callable[[], Recipe], rest: list[str], prog: str) ->
 def parse_options(default: Any, words: list[str], *, prog: str, description: str) -> Any:
     """A copy of a dataclass with a field `recipe`, whose options have no prefix, with the fields that the words name.
 
-    Exits with code 2 for an unknown option, 0 after --help. Raises ValueError for what the dataclasses refuse.
+    Raises ValueError in one line for an unknown option or a value that a dataclass refuses, SystemExit after --help.
     """
-    if tyro is not None:
-        config = (tyro.conf.FlagCreatePairsOff,)
+    config = (tyro.conf.FlagCreatePairsOff,)
+    with one_line_errors():
         return tyro.cli(type(default), default=default, args=words, prog=prog, description=description, config=config)
-    if "--help" in words or "-h" in words:
-        print(f"usage: {prog} [OPTIONS]; tyro, which is not installed, would explain these:")
-        print("\n".join(f"  {option}" for option in list_options(default, flattened="recipe")))
-        raise SystemExit(0)
-    return apply_overrides(default, words, flattened="recipe")
