@@ -27,11 +27,17 @@ def one_line_errors() -> Iterator[None]:
     except SystemExit as stopped:
         if not stopped.code:
             raise
-        sections = re.split(r"[│|] *─+ *[│|]", said.getvalue())
-        words = [line.strip("│| ") for line in sections[0].splitlines() if not line.startswith(("╭", "╰"))]
-        known = re.findall(r"(?m)^[│|] +(--[\w-]+)", "".join(sections[1:]))
-        hint = f" (did you mean {known[0]}?)" if known and "nrecognized" in words[0] else ""
-        raise ValueError(f"{' '.join(filter(None, words))}{hint}; see --help") from None
+        raise ValueError(_message(said.getvalue())) from None
+
+
+def _message(box: str) -> str:
+    """The words of tyro's error, which a terminal without UTF-8 gets without a frame, and the nearest option's name."""
+    lines = [line.strip("│| ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    sections = [" ".join(section.split()) for section in re.split(r"(?m)^[─-]{8,}$", "\n".join(lines))]
+    # the title stands in the frame, or is the first section
+    message, *more = sections if "╭" in box else sections[1:]
+    known = re.search(r"--[\w.-]+", more[0]) if more and more[0].startswith("Perhaps") else None
+    return message.rstrip(".") + (f" (did you mean {known[0]}?)" if known else "") + "; see --help"
 
 
 def command(

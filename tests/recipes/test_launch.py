@@ -36,7 +36,7 @@ def test_options_override_fields(line, fields):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("demo --large.learningrate 1", "--large.learning-rate"),
+        ("demo --large.learningrate 1", "(did you mean --large.learning-rate?); see --help"),
         ("demo --large.num-steps many", "--large.num-steps"),
         ("demo --runtime.context-parallel 0", "context_parallel = 0"),
         ("demo --corpus.synth.train.page 1 2", "--corpus.synth.train.page"),
