@@ -72,12 +72,11 @@ def _plain_console():
 @contextmanager
 def progress_bar(description: str, total: int | None, *, shown: bool = True) -> Iterator:
     """Yields advance(); a rich bar on standard error, printed once at the end where that is piped."""
-    from rich import progress as rich_progress
     from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
-    names = ("BarColumn", "MofNCompleteColumn", "TimeElapsedColumn", "TimeRemainingColumn")
-    columns = ("{task.description}", *(getattr(rich_progress, name)() for name in names))
-    with rich_progress.Progress(*columns, console=Console(stderr=True), disable=not shown) as progress:
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as progress:
         task = progress.add_task(description, total=total)
         yield lambda: progress.advance(task)
 

@@ -353,7 +353,7 @@ def _ascending(name: str, index: Tensor | range, size: int, spans: Spans) -> Ten
         raise ValueError(f"{name} must be (n,) or (B, n) integer indices; got {tuple(index.shape)} of {index.dtype}")
     index = index.to(dtype=torch.int64)
     if index.dim() == 2 and index.shape[0] != spans.batch_size:
-        raise ValueError(f"{name} has a batch of {index.shape[0]}, but the spans one of {spans.batch_size}")
+        raise ValueError(f"{name} has batch size {index.shape[0]}, but the spans are a batch of {spans.batch_size}")
     index = index if index.dim() == 2 else index[None]
     wrong = (index < 0) | (index >= size)
     wrong[:, 1:] |= index[:, 1:] <= index[:, :-1]

@@ -139,7 +139,7 @@ def test_wrong_arguments_are_named():
         (lambda: Spans.packed(document, num_queries=9), "num_queries must lie"),
         (
             lambda: spans.restrict(torch.tensor([3, 3]), range(8)),
-            "rows must be strictly ascending.*entry 1 is 3 after 3",
+            "queries must be strictly ascending.*index 1 is 3 after 3",
         ),
         (lambda: spans.restrict(range(8), torch.tensor([0, 8])), r"keys must .*\[0, 8\)"),
         (lambda: spans.restrict(torch.zeros(3, 2, dtype=torch.int64), range(8)), "batch of 2"),

@@ -251,7 +251,7 @@ def test_wrong_soft_labels_are_named():
         (dense, "not both"),
         (
             {"soft_ids": everything, "soft_probabilities": torch.full((NUM, VOCABULARY), 0.5 / VOCABULARY)},
-            "must be 1 where a row lists the whole vocabulary",
+            "must be 1 where the whole vocabulary is listed",
         ),
     ]:
         with pytest.raises(ValueError, match=message):
