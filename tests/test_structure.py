@@ -44,20 +44,27 @@ def module_of(path: Path) -> str:
 MODULES = {module_of(path) for path in SOURCES}
 
 
-def imports_of(path: Path, *, typing: bool = True) -> set[str]:
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def imports_of(path: Path, *, typing: bool = True) -> frozenset[str]:
     """Every module that a file imports, wherever in the file; those for type checkers alone only with `typing`."""
-    tree, names = ast.parse(path.read_text(encoding="utf-8")), set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test) and not typing:
-            node.body = []
-    for node in ast.walk(tree):
+    nodes, names = list(ast.walk(tree_of(path))), set()
+    if not typing:
+        guarded = [node for node in nodes if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+        left_out = {inner for node in guarded for line in node.body for inner in ast.walk(line)}
+        nodes = [node for node in nodes if node not in left_out]
+    for node in nodes:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.relative_to(ROOT)}:{node.lineno} imports relatively: write brine.X"
             inner = {f"{node.module}.{alias.name}" for alias in node.names}
             names |= inner & MODULES or {node.module}
-    return names
+    return frozenset(names)
 
 
 @pytest.mark.parametrize("package", BELOW)
@@ -111,6 +118,7 @@ def test_every_package_is_in_the_wheel_and_says_what_it_is():
         assert kinds <= {ast.ImportFrom, ast.Assign}, f"{folder.relative_to(ROOT)}/__init__.py defines something"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isolated", [False, True], ids=["", "-P"])
 def test_one_module_from_anywhere(tmp_path, isolated):
     """A notebook's working folder is not the repository's root, and a data.py may lie in it."""
@@ -158,7 +166,7 @@ def marked_slow(decorated: list[ast.expr]) -> bool:
 
 def has_fast_test(path: Path) -> bool:
     """Whether a file has a test without a mark, and without one for the whole file."""
-    body = ast.parse(path.read_text(encoding="utf-8")).body
+    body = tree_of(path).body
     file_marks = [
         node.value for node in body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark"
     ]

@@ -7,6 +7,8 @@ import pytest
 
 from benchmarks.context.generate import CASES, OURS, PEERS, SHAPE, TOY_CASES, main, step_bytes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("static", [False, True], ids=["host", "static"])
 def test_every_implementation_leaves_a_line(tmp_path, capsys, monkeypatch, static):

@@ -26,6 +26,8 @@ from brine.inference.load import load, save_model
 from brine.model.config import ModelConfig
 from brine.model.transformer import Transformer
 
+pytestmark = pytest.mark.slow
+
 ENCODE = EncodeConfig(patch_size=4, mel_bins=16)
 KINDS = {"pic": 6, "note": 5}
 

@@ -16,6 +16,8 @@ from brine.inference.static.decoder import StaticDecoder, cast_block_weights, co
 from brine.model.rotary import constants
 from brine.model.transformer import Transformer
 
+pytestmark = pytest.mark.slow
+
 WINDOWS = [1, 8, 40, 500, None]
 
 
@@ -41,7 +43,6 @@ def decoding_of(model, prompts, *, max_tokens, prefill_tokens=8192, compute_dtyp
     return DynamicDecoder(model, prefilled, compute_dtype=compute_dtype)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("backend, window", [*(("reference", window) for window in WINDOWS), ("cpu", 8), ("cpu", None)])
 def test_hidden_states_are_those_of_the_other_way(make_model, prompts, backend, window):
     """Step by step to 1e-10, in a batch of unequal prompts, past the window's end and around the ring."""
@@ -136,7 +137,6 @@ class NoHostReads(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampling",
     [SamplingConfig(), SamplingConfig(temperature=0.7), SamplingConfig(temperature=1.5, top_p=0.9, top_k=30)],
@@ -190,7 +190,6 @@ class Recorder:
         return replay
 
 
-@pytest.mark.slow
 def test_a_graph_is_captured_once_and_again_where_buffers_grow(make_model, prompts, monkeypatch):
     """Room for fewer tokens than the answer has: buffers grow twice, the ring among them, and nothing changes."""
     model = make_model(window=70)
@@ -269,7 +268,6 @@ def test_matrices_are_rounded_once(make_model, prompts, outer):
     assert found == expected
 
 
-@pytest.mark.slow
 def test_a_copy_is_uncompiled_and_follows_its_weights(make_model):
     model = make_model()
     for block in model.blocks:

@@ -206,6 +206,7 @@ def on_gloo(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", GLOO_RANKS)
 def test_gloo_equals_one_device(world, on_gloo):
     ranks = [torch.load(on_gloo / f"{world}-{rank}.pt", weights_only=True) for rank in range(world)]

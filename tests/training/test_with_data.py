@@ -23,6 +23,8 @@ from brine.training.runtime import Runtime
 from brine.training.trainer import Trainer
 from tests.training.tiny_run import events, final_bytes
 
+pytestmark = pytest.mark.slow
+
 ROW = 64
 
 
@@ -82,7 +84,6 @@ def test_loop_learns_from_real_rows(folder, tmp_path):
     assert lines[1]["tokens"] == 8 * 4 * ROW
 
 
-@pytest.mark.slow
 def test_workers_change_no_bit(folder, tmp_path):
     """A worker was ahead of the step at which the run was stopped; weights and optimiser end as without one."""
     corpus = EncodedCorpus.open(folder)

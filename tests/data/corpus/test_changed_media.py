@@ -25,6 +25,8 @@ from brine.training.parallel.distributed import World
 from tests.data.encode_here import Here
 from tests.data.media_files import line, manifest, picture, sound
 
+pytestmark = pytest.mark.slow
+
 
 def lines_of(path, rows) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +150,6 @@ def untouched(monkeypatch):
     return lambda: monkeypatch.setattr(Here, "encode", fail)
 
 
-@pytest.mark.slow
 @names
 def test_touch_encodes_nothing(form, tmp_path, build, untouched):
     path = form(tmp_path / "s")

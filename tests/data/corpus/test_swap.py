@@ -16,6 +16,8 @@ from brine.data.filters.registry import run_filters
 from tests.data.encode_here import Here
 from tests.data.media_files import line, manifest, picture
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch):

@@ -18,6 +18,8 @@ from tests.kernels.packings import (
     run_module,
 )
 
+pytestmark = pytest.mark.slow
+
 DOCUMENT, BLOCK = random_packing(3, 2, 300)
 MASKS = {
     "causal": lambda: Spans.packed(torch.zeros(2, 257, dtype=torch.int32)),
@@ -126,7 +128,6 @@ def test_the_op_reaches_it(mask, backward_on_cpu):
     check_against_truth(spans, inputs(spans, heads=4, key_heads=2), "flex")
 
 
-@pytest.mark.slow
 def test_the_compiled_function_is_whole_and_not_compiled_for_every_mask(backward_on_cpu):
     """What the card's compiler gets: one graph without a break, whose lists may change in width."""
     compiled = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")

@@ -25,6 +25,8 @@ from brine.training.config import RuntimeConfig, TrainConfig
 from brine.training.schedule import learning_rate
 from tests.training.tiny_run import SHARD, final_bytes, timeless, tiny_config, tiny_train
 
+pytestmark = pytest.mark.slow
+
 
 def wsd(num_steps=12, **changes):
     return tiny_config(**{"num_steps": num_steps, "schedule": "wsd", "decay_steps": 4, "checkpoint_every": 5,
@@ -53,7 +55,6 @@ def test_a_schedule_that_cannot_be_is_refused(fields, told):
         wsd(**fields)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stopped_at", [None, 3, 10], ids=["finished", "before-the-decay", "within-the-decay"])
 @pytest.mark.parametrize("decay", [{"decay_steps": 4}, {"decay_steps": None, "decay_fraction": 0.25}], ids=str)
 def test_extended_equals_never_stopped(tmp_path, stopped_at, decay):
@@ -200,7 +201,6 @@ def weights(folder: Path) -> dict[str, bytes]:
     return {name: tensor.numpy().tobytes() for name, tensor in load_file(folder / "model/model.safetensors").items()}
 
 
-@pytest.mark.slow
 def test_the_line_goes_on_with_more_steps(tmp_path, manifest):
     """`--extend` on finished arms, with soft labels and without: equal to a run of more steps, the old ones kept."""
     both = {"arms": ("salt", "baseline")}
@@ -229,7 +229,6 @@ def test_the_line_goes_on_with_more_steps(tmp_path, manifest):
     assert weights(tmp_path / "run" / "large_salt") == weights(tmp_path / "whole" / "large_salt")
 
 
-@pytest.mark.slow
 def test_an_arm_with_soft_labels_that_was_stopped_in_its_decay_goes_on(tmp_path, manifest, monkeypatch):
     """And with other settings that decide nothing, which need not be those of before."""
     real, salt = train_stage.Trainer, {"arms": ("salt",)}

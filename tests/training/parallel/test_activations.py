@@ -174,6 +174,7 @@ def test_what_waited_on_the_host_gives_the_same_gradients(options, plain):
     assert 0 < link.sent - link.fetched <= 2 * stream
 
 
+@pytest.mark.slow
 def test_compiled_blocks_are_computed_again_too():
     """All at once: three local layers to an input, attention of the global one kept, tiles."""
     shape = dataclasses.replace(SHAPE, global_every=4)
