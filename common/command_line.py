@@ -27,11 +27,14 @@ def one_line_errors() -> Iterator[None]:
     except SystemExit as stopped:
         if not stopped.code:
             raise
-        sections = re.split(r"[│|] *─+ *[│|]", said.getvalue())
-        words = [line.strip("│| ") for line in sections[0].splitlines() if not line.startswith(("╭", "╰"))]
-        known = re.findall(r"(?m)^[│|] +(--[\w-]+)", "".join(sections[1:]))
-        hint = f" (did you mean {known[0]}?)" if known and "nrecognized" in words[0] else ""
-        raise ValueError(f"{' '.join(filter(None, words))}{hint}; see --help") from None
+        lines = [line.strip("│| ") for line in said.getvalue().splitlines()]
+        text = "\n".join(line for line in lines if line and not line.startswith(("╭", "╰")))
+        # message, suggestions, where to read more; without box characters the title is a section too
+        sections = re.split(r"(?m)^[─-]{3,}$", text)
+        message, *others = sections if any("╭" in line for line in lines) else sections[1:] or sections
+        known = re.findall(r"(?m)^(--[\w-]+)", "".join(others))
+        hint = f" (did you mean {known[0]}?)" if known and "nrecognized" in message else ""
+        raise ValueError(f"{' '.join(message.split())}{hint}; see --help") from None
 
 
 def command(
