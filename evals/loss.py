@@ -109,9 +109,8 @@ def choose_documents(corpus: Any, *, split: str, per_cell: int, seed: int) -> np
 
 
 def split_mask(corpus: Any, split: str) -> np.ndarray:
-    """(num_documents,) bool: documents of a split, whether the corpus keeps splits as names or as numbers."""
-    splits = np.asarray(corpus.split)
-    return splits == (split if splits.dtype.kind in "UO" else SPLITS.index(split))
+    """(num_documents,) bool: documents of a split."""
+    return np.asarray(corpus.split) == SPLITS.index(split)
 
 
 def held_out_split(corpus: Any, config: EvalConfig) -> str:
@@ -271,17 +270,16 @@ def measure_losses(
 
 def loss_table(losses: DocumentLosses) -> list[dict[str, Any]]:
     """Loss per kind and level: one JSON object a cell, with nats per token, bits per byte and counts."""
-    cells = [(kind, level, losses.select(mask)) for kind, level, mask in losses.cells()]
+    cells = [({"kind": kind, "level": level}, losses.select(mask)) for kind, level, mask in losses.cells()]
     return [
-        {
-            "kind": kind,
-            "level": level,
+        name
+        | {
             "loss": cell.mean(),
             "bits_per_byte": cell.bits_per_byte(),
             "documents": len(cell),
             "tokens": int(cell.tokens.sum()),
         }
-        for kind, level, cell in cells
+        for name, cell in cells
     ]
 
 

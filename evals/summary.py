@@ -58,17 +58,19 @@ def teacher_training_flops(costs: Mapping[str, Any]) -> float:
 
 def flops_by_arm(costs: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """FLOPs of each arm: its training, the teacher's forward passes and scoring, and the teacher's training."""
-    selection = {"large_salt": sum_flops(costs.get("select"))}
-    teacher = {"large_salt": teacher_training_flops(costs)}
-    return {
+    flops = {
         arm: {
             "student": sum_flops(costs[arm], STUDENT_CATEGORY),
-            "teacher_help": sum_flops(costs[arm], *TEACHER_CATEGORIES) + selection.get(arm, 0.0),
-            "teacher_training": teacher.get(arm, 0.0),
+            "teacher_help": sum_flops(costs[arm], *TEACHER_CATEGORIES),
+            "teacher_training": 0.0,
         }
         for arm in ARMS
         if arm in costs
     }
+    if salt := flops.get("large_salt"):
+        salt["teacher_help"] += sum_flops(costs.get("select"))
+        salt["teacher_training"] = teacher_training_flops(costs)
+    return flops
 
 
 def total_costs(costs: Mapping[str, Any]) -> dict[str, dict[str, float]]:
@@ -87,12 +89,11 @@ def check_targets(targets: Mapping[str, Any], gains: Mapping[str, Any], cer: Map
     """Each target with its value and whether it was reached (None: not measured); a gain must also be above 0."""
     result = {}
     for name, target in targets.items():
-        modality, _, metric = name.rpartition("_")
         if target is None:
             continue
+        modality, _, metric = name.rpartition("_")
         gain = gains.get(modality) or {}
-        value = gain.get("gain") if metric == "gain" else cer.get(modality)
-        reached = None
+        value, reached = gain.get("gain") if metric == "gain" else cer.get(modality), None
         if value is not None:
             reached = value >= target and (gain.get("low") or 0) > 0 if metric == "gain" else value <= target
         result[name] = {"target": target, "value": value, "reached": reached}
