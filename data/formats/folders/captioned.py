@@ -14,18 +14,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from brine.data.document import (
-    Audio,
-    Document,
-    DocumentError,
-    Image,
-    Part,
-    Text,
-    Video,
-    check_relative,
-    modality_of,
-    parse_document,
-)
+from brine.data.document import Document, DocumentError, Part, Text, check_relative, modality_of, parse_document
 from brine.data.formats.folders.markdown import markdown_parts
 from brine.data.formats.lines.fields import WORDS, check_caption, media_of, note_nothing, path_of, prompt_pair_hint
 from brine.data.formats.lines.marks import NEGATIVE_LABEL_KEYS, is_negative_label
@@ -47,7 +36,7 @@ _TRUTH_LABEL_KEYS += ("veracity",)
 _TRUTHS = word_set("true false correct incorrect entailment contradiction refuted")
 # as a label these are those of moods and commands too
 _TRUTHS_BY_NAME = _TRUTHS | {"neutral", "supported", "wrong", "right"}
-_KINDS = {"image": Image, "speech": Audio, "sound": Audio, "audio": Audio, "video": Video}
+_KINDS = MEDIA | {"speech": MEDIA["audio"], "sound": MEDIA["audio"]}
 
 
 def captioned_document(
@@ -72,7 +61,7 @@ def captioned_document(
     elif kind not in _KINDS:
         raise DocumentError(f"field 'kind' is {kind[:40]!r}, none of doc, text, {', '.join(_KINDS)}")
     elif not caption and not is_decode:
-        raise DocumentError("field 'text' is empty: a medium needs text to train on")
+        raise DocumentError("field 'text' is empty: media need text to train on")
     else:
         parts = (_KINDS[kind](path), *([Text(caption)] if caption else []))
     # its files are cut, and a start tells where from
@@ -120,7 +109,7 @@ def flat_record_document(
         raise DocumentError(no_text)
     if not parts and (empty := note_nothing(fields, notes)) and key not in DOCUMENT_WORDS:
         raise DocumentError(
-            f"field {empty!r} holds no medium, and a {key} is not a text of its own: give the path of its file, or "
+            f"field {empty!r} holds no media, and a {key} alone is no text to train on: give the path of its file, or "
             "rename the field to 'text'"
         )
     if not parts:
@@ -135,7 +124,7 @@ def check_prompt_text(
 ) -> str:
     """The target text of field `key`, with a truth label; checks all other fields but those in `told`.
 
-    DocumentError for text that needs a medium where none was read.
+    DocumentError for text that needs media where none were read.
     """
     _note_other_words(fields, key, words, notes)
     text, truth_key = with_truth_label(words, fields) if any_read and key != "label" else (words, "")
@@ -169,7 +158,7 @@ def with_truth_label(text: str, fields: dict) -> tuple[str, str]:
 
 
 def _interleaved(parts: list[Part], words: str) -> tuple[Part, ...]:
-    """Media and then the text, or each medium at its placeholder where there is one for each."""
+    """Media and then the text, or each file at its placeholder where there is one for each."""
     found = LISTED.findall(words) if parts and "<" in words else []
     kinds = [modality_of(part) for part in parts]
     queue = MediaQueue({kind: [part.path for part in parts if modality_of(part) == kind] for kind in MEDIA})

@@ -27,7 +27,7 @@ _SPAN = re.compile(r"`[^`\n]{1,1000}`")
 
 
 def markdown_parts(page: str, *, path: str, is_there: Callable[[str], bool] | None = None) -> tuple[Part, ...]:
-    """Parts of a Markdown page that lies at `path` (relative to the manifest's folder).
+    """Parts of a Markdown page that is at `path` (relative to the manifest's folder).
 
     `is_there` tells whether a file exists at a path relative to that folder; a link whose file does not stays text.
     Without it every local link is believed, and one that leaves the folder raises DocumentError.
