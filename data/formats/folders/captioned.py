@@ -12,6 +12,7 @@ document's kind comes from its folder. Records of split `decode` (files for deco
 
 import os
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 from brine.data.document import Document, DocumentError, Part, Text, check_relative, modality_of, parse_document
@@ -31,8 +32,10 @@ from brine.data.formats.splits.rules import UNASSIGNED, split_in
 _WORDS = frozenset(WORDS)
 _MEDIA_RECORD_KEYS = frozenset(("id", "kind", "path", "text", "split", "source"))
 # fields that may say whether the words are true of the media
-_TRUTH_LABEL_KEYS = ("label", "gold_label", "verdict", "truth", "is_true", "is_correct", "correct", "entailment")
-_TRUTH_LABEL_KEYS += ("veracity",)
+_TRUTH_LABEL_KEYS = (
+    *("label", "gold_label", "verdict", "truth", "is_true", "is_correct", "correct"),
+    *("entailment", "veracity"),
+)
 _TRUTHS = word_set("true false correct incorrect entailment contradiction refuted")
 # as a label these are those of moods and commands too
 _TRUTHS_BY_NAME = _TRUTHS | {"neutral", "supported", "wrong", "right"}
@@ -120,7 +123,7 @@ def flat_record_document(
 
 
 def check_prompt_text(
-    fields: dict, key: str, words: str, notes: Counter, *, any_read: bool, told: set[str] = frozenset()
+    fields: dict, key: str, words: str, notes: Counter, *, any_read: bool, told: Collection[str] = ()
 ) -> str:
     """The target text of field `key`, with a truth label; checks all other fields but those in `told`.
 
@@ -130,7 +133,7 @@ def check_prompt_text(
     text, truth_key = with_truth_label(words, fields) if any_read and key != "label" else (words, "")
     read = _WORDS | {key, truth_key}
     if not read >= fields.keys():
-        check_unread_fields(fields, read | told, notes, any_read=any_read, words=(key, words))
+        check_unread_fields(fields, read.union(told), notes, any_read=any_read, words=(key, words))
         if not any_read:
             check_caption(fields, key, words)
     if not any_read and "<" in words and (found := unfilled_placeholder(words)):

@@ -69,7 +69,8 @@ def _media(link: str, page: str, is_there: Callable[[str], bool] | None) -> Part
 
 def _code_spans(page: str):
     """(text, is fenced code) pairs that join to the page."""
-    fence, run = "", []
+    run: list[str] = []
+    fence = ""
     for line in page.splitlines(keepends=True):
         mark = _FENCE.match(line)
         closes = fence and mark and mark[1].startswith(fence) and not line.strip(" \t\r\n`~")

@@ -155,9 +155,9 @@ def declared_split(fields: dict) -> str:
             flags.setdefault(name, is_true)
         elif holder is fields and not _is_absent(value) and (name in _SURE_FLAGS or not _is_other_thing(value)):
             raise ValueError(f"field {key!r} must be true, false, 0 or 1, not {value!r}"[:200])
-    said = [FLAGS[name][not flags[name]] for name in FLAGS if name in flags]
+    by_flags = [FLAGS[name][not flags[name]] for name in FLAGS if name in flags]
     # one set apart from training by two flags is what the one that is true says
-    return prefer_held_out(filter(None, reversed(said)))
+    return prefer_held_out(filter(None, reversed(by_flags)))
 
 
 def _flag(words: tuple[str, ...]) -> str:
