@@ -1,20 +1,10 @@
 """Every common format in, one kind of thing out: `open_source(path).documents()`.
 
-    content-parts    JSONL of chat content parts, the native form          `brine.data.document`
-    chat, llava      {"messages": [...]}, {"conversations": [...]}         lines/chat.py
-    obelics          {"texts": [...], "images": [...]}                     lines/obelics.py
-    captioned        one media file and its text a line, or text alone     folders/captioned.py
-    manifest         JSONL whose lines are recognised one by one           manifest.py
-    markdown         a folder of pages with images                         folders/markdown.py
-    repository       a source tree, .gitignore respected                   folders/repository.py
-    media            media files with captions of the same name            folders/media_folder.py
-    webdataset       .tar shards, read in place                            webdataset.py
-    parquet          Parquet files (extra `hf`)                            tables/parquet.py
-    datasets         a dataset saved by Hugging Face `datasets` (extra `hf`)   tables/parquet.py
-
-A file is recognised by its content (`detect`). Of a folder JSON, tars, tables and captioned media are read together
-(`folders/survey.py`); without those it is one of captions, pages or code (`folders/single_format.py`). `format=`
-overrides all of it. What of a folder is not read is counted while its documents are iterated (`notes/accounts.py`).
+A file is recognised by its content (`detect`): JSON lines and arrays in one of the record formats (`manifest`), tars
+(`webdataset`), Parquet files and data sets saved by Hugging Face `datasets` (`tables/parquet`). Of a folder JSON, tars,
+tables and captioned media are read together (`folders/survey`); without those it is one of captions, pages or code
+(`folders/single_format`). `format=` overrides all of it. What of a folder is not read is counted while its documents
+are iterated (`notes/accounts`).
 """
 
 import functools

@@ -195,7 +195,7 @@ def skip_file(path: str, skipped: Counter, problem: str = "") -> None:
     """Count a file of no document, with the remedy; whoever opened the folder counts compressed ones."""
     ending = extension_of(path)
     if remedy := conversion_hint(path):
-        skipped[f"medium .{ending}: {remedy}"] += 1
+        skipped[f"media file .{ending}: {remedy}"] += 1
     elif problem:
         skipped[f"file that {problem}"] += 1
     elif dvc_target(path):

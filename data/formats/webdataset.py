@@ -193,7 +193,7 @@ class _Shard:
             else:
                 others += [] if ending in _TEXTUAL else [member]
                 reason = f"member .{ending[:20]}" if ending else "member without an ending"
-                reason += f", which holds documents of its own: {_EXTRACT}" if ending in _MANY else ""
+                reason += f", which holds documents: {_EXTRACT}" if ending in _MANY else ""
                 self.skipped[nested_archive_hint(member) or reason] += 1
         media = {self._address(member): kinds[member] for member in members if member in kinds}
         texts = [words[ending] for ending in ("txt", "caption", "json") if ending in words]
@@ -217,7 +217,7 @@ class _Shard:
             limit = self.limits.max_file_mib
             document = samples.record_sample(name, media, fields, find=find, max_file_mib=limit, notes=self.skipped)
             if unused := len(media.keys() - set(media_paths(document))):
-                self.skipped["medium beside a whole document that does not name it"] += unused
+                self.skipped["media file beside a complete record that does not name it"] += unused
             return document
         if unread and not media:
             raise DocumentError(f"member {unread[0]!r} is not read: {extensions.conversion_hint(unread[0])}")

@@ -12,20 +12,10 @@ document's kind comes from its folder. Records of split `decode` (files for deco
 
 import os
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
-from brine.data.document import (
-    Audio,
-    Document,
-    DocumentError,
-    Image,
-    Part,
-    Text,
-    Video,
-    check_relative,
-    modality_of,
-    parse_document,
-)
+from brine.data.document import Document, DocumentError, Part, Text, check_relative, modality_of, parse_document
 from brine.data.formats.folders.markdown import markdown_parts
 from brine.data.formats.lines.fields import WORDS, check_caption, media_of, note_nothing, path_of, prompt_pair_hint
 from brine.data.formats.lines.marks import NEGATIVE_LABEL_KEYS, is_negative_label
@@ -42,12 +32,14 @@ from brine.data.formats.splits.rules import UNASSIGNED, split_in
 _WORDS = frozenset(WORDS)
 _MEDIA_RECORD_KEYS = frozenset(("id", "kind", "path", "text", "split", "source"))
 # fields that may say whether the words are true of the media
-_TRUTH_LABEL_KEYS = ("label", "gold_label", "verdict", "truth", "is_true", "is_correct", "correct", "entailment")
-_TRUTH_LABEL_KEYS += ("veracity",)
+_TRUTH_LABEL_KEYS = (
+    *("label", "gold_label", "verdict", "truth", "is_true", "is_correct", "correct"),
+    *("entailment", "veracity"),
+)
 _TRUTHS = word_set("true false correct incorrect entailment contradiction refuted")
 # as a label these are those of moods and commands too
 _TRUTHS_BY_NAME = _TRUTHS | {"neutral", "supported", "wrong", "right"}
-_KINDS = {"image": Image, "speech": Audio, "sound": Audio, "audio": Audio, "video": Video}
+_KINDS = MEDIA | {"speech": MEDIA["audio"], "sound": MEDIA["audio"]}
 
 
 def captioned_document(
@@ -72,7 +64,7 @@ def captioned_document(
     elif kind not in _KINDS:
         raise DocumentError(f"field 'kind' is {kind[:40]!r}, none of doc, text, {', '.join(_KINDS)}")
     elif not caption and not is_decode:
-        raise DocumentError("field 'text' is empty: a medium needs text to train on")
+        raise DocumentError("field 'text' is empty: media need text to train on")
     else:
         parts = (_KINDS[kind](path), *([Text(caption)] if caption else []))
     # its files are cut, and a start tells where from
@@ -120,7 +112,7 @@ def flat_record_document(
         raise DocumentError(no_text)
     if not parts and (empty := note_nothing(fields, notes)) and key not in DOCUMENT_WORDS:
         raise DocumentError(
-            f"field {empty!r} holds no medium, and a {key} is not a text of its own: give the path of its file, or "
+            f"field {empty!r} holds no media, and a {key} alone is no text to train on: give the path of its file, or "
             "rename the field to 'text'"
         )
     if not parts:
@@ -131,17 +123,17 @@ def flat_record_document(
 
 
 def check_prompt_text(
-    fields: dict, key: str, words: str, notes: Counter, *, any_read: bool, told: set[str] = frozenset()
+    fields: dict, key: str, words: str, notes: Counter, *, any_read: bool, told: Collection[str] = ()
 ) -> str:
     """The target text of field `key`, with a truth label; checks all other fields but those in `told`.
 
-    DocumentError for text that needs a medium where none was read.
+    DocumentError for text that needs media where none were read.
     """
     _note_other_words(fields, key, words, notes)
     text, truth_key = with_truth_label(words, fields) if any_read and key != "label" else (words, "")
     read = _WORDS | {key, truth_key}
     if not read >= fields.keys():
-        check_unread_fields(fields, read | told, notes, any_read=any_read, words=(key, words))
+        check_unread_fields(fields, read.union(told), notes, any_read=any_read, words=(key, words))
         if not any_read:
             check_caption(fields, key, words)
     if not any_read and "<" in words and (found := unfilled_placeholder(words)):
@@ -169,7 +161,7 @@ def with_truth_label(text: str, fields: dict) -> tuple[str, str]:
 
 
 def _interleaved(parts: list[Part], words: str) -> tuple[Part, ...]:
-    """Media and then the text, or each medium at its placeholder where there is one for each."""
+    """Media and then the text, or each file at its placeholder where there is one for each."""
     found = LISTED.findall(words) if parts and "<" in words else []
     kinds = [modality_of(part) for part in parts]
     queue = MediaQueue({kind: [part.path for part in parts if modality_of(part) == kind] for kind in MEDIA})

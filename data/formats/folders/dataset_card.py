@@ -156,7 +156,7 @@ class _Nodes:
         if node is None or node.id != "mapping":
             return {}
         self._visit(len(node.value) + 1)
-        merged = {}
+        merged: dict = {}
         for other in (other for key, value in node.value if key.tag == _MERGE for other in self._list(value)):
             merged = self._fields(other) | merged
         return merged | {_string(key): value for key, value in node.value if _string(key)}

@@ -16,8 +16,8 @@ _NAME = re.compile(
     r"(?:datasets/)?(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+)|:[\w.-]+)?"
 )
 _HUBS = ("huggingface.co", "hf.co")
-_KNOWN_HOSTS = (*_HUBS, "github.com", "gitlab.com", "codeberg.org", "kaggle.com", "modelscope.cn", "drive.google.com")
-_KNOWN_HOSTS += ("zenodo.org", "dropbox.com")
+_KNOWN_HOSTS = {*_HUBS, "github.com", "gitlab.com", "codeberg.org", "kaggle.com", "modelscope.cn", "drive.google.com"}
+_KNOWN_HOSTS |= {"zenodo.org", "dropbox.com"}
 _LISTED = ("resolve", "blob", "tree", "raw", "viewer", "discussions")
 _REVISION = re.compile(r"(?P<revision>refs/(?:convert|pr)/[^/]+|[^/]+)(?:/(?P<path>.*))?")
 _FILE = re.compile(r"\.[A-Za-z0-9]{1,8}")

@@ -59,9 +59,9 @@ def media_documents(
         unread = [path for path, _ in files if conversion_hint(path)]
         if not media and not problem and not (unread and words):
             split = split_of_name(os.path.basename(name))
-            lost = f"{UNREAD_SPLIT}{split}: text without a medium: {{}}" if split in HELD_OUT else ""
+            lost = f"{UNREAD_SPLIT}{split}: text without media: {{}}" if split in HELD_OUT else ""
             for path in (path for path in words if path not in lists.files):
-                skipped[lost.format(path) or "text without a medium"] += 1
+                skipped[lost.format(path) or "text without media"] += 1
             for path in unread:
                 skip_file(path, skipped)
             continue

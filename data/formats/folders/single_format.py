@@ -128,10 +128,10 @@ class _FolderCounts:
             raise ValueError(f"{self.path} has its words in {found}")
         if self._are_named() or self._is_program():
             return "repository"
-        told = detect.describe_unread_file(self.root, self.paths) or class_folders_hint(self.root, self.paths)
+        what = detect.describe_unread_file(self.root, self.paths) or class_folders_hint(self.root, self.paths)
         if programs or self.texts or self.all_pages:
-            told += f"; its {'code and texts' if programs else 'texts'} alone are read as format 'repository'"
-        raise ValueError(detect.unknown_format(self.path, self._no_words() + told))
+            what += f"; its {'code and texts' if programs else 'texts'} alone are read as format 'repository'"
+        raise ValueError(detect.unknown_format(self.path, self._no_words() + what))
 
     def _format_of_texts(self) -> str:
         left = [name for name in self.paths if not is_dataset_metadata_file(name)]
@@ -213,12 +213,12 @@ class _FolderCounts:
         # one manifest stands for its folder, so that several tables become as many files
         (first, *others), folder = tables, os.path.dirname(tables[0])
         alone = [os.path.dirname(name) for name in tables].count(folder) == 1
-        told = table_hint(self.root / first, first, alone=alone, sole=not others, root=self.root)
+        what = table_hint(self.root / first, first, alone=alone, sole=not others, root=self.root)
         if others:
             more = ", ..." if len(others) > 5 else ""
-            told += f"; the same with {', '.join(map(repr, others[:5]))}{more}, each into a file of its own"
-            told += " (`data check FILE` tells the command)"
-        raise ValueError(f"{self.path} has its words in {told}")
+            what += f"; the same with {', '.join(map(repr, others[:5]))}{more}, each into a separate file"
+            what += " (`data check FILE` prints the command)"
+        raise ValueError(f"{self.path} has its words in {what}")
 
     def _unread_lines(self) -> str:
         """The first data of other programs, JSON of no known record format or compressed file; "" for none."""

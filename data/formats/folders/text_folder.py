@@ -59,7 +59,7 @@ def markdown_documents(root: Path, limits: ReadLimits, skipped: Counter) -> Iter
 
     yield from each_document(pages, read)
     if media:
-        skipped["medium that no page shows"] += len(media)
+        skipped["media file that no page shows"] += len(media)
 
 
 def markdown_digest(root: Path, media: bool) -> str:
@@ -175,7 +175,7 @@ def _holds_documents(root: Path, path: str) -> bool:
 def _source_text(root: Path, path: str, max_mib: float, skipped: Counter) -> str | None:
     """The file's text, or None for a file that is not text, with the reason counted."""
     if media_type_of(path) is not None:
-        skipped["medium"] += 1
+        skipped["media file"] += 1
         return None
     try:
         with open(root / path, "rb") as file:

@@ -3,7 +3,7 @@
 Below 0.05 it is `test`, below 0.10 `validation`, else `train`. So a document keeps its split when others come and go,
 order and worker count play no part, and documents of equal id stay together. A small source could miss a split by
 chance: in one of 10 to 256 documents (or 64 MiB of text), which are held back to find out, the smallest number is
-`test` and the next `validation` where none came out that way. Nothing is taken from a declared `train` of fewer than 10.
+`test` and the next `validation` where none came out that way. Nothing is taken from a declared `train` of fewer.
 """
 
 import hashlib

@@ -33,7 +33,7 @@ FLAGS = {
     **dict.fromkeys(("is_val", "is_validation", "is_dev", "is_eval"), ("validation", "")),
     **dict.fromkeys(("is_test", "is_testing", "is_heldout", "is_held_out", "is_holdout"), ("test", "")),
 }
-"""Flag -> what it says when it is true and when it is false; two of them are told in the order given."""
+"""Flag -> what it says when it is true and when it is false; of two the order counts."""
 _TRUTHS = dict.fromkeys(word_set("true 1 1.0 yes t y"), True) | dict.fromkeys(word_set("false 0 0.0 no f n"), False)
 _SURE_FLAGS = ("is_test", "is_train", "is_val", "is_validation")
 """Flags that are about a split whatever their value is; others mean more (`is_dev`: "senior")."""
@@ -155,9 +155,9 @@ def declared_split(fields: dict) -> str:
             flags.setdefault(name, is_true)
         elif holder is fields and not _is_absent(value) and (name in _SURE_FLAGS or not _is_other_thing(value)):
             raise ValueError(f"field {key!r} must be true, false, 0 or 1, not {value!r}"[:200])
-    said = [FLAGS[name][not flags[name]] for name in FLAGS if name in flags]
+    by_flags = [FLAGS[name][not flags[name]] for name in FLAGS if name in flags]
     # one set apart from training by two flags is what the one that is true says
-    return prefer_held_out(filter(None, reversed(said)))
+    return prefer_held_out(filter(None, reversed(by_flags)))
 
 
 def _flag(words: tuple[str, ...]) -> str:

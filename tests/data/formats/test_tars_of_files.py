@@ -35,7 +35,7 @@ def test_lines_beside_samples_are_told(tmp_path):
     source = open_source(tmp_path / "a.tar")
     (document,) = source.documents()
     assert texts(document) == "A"
-    assert any("member .jsonl, which holds documents of its own: extract it" in reason for reason in source.skipped)
+    assert any("member .jsonl, which holds documents: extract it" in reason for reason in source.skipped)
 
 
 @pytest.mark.parametrize("content", ["{broken", '{"caption": "a"', "3"])

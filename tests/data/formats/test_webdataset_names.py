@@ -121,4 +121,4 @@ def test_a_medium_that_is_not_read_makes_no_text(tmp_path, monkeypatch):
         "a": "convert to MP4",
         "b.1": "convert to FLAC",
     }
-    assert list(found) == ["c"] and skipped == {"medium .zza: convert to FLAC": 1}
+    assert list(found) == ["c"] and skipped == {"media file .zza: convert to FLAC": 1}

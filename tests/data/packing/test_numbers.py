@@ -34,7 +34,7 @@ def test_numbers_beside_an_image_are_set_aside(tmp_path, content, words):
     assert not documents and len(bad) == 2 and all(words in item.reason for item in bad)
     source = open_source(tmp_path)
     list(source.documents())
-    assert source.skipped["text without a medium"] == 1
+    assert source.skipped["text without media"] == 1
 
 
 @pytest.mark.parametrize("content", ["7", "7\n", "3 wrens", "a 1 2 3", "1984: a year", "1 0.5 0.5 0.1 cat", "0x1f 3"])

@@ -164,7 +164,7 @@ def test_programs_with_pictures_are_repositories(tmp_path, names):
     assert open_source(tmp_path).format == "repository"
     source = open_source(tmp_path)
     assert {item.id for item in source.documents()} >= set(names)
-    assert any("12 medium" in line for line in source.summary_lines())
+    assert any("12 media file" in line for line in source.summary_lines())
 
 
 @pytest.mark.parametrize("names", [["dl.py"], ["a.py", "b.py", "captions.txt"], ["a.py", "b.py", "1.srt"]], ids=str)

@@ -105,7 +105,7 @@ def test_repository(room, tokenizer, config):
     assert texts(documents[1]) == "main.py\nimport os\n"
     assert {item.id for item in bad} == {"latin.c", "huge.js"}
     list(source.documents())
-    assert source.skipped == {"binary file": 1, "empty file": 1, "medium": 4, "folder of tools or too deep": 1}
+    assert source.skipped == {"binary file": 1, "empty file": 1, "media file": 4, "folder of tools or too deep": 1}
     encoded(documents[0], room, tokenizer, config)
 
 

@@ -52,7 +52,7 @@ def test_every_ending_that_is_read_is_taken(tmp_path, upper):
 
 
 def test_media_that_are_not_read_are_named_with_the_remedy(tmp_path, unread):
-    """The words of such a medium were once counted as a text without a medium."""
+    """The words of such media were once counted as a text without media."""
     files = ["a/talk.ZZA", "a/talk.txt", "film.zzv", "film.caption", "alone.zzv", "b.png", "b.zza", "b.txt", "c.png"]
     documents, bad = read(fill(tmp_path, [*files, "c.TXT", "notes.txt", "data.npy", "table.csv", "LICENSE"]))
     assert [(d.id, len(media(d))) for d in documents] == [("b", 1), ("c", 1)]
@@ -61,7 +61,7 @@ def test_media_that_are_not_read_are_named_with_the_remedy(tmp_path, unread):
         "film": ("film.zzv", "file 'film.zzv' is not read: convert to MP4"),
     }
     assert skipped(tmp_path) == {
-        "medium .zzv: convert to MP4": 1, "medium .zza: convert to FLAC": 1, "text without a medium": 1,
+        "media file .zzv: convert to MP4": 1, "media file .zza: convert to FLAC": 1, "text without media": 1,
         "file .npy": 1, "table .csv: its words are not read, captions beside media are": 1, "file without an ending": 1,
     }  # fmt: skip
 
@@ -147,13 +147,13 @@ def test_unread_media_of_repositories_and_pages_are_named(tmp_path, unread):
             "c.png": b"x",
         },
     )
-    assert skipped(tmp_path / "code") == {"medium .zzv: convert to MP4": 1, "medium": 1}
+    assert skipped(tmp_path / "code") == {"media file .zzv: convert to MP4": 1, "media file": 1}
     fill(
         tmp_path / "pages",
         {"a.md": "![](1.png) ![](1.zzv)", "1.png": b"x", "2.PNG": b"x", "1.zzv": b"x", "x.npz": b"x"},
     )
     assert skipped(tmp_path / "pages") == {
-        "medium .zzv: convert to MP4": 1, "medium that no page shows": 1, "file .npz": 1,
+        "media file .zzv: convert to MP4": 1, "media file that no page shows": 1, "file .npz": 1,
     }  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def test_what_a_list_holds_out_is_not_trained_on(root, lists):
     found = splits_of(root)
     held = "validation" if "val.txt" in lists else "test"
     assert found[held] == set(HELD) and found["train"] | found.get("validation", set()) >= set(OTHERS)
-    assert "lists of files" in found["told"] and "without a medium" not in found["told"]
+    assert "lists of files" in found["told"] and "without media" not in found["told"]
     assert ("3 media that none of the lists names count as test" in found["told"]) == (
         len(lists.get("test.txt", "")) == 2
     )
@@ -162,7 +162,7 @@ def test_other_texts_are_no_lists(root, lists):
     }
     assert "lists of files" not in found["told"]
     if "test.txt" in lists:
-        assert "NOT READ although named after a split (test): 1 text without a medium: test.txt" in found["told"]
+        assert "NOT READ although named after a split (test): 1 text without media: test.txt" in found["told"]
 
 
 def test_captions_of_two_splits_are_lists(root):
