@@ -16,7 +16,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from brine.data.errors import DocumentError
+from brine.data.files.addresses import DocumentError as DocumentError
 from brine.data.files.addresses import check_relative
 from brine.data.formats.splits.names import SPLITS as SPLITS
 from brine.data.formats.splits.names import split_of_word

@@ -25,8 +25,8 @@ from pathlib import Path
 
 from brine.data.files.addresses import tagged
 from brine.data.files.compressed import compressed_hint
-from brine.data.files.links import dangling_link_hint, snapshot_in
 from brine.data.files.pointers import missing_file_hint
+from brine.data.files.resolve import dangling_link_hint, snapshot_in
 from brine.data.files.walk import FolderListing
 from brine.data.formats.folders.card import read_dataset_card
 from brine.data.formats.folders.download import display_path, how_to_download

@@ -26,8 +26,8 @@ from brine.data.files.compressed import (
     unpack_hint,
 )
 from brine.data.files.extensions import media_type_of
-from brine.data.files.links import resolve_user_path
 from brine.data.files.pointers import pointer_in
+from brine.data.files.resolve import resolve_user_path
 from brine.data.files.signatures import is_tar
 from brine.data.files.source_files import LANGUAGES
 from brine.data.files.text import strip_bom

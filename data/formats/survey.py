@@ -25,7 +25,7 @@ from brine.data.files.addresses import tagged, untagged
 from brine.data.files.archive import tar_index
 from brine.data.files.compressed import STREAMED_EXTENSIONS, compressed_hint, is_split_part, plain_stem
 from brine.data.files.extensions import conversion_hint, extension_of, media_type_of
-from brine.data.files.links import stays_within
+from brine.data.files.resolve import stays_within
 from brine.data.files.walk import FolderListing
 from brine.data.formats.folders.repository import PROGRAMS
 from brine.data.formats.lines.lines import LINES, is_array, json_items

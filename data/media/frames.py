@@ -21,7 +21,7 @@ import numpy as np
 
 from brine.data.config import EncodeConfig
 from brine.data.document import DocumentError, Video
-from brine.data.files.signatures import format_mismatch_hint, is_transport_stream
+from brine.data.files.signatures import format_mismatch_hint, ts_packet_bytes
 from brine.data.media.completeness import check_complete
 
 MAX_FRAME_RATE = 1000
@@ -52,7 +52,7 @@ def container_of(path: Path) -> str:
         return "mov"
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
         return "avi"
-    if is_transport_stream(head):
+    if ts_packet_bytes(head):
         return "mpegts"
     for magic, name in _MAGIC.items():
         if head.startswith(magic):
