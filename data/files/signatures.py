@@ -29,7 +29,7 @@ _IMAGES = (
     rb"|(?P<TIFF>II[*+]\0|MM\0[*+])|(?P<AVIF>.{4}ftypavi[fs])|(?P<JPEG_2000>.{4}jP  |\xff\x4f\xff\x51)"
 )
 _OTHER_IMAGES = (
-    rb"(?P<HEIC>.{4}ftyp(?:hei[cx]|hevc|mif1|msf1))|(?P<CR3_raw>.{4}ftypcrx)|(?P<Photoshop>8BPS)|(?P<ICO>\0\0\1\0)"
+    rb"(?P<HEIC>.{4}ftyp(?:hei[cx]|hevc|mif1|msf1))|(?P<CR3_raw>.{4}ftypcrx)|(?P<Photoshop>8BPS)|(?P<ICO>\0\0\x01\0)"
     rb"|(?P<OpenEXR>\x76\x2f\x31\x01)|(?P<Radiance_HDR>#\?RADIANCE)|(?P<DDS>DDS )|(?P<GIMP>gimp xcf)"
 )
 _SPACE = rb"(?:\xef\xbb\xbf|\s)*"
@@ -48,7 +48,7 @@ _OTHER_AUDIO = (
 )
 _VIDEOS = (
     rb"(?P<OGG>OggS)|(?P<MP4>.{4}ftyp)|(?P<QuickTime>.{4}moov)|(?P<Matroska_or_WebM>\x1a\x45\xdf\xa3)|(?P<AVI>.{8}AVI )"
-    rb"|(?P<FLV>FLV\x01)|(?P<MPEG>\0\0\1\xba)|(?P<Windows_Media>\x30\x26\xb2\x75\x8e\x66\xcf\x11)"
+    rb"|(?P<FLV>FLV\x01)|(?P<MPEG>\0\0\x01\xba)|(?P<Windows_Media>\x30\x26\xb2\x75\x8e\x66\xcf\x11)"
 )
 _KNOWN = (
     # kind of file, what it is read as, what to do where it is not read; the first match counts

@@ -1,10 +1,10 @@
 """Image files to patches, by Pillow.
 
 First frame; EXIF orientation applied; palettes resolved; alpha over white; 16 bits reduced to their high byte; CMYK and
-grey turned to RGB by the plain formulas (no colour profiles, no gamma). A file that lacks its end is refused
-(`brine.data.media.completeness`). An image within its token budget is never resampled but padded at the right and lower
-edge by repeating its last column and row. One over the budget is scaled by torch's antialiased bicubic, aspect kept:
-Pillow's arithmetic in a seventh of the time. Patches are p x p x 3 in raster order, channels last.
+grey turned to RGB by the plain formulas (no colour profiles, no gamma). An image within its token budget is never
+resampled but padded at the right and lower edge by repeating its last column and row. One over the budget is scaled by
+torch's antialiased bicubic, aspect kept: Pillow's arithmetic in a seventh of the time. Patches are p x p x 3 in raster
+order, channels last.
 """
 
 import warnings

@@ -2,11 +2,11 @@
 
 Media libraries hang, crash and leak, and no time-out inside a process helps. So documents are encoded by servers
 (`brine.data.media.server`) that can be killed, each driven by a thread. A server that is silent for `decode_timeout_s`
-is killed and its document set aside; the document of one that dies is tried once more on its own (a machine short of
-memory kills at random) and then set aside. The rest of a batch is lost in neither case.
+is killed and its document quarantined; the document of one that dies is tried once more alone (a machine short of
+memory kills at random) and then quarantined. The rest of a batch is not lost.
 
-Own processes, since `concurrent.futures` and pebble make children of `multiprocessing`, which a DataLoader worker (a
-daemon) may not have, and since their answers are pickles, which a process that reads hostile files must not send.
+`concurrent.futures` and pebble lack two things: their processes are children of `multiprocessing`, which a DataLoader
+worker (a daemon) may not have, and they answer in pickles, which a process that reads hostile files must not send.
 """
 
 import contextlib
@@ -105,38 +105,32 @@ class DecodePool:
 
         One such iteration at a time. Raises RuntimeError when servers cannot be started at all.
         """
-        # a forked process has neither threads nor servers of its own
+        # a forked process has neither the threads nor the servers
         if self._pid != os.getpid():
             self._reset()
         self._threads = self._threads or ThreadPoolExecutor(self.num_servers, thread_name_prefix="decode")
-        source, stop = iter(documents), threading.Event()
-        batches: deque[tuple[int, queue.SimpleQueue, Future]] = deque()
+        source, stop, tasks = iter(documents), threading.Event(), deque[Future]()
         try:
             while True:
-                while len(batches) < 2 * self.num_servers + 2:
+                while len(tasks) < 2 * self.num_servers + 2:
                     batch = list(itertools.islice(source, self.batch_documents))
                     if not batch:
                         break
-                    answers = queue.SimpleQueue()
-                    batches.append((len(batch), answers, self._threads.submit(self._run, batch, answers, stop)))
-                if not batches:
+                    tasks.append(self._threads.submit(self._run, batch, stop))
+                if not tasks:
                     return
-                for _ in range(batches[0][0]):
-                    result = batches[0][1].get()
-                    if isinstance(result, BaseException):
-                        raise result
-                    yield result
-                batches.popleft()
+                yield from tasks[0].result()
+                tasks.popleft()
         finally:
             # an abandoned iteration leaves work behind that a later one must not wait for
             stop.set()
-            tasks = [task for _, _, task in batches if not task.cancel()]
-            while wait(tasks, timeout=0.1).not_done:
+            running = [task for task in tasks if not task.cancel()]
+            while wait(running, timeout=0.1).not_done:
                 for server in list(self._servers):
-                    server.kill()
+                    server.process.kill()
 
     def encode_items(self, items: Iterable[Document | Quarantined]) -> Iterator[EncodeResult | Quarantined]:
-        """What a reader gives, encoded: documents as by `encode`, rejects where they stood among them."""
+        """What a reader gives, encoded: documents as by `encode`, and its quarantine records between them."""
         order: deque[Document | Quarantined] = deque()
 
         def documents() -> Iterator[Document]:
@@ -152,40 +146,37 @@ class DecodePool:
             yield result
         yield from order
 
-    def _run(self, batch: list[Document], answers: queue.SimpleQueue, stop: threading.Event) -> None:
-        """Put a result for each document of a batch, by one server after another where they hang or die."""
-        left, retry = deque(batch), False
-        try:
-            while left and not stop.is_set():
-                server = self._take()
-                try:
-                    group = [left[0]] if retry else list(left)
-                    server.send([document.to_json() for document in group])
-                    for document in group:
-                        header, payload = server.receive(self.config.decode_timeout_s)
-                        answers.put(_result(document, header, payload))
-                        left.popleft()
-                        retry = False
-                    if header["recycle"]:
-                        self._end(server)
-                    else:
-                        self._idle.put(server)
-                    continue
-                except TimeoutError:
+    def _run(self, batch: list[Document], stop: threading.Event) -> list[EncodeResult]:
+        """Results of a batch, by one server after another where they hang or die."""
+        results, retry = [], False
+        while len(results) < len(batch) and not stop.is_set():
+            first = len(results)
+            server = self._take()
+            try:
+                group = batch[first : first + 1] if retry else batch[first:]
+                server.send([document.to_json() for document in group])
+                for document in group:
+                    header, payload = server.receive(self.config.decode_timeout_s)
+                    results.append(_result(document, header, payload))
+                    retry = False
+                if header["recycle"]:
                     self._end(server)
-                    reason = f"decoding took longer than decode_timeout_s={self.config.decode_timeout_s:g}"
-                except (EOFError, OSError):
-                    status = self._end(server)
-                    if not retry:
-                        retry = True
-                        continue
-                    how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-                    reason = f"the decoder died on this document ({how})"
-                answers.put(_set_aside(left.popleft(), reason))
-                retry = False
-        # whatever it is, the iteration raises it
-        except BaseException as error:
-            answers.put(error)
+                else:
+                    self._idle.put(server)
+                continue
+            except TimeoutError:
+                self._end(server)
+                reason = f"decoding took longer than decode_timeout_s={self.config.decode_timeout_s:g}"
+            except (EOFError, OSError):
+                status = self._end(server)
+                if not retry:
+                    retry = True
+                    continue
+                how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+                reason = f"the decoder died on this document ({how})"
+            results.append(_quarantine(batch[len(results)], reason))
+            retry = False
+        return results
 
     def _take(self) -> "_Server":
         """An idle server, or a new one. Raises RuntimeError when two starts fail."""
@@ -209,7 +200,7 @@ class DecodePool:
         return server.end()
 
 
-def _set_aside(document: Document, reason: str) -> EncodeResult:
+def _quarantine(document: Document, reason: str) -> EncodeResult:
     """A result without a sequence; the file at fault is the one named in the reason, or the first."""
     paths = media_paths(document)
     file = next((path for path in paths if repr(path) in reason), paths[0] if paths else "")
@@ -218,13 +209,12 @@ def _set_aside(document: Document, reason: str) -> EncodeResult:
 
 def _result(document: Document, header: dict, payload: bytes) -> EncodeResult:
     if "reason" in header:
-        return _set_aside(document, header["reason"])
+        return _quarantine(document, header["reason"])
     arrays, start = {}, 0
     for name, dtype in FIELDS.items():
         shape = header["shapes"][name]
-        count = int(np.prod(shape))
-        arrays[name] = np.frombuffer(payload, dtype, count=count, offset=start).reshape(shape)
-        start += count * dtype.itemsize
+        arrays[name] = np.frombuffer(payload, dtype, count=int(np.prod(shape)), offset=start).reshape(shape)
+        start += arrays[name].nbytes
     return EncodeResult(document, Sequence(**arrays), header["crc32"], None)
 
 
@@ -237,7 +227,7 @@ class _Server:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`, with the process)
         self._pipe, theirs = multiprocessing.Pipe()
         with theirs:
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 # -P: a file called like a module in the current folder must not be imported instead of it
                 [sys.executable, "-P", "-m", module, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
@@ -263,13 +253,10 @@ class _Server:
             header = json.loads(self._pipe.recv_bytes())
         return header, self._pipe.recv_bytes() if "shapes" in header else b""
 
-    def kill(self) -> None:
-        self._process.kill()
-
     def end(self) -> int:
         """Kill the process and wait for it; returns its exit status."""
-        self.kill()
-        status = self._process.wait()
+        self.process.kill()
+        status = self.process.wait()
         self._stderr.seek(0)
         self.last_words = self._stderr.read()[-2000:].decode(errors="replace").strip()
         for stream in (self._pipe, self._stderr):
