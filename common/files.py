@@ -7,13 +7,14 @@ content; `differences` compares one with an earlier one, field by field (`brine.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from brine.common.config_fields import affects_result
 
@@ -93,16 +94,26 @@ def _default(field: dataclasses.Field) -> Any:
     return dataclasses.MISSING if field.default is dataclasses.MISSING else to_plain(field.default)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all, flushed to the disk."""
+@contextlib.contextmanager
+def replacing(path: Path, mode: str = "w") -> Iterator[IO]:
+    """A new file, open to be written, that takes the name `path` when the block ends without an error."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all, flushed to the disk."""
+    with replacing(path) as file:
+        file.write(text)
 
 
 def write_json(path: Path, value: Any) -> None:

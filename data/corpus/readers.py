@@ -1,7 +1,7 @@
 """JSON manifests in, documents out; what cannot be used comes out too, as `Quarantined` with the reason.
 
-`read_manifest` is the short way to one JSONL file or JSON array; folders, tars and tables are opened by
-`brine.data.formats.open.open_source`. Nothing is decoded and no media file is opened. Lines are read with a bound.
+`read_manifest` is the short way to one JSONL file or JSON array; `brine.data.formats.open.open_source` opens any
+format. Nothing is decoded and no media file is opened.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ def read_manifest(
 ) -> Iterator[Document | Quarantined]:
     """Documents of a manifest in file order, and a `Quarantined` for each line that gives none.
 
-    Documents of split "decode" (files for decoder tests) are passed over unless `include_decode`, which reads them as
+    Documents of split "decode" (files for decoder tests) are skipped unless `include_decode`, which reads them as
     split "test"; empty lines always. Raises ValueError when the manifest itself cannot be read.
     """
     path = Path(path)
@@ -31,6 +31,4 @@ def iter_texts(documents: Iterable[Document | Quarantined], *, split: str = "tra
     """The text parts of one split, for training a tokenizer on nothing else."""
     for document in documents:
         if isinstance(document, Document) and document.split == split:
-            for part in document.parts:
-                if isinstance(part, Text):
-                    yield part.text
+            yield from (part.text for part in document.parts if isinstance(part, Text))
