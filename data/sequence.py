@@ -1,6 +1,6 @@
 """One encoded document: tokens, positions and patches as numpy arrays.
 
-    S tokens · one entry each in token_ids, position, block, loss_mask, modality_context
+    S tokens · one value each in token_ids, position, block, loss_mask, modality_context
     n patches of a modality, in the order of their media tokens in token_ids
 
 A `Sequence` is what the store keeps and what a batch is made from. It can be sliced (long documents are split over
@@ -20,7 +20,7 @@ from brine.data.tokenizer import MEDIA_END_ID, MEDIA_START_ID, MEDIA_TOKEN_ID
 MODALITY_CONTEXTS = ("none", *MODALITIES)
 GREY = 128
 SILENCE = -1.0
-"""Value of a blank mel: the floor of the fixed affine map in `brine.data.media.decode`."""
+"""Value of a blank mel: the floor of the fixed affine map in `brine.data.media.audio`."""
 
 FIELDS = {
     "token_ids": np.dtype(np.int32),
@@ -48,7 +48,7 @@ class Sequence:
     loss_mask: np.ndarray
     """(S,) bool: this token is a target."""
     modality_context: np.ndarray
-    """(S,) uint8: index into MODALITY_CONTEXTS of the last medium that is open or has closed before this token."""
+    """(S,) uint8: index into MODALITY_CONTEXTS of the last media that are open or have closed before this token."""
     image: np.ndarray
     """(n, image_dim) uint8 patches."""
     audio: np.ndarray

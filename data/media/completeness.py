@@ -119,7 +119,7 @@ def _tiff(content) -> int:
 def _riff(content) -> int:
     """RIFF, RIFX, RF64 and FORM: the size of the samples, and the outer size."""
     order = ">" if content[:4] in (b"FORM", b"RIFX") else "<"
-    outer, is_wide = _int(order + "I", content, 4), content[:4] == b"RF64"
+    outer, is_64_bit = _int(order + "I", content, 4), content[:4] == b"RF64"
     needed, long_size, padding = 0, 2**32 - 1, 0
 
     def chunk(offset: int) -> int:
@@ -127,7 +127,7 @@ def _riff(content) -> int:
         if offset + 8 > len(content):
             return 0
         kind, size = struct.unpack_from(f"{order}4sI", content, offset)
-        if is_wide and kind == b"ds64":
+        if is_64_bit and kind == b"ds64":
             long_size = _int("<Q", content, offset + 16)
         if kind in (b"data", b"SSND"):
             size = long_size if size == 2**32 - 1 else size
@@ -139,7 +139,7 @@ def _riff(content) -> int:
         return 8 + size + (size & 1)
 
     _end(content, 12, chunk)
-    return needed if is_wide or outer in _STREAMED else max(needed, outer + 8 - padding)
+    return needed if is_64_bit or outer in _STREAMED else max(needed, outer + 8 - padding)
 
 
 def _au(content) -> int:
@@ -244,9 +244,9 @@ _AMR_BYTES = (13, 14, 16, 18, 20, 21, 27, 32, 6), (18, 24, 33, 37, 41, 47, 51, 5
 
 
 def _amr(content) -> int:
-    is_wide = content[5:9] == b"-WB\n"
-    sizes = dict(enumerate(_AMR_BYTES[is_wide]))
-    return _end(content, 9 if is_wide else 6, lambda offset: sizes.get(content[offset] >> 3 & 15, 1))
+    is_wideband = content[5:9] == b"-WB\n"
+    sizes = dict(enumerate(_AMR_BYTES[is_wideband]))
+    return _end(content, 9 if is_wideband else 6, lambda offset: sizes.get(content[offset] >> 3 & 15, 1))
 
 
 def _caf(content) -> int:

@@ -17,14 +17,12 @@ import json
 import os
 import signal
 import sys
-import threading
-import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 
-from brine.common.processes import die_with_parent
+from brine.common.processes import die_with_parent, exit_with_parent
 from brine.data import encode
 from brine.data.config import EncodeConfig
 from brine.data.document import Audio, Document, DocumentError, Video, parse_document
@@ -41,8 +39,9 @@ def main() -> None:
     # Ctrl-C is for the parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
+    # the kernel's signal (Linux) holds even while a library call is busy
     die_with_parent(parent=parent)
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    exit_with_parent(parent)
     pipe = Connection(int(sys.argv[1]))
     try:
         server = _DecodeServer(pipe, json.loads(pipe.recv_bytes()))
@@ -55,13 +54,6 @@ def main() -> None:
             server.serve(json.loads(pipe.recv_bytes()))
     except (EOFError, ConnectionError):
         return
-
-
-def _watch(parent: int) -> None:
-    """End this process when its parent does, where the kernel's signal (Linux) does not."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
 
 
 class _DecodeServer:
