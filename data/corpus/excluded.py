@@ -88,18 +88,22 @@ class ExclusionStats:
         self.num_with_targets += not exceeded and bool(sequence.loss_mask[1:].any())
         return not exceeded
 
-    def refused(self, *, most: float = 1.0) -> str:
-        """Why training would refuse the documents that `count` met; "" where it would not.
-
-        most: largest fraction that may be excluded.
-        """
+    def refused(self, *, most: float = 1.0, where: str = "") -> str:
+        """Why training would refuse the documents that `count` met; "" where it would not. most: largest fraction that
+        may be excluded. where: what is known of documents outside the train split."""
+        none, fitting = "no document of the train split", self.total_documents - self.documents
         if not self.total_documents:
-            return 'no document of the train split: give documents "split": "train", or put their files below train/'
-        if self.documents == self.total_documents:
-            return "no document of the train split fits a packed sequence"
+            return f'{none}{where}: give documents "split": "train", or put their files below train/'
+        if not fitting:
+            return f"{none} fits a packed sequence"
         if self.share > most:
             return f"more of the train split is excluded than packing.max_excluded_fraction {most:g} allows"
-        return "" if self.num_with_targets else "no document of the train split has a target"
+        if self.num_with_targets:
+            return ""
+        return (
+            f"{none} has a target (0 of {fitting:,} documents that fit packed sequences): their text is empty, marked "
+            '"loss_mask": false, or said by others than the assistant. Mark what the model is to say to train it'
+        )
 
     def exceeded_limits(self, sequence) -> Counter:
         """The limits a document exceeds, as in `needs`; empty where it fits."""
@@ -191,39 +195,23 @@ def find_excluded(
 def require_targets(
     corpus, excluded: ExclusionStats, *, documents: np.ndarray | None = None, most: float = 1.0
 ) -> None:
-    """Raise ValueError, with the remedy, unless the train split holds a target that fits a packed sequence.
-
-    documents: mask (n,) of what filters left. most: largest fraction of documents that may be excluded.
-    """
+    """Raise ValueError, with the remedy, unless the train split holds a target that fits a packed sequence. documents:
+    mask (n,) of what filters left. most: largest fraction of documents that may be excluded."""
     train, chosen = _train(corpus, None), _train(corpus, documents)
-    none = "no document of the train split"
-    if not train.any():
-        counts = ((split, int((corpus.split == number).sum())) for number, split in enumerate(SPLITS))
-        others = ", ".join(f"{count:,} {split}" for split, count in counts if count)
+    if train.any() and not chosen.any():
         raise ValueError(
-            f"{none} (0 of {len(corpus):,} documents: {others}): there is nothing to train on. "
-            'Give documents "split": "train", or put their files below train/'
-        )
-    if not chosen.any():
-        raise ValueError(
-            f"{none} is left by the filters (0 of {int(train.sum()):,}): use fewer "
+            f"no document of the train split is left by the filters (0 of {int(train.sum()):,}): use fewer "
             "corpus.filters; of a built corpus, undo filters by `python -m brine.data filter FOLDER --undo 1` to train"
         )
-    if excluded.documents == excluded.total_documents:
-        raise ValueError(f"{none} fits a packed sequence: {excluded.text()}")
-    if excluded.share > most:
-        raise ValueError(
-            f"too little of the train split fits packed sequences (packing.max_excluded_fraction {most:g}): "
-            f"{excluded.text()}; or allow it by a higher packing.max_excluded_fraction"
-        )
-    sequences = (corpus.tokens(number) for number in map(int, np.flatnonzero(chosen)))
     # the first token has none before it to be predicted from
-    if not any(each.loss_mask[1:].any() and not excluded.exceeded_limits(each) for each in sequences):
-        fitting = excluded.total_documents - excluded.documents
-        raise ValueError(
-            f"{none} has a target (0 of {fitting:,} documents that fit packed sequences): their text is empty, "
-            'marked "loss_mask": false, or said by others than the assistant. Mark what the model is to say to train it'
-        )
+    sequences = (corpus.tokens(number) for number in map(int, np.flatnonzero(chosen)))
+    has_targets = any(each.loss_mask[1:].any() and not excluded.exceeded_limits(each) for each in sequences)
+    excluded.num_with_targets = max(excluded.num_with_targets, int(has_targets))
+    counts = ((split, int((corpus.split == number).sum())) for number, split in enumerate(SPLITS))
+    others = ", ".join(f"{count:,} {split}" for split, count in counts if count)
+    if reason := excluded.refused(most=most, where=f" (0 of {len(corpus):,} documents: {others})"):
+        details = f"; {excluded.text()}" if excluded.documents else ""
+        raise ValueError(f"{reason}{details}")
 
 
 def _train(corpus, documents: np.ndarray | None) -> np.ndarray:

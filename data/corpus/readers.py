@@ -14,11 +14,9 @@ from brine.data.formats.open import open_source
 def read_manifest(
     path: str | Path, *, max_line_mib: float = 16.0, max_file_mib: float = 256.0, include_decode: bool = False
 ) -> Iterator[Document | Quarantined]:
-    """Documents of a manifest in file order, and a `Quarantined` for each line that gives none.
-
-    Documents of split "decode" (files for decoder tests) are skipped unless `include_decode`, which reads them as
-    split "test"; empty lines always. Raises ValueError when the manifest itself cannot be read.
-    """
+    """Documents of a manifest in file order, and a `Quarantined` for each line that gives none. Documents of split
+    "decode" (files for decoder tests) are skipped unless `include_decode`, which reads them as split "test"; empty
+    lines always. Raises ValueError when the manifest itself cannot be read."""
     path = Path(path)
     if not path.is_file():
         what = "is not a regular file" if path.exists() else "does not exist"

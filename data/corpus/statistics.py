@@ -137,10 +137,8 @@ def reason_group(reason: str) -> str:
 
 
 def roles_in(corpus, documents: np.ndarray, *, per_kind: int = 50) -> list[str]:
-    """Roles of parts, sorted; empty where these documents are not conversations.
-
-    documents: (n,) numbers. At most `per_kind` of each kind are read, evenly spread.
-    """
+    """Roles of parts, sorted; empty where these documents are not conversations. documents: (n,) numbers. At most
+    `per_kind` of each kind are read, evenly spread."""
     found: set[str] = set()
     kinds = np.asarray(corpus.kind)[documents]
     for kind in np.unique(kinds):

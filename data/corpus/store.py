@@ -196,10 +196,8 @@ def _fingerprint_of(folder: Path) -> str:
 
 class EncodedCorpus:
     """A folder written by `build_corpus`. Arrays stay on disk; `sequence(i)` reads one document, checked by crc32.
-
     Public arrays, one number a document (n of them): kind (int16 into kinds), level, split (int8 into SPLITS), source
-    (int32 into sources), num_tokens (int64), num_media[modality] (int64).
-    """
+    (int32 into sources), num_tokens (int64), num_media[modality] (int64)."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -332,10 +330,8 @@ class EncodedCorpus:
 
 
 class DecodingCorpus(EncodedCorpus):
-    """The same corpus with media decoded from their files when asked, in processes that can be killed.
-
-    Lengths come from the index, so plans are the same; a file that changed since fails its checksum.
-    """
+    """The same corpus with media decoded from their files when asked, in processes that can be killed. Lengths come
+    from the index, so plans are the same; a file that changed since fails its checksum."""
 
     def __init__(self, folder: str | Path, *, num_servers: int = 1):
         super().__init__(folder)

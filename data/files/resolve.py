@@ -35,10 +35,8 @@ _PART_OF_ARCHIVE = re.compile(r"\.(zip|z\d\d|tar|tgz|tbz2?|txz|7z|rar)(\.|$)", r
 
 
 def resolve_media(root: Path, path: str, *, max_file_mib: float) -> Path:
-    """The real file of a manifest path below `root` (resolved): regular, not empty, of at most `max_file_mib`.
-
-    Raises DocumentError with the reason.
-    """
+    """The real file of a manifest path below `root` (resolved): regular, not empty, of at most `max_file_mib`. Raises
+    DocumentError with the reason."""
     check_relative(path)
     try:
         real = Path(os.path.realpath(root / path, strict=True))
@@ -67,10 +65,8 @@ def resolve_media(root: Path, path: str, *, max_file_mib: float) -> Path:
 
 
 def archive_hint(root: Path, path: str) -> str:
-    """How to unpack the archive that may hold the missing file `path`; "" where its folders hold no archive.
-
-    The nearest folder counts; in it an archive named like a folder or file of the path comes first.
-    """
+    """How to unpack the archive that may hold the missing file `path`; "" where its folders hold no archive. The
+    nearest folder counts; in it an archive named like a folder or file of the path comes first."""
     folders = [part for part in os.path.normpath(path).split(os.sep)[:-1] if part]
     words = {word.lower() for word in (*folders, os.path.splitext(os.path.basename(path))[0])}
     for depth in range(len(folders), -1, -1):
@@ -125,9 +121,8 @@ def _stores(root: Path) -> tuple[Path, ...]:
 
 def snapshot_in(folder: Path) -> Path:
     """The snapshot to read in a hub's cache folder: of a data set, its `snapshots`, or the cache of one data set alone.
-
-    Any other folder is returned as it is. Raises ValueError when there are several and none is named as the main one.
-    """
+    Any other folder is returned as it is. Raises ValueError when there are several and none is named as the main
+    one."""
     if folder.name == "snapshots" and is_hub_folder(folder.parent):
         folder = folder.parent
     if not is_hub_folder(folder):
@@ -184,10 +179,8 @@ def dangling_link_hint(path: str | Path) -> str:
 
 
 def resolve_user_path(path: Path) -> Path:
-    """The file that a user's path leads to, under its own name where its bytes lie in a store.
-
-    Each link on the way is followed; one into the store of the folder that it lies in stands for the file itself.
-    """
+    """The file that a user's path leads to, under its own name where its bytes lie in a store. Each link on the way is
+    followed; one into the store of the folder that it lies in stands for the file itself."""
     path = path.absolute()
     for _ in range(40):
         folder = path.parent.resolve()

@@ -25,10 +25,8 @@ _UNSTATED = ("aac", "mpegts", "mpeg", "flv", "avi")
 
 
 def read_contained(path: Path, kind: str, max_s: float) -> tuple[np.ndarray, int]:
-    """(n,) float32 mono samples in [-1, 1] of the first audio track of a container, and their rate in Hz.
-
-    Raises DocumentError when there is no audio in it, or a broken, cut or too long track.
-    """
+    """(n,) float32 mono samples in [-1, 1] of the first audio track of a container, and their rate in Hz. Raises
+    DocumentError when there is no audio in it, or a broken, cut or too long track."""
     with open_container(path, kind, "broken audio track: convert it to WAV") as container:
         import av
 
@@ -58,10 +56,8 @@ def read_contained(path: Path, kind: str, max_s: float) -> tuple[np.ndarray, int
 def read_track(
     container, stream, max_s: float, *, limit: str = "max_video_s", origin_s: float | None = None, skip: int = 0
 ) -> "AudioTrack | None":
-    """The audio of a stream on the clock that is zero at `origin_s`; without one, `skip` samples after it begins.
-
-    None without any audio. Raises DocumentError for a track that is too long or cannot be decoded, and PyAV's errors.
-    """
+    """The audio of a stream on the clock that is zero at `origin_s`; without one, `skip` samples after it begins. None
+    without any audio. Raises DocumentError for a track that is too long or cannot be decoded, and PyAV's errors."""
     if stream.codec_context is None:
         raise DocumentError("no decoder for the codec of the audio track; convert it to WAV")
     # a transport stream may not have told the rate yet
@@ -95,10 +91,8 @@ def to_mono(samples: np.ndarray) -> np.ndarray:
 
 
 def _iter_chunks(container, stream, since_s: float) -> Iterator[tuple]:
-    """Decoded frames of an audio track, each with one or several (n,) float32 chunks of mono samples.
-
-    Packets before `since_s`, however many, cost no decoding.
-    """
+    """Decoded frames of an audio track, each with one or several (n,) float32 chunks of mono samples. Packets before
+    `since_s`, however many, cost no decoding."""
     import av
 
     planar = av.AudioResampler(format="fltp")

@@ -24,10 +24,8 @@ _STREAMED = (0, 2**32 - 1)
 
 
 def check_complete(path: Path) -> None:
-    """Raise DocumentError with the reason when the file at `path` ends before what it declares.
-
-    A file of another kind passes; so does one too broken to be walked, which its reader will refuse.
-    """
+    """Raise DocumentError with the reason when the file at `path` ends before what it declares. A file of another kind
+    passes; so does one too broken to be walked, which its reader will refuse."""
     with open(path, "rb") as file:
         if not file.read(1):
             raise DocumentError("the file is empty")

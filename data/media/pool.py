@@ -102,9 +102,7 @@ class DecodePool:
 
     def encode(self, documents: Iterable[Document]) -> Iterator[EncodeResult]:
         """Each document with its sequence or its quarantine record, in the order given; a few batches are read ahead.
-
-        One such iteration at a time. Raises RuntimeError when servers cannot be started at all.
-        """
+        One such iteration at a time. Raises RuntimeError when servers cannot be started at all."""
         # a forked process has neither the threads nor the servers
         if self._pid != os.getpid():
             self._reset()

@@ -205,7 +205,7 @@ def test_too_much_left_out_is_refused(made, tmp_path, share, image, refused):
         check_rows(made, tmp_path, **rows)
         return
     with pytest.raises(
-        ValueError, match=r"too little of the train split .*image_budget.*higher packing\.max_excluded_fraction"
+        ValueError, match=r"more of the train split is excluded than packing\.max_excluded_fraction .*image_budget"
     ):
         check_rows(made, tmp_path, **rows)
 
@@ -250,7 +250,7 @@ def empty_texts(root):
         (validation_alone, r"no document of the train split \(0 of 5 documents: 3 validation, 2 test\)"),
         (
             nothing_fits,
-            r"no document of the train split fits a packed sequence: 3 of 3 .*packing\.image_budget 384 -> 800",
+            r"no document of the train split fits a packed sequence; 3 of 3 .*packing\.image_budget 384 -> 800",
         ),
         (
             not_learned,
