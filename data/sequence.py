@@ -100,7 +100,7 @@ class Sequence:
         return dataclasses.replace(self, **blank)
 
     def split_points(self) -> np.ndarray:
-        """(c,) int64 indices, ascending, where a chunk may end and the next begin, 0 and S included. They lie outside
+        """(c,) int64 indices, ascending, where a chunk may end and the next begin, 0 and S included. They are outside
         media (from start to end token), and never between an end token and a target, so that a following chunk, begun
         one token earlier where that token is text, predicts every target once."""
         opens = np.isin(self.token_ids, list(MEDIA_START_ID.values()))

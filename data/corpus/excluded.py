@@ -1,7 +1,7 @@
 """Which documents do not fit a packed sequence, and whether anything is left to train on: reported before training.
 
 A longer document is split over several packed sequences, outside media (`brine.data.packing.chunks`), and its chunks do
-not see each other. It is excluded where what lies between two split points, usually one media file, has more tokens
+not see each other. It is excluded where the span between two split points, usually one media file, has more tokens
 than a sequence or more patches than its budget. `ExclusionStats` counts both by kind and says which number is exceeded
 and how large it would have to be. Cost: one comparison a document; only those that exceed a sequence are read.
 """

@@ -39,7 +39,7 @@ INDEX = {
     "line_start": np.int64,
     **{f"start_{name}": np.int64 for name in FIELDS},
 }
-"""Columns of a corpus and their dtypes, one entry a document."""
+"""Columns of a corpus and their dtypes, one number a document."""
 
 
 def shard_path(folder: Path, number: int) -> Path:
@@ -115,8 +115,8 @@ class ShardWriter:
         final = shard_path(self.folder, len(self.shards))
         partial = final.with_suffix(".partial")
         (partial / "index").mkdir(parents=True)
-        for place, (name, dtype) in enumerate(_DOCUMENT_COLUMNS.items()):
-            _save(partial / "index" / f"{name}.npy", np.array([row[place] for row in self.columns], dtype))
+        for number, (name, dtype) in enumerate(_DOCUMENT_COLUMNS.items()):
+            _save(partial / "index" / f"{name}.npy", np.array([row[number] for row in self.columns], dtype))
         for name in FIELDS:
             sizes = np.array([len(array) for array in self.arrays[name]], np.int64)
             _save(partial / "index" / f"start_{name}.npy", np.cumsum(sizes) - sizes)

@@ -155,7 +155,7 @@ def _encode(
         FileWatcher(source, max_file_mib=config.max_file_mib) as watcher,
     ):
         results = tqdm(
-            pool.encode_items(watcher.items(writer.items_done)), desc="encode", unit=" docs", smoothing=0.05,
+            pool.encode(watcher.items(writer.items_done)), desc="encode", unit=" docs", smoothing=0.05,
             initial=writer.items_done, total=source.num_documents_hint, disable=not progress,
         )  # fmt: skip
         for result in results:

@@ -91,7 +91,7 @@ def build_lock(folder: Path) -> Iterator[None]:
 
 
 def init_build_folder(folder: Path, identity: dict) -> bool:
-    """Empty a folder for a build, in place of another one's beginning; False where it holds something else."""
+    """Empty a folder for a build, which another build may have begun; False where it holds something else."""
     if any(folder.iterdir()) and not (folder / "building.json").is_file():
         return False
     # the mark goes last, so that a stop here leaves a beginning

@@ -39,7 +39,7 @@ class TarIndex:
     members: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Name -> (offset of the content, bytes), in the order of the file; of equal names the first."""
     refused: dict[str, str] = field(default_factory=dict)
-    """Name -> reason, for members that are not regular files, leave the archive or lie beyond the end of the file."""
+    """Name -> reason, for members that are not regular files, leave the archive or end beyond the file."""
     cut: str = ""
     """Why the walk ended before the tar's end mark; empty for a whole tar."""
 
@@ -76,7 +76,7 @@ def resolve_container(root: Path, path: str) -> Path:
 
 
 def read_member(root: Path, container: str, name: str, *, max_file_mib: float) -> bytes:
-    """Content of one member of the tar `container`, which lies below `root`. Raises DocumentError with the reason."""
+    """Content of one member of the tar `container` below `root`. Raises DocumentError with the reason."""
     file = resolve_container(root, container)
     index = tar_index(file)
     name = posixpath.normpath(name)

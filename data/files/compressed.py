@@ -66,7 +66,7 @@ _TAIL = r"(?P<part>part[._-]?)?(?P<tail>(?(part)(?:[a-z]{2,3}|\d{1,4})|(?:%s)))(
 _PARTS = (
     r"(?P<whole>.+?\.(?:(?:[a-z]+\.)?(?:gz|zst|xz|bz2|lz4)|tar|tgz|tbz2?|txz|tzst|zip|7z|rar|parquet|arrow))[._-]?"
     + _TAIL % r"a[a-z]|aa[a-z]|\d{2,5}",
-    # lines may have a year or a language behind them (x.json.2023, x.json.ar)
+    # lines may have a year or a language after them (x.json.2023, x.json.ar)
     r"(?P<whole>.+?\.(?:jsonl?|ndjson|jsonlines|jl|csv|tsv))[._-]" + _TAIL % r"a[^fmrsz\W\d]|aa[a-z]|0\d{1,4}",
 )
 _OFFICE = {
@@ -242,7 +242,7 @@ def compressed_content_hint(file: Path) -> str:
 def compressed_hint(name: str) -> str:
     """The same from the name alone, in few words that are equal for files of one kind; "" for any other name."""
     if split_part_hint(name):
-        return "piece of a split file: join by `cat NAME.* > NAME`"
+        return "part of a split file: join by `cat NAME.* > NAME`"
     base = name.rsplit("/", 1)[-1].lower()
     compression = next((known for known in _COMPRESSIONS if base.endswith(known.extensions)), None)
     if compression is None:
@@ -293,7 +293,7 @@ def split_part_hint(name: str) -> str:
     base = name.rsplit("/", 1)[-1]
     if match := re.fullmatch(r"(?P<whole>.+)\.z\d\d", base, re.IGNORECASE):
         whole = shlex.quote(match["whole"] + ".zip")
-        return f"is a piece of a split ZIP archive: join it by `zip -s 0 {whole} --out whole.zip`, then unpack that"
+        return f"is a part of a split ZIP archive: join it by `zip -s 0 {whole} --out whole.zip`, then unpack that"
     match = next(filter(None, (re.fullmatch(pattern, base, re.IGNORECASE) for pattern in _PARTS)), None)
     if match is None:
         return ""
@@ -303,4 +303,4 @@ def split_part_hint(name: str) -> str:
         join = f"ls -v {head}*{shlex.quote(end) if end else ''} | xargs -d '\\n' cat"
     else:
         join = f"cat {head}{('[0-9]' if tail.isdigit() else '[a-z]') * len(tail)}{end}"
-    return f"is a piece of a split file: join it by `{join} > {shlex.quote(match['whole'])}` and give that"
+    return f"is a part of a split file: join it by `{join} > {shlex.quote(match['whole'])}` and give that"

@@ -78,19 +78,19 @@ def archive_hint(root: Path, path: str) -> str:
         if found:
             name = next((name for name in found if re.split(r"[._-]", name.lower())[0] in words), found[0])
             if is_split_part(name):
-                return f"; the archive that lies there {split_part_hint(name)}, then unpack it"
+                return f"; an archive that may hold it {split_part_hint(name)}, then unpack it"
             archive = repr(os.path.join(*folders[:depth], "") + name) + (f" (one of {len(found)})" if found[1:] else "")
             command = _unpack_command(name).format(shlex.quote(name))
-            return f"; the archive {archive} lies there: unpack it in its folder by `{command}`"
+            return f"; the archive {archive} may hold it: unpack it in its folder by `{command}`"
     return ""
 
 
 @functools.lru_cache(maxsize=1024)
 def _archives(folder: str, _changed_ns: int) -> tuple[str, ...]:
     """Names of the archives, and of parts of split ones, in a folder."""
-    with os.scandir(folder) as entries:
-        named = [entry for entry in itertools.islice(entries, 5000) if entry.name.isprintable()]
-        return tuple(sorted(entry.name for entry in named if _is_archive(entry.name) and entry.is_file()))
+    with os.scandir(folder) as files:
+        named = [file for file in itertools.islice(files, 5000) if file.name.isprintable()]
+        return tuple(sorted(file.name for file in named if _is_archive(file.name) and file.is_file()))
 
 
 def _is_archive(name: str) -> bool:
@@ -102,12 +102,12 @@ def _unpack_command(name: str) -> str:
 
 
 def stays_within(root: Path, real: Path) -> bool:
-    """Whether `real` (links followed) lies in `root` (resolved) or in the store that belongs to it."""
+    """Whether `real` (links followed) is in `root` (resolved) or in the store that belongs to it."""
     return real.is_relative_to(root) or is_stored(root, real)
 
 
 def is_stored(root: Path, real: Path) -> bool:
-    """Whether `real` (links followed) lies in the store that belongs to `root` (resolved)."""
+    """Whether `real` (links followed) is in the store that belongs to `root` (resolved)."""
     return any(real.is_relative_to(store) for store in _stores(root))
 
 
@@ -161,7 +161,7 @@ def linked_store(root: Path) -> str:
         blobs = folder.parent / "blobs"
         if folder.name == "snapshots" and blobs.is_symlink():
             return (
-                f"{str(blobs)!r} is a link to another place, which is not followed: move the data set's whole folder "
+                f"{str(blobs)!r} is a link, which is not followed: move the data set's whole folder "
                 "there and give that, or copy the files by `cp -rL SNAPSHOT NEW` and give NEW"
             )
     return ""
@@ -179,8 +179,8 @@ def dangling_link_hint(path: str | Path) -> str:
 
 
 def resolve_user_path(path: Path) -> Path:
-    """The file that a user's path leads to, under its own name where its bytes lie in a store. Each link on the way is
-    followed; one into the store of the folder that it lies in stands for the file itself."""
+    """The file that a user's path leads to, under the link's name where its bytes are in a store. Each link on the way
+    is followed; one into the store of its folder stands for the file itself."""
     path = path.absolute()
     for _ in range(40):
         folder = path.parent.resolve()

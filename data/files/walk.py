@@ -106,5 +106,5 @@ def _link_problem(root: Path, path: str) -> str | None:
     if is_stored(root, real):
         return "" if real.is_file() else "is not a regular file"
     if not real.is_relative_to(root):
-        return f"is a link out of the folder: {linked_store(root) or 'copy it here, or give its own folder'}"
+        return f"is a link out of the folder: {linked_store(root) or 'copy it here, or give that folder'}"
     return "" if media_type_of(path) is not None and real.is_file() else None

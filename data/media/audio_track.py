@@ -1,10 +1,10 @@
 """Audio in a container, by PyAV: of a video, and of files that libsndfile does not read (M4A, AAC, AMR, WMA, MKA, ...).
 
-The samples are those of a WAV of the same audio, to a token. An encoder's padding is dropped where the container
-states it: in front by FFmpeg (edit lists, codec delays), behind by the declared length of an MP4 track. Elsewhere the
-first frame of AAC is dropped, and up to one frame at the end (1,024 samples) cannot be told from audio. Missing packets
-are silence. Each packet's declared time is compared with the samples decoded before it, all together, so that short
-gaps do not add up; a single packet that comes too early or too late moves nothing.
+The samples are those of a WAV of the same audio, to a token. An encoder's padding is dropped where the container states
+it: in front by FFmpeg (edit lists, codec delays), behind by the declared length of an MP4 track. Elsewhere the first
+frame of AAC is dropped, and up to one frame at the end (1,024 samples) cannot be distinguished from audio. Missing
+packets are silence. Each packet's declared time is compared with the samples decoded before it, all together, so that
+short gaps do not add up; a single packet that comes too early or too late moves nothing.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from brine.data.document import DocumentError
 from brine.data.media.containers import check_length, open_container, video_streams
 
 _SLACK_S = 0.015
-"""How far audio may lie from its declared time, however many packets are missing before it."""
+"""How far audio may be from its declared time, however many packets are missing before it."""
 _AHEAD = 15
 """Packets whose median error decides: the clocks of live recordings jitter by more than the slack, and come back."""
 _AAC_FRAME = 1024
@@ -60,7 +60,7 @@ def read_track(
     without any audio. Raises DocumentError for a track that is too long or cannot be decoded, and PyAV's errors."""
     if stream.codec_context is None:
         raise DocumentError("no decoder for the codec of the audio track; convert it to WAV")
-    # a transport stream may not have told the rate yet
+    # a transport stream may not have declared the rate yet
     check_format(stream.codec_context.sample_rate or 16000, stream.codec_context.channels)
     track = last = None
     since_s = float("-inf") if origin_s is None else origin_s - max_s - 1
@@ -147,7 +147,7 @@ class AudioTrack:
         return np.concatenate(parts)
 
     def _shift(self, number: int, shift: float | None) -> float:
-        """Samples by which a chunk lies behind those decoded before it; `shift` is that of the chunk before."""
+        """Samples between a chunk and the samples decoded before it; `shift` is that of the chunk before."""
         declared = self.offsets[number]
         if shift is None or declared is None:
             return shift or declared or 0.0

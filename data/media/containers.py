@@ -13,7 +13,7 @@ from brine.data.document import DocumentError
 from brine.data.files.signatures import ts_packet_bytes
 
 _CONTAINERS = {
-    # images lie in MP4 boxes too
+    # some image formats use MP4 boxes too
     "mov": rb".{4}(?:ftyp(?!avif|heic|heix|mif1|crx )|moov|mdat|free|skip|wide)",
     "avi": rb"RIFF.{4}AVI ",
     "matroska": rb"\x1a\x45\xdf\xa3",

@@ -60,7 +60,7 @@ def open_frames(path: Path, config: EncodeConfig) -> VideoFrames:
         if stream.codec_context is None:
             raise DocumentError(f"{_FAILURE}: no decoder for its codec")
         _check_size(stream.codec_context, config)
-        # of B-frames AVI says only in which order they lie
+        # AVI states only the coding order of B-frames
         is_untimed = kind == "avi" and stream.codec_context.name in _UNTIMED
         base, rate = float(stream.time_base), float(stream.average_rate or 0)
         shown, begin_s, packets_end_s = _shown_packets(container, stream, config)

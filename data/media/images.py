@@ -41,7 +41,7 @@ def decode_image(path: Path, config: EncodeConfig) -> DecodedImage:
     """Patches of an image file. Raises DocumentError when it is not a whole image within max_pixels."""
     try:
         with warnings.catch_warnings():
-            # our own bound on pixels is stricter than the library's warning
+            # max_pixels is stricter than the library's warning
             warnings.simplefilter("ignore")
             with Pillow.open(path, formats=IMAGE_FORMATS) as image:
                 width, height = image.size

@@ -48,7 +48,7 @@ class EncodeResult(NamedTuple):
 
 
 class DecodePool:
-    """`num_servers` processes that encode documents whose media lie below `root`. Close it, or use it in `with`."""
+    """`num_servers` processes that encode documents whose media are below `root`. Close it, or use it in `with`."""
 
     server_module = "brine.data.media.server"
 
@@ -100,81 +100,72 @@ class DecodePool:
                 self._threads.shutdown(cancel_futures=True)
         self._reset()
 
-    def encode(self, documents: Iterable[Document]) -> Iterator[EncodeResult]:
-        """Each document with its sequence or its quarantine record, in the order given; a few batches are read ahead.
-        One such iteration at a time. Raises RuntimeError when servers cannot be started at all."""
+    def encode(self, items: Iterable[Document | Quarantined]) -> Iterator[EncodeResult | Quarantined]:
+        """Each document with its sequence or its quarantine record, in the order given, a few batches read ahead;
+        records of what a reader quarantined stay between them. One such iteration at a time. Raises RuntimeError when
+        servers cannot be started at all."""
         # a forked process has neither the threads nor the servers
         if self._pid != os.getpid():
             self._reset()
         self._threads = self._threads or ThreadPoolExecutor(self.num_servers, thread_name_prefix="decode")
-        source, stop, tasks = iter(documents), threading.Event(), deque[Future]()
+        source, stop = iter(items), threading.Event()
+        batches: deque[tuple[list, queue.SimpleQueue, Future]] = deque()
         try:
             while True:
-                while len(tasks) < 2 * self.num_servers + 2:
-                    batch = list(itertools.islice(source, self.batch_documents))
-                    if not batch:
-                        break
-                    tasks.append(self._threads.submit(self._run, batch, stop))
-                if not tasks:
+                ahead = 2 * self.num_servers + 2
+                while len(batches) < ahead and (batch := list(itertools.islice(source, self.batch_documents))):
+                    documents, answers = [item for item in batch if isinstance(item, Document)], queue.SimpleQueue()
+                    batches.append((batch, answers, self._threads.submit(self._run, documents, answers, stop)))
+                if not batches:
                     return
-                yield from tasks[0].result()
-                tasks.popleft()
+                for item in batches[0][0]:
+                    result = batches[0][1].get() if isinstance(item, Document) else item
+                    if isinstance(result, BaseException):
+                        raise result
+                    yield result
+                batches.popleft()
         finally:
             # an abandoned iteration leaves work behind that a later one must not wait for
             stop.set()
-            running = [task for task in tasks if not task.cancel()]
-            while wait(running, timeout=0.1).not_done:
+            tasks = [task for _, _, task in batches if not task.cancel()]
+            while wait(tasks, timeout=0.1).not_done:
                 for server in list(self._servers):
                     server.process.kill()
 
-    def encode_items(self, items: Iterable[Document | Quarantined]) -> Iterator[EncodeResult | Quarantined]:
-        """What a reader gives, encoded: documents as by `encode`, and its quarantine records between them."""
-        order: deque[Document | Quarantined] = deque()
-
-        def documents() -> Iterator[Document]:
-            for item in items:
-                order.append(item)
-                if isinstance(item, Document):
-                    yield item
-
-        for result in self.encode(documents()):
-            while isinstance(order[0], Quarantined):
-                yield order.popleft()
-            order.popleft()
-            yield result
-        yield from order
-
-    def _run(self, batch: list[Document], stop: threading.Event) -> list[EncodeResult]:
-        """Results of a batch, by one server after another where they hang or die."""
-        results, retry = [], False
-        while len(results) < len(batch) and not stop.is_set():
-            first = len(results)
-            server = self._take()
-            try:
-                group = batch[first : first + 1] if retry else batch[first:]
-                server.send([document.to_json() for document in group])
-                for document in group:
-                    header, payload = server.receive(self.config.decode_timeout_s)
-                    results.append(_result(document, header, payload))
-                    retry = False
-                if header["recycle"]:
-                    self._end(server)
-                else:
-                    self._idle.put(server)
-                continue
-            except TimeoutError:
-                self._end(server)
-                reason = f"decoding took longer than decode_timeout_s={self.config.decode_timeout_s:g}"
-            except (EOFError, OSError):
-                status = self._end(server)
-                if not retry:
-                    retry = True
+    def _run(self, batch: list[Document], answers: queue.SimpleQueue, stop: threading.Event) -> None:
+        """Put a result for each document of a batch, by one server after another where they hang or die."""
+        left, retry = deque(batch), False
+        try:
+            while left and not stop.is_set():
+                server = self._take()
+                try:
+                    group = [left[0]] if retry else list(left)
+                    server.send([document.to_json() for document in group])
+                    for document in group:
+                        header, payload = server.receive(self.config.decode_timeout_s)
+                        answers.put(_result(document, header, payload))
+                        left.popleft()
+                        retry = False
+                    if header["recycle"]:
+                        self._end(server)
+                    else:
+                        self._idle.put(server)
                     continue
-                how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-                reason = f"the decoder died on this document ({how})"
-            results.append(_quarantine(batch[len(results)], reason))
-            retry = False
-        return results
+                except TimeoutError:
+                    self._end(server)
+                    reason = f"decoding took longer than decode_timeout_s={self.config.decode_timeout_s:g}"
+                except (EOFError, OSError):
+                    status = self._end(server)
+                    if not retry:
+                        retry = True
+                        continue
+                    how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+                    reason = f"the decoder died on this document ({how})"
+                answers.put(_quarantine(left.popleft(), reason))
+                retry = False
+        # whatever it is, the iteration raises it
+        except BaseException as error:
+            answers.put(error)
 
     def _take(self) -> "_Server":
         """An idle server, or a new one. Raises RuntimeError when two starts fail."""
