@@ -6,12 +6,12 @@ is flushed too. `digest` names a configuration by its content; `differences` com
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -92,7 +92,7 @@ def _default(field: dataclasses.Field) -> Any:
 
 
 @contextmanager
-def open_replaced(path: str | Path, mode: str = "w") -> Iterator[IO]:
+def replacing(path: str | Path, mode: str = "w") -> Iterator[IO]:
     """A file open for writing, text in UTF-8 or bytes ("wb"), that replaces `path` when the block ends.
 
     It is flushed to the disk first. After an error, or a kill, `path` is as it was.
@@ -113,7 +113,7 @@ def open_replaced(path: str | Path, mode: str = "w") -> Iterator[IO]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all, flushed to the disk."""
-    with open_replaced(path) as file:
+    with replacing(path) as file:
         file.write(text)
 
 

@@ -45,11 +45,10 @@ class EncodeConfig:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+            value, whole = getattr(self, field.name), "whole " if field.type is int else ""
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or (field.type in (int, "int") and int(value) != value) or not value > 0:
-                whole = "a whole number above 0" if field.type in (int, "int") else "a number above 0"
-                raise ValueError(f"EncodeConfig.{field.name} must be {whole}, not {value!r}")
+            if not number or (whole and int(value) != value) or not value > 0:
+                raise ValueError(f"EncodeConfig.{field.name} must be a {whole}number above 0, not {value!r}")
         if self.sample_rate % 400:
             raise ValueError(f"EncodeConfig.sample_rate must be a multiple of 400 Hz, not {self.sample_rate}")
         if self.max_video_tokens < self.max_video_s * self.video_fps / self.tubelet_frames:
@@ -100,10 +99,9 @@ class EncodeConfig:
     @classmethod
     def from_dict(cls, fields: dict) -> "EncodeConfig":
         """Inverse of `to_dict`; raises ValueError naming a field that does not exist."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(fields) - known)
-        if unknown:
-            raise ValueError(f"unknown EncodeConfig field {unknown[0]!r}; the fields are {', '.join(sorted(known))}")
+        known = sorted(field.name for field in dataclasses.fields(cls))
+        if unknown := sorted(set(fields) - set(known)):
+            raise ValueError(f"unknown EncodeConfig field {unknown[0]!r}; the fields are {', '.join(known)}")
         return cls(**fields)
 
     def digest(self) -> str:

@@ -12,11 +12,11 @@ manifest's folder (`brine.data.files.addresses`). No file is opened here.
 """
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from brine.data.errors import DocumentError
+from brine.common.files import replacing
+from brine.data.files.addresses import DocumentError as DocumentError
 from brine.data.files.addresses import check_relative
 from brine.data.formats.splits.names import SPLITS as SPLITS
 from brine.data.formats.splits.names import split_of_word
@@ -61,7 +61,7 @@ class Video:
 Part = Text | Image | Audio | Video
 _RENAMED = {"learn": "loss_mask", "sound": "use_audio"}
 """Keys of earlier manifests."""
-_MEDIA = {"image": Image, "audio": Audio, "video": Video}
+_FIELDS = ("id", "kind", "level", "split", "source")
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,13 @@ class Document:
 
     def to_json(self) -> dict:
         """The native JSON form; `parse_document` is its inverse."""
-        fields = {name: getattr(self, name) for name in ("id", "kind", "level", "split", "source")}
+        fields = {name: getattr(self, name) for name in _FIELDS}
         return fields | {"content": [part_to_json(part) for part in self.parts]}
 
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A document that was set aside: its id where known, the file at fault, and the reason."""
+    """A document that cannot be used: its id where known, the file at fault, and the reason."""
 
     id: str
     file: str
@@ -100,7 +100,7 @@ class Quarantined:
 
 
 def part_to_json(part: Part) -> dict:
-    """Content-part form of one part; fields at their defaults are left out."""
+    """Content-part form of one part, without fields at their defaults."""
     name = modality_of(part)
     fields = {"type": name, name: part.text if name == "text" else part.path}
     for flag in ("loss_mask", "use_audio"):
@@ -123,12 +123,9 @@ def parse_document(fields) -> Document:
     """A document from its JSON form. Raises DocumentError naming the field that is missing or of a wrong type."""
     if not isinstance(fields, dict):
         raise DocumentError(f"a document must be a JSON object, not {type(fields).__name__}")
-    name = _field(fields, "id", str, None, "field")
-    if not name:
-        raise DocumentError("field 'id' is empty")
-    content = _field(fields, "content", list, None, "field")
-    if not content:
-        raise DocumentError("field 'content' is an empty list")
+    name, content = _field(fields, "id", str, None, "field"), _field(fields, "content", list, None, "field")
+    if not name or not content:
+        raise DocumentError(f"field {'content' if name else 'id'!r} is empty")
     level = _field(fields, "level", int, 0, "field")
     if not 0 <= level < 1000:
         raise DocumentError(f"field 'level' must lie in 0..999, not {level}")
@@ -154,12 +151,12 @@ def _parse_part(fields, number: int) -> Part:
         if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
             raise DocumentError(f"content part {number}: text holds a lone surrogate, which is not Unicode text")
         return Text(text, loss_mask=_field(fields, "loss_mask", bool, True, where), role=role)
-    if kind not in _MEDIA:
+    if kind not in MODALITIES:
         raise DocumentError(f"content part {number}: type {kind[:40]!r} is none of text, image, audio, video")
     path = check_relative(_field(fields, kind, str, None, where))
     if kind == "video":
         return Video(path, use_audio=_field(fields, "use_audio", bool, True, where), role=role)
-    return _MEDIA[kind](path, role=role)
+    return (Image if kind == "image" else Audio)(path, role=role)
 
 
 def _field(fields: dict, name: str, kind: type, default, where: str):
@@ -173,11 +170,9 @@ def _field(fields: dict, name: str, kind: type, default, where: str):
 
 def write_manifest(path: str | Path, documents) -> int:
     """Write documents as a native manifest, one JSON line each, atomically; returns how many."""
-    path, count = Path(path), 0
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8") as file:
+    count = 0
+    with replacing(Path(path)) as file:
         for document in documents:
             file.write(json.dumps(document.to_json(), ensure_ascii=False) + "\n")
             count += 1
-    os.replace(partial, path)
     return count

@@ -1,12 +1,12 @@
 """Document to `Sequence`: every token with its position (t, h, w).
 
     text       t = h = w, one step a token
-    boundary   a start and an end token around each medium, positioned like text, outside every block
+    boundary   a start and an end token around each image, audio or video, positioned like text, outside every block
     image      from base = start + 1: patch (i, j) at (base, base + i, base + j); one block
     audio      token k at t = h = w = base + k; one block per second
     video      the tubelet at s seconds: t = base + s / tick, h = t + i, w = t + j; one block per tubelet. Its audio
                track is audio on the same clock; the two are interleaved by seconds, tubelets first
-    after      text continues at max(t, h, w) + 1 over the whole medium
+    after      text continues at max(t, h, w) + 1 over the whole of it
     end        an end token closes the document; it is a target when the last part is a text that is one
 
 Only target texts and that end token are targets. `assemble` takes decoded media and is pure; `encode` decodes in this
@@ -27,10 +27,8 @@ from brine.data.tokenizer import EOS_ID, MEDIA_END_ID, MEDIA_START_ID, MEDIA_TOK
 
 
 def encode(document: Document, *, root: Path, tokenizer: Tokenizer, config: EncodeConfig) -> Sequence:
-    """Decode and assemble one document in this process; `root` is the manifest's folder.
-
-    Raises DocumentError with file and reason when a medium cannot be decoded.
-    """
+    """Decode and assemble one document in this process; `root` is the manifest's folder. Raises DocumentError with file
+    and reason when media cannot be decoded."""
     root = Path(root).resolve()
     media = [decode_part(part, root, config) for part in document.parts if not isinstance(part, Text)]
     return assemble(document, media, tokenizer, config)
@@ -39,10 +37,8 @@ def encode(document: Document, *, root: Path, tokenizer: Tokenizer, config: Enco
 def assemble(
     document: Document, media: Items[Decoded], tokenizer: Tokenizer, config: EncodeConfig, *, end: bool = True
 ) -> Sequence:
-    """The sequence of a document whose media are decoded, one entry of `media` per media part in order.
-
-    end=False leaves the end token off, for a prompt to be continued.
-    """
+    """The sequence of a document whose media are decoded, one item of `media` per media part in order. end=False leaves
+    the end token off, for a prompt to be continued."""
     builder, decoded = _DocumentBuilder(config), iter(media)
     for part in document.parts:
         if isinstance(part, Text):
@@ -58,10 +54,8 @@ def assemble(
 def assemble_chunks(
     runs: Items[list[int] | tuple[str, Decoded]], config: EncodeConfig, *, position_offset: float = 0.0
 ) -> Sequence:
-    """The sequence of encoded runs: ids of text, or (modality, decoded medium). Nothing is a target.
-
-    position_offset: position of the first token, for what continues another sequence.
-    """
+    """The sequence of encoded runs: ids of text, or (modality, decoded media). Nothing is a target. position_offset:
+    position of the first token, for what continues another sequence."""
     builder = _DocumentBuilder(config, position_offset)
     for run in runs:
         if isinstance(run, list):
@@ -85,18 +79,17 @@ class _DocumentBuilder:
         values = {"token_ids": tokens, "block": block, "loss_mask": loss_mask, "modality_context": context}
         for name, value in values.items():
             # np.full and np.array, since broadcasting costs five times as much on runs of one token
-            full = isinstance(value, int)
-            run = np.full(len(position), value, FIELDS[name]) if full else np.array(value, FIELDS[name])
-            self.runs[name].append(run)
+            is_scalar, dtype = isinstance(value, int), FIELDS[name]
+            self.runs[name].append(np.full(len(position), value, dtype) if is_scalar else np.array(value, dtype))
         self.runs["position"].append(position.astype(np.float32))
 
     def text(self, ids: list[int], loss_mask: bool) -> None:
-        line = self.position_offset + np.arange(len(ids), dtype=np.float64)
-        self._add(ids, np.repeat(line[:, None], 3, axis=1), loss_mask=loss_mask)
+        position = self.position_offset + np.arange(len(ids), dtype=np.float64)
+        self._add(ids, np.repeat(position[:, None], 3, axis=1), loss_mask=loss_mask)
         self.position_offset += len(ids)
 
     def add_media(self, modality: str, decoded: Decoded) -> None:
-        # the start token counts as inside, so that its context is the medium that it opens
+        # the start token counts as inside, so that its context is the modality that it opens
         self.modality_context = MODALITY_CONTEXTS.index(modality)
         self.text([MEDIA_START_ID[modality]], False)
         base = self.position_offset
@@ -138,14 +131,14 @@ class _DocumentBuilder:
         for second in range(last + 1):
             for time_s in layout.tubelet_s:
                 if int(time_s) == second:
-                    top = self._patches(layout.grid, base + time_s / self.config.tick_s, "video")
-                    max_position = max(max_position, top)
+                    end = self._patches(layout.grid, base + time_s / self.config.tick_s, "video")
+                    max_position = max(max_position, end)
             first, stop = np.searchsorted(audio_seconds, (second, second + 1)).tolist()
             if stop > first:
                 max_position = max(max_position, self._audio(first, stop, base))
         self.runs["video"].append(decoded.patches)
         self.runs["audio"].append(decoded.audio_tokens)
-        # positions after the medium are whole numbers again
+        # positions after the video are whole numbers again
         return float(np.ceil(max_position))
 
     def sequence(self) -> Sequence:

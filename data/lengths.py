@@ -1,4 +1,4 @@
-"""The token count of a medium, from its size and duration alone.
+"""The token count of an image, audio or video, from its size and duration alone.
 
 The encoder uses these functions, and so does everything that plans ahead, so that planned and real lengths agree.
 
@@ -21,27 +21,25 @@ def image_size(width: int, height: int, patch_size: int, max_tokens: int) -> tup
     if width < 1 or height < 1:
         raise ValueError(f"an image needs at least one pixel, not {width} x {height}")
 
-    def whole(side: int) -> int:
-        return -(-side // patch_size)
+    def patches(scale: float) -> tuple[int, int]:
+        return tuple(-(-math.ceil(side * scale) // patch_size) for side in (width, height))
 
-    thin = min(width, height) < patch_size
-    if thin:
-        # in whole numbers: the short side becomes one patch
-        wide, high = -(-width // min(width, height)), -(-height // min(width, height))
-        if wide * high <= max_tokens:
-            return wide * patch_size, high * patch_size, True
-    if whole(width) * whole(height) <= max_tokens:
-        return whole(width) * patch_size, whole(height) * patch_size, thin
-    # the largest scale within the budget, by bisection; whole patches make the count a staircase in the scale
-    fits, over = 0.0, 1.0
-    for _ in range(40):
-        scale = (fits + over) / 2
-        if whole(math.ceil(width * scale)) * whole(math.ceil(height * scale)) <= max_tokens:
-            fits = scale
-        else:
-            over = scale
-    wide, high = (max(1, whole(math.ceil(side * fits))) for side in (width, height))
-    return wide * patch_size, high * patch_size, True
+    short = min(width, height)
+    grid, resampled = patches(1.0), short < patch_size
+    # the short side of a thin image becomes one patch
+    if resampled and -(-width // short) * -(-height // short) <= max_tokens:
+        grid = -(-width // short), -(-height // short)
+    elif grid[0] * grid[1] > max_tokens:
+        # the largest scale within the budget, by bisection; whole patches make the count a staircase in the scale
+        fits, over, resampled = 0.0, 1.0, True
+        for _ in range(40):
+            scale = (fits + over) / 2
+            if math.prod(patches(scale)) <= max_tokens:
+                fits = scale
+            else:
+                over = scale
+        grid = tuple(max(1, side) for side in patches(fits))
+    return grid[0] * patch_size, grid[1] * patch_size, resampled
 
 
 def image_grid(width: int, height: int, config: EncodeConfig, *, max_tokens: int | None = None) -> tuple[int, int]:

@@ -2,13 +2,11 @@
 
 A global step takes `local_batch_size * world_size` packed sequences, and rank r the r-th part of them. So the sequences
 of a step do not depend on how many ranks share it, and a stopped run resumes from `loader.state`, the next global
-sequence, at any other number of ranks. A document that cannot be loaded becomes padding of its planned length, and is
-in `loader.failures` before the step is returned.
+sequence, at any other number of ranks. A document that cannot be loaded becomes padding of its planned length.
 
-Workers are torch's own, spawned, at most `prefetch_batches` ahead each, so memory is bounded by (num_workers *
-prefetch_batches + 1) batches. Batches come through shared memory; workers that do not fit there are left out, with a
-warning. Workers ignore Ctrl-C, so that a run can finish its step, and end within seconds of their parent. A worker that
-is killed is not replaced: torch raises RuntimeError then.
+Workers are torch's, spawned, at most `prefetch_batches` ahead each. Batches come through shared memory; workers that do
+not fit there are not started, with a warning. Workers ignore Ctrl-C, so that a run can finish its step, and end within
+seconds of their parent. A worker that is killed is not replaced: torch raises RuntimeError then.
 """
 
 import logging
@@ -16,12 +14,11 @@ import multiprocessing
 import os
 import shutil
 import signal
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
+from brine.common.processes import exit_with_parent
 from brine.data.batch import Batch, Transform, make_batch
 from brine.data.document import MODALITIES
 from brine.data.packing.plan import PackingPlan
@@ -30,7 +27,7 @@ from brine.data.sequence import FIELDS
 logger = logging.getLogger("brine.loader")
 
 SHARED_MEMORY = "/dev/shm"
-"""Where torch's workers leave batches for the training process, on Linux."""
+"""Through which torch's workers hand over batches, on Linux."""
 TOKEN_BYTES = 8 + 12 + 4 + 4 + 4 + 8 + 2 + 1 + 8
 """Bytes of a token in a batch, its index among the targets included."""
 MAX_WORKERS = 4
@@ -65,16 +62,9 @@ class _StepDataset(torch.utils.data.Dataset):
 
 
 def _init_worker(_: int) -> None:
-    """Leave Ctrl-C to the parent, and end when it does: torch's workers look only while they wait for work."""
+    """Ignore Ctrl-C, and end when the parent does: torch's workers look only while they wait for work."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process().pid
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    exit_with_parent(multiprocessing.parent_process().pid)
 
 
 class Loader:
@@ -135,8 +125,8 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         first = self.state
-        own = first + self.rank * self.local_batch_size
-        steps = _StepDataset(self.corpus, self.plan, self.local_batch_size, own, self.global_batch_size, self._options)
+        mine = first + self.rank * self.local_batch_size
+        steps = _StepDataset(self.corpus, self.plan, self.local_batch_size, mine, self.global_batch_size, self._options)
         num_workers = self._workers_that_fit()
         batches = torch.utils.data.DataLoader(
             steps,
@@ -147,7 +137,7 @@ class Loader:
             worker_init_fn=_init_worker,
             multiprocessing_context="spawn" if num_workers else None,
             pin_memory=self.pin_memory,
-            # without one of its own it would draw from torch's global generator, and shift what a resumed run draws
+            # else it would draw from torch's global generator, and shift what a resumed run draws
             generator=torch.Generator(),
         )
         for number, batch in enumerate(batches):

@@ -1,6 +1,6 @@
 """One encoded document: tokens, positions and patches as numpy arrays.
 
-    S tokens · one entry each in token_ids, position, block, loss_mask, modality_context
+    S tokens · one value each in token_ids, position, block, loss_mask, modality_context
     n patches of a modality, in the order of their media tokens in token_ids
 
 A `Sequence` is what the store keeps and what a batch is made from. It can be sliced (long documents are split over
@@ -20,7 +20,7 @@ from brine.data.tokenizer import MEDIA_END_ID, MEDIA_START_ID, MEDIA_TOKEN_ID
 MODALITY_CONTEXTS = ("none", *MODALITIES)
 GREY = 128
 SILENCE = -1.0
-"""Value of a blank mel: the floor of the fixed affine map in `brine.data.media.decode`."""
+"""Value of a blank mel: the floor of the fixed affine map in `brine.data.media.audio`."""
 
 FIELDS = {
     "token_ids": np.dtype(np.int32),
@@ -48,7 +48,7 @@ class Sequence:
     loss_mask: np.ndarray
     """(S,) bool: this token is a target."""
     modality_context: np.ndarray
-    """(S,) uint8: index into MODALITY_CONTEXTS of the last medium that is open or has closed before this token."""
+    """(S,) uint8: index into MODALITY_CONTEXTS of the last media that are open or have closed before this token."""
     image: np.ndarray
     """(n, image_dim) uint8 patches."""
     audio: np.ndarray
@@ -88,10 +88,8 @@ class Sequence:
         return Sequence(**fields)
 
     def with_blank_media(self, modalities: Iterable[str] = MODALITIES) -> "Sequence":
-        """The same tokens with grey images and frames, and silence, for the modalities named (as read-only views).
-
-        A video blanked for "video" alone keeps its audio track, whose patches are audio.
-        """
+        """The same tokens with grey images and frames, and silence, for the modalities named (as read-only views). A
+        video blanked for "video" alone keeps its audio track, whose patches are audio."""
         blank = {}
         for name in modalities:
             if name not in MODALITIES:
@@ -102,11 +100,9 @@ class Sequence:
         return dataclasses.replace(self, **blank)
 
     def split_points(self) -> np.ndarray:
-        """(c,) int64 indices, ascending, where a chunk may end and the next begin, 0 and S included.
-
-        They lie outside media (from start to end token), and never between an end token and a target, so that a
-        following chunk, begun one token earlier where that token is text, predicts every target once.
-        """
+        """(c,) int64 indices, ascending, where a chunk may end and the next begin, 0 and S included. They are outside
+        media (from start to end token), and never between an end token and a target, so that a following chunk, begun
+        one token earlier where that token is text, predicts every target once."""
         opens = np.isin(self.token_ids, list(MEDIA_START_ID.values()))
         closes = np.isin(self.token_ids, list(MEDIA_END_ID.values()))
         inside = np.cumsum(opens.astype(np.int64)) - np.cumsum(closes.astype(np.int64))

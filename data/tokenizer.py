@@ -1,10 +1,9 @@
 """Byte-level BPE with eleven special tokens that no text can spell.
 
-Special tokens have the first ids, in the order of `SPECIAL_TOKENS`, so that media token ids are constants. They are
-entries of the BPE vocabulary that no merge leads to (the pre-tokenizer splits letters from punctuation), and not the
+Special tokens have the first ids, in the order of `SPECIAL_TOKENS`, so that media token ids are constants. They are in
+the BPE vocabulary but no merge leads to them (the pre-tokenizer splits letters from punctuation), and they are not the
 library's "added tokens", which are matched inside text: a source file with the characters `<|image|>` would claim
-media. The 256 byte symbols follow, so every text round-trips; a vocabulary of 267 is a plain byte model. Saved as
-`tokenizer.json`, the file of the `tokenizers` package. The caller trains on the training split only.
+media. The 256 byte symbols follow, so every text round-trips; a vocabulary of 267 is a plain byte model.
 """
 
 import json
@@ -41,11 +40,6 @@ _REMEDY = "train it with brine.data.tokenizer.train_tokenizer"
 class Tokenizer:
     """Text to ids and back. Ids below `len(SPECIAL_TOKENS)` never come out of `encode`."""
 
-    pad_id, eos_id = PAD_ID, EOS_ID
-    image_start_id, image_token_id, image_end_id = range(2, 5)
-    audio_start_id, audio_token_id, audio_end_id = range(5, 8)
-    video_start_id, video_token_id, video_end_id = range(8, 11)
-
     def __init__(self, inner: tokenizers.Tokenizer):
         self._inner = inner
         for number, name in enumerate(SPECIAL_TOKENS):
@@ -80,15 +74,12 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write `tokenizer.json`; a path that is a folder gets a file of that name."""
-        path = Path(path)
-        path = path / "tokenizer.json" if path.is_dir() else path
-        path.write_text(self.to_str(), encoding="utf-8")
+        _file_in(path).write_text(self.to_str(), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
         """Read `tokenizer.json` (or a folder that holds one). Raises ValueError when it is missing or another's."""
-        path = Path(path)
-        path = path / "tokenizer.json" if path.is_dir() else path
+        path = _file_in(path)
         try:
             return cls.from_str(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
@@ -110,11 +101,14 @@ class Tokenizer:
         return Tokenizer.from_str, (self.to_str(),)
 
 
+def _file_in(path: str | Path) -> Path:
+    path = Path(path)
+    return path / "tokenizer.json" if path.is_dir() else path
+
+
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Byte-level BPE of `vocab_size` ids learnt from `texts`, or of fewer when these hold too few pairs to merge.
-
-    Raises ValueError below 267 (11 special tokens and 256 bytes).
-    """
+    Raises ValueError below 267 (11 special tokens and 256 bytes)."""
     if vocab_size < MIN_VOCAB_SIZE:
         raise ValueError(
             f"vocab_size={vocab_size} is too small: {MIN_VOCAB_SIZE} ids are taken by special tokens and bytes"

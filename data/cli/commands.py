@@ -19,7 +19,7 @@ from brine.data.corpus.store import EncodedCorpus, build_corpus, is_corpus
 from brine.data.filters.filter_log import FilterLog
 from brine.data.filters.registry import run_filters
 from brine.data.formats.open import DocumentSource, open_source
-from brine.data.inspect.check import CheckReport, RetryList, byte_tokenizer, check_source, default_decode_workers
+from brine.data.inspect.check import RetryList, byte_tokenizer, check_source, default_decode_workers
 from brine.data.inspect.tables import report
 from brine.data.packing.plan import PackingPlan
 from brine.data.tokenizer import Tokenizer, train_tokenizer
@@ -30,6 +30,17 @@ def open_path(request: SourceOptions) -> DocumentSource:
     if is_corpus(request.path):
         raise ValueError(f"{request.path} is a corpus that is built already: look at it with `plan` and `show`")
     return open_source(request.path, format=request.format, max_file_mib=request.encode.max_file_mib)
+
+
+def _tokenizer(request: SourceOptions) -> Tokenizer:
+    return Tokenizer.load(request.tokenizer) if request.tokenizer is not None else byte_tokenizer()
+
+
+def _print_counts(title: str, stats: CorpusStats, source: DocumentSource) -> None:
+    print(f"{sanitize(title)}\n")
+    print_plain_or_rich(*report(stats))
+    for line in source.summary_lines():
+        print(sanitize(line, 1000))
 
 
 def check(request: Check) -> int:
@@ -43,7 +54,7 @@ def check(request: Check) -> int:
     excluded = ExclusionStats(request.seq_len, request.media_budget) if request.seq_len is not None else None
     found = check_source(
         source,
-        tokenizer=Tokenizer.load(request.tokenizer) if request.tokenizer is not None else byte_tokenizer(),
+        tokenizer=_tokenizer(request),
         config=request.encode,
         num_workers=request.workers or default_decode_workers(),
         limit=request.limit,
@@ -51,7 +62,8 @@ def check(request: Check) -> int:
         quarantine=quarantine,
         excluded=excluded,
     )
-    summary = found.stats.to_json() | {"format": source.format, "seconds": round(found.seconds, 3)}
+    stats = found.stats
+    summary = stats.to_json() | {"format": source.format, "seconds": round(found.seconds, 3)}
     summary["split_origins"] = {origin: dict(counts) for origin, counts in sorted(source.split_origins.items())}
     if excluded is not None:
         summary["excluded"] = excluded.to_json()
@@ -61,38 +73,30 @@ def check(request: Check) -> int:
     if plot is not None:
         from brine.data.inspect.check_plot import plot_stats
 
-        plot_stats(found.stats, plot, name=str(request.path))
+        plot_stats(stats, plot, name=str(request.path))
     if request.out is not None:
         (request.out / "check.json").write_text(json.dumps(summary) + "\n", encoding="utf-8")
-    _print_report(found, source, quarantine=quarantine, plot=plot)
-    if excluded is not None:
-        print(f"packing: {excluded.text(cli_option)}")
-        splits = found.stats.splits
-        held_out = splits.get("validation") or splits.get("test") or request.limit is not None
-        why = excluded.refused(most=request.max_excluded_fraction) or ("" if held_out else "no document is held out")
-        if why and not found.interrupted and request.retry is None:
-            print(f"training would refuse this: {why}")
-    print(json.dumps(summary))
-    return 130 if found.interrupted else 0 if found.stats.num_documents else 1
-
-
-def _print_report(found: CheckReport, source: DocumentSource, *, quarantine: Path | None, plot: Path | None) -> None:
     if found.interrupted:
-        seen = found.stats.num_documents + found.stats.num_quarantined
+        seen = stats.num_documents + stats.num_quarantined
         print(f"interrupted: what follows counts the {seen:,} documents seen so far")
-    print(f"{sanitize(str(source.path))}: {source.format}\n")
-    print_plain_or_rich(*report(found.stats))
-    for line in source.summary_lines():
-        print(sanitize(line, 1000))
+    _print_counts(f"{source.path}: {source.format}", stats, source)
     if found.missing:
         names = ", ".join(sanitize(name, 60) for name in found.missing[:5])
         print(f"no longer there under this name: {len(found.missing):,} ({names})")
     if quarantine is not None:
         print(f"quarantine file: {quarantine}")
-    elif found.stats.num_quarantined:
-        print("to write and retry what is set aside: --quarantine FILE, then --retry FILE")
+    elif stats.num_quarantined:
+        print("to write and retry what is quarantined: --quarantine FILE, then --retry FILE")
     if plot is not None:
         print(f"plot: {plot}")
+    if excluded is not None:
+        print(f"packing: {excluded.text(cli_option)}")
+        held_out = stats.splits.get("validation") or stats.splits.get("test") or request.limit is not None
+        why = excluded.refused(most=request.max_excluded_fraction) or ("" if held_out else "no document is held out")
+        if why and not found.interrupted and request.retry is None:
+            print(f"training would refuse this: {why}")
+    print(json.dumps(summary))
+    return 130 if found.interrupted else 0 if stats.num_documents else 1
 
 
 def build(request: Build) -> int:
@@ -115,10 +119,7 @@ def build(request: Build) -> int:
         overwrite_other=False,
     )
     stats, vocab_size = CorpusStats.from_corpus(corpus), corpus.tokenizer.vocab_size
-    print(f"{sanitize(str(request.folder))}: {vocab_size:,} ids, from {source.format}\n")
-    print_plain_or_rich(*report(stats))
-    for line in source.summary_lines():
-        print(sanitize(line, 1000))
+    _print_counts(f"{request.folder}: {vocab_size:,} ids, from {source.format}", stats, source)
     print(f"quarantine file: {request.folder / 'quarantine.jsonl'}")
     extra = {"format": source.format, "vocab_size": vocab_size, "fingerprint": corpus.fingerprint}
     print(json.dumps(stats.to_json() | extra | {"seconds": round(time.monotonic() - began, 3)}))
@@ -126,13 +127,12 @@ def build(request: Build) -> int:
 
 
 def filter(request: Filter) -> int:
-    """Rule passes added to the corpus in FOLDER, or undone, and what they have left."""
+    """Filter passes added to the corpus in FOLDER, or undone, and what they have left."""
     corpus = EncodedCorpus.open(request.folder)
-    if request.undo:
-        filter_log = FilterLog.open(corpus)
-        for _ in range(request.undo):
-            undone = filter_log.undo()
-            print(f"undone: {undone['number']:02d} {undone['name']}")
+    filter_log = FilterLog.open(corpus)
+    for _ in range(request.undo or 0):
+        undone = filter_log.undo()
+        print(f"undone: {undone['number']:02d} {undone['name']}")
     num_workers = request.workers or default_decode_workers()
     filter_log = run_filters(corpus, request.filters, num_workers=num_workers, progress=True)
     print(f"{sanitize(str(request.folder))}\n")
@@ -154,18 +154,9 @@ def plan(request: Plan) -> int:
     if request.out is not None and (not request.name or Path(request.name).name != request.name):
         raise ValueError(f"--name {request.name!r} must be a plain file name")
     corpus = EncodedCorpus.open(request.folder)
-    made = PackingPlan.build(
-        corpus,
-        split=request.split,
-        documents=FilterLog.open(corpus).kept_mask(),
-        seq_len=request.seq_len,
-        media_budget=request.media_budget,
-        num_sequences=request.num_sequences,
-        epochs=request.epochs,
-        seed=request.seed,
-        long=request.long,
-        name=request.name,
-    )
+    options = ("split", "seq_len", "media_budget", "num_sequences", "epochs", "seed", "long", "name")
+    kept = FilterLog.open(corpus).kept_mask()
+    made = PackingPlan.build(corpus, documents=kept, **{name: getattr(request, name) for name in options})
     seconds = time.monotonic() - began
     tokens = count_chunk_tokens(corpus, made)
     plot, written = request.plot, {}
@@ -184,19 +175,18 @@ def plan(request: Plan) -> int:
 
 
 def show(request: Show) -> int:
-    """One document as an image or a page; prints where it is."""
+    """One document as an image or a page; prints its path."""
     from brine.data.inspect.show import view_corpus, view_source
 
     out = request.out
     if out is not None and out.suffix not in (".png", ".html"):
         raise ValueError(f"--out {out} must end in .png or .html")
-    if is_corpus(request.path):
-        if request.tokenizer is not None or request.encode != EncodeConfig():
-            raise ValueError(f"{request.path} is a corpus with its own tokenizer and encoding: leave those options out")
+    if not is_corpus(request.path):
+        view = view_source(open_path(request), request.id, tokenizer=_tokenizer(request), config=request.encode)
+    elif request.tokenizer is None and request.encode == EncodeConfig():
         view = view_corpus(request.path, request.id)
     else:
-        tokenizer = Tokenizer.load(request.tokenizer) if request.tokenizer is not None else byte_tokenizer()
-        view = view_source(open_path(request), request.id, tokenizer=tokenizer, config=request.encode)
+        raise ValueError(f"{request.path} is a corpus with a tokenizer and encoding: leave those options out")
     if out is None:
         name = "".join(char if char.isalnum() or char in "-_" else "-" for char in view.document.id)
         out = Path(f"{name[:100].strip('-') or 'document'}.png")

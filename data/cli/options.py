@@ -79,7 +79,7 @@ class Check(SourceOptions, PackingOptions):
     retry: Path | None = None
     """Look only at the documents that this quarantine file names."""
     quarantine: Path | None = None
-    """Write what is set aside to this file, as JSON lines."""
+    """Write what is quarantined to this file, as JSON lines."""
     plot: Path | None = None
     """Draw lengths and tokens to this PNG file."""
     out: Path | None = None

@@ -1,9 +1,9 @@
 """Which documents do not fit a packed sequence, and whether anything is left to train on: reported before training.
 
-A document longer than a packed sequence is split over several, outside media (`brine.data.packing.chunks`), and its
-chunks do not see each other. It is excluded where what lies between two split points, usually one medium, has more
-tokens than a sequence or more patches than its budget. `ExclusionStats` counts both by kind and says which number is
-exceeded and how large it would have to be. Cost: one comparison a document; only those that exceed a sequence are read.
+A longer document is split over several packed sequences, outside media (`brine.data.packing.chunks`), and its chunks do
+not see each other. It is excluded where the span between two split points, usually one media file, has more tokens
+than a sequence or more patches than its budget. `ExclusionStats` counts both by kind and says which number is exceeded
+and how large it would have to be. Cost: one comparison a document; only those that exceed a sequence are read.
 """
 
 from collections import Counter
@@ -48,7 +48,7 @@ class ExclusionStats:
     """Excluded documents, by kind."""
     first: list[str] = field(default_factory=list)
     """Ids of the first few."""
-    needs: dict[str, int] = field(default_factory=dict)
+    needs: Counter = field(default_factory=Counter)
     """Modality, or "tokens" for all together -> the most between two split points, where it exceeds its limit."""
     num_with_targets: int = 0
     """Documents that `count` met and that fit and have a token to predict."""
@@ -56,12 +56,12 @@ class ExclusionStats:
     """Documents that are split, by kind."""
     num_split_with_media: int = 0
     """How many of those hold media or a question, which their later chunks do not see."""
-    unsplit_needs: dict[str, int] = field(default_factory=dict)
+    unsplit_needs: Counter = field(default_factory=Counter)
     """As `needs`, of whole documents that are split."""
 
     def __post_init__(self):
         self.media_budget = {name: self.media_budget.get(name, self.seq_len) for name in MODALITIES}
-        # what has no more tokens than this exceeds no limit
+        # a document with at most this many tokens exceeds no limit
         self._least = min(self.seq_len, *self.media_budget.values())
 
     @property
@@ -80,36 +80,41 @@ class ExclusionStats:
             self.kinds[kind] += 1
             if len(self.first) < MAX_EXAMPLE_IDS:
                 self.first.append(name)
-            _merge_max(self.needs, exceeded)
-        elif len(sequence) > self._least and (whole := self._exceeded(_token_counts(sequence))):
+            self.needs |= exceeded
+        elif len(sequence) > self._least and (whole := self._exceeded(_sizes(sequence, np.array([0, len(sequence)])))):
             self.cut[kind] += 1
             self.num_split_with_media += not sequence.loss_mask[1:].all()
-            _merge_max(self.unsplit_needs, whole)
+            self.unsplit_needs |= whole
         self.num_with_targets += not exceeded and bool(sequence.loss_mask[1:].any())
         return not exceeded
 
-    def refused(self, *, most: float = 1.0) -> str:
-        """Why training would refuse the documents that `count` met; "" where it would not.
-
-        most: largest fraction that may be excluded.
-        """
+    def refused(self, *, most: float = 1.0, where: str = "") -> str:
+        """Why training would refuse the documents that `count` met; "" where it would not. most: largest fraction that
+        may be excluded. where: what is known of documents outside the train split."""
+        none, fitting = "no document of the train split", self.total_documents - self.documents
         if not self.total_documents:
-            return (
-                'no document of the train split: give documents "split": "train", or their files a place below train/'
-            )
-        if self.documents == self.total_documents:
-            return "no document of the train split fits a row"
+            return f'{none}{where}: give documents "split": "train", or put their files below train/'
+        if not fitting:
+            return f"{none} fits a packed sequence"
         if self.share > most:
-            return f"more of the train split is left out than packing.max_excluded_fraction {most:g} allows"
-        return "" if self.num_with_targets else "no document of the train split has a target"
+            return f"more of the train split is excluded than packing.max_excluded_fraction {most:g} allows"
+        if self.num_with_targets:
+            return ""
+        return (
+            f"{none} has a target (0 of {fitting:,} documents that fit packed sequences): their text is empty, marked "
+            '"loss_mask": false, or said by others than the assistant. Mark what the model is to say to train it'
+        )
 
-    def exceeded_limits(self, sequence) -> dict[str, int]:
+    def exceeded_limits(self, sequence) -> Counter:
         """The limits a document exceeds, as in `needs`; empty where it fits."""
-        return {} if len(sequence) <= self._least else self._exceeded(max_unsplittable(sequence))
+        if len(sequence) <= self._least:
+            return Counter()
+        edges = np.unique(np.concatenate([[0], sequence.split_points(), [len(sequence)]]))
+        return self._exceeded(_sizes(sequence, edges))
 
-    def _exceeded(self, amounts: dict[str, int]) -> dict[str, int]:
+    def _exceeded(self, amounts: dict[str, int]) -> Counter:
         limits = {"tokens": self.seq_len, **self.media_budget}
-        return {what: need for what, need in amounts.items() if need > limits[what]}
+        return Counter({what: need for what, need in amounts.items() if need > limits[what]})
 
     def remedies(self, option=recipe_option, *, needs: dict[str, int] | None = None) -> str:
         """The options that help, as they are and as they would have to be."""
@@ -123,34 +128,31 @@ class ExclusionStats:
     def text(self, option=recipe_option) -> str:
         """A few sentences: how many are excluded or split, which, and what helps."""
         if self.documents:
-            names = ", ".join(ascii(name[:60]) for name in self.first)
+            names = ", ".join(ascii(name[:60]) for name in self.first) + ", ..." * (self.documents > len(self.first))
             tokens = 100 * self.tokens / max(1, self.total_tokens)
             text = (
-                f"{self.documents:,} of {self.total_documents:,} train documents are left out, since they fit no row: "
-                f"{_most_common(self.kinds)}; {100 * self.share:.1f} % of the documents, {tokens:.1f} % of the tokens; "
-                f"{names}{', ...' if self.documents > len(self.first) else ''}. What helps: {self.remedies(option)}"
+                f"{self.documents:,} of {self.total_documents:,} train documents are excluded, since they do not fit a "
+                f"packed sequence: {_most_common(self.kinds)}; {100 * self.share:.1f} % of the documents, "
+                f"{tokens:.1f} % of the tokens; {names}. What helps: {self.remedies(option)}"
             )
         else:
-            text = f"all {self.total_documents:,} train documents fit rows of {self.seq_len:,} tokens"
+            text = f"all {self.total_documents:,} train documents fit packed sequences of {self.seq_len:,} tokens"
         if not self.cut:
             return text
         text += f". {self.cut.total():,} of the others fit" if self.documents else f", {self.cut.total():,}"
-        text += f" only in pieces that do not see each other: {_most_common(self.cut)}"
+        text += f" only in chunks that do not see each other: {_most_common(self.cut)}"
         if self.num_split_with_media:
-            text += f"; {self.num_split_with_media:,} of these hold media or a question, and words behind a cut are "
+            text += f"; {self.num_split_with_media:,} of these hold media or a question, and later chunks are "
             text += "learned without them"
         return f"{text}. What keeps them whole: {self.remedies(option, needs=self.unsplit_needs)}"
 
     def to_json(self) -> dict:
         """The same as an object."""
         names = ("documents", "total_documents", "tokens", "total_tokens", "first", "needs", "seq_len", "media_budget")
+        cut = {"kinds": dict(self.cut.most_common()), "num_split_with_media": self.num_split_with_media}
         return {name: getattr(self, name) for name in names} | {
             "kinds": dict(self.kinds.most_common()),
-            "cut": {
-                "kinds": dict(self.cut.most_common()),
-                "num_split_with_media": self.num_split_with_media,
-                "needs": self.unsplit_needs,
-            },
+            "cut": cut | {"needs": self.unsplit_needs},
         }
 
 
@@ -158,20 +160,10 @@ def _most_common(kinds: Counter) -> str:
     return ", ".join(f"{count:,} {kind[:60]}" for kind, count in kinds.most_common(8))
 
 
-def _merge_max(needs: dict[str, int], more: dict[str, int]) -> None:
-    needs |= {what: max(need, needs.get(what, 0)) for what, need in more.items()}
-
-
-def _token_counts(sequence) -> dict[str, int]:
-    """The tokens of a document, and the patches of each modality."""
-    return {"tokens": len(sequence)} | {name: len(sequence.media_positions(name)) for name in MODALITIES}
-
-
-def max_unsplittable(sequence) -> dict[str, int]:
-    """The most tokens ("tokens"), and patches of each modality, between two split points of a document."""
-    edges = np.unique(np.concatenate([[0], sequence.split_points(), [len(sequence)]]))
+def _sizes(sequence, edges: np.ndarray) -> dict[str, int]:
+    """The most tokens ("tokens"), and patches of each modality, between two of the split points `edges`."""
     starts = edges[:-1]
-    # a target takes the token before it along, unless that closes a medium
+    # a target takes the token before it along, unless that closes media
     closes = np.isin(sequence.token_ids, list(MEDIA_END_ID.values()))
     repeated = (starts > 0) & sequence.loss_mask[starts] & ~closes[starts - 1]
     found = {"tokens": int((np.diff(edges) + repeated).max(initial=0))}
@@ -187,11 +179,11 @@ def find_excluded(
     """Which documents of the train split, and of the mask `documents` (n,) where given, do not fit."""
     found = ExclusionStats(seq_len, media_budget)
     chosen = _train(corpus, documents)
-    over = chosen & (corpus.num_tokens > seq_len)
+    over = corpus.num_tokens > seq_len
     for name in MODALITIES:
-        over |= chosen & (corpus.num_media[name] > found.media_budget[name])
-    for number in np.flatnonzero(over).tolist():
-        # reading a line for each would cost more than the counting
+        over |= corpus.num_media[name] > found.media_budget[name]
+    for number in np.flatnonzero(chosen & over).tolist():
+        # reading a document for each id would cost more than the counting
         name = corpus.document(number).id if len(found.first) < MAX_EXAMPLE_IDS else ""
         found.count(name, corpus.kinds[corpus.kind[number]], corpus.tokens(number))
     fitting = chosen & ~over
@@ -203,39 +195,23 @@ def find_excluded(
 def require_targets(
     corpus, excluded: ExclusionStats, *, documents: np.ndarray | None = None, most: float = 1.0
 ) -> None:
-    """Raise ValueError, with the remedy, unless the train split holds a target that fits a packed sequence.
-
-    documents: mask (n,) of what filters left. most: largest fraction of documents that may be excluded.
-    """
+    """Raise ValueError, with the remedy, unless the train split holds a target that fits a packed sequence. documents:
+    mask (n,) of what filters left. most: largest fraction of documents that may be excluded."""
     train, chosen = _train(corpus, None), _train(corpus, documents)
-    if not train.any():
-        counts = ((split, int((corpus.split == number).sum())) for number, split in enumerate(SPLITS))
-        others = ", ".join(f"{count:,} {split}" for split, count in counts if count)
-        raise ValueError(
-            f"no document of the train split (0 of {len(corpus):,} documents: {others}): there is nothing to train on. "
-            'Give documents "split": "train", or their files a place below train/'
-        )
-    if not chosen.any():
+    if train.any() and not chosen.any():
         raise ValueError(
             f"no document of the train split is left by the filters (0 of {int(train.sum()):,}): use fewer "
             "corpus.filters; of a built corpus, undo filters by `python -m brine.data filter FOLDER --undo 1` to train"
         )
-    if excluded.documents == excluded.total_documents:
-        raise ValueError(f"no document of the train split fits a row: {excluded.text()}")
-    if excluded.share > most:
-        raise ValueError(
-            f"too little of the train split fits rows (packing.max_excluded_fraction {most:g}): {excluded.text()}; "
-            "or allow it by a higher packing.max_excluded_fraction"
-        )
-    sequences = (corpus.tokens(number) for number in map(int, np.flatnonzero(chosen)))
     # the first token has none before it to be predicted from
-    if not any(each.loss_mask[1:].any() and not excluded.exceeded_limits(each) for each in sequences):
-        fitting = excluded.total_documents - excluded.documents
-        raise ValueError(
-            f"no document of the train split has a target (0 of {fitting:,} documents that fit rows): "
-            'their text is empty, marked "loss_mask": false, or said by others than the assistant. Mark what '
-            "the model is to say to train it"
-        )
+    sequences = (corpus.tokens(number) for number in map(int, np.flatnonzero(chosen)))
+    has_targets = any(each.loss_mask[1:].any() and not excluded.exceeded_limits(each) for each in sequences)
+    excluded.num_with_targets = max(excluded.num_with_targets, int(has_targets))
+    counts = ((split, int((corpus.split == number).sum())) for number, split in enumerate(SPLITS))
+    others = ", ".join(f"{count:,} {split}" for split, count in counts if count)
+    if reason := excluded.refused(most=most, where=f" (0 of {len(corpus):,} documents: {others})"):
+        details = f"; {excluded.text()}" if excluded.documents else ""
+        raise ValueError(f"{reason}{details}")
 
 
 def _train(corpus, documents: np.ndarray | None) -> np.ndarray:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from brine.common.files import read_json, write_text
 from brine.data.corpus.file_records import FileRecord, save_file_records
 from brine.data.document import MODALITIES, SPLITS, Quarantined
 from brine.data.media.pool import EncodeResult
@@ -38,7 +39,17 @@ INDEX = {
     "line_start": np.int64,
     **{f"start_{name}": np.int64 for name in FIELDS},
 }
-"""Columns of a corpus and their dtypes, one entry a document."""
+"""Columns of a corpus and their dtypes, one number a document."""
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """The folder of one shard of the corpus in `folder`."""
+    return folder / "shards" / f"{number:05d}"
+
+
+def write_json(path: Path, value) -> None:
+    """Write a JSON file of a corpus: on one line, keys in the order given."""
+    write_text(path, json.dumps(value, ensure_ascii=False))
 
 
 class ShardWriter:
@@ -50,22 +61,18 @@ class ShardWriter:
         self.shards: list[dict] = []
         for leftover in (folder / "shards").glob("*.partial"):
             shutil.rmtree(leftover)
-        while shard := read_json(self._path(len(self.shards)) / "shard.json"):
+        while shard := read_json(shard_path(folder, len(self.shards)) / "shard.json"):
             self.shards.append(shard)
         self.items_done = sum(shard["items"] for shard in self.shards)
         self._begin()
 
-    def _path(self, number: int) -> Path:
-        return self.folder / "shards" / f"{number:05d}"
-
     def _begin(self) -> None:
         self.items = self.size = 0
-        self.kinds: dict[str, int] = {}
-        self.sources: dict[str, int] = {}
-        self.columns: dict[str, list[int]] = {name: [] for name in _DOCUMENT_COLUMNS}
+        self.names: dict[str, dict[str, int]] = {"kinds": {}, "sources": {}}
+        self.columns: list[tuple[int, ...]] = []
         self.arrays: dict[str, list[np.ndarray]] = {name: [] for name in FIELDS}
         self.lines: list[bytes] = []
-        self.rejects: list[dict] = []
+        self.quarantine: list[dict] = []
         self.files: dict[str, FileRecord] = {}
 
     def note(self, files: dict[str, FileRecord]) -> None:
@@ -73,26 +80,26 @@ class ShardWriter:
         self.files |= files
 
     def add(self, result: EncodeResult | Quarantined) -> None:
-        """Take one item of the source: an encoded document, or one that is set aside."""
+        """Take one item of the source: an encoded document, or one that is quarantined."""
         self.items += 1
-        reject = result if isinstance(result, Quarantined) else result.quarantined
-        if reject is not None:
-            self.rejects.append(reject.to_json())
+        quarantined = result if isinstance(result, Quarantined) else result.quarantined
+        if quarantined is not None:
+            self.quarantine.append(quarantined.to_json())
         else:
             document, sequence = result.document, result.sequence
+            kinds, sources = self.names.values()
             self.lines.append(json.dumps(document.to_json(), ensure_ascii=False).encode() + b"\n")
-            row = {
-                "kind": self.kinds.setdefault(document.kind, len(self.kinds)),
+            numbers = {
+                "kind": kinds.setdefault(document.kind, len(kinds)),
                 "level": document.level,
                 "split": SPLITS.index(document.split),
-                "source": self.sources.setdefault(document.source, len(self.sources)),
+                "source": sources.setdefault(document.source, len(sources)),
                 "num_tokens": len(sequence),
                 **{f"num_{name}": len(getattr(sequence, name)) for name in MODALITIES},
                 "crc32": result.crc32,
                 "line_bytes": len(self.lines[-1]),
             }
-            for name, value in row.items():
-                self.columns[name].append(value)
+            self.columns.append(tuple(numbers[name] for name in _DOCUMENT_COLUMNS))
             for name in FIELDS:
                 array = getattr(sequence, name)
                 array = array[:0] if name in MODALITIES and not self.keep_media else array
@@ -105,28 +112,25 @@ class ShardWriter:
         """Write what was collected as one shard, by rename."""
         if not self.items:
             return
-        final = self._path(len(self.shards))
+        final = shard_path(self.folder, len(self.shards))
         partial = final.with_suffix(".partial")
         (partial / "index").mkdir(parents=True)
-        if self.lines:
-            for name in FIELDS:
-                np.save(partial / f"{name}.npy", np.concatenate(self.arrays[name]), allow_pickle=False)
-        for name, dtype in _DOCUMENT_COLUMNS.items():
-            np.save(partial / "index" / f"{name}.npy", np.asarray(self.columns[name], dtype), allow_pickle=False)
+        for number, (name, dtype) in enumerate(_DOCUMENT_COLUMNS.items()):
+            _save(partial / "index" / f"{name}.npy", np.array([row[number] for row in self.columns], dtype))
         for name in FIELDS:
             sizes = np.array([len(array) for array in self.arrays[name]], np.int64)
-            starts = np.cumsum(sizes) - sizes
-            np.save(partial / "index" / f"start_{name}.npy", starts, allow_pickle=False)
+            _save(partial / "index" / f"start_{name}.npy", np.cumsum(sizes) - sizes)
+            if self.lines:
+                _save(partial / f"{name}.npy", np.concatenate(self.arrays[name]))
         (partial / "documents.jsonl").write_bytes(b"".join(self.lines))
-        with open(partial / "quarantine.jsonl", "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(reject, ensure_ascii=False) + "\n" for reject in self.rejects)
+        lines = (json.dumps(each, ensure_ascii=False) + "\n" for each in self.quarantine)
+        (partial / "quarantine.jsonl").write_text("".join(lines), encoding="utf-8")
         save_file_records(partial, self.files)
         shard = {
             "items": self.items,
             "documents": len(self.lines),
-            "first_reason": self.rejects[0]["reason"] if self.rejects else "",
-            "kinds": list(self.kinds),
-            "sources": list(self.sources),
+            "first_reason": self.quarantine[0]["reason"] if self.quarantine else "",
+            **{key: list(names) for key, names in self.names.items()},
         }
         write_json(partial / "shard.json", shard)
         os.rename(partial, final)
@@ -138,10 +142,10 @@ class ShardWriter:
         for name in ("documents.jsonl", "quarantine.jsonl"):
             with open(self.folder / name, "wb") as out:
                 for number in range(len(self.shards)):
-                    with open(self._path(number) / name, "rb") as file:
+                    with open(shard_path(self.folder, number) / name, "rb") as file:
                         shutil.copyfileobj(file, out)
         (self.folder / "index").mkdir(exist_ok=True)
-        names = {key: sorted({name for shard in self.shards for name in shard[key]}) for key in ("kinds", "sources")}
+        names = {key: sorted({name for shard in self.shards for name in shard[key]}) for key in self.names}
         documents = sum(shard["documents"] for shard in self.shards)
         sums = {name: self._join(name, documents, names) for name in INDEX}
         return {
@@ -157,30 +161,29 @@ class ShardWriter:
         """Write one column of all shards into the corpus's index; returns its sum."""
         path = self.folder / "index" / f"{name}.npy"
         if not documents:
-            np.save(path, np.zeros(0, INDEX[name]), allow_pickle=False)
+            _save(path, np.zeros(0, INDEX[name]))
             return 0
-        column = np.lib.format.open_memmap(path, mode="w+", dtype=INDEX[name], shape=(documents,))
+        joined = np.lib.format.open_memmap(path, mode="w+", dtype=INDEX[name], shape=(documents,))
         start = line_start = 0
         for number, shard in enumerate(self.shards):
+            column = {"line_start": "line_bytes", "shard": "kind"}.get(name, name)
+            values = np.load(shard_path(self.folder, number) / "index" / f"{column}.npy", allow_pickle=False)
             if name == "shard":
-                values = np.full(shard["documents"], number)
+                values = np.full(len(values), number)
             elif name == "line_start":
-                sizes = self._column(number, "line_bytes").astype(np.int64)
-                values = line_start + np.cumsum(sizes) - sizes
-                line_start += int(sizes.sum())
+                ends = line_start + np.cumsum(values, dtype=np.int64)
+                values, line_start = ends - values, int(ends[-1]) if len(ends) else line_start
             elif name in ("kind", "source"):
                 order = names[f"{name}s"]
-                numbers = np.array([order.index(each) for each in shard[f"{name}s"]], dtype=INDEX[name])
-                values = numbers[self._column(number, name)]
-            else:
-                values = self._column(number, name)
-            column[start : start + len(values)] = values
+                values = np.array([order.index(each) for each in shard[f"{name}s"]], dtype=INDEX[name])[values]
+            joined[start : start + len(values)] = values
             start += len(values)
-        column.flush()
-        return int(column.sum(dtype=np.int64))
+        joined.flush()
+        return int(joined.sum(dtype=np.int64))
 
-    def _column(self, number: int, name: str) -> np.ndarray:
-        return np.load(self._path(number) / "index" / f"{name}.npy", allow_pickle=False)
+
+def _save(path: Path, array: np.ndarray) -> None:
+    np.save(path, array, allow_pickle=False)
 
 
 def drop_shards(folder: Path, first: int) -> None:
@@ -189,18 +192,3 @@ def drop_shards(folder: Path, first: int) -> None:
     for path in sorted((folder / "shards").glob("[0-9]" * 5), reverse=True):
         if int(path.name) >= first:
             shutil.rmtree(path)
-
-
-def read_json(path: Path) -> dict:
-    """A JSON file's content; an empty dict when it is absent or half written."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-def write_json(path: Path, value) -> None:
-    """Write a JSON file by rename."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
-    os.replace(partial, path)

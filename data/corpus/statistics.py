@@ -1,4 +1,4 @@
-"""What a collection of documents holds, counted: documents, parts, tokens, lengths, speakers, and what was set aside.
+"""What a collection of documents holds, counted: documents, parts, tokens, lengths, roles, and what was quarantined.
 
 One `CorpusStats` serves `data check` (document by document) and the build (from a corpus's index), so that both print
 the same table and JSON. Tokens of an image, audio or video are its media tokens, a video's audio track counting
@@ -46,7 +46,7 @@ class CorpusStats:
         self.lengths.setdefault(document.kind, array("q")).append(num_tokens)
 
     def reject(self, record: Quarantined) -> None:
-        """Count one document that was set aside."""
+        """Count one document that was quarantined."""
         group = reason_group(record.reason)
         if group not in self.reasons and len(self.reasons) >= MAX_REASONS:
             group = "other reasons"
@@ -54,7 +54,7 @@ class CorpusStats:
 
     @classmethod
     def from_corpus(cls, corpus) -> "CorpusStats":
-        """The tally of an encoded corpus, from its index, its documents' JSON and its quarantine file."""
+        """The counts of an encoded corpus, from its index, its documents' JSON and its quarantine file."""
         stats = cls()
         for number, kind in enumerate(corpus.kinds):
             chosen = corpus.kind == number
@@ -62,9 +62,9 @@ class CorpusStats:
                 if count := int((chosen & (corpus.split == code)).sum()):
                     stats.documents[kind, split] = count
             media = [int(corpus.num_media[name][chosen].sum()) for name in MODALITIES]
-            total = int(corpus.num_tokens[chosen].sum())
-            stats.tokens[kind] = np.array([total - sum(media), *media], np.int64)
-            stats.lengths[kind] = array("q", corpus.num_tokens[chosen].astype(np.int64).tobytes())
+            lengths = corpus.num_tokens[chosen].astype(np.int64)
+            stats.tokens[kind] = np.array([int(lengths.sum()) - sum(media), *media], np.int64)
+            stats.lengths[kind] = array("q", lengths.tobytes())
         with open(corpus.folder / "documents.jsonl", "rb") as file:
             for line in file:
                 stats.parts.update(part["type"] for part in json.loads(line)["content"])
@@ -75,11 +75,11 @@ class CorpusStats:
     @property
     def num_documents(self) -> int:
         """Documents kept."""
-        return sum(self.documents.values())
+        return self.documents.total()
 
     @property
     def num_quarantined(self) -> int:
-        """Documents set aside."""
+        """Documents quarantined."""
         return sum(count for count, _ in self.reasons.values())
 
     @property
@@ -90,15 +90,13 @@ class CorpusStats:
     @property
     def kinds(self) -> dict[str, int]:
         """Documents of each kind, most first."""
-        counts = self._count_by(0)
-        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+        return dict(sorted(self._count_by(0).items(), key=lambda item: (-item[1], item[0])))
 
     @property
     def splits(self) -> dict[str, int]:
         """Documents of each split that has any, the usual ones first."""
         counts = self._count_by(1)
-        order = [*SPLITS, *sorted(set(counts) - set(SPLITS))]
-        return {split: counts[split] for split in order if split in counts}
+        return {split: counts[split] for split in [*SPLITS, *sorted(set(counts) - set(SPLITS))] if split in counts}
 
     def _count_by(self, part: int) -> Counter:
         counts = Counter()
@@ -108,8 +106,8 @@ class CorpusStats:
 
     def all_lengths(self) -> np.ndarray:
         """(n,) int64 lengths of all documents, kind by kind."""
-        pieces = [np.frombuffer(self.lengths[kind], np.int64) for kind in sorted(self.lengths)]
-        return np.concatenate([np.zeros(0, np.int64), *pieces])
+        lengths = [np.frombuffer(self.lengths[kind], np.int64) for kind in sorted(self.lengths)]
+        return np.concatenate([np.zeros(0, np.int64), *lengths])
 
     def to_json(self) -> dict:
         """The counts as one flat JSON object."""
@@ -128,7 +126,7 @@ def quarantine_summary(records: list[dict]) -> str:
     """What the records of a quarantine file say, in one line: how many, and the most frequent reasons."""
     reasons = Counter(reason_group(record["reason"]) for record in records)
     first = "; ".join(f"{count:,} {reason[:200]}" for reason, count in reasons.most_common(5))
-    return f"{len(records):,} documents are set aside ({first}{'; ...' if len(reasons) > 5 else ''})"
+    return f"{len(records):,} documents are quarantined ({first}{'; ...' if len(reasons) > 5 else ''})"
 
 
 def reason_group(reason: str) -> str:
@@ -139,10 +137,8 @@ def reason_group(reason: str) -> str:
 
 
 def roles_in(corpus, documents: np.ndarray, *, per_kind: int = 50) -> list[str]:
-    """Roles of parts, sorted; empty where these documents are no conversations.
-
-    documents: (n,) numbers. At most `per_kind` of each kind are read, evenly spread.
-    """
+    """Roles of parts, sorted; empty where these documents are not conversations. documents: (n,) numbers. At most
+    `per_kind` of each kind are read, evenly spread."""
     found: set[str] = set()
     kinds = np.asarray(corpus.kind)[documents]
     for kind in np.unique(kinds):

@@ -2,18 +2,17 @@
 
     meta.json           hashes of source, tokenizer and EncodeConfig; counts; written last, so complete or absent
     tokenizer.json      the tokenizer the ids belong to
-    index/*.npy         one entry a document: kind, level, split, source, num_tokens, num_image/audio/video, crc32,
-                        shard, start_<field> (first entry of that field in its shard), line_start (into documents.jsonl)
+    index/*.npy         one number a document: kind, level, split, source, num_tokens, num_image/audio/video, crc32,
+                        shard, start_<field> (where it begins in its shard's field), line_start (in documents.jsonl)
     documents.jsonl     the native JSON of each document kept
-    quarantine.jsonl    what was set aside: id, file, line, reason
+    quarantine.jsonl    what was quarantined: id, file, line, reason
     shards/00000/*.npy  the fields of `brine.data.sequence.Sequence`, concatenated over the shard's documents
 
 The build decodes in killable processes and writes in one (`brine.data.corpus.shards`), in manifest order, so the arrays
-are bit-identical for any number of processes; a killed build resumes after the last whole shard. Building what is built
-already compares every source file (`brine.data.corpus.file_records`) and encodes again from the first shard with a
-change. A finished corpus is never modified: a new one is written beside it (`brine.data.corpus.swap`).
-
-Media are not copied (the manifest's folder must stay for `path_of` and decoding) nor compared when a corpus is opened.
+are bit-identical for any number of processes; a killed build resumes after the last whole shard. A build that is
+finished compares every source file (`brine.data.corpus.file_records`) and encodes again from the first shard with a
+change, in a folder beside it (`brine.data.corpus.swap`). Media are not copied (the manifest's folder must stay for
+`path_of` and decoding) nor compared when a corpus is opened.
 """
 
 import functools
@@ -27,9 +26,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from brine.common.files import read_json
 from brine.data.config import EncodeConfig
 from brine.data.corpus.file_records import FileWatcher, find_changed_files
-from brine.data.corpus.shards import INDEX, ShardWriter, drop_shards, read_json, write_json
+from brine.data.corpus.shards import INDEX, ShardWriter, drop_shards, shard_path, write_json
 from brine.data.corpus.swap import build_lock, init_build_folder, link_shards, rebuild_path, recover_swap, swap_in
 from brine.data.document import MODALITIES, Document, Part, Quarantined, parse_document
 from brine.data.files.addresses import check_relative
@@ -72,15 +72,19 @@ def build_corpus(
     progress: bool = False,
     overwrite_other: bool = True,
 ) -> "EncodedCorpus":
-    """Encode a source into `folder` and open it; at once when that is done already and no source file has changed.
+    """Encode a source into `folder` and open it; only open it when that is done already and no source file has changed.
 
     manifest: a DocumentSource, or a path that `open_source` opens. keep_media=False stores no patches, for
     `DecodingCorpus`. num_workers: decoding processes. overwrite_other: a finished corpus of another source may be
     replaced. Raises CorpusError when the source cannot be read, no document of it can be used or the folder holds
     something else, CorpusLockedError while another process builds there; what was finished before stays then.
     """
-    folder, config = Path(folder), config or EncodeConfig()
-    source = manifest if isinstance(manifest, DocumentSource) else _open(manifest, config)
+    folder, config, source = Path(folder), config or EncodeConfig(), manifest
+    if not isinstance(source, DocumentSource):
+        try:
+            source = open_source(source, max_file_mib=config.max_file_mib)
+        except ValueError as error:
+            raise CorpusError(str(error)) from None
     identity = {
         "format": FORMAT,
         # words and names; what media, tars and tables hold is recorded shard by shard
@@ -92,10 +96,10 @@ def build_corpus(
         "shard_documents": shard_documents,
     }
     recover_swap(folder)
-    former = read_json(folder / "meta.json")
+    former = read_json(folder / "meta.json") or {}
     _refuse_old_format(folder, former)
-    finished, build_folder, limit = former.get("identity") == identity, folder, config.max_file_mib
-    changes = find_changed_files(folder, source.root, max_file_mib=limit) if finished else None
+    finished, build_folder = former.get("identity") == identity, folder
+    changes = find_changed_files(folder, source.root, max_file_mib=config.max_file_mib) if finished else None
     if finished and not changes:
         return EncodedCorpus.open(folder)
     if former:
@@ -109,7 +113,7 @@ def build_corpus(
     with build_lock(build_folder):
         resumed = read_json(build_folder / "building.json") == build_identity
         if resumed:
-            changes = find_changed_files(build_folder, source.root, max_file_mib=limit)
+            changes = find_changed_files(build_folder, source.root, max_file_mib=config.max_file_mib)
         elif not init_build_folder(build_folder, build_identity):
             raise CorpusError(
                 f"folder {build_folder} holds other files: give a new or empty one for the encoded corpus"
@@ -148,14 +152,14 @@ def _encode(
     )
     with (
         DecodePool(root=source.root, tokenizer=tokenizer, config=config, num_servers=num_workers) as pool,
-        FileWatcher(source, max_file_mib=config.max_file_mib) as watch,
+        FileWatcher(source, max_file_mib=config.max_file_mib) as watcher,
     ):
         results = tqdm(
-            pool.encode_items(watch.items(source, writer.items_done)), desc="encode", unit=" docs", smoothing=0.05,
+            pool.encode(watcher.items(writer.items_done)), desc="encode", unit=" docs", smoothing=0.05,
             initial=writer.items_done, total=source.num_documents_hint, disable=not progress,
         )  # fmt: skip
         for result in results:
-            writer.note(watch.take())
+            writer.note(watcher.take())
             writer.add(result)
             if not isinstance(result, Quarantined) and result.quarantined is not None:
                 source.uncount(result.document)
@@ -166,7 +170,7 @@ def _encode(
         raise CorpusError("; ".join([f"{source.path} holds no document", *source.summary_lines()]))
     if not counts["documents"]:
         raise CorpusError(
-            f"no document of {source.path} can be used ({counts['quarantined']} set aside; the first: "
+            f"no document of {source.path} can be used ({counts['quarantined']} quarantined; the first: "
             f"{counts['first_reason']}): see {build_folder / 'quarantine.jsonl'} and repair the files it names"
         )
     meta = {"identity": identity, "manifest": str(source.path.resolve()), "root": str(source.root)}
@@ -175,7 +179,6 @@ def _encode(
 
 
 def _refuse_old_format(folder: Path, meta: dict) -> None:
-    """CorpusError for a finished corpus of another format; `brine convert` knows the earlier ones."""
     found = meta.get("identity", {}).get("format", FORMAT)
     if found != FORMAT:
         raise CorpusError(
@@ -193,14 +196,12 @@ def _fingerprint_of(folder: Path) -> str:
 
 class EncodedCorpus:
     """A folder written by `build_corpus`. Arrays stay on disk; `sequence(i)` reads one document, checked by crc32.
-
-    Public arrays, one entry a document (n of them): kind (int16 into kinds), level, split (int8 into SPLITS), source
-    (int32 into sources), num_tokens (int64), num_media[modality] (int64).
-    """
+    Public arrays, one number a document (n of them): kind (int16 into kinds), level, split (int8 into SPLITS), source
+    (int32 into sources), num_tokens (int64), num_media[modality] (int64)."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        self.meta = read_json(self.folder / "meta.json")
+        self.meta = read_json(self.folder / "meta.json") or {}
         if "identity" not in self.meta:
             raise CorpusError(f"{self.folder} holds no finished corpus: build it with `brine data build`")
         _refuse_old_format(self.folder, self.meta)
@@ -216,7 +217,7 @@ class EncodedCorpus:
             raise CorpusError(f"corpus {self.folder} is damaged ({error}): delete it and build it again") from None
         last = int(self._index["shard"][-1]) if self.num_documents else -1
         for number in range(last + 1):
-            if not (self.folder / "shards" / f"{number:05d}" / "shard.json").is_file():
+            if not (shard_path(self.folder, number) / "shard.json").is_file():
                 raise CorpusError(f"corpus {self.folder} lacks shard {number:05d}: copy all of it, or build it again")
         self.kind, self.level = self._index["kind"], self._index["level"]
         self.split, self.source = self._index["split"], self._index["source"]
@@ -266,7 +267,7 @@ class EncodedCorpus:
             return [json.loads(line)["id"] for line in file]
 
     def quarantine(self) -> list[dict]:
-        """Records of what the build set aside."""
+        """Records of what the build quarantined."""
         with open(self.folder / "quarantine.jsonl", encoding="utf-8") as file:
             return [json.loads(line) for line in file]
 
@@ -277,19 +278,19 @@ class EncodedCorpus:
             return parse_document(json.loads(file.readline()))
 
     def path_of(self, part: Part) -> Path:
-        """Where the file of a media part lies; for a part inside a tar or table no file is at that path."""
+        """The file of a media part; for a part inside a tar or table no file has that path."""
         return self.root / check_relative(part.path)
 
     def _field(self, number: int, name: str) -> np.ndarray:
         shard = int(self._index["shard"][number])
         if (shard, name) not in self._shards:
-            path = self.folder / "shards" / f"{shard:05d}" / f"{name}.npy"
+            path = shard_path(self.folder, shard) / f"{name}.npy"
             self._shards[shard, name] = np.load(path, mmap_mode="r", allow_pickle=False)
         array = self._shards[shard, name]
         start = int(self._index[f"start_{name}"][number])
         count = int(self._index[f"num_{name}" if name in MODALITIES else "num_tokens"][number])
         if start + count > len(array):
-            raise CorruptDocument(f"field {name} ends at entry {len(array)}, before the document does")
+            raise CorruptDocument(f"field {name} ends at {len(array)}, before the document does")
         return array[start : start + count]
 
     def tokens(self, number: int) -> Sequence:
@@ -329,10 +330,8 @@ class EncodedCorpus:
 
 
 class DecodingCorpus(EncodedCorpus):
-    """The same corpus with media decoded from their files when asked, in processes that can be killed.
-
-    Lengths come from the index, so plans are the same; a file that changed since fails its checksum.
-    """
+    """The same corpus with media decoded from their files when asked, in processes that can be killed. Lengths come
+    from the index, so plans are the same; a file that changed since fails its checksum."""
 
     def __init__(self, folder: str | Path, *, num_servers: int = 1):
         super().__init__(folder)
@@ -378,10 +377,3 @@ def open_corpus(folder: str | Path) -> EncodedCorpus:
     """A finished corpus, as one that decodes where it was built without media. Raises CorpusError."""
     corpus = EncodedCorpus.open(folder)
     return corpus if corpus.meta["identity"]["keep_media"] else DecodingCorpus(folder)
-
-
-def _open(path: str | Path, config: EncodeConfig) -> DocumentSource:
-    try:
-        return open_source(path, max_file_mib=config.max_file_mib)
-    except ValueError as error:
-        raise CorpusError(str(error)) from None

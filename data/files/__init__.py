@@ -1,1 +1,1 @@
-"""Files as they lie on disk: tars, compressed files, links, extensions, signatures, text encodings."""
+"""Files on disk: tars, compressed files, links, extensions, signatures, text encodings."""

@@ -1,37 +1,39 @@
 """How media paths are spelled: relative to the manifest's folder, and into containers as `container::inside`.
 
 `shard.tar::name.png` is a member of a tar, `file.parquet::12/image` a cell of a table. A container whose name lacks
-such an ending has it added in addresses (`shard#.tar::name.png`), so that a file's kind is in its address and names
+such an extension has it added in addresses (`shard#.tar::name.png`), so that a file's kind is in its address and names
 such as `std::vector.png` stay plain. Only spelling is checked here; `brine.data.files.resolve` follows links.
 """
 
 import os
 
-from brine.data.errors import DocumentError
-
 CONTAINERS = (".tar", ".parquet", ".arrow")
 """Extensions of files whose insides can be addressed."""
+
+
+class DocumentError(ValueError):
+    """A document that cannot be used; the message says which field or file, and why."""
 
 
 def split_address(path: str) -> tuple[str, str] | None:
     """(container, inside) of a path such as `shard.tar::a.png`; None for the path of a plain file."""
     colons = path.find("::")
-    # the name of a container may have colons of its own
+    # the name of a container may hold colons too
     while colons >= 0 and not path[:colons].lower().endswith(CONTAINERS):
         colons = path.find("::", colons + 1)
     return (path[:colons], path[colons + 2 :]) if colons >= 0 else None
 
 
 def tagged(name: str, ending: str) -> str:
-    """The name of a container in addresses: its own where it ends with `ending`, else with `#.tar` (or so) added."""
+    """The name of a container in addresses: unchanged where it ends with `ending`, else with `#.tar` (or so) added."""
     lower = name.lower()
     return name if lower.endswith(ending) and not lower.endswith(f"#{ending}") else f"{name}#{ending}"
 
 
 def untagged(name: str) -> str:
-    """The file's own path from the name of a container in an address."""
-    ending = next((ending for ending in CONTAINERS if name.lower().endswith(f"#{ending}")), "")
-    return name[: -len(ending) - 1] if ending else name
+    """The path of a container's file from its name in an address."""
+    tag = next((f"#{ending}" for ending in CONTAINERS if name.lower().endswith(f"#{ending}")), "")
+    return name[: len(name) - len(tag)]
 
 
 def check_relative(path: str) -> str:

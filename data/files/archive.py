@@ -1,12 +1,10 @@
 """Media inside containers: `shard.tar::name.jpg` and `file.parquet::12/image` open like files.
 
-A plain path is handed on as it is. The bytes of a member or cell are copied into a memory file (`/proc/self/fd/N` on
-Linux, a temporary file elsewhere), since Pillow, libsndfile and PyAV open paths, seek, and expect the file to end where
-the medium does. A tar is never unpacked: `tarfile` walks its headers once per process, and the index is kept while
-path, size and time of change stay the same (the least recently used go above 500,000 members).
-
-Links, devices, sparse files and names that leave the archive are refused; of equal names the first counts. Random
-access to more members than are kept walks headers again and again: build such a corpus with its media kept.
+A plain path is returned as it is. The bytes of a member or cell are copied into a memory file (`/proc/self/fd/N` on
+Linux, a temporary file elsewhere), since Pillow, libsndfile and PyAV open paths, seek, and expect the file to end with
+the media. A tar is never unpacked: `tarfile` walks its headers once per process, and the index is kept while path, size
+and time of change stay the same (the least recently used go above CACHED_MEMBERS). Random access to more members than
+that walks headers again and again: build such a corpus with its media kept.
 """
 
 import contextlib
@@ -20,8 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from brine.data.errors import DocumentError
-from brine.data.files.addresses import check_relative, split_address, untagged
+from brine.data.files.addresses import DocumentError, check_relative, split_address, untagged
 from brine.data.files.compressed import compression_of
 from brine.data.files.pointers import pointer_of
 from brine.data.files.resolve import resolve_media
@@ -32,18 +29,17 @@ CACHED_MEMBERS = 500_000
 """Members that the indexes kept in one process may hold together."""
 AGAIN = " (again"
 """Appended to the name of a refused member that has the name of an earlier one."""
-_MAX_EXTENSION = 2**20
 _BROKEN = (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError)
 
 
-@dataclass(frozen=True)
+@dataclass
 class TarIndex:
     """What a tar holds."""
 
     members: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Name -> (offset of the content, bytes), in the order of the file."""
+    """Name -> (offset of the content, bytes), in the order of the file; of equal names the first."""
     refused: dict[str, str] = field(default_factory=dict)
-    """Name -> reason, for members that are no regular files or lie beyond the end of the file."""
+    """Name -> reason, for members that are not regular files, leave the archive or end beyond the file."""
     cut: str = ""
     """Why the walk ended before the tar's end mark; empty for a whole tar."""
 
@@ -53,10 +49,8 @@ _indexes: OrderedDict[tuple, TarIndex] = OrderedDict()
 
 @contextlib.contextmanager
 def open_media(root: Path, path: str, *, max_file_mib: float) -> Iterator[Path]:
-    """A readable path of the medium at `path` below `root` (resolved), valid inside the context.
-
-    Raises DocumentError with the reason when there is no such file or member, or it may not be opened.
-    """
+    """A readable path of the media file at `path` below `root` (resolved), valid inside the context. Raises
+    DocumentError with the reason when there is no such file or member, or it may not be opened."""
     address = split_address(path)
     if address is None:
         yield resolve_media(root, path, max_file_mib=max_file_mib)
@@ -82,35 +76,34 @@ def resolve_container(root: Path, path: str) -> Path:
 
 
 def read_member(root: Path, container: str, name: str, *, max_file_mib: float) -> bytes:
-    """Content of one member of the tar `container`, which lies below `root`. Raises DocumentError with the reason."""
+    """Content of one member of the tar `container` below `root`. Raises DocumentError with the reason."""
     file = resolve_container(root, container)
     index = tar_index(file)
     name = posixpath.normpath(name)
-    if name not in index.members:
-        reason = index.refused.get(name) or ("is not in the tar" + (f", which {index.cut}" if index.cut else ""))
-        raise DocumentError(f"member {name[:200]!r} {reason}")
-    offset, size = index.members[name]
-    if not size:
-        raise DocumentError(f"member {name[:200]!r} is empty (0 bytes)")
-    if size > max_file_mib * 2**20:
-        raise DocumentError(f"member {name[:200]!r} has {size / 2**20:.0f} MiB, over max_file_mib={max_file_mib:g}")
-    with open(file, "rb") as stream:
-        stream.seek(offset)
-        content = stream.read(size)
-    if len(content) < size:
-        raise DocumentError(f"member {name[:200]!r} ends before its {size} bytes: the tar was cut while it was read")
+    offset, size = index.members.get(name, (0, -1))
+    content, problem = b"", ""
+    if size < 0:
+        problem = index.refused.get(name) or "is not in the tar" + (f", which {index.cut}" if index.cut else "")
+    elif not size:
+        problem = "is empty (0 bytes)"
+    elif size > max_file_mib * 2**20:
+        problem = f"has {size / 2**20:.0f} MiB, over max_file_mib={max_file_mib:g}"
+    else:
+        with open(file, "rb") as stream:
+            stream.seek(offset)
+            content = stream.read(size)
+        problem = f"ends before its {size} bytes: the tar was cut while it was read" if len(content) < size else ""
+    if problem:
+        raise DocumentError(f"member {name[:200]!r} {problem}")
     return content
 
 
 def tar_index(file: Path) -> TarIndex:
-    """The index of a tar, from memory when the file is unchanged. Raises DocumentError for what is no plain tar."""
+    """The index of a tar, from memory when the file is unchanged. Raises DocumentError for any other file."""
     status = os.stat(file)
     key = (str(file), status.st_size, status.st_mtime_ns)
-    if key in _indexes:
-        _indexes.move_to_end(key)
-        return _indexes[key]
-    _indexes[key] = index = _walk(file, status.st_size)
-    while len(_indexes) > 1 and sum(len(kept.members) for kept in _indexes.values()) > CACHED_MEMBERS:
+    index = _indexes[key] = _indexes.pop(key, None) or _walk(file, status.st_size)
+    while len(_indexes) > 1 and sum(len(kept.members) for kept in list(_indexes.values())) > CACHED_MEMBERS:
         _indexes.popitem(last=False)
     return index
 
@@ -119,12 +112,12 @@ class _Headers(io.FileIO):
     """A tar of which no header extension over 1 MiB is read, whatever size it claims."""
 
     def read(self, size: int = -1) -> bytes:
-        return super().read(max(0, min(size, _MAX_EXTENSION)))
+        return super().read(max(0, min(size, 2**20)))
 
 
 def _walk(file: Path, end: int) -> TarIndex:
     """Index the members from header to header; `end` is the size of the file."""
-    index, offset, cut = TarIndex(), 0, ""
+    index, offset = TarIndex(), 0
     with _Headers(file) as stream:
         compression = compression_of(stream.read(tarfile.BLOCKSIZE))
         if compression is not None and "{name}" not in compression.unpack:
@@ -144,13 +137,13 @@ def _walk(file: Path, end: int) -> TarIndex:
                 # the index is all that is kept of a member
                 tar.members, offset = [], tar.offset
                 if len(index.members) + len(index.refused) > MAX_MEMBERS:
-                    raise DocumentError(f"tar {file.name!r} has over {MAX_MEMBERS} members: split it into shards")
-            cut = _end_reason(stream, tar.offset)
-        except DocumentError:
-            raise
+                    break
+            index.cut = _end_reason(stream, tar.offset)
         except _BROKEN as error:
-            cut = _end_reason(stream, tar.offset) or f"is cut or damaged at byte {offset} ({error})"
-    return TarIndex(index.members, index.refused, cut)
+            index.cut = _end_reason(stream, tar.offset) or f"is cut or damaged at byte {offset} ({error})"
+    if len(index.members) + len(index.refused) > MAX_MEMBERS:
+        raise DocumentError(f"tar {file.name!r} has over {MAX_MEMBERS} members: split it into shards")
+    return index
 
 
 def _end_reason(stream: io.FileIO, offset: int) -> str:
@@ -169,44 +162,37 @@ def _end_reason(stream: io.FileIO, offset: int) -> str:
 
 def _add_member(index: TarIndex, member: tarfile.TarInfo, end: int) -> None:
     """Enter a member into the index, or the reason why it is refused; folders are left out."""
-    name, offset, size = member.name, member.offset_data, member.size
-    normal = posixpath.normpath(name)
-    reason = ""
+    offset, size, name = member.offset_data, member.size, posixpath.normpath(member.name)
     if member.isdir():
         return
-    if not name or not name.isprintable() or len(name) > 900:
-        reason = "has an empty, overlong or unprintable name"
-    elif name.startswith("/") or normal.split("/")[0] == "..":
-        reason = "has a name that leaves the archive"
+    if not member.name or not member.name.isprintable() or len(member.name) > 900:
+        index.refused[name] = "has an empty, overlong or unprintable name"
+    elif name.startswith("/") or name.split("/")[0] == "..":
+        index.refused[name] = "has a name that leaves the archive"
     elif member.issparse() or any(key.startswith("GNU.sparse") for key in member.pax_headers):
-        reason = "is a sparse file: pack it again without --sparse"
+        index.refused[name] = "is a sparse file: pack it again without --sparse"
     elif not member.isreg():
-        reason = "is a link or device, not a regular file"
+        index.refused[name] = "is a link or device, not a regular file"
     elif offset + size > end:
-        reason = f"ends at byte {offset + size}, beyond the end of the tar at {end}: the tar was cut"
-    elif normal in index.members:
-        again = f"{normal}{AGAIN})"
-        # a third one has a name of its own, so that each has its record
-        normal = f"{normal}{AGAIN}, at byte {offset})" if again in index.refused else again
-        reason = "has the name of an earlier member"
-    if reason:
-        index.refused[normal] = reason
+        index.refused[name] = f"ends at byte {offset + size}, beyond the end of the tar at {end}: the tar was cut"
+    elif name in index.members:
+        # a third one has a name that differs, so that each has its record
+        again = f"{name}{AGAIN}, at byte {offset})" if f"{name}{AGAIN})" in index.refused else f"{name}{AGAIN})"
+        index.refused[again] = "has the name of an earlier member"
     else:
-        index.members[normal] = (offset, size)
+        index.members[name] = (offset, size)
 
 
 @contextlib.contextmanager
 def _as_file(content: bytes, suffix: str) -> Iterator[Path]:
     """A path that reads as `content`."""
     if hasattr(os, "memfd_create"):
-        number = os.memfd_create("medium", os.MFD_CLOEXEC)
-        with open(number, "wb", buffering=0) as file:
-            rest = memoryview(content)
-            while rest:
-                rest = rest[file.write(rest) :]
-            yield Path(f"/proc/self/fd/{number}")
+        with open(os.memfd_create("media", os.MFD_CLOEXEC), "wb") as file:
+            file.write(content)
+            file.flush()
+            yield Path(f"/proc/self/fd/{file.fileno()}")
         return
     with tempfile.TemporaryDirectory(prefix="brine-") as folder:
-        path = Path(folder) / f"medium{suffix if suffix[1:].isalnum() else ''}"
+        path = Path(folder) / f"media{suffix if suffix[1:].isalnum() else ''}"
         path.write_bytes(content)
         yield path

@@ -1,8 +1,7 @@
 """Files that stand for others whose content was not fetched, and the command that fetches it.
 
-Git LFS, git-annex and git-xet keep large files elsewhere and leave a few lines of text in their place, DVC a file
-`a.png.dvc` beside it. A clone without the tool, or a download of the repository as an archive, has nothing else. Only
-files below 1 KiB are read; a git-annex pointer that is a link is met by `brine.data.files.links`.
+Git LFS, git-annex and git-xet leave a few lines of text in place of a large file, DVC a file `a.png.dvc` beside it.
+Only files below 1 KiB are read; a git-annex pointer that is a link is met by `brine.data.files.resolve`.
 """
 
 import itertools
@@ -10,49 +9,40 @@ import os
 from pathlib import Path
 
 MAX_BYTES = 1024
-"""Size from which on a file is no pointer."""
+"""A file of this size or more is not a pointer."""
 _DVC = "has not been fetched: `dvc pull` fetches it"
-_DEPTH = 16
 _POINTERS = (
-    (b"version https://git-lfs.github.com/spec/", "a pointer of git-lfs", "git lfs pull"),
-    (b"version https://hawser.github.com/spec/", "a pointer of git-lfs", "git lfs pull"),
-    (b"/annex/objects/", "a pointer of git-annex", "git annex get"),
-    (b"# xet version", "a pointer of git-xet", "git xet pull"),
+    (b"version https://git-lfs.github.com/spec/", "git-lfs", "git lfs pull"),
+    (b"version https://hawser.github.com/spec/", "git-lfs", "git lfs pull"),
+    (b"/annex/objects/", "git-annex", "git annex get"),
+    (b"# xet version", "git-xet", "git xet pull"),
 )
 
 
 def pointer_in(file: str | Path) -> str:
     """What a small file points to and the command that fetches it, as the end of a message; "" for any other file.
-
-    Raises OSError when the file cannot be read.
-    """
+    Raises OSError when the file cannot be read."""
     if os.stat(file).st_size >= MAX_BYTES:
         return ""
     with open(file, "rb") as stream:
         content = stream.read(MAX_BYTES)
-    if str(file).lower().endswith(".dvc") and b"outs:" in content:
-        return f"stands for {os.path.basename(file)[:-4]!r}, which {_DVC}"
-    return pointer_of(content)
+    target = dvc_target(os.path.basename(file)) if b"outs:" in content else ""
+    return f"stands for {target!r}, which {_DVC}" if target else pointer_of(content)
 
 
 def pointer_of(content: bytes) -> str:
     """The same for the content of a file."""
-    if len(content) >= MAX_BYTES:
-        return ""
     head = content[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
-    for start, what, command in _POINTERS:
-        if head.startswith(start):
-            return f"is {what}, whose content is not in this copy: `{command}` fetches it"
+    for start, tool, command in _POINTERS:
+        if head.startswith(start) and len(content) < MAX_BYTES:
+            return f"is a pointer of {tool}, whose content is not in this copy: `{command}` fetches it"
     return ""
 
 
 def missing_file_hint(path: str | Path) -> str:
-    """What to do about a file that is not there, as the end of a message; "" when that is all there is to say."""
-    for place in (str(path), *map(str, itertools.islice(Path(path).parents, _DEPTH))):
-        # DVC keeps a file beside what it took, be that a file or a folder
-        if os.path.basename(place) and os.path.isfile(f"{place}.dvc"):
-            return _DVC
-    return ""
+    """What to do about a missing file that DVC keeps, alone or with a folder above it; "" for any other."""
+    tracked = (str(path), *map(str, itertools.islice(Path(path).parents, 16)))
+    return _DVC if any(os.path.basename(name) and os.path.isfile(f"{name}.dvc") for name in tracked) else ""
 
 
 def dvc_target(name: str) -> str:

@@ -12,31 +12,25 @@ from brine.data.document import DocumentError
 from brine.data.files.signatures import identify_format
 
 BOM = b"\xef\xbb\xbf"
-_MARKS = (
-    (b"\xff\xfe\0\0", "UTF-32"),
-    (b"\0\0\xfe\xff", "UTF-32"),
-    (b"\xff\xfe", "UTF-16"),
-    (b"\xfe\xff", "UTF-16"),
-)
-# without a mark, the zeros beside the first ASCII characters tell (RFC 4627, section 3)
-_ZEROS = (
-    (re.compile(rb"(?:[\t\n\r -~]\0\0\0){2}"), "UTF-32LE"),
-    (re.compile(rb"(?:\0\0\0[\t\n\r -~]){2}"), "UTF-32BE"),
-    (re.compile(rb"(?:[\t\n\r -~]\0){4}"), "UTF-16LE"),
-    (re.compile(rb"(?:\0[\t\n\r -~]){4}"), "UTF-16BE"),
+# by its mark, else by the zeros beside the first ASCII characters (RFC 4627, section 3)
+_FOREIGN = (
+    (rb"\xff\xfe\0\0|\0\0\xfe\xff", "UTF-32"),
+    (rb"\xff\xfe|\xfe\xff", "UTF-16"),
+    (rb"(?:[\t\n\r -~]\0\0\0){2}", "UTF-32LE"),
+    (rb"(?:\0\0\0[\t\n\r -~]){2}", "UTF-32BE"),
+    (rb"(?:[\t\n\r -~]\0){4}", "UTF-16LE"),
+    (rb"(?:\0[\t\n\r -~]){4}", "UTF-16BE"),
 )
 
 
 def decode_text(content: bytes, label: str) -> str:
     """Bytes as text, without a byte-order mark. Raises DocumentError, with the remedy, for what is not UTF-8."""
-    encoding = foreign_encoding(content[:64])
-    if encoding is not None:
+    if encoding := foreign_encoding(content[:64]):
         raise DocumentError(f"{label} is {encoding}, not UTF-8: {iconv_hint(encoding)}")
     try:
-        text = strip_bom(content).decode("utf-8")
+        return re.sub("\r\n?", "\n", strip_bom(content).decode("utf-8"))
     except UnicodeDecodeError as error:
         raise DocumentError(f"{label} is not UTF-8 (byte {error.start}): {encoding_hint(content)}") from None
-    return re.sub("\r\n?", "\n", text)
 
 
 def strip_bom(content: bytes) -> bytes:
@@ -47,36 +41,29 @@ def strip_bom(content: bytes) -> bytes:
 
 
 def foreign_encoding(head: bytes) -> str | None:
-    """The encoding of text that begins with `head` where it is UTF-16 or UTF-32, as iconv names it; None for others."""
-    for mark, encoding in _MARKS:
-        if head.startswith(mark):
-            return encoding
-    return next((encoding for pattern, encoding in _ZEROS if pattern.match(head)), None)
+    """UTF-16 or UTF-32, as iconv names it, of text that begins with `head`; None for any other."""
+    return next((encoding for pattern, encoding in _FOREIGN if re.match(pattern, head)), None)
 
 
 def encoding_hint(content: bytes) -> str:
-    """What to do about bytes that are no UTF-8, as the end of a message: they may be no text at all."""
+    """What to do about bytes that are not UTF-8, as the end of a message: they may not be text at all."""
     if known := identify_format(content[:1024]):
         return f"it is {known[0]}, not text"
     if b"\0" in content[:65536]:
         return "it is not text"
     try:
         # Windows-1252 has signs where Latin-1 has none
-        content.decode("cp1252")
-        is_windows = any(0x80 <= byte < 0xA0 for byte in content[: 2**20])
+        is_windows = bool(content.decode("cp1252")) and re.search(rb"[\x80-\x9f]", content[: 2**20])
     except UnicodeDecodeError:
         is_windows = False
     return iconv_hint("CP1252" if is_windows else "LATIN1")
 
 
 def iconv_hint(encoding: str, name: str = "FILE", unpack: str = "") -> str:
-    """What to do about a text of another encoding, as the end of a message.
-
-    name: the file's. unpack: the command that unpacks it, where it is compressed.
-    """
-    whether = {"LATIN1": "if it is Latin-1, ", "CP1252": "if it is Windows-1252, "}.get(encoding, "")
+    """What to do about a text of another encoding, as the end of a message. name: the file's. unpack: the command that
+    unpacks it, where it is compressed."""
+    guess = {"LATIN1": "if it is Latin-1, ", "CP1252": "if it is Windows-1252, "}.get(encoding, "")
     plain = os.path.splitext(name)[0] if unpack and name.lower().endswith((".gz", ".bz2", ".xz")) else name
     file, new = shlex.quote(name), "NEW" if name == "FILE" else shlex.quote(f"utf8-{plain}")
-    if unpack:
-        return f"{whether}convert it by `{unpack} {file} | iconv -f {encoding} -t UTF-8 > {new}`"
-    return f"{whether}convert it by `iconv -f {encoding} -t UTF-8 {file} > {new}`"
+    convert = f"iconv -f {encoding} -t UTF-8"
+    return f"{guess}convert it by `{f'{unpack} {file} | {convert}' if unpack else f'{convert} {file}'} > {new}`"

@@ -17,8 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from brine.data.document import MODALITIES, Document, DocumentError, Quarantined, Text, media_paths, parse_document
-from brine.data.files.compressed import plain_stem
-from brine.data.files.damaged import unverified_note
+from brine.data.files.compressed import plain_stem, unverified_note
 from brine.data.formats.folders.captioned import captioned_document, flat_record_document, reject_single_turn
 from brine.data.formats.lines.chat import SYSTEM, chat_document, llava_document
 from brine.data.formats.lines.fields import (

@@ -17,8 +17,8 @@ from brine.common.files import file_digest
 from brine.data.document import DocumentError
 from brine.data.files.addresses import tagged, untagged
 from brine.data.files.compressed import compressed_hint, detect_compression, unpack_hint
-from brine.data.files.links import dangling_link_hint, resolve_user_path, snapshot_in
 from brine.data.files.pointers import missing_file_hint, pointer_in
+from brine.data.files.resolve import dangling_link_hint, resolve_user_path, snapshot_in
 from brine.data.files.walk import FolderListing, walk
 from brine.data.formats import detect
 from brine.data.formats.detect import CONTAINER_ENDINGS, FORMATS, FolderFiles, format_by_content, unknown_format

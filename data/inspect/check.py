@@ -132,7 +132,7 @@ def check_source(
     pool = DecodePool(root=source.root, tokenizer=tokenizer, config=config, num_servers=num_workers)
     with pool, _quarantine_file(quarantine) as records, progress_bar("check", total, shown=progress) as advance:
         try:
-            for result in pool.encode_items(itertools.islice(items, limit)):
+            for result in pool.encode(itertools.islice(items, limit)):
                 reject = result if isinstance(result, Quarantined) else result.quarantined
                 if reject is None:
                     sequence = result.sequence

@@ -6,8 +6,7 @@
 
 The base-10 logarithm of the mel power is mapped to about [-1, 1] by one fixed affine map, never per clip: loudness is
 kept, and a streamed clip equals the whole one. The floor of 1e-6 is -1 (digital silence), a full-scale sine, about 1e4,
-is +1. libsndfile silently accepts a file that ends early (`brine.data.media.completeness` does not); what it does not
-read at all is left to `brine.data.media.audio_track`.
+is +1. PyAV reads what libsndfile does not (`brine.data.media.audio_track`).
 """
 
 import contextlib
@@ -27,8 +26,9 @@ from brine.data.config import EncodeConfig
 from brine.data.document import Audio, DocumentError
 from brine.data.files.signatures import format_mismatch_hint
 from brine.data.lengths import audio_tokens
-from brine.data.media.audio_track import audio_container, check_format, read_contained, to_mono
+from brine.data.media.audio_track import check_format, read_contained, to_mono
 from brine.data.media.completeness import check_complete
+from brine.data.media.containers import container_of
 
 LOG_FLOOR, LOG_CEILING = -6.0, 4.0
 """log10 of the mel power that becomes -1 and +1."""
@@ -43,41 +43,21 @@ def decode_audio(path: Path, config: EncodeConfig) -> np.ndarray:
 
 
 def read_samples(path: Path, max_s: float) -> tuple[np.ndarray, int]:
-    """(n,) float32 mono samples in [-1, 1] and their rate in Hz.
-
-    Raises DocumentError when the file is no audio, is broken, cut or too long, or holds what is not finite.
-    """
-    kind = audio_container(path)
-    if kind is not None:
-        return _read_contained(path, kind, max_s)
-    try:
-        with soundfile.SoundFile(path) as audio_file:
-            if audio_file.format not in _FORMATS:
-                raise DocumentError(f"audio format {audio_file.format} is not read; convert it to WAV or FLAC")
-            check_format(audio_file.samplerate, audio_file.channels)
-            check_complete(path)
-            _check_length(audio_file.frames, audio_file.samplerate, max_s)
-            samples = _read_blocks(audio_file, max_s)
-            # an MP3 without a header that counts its frames gives an estimate; its frames were walked already
-            declared = audio_file.frames if audio_file.format != "MP3" else 0
-            rate = audio_file.samplerate
-    except DocumentError:
-        raise
-    except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as error:
-        kind = _fallback_container(path)
-        if kind is not None:
-            return _read_contained(path, kind, max_s)
-        reason = str(error).removeprefix(f"Error opening {str(path)!r}: ")[-200:]
-        hint = format_mismatch_hint(path, Audio)
-        raise DocumentError(f"not an audio file that can be read ({reason}){hint}") from None
-    if len(samples) < declared:
-        raise DocumentError("truncated: the file ends before the audio it declares")
-    if not len(samples):
-        raise DocumentError("no samples in the audio")
-    return samples, rate
-
-
-def _read_contained(path: Path, kind: str, max_s: float) -> tuple[np.ndarray, int]:
+    """(n,) float32 mono samples in [-1, 1] and their rate in Hz. Raises DocumentError when the file is not audio, is
+    broken, cut or too long, or holds what is not finite."""
+    kind = container_of(path).replace("ogg", "")
+    if not kind:
+        try:
+            with soundfile.SoundFile(path) as audio_file:
+                return _read_blocks(path, audio_file, max_s)
+        except DocumentError:
+            raise
+        except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as error:
+            kind = _fallback_container(path)
+            if not kind:
+                reason = str(error).removeprefix(f"Error opening {str(path)!r}: ")[-200:]
+                hint = format_mismatch_hint(path, Audio)
+                raise DocumentError(f"not an audio file that can be read ({reason}){hint}") from None
     check_complete(path)
     samples, rate = read_contained(path, kind, max_s)
     _check_length(len(samples), rate, max_s)
@@ -89,30 +69,38 @@ def _check_length(num_samples: int, rate: int, max_s: float) -> None:
         raise DocumentError(f"audio of {num_samples / rate:.1f} s is over the limit of {max_s:g} s; split it")
 
 
-def _fallback_container(path: Path) -> str | None:
+def _fallback_container(path: Path) -> str:
     """The container of a file that PyAV may open though soundfile cannot: video or FLAC in Ogg, compressed CAF."""
     with open(path, "rb") as file:
         head = file.read(1024)
     if head.startswith(b"caff"):
         return "caf"
     known = head.startswith(b"OggS") and any(mark in head for mark in (b"\x80theora", b"OVP80", b"\x7fFLAC"))
-    return "ogg" if known else None
+    return "ogg" if known else ""
 
 
-def _read_blocks(audio_file: soundfile.SoundFile, max_s: float) -> np.ndarray:
-    """(n,) float32 mono samples up to the end of the file, whatever number it declares.
-
-    Block by block, since 32 channels at 192 kHz would take 1.5 GB a minute. Not by `SoundFile.blocks`, which returns
-    uninitialised memory where a file gives less than it declared.
-    """
+def _read_blocks(path: Path, audio_file: soundfile.SoundFile, max_s: float) -> tuple[np.ndarray, int]:
+    """As `read_samples`, block by block: 32 channels at 192 kHz would take 1.5 GB a minute. Not by `SoundFile.blocks`,
+    which returns uninitialised memory where a file gives less than it declared."""
+    if audio_file.format not in _FORMATS:
+        raise DocumentError(f"audio format {audio_file.format} is not read; convert it to WAV or FLAC")
+    rate = audio_file.samplerate
+    check_format(rate, audio_file.channels)
+    check_complete(path)
+    _check_length(audio_file.frames, rate, max_s)
     block = np.empty((_BLOCK, audio_file.channels), np.float32)
-    chunks, total = [np.zeros(0, np.float32)], 0
+    chunks, total = [], 0
     while count := audio_file.buffer_read_into(block, "float32"):
         chunks.append(to_mono(block[:count]).copy())
         total += count
-        if total > max_s * audio_file.samplerate:
+        if total > max_s * rate:
             raise DocumentError(f"audio is longer than the limit of {max_s:g} s; split it")
-    return np.concatenate(chunks)
+    # an MP3 without a header that counts its frames gives an estimate; its frames were walked already
+    if audio_file.format != "MP3" and total < audio_file.frames:
+        raise DocumentError("truncated: the file ends before the audio it declares")
+    if not total:
+        raise DocumentError("no samples in the audio")
+    return np.concatenate(chunks), rate
 
 
 @contextlib.contextmanager

@@ -1,13 +1,10 @@
 """Audio in a container, by PyAV: of a video, and of files that libsndfile does not read (M4A, AAC, AMR, WMA, MKA, ...).
 
-The samples are those of a WAV of the same audio, to a token. An encoder's padding in front and behind is dropped where
-the container states it: in front by FFmpeg (edit lists, codec delays), behind by the declared length of an MP4 track.
-ADTS, FLV, AVI and MPEG streams state neither: there the first frame of AAC is dropped, and up to one frame at the end
-(1,024 samples) cannot be told from audio. Audio alone begins at its own first sample; missing packets are silence.
-
-Each packet's declared time is compared with the samples decoded before it, all together, so that short gaps do not add
-up; a single packet that comes too early or too late moves nothing. Where a container states neither bytes nor seconds
-(ADTS, AMR, MPEG streams) a cut between two packets cannot be seen.
+The samples are those of a WAV of the same audio, to a token. An encoder's padding is dropped where the container states
+it: in front by FFmpeg (edit lists, codec delays), behind by the declared length of an MP4 track. Elsewhere the first
+frame of AAC is dropped, and up to one frame at the end (1,024 samples) cannot be distinguished from audio. Missing
+packets are silence. Each packet's declared time is compared with the samples decoded before it, all together, so that
+short gaps do not add up; a single packet that comes too early or too late moves nothing.
 """
 
 from collections.abc import Iterator
@@ -16,84 +13,55 @@ from pathlib import Path
 import numpy as np
 
 from brine.data.document import DocumentError
-from brine.data.media.frames import container_of, reason_of
+from brine.data.media.containers import check_length, open_container, video_streams
 
 _SLACK_S = 0.015
-"""How far audio may lie from its declared time, however many packets are missing before it."""
+"""How far audio may be from its declared time, however many packets are missing before it."""
 _AHEAD = 15
-"""Packets whose median error decides: the clocks of live recordings tremble by more than the slack, and come back."""
+"""Packets whose median error decides: the clocks of live recordings jitter by more than the slack, and come back."""
 _AAC_FRAME = 1024
 _UNSTATED = ("aac", "mpegts", "mpeg", "flv", "avi")
 """Containers that do not state an encoder's padding in front."""
 
 
-def audio_container(path: Path) -> str | None:
-    """FFmpeg's name of the container when soundfile does not read it; None for all other files."""
-    with open(path, "rb") as file:
-        head = file.read(10)
-        if head[:3] == b"ID3" and len(head) == 10:
-            file.seek(10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]))
-            head = file.read(10)
-    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
-        return "aac"
-    if head.startswith(b"#!AMR"):
-        return "amr"
-    try:
-        kind = container_of(path)
-    except DocumentError:
-        return None
-    return None if kind == "ogg" else kind
-
-
 def read_contained(path: Path, kind: str, max_s: float) -> tuple[np.ndarray, int]:
-    """(n,) float32 mono samples in [-1, 1] of the first audio track of a container, and their rate in Hz.
-
-    Raises DocumentError when there is no audio in it, or a broken, cut or too long track.
-    """
-    try:
+    """(n,) float32 mono samples in [-1, 1] of the first audio track of a container, and their rate in Hz. Raises
+    DocumentError when there is no audio in it, or a broken, cut or too long track."""
+    with open_container(path, kind, "broken audio track: convert it to WAV") as container:
         import av
-    except ImportError:
-        raise DocumentError("audio in this container takes PyAV to read: install av, or convert it to WAV") from None
-    try:
-        with av.open(str(path), format=kind) as container:
-            if not container.streams.audio:
-                raise DocumentError("no audio track in the file: it is a silent video, so give it as video")
-            stream = container.streams.audio[0]
-            length_s = float(stream.duration * stream.time_base) if stream.duration and kind == "mov" else 0.0
-            declared_s = (container.duration or 0) / av.time_base if kind in ("mov", "matroska", "asf", "caf") else 0.0
-            attached = av.stream.Disposition.attached_pic
-            has_video = any(not video.disposition & attached for video in container.streams.video)
-            codec = stream.codec_context
-            skip = _AAC_FRAME if kind in _UNSTATED and codec is not None and codec.name == "aac" else 0
-            track = read_track(container, stream, max_s, limit="the limit", skip=skip)
-            samples = track.samples() if track else np.zeros(0, np.float32)
-    except (DocumentError, MemoryError):
-        raise
-    # PyAV raises what FFmpeg gives it, in classes of its own
-    except Exception as error:
-        raise DocumentError(f"broken audio track ({reason_of(error)}); convert it to WAV") from None
+
+        if not container.streams.audio:
+            raise DocumentError("no audio track in the file: it is a silent video, so give it as video")
+        stream = container.streams.audio[0]
+        length_s = float(stream.duration * stream.time_base) if stream.duration and kind == "mov" else 0.0
+        declared_s = (container.duration or 0) / av.time_base if kind in ("mov", "matroska", "asf", "caf") else 0.0
+        has_video = bool(video_streams(container))
+        codec = stream.codec_context
+        skip = _AAC_FRAME if kind in _UNSTATED and codec is not None and codec.name == "aac" else 0
+        track = read_track(container, stream, max_s, limit="the limit", skip=skip)
+        samples = track.samples() if track else np.zeros(0, np.float32)
     # only what filled the last packets; an edit list of many parts may declare anything
     length = round(length_s * track.rate) if track else 0
     if length and 0 < len(samples) - length <= 4 * _AAC_FRAME:
         samples = samples[:length]
     if not len(samples):
         raise DocumentError("no samples in the audio")
-    missing_s = declared_s - len(samples) / track.rate
     late_s = max(0.0, track.origin_s or 0.0) if kind == "matroska" else 0.0
     # a video may well last longer than its audio
-    if missing_s - late_s > max(1.0, 0.05 * declared_s) and not has_video:
-        raise DocumentError(f"truncated: {declared_s:.1f} s are declared, the last {missing_s:.1f} s are missing")
+    if not has_video:
+        check_length(declared_s, declared_s - len(samples) / track.rate - late_s, declared_s)
     return samples, track.rate
 
 
 def read_track(
     container, stream, max_s: float, *, limit: str = "max_video_s", origin_s: float | None = None, skip: int = 0
 ) -> "AudioTrack | None":
-    """The audio of a stream on the clock that is zero at `origin_s`; without one, `skip` samples after it begins.
-
-    None without any audio. Raises DocumentError for a track that is too long or cannot be decoded, and PyAV's errors.
-    """
-    check_codec(stream)
+    """The audio of a stream on the clock that is zero at `origin_s`; without one, `skip` samples after it begins. None
+    without any audio. Raises DocumentError for a track that is too long or cannot be decoded, and PyAV's errors."""
+    if stream.codec_context is None:
+        raise DocumentError("no decoder for the codec of the audio track; convert it to WAV")
+    # a transport stream may not have declared the rate yet
+    check_format(stream.codec_context.sample_rate or 16000, stream.codec_context.channels)
     track = last = None
     since_s = float("-inf") if origin_s is None else origin_s - max_s - 1
     for frame, chunk in _iter_chunks(container, stream, since_s):
@@ -106,14 +74,6 @@ def read_track(
     return track
 
 
-def check_codec(stream) -> None:
-    """DocumentError for an audio track that cannot be decoded at all, or not within bounds."""
-    if stream.codec_context is None:
-        raise DocumentError("no decoder for the codec of the audio track; convert it to WAV")
-    # a transport stream may not have told the rate yet
-    check_format(stream.codec_context.sample_rate or 16000, stream.codec_context.channels)
-
-
 def check_format(rate: int, channels: int = 1) -> None:
     """DocumentError for a sample rate (Hz) no microphone has, and for over 32 channels."""
     if not 4000 <= rate <= 192000:
@@ -124,8 +84,6 @@ def check_format(rate: int, channels: int = 1) -> None:
 
 def to_mono(samples: np.ndarray) -> np.ndarray:
     """(n, channels) float samples, n > 0, to (n,) float32 within [-1, 1]; DocumentError for non-finite ones."""
-    if not len(samples):
-        raise DocumentError("no samples in the audio")
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
     if not np.isfinite(mono).all():
         raise DocumentError("audio holds samples that are not finite (NaN or infinity)")
@@ -133,10 +91,8 @@ def to_mono(samples: np.ndarray) -> np.ndarray:
 
 
 def _iter_chunks(container, stream, since_s: float) -> Iterator[tuple]:
-    """Decoded frames of an audio track, each with one or several (n,) float32 chunks of mono samples.
-
-    Packets before `since_s`, however many, cost no decoding.
-    """
+    """Decoded frames of an audio track, each with one or several (n,) float32 chunks of mono samples. Packets before
+    `since_s`, however many, cost no decoding."""
     import av
 
     planar = av.AudioResampler(format="fltp")
@@ -145,31 +101,31 @@ def _iter_chunks(container, stream, since_s: float) -> Iterator[tuple]:
             continue
         for frame in packet.decode():
             check_format(frame.sample_rate)
-            for chunk in planar.resample(frame):
-                if chunk.samples:
-                    yield frame, to_mono(chunk.to_ndarray().T)
+            yield from ((frame, to_mono(chunk.to_ndarray().T)) for chunk in planar.resample(frame) if chunk.samples)
 
 
 class AudioTrack:
     """Chunks of mono audio, placed on one clock once all are there."""
 
     def __init__(self, rate: int, max_s: float, limit: str = "max_video_s"):
-        self.rate, self.max_s, self.limit = rate, max_s, limit
+        self.rate, self.max_s = rate, max_s
         self.origin_s: float | None = None
         self.chunks: list[np.ndarray] = []
         self.offsets: list[float | None] = []
         """Per chunk: its declared sample less the samples decoded before it."""
         self.count, self.first = 0, None
+        self._late = f"after the first frame, beyond {limit}"
+        self._too_long = DocumentError(f"audio track is longer than {limit}={max_s:g}; split it")
 
     def add(self, chunk: np.ndarray, start_s: float | None) -> None:
         """Take one chunk, which is declared to begin at `start_s`, or to follow the last."""
         if start_s is not None and start_s > self.max_s + 1:
-            raise DocumentError(f"audio track begins {start_s:.0f} s after the first frame, beyond {self.limit}")
+            raise DocumentError(f"audio track begins {start_s:.0f} s {self._late}")
         offset = None if start_s is None else start_s * self.rate - self.count
         self.first = offset if self.first is None else self.first
         # what precedes the first frame is cut later, and was bounded by whoever read it
         if self.count + len(chunk) + max(self.first or 0.0, -self.rate * self.max_s) > (self.max_s + 2) * self.rate:
-            raise self._too_long()
+            raise self._too_long
         self.chunks.append(chunk)
         self.offsets.append(offset)
         self.count += len(chunk)
@@ -181,7 +137,7 @@ class AudioTrack:
             shift = self._shift(number, shift)
             start, before = before + round(shift), before + len(chunk)
             if start + len(chunk) > (self.max_s + 1) * self.rate:
-                raise self._too_long()
+                raise self._too_long
             filled = max(0, end or 0)
             end = max(start + len(chunk), end if end is not None else start)
             gap, chunk = max(0, start - filled), chunk[max(0, filled - start) :]
@@ -191,17 +147,13 @@ class AudioTrack:
         return np.concatenate(parts)
 
     def _shift(self, number: int, shift: float | None) -> float:
-        """Samples by which a chunk lies behind those decoded before it; `shift` is that of the chunk before."""
-        own = self.offsets[number]
-        if shift is None or own is None:
-            return shift or own or 0.0
-        if abs(own - shift) <= _SLACK_S * self.rate:
-            return shift
+        """Samples between a chunk and the samples decoded before it; `shift` is that of the chunk before."""
+        declared = self.offsets[number]
+        if shift is None or declared is None:
+            return shift or declared or 0.0
+        slack = _SLACK_S * self.rate
         coming = [offset - shift for offset in self.offsets[number : number + _AHEAD] if offset is not None]
         steady = sorted(coming)[len(coming) // 2]
-        if abs(steady) <= _SLACK_S * self.rate or (steady > 0) != (own > shift):
+        if min(abs(declared - shift), abs(steady)) <= slack or (steady > 0) != (declared > shift):
             return shift
-        return shift + min(own - shift, steady, key=abs)
-
-    def _too_long(self) -> DocumentError:
-        return DocumentError(f"audio track is longer than {self.limit}={self.max_s:g}; split it")
+        return shift + min(declared - shift, steady, key=abs)

@@ -1,8 +1,7 @@
 """Media parts to arrays of patches: one function for images, audio and video.
 
 Files may be broken or hostile, and the C libraries that read them may hang or crash. Use this in the processes of
-`brine.data.media.server`, which can be killed; bounds are checked as early as possible (header
-sizes before pixels, declared seconds before samples).
+`brine.data.media.server`, which can be killed.
 """
 
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from brine.data.config import EncodeConfig
-from brine.data.document import Audio, DocumentError, Image, Part, Video
+from brine.data.document import Audio, DocumentError, Image, Part
 from brine.data.files.archive import open_media
 from brine.data.lengths import VideoLayout
 from brine.data.media.images import DecodedImage, decode_image
@@ -40,30 +39,22 @@ Decoded = DecodedImage | DecodedAudio | DecodedVideo
 
 
 def decode_part(part: Part, root: Path, config: EncodeConfig) -> Decoded:
-    """Decode the file of a media part below `root` (resolved), which may lie inside a tar or a table.
-
-    Raises DocumentError with file and reason.
-    """
+    """Decode the file of a media part below `root` (resolved), which may be inside a tar or a table. Raises
+    DocumentError with file and reason."""
     try:
         with open_media(root, part.path, max_file_mib=config.max_file_mib) as path:
-            return _decode_file(part, path, config)
+            if isinstance(part, Image):
+                return decode_image(path, config)
+            # torch and PyAV are loaded for the documents that need them
+            if isinstance(part, Audio):
+                from brine.data.media.audio import decode_audio
+
+                return DecodedAudio(decode_audio(path, config))
+            from brine.data.media.video import decode_video
+
+            return DecodedVideo(*decode_video(path, config, use_audio=part.use_audio))
     except DocumentError as error:
         reason = str(error)
         raise DocumentError(reason if repr(part.path) in reason else f"file {part.path!r}: {reason}") from None
     except MemoryError:
         raise DocumentError(f"file {part.path!r}: needs more memory than a decoder may have") from None
-
-
-def _decode_file(part: Part, path: Path, config: EncodeConfig) -> Decoded:
-    if isinstance(part, Image):
-        return decode_image(path, config)
-    # torch and PyAV are loaded for the documents that need them
-    if isinstance(part, Audio):
-        from brine.data.media.audio import decode_audio
-
-        return DecodedAudio(decode_audio(path, config))
-    if isinstance(part, Video):
-        from brine.data.media.video import decode_video
-
-        return DecodedVideo(*decode_video(path, config, use_audio=part.use_audio))
-    raise TypeError(f"{type(part).__name__} is not a media part")

@@ -1,14 +1,10 @@
 """Frames of a video file: when each is shown, and its pixels as upright RGB, by PyAV.
 
-The container is told from its first bytes, and only known kinds are opened, under their name: left to guess, FFmpeg
-takes a text for a playlist (and opens what it names) and a PNG or the cover of a song for a video. A file that lacks
-its end is refused, by its container (`brine.data.media.completeness`) and by packets that end before its declared
-duration.
-
-Packet times are read first (nothing is decoded); hidden frames and those before the first key frame are left out. Then
-every frame up to the last wanted is decoded from the start, since seeking to a key frame of an open group, or one that
-is refreshed bit by bit, shows what was never decoded (decord, which seeks, was up to 0.6 s off and no faster). Pixels
-follow the display matrix; bits beyond 8 and alpha are dropped, without tone mapping; FFmpeg may conceal damage.
+A file that lacks its end is refused, by its container (`brine.data.media.completeness`) and by packets that end before
+its declared duration. Packet times are read first (nothing is decoded); hidden frames and those before the first key
+frame are left out. Then every frame up to the last wanted is decoded from the start, since seeking to a key frame of an
+open group, or one that is refreshed bit by bit, shows what was never decoded (decord, which seeks, was up to 0.6 s off
+and no faster). Pixels follow the display matrix; bits beyond 8 and alpha are dropped, without tone mapping.
 """
 
 import math
@@ -21,13 +17,15 @@ import numpy as np
 
 from brine.data.config import EncodeConfig
 from brine.data.document import DocumentError, Video
-from brine.data.files.signatures import format_mismatch_hint, is_transport_stream
+from brine.data.files.signatures import format_mismatch_hint
 from brine.data.media.completeness import check_complete
+from brine.data.media.containers import AUDIO_ONLY, check_length, container_of, open_container, video_streams
 
 MAX_FRAME_RATE = 1000
 """Frames per second above which a file is not believed."""
 _UNTIMED = ("h264", "hevc")
 """Codecs whose frames AVI holds in another order than it shows them, without their times."""
+_FAILURE = "not a video that can be read"
 
 
 @dataclass(frozen=True)
@@ -37,88 +35,73 @@ class VideoFrames:
     times_s: np.ndarray
     """(n,) float64 seconds, from the first frame: 0 first, never falling."""
     end_s: float
-    """When the last frame goes, seconds from the first frame."""
+    """When the last frame ends, seconds from the first frame."""
     start_s: float
-    """Time of the first frame on the file's own clock, on which its sound is placed."""
+    """Time of the first frame on the file's clock, which its audio shares."""
     fetch: Callable[[list[int]], Iterator[np.ndarray]]
     """Yields (H, W, 3) uint8 for each of the given indices, which must not fall. Raises DocumentError."""
 
 
-def container_of(path: Path) -> str:
-    """FFmpeg's name of the container, from its first bytes. Raises DocumentError for a kind that is not read."""
-    with open(path, "rb") as file:
-        head = file.read(1024)
-    if head[4:8] in _BOXES and head[4:12] not in _IMAGES:
-        return "mov"
-    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-        return "avi"
-    if is_transport_stream(head):
-        return "mpegts"
-    for magic, name in _MAGIC.items():
-        if head.startswith(magic):
-            return name
-    raise DocumentError(
-        "not a video that can be read: no MP4, MOV, MKV, WebM, AVI, OGG, FLV, WMV or MPEG container"
-        + format_mismatch_hint(path, Video)
-    )
-
-
-_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
-_IMAGES = tuple(b"ftyp" + brand for brand in (b"avif", b"heic", b"heix", b"mif1", b"crx "))
-"""Images in the boxes of MP4."""
-_MAGIC = {
-    b"\x1a\x45\xdf\xa3": "matroska",
-    b"OggS": "ogg",
-    b"FLV\x01": "flv",
-    b"\0\0\1\xba": "mpeg",
-    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "asf",
-}
-
-
 def open_frames(path: Path, config: EncodeConfig) -> VideoFrames:
-    """The frames of a video file. Raises DocumentError when it is no video, is broken, too large or too long."""
+    """The frames of a video file. Raises DocumentError when it is not a video, is broken, too large or too long."""
     kind = container_of(path)
+    if not kind or kind in AUDIO_ONLY:
+        known = "no MP4, MOV, MKV, WebM, AVI, OGG, FLV, WMV or MPEG container"
+        raise DocumentError(f"{_FAILURE}: {known}{format_mismatch_hint(path, Video)}")
     try:
         check_complete(path)
     except DocumentError as error:
-        raise DocumentError(f"not a video that can be read: {error}") from None
-    try:
-        return _frames(path, kind, config)
-    except ImportError:
-        raise DocumentError(
-            "a video takes PyAV, which is not installed: `uv sync` installs it, or pip install av"
-        ) from None
-    except DocumentError:
-        raise
-    # PyAV raises what FFmpeg gives it, in classes of its own
-    except Exception as error:
-        raise DocumentError(f"not a video that can be read ({reason_of(error)})") from None
+        raise DocumentError(f"{_FAILURE}: {error}") from None
+    with open_container(path, kind, _FAILURE) as container:
+        import av
 
-
-def reason_of(error: Exception) -> str:
-    """The first line of an error's message, short."""
-    return str(error).splitlines()[0][-120:] if str(error) else type(error).__name__
-
-
-def _check(num_frames: int, end_s: float, config: EncodeConfig) -> None:
+        stream = _video_stream(container)
+        number = stream.index
+        if stream.codec_context is None:
+            raise DocumentError(f"{_FAILURE}: no decoder for its codec")
+        _check_size(stream.codec_context, config)
+        # AVI states only the coding order of B-frames
+        is_untimed = kind == "avi" and stream.codec_context.name in _UNTIMED
+        base, rate = float(stream.time_base), float(stream.average_rate or 0)
+        shown, begin_s, packets_end_s = _shown_packets(container, stream, config)
+        declared_s = (container.duration or 0) / av.time_base if kind in ("mov", "matroska") else 0.0
+        first_s = (container.start_time or 0) / av.time_base
+    if not shown:
+        raise DocumentError("video has no frames")
+    shown.sort()
+    ticks = np.array([pts for pts, _ in shown], dtype=np.int64)
+    last_s = shown[-1][1] * base or (1 / rate if rate else 0.04)
+    times_s, end_s = (ticks - ticks[0]) * base, float(ticks[-1] - ticks[0]) * base + last_s
     if not 0 < end_s <= config.max_video_s:
         raise DocumentError(f"video of {end_s:.1f} s lies outside 0..max_video_s={config.max_video_s:g}; split it")
     # two frames may share a moment; more is a clock that is not believed
-    if num_frames > MAX_FRAME_RATE * end_s + 2:
-        raise DocumentError(f"video claims {num_frames} frames in {end_s:.2f} s")
+    if len(ticks) > MAX_FRAME_RATE * end_s + 2:
+        raise DocumentError(f"video claims {len(ticks)} frames in {end_s:.2f} s")
+    # the duration in Matroska is when the last track ends, on a clock that need not begin at the first packet
+    is_clock = kind == "matroska"
+    missing_s = declared_s - max(packets_end_s, float(ticks[-1]) * base + last_s) + (0 if is_clock else first_s)
+    check_length(declared_s, missing_s, declared_s - begin_s if is_clock else declared_s)
+
+    def fetch(indices: list[int]) -> Iterator[np.ndarray]:
+        with open_container(path, kind, "the video is damaged") as container:
+            stream = container.streams[number]
+            stream.thread_count = 1
+            frames = ((frame.pts, frame) for frame in container.decode(stream))
+            if is_untimed:
+                frames = zip(ticks.tolist(), container.decode(stream), strict=False)
+            yield from _picked(frames, ticks[indices].tolist(), base, config)
+
+    return VideoFrames(times_s, end_s, float(ticks[0]) * base, fetch)
 
 
-def _check_size(width: int, height: int, config: EncodeConfig) -> None:
-    if width * height > config.max_pixels:
-        raise DocumentError(f"frames of {width} x {height} pixels are over max_pixels={config.max_pixels}")
+def _check_size(size, config: EncodeConfig) -> None:
+    if size.width * size.height > config.max_pixels:
+        raise DocumentError(f"frames of {size.width} x {size.height} pixels are over max_pixels={config.max_pixels}")
 
 
-def video_stream(container):
-    """The stream that is the video, as FFmpeg chooses it; a cover image does not count."""
-    import av
-
-    attached = av.stream.Disposition.attached_pic
-    videos = [stream for stream in container.streams.video if not stream.disposition & attached]
+def _video_stream(container):
+    """The stream that is the video, as FFmpeg chooses it."""
+    videos = video_streams(container)
     if not videos:
         only = "only an attached picture" if container.streams.video else "no video stream in the file"
         if container.streams.audio:
@@ -126,68 +109,20 @@ def video_stream(container):
             kind = container.format.name.partition(",")[0]
             ending = {"matroska": "mka", "ogg": "oga", "asf": "wma"}.get(kind, "m4a")
             only += f": it is audio, so give it as audio (in a folder or tar: rename it to end in .{ending})"
-        raise DocumentError(f"not a video that can be read: {only}")
+        raise DocumentError(f"{_FAILURE}: {only}")
     best = container.streams.best("video")
     return best if best in videos else videos[0]
 
 
-def _frames(path: Path, kind: str, config: EncodeConfig) -> VideoFrames:
-    """As `open_frames`; `kind` is the container's name. Raises DocumentError and PyAV's own errors."""
-    import av
-
-    with av.open(str(path), format=kind) as container:
-        stream = video_stream(container)
-        number = stream.index
-        if stream.codec_context is None:
-            raise DocumentError("not a video that can be read: no decoder for its codec")
-        _check_size(stream.codec_context.width, stream.codec_context.height, config)
-        # of B-frames AVI says only in which order they lie
-        ordered = kind == "avi" and stream.codec_context.name in _UNTIMED
-        base, rate = float(stream.time_base), float(stream.average_rate or 0)
-        shown, spans_s = _walk(container, stream, config)
-        declared_s = (container.duration or 0) / av.time_base if kind in ("mov", "matroska") else 0.0
-        first_s = (container.start_time or 0) / av.time_base
-    if not shown:
-        raise DocumentError("video has no frames")
-    shown.sort()
-    ticks = np.array([pts for pts, _ in shown], dtype=np.int64)
-    last = shown[-1][1] * base or (1 / rate if rate else 0.04)
-    times_s, end_s = (ticks - ticks[0]) * base, float(ticks[-1] - ticks[0]) * base + last
-    _check(len(ticks), end_s, config)
-    ends_s = max(spans_s[1], float(ticks[-1]) * base + last)
-    if kind == "matroska":
-        # a duration there is when the last track ends, on a clock that need not begin at the first packet
-        missing_s, length_s = declared_s - ends_s, declared_s - spans_s[0]
-    else:
-        missing_s, length_s = declared_s - (ends_s - first_s), declared_s
-    if missing_s > max(1.0, 0.05 * length_s):
-        raise DocumentError(f"truncated: {declared_s:.1f} s are declared, the last {missing_s:.1f} s are missing")
-
-    def fetch(indices: list[int]) -> Iterator[np.ndarray]:
-        with av.open(str(path), format=kind) as container:
-            stream = container.streams[number]
-            stream.thread_count = 1
-            frames = ((frame.pts, frame) for frame in container.decode(stream))
-            if ordered:
-                frames = zip(ticks.tolist(), container.decode(stream), strict=False)
-            try:
-                yield from _picked(frames, ticks[indices].tolist(), base, config)
-            except av.FFmpegError as error:
-                raise DocumentError(f"the video is damaged ({reason_of(error)})") from None
-
-    return VideoFrames(times_s, end_s, float(ticks[0]) * base, fetch)
-
-
-def _walk(container, stream, config: EncodeConfig) -> tuple[list[tuple[int, int]], tuple[float, float]]:
+def _shown_packets(container, stream, config: EncodeConfig) -> tuple[list[tuple[int, int]], float, float]:
     """(pts, duration) of the packets that are shown, in the file's order, and the first and last second of any stream.
-
-    Frames before the first key frame, in the file or in time, cannot be decoded and are left out.
-    """
+    Frames before the first key frame, in the file or in time, cannot be decoded and are left out."""
     shown, first_s, last_s, key = [], math.inf, 0.0, None
     for packet in container.demux():
         if packet.pts is None:
             continue
-        if key is None and packet.is_keyframe and packet.stream_index == stream.index:
+        is_video = packet.stream_index == stream.index
+        if key is None and packet.is_keyframe and is_video:
             key = packet.pts
         if packet.is_discard:
             continue
@@ -196,11 +131,11 @@ def _walk(container, stream, config: EncodeConfig) -> tuple[list[tuple[int, int]
         if packet.time_base is not None:
             first_s = min(first_s, float(packet.pts * packet.time_base))
             last_s = max(last_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-        if packet.stream_index == stream.index and key is not None and packet.pts >= key:
+        if is_video and key is not None and packet.pts >= key:
             shown.append((packet.pts, packet.duration or 0))
         if len(shown) > MAX_FRAME_RATE * config.max_video_s:
             raise DocumentError(f"video claims over {MAX_FRAME_RATE} frames a second for max_video_s")
-    return shown, (max(0.0, min(first_s, last_s)), last_s)
+    return shown, max(0.0, min(first_s, last_s)), last_s
 
 
 def _picked(
@@ -209,7 +144,7 @@ def _picked(
     """Upright pixels of the frames with the given times (pts, not falling; `base` seconds each)."""
     import av
 
-    # one converter on one thread: of its own a frame starts threads, which end when Python happens to let it go
+    # one converter on one thread: a frame's converter starts threads, which end when Python happens to let it go
     converter = av.video.reformatter.VideoReformatter()
     pts, pixels = None, None
     for want in wanted:
@@ -217,15 +152,15 @@ def _picked(
             pts, frame = next(frames, (want + 1, None))
             pixels = None
             if pts is not None and frame is not None:
-                _check_size(frame.width, frame.height, config)
+                _check_size(frame, config)
         if pts > want:
             raise DocumentError(f"the frame at {want * base:.3f} s cannot be decoded: the file is damaged or truncated")
         if pixels is None:
-            pixels = upright(frame, converter.reformat(frame, format="rgb24", threads=1).to_ndarray())
+            pixels = _upright(frame, converter.reformat(frame, format="rgb24", threads=1).to_ndarray())
         yield pixels
 
 
-def upright(frame, pixels: np.ndarray) -> np.ndarray:
+def _upright(frame, pixels: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 pixels of a PyAV frame, turned and mirrored as its display matrix says, in quarter turns."""
     matrix = next((bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
     if matrix is None:

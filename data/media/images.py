@@ -1,10 +1,10 @@
 """Image files to patches, by Pillow.
 
 First frame; EXIF orientation applied; palettes resolved; alpha over white; 16 bits reduced to their high byte; CMYK and
-grey turned to RGB by the plain formulas (no colour profiles, no gamma). A file that lacks its end is refused
-(`brine.data.media.completeness`). An image within its token budget is never resampled but padded at the right and lower
-edge by repeating its last column and row. One over the budget is scaled by torch's antialiased bicubic, aspect kept:
-Pillow's arithmetic in a seventh of the time. Patches are p x p x 3 in raster order, channels last.
+grey turned to RGB by the plain formulas (no colour profiles, no gamma). An image within its token budget is never
+resampled but padded at the right and lower edge by repeating its last column and row. One over the budget is scaled by
+torch's antialiased bicubic, aspect kept: Pillow's arithmetic in a seventh of the time. Patches are p x p x 3 in raster
+order, channels last.
 """
 
 import warnings
@@ -41,7 +41,7 @@ def decode_image(path: Path, config: EncodeConfig) -> DecodedImage:
     """Patches of an image file. Raises DocumentError when it is not a whole image within max_pixels."""
     try:
         with warnings.catch_warnings():
-            # our own bound on pixels is stricter than the library's warning
+            # max_pixels is stricter than the library's warning
             warnings.simplefilter("ignore")
             with Pillow.open(path, formats=IMAGE_FORMATS) as image:
                 width, height = image.size
@@ -84,11 +84,9 @@ def to_rgb(image: Pillow.Image) -> Pillow.Image:
 
 
 def _clear_color(image: Pillow.Image):
-    """The one transparent colour of a PNG, on the scale of the decoded pixels; None without one.
-
-    The file states it in its own bits, Pillow compares the numbers as they stand and so would miss it: pixels of 2 and
-    4 bits come out stretched to 8, colours of 16 bits as their high bytes.
-    """
+    """The one transparent colour of a PNG, on the scale of the decoded pixels; None without one. The file states it in
+    its own bits, Pillow compares the numbers as they stand and so would miss it: pixels of 2 and 4 bits come out
+    stretched to 8, colours of 16 bits as their high bytes."""
     clear = image.info.get("transparency")
     if isinstance(clear, int) and (image.format, image.mode) == ("PNG", "L") and image.tile:
         return clear * {"L;2": 85, "L;4": 17}.get(image.tile[0][3], 1)
@@ -98,10 +96,8 @@ def _clear_color(image: Pillow.Image):
 
 
 def _to_8_bit(image: Pillow.Image, clear: int | None, *, inverted: bool) -> Pillow.Image:
-    """Grey of more than 8 bits as 8: the high byte of integers, floats of [0, 1] or [0, 255] by their maximum.
-
-    clear: the 16-bit value that is transparent; inverted: 0 is white.
-    """
+    """Grey of more than 8 bits as 8: the high byte of integers, floats of [0, 1] or [0, 255] by their maximum. clear:
+    the 16-bit value that is transparent; inverted: 0 is white."""
     values = np.asarray(image)
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():

@@ -2,11 +2,11 @@
 
 Media libraries hang, crash and leak, and no time-out inside a process helps. So documents are encoded by servers
 (`brine.data.media.server`) that can be killed, each driven by a thread. A server that is silent for `decode_timeout_s`
-is killed and its document set aside; the document of one that dies is tried once more on its own (a machine short of
-memory kills at random) and then set aside. The rest of a batch is lost in neither case.
+is killed and its document quarantined; the document of one that dies is tried once more alone (a machine short of
+memory kills at random) and then quarantined. The rest of a batch is not lost.
 
-Own processes, since `concurrent.futures` and pebble make children of `multiprocessing`, which a DataLoader worker (a
-daemon) may not have, and since their answers are pickles, which a process that reads hostile files must not send.
+`concurrent.futures` and pebble lack two things: their processes are children of `multiprocessing`, which a DataLoader
+worker (a daemon) may not have, and they answer in pickles, which a process that reads hostile files must not send.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ class EncodeResult(NamedTuple):
 
 
 class DecodePool:
-    """`num_servers` processes that encode documents whose media lie below `root`. Close it, or use it in `with`."""
+    """`num_servers` processes that encode documents whose media are below `root`. Close it, or use it in `with`."""
 
     server_module = "brine.data.media.server"
 
@@ -100,29 +100,26 @@ class DecodePool:
                 self._threads.shutdown(cancel_futures=True)
         self._reset()
 
-    def encode(self, documents: Iterable[Document]) -> Iterator[EncodeResult]:
-        """Each document with its sequence or its quarantine record, in the order given; a few batches are read ahead.
-
-        One such iteration at a time. Raises RuntimeError when servers cannot be started at all.
-        """
-        # a forked process has neither threads nor servers of its own
+    def encode(self, items: Iterable[Document | Quarantined]) -> Iterator[EncodeResult | Quarantined]:
+        """Each document with its sequence or its quarantine record, in the order given, a few batches read ahead;
+        records of what a reader quarantined stay between them. One such iteration at a time. Raises RuntimeError when
+        servers cannot be started at all."""
+        # a forked process has neither the threads nor the servers
         if self._pid != os.getpid():
             self._reset()
         self._threads = self._threads or ThreadPoolExecutor(self.num_servers, thread_name_prefix="decode")
-        source, stop = iter(documents), threading.Event()
-        batches: deque[tuple[int, queue.SimpleQueue, Future]] = deque()
+        source, stop = iter(items), threading.Event()
+        batches: deque[tuple[list, queue.SimpleQueue, Future]] = deque()
         try:
             while True:
-                while len(batches) < 2 * self.num_servers + 2:
-                    batch = list(itertools.islice(source, self.batch_documents))
-                    if not batch:
-                        break
-                    answers = queue.SimpleQueue()
-                    batches.append((len(batch), answers, self._threads.submit(self._run, batch, answers, stop)))
+                ahead = 2 * self.num_servers + 2
+                while len(batches) < ahead and (batch := list(itertools.islice(source, self.batch_documents))):
+                    documents, answers = [item for item in batch if isinstance(item, Document)], queue.SimpleQueue()
+                    batches.append((batch, answers, self._threads.submit(self._run, documents, answers, stop)))
                 if not batches:
                     return
-                for _ in range(batches[0][0]):
-                    result = batches[0][1].get()
+                for item in batches[0][0]:
+                    result = batches[0][1].get() if isinstance(item, Document) else item
                     if isinstance(result, BaseException):
                         raise result
                     yield result
@@ -133,24 +130,7 @@ class DecodePool:
             tasks = [task for _, _, task in batches if not task.cancel()]
             while wait(tasks, timeout=0.1).not_done:
                 for server in list(self._servers):
-                    server.kill()
-
-    def encode_items(self, items: Iterable[Document | Quarantined]) -> Iterator[EncodeResult | Quarantined]:
-        """What a reader gives, encoded: documents as by `encode`, rejects where they stood among them."""
-        order: deque[Document | Quarantined] = deque()
-
-        def documents() -> Iterator[Document]:
-            for item in items:
-                order.append(item)
-                if isinstance(item, Document):
-                    yield item
-
-        for result in self.encode(documents()):
-            while isinstance(order[0], Quarantined):
-                yield order.popleft()
-            order.popleft()
-            yield result
-        yield from order
+                    server.process.kill()
 
     def _run(self, batch: list[Document], answers: queue.SimpleQueue, stop: threading.Event) -> None:
         """Put a result for each document of a batch, by one server after another where they hang or die."""
@@ -181,7 +161,7 @@ class DecodePool:
                         continue
                     how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
                     reason = f"the decoder died on this document ({how})"
-                answers.put(_set_aside(left.popleft(), reason))
+                answers.put(_quarantine(left.popleft(), reason))
                 retry = False
         # whatever it is, the iteration raises it
         except BaseException as error:
@@ -209,7 +189,7 @@ class DecodePool:
         return server.end()
 
 
-def _set_aside(document: Document, reason: str) -> EncodeResult:
+def _quarantine(document: Document, reason: str) -> EncodeResult:
     """A result without a sequence; the file at fault is the one named in the reason, or the first."""
     paths = media_paths(document)
     file = next((path for path in paths if repr(path) in reason), paths[0] if paths else "")
@@ -218,13 +198,12 @@ def _set_aside(document: Document, reason: str) -> EncodeResult:
 
 def _result(document: Document, header: dict, payload: bytes) -> EncodeResult:
     if "reason" in header:
-        return _set_aside(document, header["reason"])
+        return _quarantine(document, header["reason"])
     arrays, start = {}, 0
     for name, dtype in FIELDS.items():
         shape = header["shapes"][name]
-        count = int(np.prod(shape))
-        arrays[name] = np.frombuffer(payload, dtype, count=count, offset=start).reshape(shape)
-        start += count * dtype.itemsize
+        arrays[name] = np.frombuffer(payload, dtype, count=int(np.prod(shape)), offset=start).reshape(shape)
+        start += arrays[name].nbytes
     return EncodeResult(document, Sequence(**arrays), header["crc32"], None)
 
 
@@ -237,7 +216,7 @@ class _Server:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`, with the process)
         self._pipe, theirs = multiprocessing.Pipe()
         with theirs:
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 # -P: a file called like a module in the current folder must not be imported instead of it
                 [sys.executable, "-P", "-m", module, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
@@ -263,13 +242,10 @@ class _Server:
             header = json.loads(self._pipe.recv_bytes())
         return header, self._pipe.recv_bytes() if "shapes" in header else b""
 
-    def kill(self) -> None:
-        self._process.kill()
-
     def end(self) -> int:
         """Kill the process and wait for it; returns its exit status."""
-        self.kill()
-        status = self._process.wait()
+        self.process.kill()
+        status = self.process.wait()
         self._stderr.seek(0)
         self.last_words = self._stderr.read()[-2000:].decode(errors="replace").strip()
         for stream in (self._pipe, self._stderr):

@@ -9,7 +9,7 @@ It is a plain subprocess with one end of a `multiprocessing.connection` pipe, wh
                {"loading": false} after it keep the import out of the document's time-out.
 
 No pickle crosses the pipe, since a hostile file may have taken this process over. The server ends when the pipe closes,
-when its parent dies and when it exceeds its memory bound. Ctrl-C is left to the parent.
+when its parent dies and when it exceeds its memory bound.
 """
 
 import importlib
@@ -17,14 +17,12 @@ import json
 import os
 import signal
 import sys
-import threading
-import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 
-from brine.common.processes import die_with_parent
+from brine.common.processes import die_with_parent, exit_with_parent
 from brine.data import encode
 from brine.data.config import EncodeConfig
 from brine.data.document import Audio, Document, DocumentError, Video, parse_document
@@ -38,8 +36,12 @@ _LIGHT = frozenset(("wav", "wave", "flac", "ogg", "oga", "mp3", "opus", "aif", "
 
 def main() -> None:
     """Serve until the pipe closes."""
+    # Ctrl-C is for the parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _exit_with_parent(os.getppid())
+    parent = os.getppid()
+    # the kernel's signal (Linux) holds even while a library call is busy
+    die_with_parent(parent=parent)
+    exit_with_parent(parent)
     pipe = Connection(int(sys.argv[1]))
     try:
         server = _DecodeServer(pipe, json.loads(pipe.recv_bytes()))
@@ -54,24 +56,14 @@ def main() -> None:
         return
 
 
-def _exit_with_parent(parent: int) -> None:
-    """End this process when its parent does; the kernel's signal holds even while a library call is busy (Linux)."""
-    die_with_parent(parent=parent)
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 class _DecodeServer:
     def __init__(self, pipe: Connection, handshake: dict):
         self.pipe = pipe
-        self.config = EncodeConfig.from_dict(handshake["config"])
-        self.tokenizer = Tokenizer.from_str(handshake["tokenizer"])
-        self.root = Path(handshake["root"])
+        self.options = {
+            "config": EncodeConfig.from_dict(handshake["config"]),
+            "tokenizer": Tokenizer.from_str(handshake["tokenizer"]),
+            "root": Path(handshake["root"]),
+        }
         self.memory_mib = handshake["max_memory_mib"]
         if sys.platform == "linux":
             import resource
@@ -83,9 +75,9 @@ class _DecodeServer:
         self.pipe.send_bytes(json.dumps(header).encode())
 
     def serve(self, documents: list[dict]) -> None:
-        for left, fields in zip(range(len(documents) - 1, -1, -1), documents, strict=True):
+        for number, fields in enumerate(documents, 1):
             header, payload = self._encode(fields)
-            if not left:
+            if number == len(documents):
                 header["recycle"] = _resident_mib() > 0.6 * self.memory_mib
             self.send(header)
             if payload is not None:
@@ -96,28 +88,26 @@ class _DecodeServer:
         try:
             document = parse_document(fields)
             self._load_for(document)
-            sequence = encode.encode(document, root=self.root, tokenizer=self.tokenizer, config=self.config)
+            sequence = encode.encode(document, **self.options)
             arrays = {name: np.ascontiguousarray(getattr(sequence, name)) for name in FIELDS}
             header = {"shapes": {name: array.shape for name, array in arrays.items()}, "crc32": sequence.crc32()}
             return header, b"".join(arrays.values())
         except DocumentError as error:
-            return {"reason": str(error)}, None
+            reason = str(error)
         except MemoryError:
-            return {"reason": "needs more memory than a decoder may have"}, None
+            reason = "needs more memory than a decoder may have"
         # a library's surprise costs one document, not the build
         except Exception as error:
-            return {"reason": f"{type(error).__name__}: {str(error)[:300]}"}, None
+            reason = f"{type(error).__name__}: {str(error)[:300]}"
+        return {"reason": reason}, None
 
     def _load_for(self, document: Document) -> None:
-        """Import what a document's media need; the parent is told that this takes a while."""
-        names = []
-        if any(isinstance(part, Audio | Video) for part in document.parts):
-            names.append("brine.data.media.audio")
-        if any(isinstance(part, Audio) and extension_of(part.path) not in _LIGHT for part in document.parts):
-            names.append("av")
-        if any(isinstance(part, Video) for part in document.parts):
-            names += ["brine.data.media.video", "av"]
-        names = [name for name in names if name not in sys.modules]
+        """Import what a document's media need, and say so to the parent, since this takes a while."""
+        audio = [part for part in document.parts if isinstance(part, Audio)]
+        has_video = any(isinstance(part, Video) for part in document.parts)
+        needs_av = has_video or any(extension_of(part.path) not in _LIGHT for part in audio)
+        needed = {"brine.data.media.audio": audio or has_video, "av": needs_av, "brine.data.media.video": has_video}
+        names = [name for name, is_needed in needed.items() if is_needed and name not in sys.modules]
         if not names:
             return
         self.send({"loading": True})

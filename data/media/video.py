@@ -1,10 +1,9 @@
 """Video files to tubelet patches, and their audio track to mel tokens.
 
 Frames are taken by absolute time: at every k / fps after the first frame, the one that is showing then, whatever the
-file's own rate (`brine.data.media.frames`). The audio track is put on the same clock: audio that begins after the first
-frame has silence in front, what was heard before it is cut, and missing packets are silence.
-
-FFmpeg can hang on a hostile file, and can leak: import this module only in the processes of `brine.data.media.server`.
+file's frame rate. The audio track is put on the same clock: audio that begins after the first frame has silence in
+front, audio before it is cut, and missing packets are silence. FFmpeg can hang on a hostile file, and can leak: import
+this module only in the processes of `brine.data.media.server`.
 """
 
 from itertools import islice
@@ -17,32 +16,30 @@ from brine.data.document import DocumentError
 from brine.data.lengths import VideoLayout, video_frame_tokens, video_frames, video_layout
 from brine.data.media import audio
 from brine.data.media.audio_track import read_track
-from brine.data.media.frames import VideoFrames, container_of, open_frames, reason_of
+from brine.data.media.containers import container_of, open_container
+from brine.data.media.frames import VideoFrames, open_frames
 from brine.data.media.images import fit, patchify
 
 
 def decode_video(
     path: Path, config: EncodeConfig, *, use_audio: bool = True
 ) -> tuple[VideoLayout, np.ndarray, np.ndarray]:
-    """Layout, (n, video_dim) uint8 patches and (k, audio_dim) float16 mel tokens of a video file.
-
-    Raises DocumentError when it is no video, is broken, too large or too long.
-    """
+    """Layout, (n, video_dim) uint8 patches and (k, audio_dim) float16 mel tokens of a video file. Raises DocumentError
+    when it is not a video, is broken, too large or too long."""
     video = open_frames(path, config)
-    track, num_samples = np.zeros((0, config.audio_dim), np.float16), 0
-    if use_audio and (samples := _audio_track(path, video, config)) is not None:
-        track, num_samples = audio.mel_tokens(samples, config), len(samples)
+    samples = _audio_track(path, video, config) if use_audio else None
+    track = np.zeros((0, config.audio_dim), np.float16) if samples is None else audio.mel_tokens(samples, config)
     layout, tubelets = None, []
     frames = video.fetch(frames_at(video.times_s, video_frames(video.end_s, config), config))
     for group in iter(lambda: tuple(islice(frames, config.tubelet_frames)), ()):
         if layout is None:
             size = group[0].shape
-            layout = video_layout(size[1], size[0], video.end_s, num_samples, config)
+            layout = video_layout(size[1], size[0], video.end_s, 0 if samples is None else len(samples), config)
+            budget = video_frame_tokens(len(layout.tubelet_s), config)
         if any(frame.shape != size for frame in group):
             raise DocumentError("video changes its frame size midway")
         # a short last tubelet repeats its last frame
         group += group[-1:] * (config.tubelet_frames - len(group))
-        budget = video_frame_tokens(len(layout.tubelet_s), config)
         tubelets.append(patchify(np.stack([fit(frame, config, budget) for frame in group]), config.patch_size))
     patches = np.concatenate(tubelets)
     if len(patches) != layout.num_video:
@@ -58,16 +55,9 @@ def frames_at(times_s: np.ndarray, count: int, config: EncodeConfig) -> list[int
 
 def _audio_track(path: Path, video: VideoFrames, config: EncodeConfig) -> np.ndarray | None:
     """(n,) samples at the configured rate from the time of the first frame on, or None for a silent video."""
-    import av
-
-    try:
-        with av.open(str(path), format=container_of(path)) as container:
-            if not container.streams.audio:
-                return None
+    track = None
+    with open_container(path, container_of(path), "broken audio track") as container:
+        if container.streams.audio:
             track = read_track(container, container.streams.audio[0], config.max_video_s, origin_s=video.start_s)
-    except DocumentError:
-        raise
-    except Exception as error:
-        raise DocumentError(f"broken audio track ({reason_of(error)})") from None
-    samples = track.samples() if track else ()
+        samples = track.samples() if track else ()
     return audio.resample(samples, track.rate, config) if len(samples) else None

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from brine.common.files import open_replaced
+from brine.common.files import replacing
 from brine.data.document import MODALITIES, SPLITS
 from brine.data.packing.chunks import find_chunks
 from brine.data.packing.composition import realized_mixture
@@ -212,7 +212,7 @@ class PackingPlan:
             if _is_plan(path, self.digest()):
                 return path
             raise ValueError(f"{path} holds another plan: give this one another name, or ask to overwrite")
-        with open_replaced(path, "wb") as file:
+        with replacing(path, "wb") as file:
             meta = np.frombuffer(json.dumps(self._meta()).encode(), dtype=np.uint8)
             np.savez(file, **{name: getattr(self, name) for name in ARRAYS}, meta=meta)
         return path

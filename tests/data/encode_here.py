@@ -13,6 +13,9 @@ class Here(DecodePool):
 
     def encode(self, documents):
         for document in documents:
+            if isinstance(document, Quarantined):
+                yield document
+                continue
             try:
                 found = encode(
                     document,

@@ -5,7 +5,16 @@ import pickle
 import pytest
 
 from brine.data.config import EncodeConfig
-from brine.data.tokenizer import EOS_ID, MEDIA_TOKEN_ID, MIN_VOCAB_SIZE, SPECIAL_TOKENS, Tokenizer, train_tokenizer
+from brine.data.tokenizer import (
+    EOS_ID,
+    MEDIA_END_ID,
+    MEDIA_TOKEN_ID,
+    MIN_VOCAB_SIZE,
+    PAD_ID,
+    SPECIAL_TOKENS,
+    Tokenizer,
+    train_tokenizer,
+)
 
 HOSTILE = "".join(SPECIAL_TOKENS) + " <|image|> é 漢字 🎉 \x00\x01\t\n\r\n   end"
 
@@ -27,9 +36,9 @@ def test_text_never_spells_a_special_token():
 
 
 def test_ids_are_named(tokenizer):
-    assert (tokenizer.pad_id, tokenizer.eos_id) == (0, EOS_ID)
-    assert tokenizer.image_token_id == MEDIA_TOKEN_ID["image"] and tokenizer.video_end_id == len(SPECIAL_TOKENS) - 1
-    assert tokenizer.decode([tokenizer.eos_id, tokenizer.pad_id]) == ""
+    assert (SPECIAL_TOKENS[PAD_ID], SPECIAL_TOKENS[EOS_ID]) == ("<|pad|>", "<|end|>")
+    assert SPECIAL_TOKENS[MEDIA_TOKEN_ID["image"]] == "<|image|>" and MEDIA_END_ID["video"] == len(SPECIAL_TOKENS) - 1
+    assert tokenizer.decode([EOS_ID, PAD_ID]) == ""
 
 
 def test_save_load_and_equal_training(tmp_path, tokenizer):

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from brine.data.document import Document, DocumentError, Image, Quarantined
 from brine.data.files.extensions import VIDEO_OR_CODE, conversion_hint, extension_of, media_type_in, media_type_of
-from brine.data.files.links import stays_within
 from brine.data.files.pointers import dvc_target, missing_file_hint
+from brine.data.files.resolve import stays_within
 from brine.data.files.walk import is_visible, walk
 from brine.data.formats.detect import CAPTIONS
 from brine.data.formats.folders.dataset_card import read_dataset_card

@@ -20,7 +20,7 @@ from brine.data.files.addresses import tagged, untagged
 from brine.data.files.archive import tar_index
 from brine.data.files.compressed import plain_stem
 from brine.data.files.extensions import extension_of
-from brine.data.files.links import stays_within
+from brine.data.files.resolve import stays_within
 from brine.data.formats import detect
 from brine.data.formats.detect import CAPTIONS, FolderFiles
 from brine.data.formats.lines.lines import LINES, is_array, json_items

@@ -58,12 +58,12 @@ def test_the_same_of_a_build(tmp_path, tokenizer, config):
     source = open_source(material(tmp_path / "m", b"x", folders=False))
     corpus = build_corpus(source, tmp_path / "c", tokenizer=tokenizer, config=config, num_workers=1)
     assert source.split_origins == {"field of the record": {"train": 3, "test": 2}} and source.extensions == {"png": 5}
-    assert quarantine_summary(corpus.quarantine()).startswith("3 documents are set aside (3 file '…': not an image")
+    assert quarantine_summary(corpus.quarantine()).startswith("3 documents are quarantined (3 file '…': not an image")
 
 
 def test_reasons_are_counted_by_kind():
     records = [{"reason": f"line {n}: file 'a{n}.png' does not exist"} for n in range(4)] + [{"reason": "odd"}]
-    assert quarantine_summary(records) == "5 documents are set aside (4 file '…' does not exist; 1 odd)"
+    assert quarantine_summary(records) == "5 documents are quarantined (4 file '…' does not exist; 1 odd)"
     many = [{"reason": f"reason {'x' * n}"} for n in range(9)]
     assert quarantine_summary(many).endswith("; ...)") and quarantine_summary(many).count(";") == 5
 

@@ -129,7 +129,7 @@ def test_rows_one_token_too_short_are_told_from_those_that_fit(tmp_path, tokeniz
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--seq-len", "256"], ["1 of 7 train documents are left out", "'huge-0'", "--seq-len 256 -> 803"]),
+        (["--seq-len", "256"], ["1 of 7 train documents are excluded", "'huge-0'", "--seq-len 256 -> 803"]),
         (
             ["--seq-len", "1024", "--image-budget", "60"],
             ["2 of 7", "--image-budget 60 -> 800", "--max-image"],
@@ -179,7 +179,7 @@ def check_rows(corpus, folder, documents=None, **rows):
 def test_training_tells_and_summary_and_report_keep_it(made, tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="brine"):
         found = check_rows(made, tmp_path, seq_len=64, image_budget=60)
-    assert "2 of 7 train documents are left out" in caplog.text and "'wide-0', 'huge-0'" in caplog.text
+    assert "2 of 7 train documents are excluded" in caplog.text and "'wide-0', 'huge-0'" in caplog.text
     (tmp_path / "evaluate").mkdir()
     (tmp_path / "evaluate/results.json").write_text('{"media_gain": {}, "cer": {}}')
     assert build_summary(tmp_path)["excluded"] == found and found["kinds"] == {"pic": 2}
@@ -205,7 +205,7 @@ def test_too_much_left_out_is_refused(made, tmp_path, share, image, refused):
         check_rows(made, tmp_path, **rows)
         return
     with pytest.raises(
-        ValueError, match=r"too little of the train split .*image_budget.*higher packing\.max_excluded_fraction"
+        ValueError, match=r"more of the train split is excluded than packing\.max_excluded_fraction .*image_budget"
     ):
         check_rows(made, tmp_path, **rows)
 
@@ -248,12 +248,18 @@ def empty_texts(root):
     [
         (no_split, r"no document of the train split \(0 of 5 documents: 5 test\).*\"split\": \"train\""),
         (validation_alone, r"no document of the train split \(0 of 5 documents: 3 validation, 2 test\)"),
-        (nothing_fits, r"no document of the train split fits a row: 3 of 3 .*packing\.image_budget 384 -> 800"),
+        (
+            nothing_fits,
+            r"no document of the train split fits a packed sequence; 3 of 3 .*packing\.image_budget 384 -> 800",
+        ),
         (
             not_learned,
             r"no document of the train split has a target \(0 of 4 documents.*\"loss_mask\": false.*to train",
         ),
-        (learned_elsewhere, r"no document of the train split has a target \(0 of 4 documents that fit rows\)"),
+        (
+            learned_elsewhere,
+            r"no document of the train split has a target \(0 of 4 documents that fit packed sequences\)",
+        ),
         (pictures_alone, r"no document of the train split has a target \(0 of 4 documents.*the assistant"),
         (empty_texts, r"no document of the train split has a target \(0 of 4 documents.*empty"),
     ],
@@ -271,13 +277,13 @@ def test_nothing_to_train_on_is_refused_by_name(tmp_path, tokenizer, rows, expec
     ("rows", "expected"),
     [
         (no_split, 'no document of the train split: give documents "split": "train"'),
-        (nothing_fits, "no document of the train split fits a row"),
+        (nothing_fits, "no document of the train split fits a packed sequence"),
         (not_learned, "no document of the train split has a target"),
         (pictures_alone, "no document of the train split has a target"),
         (lambda root: [line(f"d{number}", "words") for number in range(3)], "no document is held out"),
         (
             lambda root: [*nothing_fits(root), line("d", "w"), line("t", "w", split="test")],
-            "more of the train split is left out than packing.max_excluded_fraction 0.5 al",
+            "more of the train split is excluded than packing.max_excluded_fraction 0.5 al",
         ),
         (lambda root: [line("d", "words"), line("t", "words", split="test")], ""),
     ],
@@ -361,9 +367,8 @@ def test_what_fits_only_in_pieces_is_told(tmp_path, tokenizer, parts, row, num_s
     corpus = build_corpus(tmp_path, tmp_path / "c", tokenizer=tokenizer, config=EncodeConfig(), num_workers=1)
     found = find_excluded(corpus, seq_len=row, media_budget={})
     told = found.text()
-    assert (
-        f"all 2 train documents fit rows of {row} tokens, 1 only in pieces that do not see each other: 1 talk" in told
-    )
+    assert f"all 2 train documents fit packed sequences of {row} tokens, 1 only in chunks" in told
+    assert "chunks that do not see each other: 1 talk" in told
     assert ("hold media or a question" in told) == bool(num_split_with_media) == bool(
         found.num_split_with_media
     ) and helps in told
@@ -371,4 +376,4 @@ def test_what_fits_only_in_pieces_is_told(tmp_path, tokenizer, parts, row, num_s
     assert "Every training document fits a packed sequence.</p><p>1 fit only in chunks" in page
     # and what is told keeps it whole
     whole = find_excluded(corpus, seq_len=found.unsplit_needs["tokens"], media_budget={})
-    assert whole.text() == f"all 2 train documents fit rows of {found.unsplit_needs['tokens']} tokens"
+    assert whole.text() == f"all 2 train documents fit packed sequences of {found.unsplit_needs['tokens']} tokens"

@@ -52,7 +52,7 @@ def test_native_form_round_trips(tmp_path):
         ({"content": [{"type": "text", "text": "x"}]}, "field 'id' must be of type str"),
         (line(""), "field 'id' is empty"),
         (line("a\nb", "x"), "control characters"),
-        (line("a"), "'content' is an empty list"),
+        (line("a"), "field 'content' is empty"),
         ({"id": "a", "content": "x"}, "'content' must be of type list, not str"),
         ({"id": "a", "content": ["x"]}, "content part 0 must be an object, not str"),
         ({"id": "a", "content": [{"type": "text", "text": 3}]}, "part 0: field 'text' must be of type str, not int"),

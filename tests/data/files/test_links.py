@@ -295,7 +295,7 @@ def test_blobs_on_another_disk_are_told(tmp_path, png, given):
     (hub / "blobs").rename(tmp_path / "disk")
     (hub / "blobs").symlink_to(tmp_path / "disk")
     path = {"snapshot": folder, "data set": hub, "file": folder / "a.png"}[given]
-    with pytest.raises((ValueError, DocumentError), match=r"blobs' is a link to another place.*cp -rL"):
+    with pytest.raises((ValueError, DocumentError), match=r"blobs' is a link, which is not followed.*cp -rL"):
         resolve_media(folder.resolve(), "a.png", max_file_mib=1) if given == "file" else open_source(path)
 
 

@@ -12,7 +12,7 @@ from brine.data.formats.open import open_source
 from tests.data.format_files import read, texts
 from tests.data.formats.splits.test_rules import fill, rows
 
-OUT = "is a link out of the folder: copy it here, or give its own folder"
+OUT = "is a link out of the folder: copy it here, or give that folder"
 HELD = {
     "a folder": ({"train": "big"}, {}, "'train'"),
     "lines": ({"m.jsonl": "big/m.jsonl"}, {}, "'m.jsonl'"),

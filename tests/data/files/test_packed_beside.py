@@ -28,7 +28,7 @@ def test_a_missing_file_has_its_archive_named(tmp_path, name, command):
     manifest(tmp_path, [{"file_name": "images/a.jpg", "text": "x"}])
     with pytest.raises(DocumentError) as caught:
         resolve_media(tmp_path, "images/a.jpg", max_file_mib=1)
-    expected = f"does not exist; the archive {name!r} lies there: unpack it in its folder by `{command}`"
+    expected = f"does not exist; the archive {name!r} may hold it: unpack it in its folder by `{command}`"
     assert str(caught.value) == f"file 'images/a.jpg' {expected}"
 
 
@@ -86,10 +86,10 @@ PIECES = ["x.jsonl.aa", "x.jsonl.00", "x.tar.gz.part-00", "x.zip.001", "x.csv.pa
 def test_a_piece_is_named_with_the_command_that_joins(tmp_path, name):
     (tmp_path / name).write_bytes(LINES[:300])
     for path in (tmp_path / name, tmp_path):
-        with pytest.raises(ValueError, match="is a piece of a split file: join it by `") as caught:
+        with pytest.raises(ValueError, match="is a part of a split file: join it by `") as caught:
             open_source(path)
     command = str(caught.value).split("`")[1]
-    assert is_split_part(name) and compressed_hint(f"d/{name}") == "piece of a split file: join by `cat NAME.* > NAME`"
+    assert is_split_part(name) and compressed_hint(f"d/{name}") == "part of a split file: join by `cat NAME.* > NAME`"
     whole = shlex.split(command.rpartition("> ")[2])[0]
     assert name.startswith(whole) and whole != name
 
@@ -122,7 +122,7 @@ def test_pieces_beside_what_is_read_are_counted(tmp_path):
     (tmp_path / "b.jsonl.aa").write_bytes(LINES)
     source = open_source(tmp_path)
     assert len(list(source.documents())) == 40
-    assert source.skipped == {"piece of a split file: join by `cat NAME.* > NAME`: b.jsonl.aa": 1}
+    assert source.skipped == {"part of a split file: join by `cat NAME.* > NAME`: b.jsonl.aa": 1}
 
 
 def saved(root, splits, *, ending=".arrow", own=None, rows=12):

@@ -8,9 +8,8 @@ import zlib
 
 import pytest
 
-from brine.data.files import damaged
-from brine.data.files.compressed import decompression_error, open_decompressed
-from brine.data.files.damaged import verified_bytes
+from brine.data.files import compressed
+from brine.data.files.compressed import decompression_error, open_decompressed, verified_bytes
 from brine.data.formats.open import open_source
 from tests.data.format_files import read, texts
 
@@ -142,7 +141,7 @@ class Counting:
 
 
 def test_a_file_that_is_not_looked_through_says_so_before_and_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr(damaged, "MAX_BYTES", 1000)
+    monkeypatch.setattr(compressed, "MAX_CHECKED_BYTES", 1000)
     (tmp_path / "a.jsonl").write_bytes(flipped(gzip.compress(lines(0, 3000)), 0.9))
     source = open_source(tmp_path / "a.jsonl")
     items = source.documents()

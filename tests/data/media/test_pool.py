@@ -163,7 +163,7 @@ def test_an_abandoned_iteration_leaves_the_pool_usable(tmp_path, tokenizer):
             if result.document.id == "5":
                 break
         ids = [result.document.id for result in pool.encode(documents)]
-        pids = [server._process.pid for server in pool._servers]
+        pids = [server.process.pid for server in pool._servers]
     assert ids == [document.id for document in documents]
     # closed means gone and waited for: no zombies
     for pid in pids:
@@ -179,7 +179,7 @@ from brine.data.document import Document, Text
 from brine.data.tokenizer import train_tokenizer
 pool = DecodePool(root=sys.argv[1], tokenizer=train_tokenizer([], 267), config=EncodeConfig(), num_servers=1)
 list(pool.encode([Document("a", (Text("a"),))]))
-print(pool._servers[0]._process.pid, flush=True)
+print(pool._servers[0].process.pid, flush=True)
 sys.stdin.read()
 """
 

@@ -6,7 +6,7 @@ import pytest
 
 from brine.data.document import Video
 from brine.data.files.extensions import VIDEO_OR_CODE, media_type_in
-from brine.data.files.signatures import is_transport_stream
+from brine.data.files.signatures import ts_packet_bytes
 from brine.data.formats.open import open_source
 from tests.data.format_files import encoded, media, read, texts
 from tests.data.formats.test_webdataset_names import tar
@@ -122,12 +122,12 @@ def test_what_may_not_be_opened_is_not_looked_at(tmp_path, film, name):
 
 @pytest.mark.parametrize("head", [b"", b"G", b"G" + bytes(187) + b"G", b"Gather " * 30, json.dumps([0] * 400).encode()])
 def test_what_is_no_stream(head):
-    assert not is_transport_stream(head)
+    assert not ts_packet_bytes(head)
 
 
 def test_the_two_sizes_of_packets(film, tmp_path):
-    assert is_transport_stream(film[:1024]) and VIDEO_OR_CODE[0] == "ts"
-    assert is_transport_stream((b"time" + b"G" + bytes(187)) * 4)
+    assert ts_packet_bytes(film[:1024]) and VIDEO_OR_CODE[0] == "ts"
+    assert ts_packet_bytes((b"time" + b"G" + bytes(187)) * 4)
     assert media_type_in(tmp_path, "gone.ts") is None
 
 
@@ -143,4 +143,4 @@ def test_any_medium_that_is_given_alone_is_named(tmp_path, name):
     write(tmp_path, {name: OTHERS[name]})
     with pytest.raises(ValueError) as caught:
         open_source(tmp_path / name)
-    assert TOLD.get(name, "is a FLAC sound, one media file") in str(caught.value)
+    assert TOLD.get(name, "is a FLAC audio file, one media file") in str(caught.value)
