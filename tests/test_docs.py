@@ -1,5 +1,6 @@
 """What the documents say is true, and their site builds without the internet."""
 
+import ast
 import html
 import os
 import re
@@ -9,7 +10,7 @@ import sys
 import pytest
 
 from tests.paths import ROOT
-from tests.test_structure import MODULES
+from tests.test_structure import BELOW, MODULES
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +48,34 @@ def test_indented_text_stays_as_it_stands(site):
     text = html.unescape(re.sub(r"<[^>]*>", "", (site / "api" / "brine.kernels.linear_loss.html").read_text("utf-8")))
     assert "sum_i w_i [ (1 - d) CE_i + d T^2 CE(teacher_T,i || student_T,i) + z lse_i^2 ]" in text
     assert "-> loss () float32 (float64 for float64 hidden)" in text
+
+
+def defined_in(path, name):
+    """Whether a file defines a name such as `Class.method`."""
+    body = ast.parse((ROOT / path).read_text(encoding="utf-8")).body
+    for part in name.split("."):
+        found = [node for node in body if getattr(node, "name", None) == part]
+        if not found:
+            return False
+        body = found[0].body
+    return True
+
+
+def test_each_hop_of_the_architecture_exists():
+    walks = re.split(r"^## ", (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), flags=re.M)[2:]
+    assert len(walks) == 3
+    for walk in walks:
+        numbered = re.findall(r"^\d+\. .*$", walk, re.M)
+        hops = re.findall(r"^\d+\. `([\w/]+\.py)` `([\w.]+)`:", walk, re.M)
+        assert 4 <= len(hops) == len(numbered) <= 8, walk
+        missing = [hop for hop in hops if not (ROOT / hop[0]).is_file() or not defined_in(*hop)]
+        assert not missing, f"docs/architecture.md names what is not there: {missing}"
+
+
+def test_the_drawing_of_packages_is_the_order_of_imports():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    lines = re.search(r"```text\n(.*?)```", text, re.S).group(1).splitlines()
+    line_of = {word: number for number, line in enumerate(lines) for word in line[:30].split() if word.isalpha()}
+    assert line_of.keys() == {*BELOW, "brine"}
+    for package, below in BELOW.items():
+        assert all(line_of[package] < line_of[other] for other in below.split()), package
