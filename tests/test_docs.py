@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -79,3 +80,23 @@ def test_the_drawing_of_packages_is_the_order_of_imports():
     assert line_of.keys() == {*BELOW, "brine"}
     for package, below in BELOW.items():
         assert all(line_of[package] < line_of[other] for other in below.split()), package
+
+
+def test_known_good_versions_are_within_the_bounds():
+    """constraints.txt pins each requirement of a plain `uv run` (extras apart), and nothing from elsewhere."""
+    requirements = pytest.importorskip("packaging.requirements")
+    lines = [line for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if not line.startswith("#")]
+    wrong = [line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[\w.+!-]+", line)]
+    assert not wrong, f"constraints.txt holds more than name==version: {wrong}"
+    pinned = dict(line.split("==") for line in lines)
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    groups, extras = settings["dependency-groups"], settings["project"]["optional-dependencies"]
+    always = [
+        *settings["project"]["dependencies"],
+        *(one for name in settings["tool"]["uv"]["default-groups"] for one in groups[name]),
+    ]
+    for text in [*always, *(one for extra in extras.values() for one in extra)]:
+        requirement = requirements.Requirement(text)
+        version = pinned.get(re.sub(r"[-_.]+", "-", requirement.name).lower())
+        assert version or text not in always, f"constraints.txt does not pin {requirement.name}"
+        assert version is None or requirement.specifier.contains(version, prereleases=True), f"{version} is not {text}"
