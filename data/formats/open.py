@@ -13,7 +13,8 @@
     datasets         a dataset saved by Hugging Face `datasets` (extra `hf`)   tables/parquet.py
 
 A file is recognised by its content (`opening`). Of a folder JSON, tars, tables and captioned media are read together
-(`survey`); without those it is one of captions, pages or code (`folders/sorting.py`). `format=` overrides all of it.
+(`survey`); without those it is one of captions, pages or code (`folders/sorting.py`). `format=` overrides all of it,
+and alone reaches a format of another package: an entry point of `brine.formats`, (path, limits) -> DocumentSource.
 What of a folder is not read is counted while its documents are iterated (`notes/accounts.py`).
 """
 
@@ -23,6 +24,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from brine.common.plugins import load_plugin, plugins
 from brine.data.files.addresses import tagged
 from brine.data.files.compressed import compressed_hint
 from brine.data.files.links import dangling_link_hint, snapshot_in
@@ -67,7 +69,10 @@ def open_source(
     """
     given, path, limits = path, Path(path).expanduser(), ReadLimits(max_line_mib, max_file_mib)
     if format is not None and format not in FORMATS:
-        raise ValueError(f"format {format!r} is none of {', '.join(FORMATS)}")
+        others = plugins("brine.formats")
+        if format not in others:
+            raise ValueError(f"format {format!r} is none of {', '.join([*FORMATS, *others])}")
+        return load_plugin(others[format])(path, limits)
     mode = check_path_exists(given)
     if stat.S_ISDIR(mode):
         return _open_folder(path, snapshot_in(path.resolve()), format, limits)
