@@ -10,6 +10,9 @@ import tomllib
 
 import pytest
 
+from brine.common import renamed
+from brine.data.corpus import store
+from brine.data.filters import filter_log
 from tests.paths import ROOT
 from tests.test_structure import BELOW, MODULES
 
@@ -100,3 +103,13 @@ def test_known_good_versions_are_within_the_bounds():
         version = pinned.get(re.sub(r"[-_.]+", "-", requirement.name).lower())
         assert version or text not in always, f"constraints.txt does not pin {requirement.name}"
         assert version is None or requirement.specifier.contains(version, prereleases=True), f"{version} is not {text}"
+
+
+def test_formats_are_those_that_contributing_promises():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    promised = {name: int(number) for name, number in re.findall(r"^\| ([\w ]+) \(.*?\) \| (\d+) \|", text, re.M)}
+    assert promised == {
+        "encoded corpus": store.FORMAT,
+        "training checkpoint": renamed.FORMAT,
+        "filter passes": filter_log.FORMAT,
+    }

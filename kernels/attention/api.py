@@ -5,7 +5,8 @@
 Backends: "cpu" (tiled), "triton" (NVIDIA GPUs from sm_80 on), "flash" (the flash-attn packages, or torch's own kernel
 for rows of unequal lengths), "flex" (FlexAttention), "reference" (dense, any device; any size when it is named, but it
 takes T x S memory a head), and "auto", which takes what has proved itself for the call (`select_backend.py`), says once
-what and why (level INFO of the logger `brine.kernels.attention`), and refuses rather than take T x S memory.
+what and why (level INFO of the logger `brine.kernels.attention`), and refuses rather than take T x S memory. A name
+with a dot is a module of another package to import, which serves as those here do (`select_backend.py`).
 """
 
 import math
@@ -61,7 +62,7 @@ def attention(
     _check(q, k, v, spans, sink)
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
 
-    if backend not in BACKENDS:
+    if backend not in BACKENDS and "." not in backend:
         raise ValueError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
     call = _call_op if spans.layout is None else _call_ring
     out, lse = call(q, k, v, spans, sink, scale, backend)
