@@ -49,12 +49,10 @@ class Renderer:
         """The media file of a spec. Raises SpeechError or ValueError where it cannot be made."""
         if spec["type"] == "audio":
             return render_audio(spec, self.synthesizer)
-        if spec["type"] == "video":
-            from brine.synth.render.video import render_video
-
-            return render_video(spec, self.synthesizer)
-        # each imports its libraries with its first image
-        return import_module(f"brine.synth.render.{spec.get('renderer', 'code_image')}").render(spec)
+        # each imports its libraries with its first file
+        name = "video" if spec["type"] == "video" else spec.get("renderer", "code_image")
+        render = import_module(f"brine.synth.render.{name}").render
+        return render(spec, self.synthesizer) if name == "video" else render(spec)
 
 
 def main(folder: str, utterance_timeout_s: str) -> None:

@@ -1,16 +1,15 @@
 """Training documents with many needles and many questions, so that every line trains lookups.
 
-Each needle stands at a random position, its question at a random position behind it, source code (and media without a
-needle) between them where the document is sparse, nothing where it is dense (half of the documents). Only answers are
-targets. A level is a length, up to 64, 256, 1,024 and 2,048 tokens of a byte-level tokenizer without merges, by an
-estimate of what media take. Level 1 is where lookup is learned: with two or three needles in sight half of the guesses
-are right; a model that starts with 256 tokens stays at chance (measured, LOG.md).
+Each needle stands at a random position, its question at a random position behind it; between them lie source code and
+media without a needle, or nothing in half of the documents. Only answers are targets. A level is a length by an
+estimate of what media take. Lookup is learned at level 1, where half of the guesses among two or three needles are
+right; a model that starts with 256 tokens stays at chance (measured, LOG.md).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from brine.synth.kinds.samples import Parts
@@ -61,7 +60,7 @@ class NeedleDocuments:
         positions = sorted(self.rng.random() for _ in range(len(fact.statements) + 1))
         statements = list(fact.statements)
         self.rng.shuffle(statements)
-        placed = [(position, parts, "") for position, parts in zip(positions, statements, strict=False)]
+        placed = [(position, parts, "") for position, parts in zip(positions[:-1], statements, strict=True)]
         return [*placed, (positions[-1], (needle.question(fact.key),), fact.answer + "\n")]
 
     def _interleaved(self, events: list[PlacedText], modality: str, haystack_tokens: int) -> Parts:
@@ -77,10 +76,9 @@ class NeedleDocuments:
         left = haystack_tokens
         for number, (_position, stated, answer) in enumerate(events):
             gap = min(left, int(left * self.rng.uniform(0, 2) / (len(events) - number)))
-            for part in self._haystack(modality, gap):
-                add(part)
-                left -= _tokens((part,))
-            for part in stated:
+            hay = list(self._haystack(modality, gap))
+            left -= _tokens(hay)
+            for part in (*hay, *stated):
                 add(part)
             if answer:
                 parts.append((answer, True))
@@ -117,15 +115,13 @@ class NeedleDocuments:
         return self.rng.choice(pool)
 
 
-def _tokens(parts: tuple[dict | str, ...]) -> int:
+def _tokens(parts: Iterable[dict | str]) -> int:
     """About how many tokens parts take."""
-    total = 0
-    for part in parts:
-        if isinstance(part, str):
-            total += len(part)
-        elif part["type"] == "audio":
-            total += AUDIO_TOKENS
-        else:
-            patches = -(-max(map(len, part["lines"])) // 2)
-            total += 2 + patches * (len(part["lines"]) if part["type"] == "video" else 1)
-    return total
+
+    def count(part: dict | str) -> int:
+        if isinstance(part, str) or part["type"] == "audio":
+            return len(part) if isinstance(part, str) else AUDIO_TOKENS
+        images = len(part["lines"]) if part["type"] == "video" else 1
+        return 2 + images * -(-max(map(len, part["lines"])) // 2)
+
+    return sum(map(count, parts))

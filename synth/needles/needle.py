@@ -120,10 +120,8 @@ def video_spec(cards: list[str], *, style: str) -> dict:
 
 
 def distractor(modality: str, words: list[str], rng: random.Random) -> dict | None:
-    """The spec of media without a needle, as part of the haystack: words of the source, drawn, spoken or on cards.
-
-    None for text, whose haystack is the source itself. A chain's haystack has images and audio.
-    """
+    """The spec of haystack media: words of the source, drawn, spoken or on cards; None for text. A chain's haystack has
+    images and audio."""
     if modality == "text":
         return None
     modality = rng.choice(("image", "audio")) if modality == "chain" else modality

@@ -24,7 +24,7 @@ X264 = {"preset": "ultrafast", "crf": "18"}
 AAC_BITS_PER_SECOND = 48000
 
 
-def render_video(spec: dict, synthesizer: SpeechSynthesizer) -> bytes:
+def render(spec: dict, synthesizer: SpeechSynthesizer) -> bytes:
     """The MP4 file of a video spec: 10 frames a second, yuv420p, and mono 16 kHz AAC where it has narration.
 
     The spec's `frames` is a least length: a narration that takes longer extends the last frame, to 8 s at most.

@@ -6,8 +6,7 @@ child forked from that untouched state (3 to 4 ms). The process imports the stan
 a fork of a process with threads, or with torch, is not safe. espeak-ng is GPL-3 and stays on this side of a pipe.
 
     request    a line of JSON, {"text", "rate", "pitch"}
-    answer     a line of JSON, {"samples": base64 of int16 at 22.05 kHz} or {"error": message}; the first one, empty,
-               says that the voice is ready
+    answer     a line of JSON, {"samples": base64 of int16 at 22.05 kHz} or {"error": message}
 """
 
 from __future__ import annotations
@@ -21,11 +20,8 @@ import signal
 import sys
 import time
 
-OUTPUT_SYNCHRONOUS = 2
-CHARACTERS_UTF8 = 1
-POSITION_CHARACTER = 1
-PARAMETER_RATE = 1
-PARAMETER_PITCH = 3
+OUTPUT_SYNCHRONOUS, CHARACTERS_UTF8, POSITION_CHARACTER, PARAMETER_RATE, PARAMETER_PITCH = 2, 1, 1, 1, 3
+"""Numbers of espeak's speak_lib.h."""
 MAX_SECONDS = 60
 
 CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
@@ -115,19 +111,16 @@ def main(voice: str, timeout_s: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    def answer(value: dict) -> None:
-        answers.write(json.dumps(value) + "\n")
-        answers.flush()
-
+    library, failure = None, None
     try:
         library = start_espeak(voice)
     except Exception as error:
-        answer({"error": str(error)})
-        return
+        failure = {"error": str(error)}
     try:
-        answer({})
         for line in sys.stdin:
-            answer(in_child(library, json.loads(line), timeout_s=float(timeout_s), answers=answers.fileno()))
+            found = failure or in_child(library, json.loads(line), timeout_s=float(timeout_s), answers=answers.fileno())
+            answers.write(json.dumps(found) + "\n")
+            answers.flush()
     except BrokenPipeError:
         pass
 

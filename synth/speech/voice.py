@@ -1,25 +1,21 @@
-"""Speech from espeak-ng, through processes of its own; the caller's side.
+"""Speech from espeak-ng; the caller's side of server.py, which runs once for each voice.
 
-`SpeechSynthesizer` starts one server.py for each voice, which forks a fresh child for every utterance, and requests
-samples from it. They are resampled from espeak's 22.05 kHz to 16 kHz by FFmpeg's resampler (PyAV, which the videos need
-anyway; torchaudio would bring torch and its four seconds of start into each rendering process), and trimmed to the
-utterance with 40 ms of silence on both sides.
+Samples are resampled from espeak's 22.05 kHz to 16 kHz by FFmpeg's resampler (PyAV, which the videos need anyway;
+torchaudio would bring torch and its four seconds of start into each rendering process), and trimmed to the utterance
+with 40 ms of silence on both sides.
 """
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
-import json
-import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
 
 from brine.synth.kinds.levels import SAMPLE_RATE
+from brine.synth.render_pool import JsonProcess
 
 SERVER_FILE = Path(__file__).parent / "server.py"
 ESPEAK_RATE = 22050
@@ -37,7 +33,7 @@ class SpeechSynthesizer:
 
     def __init__(self, *, timeout_s: float = 20.0) -> None:
         self.timeout_s = timeout_s
-        self._servers: dict[str, _EspeakProcess] = {}
+        self._servers: dict[str, JsonProcess] = {}
 
     def __enter__(self) -> SpeechSynthesizer:
         return self
@@ -47,9 +43,8 @@ class SpeechSynthesizer:
 
     def close(self) -> None:
         """Ends the servers; one that is needed again is started again."""
-        for server in self._servers.values():
-            server.close()
-        self._servers.clear()
+        while self._servers:
+            self._servers.popitem()[1].close()
 
     def synthesize(self, text: str, *, voice: str, rate: int, pitch: int) -> np.ndarray:
         """(n,) int16 samples at 16 kHz, mono. `rate` in words a minute, `pitch` from 0 to 99.
@@ -57,62 +52,20 @@ class SpeechSynthesizer:
         The same arguments give the same samples whatever was said before. Raises SpeechError when the synthesiser
         fails, is silent, or takes longer than timeout_s.
         """
-        server = self._servers.get(voice)
-        if server is None or not server.alive:
-            if server is not None:
-                server.close()
-            server = self._servers[voice] = _EspeakProcess(voice, timeout_s=self.timeout_s)
-        data = server.request(text=text, rate=rate, pitch=pitch)
-        return trim(resample(np.frombuffer(data, dtype="<i2")))
-
-
-class _EspeakProcess:
-    """One process with one voice; speaks the protocol of server.py."""
-
-    def __init__(self, voice: str, *, timeout_s: float) -> None:
-        # -P keeps the files beside the server from hiding modules of the standard library
-        command = [sys.executable, "-P", str(SERVER_FILE), voice, str(timeout_s)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
-        self.alive = True
+        if voice not in self._servers:
+            # -P keeps the files beside the server from hiding modules of the standard library
+            self._servers[voice] = JsonProcess([sys.executable, "-P", str(SERVER_FILE), voice, str(self.timeout_s)])
+        # the server's time-out comes first, with its reason
+        timeout_s = START_TIMEOUT_S + self.timeout_s
         try:
-            self._receive(START_TIMEOUT_S)
-        except SpeechError:
-            self.close()
-            raise
-        # the server's own time-out comes first, with its reason
-        self.timeout_s = timeout_s + 5.0
-
-    def close(self) -> None:
-        """Ends the process, which leaves by itself when its input is closed."""
-        self.alive = False
-        with contextlib.suppress(OSError):
-            self.process.stdin.close()
-        try:
-            self.process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process.stdout.close()
-
-    def request(self, **request: str | int) -> bytes:
-        """The samples of an utterance, 22.05 kHz int16. Raises SpeechError."""
-        with contextlib.suppress(OSError):
-            self.process.stdin.write(json.dumps(request) + "\n")
-            self.process.stdin.flush()
-        return base64.b64decode(self._receive(self.timeout_s)["samples"])
-
-    def _receive(self, timeout_s: float) -> dict:
-        timer = threading.Timer(timeout_s, self.process.kill)
-        timer.start()
-        line = self.process.stdout.readline()
-        timer.cancel()
-        if not line.endswith("\n"):
-            self.alive = False
-            raise SpeechError(f"the espeak server ended, or did not answer within {timeout_s:g} s")
-        answer = json.loads(line)
+            answer = self._servers[voice].ask({"text": text, "rate": rate, "pitch": pitch}, timeout_s=timeout_s)
+        except EOFError:
+            self._servers[voice].kill()
+            self._servers.pop(voice).close()
+            raise SpeechError(f"the espeak server ended, or did not answer within {timeout_s:g} s") from None
         if "error" in answer:
             raise SpeechError(answer["error"])
-        return answer
+        return trim(resample(np.frombuffer(base64.b64decode(answer["samples"]), dtype="<i2")))
 
 
 def resample(samples: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A small corpus of all kinds stays as it was, to the byte: its documents, and the specs of its media by their digests."""
+"""A small corpus of all kinds stays as it was, to the byte: its documents, and the digests of its media's specs."""
 
 import hashlib
 import json
