@@ -7,8 +7,6 @@ corpus is complete. Media files of an earlier config stay; no manifest line name
 screenshots, 150 level-1 narrations or 250 level-1 recordings a second.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random
@@ -25,8 +23,6 @@ from brine.synth.config import SPLITS, SynthConfig, SynthError
 from brine.synth.plan import CorpusPlan, plan_corpus
 from brine.synth.render_pool import RenderPool
 from brine.synth.sources.clusters import cluster_near_duplicates, split_clusters
-from brine.synth.sources.code_metrics import CodeMetrics
-from brine.synth.sources.features import SourceFeatures
 
 MANIFEST = "manifest.jsonl"
 SUMMARY = "summary.json"
@@ -62,10 +58,8 @@ def build_synth_corpus(config: SynthConfig, out_dir: Path, *, progress: bool = T
             return tqdm(pool.run(op, items), desc=label, total=len(items), **bar)
 
         texts = [(item.text, item.language) for item in files]
-        features = [SourceFeatures.from_dict(value) for value in run("extract", texts, "reading source")]
-        code_metrics = None
-        if config.needs_code_metrics:
-            code_metrics = [CodeMetrics.from_dict(value) for value in run("measure", texts, "measuring source")]
+        features = list(run("extract", texts, "reading source"))
+        code_metrics = list(run("measure", texts, "measuring source")) if config.needs_code_metrics else None
         times.append(time.monotonic())
         clusters = cluster_near_duplicates(features, threshold=config.near_duplicate_threshold)
         fractions = {"validation_fraction": config.validation_fraction, "test_fraction": config.test_fraction}

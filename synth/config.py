@@ -4,8 +4,6 @@ Counts are tuples over the levels 1 to 4 and not fractions of a total, because t
 a recipe states them, the summary says how many could be made. Nothing here reads a file.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path

@@ -6,8 +6,6 @@ more documents of one kind leaves the others as they were. A plan is a list of m
 the specs of the media files they name; planning 50,000 documents takes a few seconds and no media library.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import random

@@ -5,8 +5,6 @@ it: a function, class, constant or file of that name with that very number, or, 
 itself. So no held-out number can be known from train; it must be read off the image.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass

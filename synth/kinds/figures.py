@@ -5,8 +5,6 @@ into specs. Nothing is drawn here, so what does not fit is foreseen from lengths
 not planned, and the few that still do are refused when they are drawn.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace

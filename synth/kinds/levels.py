@@ -7,8 +7,6 @@ other sizes, borders and tasks that compare, level 4 margins, aggregates, two se
 video, and should leave work for a large model. Tasks are named here and worded in questions.py and screens.py.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 PATCH = 16

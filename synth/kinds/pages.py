@@ -3,8 +3,6 @@
 Streams of (parts, index of the file the document is credited to); they end when the source is exhausted.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections import defaultdict

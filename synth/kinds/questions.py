@@ -6,8 +6,6 @@ series or the second) are balanced by `AnswerBalancer`, how many rows exceed a b
 wording is terse and always the same: the task to learn is reading the image.
 """
 
-from __future__ import annotations
-
 import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence

@@ -6,8 +6,6 @@ by a build that starts again. Specs are drawn here and rendered in synth/render 
 generators that end when the source is exhausted; plan.py takes as many samples as it wants.
 """
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Iterator

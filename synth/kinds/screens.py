@@ -7,8 +7,6 @@ no answer is known beforehand. Each task is worded once and answered from the pa
 apply to a panel, or has no single answer there (two buttons, no tick), returns None, and the next is tried.
 """
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ estimate of what media take. Lookup is learned at level 1, where half of the gue
 right; a model that starts with 256 tokens stays at chance (measured, LOG.md).
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import replace

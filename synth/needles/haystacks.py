@@ -7,8 +7,6 @@ independent, so intervals resample contexts. Keys that occur in the source are n
 (seed, number, modality, length) and the tokenizer.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import re
@@ -104,7 +102,7 @@ class HaystackBuilder:
         self._encode = cache(tokenizer.encode)
         self.pools: dict[tuple[str, str], list[dict]] = {}
 
-    def __enter__(self) -> HaystackBuilder:
+    def __enter__(self) -> "HaystackBuilder":
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -116,7 +114,7 @@ class HaystackBuilder:
         self.folder.cleanup()
 
     def make(self, task: str, *, num_tokens: int, number: int, num_needles: int = 10) -> Haystack:
-        """Haystack `number` of a task. Raises ValueError for an unknown task and needles or a question that do not fit."""
+        """Haystack `number` of a task. Raises ValueError for an unknown task, and where the needles do not fit."""
         if task not in TASKS:
             raise ValueError(f"unknown modality {task!r}: choose from {', '.join(TASKS)}")
         if num_needles < 1:

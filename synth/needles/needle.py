@@ -10,8 +10,6 @@ Kamradt's test (2023), of many keys of one form RULER's (2404.06654), of media a
 file makes specs (see samples.py); documents.py places needles for training, haystacks.py for evaluation.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections import Counter

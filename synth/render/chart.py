@@ -6,8 +6,6 @@ rendering process 1.5 s once; a chart takes about 40 ms. Another version of matp
 version is part of the file's name.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 

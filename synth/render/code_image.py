@@ -5,8 +5,6 @@ depend on the system's fonts or on an installed shaper. Each character has a cel
 code can then uncover it character by character. `Canvas` is the grid that tables and interfaces are drawn on too.
 """
 
-from __future__ import annotations
-
 import io
 from functools import lru_cache
 from pathlib import Path

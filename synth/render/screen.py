@@ -6,8 +6,6 @@ on the grid of the patches. It is a sketch of an interface, not a toolkit's: box
 Colours are those of a Pygments style. An image takes about 2 ms.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from dataclasses import dataclass, replace
 

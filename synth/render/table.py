@@ -5,8 +5,6 @@ cells part the columns, and a line between columns runs through their middle. Co
 to keywords (header), names and numbers. A table takes about 2 ms.
 """
 
-from __future__ import annotations
-
 from brine.synth.render.code_image import Canvas, png_of
 
 COLUMN_GAP = 2

@@ -6,8 +6,6 @@ frames, so that both start and end together on one clock. One encoding thread: w
 machine. A 25-frame video of one line takes about 7 ms and 4 KB.
 """
 
-from __future__ import annotations
-
 import io
 import math
 from fractions import Fraction

@@ -6,8 +6,6 @@ the held-out text into train. So files are first clustered by the similarity of 
 are another matter: see code_regions.py.
 """
 
-from __future__ import annotations
-
 import random
 
 from brine.data.files.source_files import SourceFile

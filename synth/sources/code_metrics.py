@@ -7,8 +7,6 @@ is estimated, so every number in an image can be counted again. A file of 40 KB 
 this runs in the rendering processes, and only for corpora that need it.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from collections import Counter
@@ -58,15 +56,8 @@ class CodeMetrics:
     words: dict[str, tuple[int, int, int]]
     """word -> the number of lines that have it, the first and the last of them; the file's first MAX_WORDS."""
 
-    @staticmethod
-    def from_dict(value: dict) -> CodeMetrics:
-        """The inverse of `dataclasses.asdict`, also of its JSON."""
-        functions, classes = (tuple(Definition(**item) for item in value[name]) for name in ("functions", "classes"))
-        words = {word: tuple(numbers) for word, numbers in value["words"].items()}
-        return CodeMetrics(value["file"], functions, classes, tuple(map(tuple, value["constants"])), words)
 
-
-def measure_code(text: str, *, language: str) -> CodeMetrics:
+def measure_code(text: str, language: str) -> CodeMetrics:
     """The numbers of a file's text. Raises nothing for odd text."""
     lines = text.removesuffix("\n").split("\n")
     marks = ("#",) if language == "python" else _COMMENT

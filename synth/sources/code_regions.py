@@ -7,8 +7,6 @@ refused. A `SplitSampler` visits all starting points of its split once, in an or
 mean fewer documents, never an endless loop.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -128,7 +126,7 @@ class SplitSampler:
         """Whether train's lines are refused here."""
         return self.train_content is not NO_TRAIN_CONTENT
 
-    def single_file(self, index: int) -> SplitSampler:
+    def single_file(self, index: int) -> "SplitSampler":
         """A sampler of one of the files, under the same rule."""
         return SplitSampler(
             [self.files[index]],

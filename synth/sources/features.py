@@ -6,8 +6,6 @@ of two files estimates the Jaccard similarity of their shingle sets, with a stan
 One file costs about 5 ms, so this runs in the rendering processes.
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import keyword
@@ -63,13 +61,8 @@ class SourceFeatures:
     minhash: tuple[int, ...]
     content_hash: str
 
-    @staticmethod
-    def from_dict(value: dict) -> SourceFeatures:
-        """The inverse of `dataclasses.asdict`, also of its JSON."""
-        return SourceFeatures(**{key: tuple(item) if isinstance(item, list) else item for key, item in value.items()})
 
-
-def extract_features(text: str, *, language: str) -> SourceFeatures:
+def extract_features(text: str, language: str) -> SourceFeatures:
     """Names, signatures, sentences and fingerprint of a file's text. Raises nothing for odd text."""
     names, signatures, prose = _python(text) if language == "python" else _other(text, language)
     tokens = _TOKEN.findall(text)

@@ -5,9 +5,6 @@ torchaudio would bring torch and its four seconds of start into each rendering p
 with 40 ms of silence on both sides.
 """
 
-from __future__ import annotations
-
-import base64
 import io
 import sys
 from pathlib import Path
@@ -15,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from brine.synth.kinds.levels import SAMPLE_RATE
-from brine.synth.render_pool import JsonProcess
+from brine.synth.render_pool import Helper
 
 SERVER_FILE = Path(__file__).parent / "server.py"
 ESPEAK_RATE = 22050
@@ -33,9 +30,9 @@ class SpeechSynthesizer:
 
     def __init__(self, *, timeout_s: float = 20.0) -> None:
         self.timeout_s = timeout_s
-        self._servers: dict[str, JsonProcess] = {}
+        self._servers: dict[str, Helper] = {}
 
-    def __enter__(self) -> SpeechSynthesizer:
+    def __enter__(self) -> "SpeechSynthesizer":
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -54,18 +51,17 @@ class SpeechSynthesizer:
         """
         if voice not in self._servers:
             # -P keeps the files beside the server from hiding modules of the standard library
-            self._servers[voice] = JsonProcess([sys.executable, "-P", str(SERVER_FILE), voice, str(self.timeout_s)])
+            self._servers[voice] = Helper([sys.executable, "-P", str(SERVER_FILE), voice, str(self.timeout_s)])
         # the server's time-out comes first, with its reason
         timeout_s = START_TIMEOUT_S + self.timeout_s
         try:
-            answer = self._servers[voice].ask({"text": text, "rate": rate, "pitch": pitch}, timeout_s=timeout_s)
+            answer = self._servers[voice].ask((text, rate, pitch), timeout_s=timeout_s)
         except EOFError:
-            self._servers[voice].kill()
-            self._servers.pop(voice).close()
-            raise SpeechError(f"the espeak server ended, or did not answer within {timeout_s:g} s") from None
-        if "error" in answer:
-            raise SpeechError(answer["error"])
-        return trim(resample(np.frombuffer(base64.b64decode(answer["samples"]), dtype="<i2")))
+            self._servers.pop(voice).close(kill=True)
+            answer = f"the espeak server ended, or did not answer within {timeout_s:g} s"
+        if isinstance(answer, str):
+            raise SpeechError(answer)
+        return trim(resample(np.frombuffer(answer, dtype="<i2")))
 
 
 def resample(samples: np.ndarray) -> np.ndarray:

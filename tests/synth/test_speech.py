@@ -56,7 +56,7 @@ def test_say_gives_up_after_its_time():
 
 def test_say_starts_a_server_again_after_it_died(synthesizer):
     expected = synthesizer.synthesize(**LINE)
-    process = synthesizer._servers["en-us"]
+    process = synthesizer._servers["en-us"].process
     process.kill()
     process.wait()
     with pytest.raises(SpeechError):
