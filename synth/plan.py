@@ -1,9 +1,9 @@
 """Decides every document of the corpus before anything is rendered.
 
-Train comes first; then what train contains is known (all lines of its files and targets, all it says), and the held-out
-splits are drawn around that. Each combination of split, kind and level has a random stream of its own, so asking for
-more documents of one kind leaves the others as they were. A plan is a list of manifest entries in the native form and
-the specs of the media files they name; planning 50,000 documents takes a few seconds and no media library.
+Train comes first; the held-out splits are drawn around what it contains (lines of its files and targets, all it says).
+Each combination of split, kind and level has a random stream: more documents of one kind leave the others as they were.
+A plan is a list of manifest entries in the native form and the specs of the media files they name; planning 50,000
+documents takes a few seconds and no media library.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from itertools import count, islice
+from itertools import islice, repeat
 from typing import Any
 
 from brine.data.files.source_files import SourceFile
@@ -74,22 +74,14 @@ class CorpusPlan:
 
     def add_stream(self, split: str, kind: str, level: int, number: int, stream: Iterator[tuple[Parts, str]]) -> None:
         """Adds up to `number` documents of a stream of (parts, path of the source)."""
-        made = 0
-        for parts, source in islice(stream, number):
-            self.documents.append(
-                {
-                    "id": f"{split}/{kind}/{level}/{made:06d}",
-                    "kind": "text" if kind == "package" else kind,
-                    "level": level,
-                    "split": split,
-                    "source": source,
-                    "content": [self._content_part(*part) for part in parts],
-                }
-            )
-            made += 1
+        before, common = len(self.documents), {"kind": "text" if kind == "package" else kind, "level": level}
+        for made, (parts, source) in enumerate(islice(stream, number)):
+            content = [self._content_part(*part) for part in parts]
+            name = {"id": f"{split}/{kind}/{level}/{made:06d}"}
+            self.documents.append({**name, **common, "split": split, "source": source, "content": content})
         # JSON keys are strings, and these two are written to the summary
-        self.requested.setdefault(split, {}).setdefault(kind, {})[str(level)] = number
-        self.planned.setdefault(split, {}).setdefault(kind, {})[str(level)] = made
+        for counts, count in ((self.requested, number), (self.planned, len(self.documents) - before)):
+            counts.setdefault(split, {}).setdefault(kind, {})[str(level)] = count
 
     def _content_part(self, part: dict | str, loss_mask: bool) -> dict:
         """A content part of the native form; the spec of media is kept, to be rendered."""
@@ -109,10 +101,8 @@ def plan_corpus(
     splits: dict[str, list[int]],
     code_metrics: list[CodeMetrics] | None = None,
 ) -> CorpusPlan:
-    """Every document of the three splits; counts that the source cannot fill are lowered, see CorpusPlan.shortfalls.
-
-    code_metrics: the files' numbers; only tables, charts and screens need them.
-    """
+    """Every document of the three splits; counts that the source cannot fill are lowered. code_metrics: the files'
+    numbers, for tables, charts and screens."""
     plan, train_content, vocabulary = CorpusPlan(), TrainContent(), []
     for split in SPLITS:
         chosen = splits[split]
@@ -174,7 +164,7 @@ def _stream(
     if kind in NEEDLE_KINDS:
         documents = NeedleDocuments([item.text for item in sampler.files], rng)
         modality = kind.removeprefix("needle_")
-        return ((documents.document(modality, level), -1) for _ in count())
+        return ((documents.document(modality, level), -1) for _ in repeat(None))
     return ((sample.parts, sample.file) for sample in SAMPLES[kind](sampler, level, rng))
 
 

@@ -1,6 +1,6 @@
 """Samples of tables and charts: real numbers, how to draw them, a question and its answer.
 
-What is shown comes from data_tables.py, what is asked from questions.py; here a level's bounds bring the two together
+What is shown comes from data_tables.py, what is asked too; here a level's bounds bring the two together
 into specs. Nothing is drawn here, so what does not fit is foreseen from lengths: a chart whose labels would overlap is
 not planned, and the few that still do are refused when they are drawn.
 """
@@ -9,9 +9,17 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from brine.synth.kinds.data_tables import DataTable, file_order, sample_line_table, sample_table
+from brine.synth.kinds.data_tables import (
+    AnswerBalancer,
+    DataTable,
+    QuestionAnswer,
+    ask_chart,
+    ask_table,
+    file_order,
+    sample_line_table,
+    sample_table,
+)
 from brine.synth.kinds.levels import CHART, COMPARABLE, MAX_CELLS, TABLE, ChartLevel, TableLevel
-from brine.synth.kinds.questions import AnswerBalancer, QuestionAnswer, ask_chart, ask_table
 from brine.synth.kinds.samples import SynthSample, render_style
 from brine.synth.render.chart import labelled_left, margins
 from brine.synth.render.table import num_cells

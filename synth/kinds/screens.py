@@ -10,9 +10,9 @@ apply to a panel, or has no single answer there (two buttons, no tick), returns 
 import random
 from dataclasses import dataclass
 
+from brine.synth.kinds.data_tables import AnswerBalancer, QuestionAnswer
 from brine.synth.kinds.figures import Drawn, distinct
 from brine.synth.kinds.levels import MAX_CELLS, SCREEN, ScreenLevel
-from brine.synth.kinds.questions import AnswerBalancer, QuestionAnswer
 from brine.synth.kinds.samples import SynthSample, render_style
 from brine.synth.render.screen import all_text, num_cells
 from brine.synth.sources.code_metrics import CodeMetrics

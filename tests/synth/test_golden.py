@@ -7,9 +7,8 @@ import random
 from brine.data.files.source_files import read_source
 from brine.synth import SynthConfig, SynthCounts
 from brine.synth.plan import plan_corpus
-from brine.synth.sources.clusters import cluster_near_duplicates, split_clusters
 from brine.synth.sources.code_metrics import measure_code
-from brine.synth.sources.features import extract_features
+from brine.synth.sources.features import cluster_near_duplicates, extract_features, split_clusters
 
 DIGEST = "c5f1b7ff5eb77bdb2950505570fc52a8489dda248a31c1e60053599370fa4cb9"
 EACH, FEW = (12, 12, 12, 12), (3, 3, 3, 3)
