@@ -31,8 +31,8 @@ def build_synth_corpus(config: SynthConfig, out_dir: Path, *, progress: bool = T
     """Writes out_dir/manifest.jsonl, out_dir/media/ and out_dir/summary.json; returns the summary.
 
     The returned summary also has "wall_s", the seconds by stage, and "rendered", the number of new media files.
-    Documents whose media could not be rendered are left out and counted under "failed". Raises SynthError for a source without
-    documents, a missing library and an out_dir that cannot be written; RuntimeError when a rendering process ends.
+    Documents whose media could not be rendered are left out and counted under "failed". Raises SynthError for a source
+    without documents, a missing library and an out_dir that cannot be written; RuntimeError when a process ends.
     """
     check_dependencies()
     out_dir = Path(out_dir)

@@ -1,9 +1,8 @@
 """Draws simple user interfaces with Pillow: forms, menus, terminals and trees, one panel or two side by side.
 
-A panel is laid out in cells of a character's width and a line's height before anything is drawn (`layout_panel`, plain
-arithmetic), so planning knows where everything stands and what is read when, and at levels 1 and 2 all characters lie
-on the grid of the patches. It is a sketch of an interface, not a toolkit's: boxes, bars, ticks and one highlight.
-Colours are those of a Pygments style. An image takes about 2 ms.
+A panel is laid out in cells of a character's width and a line's height before anything is drawn, so planning knows what
+stands where, and at levels 1 and 2 all characters lie on the grid of the patches. It is a sketch of an interface:
+boxes, bars, ticks and one highlight, in the colours of a Pygments style. An image takes about 2 ms.
 """
 
 from collections import defaultdict
@@ -25,9 +24,8 @@ SHADES = {"field": 0.12, "sheet": 0.12, "bar": 0.2, "title": 0.2}
 class Widget:
     """One thing in a panel: its kind, its position and width in cells, and the text in it.
 
-    Kinds: "text", "prompt", "field", "empty" and "ticked" (check boxes), "button", "bar" (of a menu), "open" (the name
-    of the menu that is open), "item", "highlighted" (an item or entry), "mark" (before an entry that holds others),
-    "cursor", "title", "frame" (an outline), "sheet" (what a menu's items lie on).
+    "empty" and "ticked" are check boxes, "open" is the name of the open menu, "mark" stands before an entry that holds
+    others, "frame" is an outline, "sheet" what a menu's items lie on.
     """
 
     kind: str
@@ -103,18 +101,16 @@ def _form(panel: dict) -> list[Widget]:
     width = max((len(row["value"]) for row in fields), default=0) + 2
     widgets = []
     for index, item in enumerate(panel["rows"]):
-        row = index * panel["gap"]
+        row, column = index * panel["gap"], 0
         if "field" in item:
             widgets.append(Widget("text", row, 0, len(item["field"]), item["field"]))
             widgets.append(Widget("field", row, start, width + width % 2, item["value"]))
         elif "check" in item:
             widgets.append(Widget("ticked" if item["ticked"] else "empty", row, 0, 2))
             widgets.append(Widget("text", row, 2, len(item["check"]), item["check"]))
-        else:
-            column = 0
-            for text in item["buttons"]:
-                widgets.append(Widget("button", row, column, len(text) + 2, text))
-                column += len(text) + 3
+        for text in item.get("buttons", ()):
+            widgets.append(Widget("button", row, column, len(text) + 2, text))
+            column += len(text) + 3
     return widgets
 
 

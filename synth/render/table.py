@@ -1,8 +1,7 @@
 """Draws a table with Pillow: a header, rows of a label and numbers, lines between them or none.
 
-Characters stand on the grid of code_image.py, so that at levels 1 and 2 each has one of two offsets in a patch; two
-cells part the columns, and a line between columns runs through their middle. Colours are those a Pygments style gives
-to keywords (header), names and numbers. A table takes about 2 ms.
+Characters stand on the grid of code_image.py; two cells part the columns, and a line between columns runs through their
+middle. Colours are those a Pygments style gives to keywords (header), names and numbers. A table takes about 2 ms.
 """
 
 from brine.synth.render.code_image import Canvas, png_of
@@ -16,9 +15,8 @@ RULE_PIXELS = 4
 def render(spec: dict) -> bytes:
     """The PNG file of a table spec. Raises ValueError for a style Pygments lacks and a table that is too large.
 
-    The spec has `title` ("" for none), `header` and `rows` (equally many strings each), `rules` ("none", "columns" for
-    lines between columns, "header" for one below the header, "grid"), `align` of the numbers ("left" or "right"), and
-    `style`, `size`, `left`, `top`, `leading`.
+    The spec has `title` ("" for none), `header`, `rows`, `rules` ("none", "columns", "header" for a line below it,
+    "grid"), `align` of the numbers ("left" or "right"), and `style`, `size`, `left`, `top`, `leading`.
     """
     from pygments.token import Token
 
