@@ -1,8 +1,7 @@
 """Samples of tables and charts: real numbers, how to draw them, a question and its answer.
 
-What is shown comes from data_tables.py, what is asked too; here a level's bounds bring the two together
-into specs. Nothing is drawn here, so what does not fit is foreseen from lengths: a chart whose labels would overlap is
-not planned, and the few that still do are refused when they are drawn.
+Here a level's bounds bring what data_tables.py shows and asks together into specs. Nothing is drawn, so what does not
+fit is foreseen from lengths; the few charts whose labels still overlap are refused when they are drawn.
 """
 
 import random
@@ -29,8 +28,8 @@ TRIES = 6
 """Draws of a chart about one file before the next one is visited: most names are too long for short labels."""
 MIN_COLUMN_MAX = 4
 """The greatest number of a chart is at least this."""
-SUBJECTS = {"bar": ("functions", "classes", "names", "files", "line")}
-SUBJECTS |= dict.fromkeys(("hbar", "scatter"), ("functions", "classes", "names", "files"))
+_NAMED = ("functions", "classes", "names", "files")
+SUBJECTS = {"bar": (*_NAMED, "line"), "hbar": _NAMED, "scatter": _NAMED}
 """chart -> what it may be about. Two series are not about names: of their first and last line the last is larger."""
 CHAR_WIDTH = 0.63
 """Of the font's size: about the width of a letter of DejaVu Sans."""
@@ -81,8 +80,7 @@ def charts(sampler: SplitSampler, index: int, level: int, balance: AnswerBalance
     """A chart about file `index` with a question; None where there are too few numbers or no space."""
     bounds = CHART[level]
     tries = (_plan_chart(sampler, index, bounds, rng) for _ in range(TRIES))
-    planned = next((item for item in tries if item is not None), None)
-    if planned is None:
+    if (planned := next(filter(None, tries), None)) is None:
         return None
     table, spec = planned
     qa = first_asked(bounds.tasks, lambda task: ask_chart(table, task, spec, balance, rng), rng)
@@ -162,9 +160,8 @@ def _axes(columns: list[list[int]], chart: str, bounds: ChartLevel) -> list[list
 def _chart_table(
     sampler: SplitSampler, index: int, chart: str, bounds: ChartLevel, rng: random.Random
 ) -> DataTable | None:
-    """Numbers for a chart: lines of the file for a line chart and some of the bars, else whatever has names; two
-    columns to compare or for the two axes of a scatter chart, one otherwise.
-    """
+    """Numbers for a chart: of lines of the file, or of what has names; two columns to compare or for the axes of a
+    scatter chart, one otherwise."""
     scatter, two = chart == "scatter", bounds.series == 2
     subjects = [name for name in SUBJECTS.get(chart, ()) if not two or scatter or name != "names"]
     subject = rng.choice(subjects) if subjects else "line"
@@ -182,8 +179,7 @@ def _chart_table(
 
 
 def _rows_that_fit(spec: dict, most: int) -> Sequence[int]:
-    """The rows whose labels have space: the first ones along an axis; points of a scatter chart that are clear of each
-    other, drawn as chart.py draws them."""
+    """The rows whose labels have space: the first ones along an axis, points of a scatter chart clear of each other."""
     font, labels, chart = spec["font"], spec["labels"], spec["chart"]
     left, bottom, right, top = margins(spec)
     across, upward = spec["width"] - left - right, spec["height"] - bottom - top

@@ -1,10 +1,9 @@
 """Draws regions of code from the files of one split, without repeats and without leaks.
 
-Files of different splits share lines: `import sys`, `else:`, a licence; about a fifth of the standard library's lines
-occur in more than one file. What a held-out sample asks to be transcribed must not be such a line, or memory passes for
-reading: `TrainContent` holds every line and every utterance that train shows, and a held-out region with one of them is
-refused. A `SplitSampler` visits all starting points of its split once, in an order drawn by the seed: too few lines
-mean fewer documents, never an endless loop.
+About a fifth of the standard library's lines occur in more than one file. What a held-out sample asks to be transcribed
+must not be such a line, or memory passes for reading: `TrainContent` holds every line and utterance that train shows,
+and a held-out region with one of them is refused. A `SplitSampler` visits all starting points of its split once, in an
+order drawn by the seed: too few lines mean fewer documents, never an endless loop.
 """
 
 import random
@@ -60,11 +59,8 @@ NO_TRAIN_CONTENT = TrainContent()
 
 
 def region_at(lines: list[str], start: int, *, count: int, region: RegionSpec) -> list[str] | None:
-    """`count` lines from `start`, tabs expanded, common indent and trailing space removed; None if not allowed.
-
-    Allowed are printable ASCII lines whose longest has region.chars characters, with enough letters to be worth
-    reading and no blank line at either end.
-    """
+    """`count` lines from `start`, tabs expanded, common indent and trailing space removed; None unless they are
+    printable ASCII, the longest has region.chars characters, there are enough letters, and no end is blank."""
     picked = [line.expandtabs(4).rstrip() for line in lines[start : start + count]]
     if len(picked) < count or not picked[0] or not picked[-1]:
         return None
@@ -128,17 +124,12 @@ class SplitSampler:
 
     def single_file(self, index: int) -> "SplitSampler":
         """A sampler of one of the files, under the same rule."""
-        return SplitSampler(
-            [self.files[index]],
-            features=[self.features[index]],
-            train_content=self.train_content,
-            name_parts=self.name_parts,
-            level1_style=self.level1_style,
-        )
+        common = {name: getattr(self, name) for name in ("train_content", "name_parts", "level1_style")}
+        return SplitSampler([self.files[index]], features=[self.features[index]], **common)
 
     def regions(self, region: RegionSpec, *, rng: random.Random) -> Iterator[CodeRegion]:
-        """Every starting point once, in random order, with a region of a random number of lines that is allowed there
-        and not in train; where that number does not fit, smaller ones are tried. No text twice."""
+        """Every starting point once, in random order, with a region of a random number of lines, or fewer, that is
+        allowed and not in train; no text twice."""
         seen: set[str] = set()
         starts = list(self.starts)
         rng.shuffle(starts)

@@ -44,11 +44,8 @@ class SpeechSynthesizer:
             self._servers.popitem()[1].close()
 
     def synthesize(self, text: str, *, voice: str, rate: int, pitch: int) -> np.ndarray:
-        """(n,) int16 samples at 16 kHz, mono. `rate` in words a minute, `pitch` from 0 to 99.
-
-        The same arguments give the same samples whatever was said before. Raises SpeechError when the synthesiser
-        fails, is silent, or takes longer than timeout_s.
-        """
+        """(n,) int16 samples at 16 kHz, mono; `rate` in words a minute, `pitch` from 0 to 99. Raises SpeechError when
+        the synthesiser fails, is silent, or takes longer than timeout_s."""
         if voice not in self._servers:
             # -P keeps the files beside the server from hiding modules of the standard library
             self._servers[voice] = Helper([sys.executable, "-P", str(SERVER_FILE), voice, str(self.timeout_s)])
@@ -77,10 +74,8 @@ def resample(samples: np.ndarray) -> np.ndarray:
 
 
 def trim(samples: np.ndarray) -> np.ndarray:
-    """The samples from 40 ms before the first to 40 ms after the last that is above 1 % of the loudest.
-
-    Margins are filled with silence where the samples have none. Raises SpeechError for silence.
-    """
+    """The samples from 40 ms before the first to 40 ms after the last that is above 1 % of the loudest, filled with
+    silence where there are none. Raises SpeechError for silence."""
     loud = np.abs(samples.astype(np.int32))
     if len(loud) == 0 or loud.max() < 100:
         raise SpeechError("espeak-ng said nothing")
