@@ -21,7 +21,7 @@ from brine.synth.config import KINDS, NEEDLE_KINDS, SPLITS, SynthConfig
 from brine.synth.kinds import figures, pages, samples, screens
 from brine.synth.kinds.data_tables import numeric_facts
 from brine.synth.kinds.samples import Parts
-from brine.synth.needles.documents import NeedleDocuments
+from brine.synth.needles.needle import NeedleDocuments
 from brine.synth.sources.code_metrics import CodeMetrics
 from brine.synth.sources.code_regions import NO_TRAIN_CONTENT, SplitSampler, TrainContent
 from brine.synth.sources.features import SourceFeatures

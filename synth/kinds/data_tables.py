@@ -97,7 +97,9 @@ def sample_table(
     train = sampler.train_content
     allowed: dict[str, tuple[int, ...]] = {}
     for label, numbers in rows:
-        if label in allowed or not _is_label(label, bounds.label_chars) or not set(only) <= set(numbers):
+        # printable ASCII without what separates cells or answers
+        plain = label.isascii() and label.isprintable() and not set(label) & set("|, ")
+        if label in allowed or not plain or not 2 <= len(label) <= bounds.label_chars or not set(only) <= set(numbers):
             continue
         values = tuple(numbers[name] for name in only)
         facts = {(label, *fact) for fact in zip(only, values, strict=True)}
@@ -136,11 +138,6 @@ def sample_line_table(
         return None
     rows = tuple((str(start + 1 + row), tuple(item[name] for name in names)) for row, item in enumerate(found))
     return DataTable(index, f"lines of {sampler.files[index].path}", "line", names, rows)
-
-
-def _is_label(label: str, most: int) -> bool:
-    """Printable ASCII of 2 to `most` characters, none of which separates cells or answers."""
-    return 2 <= len(label) <= most and label.isascii() and label.isprintable() and not set(label) & set("|, ")
 
 
 def _rows(sampler: SplitSampler, index: int, subject: str, rng: random.Random) -> list[tuple[str, dict[str, int]]]:
@@ -196,9 +193,7 @@ def ask_table(table: DataTable, task: str, rng: random.Random) -> QuestionAnswer
     if task == "total":
         return f"Sum of the column {column}?", str(sum(values))
     if task in ("sum", "difference"):
-        one, other = rng.sample(range(len(values)), 2)
-        if values[one] < values[other]:
-            one, other = other, one
+        one, other = sorted(rng.sample(range(len(values)), 2), key=lambda row: -values[row])
         if task == "sum":
             return f"{column} of {labels[one]} and {labels[other]} together?", str(values[one] + values[other])
         return f"{column} of {labels[one]} less that of {labels[other]}?", str(values[one] - values[other])
@@ -232,10 +227,28 @@ def ask_chart(
             return None
         nearest = "" if step == 1 else f", to the nearest {step}"
         return f"{column} of {_name_of(table, row)}{nearest}?", str((below + (2 * over > step)) * step)
+    found: dict[str, list] = defaultdict(list)
     if task == "trend" and spec["chart"] == "line":
-        return _trend(table, column, values, gap=gap, balance=balance, rng=rng)
+        for first, last in combinations(range(len(values)), 2):
+            change = values[last] - values[first]
+            if change == 0 or abs(change) > gap:
+                found["flat" if change == 0 else "rises" if change > 0 else "falls"].append((first, last))
+        if not {"rises", "falls"} <= set(found):
+            return None
+        answer = balance.pick(sorted(found), rng=rng)
+        first, last = rng.choice(found[answer])
+        return f"{column} from line {table.labels[first]} to {table.labels[last]}: rises, falls or flat?", answer
     if task == "larger" and spec["chart"] != "scatter":
-        return _larger(table, gap=gap, balance=balance, rng=rng)
+        names = table.columns[:2]
+        for row, (one, other) in enumerate(zip(table.column(0), table.column(1), strict=True)):
+            if abs(one - other) > gap:
+                # balanced by pair: "calls" must not be the answer more often than "names" where these are compared
+                found[" over ".join(names if one > other else names[::-1])].append(row)
+        # each must be larger somewhere
+        if len(found) == 2:
+            order = balance.pick(sorted(found), rng=rng)
+            name = _name_of(table, rng.choice(found[order]))
+            return f"Which is larger at {name}, {names[0]} or {names[1]}?", order.split(" over ")[0]
     return None
 
 
@@ -250,33 +263,3 @@ def _extreme(table: DataTable, column: str, values: list[int], task: str, *, gap
         return None
     word = "largest" if task == "most" else "smallest"
     return f"Which {table.label} is {word} by {column}?", table.labels[values.index(ranked[0])]
-
-
-def _trend(
-    table: DataTable, column: str, values: list[int], *, gap: float, balance: AnswerBalancer, rng: random.Random
-) -> QuestionAnswer | None:
-    found: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for first, last in combinations(range(len(values)), 2):
-        change = values[last] - values[first]
-        if change == 0 or abs(change) > gap:
-            found["flat" if change == 0 else "rises" if change > 0 else "falls"].append((first, last))
-    if not {"rises", "falls"} <= set(found):
-        return None
-    answer = balance.pick(sorted(found), rng=rng)
-    first, last = rng.choice(found[answer])
-    return f"{column} from line {table.labels[first]} to {table.labels[last]}: rises, falls or flat?", answer
-
-
-def _larger(table: DataTable, *, gap: float, balance: AnswerBalancer, rng: random.Random) -> QuestionAnswer | None:
-    """Which of two series is larger at a label; None unless each is larger somewhere."""
-    names = table.columns[:2]
-    found: dict[str, list[int]] = defaultdict(list)
-    for row, (one, other) in enumerate(zip(table.column(0), table.column(1), strict=True)):
-        if abs(one - other) > gap:
-            # balanced by pair: "calls" must not be the answer more often than "names" where these two are compared
-            found[" over ".join(names if one > other else names[::-1])].append(row)
-    if len(found) < 2:
-        return None
-    order = balance.pick(sorted(found), rng=rng)
-    row = rng.choice(found[order])
-    return f"Which is larger at {_name_of(table, row)}, {names[0]} or {names[1]}?", order.split(" over ")[0]

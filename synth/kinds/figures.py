@@ -122,6 +122,12 @@ def _plan_chart(
         return None
     width, height = rng.choice(bounds.sizes)
     columns = [table.column(column) for column in range(len(table.columns))]
+
+    def axes(columns: list[list[int]]) -> list[list[int]]:
+        # two series share an axis, the two sides of a scatter chart do not
+        shared = max(map(max, columns))
+        return [nice_ticks(max(column) if chart == "scatter" else shared, most=bounds.steps) for column in columns]
+
     spec = {
         "type": "image",
         "renderer": "chart",
@@ -129,7 +135,7 @@ def _plan_chart(
         "labels": table.labels,
         "names": list(table.columns),
         "values": columns,
-        "axes": _axes(columns, chart, bounds),
+        "axes": axes(columns),
         "title": table.caption if rng.random() < bounds.title else "",
         "axis_name": bounds.axis_name and len(columns) == 1,
         "legend": chart != "scatter" and len(columns) > 1,
@@ -147,14 +153,8 @@ def _plan_chart(
         return None
     if chart != "scatter":
         # the greatest may be among those without space; a scatter chart's rows were found with these axes
-        spec["axes"] = _axes(spec["values"], chart, bounds)
+        spec["axes"] = axes(spec["values"])
     return replace(table, rows=tuple(table.rows[row] for row in rows)), spec
-
-
-def _axes(columns: list[list[int]], chart: str, bounds: ChartLevel) -> list[list[int]]:
-    """The ticks of each column: two series share an axis, the two sides of a scatter chart do not."""
-    shared = max(map(max, columns))
-    return [nice_ticks(max(column) if chart == "scatter" else shared, most=bounds.steps) for column in columns]
 
 
 def _chart_table(

@@ -171,8 +171,12 @@ def _names_in_view(found: CodeRegion, spec: dict, *, most: int) -> list[tuple[st
 def _utterances(sampler: SplitSampler, level: int, rng: random.Random) -> Iterator[tuple[int, str, str]]:
     """(file, text, what is spoken): parts of names, then every identifier, signature or sentence in random order."""
     if level == 1:
-        yield from _part_sequences(sampler.name_parts, rng, shortest=2 if sampler.held_out else 1)
-        return
+        parts, shortest = sampler.name_parts, 2 if sampler.held_out else 1
+        weights = {length: weight for length, weight in NUM_SPOKEN_PARTS if shortest <= length <= len(parts)}
+        # random sequences of distinct words, many times over: the caller drops repeats
+        for _ in range(100 * len(parts) ** min(2, max(weights)) if weights else 0):
+            text = " ".join(rng.sample(parts, rng.choices(list(weights), list(weights.values()))[0]))
+            yield -1, text, text
     found = []
     for index, item in enumerate(sampler.features):
         if level == 2:
@@ -181,18 +185,10 @@ def _utterances(sampler: SplitSampler, level: int, rng: random.Random) -> Iterat
         elif level == 3:
             signatures = (text for text in item.signatures if 8 <= len(text) <= 60 and "()" not in text)
             found += [(index, text, ": ".join(map(_spell_names, text[:-1].split("(")))) for text in signatures]
-        else:
+        elif level == 4:
             found += [(index, text, text) for text in item.sentences]
     rng.shuffle(found)
     yield from found
-
-
-def _part_sequences(parts: list[str], rng: random.Random, *, shortest: int) -> Iterator[tuple[int, str, str]]:
-    """Random sequences of distinct vocabulary words; ends after many draws, the caller drops repeats."""
-    weights = {length: weight for length, weight in NUM_SPOKEN_PARTS if shortest <= length <= len(parts)}
-    for _ in range(100 * len(parts) ** min(2, max(weights)) if weights else 0):
-        text = " ".join(rng.sample(parts, rng.choices(list(weights), list(weights.values()))[0]))
-        yield -1, text, text
 
 
 def _spell_names(names: str) -> str:
