@@ -34,7 +34,8 @@ def build_synth_corpus(config: SynthConfig, out_dir: Path, *, progress: bool = T
     Documents whose media could not be rendered are left out and counted under "failed". Raises SynthError for a source
     without documents, a missing library and an out_dir that cannot be written; RuntimeError when a process ends.
     """
-    check_dependencies()
+    if missing := [name for name in ("av", "espeakng_loader", "pygments", "soundfile") if find_spec(name) is None]:
+        raise SynthError(f"making the synthetic corpus needs {', '.join(missing)}: run `uv sync --group corpus`")
     out_dir = Path(out_dir)
     times = [time.monotonic()]
     bounds = {"min_file_bytes": config.min_file_bytes, "max_file_kib": config.max_file_kib}
@@ -93,13 +94,6 @@ def build_synth_corpus(config: SynthConfig, out_dir: Path, *, progress: bool = T
     stages = zip(("read", "plan", "render"), times, times[1:], strict=False)
     wall_s = {stage: round(end - start, 2) for stage, start, end in stages}
     return {**summary, "rendered": len(missing) - len(failed), "wall_s": wall_s}
-
-
-def check_dependencies() -> None:
-    """Raises SynthError unless the libraries of the dependency group `corpus` are installed."""
-    missing = [name for name in ("av", "espeakng_loader", "pygments", "soundfile") if find_spec(name) is None]
-    if missing:
-        raise SynthError(f"making the synthetic corpus needs {', '.join(missing)}: run `uv sync --group corpus`")
 
 
 def _media_paths(document: dict) -> list[str]:

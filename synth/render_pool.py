@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ class Helper:
             self.process.wait()
 
 
-class RenderPool:
+class RenderPool(AbstractContextManager):
     """`count` rendering processes that write below `folder`; leaving the `with` block ends them."""
 
     def __init__(self, count: int, *, folder: Path, utterance_timeout_s: float) -> None:
@@ -59,9 +60,6 @@ class RenderPool:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-P", "-m", "brine.synth.render_worker", str(folder), str(utterance_timeout_s)]
         self.helpers = [Helper(command, env=environment) for _ in range(count)]
-
-    def __enter__(self) -> "RenderPool":
-        return self
 
     def __exit__(self, kind: object, *_exc: object) -> None:
         for helper in self.helpers:

@@ -66,10 +66,10 @@ def split_at_newlines(text: str, *, max_bytes: int) -> list[str]:
 
 def pages(sampler: SplitSampler, level: int, rng: random.Random) -> Iterator[tuple[Parts, int]]:
     """Tutorial pages, each about other regions of one file; every file is used before one is used again."""
-    order = [(round_, index) for round_ in range(MAX_PAGES_PER_FILE) for index in range(len(sampler.files))]
-    keys = [rng.random() for _ in order]
+    rounds, files = range(MAX_PAGES_PER_FILE), range(len(sampler.files))
+    order = sorted((round_, rng.random(), index) for round_ in rounds for index in files)
     open_files: dict[int, _PageSampler] = {}
-    for _key, (_round, index) in sorted(zip(keys, order, strict=True), key=lambda both: (both[1][0], both[0])):
+    for _round, _key, index in order:
         if index not in open_files:
             open_files[index] = _PageSampler(sampler.single_file(index), level, rng)
         parts = open_files[index].next_page()

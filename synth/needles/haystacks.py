@@ -11,10 +11,13 @@ import json
 import random
 import re
 import tempfile
+from bisect import bisect_left
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
 
 from brine.data.config import EncodeConfig
@@ -80,7 +83,7 @@ def check_dependencies(tasks: Iterable[str]) -> None:
         )
 
 
-class HaystackBuilder:
+class HaystackBuilder(AbstractContextManager):
     """Makes contexts for one tokenizer and encoder. Close it, or leave its `with` block, to delete its media."""
 
     def __init__(self, files: list[SourceFile], *, tokenizer: Tokenizer, config: EncodeConfig, seed: int = 0):
@@ -101,9 +104,6 @@ class HaystackBuilder:
         self.decoded: dict[str, Decoded] = {}
         self._encode = cache(tokenizer.encode)
         self.pools: dict[tuple[str, str], list[dict]] = {}
-
-    def __enter__(self) -> "HaystackBuilder":
-        return self
 
     def __exit__(self, *_exc: object) -> None:
         self.close()
@@ -209,21 +209,16 @@ def _interleave(
 
     placed: (position 0 to 1, chunks, index of the needle or -1), ascending. num_tokens: of the haystack.
     """
+    lengths = [_length([chunk]) for chunk in haystack]
+    edges = list(accumulate(lengths, initial=0))
+    middles = [edge + length / 2 for edge, length in zip(edges[:-1], lengths, strict=True)]
     joined: list[TokensOrMedia] = []
     starts: dict[int, int] = {}
-    used = inserted = 0
-    waiting = iter([*placed, (2.0, [], -1)])
-    position, statement, index = next(waiting)
-    for chunk in [*haystack, None]:
-        length = 0 if chunk is None else _length([chunk])
-        # the nearer boundary of the chunk that holds the position; all that is left stands at the end
-        while position <= 1 and (chunk is None or position * num_tokens <= used + length / 2):
-            if index >= 0:
-                starts[index] = used + inserted
-            joined += statement
-            inserted += _length(statement)
-            position, statement, index = next(waiting)
-        if chunk is not None:
-            joined.append(chunk)
-            used += length
-    return joined, starts
+    done = inserted = 0
+    for position, statement, index in placed:
+        at = bisect_left(middles, position * num_tokens)
+        joined += [*haystack[done:at], *statement]
+        if index >= 0:
+            starts[index] = edges[at] + inserted
+        done, inserted = at, inserted + _length(statement)
+    return [*joined, *haystack[done:]], starts

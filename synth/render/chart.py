@@ -41,7 +41,7 @@ def render(spec: dict) -> bytes:
     # the user's settings come back when the drawing is done
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        return png_of(_draw(spec))
+        return _draw(spec)
 
 
 def margins(spec: dict) -> tuple[int, int, int, int]:
@@ -63,8 +63,7 @@ def labelled_left(spec: dict, x: float) -> bool:
     return x > 0.55 * spec["axes"][0][-1]
 
 
-def _draw(spec: dict):
-    """The PIL image of a spec, RGB."""
+def _draw(spec: dict) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from PIL import Image
@@ -79,7 +78,7 @@ def _draw(spec: dict):
     (_draw_points if chart == "scatter" else _draw_series)(axes, spec)
     canvas.draw()
     _check_labels(axes, title, canvas.get_renderer())
-    return Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")
+    return png_of(Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB"))
 
 
 def _axis_names(spec: dict) -> tuple[str, str]:

@@ -48,29 +48,23 @@ def render(spec: dict) -> bytes:
     each with a "title", "" for a panel without frame and title bar. An empty "bar" leaves the menu's bar out.
     """
     painter = _WidgetPainter(spec)
-    for widgets in layout_screen(spec):
-        for widget in widgets:
-            painter.draw(widget)
+    for widget in (widget for widgets in layout_screen(spec) for widget in widgets):
+        painter.draw(widget)
     return png_of(painter.image)
 
 
-def layout_panel(panel: dict) -> list[Widget]:
-    """The widgets of one panel, its frame and title included, with the panel's top left corner at (0, 0)."""
-    inner = {"form": _form, "menu": _menu, "terminal": _terminal, "tree": _tree}[panel["panel"]](panel)
-    if not panel["title"]:
-        return inner
-    width = max(len(panel["title"]), *(widget.column + widget.width for widget in inner)) + 2
-    frame = Widget("frame", 0, 0, width, rows=max(widget.row for widget in inner) + 3)
-    title = Widget("title", 0, 0, width, panel["title"])
-    # the row below the title bar touches it; the last row has half a line of space
-    return [frame, title, *(replace(widget, row=widget.row + 1, column=widget.column + 1) for widget in inner)]
-
-
 def layout_screen(spec: dict) -> list[list[Widget]]:
-    """The widgets of each panel where they stand in the whole image."""
-    placed, start = [], 0
+    """The widgets of each panel, its frame and title included, where they stand in the whole image."""
+    layouts, placed, start = {"form": _form, "menu": _menu, "terminal": _terminal, "tree": _tree}, [], 0
     for panel in spec["panels"]:
-        placed.append([replace(widget, column=widget.column + start) for widget in layout_panel(panel)])
+        widgets, title = layouts[panel["panel"]](panel), panel["title"]
+        if title:
+            width = max(len(title), *(widget.column + widget.width for widget in widgets)) + 2
+            frame = Widget("frame", 0, 0, width, rows=max(widget.row for widget in widgets) + 3)
+            # the row below the title bar touches it; the last row has half a line of space
+            inner = (replace(widget, row=widget.row + 1, column=widget.column + 1) for widget in widgets)
+            widgets = [frame, Widget("title", 0, 0, width, title), *inner]
+        placed.append([replace(widget, column=widget.column + start) for widget in widgets])
         start = max(widget.column + widget.width for widget in placed[-1]) + PANEL_GAP
     return placed
 

@@ -108,6 +108,7 @@ class SplitSampler:
         """code_metrics: for tables, charts and screens. name_parts: the vocabulary of level-1 narration."""
         self.files, self.features, self.code_metrics = files, features, code_metrics
         self.train_content, self.name_parts, self.level1_style = train_content, name_parts, level1_style
+        self.held_out = train_content is not NO_TRAIN_CONTENT
         self.lines = [item.text.split("\n") for item in files]
         self.starts = [
             (index, start)
@@ -116,11 +117,6 @@ class SplitSampler:
             for start, line in enumerate(lines)
             if line.strip()
         ]
-
-    @property
-    def held_out(self) -> bool:
-        """Whether train's lines are refused here."""
-        return self.train_content is not NO_TRAIN_CONTENT
 
     def single_file(self, index: int) -> "SplitSampler":
         """A sampler of one of the files, under the same rule."""
@@ -134,14 +130,11 @@ class SplitSampler:
         starts = list(self.starts)
         rng.shuffle(starts)
         for index, start in starts:
-            found = self._region(index, start, region, rng.randint(*region.lines))
-            if found is not None and found.text not in seen:
-                seen.add(found.text)
-                yield found
-
-    def _region(self, index: int, start: int, region: RegionSpec, count: int) -> CodeRegion | None:
-        for fewer in range(count, region.lines[0] - 1, -1):
-            lines = region_at(self.lines[index], start, count=fewer, region=region)
-            if lines is not None and not self.train_content.has_line_of("\n".join(lines)):
-                return CodeRegion(index, start, tuple(lines))
-        return None
+            for count in range(rng.randint(*region.lines), region.lines[0] - 1, -1):
+                lines = region_at(self.lines[index], start, count=count, region=region)
+                if lines is not None and not self.train_content.has_line_of("\n".join(lines)):
+                    found = CodeRegion(index, start, tuple(lines))
+                    if found.text not in seen:
+                        seen.add(found.text)
+                        yield found
+                    break

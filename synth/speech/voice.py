@@ -7,6 +7,7 @@ with 40 ms of silence on both sides.
 
 import io
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +26,12 @@ class SpeechError(RuntimeError):
     """An utterance could not be synthesised."""
 
 
-class SpeechSynthesizer:
+class SpeechSynthesizer(AbstractContextManager):
     """espeak servers, one for each voice in use. close() or leaving the `with` block ends them."""
 
     def __init__(self, *, timeout_s: float = 20.0) -> None:
         self.timeout_s = timeout_s
         self._servers: dict[str, Helper] = {}
-
-    def __enter__(self) -> "SpeechSynthesizer":
-        return self
 
     def __exit__(self, *_exc: object) -> None:
         self.close()
