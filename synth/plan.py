@@ -23,7 +23,7 @@ from brine.synth.kinds.data_tables import numeric_facts
 from brine.synth.kinds.samples import Parts
 from brine.synth.needles.needle import NeedleDocuments
 from brine.synth.sources.code_metrics import CodeMetrics
-from brine.synth.sources.code_regions import NO_TRAIN_CONTENT, SplitSampler, TrainContent
+from brine.synth.sources.code_regions import SplitSampler, TrainContent
 from brine.synth.sources.features import SourceFeatures
 
 RENDER_SPEC_VERSION = 1
@@ -109,14 +109,10 @@ def plan_corpus(
         split_features = [features[index] for index in chosen]
         if split == "train":
             vocabulary = samples.frequent_name_parts(split_features, count=config.narration_vocab_size)
-        sampler = SplitSampler(
-            [files[index] for index in chosen],
-            features=split_features,
-            train_content=NO_TRAIN_CONTENT if split == "train" else train_content,
-            code_metrics=[code_metrics[index] for index in chosen] if code_metrics is not None else (),
-            name_parts=vocabulary,
-            level1_style=config.level1_style,
-        )
+        metrics = [code_metrics[index] for index in chosen] if code_metrics is not None else ()
+        known = None if split == "train" else train_content
+        chosen_files = [files[index] for index in chosen]
+        sampler = SplitSampler(chosen_files, split_features, known, metrics, vocabulary, config.level1_style)
         for kind in KINDS:
             for level, number in config.counts(split).by_level(kind).items():
                 rng = random.Random(f"{config.seed}/{split}/{kind}/{level}")

@@ -60,16 +60,10 @@ def tables(sampler: SplitSampler, index: int, level: int, _balance: AnswerBalanc
     table = sample_table(sampler, index, rng.choice(bounds.subjects), bounds, rng)
     if table is None:
         return None
-    spec = {
-        "type": "image",
-        "renderer": "table",
-        "title": table.caption if rng.random() < bounds.title else "",
-        "header": table.cells[0],
-        "rows": table.cells[1:],
-        "rules": rng.choice(bounds.rules),
-        "align": rng.choice(bounds.aligns),
-        **render_style(sampler, level, rng),
-    }
+    title = table.caption if rng.random() < bounds.title else ""
+    spec = {"type": "image", "renderer": "table", "title": title, "header": table.cells[0], "rows": table.cells[1:]}
+    spec |= {"rules": rng.choice(bounds.rules), "align": rng.choice(bounds.aligns)}
+    spec |= render_style(sampler, level, rng)
     lines, chars = num_cells(spec)
     qa = first_asked(bounds.tasks, lambda task: ask_table(table, task, rng), rng)
     return None if lines * chars > MAX_CELLS else _sample(spec, table, qa, level)
@@ -139,11 +133,8 @@ def _plan_chart(
         "title": table.caption if rng.random() < bounds.title else "",
         "axis_name": bounds.axis_name and len(columns) == 1,
         "legend": chart != "scatter" and len(columns) > 1,
-        "width": width,
-        "height": height,
-        "font": rng.choice(bounds.fonts),
-        "style": rng.choice(bounds.styles),
     }
+    spec |= {"width": width, "height": height, "font": rng.choice(bounds.fonts), "style": rng.choice(bounds.styles)}
     rows = _rows_that_fit(spec, bounds.points[1])
     if len(rows) < bounds.points[0]:
         return None

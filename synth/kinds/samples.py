@@ -66,13 +66,12 @@ def is_pronounceable(name: str, *, parts: tuple[int, int], letters: int) -> bool
 def render_style(sampler: SplitSampler, level: int, rng: random.Random) -> dict:
     """How a level draws code: style, font size, margins, as fields of a spec."""
     style = levels.RENDER_STYLES[level]
-    return {
+    look = {
         "style": rng.choice(style.styles) if style.styles else sampler.level1_style,
         "size": rng.choice(style.sizes),
-        "left": rng.randint(*style.margin),
-        "top": rng.randint(*style.margin),
-        "leading": rng.randint(*style.leading),
     }
+    margins = {"left": rng.randint(*style.margin), "top": rng.randint(*style.margin)}
+    return {**look, **margins, "leading": rng.randint(*style.leading)}
 
 
 def screenshots(sampler: SplitSampler, level: int, rng: random.Random) -> Iterator[SynthSample]:

@@ -87,15 +87,11 @@ def draw_needle(modality: str, rng: random.Random, *, taken: set[str]) -> Needle
     if modality == "text":
         return Needle(key, value, value, ((f"@{key}{value}\n",),))
     if modality != "chain":
-        return Needle(key, value, value, (_statement(key, media_spec(modality, value, rng)),))
+        return Needle(key, value, value, ((f"@{key}", media_spec(modality, value, rng), "\n"),))
     second = draw_key(rng, taken=taken)
     taken.add(second)
     image, audio = media_spec("image", second, rng), media_spec("audio", value, rng)
-    return Needle(key, value, f"{second}{value}", (_statement(key, image), _statement(second, audio)))
-
-
-def _statement(key: str, spec: dict) -> tuple[dict | str, ...]:
-    return f"@{key}", spec, "\n"
+    return Needle(key, value, f"{second}{value}", ((f"@{key}", image, "\n"), (f"@{second}", audio, "\n")))
 
 
 def question(key: str) -> str:

@@ -8,7 +8,7 @@ order drawn by the seed: too few lines mean fewer documents, never an endless lo
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from brine.data.files.source_files import SourceFile
 from brine.synth.kinds.levels import RegionSpec
@@ -55,9 +55,6 @@ class TrainContent:
         return " " in key and key in self.spoken
 
 
-NO_TRAIN_CONTENT = TrainContent()
-
-
 def region_at(lines: list[str], start: int, *, count: int, region: RegionSpec) -> list[str] | None:
     """`count` lines from `start`, tabs expanded, common indent and trailing space removed; None unless they are
     printable ASCII, the longest has region.chars characters, there are enough letters, and no end is blank."""
@@ -92,36 +89,29 @@ class CodeRegion:
         return "\n".join(self.lines)
 
 
+@dataclass(eq=False)
 class SplitSampler:
-    """The files of one split and what is drawn from them. Holds the texts once, however many draws are made."""
+    """The files of one split and what is drawn from them; code_metrics: for tables, charts and screens; name_parts: the
+    vocabulary of level-1 narration."""
 
-    def __init__(
-        self,
-        files: list[SourceFile],
-        *,
-        features: list[SourceFeatures],
-        train_content: TrainContent = NO_TRAIN_CONTENT,
-        code_metrics: Sequence[CodeMetrics] = (),
-        name_parts: Sequence[str] = (),
-        level1_style: str = "bw",
-    ) -> None:
-        """code_metrics: for tables, charts and screens. name_parts: the vocabulary of level-1 narration."""
-        self.files, self.features, self.code_metrics = files, features, code_metrics
-        self.train_content, self.name_parts, self.level1_style = train_content, name_parts, level1_style
-        self.held_out = train_content is not NO_TRAIN_CONTENT
-        self.lines = [item.text.split("\n") for item in files]
-        self.starts = [
-            (index, start)
-            for index, lines in enumerate(self.lines)
-            if files[index].language != "text"
-            for start, line in enumerate(lines)
-            if line.strip()
-        ]
+    files: list[SourceFile]
+    features: list[SourceFeatures]
+    train_content: TrainContent | None = None
+    code_metrics: Sequence[CodeMetrics] = ()
+    name_parts: Sequence[str] = ()
+    level1_style: str = "bw"
+
+    def __post_init__(self) -> None:
+        self.held_out = self.train_content is not None
+        self.train_content = self.train_content or TrainContent()
+        self.lines = [item.text.split("\n") for item in self.files]
+        code = (index for index, item in enumerate(self.files) if item.language != "text")
+        self.starts = [(index, start) for index in code for start, line in enumerate(self.lines[index]) if line.strip()]
 
     def single_file(self, index: int) -> "SplitSampler":
         """A sampler of one of the files, under the same rule."""
-        common = {name: getattr(self, name) for name in ("train_content", "name_parts", "level1_style")}
-        return SplitSampler([self.files[index]], features=[self.features[index]], **common)
+        known = self.train_content if self.held_out else None
+        return replace(self, files=[self.files[index]], features=[self.features[index]], train_content=known)
 
     def regions(self, region: RegionSpec, *, rng: random.Random) -> Iterator[CodeRegion]:
         """Every starting point once, in random order, with a region of a random number of lines, or fewer, that is
