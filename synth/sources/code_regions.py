@@ -111,7 +111,8 @@ class SplitSampler:
     def single_file(self, index: int) -> "SplitSampler":
         """A sampler of one of the files, under the same rule."""
         known = self.train_content if self.held_out else None
-        return replace(self, files=[self.files[index]], features=[self.features[index]], train_content=known)
+        one = {"files": [self.files[index]], "features": [self.features[index]], "code_metrics": ()}
+        return replace(self, **one, train_content=known)
 
     def regions(self, region: RegionSpec, *, rng: random.Random) -> Iterator[CodeRegion]:
         """Every starting point once, in random order, with a region of a random number of lines, or fewer, that is
