@@ -11,9 +11,10 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from brine.common.config_fields import affects_result
 
@@ -93,16 +94,30 @@ def _default(field: dataclasses.Field) -> Any:
     return dataclasses.MISSING if field.default is dataclasses.MISSING else to_plain(field.default)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all, flushed to the disk."""
+@contextmanager
+def open_replaced(path: str | Path, mode: str = "w") -> Iterator[IO]:
+    """A file open for writing, text in UTF-8 or bytes ("wb"), that replaces `path` when the block ends.
+
+    It is flushed to the disk first. After an error, or a kill, `path` is as it was.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all, flushed to the disk."""
+    with open_replaced(path) as file:
+        file.write(text)
 
 
 def write_json(path: Path, value: Any) -> None:

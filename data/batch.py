@@ -1,25 +1,25 @@
-"""Rows to tensors of one fixed shape.
+"""Packed sequences to tensors of one fixed shape.
 
-    B rows · T tokens a row · N_m patches of modality m = B * budget of m, padding included
+    B packed sequences · T = seq_len tokens each · N_m patches of modality m = B * budget of m, padding included
 
-Documents are laid one after another in a row and the rest is padding: pad token, document -1, no label. Patches of
-all rows of a batch are gathered per modality, each with the flat index (row * T + column) of its slot; unused patches
-are zero bytes and point at B * T, one past the end, where a model that scatters into B * T + 1 places drops what became
-of them. Shapes depend on the plan alone, so a compiled model never sees a new one.
+Chunks of documents follow one another in a packed sequence; the rest is padding: pad token, document -1, no label.
+Patches of a whole batch are gathered per modality, each with the flat index (b * T + t) of its media token; unused
+patches are zero bytes with index B * T, one past the end, which a model that scatters into B * T + 1 positions then
+drops. Shapes depend on the plan alone, so a compiled model never sees a new one.
 
-labels[i] is the token at i + 1 when that token is a target of the same document and row i does not see past
-itself (inside a media block it would); -100 otherwise. Patches stay as they are stored, bytes and half floats, until
-a model embeds them (`brine.model.patches`).
+labels[b, t] is the token at t + 1 when that token is a target of the same chunk and query t does not see past itself
+(inside a media block it would); -100 otherwise. Patches keep their storage dtypes, bytes and half floats, until a
+model embeds them (`brine.model.patches`).
 
-What a step wants to know of a batch on the host (where its targets are, how many tokens are what) is counted here,
-where the batch is made, and goes along to the device: asking there would wait for it.
+Statistics that a training step needs on the host (where its targets are, how many tokens are what) are counted here,
+while the batch is made, and travel with it: asking the device would wait for it.
 
-A batch holds a dozen short documents a row, so what costs is the number of numpy calls, not the bytes: token fields are
-joined over the whole batch first and laid out once each, and only patches are handled document by document. 16 rows
-of 512 tokens take about 15 ms of one core, most of it for reading and checking 200 documents.
+A packed sequence holds a dozen short documents, so the cost is the number of numpy calls, not the bytes: token fields
+are concatenated over the whole batch and written once each; only patches are handled document by document. 16 packed
+sequences of 512 tokens take about 15 ms of one core, most of it for reading and checking 200 documents.
 
-Augmentation is a `transform` that draws from `counter_generator(seed, document, row)`: from counters, never from a
-global generator, so that neither the number of workers nor a restart changes a draw.
+Augmentation is a `transform` that draws from `counter_generator(seed, document, sequence_index)`: from counters, never
+from a global generator, so that neither the number of workers nor a restart changes a draw.
 """
 
 import hashlib
@@ -40,20 +40,20 @@ from brine.model.inputs import TENSORS, Inputs
 
 IGNORE_INDEX = -100
 Transform = Callable[[int, Sequence, int], Sequence]
-"""transform(document, sequence, row) -> a sequence of the same length with the same slots. A pure function of its
-arguments, and picklable where a loader has workers."""
+"""transform(document, sequence, sequence_index) -> a sequence of the same length with the same media tokens. A pure
+function of its arguments, and picklable where a loader has workers."""
 TENSOR_FIELDS = ("document", "labels", "kind", "modality_context")
-"""Fields of a batch that are tensors (B, T), beside those of its inputs."""
+"""Tensors (B, T) of a batch beside those of its inputs."""
 CACHED_STATS = ("target_index", "num_targets", "mixture")
-"""What is counted once, on the host."""
+"""Statistics that are computed once, on the host."""
 
 
 @dataclass
 class Batch:
-    """One micro-batch of packed sequences: what the model reads, and what is known of each token.
+    """One micro-batch of packed sequences: the model's inputs, and each token's label, document and kind.
 
-    What is counted (`target_index`, `num_targets`, `mixture`) follows from the other fields at the first question, and
-    is taken along by `to` and `pin_memory`; `dataclasses.replace` makes a batch that counts anew.
+    The statistics (`target_index`, `num_targets`, `mixture`) are computed from the other fields on first use and kept
+    by `to` and `pin_memory`; `dataclasses.replace` makes a batch that computes them again.
     """
 
     inputs: Inputs
@@ -66,8 +66,8 @@ class Batch:
     """(B, T) int16 index into corpus.kinds; -1 for padding."""
     modality_context: torch.Tensor
     """(B, T) uint8: the media (index into data.sequence.MODALITY_CONTEXTS) that stand before the token at i + 1."""
-    rows: tuple[int, ...] = ()
-    """Global numbers of the packed sequences; -1 for one past the end of the plan."""
+    sequence_index: tuple[int, ...] = ()
+    """Global indices of the packed sequences; -1 for one past the end of the plan."""
     failures: tuple[tuple[int, str], ...] = ()
     """(document, reason) of documents that could not be loaded and became padding."""
 
@@ -83,7 +83,7 @@ class Batch:
 
     @cached_property
     def target_index(self) -> torch.Tensor:
-        """(num_targets,) int64 flat places of the labels that are targets, ascending; where the batch is."""
+        """(num_targets,) int64 flat indices of the labels that are targets, ascending; where the batch is."""
         return torch.nonzero(self.labels.flatten() >= 0).flatten()
 
     @cached_property
@@ -101,14 +101,14 @@ class Batch:
         return {"text": size - padding - sum(media.values()), **media, "padding": padding}
 
     def with_cached_stats(self) -> "Batch":
-        """Itself, with everything counted."""
+        """The same batch, with all its statistics computed."""
         for name in CACHED_STATS:
             getattr(self, name)
         return self
 
     def _map(self, inputs: Inputs, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
         fields = {name: change(getattr(self, name)) for name in TENSOR_FIELDS}
-        moved = Batch(inputs, **fields, rows=self.rows, failures=self.failures)
+        moved = Batch(inputs, **fields, sequence_index=self.sequence_index, failures=self.failures)
         if self.labels.device.type == "cpu":
             self.with_cached_stats()
         known = {name: self.__dict__[name] for name in CACHED_STATS if name in self.__dict__}
@@ -122,7 +122,7 @@ class Batch:
 def counter_generator(seed: int, *counters: int) -> np.random.Generator:
     """Random numbers that follow from the numbers given and from nothing else; see the module.
 
-    seed, counters: integers of up to 64 bits with sign. Lists that differ in any place or in length give independent
+    seed, counters: integers of up to 64 bits with sign. Lists that differ in any element or in length give independent
     streams (the key of a Philox generator is a SHA-256 of them). About 20 microseconds.
     """
     content = struct.pack(f"<{1 + len(counters)}q", seed, *counters)
@@ -132,25 +132,25 @@ def counter_generator(seed: int, *counters: int) -> np.random.Generator:
 def make_batch(
     corpus,
     plan,
-    rows: Iterable[int],
+    indices: Iterable[int],
     *,
     blank_modalities: Iterable[str] = MODALITIES,
     transform: Transform | None = None,
 ) -> Batch:
-    """The batch of the given rows of a plan; a row number past the end gives a row of padding.
+    """The batch of the given packed sequences of a plan; an index past the plan's end gives padding alone.
 
-    blank_modalities: what is taken away from entries that the plan blanks. transform: changes whole documents (same
-    length, same slots) before they are cut and blanked; an evaluation swaps media so, training augments. Raises
+    blank_modalities: media removed from chunks that the plan blanks. transform: changes whole documents (same length,
+    same media tokens) before they are cut and blanked: an evaluation swaps media, training augments. Raises
     ValueError where a transform returns another length.
     """
-    rows = [int(number) if number < len(plan) else -1 for number in rows]
-    chunk_lists = [plan.chunks(number) if number >= 0 else [] for number in rows]
-    found = corpus.sequences(dict.fromkeys(entry[0] for row in chunk_lists for entry in row))
+    indices = [int(index) if index < len(plan) else -1 for index in indices]
+    chunk_lists = [plan.chunks(index) if index >= 0 else [] for index in indices]
+    found = corpus.sequences(dict.fromkeys(chunk[0] for chunks in chunk_lists for chunk in chunks))
     blank_modalities = tuple(blank_modalities)
     packed_sequences, failures = [], {}
-    for number, row in zip(rows, chunk_lists, strict=True):
+    for index, chunks in zip(indices, chunk_lists, strict=True):
         packed_sequence = []
-        for document, start, stop, blank in row:
+        for document, start, stop, blank in chunks:
             sequence = found[document]
             if isinstance(sequence, Sequence) and stop > len(sequence):
                 sequence = ValueError(f"document {document} has {len(sequence)} tokens where the plan needs {stop}")
@@ -159,7 +159,7 @@ def make_batch(
                 packed_sequence.append((document, stop - start, None))
                 continue
             if transform is not None:
-                sequence = _transformed(transform, document, sequence, number)
+                sequence = _transformed(transform, document, sequence, index)
             sequence = sequence.slice(start, stop)
             packed_sequence.append(
                 (document, stop - start, sequence.with_blank_media(blank_modalities) if blank else sequence)
@@ -172,18 +172,18 @@ def make_batch(
         media_budget=plan.media_budget,
         config=corpus.config,
         kinds=corpus.kind,
-        segment_tokens=tuple(plan.segment_tokens(number) for number in rows),
-        rows=tuple(rows),
+        segment_tokens=tuple(plan.segment_tokens(index) for index in indices),
+        sequence_index=tuple(indices),
         failures=tuple(failures.items()),
     )
 
 
-def _transformed(transform: Transform, document: int, sequence: Sequence, row: int) -> Sequence:
-    changed = transform(document, sequence, row).validate()
-    # the plan counted on this length and on these slots
+def _transformed(transform: Transform, document: int, sequence: Sequence, index: int) -> Sequence:
+    changed = transform(document, sequence, index).validate()
+    # the plan relies on this length and on these media tokens
     kept = all(np.array_equal(changed.media_positions(name), sequence.media_positions(name)) for name in MODALITIES)
     if len(changed) != len(sequence) or not kept:
-        raise ValueError(f"transform changed the length or the places of media of document {document}: keep both")
+        raise ValueError(f"transform changed the length or the media positions of document {document}: keep both")
     return changed
 
 
@@ -195,16 +195,15 @@ def collate(
     config: EncodeConfig | None = None,
     kinds=None,
     segment_tokens: tuple[int | None, ...] = (),
-    rows: tuple[int, ...] = (),
+    sequence_index: tuple[int, ...] = (),
     failures: tuple[tuple[int, str], ...] = (),
 ) -> Batch:
-    """Lay sequences out: training, evaluation and prompts alike.
+    """The batch of some packed sequences: for training, evaluation and prompts alike.
 
-    packed: for each packed sequence its chunks, (document, length, sequence) one after another; None leaves a gap of
-    padding, so that a prompt which is padded on the left begins with one. media_budget: patches of each modality per
-    packed sequence, padded to that many (with `config`, which knows their sizes); None: as many as there are.
-    segment_tokens: of each packed sequence, how many tokens of a document attention may see together; None, or left
-    out: all.
+    packed: for each packed sequence its chunks in order, (document, length, sequence); sequence None leaves `length`
+    positions of padding (a left-padded prompt begins so). media_budget: patches of each modality per packed sequence,
+    padded to that many (needs `config`, which knows their sizes); None: as many as there are. segment_tokens: for each
+    packed sequence, the longest run of a document's tokens that attention may see; None or left out: all.
     """
     shape = (len(packed), seq_len)
     out = {
@@ -218,13 +217,13 @@ def collate(
         "modality_context": np.zeros(shape, np.uint8),
     }
     chunks = _place_chunks(packed, seq_len)
-    place, ids = np.zeros(0, np.int64), np.zeros(0, np.int32)
+    flat_index, ids = np.zeros(0, np.int64), np.zeros(0, np.int32)
     if chunks:
-        place, ids = _fill_tokens(out, chunks, kinds, segment_tokens or (None,) * len(packed))
+        flat_index, ids = _fill_tokens(out, chunks, kinds, segment_tokens or (None,) * len(packed))
     media = {}
     for name in MODALITIES:
         own = [getattr(sequence, name) for _, _, _, sequence in chunks if len(getattr(sequence, name))]
-        index = place[ids == MEDIA_TOKEN_ID[name]]
+        index = flat_index[ids == MEDIA_TOKEN_ID[name]]
         if media_budget is None:
             if own:
                 media[name] = torch.from_numpy(np.concatenate(own)), torch.from_numpy(index)
@@ -239,28 +238,28 @@ def collate(
         media[name] = torch.from_numpy(patches), torch.from_numpy(media_index)
     tensors = {name: torch.from_numpy(array) for name, array in out.items()}
     inputs = Inputs(*(tensors.pop(name) for name in TENSORS), media)
-    return Batch(inputs, **tensors, rows=rows, failures=failures).with_cached_stats()
+    return Batch(inputs, **tensors, sequence_index=sequence_index, failures=failures).with_cached_stats()
 
 
 _PlacedChunk = tuple[int, int, int, Sequence]
-"""Row, flat index of the first token, document, sequence."""
+"""Index of the packed sequence in its batch, flat index of the first token, document, sequence."""
 
 
 def _place_chunks(packed_sequences: list[list[tuple[int, int, Sequence | None]]], seq_len: int) -> list[_PlacedChunk]:
-    """What is laid where, gaps and empty sequences left out."""
+    """Every chunk with its position in the batch; padding and empty sequences are left out."""
     found = []
-    for row, packed_sequence in enumerate(packed_sequences):
-        first = row * seq_len
+    for b, packed_sequence in enumerate(packed_sequences):
+        first = b * seq_len
         for document, length, sequence in packed_sequence:
             if sequence is not None and len(sequence):
-                found.append((row, first, document, sequence))
+                found.append((b, first, document, sequence))
             first += length
     return found
 
 
 def _fill_tokens(out: dict, chunks: list[_PlacedChunk], kinds, segment_tokens) -> tuple[np.ndarray, np.ndarray]:
-    """Fill the token fields of `out`; returns (n,) int64 flat places and (n,) int32 ids of all tokens laid."""
-    rows, firsts, documents, sequences = (list(column) for column in zip(*chunks, strict=True))
+    """Fill the token fields of `out`; returns (n,) int64 flat indices and (n,) int32 ids of the tokens written."""
+    owners, firsts, documents, sequences = (list(column) for column in zip(*chunks, strict=True))
     lengths = np.array([len(sequence) for sequence in sequences])
     starts = np.cumsum(lengths) - lengths
 
@@ -270,36 +269,36 @@ def _fill_tokens(out: dict, chunks: list[_PlacedChunk], kinds, segment_tokens) -
     def joined(name: str) -> np.ndarray:
         return np.concatenate([getattr(sequence, name) for sequence in sequences])
 
-    def lay(name: str, values: np.ndarray, at: np.ndarray) -> None:
+    def write(name: str, values: np.ndarray, at: np.ndarray) -> None:
         target = out[name]
         target.reshape(-1, *target.shape[2:])[at] = values
 
     flat_index = spread(np.array(firsts) - starts) + np.arange(lengths.sum())
     ids, block = joined("token_ids"), joined("block")
-    # the next token is of the same stretch
+    # the next token belongs to the same chunk
     inner = np.ones(len(ids) - 1, dtype=bool)
     inner[starts[1:] - 1] = False
-    # a row sees past itself exactly when the next token is of its own block
+    # a query sees past itself exactly when the next token is of its own block
     target = inner & joined("loss_mask")[1:] & ~((block[1:] == block[:-1]) & (block[1:] > 0))
-    lay("token_ids", ids, flat_index)
-    lay("position", joined("position"), flat_index)
-    lay("document", spread(documents), flat_index)
-    lay("segment", _segments(rows, sequences, segment_tokens), flat_index)
-    before = _block_offsets(rows, np.maximum.reduceat(block, starts))
-    lay("block", np.where(block > 0, block + spread(before), 0), flat_index)
-    lay("labels", ids[1:][target], flat_index[:-1][target])
-    lay("modality_context", joined("modality_context")[1:][inner], flat_index[:-1][inner])
+    write("token_ids", ids, flat_index)
+    write("position", joined("position"), flat_index)
+    write("document", spread(documents), flat_index)
+    write("segment", _segments(owners, sequences, segment_tokens), flat_index)
+    before = _block_offsets(owners, np.maximum.reduceat(block, starts))
+    write("block", np.where(block > 0, block + spread(before), 0), flat_index)
+    write("labels", ids[1:][target], flat_index[:-1][target])
+    write("modality_context", joined("modality_context")[1:][inner], flat_index[:-1][inner])
     if kinds is not None:
-        lay("kind", spread(kinds[documents]), flat_index)
+        write("kind", spread(kinds[documents]), flat_index)
     return flat_index, ids
 
 
-def _segments(rows: list[int], sequences: list[Sequence], segment_tokens) -> np.ndarray:
-    """(n,) int32 number of each token's segment within its row."""
-    found, row, count = [], -1, 0
-    for own, sequence in zip(rows, sequences, strict=True):
-        row, count = own, count if own == row else 0
-        limit = segment_tokens[own]
+def _segments(owners: list[int], sequences: list[Sequence], segment_tokens) -> np.ndarray:
+    """(n,) int32 number of each token's segment within its packed sequence."""
+    found, current, count = [], -1, 0
+    for owner, sequence in zip(owners, sequences, strict=True):
+        current, count = owner, count if owner == current else 0
+        limit = segment_tokens[owner]
         short = limit is None or len(sequence) <= limit
         starts = [0] if short else segment_starts(sequence.split_points(), limit)
         lengths = np.diff([*starts, len(sequence)])
@@ -308,11 +307,11 @@ def _segments(rows: list[int], sequences: list[Sequence], segment_tokens) -> np.
     return np.concatenate(found)
 
 
-def _block_offsets(rows: list[int], blocks: np.ndarray) -> np.ndarray:
-    """Blocks that stand in a row before each stretch, given how many each has: neighbours' numbers must differ."""
-    before, row, total = np.zeros(len(rows), np.int32), -1, 0
-    for number, (own, count) in enumerate(zip(rows, blocks.tolist(), strict=True)):
-        total = 0 if own != row else total
-        before[number], row = total, own
+def _block_offsets(owners: list[int], blocks: np.ndarray) -> np.ndarray:
+    """Number of media blocks before each chunk in its packed sequence, so that block ids of neighbours differ."""
+    before, current, total = np.zeros(len(owners), np.int32), -1, 0
+    for i, (owner, count) in enumerate(zip(owners, blocks.tolist(), strict=True)):
+        total = 0 if owner != current else total
+        before[i], current = total, owner
         total += count
     return before

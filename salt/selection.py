@@ -144,7 +144,7 @@ def score_documents(
 ) -> DocumentScores:
     """Score every document of the packed sequences that `batches` deliver; each sequence of the plan once.
 
-    `batch.rows` are the sequences of the plan that it holds, -1 being padding. compute_dtype: of the matrix products,
+    `batch.sequence_index` are the sequences of the plan that it holds, -1 being padding. compute_dtype: of the matrix products,
     None for the weights' own. Raises ValueError where a sequence of a batch is shorter than its plan.
     """
     model.eval()
@@ -160,7 +160,7 @@ def score_documents(
             loss, learnable = token_losses(hidden, model.head_weight, batch.labels.flatten(), top_k=top_k)
         loss_BT = loss.double().view(batch.labels.shape).cpu().numpy()
         learnable_BT = learnable.view(batch.labels.shape).cpu().numpy()
-        for b, row in enumerate(batch.rows):
+        for b, row in enumerate(batch.sequence_index):
             offset = 0
             for document, start, stop, *_ in plan.chunks(row) if row >= 0 else ():
                 chunk = slice(offset, offset + stop - start)

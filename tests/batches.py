@@ -10,7 +10,7 @@ from brine.model.inputs import TENSORS, Inputs
 def batch_of(
     token_ids: Tensor, labels: Tensor, *, segment: Tensor | None = None, position: Tensor | None = None,
     block: Tensor | None = None, kind: Tensor | None = None, modality_context: Tensor | None = None,
-    media: dict | None = None, rows: tuple[int, ...] = (),
+    media: dict | None = None, sequence_index: tuple[int, ...] = (),
 ) -> Batch:  # fmt: skip
     """A batch (B, T); what is left out is zero, so that each sequence is one document."""
     zeros = torch.zeros(token_ids.shape, dtype=torch.int32)
@@ -19,7 +19,7 @@ def batch_of(
     inputs = Inputs(token_ids, position, segment, zeros if block is None else block, media or {})
     return Batch(
         inputs, document=segment, labels=labels, kind=zeros.to(torch.int16) if kind is None else kind,
-        modality_context=zeros.to(torch.uint8) if modality_context is None else modality_context, rows=rows,
+        modality_context=zeros.to(torch.uint8) if modality_context is None else modality_context, sequence_index=sequence_index,
     )  # fmt: skip
 
 

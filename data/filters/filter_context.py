@@ -4,7 +4,7 @@ A filter is a frozen dataclass whose fields are its configuration, with a `name`
 FilterResult`. It looks at some of the documents that earlier passes have kept (`select`), usually with a function of a
 corpus and a few document numbers (`map`), and names those to drop, each with a reason. `map` spreads chunks of
 documents over spawned processes and gives the answers in the order of the documents whatever the number of processes.
-A corpus that decodes has servers of its own, so media are then read from this process. A worker that dies ends the
+A corpus that decodes has its own servers, so media are then read from this process. A worker that dies ends the
 pass with an error; it leaves no trace.
 """
 

@@ -112,9 +112,7 @@ def _measure_documents(
         if isinstance(sequence, CorruptDocument):
             found.append(f"document {number} cannot be read: {sequence}")
             continue
-        found.append(
-            [(name, _measure(name, *medium, corpus.config, filter_)) for name, *medium in iter_media(sequence)]
-        )
+        found.append([(name, _measure(name, *item, corpus.config, filter_)) for name, *item in iter_media(sequence)])
     return found
 
 
@@ -122,8 +120,8 @@ def iter_media(sequence: Sequence) -> Iterator[tuple[str, np.ndarray, np.ndarray
     """(modality, patches (n, dim), block (n,)) of all media in order, a video's audio track left out."""
     opens = np.isin(sequence.token_ids, list(MEDIA_START_ID.values()))
     opened = sequence.token_ids[opens]
-    medium = np.cumsum(opens) - 1
-    media_number = {name: medium[sequence.media_positions(name)] for name in MODALITIES}
+    item = np.cumsum(opens) - 1
+    media_number = {name: item[sequence.media_positions(name)] for name in MODALITIES}
     for number, token in enumerate(opened.tolist()):
         name = next(name for name in MODALITIES if MEDIA_START_ID[name] == token)
         mine = media_number[name] == number

@@ -117,8 +117,8 @@ def check_source(
     """Read and decode every document of a source of `brine.data.formats`, or the first `limit`, and count.
 
     excluded: counts what of the train split fits no packed sequence. retry: look only at these documents. quarantine:
-    write what was set aside there, as JSON lines. Ctrl-C ends the reading and gives what was counted so far. Raises
-    ValueError when the source cannot be read.
+    write the quarantined samples there, as JSON lines. Ctrl-C ends the reading and gives what was counted so far.
+    Raises ValueError when the source cannot be read.
     """
     began, found = time.monotonic(), CheckReport(CorpusStats())
     items: Iterable[Document | Quarantined] = source.documents(include_decode=True)

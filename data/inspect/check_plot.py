@@ -52,7 +52,7 @@ def save_figure(figure, path: str | Path) -> Path:
 
 
 def plot_stats(stats: CorpusStats, path: str | Path, *, name: str) -> Path:
-    """Lengths by kind, tokens by kind and modality, and reasons where something was set aside; 1600 pixels wide."""
+    """Lengths by kind, tokens by kind and modality, and reasons of quarantined samples; 1600 pixels wide."""
     reasons = sorted(stats.reasons.items(), key=lambda item: -item[1][0])[:6]
     num_bars = min(len(stats.kinds), MAX_BARS)
     main = max(5.2, 0.34 * num_bars + 1.6)
@@ -63,7 +63,7 @@ def plot_stats(stats: CorpusStats, path: str | Path, *, name: str) -> Path:
         height,
         title=sanitize(name, 110),
         subtitle=f"{stats.num_documents:,} documents  ·  {int(stats.total.sum()):,} tokens  ·  parts: {parts or 'none'}"
-        f"  ·  {stats.num_quarantined:,} set aside",
+        f"  ·  {stats.num_quarantined:,} quarantined",
     )
     top, bottom = 1 - 1.25 / height, 1 - (0.75 + main) / height
     left = figure.add_gridspec(1, 1, left=0.05, right=0.45, top=top, bottom=bottom)
@@ -120,22 +120,20 @@ def _tokens(axes, shares, stats: CorpusStats) -> None:
     if not bars:
         return
     counts = np.array([count for _, count in bars], dtype=np.float64)
-    places, left, whole = np.arange(len(bars)), np.zeros(len(bars)), stats.total
+    ticks, left, whole = np.arange(len(bars)), np.zeros(len(bars)), stats.total
     each = counts.sum(axis=1)
     for column, part in enumerate(PART_TYPES):
         if whole[column]:
             label = f"{part}  {percent(whole[column], whole.sum())}"
-            axes.barh(places, counts[:, column], left=left, color=COLOURS[part], label=label, height=0.72)
-            shares.barh(
-                places, 100 * counts[:, column] / each, left=100 * left / each, color=COLOURS[part], height=0.72
-            )
+            axes.barh(ticks, counts[:, column], left=left, color=COLOURS[part], label=label, height=0.72)
+            shares.barh(ticks, 100 * counts[:, column] / each, left=100 * left / each, color=COLOURS[part], height=0.72)
         left += counts[:, column]
-    for place, total in zip(places, each, strict=True):
+    for x, total in zip(ticks, each, strict=True):
         axes.annotate(
-            f"{total:,.0f}", (total, place), xytext=(5, 0), textcoords="offset points", va="center",
+            f"{total:,.0f}", (total, x), xytext=(5, 0), textcoords="offset points", va="center",
             fontsize=10, color="#374151",
         )  # fmt: skip
-    axes.set_yticks(places, [name for name, _ in bars], parse_math=False)
+    axes.set_yticks(ticks, [name for name, _ in bars], parse_math=False)
     shares.set_yticks([])
     axes.set_xlim(0, each.max() * 1.3)
     shares.set_xlim(0, 100)
@@ -149,14 +147,14 @@ def _tokens(axes, shares, stats: CorpusStats) -> None:
 
 
 def _reasons(figure, reasons: list, *, top: float, step: float) -> None:
-    figure.text(0.05, top, "set aside, by reason", fontsize=12.5, color=INK, va="center")
+    figure.text(0.05, top, "quarantined, by reason", fontsize=12.5, color=INK, va="center")
     for number, (reason, (count, example)) in enumerate(reasons, start=1):
         where = sanitize(example.file or example.id, 50)
-        for place, text, align, colour in (
+        for x, text, align, colour in (
             (0.09, f"{count:,}", "right", "#b91c1c"),
             (0.1, f"{sanitize(reason, 110)}   (e.g. {where})", "left", "#374151"),
         ):
-            figure.text(place, top - number * step, text, fontsize=10.5, color=colour, ha=align, va="center",
+            figure.text(x, top - number * step, text, fontsize=10.5, color=colour, ha=align, va="center",
                         parse_math=False)  # fmt: skip
 
 

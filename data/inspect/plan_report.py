@@ -59,7 +59,7 @@ def _mixture(plan: PackingPlan, chunk_tokens: np.ndarray):
     tokens = tokens_per_sequence(plan, chunk_tokens)
     bins, total, most = binned(tokens, NUM_BINS), tokens.sum(axis=0), tokens.max(axis=0)
     shares = bins / np.maximum(bins.sum(axis=1, keepdims=True), 1)
-    # to the left, since a short plan has few characters of its own
+    # to the left, since a short plan has few characters
     last = "share along the plan, 0 to 100 %"
     lines = [
         (
@@ -83,7 +83,7 @@ def _first_sequences(corpus, plan: PackingPlan, chunk_tokens: np.ndarray, width:
         for chunk in chunks:
             used += int(plan.stop[chunk] - plan.start[chunk])
             end = round(used / plan.seq_len * width)
-            # a document too short for a character of its own is not drawn, and the next one follows
+            # a document too short for a character is not drawn, and the next one follows
             if end > column:
                 drawn += _LETTERS[PART_TYPES[int(chunk_tokens[chunk].argmax())]] * (end - column - 1) + "|"
                 column = end

@@ -5,11 +5,11 @@ page's own policy allows no script and nothing from outside.
 """
 
 import base64
-import os
 import tempfile
 from html import escape
 from pathlib import Path
 
+from brine.common.files import write_text
 from brine.common.tables import sanitize
 from brine.data.inspect.check_plot import COLOURS
 from brine.data.inspect.show import DocumentView, media_spans
@@ -41,11 +41,9 @@ def write_page(view: DocumentView, path: str | Path) -> Path:
 <p class="tokens">{_tokens(view)}</p>
 </body></html>
 """
-    partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(page, encoding="utf-8", errors="backslashreplace")
-        os.replace(partial, path)
+        write_text(path, page.encode(errors="backslashreplace").decode())
     except OSError as error:
         raise ValueError(f"page {path} cannot be written ({error.strerror})") from None
     return path

@@ -6,14 +6,14 @@ from brine.common.tables import histogram, percent, sanitize, table
 from brine.data.corpus.statistics import PART_TYPES, CorpusStats
 
 MAX_ROWS = 30
-"""Kinds or reasons listed one by one; the rest is summed in one row."""
+"""Kinds or reasons listed one by one; the rest is summed in one line."""
 
 
 def report(stats: CorpusStats) -> list:
-    """What `data check` and `data build` print: kinds, modalities, lengths, what was set aside; tables and texts."""
+    """What `data check` and `data build` print: kinds, modalities, lengths, quarantined samples; tables and texts."""
     parts = [_kinds(stats), _modalities(stats), histogram(stats.all_lengths())] if stats.num_documents else []
     if stats.reasons:
-        parts.append(f"set aside: {stats.num_quarantined:,}\n{_reasons(stats)}")
+        parts.append(f"quarantined: {stats.num_quarantined:,}\n{_reasons(stats)}")
     return parts or ["no documents"]
 
 

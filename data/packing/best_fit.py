@@ -27,16 +27,16 @@ class BestFitPacker:
         """Take over open sequences with what chunks before `end` put into them; `opened`: the count opened so far."""
         self.opened, self.num_open = opened, len(numbers)
         numbers = np.sort(numbers)
-        place = np.full(opened, -1, dtype=np.int32)
-        place[numbers] = np.arange(len(numbers))
+        index_of = np.full(opened, -1, dtype=np.int32)
+        index_of[numbers] = np.arange(len(numbers))
         # chunks that were taken out again have sequence -1
-        inside = np.flatnonzero((self.sequence[:end] >= 0) & (place[self.sequence[:end]] >= 0))
-        at = place[self.sequence[inside]]
+        inside = np.flatnonzero((self.sequence[:end] >= 0) & (index_of[self.sequence[:end]] >= 0))
+        at = index_of[self.sequence[inside]]
         self.open = np.zeros(2 * len(numbers) + 256, dtype=self.open.dtype)
-        rows = self.open[: len(numbers)]
-        rows["number"], rows["free"], rows["left"] = numbers, self.seq_len, self.budget
-        np.subtract.at(rows["free"], at, self.tokens[inside])
-        np.subtract.at(rows["left"], at, self.media[inside])
+        open_now = self.open[: len(numbers)]
+        open_now["number"], open_now["free"], open_now["left"] = numbers, self.seq_len, self.budget
+        np.subtract.at(open_now["free"], at, self.tokens[inside])
+        np.subtract.at(open_now["left"], at, self.media[inside])
         self.held = {number: set() for number in numbers.tolist()}
         for number, document in zip(self.sequence[inside].tolist(), self.document[inside].tolist(), strict=True):
             self.held[number].add(document)
@@ -48,16 +48,16 @@ class BestFitPacker:
         columns = (chunks, self.tokens[chunks], self.document[chunks])
         for chunk, length, document in zip(*map(np.ndarray.tolist, columns), strict=True):
             self._place(chunk, length, document)
-        rows = self.open[: self.num_open]
-        self._close((rows["free"] <= self.seq_len // 128) | (self.placed - rows["since"] >= 2 * WINDOW))
+        open_now = self.open[: self.num_open]
+        self._close((open_now["free"] <= self.seq_len // 128) | (self.placed - open_now["since"] >= 2 * WINDOW))
 
     def _place(self, chunk: int, length: int, document: int) -> None:
-        rows, media = self.open[: self.num_open], self.media[chunk]
-        fits = rows["free"] >= length
+        open_now, media = self.open[: self.num_open], self.media[chunk]
+        fits = open_now["free"] >= length
         if len(media) and media.any():
-            fits &= (rows["left"] >= media).all(axis=1)
-        for at in _tightest_first(rows["free"], np.flatnonzero(fits)):
-            if document not in self.held[int(rows["number"][at])]:
+            fits &= (open_now["left"] >= media).all(axis=1)
+        for at in _tightest_first(open_now["free"], np.flatnonzero(fits)):
+            if document not in self.held[int(open_now["number"][at])]:
                 break
         else:
             at = self._open()
@@ -87,11 +87,11 @@ class BestFitPacker:
 
     def _close(self, which: np.ndarray) -> None:
         """Close the open sequences marked, and drop those that were closed when they became full."""
-        rows = self.open[: self.num_open]
-        gone = rows["free"] < 0
-        for number in rows["number"][which & ~gone].tolist():
+        open_now = self.open[: self.num_open]
+        gone = open_now["free"] < 0
+        for number in open_now["number"][which & ~gone].tolist():
             self._finish(number)
-        keep = rows[~(which | gone)]
+        keep = open_now[~(which | gone)]
         self.num_open = len(keep)
         self.open[: len(keep)] = keep
 

@@ -2,12 +2,12 @@
 
     n chunks in the order of the stream · M modalities whose budget can bind · K sequences that are open
 
-In a round both sides are sorted, chunks by what they need and sequences by their free tokens, and the tightest sequence
-of its own for every chunk is a running maximum (`_match_best_fit`). Best fit in random order would leave gaps that
-nothing fits, so a chunk goes in only where it fills the sequence to within 0.2 % (`_complete`), or where a second one
-of random length fits beside it and what is left is a sum of usual lengths (`_extend`). The rest opens new sequences.
-Where too many wait, plain best fit takes over, and at last the fullest are closed. A round takes a fixed part of what
-is left of the stream, so that few sequences are open at a time and they end about in its order.
+In a round both sides are sorted, chunks by what they need and sequences by their free tokens, and a different
+tightest sequence for every chunk is a running maximum (`_match_best_fit`). Best fit in random order would leave gaps
+that nothing fits, so a chunk goes in only where it fills the sequence to within 0.2 % (`_complete`), or where a second
+one of random length fits beside it and what is left is a sum of usual lengths (`_extend`). The rest opens new
+sequences. Where too many wait, plain best fit takes over, and at last the fullest are closed. A round takes a fixed
+part of the remaining stream, so that few sequences are open at a time and they end about in its order.
 
 Media. Where the material comes near a budget (`STEER_THRESHOLD`), sequences are steered towards a common mixture: one
 with much of this modality waits for chunks with little of it, and the other way round.
@@ -101,62 +101,66 @@ class BulkPacker:
         self._close_sequences(8 * len(self.order))
 
     def _each_group(self, step, *arguments) -> None:
-        """Call step(chunks, rows) for the groups that may meet: all, or where sequences are steered those that
+        """Call step(chunks, candidates) for the groups that may meet: all, or where sequences are steered those that
         should."""
-        chunks, rows = np.flatnonzero(self.waiting), np.flatnonzero(self.unused)
-        groups = [(chunks, rows)]
+        chunks, candidates = np.flatnonzero(self.waiting), np.flatnonzero(self.unused)
+        groups = [(chunks, candidates)]
         if self.steered is not None:
-            used = self.budget[self.steered] - self.left[rows, self.steered]
-            free = self.free[rows]
+            used = self.budget[self.steered] - self.left[candidates, self.steered]
+            free = self.free[candidates]
             leaning = used - self.mixture * (self.seq_len - free)
             much, little = leaning > self.lean[0] * free, leaning < -self.lean[1] * free
             rich = self._is_rich(self.length[chunks], self.patches[chunks])
-            groups = [(chunks[~rich], rows[much]), (chunks[rich], rows[little]), (None, rows[~much & ~little])]
-        for chunks, rows in groups:
+            groups = [
+                (chunks[~rich], candidates[much]),
+                (chunks[rich], candidates[little]),
+                (None, candidates[~much & ~little]),
+            ]
+        for chunks, candidates in groups:
             chunks = np.flatnonzero(self.waiting) if chunks is None else chunks
-            if len(chunks) and len(rows):
-                step(chunks, rows, *arguments)
+            if len(chunks) and len(candidates):
+                step(chunks, candidates, *arguments)
 
-    def _complete(self, chunks: np.ndarray, rows: np.ndarray) -> None:
+    def _complete(self, chunks: np.ndarray, candidates: np.ndarray) -> None:
         """Chunks into sequences that they fill to within `near`."""
-        free = self.free[rows]
+        free = self.free[candidates]
         first = np.searchsorted(free, self.length[chunks])
         gap = free[np.minimum(first, len(free) - 1)] - self.length[chunks]
-        self._put(chunks[(gap >= 0) & (gap <= self.near)], rows, most=self.near)
+        self._put(chunks[(gap >= 0) & (gap <= self.near)], candidates, most=self.near)
 
-    def _extend(self, chunks: np.ndarray, rows: np.ndarray, attempt: int) -> None:
+    def _extend(self, chunks: np.ndarray, candidates: np.ndarray, attempt: int) -> None:
         """Chunks into sequences where another one of random length fits too, leaving a sum of usual lengths."""
         need = self.length[chunks] + self.lengths[(chunks + attempt) % len(self.lengths)]
         by_need = np.argsort(need, kind="stable")
         chunks, need = chunks[by_need], need[by_need]
         # a sequence with space for many takes several at once, each in an equal part
-        parts = np.maximum(1, self.free[rows] // int(8 * self.mean))
+        parts = np.maximum(1, self.free[candidates] // int(8 * self.mean))
         if parts[-1] > 1:
-            rows, parts = np.repeat(rows, parts), np.repeat(parts, parts)
-            by_part = np.argsort(self.free[rows] // parts, kind="stable")
-            rows, parts = rows[by_part], parts[by_part]
-        self._put(chunks, rows, need=need, parts=parts, usual=True)
+            candidates, parts = np.repeat(candidates, parts), np.repeat(parts, parts)
+            by_part = np.argsort(self.free[candidates] // parts, kind="stable")
+            candidates, parts = candidates[by_part], parts[by_part]
+        self._put(chunks, candidates, need=need, parts=parts, usual=True)
 
-    def _put(self, chunks, rows, *, need=None, parts=1, most: int | None = None, usual: bool = False) -> None:
-        """Each chunk into the tightest sequence of its own, where all that is asked holds; chunks sorted by need."""
+    def _put(self, chunks, candidates, *, need=None, parts=1, most: int | None = None, usual: bool = False) -> None:
+        """Each chunk into a different tightest sequence, where all conditions hold; chunks sorted by need."""
         several = np.ndim(parts) > 0
-        free = self.free[rows] // parts
-        place = _match_best_fit(self.length[chunks] if need is None else need, free)
-        inside = place < len(rows)
-        chunks, place = chunks[inside], place[inside]
-        rest = free[place] - self.length[chunks]
+        free = self.free[candidates] // parts
+        match = _match_best_fit(self.length[chunks] if need is None else need, free)
+        inside = match < len(candidates)
+        chunks, match = chunks[inside], match[inside]
+        rest = free[match] - self.length[chunks]
         good = rest <= most if most is not None else self.usual[rest] if usual else rest >= 0
-        row = rows[place]
+        chosen = candidates[match]
         if len(self.budget):
-            left = self.left[row] // parts[place][:, None] if several else self.left[row]
+            left = self.left[chosen] // parts[match][:, None] if several else self.left[chosen]
             good &= (self.patches[chunks] <= left).all(axis=1)
         if self.latest is not None:
-            good &= self.latest[self.document[self.start + self.order[chunks]]] != self.number[row]
-        chunks, row = chunks[good], row[good]
-        self._note(chunks, self.number[row])
-        np.subtract.at(self.free, row, self.length[chunks])
-        np.subtract.at(self.left, row, self.patches[chunks])
-        self.unused[row] = False
+            good &= self.latest[self.document[self.start + self.order[chunks]]] != self.number[chosen]
+        chunks, chosen = chunks[good], chosen[good]
+        self._note(chunks, self.number[chosen])
+        np.subtract.at(self.free, chosen, self.length[chunks])
+        np.subtract.at(self.left, chosen, self.patches[chunks])
+        self.unused[chosen] = False
 
     def _note(self, chunks: np.ndarray, numbers: np.ndarray) -> None:
         index = self.start + self.order[chunks]
@@ -207,9 +211,9 @@ class BulkPacker:
 
 
 def _match_best_fit(need: np.ndarray, free: np.ndarray) -> np.ndarray:
-    """For every need (ascending) an index of its own in free (ascending), the first large enough; len(free) for none.
+    """For every need (ascending) a different index in free (ascending), the first large enough; len(free): none.
 
-    The k-th takes the first that is large enough and behind those taken: a running maximum.
+    The k-th takes the first that is large enough and after those taken: a running maximum.
     """
     steps = np.arange(len(need))
     return np.minimum(np.maximum.accumulate(np.searchsorted(free, need) - steps) + steps, len(free))

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from brine.common.files import open_replaced
 from brine.data.document import MODALITIES, SPLITS
 from brine.data.packing.chunks import find_chunks
 from brine.data.packing.composition import realized_mixture
@@ -70,8 +71,6 @@ class PackingPlan:
         chunks = slice(self.offset[number], self.offset[number + 1])
         return list(zip(*(getattr(self, name)[chunks].tolist() for name in CHUNK_ARRAYS), strict=True))
 
-    # its name in data/batch.py and salt/selection.py
-
     def segment_tokens(self, number: int) -> int | None:
         """How many tokens of a document attention may see together in a sequence; None: all."""
         return next((tokens for first, tokens in reversed(self.lengths) if number >= first), None)
@@ -97,7 +96,7 @@ class PackingPlan:
         return dataclasses.replace(self, blank=np.full(len(self.document), blank))
 
     def slice(self, start: int, stop: int) -> "PackingPlan":
-        """Sequences start..stop as a plan of their own."""
+        """Sequences start..stop as a new plan."""
         first, last = int(self.offset[start]), int(self.offset[stop])
         arrays = {name: getattr(self, name)[first:last] for name in CHUNK_ARRAYS}
         before = [tokens for number, tokens in self.lengths if number <= start][-1:]
@@ -213,11 +212,9 @@ class PackingPlan:
             if _is_plan(path, self.digest()):
                 return path
             raise ValueError(f"{path} holds another plan: give this one another name, or ask to overwrite")
-        partial = path.with_name(path.name + ".partial")
-        with open(partial, "wb") as file:
+        with open_replaced(path, "wb") as file:
             meta = np.frombuffer(json.dumps(self._meta()).encode(), dtype=np.uint8)
             np.savez(file, **{name: getattr(self, name) for name in ARRAYS}, meta=meta)
-        partial.replace(path)
         return path
 
     @classmethod

@@ -1,6 +1,6 @@
 """The stream of samples: documents in the order in which they are packed, by the weights of a `Mixture`.
 
-Documents of equal weight are a group. A group is sampled in an endless order of its own, shuffled anew whenever all of
+Documents of equal weight are a group. A group is sampled in its own endless order, shuffled anew whenever all of
 it has been sampled, so no document of a group comes a third time before all came twice. Constant weights give one epoch
 after another, each with every group's samples in one shuffle. Weights that change divide the planned sequences into
 `NUM_PHASES` equal phases, each with the mean weights there; a phase takes as many samples as fill its sequences, in
@@ -120,7 +120,7 @@ class SampleStream:
         while count:
             cycle, first = divmod(self.taken[group], len(documents))
             take = min(count, len(documents) - first)
-            # all of a cycle needs no order of its own, since samples are mixed afterwards
+            # all of a cycle needs no order, since samples are mixed afterwards
             order = documents if take == len(documents) else self._cycle(group, cycle)[first : first + take]
             parts.append((order, np.full(take, cycle, dtype=np.int32)))
             self.taken[group] += take

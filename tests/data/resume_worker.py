@@ -31,7 +31,7 @@ def row_hashes(batch: Batch) -> dict[int, str]:
     """Global row -> SHA-256 of all its tensors, its patches and their places in the row."""
     num_sequences, seq_len = batch.inputs.token_ids.shape
     found = {}
-    for at, row in enumerate(batch.rows):
+    for at, row in enumerate(batch.sequence_index):
         content = hashlib.sha256()
         for name in FIELDS:
             content.update(getattr(batch.inputs if name in TENSORS else batch, name)[at].numpy().tobytes())

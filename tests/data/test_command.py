@@ -120,7 +120,7 @@ def test_check_says_it_in_words(checked):
     done, out, _ = checked
     rows = {row.split()[0]: row.split()[1:] for row in done.stdout.splitlines() if row.strip()}
     assert rows["screenshot"][:3] == ["9", "1", "10"] and rows["all"][0] == "65"
-    for words in ("does not exist", "broken image", "not JSON", "set aside: 3", str(out / "quarantine.jsonl")):
+    for words in ("does not exist", "broken image", "not JSON", "quarantined: 3", str(out / "quarantine.jsonl")):
         assert words in done.stdout
     assert "38/38" in done.stderr
     # piped output is plain text

@@ -39,7 +39,7 @@ def same(left, right) -> bool:
     pairs += [
         (a, b) for name in MODALITIES for a, b in zip(left.inputs.media[name], right.inputs.media[name], strict=True)
     ]
-    return left.rows == right.rows and all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
+    return left.sequence_index == right.sequence_index and all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
 
 
 def test_batch_holds_what_the_plan_says(corpus, plan):
@@ -180,10 +180,10 @@ def rows_of(loader) -> list:
 
 def test_ranks_share_the_same_rows(corpus, plan):
     alone = rows_of(Loader(corpus, plan, local_batch_size=4))
-    assert len(alone) == 6 and [batch.rows for batch in alone[:2]] == [(0, 1, 2, 3), (4, 5, 6, 7)]
+    assert len(alone) == 6 and [batch.sequence_index for batch in alone[:2]] == [(0, 1, 2, 3), (4, 5, 6, 7)]
     ranks = [rows_of(Loader(corpus, plan, local_batch_size=2, rank=rank, world_size=2)) for rank in range(2)]
     for step, whole in enumerate(alone):
-        assert ranks[0][step].rows + ranks[1][step].rows == whole.rows
+        assert ranks[0][step].sequence_index + ranks[1][step].sequence_index == whole.sequence_index
         for name in ("token_ids", "position"):
             assert torch.equal(
                 torch.cat([field(ranks[0][step], name), field(ranks[1][step], name)]), field(whole, name)
@@ -191,7 +191,7 @@ def test_ranks_share_the_same_rows(corpus, plan):
 
 
 def test_resume_is_one_integer_at_any_world_size(corpus, plan):
-    whole = [row for batch in Loader(corpus, plan, local_batch_size=4) for row in batch.rows]
+    whole = [row for batch in Loader(corpus, plan, local_batch_size=4) for row in batch.sequence_index]
     seen, state = [], 0
     for world_size, steps in ((1, 2), (2, 1), (4, 2), (1, 1)):
         loaders = [
@@ -203,7 +203,7 @@ def test_resume_is_one_integer_at_any_world_size(corpus, plan):
         iterators = [iter(loader) for loader in loaders]
         for _ in range(steps):
             for iterator in iterators:
-                seen += next(iterator).rows
+                seen += next(iterator).sequence_index
         assert len({loader.state for loader in loaders}) == 1
         state = loaders[0].state
     assert seen == whole and state == 24
@@ -213,7 +213,7 @@ def test_resume_is_one_integer_at_any_world_size(corpus, plan):
 
 def test_last_rows_are_padding_when_kept(corpus, plan):
     last = rows_of(Loader(corpus, plan, local_batch_size=4, drop_last=False))[-1]
-    assert last.rows == (24, -1, -1, -1)
+    assert last.sequence_index == (24, -1, -1, -1)
     assert (last.document[1:] == -1).all() and (last.labels[1:] == -100).all()
 
 

@@ -129,11 +129,11 @@ def test_batches_are_the_loaders(corpus, plan, device):
     expected = list(Loader(corpus, plan, local_batch_size=2))
     prepared = []
     moved = DevicePrefetch(
-        Loader(corpus, plan, local_batch_size=2), device, prepare=lambda batch: prepared.append(batch.rows) or batch
+        Loader(corpus, plan, local_batch_size=2), device, prepare=lambda batch: prepared.append(batch.sequence_index) or batch
     )
     assert moved.state == 0
     for number, (batch, whole) in enumerate(zip(moved, expected, strict=True), 1):
-        assert batch.rows == whole.rows and len(prepared) == number and moved.state == 2 * number
+        assert batch.sequence_index == whole.sequence_index and len(prepared) == number and moved.state == 2 * number
         assert batch.inputs.token_ids.device.type == device and batch.num_targets == whole.num_targets
         if device == "cpu":
             pairs = [(batch.inputs.token_ids, whole.inputs.token_ids), (batch.target_index, whole.target_index)]
@@ -149,8 +149,8 @@ def test_state_is_that_of_the_batch_in_hand_while_the_loader_is_ahead(corpus, pl
     )
     loader = Loader(corpus, plan, local_batch_size=2)
     moved = DevicePrefetch(loader, "cuda")
-    states = [(batch.rows[0], moved.state, loader.state) for batch in moved]
+    states = [(batch.sequence_index[0], moved.state, loader.state) for batch in moved]
     assert states == [(0, 2, 4), (2, 4, 6), (4, 6, 8), (6, 8, 8)]
     # resumed from where a stop left it
     again = DevicePrefetch(Loader(corpus, plan, local_batch_size=2, start_sequence=states[1][1]), "cuda")
-    assert next(iter(again)).rows == (4, 5)
+    assert next(iter(again)).sequence_index == (4, 5)

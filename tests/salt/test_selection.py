@@ -40,7 +40,7 @@ class Lookup(nn.Module):
 
 
 def batch(tokens, labels, first=0):
-    return batch_of(tokens, labels, rows=tuple(range(first, first + len(tokens))))
+    return batch_of(tokens, labels, sequence_index=tuple(range(first, first + len(tokens))))
 
 
 @pytest.fixture

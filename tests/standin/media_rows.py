@@ -106,7 +106,7 @@ class MemoryPlan:
             ]
             for row in rows
         ]
-        return collate(lines, seq_len=ROW, media_budget=BUDGET, config=ENCODE, kinds=self.corpus.kind, rows=tuple(rows))
+        return collate(lines, seq_len=ROW, media_budget=BUDGET, config=ENCODE, kinds=self.corpus.kind, sequence_index=tuple(rows))
 
     def source(self, config: TrainConfig) -> SequenceSource:
         """As the loop reads them."""
