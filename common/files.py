@@ -91,7 +91,7 @@ def _default(field: dataclasses.Field) -> Any:
     return dataclasses.MISSING if field.default is dataclasses.MISSING else to_plain(field.default)
 
 
-@contextmanager
+@contextlib.contextmanager
 def replacing(path: str | Path, mode: str = "w") -> Iterator[IO]:
     """A file open for writing, text in UTF-8 or bytes ("wb"), that replaces `path` when the block ends.
 

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from brine.common.plugins import load_plugin, plugins
 from brine.data.document import MODALITIES, Text, modality_of
 from brine.evals.compare import compare_arms
 from brine.evals.config import EvalConfig
@@ -72,6 +73,8 @@ def evaluate(
         models          {name: {parameters, loss, bits_per_byte, contexts, cells}}
         media_gain      {modality: see `gain.summarize_gain`}
         transcription   one object per kind and level, see `transcribe.transcription_rates`
+        metrics         {name: value} of installed packages' entry points of `brine.metrics`, each called with corpus,
+                        losses {model: DocumentLosses}, transcripts and config
         compare         see `compare.compare_arms`; None with one arm only
         compute_info    device, precision and backends, see `brine.model.device.compute_info`
 
@@ -81,6 +84,8 @@ def evaluate(
         raise ValueError("there is no model to evaluate: train one first")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    # a broken one ends the command before the work
+    metrics = {name: load_plugin(entry) for name, entry in plugins("brine.metrics").items()}
     main = main_model(models)
     split = held_out_split(corpus, config)
     documents = choose_documents(corpus, split=split, per_cell=config.documents_per_cell, seed=config.seed)
@@ -133,6 +138,10 @@ def evaluate(
         "transcription": rate_table(transcripts, config),
         "cer": {modality: easiest[modality].get("cer") for modality in ("image", "audio")},
         "identifier_recall": {modality: easiest[modality].get("identifier_recall") for modality in MODALITIES},
+        "metrics": {
+            name: metric(corpus=corpus, losses=matched, transcripts=transcripts, config=config)
+            for name, metric in metrics.items()
+        },
         "compare": _compare_arms(folder.parent, matched, config, stages),
         "targets": asdict(config.targets),
         "compute_info": compute_info(models[main].model, compute_dtype),

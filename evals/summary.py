@@ -5,6 +5,7 @@
     media_gain  {image, audio, video}   each {gain, low, high}; null where the corpus has no such media
     cer         {image, audio}          character error rate at level 1 (or the lowest there is)
     identifier_recall {image, audio, video}   at the same level
+    metrics     {name: value}           of other packages (`brine.metrics`)
     salt        {equal_steps, equal_cost, cost_to_match}   see `compare`; null with one arm only
     compute_cost {stage: {category: {flops, seconds}}, "total": ..., "flops_by_arm": {...}}
     targets     {name: {target, value, reached}}
@@ -121,6 +122,7 @@ def build_summary(run: Path, *, wall_s: float | None = None, peak_rss_gib: float
         "media_gain": gains,
         "cer": cer,
         "identifier_recall": {name: (results.get("identifier_recall") or {}).get(name) for name in MODALITIES},
+        "metrics": results.get("metrics") or {},
         "salt": results.get("compare"),
         "compute_cost": {**costs, "total": total_costs(costs), "flops_by_arm": flops_by_arm(costs)},
         "excluded": read_json(run / "excluded.json"),

@@ -15,8 +15,7 @@ from brine.evals.config import EvalConfig, EvalTargets
 from brine.model.config import ModelConfig
 from brine.pipeline.recipe import CorpusConfig, PackingConfig, Recipe
 from brine.synth import SynthConfig, SynthCounts
-from brine.synth.needles.documents import LEVEL_TOKENS
-from brine.synth.needles.needle import NEEDLE_MODALITIES
+from brine.synth.needles.needle import LEVEL_TOKENS, NEEDLE_MODALITIES
 from brine.training.config import TrainConfig
 
 STEPS = 1500

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable
 from pathlib import Path
 
-from brine.common.plugins import plugins
+from brine.common.plugins import load_plugin, plugins
 from brine.pipeline.recipe import CorpusConfig, PackingConfig, Recipe
 from brine.recipes.demo import demo
 from brine.recipes.long_1m import long_1m
@@ -44,7 +44,7 @@ def find_recipe(name: str) -> Callable[[], Recipe]:
     if name in RECIPES:
         return RECIPES[name]
     if entry := plugins("brine.recipes").get(name):
-        return entry.load()
+        return load_plugin(entry)
     raise ValueError(f"unknown recipe {name!r}: choose one of {', '.join(recipe_names())}, or the path of a .py file")
 
 

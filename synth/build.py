@@ -1,32 +1,27 @@
 """Builds a corpus: source files in, manifest and media files out.
 
-Order: read and parse the files, cluster and split them, plan all documents, render the media that are missing, write
-the manifest. Planning is one process and pure; each media file is a pure function of its spec, so the corpus does not
-depend on the number of workers, and a build that was killed continues. The manifest is written last: where it is, the
-corpus is complete. Media files of an earlier config stay; no manifest line names them. A core renders about 500 level-1
-screenshots, 150 level-1 narrations or 250 level-1 recordings a second.
+Read and parse the files, cluster and split them, plan all documents, render the media that are missing, write the
+manifest, which is last: where it is, the corpus is complete. Planning is one process and pure, a media file a pure
+function of its spec: the corpus does not depend on the number of workers, and a build that was killed continues. A core
+renders about 500 level-1 screenshots, 150 level-1 narrations or 250 level-1 recordings a second.
 """
 
-from __future__ import annotations
-
 import json
-import os
 import random
 import shutil
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
 from tqdm import tqdm
 
+from brine.common.files import write_text
 from brine.data.files.source_files import SourceFile, read_source, source_hash
 from brine.synth.config import SPLITS, SynthConfig, SynthError
 from brine.synth.plan import CorpusPlan, plan_corpus
 from brine.synth.render_pool import RenderPool
-from brine.synth.sources.clusters import cluster_near_duplicates, split_clusters
-from brine.synth.sources.code_metrics import CodeMetrics
-from brine.synth.sources.features import SourceFeatures
+from brine.synth.sources.features import cluster_near_duplicates, split_clusters
 
 MANIFEST = "manifest.jsonl"
 SUMMARY = "summary.json"
@@ -35,12 +30,12 @@ SUMMARY = "summary.json"
 def build_synth_corpus(config: SynthConfig, out_dir: Path, *, progress: bool = True) -> dict:
     """Writes out_dir/manifest.jsonl, out_dir/media/ and out_dir/summary.json; returns the summary.
 
-    The returned summary also has "wall_s", the seconds by stage, and "rendered", the number of new media files. Its
-    "shortfalls" lists counts that the source could not fill, "failed" how many media could not be rendered, by reason;
-    their documents are left out. Raises SynthError for a source without documents, a missing library and an out_dir
-    that cannot be written; RuntimeError when a rendering process ends.
+    The returned summary also has "wall_s", the seconds by stage, and "rendered", the number of new media files.
+    Documents whose media could not be rendered are left out and counted under "failed". Raises SynthError for a source
+    without documents, a missing library and an out_dir that cannot be written; RuntimeError when a process ends.
     """
-    check_dependencies()
+    if missing := [name for name in ("av", "espeakng_loader", "pygments", "soundfile") if find_spec(name) is None]:
+        raise SynthError(f"making the synthetic corpus needs {', '.join(missing)}: run `uv sync --group corpus`")
     out_dir = Path(out_dir)
     times = [time.monotonic()]
     bounds = {"min_file_bytes": config.min_file_bytes, "max_file_kib": config.max_file_kib}
@@ -58,21 +53,21 @@ def build_synth_corpus(config: SynthConfig, out_dir: Path, *, progress: bool = T
     with RenderPool(config.workers, folder=out_dir, utterance_timeout_s=config.utterance_timeout_s) as pool:
 
         def run(op: str, items: list, label: str) -> tqdm:
-            bar = {"unit": "file", "disable": not progress, "dynamic_ncols": True}
-            return tqdm(pool.run(op, items), desc=label, total=len(items), **bar)
+            answers, total = pool.run(op, items), len(items)
+            return tqdm(answers, desc=label, total=total, unit="file", disable=not progress, dynamic_ncols=True)
 
         texts = [(item.text, item.language) for item in files]
-        features = [SourceFeatures.from_dict(value) for value in run("extract", texts, "reading source")]
-        code_metrics = None
-        if config.needs_code_metrics:
-            code_metrics = [CodeMetrics.from_dict(value) for value in run("measure", texts, "measuring source")]
+        features = list(run("extract", texts, "reading source"))
+        code_metrics = list(run("measure", texts, "measuring source")) if config.needs_code_metrics else None
         times.append(time.monotonic())
         clusters = cluster_near_duplicates(features, threshold=config.near_duplicate_threshold)
-        fractions = {"validation_fraction": config.validation_fraction, "test_fraction": config.test_fraction}
-        splits = split_clusters(clusters, files=files, **fractions, seed=config.seed)
+        held_out = {"validation_fraction": config.validation_fraction, "test_fraction": config.test_fraction}
+        splits = split_clusters(clusters, files=files, **held_out, seed=config.seed)
         plan = plan_corpus(config, files=files, features=features, splits=splits, code_metrics=code_metrics)
         times.append(time.monotonic())
-        missing = [(path, spec) for path, spec in plan.specs.items() if not _exists(out_dir / path)]
+        # one of no bytes is made again
+        there = {path for path in plan.specs if (out_dir / path).is_file() and (out_dir / path).stat().st_size}
+        missing = [(path, spec) for path, spec in plan.specs.items() if path not in there]
         reasons = run("render", missing, "rendering media")
         failed = {path: reason for (path, _spec), reason in zip(missing, reasons, strict=True) if reason is not None}
         times.append(time.monotonic())
@@ -93,52 +88,32 @@ def build_synth_corpus(config: SynthConfig, out_dir: Path, *, progress: bool = T
         **_document_summary(files, splits, plan, documents),
         "failed": dict(sorted(Counter(failed.values()).items())),
     }
-    for name, text in (
-        (SUMMARY, json.dumps(summary, indent=2) + "\n"),
-        (MANIFEST, "".join(json.dumps(document) + "\n" for document in documents)),
-    ):
-        (partial / name).write_text(text, encoding="utf-8")
-        os.replace(partial / name, out_dir / name)
+    write_text(out_dir / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    write_text(out_dir / MANIFEST, "".join(json.dumps(document) + "\n" for document in documents))
     shutil.rmtree(partial, ignore_errors=True)
     stages = zip(("read", "plan", "render"), times, times[1:], strict=False)
     wall_s = {stage: round(end - start, 2) for stage, start, end in stages}
     return {**summary, "rendered": len(missing) - len(failed), "wall_s": wall_s}
 
 
-def check_dependencies() -> None:
-    """Raises SynthError unless the libraries of the dependency group `corpus` are installed."""
-    missing = [name for name in ("av", "espeakng_loader", "pygments", "soundfile") if find_spec(name) is None]
-    if missing:
-        raise SynthError(f"making the synthetic corpus needs {', '.join(missing)}: run `uv sync --group corpus`")
-
-
 def _media_paths(document: dict) -> list[str]:
     return [part[part["type"]] for part in document["content"] if part["type"] != "text"]
 
 
-def _document_summary(
-    files: list[SourceFile], splits: dict[str, list[int]], plan: CorpusPlan, documents: list[dict]
-) -> dict:
-    made: dict = defaultdict(lambda: defaultdict(Counter))
+def _document_summary(files: list[SourceFile], splits: dict, plan: CorpusPlan, documents: list[dict]) -> dict:
+    made: dict = {}
     for document in documents:
         # the second field of an id is the kind as counted: long text documents are `package` there
         split, kind, level, _number = document["id"].split("/")
-        made[split][kind][level] += 1
+        made.setdefault(split, {}).setdefault(kind, Counter())[level] += 1
     extensions = Counter(path.rsplit(".", 1)[1] for path in {path for item in documents for path in _media_paths(item)})
     return {
         "splits": {
             split: {"files": len(splits[split]), "bytes": sum(files[index].num_bytes for index in splits[split])}
             for split in SPLITS
         },
-        "documents": {split: {kind: dict(levels) for kind, levels in kinds.items()} for split, kinds in made.items()},
+        "documents": made,
         "requested": plan.requested,
         "shortfalls": plan.shortfalls(),
         "media": dict(sorted(extensions.items())),
     }
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.stat().st_size > 0
-    except OSError:
-        return False

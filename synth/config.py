@@ -1,12 +1,9 @@
 """What to build: the source, how many documents of each kind and level, and the limits.
 
-Counts are tuples over the levels 1 to 4 and not fractions of a total, because the counts decide what a model can learn:
-a recipe states them, the summary says how many could be made. Nothing here reads a file.
+Counts are tuples over the levels 1 to 4 and not fractions of a total, because they decide what a model can learn. The
+summary says how many could be made. Nothing here reads a file.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -60,15 +57,11 @@ class SynthCounts:
     def __post_init__(self) -> None:
         for name in KINDS:
             value, single = getattr(self, name), name in ("text", "package")
-            numbers = [value] if single else value
-            listed = single or (
-                isinstance(value, Sequence) and not isinstance(value, str) and len(value) == len(LEVELS)
-            )
-            if not listed or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in numbers):
-                wanted = (
-                    "a number of documents, 0 or more" if single else "four numbers of documents, one for each level"
-                )
-                raise SynthError(f"SynthCounts.{name} is {value!r}: give {wanted}")
+            listed = isinstance(value, list | tuple) and len(value) == len(LEVELS)
+            numbers = [value] if single else value if listed else [None]
+            if not all(type(n) is int and n >= 0 for n in numbers):
+                wanted = "a number of documents" if single else "four numbers of documents, one for each level"
+                raise SynthError(f"SynthCounts.{name} is {value!r}: give {wanted}, 0 or more")
             # a list read from a JSON file becomes the tuple it stands for
             object.__setattr__(self, name, value if single else tuple(value))
 
@@ -143,22 +136,23 @@ class SynthConfig:
     """An utterance that takes longer to synthesise fails, and its document is left out and counted."""
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise SynthError(f"workers is {self.workers}: at least one process must render, give 1 or more")
         fractions = (self.validation_fraction, self.test_fraction)
-        if min(fractions) < 0 or sum(fractions) > 0.9:
-            raise SynthError(
-                f"validation_fraction and test_fraction are {fractions}: give >= 0, and leave at least 0.1 to train"
-            )
-        if not 0.0 < self.near_duplicate_threshold <= 1.0:
-            raise SynthError(
-                f"near_duplicate_threshold is {self.near_duplicate_threshold}: give more than 0, at most 1"
-            )
-        for name in ("max_file_kib", "chunk_bytes", "package_text_kib", "narration_vocab_size", "utterance_timeout_s"):
-            if getattr(self, name) <= 0:
-                raise SynthError(f"{name} is {getattr(self, name)}: give a number above 0")
-        if self.max_files is not None and self.max_files < 1:
-            raise SynthError(f"max_files is {self.max_files}: give 1 or more, or None for all files")
+        rules = [
+            ("workers", self.workers >= 1, "1 or more: at least one process must render"),
+            ("validation_fraction", min(fractions) >= 0, "0 or more, as to test_fraction"),
+            (
+                "test_fraction",
+                sum(fractions) <= 0.9,
+                "less, here or to validation_fraction, and leave at least 0.1 to train",
+            ),
+            ("near_duplicate_threshold", 0.0 < self.near_duplicate_threshold <= 1.0, "more than 0, at most 1"),
+            ("max_files", self.max_files is None or self.max_files >= 1, "1 or more, or None for all files"),
+        ]
+        positive = ("max_file_kib", "chunk_bytes", "package_text_kib", "narration_vocab_size", "utterance_timeout_s")
+        rules += [(name, getattr(self, name) > 0, "a number above 0") for name in positive]
+        for name, good, wanted in rules:
+            if not good:
+                raise SynthError(f"{name} is {getattr(self, name)}: give {wanted}")
 
     @property
     def needs_code_metrics(self) -> bool:

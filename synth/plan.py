@@ -1,12 +1,10 @@
 """Decides every document of the corpus before anything is rendered.
 
-Train comes first; then what train contains is known (all lines of its files and targets, all it says), and the held-out
-splits are drawn around that. Each combination of split, kind and level has a random stream of its own, so asking for
-more documents of one kind leaves the others as they were. A plan is a list of manifest entries in the native form and
-the specs of the media files they name; planning 50,000 documents takes a few seconds and no media library.
+Train comes first; the held-out splits are drawn around what it contains (lines of its files and targets, all it says).
+Each combination of split, kind and level has a random stream: more documents of one kind leave the others as they were.
+A plan is a list of manifest entries in the native form and the specs of the media files they name; planning 50,000
+documents takes a few seconds and no media library.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -15,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from itertools import count, islice
+from itertools import islice, repeat
 from typing import Any
 
 from brine.data.files.source_files import SourceFile
@@ -23,9 +21,9 @@ from brine.synth.config import KINDS, NEEDLE_KINDS, SPLITS, SynthConfig
 from brine.synth.kinds import figures, pages, samples, screens
 from brine.synth.kinds.data_tables import numeric_facts
 from brine.synth.kinds.samples import Parts
-from brine.synth.needles.documents import NeedleDocuments
+from brine.synth.needles.needle import NeedleDocuments
 from brine.synth.sources.code_metrics import CodeMetrics
-from brine.synth.sources.code_regions import NO_TRAIN_CONTENT, SplitSampler, TrainContent
+from brine.synth.sources.code_regions import SplitSampler, TrainContent
 from brine.synth.sources.features import SourceFeatures
 
 RENDER_SPEC_VERSION = 1
@@ -76,22 +74,14 @@ class CorpusPlan:
 
     def add_stream(self, split: str, kind: str, level: int, number: int, stream: Iterator[tuple[Parts, str]]) -> None:
         """Adds up to `number` documents of a stream of (parts, path of the source)."""
-        made = 0
-        for parts, source in islice(stream, number):
-            self.documents.append(
-                {
-                    "id": f"{split}/{kind}/{level}/{made:06d}",
-                    "kind": "text" if kind == "package" else kind,
-                    "level": level,
-                    "split": split,
-                    "source": source,
-                    "content": [self._content_part(*part) for part in parts],
-                }
-            )
-            made += 1
+        before, common = len(self.documents), {"kind": "text" if kind == "package" else kind, "level": level}
+        for made, (parts, source) in enumerate(islice(stream, number)):
+            content = [self._content_part(*part) for part in parts]
+            name = {"id": f"{split}/{kind}/{level}/{made:06d}"}
+            self.documents.append({**name, **common, "split": split, "source": source, "content": content})
         # JSON keys are strings, and these two are written to the summary
-        self.requested.setdefault(split, {}).setdefault(kind, {})[str(level)] = number
-        self.planned.setdefault(split, {}).setdefault(kind, {})[str(level)] = made
+        for counts, count in ((self.requested, number), (self.planned, len(self.documents) - before)):
+            counts.setdefault(split, {}).setdefault(kind, {})[str(level)] = count
 
     def _content_part(self, part: dict | str, loss_mask: bool) -> dict:
         """A content part of the native form; the spec of media is kept, to be rendered."""
@@ -111,24 +101,18 @@ def plan_corpus(
     splits: dict[str, list[int]],
     code_metrics: list[CodeMetrics] | None = None,
 ) -> CorpusPlan:
-    """Every document of the three splits; counts that the source cannot fill are lowered, see CorpusPlan.shortfalls.
-
-    code_metrics: the files' numbers; only tables, charts and screens need them.
-    """
+    """Every document of the three splits; counts that the source cannot fill are lowered. code_metrics: the files'
+    numbers, for tables, charts and screens."""
     plan, train_content, vocabulary = CorpusPlan(), TrainContent(), []
     for split in SPLITS:
         chosen = splits[split]
         split_features = [features[index] for index in chosen]
         if split == "train":
             vocabulary = samples.frequent_name_parts(split_features, count=config.narration_vocab_size)
-        sampler = SplitSampler(
-            [files[index] for index in chosen],
-            features=split_features,
-            train_content=NO_TRAIN_CONTENT if split == "train" else train_content,
-            code_metrics=[code_metrics[index] for index in chosen] if code_metrics is not None else (),
-            name_parts=vocabulary,
-            level1_style=config.level1_style,
-        )
+        metrics = [code_metrics[index] for index in chosen] if code_metrics is not None else ()
+        known = None if split == "train" else train_content
+        chosen_files = [files[index] for index in chosen]
+        sampler = SplitSampler(chosen_files, split_features, known, metrics, vocabulary, config.level1_style)
         for kind in KINDS:
             for level, number in config.counts(split).by_level(kind).items():
                 rng = random.Random(f"{config.seed}/{split}/{kind}/{level}")
@@ -176,7 +160,7 @@ def _stream(
     if kind in NEEDLE_KINDS:
         documents = NeedleDocuments([item.text for item in sampler.files], rng)
         modality = kind.removeprefix("needle_")
-        return ((documents.document(modality, level), -1) for _ in count())
+        return ((documents.document(modality, level), -1) for _ in repeat(None))
     return ((sample.parts, sample.file) for sample in SAMPLES[kind](sampler, level, rng))
 
 

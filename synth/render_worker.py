@@ -1,20 +1,14 @@
-"""A process that reads source files and renders media; `python -m brine.synth.render_worker`.
+"""A process that reads source files and renders media; `python -m brine.synth.render_worker FOLDER TIMEOUT_S PIPE`.
 
-Tasks come as JSON lines on stdin, answers leave as JSON lines on stdout, and the end of stdin ends the process. Media
-that cannot be rendered are an answer with a reason, not an error.
-
-    {"op": "extract" | "measure", "items": [[text, language], ...]}   -> [fields of SourceFeatures | CodeMetrics, ...]
-    {"op": "render", "items": [[relative path, spec], ...]}           -> [null | reason, ...]
+A task is (operation, items), its answer a list with one answer for each item; the end of the pipe ends the process.
+Media that cannot be rendered are an answer with a reason, not an error.
 """
 
-from __future__ import annotations
-
-import json
 import os
 import signal
 import sys
-from dataclasses import asdict
 from importlib import import_module
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from brine.synth.sources.code_metrics import measure_code
@@ -49,33 +43,24 @@ class Renderer:
         """The media file of a spec. Raises SpeechError or ValueError where it cannot be made."""
         if spec["type"] == "audio":
             return render_audio(spec, self.synthesizer)
-        if spec["type"] == "video":
-            from brine.synth.render.video import render_video
-
-            return render_video(spec, self.synthesizer)
-        # each imports its libraries with its first image
-        return import_module(f"brine.synth.render.{spec.get('renderer', 'code_image')}").render(spec)
+        # each imports its libraries with its first file
+        name = "video" if spec["type"] == "video" else spec.get("renderer", "code_image")
+        render = import_module(f"brine.synth.render.{name}").render
+        return render(spec, self.synthesizer) if name == "video" else render(spec)
 
 
-def main(folder: str, utterance_timeout_s: str) -> None:
-    """Answers the tasks on stdin until it ends."""
-    # Ctrl-C goes to the whole group; the build closes our input when it wants us to end
+def main(folder: str, utterance_timeout_s: str, pipe: str) -> None:
+    """Answers tasks until the pipe ends."""
+    # Ctrl-C goes to the whole group; the build closes our pipe when it wants us to end
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    # what a library prints must not get between the answers
-    os.dup2(2, 1)
     renderer = Renderer(Path(folder), utterance_timeout_s=float(utterance_timeout_s))
-    operations = {
-        "extract": lambda text, language: asdict(extract_features(text, language=language)),
-        "measure": lambda text, language: asdict(measure_code(text, language=language)),
-        "render": renderer.render,
-    }
+    operations = {"extract": extract_features, "measure": measure_code, "render": renderer.render}
+    tasks = Connection(int(pipe))
     try:
-        for line in sys.stdin:
-            task = json.loads(line)
-            answers.write(json.dumps([operations[task["op"]](*item) for item in task["items"]]) + "\n")
-            answers.flush()
-    except BrokenPipeError:
+        while True:
+            operation, items = tasks.recv()
+            tasks.send([operations[operation](*item) for item in items])
+    except (EOFError, ConnectionError):
         pass
     finally:
         renderer.close()

@@ -12,7 +12,7 @@ import tyro
 
 from brine.common.closed_pipe import exit_on_closed_pipe
 from brine.common.command_line import one_line_errors
-from brine.common.plugins import plugins
+from brine.common.plugins import load_plugin, plugins
 from brine.data.cli.options import COMMANDS, Check
 
 
@@ -56,7 +56,7 @@ def _by_recipe(request: Check) -> Check:
     recipes = plugins("brine.recipes")
     if request.recipe not in recipes:
         raise ValueError(f"--recipe {request.recipe!r} is none of {', '.join(recipes)}")
-    recipe = recipes[request.recipe].load()()
+    recipe = load_plugin(recipes[request.recipe])()
     return dataclasses.replace(
         request,
         seq_len=recipe.packing.seq_len,

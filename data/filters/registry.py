@@ -2,11 +2,13 @@
 
     run_filters(corpus, ("exact_duplicates", "near_duplicates"))
 
-Other settings, thresholds on scores and your own filters are a line of Python each: `filter_log.add(filter_)`.
+Other settings and thresholds on scores are a line of Python each: `filter_log.add(filter_)`. Filters of other packages
+are entry points of the group `brine.filters`: a class like those here, under its `name`.
 """
 
 from collections.abc import Iterable
 
+from brine.common.plugins import load_plugin, plugins
 from brine.data.corpus.store import EncodedCorpus
 from brine.data.filters.filter_log import Filter, FilterError, FilterLog
 from brine.data.filters.names import FILTERS
@@ -15,6 +17,11 @@ from brine.data.filters.names import FILTERS
 def make_filter(name: str) -> Filter:
     """A new filter by its name. Raises FilterError for an unknown one."""
     check_filter_names([name])
+    if name not in FILTERS:
+        filter_ = load_plugin(plugins("brine.filters")[name])()
+        if filter_.name != name:
+            raise FilterError(f"the filter {name!r} of brine.filters has the name {filter_.name!r}: make them equal")
+        return filter_
     from brine.data.filters.duplicates import ExactDuplicates, NearDuplicates
     from brine.data.filters.media import MediaQuality
     from brine.data.filters.quality import TextQuality
@@ -25,8 +32,8 @@ def make_filter(name: str) -> Filter:
 def check_filter_names(names: Iterable[str]) -> None:
     """Raises FilterError for a name that no filter has."""
     for name in names:
-        if name not in FILTERS:
-            raise FilterError(f"unknown filter {name!r}: there are {', '.join(FILTERS)}")
+        if name not in FILTERS and name not in (others := plugins("brine.filters")):
+            raise FilterError(f"unknown filter {name!r}: there are {', '.join([*FILTERS, *others])}")
 
 
 def run_filters(

@@ -3,7 +3,8 @@
 A file is recognised by its content (`detect`): JSON lines and arrays in one of the record formats (`manifest`), tars
 (`webdataset`), Parquet files and data sets saved by Hugging Face `datasets` (`tables/parquet`). Of a folder JSON, tars,
 tables and captioned media are read together (`folders/survey`); without those it is one of captions, pages or code
-(`folders/single_format`). `format=` overrides all of it. What of a folder is not read is counted while its documents
+(`folders/single_format`). `format=` overrides all of it, and alone reaches a format of another package: an entry
+point of `brine.formats`, (path, limits) -> DocumentSource. What of a folder is not read is counted while its documents
 are iterated (`notes/accounts`).
 """
 
@@ -14,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 from brine.common.files import file_digest
+from brine.common.plugins import load_plugin, plugins
 from brine.data.document import DocumentError
 from brine.data.files.addresses import tagged, untagged
 from brine.data.files.compressed import compressed_hint, detect_compression, unpack_hint
@@ -58,7 +60,10 @@ def open_source(
     """
     given, path, limits = path, Path(path).expanduser(), ReadLimits(max_line_mib, max_file_mib)
     if format is not None and format not in FORMATS:
-        raise ValueError(f"format {format!r} is none of {', '.join(FORMATS)}")
+        others = plugins("brine.formats")
+        if format not in others:
+            raise ValueError(f"format {format!r} is none of {', '.join([*FORMATS, *others])}")
+        return load_plugin(others[format])(path, limits)
     mode = check_path_exists(given)
     if stat.S_ISDIR(mode):
         return _open_folder(path, snapshot_in(path.resolve()), format, limits)

@@ -4,7 +4,8 @@
 
 Backends: "cpu" (tiled), "triton" and "gluon" (NVIDIA GPUs), "flash" (the flash-attn packages or torch's varlen
 kernel), "flex" (FlexAttention), "reference" (dense), and "auto", which takes the first that passes its self-check
-(`select_backend.py`), logs the choice once, and refuses rather than take T x S memory.
+(`select_backend.py`), logs the choice once, and refuses rather than take T x S memory. A name with a dot is a module of another package to
+import, with the same functions.
 """
 
 import math
@@ -58,7 +59,7 @@ def attention(
     _check(q, k, v, spans, sink)
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
 
-    if backend not in BACKENDS:
+    if backend not in BACKENDS and "." not in backend:
         raise ValueError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
     call = _call_ring if spans.sharded else _call_op
     out, lse = call(q, k, v, spans, sink, scale, backend)

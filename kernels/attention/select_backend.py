@@ -184,7 +184,8 @@ def _load(backend: str) -> str | None:
         return None
     if backend not in _absent:
         try:
-            _modules[backend] = importlib.import_module(f"brine.kernels.attention.{_LAZY[backend]}")
+            name = backend if "." in backend else f"brine.kernels.attention.{_LAZY[backend]}"
+            _modules[backend] = importlib.import_module(name)
             return None
         except ImportError as error:
             what = f'backend "{backend}" needs a package that is not here ({error}); use backend="auto"'

@@ -1,15 +1,17 @@
-"""Which numbers a table or a chart shows: rows of labels and numbers, from one file where possible.
+"""Numbers that a table or a chart shows, from one file where possible, and questions with the one right answer.
 
-Labels and numbers are those of `code_metrics.py` and never made up. In a held-out split a row is refused when train has
-it: a function, class, constant or file of that name with that very number, or, where the row is about a name, the name
-itself. So no held-out number can be known from train; it must be read off the image.
+Labels and numbers are those of `code_metrics.py`. In a held-out split a row is refused when train has it: a function,
+class, constant or file of that name with that very number, or, where the row is about a name, the name itself. So no
+held-out number can be known from train. A task that has no clear answer for the numbers at hand (two tie for the most,
+a bar ends midway between two ticks) returns None, and the caller tries another. Answers that could be guessed without
+looking are balanced. The wording is terse and always the same: the task to learn is reading the image.
 """
 
-from __future__ import annotations
-
 import random
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from brine.synth.kinds.levels import TableLevel
 from brine.synth.sources.code_metrics import CodeMetrics, line_numbers
@@ -19,6 +21,13 @@ NUM_PASSES = 64
 """How often a file may be visited; every file once before any again."""
 MAX_FILES = 24
 """Files of a package that are compared in one table."""
+
+MIN_GAP = 1 / 12
+"""Of the axis: two values of a chart nearer to each other than this are not compared."""
+MIDWAY_MARGIN = 0.15
+"""Of a step: values nearer than this to the middle between two ticks are not asked for."""
+
+QuestionAnswer = tuple[str, str]
 
 LABEL = {"functions": "function", "classes": "class", "constants": "constant", "names": "name", "files": "file"}
 """subject -> header of the column with the labels."""
@@ -75,8 +84,7 @@ def sample_table(
 ) -> DataTable | None:
     """A table about `subject` from file `index`, or None when the file has too few rows or columns; `only` names them.
 
-    Rows keep the order of the source, or are shuffled, by chance. Labels are distinct and printable ASCII. The greatest
-    of a column is at least `min_column_max`, since what is nearly always 0 or 1 can be guessed.
+    Rows keep the order of the source, or are shuffled, by chance. Labels are distinct.
     """
     rows = _rows(sampler, index, subject, rng)
     columns = list(rows[0][1]) if rows else []
@@ -89,7 +97,9 @@ def sample_table(
     train = sampler.train_content
     allowed: dict[str, tuple[int, ...]] = {}
     for label, numbers in rows:
-        if label in allowed or not _is_label(label, bounds.label_chars) or not set(only) <= set(numbers):
+        # printable ASCII without what separates cells or answers
+        plain = label.isascii() and label.isprintable() and not set(label) & set("|, ")
+        if label in allowed or not plain or not 2 <= len(label) <= bounds.label_chars or not set(only) <= set(numbers):
             continue
         values = tuple(numbers[name] for name in only)
         facts = {(label, *fact) for fact in zip(only, values, strict=True)}
@@ -112,11 +122,8 @@ def sample_table(
 def sample_line_table(
     sampler: SplitSampler, index: int, *, num_rows: tuple[int, int], names: tuple[str, ...], rng: random.Random
 ) -> DataTable | None:
-    """A table of consecutive lines of file `index`, labelled by their numbers. `names` are columns of `line_numbers`.
-
-    None where the file has too few, where they are nearly all blank or empty of what is counted, or where train has
-    each of them.
-    """
+    """A table of consecutive lines of file `index`, labelled by their numbers; `names` are columns of `line_numbers`.
+    None where there are too few, nearly all are blank or without what is counted, or train has them all."""
     lines = sampler.lines[index]
     count = rng.randint(*num_rows)
     if len(lines) <= count:
@@ -131,11 +138,6 @@ def sample_line_table(
         return None
     rows = tuple((str(start + 1 + row), tuple(item[name] for name in names)) for row, item in enumerate(found))
     return DataTable(index, f"lines of {sampler.files[index].path}", "line", names, rows)
-
-
-def _is_label(label: str, most: int) -> bool:
-    """Printable ASCII of 2 to `most` characters, none of which separates cells or answers."""
-    return 2 <= len(label) <= most and label.isascii() and label.isprintable() and not set(label) & set("|, ")
 
 
 def _rows(sampler: SplitSampler, index: int, subject: str, rng: random.Random) -> list[tuple[str, dict[str, int]]]:
@@ -157,3 +159,107 @@ def _rows(sampler: SplitSampler, index: int, subject: str, rng: random.Random) -
     # a file in another language has fewer numbers: what all have can be compared
     common = [name for name in metrics.file if all(name in found for found in numbers.values())]
     return [(path.rsplit("/", 1)[-1], {name: found[name] for name in common}) for path, found in numbers.items()]
+
+
+class AnswerBalancer(Counter[str]):
+    """Balances the answers of one stream."""
+
+    def pick(self, options: Sequence[str], *, rng: random.Random) -> str:
+        """One of the options, drawn among the least used; counts it as used."""
+        least = min(self[option] for option in options)
+        chosen = rng.choice([option for option in options if self[option] == least])
+        self[chosen] += 1
+        return chosen
+
+
+def ask_table(table: DataTable, task: str, rng: random.Random) -> QuestionAnswer | None:
+    """A question of the kind `task` about a table; None where its numbers leave the answer open."""
+    if task == "markdown":
+        rows = [table.cells[0], ["---"] * len(table.cells[0]), *table.cells[1:]]
+        return "Write the table as Markdown.", "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    if task == "csv":
+        # no cell holds a comma or a quote
+        return "Write the table as CSV.", "\n".join(map(",".join, table.cells))
+    index = rng.randrange(len(table.columns))
+    column, values, labels = table.columns[index], table.column(index), table.labels
+    if task in ("most", "fewest"):
+        return _extreme(table, column, values, task, gap=0)
+    if task in ("cell", "holder"):
+        row = rng.randrange(len(values))
+        if task == "cell":
+            return f"{column} of {labels[row]}?", str(values[row])
+        clear = values.count(values[row]) == 1
+        return (f"Which {table.label} has {column} {values[row]}?", labels[row]) if clear else None
+    if task == "total":
+        return f"Sum of the column {column}?", str(sum(values))
+    if task in ("sum", "difference"):
+        one, other = sorted(rng.sample(range(len(values)), 2), key=lambda row: -values[row])
+        if task == "sum":
+            return f"{column} of {labels[one]} and {labels[other]} together?", str(values[one] + values[other])
+        return f"{column} of {labels[one]} less that of {labels[other]}?", str(values[one] - values[other])
+    order = sorted(range(len(values)), key=lambda row: -values[row])
+    ranked = [values[row] for row in order]
+    if task == "over":
+        # the count is drawn first, so that every count is as likely
+        count = rng.randrange(1, len(values))
+        clear = ranked[count - 1] > ranked[count]
+        return (f"How many have {column} over {ranked[count]}?", str(count)) if clear else None
+    if task == "top":
+        clear = len(set(ranked[:4])) == 4
+        names = ", ".join(labels[row] for row in order[:3])
+        return (f"The three largest by {column}, largest first?", names) if clear else None
+    raise ValueError(f"no task of a table is called {task!r}")
+
+
+def ask_chart(
+    table: DataTable, task: str, spec: dict, balance: AnswerBalancer, rng: random.Random
+) -> QuestionAnswer | None:
+    """A question about the chart that `spec` draws of the table; None where its image leaves the answer open."""
+    index = rng.randrange(len(table.columns))
+    column, values, ticks = table.columns[index], table.column(index), spec["axes"][index]
+    gap, step = MIN_GAP * ticks[-1], ticks[1]
+    if task in ("most", "fewest"):
+        return _extreme(table, column, values, task, gap=gap)
+    if task == "value":
+        row = rng.randrange(len(values))
+        below, over = divmod(values[row], step)
+        if abs(over / step - 0.5) < MIDWAY_MARGIN:
+            return None
+        nearest = "" if step == 1 else f", to the nearest {step}"
+        return f"{column} of {_name_of(table, row)}{nearest}?", str((below + (2 * over > step)) * step)
+    found: dict[str, list] = defaultdict(list)
+    if task == "trend" and spec["chart"] == "line":
+        for first, last in combinations(range(len(values)), 2):
+            change = values[last] - values[first]
+            if change == 0 or abs(change) > gap:
+                found["flat" if change == 0 else "rises" if change > 0 else "falls"].append((first, last))
+        if not {"rises", "falls"} <= set(found):
+            return None
+        answer = balance.pick(sorted(found), rng=rng)
+        first, last = rng.choice(found[answer])
+        return f"{column} from line {table.labels[first]} to {table.labels[last]}: rises, falls or flat?", answer
+    if task == "larger" and spec["chart"] != "scatter":
+        names = table.columns[:2]
+        for row, (one, other) in enumerate(zip(table.column(0), table.column(1), strict=True)):
+            if abs(one - other) > gap:
+                # balanced by pair: "calls" must not be the answer more often than "names" where these are compared
+                found[" over ".join(names if one > other else names[::-1])].append(row)
+        # each must be larger somewhere
+        if len(found) == 2:
+            order = balance.pick(sorted(found), rng=rng)
+            name = _name_of(table, rng.choice(found[order]))
+            return f"Which is larger at {name}, {names[0]} or {names[1]}?", order.split(" over ")[0]
+    return None
+
+
+def _name_of(table: DataTable, row: int) -> str:
+    """How a question names a row: "close", but "line 12"."""
+    return f"line {table.labels[row]}" if table.label == "line" else table.labels[row]
+
+
+def _extreme(table: DataTable, column: str, values: list[int], task: str, *, gap: float) -> QuestionAnswer | None:
+    ranked = sorted(values, reverse=task == "most")
+    if abs(ranked[0] - ranked[1]) <= gap:
+        return None
+    word = "largest" if task == "most" else "smallest"
+    return f"Which {table.label} is {word} by {column}?", table.labels[values.index(ranked[0])]

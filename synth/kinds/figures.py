@@ -1,19 +1,24 @@
 """Samples of tables and charts: real numbers, how to draw them, a question and its answer.
 
-What is shown comes from data_tables.py, what is asked from questions.py; here a level's bounds bring the two together
-into specs. Nothing is drawn here, so what does not fit is foreseen from lengths: a chart whose labels would overlap is
-not planned, and the few that still do are refused when they are drawn.
+Here a level's bounds bring what data_tables.py shows and asks together into specs. Nothing is drawn, so what does not
+fit is foreseen from lengths; the few charts whose labels still overlap are refused when they are drawn.
 """
-
-from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from brine.synth.kinds.data_tables import DataTable, file_order, sample_line_table, sample_table
+from brine.synth.kinds.data_tables import (
+    AnswerBalancer,
+    DataTable,
+    QuestionAnswer,
+    ask_chart,
+    ask_table,
+    file_order,
+    sample_line_table,
+    sample_table,
+)
 from brine.synth.kinds.levels import CHART, COMPARABLE, MAX_CELLS, TABLE, ChartLevel, TableLevel
-from brine.synth.kinds.questions import AnswerBalancer, QuestionAnswer, ask_chart, ask_table
 from brine.synth.kinds.samples import SynthSample, render_style
 from brine.synth.render.chart import labelled_left, margins
 from brine.synth.render.table import num_cells
@@ -23,8 +28,8 @@ TRIES = 6
 """Draws of a chart about one file before the next one is visited: most names are too long for short labels."""
 MIN_COLUMN_MAX = 4
 """The greatest number of a chart is at least this."""
-SUBJECTS = {"bar": ("functions", "classes", "names", "files", "line")}
-SUBJECTS |= dict.fromkeys(("hbar", "scatter"), ("functions", "classes", "names", "files"))
+_NAMED = ("functions", "classes", "names", "files")
+SUBJECTS = {"bar": (*_NAMED, "line"), "hbar": _NAMED, "scatter": _NAMED}
 """chart -> what it may be about. Two series are not about names: of their first and last line the last is larger."""
 CHAR_WIDTH = 0.63
 """Of the font's size: about the width of a letter of DejaVu Sans."""
@@ -55,16 +60,10 @@ def tables(sampler: SplitSampler, index: int, level: int, _balance: AnswerBalanc
     table = sample_table(sampler, index, rng.choice(bounds.subjects), bounds, rng)
     if table is None:
         return None
-    spec = {
-        "type": "image",
-        "renderer": "table",
-        "title": table.caption if rng.random() < bounds.title else "",
-        "header": table.cells[0],
-        "rows": table.cells[1:],
-        "rules": rng.choice(bounds.rules),
-        "align": rng.choice(bounds.aligns),
-        **render_style(sampler, level, rng),
-    }
+    title = table.caption if rng.random() < bounds.title else ""
+    spec = {"type": "image", "renderer": "table", "title": title, "header": table.cells[0], "rows": table.cells[1:]}
+    spec |= {"rules": rng.choice(bounds.rules), "align": rng.choice(bounds.aligns)}
+    spec |= render_style(sampler, level, rng)
     lines, chars = num_cells(spec)
     qa = first_asked(bounds.tasks, lambda task: ask_table(table, task, rng), rng)
     return None if lines * chars > MAX_CELLS else _sample(spec, table, qa, level)
@@ -75,8 +74,7 @@ def charts(sampler: SplitSampler, index: int, level: int, balance: AnswerBalance
     """A chart about file `index` with a question; None where there are too few numbers or no space."""
     bounds = CHART[level]
     tries = (_plan_chart(sampler, index, bounds, rng) for _ in range(TRIES))
-    planned = next((item for item in tries if item is not None), None)
-    if planned is None:
+    if (planned := next(filter(None, tries), None)) is None:
         return None
     table, spec = planned
     qa = first_asked(bounds.tasks, lambda task: ask_chart(table, task, spec, balance, rng), rng)
@@ -118,6 +116,12 @@ def _plan_chart(
         return None
     width, height = rng.choice(bounds.sizes)
     columns = [table.column(column) for column in range(len(table.columns))]
+
+    def axes(columns: list[list[int]]) -> list[list[int]]:
+        # two series share an axis, the two sides of a scatter chart do not
+        shared = max(map(max, columns))
+        return [nice_ticks(max(column) if chart == "scatter" else shared, most=bounds.steps) for column in columns]
+
     spec = {
         "type": "image",
         "renderer": "chart",
@@ -125,15 +129,12 @@ def _plan_chart(
         "labels": table.labels,
         "names": list(table.columns),
         "values": columns,
-        "axes": _axes(columns, chart, bounds),
+        "axes": axes(columns),
         "title": table.caption if rng.random() < bounds.title else "",
         "axis_name": bounds.axis_name and len(columns) == 1,
         "legend": chart != "scatter" and len(columns) > 1,
-        "width": width,
-        "height": height,
-        "font": rng.choice(bounds.fonts),
-        "style": rng.choice(bounds.styles),
     }
+    spec |= {"width": width, "height": height, "font": rng.choice(bounds.fonts), "style": rng.choice(bounds.styles)}
     rows = _rows_that_fit(spec, bounds.points[1])
     if len(rows) < bounds.points[0]:
         return None
@@ -143,22 +144,15 @@ def _plan_chart(
         return None
     if chart != "scatter":
         # the greatest may be among those without space; a scatter chart's rows were found with these axes
-        spec["axes"] = _axes(spec["values"], chart, bounds)
+        spec["axes"] = axes(spec["values"])
     return replace(table, rows=tuple(table.rows[row] for row in rows)), spec
-
-
-def _axes(columns: list[list[int]], chart: str, bounds: ChartLevel) -> list[list[int]]:
-    """The ticks of each column: two series share an axis, the two sides of a scatter chart do not."""
-    shared = max(map(max, columns))
-    return [nice_ticks(max(column) if chart == "scatter" else shared, most=bounds.steps) for column in columns]
 
 
 def _chart_table(
     sampler: SplitSampler, index: int, chart: str, bounds: ChartLevel, rng: random.Random
 ) -> DataTable | None:
-    """Numbers for a chart: lines of the file for a line chart and some of the bars, else whatever has names; two
-    columns to compare or for the two axes of a scatter chart, one otherwise.
-    """
+    """Numbers for a chart: of lines of the file, or of what has names; two columns to compare or for the axes of a
+    scatter chart, one otherwise."""
     scatter, two = chart == "scatter", bounds.series == 2
     subjects = [name for name in SUBJECTS.get(chart, ()) if not two or scatter or name != "names"]
     subject = rng.choice(subjects) if subjects else "line"
@@ -176,8 +170,7 @@ def _chart_table(
 
 
 def _rows_that_fit(spec: dict, most: int) -> Sequence[int]:
-    """The rows whose labels have space: the first ones along an axis; points of a scatter chart that are clear of each
-    other, drawn as chart.py draws them."""
+    """The rows whose labels have space: the first ones along an axis, points of a scatter chart clear of each other."""
     font, labels, chart = spec["font"], spec["labels"], spec["chart"]
     left, bottom, right, top = margins(spec)
     across, upward = spec["width"] - left - right, spec["height"] - bottom - top

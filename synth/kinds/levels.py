@@ -1,13 +1,11 @@
 """What each level of difficulty allows, as tables: read here what a model is asked to learn.
 
 Level 1 is for a tiny model. Its images hold two characters in every 16 x 16 patch: DejaVu Sans Mono at size 13 advances
-8 pixels a character and fits a line of 16, drawn without margins, so a glyph has one of two offsets in a patch. Its
-speech has one voice and a vocabulary of 300 words. Level 2 adds lines, rows and a dark style on the same grid, level 3
-other sizes, borders and tasks that compare, level 4 margins, aggregates, two series, two panels, ten voices and 8 s of
-video, and should leave work for a large model. Tasks are named here and worded in questions.py and screens.py.
+8 pixels and fits a line of 16 without margins, so a glyph has one of two offsets in a patch. Its speech has one voice
+and 300 words. Level 2 adds lines, rows and a dark style on the same grid, level 3 other sizes, borders and tasks that
+compare, level 4 margins, aggregates, two series, two panels, ten voices and 8 s of video, and should leave work for a
+large model. Tasks are named here and worded in data_tables.py and screens.py.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 

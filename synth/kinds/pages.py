@@ -3,8 +3,6 @@
 Streams of (parts, index of the file the document is credited to); they end when the source is exhausted.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections import defaultdict
@@ -32,9 +30,7 @@ def text_chunks(sampler: SplitSampler, *, chunk_bytes: int, rng: random.Random) 
 
 def package_documents(sampler: SplitSampler, *, max_bytes: int, rng: random.Random) -> Iterator[tuple[Parts, int]]:
     """The files of each package joined in the order of their paths, up to max_bytes a document; a larger file is cut.
-
-    In random order; a document is credited to its first file.
-    """
+    In random order; a document is credited to its first file."""
     blocks: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for index, item in enumerate(sampler.files):
         for chunk in split_at_newlines(item.text, max_bytes=max(1, max_bytes - len(item.path.encode()) - 2)):
@@ -43,12 +39,11 @@ def package_documents(sampler: SplitSampler, *, max_bytes: int, rng: random.Rand
     for package in sorted(blocks):
         text, size, first = "", 0, -1
         for block, index in blocks[package]:
-            length = len(block.encode())
-            if text and size + length > max_bytes:
+            if text and size + len(block.encode()) > max_bytes:
                 documents.append((text, first))
                 text, size = "", 0
             first = index if not text else first
-            text, size = text + block, size + length
+            text, size = text + block, size + len(block.encode())
         documents.append((text, first))
     rng.shuffle(documents)
     for text, first in documents:
@@ -58,28 +53,23 @@ def package_documents(sampler: SplitSampler, *, max_bytes: int, rng: random.Rand
 def split_at_newlines(text: str, *, max_bytes: int) -> list[str]:
     """A text cut at line ends into chunks of at most max_bytes (UTF-8); a single line may be longer."""
     chunks: list[str] = []
-    size = 0
+    size = max_bytes
     # not splitlines(): it also ends lines at separators that are characters of a string or comment
     for line in re.findall(r"[^\n]*\n|[^\n]+", text):
-        length = len(line.encode())
-        if chunks and size + length <= max_bytes:
-            chunks[-1] += line
-            size += length
-        else:
-            chunks.append(line)
-            size = length
+        size += len(line.encode())
+        if size > max_bytes or not chunks:
+            chunks.append("")
+            size = len(line.encode())
+        chunks[-1] += line
     return chunks
 
 
 def pages(sampler: SplitSampler, level: int, rng: random.Random) -> Iterator[tuple[Parts, int]]:
-    """Tutorial pages, each about one file; a file gives several pages about other regions.
-
-    Every file is used before one is used again.
-    """
-    order = [(round_, index) for round_ in range(MAX_PAGES_PER_FILE) for index in range(len(sampler.files))]
-    keys = [rng.random() for _ in order]
+    """Tutorial pages, each about other regions of one file; every file is used before one is used again."""
+    rounds, files = range(MAX_PAGES_PER_FILE), range(len(sampler.files))
+    order = sorted((round_, rng.random(), index) for round_ in rounds for index in files)
     open_files: dict[int, _PageSampler] = {}
-    for _key, (_round, index) in sorted(zip(keys, order, strict=True), key=lambda both: (both[1][0], both[0])):
+    for _round, _key, index in order:
         if index not in open_files:
             open_files[index] = _PageSampler(sampler.single_file(index), level, rng)
         parts = open_files[index].next_page()
@@ -101,9 +91,7 @@ class _PageSampler:
 
     def next_page(self) -> Parts | None:
         """Heading, prose and code; a screenshot, a narration, perhaps a recording, each with its text; a last sentence.
-
-        None when the file has no more regions or nothing left to say.
-        """
+        None when the file has no more regions or nothing left to say."""
         shot, said, code = (next(stream, None) for stream in (self.screenshots, self.narrations, self.code))
         if shot is None or said is None or code is None:
             return None

@@ -1,28 +1,18 @@
 """One sample of each kind of media: a render spec, and the text that transcribes it.
 
-A spec is plain JSON data and complete: the same spec and library versions give the same bytes, in any process, whatever
-was rendered before. Its digest names the media file, so files are shared by documents that show the same thing and kept
-by a build that starts again. Specs are drawn here and rendered in synth/render and synth/speech. The streams are
-generators that end when the source is exhausted; plan.py takes as many samples as it wants.
+A spec is plain JSON data and complete: the same spec and library versions give the same bytes in any process. Its
+digest names the media file, so files are shared by documents that show the same thing and kept by a build that starts
+again. The streams are generators that end when the source is exhausted; plan.py takes as many samples as it wants.
 """
-
-from __future__ import annotations
 
 import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
-from brine.synth.kinds.levels import (
-    FRAMES_PER_SECOND,
-    NUM_SPOKEN_PARTS,
-    RENDER_STYLES,
-    SCREENSHOT,
-    TYPING_FRACTION,
-    VIDEO,
-    VIDEO_REGION,
-    VOICES,
-)
+from brine.synth.kinds import levels
+from brine.synth.kinds.levels import FRAMES_PER_SECOND, NUM_SPOKEN_PARTS, TYPING_FRACTION
 from brine.synth.sources.code_regions import CodeRegion, SplitSampler, spoken_key
 from brine.synth.sources.features import SourceFeatures, identifiers_in, name_parts
 
@@ -52,11 +42,10 @@ class SynthSample:
 def frequent_name_parts(features: list[SourceFeatures], *, count: int) -> list[str]:
     """The most frequent parts (3 to 10 letters) of the identifiers in these files, most frequent first."""
     counts: Counter[str] = Counter()
-    for item in features:
-        for name, times in item.names.items():
-            for part in name_parts(name):
-                if 3 <= len(part) <= 10 and part.isalpha() and part.isascii():
-                    counts[part] += times
+    for name, times in (entry for item in features for entry in item.names.items()):
+        for part in name_parts(name):
+            if 3 <= len(part) <= 10 and part.isalpha() and part.isascii():
+                counts[part] += times
     return sorted(counts, key=lambda part: (-counts[part], part))[:count]
 
 
@@ -76,28 +65,24 @@ def is_pronounceable(name: str, *, parts: tuple[int, int], letters: int) -> bool
 
 def render_style(sampler: SplitSampler, level: int, rng: random.Random) -> dict:
     """How a level draws code: style, font size, margins, as fields of a spec."""
-    style = RENDER_STYLES[level]
-    return {
+    style = levels.RENDER_STYLES[level]
+    look = {
         "style": rng.choice(style.styles) if style.styles else sampler.level1_style,
         "size": rng.choice(style.sizes),
-        "left": rng.randint(*style.margin),
-        "top": rng.randint(*style.margin),
-        "leading": rng.randint(*style.leading),
     }
+    margins = {"left": rng.randint(*style.margin), "top": rng.randint(*style.margin)}
+    return {**look, **margins, "leading": rng.randint(*style.leading)}
 
 
 def screenshots(sampler: SplitSampler, level: int, rng: random.Random) -> Iterator[SynthSample]:
     """Images of regions from anywhere in the split, no text twice."""
-    for found in sampler.regions(SCREENSHOT[level], rng=rng):
+    for found in sampler.regions(levels.SCREENSHOT[level], rng=rng):
         code = {"language": sampler.files[found.file].language, "lines": list(found.lines)}
         yield SynthSample({"type": "image", **code, **render_style(sampler, level, rng)}, found.text, found.file)
 
 
 def narrations(sampler: SplitSampler, level: int, rng: random.Random) -> Iterator[SynthSample]:
-    """Narrations of the split, no words twice and no several words of train.
-
-    Held-out level-1 samples have no single words, which train says in the same voice.
-    """
+    """Narrations, no words twice and no several words of train; at level 1 held-out ones have no single words."""
     seen: set[str] = set()
     train = sampler.train_content
     for index, text, spoken in _utterances(sampler, level, rng):
@@ -110,7 +95,7 @@ def narrations(sampler: SplitSampler, level: int, rng: random.Random) -> Iterato
 def recordings(sampler: SplitSampler, level: int, rng: random.Random) -> Iterator[SynthSample]:
     """Videos of the split, no text twice."""
     seen: set[str] = set()
-    for found in sampler.regions(VIDEO_REGION[level], rng=rng):
+    for found in sampler.regions(levels.VIDEO_REGION[level], rng=rng):
         sample = _recording(sampler, found, level, rng)
         if sample and sample.text not in seen and not sampler.train_content.has_line_of(sample.text):
             seen.add(sample.text)
@@ -124,18 +109,14 @@ def spoken_words(spec: dict) -> str:
 
 def _utterance(text: str, level: int, rng: random.Random) -> dict:
     """The spec of one utterance, in a voice of the level."""
-    voice = VOICES[level]
-    return {
-        "text": text,
-        "voice": rng.choice(voice.names),
-        "rate": rng.randint(*voice.rate),
-        "pitch": rng.randint(*voice.pitch),
-    }
+    voice = levels.VOICES[level]
+    style = {"voice": rng.choice(voice.names), "rate": rng.randint(*voice.rate), "pitch": rng.randint(*voice.pitch)}
+    return {"text": text, **style}
 
 
 def _recording(sampler: SplitSampler, found: CodeRegion, level: int, rng: random.Random) -> SynthSample | None:
     """A video of a region, or None when its level wants names said and the region has too few."""
-    bounds, num_lines, text = VIDEO[level], len(found.lines), found.text
+    bounds, num_lines, text = levels.VIDEO[level], len(found.lines), found.text
     mode = rng.choice(bounds.modes)
     count = round(rng.uniform(*bounds.seconds) * FRAMES_PER_SECOND)
     spec = {
@@ -181,17 +162,20 @@ def _names_in_view(found: CodeRegion, spec: dict, *, most: int) -> list[tuple[st
         # the lines that came into view since the utterance before, latest first
         latest = reversed(found.lines[max(0, lowest - 2) : lowest + 1])
         names = (name for line in latest for name in identifiers_in(line) if name not in utterances)
-        name = next((name for name in names if is_pronounceable(name, parts=(1, 3), letters=18)), None)
-        if name is not None:
-            utterances[name] = start_s
+        said = (name for name in names if is_pronounceable(name, parts=(1, 3), letters=18))
+        utterances |= dict.fromkeys(islice(said, 1), start_s)
     return list(utterances.items())
 
 
 def _utterances(sampler: SplitSampler, level: int, rng: random.Random) -> Iterator[tuple[int, str, str]]:
     """(file, text, what is spoken): parts of names, then every identifier, signature or sentence in random order."""
     if level == 1:
-        yield from _part_sequences(sampler.name_parts, rng, shortest=2 if sampler.held_out else 1)
-        return
+        parts, shortest = sampler.name_parts, 2 if sampler.held_out else 1
+        weights = {length: weight for length, weight in NUM_SPOKEN_PARTS if shortest <= length <= len(parts)}
+        # random sequences of distinct words, many times over: the caller drops repeats
+        for _ in range(100 * len(parts) ** min(2, max(weights)) if weights else 0):
+            text = " ".join(rng.sample(parts, rng.choices(list(weights), list(weights.values()))[0]))
+            yield -1, text, text
     found = []
     for index, item in enumerate(sampler.features):
         if level == 2:
@@ -200,21 +184,10 @@ def _utterances(sampler: SplitSampler, level: int, rng: random.Random) -> Iterat
         elif level == 3:
             signatures = (text for text in item.signatures if 8 <= len(text) <= 60 and "()" not in text)
             found += [(index, text, ": ".join(map(_spell_names, text[:-1].split("(")))) for text in signatures]
-        else:
+        elif level == 4:
             found += [(index, text, text) for text in item.sentences]
     rng.shuffle(found)
     yield from found
-
-
-def _part_sequences(parts: list[str], rng: random.Random, *, shortest: int) -> Iterator[tuple[int, str, str]]:
-    """Random sequences of distinct vocabulary words; ends after many draws, the caller drops repeats."""
-    lengths = [(length, weight) for length, weight in NUM_SPOKEN_PARTS if shortest <= length <= len(parts)]
-    if not lengths:
-        return
-    for _ in range(100 * len(parts) ** min(2, lengths[-1][0])):
-        length = rng.choices([item[0] for item in lengths], [item[1] for item in lengths])[0]
-        text = " ".join(rng.sample(parts, length))
-        yield -1, text, text
 
 
 def _spell_names(names: str) -> str:

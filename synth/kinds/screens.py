@@ -1,23 +1,18 @@
 """Samples of user interfaces: what the panels hold, a question and its answer.
 
-All words are names of one source file; the tree is the file's outline of classes and methods, and a terminal shows real
-commands about the file with the output they have. What stands in which field, which box is ticked and which item is
-highlighted is drawn. A held-out image shows only identifiers that no file in train has, and prints no line of train, so
-no answer is known beforehand. Each task is worded once and answered from the panel's description; one that does not
-apply to a panel, or has no single answer there (two buttons, no tick), returns None, and the next is tried.
+All words are names of one source file; the tree is the file's outline, and a terminal shows real commands about the
+file with the output they have. What stands in which field, which box is ticked and which item is highlighted is drawn.
+A held-out image shows only identifiers that no file in train has, and prints no line of train. Each task is worded once
+and answered from the panel's description; one that has no single answer there (two buttons, no tick) returns None.
 """
 
-from __future__ import annotations
-
 import random
-from dataclasses import dataclass
 
+from brine.synth.kinds.data_tables import AnswerBalancer, QuestionAnswer
 from brine.synth.kinds.figures import Drawn, distinct
 from brine.synth.kinds.levels import MAX_CELLS, SCREEN, ScreenLevel
-from brine.synth.kinds.questions import AnswerBalancer, QuestionAnswer
 from brine.synth.kinds.samples import SynthSample, render_style
 from brine.synth.render.screen import all_text, num_cells
-from brine.synth.sources.code_metrics import CodeMetrics
 from brine.synth.sources.code_regions import SplitSampler
 
 TRIES = 12
@@ -37,42 +32,28 @@ def screens(sampler: SplitSampler, index: int, level: int, balance: AnswerBalanc
     if None in panels:
         return None
     for panel in panels:
-        title = content.word() if bounds.bordered and rng.random() < 0.5 else None
-        panel["title"] = title or ""
+        titled = bounds.bordered and rng.random() < 0.5
+        panel["title"] = content.words.pop() if titled and content.words else ""
     spec = {"type": "image", "renderer": "screen", "panels": panels, **render_style(sampler, level, rng)}
     lines, chars = num_cells(spec)
     qa = _ask(spec, bounds, balance, rng) if lines * chars <= MAX_CELLS else None
     return None if qa is None else (f"{panels} {qa[0]}", SynthSample(spec, qa[1], index, qa[0]))
 
 
-@dataclass
 class _PanelContent:
     """Panels about one file: names, each used once, and commands. Draws with the stream's generator."""
 
-    sampler: SplitSampler
-    index: int
-    level: int
-    rng: random.Random
-
-    def __post_init__(self) -> None:
-        self.bounds: ScreenLevel = SCREEN[self.level]
-        self.source, self.lines = self.sampler.files[self.index], self.sampler.lines[self.index]
+    def __init__(self, sampler: SplitSampler, index: int, level: int, rng: random.Random) -> None:
+        self.level, self.rng, self.train, self.bounds = level, rng, sampler.train_content, SCREEN[level]
+        self.source, self.lines, self.metrics = sampler.files[index], sampler.lines[index], sampler.code_metrics[index]
         self.file_name = self.source.path.rsplit("/", 1)[-1]
-        self.words = [name for name in self.sampler.features[self.index].names if self.is_word(name)]
-        self.rng.shuffle(self.words)
-
-    @property
-    def metrics(self) -> CodeMetrics:
-        return self.sampler.code_metrics[self.index]
+        self.words = [name for name in sampler.features[index].names if self.is_word(name)]
+        rng.shuffle(self.words)
 
     def is_word(self, name: str) -> bool:
         """Whether a name may be shown: 3 to word_chars characters, ASCII, and not in train where that is known."""
         good = 3 <= len(name) <= self.bounds.word_chars and name.isascii() and name.strip("_") == name
-        return good and name not in self.sampler.train_content.names
-
-    def word(self) -> str | None:
-        """A name that was not used yet; None when the file has no more."""
-        return self.words.pop() if self.words else None
+        return good and name not in self.train.names
 
     def word_list(self, count: int) -> list[str] | None:
         """`count` such names, or None."""
@@ -158,11 +139,11 @@ class _PanelContent:
         """A command and the line it prints, or None where either cannot be shown or train has the line."""
         fits = len(command) <= self.bounds.chars and 1 <= len(line) <= self.bounds.chars
         plain = line.isascii() and line.isprintable() and line == line.strip() and any(map(str.isalnum, line))
-        return (command, line) if fits and plain and not self.sampler.train_content.has_line_of(line) else None
+        return (command, line) if fits and plain and not self.train.has_line_of(line) else None
 
     def _count_lines(self) -> tuple[str, str] | None:
         count = self.source.text.count("\n")
-        known = (self.file_name, "lines", count) in self.sampler.train_content.facts
+        known = (self.file_name, "lines", count) in self.train.facts
         return None if known else self._run(f"wc -l {self.file_name}", f"{count} {self.file_name}")
 
     def _count_matches(self) -> tuple[str, str] | None:
@@ -176,7 +157,7 @@ class _PanelContent:
         for word in self.rng.sample(self.words, min(len(self.words), TRIES)):
             found = [row for row, line in enumerate(self.lines) if word in line]
             line = self.lines[found[0]] if len(found) == 1 else " "
-            if line[:1].strip() and not self.sampler.train_content.has_line_of(line):
+            if line[:1].strip() and not self.train.has_line_of(line):
                 return self._run(f"grep -n {word} {self.file_name}", f"{found[0] + 1}:{line}")
         return None
 
@@ -204,23 +185,34 @@ def _ask(spec: dict, bounds: ScreenLevel, balance: AnswerBalancer, rng: random.R
 
 def _ask_panel(panel: dict, task: str, balance: AnswerBalancer, rng: random.Random) -> QuestionAnswer | None:
     """A question of the kind `task` about a panel (see render/screen.py for its form); None where it has none."""
-    kind = panel["panel"]
+    kind, column = panel["panel"], _left_column(panel)
     if task == "title":
         return ("What is the title?", panel["title"]) if panel["title"] else None
     if task in ("below", "above"):
-        return _neighbour(panel, task, rng)
+        if len(column) < 2:
+            return None
+        upper = rng.randrange(len(column) - 1)
+        known, wanted = column[upper : upper + 2] if task == "below" else column[upper : upper + 2][::-1]
+        return (f"What is directly {task} {known}?", wanted) if column.count(known) == 1 else None
     if kind == "form":
         return _ask_form(panel["rows"], task, balance, rng)
     if kind == "terminal":
-        return _ask_terminal(panel["runs"], task, rng)
-    if kind == "menu" and task == "open" and panel["bar"]:
-        return "Which menu is open?", panel["bar"][panel["open"]]
-    if kind == "tree" and task == "parent":
-        return _parent(panel["entries"], rng)
+        if task == "last":
+            return "Which command was typed last?", panel["runs"][-1][0]
+        command, output = rng.choice(panel["runs"]) if task == "output" else (None, [])
+        return (f"What did `{command}` print?", output[0]) if command else None
     if task == "highlighted":
-        what = "item" if kind == "menu" else "entry"
-        return f"Which {what} is highlighted?", _left_column(panel)[panel["highlighted"]]
-    return None
+        return f"Which {'item' if kind == 'menu' else 'entry'} is highlighted?", column[panel["highlighted"]]
+    if kind == "menu":
+        return ("Which menu is open?", panel["bar"][panel["open"]]) if task == "open" and panel["bar"] else None
+    inner = [row for row, (depth, _text) in enumerate(panel["entries"]) if depth > 0]
+    if task != "parent" or not inner:
+        return None
+    row = rng.choice(inner)
+    depth, text = panel["entries"][row]
+    # the last entry above that stands further left
+    parent = next(above for above in reversed(panel["entries"][:row]) if above[0] < depth)
+    return (f"In what does {text} lie?", parent[1]) if column.count(text) == 1 else None
 
 
 def _left_column(panel: dict) -> list[str]:
@@ -230,25 +222,15 @@ def _left_column(panel: dict) -> list[str]:
     return panel.get("items") or [text for _depth, text in panel.get("entries", ())]
 
 
-def _neighbour(panel: dict, task: str, rng: random.Random) -> QuestionAnswer | None:
-    column = _left_column(panel)
-    if len(column) < 2:
-        return None
-    upper = rng.randrange(len(column) - 1)
-    known, wanted = (upper, upper + 1) if task == "below" else (upper + 1, upper)
-    return (f"What is directly {task} {column[known]}?", column[wanted]) if column.count(column[known]) == 1 else None
-
-
 def _ask_form(rows: list[dict], task: str, balance: AnswerBalancer, rng: random.Random) -> QuestionAnswer | None:
     fields = [row for row in rows if "field" in row]
     checks = [row for row in rows if "check" in row]
     ticked = [row["check"] for row in checks if row["ticked"]]
     buttons = [text for row in rows for text in row.get("buttons", ())]
-    if task == "value" and fields:
+    if task in ("value", "left") and fields:
         row = rng.choice(fields)
-        return f"What is in the field {row['field']}?", row["value"]
-    if task == "left" and fields:
-        row = rng.choice(fields)
+        if task == "value":
+            return f"What is in the field {row['field']}?", row["value"]
         clear = sum(other["value"] == row["value"] for other in fields) == 1
         return (f"What is left of {row['value']}?", row["field"]) if clear else None
     if task == "ticked" and len(ticked) == 1 < len(checks):
@@ -260,25 +242,3 @@ def _ask_form(rows: list[dict], task: str, balance: AnswerBalancer, rng: random.
         row = rng.choice([row for row in checks if row["ticked"] == (answer == "yes")])
         return f"Is {row['check']} ticked?", answer
     return ("What is on the button?", buttons[0]) if task == "button" and len(buttons) == 1 else None
-
-
-def _ask_terminal(runs: list, task: str, rng: random.Random) -> QuestionAnswer | None:
-    if task == "last":
-        return "Which command was typed last?", runs[-1][0]
-    if task != "output":
-        return None
-    command, output = rng.choice(runs)
-    return f"What did `{command}` print?", output[0]
-
-
-def _parent(entries: list, rng: random.Random) -> QuestionAnswer | None:
-    """The last entry above another that stands further left."""
-    inner = [row for row, (depth, _text) in enumerate(entries) if depth > 0]
-    if not inner:
-        return None
-    row = rng.choice(inner)
-    depth, text = entries[row]
-    if sum(other == text for _depth, other in entries) > 1:
-        return None
-    parent = next(above for above in range(row - 1, -1, -1) if entries[above][0] < depth)
-    return f"In what does {text} lie?", entries[parent][1]

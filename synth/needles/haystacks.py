@@ -1,24 +1,23 @@
 """Long contexts for evaluation: a haystack of an exact length, needles at known depths, and a question for each.
 
-The haystack is source code from one position on, with media without a needle for those modalities that have any; or
-(`multikey`) nothing but needles of text. One needle stands in each equal part of it. Each question is asked of the bare
-context: a context is read once for all its questions, which makes 500 trials at 32,768 tokens affordable. They are each
-other's distractors (RULER's multi-key), and not independent: intervals resample contexts. Context and longest question
-together have exactly `num_tokens` tokens. Keys that occur in the source are not drawn. A context is a function of
-(seed, number, modality, length) and the tokenizer. Media are rendered once into a temporary folder and kept decoded.
+The haystack is source code from one position on, with media without a needle, or (`multikey`) nothing but needles of
+text; one needle stands in each equal part of it. Context and longest question have exactly `num_tokens` tokens. Each
+question is asked of the bare context, which is read once for all: 500 trials at 32,768 tokens are affordable, and not
+independent, so intervals resample contexts. Keys that occur in the source are not drawn. A context is a function of
+(seed, number, modality, length) and the tokenizer.
 """
-
-from __future__ import annotations
 
 import json
 import random
 import re
 import tempfile
-from collections import defaultdict
+from bisect import bisect_left
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
 
 from brine.data.config import EncodeConfig
@@ -37,12 +36,9 @@ MULTIKEY = "multikey"
 """The task whose haystack is needles of text."""
 TASKS = (*needle.NEEDLE_MODALITIES, MULTIKEY)
 """Tasks: a modality, with source code as its haystack, or MULTIKEY."""
-LIBRARIES = {
-    "image": ("pygments",),
-    "audio": ("espeakng_loader", "av", "soundfile"),
-    "video": ("pygments", "av", "soundfile"),
-    "chain": ("pygments", "espeakng_loader", "av", "soundfile"),
-}
+_SPEECH = ("espeakng_loader", "av", "soundfile")
+LIBRARIES = {"image": ("pygments",), "audio": _SPEECH, "video": ("pygments", "av", "soundfile")}
+LIBRARIES["chain"] = ("pygments", *_SPEECH)
 """What a task imports besides what text takes."""
 NUM_DISTRACTORS = 120
 """Media without a needle that are made of each modality."""
@@ -77,20 +73,17 @@ class Haystack:
 
 def check_dependencies(tasks: Iterable[str]) -> None:
     """Raises SynthError where a library that the media of these tasks need is missing."""
-    missing: dict[str, list[str]] = defaultdict(list)
-    for task in tasks:
-        for name in LIBRARIES.get(task, ()):
-            if find_spec(name) is None:
-                missing[name].append(task)
-    if missing:
-        idle = sorted({task for tasks in missing.values() for task in tasks}, key=TASKS.index)
+    missing = {task: [name for name in LIBRARIES.get(task, ()) if find_spec(name) is None] for task in tasks}
+    idle = sorted((task for task in missing if missing[task]), key=TASKS.index)
+    if idle:
+        names = dict.fromkeys(name for task in missing for name in missing[task])
         raise SynthError(
-            f"needles of {', '.join(idle)} take {', '.join(missing)}, not installed here: run `uv sync --group corpus` "
+            f"needles of {', '.join(idle)} take {', '.join(names)}, not installed here: run `uv sync --group corpus` "
             f"or leave out {'these modalities' if len(idle) > 1 else 'this modality'}"
         )
 
 
-class HaystackBuilder:
+class HaystackBuilder(AbstractContextManager):
     """Makes contexts for one tokenizer and encoder. Close it, or leave its `with` block, to delete its media."""
 
     def __init__(self, files: list[SourceFile], *, tokenizer: Tokenizer, config: EncodeConfig, seed: int = 0):
@@ -112,9 +105,6 @@ class HaystackBuilder:
         self._encode = cache(tokenizer.encode)
         self.pools: dict[tuple[str, str], list[dict]] = {}
 
-    def __enter__(self) -> HaystackBuilder:
-        return self
-
     def __exit__(self, *_exc: object) -> None:
         self.close()
 
@@ -124,10 +114,7 @@ class HaystackBuilder:
         self.folder.cleanup()
 
     def make(self, task: str, *, num_tokens: int, number: int, num_needles: int = 10) -> Haystack:
-        """Haystack `number` of a task at a length.
-
-        Raises ValueError for an unknown task, and for a length into which the needles and a question do not fit.
-        """
+        """Haystack `number` of a task. Raises ValueError for an unknown task, and where the needles do not fit."""
         if task not in TASKS:
             raise ValueError(f"unknown modality {task!r}: choose from {', '.join(TASKS)}")
         if num_needles < 1:
@@ -152,30 +139,22 @@ class HaystackBuilder:
         joined, starts = _interleave(haystack, sorted(placed, key=lambda item: item[0]), budget)
         sequence = assemble_chunks(joined, self.config)
         position = float(sequence.position[-1].max()) + 1
+        prompts = [assemble_chunks([ids], self.config, position_offset=position) for ids in question_ids]
         questions = (
-            NeedleQuestion(
-                assemble_chunks([ids], self.config, position_offset=position),
-                fact.answer,
-                starts[index] / len(sequence),
-                fact.key,
-            )
-            for index, (fact, ids) in enumerate(zip(needles, question_ids, strict=True))
+            NeedleQuestion(prompt, fact.answer, starts[index] / len(sequence), fact.key)
+            for index, (fact, prompt) in enumerate(zip(needles, prompts, strict=True))
         )
         return Haystack(sequence, tuple(questions))
 
     def _haystack(self, task: str, num_tokens: int, rng: random.Random, taken: set[str]) -> list[TokensOrMedia]:
-        """Lines from one position on, and media; for MULTIKEY needles of text that nobody asks for.
-
-        The last line is cut so that all are exactly `num_tokens`.
-        """
+        """Lines from one position on, and media; for MULTIKEY needles that nobody asks for. The last line is cut."""
         haystack: list[TokensOrMedia] = []
         at = rng.randrange(len(self.lines)) if task != MULTIKEY else -1
         while num_tokens > 0:
             chunk: TokensOrMedia | None = None
             if task == MULTIKEY:
-                chunk = self.tokenizer.encode(needle.draw_needle("text", rng, taken=taken).statements[0][0])[
-                    :num_tokens
-                ]
+                fact = needle.draw_needle("text", rng, taken=taken)
+                chunk = self.tokenizer.encode(fact.statements[0][0])[:num_tokens]
             elif rng.random() < MEDIA_FRACTION and (spec := needle.distractor(task, self.words, rng)) is not None:
                 chunk = self._media(self._pooled(spec, "", NUM_DISTRACTORS, rng))
             if chunk is None or _length([chunk]) > num_tokens:
@@ -208,8 +187,7 @@ class HaystackBuilder:
         """Media as the encoder takes them. Raises SynthError when they cannot be rendered."""
         path, kind = media_path(spec), spec["type"]
         if path not in self.decoded:
-            reason = self.renderer.render(path, spec)
-            if reason is not None:
+            if reason := self.renderer.render(path, spec):
                 raise SynthError(f"the {kind} for a haystack cannot be made: {reason}")
             part = {"image": Image, "audio": Audio, "video": Video}[kind](path)
             self.decoded[path] = decode_part(part, self.root, self.config)
@@ -227,25 +205,20 @@ def _length(chunks: list[TokensOrMedia]) -> int:
 def _interleave(
     haystack: list[TokensOrMedia], placed: list[tuple[float, list[TokensOrMedia], int]], num_tokens: int
 ) -> tuple[list[TokensOrMedia], dict[int, int]]:
-    """Context and statements, each statement at the boundary nearest to its position; and where each needle begins.
+    """Context and statements, each at the boundary nearest to its position, and where each needle begins.
 
     placed: (position 0 to 1, chunks, index of the needle or -1), ascending. num_tokens: of the haystack.
     """
+    lengths = [_length([chunk]) for chunk in haystack]
+    edges = list(accumulate(lengths, initial=0))
+    middles = [edge + length / 2 for edge, length in zip(edges[:-1], lengths, strict=True)]
     joined: list[TokensOrMedia] = []
     starts: dict[int, int] = {}
-    used = inserted = 0
-    waiting = iter([*placed, (2.0, [], -1)])
-    position, statement, index = next(waiting)
-    for chunk in [*haystack, None]:
-        length = 0 if chunk is None else _length([chunk])
-        # the nearer boundary of the chunk that holds the position; all that is left stands at the end
-        while position <= 1 and (chunk is None or position * num_tokens <= used + length / 2):
-            if index >= 0:
-                starts[index] = used + inserted
-            joined += statement
-            inserted += _length(statement)
-            position, statement, index = next(waiting)
-        if chunk is not None:
-            joined.append(chunk)
-            used += length
-    return joined, starts
+    done = inserted = 0
+    for position, statement, index in placed:
+        at = bisect_left(middles, position * num_tokens)
+        joined += [*haystack[done:at], *statement]
+        if index >= 0:
+            starts[index] = edges[at] + inserted
+        done, inserted = at, inserted + _length(statement)
+    return [*joined, *haystack[done:]], starts

@@ -1,12 +1,9 @@
 """Draws bar, line and scatter charts with matplotlib, so that one spec gives one image to the byte.
 
-Nothing of the user's matplotlib takes part: its settings are put aside for the drawing, the canvas is Agg's, the font
-is the file DejaVu Sans that matplotlib ships, and every tick, label and margin comes from the spec. Its import costs a
-rendering process 1.5 s once; a chart takes about 40 ms. Another version of matplotlib may draw otherwise, so the
-version is part of the file's name.
+The user's matplotlib settings are put aside, the canvas is Agg's, the font is the file DejaVu Sans that matplotlib
+ships, and every tick, label and margin comes from the spec. Its import costs a rendering process 1.5 s once; a chart
+takes about 40 ms. Another version may draw otherwise, so the version is part of the file's name.
 """
-
-from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
@@ -33,10 +30,9 @@ LABEL_GAP = 3
 def render(spec: dict) -> bytes:
     """The PNG file of a chart spec. Raises ValueError where labels run into each other or out of the image.
 
-    The spec has `chart` ("bar", "hbar", "line", "scatter"), `labels` (of bars or points), `names` and `values` (one of
-    each per series; for "scatter" across and upward), `axes` (ticks per series, evenly spaced from 0), `title` ("" for
-    none), `axis_name` and `legend` (whether to show), `width`, `height` and `font` in pixels, and `style`, a key of
-    STYLES.
+    The spec has `chart` ("bar", "hbar", "line", "scatter"), `labels` (of bars or points), `names`, `values` and `axes`
+    (each per series, for "scatter" across and upward; ticks are evenly spaced from 0), `title` ("" for none),
+    `axis_name` and `legend` (whether to show), `width`, `height` and `font` in pixels, and `style`, a key of STYLES.
     """
     import matplotlib
 
@@ -45,7 +41,7 @@ def render(spec: dict) -> bytes:
     # the user's settings come back when the drawing is done
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        return png_of(_draw(spec))
+        return _draw(spec)
 
 
 def margins(spec: dict) -> tuple[int, int, int, int]:
@@ -67,8 +63,7 @@ def labelled_left(spec: dict, x: float) -> bool:
     return x > 0.55 * spec["axes"][0][-1]
 
 
-def _draw(spec: dict):
-    """The PIL image of a spec, RGB."""
+def _draw(spec: dict) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from PIL import Image
@@ -80,13 +75,10 @@ def _draw(spec: dict):
     area = (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
     axes = figure.add_axes(area)
     title = _prepare(axes, spec)
-    if chart == "scatter":
-        _draw_points(axes, spec)
-    else:
-        _draw_series(axes, spec)
+    (_draw_points if chart == "scatter" else _draw_series)(axes, spec)
     canvas.draw()
     _check_labels(axes, title, canvas.get_renderer())
-    return Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")
+    return png_of(Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB"))
 
 
 def _axis_names(spec: dict) -> tuple[str, str]:
@@ -108,7 +100,7 @@ def _prepare(axes, spec: dict):
     chart, labels = spec["chart"], spec["labels"]
     sides = [(axes.xaxis, axes.set_xlim), (axes.yaxis, axes.set_ylim)]
     # one axis of numbers, the other of labels; a scatter chart has two of numbers
-    numeric = sides if chart == "scatter" else sides[:1] if chart == "hbar" else sides[1:]
+    numeric = {"scatter": sides, "hbar": sides[:1]}.get(chart, sides[1:])
     for (axis, set_limits), ticks in zip(numeric, spec["axes"], strict=False):
         axis.set_ticks(ticks, labels=list(map(str, ticks)))
         # a little beyond the last tick, so that its line is seen

@@ -1,11 +1,9 @@
 """Draws code: Pygments decides the colours, Pillow draws the characters, one at a time on a fixed grid.
 
 DejaVu Sans Mono is shipped (fonts/, with its licence) and laid out by Pillow's basic engine, so an image does not
-depend on the system's fonts or on an installed shaper. Each character has a cell of whole pixels: the video of the same
-code can then uncover it character by character. `Canvas` is the grid that tables and interfaces are drawn on too.
+depend on the system. Each character has a cell of whole pixels: a video of the code can uncover it character by
+character. `Canvas` is the grid that tables and interfaces are drawn on too.
 """
-
-from __future__ import annotations
 
 import io
 from functools import lru_cache
@@ -21,13 +19,8 @@ Colour = str | tuple[int, ...]
 
 
 class Canvas:
-    """An image of cells in the style of a spec: cell (row, column) is at (left + column * advance, top + row * pitch).
-
-    `advance` and `pitch` are in pixels. Raises ValueError for a style Pygments lacks.
-    """
-
-    image: Image.Image
-    """RGB, sides in multiples of 16 pixels."""
+    """An RGB image of cells, sides in multiples of 16 pixels: cell (row, column) is at (left + column * advance, top +
+    row * pitch), in pixels. Raises ValueError for a style Pygments lacks."""
 
     def __init__(self, spec: dict) -> None:
         self.left, self.top = spec["left"], spec["top"]

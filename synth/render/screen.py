@@ -1,12 +1,9 @@
 """Draws simple user interfaces with Pillow: forms, menus, terminals and trees, one panel or two side by side.
 
-A panel is laid out in cells of a character's width and a line's height before anything is drawn (`layout_panel`, plain
-arithmetic), so planning knows where everything stands and what is read when, and at levels 1 and 2 all characters lie
-on the grid of the patches. It is a sketch of an interface, not a toolkit's: boxes, bars, ticks and one highlight.
-Colours are those of a Pygments style. An image takes about 2 ms.
+A panel is laid out in cells of a character's width and a line's height before anything is drawn, so planning knows what
+stands where, and at levels 1 and 2 all characters lie on the grid of the patches. It is a sketch of an interface:
+boxes, bars, ticks and one highlight, in the colours of a Pygments style. An image takes about 2 ms.
 """
-
-from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -27,9 +24,8 @@ SHADES = {"field": 0.12, "sheet": 0.12, "bar": 0.2, "title": 0.2}
 class Widget:
     """One thing in a panel: its kind, its position and width in cells, and the text in it.
 
-    Kinds: "text", "prompt", "field", "empty" and "ticked" (check boxes), "button", "bar" (of a menu), "open" (the name
-    of the menu that is open), "item", "highlighted" (an item or entry), "mark" (before an entry that holds others),
-    "cursor", "title", "frame" (an outline), "sheet" (what a menu's items lie on).
+    "empty" and "ticked" are check boxes, "open" is the name of the open menu, "mark" stands before an entry that holds
+    others, "frame" is an outline, "sheet" what a menu's items lie on.
     """
 
     kind: str
@@ -52,29 +48,23 @@ def render(spec: dict) -> bytes:
     each with a "title", "" for a panel without frame and title bar. An empty "bar" leaves the menu's bar out.
     """
     painter = _WidgetPainter(spec)
-    for widgets in layout_screen(spec):
-        for widget in widgets:
-            painter.draw(widget)
+    for widget in (widget for widgets in layout_screen(spec) for widget in widgets):
+        painter.draw(widget)
     return png_of(painter.image)
 
 
-def layout_panel(panel: dict) -> list[Widget]:
-    """The widgets of one panel, its frame and title included, with the panel's top left corner at (0, 0)."""
-    inner = {"form": _form, "menu": _menu, "terminal": _terminal, "tree": _tree}[panel["panel"]](panel)
-    if not panel["title"]:
-        return inner
-    width = max(len(panel["title"]), *(widget.column + widget.width for widget in inner)) + 2
-    frame = Widget("frame", 0, 0, width, rows=max(widget.row for widget in inner) + 3)
-    title = Widget("title", 0, 0, width, panel["title"])
-    # the row below the title bar touches it; the last row has half a line of space
-    return [frame, title, *(replace(widget, row=widget.row + 1, column=widget.column + 1) for widget in inner)]
-
-
 def layout_screen(spec: dict) -> list[list[Widget]]:
-    """The widgets of each panel where they stand in the whole image."""
-    placed, start = [], 0
+    """The widgets of each panel, its frame and title included, where they stand in the whole image."""
+    layouts, placed, start = {"form": _form, "menu": _menu, "terminal": _terminal, "tree": _tree}, [], 0
     for panel in spec["panels"]:
-        placed.append([replace(widget, column=widget.column + start) for widget in layout_panel(panel)])
+        widgets, title = layouts[panel["panel"]](panel), panel["title"]
+        if title:
+            width = max(len(title), *(widget.column + widget.width for widget in widgets)) + 2
+            frame = Widget("frame", 0, 0, width, rows=max(widget.row for widget in widgets) + 3)
+            # the row below the title bar touches it; the last row has half a line of space
+            inner = (replace(widget, row=widget.row + 1, column=widget.column + 1) for widget in widgets)
+            widgets = [frame, Widget("title", 0, 0, width, title), *inner]
+        placed.append([replace(widget, column=widget.column + start) for widget in widgets])
         start = max(widget.column + widget.width for widget in placed[-1]) + PANEL_GAP
     return placed
 
@@ -105,18 +95,16 @@ def _form(panel: dict) -> list[Widget]:
     width = max((len(row["value"]) for row in fields), default=0) + 2
     widgets = []
     for index, item in enumerate(panel["rows"]):
-        row = index * panel["gap"]
+        row, column = index * panel["gap"], 0
         if "field" in item:
             widgets.append(Widget("text", row, 0, len(item["field"]), item["field"]))
             widgets.append(Widget("field", row, start, width + width % 2, item["value"]))
         elif "check" in item:
             widgets.append(Widget("ticked" if item["ticked"] else "empty", row, 0, 2))
             widgets.append(Widget("text", row, 2, len(item["check"]), item["check"]))
-        else:
-            column = 0
-            for text in item["buttons"]:
-                widgets.append(Widget("button", row, column, len(text) + 2, text))
-                column += len(text) + 3
+        for text in item.get("buttons", ()):
+            widgets.append(Widget("button", row, column, len(text) + 2, text))
+            column += len(text) + 3
     return widgets
 
 

@@ -1,11 +1,8 @@
 """Draws a table with Pillow: a header, rows of a label and numbers, lines between them or none.
 
-Characters stand on the grid of code_image.py, so that at levels 1 and 2 each has one of two offsets in a patch; two
-cells part the columns, and a line between columns runs through their middle. Colours are those a Pygments style gives
-to keywords (header), names and numbers. A table takes about 2 ms.
+Characters stand on the grid of code_image.py; two cells part the columns, and a line between columns runs through their
+middle. Colours are those a Pygments style gives to keywords (header), names and numbers. A table takes about 2 ms.
 """
-
-from __future__ import annotations
 
 from brine.synth.render.code_image import Canvas, png_of
 
@@ -18,17 +15,26 @@ RULE_PIXELS = 4
 def render(spec: dict) -> bytes:
     """The PNG file of a table spec. Raises ValueError for a style Pygments lacks and a table that is too large.
 
-    The spec has `title` ("" for none), `header` and `rows` (equally many strings each), `rules` ("none", "columns" for
-    lines between columns, "header" for one below the header, "grid"), `align` of the numbers ("left" or "right"), and
-    `style`, `size`, `left`, `top`, `leading`.
+    The spec has `title` ("" for none), `header`, `rows`, `rules` ("none", "columns", "header" for a line below it,
+    "grid"), `align` of the numbers ("left" or "right"), and `style`, `size`, `left`, `top`, `leading`.
     """
     from pygments.token import Token
 
-    canvas = Canvas(spec)
+    canvas, rules, columns = Canvas(spec), spec["rules"], _columns(spec)
     lines, chars = num_cells(spec)
-    tops, columns = _row_tops(spec, pitch=canvas.pitch), _columns(spec)
+    grid = rules == "grid"
+    # pixel row of the top of each row, the header first, and at the end that below the last one
+    tops = [spec["top"] + canvas.pitch * bool(spec["title"]) + RULE_PIXELS * grid]
+    for row in range(len(spec["rows"]) + 1):
+        tops.append(tops[-1] + canvas.pitch + RULE_PIXELS * (grid or (rules == "header" and row == 0)))
     canvas.start(canvas.x(chars), tops[-1], what=f"a table of {lines} lines and {chars} characters")
-    _draw_rules(canvas, spec["rules"], columns, tops, canvas.colour_of(Token.Comment))
+    # lines below a row in the space left for it, between columns in the middle of the gap
+    colour, left, right = canvas.colour_of(Token.Comment), canvas.left, canvas.x(columns[-1][1] + grid) - 1
+    for y in tops if grid else tops[1:2] if rules == "header" else ():
+        canvas.pen.line([(left, y - 2), (right, y - 2)], fill=colour)
+    edges = [canvas.x(start - 1) for start, _end in columns[1:]] if rules in ("grid", "columns") else []
+    for x in [left, *edges, right] if grid else edges:
+        canvas.pen.line([(x, tops[0] - 2 * grid), (x, tops[-1] - (2 if grid else 1))], fill=colour)
     canvas.write(0, spec["top"], spec["title"], canvas.colour_of(Token.Text))
     for row, cells in enumerate([spec["header"], *spec["rows"]]):
         for index, (cell, (start, end)) in enumerate(zip(cells, columns, strict=True)):
@@ -54,25 +60,3 @@ def _columns(spec: dict) -> list[tuple[int, int]]:
         spans.append((start, start + width + width % 2))
         start = spans[-1][1] + COLUMN_GAP
     return spans
-
-
-def _row_tops(spec: dict, *, pitch: int) -> list[int]:
-    """Pixel row of the top of each row, the header first, and at the end that below the last one."""
-    grid = spec["rules"] == "grid"
-    tops = [spec["top"] + (pitch if spec["title"] else 0) + RULE_PIXELS * grid]
-    for row in range(len(spec["rows"]) + 1):
-        ruled = grid or (spec["rules"] == "header" and row == 0)
-        tops.append(tops[-1] + pitch + RULE_PIXELS * ruled)
-    return tops
-
-
-def _draw_rules(canvas: Canvas, rules: str, columns: list[tuple[int, int]], tops: list[int], colour: str) -> None:
-    """The lines: below a row in the space left for it, between columns in the middle of the gap."""
-    grid = rules == "grid"
-    left, right = canvas.left, canvas.x(columns[-1][1] + grid) - 1
-    first, last = tops[0] - 2 * grid, tops[-1] - (2 if grid else 1)
-    for y in tops if grid else tops[1:2] if rules == "header" else ():
-        canvas.pen.line([(left, y - 2), (right, y - 2)], fill=colour)
-    edges = [canvas.x(start - 1) for start, _end in columns[1:]] if rules in ("grid", "columns") else []
-    for x in [left, *edges, right] if grid else edges:
-        canvas.pen.line([(x, first), (x, last)], fill=colour)

@@ -1,12 +1,9 @@
 """Videos of code being typed or scrolled, or of cards: H.264 in MP4, with narration as an AAC audio track.
 
-The region is drawn once (code_image.py); a typed frame covers what is not yet typed with the background, a scrolled
-frame is a window on the image, a card one line of it. Audio is mixed at its times and made exactly as long as the
-frames, so that both start and end together on one clock. One encoding thread: with more, x264's output depends on the
-machine. A 25-frame video of one line takes about 7 ms and 4 KB.
+The region is drawn once (code_image.py); a typed frame covers what is not yet typed, a scrolled frame is a window on
+the image, a card one line of it. Audio is made exactly as long as the frames. One encoding thread: with more, x264's
+output depends on the machine. A 25-frame video of one line takes about 7 ms and 4 KB.
 """
-
-from __future__ import annotations
 
 import io
 import math
@@ -24,7 +21,7 @@ X264 = {"preset": "ultrafast", "crf": "18"}
 AAC_BITS_PER_SECOND = 48000
 
 
-def render_video(spec: dict, synthesizer: SpeechSynthesizer) -> bytes:
+def render(spec: dict, synthesizer: SpeechSynthesizer) -> bytes:
     """The MP4 file of a video spec: 10 frames a second, yuv420p, and mono 16 kHz AAC where it has narration.
 
     The spec's `frames` is a least length: a narration that takes longer extends the last frame, to 8 s at most.
@@ -94,8 +91,7 @@ def encode(clip: np.ndarray, *, narration: np.ndarray | None = None) -> bytes:
             for start in range(0, scaled.shape[1], step):
                 chunk = np.ascontiguousarray(scaled[:, start : start + step])
                 frame = av.AudioFrame.from_ndarray(chunk, format="fltp", layout="mono")
-                frame.sample_rate = SAMPLE_RATE
-                frame.pts, frame.time_base = start, Fraction(1, SAMPLE_RATE)
+                frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE, start, Fraction(1, SAMPLE_RATE)
                 container.mux(audio.encode(frame))
             container.mux(audio.encode(None))
     return stream.getvalue()

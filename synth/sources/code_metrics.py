@@ -1,13 +1,10 @@
 """The numbers of one source file, and its outline: what tables and charts show, and trees and terminals list.
 
 Python is parsed with `ast`: each function and class with its lines, calls, branches and so on, and integer constants of
-modules and classes. Any other language, and Python that does not parse, gives what lines alone tell (lines, words, the
-longest line, comments) and constants found by a regular expression: less, but never wrong about what it counts. Nothing
-is estimated, so every number in an image can be counted again. A file of 40 KB costs about 20 ms, most of it parsing:
-this runs in the rendering processes, and only for corpora that need it.
+modules and classes. Any other language, and Python that does not parse, gives what lines alone tell and constants found
+by a regular expression: less, but never wrong about what it counts. A file of 40 KB costs about 20 ms, so this runs in
+the rendering processes, and only for corpora that need it.
 """
-
-from __future__ import annotations
 
 import ast
 import re
@@ -58,15 +55,8 @@ class CodeMetrics:
     words: dict[str, tuple[int, int, int]]
     """word -> the number of lines that have it, the first and the last of them; the file's first MAX_WORDS."""
 
-    @staticmethod
-    def from_dict(value: dict) -> CodeMetrics:
-        """The inverse of `dataclasses.asdict`, also of its JSON."""
-        functions, classes = (tuple(Definition(**item) for item in value[name]) for name in ("functions", "classes"))
-        words = {word: tuple(numbers) for word, numbers in value["words"].items()}
-        return CodeMetrics(value["file"], functions, classes, tuple(map(tuple, value["constants"])), words)
 
-
-def measure_code(text: str, *, language: str) -> CodeMetrics:
+def measure_code(text: str, language: str) -> CodeMetrics:
     """The numbers of a file's text. Raises nothing for odd text."""
     lines = text.removesuffix("\n").split("\n")
     marks = ("#",) if language == "python" else _COMMENT
@@ -127,13 +117,11 @@ class _NodeCounter:
 
 def _count(tree: ast.Module) -> list[_NodeCounter]:
     """The module, then its functions and classes that stand at the top or in a class, in reading order; those inside
-    functions add to the numbers of what holds them. One walk over the tree, however deep things are nested.
-    """
+    functions add to the numbers of what holds them."""
     module = _NodeCounter(tree)
     found = [module]
-    waiting: list[tuple[ast.AST, tuple[_NodeCounter, ...], bool]] = [
-        (node, (module,), True) for node in reversed(tree.body)
-    ]
+    waiting: list[tuple[ast.AST, tuple[_NodeCounter, ...], bool]]
+    waiting = [(node, (module,), True) for node in reversed(tree.body)]
     while waiting:
         node, holders, outside = waiting.pop()
         kind = _KINDS.get(type(node))

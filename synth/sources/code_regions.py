@@ -1,17 +1,14 @@
 """Draws regions of code from the files of one split, without repeats and without leaks.
 
-Files of different splits share lines: `import sys`, `else:`, a licence; about a fifth of the standard library's lines
-occur in more than one file. What a held-out sample asks to be transcribed must not be such a line, or memory passes for
-reading: `TrainContent` holds every line and every utterance that train shows, and a held-out region with one of them is
-refused. A `SplitSampler` visits all starting points of its split once, in an order drawn by the seed: too few lines
-mean fewer documents, never an endless loop.
+About a fifth of the standard library's lines occur in more than one file. What a held-out sample asks to be transcribed
+must not be such a line, or memory passes for reading: `TrainContent` holds every line and utterance that train shows,
+and a held-out region with one of them is refused. A `SplitSampler` visits all starting points of its split once, in an
+order drawn by the seed: too few lines mean fewer documents, never an endless loop.
 """
-
-from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from brine.data.files.source_files import SourceFile
 from brine.synth.kinds.levels import RegionSpec
@@ -58,15 +55,9 @@ class TrainContent:
         return " " in key and key in self.spoken
 
 
-NO_TRAIN_CONTENT = TrainContent()
-
-
 def region_at(lines: list[str], start: int, *, count: int, region: RegionSpec) -> list[str] | None:
-    """`count` lines from `start`, tabs expanded, common indent and trailing space removed; None if not allowed.
-
-    Allowed are printable ASCII lines whose longest has region.chars characters, with enough letters to be worth
-    reading and no blank line at either end.
-    """
+    """`count` lines from `start`, tabs expanded, common indent and trailing space removed; None unless they are
+    printable ASCII, the longest has region.chars characters, there are enough letters, and no end is blank."""
     picked = [line.expandtabs(4).rstrip() for line in lines[start : start + count]]
     if len(picked) < count or not picked[0] or not picked[-1]:
         return None
@@ -98,61 +89,43 @@ class CodeRegion:
         return "\n".join(self.lines)
 
 
+@dataclass(eq=False)
 class SplitSampler:
-    """The files of one split and what is drawn from them. Holds the texts once, however many draws are made."""
+    """The files of one split and what is drawn from them; code_metrics: for tables, charts and screens; name_parts: the
+    vocabulary of level-1 narration."""
 
-    def __init__(
-        self,
-        files: list[SourceFile],
-        *,
-        features: list[SourceFeatures],
-        train_content: TrainContent = NO_TRAIN_CONTENT,
-        code_metrics: Sequence[CodeMetrics] = (),
-        name_parts: Sequence[str] = (),
-        level1_style: str = "bw",
-    ) -> None:
-        """code_metrics: for tables, charts and screens. name_parts: the vocabulary of level-1 narration."""
-        self.files, self.features, self.code_metrics = files, features, code_metrics
-        self.train_content, self.name_parts, self.level1_style = train_content, name_parts, level1_style
-        self.lines = [item.text.split("\n") for item in files]
-        self.starts = [
-            (index, start)
-            for index, lines in enumerate(self.lines)
-            if files[index].language != "text"
-            for start, line in enumerate(lines)
-            if line.strip()
-        ]
+    files: list[SourceFile]
+    features: list[SourceFeatures]
+    train_content: TrainContent | None = None
+    code_metrics: Sequence[CodeMetrics] = ()
+    name_parts: Sequence[str] = ()
+    level1_style: str = "bw"
 
-    @property
-    def held_out(self) -> bool:
-        """Whether train's lines are refused here."""
-        return self.train_content is not NO_TRAIN_CONTENT
+    def __post_init__(self) -> None:
+        self.held_out = self.train_content is not None
+        self.train_content = self.train_content or TrainContent()
+        self.lines = [item.text.split("\n") for item in self.files]
+        code = (index for index, item in enumerate(self.files) if item.language != "text")
+        self.starts = [(index, start) for index in code for start, line in enumerate(self.lines[index]) if line.strip()]
 
-    def single_file(self, index: int) -> SplitSampler:
+    def single_file(self, index: int) -> "SplitSampler":
         """A sampler of one of the files, under the same rule."""
-        return SplitSampler(
-            [self.files[index]],
-            features=[self.features[index]],
-            train_content=self.train_content,
-            name_parts=self.name_parts,
-            level1_style=self.level1_style,
-        )
+        known = self.train_content if self.held_out else None
+        one = {"files": [self.files[index]], "features": [self.features[index]], "code_metrics": ()}
+        return replace(self, **one, train_content=known)
 
     def regions(self, region: RegionSpec, *, rng: random.Random) -> Iterator[CodeRegion]:
-        """Every starting point once, in random order, with a region of a random number of lines that is allowed there
-        and not in train; where that number does not fit, smaller ones are tried. No text twice."""
+        """Every starting point once, in random order, with a region of a random number of lines, or fewer, that is
+        allowed and not in train; no text twice."""
         seen: set[str] = set()
         starts = list(self.starts)
         rng.shuffle(starts)
         for index, start in starts:
-            found = self._region(index, start, region, rng.randint(*region.lines))
-            if found is not None and found.text not in seen:
-                seen.add(found.text)
-                yield found
-
-    def _region(self, index: int, start: int, region: RegionSpec, count: int) -> CodeRegion | None:
-        for fewer in range(count, region.lines[0] - 1, -1):
-            lines = region_at(self.lines[index], start, count=fewer, region=region)
-            if lines is not None and not self.train_content.has_line_of("\n".join(lines)):
-                return CodeRegion(index, start, tuple(lines))
-        return None
+            for count in range(rng.randint(*region.lines), region.lines[0] - 1, -1):
+                lines = region_at(self.lines[index], start, count=count, region=region)
+                if lines is not None and not self.train_content.has_line_of("\n".join(lines)):
+                    found = CodeRegion(index, start, tuple(lines))
+                    if found.text not in seen:
+                        seen.add(found.text)
+                        yield found
+                    break

@@ -1,12 +1,11 @@
-"""What can be said aloud about one source file, and its fingerprint for finding near-duplicates.
+"""What can be said aloud about a source file, which files are near-duplicates, and the split of all of them.
 
 Python is parsed with `ast`; other languages, and Python that does not parse, are read by regular expressions, which is
-rougher but never fails. The fingerprint is a MinHash over 5-token shingles (Broder 1997): the fraction of equal entries
-of two files estimates the Jaccard similarity of their shingle sets, with a standard error of about 0.06 for 64 entries.
-One file costs about 5 ms, so this runs in the rendering processes.
+rougher but never fails. Vendored copies and forks of a module must not put held-out text into train, so whole clusters
+of similar files are assigned to a split: by a MinHash over 5-token shingles (Broder 1997), whose fraction of equal
+entries estimates the Jaccard similarity with a standard error of about 0.06. Lines that unlike files share are another
+matter: see code_regions.py. A file costs about 5 ms.
 """
-
-from __future__ import annotations
 
 import ast
 import hashlib
@@ -19,12 +18,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from brine.data.files.source_files import parse_python
+from brine.data.files.source_files import SourceFile, parse_python
+from brine.data.filters.near import cluster_signatures
+from brine.synth.config import SPLITS
 
 NUM_PERMUTATIONS = 64
 SHINGLE_TOKENS = 5
 PRIME = 2**32 - 5
 """Of the hash family h -> (a h + b) mod PRIME, which stands for random permutations of the shingles."""
+BANDS = (32, 2)
+"""Bands of a MinHash and entries in each: a pair of similarity 0.5 is overlooked once in ten thousand."""
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TOKEN = re.compile(r"\w+|[^\w\s]")
@@ -63,13 +66,8 @@ class SourceFeatures:
     minhash: tuple[int, ...]
     content_hash: str
 
-    @staticmethod
-    def from_dict(value: dict) -> SourceFeatures:
-        """The inverse of `dataclasses.asdict`, also of its JSON."""
-        return SourceFeatures(**{key: tuple(item) if isinstance(item, list) else item for key, item in value.items()})
 
-
-def extract_features(text: str, *, language: str) -> SourceFeatures:
+def extract_features(text: str, language: str) -> SourceFeatures:
     """Names, signatures, sentences and fingerprint of a file's text. Raises nothing for odd text."""
     names, signatures, prose = _python(text) if language == "python" else _other(text, language)
     tokens = _TOKEN.findall(text)
@@ -94,13 +92,10 @@ def identifiers_in(line: str) -> list[str]:
 
 
 def _python(text: str) -> tuple[Counter[str], list[str], list[str]]:
-    tree = parse_python(text)
-    if tree is None:
+    if (tree := parse_python(text)) is None:
         return _other(text, "python")
-    names: Counter[str] = Counter()
     # (line, column) restores reading order: ast.walk goes breadth first
-    signatures: list[tuple[int, int, str]] = []
-    prose: list[tuple[int, int, str]] = []
+    names, signatures, prose = Counter(), [], []
     for node in ast.walk(tree):
         match node:
             case ast.Name(id=str(name)) | ast.Attribute(attr=name) | ast.arg(arg=name) | ast.keyword(arg=str(name)):
@@ -149,10 +144,9 @@ def _sentences(block: str) -> list[str]:
     """Plain sentences of 20 to 110 characters in a block of prose; code, lists and examples drop out."""
 
     def plain(sentence: str) -> bool:
-        letters = sum(char.isalpha() or char == " " for char in sentence)
-        return (
-            20 <= len(sentence) <= 110 and bool(_PLAIN_SENTENCE.fullmatch(sentence)) and letters >= 0.9 * len(sentence)
-        )
+        if not 20 <= len(sentence) <= 110 or not _PLAIN_SENTENCE.fullmatch(sentence):
+            return False
+        return sum(char.isalpha() or char == " " for char in sentence) >= 0.9 * len(sentence)
 
     paragraphs = (text for text in re.split(r"\n\s*\n", block) if ">>>" not in text and "::" not in text)
     return [text for item in paragraphs for text in _SENTENCE_END.split(" ".join(item.split())) if plain(text)]
@@ -168,3 +162,34 @@ def _minhash(tokens: list[str]) -> tuple[int, ...]:
     # a < 2**31 and h < 2**32, so the product stays below 2**64
     pairs = [(draw.randrange(1, 2**31), draw.randrange(2**31)) for _ in range(NUM_PERMUTATIONS)]
     return tuple(int(((hashes * np.uint64(a) + np.uint64(b)) % np.uint64(PRIME)).min()) for a, b in pairs)
+
+
+def cluster_near_duplicates(features: list[SourceFeatures], *, threshold: float) -> list[list[int]]:
+    """Groups of indices, closed over pairs with equal tokens or Jaccard estimate >= threshold, by their first index."""
+    signatures = [item.minhash for item in features]
+    return cluster_signatures(signatures, [item.content_hash for item in features], threshold=threshold, bands=BANDS)
+
+
+def split_clusters(
+    clusters: list[list[int]], *, files: list[SourceFile], validation_fraction: float, test_fraction: float, seed: int
+) -> dict[str, list[int]]:
+    """split -> indices of its files, ascending. A held-out split takes clusters, in an order drawn by the seed, up
+    to its fraction of the bytes. Of three clusters or more each split with a fraction above 0 gets one, the smallest
+    if no other fits; of fewer train goes first."""
+    sizes = [sum(files[index].num_bytes for index in group) for group in clusters]
+    free = list(range(len(clusters)))
+    random.Random(f"split/{seed}").shuffle(free)
+    taken: dict[str, list[int]] = {split: [] for split in SPLITS}
+    for split, fraction in (("test", test_fraction), ("validation", validation_fraction)):
+        target, held = fraction * sum(sizes), 0
+        for item in free:
+            # at most a tenth over the target: one large file must not make the whole split
+            if held < target and held + sizes[item] <= 1.1 * target:
+                taken[split].append(item)
+                held += sizes[item]
+        if fraction > 0 and not taken[split] and len(free) >= 2:
+            taken[split] = [min(free, key=lambda item: (sizes[item], item))]
+        chosen = set(taken[split])
+        free = [item for item in free if item not in chosen]
+    taken["train"] = free
+    return {split: sorted(index for item in taken[split] for index in clusters[item]) for split in SPLITS}

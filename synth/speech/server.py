@@ -1,31 +1,23 @@
-"""The process in which one voice speaks; run as a script, `server.py VOICE TIMEOUT_S`. The end of stdin ends it.
+"""The process in which one voice speaks; run as a script, `server.py VOICE TIMEOUT_S PIPE`. The pipe's end ends it.
 
 espeak-ng keeps state (prosody, wave generator), so one long-lived synthesiser's output would depend on the order of its
 utterances, and a corpus on the number of workers. Here espeak is initialised once, and each utterance is said by a
-child forked from that untouched state (3 to 4 ms). The process imports the standard library and espeakng_loader alone:
-a fork of a process with threads, or with torch, is not safe. espeak-ng is GPL-3 and stays on this side of a pipe.
+child forked from that untouched state (some ms). The process imports the standard library and espeakng_loader alone: a
+fork of a process with threads, or with torch, is not safe. espeak-ng is GPL-3 and stays on this side of a pipe.
 
-    request    a line of JSON, {"text", "rate", "pitch"}
-    answer     a line of JSON, {"samples": base64 of int16 at 22.05 kHz} or {"error": message}; the first one, empty,
-               says that the voice is ready
+A request is (text, rate, pitch), its answer int16 samples at 22.05 kHz as bytes, or a message.
 """
 
-from __future__ import annotations
-
-import base64
+import contextlib
 import ctypes
-import json
 import os
-import select
 import signal
 import sys
-import time
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 
-OUTPUT_SYNCHRONOUS = 2
-CHARACTERS_UTF8 = 1
-POSITION_CHARACTER = 1
-PARAMETER_RATE = 1
-PARAMETER_PITCH = 3
+OUTPUT_SYNCHRONOUS, CHARACTERS_UTF8, POSITION_CHARACTER, PARAMETER_RATE, PARAMETER_PITCH = 2, 1, 1, 1, 3
+"""Numbers of espeak's speak_lib.h."""
 MAX_SECONDS = 60
 
 CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
@@ -53,8 +45,8 @@ def start_espeak(voice: str) -> ctypes.CDLL:
     return library
 
 
-def speak(library: ctypes.CDLL, request: dict) -> bytes:
-    """All samples of one utterance; runs in the child. Raises RuntimeError with espeak's error."""
+def speak(library: ctypes.CDLL, text: str, rate: int, pitch: int) -> bytes:
+    """All samples of one utterance. Raises RuntimeError with espeak's error."""
     samples = bytearray()
 
     def collect(wave, count, _events) -> int:
@@ -64,72 +56,56 @@ def speak(library: ctypes.CDLL, request: dict) -> bytes:
 
     callback = CALLBACK(collect)
     library.espeak_SetSynthCallback(callback)
-    library.espeak_SetParameter(PARAMETER_RATE, int(request["rate"]), 0)
-    library.espeak_SetParameter(PARAMETER_PITCH, int(request["pitch"]), 0)
-    text = request["text"].encode()
-    code = library.espeak_Synth(text, len(text) + 1, 0, POSITION_CHARACTER, 0, CHARACTERS_UTF8, None, None)
+    library.espeak_SetParameter(PARAMETER_RATE, rate, 0)
+    library.espeak_SetParameter(PARAMETER_PITCH, pitch, 0)
+    data = text.encode()
+    code = library.espeak_Synth(data, len(data) + 1, 0, POSITION_CHARACTER, 0, CHARACTERS_UTF8, None, None)
     if code:
-        raise RuntimeError(f"espeak-ng refused {request['text']!r} (code {code})")
+        raise RuntimeError(f"espeak-ng refused {text!r} (code {code})")
     return bytes(samples)
 
 
-def in_child(library: ctypes.CDLL, request: dict, *, timeout_s: float, answers: int) -> dict:
-    """The answer to one request, said in a forked child that is killed after timeout_s and has no `answers` pipe."""
-    readable, writable = os.pipe()
-    child = os.fork()
-    if child == 0:
-        # whatever happens, this copy of the server must not serve further requests
+def answer_in_child(pipe: Connection, library: ctypes.CDLL, request: tuple) -> None:
+    """What the forked child does."""
+    try:
+        answer: bytes | str = speak(library, *request)
+    except Exception as error:
+        answer = str(error)
+    pipe.send(answer)
+
+
+def speak_in_child(library: ctypes.CDLL, request: tuple, *, timeout_s: float) -> bytes | str:
+    """The answer to one request, said in a forked child that is killed after timeout_s."""
+    fork = get_context("fork")
+    ours, theirs = fork.Pipe(duplex=False)
+    child = fork.Process(target=answer_in_child, args=(theirs, library, request))
+    child.start()
+    theirs.close()
+    answer: bytes | str = f"{request[0]!r} was not said within {timeout_s:g} s"
+    if ours.poll(timeout_s):
         try:
-            os.close(readable)
-            os.close(answers)
-            try:
-                answer = {"samples": base64.b64encode(speak(library, request)).decode()}
-            except Exception as error:
-                answer = {"error": str(error)}
-            with os.fdopen(writable, "w") as stream:
-                json.dump(answer, stream)
-        finally:
-            os._exit(0)
-    os.close(writable)
-    found, deadline, ready = b"", time.monotonic() + timeout_s, True
-    while ready:
-        ready, _, _ = select.select([readable], [], [], max(0.0, deadline - time.monotonic()))
-        chunk = os.read(readable, 1 << 16) if ready else b""
-        if not chunk:
-            break
-        found += chunk
-    if not ready:
-        os.kill(child, signal.SIGKILL)
-    os.close(readable)
-    os.waitpid(child, 0)
-    if not ready:
-        return {"error": f"{request['text']!r} was not said within {timeout_s:g} s"}
-    return json.loads(found) if found else {"error": f"the synthesiser ended at {request['text']!r}"}
+            answer = ours.recv()
+        except EOFError:
+            answer = f"the synthesiser ended at {request[0]!r}"
+    ours.close()
+    child.kill()
+    child.join()
+    return answer
 
 
-def main(voice: str, timeout_s: str) -> None:
-    """Answers the requests on stdin until it ends."""
-    # Ctrl-C goes to the whole group; this process ends when its input does
+def main(voice: str, timeout_s: str, pipe: str) -> None:
+    """Answers requests until the pipe ends."""
+    # Ctrl-C goes to the whole group; this process ends when its pipe does
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # what a library prints must not get between the answers
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-
-    def answer(value: dict) -> None:
-        answers.write(json.dumps(value) + "\n")
-        answers.flush()
-
+    library, failure, requests = None, "", Connection(int(pipe))
     try:
         library = start_espeak(voice)
     except Exception as error:
-        answer({"error": str(error)})
-        return
-    try:
-        answer({})
-        for line in sys.stdin:
-            answer(in_child(library, json.loads(line), timeout_s=float(timeout_s), answers=answers.fileno()))
-    except BrokenPipeError:
-        pass
+        failure = str(error)
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            request = requests.recv()
+            requests.send(failure or speak_in_child(library, request, timeout_s=float(timeout_s)))
 
 
 if __name__ == "__main__":

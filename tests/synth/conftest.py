@@ -9,8 +9,7 @@ import pytest
 
 from brine.data.files.source_files import SourceFile, read_source, standard_library
 from brine.synth import SynthConfig, SynthCounts, build_synth_corpus
-from brine.synth.sources.clusters import cluster_near_duplicates, split_clusters
-from brine.synth.sources.features import extract_features
+from brine.synth.sources.features import cluster_near_duplicates, extract_features, split_clusters
 from tests.synth.planned_corpus import CONFIG as PLANNED_CONFIG
 from tests.synth.planned_corpus import Planned
 

@@ -11,9 +11,8 @@ from brine.synth import SynthConfig, SynthCounts
 from brine.synth.plan import plan_corpus
 from brine.synth.render.code_image import draw_code
 from brine.synth.render_worker import Renderer
-from brine.synth.sources.clusters import cluster_near_duplicates, split_clusters
 from brine.synth.sources.code_metrics import measure_code
-from brine.synth.sources.features import extract_features
+from brine.synth.sources.features import cluster_near_duplicates, extract_features, split_clusters
 
 LEVELS = (1, 2, 3, 4)
 HELD_OUT = ("validation", "test")

@@ -19,8 +19,8 @@ from brine.data.encode import assemble
 from brine.data.media.decode import DecodedImage
 from brine.evals.transcribe import transcription_task_of
 from brine.synth import SynthConfig, SynthCounts, SynthError, build_synth_corpus
+from brine.synth.kinds.data_tables import AnswerBalancer
 from brine.synth.kinds.levels import MAX_PIXELS
-from brine.synth.kinds.questions import AnswerBalancer
 from brine.synth.plan import media_path, plan_corpus
 from brine.synth.sources.code_metrics import line_numbers, measure_code
 from brine.synth.sources.code_regions import SplitSampler

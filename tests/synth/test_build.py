@@ -150,7 +150,7 @@ def test_more_documents_of_one_kind_leave_the_others(corpus, tmp_path):
 
 def test_run_says_that_a_process_died(tmp_path):
     with RenderPool(2, folder=tmp_path, utterance_timeout_s=5) as workers:
-        workers.processes[1].kill()
+        workers.helpers[1].process.kill()
         with pytest.raises(RuntimeError, match=r"a rendering process ended \(exit code -9\).*run again"):
             list(workers.run("extract", [["x = 1", "python"]] * 800))
 

@@ -12,8 +12,8 @@ from brine.data.files.source_files import SourceFile
 from brine.data.tokenizer import MEDIA_START_ID, MEDIA_TOKEN_ID, train_tokenizer
 from brine.synth import SynthConfig, SynthCounts, build_synth_corpus
 from brine.synth.needles import needle
-from brine.synth.needles.documents import LEVEL_TOKENS, NeedleDocuments
 from brine.synth.needles.haystacks import MULTIKEY, TASKS, HaystackBuilder
+from brine.synth.needles.needle import LEVEL_TOKENS, NeedleDocuments
 
 SOURCE = [
     SourceFile(f"module_{number}.py", "python", "".join(f"value_{n} = compute(item, {n})  # WXY\n" for n in range(40)))

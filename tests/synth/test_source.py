@@ -10,9 +10,8 @@ from brine.data.files.source_files import SourceFile, read_source, standard_libr
 from brine.synth import SynthConfig, SynthCounts, SynthError, build_synth_corpus
 from brine.synth.kinds.levels import RegionSpec
 from brine.synth.kinds.samples import is_pronounceable
-from brine.synth.sources.clusters import split_clusters
 from brine.synth.sources.code_regions import TrainContent, region_at
-from brine.synth.sources.features import extract_features, identifiers_in, name_parts
+from brine.synth.sources.features import extract_features, identifiers_in, name_parts, split_clusters
 
 FEW = SynthConfig(train=SynthCounts(screenshot=(4, 0, 0, 0)), validation=SynthCounts(), test=SynthCounts())
 
