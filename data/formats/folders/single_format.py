@@ -67,7 +67,7 @@ class _FolderCounts:
         videos = {name for name in transport if media_type_in(self.root, name)}
         media = [file for file in files if file.media or file.unread_media or file.name in videos]
         self.unread = Counter(file.ending for file in media if file.unread_media)
-        self.num_media, self.num_read = len(media), len(media) - self.unread.total()
+        self.num_media, self.num_captioned = len(media), len(media) - self.unread.total()
         self.media_names = {os.path.basename(file.name) for file in media[:_MAX_MEDIA_NAMES]}
         stems = {name for file in media for name in (file.stem, file.name)}
         others = [file for file in files if not (file.media or file.unread_media or file.name in videos)]
@@ -236,7 +236,7 @@ class _FolderCounts:
 
     def _no_words(self) -> str:
         unread = ", ".join(f"{n} {end} ({conversion_hint('x' + end)})" for end, n in sorted(self.unread.items()))
-        media = [f"{self.num_read} media files"] if self.num_read else []
+        media = [f"{self.num_captioned} media files"] if self.num_captioned else []
         media += [f"media that are not read: {unread}"] if unread else []
         others, likely = ", ".join(map(repr, self.others[:3])), self.likely
         return (
