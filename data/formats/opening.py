@@ -52,8 +52,8 @@ from brine.data.formats.source import (
 from brine.data.formats.splits.rules import PathSplits, digest_of_card, digest_of_containers
 from brine.data.formats.splits.split_lists import digest_of_split_lists
 from brine.data.formats.tables.cells import load_pyarrow, num_rows
+from brine.data.formats.tables.conversion import table_hint
 from brine.data.formats.tables.parquet import check_columns, table_documents
-from brine.data.formats.tables.word_tables import table_hint
 from brine.data.formats.webdataset import webdataset_documents
 
 FORMATS = (*RECORD_FORMATS, "manifest", "markdown", "repository", "media", "webdataset", "parquet", "datasets")

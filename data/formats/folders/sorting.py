@@ -50,8 +50,8 @@ from brine.data.formats.opening import (
 )
 from brine.data.formats.source import read_text
 from brine.data.formats.survey import without_fixtures
-from brine.data.formats.tables.word_lists import class_folders_hint, list_hint
-from brine.data.formats.tables.word_tables import table_hint
+from brine.data.formats.tables.conversion import table_hint
+from brine.data.formats.tables.lists import class_folders_hint, list_hint
 
 _REFS = re.compile(r"(^|/)(datasets|models|spaces)--[^/]+/refs/")
 _WORDS = (".txt", ".caption", ".json")

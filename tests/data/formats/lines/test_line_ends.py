@@ -7,15 +7,11 @@ import bz2
 import gzip
 import json
 import lzma
-import re
-import shlex
-import subprocess
-import sys
 
 import pytest
 
 from brine.data.formats.open import open_source
-from tests.data.format_files import media, read, texts
+from tests.data.format_files import follow_command, media, read, texts
 from tests.data.formats.splits.test_rules import fill, rows
 
 ENDINGS = ["jsonl", "ndjson", "jsonlines", "jl", "NDJSON", "JL", "ndjson.gz", "jsonlines.bz2", "jl.xz", "jl.gz"]
@@ -166,9 +162,7 @@ def test_rows_inside_one_object_beside_others_are_named(tmp_path, wrapped, besid
     # the remedy, followed
     with pytest.raises(ValueError) as error:
         open_source(tmp_path / "d.json")
-    program, name = re.search(r"`python -c (.+) > (\S+)`", str(error.value)).groups()
-    run = subprocess.run([sys.executable, "-c", *shlex.split(program)], cwd=tmp_path, capture_output=True, timeout=60)
-    (tmp_path / name).write_bytes(run.stdout)
+    follow_command(str(error.value))
     found = "".join(texts(document) for document in read(tmp_path)[0])
     assert "one" in found and "two" in found and "x" in found
 

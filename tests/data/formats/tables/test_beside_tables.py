@@ -1,15 +1,11 @@
 """Tables and lists of words whose media lie in other folders: the command that is told is followed, where it says."""
 
-import contextlib
-import io
 import json
-import re
-import shlex
 
 import pytest
 
 from brine.data.formats.open import open_source
-from tests.data.format_files import media, read, texts
+from tests.data.format_files import follow_command, media, read, texts
 from tests.data.media_files import picture, sound
 
 
@@ -25,19 +21,11 @@ def put(root, files):
     return root
 
 
-def follow(path, monkeypatch) -> str:
-    """Runs the command that opening a path tells, in the folder that it names; gives what was said."""
+def follow(path) -> str:
+    """Runs the command that opening a path tells; gives what was said."""
     with pytest.raises(ValueError) as caught:
         open_source(path)
-    said = str(caught.value)
-    own = path if path.is_dir() else path.parent
-    folder = own if "in its folder" in said else re.search(r"in the folder '([^']+)'", said)[1]
-    command, _, out = re.search(r"`(python -c .*?)`", said)[1].rpartition(" > ")
-    monkeypatch.chdir(folder)
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        exec(shlex.split(command)[2], {})
-    with open(shlex.split(out)[0], "w") as stream:
-        stream.write(printed.getvalue())
+    follow_command(said := str(caught.value))
     return said
 
 
@@ -89,26 +77,26 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("files, wanted", LAYOUTS.values(), ids=LAYOUTS)
-def test_the_command_makes_paths_that_hold(tmp_path, monkeypatch, files, wanted):
+def test_the_command_makes_paths_that_hold(tmp_path, files, wanted):
     """The command named a file that was not there, or wrote paths to media beside the table, where there are none."""
     root = put(tmp_path / "set", files)
-    follow(root, monkeypatch)
+    follow(root)
     assert pairs(root) == wanted
 
 
 @pytest.mark.parametrize("name", ["COCO", "ESC-50", "UrbanSound", "names without endings"])
-def test_a_table_that_is_given_alone(tmp_path, monkeypatch, name):
+def test_a_table_that_is_given_alone(tmp_path, name):
     files, wanted = LAYOUTS[name]
     root = put(tmp_path / "set", files | {"README.md": "# card"})
-    follow(root / next(reversed(files)), monkeypatch)
+    follow(root / next(reversed(files)))
     assert pairs(root) == wanted
 
 
-def test_splits_one_after_the_other(tmp_path, monkeypatch):
+def test_splits_one_after_the_other(tmp_path):
     val = "annotations/captions_val2017.json"
     root = put(tmp_path / "c", {"train2017/a.jpg": "", "val2017/a.jpg": "", COCO: coco(a="A"), val: coco(a="B")})
-    follow(root, monkeypatch)
-    follow(root / val, monkeypatch)
+    follow(root)
+    follow(root / val)
     found = {media(d)[0][1]: (texts(d), d.split) for d in read(root)[0]}
     assert found == {"train2017/a.jpg": ("A", "train"), "val2017/a.jpg": ("B", "validation")}
 
@@ -143,12 +131,12 @@ def test_a_table_that_a_manifest_was_written_from_is_not_lost(tmp_path, is_follo
             assert "NOT READ" in said, said
 
 
-def test_tables_of_one_name_do_not_overwrite_each_other(tmp_path, monkeypatch):
+def test_tables_of_one_name_do_not_overwrite_each_other(tmp_path):
     files = {"img/train/a.png": "", "img/test/a.png": "", "img/test/b.png": ""}
     for split, word in (("train", "A"), ("test", "B")):
         files[f"annotations/{split}/meta.csv"] = f"file_name,text\na.png,{word}\n"
     root = put(tmp_path / "c", files)
-    said = follow(root, monkeypatch)
+    said = follow(root)
     assert "the same with 'annotations/train/meta.csv'" in said and "test-meta.jsonl" in said
     (document,), bad = read(root)
     assert not bad and document.split == "test" and media(document)[0][1] == "img/test/a.png"

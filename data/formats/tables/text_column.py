@@ -3,10 +3,11 @@
     text_content_of(cells)          SEVERAL, ONE or NONE: most cells hold several words, one, or no words
     text_column(rows, names=...)    the column that most likely holds the words; None where none can
 
-A column is never taken whose cells are mostly addresses, numbers, dates, names of files, flags or ids, nor one that
-says who made a row or how it is filed (`author`, `license`, `split`). Of the others goes first what is called like
-words (`caption_en`, `alt`), then what holds several words (`name` last), then one word where there is a medium of that
-class, then formulas or codes (a plate, a captcha) where nothing else can be meant; and of several the longest."""
+A column of addresses, numbers, dates, names of files, flags or ids is never taken, nor one that says who made a row or
+how it is filed (`author`, `split`). Of the others the first is what is called like words (`caption_en`), then what
+holds several words (`name` last), then one word where there is a medium of that class, then formulas or codes (a plate,
+a captcha) where nothing else can be meant; and of several the longest.
+"""
 
 import os
 import re
