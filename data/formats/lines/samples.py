@@ -48,7 +48,7 @@ def note_ignored_caption(text: str, notes: Counter) -> None:
 def sidecar_object(content: str, text: str, notes: Counter) -> dict:
     """The object in a file beside media; {} and a note for a file that is none, beside a text; else DocumentError."""
     try:
-        return json_decoded_fields(folded(parse_object(content.encode("utf-8", "surrogatepass"))))
+        return json_decoded_fields(folded(parse_object(content)))
     except DocumentError:
         if not text.strip():
             raise
