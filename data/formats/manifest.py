@@ -234,11 +234,10 @@ def object_document(
     max_file_mib: float,
     include_decode: bool = False,
     notes: Counter | None = None,
-    other_fields: dict | None = None,
 ) -> Document | None:
     """The document in one JSON object, or None for one that is not for training. Raises DocumentError.
 
-    name, split: its id and split where it has none. other_fields: columns of a table, which are checked, not read.
+    name, split: its id and split where it has none.
     """
     record_format, notes = record_format or detect_record_format(fields), Counter() if notes is None else notes
     if record_format is None:
@@ -260,7 +259,7 @@ def object_document(
         )
     name = _own_name(fields) or name
     if record_format == "captioned":
-        document = flat_record_document(fields, root=root, name=name, notes=notes, other_fields=other_fields)
+        document = flat_record_document(fields, root=root, name=name, notes=notes)
         return checked(document, fields, split)
     if record_format == "obelics":
         document, known = obelics_document(fields, name=name), _PAGE
@@ -268,9 +267,9 @@ def object_document(
         read = chat_document if record_format == "chat" else llava_document
         document = read(fields, name=name, notes=notes)
         known = _BESIDE[next((key for key in CONVERSATIONS if key in fields), "messages")]
-    every, any_read = fields | (other_fields or {}), has_media(document)
-    known = known | check_not_clipped(every, document.parts, notes)
-    check_unread_fields(every, known, notes, any_read=any_read, by_name=record_format != "obelics")
+    any_read = has_media(document)
+    known = known | check_not_clipped(fields, document.parts, notes)
+    check_unread_fields(fields, known, notes, any_read=any_read, by_name=record_format != "obelics")
     if record_format == "obelics" and not any_read:
         _reject_placeholders(document)
     return checked(document, fields, split)

@@ -177,12 +177,6 @@ def _is_address(value) -> bool:
     return isinstance(value, str) and re.match(r"(https?|s3|gs)://\S{1,2000}$", value) is not None
 
 
-def is_row_metadata(name: str) -> bool:
-    """Whether a column helps to tell what its row is."""
-    words = _words(name)
-    return bool(words) and (_is_crawl(name) or _has_word(name, _OF_MEDIA | _REPOSITORY) or words[-1] in _PROVENANCE)
-
-
 def _num_crawl(fields: dict, named: str) -> int:
     return sum(map(_is_crawl, _filled(fields, named)))
 
