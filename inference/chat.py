@@ -48,7 +48,7 @@ from brine.data.document import Document, DocumentError, Part, Text
 from brine.data.files.extensions import media_type_of
 from brine.data.formats.lines.chat import chat_document, llava_document
 from brine.data.formats.lines.fields import CONVERSATIONS, FIELDS, is_medium, media_of, path_of
-from brine.data.formats.lines.marks import MASKED_ROLE_KEYS, TRAINED_ROLE_KEYS, is_loss_key
+from brine.data.formats.lines.loss_masks import MASKED_ROLE_KEYS, TRAINED_ROLE_KEYS, is_loss_key
 from brine.data.formats.lines.parts import MEDIA
 from brine.data.tokenizer import Tokenizer
 from brine.inference.prompt import PromptPart, TokenIds

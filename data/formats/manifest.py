@@ -2,7 +2,7 @@
 
     content                       content parts, the native form (`brine.data.document`)
     messages, conversations       chat; LLaVA when the turns have `from`  (`chat`, `llava`)
-    texts                         OBELICS, or chat when it holds turns  (`obelics`, `chat`)
+    texts                         OBELICS, or chat when it holds turns  (`parts`, `chat`)
     kind, path; text, image, ...  a media record; captioned media or text alone  (`captioned`)
 
 A file may mix them; `record_format` holds every object to one. Ids are required in content parts and media records;
@@ -34,11 +34,11 @@ from brine.data.formats.lines.fields import (
     prompt_pair_hint,
 )
 from brine.data.formats.lines.lines import is_array, is_spread, json_items
-from brine.data.formats.lines.marks import KNOWN_CHAT_KEYS, sample_loss_off_key, with_loss_masks
-from brine.data.formats.lines.obelics import obelics_document
+from brine.data.formats.lines.loss_masks import KNOWN_CHAT_KEYS, sample_loss_off_key, with_loss_masks
+from brine.data.formats.lines.parts import obelics_document
 from brine.data.formats.lines.placeholders import unfilled_placeholder
-from brine.data.formats.lines.stretches import check_not_clipped
-from brine.data.formats.notes.unread import check_unread_fields, has_media
+from brine.data.formats.lines.time_spans import check_not_clipped
+from brine.data.formats.notes.unread_fields import check_unread_fields, has_media
 from brine.data.formats.source import NOTE_PREFIX
 from brine.data.formats.splits.names import HELD_OUT
 from brine.data.formats.splits.rules import (

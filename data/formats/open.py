@@ -1,8 +1,8 @@
 """Every common format in, one kind of thing out: `open_source(path).documents()`.
 
     content-parts    JSONL of chat content parts, the native form          `brine.data.document`
-    chat, llava      {"messages": [...]}, {"conversations": [...]}         lines/chat.py, lines/llava.py
-    obelics          {"texts": [...], "images": [...]}                     lines/obelics.py
+    chat, llava      {"messages": [...]}, {"conversations": [...]}         lines/chat.py
+    obelics          {"texts": [...], "images": [...]}                     lines/parts.py
     captioned        one medium and its text a line, or text alone         folders/captioned.py
     manifest         JSONL whose lines are recognised one by one           manifest.py
     markdown         a folder of pages with images                         folders/markdown.py
@@ -14,7 +14,7 @@
 
 A file is recognised by its content (`opening`). Of a folder JSON, tars, tables and captioned media are read together
 (`survey`); without those it is one of captions, pages or code (`folders/sorting.py`). `format=` overrides all of it.
-What of a folder is not read is counted while its documents are iterated (`notes/accounts.py`).
+What of a folder is not read is counted while its documents are iterated (`notes/unread_files.py`).
 """
 
 import functools
@@ -36,7 +36,7 @@ from brine.data.formats.folders.repository import repository_digest, repository_
 from brine.data.formats.folders.sorting import folder_format
 from brine.data.formats.lines.lines import LINES
 from brine.data.formats.manifest import RECORD_FORMATS
-from brine.data.formats.notes.accounts import with_unread_files_counted
+from brine.data.formats.notes.unread_files import with_unread_files_counted
 from brine.data.formats.opening import (
     EXTENSIONS,
     FORMATS,

@@ -33,12 +33,12 @@ from brine.data.formats.folders.media_folder import TABLES, WORD_LIKE
 from brine.data.formats.folders.repository import CODE, PROGRAMS
 from brine.data.formats.lines.fields import WORDS
 from brine.data.formats.lines.lines import LINES, is_array
-from brine.data.formats.notes.accounts import is_dataset_metadata_file
 from brine.data.formats.notes.refusals import (
     describe_broken_json,
     describe_foreign_file,
     describe_wrapped_json,
 )
+from brine.data.formats.notes.unread_files import is_dataset_metadata_file
 from brine.data.formats.opening import (
     JSON,
     describe_archives,

@@ -26,7 +26,7 @@ _ARRAY = re.compile(rb"(?:\xef\xbb\xbf)*\s*\[\s*(?:[{\]]|\[\s*\{)")
 _SPREAD = re.compile(rb"(?:\xef\xbb\xbf)*\s*\{[ \t]*\r?\n\s*[\"}]")
 _SPACE = re.compile("[ \t\r\n\ufeff]*")
 # strings hide brackets, and a backslash hides the end of a string
-_MARK = re.compile(r'\\.|["{}\[\],]', re.DOTALL)
+_IN_STRING, _OUTSIDE = re.compile(r'(?:[^"\\]++|\\.)*+("?)', re.DOTALL), re.compile(r'[^"{}\[\],]*+(["{}\[\],]?)')
 _TURN = {"role", "from"}
 _DECODER = json.JSONDecoder()
 _ONE_A_LINE = (
@@ -201,26 +201,23 @@ class _Window:
         """Skip an element that cannot be decoded, to its closing bracket or a comma; returns its characters."""
         depth, passed, in_string = 0, 0, False
         while True:
-            for found in _MARK.finditer(self.text, self.offset):
-                mark, end = found[0], found.end()
-                if mark == '"':
-                    in_string = not in_string
-                elif not in_string and mark in "{}[],":
-                    # a comma, or the bracket that closes the array, is not part of the element; a stray brace is
-                    is_outer = not depth and mark in ",]"
-                    depth += (mark in "{[") - (mark in "}]")
-                    if depth <= 0 and mark in ",}]":
-                        passed += end - is_outer - self.offset
-                        self.offset = end - is_outer
-                        return passed
-            # a backslash at the end of the window hides what follows it
-            is_cut = (len(self.text) - len(self.text.rstrip("\\"))) % 2 and not self.at_end
-            end = len(self.text) - is_cut
+            found = (_IN_STRING if in_string else _OUTSIDE).match(self.text, self.offset)
+            mark, end = found[1], found.end()
+            # a comma, or the bracket that closes the array, is not part of the element; a stray brace is
+            end -= not in_string and not depth and mark in (",", "]")
             passed += end - self.offset
             self.offset = end
-            if self.at_end:
+            if mark == '"':
+                in_string = not in_string
+            elif mark:
+                depth += (mark in "{[") - (mark in "}]")
+                if depth <= 0 and mark in ",}]":
+                    return passed
+            elif self.at_end:
+                self.offset = len(self.text)
                 return passed
-            self.grow()
+            else:
+                self.grow()
 
 
 def _array(stream: TextIOWrapper, limit: int) -> Iterator[dict | DocumentError]:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from brine.data.files.extensions import media_type_of
 from brine.data.files.text import foreign_encoding
-from brine.data.formats.notes.accounts import is_dataset_metadata_file
+from brine.data.formats.notes.unread_files import is_dataset_metadata_file
 from brine.data.formats.splits.names import split_words, words_of_name
 from brine.data.formats.splits.rules import PathSplits
 from brine.data.formats.tables.conversion import Conversion, convert_command, convert_table
