@@ -6,7 +6,7 @@
 A part is `{"type": "text", "text"}` (also input_text, output_text) or one image, audio or video, as `"image": path`,
 `"image_url": {"url": path}` and the like. One without a path is the next entry of a list `images` beside the messages,
 or that of its `index`; so is an `<image>` in words. Media that a turn names itself stand at its placeholders or before
-its words. Lists of `{"user", "assistant"}` pairs are read too. Loss follows speakers (`roles`) and marks (`marks`).
+its words. Lists of `{"user", "assistant"}` pairs are read too. Loss follows speakers and loss masks (`loss_masks`).
 Refused: remote and base64 media, tool calls beside the content, placeholders without media, conversations without loss.
 """
 
@@ -15,7 +15,9 @@ from collections import Counter
 from brine.data.document import Document, DocumentError, Part, Text, Video
 from brine.data.formats.lines.fields import CONVERSATIONS, note_nothing
 from brine.data.formats.lines.loss_masks import (
+    ROLES,
     TurnLossMasks,
+    canonical_role,
     has_loss,
     is_absent,
     loss_keys_of,
@@ -23,7 +25,6 @@ from brine.data.formats.lines.loss_masks import (
     note_unknown,
 )
 from brine.data.formats.lines.parts import MEDIA, MediaQueue, join_turns, local_path, split_placeholders
-from brine.data.formats.lines.roles import ROLES, canonical_role
 from brine.data.formats.lines.time_spans import check_part_time_span, check_time_span
 from brine.data.formats.notes.unread_fields import check_message_fields
 from brine.data.formats.splits.rules import UNASSIGNED

@@ -16,6 +16,7 @@ from brine.data.files.resolve import resolve_media
 from brine.data.files.source_files import LANGUAGES
 from brine.data.formats.lines.lines import list_in
 from brine.data.formats.lines.provenance import DOCUMENT_WORDS, is_of_repository, mentions_media_in_text
+from brine.data.formats.splits.names import word_set
 
 WORDS = (
     *("text", "caption", "captions", "sentence", "sentences", "transcription", "transcript", "txt"),
@@ -33,33 +34,29 @@ PAIRS = (
 )
 """Fields of a question and its answer, which are not read outside a list of turns."""
 _PATHS = ("", "_path", "_file", "_filepath", "_file_path", "_file_name", "_filename")
-_KINDS = {
+_MODALITIES = {
     "image": ("image", "img", "picture", "photo"),
     "video": ("video", "clip", "film", "movie"),
     "audio": ("audio", "wav", "sound", "speech"),
 }
-_SURE = ("image", "video", "audio", "img")
 _FILES = ("file_name", "filename", "file_path", "filepath", "file", "path", "media", "media_path")
-_NAMED = {name + ending: kind for kind, names in _KINDS.items() for name in names for ending in _PATHS}
+_NAMED = {name + ending: kind for kind, names in _MODALITIES.items() for name in names for ending in _PATHS}
 FIELDS: dict[str, str] = {"file_name": "", "file_names": "", "audio_filepath": "audio"}
 """Field -> "image", "video" or "audio"; "" where the ending of the file decides. In the order of reading."""
-for _names in ({kind: kind for kind in _KINDS}, {kind + "s": kind for kind in _KINDS}):
-    FIELDS |= _names
+FIELDS |= {kind: kind for kind in _MODALITIES} | {f"{kind}s": kind for kind in _MODALITIES}
 for _name, _kind in (*_NAMED.items(), *dict.fromkeys(_FILES, "").items()):
     FIELDS.setdefault(_name, _kind)
     FIELDS.setdefault(_name + "s", _kind)
 _FOLDED = {*WORDS, *CONVERSATIONS, *FIELDS, "content", "id", "system", "system_prompt", "label"}
 _ORDER = {name: index for index, name in enumerate(FIELDS)}
-SURE = {name for name, kind in FIELDS.items() if kind and name.startswith(_SURE)}
+SURE = {name for name, kind in FIELDS.items() if kind and name.startswith(("image", "video", "audio", "img"))}
 """Fields that name media whatever their value looks like."""
-_PAGES = frozenset(("pdf", "xps", "djvu", "djv", "ps"))
-_TEXT_FILES = {
-    *("txt", "text", "md", "markdown", "rst", "org", "tex", "ltx", "bib", "htm", "html", "xhtml", "xml", "json", "jl"),
-    *("jsonl", "jsonlines", "ndjson", "yaml", "yml", "csv", "tsv", "parquet", "log", "wiki", "srt", "vtt", "doc"),
-    *("docx", "odt", "rtf", "zip", "ppt", "pptx", "odp", "xls", "xlsx", "ods", "epub", "mobi", "fb2", "eml", "mbox"),
-    *("msg", "ipynb", "warc"),
-}
-"""Endings of files that texts are taken from."""
+_PAGES = word_set("pdf xps djvu djv ps")
+# endings of files that texts are taken from
+_TEXT_FILES = word_set(
+    "txt text md markdown rst org tex ltx bib htm html xhtml xml json jl jsonl jsonlines ndjson yaml yml csv tsv "
+    "parquet log wiki srt vtt doc docx odt rtf zip ppt pptx odp xls xlsx ods epub mobi fb2 eml mbox msg ipynb warc"
+)
 _PATH_KEYS = ("path", "url", "file", "file_name", "filename", "content_url", "contentUrl", "src")
 _NO_PATH = re.compile(
     r"""[\n\r\t"<>|{}]|\ b/|\s--?[a-zA-Z]|^(?:diff|index|---|\+\+\+|@@|rm|cp|mv|git|curl|wget|cat|ffmpeg|import|from"""

@@ -2,9 +2,8 @@
 
 A file that opens with `[` and `{`, `]` or `[{` is an array, unless its first line is a list that others follow; one
 that opens with `{` alone on its line holds one object over several lines; all others are read line by line. A list of
-turns is a conversation. Lines end with LF, CR LF or CR. An array may be gigabytes: it is read through a window that
-grows to the longest element. `ijson` is not used: it cannot continue behind an element that is not JSON, which costs
-one document here, and reads no NaN.
+turns is a conversation. An array is read through a window that grows to the longest element. `ijson` is not used: it
+cannot continue behind an element that is not JSON, which costs one document here.
 """
 
 import json
@@ -12,7 +11,6 @@ import re
 from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path
-from typing import BinaryIO
 
 from brine.data.document import DocumentError
 from brine.data.files.compressed import decompression_error, detect_compression, open_decompressed
@@ -28,7 +26,7 @@ _SPACE = re.compile("[ \t\r\n\ufeff]*")
 # strings hide brackets, and a backslash hides the end of a string
 _IN_STRING, _OUTSIDE = re.compile(r'(?:[^"\\]++|\\.)*+("?)', re.DOTALL), re.compile(r'[^"{}\[\],]*+(["{}\[\],]?)')
 _TURN = {"role", "from"}
-_DECODER = json.JSONDecoder()
+_DECODER, _TOO_LONG = json.JSONDecoder(), DocumentError("too long")
 _ONE_A_LINE = (
     "objects over several lines each are not read one after another: write each on one line "
     "(`jq -c . FILE > LINES`, or json.dumps without indent), or all as one array"
@@ -55,9 +53,6 @@ def json_items(file: Path, *, max_line_mib: float, checked: bool = True) -> Iter
     except DocumentError as error:
         # of the file as a whole, or of what follows
         yield number + 1, error
-
-
-_TOO_LONG = DocumentError("too long")
 
 
 def is_array(file: Path) -> bool:
@@ -88,9 +83,9 @@ def check_encoding(file: Path) -> None:
         raise DocumentError(f"file {file.name!r} is {encoding}, not UTF-8: {iconv_hint(encoding, file.name, unpack)}")
 
 
-def _check_complete(stream: BinaryIO) -> None:
+def _check_complete(stream: TextIOWrapper) -> None:
     """DocumentError when a compressed stream that is at its end was cut, damaged or stopped."""
-    if problem := decompression_error(stream):
+    if problem := decompression_error(stream.buffer):
         raise DocumentError(problem)
 
 
@@ -139,7 +134,7 @@ def _lines(stream: TextIOWrapper, limit: int) -> Iterator[dict | DocumentError |
         while not rest.endswith("\n") and (rest := stream.readline(limit + 1)):
             size += len(rest)
         if not rest.endswith("\n"):
-            _check_complete(stream.buffer)
+            _check_complete(stream)
         line = line.removesuffix("\n")
         raw = None if line.isascii() else line.encode("utf-8", "surrogateescape")
         if size - rest.endswith("\n") > limit or (raw is not None and len(raw) > limit):
@@ -153,7 +148,7 @@ def _lines(stream: TextIOWrapper, limit: int) -> Iterator[dict | DocumentError |
             yield DocumentError(f"not UTF-8 (byte {error.start}): {encoding_hint(raw)}")
         except DocumentError as error:
             yield error
-    _check_complete(stream.buffer)
+    _check_complete(stream)
 
 
 class _Window:
@@ -230,9 +225,9 @@ def _array(stream: TextIOWrapper, limit: int) -> Iterator[dict | DocumentError]:
             continue
         item = window.element()
         if isinstance(item, DocumentError):
-            _check_complete(stream.buffer)
+            _check_complete(stream)
         yield item
-    _check_complete(stream.buffer)
+    _check_complete(stream)
     window.offset += 1
     if not mark:
         yield DocumentError("the file ends before the array does: it was cut")
@@ -251,5 +246,5 @@ def _spread(stream: TextIOWrapper, limit: int) -> Iterator[dict | DocumentError]
             f"{f'{item}, in the first object' if is_bad else 'more follows its first object'}: {_ONE_A_LINE}"
         )
     else:
-        _check_complete(stream.buffer)
+        _check_complete(stream)
     yield item

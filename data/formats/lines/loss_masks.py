@@ -1,5 +1,7 @@
-"""Fields that say whether a text is a target of the loss: `{"role": "assistant", "content": "...", "weight": 0}`.
+"""Who speaks, and whether a text is a target of the loss: `{"role": "assistant", "content": "...", "weight": 0}`.
 
+Of the four roles (system, user, assistant, tool) only the assistant's words are targets; a tool call is what the model
+itself wrote. An unknown speaker keeps its name, has no loss, and is noted. Loss masks may say otherwise:
 Data sets write one such mark in many words (LOSS_ON_KEYS, LOSS_OFF_KEYS), in any spelling, as JSON values or as text.
 The nearest mark decides: a part's before its message's, a message's before its speaker's. On the whole object only
 "off" counts, for turns without a mark; another value may be a mixture weight, and is noted. Elsewhere other values,
@@ -13,7 +15,6 @@ from collections.abc import Collection
 
 from brine.data.document import DocumentError
 from brine.data.formats.lines.provenance import plain_name
-from brine.data.formats.lines.roles import ROLES
 from brine.data.formats.lines.time_spans import check_part_time_span
 from brine.data.formats.splits.names import flag_value, split_field_kind
 
@@ -59,6 +60,20 @@ _ON_SETTINGS = _names(
 )
 # setting -> the value that changes nothing
 _SETTINGS = dict.fromkeys(_OFF_SETTINGS, False) | dict.fromkeys(_ON_SETTINGS, True)
+_SPEAKERS = {
+    "system": "system developer system_prompt sys instructions",
+    "user": "user human prompter person customer question questioner instruction prompt q client usr",
+    "assistant": (
+        "assistant gpt model bot ai chatgpt chatbot bing bard claude gemini llama llm agent answer response output "
+        "completion a chat_assistant function_call function-call tool_call tool_calls tool-call"
+    ),
+    "tool": (
+        "tool observation function ipython environment env tool_response tool-response tool_result tool_output "
+        "tool_results function_response function-response function_result function_output code_output execution"
+    ),
+}
+ROLES = {word: role for role, words in _SPEAKERS.items() for word in words.split()}
+"""Speaker, in lower case -> one of system, user, assistant, tool."""
 KNOWN_CHAT_KEYS = {*MASKED_ROLE_KEYS, *TRAINED_ROLE_KEYS, *_TURN_EXCLUDING_KEYS, *_SETTINGS, "chosen", "rejected"}
 """Fields beside the turns that `TurnLossMasks` reads or notes."""
 _LIKE_A_MARK = re.compile(r"mask|loss|train|learn|supervis")
@@ -66,6 +81,16 @@ _NO_MARKS = {"attention_mask", "pixel_mask", "special_tokens_mask"}
 _NATIVE = {"type", "text", "image", "audio", "video", "role", "sound", "use_audio"}
 _OWN_KEYS = {"learn", "loss_mask"}
 _POLARITY = {plain_name(key): key in LOSS_ON_KEYS for key in LOSS_KEYS}
+
+
+def canonical_role(word, notes: Counter, has_loss: bool | None = None) -> tuple[str, bool]:
+    """(role, whether it has loss) of a speaker; `has_loss` is what marks say. DocumentError for an unusable name."""
+    if not isinstance(word, str) or not re.fullmatch(r"[A-Za-z0-9_. -]{1,40}", word):
+        raise DocumentError("a role must be a short word such as user or assistant")
+    role = ROLES.get(word.strip().lower())
+    if role is None and has_loss is None:
+        notes[f"note: speaker {word!r} is not known: read under that name, not learned"] += 1
+    return role or word, role == "assistant" if has_loss is None else has_loss
 
 
 def loss_polarity(field: str) -> bool | None:
@@ -107,8 +132,8 @@ def sample_loss_off_key(fields: dict, notes: Counter, *, read: Collection[str] =
             continue
         # without -100 labels are classes
         is_list = isinstance(value, list) and bool(value)
-        of_tokens = key != "labels" or (is_list and -100 in value and all(isinstance(each, int) for each in value))
-        if key in TOKEN_MASK_KEYS and is_list and of_tokens:
+        is_token_list = key != "labels" or (is_list and -100 in value and all(isinstance(each, int) for each in value))
+        if key in TOKEN_MASK_KEYS and is_list and is_token_list:
             raise DocumentError(f"field {key!r} marks the tokens of another tokenizer: mark messages or parts instead")
         if polarity is None:
             if looks_like_loss_key(key) and value not in ("", [], {}):

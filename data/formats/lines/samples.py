@@ -21,9 +21,8 @@ from brine.data.formats.folders.captioned import caption_in, check_prompt_text
 from brine.data.formats.lines.chat import PARTS_WITH_PATH
 from brine.data.formats.lines.fields import CONVERSATIONS, folded, json_decoded_fields, media_of, path_of
 from brine.data.formats.lines.lines import parse_object
-from brine.data.formats.lines.loss_masks import sample_loss_off_key
+from brine.data.formats.lines.loss_masks import ROLES, sample_loss_off_key
 from brine.data.formats.lines.parts import MEDIA, local_path
-from brine.data.formats.lines.roles import ROLES
 from brine.data.formats.lines.time_spans import check_not_clipped
 from brine.data.formats.manifest import checked, detect_record_format, object_document
 from brine.data.formats.splits.rules import UNASSIGNED, split_in

@@ -20,7 +20,7 @@ from brine.data.formats.manifest import detect_record_format, needed
 from brine.data.formats.splits.names import split_words
 from brine.data.formats.splits.rules import manifest_name_for, split_first_stem
 from brine.data.formats.tables.conversion import Conversion, convert_command
-from brine.data.formats.tables.media_column import MediaFiles
+from brine.data.formats.tables.table_form import MediaFiles
 
 _HEAD_BYTES, _SCANNED_MIB = 2**16, 512
 _FIRST = re.compile(r'\{\s*"([^"\\]{1,60})"')

@@ -20,8 +20,7 @@ from brine.data.files.pointers import pointer_in
 from brine.data.formats.lines.fields import FIELDS, PAIRS, WORDS
 from brine.data.formats.splits.names import split_words
 from brine.data.formats.splits.rules import folder_of_split, manifest_name_for
-from brine.data.formats.tables.csv_form import CsvForm, sniff_csv
-from brine.data.formats.tables.media_column import MAX_COLUMNS, MediaColumn, MediaFiles
+from brine.data.formats.tables.table_form import MAX_COLUMNS, CsvForm, MediaColumn, MediaFiles, sniff_csv
 from brine.data.formats.tables.text_column import (
     are_external,
     is_address,

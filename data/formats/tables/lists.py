@@ -24,8 +24,7 @@ from brine.data.formats.notes.unread_files import is_dataset_metadata_file
 from brine.data.formats.splits.names import split_words, words_of_name
 from brine.data.formats.splits.rules import PathSplits
 from brine.data.formats.tables.conversion import Conversion, convert_command, convert_table
-from brine.data.formats.tables.csv_form import DELIMITERS, delimiter_of
-from brine.data.formats.tables.media_column import MediaColumn, MediaFiles
+from brine.data.formats.tables.table_form import DELIMITERS, MediaColumn, MediaFiles, delimiter_of
 from brine.data.formats.tables.text_column import NONE, text_column, text_content_of
 
 _ENDINGS = ("", ".txt", ".text", ".lst", ".list", ".token", ".tok", ".trans", ".transcript", ".transcripts")
