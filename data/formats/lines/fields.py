@@ -89,7 +89,7 @@ def media_of(fields: dict, root: Path | None = None) -> list[tuple[str, str, obj
         for reference in references:
             path = path_of(reference)
             is_video = not kind and root is not None and extension_of(path) in VIDEO_OR_CODE and _is_video(root, path)
-            if name not in SURE and not is_video and not (path and (is_medium(path) or "::" in path)):
+            if name not in SURE and not is_video and not (path and (is_media_path(path) or "::" in path)):
                 continue
             # the name of a program or of pages of text names no media
             if not kind and not is_video and (is_pages(path) or "." + extension_of(path) in LANGUAGES):
@@ -174,7 +174,7 @@ def prompt_pair_hint(fields: dict) -> str:
     return f"; write {pair[0]!r} and {pair[1]!r} as 'messages' of user and assistant" if pair else ""
 
 
-def is_medium(path: str) -> bool:
+def is_media_path(path: str) -> bool:
     """Whether a path or address has the ending of a media file, read or not."""
     if "://" in path:
         # a wiki's page about a file bears its name

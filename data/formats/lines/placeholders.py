@@ -12,7 +12,7 @@ unless it begins or ends the words or has its own line.
 import re
 
 from brine.data.files.extensions import media_type_of
-from brine.data.formats.lines.fields import is_medium
+from brine.data.formats.lines.fields import is_media_path
 
 LISTED = re.compile(r"<(image|video|audio)>")
 _IN_WORDS = re.compile(r"<img>([^<>\n]{1,1000})</img>|<(image|video|audio)>([^<>\n]{1,1000})</\2>")
@@ -59,7 +59,7 @@ def unfilled_placeholder(text: str) -> str:
         return found[0]
     found = _IN_WORDS.search(text)
     # whoever closes <img> writes no HTML
-    return found[0][:100] if found and (found[1] or is_medium(found[3])) and " " not in found[0] else ""
+    return found[0][:100] if found and (found[1] or is_media_path(found[3])) and " " not in found[0] else ""
 
 
 def inline_media(text: str) -> list[tuple[str, str, str]]:
@@ -68,7 +68,7 @@ def inline_media(text: str) -> list[tuple[str, str, str]]:
     code = [found.span() for found in _CODE.finditer(text)] if "`" in text else []
     for found in _IN_WORDS.finditer(text) if "</" in text else ():
         path = (found[1] or found[3]).strip()
-        if is_medium(path) and not any(begin <= found.start() < end for begin, end in code):
+        if is_media_path(path) and not any(begin <= found.start() < end for begin, end in code):
             kind = media_type_of(path)
             pieces.append((text[start : found.start()], kind.__name__.lower() if kind else found[2] or "image", path))
             start = found.end()

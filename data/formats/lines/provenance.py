@@ -19,8 +19,6 @@ from brine.data.formats.splits.names import word_set
 DOCUMENT_WORDS = ("text", "raw_text", "content", "raw_content", "page_content", "full_text", "code")
 """Fields that hold a text of its own where there are no media."""
 LONG_CHARACTERS = 400
-
-
 _PROVENANCE = word_set(
     "url urls uri link links href permalink page source sources origin reference references citation doi id ids docid "
     "uid uuid key warc meta metadata headers warcinfo provenance attributes domain site website host title crawl dump "
@@ -85,12 +83,13 @@ def plain_name(field: str) -> str:
 
 
 @functools.lru_cache(maxsize=8192)
-def _words(name: str) -> tuple[str, ...]:
+def words_of_field(name: str) -> tuple[str, ...]:
+    """The words of a field's name, in lower case, taken apart where a capital begins one."""
     return tuple(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()))
 
 
 def _has_word(name: str, words: frozenset[str]) -> bool:
-    return not words.isdisjoint(_words(name))
+    return not words.isdisjoint(words_of_field(name))
 
 
 def _filled(fields: dict, besides: str = "") -> Iterable[str]:
@@ -99,7 +98,7 @@ def _filled(fields: dict, besides: str = "") -> Iterable[str]:
 
 def is_provenance(field: str, path: str) -> bool:
     """Whether a field says where a row is from rather than naming media: by its name, and for most by an address."""
-    words = _words(field)
+    words = words_of_field(field)
     if not words or words[-1] not in _PROVENANCE or _has_word(field, _OF_MEDIA):
         return False
     return "://" in path or words[-1] in _LOCAL or _has_word(field, _REPOSITORY)
@@ -107,20 +106,20 @@ def is_provenance(field: str, path: str) -> bool:
 
 def is_metadata(field: str) -> bool:
     """Whether a field says what was measured of a row, who made it, or how it is filed."""
-    words = _words(field)
+    words = words_of_field(field)
     return bool(words) and (words[-1] in _METADATA or words[0] in _COUNTED)
 
 
 @functools.lru_cache(maxsize=4096)
 def names_media(field: str) -> bool:
     """Whether a field's name says that its row has an image, audio or video (`image_id`), not words about one."""
-    return len(field) < 60 and any(map(_SURE_WORD.fullmatch, _words(field))) and not _has_word(field, _ABOUT)
+    return len(field) < 60 and any(map(_SURE_WORD.fullmatch, words_of_field(field))) and not _has_word(field, _ABOUT)
 
 
 @functools.lru_cache(maxsize=4096)
 def suggests_media(field: str) -> bool:
     """Whether a field's name is about what is called after media (`video_game`, `picture_quality`)."""
-    words = _words(field) if len(field) < 60 else ()
+    words = words_of_field(field) if len(field) < 60 else ()
     named = [index for index, word in enumerate(words) if _SURE_WORD.fullmatch(word)]
     behind = words[named[-1] + 1 :] if named else ()
     return bool(behind) and all(words[index] in _BARE for index in named) and _REFERENCE.isdisjoint(behind)
@@ -163,7 +162,7 @@ def mentions_media_in_text(fields: dict, key: str, words: str) -> str:
     address = next((name for name, value in fields.items() if isinstance(value, str) and _ADDRESS.match(value)), "")
     if not address or is_caption:
         return address
-    names = {word for name in _filled(fields) for word in _words(name)}
+    names = {word for name in _filled(fields) for word in words_of_field(name)}
     is_pair = {"width", "height"} <= names or not _OF_PAIRS.isdisjoint(names)
     is_long = len(words) > LONG_CHARACTERS or "\n\n" in words
     return address if is_pair and not is_long and _num_crawl(fields, address) < 3 else ""

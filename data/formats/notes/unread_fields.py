@@ -13,7 +13,16 @@ from collections.abc import Collection
 
 from brine.data.document import Document, DocumentError, media_paths
 from brine.data.files.extensions import conversion_hint
-from brine.data.formats.lines.fields import FIELDS, SURE, WORDS, base64_kind, is_medium, is_nothing, is_pages, path_of
+from brine.data.formats.lines.fields import (
+    FIELDS,
+    SURE,
+    WORDS,
+    base64_kind,
+    is_media_path,
+    is_nothing,
+    is_pages,
+    path_of,
+)
 from brine.data.formats.lines.loss_masks import NEGATIVE_LABEL_KEYS, is_loss_key, looks_like_loss_key
 from brine.data.formats.lines.provenance import (
     DOCUMENT_WORDS,
@@ -115,7 +124,7 @@ def _is_held_out(value) -> bool:
 
 def _was_read(key: str, value) -> bool:
     """Whether a field of media is one that `media_of` reads, where some were."""
-    return key in SURE or any(is_medium(path) or "::" in path for path in map(path_of, _values(value)[:10]))
+    return key in SURE or any(is_media_path(path) or "::" in path for path in map(path_of, _values(value)[:10]))
 
 
 def _check_media(
@@ -198,7 +207,7 @@ def nested_media(value, depth: int = 0, *, pages: bool = True) -> str:
     """
     if isinstance(value, str):
         is_array = value.lower().endswith(_ARRAYS)
-        if len(value) < 1000 and "." in value and (is_array or is_medium(value)):
+        if len(value) < 1000 and "." in value and (is_array or is_media_path(value)):
             is_text = (not pages and is_pages(re.split(r"[?#]", value)[0])) or (is_array and re.search(r"\s", value))
             return "" if is_text else value
         return value[:200] if (value.startswith("data:") and ";base64," in value[:100]) or base64_kind(value) else ""

@@ -25,7 +25,7 @@ from brine.data.formats.lines.fields import (
     FIELDS,
     SURE,
     WORDS,
-    is_medium,
+    is_media_path,
     is_path,
     prompt_pair_hint,
 )
@@ -190,7 +190,8 @@ class _TableRow:
         """Whether a value names a file of media that is not read, or that may be a program."""
         names = (each for each in _entries(value) if isinstance(each, str) and each not in self.heads)
         return any(
-            media_type_of(each) is None and (extension_of(each) in VIDEO_OR_CODE or is_medium(each)) for each in names
+            media_type_of(each) is None and (extension_of(each) in VIDEO_OR_CODE or is_media_path(each))
+            for each in names
         )
 
     def _check_cells(self, media: dict[str, list], left: Iterable[str]) -> None:
