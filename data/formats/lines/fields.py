@@ -85,7 +85,7 @@ def media_of(fields: dict, root: Path | None = None) -> list[tuple[str, str, obj
         value = None if (of_repository and not kind) or is_nothing(fields[name]) else fields[name]
         references = value if isinstance(value, list) else [] if value is None else [value]
         if len(references) > 100_000:
-            raise DocumentError(f"field {name!r} has {len(references)} entries, over the limit of 100,000")
+            raise DocumentError(f"field {name!r} has {len(references)} values, over the limit of 100,000")
         for reference in references:
             path = path_of(reference)
             is_video = not kind and root is not None and extension_of(path) in VIDEO_OR_CODE and _is_video(root, path)
@@ -96,8 +96,8 @@ def media_of(fields: dict, root: Path | None = None) -> list[tuple[str, str, obj
                 continue
             if path and seen.setdefault(path, name) != name:
                 continue
-            medium = Video if is_video else media_type_of(path or "")
-            found.append((name, kind or (medium.__name__.lower() if medium else ""), reference))
+            media = Video if is_video else media_type_of(path or "")
+            found.append((name, kind or (media.__name__.lower() if media else ""), reference))
     return found
 
 
@@ -106,8 +106,8 @@ def is_nothing(value, depth: int = 0) -> bool:
     if isinstance(value, str):
         return len(value) < 20 and value.strip().lower() in ("", "none", "null", "nan")
     if isinstance(value, list | dict):
-        entries = list(value.values()) if isinstance(value, dict) else value
-        return len(entries) < 1000 and depth < 4 and all(is_nothing(entry, depth + 1) for entry in entries)
+        values = list(value.values()) if isinstance(value, dict) else value
+        return len(values) < 1000 and depth < 4 and all(is_nothing(each, depth + 1) for each in values)
     return not value or value != value
 
 
@@ -169,7 +169,7 @@ def check_caption(fields: dict, key: str, words: str) -> None:
 
 
 def prompt_pair_hint(fields: dict) -> str:
-    """What to do about a question and its answer in fields of their own; "" when there are none."""
+    """What to do about a question and its answer in separate fields; "" when there are none."""
     pair = next((pair for pair in PAIRS if all(fields.get(name) is not None for name in pair)), None)
     return f"; write {pair[0]!r} and {pair[1]!r} as 'messages' of user and assistant" if pair else ""
 
@@ -186,7 +186,7 @@ def is_path(text: str) -> bool:
     """Whether a text may be a path or an address, and is no line of code, no command and no change to a program."""
     if not 0 < len(text) < 1000 or _NO_PATH.search(text):
         return False
-    return " " not in text or sum(media_type_of(piece) is not None for piece in text.split()) < 2
+    return " " not in text or sum(media_type_of(part) is not None for part in text.split()) < 2
 
 
 def is_pages(path: str) -> bool:
@@ -197,13 +197,13 @@ def is_pages(path: str) -> bool:
 _BASE64 = {
     **dict.fromkeys(("iVBORw0KGgo", "/9j/", "R0lGOD", "Qk0", "SUkq", "TU0AK"), "image"),
     **dict.fromkeys(("T2dnU", "SUQz", "ZkxhQ"), "audio"),
-    "UklGR": "medium",
+    "UklGR": "media",
 }
 _BASE64_TEXT = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}\s*")
 
 
 def base64_kind(text: str) -> str:
-    """ "image", "audio" or "medium" (either) for a media file written as base64; "" for any other text."""
+    """ "image", "audio" or "media" (either) for a media file written as base64; "" for any other text."""
     if not text.startswith(tuple(_BASE64)) or len(text) < 12 or "." in text[:1000]:
         return ""
     kind = next(kind for begin, kind in _BASE64.items() if text.startswith(begin))

@@ -121,7 +121,7 @@ def _object(fields) -> dict:
         return {"messages": fields}
     if not isinstance(fields, dict):
         raise DocumentError(f"a document must be a JSON object, not {type(fields).__name__}")
-    # the mark of a table's first line, which whoever made lines of the table took for a part of the first name
+    # the mark of a table's first line, which became a part of the first name when lines were made of it
     if next(iter(fields), "").startswith("\ufeff"):
         fields = {key.lstrip("\ufeff"): value for key, value in fields.items()}
     return fields

@@ -181,7 +181,7 @@ class TurnLossMasks:
         """Fields that may be why no turn has loss."""
 
     def default(self, number: int, turn) -> bool | None:
-        """Whether a turn without a mark of its own has loss; None where its speaker decides."""
+        """Whether a turn without a mark has loss; None where its speaker decides."""
         marks, roles = {each[number] for each in self.per_turn.values()}, {_speaker(turn), ROLES.get(_speaker(turn))}
         if self.off or marks:
             return not self.off and False not in marks
@@ -233,7 +233,7 @@ def with_loss_masks(fields: dict, notes: Counter) -> dict:
     for number, part in enumerate(content):
         try:
             note_unknown(part, _NATIVE | check_part_time_span(part, notes), "of content parts", notes)
-            # a `learn` of a wrong type is refused by the document's own check
+            # a `learn` of a wrong type is refused by `parse_document`
             is_own = "learn" in part and not isinstance(part["learn"], bool)
             loss_mask = part["learn"] if is_own else has_loss(part, not off)
         except DocumentError as error:

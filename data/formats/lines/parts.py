@@ -134,9 +134,9 @@ def split_placeholders(text: str, queue: MediaQueue, *, role: str, loss_mask: bo
     """Text and media of a string with `<image>`, `<video>` and `<audio>` in it, or media written out."""
     parts: list[Part] = []
     if queue:
-        # with one group, every second piece is the kind of a placeholder
-        for index, piece in enumerate(LISTED.split(text)):
-            parts.append(queue.take(piece, role) if index % 2 else Text(piece, loss_mask=loss_mask, role=role))
+        # with one group, every second string is the kind of a placeholder
+        for index, found in enumerate(LISTED.split(text)):
+            parts.append(queue.take(found, role) if index % 2 else Text(found, loss_mask=loss_mask, role=role))
     elif inline := inline_media(text):
         for words, kind, path in inline:
             parts.append(Text(words, loss_mask=loss_mask, role=role))

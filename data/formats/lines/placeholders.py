@@ -6,7 +6,7 @@
 
 Words that wait for media and have none teach an answer about nothing, so they are refused (`unfilled_placeholder`).
 HTML and SVG have such tags too: a closed tag, one in quotes of code, or in words about markup does not wait for media,
-unless it begins or ends the words or has its own line.
+unless it begins or ends the words or is alone on a line.
 """
 
 import re
@@ -58,18 +58,20 @@ def unfilled_placeholder(text: str) -> str:
     if found := _OTHER.search(text):
         return found[0]
     found = _IN_WORDS.search(text)
-    # whoever closes <img> writes no HTML
+    # HTML does not close <img>
     return found[0][:100] if found and (found[1] or is_media_path(found[3])) and " " not in found[0] else ""
 
 
 def inline_media(text: str) -> list[tuple[str, str, str]]:
     """(words, kind and path of the media file behind them); kind and path are "" behind the last; [] without media."""
-    pieces, start = [], 0
+    found_media, start = [], 0
     code = [found.span() for found in _CODE.finditer(text)] if "`" in text else []
     for found in _IN_WORDS.finditer(text) if "</" in text else ():
         path = (found[1] or found[3]).strip()
         if is_media_path(path) and not any(begin <= found.start() < end for begin, end in code):
             kind = media_type_of(path)
-            pieces.append((text[start : found.start()], kind.__name__.lower() if kind else found[2] or "image", path))
+            found_media.append(
+                (text[start : found.start()], kind.__name__.lower() if kind else found[2] or "image", path)
+            )
             start = found.end()
-    return [*pieces, (text[start:], "", "")] if pieces else []
+    return [*found_media, (text[start:], "", "")] if found_media else []

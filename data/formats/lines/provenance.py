@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from brine.data.formats.splits.names import word_set
 
 DOCUMENT_WORDS = ("text", "raw_text", "content", "raw_content", "page_content", "full_text", "code")
-"""Fields that hold a text of its own where there are no media."""
+"""Fields whose text is a document by itself where there are no media."""
 LONG_CHARACTERS = 400
 _PROVENANCE = word_set(
     "url urls uri link links href permalink page source sources origin reference references citation doi id ids docid "
@@ -131,7 +131,7 @@ def is_of_repository(fields: dict) -> bool:
 
 
 def is_text_row(fields: dict, named: str, key: str, words: str) -> bool:
-    """Whether a row is a text of its own, though its field `named` looks like media; `key` holds its words."""
+    """Whether a row is a document of text, though its field `named` looks like media; `key` holds its words."""
     if key and key not in DOCUMENT_WORDS:
         return False
     crawl, is_long = _num_crawl(fields, named), len(words) > LONG_CHARACTERS or "\n\n" in words
@@ -149,7 +149,7 @@ def is_web_page(fields: dict, named: str, key: str, words: str) -> bool:
 
 
 def mentions_media_in_text(fields: dict, key: str, words: str) -> str:
-    """The field that shows a row without media to be a caption or transcript; "" for a text of its own.
+    """The field that shows a row without media to be a caption or transcript; "" for a document of text.
 
     Captions and transcripts: a field about media, or for captions any address. Short texts: an address beside
     `width` and `height`, `similarity` and other fields of image-text pairs.

@@ -37,7 +37,7 @@ def is_complete_record(fields: dict) -> bool:
 
 
 def note_ignored_caption(text: str, notes: Counter) -> None:
-    """Count a text in a file of its own beside a whole document."""
+    """Count a text in a separate file beside a whole document."""
     if text.strip():
         notes["note: a text beside a .json that is a whole document was not read"] += 1
 
@@ -68,7 +68,7 @@ def captioned_sample(
 ) -> Document:
     """A document of media and words, and of what the object beside them says. Raises DocumentError.
 
-    text: words in a file of their own, which precede those of the object. find: name in the object -> address or None.
+    text: words in a separate file, which precede those of the object. find: name in the object -> address or None.
     """
     if off := sample_loss_off_key(fields, notes):
         raise DocumentError(f"field {off!r} says that nothing here is to be learned")

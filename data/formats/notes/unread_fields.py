@@ -1,7 +1,7 @@
 """What becomes of the fields of a row that its reader did not read: none is dropped silently.
 
 Provenance and metadata (`lines.provenance`) are passed over, loss masks and splits are read elsewhere, and any other
-field is noted by name. Words about media must not become a text of their own: where no media were read, a row is
+field is noted by name. Words about media must not become a document by themselves: where no media were read, a row is
 refused for a value that names or holds media (`{"scan": "a.png"}`), a name that says there were some (`{"image_id":
 7}`), or a caption with its page's address. A row whose other fields are those of texts keeps its words.
 """
@@ -220,7 +220,7 @@ def _values(value) -> list:
 
 
 def check_message_fields(message: dict, left: list[str], where: str, notes: Counter) -> None:
-    """The fields beside a message that nobody read: noted, or DocumentError for media."""
+    """The fields beside a message that were not read: noted, or DocumentError for media."""
     for key in left:
         value = message[key]
         if is_loss_key(key) or value in _EMPTY:

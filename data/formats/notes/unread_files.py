@@ -106,7 +106,7 @@ def _real_folder(root: Path, folder: str) -> str:
 
 
 def is_dataset_metadata_file(path: str) -> bool:
-    """Whether a file tells about a data set and is no part of it."""
+    """Whether a file describes a data set and is no part of it."""
     name = os.path.basename(path)
     return name.startswith(".") or extension_of(name) in _SUMS or bool(_CARDS.fullmatch(name))
 
@@ -191,11 +191,11 @@ class _UnreadFiles:
             if media_type_in(self.root, path):
                 return _CAPTIONED if self.is_on_top and "/" in path and self._has_words(path) else _UNUSED_MEDIA
             if ending in ("csv", "tsv"):
-                return f"table .{ending} {_BESIDE} (`data check FILE` tells how to convert it)"
+                return f"table .{ending} {_BESIDE} (`brine data convert FILE` writes a manifest)"
             if describe_foreign_file(path):
                 return f"file .{ending} of other data (write it as JSON lines or Parquet)"
             if look and ending == "json" and describe_wrapped_json(file):
-                return "file .json of one object with lists of rows (`data check FILE` tells how to convert it)"
+                return "file .json of one object with lists of rows (`brine data convert FILE` writes a manifest)"
             if is_named_lines(file) or ending in ("tar", "parquet", "arrow", "json"):
                 return f"file .{ending} {_BESIDE} (give it by itself, or convert it)"
         except OSError:

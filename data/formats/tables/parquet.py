@@ -19,7 +19,7 @@ from urllib.parse import unquote
 from brine.data.document import Document, DocumentError, Quarantined, Text
 from brine.data.files.addresses import untagged
 from brine.data.files.archive import resolve_container
-from brine.data.files.extensions import VIDEO_OR_CODE, extension_of, media_type_of
+from brine.data.files.extensions import media_type_of
 from brine.data.formats.lines.fields import (
     CONVERSATIONS,
     FIELDS,
@@ -146,7 +146,8 @@ class _TableRow:
             if isinstance(values.get(column), str) and values[column].lstrip().startswith("["):
                 values[column] = list_in(values[column], is_text=column == "content")
         labels = {column: label for column in values if (label := self._label(column)) is not None}
-        values |= {column: label for column, label in labels.items() if split_field_kind(column) not in ("", "flag")}
+        for column in [name for name in labels if split_field_kind(name) not in ("", "flag")]:
+            values[column] = labels.pop(column)
         if detect_record_format(values) not in (None, "captioned"):
             for column, value in list(values.items()):
                 for reference in _entries(value) if column not in FIELDS else ():
@@ -180,19 +181,12 @@ class _TableRow:
                     media.setdefault(kind, []).append(reference)
                     used.update((column, reference))
         for column, value in values.items():
-            is_name = FIELDS.get(column) == "" or FIELDS.get(column, "none") in cells
-            is_cell = any(map(self._is_cell, _entries(value)[:100]))
-            if is_cell or (is_name and media and not self._is_unread_file(value)):
+            values_of, kind = _entries(value)[:100], FIELDS.get(column)
+            is_path = column in SURE or any(isinstance(each, str) and is_media_path(each) for each in values_of)
+            is_name = bool(media) and (kind == "" or (kind in cells and is_path))
+            if is_name or any(map(self._is_cell, values_of)):
                 used.add(column)
         return media, used
-
-    def _is_unread_file(self, value) -> bool:
-        """Whether a value names a file of media that is not read, or that may be a program."""
-        names = (each for each in _entries(value) if isinstance(each, str) and each not in self.heads)
-        return any(
-            media_type_of(each) is None and (extension_of(each) in VIDEO_OR_CODE or is_media_path(each))
-            for each in names
-        )
 
     def _check_cells(self, media: dict[str, list], left: Iterable[str]) -> None:
         """DocumentError where nothing was read from cells of bytes that a caption, or their column's name, is about."""
@@ -203,7 +197,7 @@ class _TableRow:
                 raise DocumentError(
                     f"column {column[:40]!r} holds bytes of no image, audio or video format that is known"
                 )
-            self.notes[f"note: column {column[:40]!r} holds bytes of no known medium and was not read"] += 1
+            self.notes[f"note: column {column[:40]!r} holds bytes of no known format and was not read"] += 1
 
     def _label(self, column: str) -> str | None:
         """The name of the class in a column of class labels; None for any other value."""
@@ -242,7 +236,7 @@ def _modality_by_head(head: bytes) -> str | None:
 
 
 def _features(schema) -> dict[str, str | list[str]]:
-    """Column -> medium, or the names of its class labels, as the `datasets` package wrote them into a schema."""
+    """Column -> modality, or the names of its class labels, as the `datasets` package wrote them into a schema."""
     try:
         found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"].items()
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
@@ -285,7 +279,7 @@ def dataset_files(root: Path, candidates: list[str]) -> list[str]:
     for path in candidates:
         folder, _, base = untagged(path).rpartition("/")
         try:
-            named = [entry["filename"] for entry in _state(root / folder)["_data_files"]]
+            named = [each["filename"] for each in _state(root / folder)["_data_files"]]
         except (KeyError, TypeError):
             named = None
         if base in named if named is not None else not base.startswith("cache-"):

@@ -5,7 +5,7 @@
 
 A column of addresses, numbers, dates, names of files, flags or ids is never taken, nor one that says who made a row or
 how it is filed (`author`, `split`). Of the others the first is what is called like words (`caption_en`), then what
-holds several words (`name` last), then one word where there is a medium of that class, then formulas or codes (a plate,
+holds several words (`name` last), then one word where there are media of that class, then formulas or codes (a plate,
 a captcha) where nothing else can be meant; and of several the longest.
 """
 
@@ -22,9 +22,9 @@ from brine.data.formats.splits.names import WORDS, split_field_kind, word_set
 
 NONE, ONE, SEVERAL = 0, 1, 2
 _LIKE_WORDS = ("text", "caption", "transcri", "sentence", "words", "descri", "prompt", "title", "label", "comment")
-# words for how a row is filed that tell what its medium shows
+# words for how a row is filed that say what its media show
 _CLASSES = word_set("category categories topic topics tag tags keyword keywords kind")
-# words for what is written in a medium in other signs than words, anywhere in a column's name, and at its end alone
+# words for what is written in media in other signs than words, anywhere in a column's name, and at its end alone
 _SURE_SIGNS = word_set("latex formula formulas equation equations mathml smiles inchi plate captcha")
 _SIGNS = word_set("tex math expression ocr gt truth code label labels answer solution notes")
 # words beside these for what was noted of them (`formula_id`)

@@ -158,7 +158,7 @@ def test_rows_inside_one_object_beside_others_are_named(tmp_path, wrapped, besid
     fill(tmp_path, {f"a.{beside}": rows([{"text": "x"}]), "d.json": json.dumps(wrapped)})
     assert [texts(document) for document in read(tmp_path)[0]] == ["x"]
     (line,) = [line for line in told(tmp_path) if "d.json" in line]
-    assert "1 file .json of one object with lists of rows (`data check FILE` tells how to convert it)" in line
+    assert "1 file .json of one object with lists of rows (`brine data convert FILE` writes a manifest)" in line
     # the remedy, followed
     with pytest.raises(ValueError) as error:
         open_source(tmp_path / "d.json")
