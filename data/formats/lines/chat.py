@@ -1,12 +1,11 @@
 """Conversations as OpenAI, Hugging Face and LLaVA write them.
 
     {"messages": [{"role", "content": "words" or a list of parts}, ...]}               `chat_document`
-    {"image": path, "conversations": [{"from": "human", "value": "<image>\nWhat is it?"}, ...]}    `llava_document`
+    {"image": path, "conversations": [{"from": "human", "value": "<image>\\nWhat is it?"}, ...]}    `llava_document`
 
-A part is `{"type": "text", "text"}` (also input_text, output_text) or one image, audio or video, as `"image": path`,
-`"image_url": {"url": path}` and the like. One without a path is the next of a list `images` beside the messages,
-or that of its `index`; so is an `<image>` in words. Media that a turn names itself stand at its placeholders or before
-its words. Lists of `{"user", "assistant"}` pairs are read too. Loss follows speakers and loss masks (`loss_masks`).
+A part is text or one image, audio or video, as `"image": path`, `"image_url": {"url": path}` and the like; one without
+a path, or an `<image>` in words, is the next of a list `images` beside the messages, or that of its `index`. Media that
+a turn names stand at its placeholders or before its words. Lists of `{"user", "assistant"}` pairs are read too.
 Refused: remote and base64 media, tool calls beside the content, placeholders without media, conversations without loss.
 """
 

@@ -1,12 +1,10 @@
 """Who speaks, and whether a text is a target of the loss: `{"role": "assistant", "content": "...", "weight": 0}`.
 
-Of the four roles (system, user, assistant, tool) only the assistant's words are targets; a tool call is what the model
-itself wrote. An unknown speaker keeps its name, has no loss, and is noted. Loss masks may say otherwise:
-Data sets write one such mark in many words (LOSS_ON_KEYS, LOSS_OFF_KEYS), in any spelling, as JSON values or as text.
-The nearest mark decides: a part's before its message's, a message's before its speaker's. On the whole object only
-"off" counts, for turns without a mark; another value may be a mixture weight, and is noted. Elsewhere other values,
-contradictions, masks of another tokenizer's tokens, answers labelled as bad and settings that leave turns out are
-refused, since a guess would train on the wrong text. null and empty texts are no mark.
+Of the roles system, user, assistant and tool only the assistant's words are targets, unless a loss mask says otherwise;
+data sets write that in many words (LOSS_ON_KEYS, LOSS_OFF_KEYS). The nearest mark decides: a part's before its
+message's, that before its speaker's. On the whole object only "off" counts, for turns without a mark. Contradictions,
+masks of another tokenizer's tokens, answers labelled as bad and settings that leave turns out are refused, since a
+guess would train on the wrong text.
 """
 
 import re

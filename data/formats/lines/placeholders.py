@@ -4,9 +4,8 @@
     <img>a.png</img>  <audio>a.wav</audio>       the file itself, as Qwen-VL and Qwen-Audio write it
     <|image_1|>  <image_pad>  <img_0>            those of other programs, which are not read
 
-Words that wait for media and have none teach an answer about nothing, so they are refused (`unfilled_placeholder`).
-HTML and SVG have such tags too: a closed tag, one in quotes of code, or in words about markup does not wait for media,
-unless it begins or ends the words or is alone on a line.
+Words that wait for media and have none teach an answer about nothing, so they are refused. HTML and SVG have such tags
+too: a closed tag, one in code or in words about markup does not wait for media, unless it is at an end or on a line.
 """
 
 import re

@@ -1,13 +1,9 @@
 """What the name of a field says about its row: where a text is from, what was measured of it, or a media file.
 
-`url` and `text` are columns of C4 (an address of a page) and of LAION (a caption). Their other fields decide:
-
-    {"text", "url": "https://x.org/a.jpg", "timestamp"}           a page: fields of crawls, none of images
-    {"text", "url": "https://x.org/a.jpg", "width", "height"}     a caption: fields of images
-    {"caption", "url": "https://x.org/a.jpg"}                     a caption: its field says so
-    {"text", "url": "https://x.org/a.jpg"}                        a caption, unless the text is long
-
-A field such as `image_url` names media in any row, except on a page with its address: a long text and two such fields.
+`url` and `text` are columns of C4 (an address of a page) and of LAION (a caption). Their other fields decide: fields of
+crawls and none of images make it a page (`timestamp`), fields of images (`width`, `height`) or a field `caption` make
+it a caption, and without either only a long text is a page. A field such as `image_url` names media in any row, except
+on a page with its address: a long text and two such fields.
 """
 
 import functools

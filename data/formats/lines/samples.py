@@ -1,12 +1,11 @@
 """One document of the files that share a name: media, words, and a JSON object that may say all that a line may.
 
-    a.jpg  a.txt                                     an image and its caption
-    a.jpg  a.json  {"caption": "a heron"}            the same; also "split", marks, "kind", "source"
+    a.jpg  a.json  {"caption": "a heron"}            as with a.txt; also "split", loss masks, "kind", "source"
     a.jpg  a.json  {"conversations": [...]}          a whole document, whose `<image>` is the image beside it
     a.json  {"image": "images/a.jpg", "text": ...}   the object names the image
 
-Members of tars and files of folders are read alike. Names in the object are looked for beside it and then from the top.
-A missing one stands for a file of its kind beside the object (its name before packing), and is refused without one.
+Names in the object are looked for beside it and then from the top. A missing one stands for a file of its kind beside
+the object (its name before packing), and is refused without one.
 """
 
 import copy

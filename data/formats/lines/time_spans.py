@@ -3,9 +3,8 @@
     {"video": "v.mp4", "start": 1.5, "end": "00:00:04"}               a start and an end
     {"video": "v.mp4", "timestamp": "['0:00:01.0', '0:00:02.0']"}     both in one field
 
-Such rows are refused, with the command that cuts. Media embedded in a table or tar were cut before: their spans are
-noted. A start of 0 and an end at the length leave nothing out. Dates and single times are no span, nor is what its name
-may as well mean (_OTHER_MEANINGS): a text offset, numbers of clips, a scale, years or hours of a day.
+Such rows are refused, with the command that cuts; spans of media in a table or tar, which were cut before, are noted.
+A start of 0, an end at the length, dates, single times, text offsets and numbers of clips are no spans.
 """
 
 import functools

@@ -95,8 +95,11 @@ def describe_unknown_json(file: Path, *, root: Path | None = None) -> str:
         is_one = head.startswith("{") and file.name.lower().endswith(".json")
         what = "is one document, and no media file is beside it: write all of them as lines of documents.jsonl by"
         return f"{what} {convert_command(root or file.parent)}" if is_one else ""
-    if is_spread(file) and (name := _list_of_documents(first)):
-        return _in_lists(file, name)
+    lists = [
+        name for name, rows in first.items() if isinstance(rows, list) and rows and all(map(_is_document, rows[:10]))
+    ]
+    if lists and is_spread(file):
+        return _in_lists(file, lists[0])
     names = ", ".join(repr(key[:40]) for key in list(first)[:12]) or "none"
     return f"has the fields {names} in its first {where}: {needed(first)}"
 
@@ -119,7 +122,13 @@ def describe_wrapped_json(file: Path) -> str:
     """What to do about one object that holds documents of a known form in lists."""
     head = _head(file)
     why = _wrapped(file, head) if head[:1] == "{" else ""
-    return why if why and _opens_documents(head, next(iter(_outer_lists(head).values()))) else ""
+    try:
+        offset = next(iter(_outer_lists(head).values())) if why else 0
+        row, _ = json.JSONDecoder().raw_decode(head, head.index("{", offset))
+    except (ValueError, RecursionError):
+        # the first row is longer than what was looked at
+        return why
+    return why if why and _is_document(row) else ""
 
 
 def _head(file: Path) -> str:
@@ -129,12 +138,6 @@ def _head(file: Path) -> str:
 
 def _is_document(row) -> bool:
     return isinstance(row, dict) and detect_record_format(folded(row)) is not None
-
-
-def _list_of_documents(whole: dict) -> str:
-    """The first field of an object that is a list of documents."""
-    lists = (name for name, rows in whole.items() if isinstance(rows, list) and rows)
-    return next((name for name in lists if all(map(_is_document, whole[name][:10]))), "")
 
 
 def _outer_lists(head: str) -> dict[str, int]:
@@ -152,15 +155,6 @@ def _outer_lists(head: str) -> dict[str, int]:
         if not depth:
             break
     return found
-
-
-def _opens_documents(head: str, offset: int) -> bool:
-    """Whether the first row of a list is of a known form, or longer than what was looked at."""
-    try:
-        row, _ = json.JSONDecoder().raw_decode(head, head.index("{", offset))
-    except (ValueError, RecursionError):
-        return True
-    return _is_document(row)
 
 
 def _wrapped(file: Path, head: str) -> str:

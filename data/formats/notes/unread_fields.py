@@ -61,7 +61,10 @@ def check_unread_fields(
     """
     is_caption, is_text = words[0] in ("caption", "captions"), words[0] in DOCUMENT_WORDS
     for key, value in fields.items():
-        if key in read or value in _EMPTY or (any_read and by_name and key in FIELDS and _was_read(key, value)):
+        if key in read or value in _EMPTY:
+            continue
+        paths = map(path_of, _values(value)[:10]) if any_read and by_name and key in FIELDS else ()
+        if any(key in SURE or is_media_path(path) or "::" in path for path in paths):
             continue
         sort, is_noted, note = _sort(key), False, f"note: field {key[:40]!r} was not read"
         # a text is taken from pages, a caption is about them
@@ -95,7 +98,9 @@ def check_unread_fields(
             )
         if sort in ("provenance", "metadata"):
             is_long = sort == "metadata" and isinstance(value, str) and len(value) > 300
-            is_noted = is_long or any(map(_is_held_out, value[:10] if isinstance(value, list) else [value]))
+            words_of = [each for each in (value[:10] if isinstance(value, list) else [value]) if isinstance(each, str)]
+            held_out = (split_names.WORDS.get(each.strip().casefold(), "train") != "train" for each in words_of)
+            is_noted = is_long or any(held_out)
         if is_noted:
             _note(notes, note)
 
@@ -115,16 +120,6 @@ def _may_be_split(fields: dict, key: str, value) -> bool:
     # a subset may be anything
     is_loose = sort == "loose" and isinstance(value, str) and bool(split_names.split_words(value[:200]))
     return sort == "like" or is_loose
-
-
-def _is_held_out(value) -> bool:
-    """Whether a value is no more than a word for a split that is held out."""
-    return isinstance(value, str) and split_names.WORDS.get(value.strip().casefold(), "train") != "train"
-
-
-def _was_read(key: str, value) -> bool:
-    """Whether a field of media is one that `media_of` reads, where some were."""
-    return key in SURE or any(is_media_path(path) or "::" in path for path in map(path_of, _values(value)[:10]))
 
 
 def _check_media(

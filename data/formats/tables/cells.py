@@ -1,13 +1,11 @@
 """Cells of tables: Parquet files and the Arrow files of Hugging Face datasets, by row and column. Needs pyarrow.
 
-    read_cell(file, "12/image")        bytes of the media file in row 12, column `image`
-    read_cell(file, "12/images/3")     the fourth of a list; "12/messages/0/content/1/image" and so on go deeper
+    read_cell(file, "12/image")        bytes of the media file in row 12, column `image`; "12/images/3" goes deeper
     table_rows(file, address)          (row, values) one by one, media replaced by such addresses
 
-Media are bytes, or a struct with `bytes`; a struct whose bytes are null stands for the file at its `path`. A single
-cell costs its column of a whole Parquet row group, of which the last two are kept. `datasets` is not used: it copies a
-table into its cache and decodes media. Files are untrusted: Arrow data are validated, sizes bounded, and whatever
-pyarrow raises becomes a DocumentError.
+Media are bytes, or a struct with `bytes`; a struct whose bytes are null stands for the file at its `path`. A cell costs
+its column of a whole Parquet row group, of which the last two are kept. `datasets` is not used: it copies a table into
+its cache and decodes media. Files are untrusted: Arrow data are validated, and sizes bounded.
 """
 
 import functools

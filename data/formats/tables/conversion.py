@@ -95,11 +95,10 @@ def convert_table(
     alone: bool = True,
     sole: bool = True,
     root: Path | None = None,
-    form: CsvForm | None = None,
     files: MediaFiles | None = None,
 ) -> Conversion:
     """The manifest of a table; the parameters are those of `table_hint`."""
-    form = form or sniff_csv(file)
+    form = sniff_csv(file)
     media = (files or MediaFiles()).find_column(form.rows, file, root=root)
     has_header, row_of, note = _meaning(form, media, file)
 
@@ -139,17 +138,19 @@ def _meaning(form: CsvForm, media: MediaColumn, file: Path) -> tuple[bool, Calla
     """(whether there is a header, row -> its object, note on what was guessed)."""
     rows, header = form.rows, list(map(_plain, form.rows[0])) if form.rows else []
     known = _NAMES.intersection(cell.strip().lower() for cell in header)
-    has_value = any(media_type_of(cell) or is_address(cell) for cell in header) or _begins_with_numbers(rows)
-    bare = has_value or media.is_first or (media.column is None and (len(header) == 1 or form.delimiter == "|"))
+    # no header begins with a number where all other rows have one
+    columns = range(min(MAX_COLUMNS, min(map(len, rows), default=0))) if len(rows) > 1 else ()
+    has_numbers = any(all(is_number(row[column]) for row in rows) for column in columns)
+    has_value = any(media_type_of(cell) or is_address(cell) for cell in header)
+    bare = (
+        has_value
+        or has_numbers
+        or media.is_first
+        or (media.column is None and (len(header) == 1 or form.delimiter == "|"))
+    )
     if rows and not known and bare:
         return False, *_without_header(rows, media)
     return True, *_with_header(rows, header, media, {file.parent, media.base})
-
-
-def _begins_with_numbers(rows: list[list[str]]) -> bool:
-    """Whether the first row has a number where all others have one, as no header does."""
-    columns = range(min(MAX_COLUMNS, min(map(len, rows), default=0))) if len(rows) > 1 else ()
-    return any(all(is_number(row[column]) for row in rows) for column in columns)
 
 
 def _without_header(rows: list[list[str]], media: MediaColumn) -> tuple[Callable, str]:
@@ -175,11 +176,6 @@ def _without_header(rows: list[list[str]], media: MediaColumn) -> tuple[Callable
     return row_of, f" ({'; '.join(notes)})" if notes else ""
 
 
-def _free(name: str, names: Collection[str]) -> str:
-    """A name that no other column has."""
-    return name if name not in names else _free(f"{name}_", names)
-
-
 def _with_header(
     rows: list[list[str]], header: list[str], media: MediaColumn, folders: Collection[Path]
 ) -> tuple[Callable, str]:
@@ -198,7 +194,9 @@ def _with_header(
     # what is called words may be their location (`transcript`: "a.txt")
     elsewhere = [name for name in called if are_external(cells[name], folders)]
     taken = {column, *(names[name] for name in (*named, *elsewhere))}
-    moved = {name: _free(f"{name}_file", names) for name in elsewhere if names[name] != column}
+    moved = {name: f"{name}_file" for name in elsewhere if names[name] != column}
+    while clash := next((name for name, new in moved.items() if new in names), None):
+        moved[clash] += "_"
     drop |= moved.keys()
     changed |= {new: lambda row, name=name: row[name] for name, new in moved.items()}
     has_words = any(names[name] != column and name not in elsewhere for name in called)

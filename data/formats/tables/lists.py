@@ -2,12 +2,10 @@
 
     84-121123.trans.txt     84-121123-0000 GO DO YOU HEAR           LibriSpeech: all of that ending, beside their media
     train/text  test/text   utt1 hello world                        Kaldi: a file for each split
-    transcripts.txt         utt1 hello world                        MLS: one list for many folders
     captions.txt            image,caption                           Flickr8k: a table under another ending
-    cat/1.jpg  dog/1.jpg                                            the folders name what the images show
 
 Lists whose names differ in numbers and words for splits belong together. Where their media are not in folders that say
-the same, each split gets its manifest (train.jsonl, test.jsonl). Nothing is read as documents, since it is guessed.
+the same, each split gets its manifest (train.jsonl, test.jsonl).
 """
 
 import dataclasses
@@ -89,7 +87,11 @@ def convert_lists(root: Path, paths: list[str]) -> list[Conversion]:
 
 def _first_list(root: Path, paths: list[str], names: set[str], files: MediaFiles) -> tuple[_List, list[str]] | None:
     """The first list and the paths of those that are like it. names: of media."""
-    likely = [path for path in paths if _ending(path) in _ENDINGS and not _KALDI.fullmatch(os.path.basename(path))]
+    likely = [
+        path
+        for path in paths
+        if os.path.splitext(path)[1].lower() in _ENDINGS and not _KALDI.fullmatch(os.path.basename(path))
+    ]
     likely = [path for path in likely if not is_dataset_metadata_file(path)]
     for path in likely[:_MAX_LISTS]:
         if (first := _as_list(root, path, names, files)) is not None:
@@ -166,7 +168,7 @@ def _lines_conversion(root: Path, found: dict[str, MediaColumn]) -> Conversion:
 def class_folders_hint(root: Path, paths: Iterable[str]) -> str:
     """What to do where all media are in folders that may be named after what they show; "" for others."""
     media = list(itertools.islice(filter(media_type_of, paths), 10_000))
-    folders = dict.fromkeys(_class_of(path) for path in media)
+    folders = dict.fromkeys(os.path.basename(os.path.dirname(path)) for path in media)
     if len(folders) < 2 or "" in folders or len(folders) == len(media) > 2 or any(map(split_words, folders)):
         return ""
     shown = ", ".join(map(repr, list(folders)[:_CLASSES_SHOWN])) + (", ..." if len(folders) > _CLASSES_SHOWN else "")
@@ -178,12 +180,8 @@ def class_folders_hint(root: Path, paths: Iterable[str]) -> str:
 def convert_classes(root: Path, paths: list[str]) -> list[Conversion]:
     """The manifest of media whose folders name what they show; empty where they do not."""
     media = sorted(filter(media_type_of, paths))
-    rows = ({"file_name": path, "text": _class_of(path)} for path in media)
+    rows = ({"file_name": path, "text": os.path.basename(os.path.dirname(path))} for path in media)
     return [Conversion(root, {"metadata.jsonl": lambda: rows})] if class_folders_hint(root, paths) else []
-
-
-def _class_of(path: str) -> str:
-    return path.split("/")[-2] if "/" in path else ""
 
 
 def _head(file: Path) -> list[str]:
@@ -195,7 +193,3 @@ def _head(file: Path) -> list[str]:
     if b"\0" in head or foreign_encoding(head[:64]):
         return []
     return [line for line in head.decode("utf-8-sig", "replace").splitlines() if line.strip()][:_LINES]
-
-
-def _ending(path: str) -> str:
-    return os.path.splitext(path)[1].lower()

@@ -4,7 +4,6 @@ Each row becomes one JSON object and is read like a line of a manifest. Media st
 `file.parquet::row/column` (`tables.cells`); a struct with a `path` alone names a file beside the table. A column of
 media may have any name: its modality is that of the features that `datasets` notes in the schema, of the ending of a
 path, of the column's name, or of the first bytes, in this order. The split is a column, or the file's or folder's.
-Files of the `datasets` cache (`cache-*.arrow`) are not read.
 """
 
 import dataclasses
@@ -46,12 +45,13 @@ _MODALITIES = {
     "audio": re.compile(r"audio|sound|speech|wav|flac|mp3|ogg"),
     "video": re.compile(r"video|film|clip|mp4|webm"),
 }
-_HEADS = {
-    "image": (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*"),
-    "audio": (b"fLaC", b"OggS", b"ID3", b"\xff\xfb"),
-    "video": (b"\x1aE\xdf\xa3",),
-}
-_HEADS_AT_8 = {b"WEBP": "image", b"WAVE": "audio"}
+# (modality, offset, first bytes there)
+_SIGNATURES = (
+    ("image", 0, (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")),
+    ("audio", 0, (b"fLaC", b"OggS", b"ID3", b"\xff\xfb")),
+    ("video", 0, (b"\x1aE\xdf\xa3",)),
+    *(("image", 8, (b"WEBP",)), ("audio", 8, (b"WAVE",)), ("video", 4, (b"ftyp",))),
+)
 
 
 def table_documents(
@@ -214,7 +214,9 @@ class _TableRow:
         if self.features.get(column) in _MODALITIES:
             return self.features[column]
         if self._is_cell(reference):
-            return _modality_by_name(column) or _modality_by_head(self.heads[reference])
+            head = self.heads[reference]
+            by_head = (kind for kind, offset, heads in _SIGNATURES if head.startswith(heads, offset))
+            return _modality_by_name(column) or next(by_head, None)
         # an address is no file beside the table
         if ("://" in reference and column not in FIELDS) or is_provenance(column, reference):
             return None
@@ -228,11 +230,6 @@ def _entries(value) -> list:
 
 def _modality_by_name(column: str) -> str | None:
     return next((kind for kind, pattern in _MODALITIES.items() if pattern.search(column.lower())), None)
-
-
-def _modality_by_head(head: bytes) -> str | None:
-    found = next((kind for kind, heads in _HEADS.items() if head.startswith(heads)), _HEADS_AT_8.get(head[8:12]))
-    return found or ("video" if head[4:8] == b"ftyp" else None)
 
 
 def _features(schema) -> dict[str, str | list[str]]:

@@ -14,7 +14,7 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -197,8 +197,9 @@ class MediaFiles:
                     # not its last position in the path: `c` is in `c.flac` twice
                     at = path.rfind("/") + 1 + len(name) - len(cell)
                     is_it = at >= 0 and path.startswith(cell, at) and (not at or path[at - 1] == "/")
-                    if is_it and _is_ending(path[at + len(cell) :]):
-                        around.add((path[:at], path[at + len(cell) :]))
+                    ending = path[at + len(cell) :]
+                    if is_it and (not ending or (ending[0] == "." and ending[1:].lower() in SUPPORTED)):
+                        around.add((path[:at], ending))
             for before, behind in sorted(around):
                 found = [f"{before}{cell}{behind}" in there for cell in cells]
                 # of two folders with the same names that of the table's split
@@ -208,17 +209,9 @@ class MediaFiles:
                     best = MediaColumn(base, column, before, behind, False, sum(found), found[0], is_numbered)
             # without the folders
             for ending in {ending for _, ending in around} if len(around) > 2 else ():
-                found = [_is_one(by_name.get(cell, ()), cell + ending) for cell in cells]
+                names = ([path.rsplit("/", 1)[-1] for path in by_name.get(cell, ())] for cell in cells)
+                found = [each.count(cell + ending) == 1 for each, cell in zip(names, cells, strict=True)]
                 if sum(found) > rank[0]:
                     rank = (sum(found), False)
                     best = MediaColumn(base, column, "", ending, True, sum(found), found[0], is_numbered)
         return best
-
-
-def _is_one(paths: Sequence[str], name: str) -> bool:
-    """Whether just one of these paths is of a file of this name."""
-    return sum(path.rsplit("/", 1)[-1] == name for path in paths) == 1
-
-
-def _is_ending(text: str) -> bool:
-    return not text or (text.startswith(".") and text[1:].lower() in SUPPORTED)

@@ -1,8 +1,5 @@
 """Which column of a table holds the words: by what its cells look like, and then by its name.
 
-    text_content_of(cells)          SEVERAL, ONE or NONE: most cells hold several words, one, or no words
-    text_column(rows, names=...)    the column that most likely holds the words; None where none can
-
 A column of addresses, numbers, dates, names of files, flags or ids is never taken, nor one that says who made a row or
 how it is filed (`author`, `split`). Of the others the first is what is called like words (`caption_en`), then what
 holds several words (`name` last), then one word where there are media of that class, then formulas or codes (a plate,
