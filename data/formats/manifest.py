@@ -35,8 +35,7 @@ from brine.data.formats.lines.fields import (
 )
 from brine.data.formats.lines.lines import is_array, is_spread, json_items
 from brine.data.formats.lines.loss_masks import KNOWN_CHAT_KEYS, sample_loss_off_key, with_loss_masks
-from brine.data.formats.lines.parts import obelics_document
-from brine.data.formats.lines.placeholders import unfilled_placeholder
+from brine.data.formats.lines.parts import obelics_document, unfilled_placeholder
 from brine.data.formats.lines.time_spans import check_not_clipped
 from brine.data.formats.notes.unread_fields import check_unread_fields, has_media
 from brine.data.formats.source import NOTE_PREFIX

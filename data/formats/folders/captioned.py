@@ -29,8 +29,14 @@ from brine.data.document import (
 from brine.data.formats.folders.markdown import markdown_parts
 from brine.data.formats.lines.fields import WORDS, check_caption, media_of, note_nothing, path_of, prompt_pair_hint
 from brine.data.formats.lines.loss_masks import NEGATIVE_LABEL_KEYS, ROLES, is_negative_label
-from brine.data.formats.lines.parts import MEDIA, MediaQueue, local_path, split_placeholders
-from brine.data.formats.lines.placeholders import LISTED, unfilled_placeholder
+from brine.data.formats.lines.parts import (
+    LISTED,
+    MEDIA,
+    MediaQueue,
+    local_path,
+    split_placeholders,
+    unfilled_placeholder,
+)
 from brine.data.formats.lines.provenance import DOCUMENT_WORDS, is_of_repository, is_text_row, is_web_page
 from brine.data.formats.lines.time_spans import check_not_clipped
 from brine.data.formats.notes.unread_fields import check_unread_fields

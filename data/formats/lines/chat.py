@@ -137,16 +137,16 @@ def _system_turns(fields: dict) -> list[Turn]:
 
 
 def _turn(turn, queue: MediaQueue, default: bool | None, notes: Counter, *, is_llava: bool) -> Turn:
-    content = _content(turn) if isinstance(turn, dict) else None
-    if is_llava and not (content is not None and isinstance(turn.get("value"), str)):
+    if is_llava and not (isinstance(turn, dict) and isinstance(turn.get("value"), str)):
         raise DocumentError("must be an object with the strings 'from' and 'value'")
     if not isinstance(turn, dict):
         raise DocumentError(f"must be an object, not {type(turn).__name__}")
+    content = turn["value"] if is_llava else _content(turn)
     role, loss_mask = canonical_role(turn.get("role", turn.get("from")), notes, default)
     if turn.get("tool_calls") or turn.get("function_call"):
         raise DocumentError("tool calls are not read: write them into the content as text")
     loss_mask, kind = has_loss(turn, loss_mask), turn.get("type") if is_llava else None
-    known = {"role", "content", "from", "value", "id", "type"}
+    known = {"from", "value", "id", "type"} | (set() if is_llava else {"role", "content"})
     if kind in ("audio", "video"):
         known |= check_time_span(turn, [content], notes)
     # media that the turn names itself
