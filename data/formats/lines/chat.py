@@ -35,7 +35,8 @@ PARTS_WITH_PATH = {"path", "url", "file", "source", *MEDIA} | {f"{kind}_url" for
 _OF_PAIR = ("source", "id", "input")
 _OF_QUESTION = ("context", "choices", "options", "passage", "hint", "document", "table")
 _OF_PART = {"type", "text", "role", "sound", "use_audio"} | PARTS_WITH_PATH
-_NO_MEDIA = MediaQueue({})
+_LLAVA_KEYS = frozenset(("from", "value", "id", "type"))
+_MESSAGE_KEYS = _LLAVA_KEYS | {"role", "content"}
 Turn = tuple[str, list[Part]]
 
 
@@ -146,17 +147,18 @@ def _turn(turn, queue: MediaQueue, default: bool | None, notes: Counter, *, is_l
     if turn.get("tool_calls") or turn.get("function_call"):
         raise DocumentError("tool calls are not read: write them into the content as text")
     loss_mask, kind = has_loss(turn, loss_mask), turn.get("type") if is_llava else None
-    known = {"from", "value", "id", "type"} | (set() if is_llava else {"role", "content"})
+    known = _LLAVA_KEYS if is_llava else _MESSAGE_KEYS
     if kind in ("audio", "video"):
-        known |= check_time_span(turn, [content], notes)
+        known = known | check_time_span(turn, [content], notes)
     # media that the turn names itself
-    left = {key: value for key, value in turn.items() if key not in known}
-    inner = MediaQueue(left) if left else _NO_MEDIA
-    read = {*inner.fields, *(check_time_span(turn, inner.paths, notes) if inner.paths else ())}
-    check_message_fields(
-        turn, [key for key in left if key not in read], f"beside {'turn' if is_llava else 'message'}s", notes
-    )
-    inner.match([content])
+    inner = None
+    if not known.issuperset(turn):
+        left = {key: value for key, value in turn.items() if key not in known}
+        inner = MediaQueue(left)
+        read = {*inner.fields, *(check_time_span(turn, inner.paths, notes) if inner.paths else ())}
+        where = "beside turns" if is_llava else "beside messages"
+        check_message_fields(turn, [key for key in left if key not in read], where, notes)
+        inner.match([content])
     # NeMo's turns are words or one media file each
     if kind in MEDIA:
         if inner:
@@ -166,7 +168,7 @@ def _turn(turn, queue: MediaQueue, default: bool | None, notes: Counter, *, is_l
         notes["note: field 'type' beside turns is not known and was not read"] += 1
     if isinstance(content, str):
         parts = split_placeholders(content, inner or queue, role=role, loss_mask=loss_mask)
-        return role, inner.before(parts, role)
+        return role, inner.before(parts, role) if inner else parts
     if not isinstance(content, list):
         raise DocumentError(f"field 'content' must be a string or a list, not {type(content).__name__}")
     parts = []
@@ -175,7 +177,7 @@ def _turn(turn, queue: MediaQueue, default: bool | None, notes: Counter, *, is_l
             parts.append(_part(part, inner or queue, role, loss_mask, notes))
         except DocumentError as error:
             raise DocumentError(f"content part {number}: {error}") from None
-    return role, inner.before(parts, role)
+    return role, inner.before(parts, role) if inner else parts
 
 
 def _part(fields, queue: MediaQueue, role: str, loss_mask: bool, notes: Counter) -> Part:

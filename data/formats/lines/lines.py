@@ -135,17 +135,17 @@ def _lines(stream: TextIOWrapper, limit: int) -> Iterator[dict | DocumentError |
             size += len(rest)
         if not rest.endswith("\n"):
             _check_complete(stream)
-        line = line.removesuffix("\n")
-        raw = None if line.isascii() else line.encode("utf-8", "surrogateescape")
-        if size - rest.endswith("\n") > limit or (raw is not None and len(raw) > limit):
-            yield _TOO_LONG
-            continue
+        line, num_bytes = line.removesuffix("\n"), size - rest.endswith("\n")
         try:
-            if raw is not None:
-                raw.decode()
-            yield parse_object(line) if line.strip(" \t\n\r\v\f") else None
-        except UnicodeDecodeError as error:
-            yield DocumentError(f"not UTF-8 (byte {error.start}): {encoding_hint(raw)}")
+            if num_bytes <= limit and not line.isascii():
+                num_bytes = max(num_bytes, len(line.encode()))
+            if num_bytes > limit:
+                yield _TOO_LONG
+            else:
+                yield parse_object(line) if line.strip(" \t\n\r\v\f") else None
+        except UnicodeEncodeError as error:
+            start = len(line[: error.start].encode())
+            yield DocumentError(f"not UTF-8 (byte {start}): {encoding_hint(line.encode('utf-8', 'surrogateescape'))}")
         except DocumentError as error:
             yield error
     _check_complete(stream)
