@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from brine.data.cli.main import main
+from brine.data.formats.convert import conversions
 from brine.data.formats.open import open_source
 from tests.data.format_files import follow_command, media, read, texts
 from tests.data.media_files import picture, sound
@@ -146,3 +148,23 @@ def test_boxes_have_no_captions(tmp_path):
     boxes = {"info": {}, "images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "bbox": [1]}]}
     with pytest.raises(ValueError, match=r"it has no captions: write a metadata\.jsonl beside the images"):
         open_source(put(tmp_path, {"a.jpg": "", "instances.json": boxes}))
+
+
+def test_the_command_line_converts_and_overwrites_nothing(tmp_path, capsys):
+    table = put(tmp_path, {"a.png": "", "t.csv": "image,caption\na.png,a wren\n"}) / "t.csv"
+    assert main(["convert", str(table), "--out", "x.jsonl"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {str(tmp_path / "x.jsonl"): 1}
+    assert json.loads((tmp_path / "x.jsonl").read_text()) == {"image": "a.png", "caption": "a wren"}
+    assert main(["convert", str(table), "--out", "x.jsonl"]) == 2
+    assert "x.jsonl is there already" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "a.png")]) == 2
+    assert "nothing to convert" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/tmp/evil", "..", ".hidden"])
+def test_a_name_in_a_file_leads_to_no_other_folder(tmp_path, name):
+    (tmp_path / "set").mkdir()
+    wrapped = put(tmp_path / "set", {"w.json": {name: [{"text": "a"}, {"text": "b"}]}}) / "w.json"
+    (found,) = conversions(wrapped)
+    (made,) = found.write()
+    assert made.parent == tmp_path / "set" and made.name.startswith("_") and made.suffix == ".jsonl"
