@@ -20,7 +20,10 @@ def conversions(path: Path, *, root: Path | None = None) -> list[Conversion]:
     if path.is_dir():
         root = path.resolve()
         paths = [name for name, problem in walk(root) if not problem]
-        return convert_lists(root, paths) or convert_classes(root, paths) or [convert_documents(root, paths)]
+        found = convert_lists(root, paths) or convert_classes(root, paths) or [convert_documents(root, paths)]
+        if not any(next(iter(rows()), None) for each in found for rows in each.manifests.values()):
+            raise ValueError(f"{path} holds no lists, classes or documents: there is nothing to convert")
+        return found
     if not path.is_file():
         raise ValueError(f"{path} does not exist")
     if path.suffix.lower() in (".csv", ".tsv"):

@@ -55,21 +55,16 @@ def list_hint(root: Path, paths: list[str]) -> str:
 def convert_lists(root: Path, paths: list[str]) -> list[Conversion]:
     """The manifests of the first text that names media and of its like; empty where there is none."""
     files, names = MediaFiles(), _names_of_media(paths)
-    if (found := _first_list(root, paths, names, files)) is None:
+    if (first_list := _first_list(root, paths, names, files)) is None:
         return []
-    first, others = found
+    first, others = first_list
     # of a list beside its media the others are too, and only some are looked at
     is_above, lists = first.media.is_above(root / first.path), [first]
     for number, path in enumerate(others):
-        other = dataclasses.replace(first, path=path)
-        if is_above or number < _SHOWN:
-            other = _as_list(root, path, names, files, is_part=True)
-        else:
-            other = dataclasses.replace(
-                other, media=dataclasses.replace(first.media, base=(root / path).parent.resolve())
-            )
-        if other is not None and other.is_table == first.is_table:
-            lists.append(other)
+        part = _List(path, first.is_table, dataclasses.replace(first.media, base=(root / path).parent.resolve()))
+        found = _as_list(root, path, names, files, is_part=True) if is_above or number < _SHOWN else part
+        if found is not None and found.is_table == first.is_table:
+            lists.append(found)
     if not first.is_table:
         return [_lines_conversion(root, {each.path: each.media for each in sorted(lists, key=lambda each: each.path)})]
     folders = Counter(os.path.dirname(each.path) for each in lists)
@@ -180,7 +175,7 @@ def class_folders_hint(root: Path, paths: Iterable[str]) -> str:
 def convert_classes(root: Path, paths: list[str]) -> list[Conversion]:
     """The manifest of media whose folders name what they show; empty where they do not."""
     media = sorted(filter(media_type_of, paths))
-    rows = ({"file_name": path, "text": os.path.basename(os.path.dirname(path))} for path in media)
+    rows = [{"file_name": path, "text": os.path.basename(os.path.dirname(path))} for path in media]
     return [Conversion(root, {"metadata.jsonl": lambda: rows})] if class_folders_hint(root, paths) else []
 
 

@@ -157,8 +157,9 @@ def test_the_command_line_converts_and_overwrites_nothing(tmp_path, capsys):
     assert json.loads((tmp_path / "x.jsonl").read_text()) == {"image": "a.png", "caption": "a wren"}
     assert main(["convert", str(table), "--out", "x.jsonl"]) == 2
     assert "x.jsonl is there already" in capsys.readouterr().err
-    assert main(["convert", str(tmp_path / "a.png")]) == 2
-    assert "nothing to convert" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "a.png")]) == main(["convert", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("nothing to convert") == 2
+    assert not (tmp_path / "documents.jsonl").exists()
 
 
 @pytest.mark.parametrize("name", ["../../evil", "/tmp/evil", "..", ".hidden"])
