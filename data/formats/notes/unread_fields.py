@@ -98,8 +98,8 @@ def check_unread_fields(
             )
         if sort in ("provenance", "metadata"):
             is_long = sort == "metadata" and isinstance(value, str) and len(value) > 300
-            words_of = [each for each in (value[:10] if isinstance(value, list) else [value]) if isinstance(each, str)]
-            held_out = (split_names.WORDS.get(each.strip().casefold(), "train") != "train" for each in words_of)
+            strings = [each for each in (value[:10] if isinstance(value, list) else [value]) if isinstance(each, str)]
+            held_out = (split_names.WORDS.get(each.strip().casefold(), "train") != "train" for each in strings)
             is_noted = is_long or any(held_out)
         if is_noted:
             _note(notes, note)
