@@ -211,8 +211,8 @@ class _TableRow:
         """ "image", "audio" or "video" for a reference to media; None for any other value."""
         if not isinstance(reference, str) or column in WORDS or column in _IDS:
             return None
-        if self.features.get(column) in _MODALITIES:
-            return self.features[column]
+        if isinstance(kind := self.features.get(column), str):
+            return kind
         if self._is_cell(reference):
             head = self.heads[reference]
             by_head = (kind for kind, offset, heads in _SIGNATURES if head.startswith(heads, offset))
