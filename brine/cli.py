@@ -7,7 +7,7 @@ import sys
 
 COMMANDS = {
     "train": ("brine.train", "train a recipe: all stages, from the corpus to the report"),
-    "data": ("brine.data.cli.main", "check, build, filter, plan and show documents"),
+    "data": ("brine.data.cli.main", "check, build, filter, plan, show and convert documents"),
     "plan": ("brine.planner.command", "memory, step time and mesh of a recipe before a GPU hour is spent"),
     "generate": ("brine.inference.generate", "what a trained model writes: prompts and chats"),
     "eval": ("brine.evals.cli:evaluate", "a trained model on other documents"),

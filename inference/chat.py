@@ -29,8 +29,8 @@ import PIL.Image
 from brine.data.document import Document, DocumentError, Part, Text
 from brine.data.files.extensions import media_type_of
 from brine.data.formats.lines.chat import chat_document, llava_document
-from brine.data.formats.lines.fields import CONVERSATIONS, FIELDS, is_medium, media_of, path_of
-from brine.data.formats.lines.marks import MASKED_ROLE_KEYS, TRAINED_ROLE_KEYS, is_loss_key
+from brine.data.formats.lines.fields import CONVERSATIONS, FIELDS, is_media_path, media_of, path_of
+from brine.data.formats.lines.loss_masks import MASKED_ROLE_KEYS, TRAINED_ROLE_KEYS, is_loss_key
 from brine.data.formats.lines.parts import MEDIA
 from brine.data.tokenizer import Tokenizer
 from brine.inference.prompt import PromptPart, TokenIds, media_path_in, url_hint
@@ -310,7 +310,7 @@ class _PlaceholderMap:
         if self.token_text:
             raise ValueError("token_ids belong to messages of the assistant: give the others as content")
         for name, value in self.media.items():
-            if name not in self.read and (not isinstance(value, str) or is_medium(value)):
+            if name not in self.read and (not isinstance(value, str) or is_media_path(value)):
                 what = "an image" if isinstance(value, PIL.Image.Image) else value
                 raise ValueError(f"{what} would not be read: give each media file in a separate content part")
 

@@ -123,8 +123,9 @@ def pseudo_label(
     def kept_documents() -> Iterator[Document]:
         partial = predictions.with_name(predictions.name + ".partial")
         with pool, open(partial, "w", encoding="utf-8") as file:
+            results = pool.encode(_prompts(manifest, config, counts))
             # no quarantine record goes in, so none comes out
-            encoded = (item for item in pool.encode(_prompts(manifest, config, counts)) if isinstance(item, EncodeResult))
+            encoded = (result for result in results if isinstance(result, EncodeResult))
             while window := list(itertools.islice(encoded, BATCHES_IN_FLIGHT * config.batch_size)):
                 start_s = time.perf_counter()
                 answers, flops = _label(loaded, window, prefix, config)

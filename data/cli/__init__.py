@@ -1,1 +1,1 @@
-"""The command line `brine data`: check, build, filter, plan, show."""
+"""The command line `brine data`: check, build, filter, plan, show, convert."""

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from brine.common.tables import print_plain_or_rich, sanitize
-from brine.data.cli.options import Build, Check, Filter, Plan, Show, SourceOptions
+from brine.data.cli.options import Build, Check, Convert, Filter, Plan, Show, SourceOptions
 from brine.data.config import EncodeConfig
 from brine.data.corpus.excluded import ExclusionStats, cli_option
 from brine.data.corpus.readers import iter_texts
@@ -18,6 +18,7 @@ from brine.data.corpus.statistics import CorpusStats
 from brine.data.corpus.store import EncodedCorpus, build_corpus, is_corpus
 from brine.data.filters.filter_log import FilterLog
 from brine.data.filters.registry import run_filters
+from brine.data.formats.convert import conversions
 from brine.data.formats.open import DocumentSource, open_source
 from brine.data.inspect.check import RetryList, byte_tokenizer, check_source, default_decode_workers
 from brine.data.inspect.tables import report
@@ -196,3 +197,14 @@ def show(request: Show) -> int:
         from brine.data.inspect.show_image import write_image as write
     print(write(view, out))
     return 0
+
+
+def convert(request: Convert) -> int:
+    """Manifests written from PATH; 1 where they have no rows."""
+    written: dict[str, int] = {}
+    for each in conversions(request.path, root=request.root):
+        for path, count in each.write(request.out).items():
+            print(sanitize(f"{path}: {count:,} lines{each.note}", 1000))
+            written[str(path)] = count
+    print(json.dumps(written))
+    return 0 if any(written.values()) else 1

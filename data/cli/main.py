@@ -1,4 +1,4 @@
-"""The command line `brine data`: check, build, filter, plan, show.
+"""The command line `brine data`: check, build, filter, plan, show, convert.
 
 The last line printed is one JSON object (for `show`, the path of the image); everything before it is for people, and
 progress goes to standard error. Exit codes: 0 done, 1 nothing usable, 2 a wrong request (one line, no stack trace),

@@ -154,4 +154,16 @@ class Show(SourceOptions):
     """A .png or .html file; ID.png in this folder where not given."""
 
 
-COMMANDS = {command.__name__.lower(): command for command in (Check, Build, Filter, Plan, Show)}
+@dataclass(frozen=True, kw_only=True)
+class Convert:
+    """Write a manifest from a table or list of words, COCO or other JSON that is not read as it is."""
+
+    path: tyro.conf.Positional[Path]
+    """A table, a JSON file, or a folder of lists or classes."""
+    root: Path | None = None
+    """Look for media below this folder; below that of PATH where not given."""
+    out: str = ""
+    """Name of the manifest; chosen by the names beside it where not given."""
+
+
+COMMANDS = {command.__name__.lower(): command for command in (Check, Build, Filter, Plan, Show, Convert)}

@@ -2,7 +2,7 @@
 
     content                       content parts, the native form (`brine.data.document`)
     messages, conversations       chat; LLaVA when the turns have `from`  (`chat`)
-    texts                         OBELICS, or chat when it holds turns  (`obelics`, `chat`)
+    texts                         OBELICS, or chat when it holds turns  (`parts`, `chat`)
     kind, path; text, image, ...  a media record; captioned media or text alone  (`captioned`)
 
 A file may mix them; `record_format` holds every object to one. Ids are required in content parts and media records. The
@@ -31,11 +31,10 @@ from brine.data.formats.lines.fields import (
     prompt_pair_hint,
 )
 from brine.data.formats.lines.lines import is_array, is_spread, json_items
-from brine.data.formats.lines.marks import KNOWN_CHAT_KEYS, sample_loss_off_key, with_loss_masks
-from brine.data.formats.lines.obelics import obelics_document
-from brine.data.formats.lines.placeholders import unfilled_placeholder
-from brine.data.formats.lines.stretches import check_not_clipped
-from brine.data.formats.notes.unread import check_unread_fields, has_media
+from brine.data.formats.lines.loss_masks import KNOWN_CHAT_KEYS, sample_loss_off_key, with_loss_masks
+from brine.data.formats.lines.parts import obelics_document, unfilled_placeholder
+from brine.data.formats.lines.time_spans import check_not_clipped
+from brine.data.formats.notes.unread_fields import check_unread_fields, has_media
 from brine.data.formats.source import NOTE_PREFIX, ReadLimits
 from brine.data.formats.splits import rules
 from brine.data.formats.splits.names import HELD_OUT
@@ -211,11 +210,10 @@ def object_document(
     max_file_mib: float,
     include_decode: bool = False,
     notes: Counter,
-    other_fields: dict | None = None,
 ) -> Document | None:
     """The document in one JSON object, or None for one that is not for training. Raises DocumentError.
 
-    name, split: its id and split where it has none. other_fields: columns of a table, which are checked, not read.
+    name, split: its id and split where it has none.
     """
     record_format = record_format or detect_record_format(fields)
     if record_format is None:
@@ -235,7 +233,7 @@ def object_document(
         )
     name = _own_name(fields) or name
     if record_format == "captioned":
-        document = flat_record_document(fields, root=root, name=name, notes=notes, other_fields=other_fields)
+        document = flat_record_document(fields, root=root, name=name, notes=notes)
         return checked(document, fields, split)
     is_page = record_format == "obelics"
     if is_page:
@@ -244,9 +242,8 @@ def object_document(
         read = chat_document if record_format == "chat" else llava_document
         document = read(fields, name=name, notes=notes)
         known = _BESIDE[next((key for key in CONVERSATIONS if key in fields), "messages")]
-    every = fields | (other_fields or {})
-    known = known | check_not_clipped(every, document.parts, notes)
-    check_unread_fields(every, known, notes, any_read=has_media(document), by_name=not is_page)
+    known = known | check_not_clipped(fields, document.parts, notes)
+    check_unread_fields(fields, known, notes, any_read=has_media(document), by_name=not is_page)
     return checked(_without_placeholders(document) if is_page else document, fields, split)
 
 

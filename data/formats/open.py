@@ -5,7 +5,7 @@ A file is recognised by its content (`detect`): JSON lines and arrays in one of 
 tables and captioned media are read together (`folders/survey`); without those it is one of captions, pages or code
 (`folders/single_format`). `format=` overrides all of it, and alone reaches a format of another package: an entry
 point of `brine.formats`, (path, limits) -> DocumentSource. What of a folder is not read is counted while its documents
-are iterated (`notes/accounts`).
+are iterated (`notes/unread_files`).
 """
 
 import functools
@@ -31,14 +31,14 @@ from brine.data.formats.folders.single_format import single_format
 from brine.data.formats.folders.survey import MANIFESTS, FolderContents, json_files, survey, top_manifest
 from brine.data.formats.lines.lines import check_encoding, is_array, is_spread
 from brine.data.formats.manifest import RECORD_FORMATS, manifest_documents
-from brine.data.formats.notes.accounts import with_unread_files_counted
 from brine.data.formats.notes.refusals import describe_coco
+from brine.data.formats.notes.unread_files import with_unread_files_counted
 from brine.data.formats.source import DocumentSource, ReadLimits, container_sha256, files_sha256, join_sources
 from brine.data.formats.splits.rules import PathSplits, digest_of_card, digest_of_containers, folders_in
 from brine.data.formats.splits.split_lists import digest_of_split_lists
 from brine.data.formats.tables.cells import load_pyarrow, num_rows
+from brine.data.formats.tables.conversion import table_hint
 from brine.data.formats.tables.parquet import check_columns, dataset_files, table_documents
-from brine.data.formats.tables.word_tables import table_hint
 from brine.data.formats.webdataset import webdataset_documents
 
 __all__ = ["FORMATS", "DocumentSource", "ReadLimits", "check_path_exists", "open_source"]

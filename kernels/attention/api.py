@@ -4,8 +4,8 @@
 
 Backends: "cpu" (tiled), "triton" and "gluon" (NVIDIA GPUs), "flash" (the flash-attn packages or torch's varlen
 kernel), "flex" (FlexAttention), "reference" (dense), and "auto", which takes the first that passes its self-check
-(`select_backend.py`), logs the choice once, and refuses rather than take T x S memory. A name with a dot is another package's module, with
-the same functions as `cpu`.
+(`select_backend.py`), logs the choice once, and refuses rather than take T x S memory. A name with a dot is a module
+of another package, with the same functions.
 """
 
 import math

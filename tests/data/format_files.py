@@ -1,10 +1,14 @@
 """What tests of formats share: reading a source twice, and looking into its documents."""
 
+import contextlib
 import io
+import shlex
 import tarfile
+from pathlib import Path
 
 from brine.data.document import Audio, Document, Image, Quarantined, Text, Video
 from brine.data.encode import encode
+from brine.data.formats.convert import conversions
 from brine.data.formats.open import open_source
 
 
@@ -48,3 +52,18 @@ def tar(members: dict[str, bytes], mode: str = "w", *, format: int = tarfile.PAX
             info.size = len(content)
             out.addfile(info, io.BytesIO(content))
     return stream.getvalue()
+
+
+def follow_command(said: str, out: str = "") -> list[Path]:
+    """What the command in a message writes, as a shell takes it apart, without the cost of one."""
+    chunks = said.partition("`brine data convert ")[2].split("`")
+    for count in range(1, len(chunks)):
+        with contextlib.suppress(ValueError):
+            # a backtick in quotes is one of a name
+            path, *options = shlex.split("`".join(chunks[:count]))
+            break
+    given = dict(zip(options[::2], options[1::2], strict=True))
+    assert given.keys() <= {"--root", "--out"}
+    root = Path(given["--root"]) if "--root" in given else None
+    found = conversions(Path(path), root=root)
+    return [file for each in found for file in each.write(out or given.get("--out", ""))]

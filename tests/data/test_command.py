@@ -189,7 +189,7 @@ def test_nothing_kept_is_exit_code_1(tmp_path, capsys):
         (["show", "CORPUS", "page", "--patch-size", "8"], "leave those options out"),
         (["show", "CORPUS", "page", "--out", "x.gif"], ".png or .html"),
         (["dance"], "dance"),
-        ([], "Expected one of {check, build, filter, plan, show}"),
+        ([], "Expected one of {check, build, filter, plan, show, convert}"),
     ],
     ids=lambda value: "-".join(value).replace("/", "_")[:40] if isinstance(value, list) else "",
 )

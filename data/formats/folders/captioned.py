@@ -18,13 +18,18 @@ from pathlib import Path
 from brine.data.document import Document, DocumentError, Part, Text, check_relative, modality_of, parse_document
 from brine.data.formats.folders.markdown import markdown_parts
 from brine.data.formats.lines.fields import WORDS, check_caption, media_of, note_nothing, path_of, prompt_pair_hint
-from brine.data.formats.lines.marks import NEGATIVE_LABEL_KEYS, is_negative_label
-from brine.data.formats.lines.parts import MEDIA, MediaQueue, local_path, split_placeholders
-from brine.data.formats.lines.placeholders import LISTED, unfilled_placeholder
+from brine.data.formats.lines.loss_masks import NEGATIVE_LABEL_KEYS, ROLES, is_negative_label
+from brine.data.formats.lines.parts import (
+    LISTED,
+    MEDIA,
+    MediaQueue,
+    local_path,
+    split_placeholders,
+    unfilled_placeholder,
+)
 from brine.data.formats.lines.provenance import DOCUMENT_WORDS, is_of_repository, is_text_row, is_web_page
-from brine.data.formats.lines.roles import ROLES
-from brine.data.formats.lines.stretches import check_not_clipped
-from brine.data.formats.notes.unread import check_unread_fields
+from brine.data.formats.lines.time_spans import check_not_clipped
+from brine.data.formats.notes.unread_fields import check_unread_fields
 from brine.data.formats.source import read_text
 from brine.data.formats.splits.names import word_set
 from brine.data.formats.splits.rules import UNASSIGNED, split_in
@@ -87,27 +92,24 @@ def reject_single_turn(fields: dict) -> None:
         )
 
 
-def flat_record_document(
-    fields: dict, *, root: Path, name: str, notes: Counter, other_fields: dict | None = None
-) -> Document:
-    """A document from media and text named by their fields; `name` is its id, `other_fields` are checked, not read."""
+def flat_record_document(fields: dict, *, root: Path, name: str, notes: Counter) -> Document:
+    """A document from media and text named by their fields; `name` is its id."""
     key, words = caption_in(fields)
     reject_single_turn(fields)
     parts: list[Part] = []
-    every = fields | (other_fields or {})
     for field, kind, reference in media_of(fields, root):
-        if "://" in path_of(reference)[:12] and is_web_page(every, field, key, words):
+        if "://" in path_of(reference)[:12] and is_web_page(fields, field, key, words):
             continue
         path = local_path(reference, where=f"field {field!r}")
         if not kind:
             raise DocumentError(f"file {path[:200]!r} has no ending of an image, audio or video file")
         parts.append(MEDIA[kind](path))
-    pairs = prompt_pair_hint(every) if key in ("", "label") else ""
+    pairs = prompt_pair_hint(fields) if key in ("", "label") else ""
     no_text = f"no text to train on: none of the fields {', '.join(WORDS)} holds any{pairs}"
     if pairs:
         raise DocumentError(no_text)
-    told = check_not_clipped(every, parts, notes)
-    text = check_prompt_text(every, key, words, notes, any_read=bool(parts), told=told)
+    told = check_not_clipped(fields, parts, notes)
+    text = check_prompt_text(fields, key, words, notes, any_read=bool(parts), told=told)
     if not words:
         raise DocumentError(no_text)
     if not parts and (empty := note_nothing(fields, notes)) and key not in DOCUMENT_WORDS:

@@ -27,11 +27,11 @@ from brine.data.formats.folders.media_folder import TABLES, WORD_LIKE
 from brine.data.formats.folders.survey import is_saved_dataset, without_fixtures
 from brine.data.formats.lines.fields import WORDS
 from brine.data.formats.lines.lines import LINES, is_array
-from brine.data.formats.notes.accounts import is_dataset_metadata_file
 from brine.data.formats.notes.refusals import describe_broken_json, describe_foreign_file, describe_wrapped_json
+from brine.data.formats.notes.unread_files import is_dataset_metadata_file
 from brine.data.formats.source import read_text
-from brine.data.formats.tables.word_lists import class_folders_hint, list_hint
-from brine.data.formats.tables.word_tables import table_hint
+from brine.data.formats.tables.conversion import table_hint
+from brine.data.formats.tables.lists import class_folders_hint, list_hint
 
 _REFS = re.compile(r"(^|/)(datasets|models|spaces)--[^/]+/refs/")
 _OTHERS = (".txt", ".json", ".xml", ".xlsx", ".srt", ".vtt")

@@ -16,6 +16,7 @@ from brine.data.files.resolve import resolve_media
 from brine.data.files.source_files import LANGUAGES
 from brine.data.formats.lines.lines import list_in
 from brine.data.formats.lines.provenance import DOCUMENT_WORDS, is_of_repository, mentions_media_in_text
+from brine.data.formats.splits.names import word_set
 
 WORDS = (
     *("text", "caption", "captions", "sentence", "sentences", "transcription", "transcript", "txt"),
@@ -33,33 +34,29 @@ PAIRS = (
 )
 """Fields of a question and its answer, which are not read outside a list of turns."""
 _PATHS = ("", "_path", "_file", "_filepath", "_file_path", "_file_name", "_filename")
-_KINDS = {
+_MODALITIES = {
     "image": ("image", "img", "picture", "photo"),
     "video": ("video", "clip", "film", "movie"),
     "audio": ("audio", "wav", "sound", "speech"),
 }
-_SURE = ("image", "video", "audio", "img")
 _FILES = ("file_name", "filename", "file_path", "filepath", "file", "path", "media", "media_path")
-_NAMED = {name + ending: kind for kind, names in _KINDS.items() for name in names for ending in _PATHS}
+_NAMED = {name + ending: kind for kind, names in _MODALITIES.items() for name in names for ending in _PATHS}
 FIELDS: dict[str, str] = {"file_name": "", "file_names": "", "audio_filepath": "audio"}
 """Field -> "image", "video" or "audio"; "" where the ending of the file decides. In the order of reading."""
-for _names in ({kind: kind for kind in _KINDS}, {kind + "s": kind for kind in _KINDS}):
-    FIELDS |= _names
+FIELDS |= {kind: kind for kind in _MODALITIES} | {f"{kind}s": kind for kind in _MODALITIES}
 for _name, _kind in (*_NAMED.items(), *dict.fromkeys(_FILES, "").items()):
     FIELDS.setdefault(_name, _kind)
     FIELDS.setdefault(_name + "s", _kind)
 _FOLDED = {*WORDS, *CONVERSATIONS, *FIELDS, "content", "id", "system", "system_prompt", "label"}
 _ORDER = {name: index for index, name in enumerate(FIELDS)}
-SURE = {name for name, kind in FIELDS.items() if kind and name.startswith(_SURE)}
+SURE = {name for name, kind in FIELDS.items() if kind and name.startswith(("image", "video", "audio", "img"))}
 """Fields that name media whatever their value looks like."""
-_PAGES = frozenset(("pdf", "xps", "djvu", "djv", "ps"))
-_TEXT_FILES = {
-    *("txt", "text", "md", "markdown", "rst", "org", "tex", "ltx", "bib", "htm", "html", "xhtml", "xml", "json", "jl"),
-    *("jsonl", "jsonlines", "ndjson", "yaml", "yml", "csv", "tsv", "parquet", "log", "wiki", "srt", "vtt", "doc"),
-    *("docx", "odt", "rtf", "zip", "ppt", "pptx", "odp", "xls", "xlsx", "ods", "epub", "mobi", "fb2", "eml", "mbox"),
-    *("msg", "ipynb", "warc"),
-}
-"""Endings of files that texts are taken from."""
+_PAGES = word_set("pdf xps djvu djv ps")
+# endings of files that texts are taken from
+_TEXT_FILES = word_set(
+    "txt text md markdown rst org tex ltx bib htm html xhtml xml json jl jsonl jsonlines ndjson yaml yml csv tsv "
+    "parquet log wiki srt vtt doc docx odt rtf zip ppt pptx odp xls xlsx ods epub mobi fb2 eml mbox msg ipynb warc"
+)
 _PATH_KEYS = ("path", "url", "file", "file_name", "filename", "content_url", "contentUrl", "src")
 _NO_PATH = re.compile(
     r"""[\n\r\t"<>|{}]|\ b/|\s--?[a-zA-Z]|^(?:diff|index|---|\+\+\+|@@|rm|cp|mv|git|curl|wget|cat|ffmpeg|import|from"""
@@ -88,19 +85,19 @@ def media_of(fields: dict, root: Path | None = None) -> list[tuple[str, str, obj
         value = None if (of_repository and not kind) or is_nothing(fields[name]) else fields[name]
         references = value if isinstance(value, list) else [] if value is None else [value]
         if len(references) > 100_000:
-            raise DocumentError(f"field {name!r} has {len(references)} entries, over the limit of 100,000")
+            raise DocumentError(f"field {name!r} has {len(references)} values, over the limit of 100,000")
         for reference in references:
             path = path_of(reference)
             is_video = not kind and root is not None and extension_of(path) in VIDEO_OR_CODE and _is_video(root, path)
-            if name not in SURE and not is_video and not (path and (is_medium(path) or "::" in path)):
+            if name not in SURE and not is_video and not (path and (is_media_path(path) or "::" in path)):
                 continue
             # the name of a program or of pages of text names no media
             if not kind and not is_video and (is_pages(path) or "." + extension_of(path) in LANGUAGES):
                 continue
             if path and seen.setdefault(path, name) != name:
                 continue
-            medium = Video if is_video else media_type_of(path or "")
-            found.append((name, kind or (medium.__name__.lower() if medium else ""), reference))
+            media = Video if is_video else media_type_of(path or "")
+            found.append((name, kind or (media.__name__.lower() if media else ""), reference))
     return found
 
 
@@ -109,8 +106,8 @@ def is_nothing(value, depth: int = 0) -> bool:
     if isinstance(value, str):
         return len(value) < 20 and value.strip().lower() in ("", "none", "null", "nan")
     if isinstance(value, list | dict):
-        entries = list(value.values()) if isinstance(value, dict) else value
-        return len(entries) < 1000 and depth < 4 and all(is_nothing(entry, depth + 1) for entry in entries)
+        values = list(value.values()) if isinstance(value, dict) else value
+        return len(values) < 1000 and depth < 4 and all(is_nothing(each, depth + 1) for each in values)
     return not value or value != value
 
 
@@ -172,12 +169,12 @@ def check_caption(fields: dict, key: str, words: str) -> None:
 
 
 def prompt_pair_hint(fields: dict) -> str:
-    """What to do about a question and its answer in fields of their own; "" when there are none."""
+    """What to do about a question and its answer in separate fields; "" when there are none."""
     pair = next((pair for pair in PAIRS if all(fields.get(name) is not None for name in pair)), None)
     return f"; write {pair[0]!r} and {pair[1]!r} as 'messages' of user and assistant" if pair else ""
 
 
-def is_medium(path: str) -> bool:
+def is_media_path(path: str) -> bool:
     """Whether a path or address has the ending of a media file, read or not."""
     if "://" in path:
         # a wiki's page about a file bears its name
@@ -189,7 +186,7 @@ def is_path(text: str) -> bool:
     """Whether a text may be a path or an address, and is no line of code, no command and no change to a program."""
     if not 0 < len(text) < 1000 or _NO_PATH.search(text):
         return False
-    return " " not in text or sum(media_type_of(piece) is not None for piece in text.split()) < 2
+    return " " not in text or sum(media_type_of(part) is not None for part in text.split()) < 2
 
 
 def is_pages(path: str) -> bool:
@@ -200,13 +197,13 @@ def is_pages(path: str) -> bool:
 _BASE64 = {
     **dict.fromkeys(("iVBORw0KGgo", "/9j/", "R0lGOD", "Qk0", "SUkq", "TU0AK"), "image"),
     **dict.fromkeys(("T2dnU", "SUQz", "ZkxhQ"), "audio"),
-    "UklGR": "medium",
+    "UklGR": "media",
 }
 _BASE64_TEXT = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}\s*")
 
 
 def base64_kind(text: str) -> str:
-    """ "image", "audio" or "medium" (either) for a media file written as base64; "" for any other text."""
+    """ "image", "audio" or "media" (either) for a media file written as base64; "" for any other text."""
     if not text.startswith(tuple(_BASE64)) or len(text) < 12 or "." in text[:1000]:
         return ""
     kind = next(kind for begin, kind in _BASE64.items() if text.startswith(begin))

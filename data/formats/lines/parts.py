@@ -1,36 +1,91 @@
-"""What the chat formats share: references to media files, `<image>` placeholders, and turns.
+"""References to media files, `<image>` placeholders in words, turns, and OBELICS' pages.
 
-A conversation becomes one text. Each turn opens with its role on a line of its own (`<user>`), as ordinary text without
-loss: the markers need no special tokens, and a base model meets them like any other words. Only what assistants say has
-loss, and the end token after the last answer, unless marks say otherwise (`marks`).
+    <image>  <video>  <audio>                    the next of that kind that is listed beside the words
+    <img>a.png</img>  <audio>a.wav</audio>       the file itself, as Qwen-VL and Qwen-Audio write it
+    <|image_1|>  <image_pad>  <img_0>            those of other programs, which are not read
+
+Words that wait for media and have none teach an answer about nothing, so they are refused. HTML and SVG have such tags
+too: a closed tag, one in code or in words about markup does not wait for media, unless it is at an end or on a line. A
+conversation becomes one text whose turns open with the role on a separate line (`<user>`), as ordinary text without
+loss: the markers need no special tokens.
 """
 
 import re
 from collections.abc import Iterable
 
-from brine.data.document import Audio, DocumentError, Image, Part, Text, Video
+from brine.data.document import Audio, Document, DocumentError, Image, Part, Text, Video
 from brine.data.files.addresses import check_relative
-from brine.data.formats.lines.fields import FIELDS, base64_kind, media_of, path_of
-from brine.data.formats.lines.placeholders import LISTED, inline_media, is_literal_placeholder, unfilled_placeholder
+from brine.data.files.extensions import media_type_of
+from brine.data.formats.lines.fields import FIELDS, base64_kind, is_media_path, media_of, path_of
 from brine.data.formats.lines.provenance import names_media
+from brine.data.formats.splits.rules import UNASSIGNED
 
 MEDIA = {"image": Image, "video": Video, "audio": Audio}
 _KEYS = (
     *("path", "url", "file", "image", "audio", "video", "image_url", "video_url", "audio_url", "source"),
     *("file_name", "filename", "content_url", "contentUrl", "src"),
 )
+LISTED = re.compile(r"<(image|video|audio)>")
+_IN_WORDS = re.compile(r"<img>([^<>\n]{1,1000})</img>|<(image|video|audio)>([^<>\n]{1,1000})</\2>")
+_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
+_OTHER = re.compile(
+    r"<\|(?:image|img|video|audio|vision_start|speech)(?:[_ ]?(?:\d+|pad|start))?\|>"
+    r"|<(?:image|img|video|audio|speech)[_ -]?(?:\d+|pad|token|here|placeholder)>",
+    re.IGNORECASE,
+)
+_MARKUP = re.compile(
+    r"\b(?:html5?|tags?|elements?|xml|svg|markup|tokens?|placeholders?|css|javascript|dom|syntax|code)\b|</|/>", re.I
+)
+_ANY = "<(?:image|video|audio)>"
+_ALONE = re.compile(rf"(?m)^[ \t]*{_ANY}[ \t]*$|\A\s*{_ANY}|{_ANY}\s*\Z")
+_SHOWN = re.compile(
+    r"\b(?:in|of|from|is|are|on|at|with|and|or|to|this|that|these|see|describe|caption|watch|transcribe|summari[sz]e"
+    rf"|given|attached|following|here|image|picture|photo|video|audio|clip)\W{{0,3}}(?:the\s+|this\s+)?{_ANY}",
+    re.IGNORECASE,
+)
+"""Words before a placeholder that speak of what it shows."""
+_SHOWS = re.compile(rf"{_ANY}\s+(?:shows?|depicts?|contains?|looks?|says?|displays?|sounds?|illustrates?)\b")
+_OUTER = re.compile(rf"(?m)^[^\w\n<]*{_ANY}|{_ANY}[^\w\n]*$")
 
 
-def typed(fields: dict, name: str, kind: type, *, where: str = "field", default=None):
-    """A field of a JSON object, `default` when absent or null. DocumentError that names field and types."""
-    value = fields.get(name)
-    if value is None:
-        if default is None:
-            raise DocumentError(f"{where} {name!r} is missing")
-        return default
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise DocumentError(f"{where} {name!r} must be of type {kind.__name__}, not {type(value).__name__}")
-    return value
+def is_literal_placeholder(text: str) -> bool:
+    """Whether placeholders are words ("How do I embed a <video> in a page?"): each once, in a line, shown by nothing.
+
+    True only of a row where no field is about media.
+    """
+    found = LISTED.findall(text)
+    is_once = bool(found) and len(found) == len(set(found))
+    return is_once and not any(pattern.search(text) for pattern in (_OTHER, _SHOWN, _SHOWS, _OUTER))
+
+
+def unfilled_placeholder(text: str) -> str:
+    """The placeholder in words without media that waits for one; "" when there is none."""
+    if "<" not in text:
+        return ""
+    text = _CODE.sub(" ", text) if "`" in text else text
+    for found in LISTED.finditer(text):
+        if f"</{found[1]}>" not in text and (_ALONE.search(text) or not _MARKUP.search(text)):
+            return found[0]
+    if found := _OTHER.search(text):
+        return found[0]
+    found = _IN_WORDS.search(text)
+    # HTML does not close <img>
+    return found[0][:100] if found and (found[1] or is_media_path(found[3])) and " " not in found[0] else ""
+
+
+def inline_media(text: str) -> list[tuple[str, str, str]]:
+    """(words, kind and path of the media file behind them); kind and path are "" behind the last; [] without media."""
+    found_media, start = [], 0
+    code = [found.span() for found in _CODE.finditer(text)] if "`" in text else []
+    for found in _IN_WORDS.finditer(text) if "</" in text else ():
+        path = (found[1] or found[3]).strip()
+        if is_media_path(path) and not any(begin <= found.start() < end for begin, end in code):
+            kind = media_type_of(path)
+            found_media.append(
+                (text[start : found.start()], kind.__name__.lower() if kind else found[2] or "image", path)
+            )
+            start = found.end()
+    return [*found_media, (text[start:], "", "")] if found_media else []
 
 
 def local_path(reference, *, where: str) -> str:
@@ -64,19 +119,14 @@ class MediaQueue:
         self.fields = tuple(key for key, _, _ in found)
         """Fields that the media are from."""
         self.listed = {kind: [each for _, of_kind, each in found if of_kind == kind] for kind in MEDIA}
+        self.keys = {kind: [key for key, of_kind, _ in found if of_kind == kind] for kind in MEDIA}
         self.counts = {kind: len(references) for kind, references in self.listed.items()}
+        self.num_values = {key: len(fields[key]) for key in self.fields if isinstance(fields[key], list)}
         self.paths = [path_of(each) for kind in ("audio", "video") for each in self.listed[kind]]
         """Those of audio and video."""
         self.num_taken = dict.fromkeys(MEDIA, 0)
         self.chosen: dict[str, set[int]] = {kind: set() for kind in MEDIA}
         """Kind -> the indices of media that were taken by index."""
-        self.unsure: dict[str, list[str]] = {}
-        """Kind -> the fields that its media are from, where they are no one list."""
-        for kind in MEDIA:
-            keys = [key for key, of_kind, _ in found if of_kind == kind]
-            is_partial = keys and isinstance(fields[keys[0]], list) and len(fields[keys[0]]) != len(keys)
-            if len(set(keys)) > 1 or is_partial:
-                self.unsure[kind] = list(dict.fromkeys(keys))
         self.placeholder_alias: dict[str, str] = {}
         """{"image": "video"} where `<image>` stands for a video, as LLaVA writes it."""
         self.has_no_media_fields = FIELDS.keys().isdisjoint(fields) and not any(
@@ -117,8 +167,9 @@ class MediaQueue:
     def at(self, kind: str, index: int, role: str | None) -> Part:
         """The one of a kind at an index; it may be taken again."""
         kind = self.placeholder_alias.get(kind, kind)
-        if kind in self.unsure:
-            names = ", ".join(map(repr, self.unsure[kind][:5]))
+        keys = list(dict.fromkeys(self.keys[kind]))
+        if len(keys) > 1 or (keys and self.num_values.get(keys[0], self.counts[kind]) != self.counts[kind]):
+            names = ", ".join(map(repr, keys[:5]))
             raise DocumentError(f"an index into several fields ({names}) is ambiguous: list all in one field '{kind}s'")
         if not 0 <= index < self.counts[kind]:
             raise DocumentError(f"index {index} is out of range: {self.counts[kind]} listed as {kind}, from index 0 on")
@@ -149,9 +200,9 @@ def split_placeholders(text: str, queue: MediaQueue, *, role: str, loss_mask: bo
     """Text and media of a string with `<image>`, `<video>` and `<audio>` in it, or media written out."""
     parts: list[Part] = []
     if queue:
-        # with one group, every second piece is the kind of a placeholder
-        for index, piece in enumerate(LISTED.split(text)):
-            parts.append(queue.take(piece, role) if index % 2 else Text(piece, loss_mask=loss_mask, role=role))
+        # with one group, every second string is the kind of a placeholder
+        for index, found in enumerate(LISTED.split(text)):
+            parts.append(queue.take(found, role) if index % 2 else Text(found, loss_mask=loss_mask, role=role))
     elif inline := inline_media(text):
         for words, kind, path in inline:
             parts.append(Text(words, loss_mask=loss_mask, role=role))
@@ -172,3 +223,30 @@ def join_turns(turns: Iterable[tuple[str, list[Part]]], marked: Iterable[str] = 
         why = f"everything is marked as not to be learned ({names})" if names else "no assistant says anything"
         raise DocumentError(f"{why}: there is nothing to learn from")
     return tuple(parts)
+
+
+def obelics_document(fields: dict, *, name: str) -> Document:
+    """A document from OBELICS' form: two lists of one length, `{"texts": ["a", null], "images": [null, "1.jpg"]}`.
+
+    Of both at one index the image is first; two texts in a row are paragraphs. Raises DocumentError.
+    """
+    texts, images = fields.get("texts"), fields.get("images")
+    for key, value in (("texts", texts), ("images", images)):
+        if not isinstance(value, list):
+            raise DocumentError(f"field {key!r} must be of type list, not {type(value).__name__}")
+    if len(texts) != len(images):
+        raise DocumentError(f"'texts' has length {len(texts)} and 'images' {len(images)}: they must be parallel")
+    parts: list[Part] = []
+    for number, (text, image) in enumerate(zip(texts, images, strict=True)):
+        if image is not None:
+            parts.append(Image(local_path(image, where=f"image {number}")))
+        if text is None or text == "":
+            continue
+        if not isinstance(text, str):
+            raise DocumentError(f"text {number} must be a string or null, not {type(text).__name__}")
+        if parts and isinstance(parts[-1], Text):
+            parts.append(Text("\n\n"))
+        parts.append(Text(text))
+    if not any(isinstance(part, Text) for part in parts):
+        raise DocumentError("the page has no text: there is nothing to learn from")
+    return Document(id=name, parts=tuple(parts), kind="page", split=UNASSIGNED)

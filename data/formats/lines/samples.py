@@ -1,12 +1,11 @@
 """One document of the files that share a name: media, words, and a JSON object that may say all that a line may.
 
-    a.jpg  a.txt                                     an image and its caption
-    a.jpg  a.json  {"caption": "a heron"}            the same; also "split", marks, "kind", "source"
+    a.jpg  a.json  {"caption": "a heron"}            as with a.txt; also "split", loss masks, "kind", "source"
     a.jpg  a.json  {"conversations": [...]}          a whole document, whose `<image>` is the image beside it
     a.json  {"image": "images/a.jpg", "text": ...}   the object names the image
 
-Members of tars and files of folders are read alike. Names in the object are looked for beside it and then from the top.
-A missing one stands for a file of its kind beside the object (its name before packing), and is refused without one.
+Names in the object are looked for beside it and then from the top. A missing one stands for a file of its kind beside
+the object (its name before packing), and is refused without one.
 """
 
 import copy
@@ -21,26 +20,23 @@ from brine.data.formats.folders.captioned import caption_in, check_prompt_text
 from brine.data.formats.lines.chat import PARTS_WITH_PATH
 from brine.data.formats.lines.fields import CONVERSATIONS, folded, json_decoded_fields, media_of, path_of
 from brine.data.formats.lines.lines import parse_object
-from brine.data.formats.lines.marks import sample_loss_off_key
+from brine.data.formats.lines.loss_masks import ROLES, sample_loss_off_key
 from brine.data.formats.lines.parts import MEDIA, local_path
-from brine.data.formats.lines.roles import ROLES
-from brine.data.formats.lines.stretches import check_not_clipped
+from brine.data.formats.lines.time_spans import check_not_clipped
 from brine.data.formats.manifest import checked, detect_record_format, object_document
 from brine.data.formats.splits.rules import UNASSIGNED, split_in
 
-COMPLETE_RECORD_FORMATS = ("content-parts", "chat", "llava", "obelics")
-"""Forms of an object that is a whole document."""
 _ORDER = (Image, Audio, Video)
 Find = Callable[[str], str | None]
 
 
 def is_complete_record(fields: dict) -> bool:
     """Whether an object is a whole document, not a caption of the media beside it."""
-    return detect_record_format(fields) in COMPLETE_RECORD_FORMATS
+    return detect_record_format(fields) not in (None, "captioned")
 
 
 def note_ignored_caption(text: str, notes: Counter) -> None:
-    """Count a text in a file of its own beside a whole document."""
+    """Count a text in a separate file beside a whole document."""
     if text.strip():
         notes["note: a text beside a .json that is a whole document was not read"] += 1
 
@@ -48,7 +44,7 @@ def note_ignored_caption(text: str, notes: Counter) -> None:
 def sidecar_object(content: str, text: str, notes: Counter) -> dict:
     """The object in a file beside media; {} and a note for a file that is none, beside a text; else DocumentError."""
     try:
-        return json_decoded_fields(folded(parse_object(content.encode("utf-8", "surrogatepass"))))
+        return json_decoded_fields(folded(parse_object(content)))
     except DocumentError:
         if not text.strip():
             raise
@@ -71,7 +67,7 @@ def captioned_sample(
 ) -> Document:
     """A document of media and words, and of what the object beside them says. Raises DocumentError.
 
-    text: words in a file of their own, which precede those of the object. find: name in the object -> address or None.
+    text: words in a separate file, which precede those of the object. find: name in the object -> address or None.
     """
     if off := sample_loss_off_key(fields, notes):
         raise DocumentError(f"field {off!r} says that nothing here is to be learned")
@@ -104,13 +100,18 @@ def record_sample(
     named = [part for part in document.parts if not isinstance(part, Text)]
     paths = {part.path: part.path if part.path in added else find(part.path) for part in named}
     missing = Counter(type(part) for part in named if paths[part.path] is None)
-    listed, parts, used = _names_listed(given, named), [], Counter()
+    # kind -> the names of media that the object lists beside its turns
+    listed: dict[type, list[str]] = {}
+    for _, kind, reference in media_of(given):
+        if kind:
+            listed.setdefault(MEDIA[kind], []).append(path_of(reference))
+    parts, used = [], Counter()
     for part in document.parts:
         kind = type(part)
         if kind is not Text:
             path, there, names = paths[part.path], beside[kind], listed.get(kind, [])
             # the files' names before they were packed: as many as there are beside it
-            if path is None and part.path in names and len(names) == len(there):
+            if path is None and part.path in names and len(set(names)) == len(names) == len(there):
                 # an index may name them in another order than that of the list
                 path = there[names.index(part.path)]
             elif path is None and missing[kind] == len(there):
@@ -124,53 +125,35 @@ def record_sample(
     return dataclasses.replace(document, parts=tuple(parts), split=split)
 
 
-def _names_listed(fields: dict, named: list) -> dict[type, list[str]]:
-    """Kind -> the names of media that an object lists beside its turns, where parts of it take theirs from there."""
-    found: dict[type, list[str]] = {}
-    for _, kind, reference in media_of(fields):
-        if kind:
-            found.setdefault(MEDIA[kind], []).append(path_of(reference))
-    taken = {(type(part), part.path) for part in named}
-    return {
-        kind: names
-        for kind, names in found.items()
-        if len(set(names)) == len(names) and any((kind, name) in taken for name in names)
-    }
-
-
 def _with_media(fields: dict, media: dict[str, type]) -> tuple[dict, set[str]]:
     """(the object with the media beside it listed where it names none, those addresses)."""
     key = next((key for key in CONVERSATIONS if isinstance(fields.get(key), list)), None)
     if not media or key is None or detect_record_format(fields) not in ("chat", "llava") or media_of(fields):
         return fields, set()
+    fields = copy.deepcopy(fields)
     turns = [turn for turn in fields[key] if isinstance(turn, dict)]
     contents = [turn.get("content", turn.get("value")) for turn in turns]
     parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, dict)]
     if any(part.get(name) is not None for part in parts for name in PARTS_WITH_PATH):
         return fields, set()
-    fields = copy.deepcopy(fields)
-    for path, kind in media.items():
-        fields.setdefault(f"{kind.__name__.lower()}s", []).append(path)
+    kinds = [kind.__name__.lower() for kind in media.values()]
+    for path, kind in zip(media, kinds, strict=True):
+        fields.setdefault(f"{kind}s", []).append(path)
     words = " ".join(content for content in contents if isinstance(content, str))
     waits = any(f"<{kind}>" in words for kind in MEDIA) or any(part.get("type") in MEDIA for part in parts)
-    # questions and answers in pairs get their media by their own reader
-    if not waits and any("role" in turn or "from" in turn for turn in turns):
-        _before_first_question(fields[key], [kind.__name__.lower() for kind in media.values()])
-    return fields, set(media)
-
-
-def _before_first_question(turns: list, kinds: list[str]) -> None:
-    for turn in turns:
-        speaker = turn.get("role", turn.get("from")) if isinstance(turn, dict) else None
+    # questions and answers in pairs get their media by their reader
+    for turn in turns if not waits else ():
+        speaker = turn.get("role", turn.get("from"))
+        field = "content" if "content" in turn else "value"
         if not isinstance(speaker, str) or ROLES.get(speaker.strip().lower()) != "user":
             continue
-        field = "content" if "content" in turn else "value"
         if isinstance(turn.get(field), str):
             turn[field] = "".join(f"<{kind}>" for kind in kinds) + "\n" + turn[field]
-            return
+            break
         if isinstance(turn.get(field), list):
             turn[field] = [*({"type": kind} for kind in kinds), *turn[field]]
-            return
+            break
+    return fields, set(media)
 
 
 def named_in(folder: str, has: Callable[[str], bool]) -> Find:

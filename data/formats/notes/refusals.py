@@ -1,13 +1,13 @@
-"""What to do about a file that holds no documents as it stands, looked at by its first bytes or first object.
+"""What to do about a file that holds no documents as it stands, by its first bytes or its first object.
 
-Each function answers with the end of a sentence that begins with the file's name, or "" for a file that it does not
-know: one media file or text alone, data of other programs, JSON of no known form, one object around lists, COCO.
+Each function returns the end of a sentence that begins with the file's name, or "" for a file that it does not know: a
+media file or text alone, data of other programs, JSON of no known form, one object around lists, COCO. The last two,
+and files of one document each, can be converted.
 """
 
 import json
-import os
 import re
-import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 from brine.data.document import DocumentError
@@ -19,10 +19,10 @@ from brine.data.formats.lines.lines import is_array, is_spread, json_items
 from brine.data.formats.manifest import detect_record_format, needed
 from brine.data.formats.splits.names import split_words
 from brine.data.formats.splits.rules import manifest_name_for, split_first_stem
-from brine.data.formats.tables.word_tables import find_media_column
+from brine.data.formats.tables.conversion import Conversion, convert_command
+from brine.data.formats.tables.table_form import MediaFiles
 
-_HEAD_BYTES = 2**16
-_SCANNED_MIB = 512
+_HEAD_BYTES, _SCANNED_MIB = 2**16, 512
 _FIRST = re.compile(r'\{\s*"([^"\\]{1,60})"')
 _LIST = re.compile(r'"([^"\\]{1,60})"\s*:\s*\[\s*\{')
 _FOREIGN = {
@@ -43,16 +43,16 @@ _FOREIGN = {
 }
 _FOREIGN_ENDINGS = {ending: what for what, endings in _FOREIGN.items() for ending in endings.split()}
 _TOKEN, _OBJECTS = re.compile(r'"(?:[^"\\]|\\.)*+"|[{}\[\]]', re.DOTALL), re.compile(r"\[\s*\{")
+# fields of one document that hold lists
 _DOCUMENTS = {*CONVERSATIONS, *(name for pair in PAIRS for name in pair), "content", "chosen", "rejected", "tools"}
-"""Fields of one document that hold lists."""
 _COCO = ("info", "licenses", "images", "annotations", "categories")
 
 
 def describe_single_file(file: Path) -> str:
-    """What to do about a media file or text that is given alone; "" for any other file."""
+    """What to do about a media file or text that is given alone."""
     with open(file, "rb") as stream:
-        name, medium, remedy = identify_format(stream.read(1024)) or ("", None, "")
-    if medium is not None:
+        name, media, remedy = identify_format(stream.read(1024)) or ("", None, "")
+    if media is not None:
         return (
             f"is {name}, one media file without words: put {file.stem}.txt beside it and give the folder, or write a "
             f'manifest of lines {{"file_name": {json.dumps(file.name)}, "text": "..."}} and give that'
@@ -60,12 +60,12 @@ def describe_single_file(file: Path) -> str:
     if name:
         return f"is {name}: {remedy}"
     is_text = extension_of(file.name) in ("txt", "text", "md", "markdown", "rst")
-    text = 'is one text: give the folder that it lies in, or write a manifest of lines {"text": "..."}'
+    text = 'is one text: give the folder that it is in, or write a manifest of lines {"text": "..."}'
     return describe_foreign_file(file.name) or (text if is_text else "")
 
 
 def describe_foreign_file(name: str) -> str:
-    """What a file of another program's data is, by its ending, and what to do; "" for any other."""
+    """What a file of another program's data is, by its ending."""
     base = name.rsplit("/", 1)[-1]
     # `x.tfrecord-00000-of-00002`
     is_shard = re.search(r"\.tfrecords?[-.]", base)
@@ -76,23 +76,25 @@ def describe_foreign_file(name: str) -> str:
 
 
 def describe_unknown_json(file: Path, *, root: Path | None = None) -> str:
-    """What a JSON file of no known form holds, and what to do; "" for any other. root: the folder of the media."""
+    """What a JSON file of no known form holds. root: the folder of the media."""
     try:
         head = _head(file)
     except OSError:
         return ""
     if head[:1] not in ("{", "["):
         return ""
-    if why := _coco(file, head, root) or _wrapped(file, head):
+    if why := describe_coco(file, root=root) or _wrapped(file, head):
         return why
     where = "entry" if is_array(file) or is_spread(file) else "line"
     _, first = next(json_items(file, max_line_mib=16.0), (0, None))
     if first is None:
         return ""
     if isinstance(first, DocumentError):
-        return f"has a first {where} that is set aside: {first}"
+        return f"has a first {where} that is quarantined: {first}"
     if _is_document(first):
-        return _one_document(file, head)
+        is_one = head.startswith("{") and file.name.lower().endswith(".json")
+        what = "is one document, and no media file is beside it: write all of them as lines of documents.jsonl by"
+        return f"{what} {convert_command(root or file.parent)}" if is_one else ""
     lists = [
         name for name, rows in first.items() if isinstance(rows, list) and rows and all(map(_is_document, rows[:10]))
     ]
@@ -112,21 +114,21 @@ def describe_broken_json(file: Path) -> str:
         return f"cannot be read ({error})"
     if first is None:
         return "is empty (it holds no object): what was to write it failed, so write it again"
-    if isinstance(first, DocumentError):
-        return f"has a first {'entry' if is_array(file) else 'line'} that is set aside (at {number}): {first}"
-    return ""
-
-
-def describe_coco(file: Path) -> str:
-    """What to do about an object of images and annotations, which looks like a list of images; "" for others."""
-    return _coco(file, _head(file))
+    where = "entry" if is_array(file) else "line"
+    return f"has a first {where} that is quarantined (at {number}): {first}" if isinstance(first, DocumentError) else ""
 
 
 def describe_wrapped_json(file: Path) -> str:
-    """What to do about one object that holds documents of a known form in lists; "" for any other file."""
+    """What to do about one object that holds documents of a known form in lists."""
     head = _head(file)
     why = _wrapped(file, head) if head[:1] == "{" else ""
-    return why if why and _opens_documents(head, next(iter(_outer_lists(head).values()))) else ""
+    try:
+        offset = next(iter(_outer_lists(head).values())) if why else 0
+        row, _ = json.JSONDecoder().raw_decode(head, head.index("{", offset))
+    except (ValueError, RecursionError):
+        # the first row is longer than what was looked at
+        return why
+    return why if why and _is_document(row) else ""
 
 
 def _head(file: Path) -> str:
@@ -138,26 +140,8 @@ def _is_document(row) -> bool:
     return isinstance(row, dict) and detect_record_format(folded(row)) is not None
 
 
-def _python(program: str, out: str) -> str:
-    return f"`python -c {shlex.quote(program)} > {shlex.quote(out)}`"
-
-
-def _one_document(file: Path, head: str) -> str:
-    """What to do about a file of one document, of which there may be many."""
-    if not head.startswith("{") or not file.name.lower().endswith(".json"):
-        return ""
-    program = (
-        'import glob, json; [print(json.dumps(json.load(open(name, encoding="utf-8")))) for name in '
-        'sorted(glob.glob("**/*.json", recursive=True))]'
-    )
-    return (
-        "is one document, and no media file lies beside it: write all of them as lines of one file by "
-        f"{_python(program, 'documents.jsonl')}"
-    )
-
-
 def _outer_lists(head: str) -> dict[str, int]:
-    """Name -> offset of each list of objects that an object holds itself, as far as its beginning goes."""
+    """Name -> offset of each list of objects that an object holds directly, as far as its beginning goes."""
     found: dict[str, int] = {}
     depth, name = 0, ""
     for token in _TOKEN.finditer(head):
@@ -173,17 +157,8 @@ def _outer_lists(head: str) -> dict[str, int]:
     return found
 
 
-def _opens_documents(head: str, offset: int) -> bool:
-    """Whether the first row of a list is of a known form, or longer than what was looked at."""
-    try:
-        row, _ = json.JSONDecoder().raw_decode(head, head.index("{", offset))
-    except (ValueError, RecursionError):
-        return True
-    return _is_document(row)
-
-
 def _wrapped(file: Path, head: str) -> str:
-    """What to do about one object that holds the documents in lists; "" for any other file."""
+    """What to do about one object that holds the documents in lists."""
     if file.name.lower().partition(".json")[2][:1] == "l":
         return ""
     lists = _outer_lists(head)
@@ -195,27 +170,39 @@ def _wrapped(file: Path, head: str) -> str:
 
 
 def _in_lists(file: Path, name: str) -> str:
-    program = (
-        f'import json; [print(json.dumps(row)) for row in json.load(open({json.dumps(file.name)}, encoding="utf-8"))'
-        f"[{json.dumps(name)}]]"
-    )
     return (
         f"is one object with a list of objects under {name!r}, and no array of documents: write each such list into a "
-        f"file of its own by `python -c {shlex.quote(program)} > {shlex.quote(name)}.jsonl`"
+        f"file by {convert_command(file)}"
     )
 
 
-def _is_line(head: str) -> bool:
-    """Whether the first line is an object by itself that others follow, or a document of its own."""
-    line, _, rest = head.partition("\n")
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(row, dict) and (bool(rest.strip()) or ("annotations" not in row and _is_document(row)))
+def convert_wrapped(file: Path) -> Conversion:
+    """The manifests of the lists of objects in one object: those of documents, or of all where none is of these."""
+    with open_decompressed(file) as stream:
+        whole = json.loads(stream.read().decode("utf-8-sig"))
+    lists = {
+        name: rows for name, rows in whole.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)
+    }
+    lists = {name: rows for name, rows in lists.items() if all(map(_is_document, rows[:10]))} or lists
+    # a name in a file leads to no other folder
+    names = {name: re.sub(r"[/\\\0]|^\.+", "_", name) for name in lists}
+    return Conversion(file.parent, {f"{names[name]}.jsonl": lambda rows=rows: rows for name, rows in lists.items()})
 
 
-def _coco(file: Path, head: str, root: Path | None = None) -> str:
+def convert_documents(root: Path, paths: list[str]) -> Conversion:
+    """The manifest of JSON files of one document each."""
+
+    def rows() -> Iterator[dict]:
+        for path in sorted(path for path in paths if path.lower().endswith(".json")):
+            found = json.loads((root / path).read_text(encoding="utf-8-sig"))
+            yield from [found] if _is_document(found) else []
+
+    return Conversion(root, {"documents.jsonl": rows})
+
+
+def describe_coco(file: Path, *, root: Path | None = None) -> str:
+    """What to do about an object of images and annotations, which looks like a list of images."""
+    head = _head(file)
     first, lists = _FIRST.match(head), {"images", "annotations"} & set(_LIST.findall(head))
     is_coco = first and first[1] in _COCO and lists and re.search(r'"(file_name|image_id)"\s*:', head)
     if not is_coco or _is_line(head):
@@ -226,25 +213,41 @@ def _coco(file: Path, head: str, root: Path | None = None) -> str:
             f"{what}, and it has no captions: write a metadata.jsonl beside the images of lines "
             '{"file_name": "heron.jpg", "text": "..."}, with what you know of them in words'
         )
-    names = re.findall(r'"file_name"\s*:\s*"([^"\\]{1,900})"', head)
-    column = find_media_column([[name] for name in names[:50]], file, root=root)
-    shown = os.path.relpath(file.resolve(), column.base)
-    path = column.around('i["file_name"]')
-    program = (
-        f"import json{', pathlib' if column.by_name else ''}; {column.names}"
-        f'd = json.load(open({json.dumps(shown, ensure_ascii=False)}, encoding="utf-8")); '
-        f'n = {{i["id"]: {path} for i in d["images"]}}; [print(json.dumps({{"file_name": '
-        'n[a["image_id"]], "text": a["caption"]})) for a in d["annotations"] if "caption" in a]'
-    )
-    # a metadata.jsonl would hide what is written of the other splits
-    is_one = not column.is_above(file)
-    out = "metadata.jsonl" if is_one else manifest_name_for(file, column.base)
-    out = f"{split_first_stem(file.stem)}.jsonl" if split_words(file.stem) else out
-    missing = "" if column.column is not None else " (its images were not found: give their folder in file_name)"
+    found = convert_coco(file, root=root)
     return (
-        f"{what}: write a {out} in the folder {str(column.base)!r}, where its paths hold, by {_python(program, out)}"
-        f"{missing}"
+        f"{what}: write a {next(iter(found.manifests))} in the folder {str(found.base)!r}, where its paths hold, by "
+        f"{convert_command(file, root=root)}{found.note}"
     )
+
+
+def convert_coco(file: Path, *, root: Path | None = None) -> Conversion:
+    """The manifest of the captions of a COCO file."""
+    names = re.findall(r'"file_name"\s*:\s*"([^"\\]{1,900})"', _head(file))
+    media = MediaFiles().find_column([[name] for name in names[:50]], file, root=root)
+    # a metadata.jsonl would hide what is written of the other splits
+    out = manifest_name_for(file, media.base) if media.is_above(file) else "metadata.jsonl"
+    out = f"{split_first_stem(file.stem)}.jsonl" if split_words(file.stem) else out
+
+    def rows() -> Iterator[dict]:
+        with open_decompressed(file) as stream:
+            whole = json.loads(stream.read().decode("utf-8-sig"))
+        paths = {image["id"]: media.path_of(image["file_name"]) for image in whole["images"]}
+        for note in whole["annotations"]:
+            if "caption" in note:
+                yield {"file_name": paths[note["image_id"]], "text": note["caption"]}
+
+    missing = "" if media.column is not None else " (its images were not found: give their folder in file_name)"
+    return Conversion(media.base, {out: rows}, missing)
+
+
+def _is_line(head: str) -> bool:
+    """Whether the first line is an object by itself that others follow, or a document alone."""
+    line, _, rest = head.partition("\n")
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(row, dict) and (bool(rest.strip()) or ("annotations" not in row and _is_document(row)))
 
 
 def _has_captions(file: Path) -> bool:

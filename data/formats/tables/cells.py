@@ -1,16 +1,15 @@
 """Cells of tables: Parquet files and the Arrow files of Hugging Face datasets, by row and column. Needs pyarrow.
 
-    read_cell(file, "12/image")        bytes of the medium in row 12, column `image`
-    read_cell(file, "12/images/3")     the fourth of a list; "12/messages/0/content/1/image" and so on go deeper
+    read_cell(file, "12/image")        bytes of the media file in row 12, column `image`; "12/images/3" goes deeper
     table_rows(file, address)          (row, values) one by one, media replaced by such addresses
 
-A medium is bytes, or a struct with `bytes`; a struct whose bytes are null stands for the file at its `path`. Column
-names are percent-encoded in an address. A single cell costs its column of a whole Parquet row group, of which the last
-two are kept: random access is expensive. `datasets` is not used: it copies a table into its cache and decodes media.
-Files are untrusted: Arrow data are validated, sizes bounded, and whatever pyarrow raises becomes a DocumentError."""
+Media are bytes, or a struct with `bytes`; a struct whose bytes are null stands for the file at its `path`. A cell costs
+its column of a whole Parquet row group, of which the last two are kept. `datasets` is not used: it copies a table into
+its cache and decodes media. Files are untrusted: Arrow data are validated, and sizes bounded.
+"""
 
+import functools
 import os
-from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -18,10 +17,8 @@ from urllib.parse import quote, unquote
 from brine.data.document import DocumentError
 
 MAX_GROUP_MIB = 2048.0
-"""Largest column of one Parquet row group that is read at once, in MiB uncompressed."""
+"""Largest column of one Parquet row group that is read, in MiB uncompressed."""
 _BATCH_ROWS = 16
-_opened: OrderedDict[tuple, object] = OrderedDict()
-_groups: OrderedDict[tuple, object] = OrderedDict()
 
 
 def load_pyarrow():
@@ -39,11 +36,11 @@ def load_pyarrow():
 
 
 def read_cell(file: Path, inside: str, *, max_file_mib: float) -> bytes:
-    """The bytes at `row/column[/field or place ...]` of a table. Raises DocumentError with the reason."""
-    pyarrow = load_pyarrow()
+    """The bytes at `row/column[/field or index ...]` of a table. Raises DocumentError with the reason."""
+    pyarrow, cell = load_pyarrow(), f"cell {inside[:200]!r}"
     row, *steps = inside.split("/")
     if not (row.isascii() and row.isdigit() and len(row) < 16) or not steps:
-        raise DocumentError(f"cell {inside[:200]!r} is not of the form row/column")
+        raise DocumentError(f"{cell} is not of the form row/column")
     try:
         value = _scalar(open_table(file), int(row), unquote(steps[0]))
         for step in steps[1:]:
@@ -54,12 +51,21 @@ def read_cell(file: Path, inside: str, *, max_file_mib: float) -> bytes:
     except DocumentError:
         raise
     except (pyarrow.ArrowException, OSError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise DocumentError(f"cell {inside[:200]!r} cannot be read ({str(error)[:200]})") from None
+        raise DocumentError(f"{cell} cannot be read ({str(error)[:200]})") from None
     if not isinstance(content, bytes) or not content:
-        raise DocumentError(f"cell {inside[:200]!r} holds no bytes")
+        raise DocumentError(f"{cell} holds no bytes")
     if len(content) > max_file_mib * 2**20:
-        raise DocumentError(f"cell {inside[:200]!r} has {len(content) / 2**20:.0f} MiB, over {max_file_mib=:g}")
+        raise DocumentError(f"{cell} has {len(content) / 2**20:.0f} MiB, over {max_file_mib=:g}")
     return content
+
+
+def _scalar(table, row: int, column: str):
+    """One top-level value as a pyarrow scalar."""
+    for number, count in enumerate(table.group_rows):
+        if row < count:
+            return table.column(number, column)[row]
+        row -= count
+    raise DocumentError("the table has fewer rows")
 
 
 def table_rows(
@@ -67,165 +73,147 @@ def table_rows(
 ) -> Iterator[tuple[int, dict | DocumentError]]:
     """(row, column -> value) in order, media as addresses below `address`; their first bytes under the key None.
 
-    Values are plain Python; null stands nowhere but in lists. Bytes in the columns `texts` are strings. A row with a
-    value that cannot be read gives an error in its place. Raises DocumentError when the file breaks off.
+    Values are plain Python without null outside of lists; bytes in the columns `texts` are strings. A row with a value
+    that cannot be read is an error. Raises DocumentError when the file breaks off.
     """
     pyarrow, number = load_pyarrow(), 0
     try:
         table = open_table(file)
-        for batch in _batches(table):
-            for row in _plain_rows(batch, texts):
-                if isinstance(row, dict):
-                    heads: dict[str, bytes] = {}
-                    at = f"{address}::{number}/"
-                    row = {k: _addressed(v, at + quote(k, safe=""), heads) for k, v in row.items() if v is not None}
-                    row[None] = heads
-                yield number, row
-                number += 1
-        error = getattr(table, "cut", "")
+        for batch in table.batches():
+            for start in range(0, batch.num_rows, _BATCH_ROWS):
+                for row in _plain_rows(batch.slice(start, _BATCH_ROWS)):
+                    yield number, _addressed_row(row, f"{address}::{number}/", texts)
+                    number += 1
+        error = table.cut
     except (pyarrow.ArrowException, OSError) as caught:
         error = str(caught)[:200]
     if error:
         raise DocumentError(f"row {number} and those after it cannot be read ({error})")
 
 
-def _plain_rows(batch, texts: frozenset[str]) -> Iterator[dict | DocumentError]:
-    """The rows of a batch as Python values, a few at a time; one by one where a value cannot be read."""
-    for start in range(0, batch.num_rows, _BATCH_ROWS):
-        rows = batch.slice(start, _BATCH_ROWS)
-        try:
-            found = rows.to_pylist()
-        except (ValueError, OverflowError):
-            found = [_plain_row(rows.slice(index, 1)) for index in range(rows.num_rows)]
-        yield from (_decoded(row, texts) if isinstance(row, dict) else row for row in found)
-
-
-def _plain_row(rows) -> dict | DocumentError:
+def _plain_rows(rows) -> list[dict | DocumentError]:
+    """The rows as Python values; one by one where a value cannot be read."""
     try:
-        return rows.to_pylist()[0]
+        return rows.to_pylist()
     except (ValueError, OverflowError) as error:
-        return DocumentError(f"holds a value that cannot be read ({str(error)[:100]})")
+        if rows.num_rows == 1:
+            return [DocumentError(f"holds a value that cannot be read ({str(error)[:100]})")]
+        return [row for index in range(rows.num_rows) for row in _plain_rows(rows.slice(index, 1))]
 
 
-def _decoded(row: dict, texts: frozenset[str]) -> dict | DocumentError:
-    """The row with the bytes of its columns `texts` as strings."""
-    for name in texts & row.keys():
-        if isinstance(row[name], bytes):
+def _addressed_row(row: dict | DocumentError, address: str, texts: frozenset[str]) -> dict | DocumentError:
+    """The row with its media replaced by addresses, and the bytes of the columns `texts` by strings."""
+    if isinstance(row, DocumentError):
+        return row
+    heads: dict[str, bytes] = {}
+    found: dict = {None: heads}
+    for name, value in row.items():
+        if name in texts and isinstance(value, bytes):
             try:
-                row[name] = row[name].decode("utf-8")
+                value = value.decode("utf-8")
             except UnicodeDecodeError:
                 return DocumentError(f"column {name[:100]!r} holds bytes that are not UTF-8 text")
-    return row
+        if value is not None:
+            found[name] = _addressed(value, address + quote(name, safe=""), heads)
+    return found
 
 
-def _addressed(value, index: str, heads: dict[str, bytes]):
-    """A value with its media replaced by their addresses, whose first bytes are noted in `heads`."""
+def _addressed(value, address: str, heads: dict[str, bytes]):
+    """A value with its media replaced by addresses, whose first bytes are noted in `heads`."""
     if isinstance(value, dict):
         if isinstance(value.get("bytes"), bytes):
             value = value["bytes"]
         elif set(value) <= {"bytes", "path"}:
             return value.get("path")
         else:
-            at = f"{index}/"
-            return {k: _addressed(v, at + quote(k, safe=""), heads) for k, v in value.items() if v is not None}
+            inner = ((key, each) for key, each in value.items() if each is not None)
+            return {key: _addressed(each, f"{address}/{quote(key, safe='')}", heads) for key, each in inner}
     if isinstance(value, bytes):
-        heads[index] = value[:16]
-        return index
+        heads[address] = value[:16]
+        return address
     if isinstance(value, list):
-        return [_addressed(inner, f"{index}/{number}", heads) for number, inner in enumerate(value)]
+        return [_addressed(each, f"{address}/{number}", heads) for number, each in enumerate(value)]
     return value
 
 
 def open_table(file: Path):
-    """A ParquetFile, or the like for Arrow: `schema_arrow` and record batches; kept while the file is unchanged.
-
-    Raises DocumentError for a file that is neither.
-    """
-    pyarrow = load_pyarrow()
+    """The table in a file, kept while it is unchanged. Raises DocumentError for a file that is none."""
     status = os.stat(file)
-    key = (str(file), status.st_size, status.st_mtime_ns)
-    if key not in _opened:
-        try:
-            _opened[key] = pyarrow.parquet.ParquetFile(file) if _is_parquet(file) else _ArrowTable(file)
-        except (pyarrow.ArrowException, OSError, ValueError) as error:
-            raise DocumentError(f"file {file.name!r} is not a complete table ({str(error)[:200]})") from None
-        while len(_opened) > 8:
-            _opened.popitem(last=False)
-    _opened.move_to_end(key)
-    return _opened[key]
+    return _open(file, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _open(file: Path, size: int, mtime_ns: int):
+    pyarrow = load_pyarrow()
+    with open(file, "rb") as stream:
+        head = stream.read(6)
+    try:
+        return _ParquetTable(file) if head[:4] == b"PAR1" else _ArrowTable(file, is_file=head == b"ARROW1")
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise DocumentError(f"file {file.name!r} is not a complete table ({str(error)[:200]})") from None
+
+
+class _ParquetTable:
+    """A Parquet file. `group_rows`: rows of each group; `cut`: why there are no more rows."""
+
+    def __init__(self, file: Path):
+        self.parquet = load_pyarrow().parquet.ParquetFile(file)
+        meta = self.parquet.metadata
+        self.schema, self.cut = self.parquet.schema_arrow, ""
+        self._groups = [meta.row_group(number) for number in range(meta.num_row_groups)]
+        self.group_rows = [group.num_rows for group in self._groups]
+
+    def batches(self) -> Iterator:
+        for number in range(len(self._groups)):
+            self._check_size(number)
+        return self.parquet.iter_batches(batch_size=_BATCH_ROWS, use_threads=False)
+
+    def column(self, number: int, name: str):
+        return _parquet_column(self, number, name)
+
+    def _check_size(self, number: int, name: str | None = None) -> None:
+        columns = [self._groups[number].column(index) for index in range(self._groups[number].num_columns)]
+        columns = [each for each in columns if name is None or each.path_in_schema.split(".")[0] == name]
+        if not columns and name is not None:
+            raise DocumentError(f"the table has no column {name[:100]!r}")
+        size = sum(each.total_uncompressed_size for each in columns)
+        if not 0 <= size <= MAX_GROUP_MIB * 2**20:
+            raise DocumentError(
+                f"a row group of {size / 2**20:.0f} MiB is over {MAX_GROUP_MIB:g} MiB: write the file with a smaller "
+                "row_group_size"
+            )
+
+
+@functools.lru_cache(maxsize=2)
+def _parquet_column(table: _ParquetTable, number: int, name: str):
+    table._check_size(number, name)
+    return table.parquet.read_row_group(number, columns=[name], use_threads=False).column(0)
 
 
 class _ArrowTable:
-    """An Arrow stream or file, mapped: its whole batches, and in `cut` why there are no more."""
+    """An Arrow stream or file, mapped: its whole batches, each a group."""
 
-    def __init__(self, file: Path):
+    def __init__(self, file: Path, *, is_file: bool):
         pyarrow = load_pyarrow()
         source = pyarrow.memory_map(str(file))
-        with open(file, "rb") as stream:
-            is_file = stream.read(6) == b"ARROW1"
         reader = pyarrow.ipc.open_file(source) if is_file else pyarrow.ipc.open_stream(source)
-        self.schema_arrow, self.batches, self.cut = reader.schema, [], ""
+        self.schema, self._found, self.cut = reader.schema, [], ""
         try:
             for batch in map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader:
                 # offsets in a hostile file point anywhere
                 batch.validate(full=True)
-                self.batches.append(batch)
+                self._found.append(batch)
         except (pyarrow.ArrowException, OSError) as error:
             self.cut = str(error)[:200]
-        self.num_rows = sum(batch.num_rows for batch in self.batches)
+        self.group_rows = [batch.num_rows for batch in self._found]
+
+    def batches(self) -> Iterator:
+        return iter(self._found)
+
+    def column(self, number: int, name: str):
+        return self._found[number].column(name)
 
 
 def num_rows(file: Path) -> int:
-    """Rows of a table, by its own account. Raises DocumentError when it cannot be opened."""
-    table = open_table(file)
-    return table.num_rows if isinstance(table, _ArrowTable) else table.metadata.num_rows
-
-
-def _is_parquet(file: Path) -> bool:
-    with open(file, "rb") as stream:
-        return stream.read(4) == b"PAR1"
-
-
-def _batches(table) -> Iterator:
-    if isinstance(table, _ArrowTable):
-        return iter(table.batches)
-    for number in range(table.metadata.num_row_groups):
-        group = table.metadata.row_group(number)
-        _check_size(sum(group.column(index).total_uncompressed_size for index in range(group.num_columns)))
-    return table.iter_batches(batch_size=_BATCH_ROWS, use_threads=False)
-
-
-def _check_size(size: int) -> None:
-    if not 0 <= size <= MAX_GROUP_MIB * 2**20:
-        raise DocumentError(
-            f"a row group of {size / 2**20:.0f} MiB is over {MAX_GROUP_MIB:g} MiB: write the file with a smaller "
-            "row_group_size"
-        )
-
-
-def _scalar(table, row: int, column: str):
-    """One top-level value as a pyarrow scalar."""
-    is_arrow, meta = isinstance(table, _ArrowTable), getattr(table, "metadata", None)
-    groups = table.batches if is_arrow else list(map(meta.row_group, range(meta.num_row_groups)))
-    for number, group in enumerate(groups):
-        if row < group.num_rows:
-            return (group.column(column) if is_arrow else _group(table, number, column))[row]
-        row -= group.num_rows
-    raise DocumentError("the table has fewer rows")
-
-
-def _group(table, number: int, column: str):
-    key = (id(table), number, column)
-    if key not in _groups:
-        group = table.metadata.row_group(number)
-        columns = [group.column(index) for index in range(group.num_columns)]
-        named = [chunk for chunk in columns if chunk.path_in_schema.split(".")[0] == column]
-        if not named:
-            raise DocumentError(f"the table has no column {column[:100]!r}")
-        _check_size(sum(chunk.total_uncompressed_size for chunk in named))
-        # the table is kept beside its column, so that no other can take its identity
-        _groups[key] = (table, table.read_row_group(number, columns=[column], use_threads=False).column(0))
-        while len(_groups) > 2:
-            _groups.popitem(last=False)
-    _groups.move_to_end(key)
-    return _groups[key][1]
+    """Rows that a table says it has. Raises DocumentError when it cannot be opened."""
+    return sum(open_table(file).group_rows)

@@ -1,11 +1,10 @@
 """Parquet files, and Hugging Face datasets saved to disk (`save_to_disk`: Arrow files and dataset_info.json).
 
-Each row is one JSON object, read like a line of a manifest: with a column `content`, `messages`, `conversations` or
-`texts` it is that record format; else its columns of media come first and its text follows (`text`, `caption`, ..., or
-the name of a class label). Media stay where they are, addressed `file.parquet::row/column` (`tables.cells`); a struct
-with a `path` alone names a file beside the table. What a column holds is decided by the features that `datasets` notes
-in the schema, the ending of `path`, the column's name, or the first bytes, in this order. The split is a column, or the
-file's or folder's. The `datasets` package is not needed; files of its cache (`cache-*.arrow`) are not read."""
+Each row becomes one JSON object and is read like a line of a manifest. Media stay where they are, addressed
+`file.parquet::row/column` (`tables.cells`); a struct with a `path` alone names a file beside the table. A column of
+media may have any name: its modality is that of the features that `datasets` notes in the schema, of the ending of a
+path, of the column's name, or of the first bytes, in this order. The split is a column, or the file's or folder's.
+"""
 
 import dataclasses
 import json
@@ -19,36 +18,40 @@ from urllib.parse import unquote
 from brine.data.document import Document, DocumentError, Quarantined, Text
 from brine.data.files.addresses import untagged
 from brine.data.files.archive import resolve_container
-from brine.data.files.extensions import VIDEO_OR_CODE, extension_of, media_type_of
+from brine.data.files.extensions import media_type_of
 from brine.data.formats.lines.fields import (
     CONVERSATIONS,
     FIELDS,
     SURE,
     WORDS,
-    is_medium,
+    is_media_path,
     is_path,
-    path_of,
     prompt_pair_hint,
 )
 from brine.data.formats.lines.lines import list_in
-from brine.data.formats.lines.marks import is_loss_key
-from brine.data.formats.lines.provenance import DOCUMENT_WORDS, is_of_repository, is_provenance, is_row_metadata
+from brine.data.formats.lines.provenance import DOCUMENT_WORDS, is_of_repository, is_provenance
 from brine.data.formats.manifest import detect_record_format, object_document
 from brine.data.formats.source import ReadLimits
 from brine.data.formats.splits.names import split_field_kind, split_of_name
 from brine.data.formats.splits.rules import PathSplits, split_in
 from brine.data.formats.tables.cells import open_table, table_rows
 
+_FORMS = ("content", *CONVERSATIONS)
+_IDS = ("id", "split", "source", "__key__", "key")
 # columns whose bytes are text: many programs write strings without saying so
-_TEXTS = frozenset(("content", *CONVERSATIONS, *WORDS, "label", "id", "split", "source", "__key__", "key"))
-_KINDS = ("image", "audio", "video")
-_NAMES = {
+_TEXTS = frozenset((*_FORMS, *WORDS, "label", *_IDS))
+_MODALITIES = {
     "image": re.compile(r"image|img|picture|photo|screenshot|jpg|jpeg|png|webp"),
     "audio": re.compile(r"audio|sound|speech|wav|flac|mp3|ogg"),
     "video": re.compile(r"video|film|clip|mp4|webm"),
 }
-_FORMS = ("content", *CONVERSATIONS)
-_TEXTUAL = {*CONVERSATIONS, *WORDS}
+# (modality, offset, first bytes there)
+_SIGNATURES = (
+    ("image", 0, (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")),
+    ("audio", 0, (b"fLaC", b"OggS", b"ID3", b"\xff\xfb")),
+    ("video", 0, (b"\x1aE\xdf\xa3",)),
+    *(("image", 8, (b"WEBP",)), ("audio", 8, (b"WAVE",)), ("video", 4, (b"ftyp",))),
+)
 
 
 def table_documents(
@@ -59,21 +62,34 @@ def table_documents(
     # what a data set says of itself is not in the names that the whole source goes by
     splits = splits if splits and states == files else PathSplits(states, files=True)
     for file, state in zip(files, states, strict=True):
-        name = untagged(file)
+        name, split = untagged(file), splits.split_of(state)
         try:
             path = resolve_container(root, file)
-            schema = open_table(path).schema_arrow
+            schema = open_table(path).schema
             if twice := sorted(column for column, count in Counter(schema.names).items() if count > 1):
                 raise DocumentError(f"several columns are called {twice[0][:100]!r}: rename all but one")
-            features, media = _features(schema), SURE & set(schema.names)
+            features, named_media = _features(schema), SURE & set(schema.names)
             for number, values in table_rows(path, file, texts=_TEXTS):
                 row_name = f"{os.path.splitext(name)[0]}#{number}"
                 try:
                     if isinstance(values, DocumentError):
                         raise values
-                    row = _Row(values, features, skipped)
-                    document = row.document(row_name, media, root, limits, splits.split_of(state))
-                    yield _beside(document, root, file)
+                    # a table has no other way to leave an image, audio or video out
+                    absent = {column: None for column in named_media if not values.get(column)}
+                    fields = {"id": row_name} | absent | _TableRow(values, features, skipped).fields()
+                    record_format = detect_record_format(fields) or "captioned"
+                    document = object_document(
+                        fields,
+                        root=root,
+                        name=row_name,
+                        record_format=record_format,
+                        split=split,
+                        max_file_mib=limits.max_file_mib,
+                        notes=skipped,
+                    )
+                    # in a table a missing split means no more than that
+                    is_open = record_format == "content-parts" and not split_in(fields)
+                    yield _beside(document.with_split(split) if is_open else document, root, file)
                 except DocumentError as error:
                     yield Quarantined(row_name, name, f"row {number} of {name!r}: {error}", line=number + 1)
         except (DocumentError, OSError) as error:
@@ -114,125 +130,74 @@ def _beside(document: Document, root: Path, file: str) -> Document:
     return dataclasses.replace(document, parts=tuple(map(moved, document.parts)))
 
 
-class _Row:
+class _TableRow:
     """One row: its values, the first bytes of its cells of media (`heads`), and the features of its columns."""
 
     def __init__(self, values: dict, features: dict[str, str | list[str]], notes: Counter):
         self.heads: dict[str, bytes] = values.pop(None)
         self.values, self.features, self.notes = values, features, notes
 
-    def document(self, name: str, media: set[str], root: Path, limits: ReadLimits, split: str) -> Document:
-        """The document of the row. media: columns that are named after a medium. Raises DocumentError."""
-        values, fields = self.values, self._fields()
-        other_fields = {
-            column: value
-            for column, value in values.items()
-            if column not in fields and not self._is_used(column, fields)
-        }
-        fields.setdefault("id", name)
-        # a table has no other way to leave a medium out
-        for column in media:
-            if not values.get(column):
-                fields.setdefault(column, None)
-        record_format = detect_record_format(fields) or "captioned"
-        document = object_document(
-            fields,
-            root=root,
-            name=name,
-            record_format=record_format,
-            split=split,
-            max_file_mib=limits.max_file_mib,
-            notes=self.notes,
-            other_fields=other_fields,
-        )
-        # in a table a missing split means no more than that
-        is_open = record_format == "content-parts" and not split_in(fields)
-        return document.with_split(split) if is_open else document
-
-    def _fields(self) -> dict:
-        """The row as the JSON object it stands for."""
-        values, heads = self.values, self.heads
-        for column in [name for name in values if name.lower() in _TEXTUAL and name.lower() not in values]:
+    def fields(self) -> dict:
+        """The row as the JSON object it stands for. Raises DocumentError."""
+        values = self.values
+        for column in [name for name in values if name.lower() in (*_FORMS, *WORDS) and name.lower() not in values]:
             values[column.lower()] = values.pop(column)
         for column in _FORMS:
             if isinstance(values.get(column), str) and values[column].lstrip().startswith("["):
                 values[column] = list_in(values[column], is_text=column == "content")
-        for column in values:
-            if split_field_kind(column) not in ("", "flag") and (label := self._label(column)) is not None:
-                values[column] = label
+        labels = {column: label for column in values if (label := self._label(column)) is not None}
+        for column in [name for name in labels if split_field_kind(name) not in ("", "flag")]:
+            values[column] = labels.pop(column)
         if detect_record_format(values) not in (None, "captioned"):
             for column, value in list(values.items()):
                 for reference in _entries(value) if column not in FIELDS else ():
-                    if self._is_cell(reference) and (kind := self._kind(column, reference)) is not None:
+                    if self._is_cell(reference) and (kind := self._modality(column, reference)) is not None:
                         values[f"{kind}s"] = [*values.get(f"{kind}s", []), reference]
             return values
-        known = ("id", "__key__", "key", "source", *filter(split_field_kind, values), *WORDS)
-        fields = {key: values[key] for key in known if key in values}
-        # the image of a mask is a medium
-        fields |= {key: value for key, value in values.items() if is_loss_key(key) and not self._holds_media(value)}
-        for key in ("__key__", "key"):
-            if isinstance(fields.get(key), str | int):
-                fields.setdefault("id", fields[key])
-        used = self._add_media(fields)
-        self._check_cells(fields, heads.keys() - used)
-        for column in values:
-            if (label := self._label(column)) is not None:
-                fields.setdefault("label", label)
-        if isinstance(values.get("label"), str):
-            fields.setdefault("label", values["label"])
+        media, used = self._media()
+        self._check_cells(media, self.heads.keys() - used)
+        fields = {column: value for column, value in values.items() if not (column in used or column == "kind")} | media
+        if labels:
+            column, label = next(iter(labels.items()))
+            fields = {key: value for key, value in fields.items() if key != column} | {"label": label}
+        for key in ("key", "__key__"):
+            if isinstance(fields.get(key), str | int) and "id" not in values:
+                fields["id"] = fields[key]
         return fields
 
-    def _add_media(self, fields: dict) -> set[str]:
-        """Adds the references to media to the fields; the columns and cells that were used."""
-        values, used = self.values, set()
-        cells = {self._kind(column, value) for column, value in values.items() if self._is_cell(value)}
+    def _media(self) -> tuple[dict[str, list], set[str]]:
+        """(modality -> references of all columns; columns and cells that they are from, or that name their files)."""
+        values, used, media = self.values, set(), {}
+        cells = {self._modality(column, value) for column, value in values.items() if self._is_cell(value)}
         of_repository = is_of_repository(values)
         for column, value in values.items():
             for reference in _entries(value):
-                kind, is_cell = self._kind(column, reference), self._is_cell(reference)
+                kind, is_cell = self._modality(column, reference), self._is_cell(reference)
                 # the name of a file among programs
                 if of_repository and not is_cell and is_provenance(column, "https://x"):
                     kind = None
-                # beside a medium in a cell, a name of the same kind is what its file was called
+                # beside media in a cell, a name of the same kind is what its file was called
                 if kind is not None and (is_cell or kind not in cells):
-                    fields.setdefault(kind, []).append(reference)
+                    media.setdefault(kind, []).append(reference)
                     used.update((column, reference))
-                elif kind is None and column not in WORDS and self._is_name(reference):
-                    is_video = column in FIELDS and extension_of(reference) in VIDEO_OR_CODE
-                    fields |= {column: value} if is_video or is_medium(reference) else {}
-            if (kind := FIELDS.get(column, "unknown")) and kind not in cells:
-                entries = _entries(value)
-                # a field of media is one without an ending that says so, too
-                if column in FIELDS and column not in used and entries and all(map(self._is_name, entries)):
-                    fields.setdefault(column, value)
-                    used.add(column)
-                # a name beside a cell is that of its file
-                elif is_row_metadata(column) and not self._is_cell(value):
-                    fields.setdefault(column, value)
-        return used
+        for column, value in values.items():
+            values_of, kind = _entries(value)[:100], FIELDS.get(column)
+            is_path = column in SURE or any(isinstance(each, str) and is_media_path(each) for each in values_of)
+            is_name = bool(media) and (kind == "" or (kind in cells and is_path))
+            if is_name or any(map(self._is_cell, values_of)):
+                used.add(column)
+        return media, used
 
-    def _check_cells(self, fields: dict, left: Iterable[str]) -> None:
+    def _check_cells(self, media: dict[str, list], left: Iterable[str]) -> None:
         """DocumentError where nothing was read from cells of bytes that a caption, or their column's name, is about."""
-        has_media = any(kind in fields for kind in _KINDS)
-        is_caption = not any(fields.get(key) for key in DOCUMENT_WORDS)
-        for index in sorted(left):
-            column = unquote(index.rpartition("::")[2].split("/")[1])
-            if not has_media and (is_caption or _kind_by_name(column)):
+        is_caption = not any(self.values.get(key) for key in DOCUMENT_WORDS)
+        for address in sorted(left):
+            column = unquote(address.rpartition("::")[2].split("/")[1])
+            if not media and (is_caption or _modality_by_name(column)):
                 raise DocumentError(
                     f"column {column[:40]!r} holds bytes of no image, audio or video format that is known"
                 )
-            self.notes[f"note: column {column[:40]!r} holds bytes of no known medium and was not read"] += 1
-
-    def _is_used(self, column: str, fields: dict) -> bool:
-        """Whether a column that is not among the row's fields was read all the same, or is reported elsewhere."""
-        media = [entry for kind in _KINDS if kind != column for entry in fields.get(kind) or ()]
-        entries = _entries(self.values[column])[:100]
-        if any(isinstance(entry, str) and (entry in self.heads or entry in media) for entry in entries):
-            return True
-        if (label := self._label(column)) is not None:
-            return fields.get("label") == label
-        # what the file of a cell was called
-        return bool(media) and column in FIELDS and not FIELDS[column]
+            self.notes[f"note: column {column[:40]!r} holds bytes of no known format and was not read"] += 1
 
     def _label(self, column: str) -> str | None:
         """The name of the class in a column of class labels; None for any other value."""
@@ -242,45 +207,33 @@ class _Row:
     def _is_cell(self, value) -> bool:
         return isinstance(value, str) and value in self.heads
 
-    def _is_name(self, value) -> bool:
-        return isinstance(value, str) and bool(value) and value not in self.heads
-
-    def _holds_media(self, value) -> bool:
-        return any(self._is_cell(entry) or is_medium(path_of(entry)) for entry in _entries(value))
-
-    def _kind(self, column: str, reference) -> str | None:
-        """ "image", "audio" or "video" for a reference to a medium; None for any other value."""
-        if not isinstance(reference, str) or column in WORDS or column in ("id", "split", "source", "__key__", "key"):
+    def _modality(self, column: str, reference) -> str | None:
+        """ "image", "audio" or "video" for a reference to media; None for any other value."""
+        if not isinstance(reference, str) or column in WORDS or column in _IDS:
             return None
-        if self.features.get(column) in _KINDS:
-            return self.features[column]
+        if isinstance(kind := self.features.get(column), str):
+            return kind
         if self._is_cell(reference):
-            return _kind_by_name(column) or _detect_modality(self.heads[reference])
+            head = self.heads[reference]
+            by_head = (kind for kind, offset, heads in _SIGNATURES if head.startswith(heads, offset))
+            return _modality_by_name(column) or next(by_head, None)
         # an address is no file beside the table
         if ("://" in reference and column not in FIELDS) or is_provenance(column, reference):
             return None
-        medium = media_type_of(reference) if is_path(reference) else None
-        return medium.__name__.lower() if medium else None
+        media = media_type_of(reference) if is_path(reference) else None
+        return media.__name__.lower() if media else None
 
 
 def _entries(value) -> list:
     return value if isinstance(value, list) else [value]
 
 
-def _kind_by_name(column: str) -> str | None:
-    return next((kind for kind, pattern in _NAMES.items() if pattern.search(column.lower())), None)
-
-
-def _detect_modality(head: bytes) -> str | None:
-    if head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")) or head[8:12] == b"WEBP":
-        return "image"
-    if head.startswith((b"fLaC", b"OggS", b"ID3", b"\xff\xfb")) or head[8:12] == b"WAVE":
-        return "audio"
-    return "video" if head[4:8] == b"ftyp" or head.startswith(b"\x1aE\xdf\xa3") else None
+def _modality_by_name(column: str) -> str | None:
+    return next((kind for kind, pattern in _MODALITIES.items() if pattern.search(column.lower())), None)
 
 
 def _features(schema) -> dict[str, str | list[str]]:
-    """Column -> medium, or the names of its class labels, as the `datasets` package wrote them into a schema."""
+    """Column -> modality, or the names of its class labels, as the `datasets` package wrote them into a schema."""
     try:
         found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"].items()
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
@@ -304,7 +257,7 @@ def _features(schema) -> dict[str, str | list[str]]:
 def check_columns(file: Path) -> None:
     """ValueError when a table has no text: no known record format and no column of words."""
     try:
-        schema = open_table(file).schema_arrow
+        schema = open_table(file).schema
     except (DocumentError, OSError):
         # a damaged file is quarantined while reading, like any other
         return
@@ -323,7 +276,7 @@ def dataset_files(root: Path, candidates: list[str]) -> list[str]:
     for path in candidates:
         folder, _, base = untagged(path).rpartition("/")
         try:
-            named = [entry["filename"] for entry in _state(root / folder)["_data_files"]]
+            named = [each["filename"] for each in _state(root / folder)["_data_files"]]
         except (KeyError, TypeError):
             named = None
         if base in named if named is not None else not base.startswith("cache-"):

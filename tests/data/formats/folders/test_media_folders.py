@@ -1,11 +1,8 @@
 """Folders of media: every ending that is read, what is said about the others, and what such a folder never becomes."""
 
-import contextlib
 import gzip
-import io
 import json
 import os
-import shlex
 import signal
 
 import pytest
@@ -13,7 +10,7 @@ import pytest
 from brine.data.document import Audio, Image, Video
 from brine.data.files.extensions import SUPPORTED, UNSUPPORTED
 from brine.data.formats.open import open_source
-from tests.data.format_files import media, read, texts
+from tests.data.format_files import follow_command, media, read, texts
 
 
 @pytest.fixture
@@ -169,7 +166,7 @@ TABLES = {
 
 @pytest.mark.parametrize("name, content, row", TABLES.values(), ids=TABLES)
 @pytest.mark.parametrize("beside", [["1.png"], ["1.png", "README.md"], ["README.md"]], ids=" ".join)
-def test_a_table_of_words_is_refused_with_the_command(tmp_path, monkeypatch, name, content, row, beside):
+def test_a_table_of_words_is_refused_with_the_command(tmp_path, name, content, row, beside):
     """Passed over, the folder was called one of media without words, or a page: its README."""
     # nobody else's files lie one folder up
     tmp_path = tmp_path / "alone" / "set"
@@ -184,14 +181,8 @@ def test_a_table_of_words_is_refused_with_the_command(tmp_path, monkeypatch, nam
         assert name in told and f"is not read: write a {out} from it" in told
     if "README.md" in beside:
         return
-    command = told.partition("by `")[2].partition(f" > {out}`")[0]
-    # as a shell takes it apart, without the cost of one
-    *call, program = shlex.split(command)
-    monkeypatch.chdir(tmp_path)
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        exec(program, {})
-    assert call == ["python", "-c"] and json.loads(printed.getvalue().splitlines()[0]) == row
-    (tmp_path / out).write_text(printed.getvalue(), encoding="utf-8")
+    (made,) = follow_command(told)
+    assert made == tmp_path / out and json.loads(made.read_text().splitlines()[0]) == row
     if "text" in row and row.get("file_name") == "1.png":
         documents, _ = read(tmp_path)
         assert [(media(d), texts(d)) for d in documents] == [([(Image, "1.png")], row["text"])]
@@ -210,18 +201,15 @@ ODD_TABLES = {
 
 
 @pytest.mark.parametrize("name, content", ODD_TABLES.values(), ids=ODD_TABLES)
-def test_the_command_reads_odd_tables_of_words(tmp_path, monkeypatch, name, content):
+def test_the_command_reads_odd_tables_of_words(tmp_path, name, content):
     """One with the line ends of old Macs ended in a stack trace, and the command did not fit other encodings."""
     (fill(tmp_path, ["1.png"]) / name).write_bytes(content)
     with pytest.raises(ValueError) as caught:
         open_source(tmp_path)
     assert repr(name) in str(caught.value)
-    *call, program = shlex.split(str(caught.value).partition("by `")[2].rpartition(" > metadata.jsonl`")[0])
-    monkeypatch.chdir(tmp_path)
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        exec(program, {})
-    rows = [json.loads(line) for line in printed.getvalue().splitlines()]
-    assert call == ["python", "-c"] and rows == [{"file_name": "1.png", "text": "größe"}]
+    (made,) = follow_command(str(caught.value))
+    rows = [json.loads(line) for line in made.read_text().splitlines()]
+    assert made.name == "metadata.jsonl" and rows == [{"file_name": "1.png", "text": "größe"}]
 
 
 HOSTILE_TABLES = {
@@ -286,14 +274,16 @@ def test_a_clone_with_a_manifest_is_read_by_it(tmp_path, name):
     assert not bad and [texts(document) for document in documents] == ["a", "b"] and media(documents[0])
 
 
-def test_tables_of_several_splits_become_as_many_files(tmp_path, monkeypatch):
+def test_tables_of_several_splits_become_as_many_files(tmp_path):
     """One metadata.jsonl on top hid the other half, and what it was made of was trained on: the test."""
     fill(tmp_path, {"train.csv": "file_name,text\n1.png,a\n", "test.csv": "file_name,text\n2.png,b\n"})
     fill(tmp_path, ["1.png", "2.png"])
     with pytest.raises(ValueError) as caught:
         open_source(tmp_path)
     told = str(caught.value)
-    assert "'test.csv'" in told and "'train.csv'" in told and "> test.jsonl`" in told and "metadata.jsonl" not in told
+    assert (
+        "'test.csv'" in told and "'train.csv'" in told and "--out test.jsonl`" in told and "metadata.jsonl" not in told
+    )
 
 
 def test_folders_that_lead_out_are_told(tmp_path):

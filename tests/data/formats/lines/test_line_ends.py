@@ -7,15 +7,11 @@ import bz2
 import gzip
 import json
 import lzma
-import re
-import shlex
-import subprocess
-import sys
 
 import pytest
 
 from brine.data.formats.open import open_source
-from tests.data.format_files import media, read, texts
+from tests.data.format_files import follow_command, media, read, texts
 from tests.data.formats.splits.test_rules import fill, rows
 
 ENDINGS = ["jsonl", "ndjson", "jsonlines", "jl", "NDJSON", "JL", "ndjson.gz", "jsonlines.bz2", "jl.xz", "jl.gz"]
@@ -162,13 +158,11 @@ def test_rows_inside_one_object_beside_others_are_named(tmp_path, wrapped, besid
     fill(tmp_path, {f"a.{beside}": rows([{"text": "x"}]), "d.json": json.dumps(wrapped)})
     assert [texts(document) for document in read(tmp_path)[0]] == ["x"]
     (line,) = [line for line in told(tmp_path) if "d.json" in line]
-    assert "1 file .json of one object with lists of rows (`data check FILE` tells how to convert it)" in line
+    assert "1 file .json of one object with lists of rows (`brine data convert FILE` writes a manifest)" in line
     # the remedy, followed
     with pytest.raises(ValueError) as error:
         open_source(tmp_path / "d.json")
-    program, name = re.search(r"`python -c (.+) > (\S+)`", str(error.value)).groups()
-    run = subprocess.run([sys.executable, "-c", *shlex.split(program)], cwd=tmp_path, capture_output=True, timeout=60)
-    (tmp_path / name).write_bytes(run.stdout)
+    follow_command(str(error.value))
     found = "".join(texts(document) for document in read(tmp_path)[0])
     assert "one" in found and "two" in found and "x" in found
 

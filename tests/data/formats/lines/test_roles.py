@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from brine.data.formats.lines.roles import ROLES
+from brine.data.formats.lines.loss_masks import ROLES
 from brine.data.formats.open import open_source
 from tests.data.format_files import read, texts
 from tests.data.media_files import manifest

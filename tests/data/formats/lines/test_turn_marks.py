@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from brine.data.formats.lines.marks import MASKED_ROLE_KEYS, TOKEN_MASK_KEYS, TRAINED_ROLE_KEYS, loss_polarity
+from brine.data.formats.lines.loss_masks import MASKED_ROLE_KEYS, TOKEN_MASK_KEYS, TRAINED_ROLE_KEYS, loss_polarity
 from brine.data.formats.open import open_source
 from tests.data.format_files import read, texts
 from tests.data.formats.test_webdataset_names import tar

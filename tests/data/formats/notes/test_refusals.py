@@ -1,13 +1,12 @@
 """What holds no documents as it stands is named: unknown fields, one object around them, a file given alone."""
 
 import json
-import subprocess
 
 import pytest
 
 from brine.data.formats.lines.fields import folded
 from brine.data.formats.open import open_source
-from tests.data.format_files import media, read, texts
+from tests.data.format_files import follow_command, media, read, texts
 from tests.data.media_files import manifest
 
 PAIR = {"instruction": "Say hi", "output": "Hi"}
@@ -38,7 +37,7 @@ FOLDERS = {
     ),
     "a card above": ({"README.md": "# card", "data/a.jsonl": json.dumps({"x": 1})}, "data/a.jsonl, which has"),
     "a card and an array": ({"README.md": "# card", "data.json": [PAIR]}, "data.json, which has the fields"),
-    "commas": ({"a.jsonl": '{"text": "a"},\n{"text": "b"},\n'}, "has a first line that is set aside: not JSON"),
+    "commas": ({"a.jsonl": '{"text": "a"},\n{"text": "b"},\n'}, "has a first line that is quarantined: not JSON"),
     "prompt and completion": ({"a.jsonl": json.dumps({"prompt": [TALK], "completion": [TALK]})}, "write 'prompt' and"),
     "splits in one": ({"a.json": {"train": [{"text": "a"}], "test": [{"text": "b"}]}}, "list of objects under 'train'"),
     "a wrapper": ({"a.json": {"version": 2, "data": [{"text": "a"}]}}, "list of objects under 'data'"),
@@ -50,12 +49,15 @@ BROKEN = {
     "no bytes": ({"a.ndjson": ""}, "a.ndjson, which is empty (0 bytes)"),
     "no bytes, .json": ({"a.json": ""}, "a.json, which is empty (0 bytes)"),
     "an array of nothing": ({"a.json": "[]"}, "a.json, which is empty (it holds no object)"),
-    "prose": ({"a.jsonl": "not json at all"}, "a.jsonl, which has a first line that is set aside (at 1): not JSON"),
-    "prose, .json": ({"a.json": "\nnot json"}, "a.json, which has a first line that is set aside (at 2): not JSON"),
+    "prose": ({"a.jsonl": "not json at all"}, "a.jsonl, which has a first line that is quarantined (at 1): not JSON"),
+    "prose, .json": ({"a.json": "\nnot json"}, "a.json, which has a first line that is quarantined (at 2): not JSON"),
     "a text": ({"a.jsonlines": '"text"'}, "must be a JSON object, not str"),
-    "a page": ({"data.json": "<html>404</html>"}, "data.json, which has a first line that is set aside (at 1)"),
-    "bytes": ({"x/a.jsonl": b"\0\1\2"}, "x/a.jsonl, which has a first line that is set aside"),
-    "beside a card": ({"README.md": "# card", "a.jsonl": "oops"}, "a.jsonl, which has a first line that is set aside"),
+    "a page": ({"data.json": "<html>404</html>"}, "data.json, which has a first line that is quarantined (at 1)"),
+    "bytes": ({"x/a.jsonl": b"\0\1\2"}, "x/a.jsonl, which has a first line that is quarantined"),
+    "beside a card": (
+        {"README.md": "# card", "a.jsonl": "oops"},
+        "a.jsonl, which has a first line that is quarantined",
+    ),
     "empty beside a card": ({"README.md": "# card", "a.jsonl": ""}, "a.jsonl, which is empty"),
     "beside a file of no kind": ({"a.weird": b"\0", "b.jsonl": "\n\n"}, "b.jsonl, which is empty"),
 }
@@ -80,7 +82,7 @@ def test_the_command_writes_what_is_read(tmp_path, name, indent):
     path = write(tmp_path, {"a.json": json.dumps(wrapped, indent=indent)}) / "a.json"
     said = refusal(path)
     assert "JSON object of a known record format" in said
-    subprocess.run(["bash", "-c", said.split("`")[1]], cwd=tmp_path, check=True, timeout=20)
+    follow_command(said)
     assert [texts(document) for document in read(tmp_path / f"{name}.jsonl")[0]] == ["a", "b"]
 
 
@@ -93,7 +95,7 @@ def test_coco(tmp_path, first):
     path = write(tmp_path, {"captions.json": whole}) / "captions.json"
     said = refusal(path)
     assert "(COCO)" in said
-    subprocess.run(["bash", "-c", said.split("`")[1]], cwd=tmp_path, check=True, timeout=20)
+    follow_command(said)
     documents, bad = read(tmp_path / "metadata.jsonl")
     assert not bad and [(media(d)[0][1], texts(d)) for d in documents] == [("8.jpg", "a wren"), ("7.jpg", "a heron")]
 
@@ -333,8 +335,8 @@ def test_backslashes_in_a_path(tmp_path):
 
 def test_files_of_one_document_each(tmp_path):
     said = refusal(write(tmp_path, {"x/a.json": {"text": "A"}, "x/b.json": json.dumps({"text": "B"}, indent=2)}))
-    assert "is one document, and no media file lies beside it" in said
-    subprocess.run(["bash", "-c", said.split("`")[1]], cwd=tmp_path, check=True, timeout=20)
+    assert "is one document, and no media file is beside it" in said
+    follow_command(said)
     assert [texts(document) for document in read(tmp_path / "documents.jsonl")[0]] == ["A", "B"]
 
 

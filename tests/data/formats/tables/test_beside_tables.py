@@ -1,15 +1,13 @@
 """Tables and lists of words whose media lie in other folders: the command that is told is followed, where it says."""
 
-import contextlib
-import io
 import json
-import re
-import shlex
 
 import pytest
 
+from brine.data.cli.main import main
+from brine.data.formats.convert import conversions
 from brine.data.formats.open import open_source
-from tests.data.format_files import media, read, texts
+from tests.data.format_files import follow_command, media, read, texts
 from tests.data.media_files import picture, sound
 
 
@@ -25,19 +23,11 @@ def put(root, files):
     return root
 
 
-def follow(path, monkeypatch) -> str:
-    """Runs the command that opening a path tells, in the folder that it names; gives what was said."""
+def follow(path) -> str:
+    """Runs the command that opening a path tells; gives what was said."""
     with pytest.raises(ValueError) as caught:
         open_source(path)
-    said = str(caught.value)
-    own = path if path.is_dir() else path.parent
-    folder = own if "in its folder" in said else re.search(r"in the folder '([^']+)'", said)[1]
-    command, _, out = re.search(r"`(python -c .*?)`", said)[1].rpartition(" > ")
-    monkeypatch.chdir(folder)
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        exec(shlex.split(command)[2], {})
-    with open(shlex.split(out)[0], "w") as stream:
-        stream.write(printed.getvalue())
+    follow_command(said := str(caught.value))
     return said
 
 
@@ -89,26 +79,26 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("files, wanted", LAYOUTS.values(), ids=LAYOUTS)
-def test_the_command_makes_paths_that_hold(tmp_path, monkeypatch, files, wanted):
+def test_the_command_makes_paths_that_hold(tmp_path, files, wanted):
     """The command named a file that was not there, or wrote paths to media beside the table, where there are none."""
     root = put(tmp_path / "set", files)
-    follow(root, monkeypatch)
+    follow(root)
     assert pairs(root) == wanted
 
 
 @pytest.mark.parametrize("name", ["COCO", "ESC-50", "UrbanSound", "names without endings"])
-def test_a_table_that_is_given_alone(tmp_path, monkeypatch, name):
+def test_a_table_that_is_given_alone(tmp_path, name):
     files, wanted = LAYOUTS[name]
     root = put(tmp_path / "set", files | {"README.md": "# card"})
-    follow(root / next(reversed(files)), monkeypatch)
+    follow(root / next(reversed(files)))
     assert pairs(root) == wanted
 
 
-def test_splits_one_after_the_other(tmp_path, monkeypatch):
+def test_splits_one_after_the_other(tmp_path):
     val = "annotations/captions_val2017.json"
     root = put(tmp_path / "c", {"train2017/a.jpg": "", "val2017/a.jpg": "", COCO: coco(a="A"), val: coco(a="B")})
-    follow(root, monkeypatch)
-    follow(root / val, monkeypatch)
+    follow(root)
+    follow(root / val)
     found = {media(d)[0][1]: (texts(d), d.split) for d in read(root)[0]}
     assert found == {"train2017/a.jpg": ("A", "train"), "val2017/a.jpg": ("B", "validation")}
 
@@ -143,12 +133,12 @@ def test_a_table_that_a_manifest_was_written_from_is_not_lost(tmp_path, is_follo
             assert "NOT READ" in said, said
 
 
-def test_tables_of_one_name_do_not_overwrite_each_other(tmp_path, monkeypatch):
+def test_tables_of_one_name_do_not_overwrite_each_other(tmp_path):
     files = {"img/train/a.png": "", "img/test/a.png": "", "img/test/b.png": ""}
     for split, word in (("train", "A"), ("test", "B")):
         files[f"annotations/{split}/meta.csv"] = f"file_name,text\na.png,{word}\n"
     root = put(tmp_path / "c", files)
-    said = follow(root, monkeypatch)
+    said = follow(root)
     assert "the same with 'annotations/train/meta.csv'" in said and "test-meta.jsonl" in said
     (document,), bad = read(root)
     assert not bad and document.split == "test" and media(document)[0][1] == "img/test/a.png"
@@ -158,3 +148,24 @@ def test_boxes_have_no_captions(tmp_path):
     boxes = {"info": {}, "images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "bbox": [1]}]}
     with pytest.raises(ValueError, match=r"it has no captions: write a metadata\.jsonl beside the images"):
         open_source(put(tmp_path, {"a.jpg": "", "instances.json": boxes}))
+
+
+def test_the_command_line_converts_and_overwrites_nothing(tmp_path, capsys):
+    table = put(tmp_path, {"a.png": "", "t.csv": "image,caption\na.png,a wren\n"}) / "t.csv"
+    assert main(["convert", str(table), "--out", "x.jsonl"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {str(tmp_path / "x.jsonl"): 1}
+    assert json.loads((tmp_path / "x.jsonl").read_text()) == {"image": "a.png", "caption": "a wren"}
+    assert main(["convert", str(table), "--out", "x.jsonl"]) == 2
+    assert "x.jsonl is there already" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "a.png")]) == main(["convert", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("nothing to convert") == 2
+    assert not (tmp_path / "documents.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/tmp/evil", "..", ".hidden"])
+def test_a_name_in_a_file_leads_to_no_other_folder(tmp_path, name):
+    (tmp_path / "set").mkdir()
+    wrapped = put(tmp_path / "set", {"w.json": {name: [{"text": "a"}, {"text": "b"}]}}) / "w.json"
+    (found,) = conversions(wrapped)
+    (made,) = found.write()
+    assert made.parent == tmp_path / "set" and made.name.startswith("_") and made.suffix == ".jsonl"

@@ -107,7 +107,7 @@ def test_an_address_in_any_column_leaves_no_text(tmp_path, name):
 def test_bytes_of_no_known_medium_are_noted(tmp_path, name):
     path = write(tmp_path / "t.parquet", {name: pa.array([b"\1\2\3"], pa.binary()), "text": ["x"]})
     assert [texts(document) for document in read(path)[0]] == ["x"]
-    assert noted(path) == {f"note: column '{name}' holds bytes of no known medium and was not read": 1}
+    assert noted(path) == {f"note: column '{name}' holds bytes of no known format and was not read": 1}
 
 
 def test_an_empty_cell_beside_words_is_noted(tmp_path):

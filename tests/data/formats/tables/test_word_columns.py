@@ -8,7 +8,7 @@ import re
 import pytest
 
 from brine.data.formats.open import open_source
-from brine.data.formats.tables.word_columns import NONE, ONE, SEVERAL, is_text_column_name, text_column, text_content_of
+from brine.data.formats.tables.text_column import NONE, ONE, SEVERAL, is_text_column_name, text_column, text_content_of
 from tests.data.format_files import media, read, texts
 from tests.data.formats.tables.test_beside_tables import follow, put
 from tests.data.media_files import film
@@ -157,10 +157,10 @@ NO_SIGNS = {
 
 
 @pytest.mark.parametrize("table, wanted", SIGNS.values(), ids=SIGNS)
-def test_formulas_and_codes_are_words_of_a_medium(tmp_path, monkeypatch, table, wanted):
+def test_formulas_and_codes_are_words_of_a_medium(tmp_path, table, wanted):
     """Of formulas it was said that no column holds words, and a column that was called text was dropped."""
     root = put(tmp_path / "set", TWO | {"t.csv": table})
-    follow(root, monkeypatch)
+    follow(root)
     documents, bad = read(root)
     assert not bad and {path: texts(document) for document in documents for _, path in media(document)} == dict(
         zip(TWO, wanted, strict=True)
@@ -168,9 +168,9 @@ def test_formulas_and_codes_are_words_of_a_medium(tmp_path, monkeypatch, table, 
 
 
 @pytest.mark.parametrize("table", NO_SIGNS.values(), ids=NO_SIGNS)
-def test_other_cells_are_no_words_and_none_is_lost(tmp_path, monkeypatch, table):
+def test_other_cells_are_no_words_and_none_is_lost(tmp_path, table):
     root = put(tmp_path / "set", TWO | {"a.dat": "", "b.dat": "", "t.csv": table})
-    said = follow(root, monkeypatch)
+    said = follow(root)
     assert "none of them holds words" in said
     assert ("or call one so ('shelf', 'box')" in said) == ("shelf" in table)
     assert ("is kept as" in said) == ("text" in table or "caption" in table)
@@ -186,13 +186,13 @@ def a_film(tmp_path_factory):
 
 
 @pytest.mark.parametrize("files, wanted", LAYOUTS.values(), ids=LAYOUTS)
-def test_a_layout_is_followed_to_its_end(tmp_path, monkeypatch, a_film, files, wanted):
+def test_a_layout_is_followed_to_its_end(tmp_path, a_film, files, wanted):
     """WebVid's videos were learned with their addresses as captions, and CelebA's faces with -1."""
     root = put(tmp_path / "set", files)
     for path in root.rglob("*.mp4"):
         path.write_bytes(a_film)
     table = root / next(reversed(files))
-    said = follow(root if table.suffix == ".txt" else table, monkeypatch)
+    said = follow(root if table.suffix == ".txt" else table)
     written = next(path for path in root.rglob("*.jsonl"))
     documents, bad = read(written)
     assert {path: texts(document) for document in documents for _, path in media(document)} == wanted

@@ -1,28 +1,27 @@
 """Which column of a table holds the words: by what its cells look like, and then by its name.
 
-    text_content_of(cells)          SEVERAL, ONE or NONE: most cells hold several words, one, or no words
-    text_column(rows, names=...)    the column that most likely holds the words; None where none can
+A column of addresses, numbers, dates, names of files, flags or ids is never taken, nor one that says who made a row or
+how it is filed (`author`, `split`). Of the others the first is what is called like words (`caption_en`), then what
+holds several words (`name` last), then one word where there are media of that class, then formulas or codes (a plate,
+a captcha) where nothing else can be meant; and of several the longest.
+"""
 
-A column is never taken whose cells are mostly addresses, numbers, dates, names of files, flags or ids, nor one that
-says who made a row or how it is filed (`author`, `license`, `split`). Of the others goes first what is called like
-words (`caption_en`, `alt`), then what holds several words (`name` last), then one word where there is a medium of that
-class, then formulas or codes (a plate, a captcha) where nothing else can be meant; and of several the longest."""
-
+import contextlib
 import os
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from brine.data.files.extensions import SUPPORTED, UNSUPPORTED
-from brine.data.formats.lines.fields import is_medium
-from brine.data.formats.lines.provenance import is_metadata
+from brine.data.formats.lines.fields import is_media_path
+from brine.data.formats.lines.provenance import is_metadata, words_of_field
 from brine.data.formats.splits.names import WORDS, split_field_kind, word_set
 
 NONE, ONE, SEVERAL = 0, 1, 2
 _LIKE_WORDS = ("text", "caption", "transcri", "sentence", "words", "descri", "prompt", "title", "label", "comment")
-# words for how a row is filed that tell what its medium shows
+# words for how a row is filed that say what its media show
 _CLASSES = word_set("category categories topic topics tag tags keyword keywords kind")
-# words for what is written in a medium in other signs than words, anywhere in a column's name, and at its end alone
+# words for what is written in media in other signs than words, anywhere in a column's name, and at its end alone
 _SURE_SIGNS = word_set("latex formula formulas equation equations mathml smiles inchi plate captcha")
 _SIGNS = word_set("tex math expression ocr gt truth code label labels answer solution notes")
 # words beside these for what was noted of them (`formula_id`)
@@ -60,10 +59,8 @@ _WITHOUT_BLANKS = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ud
 
 def text_content_of(cells: Sequence[str]) -> int:
     """SEVERAL or ONE where more than half of the cells that are not empty hold so many words, else NONE."""
-    found = [_words_of(cell) for cell in _known(cells)]
-    if 2 * sum(count > 1 for count in found) > len(found):
-        return SEVERAL
-    return ONE if 2 * sum(count > 0 for count in found) > len(found) else NONE
+    counts = list(map(_num_words, _known(cells)))
+    return next((least for least in (SEVERAL, ONE) if 2 * sum(count >= least for count in counts) > len(counts)), NONE)
 
 
 def is_text_like(cells: Sequence[str], *, name: str = "") -> bool:
@@ -72,7 +69,7 @@ def is_text_like(cells: Sequence[str], *, name: str = "") -> bool:
     name: the column's; in one called `label`, `captcha` ... a quarter is enough, if all others are numbers.
     """
     known = _known(cells)
-    written = sum(_words_of(cell) > 0 or _is_code(cell) for cell in known)
+    written = sum(_num_words(cell) > 0 or _is_code(cell) for cell in known)
     if _is_called_so(name) and 4 * written > len(known):
         return written + sum(map(is_number, known)) == len(known) or 2 * written > len(known)
     return 2 * written > len(known)
@@ -83,29 +80,26 @@ def _known(cells: Sequence[str]) -> list[str]:
 
 
 def _is_called_so(name: str) -> bool:
-    words = [*_words_of_name(name), name.strip().lower()]
+    words = [*words_of_field(name[:200]), name.strip().lower()]
     is_sure = not _SURE_SIGNS.isdisjoint(words) and _ABOUT_SIGNS.isdisjoint(words)
     return is_sure or not _SIGNS.isdisjoint(words[-2:])
 
 
 def are_external(cells: Sequence[str], folders: Collection[Path]) -> bool:
     """Whether all cells that are not empty are addresses with ://, paths of texts, or files in one of the folders."""
+
+    def is_file(cell: str) -> bool:
+        if len(cell) > _MAX_PATH or os.path.isabs(cell) or ".." in cell.split("/"):
+            return False
+        with contextlib.suppress(OSError, ValueError):
+            return any((folder / cell).is_file() for folder in folders)
+        return False
+
     known = [cell.strip() for cell in cells if cell.strip()]
-    return bool(known) and all(
-        ("://" in cell and is_address(cell))
-        or _PATH_OF_TEXT.fullmatch(cell) is not None
-        or any(_is_file(folder, cell) for folder in folders)
-        for cell in known
+    is_elsewhere = (
+        ("://" in cell and is_address(cell)) or _PATH_OF_TEXT.fullmatch(cell) or is_file(cell) for cell in known
     )
-
-
-def _is_file(folder: Path, cell: str) -> bool:
-    if len(cell) > _MAX_PATH or os.path.isabs(cell) or ".." in cell.split("/"):
-        return False
-    try:
-        return (folder / cell).is_file()
-    except (OSError, ValueError):
-        return False
+    return bool(known) and all(is_elsewhere)
 
 
 def is_address(cell: str) -> bool:
@@ -128,8 +122,8 @@ def text_column(
 ) -> int | None:
     """The column of rows that most likely holds the words; None where none can.
 
-    names: of the columns. taken: columns that are something else. of_media: whether the rows have a medium, which a
-    single word may be the class of. codes: whether formulas and codes count too, where the rows have a medium.
+    names: of the columns. taken: columns that are something else. of_media: whether the rows have media, which a
+    single word may be the class of. codes: whether formulas and codes count too, where the rows have media.
     """
     best, found, written = (), None, []
     for index in range(max(map(len, rows), default=0)):
@@ -153,36 +147,27 @@ def text_column(
 
 def is_text_column_name(name: str) -> bool:
     """Whether a column is called like one of words (`caption_en`), and not like one about them (`caption_id`)."""
-    words = _words_of_name(name)
-    if not words:
-        return False
-    if words[-1] == "alt" or any(word in words[-1] for word in _LIKE_WORDS):
+    last = next(reversed(words_of_field(name[:200])), "")
+    if last == "alt" or any(word in last for word in _LIKE_WORDS):
         return True
-    return any(word in name.lower() for word in _LIKE_WORDS) and not is_metadata(name)
+    return bool(last) and any(word in name.lower() for word in _LIKE_WORDS) and not is_metadata(name)
 
 
 def is_metadata_column(name: str) -> bool:
     """Whether a column is called like one of a split, or of what was noted of a row."""
-    words = _words_of_name(name)
-    if split_field_kind(name):
-        return True
-    return is_metadata(name) and words[-1] not in _CLASSES
+    return bool(split_field_kind(name)) or (is_metadata(name) and words_of_field(name[:200])[-1] not in _CLASSES)
 
 
-def _words_of_name(name: str) -> list[str]:
-    return re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name[:200]).lower())
-
-
-def _words_of(cell: str) -> int:
+def _num_words(cell: str) -> int:
     """The number of words of a cell; 0 for numbers, addresses and the like."""
-    if is_medium(cell) or _OBJECTS.fullmatch(cell):
+    if is_media_path(cell) or _OBJECTS.fullmatch(cell):
         return 0
-    pieces = cell.split()
-    count = sum(_is_word(piece, alone=len(pieces) == 1) for piece in pieces)
+    tokens = cell.split()
+    count = sum(_is_word(token, alone=len(tokens) == 1) for token in tokens)
     # a letter beside a number is a position or a size
-    bare = [piece.strip(_AROUND).lower() for piece in pieces]
-    measures = sum(piece in _UNITS or (len(piece) == 1 and piece.isascii() and piece.isalpha()) for piece in bare)
-    if (measures == count and len(pieces) > count) or 3 * count < len(pieces):
+    bare = [token.strip(_AROUND).lower() for token in tokens]
+    measures = sum(token in _UNITS or (len(token) == 1 and token.isascii() and token.isalpha()) for token in bare)
+    if (measures == count and len(tokens) > count) or 3 * count < len(tokens):
         return 0
     # two such signs are about a word
     return max(count, len(_WITHOUT_BLANKS.findall(cell)) // 2) if count else 0
@@ -190,32 +175,26 @@ def _words_of(cell: str) -> int:
 
 def _is_code(cell: str) -> bool:
     """Whether a cell is a formula or a code: no number, measure, address, name of a file, flag or JSON."""
-    if is_medium(cell) or is_address(cell) or _JSON.fullmatch(cell) or _NO_CODE.fullmatch(cell):
-        return False
-    if cell.lower() in _NO_WORDS or _FILE.fullmatch(cell):
+    is_path = is_media_path(cell) or is_address(cell) or _FILE.fullmatch(cell)
+    if is_path or _JSON.fullmatch(cell) or _NO_CODE.fullmatch(cell) or cell.lower() in _NO_WORDS:
         return False
     if not any(char.isalpha() for char in cell):
         return _SUM.search(cell) is not None or any(char >= _FIRST_SYMBOL for char in cell)
-    if any(sign in cell for sign in "=^\\"):
-        return True
-    pieces = [piece.strip(_AROUND).lower() for piece in cell.split()]
-    units = [re.sub(r"^[\d.,:/-]+", "", piece) for piece in pieces]
-    return not all(
-        not unit or unit in _UNITS or _SIZE.fullmatch(piece) or (len(unit) == 1 and len(units) > 1)
-        for piece, unit in zip(pieces, units, strict=True)
+    tokens = [token.strip(_AROUND).lower() for token in cell.split()]
+    units = [re.sub(r"^[\d.,:/-]+", "", token) for token in tokens]
+    return any(sign in cell for sign in "=^\\") or any(
+        unit and unit not in _UNITS and not _SIZE.fullmatch(token) and (len(unit) > 1 or len(units) == 1)
+        for token, unit in zip(tokens, units, strict=True)
     )
 
 
-def _is_word(piece: str, *, alone: bool) -> bool:
-    if is_address(piece):
-        return False
-    bare = piece.strip(_AROUND)
-    if not any(char.isalpha() for char in bare):
+def _is_word(token: str, *, alone: bool) -> bool:
+    bare = token.strip(_AROUND)
+    if is_address(token) or not any(char.isalpha() for char in bare):
         return False
     if not bare.isascii():
         return "/" not in bare or not alone
-    if any(char.isdigit() for char in bare):
-        return False
     # of one that stands alone more is to be known than of one among others
     is_path = "/" in bare or "\\" in bare or "@" in bare or _FILE.fullmatch(bare)
-    return not alone or not (is_path or bare.lower() in _NO_WORDS or len(bare) > _MAX_WORD)
+    is_other = alone and (is_path or bare.lower() in _NO_WORDS or len(bare) > _MAX_WORD)
+    return not any(char.isdigit() for char in bare) and not is_other

@@ -1,10 +1,10 @@
-"""Marks that say whether a text is a target of the loss: `{"role": "assistant", "content": "...", "weight": 0}`.
+"""Who speaks, and whether a text is a target of the loss: `{"role": "assistant", "content": "...", "weight": 0}`.
 
-Data sets write one mark in many words (LOSS_ON_KEYS, LOSS_OFF_KEYS), in any spelling and as JSON values or as text.
-The nearest mark decides: a part's before its message's, a message's before its speaker's. On the whole object only
-"off" counts, for turns without a mark of their own. null and empty texts are no mark. Other values, contradictions,
-token masks of other tokenizers, answers labelled as bad and settings that leave turns out are refused, since a guess
-would train on the wrong text. On the whole object another value may be a mixture weight: it is noted.
+Of the roles system, user, assistant and tool only the assistant's words are targets, unless a loss mask says otherwise;
+data sets write that in many words (LOSS_ON_KEYS, LOSS_OFF_KEYS). The nearest mark decides: a part's before its
+message's, that before its speaker's. On the whole object only "off" counts, for turns without a mark. Contradictions,
+masks of another tokenizer's tokens, answers labelled as bad and settings that leave turns out are refused, since a
+guess would train on the wrong text.
 """
 
 import re
@@ -13,49 +13,65 @@ from collections.abc import Collection
 
 from brine.data.document import DocumentError
 from brine.data.formats.lines.provenance import plain_name
-from brine.data.formats.lines.roles import ROLES
-from brine.data.formats.lines.stretches import check_part_time_span
+from brine.data.formats.lines.time_spans import check_part_time_span
 from brine.data.formats.splits.names import flag_value, split_field_kind
 
-LOSS_ON_KEYS = (
-    *("learn", "learnable", "train", "trainable", "training", "is_trainable", "train_on", "train_on_turn"),
-    *("weight", "loss", "loss_mask", "loss_weight", "compute_loss", "calculate_loss", "is_target"),
-    *("has_loss", "use_loss", "with_loss", "enable_loss", "in_loss", "include_in_loss", "loss_enabled", "loss_on"),
-    *("to_train", "do_train", "should_train", "can_train", "can_train_on", "train_this_turn", "include_in_training"),
-    *("loss_scale", "loss_factor", "train_weight", "training_weight"),
-    *("supervise", "supervised", "is_supervised", "unmasked", "is_unmasked", "train_mask", "turn_mask", "learned"),
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+LOSS_ON_KEYS = _names(
+    "learn learnable train trainable training is_trainable train_on train_on_turn weight loss loss_mask loss_weight "
+    "compute_loss calculate_loss is_target has_loss use_loss with_loss enable_loss in_loss include_in_loss loss_on "
+    "loss_enabled to_train do_train should_train can_train can_train_on train_this_turn include_in_training loss_scale "
+    "loss_factor train_weight training_weight supervise supervised is_supervised unmasked is_unmasked train_mask "
+    "turn_mask learned"
 )
-LOSS_OFF_KEYS = (
-    *("mask", "masked", "is_masked", "ignore", "ignored", "ignore_loss", "mask_loss", "loss_masked"),
-    *("no_loss", "no_train", "skip_loss", "exclude_from_loss", "ignore_in_loss", "exclude_from_training"),
-    *("skip_training", "skip_train", "do_not_train", "dont_train", "not_trainable", "no_learn", "no_grad", "mask_turn"),
+LOSS_OFF_KEYS = _names(
+    "mask masked is_masked ignore ignored ignore_loss mask_loss loss_masked no_loss no_train skip_loss mask_turn "
+    "exclude_from_loss ignore_in_loss exclude_from_training skip_training skip_train do_not_train dont_train "
+    "not_trainable no_learn no_grad"
 )
 LOSS_KEYS = (*LOSS_ON_KEYS, *LOSS_OFF_KEYS)
-MASKED_ROLE_KEYS = (
-    *("mask", "mask_role", "mask_roles", "masked_role", "masked_roles", "roles_to_mask", "masked_speakers"),
-)
+MASKED_ROLE_KEYS = _names("mask mask_role mask_roles masked_role masked_roles roles_to_mask masked_speakers")
 """Fields beside the turns that name the speakers without loss."""
-TRAINED_ROLE_KEYS = (
-    *("roles_to_train", "train_roles", "train_on_roles", "trainable_roles", "roles_to_learn", "learned_roles"),
-)
+TRAINED_ROLE_KEYS = _names("roles_to_train train_roles train_on_roles trainable_roles roles_to_learn learned_roles")
 """Fields beside the turns that name the speakers with loss."""
-TOKEN_MASK_KEYS = (
-    *("assistant_masks", "assistant_mask", "assistant_tokens_mask", "completion_mask", "prompt_mask", "response_mask"),
-    *("label_mask", "labels_mask", "target_mask", "token_mask", "token_weights", "labels"),
+TOKEN_MASK_KEYS = _names(
+    "assistant_masks assistant_mask assistant_tokens_mask completion_mask prompt_mask response_mask label_mask "
+    "labels_mask target_mask token_mask token_weights labels"
 )
-"""Lists with one entry per token."""
-NEGATIVE_LABEL_KEYS = ("label", "kto_tag", "kto_label", "is_desirable", "desirable")
+"""Lists with one value per token."""
+NEGATIVE_LABEL_KEYS = _names("label kto_tag kto_label is_desirable desirable")
 """Fields whose false says that the answer is a bad one."""
-_TURN_EXCLUDING_KEYS = (
-    *("mask_history", "last_turn_only", "train_on_last_turn", "train_on_last_turn_only", "last_assistant_only"),
+_TURN_EXCLUDING_KEYS = _names(
+    "mask_history last_turn_only train_on_last_turn train_on_last_turn_only last_assistant_only"
+)
+_OFF_SETTINGS = _names(
+    "train_on_eos train_on_eot train_on_eom train_on_input train_on_inputs train_on_prompt train_on_prompts "
+    "train_on_source"
+)
+_ON_SETTINGS = _names(
+    "assistant_only_loss completion_only_loss train_on_responses_only mask_prompt mask_input mask_inputs mask_prompts "
+    "train_on_completions_only"
 )
 # setting -> the value that changes nothing
-_SETTINGS = {
-    **dict.fromkeys(("train_on_eos", "train_on_eot", "train_on_eom", "train_on_input", "train_on_inputs"), False),
-    **dict.fromkeys(("train_on_prompt", "train_on_prompts", "train_on_source"), False),
-    **dict.fromkeys(("assistant_only_loss", "completion_only_loss", "train_on_responses_only", "mask_prompt"), True),
-    **dict.fromkeys(("mask_input", "mask_inputs", "mask_prompts", "train_on_completions_only"), True),
+_SETTINGS = dict.fromkeys(_OFF_SETTINGS, False) | dict.fromkeys(_ON_SETTINGS, True)
+_SPEAKERS = {
+    "system": "system developer system_prompt sys instructions",
+    "user": "user human prompter person customer question questioner instruction prompt q client usr",
+    "assistant": (
+        "assistant gpt model bot ai chatgpt chatbot bing bard claude gemini llama llm agent answer response output "
+        "completion a chat_assistant function_call function-call tool_call tool_calls tool-call"
+    ),
+    "tool": (
+        "tool observation function ipython environment env tool_response tool-response tool_result tool_output "
+        "tool_results function_response function-response function_result function_output code_output execution"
+    ),
 }
+ROLES = {word: role for role, words in _SPEAKERS.items() for word in words.split()}
+"""Speaker, in lower case -> one of system, user, assistant, tool."""
 KNOWN_CHAT_KEYS = {*MASKED_ROLE_KEYS, *TRAINED_ROLE_KEYS, *_TURN_EXCLUDING_KEYS, *_SETTINGS, "chosen", "rejected"}
 """Fields beside the turns that `TurnLossMasks` reads or notes."""
 _LIKE_A_MARK = re.compile(r"mask|loss|train|learn|supervis")
@@ -63,6 +79,16 @@ _NO_MARKS = {"attention_mask", "pixel_mask", "special_tokens_mask"}
 _NATIVE = {"type", "text", "image", "audio", "video", "role", "sound", "use_audio"}
 _OWN_KEYS = {"learn", "loss_mask"}
 _POLARITY = {plain_name(key): key in LOSS_ON_KEYS for key in LOSS_KEYS}
+
+
+def canonical_role(word, notes: Counter, has_loss: bool | None = None) -> tuple[str, bool]:
+    """(role, whether it has loss) of a speaker; `has_loss` is what marks say. DocumentError for an unusable name."""
+    if not isinstance(word, str) or not re.fullmatch(r"[A-Za-z0-9_. -]{1,40}", word):
+        raise DocumentError("a role must be a short word such as user or assistant")
+    role = ROLES.get(word.strip().lower())
+    if role is None and has_loss is None:
+        notes[f"note: speaker {word!r} is not known: read under that name, not learned"] += 1
+    return role or word, role == "assistant" if has_loss is None else has_loss
 
 
 def loss_polarity(field: str) -> bool | None:
@@ -102,13 +128,16 @@ def sample_loss_off_key(fields: dict, notes: Counter, *, read: Collection[str] =
         polarity = loss_polarity(key)
         if is_absent(value) or key in read:
             continue
-        if key in TOKEN_MASK_KEYS and _is_token_mask(key, value):
+        # without -100 labels are classes
+        is_list = isinstance(value, list) and bool(value)
+        is_token_list = key != "labels" or (is_list and -100 in value and all(isinstance(each, int) for each in value))
+        if key in TOKEN_MASK_KEYS and is_list and is_token_list:
             raise DocumentError(f"field {key!r} marks the tokens of another tokenizer: mark messages or parts instead")
         if polarity is None:
             if looks_like_loss_key(key) and value not in ("", [], {}):
                 notes[f"note: field {key[:40]!r} beside the content looks like a mark and was not read"] += 1
         elif isinstance(value, list) and value and None not in map(flag_value, value):
-            raise DocumentError(f"field {key!r} is a list of marks: put each into its own message")
+            raise DocumentError(f"field {key!r} is a list of marks: put each into its message")
         elif flag_value(value) is None:
             notes[f"note: field {key!r} beside the content is neither true, false, 0 nor 1 and was not read"] += 1
         elif flag_value(value) != polarity:
@@ -122,7 +151,14 @@ class TurnLossMasks:
     def __init__(self, fields: dict, turns: list, notes: Counter):
         self.masked_roles, masked = _named_roles(fields, MASKED_ROLE_KEYS, {_speaker(turn) for turn in turns})
         self.trained_roles, trained = _named_roles(fields, TRAINED_ROLE_KEYS, None)
-        self.per_turn = _per_turn_masks(fields, len(turns))
+        # field -> whether each turn has loss, of every list of marks with one for each turn
+        self.per_turn: dict[str, list[bool]] = {}
+        for key, value in fields.items():
+            # `weights` and `loss_masks` are lists of one each
+            polarity = loss_polarity(key) if loss_polarity(key) is not None else loss_polarity(key.removesuffix("s"))
+            flags = list(map(flag_value, value)) if polarity is not None and isinstance(value, list) else [None]
+            if len(flags) == len(turns) and None not in flags:
+                self.per_turn[key] = [flag == polarity for flag in flags]
         given = {key for key, value in fields.items() if not is_absent(value)}
         for key in NEGATIVE_LABEL_KEYS:
             if is_negative_label(fields.get(key)):
@@ -143,7 +179,7 @@ class TurnLossMasks:
         """Fields that may be why no turn has loss."""
 
     def default(self, number: int, turn) -> bool | None:
-        """Whether a turn without a mark of its own has loss; None where its speaker decides."""
+        """Whether a turn without a mark has loss; None where its speaker decides."""
         marks, roles = {each[number] for each in self.per_turn.values()}, {_speaker(turn), ROLES.get(_speaker(turn))}
         if self.off or marks:
             return not self.off and False not in marks
@@ -172,26 +208,6 @@ def _named_roles(fields: dict, keys: tuple[str, ...], speakers: set[str] | None)
     return set(), ""
 
 
-def _per_turn_masks(fields: dict, num_turns: int) -> dict[str, list[bool]]:
-    """Field -> whether each turn has loss, of every list of marks with one entry per turn."""
-    found = {}
-    for key, value in fields.items():
-        # `weights` and `loss_masks` are lists of one each
-        polarity = loss_polarity(key) if loss_polarity(key) is not None else loss_polarity(key.removesuffix("s"))
-        if polarity is not None and isinstance(value, list) and len(value) == num_turns:
-            flags = list(map(flag_value, value))
-            if None not in flags:
-                found[key] = [flag == polarity for flag in flags]
-    return found
-
-
-def _is_token_mask(key: str, value) -> bool:
-    if not isinstance(value, list) or not value:
-        return False
-    # without -100 labels are classes
-    return key != "labels" or (all(isinstance(entry, int) for entry in value) and -100 in value)
-
-
 def is_negative_label(value) -> bool:
     """Whether the value of one of NEGATIVE_LABEL_KEYS says that what it stands beside is a bad one."""
     if isinstance(value, str):
@@ -215,7 +231,7 @@ def with_loss_masks(fields: dict, notes: Counter) -> dict:
     for number, part in enumerate(content):
         try:
             note_unknown(part, _NATIVE | check_part_time_span(part, notes), "of content parts", notes)
-            # a `learn` of a wrong type is refused by the document's own check
+            # a `learn` of a wrong type is refused by `parse_document`
             is_own = "learn" in part and not isinstance(part["learn"], bool)
             loss_mask = part["learn"] if is_own else has_loss(part, not off)
         except DocumentError as error:

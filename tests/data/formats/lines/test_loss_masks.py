@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from brine.data.formats.lines.marks import LOSS_KEYS, LOSS_OFF_KEYS
+from brine.data.formats.lines.loss_masks import LOSS_KEYS, LOSS_OFF_KEYS
 from brine.data.formats.open import open_source
 from tests.data.format_files import read, texts
 from tests.data.media_files import manifest
@@ -82,7 +82,7 @@ def test_a_mark_of_a_wrong_type_is_set_aside(tmp_path, form, value):
         (chat(GOOD | {"weight": 0}), "marked as not to be learned ('weight')"),
         (chat(GOOD | {"content": [{"type": "text", "text": "x", "trainable": False}]}), "learned ('trainable')"),
         (chat(GOOD, train=False), "learned ('train')"),
-        (chat(GOOD, loss_mask=[0, 1, 1]), "'loss_mask' is a list of marks: put each into its own message"),
+        (chat(GOOD, loss_mask=[0, 1, 1]), "'loss_mask' is a list of marks: put each into its message"),
         ({"id": "c", "content": [{"type": "text", "text": "x", "trainable": 0}]}, "learned ('trainable')"),
         ({"id": "c", "content": [{"type": "text", "text": "x"}], "masked": True}, "learned ('masked')"),
         ({"text": "words", "train": False}, "field 'train' says that nothing"),

@@ -3,9 +3,8 @@
     {"video": "v.mp4", "start": 1.5, "end": "00:00:04"}               a start and an end
     {"video": "v.mp4", "timestamp": "['0:00:01.0', '0:00:02.0']"}     both in one field
 
-Such rows are refused, with the command that cuts. Media embedded in a table or tar were cut before: their spans are
-noted. A start of 0 and an end at the length leave nothing out. Dates and single times are no span, nor is what its name
-may as well mean (_OTHER_MEANINGS): a text offset, numbers of clips, a scale, years or hours of a day.
+Such rows are refused, with the command that cuts; spans of media in a table or tar, which were cut before, are noted.
+A start of 0, an end at the length, dates, single times, text offsets and numbers of clips are no spans.
 """
 
 import functools
@@ -27,19 +26,21 @@ _UNIT = (
     r"(?:time|timestamp|timecode|ts|secs?|seconds?|s|ms|msecs?|milliseconds?|ns|us|frames?|frameid|frameno|idx|index|"
     r"samples?|pos|position|point|offset|pts|at|in)"
 )
-_FROM = re.compile(
-    rf"{_ABOUT}*?(?:starts?|begins?|beginning|onsets?){_UNIT}*|{_ABOUT}?offset{_UNIT}?|from{_UNIT}+|tmin|inpoint|ss"
-)
-_UNTIL = re.compile(rf"{_ABOUT}*?(?:ends?|stops?|finish|ending){_UNIT}*|(?:to|until){_UNIT}+|tmax|outpoint")
 _LENGTH = re.compile(
     r"(?:clip|video|audio|sound|film|total|media)?(?:durations?|dur|length|len)(?:secs?|seconds?|s|ms)?|"
     r"(?:num|n|nb|total)(?:video|audio)?(?:frames|samples|seconds)|frames?(?:count|num|total)"
 )
-_SPAN = re.compile(
-    rf"{_ABOUT}*?(?:segment|seg|span|timespan|timestamp|timecode|ts|interval|clip|time|range|moment|period|excerpt|"
-    rf"stretch|startend|startstop|beginend|fromto|scene|shot|chunk)(?:e?s)?{_UNIT}{{0,2}}|"
-    rf"{_ABOUT}+?(?:windows?|bounds|boundary|boundaries|limits)"
-)
+_SORTS = {
+    "from": re.compile(
+        rf"{_ABOUT}*?(?:starts?|begins?|beginning|onsets?){_UNIT}*|{_ABOUT}?offset{_UNIT}?|from{_UNIT}+|tmin|inpoint|ss"
+    ),
+    "until": re.compile(rf"{_ABOUT}*?(?:ends?|stops?|finish|ending){_UNIT}*|(?:to|until){_UNIT}+|tmax|outpoint"),
+    "span": re.compile(
+        rf"{_ABOUT}*?(?:segment|seg|span|timespan|timestamp|timecode|ts|interval|clip|time|range|moment|period|excerpt|"
+        rf"stretch|startend|startstop|beginend|fromto|scene|shot|chunk)(?:e?s)?{_UNIT}{{0,2}}|"
+        rf"{_ABOUT}+?(?:windows?|bounds|boundary|boundaries|limits)"
+    ),
+}
 _FRAMES = re.compile(r"(?:video|key)?frames?(?:idx|index|indices|ids?|no|num|number|numbers)?s?")
 _OTHER_MEANINGS = {
     "offset": re.compile(
@@ -63,8 +64,9 @@ _BETWEEN = "(?:\\s*(?:-+>?|\u2013|\u2014|~|;|\\.\\.+|to|until)\\s*|\\s+)"
 _TWO = re.compile(rf"\s*({_PLAIN})\s*[,;]\s*({_PLAIN})\s*|\s*({_TIME}){_BETWEEN}({_TIME})\s*")
 _LIST = re.compile(r"\s*[\[({][\w\s\[\](){}.,:'\"-]*[\])}]\s*")
 _DATE = re.compile(r"\s*(?:(?:0\d|1[0-2])-(?:[0-2]\d|3[01])|(?:[0-2]\d|3[01])-(?:0\d|1[0-2]))\s*")
+_DATES = (re.compile(r"(?:1\d|20)\d\d"), re.compile(r"(?:19|20)\d{6}"))
+# seconds since 1970 from here on
 _LATE = 1e9
-"""Seconds since 1970 from here on."""
 
 
 def check_not_clipped(fields: dict, parts: Sequence[Part], notes: Counter) -> set[str]:
@@ -77,9 +79,9 @@ def check_not_clipped(fields: dict, parts: Sequence[Part], notes: Counter) -> se
         notes[f"note: field {key[:40]!r} was not read"] += 1
         noted.add(key)
     for key in FIELDS.keys() & fields.keys():
-        for entry in fields[key][:100] if isinstance(fields[key], list) else [fields[key]]:
-            if isinstance(entry, dict):
-                check_time_span(entry, paths, notes)
+        for each in fields[key][:100] if isinstance(fields[key], list) else [fields[key]]:
+            if isinstance(each, dict):
+                check_time_span(each, paths, notes)
     return noted
 
 
@@ -135,10 +137,8 @@ def _is_time_span(sort: str, value, lengths: set[float]) -> bool:
     if not sort or value is None:
         return False
     if isinstance(value, dict):
-        inside = {str(key): entry for key, entry in value.items()}
-        return len(value) < 20 and bool(
-            _span_keys(inside | {f"duration{n}"[:8]: each for n, each in enumerate(lengths)})
-        )
+        inside = {str(key): each for key, each in value.items()}
+        return len(value) < 20 and bool(_span_keys(inside | dict(zip(("dur", "len"), lengths, strict=False))))
     if sort == "span":
         return isinstance(value, list) and _is_span(value, lengths)
     times = _times(value)
@@ -149,8 +149,8 @@ def _is_time_span(sort: str, value, lengths: set[float]) -> bool:
 
 
 def _is_span(value: list, lengths: set[float]) -> bool:
-    if value and all(isinstance(entry, list) for entry in value):
-        return any(_is_span(entry, lengths) for entry in value[:1000])
+    if value and all(isinstance(each, list) for each in value):
+        return any(_is_span(each, lengths) for each in value[:1000])
     times = _times(value)
     return len(times) == 2 and 0 < times[1] < _LATE and not (times[0] == 0 and times[1] in lengths)
 
@@ -161,32 +161,30 @@ def _is_something_else(name: str, value) -> bool:
     if not meanings:
         return False
     if isinstance(value, str) and len(value) <= 10_000:
-        if two := _TWO.fullmatch(value):
-            value = [piece for piece in two.groups() if piece is not None]
-        elif _LIST.fullmatch(value):
-            value = _written(value)
+        two = _TWO.fullmatch(value)
+        value = list(filter(None, two.groups())) if two else _written(value) if _LIST.fullmatch(value) else value
     if isinstance(value, dict):
-        value = [entry for key, entry in value.items() if _sort(plain_name(str(key))) in ("from", "until")]
+        value = [each for key, each in value.items() if _sort(plain_name(str(key))) in ("from", "until")]
         return "date" in meanings and len(value) == 2 and _is_date(name, value)
-    entries = value[:1000] if isinstance(value, list) else [value]
-    if entries and all(isinstance(entry, list) for entry in entries):
-        return all(_is_something_else(name, entry) for entry in entries)
-    if not entries or not all(isinstance(entry, str | int | float) for entry in entries):
+    values = value[:1000] if isinstance(value, list) else [value]
+    if values and all(isinstance(each, list) for each in values):
+        return all(_is_something_else(name, each) for each in values)
+    if not values or not all(isinstance(each, str | int | float) for each in values):
         return False
-    is_whole = all(re.fullmatch(r"\s*\d{1,12}(?:\.0)?\s*", str(entry)) for entry in entries)
-    if "offset" in meanings or len(entries) != 2:
+    is_whole = all(re.fullmatch(r"\s*\d{1,12}(?:\.0)?\s*", str(each)) for each in values)
+    if "offset" in meanings or len(values) != 2:
         # of a single one `answer_start_s` is in seconds
         return is_whole and "offset" in meanings and (isinstance(value, list) or not name.endswith("s"))
     if is_whole and "scale" in meanings:
         return True
-    if is_whole and "numbers" in meanings and (isinstance(entries[0], str) or float(entries[1]) <= float(entries[0])):
+    if is_whole and "numbers" in meanings and (isinstance(values[0], str) or float(values[1]) <= float(values[0])):
         return True
-    return "date" in meanings and _is_date(name, entries)
+    return "date" in meanings and _is_date(name, values)
 
 
 def _is_date(name: str, two: list) -> bool:
     """Whether two values are years, a month of a year or the hours of a day."""
-    first, last = (str(entry).strip().removesuffix(".0") for entry in two)
+    first, last = (str(each).strip().removesuffix(".0") for each in two)
     if _YEAR.fullmatch(last) and (_YEAR.fullmatch(first) or (isinstance(two[0], str) and _MONTH.fullmatch(first))):
         return True
     # what is named a time stamp is of the video
@@ -203,6 +201,12 @@ def _other_meanings(name: str) -> frozenset[str]:
     return frozenset(meaning for meaning, names in _OTHER_MEANINGS.items() if names.fullmatch(name))
 
 
+@functools.lru_cache(maxsize=4096)
+def _sort(name: str) -> str:
+    """ "from", "until" or "span" (both) by a field's name; "" for others."""
+    return next((sort for sort, names in _SORTS.items() if names.fullmatch(name)), "")
+
+
 def _is_unsure(name: str, value) -> bool:
     """Whether a value is a time, a frame or several, and its name does not tell what for."""
     if _sort(name) != "span" and not _FRAMES.fullmatch(name) and not _is_something_else(name, value):
@@ -214,32 +218,20 @@ def _is_unsure(name: str, value) -> bool:
 
 def _times(value) -> list[float]:
     """A number, or the numbers of a list of nothing else; else empty."""
-    times = [_number(entry) for entry in value[:1000]] if isinstance(value, list) else [value]
+    times = [_number(each) for each in value[:1000]] if isinstance(value, list) else [value]
     return [] if None in times else times
-
-
-@functools.lru_cache(maxsize=4096)
-def _sort(name: str) -> str:
-    """ "from", "until" or "span" (both) by a field's name; "" for others."""
-    sorts = {"from": _FROM, "until": _UNTIL, "span": _SPAN}
-    return next((sort for sort, names in sorts.items() if names.fullmatch(name)), "")
 
 
 def _read(value):
     """A number, a list or an object, also of a text that is one; None for anything else."""
     if not isinstance(value, str):
         return value if isinstance(value, list | dict) else _number(value)
-    if len(value) > 10_000:
-        return None
-    number = _number(value)
-    if number is not None:
-        return number
+    if len(value) > 10_000 or (number := _number(value)) is not None:
+        return None if len(value) > 10_000 else number
     if (two := _TWO.fullmatch(value)) and not _DATE.fullmatch(value):
-        begin, end = (piece for piece in two.groups() if piece is not None)
-        first, last = _number(begin), _number(end)
-        # the years of a period
-        years = all(re.fullmatch(r"(?:1\d|20)\d\d", piece) for piece in (begin, end))
-        is_date = any(re.fullmatch(r"(?:19|20)\d{6}", piece) for piece in (begin, end))
+        texts = list(filter(None, two.groups()))
+        first, last = map(_number, texts)
+        years, is_date = all(map(_DATES[0].fullmatch, texts)), any(map(_DATES[1].fullmatch, texts))
         return [first, last] if first < last and not years and not is_date else None
     return _written(value) if _LIST.fullmatch(value) else None
 
@@ -258,19 +250,16 @@ def _written(text: str):
 
 def _number(value) -> float | None:
     """Seconds in a number, or in a text such as "12.5", "1.5 s", "1m2s" or "00:01:02.5"; None for anything else."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int | float):
+    if isinstance(value, int | float) and not isinstance(value, bool):
         # neither NaN nor what is too large to be one
         return value if abs(value) < 1e15 else None
     if not isinstance(value, str) or len(value) > 40:
         return None
     if _ONE.fullmatch(value):
-        seconds = 0.0
-        for piece in re.sub(r"[a-z\s]+", "", value).replace(",", ".").split(":"):
-            seconds = 60 * seconds + float(piece)
-        return seconds
-    if (spoken := _SPOKEN.fullmatch(value)) and any(spoken.groups()):
-        hours, minutes, seconds = (float(piece or 0) for piece in spoken.groups())
-        return 3600 * hours + 60 * minutes + seconds
-    return None
+        clock = re.sub(r"[a-z\s]+", "", value).replace(",", ".").split(":")
+        return functools.reduce(lambda seconds, each: 60 * seconds + float(each), clock, 0.0)
+    spoken = _SPOKEN.fullmatch(value)
+    if spoken is None or not any(spoken.groups()):
+        return None
+    hours, minutes, seconds = (float(each or 0) for each in spoken.groups())
+    return 3600 * hours + 60 * minutes + seconds
