@@ -199,7 +199,7 @@ def test_the_rings_reference_stays_there():
 def test_auto_refuses_to_be_dense_at_lengths_that_would_fill_a_card():
     q = torch.empty(1, 2051, 1, 8, device=NAME)
     spans = Spans.packed(torch.zeros(1, 2051, dtype=torch.int32)).to(NAME)
-    with pytest.raises(ValueError, match=r'no attention backend serves 2051 rows.*backend="reference"'):
+    with pytest.raises(ValueError, match=r'no attention backend serves 2051 queries.*backend="reference"'):
         attend(q, spans)
 
 
