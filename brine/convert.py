@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from brine.common import renamed
-from brine.common.files import read_json, write_text
+from brine.common.files import read_json, replacing, write_text
 from brine.data.corpus.store import FORMAT
 from brine.pipeline.run_lock import acquire_lock, release_lock
 from brine.pipeline.stage_backup import DONE_FILE, STAGE_FILE, move_to_backup
@@ -131,10 +131,8 @@ def _rewrite_plan(file: Path) -> bool:
         return False
     _keep(file)
     arrays["meta"] = np.frombuffer(json.dumps(fresh).encode(), dtype=np.uint8)
-    partial = file.with_name(f"{file.name}.partial")
-    with open(partial, "wb") as out:
+    with replacing(file, "wb") as out:
         np.savez(out, **arrays)
-    os.replace(partial, file)
     return True
 
 

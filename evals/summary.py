@@ -148,7 +148,7 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     status = {True: "reached", False: "missed", None: "not measured"}
     pairs = [("bits per byte of held-out text", _number(summary["bits_per_byte"]))]
     pairs += [
-        (f"media gain, {name}", f"{gain['gain']:.3f} [{gain['low']:.3f}, {gain['high']:.3f}]")
+        (f"media gain, {name}", f"{gain['gain']:z.3f} [{gain['low']:z.3f}, {gain['high']:z.3f}]")
         for name, gain in summary["media_gain"].items()
         if gain["gain"] is not None
     ]

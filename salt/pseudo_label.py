@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -26,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from brine.common.files import file_digest, write_json
+from brine.common.files import file_digest, replacing, write_json
 from brine.data.batch import IGNORE_INDEX
 from brine.data.corpus.readers import read_manifest
 from brine.data.document import Document, DocumentError, Quarantined, Text, parse_document, write_manifest
@@ -121,8 +120,7 @@ def pseudo_label(
     )
 
     def kept_documents() -> Iterator[Document]:
-        partial = predictions.with_name(predictions.name + ".partial")
-        with pool, open(partial, "w", encoding="utf-8") as file:
+        with pool, replacing(predictions) as file:
             results = pool.encode(_prompts(manifest, config, counts))
             # no quarantine record goes in, so none comes out
             encoded = (result for result in results if isinstance(result, EncodeResult))
@@ -136,7 +134,6 @@ def pseudo_label(
                     counts[answer.reason or "kept"] += 1
                     if not answer.reason:
                         yield answer.document
-        os.replace(partial, predictions)
         summary = {"config": config, "weights_sha256": file_digest(loaded.folder / WEIGHTS), "counts": dict(counts)}
         write_json(out.with_name(f"{out.stem}.summary.json"), summary)
 

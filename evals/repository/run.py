@@ -128,7 +128,7 @@ def console_table(results: list[dict[str, Any]]) -> str:
     """One line for each length, as aligned text."""
 
     def gain(entry: dict[str, float]) -> str:
-        return f"{entry['value']:+.2f} [{entry['low']:+.2f}, {entry['high']:+.2f}]"
+        return f"{entry['value']:+z.2f} [{entry['low']:+z.2f}, {entry['high']:+z.2f}]"
 
     rows = [
         (

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from brine.common.files import replacing
 from brine.data.files.compressed import detect_compression, unpack_hint
 from brine.data.files.extensions import media_type_of
 from brine.data.files.pointers import pointer_in
@@ -53,12 +54,11 @@ class Conversion:
             path = self.base / (out or name)
             if path.exists() and path.stat().st_size:
                 raise ValueError(f"{path} is there already: move it, or give another name with --out")
-            partial, written[path] = path.with_name(f"{path.name}.partial"), 0
-            with open(partial, "w", encoding="utf-8") as stream:
+            written[path] = 0
+            with replacing(path) as stream:
                 for row in rows():
                     stream.write(json.dumps(row) + "\n")
                     written[path] += 1
-            os.replace(partial, path)
         return written
 
 
