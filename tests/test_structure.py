@@ -174,6 +174,7 @@ def has_fast_test(path: Path) -> bool:
     return not marked_slow(file_marks) and any(not marked_slow(test.decorator_list) for test in tests)
 
 
+@pytest.mark.slow
 def test_fast_tests_reach_every_package():
     """`-m "not slow and not acceptance"` is a minute and a half, and no part of the project goes without."""
     reached = set()

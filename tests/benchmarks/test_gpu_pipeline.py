@@ -16,6 +16,8 @@ from benchmarks.gpu.stages import generate as gpu_generate
 from benchmarks.gpu.stages import smoke as gpu_smoke
 from benchmarks.gpu.stages import train as gpu_train
 
+pytestmark = pytest.mark.slow
+
 STEP = {"step": 5, "loss": 3.0, "time": {"tokens_per_s": 10.0, "mfu": 0.25}}
 TRAIN = """
 import json, os, pathlib, sys

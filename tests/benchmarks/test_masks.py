@@ -16,6 +16,8 @@ from benchmarks.kernels.masks import (
 )
 from brine.kernels.attention import Spans
 
+pytestmark = pytest.mark.slow
+
 
 def test_document_lengths_are_log_normal_and_fill_the_row():
     lengths = document_lengths(4_000_000, seed=1)

@@ -12,6 +12,8 @@ from benchmarks.kernels import attention, linear_loss
 from benchmarks.training import train_cpu
 from benchmarks.training.train_cpu_brine import BrineTrainer
 
+pytestmark = pytest.mark.slow
+
 REQUIRED = {"benchmark", "time", "command", "quick", "tests", "hardware", "roofline", "cases", "targets"}
 # stands in for both sides of the training benchmark: answers at once, and fails where it is told to
 STUB = """

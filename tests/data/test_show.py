@@ -31,6 +31,8 @@ from brine.data.sequence import Sequence
 from brine.data.tokenizer import MEDIA_TOKEN_ID
 from tests.data.media_files import line, manifest
 
+pytestmark = pytest.mark.slow
+
 
 def test_tokens_of_entries_also_of_documents_that_were_split(corpus):
     plan = PackingPlan.build(corpus, seq_len=128, epochs=2, seed=1)

@@ -27,6 +27,8 @@ from brine.synth.needles import haystacks as needle_contexts
 from brine.synth.needles.haystacks import HaystackBuilder
 from brine.synth.needles.needle import CHANCE
 
+pytestmark = pytest.mark.slow
+
 LINES = "".join(f"value_{n} = compute(item, {n})\n" for n in range(40))
 SOURCE = [SourceFile("module.py", "python", LINES)]
 ENCODE = EncodeConfig(tubelet_frames=1)

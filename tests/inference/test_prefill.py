@@ -18,6 +18,8 @@ from brine.kernels.attention import Spans
 from brine.model.embed import floats
 from tests.batches import followed_by
 
+pytestmark = pytest.mark.slow
+
 WINDOW = 5
 
 

@@ -18,6 +18,8 @@ from brine.pipeline import run as train
 from brine.pipeline.recipe import CorpusConfig, PackingConfig, Recipe
 from brine.training.config import RuntimeConfig, TrainConfig
 
+pytestmark = pytest.mark.slow
+
 BRIEF = {"role": "system", "content": "Brief."}
 
 

@@ -31,6 +31,8 @@ from brine.pipeline.stage_backup import ProtectedStageError
 from brine.training.config import RuntimeConfig, TrainConfig
 from brine.training.runtime import Runtime
 
+pytestmark = pytest.mark.slow
+
 TINY = ModelConfig(dim=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16, mlp_dim=16, window=16)
 CANDIDATES = {
     str: ("linear", "cosine", "wsd", "adamw", "muon", "bfloat16", "float64", "cpu", "full", "selective", "reference",

@@ -238,6 +238,7 @@ def test_files_that_must_not_be_opened(tmp_path):
 
 
 @pytest.mark.skipif(not REAL.is_file(), reason="../shared/real is not beside this checkout")
+@pytest.mark.slow
 def test_real_manifest():
     raw = {fields["id"]: fields for fields in map(json.loads, REAL.read_text().splitlines())}
     items = list(read_manifest(REAL))

@@ -28,6 +28,8 @@ from tests.kernels.packings import (
     run_module,
 )
 
+pytestmark = pytest.mark.slow
+
 DOCUMENT, BLOCK = random_packing(3, 2, 300)
 PADDED = torch.tensor([[1] * 50 + [-1] * 250, [-1] * 3 + [2] * 100 + [3] + [4] + [5] * 130 + [-1] * 65]).int()
 VARLEN = {
