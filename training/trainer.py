@@ -36,7 +36,7 @@ from brine.training.logging.compute_cost import CostAccounting
 from brine.training.logging.metrics import MetricsSink
 from brine.training.logging.profiling import StepProfiler
 from brine.training.logging.progress import Progress
-from brine.training.micro_batch import MicroBatchStream, SequenceSource, micro_batches
+from brine.training.micro_batch import MicroBatchStream, PackedSequenceSource, micro_batches
 from brine.training.optimizer import Optimizer
 from brine.training.parallel.distributed import World, is_rank_failure
 from brine.training.parallel.parallelize import is_sharded, parallelize
@@ -89,7 +89,7 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainConfig, *, model: Any, sequences: SequenceSource, folder: Path, runtime: Runtime,
+        self, config: TrainConfig, *, model: Any, sequences: PackedSequenceSource, folder: Path, runtime: Runtime,
         name: str = "train", cost_category: str = "student", kinds: tuple[str, ...] = (),
         distillation: Distillation | None = None, validate: Validate | None = None, world: World | None = None,
         sinks: tuple[MetricsSink, ...] = (), quiet: bool = False, on_step: Callable[[int], None] | None = None,

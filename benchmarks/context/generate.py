@@ -43,7 +43,7 @@ import numpy as np
 import torch
 
 from benchmarks.harness.peers import LLAMA_FILE, ModelShape, WorkerError, WorkerProcess, start_peer
-from brine.data.sequence import FIELDS, Sequence
+from brine.data.sequence import FIELDS, EncodedDocument
 from brine.data.tokenizer import EOS_ID
 from brine.inference.decode import DynamicDecoder, uses_static_decoder
 from brine.inference.prefill import prefill_prompts
@@ -79,7 +79,7 @@ TOY_SHAPE = ModelShape(512, 64, 2, 4, 2, 16, 128)
 TOY_CASES = (GenerateCase(1, 12, 8), GenerateCase(3, 40, 8))
 
 
-def prompts_of(case: GenerateCase, vocab_size: int) -> list[Sequence]:
+def prompts_of(case: GenerateCase, vocab_size: int) -> list[EncodedDocument]:
     """Random text."""
     rng, position = np.random.default_rng(1), np.arange(case.prompt)
     empty = {name: np.zeros((0, 1)) for name in ("image", "audio", "video")}
@@ -88,7 +88,7 @@ def prompts_of(case: GenerateCase, vocab_size: int) -> list[Sequence]:
     for _ in range(case.batch):
         fields = {"token_ids": rng.integers(20, vocab_size, case.prompt), "position": np.stack([position] * 3, axis=1),
                   "block": zeros, "loss_mask": zeros, "modality_context": zeros} | empty  # fmt: skip
-        found.append(Sequence(**{name: value.astype(FIELDS[name]) for name, value in fields.items()}))
+        found.append(EncodedDocument(**{name: value.astype(FIELDS[name]) for name, value in fields.items()}))
     return found
 
 
@@ -104,7 +104,7 @@ class BrineGenerator:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def run(self, case: GenerateCase, prompts: list[Sequence], *, compile_blocks: bool) -> dict[str, float]:
+    def run(self, case: GenerateCase, prompts: list[EncodedDocument], *, compile_blocks: bool) -> dict[str, float]:
         """Answer once -> first_s and rest_s."""
         self.wait()
         start = time.perf_counter()

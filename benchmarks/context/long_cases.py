@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from benchmarks.context.long_prompt import mixture, open_prompt
 from brine.common.files import read_json, write_json
-from brine.data.sequence import Sequence
+from brine.data.sequence import EncodedDocument
 from brine.data.tokenizer import EOS_ID
 from brine.inference.decode import DynamicDecoder
 from brine.inference.load import load
@@ -151,7 +151,7 @@ class LongPrefill:
     """The case `prefill`: a prompt read chunk by chunk, put down every few minutes, and 64 tokens written after it."""
 
     def __init__(
-        self, case: LongContextCase, prompt: Sequence, folder: Path, *, prefill_tokens: int, trained: str = ""
+        self, case: LongContextCase, prompt: EncodedDocument, folder: Path, *, prefill_tokens: int, trained: str = ""
     ):
         """folder: where the state is kept; what is there already is continued."""
         self.case, self.prompt, self.folder = case, prompt, folder
@@ -244,7 +244,7 @@ def measure_prefill(case: LongContextCase, folder: Path, options: Any) -> dict[s
     return run.result(run.write())
 
 
-def labels_of(prompt: Sequence) -> Tensor:
+def labels_of(prompt: EncodedDocument) -> Tensor:
     """(1, T) int64: the next token where it is a target, as in `brine.data.batch`."""
     labels = np.full(len(prompt), -100, np.int64)
     loss_mask = prompt.loss_mask[1:] & (prompt.block[:-1] == 0)
