@@ -71,7 +71,7 @@ def command(
 
 
 def parse(name: str, options: type, argv: Sequence[str]) -> Any:
-    """An instance of `options`, a dataclass whose docstrings are the help, from the words of `brine NAME`.
+    """An instance of `options`, a dataclass whose docstrings are the help, from the arguments of `brine NAME`.
 
     Raises ValueError in one line, SystemExit for --help.
     """

@@ -22,7 +22,7 @@ Hook points are `nn.Identity` modules with stable names; compilation removes tho
     resid_out       (B, T, E)        the stream as the block leaves it
     final_out       (B, T, E)        after the last norm: what the head reads (no prefix)
 
-B batch, T tokens, S keys, E width, H query heads, K key heads, D head dim, M MLP width, V vocabulary, L layers.
+B batch, T tokens, S keys, E width, H query heads, K KV heads, D head dim, M MLP width, V vocabulary, L layers.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Block(nn.Module):
         return self.resid_mid(x + self.attn_out(self.attn(self.attn_norm(x), tables, spans, cache)))
 
     def mlp_half(self, x: Tensor) -> Tensor:
-        """The second half, each token by itself: (B, T, E) -> (B, T, E)."""
+        """The second half, each token separately: (B, T, E) -> (B, T, E)."""
         return x + self.mlp_out(self.mlp(self.mlp_norm(x)))
 
 

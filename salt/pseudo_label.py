@@ -49,7 +49,7 @@ class PseudoLabelConfig:
     """Which answers become text. Raises ValueError for a setting out of range."""
 
     min_confidence: float = -0.5
-    """Least mean log-probability of an answer's tokens, in nats a token; -0.5 is a probability of 0.61 each."""
+    """Minimum mean log-probability of an answer's tokens, in nats per token; -0.5 is a probability of 0.61 each."""
     max_tokens: int = 256
     """Longest answer; one that has not ended by then is not kept."""
     batch_size: int = 16

@@ -75,7 +75,7 @@ class LongContextCase:
     checkpoint: bool = False
     """Training computes each block again in the backward pass."""
     dtype: str = "bfloat16"
-    """Of matrix products, keys and values; the rest is float32."""
+    """Of matmuls, keys and values; the rest is float32."""
     device: str = "cpu"
     """Where the model lies: "cpu", "cuda", "cuda:1", ..."""
 

@@ -1,6 +1,6 @@
 """Does loading hold training up? The demo's large model on rows from the loader, against one batch repeated.
 
-A round is `steps` optimiser steps on fresh rows, loaded as `train.py` loads them (from the cache of patches, no
+A round is `steps` optimizer steps on fresh rows, loaded as `train.py` loads them (from the cache of patches, no
 workers), then as many on one batch repeated, the last of those just loaded: rows differ in what attention costs, and
 so both halves of a round meet like work. The ratio of their rates is taken within rounds. A step is what the training
 loop does between two lines of its log, made of the training package's own pieces.
@@ -80,7 +80,7 @@ def open_corpus(recipe: Recipe, quick: bool) -> EncodedCorpus:
 
 
 class LoaderTrainer:
-    """The large model of a recipe and one optimiser step of it."""
+    """The large model of a recipe and one optimizer step of it."""
 
     def __init__(self, recipe: Recipe, *, num_kinds: int, threads: int):
         runtime = resolve_runtime(dataclasses.replace(recipe.runtime, num_threads=threads))

@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu --plot FILE.jsonl         FILE.png: attention by case, the specialised forward, the loss
 
-TFLOP/s over seen pairs, forward and backward apart, with the best matrix product of the same run as a line. A case that
+TFLOP/s over seen pairs, forward and backward apart, with the best matmul of the same run as a line. A case that
 an implementation cannot express, or that is not in the file, leaves a gap.
 """
 
@@ -52,7 +52,7 @@ def plot(file: Path) -> int:
     below.set_ylabel("head and loss: TFLOP/s")
     peaks = [line["matmul_flops_per_s"] / 1e12 for line in attention + losses]
     for axis in axes:
-        axis.axhline(max(peaks), color="black", lw=0.8, ls=":", label="matrix product, 8,192 cubed")
+        axis.axhline(max(peaks), color="black", lw=0.8, ls=":", label="matmul, 8,192 cubed")
         axis.legend(ncols=6, fontsize=7, loc="upper left")
         axis.set_ylim(0, 1.35 * max(peaks))
         axis.spines[["top", "right"]].set_visible(False)

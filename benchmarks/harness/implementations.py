@@ -43,7 +43,7 @@ class TimingLimits:
     """How long a case may take and how closely results must agree."""
 
     budget_s: float = 20.0
-    """Seconds for the rounds of a case, warm-ups not counted."""
+    """Seconds for the rounds of a case, warmups not counted."""
     min_rounds: int = 3
     """Rounds in any case."""
     max_rounds: int = 30

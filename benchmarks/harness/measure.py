@@ -5,7 +5,7 @@ other but in turn, A B C B A C .., and ratios are taken within a round, where al
 of the rounds' ratios is what a target is held against. Medians come with the 20th and 80th percentile, since a mean
 would let one hiccup decide.
 
-Every implementation is warmed up before the rounds. Where a sample takes more than `LONG_S` its warm-up is counted as
+Every implementation is warmed up before the rounds. Where a sample takes more than `LONG_S` its warmup is counted as
 its first round: at that length caches and page faults change nothing, and a third of an hour is saved. Short calls are
 repeated within a sample until it lasts `MIN_SAMPLE_S`.
 
@@ -212,7 +212,7 @@ def summarize(times: Mapping[str, list[Phases]], *, reference: str) -> dict[str,
 
 
 def matmul_rate(device: str, dtype: torch.dtype, *, size: int | None = None, budget_s: float = 1.0) -> float:
-    """FLOP/s of the best of several square matrix products of normal numbers: the roofline of what multiplies.
+    """FLOP/s of the best of several square matmuls of normal numbers: the roofline of what multiplies.
 
     Normal numbers, because a GPU fed with ones draws less power and clocks higher than it will at work.
     """

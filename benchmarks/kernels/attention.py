@@ -5,10 +5,10 @@
 
 **Counting.** The forward is 4 D H FLOPs per *seen* (row, key) pair, the backward 2.5 times that, for everybody: a
 implementation that computes masked pairs too is not credited with them. TFLOP/s are quoted beside their share of the
-roofline, which is the best square matrix product of this device in the case's dtype, measured in the same run. A
+roofline, which is the best square matmul of this device in the case's dtype, measured in the same run. A
 decoding step reads its cache once and is quoted in GB/s of seen keys and values, against the best copy of this device.
 
-**Cases on a GPU** (bf16, 32 query heads over 8 key heads, D 64 and 128, 4k to 1M tokens): a full causal row, a window
+**Cases on a GPU** (bf16, 32 query heads over 8 KV heads, D 64 and 128, 4k to 1M tokens): a full causal row, a window
 of 1,024, packed documents, and the same documents with image blocks; decoding 8 sequences with caches of 32k and 128k.
 **On a CPU** (8 heads, D 64, fp32 and bf16): full causal rows against SDPA's flash kernel, targets at least 0.95 of its
 speed; 8k tokens of 512-token documents with image blocks against SDPA with a dense mask, target at least 10 times its

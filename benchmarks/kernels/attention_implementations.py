@@ -14,7 +14,7 @@ Each gets the layout that it works in. On the CPU SDPA gets contiguous (B, H, T,
 are made before the clock starts. An implementation that cannot express a mask raises `SkippedError`, and so does one
 whose package is missing; what else goes wrong in other people's code is caught by `benchmark_implementations`.
 
-Legend: B batch, T query rows, S keys, H query heads, K key heads, D head dim.
+Legend: B batch, T query rows, S keys, H query heads, K KV heads, D head dim.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class KernelVariant:
 
 @dataclass(frozen=True)
 class CompileReport:
-    """What came out. spill: bytes of local memory per thread; tensor: count of the architecture's own matrix products;
+    """What came out. spill: bytes of local memory per thread; tensor: count of the architecture's own matmuls;
     older: count of those of older generations (HMMA on sm_90 and newer)."""
 
     name: str
@@ -112,7 +112,7 @@ class CompileReport:
 
     @property
     def needs_tensor_cores(self) -> bool:
-        """Merging and row sums have no matrix product; decoding's rows are too few for wgmma; fp32 stays fp32."""
+        """Merging and row sums have no matmul; decoding's rows are too few for wgmma; fp32 stays fp32."""
         return any(word in self.name for word in ("fwd", "bwd_keys", "bwd_queries")) and "fp32" not in self.name
 
 

@@ -12,7 +12,7 @@ compared.
 at weight 0.5 and temperature 1, whose logits are part of the work. Liger has no op with this mixture.
 
 **Counting.** 6 N E V FLOPs for forward and backward, and 2 N Et V for the teacher, for everybody, against the best
-square matrix product of this device in the same dtype, measured in the same run. Nothing can be faster than that
+square matmul of this device in the same dtype, measured in the same run. Nothing can be faster than that
 roofline except by leaving work out.
 
 **Memory** is the peak growth above the inputs *and their gradients*: d_hidden and d_weight have to exist whoever makes

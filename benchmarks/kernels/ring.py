@@ -15,7 +15,7 @@ gloo.
 ring`, `zigzag` and `all-gather` send every key to every rank, the second from a dealing that is even for one document.
 Cost is modelled, as in `brine.kernels.context_parallel.sharding`: area of the spans over the layer mix, and linear
 layers at the price of a model of width 2,048 (12,288 row-key pairs a token and layer). Bytes are those of keys and
-values in one forward pass of one layer of each kind and over the mix, 8 key heads of 128 in bf16. The curve, at 64
+values in one forward pass of one layer of each kind and over the mix, 8 KV heads of 128 in bf16. The curve, at 64
 ranks, is bytes against the imbalance asked for.
 
 On gloo the plain ring is our own code that is told that everybody needs everything. Ranks share two cores there, so

@@ -49,7 +49,7 @@ def child(teacher: bool, threads: int, dtype: str, narrow: bool) -> None:
 
 
 def _stepper(teacher: bool, threads: int, dtype: str, narrow: bool):
-    """() -> None, one optimiser step, in the words of either checkout."""
+    """() -> None, one optimizer step, in the words of either checkout."""
     import torch
 
     from brine.model.transformer import Transformer

@@ -3,7 +3,7 @@
     python -m benchmarks.training.train_cpu
 
 **Equal**: width, layers, heads, MLP, vocabulary, token batches, targets, masks, precision (bf16 autocast over fp32
-weights where the processor multiplies bf16, else fp32), optimiser and its settings, gradient clipping, torch's version,
+weights where the processor multiplies bf16, else fp32), optimizer and its settings, gradient clipping, torch's version,
 threads; both are compiled. Parameters of both are printed; they differ by our query and key norms. **Not equal**, since
 it is each one's own way: we compile block by block and run deterministic algorithms, the peer compiles the model whole;
 we never hold (tokens, vocabulary) logits; our mask is spans, the peer's for packed rows is the dense one that it

@@ -33,7 +33,7 @@ from brine.training.step import accumulate, clip
 
 
 class BrineTrainer:
-    """The decoder of a given shape, one optimiser step at a time."""
+    """The decoder of a given shape, one optimizer step at a time."""
 
     def __init__(self, spec: dict[str, Any]):
         rows = spec["rows"]
@@ -69,7 +69,7 @@ class BrineTrainer:
         return "spans made in every forward"
 
     def step(self) -> Tensor:
-        """One optimiser step on the next batch -> mean loss of its targets."""
+        """One optimizer step on the next batch -> mean loss of its targets."""
         batch = self.rows[self.at % len(self.rows)]
         result = accumulate(
             self.model,

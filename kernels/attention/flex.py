@@ -7,7 +7,7 @@ FlexAttention computes for the gradients w_i g_i of o_i and w_i (g_i . o_i - g_i
 compiled once for each head layout, dtype and scale; on a CPU it runs uncompiled and dense, without a backward. Partial
 results are computed from inputs widened to fp32, as tf32, in twice the time.
 
-Legend: B batch, T queries, S keys, H query heads, K key heads, D head dim.
+Legend: B batch, T queries, S keys, H query heads, K KV heads, D head dim.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class World:
     mesh: DeviceMesh | None = field(default=None, compare=False)
     """Ranks as replicate x shard; None where every rank has the whole model."""
     timeout_s: float = COLLECTIVE_TIMEOUT_S
-    """Seconds that ranks wait for one another in a sum."""
+    """Timeout of collectives in seconds."""
     store: dist.Store | None = field(default=None, compare=False)
     """Where ranks leave marks; None for a single rank."""
 
@@ -130,7 +130,7 @@ class World:
         """The error to raise when a collective failed: names where every rank was last seen."""
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         return RankFailedError(
-            f"rank {self.rank} lost touch with another rank, which has ended or hangs. {self.last_seen()}. "
+            f"rank {self.rank} lost contact with another rank (it exited or hangs). {self.last_seen()}. "
             f"The same command resumes from the last checkpoint ({reason})"
         )
 
@@ -189,7 +189,7 @@ def init_distributed(*, device: str = "cpu", timeout_s: float = COLLECTIVE_TIMEO
         rank=rank, size=size, local_size=int(os.environ.get("LOCAL_WORLD_SIZE", size)),
         timeout_s=timeout_s, store=dist.PrefixStore("marks", store),
     )  # fmt: skip
-    world.mark("meeting the other ranks")
+    world.mark("init_process_group (rendezvous)")
     for kind in ("cpu", "cuda") if device == "cuda" else ("cpu",):
         world.warm_up_group(None, device=kind)
     return world

@@ -163,7 +163,7 @@ def check(
 def specified(
     q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float, sink: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """out and lse in fp32, one key head at a time, which takes less memory."""
+    """out and lse in fp32, one KV head at a time, which takes less memory."""
     group = q.shape[2] // k.shape[2]
     parts = []
     for head in range(k.shape[2]):

@@ -131,7 +131,7 @@ def distances(found: Gradients, truth: Gradients) -> list[float]:
 def specified_gradients(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, spans: Spans, out: Tensor, lse: Tensor, scale: float
 ) -> Gradients:
-    """dq, dk, dv in fp32, one key head at a time, which takes less memory."""
+    """dq, dk, dv in fp32, one KV head at a time, which takes less memory."""
     group = q.shape[2] // k.shape[2]
     parts = []
     for head in range(k.shape[2]):

@@ -29,7 +29,7 @@ GROUPS = {
 """Files by item."""
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
-    # deterministic matrix products, which fixtures ask for, want this
+    # deterministic matmuls, which fixtures ask for, want this
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     # reasons in the summary are cut where a line ends
     "COLUMNS": "400",

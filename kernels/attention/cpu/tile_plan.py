@@ -186,7 +186,7 @@ class _MaskSplitter:
         edge[(rise_lo == 0) & (rise_hi == 0)] = _FLAT
         edge[(rise_lo == 0) & (rise_hi == 1)] = _STEP
         edge[(rise_lo == 1) & (rise_hi == 1)] = _SLIDE
-        # no key is visible from both sides: as both ends never decrease, nothing crosses from here on
+        # no key is visible from both sides: as both ends are non-decreasing, nothing crosses from here on
         edge[lo[:, 1:] >= hi[:, :-1]] = _CLOSED
         kind[:, 1:] = edge
         kind = kind.flatten()

@@ -5,7 +5,7 @@ walk"): full tiles without a comparison, partial tiles with one. Follows FlashAt
 online softmax and in what is kept for the backward. Scores are in base 2; sums, softmax and accumulators are fp32.
 Addresses are int64 where they grow with B, T or S, and int32 inside a tile. Token counts are never specialised on.
 
-Legend: B batch, T queries, S keys, H query heads, K key heads, D head dim; BM queries of a tile, BN keys of a tile,
+Legend: B batch, T queries, S keys, H query heads, K KV heads, D head dim; BM queries of a tile, BN keys of a tile,
 BD = D rounded up to a power of two.
 """
 
