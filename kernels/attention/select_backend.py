@@ -84,7 +84,7 @@ def candidates(
     found = table.measured(TABLE, capability=capability, dtype=dtype_name(dtype), kind=kind, dim=dim)
     if found is None:
         if capability[0] == 9 and "flash" in default and package() == "torch":
-            # always there, and on an H200 behind ours wherever both were timed
+            # always there, and on an H200 behind Brine's kernels wherever both were timed
             default.sort(key=lambda name: {"flash": 1, "flex": 2}.get(name, 0))
         return default, "of the default order"
     times, source = found
@@ -135,7 +135,7 @@ def _auto(q: Tensor, k: Tensor, request: AttentionRequest) -> tuple[str, str]:
         if name is not None:
             # backends that are several packages say which of them it is
             package = f" (by {_package(q, kind)})" if name == "flash" else ""
-            reason = f"it is the first supported backend of {source}{package}, and its self-check passed"
+            reason = f"it is the first supported backend {source}{package}, and its self-check passed"
             return name, "; ".join([reason, *rejected])
         if q.dtype == torch.float64:
             rejected.append("no kernel computes in float64: use float32, bfloat16 or float16")

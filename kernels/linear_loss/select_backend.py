@@ -95,7 +95,7 @@ def _auto(request: LossRequest, function: Callable | None) -> tuple[str, str]:
     name, rejected = take_first(order, refusal)
     assert name is not None, '"chunked" refuses nothing'
     passed = "" if name == "chunked" else ", and its self-check passed"
-    return name, "; ".join([f"it is the first supported backend of {source}{passed}", *rejected])
+    return name, "; ".join([f"it is the first supported backend {source}{passed}", *rejected])
 
 
 def _check(name: str, request: LossRequest, function: Callable | None) -> str | None:
