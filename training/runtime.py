@@ -63,7 +63,7 @@ class Runtime:
     activation_checkpointing: str = operational("none")
     """What blocks recompute in the backward pass (`brine.training.parallel.activations`)."""
     ac_group_size: int = operational(1)
-    """Neighbouring local layers that share one checkpoint."""
+    """Consecutive local layers per activation checkpoint."""
     mlp_tile_tokens: int = operational(0)
     """Tokens that an MLP takes at a time; 0: all."""
     attention_backend: str = "auto"

@@ -1,4 +1,4 @@
-"""Tokens a second of generation: our static decoding against transformers' static cache, side by side in one run.
+"""Tokens per second of generation: our static decoding against transformers' static cache, side by side in one run.
 
     python -m benchmarks.context.generate --device cuda --minutes 5 --out FOLDER
     python -m benchmarks.context.generate --toy
@@ -13,7 +13,7 @@ ours have norms on queries and keys, an fp32 residual stream and fp32 norms. Imp
     transformers-dynamic  its default cache
 
 **How.** Two times of each answer: until the first token (reading the prompt), and from there to the last one, of which
-tokens a second are taken: batch * (new - 1) / rest. Both are as a caller sees them, the host's readings included.
+tokens per second are taken: batch * (new - 1) / rest. Both are as a caller sees them, the host's readings included.
 Compilation, capture and a first answer are `prepare_s`, before any round. Rounds take turns; medians, p20 and p80 are
 over rounds. `bytes_per_s` is what a step must at least read (weights and keys and values, once), by the time it took:
 against the GPU's bandwidth it says how far there is to go.
@@ -162,7 +162,8 @@ def summary(case: GenerateCase, rounds: list[dict[str, float]], least_bytes: int
 
 
 def step_bytes(shape: ModelShape, case: GenerateCase, itemsize: int) -> int:
-    """What a step in the middle of an answer reads at least: blocks and head once, keys and values of every row."""
+    """What a step in the middle of an answer reads at least: blocks and head once, keys and values of every
+    sequence."""
     heads = (2 * shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim
     weights = shape.num_layers * (shape.dim * heads + 3 * shape.dim * shape.mlp_dim) + shape.vocab_size * shape.dim
     row = (case.prompt + case.new_tokens // 2) * 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim

@@ -67,7 +67,7 @@ class LongContextCase:
     kind: str
     """"prefill", "train" or "generate"."""
     tokens: int
-    """Of the prompt or the row; for "generate", of the answer."""
+    """Of the prompt or the sequence; for "generate", of the answer."""
     batch: int = 1
     """Prompts continued together."""
     tiny: bool = False
@@ -253,7 +253,7 @@ def labels_of(prompt: EncodedDocument) -> Tensor:
 
 
 def measure_train(case: LongContextCase, folder: Path, options: Any) -> dict[str, Any]:
-    """One training step on one row that is one document: forward, loss, backward, AdamW; then a second one."""
+    """One training step on one sequence that is one document: forward, loss, backward, AdamW; then a second one."""
     prompt = open_prompt(folder / f"prompt-{case.tokens}")
     model = make_model(case, options.model).train()
     if case.checkpoint:

@@ -1,4 +1,4 @@
-"""Prompts of a given length from the synthetic corpus: text, images, sound and video in turn, as one document on disk.
+"""Prompts of a given length from the synthetic corpus: text, images, audio and video in turn, as one document on disk.
 
 A few hundred documents are rendered and encoded once (code, pages, screenshots, narration, recordings); a prompt is
 these in shuffled order, over and over where it is longer than they are, joined as a document of many parts is: places

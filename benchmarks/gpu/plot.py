@@ -1,8 +1,9 @@
 """An image of what was measured on a GPU, from the lines of a results file.
 
-    python -m benchmarks.gpu --plot FILE.jsonl         FILE.png: attention by case, the specialised forward, the loss
+    python -m benchmarks.gpu --plot FILE.jsonl         FILE.png: attention by case, the warp-specialized forward, the
+    loss
 
-TFLOP/s over seen pairs, forward and backward apart, with the best matmul of the same run as a line. A case that
+TFLOP/s over visible pairs, forward and backward separately, with the best matmul of the same run as a line. A case that
 an implementation cannot express, or that is not in the file, leaves a gap.
 """
 
@@ -67,8 +68,8 @@ def plot(file: Path) -> int:
 
 
 def specialised(lines: list[dict]) -> list[dict]:
-    """The lines of stage `gluon` by case: of our specialised kernels those that `brine.kernels.attention.gluon.backend`
-    takes."""
+    """The lines of stage `gluon` by case: of our warp-specialized kernels those that
+    `brine.kernels.attention.gluon.backend` takes."""
     taken = {(64, "forward"): "gluon-128-2-00", (128, "forward"): "gluon-128-2-10"}
     taken |= {(dim, "backward"): "gluon-64-3-1" for dim in (64, 128)}
     cases: dict[str, dict] = {}

@@ -2,10 +2,10 @@
 
 An implementation that cannot be built, fails, runs out of memory or disagrees is left out *with its reason in the
 record*, and the others go on; a comparison that silently drops a peer is no comparison. Agreement is checked on a
-sample of the result before anything is timed, against the truth where a caller has it, else against the first
+sample of the result before anything is timed, against the reference where a caller has it, else against the first
 implementation that ran, ours: a peer under a wrong mask would be fast for nothing.
 
-Times to get ready are kept apart from the rounds: `prepare_s` makes the mask in the implementation's own form,
+Times to get ready are kept separate from the rounds: `prepare_s` makes the mask in the implementation's own form,
 `first_forward_s` is its first forward, imports and compilation included.
 """
 

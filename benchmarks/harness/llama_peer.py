@@ -148,7 +148,7 @@ class LlamaTrainer(RandomLlama):
         self.at = 0
 
     def case(self, name):
-        """Take the batches of a case, and for packed rows the faster form of mask -> a note on what was taken."""
+        """Take the batches of a case, and for packed sequences the faster form of mask -> a note on what was taken."""
         self.rows, self.at = self.batches[name], 0
         self.masks = [None] * len(self.rows)
         if name != "packed":
@@ -194,7 +194,7 @@ class LlamaTrainer(RandomLlama):
 
 
 def dense_mask(document):
-    """(B, T) document ids -> (B, 1, T, T) bool, True where a row sees a key."""
+    """(B, T) document ids -> (B, 1, T, T) bool, True where a query sees a key."""
     same = document[:, :, None] == document[:, None, :]
     return (same & torch.ones(same.shape[1:], dtype=torch.bool).tril())[:, None]
 

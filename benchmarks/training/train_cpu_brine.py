@@ -91,7 +91,7 @@ class BrineTrainer:
 
 
 def as_batch(fields: dict[str, Tensor]) -> Batch:
-    """The data package's batch of rows of text. fields: token_ids, labels, document and place, each (B, T)."""
+    """The data package's batch of sequences of text. fields: token_ids, labels, document and place, each (B, T)."""
     tokens = fields["token_ids"]
     position = fields["place"].float()[..., None].expand(*tokens.shape, 3).contiguous()
     return Batch(

@@ -180,7 +180,7 @@ class Spans:
     valid: InitVar[bool] = False
     """True: lo and hi are right by construction. Nothing is checked, and there is no device sync."""
     serial: Tensor = field(init=False, repr=False)
-    """() int64 on the CPU, unique in this process. A tensor, so that compiled code does not specialise on it."""
+    """() int64 on the CPU, unique in this process. A tensor, so that compiled code does not specialize on it."""
     derived: MaskCache = field(init=False, repr=False)
     """What backends keep with the mask."""
 

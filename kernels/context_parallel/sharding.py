@@ -46,7 +46,7 @@ class ChunkAssignment:
 def costs(masks: Sequence[tuple[Spans, float]], *, chunk: int, linear: float) -> np.ndarray:
     """(N,) cost of each chunk's queries in (query, key) pairs. masks: (spans of the whole, layers of that kind).
 
-    linear: what the rest of a layer costs a token, in pairs: its FLOPs over those of one pair.
+    linear: what the rest of a layer costs per token, in pairs: its FLOPs over those of one pair.
     """
     num_layers = sum(layers for _, layers in masks)
     total = np.zeros(0)

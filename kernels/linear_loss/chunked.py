@@ -5,7 +5,7 @@ more barriers, which are expensive under load). Each softmax is exponentiated on
 token that holds the normalisation and all weights. Ids of sparse soft labels are set to -inf first and added in the
 log domain (README.md).
 
-Legend: C tokens in a chunk, R in a block, V vocabulary, k soft labels a token.
+Legend: C tokens in a chunk, R in a block, V vocabulary, k soft labels per token.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 It holds (N, V) logits, for the student and for the teacher, in fp32 (fp64 for fp64 inputs): for small sizes and for
 testing the fused versions. Terms and symbols are in README.md.
 
-Legend: N tokens, n of them with a target, E and Et widths of student and teacher, V vocabulary, k soft labels a token.
+Legend: N tokens, n of them with a target, E and Et widths of student and teacher, V vocabulary, k soft labels per
+token.
 """
 
 import torch

@@ -5,7 +5,7 @@ vocabulary and chunks of tokens, the last not full; a quarter of the tokens with
 weights, z-loss and soft labels. Losses, and each gradient vector, must be within `ROUNDINGS` roundings of the dtype, in
 units of its length plus that of a mean vector.
 
-Legend: N tokens, E width, V vocabulary, k soft labels a token.
+Legend: N tokens, E width, V vocabulary, k soft labels per token.
 """
 
 from __future__ import annotations

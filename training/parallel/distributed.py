@@ -46,11 +46,13 @@ class World:
     local_size: int = 1
     """Number of ranks on this machine, which share its threads."""
     context_parallel: int = 1
-    """Neighbouring ranks that share sequences (`brine.training.parallel.context_parallel`)."""
+    """Context-parallel degree: consecutive ranks that split each sequence
+    (`brine.training.parallel.context_parallel`)."""
     context_parallel_group: str = ""
     """Name of their process group; empty where sequences are not shared."""
     dp_shard: int = 1
-    """Neighbouring ranks that hold one copy of the model between them (`brine.training.parallel.parallelize`)."""
+    """FSDP degree: consecutive ranks that hold one copy of the model between them
+    (`brine.training.parallel.parallelize`)."""
     mesh: DeviceMesh | None = field(default=None, compare=False)
     """Ranks as replicate x shard; None where every rank has the whole model."""
     timeout_s: float = COLLECTIVE_TIMEOUT_S

@@ -7,7 +7,7 @@ A *block* is a rectangle of consecutive queries and consecutive keys of one sequ
     masked   anything else: a small additive mask
 
 README.md ("On the CPU") says how blocks are chosen. A plan depends on `lo` and `hi` alone and is made once per `Spans`,
-on the host, in about 5 microseconds a block. The sizes below were measured on 2 cores with AVX-512.
+on the host, in about 5 microseconds per block. The sizes below were measured on 2 cores with AVX-512.
 
 Legend: B batch, T queries, S keys; n blocks in a call, M queries and L keys of a block.
 """

@@ -1,4 +1,4 @@
-"""The host side of the warp-specialised kernels (`gluon/forward.py`, `gluon/backward.py`, `gluon/fused.py`).
+"""The host side of the warp-specialized kernels (`gluon/forward.py`, `gluon/backward.py`, `gluon/fused.py`).
 
 Served: bf16 and fp16 on Hopper (sm_90), head dims up to 128, inputs that a tensor descriptor can describe, every mask
 and a sink. Two consumers of 64 queries (64 keys for dk/dv) are fixed; the tiles that they walk over and the depth of
@@ -74,11 +74,11 @@ def unsupported_reason(q: Tensor, k: Tensor, *, kind: str = "any", sink: Tensor 
     if gl is None:
         return f"this Triton has no Gluon for Hopper: {MISSING}"
     if q.dtype not in (torch.float16, torch.bfloat16):
-        return f"the specialised forward takes float16 or bfloat16, not {q.dtype}"
+        return f"the warp-specialized forward takes float16 or bfloat16, not {q.dtype}"
     if q.shape[3] > MAX_DIM:
-        return f"the specialised forward takes head dims up to {MAX_DIM}; got {q.shape[3]}"
+        return f"the warp-specialized forward takes head dims up to {MAX_DIM}; got {q.shape[3]}"
     if q.device.type == "cuda" and triton_launch.capability_of(q)[0] != 9:
-        return "the specialised forward is for sm_90"
+        return "the warp-specialized forward is for sm_90"
     return triton_launch.unsupported_reason(q, k, kind=kind, sink=sink)
 
 
