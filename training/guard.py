@@ -1,6 +1,6 @@
 """Decides whether a step diverged, and tracks the sequences to skip after a rollback.
 
-A loss or gradient that is not finite always counts; a loss spike or an exploding gradient only where the recipe asks
+A loss or gradient that is not finite always counts; a loss spike or a gradient norm spike only where the recipe asks
 for it. The remedy follows PaLM (Chowdhery et al. 2022, section 5.1): load a checkpoint that enough good steps followed
 (`rollback_margin_steps`), and skip the sequences around the failing step. MAX_EMPTY_STEPS steps in a row without a
 target end the run. All of this is part of the checkpoint.

@@ -15,10 +15,10 @@
     generate-NxB   N new tokens after each of B prompts of unequal length, by the demo's large model: tokens/s and
                    memory by position
 
-Weights are random unless a trained model is given, which changes no cost. Long reading is put down every few minutes in
-the work folder, and a case that has ended is kept there until all are recorded: the same command, started again after a
-kill, continues where it was and ends in the same logits bit for bit. Seconds are added up over sessions; seconds of the
-processor stand beside them, since hours are rarely had alone.
+Weights are random unless a trained model is given, which changes no cost. Prefill state is checkpointed every few
+minutes in the work folder, and a case that has ended is kept there until all are recorded: the same command, started
+again after a kill, continues where it was and ends in the same logits bit for bit. Seconds are added up over sessions;
+seconds of the processor stand beside them, since hours are rarely had alone.
 
 What it does not do: repeat long cases (the curves of chunks and positions tell how steady the machine was), or say
 anything about answers. The six-layer model's only global layer is its last, of which all chunks but the last want keys

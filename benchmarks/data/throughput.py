@@ -251,7 +251,7 @@ def plot(record: dict[str, Any], path: Path) -> None:
     for at, target in enumerate(record["targets"]):
         axes.plot([target["target"]] * 2, [at - 0.4, at + 0.4], color="black", label=None if at else "target")
     axes.invert_yaxis()
-    axes.set_xlabel("our speed over the fastest peer's")
+    axes.set_xlabel("Brine's speed over the fastest peer's")
     axes.legend(loc="lower right")
     figure.suptitle(f"{record['hardware']['processor']}, {record['hardware']['commit']}", fontsize=9)
     figure.savefig(path, dpi=110)

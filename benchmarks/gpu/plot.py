@@ -16,11 +16,11 @@ from typing import Any
 from benchmarks.gpu.record import read
 
 NAMES = {
-    "brine": "ours, auto", "brine-triton": "ours, Triton", "brine-gluon": "ours, Gluon", "brine-flex": "ours, by flex",
-    "brine-flash": "ours, by flash", "sdpa-cudnn": "cuDNN", "fa4": "flash-attn-4", "fa4-mask": "flash-attn-4, mask",
+    "brine": "Brine, auto", "brine-triton": "Brine, Triton", "brine-gluon": "Brine, Gluon", "brine-flex": "Brine, flex",
+    "brine-flash": "Brine, flash", "sdpa-cudnn": "cuDNN", "fa4": "flash-attn-4", "fa4-mask": "flash-attn-4, mask",
     "flex": "FlexAttention", "torch-varlen": "torch varlen", "sdpa-flash": "torch flash",
 }  # fmt: skip
-LOSSES = {"brine-triton": "ours, Triton", "brine-chunked": "ours, chunked", "liger": "Liger", "plain": "plain"}
+LOSSES = {"brine-triton": "Brine, Triton", "brine-chunked": "Brine, chunked", "liger": "Liger", "plain": "plain"}
 
 
 def plot(file: Path) -> int:

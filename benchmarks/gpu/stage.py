@@ -56,7 +56,7 @@ STAGES = {
         SuiteStage("gluon", 4, 1, "the warp-specialized forward: right in every shape, and its times beside others'"),
         SuiteStage("gluon_backward", 4, 1, "the warp-specialized backward, likewise"),
         SuiteStage("sweep", 7, 2, "tiles of the Triton kernels: which is fastest"),
-        SuiteStage("train", 8, 2, "training steps of the 1B model against the planner; a short line by train.py"),
+        SuiteStage("train", 8, 2, "training steps of the 1B model against the planner; a short run of train.py"),
         SuiteStage("generate", 5, 1, "generation: tokens per second"),
         SuiteStage("demo", 8, 2, "the demo by train.py, for as long as there is; the same command continues it"),
         SuiteStage("million", 9, 4, "one training step of the 1B model on 1,048,576 tokens; wants a GPU of 141 GB"),

@@ -3,7 +3,7 @@
 A step is what `brine.training.trainer` does between two batches, with its own pieces: `accumulate` (forward under
 autocast, the fused head and loss, backward, the sums that are logged, the gradient's norm), `clip`, and
 `Optimizer.step`. Blocks are compiled one by one and deterministic algorithms are on, as in every run; the peer is not
-held to that. Not in it: loading data, checkpoints, the console.
+required to do that. Not in it: loading data, checkpoints, the console.
 
 The decoder has what the peer lacks, norms on queries and keys, and three patch embedders that see nothing here, kept as
 small as can be. All layers see the whole document (`window=None`), so the masks are equal.

@@ -3,8 +3,8 @@
 On a CPU "auto" is "cpu". On a GPU it goes through candidates, the measured order of `table.json` or else
 `default_backend_order`, and takes the first that can serve the call (`unsupported_reason`) and has passed its
 self-check on this GPU. Where none is left the dense reference serves up to `MAX_DENSE_PAIRS`, and above that the call
-is refused with what each candidate lacks. A backend is a module with `unsupported_reason`, `forward` and `backward`, as
-in `reference.py`, and with `unsupported_mask_reason` where more than a mask's kind counts.
+raises an error with what each candidate lacks. A backend is a module with `unsupported_reason`, `forward` and
+`backward`, as in `reference.py`, and with `unsupported_mask_reason` where more than a mask's kind counts.
 """
 
 from __future__ import annotations

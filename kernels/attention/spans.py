@@ -1,8 +1,9 @@
 """Spans: the one mask. Each query sees one half-open interval of keys, `lo[i] <= j < hi[i]`.
 
-Causal attention, sliding windows, packed documents, padding and media blocks are all such intervals, whose ends never
-decrease along a sequence (README.md has the proof). A mask costs two int32 a query and is built in a few vectorised
-passes over (B, S) ids. Backends keep what they derive from it under its serial number, unless its kind is "moving".
+Causal attention, sliding windows, packed documents, padding and media blocks are all such intervals, whose ends are
+non-decreasing along a sequence (README.md has the proof). A mask costs two int32 per query and is built in a few
+vectorized passes over (B, S) ids. Backends keep what they derive from it under its id (`serial`), unless its kind is
+"moving".
 
 Spans made on the host and moved with `Spans.to` keep their host copy, so that kernels' questions (the most visible
 keys, where documents begin) need no device sync; spans made on a device are fetched once, at the first question.

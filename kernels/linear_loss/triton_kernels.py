@@ -4,7 +4,7 @@ One program takes one token. It reads the token's logits (and the teacher's) twi
 blocks of the vocabulary, and to overwrite the logits by their gradient. The logits of ids in sparse soft labels are
 gathered and set to -inf before, so that the kernel's sums are over the rest; the kernel returns their gradient, which
 is added where it wrote 0. Everything inside is fp32, addresses are int64; fp64, and bf16 in Triton's interpreter, are
-refused.
+rejected.
 
 Legend: C tokens in a chunk, V vocabulary, BV ids in a block, k soft labels per token, BK the next power of two.
 """

@@ -72,8 +72,8 @@ def commit() -> str | None:
             return None
 
 
-def _git(root: Path, *words: str) -> str:
-    command = ["git", "-C", str(root), *words]
+def _git(root: Path, *args: str) -> str:
+    command = ["git", "-C", str(root), *args]
     return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
 

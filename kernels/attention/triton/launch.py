@@ -1,9 +1,9 @@
 """The host side of the Triton backend: what it can do, and the launches.
 
-`unsupported_reason` says what is refused. Under Triton's interpreter (`TRITON_INTERPRET=1`, for tests) CPU tensors are
-taken, and bf16 is refused, since its matmuls are wrong there. Tiles come from `tiles.py`; on sm_90 the kernels read
-through tensor descriptors where that table says so and strides allow it (`tma.py`). Nothing here syncs with the GPU,
-but for one reading of how many keys a mask's queries see (`is_narrow`).
+`unsupported_reason` says what it cannot do. Under Triton's interpreter (`TRITON_INTERPRET=1`, for tests) CPU tensors
+are taken, and bf16 is rejected, since its matmuls are wrong there. Tiles come from `tiles.py`; on sm_90 the kernels
+read through tensor descriptors where that table says so and strides allow it (`tma.py`). Nothing here syncs with the
+GPU, but for one reading of how many keys a mask's queries see (`is_narrow`).
 
 Legend: B batch, T queries, S keys, H query heads, K KV heads, D head dim, BD = D rounded up to a power of two.
 """
