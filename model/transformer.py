@@ -182,7 +182,7 @@ class Transformer(nn.Module):
 
     @property
     def attention_backend(self) -> str:
-        """What computes attention, as `brine.kernels.attention` names it; never saved."""
+        """Attention backend, as `brine.kernels.attention` names it; never saved."""
         return self.blocks[0].attn.backend
 
     @attention_backend.setter

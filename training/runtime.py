@@ -67,9 +67,9 @@ class Runtime:
     mlp_tile_tokens: int = operational(0)
     """Tokens that an MLP takes at a time; 0: all."""
     attention_backend: str = "auto"
-    """What computes attention (`brine.kernels.attention`)."""
+    """Attention backend (`brine.kernels.attention`)."""
     loss_backend: str = "auto"
-    """What computes head and loss (`kernels.linear_cross_entropy`)."""
+    """Backend of the fused output head and loss (`kernels.linear_cross_entropy`)."""
     num_loader_workers: int = operational(0)
     """Processes that make batches; 0: the training process itself."""
     profile: tuple[int, int] | None = operational(None)

@@ -37,7 +37,7 @@ class RankFailedError(RuntimeError):
 
 @dataclass(frozen=True)
 class World:
-    """Who this process is among the ranks of a run."""
+    """This process among the ranks of a run: its rank, the degrees of parallelism and their groups."""
 
     rank: int = 0
     """This process's number."""
