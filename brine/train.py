@@ -74,7 +74,7 @@ def _message(error: Exception) -> str:
         return f"the disk is full ({error}): free some space; the same command resumes from the last checkpoint"
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return (
-            f"out of memory ({error}): finished stages are kept, and the same command resumes; smaller batches take "
-            "less (--small or --large.micro-batch-size, --evals.batch-size)"
+            f"out of memory ({error}): finished stages are kept and the same command resumes; reduce "
+            "--small.micro-batch-size or --large.micro-batch-size (or --evals.batch-size)"
         )
     return str(error)

@@ -31,7 +31,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def _message(box: str) -> str:
-    """The words of tyro's error, which a terminal without UTF-8 gets without a frame, and the nearest option's name."""
+    """The text of tyro's error, which a terminal without UTF-8 gets without a frame, and the nearest option's name."""
     lines = [line.strip("│| ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
     sections = [" ".join(section.split()) for section in re.split(r"(?m)^[─-]{8,}$", "\n".join(lines))]
     # the title stands in the frame, or is the first section
@@ -71,7 +71,7 @@ def command(
 
 
 def parse(name: str, options: type, argv: Sequence[str]) -> Any:
-    """An instance of `options`, a dataclass whose docstrings are the help, from the words of `brine NAME`.
+    """An instance of `options`, a dataclass whose docstrings are the help, from the arguments of `brine NAME`.
 
     Raises ValueError in one line, SystemExit for --help.
     """

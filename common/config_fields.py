@@ -3,8 +3,8 @@
     log_every: int = operational(20)
     kd_fraction: float = affects_result_if(lambda salt: salt.kd_steps is None, 0.3)
 
-A stage runs again, or is refused where that would cost a trained model, when a setting that affects its result changed.
-Every field does, unless it is declared otherwise.
+A stage runs again, or raises an error where that would cost a trained model, when a setting that affects its result
+changed. Every field does, unless it is declared otherwise.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class StatusLine:
     tokens_per_s: float
     """Tokens per second since the last line."""
     mfu: float
-    """Fraction of the peak of matrix products."""
+    """Fraction of the peak of matmuls."""
     memory_gib: float
     """Peak memory of a process, the maximum over ranks."""
     data_wait_fraction: float
@@ -68,7 +68,7 @@ class Console:
         )
 
     def at(self, step: int) -> None:
-        """Move the bar to `step`, forwards or (after a roll-back) backwards."""
+        """Move the bar to `step`, forwards or (after a rollback) backwards."""
         self.bar.n = step
         self.bar.update(0)
 

@@ -1,6 +1,6 @@
 """Names of settings and stored fields before version 0.2 and now, for `brine convert`, which rewrites older files.
 
-A run folder or checkpoint that still has the previous names is refused by `require_current_names`.
+A run folder or checkpoint that still has the previous names is rejected by `require_current_names`.
 """
 
 from __future__ import annotations

@@ -34,12 +34,12 @@ import torch
 from brine.data.config import EncodeConfig
 from brine.data.document import MODALITIES
 from brine.data.packing.length_schedule import segment_starts
-from brine.data.sequence import FIELDS, Sequence
+from brine.data.sequence import FIELDS, EncodedDocument
 from brine.data.tokenizer import MEDIA_TOKEN_ID, PAD_ID
 from brine.model.inputs import TENSORS, Inputs
 
 IGNORE_INDEX = -100
-Transform = Callable[[int, Sequence, int], Sequence]
+Transform = Callable[[int, EncodedDocument, int], EncodedDocument]
 """transform(document, sequence, sequence_index) -> a sequence of the same length with the same media tokens. A pure
 function of its arguments, and picklable where a loader has workers."""
 TENSOR_FIELDS = ("document", "labels", "kind", "modality_context")
@@ -152,9 +152,9 @@ def make_batch(
         packed_sequence = []
         for document, start, stop, blank in chunks:
             sequence = found[document]
-            if isinstance(sequence, Sequence) and stop > len(sequence):
+            if isinstance(sequence, EncodedDocument) and stop > len(sequence):
                 sequence = ValueError(f"document {document} has {len(sequence)} tokens where the plan needs {stop}")
-            if not isinstance(sequence, Sequence):
+            if not isinstance(sequence, EncodedDocument):
                 failures[document] = str(sequence)
                 packed_sequence.append((document, stop - start, None))
                 continue
@@ -178,7 +178,7 @@ def make_batch(
     )
 
 
-def _transformed(transform: Transform, document: int, sequence: Sequence, index: int) -> Sequence:
+def _transformed(transform: Transform, document: int, sequence: EncodedDocument, index: int) -> EncodedDocument:
     changed = transform(document, sequence, index).validate()
     # the plan relies on this length and on these media tokens
     kept = all(np.array_equal(changed.media_positions(name), sequence.media_positions(name)) for name in MODALITIES)
@@ -188,7 +188,7 @@ def _transformed(transform: Transform, document: int, sequence: Sequence, index:
 
 
 def collate(
-    packed: list[list[tuple[int, int, Sequence | None]]],
+    packed: list[list[tuple[int, int, EncodedDocument | None]]],
     *,
     seq_len: int,
     media_budget: dict[str, int] | None = None,
@@ -241,11 +241,13 @@ def collate(
     return Batch(inputs, **tensors, sequence_index=sequence_index, failures=failures).with_cached_stats()
 
 
-_PlacedChunk = tuple[int, int, int, Sequence]
+_PlacedChunk = tuple[int, int, int, EncodedDocument]
 """Index of the packed sequence in its batch, flat index of the first token, document, sequence."""
 
 
-def _place_chunks(packed_sequences: list[list[tuple[int, int, Sequence | None]]], seq_len: int) -> list[_PlacedChunk]:
+def _place_chunks(
+    packed_sequences: list[list[tuple[int, int, EncodedDocument | None]]], seq_len: int
+) -> list[_PlacedChunk]:
     """Every chunk with its position in the batch; padding and empty sequences are left out."""
     found = []
     for b, packed_sequence in enumerate(packed_sequences):
@@ -293,7 +295,7 @@ def _fill_tokens(out: dict, chunks: list[_PlacedChunk], kinds, segment_tokens) -
     return flat_index, ids
 
 
-def _segments(owners: list[int], sequences: list[Sequence], segment_tokens) -> np.ndarray:
+def _segments(owners: list[int], sequences: list[EncodedDocument], segment_tokens) -> np.ndarray:
     """(n,) int32 number of each token's segment within its packed sequence."""
     found, current, count = [], -1, 0
     for owner, sequence in zip(owners, sequences, strict=True):

@@ -1,4 +1,4 @@
-"""Document to `Sequence`: every token with its position (t, h, w).
+"""Document to `EncodedDocument`: every token with its position (t, h, w).
 
     text       t = h = w, one step a token
     boundary   a start and an end token around each image, audio or video, positioned like text, outside every block
@@ -22,11 +22,11 @@ from brine.data.config import EncodeConfig
 from brine.data.document import MODALITIES, Document, Text, modality_of
 from brine.data.lengths import audio_second
 from brine.data.media.decode import Decoded, DecodedAudio, DecodedImage, DecodedVideo, decode_part
-from brine.data.sequence import FIELDS, MODALITY_CONTEXTS, Sequence
+from brine.data.sequence import FIELDS, MODALITY_CONTEXTS, EncodedDocument
 from brine.data.tokenizer import EOS_ID, MEDIA_END_ID, MEDIA_START_ID, MEDIA_TOKEN_ID, Tokenizer
 
 
-def encode(document: Document, *, root: Path, tokenizer: Tokenizer, config: EncodeConfig) -> Sequence:
+def encode(document: Document, *, root: Path, tokenizer: Tokenizer, config: EncodeConfig) -> EncodedDocument:
     """Decode and assemble one document in this process; `root` is the manifest's folder. Raises DocumentError with file
     and reason when media cannot be decoded."""
     root = Path(root).resolve()
@@ -36,7 +36,7 @@ def encode(document: Document, *, root: Path, tokenizer: Tokenizer, config: Enco
 
 def assemble(
     document: Document, media: Items[Decoded], tokenizer: Tokenizer, config: EncodeConfig, *, end: bool = True
-) -> Sequence:
+) -> EncodedDocument:
     """The sequence of a document whose media are decoded, one item of `media` per media part in order. end=False leaves
     the end token off, for a prompt to be continued."""
     builder, decoded = _DocumentBuilder(config), iter(media)
@@ -53,7 +53,7 @@ def assemble(
 
 def assemble_chunks(
     runs: Items[list[int] | tuple[str, Decoded]], config: EncodeConfig, *, position_offset: float = 0.0
-) -> Sequence:
+) -> EncodedDocument:
     """The sequence of encoded runs: ids of text, or (modality, decoded media). Nothing is a target. position_offset:
     position of the first token, for what continues another sequence."""
     builder = _DocumentBuilder(config, position_offset)
@@ -141,10 +141,10 @@ class _DocumentBuilder:
         # positions after the video are whole numbers again
         return float(np.ceil(max_position))
 
-    def sequence(self) -> Sequence:
+    def sequence(self) -> EncodedDocument:
         shapes = {name: (0, self.config.dims[name]) for name in MODALITIES} | {"position": (0, 3)}
         fields = {
             name: np.concatenate([np.zeros(shapes.get(name, 0), dtype), *self.runs[name]])
             for name, dtype in FIELDS.items()
         }
-        return Sequence(**fields).validate()
+        return EncodedDocument(**fields).validate()

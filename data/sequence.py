@@ -3,8 +3,8 @@
     S tokens · one value each in token_ids, position, block, loss_mask, modality_context
     n patches of a modality, in the order of their media tokens in token_ids
 
-A `Sequence` is what the store keeps and what a batch is made from. It can be sliced (long documents are split over
-packed sequences) and blanked (media content removed, positions kept); documents are edited before encoding.
+An `EncodedDocument` is what the store keeps and what a batch is made from. It can be sliced (long documents are split
+over packed sequences) and blanked (media content removed, positions kept); documents are edited before encoding.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ TOKEN_FIELDS = ("token_ids", "position", "block", "loss_mask", "modality_context
 
 
 @dataclass(frozen=True)
-class Sequence:
+class EncodedDocument:
     """An encoded document of S tokens."""
 
     token_ids: np.ndarray
@@ -63,7 +63,7 @@ class Sequence:
         """(n,) int64 indices of a modality's media tokens, ascending."""
         return np.flatnonzero(self.token_ids == MEDIA_TOKEN_ID[modality])
 
-    def validate(self) -> "Sequence":
+    def validate(self) -> "EncodedDocument":
         """Itself, when shapes, dtypes and media token counts agree; ValueError otherwise."""
         for name, dtype in FIELDS.items():
             array = getattr(self, name)
@@ -77,7 +77,7 @@ class Sequence:
                     raise ValueError(f"sequence has {num_media_tokens} {name} tokens and patches {array.shape}")
         return self
 
-    def slice(self, start: int, stop: int) -> "Sequence":
+    def slice(self, start: int, stop: int) -> "EncodedDocument":
         """Tokens start..stop with their patches; positions stay as they are in the document."""
         if start == 0 and stop == len(self):
             return self
@@ -85,9 +85,9 @@ class Sequence:
         for name in MODALITIES:
             first, last = np.searchsorted(self.media_positions(name), (start, stop))
             fields[name] = getattr(self, name)[first:last]
-        return Sequence(**fields)
+        return EncodedDocument(**fields)
 
-    def with_blank_media(self, modalities: Iterable[str] = MODALITIES) -> "Sequence":
+    def with_blank_media(self, modalities: Iterable[str] = MODALITIES) -> "EncodedDocument":
         """The same tokens with grey images and frames, and silence, for the modalities named (as read-only views). A
         video blanked for "video" alone keeps its audio track, whose patches are audio."""
         blank = {}

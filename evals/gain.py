@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from brine.data.document import MODALITIES
-from brine.data.sequence import GREY, MODALITY_CONTEXTS, SILENCE, Sequence
+from brine.data.sequence import GREY, MODALITY_CONTEXTS, SILENCE, EncodedDocument
 from brine.evals.config import EvalConfig, Interval
 from brine.evals.loss import DocumentLosses, split_mask
 
 HEADLINE_KINDS = {"image": ("screenshot", "page"), "audio": ("narration",), "video": ("recording",)}
 """Kinds of the synthetic corpus that the headline gain is taken over; a corpus without them uses all kinds."""
-Transform = Callable[[int, Sequence], Sequence]
+Transform = Callable[[int, EncodedDocument], EncodedDocument]
 """(index in the list of documents, sequence) -> the sequence that is measured instead."""
 
 
@@ -59,7 +59,7 @@ def choose_mismatched(corpus: Any, documents: np.ndarray, modality: str, *, seed
 def mismatched_media(corpus: Any, mismatched: np.ndarray, modality: str) -> Transform:
     """Each document's patches of the modality replaced by those of `choose_mismatched`, truncated or padded."""
 
-    def transform(doc_index: int, sequence: Sequence) -> Sequence:
+    def transform(doc_index: int, sequence: EncodedDocument) -> EncodedDocument:
         if mismatched[doc_index] < 0:
             return sequence
         matched = getattr(sequence, modality)

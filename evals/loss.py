@@ -6,7 +6,7 @@ tokens and their UTF-8 bytes. Two measurements of the same documents line up, so
 
 The loss is the plain cross-entropy of the hard labels in float32, whatever the training loss was. The end token is a
 target of 0 bytes. A document's first token is never a target. Documents are packed as for training, but from
-`Sequence`s and not from a plan, since the same ones are measured several times with other media.
+`EncodedDocument`s and not from a plan, since the same ones are measured several times with other media.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from brine.data.batch import Batch, collate
 from brine.data.document import SPLITS
 from brine.data.packing.pack import pack
-from brine.data.sequence import MODALITY_CONTEXTS, Sequence
+from brine.data.sequence import MODALITY_CONTEXTS, EncodedDocument
 from brine.evals.config import EvalConfig
 from brine.kernels.linear_loss import linear_cross_entropy
 from brine.model.device import autocast, device_of
@@ -148,7 +148,7 @@ def token_byte_lengths(tokenizer: Any) -> np.ndarray:
     return np.array([len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)], np.int64)
 
 
-def chunks_of(sequence: Sequence, seq_len: int) -> list[tuple[int, int]]:
+def chunks_of(sequence: EncodedDocument, seq_len: int) -> list[tuple[int, int]]:
     """(start, stop) of the chunks of one document, each at most `seq_len` long where its media allow.
 
     A chunk after the first begins one token early, so that its first target has a token before it.
@@ -165,7 +165,7 @@ def chunks_of(sequence: Sequence, seq_len: int) -> list[tuple[int, int]]:
 
 
 def packed_batches(
-    load_sequence: Callable[[int], Sequence], lengths: Items[int], *, seq_len: int, batch_size: int
+    load_sequence: Callable[[int], EncodedDocument], lengths: Items[int], *, seq_len: int, batch_size: int
 ) -> Iterator[Batch]:
     """Documents 0 .. len(lengths) - 1, packed; `Batch.document` is that number. Every target occurs once.
 
@@ -209,7 +209,7 @@ def measure_losses(
     *,
     token_bytes: np.ndarray,
     config: EvalConfig,
-    transform: Callable[[int, Sequence], Sequence] | None = None,
+    transform: Callable[[int, EncodedDocument], EncodedDocument] | None = None,
     compute_dtype: torch.dtype | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> DocumentLosses:
@@ -222,7 +222,7 @@ def measure_losses(
     """
     documents = np.asarray(documents, np.int64)
 
-    def load_sequence(doc_index: int) -> Sequence:
+    def load_sequence(doc_index: int) -> EncodedDocument:
         sequence = corpus.sequence(int(documents[doc_index]))
         return transform(doc_index, sequence) if transform is not None else sequence
 

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from brine.data.sequence import MODALITY_CONTEXTS, Sequence
+from brine.data.sequence import MODALITY_CONTEXTS, EncodedDocument
 from brine.data.tokenizer import EOS_ID, MEDIA_END_ID, MEDIA_START_ID, MEDIA_TOKEN_ID
 from brine.evals.config import EvalConfig, Interval
 
-DecodeFn = Callable[[list[Sequence], int], list[list[int]]]
+DecodeFn = Callable[[list[EncodedDocument], int], list[list[int]]]
 """(prompts, maximum new tokens) -> the new token ids of each, greedily."""
 
 _STARTS, _ENDS = list(MEDIA_START_ID.values()), list(MEDIA_END_ID.values())
@@ -54,12 +54,12 @@ class Transcript:
 class TranscriptionTask:
     """A prompt and the reference that should follow it."""
 
-    prompt: Sequence
+    prompt: EncodedDocument
     reference: list[int]
     modality: str
 
 
-def transcription_task_of(sequence: Sequence, *, max_new_tokens: int) -> TranscriptionTask | None:
+def transcription_task_of(sequence: EncodedDocument, *, max_new_tokens: int) -> TranscriptionTask | None:
     """The transcription task of a document; None where no text follows media, or more than one are before or after."""
     targets = np.flatnonzero(sequence.loss_mask & (sequence.modality_context > 0))
     if not len(targets):

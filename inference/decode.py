@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from brine.data.sequence import Sequence
+from brine.data.sequence import EncodedDocument
 from brine.data.tokenizer import EOS_ID, SPECIAL_TOKENS, Tokenizer
 from brine.inference.prefill import PREFILL_TOKENS, OnPrefill, PrefillResult, eager_inference, prefill_prompts
 from brine.inference.sampling import GREEDY, GenerationConfig, SamplingConfig, sample_token, uniform_samples
@@ -107,7 +107,7 @@ class DynamicDecoder:
 
 def stream_tokens(
     model: Transformer,
-    prompt: Sequence,
+    prompt: EncodedDocument,
     *,
     vocab_size: int | None = None,
     on_prefill: OnPrefill = lambda num_tokens: None,
@@ -143,7 +143,7 @@ def stream_text(tokens: Iterator[int], tokenizer: Tokenizer) -> Iterator[str]:
 
 def generate_batch(
     model: Transformer,
-    sequences: Items[Sequence],
+    sequences: Items[EncodedDocument],
     max_tokens: int,
     *,
     batch_size: int = 32,

@@ -34,7 +34,7 @@ from tqdm import tqdm
 from brine.common.files import sync_folder
 from brine.common.tensor_files import save_tensors
 from brine.data.config import EncodeConfig
-from brine.data.sequence import Sequence
+from brine.data.sequence import EncodedDocument
 from brine.data.tokenizer import Tokenizer
 from brine.inference.chat import ROLES, ChatStream, chat_prompt, check_token_ids_match_content
 from brine.inference.decode import stream_text, stream_tokens
@@ -73,7 +73,7 @@ class LoadedModel:
     trained_roles: tuple[str, ...] | None = None
     """Roles in the conversations of training, empty without any; None where the folder does not say."""
 
-    def encode(self, parts: PromptPart | Items[PromptPart]) -> Sequence:
+    def encode(self, parts: PromptPart | Items[PromptPart]) -> EncodedDocument:
         """Encode a prompt; see `brine.inference.prompt.encode_prompt` for what a part may be."""
         return encode_prompt(parts, tokenizer=self.tokenizer, config=self.encode_config)
 
@@ -81,7 +81,7 @@ class LoadedModel:
         """The model's inputs for one prompt: `loaded.model(loaded.inputs(["def "]))`."""
         return batch_prompts([self.encode(parts)], device=self.model.head_weight.device)
 
-    def encode_chat(self, messages: Items[Mapping[str, Any]] | Mapping[str, Any]) -> Sequence:
+    def encode_chat(self, messages: Items[Mapping[str, Any]] | Mapping[str, Any]) -> EncodedDocument:
         """Encode a conversation (`brine.inference.chat`) as in training, up to where the assistant's answer begins."""
         prompt = self.encode(chat_prompt(messages)[0])
         check_token_ids_match_content(messages, self.tokenizer)

@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from brine.common.tensor_files import save_tensors
-from brine.data.sequence import Sequence
+from brine.data.sequence import EncodedDocument
 from brine.inference.cache import KeyValueCache
 from brine.inference.prompt import batch_prompts
 from brine.model.device import autocast, device_of
@@ -95,7 +95,7 @@ class ChunkedPrefill:
     def __init__(
         self,
         model: Transformer,
-        prompt: Sequence,
+        prompt: EncodedDocument,
         *,
         prefill_tokens: int = PREFILL_TOKENS,
         max_tokens: int = 0,
@@ -198,7 +198,7 @@ class ChunkedPrefill:
 
 def prefill_prompts(
     model: Transformer,
-    prompts: Items[Sequence],
+    prompts: Items[EncodedDocument],
     *,
     prefill_tokens: int = PREFILL_TOKENS,
     max_tokens: int = 0,
@@ -247,7 +247,7 @@ def group_prompts(lengths: Items[int], prefill_tokens: int) -> list[list[int]]:
 
 @torch.no_grad()
 def _prefill_group(
-    model: Transformer, prompts: Items[Sequence], reserve: int, compute_dtype: torch.dtype | None
+    model: Transformer, prompts: Items[EncodedDocument], reserve: int, compute_dtype: torch.dtype | None
 ) -> PrefillResult:
     inputs = batch_prompts(prompts, device=device_of(model))
     cache = KeyValueCache(model.config, reserve=reserve)

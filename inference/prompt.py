@@ -38,7 +38,7 @@ from brine.data.files.addresses import split_address
 from brine.data.files.extensions import SUPPORTED, UNSUPPORTED, conversion_hint, extension_of, media_type_of
 from brine.data.media.decode import Decoded, DecodedImage, decode_part
 from brine.data.media.images import fit, grid_of, patchify, to_rgb
-from brine.data.sequence import Sequence
+from brine.data.sequence import EncodedDocument
 from brine.data.tokenizer import MEDIA_TOKEN_ID, Tokenizer
 from brine.model.inputs import Inputs
 
@@ -67,7 +67,9 @@ _MAX_MISSING, _MAX_PATH = 1000, 4096
 """Longest string that is checked for looking like a path; longest path of any system."""
 
 
-def encode_prompt(parts: PromptPart | Items[PromptPart], *, tokenizer: Tokenizer, config: EncodeConfig) -> Sequence:
+def encode_prompt(
+    parts: PromptPart | Items[PromptPart], *, tokenizer: Tokenizer, config: EncodeConfig
+) -> EncodedDocument:
     """Encode a prompt; the sequence ends where the answer begins.
 
     A part is a `brine.data.document` part, a `TextFile` (at most `config.max_file_mib`), a PIL image, a `Path` (media,
@@ -219,7 +221,7 @@ def _media_part(path: Path) -> Part:
     )
 
 
-def batch_prompts(sequences: Iterable[Sequence], *, device: torch.device | str = "cpu") -> Inputs:
+def batch_prompts(sequences: Iterable[EncodedDocument], *, device: torch.device | str = "cpu") -> Inputs:
     """The inputs (B, T) of a forward pass for one or more prompts, padded on the left. Raises ValueError for no prompt
     or an empty one."""
     sequences = list(sequences)

@@ -1,9 +1,9 @@
 """Where a model runs and in what precision it multiplies: one answer for every command and every stage.
 
     device          where weights and inputs are; "auto" is the current CUDA device where there is one, else the CPU
-    compute_dtype   dtype of matrix products, keys and values, by autocast; None is that of the weights
+    compute_dtype   dtype of matmuls, keys and values, by autocast; None is that of the weights
 
-bfloat16 pays only where the hardware multiplies it (avx512_bf16, AMX or Arm's bf16; Ampere and later on CUDA).
+bfloat16 pays only if the hardware supports it natively (avx512_bf16, AMX or Arm's bf16; Ampere and later on CUDA).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def device_of(model: Transformer) -> torch.device:
 
 
 def native_dtype(device: torch.device | str) -> torch.dtype:
-    """The fastest dtype of matrix products for training: bfloat16 where the hardware multiplies it."""
+    """The fastest dtype of matmuls for training: bfloat16 if the hardware supports it natively."""
     return torch.bfloat16 if supports_bfloat16(device)[0] else torch.float32
 
 
@@ -80,7 +80,7 @@ def resolve_compute_dtype(name: str, device: torch.device | str) -> torch.dtype 
 
 
 def autocast(device: torch.device | str, compute_dtype: torch.dtype | None) -> AbstractContextManager:
-    """Context in which matrix products have `compute_dtype`; nothing changes for None."""
+    """Context in which matmuls have `compute_dtype`; nothing changes for None."""
     if compute_dtype is None:
         return nullcontext()
     return torch.autocast(torch.device(device).type, dtype=compute_dtype)
@@ -98,18 +98,18 @@ def compute_info(model: Transformer, compute_dtype: torch.dtype | None) -> dict[
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     """`--device` and `--dtype`; read them with `resolve_device` and `resolve_compute_dtype`."""
     parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1, or auto: a GPU where there is one (default %(default)s)"
+        "--device", default="auto", help="cpu, cuda, cuda:1, or auto: a GPU if available (default %(default)s)"
     )
     parser.add_argument(
         "--dtype",
         choices=COMPUTE_DTYPES,
         default="auto",
-        help="of matrix products, keys, values; auto: bfloat16 where the hardware multiplies it (default %(default)s)",
+        help="compute dtype (matmuls, KV cache); auto: bfloat16 if the hardware supports it (default %(default)s)",
     )
 
 
 def supports_bfloat16(device: torch.device | str) -> tuple[bool, str]:
-    """Does this hardware multiply bfloat16 itself? Returns the answer and its reason."""
+    """Does this hardware support bfloat16 natively? Returns the answer and its reason."""
     device = torch.device(device)
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)

@@ -2,7 +2,7 @@
 
 A multiply-add is two operations: two per parameter and token for matrices; four per query head, head dimension and
 visible (query, key) pair for attention, inside spans alone. Norms, rotations, softmax and the table look-up are left
-out, as is usual (2001.08361, section 2.1). Training costs three forwards, since the backward has two products for each.
+out, as is usual (2001.08361, section 2.1). Training costs three forwards, since the backward has two matmuls for each.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def forward_flops(
     num_patches: Mapping[str, int] | None = None,
 ) -> int:
     """Operations of one forward pass with its head. num_tokens: padding included if it was computed; local_pairs,
-    global_pairs: `Spans.area()` of the two kinds of layer; num_patches: modality -> patches embedded."""
+    global_pairs: `Spans.area()` of the two layer types; num_patches: modality -> patches embedded."""
     num_global = config.num_global_layers
     area = (config.num_layers - num_global) * local_pairs + num_global * global_pairs
     patches = sum(count * config.patch_dims[name] * config.dim for name, count in (num_patches or {}).items())

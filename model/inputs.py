@@ -54,7 +54,7 @@ class Inputs:
         )
 
     def pin_memory(self) -> Inputs:
-        """The same in page-locked memory, without masks."""
+        """The same in pinned memory, without masks."""
         return self.map(Tensor.pin_memory)
 
     def map(

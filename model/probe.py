@@ -7,7 +7,7 @@
 Any tool that attaches to modules by name works without this file. Hooks are removed when the `with` block ends. Probe
 uncompiled blocks: a hook that is attached after compilation may not run.
 
-B batch, T tokens, S keys, E width, H query heads, K key heads, D head dim, R chosen queries, V vocabulary.
+B batch, T tokens, S keys, E width, H query heads, K KV heads, D head dim, R chosen queries, V vocabulary.
 """
 
 from __future__ import annotations

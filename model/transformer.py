@@ -22,7 +22,7 @@ Hook points are `nn.Identity` modules with stable names; compilation removes tho
     resid_out       (B, T, E)        the stream as the block leaves it
     final_out       (B, T, E)        after the last norm: what the head reads (no prefix)
 
-B batch, T tokens, S keys, E width, H query heads, K key heads, D head dim, M MLP width, V vocabulary, L layers.
+B batch, T tokens, S keys, E width, H query heads, K KV heads, D head dim, M MLP width, V vocabulary, L layers.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from brine.model.inputs import Inputs
 from brine.model.rotary import Rotary, Tables, rotate
 
 
-class LayerCache(Protocol):
+class LayerCacheProtocol(Protocol):
     """Keys and values of one layer."""
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,7 +55,7 @@ class LayerCache(Protocol):
 class Cache(Protocol):
     """Keys and values of the tokens before (`brine.inference.cache`)."""
 
-    layers: Sequence[LayerCache]
+    layers: Sequence[LayerCacheProtocol]
 
     def extend(self, segment: Tensor, block: Tensor) -> tuple[Spans, Spans]:
         """Take in the ids (B, T) int32 of new tokens; returns their spans for local and for global layers."""
@@ -98,7 +98,7 @@ class Attention(nn.Module):
         k = self.k(rotate(self.k_norm(k), *tables).to(v.dtype))
         return q, k, self.v(v)
 
-    def forward(self, x: Tensor, tables: Tables, spans: Spans, cache: LayerCache | None) -> Tensor:
+    def forward(self, x: Tensor, tables: Tables, spans: Spans, cache: LayerCacheProtocol | None) -> Tensor:
         """x: (B, T, E), normed -> (B, T, E)."""
         q, k, v = self.project(x, tables)
         if cache is not None:
@@ -134,17 +134,19 @@ class Block(nn.Module):
         self.resid_in, self.attn_out, self.resid_mid = nn.Identity(), nn.Identity(), nn.Identity()
         self.mlp_out, self.resid_out = nn.Identity(), nn.Identity()
 
-    def forward(self, x: Tensor, tables: Tables, spans: Spans, cache: LayerCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, tables: Tables, spans: Spans, cache: LayerCacheProtocol | None = None) -> Tensor:
         """x: (B, T, E), the residual stream -> the stream after this layer."""
         return self.resid_out(self.mlp_half(self.attention_half(x, tables, spans, cache)))
 
-    def attention_half(self, x: Tensor, tables: Tables, spans: Spans, cache: LayerCache | None = None) -> Tensor:
+    def attention_half(
+        self, x: Tensor, tables: Tables, spans: Spans, cache: LayerCacheProtocol | None = None
+    ) -> Tensor:
         """The first half, in which tokens see each other; as `forward`."""
         x = self.resid_in(x)
         return self.resid_mid(x + self.attn_out(self.attn(self.attn_norm(x), tables, spans, cache)))
 
     def mlp_half(self, x: Tensor) -> Tensor:
-        """The second half, each token by itself: (B, T, E) -> (B, T, E)."""
+        """The second half, each token separately: (B, T, E) -> (B, T, E)."""
         return x + self.mlp_out(self.mlp(self.mlp_norm(x)))
 
 
@@ -180,7 +182,7 @@ class Transformer(nn.Module):
 
     @property
     def attention_backend(self) -> str:
-        """What computes attention, as `brine.kernels.attention` names it; never saved."""
+        """Attention backend, as `brine.kernels.attention` names it; never saved."""
         return self.blocks[0].attn.backend
 
     @attention_backend.setter
@@ -208,7 +210,7 @@ class Transformer(nn.Module):
         """
         if cache is None:
             spans, tables = inputs.spans(self.config), inputs.tables(self.rotary)
-            caches: Sequence[LayerCache | None] = [None] * len(self.blocks)
+            caches: Sequence[LayerCacheProtocol | None] = [None] * len(self.blocks)
         else:
             spans, tables = cache.extend(inputs.segment, inputs.block), self.rotary(inputs.position)
             caches = cache.layers
@@ -218,7 +220,7 @@ class Transformer(nn.Module):
 
     def run_layers(
         self, layers: Sequence[int], x: Tensor, tables: tuple[Tables, Tables], spans: tuple[Spans, Spans],
-        caches: Sequence[LayerCache | None],
+        caches: Sequence[LayerCacheProtocol | None],
     ) -> Tensor:  # fmt: skip
         """The stream (B, T, E) after neighbouring layers. tables, spans: for local and for global ones."""
         for layer in layers:

@@ -29,7 +29,7 @@ from brine.salt.distill import Distillation
 from brine.training.checkpoint.extend import check_extension, checkpoint_to_extend, link_checkpoints
 from brine.training.config import TrainConfig
 from brine.training.logging.metrics import make_sinks
-from brine.training.micro_batch import SequenceSource
+from brine.training.micro_batch import PackedSequenceSource
 from brine.training.parallel.parallelize import gather_state_dict
 from brine.training.trainer import Trainer
 
@@ -111,7 +111,7 @@ def build_plan(run: Pipeline, config: TrainConfig, *, documents=None, num_sequen
 def sequence_source(
     run: Pipeline, config: TrainConfig, plan: PackingPlan, *, selected: list[int] | None,
     distillation: Distillation | None,
-) -> SequenceSource:  # fmt: skip
+) -> PackedSequenceSource:  # fmt: skip
     """This rank's batches of a plan; selected documents fill the sequences of stage 1, and only those."""
     plans, world = [plan], run.world
     if selected is not None and distillation is not None and distillation.kd_steps:
@@ -127,7 +127,7 @@ def sequence_source(
                 )  # fmt: skip
                 start = len(each)
 
-    return SequenceSource(open=open_sequences, num_sequences=len(plan))
+    return PackedSequenceSource(open=open_sequences, num_sequences=len(plan))
 
 
 def build_distillation(run: Pipeline, config: TrainConfig) -> Distillation:

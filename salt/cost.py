@@ -1,4 +1,4 @@
-"""FLOPs of one forward pass over a batch; training costs three (the backward has two products for each)."""
+"""FLOPs of one forward pass over a batch; training costs three (the backward has two matmuls for each)."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from brine.data.batch import IGNORE_INDEX
 from brine.data.corpus.readers import read_manifest
 from brine.data.document import Document, DocumentError, Quarantined, Text, parse_document, write_manifest
 from brine.data.media.pool import DecodePool, EncodeResult
-from brine.data.sequence import FIELDS, TOKEN_FIELDS, Sequence
+from brine.data.sequence import FIELDS, TOKEN_FIELDS, EncodedDocument
 from brine.data.tokenizer import EOS_ID
 from brine.inference.decode import generate_batch
 from brine.inference.load import WEIGHTS, LoadedModel
@@ -44,11 +44,11 @@ PSEUDO_LABEL_SUFFIX = "-pseudo"
 
 
 @dataclass(frozen=True)
-class PseudoConfig:
+class PseudoLabelConfig:
     """Which answers become text. Raises ValueError for a setting out of range."""
 
     min_confidence: float = -0.5
-    """Least mean log-probability of an answer's tokens, in nats a token; -0.5 is a probability of 0.61 each."""
+    """Minimum mean log-probability of an answer's tokens, in nats per token; -0.5 is a probability of 0.61 each."""
     max_tokens: int = 256
     """Longest answer; one that has not ended by then is not kept."""
     batch_size: int = 16
@@ -58,9 +58,11 @@ class PseudoConfig:
 
     def __post_init__(self):
         if not self.min_confidence <= 0:
-            raise ValueError(f"PseudoConfig.min_confidence = {self.min_confidence}: a log-probability is at most 0")
+            raise ValueError(
+                f"PseudoLabelConfig.min_confidence = {self.min_confidence}: a log-probability is at most 0"
+            )
         if self.max_tokens < 1 or self.batch_size < 1:
-            raise ValueError("PseudoConfig.max_tokens and batch_size must be at least 1")
+            raise ValueError("PseudoLabelConfig.max_tokens and batch_size must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def pseudo_label(
     manifest: str | Path,
     out: str | Path,
     *,
-    config: PseudoConfig | None = None,
+    config: PseudoLabelConfig | None = None,
     num_workers: int = 1,
     compute_cost: CostRecorder | None = None,
 ) -> dict[str, int]:
@@ -102,7 +104,7 @@ def pseudo_label(
     num_workers: decoding servers. The manifest appears last, so it is complete or absent. Raises ValueError for an
     `out` elsewhere, or a manifest that cannot be read.
     """
-    manifest, out, config = Path(manifest), Path(out), config or PseudoConfig()
+    manifest, out, config = Path(manifest), Path(out), config or PseudoLabelConfig()
     root, above = manifest.resolve().parent, out.resolve().parent
     if out.resolve() == manifest.resolve():
         raise ValueError(f"{out} is the manifest to be labelled: give another name")
@@ -149,7 +151,7 @@ def read_confidences(predictions: str | Path, ids: Iterable[str]) -> np.ndarray:
     return np.array([known.get(name) for name in ids], dtype=np.float64)
 
 
-def _prompts(manifest: Path, config: PseudoConfig, counts: Counter) -> Iterator[Document]:
+def _prompts(manifest: Path, config: PseudoLabelConfig, counts: Counter) -> Iterator[Document]:
     """The documents to be labelled, without their targets; those that are skipped are counted."""
     for item in read_manifest(manifest):
         counts["read"] += 1
@@ -169,7 +171,7 @@ def _prompts(manifest: Path, config: PseudoConfig, counts: Counter) -> Iterator[
 
 
 def _label(
-    loaded: LoadedModel, window: list[EncodeResult], prefix: str, config: PseudoConfig
+    loaded: LoadedModel, window: list[EncodeResult], prefix: str, config: PseudoLabelConfig
 ) -> tuple[list[PseudoLabel], int]:
     """Answers to a window of prompts in order, and their FLOPs. `prefix` is put before media paths."""
     # the end token that closes an encoded document is for the model to generate
@@ -211,7 +213,7 @@ def _label(
 
 @torch.no_grad()
 def mean_log_probabilities(
-    loaded: LoadedModel, prompts: list[Sequence], answers: list[list[int]], *, batch_size: int
+    loaded: LoadedModel, prompts: list[EncodedDocument], answers: list[list[int]], *, batch_size: int
 ) -> tuple[np.ndarray, int]:
     """Mean log-probability (n,) float64 of each answer's tokens after its prompt, and its FLOPs.
 
@@ -237,7 +239,7 @@ def mean_log_probabilities(
     return scores, flops
 
 
-def _append_tokens(prompt: Sequence, ids: list[int]) -> Sequence:
+def _append_tokens(prompt: EncodedDocument, ids: list[int]) -> EncodedDocument:
     """The prompt with text tokens behind it, positioned as the encoder does."""
     position = prompt.position[-1].max() + 1 + np.arange(len(ids))
     more = {

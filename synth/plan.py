@@ -23,7 +23,7 @@ from brine.synth.kinds.data_tables import numeric_facts
 from brine.synth.kinds.samples import Parts
 from brine.synth.needles.needle import NeedleDocuments
 from brine.synth.sources.code_metrics import CodeMetrics
-from brine.synth.sources.code_regions import SplitSampler, TrainContent
+from brine.synth.sources.code_regions import SplitSampler, TrainTextIndex
 from brine.synth.sources.features import SourceFeatures
 
 RENDER_SPEC_VERSION = 1
@@ -103,7 +103,7 @@ def plan_corpus(
 ) -> CorpusPlan:
     """Every document of the three splits; counts that the source cannot fill are lowered. code_metrics: the files'
     numbers, for tables, charts and screens."""
-    plan, train_content, vocabulary = CorpusPlan(), TrainContent(), []
+    plan, train_content, vocabulary = CorpusPlan(), TrainTextIndex(), []
     for split in SPLITS:
         chosen = splits[split]
         split_features = [features[index] for index in chosen]
@@ -164,7 +164,7 @@ def _stream(
     return ((sample.parts, sample.file) for sample in SAMPLES[kind](sampler, level, rng))
 
 
-def _add_train_content(content: TrainContent, sampler: SplitSampler, plan: CorpusPlan) -> None:
+def _add_train_content(content: TrainTextIndex, sampler: SplitSampler, plan: CorpusPlan) -> None:
     """Notes all that the files of train and its planned documents show."""
     for item in sampler.files:
         content.add_text(item.text)

@@ -20,7 +20,7 @@ from brine.common.processes import IMPORT_FOLDER
 ITEMS_PER_TASK = 16
 
 
-class Helper:
+class HelperProcess:
     """A process that answers messages in turn, through a pipe whose number is its last argument."""
 
     def __init__(self, command: list[str], *, env: dict[str, str] | None = None) -> None:
@@ -59,7 +59,7 @@ class RenderPool(AbstractContextManager):
         # parallel by processes: the threads of a numeric library would compete with them
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-P", "-m", "brine.synth.render_worker", str(folder), str(utterance_timeout_s)]
-        self.helpers = [Helper(command, env=environment) for _ in range(count)]
+        self.helpers = [HelperProcess(command, env=environment) for _ in range(count)]
 
     def __exit__(self, kind: object, *_exc: object) -> None:
         for helper in self.helpers:
@@ -68,7 +68,7 @@ class RenderPool(AbstractContextManager):
 
     def run(self, op: str, items: Sequence) -> Iterator:
         """The answer to each item, in their order. Raises RuntimeError when a process ends."""
-        free: queue.SimpleQueue[Helper] = queue.SimpleQueue()
+        free: queue.SimpleQueue[HelperProcess] = queue.SimpleQueue()
         for helper in self.helpers:
             free.put(helper)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from brine.data.config import EncodeConfig
-from brine.data.sequence import FIELDS, Sequence
+from brine.data.sequence import FIELDS, EncodedDocument
 from brine.data.tokenizer import MEDIA_END_ID, MEDIA_START_ID, MEDIA_TOKEN_ID, train_tokenizer
 from brine.inference.load import save_model
 from brine.model.config import ModelConfig
@@ -116,7 +116,7 @@ def document(seed=0, *, head=5, picture=6, sound=7, film=12, tail=6):
         "audio": rng.uniform(-1, 1, (sound, CONFIG.audio_dim)),
         "video": rng.integers(0, 256, (film, CONFIG.video_dim)),
     }
-    return Sequence(**{name: value.astype(FIELDS[name]) for name, value in fields.items()}).validate()
+    return EncodedDocument(**{name: value.astype(FIELDS[name]) for name, value in fields.items()}).validate()
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ class FlatGradients:
         world.sum(self.flats)
 
     def norm(self, world: World | None = None) -> Tensor:
-        """Euclidean norm of the whole gradient: a float64 scalar, the same bits on all ranks, not finite where any
+        """Euclidean norm of the whole gradient: a float64 scalar, bit-identical on all ranks, not finite where any
         entry is not."""
         return torch.stack([torch.linalg.vector_norm(flat).double() for flat in self.flats]).norm()
 

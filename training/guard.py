@@ -1,6 +1,6 @@
-"""Decides whether a step diverged, and remembers which sequences are skipped because one did.
+"""Decides whether a step diverged, and tracks the sequences to skip after a rollback.
 
-A loss or gradient that is not finite always counts; a loss spike or an exploding gradient only where the recipe asks
+A loss or gradient that is not finite always counts; a loss spike or a gradient norm spike only where the recipe asks
 for it. The remedy follows PaLM (Chowdhery et al. 2022, section 5.1): load a checkpoint that enough good steps followed
 (`rollback_margin_steps`), and skip the sequences around the failing step. MAX_EMPTY_STEPS steps in a row without a
 target end the run. All of this is part of the checkpoint.
@@ -55,7 +55,7 @@ class DivergenceGuard:
             usual = statistics.median(self.norms)
             if grad_norm > config.grad_norm_spike_factor * usual:
                 return (
-                    f"the gradient explodes: its norm is {grad_norm:.4g}, the median of the last {count} is "
+                    f"gradient norm spike: {grad_norm:.4g}, where the median of the last {count} is "
                     f"{usual:.4g}, and {config.grad_norm_spike_factor:g} times that is allowed"
                 )
         return None
@@ -84,7 +84,7 @@ class DivergenceGuard:
             windows = ", ".join(f"{start} to {stop}" for start, stop in self.skipped)
             raise TrainingDivergedError(
                 f"{reason}, and training was already rolled back {len(self.skipped)} times (max_rollbacks), skipping "
-                f"sequences {windows or 'none'}: lower the learning rate, lengthen the warm-up, or look at those and "
+                f"sequences {windows or 'none'}: lower the learning rate, lengthen the warmup, or look at those and "
                 f"at sequence {first_sequence} (`events.jsonl` has the reasons); the last good checkpoint is kept"
             )
         size = self.config.global_batch_size

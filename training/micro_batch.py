@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SequenceSource:
+class PackedSequenceSource:
     """A plan's packed sequences as batches. Raises ValueError for an empty plan."""
 
     open: Callable[[int], Iterable[Batch]]
@@ -92,7 +92,7 @@ class MicroBatchStream:
     """Micro-batches of one step after another, for one rank."""
 
     def __init__(
-        self, source: SequenceSource, *, global_batch_size: int, batches_per_step: int,
+        self, source: PackedSequenceSource, *, global_batch_size: int, batches_per_step: int,
         ready: Callable[[Iterable[Batch]], Iterable[MicroBatch]],
     ):  # fmt: skip
         """ready: makes what the source opens ready for the device (`micro_batches`)."""

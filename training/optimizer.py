@@ -18,7 +18,7 @@ from brine.training.config import TrainConfig
 
 
 class Optimizer:
-    """The optimisers of one model behind one interface.
+    """The optimizers of one model behind one interface.
 
     Raises ValueError when Muon is asked for and this torch has none, or the model has no `blocks`.
     """
@@ -61,7 +61,7 @@ class Optimizer:
     def prepare_state(self, shapes: Mapping[str, Sequence[int]]) -> None:
         """Allocate a saved state, named as `state_tensors` names it, for a checkpoint to be read into.
 
-        Raises ValueError naming a tensor that belongs to another optimiser or another model.
+        Raises ValueError naming a tensor that belongs to another optimizer or another model.
         """
         for member in self.members.values():
             member.state.clear()
@@ -70,13 +70,13 @@ class Optimizer:
             name, _, key = rest.rpartition("/")
             if kind not in self.members or name not in self.parameters:
                 raise ValueError(
-                    f"the optimiser state holds {full_name}, which this run has no use for: it was saved with another "
+                    f"the optimizer state holds {full_name}, which does not match this run: it was saved with another "
                     "optimizer or model; restore that setting, or begin in a new run folder"
                 )
             parameter = self.parameters[name]
             if key != "step" and tuple(shape) != tuple(parameter.shape):
                 raise ValueError(
-                    f"the optimiser state's {full_name} has shape {tuple(shape)}, the parameter has "
+                    f"the optimizer state's {full_name} has shape {tuple(shape)}, the parameter has "
                     f"{tuple(parameter.shape)}: it belongs to another model; begin in a new run folder"
                 )
             # the fused AdamW keeps its count on the parameter's device

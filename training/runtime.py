@@ -3,7 +3,7 @@
 Bit-identical weights need identical arithmetic, which depends on threads, precision and compilation. So "auto" is
 resolved when a run folder is begun, written to its `runtime.json` with the reasons, and read from there afterwards.
 Whether torch can compile is tried in a subprocess, since finding a compiler proves little; bfloat16 is used where
-the hardware multiplies it.
+the hardware supports it natively.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ class Runtime:
     activation_checkpointing: str = operational("none")
     """What blocks recompute in the backward pass (`brine.training.parallel.activations`)."""
     ac_group_size: int = operational(1)
-    """Neighbouring local layers that share one checkpoint."""
+    """Consecutive local layers per activation checkpoint."""
     mlp_tile_tokens: int = operational(0)
     """Tokens that an MLP takes at a time; 0: all."""
     attention_backend: str = "auto"
-    """What computes attention (`brine.kernels.attention`)."""
+    """Attention backend (`brine.kernels.attention`)."""
     loss_backend: str = "auto"
-    """What computes head and loss (`kernels.linear_cross_entropy`)."""
+    """Backend of the fused output head and loss (`kernels.linear_cross_entropy`)."""
     num_loader_workers: int = operational(0)
     """Processes that make batches; 0: the training process itself."""
     profile: tuple[int, int] | None = operational(None)
@@ -89,7 +89,7 @@ class Runtime:
 
     @property
     def compute_dtype(self) -> torch.dtype | None:
-        """Dtype of matrix products, in training and in every measurement of the run; None: that of the weights."""
+        """Dtype of matmuls, in training and in every measurement of the run; None: that of the weights."""
         return torch.bfloat16 if self.dtype == "bfloat16" else None
 
     def autocast(self) -> AbstractContextManager:
@@ -212,19 +212,19 @@ def _complaint(stderr: str) -> str:
 
 
 def peak_memory_gib(device: str) -> float:
-    """Most memory held so far, GiB: of the GPU there, else resident memory of this process."""
+    """Peak memory so far, GiB: of the GPU there, else resident memory of this process."""
     return torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else peak_resident_gib()
 
 
 def peak_resident_gib(who: int = resource.RUSAGE_SELF) -> float:
-    """Most resident memory so far, GiB: of this process, or of its largest child (`resource.RUSAGE_CHILDREN`)."""
+    """Peak resident memory so far, GiB: of this process, or of its largest child (`resource.RUSAGE_CHILDREN`)."""
     # Linux counts KiB, macOS bytes
     return resource.getrusage(who).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def _device(config: RuntimeConfig, reasons: dict[str, str]) -> str:
     device = resolve_device(config.device).type
-    there = "no GPU is there" if device == "cpu" else "a GPU is there"
+    there = "no GPU found" if device == "cpu" else "a GPU was found"
     reasons["device"] = there if config.device == "auto" else "asked for"
     return device
 

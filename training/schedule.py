@@ -1,4 +1,4 @@
-"""The learning rate of a step: linear warm-up, then linear or cosine decay, or a constant rate and a short decay
+"""The learning rate of a step: linear warmup, then linear or cosine decay, or a constant rate and a short decay
 ("wsd").
 
 A pure function of the step. The decay always ends at the last step. Under "wsd" (MiniCPM, Hu et al. 2024, section 4)

@@ -1,9 +1,9 @@
-"""One optimiser step: forward and backward over its micro-batches, sums over ranks, gradient clipping.
+"""One optimizer step: forward and backward over its micro-batches, sums over ranks, gradient clipping.
 
 The loss is summed over all ranks, then divided by the number of targets of the step: a mean of means would weigh
 targets unequally. Logged is the plain cross-entropy of the hard labels, by the modality that a target follows and by
-kind of document, in float64. These sums, the stop flag and FLOPs travel in one small vector. Nothing here waits for the
-device (`DeviceStepResult`). B batch, T tokens, N = B T, K kinds.
+kind of document, in float64. These sums, the stop flag and FLOPs travel in one small vector. Nothing here syncs with
+the device (`DeviceStepResult`). B batch, T tokens, N = B T, K kinds.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ def accumulate(
         if number < num_batches:
             world.mark(f"waiting for sequences of step {step + 1}")
 
-    world.mark(f"in the sum of step {step + 1}")
+    world.mark(f"in the all-reduce of step {step + 1}")
     # one small vector for all that ranks must agree on; float64 holds these counts exactly
     counted = [*mixture.values(), stop, student_flops, teacher_flops]
     shared = torch.cat([step_sums.sums[: -len(MIXTURE)], _upload(counted, step_sums.sums.device)])

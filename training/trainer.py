@@ -1,7 +1,7 @@
 """The training loop: deterministic, resumable bit for bit, and able to roll back a bad step.
 
 Everything that affects the weights is a pure function of the step (learning rate, soft-label weight, random seed) or
-part of the checkpoint (weights, optimiser, next sequence, guard). A step that diverged is rolled back to the last
+part of the checkpoint (weights, optimizer, next sequence, guard). A step that diverged is rolled back to the last
 trusted checkpoint, and the sequences around it are skipped (`guard.py`). On a GPU loss and norm are read one step late
 (`Runtime.reads_metrics_late`); metrics, validation and checkpoints wait for them. Does not build models or data.
 """
@@ -36,7 +36,7 @@ from brine.training.logging.compute_cost import CostAccounting
 from brine.training.logging.metrics import MetricsSink
 from brine.training.logging.profiling import StepProfiler
 from brine.training.logging.progress import Progress
-from brine.training.micro_batch import MicroBatchStream, SequenceSource, micro_batches
+from brine.training.micro_batch import MicroBatchStream, PackedSequenceSource, micro_batches
 from brine.training.optimizer import Optimizer
 from brine.training.parallel.distributed import World, is_rank_failure
 from brine.training.parallel.parallelize import is_sharded, parallelize
@@ -89,7 +89,7 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainConfig, *, model: Any, sequences: SequenceSource, folder: Path, runtime: Runtime,
+        self, config: TrainConfig, *, model: Any, sequences: PackedSequenceSource, folder: Path, runtime: Runtime,
         name: str = "train", cost_category: str = "student", kinds: tuple[str, ...] = (),
         distillation: Distillation | None = None, validate: Validate | None = None, world: World | None = None,
         sinks: tuple[MetricsSink, ...] = (), quiet: bool = False, on_step: Callable[[int], None] | None = None,
@@ -144,7 +144,7 @@ class Trainer:
         """Train to the last step.
 
         stop: an entered `StopSignal`; without one, one is made for the call (main thread only). Raises
-        TrainingInterrupted when a signal asked to stop, after saving; TrainingDivergedError after too many roll-backs;
+        TrainingInterrupted when a signal asked to stop, after saving; TrainingDivergedError after too many rollbacks;
         CheckpointError where the folder holds another model.
         """
         try:

@@ -1,4 +1,4 @@
-"""Tokens a second of generation: our static decoding against transformers' static cache, side by side in one run.
+"""Tokens per second of generation: our static decoding against transformers' static cache, side by side in one run.
 
     python -m benchmarks.context.generate --device cuda --minutes 5 --out FOLDER
     python -m benchmarks.context.generate --toy
@@ -13,7 +13,7 @@ ours have norms on queries and keys, an fp32 residual stream and fp32 norms. Imp
     transformers-dynamic  its default cache
 
 **How.** Two times of each answer: until the first token (reading the prompt), and from there to the last one, of which
-tokens a second are taken: batch * (new - 1) / rest. Both are as a caller sees them, the host's readings included.
+tokens per second are taken: batch * (new - 1) / rest. Both are as a caller sees them, the host's readings included.
 Compilation, capture and a first answer are `prepare_s`, before any round. Rounds take turns; medians, p20 and p80 are
 over rounds. `bytes_per_s` is what a step must at least read (weights and keys and values, once), by the time it took:
 against the GPU's bandwidth it says how far there is to go.
@@ -43,7 +43,7 @@ import numpy as np
 import torch
 
 from benchmarks.harness.peers import LLAMA_FILE, ModelShape, WorkerError, WorkerProcess, start_peer
-from brine.data.sequence import FIELDS, Sequence
+from brine.data.sequence import FIELDS, EncodedDocument
 from brine.data.tokenizer import EOS_ID
 from brine.inference.decode import DynamicDecoder, uses_static_decoder
 from brine.inference.prefill import prefill_prompts
@@ -79,7 +79,7 @@ TOY_SHAPE = ModelShape(512, 64, 2, 4, 2, 16, 128)
 TOY_CASES = (GenerateCase(1, 12, 8), GenerateCase(3, 40, 8))
 
 
-def prompts_of(case: GenerateCase, vocab_size: int) -> list[Sequence]:
+def prompts_of(case: GenerateCase, vocab_size: int) -> list[EncodedDocument]:
     """Random text."""
     rng, position = np.random.default_rng(1), np.arange(case.prompt)
     empty = {name: np.zeros((0, 1)) for name in ("image", "audio", "video")}
@@ -88,7 +88,7 @@ def prompts_of(case: GenerateCase, vocab_size: int) -> list[Sequence]:
     for _ in range(case.batch):
         fields = {"token_ids": rng.integers(20, vocab_size, case.prompt), "position": np.stack([position] * 3, axis=1),
                   "block": zeros, "loss_mask": zeros, "modality_context": zeros} | empty  # fmt: skip
-        found.append(Sequence(**{name: value.astype(FIELDS[name]) for name, value in fields.items()}))
+        found.append(EncodedDocument(**{name: value.astype(FIELDS[name]) for name, value in fields.items()}))
     return found
 
 
@@ -104,7 +104,7 @@ class BrineGenerator:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def run(self, case: GenerateCase, prompts: list[Sequence], *, compile_blocks: bool) -> dict[str, float]:
+    def run(self, case: GenerateCase, prompts: list[EncodedDocument], *, compile_blocks: bool) -> dict[str, float]:
         """Answer once -> first_s and rest_s."""
         self.wait()
         start = time.perf_counter()
@@ -162,7 +162,8 @@ def summary(case: GenerateCase, rounds: list[dict[str, float]], least_bytes: int
 
 
 def step_bytes(shape: ModelShape, case: GenerateCase, itemsize: int) -> int:
-    """What a step in the middle of an answer reads at least: blocks and head once, keys and values of every row."""
+    """What a step in the middle of an answer reads at least: blocks and head once, keys and values of every
+    sequence."""
     heads = (2 * shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim
     weights = shape.num_layers * (shape.dim * heads + 3 * shape.dim * shape.mlp_dim) + shape.vocab_size * shape.dim
     row = (case.prompt + case.new_tokens // 2) * 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from benchmarks.context.long_prompt import mixture, open_prompt
 from brine.common.files import read_json, write_json
-from brine.data.sequence import Sequence
+from brine.data.sequence import EncodedDocument
 from brine.data.tokenizer import EOS_ID
 from brine.inference.decode import DynamicDecoder
 from brine.inference.load import load
@@ -67,7 +67,7 @@ class LongContextCase:
     kind: str
     """"prefill", "train" or "generate"."""
     tokens: int
-    """Of the prompt or the row; for "generate", of the answer."""
+    """Of the prompt or the sequence; for "generate", of the answer."""
     batch: int = 1
     """Prompts continued together."""
     tiny: bool = False
@@ -75,7 +75,7 @@ class LongContextCase:
     checkpoint: bool = False
     """Training computes each block again in the backward pass."""
     dtype: str = "bfloat16"
-    """Of matrix products, keys and values; the rest is float32."""
+    """Of matmuls, keys and values; the rest is float32."""
     device: str = "cpu"
     """Where the model lies: "cpu", "cuda", "cuda:1", ..."""
 
@@ -151,7 +151,7 @@ class LongPrefill:
     """The case `prefill`: a prompt read chunk by chunk, put down every few minutes, and 64 tokens written after it."""
 
     def __init__(
-        self, case: LongContextCase, prompt: Sequence, folder: Path, *, prefill_tokens: int, trained: str = ""
+        self, case: LongContextCase, prompt: EncodedDocument, folder: Path, *, prefill_tokens: int, trained: str = ""
     ):
         """folder: where the state is kept; what is there already is continued."""
         self.case, self.prompt, self.folder = case, prompt, folder
@@ -244,7 +244,7 @@ def measure_prefill(case: LongContextCase, folder: Path, options: Any) -> dict[s
     return run.result(run.write())
 
 
-def labels_of(prompt: Sequence) -> Tensor:
+def labels_of(prompt: EncodedDocument) -> Tensor:
     """(1, T) int64: the next token where it is a target, as in `brine.data.batch`."""
     labels = np.full(len(prompt), -100, np.int64)
     loss_mask = prompt.loss_mask[1:] & (prompt.block[:-1] == 0)
@@ -253,7 +253,7 @@ def labels_of(prompt: Sequence) -> Tensor:
 
 
 def measure_train(case: LongContextCase, folder: Path, options: Any) -> dict[str, Any]:
-    """One training step on one row that is one document: forward, loss, backward, AdamW; then a second one."""
+    """One training step on one sequence that is one document: forward, loss, backward, AdamW; then a second one."""
     prompt = open_prompt(folder / f"prompt-{case.tokens}")
     model = make_model(case, options.model).train()
     if case.checkpoint:

@@ -1,24 +1,24 @@
-"""A million tokens on one machine: long prompts read and continued, long rows trained on, long answers written.
+"""A million tokens on one machine: long prompts read and continued, long sequences trained on, long answers written.
 
     python -m benchmarks.context.long_context                     everything, some hours on two cores
     python -m benchmarks.context.long_context --cases prefill-1000000
     python -m benchmarks.context.long_context --cases train generate
     python -m benchmarks.context.long_context --device cuda --dtype auto      on a GPU, where none of it has run yet
 
-**Cases**, each in its own process, whose peak memory on the host is held against 10 GiB:
+**Cases**, each in its own process, whose peak memory on the host is compared with 10 GiB:
 
-    prefill-N      a multimodal prompt of N tokens (text, images, sound and video in turn, `long_prompt.py`) read in
+    prefill-N      a multimodal prompt of N tokens (text, images, audio and video in turn, `long_prompt.py`) read in
                    chunks by a model of 6 layers of width 256, 5 local and 1 global, and 64 tokens written after it
-    train-N        training steps on one row of N tokens, one document, by the demo's large model (4 layers of width
-                   256): forward, fused head and loss, backward, AdamW, in bfloat16; blocks are computed again in the
-                   backward pass (attention apart) where their activations would not fit
+    train-N        training steps on one sequence of N tokens, one document, by the demo's large model (4 layers of
+                   width 256): forward, fused head and loss, backward, AdamW, in bfloat16; blocks are computed again in
+                   the backward pass (attention apart) where their activations would not fit
     generate-NxB   N new tokens after each of B prompts of unequal length, by the demo's large model: tokens/s and
                    memory by position
 
-Weights are random unless a trained model is given, which changes no cost. Long reading is put down every few minutes in
-the work folder, and a case that has ended is kept there until all are recorded: the same command, started again after a
-kill, continues where it was and ends in the same logits bit for bit. Seconds are added up over sessions; seconds of the
-processor stand beside them, since hours are rarely had alone.
+Weights are random unless a trained model is given, which changes no cost. Prefill state is checkpointed every few
+minutes in the work folder, and a case that has ended is kept there until all are recorded: the same command, started
+again after a kill, continues where it was and ends in the same logits bit for bit. Seconds are added up over sessions;
+seconds of the processor stand beside them, since hours are rarely had alone.
 
 What it does not do: repeat long cases (the curves of chunks and positions tell how steady the machine was), or say
 anything about answers. The six-layer model's only global layer is its last, of which all chunks but the last want keys
@@ -51,7 +51,7 @@ LIMIT_GIB = 10.0
 CASES = (
     *(LongContextCase("prefill", tokens) for tokens in (16_384, 65_536, 262_144, 1_000_000)),
     *(LongContextCase("train", tokens) for tokens in (16_384, 65_536)),
-    # 100 KB of activations a token would be over the limit
+    # 100 KB of activations per token would be over the limit
     LongContextCase("train", 131_072, checkpoint=True),
     LongContextCase("generate", 65_536),
     LongContextCase("generate", 16_384, batch=4),
@@ -65,7 +65,7 @@ QUICK = (
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = harness.parser(NAME, "Reading, training on and writing very long sequences, on one CPU unless told.")
+    made = harness.parser(NAME, "Reading, training on and writing very long sequences, on one CPU by default.")
     add_device_arguments(made)
     # what the limit is for, and what earlier rows have
     made.set_defaults(device="cpu", dtype="bfloat16")
@@ -169,9 +169,9 @@ def plot(record: dict[str, Any], path: Path) -> None:
         (read_axis, "reading a prompt", "position, tokens", "tokens/s"),
         (time_axis, "reading a prompt, from its beginning", "tokens read", "minutes"),
         (peak_axis, "peak memory of the process", "GiB", ""),
-        (train_axis, "one training step", "tokens in the row", "seconds"),
-        (write_axis, "writing an answer", "1,024 tokens written (each row)", "ms a step"),
-        (cache_axis, "memory while writing", "1,024 tokens written (each row)", "MiB"),
+        (train_axis, "one training step", "tokens in the sequence", "seconds"),
+        (write_axis, "writing an answer", "1,024 tokens written (each sequence)", "ms a step"),
+        (cache_axis, "memory while writing", "1,024 tokens written (each sequence)", "MiB"),
     ):
         axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
         axis.grid(alpha=0.3)
@@ -206,7 +206,7 @@ def _draw_reading(speed: Any, total: Any, result: dict[str, Any]) -> None:
 
 
 def _draw_writing(speed: Any, memory: Any, result: dict[str, Any]) -> None:
-    points, rows = result["points"], "1 row" if result["batch"] == 1 else f"{result['batch']} rows"
+    points, rows = result["points"], "1 sequence" if result["batch"] == 1 else f"{result['batch']} sequences"
     places = [point["written"] / 1024 for point in points]
     (line,) = speed.plot(places, [1e3 * point["s"] / point["count"] for point in points], lw=1, label=f"{rows}, clock")
     color = line.get_color()

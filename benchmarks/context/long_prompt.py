@@ -1,4 +1,4 @@
-"""Prompts of a given length from the synthetic corpus: text, images, sound and video in turn, as one document on disk.
+"""Prompts of a given length from the synthetic corpus: text, images, audio and video in turn, as one document on disk.
 
 A few hundred documents are rendered and encoded once (code, pages, screenshots, narration, recordings); a prompt is
 these in shuffled order, over and over where it is longer than they are, joined as a document of many parts is: places
@@ -23,7 +23,7 @@ from brine.data.corpus.readers import iter_texts
 from brine.data.corpus.store import EncodedCorpus, build_corpus
 from brine.data.document import MODALITIES
 from brine.data.formats.open import open_source
-from brine.data.sequence import FIELDS, MODALITY_CONTEXTS, Sequence
+from brine.data.sequence import FIELDS, MODALITY_CONTEXTS, EncodedDocument
 from brine.data.tokenizer import EOS_ID, MEDIA_START_ID, Tokenizer, train_tokenizer
 from brine.synth import SynthConfig, SynthCounts, build_synth_corpus
 
@@ -53,7 +53,7 @@ def make_material(
     return build_corpus(source, folder / "encoded", tokenizer=tokenizer, config=config, progress=not quick)
 
 
-def shuffled(corpus: EncodedCorpus) -> Iterator[Sequence]:
+def shuffled(corpus: EncodedCorpus) -> Iterator[EncodedDocument]:
     """The documents without their end token, for ever, each time round in another order."""
     generator = np.random.Generator(np.random.PCG64(SEED))
     while True:
@@ -62,7 +62,7 @@ def shuffled(corpus: EncodedCorpus) -> Iterator[Sequence]:
             yield sequence.slice(0, len(sequence) - int(sequence.token_ids[-1] == EOS_ID))
 
 
-def joined(corpus: EncodedCorpus, num_tokens: int) -> Iterator[Sequence]:
+def joined(corpus: EncodedCorpus, num_tokens: int) -> Iterator[EncodedDocument]:
     """Parts of one document of exactly `num_tokens` tokens, placed one after another."""
     position_offset, blocks, left = 0.0, 0, num_tokens
     for sequence in shuffled(corpus):
@@ -81,7 +81,7 @@ def joined(corpus: EncodedCorpus, num_tokens: int) -> Iterator[Sequence]:
             return
 
 
-def write_prompt(corpus: EncodedCorpus, num_tokens: int, folder: Path) -> Sequence:
+def write_prompt(corpus: EncodedCorpus, num_tokens: int, folder: Path) -> EncodedDocument:
     """Make the prompt in `folder`, unless it is there, and open it."""
     if not (folder / "prompt.json").is_file():
         partial = folder.with_name(f".{folder.name}.partial")
@@ -102,7 +102,7 @@ def write_prompt(corpus: EncodedCorpus, num_tokens: int, folder: Path) -> Sequen
     return open_prompt(folder)
 
 
-def open_prompt(folder: Path) -> Sequence:
+def open_prompt(folder: Path) -> EncodedDocument:
     """A prompt that was written: arrays that are mapped, not read."""
     fields = {}
     for name, shape in read_json(folder / "prompt.json")["shapes"].items():
@@ -113,10 +113,10 @@ def open_prompt(folder: Path) -> Sequence:
             if empty
             else np.memmap(folder / name, dtype=FIELDS[name], mode="r", shape=tuple(shape))
         )
-    return Sequence(**fields).validate()
+    return EncodedDocument(**fields).validate()
 
 
-def mixture(prompt: Sequence) -> dict[str, int]:
+def mixture(prompt: EncodedDocument) -> dict[str, int]:
     """What a prompt is made of: tokens of each modality, text being the rest; "media" are those opened."""
     counts = {name: len(getattr(prompt, name)) for name in MODALITIES}
     media = {

@@ -1,13 +1,14 @@
-"""Does loading hold training up? The demo's large model on rows from the loader, against one batch repeated.
+"""Does data loading slow training down? The demo's large model on sequences from the loader, against one batch
+repeated.
 
-A round is `steps` optimiser steps on fresh rows, loaded as `train.py` loads them (from the cache of patches, no
-workers), then as many on one batch repeated, the last of those just loaded: rows differ in what attention costs, and
-so both halves of a round meet like work. The ratio of their rates is taken within rounds. A step is what the training
-loop does between two lines of its log, made of the training package's own pieces.
+A round is `steps` optimizer steps on fresh sequences, loaded as `train.py` loads them (from the cache of patches, no
+workers), then as many on one batch repeated, the last of those just loaded: sequences differ in what attention costs,
+and so both halves of a round meet like work. The ratio of their rates is taken within rounds. A step is what the
+training loop does between two lines of its log, made of the training package's own pieces.
 
 The corpus is the demo's mix of kinds and levels at a fiftieth of its size, kept in a temporary folder and used again.
-Making it takes a minute; rows repeat its documents, which changes nothing here, as everything is in the page cache in
-either case. Compilation, the first steps and the corpus are outside the clock.
+Making it takes a minute; sequences repeat its documents, which changes nothing here, as everything is in the page cache
+in either case. Compilation, the first steps and the corpus are outside the clock.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def open_corpus(recipe: Recipe, quick: bool) -> EncodedCorpus:
 
 
 class LoaderTrainer:
-    """The large model of a recipe and one optimiser step of it."""
+    """The large model of a recipe and one optimizer step of it."""
 
     def __init__(self, recipe: Recipe, *, num_kinds: int, threads: int):
         runtime = resolve_runtime(dataclasses.replace(recipe.runtime, num_threads=threads))
@@ -176,7 +177,7 @@ def show(result: dict[str, Any]) -> str:
     step_s, ratio = result["step_s"], result["rate_over_repeated"]
     return (
         f"\n{result['case']}: {result['parameters']:,} parameters, "
-        f"{result['rows']} rows of {result['seq_len']} tokens\n"
+        f"{result['rows']} packed sequences of {result['seq_len']} tokens\n"
         f"  a step takes {step_s['loader']['median']:.4f} s with the loader, "
         f"{step_s['one batch repeated']['median']:.4f} s on one batch repeated\n"
         f"  training rate with the loader over that: {ratio['median']:.3f} ({ratio['p20']:.3f} .. {ratio['p80']:.3f}); "

@@ -1,27 +1,30 @@
-"""The row plan at scale: time, memory and waste of an epoch of 10 million documents, against a first fit in Python.
+"""The packing plan at scale: time, memory and waste of an epoch of 10 million documents, against a first fit in Python.
 
     python -m benchmarks.data.plan                        10 million documents, some 5 minutes
     python -m benchmarks.data.plan --documents 1000000
 
 **Cases.** An index of made-up documents in the arrays of `brine.data.corpus.store.EncodedCorpus`, one epoch of it in
-rows of 8,192 tokens. Lengths are log-normal (median 400 tokens, sigma 1.2, 8 to 8,192), media are a part of them:
+sequences of 8,192 tokens. Lengths are log-normal (median 400 tokens, sigma 1.2, 8 to 8,192), media are a part of them:
 
-    media       half with images, sound or video, 10 to 90 % of each; half a row's tokens as budget for each modality
+    media       half with images, audio or video, 10 to 90 % of each; half a sequence's tokens as budget for each
+    modality
     text        no media: no budget can bind
-    image-70    half with images that are 70 % of them; half a row's tokens as image budget
-    image-all   all with such images: the budget decides the number of rows
+    image-70    half with images that are 70 % of them; half a sequence's tokens as image budget
+    image-all   all with such images: the budget decides the number of sequences
 
 **Measured.** Seconds of the whole of `PackingPlan.build` on one core, as CPU seconds (what other work on the machine
 disturbs least) with wall seconds beside them. Peak memory: growth of resident memory over the index, in a process of
 its own (`benchmarks.harness.memory`). Waste: tokens of padding over all, of which `bound` is what no packing can avoid,
-since all tokens, or all patches of a modality, need so many rows of that budget. Row by row, no budget is exceeded.
+since all tokens, or all patches of a modality, need so many sequences of that budget. Sequence by sequence, no budget
+is exceeded.
 
 **Against** a first fit in plain Python, what one writes first: documents in shuffled order, each into the first open
-sequence with space, rows that nothing can fit any more dropped from the search. It gets `--peer-documents` of the same
-index (the first, in shuffled order), and its time is scaled by number, which flatters it: its search grows with open
-rows.
+sequence with space, sequences that nothing can fit any more dropped from the search. It gets `--peer-documents` of the
+same index (the first, in shuffled order), and its time is scaled by number, which flatters it: its search grows with
+open sequences.
 
-What it does not do: read documents that exceed a row (there are none here), or measure reading the index from disk.
+What it does not do: read documents that exceed a sequence (there are none here), or measure reading the index from
+disk.
 """
 
 from __future__ import annotations
@@ -115,7 +118,7 @@ def check(index: SimpleNamespace, plan: PackingPlan) -> None:
         total = np.concatenate([[0], np.cumsum(amount[plan.document])])
         most = int((total[plan.offset[1:]] - total[plan.offset[:-1]]).max())
         if most > plan.media_budget.get(name, plan.seq_len):
-            raise gate.TestsFailedError(f"a row has {most} {name}")
+            raise gate.TestsFailedError(f"a packed sequence has {most} {name}")
 
 
 def first_fit(lengths: list[int], media: list[tuple[int, ...]], budget: int) -> int:
@@ -193,9 +196,9 @@ def show(result: dict[str, Any]) -> str:
          "wall s": "", "GiB": "", "waste %": f"{100 * peer['waste']:.3f}"},
     ]  # fmt: skip
     return (
-        f"\n{result['case']}: {result['documents']:,} documents, {result['rows']:,} rows of {SEQ_LEN:,} tokens\n"
+        f"\n{result['case']}: {result['documents']:,} documents, {result['rows']:,} sequences of {SEQ_LEN:,} tokens\n"
         f"{harness.table(rows)}\n  inevitable waste {100 * result['bound']:.3f} %, above it "
-        f"{100 * result['waste_over_bound']:.3f} % of the rows"
+        f"{100 * result['waste_over_bound']:.3f} % of the sequences"
     )
 
 

@@ -8,8 +8,8 @@
     image-whole    1008 x 672 pixels: neither side resamples
     image-padded   1000 x 660: ours pads to 1008 x 672, the peers resample to it
     image-scaled   1920 x 1280: both resample to 1008 x 672, the budget given to both
-    audio          30 s of 16 kHz sound to log-mel: ours 64 bins in float16, Whisper's 80 in float32; no padding charged
-    video-whole    file to patches, 8 s of 672 x 448 H.264 at 24 frames/s, two frames a second taken
+    audio          30 s of 16 kHz audio to log-mel: ours 64 bins in float16, Whisper's 80 in float32; no padding charged
+    video-whole    file to patches, 8 s of 672 x 448 H.264 at 24 frames/s, two frames per second taken
     video-scaled   the same at 1344 x 896, frames scaled to 672 x 448
     loader         the demo's training rate with the loader over that on one batch repeated (see data_loader.py)
 
@@ -24,7 +24,7 @@ from a folder that does not see the project. Sides take turns; ratios are taken 
 seconds, all threads of a process counted: that is what a core does, and other work on the machine disturbs it least.
 Wall seconds are recorded beside them.
 
-What it does not do: decode images and sound (both sides would use the same libraries), index, plan and packing
+What it does not do: decode images and audio (both sides would use the same libraries), index, plan and packing
 (`benchmarks.data.plan`), GPUs.
 """
 
@@ -62,7 +62,7 @@ IMAGE_SIZE, VIDEO_SIZE = (672, 1008), (448, 672)
 """(height, width) of what comes out."""
 VIDEOS = {"video-whole": (448, 672), "video-scaled": (896, 1344)}
 AUDIO_S, VIDEO_S, VIDEO_FPS = 30, 8, 24
-UNIT = {"image": ("images/s", 1), "audio": ("seconds of sound/s", AUDIO_S), "video": ("videos/s", 1)}
+UNIT = {"image": ("images/s", 1), "audio": ("seconds of audio/s", AUDIO_S), "video": ("videos/s", 1)}
 PEERS_OF = {"image": ("qwen", "qwen-pil"), "audio": ("whisper",), "video": ("pyav",)}
 
 
@@ -251,7 +251,7 @@ def plot(record: dict[str, Any], path: Path) -> None:
     for at, target in enumerate(record["targets"]):
         axes.plot([target["target"]] * 2, [at - 0.4, at + 0.4], color="black", label=None if at else "target")
     axes.invert_yaxis()
-    axes.set_xlabel("our speed over the fastest peer's")
+    axes.set_xlabel("Brine's speed over the fastest peer's")
     axes.legend(loc="lower right")
     figure.suptitle(f"{record['hardware']['processor']}, {record['hardware']['commit']}", fontsize=9)
     figure.savefig(path, dpi=110)

@@ -37,11 +37,11 @@ from benchmarks.gpu.stage import STAGES
 from benchmarks.gpu.work import check_folder
 
 CORPUS_MIB = 24.0
-"""Size of a packed corpus unless told otherwise."""
+"""Size of a packed corpus unless given."""
 
 
 def print_refusal(error: Exception) -> int:
-    """One line that tells a user's mistake -> exit code."""
+    """One line that reports a user's mistake -> exit code."""
     told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
     print(f"error: {told}", file=sys.stderr)
     return 2

@@ -1,4 +1,4 @@
-"""An encoded corpus that is brought along: the demo's material in less of it, for a machine without media libraries.
+"""An encoded corpus that is brought along: a smaller corpus of the demo's data, for a machine without media libraries.
 
     python -m benchmarks.gpu --pack-corpus corpus.tar.xz [--pack-mib 24]
     python train.py demo --corpus.manifest FOLDER_OF_IT         what the stages `train` and `demo` do with it
@@ -99,7 +99,7 @@ def check_dependencies() -> None:
 
 def validate_archive(file: Path) -> None:
     """Raises ValueError where `unpack` would find no corpus. Reads an archive's beginning alone, so that an end that is
-    missing is told later."""
+    missing is reported later."""
     if file.is_dir():
         EncodedCorpus.open(file)
         return

@@ -1,8 +1,9 @@
 """An image of what was measured on a GPU, from the lines of a results file.
 
-    python -m benchmarks.gpu --plot FILE.jsonl         FILE.png: attention by case, the specialised forward, the loss
+    python -m benchmarks.gpu --plot FILE.jsonl         FILE.png: attention by case, the warp-specialized forward, the
+    loss
 
-TFLOP/s over seen pairs, forward and backward apart, with the best matrix product of the same run as a line. A case that
+TFLOP/s over visible pairs, forward and backward separately, with the best matmul of the same run as a line. A case that
 an implementation cannot express, or that is not in the file, leaves a gap.
 """
 
@@ -15,11 +16,11 @@ from typing import Any
 from benchmarks.gpu.record import read
 
 NAMES = {
-    "brine": "ours, auto", "brine-triton": "ours, Triton", "brine-gluon": "ours, Gluon", "brine-flex": "ours, by flex",
-    "brine-flash": "ours, by flash", "sdpa-cudnn": "cuDNN", "fa4": "flash-attn-4", "fa4-mask": "flash-attn-4, mask",
+    "brine": "Brine, auto", "brine-triton": "Brine, Triton", "brine-gluon": "Brine, Gluon", "brine-flex": "Brine, flex",
+    "brine-flash": "Brine, flash", "sdpa-cudnn": "cuDNN", "fa4": "flash-attn-4", "fa4-mask": "flash-attn-4, mask",
     "flex": "FlexAttention", "torch-varlen": "torch varlen", "sdpa-flash": "torch flash",
 }  # fmt: skip
-LOSSES = {"brine-triton": "ours, Triton", "brine-chunked": "ours, chunked", "liger": "Liger", "plain": "plain"}
+LOSSES = {"brine-triton": "Brine, Triton", "brine-chunked": "Brine, chunked", "liger": "Liger", "plain": "plain"}
 
 
 def plot(file: Path) -> int:
@@ -52,7 +53,7 @@ def plot(file: Path) -> int:
     below.set_ylabel("head and loss: TFLOP/s")
     peaks = [line["matmul_flops_per_s"] / 1e12 for line in attention + losses]
     for axis in axes:
-        axis.axhline(max(peaks), color="black", lw=0.8, ls=":", label="matrix product, 8,192 cubed")
+        axis.axhline(max(peaks), color="black", lw=0.8, ls=":", label="matmul, 8,192 cubed")
         axis.legend(ncols=6, fontsize=7, loc="upper left")
         axis.set_ylim(0, 1.35 * max(peaks))
         axis.spines[["top", "right"]].set_visible(False)
@@ -67,8 +68,8 @@ def plot(file: Path) -> int:
 
 
 def specialised(lines: list[dict]) -> list[dict]:
-    """The lines of stage `gluon` by case: of our specialised kernels those that `brine.kernels.attention.gluon.backend`
-    takes."""
+    """The lines of stage `gluon` by case: of our warp-specialized kernels those that
+    `brine.kernels.attention.gluon.backend` takes."""
     taken = {(64, "forward"): "gluon-128-2-00", (128, "forward"): "gluon-128-2-10"}
     taken |= {(dim, "backward"): "gluon-64-3-1" for dim in (64, 128)}
     cases: dict[str, dict] = {}

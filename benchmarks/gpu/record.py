@@ -1,4 +1,4 @@
-"""What a GPU said, on disk the moment it was said: one line of JSON a figure, and a log for people.
+"""Results of a GPU, written to disk immediately: one line of JSON per figure, and a human-readable log.
 
     record = ResultsLog(folder)
     record.write(stage="smoke", case="peak", bf16_flops_per_s=...)
@@ -54,7 +54,7 @@ class ResultsLog:
         return line
 
     def say(self, words: str) -> None:
-        """One line for people, in the log and on the console."""
+        """One human-readable line, in the log and on the console."""
         words = f"{time.strftime('%H:%M:%S')} {words}"
         append(self.folder / LOG, words + "\n")
         show(words)
@@ -76,7 +76,7 @@ def backend_choices() -> dict[str, str]:
 
 
 def forget_choices() -> None:
-    """From now on `backend_choices` tells of later calls alone."""
+    """From now on `backend_choices` reports later calls alone."""
     if log := sys.modules.get("brine.kernels.selection.choice_log"):
         log.reset_backend_choices()
 

@@ -53,11 +53,11 @@ STAGES = {
         SuiteStage("tests", 4, 1, "the kernels' tests and those that need a GPU, in parallel; reported, no gate"),
         SuiteStage("attention", 8, 1, "attention over spans and its peers, by mask, length and head dim"),
         SuiteStage("loss", 4, 0.5, "the fused head and loss and its peers"),
-        SuiteStage("gluon", 4, 1, "the specialised forward: right in every shape, and its times beside others'"),
-        SuiteStage("gluon_backward", 4, 1, "the specialised backward, likewise"),
+        SuiteStage("gluon", 4, 1, "the warp-specialized forward: right in every shape, and its times beside others'"),
+        SuiteStage("gluon_backward", 4, 1, "the warp-specialized backward, likewise"),
         SuiteStage("sweep", 7, 2, "tiles of the Triton kernels: which is fastest"),
-        SuiteStage("train", 8, 2, "training steps of the 1B model against the planner; a short line by train.py"),
-        SuiteStage("generate", 5, 1, "generation: tokens a second"),
+        SuiteStage("train", 8, 2, "training steps of the 1B model against the planner; a short run of train.py"),
+        SuiteStage("generate", 5, 1, "generation: tokens per second"),
         SuiteStage("demo", 8, 2, "the demo by train.py, for as long as there is; the same command continues it"),
         SuiteStage("million", 9, 4, "one training step of the 1B model on 1,048,576 tokens; wants a GPU of 141 GB"),
     )
@@ -116,7 +116,7 @@ class StageContext:
         ResultsLog(self.out).write(stage=self.stage, case=case, toy=self.toy, **figures, backends=backend_choices())
 
     def say(self, words: str) -> None:
-        """Words for people, such as a table."""
+        """Human-readable text, such as a table."""
         ResultsLog(self.out).say(words)
 
 

@@ -25,12 +25,12 @@ from benchmarks.gpu.stage import ROOT, STAGES, SuiteItem, SuiteStage
 from benchmarks.gpu.work import check_folder, default_work, lock_work_folder
 
 MARGIN_S = 5.0
-"""Before the end of `--minutes` at which the last child is ended, so that its end is still told."""
+"""Before the end of `--minutes` at which the last child is ended, so that its end is still recorded."""
 STAGE_OVER = "the stage's time was up"
 MAX_DEATHS = 2
 """Items that an implementation may kill before it is left out of the whole stage."""
 NAMES_SHOWN = 40
-"""Items that are told to someone who named none of them."""
+"""Items that are listed to someone who named none of them."""
 
 
 @dataclass
@@ -95,7 +95,7 @@ def check_items(options: argparse.Namespace) -> None:
         try:
             names += [item.name for item in stage.module(options.module).items(options.toy)]
         except Exception:
-            # told when it is this stage's turn
+            # reported when it is this stage's turn
             return
     for word in options.items:
         if not any(word in name for name in names):

@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu --write-table FOLDER
 
-From stage `attention` comes a row for each (compute capability, dtype, kind of mask, head dim), from stage `loss` one
+From stage `attention` comes a row for each (compute capability, dtype, mask type, head dim), from stage `loss` one
 for each kind of loss: median milliseconds of forward and backward by backend. Of attention's cases packed documents
 come first, then the longest at which most ran; of a loss's, the geometric mean over those that a backend shares with
 all others is taken, since who wins changes with the rows. Toys, deterministic cases, and lines without a commit are
@@ -47,8 +47,8 @@ def milliseconds(line: dict[str, Any]) -> dict[str, float]:
 
 
 def rows_of(lines: Iterable[dict[str, Any]], stage: str) -> list[dict[str, Any]]:
-    """Arguments of `brine.kernels.selection.measured_order.row_of` for a stage's lines; the largest sum of seen pairs
-    or rows wins a place."""
+    """Arguments of `brine.kernels.selection.measured_order.row_of` for a stage's lines; the largest sum of visible
+    pairs or rows wins a place."""
     found: dict[tuple, list] = {}
     for line in lines:
         where = line.get("where", {})

@@ -1,7 +1,8 @@
-"""The folder of corpora and runs that stages work in, apart from their results: whose it is, and one command at a time.
+"""The folder of corpora and runs that stages work in, separate from their results: whose it is, and one command at a
+time.
 
 It is kept between commands, so that a demo continues where it was ended. Unless it is named it belongs to one user, one
-commit and one corpus, since the runs of others would be told as this one's (toys have a folder in it); a tree that
+commit and one corpus, since the runs of others would be reported as this one's (toys have a folder in it); a tree that
 differs from its commit begins anew. A copy without `.git` is taken at its word: who changes it changes its COMMIT, too.
 """
 

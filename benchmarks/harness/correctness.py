@@ -1,7 +1,7 @@
-"""Tests before measurements: a fast wrong kernel is worth no row.
+"""Tests before measurements: results of an incorrect kernel are not recorded.
 
-The operation's own tests run in a process of their own (`run_tests`); small cases are then held against the
-specification on the very device that is measured (`agree`, `verified`), where part of the tests may have run by
+The operation's own tests run in a process of their own (`run_tests`); small cases are then compared with the
+reference on the very device that is measured (`agree`, `verified`), where part of the tests may have run by
 interpreter.
 """
 

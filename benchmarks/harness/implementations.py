@@ -2,10 +2,10 @@
 
 An implementation that cannot be built, fails, runs out of memory or disagrees is left out *with its reason in the
 record*, and the others go on; a comparison that silently drops a peer is no comparison. Agreement is checked on a
-sample of the result before anything is timed, against the truth where a caller has it, else against the first
+sample of the result before anything is timed, against the reference where a caller has it, else against the first
 implementation that ran, ours: a peer under a wrong mask would be fast for nothing.
 
-Times to get ready are kept apart from the rounds: `prepare_s` makes the mask in the implementation's own form,
+Times to get ready are kept separate from the rounds: `prepare_s` makes the mask in the implementation's own form,
 `first_forward_s` is its first forward, imports and compilation included.
 """
 
@@ -43,7 +43,7 @@ class TimingLimits:
     """How long a case may take and how closely results must agree."""
 
     budget_s: float = 20.0
-    """Seconds for the rounds of a case, warm-ups not counted."""
+    """Seconds for the rounds of a case, warmups not counted."""
     min_rounds: int = 3
     """Rounds in any case."""
     max_rounds: int = 30

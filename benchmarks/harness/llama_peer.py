@@ -4,8 +4,8 @@ This file stands alone. It is copied away from the project and run there as `pyt
 since transformers looks for a package named `kernels`, and ours is not it.
 Nothing is downloaded: weights are random. A process reads one JSON object a line and answers one a line:
 
-    train      {"do": "load", ...spec}           -> {"parameters", "versions"}   build model and optimiser
-               {"do": "case", "name": "packed"}  -> {"losses", "note"}           masks, compilation, warm-up
+    train      {"do": "load", ...spec}           -> {"parameters", "versions"}   build model and optimizer
+               {"do": "case", "name": "packed"}  -> {"losses", "note"}           masks, compilation, warmup
                {"do": "steps", "count": 2}       -> {"seconds", "losses"}
                {"do": "end"}                     -> {"peak_rss_bytes"}
     generate   {"do": "load", "shape", "max_tokens", "dtype", "device", "threads"}   -> {"parameters", "versions"}
@@ -121,7 +121,7 @@ class RandomLlama:
 
 
 class LlamaTrainer(RandomLlama):
-    """One optimiser step at a time."""
+    """One optimizer step at a time."""
 
     def __init__(self, spec):
         super().__init__(
@@ -148,7 +148,7 @@ class LlamaTrainer(RandomLlama):
         self.at = 0
 
     def case(self, name):
-        """Take the batches of a case, and for packed rows the faster form of mask -> a note on what was taken."""
+        """Take the batches of a case, and for packed sequences the faster form of mask -> a note on what was taken."""
         self.rows, self.at = self.batches[name], 0
         self.masks = [None] * len(self.rows)
         if name != "packed":
@@ -173,7 +173,7 @@ class LlamaTrainer(RandomLlama):
         return f"dense {best} mask; a trial step took " + ", ".join(f"{k} {v:.3f} s" for k, v in took.items())
 
     def step(self):
-        """One optimiser step on the next batch -> mean loss of its targets."""
+        """One optimizer step on the next batch -> mean loss of its targets."""
         batch, mask = self.rows[self.at % len(self.rows)], self.masks[self.at % len(self.rows)]
         self.at += 1
         # without a mask, positions are left to the model too, or it would look for documents in them
@@ -194,7 +194,7 @@ class LlamaTrainer(RandomLlama):
 
 
 def dense_mask(document):
-    """(B, T) document ids -> (B, 1, T, T) bool, True where a row sees a key."""
+    """(B, T) document ids -> (B, 1, T, T) bool, True where a query sees a key."""
     same = document[:, :, None] == document[:, None, :]
     return (same & torch.ones(same.shape[1:], dtype=torch.bool).tril())[:, None]
 

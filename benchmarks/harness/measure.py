@@ -2,10 +2,10 @@
 
 Machines drift: they warm up, clock down, and run other people's work. So implementations are not measured one after the
 other but in turn, A B C B A C .., and ratios are taken within a round, where all have met the same machine; the median
-of the rounds' ratios is what a target is held against. Medians come with the 20th and 80th percentile, since a mean
+of the rounds' ratios is what a target is compared with. Medians come with the 20th and 80th percentile, since a mean
 would let one hiccup decide.
 
-Every implementation is warmed up before the rounds. Where a sample takes more than `LONG_S` its warm-up is counted as
+Every implementation is warmed up before the rounds. Where a sample takes more than `LONG_S` its warmup is counted as
 its first round: at that length caches and page faults change nothing, and a third of an hour is saved. Short calls are
 repeated within a sample until it lasts `MIN_SAMPLE_S`.
 
@@ -84,7 +84,7 @@ class CallTimer:
         self.calls = int(np.clip(np.ceil(MIN_SAMPLE_S[self.device] / max(seconds, 1e-9)), 1, MAX_CALLS))
 
     def peak_bytes(self) -> int | None:
-        """Most GPU memory that one call holds beyond what was there before it; None on the CPU (see `memory.py`)."""
+        """Peak GPU memory that one call holds beyond what was there before it; None on the CPU (see `memory.py`)."""
         if self.device != "cuda":
             return None
         torch.cuda.synchronize()
@@ -212,7 +212,7 @@ def summarize(times: Mapping[str, list[Phases]], *, reference: str) -> dict[str,
 
 
 def matmul_rate(device: str, dtype: torch.dtype, *, size: int | None = None, budget_s: float = 1.0) -> float:
-    """FLOP/s of the best of several square matrix products of normal numbers: the roofline of what multiplies.
+    """FLOP/s of the best of several square matmuls of normal numbers: the roofline of what multiplies.
 
     Normal numbers, because a GPU fed with ones draws less power and clocks higher than it will at work.
     """

@@ -6,8 +6,8 @@ What is reported is the growth of resident memory: the most that the process hel
 held when the inputs were ready. The child runs the same call on a toy problem first, so that imports and thread pools
 are there before; then it makes the inputs, hands freed memory back, sets the kernel's high-water mark to the present
 (`/proc/self/clear_refs`), runs the call, and reads the mark (`VmHWM`). Resident memory counts what any library takes,
-scratch of matrix products included, which a count of tensors would miss; freed memory leaves it immediately, since the
-child's allocator is told to map every block of 64 KiB and more.
+scratch of matmuls included, which a count of tensors would miss; freed memory leaves it immediately, since the
+child's allocator is set to map every block of 64 KiB and more.
 
 Where there is no /proc the growth of the process's own maximum (`ru_maxrss`) is taken instead, which is too low when
 making the inputs took more than the call; "method" in the result says which it was. It says nothing about GPUs

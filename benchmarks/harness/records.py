@@ -1,10 +1,10 @@
 """What every benchmark does around its measurements: refuse, record, append, draw.
 
 The tests of the operation run first (`benchmarks.harness.correctness`), in a process of their own, and where they fail
-nothing is measured and nothing is written: a fast wrong kernel is worth no row. On a GPU small cases are also held
-against the specification on the device itself. Where time on a GPU is short, `--tests report` measures all the same
-and `--tests none` runs none; the record then says so in its "tests". `--quick` tries the whole script at toy sizes,
-without tests, and writes nothing.
+nothing is measured and nothing is written: results of an incorrect kernel are not recorded. On a GPU small cases are
+also held against the specification on the device itself. Where time on a GPU is short, `--tests report` measures all
+the same and `--tests none` runs none; the record then says so in its "tests". `--quick` tries the whole script at toy
+sizes, without tests, and writes nothing.
 
 What a case gave is on disk as soon as it ends, in `results/<name>.<time>.partial.jsonl` (`save_case`): a run that is
 killed leaves it there, one that ends takes it away.
@@ -231,7 +231,7 @@ def run_cases(
 ) -> list[dict[str, Any]]:
     """Run the cases under a progress bar, printing each as it ends. Ctrl-C keeps what is done.
 
-    run: (name, on_stage) -> result; on_stage tells the bar who is at work. show: result -> lines for the console.
+    run: (name, on_stage) -> result; on_stage tells the bar which one runs. show: result -> lines for the console.
     keep: called with each result as it ends, to put it on disk.
     """
     results, start = [], time.monotonic()

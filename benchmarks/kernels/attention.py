@@ -3,23 +3,24 @@
     python -m benchmarks.kernels.attention                    this machine: the GPU where there is one, else the CPU
     python -m benchmarks.kernels.attention --cases decode     some of the cases
 
-**Counting.** The forward is 4 D H FLOPs per *seen* (row, key) pair, the backward 2.5 times that, for everybody: a
+**Counting.** The forward is 4 D H FLOPs per *visible* (query, key) pair, the backward 2.5 times that, for everybody: a
 implementation that computes masked pairs too is not credited with them. TFLOP/s are quoted beside their share of the
-roofline, which is the best square matrix product of this device in the case's dtype, measured in the same run. A
-decoding step reads its cache once and is quoted in GB/s of seen keys and values, against the best copy of this device.
+roofline, which is the best square matmul of this device in the case's dtype, measured in the same run. A
+decoding step reads its cache once and is quoted in GB/s of visible keys and values, against the best copy of this
+device.
 
-**Cases on a GPU** (bf16, 32 query heads over 8 key heads, D 64 and 128, 4k to 1M tokens): a full causal row, a window
-of 1,024, packed documents, and the same documents with image blocks; decoding 8 sequences with caches of 32k and 128k.
-**On a CPU** (8 heads, D 64, fp32 and bf16): full causal rows against SDPA's flash kernel, targets at least 0.95 of its
-speed; 8k tokens of 512-token documents with image blocks against SDPA with a dense mask, target at least 10 times its
-speed; packed and windowed rows; decoding; and peak memory at a window of 1,024 for 32k, 64k and 128k tokens, target
-linear. Masks and their seeds are in `masks.py`, the implementations in `attention_implementations.py`.
+**Cases on a GPU** (bf16, 32 query heads over 8 KV heads, D 64 and 128, 4k to 1M tokens): a full causal sequence, a
+window of 1,024, packed documents, and the same documents with image blocks; decoding 8 sequences with caches of 32k and
+128k. **On a CPU** (8 heads, D 64, fp32 and bf16): full causal sequences against SDPA's flash kernel, targets at least
+0.95 of its speed; 8k tokens of 512-token documents with image blocks against SDPA with a dense mask, target at least 10
+times its speed; packed and windowed sequences; decoding; and peak memory at a window of 1,024 for 32k, 64k and 128k
+tokens, target linear. Masks and their seeds are in `masks.py`, the implementations in `attention_implementations.py`.
 
 **Memory** is the growth above the inputs during forward and backward: output, gradients and everything between. On CUDA
 for every implementation, by the caching allocator; on the CPU for ours in the memory cases, by process (`memory.py`).
 
 What it does not do: dropout, sinks, several GPUs, or the time a model spends around attention. It takes about 15
-minutes on two cores, nearly half of it in the causal row of 32k tokens.
+minutes on two cores, nearly half of it in the causal sequence of 32k tokens.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ BACKWARD = 2.5
 """FLOPs of the backward over those of the forward."""
 SEED = 7
 LINEAR = 1.1
-"""Growth per token at the longest row over that at the shortest, up to which memory counts as linear."""
+"""Growth per token at the longest sequence over that at the shortest, up to which memory counts as linear."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ def measure_here(case: AttentionCase, device: str, options: Any, on_stage: Any) 
 
 
 def add_rates(result: dict[str, Any], roofline: dict[str, float]) -> None:
-    """TFLOP/s over the seen area (GB/s of seen keys and values when decoding) and their share of the roofline."""
+    """TFLOP/s over the visible area (GB/s of visible keys and values when decoding) and their share of the roofline."""
     flops = {"forward": result["forward_flops"], "backward": BACKWARD * result["forward_flops"]}
     flops["total"] = sum(flops.values())
     for implementation in result["implementations"].values():
@@ -274,13 +275,13 @@ def targets(cases: list[AttentionCase], results: list[dict[str, Any]]) -> list[d
     }
     if len(grown) > 1:
         ratio = grown[max(grown)] / grown[min(grown)]
-        what = f"bytes a token at {max(grown)} over those at {min(grown)}"
+        what = f"bytes per token at {max(grown)} over those at {min(grown)}"
         found += harness.target("memory-window", what, ratio, "at most", LINEAR)
     return found
 
 
 def plot(record: dict[str, Any], path: Path) -> None:
-    """TFLOP/s over row length, a panel for each mask, head dim and dtype, and one for memory."""
+    """TFLOP/s over sequence length, a panel for each mask, head dim and dtype, and one for memory."""
     from matplotlib.figure import Figure
 
     panels: dict[str, dict[str, list[tuple[int, float]]]] = {}

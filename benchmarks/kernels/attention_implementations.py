@@ -1,7 +1,7 @@
-"""Who computes attention in the benchmark, and how each is told the mask.
+"""Who computes attention in the benchmark, and how each is given the mask.
 
     brine         brine.kernels.attention over spans
-    sdpa-flash    PyTorch's flash kernel: a whole causal row, nothing else
+    sdpa-flash    PyTorch's flash kernel: a whole causal sequence, nothing else
     sdpa-cudnn    the same by cuDNN
     torch-varlen  torch.nn.attention.varlen: packed documents, causal, with a window
     flex          FlexAttention, compiled, with a mask function that reads the same lo and hi
@@ -14,7 +14,7 @@ Each gets the layout that it works in. On the CPU SDPA gets contiguous (B, H, T,
 are made before the clock starts. An implementation that cannot express a mask raises `SkippedError`, and so does one
 whose package is missing; what else goes wrong in other people's code is caught by `benchmark_implementations`.
 
-Legend: B batch, T query rows, S keys, H query heads, K key heads, D head dim.
+Legend: B batch, T queries, S keys, H query heads, K KV heads, D head dim.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from brine.kernels.attention import attention
 MASK_BYTES = 8 * 2**30
 """A dense mask is tried up to this size, in the inputs' dtype, as SDPA makes one of it."""
 MASK_TOKENS = 8192
-"""And on CUDA up to so many rows: grouped heads under a mask have no fused kernel there, and all scores are held."""
+"""And on CUDA up to so many tokens: grouped heads under a mask have no fused kernel there, and all scores are held."""
 COMPILED_SHAPES = 64
 """Shapes that one compiled FlexAttention may meet; beyond it, it would silently run eager, in T x S memory."""
 SAMPLE_ROWS = 64
@@ -96,7 +96,7 @@ def head_major(problem: AttentionProblem, function: Callable[..., Tensor]) -> Im
 
 
 def flat(problem: AttentionProblem, function: Callable[..., Tensor]) -> Implementation:
-    """For an operation over the tokens of one packed row, (T, H, D)."""
+    """For an operation over the tokens of one packed sequence, (T, H, D)."""
     built = token_major(problem, lambda q, k, v: function(q[0], k[0], v[0]))
     built.grad = None if problem.grad is None else problem.grad[0]
     built.sample = lambda out: _some_rows(out[None])
@@ -121,7 +121,7 @@ def sdpa_cudnn(problem: AttentionProblem) -> Implementation:
 
 def _sdpa_causal(problem: AttentionProblem, backend: SDPBackend) -> Implementation:
     if problem.mask.kind != "causal":
-        raise SkippedError("its causal mode expresses no other mask than a whole causal row")
+        raise SkippedError("its causal mode expresses no other mask than a whole causal sequence")
     grouped = problem.q.shape[2] != problem.k.shape[2]
 
     def function(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ def sdpa_mask(problem: AttentionProblem) -> Implementation:
     if size > MASK_BYTES:
         raise SkippedError(f"a dense mask takes {size / 2**30:.0f} GiB, more than the {MASK_BYTES / 2**30:.0f} allowed")
     if problem.device == "cuda" and spans.num_queries > MASK_TOKENS:
-        raise SkippedError(f"beyond {MASK_TOKENS} rows its math backend would hold T x S scores of every head")
+        raise SkippedError(f"beyond {MASK_TOKENS} tokens its math backend would hold T x S scores of every head")
     grouped = problem.q.shape[2] != problem.k.shape[2]
     dense = spans.dense()[:, None]
     return head_major(
@@ -200,7 +200,7 @@ def fa4(problem: AttentionProblem) -> Implementation:
 def fa4_mask(problem: AttentionProblem) -> Implementation:
     """flash-attn in CuTe under a mask function that reads lo and hi, with the lists of tiles that it walks."""
     if problem.device != "cuda" or problem.mask.kind == "decode":
-        raise SkippedError("needs a GPU, and a row for each key")
+        raise SkippedError("needs a GPU, and a query for each key")
     try:
         from flash_attn.cute import flash_attn_func
 
@@ -248,7 +248,7 @@ def _varlen(problem: AttentionProblem, function: Callable, **names: str | bool) 
     ends = torch.tensor([0, *mask.lengths], device=problem.device).cumsum(0).int()
     values = {"cu": ends, "longest": max(mask.lengths)}
     given = {name: values.get(value, value) for name, value in names.items()}
-    # a window of W keys, the row itself included, is W - 1 to the left and none to the right
+    # a window of W keys, the query itself included, is W - 1 to the left and none to the right
     given["window_size"] = (-1 if mask.window is None else mask.window - 1, 0)
     known = inspect.signature(function).parameters
     if mask.window is None and "causal" in known:
@@ -279,14 +279,14 @@ CUDA = {
 
 
 def truth(problem: AttentionProblem) -> Tensor:
-    """What a right result's sample is, (B, rows, H, D) float32: the sampled rows alone, every pair of theirs."""
+    """The reference's sample, (B, rows, H, D) float32: the sampled queries alone, every pair of theirs."""
     rows = _sampled(problem.q.shape[1], problem.q.device)
     spans, q = problem.mask.spans, problem.q[:, rows].float()
     group = q.shape[2] // problem.k.shape[2]
     key = torch.arange(problem.k.shape[1], device=q.device)
     seen = (key >= spans.lo[:, rows, None]) & (key < spans.hi[:, rows, None])
     out = torch.empty_like(q)
-    # head by head: all heads' scores of 64 rows and a million keys would not fit
+    # head by head: all heads' scores of 64 queries and a million keys would not fit
     for head in range(q.shape[2]):
         k, v = (x[:, :, head // group].float() for x in (problem.k, problem.v))
         scores = torch.einsum("bth,bsh->bts", q[:, :, head], k) * q.shape[-1] ** -0.5

@@ -8,17 +8,17 @@
 Kernels are compiled ahead of time to machine code, exactly as they would be launched: the launching code runs with
 recorders in the kernels' places, and from each recorded argument follow its type, its divisibility by 16 and its
 value where it is a constant. Then Triton's own cuobjdump is asked for registers, spilled bytes and tensor-core
-instructions. On sm_90 the layouts in Triton's intermediate code tell of products that two warp groups compute both, and
+instructions. On sm_90 the layouts in Triton's intermediate code show matmuls that two warp groups both compute, and
 the assembler's input of TMA copies that lost their loop's condition.
-No GPU is needed, and nothing here says how fast a kernel is: a table without spills and doubled products, with the
+No GPU is needed, and nothing here says how fast a kernel is: a table without spills and duplicated matmuls, with the
 tensor cores in use and with shared memory that fits is what must be true before it is worth timing. Above D = 128 the
-accumulators outgrow the registers: there spills of up to SPILL_LIMIT bytes and doubled products are told, but are no
-fault. On sm_90 one pass needs that, dk and dv: two accumulators of 64 x 256 take eight warps, of which two groups
+accumulators outgrow the registers: there spills of up to SPILL_LIMIT bytes and duplicated matmuls are reported, but are
+no fault. On sm_90 one pass needs that, dk and dv: two accumulators of 64 x 256 take eight warps, of which two groups
 compute the same S and dP. No tile of 16 to 64 rows, 64 or 128 keys, 4 to 16 warps and 1 to 3 stages cures it, under
-Triton 3.6.0 or 3.7.1: those with nothing doubled spill more than 1,000 bytes a thread.
+Triton 3.6.0 or 3.7.1: those with nothing doubled spill more than 1,000 bytes per thread.
 
-The specialised kernels in Gluon are not among them: `tests/kernels/attention/test_gluon.py` compiles those, with limits
-of their own. Not possible under TRITON_INTERPRET=1, which replaces the compiler.
+The warp-specialized kernels in Gluon are not among them: `tests/kernels/attention/test_gluon.py` compiles those, with
+limits of their own. Not possible under TRITON_INTERPRET=1, which replaces the compiler.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class KernelVariant:
 
 @dataclass(frozen=True)
 class CompileReport:
-    """What came out. spill: bytes of local memory per thread; tensor: count of the architecture's own matrix products;
+    """What came out. spill: bytes of local memory per thread; tensor: count of the architecture's own matmuls;
     older: count of those of older generations (HMMA on sm_90 and newer)."""
 
     name: str
@@ -84,7 +84,7 @@ class CompileReport:
     tensor: int
     older: int
     has_duplicate_warps: int = 0
-    """Warp-group products that two warp groups compute both, each for itself (sm_90)."""
+    """Warp-group matmuls that two warp groups compute both, each for itself (sm_90)."""
     copies: int = 0
     """Instructions that copy by TMA, or announce such a copy (sm_90)."""
     loose: int = 0
@@ -105,14 +105,14 @@ class CompileReport:
         if self.arch == 90 and self.needs_tensor_cores and not self.tensor:
             found.append("no HGMMA")
         if self.has_duplicate_warps and not wide:
-            found.append(f"{self.has_duplicate_warps} products computed twice")
+            found.append(f"{self.has_duplicate_warps} matmuls computed twice")
         if self.loose:
             found.append(f"{self.loose} TMA copies without their loop's condition")
         return found
 
     @property
     def needs_tensor_cores(self) -> bool:
-        """Merging and row sums have no matrix product; decoding's rows are too few for wgmma; fp32 stays fp32."""
+        """Merging and row sums have no matmul; decoding's rows are too few for wgmma; fp32 stays fp32."""
         return any(word in self.name for word in ("fwd", "bwd_keys", "bwd_queries")) and "fp32" not in self.name
 
 
@@ -158,7 +158,7 @@ def attention_variants(
 ) -> Iterator[KernelVariant]:
     """Every attention kernel: forward, backward and decoding, all head dims, wide and narrow masks.
 
-    document: (1, T) ids of the row that they are launched for, of at least 512 tokens; no variant depends on it.
+    document: (1, T) ids of the sequence that they are launched for, of at least 512 tokens; no variant depends on it.
     """
     from brine.kernels.attention import Spans
     from brine.kernels.attention.spans import AttentionRequest

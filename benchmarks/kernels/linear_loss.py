@@ -12,16 +12,16 @@ compared.
 at weight 0.5 and temperature 1, whose logits are part of the work. Liger has no op with this mixture.
 
 **Counting.** 6 N E V FLOPs for forward and backward, and 2 N Et V for the teacher, for everybody, against the best
-square matrix product of this device in the same dtype, measured in the same run. Nothing can be faster than that
+square matmul of this device in the same dtype, measured in the same run. Nothing can be faster than that
 roofline except by leaving work out.
 
 **Memory** is the peak growth above the inputs *and their gradients*: d_hidden and d_weight have to exist whoever makes
 them, so their bytes are taken off. On the CPU each implementation runs in its own process (`memory.py`), on CUDA it is
 the caching allocator's peak.
 
-**Cases.** CPU: 8,192 tokens, width 512, 65,536 words, fp32 and bf16; targets: at most 1.35 times the time and 1/8 of
-the memory of `plain`. With a teacher 4,096 tokens, since `plain` would not fit small machines. GPU: 8k to 64k tokens,
-width 4,096, 131,072 words, bf16. About 10 minutes on two cores.
+**Cases.** CPU: 8,192 tokens, width 512, vocabulary 65,536, fp32 and bf16; targets: at most 1.35 times the time and 1/8
+of the memory of `plain`. With a teacher 4,096 tokens, since `plain` would not fit small machines. GPU: 8k to 64k
+tokens, width 4,096, vocabulary 131,072, bf16. About 10 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class LinearLossCase:
     dtype: str = "fp32"
     """A key of `DTYPES`."""
     targets: bool = False
-    """Are the two targets held against it?"""
+    """Are the two targets compared with it?"""
 
     @property
     def name(self) -> str:
@@ -203,7 +203,7 @@ IMPLEMENTATIONS = {OURS: brine, "plain": plain, "chunked": chunked, "liger": lig
 
 @torch.no_grad()
 def truth(problem: LinearLossProblem, *, rows: int = 1024) -> Tensor:
-    """The loss in fp32, some rows at a time: a scalar that needs little memory."""
+    """The loss in fp32, some tokens at a time: a scalar that needs little memory."""
     p, total = problem, torch.zeros((), device=problem.hidden.device)
     weight = p.weight.float()
     teacher_weight = None if p.teacher_weight is None else p.teacher_weight.float()

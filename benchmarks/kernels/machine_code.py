@@ -1,4 +1,4 @@
-"""What a kernel's compiled code tells without a GPU: products that are computed twice, and copies that never end.
+"""What a kernel's compiled code shows without a GPU: matmuls that are computed twice, and copies that never end.
 
 Read from Triton's intermediate code and from the assembler's input for sm_90, where both were met; see
 `benchmarks.kernels.compile_report`.
@@ -8,7 +8,7 @@ import re
 
 
 def doubled_products(ttgir: str) -> int:
-    """How many of a kernel's warp-group products are computed more than once.
+    """How many of a kernel's warp-group matmuls are computed more than once.
 
     A layout says how many warps lie along M and N and what one instruction of a warp covers; where that is more than
     the tile has, warps repeat each other's work.

@@ -1,20 +1,20 @@
 """The masks that attention is measured under, from seeds in this file: everybody gets the same packing.
 
-    causal       one document as long as the row
-    window       the same, each row seeing 1,024 keys
+    causal       one document as long as the sequence
+    window       the same, each query seeing 1,024 keys
     packed       documents of log-normal lengths (median 2,048, sigma 1, clipped to 64 .. 32,768)
     multimodal   the same documents, half of their tokens in image blocks of 256 to 1,024, each seen in both directions
     images512    documents of 512 tokens, each with such blocks
     decode       one query a sequence, which sees its own prompt: lengths between a quarter and all of the cache
 
-Log-normal lengths are what text corpora have: most documents are short, and a few hold most of the (row, key) pairs.
-Image blocks are placed wherever the row so far has less than its share of them and the document has space, with at
-least one token between two of them, as boundary tokens lie there. The last document is cut where the row ends, so it
-may be shorter than the clip.
+Log-normal lengths are what text corpora have: most documents are short, and a few hold most of the (query, key) pairs.
+Image blocks are placed wherever the sequence so far has less than its share of them and the document has space, with at
+least one token between two of them, as boundary tokens lie there. The last document is cut where the sequence ends, so
+it may be shorter than the clip.
 
-Everything is made on the host in milliseconds a hundred thousand tokens. Nothing here is drawn from real data.
+Everything is made on the host in milliseconds a hundred thousand tokens. Nothing here is sampled from real data.
 
-Legend: B batch, T query rows, S keys.
+Legend: B batch, T queries, S keys.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ class BenchmarkMask:
     lengths: tuple[int, ...]
     """Tokens of each document in order; of each prompt for "decode"."""
     window: int | None = None
-    """Keys that a row sees, itself included; None for no limit."""
+    """Keys that a query sees, itself included; None for no limit."""
     blocks: bool = False
     """Are there blocks that look both ways?"""
 
     @property
     def share(self) -> float:
-        """Seen (row, key) pairs as a share of all T x S of them."""
+        """Visible (query, key) pairs as a share of all T x S of them."""
         return self.spans.area() / max(1, self.spans.lo.numel() * self.spans.num_keys)
 
 
 def make_mask(
     kind: str, num_tokens: int, *, device: str = "cpu", window: int = WINDOW, seed: int = SEED
 ) -> BenchmarkMask:
-    """The mask of a kind over rows of `num_tokens` tokens (a cache of so many keys for "decode").
+    """The mask of a kind over sequences of `num_tokens` tokens (a cache of so many keys for "decode").
 
     Raises ValueError for a kind that is not in `KINDS`.
     """
@@ -86,7 +86,7 @@ def make_mask(
 def document_lengths(
     num_tokens: int, *, seed: int, median: float = 2048.0, sigma: float = 1.0, low: int = 64, high: int = 32768
 ) -> list[int]:
-    """Lengths drawn from exp(N(ln median, sigma)), clipped to [low, high], that add up to `num_tokens`."""
+    """Lengths sampled from exp(N(ln median, sigma)), clipped to [low, high], that add up to `num_tokens`."""
     random = np.random.default_rng(seed)
     lengths, left = [], num_tokens
     while left > 0:

@@ -1,4 +1,4 @@
-"""Dealing a long sequence to ranks: how even, how many bytes, against other dealings; and the ring's time on
+"""Sharding a long sequence over ranks: balance and bytes sent, compared with other assignments; and the ring's time on
 gloo.
 
     python -m benchmarks.kernels.ring                        all cases, about 5 minutes on two cores
@@ -7,19 +7,19 @@ gloo.
 **Cases.** One sequence of 524,288 tokens on 2 to 64 ranks, five layers with a window of 1,024 to each global one:
 
     log-normal/W    packed documents, lengths log-normal (median 8,192, sigma 1), three sequences
-    stdlib/W        a row of a real plan: the source files of Python's standard library, a token a byte
+    stdlib/W        a sequence of a real plan: the source files of Python's standard library, one token per byte
     one/W           one causal document: every later rank needs every earlier key, whatever the dealing
     gloo/W          16,384 tokens of such documents on W processes of this machine: forward and backward, measured
 
 **Sides.** `dealt` is ours; `contiguous` sends the same way (only what is seen), from a cut into chunks; `plain
 ring`, `zigzag` and `all-gather` send every key to every rank, the second from a dealing that is even for one document.
 Cost is modelled, as in `brine.kernels.context_parallel.sharding`: area of the spans over the layer mix, and linear
-layers at the price of a model of width 2,048 (12,288 row-key pairs a token and layer). Bytes are those of keys and
-values in one forward pass of one layer of each kind and over the mix, 8 key heads of 128 in bf16. The curve, at 64
+layers at the price of a model of width 2,048 (12,288 (query, key) pairs per token and layer). Bytes are those of keys
+and values in one forward pass of one layer of each kind and over the mix, 8 KV heads of 128 in bf16. The curve, at 64
 ranks, is bytes against the imbalance asked for.
 
-On gloo the plain ring is our own code that is told that everybody needs everything. Ranks share two cores there, so
-times say what is computed and copied in vain, and nothing of a network.
+On gloo the plain ring is our own code with the assumption that every rank needs everything. Ranks share two cores
+there, so times say what is computed and copied in vain, and nothing of a network.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def log_normal(num_tokens: int, median: int, seed: int) -> torch.Tensor:
 
 
 def stdlib_sequence(num_tokens: int, seed: int) -> torch.Tensor:
-    """(1, S) int32 document ids of a row of a plan over the source files of the standard library."""
+    """(1, S) int32 document ids of a sequence of a plan over the source files of the standard library."""
     from types import SimpleNamespace
 
     from brine.data.document import MODALITIES
@@ -98,7 +98,7 @@ DOCUMENTS = {
 
 
 def masks_of(document: torch.Tensor, window: int) -> list[tuple[Spans, float]]:
-    """Spans of both kinds of layer, and how often each occurs."""
+    """Spans of both layer types, and how often each occurs."""
     return [(Spans.packed(document, window=window), LOCAL_LAYERS), (Spans.packed(document), 1.0)]
 
 

@@ -53,8 +53,8 @@ def candidates(name: str, dim: int, *, narrow: bool, capability: tuple[int, int]
 
 
 def has_duplicate_warps(name: str, tile: TileConfig) -> bool:
-    """Whether two warp groups of sm_90 would compute the same products: Triton puts all warps of a chained product
-    along its M side, 16 rows a warp."""
+    """Whether two warp groups of sm_90 would compute the same matmuls: Triton puts all warps of a chained matmul
+    along its M side, 16 rows per warp."""
     return (tile.keys if name == "bwd_keys" else tile.rows) < 16 * tile.warps
 
 

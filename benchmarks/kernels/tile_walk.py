@@ -1,9 +1,10 @@
-"""Draws which tiles the Triton kernels compute for a packed row with images: the figure of kernels/attention/README.md.
+"""Draws which tiles the Triton kernels compute for a packed sequence with images: the figure of
+kernels/attention/README.md.
 
     python -m benchmarks.kernels.tile_walk [--out docs/tile_walk.png]
 
-Tiles are found by the kernels' own rule (four numbers for each tile of rows) and held against the dense mask before
-they are drawn: a full tile must be seen whole, and what is left out must be seen by nobody.
+Tiles are found by the kernels' own rule (four numbers for each tile of queries) and checked against the dense mask
+before they are drawn: a full tile must be seen whole, and what is left out must be seen by nobody.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def packed_sequence(window: int | None) -> Spans:
 
 
 def classify(spans: Spans, tile: int = TILE) -> np.ndarray:
-    """(row tiles, key tiles) of SKIPPED, PARTIAL or FULL, for the first sequence of the batch.
+    """(query tiles, key tiles) of SKIPPED, PARTIAL or FULL, for the first sequence of the batch.
 
     Raises AssertionError where the rule and the dense mask disagree.
     """
@@ -74,14 +75,14 @@ def plot(out: Path) -> dict[str, dict[str, int]]:
         axis.fill_betweenx(row, spans.lo[0], spans.hi[0], facecolor="#27508f", alpha=0.45, lw=0, step="mid")
         counts[title] = {"partial": int((kinds == PARTIAL).sum()), "full": int((kinds == FULL).sum()),
                          "skipped": int((kinds == SKIPPED).sum())}  # fmt: skip
-        axis.set(xlim=(0, TOKENS), ylim=(TOKENS, 0), aspect="equal", xlabel="key", ylabel="row")
+        axis.set(xlim=(0, TOKENS), ylim=(TOKENS, 0), aspect="equal", xlabel="key", ylabel="query")
         axis.set_title("{}: {partial} partial, {full} full, {skipped} skipped".format(title, **counts[title]), size=11)
         axis.set_xticks(range(0, TOKENS + 1, 256))
         axis.set_yticks(range(0, TOKENS + 1, 256))
     handles = [
         Rectangle((0, 0), 1, 1, facecolor=colours[FULL], label="full tile: no mask"),
         Rectangle((0, 0), 1, 1, facecolor=colours[PARTIAL], label="partial tile: compared with lo and hi"),
-        Rectangle((0, 0), 1, 1, facecolor="#27508f", alpha=0.45, label="what rows see"),
+        Rectangle((0, 0), 1, 1, facecolor="#27508f", alpha=0.45, label="what queries see"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(out, dpi=110)

@@ -4,7 +4,7 @@
     uv run python -m benchmarks.training.compare_checkouts /tmp/before
 
 Both checkouts train the demo's large model, with the demo's small model as its teacher unless `--no-teacher`, on the
-same rows: documents of about 60 tokens, a third of them behind an image. `--narrow` takes two models of width 32
+same sequences: documents of about 60 tokens, a third of them behind an image. `--narrow` takes two models of width 32
 instead, whose step is little but what does not depend on width: masks, tables, patches, accounting.
 
 Each lives in its own child process, compiled as in a run, and the two take turns, `--steps` steps each, in the
@@ -49,7 +49,7 @@ def child(teacher: bool, threads: int, dtype: str, narrow: bool) -> None:
 
 
 def _stepper(teacher: bool, threads: int, dtype: str, narrow: bool):
-    """() -> None, one optimiser step, in the words of either checkout."""
+    """() -> None, one optimizer step, in the words of either checkout."""
     import torch
 
     from brine.model.transformer import Transformer

@@ -3,10 +3,10 @@
     python -m benchmarks.training.meshes                    every mesh, float64
     python -m benchmarks.training.meshes --dtype bfloat16   how far apart rounding takes them
 
-One rank trains the recipe `demo`, short, from corpus to report. Then, for every way to share rows and parameters among
-four ranks, `torchrun` starts the same command, its process group is killed with SIGKILL once a checkpoint of the large
-model is there, and `torchrun` on two ranks resumes and ends it. Reported are the largest difference of any logged loss
-and of any weight of the finished model from the one rank's, the step it resumed from, and the wall clock.
+One rank trains the recipe `demo`, short, from corpus to report. Then, for every way to share sequences and parameters
+among four ranks, `torchrun` starts the same command, its process group is killed with SIGKILL once a checkpoint of the
+large model is there, and `torchrun` on two ranks resumes and ends it. Reported are the largest difference of any logged
+loss and of any weight of the finished model from the one rank's, the step it resumed from, and the wall clock.
 
 It is a check rather than a race: ranks on one machine share its cores, so the times tell what starting costs.
 """

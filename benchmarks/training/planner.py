@@ -3,11 +3,11 @@
     python -m benchmarks.training.planner                         all cases, half an hour on two cores
     python -m benchmarks.training.planner --cases full-float32
 
-A case trains a model as a run does (`brine.training.parallel.parallelize`, `brine.training.step`) on random rows of one
-document, first a step of 64 tokens, so that the optimiser's moments are there in the one that counts; with two ranks,
-two processes that share rows, parameters or both over gloo. Measured is the growth of resident memory over the imported
-process (`benchmarks.harness.memory`; of ranks the one that grew most), 2 GiB and more in each case; compared is
-`brine.planner.memory`'s peak. The aim is 10 %.
+A case trains a model as a run does (`brine.training.parallel.parallelize`, `brine.training.step`) on random sequences
+of one document, first a step of 64 tokens, so that the optimizer's moments are there in the one that counts; with two
+ranks, two processes that share sequences, parameters or both over gloo. Measured is the growth of resident memory over
+the imported process (`benchmarks.harness.memory`; of ranks the one that grew most), 2 GiB and more in each case;
+compared is `brine.planner.memory`'s peak. The aim is 10 %.
 
 What this does not show: anything of GPUs, whose allocator and kernels differ, and the checkpoint's copies.
 """
@@ -156,7 +156,7 @@ def step_call(tiny: bool, *, name: str) -> Callable[[], list]:
 
     def run() -> list:
         steps = TrainStepRunner(case, world=world)
-        # after it the optimiser's moments are there
+        # after it the optimizer's moments are there
         steps.step(random_batch(short))
         if not tiny:
             steps.step(random_batch(case))

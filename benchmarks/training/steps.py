@@ -1,4 +1,4 @@
-"""Training steps of a planner's case, as a run does them, on random rows: what is measured against the plan.
+"""Training steps of a planner's case, as a run does them, on random sequences: what is measured against the plan.
 
 steps = TrainStepRunner(case, world=world)
 steps.step(random_batch(case, document_tokens=8192))
@@ -65,7 +65,7 @@ class TrainStepRunner:
 
 def random_batch(case: RunSettings, *, document_tokens: int = 0, seed: int = 0) -> Batch:
     """One micro-batch of random numbers in host memory: text, behind the case's patches (stored) at the front of each
-    row; documents of so many tokens, 0: one to a row."""
+    sequence; documents of so many tokens, 0: one to a sequence."""
     shape = case.micro_batch_size, case.seq_len
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, case.model.vocab_size, shape, generator=generator)

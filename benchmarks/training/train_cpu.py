@@ -1,17 +1,18 @@
-"""Training steps on a CPU: our decoder against transformers' Llama of the same shape, on the same rows, in one run.
+"""Training steps on a CPU: our decoder against transformers' Llama of the same shape, on the same sequences, in one
+run.
 
     python -m benchmarks.training.train_cpu
 
 **Equal**: width, layers, heads, MLP, vocabulary, token batches, targets, masks, precision (bf16 autocast over fp32
-weights where the processor multiplies bf16, else fp32), optimiser and its settings, gradient clipping, torch's version,
-threads; both are compiled. Parameters of both are printed; they differ by our query and key norms. **Not equal**, since
-it is each one's own way: we compile block by block and run deterministic algorithms, the peer compiles the model whole;
-we never hold (tokens, vocabulary) logits; our mask is spans, the peer's for packed rows is the dense one that it
-supports, built outside the clock, in the form that is faster for it.
+weights if the processor supports bf16 natively, else fp32), optimizer and its settings, gradient clipping, torch's
+version, threads; both are compiled. Parameters of both are printed; they differ by our query and key norms. **Not
+equal**, since it is each one's own way: we compile block by block and run deterministic algorithms, the peer compiles
+the model whole; we never hold (tokens, vocabulary) logits; our mask is spans, the peer's for packed sequences is the
+dense one that it supports, built outside the clock, in the form that is faster for it.
 
-**Cases.** "unpacked": each row is one document; target: at least the peer's speed. "packed": rows hold documents of
-log-normal lengths (median 256, sigma 1, 16 to a row); the peer is given the same document mask; target: at least 1.2
-times its speed.
+**Cases.** "unpacked": each sequence is one document; target: at least the peer's speed. "packed": sequences hold
+documents of log-normal lengths (median 256, sigma 1, 16 to a sequence); the peer is given the same document mask;
+target: at least 1.2 times its speed.
 
 **How.** transformers looks for a package named `kernels`, and would find our folder. So the peer lives in a virtual
 own environment (made with uv when first needed, kept in a temporary folder named after the versions) and runs
@@ -64,12 +65,12 @@ SEED = 23
 
 @dataclass(frozen=True)
 class TrainCpuSetting:
-    """One benchmark: the shape and the rows."""
+    """One benchmark: the shape and the sequences."""
 
     shape: ModelShape = field(default_factory=ModelShape)
     """The models."""
     rows: int = 2
-    """B, rows of a step."""
+    """B, sequences of a step."""
     seq_len: int = 2048
     """T."""
     compile: bool = True

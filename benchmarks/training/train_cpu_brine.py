@@ -3,7 +3,7 @@
 A step is what `brine.training.trainer` does between two batches, with its own pieces: `accumulate` (forward under
 autocast, the fused head and loss, backward, the sums that are logged, the gradient's norm), `clip`, and
 `Optimizer.step`. Blocks are compiled one by one and deterministic algorithms are on, as in every run; the peer is not
-held to that. Not in it: loading data, checkpoints, the console.
+required to do that. Not in it: loading data, checkpoints, the console.
 
 The decoder has what the peer lacks, norms on queries and keys, and three patch embedders that see nothing here, kept as
 small as can be. All layers see the whole document (`window=None`), so the masks are equal.
@@ -33,7 +33,7 @@ from brine.training.step import accumulate, clip
 
 
 class BrineTrainer:
-    """The decoder of a given shape, one optimiser step at a time."""
+    """The decoder of a given shape, one optimizer step at a time."""
 
     def __init__(self, spec: dict[str, Any]):
         rows = spec["rows"]
@@ -69,7 +69,7 @@ class BrineTrainer:
         return "spans made in every forward"
 
     def step(self) -> Tensor:
-        """One optimiser step on the next batch -> mean loss of its targets."""
+        """One optimizer step on the next batch -> mean loss of its targets."""
         batch = self.rows[self.at % len(self.rows)]
         result = accumulate(
             self.model,
@@ -91,7 +91,7 @@ class BrineTrainer:
 
 
 def as_batch(fields: dict[str, Tensor]) -> Batch:
-    """The data package's batch of rows of text. fields: token_ids, labels, document and place, each (B, T)."""
+    """The data package's batch of sequences of text. fields: token_ids, labels, document and place, each (B, T)."""
     tokens = fields["token_ids"]
     position = fields["place"].float()[..., None].expand(*tokens.shape, 3).contiguous()
     return Batch(

@@ -1,4 +1,5 @@
-"""Training steps of the 1B model of `long_1m` on one GPU, 65,536 to a million tokens in a row, against the planner.
+"""Training steps of the 1B model of `long_1m` on one GPU, 65,536 to a million tokens in a sequence, against the
+planner.
 
     python -m benchmarks.training.train_gpu                                all lengths, a quarter of an hour on one H200
     python -m benchmarks.training.train_gpu --cases 65536 262144
@@ -9,13 +10,13 @@ host (no checkpoint is written, so none is staged), by the Triton attention kern
 GPU itself come first. Three steps of the whole training package (`benchmarks.training.steps`):
 
     warm       documents of 8,192 tokens; compiles, takes the host's pages, is not timed
-    packed     the same rows again: local work, memory of the full length
-    one        one document over the row, whose attention grows with the square of the length
+    packed     the same sequences again: local work, memory of the full length
+    one        one document over the sequence, whose attention grows with the square of the length
 
 Recorded: peak of allocated and reserved memory against `brine.planner.memory`, seconds against
 `brine.planner.step_time`, and MFU: operations over the unmasked area, backward as twice the forward, nothing done again
-counted, of the data sheet's peak. The case `longest` is the longest row that the planner says fits, without the step of
-one document: its memory is measured, its time extrapolated from the planner's and labelled so.
+counted, of the data sheet's peak. The case `longest` is the longest sequence that the planner says fits, without the
+step of one document: its memory is measured, its time extrapolated from the planner's and labelled so.
 
 What it does not show: loading data, several GPUs, media.
 """
@@ -73,7 +74,7 @@ class TrainGpuSetting:
     name: str
     case: RunSettings
     document_tokens: int
-    """Of the packed rows."""
+    """Of the packed sequences."""
     one: bool
     """Is there a step of one document?"""
 
@@ -123,7 +124,7 @@ def settings(
 
 
 def best_case(base: RunSettings, length: int, train: TrainConfig, sheet: DeviceSpec) -> RunSettings | None:
-    """The fastest settings for rows of a length on one GPU; None where none fits."""
+    """The fastest settings for sequences of a length on one GPU; None where none fits."""
     try:
         return planner.search(replace(base, seq_len=length), train, sheet, {"context_parallel": 1, "dp_shard": 1})[
             0
@@ -235,7 +236,7 @@ def show(result: dict[str, Any]) -> str:
 
 
 def targets(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Memory within 10 % of the plan; MFU of the long row."""
+    """Memory within 10 % of the plan; MFU of the long sequence."""
     found = []
     for result in results:
         if "skipped" in result or result["steps"]["packed"]["allocated_gib"] is None:

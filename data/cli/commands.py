@@ -10,7 +10,15 @@ import time
 from pathlib import Path
 
 from brine.common.tables import print_plain_or_rich, sanitize
-from brine.data.cli.options import Build, Check, Convert, Filter, Plan, Show, SourceOptions
+from brine.data.cli.options import (
+    BuildRequest,
+    CheckRequest,
+    ConvertRequest,
+    FilterRequest,
+    PlanRequest,
+    ShowRequest,
+    SourceOptions,
+)
 from brine.data.config import EncodeConfig
 from brine.data.corpus.excluded import ExclusionStats, cli_option
 from brine.data.corpus.readers import iter_texts
@@ -44,7 +52,7 @@ def _print_counts(title: str, stats: CorpusStats, source: DocumentSource) -> Non
         print(sanitize(line, 1000))
 
 
-def check(request: Check) -> int:
+def check(request: CheckRequest) -> int:
     """0 when something is kept, 1 when nothing is, 130 when Ctrl-C ended it."""
     source = open_path(request)
     quarantine, plot = request.quarantine, request.plot
@@ -100,7 +108,7 @@ def check(request: Check) -> int:
     return 130 if found.interrupted else 0 if stats.num_documents else 1
 
 
-def build(request: Build) -> int:
+def build(request: BuildRequest) -> int:
     """The corpus in FOLDER, made, resumed or opened, and its table."""
     began = time.monotonic()
     source = open_path(request)
@@ -127,7 +135,7 @@ def build(request: Build) -> int:
     return 0
 
 
-def filter(request: Filter) -> int:
+def filter(request: FilterRequest) -> int:
     """Filter passes added to the corpus in FOLDER, or undone, and what they have left."""
     corpus = EncodedCorpus.open(request.folder)
     filter_log = FilterLog.open(corpus)
@@ -146,7 +154,7 @@ def filter(request: Filter) -> int:
     return 0 if kept.any() else 1
 
 
-def plan(request: Plan) -> int:
+def plan(request: PlanRequest) -> int:
     """How the corpus in FOLDER is packed, filters applied; a plan file only with --out."""
     from brine.data.inspect.plan_report import plot_plan, report, summary
     from brine.data.packing.composition import count_chunk_tokens
@@ -175,7 +183,7 @@ def plan(request: Plan) -> int:
     return 0
 
 
-def show(request: Show) -> int:
+def show(request: ShowRequest) -> int:
     """One document as an image or a page; prints its path."""
     from brine.data.inspect.show import view_corpus, view_source
 
@@ -199,7 +207,7 @@ def show(request: Show) -> int:
     return 0
 
 
-def convert(request: Convert) -> int:
+def convert(request: ConvertRequest) -> int:
     """Manifests written from PATH; 1 where they have no rows."""
     written: dict[str, int] = {}
     for each in conversions(request.path, root=request.root):

@@ -13,7 +13,7 @@ import tyro
 from brine.common.closed_pipe import exit_on_closed_pipe
 from brine.common.command_line import one_line_errors
 from brine.common.plugins import load_plugin, plugins
-from brine.data.cli.options import COMMANDS, Check
+from brine.data.cli.options import COMMANDS, CheckRequest
 
 
 @exit_on_closed_pipe
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
-def _parse(argv: list[str], default: Check | None = None):
+def _parse(argv: list[str], default: CheckRequest | None = None):
     """The request behind the arguments. Raises ValueError in one line instead of tyro's box, SystemExit for --help."""
     options = {"prog": "brine data", "config": (tyro.conf.FlagCreatePairsOff,)}
     with one_line_errors():
@@ -51,7 +51,7 @@ def _parse(argv: list[str], default: Check | None = None):
         return tyro.extras.subcommand_cli_from_dict(COMMANDS, args=argv, **options)
 
 
-def _by_recipe(request: Check) -> Check:
+def _by_recipe(request: CheckRequest) -> CheckRequest:
     """The request with the packing and encoding of its recipe. Raises ValueError when there is no such recipe."""
     recipes = plugins("brine.recipes")
     if request.recipe not in recipes:

@@ -67,7 +67,7 @@ class PackingOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check(SourceOptions, PackingOptions):
+class CheckRequest(SourceOptions, PackingOptions):
     """Read and decode everything, count it, and say what cannot be used and why. Nothing is written unless asked for.
 
     With --seq-len or --recipe it also says which documents of the train split do not fit a packed sequence."""
@@ -88,7 +88,7 @@ class Check(SourceOptions, PackingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Build(SourceOptions):
+class BuildRequest(SourceOptions):
     """Encode everything in PATH into a corpus in FOLDER. The same command resumes a build that was stopped."""
 
     folder: tyro.conf.Positional[Path]
@@ -100,7 +100,7 @@ class Build(SourceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Filter:
+class FilterRequest:
     """Leave documents of a corpus out of training, filter by filter, or undo that. Without filters: show what is there.
 
     What is dropped and why is written below FOLDER; `plan` and training then leave it out."""
@@ -119,7 +119,7 @@ class Filter:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan(PackingOptions):
+class PlanRequest(PackingOptions):
     """Show how a corpus is packed into sequences. Nothing is written without --out."""
 
     folder: tyro.conf.Positional[Path]
@@ -145,7 +145,7 @@ class Plan(PackingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Show(SourceOptions):
+class ShowRequest(SourceOptions):
     """Draw one document as the model will see it: patches, mel, frames, tokens, position ids and the mask."""
 
     id: tyro.conf.Positional[str]
@@ -155,7 +155,7 @@ class Show(SourceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Convert:
+class ConvertRequest:
     """Write a manifest from a table or list of words, COCO or other JSON that is not read as it is."""
 
     path: tyro.conf.Positional[Path]
@@ -166,4 +166,11 @@ class Convert:
     """Name of the manifest; chosen by the names beside it where not given."""
 
 
-COMMANDS = {command.__name__.lower(): command for command in (Check, Build, Filter, Plan, Show, Convert)}
+COMMANDS = {
+    "check": CheckRequest,
+    "build": BuildRequest,
+    "filter": FilterRequest,
+    "plan": PlanRequest,
+    "show": ShowRequest,
+    "convert": ConvertRequest,
+}

@@ -70,7 +70,7 @@ class ExclusionStats:
         return self.documents / max(1, self.total_documents)
 
     def count(self, name: str, kind: str, sequence) -> bool:
-        """Take one document, by id, kind and Sequence; returns whether it fits."""
+        """Take one document, by id, kind and encoded form; returns whether it fits."""
         self.total_documents += 1
         self.total_tokens += len(sequence)
         exceeded = self.exceeded_limits(sequence)

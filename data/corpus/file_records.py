@@ -4,7 +4,7 @@
                  media.npy   for each (RECORD): size, time of change of content and of inode, inode, SHA-256
 
 Files are media, tars, tables, and texts that a manifest names; a missing or refused one has a hash of zeros, since that
-it can be read later is a change too. While a build reads, `FileWatcher` takes each file's stamp before it is decoded
+it can be read later is a change too. While a build reads, `FileRecorder` takes each file's stamp before it is decoded
 and hashes it in threads. `find_changed_files` reads only files whose size, times or inode differ, and only another hash
 is a change, so `touch` or a copy of the folder cost one reading. A file changed within RACY_NS of its stamp is hashed
 the next time: a clock's tick may hide a second change. Cost of an untouched corpus: one `stat` a file.
@@ -77,7 +77,7 @@ class FileChanges:
         return f"{self.changed:,} of {self.files:,} media files changed since they were encoded: {self.first!r} first"
 
 
-class FileWatcher:
+class FileRecorder:
     """Records the files of a source's documents as they are read. Use it as a context manager."""
 
     def __init__(self, source: DocumentSource, *, max_file_mib: float):
@@ -86,7 +86,7 @@ class FileWatcher:
         self._known: OrderedDict[str, FileRecord] = OrderedDict()
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="hash")
 
-    def __enter__(self) -> "FileWatcher":
+    def __enter__(self) -> "FileRecorder":
         return self
 
     def __exit__(self, *_) -> None:

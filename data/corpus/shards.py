@@ -1,6 +1,6 @@
 """Writes an encoded corpus shard by shard, and joins the shards' indexes; a killed build resumes after the last one.
 
-    shards/00000/<field>.npy       the fields of `brine.data.sequence.Sequence`, concatenated over the shard's documents
+    shards/00000/<field>.npy       fields of `brine.data.sequence.EncodedDocument`, concatenated over its documents
                  index/<name>.npy  the columns of the index, in which kinds and sources are numbered within the shard
                  documents.jsonl, quarantine.jsonl
                  media.txt, media.npy      the files it was encoded from (`brine.data.corpus.file_records`)

@@ -6,7 +6,7 @@
                         shard, start_<field> (where it begins in its shard's field), line_start (in documents.jsonl)
     documents.jsonl     the native JSON of each document kept
     quarantine.jsonl    what was quarantined: id, file, line, reason
-    shards/00000/*.npy  the fields of `brine.data.sequence.Sequence`, concatenated over the shard's documents
+    shards/00000/*.npy  the fields of `brine.data.sequence.EncodedDocument`, concatenated over the shard's documents
 
 The build decodes in killable processes and writes in one (`brine.data.corpus.shards`), in manifest order, so the arrays
 are bit-identical for any number of processes; a killed build resumes after the last whole shard. A build that is
@@ -28,14 +28,14 @@ from tqdm import tqdm
 
 from brine.common.files import read_json
 from brine.data.config import EncodeConfig
-from brine.data.corpus.file_records import FileWatcher, find_changed_files
+from brine.data.corpus.file_records import FileRecorder, find_changed_files
 from brine.data.corpus.shards import INDEX, ShardWriter, drop_shards, shard_path, write_json
 from brine.data.corpus.swap import build_lock, init_build_folder, link_shards, rebuild_path, recover_swap, swap_in
 from brine.data.document import MODALITIES, Document, Part, Quarantined, parse_document
 from brine.data.files.addresses import check_relative
 from brine.data.formats.open import DocumentSource, open_source
 from brine.data.media.pool import DecodePool
-from brine.data.sequence import FIELDS, TOKEN_FIELDS, Sequence
+from brine.data.sequence import FIELDS, TOKEN_FIELDS, EncodedDocument
 from brine.data.tokenizer import Tokenizer
 
 logger = logging.getLogger("brine.store")
@@ -49,7 +49,7 @@ class CorpusError(ValueError):
     """A corpus that cannot be built or opened; the message names it and the remedy."""
 
 
-class CorruptDocument(ValueError):
+class CorruptDocumentError(ValueError):
     """A document that could not be loaded though the index has it."""
 
 
@@ -152,14 +152,14 @@ def _encode(
     )
     with (
         DecodePool(root=source.root, tokenizer=tokenizer, config=config, num_servers=num_workers) as pool,
-        FileWatcher(source, max_file_mib=config.max_file_mib) as watcher,
+        FileRecorder(source, max_file_mib=config.max_file_mib) as recorder,
     ):
         results = tqdm(
-            pool.encode(watcher.items(writer.items_done)), desc="encode", unit=" docs", smoothing=0.05,
+            pool.encode(recorder.items(writer.items_done)), desc="encode", unit=" docs", smoothing=0.05,
             initial=writer.items_done, total=source.num_documents_hint, disable=not progress,
         )  # fmt: skip
         for result in results:
-            writer.note(watcher.take())
+            writer.note(recorder.take())
             writer.add(result)
             if not isinstance(result, Quarantined) and result.quarantined is not None:
                 source.uncount(result.document)
@@ -290,39 +290,41 @@ class EncodedCorpus:
         start = int(self._index[f"start_{name}"][number])
         count = int(self._index[f"num_{name}" if name in MODALITIES else "num_tokens"][number])
         if start + count > len(array):
-            raise CorruptDocument(f"field {name} ends at {len(array)}, before the document does")
+            raise CorruptDocumentError(f"field {name} ends at {len(array)}, before the document does")
         return array[start : start + count]
 
-    def tokens(self, number: int) -> Sequence:
+    def tokens(self, number: int) -> EncodedDocument:
         """The sequence without its patches, unchecked: what planning needs of a long document."""
         fields = {name: np.asarray(self._field(number, name)) for name in TOKEN_FIELDS}
         empty = {name: np.zeros((0, self.config.dims[name]), FIELDS[name]) for name in MODALITIES}
-        return Sequence(**fields, **empty)
+        return EncodedDocument(**fields, **empty)
 
-    def sequence(self, number: int) -> Sequence:
-        """One document. Raises CorruptDocument when the cache is damaged."""
+    def sequence(self, number: int) -> EncodedDocument:
+        """One document. Raises CorruptDocumentError when the cache is damaged."""
         if not self.meta["identity"]["keep_media"]:
             raise CorpusError(f"corpus {self.folder} was built without media: open it with DecodingCorpus")
         try:
-            sequence = Sequence(**{name: np.asarray(self._field(number, name)) for name in FIELDS}).validate()
+            sequence = EncodedDocument(**{name: np.asarray(self._field(number, name)) for name in FIELDS}).validate()
         except (OSError, ValueError) as error:
-            raise CorruptDocument(f"document {number} of {self.folder} cannot be read: {error}") from None
+            raise CorruptDocumentError(f"document {number} of {self.folder} cannot be read: {error}") from None
         self._check(number, sequence.crc32())
         return sequence
 
-    def sequences(self, numbers: Iterable[int]) -> dict[int, Sequence | CorruptDocument]:
+    def sequences(self, numbers: Iterable[int]) -> dict[int, EncodedDocument | CorruptDocumentError]:
         """Several documents at once; a failure stands in for its document instead of being raised."""
-        found: dict[int, Sequence | CorruptDocument] = {}
+        found: dict[int, EncodedDocument | CorruptDocumentError] = {}
         for number in numbers:
             try:
                 found[number] = self.sequence(number)
-            except CorruptDocument as error:
+            except CorruptDocumentError as error:
                 found[number] = error
         return found
 
     def _check(self, number: int, crc32: int) -> None:
         if crc32 != int(self._index["crc32"][number]):
-            raise CorruptDocument(f"document {number} of {self.folder} differs from its checksum: rebuild the corpus")
+            raise CorruptDocumentError(
+                f"document {number} of {self.folder} differs from its checksum: rebuild the corpus"
+            )
 
     def close(self) -> None:
         """Close mapped files."""
@@ -341,27 +343,28 @@ class DecodingCorpus(EncodedCorpus):
     def __reduce__(self):
         return functools.partial(DecodingCorpus, num_servers=self.num_servers), (str(self.folder),)
 
-    def sequence(self, number: int) -> Sequence:
-        """One document, decoded now. Raises CorruptDocument when that fails or gives something else than indexed."""
+    def sequence(self, number: int) -> EncodedDocument:
+        """One document, decoded now. Raises CorruptDocumentError when that fails or gives something else than
+        indexed."""
         found = self.sequences([number])[number]
-        if isinstance(found, CorruptDocument):
+        if isinstance(found, CorruptDocumentError):
             raise found
         return found
 
-    def sequences(self, numbers: Iterable[int]) -> dict[int, Sequence | CorruptDocument]:
+    def sequences(self, numbers: Iterable[int]) -> dict[int, EncodedDocument | CorruptDocumentError]:
         """Several documents, decoded in one go."""
         numbers = list(dict.fromkeys(numbers))
         if self._pool is None:
             options = {"root": self.root, "tokenizer": self.tokenizer, "config": self.config}
             self._pool = DecodePool(**options, num_servers=self.num_servers, batch_documents=16)
-        found: dict[int, Sequence | CorruptDocument] = {}
+        found: dict[int, EncodedDocument | CorruptDocumentError] = {}
         for number, result in zip(numbers, self._pool.encode(map(self.document, numbers)), strict=True):
             try:
                 if result.sequence is None:
-                    raise CorruptDocument(f"document {number}: {result.quarantined.reason}")
+                    raise CorruptDocumentError(f"document {number}: {result.quarantined.reason}")
                 self._check(number, result.crc32)
                 found[number] = result.sequence
-            except CorruptDocument as error:
+            except CorruptDocumentError as error:
                 found[number] = error
         return found
 

@@ -20,7 +20,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from brine.data.corpus.store import CorruptDocument, EncodedCorpus
+from brine.data.corpus.store import CorruptDocumentError, EncodedCorpus
 from brine.data.document import MODALITIES, SPLITS
 from brine.data.filters.filter_context import FilterContext, FilterResult, empty_column, text_of
 from brine.data.filters.near import cluster_signatures, ngram_hashes
@@ -135,7 +135,7 @@ def _content_hashes(corpus: EncodedCorpus, numbers: list[int]) -> list[tuple[byt
     found = []
     for number in numbers:
         sequence = sequences[number] if number in sequences else corpus.tokens(number)
-        if isinstance(sequence, CorruptDocument):
+        if isinstance(sequence, CorruptDocumentError):
             found.append((b"", f"cannot be read: {sequence}"))
             continue
         digest = hashlib.sha256()

@@ -23,10 +23,10 @@ from typing import ClassVar
 import numpy as np
 
 from brine.data.config import EncodeConfig
-from brine.data.corpus.store import CorruptDocument, EncodedCorpus
+from brine.data.corpus.store import CorruptDocumentError, EncodedCorpus
 from brine.data.document import MODALITIES
 from brine.data.filters.filter_context import FilterContext, FilterResult, check_splits, empty_column
-from brine.data.sequence import SILENCE, Sequence
+from brine.data.sequence import SILENCE, EncodedDocument
 from brine.data.tokenizer import MEDIA_START_ID
 
 _MEASURES = ("contrast", "silent_fraction", "saturated_fraction", "motion")
@@ -109,14 +109,14 @@ def _measure_documents(
     """Modality and measures of all media of each document, or why it cannot be read."""
     found = []
     for number, sequence in corpus.sequences(numbers).items():
-        if isinstance(sequence, CorruptDocument):
+        if isinstance(sequence, CorruptDocumentError):
             found.append(f"document {number} cannot be read: {sequence}")
             continue
         found.append([(name, _measure(name, *item, corpus.config, filter_)) for name, *item in iter_media(sequence)])
     return found
 
 
-def iter_media(sequence: Sequence) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def iter_media(sequence: EncodedDocument) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """(modality, patches (n, dim), block (n,)) of all media in order, a video's audio track left out."""
     opens = np.isin(sequence.token_ids, list(MEDIA_START_ID.values()))
     opened = sequence.token_ids[opens]

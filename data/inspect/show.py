@@ -3,7 +3,7 @@
     view_corpus(folder, id)     from a corpus: exactly the arrays that training reads
     view_source(source, id)     from anything `brine.data.formats` reads: encoded now, by a decoding server
 
-Everything shown comes from the `Sequence`, never from the media files: images from their patches, mel from audio
+Everything shown comes from the `EncodedDocument`, never from the media files: images from their patches, mel from audio
 tokens, frames and their times from tubelets and positions. So scaling, padding and a video's sampling are seen. The
 mask is computed here, independent of the attention kernels: query i sees keys lo[i] <= j < hi[i], with hi = i + 1
 outside media and the block's end inside.
@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from brine.data.config import EncodeConfig
-from brine.data.corpus.store import CorruptDocument, DecodingCorpus, EncodedCorpus
+from brine.data.corpus.store import CorruptDocumentError, DecodingCorpus, EncodedCorpus
 from brine.data.document import MODALITIES, Document, Quarantined, Text, modality_of
 from brine.data.media.pool import DecodePool
-from brine.data.sequence import Sequence
+from brine.data.sequence import EncodedDocument
 from brine.data.tokenizer import MEDIA_END_ID, MEDIA_START_ID, MEDIA_TOKEN_ID, SPECIAL_TOKENS, Tokenizer
 
 
@@ -27,7 +27,7 @@ class DocumentView:
     """A document with its sequence and what is needed to read it."""
 
     document: Document
-    sequence: Sequence
+    sequence: EncodedDocument
     tokenizer: Tokenizer
     config: EncodeConfig
     origin: str
@@ -35,7 +35,7 @@ class DocumentView:
 
 
 @dataclass(frozen=True)
-class MediaSpan:
+class MediaRange:
     """One image, audio or video of a sequence, from its opening token to its closing one."""
 
     modality: str
@@ -61,7 +61,7 @@ def view_corpus(folder: str | Path, name: str) -> DocumentView:
         corpus = DecodingCorpus(folder)
     try:
         return DocumentView(document, corpus.sequence(number), corpus.tokenizer, corpus.config, origin)
-    except CorruptDocument as error:
+    except CorruptDocumentError as error:
         raise ValueError(str(error)) from None
     finally:
         corpus.close()
@@ -104,23 +104,23 @@ def _unknown(name: str, ids: list[str], count: int) -> str:
     )
 
 
-def media_spans(view: DocumentView) -> list[MediaSpan]:
+def media_ranges(view: DocumentView) -> list[MediaRange]:
     """The media of a document in order."""
     ids = view.sequence.token_ids
     starts = np.flatnonzero(np.isin(ids, list(MEDIA_START_ID.values())))
     stops = np.flatnonzero(np.isin(ids, list(MEDIA_END_ID.values()))) + 1
     parts = [part for part in view.document.parts if not isinstance(part, Text)]
     return [
-        MediaSpan(modality_of(part), part.path, int(start), int(stop))
+        MediaRange(modality_of(part), part.path, int(start), int(stop))
         for part, start, stop in zip(parts, starts, stops, strict=True)
     ]
 
 
-def pixels_of(view: DocumentView, media_span: MediaSpan) -> tuple[np.ndarray, np.ndarray]:
+def pixels_of(view: DocumentView, media_range: MediaRange) -> tuple[np.ndarray, np.ndarray]:
     """Frames (n, H, W, 3) uint8 of an image (n = 1) or video, and their times (n,) in seconds."""
-    sequence, config, name = view.sequence, view.config, media_span.modality
+    sequence, config, name = view.sequence, view.config, media_range.modality
     media_positions = sequence.media_positions(name)
-    chosen = (media_positions >= media_span.start) & (media_positions < media_span.stop)
+    chosen = (media_positions >= media_range.start) & (media_positions < media_range.stop)
     positions, patches = media_positions[chosen], getattr(sequence, name)[chosen]
     frames_a_patch = config.tubelet_frames if name == "video" else 1
     frames, times = [], []
@@ -132,24 +132,24 @@ def pixels_of(view: DocumentView, media_span: MediaSpan) -> tuple[np.ndarray, np
         grid = patches[mine].reshape(rows, cols, frames_a_patch, size, size, 3)
         # (rows, cols, frame, y, x, 3) -> (frame, rows, y, cols, x, 3)
         frames.append(grid.transpose(2, 0, 3, 1, 4, 5).reshape(frames_a_patch, rows * size, cols * size, 3))
-        begins_s = (position[0, 0] - media_start_position(view, media_span)) * config.tick_s
+        begins_s = (position[0, 0] - media_start_position(view, media_range)) * config.tick_s
         times.append(begins_s + np.arange(frames_a_patch) / config.video_fps)
     return np.concatenate(frames), np.concatenate(times)
 
 
-def mel_spectrogram_of(view: DocumentView, media_span: MediaSpan) -> np.ndarray:
+def mel_spectrogram_of(view: DocumentView, media_range: MediaRange) -> np.ndarray:
     """(frames, mel_bins) float32 mel of audio or of a video's audio track; no frames where there is none."""
     media_positions = view.sequence.media_positions("audio")
-    tokens = view.sequence.audio[(media_positions >= media_span.start) & (media_positions < media_span.stop)]
+    tokens = view.sequence.audio[(media_positions >= media_range.start) & (media_positions < media_range.stop)]
     return tokens.astype(np.float32).reshape(-1, view.config.mel_bins)
 
 
-def media_start_position(view: DocumentView, media_span: MediaSpan) -> float:
+def media_start_position(view: DocumentView, media_range: MediaRange) -> float:
     """The t at which the media begin: one step after the opening token."""
-    return float(view.sequence.position[media_span.start, 0]) + 1
+    return float(view.sequence.position[media_range.start, 0]) + 1
 
 
-def modality_ids(sequence: Sequence) -> np.ndarray:
+def modality_ids(sequence: EncodedDocument) -> np.ndarray:
     """(S,) int64: 0 for text and boundary tokens, 1, 2, 3 for tokens of image, audio, video."""
     kinds = np.zeros(len(sequence), np.int64)
     for number, name in enumerate(MODALITIES, start=1):
@@ -157,7 +157,7 @@ def modality_ids(sequence: Sequence) -> np.ndarray:
     return kinds
 
 
-def spans_of(sequence: Sequence) -> tuple[np.ndarray, np.ndarray]:
+def spans_of(sequence: EncodedDocument) -> tuple[np.ndarray, np.ndarray]:
     """(S,) int64 lo and hi: query i of this one document sees keys lo[i] <= j < hi[i]."""
     queries = np.arange(len(sequence))
     # a block is a maximal run of equal ids above 0; its end is one past its last token
@@ -166,7 +166,7 @@ def spans_of(sequence: Sequence) -> tuple[np.ndarray, np.ndarray]:
     return np.zeros(len(sequence), np.int64), np.where(sequence.block > 0, end_of_run, queries + 1)
 
 
-def mask_image(sequence: Sequence, *, max_side: int = 1500) -> tuple[np.ndarray, np.ndarray]:
+def mask_image(sequence: EncodedDocument, *, max_side: int = 1500) -> tuple[np.ndarray, np.ndarray]:
     """(n, n) int8 mask over at most `max_side` evenly spaced tokens, and their indices (n,).
 
     0: query i does not see key j; 1: it does, at or before itself; 2: it does, past itself.

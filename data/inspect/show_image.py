@@ -22,9 +22,9 @@ from brine.data.document import MODALITIES
 from brine.data.inspect.check_plot import COLOURS, INK, new_figure, save_figure, style_axes
 from brine.data.inspect.show import (
     DocumentView,
-    MediaSpan,
+    MediaRange,
     mask_image,
-    media_spans,
+    media_ranges,
     media_start_position,
     mel_spectrogram_of,
     modality_ids,
@@ -53,9 +53,9 @@ def write_image(view: DocumentView, path: str | Path) -> Path:
     sequence, document = view.sequence, view.document
     counts = np.bincount(modality_ids(sequence), minlength=len(PART_TYPES))
     tokens = ", ".join(f"{count:,} {name}" for name, count in zip(PART_TYPES, counts.tolist(), strict=True) if count)
-    media = media_spans(view)
+    media = media_ranges(view)
     panels = [_tokens_panel(view, media)]
-    panels += [_PANELS[media_span.modality](view, media_span) for media_span in media[:MAX_MEDIA]]
+    panels += [_PANELS[media_range.modality](view, media_range) for media_range in media[:MAX_MEDIA]]
     panels.append(_structure_panel(view, more=len(media) - MAX_MEDIA))
     height = 1.0 + sum(panel.height for panel in panels)
     facts = [document.kind, document.split, *filter(None, [document.source]), f"level {document.level}", view.origin]
@@ -84,11 +84,11 @@ def _text(figure, left: float, top: float, words: str, **style) -> None:
     figure.text(left / WIDTH, top / figure.get_figheight(), words, **style)
 
 
-def _range(media_span: MediaSpan) -> str:
-    return f"tokens {media_span.start:,} to {media_span.stop - 1:,}"
+def _range(media_range: MediaRange) -> str:
+    return f"tokens {media_range.start:,} to {media_range.stop - 1:,}"
 
 
-def _tokens_panel(view: DocumentView, media: list[MediaSpan]) -> _Panel:
+def _tokens_panel(view: DocumentView, media: list[MediaRange]) -> _Panel:
     lines, more = token_lines(view, media, max_lines=MAX_LINES)
     line_in = 0.215
     height = line_in * len(lines)
@@ -127,8 +127,8 @@ def _pale(colour: str) -> tuple[float, ...]:
     return tuple(1 - 0.3 * (1 - value / 255) for value in bytes.fromhex(colour[1:]))
 
 
-def _image_panel(view: DocumentView, media_span: MediaSpan) -> _Panel:
-    pixels = pixels_of(view, media_span)[0][0]
+def _image_panel(view: DocumentView, media_range: MediaRange) -> _Panel:
+    pixels = pixels_of(view, media_range)[0][0]
     high, wide = pixels.shape[:2]
     # small images are enlarged up to four times, large ones take at most 6.5 inches in height
     scale = min(4.0 / 100, 6.5 / high, (INNER - 4.3) / wide)
@@ -140,12 +140,12 @@ def _image_panel(view: DocumentView, media_span: MediaSpan) -> _Panel:
         axes.imshow(pixels, interpolation="nearest", extent=(0, wide, high, 0), aspect="auto")
         _grid(axes, wide, high, size)
         axes.set_xticks([]), axes.set_yticks([])
-        _heading(axes, media_span, view)
+        _heading(axes, media_range, view)
         words = [
             f"{wide} x {high} pixels as encoded",
             f"{grid[0]} x {grid[1]} patches of {size} x {size}",
             f"{grid[0] * grid[1]:,} image tokens, one block",
-            f"t = {media_start_position(view, media_span):g} for all; h and w from there",
+            f"t = {media_start_position(view, media_range):g} for all; h and w from there",
         ]
         style = {"fontsize": 11, "color": "#374151", "va": "top", "linespacing": 1.6}
         _text(figure, LEFT + wide * scale + 0.25, top - 0.3, "\n".join(words), **style)
@@ -162,18 +162,18 @@ def _grid(axes, wide: int, high: int, size: int, *, strength: float = 1.0) -> No
     axes.set_ylim(high, 0)
 
 
-def _heading(axes, media_span: MediaSpan, view: DocumentView) -> None:
+def _heading(axes, media_range: MediaRange, view: DocumentView) -> None:
     axes.set_title(
-        f"{media_span.modality}  {sanitize(media_span.path, 90)}  ({_range(media_span)})",
-        loc="left", fontsize=11.5, color=COLOURS[media_span.modality], pad=5, parse_math=False,
+        f"{media_range.modality}  {sanitize(media_range.path, 90)}  ({_range(media_range)})",
+        loc="left", fontsize=11.5, color=COLOURS[media_range.modality], pad=5, parse_math=False,
     )  # fmt: skip
 
 
-def _audio_panel(view: DocumentView, media_span: MediaSpan) -> _Panel:
+def _audio_panel(view: DocumentView, media_range: MediaRange) -> _Panel:
     def draw(figure, top):
         axes = _axes(figure, LEFT, top - 0.3, INNER, 1.9)
-        _draw_mel(axes, mel_spectrogram_of(view, media_span), view)
-        _heading(axes, media_span, view)
+        _draw_mel(axes, mel_spectrogram_of(view, media_range), view)
+        _heading(axes, media_range, view)
 
     return _Panel(2.85, draw)
 
@@ -207,9 +207,9 @@ def _mel(hertz: float) -> float:
     return 3 * hertz / 200 if hertz < 1000 else 15 + 27 * np.log(hertz / 1000) / np.log(6.4)
 
 
-def _video_panel(view: DocumentView, media_span: MediaSpan) -> _Panel:
-    frames, times = pixels_of(view, media_span)
-    mel = mel_spectrogram_of(view, media_span)
+def _video_panel(view: DocumentView, media_range: MediaRange) -> _Panel:
+    frames, times = pixels_of(view, media_range)
+    mel = mel_spectrogram_of(view, media_range)
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(MAX_FRAMES, len(frames))).round().astype(int))
     high, wide = frames.shape[1:3]
     gap, columns = 0.14, 5
@@ -229,8 +229,8 @@ def _video_panel(view: DocumentView, media_span: MediaSpan) -> _Panel:
             axes.set_title(f"{times[frame]:.2f} s", fontsize=10, pad=3, color="#374151")
         tubelets, tubelet_frames = len(frames) // view.config.tubelet_frames, view.config.tubelet_frames
         words = (
-            f"video  {sanitize(media_span.path, 70)}  ({_range(media_span)};  {len(chosen)} of {len(frames)} frames;  "
-            f"{tubelets} tubelets of {tubelet_frames} frames,  {high // size} x {wide // size} patches each)"
+            f"video  {sanitize(media_range.path, 70)}  ({_range(media_range)};  {len(chosen)} of {len(frames)} "
+            f"frames;  {tubelets} tubelets of {tubelet_frames} frames,  {high // size} x {wide // size} patches each)"
         )
         _text(figure, LEFT, top - 0.13, words, color=COLOURS["video"])
         if len(mel):
@@ -250,7 +250,7 @@ def _structure_panel(view: DocumentView, *, more: int) -> _Panel:
         if more > 0:
             _text(figure, LEFT, top, f"{more:,} more media are not drawn")
         whole = len(view.sequence)
-        media = media_spans(view)
+        media = media_ranges(view)
         # an image tells most; the axes part there
         first = next((span for span in media if span.modality == "image"), media[0] if media else None)
         parted = first is not None and whole > 2 * (first.stop - first.start)

@@ -12,7 +12,7 @@ from pathlib import Path
 from brine.common.files import write_text
 from brine.common.tables import sanitize
 from brine.data.inspect.check_plot import COLOURS
-from brine.data.inspect.show import DocumentView, media_spans
+from brine.data.inspect.show import DocumentView, media_ranges
 from brine.data.inspect.show_image import write_image
 from brine.data.inspect.show_tokens import TRAINED_ROLES, token_boxes
 
@@ -51,7 +51,7 @@ def write_page(view: DocumentView, path: str | Path) -> Path:
 
 def _tokens(view: DocumentView) -> str:
     sequence, spans = view.sequence, []
-    for index, box in token_boxes(view, media_spans(view)):
+    for index, box in token_boxes(view, media_ranges(view)):
         t, h, w = sequence.position[index]
         tip = f"token {index}, id {int(sequence.token_ids[index])}, t {t:g} h {h:g} w {w:g}"
         name = "is_target" if box.is_target else box.modality

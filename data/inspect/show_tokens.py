@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from brine.data.document import MODALITIES
-from brine.data.inspect.show import DocumentView, MediaSpan, token_texts
+from brine.data.inspect.show import DocumentView, MediaRange, token_texts
 from brine.data.tokenizer import MEDIA_TOKEN_ID, SPECIAL_TOKENS
 
 COLUMNS = 165
@@ -28,32 +28,32 @@ class TokenBox(NamedTuple):
     is_target: bool
 
 
-def token_boxes(view: DocumentView, media: list[MediaSpan], *, stop: int | None = None) -> list[tuple[int, TokenBox]]:
+def token_boxes(view: DocumentView, media: list[MediaRange], *, stop: int | None = None) -> list[tuple[int, TokenBox]]:
     """(index of its first token, box) of the tokens before `stop`."""
     boxes, index, sequence = [], 0, view.sequence
     stop = len(sequence) if stop is None else min(stop, len(sequence))
-    for media_span in [*media, None]:
-        until = min(stop, media_span.start if media_span is not None else stop)
+    for media_range in [*media, None]:
+        until = min(stop, media_range.start if media_range is not None else stop)
         words = token_texts(view, index, until)
         for number, word in enumerate(words, start=index):
             special = sequence.token_ids[number] < len(SPECIAL_TOKENS)
             boxes.append((number, TokenBox(f"⟨{word}⟩" if special else word, "text", bool(sequence.loss_mask[number]))))
-        if media_span is None or media_span.start >= stop:
+        if media_range is None or media_range.start >= stop:
             break
-        media_positions = sequence.token_ids[media_span.start + 1 : media_span.stop - 1]
+        media_positions = sequence.token_ids[media_range.start + 1 : media_range.stop - 1]
         counts = [(name, int(np.sum(media_positions == MEDIA_TOKEN_ID[name]))) for name in MODALITIES]
         inner = " + ".join(f"{count:,} {name}" for name, count in counts if count)
         for number, word in (
-            (media_span.start, f"{media_span.modality} open"),
-            (media_span.start + 1, inner),
-            (media_span.stop - 1, "close"),
+            (media_range.start, f"{media_range.modality} open"),
+            (media_range.start + 1, inner),
+            (media_range.stop - 1, "close"),
         ):
-            boxes.append((number, TokenBox(f" {word} ", media_span.modality, False)))
-        index = media_span.stop
+            boxes.append((number, TokenBox(f" {word} ", media_range.modality, False)))
+        index = media_range.stop
     return boxes
 
 
-def token_lines(view: DocumentView, media: list[MediaSpan], *, max_lines: int) -> tuple[list[list[TokenBox]], int]:
+def token_lines(view: DocumentView, media: list[MediaRange], *, max_lines: int) -> tuple[list[list[TokenBox]], int]:
     """Lines of boxes at most COLUMNS wide, and how many tokens did not fit into `max_lines`."""
     lines: list[list[TokenBox]] = [[]]
     free, after_end = COLUMNS, False

@@ -31,7 +31,7 @@ import numpy as np
 from brine.common.processes import IMPORT_FOLDER
 from brine.data.config import EncodeConfig
 from brine.data.document import Document, Quarantined, media_paths
-from brine.data.sequence import FIELDS, Sequence
+from brine.data.sequence import FIELDS, EncodedDocument
 from brine.data.tokenizer import Tokenizer
 
 STARTUP_TIMEOUT_S = 180.0
@@ -42,7 +42,7 @@ class EncodeResult(NamedTuple):
     """A document with its sequence and checksum, or with the reason why it has none."""
 
     document: Document
-    sequence: Sequence | None
+    sequence: EncodedDocument | None
     crc32: int
     quarantined: Quarantined | None
 
@@ -204,7 +204,7 @@ def _result(document: Document, header: dict, payload: bytes) -> EncodeResult:
         shape = header["shapes"][name]
         arrays[name] = np.frombuffer(payload, dtype, count=int(np.prod(shape)), offset=start).reshape(shape)
         start += arrays[name].nbytes
-    return EncodeResult(document, Sequence(**arrays), header["crc32"], None)
+    return EncodeResult(document, EncodedDocument(**arrays), header["crc32"], None)
 
 
 class _Server:

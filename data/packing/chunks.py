@@ -1,9 +1,9 @@
 """Chunks of documents: a document that fits a packed sequence is one chunk, a longer one is split where it may be.
 
 Most documents fit, as the index tells. A document with more tokens or media than a packed sequence takes is read and
-split greedily into as few chunks as possible, each ending at one of `Sequence.split_points` (outside media, and so that
-every target is predicted once). A document with a part that fits no packed sequence, such as one large image, is
-excluded; `long="drop"` excludes every long one. Reasons are kept for the first `MAX_REASONS`, counts for all.
+split greedily into as few chunks as possible, each ending at one of `EncodedDocument.split_points` (outside media, and
+so that every target is predicted once). A document with a part that fits no packed sequence, such as one large image,
+is excluded; `long="drop"` excludes every long one. Reasons are kept for the first `MAX_REASONS`, counts for all.
 """
 
 from dataclasses import dataclass, field

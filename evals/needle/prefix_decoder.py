@@ -12,7 +12,7 @@ from collections.abc import Sequence as Items
 
 import torch
 
-from brine.data.sequence import Sequence
+from brine.data.sequence import EncodedDocument
 from brine.inference.decode import DynamicDecoder, greedy_decode
 from brine.inference.prefill import ChunkedPrefill, PrefillResult
 from brine.inference.prompt import batch_prompts
@@ -22,7 +22,7 @@ from brine.model.transformer import Transformer
 class PrefixDecoder:
     """A model with one context in its cache."""
 
-    def __init__(self, model: Transformer, haystack: Sequence, *, vocab_size: int | None = None):
+    def __init__(self, model: Transformer, haystack: EncodedDocument, *, vocab_size: int | None = None):
         """vocab_size: ids from here on are never generated, for a model with more than its tokenizer."""
         self.model, self.vocab_size = model, vocab_size
         prefill = ChunkedPrefill(model, haystack, cache_only=True)
@@ -30,7 +30,9 @@ class PrefixDecoder:
             pass
         self.cache = prefill.cache
 
-    def generate_greedy(self, questions: Items[Sequence], *, max_tokens: int, stop: Items[int] = ()) -> list[list[int]]:
+    def generate_greedy(
+        self, questions: Items[EncodedDocument], *, max_tokens: int, stop: Items[int] = ()
+    ) -> list[list[int]]:
         """Greedy ids after each question, up to the end token, one of `stop` (excluded), or `max_tokens`.
 
         questions: with positions that follow the context. Raises ValueError for one without tokens.
@@ -43,7 +45,7 @@ class PrefixDecoder:
         return found
 
     @torch.no_grad()
-    def log_likelihood(self, questions: Items[Sequence], answers: Items[list[int]]) -> list[float]:
+    def log_likelihood(self, questions: Items[EncodedDocument], answers: Items[list[int]]) -> list[float]:
         """Log-probability in nats of each answer's tokens after its question."""
         found = []
         for question, answer in zip(questions, answers, strict=True):
@@ -57,7 +59,7 @@ class PrefixDecoder:
         return found
 
     @torch.no_grad()
-    def _prefill_questions(self, questions: Items[Sequence]) -> DynamicDecoder:
+    def _prefill_questions(self, questions: Items[EncodedDocument]) -> DynamicDecoder:
         """Prefill questions of one length after the context, each in a copy of its cache."""
         cache = self.cache.batch_repeat_interleave(len(questions))
         inputs = batch_prompts(questions, device=self.cache.block.device)
@@ -66,7 +68,7 @@ class PrefixDecoder:
         return DynamicDecoder(self.model, prefilled, vocab_size=self.vocab_size)
 
 
-def _group_by_length(questions: Items[Sequence]) -> list[list[int]]:
+def _group_by_length(questions: Items[EncodedDocument]) -> list[list[int]]:
     """Indices of questions of equal length."""
     groups: dict[int, list[int]] = {}
     for number, question in enumerate(questions):

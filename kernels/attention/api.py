@@ -130,7 +130,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor, spans: Spans, sink: Tensor | None) -
     if k.shape[0] != batch or k.shape[3] != dim:
         raise ValueError(f"q is {tuple(q.shape)} and k {tuple(k.shape)}: batch and head dim must be equal")
     if k.shape[2] == 0 or heads % k.shape[2]:
-        raise ValueError(f"the {heads} query heads must be a multiple of the {k.shape[2]} key heads")
+        raise ValueError(f"the {heads} query heads must be a multiple of the {k.shape[2]} KV heads")
     # sharded spans are over the keys of all ranks, of which k holds as many as there are queries
     num_keys = spans.num_keys if spans.sharded else k.shape[1]
     if spans.lo.shape != (batch, queries) or spans.num_keys != num_keys or (spans.sharded and queries != k.shape[1]):

@@ -4,7 +4,7 @@ Everything is computed in fp32 (fp64 for fp64 inputs) over the full T x S matrix
 backward: for small sizes and for testing the other backends. The backward is written out (README.md, "Mathematics"),
 since it runs inside an op, where autograd records nothing.
 
-Legend: B batch, T queries, S keys, H query heads, K key heads, G = H / K heads per key head, D head dim.
+Legend: B batch, T queries, S keys, H query heads, K KV heads, G = H / K query heads per KV head, D head dim.
 """
 
 import torch
@@ -54,7 +54,7 @@ def backward(
     """Gradients from these keys, given out and lse over *all* keys, sink included. Shapes as in `forward`.
 
     Unless the request is partial, delta is summed over the keys from the weights that it is used with, which is closer
-    than grad_out . out; lse is rounded and products need not round as the forward's did, so these weights are divided
+    than grad_out . out; lse is rounded and matmuls need not round as the forward's did, so these weights are divided
     by their sum and the sink's. -> dq, dk, dv in the request's result dtype.
     """
     dtype = torch.promote_types(torch.float32, q.dtype)
@@ -77,7 +77,7 @@ def backward(
         delta = (weight * grad_weight).sum(-1, keepdim=True)
     grad_scores = weight * (grad_weight - delta) * request.scale
     dq = torch.einsum("bkgts,bskd->btkgd", grad_scores, k_wide).flatten(2, 3)
-    # each query head by itself: one sum over all of them has twice the rounding error
+    # each query head separately: one sum over all of them has twice the rounding error
     dk = torch.einsum("bkgts,btkgd->gbskd", grad_scores, q_BTKGD).sum(0)
     dv = torch.einsum("bkgts,btkgd->gbskd", weight, g_BTKGD).sum(0)
     return dq.to(result), dk.to(result), dv.to(result)

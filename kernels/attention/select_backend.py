@@ -3,8 +3,8 @@
 On a CPU "auto" is "cpu". On a GPU it goes through candidates, the measured order of `table.json` or else
 `default_backend_order`, and takes the first that can serve the call (`unsupported_reason`) and has passed its
 self-check on this GPU. Where none is left the dense reference serves up to `MAX_DENSE_PAIRS`, and above that the call
-is refused with what each candidate lacks. A backend is a module with `unsupported_reason`, `forward` and `backward`, as
-in `reference.py`, and with `unsupported_mask_reason` where more than a mask's kind counts.
+raises an error with what each candidate lacks. A backend is a module with `unsupported_reason`, `forward` and
+`backward`, as in `reference.py`, and with `unsupported_mask_reason` where more than a mask's kind counts.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def backend_for(q: Tensor, k: Tensor, request: AttentionRequest, backend: str) -
         why = backend_refusal(backend, q, k, request)
         if why is not None:
             raise ValueError(why)
-        chosen, reason = backend, "it was asked for"
+        chosen, reason = backend, "it was selected explicitly"
     elif q.device.type == "cpu":
         chosen, reason = "cpu", "q is on the CPU: tiled flash attention over the spans"
     else:
@@ -84,7 +84,7 @@ def candidates(
     found = table.measured(TABLE, capability=capability, dtype=dtype_name(dtype), kind=kind, dim=dim)
     if found is None:
         if capability[0] == 9 and "flash" in default and package() == "torch":
-            # always there, and on an H200 behind ours wherever both were timed
+            # always there, and on an H200 behind Brine's kernels wherever both were timed
             default.sort(key=lambda name: {"flash": 1, "flex": 2}.get(name, 0))
         return default, "of the default order"
     times, source = found
@@ -135,14 +135,14 @@ def _auto(q: Tensor, k: Tensor, request: AttentionRequest) -> tuple[str, str]:
         if name is not None:
             # backends that are several packages say which of them it is
             package = f" (by {_package(q, kind)})" if name == "flash" else ""
-            reason = f"it is the first that serves {source}{package}, and its self-check passed"
+            reason = f"it is the first supported backend {source}{package}, and its self-check passed"
             return name, "; ".join([reason, *rejected])
         if q.dtype == torch.float64:
             rejected.append("no kernel computes in float64: use float32, bfloat16 or float16")
     if q.shape[1] * k.shape[1] <= MAX_DENSE_PAIRS:
         return "reference", "; ".join([f"{q.shape[1]} x {k.shape[1]} pairs are few enough to be dense", *rejected])
     raise ValueError(
-        f"no attention backend serves {q.shape[1]} queries over {k.shape[1]} keys (kind of mask {kind!r}, {dtype}, "
+        f"no attention backend serves {q.shape[1]} queries over {k.shape[1]} keys (mask type {kind!r}, {dtype}, "
         f"head dim {q.shape[3]}) on {device}: {'; '.join(rejected)}. The dense reference would take queries x keys "
         'memory: change one of these, or name backend="reference" if there is memory for it'
     )
@@ -152,7 +152,7 @@ def _check(name: str, q: Tensor, k: Tensor, request: AttentionRequest) -> str | 
     """What the self-check says against a backend, run if its result is not known."""
     dim, group, kind = q.shape[3], q.shape[2] // k.shape[2], request.mask.kind
     sink, partial = request.sink is not None, request.partial
-    words = [f"{kind} masks", dtype_name(q.dtype), f"head dim {dim}", f"{group} query heads a key head"]
+    words = [f"{kind} masks", dtype_name(q.dtype), f"head dim {dim}", f"{group} query heads per KV head"]
     words += ["a sink"] * sink + ["fp32 results"] * partial
     # kernels may take another path then, or have none
     words += ["deterministic"] * torch.are_deterministic_algorithms_enabled()

@@ -1,11 +1,11 @@
 """The self-check of an attention backend on a GPU: small problems, out and gradients, against the reference in fp64.
 
-For each kind of mask a short and a long problem, since kernels choose tiles by how much a query sees, in the caller's
-dtype, head dim and number of query heads to a key head. Each vector of out must be within a few roundings of the truth
-relative to its length, so that one key too many among a thousand shows; those of dq, dk and dv relative to their length
-plus that of a mean vector. `ROUNDINGS` allows more than twice the error of plain runs in that precision.
+For each mask type a short and a long problem, since kernels choose tiles by how much a query sees, in the caller's
+dtype, head dim and number of query heads per KV head. Each vector of out must be within a few roundings of the
+reference relative to its length, so that one key too many among a thousand shows; those of dq, dk and dv relative to
+their length plus that of a mean vector. `ROUNDINGS` allows more than twice the error of plain runs in that precision.
 
-Legend: B batch, T queries, S keys, H query heads, K key heads, D head dim.
+Legend: B batch, T queries, S keys, H query heads, K KV heads, D head dim.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Spans: the one mask. Each query sees one half-open interval of keys, `lo[i] <= j < hi[i]`.
 
-Causal attention, sliding windows, packed documents, padding and media blocks are all such intervals, whose ends never
-decrease along a sequence (README.md has the proof). A mask costs two int32 a query and is built in a few vectorised
-passes over (B, S) ids. Backends keep what they derive from it under its serial number, unless its kind is "moving".
+Causal attention, sliding windows, packed documents, padding and media blocks are all such intervals, whose ends are
+non-decreasing along a sequence (README.md has the proof). A mask costs two int32 per query and is built in a few
+vectorized passes over (B, S) ids. Backends keep what they derive from it under its id (`serial`), unless its kind is
+"moving".
 
 Spans made on the host and moved with `Spans.to` keep their host copy, so that kernels' questions (the most visible
-keys, where documents begin) need no wait; spans made on a device are fetched once, at the first question.
+keys, where documents begin) need no device sync; spans made on a device are fetched once, at the first question.
 
 Legend: B batch, T queries, S keys, R chosen queries, C chosen keys.
 """
@@ -117,13 +118,13 @@ class SpanStats:
 
 
 def _known_host(serial: int) -> tuple[Tensor, Tensor] | None:
-    """(lo, hi) on the host, if they are there without a wait."""
+    """(lo, hi) on the host, if they are there without a device sync."""
     derived = _cache_of(serial)
     return None if derived is None else derived.get("host")
 
 
 def span_stats(mask: Mask) -> SpanStats:
-    """Numbers of a mask, from its host copy, else from lo and hi with one wait. Kept."""
+    """Numbers of a mask, from its host copy, else from lo and hi with one device sync. Kept."""
 
     def measure() -> SpanStats:
         lo, hi = _known_host(mask.serial) or (mask.lo, mask.hi)
@@ -136,7 +137,7 @@ def span_stats(mask: Mask) -> SpanStats:
 
 
 def host_of(mask: Mask) -> tuple[Tensor, Tensor]:
-    """lo and hi on the host, fetched with one wait where they are not there. Kept."""
+    """lo and hi on the host, fetched with one device sync where they are not there. Kept."""
     if mask.lo.device.type == "cpu":
         return mask.lo, mask.hi
     return cached_by_mask(mask.serial, "host", lambda: tuple(torch.stack((mask.lo, mask.hi)).cpu()))
@@ -153,7 +154,7 @@ def documents_of(mask: Mask) -> VarlenDocuments:
 
 
 def host_documents(serial: int) -> VarlenDocuments | None:
-    """The same on the host; None where the device would be waited for."""
+    """The same on the host; None where that would need a device sync."""
     host = _known_host(serial)
     return None if host is None else cached_by_mask(serial, "documents on the host", lambda: find_documents(host[0]))
 
@@ -178,9 +179,9 @@ class Spans:
     kind: str = "any"
     """What is known of the mask, one of `KINDS`; only makers that guarantee it may claim another than "any"."""
     valid: InitVar[bool] = False
-    """True: lo and hi are right by construction. Nothing is checked, and no device waited for."""
+    """True: lo and hi are right by construction. Nothing is checked, and there is no device sync."""
     serial: Tensor = field(init=False, repr=False)
-    """() int64 on the CPU, unique in this process. A tensor, so that compiled code does not specialise on it."""
+    """() int64 on the CPU, unique in this process. A tensor, so that compiled code does not specialize on it."""
     derived: MaskCache = field(init=False, repr=False)
     """What backends keep with the mask."""
 
@@ -195,7 +196,7 @@ class Spans:
         else:
             self._register()
 
-    # apart from `_register`, since the decorator imports the compiler (seconds) at its first call
+    # separate from `_register`, since the decorator imports the compiler (seconds) at its first call
     @torch._disable_dynamo
     def _register_uncompiled(self) -> None:
         self._register()
@@ -214,10 +215,11 @@ class Spans:
     def packed(
         cls, document: Tensor, *, block: Tensor | None = None, window: int | None = None, num_queries: int | None = None
     ) -> Spans:
-        """Spans of packed sequences: causal inside a document, both ways inside a block, never past the window.
+        """Spans of packed sequences: causal inside a document, bidirectional inside a media block, never past the
+        window.
 
         document: (B, S) integer ids, a document being a maximal run of equal ids; negative ids are padding, each token
-        a document by itself. block: (B, S) integer ids of media blocks, likewise runs, 0 where there is none.
+        a document of its own. block: (B, S) integer ids of media blocks, likewise runs, 0 where there is none.
         window: visible keys to each side at most, the query's among them; None for no limit. num_queries: T, keep the
         last T queries (after a cache of S - T keys). With `start`, `end` of the document and `block_end` of the block
         (i + 1 without one), query i sees `[max(start, i - window + 1), min(block_end, i + window, end))`.
@@ -234,7 +236,7 @@ class Spans:
 
         if window is not None and window >= num_keys:
             window = None
-        # on a device the question would be a wait
+        # on a device the question would be a sync
         if block is not None and block.device.type == "cpu" and not block.any():
             block = None
         index = torch.arange(num_keys, device=document.device, dtype=torch.int32).expand(document.shape)
@@ -283,7 +285,7 @@ class Spans:
         return span_stats(self.mask).area
 
     def host(self) -> tuple[Tensor, Tensor]:
-        """(lo, hi) on the host, without a wait where the spans came from there."""
+        """(lo, hi) on the host, without a device sync where the spans came from there."""
         return host_of(self.mask)
 
     def dense(self) -> Tensor:
@@ -388,6 +390,6 @@ def _validate(lo: Tensor, hi: Tensor, num_keys: int) -> None:
         )
     b, i = falls.nonzero()[0].tolist()
     raise ValueError(
-        f"spans must never decrease: in batch {b}, query {i} sees [{lo[b, i].item()}, {hi[b, i].item()}) "
+        f"span ends must be non-decreasing: in batch {b}, query {i} sees [{lo[b, i].item()}, {hi[b, i].item()}) "
         f"but query {i + 1} sees [{lo[b, i + 1].item()}, {hi[b, i + 1].item()}); put queries in ascending order"
     )

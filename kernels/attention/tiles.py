@@ -1,7 +1,7 @@
 """Which tiles of keys each tile of queries sees, and the reverse: the lists that block-sparse kernels walk.
 
-As both ends of spans never decrease, four numbers describe a tile of queries [a, b): lo[a] .. hi[b - 1] are the keys
-that some query sees, lo[b - 1] .. hi[a] those that all see, so its tiles of keys are partial | full | partial. The
+As both ends of spans are non-decreasing, four numbers describe a tile of queries [a, b): lo[a] .. hi[b - 1] are the
+keys that some query sees, lo[b - 1] .. hi[a] those that all see, so its tiles of keys are partial | full | partial. The
 queries that see a tile of keys are intervals of the same kind. The numbers are read off the host copy of the spans, so
 that the width of a list is known without a wait; the lists are filled on the device. README.md has their size.
 

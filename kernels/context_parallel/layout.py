@@ -1,8 +1,9 @@
 """Which rank holds which tokens, and the spans of one rank's queries.
 
 S tokens are cut into N chunks of `chunk` tokens (the last may be shorter), and `chunk_ranks[c]` is the rank that holds
-chunk c. A rank's chunks stay in ascending order, so its queries' spans never decrease and any held keys are again one
-interval. Spans stay *global*: from the spans of all queries every rank knows which key chunks each rank needs.
+chunk c. A rank's chunks stay in ascending order, so its queries' span ends are non-decreasing and any held keys are
+again one interval. Spans stay *global*: from the spans of all queries every rank knows which key chunks each rank
+needs.
 
 Legend: B batch, S tokens of the whole, T tokens of this rank, N chunks, W ranks.
 """

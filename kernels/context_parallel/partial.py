@@ -3,7 +3,7 @@
 Results are fp32 (fp64 for fp64 inputs) and come so from the backend: what ranks add up is rounded once, at the end.
 (But on the CPU in bf16 torch's flash op rounds the out that it returns, and the gradients of large blocks.)
 
-Legend: B batch, T queries, S keys here, H query heads, K key heads, D head dim.
+Legend: B batch, T queries, S keys here, H query heads, K KV heads, D head dim.
 """
 
 from torch import Tensor

@@ -3,9 +3,9 @@
 In step s = 1 .. W - 1 a rank sends rank r + s the keys and values that it needs, and receives from rank r - s; chunks
 that no query sees do not travel. While the next step's chunks travel, attention over those that have come is computed
 and merged by log-sum-exp. The backward fetches keys and values again and sends gradients of chunks back in fp32, where
-they are added in the order of the steps: the same inputs give the same bits.
+they are added in the order of the steps: results are bit-identical at any timing.
 
-Legend: B batch, T queries and keys of this rank, H query heads, K key heads, D head dim, W ranks.
+Legend: B batch, T queries and keys of this rank, H query heads, K KV heads, D head dim, W ranks.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class RingPlan:
 
 
 def _steps(mask: Mask, layout: ContextLayout, needed_chunks: Tensor) -> tuple[Spans, list[RingStep]]:
-    # on the host, where a batch's masks were made: a device would be waited for at every question
+    # on the host, where a batch's masks were made: each question would need a device sync
     spans = Spans(*host_of(mask), layout.num_tokens, valid=True)
     rank, world, device = layout.rank, layout.world_size, mask.lo.device
     needed = needed_chunks.tolist()

@@ -8,7 +8,7 @@ contiguous ranges, which send least and are least even, chunks are swapped betwe
 time the swap that evens out most for what it adds to be sent; then swaps that save bytes follow (README.md). Not
 optimal, and not aware of which links are fast.
 
-Legend: N chunks, W ranks, M masks (kinds of layer).
+Legend: N chunks, W ranks, M masks (layer types).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from brine.kernels.context_parallel.layout import visible_chunks
 TOLERANCE = 1.05
 """Cost of the busiest rank over the mean that is aimed at."""
 SWAP_PARTNERS = (8, 16)
-"""Least busy ranks that the busiest one may swap with, one try each."""
+"""Number of least busy ranks that the busiest one may swap with, one try each."""
 PASSES = 4
 """Times that each rank may look for swaps that save bytes."""
 
@@ -46,7 +46,7 @@ class ChunkAssignment:
 def costs(masks: Sequence[tuple[Spans, float]], *, chunk: int, linear: float) -> np.ndarray:
     """(N,) cost of each chunk's queries in (query, key) pairs. masks: (spans of the whole, layers of that kind).
 
-    linear: what the rest of a layer costs a token, in pairs: its FLOPs over those of one pair.
+    linear: what the rest of a layer costs per token, in pairs: its FLOPs over those of one pair.
     """
     num_layers = sum(layers for _, layers in masks)
     total = np.zeros(0)

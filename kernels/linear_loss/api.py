@@ -54,13 +54,13 @@ def linear_cross_entropy(
     gradient (where it is 0 they are not looked at):
       dense: teacher_hidden (N, Et) and teacher_weight (V, Et); the teacher's logits are divided by T too;
       sparse: soft_ids (N, k) int64, -1 in unused entries, and soft_probabilities (N, k), of a teacher softened by T
-        already. Repeated ids add up. For labels that sum to 1 - r, soft_tail="bucket" makes the words that are not
+        already. Repeated ids add up. For labels that sum to 1 - r, soft_tail="bucket" makes the ids that are not
         listed one event of probability r; "renormalise" divides by 1 - r, which is biased.
     Matmuls run in hidden's dtype, under autocast in autocast's. chunk_tokens: tokens whose logits are held at a time;
     by default about 2 million logits, but no fewer than 512 tokens (1024 in 16 bits, 4096 on CUDA).
-    targets: (n,) int64 on labels' device, the tokens that have a target, ascending, so that no device is waited for to
+    targets: (n,) int64 on labels' device, the tokens that have a target, ascending, so that no device sync is needed to
     count them. validate: whether to look at the values of labels and soft labels; on a GPU that is an assertion there,
-    without a wait.
+    without a device sync.
     -> loss () float32 (float64 for float64 hidden), differentiable once with respect to hidden and weight; with
     return_token_loss also token_loss (N,): the plain cross-entropy CE_i of each token, unweighted, 0 where there is no
     target, without gradient.
@@ -126,7 +126,7 @@ def _choose(backend: str, request: LossRequest) -> str:
     return choose(request, backend, linear_cross_entropy)
 
 
-# apart from `_choose`, since the decorator imports the compiler (seconds) at its first call
+# separate from `_choose`, since the decorator imports the compiler (seconds) at its first call
 @torch._disable_dynamo
 def _choose_uncompiled(request: LossRequest, backend: str, function: Callable) -> str:
     return backend_for(request, backend, function)

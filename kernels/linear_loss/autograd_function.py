@@ -23,8 +23,8 @@ from brine.kernels.linear_loss.soft_labels import SoftLabels
 CHUNK_LOGITS = 2**21
 """Logits in a chunk by default: 8 MB in fp32, near enough to the caches."""
 CHUNK_TOKENS = {"cpu": 512, "cuda": 4096}
-"""Least tokens in a chunk by default: each chunk reads and writes all of d_weight, 8 V E bytes, which must not outweigh
-its 6 C V E operations. On a CPU twice as many for 16-bit matmuls."""
+"""Minimum tokens in a chunk by default: each chunk reads and writes all of d_weight, 8 V E bytes, which must not
+outweigh its 6 C V E operations. On a CPU twice as many for 16-bit matmuls."""
 SLICE = 8192
 """Words whose part of d_weight is made at a time where it must be widened before it is added."""
 
@@ -66,7 +66,7 @@ class LossRequest:
 
 
 def default_chunk(vocab_size: int, device: str, dtype: torch.dtype) -> int:
-    """Tokens in a chunk: about `CHUNK_LOGITS` logits, but no fewer than `CHUNK_TOKENS` of the kind of device."""
+    """Tokens in a chunk: about `CHUNK_LOGITS` logits, but no fewer than `CHUNK_TOKENS` of the device type."""
     least = CHUNK_TOKENS.get(device, CHUNK_TOKENS["cpu"])
     if device != "cuda" and dtype.itemsize == 2:
         least *= 2
@@ -74,7 +74,7 @@ def default_chunk(vocab_size: int, device: str, dtype: torch.dtype) -> int:
 
 
 def target_positions(labels: Tensor) -> Tensor:
-    """(n,) int64, the tokens that have a target; a device is waited for."""
+    """(n,) int64, the tokens that have a target; needs a device sync."""
     return (labels >= 0).nonzero().flatten()
 
 
@@ -158,7 +158,7 @@ def _add_outer(d_weight: Tensor, d_logits: Tensor, hidden: Tensor) -> None:
 
 @functools.cache
 def _adds_wide(device: torch.device, wide: torch.dtype, dtype: torch.dtype) -> bool:
-    """Whether a matrix product of `dtype` on this GPU adds to a sum of `wide` in place, which moves 8 V E bytes a chunk
+    """Whether a matmul of `dtype` on this GPU adds to a sum of `wide` in place, which moves 8 V E bytes per chunk
     instead of 16: tried with small numbers, since the op is new in torch."""
     try:
         total = torch.full((32, 16), 0.5, dtype=wide, device=device)

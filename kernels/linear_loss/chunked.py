@@ -2,10 +2,10 @@
 
 Everything happens in place, in few passes, and on a CPU in blocks of tokens that stay in the cache (smaller blocks cost
 more barriers, which are expensive under load). Each softmax is exponentiated once, then multiplied by one number a
-token that holds the normalisation and all weights. Words of sparse soft labels are set to -inf first and added in the
+token that holds the normalisation and all weights. Ids of sparse soft labels are set to -inf first and added in the
 log domain (README.md).
 
-Legend: C tokens in a chunk, R in a block, V vocabulary, k soft labels a token.
+Legend: C tokens in a chunk, R in a block, V vocabulary, k soft labels per token.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ def _block(
     at_label = x.gather(1, label)
     if soft is not None:
         is_listed, index, listed = split_listed(x, soft.ids)
-    # of what is summed; a listed word may lie far above it, and all log-sum-exps are relative to the highest
+    # of what is summed; a listed logit may lie far above it, and all log-sum-exps are relative to the highest
     x_peak = peak = x.amax(-1, keepdim=True)
     if soft is not None:
         peak = torch.maximum(peak, listed.amax(-1, keepdim=True))
-        # every word is listed: nothing is left
+        # every id is listed: nothing is left
         x_peak = x_peak.where(x_peak > -torch.inf, peak)
         listed = listed - peak
     x.sub_(x_peak)

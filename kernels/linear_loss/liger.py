@@ -1,8 +1,8 @@
 """Liger's fused linear cross-entropy (package `liger-kernel`) as a backend, for what it can express.
 
 That is the labels' cross-entropy, with z-loss or with token weights. Token weights and per-token losses need its
-`reduction="none"`, which recomputes the logits in the backward: four matmuls for three. It waits for the device once a
-pass. Read at 0.8.5; older versions got the gradients of `reduction="none"` wrong, which the self-check would see.
+`reduction="none"`, which recomputes the logits in the backward: four matmuls for three. It syncs with the device once
+per pass. Read at 0.8.5; older versions got the gradients of `reduction="none"` wrong, which the self-check would see.
 
 Legend: N tokens, n of them with a target, E width, V vocabulary.
 """

@@ -3,7 +3,8 @@
 It holds (N, V) logits, for the student and for the teacher, in fp32 (fp64 for fp64 inputs): for small sizes and for
 testing the fused versions. Terms and symbols are in README.md.
 
-Legend: N tokens, n of them with a target, E and Et widths of student and teacher, V vocabulary, k soft labels a token.
+Legend: N tokens, n of them with a target, E and Et widths of student and teacher, V vocabulary, k soft labels per
+token.
 """
 
 import torch
@@ -70,7 +71,7 @@ def _sparse(logits: Tensor, ids: Tensor, probabilities: Tensor, tail: str) -> Te
     soft = -(teacher * log_q).sum(-1)
     rest = 1.0 - mass
     has_tail = rest > slack
-    # log of the student's probability of all words that are not listed; summed over them, not 1 - the others
+    # log of the student's probability of all ids that are not listed; summed over them, not 1 - the others
     listed = torch.zeros_like(logits).scatter_add(1, index, (ids >= 0).to(logits.dtype)) > 0
     log_rest = log_q[has_tail].masked_fill(listed[has_tail], -torch.inf).logsumexp(-1)
     return soft.index_put((has_tail.nonzero().flatten(),), -rest[has_tail] * log_rest, accumulate=True)

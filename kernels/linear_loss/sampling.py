@@ -1,11 +1,11 @@
-"""Unbiased sparse soft labels for a cache: words drawn from the teacher's distribution, with their counts.
+"""Unbiased sparse soft labels for a cache: ids sampled from the teacher's distribution, with their counts.
 
-Random sampling (Anshumann et al. 2025, "Sparse Logit Sampling", 2503.16870) draws words with replacement and keeps
-count / draws: the expected cross-entropy and its gradient are the dense ones, since both are linear in the teacher's
-probabilities. A draw is the inverse of the cumulated distribution, in fp64 and in whole numbers of 2^-60, which lose
+Random sampling (Anshumann et al. 2025, "Sparse Logit Sampling", 2503.16870) samples ids with replacement and keeps
+count / samples: the expected cross-entropy and its gradient are the dense ones, since both are linear in the teacher's
+probabilities. A sample is the inverse of the cumulated distribution, in fp64 and in whole numbers of 2^-60, which lose
 nothing over a large vocabulary and have a deterministic sum on CUDA; labels do not depend on the size of chunks.
 
-Legend: N tokens, C in a chunk, Et width of the teacher, V vocabulary, k draws a token.
+Legend: N tokens, C in a chunk, Et width of the teacher, V vocabulary, k samples per token.
 """
 
 import torch
@@ -28,10 +28,10 @@ def sample_soft_labels(
     generator: torch.Generator | None = None,
     chunk_tokens: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Draw `num_samples` words for each token from softmax(teacher logits / temperature), with replacement.
+    """Sample `num_samples` ids for each token from softmax(teacher logits / temperature), with replacement.
 
     teacher_hidden: (N, Et); teacher_weight: (V, Et); generator: of the same device, its state settles the labels.
-    -> ids (N, k) int64, k = num_samples: the words drawn, each once, in descending order, -1 in unused entries;
+    -> ids (N, k) int64, k = num_samples: the sampled ids, each once, in descending order, -1 in unused entries;
     probabilities (N, k) float32: count / num_samples, 0 in unused entries. They are `soft_ids` and `soft_probabilities`
     of `linear_cross_entropy` at the same temperature. Raises ValueError for shapes or numbers that do not fit.
     """
@@ -59,7 +59,7 @@ def sample_soft_labels(
         # below the sum of all, which rounding may reach
         total = cumulated[:, -1:]
         drawn = torch.minimum((at[chunk] * total).long(), total - 1)
-        # right: a word of probability 0 is never met; only what is not a number reaches beyond the end
+        # right: an id of probability 0 is never met; only what is not a number reaches beyond the end
         ids[chunk] = torch.searchsorted(cumulated, drawn, right=True).clamp_(max=vocab_size - 1)
     ids, counts = merge_duplicates(ids, torch.ones(shape, device=ids.device))
     return ids, counts / num_samples

@@ -36,7 +36,7 @@ def backend_for(request: LossRequest, backend: str, function: Callable | None = 
         why = backend_refusal(backend, request)
         if why is not None:
             raise ValueError(why)
-        chosen, reason = backend, "it was asked for"
+        chosen, reason = backend, "it was selected explicitly"
     elif request.device.type != "cuda":
         chosen, reason = "chunked", f"hidden is on {request.device.type}: chunked, plain PyTorch"
     else:
@@ -95,7 +95,7 @@ def _auto(request: LossRequest, function: Callable | None) -> tuple[str, str]:
     name, rejected = take_first(order, refusal)
     assert name is not None, '"chunked" refuses nothing'
     passed = "" if name == "chunked" else ", and its self-check passed"
-    return name, "; ".join([f"it is the first that serves {source}{passed}", *rejected])
+    return name, "; ".join([f"it is the first supported backend {source}{passed}", *rejected])
 
 
 def _check(name: str, request: LossRequest, function: Callable | None) -> str | None:

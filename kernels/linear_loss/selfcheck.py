@@ -1,11 +1,11 @@
 """The self-check of a loss backend on a GPU: small problems, losses and gradients, against the reference in fp64.
 
-Two vocabularies, one divisible by 16 and one not, as kernels are compiled apart for them; several blocks of words and
-chunks of tokens, the last not full; a quarter of the tokens without target; and the request's token weights, z-loss and
-soft labels. Losses, and each gradient vector, must be within `ROUNDINGS` roundings of the dtype, in units of its length
-plus that of a mean vector.
+Two vocabularies, one divisible by 16 and one not, as kernels are compiled separately for them; several blocks of the
+vocabulary and chunks of tokens, the last not full; a quarter of the tokens without target; and the request's token
+weights, z-loss and soft labels. Losses, and each gradient vector, must be within `ROUNDINGS` roundings of the dtype, in
+units of its length plus that of a mean vector.
 
-Legend: N tokens, E width, V vocabulary, k soft labels a token.
+Legend: N tokens, E width, V vocabulary, k soft labels per token.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def check(backend: str, request: LossRequest, function: Callable | None) -> str 
                 if not worst <= limit:
                     return (
                         f"{name} is off by {worst:.3g} roundings of {request.dtype} where {limit:g} are allowed "
-                        f"({vocab_size} words)"
+                        f"(vocabulary of {vocab_size})"
                     )
     return None
 
@@ -68,7 +68,7 @@ def problem(request: LossRequest, vocab_size: int) -> tuple[dict[str, Tensor], d
         tensors["teacher_hidden"], tensors["teacher_weight"] = normal(TOKENS, 16), normal(vocab_size, 16)
     if request.kind == "sparse":
         ids = torch.randint(vocab_size, (TOKENS, LISTED), generator=draw)
-        # the label among the listed words, and a word twice
+        # the label among the listed ids, and an id twice
         ids[::3, 0] = labels[::3].clamp(min=0)
         ids[1, 2] = ids[1, 1]
         probability = torch.rand(TOKENS, LISTED, generator=draw)

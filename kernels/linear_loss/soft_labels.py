@@ -1,7 +1,7 @@
-"""Sparse soft labels: for each token a few words with the teacher's probabilities, as they come from a cache.
+"""Sparse soft labels: for each token a few vocabulary ids with the teacher's probabilities, as they come from a cache.
 
 The probabilities are of the teacher's distribution softened by the temperature. What a token's sum lacks to 1 is its
-*tail*: the probability of all words that are not listed, kept as one event ("bucket") or given to the listed words in
+*tail*: the probability of all ids that are not listed, kept as one event ("bucket") or given to the listed ids in
 proportion ("renormalise", biased). Within the rounding of its dtype there is no tail, as for sampled labels. The form
 after checking: distinct ids of a token, in descending order, -1 in unused entries, fp32 at least.
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 TAILS = ("bucket", "renormalise")
 UNUSED = -1
-"""The id of an entry without a word."""
+"""The id of an unused entry."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class SoftLabels:
     probabilities: Tensor
     """(N, k) float32 or float64, 0 in unused entries."""
     tail: Tensor
-    """(N, 1), probability of the words that are not listed."""
+    """(N, 1), probability of the ids that are not listed."""
 
     def select(self, at: slice | Tensor) -> SoftLabels:
         """The labels of some tokens."""
@@ -42,13 +42,13 @@ def rounding(probabilities: Tensor) -> float:
 
 
 def split_listed(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Set the listed words' logits (R, V) to -inf in place, so that what is summed is the rest; ids: (R, k), -1 unused.
+    """Set the listed logits (R, V) to -inf in place, so that what is summed is the rest; ids: (R, k), -1 unused.
 
-    -> is_listed (R, k) bool; index (R, k), the word, 0 where unused; listed (R, k), the logits, -inf where unused.
+    -> is_listed (R, k) bool; index (R, k), the id, 0 where unused; listed (R, k), the logits, -inf where unused.
     """
     is_listed, index = ids >= 0, ids.clamp(min=0)
     listed = logits.gather(1, index).masked_fill_(~is_listed, -torch.inf)
-    # added, not stored: unused entries point at word 0, which must stay
+    # added, not stored: unused entries point at id 0, which must stay
     logits.scatter_add_(1, index, logits.new_zeros(index.shape).masked_fill_(is_listed, -torch.inf))
     return is_listed, index, listed
 
@@ -59,7 +59,7 @@ def merge_duplicates(ids: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     values = values.gather(1, order)
     fresh = torch.ones_like(ids, dtype=torch.bool)
     fresh[:, 1:] = ids[:, 1:] != ids[:, :-1]
-    # on the host a look is cheaper than the copies; elsewhere it would be waited for
+    # on the host a look is cheaper than the copies; elsewhere it would need a sync
     if ids.device.type == "cpu" and bool((fresh | (ids == UNUSED)).all()):
         return ids, values
     index = fresh.cumsum(1) - 1
@@ -112,7 +112,7 @@ def prepare_soft_labels(
 
 def raise_where(wrong: Tensor, rule: str, **named: Tensor) -> None:
     """Raise ValueError for the first element of the named tensor where `wrong`; on a GPU an assertion with the same
-    rule ends the process, without a wait."""
+    rule ends the process, without a sync."""
     ((name, values),) = named.items()
     if wrong.device.type != "cpu":
         torch._assert_async(~wrong.any(), f"{name} {rule}")

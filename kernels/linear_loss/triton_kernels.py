@@ -1,11 +1,12 @@
 """The chunked backend on a GPU: between the walk's matmuls, one Triton kernel turns logits into losses and gradient.
 
 One program takes one token. It reads the token's logits (and the teacher's) twice: for the log-sum-exps, online over
-blocks of words, and to overwrite the logits by their gradient. The logits of words in sparse soft labels are gathered
-and set to -inf before, so that the kernel's sums are over the rest; the kernel returns their gradient, which is added
-where it wrote 0. Everything inside is fp32, addresses are int64; fp64, and bf16 in Triton's interpreter, are refused.
+blocks of the vocabulary, and to overwrite the logits by their gradient. The logits of ids in sparse soft labels are
+gathered and set to -inf before, so that the kernel's sums are over the rest; the kernel returns their gradient, which
+is added where it wrote 0. Everything inside is fp32, addresses are int64; fp64, and bf16 in Triton's interpreter, are
+rejected.
 
-Legend: C tokens in a chunk, V vocabulary, BV words in a block, k soft labels a token, BK the next power of two.
+Legend: C tokens in a chunk, V vocabulary, BV ids in a block, k soft labels per token, BK the next power of two.
 """
 
 from __future__ import annotations
@@ -90,10 +91,10 @@ def linear_loss_kernel(
         b_listed = tl.load(p_listed + token * num_listed + k, mask=in_range, other=-float("inf"))
         is_listed = b_id >= 0
         tail = tl.load(p_tail + token)
-        # of what was summed; a listed word may lie far above it, and all log-sum-exps are relative to the highest
+        # of what was summed; a listed logit may lie far above it, and all log-sum-exps are relative to the highest
         x_peak = peak
         top = tl.max(b_listed, 0)
-        # every word is listed: nothing is left (and NaN is not 0)
+        # every id is listed: nothing is left (and NaN is not 0)
         if x_sum == 0.0:
             x_peak = top
         peak = tl.maximum(x_peak, top)
@@ -210,7 +211,7 @@ def unsupported_reason(request: LossRequest) -> str | None:
 
 
 def launch_shape(vocab_size: int, *, dense: bool) -> tuple[int, int]:
-    """(words in a block, warps): 8 or 16 words a thread in the largest blocks."""
+    """(ids in a block, warps): 8 or 16 ids per thread in the largest blocks."""
     block = min(MAX_BLOCK // 2 if dense else MAX_BLOCK, max(32, triton.next_power_of_2(vocab_size)))
     return block, 8 if block > 1024 else 4
 

@@ -52,7 +52,7 @@ def reset_backend_choices() -> None:
 
 
 def take_first(names: Iterable[str], refusal: Callable[[str], str | None]) -> tuple[str | None, list[str]]:
-    """-> the first backend that nothing is said against, None for none, and what is said against those before it."""
+    """-> the first backend without a refusal, None for none, and the refusals of those before it."""
     rejected: list[str] = []
     for name in names:
         why = refusal(name)

@@ -113,7 +113,7 @@ def _keep(path: Path, facts: dict[str, Any]) -> None:
 
 
 def card_name(device: torch.device) -> str:
-    """The GPU's name and compute capability, or the kind of device."""
+    """The GPU's name and compute capability, or the device type."""
     if device.type != "cuda":
         return device.type
     major, minor = torch.cuda.get_device_capability(device)

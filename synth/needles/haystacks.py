@@ -25,7 +25,7 @@ from brine.data.document import Audio, Image, Video
 from brine.data.encode import assemble_chunks
 from brine.data.files.source_files import SourceFile
 from brine.data.media.decode import Decoded, decode_part
-from brine.data.sequence import Sequence
+from brine.data.sequence import EncodedDocument
 from brine.data.tokenizer import Tokenizer
 from brine.synth.config import SynthError
 from brine.synth.needles import needle
@@ -57,7 +57,7 @@ class NeedleQuestion:
     depth: where the needle begins, 0 (first token) to 1 (last before the question); for a chain its first statement.
     """
 
-    prompt: Sequence
+    prompt: EncodedDocument
     answer: str
     depth: float
     key: str
@@ -67,7 +67,7 @@ class NeedleQuestion:
 class Haystack:
     """A haystack with its needles, and its questions in the order of their needles' depths."""
 
-    sequence: Sequence
+    sequence: EncodedDocument
     questions: tuple[NeedleQuestion, ...]
 
 

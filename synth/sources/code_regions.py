@@ -1,7 +1,7 @@
 """Draws regions of code from the files of one split, without repeats and without leaks.
 
 About a fifth of the standard library's lines occur in more than one file. What a held-out sample asks to be transcribed
-must not be such a line, or memory passes for reading: `TrainContent` holds every line and utterance that train shows,
+must not be such a line, or memory passes for reading: `TrainTextIndex` holds every line and utterance that train shows,
 and a held-out region with one of them is refused. A `SplitSampler` visits all starting points of its split once, in an
 order drawn by the seed: too few lines mean fewer documents, never an endless loop.
 """
@@ -30,7 +30,7 @@ def spoken_key(utterance: str) -> str:
 
 
 @dataclass
-class TrainContent:
+class TrainTextIndex:
     """What train contains: stripped lines of its files and targets, and its utterances of several words; for kinds
     that show single words and numbers, also the identifiers of its files and its (label, column, number) triples."""
 
@@ -96,14 +96,14 @@ class SplitSampler:
 
     files: list[SourceFile]
     features: list[SourceFeatures]
-    train_content: TrainContent | None = None
+    train_content: TrainTextIndex | None = None
     code_metrics: Sequence[CodeMetrics] = ()
     name_parts: Sequence[str] = ()
     level1_style: str = "bw"
 
     def __post_init__(self) -> None:
         self.held_out = self.train_content is not None
-        self.train_content = self.train_content or TrainContent()
+        self.train_content = self.train_content or TrainTextIndex()
         self.lines = [item.text.split("\n") for item in self.files]
         code = (index for index, item in enumerate(self.files) if item.language != "text")
         self.starts = [(index, start) for index in code for start, line in enumerate(self.lines[index]) if line.strip()]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from brine.synth.kinds.levels import SAMPLE_RATE
-from brine.synth.render_pool import Helper
+from brine.synth.render_pool import HelperProcess
 
 SERVER_FILE = Path(__file__).parent / "server.py"
 ESPEAK_RATE = 22050
@@ -31,7 +31,7 @@ class SpeechSynthesizer(AbstractContextManager):
 
     def __init__(self, *, timeout_s: float = 20.0) -> None:
         self.timeout_s = timeout_s
-        self._servers: dict[str, Helper] = {}
+        self._servers: dict[str, HelperProcess] = {}
 
     def __exit__(self, *_exc: object) -> None:
         self.close()
@@ -46,7 +46,7 @@ class SpeechSynthesizer(AbstractContextManager):
         the synthesiser fails, is silent, or takes longer than timeout_s."""
         if voice not in self._servers:
             # -P keeps the files beside the server from hiding modules of the standard library
-            self._servers[voice] = Helper([sys.executable, "-P", str(SERVER_FILE), voice, str(self.timeout_s)])
+            self._servers[voice] = HelperProcess([sys.executable, "-P", str(SERVER_FILE), voice, str(self.timeout_s)])
         # the server's time-out comes first, with its reason
         timeout_s = START_TIMEOUT_S + self.timeout_s
         try:

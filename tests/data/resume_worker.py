@@ -21,7 +21,7 @@ from brine.data.corpus.store import DecodingCorpus, EncodedCorpus
 from brine.data.document import MODALITIES
 from brine.data.loader import Loader
 from brine.data.packing.plan import PackingPlan
-from brine.data.sequence import Sequence
+from brine.data.sequence import EncodedDocument
 from brine.model.inputs import TENSORS
 
 FIELDS = ("token_ids", "position", "document", "block", "labels", "kind", "modality_context")
@@ -52,7 +52,7 @@ class Speckle:
 
     seed: int
 
-    def __call__(self, document: int, sequence: Sequence, row: int) -> Sequence:
+    def __call__(self, document: int, sequence: EncodedDocument, row: int) -> EncodedDocument:
         noise = counter_generator(self.seed, document, row).integers(0, 8, sequence.image.shape, dtype=np.uint8)
         return dataclasses.replace(sequence, image=sequence.image ^ noise)
 

@@ -15,7 +15,7 @@ from brine.data.formats.open import open_source
 from brine.data.inspect.check import byte_tokenizer
 from brine.data.inspect.show import (
     mask_image,
-    media_spans,
+    media_ranges,
     mel_spectrogram_of,
     pixels_of,
     spans_of,
@@ -27,7 +27,7 @@ from brine.data.inspect.show_tokens import token_lines
 from brine.data.media.audio import decode_audio
 from brine.data.packing.composition import binned, count_chunk_tokens, tokens_per_sequence
 from brine.data.packing.plan import PackingPlan
-from brine.data.sequence import Sequence
+from brine.data.sequence import EncodedDocument
 from brine.data.tokenizer import MEDIA_TOKEN_ID
 from tests.data.media_files import line, manifest
 
@@ -64,23 +64,23 @@ def test_show_puts_media_together_as_they_were(corpus, manifest_path):
     root = manifest_path.parent
     view = view_corpus(corpus.folder, "shot-5")
     original = np.asarray(Image.open(root / "media/5.png"))
-    pixels, times = pixels_of(view, media_spans(view)[0])
+    pixels, times = pixels_of(view, media_ranges(view)[0])
     high, wide = original.shape[:2]
     assert np.array_equal(pixels[0, :high, :wide], original) and times.tolist() == [0.0]
     view = view_corpus(corpus.folder, "word-4")
-    mel = mel_spectrogram_of(view, media_spans(view)[0])
+    mel = mel_spectrogram_of(view, media_ranges(view)[0])
     assert np.array_equal(mel.reshape(-1, corpus.config.audio_dim), decode_audio(root / "media/4.wav", corpus.config))
     view = view_corpus(corpus.folder, "film-3")
-    frames, times = pixels_of(view, media_spans(view)[0])
+    frames, times = pixels_of(view, media_ranges(view)[0])
     assert (
         times.tolist() == [k / 2 for k in range(len(times))]
-        and len(mel_spectrogram_of(view, media_spans(view)[0])) > 100
+        and len(mel_spectrogram_of(view, media_ranges(view)[0])) > 100
     )
     # frame n of the made video is of grey 2 n, ten of them a second
     assert np.abs(frames.mean(axis=(1, 2, 3)) - 20 * times).max() < 3
     page = view_corpus(corpus.folder, "page")
-    assert [medium.modality for medium in media_spans(page)] == ["image", "audio", "video"]
-    assert np.allclose(pixels_of(page, media_spans(page)[2])[1], [0, 0.5, 1, 1.5, 2, 2.5])
+    assert [medium.modality for medium in media_ranges(page)] == ["image", "audio", "video"]
+    assert np.allclose(pixels_of(page, media_ranges(page)[2])[1], [0, 0.5, 1, 1.5, 2, 2.5])
 
 
 def test_mask_is_that_of_the_kernels(corpus):
@@ -130,7 +130,7 @@ def test_words_of_tokens_keep_broken_and_spread_characters(corpus):
     count = len(ids)
     base = corpus.sequence(0).slice(0, 0)
     fields = {name: getattr(base, name) for name in MODALITIES}
-    sequence = Sequence(
+    sequence = EncodedDocument(
         np.array(ids, np.int32),
         np.zeros((count, 3), np.float32),
         np.zeros(count, np.int32),

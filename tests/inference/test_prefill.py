@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from brine.data.sequence import FIELDS, Sequence
+from brine.data.sequence import FIELDS, EncodedDocument
 from brine.data.tokenizer import EOS_ID
 from brine.inference.cache import KeyValueCache
 from brine.inference.decode import DynamicDecoder, generate_batch, stream_tokens
@@ -145,7 +145,7 @@ def test_prompts_share_a_forward_where_they_fit():
 def test_patches_stay_on_the_host_until_their_chunk(make_model, make_document, monkeypatch):
     """A prompt's patches become floats chunk by chunk, never all at once."""
     prompt = make_document(5, picture=6, sound=0, film=0, tail=0)
-    prompt = Sequence(**{name: np.concatenate([getattr(prompt, name)] * 10) for name in FIELDS})
+    prompt = EncodedDocument(**{name: np.concatenate([getattr(prompt, name)] * 10) for name in FIELDS})
     sizes = []
     monkeypatch.setattr("brine.model.embed.floats", lambda patches: sizes.append(len(patches)) or floats(patches))
     prefill_prompts(make_model(), [prompt], prefill_tokens=30)

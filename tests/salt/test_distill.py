@@ -13,7 +13,7 @@ from brine.salt.cost import batch_flops
 from brine.salt.distill import Distillation
 from brine.training.config import TrainConfig
 from brine.training.logging.metrics import read_lines
-from brine.training.micro_batch import SequenceSource
+from brine.training.micro_batch import PackedSequenceSource
 from brine.training.runtime import Runtime
 from brine.training.trainer import Trainer
 from tests.batches import batch_of
@@ -48,8 +48,10 @@ def packed(first: int, rows: int = 2, length: int = 16) -> Batch:
     )  # fmt: skip
 
 
-def rows() -> SequenceSource:
-    return SequenceSource(open=lambda start: (packed(first) for first in range(start, 4096, 2)), num_sequences=4096)
+def rows() -> PackedSequenceSource:
+    return PackedSequenceSource(
+        open=lambda start: (packed(first) for first in range(start, 4096, 2)), num_sequences=4096
+    )
 
 
 def model(config: ModelConfig, seed: int) -> Transformer:

@@ -15,7 +15,7 @@ from brine.inference.load import load, save_model
 from brine.inference.prompt import batch_prompts
 from brine.model.config import ModelConfig
 from brine.model.transformer import Transformer
-from brine.salt.pseudo_label import PseudoConfig, pseudo_label, read_confidences
+from brine.salt.pseudo_label import PseudoLabelConfig, pseudo_label, read_confidences
 from brine.training.logging.compute_cost import CostAccounting
 from tests.batches import followed_by
 
@@ -104,7 +104,7 @@ def brute_force(loaded, picture) -> tuple[list[int], float]:
 def test_words_and_confidence_equal_brute_force(loaded, manifest):
     out = manifest.parent / "all.jsonl"
     compute_cost = CostAccounting()
-    config = PseudoConfig(min_confidence=MIN, max_tokens=MAX_TOKENS, batch_size=5)
+    config = PseudoLabelConfig(min_confidence=MIN, max_tokens=MAX_TOKENS, batch_size=5)
     counts = pseudo_label(loaded, manifest, out, config=config, compute_cost=compute_cost)
     predictions = {line["id"]: line for line in lines_of(out.with_name("all.judged.jsonl"))}
     whys = set()
@@ -135,7 +135,7 @@ def test_words_and_confidence_equal_brute_force(loaded, manifest):
 def test_labelled_manifest_is_read_like_any_other(loaded, manifest):
     """The kept documents are whole: words as target behind the medium, files found from a folder above."""
     out = manifest.parent.parent / "labelled.jsonl"
-    counts = pseudo_label(loaded, manifest, out, config=PseudoConfig(min_confidence=MIN, max_tokens=MAX_TOKENS))
+    counts = pseudo_label(loaded, manifest, out, config=PseudoLabelConfig(min_confidence=MIN, max_tokens=MAX_TOKENS))
     documents = list(read_manifest(out))
     predictions = out.with_name("labelled.judged.jsonl")
     kept = [line for line in lines_of(predictions) if line["kept"]]
@@ -157,7 +157,7 @@ def test_text_is_replaced_by_choice_and_twice_is_the_same(loaded, manifest):
     files = []
     for name in ("one", "two"):
         out = manifest.parent / f"{name}.jsonl"
-        config = PseudoConfig(min_confidence=-99.0, max_tokens=MAX_TOKENS, replace_text=True)
+        config = PseudoLabelConfig(min_confidence=-99.0, max_tokens=MAX_TOKENS, replace_text=True)
         counts = pseudo_label(loaded, manifest, out, config=config)
         assert "has_text" not in counts and counts["prompted"] == 26 and "unsure" not in counts
         files.append([out.read_bytes(), out.with_name(f"{name}.judged.jsonl").read_bytes()])
@@ -175,7 +175,7 @@ def test_what_cannot_be_is_refused(loaded, manifest, tmp_path):
     with pytest.raises(ValueError, match="give another name"):
         pseudo_label(loaded, manifest, manifest)
     with pytest.raises(ValueError, match="at most 0"):
-        PseudoConfig(min_confidence=0.5)
+        PseudoLabelConfig(min_confidence=0.5)
     with pytest.raises(ValueError, match="does not exist"):
         pseudo_label(loaded, tmp_path / "none.jsonl", tmp_path / "out.jsonl")
     assert not list(tmp_path.glob("out.jsonl"))

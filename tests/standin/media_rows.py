@@ -14,13 +14,13 @@ from brine.data.document import SPLITS, Audio, Document, Image, Text, Video
 from brine.data.encode import assemble
 from brine.data.lengths import VideoLayout
 from brine.data.media.decode import DecodedAudio, DecodedImage, DecodedVideo
-from brine.data.sequence import Sequence
+from brine.data.sequence import EncodedDocument
 from brine.data.tokenizer import Tokenizer, train_tokenizer
 from brine.evals.config import EvalConfig
 from brine.model.config import ModelConfig
 from brine.model.transformer import Transformer
 from brine.training.config import TrainConfig
-from brine.training.micro_batch import SequenceSource
+from brine.training.micro_batch import PackedSequenceSource
 
 ENCODE = EncodeConfig(patch_size=4, mel_bins=16)
 KINDS = ("narration", "recording", "screenshot", "text")
@@ -37,7 +37,7 @@ def byte_tokenizer() -> Tokenizer:
     return train_tokenizer(["ab"], 267)
 
 
-def document(number: int, tokenizer: Tokenizer) -> tuple[Document, Sequence]:
+def document(number: int, tokenizer: Tokenizer) -> tuple[Document, EncodedDocument]:
     """Document `number` of the corpus, kinds taking turns: a medium of random numbers and a line about it."""
     rng = np.random.default_rng(number)
     kind, name = KINDS[number % len(KINDS)], f"{number}"
@@ -73,7 +73,7 @@ class MemoryCorpus:
     def __len__(self) -> int:
         return self.num_documents
 
-    def sequence(self, number: int) -> Sequence:
+    def sequence(self, number: int) -> EncodedDocument:
         """A document's tokens and patches."""
         return self.sequences[number]
 
@@ -109,7 +109,7 @@ class MemoryPlan:
         options = {"seq_len": ROW, "media_budget": BUDGET, "config": ENCODE, "kinds": self.corpus.kind}
         return collate(lines, **options, sequence_index=tuple(rows))
 
-    def source(self, config: TrainConfig) -> SequenceSource:
+    def source(self, config: TrainConfig) -> PackedSequenceSource:
         """As the loop reads them."""
         micro = config.micro_batch_size_on(1)
 
@@ -117,7 +117,7 @@ class MemoryPlan:
             for first in range(start, self.num_sequences - micro + 1, micro):
                 yield self.batch(range(first, first + micro))
 
-        return SequenceSource(open=open_rows, num_sequences=self.num_sequences)
+        return PackedSequenceSource(open=open_rows, num_sequences=self.num_sequences)
 
 
 def model_of(*, seed: int = 0, **changes) -> Transformer:

@@ -10,7 +10,7 @@ from brine.data.files.source_files import SourceFile, read_source, standard_libr
 from brine.synth import SynthConfig, SynthCounts, SynthError, build_synth_corpus
 from brine.synth.kinds.levels import RegionSpec
 from brine.synth.kinds.samples import is_pronounceable
-from brine.synth.sources.code_regions import TrainContent, region_at
+from brine.synth.sources.code_regions import TrainTextIndex, region_at
 from brine.synth.sources.features import extract_features, identifiers_in, name_parts, split_clusters
 
 FEW = SynthConfig(train=SynthCounts(screenshot=(4, 0, 0, 0)), validation=SynthCounts(), test=SynthCounts())
@@ -230,7 +230,7 @@ def test_region_at_dedents_and_refuses():
 
 
 def test_known_compares_stripped_lines_and_spoken_words():
-    train_content = TrainContent()
+    train_content = TrainTextIndex()
     train_content.add_text("  import os\n\nx = 1")
     train_content.add_spoken("File name")
     assert train_content.has_line_of("def f():\n        import os")

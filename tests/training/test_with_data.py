@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from brine.common.processes import StopSignal, TrainingInterrupted
-from brine.data.corpus.store import CorruptDocument, EncodedCorpus, build_corpus
+from brine.data.corpus.store import CorruptDocumentError, EncodedCorpus, build_corpus
 from brine.data.loader import Loader
 from brine.data.packing.plan import PackingPlan
 from brine.data.tokenizer import train_tokenizer
@@ -18,7 +18,7 @@ from brine.training.config import TrainConfig
 from brine.training.guard import TrainingDivergedError
 from brine.training.logging.compute_cost import CostAccounting
 from brine.training.logging.metrics import read_lines
-from brine.training.micro_batch import SequenceSource
+from brine.training.micro_batch import PackedSequenceSource
 from brine.training.runtime import Runtime
 from brine.training.trainer import Trainer
 from tests.training.tiny_run import events, final_bytes
@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
 
 
 def source(corpus, plan, config, num_workers=0):
-    return SequenceSource(
+    return PackedSequenceSource(
         open=lambda start: Loader(
             corpus, plan, local_batch_size=config.micro_batch_size_on(1), start_sequence=start, num_workers=num_workers
         ),
@@ -123,7 +123,7 @@ def test_document_that_fails_at_load_is_recorded_and_training_goes_on(folder, tm
 
     def broken(number):
         if number % 4 == 0:
-            raise CorruptDocument(f"document {number} does not match its checksum")
+            raise CorruptDocumentError(f"document {number} does not match its checksum")
         return sequence(number)
 
     monkeypatch.setattr(corpus, "sequence", broken)
@@ -139,7 +139,7 @@ def test_a_run_that_loads_no_document_ends(folder, tmp_path, monkeypatch):
     corpus = EncodedCorpus.open(folder)
 
     def broken(number):
-        raise CorruptDocument(f"document {number} does not match its checksum")
+        raise CorruptDocumentError(f"document {number} does not match its checksum")
 
     monkeypatch.setattr(corpus, "sequence", broken)
     with pytest.raises(TrainingDivergedError, match=r"5 steps in a row had no target.*document_load_failed"):

@@ -81,7 +81,7 @@ def tiny_rows(first: int, count: int, poisoned: tuple[int, ...] = ()) -> Batch:
 
 def tiny_source(config, *, rank=0, world_size=1, num_sequences=4096, poisoned=(), seen=None):
     """A row source; rows that were opened are noted in `seen`."""
-    from brine.training.micro_batch import SequenceSource
+    from brine.training.micro_batch import PackedSequenceSource
 
     def open_rows(start: int):
         micro = config.micro_batch_size_on(world_size)
@@ -91,7 +91,7 @@ def tiny_source(config, *, rank=0, world_size=1, num_sequences=4096, poisoned=()
                 seen.extend(range(mine, mine + micro))
             yield tiny_rows(mine, micro, poisoned)
 
-    return SequenceSource(open=open_rows, num_sequences=num_sequences)
+    return PackedSequenceSource(open=open_rows, num_sequences=num_sequences)
 
 
 def tiny_config(**changes):

@@ -135,7 +135,7 @@ def _trouble(path: Path, noted: dict) -> str | None:
 
 
 def load_checkpoint(checkpoint: Checkpoint, *, model: nn.Module, optimizer: Optimizer | None = None) -> None:
-    """Put a checkpoint's weights (and optimiser state) into `model` and `optimizer`, in place. All ranks call it.
+    """Put a checkpoint's weights (and optimizer state) into `model` and `optimizer`, in place. All ranks call it.
 
     Raises CheckpointError where the shapes differ, DamagedCheckpointError where a file cannot be read.
     """

@@ -40,7 +40,7 @@ def check_schedule(old: TrainConfig, num_steps: int) -> None:
     if old.decay_start is None:
         raise ValueError(
             f'schedule = "{old.schedule}" decays over all steps, so that one of {num_steps} steps differs from the '
-            'warm-up on: give schedule "wsd" from the start of a run that may be extended'
+            'warmup on: give schedule "wsd" from the start of a run that may be extended'
         )
 
 

@@ -1,13 +1,13 @@
 """What a device can do: by its maker's data sheet, or as measured; and how much of that the planner expects.
 
-    GPUS["h200"].matmul_flops          peak of dense bfloat16 products, FLOP/s
+    GPUS["h200"].matmul_flops          peak of dense bfloat16 matmuls, FLOP/s
     find_peak("cuda", "bfloat16")      989.5 TFLOP/s (data sheet of h200): what MFU is quoted against
 
 Sheets quote tensor-core rates with 2:4 sparsity and NVLink as the sum of both directions; both are halved here.
 Assumed, as no sheet says it: one 400 Gbit/s port per GPU between machines (200 for A100), PCIe's 16 lanes to the host,
-2 TB of host memory per eight GPUs. `AssumedEfficiency` is a guess that a measurement can replace.
-Peaks that no sheet has are measured: on CUDA the median product of two square matrices of up to 8,192, on a CPU the
-best product of 1,024 in 0.3 s. Nothing that reaches the weights depends on any of this.
+2 TB of host memory per eight GPUs. `AssumedEfficiency` is an estimate that a measurement can replace.
+Peaks that no sheet has are measured: on CUDA the median matmul of two square matrices of up to 8,192, on a CPU the
+best matmul of 1,024 in 0.3 s. Nothing that reaches the weights depends on any of this.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MEASURED = "measured"
 SMALLEST, LARGEST = 1024, 8192
 """Sides of the matrices that are multiplied on a GPU."""
 LONGEST_S = 0.2
-"""Most seconds that one product should take there."""
+"""Maximum seconds that one matmul should take there."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +35,20 @@ class AssumedEfficiency:
     """Fractions of a device's peaks that training code is expected to reach: assumptions."""
 
     matmul: float = 0.65
-    """Of `matmul_flops`, by products as wide as a block's."""
+    """Of `matmul_flops`, by matmuls as wide as a block's."""
     global_attention: float = 0.40
     """Of `matmul_flops`, by attention over wide masks, recomputation included."""
     local_attention: float = 0.20
     """Of `matmul_flops`, by attention over windows, whose tiles are partly masked."""
     memory: float = 0.75
-    """Of `memory_bytes_per_s`, by norms, activations, sums and the optimiser."""
+    """Of `memory_bytes_per_s`, by norms, activations, sums and the optimizer."""
     network: float = 0.70
     """Of each link's rate, by collectives and the ring."""
 
 
 @dataclass(frozen=True)
 class DeviceSpec:
-    """One kind of device and the machine that it sits in."""
+    """One device type and the machine that it sits in."""
 
     name: str
     kind: str
@@ -114,7 +114,7 @@ OTHER_VARIANTS = frozenset({"PCIE", "NVL", "MIG"})
 
 @dataclass(frozen=True)
 class PeakFlops:
-    """A rate of matrix products and its origin."""
+    """A rate of matmuls and its origin."""
 
     flops_per_s: float
     source: str
@@ -138,7 +138,7 @@ def datasheet_of(name: str) -> DeviceSpec | None:
 
 
 def find_peak(device: torch.device | str, dtype: str) -> PeakFlops:
-    """The peak of products in `dtype` ("bfloat16", "float32", "float64"), measured now where no data sheet has it."""
+    """The peak of matmuls in `dtype` ("bfloat16", "float32", "float64"), measured now where no data sheet has it."""
     return datasheet_peak(device, dtype) or PeakFlops(measure(device, dtype), MEASURED)
 
 
@@ -152,7 +152,7 @@ def datasheet_peak(device: torch.device | str, dtype: str) -> PeakFlops | None:
 
 
 def measure(device: torch.device | str, dtype: str) -> float:
-    """FLOP per second of a square matrix product."""
+    """FLOP per second of a square matmul."""
     device = torch.device(device)
     if device.type != "cuda":
         return _best_on_host(device, DTYPES[dtype])
@@ -170,17 +170,17 @@ def measure(device: torch.device | str, dtype: str) -> float:
 
 
 def measure_cpu(dtype: str = "float32") -> DeviceSpec:
-    """This machine as one device: a product timed now, memory as the system reports it. Ranks count as machines."""
+    """This machine as one device: a matmul timed now, memory as the system reports it. Ranks count as machines."""
     memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return DeviceSpec(
         "cpu", "cpu", measure("cpu", dtype), memory, 20e9, 10e9, 1.25e9, 20e9, 1,
-        "this machine: a matrix product timed now, memory as the system reports it; bandwidths assumed", memory,
+        "this machine: a matmul timed now, memory as the system reports it; bandwidths assumed", memory,
         efficiency=AssumedEfficiency(matmul=0.7, global_attention=0.45, local_attention=0.3),
     )  # fmt: skip
 
 
 def _product_s(device: torch.device, dtype: torch.dtype, size: int, *, warmup: int = 2, rounds: int = 9) -> float:
-    """Seconds of one product on a GPU: the median of a few. Random numbers: ones would draw less power."""
+    """Seconds of one matmul on a GPU: the median of a few. Random numbers: ones would draw less power."""
     generator = torch.Generator(device).manual_seed(0)
     a, b = (torch.randn(size, size, dtype=dtype, device=device, generator=generator) for _ in range(2))
     out = torch.empty_like(a)

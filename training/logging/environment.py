@@ -1,4 +1,4 @@
-"""What a run ran on and what it took: versions, processor, memory. Records for the report; nothing reads them back."""
+"""Environment and resources of a run: versions, processor, memory. Records for the report; nothing reads them back."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def commit() -> str | None:
     """The checkout's commit, with "+" where files differ from it. In a copy without .git the variable BRINE_COMMIT or a
     file COMMIT at its root (`git rev-parse --short=12 HEAD > COMMIT` before copying); else None."""
     root = Path(brine.__file__).parents[1]
-    if told := os.environ.get("BRINE_COMMIT", "").strip():
-        return told
+    if commit := os.environ.get("BRINE_COMMIT", "").strip():
+        return commit
     try:
         head = _git(root, "rev-parse", "--short=12", "HEAD")
         return head + ("+" if _git(root, "status", "--porcelain", "--", ".", ":(exclude)COMMIT") else "")
@@ -72,13 +72,13 @@ def commit() -> str | None:
             return None
 
 
-def _git(root: Path, *words: str) -> str:
-    command = ["git", "-C", str(root), *words]
+def _git(root: Path, *args: str) -> str:
+    command = ["git", "-C", str(root), *args]
     return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
 
 def peak_rss_gib(run: Path) -> float:
-    """Most resident memory of this run so far, GiB, over all its starts: this process's peak and that of its largest
+    """Peak resident memory of this run so far, GiB, over all its starts: this process's peak and that of its largest
     helper process, added. Kept in `run`/memory.json."""
     kept = read_json(run / "memory.json") or {}
     peak = round(max(peak_resident_gib() + peak_resident_gib(resource.RUSAGE_CHILDREN), kept.get("peak_rss_gib", 0)), 2)

@@ -141,7 +141,7 @@ def require_tensorboard() -> None:
 class TensorBoardSink:
     """Every number of a metrics line as a scalar, nested keys joined by `/`.
 
-    Event files are only appended to. Steps that a resume or a roll-back repeats are purged as TensorBoard does it: a
+    Event files are only appended to. Steps that a resume or a rollback repeats are purged as TensorBoard does it: a
     new file begins with the step from which on the files before it are void. Raises ValueError with the remedy where
     tensorboard is not installed.
     """

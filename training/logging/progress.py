@@ -142,8 +142,8 @@ class Progress:
         for document, why in failures:
             append_event(self.folder, "document_load_failed", step=step, document=document, reason=why)
             if not self._has_load_failures:
-                told = f"document {document} cannot be loaded and is left out ({why}); all are in events.jsonl"
-                self.console.say(f"step {step}: {told}")
+                message = f"document {document} cannot be loaded and is left out ({why}); all are in events.jsonl"
+                self.console.say(f"step {step}: {message}")
             self._has_load_failures = True
 
     def state(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
     none        everything
     selective   its input; recomputed is all but the attention of global layers, whose out and lse are kept
     full        its input alone
-    offload     like selective, and what is kept waits in host memory (`brine.training.parallel.offload`); not on a CPU
+    offload     like selective, with saved activations in host memory (`brine.training.parallel.offload`); not on a CPU
 
 With `ac_group_size` neighbouring local layers share one checkpoint; global layers share none. With
 `mlp_tile_tokens` norm and MLP of a block run over so many tokens at a time, each tile recomputed. All of it computes
@@ -50,7 +50,7 @@ def checkpoint_blocks(model: Any, mode: str, *, layers: int = 1) -> None:
 
 
 def ac_groups_of(config: ModelConfig, every: Sequence[int], most: int) -> list[range]:
-    """The layers `every` in order, neighbouring local ones together, up to `most`; global ones by themselves."""
+    """The layers `every` in order, neighbouring local ones together, up to `most`; global ones separately."""
     runs: list[range] = []
     for layer in every:
         last = runs[-1] if runs else range(0)

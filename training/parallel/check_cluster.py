@@ -216,7 +216,7 @@ def _timed(device: str, work: Callable[[], None]) -> float:
 def run(world: World, device: str, watch: Watchdog, *, links: bool) -> ClusterReport:
     """All checks; every rank gets the same report, rank 0 prints it."""
     report = ClusterReport()
-    watch.at("saying who is there")
+    watch.at("exchanging rank information")
     report.ranks = world.gather(describe(world, device))
     for each in report.ranks:
         driver = f", driver {each['driver']}, CUDA {each['cuda']}" if "driver" in each else ""
@@ -250,9 +250,9 @@ def run(world: World, device: str, watch: Watchdog, *, links: bool) -> ClusterRe
         report.links = link_speeds(world, device, watch)
         _print(world, "\n".join(table(report.links, world.size)))
     whole = init_parallel_groups(world, context_parallel=world.size, device=device)
-    check("ring attention equals one rank", lambda: ring_errors(whole, device))
+    check("ring attention matches a single rank", lambda: ring_errors(whole, device))
     sharded = init_parallel_groups(world, dp_shard=world.size, device=device)
-    check("sharded parameters equal whole ones", lambda: sharding_errors(sharded, device))
+    check("sharded parameters match unsharded ones", lambda: sharding_errors(sharded, device))
     return report
 
 
@@ -294,7 +294,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the watchdog reports before a collective times out, and NCCL's own watchdog ends the process
         world = init_distributed(device=device, timeout_s=2 * options.timeout)
         if world.size == 1:
-            _complain("error: one rank has no other to talk to: start two or more with torchrun --nproc-per-node")
+            _complain(
+                "error: needs at least two ranks: torchrun --nproc-per-node 2 -m brine.training.parallel.check_cluster"
+            )
             return 2
         if device == "cpu":
             torch.set_num_threads(1)

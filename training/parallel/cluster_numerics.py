@@ -1,12 +1,11 @@
-"""What several ranks compute together against one rank: the numerical checks of
-`brine.training.parallel.check_cluster`.
+"""Numerical multi-rank vs single-rank checks of `brine.training.parallel.check_cluster`.
 
     ring_errors(world, device)         attention over sequences that all ranks share, with its gradients
     sharding_errors(world, device)     gradients of a small model whose parameters are sharded over all ranks
 
-Each returns the error as a message, or None. Every rank draws the same problem from one seed. On CPUs all is float64
+Each returns the error as a message, or None. Every rank samples the same problem from one seed. On CPUs all is float64
 and agrees to `TOLERANCE`; on GPUs errors may be `MAX_ERROR_RATIO` those of one rank in the same precision. B batch, T
-tokens, H query heads, K key heads, D head dim.
+tokens, H query heads, K KV heads, D head dim.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def _layout(inputs: Inputs, world: World, config: ModelConfig) -> ContextLayout:
 
 
 def chunk_tokens(seq_len: int, context_parallel: int) -> int:
-    """Tokens of a chunk: up to CHUNKS chunks a rank, equal ones where the sequence can be cut so."""
+    """Tokens of a chunk: up to CHUNKS chunks per rank, equal ones where the sequence can be cut so."""
     for chunks in range(CHUNKS, 0, -1):
         if seq_len % (chunks * context_parallel) == 0 and seq_len // (chunks * context_parallel) >= MIN_CHUNK:
             return seq_len // (chunks * context_parallel)

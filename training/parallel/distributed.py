@@ -37,7 +37,7 @@ class RankFailedError(RuntimeError):
 
 @dataclass(frozen=True)
 class World:
-    """Who this process is among the ranks of a run."""
+    """This process among the ranks of a run: its rank, the degrees of parallelism and their groups."""
 
     rank: int = 0
     """This process's number."""
@@ -46,15 +46,17 @@ class World:
     local_size: int = 1
     """Number of ranks on this machine, which share its threads."""
     context_parallel: int = 1
-    """Neighbouring ranks that share sequences (`brine.training.parallel.context_parallel`)."""
+    """Context-parallel degree: consecutive ranks that split each sequence
+    (`brine.training.parallel.context_parallel`)."""
     context_parallel_group: str = ""
     """Name of their process group; empty where sequences are not shared."""
     dp_shard: int = 1
-    """Neighbouring ranks that hold one copy of the model between them (`brine.training.parallel.parallelize`)."""
+    """FSDP degree: consecutive ranks that hold one copy of the model between them
+    (`brine.training.parallel.parallelize`)."""
     mesh: DeviceMesh | None = field(default=None, compare=False)
     """Ranks as replicate x shard; None where every rank has the whole model."""
     timeout_s: float = COLLECTIVE_TIMEOUT_S
-    """Seconds that ranks wait for one another in a sum."""
+    """Timeout of collectives in seconds."""
     store: dist.Store | None = field(default=None, compare=False)
     """Where ranks leave marks; None for a single rank."""
 
@@ -130,7 +132,7 @@ class World:
         """The error to raise when a collective failed: names where every rank was last seen."""
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         return RankFailedError(
-            f"rank {self.rank} lost touch with another rank, which has ended or hangs. {self.last_seen()}. "
+            f"rank {self.rank} lost contact with another rank (it exited or hangs). {self.last_seen()}. "
             f"The same command resumes from the last checkpoint ({reason})"
         )
 
@@ -189,7 +191,7 @@ def init_distributed(*, device: str = "cpu", timeout_s: float = COLLECTIVE_TIMEO
         rank=rank, size=size, local_size=int(os.environ.get("LOCAL_WORLD_SIZE", size)),
         timeout_s=timeout_s, store=dist.PrefixStore("marks", store),
     )  # fmt: skip
-    world.mark("meeting the other ranks")
+    world.mark("init_process_group (rendezvous)")
     for kind in ("cpu", "cuda") if device == "cuda" else ("cpu",):
         world.warm_up_group(None, device=kind)
     return world

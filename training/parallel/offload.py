@@ -24,9 +24,9 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 BUFFER_BYTES = 2**28
-"""Most pinned memory that is allocated in one buffer."""
+"""Largest buffer of pinned memory, bytes."""
 MIN_BUFFER_BYTES = 2**16
-"""Least of it."""
+"""Smallest one."""
 MAX_PENDING_COPIES = 2
 """Tensors whose copies may be on their way out."""
 PREFETCH_TENSORS = 2

@@ -71,9 +71,9 @@ def parallelize(model: Any, *, runtime: Runtime, world: World, seed: int) -> Non
 
 
 def shard_parameters(model: Any, *, runtime: Runtime, world: World) -> None:
-    """Split every parameter over the mesh's `dp_shard` ranks, in place: each block by itself, then the rest together.
+    """Split every parameter over the mesh's `dp_shard` ranks, in place: each block separately, then the rest together.
 
-    Blocks are gathered in the precision of their matrix products, norms included; the token table, embedders, last norm
+    Blocks are gathered in the precision of their matmuls, norms included; the token table, embedders, last norm
     and head in that of the weights. Gradients are summed in float32 (float64 for float64 weights). Embedders, head and
     last norm share a group, whose sum waits for all of its members: every embedder runs in each step on each rank, even
     when it has no patches.

@@ -1,12 +1,12 @@
 """Stage `attention`: what attention over spans takes, by each of our backends and by others, under the same mask.
 
-    D128-32k-packed ..      head dim, tokens, mask of `benchmarks.kernels.masks`; bf16, 32 query heads over 8 key heads
-    ..-deterministic        ours alone, asked for the same bits every time, as training does unless told otherwise
+    D128-32k-packed ..      head dim, tokens, mask of `benchmarks.kernels.masks`; bf16, 32 query heads over 8 KV heads
+    ..-deterministic        ours alone, under deterministic algorithms, as training does by default
 
 Ours: `brine` (what "auto" takes), `brine-triton`, `brine-flex`, `brine-flash`; the peers of `attention_peers`. All
 implementations of a case take turns for about two seconds of rounds, forward and backward between CUDA events; median,
-p20 and p80 of the rounds. A result is held against the specification on 64 rows before its time counts. FLOPs are
-counted by `attention.add_rates`: 4 D H a *seen* pair, the backward 2.5 times that; shares are of the matrix product
+p20 and p80 of the rounds. A result is compared with the reference on 64 queries before its time counts. FLOPs are
+counted by `attention.add_rates`: 4 D H per *visible* pair, the backward 2.5 times that; shares are of the matmul
 measured in the same process. Below 16k tokens a launch's cost on the host would be measured, so there are no smaller
 sizes.
 
@@ -107,7 +107,7 @@ _peaks: dict[str, float] = {}
 
 
 def roofline(device: str, dtype: str, toy: bool) -> float:
-    """FLOP/s of the best square product, measured once in this process."""
+    """FLOP/s of the best square matmul, measured once in this process."""
     if dtype not in _peaks:
         size = 256 if toy else 8192
         _peaks[dtype] = matmul_rate(device, attention.DTYPES[dtype], size=size, budget_s=0.05 if toy else 1.0)

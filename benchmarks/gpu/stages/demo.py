@@ -1,4 +1,4 @@
-"""Stage `demo`: `python train.py demo`, all four kinds of material, for as long as there is time.
+"""Stage `demo`: `python train.py demo`, all four modalities, for as long as there is time.
 
 It is asked to stop twenty seconds before the time is up, saves, and the next command with the same `--work` continues;
 the line then says so ("went_on"). A toy begins anew.

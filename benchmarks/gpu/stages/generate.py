@@ -1,5 +1,5 @@
-"""Stage `generate`: tokens a second of generation, by `benchmarks.context.generate`, which puts each figure on disk
-itself (`generate.jsonl`); its lines are then told here too, with where they were made."""
+"""Stage `generate`: tokens per second of generation, by `benchmarks.context.generate`, which puts each figure on disk
+itself (`generate.jsonl`); its lines are then recorded here too, with where they were made."""
 
 from __future__ import annotations
 

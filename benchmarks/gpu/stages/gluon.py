@@ -1,13 +1,14 @@
-"""Stage `gluon`: the specialised forward (`brine.kernels.attention.gluon.launch`) on a GPU: is it right, and how fast?
+"""Stage `gluon`: the warp-specialized forward (`brine.kernels.attention.gluon.launch`) on a GPU: is it right, and how
+fast?
 
     check-D128-0 ..     one shape of the kernel against the specification: sizes, masks, sinks, groups, odd strides
     time-D128 ..        every shape beside our Triton forward and PyTorch's, causal, packed and with media blocks
 
-A check holds out and lse against the specification in fp32 from the same 16-bit inputs: `error` is |out - truth| /
-|truth|, `lse` the largest difference of the log-sum-exp, `same` whether three runs gave the same bits, as a race would
+A check compares out and lse with the reference in fp32 from the same 16-bit inputs: `error` is |out - truth| /
+|truth|, `lse` the largest difference of the log-sum-exp, `same` whether three runs were bit-identical, as a race would
 not. Times are medians of `triton.testing.do_bench`, which clears the level-2 cache in between; FLOPs are 4 D H a seen
-pair. Barriers that wait for each other hang a kernel for good: then the item is ended and told, like everything here.
-Without a GPU the specification is in the kernel's place, and times mean nothing.
+pair. Barriers that wait for each other hang a kernel for good: then the item is ended and reported, like everything
+here. Without a GPU the specification is in the kernel's place, and times mean nothing.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ SHAPES = {
 """By head dim; the one that backend "gluon" takes comes first."""
 TOKENS = (1, 63, 65, 200, 1500, 4097)
 TOLERANCE = 0.008
-"""Weights are rounded to 8 bits before the second product, and so is the result: 0.003 or so together."""
+"""Weights are rounded to 8 bits before the second matmul, and so is the result: 0.003 or so together."""
 
 
 def items(toy: bool) -> list[SuiteItem]:
@@ -163,7 +164,7 @@ def check(
 def specified(
     q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float, sink: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """out and lse in fp32, one key head at a time, which takes less memory."""
+    """out and lse in fp32, one KV head at a time, which takes less memory."""
     group = q.shape[2] // k.shape[2]
     parts = []
     for head in range(k.shape[2]):
@@ -183,7 +184,7 @@ def stand_in(q: Tensor, k: Tensor, v: Tensor, request: AttentionRequest, *, shap
 
 
 def check_all(dim: int, shape: ForwardTileConfig, context: StageContext) -> None:
-    """Every case of one shape; the wrong ones are told each, the right ones together."""
+    """Every case of one shape; the wrong ones are reported each, the right ones together."""
     worst, right = 0.0, 0
     for name, case in cases(dim, shape, context.device, context.toy):
         try:

@@ -1,14 +1,15 @@
-"""Stage `gluon_backward`: the specialised backward (`brine.kernels.attention.gluon.launch`): is it right, and how fast?
+"""Stage `gluon_backward`: the warp-specialized backward (`brine.kernels.attention.gluon.launch`): is it right, and how
+fast?
 
     check-D128-0 ..     one pair of shapes of its two passes against the specification
     fused-D128-0 ..     one shape of the fused backward, likewise
     time-D128 ..        every shape of either pass, and of the fused one, beside our Triton backward and PyTorch's
 
-The cases are those of stage `gluon`. A check holds dq, dk and dv against the specification in fp32 from the same 16-bit
+The cases are those of stage `gluon`. A check compares dq, dk and dv with the reference in fp32 from the same 16-bit
 inputs. How far they may be follows from the case: what cancels differs between masks and scales, so the bound is the
-error of our Triton backward on the same inputs, and a quarter. `same` says whether three runs gave the same bits, as
-they must but for the fused backward, which adds up dq in any order. FLOPs are counted as those of five products, 10 D H
-a seen pair, whatever an implementation really multiplies: our two passes seven.
+error of our Triton backward on the same inputs, and a quarter. `same` says whether three runs were bit-identical, as
+they must but for the fused backward, which accumulates dq non-deterministically. FLOPs are counted as those of five
+matmuls, 10 D H per visible pair, whatever an implementation really multiplies: our two passes seven.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ def distances(found: Gradients, truth: Gradients) -> list[float]:
 def specified_gradients(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, spans: Spans, out: Tensor, lse: Tensor, scale: float
 ) -> Gradients:
-    """dq, dk, dv in fp32, one key head at a time, which takes less memory."""
+    """dq, dk, dv in fp32, one KV head at a time, which takes less memory."""
     group = q.shape[2] // k.shape[2]
     parts = []
     for head in range(k.shape[2]):
@@ -146,7 +147,7 @@ def specified_gradients(
 
 
 def check_all(dim: int, pair: tuple[BackwardTileConfig, ...], context: StageContext) -> None:
-    """Every case of one pair; the wrong ones are told each, the right ones together."""
+    """Every case of one pair; the wrong ones are reported each, the right ones together."""
     shapes = [list(shape) for shape in pair]
     worst, right, wrong = 0.0, 0, 0
     for name, case in cases(dim, pair, context.device, context.toy, by=check):

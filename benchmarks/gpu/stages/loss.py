@@ -1,9 +1,9 @@
 """Stage `loss`: the fused head and cross-entropy by each of our backends, plain, and by Liger where it is installed.
 
-    plain-8k, z-8k, distill-8k, plain-32k ..      terms and rows; E 4096, V 131,072, bf16
+    plain-8k, z-8k, distill-8k, plain-32k ..      terms and tokens; E 4096, V 131,072, bf16
 
 Forward and backward between CUDA events, in turn; peak memory beyond the inputs. `plain` holds all logits in fp32 and
-may run out of memory at 32k, which is told.
+may run out of memory at 32k, which is reported.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Stage `million`: one training step of the 1B model of `long_1m` on a row of 1,048,576 tokens.
+"""Stage `million`: one training step of the 1B model of `long_1m` on a sequence of 1,048,576 tokens.
 
 For a GPU of 141 GB in a machine of 128 GiB, alone on both: nothing else of this command holds a context on the GPU.
-First the row in documents of 8,192 tokens, which compiles and takes the host's pages, then the row as one document.
-Each step is told as it ends; the planner's estimate stands before. `--host-gib 96` leaves the machine some memory. By
-the planner the row then fits with our own kernels, not with a flash package, which adds up dq, dk and dv in float32.
+First the sequence in documents of 8,192 tokens, which compiles and takes the host's pages, then the sequence as one
+document. Each step is reported as it ends; the planner's estimate stands before. `--host-gib 96` leaves the machine
+some memory. By the planner the sequence then fits with our own kernels, not with a flash package, which accumulates dq,
+dk and dv in float32.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@
     compile, offload   a step of a small model compiled, and offloaded, against the same step eager and kept
     gpu-tests         tests that need a GPU and little time: a mesh of one, the ring's reference, offloading
 
-Errors are shares of the largest value. Nothing here is a gate: a backend that is off is told, and what follows shows it
-again ("skipped").
+Errors are shares of the largest value. Nothing here is a gate: a backend that is off is reported, and what follows
+shows it again ("skipped").
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def run(item: SuiteItem, context: StageContext) -> None:
 
 
 def peak(context: StageContext) -> None:
-    """The rates that everything else is held against."""
+    """The rates that everything else is compared with."""
     size, device = (256, context.device) if context.toy else (8192, context.device)
     for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
         context.record(
@@ -162,7 +162,7 @@ def compiled(context: StageContext) -> None:
 
 
 def offloaded(context: StageContext) -> None:
-    """Two steps with activations waiting on the host, against the same steps with all kept."""
+    """Two steps with activations offloaded to the host, against the same steps with all kept."""
     _compare(
         context,
         "kept",

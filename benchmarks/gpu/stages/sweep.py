@@ -5,9 +5,9 @@
     proposal                     the best by pass, head dim and mask class, into `tiles.json`, and attention with them
 
 A pass is timed in its own launch: forward for `fwd`, the whole backward for `bwd_keys` and `bwd_queries`, in which the
-other kernels keep the table's tiles. A candidate whose result differs from the table's is told and left out. Masks of
-one class ("wide": causal and a window of 1,024 keys; "narrow": a window of 256) share a tile: proposed is the one that
-loses least against the best where it loses most.
+other kernels keep the table's tiles. A candidate whose result differs from the table's is reported and left out. Masks
+of one class ("wide": causal and a window of 1,024 keys; "narrow": a window of 256) share a tile: proposed is the one
+that loses least against the best where it loses most.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def compile_one(table_key: TileTableKey, tile: Any, device: str) -> str:
 
 
 def compile_all(context: StageContext) -> None:
-    """Fill Triton's cache from several processes. One that dies takes the pool along, and is told."""
+    """Fill Triton's cache from several processes. One that dies takes the pool along, and is reported."""
     places = {table_key_of(item.name).key: table_key_of(item.name) for item in items(context.toy) if "-" in item.name}
     todo = [
         (table_key, tile)
@@ -171,7 +171,7 @@ def compile_all(context: StageContext) -> None:
             failed[f"{table_key.name}-D{table_key.dim}-{table_key.mask} {tile}"] = said
         if future in late and future.running():
             hung.append([list(table_key.key), asdict(tile)])
-    # one whose kernel never ends does not come back by itself
+    # one whose kernel never ends does not come back
     for process in list((pool._processes or {}).values()):
         process.kill()
     pool.shutdown(wait=False, cancel_futures=True)
@@ -187,7 +187,7 @@ def hung_tiles(table_key: TileTableKey, context: StageContext) -> list[dict[str,
 
 
 def sweep(table_key: TileTableKey, context: StageContext) -> None:
-    """Every candidate of a place, each told as soon as it was timed."""
+    """Every candidate of a place, each reported as soon as it was timed."""
     from brine.kernels.attention.triton import tiles as triton_tiles
 
     problem = make_problem(table_key, context.device, tokens=32 if context.toy else 0)
@@ -215,7 +215,7 @@ def sweep(table_key: TileTableKey, context: StageContext) -> None:
 
 
 def _off(found: Tensor, expected: Tensor) -> float:
-    # rows that see nothing have an lse of -inf on both sides
+    # queries that see nothing have an lse of -inf on both sides
     both = found.isneginf() & expected.isneginf()
     return float((found - expected).masked_fill(both, 0.0).abs().nan_to_num(1e9).max() / expected[~both].abs().max())
 

@@ -1,10 +1,10 @@
-"""Stage `tests`: the tests of the kernels that touch the GPU; told, and no gate. (`tests/gpu` is in stage `smoke`.)
+"""Stage `tests`: the tests of the kernels that touch the GPU; reported, and no gate. (`tests/gpu` is in stage `smoke`.)
 
 What computes on the host alone is left to `pytest`, which needs no GPU for it. Many small kernels are compiled by
 these tests, so they run in as many processes as there are cores (ten at most, as each holds a context on the GPU),
 under `benchmarks.gpu.test_timeouts`: a kernel that never ends costs one test. Lines of pytest's report are read as
-they come: where the time is up, what had passed and failed until then is told all the same. `tests-<item>.txt` has the
-report, `junit-<item>.xml` what pytest writes at its end.
+they come: where the time is up, what had passed and failed until then is reported all the same. `tests-<item>.txt` has
+the report, `junit-<item>.xml` what pytest writes at its end.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from brine.training.runtime import usable_cores
 
 MOST_PROCESSES = 10
 GROUPS = {
-    # by themselves, not by the test that starts them in a child and tells their number
+    # by themselves, not by the test that starts them in a child and reports their number
     "attention": ("tests/kernels/attention/attention_triton_cases.py",),
     "loss": ("tests/kernels/linear_loss/test_triton.py",),
     "gpu": ("tests/gpu/test_*.py",),
@@ -29,7 +29,7 @@ GROUPS = {
 """Files by item."""
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
-    # deterministic matrix products, which fixtures ask for, want this
+    # deterministic matmuls, which fixtures ask for, want this
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     # reasons in the summary are cut where a line ends
     "COLUMNS": "400",
@@ -53,7 +53,7 @@ def files_of(name: str) -> list[str]:
 
 
 def run(item: SuiteItem, context: StageContext) -> None:
-    """Run a group's files and tell what came of it."""
+    """Run a group's files and report the outcome."""
     files = files_of(item.name.removesuffix("-tests"))
     if not files:
         context.record(skipped="there are no such tests")
@@ -83,7 +83,7 @@ def outcomes(report: str) -> dict[str, object]:
     reasons: dict[str, str] = {}
     for line in report.splitlines():
         if found := SUMMARY.match(line):
-            # a test that lost the GPU is told of twice; the first reason is its own
+            # a test that lost the GPU is reported twice; the first reason is its own
             reasons.setdefault(found[2], (found[3] or "")[:300])
             states[found[2]] = found[1]
         elif found := OUTCOME.search(line):

@@ -1,11 +1,11 @@
-"""Stage `train`: steps of the 1B model beside the planner's estimate, and a short run of the whole line.
+"""Stage `train`: steps of the 1B model beside the planner's estimate, and a short run of the whole pipeline.
 
     steps-65536, steps-262144      `benchmarks.training.train_gpu`: settings as planned for this GPU, memory,
                                    seconds, MFU; what "auto" takes for attention, and `-triton` by our kernels alone
     line                           train.py from corpus to report in a minute or two, started as a user starts it
 
 The line takes the corpus that was brought along (`--corpus`), else text from Python's own library. Its figures are
-those that it writes itself (metrics.jsonl, summary.json); its output is in `line.txt`. The guess of the planner is
+those that it writes itself (metrics.jsonl, summary.json); its output is in `line.txt`. The planner's estimate is
 written before a step begins: memory that does not suffice has a number beside it.
 """
 
@@ -29,7 +29,7 @@ from benchmarks.training import train_gpu
 
 LENGTHS = (65_536, 262_144)
 ENDS = {0: "by itself", 130: "asked to stop", -signal.SIGTERM: "asked to stop, between training and training"}
-"""What exit codes of train.py tell that are no failure: between training and training a stage begins anew."""
+"""What exit codes of train.py mean that are no failure: between training and training a stage begins anew."""
 SHORT = (
     "--small.num-steps", "40", "--large.num-steps", "60", "--small.validate-every", "20",
     "--large.validate-every", "30", "--small.log-every", "5", "--large.log-every", "5",
@@ -124,9 +124,9 @@ def corpus_of(context: StageContext) -> tuple[Path, str]:
 
 
 def line(name: str, fields: tuple[str, ...], context: StageContext, *, seconds: float, again: bool = False) -> None:
-    """train.py demo on the encoded corpus, told as far as it comes. again: go on where an earlier one was ended.
+    """train.py demo on the encoded corpus, reported as far as it comes. again: go on where an earlier one was ended.
 
-    Raises RuntimeError, after telling, where it ended neither by itself nor because it was asked to.
+    Raises RuntimeError, after reporting, where it ended neither by itself nor because it was asked to.
     """
     corpus, kind = corpus_of(context)
     runs = context.work / f"runs-{name}"

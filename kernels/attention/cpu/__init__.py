@@ -1,1 +1,1 @@
-"""Attention over spans on the CPU: tiles over PyTorch's flash op, plain matrix products where it is wrong or slow."""
+"""Attention over spans on the CPU: tiles over PyTorch's flash op, plain matmuls where it is wrong or slow."""

@@ -1,11 +1,11 @@
-"""Decoding on the CPU: few queries against a long cache, by plain matrix products.
+"""Decoding on the CPU: few queries against a long cache, by plain matmuls.
 
 The work is to read the cache once in few large operations: a thousand small ones each wait for their last thread. So
 the keys that a sequence's queries see are read in parts bounded by `PART` scores and merged by log-sum-exp (README.md,
 "Decoding" and "Merging"). Softmax and merging are fp32 (fp64 for fp64 inputs); in bf16 the scores, the weights and
 each part's sums are rounded to it once, as in a plain run.
 
-Legend: B batch, T queries, S keys, H query heads, K key heads, G = H / K, D head dim; M = T * G queries of one key
+Legend: B batch, T queries, S keys, H query heads, K KV heads, G = H / K, D head dim; M = T * G queries of one key
 head, number t * G + g; L keys of a part.
 """
 
@@ -18,9 +18,9 @@ from brine.kernels.attention.spans import AttentionRequest, Mask, cached_by_mask
 PART = 2**20
 """Scores in a part, 4 MB in fp32."""
 MAX_ROWS = 64
-"""Most query vectors T * H: in bf16 the zeros of more cost more than reading, measured at H:K:D of 8:8:64."""
+"""Maximum query vectors T * H: in bf16 the zeros of more cost more than reading, measured at H:K:D of 8:8:64."""
 MIN_GROUP = 4
-"""G from which fp32 and fp64 come here; with fewer queries a key head the flash op reads as fast."""
+"""G from which fp32 and fp64 come here; with fewer queries per KV head the flash op reads as fast."""
 LEAST = 2**20
 """Elements of keys that a sequence sees, on average, from which this is the faster way; a quarter for one query in
 bf16, where the flash op is slowest."""
@@ -43,7 +43,7 @@ def suits(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> bool:
 
 
 def ranges_of(mask: Mask) -> list[tuple[int, int]]:
-    """[first, end) of the keys that any query of each sequence sees, as both ends never decrease."""
+    """[first, end) of the keys that any query of each sequence sees, as both ends are non-decreasing."""
 
     def ranges() -> list[tuple[int, int]]:
         return list(zip(mask.lo[:, 0].tolist(), mask.hi[:, -1].tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""The backward of fp32 attention with wide heads on the CPU, in plain matrix products.
+"""The backward of fp32 attention with wide heads on the CPU, in plain matmuls.
 
 The flash backward takes delta from an out, and its weights from an lse, that were rounded to fp32: from D = 96 on its
 dq misses the kernels' error bound in some cases (LOG.md). Here delta_i = sum_j p_ij dp_ij is summed over the keys from
@@ -6,7 +6,7 @@ the same p and dp that ds is made of, and p_ij is taken as its share of their su
 q, g and dq are divided, not every weight. It takes 2.1 to 2.3 times the flash backward's time and `TILE_ELEMENTS`
 weights of memory, and needs all keys of a query: a ring's partial gradients stay with `tiled.py`.
 
-Legend: B batch, T queries, S keys, H query heads, K key heads, G = H / K, D head dim; n blocks, M queries, L keys.
+Legend: B batch, T queries, S keys, H query heads, K KV heads, G = H / K, D head dim; n blocks, M queries, L keys.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from brine.kernels.attention.spans import AttentionRequest
 MIN_DIM = 96
 """The head dim from which the flash backward misses the bound in fp32."""
 TILE_ELEMENTS = 2**22
-"""Weights computed at once, 16 MB; more leave the cache, fewer make small products."""
+"""Weights computed at once, 16 MB; more leave the cache, fewer make small matmuls."""
 
 
 def suits(q: Tensor) -> bool:

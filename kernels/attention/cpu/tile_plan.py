@@ -7,7 +7,7 @@ A *block* is a rectangle of consecutive queries and consecutive keys of one sequ
     masked   anything else: a small additive mask
 
 README.md ("On the CPU") says how blocks are chosen. A plan depends on `lo` and `hi` alone and is made once per `Spans`,
-on the host, in about 5 microseconds a block. The sizes below were measured on 2 cores with AVX-512.
+on the host, in about 5 microseconds per block. The sizes below were measured on 2 cores with AVX-512.
 
 Legend: B batch, T queries, S keys; n blocks in a call, M queries and L keys of a block.
 """
@@ -186,7 +186,7 @@ class _MaskSplitter:
         edge[(rise_lo == 0) & (rise_hi == 0)] = _FLAT
         edge[(rise_lo == 0) & (rise_hi == 1)] = _STEP
         edge[(rise_lo == 1) & (rise_hi == 1)] = _SLIDE
-        # no key is visible from both sides: as both ends never decrease, nothing crosses from here on
+        # no key is visible from both sides: as both ends are non-decreasing, nothing crosses from here on
         edge[lo[:, 1:] >= hi[:, :-1]] = _CLOSED
         kind[:, 1:] = edge
         kind = kind.flatten()

@@ -3,9 +3,10 @@
 Packed causal documents, with or without a window, go to varlen kernels (`varlen.py`) of the best package that is
 installed; every other mask goes to flash-attn-4 (`masked.py`). README.md ("Flash packages") says which package serves
 which GPU. A sink is merged afterwards by the log-sum-exp. The packages take fp16 and bf16; partial results are widened,
-not computed wider. Their backward adds dq up in any order, and in a fixed one under torch's deterministic algorithms.
+not computed wider. Their backward accumulates dq non-deterministically, and deterministically under torch's
+deterministic algorithms.
 
-Legend: B batch, T queries, S keys, H query heads, K key heads, D head dim.
+Legend: B batch, T queries, S keys, H query heads, K KV heads, D head dim.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def unsupported_reason(q: Tensor, k: Tensor, *, kind: str, sink: Tensor | None) 
 
 
 def unsupported_mask_reason(q: Tensor, mask: Mask) -> str | None:
-    """Why it cannot serve this very mask, where that can be known without waiting for the device."""
+    """Why it cannot serve this very mask, where that can be known without a device sync."""
     return flash_varlen.unsupported_mask_reason(q, mask) if mask.kind in VARLEN else None
 
 

@@ -2,9 +2,10 @@
 
 The mask function is applied in partial tiles alone; the lists, made by `tiles.py`, name for each tile of queries its
 partial and full tiles of keys, and for the backward the reverse. Calls are those of 4.0.0b36, below its autograd. Its
-backward over lists adds dq up in any order on Hopper; on Blackwell it can be told an order (`write_orders`).
+backward over lists accumulates dq non-deterministically on Hopper; on Blackwell a deterministic order can be set
+(`write_orders`).
 
-Legend: B batch, T queries, S keys, H query heads, K key heads, D head dim, N tiles of queries, M tiles of keys.
+Legend: B batch, T queries, S keys, H query heads, K KV heads, D head dim, N tiles of queries, M tiles of keys.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def write_orders(lists: TileLists, num_query_tiles: int) -> tuple[Tensor, Tensor
     """For each tile listed by keys, how many tiles of keys add to the same tile of queries before it.
 
     lists: partial (B, M, W), full (B, M, W') -> int32 of their shapes; what is past a count means nothing.
-    A tile of queries is listed by neighbouring tiles of keys: both ends of their ranges never decrease.
+    A tile of queries is listed by neighbouring tiles of keys: both ends of their ranges are non-decreasing.
     """
     batch, num_key_tiles, _ = lists.partial.shape
     first = torch.full((batch, num_query_tiles), num_key_tiles, dtype=torch.int32, device=lists.partial.device)

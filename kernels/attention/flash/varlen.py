@@ -6,7 +6,7 @@ and take out and lse back; they differ in arguments alone, and are called as of 
 flash-attn-4 4.0.0b36 and torch 2.11 to 2.13. Documents of one token come in groups that a kernel computes as one
 document; their queries are then corrected here: a query that sees itself alone has its value as output.
 
-Legend: B batch, T queries and keys, H query heads, K key heads, G = H / K, D head dim, N documents, n singletons.
+Legend: B batch, T queries and keys, H query heads, K KV heads, G = H / K, D head dim, N documents, n singletons.
 """
 
 from __future__ import annotations

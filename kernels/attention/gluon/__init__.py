@@ -1,1 +1,1 @@
-"""Attention over spans for Hopper in Gluon, warp-specialised."""
+"""Attention over spans for Hopper in Gluon, warp-specialized."""

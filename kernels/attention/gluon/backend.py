@@ -1,4 +1,4 @@
-"""Attention over spans on Hopper by warp-specialised kernels: backend "gluon".
+"""Attention over spans on Hopper by warp-specialized kernels: backend "gluon".
 
 One warp group copies tiles, two multiply and take the softmax (`gluon/forward.py`, `gluon/backward.py`). Decoding goes
 to Triton's kernels. Nothing is added up by atomics: the same inputs give the same bits. README.md has the numbers of an
@@ -29,7 +29,7 @@ def unsupported_reason(q: Tensor, k: Tensor, *, kind: str, sink: Tensor | None) 
     if kind == "moving":
         return "a mask that is advanced in place is for decoding, which Triton's kernels serve"
     if q.shape[3] % DIM_MULTIPLE:
-        return f"the specialised forward takes head dims in multiples of {DIM_MULTIPLE}, not {q.shape[3]}"
+        return f"the warp-specialized forward takes head dims in multiples of {DIM_MULTIPLE}, not {q.shape[3]}"
     return gluon_launch.unsupported_reason(q, k, kind=kind, sink=sink)
 
 

@@ -1,11 +1,11 @@
-"""The backward of attention over spans, specialised for Hopper in Gluon: two passes, the same bits every time.
+"""The backward of attention over spans, specialized for Hopper in Gluon: two passes, deterministic.
 
 As in `forward.py` one warp group copies tiles and two consumers multiply, each 64 tokens of the result: keys for dk/dv
-here, queries for dq in `backward_queries.py`. With OVERLAP the last product of a tile is started only after
+here, queries for dq in `backward_queries.py`. With OVERLAP the last matmul of a tile is started only after
 the first one of the next tile; a wait must not move up over the exponentials, so a barrier that is known to have come
 is waited for there (README.md, "In Gluon, on Hopper").
 
-    dk/dv, a tile of 2 x 64 keys, walking over the queries of all heads of its key head
+    dk/dv, a tile of 2 x 64 keys, walking over the queries of all heads of its KV head
         S^T = K Q^T, dP^T = V dO^T;  P^T = exp2(S^T scale - lse), dS^T = P^T (dP^T - delta);  dV += P^T dO, dK += dS^T Q
 
 Legend: as in `forward.py`; BM queries of a tile, BN = 64 keys of a consumer; fixed = (s_k, s_v, fixed_full); ring =
@@ -95,7 +95,7 @@ def weights_of_queries(
     MASK: gl.constexpr, OVERLAP: gl.constexpr, EARLY: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr,
     BD: gl.constexpr, STAGES: gl.constexpr, S_LAYOUT: gl.constexpr, P_LAYOUT: gl.constexpr,
 ):  # fmt: skip
-    """-> dk, into which the tile before has gone, b_ds that was multiplied for it, dv, to which this tile's product is
+    """-> dk, into which the tile before has gone, b_ds that was multiplied for it, dv, to which this tile's matmul is
     on its way with its operand b_p, and this tile's dS^T in fp32 [BN, BM]. As `keys_step` says."""
     COLUMNS: gl.constexpr = gl.SliceLayout(0, S_LAYOUT)
     CARRIED: gl.constexpr = OVERLAP and not FIRST
@@ -120,7 +120,7 @@ def weights_of_queries(
         b_pt = gl.where(visible(b_query_lo[:, None], b_query_hi[:, None], query[None, :]), b_pt, 0.0)
     b_p = gl.convert_layout(b_pt.to(s_q.dtype), P_LAYOUT)
     b_dv = hopper.warpgroup_mma(b_p, s_grad.index(stage).reshape([BM, BD]), b_dv, is_async=True)
-    # of all that was started, only this last product may still run
+    # of all that was started, only this last matmul may still run
     if CARRIED and not EARLY:
         b_dpt, b_dk, b_ds = hopper.warpgroup_mma_wait(1, deps=(b_dpt, b_dk, b_ds))
         mbarrier.arrive(q_empty.index(before))
@@ -135,7 +135,7 @@ def keys_step(
     MASK: gl.constexpr, OVERLAP: gl.constexpr, EARLY: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr,
     BD: gl.constexpr, STAGES: gl.constexpr, S_LAYOUT: gl.constexpr, O_LAYOUT: gl.constexpr,
 ):  # fmt: skip
-    """Take one tile of queries into dk and dv [BN, BD]. b_ds is dS^T of the tile before, whose product is still to
+    """Take one tile of queries into dk and dv [BN, BD]. b_ds is dS^T of the tile before, whose matmul is still to
     come; with FIRST there is none, and without OVERLAP it is not looked at. EARLY waits for it before the exponentials,
     which frees its operand's registers for this tile's weights."""
     P_LAYOUT: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
@@ -224,7 +224,7 @@ def span_attention_gluon_bwd_keys_kernel(
     scale_log2, K: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr, BD: gl.constexpr, BM: gl.constexpr,
     BN: gl.constexpr, STAGES: gl.constexpr, OVERLAP: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
-    """dk and dv (B, S, K, D), contiguous. Grid: (tiles of 2 BN keys, B * K). All query heads of a key head in one
+    """dk and dv (B, S, K, D), contiguous. Grid: (tiles of 2 BN keys, B * K). All query heads of a KV head in one
     program. p_q .. p_grad are descriptors of (B, heads, tokens, D), p_lse2 and p_delta of B * H * padded_queries
     numbers.
     """

@@ -1,4 +1,4 @@
-"""The forward of attention over spans, specialised for Hopper in Gluon: one warp group copies, two multiply.
+"""The forward of attention over spans, specialized for Hopper in Gluon: one warp group copies, two multiply.
 
 A program computes 2 x 64 queries of one head with three warp groups. One thread of the last, the producer, has the TMA
 unit copy tiles of keys and values into a ring in shared memory; two consumers, 64 queries each, multiply and take the

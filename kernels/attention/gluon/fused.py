@@ -1,7 +1,7 @@
-"""A fused backward of attention over spans for Hopper in Gluon: five products, dq summed up in memory.
+"""A fused backward of attention over spans for Hopper in Gluon: five matmuls, dq accumulated in memory.
 
 The walk of dk/dv in `backward.py` makes dq too, dQ += dS K over all 128 keys, as in FlashAttention-3. Programs of other
-keys add to the same queries in any order, so the last bits differ from run to run. Both consumers write their dS^T to
+keys add to the same queries in no fixed order, so dq is not deterministic. Both consumers write their dS^T to
 shared memory, in two buffers in turns, and each multiplies that of all 128 keys with its half of the head dim
 (README.md, "Fused"). Gluon's TMA has no adding copy for Hopper, so the adding is `red`, two numbers at a time.
 
@@ -68,7 +68,7 @@ def step(
         i, m, scale_log2, FIRST, MASK, OVERLAP, EARLY, BM, BN, BD, STAGES, S_LAYOUT, P_LAYOUT,
     )  # fmt: skip
     b_dst = b_dst.to(s_q.dtype)
-    # its readers are done: both came through the barrier of the tile before only after their earlier products
+    # its readers are done: both came through the barrier of the tile before only after their earlier matmuls
     s_ds.index(2 * (i & 1) + C).store(b_dst)
     hopper.fence_async_shared()
     mbarrier.arrive(ds_full.index(0))

@@ -1,10 +1,10 @@
-"""The host side of the warp-specialised kernels (`gluon/forward.py`, `gluon/backward.py`, `gluon/fused.py`).
+"""The host side of the warp-specialized kernels (`gluon/forward.py`, `gluon/backward.py`, `gluon/fused.py`).
 
 Served: bf16 and fp16 on Hopper (sm_90), head dims up to 128, inputs that a tensor descriptor can describe, every mask
 and a sink. Two consumers of 64 queries (64 keys for dk/dv) are fixed; the tiles that they walk over and the depth of
 the ring are not (`ForwardTileConfig`, `BackwardTileConfig`).
 
-Legend: B batch, T queries, S keys, H query heads, K key heads, D head dim, BD = D rounded up to 64 or 128.
+Legend: B batch, T queries, S keys, H query heads, K KV heads, D head dim, BD = D rounded up to 64 or 128.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ForwardTileConfig(NamedTuple):
     overlap: bool = True
     """Multiply the scores of the next tile while the softmax of this one runs."""
     turns: bool = False
-    """The two consumers start their products in turns (only with overlap)."""
+    """The two consumers alternate in starting their matmuls (ping-pong scheduling) (only with overlap)."""
 
 
 class BackwardTileConfig(NamedTuple):
@@ -60,9 +60,9 @@ class BackwardTileConfig(NamedTuple):
     stages: int = 3
     """Such tiles in flight."""
     overlap: bool = True
-    """A tile's last product runs under the next tile's exponentials."""
+    """A tile's last matmul runs under the next tile's exponentials."""
     early: bool = False
-    """dk/dv waits for that product before its exponentials: fewer registers, less overlap."""
+    """dk/dv waits for that matmul before its exponentials: fewer registers, less overlap."""
 
 
 FUSED_TILE_CONFIGS = {64: BackwardTileConfig(64, 3), 128: BackwardTileConfig(64, 3, overlap=False)}
@@ -74,11 +74,11 @@ def unsupported_reason(q: Tensor, k: Tensor, *, kind: str = "any", sink: Tensor 
     if gl is None:
         return f"this Triton has no Gluon for Hopper: {MISSING}"
     if q.dtype not in (torch.float16, torch.bfloat16):
-        return f"the specialised forward takes float16 or bfloat16, not {q.dtype}"
+        return f"the warp-specialized forward takes float16 or bfloat16, not {q.dtype}"
     if q.shape[3] > MAX_DIM:
-        return f"the specialised forward takes head dims up to {MAX_DIM}; got {q.shape[3]}"
+        return f"the warp-specialized forward takes head dims up to {MAX_DIM}; got {q.shape[3]}"
     if q.device.type == "cuda" and triton_launch.capability_of(q)[0] != 9:
-        return "the specialised forward is for sm_90"
+        return "the warp-specialized forward is for sm_90"
     return triton_launch.unsupported_reason(q, k, kind=kind, sink=sink)
 
 
@@ -113,16 +113,17 @@ def backward(
     *, keys_shape: BackwardTileConfig | None = None, rows_shape: BackwardTileConfig | None = None, fused: bool = False,
     fused_shape: BackwardTileConfig | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """As `triton.launch.backward`, with the same bits every time.
+    """As `triton.launch.backward`, with bit-identical results.
 
-    fused: one pass of five products (`gluon/fused.py`) in place of two of seven, whose dq differs in its last bits from
+    fused: one pass of five matmuls (`gluon/fused.py`) in place of two of seven, whose dq differs in its last bits from
     run to run, with B T H D fp32 numbers of memory; no GPU has run it. Raises ValueError as `forward` does, and for
     fused under torch's deterministic algorithms.
     """
     _check(q, k)
     if fused and torch.are_deterministic_algorithms_enabled():
         raise ValueError(
-            "the fused backward adds up dq in any order, but torch.use_deterministic_algorithms is on; use fused=False"
+            "the fused backward accumulates dq non-deterministically, but torch.use_deterministic_algorithms is on; "
+            "use fused=False"
         )
     batch, num_queries, heads, dim = q.shape
     num_keys, key_heads = k.shape[1:3]

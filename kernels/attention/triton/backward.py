@@ -1,6 +1,6 @@
 """The backward of attention over spans in Triton: the device code of its three or four kernels.
 
-Two passes, dk/dv and dq: seven matrix products where a fused backward needs five, but no atomics, so the same inputs
+Two passes, dk/dv and dq: seven matmuls where a fused backward needs five, but no atomics, so the same inputs
 give the same bits. Before them a small kernel writes delta = grad_out . out and lse in base 2, padded to whole tiles;
 in fp32 delta is summed anew over the keys (README.md, "Numerics"). Walk, masks, loads and legend: `triton/forward.py`.
 """
@@ -57,7 +57,7 @@ def bwd_keys_inner(
         # the same mask from the keys' side: two numbers for each key instead of two for each query
         b_query_lo, b_query_hi = load_spans(p_query_lo, p_query_hi, key, num_keys)
     # the pipeline divides before it knows that there is a tile, and from a division by 0 the compiler concludes that
-    # there is one: copies without a wait, and on an H200 a kernel that never ended
+    # there is one: copies without an mbarrier wait, and on an H200 a kernel that never ended
     divisor = tl.maximum(num_tiles, 1)
     for i in tl.range(0, GROUP * num_tiles):
         g, m = i // divisor, tile_at(i % divisor, start, num_left, num_full, BM, PARTIAL)
@@ -66,7 +66,7 @@ def bwd_keys_inner(
         p_grad_g = head_of(p_grad, 0, g, 0, head_grad, TMA)
         b_q = load_tile(p_q_g, b, head + g, m, stride_q, num_queries, BM, BD, D, PARTIAL, TMA)
         b_grad = load_tile(p_grad_g, b, head + g, m, stride_grad, num_queries, BM, BD, D, PARTIAL, TMA)
-        # both products before either softmax or delta is read: at D = 128 this order alone fits the registers
+        # both matmuls before either softmax or delta is read: at D = 128 this order alone fits the registers
         b_st = tl.dot(b_k, tl.trans(b_q), input_precision=PRECISION)  # [BN, BM]
         b_dpt = tl.dot(b_v, tl.trans(b_grad), input_precision=PRECISION)
         b_pt = tl.exp2(b_st * scale_log2 - tl.load(p_lse2 + g * padded_queries + query)[None, :])
@@ -88,8 +88,9 @@ def span_attention_bwd_keys_kernel(
     K: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     TMA: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dk and dv (B, S, K, D), contiguous. Grid: (tiles of keys, B * K). All query heads of a key head in one program.
-    Queries [query_lo[j], query_hi[j]) see key j; both never decrease, so the walk has the form of that over keys."""
+    """dk and dv (B, S, K, D), contiguous. Grid: (tiles of keys, B * K). All query heads of a KV head in one program.
+    Queries [query_lo[j], query_hi[j]) see key j; both are non-decreasing, so the walk has the form of that over
+    keys."""
     first = tl.program_id(0) * BN
     b, head = (tl.program_id(1) // K).to(tl.int64), (tl.program_id(1) % K).to(tl.int64)
     last = tl.minimum(first + BN, num_keys) - 1
@@ -158,7 +159,7 @@ def span_attention_bwd_exact_delta_kernel(
     SINK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """delta = sum_j p_ij dp_ij over the keys, over the sum of the weights, sink included (README.md, "Numerics");
-    overwrites p_delta (B, H, padded_queries). Two more products, for fp32 alone. Grid: (tiles of queries, B * H)."""
+    overwrites p_delta (B, H, padded_queries). Two more matmuls, for fp32 alone. Grid: (tiles of queries, B * H)."""
     b, h = (tl.program_id(1) // H).to(tl.int64), (tl.program_id(1) % H).to(tl.int64)
     first = tl.program_id(0) * BM
     last = tl.minimum(first + BM, num_queries) - 1

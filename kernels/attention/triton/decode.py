@@ -1,12 +1,12 @@
 """Decoding in Triton: few queries against a long cache, split over keys.
 
 A few queries make too few tiles to fill a GPU, and the work is to read the cache once. So the visible keys of a batch
-are cut into equal parts, a program each, which takes all query heads of a key head; a second kernel merges a sequence's
+are cut into equal parts, a program each, which takes all query heads of a KV head; a second kernel merges a sequence's
 parts by log-sum-exp (README.md, "Decoding" and "Merging"). Parts are found on the GPU (`split_kv`) and the launch
 depends on shapes alone, so that one captured CUDA graph serves every step of a generation.
 
-Legend: B batch, T queries, S keys, H query heads, K key heads, G = H / K, D head dim; P programs of a key head; M =
-T * G queries of one key head, number t * G + g; BM = M rounded up, BN keys of a tile, BD and BB = D and B rounded up.
+Legend: B batch, T queries, S keys, H query heads, K KV heads, G = H / K, D head dim; P programs of a KV head; M =
+T * G queries of one KV head, number t * G + g; BM = M rounded up, BN keys of a tile, BD and BB = D and B rounded up.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from torch import Tensor
 from brine.kernels.attention.triton.forward import LN2, LOG2E, load_tile, visible
 
 MAX_ROWS = 64
-"""Most queries M of one key head that are decoded in this way."""
+"""Maximum queries M of one KV head that are decoded in this way."""
 MIN_KEYS = 256
 """With fewer keys a second kernel does not pay."""
 BLOCK_KEYS = 64
-"""BN; half of it for wide heads in fp32, whose products have no tensor cores and want the registers."""
+"""BN; half of it for wide heads in fp32, whose matmuls have no tensor cores and want the registers."""
 WAVES = 4
 """Programs for each multiprocessor, about; two are resident at a time."""
 MAX_PROGRAMS = 512
-"""Most programs of a key head: the parts that one program of the second kernel may have to merge."""
+"""Maximum programs of a KV head: the parts that one program of the second kernel may have to merge."""
 
 
 @triton.jit
 def split_kv(p_lo, p_hi, num_queries, num_programs, B: tl.constexpr, BB: tl.constexpr, BN: tl.constexpr):
-    """Programs of a key head -> sequences: tiles of keys of one program; [BB] programs of each sequence, and cumulated.
+    """Programs of a KV head -> sequences: tiles of keys of one program; [BB] programs of each sequence, and cumulated.
 
     A sequence of n tiles gets cdiv(n, tiles_per_program) programs; with cdiv(all tiles, P - B) tiles a program these
     are at most (P - B) + B = P, and any beyond have nothing to do.

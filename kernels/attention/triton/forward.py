@@ -3,9 +3,10 @@
 One program computes one tile of queries and walks the keys that they see, which are one range (README.md, "The tile
 walk"): full tiles without a comparison, partial tiles with one. Follows FlashAttention-2 (Dao 2023, 2307.08691) in the
 online softmax and in what is kept for the backward. Scores are in base 2; sums, softmax and accumulators are fp32.
-Addresses are int64 where they grow with B, T or S, and int32 inside a tile. Token counts are never specialised on.
+Addresses are int64 where they grow with B, T or S, and int32 inside a tile. Kernels are not specialized on token
+counts.
 
-Legend: B batch, T queries, S keys, H query heads, K key heads, D head dim; BM queries of a tile, BN keys of a tile,
+Legend: B batch, T queries, S keys, H query heads, K KV heads, D head dim; BM queries of a tile, BN keys of a tile,
 BD = D rounded up to a power of two.
 """
 

@@ -1,11 +1,11 @@
 """The host side of the Triton backend: what it can do, and the launches.
 
-`unsupported_reason` says what is refused. Under Triton's interpreter (`TRITON_INTERPRET=1`, for tests) CPU tensors are
-taken, and bf16 is refused, since its products are wrong there. Tiles come from `tiles.py`; on sm_90 the kernels read
-through tensor descriptors where that table says so and strides allow it (`tma.py`). Nothing here waits for the GPU, but
-for one reading of how many keys a mask's queries see (`is_narrow`).
+`unsupported_reason` says what it cannot do. Under Triton's interpreter (`TRITON_INTERPRET=1`, for tests) CPU tensors
+are taken, and bf16 is rejected, since its matmuls are wrong there. Tiles come from `tiles.py`; on sm_90 the kernels
+read through tensor descriptors where that table says so and strides allow it (`tma.py`). Nothing here syncs with the
+GPU, but for one reading of how many keys a mask's queries see (`is_narrow`).
 
-Legend: B batch, T queries, S keys, H query heads, K key heads, D head dim, BD = D rounded up to a power of two.
+Legend: B batch, T queries, S keys, H query heads, K KV heads, D head dim, BD = D rounded up to a power of two.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def unsupported_reason(q: Tensor, k: Tensor, *, kind: str = "any", sink: Tensor 
         )
     if interpreted():
         if q.dtype == torch.bfloat16:
-            return "Triton's interpreter computes bfloat16 products wrongly; give float32 or float16"
+            return "Triton's interpreter computes bfloat16 matmuls wrongly; give float32 or float16"
         return None
     if q.device.type != "cuda":
         return (
@@ -190,8 +190,8 @@ def _operands(
 
 
 def is_narrow(mask: Mask) -> bool:
-    """Whether queries see few keys. Waits for the GPU once a mask, unless the host knows its spans; masks count as wide
-    while a graph is captured and where they are moving."""
+    """Whether queries see few keys. Syncs with the GPU once per mask, unless the host knows its spans; masks count as
+    wide while a graph is captured and where they are moving."""
     if mask.kind == "moving" or (mask.lo.is_cuda and torch.cuda.is_current_stream_capturing()):
         return False
     return span_stats(mask).max_visible_keys < NARROW_KEYS
@@ -216,12 +216,12 @@ def device_of(q: Tensor) -> AbstractContextManager:
 
 @lru_cache
 def padded(dim: int) -> int:
-    """BD: matrix products want 16 and a power of two."""
+    """BD: matmuls want 16 and a power of two."""
     return max(16, triton.next_power_of_2(dim))
 
 
 def _precision(q: Tensor) -> str:
-    """fp32 products stay fp32; the default, tf32, would round their inputs to 10 bits."""
+    """fp32 matmuls stay fp32; the default, tf32, would round their inputs to 10 bits."""
     return "ieee" if q.dtype == torch.float32 else "tf32"
 
 

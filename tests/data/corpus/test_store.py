@@ -8,7 +8,7 @@ import pytest
 
 from brine.data.corpus import shards
 from brine.data.corpus.readers import read_manifest
-from brine.data.corpus.store import CorpusError, CorruptDocument, DecodingCorpus, EncodedCorpus, build_corpus
+from brine.data.corpus.store import CorpusError, CorruptDocumentError, DecodingCorpus, EncodedCorpus, build_corpus
 from brine.data.document import SPLITS, Image
 from brine.data.encode import encode
 from brine.data.media.pool import DecodePool
@@ -138,12 +138,12 @@ def test_damaged_cache_is_told(corpus, tmp_path):
     content[200] ^= 1
     path.write_bytes(content)
     found = damaged.sequences(range(len(damaged)))
-    broken = {number for number, sequence in found.items() if isinstance(sequence, CorruptDocument)}
+    broken = {number for number, sequence in found.items() if isinstance(sequence, CorruptDocumentError)}
     assert broken and all(damaged._index["shard"][n] == damaged._index["shard"][number] for n in broken)
-    with pytest.raises(CorruptDocument, match="differs from its checksum"):
+    with pytest.raises(CorruptDocumentError, match="differs from its checksum"):
         damaged.sequence(min(broken))
     path.write_bytes(b"no array")
-    with pytest.raises(CorruptDocument, match="cannot be read"):
+    with pytest.raises(CorruptDocumentError, match="cannot be read"):
         EncodedCorpus.open(folder).sequence(number)
     (folder / "index" / "kind.npy").unlink()
     with pytest.raises(CorpusError, match="delete it and build it again"):
@@ -166,9 +166,9 @@ def test_decoding_corpus_gives_the_same_and_notices_change(manifest_path, tmp_pa
         picture(material / "media/0.png", 20, 16, seed=99)
         (material / "media/0.wav").unlink()
         assert [decoding.ids[number] for number in range(3)] == ["shot-0", "word-0", "text-0"]
-        with pytest.raises(CorruptDocument, match="checksum"):
+        with pytest.raises(CorruptDocumentError, match="checksum"):
             decoding.sequence(0)
-        with pytest.raises(CorruptDocument, match="does not exist"):
+        with pytest.raises(CorruptDocumentError, match="does not exist"):
             decoding.sequence(1)
         assert len(decoding.sequence(2))
     finally:

@@ -12,7 +12,7 @@ import pytest
 from brine.data.document import MODALITIES
 from brine.data.packing.mixture import Mixture
 from brine.data.packing.plan import PackingPlan
-from brine.data.sequence import Sequence
+from brine.data.sequence import EncodedDocument
 from brine.data.tokenizer import MEDIA_END_ID, MEDIA_START_ID, MEDIA_TOKEN_ID
 from tests.data.media_files import targets
 
@@ -272,7 +272,7 @@ def test_medium_larger_than_a_row_is_left_out_with_the_reason():
     )
     loss_mask = ids >= 20
     zeros = np.zeros(len(ids), np.int32)
-    sequence = Sequence(
+    sequence = EncodedDocument(
         ids,
         np.zeros((len(ids), 3), np.float32),
         zeros,

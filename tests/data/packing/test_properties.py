@@ -15,7 +15,7 @@ from brine.data.document import MODALITIES
 from brine.data.loader import Loader
 from brine.data.packing import extendable_plan
 from brine.data.packing.plan import PackingPlan
-from brine.data.sequence import FIELDS, Sequence
+from brine.data.sequence import FIELDS, EncodedDocument
 from brine.data.tokenizer import MEDIA_END_ID, MEDIA_START_ID, MEDIA_TOKEN_ID
 
 FEW = settings(derandomize=True, max_examples=40, deadline=None, database=None)
@@ -23,7 +23,7 @@ CONFIG = EncodeConfig(patch_size=4, mel_bins=16)
 SEQ_LENS = st.integers(16, 64)
 
 
-def encoded(parts: list[tuple[str, int]]) -> Sequence:
+def encoded(parts: list[tuple[str, int]]) -> EncodedDocument:
     """A document of ("text" or a modality, tokens) parts; every text token is a target."""
     token_ids, targets, blocks = [], [], []
     for number, (name, count) in enumerate(parts, 1):
@@ -40,7 +40,7 @@ def encoded(parts: list[tuple[str, int]]) -> Sequence:
         # every patch is different, so that one that is lost or exchanged shows
         patches = np.arange(token_ids.count(MEDIA_TOKEN_ID[name]))[:, None] % 251 + np.zeros(CONFIG.dims[name])
         values[name] = patches / 256 if name == "audio" else patches
-    return Sequence(**{name: np.asarray(value, dtype=FIELDS[name]) for name, value in values.items()})
+    return EncodedDocument(**{name: np.asarray(value, dtype=FIELDS[name]) for name, value in values.items()})
 
 
 def corpus_of(documents: list[list[tuple[str, int]]]) -> SimpleNamespace:

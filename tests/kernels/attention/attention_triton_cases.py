@@ -488,7 +488,7 @@ def test_triton_refuses_what_it_cannot_do():
         (260, torch.float32, "head dims up to 256; got 260"),
     ]
     if DEVICE == "cpu":
-        refused.append((8, torch.bfloat16, "computes bfloat16 products wrongly"))
+        refused.append((8, torch.bfloat16, "computes bfloat16 matmuls wrongly"))
     for dim, dtype, message in refused:
         x = torch.randn(1, 5, 1, dim, dtype=dtype, device=DEVICE)
         assert message in triton_launch.unsupported_reason(x, x, kind="causal", sink=None)

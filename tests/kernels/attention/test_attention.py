@@ -388,7 +388,7 @@ def test_wrong_arguments_are_named():
         (lambda: attention(x, x, x, spans, backend="hopper"), "unknown backend 'hopper'; choose one of auto, "),
         (lambda: attention(x, x.double(), x, spans), "k is torch.float64"),
         (lambda: attention(x, x[:, :5], x[:, :5], spans), "spans are for .* k 5 keys"),
-        (lambda: attention(x, x[:, :, :3], x[:, :, :3], spans), "4 query heads must be a multiple of the 3 key heads"),
+        (lambda: attention(x, x[:, :, :3], x[:, :, :3], spans), "4 query heads must be a multiple of the 3 KV heads"),
         (lambda: attention(x, x[..., :4], x[..., :4], spans), "batch and head dim must be equal"),
         (lambda: attention(x, x, x[..., :4], spans), "k and v must have one shape"),
         (lambda: attention(x[0], x, x, spans), "q must be a float tensor of 4 dims"),

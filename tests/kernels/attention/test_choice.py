@@ -148,7 +148,7 @@ def test_a_failed_self_check_warns_and_the_next_is_taken(card, caplog, wrong):
     assert [name for name, *_ in card.checked] == ["flash", "triton"]
     assert backend_choices() == {"attention on cuda:0: causal, bfloat16, head dim 64": "triton"}
     (line,) = describe_backend_choices()
-    assert "triton, because it is the first that serves of the default order" in line
+    assert "triton, because it is the first supported backend of the default order" in line
     assert "not flash: failed its self-check" in line
     assert [x for x in caplog.messages if x.startswith("backend auto")] == [
         f"backend auto: triton for {line}".replace(f"{line}", line.replace(": triton, because", ", because"))

@@ -117,7 +117,7 @@ def test_a_wrong_ring_is_found(monkeypatch):
 def test_a_rank_alone_is_told_what_to_start(capsys, monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert main(["--device", "cpu"]) == 2
-    assert "start two or more with torchrun" in capsys.readouterr().err
+    assert "needs at least two ranks: torchrun --nproc-per-node 2" in capsys.readouterr().err
 
 
 def test_the_table_has_every_pair():

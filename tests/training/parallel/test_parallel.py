@@ -20,7 +20,7 @@ from brine.model.inputs import TENSORS, Inputs
 from brine.model.transformer import Transformer
 from brine.salt.distill import Distillation
 from brine.training.config import TrainConfig
-from brine.training.micro_batch import SequenceSource
+from brine.training.micro_batch import PackedSequenceSource
 from brine.training.parallel.context_parallel import chunk_tokens, shard_sequences
 from brine.training.parallel.distributed import World, init_distributed
 from brine.training.parallel.parallelize import init_parallel_groups
@@ -102,13 +102,13 @@ def joined(parts: list[Batch]) -> Batch:
     return Batch(Inputs(*tensors, media), **fields)
 
 
-def source(world: World) -> SequenceSource:
+def source(world: World) -> PackedSequenceSource:
     def open_rows(start: int):
         micro = CONFIG.micro_batch_size_on(world.dp_size)
         for first in range(start + world.dp_rank * micro, 400, world.dp_size * micro):
             yield joined([rows(row, 1) for row in range(first, first + micro)])
 
-    return SequenceSource(open=open_rows, num_sequences=400)
+    return PackedSequenceSource(open=open_rows, num_sequences=400)
 
 
 def run(folder: Path, world: World, *, taught: bool, steps: int = STEPS, shape: ModelConfig = SHAPE, **options) -> None:
