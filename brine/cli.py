@@ -39,3 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     module, _, name = COMMANDS[argv[0]][0].partition(":")
     return getattr(importlib.import_module(module), name or "main")(argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

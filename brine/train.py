@@ -3,7 +3,7 @@
 uv run train.py                                   the recipe `demo`
 uv run train.py demo --large.learning-rate 1e-3   any field of a recipe can be overridden
 uv run train.py my_recipe.py                      your recipe, from its file
-uv run train.py real --corpus.manifest PATH       train on your own folder, manifest, tar, table or built corpus
+uv run train.py real --corpus.manifest PATH       train on your own folder, manifest, tar, Parquet file or built corpus
 torchrun --nproc-per-node 2 train.py demo         the same on two ranks
 """
 
@@ -30,9 +30,9 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @exit_on_closed_pipe
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, *, prog: str = "brine train") -> int:
     """Run the command line; returns the exit code: 0 done, 2 an error that the user can fix, 130 interrupted."""
-    launch = parse(sys.argv[1:] if argv is None else argv)
+    launch = parse(sys.argv[1:] if argv is None else argv, prog=prog)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     # only rank 0 logs
     level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
@@ -78,3 +78,7 @@ def _message(error: Exception) -> str:
             "--small.micro-batch-size or --large.micro-batch-size (or --evals.batch-size)"
         )
     return str(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

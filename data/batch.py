@@ -9,7 +9,7 @@ drops. Shapes depend on the plan alone, so a compiled model never sees a new one
 
 labels[b, t] is the token at t + 1 when that token is a target of the same chunk and query t does not see past itself
 (inside a media block it would); -100 otherwise. Patches keep their storage dtypes, bytes and half floats, until a
-model embeds them (`brine.model.patches`).
+model embeds them (`brine.model.embed`).
 
 Statistics that a training step needs on the host (where its targets are, how many tokens are what) are counted here,
 while the batch is made, and travel with it: asking the device would wait for it.

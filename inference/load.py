@@ -1,6 +1,7 @@
 """Model folders: a trained model with all that is needed to use it, and nothing else.
 
-    config.json         {"model": ModelConfig, "encode": EncodeConfig, "trained_context_tokens": longest in training}
+    config.json         {"model": ModelConfig, "encode": EncodeConfig, "trained_context_tokens": longest in training,
+                         "trained_roles": speakers of conversations in training}
     model.safetensors   every parameter under its name in `Transformer`
     tokenizer.json      the tokenizer
 

@@ -3,8 +3,9 @@
 Two models with equal configs have equal parameter names and shapes. Training, devices and precision belong to the
 recipe; how an image becomes patches belongs to `brine.data.media`.
 
-Layers come in groups of `global_every`: the last of each group, and of the model, is *global* (causal over the whole
-document, a long rotary base), the others are *local* (a sliding window, bidirectional media blocks, a short base).
+Layers come in groups of `global_every`: the last of each group, or of a model smaller than a group, is *global* (causal
+over the whole document, a long rotary base), the others are *local* (a sliding window, bidirectional media blocks, a
+short base).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class ModelConfig:
     """
 
     vocab_size: int = 512
-    """V, number of token ids, special tokens included."""
+    """V, number of token ids, special tokens included; a recipe's is set by the corpus."""
     dim: int = 256
     """E, width of the residual stream."""
     num_layers: int = 6
@@ -52,7 +53,7 @@ class ModelConfig:
     embedder: str = "ln_linear_ln"
     """How a flat patch becomes a token: "ln_linear_ln" (LayerNorm, Linear, LayerNorm) or "linear"."""
     image_dim: int = 768
-    """Numbers in one image patch (p * p * 3)."""
+    """Numbers in one image patch (p * p * 3); a recipe's is set by `corpus.encode`, like the two that follow."""
     audio_dim: int = 256
     """Numbers in one audio token (mel frames per token * mel bins)."""
     video_dim: int = 1536

@@ -36,8 +36,8 @@ class CorpusConfig:
     source: Path | None = None
     """Source tree that the synthetic corpus is made from; None: the running interpreter's standard library."""
     manifest: Path | None = None
-    """Documents to train on instead of a synthetic corpus: a folder, manifest, tar or table of any format that
-    `brine.data.formats` reads, or a corpus that `python -m brine.data build` wrote, with its filter passes."""
+    """Documents to train on instead of a synthetic corpus: a folder, manifest, tar or Parquet file of any format
+    that `brine.data.formats` reads, or a corpus that `python -m brine.data build` wrote, with its filter passes."""
     filters: tuple[str, ...] = ()
     """Filters that leave documents out of training, in this order: exact_duplicates, near_duplicates, text_quality,
     media_quality (`brine.data.filters`)."""

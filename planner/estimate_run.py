@@ -18,7 +18,7 @@ from brine.pipeline.model_stages import model_stages_of
 from brine.pipeline.recipe import Recipe
 from brine.synth.config import KINDS, SynthCounts
 from brine.training.config import RuntimeConfig, TrainConfig
-from brine.training.logging.device_specs import find_peak
+from brine.training.logging.device_specs import MEASURED, find_peak
 from brine.training.runtime import Runtime, check_backends, find_compiler, usable_cores
 
 NARROW_MFU, WIDE_MFU = 0.33, 0.45
@@ -53,15 +53,15 @@ def estimate_run(recipe: Recipe) -> str:
     Raises ValueError for a device or a backend that the run would refuse here.
     """
     runtime = _runtime(recipe.runtime)
-    stages = estimate_stages(
-        recipe, flops_per_s=find_peak(runtime.device, runtime.dtype).flops_per_s, compiled=runtime.compile
-    )
+    peak = find_peak(runtime.device, runtime.dtype)
+    stages = estimate_stages(recipe, flops_per_s=peak.flops_per_s, compiled=runtime.compile)
     where = f"{runtime.num_threads} threads" if runtime.device == "cpu" else runtime.device
     lines = [f"recipe {recipe.name}: {where}, {runtime.dtype}"]
     for stage in stages:
         time = f"about {duration(stage.seconds)}" if stage.seconds else "time depends on its documents"
         lines.append(f"  {stage.name:<15} {stage.contents}{': ' if stage.contents else ''}{time}")
-    return "\n".join([*lines, f"  {'in all':<15} about {duration(sum(stage.seconds for stage in stages))}"])
+    timed = ", at the speed measured now: less where nothing else runs" if peak.source == MEASURED else ""
+    return "\n".join([*lines, f"  {'in all':<15} about {duration(sum(stage.seconds for stage in stages))}{timed}"])
 
 
 def estimate_stages(recipe: Recipe, *, flops_per_s: float, compiled: bool) -> list[StageEstimate]:

@@ -75,8 +75,8 @@ def _parse(name: str, make: Callable[[], Recipe], rest: list[str], prog: str) ->
     launch = parse_options(LaunchConfig(recipe), rest, prog=f"{prog} {name}", description=description)
     if launch.recipe.corpus.manifest == MANIFEST_REQUIRED:
         raise ValueError(
-            f"recipe {name} has no documents: give --corpus.manifest PATH, a folder, manifest, tar, table or "
-            "built corpus"
+            f"recipe {name} has no documents: give --corpus.manifest PATH, a folder, manifest, tar, Parquet file "
+            "or built corpus"
         )
     return launch
 

@@ -1,6 +1,6 @@
 """A small retrieval model: keys and values in text, images, speech and video, at 2,048 tokens.
 
-1M parameters, four layers, trained on documents of facts and questions (`synth/needles/documents.py`), evaluated by
+1M parameters, four layers, trained on documents of facts and questions (`synth/needles/needle.py`), evaluated by
 `brine needle runs/needle` up to lengths it never saw. What made it learn (LOG.md has the numbers; single pilots):
 documents of at most 64 tokens first, text alone, since with two or three needles in context retrieval begins within
 100 steps; then the other modalities in such short documents; then longer documents, with shorter ones staying. Chosen

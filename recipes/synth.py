@@ -1,4 +1,4 @@
-"""The long run on the synthetic corpus: every kind at every level, in at most three hours on two cores.
+"""The long run on the synthetic corpus: every kind at every level, in about an hour and a half on two cores.
 
 Sequences that hold a whole page, six layers with two global ones, four times the demo's tokens, more than half of the
 images' tokens at level 2 and up. At least eight held-out documents in each cell, so that every level has an interval.
@@ -20,7 +20,7 @@ STEPS = 1150
 
 
 def synth() -> Recipe:
-    """All kinds at all four levels, for three hours on two cores."""
+    """All kinds at all four levels, in about an hour and a half on two cores."""
     held_out = SynthCounts(
         text=48, package=1, screenshot=(160, 80, 12, 8), narration=(160, 80, 24, 8), recording=(96, 40, 8, 8),
         page=(8, 8, 8, 8),

@@ -94,7 +94,8 @@ class SynthConfig:
     """A whole corpus. The same config, source and library versions give the same bytes."""
 
     source: Path | None = field(default=None, metadata=OPERATIONAL)
-    """Folder of source code; None takes the interpreter's standard library. The corpus depends on its content alone."""
+    """Folder of source code; None takes the interpreter's standard library. The corpus depends on its content alone.
+    A recipe sets it from `corpus.source`."""
     train: SynthCounts = SynthCounts(
         text=2000,
         package=40,

@@ -23,6 +23,7 @@ from brine.kernels.attention import Spans, attention
 from brine.model.transformer import Transformer
 from brine.recipes.launch import parse
 from brine.recipes.registry import find_recipe, recipe_names
+from brine.training.config import RuntimeConfig
 from tests.conftest import CONFIG, ENCODE
 from tests.paths import ROOT
 from tests.test_structure import SOURCES
@@ -122,6 +123,10 @@ def test_an_attention_backend_of_a_package(package):
         )
     with pytest.raises(ValueError, match=r'backend "no_package\.backend" needs a package that is not here'):
         attention(q, k, v, spans, backend="no_package.backend")
+    runtime = parse(["demo", "--runtime.attention-backend", "my_attention.backend"]).recipe.runtime
+    assert runtime.attention_backend == "my_attention.backend"
+    with pytest.raises(ValueError, match="attention_backend = 'mine' is unknown"):
+        RuntimeConfig(attention_backend="mine")
 
 
 @pytest.mark.parametrize("group", ["recipes", "formats", "filters", "metrics"])

@@ -223,8 +223,11 @@ class RuntimeConfig:
             raise ValueError(f"num_loader_workers = {workers!r}: give a number of processes, 0 for none, or auto")
         _check_choices(
             self, dtype=DTYPES, device=DEVICES, activation_checkpointing=ACTIVATION_CHECKPOINTING_MODES,
-            attention_backend=ATTENTION_BACKENDS, loss_backend=LOSS_BACKENDS,
+            loss_backend=LOSS_BACKENDS,
         )  # fmt: skip
+        # a name with a dot is a module, imported when first used
+        if "." not in self.attention_backend:
+            _check_choices(self, attention_backend=ATTENTION_BACKENDS)
         remedies = {
             "context_parallel": (1, "1 for whole sequences, or the ranks that share one"),
             "dp_shard": (1, "1 for whole models, or the ranks that share one"),

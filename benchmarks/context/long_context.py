@@ -22,7 +22,7 @@ seconds of the processor stand beside them, since hours are rarely had alone.
 
 What it does not do: repeat long cases (the curves of chunks and positions tell how steady the machine was), or say
 anything about answers. The six-layer model's only global layer is its last, of which all chunks but the last want keys
-and values alone (`Transformer.fill`), so reading takes time in proportion to the length.
+and values alone (`Transformer.prefill`), so reading takes time in proportion to the length.
 """
 
 from __future__ import annotations

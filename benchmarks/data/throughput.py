@@ -11,7 +11,7 @@
     audio          30 s of 16 kHz audio to log-mel: ours 64 bins in float16, Whisper's 80 in float32; no padding charged
     video-whole    file to patches, 8 s of 672 x 448 H.264 at 24 frames/s, two frames per second taken
     video-scaled   the same at 1344 x 896, frames scaled to 672 x 448
-    loader         the demo's training rate with the loader over that on one batch repeated (see data_loader.py)
+    loader         the demo's training rate with the loader over that on one batch repeated (`benchmarks.data.loader`)
 
 **Equal**: the output's pixels, checked before anything is timed (1008 and 672 are whole patches of 16, and of 14 x 2;
 672 and 448 too), float32 patches in memory at the end, one thread, frames taken. **Not equal**, since it is each one's

@@ -1,4 +1,4 @@
-"""A first half hour on a GPU, as one command that leaves numbers whatever happens.
+"""A first hour on a GPU, as one command that leaves numbers whatever happens.
 
 Before, where the libraries and the repository are (the second for a copy without .git; BRINE_COMMIT=... does too):
 

@@ -1,4 +1,4 @@
-"""The stages of a first half hour on a GPU: what a stage is made of, which there are, how long each may last.
+"""The stages of a first hour on a GPU: what a stage is made of, which there are, how long each may last.
 
 A stage is a module `benchmarks.gpu.stages.<name>` with
 

@@ -3,7 +3,7 @@
     python -m benchmarks.kernels.attention                    this machine: the GPU where there is one, else the CPU
     python -m benchmarks.kernels.attention --cases decode     some of the cases
 
-**Counting.** The forward is 4 D H FLOPs per *visible* (query, key) pair, the backward 2.5 times that, for everybody: a
+**Counting.** The forward is 4 D H FLOPs per *visible* (query, key) pair, the backward 2.5 times that, for everybody: an
 implementation that computes masked pairs too is not credited with them. TFLOP/s are quoted beside their share of the
 roofline, which is the best square matmul of this device in the case's dtype, measured in the same run. A
 decoding step reads its cache once and is quoted in GB/s of visible keys and values, against the best copy of this

@@ -52,7 +52,7 @@ class ReadLimits:
 
 @dataclass(frozen=True)
 class DocumentSource:
-    """Documents at a path, in one of `brine.data.formats.FORMATS`."""
+    """Documents at a path, in one of `brine.data.formats.detect.FORMATS`."""
 
     path: Path
     format: str

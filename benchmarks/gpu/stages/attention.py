@@ -3,12 +3,12 @@
     D128-32k-packed ..      head dim, tokens, mask of `benchmarks.kernels.masks`; bf16, 32 query heads over 8 KV heads
     ..-deterministic        ours alone, under deterministic algorithms, as training does by default
 
-Ours: `brine` (what "auto" takes), `brine-triton`, `brine-flex`, `brine-flash`; the peers of `attention_peers`. All
-implementations of a case take turns for about two seconds of rounds, forward and backward between CUDA events; median,
-p20 and p80 of the rounds. A result is compared with the reference on 64 queries before its time counts. FLOPs are
-counted by `attention.add_rates`: 4 D H per *visible* pair, the backward 2.5 times that; shares are of the matmul
-measured in the same process. Below 16k tokens a launch's cost on the host would be measured, so there are no smaller
-sizes.
+Ours: `brine` (what "auto" takes), `brine-triton`, `brine-flex`, `brine-flash`; the peers of
+`benchmarks.kernels.attention_implementations`. All implementations of a case take turns for about two seconds of
+rounds, forward and backward between CUDA events; median, p20 and p80 of the rounds. A result is compared with the
+reference on 64 queries before its time counts. FLOPs are counted by `attention.add_rates`: 4 D H per *visible* pair,
+the backward 2.5 times that; shares are of the matmul measured in the same process. Below 16k tokens a launch's cost on
+the host would be measured, so there are no smaller sizes.
 
 Lengths of the target come first, so that a stage cut short has them.
 """

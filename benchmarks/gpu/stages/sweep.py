@@ -1,7 +1,7 @@
 """Stage `sweep`: which tiles of the Triton kernels are fastest, pass by pass, and what the table would say.
 
     compile                      all candidates, in as many processes as there are cores; nothing is timed meanwhile
-    fwd-D128-causal ..           a pass, head dim and mask: every candidate of `brine.kernels.attention.triton.tiles`
+    fwd-D128-causal ..           a pass, head dim and mask: every candidate of `benchmarks.kernels.tile_candidates`
     proposal                     the best by pass, head dim and mask class, into `tiles.json`, and attention with them
 
 A pass is timed in its own launch: forward for `fwd`, the whole backward for `bwd_keys` and `bwd_queries`, in which the

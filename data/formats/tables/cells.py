@@ -30,7 +30,7 @@ def load_pyarrow():
     except ImportError:
         raise DocumentError(
             "Parquet and Arrow files need pyarrow, which is not installed: run with `uv run --extra hf ...`, or "
-            "`pip install 'brine[hf]'`"
+            "`pip install 'brine-lm[hf]'`"
         ) from None
     return pyarrow
 
