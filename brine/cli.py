@@ -8,17 +8,20 @@ import sys
 COMMANDS = {
     "train": ("brine.train", "train a recipe: all stages, from the corpus to the report"),
     "data": ("brine.data.cli.main", "check, build, filter, plan, show and convert documents"),
-    "plan": ("brine.planner.command", "memory, step time and mesh of a recipe before a GPU hour is spent"),
-    "generate": ("brine.inference.generate", "what a trained model writes: prompts and chats"),
-    "eval": ("brine.evals.cli:evaluate", "a trained model on other documents"),
-    "compare": ("brine.evals.cli:compare", "two evaluated runs on the same documents"),
-    "report": ("brine.evals.cli:report", "summary and report of a run, from its files alone"),
-    "needle": ("brine.evals.needle.run", "needle-in-a-haystack evaluation"),
-    "repository": ("brine.evals.repository.run", "names that another file of a package defines"),
+    "plan": ("brine.planner.command", "estimate memory, step time and the best mesh of a recipe"),
+    "generate": ("brine.inference.generate", "generate text or chat with a trained model"),
+    "eval": ("brine.evals.cli:evaluate", "evaluate a trained model on other documents"),
+    "compare": ("brine.evals.cli:compare", "compare two evaluated runs on the same documents"),
+    "report": ("brine.evals.cli:report", "rebuild summary.json and report.html of a run"),
+    "needle": ("brine.evals.needle.run", "run the needle-in-a-haystack evaluation"),
+    "repository": ("brine.evals.repository.run", "repository-level completion: names defined in other files"),
     "convert": ("brine.convert", "rewrite a run of a version before 0.2, in place"),
-    "check-cluster": ("brine.training.parallel.check_cluster", "check several GPUs (run it by torchrun)"),
+    "check-cluster": (
+        "brine.training.parallel.check_cluster",
+        "check links, ring attention and FSDP2 (run with torchrun)",
+    ),
 }
-"""Command -> (module[:function] that takes its words, what it does)."""
+"""Command -> (module[:function] that parses its arguments, one-line help)."""
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -53,7 +53,7 @@ class GenerateRequest(ComputeOptions):
     message: Texts = ()
     """With --chat: what the user says."""
     chat: bool = False
-    """Ask in the form of training's conversations and stop where the answer ends; without --message or --prompt-file,
+    """Use the chat format of training and stop at the end of the answer; without --message or --prompt-file,
     questions are read from standard input, one per line."""
     system: str | None = None
     """With --chat: the system message."""

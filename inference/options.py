@@ -40,9 +40,9 @@ class ComputeOptions:
     """Options of a command that runs a model."""
 
     device: str = "auto"
-    """cpu, cuda, cuda:1, or auto: a GPU where there is one."""
+    """cpu, cuda, cuda:1, or auto: a GPU if available."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of matrix products, keys and values; auto: bfloat16 where the hardware multiplies it."""
+    """Compute dtype (matmuls, KV cache); auto: bfloat16 if the hardware supports it natively."""
     threads: int | None = None
     """CPU threads; as many as this process may use if not given."""
 

@@ -109,7 +109,7 @@ class SynthConfig:
     test: SynthCounts = HELD_OUT_COUNTS
     """Documents from a third set of files, for the numbers that are reported."""
     seed: int = 0
-    """Decides the split of the files and every draw."""
+    """Seed of the train/validation/test split and of all sampling."""
     workers: int = operational(2)
     """Rendering processes. Their number does not change the corpus."""
     validation_fraction: float = 0.05
@@ -119,7 +119,7 @@ class SynthConfig:
     near_duplicate_threshold: float = 0.5
     """Files whose token shingles have at least this Jaccard similarity stay in one split."""
     max_files: int | None = None
-    """At most this many source files, drawn by the seed; None takes all."""
+    """Maximum number of source files, sampled by the seed; None takes all."""
     min_file_bytes: int = 64
     """Smaller source files are left out."""
     max_file_kib: int = 512
