@@ -94,7 +94,7 @@ class DocumentSource:
             for origin, counts in sorted(self.split_origins.items())
             if counts.total()
         )
-        lines = [f"media by ending: {', '.join(endings)}"] if endings else []
+        lines = [f"media by extension: {', '.join(endings)}"] if endings else []
         lines += [f"splits: {', '.join(splits)}"] if self.split_origins else []
         skipped, noted = [], []
         for reason, count in sorted(self.skipped.items()):
@@ -201,7 +201,7 @@ def skip_file(path: str, skipped: Counter, problem: str = "") -> None:
     elif dvc_target(path):
         skipped["file .dvc, not fetched: `dvc pull` fetches it"] += 1
     elif not compressed_hint(path):
-        skipped[f"file .{ending[:20]}" if ending else "file without an ending"] += 1
+        skipped[f"file .{ending[:20]}" if ending else "file without an extension"] += 1
 
 
 def each_document(

@@ -115,7 +115,7 @@ class MediaQueue:
     def __init__(self, fields: dict):
         found = [] if FIELDS.keys().isdisjoint(fields) else media_of(fields)
         if key := next((key for key, kind, _ in found if not kind), None):
-            raise DocumentError(f"field {key!r} names a file with an ending of no image, audio or video")
+            raise DocumentError(f"field {key!r} names a file with an extension of no image, audio or video")
         self.fields = tuple(key for key, _, _ in found)
         """Fields that the media are from."""
         self.listed = {kind: [each for _, of_kind, each in found if of_kind == kind] for kind in MEDIA}

@@ -82,7 +82,7 @@ def captioned_sample(
             raise DocumentError(f"field {field!r} names {path[:200]!r}, which is not there")
         if address is not None and address not in found:
             if kind is None:
-                raise DocumentError(f"file {path[:200]!r} has an ending of no image, audio or video")
+                raise DocumentError(f"file {path[:200]!r} has an extension of no image, audio or video")
             found[address] = kind
     spans = check_not_clipped(fields, [kind(path) for path, kind in found.items()], notes)
     every = {"text": text} | fields if text.strip() else fields

@@ -199,7 +199,7 @@ class _UnreadFiles:
                 return f"file .{ending} {_BESIDE} (give it by itself, or convert it)"
         except OSError:
             return "file that cannot be read (change its permissions)"
-        return f"file .{ending}" if ending else "file without an ending"
+        return f"file .{ending}" if ending else "file without an extension"
 
     def _has_words(self, path: str) -> bool:
         stem = os.path.splitext(path)[0]
