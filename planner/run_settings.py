@@ -10,7 +10,7 @@ from brine.model.config import ModelConfig
 from brine.training.parallel.activations import ac_groups_of
 
 FP32_BYTES = 4
-"""Bytes of the stream, norms, weights, gradients and optimiser: float32."""
+"""Bytes of the stream, norms, weights, gradients and optimizer: float32."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class RunSettings:
 
     @property
     def low(self) -> int:
-        """Bytes of a number in matrix products and attention."""
+        """Bytes of a number in matmuls and attention."""
         return 2 if self.dtype == "bfloat16" else FP32_BYTES
 
     @property

@@ -1,6 +1,6 @@
-"""The default run: all four kinds of material learned in a quarter of an hour on two cores.
+"""Default recipe: all four modalities in a quarter of an hour on two cores.
 
-A model of 1M parameters teaches one of 4M. Most of the material is level 1, since a model of this size learns to read
+A model of 1M parameters teaches one of 4M. Most of the data is level 1, since a model of this size learns to read
 and listen there and nowhere else in the time. Both large models see the same 3.4M tokens in the same order.
 """
 
@@ -18,7 +18,7 @@ STEPS = 420
 
 
 def demo() -> Recipe:
-    """All four kinds in 20 minutes on two cores: small model, large with SALT, large without, report."""
+    """All four modalities in 20 minutes on two cores: small model, large with SALT, large without, report."""
     held_out = SynthCounts(
         text=24, screenshot=(160, 24, 8, 0), narration=(160, 24, 8, 4), recording=(96, 12, 4, 0), page=(6, 2, 0, 0)
     )

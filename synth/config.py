@@ -46,7 +46,7 @@ class SynthCounts:
     needle_text: tuple[int, int, int, int] = NONE
     """Facts in source code, and questions that look them up. Levels are lengths: 64, 256, 1,024, 2,048 tokens."""
     needle_image: tuple[int, int, int, int] = NONE
-    """The same with drawn values, among other images."""
+    """The same with sampled values, among other images."""
     needle_audio: tuple[int, int, int, int] = NONE
     """The same with spoken values, among other audio."""
     needle_video: tuple[int, int, int, int] = NONE
@@ -91,7 +91,7 @@ HELD_OUT_COUNTS = SynthCounts(
 
 @dataclass(frozen=True)
 class SynthConfig:
-    """A whole corpus. The same config, source and library versions give the same bytes."""
+    """A whole corpus. The same config, source and library versions give bit-identical files."""
 
     source: Path | None = field(default=None, metadata=OPERATIONAL)
     """Folder of source code; None takes the interpreter's standard library. The corpus depends on its content alone."""

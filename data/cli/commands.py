@@ -1,7 +1,7 @@
 """What each command of `brine data` does: takes the parsed request, prints the answer, returns the exit code.
 
 The work is done elsewhere; here are the order of what is printed and the choice of exit code. Each function raises
-ValueError for a wrong request.
+ValueError for invalid arguments.
 """
 
 import json
@@ -95,7 +95,7 @@ def check(request: Check) -> int:
         held_out = stats.splits.get("validation") or stats.splits.get("test") or request.limit is not None
         why = excluded.refused(most=request.max_excluded_fraction) or ("" if held_out else "no document is held out")
         if why and not found.interrupted and request.retry is None:
-            print(f"training would refuse this: {why}")
+            print(f"training would reject this: {why}")
     print(json.dumps(summary))
     return 130 if found.interrupted else 0 if stats.num_documents else 1
 

@@ -37,7 +37,7 @@ class ExclusionStats:
     seq_len: int
     """Tokens of a packed sequence."""
     media_budget: dict[str, int]
-    """Most patches of each modality in a packed sequence."""
+    """Maximum number of patches per packed sequence, by modality."""
     documents: int = 0
     """Documents that are excluded."""
     total_documents: int = 0
@@ -176,7 +176,7 @@ def _sizes(sequence, edges: np.ndarray) -> dict[str, int]:
 def find_excluded(
     corpus, *, seq_len: int, media_budget: dict[str, int], documents: np.ndarray | None = None
 ) -> ExclusionStats:
-    """Which documents of the train split, and of the mask `documents` (n,) where given, do not fit."""
+    """Which documents of the train split, and of the mask `documents` (n,) if given, do not fit."""
     found = ExclusionStats(seq_len, media_budget)
     chosen = _train(corpus, documents)
     over = corpus.num_tokens > seq_len

@@ -5,7 +5,7 @@
     source.num_documents_hint   how many to expect, for a progress bar
 
 Documents that name no split get one here (`splits.hash_split`). An id that comes twice becomes `<id>~2` and shares the
-split of the first; ids are held in memory, about 120 bytes a document.
+split of the first; ids are held in memory, about 120 bytes per document.
 """
 
 import contextlib
@@ -87,7 +87,7 @@ class DocumentSource:
         self.skipped.update(skipped)
 
     def summary_lines(self) -> list[str]:
-        """What the latest reading found, a line each: media, splits, skipped files, notes."""
+        """What the latest reading found, one line each: media, splits, skipped files, notes."""
         endings = [f"{count:,} .{ending[:20]}" for ending, count in sorted(self.extensions.items()) if ending and count]
         splits = (
             f"by {origin} ({', '.join(f'{split} {counts[split]:,}' for split in SPLITS if counts[split])})"

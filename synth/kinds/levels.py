@@ -30,9 +30,9 @@ class RenderStyle:
     styles: tuple[str, ...]
     sizes: tuple[int, ...] = (13,)
     margin: tuple[int, int] = (0, 0)
-    """Least and greatest margin in pixels, left and top each drawn on its own."""
+    """Minimum and maximum margin in pixels, left and top sampled separately."""
     leading: tuple[int, int] = (-1, -1)
-    """Least and greatest pixels between lines, beyond the font's own height."""
+    """Minimum and maximum pixels between lines, beyond the font's own height."""
 
 
 RENDER_STYLES = {

@@ -220,7 +220,7 @@ def join_turns(turns: Iterable[tuple[str, list[Part]]], marked: Iterable[str] = 
         parts += [Text(f"{chr(10) if parts else ''}<{role}>\n", loss_mask=False, role=role), *content]
     if not any(isinstance(part, Text) and part.loss_mask and part.text for part in parts):
         names = ", ".join(map(repr, marked))
-        why = f"everything is marked as not to be learned ({names})" if names else "no assistant says anything"
+        why = f"all text is masked from the loss ({names})" if names else "no assistant says anything"
         raise DocumentError(f"{why}: there is nothing to learn from")
     return tuple(parts)
 

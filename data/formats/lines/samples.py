@@ -70,7 +70,7 @@ def captioned_sample(
     text: words in a separate file, which precede those of the object. find: name in the object -> address or None.
     """
     if off := sample_loss_off_key(fields, notes):
-        raise DocumentError(f"field {off!r} says that nothing here is to be learned")
+        raise DocumentError(f"field {off!r} masks the whole sample from the loss")
     key, words = ("text", text) if text.strip() else caption_in(fields)
     if not words.strip():
         return caption_pair(name, media, "", source=source)

@@ -1,6 +1,6 @@
 """Manifests that can be written from lists of words that are not CSV, and from folders that are named after classes.
 
-    84-121123.trans.txt     84-121123-0000 GO DO YOU HEAR           LibriSpeech: all of them, beside their media
+    84-121123.trans.txt     84-121123-0000 GO DO YOU HEAR           LibriSpeech: all *.trans.txt, beside their media
     train/text  test/text   utt1 hello world                        Kaldi: a file for each split
     captions.txt            image,caption                           Flickr8k: a table under another extension
 

@@ -271,7 +271,7 @@ def check_columns(file: Path) -> None:
 
 
 def dataset_files(root: Path, candidates: list[str]) -> list[str]:
-    """Those of the Arrow files below `root` that hold rows: what state.json names, where there is one."""
+    """Those of the Arrow files below `root` that hold rows: what state.json names, if there is one."""
     found = []
     for path in candidates:
         folder, _, base = untagged(path).rpartition("/")
