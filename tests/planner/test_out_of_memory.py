@@ -93,7 +93,7 @@ def test_ranks_are_told_by_number_and_share_more(tmp_path):
 def test_pinned_memory_is_the_hosts(tmp_path):
     runtime = Runtime(device="cuda", dtype="bfloat16", compile=True, activation_checkpointing="offload")
     text = message(HOST, tmp_path, runtime=runtime, gib=64.0, seq_len=2**17)
-    assert "on the host: 4.00 GiB more" in text
+    assert "on the host: tried to allocate 4.00 GiB" in text
     assert {"--runtime.activation-checkpointing selective", "--runtime.activation-checkpointing full"} <= set(
         options_of(text)
     )

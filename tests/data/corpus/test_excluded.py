@@ -293,7 +293,7 @@ def test_check_says_that_training_would_refuse(tmp_path, capsys, rows, expected)
     command = ["check", str(tmp_path), "--workers", "1", "--recipe", "real", "--max-image-tokens", "1024"]
     assert data_command(command) in (0, 1)
     out = capsys.readouterr().out
-    assert (f"training would refuse this: {expected}" in out) if expected else ("refuse" not in out)
+    assert (f"training would reject this: {expected}" in out) if expected else ("would reject" not in out)
 
 
 @pytest.mark.parametrize("kept", ["none", "test-alone"])
