@@ -4,7 +4,7 @@
     brine generate runs/chat --chat --image shot.png --message "..."       (`brine.inference.chat`)
 
 Parts of a prompt keep the order of the command line. tyro gathers each option by itself, so the order is read from the
-words again, once tyro has accepted them.
+arguments again, once tyro has accepted them.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ main = command(
 
 
 def check_prompt_text(parts: Iterable[Part | TextFile]) -> None:
-    """Raise ValueError for words of the command line that are, or look like, the path of media."""
+    """Raise ValueError for arguments that are, or look like, the path of media."""
     for part in parts:
         if not isinstance(part, Text):
             continue

@@ -16,11 +16,11 @@ Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 
 
 def _comma_separated(kind: Callable[[str], Any], metavar: str, remedy: str) -> Any:
-    def read(words: list[str]) -> tuple[Any, ...]:
+    def read(args: list[str]) -> tuple[Any, ...]:
         try:
-            return tuple(kind(item.strip()) for item in words[0].split(",") if item.strip())
+            return tuple(kind(item.strip()) for item in args[0].split(",") if item.strip())
         except ValueError:
-            raise ValueError(f"{words[0]!r}: give {remedy}") from None
+            raise ValueError(f"{args[0]!r}: give {remedy}") from None
 
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,

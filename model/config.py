@@ -29,7 +29,7 @@ class ModelConfig:
     dim: int = 256
     """E, width of the residual stream."""
     num_layers: int = 6
-    """L, number of blocks."""
+    """L, number of transformer blocks."""
     num_heads: int = 8
     """H, number of query heads."""
     num_kv_heads: int = 4

@@ -36,7 +36,7 @@ class RunSettings:
     """As `brine.kernels.attention` names it; "auto" may take "flash" on a GPU, and is counted so."""
     optimizer: str = "adamw"
     patches: tuple[tuple[str, int], ...] = ()
-    """(modality, most patches of a sequence)."""
+    """(modality, maximum patches per sequence)."""
     accumulates_gradients: bool = False
     """Are gradients of an earlier forward pass of the step held? If not, those of sharded parameters come block by
     block, while saved activations are freed."""

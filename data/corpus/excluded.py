@@ -161,7 +161,7 @@ def _most_common(kinds: Counter) -> str:
 
 
 def _sizes(sequence, edges: np.ndarray) -> dict[str, int]:
-    """The most tokens ("tokens"), and patches of each modality, between two of the split points `edges`."""
+    """Maximum number of tokens ("tokens"), and of patches of each modality, between two of the split points `edges`."""
     starts = edges[:-1]
     # a target takes the token before it along, unless that closes media
     closes = np.isin(sequence.token_ids, list(MEDIA_END_ID.values()))

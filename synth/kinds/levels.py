@@ -66,7 +66,7 @@ PAGE_VIDEO_FRACTION = {1: 0.25, 2: 0.5, 3: 0.5, 4: 0.5}
 
 @dataclass(frozen=True)
 class VoiceSpec:
-    """How speech sounds: espeak-ng voices with variants, words a minute, pitch 0 to 99 (espeak's own scale)."""
+    """How speech sounds: espeak-ng voices with variants, words per minute, pitch 0 to 99 (espeak's own scale)."""
 
     names: tuple[str, ...]
     rate: tuple[int, int]
