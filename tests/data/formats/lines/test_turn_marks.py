@@ -76,9 +76,12 @@ def test_each_name_of_learned_speakers(tmp_path, name):
 REFUSED = {
     "only the silent one speaks": (nemo("User", mask="User"), "masked from the loss ('mask')"),
     "the assistant is silent": (nemo("User", "Assistant", mask="Assistant"), "masked from the loss ('mask')"),
-    "nobody to train": (chat("user", "assistant", roles_to_train=["critic"]), "learned ('roles_to_train')"),
+    "nobody to train": (
+        chat("user", "assistant", roles_to_train=["critic"]),
+        "masked from the loss ('roles_to_train')",
+    ),
     "a list of other length": (chat("user", "assistant", loss_mask=[1]), "'loss_mask' is a list of loss masks"),
-    "nothing of each": (chat("user", "assistant", loss_mask=[0, 0]), "learned ('loss_mask')"),
+    "nothing of each": (chat("user", "assistant", loss_mask=[0, 0]), "masked from the loss ('loss_mask')"),
     "history": (chat("user", "assistant", mask_history=True), "'mask_history' leaves turns out"),
     "history as text": (chat("user", "assistant", mask_history="True"), "'mask_history' leaves turns out"),
     "unwanted": (chat("user", "assistant", label=False), "'label' says that the answer is a bad one"),
