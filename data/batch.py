@@ -12,14 +12,14 @@ labels[b, t] is the token at t + 1 when that token is a target of the same chunk
 model embeds them (`brine.model.embed`).
 
 Statistics that a training step needs on the host (where its targets are, how many tokens are what) are counted here,
-while the batch is made, and travel with it: asking the device would wait for it.
+while the batch is made, and travel with it: asking the device would be a sync.
 
 A packed sequence holds a dozen short documents, so the cost is the number of numpy calls, not the bytes: token fields
 are concatenated over the whole batch and written once each; only patches are handled document by document. 16 packed
 sequences of 512 tokens take about 15 ms of one core, most of it for reading and checking 200 documents.
 
-Augmentation is a `transform` that draws from `counter_generator(seed, document, sequence_index)`: from counters, never
-from a global generator, so that neither the number of workers nor a restart changes a draw.
+Augmentation is a `transform` that samples from `counter_generator(seed, document, sequence_index)`: from counters,
+never from a global generator, so that neither the number of workers nor a restart changes a sample.
 """
 
 import hashlib
@@ -280,7 +280,7 @@ def _fill_tokens(out: dict, chunks: list[_PlacedChunk], kinds, segment_tokens) -
     # the next token belongs to the same chunk
     inner = np.ones(len(ids) - 1, dtype=bool)
     inner[starts[1:] - 1] = False
-    # a query sees past itself exactly when the next token is of its own block
+    # a query sees past itself exactly when the next token is of its own media block
     target = inner & joined("loss_mask")[1:] & ~((block[1:] == block[:-1]) & (block[1:] > 0))
     write("token_ids", ids, flat_index)
     write("position", joined("position"), flat_index)

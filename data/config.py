@@ -3,7 +3,7 @@
 A corpus is encoded under one `EncodeConfig`; its digest is kept in the corpus, the plan and the model folder, so that a
 model is never fed patches of another shape. Bounds on what is accepted (pixels, seconds, MiB, time-out) enter the
 digest too, since they decide which documents a corpus holds. Mel hops are 10 ms and windows 25 ms at any sample rate,
-which makes one audio token 40 ms at the default of four frames a token.
+which makes one audio token 40 ms at the default of four frames per token.
 """
 
 import dataclasses
@@ -27,9 +27,9 @@ class EncodeConfig:
     mel_frames_per_token: int = 4
     """Mel frames (10 ms each) in one audio token; also sets the tick of the time axis: 4 frames = 40 ms."""
     max_audio_s: float = 60.0
-    """Longest audio accepted, in seconds; longer files are refused, never cut."""
+    """Longest audio accepted, in seconds; longer files are rejected, never cut."""
     video_fps: float = 2.0
-    """Frames taken per second of video, by absolute time."""
+    """Frames sampled per second of video, by absolute time."""
     tubelet_frames: int = 2
     """Consecutive sampled frames that share one token per patch."""
     max_video_tokens: int = 4096

@@ -1,9 +1,9 @@
 """Document to `EncodedDocument`: every token with its position (t, h, w).
 
-    text       t = h = w, one step a token
-    boundary   a start and an end token around each image, audio or video, positioned like text, outside every block
-    image      from base = start + 1: patch (i, j) at (base, base + i, base + j); one block
-    audio      token k at t = h = w = base + k; one block per second
+    text       t = h = w, one step per token
+    boundary   a start and an end token around each image, audio or video, positioned like text, in no media block
+    image      from base = start + 1: patch (i, j) at (base, base + i, base + j); one media block
+    audio      token k at t = h = w = base + k; one media block per second
     video      the tubelet at s seconds: t = base + s / tick, h = t + i, w = t + j; one block per tubelet. Its audio
                track is audio on the same clock; the two are interleaved by seconds, tubelets first
     after      text continues at max(t, h, w) + 1 over the whole of it
@@ -66,7 +66,7 @@ def assemble_chunks(
 
 
 class _DocumentBuilder:
-    """Collects runs of tokens; `position_offset` is where the next text token goes, `blocks` the number of blocks."""
+    """Collects runs of tokens; `position_offset` is where the next text token goes, `blocks` counts media blocks."""
 
     def __init__(self, config: EncodeConfig, position_offset: float = 0.0):
         self.config, self.position_offset = config, position_offset
@@ -105,7 +105,7 @@ class _DocumentBuilder:
         self.text([MEDIA_END_ID[modality]], False)
 
     def _patches(self, grid: tuple[int, int], t: float, modality: str) -> float:
-        """A block of rows x columns patches at time t; returns the largest coordinate used."""
+        """A media block of rows x columns patches at time t; returns the largest coordinate used."""
         rows, cols = grid
         position = np.full((rows, cols, 3), t)
         position[..., 1] += np.arange(rows)[:, None]
@@ -115,7 +115,7 @@ class _DocumentBuilder:
         return t + max(rows, cols) - 1
 
     def _audio(self, first: int, stop: int, base: float) -> float:
-        """Audio tokens first..stop of audio that began at `base`, a block per second; returns the largest t."""
+        """Audio tokens first..stop of audio that began at `base`, a media block per second; returns the largest t."""
         ticks = np.arange(first, stop)
         seconds = audio_second(ticks, self.config)
         block = self.blocks + 1 + seconds - seconds[0]

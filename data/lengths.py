@@ -5,7 +5,7 @@ The encoder uses these functions, and so does everything that plans ahead, so th
     image   rows x columns patches, native aspect ratio. Within the budget it is padded at the right and lower edge to
             whole patches, never resampled; over it, scaled down as little as the budget asks; one thinner than a patch
             is first enlarged until it is one patch thick.
-    audio   n samples give n // hop + 1 centred mel frames, four frames a token.
+    audio   n samples give n // hop + 1 centred mel frames, four frames per token.
     video   frames at k / fps for all k with k / fps < duration; tubelets of two; an image grid per tubelet; the
             audio track, if any, as audio on the same clock.
 """
@@ -50,7 +50,7 @@ def image_grid(width: int, height: int, config: EncodeConfig, *, max_tokens: int
 
 
 def audio_tokens(num_samples: int, config: EncodeConfig) -> int:
-    """Tokens of `num_samples` of audio at `config.sample_rate`: ceil((n // hop + 1) / frames a token)."""
+    """Tokens of `num_samples` of audio at `config.sample_rate`: ceil((n // hop + 1) / frames per token)."""
     if num_samples < 1:
         raise ValueError("audio needs at least one sample")
     return math.ceil((num_samples // config.hop_samples + 1) / config.mel_frames_per_token)

@@ -31,7 +31,7 @@ SHARED_MEMORY = "/dev/shm"
 TOKEN_BYTES = 8 + 12 + 4 + 4 + 4 + 8 + 2 + 1 + 8
 """Bytes of a token in a batch, its index among the targets included."""
 MAX_WORKERS = 4
-"""A core collates a few hundred thousand tokens a second."""
+"""A core collates a few hundred thousand tokens per second."""
 
 
 def default_loader_workers(device: torch.device | str, *, local_world_size: int = 1) -> int:

@@ -4,7 +4,7 @@
         ...
 
 While a step computes, the next batch is copied on a separate stream; the stream that computes waits for the copy on the
-device, the host for nothing (from page-locked memory, `Loader(pin_memory=True)`). One batch is ahead, so a device holds
+device, the host for nothing (from pinned memory, `Loader(pin_memory=True)`). One batch is ahead, so a device holds
 two, and one more for each step that the host has run ahead: memory of a batch is kept until the device has done the
 work enqueued until the next was asked for. Other devices get batches when they are asked for.
 """

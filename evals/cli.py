@@ -1,7 +1,7 @@
 """Command lines of `brine eval`, `compare` and `report`; `needle` and `repository` have theirs beside the evaluation.
 
 Each is a dataclass of options, whose docstrings are its help (`brine.common.command_line`). The last line printed is
-one JSON object; tables before it are for people, and progress goes to standard error.
+one JSON object; tables before it are human-readable, and progress goes to standard error.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class EvaluateRequest(ComputeOptions):
     run_folder: Run
     """A run (runs/demo), a stage of it, or a model folder."""
     data: Path
-    """A folder, manifest, tar or table of any format that `brine data check` reads, or a corpus built by `brine data
-    build`; all its splits are used."""
+    """A folder, manifest, tar or Parquet file of any format that `brine data check` reads, or a corpus built by `brine
+    data build`; all its splits are used."""
     format: str | None = None
     """Format of DATA; detected if not given."""
     out: Path | None = None
@@ -43,9 +43,9 @@ class EvaluateRequest(ComputeOptions):
     transcripts_per_cell: int = 0
     """Documents of each kind and level that are transcribed."""
     seq_len: int | None = None
-    """Tokens of a packed sequence; the run's if not given."""
+    """Tokens per packed sequence; the run's if not given."""
     batch_size: int | None = None
-    """Packed sequences of one forward pass; fewer take less memory; the run's if not given."""
+    """Packed sequences per forward pass; fewer take less memory; the run's if not given."""
     seed: int | None = None
     """Seed of document choice, mismatched media and resamples; the run's if not given."""
     workers: int | None = None
@@ -76,7 +76,7 @@ class CompareRequest:
     runs: Annotated[tyro.conf.Positional[tuple[Path, Path]], tyro.conf.arg(metavar="RUN RUN")]
     """Two evaluated runs, or folders written by `brine eval RUN --data DATA --out FOLDER`."""
     models: tuple[str, str] | None = None
-    """A model of each, such as large_salt small; the main one if not given."""
+    """Model of each run to compare, e.g. large_salt small; each run's main model if not given."""
     seed: int = 0
     """Seed of the bootstrap."""
 

@@ -55,7 +55,7 @@ def ratio_interval(
     count = len(numerator)
     if not count or not (np.isfinite(numerator).all() and np.isfinite(denominator).all()):
         return Interval()
-    # (resamples, n): how often each document is drawn
+    # (resamples, n): how often each document is sampled
     counts = np.random.default_rng((seed, count)).multinomial(count, np.full(count, 1 / count), size=num_resamples)
     ratios = (counts @ numerator) / (counts @ denominator)
     ratios = 1 - ratios if one_minus else ratios

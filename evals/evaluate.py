@@ -67,7 +67,7 @@ def evaluate(
 
     folder: `runs/<name>/evaluate`; metrics and costs are read from its neighbours. corpus: an `EncodedCorpus`. models:
     stage -> `LoadedModel`, each evaluated on its device. stages: those that belong to this run. compute_dtype: of
-    matrix products, None for the weights'. Results:
+    matmuls, None for the weights'. Results:
 
         split, main_model, stages, bits_per_byte, cer {image, audio}, identifier_recall {image, audio, video}, targets
         models          {name: {parameters, loss, bits_per_byte, contexts, cells}}
@@ -167,7 +167,8 @@ def _transcripts(
 
 
 def _with_samples(folder: Path, corpus: Any, transcripts: list[Transcript], config: EvalConfig) -> list[dict[str, Any]]:
-    """The transcripts as JSON; `samples_per_cell` of each cell, drawn regardless of their quality, get their media."""
+    """The transcripts as JSON; `samples_per_cell` of each cell, sampled regardless of their quality, get their
+    media."""
     for path in folder.glob("media/*"):
         # other files stay
         if _COPY.fullmatch(path.name):

@@ -217,7 +217,7 @@ def measure_losses(
 
     model: a Transformer (or anything with its `forward` and `head_weight`), left in its mode. documents: (n,) indices
     into corpus. token_bytes: from `token_byte_lengths`. transform(index in documents, sequence) gives the sequence to
-    measure instead, of the same length and targets. compute_dtype: of matrix products, None for the weights'.
+    measure instead, of the same length and targets. compute_dtype: of matmuls, None for the weights'.
     progress(documents newly reached) is called after each batch.
     """
     documents = np.asarray(documents, np.int64)

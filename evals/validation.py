@@ -1,6 +1,6 @@
 """The small evaluation that is repeated during training, on a fixed choice of documents of the validation split.
 
-Its result goes under `validation` into a line of `metrics.jsonl`: means for people, and the summed loss of every
+Its result goes under `validation` into a line of `metrics.jsonl`: human-readable means, and the summed loss of every
 document, so that two runs can be compared at any cost with an interval over documents. Final numbers come from the
 test split.
 

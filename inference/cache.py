@@ -6,7 +6,7 @@ window - 1, lazily, unless `keep_all_keys`; once every row is a window past the 
 local spans never change. Buffers of global layers double when full; `reserve` allocates ahead. A media block attends to
 itself in both directions, so it must come whole: `extend` refuses the rest of one.
 
-B batch, S keys, T new tokens, K key heads, D head dim.
+B batch, S keys, T new tokens, K KV heads, D head dim.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class KeyValueCache:
         self.start: Tensor | None = None
         """(B,) int32, index of the first token of the last token's document."""
         self._newest_start: int | None = 0
-        """The largest of `start`; None until it is needed, since reading it waits for the device."""
+        """The largest of `start`; None until it is needed, since reading it is a device sync."""
         self._steady: Spans | None = None
 
     def extend(self, segment: Tensor, block: Tensor) -> tuple[Spans, Spans]:
@@ -132,7 +132,7 @@ class KeyValueCache:
             self._newest_start = None
         self.num_tokens = before + new
         self.segment, self.block = segment[:, -1].clone(), block[:, -1].clone()
-        # valid by construction: checking them would wait for the device
+        # valid by construction: checking them would be a device sync
         return self._local_spans(lo, hi, hi_block), Spans(lo, hi, self.num_tokens, valid=True)
 
     def _continues(self, segment: Tensor, block: Tensor) -> tuple[Tensor | None, bool]:
@@ -144,7 +144,7 @@ class KeyValueCache:
         same = self.segment == segment[:, 0]
         continues = same & (self.segment >= 0)
         cut = same & (self.block == block[:, 0]) & (self.block != 0)
-        # both at once, as each would wait for the device
+        # both at once, as each would be a device sync
         all_continue, any_cut = torch.stack((continues.all(), cut.any())).tolist()
         if any_cut:
             raise ValueError(
@@ -176,7 +176,7 @@ class KeyValueCache:
         return spans
 
     def _newest(self) -> int:
-        """The largest of `start`; waits for the device once after each change."""
+        """The largest of `start`; one device sync after each change."""
         if self._newest_start is None:
             self._newest_start = int(self.start.max())
         return self._newest_start

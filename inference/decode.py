@@ -47,7 +47,7 @@ class DynamicDecoder:
         compute_dtype: torch.dtype | None = None,
     ):
         """prefilled: the prompts (`brine.inference.prefill`). vocab_size: ids from here on are never chosen, for a
-        model that is wider than its tokenizer. compute_dtype: of matrix products, as in the prefill."""
+        model that is wider than its tokenizer. compute_dtype: of matmuls, as in the prefill."""
         self.model, self.compute_dtype = model, compute_dtype
         self.cache, self.hidden, self.position = prefilled.cache, prefilled.hidden, prefilled.position
         ids = torch.arange(model.config.vocab_size, device=device_of(model))

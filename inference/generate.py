@@ -4,7 +4,7 @@
     brine generate runs/chat --chat --image shot.png --message "..."       (`brine.inference.chat`)
 
 Parts of a prompt keep the order of the command line. tyro gathers each option by itself, so the order is read from the
-words again, once tyro has accepted them.
+arguments again, once tyro has accepted them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class GenerateRequest(ComputeOptions):
     message: Texts = ()
     """With --chat: what the user says."""
     chat: bool = False
-    """Ask in the form of training's conversations and stop where the answer ends; without --message or --prompt-file,
+    """Use the chat format of training and stop at the end of the answer; without --message or --prompt-file,
     questions are read from standard input, one per line."""
     system: str | None = None
     """With --chat: the system message."""
@@ -98,7 +98,7 @@ main = command(
 
 
 def check_prompt_text(parts: Iterable[Part | TextFile]) -> None:
-    """Raise ValueError for words of the command line that are, or look like, the path of media."""
+    """Raise ValueError for arguments that are, or look like, the path of media."""
     for part in parts:
         if not isinstance(part, Text):
             continue

@@ -176,7 +176,7 @@ def load(
 ) -> LoadedModel:
     """Load a model from a model folder, a stage that has one, or a run (its best finished stage).
 
-    device: a torch device or its name; "auto" is a GPU where there is one. attention_backend, loss_backend: as in
+    device: a torch device or its name; "auto" is a GPU if available. attention_backend, loss_backend: as in
     `kernels`. Raises ValueError, naming file and remedy, where there is no model, or it is broken, of another version,
     or put together from several.
     """

@@ -16,11 +16,11 @@ Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 
 
 def _comma_separated(kind: Callable[[str], Any], metavar: str, remedy: str) -> Any:
-    def read(words: list[str]) -> tuple[Any, ...]:
+    def read(args: list[str]) -> tuple[Any, ...]:
         try:
-            return tuple(kind(item.strip()) for item in words[0].split(",") if item.strip())
+            return tuple(kind(item.strip()) for item in args[0].split(",") if item.strip())
         except ValueError:
-            raise ValueError(f"{words[0]!r}: give {remedy}") from None
+            raise ValueError(f"{args[0]!r}: give {remedy}") from None
 
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
@@ -40,9 +40,9 @@ class ComputeOptions:
     """Options of a command that runs a model."""
 
     device: str = "auto"
-    """cpu, cuda, cuda:1, or auto: a GPU where there is one."""
+    """cpu, cuda, cuda:1, or auto: a GPU if available."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of matrix products, keys and values; auto: bfloat16 where the hardware multiplies it."""
+    """Compute dtype (matmuls, KV cache); auto: bfloat16 if the hardware supports it natively."""
     threads: int | None = None
     """CPU threads; as many as this process may use if not given."""
 

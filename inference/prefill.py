@@ -2,9 +2,9 @@
 
 Read in chunks through the key/value cache, a prompt takes the memory of the cache and one chunk. All but the last chunk
 need only keys and values, so there the last layer computes nothing else (`Transformer.prefill`). Media blocks see
-themselves whole, so chunks end only between blocks. Of many prompts, those that fit together into one chunk share a
-forward, padded on the left; longer ones are read alone. A chunk of 1,024 to 8,192 tokens is equally fast per token on 2
-CPU cores, so the default is the largest. Not done here: splitting a forward over devices.
+themselves whole, so chunks end only between media blocks. Of many prompts, those that fit together into one chunk share
+a forward, padded on the left; longer ones are read alone. A chunk of 1,024 to 8,192 tokens is equally fast per token on
+2 CPU cores, so the default is the largest. Not done here: splitting a forward over devices.
 
 B batch, S tokens of a prompt, E width.
 """
@@ -37,7 +37,7 @@ from brine.model.transformer import Transformer
 PREFILL_TOKENS = 8192
 """Default tokens of a forward while a prompt is read, padding included."""
 MAX_RESERVED_TOKENS = 4096
-"""Most tokens of an answer to allocate ahead for, on devices where reserved memory is used memory."""
+"""Maximum number of answer tokens to allocate ahead for, on devices where reserved memory is used memory."""
 
 OnPrefill = Callable[[int], None]
 """Called after each forward with the number of prompt tokens that it read."""
@@ -56,7 +56,7 @@ class PrefillResult:
 
 
 def chunk_ends(block: np.ndarray, prefill_tokens: int) -> list[int]:
-    """Where chunks end, ascending, the last at S: at most `prefill_tokens` apart, unless a block is longer.
+    """Where chunks end, ascending, the last at S: at most `prefill_tokens` apart, unless a media block is longer.
 
     block: (S,) ids, 0 outside media. Raises ValueError for a chunk of no tokens.
     """
@@ -79,7 +79,7 @@ def num_reserved_tokens(max_tokens: int, device: torch.device) -> int:
 
 
 def eager_inference(model: Transformer, compute_dtype: torch.dtype | None) -> AbstractContextManager:
-    """Runs compiled blocks as they were written, and matrix products in `compute_dtype` (None: that of the weights)."""
+    """Runs compiled blocks as they were written, and matmuls in `compute_dtype` (None: that of the weights)."""
     stack = ExitStack()
     # the compiler takes seconds to import; where it is not imported nothing is compiled
     if "torch._dynamo" in sys.modules:
@@ -102,7 +102,7 @@ class ChunkedPrefill:
         compute_dtype: torch.dtype | None = None,
         cache_only: bool = False,
     ):
-        """max_tokens: new tokens to allocate for. compute_dtype: of matrix products, keys and values; None for
+        """max_tokens: new tokens to allocate for. compute_dtype: of matmuls, keys and values; None for
         the weights'. cache_only: compute no hidden state for the head, since another prompt follows this one. Raises
         ValueError for a prompt without tokens."""
         if not len(prompt):

@@ -5,9 +5,9 @@ padding on the *left*, so each new token is one column; no query sees padding, a
 in this process, since they belong to the user. A string that names an existing image, audio or video is that file; one
 that only looks like a path is an error that names the file and both remedies; all others are text. A path looks like:
 
-    shot.png, a/b.heic      no white space, and a known ending of media
-    ~/my holiday/1.jpg      white space, but an existing folder or a beginning that only paths have, and such an ending
-    /data/words.txt         begins as only paths do, no white space, and any ending
+    shot.png, a/b.heic      no white space, and a known extension of media
+    ~/my holiday/1.jpg      white space, an existing folder or a beginning that only paths have, such an extension
+    /data/words.txt         begins as only paths do, no white space, and any extension
     notes.txt               an existing file that is not media, or an existing folder written with a separator
     https://host/a.png      a URL, with or without a query
 """
@@ -73,9 +73,10 @@ def encode_prompt(
     """Encode a prompt; the sequence ends where the answer begins.
 
     A part is a `brine.data.document` part, a `TextFile` (at most `config.max_file_mib`), a PIL image, a `Path` (media,
-    by its ending), a str (text, or the path of media) or token ids, which are taken unchanged: text that a model wrote
-    need not be tokenized into the ids that it chose. Ids of media tokens are refused, as they have patches. A list of
-    numbers alone, an array or a tensor is a prompt of ids. Raises ValueError naming the part or file that is unusable.
+    by its extension), a str (text, or the path of media) or token ids, which are taken unchanged: text that a model
+    wrote need not be tokenized into the ids that it chose. Ids of media tokens are refused, as they have patches. A
+    list of numbers alone, an array or a tensor is a prompt of ids. Raises ValueError naming the part or file that is
+    unusable.
     """
     if isinstance(parts, str | Path | PIL.Image.Image | Part | TextFile | np.ndarray | Tensor):
         parts = [parts]
@@ -206,7 +207,7 @@ def read_text_file(given: TextFile, config: EncodeConfig) -> str:
 
 
 def _media_part(path: Path) -> Part:
-    """The part that a path means, by its ending."""
+    """The part that a path means, by its extension."""
     kind = media_type_of(path.name)
     if kind is not None:
         return kind(str(path))
@@ -216,8 +217,8 @@ def _media_part(path: Path) -> Part:
         raise ValueError(f"{path} is a folder: give a file in it")
     missing = "" if os.path.exists(os.path.expanduser(path)) else " (which does not exist)"
     raise ValueError(
-        f"{path}{missing} has an unknown ending (known: {', '.join(SUPPORTED)}): wrap it in Image, Audio or Video of "
-        "brine.data.document, or in TextFile"
+        f"{path}{missing} has an unknown extension (known: {', '.join(SUPPORTED)}): wrap it in Image, Audio or Video "
+        "of brine.data.document, or in TextFile"
     )
 
 

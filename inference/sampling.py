@@ -63,7 +63,7 @@ class GenerationConfig(SamplingConfig):
     prefill_tokens: int = PREFILL_TOKENS
     """The prompt is read in chunks of at most this many tokens; fewer take less memory."""
     compute_dtype: torch.dtype | None = None
-    """Of matrix products; None is the weights' dtype."""
+    """Of matmuls; None is the weights' dtype."""
     compile: bool = False
     """Compile the blocks first, which pays for long answers; no effect on a CPU."""
 

@@ -30,7 +30,7 @@ class ModelConfig:
     dim: int = 256
     """E, width of the residual stream."""
     num_layers: int = 6
-    """L, number of blocks."""
+    """L, number of transformer blocks."""
     num_heads: int = 8
     """H, number of query heads."""
     num_kv_heads: int = 4
@@ -40,24 +40,24 @@ class ModelConfig:
     mlp_dim: int = 768
     """M, inner width of the SwiGLU MLP (three E x M matrices)."""
     window: int | None = 256
-    """Tokens that a query of a local layer sees, itself included; None: no limit (blocks still apply)."""
+    """Sliding window of local layers in tokens, query included; None: unlimited (media blocks stay bidirectional)."""
     global_every: int = 6
-    """Group size: layers global_every - 1, 2 * global_every - 1, ... are global, or a smaller model's last."""
+    """Every global_every-th layer is global; so is the last layer of a model with fewer layers."""
     rope_theta_local: float = 10_000.0
     """Rotary base of local layers: the longest wavelength is about 2 pi times this many positions."""
     rope_theta_global: float = 1_000_000.0
     """Rotary base of global layers."""
     rope_sections: tuple[int, int, int] | None = None
-    """How many of the D / 2 rotary frequencies rotate with t, h and w, interleaved until each axis has its number; the
-    slowest belong to the axis with the most. None: 5/16 each for h and w, the rest t."""
+    """M-RoPE sections: numbers of the D / 2 frequencies for (t, h, w), interleaved until each axis has its number; the
+    slowest belong to the axis with the most. None: 5/16 each for h and w, the rest for t."""
     embedder: str = "ln_linear_ln"
     """How a flat patch becomes a token: "ln_linear_ln" (LayerNorm, Linear, LayerNorm) or "linear"."""
     image_dim: int = 768
-    """Numbers in one image patch (p * p * 3); a recipe's is set by `corpus.encode`, like the two that follow."""
+    """Values in one image patch (p * p * 3); a recipe sets it by `corpus.encode`, like the two that follow."""
     audio_dim: int = 256
-    """Numbers in one audio token (mel frames per token * mel bins)."""
+    """Values in one audio token (mel frames per token * mel bins)."""
     video_dim: int = 1536
-    """Numbers in one video tubelet patch (frames * p * p * 3)."""
+    """Values in one video tubelet patch (frames * p * p * 3)."""
     norm_eps: float = 1e-6
     """Epsilon of every RMSNorm."""
     patch_norm_eps: float = 1e-2

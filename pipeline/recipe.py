@@ -36,8 +36,8 @@ class CorpusConfig:
     source: Path | None = None
     """Source tree that the synthetic corpus is made from; None: the running interpreter's standard library."""
     manifest: Path | None = None
-    """Documents to train on instead of a synthetic corpus: a folder, manifest, tar or Parquet file of any format
-    that `brine.data.formats` reads, or a corpus that `python -m brine.data build` wrote, with its filter passes."""
+    """Documents to train on instead of a synthetic corpus: a folder, manifest, tar or Parquet file of any format that
+    `brine.data.formats` reads, or a corpus written by `brine data build`, with its filter passes."""
     filters: tuple[str, ...] = ()
     """Filters that leave documents out of training, in this order: exact_duplicates, near_duplicates, text_quality,
     media_quality (`brine.data.filters`)."""
@@ -58,28 +58,28 @@ class CorpusConfig:
 
 @dataclass(frozen=True)
 class PackingConfig:
-    """How documents are packed into sequences; media budgets are patches of a sequence, since batches have a fixed
-    shape."""
+    """How documents are packed into sequences; media budgets count patches per sequence, since batches have a
+    fixed shape."""
 
     seq_len: int = 512
-    """Tokens of a packed sequence."""
+    """Tokens per packed sequence."""
     image_budget: int = 384
-    """Most image patches in a sequence."""
+    """Maximum number of image patches per packed sequence."""
     audio_budget: int = 384
-    """Most audio tokens in a sequence."""
+    """Maximum number of audio tokens per packed sequence."""
     video_budget: int = 384
-    """Most video patches in a sequence."""
+    """Maximum number of video patches per packed sequence."""
     blank_fraction: float = 0.1
-    """Training documents whose media are replaced by grey or silence, as in the blank condition of the evaluation."""
+    """Fraction of media documents blanked in training (grey, silence), as in the blank condition of the evaluation."""
     mixture: tuple[str, ...] = ()
-    """How often documents are sampled, by kind and source: "kind:page=2", "kind:page/1=2", "source:wikitext*=0.1", or
-    along the run "kind:page=0:0.5,0.5:2" (points progress:weight); others weigh 1, kinds not in the corpus are left
-    out."""
+    """Sampling weights by kind or source: "kind:page=2", "kind:page/1=2", "source:wikitext*=0.1"; a weight may vary
+    over the run by points progress:weight ("kind:page=0:0.5,0.5:2"). Default weight 1; kinds not in the corpus are
+    ignored and logged."""
     max_excluded_fraction: float = operational(0.5)
-    """Fraction of the training documents that may be left out as too long; training is refused above it."""
+    """Maximum fraction of training documents that may be excluded as too long; above it the run stops with an error."""
     length_schedule: tuple[str, ...] = ()
-    """Train short, extend: tokens of a document that attention sees together, from which progress on, as
-    "0:2048", "0.5:8192" (progress:tokens; `brine.data.packing.length_schedule`); empty: all of it."""
+    """Attention-length schedule, progress:tokens pairs such as "0:2048" "0.5:8192": attention spans at most 2,048
+    tokens of a document, from half of the run on 8,192 (`brine.data.packing.length_schedule`). Empty: no limit."""
 
     def __post_init__(self):
         longest = max((tokens for _, tokens in LengthSchedule.parse(self.length_schedule).steps), default=0)
@@ -100,7 +100,7 @@ class PackingConfig:
 
     @property
     def media_budget(self) -> dict[str, int]:
-        """Most patches of a sequence, by modality."""
+        """Maximum number of patches per packed sequence, by modality."""
         return {"image": self.image_budget, "audio": self.audio_budget, "video": self.video_budget}
 
 

@@ -27,7 +27,7 @@ PROTECTED_PATTERNS = (DONE_FILE, "metrics.jsonl", "checkpoints/*", "model/*")
 BACKUP_SUFFIX = ".old-"
 """Between a stage's name and a number: its former folder."""
 MAX_SHOWN_DIFFERENCES = 12
-"""Most differences that a refusal names."""
+"""Maximum number of differences that an error message names."""
 _LEFTOVER = re.compile(r"\.old_(.+)_\d+")
 
 
@@ -128,7 +128,7 @@ def refusal_message(store: StageStore, names: Sequence[str], changes: list[str])
     which, are = " and ".join(names), "is" if len(names) == 1 else "are"
     return (
         f"{which} {are} trained already, or partly, with other settings or documents, and {are} kept "
-        f"({first_changes(changes, MAX_SHOWN_DIFFERENCES)}): give --name NEW for a run of its own, --extend where only "
+        f"({first_changes(changes, MAX_SHOWN_DIFFERENCES)}): give --name NEW for a separate run, --extend where only "
         f"the number of steps of a wsd schedule grew, or --rerun {_again(store, names)}{untrained_note(store, names)}; "
         "the previous settings resume it"
     )
@@ -137,7 +137,7 @@ def refusal_message(store: StageStore, names: Sequence[str], changes: list[str])
 def extension_refusal(store: StageStore, name: str, reason: str, *, also: Iterable[str] = ()) -> str:
     """The message where a trained stage cannot continue with more steps; also: others that are refused with it."""
     return (
-        f"{name} cannot be extended: {reason}. Everything is kept as it is; give --name NEW for a run of its own, or "
+        f"{name} cannot be extended: {reason}. Everything is kept as it is; give --name NEW for a separate run, or "
         f"--rerun {_again(store, [name], also)}"
     )
 

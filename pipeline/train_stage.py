@@ -44,7 +44,7 @@ def train_model(run: Pipeline, name: str, *, selected: list[int] | None = None) 
     config = train_config_of(recipe, name)
 
     def build(folder: Path) -> dict:
-        # weights are drawn from the run's seed once the parameters are on their device
+        # weights are initialized from the run's seed once the parameters are on their device
         model = Transformer(config.model, on_meta_device=True)
         plan = build_plan(run, config)
         distillation = build_distillation(run, config) if name == "large_salt" else None

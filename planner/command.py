@@ -1,10 +1,9 @@
-"""`brine plan`: will a recipe fit, how long is a step, what is the longest sequence, which mesh is best; on paper.
+"""`brine plan`: will a recipe fit, how long is a step, what is the longest sequence, which mesh is best.
 
     brine plan long_1m --gpus 1 --gpu h200
     brine plan long_1m --gpus 64 --gpu h200 --seq-len 10000000 --context-parallel 64 --dp-shard 64
 
-A setting that is given is held, the others are searched (`search.py`); the recipe's fields are overridden as with
-train.py.
+Given settings are fixed, the rest are searched (`search.py`); recipe fields can be overridden as in train.py.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
+
+import tyro
 
 from brine.common.closed_pipe import exit_on_closed_pipe
 from brine.common.formatting import count, duration
@@ -38,39 +39,41 @@ from brine.training.logging.device_specs import GPUS, NAMES, DeviceSpec, measure
 from brine.training.runtime import find_compiler
 
 DESCRIPTION = (
-    "Memory, step time and the best mesh of a recipe, before anything runs: brine plan RECIPE --gpus N --gpu KIND. "
-    "Settings that are given are held, the others searched. Fields of the recipe are overridden as with train.py."
+    "Memory, step time and the best mesh of a recipe, before anything runs: brine plan RECIPE --gpus N --gpu TYPE. "
+    "Given settings are fixed, the rest are searched. Recipe fields can be overridden as in train.py."
 )
+REQUIRED = tyro.conf.arg(help_behavior_hint="(required)")
+"""Annotation of an option that must be given: its default is refused, so the help does not show it."""
 
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What to plan: a recipe, the devices, and the settings that are held."""
+    """What to plan: a recipe, the devices, and the fixed settings."""
 
     recipe: Annotated[Recipe, FLATTENED]
     """The run."""
-    gpus: int = 0
-    """Ranks, 1 to 1024, one to a device."""
-    gpu: str = ""
-    """Kind of device: h200, h100, a100-80, b200, or cpu: this machine, timed."""
+    gpus: Annotated[int, REQUIRED] = 0
+    """Number of GPUs (ranks), 1 to 1024."""
+    gpu: Annotated[str, REQUIRED] = ""
+    """GPU type: h200, h100, a100-80, b200, or cpu (this machine, benchmarked)."""
     arm: str = "large"
     """Which model: large or small."""
     seq_len: int | None = None
-    """Tokens of a sequence; None: the recipe's."""
+    """Tokens per packed sequence; the recipe's if not given."""
     global_batch_size: int | None = None
-    """Sequences of a step; None: the recipe's."""
+    """Packed sequences per step; the recipe's if not given."""
     context_parallel: int | None = None
-    """Neighbouring ranks that share sequences; None: searched, as the four that follow."""
+    """Context-parallel degree; searched if not given (so are the next four)."""
     dp_shard: int | None = None
-    """Neighbouring ranks that share parameters."""
+    """FSDP degree."""
     activation_checkpointing: str | None = None
-    """What blocks recompute: none, selective, full or offload."""
+    """Activation checkpointing: none, selective, full or offload."""
     ac_group_size: int | None = None
-    """Neighbouring local layers that share one checkpoint."""
+    """Number of consecutive local layers per activation checkpoint."""
     mlp_tile_tokens: int | None = None
-    """Tokens that an MLP takes at a time; 0: all."""
+    """Tokens per MLP tile; 0 disables tiling."""
     host_gib: float | None = None
-    """Host memory for each device; None: 2 TB to 8."""
+    """Host memory per GPU in GiB; 2 TB per 8 GPUs if not given."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
@@ -176,10 +179,10 @@ def format_plan(best: RunPlan, longest_tokens: int, name: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 a plan, 2 a mistake or nothing that fits."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    name, words = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (next(iter(RECIPES)), argv)
+    name, args = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (next(iter(RECIPES)), argv)
     try:
         default = PlanRequest(find_recipe(name)())
-        request = parse_options(default, words, prog=f"brine plan {name}", description=DESCRIPTION)
+        request = parse_options(default, args, prog=f"brine plan {name}", description=DESCRIPTION)
         base, train, device = settings_of(request)
         best, _ = search(base, train, device, request.held)
         longest = longest_sequence(base, train, device, request.held)

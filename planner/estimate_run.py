@@ -1,6 +1,6 @@
 """`brine train --dry-run`: parameters, tokens, FLOPs and estimated time of a recipe on this machine.
 
-FLOPs are counted from shapes, and divided by the processor's peak of matrix products times the fraction of it that
+FLOPs are counted from shapes, and divided by the processor's peak of matmuls times the fraction of it that
 models of that width reach. Seconds that do not follow from shapes (start, compilation, rendering) were measured once on
 two idle cores, with the recipes `demo` and `quick`. It tells minutes from hours; other work on the machine, and what
 activation checkpointing recomputes, are not counted.
@@ -65,7 +65,7 @@ def estimate_run(recipe: Recipe) -> str:
 
 
 def estimate_stages(recipe: Recipe, *, flops_per_s: float, compiled: bool) -> list[StageEstimate]:
-    """The stages that the recipe runs, in order; flops_per_s: peak of matrix products. 0 seconds: not known."""
+    """The stages that the recipe runs, in order; flops_per_s: peak of matmuls. 0 seconds: not known."""
     recipe = recipe.resolved(recipe.corpus.vocab_size)
     stages = [StageEstimate("start", START_S), _corpus(recipe)]
     names, compiled_models = model_stages_of(recipe), set()
@@ -126,7 +126,7 @@ def _evaluation_s(recipe: Recipe, names: list[str], flops_per_s: float) -> float
 
 
 def _forward_flops(recipe: Recipe, model: ModelConfig) -> int:
-    """Of one packed sequence: one document, with as many patches as a batch has room for."""
+    """Of one packed sequence: one document, with as many patches as a batch has space for."""
     length = recipe.packing.seq_len
     return forward_flops(
         model, num_tokens=length, local_pairs=num_causal_pairs(length, model.window),

@@ -7,7 +7,7 @@ the attention of a block. Saved tensors are those of the uncompiled code (tests 
 byte); of compiled blocks `FUSED` is left out by assumption. Not counted: the interpreter, the loader's queues,
 fragments of the allocator (a device's `reserve`), a teacher. Compared with resident memory of real steps on a CPU
 (`benchmarks/training/planner.py`): 0.95 to 1.08 times in seventeen cases, to which some terms were fitted. Not
-validated on a GPU. N tokens of this rank, E width, H query heads, K key heads, D head dim, M MLP width, V vocabulary, L
+validated on a GPU. N tokens of this rank, E width, H query heads, K KV heads, D head dim, M MLP width, V vocabulary, L
 layers.
 """
 

@@ -45,7 +45,7 @@ class MemoryInfo:
     total: float
     free: float
     peak: float
-    """Most that this process held so far."""
+    """Maximum that this process has held so far."""
 
 
 @contextmanager
@@ -74,15 +74,15 @@ def asked_bytes(error: BaseException) -> float | None:
 
 def explain(
     error: BaseException, *, config: TrainConfig, runtime: Runtime, world: World, folder: Path, seq_len: int,
-    arm: str = "large", patches: tuple[tuple[str, int], ...] = (), room: MemoryInfo | None = None,
+    arm: str = "large", patches: tuple[tuple[str, int], ...] = (), info: MemoryInfo | None = None,
 ) -> str:  # fmt: skip
     """The message for the user.
 
     config: of the model that was trained. folder: its stage's. arm: "small" or "large", as the command line names it.
-    patches: (modality, most patches of a sequence). room: of what ran out; None: as the system reports it.
+    patches: (modality, maximum patches per sequence). info: of what ran out; None: as the system reports it.
     """
     on_host = runtime.device == "cpu" or not _is_device(error)
-    room = room or (_host_room() if on_host else _device_room())
+    info = info or (_host_memory() if on_host else _device_memory())
     asked = asked_bytes(error)
     case = current_settings(config, runtime=runtime, world=world, seq_len=seq_len, patches=patches)
     counts_host = on_host and case.device != "cpu"
@@ -92,13 +92,13 @@ def explain(
         return sum(found.host.values()) if counts_host else found.peak_bytes
 
     def fits(each: RunSettings) -> bool:
-        return counted(each) <= room.total * (1 - DeviceSpec.reserve)
+        return counted(each) <= info.total * (1 - DeviceSpec.reserve)
 
     where = "the host" if on_host else "the GPU" if world.size == 1 else f"rank {world.rank}'s GPU"
-    want = f"{asked / GIB:.2f} GiB more" if asked else "more"
+    want = f"{asked / GIB:.2f} GiB" if asked else "more"
     lines = [
-        f"out of memory on {where}: {want} was asked for; {room.free / GIB:.1f} of {room.total / GIB:.1f} GiB are "
-        f"free, {room.peak / GIB:.1f} was the most held so far. Estimated for these settings: "
+        f"out of memory on {where}: tried to allocate {want}; {info.free / GIB:.1f} of {info.total / GIB:.1f} GiB are "
+        f"free, {info.peak / GIB:.1f} was the peak so far. Estimated for these settings: "
         f"{counted(case) / GIB:.1f} GiB"
     ]
     steps = [one.step for one in list_checkpoints(Path(folder) / "checkpoints")]
@@ -142,7 +142,7 @@ def suggestions(
     case: RunSettings, *, config: TrainConfig, world: World, arm: str, restart_first: bool,
     fits: Callable[[RunSettings], bool],
 ) -> list[tuple[str, RunSettings]]:  # fmt: skip
-    """(option, settings with it), each by itself, in the order to try. restart_first: begin with a smaller
+    """(option, settings with it), each separately, in the order to try. restart_first: begin with a smaller
     micro-batch."""
     found: list[tuple[str, RunSettings]] = []
     share = config.global_batch_size // world.dp_size
@@ -175,12 +175,12 @@ def _is_device(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in DEVICE_SIGNS)
 
 
-def _device_room() -> MemoryInfo:
+def _device_memory() -> MemoryInfo:
     free, total = torch.cuda.mem_get_info()
     return MemoryInfo(total, free, torch.cuda.max_memory_allocated())
 
 
-def _host_room() -> MemoryInfo:
+def _host_memory() -> MemoryInfo:
     page = os.sysconf("SC_PAGE_SIZE")
     return MemoryInfo(
         page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES"), peak_resident_gib() * GIB

@@ -10,7 +10,7 @@ from brine.model.config import ModelConfig
 from brine.training.parallel.activations import ac_groups_of
 
 FP32_BYTES = 4
-"""Bytes of the stream, norms, weights, gradients and optimiser: float32."""
+"""Bytes of the stream, norms, weights, gradients and optimizer: float32."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class RunSettings:
     """As `brine.kernels.attention` names it; "auto" may take "flash" on a GPU, and is counted so."""
     optimizer: str = "adamw"
     patches: tuple[tuple[str, int], ...] = ()
-    """(modality, most patches of a sequence)."""
+    """(modality, maximum patches per sequence)."""
     accumulates_gradients: bool = False
     """Are gradients of an earlier forward pass of the step held? If not, those of sharded parameters come block by
     block, while saved activations are freed."""
@@ -53,7 +53,7 @@ class RunSettings:
 
     @property
     def low(self) -> int:
-        """Bytes of a number in matrix products and attention."""
+        """Bytes of a number in matmuls and attention."""
         return 2 if self.dtype == "bfloat16" else FP32_BYTES
 
     @property

@@ -22,7 +22,7 @@ TILES = (0, 4096, 16384)
 SEARCHED = ("context_parallel", "dp_shard", "activation_checkpointing", "ac_group_size", "mlp_tile_tokens")
 """Settings that are searched unless they are given."""
 MIN_TOKENS_PER_RANK = 16
-"""Least tokens of a sequence on one rank."""
+"""Minimum number of tokens of a sequence on one rank."""
 GIB = 2**30
 NOTE = "estimate, not validated on this device; efficiencies are assumed"
 
@@ -43,7 +43,7 @@ class RunPlan:
 
     @property
     def fits(self) -> bool:
-        """Do the peak and what waits in host memory fit into what may be used of both?"""
+        """Do the peak and what is offloaded to host memory fit into the usable part of both?"""
         return fits(self.memory, self.device)
 
     def to_dict(self) -> dict:

@@ -26,12 +26,12 @@ BACKWARD_ATTENTION = 3.5
 TRAFFIC = 3.0
 """Times that what a block saves goes through memory in a step: written, read, and its gradients."""
 UPDATE_BYTES = 28
-"""Read and written by the optimiser for one number: weight, gradient, two moments."""
+"""Read and written by the optimizer for one number: weight, gradient, two moments."""
 
 
 @dataclass(frozen=True)
 class StepTimeEstimate:
-    """Seconds of one optimiser step, by term, and its operations on all ranks."""
+    """Seconds of one optimizer step, by term, and its operations on all ranks."""
 
     terms: dict[str, float]
     model_flops: float
@@ -90,7 +90,7 @@ def step_time(case: RunSettings, device: DeviceSpec, *, gradient_accumulation_st
 def _compute(case: RunSettings, device: DeviceSpec) -> dict[str, float]:
     """Seconds of one forward and backward pass on one rank, communication left out."""
     config, tokens, share = case.model, case.num_tokens, device.efficiency
-    # what a data sheet says of bfloat16 holds for nothing wider; float32 products are taken to run at an eighth
+    # what a data sheet says of bfloat16 holds for nothing wider; float32 matmuls are taken to run at an eighth
     peak = device.matmul_flops / (8 if case.dtype == "float32" and device.kind == "cuda" else 1)
     blocks = 2.0 * config.num_layers * block_matrices(config) * tokens
     mlp = 2.0 * config.num_layers * 3 * config.dim * config.mlp_dim * tokens
@@ -105,8 +105,8 @@ def _compute(case: RunSettings, device: DeviceSpec) -> dict[str, float]:
     local_passes = (config.num_layers - num_global) * passes + shared
     traffic = TRAFFIC * config.num_layers * tokens * sum(block_saved_tensors(case).values())
     return {
-        "products of blocks": 3 * blocks / (peak * share.matmul),
-        "recomputed products": again / (peak * share.matmul),
+        "matmuls of blocks": 3 * blocks / (peak * share.matmul),
+        "recomputed matmuls": again / (peak * share.matmul),
         "head and loss": 6.0 * config.vocab_size * config.dim * tokens / (peak * share.matmul),
         "attention, global": pair * num_global * everywhere * kept / (peak * share.global_attention),
         "attention, local": pair * local_passes * local / (peak * share.local_attention),

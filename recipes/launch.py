@@ -23,7 +23,7 @@ FLATTENED = tyro.conf.arg(name="")
 
 @dataclass(frozen=True)
 class LaunchConfig:
-    """How a recipe is run, beside the recipe itself."""
+    """Launch options, in addition to the recipe's fields."""
 
     recipe: Annotated[Recipe, FLATTENED]
     """The run."""
@@ -32,7 +32,7 @@ class LaunchConfig:
     dry_run: bool = False
     """Print parameters, tokens and estimated time, then stop."""
     tracker: str | None = None
-    """"tensorboard" writes the metrics for that viewer too."""
+    """"tensorboard" also writes the metrics for TensorBoard."""
     extend: bool = False
     """Continue with more steps (`--large.num-steps MORE`) where a trained model's schedule is "wsd", from the beginning
     of its decay; its old folder is renamed to STAGE.old-1."""
@@ -71,21 +71,20 @@ def _parse(name: str, make: Callable[[], Recipe], rest: list[str], prog: str) ->
         raise ValueError(f"{name} returns {type(recipe).__name__}: a recipe's function returns a Recipe")
     known = [f"  {key:<10} {make.__doc__.strip()}" for key, make in RECIPES.items()]
     recipes = "\n".join([*known, *(f"  {key}" for key in recipe_names() if key not in RECIPES)])
-    description = f"Train by the recipe `{name}`, or another: {prog} RECIPE [OPTIONS]\n\n{recipes}"
+    description = f"Train recipe `{name}`. Usage: {prog} RECIPE [OPTIONS]. Recipes:\n\n{recipes}"
     launch = parse_options(LaunchConfig(recipe), rest, prog=f"{prog} {name}", description=description)
     if launch.recipe.corpus.manifest == MANIFEST_REQUIRED:
         raise ValueError(
-            f"recipe {name} has no documents: give --corpus.manifest PATH, a folder, manifest, tar, Parquet file "
-            "or built corpus"
+            f"recipe {name} has no documents: give --corpus.manifest PATH, a folder, manifest, tar, Parquet file or "
+            "built corpus"
         )
     return launch
 
 
-def parse_options(default: Any, words: list[str], *, prog: str, description: str) -> Any:
-    """A copy of a dataclass with a field `recipe`, whose options have no prefix, with the fields that the words name.
+def parse_options(default: Any, args: list[str], *, prog: str, description: str) -> Any:
+    """A copy of a dataclass with a field `recipe`, whose options have no prefix, with the fields that `args` name.
 
     Raises ValueError in one line for an unknown option or a value that a dataclass refuses, SystemExit after --help.
     """
-    config = (tyro.conf.FlagCreatePairsOff,)
     with one_line_errors():
-        return tyro.cli(type(default), default=default, args=words, prog=prog, description=description, config=config)
+        return tyro.cli(type(default), default=default, args=args, prog=prog, description=description)

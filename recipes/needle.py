@@ -43,7 +43,7 @@ def curriculum() -> tuple[str, ...]:
     entries = []
     for index, modality in enumerate(NEEDLE_MODALITIES):
         for level, count in enumerate(DOCUMENT_COUNTS[modality], start=1):
-            # lengths are drawn from half of the longest on
+            # lengths are sampled from half of the longest on
             tokens = count * 0.75 * LEVEL_TOKENS[level]
             weights = [
                 (at, 2e5 * levels[level - 1] * modalities[index] / tokens)

@@ -21,21 +21,22 @@ class SaltConfig:
     """Soft labels in stage 1, and which documents it trains on. Raises ValueError for a setting out of range."""
 
     kd_fraction: float = affects_result_if(lambda salt: salt.kd_steps is None, 0.3)
-    """Length of stage 1 as a fraction of all steps; ignored where `kd_steps` is given."""
+    """Length of stage 1 as a fraction of all steps; ignored if `kd_steps` is given."""
     kd_steps: int | None = None
     """Length of stage 1 in steps."""
     distill_weight: float = 0.667
     """Weight of the soft labels in the loss of stage 1; the rest is the hard label's. Stage 2 has none."""
     temperature: float = 1.0
-    """Both models' logits are divided by it; above 1 softens, below 1 sharpens."""
+    """Temperature that divides both models' logits; above 1 softens, below 1 sharpens."""
     selection: bool = False
     """Train in stage 1 on the documents that the early small model's losses select, not on all."""
     selection_fraction: float = affects_result_if(_uses_selection, 0.5)
     """Fraction of the pool's tokens that selection keeps, per kind of document."""
     selection_per_kind: bool = affects_result_if(_uses_selection, True)
-    """Select within each kind, so that the mix of modalities stays. SALT itself, on text alone, selects over all."""
+    """Select within each kind of document, so that the modality mix is preserved; SALT itself, on text alone, selects
+    globally."""
     top_k: int = affects_result_if(_uses_selection, 10)
-    """A token is learnable if its target is among the small model's `top_k` likeliest."""
+    """A token is learnable if its target is among the small model's `top_k` most likely tokens."""
     min_learnable_tokens: int = affects_result_if(_uses_selection, 4)
     """A document with fewer learnable tokens scores -inf: the median of so few says little."""
     scoring_checkpoint_fraction: float = affects_result_if(_uses_selection, 0.1)

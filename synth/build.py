@@ -3,7 +3,7 @@
 Read and parse the files, cluster and split them, plan all documents, render the media that are missing, write the
 manifest, which is last: where it is, the corpus is complete. Planning is one process and pure, a media file a pure
 function of its spec: the corpus does not depend on the number of workers, and a build that was killed continues. A core
-renders about 500 level-1 screenshots, 150 level-1 narrations or 250 level-1 recordings a second.
+renders about 500 level-1 screenshots, 150 level-1 narrations or 250 level-1 recordings per second.
 """
 
 import json

@@ -46,7 +46,7 @@ class SynthCounts:
     needle_text: tuple[int, int, int, int] = NONE
     """Facts in source code, and questions that look them up. Levels are lengths: 64, 256, 1,024, 2,048 tokens."""
     needle_image: tuple[int, int, int, int] = NONE
-    """The same with drawn values, among other images."""
+    """The same with sampled values, among other images."""
     needle_audio: tuple[int, int, int, int] = NONE
     """The same with spoken values, among other audio."""
     needle_video: tuple[int, int, int, int] = NONE
@@ -91,7 +91,7 @@ HELD_OUT_COUNTS = SynthCounts(
 
 @dataclass(frozen=True)
 class SynthConfig:
-    """A whole corpus. The same config, source and library versions give the same bytes."""
+    """A whole corpus. The same config, source and library versions give bit-identical files."""
 
     source: Path | None = field(default=None, metadata=OPERATIONAL)
     """Folder of source code; None takes the interpreter's standard library. The corpus depends on its content alone.
@@ -110,7 +110,7 @@ class SynthConfig:
     test: SynthCounts = HELD_OUT_COUNTS
     """Documents from a third set of files, for the numbers that are reported."""
     seed: int = 0
-    """Decides the split of the files and every draw."""
+    """Seed of the train/validation/test split and of all sampling."""
     workers: int = operational(2)
     """Rendering processes. Their number does not change the corpus."""
     validation_fraction: float = 0.05
@@ -120,7 +120,7 @@ class SynthConfig:
     near_duplicate_threshold: float = 0.5
     """Files whose token shingles have at least this Jaccard similarity stay in one split."""
     max_files: int | None = None
-    """At most this many source files, drawn by the seed; None takes all."""
+    """Maximum number of source files, sampled by the seed; None takes all."""
     min_file_bytes: int = 64
     """Smaller source files are left out."""
     max_file_kib: int = 512

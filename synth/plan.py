@@ -1,9 +1,9 @@
 """Decides every document of the corpus before anything is rendered.
 
-Train comes first; the held-out splits are drawn around what it contains (lines of its files and targets, all it says).
-Each combination of split, kind and level has a random stream: more documents of one kind leave the others as they were.
-A plan is a list of manifest entries in the native form and the specs of the media files they name; planning 50,000
-documents takes a few seconds and no media library.
+Train comes first; the held-out splits are sampled around what it contains (lines of its files and targets, all it
+says). Each combination of split, kind and level has a random stream: more documents of one kind leave the others as
+they were. A plan is a list of manifest entries in the native form and the specs of the media files they name; planning
+50,000 documents takes a few seconds and no media library.
 """
 
 import hashlib

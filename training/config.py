@@ -2,7 +2,7 @@
 
 `TrainConfig` is the experiment: two runs with the same one and the same data are the same experiment. `RuntimeConfig`
 is the machine: threads, precision, compilation. Its "auto" fields are resolved once per run folder
-(`runtime.resolve_runtime`), since threads and precision change the weights' last bits. A step is one optimiser update
+(`runtime.resolve_runtime`), since threads and precision change the weights' last bits. A step is one optimizer update
 over `global_batch_size` packed sequences of all ranks; a micro-batch is what one rank passes through the model.
 """
 
@@ -26,7 +26,7 @@ ACTIVATION_CHECKPOINTING_MODES = ("none", "selective", "full", "offload")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run: model, budget, optimiser, schedule, and how often it saves and logs.
+    """One training run: model, budget, optimizer, schedule, and how often it saves and logs.
 
     Raises ValueError with the remedy for a combination that cannot be trained.
     """
@@ -34,68 +34,69 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     """Shape of the transformer."""
     num_steps: int = 1000
-    """Optimiser steps in all; the learning rate has decayed to its end at the last one."""
+    """Total optimizer steps; the learning-rate decay ends at the last one."""
     global_batch_size: int = 16
-    """Sequences of one step over all ranks together."""
+    """Packed sequences per optimizer step, summed over all ranks."""
     micro_batch_size: int = 16
-    """Sequences of one forward pass on one rank; fewer save memory and cost a little speed."""
+    """Packed sequences per forward pass and rank; smaller values save memory and are slightly slower."""
     optimizer: str = "adamw"
     """"adamw", or "muon": Muon for the matrices of the blocks, AdamW for embeddings, embedders, norms and head."""
     learning_rate: float = 3e-3
-    """Peak learning rate. Muon's updates are scaled to AdamW's size, so one value serves both optimisers."""
+    """Peak learning rate. Muon's updates are scaled to AdamW's size, so one value serves both optimizers."""
     warmup_steps: int = 20
     """Steps over which the learning rate rises linearly from 0 to its peak."""
     schedule: str = "linear"
-    """After the warm-up: "linear" or "cosine" decay over all remaining steps, or "wsd": the peak up to the last steps,
-    and a decay over these, so that a run can continue with more steps (`--extend`)."""
+    """Learning-rate schedule after warmup: "linear" or "cosine" decay over all remaining steps, or "wsd"
+    (warmup-stable-decay: the peak, then a decay over the last steps), whose runs can be extended (`--extend`)."""
     decay_steps: int | None = affects_result_if(lambda train: train.schedule == "wsd", None)
-    """Steps of the decay where schedule is "wsd"; None: decay_fraction of all steps."""
+    """Decay steps if schedule is "wsd"; None: decay_fraction of all steps."""
     decay_fraction: float = affects_result_if(lambda train: train.schedule == "wsd" and train.decay_steps is None, 0.2)
-    """Steps of the decay as a fraction of num_steps where schedule is "wsd" and decay_steps is not given."""
+    """Decay steps as a fraction of num_steps, if schedule is "wsd" and decay_steps is not given."""
     final_lr_fraction: float = 0.05
     """Learning rate of the last step, as a fraction of the peak."""
     weight_decay: float = 0.1
-    """Decoupled decay per step and unit of learning rate; matrices only, never norms and biases."""
+    """Decoupled weight decay, multiplied by the learning rate; applied to matrices only, not to norms and biases."""
     beta1: float = 0.9
-    """AdamW's decay rate of the gradient's average."""
+    """AdamW beta1 (decay rate of the gradient's moving average)."""
     beta2: float = 0.95
-    """AdamW's decay rate of the squared gradient's average."""
+    """AdamW beta2 (decay rate of the squared gradient's moving average)."""
     adam_eps: float = 1e-8
-    """AdamW's guard against division by zero."""
+    """AdamW epsilon."""
     muon_momentum: float = affects_result_if(lambda train: train.optimizer == "muon", 0.95)
     """Muon's (Nesterov) momentum."""
     grad_clip: float = 1.0
-    """Largest norm of the whole gradient, mean over target tokens; 0 turns clipping off."""
+    """Gradient clipping: maximum global norm of the gradient (mean over target tokens); 0 disables clipping."""
     z_loss: float = 0.0
     """Weight of the squared log-partition, which keeps logits from drifting; 1e-4 is usual for large models."""
     modality_context_weights: tuple[tuple[str, float], ...] = ()
-    """Weights of targets in the objective by the modality that they follow ("none", "image", "audio", "video"), as
-    (name, weight) pairs; those not named weigh 1. What is reported is never weighted."""
+    """Loss weight of target tokens by the modality of the preceding media ("none", "image", "audio", "video"), as
+    (name, weight) pairs; default weight 1. Reported losses are never weighted."""
     checkpoint_every: int = operational(200)
-    """Steps between two checkpoints; a kill loses at most this many steps. It affects only how far a roll-back goes."""
+    """Save a checkpoint every this many steps, the most that a kill loses. Does not affect the weights, except through
+    how far a rollback goes."""
     keep_checkpoints: int = operational(2)
-    """Newest checkpoints to keep, besides the one with the lowest held-out loss and the newest that a roll-back would
+    """Newest checkpoints to keep, besides the one with the lowest held-out loss and the newest that a rollback would
     trust (`rollback_margin_steps`)."""
     keep_checkpoint_steps: tuple[int, ...] = ()
-    """Steps whose checkpoints are kept for good, such as the early one that SALT's selection scores with."""
+    """Steps whose checkpoints are never pruned, such as the early one that SALT's selection scores with."""
     log_every: int = operational(20)
-    """Steps between two lines of metrics and console."""
+    """Log metrics every this many steps, to file and console."""
     validate_every: int = operational(0)
-    """Steps between two validations; 0: only after the last step."""
+    """Validate every this many steps; 0: only after the last step."""
     loss_spike_sigma: float = 0.0
-    """A step whose loss lies this many standard deviations above the last `spike_window` is rolled back; 0: never.
-    A loss or gradient that is not finite always is."""
+    """Roll back when the loss exceeds the mean of the last `spike_window` steps by this many standard deviations; 0
+    disables. Non-finite losses and gradients always roll back."""
     grad_norm_spike_factor: float = 0.0
-    """A step whose gradient is this many times as long as the median of the last `spike_window` is rolled back; 0:
-    never."""
+    """Roll back when the gradient norm exceeds this many times the median of the last `spike_window` steps; 0
+    disables."""
     spike_window: int = affects_result_if(lambda train: train.loss_spike_sigma or train.grad_norm_spike_factor, 128)
-    """Steps over which mean and deviation of the loss, and the median norm, are taken."""
+    """Steps over which the loss's mean and standard deviation, and the median gradient norm, are computed."""
     rollback_margin_steps: int = 8
-    """Good steps that must follow a checkpoint before a roll-back trusts it: damage shows late."""
+    """Roll back only to checkpoints followed by at least this many good steps, because divergence shows late."""
     rollback_skip_steps: int = 8
-    """Steps whose sequences are skipped after a roll-back, the failing one last."""
+    """Steps whose sequences are skipped after a rollback, the failing one last."""
     max_rollbacks: int = operational(3)
-    """Most roll-backs of one run."""
+    """Maximum number of rollbacks per run."""
     seed: int = 0
     """Seed of the initial weights and of anything random within a step."""
 
@@ -172,46 +173,46 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """What a run asks of the machine; "auto" fields are resolved by `runtime.resolve_runtime`."""
+    """How a run uses the hardware; "auto" fields are resolved once per run folder by `resolve_runtime`."""
 
     compile: bool | str = "auto"
     """Compile each block: True, False, or "auto" (only where a C++ compiler works)."""
     dtype: str = "auto"
-    """"bfloat16" (autocast over float32 weights), "float32", "float64" (for tests), or "auto" (bfloat16 where the
-    hardware multiplies it, else float32)."""
+    """"bfloat16" (autocast over float32 weights), "float32", "float64" (for tests), or "auto" (bfloat16 if the
+    hardware supports it natively, else float32)."""
     device: str = "auto"
-    """"cpu", "cuda", or "auto" (cuda where there is one)."""
+    """"cpu", "cuda", or "auto" (CUDA if available)."""
     num_threads: int = 0
-    """CPU threads of all ranks on this machine together; 0: as many as this process may use."""
+    """Total CPU threads of all ranks on this machine; 0: as many as this process may use."""
     context_parallel: int = 1
-    """Neighbouring ranks that share each sequence (`brine.training.parallel.context_parallel`)."""
+    """Context-parallel degree: number of consecutive ranks that split each sequence (ring attention)."""
     dp_shard: int = 1
-    """Neighbouring ranks that hold one copy of the model between them, for models too large for one (FSDP)."""
+    """FSDP degree: number of consecutive ranks over which parameters, gradients and optimizer state are sharded."""
     activation_checkpointing: str = "none"
-    """What blocks recompute in the backward pass: "none", "selective" (all but the attention of global layers), "full",
-    or "offload" (selective, and what is kept waits in host memory)."""
+    """Activation checkpointing: "none"; "selective" (recompute all but global attention); "full" (recompute the block);
+    "offload" (selective, with saved activations in host memory)."""
     ac_group_size: int = 1
-    """Neighbouring local layers that share one checkpoint where blocks are recomputed."""
+    """Number of consecutive local layers per activation checkpoint."""
     timeout_s: float = 1800.0
     """Seconds that a rank waits for the others in a collective before it reports where each was last seen."""
     profile: tuple[int, int] | None = None
     """First and last step (counted from 1) to record with torch's profiler, into `trace/` of the stage's folder."""
     mlp_tile_tokens: int = 0
-    """Tokens of a sequence that an MLP takes at a time; 0: all of them."""
+    """Run norm and MLP in tiles of this many tokens, each recomputed; 0 disables tiling."""
     attention_backend: str = "auto"
-    """What computes attention: "auto", "reference", "cpu", "triton", "gluon", "flex" or "flash"
-    (kernels/attention/README.md). It belongs to the machine: a saved model does not store it."""
+    """Attention backend: "auto", "reference", "cpu", "triton", "gluon", "flex" or "flash"
+    (kernels/attention/README.md). Not stored in saved models."""
     loss_backend: str = "auto"
-    """What computes the output head and the loss: "auto", "reference", "chunked", "triton" or "liger"
+    """Backend of the fused output head and loss: "auto", "reference", "chunked", "triton" or "liger"
     (kernels/linear_loss/README.md)."""
     num_loader_workers: int | str = "auto"
-    """Processes per rank that make batches while the model computes; "auto": none on a CPU, where they would take from
-    training, a few beside a GPU."""
+    """Processes per rank that make batches while the model computes; "auto": none on a CPU, where they would slow
+    training down, a few per GPU."""
     deterministic: bool = True
-    """Deterministic algorithms only, so that a resumed run ends with the same bits."""
+    """Use deterministic algorithms only, so that a resumed run is bit-identical."""
 
     def __post_init__(self):
-        # a command line gives words
+        # the command line gives strings
         if isinstance(self.compile, str) and self.compile.lower() in ("true", "false"):
             object.__setattr__(self, "compile", self.compile.lower() == "true")
         if isinstance(self.num_loader_workers, str) and self.num_loader_workers.isdigit():

@@ -1,7 +1,7 @@
 """What each command of `brine data` does: takes the parsed request, prints the answer, returns the exit code.
 
 The work is done elsewhere; here are the order of what is printed and the choice of exit code. Each function raises
-ValueError for a wrong request.
+ValueError for invalid arguments.
 """
 
 import json
@@ -15,7 +15,7 @@ from brine.data.cli.options import (
     CheckRequest,
     ConvertRequest,
     FilterRequest,
-    PlanRequest,
+    PackRequest,
     ShowRequest,
     SourceOptions,
 )
@@ -103,7 +103,7 @@ def check(request: CheckRequest) -> int:
         held_out = stats.splits.get("validation") or stats.splits.get("test") or request.limit is not None
         why = excluded.refused(most=request.max_excluded_fraction) or ("" if held_out else "no document is held out")
         if why and not found.interrupted and request.retry is None:
-            print(f"training would refuse this: {why}")
+            print(f"training would reject this: {why}")
     print(json.dumps(summary))
     return 130 if found.interrupted else 0 if stats.num_documents else 1
 
@@ -154,7 +154,7 @@ def filter(request: FilterRequest) -> int:
     return 0 if kept.any() else 1
 
 
-def plan(request: PlanRequest) -> int:
+def plan(request: PackRequest) -> int:
     """How the corpus in FOLDER is packed, filters applied; a plan file only with --out."""
     from brine.data.inspect.plan_report import plot_plan, report, summary
     from brine.data.packing.composition import count_chunk_tokens

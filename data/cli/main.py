@@ -1,8 +1,8 @@
 """The command line `brine data`: check, build, filter, plan, show, convert.
 
-The last line printed is one JSON object (for `show`, the path of the image); everything before it is for people, and
-progress goes to standard error. Exit codes: 0 done, 1 nothing usable, 2 a wrong request (one line, no stack trace),
-130 ended by Ctrl-C.
+The last line printed is one JSON object (for `show`, the path of the image); everything before it is human-readable,
+and progress goes to standard error. Exit codes: 0 done, 1 nothing usable, 2 invalid arguments (one line, no stack
+trace), 130 ended by Ctrl-C.
 """
 
 import dataclasses

@@ -14,10 +14,10 @@ from brine.data.config import EncodeConfig
 from brine.data.filters.names import FILTERS
 
 
-def _count(words: list[str]) -> int:
-    if not words[0].isdecimal() or int(words[0]) < 1:
-        raise ValueError(f"must be a whole number from 1, not {words[0]!r}")
-    return int(words[0])
+def _count(args: list[str]) -> int:
+    if not args[0].isdecimal() or int(args[0]) < 1:
+        raise ValueError(f"must be a whole number from 1, not {args[0]!r}")
+    return int(args[0])
 
 
 _COUNT = tyro.constructors.PrimitiveConstructorSpec(
@@ -28,6 +28,7 @@ _COUNT = tyro.constructors.PrimitiveConstructorSpec(
     str_from_instance=lambda value: [str(value)],
 )
 Count = Annotated[int | None, _COUNT]
+Folder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +36,13 @@ class SourceOptions:
     """What `check`, `build` and `show` have in common."""
 
     path: tyro.conf.Positional[Path]
-    """A folder, a tar, a Parquet file or a manifest; `show` also takes a corpus that `build` wrote."""
+    """A folder, tar, Parquet file or manifest."""
     format: str | None = None
-    """Format of PATH; detected where not given."""
+    """Format of PATH; detected if not given."""
     tokenizer: Path | None = None
     """A tokenizer.json, or a folder that holds one."""
     workers: Count = None
-    """Decoding processes; one a core, at most 8, where not given."""
+    """Decoding processes; one per core, at most 8, if not given."""
     encode: Annotated[EncodeConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=EncodeConfig)
     """How media become tokens."""
 
@@ -51,13 +52,13 @@ class PackingOptions:
     """What `check` and `plan` have in common."""
 
     seq_len: Count = None
-    """Tokens in a packed sequence."""
+    """Tokens per packed sequence."""
     image_budget: int | None = None
-    """Most image tokens in a sequence."""
+    """Maximum number of image tokens per packed sequence."""
     audio_budget: int | None = None
-    """Most audio tokens in a sequence."""
+    """Maximum number of audio tokens per packed sequence."""
     video_budget: int | None = None
-    """Most video tokens in a sequence."""
+    """Maximum number of video tokens per packed sequence."""
 
     @property
     def media_budget(self) -> dict[str, int]:
@@ -73,7 +74,7 @@ class CheckRequest(SourceOptions, PackingOptions):
     With --seq-len or --recipe it also says which documents of the train split do not fit a packed sequence."""
 
     recipe: str | None = None
-    """Packing and encoding of a recipe of train.py, where not given here."""
+    """Use the packing and encoding settings of this recipe, unless given here."""
     limit: Count = None
     """Look at the first N documents only."""
     retry: Path | None = None
@@ -81,7 +82,7 @@ class CheckRequest(SourceOptions, PackingOptions):
     quarantine: Path | None = None
     """Write what is quarantined to this file, as JSON lines."""
     plot: Path | None = None
-    """Draw lengths and tokens to this PNG file."""
+    """Plot lengths and tokens to this PNG file."""
     out: Path | None = None
     """Write quarantine.jsonl, check.png and check.json to this folder."""
     max_excluded_fraction: tyro.conf.Suppress[float] = 1.0
@@ -91,22 +92,22 @@ class CheckRequest(SourceOptions, PackingOptions):
 class BuildRequest(SourceOptions):
     """Encode everything in PATH into a corpus in FOLDER. The same command resumes a build that was stopped."""
 
-    folder: tyro.conf.Positional[Path]
-    """Where the corpus goes: new, empty, or begun before."""
+    folder: Folder
+    """Output folder: new, empty, or an unfinished build to resume."""
     vocab_size: Count = 512
-    """Ids of the tokenizer that is trained on the training split."""
+    """Vocabulary size of the tokenizer trained on the train split."""
     no_media: bool = False
     """Store no patches: media are decoded again when used."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FilterRequest:
-    """Leave documents of a corpus out of training, filter by filter, or undo that. Without filters: show what is there.
+    """Apply filters to a corpus, or undo passes. Without arguments: list the passes.
 
-    What is dropped and why is written below FOLDER; `plan` and training then leave it out."""
+    What is dropped and why is written below FOLDER; `plan` and training then exclude it."""
 
-    folder: tyro.conf.Positional[Path]
-    """A corpus that `build` wrote."""
+    folder: Folder
+    """A corpus written by `build`."""
     filters: Annotated[
         tuple[str, ...],
         tyro.conf.Positional,
@@ -115,21 +116,21 @@ class FilterRequest:
     undo: Count = None
     """Remove the last N filter passes first."""
     workers: Count = None
-    """Processes; one a core, at most 8, where not given."""
+    """Processes; one per core, at most 8, if not given."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanRequest(PackingOptions):
+class PackRequest(PackingOptions):
     """Show how a corpus is packed into sequences. Nothing is written without --out."""
 
-    folder: tyro.conf.Positional[Path]
-    """A corpus that `build` wrote."""
+    folder: Folder
+    """A corpus written by `build`."""
     seq_len: Count = 2048
-    """Tokens in a packed sequence."""
+    """Tokens per packed sequence."""
     num_sequences: Count = None
     """Plan this many sequences."""
     epochs: Count = None
-    """Plan as many sequences as N epochs fill; one epoch where neither is given."""
+    """Plan as many sequences as N epochs fill; one epoch if neither is given."""
     seed: int = 0
     """Seed of the shuffle."""
     split: str = "train"
@@ -141,36 +142,38 @@ class PlanRequest(PackingOptions):
     out: Path | None = None
     """Write NAME.npz and NAME.png to this folder."""
     plot: Path | None = None
-    """Draw sequences and mixture to this PNG file."""
+    """Plot sequences and mixture to this PNG file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShowRequest(SourceOptions):
     """Draw one document as the model will see it: patches, mel, frames, tokens, position ids and the mask."""
 
-    id: tyro.conf.Positional[str]
+    path: tyro.conf.Positional[Path]
+    """A folder, tar, Parquet file or manifest, or a corpus written by `build`."""
+    id: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ID")]
     """The document's id, or its number from 0."""
     out: Path | None = None
-    """A .png or .html file; ID.png in this folder where not given."""
+    """A .png or .html file; ID.png in the current folder if not given."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertRequest:
-    """Write a manifest from a table or list of words, COCO or other JSON that is not read as it is."""
+    """Write a manifest from a CSV/TSV table, a transcript list, COCO, or other JSON that cannot be read directly."""
 
     path: tyro.conf.Positional[Path]
     """A table, a JSON file, or a folder of lists or classes."""
     root: Path | None = None
-    """Look for media below this folder; below that of PATH where not given."""
+    """Root folder to search for media; the folder of PATH if not given."""
     out: str = ""
-    """Name of the manifest; chosen by the names beside it where not given."""
+    """Name of the manifest; derived from neighbouring file names if not given."""
 
 
 COMMANDS = {
     "check": CheckRequest,
     "build": BuildRequest,
     "filter": FilterRequest,
-    "plan": PlanRequest,
+    "plan": PackRequest,
     "show": ShowRequest,
     "convert": ConvertRequest,
 }

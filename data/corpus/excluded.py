@@ -37,7 +37,7 @@ class ExclusionStats:
     seq_len: int
     """Tokens of a packed sequence."""
     media_budget: dict[str, int]
-    """Most patches of each modality in a packed sequence."""
+    """Maximum number of patches per packed sequence, by modality."""
     documents: int = 0
     """Documents that are excluded."""
     total_documents: int = 0
@@ -161,7 +161,7 @@ def _most_common(kinds: Counter) -> str:
 
 
 def _sizes(sequence, edges: np.ndarray) -> dict[str, int]:
-    """The most tokens ("tokens"), and patches of each modality, between two of the split points `edges`."""
+    """Maximum number of tokens ("tokens"), and of patches of each modality, between two of the split points `edges`."""
     starts = edges[:-1]
     # a target takes the token before it along, unless that closes media
     closes = np.isin(sequence.token_ids, list(MEDIA_END_ID.values()))
@@ -176,7 +176,7 @@ def _sizes(sequence, edges: np.ndarray) -> dict[str, int]:
 def find_excluded(
     corpus, *, seq_len: int, media_budget: dict[str, int], documents: np.ndarray | None = None
 ) -> ExclusionStats:
-    """Which documents of the train split, and of the mask `documents` (n,) where given, do not fit."""
+    """Which documents of the train split, and of the mask `documents` (n,) if given, do not fit."""
     found = ExclusionStats(seq_len, media_budget)
     chosen = _train(corpus, documents)
     over = corpus.num_tokens > seq_len

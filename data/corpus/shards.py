@@ -39,7 +39,7 @@ INDEX = {
     "line_start": np.int64,
     **{f"start_{name}": np.int64 for name in FIELDS},
 }
-"""Columns of a corpus and their dtypes, one number a document."""
+"""Columns of a corpus and their dtypes, one number per document."""
 
 
 def shard_path(folder: Path, number: int) -> Path:

@@ -3,7 +3,7 @@
 One `CorpusStats` serves `data check` (document by document) and the build (from a corpus's index), so that both print
 the same table and JSON. Tokens of an image, audio or video are its media tokens, a video's audio track counting
 as audio; all others, boundary and end tokens included, count as text, so that the four add up to the lengths. Reasons
-are grouped by their wording without file names and numbers. Memory: 8 bytes a document.
+are grouped by their wording without file names and numbers. Memory: 8 bytes per document.
 """
 
 import json
@@ -18,7 +18,7 @@ from brine.data.document import MODALITIES, SPLITS, Document, Quarantined, modal
 
 PART_TYPES = ("text", *MODALITIES)
 MAX_REASONS = 200
-"""Groups of reasons that are kept apart; further ones are counted together."""
+"""Groups of reasons that are counted separately; further ones are counted together."""
 
 
 @dataclass

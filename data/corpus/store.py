@@ -2,7 +2,7 @@
 
     meta.json           hashes of source, tokenizer and EncodeConfig; counts; written last, so complete or absent
     tokenizer.json      the tokenizer the ids belong to
-    index/*.npy         one number a document: kind, level, split, source, num_tokens, num_image/audio/video, crc32,
+    index/*.npy         one number per document: kind, level, split, source, num_tokens, num_image/audio/video, crc32,
                         shard, start_<field> (where it begins in its shard's field), line_start (in documents.jsonl)
     documents.jsonl     the native JSON of each document kept
     quarantine.jsonl    what was quarantined: id, file, line, reason
@@ -196,7 +196,7 @@ def _fingerprint_of(folder: Path) -> str:
 
 class EncodedCorpus:
     """A folder written by `build_corpus`. Arrays stay on disk; `sequence(i)` reads one document, checked by crc32.
-    Public arrays, one number a document (n of them): kind (int16 into kinds), level, split (int8 into SPLITS), source
+    Public arrays, one number per document (n of them): kind (int16 into kinds), level, split (int8 into SPLITS), source
     (int32 into sources), num_tokens (int64), num_media[modality] (int64)."""
 
     def __init__(self, folder: str | Path):

@@ -5,7 +5,7 @@ the file's size (a text compresses 5 to 50 times). This Python has no zstd, lz4 
 random access; ZIP, 7z and RAR are archives: these are named with the command.
 
 A flipped bit seldom stops a decompressor: it gives wrong words up to the checksum at the end of a member (of the file
-in xz). So `checked` streams verify the checksums first, once a process (gzip 300 MB/s, xz 100, bzip2 30), and
+in xz). So `checked` streams verify the checksums first, once per process (gzip 300 MB/s, xz 100, bzip2 30), and
 end before the first damaged member. A cut alters nothing: such a file is given up to the cut.
 """
 

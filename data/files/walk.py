@@ -75,7 +75,7 @@ def _below(root: Path, folder: str, depth: int, enter: Callable, skipped: Counte
     for name in names:
         path = f"{folder}/{name}" if folder else name
         if is_hub and name in ("blobs", "snapshots"):
-            skipped["folder of a hub's cache: give it by itself"] += name == "snapshots"
+            skipped["folder of a hub's cache: give it separately"] += name == "snapshots"
             continue
         try:
             mode = os.lstat(root / path).st_mode

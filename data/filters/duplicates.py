@@ -8,7 +8,7 @@ permutations a pair at the threshold is found in 19 cases of 20, with a standard
 Of a cluster one document stays: the first of test, else of validation, else of train, so a training document that
 repeats a held-out one is the one dropped. Words are runs of letters and digits without case, in scripts that write no
 spaces each character. Documents are near only when they hold the same sorts of media. A short text inside a long one is
-not found. Cost: 0.4 ms a document of 300 words for its signature, spread over workers, 0.1 ms in one process to join.
+not found. Cost: 0.4 ms per document of 300 words for its signature, spread over workers, 0.1 ms in one process to join.
 """
 
 import functools
@@ -68,7 +68,7 @@ class NearDuplicates:
     """Drop documents whose words are nearly those of another. Raises ValueError for settings that cannot work."""
 
     threshold: float = 0.8
-    """Least estimated Jaccard index of two documents' shingles that makes them near."""
+    """Minimum estimated Jaccard index of two documents' shingles that makes them near."""
     num_perm: int = 128
     """Permutations in a signature; the estimate's standard error is at most 1 / (2 sqrt(num_perm))."""
     shingle_length: int = 5

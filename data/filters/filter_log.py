@@ -10,7 +10,7 @@
 
 A pass is written into a hidden folder and renamed, so it is complete or absent. `filter.json` carries the digest of the
 one before, so passes that were shuffled, edited or copied from another corpus are refused. The same filters on the same
-corpus give the same bytes. The corpus itself is not touched; only the last pass can be undone.
+corpus give bit-identical files. The corpus itself is not touched; only the last pass can be undone.
 """
 
 import dataclasses
@@ -228,7 +228,7 @@ class FilterLog:
         return self.records.pop()
 
     def table(self):
-        """A rich table with a line a pass: documents inspected, dropped and kept, tokens dropped and kept."""
+        """A rich table with one line per pass: documents inspected, dropped and kept, tokens dropped and kept."""
         corpus = self.corpus
         rows = [("corpus", "", "", f"{corpus.num_documents:,}", "", f"{int(corpus.num_tokens.sum()):,}")]
         for record in self.records:

@@ -2,7 +2,7 @@
 
 A pair is near when its whole signatures agree to the threshold (Broder 1997); clusters are the connected components, so
 the two ends of a long chain may differ more. Copies (equal keys) are entered once: a thousand cost no more than one.
-Memory: about 6 KB an item. The filter `NearDuplicates` and the split of source files of `brine.synth` share this.
+Memory: about 6 KB per item. The filter `NearDuplicates` and the split of source files of `brine.synth` share this.
 """
 
 from collections.abc import Hashable, Sequence

@@ -17,7 +17,7 @@ English words, and for code those of Codex (2107.03374, section 3.1) and StarCod
 Each is a column `text_<measure>`, so that bounds can be chosen by looking at them. The document's kind says whether it
 is prose or code. Where a document holds media its length says nothing, and in a text of less than
 `min_inspected_characters` neither do fractions: such texts are measured and kept. Held-out documents are left alone by
-default, so that a filter never makes the evaluation easier. About 8 MB of text a second and process.
+default, so that a filter never makes the evaluation easier. About 8 MB of text per second and process.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ from brine.data.filters.filter_context import FilterContext, FilterResult, check
 from brine.data.filters.near import ngram_hashes
 
 Bound = tuple[float | None, float | None]
-"""Least and greatest value that is kept; None for no bound."""
+"""Minimum and maximum value that is kept; None for no bound."""
 
 _RUN_WORDS, _TOP_WORDS = 10, 4
 _BLOB = re.compile(r"[A-Za-z0-9+/=_-]{60,}")

@@ -27,7 +27,7 @@ class ScoreThreshold:
     values: np.ndarray | None = None
     """(n,) score of every document of the corpus, NaN for none; None takes the column."""
     low: float | None = None
-    """Least score kept."""
+    """Minimum score kept."""
     high: float | None = None
     """Greatest score kept."""
     keep_fraction: float | None = None

@@ -56,7 +56,7 @@ def format_by_content(file: Path) -> str | None:
 
 
 def has_known_extension(name: str) -> bool:
-    """Whether a file's ending is that of media, text or code."""
+    """Whether a file's extension is that of media, text or code."""
     ending = os.path.splitext(name)[1].lower()
     return media_type_of(name) is not None or ending in _TEXTS or ending in LANGUAGES
 
@@ -76,13 +76,13 @@ def opens_like_json(file: Path) -> bool:
 
 
 def without_compression(name: str) -> str:
-    """A name without the ending of a compression that is read as a stream (`a.jsonl.gz`)."""
+    """A name without the extension of a compression that is read as a stream (`a.jsonl.gz`)."""
     stem, ending = os.path.splitext(name)
     return stem if ending.lower() in compressed.STREAMED_EXTENSIONS else name
 
 
 def is_named_lines(file: Path) -> bool:
-    """Whether a file's ending, or that before a compression's, is one of LINES, and it is not a Julia program."""
+    """Whether a file's extension, or that before a compression's, is one of LINES, and it is not a Julia program."""
     ending = os.path.splitext(without_compression(file.name))[1].lower()
     if ending != ".jl":
         return ending in LINES
@@ -163,7 +163,7 @@ class ListedFile(NamedTuple):
 class FolderFiles:
     """The files below a folder: of hidden folders too in `files`, without those and links that lead out in `readable`.
 
-    media_names: names of media with and without their endings, since words may be named after either.
+    media_names: names of media with and without their extensions, since words may be named after either.
     """
 
     def __init__(self, listing: FolderListing):

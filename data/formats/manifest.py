@@ -226,7 +226,7 @@ def object_document(
         check_unread_fields(fields, known, notes, any_read=any_read, where="a part of 'content'", by_name=False)
         return _without_placeholders(document)
     if record_format not in ("chat", "llava") and (off := sample_loss_off_key(fields, notes)):
-        raise DocumentError(f"field {off!r} says that nothing here is to be learned")
+        raise DocumentError(f"field {off!r} masks the whole sample from the loss")
     if record_format == "captioned" and _is_media_record(fields):
         return captioned_document(
             fields, root=root, max_file_mib=max_file_mib, include_decode=include_decode, notes=notes

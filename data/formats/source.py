@@ -5,7 +5,7 @@
     source.num_documents_hint   how many to expect, for a progress bar
 
 Documents that name no split get one here (`splits.hash_split`). An id that comes twice becomes `<id>~2` and shares the
-split of the first; ids are held in memory, about 120 bytes a document.
+split of the first; ids are held in memory, about 120 bytes per document.
 """
 
 import contextlib
@@ -87,14 +87,14 @@ class DocumentSource:
         self.skipped.update(skipped)
 
     def summary_lines(self) -> list[str]:
-        """What the latest reading found, a line each: media, splits, skipped files, notes."""
+        """What the latest reading found, one line each: media, splits, skipped files, notes."""
         endings = [f"{count:,} .{ending[:20]}" for ending, count in sorted(self.extensions.items()) if ending and count]
         splits = (
             f"by {origin} ({', '.join(f'{split} {counts[split]:,}' for split in SPLITS if counts[split])})"
             for origin, counts in sorted(self.split_origins.items())
             if counts.total()
         )
-        lines = [f"media by ending: {', '.join(endings)}"] if endings else []
+        lines = [f"media by extension: {', '.join(endings)}"] if endings else []
         lines += [f"splits: {', '.join(splits)}"] if self.split_origins else []
         skipped, noted = [], []
         for reason, count in sorted(self.skipped.items()):
@@ -201,7 +201,7 @@ def skip_file(path: str, skipped: Counter, problem: str = "") -> None:
     elif dvc_target(path):
         skipped["file .dvc, not fetched: `dvc pull` fetches it"] += 1
     elif not compressed_hint(path):
-        skipped[f"file .{ending[:20]}" if ending else "file without an ending"] += 1
+        skipped[f"file .{ending[:20]}" if ending else "file without an extension"] += 1
 
 
 def each_document(

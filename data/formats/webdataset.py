@@ -3,8 +3,8 @@
     shard-0001.tar:  a/heron.jpg  a/heron.txt  a/heron.json  a/wren.jpg  a/wren.cls
 
 A member belongs to the sample of its name up to the first dot after the last slash, as in the webdataset library; but
-media and a text that share the whole name before their last ending are a sample (`22.05.png`, `22.06.png`). Text comes
-from `.txt`, then `.caption`, then a `.json`, then `.cls`; a `.json` is read like a line of a manifest
+media and a text that share the whole name before their last extension are a sample (`22.05.png`, `22.06.png`). Text
+comes from `.txt`, then `.caption`, then a `.json`, then `.cls`; a `.json` is read like a line of a manifest
 (`lines.samples`), with paths of members. Media are addressed `shard-0001.tar::a/heron.jpg` and read when they are
 decoded (`brine.data.files.archive`). A truncated shard gives the samples before the cut and one record of it. The split
 is that of the shard's name or folder, else of the sample's folder inside the tar.
@@ -39,7 +39,7 @@ _WORDS = ("txt", "caption", "json", "cls")
 _MANY = ("jsonl", "ndjson", "jsonlines", "parquet", "arrow", "csv", "tsv")
 _MANY_OBJECTS = re.compile(r"\s*(\[|\{[^\n]*\}[ \t\r]*\n\s*\{)")
 _EXTRACT = "extract it (`tar -xf FILE`) and give the folder"
-# endings of members that are text or notes of some kind, so that a text beside them stands alone
+# extensions of members that are text or notes of some kind, so that a text beside them stands alone
 _TEXTUAL = {"", *(ending.lstrip(".") for ending in LANGUAGES)} | word_set(
     "id idx index key meta metadata info src url lang hash sha256 license md rst html htm xml csv tsv jsonl yaml yml "
     "toml srt vtt ass log"
@@ -192,7 +192,7 @@ class _Shard:
                 unread.append(member)
             else:
                 others += [] if ending in _TEXTUAL else [member]
-                reason = f"member .{ending[:20]}" if ending else "member without an ending"
+                reason = f"member .{ending[:20]}" if ending else "member without an extension"
                 reason += f", which holds documents: {_EXTRACT}" if ending in _MANY else ""
                 self.skipped[nested_archive_hint(member) or reason] += 1
         media = {self._address(member): kinds[member] for member in members if member in kinds}

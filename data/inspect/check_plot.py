@@ -1,7 +1,7 @@
 """The plot of a check: how long documents are and what they are made of; `new_figure` and its like serve other plots.
 
-Figures are made without pyplot, which holds global state, and matplotlib is imported only when one is drawn. File names
-and kinds are drawn as they are: a dollar sign in them is not a formula.
+Figures are made without pyplot, which holds global state, and matplotlib is imported only when one is plotted. File
+names and kinds are printed as they are: a dollar sign in them is not a formula.
 """
 
 from pathlib import Path
@@ -44,7 +44,7 @@ def save_figure(figure, path: str | Path) -> Path:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # no date and no version of a library in the file: the same counts give the same bytes
+        # no date and no version of a library in the file: the same counts give bit-identical files
         figure.savefig(path, format="png", metadata={"Software": None})
     except OSError as error:
         raise ValueError(f"image {path} cannot be written ({error.strerror})") from None

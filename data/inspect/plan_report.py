@@ -1,6 +1,6 @@
 """How full the packed sequences of a plan are, what they are made of and what was excluded, as text and as a PNG.
 
-Along a plan the mixture should be even, a sparkline without steps; the sequences drawn show how documents share them.
+Along a plan the mixture should be even, a sparkline without steps; the sequences plotted show how documents share them.
 """
 
 from pathlib import Path
@@ -41,7 +41,7 @@ def report(corpus, plan: PackingPlan, chunk_tokens: np.ndarray) -> list:
         "documents": f"{used:,} used of {info['documents']:,} that fit, in {len(lengths):,} chunks",
         "split over sequences": f"{num_split:,}",
         "excluded": f"{info['excluded']:,}",
-        "documents a sequence": f"{counts.mean():.1f}, at most {counts.max()}",
+        "documents per sequence": f"{counts.mean():.1f}, at most {counts.max()}",
         "epochs begun": f"{info['epochs_begun']}",
     }
     width = max(map(len, facts))

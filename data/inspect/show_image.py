@@ -2,7 +2,7 @@
 
     tokens      text readable, a box each; targets underlined; media in the colour of their modality, tokens counted
     image       put together from its patches, with the patch grid
-    audio       mel over time, with a tick for every token (40 ms by default) and a line for every block of a second
+    audio       mel over time, with a tick for every token (40 ms by default) and a line per block of a second
     video       frames with their times, and its audio track below
     positions   (t, h, w) of every token
     mask        query i sees key j; strong colour where it sees past itself, inside a media block

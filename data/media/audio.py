@@ -105,7 +105,7 @@ def _read_blocks(path: Path, audio_file: soundfile.SoundFile, max_s: float) -> t
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """One thread for torch meanwhile: convolutions and products of more threads differ from it in the last bit."""
+    """One thread for torch meanwhile: convolutions and matmuls of more threads differ from it in the last bit."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

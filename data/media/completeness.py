@@ -184,7 +184,7 @@ def _matroska(content) -> int:
 
 
 _MP3_KBPS = {
-    # (MPEG 1?, layer): kilobits a second by index
+    # (MPEG 1?, layer): kilobits per second by index
     (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
     (True, 3): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),

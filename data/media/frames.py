@@ -134,7 +134,7 @@ def _shown_packets(container, stream, config: EncodeConfig) -> tuple[list[tuple[
         if is_video and key is not None and packet.pts >= key:
             shown.append((packet.pts, packet.duration or 0))
         if len(shown) > MAX_FRAME_RATE * config.max_video_s:
-            raise DocumentError(f"video claims over {MAX_FRAME_RATE} frames a second for max_video_s")
+            raise DocumentError(f"video claims over {MAX_FRAME_RATE} frames per second for max_video_s")
     return shown, max(0.0, min(first_s, last_s)), last_s
 
 

@@ -120,7 +120,7 @@ def fit(pixels: np.ndarray, config: EncodeConfig, max_tokens: int) -> np.ndarray
 
 
 def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(H, W, 3) uint8 scaled by antialiased bicubic, in whole numbers: the same bytes on every processor."""
+    """(H, W, 3) uint8 scaled by antialiased bicubic, in whole numbers: bit-identical on every processor."""
     # torch is imported for images that must be scaled alone: servers start faster without it
     import torch
 

@@ -4,7 +4,7 @@ It is a plain subprocess with one end of a `multiprocessing.connection` pipe, wh
 
     handshake  {"config", "tokenizer", "root", "max_memory_mib"}, answered by {"ready": true}
     request    [document, ...] in native JSON form
-    answers    one a document, in order: {"shapes": {field: shape}, "crc32"} and then the arrays' bytes, or {"reason"};
+    answers    one per document: {"shapes": {field: shape}, "crc32"} and then the arrays' bytes, or {"reason"};
                the last of a request says "recycle" where memory has grown. {"loading": true} before a slow import and
                {"loading": false} after it keep the import out of the document's time-out.
 

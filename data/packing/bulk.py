@@ -9,10 +9,10 @@ one of random length fits beside it and what is left is a sum of usual lengths (
 sequences. Where too many wait, plain best fit takes over, and at last the fullest are closed. A round takes a fixed
 part of the remaining stream, so that few sequences are open at a time and they end about in its order.
 
-Media. Where the material comes near a budget (`STEER_THRESHOLD`), sequences are steered towards a common mixture: one
+Media. Where the data come near a budget (`STEER_THRESHOLD`), sequences are steered towards a common mixture: one
 with much of this modality waits for chunks with little of it, and the other way round.
 
-Cost: 0.3 to 0.5 microseconds a chunk on one core. Waste: about 0.1 % on lengths that vary over octaves; some per cent
+Cost: 0.3 to 0.5 microseconds per chunk on one core. Waste: about 0.1 % on lengths that vary over octaves; some per cent
 where lengths are a third of a sequence and alike, or where a budget is all but used up.
 """
 

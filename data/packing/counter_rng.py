@@ -1,8 +1,8 @@
-"""Random numbers from counters: no generator and no state, the same on every machine and under every version of numpy.
+"""Counter-based (stateless) random numbers, the same on every machine and under every version of numpy.
 
 A number is a SplitMix64 hash of (seed, stream, number, count), such as a document and the count of its samples. Streams
-separate uses that share counters. What is drawn for one document depends neither on the other documents nor on how many
-processes share the work. About 30 nanoseconds a number; not for secrets.
+separate uses that share counters. What is generated for one document depends neither on the other documents nor on how
+many processes share the work. About 30 nanoseconds per number; not for secrets.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 BLANK, SHUFFLE, ORDER, SEQUENCES = 2, 3, 5, 6
 """Streams: which samples are blanked, the order of a phase, the order of a group, the order of packed sequences."""
 CHUNK = 2**17
-"""Numbers drawn at once: what a core's cache holds."""
+"""Numbers generated at once: what a core's cache holds."""
 
 
 def hash_counters(seed: int, stream: int, number: np.ndarray, count: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@
 sequence on. Here they are planned in blocks of whole epochs of at least `MIN_BLOCK_SEQUENCES`, each with its own
 seed, so that a shorter plan is the beginning of a longer one. Cost: a whole block is planned though a run may use the
 beginning of it only, sequences left open at the end of a block are not filled, and documents of a weight below 1 are
-drawn anew in each block. Weights that change along the run cannot be planned like this.
+sampled anew in each block. Weights that change along the run cannot be planned like this.
 """
 
 from __future__ import annotations

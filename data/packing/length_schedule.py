@@ -1,4 +1,4 @@
-"""Train short, extend: how far attention reaches along a document, by progress along the planned sequences.
+"""Length schedule: how far attention reaches along a document, by progress along the planned sequences.
 
     LengthSchedule.parse(("0:2048", "0.5:8192", "0.8:16384"))      2,048 tokens first, from half of the run on 8,192
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 MIN_SEGMENT_TOKENS = 16
-"""Least tokens of a segment."""
+"""Minimum number of tokens in a segment."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class LengthSchedule:
     """Segment lengths by progress. Raises ValueError for steps that do not ascend."""
 
     steps: tuple[tuple[float, int], ...] = ()
-    """(progress, most tokens of a segment from there on), both ascending, the first at 0; empty: documents whole."""
+    """(progress, maximum tokens of a segment from there on), both ascending, the first at 0; empty: documents whole."""
 
     def __post_init__(self):
         try:
@@ -54,7 +54,7 @@ class LengthSchedule:
         return cls(tuple(steps))
 
     def max_segment_tokens(self, seq_len: int, num_sequences: int) -> int:
-        """Most tokens of any segment in a plan of `num_sequences` sequences of `seq_len`."""
+        """Maximum number of tokens of any segment in a plan of `num_sequences` sequences of `seq_len`."""
         return min(seq_len, max((tokens for _, tokens in self.by_sequence(num_sequences)), default=seq_len))
 
     def by_sequence(self, num_sequences: int) -> tuple[tuple[int, int], ...]:

@@ -3,7 +3,7 @@
     n chunks in the order of the stream · M modalities whose budget can bind
 
 A sequence has space for `seq_len` tokens and a budget of patches for each modality, and never gets two chunks of one
-document. `BestFitPacker` takes chunks one by one (least waste, 10 to 30 microseconds a chunk), `BulkPacker` thousands
+document. `BestFitPacker` takes chunks one by one (least waste, 10 to 30 microseconds per chunk), `BulkPacker` thousands
 at a time (below half a microsecond a chunk). Up to `MAX_BEST_FIT_CHUNKS` chunks are packed both ways and the fewer
 sequences win; more go through BulkPacker, all but the last `TAIL`, and BestFitPacker fills what is left open; fewer
 than `MIN_DOCUMENTS` documents go through BestFitPacker alone. What this does not do: look for the optimum (documents of
@@ -16,7 +16,7 @@ from brine.data.packing.best_fit import WINDOW, BestFitPacker
 from brine.data.packing.bulk import BulkPacker
 
 MAX_BEST_FIT_CHUNKS = 2**17
-"""Most chunks that are packed one by one too, to see whether that wastes less."""
+"""Maximum number of chunks that are packed one by one too, to see whether that wastes less."""
 MIN_DOCUMENTS = 4096
 """Fewest different documents for BulkPacker: below, a document would meet itself too often."""
 TAIL = 4096

@@ -8,7 +8,7 @@ ranks. An epoch samples every chosen document as often as its weight says (`brin
 shuffled by hashes, and `brine.data.packing.pack` packs them in about that order under a budget of tokens and one per
 modality, so that batches have one shape. Documents that exceed a sequence are split (`brine.data.packing.chunks`);
 what is excluded is counted with the reason, and nothing is truncated. A tenth of the documents with media are blanked
-in training (grey, silence), by a hash of (seed, document, sample). Cost: about a microsecond and 60 bytes a document.
+in training (grey, silence), by a hash of (seed, document, sample). Cost: about a microsecond and 60 bytes per document.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ class PackingPlan:
     seq_len: int
     """Tokens in a sequence, padding included."""
     media_budget: dict[str, int]
-    """Most patches of each modality in a sequence."""
+    """Maximum number of patches per packed sequence, by modality."""
     fingerprint: str
     """Of the corpus the plan was made for; it covers documents, tokenizer and encoding."""
     info: dict
@@ -127,7 +127,7 @@ class PackingPlan:
     ) -> "PackingPlan":
         """Plan `num_sequences` packed sequences, or as many as `epochs` fill (one when neither is given).
 
-        corpus: an EncodedCorpus (or anything with its arrays). media_budget: patches a sequence per modality, seq_len
+        corpus: an EncodedCorpus (or anything with its arrays). media_budget: patches per sequence and modality, seq_len
         where absent. blank_fraction: 0.1 for the train split and 0 for others unless given. documents: indices or a
         mask (n,) to choose from; kinds, levels narrow further. mixture: weights by kind and source. lengths: (sequence,
         tokens), how far attention sees along a document from there on. long: "split" documents that exceed a sequence,

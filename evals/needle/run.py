@@ -83,7 +83,7 @@ class NeedleConfig:
 
 
 def greedy_answer_fn(loaded: LoadedModel, *, compute_dtype: torch.dtype | None = None) -> AnswerFn:
-    """Greedy responses of a model. compute_dtype: of matrix products; None for the weights'."""
+    """Greedy responses of a model. compute_dtype: of matmuls; None for the weights'."""
     device, tokenizer = device_of(loaded.model), loaded.tokenizer
     stop = newline_ids(tokenizer)
 

@@ -57,7 +57,7 @@ class RepositoryConfig:
 
 
 def completion_fn_of(loaded: LoadedModel, *, compute_dtype: torch.dtype | None = None) -> CompletionFn:
-    """A model as a `CompletionFn`. compute_dtype: of matrix products; None for the weights'."""
+    """A model as a `CompletionFn`. compute_dtype: of matmuls; None for the weights'."""
     device = device_of(loaded.model)
 
     def complete(prompt: list[int], answer: list[int]) -> tuple[str, float]:

@@ -5,7 +5,7 @@
                      row sees [0, min(n + 1, window)), since a softmax does not depend on the order of its keys
 
 The visible keys are two `Spans` of kind "moving", whose `lo` and `hi` are advanced in place on the device; the host
-counts columns too, to know when a buffer is full. B batch, S keys of a buffer, n columns kept, K key heads, D head dim.
+counts columns too, to know when a buffer is full. B batch, S keys of a buffer, n columns kept, K KV heads, D head dim.
 """
 
 from __future__ import annotations

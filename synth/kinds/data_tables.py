@@ -165,7 +165,7 @@ class AnswerBalancer(Counter[str]):
     """Balances the answers of one stream."""
 
     def pick(self, options: Sequence[str], *, rng: random.Random) -> str:
-        """One of the options, drawn among the least used; counts it as used."""
+        """One of the options, sampled among the least used; counts it as used."""
         least = min(self[option] for option in options)
         chosen = rng.choice([option for option in options if self[option] == least])
         self[chosen] += 1
@@ -200,7 +200,7 @@ def ask_table(table: DataTable, task: str, rng: random.Random) -> QuestionAnswer
     order = sorted(range(len(values)), key=lambda row: -values[row])
     ranked = [values[row] for row in order]
     if task == "over":
-        # the count is drawn first, so that every count is as likely
+        # the count is sampled first, so that every count is as likely
         count = rng.randrange(1, len(values))
         clear = ranked[count - 1] > ranked[count]
         return (f"How many have {column} over {ranked[count]}?", str(count)) if clear else None

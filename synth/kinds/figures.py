@@ -25,7 +25,7 @@ from brine.synth.render.table import num_cells
 from brine.synth.sources.code_regions import SplitSampler
 
 TRIES = 6
-"""Draws of a chart about one file before the next one is visited: most names are too long for short labels."""
+"""Attempts at a chart about one file before the next one is visited: most names are too long for short labels."""
 MIN_COLUMN_MAX = 4
 """The greatest number of a chart is at least this."""
 _NAMED = ("functions", "classes", "names", "files")

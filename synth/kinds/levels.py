@@ -30,9 +30,9 @@ class RenderStyle:
     styles: tuple[str, ...]
     sizes: tuple[int, ...] = (13,)
     margin: tuple[int, int] = (0, 0)
-    """Least and greatest margin in pixels, left and top each drawn on its own."""
+    """Minimum and maximum margin in pixels, left and top sampled separately."""
     leading: tuple[int, int] = (-1, -1)
-    """Least and greatest pixels between lines, beyond the font's own height."""
+    """Minimum and maximum pixels between lines, beyond the font's own height."""
 
 
 RENDER_STYLES = {
@@ -66,7 +66,7 @@ PAGE_VIDEO_FRACTION = {1: 0.25, 2: 0.5, 3: 0.5, 4: 0.5}
 
 @dataclass(frozen=True)
 class VoiceSpec:
-    """How speech sounds: espeak-ng voices with variants, words a minute, pitch 0 to 99 (espeak's own scale)."""
+    """How speech sounds: espeak-ng voices with variants, words per minute, pitch 0 to 99 (espeak's own scale)."""
 
     names: tuple[str, ...]
     rate: tuple[int, int]

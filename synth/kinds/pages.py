@@ -29,7 +29,7 @@ def text_chunks(sampler: SplitSampler, *, chunk_bytes: int, rng: random.Random) 
 
 
 def package_documents(sampler: SplitSampler, *, max_bytes: int, rng: random.Random) -> Iterator[tuple[Parts, int]]:
-    """The files of each package joined in the order of their paths, up to max_bytes a document; a larger file is cut.
+    """The files of each package joined in the order of their paths, up to max_bytes per document; a larger file is cut.
     In random order; a document is credited to its first file."""
     blocks: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for index, item in enumerate(sampler.files):
@@ -78,7 +78,7 @@ def pages(sampler: SplitSampler, level: int, rng: random.Random) -> Iterator[tup
 
 
 class _PageSampler:
-    """The pages that one file can give, drawn from streams that never repeat."""
+    """The pages that one file can give, sampled from streams that never repeat."""
 
     def __init__(self, sampler: SplitSampler, level: int, rng: random.Random) -> None:
         self.sampler, self.level = sampler, level

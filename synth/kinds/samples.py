@@ -1,6 +1,6 @@
 """One sample of each kind of media: a render spec, and the text that transcribes it.
 
-A spec is plain JSON data and complete: the same spec and library versions give the same bytes in any process. Its
+A spec is plain JSON data and complete: the same spec and library versions are bit-identical in any process. Its
 digest names the media file, so files are shared by documents that show the same thing and kept by a build that starts
 again. The streams are generators that end when the source is exhausted; plan.py takes as many samples as it wants.
 """
@@ -17,7 +17,7 @@ from brine.synth.sources.code_regions import CodeRegion, SplitSampler, spoken_ke
 from brine.synth.sources.features import SourceFeatures, identifiers_in, name_parts
 
 MIN_UTTERANCE_GAP_S = 1.3
-"""Least time between the starts of two names narrated in a scrolling video."""
+"""Minimum time between the starts of two names narrated in a scrolling video."""
 
 Parts = list[tuple[dict | str, bool]]
 """The parts of a document in order: a render spec or a text, and whether the text has loss."""

@@ -1,9 +1,10 @@
 """Samples of user interfaces: what the panels hold, a question and its answer.
 
 All words are names of one source file; the tree is the file's outline, and a terminal shows real commands about the
-file with the output they have. What stands in which field, which box is ticked and which item is highlighted is drawn.
-A held-out image shows only identifiers that no file in train has, and prints no line of train. Each task is worded once
-and answered from the panel's description; one that has no single answer there (two buttons, no tick) returns None.
+file with the output they have. What stands in which field, which box is ticked and which item is highlighted is
+sampled. A held-out image shows only identifiers that no file in train has, and prints no line of train. Each task is
+worded once and answered from the panel's description; one that has no single answer there (two buttons, no tick)
+returns None.
 """
 
 import random
@@ -41,7 +42,7 @@ def screens(sampler: SplitSampler, index: int, level: int, balance: AnswerBalanc
 
 
 class _PanelContent:
-    """Panels about one file: names, each used once, and commands. Draws with the stream's generator."""
+    """Panels about one file: names, each used once, and commands. Samples with the stream's generator."""
 
     def __init__(self, sampler: SplitSampler, index: int, level: int, rng: random.Random) -> None:
         self.level, self.rng, self.train, self.bounds = level, rng, sampler.train_content, SCREEN[level]
@@ -124,7 +125,7 @@ class _PanelContent:
         rng = self.rng
         count = rng.randint(*self.bounds.panels["terminal"])
         runs: dict[str, list[str]] = {}
-        # commands are drawn until enough have an output that may be shown
+        # commands are sampled until enough have an output that may be shown
         for _ in range(8 * count):
             run = rng.choice((self._count_lines, self._count_matches, self._find_match, self._show_line))()
             if run is not None:

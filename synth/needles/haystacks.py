@@ -3,7 +3,7 @@
 The haystack is source code from one position on, with media without a needle, or (`multikey`) nothing but needles of
 text; one needle stands in each equal part of it. Context and longest question have exactly `num_tokens` tokens. Each
 question is asked of the bare context, which is read once for all: 500 trials at 32,768 tokens are affordable, and not
-independent, so intervals resample contexts. Keys that occur in the source are not drawn. A context is a function of
+independent, so intervals resample contexts. Keys that occur in the source are not sampled. A context is a function of
 (seed, number, modality, length) and the tokenizer.
 """
 

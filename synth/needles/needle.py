@@ -31,11 +31,11 @@ ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 CARD_FRAMES = FRAMES_PER_SECOND // 2
-"""Frames of a video for which a card is shown: at two sampled frames a second each card is sampled once."""
+"""Frames of a video for which a card is shown: at two sampled frames per second each card is sampled once."""
 CARD_CHARS = 4
 """Characters on the widest card: two patches."""
 RATES, PITCHES = (180, 200, 220), (40, 50, 60)
-"""Words a minute and espeak's pitch, drawn for each utterance."""
+"""Words per minute and espeak's pitch, sampled for each utterance."""
 STYLES = ("bw", "monokai")
 """Pygments styles of images and videos: dark on light, light on dark."""
 _LEVEL1_STYLE = {"size": 13, "left": 0, "top": 0, "leading": -1}
@@ -43,11 +43,11 @@ _LEVEL1_STYLE = {"size": 13, "left": 0, "top": 0, "leading": -1}
 
 
 LEVEL_TOKENS = {1: 64, 2: 256, 3: 1024, 4: 2048}
-"""Longest document of each level; lengths are drawn from half of that on."""
+"""Longest document of each level; lengths are sampled from half of that on."""
 AUDIO_TOKENS = 21
 """Tokens of two spoken digits or one word at the slowest of our speeds, boundaries included."""
 MAX_POOLED_VIDEOS = 600
-"""Most videos that are made for each split: they cost ten times what an image costs, and are drawn from a pool."""
+"""Maximum number of videos made for each split: each costs ten images, and they are sampled from a pool."""
 MAX_HAYSTACK_WORDS = 60
 """Words that media of the haystack show or say."""
 
@@ -151,7 +151,7 @@ def haystack_words(texts: list[str], *, most: int = 200) -> list[str]:
 
 
 class NeedleDocuments:
-    """Draws documents from the files of one split."""
+    """Samples documents from the files of one split."""
 
     def __init__(self, texts: list[str], rng: random.Random):
         """texts: the source files that haystacks are cut from."""

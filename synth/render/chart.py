@@ -1,4 +1,4 @@
-"""Draws bar, line and scatter charts with matplotlib, so that one spec gives one image to the byte.
+"""Draws bar, line and scatter charts with matplotlib, so that images of one spec are bit-identical.
 
 The user's matplotlib settings are put aside, the canvas is Agg's, the font is the file DejaVu Sans that matplotlib
 ships, and every tick, label and margin comes from the spec. Its import costs a rendering process 1.5 s once; a chart

@@ -22,7 +22,7 @@ AAC_BITS_PER_SECOND = 48000
 
 
 def render(spec: dict, synthesizer: SpeechSynthesizer) -> bytes:
-    """The MP4 file of a video spec: 10 frames a second, yuv420p, and mono 16 kHz AAC where it has narration.
+    """The MP4 file of a video spec: 10 frames per second, yuv420p, and mono 16 kHz AAC where it has narration.
 
     The spec's `frames` is a least length: a narration that takes longer extends the last frame, to 8 s at most.
     Raises SpeechError from the narration, ValueError when it does not fit into 8 s.
@@ -69,7 +69,7 @@ def frames(spec: dict, *, count: int) -> np.ndarray:
 
 
 def encode(clip: np.ndarray, *, narration: np.ndarray | None = None) -> bytes:
-    """An MP4 file of (N, H, W, 3) uint8 frames with even sides and, where given, (n,) int16 audio at 16 kHz."""
+    """An MP4 file of (N, H, W, 3) uint8 frames with even sides and, if given, (n,) int16 audio at 16 kHz."""
     stream = io.BytesIO()
     with av.open(stream, "w", format="mp4") as container:
         video = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options=dict(X264))

@@ -1,9 +1,9 @@
-"""Draws regions of code from the files of one split, without repeats and without leaks.
+"""Samples regions of code from the files of one split, without repeats and without leaks.
 
 About a fifth of the standard library's lines occur in more than one file. What a held-out sample asks to be transcribed
 must not be such a line, or memory passes for reading: `TrainTextIndex` holds every line and utterance that train shows,
 and a held-out region with one of them is refused. A `SplitSampler` visits all starting points of its split once, in an
-order drawn by the seed: too few lines mean fewer documents, never an endless loop.
+order shuffled by the seed: too few lines mean fewer documents, never an endless loop.
 """
 
 import random
@@ -91,8 +91,8 @@ class CodeRegion:
 
 @dataclass(eq=False)
 class SplitSampler:
-    """The files of one split and what is drawn from them; code_metrics: for tables, charts and screens; name_parts: the
-    vocabulary of level-1 narration."""
+    """The files of one split and what is sampled from them; code_metrics: for tables, charts and screens; name_parts:
+    the vocabulary of level-1 narration."""
 
     files: list[SourceFile]
     features: list[SourceFeatures]

@@ -173,7 +173,7 @@ def cluster_near_duplicates(features: list[SourceFeatures], *, threshold: float)
 def split_clusters(
     clusters: list[list[int]], *, files: list[SourceFile], validation_fraction: float, test_fraction: float, seed: int
 ) -> dict[str, list[int]]:
-    """split -> indices of its files, ascending. A held-out split takes clusters, in an order drawn by the seed, up
+    """split -> indices of its files, ascending. A held-out split takes clusters, in an order shuffled by the seed, up
     to its fraction of the bytes. Of three clusters or more each split with a fraction above 0 gets one, the smallest
     if no other fits; of fewer train goes first."""
     sizes = [sum(files[index].num_bytes for index in group) for group in clusters]

@@ -1,1 +1,1 @@
-"""Render specs to speech, by espeak-ng in a process of its own."""
+"""Render specs to speech, by espeak-ng in a separate process."""

@@ -42,7 +42,7 @@ class SpeechSynthesizer(AbstractContextManager):
             self._servers.popitem()[1].close()
 
     def synthesize(self, text: str, *, voice: str, rate: int, pitch: int) -> np.ndarray:
-        """(n,) int16 samples at 16 kHz, mono; `rate` in words a minute, `pitch` from 0 to 99. Raises SpeechError when
+        """(n,) int16 samples at 16 kHz, mono; `rate` in words per minute, `pitch` from 0 to 99. Raises SpeechError when
         the synthesiser fails, is silent, or takes longer than timeout_s."""
         if voice not in self._servers:
             # -P keeps the files beside the server from hiding modules of the standard library

@@ -428,7 +428,7 @@ def test_what_was_passed_over_and_why_is_told(made, tmp_path, capsys):
         # the second time nothing is read again, and the same is told
         assert measure([*arguments, "--documents-per-cell", "1"]) == 0
         out = capsys.readouterr().out
-        assert "media by ending: " in out and "splits: by " in out and "4 quarantined" in out
+        assert "media by extension: " in out and "splits: by " in out and "4 quarantined" in out
         assert "gone" in out and "no.png' does not exist" in out and "quarantined: 1 more, such as 1 for: " in out
         found = last_line(out)
         assert found["quarantined"] == 4 and len(found["quarantine_reasons"]) == 4 and found["notes"]

@@ -33,9 +33,9 @@ HOST = RuntimeError("[enforce fail at alloc_cpu.cpp:119] . DefaultCPUAllocator: 
 
 
 def message(error, folder, *, config=CONFIG, runtime=GPU, world=None, gib=80.0, **options) -> str:
-    room = MemoryInfo(gib * GIB, 1.5 * GIB, 0.97 * gib * GIB)
+    info = MemoryInfo(gib * GIB, 1.5 * GIB, 0.97 * gib * GIB)
     return explain(
-        error, config=config, runtime=runtime, world=world or World(), folder=folder, room=room,
+        error, config=config, runtime=runtime, world=world or World(), folder=folder, info=info,
         **({"seq_len": 8192} | options),
     )  # fmt: skip
 
@@ -48,7 +48,7 @@ def options_of(text: str) -> dict[str, tuple[float, str]]:
 
 def test_a_full_card_is_told_with_what_would_help(tmp_path):
     text = message(DEVICE, tmp_path)
-    assert "on the GPU: 2.50 GiB more was asked for; 1.5 of 80.0 GiB are free, 77.6 was the most held" in text
+    assert "on the GPU: tried to allocate 2.50 GiB; 1.5 of 80.0 GiB are free, 77.6 was the peak so far" in text
     found = options_of(text)
     order = [
         "--large.micro-batch-size 4",
@@ -93,7 +93,7 @@ def test_ranks_are_told_by_number_and_share_more(tmp_path):
 def test_pinned_memory_is_the_hosts(tmp_path):
     runtime = Runtime(device="cuda", dtype="bfloat16", compile=True, activation_checkpointing="offload")
     text = message(HOST, tmp_path, runtime=runtime, gib=64.0, seq_len=2**17)
-    assert "on the host: 4.00 GiB more" in text
+    assert "on the host: tried to allocate 4.00 GiB" in text
     assert {"--runtime.activation-checkpointing selective", "--runtime.activation-checkpointing full"} <= set(
         options_of(text)
     )
@@ -101,7 +101,7 @@ def test_pinned_memory_is_the_hosts(tmp_path):
 
 def test_a_cpu_offloads_nothing(tmp_path):
     text = message(MemoryError(), tmp_path, runtime=Runtime(), gib=16.0)
-    assert "on the host: more was asked for" in text and "offload" not in text
+    assert "on the host: tried to allocate more" in text and "offload" not in text
 
 
 def test_a_model_that_no_setting_helps_is_told(tmp_path):
@@ -128,9 +128,9 @@ def test_other_errors_go_through_and_these_become_one_that_is_told(tmp_path, mon
     options = {"config": CONFIG, "runtime": Runtime(), "world": World(), "folder": tmp_path, "seq_len": 512}
     with pytest.raises(RuntimeError, match="mat1 and mat2"), explain_out_of_memory(**options):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-    monkeypatch.setattr(out_of_memory, "_host_room", lambda: MemoryInfo(GIB, 0.0, GIB))
+    monkeypatch.setattr(out_of_memory, "_host_memory", lambda: MemoryInfo(GIB, 0.0, GIB))
     with (
-        pytest.raises(InsufficientMemoryError, match=r"4.00 GiB more was asked for; 0.0 of 1.0 GiB are free"),
+        pytest.raises(InsufficientMemoryError, match=r"tried to allocate 4.00 GiB; 0.0 of 1.0 GiB are free"),
         explain_out_of_memory(**options),
     ):
         raise HOST

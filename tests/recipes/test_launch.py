@@ -19,6 +19,8 @@ from brine.recipes.demo import demo
          {"runtime.activation_checkpointing": "full", "runtime.profile": (20, 22)}),
         ("demo --runtime.compile False --runtime.no-deterministic --arms baseline",
          {"runtime.compile": False, "runtime.deterministic": False, "arms": ("baseline",)}),
+        ("demo --runtime.deterministic --salt.selection --salt.no-selection-per-kind",
+         {"runtime.deterministic": True, "salt.selection": True, "salt.selection_per_kind": False}),
         ("demo --corpus.manifest a/b --corpus.filters exact_duplicates text_quality",
          {"corpus.manifest": Path("a/b"), "corpus.filters": ("exact_duplicates", "text_quality")}),
         ("demo --corpus.synth.train.screenshot 48 4 0 0 --packing.length-schedule 0:256 0.5:512",

@@ -102,7 +102,7 @@ def flat_record_document(fields: dict, *, root: Path, name: str, notes: Counter)
             continue
         path = local_path(reference, where=f"field {field!r}")
         if not kind:
-            raise DocumentError(f"file {path[:200]!r} has no ending of an image, audio or video file")
+            raise DocumentError(f"file {path[:200]!r} has no extension of an image, audio or video file")
         parts.append(MEDIA[kind](path))
     pairs = prompt_pair_hint(fields) if key in ("", "label") else ""
     no_text = f"no text to train on: none of the fields {', '.join(WORDS)} holds any{pairs}"

@@ -84,7 +84,7 @@ def how_to_download(path: str | Path) -> str:
         folder = shlex.quote(str(Path(text).parent))
         return f": it looks like a pattern, and none is expanded here: give the folder of the files ({folder})"
     name = _NAME.fullmatch(text)
-    # with a folder of the first name it is a path with a slip in it, and so it is with an ending
+    # with a folder of the first name it is a path with a slip in it, and so it is with an extension
     if name is None or Path(text).parent.is_dir() or re.fullmatch(r"\.[a-z0-9]{2,7}", Path(text).suffix):
         return ""
     command = _hub(name["name"], name["revision"] or "", "")

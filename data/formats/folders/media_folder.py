@@ -4,9 +4,9 @@
     talk/1.flac      talk/1.json           {"text": ...} or {"caption": ...}, as in WebDataset samples
     talk/1.mp4                             several media of one name are one document: image, audio, video, text
 
-The id is the path without its ending. Media without text are quarantined; so are an image beside numbers alone (YOLO's
-boxes), and text whose only media file is of a kind that is not read. All other files are counted, but for lists of
-files that say what is held out (`brine.data.formats.splits.split_lists`). Hidden folders are not entered.
+The id is the path without its extension. Media without text are quarantined; so are an image beside numbers alone
+(YOLO's boxes), and text whose only media file is of a kind that is not read. All other files are counted, but for lists
+of files that say what is held out (`brine.data.formats.splits.split_lists`). Hidden folders are not entered.
 """
 
 import os
@@ -156,7 +156,8 @@ def _numbers_in(text: str, *, has_classes: bool) -> str:
 
 
 def _grouped(root: Path, skipped: Counter, within: list[str] | None) -> dict[str, list[tuple[str, str]]]:
-    """Path without ending -> [(path, problem)] of the media and texts below `root`, sorted; counts the other files."""
+    """Path without extension -> [(path, problem)] of the media and texts below `root`, sorted; counts the other
+    files."""
     groups: dict[str, list[tuple[str, str]]] = {}
 
     def enter(folder: str) -> bool:

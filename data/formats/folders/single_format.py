@@ -62,7 +62,7 @@ class _FolderCounts:
 
     def __init__(self, path: Path, folder: FolderFiles):
         self.path, self.root, self.is_clone, files = path, folder.root, folder.is_clone, folder.files
-        # files of endings such as .ts that are videos by their content
+        # files of extensions such as .ts that are videos by their content
         transport = (file.name for file in files if file.ending[1:] in VIDEO_OR_CODE and not file.problem)
         videos = {name for name in transport if media_type_in(self.root, name)}
         media = [file for file in files if file.media or file.unread_media or file.name in videos]
@@ -136,7 +136,7 @@ class _FolderCounts:
     def _format_of_texts(self) -> str:
         left = [name for name in self.paths if not is_dataset_metadata_file(name)]
         left = [name for name in left if not name.lower().endswith((*PAGES, *WORD_LIKE))]
-        # under endings that say nothing, by the first bytes; of a hub's cache, not the file that names a revision
+        # under extensions that say nothing, by the first bytes; of a hub's cache, not the file that names a revision
         unknown = (
             name
             for name in left

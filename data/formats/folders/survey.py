@@ -211,7 +211,7 @@ def _containers(files: FolderFiles, json: list[Path]) -> dict[str, list[str]]:
 
 
 def _key(path: str) -> tuple[str, str]:
-    """What files of one name in several formats share: their folder, and their name without ending and number."""
+    """What files of one name in several formats share: their folder, and their name without extension and number."""
     folder, name = os.path.split(path)
     return folder, shard_group_name(name).strip("-_. ").casefold()
 
@@ -240,7 +240,7 @@ def _is_table_of_words(root: Path, name: str) -> bool:
 
 
 def _without_twins(files: list[Path]) -> list[Path]:
-    """The JSON files without arrays, and lines of another ending, that have the name of other lines."""
+    """The JSON files without arrays, and lines of another extension, that have the name of other lines."""
     endings = {file: os.path.splitext(detect.without_compression(file.name))[1].lower() for file in files}
     named = sorted(filter(detect.is_named_lines, files), key=lambda file: LINES.index(endings[file]))
     first = {(file.parent, plain_stem(file)): file for file in reversed(named)}

@@ -1,8 +1,9 @@
 """Fields that name media or hold words, in the words of other data sets.
 
-A field such as `image_path` names images whatever the ending. `filename` and its like name media when the ending is one
-of a media file, since a text's file has a name too; so with `speech`, `clip` or `photo`, which are often words. A path
-in two fields is one image, audio or video. What becomes of all other fields is decided in `brine.data.formats.notes`.
+A field such as `image_path` names images whatever the extension. `filename` and its like name media when the extension
+is one of a media file, since a text's file has a name too; so with `speech`, `clip` or `photo`, which are often words.
+A path in two fields is one image, audio or video. What becomes of all other fields is decided in
+`brine.data.formats.notes`.
 """
 
 import re
@@ -42,7 +43,7 @@ _MODALITIES = {
 _FILES = ("file_name", "filename", "file_path", "filepath", "file", "path", "media", "media_path")
 _NAMED = {name + ending: kind for kind, names in _MODALITIES.items() for name in names for ending in _PATHS}
 FIELDS: dict[str, str] = {"file_name": "", "file_names": "", "audio_filepath": "audio"}
-"""Field -> "image", "video" or "audio"; "" where the ending of the file decides. In the order of reading."""
+"""Field -> "image", "video" or "audio"; "" where the extension of the file decides. In the order of reading."""
 FIELDS |= {kind: kind for kind in _MODALITIES} | {f"{kind}s": kind for kind in _MODALITIES}
 for _name, _kind in (*_NAMED.items(), *dict.fromkeys(_FILES, "").items()):
     FIELDS.setdefault(_name, _kind)
@@ -52,7 +53,7 @@ _ORDER = {name: index for index, name in enumerate(FIELDS)}
 SURE = {name for name, kind in FIELDS.items() if kind and name.startswith(("image", "video", "audio", "img"))}
 """Fields that name media whatever their value looks like."""
 _PAGES = word_set("pdf xps djvu djv ps")
-# endings of files that texts are taken from
+# extensions of files that texts are taken from
 _TEXT_FILES = word_set(
     "txt text md markdown rst org tex ltx bib htm html xhtml xml json jl jsonl jsonlines ndjson yaml yml csv tsv "
     "parquet log wiki srt vtt doc docx odt rtf zip ppt pptx odp xls xlsx ods epub mobi fb2 eml mbox msg ipynb warc"
@@ -75,9 +76,9 @@ def folded(fields: dict) -> dict:
 
 
 def media_of(fields: dict, root: Path | None = None) -> list[tuple[str, str, object]]:
-    """(field, kind, reference) of each media file; kind is "" for an unknown ending.
+    """(field, kind, reference) of each media file; kind is "" for an unknown extension.
 
-    root: resolved folder of the files, for endings that need a look at the content (.ts).
+    root: resolved folder of the files, for extensions that need a look at the content (.ts).
     """
     found, seen, of_repository = [], {}, is_of_repository(fields)
     for name in fields_in(fields):
@@ -160,7 +161,7 @@ def check_caption(fields: dict, key: str, words: str) -> None:
         if is_text and path and not ending:
             check_relative(path)
         if not is_nothing(value) and not is_text and "." + ending not in LANGUAGES:
-            raise DocumentError(f"file {path[:200]!r} has an ending of no image, audio or video")
+            raise DocumentError(f"file {path[:200]!r} has an extension of no image, audio or video")
     if named := mentions_media_in_text(fields, key, words):
         raise DocumentError(
             f"field {named[:40]!r} shows that {key!r} belongs to an image, audio or video, and none is read: give its "
@@ -175,7 +176,7 @@ def prompt_pair_hint(fields: dict) -> str:
 
 
 def is_media_path(path: str) -> bool:
-    """Whether a path or address has the ending of a media file, read or not."""
+    """Whether a path or address has the extension of a media file, read or not."""
     if "://" in path:
         # a wiki's page about a file bears its name
         path = "" if "/wiki/" in path else re.split(r"[?#]", path)[0]

@@ -1,8 +1,8 @@
 """Who speaks, and whether a text is a target of the loss: `{"role": "assistant", "content": "...", "weight": 0}`.
 
 Of the roles system, user, assistant and tool only the assistant's words are targets, unless a loss mask says otherwise;
-data sets write that in many words (LOSS_ON_KEYS, LOSS_OFF_KEYS). The nearest mark decides: a part's before its
-message's, that before its speaker's. On the whole object only "off" counts, for turns without a mark. Contradictions,
+data sets write that in many words (LOSS_ON_KEYS, LOSS_OFF_KEYS). The nearest mask decides: a part's before its
+message's, that before its speaker's. On the whole object only "off" counts, for turns without a mask. Contradictions,
 masks of another tokenizer's tokens, answers labelled as bad and settings that leave turns out are refused, since a
 guess would train on the wrong text.
 """
@@ -82,22 +82,22 @@ _POLARITY = {plain_name(key): key in LOSS_ON_KEYS for key in LOSS_KEYS}
 
 
 def canonical_role(word, notes: Counter, has_loss: bool | None = None) -> tuple[str, bool]:
-    """(role, whether it has loss) of a speaker; `has_loss` is what marks say. DocumentError for an unusable name."""
+    """(role, whether it has loss) of a speaker; `has_loss` is what masks say. DocumentError for an unusable name."""
     if not isinstance(word, str) or not re.fullmatch(r"[A-Za-z0-9_. -]{1,40}", word):
         raise DocumentError("a role must be a short word such as user or assistant")
     role = ROLES.get(word.strip().lower())
     if role is None and has_loss is None:
-        notes[f"note: speaker {word!r} is not known: read under that name, not learned"] += 1
+        notes[f"note: speaker {word!r} is not known: read under that name, without loss"] += 1
     return role or word, role == "assistant" if has_loss is None else has_loss
 
 
 def loss_polarity(field: str) -> bool | None:
-    """Whether the truth of a field means loss (True) or none (False); None for a field that is no mark."""
+    """Whether the truth of a field means loss (True) or none (False); None for a field that is no loss mask."""
     return _POLARITY.get(plain_name(field))
 
 
 def _values(fields: dict) -> dict[str, bool | None]:
-    """Mark -> whether it asks for loss; None for a value that is neither true nor false."""
+    """Loss mask -> whether it asks for loss; None for a value that is neither true nor false."""
     marks = ((key, loss_polarity(key), value) for key, value in fields.items() if not is_absent(value))
     return {
         key: None if flag_value(value) is None else flag_value(value) == polarity
@@ -107,21 +107,21 @@ def _values(fields: dict) -> dict[str, bool | None]:
 
 
 def has_loss(fields: dict, default: bool) -> bool:
-    """Whether the marks of a message or part ask for loss on its text. Raises DocumentError naming the mark."""
+    """Whether the masks of a message or part ask for loss on its text. Raises DocumentError naming the mask."""
     found = _values(fields)
     if wrong := next((key for key, value in found.items() if value is None), None):
-        raise DocumentError(f"mark {wrong!r} must be true, false, 0 or 1, not {fields[wrong]!r}"[:200])
+        raise DocumentError(f"loss mask {wrong!r} must be true, false, 0 or 1, not {fields[wrong]!r}"[:200])
     if key := next((key for key in ("train_detail", "training_detail", "train_details") if fields.get(key)), None):
-        raise DocumentError(f"{key!r} marks spans of the text: write them as content parts with 'loss_mask' each")
+        raise DocumentError(f"{key!r} masks spans of the text: write them as content parts with 'loss_mask' each")
     if len(set(found.values())) > 1:
-        raise DocumentError(f"the marks {', '.join(map(repr, found))} contradict each other")
+        raise DocumentError(f"the loss masks {', '.join(map(repr, found))} contradict each other")
     return next(iter(found.values()), default)
 
 
 def sample_loss_off_key(fields: dict, notes: Counter, *, read: Collection[str] = ()) -> str:
-    """The mark beside the content that turns loss off for all of it; "" when there is none.
+    """The mask beside the content that turns loss off for all of it; "" when there is none.
 
-    Other values are noted, lists of marks raise DocumentError. read: fields that are read elsewhere.
+    Other values are noted, lists of masks raise DocumentError. read: fields that are read elsewhere.
     """
     off = ""
     for key, value in fields.items():
@@ -132,12 +132,12 @@ def sample_loss_off_key(fields: dict, notes: Counter, *, read: Collection[str] =
         is_list = isinstance(value, list) and bool(value)
         is_token_list = key != "labels" or (is_list and -100 in value and all(isinstance(each, int) for each in value))
         if key in TOKEN_MASK_KEYS and is_list and is_token_list:
-            raise DocumentError(f"field {key!r} marks the tokens of another tokenizer: mark messages or parts instead")
+            raise DocumentError(f"field {key!r} masks tokens of another tokenizer: mask messages or parts instead")
         if polarity is None:
             if looks_like_loss_key(key) and value not in ("", [], {}):
-                notes[f"note: field {key[:40]!r} beside the content looks like a mark and was not read"] += 1
+                notes[f"note: field {key[:40]!r} beside the content looks like a loss mask and was not read"] += 1
         elif isinstance(value, list) and value and None not in map(flag_value, value):
-            raise DocumentError(f"field {key!r} is a list of marks: put each into its message")
+            raise DocumentError(f"field {key!r} is a list of loss masks: put each into its message")
         elif flag_value(value) is None:
             notes[f"note: field {key!r} beside the content is neither true, false, 0 nor 1 and was not read"] += 1
         elif flag_value(value) != polarity:
@@ -151,7 +151,7 @@ class TurnLossMasks:
     def __init__(self, fields: dict, turns: list, notes: Counter):
         self.masked_roles, masked = _named_roles(fields, MASKED_ROLE_KEYS, {_speaker(turn) for turn in turns})
         self.trained_roles, trained = _named_roles(fields, TRAINED_ROLE_KEYS, None)
-        # field -> whether each turn has loss, of every list of marks with one for each turn
+        # field -> whether each turn has loss, of every list of masks with one for each turn
         self.per_turn: dict[str, list[bool]] = {}
         for key, value in fields.items():
             # `weights` and `loss_masks` are lists of one each
@@ -165,7 +165,7 @@ class TurnLossMasks:
                 raise DocumentError(f"field {key!r} says that the answer is a bad one: there is nothing to learn from")
         for key in _TURN_EXCLUDING_KEYS:
             if key in given and flag_value(fields[key]) is not False:
-                raise DocumentError(f"field {key!r} leaves turns out: mark these by 'weight': 0 instead")
+                raise DocumentError(f"field {key!r} leaves turns out: mask these by 'weight': 0 instead")
         settings = [key for key in _SETTINGS if key in given]
         for key in settings:
             if flag_value(fields[key]) is not _SETTINGS[key]:
@@ -179,7 +179,7 @@ class TurnLossMasks:
         """Fields that may be why no turn has loss."""
 
     def default(self, number: int, turn) -> bool | None:
-        """Whether a turn without a mark has loss; None where its speaker decides."""
+        """Whether a turn without a mask has loss; None where its speaker decides."""
         marks, roles = {each[number] for each in self.per_turn.values()}, {_speaker(turn), ROLES.get(_speaker(turn))}
         if self.off or marks:
             return not self.off and False not in marks
@@ -216,14 +216,14 @@ def is_negative_label(value) -> bool:
 
 
 def loss_keys_of(turns: list) -> list[str]:
-    """The marks of turns and of the parts of their content, once each."""
+    """The masks of turns and of the parts of their content, once each."""
     contents = (turn["content"] for turn in turns if isinstance(turn.get("content"), list))
     every = [*turns, *(part for content in contents for part in content)]
     return list(dict.fromkeys(key for fields in every for key in _values(fields)))
 
 
 def with_loss_masks(fields: dict, notes: Counter) -> dict:
-    """The native form with every mark of its parts as `loss_mask`. DocumentError when foreign marks leave no target."""
+    """The native form with every mask of its parts as `loss_mask`. DocumentError when foreign masks leave no target."""
     off, content = sample_loss_off_key(fields, notes), fields.get("content")
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
         return fields
@@ -240,28 +240,28 @@ def with_loss_masks(fields: dict, notes: Counter) -> dict:
         kept = {key: value for key, value in part.items() if key not in _OWN_KEYS}
         parts.append(kept | ({"loss_mask": loss_mask} if is_marked else {}))
     words = [part for part in parts if part.get("type") == "text"]
-    # the native marks of parts alone may leave a document without loss
+    # the native masks of parts alone may leave a document without loss
     foreign = set(marks) - ({"learn"} if off else _OWN_KEYS)
     if foreign and words and all(part.get("loss_mask") is False for part in words):
         names = ", ".join(map(repr, marks))
-        raise DocumentError(f"everything is marked as not to be learned ({names}): there is nothing to learn from")
+        raise DocumentError(f"all text is masked from the loss ({names}): there is nothing to learn from")
     return fields | {"content": parts}
 
 
 def note_unknown(fields: dict, known: set[str], where: str, notes: Counter) -> None:
-    """Count a note for each field that is neither known nor a mark, and not empty."""
+    """Count a note for each field that is neither known nor a mask, and not empty."""
     for key, value in fields.items():
         if key not in known and loss_polarity(key) is None and value not in (None, "", [], {}):
             notes[f"note: field {key[:40]!r} {where} is not known and was not read"] += 1
 
 
 def looks_like_loss_key(field: str) -> bool:
-    """Whether a field is named like a mark; `sample_loss_off_key` notes it."""
+    """Whether a field is named like a loss mask; `sample_loss_off_key` notes it."""
     return field not in _NO_MARKS and not split_field_kind(field) and _LIKE_A_MARK.search(field.lower()) is not None
 
 
 def is_loss_key(field: str) -> bool:
-    """Whether a field is a mark, of words or of tokens."""
+    """Whether a field is a loss mask, of words or of tokens."""
     return loss_polarity(field) is not None or field in TOKEN_MASK_KEYS
 
 

@@ -115,7 +115,7 @@ class MediaQueue:
     def __init__(self, fields: dict):
         found = [] if FIELDS.keys().isdisjoint(fields) else media_of(fields)
         if key := next((key for key, kind, _ in found if not kind), None):
-            raise DocumentError(f"field {key!r} names a file with an ending of no image, audio or video")
+            raise DocumentError(f"field {key!r} names a file with an extension of no image, audio or video")
         self.fields = tuple(key for key, _, _ in found)
         """Fields that the media are from."""
         self.listed = {kind: [each for _, of_kind, each in found if of_kind == kind] for kind in MEDIA}
@@ -220,7 +220,7 @@ def join_turns(turns: Iterable[tuple[str, list[Part]]], marked: Iterable[str] = 
         parts += [Text(f"{chr(10) if parts else ''}<{role}>\n", loss_mask=False, role=role), *content]
     if not any(isinstance(part, Text) and part.loss_mask and part.text for part in parts):
         names = ", ".join(map(repr, marked))
-        why = f"everything is marked as not to be learned ({names})" if names else "no assistant says anything"
+        why = f"all text is masked from the loss ({names})" if names else "no assistant says anything"
         raise DocumentError(f"{why}: there is nothing to learn from")
     return tuple(parts)
 

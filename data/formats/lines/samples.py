@@ -70,7 +70,7 @@ def captioned_sample(
     text: words in a separate file, which precede those of the object. find: name in the object -> address or None.
     """
     if off := sample_loss_off_key(fields, notes):
-        raise DocumentError(f"field {off!r} says that nothing here is to be learned")
+        raise DocumentError(f"field {off!r} masks the whole sample from the loss")
     key, words = ("text", text) if text.strip() else caption_in(fields)
     if not words.strip():
         return caption_pair(name, media, "", source=source)
@@ -82,7 +82,7 @@ def captioned_sample(
             raise DocumentError(f"field {field!r} names {path[:200]!r}, which is not there")
         if address is not None and address not in found:
             if kind is None:
-                raise DocumentError(f"file {path[:200]!r} has an ending of no image, audio or video")
+                raise DocumentError(f"file {path[:200]!r} has an extension of no image, audio or video")
             found[address] = kind
     spans = check_not_clipped(fields, [kind(path) for path, kind in found.items()], notes)
     every = {"text": text} | fields if text.strip() else fields

@@ -65,7 +65,7 @@ def describe_single_file(file: Path) -> str:
 
 
 def describe_foreign_file(name: str) -> str:
-    """What a file of another program's data is, by its ending."""
+    """What a file of another program's data is, by its extension."""
     base = name.rsplit("/", 1)[-1]
     # `x.tfrecord-00000-of-00002`
     is_shard = re.search(r"\.tfrecords?[-.]", base)

@@ -1,9 +1,9 @@
 """Files of a folder that no document was made from: each is counted, by kind, with what to do about it.
 
 A file is accounted for when documents were read from it, or one takes it as its media or words, also one that was
-quarantined. Those that are named after a split are listed apart (UNREAD_SPLIT), since no part of a split may be lost
-unnoticed. Cards, licences, checksums, hidden files and what the `datasets` package writes are passed over. Cost: one
-walk over the names each time that the documents are read, and 120 bytes for each media file.
+quarantined. Those that are named after a split are listed separately (UNREAD_SPLIT), since no part of a split may be
+lost unnoticed. Cards, licences, checksums, hidden files and what the `datasets` package writes are passed over. Cost:
+one walk over the names each time that the documents are read, and 120 bytes for each media file.
 """
 
 import contextlib
@@ -196,10 +196,10 @@ class _UnreadFiles:
             if look and ending == "json" and describe_wrapped_json(file):
                 return "file .json of one object with lists of rows (`brine data convert FILE` writes a manifest)"
             if is_named_lines(file) or ending in ("tar", "parquet", "arrow", "json"):
-                return f"file .{ending} {_BESIDE} (give it by itself, or convert it)"
+                return f"file .{ending} {_BESIDE} (give it separately, or convert it)"
         except OSError:
             return "file that cannot be read (change its permissions)"
-        return f"file .{ending}" if ending else "file without an ending"
+        return f"file .{ending}" if ending else "file without an extension"
 
     def _has_words(self, path: str) -> bool:
         stem = os.path.splitext(path)[0]

@@ -180,7 +180,7 @@ class MediaPathSplits:
 
 
 def shard_group_name(file: str) -> str:
-    """The name of a file of many documents, without its endings and its number."""
+    """The name of a file of many documents, without its extensions and its number."""
     return _SHARD_NUMBER.sub("", _ENDINGS.sub("", file))
 
 

@@ -1,7 +1,7 @@
 """Splits that lists of files declare: `testing_list.txt` with the names of the media that are held out, line by line.
 
     testing_list.txt  validation_list.txt      Speech Commands: what neither names is for training
-    meta/train.txt  ImageSets/Main/val.txt     Food-101, Pascal VOC: paths without endings, names alone
+    meta/train.txt  ImageSets/Main/val.txt     Food-101, Pascal VOC: paths without extensions, names alone
 
 A list is a text whose name has a word for one split and more than half of whose lines name media, alone or as the first
 word (where sentences follow, only beside a list of its name for another split). Media that several lists name have the
@@ -131,7 +131,7 @@ class SplitListFiles:
 
 
 class _Media:
-    """The media below a folder, without endings, found by the end of a path."""
+    """The media below a folder, without extensions, found by the end of a path."""
 
     def __init__(self, root: Path):
         paths = (path for path, _ in walk(root, enter=is_visible) if media_type_of(path) or conversion_hint(path))

@@ -1,8 +1,8 @@
 """Manifests that can be written from lists of words that are not CSV, and from folders that are named after classes.
 
-    84-121123.trans.txt     84-121123-0000 GO DO YOU HEAR           LibriSpeech: all of that ending, beside their media
+    84-121123.trans.txt     84-121123-0000 GO DO YOU HEAR           LibriSpeech: all *.trans.txt, beside their media
     train/text  test/text   utt1 hello world                        Kaldi: a file for each split
-    captions.txt            image,caption                           Flickr8k: a table under another ending
+    captions.txt            image,caption                           Flickr8k: a table under another extension
 
 Lists whose names differ in numbers and words for splits belong together. Where their media are not in folders that say
 the same, each split gets its manifest (train.jsonl, test.jsonl).

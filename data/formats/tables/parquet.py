@@ -2,7 +2,7 @@
 
 Each row becomes one JSON object and is read like a line of a manifest. Media stay where they are, addressed
 `file.parquet::row/column` (`tables.cells`); a struct with a `path` alone names a file beside the table. A column of
-media may have any name: its modality is that of the features that `datasets` notes in the schema, of the ending of a
+media may have any name: its modality is that of the features that `datasets` notes in the schema, of the extension of a
 path, of the column's name, or of the first bytes, in this order. The split is a column, or the file's or folder's.
 """
 
@@ -271,7 +271,7 @@ def check_columns(file: Path) -> None:
 
 
 def dataset_files(root: Path, candidates: list[str]) -> list[str]:
-    """Those of the Arrow files below `root` that hold rows: what state.json names, where there is one."""
+    """Those of the Arrow files below `root` that hold rows: what state.json names, if there is one."""
     found = []
     for path in candidates:
         folder, _, base = untagged(path).rpartition("/")

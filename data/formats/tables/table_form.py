@@ -2,8 +2,8 @@
 
 `csv.Sniffer` takes any character for a delimiter, and two sentences may have as many commas as bars. Here the character
 behind names of media decides, then the one that all lines have equally often, then the most frequent of the first line.
-A cell may name a file without its folder or its ending (LJSpeech's `LJ001-0001` is wavs/LJ001-0001.wav), and the paths
-may hold in a folder above the table. The column, folder, prefix and ending that name the most files are taken.
+A cell may name a file without its folder or its extension (LJSpeech's `LJ001-0001` is wavs/LJ001-0001.wav), and the
+paths may hold in a folder above the table. The column, folder, prefix and extension that name the most files are taken.
 """
 
 import codecs
@@ -121,7 +121,7 @@ class MediaColumn:
     behind: str = ""
     """What follows it."""
     by_name: bool = False
-    """Whether the files are in many folders, and found by their names, or those without the ending `behind`."""
+    """Whether the files are in many folders, and found by their names, or those without the extension `behind`."""
     count: int = 0
     """How many of the cells that were looked at name files."""
     is_first: bool = False
@@ -152,7 +152,7 @@ class MediaFiles:
         self._found: dict[Path, tuple[set[str], dict[str, list[str]]]] = {}
 
     def below(self, base: Path) -> tuple[set[str], dict[str, list[str]]]:
-        """(paths of the media below a folder, name with or without ending -> such paths)."""
+        """(paths of the media below a folder, name with or without extension -> such paths)."""
         if base not in self._found:
             files = [path for path, why in itertools.islice(walk(base), _MAX_FILES) if not why and media_type_of(path)]
             by_name: dict[str, list[str]] = {}

@@ -51,7 +51,7 @@ def test_splits_and_media_are_those_of_documents_that_are_kept(tmp_path, capsys,
         for split, count in splits.items():
             counted[split] = counted.get(split, 0) + count
     assert {split: count for split, count in counted.items() if count} == found["splits"]
-    assert found["documents"] == 5 == found["parts"]["image"] and "media by ending: 5 .png" in out
+    assert found["documents"] == 5 == found["parts"]["image"] and "media by extension: 5 .png" in out
 
 
 def test_the_same_of_a_build(tmp_path, tokenizer, config):

@@ -288,12 +288,12 @@ def test_nothing_to_train_on_is_refused_by_name(tmp_path, tokenizer, rows, expec
         (lambda root: [line("d", "words"), line("t", "words", split="test")], ""),
     ],
 )
-def test_check_says_that_training_would_refuse(tmp_path, capsys, rows, expected):
+def test_check_says_that_training_would_reject(tmp_path, capsys, rows, expected):
     manifest(tmp_path, rows(tmp_path))
     command = ["check", str(tmp_path), "--workers", "1", "--recipe", "real", "--max-image-tokens", "1024"]
     assert data_command(command) in (0, 1)
     out = capsys.readouterr().out
-    assert (f"training would refuse this: {expected}" in out) if expected else ("refuse" not in out)
+    assert (f"training would reject this: {expected}" in out) if expected else ("would reject" not in out)
 
 
 @pytest.mark.parametrize("kept", ["none", "test-alone"])

@@ -59,7 +59,8 @@ def test_media_that_are_not_read_are_named_with_the_remedy(tmp_path, unread):
     }
     assert skipped(tmp_path) == {
         "media file .zzv: convert to MP4": 1, "media file .zza: convert to FLAC": 1, "text without media": 1,
-        "file .npy": 1, "table .csv: its words are not read, captions beside media are": 1, "file without an ending": 1,
+        "file .npy": 1, "table .csv: its words are not read, captions beside media are": 1,
+        "file without an extension": 1,
     }  # fmt: skip
 
 

@@ -91,7 +91,7 @@ STANDS_BACK = {
         "2 media file that no document takes: x/1.png",
     ),
     "unread pictures": ({"a.jsonl": lines("a"), "1.heic": "x"}, "media file .heic (convert"),
-    "a pipe's place": ({"a.jsonl": lines("a"), "notes": "x"}, "1 file without an ending: notes"),
+    "a pipe's place": ({"a.jsonl": lines("a"), "notes": "x"}, "1 file without an extension: notes"),
 }
 
 

@@ -140,7 +140,7 @@ def test_turns_of_a_question_and_its_answer(tmp_path, fields):
     [
         ({"texts": [PAIR, {"user": "x"}]}, "turn 1: must have 'role' and 'content'"),
         ({"texts": [PAIR | {"assistant": 3}]}, "turn 0: must have"),
-        ({"texts": [PAIR | {"weight": 0}]}, "marked as not to be learned"),
+        ({"texts": [PAIR | {"weight": 0}]}, "masked from the loss"),
         ({"instruction": "x", "output": "y"}, "'instruction' and 'output' as 'messages'"),
         ({"question": "x", "answers": ["y"], "image": "m/a.png"}, "'question' and 'answers' as 'messages'"),
         ({"prompt": "x", "completion": "y"}, "'prompt' and 'completion' as 'messages'"),

@@ -268,7 +268,7 @@ def test_captioned_and_mixed_lines(room, tokenizer, config):
     assert [texts(document) for document in documents] == ["heron", "tone", "grey", "words alone", "one"]
     assert [document.kind for document in documents] == ["image", "audio", "video", "text", "image"]
     assert [item.line for item in bad] == [6, 7, 8]
-    assert "'text' must be of type str, not int" in bad[0].reason and "ending" in bad[1].reason
+    assert "'text' must be of type str, not int" in bad[0].reason and "has an extension of no image" in bad[1].reason
     assert "none of the record formats that are read" in bad[2].reason
     for document in documents[:3]:
         encoded(document, room, tokenizer, config)

@@ -70,24 +70,27 @@ def test_each_mark_in_each_form(tmp_path, mark, form):
 )
 @pytest.mark.parametrize("form", [on_message, from_value, on_part, on_native_part])
 def test_a_mark_of_a_wrong_type_is_set_aside(tmp_path, form, value):
-    assert "mark 'weight' must be true, false, 0 or 1" in reason(tmp_path, form({"weight": value}))
+    assert "loss mask 'weight' must be true, false, 0 or 1" in reason(tmp_path, form({"weight": value}))
 
 
 @pytest.mark.parametrize(
     "fields,words",
     [
-        (on_message({"weight": 1, "masked": True}), "marks 'weight', 'masked' contradict"),
-        (on_part({"learn": True, "train": 0}), "marks 'learn', 'train' contradict"),
+        (on_message({"weight": 1, "masked": True}), "loss masks 'weight', 'masked' contradict"),
+        (on_part({"learn": True, "train": 0}), "loss masks 'learn', 'train' contradict"),
         (on_message({"train_detail": [{"begin_offset": 0, "end_offset": 1, "train": False}]}), "content parts"),
-        (chat(GOOD | {"weight": 0}), "marked as not to be learned ('weight')"),
-        (chat(GOOD | {"content": [{"type": "text", "text": "x", "trainable": False}]}), "learned ('trainable')"),
-        (chat(GOOD, train=False), "learned ('train')"),
-        (chat(GOOD, loss_mask=[0, 1, 1]), "'loss_mask' is a list of marks: put each into its message"),
-        ({"id": "c", "content": [{"type": "text", "text": "x", "trainable": 0}]}, "learned ('trainable')"),
-        ({"id": "c", "content": [{"type": "text", "text": "x"}], "masked": True}, "learned ('masked')"),
-        ({"text": "words", "train": False}, "field 'train' says that nothing"),
-        ({"texts": ["a"], "images": [None], "learn": 0}, "field 'learn' says that nothing"),
-        ({"file_name": "a.png", "text": "x", "masked": 1}, "field 'masked' says that nothing"),
+        (chat(GOOD | {"weight": 0}), "masked from the loss ('weight')"),
+        (
+            chat(GOOD | {"content": [{"type": "text", "text": "x", "trainable": False}]}),
+            "masked from the loss ('trainable')",
+        ),
+        (chat(GOOD, train=False), "masked from the loss ('train')"),
+        (chat(GOOD, loss_mask=[0, 1, 1]), "'loss_mask' is a list of loss masks: put each into its message"),
+        ({"id": "c", "content": [{"type": "text", "text": "x", "trainable": 0}]}, "masked from the loss ('trainable')"),
+        ({"id": "c", "content": [{"type": "text", "text": "x"}], "masked": True}, "masked from the loss ('masked')"),
+        ({"text": "words", "train": False}, "field 'train' masks the whole"),
+        ({"texts": ["a"], "images": [None], "learn": 0}, "field 'learn' masks the whole"),
+        ({"file_name": "a.png", "text": "x", "masked": 1}, "field 'masked' masks the whole"),
     ],
     ids=lambda value: value[:30].replace(" ", "-") if isinstance(value, str) else "",
 )
@@ -120,7 +123,7 @@ BESIDE = {
 @pytest.mark.parametrize("fields", BESIDE.values(), ids=BESIDE)
 def test_a_mark_that_is_text_says_what_it_says(tmp_path, fields, mark):
     (field,) = mark
-    assert f"{field!r}" in reason(tmp_path, fields | mark) and "to be learned" in reason(tmp_path, fields | mark)
+    assert f"{field!r}" in reason(tmp_path, fields | mark) and "from the loss" in reason(tmp_path, fields | mark)
 
 
 def test_the_own_word_of_the_native_form_as_text(tmp_path):

@@ -54,7 +54,7 @@ def test_an_unknown_speaker_is_read_and_noted(tmp_path, word, form):
     source = open_source(manifest(tmp_path, [form(word)]))
     (document,) = source.documents()
     assert texts(document) == f"<{word}>\nSAID\n<assistant>\nEND" and texts(document, loss_mask=True) == "END"
-    assert list(source.skipped) == [f"note: speaker {word!r} is not known: read under that name, not learned"]
+    assert list(source.skipped) == [f"note: speaker {word!r} is not known: read under that name, without loss"]
 
 
 @pytest.mark.parametrize("form", [messages, turns])

@@ -74,18 +74,21 @@ def test_each_name_of_learned_speakers(tmp_path, name):
 
 
 REFUSED = {
-    "only the silent one speaks": (nemo("User", mask="User"), "not to be learned ('mask')"),
-    "the assistant is silent": (nemo("User", "Assistant", mask="Assistant"), "not to be learned ('mask')"),
-    "nobody to train": (chat("user", "assistant", roles_to_train=["critic"]), "learned ('roles_to_train')"),
-    "a list of other length": (chat("user", "assistant", loss_mask=[1]), "'loss_mask' is a list of marks"),
-    "nothing of each": (chat("user", "assistant", loss_mask=[0, 0]), "learned ('loss_mask')"),
+    "only the silent one speaks": (nemo("User", mask="User"), "masked from the loss ('mask')"),
+    "the assistant is silent": (nemo("User", "Assistant", mask="Assistant"), "masked from the loss ('mask')"),
+    "nobody to train": (
+        chat("user", "assistant", roles_to_train=["critic"]),
+        "masked from the loss ('roles_to_train')",
+    ),
+    "a list of other length": (chat("user", "assistant", loss_mask=[1]), "'loss_mask' is a list of loss masks"),
+    "nothing of each": (chat("user", "assistant", loss_mask=[0, 0]), "masked from the loss ('loss_mask')"),
     "history": (chat("user", "assistant", mask_history=True), "'mask_history' leaves turns out"),
     "history as text": (chat("user", "assistant", mask_history="True"), "'mask_history' leaves turns out"),
     "unwanted": (chat("user", "assistant", label=False), "'label' says that the answer is a bad one"),
     "kto": (nemo("human", "gpt", kto_tag=False), "'kto_tag' says"),
     "labels of tokens": (chat("user", "assistant", labels=[-100, -100, 5]), "tokens of another tokenizer"),
-    "a text of tokens": ({"text": "x", "completion_mask": [0, 1]}, "'completion_mask' marks the tokens"),
-    "native": ({"id": "n", "content": [{"type": "text", "text": "x"}], "assistant_masks": [0, 1]}, "marks the tokens"),
+    "a text of tokens": ({"text": "x", "completion_mask": [0, 1]}, "'completion_mask' masks tokens of"),
+    "native": ({"id": "n", "content": [{"type": "text", "text": "x"}], "assistant_masks": [0, 1]}, "masks tokens of"),
 }
 
 

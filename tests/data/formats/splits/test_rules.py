@@ -270,7 +270,7 @@ def test_where_splits_came_from_is_counted(tmp_path):
     source.skipped["note: stale"] += 1
     list(source.documents())
     assert source.split_origins == {"names of folders": {"train": 15, "test": 8}, "hash": {"validation": 1}}
-    told = ["media by ending: 24 .png", "splits: by hash (validation 1), by names of folders (train 15, test 8)"]
+    told = ["media by extension: 24 .png", "splits: by hash (validation 1), by names of folders (train 15, test 8)"]
     assert source.summary_lines() == told
     source.skipped["note: field 'masked' beside messages is not known and was not read"] += 2
     source.skipped["empty file"] += 1

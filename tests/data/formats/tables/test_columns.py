@@ -159,7 +159,7 @@ OFF = {
 @pytest.mark.parametrize("marks", OFF.values(), ids=OFF)
 def test_marks_in_columns_of_odd_types(tmp_path, marks):
     documents, (bad,) = read(write(tmp_path / "t.parquet", {"text": ["a", "b"], "train": marks}))
-    assert [texts(document) for document in documents] == ["b"] and "field 'train' says" in bad.reason
+    assert [texts(document) for document in documents] == ["b"] and "field 'train' masks the whole sample" in bad.reason
 
 
 NO_SWITCH = {"text": ["some"], "decimal": pa.array([Decimal(0)], pa.decimal128(3, 0)), "object": [{"a": 0}]}
@@ -179,14 +179,14 @@ def test_a_mark_on_a_message_that_is_no_switch_is_set_aside(tmp_path, value, as_
     messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "BAD", "weight": value}]
     column = [json.dumps(messages)] if as_json else [messages]
     documents, (bad,) = read(write(tmp_path / "t.parquet", {"messages": column}))
-    assert not documents and "mark 'weight' must be true, false, 0 or 1" in bad.reason
+    assert not documents and "loss mask 'weight' must be true, false, 0 or 1" in bad.reason
 
 
 @pytest.mark.parametrize("form", ["text", "messages"])
 def test_a_list_of_marks_beside_the_words_is_set_aside(tmp_path, form):
     said = {"text": ["a b"], "messages": [[{"role": "assistant", "content": "BAD"}]]}[form]
     documents, (bad,) = read(write(tmp_path / "t.parquet", {form: said, "loss_mask": [[0, 1]]}))
-    assert not documents and "'loss_mask' is a list of marks" in bad.reason
+    assert not documents and "'loss_mask' is a list of loss masks" in bad.reason
 
 
 @pytest.mark.parametrize("folder", ["", "train/", "a/b/"])
