@@ -60,7 +60,7 @@ def estimate_run(recipe: Recipe) -> str:
     for stage in stages:
         time = f"about {duration(stage.seconds)}" if stage.seconds else "time depends on its documents"
         lines.append(f"  {stage.name:<15} {stage.contents}{': ' if stage.contents else ''}{time}")
-    timed = ", at the speed measured now: less where nothing else runs" if peak.source == MEASURED else ""
+    timed = ", at the speed measured now (shorter on an idle machine)" if peak.source == MEASURED else ""
     return "\n".join([*lines, f"  {'in all':<15} about {duration(sum(stage.seconds for stage in stages))}{timed}"])
 
 
