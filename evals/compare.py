@@ -253,7 +253,7 @@ def at_equal_cost(
     which = "SALT" if ours.cost[-1] > theirs.cost[-1] else "the baseline"
     return paired_difference(here, there, theirs.tokens, config) | {
         "cost_flops": cost,
-        "note": f"{which} is read from its validation curve before its end, its learning rate not yet decayed",
+        "note": f"{which} is interpolated from its validation curve, before its learning rate has decayed",
     }
 
 

@@ -261,7 +261,7 @@ def format_evaluation(found: Mapping[str, Any]) -> str:
         f"{found['documents']} documents, {found['quarantined']} quarantined, {found['num_measured']} measured"
     )
     if found["num_trained_on"] is None:
-        lines.append("whether the run was trained on these is not known: its training documents are gone")
+        lines.append("overlap with the training set cannot be checked: the training corpus is missing")
     elif found["num_trained_on"]:
         lines.append(f"the run was trained on {found['num_trained_on']} of these, which are not held out")
     for name, model in found["models"].items():

@@ -1,1 +1,1 @@
-"""A trained model at work: prompts, prefill, cache, generation, chat."""
+"""Inference: prompts, prefill, cache, generation, chat."""

@@ -189,7 +189,7 @@ def load(
     if config.patch_dims != encode_config.dims:
         raise ValueError(
             f"{folder / CONFIG}: the model takes patches of {config.patch_dims}, but the encoder makes "
-            f"{encode_config.dims}: the folder was put together from two models"
+            f"{encode_config.dims}: config.json mixes two models"
         )
     tokenizer = Tokenizer.load(folder / TOKENIZER)
     if tokenizer.vocab_size > config.vocab_size:

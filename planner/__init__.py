@@ -1,1 +1,1 @@
-"""A run on paper: memory, step time, the longest sequence and the best mesh before a GPU hour is spent."""
+"""Estimates for a run: memory, step time, the longest sequence and the best mesh before a GPU hour is spent."""

@@ -59,7 +59,7 @@ def check(request: CheckRequest) -> int:
     if request.out is not None:
         quarantine, plot = quarantine or request.out / "quarantine.jsonl", plot or request.out / "check.png"
     if request.media_budget and request.seq_len is None:
-        raise ValueError("a budget is of a packed sequence: give --seq-len, or --recipe")
+        raise ValueError("media budgets apply to packed sequences: also give --seq-len or --recipe")
     excluded = ExclusionStats(request.seq_len, request.media_budget) if request.seq_len is not None else None
     found = check_source(
         source,
@@ -95,7 +95,7 @@ def check(request: CheckRequest) -> int:
     if quarantine is not None:
         print(f"quarantine file: {quarantine}")
     elif stats.num_quarantined:
-        print("to write and retry what is quarantined: --quarantine FILE, then --retry FILE")
+        print("save quarantined documents with --quarantine FILE and check them again with --retry FILE")
     if plot is not None:
         print(f"plot: {plot}")
     if excluded is not None:

@@ -168,7 +168,7 @@ def find_changed_files(folder: Path, root: Path, *, max_file_mib: float) -> File
                 with replacing(part / "media.npy", "wb") as file:
                     np.save(file, record, allow_pickle=False)
             except OSError as error:
-                logger.debug("%s is not brought up to date: %s", part / "media.npy", error)
+                logger.debug("%s could not be updated: %s", part / "media.npy", error)
     if unrecorded:
         logger.warning(
             "%s: %d shards do not record their files, so changed media go unnoticed there; delete the folder to encode "

@@ -108,7 +108,7 @@ def build_corpus(
                 f"folder {folder} holds the corpus of {former.get('manifest')}: give another folder, or delete it first"
             )
         build_folder = rebuild_path(folder)
-        logger.warning("%s stays as it is until the new corpus is whole, which is written to %s", folder, build_folder)
+        logger.warning("%s is kept until the new corpus, written to %s, is complete", folder, build_folder)
     build_identity = identity | {"reader_version": READER_VERSION}
     with build_lock(build_folder):
         resumed = read_json(build_folder / "building.json") == build_identity

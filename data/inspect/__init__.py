@@ -1,1 +1,1 @@
-"""A corpus for the eye: what is in it, one document as the model sees it, how full its packed sequences are."""
+"""Inspecting a corpus: what is in it, one document as the model sees it, how full its packed sequences are."""

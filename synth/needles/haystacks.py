@@ -92,7 +92,7 @@ class HaystackBuilder(AbstractContextManager):
         texts = [item.text for item in files]
         self.lines = [f"{line}\n" for text in texts for line in text.split("\n") if line.strip()]
         if not self.lines:
-            raise ValueError("the source has no line to make a haystack of: give a folder with code")
+            raise ValueError("the source has no lines for a haystack: give a folder with code")
         self.words = needle.haystack_words(texts) or ["word"]
         # a key that the source spells could be answered by what follows it there
         words = (word for text in texts for word in re.findall("[A-Z]{3,}", text))

@@ -223,7 +223,7 @@ def test_a_model_of_before_is_not_held_to_the_documents_of_after(made, tmp_path,
         assert measure([str(old), "--data", str(base / "documents"), "--documents-per-cell", "1", *ARGUMENTS]) == 0
         said = capsys.readouterr().out
         assert last_line(said)["num_trained_on"] == num_trained_on
-        assert ("trained on these is not known" in said) == (num_trained_on is None)
+        assert ("overlap with the training set cannot be checked" in said) == (num_trained_on is None)
 
 
 def test_documents_longer_than_a_row_are_told(made, tmp_path, capsys, caplog):

@@ -132,7 +132,7 @@ def other_patches(folder):
         (missing_tensor, "norm.weight is missing"),
         (missing_weights, "no finished model"),
         (broken_tokenizer, "tokenizer.json"),
-        (other_patches, "put together from two models"),
+        (other_patches, "mixes two models"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

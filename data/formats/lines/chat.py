@@ -96,7 +96,7 @@ def _messages_of_pair(pair, number: int, notes: Counter) -> list[dict]:
         role = ROLES.get(key.lower())
         if role and isinstance(value, str) and value and (role == "tool" or spoken.setdefault(role, value) != value):
             raise DocumentError(
-                f"turn {number}: field {key[:40]!r} is one more voice than a question and its answer: write each as a "
+                f"turn {number}: field {key[:40]!r} is a third speaker beside question and answer: write each as a "
                 "message with 'role' and 'content'"
             )
     if not {"user", "assistant"} <= set(spoken):

@@ -278,12 +278,12 @@ def test_what_is_said_to_be_bad_is_not_learned(tmp_path, beside):
 
 
 PAIRS = {
-    "two answers": ({"question": "q", "answer": "a", "response": "b"}, "'response' is one more voice"),
+    "two answers": ({"question": "q", "answer": "a", "response": "b"}, "'response' is a third speaker"),
     "a call and what it gave": (
         {"user": "q", "function_call": "w()", "observation": "s", "gpt": "a"},
-        "one more voice",
+        "a third speaker",
     ),
-    "a tool": ({"user": "q", "tool": "s", "assistant": "a"}, "'tool' is one more voice"),
+    "a tool": ({"user": "q", "tool": "s", "assistant": "a"}, "'tool' is a third speaker"),
     "choices": ({"question": "q", "choices": ["a", "b"], "answer": "a"}, "'choices' belongs to the question"),
     "a passage": ({"question": "q", "context": "c", "answer": "a"}, "'context' belongs to the question"),
     "a picture": ({"question": "q", "img": "a.png", "answer": "a"}, "'img' of turns has media"),
