@@ -226,7 +226,7 @@ def test_the_command_leaves_with_two_and_tells_the_remedies(run, capsys, monkeyp
     other = dataclasses.replace(at(recipe(), manifest), large=dataclasses.replace(recipe().large, num_steps=6))
     other = dataclasses.replace(other, runtime=dataclasses.replace(other.runtime, num_threads=0))
     launch = dataclasses.replace(command.parse(["real", "--corpus.manifest", "x", "--runs", str(runs)]), recipe=other)
-    monkeypatch.setattr(command, "parse", lambda argv: launch)
+    monkeypatch.setattr(command, "parse", lambda argv, prog: launch)
     assert command.main([]) == 2
     said = capsys.readouterr().err
     for words in ("config.train.num_steps: 4 -> 6", "--name NEW", "--extend", "--rerun large_baseline"):

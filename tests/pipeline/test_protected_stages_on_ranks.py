@@ -59,7 +59,7 @@ def go(rank: int, ports: list[int], folder: str) -> None:
         for port, (name, launch) in zip(ports, commands(Path(folder)).items(), strict=True):
             for key, value in (("RANK", rank), ("WORLD_SIZE", 2), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", port)):
                 patch.setenv(key, str(value))
-            patch.setattr(command, "parse", lambda argv, launch=launch: launch)
+            patch.setattr(command, "parse", lambda argv, prog, launch=launch: launch)
             before, start = contents(Path(folder) / "run") if rank == 0 else {}, time.monotonic()
             with contextlib.redirect_stderr(io.StringIO()) as said:
                 code = command.main([])

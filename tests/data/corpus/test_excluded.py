@@ -317,7 +317,7 @@ def test_the_command_says_so_in_its_last_line(tmp_path, capsys, monkeypatch, row
         runtime=RuntimeConfig(compile=False, num_threads=1, device="cpu", dtype="float32"),
     )
     # reading the whole command line takes seconds
-    monkeypatch.setattr(command, "parse", lambda argv: LaunchConfig(recipe=recipe, runs=tmp_path / "runs"))
+    monkeypatch.setattr(command, "parse", lambda argv, prog: LaunchConfig(recipe=recipe, runs=tmp_path / "runs"))
     assert command.main([]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: no document of the train split") and "train" in last
