@@ -62,7 +62,7 @@ def test_equal_cost_reads_the_dearer_run_before_its_end():
     # log(80 / 64) / log(100 / 64) is one half
     assert result["ours"] == pytest.approx(1.5) and result["theirs"] == pytest.approx(1.6)
     assert result["outcome"] == "win" and result["cost_flops"] == 10_000
-    assert result["note"].startswith("SALT is read from")
+    assert result["note"].startswith("SALT is interpolated from its validation curve")
     dear = at_equal_cost(ours, theirs, CONFIG, prior_flops=2_000)
     assert dear["ours"] == pytest.approx(2.0) and dear["outcome"] == "loss"
 
