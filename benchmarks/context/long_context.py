@@ -243,7 +243,6 @@ def _draw_peaks(axis: Any, results: list[dict[str, Any]]) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark -> exit status."""
     options = build_parser().parse_args(arguments)
-    options.argv = list(sys.argv[1:] if arguments is None else arguments)
     device = harness.prepare(options)
     dtype = "float32" if resolve_compute_dtype(options.dtype, device) is None else "bfloat16"
     cases = [replace(case, device=device, dtype=dtype) for case in (QUICK if options.quick else CASES)]

@@ -36,7 +36,7 @@ HELPERS = harness.ROOT / "tests" / "data"
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The options."""
-    made = argparse.ArgumentParser(
+    made = harness.BenchmarkParser(
         prog=f"python -m {harness.MODULES[NAME]}",
         description="Mutated media files through decoding servers: crashes, hangs, growth, wrong successes.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -49,7 +49,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     made.add_argument("--results", type=Path, default=harness.RESULTS, help="folder of the record")
     made.add_argument("--quick", action="store_true", help="100 cases; writes nothing")
     options = made.parse_args(arguments)
-    options.argv = list(sys.argv[1:] if arguments is None else arguments)
     if options.quick:
         options.cases = 100
     return options

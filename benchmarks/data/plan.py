@@ -249,7 +249,6 @@ def main(arguments: list[str] | None = None) -> int:
     made.add_argument("--documents", type=int, default=DOCUMENTS, help="documents of the index")
     made.add_argument("--peer-documents", type=int, default=100_000, help="documents that the first fit gets")
     options = made.parse_args(arguments)
-    options.argv = list(sys.argv[1:] if arguments is None else arguments)
     device = harness.prepare(options)
     names = harness.select(list(CASES), options.cases)
     if options.list:

@@ -267,7 +267,6 @@ def main(arguments: list[str] | None = None) -> int:
         "--peer-python", type=Path, default=None, help="interpreter for the peers; made with uv if absent"
     )
     options = made.parse_args(arguments)
-    options.argv = list(sys.argv[1:] if arguments is None else arguments)
     device = harness.prepare(options)
     names = harness.select([*IMAGES, "audio", *VIDEOS, "loader"], options.cases)
     if options.list:

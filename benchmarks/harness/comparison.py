@@ -44,7 +44,6 @@ def run(benchmark: ModuleType, arguments: list[str] | None) -> int:
     made = harness.parser(benchmark.NAME, benchmark.SUMMARY)
     harness.device_options(made)
     options = made.parse_args(arguments)
-    options.argv = list(sys.argv[1:] if arguments is None else arguments)
     device = harness.prepare(options)
     cases = {case.name: case for case in benchmark.cases_of(options, device)}
     if options.child:

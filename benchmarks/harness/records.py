@@ -92,9 +92,19 @@ def command(main: Callable[[], int]) -> int:
         return 2
 
 
-def parser(name: str, description: str) -> argparse.ArgumentParser:
+class BenchmarkParser(argparse.ArgumentParser):
+    """A parser whose options hold the words that they came from as `argv`, for the record's command."""
+
+    def parse_args(self, arguments: list[str] | None = None) -> argparse.Namespace:
+        """The options behind the arguments; those of the process where None."""
+        options = super().parse_args(arguments)
+        options.argv = list(sys.argv[1:] if arguments is None else arguments)
+        return options
+
+
+def parser(name: str, description: str) -> BenchmarkParser:
     """The options that all benchmarks share."""
-    made = argparse.ArgumentParser(
+    made = BenchmarkParser(
         prog=f"python -m {module_of(name)}",
         description=description,
         epilog=f"Runs the tests first, appends one line to benchmarks/results/{name}.jsonl, and prints it last.",
@@ -132,8 +142,8 @@ def prepare(options: argparse.Namespace) -> str:
     """Set threads and logging -> the device. Raises UsageError for a GPU that is not there."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")
     # which backend ran is part of the result
-    logging.getLogger("kernels").setLevel(logging.INFO)
-    logging.getLogger("kernels").addHandler(_log_capture)
+    logging.getLogger("brine.kernels").setLevel(logging.INFO)
+    logging.getLogger("brine.kernels").addHandler(_log_capture)
     torch.set_num_threads(options.threads)
     options.end = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
     try:

@@ -285,7 +285,6 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark -> exit status."""
     made = harness.parser(NAME, "Dealing long sequences to ranks: imbalance, bytes, and time on gloo.")
     options = made.parse_args(arguments)
-    options.argv = list(sys.argv[1:] if arguments is None else arguments)
     device = harness.prepare(options)
     cases = [f"{kind}/{world}" for kind in DOCUMENTS for world in WORLDS] + [f"gloo/{world}" for world in (2, 4)]
     names = harness.select(cases, options.cases)

@@ -179,9 +179,7 @@ def main(argv: list[str] | None = None) -> int:
     made = harness.parser(NAME, __doc__.splitlines()[0])
     made.add_argument("--dtype", choices=tuple(BOUND), default="float64", help="precision of every run")
     made.add_argument("--work", type=Path, default=Path("runs/meshes"), help="folder of the runs, kept for a look")
-    argv = sys.argv[1:] if argv is None else argv
     options = made.parse_args(argv)
-    options.argv = argv
     names = harness.select(list(MESHES), options.cases)
     if options.list:
         print("\n".join(names))

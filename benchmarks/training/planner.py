@@ -222,7 +222,6 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark -> exit status."""
     made = harness.parser(NAME, __doc__.splitlines()[0])
     options = made.parse_args(arguments)
-    options.argv = list(sys.argv[1:] if arguments is None else arguments)
     names = harness.select(list(CASES), options.cases)
     if options.list:
         print("\n".join(names))

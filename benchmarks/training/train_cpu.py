@@ -245,7 +245,6 @@ def main(arguments: list[str] | None = None) -> int:
     made.add_argument("--dtype", choices=("auto", "bfloat16", "float32"), default="auto", help="auto: as training does")
     made.add_argument("--peer-python", type=Path, default=None, help="interpreter for the peer; made with uv if absent")
     options = made.parse_args(arguments)
-    options.argv = list(sys.argv[1:] if arguments is None else arguments)
     device = harness.prepare(options)
     names = harness.select(list(TARGETS), options.cases)
     if options.list:

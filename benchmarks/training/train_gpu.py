@@ -290,7 +290,6 @@ def main(arguments: list[str] | None = None) -> int:
     made.add_argument("--case-timeout-s", type=float, default=540.0, help="longest time of one case")
     made.add_argument("--child", default="", help=argparse.SUPPRESS)
     options = made.parse_args(arguments)
-    options.argv = list(sys.argv[1:] if arguments is None else arguments)
     options.backend = "triton"
     device = harness.prepare(options)
     if device == "cpu" and not options.quick:

@@ -36,14 +36,19 @@ def run(
     return out.contiguous(), lse.contiguous()
 
 
+def empty_results(q: Tensor) -> tuple[Tensor, Tensor]:
+    """Uninitialised out and lse of an op over q, for the compiler."""
+    batch, queries, heads, _ = q.shape
+    return q.new_empty(q.shape), q.new_empty((batch, heads, queries), dtype=torch.promote_types(torch.float32, q.dtype))
+
+
 span_attention = torch.library.custom_op("brine::span_attention", run, mutates_args=())
 """`run` as an op."""
 
 
 @span_attention.register_fake
 def _(q, k, v, lo, hi, serial, sink, scale, backend):
-    batch, queries, heads, _ = q.shape
-    return q.new_empty(q.shape), q.new_empty((batch, heads, queries), dtype=torch.promote_types(torch.float32, q.dtype))
+    return empty_results(q)
 
 
 @torch.library.custom_op("brine::span_attention_backward", mutates_args=())

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributed import distributed_c10d
 
 from brine.kernels.attention.merge import finish
-from brine.kernels.attention.op import sink_gradient
+from brine.kernels.attention.op import empty_results, sink_gradient
 from brine.kernels.attention.spans import AttentionRequest, Mask
 from brine.kernels.context_parallel import ring
 from brine.kernels.context_parallel.layout import ContextLayout
@@ -53,8 +53,7 @@ def ring_attention(
 
 @ring_attention.register_fake
 def _(q, k, v, lo, hi, serial, chunk_ranks, needed_chunks, sink, num_keys, chunk, group, scale, backend):
-    batch, queries, heads, _ = q.shape
-    return q.new_empty(q.shape), q.new_empty((batch, heads, queries), dtype=torch.promote_types(torch.float32, q.dtype))
+    return empty_results(q)
 
 
 @torch.library.custom_op("brine::ring_attention_backward", mutates_args=())

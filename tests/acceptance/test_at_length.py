@@ -48,6 +48,7 @@ def test_rehearsal_of_a_first_hour_on_a_gpu(tmp_path):
 
 CASES = {
     "attention by interpreter": ("tests/kernels/attention/attention_triton_cases.py", {"TRITON_INTERPRET": "1"}),
+    "decoding by interpreter": ("tests/kernels/attention/attention_triton_decode_cases.py", {"TRITON_INTERPRET": "1"}),
     "ranks": ("tests/training/parallel/test_parallel.py", {}),
 }
 """Files of tests that leave combinations out, or are shorter, unless they are asked for all."""

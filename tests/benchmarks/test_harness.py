@@ -16,6 +16,8 @@ from benchmarks.harness.measure import SkippedError, summarize, time_interleaved
 from benchmarks.harness.memory import peak_growth
 from benchmarks.kernels import attention, linear_loss
 from benchmarks.training import train_gpu
+from brine.kernels import attention as api
+from brine.kernels.selection.choice_log import reset_backend_choices
 
 DYING = """
 import json, sys
@@ -161,6 +163,19 @@ def test_a_case_is_on_disk_as_soon_as_it_ends(tmp_path, capsys):
     assert head["hardware"] == {"device": "cpu"} and case == {"case": "a"}
     harness.finish(record, options, lambda record, path: None)
     assert [path.name for path in tmp_path.iterdir()] == ["toy.jsonl"]
+
+
+def test_what_auto_chose_is_part_of_the_result(monkeypatch):
+    """The kernels' loggers had been renamed, and records went without."""
+    reset_backend_choices()
+    options = harness.parser("toy", "").parse_args(["--quick", "--cases", "a b"])
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    harness.prepare(options)
+    harness.captured_logs()
+    x = torch.randn(1, 5, 1, 8)
+    api.attention(x, x, x, api.Spans.packed(torch.zeros(1, 5, dtype=torch.int32)))
+    assert any("attention" in line and "cpu" in line for line in harness.captured_logs())
+    assert options.argv == ["--quick", "--cases", "a b"]
 
 
 def test_rules_come_from_the_command_line():

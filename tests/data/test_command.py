@@ -62,7 +62,7 @@ def checked(folder, tmp_path_factory):
     """One check of the whole folder: exit code, output, folder written to, and the folder's files before."""
     out, before = tmp_path_factory.mktemp("out"), files_of(folder)
     done = subprocess.run(
-        [sys.executable, "-m", "data", "check", str(folder), "--out", str(out), *ONE, *SMALL],
+        [sys.executable, "-m", "brine.data", "check", str(folder), "--out", str(out), *ONE, *SMALL],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -6,6 +6,8 @@ and mismatched media apart, and gives the true next token a probability of 1/2, 
 ln 4 and ln 8 then, and the gain is exactly 1/2.
 """
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,9 @@ from brine.data.encode import assemble
 from brine.data.lengths import VideoLayout
 from brine.data.media.decode import DecodedAudio, DecodedImage, DecodedVideo
 from brine.data.tokenizer import train_tokenizer
+from brine.evals.cli import evaluate as measure
 from brine.model.embed import floats
+from tests.evals.command_runs import ARGUMENTS, make_documents, make_run
 
 ENCODE = EncodeConfig(patch_size=4, mel_bins=16)
 PROBABILITY = {"matched": 0.5, "blank": 0.25, "mismatched": 0.125}
@@ -138,3 +142,21 @@ class KnownModel:
 def known_model(tokenizer):
     """A model whose loss is known on paper."""
     return KnownModel(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Two runs of different tokenizers, documents, and what each measured on them, with what was printed."""
+    base = tmp_path_factory.mktemp("evals")
+    runs = [make_run(base / "one", seeds=(0, 1)), make_run(base / "two", seeds=(5,), vocab_size=270)]
+    documents, printed = make_documents(base / "documents"), []
+    before = os.umask(0o027)
+    with pytest.MonkeyPatch.context() as patch:
+        for run in runs:
+            out = []
+            patch.setattr("builtins.print", lambda *words, out=out, **_: out.append(" ".join(map(str, words))))
+            code = measure([str(run), "--data", str(documents), "--out", str(base / f"{run.name}-on"), *ARGUMENTS])
+            assert code == 0, out
+            printed.append(out)
+    os.umask(before)
+    return base, printed

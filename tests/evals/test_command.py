@@ -1,99 +1,30 @@
-"""Commands of the evals package: a run on other documents, two runs compared, a report made again; and no silence."""
+"""Commands of the evals package: a run on other documents, mistakes, help; and no silence."""
 
 import json
 import math
 import os
 import shutil
 
-import numpy as np
-import PIL.Image
 import pytest
-import torch
 
 from brine.cli import main
-from brine.data.config import EncodeConfig
 from brine.data.corpus.store import build_corpus
 from brine.data.filters.registry import run_filters
-from brine.data.tokenizer import train_tokenizer
 from brine.evals.cli import compare, report
 from brine.evals.cli import evaluate as measure
 from brine.evals.compare import load_losses
-from brine.evals.config import ratio_interval
 from brine.evals.report.page import render_section
 from brine.evals.report.record import record_section
-from brine.evals.run_files import read_results
-from brine.inference.load import load, save_model
-from brine.model.config import ModelConfig
-from brine.model.transformer import Transformer
+from brine.inference.load import load
+from tests.evals.command_runs import ARGUMENTS, ENCODE, KINDS, last_line
 
 pytestmark = pytest.mark.slow
-
-ENCODE = EncodeConfig(patch_size=4, mel_bins=16)
-KINDS = {"pic": 6, "note": 5}
-
-
-def make_run(folder, *, seeds=(0,), vocab_size=280):
-    """A run folder with finished models of random weights."""
-    tokenizer = train_tokenizer(["a heron by the water, " * 3] * 4, vocab_size)
-    config = ModelConfig(
-        vocab_size=tokenizer.vocab_size, dim=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=16,
-        image_dim=ENCODE.image_dim, audio_dim=ENCODE.audio_dim, video_dim=ENCODE.video_dim,
-    )  # fmt: skip
-    for seed, stage in zip(seeds, ("large_baseline", "small"), strict=False):
-        model = Transformer(config, generator=torch.Generator().manual_seed(seed))
-        save_model(folder / stage / "model", model, encode_config=ENCODE, tokenizer=tokenizer)
-    evals = {"documents_per_cell": 3, "seq_len": 128, "bootstrap_resamples": 100, "targets": {"image_gain": 0.9}}
-    (folder / "recipe.json").write_text(json.dumps({"name": folder.name, "evals": evals}))
-    return folder
-
-
-def make_documents(folder):
-    """Images with words, and words, of all splits, and one that cannot be used."""
-    folder.mkdir()
-    lines = []
-    for number in range(sum(KINDS.values())):
-        text = {"type": "text", "text": f"a heron by water number {number} " + "and again " * (number % 3)}
-        content = [text]
-        if number < KINDS["pic"]:
-            PIL.Image.new("RGB", (12, 8), (number * 40, 90, 9)).save(folder / f"{number}.png")
-            content = [{"type": "image", "image": f"{number}.png"}, text]
-        kind = "pic" if number < KINDS["pic"] else "note"
-        split = ("train", "validation", "test")[number % 3]
-        lines.append({"id": f"d{number}", "kind": kind, "split": split, "content": content})
-    lines.append({"id": "gone", "kind": "pic", "content": [{"type": "image", "image": "gone.png"}]})
-    (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder
-
-
-ARGUMENTS = ["--workers", "1", "--device", "cpu", "--dtype", "float32"]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """Two runs of different tokenizers, documents, and what each measured on them, with what was printed."""
-    base = tmp_path_factory.mktemp("evals")
-    runs = [make_run(base / "one", seeds=(0, 1)), make_run(base / "two", seeds=(5,), vocab_size=270)]
-    documents, printed = make_documents(base / "documents"), []
-    before = os.umask(0o027)
-    with pytest.MonkeyPatch.context() as patch:
-        for run in runs:
-            out = []
-            patch.setattr("builtins.print", lambda *words, out=out, **_: out.append(" ".join(map(str, words))))
-            code = measure([str(run), "--data", str(documents), "--out", str(base / f"{run.name}-on"), *ARGUMENTS])
-            assert code == 0, out
-            printed.append(out)
-    os.umask(before)
-    return base, printed
 
 
 def test_what_is_kept_follows_the_umask(made):
     """Encoded documents, arrays, losses and samples, as any new file of the user."""
     for path in sorted((made[0] / "one-on").rglob("*")):
         assert path.stat().st_mode & 0o777 == (0o750 if path.is_dir() else 0o640), path
-
-
-def last_line(text):
-    return json.loads(text.strip().splitlines()[-1])
 
 
 def test_a_run_is_measured_on_other_documents(made):
@@ -279,127 +210,6 @@ def test_mistakes_are_one_line(made, capsys, change, hint):
     assert captured.err.count("\n") == 1
 
 
-def test_two_runs_are_compared_document_by_document(made, capsys):
-    base, _ = made
-    assert compare([str(base / "one-on"), str(base / "two-on")]) == 0
-    said = capsys.readouterr().out
-    found = last_line(said)
-    assert found["models"] == ["large_baseline", "large_baseline"] and found["documents"] == 11
-    ours, theirs = load_losses(base / "one-on"), load_losses(base / "two-on")
-    assert ours.ids == theirs.ids
-    gap = (ours.loss - theirs.loss) / math.log(2)
-    expected = ratio_interval(gap, ours.bytes).to_dict(name="difference")
-    assert {name: found["bits_per_byte"][name] for name in expected} == pytest.approx(expected)
-    # the tokenizers differ, so a token is not a token
-    assert not np.array_equal(ours.tokens, theirs.tokens) and found["nats_per_token"] is None
-    assert {row["kind"]: row["documents"] for row in found["kinds"]} == KINDS
-    assert "bits per byte" in said
-
-
-def test_two_models_of_a_run_are_compared(made, capsys):
-    base, _ = made
-    out = str(base / "one-on")
-    assert compare([out, out, "--models", "small", "large_baseline"]) == 0
-    forth = last_line(capsys.readouterr().out)["nats_per_token"]
-    assert compare([out, out, "--models", "large_baseline", "small"]) == 0
-    back = last_line(capsys.readouterr().out)["nats_per_token"]
-    assert forth["difference"] == pytest.approx(-back["difference"]) and forth["difference"] != 0
-    assert compare([out, out]) == 0
-    assert last_line(capsys.readouterr().out)["nats_per_token"]["outcome"] == "undecided"
-
-
-def other_ids(out):
-    path = out / "evaluate" / "documents.jsonl"
-    path.write_text(path.read_text().replace('"id": "d3"', '"id": "e3"'))
-
-
-def other_bytes(out):
-    lines = [json.loads(line) for line in (out / "evaluate" / "documents.jsonl").read_text().splitlines()]
-    text = "".join(json.dumps(line | {"bytes": line["bytes"] + (line["id"] == "d2")}) + "\n" for line in lines)
-    (out / "evaluate" / "documents.jsonl").write_text(text)
-
-
-def fewer(out):
-    path = out / "evaluate" / "documents.jsonl"
-    path.write_text("".join(line for line in path.read_text().splitlines(True) if '"id": "d5"' not in line))
-
-
-def not_evaluated(out):
-    shutil.rmtree(out / "evaluate")
-
-
-def no_losses(out):
-    (out / "evaluate" / "documents.jsonl").unlink()
-
-
-@pytest.mark.parametrize(
-    ("change", "hint"),
-    [
-        (other_ids, "1 only in the first, such as d3; 1 only in the second, such as e3"),
-        (fewer, "1 only in the first, such as d5"),
-        (other_bytes, "document d2 has"),
-        (not_evaluated, "is not evaluated"),
-        (no_losses, "has no losses"),
-    ],
-    ids=lambda value: getattr(value, "__name__", ""),
-)
-def test_runs_on_other_documents_are_not_compared(made, tmp_path, capsys, change, hint):
-    base, _ = made
-    out = shutil.copytree(base / "one-on", tmp_path / "out")
-    change(out)
-    assert compare([str(base / "one-on"), str(out)]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ") and hint in said and said.count("\n") == 1
-
-
-def test_evaluations_of_before_are_compared_by_their_corpus(made, tmp_path, capsys):
-    """They hold numbers of documents; the run's corpus has the ids."""
-    base, _ = made
-    out = shutil.copytree(base / "one-on", tmp_path / "out")
-    lines = [json.loads(line) for line in (out / "evaluate" / "documents.jsonl").read_text().splitlines()]
-    text = "".join(json.dumps({name: line[name] for name in line if name != "id"}) + "\n" for line in lines)
-    (out / "evaluate" / "documents.jsonl").write_text(text)
-    assert compare([str(base / "one-on"), str(out)]) == 2
-    assert "does not say which documents" in capsys.readouterr().err
-    (out / "encoded").rename(out / "store")
-    (out / "encoded").mkdir()
-    (out / "store").rename(out / "encoded" / "store")
-    assert compare([str(base / "one-on"), str(out)]) == 0
-
-
-def test_a_model_that_is_not_there_is_named(made, capsys):
-    base, _ = made
-    assert compare([str(base / "one-on"), str(base / "two-on"), "--models", "small", "small"]) == 2
-    assert "has no model 'small': choose one of large_baseline" in capsys.readouterr().err
-
-
-def test_a_report_is_made_again(made, tmp_path, capsys):
-    base, _ = made
-    run = shutil.copytree(base / "one", tmp_path / "run")
-    shutil.copytree(base / "one-on" / "evaluate", run / "evaluate")
-    (run / "summary.json").write_text('{"wall_s": 12.5, "peak_rss_gib": 1.5}')
-    assert report([str(run)]) == 0
-    assert last_line(capsys.readouterr().out) == {"report": str(run / "report.html"), "evaluated": True}
-    assert '<section id="gain"' in (run / "report.html").read_text()
-    summary = json.loads((run / "summary.json").read_text())
-    assert summary["wall_s"] == 12.5 and summary["peak_rss_gib"] == 1.5 and summary["bits_per_byte"]
-
-
-def test_a_report_of_a_run_without_an_evaluation(made, tmp_path, capsys):
-    run = shutil.copytree(made[0] / "one", tmp_path / "run")
-    assert report([str(run)]) == 0
-    captured = capsys.readouterr()
-    assert last_line(captured.out)["evaluated"] is False and "not evaluated yet" in captured.err
-    assert not (run / "summary.json").exists()
-
-
-@pytest.mark.parametrize("name", ["nowhere", "documents"])
-def test_a_report_of_no_run_is_refused(made, capsys, name):
-    assert report([str(made[0] / name)]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ") and name in said and not (made[0] / name / "report.html").exists()
-
-
 @pytest.mark.parametrize("command", ["eval", "compare", "report", "needle", "repository"])
 def test_commands_have_help(command, capsys):
     with pytest.raises(SystemExit) as ended:
@@ -479,16 +289,6 @@ def test_a_format_can_be_given(made, tmp_path, capsys):
     assert "built corpus" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("name", "hint"),
-    [("nowhere", "nowhere does not exist"), ("one", "--out FOLDER"), ("documents", "--out FOLDER")],
-)
-def test_the_way_out_of_a_comparison_is_one(made, capsys, name, hint):
-    """Without --out nothing is kept that could be compared."""
-    assert compare([str(made[0] / "one-on"), str(made[0] / name)]) == 2
-    assert hint in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("command", ["compare", "report", "measure"])
 def test_a_reader_that_stops_early_is_no_mistake(made, tmp_path, capsys, monkeypatch, command):
     base, _ = made
@@ -505,16 +305,3 @@ def test_a_reader_that_stops_early_is_no_mistake(made, tmp_path, capsys, monkeyp
         monkeypatch.setattr("sys.stdout", pipe)
         assert asked() == 0
     assert "rror" not in capsys.readouterr().err
-
-
-def test_former_names_of_the_conditions_are_read(made, tmp_path, capsys):
-    """Results called matched media "own" and mismatched ones "other"."""
-    base, _ = made
-    out = shutil.copytree(base / "one-on", tmp_path / "out")
-    for name in ("documents.jsonl", "results.json"):
-        path = out / "evaluate" / name
-        path.write_text(path.read_text().replace('"mismatched', '"other').replace('"matched"', '"own"'))
-    assert compare([str(base / "one-on"), str(out)]) == 0
-    assert last_line(capsys.readouterr().out)["nats_per_token"]["difference"] == 0
-    assert read_results(out) == read_results(base / "one-on")
-    assert '"own"' in (out / "evaluate" / "results.json").read_text()

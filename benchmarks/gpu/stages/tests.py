@@ -21,7 +21,7 @@ from brine.training.runtime import usable_cores
 MOST_PROCESSES = 10
 GROUPS = {
     # by themselves, not by the test that starts them in a child and reports their number
-    "attention": ("tests/kernels/attention/attention_triton_cases.py",),
+    "attention": ("tests/kernels/attention/attention_triton_*cases.py",),
     "loss": ("tests/kernels/linear_loss/test_triton.py",),
     "gpu": ("tests/gpu/test_*.py",),
     "toy": ("tests/kernels/attention/test_spans.py",),

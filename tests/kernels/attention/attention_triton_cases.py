@@ -1,16 +1,15 @@
-"""The Triton kernels against an fp64 truth: masks, dims, dtypes, decoding. `test_attention_triton.py` runs this file.
+"""The Triton kernels against an fp64 truth: masks, dims, dtypes. `test_triton.py` runs this file.
 
 On a GPU where there is one, compiled and with bf16; else on the CPU in Triton's interpreter, which must be asked for
 (`TRITON_INTERPRET=1`) before Triton is first imported, and that is why this file has a process of its own. The
 interpreter runs numpy for every tile, so sizes are small, and tiles smaller still: what matters is that tiles begin and
-end everywhere. It also leaves out combinations whose parts it has by themselves (`on_a_card`): a mask is the same code
-in every dtype. All of them, without a card too, in three times the time:
+end everywhere. It also leaves out combinations whose parts it has by themselves (`on_a_gpu`): a mask is the same code
+in every dtype. All of them, without a GPU too, in three times the time:
 
     ALL_CASES=1 TRITON_INTERPRET=1 python -m pytest -n 0 tests/kernels/attention/attention_triton_cases.py
 """
 
 import fcntl
-import os
 import tempfile
 from pathlib import Path
 
@@ -18,23 +17,13 @@ import numpy as np
 import pytest
 import torch
 
-from brine.kernels.attention import Spans, attention, merge_partials
+from brine.kernels.attention import attention, merge_partials
 from brine.kernels.attention.spans import AttentionRequest
-from brine.kernels.attention.triton import decode as triton_decode
 from brine.kernels.attention.triton import launch as triton_launch
 from brine.kernels.attention.triton import tiles as triton_tiles
 from brine.kernels.attention.triton.tiles import PASSES, TileConfig, override_tiles
-from tests.kernels.packings import blocks_at, check_against_truth, inputs, naive, random_packing, results, run_backend
-
-DEVICE = "cpu" if triton_launch.interpreted() else "cuda"
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16} | ({"bf16": torch.bfloat16} if DEVICE == "cuda" else {})
-ALL_CASES = DEVICE == "cuda" or os.environ.get("ALL_CASES") == "1"
-
-
-def on_a_card(*values, unless: bool = False):
-    """Parameters of a case that the interpreter leaves out, unless it is one that it should have."""
-    left_out = pytest.mark.skipif(not (ALL_CASES or unless), reason="left to a card, or ALL_CASES=1")
-    return pytest.param(*values, marks=left_out)
+from tests.kernels.attention.triton_device import ALL_CASES, DEVICE, DTYPES, on_a_gpu, packed
+from tests.kernels.packings import blocks_at, check_against_truth, inputs, random_packing, results, run_backend
 
 
 @pytest.fixture
@@ -57,11 +46,6 @@ def large_tiles(tiles):
 def in_form(tile: TileConfig, dim: int):
     """All passes of head dim BD = dim in this tile, and through descriptors where it says so."""
     return override_tiles({(name, dim, narrow): tile for name in PASSES for narrow in (False, True)})
-
-
-def packed(document: torch.Tensor, **options) -> Spans:
-    """Spans on the device under test."""
-    return Spans.packed(document, **options).to(DEVICE)
 
 
 def one_document(num: int, batch: int = 1) -> torch.Tensor:
@@ -110,7 +94,7 @@ IN_EVERY_DTYPE = ["causal", "audio-and-video-window", "restricted", "padding-onl
 
 @pytest.mark.parametrize(
     ("case", "dtype"),
-    [on_a_card(case, dtype, unless=dtype == "fp32" or case in IN_EVERY_DTYPE) for case in CASES for dtype in DTYPES],
+    [on_a_gpu(case, dtype, unless=dtype == "fp32" or case in IN_EVERY_DTYPE) for case in CASES for dtype in DTYPES],
 )
 def test_triton_against_truth(case, dtype, tiles):
     spans = CASES[case]()
@@ -134,7 +118,7 @@ HEADS = {"H3-K3-narrow": ((3, 3), True), "H4-K1-wide": ((4, 1), False)}
     ("dim", "heads", "dtype"),
     [
         # the interpreter takes fp32 and fp16 in turn, and both only where the tables have a dim of their own
-        on_a_card(dim, heads, dtype, unless=(i + j + k) % 2 == 0 and (dim in (32, 64, 128) or dtype == "fp16"))
+        on_a_gpu(dim, heads, dtype, unless=(i + j + k) % 2 == 0 and (dim in (32, 64, 128) or dtype == "fp16"))
         for i, dim in enumerate(DIMS)
         for j, heads in enumerate(HEADS)
         for k, dtype in enumerate(DTYPES)
@@ -176,7 +160,7 @@ def test_strides_that_descriptors_cannot_take():
     assert not suits(x[:, :1].expand(-1, 40, -1, -1)) and suits(x[:1, :1])
 
 
-@pytest.mark.parametrize("dtype", [on_a_card(dtype, unless=dtype == "fp16") for dtype in DTYPES])
+@pytest.mark.parametrize("dtype", [on_a_gpu(dtype, unless=dtype == "fp16") for dtype in DTYPES])
 def test_triton_wide_results_are_those_before_rounding(dtype, large_tiles):
     """What a ring adds up: rounded once, they are the usual results to the bit, decoding included."""
     spans = CASES["everything"]()
@@ -209,7 +193,7 @@ def test_triton_scale_that_is_not_positive(scale, large_tiles):
     torch.testing.assert_close(*runs)
 
 
-@pytest.mark.parametrize("seed", [on_a_card(seed, unless=seed < 5) for seed in range(10)])
+@pytest.mark.parametrize("seed", [on_a_gpu(seed, unless=seed < 5) for seed in range(10)])
 def test_triton_fuzz(seed, tiles):
     draw = torch.Generator().manual_seed(seed)
 
@@ -364,121 +348,6 @@ def test_triton_same_inputs_same_bits(large_tiles):
         torch.manual_seed(1)
         runs.append(results(run_backend("triton"), inputs(spans, *heads, dtype=torch.float16), spans))
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
-
-
-def prompts(rows: int, batch: int = 4, num_keys: int = 300) -> Spans:
-    """Unequal prompts: sequences of one batch see unlike numbers of keys, one of them few, another none."""
-    stop = torch.tensor([300, 257, 70, 1] * batch)[:batch, None] + torch.arange(rows) - rows + 1
-    lo = torch.tensor([0, 131, 0, 0] * batch)[:batch, None].expand(-1, rows)
-    hi = stop.clamp(min=0).int()
-    hi[3::4] = 0
-    return Spans(torch.minimum(lo, hi).int(), hi, num_keys).to(DEVICE)
-
-
-DECODED = [(1, 5, "fp32"), (5, 12, "fp16"), (1, 40, "fp16")]
-
-
-@pytest.mark.parametrize(
-    ("rows", "programs", "dtype"),
-    [
-        on_a_card(rows, programs, dtype, unless=(rows, programs, dtype) in DECODED)
-        for rows in (1, 5)
-        for programs in (5, 12, 40)
-        for dtype in DTYPES
-    ],
-)
-def test_triton_decode_against_truth(rows, programs, dtype, monkeypatch):
-    """From one program for each sequence to more than there are tiles of keys."""
-    forward = triton_decode.forward
-    called = []
-
-    def split(*args, **kwargs):
-        called.append(1)
-        return forward(*args, **kwargs, num_programs=programs)
-
-    monkeypatch.setattr(triton_decode, "forward", split)
-    spans = prompts(rows)
-    # several key heads are what the case of one row has
-    key_heads = 2 if ALL_CASES or rows == 1 else 1
-    q, k, v, _ = inputs(spans, heads=3 * key_heads, key_heads=key_heads, dim=20, dtype=DTYPES[dtype])
-    for sink in (None, torch.randn(3 * key_heads).to(DEVICE)):
-        with torch.no_grad():
-            out, lse = attention(q, k, v, spans, sink=sink, backend="triton", return_lse=True)
-            wide = [x.double() for x in (q, k, v)]
-            true_out, true_lse = naive(*wide, spans, None if sink is None else sink.double())
-            own_out, own_lse = naive(q, k, v, spans, None if sink is None else sink.to(q.dtype))
-        eps = torch.finfo(DTYPES[dtype]).eps
-        assert torch.equal(lse == -torch.inf, true_lse == -torch.inf)
-        for got, own, true in ((out, own_out, true_out), (lse, own_lse, true_lse)):
-            got, own, true = (x.double().nan_to_num(neginf=0.0) for x in (got, own, true))
-            assert (got - true).abs().max() <= 2 * (own - true).abs().max() + 4 * eps * true.abs().max()
-    assert len(called) == 2
-
-
-@pytest.mark.parametrize("batch", [1, 4, 19])
-def test_decode_programs_share_the_keys_evenly(batch):
-    """What `dealing` counts on the card, for every number of programs: enough of them, and no share above the least
-    that so many programs allow."""
-    spans = prompts(3, batch)
-    tiles = [
-        -(-(int(hi[-1]) - int(lo[0])) // triton_decode.BLOCK_KEYS) for lo, hi in zip(spans.lo, spans.hi, strict=True)
-    ]
-    for programs in range(batch + 1, batch + 40):
-        share = max(-(-sum(tiles) // (programs - batch)), 1)
-        assert sum(-(-n // share) for n in tiles) <= programs
-    assert triton_decode.programs_of(batch, spans.num_keys, 2, 132) > batch
-
-
-def test_decode_launches_depend_on_shapes_alone(monkeypatch):
-    """A captured graph replays what was launched, whatever lo and hi say by then."""
-    launched = []
-
-    class Launch:
-        def __init__(self, kernel):
-            self.kernel = kernel
-
-        def __getitem__(self, grid):
-            def launch(*args, **kwargs):
-                launched.append((grid, [x for x in args if not isinstance(x, torch.Tensor)], kwargs))
-                self.kernel[grid](*args, **kwargs)
-
-            return launch
-
-    for name in ("span_attention_decode_kernel", "span_attention_merge_kernel"):
-        monkeypatch.setattr(triton_decode, name, Launch(getattr(triton_decode, name)))
-    runs = []
-    for end in (17, 290):
-        hi = torch.full((2, 1), end, dtype=torch.int32)
-        spans = Spans(torch.zeros_like(hi), hi, 512).to(DEVICE)
-        q, k, v, _ = inputs(spans, heads=2, key_heads=1, dim=16, dtype=torch.float16)
-        with torch.no_grad():
-            attention(q, k, v, spans, backend="triton")
-        runs.append(list(launched))
-        launched.clear()
-    assert len(runs[0]) == 2 and runs[0] == runs[1]
-
-
-@pytest.mark.skipif(DEVICE == "cpu", reason="needs a card")
-def test_decode_in_a_graph_follows_the_spans():
-    """Captured over a cache of fixed capacity, replayed after lo, hi and the cache were written to."""
-    lo, hi = (torch.full((2, 1), end, dtype=torch.int32, device=DEVICE) for end in (0, 17))
-    spans = Spans(lo, hi, 512)
-    q, k, v, _ = (x.detach() for x in inputs(spans, heads=2, key_heads=1, dim=64, dtype=torch.float16))
-    request = AttentionRequest(spans.mask, 0.125)
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        triton_launch.forward(q, k, v, request)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out, lse = triton_launch.forward(q, k, v, request)
-    for end in (18, 300, 512):
-        hi.fill_(end)
-        q.normal_()
-        graph.replay()
-        expected = naive(q.double(), k.double(), v.double(), Spans(lo, hi, 512))
-        torch.testing.assert_close(out.double(), expected[0], atol=2e-3, rtol=2e-3)
-        torch.testing.assert_close(lse.double(), expected[1], atol=1e-3, rtol=1e-3)
 
 
 def test_triton_refuses_what_it_cannot_do():

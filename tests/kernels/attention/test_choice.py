@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from brine.kernels.attention import Spans, attention, reference, selfcheck
+from brine.kernels.attention import Spans, attention, reference
 from brine.kernels.attention import select_backend as choose
 from brine.kernels.attention.cpu import launch as cpu_launch
 from brine.kernels.attention.spans import KINDS, AttentionRequest, Mask
@@ -19,9 +19,9 @@ from brine.kernels.selection import choice_log as announce
 from brine.kernels.selection import measured_order as table
 from brine.kernels.selection import self_check as verdicts
 from brine.kernels.selection.choice_log import backend_choices, describe_backend_choices
+from tests.kernels.attention.fake_backend import Card, fake
 from tests.kernels.packings import random_packing
 
-CARD = torch.device("cuda", 0)
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
@@ -36,70 +36,6 @@ def fresh(monkeypatch, tmp_path):
     for name in ("_announced", "_noted"):
         monkeypatch.setattr(announce, name, set())
     monkeypatch.setattr(announce, "_chosen", {})
-
-
-def fake(refuses=lambda q, kind, sink: None, **functions) -> SimpleNamespace:
-    """A backend that is the reference, but for what is given."""
-    return SimpleNamespace(
-        unsupported_reason=lambda q, k, *, kind, sink: refuses(q, kind, sink),
-        forward=functions.get("forward", reference.forward),
-        backward=functions.get("backward", reference.backward),
-    )
-
-
-class Card:
-    """A card that is not there, with backends that refuse what the real ones do."""
-
-    def __init__(self, monkeypatch):
-        self.patch, self.capability, self.checked, self.wrong = monkeypatch, (9, 0), [], {}
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: self.capability)
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Card")
-        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-        monkeypatch.setattr(selfcheck, "check", self.check)
-
-    def check(self, module, **options):
-        name = next(name for name, known in choose._modules.items() if known is module)
-        self.checked.append((name, options["kind"], options["dtype"]))
-        wrong = self.wrong.get(name)
-        if isinstance(wrong, Exception):
-            raise wrong
-        return wrong
-
-    def install(self, *names: str, mask_mod: bool = False) -> None:
-        """Have these backends there and no others; mask_mod: flash-attn-4 is."""
-
-        def old():
-            return None if self.capability >= (8, 0) else "needs sm_80"
-
-        def flash(q, kind, sink):
-            if q.dtype not in (torch.bfloat16, torch.float16):
-                return "takes 16 bits"
-            return old() or (None if kind in ("causal", "window") or mask_mod else "needs flash-attn-4")
-
-        def triton(q, kind, sink):
-            return "no float64" if q.dtype == torch.float64 else old()
-
-        def flex(q, kind, sink):
-            return "no float64" if q.dtype == torch.float64 else None
-
-        def gluon(q, kind, sink):
-            if self.capability[0] != 9 or q.dtype.itemsize != 2 or kind == "moving":
-                return "for sm_90 and 16 bits"
-            return None
-
-        for name, refuses in {"flash": flash, "gluon": gluon, "triton": triton, "flex": flex}.items():
-            if name in names:
-                self.patch.setitem(choose._modules, name, fake(refuses))
-            else:
-                self.patch.setitem(choose._absent, name, f"{name} is not installed")
-
-    def take(self, kind="causal", dtype=torch.bfloat16, rows=300, keys=300, dim=64, **options) -> str:
-        """The name of what "auto" takes."""
-        q = SimpleNamespace(device=CARD, dtype=dtype, shape=(1, rows, 4, dim))
-        k = SimpleNamespace(device=CARD, dtype=dtype, shape=(1, keys, 2, dim))
-        mask = Mask(None, None, len(KINDS) * 10**9 + KINDS.index(kind))
-        module = choose.backend_for(q, k, AttentionRequest(mask, 1.0, **options), "auto")
-        return next(name for name, known in choose._modules.items() if known is module)
 
 
 @pytest.fixture
@@ -322,91 +258,6 @@ def test_the_time_of_a_package_is_no_word_on_another(card):
     card.patch.setattr(choose._modules["flash"], "package_for", lambda q, kind: "flash-attn-4")
     assert card.take() == "flash"
     assert "(by flash-attn-4)" in describe_backend_choices()[0]
-
-
-def leaking(change):
-    """The reference under spans that `change` has altered."""
-
-    def changed(request, k):
-        lo, hi = change(request.mask.lo, request.mask.hi, k.shape[1])
-        return request._replace(mask=request.mask._replace(lo=lo, hi=hi))
-
-    def forward(q, k, v, request):
-        return reference.forward(q, k, v, changed(request, k))
-
-    def backward(grad_out, q, k, v, out, lse, request):
-        return reference.backward(grad_out, q, k, v, out, lse, changed(request, k))
-
-    return {"forward": forward, "backward": backward}
-
-
-def last_rows_see_one_more(lo, hi, num_keys):
-    at = torch.arange(hi.shape[1]) % 64 == 63
-    return lo, torch.where(at, hi + 1, hi).clamp(max=num_keys)
-
-
-def altered(name, function):
-    """The reference, with `function` applied to one of its results."""
-
-    def forward(*args):
-        out, lse = reference.forward(*args)
-        return (function(out), lse) if name == "out" else (out, function(lse) if name == "lse" else lse)
-
-    def backward(*args):
-        grads = dict(zip(("dq", "dk", "dv"), reference.backward(*args), strict=True))
-        return tuple(function(grad) if name == other else grad for other, grad in grads.items())
-
-    return {"forward": forward, "backward": backward}
-
-
-FAULTS = {
-    "a key too many": leaking(lambda lo, hi, num_keys: (lo, (hi + 1).clamp(max=num_keys))),
-    "a key too few": leaking(lambda lo, hi, num_keys: (torch.minimum(lo + 1, hi), hi)),
-    "a key too many at the ends of tiles": leaking(last_rows_see_one_more),
-    "heads side by side": altered("out", lambda x: x.roll(1, 2)),
-    "log-sum-exps to base 2": altered("lse", lambda x: x * 1.4426950408889634),
-    "NaN in one gradient": altered("dk", lambda x: x.index_fill(1, torch.tensor([5]), torch.nan)),
-    "no sum over the group": altered("dv", lambda x: x / 2),
-    "scale forgotten": altered("dq", lambda x: x * 16**0.5),
-    "unwritten rows": altered("dq", lambda x: x.index_fill(1, torch.arange(190, 192), 0.0)),
-}
-NEEDS_ROWS = ("a key too many at the ends of tiles", "unwritten rows")
-
-
-@pytest.fixture
-def smaller(monkeypatch):
-    for name, size in {"SHORT": 201, "LONG": 530}.items():
-        monkeypatch.setattr(selfcheck, name, size)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("fault", FAULTS)
-def test_the_self_check_sees_what_is_wrong(fault, kind, smaller):
-    if kind == "moving" and fault in NEEDS_ROWS:
-        pytest.skip("such masks have a few rows")
-    wrong = selfcheck.check(fake(**FAULTS[fault]), **options_of(kind))
-    assert wrong is not None
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", DTYPES[:3], ids=["bf16", "fp16", "fp32"])
-def test_the_self_check_passes_what_is_right(dtype, kind, smaller):
-    """The CPU's tiled backend rounds where a card's kernels do, the reference nearly nowhere."""
-    for module, options in ((cpu_launch, {}), (cpu_launch, {"sink": True}), (reference, {"partial": True})):
-        assert selfcheck.check(module, **options_of(kind, dtype=dtype, **options)) is None
-
-
-def options_of(kind, **options):
-    base = {"dtype": torch.bfloat16, "dim": 16, "group": 2, "sink": False, "partial": False}
-    return base | {"device": torch.device("cpu"), "kind": kind} | options
-
-
-def test_the_problems_of_a_kind_are_of_it():
-    for kind in KINDS:
-        found = selfcheck.problems(kind)
-        assert len(found) >= 2 and {spans.kind for spans in found.values()} == {kind}
-        assert {bool((spans.hi - spans.lo).amax() > 512) for spans in found.values()} == {False, True}
 
 
 def test_named_backends_are_not_checked_and_say_what_they_lack(monkeypatch):

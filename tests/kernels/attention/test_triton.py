@@ -1,8 +1,8 @@
-"""Runs `attention_triton_cases.py`: on the GPU where there is one, else in Triton's interpreter.
+"""Runs `attention_triton_*cases.py`: on the GPU where there is one, else in Triton's interpreter.
 
 On a card the child has ten processes of its own, to compile in, however this file itself is run: `pytest tests/kernels
 -n 10` does with the project's `--dist loadfile`. The cases alone, each of them told: `pytest -n 10 --dist worksteal
-tests/kernels/attention/attention_triton_cases.py`, or stage `tests` of `benchmarks.gpu`.
+tests/kernels/attention/attention_triton_*cases.py`, or stage `tests` of `benchmarks.gpu`.
 """
 
 import os
@@ -20,7 +20,7 @@ pytest.importorskip("triton", reason="triton has no wheel for this platform")
 
 pytestmark = pytest.mark.slow
 
-CASES = Path(__file__).parent / "attention_triton_cases.py"
+CASES = sorted(Path(__file__).parent.glob("attention_triton_*cases.py"))
 
 
 def run_cases(*options: str) -> subprocess.CompletedProcess:
@@ -41,7 +41,7 @@ def run_cases(*options: str) -> subprocess.CompletedProcess:
         [
             *(sys.executable, "-m", "pytest", "-n", str(workers), "--dist", "worksteal", "-p", "no:cacheprovider"),
             *options,
-            str(CASES),
+            *map(str, CASES),
         ],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1500,
     )  # fmt: skip
