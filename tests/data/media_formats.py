@@ -95,10 +95,14 @@ def film(
     """A video whose frame n is shown at frames_ms[n], `ticks` a second, with a tone of sound[1] s from sound[0] on."""
     import av
 
+    options = {"threads": "1"} | (options or {})
+    if codec == "libx265":  # it has threads of its own, whatever "threads" says, and has crashed as they ended
+        quiet = "pools=none:frame-threads=1:log-level=none"
+        options["x265-params"] = ":".join(filter(None, [options.get("x265-params"), quiet]))
     path.parent.mkdir(parents=True, exist_ok=True)
     width, height = size
     with av.open(str(path), "w", container_options=container_options or {}) as container:
-        video = container.add_stream(codec, rate=fps, options={"threads": "1"} | (options or {}))
+        video = container.add_stream(codec, rate=fps, options=options)
         video.width, video.height, video.pix_fmt = width, height, pixel_format
         video.codec_context.time_base = video.time_base = Fraction(1, ticks)
         video.codec_context.max_b_frames = b_frames
@@ -192,7 +196,7 @@ def made(folder) -> dict:
     add("late.mkv", [700 + time for time in UNEVEN], sound=(0.0, 1.0))
     add("vp9.webm", codec="libvpx-vp9", sound=(0.0, 2.0), sound_codec="libopus")
     add("vp8.webm", codec="libvpx")
-    add("hevc.mp4", codec="libx265", options={"x265-params": "log-level=none"})
+    add("hevc.mp4", codec="libx265")
     add("odd.mp4", pixel_format="yuv444p", size=(49, 33))
     add("narrow.mp4", size=(24, 48))
     add("one.mp4", [0])
