@@ -143,6 +143,7 @@ def test_a_backend_that_kills_under_one_mask_is_tried_under_the_others(tmp_path)
     assert not words and "skipped" in measured(tmp_path)[-1]
 
 
+@pytest.mark.slow
 def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch):
     """Each of them was a traceback, some after minutes of work."""
     (tmp_path / "file").write_text("no tar, no results\n")

@@ -95,6 +95,7 @@ def test_the_demo_goes_on_unless_it_is_a_toy(context, monkeypatch):
     assert asked == [False, True]
 
 
+@pytest.mark.slow
 def test_a_backend_that_raises_at_one_mask_is_tried_at_the_others_and_has_failed(context, monkeypatch):
     """Triton's errors are no RuntimeErrors."""
 

@@ -71,6 +71,7 @@ def test_implementations_run_in_turn_and_a_failing_one_is_left_out():
     assert summary["c"]["rounds"] == 3 and "over" not in summary["a"]
 
 
+@pytest.mark.slow
 def test_an_implementation_that_computes_something_else_is_left_out():
     x = torch.ones(3, requires_grad=True)
 

@@ -61,6 +61,7 @@ def test_attention(tmp_path, last_line):
     assert (tmp_path / "attention.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_attention_memory_counts_bytes_a_token():
     grown = [{"case": "m", "tokens": t, "memory": {"growth_bytes": t * b}} for t, b in ((32, 10), (64, 9), (128, 10.5))]
     (target,) = attention.targets([], grown)

@@ -93,6 +93,7 @@ def test_a_copy_is_enqueued_before_the_step_that_it_runs_beside(streams):
     ]
 
 
+@pytest.mark.slow
 def test_memory_is_kept_until_the_device_has_used_it(streams):
     """The loop lets go of a batch long before the device has read it."""
     batches = iter(DevicePrefetch((Item(number, streams) for number in range(6)), "cuda"))

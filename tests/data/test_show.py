@@ -115,6 +115,7 @@ def test_show_from_a_source_by_id_and_by_number(tmp_path, monkeypatch, capsys):
         view_source(source, "2", tokenizer=byte_tokenizer(), config=EncodeConfig())
 
 
+@pytest.mark.slow
 def test_show_page_has_every_token_and_no_markup_of_the_document(tmp_path, capsys):
     path = manifest(tmp_path / "m", [line("a", "<b>x</b>\n\x1b")])
     assert main(["show", str(path), "a", "--out", str(tmp_path / "a.html")]) == 0

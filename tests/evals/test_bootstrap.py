@@ -6,6 +6,7 @@ import pytest
 from brine.evals.config import EvalConfig, EvalTargets, Interval, ratio_interval
 
 
+@pytest.mark.slow
 def test_interval_covers_the_truth_about_as_often_as_it_says():
     """Ratios of paired sums with a known truth of 0.7: 95 % intervals of 200 samples, 60 documents each.
 

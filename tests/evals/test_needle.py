@@ -86,6 +86,7 @@ class Oracle:
         return text[place : text.index("\n", place)]
 
 
+@pytest.mark.slow
 def test_one_who_looks_is_right_and_one_who_guesses_is_right_by_chance(haystacks, tokenizer):
     from brine.synth.needles import needle as needles
 
@@ -304,6 +305,7 @@ def test_one_who_looks_completes_with_the_package_alone(tokenizer):
     assert not repository.is_exact_match("roaster(", "roast") and repository.is_exact_match(" roast(x", "roast")
 
 
+@pytest.mark.slow
 def test_the_repository_command_runs(model_folder, tmp_path, capsys):
     for item in PACKAGE:
         path = tmp_path / "source" / item.path

@@ -80,6 +80,7 @@ def test_seed_decides_the_answer(make_model, prompts):
     assert answer(3) == answer(3) != answer(4)
 
 
+@pytest.mark.slow
 def test_decoding_does_not_compile(make_model, prompts):
     """Blocks compiled for training would be compiled anew for every length of an answer."""
     model, compile_blocks = make_model(), make_model()

@@ -115,6 +115,7 @@ def test_chunked_and_cached_equals_the_whole(make_model, prompts, prefill_tokens
         assert answers[row].tolist() == truth[:-1].argmax(-1).tolist()
 
 
+@pytest.mark.slow
 def test_transcripts_do_not_depend_on_chunks(make_model, prompts):
     """Rows leave the batch at different times, the longest first."""
     model = make_model()
@@ -152,6 +153,7 @@ def test_patches_stay_on_the_host_until_their_chunk(make_model, make_document, m
     assert sum(sizes) == 60 and max(sizes) <= 18
 
 
+@pytest.mark.slow
 def test_nothing_grows_but_global_keys(make_model, make_document):
     """After 300 new tokens local buffers are as large as before, and reserved ones were never moved."""
     model = make_model(num_layers=2)

@@ -132,6 +132,7 @@ def log_normal(num_tokens: int, median: int, seed: int) -> torch.Tensor:
     return torch.arange(len(lengths), dtype=torch.int32).repeat_interleave(lengths)[None, :num_tokens]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "world"), [("documents", 8), ("documents", 16), ("one", 8)])
 def test_dealings_are_even_and_move_little(kind, world):
     """Equal tokens, cost within 1.05, at most three times what contiguous stretches send over the mix of layers."""

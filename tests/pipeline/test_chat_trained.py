@@ -77,6 +77,7 @@ def folder(tmp_path_factory):
         os.umask(before)
 
 
+@pytest.mark.slow
 def test_every_file_of_a_run_follows_a_strict_umask(folder):
     for path in sorted(folder.rglob("*")):
         assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path

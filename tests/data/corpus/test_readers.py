@@ -237,6 +237,7 @@ def test_files_that_must_not_be_opened(tmp_path):
     assert resolve_media(inside.resolve(), "ok_link.png", max_file_mib=1) == inside.resolve() / "ok.png"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_file(), reason="../shared/real is not beside this checkout")
 @pytest.mark.slow
 def test_real_manifest():

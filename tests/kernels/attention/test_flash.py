@@ -83,6 +83,7 @@ def test_every_other_mask_by_flash_attn_4_on_hopper(mask, capability, dim, monke
     assert record.deterministic == [False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", MASKED)
 def test_every_other_mask_in_a_fixed_order_on_blackwell(mask, monkeypatch):
     spans, record = MASKED[mask](), install(monkeypatch, (10, 0), ("flash-attn-4",))

@@ -1,5 +1,6 @@
 """Spans and tiles of any packing keep their definition: generated packings, the same ones on every run."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -80,6 +81,7 @@ def listed(lists: TileLists, b: int, tile: int) -> tuple[list[int], list[int]]:
     return partial, lists.full[b, tile, : lists.full_count[b, tile]].tolist()
 
 
+@pytest.mark.slow
 @FEW
 @given(packings(), WINDOWS, st.sampled_from((1, 3, 8, 16)), st.sampled_from((1, 4, 8, 32)))
 def test_tiles_cover_the_mask_exactly(packing, window, row_tile, key_tile):
