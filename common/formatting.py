@@ -9,8 +9,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -86,6 +87,12 @@ class Console:
     def close(self) -> None:
         """Take the bar away."""
         self.bar.close()
+
+
+def progress_bar(items: Iterable | None = None, *, quiet: bool = False, **options: Any) -> tqdm:
+    """tqdm with its options, on standard error: as wide as the terminal; in a log, one update in half a minute."""
+    rare = {} if sys.stderr.isatty() else {"mininterval": 30.0, "maxinterval": 60.0}
+    return tqdm(items, disable=quiet, dynamic_ncols=True, **rare, **options)
 
 
 def count(number: float) -> str:

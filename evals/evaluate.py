@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from brine.common.formatting import progress_bar
 from brine.common.plugins import load_plugin, plugins
 from brine.data.document import MODALITIES, Text, modality_of
 from brine.evals.compare import compare_arms
@@ -95,7 +95,7 @@ def evaluate(
 
     def measure(name: str, chosen: np.ndarray, condition: str, **more: Any) -> DocumentLosses:
         title = f"loss of {name}, {condition}"
-        with tqdm(total=len(chosen), desc=title, unit="doc", disable=quiet, leave=False) as bar:
+        with progress_bar(total=len(chosen), desc=title, unit="doc", quiet=quiet, leave=False) as bar:
             losses = measure_losses(
                 models[name].model, corpus, chosen, token_bytes=token_bytes, config=config, compute_dtype=compute_dtype,
                 progress=bar.update, **more,

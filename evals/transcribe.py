@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from brine.common.formatting import progress_bar
 from brine.data.sequence import MODALITY_CONTEXTS, EncodedDocument
 from brine.data.tokenizer import EOS_ID, MEDIA_END_ID, MEDIA_START_ID, MEDIA_TOKEN_ID
 from brine.evals.config import EvalConfig, Interval
@@ -98,7 +98,7 @@ def transcribe(
     order = sorted(tasks, key=lambda document: (len(tasks[document].reference), len(tasks[document].prompt), document))
     done: dict[int, Transcript] = {}
     starts = range(0, len(order), config.decode_batch_size)
-    for first in tqdm(starts, desc="transcriptions", unit="batch", disable=quiet, leave=False):
+    for first in progress_bar(starts, desc="transcriptions", unit="batch", quiet=quiet, leave=False):
         chosen = order[first : first + config.decode_batch_size]
         # beyond twice the reference a transcription is wrong already, and more decoding only costs time
         limits = [min(config.max_new_tokens, 16 + 2 * len(tasks[document].reference)) for document in chosen]

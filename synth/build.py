@@ -11,12 +11,12 @@ import random
 import shutil
 import time
 from collections import Counter
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
-from tqdm import tqdm
-
 from brine.common.files import write_text
+from brine.common.formatting import progress_bar
 from brine.data.files.source_files import SourceFile, read_source, source_hash
 from brine.synth.config import SPLITS, SynthConfig, SynthError
 from brine.synth.plan import CorpusPlan, plan_corpus
@@ -52,9 +52,9 @@ def build_synth_corpus(config: SynthConfig, out_dir: Path, *, progress: bool = T
         raise SynthError(f"cannot write the corpus to {out_dir} ({error.strerror}): choose another folder") from None
     with RenderPool(config.workers, folder=out_dir, utterance_timeout_s=config.utterance_timeout_s) as pool:
 
-        def run(op: str, items: list, label: str) -> tqdm:
+        def run(op: str, items: list, label: str) -> Iterable:
             answers, total = pool.run(op, items), len(items)
-            return tqdm(answers, desc=label, total=total, unit="file", disable=not progress, dynamic_ncols=True)
+            return progress_bar(answers, desc=label, total=total, unit="file", quiet=not progress)
 
         texts = [(item.text, item.language) for item in files]
         features = list(run("extract", texts, "reading source"))

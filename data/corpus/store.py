@@ -24,9 +24,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from brine.common.files import read_json
+from brine.common.formatting import progress_bar
 from brine.data.config import EncodeConfig
 from brine.data.corpus.file_records import FileRecorder, find_changed_files
 from brine.data.corpus.shards import INDEX, ShardWriter, drop_shards, shard_path, write_json
@@ -154,9 +154,9 @@ def _encode(
         DecodePool(root=source.root, tokenizer=tokenizer, config=config, num_servers=num_workers) as pool,
         FileRecorder(source, max_file_mib=config.max_file_mib) as recorder,
     ):
-        results = tqdm(
+        results = progress_bar(
             pool.encode(recorder.items(writer.items_done)), desc="encode", unit=" docs", smoothing=0.05,
-            initial=writer.items_done, total=source.num_documents_hint, disable=not progress,
+            initial=writer.items_done, total=source.num_documents_hint, quiet=not progress,
         )  # fmt: skip
         for result in results:
             writer.note(recorder.take())

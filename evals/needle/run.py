@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from brine.common.command_line import command, parse
 from brine.common.files import file_digest
+from brine.common.formatting import progress_bar
 from brine.data.files.source_files import read_source
 from brine.data.tokenizer import Tokenizer
 from brine.evals.needle.prefix_decoder import PrefixDecoder
@@ -113,7 +114,7 @@ def run_trials(
 ) -> list[dict[str, Any]]:
     """All trials of one modality and length, as JSON objects. Raises ValueError when the needles do not fit into it."""
     trials, title = [], f"{task}, {num_tokens:,} tokens"
-    for number in tqdm(range(config.num_haystacks), desc=title, unit="haystack", disable=quiet, leave=False):
+    for number in progress_bar(range(config.num_haystacks), desc=title, unit="haystack", quiet=quiet, leave=False):
         haystack = haystacks.make(task, num_tokens=num_tokens, number=number, num_needles=config.needles)
         trials += [
             {

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from brine.common.command_line import command, parse
+from brine.common.formatting import progress_bar
 from brine.common.tables import as_text, table
 from brine.data.encode import assemble_chunks
 from brine.data.files.source_files import SourceFile, read_source
@@ -87,7 +87,7 @@ def complete_cases(
 ) -> list[dict[str, Any]]:
     """One JSON object for each case at one length: response, exact match and nats under each condition."""
     lines = []
-    for case in tqdm(cases, desc=f"{num_tokens:,} tokens", unit="case", disable=quiet, leave=False):
+    for case in progress_bar(cases, desc=f"{num_tokens:,} tokens", unit="case", quiet=quiet, leave=False):
         line: dict[str, Any] = {
             "length": num_tokens,
             "path": case.path,

@@ -3,13 +3,14 @@
 import json
 import math
 import subprocess
+import time
 from itertools import pairwise
 
 import pytest
 import torch
 
 from brine.common.files import deciding
-from brine.common.formatting import Console, StatusLine, count, duration
+from brine.common.formatting import Console, StatusLine, count, duration, progress_bar
 from brine.model.device import supports_bfloat16
 from brine.training import runtime as runtime_module
 from brine.training.config import RuntimeConfig, TrainConfig
@@ -206,6 +207,14 @@ def test_status_lines_align(capsys):
     assert short in capsys.readouterr().err
     assert (count(12), duration(59.6)) == ("12", "1:00")
     assert (duration(359_999), duration(360_000), duration(1e10)) == ("99:59:59", "4 days", "115,741 days")
+
+
+def test_a_log_gets_few_lines_of_progress(capsys):
+    """tqdm would write ten a second."""
+    for _ in progress_bar(range(30), desc="files", unit="file"):
+        time.sleep(0.02)
+    assert capsys.readouterr().err.count("files:") == 2
+    assert list(progress_bar(range(3), quiet=True)) == [0, 1, 2] and not capsys.readouterr().err
 
 
 def test_a_peak_that_was_beaten_is_measured_anew():
