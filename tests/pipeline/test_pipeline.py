@@ -227,7 +227,7 @@ def test_a_folder_of_ones_own_is_trained_on_and_filters_leave_out(pictures, tmp_
     del words[at : at + 2]
     finish(start([*words, "--corpus.manifest", str(pictures), "--corpus.filters", "exact_duplicates"]))
     run = tmp_path / "demo"
-    assert "01 exact_duplicates" in (run / "filtered" / "rounds.txt").read_text()
+    assert "01 exact_duplicates" in (run / "filtered" / "filter_passes.txt").read_text()
     counts = {stage: json.loads((run / stage / "done").read_text())["result"] for stage in ("encoded", "filtered")}
     assert counts["encoded"]["documents"] == 14 and counts["filtered"]["kept"] == 13
     excluded = json.loads((run / "summary.json").read_text())["excluded"]
