@@ -284,12 +284,20 @@ def test_a_manifest_that_is_not_there_is_told_before_anything_slow(tmp_path, mon
     assert told in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-def test_help_lists_recipes_and_fields(capsys):
+@pytest.mark.parametrize(
+    ("arguments", "listed"),
+    [
+        ([], ("synth", "real", "--large.learning-rate", "--corpus.*", "--dry-run")),
+        (["demo"], ("--large.learning-rate", "--corpus.source", "--dry-run")),
+    ],
+    ids=["page", "recipe"],
+)
+def test_help_lists_recipes_and_fields(arguments, listed, capsys):
     with pytest.raises(SystemExit) as stopped:
-        command.main(["--help"])
+        command.main([*arguments, "--help"])
     said = capsys.readouterr().out
     assert stopped.value.code == 0
-    for words in ("synth", "real", "--large.learning-rate", "--corpus.source", "--dry-run"):
+    for words in listed:
         assert words in said
 
 
