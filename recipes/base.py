@@ -29,7 +29,7 @@ def base() -> Recipe:
         ),
         num_steps=5000,
         global_batch_size=64,
-        micro_batch_size=4,
+        micro_batch_size=8,
         learning_rate=1e-3,
         warmup_steps=200,
         schedule="wsd",
