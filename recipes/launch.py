@@ -45,9 +45,12 @@ OTHER_NAMES = {
     "warmup-steps": "warmup warmup-iters lr-warmup-steps",
     "schedule": "lr-schedule lr-scheduler scheduler",
     "grad-clip": "clip max-norm max-grad-norm clip-grad-norm",
+    "decay-fraction": "decay-ratio warmdown-ratio",
+    "final-lr-fraction": "final-lr-frac lr-min min-lr",
     "beta1": "adam-beta1",
     "beta2": "adam-beta2",
-    "checkpoint-every": "save-every save-interval checkpoint-interval ckpt-interval",
+    "adam-eps": "eps epsilon",
+    "checkpoint-every": "save-every save-interval checkpoint-interval ckpt-interval checkpoint.interval",
     "validate-every": "eval-every eval-interval val-interval",
     "log-every": "log-interval log-freq",
     "model.num-layers": "depth n-layer n-layers num-hidden-layers",
@@ -58,12 +61,14 @@ OTHER_NAMES = {
     "packing.seq-len": "seq-len seqlen sequence-length sequence-len max-seq-len block-size context-length",
     "runtime.dp-shard": "fsdp dp-shard data-parallel-shard-degree",
     "runtime.context-parallel": "cp context-parallel context-parallel-degree",
-    "runtime.activation-checkpointing": "ac activation-checkpoint activation-checkpointing",
-    "runtime.compile": "compile torch-compile",
+    "runtime.activation-checkpointing": "ac activation-checkpoint activation-checkpointing activation-checkpoint.mode",
+    "runtime.compile": "compile torch-compile compile.enable",
+    "runtime.device": "device device-type",
     "runtime.dtype": "dtype precision mixed-precision",
     "corpus.manifest": "data dataset data-dir data-path dataset-path",
     "corpus.vocab-size": "vocab-size",
     "name": "run run-name",
+    "runs": "dump-folder output-dir out-dir",
 }
 """Options by their names, with those that other training codes have for them: for suggestions."""
 COMMON_OPTIONS = """
@@ -194,14 +199,15 @@ def _with_suggestion(message: str) -> str:
     unknown = re.match(r"Unrecognized options: --([\w.-]+)", message)
     if unknown is None:
         return message
-    prefix, _, name = unknown[1].replace("_", "-").rpartition(".")
+    given = unknown[1].replace("_", "-")
+    prefix, _, name = given.rpartition(".")
     derived = {field.replace("_", "-"): option for fields in DERIVED.values() for field, option in fields.items()}
     if name in derived and prefix.endswith(("model", "synth")):
         return f"--{unknown[1]} follows from {derived[name]}, which can be given"
-    known = next((option for option, names in OTHER_NAMES.items() if name in names.split()), None)
+    known = next((option for option, names in OTHER_NAMES.items() if {name, given} & set(names.split())), None)
     if known is None:
         return message
     arm = prefix.split(".")[0]
-    if not known.startswith(("packing.", "runtime.", "corpus.", "name")):
+    if not known.startswith(("packing.", "runtime.", "corpus.", "name", "runs")):
         known = f"{arm if arm in ('small', 'large') else 'large'}.{known}"
     return re.sub(r"( \(did you mean .*?\))?; see --help$", f" (did you mean --{known}?); see --help", message)
