@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 
+from brine.common.closed_pipe import exit_on_closed_pipe
+
 COMMANDS = {
     "train": ("brine.train", "train a recipe: all stages, from the corpus to the report"),
     "data": ("brine.data.cli.main", "check, build, filter, plan, show and convert documents"),
@@ -27,6 +29,7 @@ COMMANDS = {
 """Command -> (module[:function] that parses its arguments, one line of help)."""
 
 
+@exit_on_closed_pipe
 def main(argv: list[str] | None = None) -> int:
     """Run a command; without one, list them. Returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv

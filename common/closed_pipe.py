@@ -17,11 +17,12 @@ def exit_on_closed_pipe(command: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(command)
     def run(*arguments, **options) -> int:
         try:
-            code = command(*arguments, **options)
-            # None where it was closed from the start
-            if sys.stdout is not None:
-                sys.stdout.flush()
-            return code
+            try:
+                return command(*arguments, **options)
+            finally:
+                # also after --help, which raises SystemExit; None where it was closed from the start
+                if sys.stdout is not None:
+                    sys.stdout.flush()
         except BrokenPipeError:
             return closed_pipe()
 

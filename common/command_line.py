@@ -7,10 +7,15 @@ belongs on standard error, results on standard output. tyro is imported where it
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import dataclasses
+import inspect
 import io
+import itertools
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -38,6 +43,16 @@ def _message(box: str) -> str:
     message, *more = sections if "╭" in box else sections[1:]
     known = re.search(r"--[\w.-]+", more[0]) if more and more[0].startswith("Perhaps") else None
     return message.rstrip(".") + (f" (did you mean {known[0]}?)" if known else "") + "; see --help"
+
+
+def field_docstrings(options: type) -> dict[str, str]:
+    """The docstring of each field of a dataclass, on one line; "" without one."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(options))).body
+    docs = {field.name: "" for field in dataclasses.fields(options)}
+    for field, doc in itertools.pairwise(getattr(definition, "body", ())):
+        if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr):
+            docs[ast.unparse(field.target)] = " ".join(ast.literal_eval(doc.value).split())
+    return docs
 
 
 def command(

@@ -1,6 +1,7 @@
 """Names of settings and stored fields before version 0.2 and now, for `brine convert`, which rewrites older files.
 
-A run folder or checkpoint that still has the previous names is rejected by `require_current_names`.
+A run folder or checkpoint that still has the previous names is rejected by `require_current_names`. Files that were
+only renamed are read as they are (`current_file`).
 """
 
 from __future__ import annotations
@@ -67,6 +68,14 @@ CORPUS_COLUMNS = {"learn": "loss_mask", "context": "modality_context"}
 """Arrays of an encoded corpus."""
 PLAN = {"row_tokens": "seq_len"}
 """Fields of a stored packing plan."""
+FORMER_FILES = {"kept_stale.json": "stayed.json", "outputs.json": "made.json", "reader_notes.json": "told.json"}
+"""Files of runs and evaluations by their present name, with the former one."""
+
+
+def current_file(path: Path) -> Path:
+    """The path, or that of the file's former name where only this exists."""
+    former = path.with_name(FORMER_FILES[path.name])
+    return former if former.exists() and not path.exists() else path
 
 
 def rename(value: Any, names: Mapping[str, str]) -> Any:

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from brine.common.files import read_json
+from brine.common.renamed import current_file
 from brine.common.tables import as_text, sanitize, table
 from brine.data.config import EncodeConfig
 from brine.data.corpus.store import CorpusError, EncodedCorpus, build_corpus, is_corpus, open_corpus
@@ -48,7 +49,7 @@ from brine.evals.run_files import (
 )
 from brine.inference.load import STAGE_PREFERENCE, LoadedModel, find_model_folder, load, unfinished_stages
 
-NOTES_FILE = "told.json"
+NOTES_FILE = "reader_notes.json"
 """Beside the encoded documents: the notes of their reader."""
 MAX_REASONS_SHOWN = 3
 """Documents whose reason is shown in full."""
@@ -234,7 +235,7 @@ def _reader_notes(source: DocumentSource, path: Path) -> list[str]:
     if lines := source.summary_lines():
         write_page(path, json.dumps(lines, ensure_ascii=False) + "\n")
         return lines
-    found = read_json(path)
+    found = read_json(current_file(path))
     return [str(line) for line in found] if isinstance(found, list) else []
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from brine.common.files import read_json
+from brine.common.renamed import current_file
 from brine.data.document import MODALITIES
 from brine.evals.run_files import STAGES, read_object, read_results, write_results
 
@@ -126,7 +127,7 @@ def build_summary(run: Path, *, wall_s: float | None = None, peak_rss_gib: float
         "salt": results.get("compare"),
         "compute_cost": {**costs, "total": total_costs(costs), "flops_by_arm": flops_by_arm(costs)},
         "excluded": read_json(run / "excluded.json"),
-        "kept_stale": read_json(run / "stayed.json"),
+        "kept_stale": read_json(current_file(run / "kept_stale.json")),
         "targets": check_targets(results.get("targets") or {}, gains, cer),
         "details": {
             "media_gain": results["media_gain"],

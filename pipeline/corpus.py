@@ -130,5 +130,5 @@ def apply_filters(run: Pipeline, folder: Path) -> dict:
     config = run.recipe.corpus
     filter_log = run_filters(run.data, config.filters, num_workers=config.synth.workers, progress=True)
     logger.info("%s", filter_log.report())
-    (folder / "rounds.txt").write_text(filter_log.report() + "\n", encoding="utf-8")
+    (folder / "filter_passes.txt").write_text(filter_log.report() + "\n", encoding="utf-8")
     return {"kept": int(filter_log.kept_mask().sum()), "fingerprint": filter_log.digest}

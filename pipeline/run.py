@@ -33,7 +33,7 @@ from brine.training.parallel.distributed import World, init_distributed
 from brine.training.parallel.parallelize import init_parallel_groups
 from brine.training.runtime import Runtime, apply_runtime, resolve_runtime
 
-RUN_RECORD_FILES = ("runtime.json", "recipe.json", "environment.json", "excluded.json", "stayed.json")
+RUN_RECORD_FILES = ("runtime.json", "recipe.json", "environment.json", "excluded.json", "kept_stale.json")
 """Files of the run folder that record the run itself."""
 Explain = Callable[..., AbstractContextManager]
 
@@ -92,7 +92,7 @@ class Pipeline:
         if self.world.is_main:
             write_json(self.folder / "recipe.json", self.recipe)
             write_json(self.folder / "environment.json", environment(self.runtime, self.world))
-            write_json(self.folder / "stayed.json", self.store.kept_stale)
+            write_json(self.folder / "kept_stale.json", self.store.kept_stale)
         uses_selection = self.recipe.salt.selection and "salt" in self.recipe.arms
         for name in model_stages_of(self.recipe):
             selected = select(self) if uses_selection and name == "large_salt" else None
@@ -113,7 +113,7 @@ class Pipeline:
         self.recipe = self.recipe.resolved(self.tokenizer.vocab_size)
         if config.filters:
             build = lambda folder: corpus.apply_filters(self, folder)  # noqa: E731
-            self.stage("filtered", build, config=config.filters, inputs=["encoded"], output_names=["rounds.txt"])
+            self.stage("filtered", build, config=config.filters, inputs=["encoded"], output_names=["filter_passes.txt"])
             self.corpus_stages = ["encoded", "filtered"]
         self.documents = FilterLog.open(self.data).kept_mask() if built or config.filters else None
 

@@ -3,8 +3,8 @@
     move_to_backup(folder)      a trained stage, whole, under the first free name of `<stage>.old-1`, `.old-2` ...
     discard(folder, names)      any other stage: the files that it made are deleted, other files in the folder are kept
 
-A stage made the files under its `output_names` when it was done (`made.json`), or, where it was interrupted, all under
-these names. Nothing here ever deletes a folder `.old-N`.
+A stage made the files under its `output_names` when it was done (`outputs.json`), or, where it was interrupted, all
+under these names. Nothing here ever deletes a folder `.old-N`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from brine.common.files import read_json, write_json
+from brine.common.renamed import FORMER_FILES, current_file
 
 if TYPE_CHECKING:
     from brine.pipeline.stage_store import StageStore
 
-DONE_FILE, STAGE_FILE, FILE_LIST = "done", "stage.json", "made.json"
+DONE_FILE, STAGE_FILE, FILE_LIST = "done", "stage.json", "outputs.json"
 PROTECTED_PATTERNS = (DONE_FILE, "metrics.jsonl", "checkpoints/*", "model/*")
 """Files that show that a protected stage has made something."""
 BACKUP_SUFFIX = ".old-"
@@ -67,7 +68,7 @@ def files_of_stage(folder: Path, output_names: Sequence[str]) -> list[str]:
 
 def discard(folder: Path, output_names: Sequence[str]) -> Path | None:
     """Delete the files that a stage made, and its folder. Returns the folder beside it with the others, or None."""
-    made = read_json(folder / FILE_LIST)
+    made = read_json(current_file(folder / FILE_LIST))
     if not isinstance(made, list):
         made = files_of_stage(folder, output_names)
         write_json(folder / FILE_LIST, made)
@@ -80,7 +81,7 @@ def finish_discards(run: Path) -> None:
     """Finish discarding what a killed process left half discarded."""
     for old in sorted(run.glob(".old_*")):
         if (found := _LEFTOVER.fullmatch(old.name)) is not None and old.is_dir():
-            made = read_json(old / FILE_LIST)
+            made = read_json(current_file(old / FILE_LIST))
             # without a list only files of the pipeline are left
             if isinstance(made, list):
                 _clear(old, run / found[1], made)
@@ -109,8 +110,8 @@ def _clear(old: Path, folder: Path, made: list[Any]) -> Path | None:
 def _is_pipeline_file(path: str) -> bool:
     """Is this a file that the pipeline writes into every stage's folder?"""
     return (
-        path in (DONE_FILE, STAGE_FILE, FILE_LIST)
-        or re.fullmatch(r"\.(done|stage\.json|made\.json)\..+", path) is not None
+        path in (DONE_FILE, STAGE_FILE, FILE_LIST, FORMER_FILES[FILE_LIST])
+        or re.fullmatch(r"\.(done|stage\.json|outputs\.json|made\.json)\..+", path) is not None
     )
 
 

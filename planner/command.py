@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-import tyro
+import torch
 
 from brine.common.closed_pipe import exit_on_closed_pipe
 from brine.common.formatting import count, duration
@@ -32,18 +32,16 @@ from brine.planner.search import (
     longest_sequence,
     search,
 )
-from brine.recipes.launch import FLATTENED, parse_options
+from brine.recipes.launch import FLATTENED, option_groups, parse_options
 from brine.recipes.registry import RECIPES, find_recipe
 from brine.training.config import ACTIVATION_CHECKPOINTING_MODES, TrainConfig
-from brine.training.logging.device_specs import GPUS, NAMES, DeviceSpec, measure_cpu
+from brine.training.logging.device_specs import GPUS, NAMES, DeviceSpec, datasheet_of, measure_cpu
 from brine.training.runtime import find_compiler
 
 DESCRIPTION = (
-    "Memory, step time and the best mesh of a recipe, before anything runs: brine plan RECIPE --gpus N --gpu TYPE. "
-    "Given settings are fixed, the rest are searched. Recipe fields can be overridden as in train.py."
+    "Memory, step time and the best mesh of a recipe, before anything runs: brine plan RECIPE --gpus N --gpu TYPE.\n"
+    "Given settings are fixed, the rest are searched.\n\n"
 )
-REQUIRED = tyro.conf.arg(help_behavior_hint="(required)")
-"""Annotation of an option that must be given: its default is refused, so the help does not show it."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +50,11 @@ class PlanRequest:
 
     recipe: Annotated[Recipe, FLATTENED]
     """The run."""
-    gpus: Annotated[int, REQUIRED] = 0
+    gpus: int = 1
     """Number of GPUs (ranks), 1 to 1024."""
-    gpu: Annotated[str, REQUIRED] = ""
-    """GPU type: h200, h100, a100-80, b200, or cpu (this machine, benchmarked)."""
+    gpu: str | None = None
+    """GPU type: h200, h100, a100-80, b200, or cpu (this machine, benchmarked); if not given, this machine's GPU where
+    its data sheet is known, else h200."""
     arm: str = "large"
     """Which model: large or small."""
     seq_len: int | None = None
@@ -111,10 +110,17 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def default_gpu() -> str:
+    """The type of this machine's GPU, "h200" where it has none that is known."""
+    sheet = datasheet_of(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    return "h200" if sheet is None else sheet.name
+
+
 def settings_of(request: PlanRequest) -> tuple[RunSettings, TrainConfig, DeviceSpec]:
     """The settings to begin the search with, the training run and the device. Raises PlannerError for what cannot
     be."""
     request.check()
+    gpu = request.gpu or default_gpu()
     recipe = request.recipe.resolved(request.recipe.corpus.vocab_size)
     train: TrainConfig = getattr(recipe, request.arm)
     batch = request.global_batch_size or train.global_batch_size
@@ -124,13 +130,13 @@ def settings_of(request: PlanRequest) -> tuple[RunSettings, TrainConfig, DeviceS
     if dtype == "float64":
         raise PlannerError("runtime.dtype = 'float64' is for tests and is not planned: choose bfloat16 or float32")
     if dtype == "auto":
-        dtype = "bfloat16" if request.gpu != "cpu" or supports_bfloat16("cpu")[0] else "float32"
-    device = measure_cpu(dtype) if request.gpu == "cpu" else GPUS[request.gpu]
+        dtype = "bfloat16" if gpu != "cpu" or supports_bfloat16("cpu")[0] else "float32"
+    device = measure_cpu(dtype) if gpu == "cpu" else GPUS[gpu]
     if request.host_gib is not None:
         device = replace(device, host_memory_bytes=request.host_gib * GIB)
     compiled = recipe.runtime.compile
     if compiled == "auto":
-        compiled = request.gpu != "cpu" or find_compiler() is not None
+        compiled = gpu != "cpu" or find_compiler() is not None
     case = RunSettings(
         train.model, request.seq_len or recipe.packing.seq_len, ranks=request.gpus, dtype=dtype, device=device.kind,
         compiled=compiled, attention_backend=recipe.runtime.attention_backend,
@@ -182,7 +188,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, args = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (next(iter(RECIPES)), argv)
     try:
         default = PlanRequest(find_recipe(name)())
-        request = parse_options(default, args, prog=f"brine plan {name}", description=DESCRIPTION)
+        description = DESCRIPTION + option_groups(f"brine train {name} --help")
+        request = parse_options(default, args, prog=f"brine plan {name}", description=description, on_a_page=True)
         base, train, device = settings_of(request)
         best, _ = search(base, train, device, request.held)
         longest = longest_sequence(base, train, device, request.held)

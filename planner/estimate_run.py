@@ -8,7 +8,10 @@ activation checkpointing recomputes, are not counted.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+
+import torch
 
 from brine.common.formatting import count, duration
 from brine.model.config import ModelConfig
@@ -29,6 +32,8 @@ COMPILE_S = 15.0
 """Compilation of a model's blocks; a second model of the same shape finds the code in torch's cache."""
 CORPUS_S, SOURCE_FILE_S, ALL_FILES = 5.0, 0.01, 600
 """The tokenizer; reading one source file; files where the recipe does not limit them (the standard library)."""
+IDLE_CPU_FRACTION = 0.8
+"""Fraction of its threads' time that a measurement gets on an idle processor, at least."""
 DECODE_STEP_S = 0.002
 """One token of a batch that is transcribed."""
 DOCUMENTS_PER_S = {"text": 500.0, "screenshot": 1500.0, "narration": 200.0, "recording": 120.0, "page": 60.0,
@@ -53,14 +58,18 @@ def estimate_run(recipe: Recipe) -> str:
     Raises ValueError for a device or a backend that the run would refuse here.
     """
     runtime = _runtime(recipe.runtime)
+    wall_s, cpu_s = time.perf_counter(), time.process_time()
     peak = find_peak(runtime.device, runtime.dtype)
+    wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
     stages = estimate_stages(recipe, flops_per_s=peak.flops_per_s, compiled=runtime.compile)
     where = f"{runtime.num_threads} threads" if runtime.device == "cpu" else runtime.device
     lines = [f"recipe {recipe.name}: {where}, {runtime.dtype}"]
     for stage in stages:
-        time = f"about {duration(stage.seconds)}" if stage.seconds else "time depends on its documents"
-        lines.append(f"  {stage.name:<15} {stage.contents}{': ' if stage.contents else ''}{time}")
-    timed = ", at the speed measured now (shorter on an idle machine)" if peak.source == MEASURED else ""
+        takes = f"about {duration(stage.seconds)}" if stage.seconds else "time depends on its documents"
+        lines.append(f"  {stage.name:<15} {stage.contents}{': ' if stage.contents else ''}{takes}")
+    timed = ", at the speed measured now" if peak.source == MEASURED else ""
+    if timed and runtime.device == "cpu" and cpu_s < IDLE_CPU_FRACTION * wall_s * torch.get_num_threads():
+        timed += " beside other processes (shorter on an idle machine)"
     return "\n".join([*lines, f"  {'in all':<15} about {duration(sum(stage.seconds for stage in stages))}{timed}"])
 
 

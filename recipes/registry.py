@@ -13,6 +13,7 @@ from pathlib import Path
 
 from brine.common.plugins import load_plugin, plugins
 from brine.pipeline.recipe import CorpusConfig, PackingConfig, Recipe
+from brine.recipes.base import base
 from brine.recipes.demo import demo
 from brine.recipes.long_1m import long_1m
 from brine.recipes.long_cpu import long_cpu
@@ -24,7 +25,7 @@ from brine.recipes.synth import synth
 __all__ = ["RECIPES", "CorpusConfig", "PackingConfig", "Recipe", "find_recipe", "recipe_names"]
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
-    recipe.__name__: recipe for recipe in (demo, quick, real, synth, needle, long_cpu, long_1m)
+    recipe.__name__: recipe for recipe in (demo, quick, real, synth, base, needle, long_cpu, long_1m)
 }
 """Brine's own recipes; the first is the default."""
 

@@ -3,9 +3,9 @@
 For each training document that holds media and no text (or any with media, when `replace_text`), the model answers
 greedily, and the answer becomes its text and target; "-pseudo" is added to its kind. Written side by side:
 
-    pseudo.jsonl            a native manifest of the documents kept
-    pseudo.judged.jsonl     every answer, kept or not: id, text, tokens, confidence, reason
-    pseudo.summary.json     configuration, digest of the weights, counts
+    pseudo.jsonl                a native manifest of the documents kept
+    pseudo.predictions.jsonl    every answer, kept or not: id, text, tokens, confidence, reason
+    pseudo.summary.json         configuration, digest of the weights, counts
 
 Confidence is the mean log-probability of an answer's tokens, end token included, in nats (Kahn et al. 2020,
 1909.09116). An answer costs two passes over its prompt, in the cost category `labelling`. No beam search.
@@ -111,7 +111,7 @@ def pseudo_label(
     if not root.is_relative_to(above):
         raise ValueError(f"{out} must lie in {root} or a folder above it, since media paths are relative to a manifest")
     prefix = "" if root == above else f"{root.relative_to(above).as_posix()}/"
-    predictions = out.with_name(f"{out.stem}.judged.jsonl")
+    predictions = out.with_name(f"{out.stem}.predictions.jsonl")
     counts: Counter = Counter(read=0, prompted=0, kept=0)
     pool = DecodePool(
         root=manifest.parent,

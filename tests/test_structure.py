@@ -152,7 +152,9 @@ def test_words_that_went_stay_away():
     """Identifiers and phrases that the field's words have replaced; those who read former files may name them."""
     retired = (ROOT / "tests" / "retired_words.txt").read_text(encoding="utf-8").splitlines()
     reading_former_files = {ROOT / "common" / "renamed.py", ROOT / "brine" / "convert.py"}
-    for path in [*SOURCES, *(ROOT / "brine").glob("*.py"), ROOT / "README.md"]:
+    listing = subprocess.run(["git", "ls-files", "*README.md"], cwd=ROOT, capture_output=True, text=True, check=True)
+    documents = [ROOT / name for name in listing.stdout.split() if not name.startswith("tests/")]
+    for path in [*SOURCES, *(ROOT / "brine").glob("*.py"), *documents, ROOT / "docs" / "architecture.md"]:
         if path not in reading_former_files:
             text = " ".join(path.read_text(encoding="utf-8").split())
             words = set(re.findall(r"\w+", text))

@@ -24,6 +24,7 @@ import torch
 from brine.common.config_fields import OPERATIONAL, affects_result_if, operational
 from brine.common.files import read_json, to_plain, write_json
 from brine.data.loader import default_loader_workers
+from brine.kernels.attention.select_backend import check_backend
 from brine.model.device import autocast, resolve_device, supports_bfloat16
 from brine.training.config import RuntimeConfig
 from brine.training.parallel.activations import has_tiled_mlp
@@ -230,7 +231,8 @@ def _device(config: RuntimeConfig, reasons: dict[str, str]) -> str:
 
 
 def check_backends(config: RuntimeConfig, device: str) -> None:
-    """Raises ValueError for kernels that never train on such a device, before hours of data are made."""
+    """Raises ValueError for kernels that never train on such a device or cannot be imported, before hours of data are
+    made."""
     for field_name, elsewhere in ELSEWHERE.items():
         asked = getattr(config, field_name)
         # as Triton reads it
@@ -239,6 +241,7 @@ def check_backends(config: RuntimeConfig, device: str) -> None:
             needs = "a GPU, and this run is on the CPU" if device == "cpu" else "a CPU, and this run is on a GPU"
             option = f"--runtime.{field_name.replace('_', '-')}"
             raise ValueError(f"{option} {asked} trains on {needs}: leave the option out, or name another")
+    check_backend(config.attention_backend)
 
 
 def _num_loader_workers(config: RuntimeConfig, device: str) -> int:

@@ -4,7 +4,7 @@ own.
 Peak memory is the process's largest resident set (VmHWM), interpreter, libraries and mapped prompt included; what it
 was before anything was made stands beside it. Seconds of the processor (`cpu_s`) stand beside seconds of the clock,
 since they tell how much of the time other work on the machine had. On a GPU clocks are read when it has ended its
-work, and the most that torch held there is told too; answers are written by `DynamicDecoder`, not by the static way
+work, and the peak that torch held there is recorded too; answers are written by `DynamicDecoder`, not by the static way
 that commands take there. That has run on a stand-in device and on no GPU.
 
 `prefill` keeps what it read in `state.safetensors` and a line a chunk in `progress.jsonl`; started again, it continues
@@ -341,7 +341,7 @@ def measure(case: LongContextCase, folder: Path, options: Any) -> dict[str, Any]
     }  # fmt: skip
     result |= MEASURES[case.kind](case, folder, options) | {"imports_gib": start, "commit": commit()}
     if torch.device(case.device).type == "cuda":
-        result["card_peak_gib"] = torch.cuda.max_memory_allocated(case.device) / 2**30
+        result["gpu_peak_gib"] = torch.cuda.max_memory_allocated(case.device) / 2**30
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, result)
     return result

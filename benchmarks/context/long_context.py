@@ -67,10 +67,10 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     made = harness.parser(NAME, "Reading, training on and writing very long sequences, on one CPU by default.")
     add_device_arguments(made)
-    # what the limit is for, and what earlier rows have
+    # what the limit is for, and what earlier results have
     made.set_defaults(device="cpu", dtype="bfloat16")
     made.add_argument("--work", type=Path, default=Path("runs/long_context"), help="prompts, states and results")
-    made.add_argument("--model", default="", metavar="FOLDER", help="a trained model in place of random weights")
+    made.add_argument("--model", default="", metavar="FOLDER", help="a trained model instead of random weights")
     made.add_argument("--prefill-tokens", type=int, default=8192, help="longest chunk of a prompt")
     made.add_argument("--save-minutes", type=float, default=10.0, help="how often long reading saves its state")
     made.add_argument("--steps", type=int, default=2, help="training steps of a case")
@@ -127,7 +127,7 @@ def show(result: dict[str, Any]) -> str:
     """A case in lines."""
     if "skipped" in result:
         return f"\n{result['case']}: left out, {result['skipped']}"
-    gpu = f", {result['card_peak_gib']:.2f} on the GPU" if "card_peak_gib" in result else ""
+    gpu = f", {result['gpu_peak_gib']:.2f} on the GPU" if "gpu_peak_gib" in result else ""
     head = f"\n{result['case']}: peak {result['peak_gib']:.2f} GiB (imports {result['imports_gib']:.2f}){gpu}"
     if result["kind"] == "prefill":
         return (
@@ -190,13 +190,13 @@ def _draw_reading(speed: Any, total: Any, result: dict[str, Any]) -> None:
     (line,) = speed.loglog(
         [point["read"] for point in whole], [point["count"] / point["s"] for point in whole], ".-", lw=1, label=label
     )
-    places = [point["read"] for point in curve]
+    positions = [point["read"] for point in curve]
     clock = [seconds / 60 for seconds in accumulate(point["s"] for point in curve)]
     processor = [seconds / 60 / result["threads"] for seconds in accumulate(point["cpu_s"] for point in curve)]
-    total.loglog(places, clock, lw=1, color=line.get_color(), label=f"{label}, clock")
-    total.loglog(places, processor, "--", lw=1, color=line.get_color(), label="processor / threads")
-    total.plot(places[-1], clock[-1], "o", color=line.get_color())
-    total.annotate(f"{60 * clock[-1]:.0f} s ", (places[-1], clock[-1]), fontsize=8, ha="right", va="bottom")
+    total.loglog(positions, clock, lw=1, color=line.get_color(), label=f"{label}, clock")
+    total.loglog(positions, processor, "--", lw=1, color=line.get_color(), label="processor / threads")
+    total.plot(positions[-1], clock[-1], "o", color=line.get_color())
+    total.annotate(f"{60 * clock[-1]:.0f} s ", (positions[-1], clock[-1]), fontsize=8, ha="right", va="bottom")
     for axis in (speed, total):
         axis.set_xticks([8192, 65_536, 262_144, 1_000_000], ["8k", "65k", "262k", "1M"])
         axis.set_xticks([], minor=True)
@@ -206,28 +206,29 @@ def _draw_reading(speed: Any, total: Any, result: dict[str, Any]) -> None:
 
 
 def _draw_writing(speed: Any, memory: Any, result: dict[str, Any]) -> None:
-    points, rows = result["points"], "1 sequence" if result["batch"] == 1 else f"{result['batch']} sequences"
-    places = [point["written"] / 1024 for point in points]
-    (line,) = speed.plot(places, [1e3 * point["s"] / point["count"] for point in points], lw=1, label=f"{rows}, clock")
+    points, label = result["points"], "1 sequence" if result["batch"] == 1 else f"{result['batch']} sequences"
+    positions = [point["written"] / 1024 for point in points]
+    clock = [1e3 * point["s"] / point["count"] for point in points]
+    (line,) = speed.plot(positions, clock, lw=1, label=f"{label}, clock")
     color = line.get_color()
     processor = [1e3 * point["cpu_s"] / point["count"] / result["threads"] for point in points]
-    speed.plot(places, processor, "--", lw=1, color=color, label=f"{rows}, processor / threads")
+    speed.plot(positions, processor, "--", lw=1, color=color, label=f"{label}, processor / threads")
     speed.set_ylim(bottom=0)
-    memory.plot(places, [1024 * point["resident_gib"] for point in points], color=color, label=f"{rows}, process")
+    memory.plot(positions, [1024 * point["resident_gib"] for point in points], color=color, label=f"{label}, process")
     local = [point["local_cache_mib"] for point in points]
-    memory.plot(places, local, ":", color=color, label=f"{rows}, local layers' keys, values")
+    memory.plot(positions, local, ":", color=color, label=f"{label}, local layers' keys, values")
     memory.set(yscale="log", ylim=(0.05, 3e4))
 
 
 def _draw_training(axis: Any, results: list[dict[str, Any]]) -> None:
-    for place, result in enumerate(results):
+    for position, result in enumerate(results):
         parts = min((step["parts"] for step in result["steps"]), key=lambda parts: sum(p["s"] for p in parts.values()))
         seconds = [parts[name]["s"] for name in PARTS]
         ends = list(accumulate(seconds, initial=0.0))
         for number, (name, height) in enumerate(zip(PARTS, seconds, strict=True)):
-            axis.bar(place, height, 0.6, bottom=ends[number], color=f"C{number}", label=None if place else name)
+            axis.bar(position, height, 0.6, bottom=ends[number], color=f"C{number}", label=None if position else name)
         again = "\nblocks again" if result["checkpoint"] else ""
-        axis.text(place, ends[-1], f"{result['peak_gib']:.1f} GiB{again}", ha="center", va="bottom", fontsize=9)
+        axis.text(position, ends[-1], f"{result['peak_gib']:.1f} GiB{again}", ha="center", va="bottom", fontsize=9)
     axis.set_xticks(range(len(results)), [f"{result['tokens']:,}" for result in results])
     axis.margins(y=0.15)
 
@@ -269,7 +270,7 @@ def main(arguments: list[str] | None = None) -> int:
         record["targets"] += harness.target(result["case"], "peak GiB", result.get("peak_gib"), "at most", LIMIT_GIB)
     status = harness.finish(record, options, plot)
     if not options.quick:
-        # they are recorded: the next run measures anew
+        # they are recorded: the next run measures again
         for result in record["cases"]:
             if "skipped" not in result:
                 shutil.rmtree(options.work / cases[result["case"]].kept, ignore_errors=True)

@@ -1,8 +1,8 @@
 """Prompts of a given length from the synthetic corpus: text, images, audio and video in turn, as one document on disk.
 
-A few hundred documents are rendered and encoded once (code, pages, screenshots, narration, recordings); a prompt is
-these in shuffled order, over and over where it is longer than they are, joined as a document of many parts is: places
-go on, blocks are numbered through, and there is no end token. What attention costs does not depend on what is
+A few hundred documents are rendered and encoded once (code, pages, screenshots, narration, recordings); a prompt joins
+them in shuffled order, repeatedly where it is longer than they are, as one document of many parts: positions continue,
+blocks are numbered through, and there is no end token. What attention costs does not depend on what is
 repeated. Token fields and patches are raw files that are mapped, not read: a million tokens have more bytes of patches
 than of keys.
 """
@@ -67,7 +67,7 @@ def joined(corpus: EncodedCorpus, num_tokens: int) -> Iterator[EncodedDocument]:
     position_offset, blocks, left = 0.0, 0, num_tokens
     for sequence in shuffled(corpus):
         if len(sequence) > left:
-            # cut where no medium is open, or take another document where that leaves nothing
+            # cut between media blocks, or take another document where that leaves nothing
             split_points = sequence.split_points()
             sequence = sequence.slice(0, int(split_points[split_points <= left][-1]))
         if not len(sequence):

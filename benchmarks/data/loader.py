@@ -59,8 +59,8 @@ def setting(quick: bool) -> Recipe:
         return dataclasses.replace(recipe, corpus=dataclasses.replace(recipe.corpus, synth=synth_config))
     shape = ModelConfig(dim=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=32, window=None)
     train = TrainConfig(model=shape, global_batch_size=2, micro_batch_size=2)
-    rows = PackingConfig(seq_len=64, image_budget=0, audio_budget=0, video_budget=0)
-    return Recipe(corpus=CorpusConfig(vocab_size=270), packing=rows, small=train, large=train)
+    packing = PackingConfig(seq_len=64, image_budget=0, audio_budget=0, video_budget=0)
+    return Recipe(corpus=CorpusConfig(vocab_size=270), packing=packing, small=train, large=train)
 
 
 def open_corpus(recipe: Recipe, quick: bool) -> EncodedCorpus:
@@ -158,7 +158,7 @@ def measure(case: str, *, quick: bool, threads: int, rounds: int, steps: int) ->
     ratios = [repeated / loaded for loaded, repeated in zip(loaded_s, repeated_s, strict=True)]
     return {
         "case": case,
-        "rows": large.global_batch_size,
+        "global_batch_size": large.global_batch_size,
         "seq_len": recipe.packing.seq_len,
         "parameters": trainer.model.num_parameters(),
         "threads": threads,
@@ -177,7 +177,7 @@ def show(result: dict[str, Any]) -> str:
     step_s, ratio = result["step_s"], result["rate_over_repeated"]
     return (
         f"\n{result['case']}: {result['parameters']:,} parameters, "
-        f"{result['rows']} packed sequences of {result['seq_len']} tokens\n"
+        f"{result['global_batch_size']} packed sequences of {result['seq_len']} tokens\n"
         f"  a step takes {step_s['loader']['median']:.4f} s with the loader, "
         f"{step_s['one batch repeated']['median']:.4f} s on one batch repeated\n"
         f"  training rate with the loader over that: {ratio['median']:.3f} ({ratio['p20']:.3f} .. {ratio['p80']:.3f}); "

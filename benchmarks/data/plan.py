@@ -81,7 +81,7 @@ def make_index(documents: int, *, fraction: float, density: float | None, budget
         split=np.zeros(documents, dtype=np.int8),
         source=np.zeros(documents, dtype=np.int32),
         num_tokens=lengths,
-        num_media={name: np.where(which == place, patches, 0) for place, name in enumerate(MODALITIES)},
+        num_media={name: np.where(which == index, patches, 0) for index, name in enumerate(MODALITIES)},
         fingerprint="made up",
     )
 
@@ -104,10 +104,10 @@ def memory_call(tiny: bool, *, case: str, documents: int) -> Callable[[], list[t
 
 
 def bound_of(index: SimpleNamespace, plan: PackingPlan) -> float:
-    """Rows that no packing can do without: those that all tokens, or all patches of a modality, fill."""
-    rows = [index.num_tokens.sum() / plan.seq_len]
-    rows += [index.num_media[name].sum() / plan.media_budget[name] for name in MODALITIES]
-    return float(max(rows))
+    """Packed sequences that every packing needs: those that all tokens, or all patches of a modality, fill."""
+    sequences = [index.num_tokens.sum() / plan.seq_len]
+    sequences += [index.num_media[name].sum() / plan.media_budget[name] for name in MODALITIES]
+    return float(max(sequences))
 
 
 def check(index: SimpleNamespace, plan: PackingPlan) -> None:
@@ -122,23 +122,23 @@ def check(index: SimpleNamespace, plan: PackingPlan) -> None:
 
 
 def first_fit(lengths: list[int], media: list[tuple[int, ...]], budget: int) -> int:
-    """Rows of a first fit in plain Python; media budgets are kept too."""
+    """Packed sequences of a first fit in plain Python; media budgets are kept too."""
     shortest = min(lengths)
-    rows: list[list[int]] = []
+    open_sequences: list[list[int]] = []
     closed = 0
     for length, patches in zip(lengths, media, strict=True):
-        for place, row in enumerate(rows):
-            if row[0] >= length and all(have >= need for have, need in zip(row[1:], patches, strict=True)):
-                row[0] -= length
+        for index, free in enumerate(open_sequences):
+            if free[0] >= length and all(have >= need for have, need in zip(free[1:], patches, strict=True)):
+                free[0] -= length
                 for column, need in enumerate(patches):
-                    row[1 + column] -= need
-                if row[0] < shortest:
-                    del rows[place]
+                    free[1 + column] -= need
+                if free[0] < shortest:
+                    del open_sequences[index]
                     closed += 1
                 break
         else:
-            rows.append([SEQ_LEN - length, *[budget - need for need in patches]])
-    return closed + len(rows)
+            open_sequences.append([SEQ_LEN - length, *[budget - need for need in patches]])
+    return closed + len(open_sequences)
 
 
 def measure_peer(index: SimpleNamespace, case: str, documents: int) -> dict[str, float]:
@@ -147,9 +147,9 @@ def measure_peer(index: SimpleNamespace, case: str, documents: int) -> dict[str,
     lengths = index.num_tokens[chosen].tolist()
     media = list(zip(*[index.num_media[name][chosen].tolist() for name in MODALITIES], strict=True))
     start = time.process_time()
-    rows = first_fit(lengths, media, CASES[case]["budget"])
+    sequences = first_fit(lengths, media, CASES[case]["budget"])
     seconds = time.process_time() - start
-    return {"documents": len(chosen), "cpu_s": seconds, "waste": 1 - sum(lengths) / (rows * SEQ_LEN)}
+    return {"documents": len(chosen), "cpu_s": seconds, "waste": 1 - sum(lengths) / (sequences * SEQ_LEN)}
 
 
 def measure(case: str, documents: int, peer_documents: int, on_stage: Callable[[str], None]) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def measure(case: str, documents: int, peer_documents: int, on_stage: Callable[[
     result = {
         "case": case,
         "documents": documents,
-        "rows": len(plan),
+        "sequences": len(plan),
         "wall_s": round(wall, 3),
         "cpu_s": round(cpu, 3),
         "waste": 1 - plan.packing_efficiency,
@@ -196,7 +196,8 @@ def show(result: dict[str, Any]) -> str:
          "wall s": "", "GiB": "", "waste %": f"{100 * peer['waste']:.3f}"},
     ]  # fmt: skip
     return (
-        f"\n{result['case']}: {result['documents']:,} documents, {result['rows']:,} sequences of {SEQ_LEN:,} tokens\n"
+        f"\n{result['case']}: {result['documents']:,} documents, {result['sequences']:,} sequences of "
+        f"{SEQ_LEN:,} tokens\n"
         f"{harness.table(rows)}\n  inevitable waste {100 * result['bound']:.3f} %, above it "
         f"{100 * result['waste_over_bound']:.3f} % of the sequences"
     )
@@ -225,18 +226,18 @@ def plot(record: dict[str, Any], path: Path) -> None:
     results = [result for result in record["cases"] if "excluded" not in result]
     figure = Figure(figsize=(9, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    places = np.arange(len(results))
+    positions = np.arange(len(results))
     for shift, name in ((-0.2, "PackingPlan.build"), (0.2, "first fit in Python, scaled")):
         ours = name == "PackingPlan.build"
         seconds = [result["cpu_s"] if ours else result["first_fit"]["scaled_cpu_s"] for result in results]
         waste = [100 * (result["waste"] if ours else result["first_fit"]["waste"]) for result in results]
-        above.bar(places + shift, seconds, 0.38, label=name)
-        below.bar(places + shift, waste, 0.38, label=name)
+        above.bar(positions + shift, seconds, 0.38, label=name)
+        below.bar(positions + shift, waste, 0.38, label=name)
     above.set_yscale("log")
     above.set_ylabel("CPU seconds for all documents")
     below.set_yscale("log")
     below.set_ylabel("padding, % of all tokens")
-    below.set_xticks(places, [result["case"] for result in results])
+    below.set_xticks(positions, [result["case"] for result in results])
     above.legend()
     hardware = record["hardware"]
     figure.suptitle(f"an epoch of {record['documents']:,} documents, {hardware['processor']}, {hardware['commit']}")

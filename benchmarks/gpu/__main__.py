@@ -42,8 +42,8 @@ CORPUS_MIB = 24.0
 
 def print_refusal(error: Exception) -> int:
     """One line that reports a user's mistake -> exit code."""
-    told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-    print(f"error: {told}", file=sys.stderr)
+    message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+    print(f"error: {message}", file=sys.stderr)
     return 2
 
 

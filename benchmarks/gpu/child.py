@@ -57,7 +57,7 @@ def machine_info(device: str = "auto") -> dict[str, Any]:
     on_gpu = torch.cuda.is_available() and device != "cpu"
     found = {
         "device": "cuda" if on_gpu else "cpu",
-        "card": None,
+        "gpu": None,
         "driver": None,
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -67,10 +67,10 @@ def machine_info(device: str = "auto") -> dict[str, Any]:
     }
     if on_gpu:
         gpu = torch.cuda.get_device_properties(0)
-        found["card"] = gpu.name
+        found["gpu"] = gpu.name
         found["capability"] = f"{gpu.major}.{gpu.minor}"
-        found["card_gib"] = round(gpu.total_memory / 2**30, 1)
-        found["cards"] = torch.cuda.device_count()
+        found["gpu_gib"] = round(gpu.total_memory / 2**30, 1)
+        found["num_gpus"] = torch.cuda.device_count()
         found["driver"] = _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "-i", "0")
         found["versions"]["cudnn"] = torch.backends.cudnn.version()
     return found

@@ -60,7 +60,7 @@ def plot(file: Path) -> int:
     where = (attention + losses)[0]["where"]
     versions = where["versions"]
     figure.suptitle(
-        f"{where['card']}, torch {versions['torch']}, triton {versions['triton']}, commit {where['commit']}; bf16"
+        f"{where['gpu']}, torch {versions['torch']}, triton {versions['triton']}, commit {where['commit']}; bf16"
     )
     figure.savefig(file.with_suffix(".png"), dpi=110)
     print(file.with_suffix(".png"))

@@ -5,7 +5,7 @@
 
 A line is appended in a single write and synchronised before `write` returns, so a run that is killed leaves whole lines
 of all that was measured. Several processes append to one file: the parent, and the child that is at work. Every line
-carries where it was made (`where`: GPU, driver, versions, commit), since lines of many runs end up in one place.
+carries where it was made (`where`: GPU, driver, versions, commit), since lines of many runs end up in one file.
 
 The facts are found by a child (`benchmarks.gpu.child --machine-info`), because the parent shall hold no context on the
 GPU while a child fills it.
@@ -49,8 +49,8 @@ class ResultsLog:
         """Append one line -> the line. Values that JSON does not know are written as their text."""
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "stage": stage, "case": case, **figures}
         append(self.folder / RESULTS, json.dumps(line | {"where": self.machine_info()}, default=str) + "\n")
-        told = {name: value for name, value in figures.items() if value is not False and value != {}}
-        self.say(f"{stage} {case}: {json.dumps(told, default=_short)[:SHOWN]}")
+        shown = {name: value for name, value in figures.items() if value is not False and value != {}}
+        self.say(f"{stage} {case}: {json.dumps(shown, default=_short)[:SHOWN]}")
         return line
 
     def say(self, words: str) -> None:
@@ -106,7 +106,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 
 def error_of(error: BaseException) -> dict[str, str]:
-    """{"error", "at"}: the traceback's last line, and the innermost place in this project."""
+    """{"error", "at"}: the traceback's last line, and the innermost line of this project."""
     root = str(Path(__file__).parents[2])
     last = traceback.format_exception_only(error)[-1].strip()
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(root)]

@@ -104,7 +104,7 @@ class StageContext:
     without: frozenset[str] = frozenset()
     """Implementations that killed a process at this item before."""
     on_work: Callable[[str], None] = lambda implementation_name: None
-    """Told who is at work, so that the parent knows whom to leave out."""
+    """Called with what runs now, so that the parent knows what to leave out after a crash."""
 
     def left_s(self) -> float:
         """Seconds until the stage's time is up."""

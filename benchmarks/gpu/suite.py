@@ -44,7 +44,7 @@ class SuiteRun:
     """By `time.time`."""
     current: subprocess.Popen | None = None
     ran: int = 0
-    """Items that ended well: neither raised nor passed over for want of time."""
+    """Items that ended well: neither raised nor skipped for lack of time."""
     deaths: dict[str, int] = field(default_factory=dict)
 
 

@@ -5,9 +5,9 @@
 From stage `attention` comes a row for each (compute capability, dtype, mask type, head dim), from stage `loss` one
 for each kind of loss: median milliseconds of forward and backward by backend. Of attention's cases packed documents
 come first, then the longest at which most ran; of a loss's, the geometric mean over those that a backend shares with
-all others is taken, since who wins changes with the rows. Toys, deterministic cases, and lines without a commit are
-passed over: a row has to be repeatable. Commit the tables after reading the difference. Tiles (`tiles.json` of stage
-`sweep`) are copied by hand, as a compile report belongs to them.
+all others is taken, since the fastest backend changes with the number of tokens. Toys, deterministic cases, and lines
+without a commit are skipped: a row has to be repeatable. Commit the tables after reading the difference. Tiles
+(`tiles.json` of stage `sweep`) are copied by hand, as a compile report belongs to them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def milliseconds(line: dict[str, Any]) -> dict[str, float]:
 
 def rows_of(lines: Iterable[dict[str, Any]], stage: str) -> list[dict[str, Any]]:
     """Arguments of `brine.kernels.selection.measured_order.row_of` for a stage's lines; the largest sum of visible
-    pairs or rows wins a place."""
+    pairs or tokens wins a table row."""
     found: dict[tuple, list] = {}
     for line in lines:
         where = line.get("where", {})
@@ -63,10 +63,10 @@ def rows_of(lines: Iterable[dict[str, Any]], stage: str) -> list[dict[str, Any]]
         kind = KINDS[line["kind"]] if stage == "attention" else LOSSES[line["terms"]]
         dim = line.get("dim")
         key = capability, DTYPES[line["dtype"]], kind, dim
-        # packed documents are what training sees; a whole causal row is a row of them too, and larger
+        # packed documents are what training sees; one long causal document is a sequence of them too, and larger
         rank = len(ms), line.get("kind") == "packed", line["tokens"]
         source = {
-            "card": where["card"], "commit": where["commit"], "command": f"python -m benchmarks.gpu --stage {stage}",
+            "gpu": where["gpu"], "commit": where["commit"], "command": f"python -m benchmarks.gpu --stage {stage}",
             "case": line["case"], "time": line["time"],
         }  # fmt: skip
         row = {"capability": capability, "dtype": key[1], "kind": kind, "dim": dim, "ms": ms, "source": source}

@@ -25,11 +25,11 @@ def default_work(machine_info: dict[str, Any], *, corpus: Path | None = None) ->
     if corpus is not None:
         try:
             found = corpus.resolve().stat()
-            told = f"{corpus.resolve()} {found.st_size} {found.st_mtime_ns}"
+            identity = f"{corpus.resolve()} {found.st_size} {found.st_mtime_ns}"
         except OSError:
             # whoever opens it will say so
-            told = str(corpus)
-        name += f"-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+            identity = str(corpus)
+        name += f"-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
     return Path(tempfile.gettempdir()) / name
 
 

@@ -1,7 +1,7 @@
 """One case: build each implementation, see that all compute the same thing, time them in turn.
 
 An implementation that cannot be built, fails, runs out of memory or disagrees is left out *with its reason in the
-record*, and the others go on; a comparison that silently drops a peer is no comparison. Agreement is checked on a
+record*, and the others continue; a comparison that silently drops a peer is no comparison. Agreement is checked on a
 sample of the result before anything is timed, against the reference where a caller has it, else against the first
 implementation that ran, ours: a peer under a wrong mask would be fast for nothing.
 

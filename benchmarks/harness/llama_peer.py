@@ -149,11 +149,11 @@ class LlamaTrainer(RandomLlama):
 
     def case(self, name):
         """Take the batches of a case, and for packed sequences the faster form of mask -> a note on what was taken."""
-        self.rows, self.at = self.batches[name], 0
-        self.masks = [None] * len(self.rows)
+        self.case_batches, self.at = self.batches[name], 0
+        self.masks = [None] * len(self.case_batches)
         if name != "packed":
             return "no mask, SDPA's causal mode"
-        seen = [dense_mask(batch["document"]) for batch in self.rows]
+        seen = [dense_mask(batch["document"]) for batch in self.case_batches]
         dtype = torch.bfloat16 if self.low else torch.float32
         forms = {
             "boolean": seen,
@@ -174,10 +174,10 @@ class LlamaTrainer(RandomLlama):
 
     def step(self):
         """One optimizer step on the next batch -> mean loss of its targets."""
-        batch, mask = self.rows[self.at % len(self.rows)], self.masks[self.at % len(self.rows)]
+        batch, mask = self.case_batches[self.at % len(self.case_batches)], self.masks[self.at % len(self.case_batches)]
         self.at += 1
         # without a mask, positions are left to the model too, or it would look for documents in them
-        position = None if mask is None else batch["place"]
+        position = None if mask is None else batch["position"]
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.low):
             loss = self.run(
                 input_ids=batch["token_ids"],

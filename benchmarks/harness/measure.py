@@ -153,8 +153,8 @@ def time_interleaved(
     """Warm all up, then let them run in turn for about `budget_s`, but at least `min_rounds` rounds.
 
     Each round has its own order, the same in every run: in a fixed order one and the same kernel took up to 9 %
-    longer in one place than in another on an H200, whose clock follows what it did just before.
-    One that raises is left out from there on, with the reason, and the others go on.
+    longer at one position than at another on an H200, whose clock follows what it did just before.
+    One that raises is left out from there on, with the reason, and the others continue.
     """
     turns = InterleavedTimings()
 

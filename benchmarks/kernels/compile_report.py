@@ -6,7 +6,7 @@
     python -m benchmarks.kernels.compile_report --candidates             # the tiles that a sweep on a GPU tries
 
 Kernels are compiled ahead of time to machine code, exactly as they would be launched: the launching code runs with
-recorders in the kernels' places, and from each recorded argument follow its type, its divisibility by 16 and its
+recorders instead of the kernels, and from each recorded argument follow its type, its divisibility by 16 and its
 value where it is a constant. Then Triton's own cuobjdump is asked for registers, spilled bytes and tensor-core
 instructions. On sm_90 the layouts in Triton's intermediate code show matmuls that two warp groups both compute, and
 the assembler's input of TMA copies that lost their loop's condition.
@@ -117,7 +117,7 @@ class CompileReport:
 
 
 class LaunchRecorder:
-    """Stands in a kernel's place and keeps what it is launched with."""
+    """Replaces a kernel and records what it is launched with."""
 
     def __init__(self, kernel, kept: list):
         self.kernel, self.kept = kernel, kept

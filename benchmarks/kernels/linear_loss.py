@@ -359,10 +359,10 @@ def plot(record: dict[str, Any], path: Path) -> None:
             (at, implementation["seconds"]["total"]) for at, implementation in shown if "seconds" in implementation
         ]
         if timed:
-            places, spreads = zip(*timed, strict=True)
+            positions, spreads = zip(*timed, strict=True)
             middle = [s["median"] for s in spreads]
             ends = [[s["median"] - s["p20"] for s in spreads], [s["p80"] - s["median"] for s in spreads]]
-            above.bar(places, middle, 0.9 * width, yerr=ends, label=name)
+            above.bar(positions, middle, 0.9 * width, yerr=ends, label=name)
         held = [(at, c["extra_bytes"] / 2**30) for at, c in shown if c.get("extra_bytes") is not None]
         if held:
             below.bar(*zip(*held, strict=True), 0.9 * width, label=name)

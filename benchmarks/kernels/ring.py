@@ -8,15 +8,15 @@ gloo.
 
     log-normal/W    packed documents, lengths log-normal (median 8,192, sigma 1), three sequences
     stdlib/W        a sequence of a real plan: the source files of Python's standard library, one token per byte
-    one/W           one causal document: every later rank needs every earlier key, whatever the dealing
+    one/W           one causal document: every later rank needs every earlier key, whatever the assignment
     gloo/W          16,384 tokens of such documents on W processes of this machine: forward and backward, measured
 
-**Sides.** `dealt` is ours; `contiguous` sends the same way (only what is seen), from a cut into chunks; `plain
-ring`, `zigzag` and `all-gather` send every key to every rank, the second from a dealing that is even for one document.
-Cost is modelled, as in `brine.kernels.context_parallel.sharding`: area of the spans over the layer mix, and linear
-layers at the price of a model of width 2,048 (12,288 (query, key) pairs per token and layer). Bytes are those of keys
-and values in one forward pass of one layer of each kind and over the mix, 8 KV heads of 128 in bf16. The curve, at 64
-ranks, is bytes against the imbalance asked for.
+**Sides.** `balanced` is ours; `contiguous` sends the same way (only what is seen), from a cut into chunks; `plain
+ring`, `zigzag` and `all-gather` send every key to every rank, `zigzag` from an assignment that is even for one
+document. Cost is modelled, as in `brine.kernels.context_parallel.sharding`: area of the spans over the layer mix, and
+linear layers at the price of a model of width 2,048 (12,288 (query, key) pairs per token and layer). Bytes are those of
+keys and values in one forward pass of one layer of each kind and over the mix, 8 KV heads of 128 in bf16. The curve, at
+64 ranks, is bytes against the imbalance asked for.
 
 On gloo the plain ring is our own code with the assumption that every rank needs everything. Ranks share two cores
 there, so times say what is computed and copied in vain, and nothing of a network.
@@ -54,7 +54,7 @@ TOKEN_BYTES = 2 * 8 * 128 * 2
 CURVE = (1.01, 1.02, 1.05, 1.1, 1.2, 1.5)
 GLOO_TOKENS, GLOO_CHUNK, GLOO_HEADS, GLOO_KEY_HEADS, GLOO_DIM = 16384, 512, 8, 2, 64
 TARGETS = {"imbalance": 1.05, "over contiguous": 3.0, "under plain ring": 10.0}
-ASSIGNMENTS = ("dealt", "contiguous", "plain ring", "zigzag", "all-gather")
+ASSIGNMENTS = ("balanced", "contiguous", "plain ring", "zigzag", "all-gather")
 
 
 def log_normal(num_tokens: int, median: int, seed: int) -> torch.Tensor:
@@ -83,10 +83,10 @@ def stdlib_sequence(num_tokens: int, seed: int) -> torch.Tensor:
     )  # fmt: skip
     plan = PackingPlan.build(index, seq_len=num_tokens, epochs=1, seed=seed)
     ids = np.full(num_tokens, -1, dtype=np.int32)
-    place = 0
+    start_token = 0
     for number, (_, start, stop, _) in enumerate(plan.chunks(seed % max(1, len(plan) - 1))):
-        ids[place : place + stop - start] = number
-        place += stop - start
+        ids[start_token : start_token + stop - start] = number
+        start_token += stop - start
     return torch.from_numpy(ids)[None]
 
 
@@ -121,12 +121,12 @@ def simulate(case: str, quick: bool) -> dict[str, Any]:
     for seed in range(1 if quick or kind == "one" else SEQUENCES):
         masks = masks_of(DOCUMENTS[kind](num_tokens, seed), window)
         start = time.perf_counter()
-        dealt = assign_chunks(masks, **options)
+        balanced = assign_chunks(masks, **options)
         seconds.append(time.perf_counter() - start)
         cut, zig = (
             measure(torch.from_numpy(make(num_chunks, world)), masks, **options) for make in (contiguous, zigzag)
         )
-        sides["dealt"].append((dealt.imbalance, dealt.chunks_sent))
+        sides["balanced"].append((balanced.imbalance, balanced.chunks_sent))
         sides["contiguous"].append((cut.imbalance, cut.chunks_sent))
         sides["plain ring"].append((cut.imbalance, everything))
         sides["zigzag"].append((zig.imbalance, everything))
@@ -135,7 +135,7 @@ def simulate(case: str, quick: bool) -> dict[str, Any]:
             found: ChunkAssignment = assign_chunks(masks, **options, tolerance=tolerance)
             curve[tolerance].append((found.imbalance, mix(found.chunks_sent)))
     unit = chunk * TOKEN_BYTES / 2**20
-    result = {"case": case, "world": world, "deal_s": spread(seconds), "sides": {}}
+    result = {"case": case, "world": world, "assign_s": spread(seconds), "sides": {}}
     for name, found in sides.items():
         sent = np.array([chunks for _, chunks in found], dtype=float) * unit
         result["sides"][name] = {
@@ -144,8 +144,8 @@ def simulate(case: str, quick: bool) -> dict[str, Any]:
             "global_mib": spread(sent[:, 1].tolist()),
             "mix_mib": spread([mix(row) for row in sent.tolist()]),
         }
-    over = [mix(d[1]) / max(1.0, mix(c[1])) for d, c in zip(sides["dealt"], sides["contiguous"], strict=True)]
-    under = [everything[1] / max(1.0, chunks[1]) for _, chunks in sides["dealt"]]
+    over = [mix(d[1]) / max(1.0, mix(c[1])) for d, c in zip(sides["balanced"], sides["contiguous"], strict=True)]
+    under = [everything[1] / max(1.0, chunks[1]) for _, chunks in sides["balanced"]]
     result["mix_over_contiguous"], result["plain_ring_over_global"] = spread(over), spread(under)
     result["curve"] = [
         {"asked": asked, "imbalance": spread([i for i, _ in found])["median"],
@@ -164,10 +164,10 @@ def _rank(rank: int, world: int, port: int, tokens: int, rounds: int, folder: st
     group = torch.distributed.group.WORLD.group_name
     masks = masks_of(log_normal(tokens, tokens // 16, 0), WINDOW)
     chunk = min(GLOO_CHUNK, tokens // (2 * world))
-    dealt = assign_chunks(masks, world_size=world, chunk=chunk, linear=6.0 * GLOO_HEADS * GLOO_DIM).chunk_ranks
+    balanced = assign_chunks(masks, world_size=world, chunk=chunk, linear=6.0 * GLOO_HEADS * GLOO_DIM).chunk_ranks
     plain = torch.from_numpy(contiguous(tokens // chunk, world))
     turns: dict[str, list[ShardedSpans]] = {}
-    for name, chunk_ranks in (("dealt", dealt), ("plain ring", plain)):
+    for name, chunk_ranks in (("balanced", balanced), ("plain ring", plain)):
         layout = ContextLayout(chunk_ranks, chunk, tokens, rank, world, group)
         turns[name] = [ShardedSpans.shard(spans, layout) for spans, _ in masks]
         if name == "plain ring":
@@ -202,14 +202,14 @@ def on_gloo(case: str, quick: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         mp.start_processes(_rank, (world, port, tokens, rounds, folder), nprocs=world, start_method="spawn")
         times = torch.load(Path(folder) / "times.pt", weights_only=True)
-    ratios = [plain / ours for ours, plain in zip(times["dealt"], times["plain ring"], strict=True)]
+    ratios = [plain / ours for ours, plain in zip(times["balanced"], times["plain ring"], strict=True)]
     seconds = {name: spread(values) for name, values in times.items()}
     return {
         "case": case,
         "world": world,
         "tokens": tokens,
         "seconds": seconds,
-        "plain_ring_over_dealt": spread(ratios),
+        "plain_ring_over_balanced": spread(ratios),
     }
 
 
@@ -219,18 +219,18 @@ def show(result: dict[str, Any]) -> str:
         return f"\n{result['case']}: left out, {result['skipped']}"
     if "seconds" in result:
         seconds = ", ".join(f"{name} {found['median']:.3f} s" for name, found in result["seconds"].items())
-        ratio = result["plain_ring_over_dealt"]["median"]
+        ratio = result["plain_ring_over_balanced"]["median"]
         return f"\n{result['case']}: {result['tokens']:,} tokens, six layers: {seconds}; {ratio:.2f} times as fast"
     rows = [
         {
-            "dealing": name,
+            "assignment": name,
             "imbalance": f"{side['imbalance']['median']:.3f}",
             **{f"{what} MiB": f"{side[f'{what}_mib']['median']:,.0f}" for what in ("local", "global", "mix")},
         }
         for name, side in result["sides"].items()
     ]
     return (
-        f"\n{result['case']} ranks, dealt in {result['deal_s']['median']:.2f} s\n{harness.table(rows)}\n"
+        f"\n{result['case']} ranks, assigned in {result['assign_s']['median']:.2f} s\n{harness.table(rows)}\n"
         f"  {result['mix_over_contiguous']['median']:.2f} times contiguous over the mix; plain ring sends "
         f"{result['plain_ring_over_global']['median']:.1f} times as much on global layers"
     )
@@ -244,7 +244,7 @@ def targets(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if "sides" not in result or result["world"] != 64 or case.startswith("one"):
             continue
         over, under = result["mix_over_contiguous"]["median"], result["plain_ring_over_global"]["median"]
-        imbalance = result["sides"]["dealt"]["imbalance"]["median"]
+        imbalance = result["sides"]["balanced"]["imbalance"]["median"]
         found += harness.target(case, "imbalance", round(imbalance, 4), "at most", TARGETS["imbalance"])
         found += harness.target(case, "bytes over contiguous, mix", over, "at most", TARGETS["over contiguous"])
         found += harness.target(case, "plain ring over ours, global", under, "at least", TARGETS["under plain ring"])
@@ -258,7 +258,7 @@ def plot(record: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     results = [result for result in record["cases"] if "sides" in result]
-    for name in ("dealt", "contiguous", "plain ring"):
+    for name in ("balanced", "contiguous", "plain ring"):
         own = [result for result in results if result["case"].startswith("log-normal")]
         left.plot([r["world"] for r in own], [r["sides"][name]["mix_mib"]["median"] for r in own], "o-", label=name)
     left.set(xscale="log", yscale="log", xlabel="ranks", ylabel="MiB sent, five local layers and a global one",

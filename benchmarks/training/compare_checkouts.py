@@ -27,7 +27,7 @@ import sys
 import time
 from pathlib import Path
 
-ROWS, TOKENS, IMAGE_TOKENS, BUDGET = 16, 512, 24, 384
+NUM_SEQUENCES, TOKENS, IMAGE_TOKENS, BUDGET = 16, 512, 24, 384
 WARM_STEPS = 3
 
 
@@ -100,36 +100,36 @@ def _stepper(teacher: bool, threads: int, dtype: str, narrow: bool):
 
 
 def _batch(patch_dims: dict[str, int]):
-    """Rows of the demo's shape from fixed random numbers."""
+    """Packed sequences of the demo's shape from fixed random numbers."""
     import numpy as np
     import torch
 
     from brine.data import batch as batches
 
     random = np.random.default_rng(0)
-    document, block = np.full((ROWS, TOKENS), -1, np.int32), np.zeros((ROWS, TOKENS), np.int32)
+    document, block = np.full((NUM_SEQUENCES, TOKENS), -1, np.int32), np.zeros((NUM_SEQUENCES, TOKENS), np.int32)
     media_positions = []
-    for row in range(ROWS):
+    for index in range(NUM_SEQUENCES):
         start = number = 0
         while (size := int(random.integers(30, 90))) + start <= TOKENS:
-            document[row, start : start + size] = number
+            document[index, start : start + size] = number
             if number % 3 == 0:
-                block[row, start + 1 : start + 1 + IMAGE_TOKENS] = number + 1
-                media_positions.append(row * TOKENS + start + 1 + np.arange(IMAGE_TOKENS))
+                block[index, start + 1 : start + 1 + IMAGE_TOKENS] = number + 1
+                media_positions.append(index * TOKENS + start + 1 + np.arange(IMAGE_TOKENS))
             start, number = start + size, number + 1
-    ids = random.integers(12, 384, (ROWS, TOKENS))
-    place = np.arange(TOKENS, dtype=np.float32) + np.zeros((ROWS, 1), np.float32)
+    ids = random.integers(12, 384, (NUM_SEQUENCES, TOKENS))
+    position = np.arange(TOKENS, dtype=np.float32) + np.zeros((NUM_SEQUENCES, 1), np.float32)
     labels = np.where((document >= 0) & (block == 0), np.roll(ids, -1, 1), -100)
-    media_index = np.full(ROWS * BUDGET, ROWS * TOKENS)
-    used = np.concatenate(media_positions)[: ROWS * BUDGET]
+    media_index = np.full(NUM_SEQUENCES * BUDGET, NUM_SEQUENCES * TOKENS)
+    used = np.concatenate(media_positions)[: NUM_SEQUENCES * BUDGET]
     media_index[: len(used)] = used
     pixels = random.integers(0, 256, (len(media_index), patch_dims["image"]), np.uint8)
     # a loader that delivers floats has made them before the step begins
     stored = not hasattr(batches, "floats")
     patches = torch.from_numpy(pixels if stored else batches.floats(pixels))
     fields = {
-        "token_ids": ids, "position": np.stack([place] * 3, -1), "document": document, "segment": document,
-        "block": block, "labels": labels, "kind": np.zeros((ROWS, TOKENS), np.int16),
+        "token_ids": ids, "position": np.stack([position] * 3, -1), "document": document, "segment": document,
+        "block": block, "labels": labels, "kind": np.zeros((NUM_SEQUENCES, TOKENS), np.int16),
         "modality_context": (block > 0).astype(np.uint8),
     }  # fmt: skip
     tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in fields.items()}

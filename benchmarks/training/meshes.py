@@ -140,7 +140,7 @@ def measure(mesh: tuple[int, int], work: Path, dtype: str) -> dict[str, Any]:
     (resumed,) = [event for event in events if event["event"] == "resumed"]
     one = work / "one" / "demo" / STAGE
     expected, found = losses(one), losses(folder)
-    weights = [load_file(place / "model" / "model.safetensors") for place in (one, folder)]
+    weights = [load_file(run / "model" / "model.safetensors") for run in (one, folder)]
     return {
         "context_parallel": context_parallel,
         "dp_shard": dp_shard,

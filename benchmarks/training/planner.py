@@ -197,18 +197,19 @@ def plot(record: dict[str, Any], path: Any) -> None:
     cases = [case for case in record["cases"] if "ratio" in case]
     figure = Figure(figsize=(9, 0.42 * len(cases) + 1.4), layout="constrained")
     axis = figure.subplots()
-    places = range(len(cases))
-    axis.barh(places, [case["measured_gib"] for case in cases], 0.6, color="#c9d5e3", label="measured, GiB per rank")
-    axis.plot([case["estimate_gib"] for case in cases], places, "|", color="#b5452c", ms=14, mew=2.5, label="estimated")
-    for place, case in zip(places, cases, strict=True):
+    positions = range(len(cases))
+    axis.barh(positions, [case["measured_gib"] for case in cases], 0.6, color="#c9d5e3", label="measured, GiB per rank")
+    estimates = [case["estimate_gib"] for case in cases]
+    axis.plot(estimates, positions, "|", color="#b5452c", ms=14, mew=2.5, label="estimated")
+    for position, case in zip(positions, cases, strict=True):
         axis.text(
             max(case["measured_gib"], case["estimate_gib"]),
-            place,
+            position,
             f"  {case['ratio'] - 1:+.1%}",
             va="center",
             fontsize=9,
         )
-    axis.set_yticks(places, [case["case"] for case in cases], fontsize=9)
+    axis.set_yticks(positions, [case["case"] for case in cases], fontsize=9)
     axis.invert_yaxis()
     axis.set_xlabel("peak memory over the imported process, GiB")
     axis.margins(x=0.15)

@@ -69,12 +69,12 @@ def random_batch(case: RunSettings, *, document_tokens: int = 0, seed: int = 0) 
     shape = case.micro_batch_size, case.seq_len
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, case.model.vocab_size, shape, generator=generator)
-    place = torch.arange(case.seq_len)
-    document = place // (document_tokens or case.seq_len)
-    place = place - document * (document_tokens or case.seq_len)
+    position = torch.arange(case.seq_len)
+    document = position // (document_tokens or case.seq_len)
+    position = position - document * (document_tokens or case.seq_len)
     batch = as_batch({
         "token_ids": ids, "labels": ids, "document": document.int().expand(shape).contiguous(),
-        "place": place.expand(shape),
+        "position": position.expand(shape),
     })  # fmt: skip
     media, first = {}, 0
     for name, count in case.patches:

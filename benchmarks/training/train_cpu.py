@@ -69,7 +69,7 @@ class TrainCpuSetting:
 
     shape: ModelShape = field(default_factory=ModelShape)
     """The models."""
-    rows: int = 2
+    batch_size: int = 2
     """B, sequences of a step."""
     seq_len: int = 2048
     """T."""
@@ -77,20 +77,20 @@ class TrainCpuSetting:
     """Compile both."""
 
 
-QUICK = TrainCpuSetting(ModelShape(64, 32, 2, 2, 1, 16, 48), rows=2, seq_len=48, compile=False)
+QUICK = TrainCpuSetting(ModelShape(64, 32, 2, 2, 1, 16, 48), batch_size=2, seq_len=48, compile=False)
 
 
 def make_batches(setting: TrainCpuSetting) -> dict[str, list[dict[str, Tensor]]]:
-    """{"unpacked", "packed"} -> batches of token_ids, labels, document and place, each (B, T), from `SEED`."""
+    """{"unpacked", "packed"} -> batches of token_ids, labels, document and position, each (B, T), from `SEED`."""
     generator = torch.Generator().manual_seed(SEED)
     cases: dict[str, list[dict[str, Tensor]]] = {"unpacked": [], "packed": []}
     for case, batches in cases.items():
         for number in range(NUM_BATCHES):
-            rows = []
-            for row in range(setting.rows):
+            sequences = []
+            for index in range(setting.batch_size):
                 lengths = [setting.seq_len]
                 if case == "packed":
-                    seed = SEED + number * setting.rows + row
+                    seed = SEED + number * setting.batch_size + index
                     lengths = document_lengths(
                         setting.seq_len, seed=seed, median=MEDIAN_TOKENS, low=16, high=setting.seq_len
                     )
@@ -99,9 +99,9 @@ def make_batches(setting: TrainCpuSetting) -> dict[str, list[dict[str, Tensor]]]
                 labels = text[1:].clone()
                 # the last token of a document has no target
                 labels[torch.tensor(lengths).cumsum(0) - 1] = -100
-                place = torch.cat([torch.arange(length) for length in lengths])
-                rows.append({"token_ids": text[:-1], "labels": labels, "document": document, "place": place})
-            batches.append({name: torch.stack([row[name] for row in rows]) for name in rows[0]})
+                position = torch.cat([torch.arange(length) for length in lengths])
+                sequences.append({"token_ids": text[:-1], "labels": labels, "document": document, "position": position})
+            batches.append({name: torch.stack([one[name] for one in sequences]) for name in sequences[0]})
     return cases
 
 
@@ -109,7 +109,7 @@ def step_flops(setting: TrainCpuSetting, batches: list[dict[str, Tensor]]) -> fl
     """Operations of one training step, three forwards, over the seen area: the mean over batches."""
     config = ModelConfig(**asdict(setting.shape), window=None)
     areas = [Spans.packed(batch["document"]).area() for batch in batches]
-    tokens = setting.rows * setting.seq_len
+    tokens = setting.batch_size * setting.seq_len
     forwards = [forward_flops(config, num_tokens=tokens, local_pairs=area, global_pairs=area) for area in areas]
     return 3.0 * sum(forwards) / len(forwards)
 
@@ -165,7 +165,7 @@ def measure(
             if answer is not None:
                 times[name].append({"total": answer["seconds"] / steps})
                 losses[name] += answer["losses"]
-    tokens = setting.rows * setting.seq_len
+    tokens = setting.batch_size * setting.seq_len
     implementations: dict[str, Any] = {name: {"skipped": why} for name, why in skipped.items()}
     for name, summary in summarize(times, reference=OURS).items():
         speeds = [tokens / r["total"] for r in times[name]]
@@ -264,11 +264,11 @@ def main(arguments: list[str] | None = None) -> int:
     record["roofline"] = machine.roofline("cpu", {dtype: low}, options.quick)
     skipped = record["skipped"]
     with tempfile.TemporaryDirectory() as folder:
-        rows = make_batches(setting)
-        torch.save(rows, Path(folder) / "batches.pt")
+        batches = make_batches(setting)
+        torch.save(batches, Path(folder) / "batches.pt")
         spec = {
-            "shape": asdict(setting.shape), "rows": setting.rows, "seq_len": setting.seq_len, "dtype": dtype,
-            "compile": setting.compile, "threads": options.threads, "seed": SEED,
+            "shape": asdict(setting.shape), "batch_size": setting.batch_size, "seq_len": setting.seq_len,
+            "dtype": dtype, "compile": setting.compile, "threads": options.threads, "seed": SEED,
             "batches": str(Path(folder) / "batches.pt"),
             "learning_rate": 3e-4, "weight_decay": 0.1, "betas": [0.9, 0.95], "eps": 1e-8, "grad_clip": 1.0,
         }  # fmt: skip
@@ -277,7 +277,7 @@ def main(arguments: list[str] | None = None) -> int:
             (peak,) = record["roofline"].values()
 
             def run(name: str, _: Any) -> dict[str, Any]:
-                flops = step_flops(setting, rows[name])
+                flops = step_flops(setting, batches[name])
                 counts = {"rounds": rounds, "steps": steps, "flops": flops, "peak": peak}
                 return measure(name, children, setting, spec, skipped=skipped, **counts)
 

@@ -36,11 +36,11 @@ class BrineTrainer:
     """The decoder of a given shape, one optimizer step at a time."""
 
     def __init__(self, spec: dict[str, Any]):
-        rows = spec["rows"]
+        batch_size = spec["batch_size"]
         self.config = TrainConfig(
             model=ModelConfig(**spec["shape"], window=None, image_dim=1, audio_dim=1, video_dim=1),
-            global_batch_size=rows,
-            micro_batch_size=rows,
+            global_batch_size=batch_size,
+            micro_batch_size=batch_size,
             learning_rate=spec["learning_rate"],
             weight_decay=spec["weight_decay"],
             beta1=spec["betas"][0],
@@ -65,12 +65,12 @@ class BrineTrainer:
 
     def case(self, name: str) -> str:
         """Take the batches of a case -> a note on what was taken."""
-        self.rows, self.at = [as_batch(fields) for fields in self.batches[name]], 0
+        self.case_batches, self.at = [as_batch(fields) for fields in self.batches[name]], 0
         return "spans made in every forward"
 
     def step(self) -> Tensor:
         """One optimizer step on the next batch -> mean loss of its targets."""
-        batch = self.rows[self.at % len(self.rows)]
+        batch = self.case_batches[self.at % len(self.case_batches)]
         result = accumulate(
             self.model,
             micro_batches([batch], device=self.runtime.device, model=self.model),
@@ -91,9 +91,9 @@ class BrineTrainer:
 
 
 def as_batch(fields: dict[str, Tensor]) -> Batch:
-    """The data package's batch of sequences of text. fields: token_ids, labels, document and place, each (B, T)."""
+    """The data package's batch of sequences of text. fields: token_ids, labels, document and position, each (B, T)."""
     tokens = fields["token_ids"]
-    position = fields["place"].float()[..., None].expand(*tokens.shape, 3).contiguous()
+    position = fields["position"].float()[..., None].expand(*tokens.shape, 3).contiguous()
     return Batch(
         Inputs(tokens, position, fields["document"], torch.zeros_like(fields["document"])),
         document=fields["document"],

@@ -142,7 +142,7 @@ def measure(
     backend: str = "triton",
     on_step: Callable[[str, dict[str, Any]], None] = lambda name, figures: None,
 ) -> dict[str, Any]:
-    """The steps of one setting in this process, meant for a fresh one. backend: of attention, on a GPU; on_step: told
+    """The steps of one setting in this process, meant for a fresh one. backend: of attention, on a GPU; on_step: called
     of each step as it ends."""
     from benchmarks.training.steps import TrainStepRunner, random_batch
 
@@ -169,7 +169,7 @@ def measure(
         "steps": {},
     }
     packed, whole = random_batch(case, document_tokens=setting.document_tokens), random_batch(case)
-    rows = {"warm": packed, "packed": packed, "one": whole}
+    batches = {"warm": packed, "packed": packed, "one": whole}
     on_step("plan", {name: figure for name, figure in result.items() if name not in ("steps", "model")})
     for name in steps:
         if name == "one" and not setting.one:
@@ -178,7 +178,7 @@ def measure(
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
-        done = trainer.step(rows[name]).read()
+        done = trainer.step(batches[name]).read()
         if on_gpu:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start
@@ -223,7 +223,7 @@ def show(result: dict[str, Any]) -> str:
     )
     rows = [
         {
-            "rows": name,
+            "documents": name,
             "seconds": f"{step['s']:.2f}",
             "tokens/s": f"{step['tokens_per_s']:.0f}",
             "MFU": "" if step["mfu"] is None else f"{100 * step['mfu']:.1f} %",
@@ -257,19 +257,19 @@ def plot(record: dict[str, Any], path: Path) -> None:
     results = [result for result in record["cases"] if "skipped" not in result]
     figure = Figure(figsize=(11, 4), layout="constrained")
     memory_axis, speed_axis = figure.subplots(1, 2)
-    places, names = range(len(results)), [f"{result['case']}\n{result['tokens']:,}" for result in results]
+    positions, names = range(len(results)), [f"{result['case']}\n{result['tokens']:,}" for result in results]
     peaks = [max(step["allocated_gib"] or 0 for step in result["steps"].values()) for result in results]
-    memory_axis.bar(places, peaks, 0.6, color="#c9d5e3", label="allocated, GiB")
+    memory_axis.bar(positions, peaks, 0.6, color="#c9d5e3", label="allocated, GiB")
     planned = [result["plan_gib"] for result in results]
-    memory_axis.plot(places, planned, "_", color="#b5452c", ms=40, mew=2.5, label="planned")
+    memory_axis.plot(positions, planned, "_", color="#b5452c", ms=40, mew=2.5, label="planned")
     memory_axis.set_title("peak memory of a step", loc="left")
     for shift, name in ((-0.2, "packed"), (0.2, "one")):
         shares = [100 * (result["steps"].get(name, {}).get("mfu") or 0) for result in results]
-        bars = speed_axis.bar([place + shift for place in places], shares, 0.4, label=f"{name} document(s)")
+        bars = speed_axis.bar([position + shift for position in positions], shares, 0.4, label=f"{name} document(s)")
         speed_axis.bar_label(bars, [f"{share:.1f}" for share in shares], fontsize=8)
     speed_axis.set_title("MFU, % of the data sheet", loc="left")
     for axis in (memory_axis, speed_axis):
-        axis.set_xticks(places, names, fontsize=9)
+        axis.set_xticks(positions, names, fontsize=9)
         axis.legend(frameon=False)
     hardware = record["hardware"]
     figure.suptitle(f"{hardware.get('gpu', {}).get('name', hardware['processor'])}, {hardware['commit']}")

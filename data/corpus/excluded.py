@@ -201,7 +201,7 @@ def require_targets(
     if train.any() and not chosen.any():
         raise ValueError(
             f"no document of the train split is left by the filters (0 of {int(train.sum()):,}): use fewer "
-            "corpus.filters; of a built corpus, undo filters by `python -m brine.data filter FOLDER --undo 1` to train"
+            "corpus.filters; of a built corpus, undo filters by `brine data filter FOLDER --undo 1` to train"
         )
     # the first token has none before it to be predicted from
     sequences = (corpus.tokens(number) for number in map(int, np.flatnonzero(chosen)))

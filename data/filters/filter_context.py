@@ -105,7 +105,7 @@ class FilterContext:
             yield from workers.map(_call, [function] * len(chunks), chunks)
         except BrokenProcessPool:
             raise FilterError(
-                "a worker of the filter died, perhaps for want of memory: run it again with fewer workers, from a "
+                "a worker of the filter died, perhaps out of memory: run it again with fewer workers, from a "
                 'script guarded by `if __name__ == "__main__":`'
             ) from None
         finally:

@@ -4,7 +4,7 @@
     evaluate/transcripts.jsonl              references and transcriptions; samples name their media, in evaluate/media/
     needle/results.json                     exact match by modality, length and depth
     <stage>/metrics.jsonl, events.jsonl     of small, large_salt, large_baseline
-    corpus/quarantine.jsonl, encoded/quarantine.jsonl, excluded.json, stayed.json, recipe.json, environment.json
+    corpus/quarantine.jsonl, encoded/quarantine.jsonl, excluded.json, kept_stale.json, recipe.json, environment.json
 
 The page has no script and no link to any host, and follows the reader's light or dark setting. Templates escape all
 text, and a content security policy allows nothing but the page's styles and embedded media.
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from brine.common.files import read_json
+from brine.common.renamed import current_file
 from brine.evals.config import EvalConfig
 from brine.evals.needle.table import read_needle_results
 from brine.evals.report.curves import curves_section
@@ -80,7 +81,7 @@ def render(run: Path, *, config: EvalConfig) -> str:
             {stage: read_jsonl(run / stage / "events.jsonl") for stage in stages},
             read_json(run / "recipe.json"),
             environment,
-            kept_stale=read_object(run / "stayed.json"),
+            kept_stale=read_object(current_file(run / "kept_stale.json")),
             split_documents=results.get("split_documents"),
         ),
     ]

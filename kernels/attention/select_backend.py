@@ -178,6 +178,17 @@ def _package(q: Tensor, kind: str) -> str | None:
     return _modules["flash"].package_for(q, kind)
 
 
+def check_backend(name: str) -> None:
+    """Import a backend by its name. Raises ValueError for a package that is missing, an unknown name, and a module that
+    is no backend."""
+    why = None if name == "auto" else _load(name)
+    if why is None and "." in name:
+        lacks = [part for part in ("unsupported_reason", "forward", "backward") if not hasattr(_modules[name], part)]
+        why = f'backend "{name}" has no function {lacks[0]}' if lacks else None
+    if why is not None:
+        raise ValueError(f"{why}; the backends are {', '.join(BACKENDS)}, or a module's name with a dot")
+
+
 def _load(backend: str) -> str | None:
     """Import a backend's module; -> what is missing, or None."""
     if backend in _modules:

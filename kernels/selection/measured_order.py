@@ -3,7 +3,7 @@
 A table is a JSON list of rows, one for each (compute capability, dtype, kind, head dim) that was measured:
 
     {"capability": "9.0", "dtype": "bfloat16", "kind": "causal", "dim": 128,
-     "ms": {"flash": 1.0, "triton": 2.0}, "from": {"card": ..., "commit": ..., "command": ...}}
+     "ms": {"flash": 1.0, "triton": 2.0}, "from": {"gpu": ..., "commit": ..., "command": ...}}
 
 ms: median times of forward and backward; from: GPU, commit and command. A row holds for exactly what it names.
 """
@@ -22,12 +22,12 @@ def row_of(
 ) -> dict[str, Any]:
     """A row of a table. dim: head dim, None for an operation without one; ms: by backend; source: its provenance.
 
-    Raises ValueError for times that are not above 0 and for a source without card and commit.
+    Raises ValueError for times that are not above 0 and for a source without GPU and commit.
     """
     if not ms or any(not time > 0.0 for time in ms.values()):
         raise ValueError(f"a measured row needs the time of at least one backend, above 0; got {ms}")
-    if not source.get("card") or not source.get("commit"):
-        raise ValueError(f'a measured row must name at least its "card" and "commit"; got {source}')
+    if not source.get("gpu") or not source.get("commit"):
+        raise ValueError(f'a measured row must name at least its "gpu" and "commit"; got {source}')
     name = f"{capability[0]}.{capability[1]}"
     return {"capability": name, "dtype": dtype, "kind": kind, "dim": dim, "ms": dict(ms), "from": dict(source)}
 
@@ -70,7 +70,7 @@ def measured(
     row = _rows(path).get((f"{capability[0]}.{capability[1]}", dtype, kind, dim))
     if row is None:
         return None
-    return sorted(row["ms"], key=row["ms"].get), f"{row['from']['card']}, commit {row['from']['commit']}"
+    return sorted(row["ms"], key=row["ms"].get), f"{row['from']['gpu']}, commit {row['from']['commit']}"
 
 
 @lru_cache

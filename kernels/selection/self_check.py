@@ -63,7 +63,7 @@ def cache_folder() -> Path:
 
 
 def _find(key: tuple, check: Callable[[], str | None], device: torch.device, folder: Path, logger: str) -> str | None:
-    facts = {"key": [str(part) for part in key], "card": card_name(device), "versions": versions()}
+    facts = {"key": [str(part) for part in key], "gpu": gpu_name(device), "versions": versions()}
     facts["sources"] = digest_of(folder)
     name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     try:
@@ -73,8 +73,8 @@ def _find(key: tuple, check: Callable[[], str | None], device: torch.device, fol
     except (OSError, RuntimeError):
         # no home folder, or one that cannot be read
         path = None
-    logging.getLogger(logger).info("checking %s on %s", _words(key), facts["card"])
-    watch = threading.Timer(HANG_WARNING_S, _warn_hang, (key, facts["card"], logger))
+    logging.getLogger(logger).info("checking %s on %s", _words(key), facts["gpu"])
+    watch = threading.Timer(HANG_WARNING_S, _warn_hang, (key, facts["gpu"], logger))
     watch.daemon = True
     watch.start()
     try:
@@ -85,7 +85,7 @@ def _find(key: tuple, check: Callable[[], str | None], device: torch.device, fol
         watch.cancel()
     if wrong is not None:
         logging.getLogger(logger).warning(
-            "%s failed its self-check on %s and is not taken by auto: %s", _words(key), facts["card"], wrong
+            "%s failed its self-check on %s and is not taken by auto: %s", _words(key), facts["gpu"], wrong
         )
         return f"failed its self-check: {wrong}"
     if path is not None:
@@ -93,11 +93,11 @@ def _find(key: tuple, check: Callable[[], str | None], device: torch.device, fol
     return None
 
 
-def _warn_hang(key: tuple, card: str, logger: str) -> None:
+def _warn_hang(key: tuple, gpu: str, logger: str) -> None:
     logging.getLogger(logger).warning(
         "the self-check of %s on %s has not ended after %.0f s: if the GPU is busy all the time, a kernel hangs; "
         "stop this process and name another backend",
-        _words(key), card, HANG_WARNING_S,
+        _words(key), gpu, HANG_WARNING_S,
     )  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def _keep(path: Path, facts: dict[str, Any]) -> None:
         return
 
 
-def card_name(device: torch.device) -> str:
+def gpu_name(device: torch.device) -> str:
     """The GPU's name and compute capability, or the device type."""
     if device.type != "cuda":
         return device.type

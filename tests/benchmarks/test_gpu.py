@@ -326,12 +326,12 @@ def test_winners_are_rows_of_a_table(tmp_path):
     def line(kind, tokens, **more):
         times = {"triton": 2e-3, "flash": 1e-3}
         implementations = {f"brine-{name}": {"seconds": {"total": {"median": s}}} for name, s in times.items()}
-        where = {"card": "card", "commit": "abc", "capability": "9.0"}
+        where = {"gpu": "gpu", "commit": "abc", "capability": "9.0"}
         return {"stage": "attention", "case": f"{kind}-{tokens}", "time": "now", "kind": kind, "tokens": tokens,
                 "dim": 128, "dtype": "bf16", "implementations": implementations, "where": where, **more}  # fmt: skip
 
     lines = [line("causal", 65536), line("packed", 32768), line("packed", 16384), line("multimodal", 16384)]
-    lines += [line("window", 16384, toy=True), line("window", 1, where={"card": "card", "commit": None})]
+    lines += [line("window", 16384, toy=True), line("window", 1, where={"gpu": "gpu", "commit": None})]
     rows = {row["kind"]: row for row in gpu_table.rows_of(lines, "attention")}
     assert set(rows) == {"causal", "block"} and rows["causal"]["source"]["case"] == "packed-32768"
     assert rows["causal"]["ms"] == {"triton": 2.0, "flash": 1.0} and rows["causal"]["capability"] == (9, 0)

@@ -171,8 +171,8 @@ def test_our_side_trains(tmp_path):
     setting = train_cpu.QUICK
     torch.save(train_cpu.make_batches(setting), tmp_path / "batches.pt")
     spec = {
-        "shape": asdict(setting.shape), "rows": setting.rows, "seq_len": setting.seq_len, "dtype": "float32",
-        "compile": False, "threads": 1, "batches": str(tmp_path / "batches.pt"), "seed": 1,
+        "shape": asdict(setting.shape), "batch_size": setting.batch_size, "seq_len": setting.seq_len,
+        "dtype": "float32", "compile": False, "threads": 1, "batches": str(tmp_path / "batches.pt"), "seed": 1,
         "learning_rate": 1e-3, "weight_decay": 0.1, "betas": [0.9, 0.95], "eps": 1e-8, "grad_clip": 1.0,
     }  # fmt: skip
     filled = torch.utils.deterministic.fill_uninitialized_memory

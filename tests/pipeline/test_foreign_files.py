@@ -49,8 +49,17 @@ def test_what_the_line_did_not_make_is_kept(tmp_path, caplog, name):
         assert contents(kept) == {name: f"mine {number}".encode()}
         assert str(kept) in caplog.text
     assert sorted(contents(tmp_path / "evaluate")) == [
-        "done", "made.json", "media/1_0.png", "media/deep/2_0.png", "results.json", "stage.json"
+        "done", "media/1_0.png", "media/deep/2_0.png", "outputs.json", "results.json", "stage.json"
     ]  # fmt: skip
+
+
+def test_the_list_of_files_is_read_under_its_former_name(tmp_path):
+    own_stage(tmp_path)
+    (tmp_path / "evaluate" / "outputs.json").rename(tmp_path / "evaluate" / "made.json")
+    (tmp_path / "evaluate" / "media" / "mine.png").write_text("mine")
+    own_stage(tmp_path, rate=2)
+    assert contents(tmp_path / "evaluate.old-1") == {"media/mine.png": b"mine"}
+    assert not (tmp_path / "evaluate" / "made.json").exists()
 
 
 def test_what_the_line_made_leaves_nothing_behind(tmp_path):

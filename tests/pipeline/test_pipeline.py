@@ -227,7 +227,7 @@ def test_a_folder_of_ones_own_is_trained_on_and_filters_leave_out(pictures, tmp_
     del words[at : at + 2]
     finish(start([*words, "--corpus.manifest", str(pictures), "--corpus.filters", "exact_duplicates"]))
     run = tmp_path / "demo"
-    assert "01 exact_duplicates" in (run / "filtered" / "rounds.txt").read_text()
+    assert "01 exact_duplicates" in (run / "filtered" / "filter_passes.txt").read_text()
     counts = {stage: json.loads((run / stage / "done").read_text())["result"] for stage in ("encoded", "filtered")}
     assert counts["encoded"]["documents"] == 14 and counts["filtered"]["kept"] == 13
     excluded = json.loads((run / "summary.json").read_text())["excluded"]
@@ -284,12 +284,20 @@ def test_a_manifest_that_is_not_there_is_told_before_anything_slow(tmp_path, mon
     assert told in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-def test_help_lists_recipes_and_fields(capsys):
+@pytest.mark.parametrize(
+    ("arguments", "listed"),
+    [
+        ([], ("synth", "real", "--large.learning-rate", "--corpus.*", "--dry-run")),
+        (["demo"], ("--large.learning-rate", "--corpus.source", "--dry-run")),
+    ],
+    ids=["page", "recipe"],
+)
+def test_help_lists_recipes_and_fields(arguments, listed, capsys):
     with pytest.raises(SystemExit) as stopped:
-        command.main(["--help"])
+        command.main([*arguments, "--help"])
     said = capsys.readouterr().out
     assert stopped.value.code == 0
-    for words in ("synth", "real", "--large.learning-rate", "--corpus.source", "--dry-run"):
+    for words in listed:
         assert words in said
 
 

@@ -302,7 +302,7 @@ def test_changed_documents_are_told_and_the_old_corpus_stays(run, rewritten, tmp
     assert {
         name for name in before if name.startswith(("encoded", "large")) and after.get(name) != before[name]
     } == set()
-    assert list(json.loads((folder / "stayed.json").read_text())) == ["encoded"]
+    assert list(json.loads((folder / "kept_stale.json").read_text())) == ["encoded"]
     if done:
         assert "kept as it was, because large_baseline was trained on it" in (folder / "report.html").read_text()
 
@@ -320,7 +320,7 @@ def test_redo_takes_the_changed_documents(run, tmp_path, monkeypatch):
         train.run_pipeline(at(recipe(), more), runs=tmp_path / "runs", rerun=("large_baseline",))
     assert json.loads((folder / "encoded" / "done").read_text())["digest"] != old["digest"]
     assert (folder / "large_baseline.old-1" / "done").exists()
-    assert json.loads((folder / "stayed.json").read_text()) == {}
+    assert json.loads((folder / "kept_stale.json").read_text()) == {}
 
 
 def test_weights_that_somebody_took_are_told_with_a_way_out(run, tmp_path, monkeypatch):

@@ -4,11 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from brine.pipeline.recipe import Recipe
 from brine.planner.estimate_run import COMPILE_S, DECODE_STEP_S, estimate_run, estimate_stages
 from brine.recipes.registry import RECIPES
 from brine.training.config import RuntimeConfig
+from brine.training.logging.device_specs import MEASURED, PeakFlops
 
 
 def seconds(recipe: Recipe, flops_per_s: float = 1e11, compiled: bool = True) -> dict[str, float]:
@@ -62,6 +64,17 @@ def test_a_faster_processor_shortens_what_is_computed():
 
 def test_every_kind_of_document_takes_time():
     assert seconds(RECIPES["needle"]())["corpus"] > 300
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_speed_measured_beside_other_work_is_said_to_be(busy, monkeypatch):
+    clock = iter([0.0, 1.0])
+    used = iter([0.0, 0.5 * torch.get_num_threads() if busy else torch.get_num_threads()])
+    monkeypatch.setattr("brine.planner.estimate_run.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("brine.planner.estimate_run.time.process_time", lambda: next(used))
+    monkeypatch.setattr("brine.planner.estimate_run.find_peak", lambda device, dtype: PeakFlops(1e11, MEASURED))
+    said = estimate_run(replace(RECIPES["quick"](), runtime=RuntimeConfig(device="cpu", compile=False)))
+    assert ("beside other processes" in said) is busy and "at the speed measured now" in said
 
 
 def test_a_given_corpus_has_no_time_of_its_own(monkeypatch):

@@ -197,6 +197,22 @@ def test_the_recipe_of_a_million_tokens_is_what_the_planner_finds(capsys):
     assert "not validated" in found["note"]
 
 
+def test_one_gpu_of_a_known_type_is_the_default(capsys, monkeypatch):
+    assert command.main(["long_1m"]) == 0 and "long_1m on 1 x h200" in capsys.readouterr().out
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
+    assert command.default_gpu() == "h100"
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA GeForce RTX 4090")
+    assert command.default_gpu() == "h200"
+
+
+def test_help_is_a_page(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["long_1m", "--help"])
+    page = capsys.readouterr().out
+    assert page.count("\n") < 80 and "--gpus" in page and "--large.*" in page
+
+
 def test_fields_of_the_recipe_are_overridden(capsys):
     options = ["long_1m", "--gpus", "8", "--gpu", "h200", "--json", "--activation-checkpointing", "full"]
     assert command.main([*options, "--large.model.num-layers", "36", "--large.global-batch-size", "8"]) == 0

@@ -2,12 +2,15 @@
 
 import functools
 import importlib.metadata
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from brine.recipes import launch, registry
 from brine.recipes.demo import demo
+from tests.paths import ROOT
 
 
 @pytest.mark.parametrize(
@@ -42,6 +45,15 @@ def test_options_override_fields(line, fields):
         ("demo --large.num-steps many", "--large.num-steps"),
         ("demo --runtime.context-parallel 0", "context_parallel = 0"),
         ("demo --corpus.synth.train.page 1 2", "--corpus.synth.train.page"),
+        # the names of other training codes
+        ("demo --large.lr 1e-3", "(did you mean --large.learning-rate?); see --help"),
+        ("demo --small.bs 4", "(did you mean --small.global-batch-size?); see --help"),
+        ("demo --large.n_layer 4", "(did you mean --large.model.num-layers?); see --help"),
+        ("demo --checkpoint.interval 4", "(did you mean --large.checkpoint-every?); see --help"),
+        ("demo --training.seq_len 4", "(did you mean --packing.seq-len?); see --help"),
+        ("demo --large.model.vocab-size 500", "follows from --corpus.vocab-size, which can be given"),
+        ("demo --corpus.synth.source here", "follows from --corpus.source, which can be given"),
+        ("demo --runtime.attention-backend nonsense", "choose one of auto, reference, cpu"),
     ],
 )
 def test_mistakes_end_with_code_2_and_name_the_option(line, said, capsys):
@@ -50,10 +62,52 @@ def test_mistakes_end_with_code_2_and_name_the_option(line, said, capsys):
     assert ended.value.code == 2 and said in capsys.readouterr().err
 
 
-def test_help_lists_the_options(capsys):
+def help_of(words, capsys):
     with pytest.raises(SystemExit) as ended:
-        launch.parse(["demo", "--help"])
-    assert ended.value.code == 0 and "--large.num-steps" in capsys.readouterr().out
+        launch.parse([*words, "--help"])
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_of_a_recipe_lists_the_options_that_have_an_effect(capsys):
+    demo_help, real_help = (help_of([name], capsys) for name in ("demo", "real"))
+    assert all(option in demo_help for option in ("--large.num-steps", "--small.num-steps", "--salt.kd-fraction"))
+    for option in ("--large.model.vocab-size", "image-dim", "--corpus.synth.source"):
+        assert option not in demo_help
+    # no teacher, and no synthetic corpus, whose decoding processes are also those of the documents
+    assert "--large.num-steps" in real_help and "--corpus.synth.workers" in real_help
+    for option in ("--small.", "--salt.", "--corpus.synth.train", "--corpus.source"):
+        assert option not in real_help
+
+
+def test_help_without_a_recipe_is_a_page(capsys):
+    page = help_of([], capsys)
+    assert page.count("\n") < 80
+    assert all(part in page for part in (*registry.RECIPES, "--large.*", "--runtime.*", "--dry-run", "--rerun"))
+
+
+def test_options_that_are_not_listed_are_still_taken():
+    words = ["real", "--corpus.manifest", "mine", "--arms", "salt", "baseline", "--salt.kd-fraction", "0.5"]
+    recipe = launch.parse(words).recipe
+    assert recipe.salt.kd_fraction == 0.5 and recipe.large == registry.RECIPES["real"]().large
+
+
+def test_every_other_name_stands_for_an_option(capsys):
+    known, names = help_of(["demo"], capsys), " ".join(launch.OTHER_NAMES.values()).split()
+    assert len(names) == len(set(names))
+    for option in launch.OTHER_NAMES:
+        assert f"--{option} " in known or f"--large.{option} " in known, option
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["brine"], ["brine", "train", "demo", "--help"]], ids=["list", "help"])
+def test_a_reader_that_goes_ends_a_command_quietly(words):
+    """`brine | head` once printed a traceback of BrokenPipeError."""
+    line = " ".join([sys.executable, "-m", *words])
+    done = subprocess.run(
+        ["bash", "-c", f"{line} | true; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 OWN = """
@@ -121,13 +175,13 @@ def test_recipes_of_installed_packages_are_found_by_name(monkeypatch, capsys):
     assert launch.parse(["theirs"]).recipe.name == "long_1m"
     with pytest.raises(SystemExit):
         launch.parse(["nobodys"])
-    assert "choose one of demo, quick, real, synth, needle, long_cpu, long_1m, theirs, or" in capsys.readouterr().err
+    assert (
+        "choose one of demo, quick, real, synth, base, needle, long_cpu, long_1m, theirs, or" in capsys.readouterr().err
+    )
 
 
 def test_own_recipes_are_entry_points_too():
     import tomllib
-
-    from tests.paths import ROOT
 
     named = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["brine.recipes"]
     assert named == {name: f"{make.__module__}:{make.__name__}" for name, make in registry.RECIPES.items()}

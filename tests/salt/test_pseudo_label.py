@@ -106,7 +106,7 @@ def test_words_and_confidence_equal_brute_force(loaded, manifest):
     compute_cost = CostAccounting()
     config = PseudoLabelConfig(min_confidence=MIN, max_tokens=MAX_TOKENS, batch_size=5)
     counts = pseudo_label(loaded, manifest, out, config=config, compute_cost=compute_cost)
-    predictions = {line["id"]: line for line in lines_of(out.with_name("all.judged.jsonl"))}
+    predictions = {line["id"]: line for line in lines_of(out.with_name("all.predictions.jsonl"))}
     whys = set()
     for n in range(24):
         ids, confidence = brute_force(loaded, manifest.parent / f"media/{n}.png")
@@ -137,7 +137,7 @@ def test_labelled_manifest_is_read_like_any_other(loaded, manifest):
     out = manifest.parent.parent / "labelled.jsonl"
     counts = pseudo_label(loaded, manifest, out, config=PseudoLabelConfig(min_confidence=MIN, max_tokens=MAX_TOKENS))
     documents = list(read_manifest(out))
-    predictions = out.with_name("labelled.judged.jsonl")
+    predictions = out.with_name("labelled.predictions.jsonl")
     kept = [line for line in lines_of(predictions) if line["kept"]]
     assert len(documents) == len(kept) == counts["kept"] > 0
     for document, line in zip(documents, kept, strict=True):
@@ -160,9 +160,9 @@ def test_text_is_replaced_by_choice_and_twice_is_the_same(loaded, manifest):
         config = PseudoLabelConfig(min_confidence=-99.0, max_tokens=MAX_TOKENS, replace_text=True)
         counts = pseudo_label(loaded, manifest, out, config=config)
         assert "has_text" not in counts and counts["prompted"] == 26 and "unsure" not in counts
-        files.append([out.read_bytes(), out.with_name(f"{name}.judged.jsonl").read_bytes()])
+        files.append([out.read_bytes(), out.with_name(f"{name}.predictions.jsonl").read_bytes()])
     assert files[0] == files[1]
-    predictions = {line["id"]: line for line in lines_of(manifest.parent / "one.judged.jsonl")}
+    predictions = {line["id"]: line for line in lines_of(manifest.parent / "one.predictions.jsonl")}
     assert "old words" not in predictions["worded-pseudo"]["text"]
     for document in read_manifest(manifest.parent / "one.jsonl"):
         if document.id == "worded-pseudo":

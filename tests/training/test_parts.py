@@ -273,6 +273,18 @@ def test_kernels_that_do_not_train_on_a_cpu_are_refused_before_anything_is_made(
     assert resolve_runtime(RuntimeConfig(device="cpu", compile=False, attention_backend="triton"))
 
 
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("my_kernels.fast", "No module named 'my_kernels'"),
+        ("brine.common.formatting", "has no function unsupported_reason"),
+    ],
+)
+def test_a_module_that_is_no_backend_is_refused_before_anything_is_made(name, problem):
+    with pytest.raises(ValueError, match=f"{problem}.*the backends are auto, reference, cpu, .*or a module's name"):
+        resolve_runtime(RuntimeConfig(device="cpu", compile=False, attention_backend=name))
+
+
 @pytest.mark.parametrize("failure", ["time-out", "error"])
 def test_broken_compiler_means_no_compilation(monkeypatch, failure):
     def run(command, **options):

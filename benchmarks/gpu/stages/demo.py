@@ -1,7 +1,7 @@
 """Stage `demo`: `python train.py demo`, all four modalities, for as long as there is time.
 
 It is asked to stop twenty seconds before the time is up, saves, and the next command with the same `--work` continues;
-the line then says so ("went_on"). A toy begins anew.
+the line then says so ("went_on"). A toy starts from scratch.
 The corpus is the one brought along, a share of the demo's own, so numbers are not those of the README's demo; else text
 alone.
 """
@@ -18,6 +18,6 @@ def items(toy: bool) -> list[SuiteItem]:
 
 
 def run(item: SuiteItem, context: StageContext) -> None:
-    """Start it, or go on."""
+    """Start it, or resume."""
     seconds = min(item.timeout_s, context.left_s()) - 10
     line("demo", TINY if context.toy else (), context, seconds=seconds, again=not context.toy)

@@ -8,7 +8,7 @@ A check compares out and lse with the reference in fp32 from the same 16-bit inp
 |truth|, `lse` the largest difference of the log-sum-exp, `same` whether three runs were bit-identical, as a race would
 not. Times are medians of `triton.testing.do_bench`, which clears the level-2 cache in between; FLOPs are 4 D H a seen
 pair. Barriers that wait for each other hang a kernel for good: then the item is ended and reported, like everything
-here. Without a GPU the specification is in the kernel's place, and times mean nothing.
+here. Without a GPU the reference runs instead of the kernel, and times mean nothing.
 """
 
 from __future__ import annotations
@@ -80,13 +80,13 @@ def inputs(
 
 
 def holes(num_tokens: int, device: str) -> Spans:
-    """Rows that see nothing at the beginning, in the middle and at the end, in a batch of two with more keys than
-    rows."""
-    row = torch.arange(num_tokens)
-    lo = (row * 2 // 3).to(torch.int32)
-    hi = torch.where((row < 70) | (row % 5 == 0) | (row > num_tokens - 80), lo, lo + 90).to(torch.int32)
+    """Queries that see nothing at the beginning, in the middle and at the end, in a batch of two with more keys than
+    queries."""
+    query = torch.arange(num_tokens)
+    lo = (query * 2 // 3).to(torch.int32)
+    hi = torch.where((query < 70) | (query % 5 == 0) | (query > num_tokens - 80), lo, lo + 90).to(torch.int32)
     hi = hi.cummax(0).values
-    empty = (row < 70) | (row > num_tokens - 80)
+    empty = (query < 70) | (query > num_tokens - 80)
     lo = torch.where(empty, hi, lo).cummax(0).values.to(torch.int32)
     hi = torch.maximum(hi, lo).to(torch.int32)
     both = torch.stack([lo, lo // 2]), torch.stack([hi, (hi + 1) // 2])
@@ -97,7 +97,7 @@ def cases(
     dim: int, shape: tuple, device: str, toy: bool, by: Callable[..., dict] | None = None
 ) -> Iterator[tuple[str, Callable[[], dict]]]:
     """Name and check of everything that one configuration has to get right; easy ones first. by: what checks one
-    case, in the place of `check`."""
+    case, instead of `check`."""
     by = by or check
     tokens = (1, 65) if toy else TOKENS
     for size in tokens:
@@ -179,7 +179,7 @@ def specified(
 
 
 def stand_in(q: Tensor, k: Tensor, v: Tensor, request: AttentionRequest, *, shape: ForwardTileConfig):
-    """The specification in the kernel's place, for a rehearsal."""
+    """The reference instead of the kernel, for a rehearsal."""
     return reference.forward(q, k, v, request)
 
 
@@ -211,16 +211,16 @@ def time_all(dim: int, context: StageContext) -> None:
             if name in context.without:
                 continue
             context.on_work(name)
-            told = {"mask": kind, "tokens": size, "dim": dim, "implementation_name": name}
+            fields = {"mask": kind, "tokens": size, "dim": dim, "implementation_name": name}
             try:
                 out = function()
                 truth = out if truth is None else truth
                 differs = float((out.float() - truth.float()).norm() / truth.float().norm())
                 ms = median_ms(function, context.device)
             except Exception as error:
-                context.record(f"{kind}-{size} {name}", **told, skipped=reason_of(error))
+                context.record(f"{kind}-{size} {name}", **fields, skipped=reason_of(error))
                 continue
-            context.record(f"{kind}-{size} {name}", **told, ms=ms, tflops=flops / ms / 1e9, differs=differs)
+            context.record(f"{kind}-{size} {name}", **fields, ms=ms, tflops=flops / ms / 1e9, differs=differs)
 
 
 def implementations(dim: int, kind: str, spans: Spans, device: str) -> dict[str, Callable[[], Tensor]]:

@@ -174,16 +174,16 @@ def time_all(dim: int, context: StageContext) -> None:
         truth = None
         for name, function in implementations(dim, kind, mask.spans, context.device).items():
             context.on_work(name)
-            told = {"mask": kind, "tokens": size, "dim": dim, "implementation_name": name}
+            fields = {"mask": kind, "tokens": size, "dim": dim, "implementation_name": name}
             try:
                 found = function()
                 truth = [x.float() for x in found] if truth is None else truth
                 differs = distances(found, truth)
                 ms = median_ms(function, context.device)
             except Exception as error:
-                context.record(f"{kind}-{size} {name}", **told, skipped=reason_of(error))
+                context.record(f"{kind}-{size} {name}", **fields, skipped=reason_of(error))
                 continue
-            context.record(f"{kind}-{size} {name}", **told, ms=ms, tflops=flops / ms / 1e9, differs=differs)
+            context.record(f"{kind}-{size} {name}", **fields, ms=ms, tflops=flops / ms / 1e9, differs=differs)
 
 
 def implementations(dim: int, kind: str, spans: Spans, device: str) -> dict[str, Callable[[], Gradients]]:
@@ -200,15 +200,15 @@ def implementations(dim: int, kind: str, spans: Spans, device: str) -> dict[str,
     found = {"triton": lambda: triton_launch.backward(*given)}
     (first_keys, first_rows), *_ = PAIRS[dim]
     for number, (keys, rows) in enumerate(PAIRS[dim]):
-        shapes = {f"gluon keys {told(keys)} rows {told(first_rows)}": (keys, first_rows)}
+        shapes = {f"gluon keys {shape_name(keys)} rows {shape_name(first_rows)}": (keys, first_rows)}
         if number and kind == "causal":
-            shapes[f"gluon keys {told(first_keys)} rows {told(rows)}"] = first_keys, rows
+            shapes[f"gluon keys {shape_name(first_keys)} rows {shape_name(rows)}"] = first_keys, rows
         for name, (keys_shape, rows_shape) in shapes.items():
             found[name] = lambda keys_shape=keys_shape, rows_shape=rows_shape: gluon_launch.backward(
                 *given, keys_shape=keys_shape, rows_shape=rows_shape
             )
     for shape in FUSED[dim]:
-        found[f"gluon fused {told(shape)}"] = lambda shape=shape: gluon_launch.backward(
+        found[f"gluon fused {shape_name(shape)}"] = lambda shape=shape: gluon_launch.backward(
             *given, fused=True, fused_shape=shape
         )
     if kind == "causal":
@@ -217,7 +217,7 @@ def implementations(dim: int, kind: str, spans: Spans, device: str) -> dict[str,
     return found
 
 
-def told(shape: BackwardTileConfig) -> str:
+def shape_name(shape: BackwardTileConfig) -> str:
     """A shape in a name."""
     return f"{shape.width}-{shape.stages}-{int(shape.overlap)}{int(shape.early)}"
 

@@ -65,7 +65,7 @@ def items(toy: bool) -> list[SuiteItem]:
 
 
 def table_key_of(item: str) -> TileTableKey:
-    """The place that an item times."""
+    """The table key that an item times."""
     name, dim, mask = item.split("-")
     return TileTableKey(name, int(dim[1:]), mask)
 
@@ -151,10 +151,11 @@ def compile_one(table_key: TileTableKey, tile: Any, device: str) -> str:
 
 def compile_all(context: StageContext) -> None:
     """Fill Triton's cache from several processes. One that dies takes the pool along, and is reported."""
-    places = {table_key_of(item.name).key: table_key_of(item.name) for item in items(context.toy) if "-" in item.name}
+    timed_keys = [table_key_of(item.name) for item in items(context.toy) if "-" in item.name]
+    table_keys = {table_key.key: table_key for table_key in timed_keys}
     todo = [
         (table_key, tile)
-        for table_key in places.values()
+        for table_key in table_keys.values()
         for tile in candidates(table_key, context.device, context.toy)
     ]
     processes = 1 if context.toy else min(14, len(os.sched_getaffinity(0)))
@@ -180,14 +181,14 @@ def compile_all(context: StageContext) -> None:
 
 
 def hung_tiles(table_key: TileTableKey, context: StageContext) -> list[dict[str, Any]]:
-    """Tiles of a place whose kernels did not end when they were compiled and tried."""
+    """Tiles of a table key whose kernels did not end when they were compiled and tried."""
     file = context.work / HUNG
     found = json.loads(file.read_text()) if file.exists() else []
     return [tile for key, tile in found if tuple(key) == table_key.key]
 
 
 def sweep(table_key: TileTableKey, context: StageContext) -> None:
-    """Every candidate of a place, each reported as soon as it was timed."""
+    """Time every candidate of a table key; each is reported as soon as it was timed."""
     from brine.kernels.attention.triton import tiles as triton_tiles
 
     problem = make_problem(table_key, context.device, tokens=32 if context.toy else 0)
@@ -196,7 +197,7 @@ def sweep(table_key: TileTableKey, context: StageContext) -> None:
         if str(tile) in context.without or asdict(tile) in hung:
             continue
         context.on_work(str(tile))
-        told = {"pass": table_key.name, "dim": table_key.dim, "mask": table_key.mask, "tile": asdict(tile)}
+        fields = {"pass": table_key.name, "dim": table_key.dim, "mask": table_key.mask, "tile": asdict(tile)}
         try:
             with triton_tiles.override_tiles({table_key.key: tile}):
                 found = [x.float() for x in call()]
@@ -204,11 +205,11 @@ def sweep(table_key: TileTableKey, context: StageContext) -> None:
                 off = max(map(_off, found, expected))
                 del found
                 if off > TOLERANCE:
-                    context.record(str(tile), **told, skipped=f"off by {off:.2g} of the largest value")
+                    context.record(str(tile), **fields, skipped=f"off by {off:.2g} of the largest value")
                     continue
-                context.record(str(tile), **told, seconds=timed(call, context), off=off)
+                context.record(str(tile), **fields, seconds=timed(call, context), off=off)
         except Exception as error:
-            context.record(str(tile), **told, skipped=reason_of(error))
+            context.record(str(tile), **fields, skipped=reason_of(error))
             if context.device == "cuda":
                 # raises where the GPU answers no longer
                 torch.cuda.synchronize()

@@ -29,7 +29,7 @@ from benchmarks.training import train_gpu
 
 LENGTHS = (65_536, 262_144)
 ENDS = {0: "by itself", 130: "asked to stop", -signal.SIGTERM: "asked to stop, between training and training"}
-"""What exit codes of train.py mean that are no failure: between training and training a stage begins anew."""
+"""What exit codes of train.py mean that are no failure: between two trainings a stage starts again."""
 SHORT = (
     "--small.num-steps", "40", "--large.num-steps", "60", "--small.validate-every", "20",
     "--large.validate-every", "30", "--small.log-every", "5", "--large.log-every", "5",
@@ -97,7 +97,7 @@ def measure(name: str, context: StageContext, steps: tuple[str, ...] = train_gpu
         return
     if context.device == "cuda":
         context.record(
-            "sheet", card=sheet.name, matmul_flops=sheet.matmul_flops, host_gib=sheet.host_memory_bytes / 2**30
+            "sheet", gpu=sheet.name, matmul_flops=sheet.matmul_flops, host_gib=sheet.host_memory_bytes / 2**30
         )
     train_gpu.measure(
         settings[name],
@@ -124,7 +124,7 @@ def corpus_of(context: StageContext) -> tuple[Path, str]:
 
 
 def line(name: str, fields: tuple[str, ...], context: StageContext, *, seconds: float, again: bool = False) -> None:
-    """train.py demo on the encoded corpus, reported as far as it comes. again: go on where an earlier one was ended.
+    """train.py demo on the encoded corpus, reported as far as it comes. again: resume an earlier one.
 
     Raises RuntimeError, after reporting, where it ended neither by itself nor because it was asked to.
     """

@@ -140,7 +140,7 @@ def test_a_pass_is_remembered_on_disk(card, monkeypatch):
     card.install("triton", "flex")
     card.take()
     (kept,) = verdicts.cache_folder().iterdir()
-    assert json.loads(kept.read_text())["card"] == "Card (sm_90)"
+    assert json.loads(kept.read_text())["gpu"] == "Card (sm_90)"
     verdicts.reset_check_results()
     card.take()
     assert len(card.checked) == 1
@@ -190,7 +190,7 @@ def test_no_check_runs_while_a_graph_is_captured(card, monkeypatch):
 
 def test_a_measured_row_goes_before_the_default_order(card):
     card.install("flash", "triton", "flex")
-    source = {"card": "Card", "commit": "0123456", "command": "python -m benchmarks.kernels.attention"}
+    source = {"gpu": "Card", "commit": "0123456", "command": "python -m benchmarks.kernels.attention"}
     row = table.row_of(
         capability=(9, 0), dtype="bfloat16", kind="causal", dim=64, ms={"flash": 3.0, "flex": 2.0}, source=source
     )
@@ -206,14 +206,14 @@ def test_a_measured_row_goes_before_the_default_order(card):
     assert choose.candidates((9, 0), torch.bfloat16, "causal", 64)[0] == ["gluon", "triton", "flex", "flash"]
     assert card.take() == "triton" and card.take("window") == "flex"
     with pytest.raises(ValueError, match="must name at least"):
-        table.row_of(capability=(9, 0), dtype="bfloat16", kind="any", dim=1, ms={"flex": 1.0}, source={"card": "x"})
+        table.row_of(capability=(9, 0), dtype="bfloat16", kind="any", dim=1, ms={"flex": 1.0}, source={"gpu": "x"})
     with pytest.raises(ValueError, match="time of at least one"):
         table.row_of(capability=(9, 0), dtype="bfloat16", kind="any", dim=1, ms={"flex": 0.0}, source=source)
 
 
 def test_times_keep_their_source_as_rows_are_written_again(card):
     key = {"capability": (9, 0), "dtype": "bfloat16", "kind": "causal", "dim": 64}
-    sources = [{"card": "Card", "commit": str(number)} for number in range(3)]
+    sources = [{"gpu": "Card", "commit": str(number)} for number in range(3)]
     times = {"flex": 3.0, "gluon": 2.0}, {"flex": 2.5, "flash": 1.0}, {"flash": 1.5}
     for source, ms in zip(sources, times, strict=True):
         choose.write_measured_rows([table.row_of(**key, ms=ms, source=source)])
@@ -240,7 +240,7 @@ def test_torchs_own_kernels_come_behind_ours_on_hopper(card):
 
 
 def test_the_time_of_a_package_is_no_word_on_another(card):
-    source = {"card": "Card", "commit": "0123456", "command": "python -m benchmarks.card --stage attention"}
+    source = {"gpu": "Card", "commit": "0123456", "command": "python -m benchmarks.card --stage attention"}
     times = {"flash/flash-attn-4": 2.0, "triton": 3.0, "flash/torch": 4.0}
     row = table.row_of(capability=(9, 0), dtype="bfloat16", kind="causal", dim=64, ms=times, source=source)
     choose.write_measured_rows([row])

@@ -103,7 +103,7 @@ def test_a_failed_self_check_warns_and_the_next_is_taken(card, caplog, wrong):
 
 def test_a_measured_row_goes_before_the_default_order(card):
     card.install(triton=True, with_liger=True)
-    source = {"card": "Card", "commit": "0123456"}
+    source = {"gpu": "Card", "commit": "0123456"}
     times = {"liger": 2.0, "triton": 3.0}
     choose.write_measured_rows(
         [table.row_of(capability=(9, 0), dtype="bfloat16", kind="plain", dim=None, ms=times, source=source)]

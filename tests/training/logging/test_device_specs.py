@@ -98,6 +98,23 @@ def test_a_product_is_timed_by_events_after_a_warm_up(monkeypatch):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_slow_processor_is_measured_by_small_matrices(monkeypatch):
+    """A product of 1,024 took longer than all the time that a forecast may take."""
+    now, sides = [0.0], []
+
+    class Slow(torch.Tensor):
+        def __matmul__(self, other):
+            sides.append(len(self))
+            now[0] += 2.0 * len(self) ** 3 / 1e9
+            return self
+
+    monkeypatch.setattr(peak_module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(torch, "ones", lambda *size, **_: torch.zeros(size).as_subclass(Slow))
+    assert peak_module._best_on_host(torch.device("cpu"), torch.float32) == pytest.approx(1e9)
+    # 256 cubed takes 0.03 s, 512 cubed 0.27
+    assert set(sides) == {128, 256, 512} and now[0] < 0.6
+
+
 def status(pace: Throughput, flops: int):
     pace.begin(step=0, tokens=0, flops=0)
     return pace.status(step=2, tokens=64, flops=flops, loss=1.0, grad_norm=1.0, learning_rate=0.1)
