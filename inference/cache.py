@@ -112,9 +112,7 @@ class KeyValueCache:
 
     def extend(self, segment: Tensor, block: Tensor) -> tuple[Spans, Spans]:
         """Add the ids of the next T tokens; returns their spans for local and for global layers.
-
-        segment, block: (B, T) int32. Raises ValueError when the batch changes or a media block is continued.
-        """
+        segment, block: (B, T) int32. Raises ValueError when the batch changes or a media block is continued."""
         before, new = self.num_tokens, segment.shape[1]
         continues, all_continue = self._continues(segment, block)
         if new == 1 and all_continue:
@@ -233,10 +231,8 @@ class KeyValueCache:
     @classmethod
     def merge(cls, caches: Items[KeyValueCache], *, reserve: int = 0) -> KeyValueCache:
         """One cache of all rows of several, which are emptied: as if all had been read together, padded on the left.
-
         Shorter rows get keys of zeros in front, which no query sees. One layer at a time is in memory twice. reserve:
-        as for a new cache, counted from the longest row's start.
-        """
+        as for a new cache, counted from the longest row's start."""
         config, keep_all_keys = caches[0].config, caches[0].keep_all_keys
         merged = cls(config, keep_all_keys=keep_all_keys, reserve=reserve)
         merged.num_tokens = max(cache.num_tokens for cache in caches)

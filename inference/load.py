@@ -90,11 +90,9 @@ class LoadedModel:
 
     def generate(self, parts: PromptPart | Items[PromptPart], **options: Any) -> Iterator[str]:
         """Answer a prompt; returns an iterator of chunks of text, each as soon as it is known.
-
         options: those of `GenerationConfig`; progress: show a bar on standard error, if it is a terminal, when prefill
         takes more than `BAR_DELAY_S`; on_token: called with each id of the answer, which may be a part of a later
-        prompt. Raises ValueError, at the call, for an unreadable part or settings that cannot be sampled with.
-        """
+        prompt. Raises ValueError, at the call, for an unreadable part or settings that cannot be sampled with."""
         return stream_text(self._tokens(parts, **options), self.tokenizer)
 
     def chat(
@@ -102,10 +100,8 @@ class LoadedModel:
     ) -> ChatStream:
         """Answer a conversation in the form that chats have in training; returns an iterator of chunks of text, whose
         `message` is the whole answer as the next message.
-
         messages: `[{"role": "user", "content": ...}, ...]` (`brine.inference.chat`). keep_token_ids: the message holds
-        its token ids too, which are then read in place of its text. options and errors: those of `generate`.
-        """
+        its token ids too, which are then read in place of its text. options and errors: those of `generate`."""
         parts, roles = chat_prompt(messages)
         if self.trained_roles == ():
             self._warn_once(
@@ -175,11 +171,9 @@ def load(
     loss_backend: str = "auto",
 ) -> LoadedModel:
     """Load a model from a model folder, a stage that has one, or a run (its best finished stage).
-
-    device: a torch device or its name; "auto" is a GPU if available. attention_backend, loss_backend: as in
-    `kernels`. Raises ValueError, naming file and remedy, where there is no model, or it is broken, of another version,
-    or put together from several.
-    """
+    device: a torch device or its name; "auto" is a GPU if available. attention_backend, loss_backend: as in `kernels`.
+    Raises ValueError, naming file and remedy, where there is no model, or it is broken, of another version, or put
+    together from several."""
     folder = find_model_folder(Path(folder))
     configs = _read_config(folder / CONFIG)
     try:
@@ -262,10 +256,8 @@ def load_weights(
     model: nn.Module, weights: str | Path | Mapping[str, Tensor], *, source: str = "these weights"
 ) -> None:
     """Copy weights into a model of exactly the same names and shapes, whatever their dtype.
-
     weights: a safetensors file, or tensors by name, whose `source` messages name. Raises ValueError that names the
-    differences, before anything is copied.
-    """
+    differences, before anything is copied."""
     if not isinstance(weights, Mapping):
         source = str(weights)
         try:
@@ -308,10 +300,8 @@ def save_model(
     trained_roles: Items[str] | None = None,
 ) -> None:
     """Write a model folder, atomically; other files in it stay.
-
     Blocks may be compiled. Weights keep their dtype; `weights` are given where the model itself holds only parts of
-    them. trained_context_tokens, trained_roles: see `LoadedModel`.
-    """
+    them. trained_context_tokens, trained_roles: see `LoadedModel`."""
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial, old = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "old"))

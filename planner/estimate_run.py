@@ -49,9 +49,7 @@ class StageEstimate:
 
 def estimate_run(recipe: Recipe) -> str:
     """A few lines for a person: what each stage holds and about how long it takes.
-
-    Raises ValueError for a device or a backend that the run would refuse here.
-    """
+    Raises ValueError for a device or a backend that the run would refuse here."""
     runtime = _runtime(recipe.runtime)
     peak = find_peak(runtime.device, runtime.dtype)
     stages = estimate_stages(recipe, flops_per_s=peak.flops_per_s, compiled=runtime.compile)

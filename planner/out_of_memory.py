@@ -77,10 +77,8 @@ def explain(
     arm: str = "large", patches: tuple[tuple[str, int], ...] = (), info: MemoryInfo | None = None,
 ) -> str:  # fmt: skip
     """The message for the user.
-
     config: of the model that was trained. folder: its stage's. arm: "small" or "large", as the command line names it.
-    patches: (modality, maximum patches per sequence). info: of what ran out; None: as the system reports it.
-    """
+    patches: (modality, maximum patches per sequence). info: of what ran out; None: as the system reports it."""
     on_host = runtime.device == "cpu" or not _is_device(error)
     info = info or (_host_memory() if on_host else _device_memory())
     asked = asked_bytes(error)

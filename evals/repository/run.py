@@ -162,9 +162,7 @@ def evaluate_repository(
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Measure, write results.json and cases.jsonl into `out`, return the results.
-
-    Raises ValueError when the source has no case.
-    """
+    Raises ValueError when the source has no case."""
     files, _ = read_source(source)
     completed = held_out_paths(run, files)
     cases = find_cases(files, completed=completed, seed=config.seed)

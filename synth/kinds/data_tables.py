@@ -83,9 +83,7 @@ def sample_table(
     only: tuple[str, ...] | None = None,
 ) -> DataTable | None:
     """A table about `subject` from file `index`, or None when the file has too few rows or columns; `only` names them.
-
-    Rows keep the order of the source, or are shuffled, by chance. Labels are distinct.
-    """
+    Rows keep the order of the source, or are shuffled, by chance. Labels are distinct."""
     rows = _rows(sampler, index, subject, rng)
     columns = list(rows[0][1]) if rows else []
     least, most = (number - 1 for number in bounds.columns)

@@ -35,9 +35,7 @@ class MetricsSink(Protocol):
 
 class RunLog:
     """The two files of one training stage, and any sinks. A last line that a kill cut short is removed.
-
-    On ranks other than 0 give `folder=None`: every call does nothing.
-    """
+    On ranks other than 0 give `folder=None`: every call does nothing."""
 
     def __init__(self, folder: Path | None, *, sinks: tuple[MetricsSink, ...] = ()):
         self.folder = None if folder is None else Path(folder)
@@ -62,9 +60,7 @@ class RunLog:
 
     def truncate(self, step: int, *, validation: bool = True) -> int:
         """Drop the metrics of steps beyond `step`, in one rename; returns the number of lines dropped.
-
-        validation: keep the validation of `step` itself; False where it is about to be repeated.
-        """
+        validation: keep the validation of `step` itself; False where it is about to be repeated."""
         if self.folder is None:
             return 0
         lines = list(read_lines(self.folder / METRICS))
@@ -140,11 +136,9 @@ def require_tensorboard() -> None:
 
 class TensorBoardSink:
     """Every number of a metrics line as a scalar, nested keys joined by `/`.
-
-    Event files are only appended to. Steps that a resume or a rollback repeats are purged as TensorBoard does it: a
-    new file begins with the step from which on the files before it are void. Raises ValueError with the remedy where
-    tensorboard is not installed.
-    """
+    Event files are only appended to. Steps that a resume or a rollback repeats are purged as TensorBoard does it: a new
+    file begins with the step from which on the files before it are void. Raises ValueError with the remedy where
+    tensorboard is not installed."""
 
     def __init__(self, folder: Path):
         require_tensorboard()
