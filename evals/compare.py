@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from brine.common.files import finite
 from brine.common.tables import as_text, table
 from brine.data.corpus.store import EncodedCorpus, is_corpus
 from brine.evals.config import EvalConfig, Interval
 from brine.evals.loss import DocumentLosses
-from brine.evals.run_files import finite, format_interval, read_jsonl, read_results, upgrade_results
+from brine.evals.run_files import format_interval, read_jsonl, read_results, upgrade_results
 
 REMEDY = "run `brine eval RUN --data DATA --out FOLDER` and give that folder"
 
@@ -135,10 +136,7 @@ def compare_evaluations(ours: ModelLosses, theirs: ModelLosses, config: EvalConf
     their_loss, their_tokens, their_bytes = theirs.loss[order], theirs.tokens[order], theirs.bytes[order]
     if (different := np.flatnonzero(ours.bytes != their_bytes)).size:
         first = int(different[0])
-        raise ValueError(
-            f"document {ours.ids[first]} has {ours.bytes[first]} bytes of targets in one and {their_bytes[first]} in "
-            "the other: evaluate both runs on the same documents"
-        )
+        raise ValueError(f"document {ours.ids[first]} differs: evaluate both runs on the same documents")
     same_tokens = np.array_equal(ours.tokens, their_tokens)
 
     def entry(mask: np.ndarray) -> dict[str, Any]:
@@ -164,16 +162,13 @@ def format_comparison(found: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class ValidationCurve:
-    """Periodic validations of one run. P points, n documents."""
+    """P periodic validations of one run over n documents. step: (P,) int64 and cost: (P,) float64, FLOPs until that
+    step, ascending; loss: (P, n) float64, summed cross-entropy in nats; tokens: (n,) int64, target tokens."""
 
     step: np.ndarray
-    """(P,) int64, ascending."""
     cost: np.ndarray
-    """(P,) float64: FLOPs until that step, ascending."""
     loss: np.ndarray
-    """(P, n) float64: summed cross-entropy of each validation document, nats."""
     tokens: np.ndarray
-    """(n,) int64: its target tokens."""
 
     def mean(self) -> np.ndarray:
         """(P,) nats per target token."""

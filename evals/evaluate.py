@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from brine.common.files import finite
 from brine.common.plugins import load_plugin, plugins
 from brine.data.document import MODALITIES, Text, modality_of
 from brine.evals.compare import compare_arms
@@ -43,7 +44,7 @@ from brine.evals.loss import (
     token_byte_lengths,
 )
 from brine.evals.report.samples import MIME
-from brine.evals.run_files import STAGES, finite, main_model, read_jsonl, write_jsonl, write_results
+from brine.evals.run_files import STAGES, main_model, read_jsonl, write_jsonl, write_results
 from brine.evals.summary import stage_costs, sum_flops, teacher_training_flops
 from brine.evals.transcribe import Transcript, easiest_level_rates, rate_table, transcribe
 from brine.inference.decode import generate_batch

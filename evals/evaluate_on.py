@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from brine.common.files import read_json
+from brine.common.files import finite, read_json
 from brine.common.tables import as_text, sanitize, table
 from brine.data.config import EncodeConfig
 from brine.data.corpus.store import CorpusError, EncodedCorpus, build_corpus, is_corpus, open_corpus
@@ -37,15 +37,7 @@ from brine.evals.compare import load_losses, summarize_losses
 from brine.evals.config import EvalConfig
 from brine.evals.evaluate import evaluate
 from brine.evals.loss import require_targets
-from brine.evals.run_files import (
-    finite,
-    format_interval,
-    main_model,
-    read_jsonl,
-    read_object,
-    write_page,
-    write_results,
-)
+from brine.evals.run_files import format_interval, main_model, read_jsonl, read_object, write_page, write_results
 from brine.inference.load import STAGE_PREFERENCE, LoadedModel, find_model_folder, load, unfinished_stages
 
 NOTES_FILE = "told.json"
@@ -235,10 +227,7 @@ def _reader_notes(source: DocumentSource, path: Path) -> list[str]:
 def _reencoded_source(built: EncodedCorpus, filter_log: FilterLog) -> DocumentSource:
     """The documents of a corpus as a source, to be encoded again."""
     if not built.root.is_dir():
-        raise ValueError(
-            f"{built.folder} was encoded by another tokenizer or encoder than this run's, and {built.root}, where its "
-            "documents came from, is gone: restore it, or give the documents themselves"
-        )
+        raise ValueError(f"{built.folder} must be encoded again, but {built.root} is gone: restore it")
 
     def read(include_decode: bool, skipped: Counter) -> Iterator[Document]:
         for number in np.flatnonzero(filter_log.kept_mask()):

@@ -115,9 +115,7 @@ def held_out_split(corpus: Any, config: EvalConfig) -> str:
     for split in (config.split, "test", "validation"):
         if split_mask(corpus, split).any():
             return split
-    raise ValueError(
-        "the corpus has no held-out document: give some lines of the manifest the split validation or test"
-    )
+    raise ValueError("the corpus has no held-out document: give some documents the split validation or test")
 
 
 def require_targets(corpus: Any, split: str, *, what: str = "held-out document") -> None:

@@ -7,13 +7,12 @@ interrupted. Writing is atomic, and replaces what JSON and UTF-8 cannot hold (Na
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from brine.common.files import read_json, write_text
+from brine.common.files import finite, parse_object, read_json, write_text
 from brine.common.renamed import rename
 from brine.evals.config import EvalConfig, EvalTargets
 from brine.inference.load import STAGE_PREFERENCE
@@ -41,14 +40,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
-    return [value for value in map(_parse, lines) if isinstance(value, dict)]
-
-
-def _parse(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
+    return [value for value in map(parse_object, lines) if value is not None]
 
 
 def read_results(run: Path) -> dict[str, Any]:
@@ -77,15 +69,6 @@ def eval_config_of(run: Path, **changes: Any) -> EvalConfig:
         return EvalConfig(**settings, targets=EvalTargets(None, None, None, None, None))
     except TypeError as error:
         raise ValueError(f"{run / 'recipe.json'}: evals cannot be read ({error})") from None
-
-
-def finite(value: Any) -> Any:
-    """The same JSON value, NaN and infinity replaced by None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if isinstance(value, list) else value
 
 
 def format_interval(entry: Mapping[str, Any], name: str, digits: int = 3) -> str:

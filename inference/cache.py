@@ -145,9 +145,7 @@ class KeyValueCache:
         # both at once, as each would be a device sync
         all_continue, any_cut = torch.stack((continues.all(), cut.any())).tolist()
         if any_cut:
-            raise ValueError(
-                f"a media block continues across token {self.num_tokens}: give all tokens of a block in one forward"
-            )
+            raise ValueError(f"a media block continues across token {self.num_tokens}: give it whole in one forward")
         return continues, all_continue
 
     def _local_spans(self, lo: Tensor, hi: Tensor, hi_block: Tensor) -> Spans:
@@ -220,10 +218,7 @@ class KeyValueCache:
         self.segment, self.block, self.start = (read(name).clone() for name in ("segment", "block", "start"))
         least, self._newest_start = torch.stack((self.start.min(), self.start.max())).tolist()
         if not 0 <= least <= self._newest_start < self.num_tokens:
-            raise ValueError(
-                f"document starts {least} to {self._newest_start} do not belong to a cache of {self.num_tokens}: "
-                "read the prompt again"
-            )
+            raise ValueError(f"document starts do not belong to a cache of {self.num_tokens}: read the prompt again")
         for layer, cache in enumerate(self.layers):
             cache.drop = 0
             cache.append(read(f"layers.{layer}.keys"), read(f"layers.{layer}.values"))

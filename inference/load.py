@@ -59,20 +59,17 @@ BAR_DELAY_S = 2.0
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with the tokenizer and the encoder settings it was trained with."""
+    """A model in evaluation mode, with the tokenizer and the encoder settings it was trained with.
+
+    trained_context_tokens, trained_roles: longest context and roles of conversations in training; None where `folder`
+    does not say."""
 
     model: Transformer
-    """The transformer, in evaluation mode."""
     tokenizer: Tokenizer
-    """Text to ids and back."""
     encode_config: EncodeConfig
-    """How media become patches."""
     folder: Path
-    """The model folder."""
     trained_context_tokens: int | None = None
-    """Longest context in training; None where the folder does not say."""
     trained_roles: tuple[str, ...] | None = None
-    """Roles in the conversations of training, empty without any; None where the folder does not say."""
 
     def encode(self, parts: PromptPart | Items[PromptPart]) -> EncodedDocument:
         """Encode a prompt; see `brine.inference.prompt.encode_prompt` for what a part may be."""
@@ -181,16 +178,10 @@ def load(
     except (ValueError, TypeError) as error:
         raise ValueError(f"{folder / CONFIG} does not describe a model of this version: {error}") from None
     if config.patch_dims != encode_config.dims:
-        raise ValueError(
-            f"{folder / CONFIG}: the model takes patches of {config.patch_dims}, but the encoder makes "
-            f"{encode_config.dims}: config.json mixes two models"
-        )
+        raise ValueError(f"{folder / CONFIG} mixes two models: patches of {config.patch_dims} and {encode_config.dims}")
     tokenizer = Tokenizer.load(folder / TOKENIZER)
     if tokenizer.vocab_size > config.vocab_size:
-        raise ValueError(
-            f"{folder / TOKENIZER} has {tokenizer.vocab_size} ids, the model {config.vocab_size}: give the tokenizer "
-            "that the model was trained with"
-        )
+        raise ValueError(f"{folder / TOKENIZER} has over {config.vocab_size} ids: give this model's tokenizer")
     model = Transformer(config)
     load_weights(model, folder / WEIGHTS)
     model.attention_backend, model.loss_backend = attention_backend, loss_backend

@@ -45,14 +45,12 @@ OnPrefill = Callable[[int], None]
 
 @dataclass(frozen=True)
 class PrefillResult:
-    """Prompts in a cache, ready to be continued."""
+    """Prompts in a cache, padded on the left. hidden: (B, E), for the first new token; position: (B,) float32, of the
+    last token."""
 
     cache: KeyValueCache
-    """Keys and values of B rows, padded on the left."""
     hidden: Tensor
-    """(B, E), hidden state for the first new token."""
     position: Tensor
-    """(B,) float32, position of the last token."""
 
 
 def chunk_ends(block: np.ndarray, prefill_tokens: int) -> list[int]:
@@ -144,9 +142,7 @@ class ChunkedPrefill:
         if self.cache_only:
             raise ValueError("cache_only gives no hidden state: take `cache` and let a prompt follow")
         if not self.done:
-            raise ValueError(
-                f"{self.num_prefilled} of {len(self.prompt)} tokens are read: call prefill_chunk until it gives 0"
-            )
+            raise ValueError(f"{self.num_prefilled} of {len(self.prompt)} tokens are read: call prefill_chunk until 0")
         position = torch.tensor([float(self.prompt.position[-1].max())], device=self.hidden.device)
         return PrefillResult(self.cache, self.hidden, position)
 

@@ -173,7 +173,5 @@ def config_before_extension(recipe: Recipe, name: str, *, begun: dict[str, Any],
         kept, now = begun["salt"], recipe.salt.num_kd_steps(config.num_steps)
         before = round(kept["kd_fraction"] * old.num_steps) if kept["kd_steps"] is None else kept["kd_steps"]
         if min(before, old.num_steps) != now:
-            raise ValueError(
-                f"the small model helped for {before} steps and would for {now}: give --salt.kd-steps {before}"
-            )
+            raise ValueError(f"the small model helped for {before} steps, not {now}: give --salt.kd-steps {before}")
     return old

@@ -41,9 +41,7 @@ def acquire_lock(folder: Path) -> int:
             # data workers of a killed run hold the lock until they notice
             if not _has_ended(holder) or time.monotonic() - start > ORPHAN_GRACE_S:
                 os.close(handle)
-                raise RunLockedError(
-                    f"{folder} is in use by {holder}: wait for it, end it, or choose another run folder"
-                ) from None
+                raise RunLockedError(f"{folder} is in use by {holder}: wait, or choose another folder") from None
             time.sleep(0.1)
     os.ftruncate(handle, 0)
     os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
@@ -78,9 +76,7 @@ def wait_for(ready: Callable[[], bool], *, run_folder: Path, what: str, timeout_
         if not is_run_locked(run_folder) and not ready():
             raise RankFailedError(f"rank 0 ended before {what} was done: see its message; the same command resumes")
         if time.monotonic() - start > timeout_s:
-            raise TimeoutError(
-                f"waited {timeout_s:.0f} s for rank 0 to finish {what}: raise the time-out or look at it"
-            )
+            raise TimeoutError(f"waited {timeout_s:.0f} s for rank 0 to finish {what}: raise the time-out")
         time.sleep(poll_s)
 
 

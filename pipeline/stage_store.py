@@ -40,20 +40,15 @@ BUILD_TIMEOUT_S = 4 * 3600.0
 
 @dataclass(frozen=True)
 class PipelineStage:
-    """One finished stage."""
+    """One finished stage. digest: of its key and its result's fingerprint. result: what its function returned, plain
+    JSON. skipped: nothing had to be done. wall_s: seconds of its last call; a record only."""
 
     name: str
-    """Its name, and its folder's."""
     folder: Path
-    """Folder of its files."""
     digest: str
-    """Names its result: key and fingerprint."""
     result: dict[str, Any]
-    """What its function returned, plain JSON."""
     skipped: bool
-    """True when nothing had to be done."""
     wall_s: float
-    """Seconds of its last call; a record only."""
 
 
 class StageStore:
@@ -244,10 +239,7 @@ class StageStore:
         old = None
         if begun is None:
             if folder.exists() and any(not _is_beginning(path) for path in folder.iterdir()):
-                raise ValueError(
-                    f"{folder} is not empty and holds no {STAGE_FILE}, so this pipeline did not make it: move it away, "
-                    "or choose another run folder"
-                )
+                raise ValueError(f"{folder} has no {STAGE_FILE}, so this pipeline did not make it: move it away")
         elif not changes and not again:
             logger.info("%s: was interrupted, resumes", name)
             if not wants_rerun:
@@ -265,9 +257,7 @@ class StageStore:
             logger.info("%s: done again, %s; its old folder is kept as %s", name, why, old)
         else:
             if kept := [each for each in self.dependents_of(name) if each not in self.rerun]:
-                raise ProtectedStageError(
-                    backup.refusal_message(self, kept, [f"{name}: {change}" for change in changes])
-                )
+                raise ProtectedStageError(backup.refusal_message(self, kept, [f"{name}: {each}" for each in changes]))
             logger.info("%s: done again, because it changed: %s", name, backup.first_changes(changes))
             if others := backup.discard(folder, output_names):
                 logger.warning("%s: files there that the pipeline did not make are kept in %s", name, others)

@@ -47,14 +47,11 @@ FUSED = ("attn_norm", "attn.widened", "attn.qk_norm", "mlp_norm", "mlp.silu")
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes of one rank."""
+    """Bytes of one rank by term: held during the whole backward pass, added by each phase, and in host memory."""
 
     persistent: dict[str, float]
-    """Held during the whole backward pass, by term."""
     peak_phases: dict[str, dict[str, float]]
-    """What each moment adds, by term."""
     host: dict[str, float] = field(default_factory=dict)
-    """In host memory, per rank, beside a GPU's."""
 
     @property
     def peak_phase(self) -> str:

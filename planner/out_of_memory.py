@@ -40,12 +40,11 @@ class InsufficientMemoryError(ValueError):
 
 @dataclass(frozen=True)
 class MemoryInfo:
-    """Memory of a device or of a host, in bytes."""
+    """Memory of a device or of a host, and the most that this process has held so far, in bytes."""
 
     total: float
     free: float
     peak: float
-    """Maximum that this process has held so far."""
 
 
 @contextmanager

@@ -44,18 +44,16 @@ class PackedSequenceSource:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """The batch of one forward pass on one rank, with its FLOPs."""
+    """The batch of one forward pass on one rank, with its masks for student and teacher.
+
+    tokens: of the sequences, padding and other ranks' shares included. student_flops: of forward and backward, counted
+    by one of the ranks that share sequences. failures: (document, reason) of documents that became padding."""
 
     batch: Batch
-    """This rank's tokens and patches, with their masks for student and teacher."""
     tokens: int
-    """Tokens of the sequences, padding and other ranks' shares included."""
     student_flops: int
-    """Of forward and backward, counted by one of the ranks that share sequences."""
     teacher_flops: int
-    """Of the teacher's forward pass; 0 without one."""
     failures: tuple[tuple[int, str], ...] = ()
-    """(document, reason) of documents that could not be loaded and became padding."""
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> MicroBatch:
         """The same on a device."""
@@ -97,10 +95,7 @@ class MicroBatchStream:
     ):  # fmt: skip
         """ready: makes what the source opens ready for the device (`micro_batches`)."""
         if source.num_sequences < global_batch_size:
-            raise ValueError(
-                f"the plan has {source.num_sequences} sequences and one step takes {global_batch_size}: use a larger "
-                "corpus, more epochs in the plan, or a smaller global_batch_size"
-            )
+            raise ValueError(f"the plan has {source.num_sequences} sequences: lower global_batch_size")
         self.source, self.global_batch_size, self.batches_per_step = source, global_batch_size, batches_per_step
         self.usable = source.num_sequences // global_batch_size * global_batch_size
         self._ready = ready
@@ -117,10 +112,7 @@ class MicroBatchStream:
             try:
                 yield next(self._batches)
             except StopIteration:
-                raise ValueError(
-                    f"the loader ended inside the step at sequence {sequence_index}, though its plan has "
-                    f"{self.source.num_sequences}: plan and encoded corpus do not belong together; build the plan again"
-                ) from None
+                raise ValueError(f"the loader ended at sequence {sequence_index}: build the plan again") from None
         self._at = sequence_index + self.global_batch_size
 
     def close(self) -> None:

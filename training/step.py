@@ -99,20 +99,17 @@ class StepSums:
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """The numbers of one step, over all ranks, on the host."""
+    """The numbers of one step, over all ranks, on the host.
+
+    grad_norm: of the mean gradient before clipping. stop: was any rank asked to? flops: by category. teacher_s, busy_s:
+    seconds of this rank's device in the teacher's forward pass, and at work without waiting for data or ranks."""
 
     step_sums: StepSums
-    """Its sums."""
     grad_norm: float
-    """Norm of the mean gradient before clipping."""
     stop: bool
-    """Was any rank asked to stop?"""
     flops: dict[str, int]
-    """FLOPs by category: `student` (forward and backward) and `teacher_forward`."""
     teacher_s: float
-    """Seconds of this rank's device in the teacher's forward pass."""
     busy_s: float
-    """Seconds of this rank's device at work, without waiting for micro-batches or for the others' sums."""
 
 
 class DeviceStepResult:

@@ -58,15 +58,13 @@ class _UnreadStep:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The end of a finished training run."""
+    """The end of a finished training run: steps, next global sequence, tokens with padding, mean cross-entropy of the
+    metrics' last window in nats per target token."""
 
     step: int
     sequence_index: int
-    """Next global sequence."""
     tokens: int
-    """Tokens processed, padding included."""
     loss: float
-    """Mean cross-entropy per target token over the last window of the metrics, nats."""
     checkpoint: Path
     compute_cost: CostAccounting
 

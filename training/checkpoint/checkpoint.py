@@ -44,14 +44,11 @@ class DamagedCheckpointError(CheckpointError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One complete checkpoint on the disk."""
+    """One complete checkpoint on the disk: its folder, the steps done, and what the loop put into `state.json`."""
 
     folder: Path
-    """Its folder, `step_########`."""
     step: int
-    """Optimiser steps done."""
     state: dict[str, Any]
-    """Everything in `state.json` that the loop put there."""
 
     @property
     def scheduled(self) -> bool:

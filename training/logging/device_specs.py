@@ -32,48 +32,40 @@ LONGEST_S = 0.2
 
 @dataclass(frozen=True)
 class AssumedEfficiency:
-    """Fractions of a device's peaks that training code is expected to reach: assumptions."""
+    """Fractions of a device's peaks that training code is expected to reach: assumptions.
+
+    matmul, global_attention, local_attention: of `matmul_flops`. memory: of `memory_bytes_per_s`, by norms,
+    activations, sums and the optimizer. network: of each link's rate, by collectives and the ring."""
 
     matmul: float = 0.65
-    """Of `matmul_flops`, by matmuls as wide as a block's."""
     global_attention: float = 0.40
-    """Of `matmul_flops`, by attention over wide masks, recomputation included."""
     local_attention: float = 0.20
-    """Of `matmul_flops`, by attention over windows, whose tiles are partly masked."""
     memory: float = 0.75
-    """Of `memory_bytes_per_s`, by norms, activations, sums and the optimizer."""
     network: float = 0.70
-    """Of each link's rate, by collectives and the ring."""
 
 
 @dataclass(frozen=True)
 class DeviceSpec:
-    """One device type and the machine that it sits in."""
+    """One device type, of kind "cuda" or "cpu", and the machine that it sits in.
+
+    matmul_flops: dense bfloat16 FLOP/s with float32 sums. Bytes per second are per device, links' in one direction: to
+    its machine's other devices, to other machines, to host memory. source: of the numbers. reserve, host_reserve:
+    fractions of both memories that no plan fills: the driver's context, communication buffers, fragmentation; the
+    system, libraries, the loader."""
 
     name: str
     kind: str
-    """"cuda" or "cpu"."""
     matmul_flops: float
-    """Dense bfloat16 FLOP/s with float32 sums."""
     memory_bytes: float
-    """Memory of one device."""
     memory_bytes_per_s: float
-    """Its bandwidth."""
     link_bytes_per_s: float
-    """To the other devices of its machine, one direction."""
     network_bytes_per_s: float
-    """To other machines, per device, one direction."""
     host_bytes_per_s: float
-    """To host memory, one direction."""
     devices_per_machine: int
     source: str
-    """Where the numbers are from."""
     host_memory_bytes: float = 250e9
-    """Memory of the host for each of them."""
     reserve: float = 0.06
-    """Fraction of the memory that no plan fills: the driver's context, communication buffers, fragmentation."""
     host_reserve: float = 0.1
-    """Fraction of the host's memory that no plan fills: the system, libraries, the loader."""
     efficiency: AssumedEfficiency = AssumedEfficiency()
 
     @property

@@ -8,14 +8,13 @@ is under the key `time`. Events are never removed. NaN and infinity are written 
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from brine.common.files import to_plain, write_text
+from brine.common.files import finite, parse_object, to_plain, write_text
 
 METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
 
@@ -48,7 +47,7 @@ class RunLog:
     def metrics(self, line: dict[str, Any]) -> None:
         """Append one line of metrics; it must hold `step`. Sinks get what a reader of the file would."""
         if self.folder is not None:
-            line = _finite(to_plain(line))
+            line = finite(to_plain(line))
             append_line(self.folder / METRICS, line)
             for sink in self.sinks:
                 sink.log(line)
@@ -95,7 +94,7 @@ def repair_lines(path: Path) -> None:
 def append_line(path: Path, line: dict[str, Any]) -> None:
     """Append one object to a JSON-lines file in one write, so that ranks may share the file."""
     with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(_finite(to_plain(line)), allow_nan=False) + "\n")
+        file.write(json.dumps(finite(to_plain(line)), allow_nan=False) + "\n")
 
 
 def append_event(folder: Path, event: str, **details: Any) -> None:
@@ -129,9 +128,7 @@ def require_tensorboard() -> None:
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
-        raise ValueError(
-            "tensorboard is not installed: run `uv sync --extra tensorboard`, or leave out --tracker tensorboard"
-        ) from error
+        raise ValueError("tensorboard is not installed: run `uv sync --extra tensorboard` or omit --tracker") from error
 
 
 class TensorBoardSink:
@@ -174,20 +171,6 @@ def flat_numbers(line: dict[str, Any], *, prefix: str = "") -> Iterator[tuple[st
             yield prefix + key, float(value)
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return value
-
-
 def _parse(line: str) -> dict[str, Any] | None:
     """The object of a whole line; None for one that was cut short."""
-    try:
-        found = json.loads(line) if line.endswith("\n") else None
-    except json.JSONDecodeError:
-        return None
-    return found if isinstance(found, dict) else None
+    return parse_object(line) if line.endswith("\n") else None

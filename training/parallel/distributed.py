@@ -37,28 +37,22 @@ class RankFailedError(RuntimeError):
 
 @dataclass(frozen=True)
 class World:
-    """This process among the ranks of a run: its rank, the degrees of parallelism and their groups."""
+    """This process among the ranks of a run.
+
+    local_size: ranks on this machine, which share its threads. context_parallel, dp_shard: consecutive ranks that split
+    each sequence, and that hold one copy of the model between them. context_parallel_group: name of a process group, ""
+    where sequences are not shared. mesh: ranks as replicate x shard; None where every rank has the whole model. store:
+    where ranks leave marks; None for a single rank."""
 
     rank: int = 0
-    """This process's number."""
     size: int = 1
-    """Number of ranks."""
     local_size: int = 1
-    """Number of ranks on this machine, which share its threads."""
     context_parallel: int = 1
-    """Context-parallel degree: consecutive ranks that split each sequence
-    (`brine.training.parallel.context_parallel`)."""
     context_parallel_group: str = ""
-    """Name of their process group; empty where sequences are not shared."""
     dp_shard: int = 1
-    """FSDP degree: consecutive ranks that hold one copy of the model between them
-    (`brine.training.parallel.parallelize`)."""
     mesh: DeviceMesh | None = field(default=None, compare=False)
-    """Ranks as replicate x shard; None where every rank has the whole model."""
     timeout_s: float = COLLECTIVE_TIMEOUT_S
-    """Timeout of collectives in seconds."""
     store: dist.Store | None = field(default=None, compare=False)
-    """Where ranks leave marks; None for a single rank."""
 
     @property
     def dp_rank(self) -> int:

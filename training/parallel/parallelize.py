@@ -29,9 +29,7 @@ def init_parallel_groups(world: World, *, context_parallel: int = 1, dp_shard: i
     so."""
     for name, ranks in (("context_parallel", context_parallel), ("dp_shard", dp_shard)):
         if ranks < 1 or world.size % ranks:
-            raise ValueError(
-                f"runtime.{name} = {ranks} does not divide the {world.size} ranks: start a multiple of it with torchrun"
-            )
+            raise ValueError(f"runtime.{name} = {ranks} does not divide the {world.size} ranks: start a multiple of it")
     if context_parallel == dp_shard == 1:
         return world
     # imported late: a single process needs no meshes
