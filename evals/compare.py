@@ -136,7 +136,7 @@ def compare_evaluations(ours: ModelLosses, theirs: ModelLosses, config: EvalConf
     their_loss, their_tokens, their_bytes = theirs.loss[order], theirs.tokens[order], theirs.bytes[order]
     if (different := np.flatnonzero(ours.bytes != their_bytes)).size:
         first = int(different[0])
-        raise ValueError(f"document {ours.ids[first]} differs: evaluate both runs on the same documents")
+        raise ValueError(f"document {ours.ids[first]} has two lengths: evaluate both runs on the same documents")
     same_tokens = np.array_equal(ours.tokens, their_tokens)
 
     def entry(mask: np.ndarray) -> dict[str, Any]:

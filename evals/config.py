@@ -1,12 +1,9 @@
 """Settings of evaluation, targets, and the paired bootstrap intervals that every result has.
 
-Every count is per *cell*: the documents of one kind at one level. Which documents are chosen depends on `seed` alone,
-so two runs over one corpus are evaluated on the same ones. Targets are shown beside the results and decide nothing.
-
-Losses of one document under two conditions are strongly correlated, and documents differ much in length. So whole
-documents are resampled, both conditions together, and the statistic is a ratio of sums (each target token counts
-once). The interval is the percentile interval (Efron 1979), somewhat too narrow on a handful of documents. It does not
-cover the randomness of training, nor that documents of one source file resemble each other.
+Every count is per *cell*: the documents of one kind at one level, chosen by `seed` alone, so that two runs over one
+corpus are evaluated on the same ones. Whole documents are resampled, both conditions together, and the statistic is a
+ratio of sums. The interval is the percentile interval (Efron 1979), somewhat too narrow on a handful of documents; it
+does not cover the randomness of training, nor that documents of one source file resemble each other.
 """
 
 from __future__ import annotations

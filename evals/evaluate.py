@@ -1,13 +1,9 @@
 """The evaluate stage: all measurements of a finished run, and the files that the report reads.
 
-    evaluate/results.json         all numbers, see `evaluate`
-    evaluate/documents.jsonl      loss per document, modality context, model and condition
-    evaluate/transcripts.jsonl    references and transcriptions; samples name their media
-    evaluate/media/*              copies of the samples' media, so that the report needs the run folder alone
-
-Losses are measured for every model of the run on the same documents, in the condition `matched`; media gains
-(conditions `blank MODALITY` and `mismatched MODALITY`) and transcriptions for the main model. The cost is one pass per
-model, two more per modality over the documents that have it, and the decoding.
+Into `evaluate/` go results.json (all numbers), documents.jsonl (loss per document, modality context, model and
+condition), transcripts.jsonl and `media/`, copies of the samples' media. Losses are measured for every model on the
+same documents, in the condition `matched`; media gains (`blank MODALITY`, `mismatched MODALITY`) and transcriptions
+for the main model.
 """
 
 from __future__ import annotations

@@ -1,13 +1,10 @@
 """Evaluates a finished run on other documents, encoded with the run's tokenizer and encoder.
 
-    OUT/encoded/       the documents as tokens and patches, unless they were given as such
-    OUT/evaluate/      results.json, documents.jsonl, ... as in a run, so that `brine compare` reads it like one
-    OUT/request.json   which run, which documents, and the settings
+    OUT/encoded/, evaluate/, request.json     the documents, results as in a run, and what was asked for
 
 The run is not modified. A corpus built by `brine data build` is read unchanged where its tokenizer and encoder are the
-run's; otherwise its documents are encoded again, from its record of them and their media files. Documents that its
-filters excluded are excluded here too; all others count as held out, whatever their splits. Where the training corpus
-exists, documents of its training split are counted (equal tokens and patches), since they are not held out.
+run's, else encoded again; documents that its filters excluded are excluded, all others count as held out. Documents of
+the run's training split (equal tokens and patches) are counted.
 """
 
 from __future__ import annotations

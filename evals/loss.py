@@ -1,11 +1,8 @@
 """Held-out loss per document; gains, intervals and comparisons are arithmetic on it.
 
-`measure_losses` runs the model over chosen documents and returns `DocumentLosses`: for each document and modality
-context (no media yet, after an image, after audio, after video) the summed cross-entropy in nats, the number of target
-tokens and their UTF-8 bytes. Two measurements of the same documents line up, so intervals can be paired.
-
-The loss is the plain cross-entropy of the hard labels in float32, whatever the training loss was. The end token is a
-target of 0 bytes. A document's first token is never a target. Documents are packed as for training, but from
+`measure_losses` runs the model over chosen documents; two measurements of the same documents line up, so intervals can
+be paired. The loss is the plain cross-entropy of the hard labels in float32, whatever the training loss was. The end
+token is a target of 0 bytes, a document's first token never one. Documents are packed as for training, but from
 `EncodedDocument`s and not from a plan, since the same ones are measured several times with other media.
 """
 

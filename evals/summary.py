@@ -1,19 +1,9 @@
 """summary.json: the headline numbers of a run in one file, for scripts and for comparison with other runs.
 
-    run, wall_s, peak_rss_gib, split
-    bits_per_byte                       of held-out text
-    media_gain  {image, audio, video}   each {gain, low, high}; null where the corpus has no such media
-    cer         {image, audio}          character error rate at level 1 (or the lowest there is)
-    identifier_recall {image, audio, video}   at the same level
-    metrics     {name: value}           of other packages (`brine.metrics`)
-    salt        {equal_steps, equal_cost, cost_to_match}   see `compare`; null with one arm only
-    compute_cost {stage: {category: {flops, seconds}}, "total": ..., "flops_by_arm": {...}}
-    targets     {name: {target, value, reached}}
-    excluded    training documents too long for a packed sequence
-    kept_stale  stages that were kept although the documents changed, and why
-    details     media_gain and transcription by kind and level, loss by kind and level of each model
-
-Computed from the files of the run alone; nothing is measured here.
+Computed from the files of the run alone. `salt` is null with one arm only, `media_gain` of a modality where the corpus
+has no such media; `cer` and `identifier_recall` are those of level 1, or the lowest there is; `excluded` are training
+documents too long for a packed sequence, `kept_stale` stages kept although the documents changed; `details` are by kind
+and level.
 """
 
 from __future__ import annotations

@@ -1,13 +1,9 @@
 """Greedy transcriptions of held-out media, and how far they are from their references.
 
 The prompt of a document is everything before its first target after the media; the reference is the targets from there
-to the next media or the end. Only documents whose text follows a single image, audio or video are transcribed; others
-are measured by loss alone. Decoding stops at the end token, at a token that would open media, or after
-`max_new_tokens`; the reference is truncated to the same number of tokens.
-
-The character error rate is the sum of edit distances over the sum of reference lengths, so long references count for
-more and a rate above 1 is possible. Identifier recall is the longest common subsequence of identifiers over the number
-of identifiers in the reference. Rates have paired intervals over documents.
+to the next media or the end. Only documents whose text follows a single image, audio or video are transcribed. The
+character error rate is the sum of edit distances over the sum of reference lengths, so a rate above 1 is possible;
+identifier recall is the longest common subsequence of identifiers over those in the reference.
 """
 
 from __future__ import annotations

@@ -2,11 +2,8 @@
 
 Besides keys (after their rotary embedding) and values, the cache keeps three numbers per sequence, from which it makes
 the spans of an uncached forward: cached and uncached logits agree, whatever the mask. Local layers drop keys older than
-window - 1, lazily, unless `keep_all_keys`; once every row is a window past the start of its document, a single token's
-local spans never change. Buffers of global layers double when full; `reserve` allocates ahead. A media block attends to
-itself in both directions, so it must come whole: `extend` refuses the rest of one.
-
-B batch, S keys, T new tokens, K KV heads, D head dim.
+window - 1, lazily, unless `keep_all_keys`. Buffers of global layers double when full. A media block attends to itself
+in both directions, so `extend` refuses the rest of one. B batch, S keys, T new tokens, K KV heads, D head dim.
 """
 
 from __future__ import annotations

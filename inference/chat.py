@@ -1,15 +1,9 @@
 """Conversations: a model that was trained on chats is prompted in the form that it was trained on.
 
-    answer = load(run).chat([{"role": "user", "content": [
-        {"type": "image", "image": "heron.png"}, {"type": "text", "text": "What is this?"}]}])
-    for chunk in answer:
-        print(chunk, end="", flush=True)
-
 A prompt is the training document of these messages and one more, the assistant's, up to that one's first word, written
 by the reader of conversations (`brine.data.formats.lines.chat`). The answer ends at the end token, or where the model
-begins another speaker's turn, such as <user> at the beginning of a line. Nothing is dropped: a field that training
-would note and ignore (tools, attachments) is refused by its name; loss marks, ids and the like may stay. An assistant's
-`token_ids` are read in place of its content. Not done here: tool calls, or keeping the cache between questions.
+begins another speaker's turn. A field that training would note and ignore (tools, attachments) is refused by its name.
+An assistant's `token_ids` are read in place of its content. Not done here: tool calls, keeping the cache.
 """
 
 from __future__ import annotations

@@ -1,13 +1,9 @@
 """From prompts to answers, token by token.
 
-`stream_tokens` answers one prompt and yields as it decodes. `generate_batch` answers many, greedily and together:
-prompts of unequal length are padded on the left, share every forward, and leave the batch when they have ended; each
-gets the answer it would get alone. A token costs one query: local layers look back over their window, global layers
-over all keys. On a CUDA device `brine.inference.static.decoder` decodes, which explains why there are two decoders.
-
-An answer is text: special tokens other than the end token are never chosen. Equal seeds give equal answers on one
-machine. Not done here: beam search, repetition penalties, speculative decoding. Blocks compiled for training run
-eagerly, since every new length would be compiled again. B batch, V vocabulary.
+`stream_tokens` answers one prompt and yields as it decodes. `generate_batch` answers many greedily: prompts are padded
+on the left, share every forward, and leave the batch when they have ended; each gets the answer it would get alone. On
+a CUDA device `brine.inference.static.decoder` decodes. Special tokens other than the end token are never chosen. Equal
+seeds give equal answers on one machine. No beam search or speculative decoding. B batch, V vocabulary.
 """
 
 from __future__ import annotations

@@ -1,15 +1,9 @@
 """Model folders: a trained model with all that is needed to use it, and nothing else.
 
-    config.json         {"model": ModelConfig, "encode": EncodeConfig, "trained_context_tokens": longest in training,
-                         "trained_roles": speakers of conversations in training}
-    model.safetensors   every parameter under its name in `Transformer`
-    tokenizer.json      the tokenizer
+config.json, model.safetensors, tokenizer.json       written under another name and renamed: whole or absent
 
-    for chunk in load("runs/demo").generate(["shot.png", "def "]):
-        print(chunk, end="", flush=True)
-
-A folder is written under another name and renamed, so it is whole or absent. No pickle is read or written. Optimizer
-state and the like belong to training checkpoints.
+for chunk in load("runs/demo").generate(["shot.png", "def "]):
+    print(chunk, end="", flush=True)
 """
 
 from __future__ import annotations

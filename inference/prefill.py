@@ -1,12 +1,9 @@
 """Prefill of prompts of any length, in chunks that bound memory and that can be saved and resumed.
 
-Read in chunks through the key/value cache, a prompt takes the memory of the cache and one chunk. All but the last chunk
-need only keys and values, so there the last layer computes nothing else (`Transformer.prefill`). Media blocks see
-themselves whole, so chunks end only between media blocks. Of many prompts, those that fit together into one chunk share
-a forward, padded on the left; longer ones are read alone. A chunk of 1,024 to 8,192 tokens is equally fast per token on
-2 CPU cores, so the default is the largest. Not done here: splitting a forward over devices.
-
-B batch, S tokens of a prompt, E width.
+All but the last chunk need only keys and values, so there the last layer computes nothing else (`Transformer.prefill`).
+Media blocks see themselves whole, so chunks end only between them. Of many prompts, those that fit together into one
+chunk share a forward, padded on the left; longer ones are read alone. A chunk of 1,024 to 8,192 tokens is equally fast
+per token on 2 CPU cores, so the default is the largest. B batch, S tokens of a prompt, E width.
 """
 
 from __future__ import annotations

@@ -1,15 +1,9 @@
 """Prompts: from texts, paths, media and token ids to what `Transformer.forward` takes.
 
 A prompt is encoded as a training document is, but without the end token; no template is added. Prompts share a batch by
-padding on the *left*, so each new token is one column; no query sees padding, and positions ignore it. Files are opened
-in this process, since they belong to the user. A string that names an existing image, audio or video is that file; one
-that only looks like a path is an error that names the file and both remedies; all others are text. A path looks like:
-
-    shot.png, a/b.heic      no white space, and a known extension of media
-    ~/my holiday/1.jpg      white space, an existing folder or a beginning that only paths have, such an extension
-    /data/words.txt         begins as only paths do, no white space, and any extension
-    notes.txt               an existing file that is not media, or an existing folder written with a separator
-    https://host/a.png      a URL, with or without a query
+padding on the *left*, so each new token is one column. A string that names an existing image, audio or video is that
+file; one that only looks like a path (a known extension of media, a beginning that only paths have, a URL) is an error
+that names the file and both remedies; all others are text. Files are opened in this process.
 """
 
 from __future__ import annotations

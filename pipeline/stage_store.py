@@ -1,13 +1,9 @@
 """Stages that run once, resume where they were interrupted, and run again when their settings or inputs change.
 
-    runs/<name>/<stage>/stage.json    key of the stage begun here: settings that affect its result, input digests
-    runs/<name>/<stage>/done          the same key, and the stage's result; written last, in one rename
-
-A stage whose `done` holds its key is skipped; one with the key in `stage.json` alone was interrupted, and its function
-is called again in its folder; one with another key is discarded and done again (`stage_backup`). Fields that an older
-key lacks count as their defaults. A `protected` stage that has made something is never discarded, nor is anything that
-it was made from: `ProtectedStageError`; `rerun` renames its folder. With several ranks rank 0 decides and writes. Does
-not run stages in parallel, or find out which files a function reads.
+A stage whose `done` holds its key (settings that affect its result, input digests) is skipped; one with the key in
+`stage.json` alone was interrupted, and its function is called again in its folder; one with another key is discarded
+and done again (`stage_backup`). A `protected` stage that has made something is never discarded, nor is anything that it
+was made from; `rerun` renames its folder. With several ranks rank 0 decides and writes.
 """
 
 from __future__ import annotations

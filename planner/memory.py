@@ -1,14 +1,9 @@
 """What one rank holds in memory while it trains, by term, from shapes alone.
 
-    memory(RunSettings(model, seq_len=2**20, activation_checkpointing="full", mlp_tile_tokens=8192)).peak_bytes
-
 The peak is what is held during the whole backward pass and the most that one of three phases adds: the loss, the MLP or
-the attention of a block. Saved tensors are those of the uncompiled code (tests compare them with real models, byte by
-byte); of compiled blocks `FUSED` is left out by assumption. Not counted: the interpreter, the loader's queues,
-fragments of the allocator (a device's `reserve`), a teacher. Compared with resident memory of real steps on a CPU
-(`benchmarks/training/planner.py`): 0.95 to 1.08 times in seventeen cases, to which some terms were fitted. Not
-validated on a GPU. N tokens of this rank, E width, H query heads, K KV heads, D head dim, M MLP width, V vocabulary, L
-layers.
+the attention of a block. Saved tensors are those of the uncompiled code; of compiled blocks `FUSED` is left out by
+assumption. Not counted: the interpreter, the loader's queues, fragments of the allocator, a teacher. On a CPU 0.95 to
+1.08 times the resident memory of seventeen cases, to which some terms were fitted; not validated on a GPU.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
 """Out of memory, explained: what was asked for, what there is, and which options make how much memory free.
 
-    with explain_out_of_memory(config=config, runtime=runtime, world=world, folder=folder, seq_len=32768):
-        Trainer(...).run()                                    raises InsufficientMemoryError in place of torch's error
-
-Remedies are those of the planner, each with its estimated peak. With an option of the runtime the same command
-resumes; a smaller micro-batch is another configuration, which begins its stage again, and comes first only before the
-first checkpoint.
+`with explain_out_of_memory(...)` around a training raises InsufficientMemoryError in place of torch's error. Remedies
+are those of the planner, each with its estimated peak. With an option of the runtime the same command resumes; a
+smaller micro-batch begins its stage again, and comes first only before the first checkpoint.
 """
 
 from __future__ import annotations

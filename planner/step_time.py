@@ -1,14 +1,9 @@
 """How long a training step should take, by term, and its model FLOP utilisation (MFU).
 
-    steps = step_time(case, GPUS["h200"], gradient_accumulation_steps=4)
-    steps.total_s, steps.mfu(GPUS["h200"])
-
-Operations are counted from shapes as in `brine.model.flops` (attention by its unmasked area, one document to a
-sequence) and divided by the data sheet's peak times an assumed efficiency; nothing was measured. MFU counts three
-forward passes and no recomputation; the time counts what really runs: recomputed blocks and MLP tiles, 3.5 forward
-passes for attention's backward. Communication counts as far as it exceeds what can hide it, offloading in full, sums
-over replicas always. Not counted: waiting for data, validation, launches of small kernels, which dominate for small
-models.
+Operations are counted from shapes as in `brine.model.flops` and divided by the data sheet's peak times an assumed
+efficiency; nothing was measured. MFU counts three forward passes and no recomputation; the time counts what really
+runs. Communication counts as far as it exceeds what can hide it, offloading in full, sums over replicas always. Not
+counted: waiting for data, validation, launches of small kernels, which dominate for small models.
 """
 
 from __future__ import annotations

@@ -1,12 +1,8 @@
 """Micro-batches for the loop: from a source that can begin anywhere, past what is skipped, ready on the device.
 
-    stream = MicroBatchStream(source, global_batch_size=16, batches_per_step=2, ready=partial(micro_batches, ...))
-    for micro_batch in stream.step(sequence_index): ...
-
 The loop counts global sequences from 0, in multiples of `global_batch_size`. Global sequence g is sequence g modulo
 the usable ones of the plan: a run longer than its plan begins it again, at a step boundary. Masks, FLOPs and this
-rank's share are computed on the host; on a GPU this, and the copy, happen while the step before is being computed
-(`brine.data.prefetch`).
+rank's share are computed on the host; on a GPU this, and the copy, happen while the step before is being computed.
 """
 
 from __future__ import annotations
@@ -71,7 +67,7 @@ def make_micro_batch(batch: Batch, *, model: Any, teacher: Any, world: World) ->
         teacher_flops = batch_flops(teacher, inputs) if teacher is not None else 0
         failures = getattr(batch, "failures", ())
     if world.context_parallel > 1:
-        batch = shard_sequences(batch, world, model).batch
+        batch = shard_sequences(batch, world, model)
     return MicroBatch(batch, tokens, student_flops, teacher_flops, failures)
 
 

@@ -21,19 +21,14 @@ import torch
 from brine.common.processes import StopSignal, TrainingInterrupted
 from brine.kernels.selection.choice_log import backend_choices
 from brine.salt.distill import Distillation
+from brine.training.checkpoint import checkpoint as checkpoints
 from brine.training.checkpoint.async_checkpoint import AsyncCheckpointer
-from brine.training.checkpoint.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    drop_after,
-    latest_checkpoint,
-    load_checkpoint,
-)  # fmt: skip
+from brine.training.checkpoint.checkpoint import Checkpoint, CheckpointError
 from brine.training.config import TrainConfig
 from brine.training.gradients import FlatGradients, ShardedGradients
 from brine.training.guard import DivergenceGuard
 from brine.training.logging.compute_cost import CostAccounting
-from brine.training.logging.metrics import MetricsSink
+from brine.training.logging.metrics import TensorBoardSink
 from brine.training.logging.profiling import StepProfiler
 from brine.training.logging.progress import Progress
 from brine.training.micro_batch import MicroBatchStream, PackedSequenceSource, micro_batches
@@ -44,6 +39,9 @@ from brine.training.runtime import Runtime, compile_blocks
 from brine.training.schedule import learning_rate
 from brine.training.step import DeviceStepResult, StepMetrics, accumulate, clip
 from brine.training.validation import Validate, run_validation
+
+SAVED = ("sequence_index", "tokens", "validated", "val_loss", "best")
+"""Attributes of a trainer that its checkpoints hold under their names."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class Trainer:
         self, config: TrainConfig, *, model: Any, sequences: PackedSequenceSource, folder: Path, runtime: Runtime,
         name: str = "train", cost_category: str = "student", kinds: tuple[str, ...] = (),
         distillation: Distillation | None = None, validate: Validate | None = None, world: World | None = None,
-        sinks: tuple[MetricsSink, ...] = (), quiet: bool = False, on_step: Callable[[int], None] | None = None,
+        sinks: tuple[TensorBoardSink, ...] = (), quiet: bool = False, on_step: Callable[[int], None] | None = None,
     ):  # fmt: skip
         world, folder = world or World(), Path(folder)
         self.config, self.runtime, self.world, self.folder, self.model = config, runtime, world, folder, model
@@ -161,7 +159,7 @@ class Trainer:
 
     def _begin(self) -> None:
         record, ranks = self.progress.record, self.world.size
-        found = latest_checkpoint(self.checkpoints, on_event=record.event, world=self.world)
+        found = checkpoints.latest_checkpoint(self.checkpoints, on_event=record.event, world=self.world)
         if found is not None:
             self._restore(found)
             dropped, index = record.truncate(self.step, validation=self.validated), self.sequence_index
@@ -308,11 +306,7 @@ class Trainer:
         """Begin a checkpoint, when the one before is on the disk."""
         self.world.mark(f"saving step {self.step}")
         state = {
-            "sequence_index": self.sequence_index,
-            "tokens": self.tokens,
-            "validated": self.validated,
-            "val_loss": self.val_loss,
-            "best": self.best,
+            **{name: getattr(self, name) for name in SAVED},
             **self.progress.state(),
             "guard": self.guard.state(),
             "compute_cost": self.compute_cost.to_dict(),
@@ -327,10 +321,10 @@ class Trainer:
         return self.last
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        load_checkpoint(checkpoint, model=self.model, optimizer=self.optimizer)
-        state = checkpoint.state
-        self.step, self.sequence_index, self.tokens = checkpoint.step, state["sequence_index"], state["tokens"]
-        self.validated, self.val_loss, self.best = state["validated"], state["val_loss"], state["best"]
+        checkpoints.load_checkpoint(checkpoint, model=self.model, optimizer=self.optimizer)
+        self.step, state = checkpoint.step, checkpoint.state
+        for name in SAVED:
+            setattr(self, name, state[name])
         self.progress.take(state)
         self.guard.take(state["guard"])
         self.compute_cost.take(state["compute_cost"])
@@ -341,7 +335,7 @@ class Trainer:
         Only scheduled checkpoints count: when somebody pressed Ctrl-C must not affect the weights."""
         self.saver.wait()
         good = self.guard.trusted_until(failed.number)
-        found = latest_checkpoint(
+        found = checkpoints.latest_checkpoint(
             self.checkpoints, on_event=self.progress.record.event, world=self.world,
             wanted=lambda one: one.scheduled and one.step <= good,
         )  # fmt: skip
@@ -368,7 +362,7 @@ class Trainer:
         self._begin_window()
         self.world.barrier()
         if self.world.is_main:
-            drop_after(self.checkpoints, step=self.step)
+            checkpoints.drop_after(self.checkpoints, step=self.step)
 
     def _end(self, stop: StopSignal | None) -> Checkpoint:
         """Save the last step, unless it is saved, and record the end; raises TrainingInterrupted for a stop."""

@@ -1,12 +1,10 @@
 """Needle-in-a-haystack evaluation in every modality, by depth and length: the command `brine needle`.
 
-    RUN/needle/results.json    one cell for each modality and length, with its ten depths; settings; weights' digest
-    RUN/needle/trials.jsonl    every trial: depth, key, answer, response
+    RUN/needle/results.json, trials.jsonl     one cell for each modality and length; every trial
 
-Haystacks are generated from a seed (`synth/needles/haystacks.py`): exact lengths, ten needles at depths from 0 to
-100 %, each with its question at the end. The greedy answer is correct when it is exactly the value (for `chain` also
-the way to it); guessing is correct in 1 of 100 trials. Intervals resample haystacks. Cells measured with the same
-settings and weights are kept, so lengths can be added and an interrupted evaluation resumes.
+Haystacks are generated from a seed (`synth/needles/haystacks.py`). The greedy answer is correct when it is exactly the
+value (for `chain` also the way to it); guessing is correct in 1 of 100 trials. Intervals resample haystacks. Cells
+measured with the same settings and weights are kept, so lengths can be added and an interrupted evaluation resumes.
 """
 
 from __future__ import annotations

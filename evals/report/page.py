@@ -1,13 +1,9 @@
-"""report.html: one file that shows a run, opens offline and needs no other file. It reads, where they exist:
+"""report.html: one file that shows a run, opens offline and needs no other file.
 
-    summary.json, evaluate/results.json     headline numbers, losses, gains, transcription rates, comparison
-    evaluate/transcripts.jsonl              references and transcriptions; samples name their media, in evaluate/media/
-    needle/results.json                     exact match by modality, length and depth
-    <stage>/metrics.jsonl, events.jsonl     of small, large_salt, large_baseline
-    corpus/quarantine.jsonl, encoded/quarantine.jsonl, excluded.json, stayed.json, recipe.json, environment.json
-
-The page has no script and no link to any host, and follows the reader's light or dark setting. Templates escape all
-text, and a content security policy allows nothing but the page's styles and embedded media.
+It reads summary.json, evaluate/results.json and transcripts.jsonl, needle/results.json, each stage's metrics.jsonl and
+events.jsonl, and the run's records, where they exist. The page has no script and no link to any host, and follows the
+reader's light or dark setting. Templates escape all text, and a content security policy allows nothing but the page's
+styles and embedded media.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
 """Static decoding: every token is the same step on the same addresses, so that a GPU can replay it as a CUDA graph.
 
-Launching a thousand small kernels takes a host ten times as long as a GPU takes to run them. Here nothing of a step
-depends on the host, which reads chosen ids only, one group late. The first step runs eagerly, the second is captured,
-the rest are replays; where capture fails, a warning gives the reason and the same step runs without a graph. A full
-buffer grows by half and the step is captured again. With a `compute_dtype` the matrices of blocks and head are rounded
-once, to copies. On a CPU `DynamicDecoder` does less work; both choose equal tokens. Capture, replay and the head in
-half precision have not run on a GPU yet. B batch, E width, V vocabulary.
+Nothing of a step depends on the host, which reads chosen ids only, one group late. The first step runs eagerly, the
+second is captured, the rest are replays; where capture fails, the same step runs without a graph. A full buffer grows
+by half and the step is captured again. With a `compute_dtype` the matrices of blocks and head are rounded once, to
+copies. Capture, replay and the head in half precision have not run on a GPU yet. B batch, E width, V vocabulary.
 """
 
 from __future__ import annotations

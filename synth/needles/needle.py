@@ -1,14 +1,10 @@
 """Needles: facts in a long context that are asked for at its end, of one form in all modalities; documents to train on.
 
-    @QKR47             text: the value, two digits, is written behind the key, three capital letters
-    @QKR<image>        image: it is drawn; audio: spoken digit by digit; video: on one of several cards
-    @QKR<image>        chain: it shows a second key, `@LMN<audio>` elsewhere says the value; the answer is "LMN47"
-    ?QKR               the question of all of them; the answer ends with the line
+    @QKR47, @QKR<image>     the value, two digits, behind a key: text, drawn, spoken, or on one card of a video
+    ?QKR                    the question; for `chain` an image shows a second key, whose value is spoken elsewhere
 
-Kamradt (2023) had the idea, RULER (2404.06654) many keys of one form, MM-NIAH (2406.07230) media. In a training
-document each needle stands at a random position, its question at a random position behind it; between them lie source
-code and media without a needle, or nothing in half of the documents. Only answers are targets. Lookup is learned at
-level 1, where half of the guesses among two or three needles are right (measured, LOG.md).
+Kamradt (2023), RULER (2404.06654), MM-NIAH (2406.07230). In a training document needles stand at random positions,
+questions behind them, source code and media between; only answers are targets. Level 1 teaches lookup (LOG.md).
 """
 
 import random

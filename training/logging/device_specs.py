@@ -1,13 +1,9 @@
 """What a device can do: by its maker's data sheet, or as measured; and how much of that the planner expects.
 
-    GPUS["h200"].matmul_flops          peak of dense bfloat16 matmuls, FLOP/s
-    find_peak("cuda", "bfloat16")      989.5 TFLOP/s (data sheet of h200): what MFU is quoted against
-
 Sheets quote tensor-core rates with 2:4 sparsity and NVLink as the sum of both directions; both are halved here.
 Assumed, as no sheet says it: one 400 Gbit/s port per GPU between machines (200 for A100), PCIe's 16 lanes to the host,
-2 TB of host memory per eight GPUs. `AssumedEfficiency` is an estimate that a measurement can replace.
-Peaks that no sheet has are measured: on CUDA the median matmul of two square matrices of up to 8,192, on a CPU the
-best matmul of 1,024 in 0.3 s. Nothing that reaches the weights depends on any of this.
+2 TB of host memory per eight GPUs. Peaks that no sheet has are measured: on CUDA the median of a few matmuls, on a CPU
+the best of 1,024 in 0.3 s. Nothing that reaches the weights depends on any of this.
 """
 
 from __future__ import annotations

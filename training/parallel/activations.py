@@ -1,13 +1,11 @@
 """Activation checkpointing (Chen et al. 2016): what a block keeps for the backward pass.
 
-    none        everything
-    selective   its input; recomputed is all but the attention of global layers, whose out and lse are kept
-    full        its input alone
-    offload     like selective, with saved activations in host memory (`brine.training.parallel.offload`); not on a CPU
+    none, full      everything; its input alone
+    selective       its input; recomputed is all but the attention of global layers, whose out and lse are kept
+    offload         like selective, with saved activations in host memory; not on a CPU
 
-With `ac_group_size` neighbouring local layers share one checkpoint; global layers share none. With
-`mlp_tile_tokens` norm and MLP of a block run over so many tokens at a time, each tile recomputed. All of it computes
-the same numbers. Blocks are compiled whole, recomputation included; of tiled ones the attention half and the tile.
+With `ac_group_size` neighbouring local layers share one checkpoint. With `mlp_tile_tokens` norm and MLP run over so
+many tokens at a time, each tile recomputed. All of it computes the same numbers.
 """
 
 from __future__ import annotations

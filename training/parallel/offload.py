@@ -1,10 +1,5 @@
 """Saved activations in host memory: sent there in the forward pass, fetched just before the backward pass needs them.
 
-    store = ActivationOffload(StreamCopyEngine(device))
-    with store.hooks(lambda tensor: tensor.dim() == 3):
-        loss = model(inputs)                              what autograd saves is copied to the host
-    loss.backward()                                       and back before it is needed
-
 Copies run on a separate stream; at most `MAX_PENDING_COPIES` tensors are on their way out and `PREFETCH_TENSORS` on
 their way back. A tensor is kept by reference until the computation waits for its copy, so `record_stream` is not
 needed. Pinned memory comes in powers of two up to 256 MiB and is reused by each pass. Torch's `save_on_cpu` waits for

@@ -1,9 +1,5 @@
 """One model over many ranks: context parallelism, FSDP2, and the order in which a model is changed for the machine.
 
-    world = init_parallel_groups(init_distributed(), context_parallel=4, dp_shard=8)
-    model = Transformer(config, on_meta_device=True)
-    parallelize(model, runtime=runtime, world=world, seed=0)
-
 Every `context_parallel` neighbouring ranks share each sequence, and every `dp_shard` hold one copy of the parameters;
 the two are independent, since gradients are summed over all ranks. `parallelize` applies, in this order: device and
 dtype, activation checkpointing, compilation by block, sharding, weights of an empty model. No tensor, pipeline or
