@@ -40,8 +40,16 @@ from brine.evals.loss import (
     token_byte_lengths,
 )
 from brine.evals.report.samples import MIME
-from brine.evals.run_files import STAGES, main_model, read_jsonl, write_jsonl, write_results
-from brine.evals.summary import stage_costs, sum_flops, teacher_training_flops
+from brine.evals.run_files import (
+    STAGES,
+    main_model,
+    read_jsonl,
+    stage_costs,
+    sum_flops,
+    teacher_training_flops,
+    write_jsonl,
+    write_results,
+)
 from brine.evals.transcribe import Transcript, easiest_level_rates, rate_table, transcribe
 from brine.inference.decode import generate_batch
 from brine.model.device import autocast, compute_info, device_of
@@ -64,22 +72,10 @@ def evaluate(
 
     folder: `runs/<name>/evaluate`; metrics and costs are read from its neighbours. corpus: an `EncodedCorpus`. models:
     stage -> `LoadedModel`, each evaluated on its device. stages: those that belong to this run. compute_dtype: of
-    matmuls, None for the weights'. Results:
-
-        split, main_model, stages, bits_per_byte, cer {image, audio}, identifier_recall {image, audio, video}, targets
-        models          {name: {parameters, loss, bits_per_byte, contexts, cells}}
-        media_gain      {modality: see `gain.summarize_gain`}
-        transcription   one object per kind and level, see `transcribe.transcription_rates`
-        metrics         {name: value} of installed packages' entry points of `brine.metrics`, each called with corpus,
-                        losses {model: DocumentLosses}, transcripts and config
-        compare         see `compare.compare_arms`; None with one arm only
-        compute_info    device, precision and backends, see `brine.model.device.compute_info`
-
-    Raises ValueError when there is no model or no held-out document.
-    """
+    matmuls, None for the weights'. Installed packages' entry points of `brine.metrics` are called with corpus, losses
+    {model: DocumentLosses}, transcripts and config. Raises ValueError without a model or a held-out document."""
     if not models:
         raise ValueError("there is no model to evaluate: train one first")
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # a broken one ends the command before the work
     metrics = {name: load_plugin(entry) for name, entry in plugins("brine.metrics").items()}
@@ -152,7 +148,6 @@ def evaluate(
 def _transcripts(
     corpus: Any, loaded: Any, split: str, config: EvalConfig, *, compute_dtype: torch.dtype | None, quiet: bool
 ) -> list[Transcript]:
-    """Greedy transcriptions by the main model."""
     if not config.transcripts_per_cell:
         return []
     documents = choose_documents(corpus, split=split, per_cell=config.transcripts_per_cell, seed=config.seed + 1)
@@ -203,7 +198,6 @@ def copy_media(folder: Path, corpus: Any, document: int, *, max_mib: float) -> l
 def _compare_arms(
     run: Path, matched: Mapping[str, DocumentLosses], config: EvalConfig, stages: Collection[str]
 ) -> dict[str, Any] | None:
-    """SALT against the baseline; None with one arm only."""
     if not {"large_salt", "large_baseline"} <= set(matched):
         return None
     costs = stage_costs(run, stages)

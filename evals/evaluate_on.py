@@ -222,7 +222,6 @@ def _reader_notes(source: DocumentSource, path: Path) -> list[str]:
 
 
 def _reencoded_source(built: EncodedCorpus, filter_log: FilterLog) -> DocumentSource:
-    """The documents of a corpus as a source, to be encoded again."""
     if not built.root.is_dir():
         raise ValueError(f"{built.folder} must be encoded again, but {built.root} is gone: restore it")
 

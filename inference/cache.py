@@ -169,7 +169,6 @@ class KeyValueCache:
         return spans
 
     def _newest(self) -> int:
-        """The largest of `start`; one device sync after each change."""
         if self._newest_start is None:
             self._newest_start = int(self.start.max())
         return self._newest_start

@@ -245,7 +245,6 @@ class _PlaceholderMap:
         return self._with_placeholder(fields, ids)
 
     def _with_placeholder(self, fields: Mapping[str, Any], content: Any) -> dict[str, Any]:
-        """A message whose content is a placeholder."""
         role, words = ("from", "value") if "from" in fields else ("role", "content")
         # an answer that ended immediately has no word, as in training
         is_empty = isinstance(content, TokenIds) and not len(content)
@@ -255,7 +254,6 @@ class _PlaceholderMap:
         return {role: fields.get(role), words: name}
 
     def _is_plain(self, fields: Mapping[str, Any]) -> bool:
-        """Whether a message is text alone, without media or other fields."""
         return not self.has_media_field and all(_is_message_key(key) or not value for key, value in fields.items())
 
     def _part(self, part: Any) -> Any:

@@ -113,7 +113,6 @@ def _is_number(value) -> bool:
 
 
 def _check_token_ids(given: TokenIds, tokenizer: Tokenizer) -> list[int]:
-    """Token ids as a list of int. Raises ValueError naming the id that cannot be one."""
     if isinstance(given, np.ndarray | Tensor):
         if given.ndim != 1:
             raise ValueError(f"token ids have {given.ndim} dims: give 1")
@@ -132,7 +131,6 @@ def _check_token_ids(given: TokenIds, tokenizer: Tokenizer) -> list[int]:
 
 
 def _read_part(given: PromptPart, config: EncodeConfig) -> tuple[Part, Decoded | None]:
-    """The document part, and its decoded file (None for text)."""
     if isinstance(given, PIL.Image.Image):
         if given.width * given.height > config.max_pixels:
             size = f"{given.width} x {given.height}"
@@ -191,7 +189,6 @@ def read_text_file(given: TextFile, config: EncodeConfig) -> str:
 
 
 def _media_part(path: Path) -> Part:
-    """The part that a path means, by its extension."""
     kind = media_type_of(path.name)
     if kind is not None:
         return kind(str(path))
@@ -296,7 +293,6 @@ def _url_remedy(url: str) -> str:
 
 
 def _file_url_path(url: str) -> str:
-    """The path in a file's URL, whose host is this machine."""
     rest = re.sub(r"^file:/*", "", url, count=1, flags=re.IGNORECASE)
     return f"/{unquote(rest.removeprefix('localhost/'))}"
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from brine.evals.evaluate import evaluate
 from brine.evals.report.page import write_report
-from brine.evals.summary import format_summary, write_summary
+from brine.evals.run_files import format_summary, write_summary
 from brine.inference.load import LoadedModel, load
 from brine.pipeline.model_stages import selection_settings, stage_inputs, stage_settings, train_config_of
 from brine.pipeline.recipe import MODEL_STAGES

@@ -25,7 +25,6 @@ class RunLockedError(ValueError):
 def acquire_lock(folder: Path) -> int:
     """Lock a run folder for this process; returns the handle of the lock, to be given to `release_lock`.
     Raises RunLockedError that names the process holding it, ValueError where the folder cannot be written."""
-    folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

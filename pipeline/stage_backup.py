@@ -107,7 +107,6 @@ def _clear(old: Path, folder: Path, made: list[Any]) -> Path | None:
 
 
 def _is_pipeline_file(path: str) -> bool:
-    """Is this a file that the pipeline writes into every stage's folder?"""
     return (
         path in (DONE_FILE, STAGE_FILE, FILE_LIST)
         or re.fullmatch(r"\.(done|stage\.json|made\.json)\..+", path) is not None
@@ -115,7 +114,6 @@ def _is_pipeline_file(path: str) -> bool:
 
 
 def _files(folder: Path) -> list[str]:
-    """Every file and link in a folder, relative to it, with slashes."""
     found = []
     for parent, folders, files in os.walk(folder):
         links = [name for name in folders if os.path.islink(os.path.join(parent, name))]

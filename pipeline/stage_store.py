@@ -99,24 +99,16 @@ class StageStore:
     ) -> PipelineStage:  # fmt: skip
         """Do a stage, or find that it is done.
 
-        Args:
-            name: its name and folder.
-            build: called with the stage's folder; must resume from what an interrupted call left there. What it returns
-                (plain JSON, or None) is kept in the `done` mark; a `fingerprint` in it is part of the digest.
-            config: a dataclass or plain value, fully resolved.
-            inputs: names of earlier stages, or names with digests of anything else.
-            on_all_ranks: call `build` on every rank, not only on rank 0.
-            protected: never discard what it made.
-            keep_if_inputs_change: its folder holds all that later stages need. Where only its inputs changed and a
-                model was trained on it, it is kept, and reported in `kept_stale`.
-            output_names: names of the files and folders that `build` makes. Other files belong to the user and are kept
-                when the stage is done again.
-            extend: called where a protected stage's configuration changed, with its folder and a fresh one; fills the
-                fresh one with what `build` can resume from, or raises ValueError. The old folder is renamed.
+        build: called with the stage's folder (on_all_ranks: on every rank, not on rank 0 alone); must resume from what
+        an interrupted call left there. What it returns (plain JSON, or None) is kept in the `done` mark; a
+        `fingerprint` in it is part of the digest. inputs: names of earlier stages, or names with digests of anything
+        else. protected: never discard what it made. keep_if_inputs_change: where only its inputs changed and a model
+        was trained on it, it is kept, and reported in `kept_stale`. output_names: files and folders that `build` makes;
+        others are kept when the stage is done again. extend: called where a protected stage's configuration changed,
+        with its folder and a fresh one; fills the fresh one with what `build` can resume from, or raises ValueError.
 
         Raises ValueError for an input that is no earlier stage and for a folder that holds something else,
-        ProtectedStageError where something protected would be done again.
-        """
+        ProtectedStageError where something protected would be done again."""
         key = {"config": config, "inputs": self._digests(inputs)}
         folder, output_names = self.folder / name, tuple(output_names)
         mark = self._finished(folder, key)
@@ -225,7 +217,6 @@ class StageStore:
         self, name: str, folder: Path, key: dict, *, protected: bool, output_names: tuple[str, ...],
         extend: Callable | None,
     ) -> None:  # fmt: skip
-        """Make the folder one in which `build` can begin, or resume."""
         begun = read_json(folder / STAGE_FILE)
         has_made, wants_rerun = backup.is_protected(folder), name in self.rerun
         rerun = protected and wants_rerun and has_made
@@ -306,7 +297,6 @@ def restore_if_refused(paths: Iterable[Path]) -> Iterator[None]:
 
 
 def _is_beginning(path: Path) -> bool:
-    """Is this a file that is written before a stage is begun?"""
     return path.name == RERUN_FILE or path.name.startswith((f".{STAGE_FILE}.", f".{RERUN_FILE}."))
 
 

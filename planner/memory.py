@@ -263,7 +263,6 @@ def _recomputed_inputs(case: RunSettings) -> dict[str, float]:
 
 
 def _stream_gradient(case: RunSettings) -> float:
-    """Bytes of the residual stream's gradient, and of its cast for the branch."""
     return case.num_tokens * case.model.dim * (FP32_BYTES + (case.low if case.low != FP32_BYTES else 0))
 
 

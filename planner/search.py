@@ -186,7 +186,6 @@ def _suggestion(plans: Sequence[RunPlan], train: TrainConfig, device: DeviceSpec
 
 
 def _memory_shares(plan: RunPlan) -> tuple[float, float]:
-    """Shares of what may be used of the device and of its host."""
     device, host = plan.device, sum(plan.memory.host.values())
     return plan.memory.peak_bytes / device.usable_bytes, host / device.usable_host_bytes
 

@@ -83,7 +83,6 @@ def step_time(case: RunSettings, device: DeviceSpec, *, gradient_accumulation_st
 
 
 def _compute(case: RunSettings, device: DeviceSpec) -> dict[str, float]:
-    """Seconds of one forward and backward pass on one rank, communication left out."""
     config, tokens, share = case.model, case.num_tokens, device.efficiency
     # what a data sheet says of bfloat16 holds for nothing wider; float32 matmuls are taken to run at an eighth
     peak = device.matmul_flops / (8 if case.dtype == "float32" and device.kind == "cuda" else 1)

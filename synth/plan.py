@@ -165,7 +165,6 @@ def _stream(
 
 
 def _add_train_content(content: TrainTextIndex, sampler: SplitSampler, plan: CorpusPlan) -> None:
-    """Notes all that the files of train and its planned documents show."""
     for item in sampler.files:
         content.add_text(item.text)
     for item, features, numbers in zip(sampler.files, sampler.features, sampler.code_metrics, strict=False):

@@ -227,7 +227,6 @@ def accumulate(
 
 
 def _upload(numbers: Iterable[float], device: torch.device) -> Tensor:
-    """(n,) float64 on a device, without waiting for it."""
     host = torch.tensor(list(numbers), dtype=torch.float64)
     return host.pin_memory().to(device, non_blocking=True) if device.type != "cpu" else host
 

@@ -70,19 +70,11 @@ class TrainResult:
 class Trainer:
     """Trains a model in place to `config.num_steps`, from the newest checkpoint under `folder` on.
 
-    Args:
-        model: initialised, the same on every rank; or empty (on the meta device), and then initialised from
-            `config.seed` once its parameters are on their device. A checkpoint replaces its weights.
-        sequences: the training sequences, as batches of this rank.
-        folder: gets `checkpoints/`, `metrics.jsonl`, `events.jsonl` and `ledger.json`.
-        runtime: from `resolve_runtime`, applied by `apply_runtime`.
-        name: for progress bar and console.
-        cost_category: of this training: `student` or `teacher_training`.
-        kinds: names of the batch's kinds of document.
-        distillation: the small model's soft labels, or None.
-        sinks: further readers of the metrics.
-        on_step: called with the number of steps done after each (tests).
-    """
+    model: initialised, the same on every rank; or on the meta device, and then initialised from `config.seed` once its
+    parameters are on their device. A checkpoint replaces its weights. folder: gets `checkpoints/`, `metrics.jsonl`,
+    `events.jsonl` and `ledger.json`. runtime: from `resolve_runtime`, applied by `apply_runtime`. cost_category:
+    `student` or `teacher_training`. kinds: names of the batch's kinds of document. on_step: called with the number of
+    steps done after each."""
 
     def __init__(
         self, config: TrainConfig, *, model: Any, sequences: PackedSequenceSource, folder: Path, runtime: Runtime,
@@ -229,7 +221,6 @@ class Trainer:
             raise
 
     def _apply(self, done: _UnreadStep) -> None:
-        """Change the weights."""
         clip(self.gradients, grad_norm=done.result.grad_norm, limit=self.config.grad_clip)
         self.optimizer.step(done.rate)
         self.step += 1
@@ -285,7 +276,6 @@ class Trainer:
         return self._is_due(self.config.checkpoint_every) or self.step in self.config.permanent_checkpoint_steps
 
     def _writes_after_step(self) -> bool:
-        """Will numbers or weights of the step that was just applied be reported, validated or saved?"""
         validates = self.validate is not None and self._is_due(self.config.validate_every)
         return validates or self._checkpoint_is_due() or self._is_due(self.config.log_every)
 
@@ -303,7 +293,6 @@ class Trainer:
         return not self.validated
 
     def _save(self, *, scheduled: bool) -> Checkpoint:
-        """Begin a checkpoint, when the one before is on the disk."""
         self.world.mark(f"saving step {self.step}")
         state = {
             **{name: getattr(self, name) for name in SAVED},

@@ -67,7 +67,6 @@ class PrefixDecoder:
 
 
 def _group_by_length(questions: Items[EncodedDocument]) -> list[list[int]]:
-    """Indices of questions of equal length."""
     groups: dict[int, list[int]] = {}
     for number, question in enumerate(questions):
         if not len(question):

@@ -55,14 +55,8 @@ def short(value: float) -> str:
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else "-"
     size = abs(value)
-    for limit, unit, letter in (
-        (1e15, 1e15, "P"),
-        (1e12, 1e12, "T"),
-        (1e9, 1e9, "G"),
-        (1e6, 1e6, "M"),
-        (1e4, 1e3, "k"),
-    ):
-        if size >= limit:
+    for unit, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if size >= max(unit, 1e4):
             return f"{value / unit:.3g}{letter}"
     return f"{value:.0f}" if size >= 1000 else f"{value:.3g}"
 

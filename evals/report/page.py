@@ -23,8 +23,7 @@ from brine.evals.report.record import record_section
 from brine.evals.report.samples import MediaBudget, samples_section
 from brine.evals.report.sections import cost_section, gains_section, headline_cards, losses_section, salt_section
 from brine.evals.report.tables import duration, percent
-from brine.evals.run_files import STAGES, read_jsonl, read_object, read_results, write_page
-from brine.evals.summary import teacher_training_flops
+from brine.evals.run_files import STAGES, read_jsonl, read_object, read_results, teacher_training_flops, write_page
 
 _LINKS = {"gain": "Gains", "needles": "Needles", "samples": "Samples", "curves": "Curves", "salt": "SALT",
           "levels": "Levels", "cost": "Cost", "record": "Record"}  # fmt: skip
@@ -53,7 +52,6 @@ def write_report(run: Path, *, config: EvalConfig | None = None) -> Path:
 
 def render(run: Path, *, config: EvalConfig) -> str:
     """The page as text."""
-    run = Path(run)
     summary, results = read_object(run / "summary.json"), read_results(run)
     environment = read_object(run / "environment.json")
     compute_cost = summary.get("compute_cost") or {}
@@ -93,7 +91,6 @@ def render_section(section: Mapping[str, Any]) -> str:
 
 
 def _lead(summary: Mapping[str, Any], results: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
-    """What was trained and for how long, in a sentence or two."""
     if not results:
         return "This run has not been evaluated yet."
     models, main = results.get("models") or {}, results.get("main_model")

@@ -81,7 +81,6 @@ def highlight_differences(reference: str, hypothesis: str) -> tuple[list[tuple[s
 
 
 def _media(part: dict[str, Any], budget: MediaBudget) -> dict[str, Any]:
-    """An image, an audio, a video, or the name of what is not embedded."""
     found = budget.embed(part.get("file"))
     if found is None:
         modality = part.get("type")

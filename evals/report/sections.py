@@ -11,7 +11,7 @@ from typing import Any
 from brine.data.document import MODALITIES
 from brine.evals.report.charts import IntervalPoint, dot_chart, short
 from brine.evals.report.tables import NBSP, STAGE_NAMES, duration, interval, number, percent
-from brine.evals.summary import sum_flops
+from brine.evals.run_files import sum_flops
 
 MODALITY_STYLE = {"image": 0, "audio": 3, "video": 4}
 COST_CATEGORY_NAMES = {

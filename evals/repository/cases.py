@@ -86,7 +86,6 @@ def defined_in(text: str) -> set[str]:
 
 
 def _cases_of(item: SourceFile, alone: dict[str, str], package: str) -> list[CompletionCase]:
-    """First uses of other files' names in a file."""
     if parse_python(item.text) is None:
         return []
     found, seen = [], set()

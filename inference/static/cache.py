@@ -100,7 +100,6 @@ class StaticCache:
         self._make_spans()
 
     def _count_from(self, cache: KeyValueCache) -> None:
-        """Set every number to what it is after the last token of `cache`."""
         self.length = cache.num_tokens
         self.start.copy_(cache.start[:, None])
         self.column.fill_(cache.num_tokens - 1)

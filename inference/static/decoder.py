@@ -130,7 +130,6 @@ class StaticDecoder:
         self.cache.length += 1
 
     def _warm_up(self) -> None:
-        """The first step, which may compile and allocate."""
         state = [x.clone() for x in self._state]
         try:
             self._step_on_side_stream()

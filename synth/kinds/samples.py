@@ -108,7 +108,6 @@ def spoken_words(spec: dict) -> str:
 
 
 def _utterance(text: str, level: int, rng: random.Random) -> dict:
-    """The spec of one utterance, in a voice of the level."""
     voice = levels.VOICES[level]
     style = {"voice": rng.choice(voice.names), "rate": rng.randint(*voice.rate), "pitch": rng.randint(*voice.pitch)}
     return {"text": text, **style}

@@ -182,7 +182,6 @@ class HaystackBuilder(AbstractContextManager):
         return rng.choice(self.pools[kind, payload])
 
     def _media(self, spec: dict) -> tuple[str, Decoded]:
-        """Media as the encoder takes them. Raises SynthError when they cannot be rendered."""
         path, kind = media_path(spec), spec["type"]
         if path not in self.decoded:
             if reason := self.renderer.render(path, spec):
@@ -193,7 +192,6 @@ class HaystackBuilder(AbstractContextManager):
 
 
 def _length(chunks: list[TokensOrMedia]) -> int:
-    """Tokens of chunks, with the tokens that open and close media."""
     return sum(
         len(chunk) if isinstance(chunk, list) else 2 + len(chunk[1].tokens if chunk[0] == "audio" else chunk[1].patches)
         for chunk in chunks

@@ -212,7 +212,6 @@ class NeedleDocuments:
             yield part
 
     def _pooled(self, fact: Needle) -> Needle:
-        """The needle with a video from the pool of videos that show its value."""
         statements = tuple(
             tuple(self._pooled_video(part, fact.value) if isinstance(part, dict) else part for part in statement)
             for statement in fact.statements
@@ -231,8 +230,6 @@ class NeedleDocuments:
 
 
 def _tokens(parts: Iterable[dict | str]) -> int:
-    """About how many tokens parts take."""
-
     def count(part: dict | str) -> int:
         if isinstance(part, str) or part["type"] == "audio":
             return len(part) if isinstance(part, str) else AUDIO_TOKENS

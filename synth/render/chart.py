@@ -80,7 +80,6 @@ def _draw(spec: dict) -> bytes:
 
 
 def _axis_names(spec: dict) -> tuple[str, str]:
-    """What stands below the horizontal axis and beside the vertical one; "" for nothing."""
     if spec["chart"] == "scatter":
         return spec["names"][0], spec["names"][1]
     name = spec["names"][0] if spec["axis_name"] else ""
@@ -143,7 +142,6 @@ def _draw_series(axes, spec: dict) -> None:
 
 
 def _draw_points(axes, spec: dict) -> None:
-    """Points with their labels beside them."""
     _background, ink, _grid, colour, _other = STYLES[spec["style"]]
     across, upward = spec["values"]
     axes.scatter(across, upward, s=18, color=colour, clip_on=False, linewidths=0, zorder=3)

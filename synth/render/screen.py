@@ -107,7 +107,6 @@ def _form(panel: dict) -> list[Widget]:
 
 
 def _menu(panel: dict) -> list[Widget]:
-    """The bar with the names of menus, and below the open one its items."""
     widgets, column, first = [], 0, 0
     width = max(map(len, panel["items"])) + 2
     for index, name in enumerate(panel["bar"]):
@@ -151,8 +150,6 @@ def _tree(panel: dict) -> list[Widget]:
 
 
 class _WidgetPainter(Canvas):
-    """Draws widgets in the colours of the spec's style."""
-
     def __init__(self, spec: dict) -> None:
         from pygments.token import Token
 
@@ -199,6 +196,5 @@ class _WidgetPainter(Canvas):
             self.pen.line(inside, fill=self.ink, width=2)
 
     def _shade(self, fraction: float) -> tuple[int, ...]:
-        """The background moved by a fraction towards the ink."""
         pairs = zip(self.background, self.ink, strict=True)
         return tuple(round(back + fraction * (front - back)) for back, front in pairs)

@@ -155,7 +155,6 @@ def _definition(count: _NodeCounter) -> Definition:
 
 
 def _constants(holders: list[ast.Module | ast.ClassDef]) -> tuple[tuple[str, int], ...]:
-    """`NAME = 123` of a module and its classes, each name once with its first value."""
     found: dict[str, int] = {}
     for node in (node for holder in holders for node in holder.body):
         match node:
