@@ -4,8 +4,6 @@ Each is a dataclass of options, whose docstrings are its help (`brine.common.com
 one JSON object; tables before it are human-readable, and progress goes to standard error.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import tempfile

@@ -7,8 +7,6 @@ decayed there, so this is biased *against* the run that costs more per step. The
 below 0, "loss" when above, else "undecided"; it does not cover the variance between seeds of training.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -268,15 +266,10 @@ def cost_to_match(
 
 
 def compare_arms(
-    ours: DocumentLosses,
-    theirs: DocumentLosses,
-    our_metrics: Iterable[Mapping[str, Any]],
-    their_metrics: Iterable[Mapping[str, Any]],
-    config: EvalConfig,
-    *,
-    teacher_training_flops: float = 0.0,
+    ours: DocumentLosses, theirs: DocumentLosses, our_metrics: Iterable[Mapping[str, Any]],
+    their_metrics: Iterable[Mapping[str, Any]], config: EvalConfig, *, teacher_training_flops: float = 0.0,
     scoring_flops: float = 0.0,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """The whole comparison as JSON: `equal_steps`, and where both runs have validations `equal_cost` and
     `cost_to_match`, each `without_teacher_training` and `with_teacher_training`."""
     result: dict[str, Any] = {"equal_steps": at_equal_steps(ours, theirs, config)}

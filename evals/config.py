@@ -6,8 +6,6 @@ ratio of sums. The interval is the percentile interval (Efron 1979), somewhat to
 does not cover the randomness of training, nor that documents of one source file resemble each other.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -31,14 +29,9 @@ class Interval:
 
 
 def ratio_interval(
-    numerator: np.ndarray,
-    denominator: np.ndarray,
-    *,
-    num_resamples: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
-    one_minus: bool = False,
-) -> Interval:
+    numerator: np.ndarray, denominator: np.ndarray, *, num_resamples: int = 2000, confidence: float = 0.95,
+    seed: int = 0, one_minus: bool = False,
+) -> Interval:  # fmt: skip
     """sum(numerator) / sum(denominator), or 1 minus it, with its paired percentile interval over documents.
     numerator, denominator: (n,) float, paired; documents whose denominator is 0 are left out. Raises ValueError when
     the two differ in length."""
@@ -135,10 +128,6 @@ class EvalConfig:
     def interval(self, numerator: np.ndarray, denominator: np.ndarray, *, one_minus: bool = False) -> Interval:
         """`ratio_interval` with this configuration's resamples, confidence and seed."""
         return ratio_interval(
-            numerator,
-            denominator,
-            num_resamples=self.bootstrap_resamples,
-            confidence=self.confidence,
-            seed=self.seed,
+            numerator, denominator, num_resamples=self.bootstrap_resamples, confidence=self.confidence, seed=self.seed,
             one_minus=one_minus,
-        )
+        )  # fmt: skip

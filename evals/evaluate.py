@@ -6,8 +6,6 @@ same documents, in the condition `matched`; media gains (`blank MODALITY`, `mism
 for the main model.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import shutil
@@ -59,15 +57,9 @@ _COPY = re.compile(r"\d+_\d+\.\w+")
 
 
 def evaluate(
-    folder: Path,
-    *,
-    corpus: Any,
-    models: Mapping[str, Any],
-    config: EvalConfig,
-    stages: Collection[str] = STAGES,
-    compute_dtype: torch.dtype | None = None,
-    quiet: bool = False,
-) -> dict[str, Any]:
+    folder: Path, *, corpus: Any, models: Mapping[str, Any], config: EvalConfig, stages: Collection[str] = STAGES,
+    compute_dtype: torch.dtype | None = None, quiet: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """Evaluate a run's models on held-out documents and write the files above; returns the content of results.json.
 
     folder: `runs/<name>/evaluate`; metrics and costs are read from its neighbours. corpus: an `EncodedCorpus`. models:
@@ -202,11 +194,7 @@ def _compare_arms(
         return None
     costs = stage_costs(run, stages)
     return compare_arms(
-        matched["large_salt"],
-        matched["large_baseline"],
-        read_jsonl(run / "large_salt" / "metrics.jsonl"),
-        read_jsonl(run / "large_baseline" / "metrics.jsonl"),
-        config,
-        teacher_training_flops=teacher_training_flops(costs),
-        scoring_flops=sum_flops(costs.get("select")),
-    )
+        matched["large_salt"], matched["large_baseline"], read_jsonl(run / "large_salt" / "metrics.jsonl"),
+        read_jsonl(run / "large_baseline" / "metrics.jsonl"), config,
+        teacher_training_flops=teacher_training_flops(costs), scoring_flops=sum_flops(costs.get("select")),
+    )  # fmt: skip

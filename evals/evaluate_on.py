@@ -7,8 +7,6 @@ run's, else encoded again; documents that its filters excluded are excluded, all
 the run's training split (equal tokens and patches) are counted.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections import Counter
@@ -56,17 +54,10 @@ def load_models(run: Path, *, device: torch.device) -> dict[str, LoadedModel]:
 
 
 def evaluate_on(
-    run: Path,
-    data: Path,
-    out: Path,
-    config: EvalConfig,
-    *,
-    device: torch.device,
-    compute_dtype: torch.dtype | None = None,
-    workers: int | None = None,
-    quiet: bool = False,
+    run: Path, data: Path, out: Path, config: EvalConfig, *, device: torch.device,
+    compute_dtype: torch.dtype | None = None, workers: int | None = None, quiet: bool = False,
     format: str | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Evaluate a run on other documents, write the files above into `out`, and return a summary as JSON.
     workers: decoding processes. format: of the documents (default: detected). Raises ValueError for a run without a
     model, unusable documents, and an `out` that holds something else."""
@@ -148,16 +139,9 @@ def _training_corpus(run: Path) -> Path | None:
 
 @contextmanager
 def open_eval_corpus(
-    path: Path,
-    folder: Path,
-    *,
-    tokenizer: Tokenizer,
-    config: EncodeConfig,
-    split: str,
-    workers: int,
-    quiet: bool,
+    path: Path, folder: Path, *, tokenizer: Tokenizer, config: EncodeConfig, split: str, workers: int, quiet: bool,
     format: str | None = None,
-) -> Iterator[tuple[EncodedCorpus, list[str]]]:
+) -> Iterator[tuple[EncodedCorpus, list[str]]]:  # fmt: skip
     """The corpus to evaluate on, its usable documents all in `split`, and the notes of its reader.
     What must be encoded is, in `folder`. Raises ValueError for what cannot be read or used."""
     with closing(open_corpus(path)) if is_corpus(path) else nullcontext() as built:

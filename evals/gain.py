@@ -8,8 +8,6 @@ ignores the media. A video's audio track is never blanked with its frames. A gai
 weighs each document by its cell's part of the training mix (post-stratification). Intervals are paired over documents.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -101,14 +99,9 @@ def gain_interval(
 
 
 def summarize_gain(
-    matched: DocumentLosses,
-    blank: DocumentLosses,
-    mismatched: DocumentLosses | None,
-    modality: str,
-    config: EvalConfig,
-    *,
-    weights: np.ndarray | None = None,
-) -> dict[str, Any]:
+    matched: DocumentLosses, blank: DocumentLosses, mismatched: DocumentLosses | None, modality: str,
+    config: EvalConfig, *, weights: np.ndarray | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """The gain of one modality as JSON: gain, low, high, num_documents, and under `matched`, `blank` and `mismatched`
     the loss in nats per token; the same in `cells` per kind and level, and in `kinds` per kind.
     mismatched: None where it was not measured. weights: (n,) from `mix_weights`; None counts each document once."""
@@ -138,13 +131,9 @@ def summarize_gain(
 
 
 def measure_gain(
-    corpus: Any,
-    matched: DocumentLosses,
-    modality: str,
-    measure: Callable[..., DocumentLosses],
-    config: EvalConfig,
+    corpus: Any, matched: DocumentLosses, modality: str, measure: Callable[..., DocumentLosses], config: EvalConfig,
     weights: np.ndarray,
-) -> dict[str, Any] | None:
+) -> dict[str, Any] | None:  # fmt: skip
     """`summarize_gain` of the documents with targets after the modality's media; None without any.
     measure(documents, condition, transform=...) gives losses under a condition. weights: (n,) from `mix_weights`."""
     indices = np.flatnonzero(matched.tokens[:, MODALITY_CONTEXTS.index(modality)])

@@ -6,8 +6,6 @@ token is a target of 0 bytes, a document's first token never one. Documents are 
 `EncodedDocument`s and not from a plan, since the same ones are measured several times with other media.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Items
@@ -45,7 +43,7 @@ class DocumentLosses:
     def __len__(self) -> int:
         return len(self.document)
 
-    def select(self, chosen: np.ndarray) -> DocumentLosses:
+    def select(self, chosen: np.ndarray) -> "DocumentLosses":
         """Only the chosen documents, by a boolean mask or indices."""
         columns = (getattr(self, name)[chosen] for name in ("document", "kind", "level", "loss", "tokens", "bytes"))
         return DocumentLosses(*columns, self.kinds)
@@ -189,16 +187,10 @@ def packed_batches(
 
 @torch.no_grad()
 def measure_losses(
-    model: Any,
-    corpus: Any,
-    documents: np.ndarray,
-    *,
-    token_bytes: np.ndarray,
-    config: EvalConfig,
+    model: Any, corpus: Any, documents: np.ndarray, *, token_bytes: np.ndarray, config: EvalConfig,
     transform: Callable[[int, EncodedDocument], EncodedDocument] | None = None,
-    compute_dtype: torch.dtype | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> DocumentLosses:
+    compute_dtype: torch.dtype | None = None, progress: Callable[[int], None] | None = None,
+) -> DocumentLosses:  # fmt: skip
     """Loss of a model over documents of a corpus.
     model: a Transformer (or anything with its `forward` and `head_weight`), left in its mode. documents: (n,) indices
     into corpus. token_bytes: from `token_byte_lengths`. transform(index in documents, sequence) gives the sequence to
@@ -242,14 +234,10 @@ def measure_losses(
             progress(len(fresh))
     shape = (count, NUM_MODALITY_CONTEXTS)
     return DocumentLosses(
-        documents,
-        np.asarray(corpus.kind)[documents].astype(np.int64),
-        np.asarray(corpus.level)[documents].astype(np.int64),
-        loss.reshape(shape),
-        tokens.reshape(shape),
-        num_bytes.reshape(shape),
-        tuple(corpus.kinds),
-    )
+        documents, np.asarray(corpus.kind)[documents].astype(np.int64),
+        np.asarray(corpus.level)[documents].astype(np.int64), loss.reshape(shape), tokens.reshape(shape),
+        num_bytes.reshape(shape), tuple(corpus.kinds),
+    )  # fmt: skip
 
 
 def loss_table(losses: DocumentLosses) -> list[dict[str, Any]]:

@@ -7,8 +7,6 @@ summary.json `salt` is null with one arm only, `media_gain` of a modality where 
 changed.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields

@@ -6,8 +6,6 @@ character error rate is the sum of edit distances over the sum of reference leng
 identifier recall is the longest common subsequence of identifiers over those in the reference.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Callable, Iterable
@@ -76,14 +74,8 @@ def transcription_task_of(sequence: EncodedDocument, *, max_new_tokens: int) -> 
 
 
 def transcribe(
-    corpus: Any,
-    documents: Iterable[int],
-    *,
-    decode: DecodeFn,
-    tokenizer: Any,
-    config: EvalConfig,
-    quiet: bool = True,
-) -> list[Transcript]:
+    corpus: Any, documents: Iterable[int], *, decode: DecodeFn, tokenizer: Any, config: EvalConfig, quiet: bool = True,
+) -> list[Transcript]:  # fmt: skip
     """Transcribe those documents that have a task, in the order given; prompts of similar length are decoded together,
     `decode_batch_size` at a time."""
     found = {
@@ -103,15 +95,10 @@ def transcribe(
             text = itertools.takewhile(lambda token: token not in _NOT_TEXT, map(int, ids[:limit]))
             hypothesis, reference = tokenizer.decode(list(text)), tokenizer.decode(tasks[document].reference)
             done[document] = Transcript(
-                document,
-                corpus.kinds[int(corpus.kind[document])],
-                int(corpus.level[document]),
-                tasks[document].modality,
-                reference,
-                hypothesis,
-                edit_distance(reference, hypothesis),
+                document, corpus.kinds[int(corpus.kind[document])], int(corpus.level[document]),
+                tasks[document].modality, reference, hypothesis, edit_distance(reference, hypothesis),
                 *identifier_recall(reference, hypothesis),
-            )
+            )  # fmt: skip
     return [done[document] for document in tasks]
 
 

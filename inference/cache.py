@@ -6,8 +6,6 @@ window - 1, lazily, unless `keep_all_keys`. Buffers of global layers double when
 in both directions, so `extend` refuses the rest of one. B batch, S keys, T new tokens, K KV heads, D head dim.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 
@@ -61,14 +59,14 @@ class LayerCache:
                     part[new].copy_(part[old])
         self.keys, self.values = self.keys[: len(rows)], self.values[: len(rows)]
 
-    def batch_repeat_interleave(self, count: int) -> LayerCache:
+    def batch_repeat_interleave(self, count: int) -> "LayerCache":
         """A new cache with `count` copies of a single row."""
         copy = LayerCache()
         copy.keys, copy.values = (part.repeat_interleave(count, dim=0) for part in self.cached)
         copy.stop, copy.drop = copy.keys.shape[1], self.drop
         return copy
 
-    def gather(self, parts: Items[LayerCache], cached: int) -> None:
+    def gather(self, parts: "Items[LayerCache]", cached: int) -> None:
         """Take the last `cached` keys of all rows of several caches, with zeros before those that have fewer."""
         wholes = []
         for which, like in enumerate(parts[0].cached):
@@ -183,7 +181,7 @@ class KeyValueCache:
         for cache in self.layers:
             cache.select(cached)
 
-    def batch_repeat_interleave(self, count: int) -> KeyValueCache:
+    def batch_repeat_interleave(self, count: int) -> "KeyValueCache":
         """A new cache with `count` copies of this one's single row, to continue it in several ways. Raises ValueError
         for a cache of several rows or without any."""
         if self.segment is None or len(self.segment) != 1:
@@ -220,7 +218,7 @@ class KeyValueCache:
             cache.append(read(f"layers.{layer}.keys"), read(f"layers.{layer}.values"))
 
     @classmethod
-    def merge(cls, caches: Items[KeyValueCache], *, reserve: int = 0) -> KeyValueCache:
+    def merge(cls, caches: "Items[KeyValueCache]", *, reserve: int = 0) -> "KeyValueCache":
         """One cache of all rows of several, which are emptied: as if all had been read together, padded on the left.
         Shorter rows get keys of zeros in front, which no query sees. One layer at a time is in memory twice. reserve:
         as for a new cache, counted from the longest row's start."""

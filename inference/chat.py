@@ -6,8 +6,6 @@ begins another speaker's turn. A field that training would note and ignore (tool
 An assistant's `token_ids` are read in place of its content. Not done here: tool calls, keeping the cache.
 """
 
-from __future__ import annotations
-
 import codecs
 import difflib
 import re

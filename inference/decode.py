@@ -6,8 +6,6 @@ a CUDA device `brine.inference.static.decoder` decodes. Special tokens other tha
 seeds give equal answers on one machine. No beam search or speculative decoding. B batch, V vocabulary.
 """
 
-from __future__ import annotations
-
 import codecs
 from collections.abc import Iterator
 from collections.abc import Sequence as Items
@@ -35,13 +33,9 @@ class DynamicDecoder:
     """A batch of prompts being continued: their cache, and the position of each row's next token."""
 
     def __init__(
-        self,
-        model: Transformer,
-        prefilled: PrefillResult,
-        *,
-        vocab_size: int | None = None,
+        self, model: Transformer, prefilled: PrefillResult, *, vocab_size: int | None = None,
         compute_dtype: torch.dtype | None = None,
-    ):
+    ):  # fmt: skip
         """prefilled: the prompts (`brine.inference.prefill`). vocab_size: ids from here on are never chosen, for a
         model that is wider than its tokenizer. compute_dtype: of matmuls, as in the prefill."""
         self.model, self.compute_dtype = model, compute_dtype
@@ -102,13 +96,9 @@ class DynamicDecoder:
 
 
 def stream_tokens(
-    model: Transformer,
-    prompt: EncodedDocument,
-    *,
-    vocab_size: int | None = None,
-    on_prefill: OnPrefill = lambda num_tokens: None,
-    **options: Any,
-) -> Iterator[int]:
+    model: Transformer, prompt: EncodedDocument, *, vocab_size: int | None = None,
+    on_prefill: OnPrefill = lambda num_tokens: None, **options: Any,
+) -> Iterator[int]:  # fmt: skip
     """Yield the ids of an answer as they are chosen, without the end token; stops there or after `max_tokens`.
     options: of `GenerationConfig`. on_prefill: called with the prompt tokens of each forward. Raises ValueError, on the
     first `next`, for settings that cannot be sampled with."""
@@ -136,15 +126,9 @@ def stream_text(tokens: Iterator[int], tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def generate_batch(
-    model: Transformer,
-    sequences: Items[EncodedDocument],
-    max_tokens: int,
-    *,
-    batch_size: int = 32,
-    vocab_size: int | None = None,
-    prefill_tokens: int = PREFILL_TOKENS,
-    compute_dtype: torch.dtype | None = None,
-) -> list[list[int]]:
+    model: Transformer, sequences: Items[EncodedDocument], max_tokens: int, *, batch_size: int = 32,
+    vocab_size: int | None = None, prefill_tokens: int = PREFILL_TOKENS, compute_dtype: torch.dtype | None = None,
+) -> list[list[int]]:  # fmt: skip
     """Greedy answers to many prompts, decoded together.
     sequences: prompts without an end token (slices of encoded documents will do). Returns the ids of each answer in the
     order of the prompts, without the end token, at most `max_tokens` each. Prompts of similar length share a batch.

@@ -6,8 +6,6 @@ for chunk in load("runs/demo").generate(["shot.png", "def "]):
     print(chunk, end="", flush=True)
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil
@@ -105,13 +103,9 @@ class LoadedModel:
         return ChatStream(tokens, self.tokenizer, roles={*roles, *ROLES}, keep_token_ids=keep_token_ids)
 
     def _tokens(
-        self,
-        parts: PromptPart | Items[PromptPart],
-        *,
-        progress: bool = False,
-        on_token: Callable[[int], None] | None = None,
-        **options: Any,
-    ) -> Iterator[int]:
+        self, parts: PromptPart | Items[PromptPart], *, progress: bool = False,
+        on_token: Callable[[int], None] | None = None, **options: Any,
+    ) -> Iterator[int]:  # fmt: skip
         """Ids of the answer to a prompt, as they are chosen; mistakes raise at the call."""
         settings = GenerationConfig.of(**options)
         prompt = self.encode(parts)
@@ -275,15 +269,10 @@ def check_shapes(own: Mapping[str, Items[int]], found: Mapping[str, Items[int]],
 
 
 def save_model(
-    folder: str | Path,
-    model: Transformer,
-    *,
-    encode_config: EncodeConfig,
-    tokenizer: Tokenizer,
-    weights: Mapping[str, Tensor] | None = None,
-    trained_context_tokens: int | None = None,
+    folder: str | Path, model: Transformer, *, encode_config: EncodeConfig, tokenizer: Tokenizer,
+    weights: Mapping[str, Tensor] | None = None, trained_context_tokens: int | None = None,
     trained_roles: Items[str] | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Write a model folder, atomically; other files in it stay.
     Blocks may be compiled. Weights keep their dtype; `weights` are given where the model itself holds only parts of
     them. trained_context_tokens, trained_roles: see `LoadedModel`."""

@@ -6,8 +6,6 @@ chunk share a forward, padded on the left; longer ones are read alone. A chunk o
 per token on 2 CPU cores, so the default is the largest. B batch, S tokens of a prompt, E width.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import os
@@ -86,15 +84,9 @@ class ChunkedPrefill:
     """One prompt being read, chunk by chunk."""
 
     def __init__(
-        self,
-        model: Transformer,
-        prompt: EncodedDocument,
-        *,
-        prefill_tokens: int = PREFILL_TOKENS,
-        max_tokens: int = 0,
-        compute_dtype: torch.dtype | None = None,
-        cache_only: bool = False,
-    ):
+        self, model: Transformer, prompt: EncodedDocument, *, prefill_tokens: int = PREFILL_TOKENS, max_tokens: int = 0,
+        compute_dtype: torch.dtype | None = None, cache_only: bool = False,
+    ):  # fmt: skip
         """max_tokens: new tokens to allocate for. compute_dtype: of matmuls, keys and values; None for
         the weights'. cache_only: compute no hidden state for the head, since another prompt follows this one. Raises
         ValueError for a prompt without tokens."""
@@ -188,14 +180,9 @@ class ChunkedPrefill:
 
 
 def prefill_prompts(
-    model: Transformer,
-    prompts: Items[EncodedDocument],
-    *,
-    prefill_tokens: int = PREFILL_TOKENS,
-    max_tokens: int = 0,
-    compute_dtype: torch.dtype | None = None,
-    on_prefill: OnPrefill = lambda num_tokens: None,
-) -> PrefillResult:
+    model: Transformer, prompts: Items[EncodedDocument], *, prefill_tokens: int = PREFILL_TOKENS, max_tokens: int = 0,
+    compute_dtype: torch.dtype | None = None, on_prefill: OnPrefill = lambda num_tokens: None,
+) -> PrefillResult:  # fmt: skip
     """Read many prompts, each as if alone, into one cache, allocated for `max_tokens` more. on_prefill: called after
     each forward with its number of prompt tokens. Raises ValueError for no prompt or one without tokens."""
     if not prompts:

@@ -6,8 +6,6 @@ file; one that only looks like a path (a known extension of media, a beginning t
 that names the file and both remedies; all others are text. Files are opened in this process.
 """
 
-from __future__ import annotations
-
 import io
 import numbers
 import os

@@ -7,8 +7,6 @@ cumulative sums have no deterministic kernel on CUDA. Nothing here reads back to
 section 3.1; the likeliest token always stays. B batch, V vocabulary.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -74,7 +72,7 @@ class GenerationConfig(SamplingConfig):
                 raise ValueError(f"{name} = {getattr(self, name)}: give at least 1")
 
     @classmethod
-    def of(cls, **options: Any) -> GenerationConfig:
+    def of(cls, **options: Any) -> "GenerationConfig":
         """From the options of a call. Raises TypeError naming one that does not exist, as any function would."""
         known = [field.name for field in fields(cls)]
         if unknown := sorted(set(options) - set(known)):

@@ -5,8 +5,6 @@ train a finished model again is refused within a second. Digests of stages that 
 when the stage is reached (`brine.pipeline.stage_store`).
 """
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

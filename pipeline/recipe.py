@@ -6,8 +6,6 @@ component keeps its configuration beside itself; this file puts them together. V
 models follow from `corpus`; the large model is one setting for SALT and baseline.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,7 +139,7 @@ class Recipe:
             config, vocab_size=vocab_size, image_dim=dims.image_dim, audio_dim=dims.audio_dim, video_dim=dims.video_dim
         )
 
-    def resolved(self, vocab_size: int) -> Recipe:
+    def resolved(self, vocab_size: int) -> "Recipe":
         """The recipe with both models' vocabulary and patch widths filled in."""
         small, large = (
             dataclasses.replace(train, model=self.model(train.model, vocab_size)) for train in (self.small, self.large)

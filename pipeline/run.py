@@ -5,8 +5,6 @@
 decides which stages are done already. The same command resumes a run that was killed.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext

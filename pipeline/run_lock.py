@@ -3,8 +3,6 @@
 `flock` is released by the kernel when its process dies, however it dies.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import socket

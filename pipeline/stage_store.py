@@ -6,8 +6,6 @@ and done again (`stage_backup`). A `protected` stage that has made something is 
 was made from; `rerun` renames its folder. With several ranks rank 0 decides and writes.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil
@@ -67,7 +65,7 @@ class StageStore:
         """Stages that were kept although something outside of the run changed, with the message about it."""
         self._lock: int | None = None
 
-    def __enter__(self) -> StageStore:
+    def __enter__(self) -> "StageStore":
         if self.world.is_main:
             self._lock = acquire_lock(self.folder)
             for path in sorted(self.folder.glob(f"*/{STAGE_FILE}")):

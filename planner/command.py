@@ -6,8 +6,6 @@
 Given settings are fixed, the rest are searched (`search.py`); recipe fields can be overridden as in train.py.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Sequence

@@ -6,8 +6,6 @@ two idle cores, with the recipes `demo` and `quick`. It tells minutes from hours
 activation checkpointing recomputes, are not counted.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from brine.common.formatting import count, duration

@@ -6,8 +6,6 @@ assumption. Not counted: the interpreter, the loader's queues, fragments of the 
 1.08 times the resident memory of seventeen cases, to which some terms were fitted; not validated on a GPU.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from brine.data.sequence import FIELDS

@@ -5,8 +5,6 @@ are those of the planner, each with its estimated peak. With an option of the ru
 smaller micro-batch begins its stage again, and comes first only before the first checkpoint.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Iterator

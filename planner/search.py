@@ -5,8 +5,6 @@ activations and a few MLP tiles are tried by `memory.py` and `step_time.py`. Not
 time has been validated on any GPU, and efficiencies are assumptions (`brine.training.logging.device_specs`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product

@@ -6,8 +6,6 @@ runs. Communication counts as far as it exceeds what can hide it, offloading in 
 counted: waiting for data, validation, launches of small kernels, which dominate for small models.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from brine.model.flops import forward_flops, num_causal_pairs

@@ -80,13 +80,9 @@ NEEDLE_KINDS = tuple(kind for kind in KINDS if kind.startswith("needle_"))
 """Kinds whose documents are facts and questions that look them up."""
 
 HELD_OUT_COUNTS = SynthCounts(
-    text=100,
-    package=4,
-    screenshot=(200, 50, 50, 50),
-    narration=(200, 50, 50, 50),
-    recording=(100, 20, 20, 20),
+    text=100, package=4, screenshot=(200, 50, 50, 50), narration=(200, 50, 50, 50), recording=(100, 20, 20, 20),
     page=(20, 10, 10, 10),
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

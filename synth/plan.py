@@ -94,13 +94,9 @@ class CorpusPlan:
 
 
 def plan_corpus(
-    config: SynthConfig,
-    *,
-    files: list[SourceFile],
-    features: list[SourceFeatures],
-    splits: dict[str, list[int]],
+    config: SynthConfig, *, files: list[SourceFile], features: list[SourceFeatures], splits: dict[str, list[int]],
     code_metrics: list[CodeMetrics] | None = None,
-) -> CorpusPlan:
+) -> CorpusPlan:  # fmt: skip
     """Every document of the three splits; counts that the source cannot fill are lowered. code_metrics: the files'
     numbers, for tables, charts and screens."""
     plan, train_content, vocabulary = CorpusPlan(), TrainTextIndex(), []

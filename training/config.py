@@ -6,8 +6,6 @@ is the machine: threads, precision, compilation. Its "auto" fields are resolved 
 over `global_batch_size` packed sequences of all ranks; a micro-batch is what one rank passes through the model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 

@@ -6,8 +6,6 @@ buckets between ranks. `ShardedGradients` is for FSDP2, whose hooks sum each blo
 part. Both have the same methods.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

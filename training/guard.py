@@ -6,8 +6,6 @@ for it. The remedy follows PaLM (Chowdhery et al. 2022, section 5.1): load a che
 target end the run. All of this is part of the checkpoint.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections import deque

@@ -6,8 +6,6 @@ AdamW (Loshchilov & Hutter 2019) is the default. With `optimizer="muon"` matrice
 Muon iterates in bfloat16: repeatable, but not exact across different numbers of ranks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

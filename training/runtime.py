@@ -6,8 +6,6 @@ Whether torch can compile is tried in a subprocess, since finding a compiler pro
 the hardware supports it natively.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import resource

@@ -5,8 +5,6 @@ A pure function of the step. The decay always ends at the last step. Under "wsd"
 a run can be extended from before its decay; the decay is 1 - sqrt(progress) (Haegele et al. 2024, section 4).
 """
 
-from __future__ import annotations
-
 import math
 
 from brine.training.config import TrainConfig

@@ -140,13 +140,10 @@ class DeviceStepResult:
         *sums, stop, student, teacher, grad_norm = self._copy.tolist()
         times = self._times.read()
         return StepMetrics(
-            StepSums(self.kinds, torch.tensor(sums, dtype=torch.float64)),
-            grad_norm,
-            stop > 0,
-            {"student": int(student), "teacher_forward": int(teacher)},
-            times.get("teacher", 0.0),
+            StepSums(self.kinds, torch.tensor(sums, dtype=torch.float64)), grad_norm, stop > 0,
+            {"student": int(student), "teacher_forward": int(teacher)}, times.get("teacher", 0.0),
             times.get("compute", 0.0),
-        )
+        )  # fmt: skip
 
 
 def accumulate(

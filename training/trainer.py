@@ -6,8 +6,6 @@ trusted checkpoint, and the sequences around it are skipped (`guard.py`). On a G
 (`Runtime.reads_metrics_late`); metrics, validation and checkpoints wait for them. Does not build models or data.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from contextlib import nullcontext

@@ -6,8 +6,6 @@ context only keys and values are needed, so the last layer computes nothing else
 the same way.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence as Items
 
 import torch

@@ -7,8 +7,6 @@ value (for `chain` also the way to it); guessing is correct in 1 of 100 trials. 
 measured with the same settings and weights are kept, so lengths can be added and an interrupted evaluation resumes.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -101,14 +99,9 @@ def newline_ids(tokenizer: Tokenizer) -> list[int]:
 
 
 def run_trials(
-    haystacks: HaystackBuilder,
-    answer: AnswerFn,
-    task: str,
-    num_tokens: int,
-    config: NeedleConfig,
-    *,
+    haystacks: HaystackBuilder, answer: AnswerFn, task: str, num_tokens: int, config: NeedleConfig, *,
     quiet: bool = True,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Any]]:  # fmt: skip
     """All trials of one modality and length, as JSON objects. Raises ValueError when the needles do not fit into it."""
     trials, title = [], f"{task}, {num_tokens:,} tokens"
     for number in tqdm(range(config.num_haystacks), desc=title, unit="haystack", disable=quiet, leave=False):
@@ -130,15 +123,9 @@ def run_trials(
 
 
 def evaluate_needles(
-    loaded: LoadedModel,
-    folder: Path,
-    config: NeedleConfig,
-    *,
-    trained_context_tokens: int | None = None,
-    compute_dtype: torch.dtype | None = None,
-    quiet: bool = False,
-    say: Callable[[str], None] = print,
-) -> dict[str, Any]:
+    loaded: LoadedModel, folder: Path, config: NeedleConfig, *, trained_context_tokens: int | None = None,
+    compute_dtype: torch.dtype | None = None, quiet: bool = False, say: Callable[[str], None] = print,
+) -> dict[str, Any]:  # fmt: skip
     """Measure the cells that `folder` does not have yet, write results.json and trials.jsonl there, return the results.
     trained_context_tokens: sequence length of the training, shown beside the results. Raises ValueError for a missing
     library and for lengths that are too short."""

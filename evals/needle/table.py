@@ -4,8 +4,6 @@ A cell is one modality at one length. Its interval is a percentile bootstrap ove
 haystack are not independent (exact answers over questions, both summed by haystack). Depths are ten equal parts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ classes (`s0`, `s1`, ... for series, `axis`, `grid`), so one drawing serves both
 has a title and a description for screen readers, and each point a `<title>` for the pointer. ElementTree escapes text.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -178,15 +176,9 @@ def dot_chart(title: str, dots: Sequence[IntervalPoint], *, x_label: str) -> str
 
 
 def heat_map(
-    title: str,
-    columns: Sequence[str],
-    rows: Sequence[str],
-    values: Sequence[Sequence[float | None]],
-    *,
-    x_label: str,
-    y_label: str,
-    after: int | None = None,
-) -> str:
+    title: str, columns: Sequence[str], rows: Sequence[str], values: Sequence[Sequence[float | None]], *, x_label: str,
+    y_label: str, after: int | None = None,
+) -> str:  # fmt: skip
     """An SVG of fractions as cells, the larger the darker, each in hundredths; "" without cells.
     values: one list per row, from the top; None leaves a cell empty. after: draw a line after so many columns."""
     if not columns or not rows:

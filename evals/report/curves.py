@@ -5,8 +5,6 @@ SALT is drawn twice over cost: from zero, and dashed from the cost of the small 
 the training loss alone is drawn.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

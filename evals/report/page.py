@@ -6,8 +6,6 @@ reader's light or dark setting. Templates escape all text, and a content securit
 styles and embedded media.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from functools import cache

@@ -5,8 +5,6 @@ that browsers show without running anything (no SVG), and only up to a size; oth
 enlarged without smoothing, because the model reads pixels.
 """
 
-from __future__ import annotations
-
 import base64
 from pathlib import Path
 from typing import Any

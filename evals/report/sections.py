@@ -3,8 +3,6 @@
 Each section is a dict for the template of its id, or None where the run has no such records.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

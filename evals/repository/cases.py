@@ -7,8 +7,6 @@ text up to the name. `window` makes it with the package, without it, and with an
 separates a name that was looked up from one that any long context makes likelier.
 """
 
-from __future__ import annotations
-
 import ast
 import builtins
 import keyword

@@ -8,8 +8,6 @@ log-likelihood is reported too, in nats, and its paired gain with the package ov
 same length. Intervals resample cases. Files that the run was trained on are left out where the run names them.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -78,13 +76,9 @@ def is_exact_match(response: str, answer: str) -> bool:
 
 
 def complete_cases(
-    prompts: CompletionPrompts,
-    cases: list[CompletionCase],
-    complete: CompletionFn,
-    num_tokens: int,
-    *,
+    prompts: CompletionPrompts, cases: list[CompletionCase], complete: CompletionFn, num_tokens: int, *,
     quiet: bool = True,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Any]]:  # fmt: skip
     """One JSON object for each case at one length: response, exact match and nats under each condition."""
     lines = []
     for case in tqdm(cases, desc=f"{num_tokens:,} tokens", unit="case", disable=quiet, leave=False):
@@ -152,15 +146,9 @@ def held_out_paths(run: Path, files: list[SourceFile]) -> set[str] | None:
 
 
 def evaluate_repository(
-    loaded: LoadedModel,
-    run: Path,
-    out: Path,
-    config: RepositoryConfig,
-    *,
-    source: Path | None = None,
-    compute_dtype: torch.dtype | None = None,
-    quiet: bool = False,
-) -> dict[str, Any]:
+    loaded: LoadedModel, run: Path, out: Path, config: RepositoryConfig, *, source: Path | None = None,
+    compute_dtype: torch.dtype | None = None, quiet: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """Measure, write results.json and cases.jsonl into `out`, return the results.
     Raises ValueError when the source has no case."""
     files, _ = read_source(source)

@@ -6,8 +6,6 @@ the order of its keys. The `Spans` of kind "moving" are advanced in place on the
 columns kept, K KV heads, D head dim.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

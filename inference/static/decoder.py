@@ -6,8 +6,6 @@ by half and the step is captured again. With a `compute_dtype` the matrices of b
 copies. Capture, replay and the head in half precision have not run on a GPU yet. B batch, E width, V vocabulary.
 """
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Callable, Iterator
@@ -33,19 +31,10 @@ class StaticDecoder:
     """A batch of prompts being answered, with a step of equal work per token."""
 
     def __init__(
-        self,
-        model: Transformer,
-        prefilled: PrefillResult,
-        *,
-        suppressed: Tensor,
-        max_tokens: int,
-        sampling: SamplingConfig = GREEDY,
-        stop: Items[int] = (),
-        compute_dtype: torch.dtype | None = None,
-        capacity: int = 0,
-        graphs: bool | None = None,
-        compile_blocks: bool = False,
-    ):
+        self, model: Transformer, prefilled: PrefillResult, *, suppressed: Tensor, max_tokens: int,
+        sampling: SamplingConfig = GREEDY, stop: Items[int] = (), compute_dtype: torch.dtype | None = None,
+        capacity: int = 0, graphs: bool | None = None, compile_blocks: bool = False,
+    ):  # fmt: skip
         """prefilled: the prompts; its cache is taken over and emptied. suppressed: (V,) bool, ids never chosen.
         max_tokens: of the longest answer. stop: ids that end an answer, besides the end token. compute_dtype: as in the
         prefill; autocast's by default. capacity: tokens to allocate for, if more than these need. graphs: capture the

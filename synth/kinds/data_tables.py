@@ -74,14 +74,9 @@ def numeric_facts(code_metrics: CodeMetrics, *, path: str) -> Iterator[tuple[str
 
 
 def sample_table(
-    sampler: SplitSampler,
-    index: int,
-    subject: str,
-    bounds: TableLevel,
-    rng: random.Random,
-    *,
+    sampler: SplitSampler, index: int, subject: str, bounds: TableLevel, rng: random.Random, *,
     only: tuple[str, ...] | None = None,
-) -> DataTable | None:
+) -> DataTable | None:  # fmt: skip
     """A table about `subject` from file `index`, or None when the file has too few rows or columns; `only` names them.
     Rows keep the order of the source, or are shuffled, by chance. Labels are distinct."""
     rows = _rows(sampler, index, subject, rng)

@@ -6,8 +6,6 @@ renames the folder, and prunes old ones. Cost: host memory for one copy of the r
 kept), and the same again while a file is assembled.
 """
 
-from __future__ import annotations
-
 import datetime
 import os
 import shutil

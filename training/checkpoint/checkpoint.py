@@ -8,8 +8,6 @@ Tensors are `model/<parameter>` and `optimizer/<kind>/<parameter>/<key>`, writte
 checkpoint is renamed to `.bad` and the one before it is used; one of another model is an error.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import warnings

@@ -5,8 +5,6 @@ it too, and continuing from it gives the longer run's weights bit for bit. Rates
 `pipeline.train_stage`. The old folder is only read; checkpoints are linked where the disk can.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

@@ -5,8 +5,6 @@ memory is allocated at the first copy, in buffers of 256 MiB that tensors share,
 must have been written.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

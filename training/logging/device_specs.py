@@ -6,8 +6,6 @@ Assumed, as no sheet says it: one 400 Gbit/s port per GPU between machines (200 
 the best of 1,024 in 0.3 s. Nothing that reaches the weights depends on any of this.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import statistics

@@ -1,7 +1,5 @@
 """Environment and resources of a run: versions, processor, memory. Records for the report; nothing reads them back."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import platform

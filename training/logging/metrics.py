@@ -5,8 +5,6 @@ steps that will be repeated are dropped, so the file of a killed run equals that
 is under the key `time`. Events are never removed. NaN and infinity are written as null.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Iterator
@@ -23,7 +21,7 @@ class RunLog:
     """The two files of one training stage, and any sinks. A last line that a kill cut short is removed.
     On ranks other than 0 give `folder=None`: every call does nothing."""
 
-    def __init__(self, folder: Path | None, *, sinks: tuple[TensorBoardSink, ...] = ()):
+    def __init__(self, folder: Path | None, *, sinks: "tuple[TensorBoardSink, ...]" = ()):
         self.folder = None if folder is None else Path(folder)
         self.sinks, self._purged = sinks if folder is not None else (), False
         if self.folder is not None:
@@ -96,7 +94,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             yield from (line for line in map(_parse, file) if line is not None)
 
 
-def make_sinks(folder: Path, *, tensorboard: bool) -> tuple[TensorBoardSink, ...]:
+def make_sinks(folder: Path, *, tensorboard: bool) -> "tuple[TensorBoardSink, ...]":
     """Second readers of a stage's metrics: TensorBoard where it is asked for, or was before and still can be, so that
     it never keeps showing steps that were rolled back. Raises ValueError with the remedy as `TensorBoardSink`."""
     logs = Path(folder) / "tensorboard"

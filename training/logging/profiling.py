@@ -5,8 +5,6 @@ times of a step are read a step later. `--runtime.profile 20 22` records the ste
 writes `trace/rank_<r>_steps_20_22.json` for Perfetto. Keep the range short, and past the first steps, which compile.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +25,7 @@ class _HostEvent:
     def synchronize(self) -> None:
         pass
 
-    def elapsed_time(self, later: _HostEvent) -> float:
+    def elapsed_time(self, later: "_HostEvent") -> float:
         return 1e3 * (later.at - self.at)
 
 

@@ -5,8 +5,6 @@ under `time`; with several ranks `time.ranks` has each rank's seconds at work, w
 `skew` is how far the slowest is above the mean. Validation does not count in tokens per second.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Iterable

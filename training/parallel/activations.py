@@ -8,8 +8,6 @@ With `ac_group_size` neighbouring local layers share one checkpoint. With `mlp_t
 many tokens at a time, each tile recomputed. All of it computes the same numbers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial

@@ -8,8 +8,6 @@ one rank, on CPUs (gloo) they agree to 1e-10 in float64. A check that hangs is e
 thread that prints where each rank was last seen. Rehearsed on gloo; not yet run on GPUs.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform

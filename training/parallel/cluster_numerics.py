@@ -8,8 +8,6 @@ and agrees to `TOLERANCE`; on GPUs errors may be `MAX_ERROR_RATIO` those of one 
 tokens, H query heads, K KV heads, D head dim.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -6,8 +6,6 @@ needed. Pinned memory comes in powers of two up to 256 MiB and is reused by each
 each copy and allocates anew. Not measured on a GPU.
 """
 
-from __future__ import annotations
-
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -65,7 +63,7 @@ class StreamCopyEngine:
 class OffloadedTensor:
     """One tensor whose numbers are in host memory; its buffers return to the store when it is freed."""
 
-    def __init__(self, tensor: Tensor, store: ActivationOffload):
+    def __init__(self, tensor: Tensor, store: "ActivationOffload"):
         self.shape, self.stride = tensor.shape, tensor.stride()
         self.dtype, self.device = tensor.dtype, tensor.device
         self.store, self.pieces = store, store.take(tensor.numel() * tensor.element_size())

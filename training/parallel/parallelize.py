@@ -6,8 +6,6 @@ dtype, activation checkpointing, compilation by block, sharding, weights of an e
 expert parallelism.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -330,7 +330,7 @@ def test_a_corpus_that_holds_nothing_out_is_refused_before_training(tmp_path):
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     corpus = build_corpus(tmp_path / "m.jsonl", tmp_path / "c", tokenizer=train_tokenizer(["words"], MIN_VOCAB_SIZE),
                           config=EncodeConfig(), num_workers=1)  # fmt: skip
-    with pytest.raises(ValueError, match="no held-out document: give some lines of the manifest the split validation"):
+    with pytest.raises(ValueError, match="no held-out document: give some documents the split validation"):
         check_rows(corpus, tmp_path)
 
 
