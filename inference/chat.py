@@ -7,12 +7,12 @@ An assistant's `token_ids` are read in place of its content. Not done here: tool
 """
 
 import codecs
-import difflib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -308,10 +308,7 @@ def _is_message_key(key: str) -> bool:
 def _unread_field_message(name: str, turns: str) -> str:
     if name in CONVERSATIONS:
         return f"field {name!r} beside {turns!r} would not be read: give one list of turns"
-    known = [*_SYSTEM, *FIELDS]
-    near = "system" if "instruct" in name.lower() else next(iter(difflib.get_close_matches(name.lower(), known, 1)), "")
+    close = ["system"] if "instruct" in name.lower() else get_close_matches(name.lower(), [*_SYSTEM, *FIELDS])
+    near = close[0] if close else ""
     hint = f"write it as {near!r}" if near and near != name else "write it into a message"
-    return (
-        f"field {name!r} beside {turns!r} would not be read: {hint} or remove it (settings such as temperature are "
-        "arguments of chat)"
-    )
+    return f"field {name!r} beside {turns!r} would not be read: {hint} or remove it (settings are arguments of chat)"

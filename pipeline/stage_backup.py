@@ -55,9 +55,7 @@ def backup_path(folder: Path) -> Path:
 
 def move_to_backup(folder: Path) -> Path:
     """Rename a stage's folder to the first free name; returns its new path."""
-    old = backup_path(folder)
-    os.rename(folder, old)
-    return old
+    return folder.rename(backup_path(folder))
 
 
 def files_of_stage(folder: Path, output_names: Sequence[str]) -> list[str]:
@@ -143,10 +141,7 @@ def extension_refusal(store: StageStore, name: str, reason: str, *, also: Iterab
 def untrained_note(store: StageStore, names: Iterable[str]) -> str:
     """What must be given with --rerun where some of these stages are not trained by the command."""
     missing = [name for name in names if name in store.untrained]
-    if not missing:
-        return ""
-    verb = "are" if len(missing) > 1 else "is"
-    return f" (and {store.untrained[missing[0]]}, without which {' and '.join(missing)} {verb} not trained)"
+    return f" (and {store.untrained[missing[0]]}, which trains {' and '.join(missing)})" if missing else ""
 
 
 def first_changes(changes: list[str], most: int = 4) -> str:

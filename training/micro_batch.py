@@ -5,22 +5,18 @@ the usable ones of the plan: a run longer than its plan begins it again, at a st
 rank's share are computed on the host; on a GPU this, and the copy, happen while the step before is being computed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
+from brine.data.batch import Batch
 from brine.data.prefetch import DevicePrefetch
 from brine.salt.cost import TRAINING_PASSES, batch_flops
 from brine.training.parallel.context_parallel import shard_sequences
 from brine.training.parallel.distributed import World
-
-if TYPE_CHECKING:
-    from brine.data.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ class MicroBatch:
     teacher_flops: int
     failures: tuple[tuple[int, str], ...] = ()
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> MicroBatch:
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "MicroBatch":
         """The same on a device."""
         return replace(self, batch=self.batch.to(device, non_blocking=non_blocking))
 

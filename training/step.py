@@ -6,17 +6,16 @@ kind of document, in float64. These sums, the stop flag and FLOPs travel in one 
 the device (`DeviceStepResult`). B batch, T tokens, N = B T, K kinds.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from brine.data.batch import Batch
 from brine.data.document import MODALITIES
 from brine.data.sequence import MODALITY_CONTEXTS
 from brine.kernels.linear_loss import linear_cross_entropy
@@ -29,10 +28,6 @@ from brine.training.micro_batch import MicroBatch
 from brine.training.parallel.activations import offloading
 from brine.training.parallel.distributed import World
 from brine.training.runtime import Runtime
-
-if TYPE_CHECKING:
-    from brine.data.batch import Batch
-
 
 MIXTURE = ("text", *MODALITIES, "padding")
 """What the tokens of packed sequences are."""

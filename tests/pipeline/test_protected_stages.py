@@ -278,7 +278,7 @@ def test_the_way_out_names_what_the_command_does_not_train(run, rewritten, tmp_p
     shutil.copy(folder / "large_baseline" / "stage.json", folder / "small")
     train.run_pipeline(at(recipe(), rewritten), runs=tmp_path / "runs")
     assert (
-        "--rerun large_baseline small (and --arms baseline salt, without which small is not trained) to" in caplog.text
+        "--rerun large_baseline small (and --arms baseline salt, which trains small) to" in caplog.text
     )
 
 

@@ -6,24 +6,19 @@ patches. Chunks are assigned for each batch by what its masks cost this model (l
 and decodes whole sequences.
 """
 
-from __future__ import annotations
-
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from brine.data.batch import TENSOR_FIELDS
+from brine.data.batch import TENSOR_FIELDS, Batch
 from brine.kernels.attention import Spans
 from brine.kernels.context_parallel.layout import ContextLayout, ShardedSpans
 from brine.kernels.context_parallel.sharding import assign_chunks
+from brine.model.config import ModelConfig
 from brine.model.flops import matrix_parameters
+from brine.model.inputs import Inputs
 from brine.training.parallel.distributed import World
-
-if TYPE_CHECKING:
-    from brine.data.batch import Batch
-    from brine.model.config import ModelConfig
-    from brine.model.inputs import Inputs
 
 CHUNKS = 16
 """Chunks a rank holds of a sequence, where they are not shorter than `MIN_CHUNK` tokens."""
