@@ -38,7 +38,6 @@ from brine.inference.load import STAGE_PREFERENCE, LoadedModel, find_model_folde
 NOTES_FILE = "told.json"
 """Beside the encoded documents: the notes of their reader."""
 MAX_REASONS_SHOWN = 3
-"""Documents whose reason is shown in full."""
 logger = logging.getLogger(__name__)
 
 

@@ -46,7 +46,6 @@ logger = logging.getLogger(__name__)
 _WARNED: defaultdict[str, weakref.WeakSet[Transformer]] = defaultdict(weakref.WeakSet)
 """Models that a warning was given for, by its subject."""
 BAR_DELAY_S = 2.0
-"""Prefill shows a progress bar after this long."""
 
 
 @dataclass(frozen=True)

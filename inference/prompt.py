@@ -45,7 +45,6 @@ class TextFile:
 TokenIds = list | tuple | np.ndarray | Tensor
 """Token ids as a part of a prompt: whole numbers, in one dimension."""
 PromptPart = str | Path | PIL.Image.Image | Part | TextFile | TokenIds
-"""One part of a prompt; see `encode_prompt`."""
 LITERAL_HINT = "to give these words as text, wrap them in brine.data.document.Text"
 """Remedy for text that looks like a path, in Python."""
 _PARTS = (

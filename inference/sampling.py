@@ -48,7 +48,6 @@ class SamplingConfig:
 
 
 GREEDY = SamplingConfig()
-"""Always the likeliest token."""
 
 
 @dataclass(frozen=True)

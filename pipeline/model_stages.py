@@ -22,7 +22,6 @@ from brine.training.runtime import Runtime
 STORE = "store"
 """The corpus, in the folder of the encoded stage."""
 CORPUS_DEPENDENT_FIELDS = ("vocab_size", "image_dim", "audio_dim", "video_dim")
-"""Fields of a model that follow from the corpus."""
 
 
 def model_stages_of(recipe: Recipe) -> list[str]:

@@ -22,7 +22,6 @@ from brine.synth import SynthConfig
 from brine.training.config import RuntimeConfig, TrainConfig
 
 MODEL_STAGES = ("small", "large_salt", "large_baseline")
-"""The stages that train a model, in order."""
 MANIFEST_REQUIRED = Path("PATH")
 """`corpus.manifest` of a recipe without documents: whoever runs it must name some."""
 

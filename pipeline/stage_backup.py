@@ -27,7 +27,6 @@ PROTECTED_PATTERNS = (DONE_FILE, "metrics.jsonl", "checkpoints/*", "model/*")
 BACKUP_SUFFIX = ".old-"
 """Between a stage's name and a number: its former folder."""
 MAX_SHOWN_DIFFERENCES = 12
-"""Maximum number of differences that an error message names."""
 _LEFTOVER = re.compile(r"\.old_(.+)_\d+")
 
 

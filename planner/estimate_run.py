@@ -28,12 +28,10 @@ COMPILE_S = 15.0
 CORPUS_S, SOURCE_FILE_S, ALL_FILES = 5.0, 0.01, 600
 """The tokenizer; reading one source file; files where the recipe does not limit them (the standard library)."""
 DECODE_STEP_S = 0.002
-"""One token of a batch that is transcribed."""
 DOCUMENTS_PER_S = {"text": 500.0, "screenshot": 1500.0, "narration": 200.0, "recording": 120.0, "page": 60.0,
          "package": 60.0, "table": 120.0, "chart": 34.0, "screen": 140.0}  # fmt: skip
 """Documents of a kind rendered and encoded in a second on two cores."""
 NEEDLE_DOCUMENTS_PER_S = 34.0
-"""The same for all kinds with needles."""
 
 
 @dataclass(frozen=True)

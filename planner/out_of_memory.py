@@ -23,7 +23,6 @@ from brine.training.runtime import Runtime, peak_resident_gib
 
 GIB = 2**30
 TILE = 4096
-"""Tokens of the MLP tile that is proposed."""
 HOST_SIGNS = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory")
 DEVICE_SIGNS = ("CUDA out of memory", "CUDA error: out of memory")
 UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}

@@ -16,11 +16,8 @@ from brine.training.config import ACTIVATION_CHECKPOINTING_MODES, TrainConfig
 from brine.training.logging.device_specs import DeviceSpec
 
 TILES = (0, 4096, 16384)
-"""MLP tiles that are tried."""
 SEARCHED = ("context_parallel", "dp_shard", "activation_checkpointing", "ac_group_size", "mlp_tile_tokens")
-"""Settings that are searched unless they are given."""
 MIN_TOKENS_PER_RANK = 16
-"""Minimum number of tokens of a sequence on one rank."""
 GIB = 2**30
 NOTE = "estimate, not validated on this device; efficiencies are assumed"
 

@@ -49,7 +49,6 @@ SAMPLES = {
     "chart": figures.charts,
     "screen": screens.screens,
 }
-"""Kind -> its stream of samples."""
 
 
 @dataclass

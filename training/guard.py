@@ -61,7 +61,7 @@ class DivergenceGuard:
         self.empty = 0 if targets else self.empty + 1
         if self.empty >= MAX_EMPTY_STEPS:
             raise TrainingDivergedError(
-                f"{self.empty} steps in a row had no target: see document_load_failed in `events.jsonl`"
+                f"{self.empty} steps in a row had no target: rebuild the corpus (document_load_failed in events.jsonl)"
             )
         self.losses.append(loss)
         self.norms.append(grad_norm)

@@ -30,7 +30,6 @@ from brine.training.parallel.distributed import World
 from brine.training.runtime import Runtime
 
 MIXTURE = ("text", *MODALITIES, "padding")
-"""What the tokens of packed sequences are."""
 
 
 class StepSums:

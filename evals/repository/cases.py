@@ -23,7 +23,6 @@ from brine.data.tokenizer import Tokenizer
 WITH_PACKAGE, WITHOUT_PACKAGE, OTHER_PACKAGE = CONTEXT_CONDITIONS = ("with_package", "without_package", "other_package")
 """The package in the context, no context, another package in it."""
 MIN_NAME = 4
-"""Characters of the shortest name."""
 OWN_FRACTION = 0.25
 """Largest fraction of a window for the file's own text, cut at the front where it is longer."""
 

@@ -20,7 +20,6 @@ from brine.synth.sources.code_regions import SplitSampler
 NUM_PASSES = 64
 """How often a file may be visited; every file once before any again."""
 MAX_FILES = 24
-"""Files of a package that are compared in one table."""
 
 MIN_GAP = 1 / 12
 """Of the axis: two values of a chart nearer to each other than this are not compared."""

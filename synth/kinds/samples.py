@@ -17,7 +17,6 @@ from brine.synth.sources.code_regions import CodeRegion, SplitSampler, spoken_ke
 from brine.synth.sources.features import SourceFeatures, identifiers_in, name_parts
 
 MIN_UTTERANCE_GAP_S = 1.3
-"""Minimum time between the starts of two names narrated in a scrolling video."""
 
 Parts = list[tuple[dict | str, bool]]
 """The parts of a document in order: a render spec or a text, and whether the text has loss."""

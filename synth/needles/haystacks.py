@@ -35,15 +35,12 @@ from brine.synth.render_worker import Renderer
 MULTIKEY = "multikey"
 """The task whose haystack is needles of text."""
 TASKS = (*needle.NEEDLE_MODALITIES, MULTIKEY)
-"""Tasks: a modality, with source code as its haystack, or MULTIKEY."""
 _SPEECH = ("espeakng_loader", "av", "soundfile")
 LIBRARIES = {"image": ("pygments",), "audio": _SPEECH, "video": ("pygments", "av", "soundfile")}
 LIBRARIES["chain"] = ("pygments", *_SPEECH)
 """What a task imports besides what text takes."""
 NUM_DISTRACTORS = 120
-"""Media without a needle that are made of each modality."""
 VIDEOS_PER_VALUE = 3
-"""Videos that are made for each value."""
 MEDIA_FRACTION = 0.3
 """How often a chunk of the haystack is media instead of a line."""
 

@@ -29,7 +29,6 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 CARD_FRAMES = FRAMES_PER_SECOND // 2
 """Frames of a video for which a card is shown: at two sampled frames per second each card is sampled once."""
 CARD_CHARS = 4
-"""Characters on the widest card: two patches."""
 RATES, PITCHES = (180, 200, 220), (40, 50, 60)
 """Words per minute and espeak's pitch, sampled for each utterance."""
 STYLES = ("bw", "monokai")
@@ -45,7 +44,6 @@ AUDIO_TOKENS = 21
 MAX_POOLED_VIDEOS = 600
 """Maximum number of videos made for each split: each costs ten images, and they are sampled from a pool."""
 MAX_HAYSTACK_WORDS = 60
-"""Words that media of the haystack show or say."""
 
 PlacedText = tuple[float, tuple[dict | str, ...], str]
 """A position between 0 and 1, the parts that stand there, and the answer behind them or ""."""

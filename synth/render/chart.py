@@ -24,7 +24,6 @@ STYLES = {
 }
 MARKERS = ("o", "s")
 LABEL_GAP = 3
-"""Pixels between an axis and its labels."""
 
 
 def render(spec: dict) -> bytes:

@@ -13,9 +13,7 @@ from PIL import ImageColor
 from brine.synth.render.code_image import Canvas, png_of
 
 PANEL_GAP = 2
-"""Cells between two panels."""
 INDENT = 2
-"""Cells by which an entry of a tree stands further right than its parent."""
 SHADES = {"field": 0.12, "sheet": 0.12, "bar": 0.2, "title": 0.2}
 """Kind of widget -> how far its background is moved towards the ink."""
 

@@ -7,7 +7,6 @@ middle. Colours are those a Pygments style gives to keywords (header), names and
 from brine.synth.render.code_image import Canvas, png_of
 
 COLUMN_GAP = 2
-"""Cells between two columns."""
 RULE_PIXELS = 4
 """Pixels between two rows with a line between them, so that it touches no underscore."""
 

@@ -28,7 +28,6 @@ from brine.training.parallel.distributed import World
 
 STATE = "state.json"
 MODEL, OPTIMIZER = "model/", "optimizer/"
-"""What the names of tensors begin with."""
 STEPS = "step_" + "[0-9]" * 8
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from brine.training.parallel.offload import BUFFER_BYTES, StreamCopyEngine
 
 ALIGNMENT = 64
-"""Bytes at whose multiples tensors begin."""
 
 
 class HostStaging:

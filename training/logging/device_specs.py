@@ -19,9 +19,7 @@ from brine.common.formatting import count
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 MEASURED = "measured"
 SMALLEST, LARGEST = 1024, 8192
-"""Sides of the matrices that are multiplied on a GPU."""
 LONGEST_S = 0.2
-"""Maximum seconds that one matmul should take there."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,6 @@ GPUS = {
         "the Blackwell architecture brief",
     ),
 }  # fmt: skip
-"""By the name that the command line takes."""
 NAMES = (*GPUS, "cpu")
 OTHER_VARIANTS = frozenset({"PCIE", "NVL", "MIG"})
 """Words in a GPU's name: it is slower than the one that the sheet of its family is about."""
@@ -111,7 +108,6 @@ class PeakFlops:
 
 
 NO_PEAK = PeakFlops(0.0, "not asked for")
-"""No peak: MFU is 0."""
 
 
 def datasheet_of(name: str) -> DeviceSpec | None:

@@ -33,12 +33,10 @@ from brine.training.parallel.distributed import RankFailedError, World, destroy_
 from brine.training.parallel.parallelize import init_parallel_groups
 
 SIZES = {"cuda": (2**16, 2**22, 2**26), "cpu": (2**12, 2**18)}
-"""Bytes of the messages that links are timed with."""
 REPEATS = 5
 COUNTED = 32
 """Ranks that put more than zeros into a sum."""
 EXIT_HUNG = 3
-"""Exit code of a rank whose check did not end in time."""
 PROG = "torchrun --nproc-per-node N -m brine.training.parallel.check_cluster"
 
 

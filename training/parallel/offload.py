@@ -17,9 +17,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 BUFFER_BYTES = 2**28
-"""Largest buffer of pinned memory, bytes."""
 MIN_BUFFER_BYTES = 2**16
-"""Smallest one."""
 MAX_PENDING_COPIES = 2
 """Tensors whose copies may be on their way out."""
 PREFETCH_TENSORS = 2
