@@ -25,6 +25,11 @@ Transform = Callable[[int, EncodedDocument], EncodedDocument]
 """(index in the list of documents, sequence) -> the sequence that is measured instead."""
 
 
+def blank_media(modality: str) -> Transform:
+    """The modality's media replaced by grey or silence."""
+    return lambda doc_index, sequence: sequence.with_blank_media({modality})
+
+
 def choose_mismatched(corpus: Any, documents: np.ndarray, modality: str, *, seed: int) -> np.ndarray:
     """(n,) int64: for each document another of the same kind and level whose media it is given, or -1 without one.
     The other has the nearest number of patches, ties broken by seed, and other targets (two images of one text would
@@ -136,8 +141,7 @@ def measure_gain(
         return None
     matched, weights = matched.select(indices), weights[indices]
     partners = choose_mismatched(corpus, matched.document, modality, seed=config.seed)
-    grey_or_silent: Transform = lambda _, sequence: sequence.with_blank_media({modality})  # noqa: E731
-    blank = measure(matched.document, f"blank {modality}", transform=grey_or_silent)
+    blank = measure(matched.document, f"blank {modality}", transform=blank_media(modality))
     replaced = mismatched_media(corpus, partners, modality)
     mismatched = drop_unmatched(measure(matched.document, f"mismatched {modality}", transform=replaced), partners)
     return summarize_gain(matched, blank, mismatched, modality, config, weights=weights)
