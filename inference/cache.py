@@ -155,7 +155,9 @@ class KeyValueCache:
             cache.drop = 0 if self.config.is_global(layer) else first - self.first_local_key
         self.first_local_key = first
         cached = self.num_tokens - first
-        steady = new == 1 and cached == window and self._newest() <= first
+        if new == 1 and cached == window and self._newest_start is None:
+            self._newest_start = int(self.start.max())
+        steady = new == 1 and cached == window and self._newest_start <= first
         if steady and self._steady is not None:
             return self._steady
         if window is not None:
@@ -165,11 +167,6 @@ class KeyValueCache:
         spans = Spans((lo - first).clamp_(min=0), hi_block - first, cached, valid=True)
         self._steady = spans if steady else None
         return spans
-
-    def _newest(self) -> int:
-        if self._newest_start is None:
-            self._newest_start = int(self.start.max())
-        return self._newest_start
 
     def select(self, rows: Tensor) -> None:
         """Keep only these rows of the batch (1-D int64 index, ascending), for instance those that have not ended."""

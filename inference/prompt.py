@@ -69,7 +69,11 @@ def encode_prompt(
     unusable."""
     if isinstance(parts, str | Path | PIL.Image.Image | Part | TextFile | np.ndarray | Tensor):
         parts = [parts]
-    if isinstance(parts, list | tuple) and parts and all(map(_is_number, parts)):
+    if (
+        isinstance(parts, list | tuple)
+        and parts
+        and all(isinstance(part, numbers.Integral) and not isinstance(part, bool) for part in parts)
+    ):
         parts = [parts]
     # these iterate over something else than parts, or in no order
     if not isinstance(parts, Iterable) or isinstance(parts, Mapping | Set | bytes | bytearray | memoryview | io.IOBase):
@@ -103,10 +107,6 @@ def _check_text(text: str) -> str:
         character = f"character {error.start} is {text[error.start]!a}"
         raise ValueError(f"the text is not in UTF-8 ({character}): convert it, such as by iconv -t UTF-8") from None
     return text
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _check_token_ids(given: TokenIds, tokenizer: Tokenizer) -> list[int]:

@@ -223,7 +223,10 @@ class StageStore:
         changes = [] if begun is None else differences(begun, key)
         old = None
         if begun is None:
-            if folder.exists() and any(not _is_beginning(path) for path in folder.iterdir()):
+            # what is written before a stage is begun
+            first = (f".{STAGE_FILE}.", f".{RERUN_FILE}.")
+            names = [path.name for path in folder.iterdir()] if folder.exists() else []
+            if any(name != RERUN_FILE and not name.startswith(first) for name in names):
                 raise ValueError(f"{folder} has no {STAGE_FILE}, so this pipeline did not make it: move it away")
         elif not changes and not again:
             logger.info("%s: was interrupted, resumes", name)
@@ -292,10 +295,6 @@ def restore_if_refused(paths: Iterable[Path]) -> Iterator[None]:
             if text is not None:
                 write_text(path, text)
         raise
-
-
-def _is_beginning(path: Path) -> bool:
-    return path.name == RERUN_FILE or path.name.startswith((f".{STAGE_FILE}.", f".{RERUN_FILE}."))
 
 
 def _input_names(path: Path) -> set[str]:

@@ -72,8 +72,9 @@ def explain(
     """The message for the user.
     config: of the model that was trained. folder: its stage's. arm: "small" or "large", as the command line names it.
     patches: (modality, maximum patches per sequence). info: of what ran out; None: as the system reports it."""
-    on_host = runtime.device == "cpu" or not _is_device(error)
-    info = info or (_host_memory() if on_host else _device_memory())
+    on_device = isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in DEVICE_SIGNS)
+    on_host = runtime.device == "cpu" or not on_device
+    info = info or _memory_info(on_host)
     asked = asked_bytes(error)
     case = current_settings(config, runtime=runtime, world=world, seq_len=seq_len, patches=patches)
     counts_host = on_host and case.device != "cpu"
@@ -162,17 +163,9 @@ def suggestions(
     return found
 
 
-def _is_device(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in DEVICE_SIGNS)
-
-
-def _device_memory() -> MemoryInfo:
-    free, total = torch.cuda.mem_get_info()
-    return MemoryInfo(total, free, torch.cuda.max_memory_allocated())
-
-
-def _host_memory() -> MemoryInfo:
-    page = os.sysconf("SC_PAGE_SIZE")
-    return MemoryInfo(
-        page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES"), peak_resident_gib() * GIB
-    )
+def _memory_info(on_host: bool) -> MemoryInfo:
+    if not on_host:
+        free, total = torch.cuda.mem_get_info()
+        return MemoryInfo(total, free, torch.cuda.max_memory_allocated())
+    total, free = (os.sysconf("SC_PAGE_SIZE") * os.sysconf(name) for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
+    return MemoryInfo(total, free, peak_resident_gib() * GIB)

@@ -66,7 +66,8 @@ def step_time(case: RunSettings, device: DeviceSpec, *, gradient_accumulation_st
     ring_s = _ring(case, device)
     terms["ring, not hidden"] = max(0.0, ring_s - terms["attention, global"] - terms["attention, local"])
     terms["parameters gathered and summed, not hidden"] = max(0.0, _sharding(case, device) - work_s)
-    terms["to the host and back"] = _offload(case, device)
+    host_rate = device.host_bytes_per_s * device.efficiency.network
+    terms["to the host and back"] = 2 * sum(offloaded_bytes(case).values()) / host_rate
     terms = {name: gradient_accumulation_steps * seconds for name, seconds in terms.items()}
     terms["sum over replicas"] = _replicas(case, device)
     rate = device.memory_bytes_per_s * device.efficiency.memory
@@ -148,7 +149,3 @@ def _replicas(case: RunSettings, device: DeviceSpec) -> float:
         return 0.0
     moved = 2 * FP32_BYTES * num_parameters(case.model) / case.dp_shard * (replicate - 1) / replicate
     return moved / link_rate(case.ranks, device)
-
-
-def _offload(case: RunSettings, device: DeviceSpec) -> float:
-    return 2 * sum(offloaded_bytes(case).values()) / (device.host_bytes_per_s * device.efficiency.network)

@@ -106,9 +106,11 @@ def resolve_runtime(config: RuntimeConfig, *, folder: Path | None = None) -> Run
         runtime = Runtime(**kept["resolved"])
         _check_still_possible(runtime, path)
     else:
-        reasons: dict[str, str] = {}
-        device = _device(config, reasons)
+        device = resolve_device(config.device).type
+        there = "no GPU found" if device == "cpu" else "a GPU was found"
+        reasons = {"device": there if config.device == "auto" else "asked for"}
         check_backends(config, device)
+        workers, local = config.num_loader_workers, max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         # what is not "auto" is used as it was asked for
         asked = {field.name: getattr(config, field.name) for field in fields(Runtime) if field.name != "reasons"}
         asked |= {
@@ -116,7 +118,9 @@ def resolve_runtime(config: RuntimeConfig, *, folder: Path | None = None) -> Run
             "dtype": _dtype(config, device, reasons),
             "compile": _compile(config, device, reasons),
             "num_threads": config.num_threads or usable_cores(),
-            "num_loader_workers": _num_loader_workers(config, device),
+            "num_loader_workers": default_loader_workers(device, local_world_size=local)
+            if workers == "auto"
+            else workers,
         }
         runtime = Runtime(**asked, reasons=reasons)
         if path is not None:
@@ -218,13 +222,6 @@ def peak_resident_gib(who: int = resource.RUSAGE_SELF) -> float:
     return resource.getrusage(who).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
-def _device(config: RuntimeConfig, reasons: dict[str, str]) -> str:
-    device = resolve_device(config.device).type
-    there = "no GPU found" if device == "cpu" else "a GPU was found"
-    reasons["device"] = there if config.device == "auto" else "asked for"
-    return device
-
-
 def check_backends(config: RuntimeConfig, device: str) -> None:
     """Raises ValueError for kernels that never train on such a device, before hours of data are made."""
     for field_name, elsewhere in ELSEWHERE.items():
@@ -235,12 +232,6 @@ def check_backends(config: RuntimeConfig, device: str) -> None:
             needs = "a GPU, and this run is on the CPU" if device == "cpu" else "a CPU, and this run is on a GPU"
             option = f"--runtime.{field_name.replace('_', '-')}"
             raise ValueError(f"{option} {asked} trains on {needs}: leave the option out, or name another")
-
-
-def _num_loader_workers(config: RuntimeConfig, device: str) -> int:
-    if config.num_loader_workers != "auto":
-        return int(config.num_loader_workers)
-    return default_loader_workers(device, local_world_size=max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def _dtype(config: RuntimeConfig, device: str, reasons: dict[str, str]) -> str:

@@ -21,7 +21,6 @@ from tqdm import tqdm
 from brine.common.command_line import command, parse
 from brine.common.files import file_digest
 from brine.data.files.source_files import read_source
-from brine.data.tokenizer import Tokenizer
 from brine.evals.needle.prefix_decoder import PrefixDecoder
 from brine.evals.needle.table import console_table, read_needle_results, summarize_trials
 from brine.evals.report.page import write_report
@@ -81,7 +80,8 @@ class NeedleConfig:
 def greedy_answer_fn(loaded: LoadedModel, *, compute_dtype: torch.dtype | None = None) -> AnswerFn:
     """Greedy responses of a model. compute_dtype: of matmuls; None for the weights'."""
     device, tokenizer = device_of(loaded.model), loaded.tokenizer
-    stop = newline_ids(tokenizer)
+    # a response is over at a line end
+    stop = [token for token in range(tokenizer.vocab_size) if tokenizer.token_bytes(token).startswith(b"\n")]
 
     def answer(haystack: Haystack) -> list[str]:
         questions = [question.prompt for question in haystack.questions]
@@ -91,11 +91,6 @@ def greedy_answer_fn(loaded: LoadedModel, *, compute_dtype: torch.dtype | None =
         return [tokenizer.decode(ids).split("\n")[0] for ids in responses]
 
     return answer
-
-
-def newline_ids(tokenizer: Tokenizer) -> list[int]:
-    """Ids whose text begins with a line end, where a response is over."""
-    return [token for token in range(tokenizer.vocab_size) if tokenizer.token_bytes(token).startswith(b"\n")]
 
 
 def run_trials(
