@@ -69,16 +69,12 @@ class DocumentLosses:
         """One JSON object for each document and context that has targets."""
         return [
             {
-                "document": int(self.document[n]),
-                "kind": self.kinds[self.kind[n]],
-                "level": int(self.level[n]),
-                "modality_context": MODALITY_CONTEXTS[context],
-                "loss": round(float(self.loss[n, context]), 6),
-                "tokens": int(self.tokens[n, context]),
-                "bytes": int(self.bytes[n, context]),
+                "document": int(self.document[n]), "kind": self.kinds[self.kind[n]], "level": int(self.level[n]),
+                "modality_context": MODALITY_CONTEXTS[context], "loss": round(float(self.loss[n, context]), 6),
+                "tokens": int(self.tokens[n, context]), "bytes": int(self.bytes[n, context]),
             }
             for n, context in zip(*np.nonzero(self.tokens), strict=True)
-        ]
+        ]  # fmt: skip
 
 
 def _ratio(above: float, below: float) -> float | None:
@@ -242,17 +238,12 @@ def measure_losses(
 
 def loss_table(losses: DocumentLosses) -> list[dict[str, Any]]:
     """Loss per kind and level: one JSON object a cell, with nats per token, bits per byte and counts."""
-    cells = [({"kind": kind, "level": level}, losses.select(mask)) for kind, level, mask in losses.cells()]
-    return [
-        name
-        | {
-            "loss": cell.mean(),
-            "bits_per_byte": cell.bits_per_byte(),
-            "documents": len(cell),
-            "tokens": int(cell.tokens.sum()),
-        }
-        for name, cell in cells
-    ]
+
+    def entry(cell: DocumentLosses) -> dict[str, Any]:
+        means = {"loss": cell.mean(), "bits_per_byte": cell.bits_per_byte()}
+        return means | {"documents": len(cell), "tokens": int(cell.tokens.sum())}
+
+    return [{"kind": kind, "level": level} | entry(losses.select(mask)) for kind, level, mask in losses.cells()]
 
 
 def loss_by_modality_context(losses: DocumentLosses) -> dict[str, float]:

@@ -112,16 +112,11 @@ def transcription_rates(transcripts: list[Transcript], config: EvalConfig) -> di
     error = interval(edits, [len(found.reference) for found in transcripts])
     names = interval([found.num_names_found for found in transcripts], [found.names for found in transcripts])
     return {
-        "cer": error.value,
-        "cer_low": error.low,
-        "cer_high": error.high,
+        "cer": error.value, "cer_low": error.low, "cer_high": error.high,
         "exact": edits.count(0) / len(edits) if edits else None,
-        "identifier_recall": names.value,
-        "names_low": names.low,
-        "names_high": names.high,
-        "num_names": sum(found.names for found in transcripts),
-        "documents": len(transcripts),
-    }
+        "identifier_recall": names.value, "names_low": names.low, "names_high": names.high,
+        "num_names": sum(found.names for found in transcripts), "documents": len(transcripts),
+    }  # fmt: skip
 
 
 def rate_table(transcripts: list[Transcript], config: EvalConfig) -> list[dict[str, Any]]:

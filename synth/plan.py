@@ -11,11 +11,10 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from itertools import islice, repeat
 from typing import Any
 
+from brine.common.plugins import installed_version
 from brine.data.files.source_files import SourceFile
 from brine.synth.config import KINDS, NEEDLE_KINDS, SPLITS, SynthConfig
 from brine.synth.kinds import figures, pages, samples, screens
@@ -121,7 +120,7 @@ def plan_corpus(
 
 def media_path(spec: dict) -> str:
     """The path of a spec's file below the corpus: a digest of the spec and of the versions that matter."""
-    versions = [_version(name) for name in LIBRARIES[spec.get("renderer", spec["type"])]]
+    versions = [installed_version(name) or "none" for name in LIBRARIES[spec.get("renderer", spec["type"])]]
     stamp = json.dumps([RENDER_SPEC_VERSION, first_names(spec), versions], sort_keys=True)
     digest = hashlib.sha256(stamp.encode()).hexdigest()[:32]
     return f"media/{digest[:2]}/{digest}.{EXTENSIONS[spec['type']]}"
@@ -132,14 +131,6 @@ def first_names(spec: Any) -> Any:
     if isinstance(spec, dict):
         return {FIRST_NAMES.get(key, key): first_names(value) for key, value in spec.items()}
     return [first_names(item) for item in spec] if isinstance(spec, list | tuple) else spec
-
-
-@cache
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "none"
 
 
 def _stream(

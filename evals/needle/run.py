@@ -101,19 +101,10 @@ def run_trials(
     trials, title = [], f"{task}, {num_tokens:,} tokens"
     for number in tqdm(range(config.num_haystacks), desc=title, unit="haystack", disable=quiet, leave=False):
         haystack = haystacks.make(task, num_tokens=num_tokens, number=number, num_needles=config.needles)
-        trials += [
-            {
-                "modality": task,
-                "length": num_tokens,
-                "haystack": number,
-                "depth": round(question.depth, 5),
-                "key": question.key,
-                "answer": question.answer,
-                "response": response,
-                "is_exact": response == question.answer,
-            }
-            for question, response in zip(haystack.questions, answer(haystack), strict=True)
-        ]
+        cell = {"modality": task, "length": num_tokens, "haystack": number}
+        for question, response in zip(haystack.questions, answer(haystack), strict=True):
+            said = {"answer": question.answer, "response": response, "is_exact": response == question.answer}
+            trials.append(cell | {"depth": round(question.depth, 5), "key": question.key} | said)
     return trials
 
 

@@ -29,25 +29,19 @@ def summarize_trials(trials: list[dict[str, Any]], *, seed: int = 0) -> dict[str
     cells."""
     if len({(trial["modality"], trial["length"]) for trial in trials}) != 1:
         raise ValueError("a cell holds the trials of one modality and one length, at least one")
-    haystack = np.array([trial["haystack"] for trial in trials])
-    is_exact = np.array([trial["is_exact"] for trial in trials])
-    depth = np.array([trial["depth"] for trial in trials])
+    haystack, is_exact, depth = (
+        np.array([trial[key] for trial in trials]) for key in ("haystack", "is_exact", "depth")
+    )
     interval = ratio_interval(np.bincount(haystack, weights=is_exact), np.bincount(haystack), seed=seed)
     part = np.minimum((depth * NUM_DEPTHS).astype(int), NUM_DEPTHS - 1)
     num_trials = np.bincount(part, minlength=NUM_DEPTHS).tolist()
     num_exact = np.bincount(part[is_exact], minlength=NUM_DEPTHS).tolist()
-    return {
-        "modality": trials[0]["modality"],
-        "length": trials[0]["length"],
-        "trials": len(trials),
-        "exact": interval.value,
-        "low": interval.low,
-        "high": interval.high,
-        "depths": [
-            {"depth": number / NUM_DEPTHS, "trials": num_trials[number], "is_exact": num_exact[number]}
-            for number in range(NUM_DEPTHS)
-        ],
-    }
+    depths = [
+        {"depth": number / NUM_DEPTHS, "trials": num_trials[number], "is_exact": num_exact[number]}
+        for number in range(NUM_DEPTHS)
+    ]
+    cell = {"modality": trials[0]["modality"], "length": trials[0]["length"], "trials": len(trials)}
+    return cell | {"exact": interval.value, "low": interval.low, "high": interval.high, "depths": depths}
 
 
 def console_table(cells: Iterable[Mapping[str, Any]]) -> str:

@@ -82,13 +82,9 @@ def complete_cases(
     """One JSON object for each case at one length: response, exact match and nats under each condition."""
     lines = []
     for case in tqdm(cases, desc=f"{num_tokens:,} tokens", unit="case", disable=quiet, leave=False):
-        line: dict[str, Any] = {
-            "length": num_tokens,
-            "path": case.path,
-            "answer": case.answer,
-            "defined_in": case.defined_in,
-            "has_full_package": prompts.fits_full_package(case, num_tokens=num_tokens),
-        }
+        line: dict[str, Any] = {"length": num_tokens, "path": case.path, "answer": case.answer}
+        line["defined_in"] = case.defined_in
+        line["has_full_package"] = prompts.fits_full_package(case, num_tokens=num_tokens)
         for condition in CONTEXT_CONDITIONS:
             response, nats = complete(*prompts.window(case, condition, num_tokens=num_tokens))
             is_exact = is_exact_match(response, case.answer)
@@ -164,13 +160,8 @@ def evaluate_repository(
         found = complete_cases(prompts, chosen, complete, length, quiet=quiet)
         by_length.append(summarize_cases(found, seed=config.seed))
         lines += found
-        results = {
-            "held_out": completed is not None,
-            "cases_found": len(cases),
-            "seed": config.seed,
-            "by_length": by_length,
-            "compute_info": compute_info(loaded.model, compute_dtype),
-        }
+        results = {"held_out": completed is not None, "cases_found": len(cases), "seed": config.seed}
+        results |= {"by_length": by_length, "compute_info": compute_info(loaded.model, compute_dtype)}
         write_jsonl(out / "cases.jsonl", lines)
         write_results(out / "results.json", results)
     return results
