@@ -227,16 +227,11 @@ def at_equal_cost(
     cost = float(min(ours.cost[-1], theirs.cost[-1]))
     here, there = ours.interpolate(cost), theirs.interpolate(cost)
     if here is None or there is None or len(here) != len(there):
-        validated = here is not None and there is not None
-        return Interval().to_dict(name="difference") | {
-            "outcome": "undecided",
-            "ours": None,
-            "theirs": None,
-            "cost_flops": cost,
-            "note": "the runs were validated on different documents"
-            if validated
-            else "at the end of the cheaper run, the other had not been validated",
-        }
+        note = "the runs were validated on different documents"
+        if here is None or there is None:
+            note = "at the end of the cheaper run, the other had not been validated"
+        undecided = {"outcome": "undecided", "ours": None, "theirs": None, "cost_flops": cost, "note": note}
+        return Interval().to_dict(name="difference") | undecided
     which = "SALT" if ours.cost[-1] > theirs.cost[-1] else "the baseline"
     return paired_difference(here, there, theirs.tokens, config) | {
         "cost_flops": cost,

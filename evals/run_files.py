@@ -126,15 +126,10 @@ def teacher_training_flops(costs: Mapping[str, Any]) -> float:
 
 def flops_by_arm(costs: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """FLOPs of each arm: its training, the teacher's forward passes and scoring, and the teacher's training."""
-    flops = {
-        arm: {
-            "student": sum_flops(costs[arm], STUDENT_CATEGORY),
-            "teacher_help": sum_flops(costs[arm], *TEACHER_CATEGORIES),
-            "teacher_training": 0.0,
-        }
-        for arm in ARMS
-        if arm in costs
-    }
+    flops = {}
+    for arm in (arm for arm in ARMS if arm in costs):
+        student, teacher = sum_flops(costs[arm], STUDENT_CATEGORY), sum_flops(costs[arm], *TEACHER_CATEGORIES)
+        flops[arm] = {"student": student, "teacher_help": teacher, "teacher_training": 0.0}
     if salt := flops.get("large_salt"):
         salt["teacher_help"] += sum_flops(costs.get("select"))
         salt["teacher_training"] = teacher_training_flops(costs)

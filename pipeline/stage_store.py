@@ -199,12 +199,8 @@ class StageStore:
         # as it was begun, perhaps by an earlier version: later stages know it by that name
         key = read_json(folder / STAGE_FILE)
         result = to_plain(build(folder) or {})
-        mark = {
-            "key": key,
-            "digest": digest({"key": key, "fingerprint": result.get("fingerprint")}),
-            "result": result,
-            "wall_s": round(time.perf_counter() - start, 3),
-        }
+        mark = {"key": key, "digest": digest({"key": key, "fingerprint": result.get("fingerprint")})}
+        mark |= {"result": result, "wall_s": round(time.perf_counter() - start, 3)}
         if output_names:
             write_json(folder / FILE_LIST, backup.files_of_stage(folder, output_names))
         write_json(folder / DONE_FILE, mark)

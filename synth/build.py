@@ -105,13 +105,9 @@ def _document_summary(files: list[SourceFile], splits: dict, plan: CorpusPlan, d
         split, kind, level, _number = document["id"].split("/")
         made.setdefault(split, {}).setdefault(kind, Counter())[level] += 1
     extensions = Counter(path.rsplit(".", 1)[1] for path in {path for item in documents for path in _media_paths(item)})
-    return {
-        "splits": {
-            split: {"files": len(splits[split]), "bytes": sum(files[index].num_bytes for index in splits[split])}
-            for split in SPLITS
-        },
-        "documents": made,
-        "requested": plan.requested,
-        "shortfalls": plan.shortfalls(),
-        "media": dict(sorted(extensions.items())),
+    sizes = {
+        split: {"files": len(splits[split]), "bytes": sum(files[index].num_bytes for index in splits[split])}
+        for split in SPLITS
     }
+    counts = {"splits": sizes, "documents": made, "requested": plan.requested, "shortfalls": plan.shortfalls()}
+    return counts | {"media": dict(sorted(extensions.items()))}

@@ -93,12 +93,8 @@ class DivergenceGuard:
 
     def state(self) -> dict[str, Any]:
         """Plain JSON for the checkpoint."""
-        return {
-            "losses": list(self.losses),
-            "norms": list(self.norms),
-            "skipped": [list(window) for window in self.skipped],
-            "empty": self.empty,
-        }
+        skipped = [list(window) for window in self.skipped]
+        return {"losses": list(self.losses), "norms": list(self.norms), "skipped": skipped, "empty": self.empty}
 
     def take(self, state: dict[str, Any]) -> None:
         """Become what `state` gave."""

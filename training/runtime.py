@@ -111,6 +111,7 @@ def resolve_runtime(config: RuntimeConfig, *, folder: Path | None = None) -> Run
         reasons = {"device": there if config.device == "auto" else "asked for"}
         check_backends(config, device)
         workers, local = config.num_loader_workers, max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        workers = default_loader_workers(device, local_world_size=local) if workers == "auto" else workers
         # what is not "auto" is used as it was asked for
         asked = {field.name: getattr(config, field.name) for field in fields(Runtime) if field.name != "reasons"}
         asked |= {
@@ -118,9 +119,7 @@ def resolve_runtime(config: RuntimeConfig, *, folder: Path | None = None) -> Run
             "dtype": _dtype(config, device, reasons),
             "compile": _compile(config, device, reasons),
             "num_threads": config.num_threads or usable_cores(),
-            "num_loader_workers": default_loader_workers(device, local_world_size=local)
-            if workers == "auto"
-            else workers,
+            "num_loader_workers": workers,
         }
         runtime = Runtime(**asked, reasons=reasons)
         if path is not None:

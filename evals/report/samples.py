@@ -86,14 +86,9 @@ def _sample(sample: dict[str, Any], budget: MediaBudget) -> dict[str, Any]:
         badge = "exactly right"
     elif isinstance(edits, int) and reference:
         badge = f"{edits} edit{'s' if edits != 1 else ''} in {len(reference)} characters"
-    return {
-        "media": [_media(part, budget) for part in sample.get("media") or [] if isinstance(part, dict)],
-        "name": f"{sample.get('kind', 'document')}, level {sample.get('level', 0)}",
-        "badge": badge,
-        "tone": "good" if edits == 0 else "",
-        "reference": left,
-        "hypothesis": right,
-    }
+    media = [_media(part, budget) for part in sample.get("media") or [] if isinstance(part, dict)]
+    name, tone = f"{sample.get('kind', 'document')}, level {sample.get('level', 0)}", "good" if edits == 0 else ""
+    return {"media": media, "name": name, "badge": badge, "tone": tone, "reference": left, "hypothesis": right}
 
 
 def samples_section(transcripts: list[dict[str, Any]], budget: MediaBudget) -> dict[str, Any] | None:

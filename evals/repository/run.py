@@ -120,16 +120,12 @@ def console_table(results: list[dict[str, Any]]) -> str:
     def gain(entry: dict[str, float]) -> str:
         return f"{entry['value']:+z.2f} [{entry['low']:+z.2f}, {entry['high']:+z.2f}]"
 
-    rows = [
-        (
-            found["length"],
-            found["cases"],
-            " ".join(f"{found[name]['exact']['value']:.3f}" for name in CONTEXT_CONDITIONS),
-            " ".join(f"{found[name]['nats']['value']:.2f}" for name in CONTEXT_CONDITIONS),
-            *(gain(found[f"gain_over_{name}"]) for name in CONTEXT_CONDITIONS[1:]),
-        )
-        for found in results
-    ]
+    rows = []
+    for found in results:
+        exact = " ".join(f"{found[name]['exact']['value']:.3f}" for name in CONTEXT_CONDITIONS)
+        nats = " ".join(f"{found[name]['nats']['value']:.2f}" for name in CONTEXT_CONDITIONS)
+        gains = (gain(found[f"gain_over_{name}"]) for name in CONTEXT_CONDITIONS[1:])
+        rows.append((found["length"], found["cases"], exact, nats, *gains))
     head = ("length", "cases", "exact with/without/other", "nats with/without/other", "gain over none", "over other")
     return as_text(table(head, rows))
 

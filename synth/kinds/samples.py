@@ -117,17 +117,10 @@ def _recording(sampler: SplitSampler, found: CodeRegion, level: int, rng: random
     bounds, num_lines, text = levels.VIDEO[level], len(found.lines), found.text
     mode = rng.choice(bounds.modes)
     count = round(rng.uniform(*bounds.seconds) * FRAMES_PER_SECOND)
-    spec = {
-        "type": "video",
-        "mode": mode,
-        "language": sampler.files[found.file].language,
-        "lines": list(found.lines),
-        "visible_lines": num_lines if mode != "scroll" else min(rng.randint(*bounds.visible_lines), num_lines - 1),
-        "frames": count,
-        "motion_frames": round(TYPING_FRACTION * count),
-        "narration": [],
-        **render_style(sampler, level, rng),
-    }
+    spec = {"type": "video", "mode": mode, "language": sampler.files[found.file].language, "lines": list(found.lines)}
+    visible = num_lines if mode != "scroll" else min(rng.randint(*bounds.visible_lines), num_lines - 1)
+    spec |= {"visible_lines": visible, "frames": count, "motion_frames": round(TYPING_FRACTION * count)}
+    spec |= {"narration": [], **render_style(sampler, level, rng)}
     if bounds.names[1]:
         voice = _utterance("", level, rng)
         if level == 4:
