@@ -6,13 +6,23 @@ mine = "my_package.recipes:mine"
 Nothing is imported before it is asked for by name, so a broken package is no trouble to those who do not use it.
 """
 
-from importlib.metadata import EntryPoint, entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from typing import Any
 
 
 def plugins(group: str) -> dict[str, EntryPoint]:
     """Name -> entry point of a group such as "brine.recipes"; `load_plugin` imports it."""
     return {entry.name: entry for entry in sorted(entry_points(group=group), key=lambda entry: entry.name)}
+
+
+@cache
+def installed_version(package: str) -> str | None:
+    """Version of an installed package, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def load_plugin(entry: EntryPoint) -> Any:

@@ -4,8 +4,6 @@ Each is a dataclass of options, whose docstrings are its help (`brine.common.com
 one JSON object; tables before it are human-readable, and progress goes to standard error.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import tempfile
@@ -18,7 +16,7 @@ import tyro
 
 from brine.common.command_line import command, parse
 from brine.evals.config import EvalConfig
-from brine.evals.run_files import eval_config_of, read_object
+from brine.evals.run_files import eval_config_of, read_object, write_summary
 from brine.inference.options import ComputeOptions, Run, positive
 
 
@@ -101,7 +99,6 @@ class ReportRequest:
     def run(self) -> None:
         """Print one JSON object. Raises ValueError for a folder that is not a run."""
         from brine.evals.report.page import write_report
-        from brine.evals.summary import write_summary
 
         folder = self.run_folder
         if not any((folder / name).exists() for name in ("recipe.json", "evaluate", "needle")):

@@ -7,8 +7,6 @@ decayed there, so this is biased *against* the run that costs more per step. The
 below 0, "loss" when above, else "undecided"; it does not cover the variance between seeds of training.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -17,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from brine.common.files import finite
 from brine.common.tables import as_text, table
 from brine.data.corpus.store import EncodedCorpus, is_corpus
 from brine.evals.config import EvalConfig, Interval
 from brine.evals.loss import DocumentLosses
-from brine.evals.run_files import finite, format_interval, read_jsonl, read_results, upgrade_results
+from brine.evals.run_files import format_interval, read_jsonl, read_results, upgrade_results
 
 REMEDY = "run `brine eval RUN --data DATA --out FOLDER` and give that folder"
 
@@ -125,9 +124,7 @@ def summarize_losses(losses: ModelLosses, config: EvalConfig) -> dict[str, Any]:
 
 def compare_evaluations(ours: ModelLosses, theirs: ModelLosses, config: EvalConfig) -> dict[str, Any]:
     """Differences of two evaluations, ours minus theirs, with intervals over documents and outcomes.
-
-    Raises ValueError where they are not of the same documents.
-    """
+    Raises ValueError where they are not of the same documents."""
     only = {"the first": sorted({*ours.ids} - {*theirs.ids}), "the second": sorted({*theirs.ids} - {*ours.ids})}
     if any(only.values()):
         examples = "; ".join(f"{len(ids)} only in {which}, such as {ids[0]}" for which, ids in only.items() if ids)
@@ -137,10 +134,7 @@ def compare_evaluations(ours: ModelLosses, theirs: ModelLosses, config: EvalConf
     their_loss, their_tokens, their_bytes = theirs.loss[order], theirs.tokens[order], theirs.bytes[order]
     if (different := np.flatnonzero(ours.bytes != their_bytes)).size:
         first = int(different[0])
-        raise ValueError(
-            f"document {ours.ids[first]} has {ours.bytes[first]} bytes of targets in one and {their_bytes[first]} in "
-            "the other: evaluate both runs on the same documents"
-        )
+        raise ValueError(f"document {ours.ids[first]} has two lengths: evaluate both runs on the same documents")
     same_tokens = np.array_equal(ours.tokens, their_tokens)
 
     def entry(mask: np.ndarray) -> dict[str, Any]:
@@ -166,16 +160,13 @@ def format_comparison(found: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class ValidationCurve:
-    """Periodic validations of one run. P points, n documents."""
+    """P periodic validations of one run over n documents. step: (P,) int64 and cost: (P,) float64, FLOPs until that
+    step, ascending; loss: (P, n) float64, summed cross-entropy in nats; tokens: (n,) int64, target tokens."""
 
     step: np.ndarray
-    """(P,) int64, ascending."""
     cost: np.ndarray
-    """(P,) float64: FLOPs until that step, ascending."""
     loss: np.ndarray
-    """(P, n) float64: summed cross-entropy of each validation document, nats."""
     tokens: np.ndarray
-    """(n,) int64: its target tokens."""
 
     def mean(self) -> np.ndarray:
         """(P,) nats per target token."""
@@ -195,10 +186,8 @@ class ValidationCurve:
 
 def validation_curve_of(metrics: Iterable[Mapping[str, Any]]) -> ValidationCurve | None:
     """The validations among the lines of metrics.jsonl; None where no line has losses per document.
-
     A line counts when it has `validation.documents`, `validation.tokens` (`validation.py`) and `flops.total`; of a
-    repeated step the last line counts.
-    """
+    repeated step the last line counts."""
     points: dict[int, tuple[float, list[float]]] = {}
     tokens: list[int] | None = None
     for line in metrics:
@@ -232,24 +221,17 @@ def at_equal_cost(
     ours: ValidationCurve, theirs: ValidationCurve, config: EvalConfig, *, prior_flops: float = 0.0
 ) -> dict[str, Any]:
     """Both runs at the largest cost that both have reached: the end of the cheaper one.
-
     ours: the run with SALT; theirs: the baseline. prior_flops: FLOPs of ours before its first step (teacher training,
-    scoring). Where one was not yet validated at that cost, the outcome is "undecided", with the reason in `note`.
-    """
+    scoring). Where one was not yet validated at that cost, the outcome is "undecided", with the reason in `note`."""
     ours = replace(ours, cost=ours.cost + prior_flops)
     cost = float(min(ours.cost[-1], theirs.cost[-1]))
     here, there = ours.interpolate(cost), theirs.interpolate(cost)
     if here is None or there is None or len(here) != len(there):
-        validated = here is not None and there is not None
-        return Interval().to_dict(name="difference") | {
-            "outcome": "undecided",
-            "ours": None,
-            "theirs": None,
-            "cost_flops": cost,
-            "note": "the runs were validated on different documents"
-            if validated
-            else "at the end of the cheaper run, the other had not been validated",
-        }
+        note = "the runs were validated on different documents"
+        if here is None or there is None:
+            note = "at the end of the cheaper run, the other had not been validated"
+        undecided = {"outcome": "undecided", "ours": None, "theirs": None, "cost_flops": cost, "note": note}
+        return Interval().to_dict(name="difference") | undecided
     which = "SALT" if ours.cost[-1] > theirs.cost[-1] else "the baseline"
     return paired_difference(here, there, theirs.tokens, config) | {
         "cost_flops": cost,
@@ -279,15 +261,10 @@ def cost_to_match(
 
 
 def compare_arms(
-    ours: DocumentLosses,
-    theirs: DocumentLosses,
-    our_metrics: Iterable[Mapping[str, Any]],
-    their_metrics: Iterable[Mapping[str, Any]],
-    config: EvalConfig,
-    *,
-    teacher_training_flops: float = 0.0,
+    ours: DocumentLosses, theirs: DocumentLosses, our_metrics: Iterable[Mapping[str, Any]],
+    their_metrics: Iterable[Mapping[str, Any]], config: EvalConfig, *, teacher_training_flops: float = 0.0,
     scoring_flops: float = 0.0,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """The whole comparison as JSON: `equal_steps`, and where both runs have validations `equal_cost` and
     `cost_to_match`, each `without_teacher_training` and `with_teacher_training`."""
     result: dict[str, Any] = {"equal_steps": at_equal_steps(ours, theirs, config)}

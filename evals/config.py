@@ -1,15 +1,10 @@
 """Settings of evaluation, targets, and the paired bootstrap intervals that every result has.
 
-Every count is per *cell*: the documents of one kind at one level. Which documents are chosen depends on `seed` alone,
-so two runs over one corpus are evaluated on the same ones. Targets are shown beside the results and decide nothing.
-
-Losses of one document under two conditions are strongly correlated, and documents differ much in length. So whole
-documents are resampled, both conditions together, and the statistic is a ratio of sums (each target token counts
-once). The interval is the percentile interval (Efron 1979), somewhat too narrow on a handful of documents. It does not
-cover the randomness of training, nor that documents of one source file resemble each other.
+Every count is per *cell*: the documents of one kind at one level, chosen by `seed` alone, so that two runs over one
+corpus are evaluated on the same ones. Whole documents are resampled, both conditions together, and the statistic is a
+ratio of sums. The interval is the percentile interval (Efron 1979), somewhat too narrow on a handful of documents; it
+does not cover the randomness of training, nor that documents of one source file resemble each other.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
@@ -34,19 +29,12 @@ class Interval:
 
 
 def ratio_interval(
-    numerator: np.ndarray,
-    denominator: np.ndarray,
-    *,
-    num_resamples: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
-    one_minus: bool = False,
-) -> Interval:
+    numerator: np.ndarray, denominator: np.ndarray, *, num_resamples: int = 2000, confidence: float = 0.95,
+    seed: int = 0, one_minus: bool = False,
+) -> Interval:  # fmt: skip
     """sum(numerator) / sum(denominator), or 1 minus it, with its paired percentile interval over documents.
-
     numerator, denominator: (n,) float, paired; documents whose denominator is 0 are left out. Raises ValueError when
-    the two differ in length.
-    """
+    the two differ in length."""
     numerator, denominator = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
     if numerator.shape != denominator.shape or numerator.ndim != 1:
         raise ValueError(f"paired documents need equal lengths, not {numerator.shape} and {denominator.shape}")
@@ -140,10 +128,6 @@ class EvalConfig:
     def interval(self, numerator: np.ndarray, denominator: np.ndarray, *, one_minus: bool = False) -> Interval:
         """`ratio_interval` with this configuration's resamples, confidence and seed."""
         return ratio_interval(
-            numerator,
-            denominator,
-            num_resamples=self.bootstrap_resamples,
-            confidence=self.confidence,
-            seed=self.seed,
+            numerator, denominator, num_resamples=self.bootstrap_resamples, confidence=self.confidence, seed=self.seed,
             one_minus=one_minus,
-        )
+        )  # fmt: skip

@@ -1,16 +1,10 @@
 """The evaluate stage: all measurements of a finished run, and the files that the report reads.
 
-    evaluate/results.json         all numbers, see `evaluate`
-    evaluate/documents.jsonl      loss per document, modality context, model and condition
-    evaluate/transcripts.jsonl    references and transcriptions; samples name their media
-    evaluate/media/*              copies of the samples' media, so that the report needs the run folder alone
-
-Losses are measured for every model of the run on the same documents, in the condition `matched`; media gains
-(conditions `blank MODALITY` and `mismatched MODALITY`) and transcriptions for the main model. The cost is one pass per
-model, two more per modality over the documents that have it, and the decoding.
+Into `evaluate/` go results.json (all numbers), documents.jsonl (loss per document, modality context, model and
+condition), transcripts.jsonl and `media/`, copies of the samples' media. Losses are measured for every model on the
+same documents, in the condition `matched`; media gains (`blank MODALITY`, `mismatched MODALITY`) and transcriptions
+for the main model.
 """
-
-from __future__ import annotations
 
 import logging
 import re
@@ -25,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from brine.common.files import finite
 from brine.common.formatting import progress_bar
 from brine.common.plugins import load_plugin, plugins
 from brine.data.document import MODALITIES, Text, modality_of
@@ -43,8 +38,16 @@ from brine.evals.loss import (
     token_byte_lengths,
 )
 from brine.evals.report.samples import MIME
-from brine.evals.run_files import STAGES, finite, main_model, read_jsonl, write_jsonl, write_results
-from brine.evals.summary import stage_costs, sum_flops, teacher_training_flops
+from brine.evals.run_files import (
+    STAGES,
+    main_model,
+    read_jsonl,
+    stage_costs,
+    sum_flops,
+    teacher_training_flops,
+    write_jsonl,
+    write_results,
+)
 from brine.evals.transcribe import Transcript, easiest_level_rates, rate_table, transcribe
 from brine.inference.decode import generate_batch
 from brine.model.device import autocast, compute_info, device_of
@@ -54,35 +57,17 @@ _COPY = re.compile(r"\d+_\d+\.\w+")
 
 
 def evaluate(
-    folder: Path,
-    *,
-    corpus: Any,
-    models: Mapping[str, Any],
-    config: EvalConfig,
-    stages: Collection[str] = STAGES,
-    compute_dtype: torch.dtype | None = None,
-    quiet: bool = False,
-) -> dict[str, Any]:
+    folder: Path, *, corpus: Any, models: Mapping[str, Any], config: EvalConfig, stages: Collection[str] = STAGES,
+    compute_dtype: torch.dtype | None = None, quiet: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """Evaluate a run's models on held-out documents and write the files above; returns the content of results.json.
 
     folder: `runs/<name>/evaluate`; metrics and costs are read from its neighbours. corpus: an `EncodedCorpus`. models:
     stage -> `LoadedModel`, each evaluated on its device. stages: those that belong to this run. compute_dtype: of
-    matmuls, None for the weights'. Results:
-
-        split, main_model, stages, bits_per_byte, cer {image, audio}, identifier_recall {image, audio, video}, targets
-        models          {name: {parameters, loss, bits_per_byte, contexts, cells}}
-        media_gain      {modality: see `gain.summarize_gain`}
-        transcription   one object per kind and level, see `transcribe.transcription_rates`
-        metrics         {name: value} of installed packages' entry points of `brine.metrics`, each called with corpus,
-                        losses {model: DocumentLosses}, transcripts and config
-        compare         see `compare.compare_arms`; None with one arm only
-        compute_info    device, precision and backends, see `brine.model.device.compute_info`
-
-    Raises ValueError when there is no model or no held-out document.
-    """
+    matmuls, None for the weights'. Installed packages' entry points of `brine.metrics` are called with corpus, losses
+    {model: DocumentLosses}, transcripts and config. Raises ValueError without a model or a held-out document."""
     if not models:
         raise ValueError("there is no model to evaluate: train one first")
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # a broken one ends the command before the work
     metrics = {name: load_plugin(entry) for name, entry in plugins("brine.metrics").items()}
@@ -155,7 +140,6 @@ def evaluate(
 def _transcripts(
     corpus: Any, loaded: Any, split: str, config: EvalConfig, *, compute_dtype: torch.dtype | None, quiet: bool
 ) -> list[Transcript]:
-    """Greedy transcriptions by the main model."""
     if not config.transcripts_per_cell:
         return []
     documents = choose_documents(corpus, split=split, per_cell=config.transcripts_per_cell, seed=config.seed + 1)
@@ -206,16 +190,11 @@ def copy_media(folder: Path, corpus: Any, document: int, *, max_mib: float) -> l
 def _compare_arms(
     run: Path, matched: Mapping[str, DocumentLosses], config: EvalConfig, stages: Collection[str]
 ) -> dict[str, Any] | None:
-    """SALT against the baseline; None with one arm only."""
     if not {"large_salt", "large_baseline"} <= set(matched):
         return None
     costs = stage_costs(run, stages)
     return compare_arms(
-        matched["large_salt"],
-        matched["large_baseline"],
-        read_jsonl(run / "large_salt" / "metrics.jsonl"),
-        read_jsonl(run / "large_baseline" / "metrics.jsonl"),
-        config,
-        teacher_training_flops=teacher_training_flops(costs),
-        scoring_flops=sum_flops(costs.get("select")),
-    )
+        matched["large_salt"], matched["large_baseline"], read_jsonl(run / "large_salt" / "metrics.jsonl"),
+        read_jsonl(run / "large_baseline" / "metrics.jsonl"), config,
+        teacher_training_flops=teacher_training_flops(costs), scoring_flops=sum_flops(costs.get("select")),
+    )  # fmt: skip

@@ -1,16 +1,11 @@
 """Evaluates a finished run on other documents, encoded with the run's tokenizer and encoder.
 
-    OUT/encoded/       the documents as tokens and patches, unless they were given as such
-    OUT/evaluate/      results.json, documents.jsonl, ... as in a run, so that `brine compare` reads it like one
-    OUT/request.json   which run, which documents, and the settings
+    OUT/encoded/, evaluate/, request.json     the documents, results as in a run, and what was asked for
 
 The run is not modified. A corpus built by `brine data build` is read unchanged where its tokenizer and encoder are the
-run's; otherwise its documents are encoded again, from its record of them and their media files. Documents that its
-filters excluded are excluded here too; all others count as held out, whatever their splits. Where the training corpus
-exists, documents of its training split are counted (equal tokens and patches), since they are not held out.
+run's, else encoded again; documents that its filters excluded are excluded, all others count as held out. Documents of
+the run's training split (equal tokens and patches) are counted.
 """
-
-from __future__ import annotations
 
 import json
 import logging
@@ -23,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from brine.common.files import read_json
+from brine.common.files import finite, read_json
 from brine.common.renamed import current_file
 from brine.common.tables import as_text, sanitize, table
 from brine.data.config import EncodeConfig
@@ -38,21 +33,12 @@ from brine.evals.compare import load_losses, summarize_losses
 from brine.evals.config import EvalConfig
 from brine.evals.evaluate import evaluate
 from brine.evals.loss import require_targets
-from brine.evals.run_files import (
-    finite,
-    format_interval,
-    main_model,
-    read_jsonl,
-    read_object,
-    write_page,
-    write_results,
-)
+from brine.evals.run_files import format_interval, main_model, read_jsonl, read_object, write_page, write_results
 from brine.inference.load import STAGE_PREFERENCE, LoadedModel, find_model_folder, load, unfinished_stages
 
 NOTES_FILE = "reader_notes.json"
 """Beside the encoded documents: the notes of their reader."""
 MAX_REASONS_SHOWN = 3
-"""Documents whose reason is shown in full."""
 logger = logging.getLogger(__name__)
 
 
@@ -68,22 +54,13 @@ def load_models(run: Path, *, device: torch.device) -> dict[str, LoadedModel]:
 
 
 def evaluate_on(
-    run: Path,
-    data: Path,
-    out: Path,
-    config: EvalConfig,
-    *,
-    device: torch.device,
-    compute_dtype: torch.dtype | None = None,
-    workers: int | None = None,
-    quiet: bool = False,
+    run: Path, data: Path, out: Path, config: EvalConfig, *, device: torch.device,
+    compute_dtype: torch.dtype | None = None, workers: int | None = None, quiet: bool = False,
     format: str | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Evaluate a run on other documents, write the files above into `out`, and return a summary as JSON.
-
     workers: decoding processes. format: of the documents (default: detected). Raises ValueError for a run without a
-    model, unusable documents, and an `out` that holds something else.
-    """
+    model, unusable documents, and an `out` that holds something else."""
     models = load_models(run, device=device)
     main = models[main_model(models)]
     if not is_corpus(data):
@@ -147,9 +124,7 @@ def _count_trained_on(run: Path, corpus: EncodedCorpus, documents: np.ndarray) -
 
 def _training_corpus(run: Path) -> Path | None:
     """The corpus that a run was trained on, built by it or given; None where it is missing or another has replaced it.
-
-    run: also a stage of it, or a model folder.
-    """
+    run: also a stage of it, or a model folder."""
     for folder in (run.resolve(), *run.resolve().parents[:2]):
         trained_digest = (read_object(folder / "stage.json").get("inputs") or {}).get("encoded")
         done = read_object(folder.parent / "encoded" / "done")
@@ -164,20 +139,11 @@ def _training_corpus(run: Path) -> Path | None:
 
 @contextmanager
 def open_eval_corpus(
-    path: Path,
-    folder: Path,
-    *,
-    tokenizer: Tokenizer,
-    config: EncodeConfig,
-    split: str,
-    workers: int,
-    quiet: bool,
+    path: Path, folder: Path, *, tokenizer: Tokenizer, config: EncodeConfig, split: str, workers: int, quiet: bool,
     format: str | None = None,
-) -> Iterator[tuple[EncodedCorpus, list[str]]]:
+) -> Iterator[tuple[EncodedCorpus, list[str]]]:  # fmt: skip
     """The corpus to evaluate on, its usable documents all in `split`, and the notes of its reader.
-
-    What must be encoded is, in `folder`. Raises ValueError for what cannot be read or used.
-    """
+    What must be encoded is, in `folder`. Raises ValueError for what cannot be read or used."""
     with closing(open_corpus(path)) if is_corpus(path) else nullcontext() as built:
         if built is None:
             source = open_source(path, format=format, max_file_mib=config.max_file_mib)
@@ -240,12 +206,8 @@ def _reader_notes(source: DocumentSource, path: Path) -> list[str]:
 
 
 def _reencoded_source(built: EncodedCorpus, filter_log: FilterLog) -> DocumentSource:
-    """The documents of a corpus as a source, to be encoded again."""
     if not built.root.is_dir():
-        raise ValueError(
-            f"{built.folder} was encoded by another tokenizer or encoder than this run's, and {built.root}, where its "
-            "documents came from, is gone: restore it, or give the documents themselves"
-        )
+        raise ValueError(f"{built.folder} must be encoded again, but {built.root} is gone: restore it")
 
     def read(include_decode: bool, skipped: Counter) -> Iterator[Document]:
         for number in np.flatnonzero(filter_log.kept_mask()):

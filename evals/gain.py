@@ -8,8 +8,6 @@ ignores the media. A video's audio track is never blanked with its frames. A gai
 weighs each document by its cell's part of the training mix (post-stratification). Intervals are paired over documents.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -34,10 +32,8 @@ def blank_media(modality: str) -> Transform:
 
 def choose_mismatched(corpus: Any, documents: np.ndarray, modality: str, *, seed: int) -> np.ndarray:
     """(n,) int64: for each document another of the same kind and level whose media it is given, or -1 without one.
-
     The other has the nearest number of patches, ties broken by seed, and other targets (two images of one text would
-    match).
-    """
+    match)."""
     documents = np.asarray(documents, np.int64)
     num_patches, targets = np.zeros(len(documents), np.int64), []
     for index, document in enumerate(documents):
@@ -79,9 +75,7 @@ def drop_unmatched(losses: DocumentLosses, mismatched: np.ndarray) -> DocumentLo
 
 def mix_weights(corpus: Any, documents: np.ndarray) -> np.ndarray:
     """(n,) float64: for each document, training documents of its kind and level per document of it given here.
-
-    The weights have mean 1 and are 0 for a cell without training documents. Where no cell has any, all are 1.
-    """
+    The weights have mean 1 and are 0 for a cell without training documents. Where no cell has any, all are 1."""
     documents = np.asarray(documents, np.int64)
     cell = np.stack([np.asarray(corpus.kind), np.asarray(corpus.level)], axis=1).astype(np.int64)
     _, cell = np.unique(cell, axis=0, return_inverse=True)
@@ -96,9 +90,7 @@ def gain_interval(
     matched: DocumentLosses, blank: DocumentLosses, modality: str, config: EvalConfig, weights: np.ndarray | None = None
 ) -> Interval:
     """1 - L(matched) / L(blank) over targets after the modality's media.
-
-    weights: (n,) from `mix_weights`; None counts each document once. Raises ValueError for different documents.
-    """
+    weights: (n,) from `mix_weights`; None counts each document once. Raises ValueError for different documents."""
     if not np.array_equal(matched.document, blank.document):
         raise ValueError("a media gain pairs losses of the same documents; these two differ")
     context = MODALITY_CONTEXTS.index(modality)
@@ -107,19 +99,12 @@ def gain_interval(
 
 
 def summarize_gain(
-    matched: DocumentLosses,
-    blank: DocumentLosses,
-    mismatched: DocumentLosses | None,
-    modality: str,
-    config: EvalConfig,
-    *,
-    weights: np.ndarray | None = None,
-) -> dict[str, Any]:
+    matched: DocumentLosses, blank: DocumentLosses, mismatched: DocumentLosses | None, modality: str,
+    config: EvalConfig, *, weights: np.ndarray | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """The gain of one modality as JSON: gain, low, high, num_documents, and under `matched`, `blank` and `mismatched`
     the loss in nats per token; the same in `cells` per kind and level, and in `kinds` per kind.
-
-    mismatched: None where it was not measured. weights: (n,) from `mix_weights`; None counts each document once.
-    """
+    mismatched: None where it was not measured. weights: (n,) from `mix_weights`; None counts each document once."""
     conditions = {"matched": matched, "blank": blank, "mismatched": mismatched}
     context = MODALITY_CONTEXTS.index(modality)
 
@@ -146,17 +131,11 @@ def summarize_gain(
 
 
 def measure_gain(
-    corpus: Any,
-    matched: DocumentLosses,
-    modality: str,
-    measure: Callable[..., DocumentLosses],
-    config: EvalConfig,
+    corpus: Any, matched: DocumentLosses, modality: str, measure: Callable[..., DocumentLosses], config: EvalConfig,
     weights: np.ndarray,
-) -> dict[str, Any] | None:
+) -> dict[str, Any] | None:  # fmt: skip
     """`summarize_gain` of the documents with targets after the modality's media; None without any.
-
-    measure(documents, condition, transform=...) gives losses under a condition. weights: (n,) from `mix_weights`.
-    """
+    measure(documents, condition, transform=...) gives losses under a condition. weights: (n,) from `mix_weights`."""
     indices = np.flatnonzero(matched.tokens[:, MODALITY_CONTEXTS.index(modality)])
     if not len(indices):
         return None

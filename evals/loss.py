@@ -1,15 +1,10 @@
 """Held-out loss per document; gains, intervals and comparisons are arithmetic on it.
 
-`measure_losses` runs the model over chosen documents and returns `DocumentLosses`: for each document and modality
-context (no media yet, after an image, after audio, after video) the summed cross-entropy in nats, the number of target
-tokens and their UTF-8 bytes. Two measurements of the same documents line up, so intervals can be paired.
-
-The loss is the plain cross-entropy of the hard labels in float32, whatever the training loss was. The end token is a
-target of 0 bytes. A document's first token is never a target. Documents are packed as for training, but from
+`measure_losses` runs the model over chosen documents; two measurements of the same documents line up, so intervals can
+be paired. The loss is the plain cross-entropy of the hard labels in float32, whatever the training loss was. The end
+token is a target of 0 bytes, a document's first token never one. Documents are packed as for training, but from
 `EncodedDocument`s and not from a plan, since the same ones are measured several times with other media.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
@@ -34,10 +29,8 @@ NUM_MODALITY_CONTEXTS = len(MODALITY_CONTEXTS)
 @dataclass(frozen=True)
 class DocumentLosses:
     """Losses of n documents; the last axis of `loss`, `tokens` and `bytes` is an index into MODALITY_CONTEXTS.
-
     document: (n,) int64, index in the corpus. kind: (n,) int64, index into `kinds`. level: (n,) int64. loss: (n, 4)
-    float64, summed cross-entropy in nats. tokens, bytes: (n, 4) int64, target tokens and their UTF-8 bytes.
-    """
+    float64, summed cross-entropy in nats. tokens, bytes: (n, 4) int64, target tokens and their UTF-8 bytes."""
 
     document: np.ndarray
     kind: np.ndarray
@@ -50,7 +43,7 @@ class DocumentLosses:
     def __len__(self) -> int:
         return len(self.document)
 
-    def select(self, chosen: np.ndarray) -> DocumentLosses:
+    def select(self, chosen: np.ndarray) -> "DocumentLosses":
         """Only the chosen documents, by a boolean mask or indices."""
         columns = (getattr(self, name)[chosen] for name in ("document", "kind", "level", "loss", "tokens", "bytes"))
         return DocumentLosses(*columns, self.kinds)
@@ -76,16 +69,12 @@ class DocumentLosses:
         """One JSON object for each document and context that has targets."""
         return [
             {
-                "document": int(self.document[n]),
-                "kind": self.kinds[self.kind[n]],
-                "level": int(self.level[n]),
-                "modality_context": MODALITY_CONTEXTS[context],
-                "loss": round(float(self.loss[n, context]), 6),
-                "tokens": int(self.tokens[n, context]),
-                "bytes": int(self.bytes[n, context]),
+                "document": int(self.document[n]), "kind": self.kinds[self.kind[n]], "level": int(self.level[n]),
+                "modality_context": MODALITY_CONTEXTS[context], "loss": round(float(self.loss[n, context]), 6),
+                "tokens": int(self.tokens[n, context]), "bytes": int(self.bytes[n, context]),
             }
             for n, context in zip(*np.nonzero(self.tokens), strict=True)
-        ]
+        ]  # fmt: skip
 
 
 def _ratio(above: float, below: float) -> float | None:
@@ -94,9 +83,7 @@ def _ratio(above: float, below: float) -> float | None:
 
 def choose_documents(corpus: Any, *, split: str, per_cell: int, seed: int) -> np.ndarray:
     """(n,) int64, ascending: at most `per_cell` documents of each kind and level of a split, by seed alone.
-
-    corpus: an `EncodedCorpus`. The choice for one cell does not depend on what other cells hold.
-    """
+    corpus: an `EncodedCorpus`. The choice for one cell does not depend on what other cells hold."""
     inside = np.flatnonzero(split_mask(corpus, split))
     kind, level = np.asarray(corpus.kind)[inside], np.asarray(corpus.level)[inside]
     chosen = []
@@ -115,15 +102,11 @@ def split_mask(corpus: Any, split: str) -> np.ndarray:
 
 def held_out_split(corpus: Any, config: EvalConfig) -> str:
     """The configured split, or the other held-out one where that is empty.
-
-    Raises ValueError when the corpus has no held-out document.
-    """
+    Raises ValueError when the corpus has no held-out document."""
     for split in (config.split, "test", "validation"):
         if split_mask(corpus, split).any():
             return split
-    raise ValueError(
-        "the corpus has no held-out document: give some lines of the manifest the split validation or test"
-    )
+    raise ValueError("the corpus has no held-out document: give some documents the split validation or test")
 
 
 def require_targets(corpus: Any, split: str, *, what: str = "held-out document") -> None:
@@ -150,9 +133,7 @@ def token_byte_lengths(tokenizer: Any) -> np.ndarray:
 
 def chunks_of(sequence: EncodedDocument, seq_len: int) -> list[tuple[int, int]]:
     """(start, stop) of the chunks of one document, each at most `seq_len` long where its media allow.
-
-    A chunk after the first begins one token early, so that its first target has a token before it.
-    """
+    A chunk after the first begins one token early, so that its first target has a token before it."""
     split_points, chunks, start = sequence.split_points(), [], 0
     while start < len(sequence):
         begin = start - 1 if start and sequence.loss_mask[start] else start
@@ -168,9 +149,8 @@ def packed_batches(
     load_sequence: Callable[[int], EncodedDocument], lengths: Items[int], *, seq_len: int, batch_size: int
 ) -> Iterator[Batch]:
     """Documents 0 .. len(lengths) - 1, packed; `Batch.document` is that number. Every target occurs once.
-
-    A chunk that cannot be split (a long video) is a batch of its length; all others have shape (batch_size, seq_len).
-    """
+    A chunk that cannot be split (a long video) is a batch of its length; all others have shape (batch_size,
+    seq_len)."""
     chunks = [
         (number, start, stop)
         for number, length in enumerate(lengths)
@@ -203,23 +183,15 @@ def packed_batches(
 
 @torch.no_grad()
 def measure_losses(
-    model: Any,
-    corpus: Any,
-    documents: np.ndarray,
-    *,
-    token_bytes: np.ndarray,
-    config: EvalConfig,
+    model: Any, corpus: Any, documents: np.ndarray, *, token_bytes: np.ndarray, config: EvalConfig,
     transform: Callable[[int, EncodedDocument], EncodedDocument] | None = None,
-    compute_dtype: torch.dtype | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> DocumentLosses:
+    compute_dtype: torch.dtype | None = None, progress: Callable[[int], None] | None = None,
+) -> DocumentLosses:  # fmt: skip
     """Loss of a model over documents of a corpus.
-
     model: a Transformer (or anything with its `forward` and `head_weight`), left in its mode. documents: (n,) indices
     into corpus. token_bytes: from `token_byte_lengths`. transform(index in documents, sequence) gives the sequence to
     measure instead, of the same length and targets. compute_dtype: of matmuls, None for the weights'.
-    progress(documents newly reached) is called after each batch.
-    """
+    progress(documents newly reached) is called after each batch."""
     documents = np.asarray(documents, np.int64)
 
     def load_sequence(doc_index: int) -> EncodedDocument:
@@ -258,29 +230,20 @@ def measure_losses(
             progress(len(fresh))
     shape = (count, NUM_MODALITY_CONTEXTS)
     return DocumentLosses(
-        documents,
-        np.asarray(corpus.kind)[documents].astype(np.int64),
-        np.asarray(corpus.level)[documents].astype(np.int64),
-        loss.reshape(shape),
-        tokens.reshape(shape),
-        num_bytes.reshape(shape),
-        tuple(corpus.kinds),
-    )
+        documents, np.asarray(corpus.kind)[documents].astype(np.int64),
+        np.asarray(corpus.level)[documents].astype(np.int64), loss.reshape(shape), tokens.reshape(shape),
+        num_bytes.reshape(shape), tuple(corpus.kinds),
+    )  # fmt: skip
 
 
 def loss_table(losses: DocumentLosses) -> list[dict[str, Any]]:
     """Loss per kind and level: one JSON object a cell, with nats per token, bits per byte and counts."""
-    cells = [({"kind": kind, "level": level}, losses.select(mask)) for kind, level, mask in losses.cells()]
-    return [
-        name
-        | {
-            "loss": cell.mean(),
-            "bits_per_byte": cell.bits_per_byte(),
-            "documents": len(cell),
-            "tokens": int(cell.tokens.sum()),
-        }
-        for name, cell in cells
-    ]
+
+    def entry(cell: DocumentLosses) -> dict[str, Any]:
+        means = {"loss": cell.mean(), "bits_per_byte": cell.bits_per_byte()}
+        return means | {"documents": len(cell), "tokens": int(cell.tokens.sum())}
+
+    return [{"kind": kind, "level": level} | entry(losses.select(mask)) for kind, level, mask in losses.cells()]
 
 
 def loss_by_modality_context(losses: DocumentLosses) -> dict[str, float]:

@@ -1,25 +1,30 @@
-"""The files of a run folder, as evaluation reads and writes them.
+"""The files of a run folder, as evaluation reads and writes them, and their summary: the headline numbers in one file.
 
 Reading is lenient: a file that is missing or cut off gives nothing, since a report is also made of a run that was
-interrupted. Writing is atomic, and replaces what JSON and UTF-8 cannot hold (NaN, infinity, lone surrogates).
+interrupted. Writing is atomic, and replaces what JSON and UTF-8 cannot hold (NaN, infinity, lone surrogates). In
+summary.json `salt` is null with one arm only, `media_gain` of a modality where the corpus has no such media; `cer` and
+`identifier_recall` are those of level 1, or the lowest there is; `kept_stale` are stages kept although the documents
+changed.
 """
 
-from __future__ import annotations
-
 import json
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from brine.common.files import read_json, write_text
-from brine.common.renamed import rename
+from brine.common.files import finite, parse_object, read_json, write_text
+from brine.common.renamed import current_file, rename
+from brine.data.document import MODALITIES
 from brine.evals.config import EvalConfig, EvalTargets
 from brine.inference.load import STAGE_PREFERENCE
 
 STAGES = ("small", "select", "large_salt", "large_baseline")
 """Stages whose costs are counted."""
+STUDENT_CATEGORY = "student"
+TEACHER_CATEGORIES = ("teacher_forward", "scoring", "labelling")
+"""The cost of SALT's teacher, besides its training."""
+ARMS = ("large_salt", "large_baseline")
 FORMER_CONDITIONS = {"own": "matched", "other": "mismatched"}
 
 
@@ -41,14 +46,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
-    return [value for value in map(_parse, lines) if isinstance(value, dict)]
-
-
-def _parse(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
+    return [value for value in map(parse_object, lines) if value is not None]
 
 
 def read_results(run: Path) -> dict[str, Any]:
@@ -68,9 +66,7 @@ def upgrade_results(value: dict[str, Any]) -> dict[str, Any]:
 
 def eval_config_of(run: Path, **changes: Any) -> EvalConfig:
     """The evaluation settings of a run's recipe, without targets, with the changes that are not None.
-
-    Raises ValueError for settings that cannot work.
-    """
+    Raises ValueError for settings that cannot work."""
     saved = read_object(run / "recipe.json").get("evals")
     known = {field.name for field in fields(EvalConfig)} - {"targets"}
     settings = {name: value for name, value in saved.items() if name in known} if isinstance(saved, dict) else {}
@@ -79,15 +75,6 @@ def eval_config_of(run: Path, **changes: Any) -> EvalConfig:
         return EvalConfig(**settings, targets=EvalTargets(None, None, None, None, None))
     except TypeError as error:
         raise ValueError(f"{run / 'recipe.json'}: evals cannot be read ({error})") from None
-
-
-def finite(value: Any) -> Any:
-    """The same JSON value, NaN and infinity replaced by None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if isinstance(value, list) else value
 
 
 def format_interval(entry: Mapping[str, Any], name: str, digits: int = 3) -> str:
@@ -110,3 +97,128 @@ def write_results(path: Path, value: Any) -> None:
 def write_jsonl(path: Path, lines: Iterable[dict[str, Any]]) -> None:
     """Write objects as JSON lines, atomically."""
     write_page(path, "".join(json.dumps(finite(line), ensure_ascii=False) + "\n" for line in lines))
+
+
+def stage_costs(run: Path, stages: Collection[str] = STAGES) -> dict[str, dict[str, dict[str, float]]]:
+    """{stage: {category: {flops, seconds}}} of the stages with a ledger, without empty categories."""
+    entries = {stage: read_object(run / stage / "ledger.json") for stage in STAGES if stage in stages}
+    return {
+        stage: {
+            category: {"flops": entry.get("flops", 0), "seconds": entry.get("seconds", 0.0)}
+            for category, entry in categories.items()
+            if isinstance(entry, dict) and (entry.get("flops") or entry.get("seconds"))
+        }
+        for stage, categories in entries.items()
+        if categories
+    }
+
+
+def sum_flops(entries: Mapping[str, Mapping[str, float]] | None, *categories: str) -> float:
+    """FLOPs of some cost categories of one stage, or of all."""
+    entries = entries or {}
+    return float(sum(entry["flops"] for name, entry in entries.items() if not categories or name in categories))
+
+
+def teacher_training_flops(costs: Mapping[str, Any]) -> float:
+    """FLOPs of the small model's training, under whichever category its stage recorded it."""
+    return sum_flops(costs.get("small"), STUDENT_CATEGORY, "teacher_training")
+
+
+def flops_by_arm(costs: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """FLOPs of each arm: its training, the teacher's forward passes and scoring, and the teacher's training."""
+    flops = {}
+    for arm in (arm for arm in ARMS if arm in costs):
+        student, teacher = sum_flops(costs[arm], STUDENT_CATEGORY), sum_flops(costs[arm], *TEACHER_CATEGORIES)
+        flops[arm] = {"student": student, "teacher_help": teacher, "teacher_training": 0.0}
+    if salt := flops.get("large_salt"):
+        salt["teacher_help"] += sum_flops(costs.get("select"))
+        salt["teacher_training"] = teacher_training_flops(costs)
+    return flops
+
+
+def total_costs(costs: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """FLOPs and seconds by category over all stages, the small model's training counted as the teacher's."""
+    totals: dict[str, dict[str, float]] = {}
+    for stage, entries in costs.items():
+        for category, entry in entries.items():
+            name = "teacher_training" if stage == "small" and category == STUDENT_CATEGORY else category
+            sums = totals.setdefault(name, {"flops": 0, "seconds": 0.0})
+            sums["flops"] += entry["flops"]
+            sums["seconds"] += entry["seconds"]
+    return totals
+
+
+def check_targets(targets: Mapping[str, Any], gains: Mapping[str, Any], cer: Mapping[str, Any]) -> dict[str, Any]:
+    """Each target with its value and whether it was reached (None: not measured); a gain must also be above 0."""
+    result = {}
+    for name, target in targets.items():
+        if target is None:
+            continue
+        modality, _, metric = name.rpartition("_")
+        gain = gains.get(modality) or {}
+        value, reached = gain.get("gain") if metric == "gain" else cer.get(modality), None
+        if value is not None:
+            reached = value >= target and (gain.get("low") or 0) > 0 if metric == "gain" else value <= target
+        result[name] = {"target": target, "value": value, "reached": reached}
+    return result
+
+
+def build_summary(run: Path, *, wall_s: float | None = None, peak_rss_gib: float | None = None) -> dict[str, Any]:
+    """The summary of a run folder. Raises ValueError when its evaluation is missing."""
+    run = Path(run)
+    results = read_results(run)
+    if not results:
+        raise ValueError(f"{run / 'evaluate' / 'results.json'} is missing or cut off: run the evaluate stage first")
+    gains = {
+        name: {key: (results["media_gain"].get(name) or {}).get(key) for key in ("gain", "low", "high")}
+        for name in MODALITIES
+    }
+    cer = {name: results["cer"].get(name) for name in ("image", "audio")}
+    costs = stage_costs(run, results.get("stages", STAGES))
+    return {
+        "run": run.name,
+        "wall_s": wall_s,
+        "peak_rss_gib": peak_rss_gib,
+        "split": results.get("split"),
+        "bits_per_byte": results.get("bits_per_byte"),
+        "media_gain": gains,
+        "cer": cer,
+        "identifier_recall": {name: (results.get("identifier_recall") or {}).get(name) for name in MODALITIES},
+        "metrics": results.get("metrics") or {},
+        "salt": results.get("compare"),
+        "compute_cost": {**costs, "total": total_costs(costs), "flops_by_arm": flops_by_arm(costs)},
+        "excluded": read_json(run / "excluded.json"),
+        "kept_stale": read_json(current_file(run / "kept_stale.json")),
+        "targets": check_targets(results.get("targets") or {}, gains, cer),
+        "details": {
+            "media_gain": results["media_gain"],
+            "transcription": results.get("transcription", []),
+            "loss": {name: model.get("cells", []) for name, model in (results.get("models") or {}).items()},
+        },
+    }
+
+
+def write_summary(run: Path, *, wall_s: float | None = None, peak_rss_gib: float | None = None) -> dict[str, Any]:
+    """`build_summary`, written to summary.json in the run folder; returns it."""
+    summary = build_summary(run, wall_s=wall_s, peak_rss_gib=peak_rss_gib)
+    write_results(Path(run) / "summary.json", summary)
+    return summary
+
+
+def format_summary(summary: Mapping[str, Any]) -> str:
+    """The summary as aligned lines for a console."""
+    status = {True: "reached", False: "missed", None: "not measured"}
+    pairs = [("bits per byte of held-out text", _number(summary["bits_per_byte"]))]
+    pairs += [
+        (f"media gain, {name}", f"{gain['gain']:z.3f} [{gain['low']:z.3f}, {gain['high']:z.3f}]")
+        for name, gain in summary["media_gain"].items()
+        if gain["gain"] is not None
+    ]
+    pairs += [(f"{name} character error rate", _number(rate)) for name, rate in summary["cer"].items()]
+    pairs += [(f"target {name}", status[target["reached"]]) for name, target in summary["targets"].items()]
+    pairs.append(("wall clock", f"{summary['wall_s'] / 60:.1f} min, peak memory {summary['peak_rss_gib']} GiB"))
+    return "\n".join(f"{name:<34}{value}" for name, value in pairs)
+
+
+def _number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.3f}"

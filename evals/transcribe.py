@@ -1,16 +1,10 @@
 """Greedy transcriptions of held-out media, and how far they are from their references.
 
 The prompt of a document is everything before its first target after the media; the reference is the targets from there
-to the next media or the end. Only documents whose text follows a single image, audio or video are transcribed; others
-are measured by loss alone. Decoding stops at the end token, at a token that would open media, or after
-`max_new_tokens`; the reference is truncated to the same number of tokens.
-
-The character error rate is the sum of edit distances over the sum of reference lengths, so long references count for
-more and a rate above 1 is possible. Identifier recall is the longest common subsequence of identifiers over the number
-of identifiers in the reference. Rates have paired intervals over documents.
+to the next media or the end. Only documents whose text follows a single image, audio or video are transcribed. The
+character error rate is the sum of edit distances over the sum of reference lengths, so a rate above 1 is possible;
+identifier recall is the longest common subsequence of identifiers over those in the reference.
 """
-
-from __future__ import annotations
 
 import itertools
 import re
@@ -80,14 +74,8 @@ def transcription_task_of(sequence: EncodedDocument, *, max_new_tokens: int) -> 
 
 
 def transcribe(
-    corpus: Any,
-    documents: Iterable[int],
-    *,
-    decode: DecodeFn,
-    tokenizer: Any,
-    config: EvalConfig,
-    quiet: bool = True,
-) -> list[Transcript]:
+    corpus: Any, documents: Iterable[int], *, decode: DecodeFn, tokenizer: Any, config: EvalConfig, quiet: bool = True,
+) -> list[Transcript]:  # fmt: skip
     """Transcribe those documents that have a task, in the order given; prompts of similar length are decoded together,
     `decode_batch_size` at a time."""
     found = {
@@ -107,15 +95,10 @@ def transcribe(
             text = itertools.takewhile(lambda token: token not in _NOT_TEXT, map(int, ids[:limit]))
             hypothesis, reference = tokenizer.decode(list(text)), tokenizer.decode(tasks[document].reference)
             done[document] = Transcript(
-                document,
-                corpus.kinds[int(corpus.kind[document])],
-                int(corpus.level[document]),
-                tasks[document].modality,
-                reference,
-                hypothesis,
-                edit_distance(reference, hypothesis),
+                document, corpus.kinds[int(corpus.kind[document])], int(corpus.level[document]),
+                tasks[document].modality, reference, hypothesis, edit_distance(reference, hypothesis),
                 *identifier_recall(reference, hypothesis),
-            )
+            )  # fmt: skip
     return [done[document] for document in tasks]
 
 
@@ -129,16 +112,11 @@ def transcription_rates(transcripts: list[Transcript], config: EvalConfig) -> di
     error = interval(edits, [len(found.reference) for found in transcripts])
     names = interval([found.num_names_found for found in transcripts], [found.names for found in transcripts])
     return {
-        "cer": error.value,
-        "cer_low": error.low,
-        "cer_high": error.high,
+        "cer": error.value, "cer_low": error.low, "cer_high": error.high,
         "exact": edits.count(0) / len(edits) if edits else None,
-        "identifier_recall": names.value,
-        "names_low": names.low,
-        "names_high": names.high,
-        "num_names": sum(found.names for found in transcripts),
-        "documents": len(transcripts),
-    }
+        "identifier_recall": names.value, "names_low": names.low, "names_high": names.high,
+        "num_names": sum(found.names for found in transcripts), "documents": len(transcripts),
+    }  # fmt: skip
 
 
 def rate_table(transcripts: list[Transcript], config: EvalConfig) -> list[dict[str, Any]]:
@@ -184,10 +162,8 @@ def identifier_recall(reference: str, hypothesis: str) -> tuple[int, int]:
 
 def align(reference: str, hypothesis: str) -> list[tuple[str, str, str]]:
     """Where two texts agree and differ: (operation, part of the reference, part of the hypothesis), in order.
-
     operation is "same", "missing" (only in the reference), "extra" (only in the hypothesis) or "wrong". The parts of
-    either text, joined, are that text.
-    """
+    either text, joined, are that text."""
     from rapidfuzz.distance import Levenshtein
 
     return [

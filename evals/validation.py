@@ -8,8 +8,6 @@ test split.
      "documents": [...], "tokens": [...]}                             sums per document, in a fixed order
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -47,14 +45,9 @@ class Validator:
 
         try:
             losses = measure_losses(
-                model,
-                self.corpus,
-                self.documents,
-                token_bytes=self.token_bytes,
-                config=self.config,
-                compute_dtype=self.compute_dtype,
-                progress=check_stop,
-            )
+                model, self.corpus, self.documents, token_bytes=self.token_bytes, config=self.config,
+                compute_dtype=self.compute_dtype, progress=check_stop,
+            )  # fmt: skip
         except _StopRequested:
             return None
         return {

@@ -2,14 +2,9 @@
 
 Besides keys (after their rotary embedding) and values, the cache keeps three numbers per sequence, from which it makes
 the spans of an uncached forward: cached and uncached logits agree, whatever the mask. Local layers drop keys older than
-window - 1, lazily, unless `keep_all_keys`; once every row is a window past the start of its document, a single token's
-local spans never change. Buffers of global layers double when full; `reserve` allocates ahead. A media block attends to
-itself in both directions, so it must come whole: `extend` refuses the rest of one.
-
-B batch, S keys, T new tokens, K KV heads, D head dim.
+window - 1, lazily, unless `keep_all_keys`. Buffers of global layers double when full. A media block attends to itself
+in both directions, so `extend` refuses the rest of one. B batch, S keys, T new tokens, K KV heads, D head dim.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Items
@@ -64,14 +59,14 @@ class LayerCache:
                     part[new].copy_(part[old])
         self.keys, self.values = self.keys[: len(rows)], self.values[: len(rows)]
 
-    def batch_repeat_interleave(self, count: int) -> LayerCache:
+    def batch_repeat_interleave(self, count: int) -> "LayerCache":
         """A new cache with `count` copies of a single row."""
         copy = LayerCache()
         copy.keys, copy.values = (part.repeat_interleave(count, dim=0) for part in self.cached)
         copy.stop, copy.drop = copy.keys.shape[1], self.drop
         return copy
 
-    def gather(self, parts: Items[LayerCache], cached: int) -> None:
+    def gather(self, parts: "Items[LayerCache]", cached: int) -> None:
         """Take the last `cached` keys of all rows of several caches, with zeros before those that have fewer."""
         wholes = []
         for which, like in enumerate(parts[0].cached):
@@ -112,9 +107,7 @@ class KeyValueCache:
 
     def extend(self, segment: Tensor, block: Tensor) -> tuple[Spans, Spans]:
         """Add the ids of the next T tokens; returns their spans for local and for global layers.
-
-        segment, block: (B, T) int32. Raises ValueError when the batch changes or a media block is continued.
-        """
+        segment, block: (B, T) int32. Raises ValueError when the batch changes or a media block is continued."""
         before, new = self.num_tokens, segment.shape[1]
         continues, all_continue = self._continues(segment, block)
         if new == 1 and all_continue:
@@ -147,9 +140,7 @@ class KeyValueCache:
         # both at once, as each would be a device sync
         all_continue, any_cut = torch.stack((continues.all(), cut.any())).tolist()
         if any_cut:
-            raise ValueError(
-                f"a media block continues across token {self.num_tokens}: give all tokens of a block in one forward"
-            )
+            raise ValueError(f"a media block continues across token {self.num_tokens}: give it whole in one forward")
         return continues, all_continue
 
     def _local_spans(self, lo: Tensor, hi: Tensor, hi_block: Tensor) -> Spans:
@@ -164,7 +155,9 @@ class KeyValueCache:
             cache.drop = 0 if self.config.is_global(layer) else first - self.first_local_key
         self.first_local_key = first
         cached = self.num_tokens - first
-        steady = new == 1 and cached == window and self._newest() <= first
+        if new == 1 and cached == window and self._newest_start is None:
+            self._newest_start = int(self.start.max())
+        steady = new == 1 and cached == window and self._newest_start <= first
         if steady and self._steady is not None:
             return self._steady
         if window is not None:
@@ -174,12 +167,6 @@ class KeyValueCache:
         spans = Spans((lo - first).clamp_(min=0), hi_block - first, cached, valid=True)
         self._steady = spans if steady else None
         return spans
-
-    def _newest(self) -> int:
-        """The largest of `start`; one device sync after each change."""
-        if self._newest_start is None:
-            self._newest_start = int(self.start.max())
-        return self._newest_start
 
     def select(self, rows: Tensor) -> None:
         """Keep only these rows of the batch (1-D int64 index, ascending), for instance those that have not ended."""
@@ -191,7 +178,7 @@ class KeyValueCache:
         for cache in self.layers:
             cache.select(cached)
 
-    def batch_repeat_interleave(self, count: int) -> KeyValueCache:
+    def batch_repeat_interleave(self, count: int) -> "KeyValueCache":
         """A new cache with `count` copies of this one's single row, to continue it in several ways. Raises ValueError
         for a cache of several rows or without any."""
         if self.segment is None or len(self.segment) != 1:
@@ -222,21 +209,16 @@ class KeyValueCache:
         self.segment, self.block, self.start = (read(name).clone() for name in ("segment", "block", "start"))
         least, self._newest_start = torch.stack((self.start.min(), self.start.max())).tolist()
         if not 0 <= least <= self._newest_start < self.num_tokens:
-            raise ValueError(
-                f"document starts {least} to {self._newest_start} do not belong to a cache of {self.num_tokens}: "
-                "read the prompt again"
-            )
+            raise ValueError(f"document starts do not belong to a cache of {self.num_tokens}: read the prompt again")
         for layer, cache in enumerate(self.layers):
             cache.drop = 0
             cache.append(read(f"layers.{layer}.keys"), read(f"layers.{layer}.values"))
 
     @classmethod
-    def merge(cls, caches: Items[KeyValueCache], *, reserve: int = 0) -> KeyValueCache:
+    def merge(cls, caches: "Items[KeyValueCache]", *, reserve: int = 0) -> "KeyValueCache":
         """One cache of all rows of several, which are emptied: as if all had been read together, padded on the left.
-
         Shorter rows get keys of zeros in front, which no query sees. One layer at a time is in memory twice. reserve:
-        as for a new cache, counted from the longest row's start.
-        """
+        as for a new cache, counted from the longest row's start."""
         config, keep_all_keys = caches[0].config, caches[0].keep_all_keys
         merged = cls(config, keep_all_keys=keep_all_keys, reserve=reserve)
         merged.num_tokens = max(cache.num_tokens for cache in caches)

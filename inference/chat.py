@@ -1,26 +1,18 @@
 """Conversations: a model that was trained on chats is prompted in the form that it was trained on.
 
-    answer = load(run).chat([{"role": "user", "content": [
-        {"type": "image", "image": "heron.png"}, {"type": "text", "text": "What is this?"}]}])
-    for chunk in answer:
-        print(chunk, end="", flush=True)
-
 A prompt is the training document of these messages and one more, the assistant's, up to that one's first word, written
 by the reader of conversations (`brine.data.formats.lines.chat`). The answer ends at the end token, or where the model
-begins another speaker's turn, such as <user> at the beginning of a line. Nothing is dropped: a field that training
-would note and ignore (tools, attachments) is refused by its name; loss marks, ids and the like may stay. An assistant's
-`token_ids` are read in place of its content. Not done here: tool calls, or keeping the cache between questions.
+begins another speaker's turn. A field that training would note and ignore (tools, attachments) is refused by its name.
+An assistant's `token_ids` are read in place of its content. Not done here: tool calls, keeping the cache.
 """
 
-from __future__ import annotations
-
 import codecs
-import difflib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +120,8 @@ class ChatStream(Iterator[str]):
 
 def chat_prompt(messages: Messages) -> tuple[list[PromptPart], set[str]]:
     """(parts of the prompt, roles in it) of a conversation that waits for the assistant's answer.
-
     messages: a list, or an object of the chat format that holds it beside `images`, `system` and the like. Raises
-    ValueError, naming the message, for what the format does not read, and where the last message is the assistant's.
-    """
+    ValueError, naming the message, for what the format does not read, and where the last message is the assistant's."""
     given = messages if isinstance(messages, Mapping) else {"messages": messages}
     name = next((name for name in ("messages", "conversations") if given.get(name)), "messages")
     turns = given.get(name)
@@ -157,9 +147,7 @@ def chat_prompt(messages: Messages) -> tuple[list[PromptPart], set[str]]:
 
 def check_token_ids_match_content(messages: Messages, tokenizer: Tokenizer) -> None:
     """Raise ValueError for a message whose token ids, which are read, say other words than its content.
-
-    messages: such as `chat_prompt` has read, with ids that the tokenizer has.
-    """
+    messages: such as `chat_prompt` has read, with ids that the tokenizer has."""
     given = messages if isinstance(messages, Mapping) else {"messages": messages}
     for number, turn in enumerate(given.get("messages") or given.get("conversations")):
         ids, words = turn.get("token_ids"), turn.get("content", turn.get("value"))
@@ -255,7 +243,6 @@ class _PlaceholderMap:
         return self._with_placeholder(fields, ids)
 
     def _with_placeholder(self, fields: Mapping[str, Any], content: Any) -> dict[str, Any]:
-        """A message whose content is a placeholder."""
         role, words = ("from", "value") if "from" in fields else ("role", "content")
         # an answer that ended immediately has no word, as in training
         is_empty = isinstance(content, TokenIds) and not len(content)
@@ -265,7 +252,6 @@ class _PlaceholderMap:
         return {role: fields.get(role), words: name}
 
     def _is_plain(self, fields: Mapping[str, Any]) -> bool:
-        """Whether a message is text alone, without media or other fields."""
         return not self.has_media_field and all(_is_message_key(key) or not value for key, value in fields.items())
 
     def _part(self, part: Any) -> Any:
@@ -322,10 +308,7 @@ def _is_message_key(key: str) -> bool:
 def _unread_field_message(name: str, turns: str) -> str:
     if name in CONVERSATIONS:
         return f"field {name!r} beside {turns!r} would not be read: give one list of turns"
-    known = [*_SYSTEM, *FIELDS]
-    near = "system" if "instruct" in name.lower() else next(iter(difflib.get_close_matches(name.lower(), known, 1)), "")
+    close = ["system"] if "instruct" in name.lower() else get_close_matches(name.lower(), [*_SYSTEM, *FIELDS])
+    near = close[0] if close else ""
     hint = f"write it as {near!r}" if near and near != name else "write it into a message"
-    return (
-        f"field {name!r} beside {turns!r} would not be read: {hint} or remove it (settings such as temperature are "
-        "arguments of chat)"
-    )
+    return f"field {name!r} beside {turns!r} would not be read: {hint} or remove it (settings are arguments of chat)"

@@ -1,16 +1,10 @@
 """From prompts to answers, token by token.
 
-`stream_tokens` answers one prompt and yields as it decodes. `generate_batch` answers many, greedily and together:
-prompts of unequal length are padded on the left, share every forward, and leave the batch when they have ended; each
-gets the answer it would get alone. A token costs one query: local layers look back over their window, global layers
-over all keys. On a CUDA device `brine.inference.static.decoder` decodes, which explains why there are two decoders.
-
-An answer is text: special tokens other than the end token are never chosen. Equal seeds give equal answers on one
-machine. Not done here: beam search, repetition penalties, speculative decoding. Blocks compiled for training run
-eagerly, since every new length would be compiled again. B batch, V vocabulary.
+`stream_tokens` answers one prompt and yields as it decodes. `generate_batch` answers many greedily: prompts are padded
+on the left, share every forward, and leave the batch when they have ended; each gets the answer it would get alone. On
+a CUDA device `brine.inference.static.decoder` decodes. Special tokens other than the end token are never chosen. Equal
+seeds give equal answers on one machine. No beam search or speculative decoding. B batch, V vocabulary.
 """
-
-from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator
@@ -39,13 +33,9 @@ class DynamicDecoder:
     """A batch of prompts being continued: their cache, and the position of each row's next token."""
 
     def __init__(
-        self,
-        model: Transformer,
-        prefilled: PrefillResult,
-        *,
-        vocab_size: int | None = None,
+        self, model: Transformer, prefilled: PrefillResult, *, vocab_size: int | None = None,
         compute_dtype: torch.dtype | None = None,
-    ):
+    ):  # fmt: skip
         """prefilled: the prompts (`brine.inference.prefill`). vocab_size: ids from here on are never chosen, for a
         model that is wider than its tokenizer. compute_dtype: of matmuls, as in the prefill."""
         self.model, self.compute_dtype = model, compute_dtype
@@ -106,18 +96,12 @@ class DynamicDecoder:
 
 
 def stream_tokens(
-    model: Transformer,
-    prompt: EncodedDocument,
-    *,
-    vocab_size: int | None = None,
-    on_prefill: OnPrefill = lambda num_tokens: None,
-    **options: Any,
-) -> Iterator[int]:
+    model: Transformer, prompt: EncodedDocument, *, vocab_size: int | None = None,
+    on_prefill: OnPrefill = lambda num_tokens: None, **options: Any,
+) -> Iterator[int]:  # fmt: skip
     """Yield the ids of an answer as they are chosen, without the end token; stops there or after `max_tokens`.
-
     options: of `GenerationConfig`. on_prefill: called with the prompt tokens of each forward. Raises ValueError, on the
-    first `next`, for settings that cannot be sampled with.
-    """
+    first `next`, for settings that cannot be sampled with."""
     settings = GenerationConfig.of(**options)
     dtype, max_tokens = settings.compute_dtype, settings.max_tokens
     prefilled = prefill_prompts(
@@ -142,21 +126,13 @@ def stream_text(tokens: Iterator[int], tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def generate_batch(
-    model: Transformer,
-    sequences: Items[EncodedDocument],
-    max_tokens: int,
-    *,
-    batch_size: int = 32,
-    vocab_size: int | None = None,
-    prefill_tokens: int = PREFILL_TOKENS,
-    compute_dtype: torch.dtype | None = None,
-) -> list[list[int]]:
+    model: Transformer, sequences: Items[EncodedDocument], max_tokens: int, *, batch_size: int = 32,
+    vocab_size: int | None = None, prefill_tokens: int = PREFILL_TOKENS, compute_dtype: torch.dtype | None = None,
+) -> list[list[int]]:  # fmt: skip
     """Greedy answers to many prompts, decoded together.
-
     sequences: prompts without an end token (slices of encoded documents will do). Returns the ids of each answer in the
     order of the prompts, without the end token, at most `max_tokens` each. Prompts of similar length share a batch.
-    Raises ValueError for an empty prompt.
-    """
+    Raises ValueError for an empty prompt."""
     GenerationConfig(max_tokens=max_tokens, prefill_tokens=prefill_tokens)
     answers: list[list[int]] = [[] for _ in sequences]
     by_length = sorted(range(len(sequences)), key=lambda number: len(sequences[number]))

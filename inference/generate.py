@@ -7,8 +7,6 @@ Parts of a prompt keep the order of the command line. tyro gathers each option b
 arguments again, once tyro has accepted them.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -115,13 +113,9 @@ def check_prompt_text(parts: Iterable[Part | TextFile]) -> None:
 
 
 def run_chat(
-    loaded: LoadedModel,
-    content: list[dict[str, Any]],
-    *,
-    system: str | None = None,
-    questions: Iterable[str] | None = None,
-    **options: Any,
-) -> None:
+    loaded: LoadedModel, content: list[dict[str, Any]], *, system: str | None = None,
+    questions: Iterable[str] | None = None, **options: Any,
+) -> None:  # fmt: skip
     """Print answers as they are decoded: to `content`, the parts of one question, or to each of `questions`, with
     `content` before the first. options: of `LoadedModel.generate`."""
     messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []

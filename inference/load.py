@@ -1,18 +1,10 @@
 """Model folders: a trained model with all that is needed to use it, and nothing else.
 
-    config.json         {"model": ModelConfig, "encode": EncodeConfig, "trained_context_tokens": longest in training,
-                         "trained_roles": speakers of conversations in training}
-    model.safetensors   every parameter under its name in `Transformer`
-    tokenizer.json      the tokenizer
+config.json, model.safetensors, tokenizer.json       written under another name and renamed: whole or absent
 
-    for chunk in load("runs/demo").generate(["shot.png", "def "]):
-        print(chunk, end="", flush=True)
-
-A folder is written under another name and renamed, so it is whole or absent. No pickle is read or written. Optimizer
-state and the like belong to training checkpoints.
+for chunk in load("runs/demo").generate(["shot.png", "def "]):
+    print(chunk, end="", flush=True)
 """
-
-from __future__ import annotations
 
 import json
 import logging
@@ -54,25 +46,21 @@ logger = logging.getLogger(__name__)
 _WARNED: defaultdict[str, weakref.WeakSet[Transformer]] = defaultdict(weakref.WeakSet)
 """Models that a warning was given for, by its subject."""
 BAR_DELAY_S = 2.0
-"""Prefill shows a progress bar after this long."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with the tokenizer and the encoder settings it was trained with."""
+    """A model in evaluation mode, with the tokenizer and the encoder settings it was trained with.
+
+    trained_context_tokens, trained_roles: longest context and roles of conversations in training; None where `folder`
+    does not say."""
 
     model: Transformer
-    """The transformer, in evaluation mode."""
     tokenizer: Tokenizer
-    """Text to ids and back."""
     encode_config: EncodeConfig
-    """How media become patches."""
     folder: Path
-    """The model folder."""
     trained_context_tokens: int | None = None
-    """Longest context in training; None where the folder does not say."""
     trained_roles: tuple[str, ...] | None = None
-    """Roles in the conversations of training, empty without any; None where the folder does not say."""
 
     def encode(self, parts: PromptPart | Items[PromptPart]) -> EncodedDocument:
         """Encode a prompt; see `brine.inference.prompt.encode_prompt` for what a part may be."""
@@ -90,11 +78,9 @@ class LoadedModel:
 
     def generate(self, parts: PromptPart | Items[PromptPart], **options: Any) -> Iterator[str]:
         """Answer a prompt; returns an iterator of chunks of text, each as soon as it is known.
-
         options: those of `GenerationConfig`; progress: show a bar on standard error, if it is a terminal, when prefill
         takes more than `BAR_DELAY_S`; on_token: called with each id of the answer, which may be a part of a later
-        prompt. Raises ValueError, at the call, for an unreadable part or settings that cannot be sampled with.
-        """
+        prompt. Raises ValueError, at the call, for an unreadable part or settings that cannot be sampled with."""
         return stream_text(self._tokens(parts, **options), self.tokenizer)
 
     def chat(
@@ -102,10 +88,8 @@ class LoadedModel:
     ) -> ChatStream:
         """Answer a conversation in the form that chats have in training; returns an iterator of chunks of text, whose
         `message` is the whole answer as the next message.
-
         messages: `[{"role": "user", "content": ...}, ...]` (`brine.inference.chat`). keep_token_ids: the message holds
-        its token ids too, which are then read in place of its text. options and errors: those of `generate`.
-        """
+        its token ids too, which are then read in place of its text. options and errors: those of `generate`."""
         parts, roles = chat_prompt(messages)
         if self.trained_roles == ():
             self._warn_once(
@@ -118,13 +102,9 @@ class LoadedModel:
         return ChatStream(tokens, self.tokenizer, roles={*roles, *ROLES}, keep_token_ids=keep_token_ids)
 
     def _tokens(
-        self,
-        parts: PromptPart | Items[PromptPart],
-        *,
-        progress: bool = False,
-        on_token: Callable[[int], None] | None = None,
-        **options: Any,
-    ) -> Iterator[int]:
+        self, parts: PromptPart | Items[PromptPart], *, progress: bool = False,
+        on_token: Callable[[int], None] | None = None, **options: Any,
+    ) -> Iterator[int]:  # fmt: skip
         """Ids of the answer to a prompt, as they are chosen; mistakes raise at the call."""
         settings = GenerationConfig.of(**options)
         prompt = self.encode(parts)
@@ -175,11 +155,9 @@ def load(
     loss_backend: str = "auto",
 ) -> LoadedModel:
     """Load a model from a model folder, a stage that has one, or a run (its best finished stage).
-
-    device: a torch device or its name; "auto" is a GPU if available. attention_backend, loss_backend: as in
-    `kernels`. Raises ValueError, naming file and remedy, where there is no model, or it is broken, of another version,
-    or put together from several.
-    """
+    device: a torch device or its name; "auto" is a GPU if available. attention_backend, loss_backend: as in `kernels`.
+    Raises ValueError, naming file and remedy, where there is no model, or it is broken, of another version, or put
+    together from several."""
     folder = find_model_folder(Path(folder))
     configs = _read_config(folder / CONFIG)
     try:
@@ -187,16 +165,10 @@ def load(
     except (ValueError, TypeError) as error:
         raise ValueError(f"{folder / CONFIG} does not describe a model of this version: {error}") from None
     if config.patch_dims != encode_config.dims:
-        raise ValueError(
-            f"{folder / CONFIG}: the model takes patches of {config.patch_dims}, but the encoder makes "
-            f"{encode_config.dims}: config.json mixes two models"
-        )
+        raise ValueError(f"{folder / CONFIG} mixes two models: patches of {config.patch_dims} and {encode_config.dims}")
     tokenizer = Tokenizer.load(folder / TOKENIZER)
     if tokenizer.vocab_size > config.vocab_size:
-        raise ValueError(
-            f"{folder / TOKENIZER} has {tokenizer.vocab_size} ids, the model {config.vocab_size}: give the tokenizer "
-            "that the model was trained with"
-        )
+        raise ValueError(f"{folder / TOKENIZER} has over {config.vocab_size} ids: give this model's tokenizer")
     model = Transformer(config)
     load_weights(model, folder / WEIGHTS)
     model.attention_backend, model.loss_backend = attention_backend, loss_backend
@@ -262,10 +234,8 @@ def load_weights(
     model: nn.Module, weights: str | Path | Mapping[str, Tensor], *, source: str = "these weights"
 ) -> None:
     """Copy weights into a model of exactly the same names and shapes, whatever their dtype.
-
     weights: a safetensors file, or tensors by name, whose `source` messages name. Raises ValueError that names the
-    differences, before anything is copied.
-    """
+    differences, before anything is copied."""
     if not isinstance(weights, Mapping):
         source = str(weights)
         try:
@@ -298,20 +268,13 @@ def check_shapes(own: Mapping[str, Items[int]], found: Mapping[str, Items[int]],
 
 
 def save_model(
-    folder: str | Path,
-    model: Transformer,
-    *,
-    encode_config: EncodeConfig,
-    tokenizer: Tokenizer,
-    weights: Mapping[str, Tensor] | None = None,
-    trained_context_tokens: int | None = None,
+    folder: str | Path, model: Transformer, *, encode_config: EncodeConfig, tokenizer: Tokenizer,
+    weights: Mapping[str, Tensor] | None = None, trained_context_tokens: int | None = None,
     trained_roles: Items[str] | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Write a model folder, atomically; other files in it stay.
-
     Blocks may be compiled. Weights keep their dtype; `weights` are given where the model itself holds only parts of
-    them. trained_context_tokens, trained_roles: see `LoadedModel`.
-    """
+    them. trained_context_tokens, trained_roles: see `LoadedModel`."""
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial, old = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "old"))

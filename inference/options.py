@@ -1,7 +1,5 @@
 """Options that commands share which run a model: device, precision, threads, and lists separated by commas."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +21,9 @@ def _comma_separated(kind: Callable[[str], Any], metavar: str, remedy: str) -> A
             raise ValueError(f"{args[0]!r}: give {remedy}") from None
 
     return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=metavar,
-        instance_from_str=read,
-        is_instance=lambda value: isinstance(value, tuple),
+        nargs=1, metavar=metavar, instance_from_str=read, is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda value: [",".join(map(str, value))],
-    )
+    )  # fmt: skip
 
 
 Integers = Annotated[tuple[int, ...], _comma_separated(int, "N,N", "whole numbers such as 2048,4096")]

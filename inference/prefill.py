@@ -1,15 +1,10 @@
 """Prefill of prompts of any length, in chunks that bound memory and that can be saved and resumed.
 
-Read in chunks through the key/value cache, a prompt takes the memory of the cache and one chunk. All but the last chunk
-need only keys and values, so there the last layer computes nothing else (`Transformer.prefill`). Media blocks see
-themselves whole, so chunks end only between media blocks. Of many prompts, those that fit together into one chunk share
-a forward, padded on the left; longer ones are read alone. A chunk of 1,024 to 8,192 tokens is equally fast per token on
-2 CPU cores, so the default is the largest. Not done here: splitting a forward over devices.
-
-B batch, S tokens of a prompt, E width.
+All but the last chunk need only keys and values, so there the last layer computes nothing else (`Transformer.prefill`).
+Media blocks see themselves whole, so chunks end only between them. Of many prompts, those that fit together into one
+chunk share a forward, padded on the left; longer ones are read alone. A chunk of 1,024 to 8,192 tokens is equally fast
+per token on 2 CPU cores, so the default is the largest. B batch, S tokens of a prompt, E width.
 """
-
-from __future__ import annotations
 
 import functools
 import json
@@ -45,21 +40,17 @@ OnPrefill = Callable[[int], None]
 
 @dataclass(frozen=True)
 class PrefillResult:
-    """Prompts in a cache, ready to be continued."""
+    """Prompts in a cache, padded on the left. hidden: (B, E), for the first new token; position: (B,) float32, of the
+    last token."""
 
     cache: KeyValueCache
-    """Keys and values of B rows, padded on the left."""
     hidden: Tensor
-    """(B, E), hidden state for the first new token."""
     position: Tensor
-    """(B,) float32, position of the last token."""
 
 
 def chunk_ends(block: np.ndarray, prefill_tokens: int) -> list[int]:
     """Where chunks end, ascending, the last at S: at most `prefill_tokens` apart, unless a media block is longer.
-
-    block: (S,) ids, 0 outside media. Raises ValueError for a chunk of no tokens.
-    """
+    block: (S,) ids, 0 outside media. Raises ValueError for a chunk of no tokens."""
     if prefill_tokens < 1:
         raise ValueError(f"prefill_tokens = {prefill_tokens}: give at least 1")
     total, ends = len(block), [0]
@@ -93,15 +84,9 @@ class ChunkedPrefill:
     """One prompt being read, chunk by chunk."""
 
     def __init__(
-        self,
-        model: Transformer,
-        prompt: EncodedDocument,
-        *,
-        prefill_tokens: int = PREFILL_TOKENS,
-        max_tokens: int = 0,
-        compute_dtype: torch.dtype | None = None,
-        cache_only: bool = False,
-    ):
+        self, model: Transformer, prompt: EncodedDocument, *, prefill_tokens: int = PREFILL_TOKENS, max_tokens: int = 0,
+        compute_dtype: torch.dtype | None = None, cache_only: bool = False,
+    ):  # fmt: skip
         """max_tokens: new tokens to allocate for. compute_dtype: of matmuls, keys and values; None for
         the weights'. cache_only: compute no hidden state for the head, since another prompt follows this one. Raises
         ValueError for a prompt without tokens."""
@@ -146,9 +131,7 @@ class ChunkedPrefill:
         if self.cache_only:
             raise ValueError("cache_only gives no hidden state: take `cache` and let a prompt follow")
         if not self.done:
-            raise ValueError(
-                f"{self.num_prefilled} of {len(self.prompt)} tokens are read: call prefill_chunk until it gives 0"
-            )
+            raise ValueError(f"{self.num_prefilled} of {len(self.prompt)} tokens are read: call prefill_chunk until 0")
         position = torch.tensor([float(self.prompt.position[-1].max())], device=self.hidden.device)
         return PrefillResult(self.cache, self.hidden, position)
 
@@ -197,14 +180,9 @@ class ChunkedPrefill:
 
 
 def prefill_prompts(
-    model: Transformer,
-    prompts: Items[EncodedDocument],
-    *,
-    prefill_tokens: int = PREFILL_TOKENS,
-    max_tokens: int = 0,
-    compute_dtype: torch.dtype | None = None,
-    on_prefill: OnPrefill = lambda num_tokens: None,
-) -> PrefillResult:
+    model: Transformer, prompts: Items[EncodedDocument], *, prefill_tokens: int = PREFILL_TOKENS, max_tokens: int = 0,
+    compute_dtype: torch.dtype | None = None, on_prefill: OnPrefill = lambda num_tokens: None,
+) -> PrefillResult:  # fmt: skip
     """Read many prompts, each as if alone, into one cache, allocated for `max_tokens` more. on_prefill: called after
     each forward with its number of prompt tokens. Raises ValueError for no prompt or one without tokens."""
     if not prompts:

@@ -1,18 +1,10 @@
 """Prompts: from texts, paths, media and token ids to what `Transformer.forward` takes.
 
 A prompt is encoded as a training document is, but without the end token; no template is added. Prompts share a batch by
-padding on the *left*, so each new token is one column; no query sees padding, and positions ignore it. Files are opened
-in this process, since they belong to the user. A string that names an existing image, audio or video is that file; one
-that only looks like a path is an error that names the file and both remedies; all others are text. A path looks like:
-
-    shot.png, a/b.heic      no white space, and a known extension of media
-    ~/my holiday/1.jpg      white space, an existing folder or a beginning that only paths have, such an extension
-    /data/words.txt         begins as only paths do, no white space, and any extension
-    notes.txt               an existing file that is not media, or an existing folder written with a separator
-    https://host/a.png      a URL, with or without a query
+padding on the *left*, so each new token is one column. A string that names an existing image, audio or video is that
+file; one that only looks like a path (a known extension of media, a beginning that only paths have, a URL) is an error
+that names the file and both remedies; all others are text. Files are opened in this process.
 """
-
-from __future__ import annotations
 
 import io
 import numbers
@@ -53,7 +45,6 @@ class TextFile:
 TokenIds = list | tuple | np.ndarray | Tensor
 """Token ids as a part of a prompt: whole numbers, in one dimension."""
 PromptPart = str | Path | PIL.Image.Image | Part | TextFile | TokenIds
-"""One part of a prompt; see `encode_prompt`."""
 LITERAL_HINT = "to give these words as text, wrap them in brine.data.document.Text"
 """Remedy for text that looks like a path, in Python."""
 _PARTS = (
@@ -71,16 +62,18 @@ def encode_prompt(
     parts: PromptPart | Items[PromptPart], *, tokenizer: Tokenizer, config: EncodeConfig
 ) -> EncodedDocument:
     """Encode a prompt; the sequence ends where the answer begins.
-
     A part is a `brine.data.document` part, a `TextFile` (at most `config.max_file_mib`), a PIL image, a `Path` (media,
     by its extension), a str (text, or the path of media) or token ids, which are taken unchanged: text that a model
     wrote need not be tokenized into the ids that it chose. Ids of media tokens are refused, as they have patches. A
     list of numbers alone, an array or a tensor is a prompt of ids. Raises ValueError naming the part or file that is
-    unusable.
-    """
+    unusable."""
     if isinstance(parts, str | Path | PIL.Image.Image | Part | TextFile | np.ndarray | Tensor):
         parts = [parts]
-    if isinstance(parts, list | tuple) and parts and all(map(_is_number, parts)):
+    if (
+        isinstance(parts, list | tuple)
+        and parts
+        and all(isinstance(part, numbers.Integral) and not isinstance(part, bool) for part in parts)
+    ):
         parts = [parts]
     # these iterate over something else than parts, or in no order
     if not isinstance(parts, Iterable) or isinstance(parts, Mapping | Set | bytes | bytearray | memoryview | io.IOBase):
@@ -116,12 +109,7 @@ def _check_text(text: str) -> str:
     return text
 
 
-def _is_number(value) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
 def _check_token_ids(given: TokenIds, tokenizer: Tokenizer) -> list[int]:
-    """Token ids as a list of int. Raises ValueError naming the id that cannot be one."""
     if isinstance(given, np.ndarray | Tensor):
         if given.ndim != 1:
             raise ValueError(f"token ids have {given.ndim} dims: give 1")
@@ -132,20 +120,14 @@ def _check_token_ids(given: TokenIds, tokenizer: Tokenizer) -> list[int]:
             raise ValueError(f"token id {index} is a {type(token).__name__}: give whole numbers")
         token = token.__index__()
         if not 0 <= token < tokenizer.vocab_size:
-            raise ValueError(
-                f"token id {index} is {token}, but the vocabulary has the ids 0 to {tokenizer.vocab_size - 1}: "
-                "give ids of this model's tokenizer"
-            )
+            raise ValueError(f"token id {index} is {token}: the vocabulary has the ids 0 to {tokenizer.vocab_size - 1}")
         if token in _MEDIA_TOKENS:
-            raise ValueError(
-                f"token id {index} is {token}, the token of a patch ({_MEDIA_TOKENS[token]}): give the media file"
-            )
+            raise ValueError(f"token id {index} is {token}, a patch ({_MEDIA_TOKENS[token]}): give the media file")
         ids.append(token)
     return ids
 
 
 def _read_part(given: PromptPart, config: EncodeConfig) -> tuple[Part, Decoded | None]:
-    """The document part, and its decoded file (None for text)."""
     if isinstance(given, PIL.Image.Image):
         if given.width * given.height > config.max_pixels:
             size = f"{given.width} x {given.height}"
@@ -177,10 +159,7 @@ def _read_part(given: PromptPart, config: EncodeConfig) -> tuple[Part, Decoded |
         raise ValueError(f"in {folder}: {error}") from None
     except ImportError as error:
         missing = error.name or str(error)
-        raise ValueError(
-            f"reading {given.path} takes {missing}, which is not installed: `uv sync` installs it, or pip install "
-            f"{missing}"
-        ) from None
+        raise ValueError(f"reading {given.path} takes {missing}: run `uv sync`, or pip install {missing}") from None
 
 
 def read_text_file(given: TextFile, config: EncodeConfig) -> str:
@@ -207,7 +186,6 @@ def read_text_file(given: TextFile, config: EncodeConfig) -> str:
 
 
 def _media_part(path: Path) -> Part:
-    """The part that a path means, by its extension."""
     kind = media_type_of(path.name)
     if kind is not None:
         return kind(str(path))
@@ -239,10 +217,8 @@ class TextFileError(ValueError):
 
 def media_path_in(text: str, *, literal_hint: str = LITERAL_HINT) -> str | None:
     """The path of media that a string is, or None where it is text. Nothing is opened.
-
     literal_hint: remedy for text that looks like a path. Raises ValueError, naming the file and the remedies, for a
-    string that looks like a path but is not of a file that can be read as media.
-    """
+    string that looks like a path but is not of a file that can be read as media."""
     if not text or len(text) > _MAX_PATH:
         return None
     # the file as written, or without the white space around it
@@ -314,7 +290,6 @@ def _url_remedy(url: str) -> str:
 
 
 def _file_url_path(url: str) -> str:
-    """The path in a file's URL, whose host is this machine."""
     rest = re.sub(r"^file:/*", "", url, count=1, flags=re.IGNORECASE)
     return f"/{unquote(rest.removeprefix('localhost/'))}"
 

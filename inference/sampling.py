@@ -7,8 +7,6 @@ cumulative sums have no deterministic kernel on CUDA. Nothing here reads back to
 section 3.1; the likeliest token always stays. B batch, V vocabulary.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -50,7 +48,6 @@ class SamplingConfig:
 
 
 GREEDY = SamplingConfig()
-"""Always the likeliest token."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ class GenerationConfig(SamplingConfig):
                 raise ValueError(f"{name} = {getattr(self, name)}: give at least 1")
 
     @classmethod
-    def of(cls, **options: Any) -> GenerationConfig:
+    def of(cls, **options: Any) -> "GenerationConfig":
         """From the options of a call. Raises TypeError naming one that does not exist, as any function would."""
         known = [field.name for field in fields(cls)]
         if unknown := sorted(set(options) - set(known)):
@@ -90,9 +87,8 @@ def uniform_samples(seed: int, num_rows: int, count: int) -> Tensor:
 
 def sample_token(logits: Tensor, uniform: Tensor | None, sampling: SamplingConfig) -> Tensor:
     """The next token of each row, (B,) int64.
-
-    logits: (B, V) float32, -inf for ids never chosen. uniform: (B,) float64 in [0, 1), None where nothing is sampled.
-    """
+    logits: (B, V) float32, -inf for ids never chosen. uniform: (B,) float64 in [0, 1), None where nothing is
+    sampled."""
     if not sampling.do_sample:
         return logits.argmax(-1)
     # the largest becomes 0 first, so that no temperature is too small

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from brine.evals.evaluate import evaluate
 from brine.evals.report.page import write_report
-from brine.evals.summary import format_summary, write_summary
+from brine.evals.run_files import format_summary, write_summary
 from brine.inference.load import LoadedModel, load
 from brine.pipeline.model_stages import selection_settings, stage_inputs, stage_settings, train_config_of
 from brine.pipeline.recipe import MODEL_STAGES
@@ -73,9 +73,7 @@ def load_trained_model(run: Pipeline, name: str) -> LoadedModel:
     """The model of a finished stage, on the run's device and backends. Raises ValueError where its weights are gone."""
     folder, runtime = run.folder / name, run.runtime
     if not any((folder / "model").glob("*.safetensors")):
-        raise ValueError(
-            f"{folder / 'model'} has no weights any more: put them back, or give --rerun {name} to train it again"
-        )
+        raise ValueError(f"{folder / 'model'} has no weights any more: put them back, or give --rerun {name}")
     return load(
         folder, device=runtime.device, attention_backend=runtime.attention_backend, loss_backend=runtime.loss_backend
     )

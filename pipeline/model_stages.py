@@ -5,8 +5,6 @@ train a finished model again is refused within a second. Digests of stages that 
 when the stage is reached (`brine.pipeline.stage_store`).
 """
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,6 @@ from brine.training.runtime import Runtime
 STORE = "store"
 """The corpus, in the folder of the encoded stage."""
 CORPUS_DEPENDENT_FIELDS = ("vocab_size", "image_dim", "audio_dim", "video_dim")
-"""Fields of a model that follow from the corpus."""
 
 
 def model_stages_of(recipe: Recipe) -> list[str]:
@@ -40,10 +37,8 @@ def untrained_stages_of(recipe: Recipe) -> dict[str, str]:
 
 def check_same_documents(store: StageStore, path: Path | None, *, digest: str, source: Path | None = None) -> None:
     """Refuse to train on other documents under the name of a run. All ranks call it; raises ProtectedStageError.
-
     path: of the documents, None for a synthetic corpus made from `source`. digest: of their manifest, or of the source;
-    both may have been moved.
-    """
+    both may have been moved."""
     folder, trouble = store.folder / "encoded", None
     begun = (read_json(folder / STAGE_FILE) or {}).get("inputs") or {}
     before = (read_json(folder / STORE / "meta.json") or {}).get("manifest", "")
@@ -96,11 +91,9 @@ def selection_settings(recipe: Recipe) -> dict[str, Any]:
 
 def check_trained_stages(recipe: Recipe, *, store: StageStore, runtime: Runtime, extend: bool = False) -> None:
     """Refuse before anything is done what would have to train a model again. All ranks call it.
-
     extend: a stage may continue with more steps, where it can. Vocabulary and widths follow from the corpus, and are
     not compared here. A stage whose input will be trained again counts as changed: another machine or number of ranks
-    gives other bits. Raises ProtectedStageError, and ValueError where `store.rerun` names another recipe's stage.
-    """
+    gives other bits. Raises ProtectedStageError, and ValueError where `store.rerun` names another recipe's stage."""
     names = model_stages_of(recipe)
     if unknown := sorted(store.rerun - set(names)):
         raise ValueError(f"--rerun {unknown[0]}: this recipe trains {', '.join(names)}, by its arms")
@@ -158,10 +151,8 @@ def _changes(recipe: Recipe, name: str, begun: dict, *, changed: set[str], runti
 
 def config_before_extension(recipe: Recipe, name: str, *, begun: dict[str, Any], changes: list[str]) -> TrainConfig:
     """The run that a stage was begun with, if it differs from the recipe's in its number of steps alone.
-
     begun: its configuration; changes: the differences. Raises ValueError that names what else changed, or a setting by
-    which sequences or soft labels depend on the number of steps.
-    """
+    which sequences or soft labels depend on the number of steps."""
     config = train_config_of(recipe, name)
     old = dataclasses.replace(config, num_steps=begun["train"]["num_steps"])
     # first what no setting can change, last what one can
@@ -179,7 +170,5 @@ def config_before_extension(recipe: Recipe, name: str, *, begun: dict[str, Any],
         kept, now = begun["salt"], recipe.salt.num_kd_steps(config.num_steps)
         before = round(kept["kd_fraction"] * old.num_steps) if kept["kd_steps"] is None else kept["kd_steps"]
         if min(before, old.num_steps) != now:
-            raise ValueError(
-                f"the small model helped for {before} steps and would for {now}: give --salt.kd-steps {before}"
-            )
+            raise ValueError(f"the small model helped for {before} steps, not {now}: give --salt.kd-steps {before}")
     return old

@@ -6,8 +6,6 @@ component keeps its configuration beside itself; this file puts them together. V
 models follow from `corpus`; the large model is one setting for SALT and baseline.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +22,6 @@ from brine.synth import SynthConfig
 from brine.training.config import RuntimeConfig, TrainConfig
 
 MODEL_STAGES = ("small", "large_salt", "large_baseline")
-"""The stages that train a model, in order."""
 MANIFEST_REQUIRED = Path("PATH")
 """`corpus.manifest` of a recipe without documents: whoever runs it must name some."""
 
@@ -84,9 +81,7 @@ class PackingConfig:
     def __post_init__(self):
         longest = max((tokens for _, tokens in LengthSchedule.parse(self.length_schedule).steps), default=0)
         if longest > self.seq_len:
-            raise ValueError(
-                f"packing.length_schedule goes to {longest} tokens: raise packing.seq_len, which is {self.seq_len}"
-            )
+            raise ValueError(f"packing.length_schedule goes to {longest}: raise packing.seq_len {self.seq_len}")
         Mixture.parse(self.mixture)
         if self.seq_len < 16:
             raise ValueError(f"packing.seq_len = {self.seq_len} is too short for a document: give 16 or more")
@@ -143,7 +138,7 @@ class Recipe:
             config, vocab_size=vocab_size, image_dim=dims.image_dim, audio_dim=dims.audio_dim, video_dim=dims.video_dim
         )
 
-    def resolved(self, vocab_size: int) -> Recipe:
+    def resolved(self, vocab_size: int) -> "Recipe":
         """The recipe with both models' vocabulary and patch widths filled in."""
         small, large = (
             dataclasses.replace(train, model=self.model(train.model, vocab_size)) for train in (self.small, self.large)

@@ -5,8 +5,6 @@
 decides which stages are done already. The same command resumes a run that was killed.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -44,10 +42,8 @@ def run_pipeline(
 ) -> Path:  # fmt: skip
     """Run all stages of a recipe and return the run folder. Finished stages are skipped; those in `rerun` are trained
     again and, with `extend`, those with more steps continue; their old folders are renamed.
-
     explain_out_of_memory: a context around each training that turns running out of memory into advice
-    (`brine.planner.out_of_memory`). Raises ValueError for what the user can fix, TrainingInterrupted after a signal.
-    """
+    (`brine.planner.out_of_memory`). Raises ValueError for what the user can fix, TrainingInterrupted after a signal."""
     if tracker is not None:
         # before anything is renamed or trained
         require_tensorboard()

@@ -3,8 +3,6 @@
 `flock` is released by the kernel when its process dies, however it dies.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import socket
@@ -24,10 +22,7 @@ class RunLockedError(ValueError):
 
 def acquire_lock(folder: Path) -> int:
     """Lock a run folder for this process; returns the handle of the lock, to be given to `release_lock`.
-
-    Raises RunLockedError that names the process holding it, ValueError where the folder cannot be written.
-    """
-    folder = Path(folder)
+    Raises RunLockedError that names the process holding it, ValueError where the folder cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -43,9 +38,7 @@ def acquire_lock(folder: Path) -> int:
             # data workers of a killed run hold the lock until they notice
             if not _has_ended(holder) or time.monotonic() - start > ORPHAN_GRACE_S:
                 os.close(handle)
-                raise RunLockedError(
-                    f"{folder} is in use by {holder}: wait for it, end it, or choose another run folder"
-                ) from None
+                raise RunLockedError(f"{folder} is in use by {holder}: wait, or choose another folder") from None
             time.sleep(0.1)
     os.ftruncate(handle, 0)
     os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
@@ -74,17 +67,13 @@ def is_run_locked(folder: Path) -> bool:
 
 def wait_for(ready: Callable[[], bool], *, run_folder: Path, what: str, timeout_s: float, poll_s: float = 0.2) -> None:
     """Wait until `ready()`, while rank 0 works on `what`.
-
-    Raises RankFailedError when rank 0 has released the run folder's lock, TimeoutError after `timeout_s`.
-    """
+    Raises RankFailedError when rank 0 has released the run folder's lock, TimeoutError after `timeout_s`."""
     start = time.monotonic()
     while not ready():
         if not is_run_locked(run_folder) and not ready():
             raise RankFailedError(f"rank 0 ended before {what} was done: see its message; the same command resumes")
         if time.monotonic() - start > timeout_s:
-            raise TimeoutError(
-                f"waited {timeout_s:.0f} s for rank 0 to finish {what}: raise the time-out or look at it"
-            )
+            raise TimeoutError(f"waited {timeout_s:.0f} s for rank 0 to finish {what}: raise the time-out")
         time.sleep(poll_s)
 
 

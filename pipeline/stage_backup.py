@@ -28,7 +28,6 @@ PROTECTED_PATTERNS = (DONE_FILE, "metrics.jsonl", "checkpoints/*", "model/*")
 BACKUP_SUFFIX = ".old-"
 """Between a stage's name and a number: its former folder."""
 MAX_SHOWN_DIFFERENCES = 12
-"""Maximum number of differences that an error message names."""
 _LEFTOVER = re.compile(r"\.old_(.+)_\d+")
 
 
@@ -56,9 +55,7 @@ def backup_path(folder: Path) -> Path:
 
 def move_to_backup(folder: Path) -> Path:
     """Rename a stage's folder to the first free name; returns its new path."""
-    old = backup_path(folder)
-    os.rename(folder, old)
-    return old
+    return folder.rename(backup_path(folder))
 
 
 def files_of_stage(folder: Path, output_names: Sequence[str]) -> list[str]:
@@ -108,7 +105,6 @@ def _clear(old: Path, folder: Path, made: list[Any]) -> Path | None:
 
 
 def _is_pipeline_file(path: str) -> bool:
-    """Is this a file that the pipeline writes into every stage's folder?"""
     return (
         path in (DONE_FILE, STAGE_FILE, FILE_LIST, FORMER_FILES[FILE_LIST])
         or re.fullmatch(r"\.(done|stage\.json|outputs\.json|made\.json)\..+", path) is not None
@@ -116,7 +112,6 @@ def _is_pipeline_file(path: str) -> bool:
 
 
 def _files(folder: Path) -> list[str]:
-    """Every file and link in a folder, relative to it, with slashes."""
     found = []
     for parent, folders, files in os.walk(folder):
         links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
@@ -146,10 +141,7 @@ def extension_refusal(store: StageStore, name: str, reason: str, *, also: Iterab
 def untrained_note(store: StageStore, names: Iterable[str]) -> str:
     """What must be given with --rerun where some of these stages are not trained by the command."""
     missing = [name for name in names if name in store.untrained]
-    if not missing:
-        return ""
-    verb = "are" if len(missing) > 1 else "is"
-    return f" (and {store.untrained[missing[0]]}, without which {' and '.join(missing)} {verb} not trained)"
+    return f" (and {store.untrained[missing[0]]}, which trains {' and '.join(missing)})" if missing else ""
 
 
 def first_changes(changes: list[str], most: int = 4) -> str:

@@ -1,16 +1,10 @@
 """Stages that run once, resume where they were interrupted, and run again when their settings or inputs change.
 
-    runs/<name>/<stage>/stage.json    key of the stage begun here: settings that affect its result, input digests
-    runs/<name>/<stage>/done          the same key, and the stage's result; written last, in one rename
-
-A stage whose `done` holds its key is skipped; one with the key in `stage.json` alone was interrupted, and its function
-is called again in its folder; one with another key is discarded and done again (`stage_backup`). Fields that an older
-key lacks count as their defaults. A `protected` stage that has made something is never discarded, nor is anything that
-it was made from: `ProtectedStageError`; `rerun` renames its folder. With several ranks rank 0 decides and writes. Does
-not run stages in parallel, or find out which files a function reads.
+A stage whose `done` holds its key (settings that affect its result, input digests) is skipped; one with the key in
+`stage.json` alone was interrupted, and its function is called again in its folder; one with another key is discarded
+and done again (`stage_backup`). A `protected` stage that has made something is never discarded, nor is anything that it
+was made from; `rerun` renames its folder. With several ranks rank 0 decides and writes.
 """
-
-from __future__ import annotations
 
 import logging
 import os
@@ -40,20 +34,15 @@ BUILD_TIMEOUT_S = 4 * 3600.0
 
 @dataclass(frozen=True)
 class PipelineStage:
-    """One finished stage."""
+    """One finished stage. digest: of its key and its result's fingerprint. result: what its function returned, plain
+    JSON. skipped: nothing had to be done. wall_s: seconds of its last call; a record only."""
 
     name: str
-    """Its name, and its folder's."""
     folder: Path
-    """Folder of its files."""
     digest: str
-    """Names its result: key and fingerprint."""
     result: dict[str, Any]
-    """What its function returned, plain JSON."""
     skipped: bool
-    """True when nothing had to be done."""
     wall_s: float
-    """Seconds of its last call; a record only."""
 
 
 class StageStore:
@@ -76,7 +65,7 @@ class StageStore:
         """Stages that were kept although something outside of the run changed, with the message about it."""
         self._lock: int | None = None
 
-    def __enter__(self) -> StageStore:
+    def __enter__(self) -> "StageStore":
         if self.world.is_main:
             self._lock = acquire_lock(self.folder)
             for path in sorted(self.folder.glob(f"*/{STAGE_FILE}")):
@@ -108,24 +97,16 @@ class StageStore:
     ) -> PipelineStage:  # fmt: skip
         """Do a stage, or find that it is done.
 
-        Args:
-            name: its name and folder.
-            build: called with the stage's folder; must resume from what an interrupted call left there. What it returns
-                (plain JSON, or None) is kept in the `done` mark; a `fingerprint` in it is part of the digest.
-            config: a dataclass or plain value, fully resolved.
-            inputs: names of earlier stages, or names with digests of anything else.
-            on_all_ranks: call `build` on every rank, not only on rank 0.
-            protected: never discard what it made.
-            keep_if_inputs_change: its folder holds all that later stages need. Where only its inputs changed and a
-                model was trained on it, it is kept, and reported in `kept_stale`.
-            output_names: names of the files and folders that `build` makes. Other files belong to the user and are kept
-                when the stage is done again.
-            extend: called where a protected stage's configuration changed, with its folder and a fresh one; fills the
-                fresh one with what `build` can resume from, or raises ValueError. The old folder is renamed.
+        build: called with the stage's folder (on_all_ranks: on every rank, not on rank 0 alone); must resume from what
+        an interrupted call left there. What it returns (plain JSON, or None) is kept in the `done` mark; a
+        `fingerprint` in it is part of the digest. inputs: names of earlier stages, or names with digests of anything
+        else. protected: never discard what it made. keep_if_inputs_change: where only its inputs changed and a model
+        was trained on it, it is kept, and reported in `kept_stale`. output_names: files and folders that `build` makes;
+        others are kept when the stage is done again. extend: called where a protected stage's configuration changed,
+        with its folder and a fresh one; fills the fresh one with what `build` can resume from, or raises ValueError.
 
         Raises ValueError for an input that is no earlier stage and for a folder that holds something else,
-        ProtectedStageError where something protected would be done again.
-        """
+        ProtectedStageError where something protected would be done again."""
         key = {"config": config, "inputs": self._digests(inputs)}
         folder, output_names = self.folder / name, tuple(output_names)
         mark = self._finished(folder, key)
@@ -218,12 +199,8 @@ class StageStore:
         # as it was begun, perhaps by an earlier version: later stages know it by that name
         key = read_json(folder / STAGE_FILE)
         result = to_plain(build(folder) or {})
-        mark = {
-            "key": key,
-            "digest": digest({"key": key, "fingerprint": result.get("fingerprint")}),
-            "result": result,
-            "wall_s": round(time.perf_counter() - start, 3),
-        }
+        mark = {"key": key, "digest": digest({"key": key, "fingerprint": result.get("fingerprint")})}
+        mark |= {"result": result, "wall_s": round(time.perf_counter() - start, 3)}
         if output_names:
             write_json(folder / FILE_LIST, backup.files_of_stage(folder, output_names))
         write_json(folder / DONE_FILE, mark)
@@ -234,7 +211,6 @@ class StageStore:
         self, name: str, folder: Path, key: dict, *, protected: bool, output_names: tuple[str, ...],
         extend: Callable | None,
     ) -> None:  # fmt: skip
-        """Make the folder one in which `build` can begin, or resume."""
         begun = read_json(folder / STAGE_FILE)
         has_made, wants_rerun = backup.is_protected(folder), name in self.rerun
         rerun = protected and wants_rerun and has_made
@@ -243,11 +219,11 @@ class StageStore:
         changes = [] if begun is None else differences(begun, key)
         old = None
         if begun is None:
-            if folder.exists() and any(not _is_beginning(path) for path in folder.iterdir()):
-                raise ValueError(
-                    f"{folder} is not empty and holds no {STAGE_FILE}, so this pipeline did not make it: move it away, "
-                    "or choose another run folder"
-                )
+            # what is written before a stage is begun
+            first = (f".{STAGE_FILE}.", f".{RERUN_FILE}.")
+            names = [path.name for path in folder.iterdir()] if folder.exists() else []
+            if any(name != RERUN_FILE and not name.startswith(first) for name in names):
+                raise ValueError(f"{folder} has no {STAGE_FILE}, so this pipeline did not make it: move it away")
         elif not changes and not again:
             logger.info("%s: was interrupted, resumes", name)
             if not wants_rerun:
@@ -265,9 +241,7 @@ class StageStore:
             logger.info("%s: done again, %s; its old folder is kept as %s", name, why, old)
         else:
             if kept := [each for each in self.dependents_of(name) if each not in self.rerun]:
-                raise ProtectedStageError(
-                    backup.refusal_message(self, kept, [f"{name}: {change}" for change in changes])
-                )
+                raise ProtectedStageError(backup.refusal_message(self, kept, [f"{name}: {each}" for each in changes]))
             logger.info("%s: done again, because it changed: %s", name, backup.first_changes(changes))
             if others := backup.discard(folder, output_names):
                 logger.warning("%s: files there that the pipeline did not make are kept in %s", name, others)
@@ -317,11 +291,6 @@ def restore_if_refused(paths: Iterable[Path]) -> Iterator[None]:
             if text is not None:
                 write_text(path, text)
         raise
-
-
-def _is_beginning(path: Path) -> bool:
-    """Is this a file that is written before a stage is begun?"""
-    return path.name == RERUN_FILE or path.name.startswith((f".{STAGE_FILE}.", f".{RERUN_FILE}."))
 
 
 def _input_names(path: Path) -> set[str]:

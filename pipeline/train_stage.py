@@ -79,15 +79,11 @@ def train_model(run: Pipeline, name: str, *, selected: list[int] | None = None) 
         return {"step": result.step, "loss": result.loss, "fingerprint": fingerprint}
 
     run.stage(
-        name,
-        build,
-        config=stage_settings(recipe, name, config=config, runtime=runtime),
-        inputs=stage_inputs(recipe, name, corpus_stages=run.corpus_stages),
-        on_all_ranks=True,
-        protected=True,
+        name, build, config=stage_settings(recipe, name, config=config, runtime=runtime),
+        inputs=stage_inputs(recipe, name, corpus_stages=run.corpus_stages), on_all_ranks=True, protected=True,
         output_names=("events.jsonl", "ledger.json", "checkpoints", "model", "tensorboard"),
         extend=(lambda old, fresh: extend_stage(run, name, old, fresh)) if run.extend else None,
-    )
+    )  # fmt: skip
 
 
 def build_plan(run: Pipeline, config: TrainConfig, *, documents=None, num_sequences: int | None = None) -> PackingPlan:

@@ -6,8 +6,6 @@ two idle cores, with the recipes `demo` and `quick`. It tells minutes from hours
 activation checkpointing recomputes, are not counted.
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 
@@ -35,12 +33,10 @@ CORPUS_S, SOURCE_FILE_S, ALL_FILES = 5.0, 0.01, 600
 IDLE_CPU_FRACTION = 0.8
 """Fraction of its threads' time that a measurement gets on an idle processor, at least."""
 DECODE_STEP_S = 0.002
-"""One token of a batch that is transcribed."""
 DOCUMENTS_PER_S = {"text": 500.0, "screenshot": 1500.0, "narration": 200.0, "recording": 120.0, "page": 60.0,
          "package": 60.0, "table": 120.0, "chart": 34.0, "screen": 140.0}  # fmt: skip
 """Documents of a kind rendered and encoded in a second on two cores."""
 NEEDLE_DOCUMENTS_PER_S = 34.0
-"""The same for all kinds with needles."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +50,7 @@ class StageEstimate:
 
 def estimate_run(recipe: Recipe) -> str:
     """A few lines for a person: what each stage holds and about how long it takes.
-
-    Raises ValueError for a device or a backend that the run would refuse here.
-    """
+    Raises ValueError for a device or a backend that the run would refuse here."""
     runtime = _runtime(recipe.runtime)
     wall_s, cpu_s = time.perf_counter(), time.process_time()
     peak = find_peak(runtime.device, runtime.dtype)

@@ -1,17 +1,10 @@
 """What one rank holds in memory while it trains, by term, from shapes alone.
 
-    memory(RunSettings(model, seq_len=2**20, activation_checkpointing="full", mlp_tile_tokens=8192)).peak_bytes
-
 The peak is what is held during the whole backward pass and the most that one of three phases adds: the loss, the MLP or
-the attention of a block. Saved tensors are those of the uncompiled code (tests compare them with real models, byte by
-byte); of compiled blocks `FUSED` is left out by assumption. Not counted: the interpreter, the loader's queues,
-fragments of the allocator (a device's `reserve`), a teacher. Compared with resident memory of real steps on a CPU
-(`benchmarks/training/planner.py`): 0.95 to 1.08 times in seventeen cases, to which some terms were fitted. Not
-validated on a GPU. N tokens of this rank, E width, H query heads, K KV heads, D head dim, M MLP width, V vocabulary, L
-layers.
+the attention of a block. Saved tensors are those of the uncompiled code; of compiled blocks `FUSED` is left out by
+assumption. Not counted: the interpreter, the loader's queues, fragments of the allocator, a teacher. On a CPU 0.95 to
+1.08 times the resident memory of seventeen cases, to which some terms were fitted; not validated on a GPU.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass, field
 
@@ -47,14 +40,11 @@ FUSED = ("attn_norm", "attn.widened", "attn.qk_norm", "mlp_norm", "mlp.silu")
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes of one rank."""
+    """Bytes of one rank by term: held during the whole backward pass, added by each phase, and in host memory."""
 
     persistent: dict[str, float]
-    """Held during the whole backward pass, by term."""
     peak_phases: dict[str, dict[str, float]]
-    """What each moment adds, by term."""
     host: dict[str, float] = field(default_factory=dict)
-    """In host memory, per rank, beside a GPU's."""
 
     @property
     def peak_phase(self) -> str:
@@ -74,10 +64,8 @@ class MemoryEstimate:
 
 def block_saved_tensors(case: RunSettings) -> dict[str, int]:
     """Bytes per token of every tensor that autograd saves in a block which keeps everything, the block's input first.
-
     Views of one tensor are counted once. With `mlp_tile_tokens` the second half of a block keeps the tiles' input
-    alone. The casts of weights are not here (`cast_weights`).
-    """
+    alone. The casts of weights are not here (`cast_weights`)."""
     config, low = case.model, case.low
     dim, inner = config.dim, config.mlp_dim
     heads, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
@@ -273,7 +261,6 @@ def _recomputed_inputs(case: RunSettings) -> dict[str, float]:
 
 
 def _stream_gradient(case: RunSettings) -> float:
-    """Bytes of the residual stream's gradient, and of its cast for the branch."""
     return case.num_tokens * case.model.dim * (FP32_BYTES + (case.low if case.low != FP32_BYTES else 0))
 
 

@@ -1,14 +1,9 @@
 """Out of memory, explained: what was asked for, what there is, and which options make how much memory free.
 
-    with explain_out_of_memory(config=config, runtime=runtime, world=world, folder=folder, seq_len=32768):
-        Trainer(...).run()                                    raises InsufficientMemoryError in place of torch's error
-
-Remedies are those of the planner, each with its estimated peak. With an option of the runtime the same command
-resumes; a smaller micro-batch is another configuration, which begins its stage again, and comes first only before the
-first checkpoint.
+`with explain_out_of_memory(...)` around a training raises InsufficientMemoryError in place of torch's error. Remedies
+are those of the planner, each with its estimated peak. With an option of the runtime the same command resumes; a
+smaller micro-batch begins its stage again, and comes first only before the first checkpoint.
 """
-
-from __future__ import annotations
 
 import os
 import re
@@ -28,7 +23,6 @@ from brine.training.runtime import Runtime, peak_resident_gib
 
 GIB = 2**30
 TILE = 4096
-"""Tokens of the MLP tile that is proposed."""
 HOST_SIGNS = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory")
 DEVICE_SIGNS = ("CUDA out of memory", "CUDA error: out of memory")
 UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -40,12 +34,11 @@ class InsufficientMemoryError(ValueError):
 
 @dataclass(frozen=True)
 class MemoryInfo:
-    """Memory of a device or of a host, in bytes."""
+    """Memory of a device or of a host, and the most that this process has held so far, in bytes."""
 
     total: float
     free: float
     peak: float
-    """Maximum that this process has held so far."""
 
 
 @contextmanager
@@ -77,12 +70,11 @@ def explain(
     arm: str = "large", patches: tuple[tuple[str, int], ...] = (), info: MemoryInfo | None = None,
 ) -> str:  # fmt: skip
     """The message for the user.
-
     config: of the model that was trained. folder: its stage's. arm: "small" or "large", as the command line names it.
-    patches: (modality, maximum patches per sequence). info: of what ran out; None: as the system reports it.
-    """
-    on_host = runtime.device == "cpu" or not _is_device(error)
-    info = info or (_host_memory() if on_host else _device_memory())
+    patches: (modality, maximum patches per sequence). info: of what ran out; None: as the system reports it."""
+    on_device = isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in DEVICE_SIGNS)
+    on_host = runtime.device == "cpu" or not on_device
+    info = info or _memory_info(on_host)
     asked = asked_bytes(error)
     case = current_settings(config, runtime=runtime, world=world, seq_len=seq_len, patches=patches)
     counts_host = on_host and case.device != "cpu"
@@ -171,17 +163,9 @@ def suggestions(
     return found
 
 
-def _is_device(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in DEVICE_SIGNS)
-
-
-def _device_memory() -> MemoryInfo:
-    free, total = torch.cuda.mem_get_info()
-    return MemoryInfo(total, free, torch.cuda.max_memory_allocated())
-
-
-def _host_memory() -> MemoryInfo:
-    page = os.sysconf("SC_PAGE_SIZE")
-    return MemoryInfo(
-        page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES"), peak_resident_gib() * GIB
-    )
+def _memory_info(on_host: bool) -> MemoryInfo:
+    if not on_host:
+        free, total = torch.cuda.mem_get_info()
+        return MemoryInfo(total, free, torch.cuda.max_memory_allocated())
+    total, free = (os.sysconf("SC_PAGE_SIZE") * os.sysconf(name) for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
+    return MemoryInfo(total, free, peak_resident_gib() * GIB)

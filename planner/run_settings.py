@@ -1,8 +1,6 @@
 """One way to run one model: the settings on which memory and time of a rank depend, and the model's parameter
 counts."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cache
 

@@ -5,8 +5,6 @@ activations and a few MLP tiles are tried by `memory.py` and `step_time.py`. Not
 time has been validated on any GPU, and efficiencies are assumptions (`brine.training.logging.device_specs`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -18,11 +16,8 @@ from brine.training.config import ACTIVATION_CHECKPOINTING_MODES, TrainConfig
 from brine.training.logging.device_specs import DeviceSpec
 
 TILES = (0, 4096, 16384)
-"""MLP tiles that are tried."""
 SEARCHED = ("context_parallel", "dp_shard", "activation_checkpointing", "ac_group_size", "mlp_tile_tokens")
-"""Settings that are searched unless they are given."""
 MIN_TOKENS_PER_RANK = 16
-"""Minimum number of tokens of a sequence on one rank."""
 GIB = 2**30
 NOTE = "estimate, not validated on this device; efficiencies are assumed"
 
@@ -186,7 +181,6 @@ def _suggestion(plans: Sequence[RunPlan], train: TrainConfig, device: DeviceSpec
 
 
 def _memory_shares(plan: RunPlan) -> tuple[float, float]:
-    """Shares of what may be used of the device and of its host."""
     device, host = plan.device, sum(plan.memory.host.values())
     return plan.memory.peak_bytes / device.usable_bytes, host / device.usable_host_bytes
 

@@ -1,17 +1,10 @@
 """How long a training step should take, by term, and its model FLOP utilisation (MFU).
 
-    steps = step_time(case, GPUS["h200"], gradient_accumulation_steps=4)
-    steps.total_s, steps.mfu(GPUS["h200"])
-
-Operations are counted from shapes as in `brine.model.flops` (attention by its unmasked area, one document to a
-sequence) and divided by the data sheet's peak times an assumed efficiency; nothing was measured. MFU counts three
-forward passes and no recomputation; the time counts what really runs: recomputed blocks and MLP tiles, 3.5 forward
-passes for attention's backward. Communication counts as far as it exceeds what can hide it, offloading in full, sums
-over replicas always. Not counted: waiting for data, validation, launches of small kernels, which dominate for small
-models.
+Operations are counted from shapes as in `brine.model.flops` and divided by the data sheet's peak times an assumed
+efficiency; nothing was measured. MFU counts three forward passes and no recomputation; the time counts what really
+runs. Communication counts as far as it exceeds what can hide it, offloading in full, sums over replicas always. Not
+counted: waiting for data, validation, launches of small kernels, which dominate for small models.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -73,7 +66,8 @@ def step_time(case: RunSettings, device: DeviceSpec, *, gradient_accumulation_st
     ring_s = _ring(case, device)
     terms["ring, not hidden"] = max(0.0, ring_s - terms["attention, global"] - terms["attention, local"])
     terms["parameters gathered and summed, not hidden"] = max(0.0, _sharding(case, device) - work_s)
-    terms["to the host and back"] = _offload(case, device)
+    host_rate = device.host_bytes_per_s * device.efficiency.network
+    terms["to the host and back"] = 2 * sum(offloaded_bytes(case).values()) / host_rate
     terms = {name: gradient_accumulation_steps * seconds for name, seconds in terms.items()}
     terms["sum over replicas"] = _replicas(case, device)
     rate = device.memory_bytes_per_s * device.efficiency.memory
@@ -88,7 +82,6 @@ def step_time(case: RunSettings, device: DeviceSpec, *, gradient_accumulation_st
 
 
 def _compute(case: RunSettings, device: DeviceSpec) -> dict[str, float]:
-    """Seconds of one forward and backward pass on one rank, communication left out."""
     config, tokens, share = case.model, case.num_tokens, device.efficiency
     # what a data sheet says of bfloat16 holds for nothing wider; float32 matmuls are taken to run at an eighth
     peak = device.matmul_flops / (8 if case.dtype == "float32" and device.kind == "cuda" else 1)
@@ -156,7 +149,3 @@ def _replicas(case: RunSettings, device: DeviceSpec) -> float:
         return 0.0
     moved = 2 * FP32_BYTES * num_parameters(case.model) / case.dp_shard * (replicate - 1) / replicate
     return moved / link_rate(case.ranks, device)
-
-
-def _offload(case: RunSettings, device: DeviceSpec) -> float:
-    return 2 * sum(offloaded_bytes(case).values()) / (device.host_bytes_per_s * device.efficiency.network)

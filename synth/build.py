@@ -29,11 +29,9 @@ SUMMARY = "summary.json"
 
 def build_synth_corpus(config: SynthConfig, out_dir: Path, *, progress: bool = True) -> dict:
     """Writes out_dir/manifest.jsonl, out_dir/media/ and out_dir/summary.json; returns the summary.
-
     The returned summary also has "wall_s", the seconds by stage, and "rendered", the number of new media files.
     Documents whose media could not be rendered are left out and counted under "failed". Raises SynthError for a source
-    without documents, a missing library and an out_dir that cannot be written; RuntimeError when a process ends.
-    """
+    without documents, a missing library and an out_dir that cannot be written; RuntimeError when a process ends."""
     if missing := [name for name in ("av", "espeakng_loader", "pygments", "soundfile") if find_spec(name) is None]:
         raise SynthError(f"making the synthetic corpus needs {', '.join(missing)}: run `uv sync --group corpus`")
     out_dir = Path(out_dir)
@@ -107,13 +105,9 @@ def _document_summary(files: list[SourceFile], splits: dict, plan: CorpusPlan, d
         split, kind, level, _number = document["id"].split("/")
         made.setdefault(split, {}).setdefault(kind, Counter())[level] += 1
     extensions = Counter(path.rsplit(".", 1)[1] for path in {path for item in documents for path in _media_paths(item)})
-    return {
-        "splits": {
-            split: {"files": len(splits[split]), "bytes": sum(files[index].num_bytes for index in splits[split])}
-            for split in SPLITS
-        },
-        "documents": made,
-        "requested": plan.requested,
-        "shortfalls": plan.shortfalls(),
-        "media": dict(sorted(extensions.items())),
+    sizes = {
+        split: {"files": len(splits[split]), "bytes": sum(files[index].num_bytes for index in splits[split])}
+        for split in SPLITS
     }
+    counts = {"splits": sizes, "documents": made, "requested": plan.requested, "shortfalls": plan.shortfalls()}
+    return counts | {"media": dict(sorted(extensions.items()))}

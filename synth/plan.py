@@ -11,11 +11,10 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from itertools import islice, repeat
 from typing import Any
 
+from brine.common.plugins import installed_version
 from brine.data.files.source_files import SourceFile
 from brine.synth.config import KINDS, NEEDLE_KINDS, SPLITS, SynthConfig
 from brine.synth.kinds import figures, pages, samples, screens
@@ -49,7 +48,6 @@ SAMPLES = {
     "chart": figures.charts,
     "screen": screens.screens,
 }
-"""Kind -> its stream of samples."""
 
 
 @dataclass
@@ -94,13 +92,9 @@ class CorpusPlan:
 
 
 def plan_corpus(
-    config: SynthConfig,
-    *,
-    files: list[SourceFile],
-    features: list[SourceFeatures],
-    splits: dict[str, list[int]],
+    config: SynthConfig, *, files: list[SourceFile], features: list[SourceFeatures], splits: dict[str, list[int]],
     code_metrics: list[CodeMetrics] | None = None,
-) -> CorpusPlan:
+) -> CorpusPlan:  # fmt: skip
     """Every document of the three splits; counts that the source cannot fill are lowered. code_metrics: the files'
     numbers, for tables, charts and screens."""
     plan, train_content, vocabulary = CorpusPlan(), TrainTextIndex(), []
@@ -126,7 +120,7 @@ def plan_corpus(
 
 def media_path(spec: dict) -> str:
     """The path of a spec's file below the corpus: a digest of the spec and of the versions that matter."""
-    versions = [_version(name) for name in LIBRARIES[spec.get("renderer", spec["type"])]]
+    versions = [installed_version(name) or "none" for name in LIBRARIES[spec.get("renderer", spec["type"])]]
     stamp = json.dumps([RENDER_SPEC_VERSION, first_names(spec), versions], sort_keys=True)
     digest = hashlib.sha256(stamp.encode()).hexdigest()[:32]
     return f"media/{digest[:2]}/{digest}.{EXTENSIONS[spec['type']]}"
@@ -137,14 +131,6 @@ def first_names(spec: Any) -> Any:
     if isinstance(spec, dict):
         return {FIRST_NAMES.get(key, key): first_names(value) for key, value in spec.items()}
     return [first_names(item) for item in spec] if isinstance(spec, list | tuple) else spec
-
-
-@cache
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "none"
 
 
 def _stream(
@@ -165,7 +151,6 @@ def _stream(
 
 
 def _add_train_content(content: TrainTextIndex, sampler: SplitSampler, plan: CorpusPlan) -> None:
-    """Notes all that the files of train and its planned documents show."""
     for item in sampler.files:
         content.add_text(item.text)
     for item, features, numbers in zip(sampler.files, sampler.features, sampler.code_metrics, strict=False):

@@ -18,7 +18,7 @@ from brine.data.formats.open import open_source
 from brine.data.tokenizer import train_tokenizer
 from brine.evals.config import EvalConfig
 from brine.evals.evaluate import evaluate
-from brine.evals.summary import build_summary
+from brine.evals.run_files import build_summary
 from brine.kernels.attention import Spans, attention
 from brine.model.transformer import Transformer
 from brine.recipes.launch import parse

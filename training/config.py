@@ -6,8 +6,6 @@ is the machine: threads, precision, compilation. Its "auto" fields are resolved 
 over `global_batch_size` packed sequences of all ranks; a micro-batch is what one rank passes through the model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -122,20 +120,14 @@ class TrainConfig:
                     f"{', '.join(MODALITY_CONTEXTS)}, with a weight of 0 or more"
                 )
         if self.warmup_steps >= self.num_steps and self.num_steps > 1:
-            raise ValueError(
-                f"warmup_steps = {self.warmup_steps} leaves nothing of num_steps = {self.num_steps}: "
-                "warm up for fewer steps or train for more"
-            )
+            raise ValueError(f"warmup_steps = {self.warmup_steps}: give fewer than num_steps = {self.num_steps}")
         if self.decay_start is not None and self.decay_start < self.warmup_steps:
             raise ValueError(
                 f"num_steps = {self.num_steps} is too small for warmup_steps = {self.warmup_steps} and a decay of "
                 f"{self.num_steps - self.decay_start} steps: train for more, or lower decay_steps or decay_fraction"
             )
         if self.global_batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"global_batch_size = {self.global_batch_size} is not a multiple of micro_batch_size = "
-                f"{self.micro_batch_size}: a step is a whole number of forward passes"
-            )
+            raise ValueError(f"global_batch_size = {self.global_batch_size}: give a multiple of micro_batch_size")
 
     @property
     def decay_start(self) -> int | None:
@@ -153,21 +145,13 @@ class TrainConfig:
 
     def micro_batch_size_on(self, world_size: int) -> int:
         """Sequences of one forward pass on one rank when `world_size` ranks share a step.
-
-        Raises ValueError where the sequences of a step cannot be shared evenly.
-        """
+        Raises ValueError where the sequences of a step cannot be shared evenly."""
         if self.global_batch_size % world_size:
-            raise ValueError(
-                f"global_batch_size = {self.global_batch_size} cannot be shared by {world_size} ranks: "
-                "choose a multiple of the number of ranks"
-            )
+            raise ValueError(f"global_batch_size = {self.global_batch_size}: give a multiple of the {world_size} ranks")
         share = self.global_batch_size // world_size
         micro = min(self.micro_batch_size, share)
         if share % micro:
-            raise ValueError(
-                f"micro_batch_size = {self.micro_batch_size} does not divide a rank's share of {share} sequences "
-                f"({self.global_batch_size} over {world_size} ranks): choose a divisor of it"
-            )
+            raise ValueError(f"micro_batch_size = {self.micro_batch_size}: give a divisor of a rank's share, {share}")
         return micro
 
 
@@ -241,10 +225,7 @@ class RuntimeConfig:
                 raise ValueError(f"{name} = {getattr(self, name)}: give {remedy}")
         _check(self, "timeout_s", lambda value: value > 0, "be positive")
         if self.ac_group_size > 1 and self.activation_checkpointing == "none":
-            raise ValueError(
-                f"ac_group_size = {self.ac_group_size} with activation_checkpointing = 'none', where every layer "
-                "keeps everything: choose selective, full or offload"
-            )
+            raise ValueError(f"ac_group_size = {self.ac_group_size}: choose selective, full or offload checkpointing")
         if self.profile is not None:
             object.__setattr__(self, "profile", tuple(self.profile))
             if len(self.profile) != 2 or not 1 <= self.profile[0] <= self.profile[1]:

@@ -6,8 +6,6 @@ buckets between ranks. `ShardedGradients` is for FSDP2, whose hooks sum each blo
 part. Both have the same methods.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -21,9 +19,7 @@ ALIGNMENT = 16
 
 class FlatGradients:
     """All gradients of a model as views of one flat tensor per dtype.
-
-    Cost: as many bytes as the parameters, held for the whole run (autograd would hold them too).
-    """
+    Cost: as many bytes as the parameters, held for the whole run (autograd would hold them too)."""
 
     def __init__(self, parameters: dict[str, nn.Parameter]):
         self.flats: list[Tensor] = []

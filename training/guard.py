@@ -6,8 +6,6 @@ for it. The remedy follows PaLM (Chowdhery et al. 2022, section 5.1): load a che
 target end the run. All of this is part of the checkpoint.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections import deque
@@ -35,10 +33,8 @@ class DivergenceGuard:
 
     def divergence_reason(self, *, loss: float, objective: float, grad_norm: float) -> str | None:
         """Why this step must not count, or None; all ranks give the same numbers.
-
         loss: plain cross-entropy, mean over targets, which does not jump where soft labels end. objective: what was
-        differentiated.
-        """
+        differentiated."""
         for name, value in (("loss", loss), ("objective", objective), ("gradient's norm", grad_norm)):
             if not math.isfinite(value):
                 return f"the {name} is {value}"
@@ -65,8 +61,7 @@ class DivergenceGuard:
         self.empty = 0 if targets else self.empty + 1
         if self.empty >= MAX_EMPTY_STEPS:
             raise TrainingDivergedError(
-                f"{self.empty} steps in a row had no target, so there was nothing to learn: documents that could not "
-                "be loaded are named in `events.jsonl` (document_load_failed), with the reason; rebuild the corpus"
+                f"{self.empty} steps in a row had no target: rebuild the corpus (document_load_failed in events.jsonl)"
             )
         self.losses.append(loss)
         self.norms.append(grad_norm)
@@ -77,15 +72,12 @@ class DivergenceGuard:
 
     def skip(self, *, checkpoint_sequence: int, first_sequence: int, reason: str) -> tuple[int, int]:
         """Choose the sequences to skip after the step that began at `first_sequence` failed: [start, stop).
-
-        Raises TrainingDivergedError when that has happened too often.
-        """
+        Raises TrainingDivergedError when that has happened too often."""
         if len(self.skipped) >= self.config.max_rollbacks:
             windows = ", ".join(f"{start} to {stop}" for start, stop in self.skipped)
             raise TrainingDivergedError(
                 f"{reason}, and training was already rolled back {len(self.skipped)} times (max_rollbacks), skipping "
-                f"sequences {windows or 'none'}: lower the learning rate, lengthen the warmup, or look at those and "
-                f"at sequence {first_sequence} (`events.jsonl` has the reasons); the last good checkpoint is kept"
+                f"sequences {windows or 'none'}: lower the learning rate, or look at those and at {first_sequence}"
             )
         size = self.config.global_batch_size
         start = max(checkpoint_sequence, first_sequence - (self.config.rollback_skip_steps - 1) * size)
@@ -101,12 +93,8 @@ class DivergenceGuard:
 
     def state(self) -> dict[str, Any]:
         """Plain JSON for the checkpoint."""
-        return {
-            "losses": list(self.losses),
-            "norms": list(self.norms),
-            "skipped": [list(window) for window in self.skipped],
-            "empty": self.empty,
-        }
+        skipped = [list(window) for window in self.skipped]
+        return {"losses": list(self.losses), "norms": list(self.norms), "skipped": skipped, "empty": self.empty}
 
     def take(self, state: dict[str, Any]) -> None:
         """Become what `state` gave."""

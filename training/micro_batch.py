@@ -1,30 +1,22 @@
 """Micro-batches for the loop: from a source that can begin anywhere, past what is skipped, ready on the device.
 
-    stream = MicroBatchStream(source, global_batch_size=16, batches_per_step=2, ready=partial(micro_batches, ...))
-    for micro_batch in stream.step(sequence_index): ...
-
 The loop counts global sequences from 0, in multiples of `global_batch_size`. Global sequence g is sequence g modulo
 the usable ones of the plan: a run longer than its plan begins it again, at a step boundary. Masks, FLOPs and this
-rank's share are computed on the host; on a GPU this, and the copy, happen while the step before is being computed
-(`brine.data.prefetch`).
+rank's share are computed on the host; on a GPU this, and the copy, happen while the step before is being computed.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
+from brine.data.batch import Batch
 from brine.data.prefetch import DevicePrefetch
 from brine.salt.cost import TRAINING_PASSES, batch_flops
 from brine.training.parallel.context_parallel import shard_sequences
 from brine.training.parallel.distributed import World
-
-if TYPE_CHECKING:
-    from brine.data.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -44,20 +36,18 @@ class PackedSequenceSource:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """The batch of one forward pass on one rank, with its FLOPs."""
+    """The batch of one forward pass on one rank, with its masks for student and teacher.
+
+    tokens: of the sequences, padding and other ranks' shares included. student_flops: of forward and backward, counted
+    by one of the ranks that share sequences. failures: (document, reason) of documents that became padding."""
 
     batch: Batch
-    """This rank's tokens and patches, with their masks for student and teacher."""
     tokens: int
-    """Tokens of the sequences, padding and other ranks' shares included."""
     student_flops: int
-    """Of forward and backward, counted by one of the ranks that share sequences."""
     teacher_flops: int
-    """Of the teacher's forward pass; 0 without one."""
     failures: tuple[tuple[int, str], ...] = ()
-    """(document, reason) of documents that could not be loaded and became padding."""
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> MicroBatch:
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "MicroBatch":
         """The same on a device."""
         return replace(self, batch=self.batch.to(device, non_blocking=non_blocking))
 
@@ -73,7 +63,7 @@ def make_micro_batch(batch: Batch, *, model: Any, teacher: Any, world: World) ->
         teacher_flops = batch_flops(teacher, inputs) if teacher is not None else 0
         failures = getattr(batch, "failures", ())
     if world.context_parallel > 1:
-        batch = shard_sequences(batch, world, model).batch
+        batch = shard_sequences(batch, world, model)
     return MicroBatch(batch, tokens, student_flops, teacher_flops, failures)
 
 
@@ -97,10 +87,7 @@ class MicroBatchStream:
     ):  # fmt: skip
         """ready: makes what the source opens ready for the device (`micro_batches`)."""
         if source.num_sequences < global_batch_size:
-            raise ValueError(
-                f"the plan has {source.num_sequences} sequences and one step takes {global_batch_size}: use a larger "
-                "corpus, more epochs in the plan, or a smaller global_batch_size"
-            )
+            raise ValueError(f"the plan has {source.num_sequences} sequences: lower global_batch_size")
         self.source, self.global_batch_size, self.batches_per_step = source, global_batch_size, batches_per_step
         self.usable = source.num_sequences // global_batch_size * global_batch_size
         self._ready = ready
@@ -117,10 +104,7 @@ class MicroBatchStream:
             try:
                 yield next(self._batches)
             except StopIteration:
-                raise ValueError(
-                    f"the loader ended inside the step at sequence {sequence_index}, though its plan has "
-                    f"{self.source.num_sequences}: plan and encoded corpus do not belong together; build the plan again"
-                ) from None
+                raise ValueError(f"the loader ended at sequence {sequence_index}: build the plan again") from None
         self._at = sequence_index + self.global_batch_size
 
     def close(self) -> None:

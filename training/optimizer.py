@@ -6,8 +6,6 @@ AdamW (Loshchilov & Hutter 2019) is the default. With `optimizer="muon"` matrice
 Muon iterates in bfloat16: repeatable, but not exact across different numbers of ranks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,9 +17,7 @@ from brine.training.config import TrainConfig
 
 class Optimizer:
     """The optimizers of one model behind one interface.
-
-    Raises ValueError when Muon is asked for and this torch has none, or the model has no `blocks`.
-    """
+    Raises ValueError when Muon is asked for and this torch has none, or the model has no `blocks`."""
 
     def __init__(self, model: nn.Module, config: TrainConfig):
         self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
@@ -60,25 +56,17 @@ class Optimizer:
 
     def prepare_state(self, shapes: Mapping[str, Sequence[int]]) -> None:
         """Allocate a saved state, named as `state_tensors` names it, for a checkpoint to be read into.
-
-        Raises ValueError naming a tensor that belongs to another optimizer or another model.
-        """
+        Raises ValueError naming a tensor that belongs to another optimizer or another model."""
         for member in self.members.values():
             member.state.clear()
         for full_name, shape in shapes.items():
             kind, _, rest = full_name.partition("/")
             name, _, key = rest.rpartition("/")
             if kind not in self.members or name not in self.parameters:
-                raise ValueError(
-                    f"the optimizer state holds {full_name}, which does not match this run: it was saved with another "
-                    "optimizer or model; restore that setting, or begin in a new run folder"
-                )
+                raise ValueError(f"{full_name} is of another optimizer or model: begin in a new run folder")
             parameter = self.parameters[name]
             if key != "step" and tuple(shape) != tuple(parameter.shape):
-                raise ValueError(
-                    f"the optimizer state's {full_name} has shape {tuple(shape)}, the parameter has "
-                    f"{tuple(parameter.shape)}: it belongs to another model; begin in a new run folder"
-                )
+                raise ValueError(f"{full_name} is {tuple(shape)}, of another model: begin in a new run folder")
             # the fused AdamW keeps its count on the parameter's device
             value = torch.zeros((), device=parameter.device) if key == "step" else torch.zeros_like(parameter.detach())
             self.members[kind].state[parameter][key] = value

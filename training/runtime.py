@@ -6,8 +6,6 @@ Whether torch can compile is tried in a subprocess, since finding a compiler pro
 the hardware supports it natively.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import resource
@@ -100,20 +98,21 @@ class Runtime:
 
 def resolve_runtime(config: RuntimeConfig, *, folder: Path | None = None) -> Runtime:
     """Resolve the "auto" fields, log the choices, and keep them in `folder`/runtime.json.
-
     A folder whose `runtime.json` was resolved for the same request gives the same answer. Raises ValueError where the
     request cannot be met: no CUDA, bfloat16, compilation or kernels demanded where they do not work, or a run begun
-    with compiled blocks on a machine that has lost its compiler.
-    """
+    with compiled blocks on a machine that has lost its compiler."""
     path = None if folder is None else Path(folder) / "runtime.json"
     kept = read_json(path) if path is not None else None
     if path is not None and kept is not None and kept.get("requested") == to_plain(config):
         runtime = Runtime(**kept["resolved"])
         _check_still_possible(runtime, path)
     else:
-        reasons: dict[str, str] = {}
-        device = _device(config, reasons)
+        device = resolve_device(config.device).type
+        there = "no GPU found" if device == "cpu" else "a GPU was found"
+        reasons = {"device": there if config.device == "auto" else "asked for"}
         check_backends(config, device)
+        workers, local = config.num_loader_workers, max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        workers = default_loader_workers(device, local_world_size=local) if workers == "auto" else workers
         # what is not "auto" is used as it was asked for
         asked = {field.name: getattr(config, field.name) for field in fields(Runtime) if field.name != "reasons"}
         asked |= {
@@ -121,7 +120,7 @@ def resolve_runtime(config: RuntimeConfig, *, folder: Path | None = None) -> Run
             "dtype": _dtype(config, device, reasons),
             "compile": _compile(config, device, reasons),
             "num_threads": config.num_threads or usable_cores(),
-            "num_loader_workers": _num_loader_workers(config, device),
+            "num_loader_workers": workers,
         }
         runtime = Runtime(**asked, reasons=reasons)
         if path is not None:
@@ -223,13 +222,6 @@ def peak_resident_gib(who: int = resource.RUSAGE_SELF) -> float:
     return resource.getrusage(who).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
-def _device(config: RuntimeConfig, reasons: dict[str, str]) -> str:
-    device = resolve_device(config.device).type
-    there = "no GPU found" if device == "cpu" else "a GPU was found"
-    reasons["device"] = there if config.device == "auto" else "asked for"
-    return device
-
-
 def check_backends(config: RuntimeConfig, device: str) -> None:
     """Raises ValueError for kernels that never train on such a device or cannot be imported, before hours of data are
     made."""
@@ -242,12 +234,6 @@ def check_backends(config: RuntimeConfig, device: str) -> None:
             option = f"--runtime.{field_name.replace('_', '-')}"
             raise ValueError(f"{option} {asked} trains on {needs}: leave the option out, or name another")
     check_backend(config.attention_backend)
-
-
-def _num_loader_workers(config: RuntimeConfig, device: str) -> int:
-    if config.num_loader_workers != "auto":
-        return int(config.num_loader_workers)
-    return default_loader_workers(device, local_world_size=max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def _dtype(config: RuntimeConfig, device: str, reasons: dict[str, str]) -> str:

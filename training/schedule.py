@@ -5,8 +5,6 @@ A pure function of the step. The decay always ends at the last step. Under "wsd"
 a run can be extended from before its decay; the decay is 1 - sqrt(progress) (Haegele et al. 2024, section 4).
 """
 
-from __future__ import annotations
-
 import math
 
 from brine.training.config import TrainConfig
@@ -14,10 +12,8 @@ from brine.training.config import TrainConfig
 
 def learning_rate(config: TrainConfig, step: int) -> float:
     """Learning rate of `step`, counted from 0.
-
-    Steps 0 .. warmup_steps - 1 rise as (step + 1) / warmup_steps. The decay runs from the peak at step
-    `warmup_steps` ("wsd": at the step before `decay_start`) to `final_lr_fraction` of it at step `num_steps - 1`.
-    """
+    Steps 0 .. warmup_steps - 1 rise as (step + 1) / warmup_steps. The decay runs from the peak at step `warmup_steps`
+    ("wsd": at the step before `decay_start`) to `final_lr_fraction` of it at step `num_steps - 1`."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.decay_start is not None:

@@ -6,17 +6,16 @@ kind of document, in float64. These sums, the stop flag and FLOPs travel in one 
 the device (`DeviceStepResult`). B batch, T tokens, N = B T, K kinds.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from brine.data.batch import Batch
 from brine.data.document import MODALITIES
 from brine.data.sequence import MODALITY_CONTEXTS
 from brine.kernels.linear_loss import linear_cross_entropy
@@ -30,12 +29,7 @@ from brine.training.parallel.activations import offloading
 from brine.training.parallel.distributed import World
 from brine.training.runtime import Runtime
 
-if TYPE_CHECKING:
-    from brine.data.batch import Batch
-
-
 MIXTURE = ("text", *MODALITIES, "padding")
-"""What the tokens of packed sequences are."""
 
 
 class StepSums:
@@ -99,20 +93,17 @@ class StepSums:
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """The numbers of one step, over all ranks, on the host."""
+    """The numbers of one step, over all ranks, on the host.
+
+    grad_norm: of the mean gradient before clipping. stop: was any rank asked to? flops: by category. teacher_s, busy_s:
+    seconds of this rank's device in the teacher's forward pass, and at work without waiting for data or ranks."""
 
     step_sums: StepSums
-    """Its sums."""
     grad_norm: float
-    """Norm of the mean gradient before clipping."""
     stop: bool
-    """Was any rank asked to stop?"""
     flops: dict[str, int]
-    """FLOPs by category: `student` (forward and backward) and `teacher_forward`."""
     teacher_s: float
-    """Seconds of this rank's device in the teacher's forward pass."""
     busy_s: float
-    """Seconds of this rank's device at work, without waiting for micro-batches or for the others' sums."""
 
 
 class DeviceStepResult:
@@ -143,13 +134,10 @@ class DeviceStepResult:
         *sums, stop, student, teacher, grad_norm = self._copy.tolist()
         times = self._times.read()
         return StepMetrics(
-            StepSums(self.kinds, torch.tensor(sums, dtype=torch.float64)),
-            grad_norm,
-            stop > 0,
-            {"student": int(student), "teacher_forward": int(teacher)},
-            times.get("teacher", 0.0),
+            StepSums(self.kinds, torch.tensor(sums, dtype=torch.float64)), grad_norm, stop > 0,
+            {"student": int(student), "teacher_forward": int(teacher)}, times.get("teacher", 0.0),
             times.get("compute", 0.0),
-        )
+        )  # fmt: skip
 
 
 def accumulate(
@@ -157,10 +145,8 @@ def accumulate(
     gradients: Gradients, num_batches: int, kinds: tuple[str, ...], distillation: Distillation | None, stop: bool,
 ) -> DeviceStepResult:  # fmt: skip
     """Leave the mean gradient of the step's targets, over all ranks, in `gradients`; nothing is updated.
-
-    batches: this rank's `num_batches` micro-batches, on the device (`brine.training.micro_batch`).
-    Raises RankFailedError when another rank has ended.
-    """
+    batches: this rank's `num_batches` micro-batches, on the device (`brine.training.micro_batch`). Raises
+    RankFailedError when another rank has ended."""
     gradients.zero()
     step_sums, mixture = StepSums(kinds), dict.fromkeys(MIXTURE, 0)
     # made there: a copy from the host would wait for the step before
@@ -232,7 +218,6 @@ def accumulate(
 
 
 def _upload(numbers: Iterable[float], device: torch.device) -> Tensor:
-    """(n,) float64 on a device, without waiting for it."""
     host = torch.tensor(list(numbers), dtype=torch.float64)
     return host.pin_memory().to(device, non_blocking=True) if device.type != "cpu" else host
 

@@ -6,8 +6,6 @@ trusted checkpoint, and the sequences around it are skipped (`guard.py`). On a G
 (`Runtime.reads_metrics_late`); metrics, validation and checkpoints wait for them. Does not build models or data.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -21,19 +19,14 @@ import torch
 from brine.common.processes import StopSignal, TrainingInterrupted
 from brine.kernels.selection.choice_log import backend_choices
 from brine.salt.distill import Distillation
+from brine.training.checkpoint import checkpoint as checkpoints
 from brine.training.checkpoint.async_checkpoint import AsyncCheckpointer
-from brine.training.checkpoint.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    drop_after,
-    latest_checkpoint,
-    load_checkpoint,
-)  # fmt: skip
+from brine.training.checkpoint.checkpoint import Checkpoint, CheckpointError
 from brine.training.config import TrainConfig
 from brine.training.gradients import FlatGradients, ShardedGradients
 from brine.training.guard import DivergenceGuard
 from brine.training.logging.compute_cost import CostAccounting
-from brine.training.logging.metrics import MetricsSink
+from brine.training.logging.metrics import TensorBoardSink
 from brine.training.logging.profiling import StepProfiler
 from brine.training.logging.progress import Progress
 from brine.training.micro_batch import MicroBatchStream, PackedSequenceSource, micro_batches
@@ -44,6 +37,9 @@ from brine.training.runtime import Runtime, compile_blocks
 from brine.training.schedule import learning_rate
 from brine.training.step import DeviceStepResult, StepMetrics, accumulate, clip
 from brine.training.validation import Validate, run_validation
+
+SAVED = ("sequence_index", "tokens", "validated", "val_loss", "best")
+"""Attributes of a trainer that its checkpoints hold under their names."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +54,13 @@ class _UnreadStep:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The end of a finished training run."""
+    """The end of a finished training run: steps, next global sequence, tokens with padding, mean cross-entropy of the
+    metrics' last window in nats per target token."""
 
     step: int
     sequence_index: int
-    """Next global sequence."""
     tokens: int
-    """Tokens processed, padding included."""
     loss: float
-    """Mean cross-entropy per target token over the last window of the metrics, nats."""
     checkpoint: Path
     compute_cost: CostAccounting
 
@@ -74,25 +68,17 @@ class TrainResult:
 class Trainer:
     """Trains a model in place to `config.num_steps`, from the newest checkpoint under `folder` on.
 
-    Args:
-        model: initialised, the same on every rank; or empty (on the meta device), and then initialised from
-            `config.seed` once its parameters are on their device. A checkpoint replaces its weights.
-        sequences: the training sequences, as batches of this rank.
-        folder: gets `checkpoints/`, `metrics.jsonl`, `events.jsonl` and `ledger.json`.
-        runtime: from `resolve_runtime`, applied by `apply_runtime`.
-        name: for progress bar and console.
-        cost_category: of this training: `student` or `teacher_training`.
-        kinds: names of the batch's kinds of document.
-        distillation: the small model's soft labels, or None.
-        sinks: further readers of the metrics.
-        on_step: called with the number of steps done after each (tests).
-    """
+    model: initialised, the same on every rank; or on the meta device, and then initialised from `config.seed` once its
+    parameters are on their device. A checkpoint replaces its weights. folder: gets `checkpoints/`, `metrics.jsonl`,
+    `events.jsonl` and `ledger.json`. runtime: from `resolve_runtime`, applied by `apply_runtime`. cost_category:
+    `student` or `teacher_training`. kinds: names of the batch's kinds of document. on_step: called with the number of
+    steps done after each."""
 
     def __init__(
         self, config: TrainConfig, *, model: Any, sequences: PackedSequenceSource, folder: Path, runtime: Runtime,
         name: str = "train", cost_category: str = "student", kinds: tuple[str, ...] = (),
         distillation: Distillation | None = None, validate: Validate | None = None, world: World | None = None,
-        sinks: tuple[MetricsSink, ...] = (), quiet: bool = False, on_step: Callable[[int], None] | None = None,
+        sinks: tuple[TensorBoardSink, ...] = (), quiet: bool = False, on_step: Callable[[int], None] | None = None,
     ):  # fmt: skip
         world, folder = world or World(), Path(folder)
         self.config, self.runtime, self.world, self.folder, self.model = config, runtime, world, folder, model
@@ -142,11 +128,9 @@ class Trainer:
 
     def run(self, stop: StopSignal | None = None) -> TrainResult:
         """Train to the last step.
-
         stop: an entered `StopSignal`; without one, one is made for the call (main thread only). Raises
         TrainingInterrupted when a signal asked to stop, after saving; TrainingDivergedError after too many rollbacks;
-        CheckpointError where the folder holds another model.
-        """
+        CheckpointError where the folder holds another model."""
         try:
             with nullcontext(stop) if stop is not None else StopSignal() as stop:
                 self._begin()
@@ -165,7 +149,7 @@ class Trainer:
 
     def _begin(self) -> None:
         record, ranks = self.progress.record, self.world.size
-        found = latest_checkpoint(self.checkpoints, on_event=record.event, world=self.world)
+        found = checkpoints.latest_checkpoint(self.checkpoints, on_event=record.event, world=self.world)
         if found is not None:
             self._restore(found)
             dropped, index = record.truncate(self.step, validation=self.validated), self.sequence_index
@@ -235,7 +219,6 @@ class Trainer:
             raise
 
     def _apply(self, done: _UnreadStep) -> None:
-        """Change the weights."""
         clip(self.gradients, grad_norm=done.result.grad_norm, limit=self.config.grad_clip)
         self.optimizer.step(done.rate)
         self.step += 1
@@ -291,7 +274,6 @@ class Trainer:
         return self._is_due(self.config.checkpoint_every) or self.step in self.config.permanent_checkpoint_steps
 
     def _writes_after_step(self) -> bool:
-        """Will numbers or weights of the step that was just applied be reported, validated or saved?"""
         validates = self.validate is not None and self._is_due(self.config.validate_every)
         return validates or self._checkpoint_is_due() or self._is_due(self.config.log_every)
 
@@ -309,14 +291,9 @@ class Trainer:
         return not self.validated
 
     def _save(self, *, scheduled: bool) -> Checkpoint:
-        """Begin a checkpoint, when the one before is on the disk."""
         self.world.mark(f"saving step {self.step}")
         state = {
-            "sequence_index": self.sequence_index,
-            "tokens": self.tokens,
-            "validated": self.validated,
-            "val_loss": self.val_loss,
-            "best": self.best,
+            **{name: getattr(self, name) for name in SAVED},
             **self.progress.state(),
             "guard": self.guard.state(),
             "compute_cost": self.compute_cost.to_dict(),
@@ -331,10 +308,10 @@ class Trainer:
         return self.last
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        load_checkpoint(checkpoint, model=self.model, optimizer=self.optimizer)
-        state = checkpoint.state
-        self.step, self.sequence_index, self.tokens = checkpoint.step, state["sequence_index"], state["tokens"]
-        self.validated, self.val_loss, self.best = state["validated"], state["val_loss"], state["best"]
+        checkpoints.load_checkpoint(checkpoint, model=self.model, optimizer=self.optimizer)
+        self.step, state = checkpoint.step, checkpoint.state
+        for name in SAVED:
+            setattr(self, name, state[name])
         self.progress.take(state)
         self.guard.take(state["guard"])
         self.compute_cost.take(state["compute_cost"])
@@ -342,12 +319,10 @@ class Trainer:
 
     def _roll_back(self, reason: str, *, failed: _UnreadStep) -> None:
         """Load the last trusted checkpoint and skip the sequences around the failed step; its cost remains accounted.
-
-        Only scheduled checkpoints count: when somebody pressed Ctrl-C must not affect the weights.
-        """
+        Only scheduled checkpoints count: when somebody pressed Ctrl-C must not affect the weights."""
         self.saver.wait()
         good = self.guard.trusted_until(failed.number)
-        found = latest_checkpoint(
+        found = checkpoints.latest_checkpoint(
             self.checkpoints, on_event=self.progress.record.event, world=self.world,
             wanted=lambda one: one.scheduled and one.step <= good,
         )  # fmt: skip
@@ -374,7 +349,7 @@ class Trainer:
         self._begin_window()
         self.world.barrier()
         if self.world.is_main:
-            drop_after(self.checkpoints, step=self.step)
+            checkpoints.drop_after(self.checkpoints, step=self.step)
 
     def _end(self, stop: StopSignal | None) -> Checkpoint:
         """Save the last step, unless it is saved, and record the end; raises TrainingInterrupted for a stop."""

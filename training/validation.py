@@ -1,7 +1,5 @@
 """Validation in the training loop: on rank 0 alone, or on all ranks together where parameters are sharded."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any

@@ -6,8 +6,6 @@ context only keys and values are needed, so the last layer computes nothing else
 the same way.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence as Items
 
 import torch
@@ -34,9 +32,7 @@ class PrefixDecoder:
         self, questions: Items[EncodedDocument], *, max_tokens: int, stop: Items[int] = ()
     ) -> list[list[int]]:
         """Greedy ids after each question, up to the end token, one of `stop` (excluded), or `max_tokens`.
-
-        questions: with positions that follow the context. Raises ValueError for one without tokens.
-        """
+        questions: with positions that follow the context. Raises ValueError for one without tokens."""
         found: list[list[int]] = [[] for _ in questions]
         for chosen in _group_by_length(questions):
             decoder = self._prefill_questions([questions[number] for number in chosen])
@@ -69,7 +65,6 @@ class PrefixDecoder:
 
 
 def _group_by_length(questions: Items[EncodedDocument]) -> list[list[int]]:
-    """Indices of questions of equal length."""
     groups: dict[int, list[int]] = {}
     for number, question in enumerate(questions):
         if not len(question):

@@ -1,15 +1,11 @@
 """Needle-in-a-haystack evaluation in every modality, by depth and length: the command `brine needle`.
 
-    RUN/needle/results.json    one cell for each modality and length, with its ten depths; settings; weights' digest
-    RUN/needle/trials.jsonl    every trial: depth, key, answer, response
+    RUN/needle/results.json, trials.jsonl     one cell for each modality and length; every trial
 
-Haystacks are generated from a seed (`synth/needles/haystacks.py`): exact lengths, ten needles at depths from 0 to
-100 %, each with its question at the end. The greedy answer is correct when it is exactly the value (for `chain` also
-the way to it); guessing is correct in 1 of 100 trials. Intervals resample haystacks. Cells measured with the same
-settings and weights are kept, so lengths can be added and an interrupted evaluation resumes.
+Haystacks are generated from a seed (`synth/needles/haystacks.py`). The greedy answer is correct when it is exactly the
+value (for `chain` also the way to it); guessing is correct in 1 of 100 trials. Intervals resample haystacks. Cells
+measured with the same settings and weights are kept, so lengths can be added and an interrupted evaluation resumes.
 """
-
-from __future__ import annotations
 
 import time
 from collections.abc import Callable
@@ -26,7 +22,6 @@ from brine.common.command_line import command, parse
 from brine.common.files import file_digest
 from brine.common.formatting import progress_bar
 from brine.data.files.source_files import read_source
-from brine.data.tokenizer import Tokenizer
 from brine.evals.needle.prefix_decoder import PrefixDecoder
 from brine.evals.needle.table import console_table, read_needle_results, summarize_trials
 from brine.evals.report.page import write_report
@@ -86,7 +81,8 @@ class NeedleConfig:
 def greedy_answer_fn(loaded: LoadedModel, *, compute_dtype: torch.dtype | None = None) -> AnswerFn:
     """Greedy responses of a model. compute_dtype: of matmuls; None for the weights'."""
     device, tokenizer = device_of(loaded.model), loaded.tokenizer
-    stop = newline_ids(tokenizer)
+    # a response is over at a line end
+    stop = [token for token in range(tokenizer.vocab_size) if tokenizer.token_bytes(token).startswith(b"\n")]
 
     def answer(haystack: Haystack) -> list[str]:
         questions = [question.prompt for question in haystack.questions]
@@ -98,55 +94,28 @@ def greedy_answer_fn(loaded: LoadedModel, *, compute_dtype: torch.dtype | None =
     return answer
 
 
-def newline_ids(tokenizer: Tokenizer) -> list[int]:
-    """Ids whose text begins with a line end, where a response is over."""
-    return [token for token in range(tokenizer.vocab_size) if tokenizer.token_bytes(token).startswith(b"\n")]
-
-
 def run_trials(
-    haystacks: HaystackBuilder,
-    answer: AnswerFn,
-    task: str,
-    num_tokens: int,
-    config: NeedleConfig,
-    *,
+    haystacks: HaystackBuilder, answer: AnswerFn, task: str, num_tokens: int, config: NeedleConfig, *,
     quiet: bool = True,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Any]]:  # fmt: skip
     """All trials of one modality and length, as JSON objects. Raises ValueError when the needles do not fit into it."""
     trials, title = [], f"{task}, {num_tokens:,} tokens"
     for number in progress_bar(range(config.num_haystacks), desc=title, unit="haystack", quiet=quiet, leave=False):
         haystack = haystacks.make(task, num_tokens=num_tokens, number=number, num_needles=config.needles)
-        trials += [
-            {
-                "modality": task,
-                "length": num_tokens,
-                "haystack": number,
-                "depth": round(question.depth, 5),
-                "key": question.key,
-                "answer": question.answer,
-                "response": response,
-                "is_exact": response == question.answer,
-            }
-            for question, response in zip(haystack.questions, answer(haystack), strict=True)
-        ]
+        cell = {"modality": task, "length": num_tokens, "haystack": number}
+        for question, response in zip(haystack.questions, answer(haystack), strict=True):
+            said = {"answer": question.answer, "response": response, "is_exact": response == question.answer}
+            trials.append(cell | {"depth": round(question.depth, 5), "key": question.key} | said)
     return trials
 
 
 def evaluate_needles(
-    loaded: LoadedModel,
-    folder: Path,
-    config: NeedleConfig,
-    *,
-    trained_context_tokens: int | None = None,
-    compute_dtype: torch.dtype | None = None,
-    quiet: bool = False,
-    say: Callable[[str], None] = print,
-) -> dict[str, Any]:
+    loaded: LoadedModel, folder: Path, config: NeedleConfig, *, trained_context_tokens: int | None = None,
+    compute_dtype: torch.dtype | None = None, quiet: bool = False, say: Callable[[str], None] = print,
+) -> dict[str, Any]:  # fmt: skip
     """Measure the cells that `folder` does not have yet, write results.json and trials.jsonl there, return the results.
-
     trained_context_tokens: sequence length of the training, shown beside the results. Raises ValueError for a missing
-    library and for lengths that are too short.
-    """
+    library and for lengths that are too short."""
     check_dependencies(config.modalities)
     folder.mkdir(parents=True, exist_ok=True)
     settings = {**config.settings(), "model": file_digest(loaded.folder / "model.safetensors")}

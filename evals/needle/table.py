@@ -4,8 +4,6 @@ A cell is one modality at one length. Its interval is a percentile bootstrap ove
 haystack are not independent (exact answers over questions, both summed by haystack). Depths are ten equal parts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,30 +25,23 @@ def read_needle_results(path: Path) -> dict[str, Any]:
 
 def summarize_trials(trials: list[dict[str, Any]], *, seed: int = 0) -> dict[str, Any]:
     """Exact match of the trials of one modality and length, as JSON.
-
-    trials: objects with modality, length, haystack, depth, is_exact. Raises ValueError for none and for several cells.
-    """
+    trials: objects with modality, length, haystack, depth, is_exact. Raises ValueError for none and for several
+    cells."""
     if len({(trial["modality"], trial["length"]) for trial in trials}) != 1:
         raise ValueError("a cell holds the trials of one modality and one length, at least one")
-    haystack = np.array([trial["haystack"] for trial in trials])
-    is_exact = np.array([trial["is_exact"] for trial in trials])
-    depth = np.array([trial["depth"] for trial in trials])
+    haystack, is_exact, depth = (
+        np.array([trial[key] for trial in trials]) for key in ("haystack", "is_exact", "depth")
+    )
     interval = ratio_interval(np.bincount(haystack, weights=is_exact), np.bincount(haystack), seed=seed)
     part = np.minimum((depth * NUM_DEPTHS).astype(int), NUM_DEPTHS - 1)
     num_trials = np.bincount(part, minlength=NUM_DEPTHS).tolist()
     num_exact = np.bincount(part[is_exact], minlength=NUM_DEPTHS).tolist()
-    return {
-        "modality": trials[0]["modality"],
-        "length": trials[0]["length"],
-        "trials": len(trials),
-        "exact": interval.value,
-        "low": interval.low,
-        "high": interval.high,
-        "depths": [
-            {"depth": number / NUM_DEPTHS, "trials": num_trials[number], "is_exact": num_exact[number]}
-            for number in range(NUM_DEPTHS)
-        ],
-    }
+    depths = [
+        {"depth": number / NUM_DEPTHS, "trials": num_trials[number], "is_exact": num_exact[number]}
+        for number in range(NUM_DEPTHS)
+    ]
+    cell = {"modality": trials[0]["modality"], "length": trials[0]["length"], "trials": len(trials)}
+    return cell | {"exact": interval.value, "low": interval.low, "high": interval.high, "depths": depths}
 
 
 def console_table(cells: Iterable[Mapping[str, Any]]) -> str:

@@ -5,8 +5,6 @@ classes (`s0`, `s1`, ... for series, `axis`, `grid`), so one drawing serves both
 has a title and a description for screen readers, and each point a `<title>` for the pointer. ElementTree escapes text.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,14 +53,8 @@ def short(value: float) -> str:
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else "-"
     size = abs(value)
-    for limit, unit, letter in (
-        (1e15, 1e15, "P"),
-        (1e12, 1e12, "T"),
-        (1e9, 1e9, "G"),
-        (1e6, 1e6, "M"),
-        (1e4, 1e3, "k"),
-    ):
-        if size >= limit:
+    for unit, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if size >= max(unit, 1e4):
             return f"{value / unit:.3g}{letter}"
     return f"{value:.0f}" if size >= 1000 else f"{value:.3g}"
 
@@ -184,19 +176,11 @@ def dot_chart(title: str, dots: Sequence[IntervalPoint], *, x_label: str) -> str
 
 
 def heat_map(
-    title: str,
-    columns: Sequence[str],
-    rows: Sequence[str],
-    values: Sequence[Sequence[float | None]],
-    *,
-    x_label: str,
-    y_label: str,
-    after: int | None = None,
-) -> str:
+    title: str, columns: Sequence[str], rows: Sequence[str], values: Sequence[Sequence[float | None]], *, x_label: str,
+    y_label: str, after: int | None = None,
+) -> str:  # fmt: skip
     """An SVG of fractions as cells, the larger the darker, each in hundredths; "" without cells.
-
-    values: one list per row, from the top; None leaves a cell empty. after: draw a line after so many columns.
-    """
+    values: one list per row, from the top; None leaves a cell empty. after: draw a line after so many columns."""
     if not columns or not rows:
         return ""
     left, row = 66, 20

@@ -5,8 +5,6 @@ It reads `needle/results.json` of `brine needle`. Lengths beyond that of the tra
 cannot hold SVG.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping
 from pathlib import Path

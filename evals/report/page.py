@@ -1,16 +1,10 @@
-"""report.html: one file that shows a run, opens offline and needs no other file. It reads, where they exist:
+"""report.html: one file that shows a run, opens offline and needs no other file.
 
-    summary.json, evaluate/results.json     headline numbers, losses, gains, transcription rates, comparison
-    evaluate/transcripts.jsonl              references and transcriptions; samples name their media, in evaluate/media/
-    needle/results.json                     exact match by modality, length and depth
-    <stage>/metrics.jsonl, events.jsonl     of small, large_salt, large_baseline
-    corpus/quarantine.jsonl, encoded/quarantine.jsonl, excluded.json, kept_stale.json, recipe.json, environment.json
-
-The page has no script and no link to any host, and follows the reader's light or dark setting. Templates escape all
-text, and a content security policy allows nothing but the page's styles and embedded media.
+It reads summary.json, evaluate/results.json and transcripts.jsonl, needle/results.json, each stage's metrics.jsonl and
+events.jsonl, and the run's records, where they exist. The page has no script and no link to any host, and follows the
+reader's light or dark setting. Templates escape all text, and a content security policy allows nothing but the page's
+styles and embedded media.
 """
-
-from __future__ import annotations
 
 import time
 from collections.abc import Mapping
@@ -28,8 +22,7 @@ from brine.evals.report.record import record_section
 from brine.evals.report.samples import MediaBudget, samples_section
 from brine.evals.report.sections import cost_section, gains_section, headline_cards, losses_section, salt_section
 from brine.evals.report.tables import duration, percent
-from brine.evals.run_files import STAGES, read_jsonl, read_object, read_results, write_page
-from brine.evals.summary import teacher_training_flops
+from brine.evals.run_files import STAGES, read_jsonl, read_object, read_results, teacher_training_flops, write_page
 
 _LINKS = {"gain": "Gains", "needles": "Needles", "samples": "Samples", "curves": "Curves", "salt": "SALT",
           "levels": "Levels", "cost": "Cost", "record": "Record"}  # fmt: skip
@@ -47,9 +40,7 @@ def _environment() -> Any:
 
 def write_report(run: Path, *, config: EvalConfig | None = None) -> Path:
     """Write report.html into a run folder, atomically; returns its path.
-
-    config: for the size limits of embedded media. Raises ValueError when the folder does not exist.
-    """
+    config: for the size limits of embedded media. Raises ValueError when the folder does not exist."""
     run = Path(run)
     if not run.is_dir():
         raise ValueError(f"there is no run folder {run}: train first")
@@ -60,7 +51,6 @@ def write_report(run: Path, *, config: EvalConfig | None = None) -> Path:
 
 def render(run: Path, *, config: EvalConfig) -> str:
     """The page as text."""
-    run = Path(run)
     summary, results = read_object(run / "summary.json"), read_results(run)
     environment = read_object(run / "environment.json")
     compute_cost = summary.get("compute_cost") or {}
@@ -100,7 +90,6 @@ def render_section(section: Mapping[str, Any]) -> str:
 
 
 def _lead(summary: Mapping[str, Any], results: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
-    """What was trained and for how long, in a sentence or two."""
     if not results:
         return "This run has not been evaluated yet."
     models, main = results.get("models") or {}, results.get("main_model")

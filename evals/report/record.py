@@ -1,7 +1,5 @@
 """The report's record of a run: quarantined, excluded and split documents, events, recipe, machine and versions."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -13,15 +11,10 @@ _QUARANTINED_SHOWN, _EVENTS_SHOWN = 50, 200
 
 
 def record_section(
-    quarantine: list[dict[str, Any]],
-    excluded: Mapping[str, Any],
-    events: Mapping[str, list[dict[str, Any]]],
-    recipe: Any,
-    environment: Mapping[str, Any] | None,
-    *,
-    kept_stale: Mapping[str, Any] | None = None,
+    quarantine: list[dict[str, Any]], excluded: Mapping[str, Any], events: Mapping[str, list[dict[str, Any]]],
+    recipe: Any, environment: Mapping[str, Any] | None, *, kept_stale: Mapping[str, Any] | None = None,
     split_documents: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """quarantine: lines of quarantine.jsonl. excluded: excluded.json. events: stage -> lines of events.jsonl.
     kept_stale: stages kept although the documents changed, and why. split_documents: see `loss.split_documents`."""
     sentences, texts = [_quarantine_sentence(quarantine), *_excluded_sentences(excluded)], []

@@ -5,8 +5,6 @@ that browsers show without running anything (no SVG), and only up to a size; oth
 enlarged without smoothing, because the model reads pixels.
 """
 
-from __future__ import annotations
-
 import base64
 from pathlib import Path
 from typing import Any
@@ -14,23 +12,11 @@ from typing import Any
 from brine.evals.transcribe import align
 
 MIME = {
-    ".png": "image/png",
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".gif": "image/gif",
-    ".webp": "image/webp",
-    ".bmp": "image/bmp",
-    ".wav": "audio/wav",
-    ".flac": "audio/flac",
-    ".ogg": "audio/ogg",
-    ".oga": "audio/ogg",
-    ".opus": "audio/ogg",
-    ".mp3": "audio/mpeg",
-    ".m4a": "audio/mp4",
-    ".mp4": "video/mp4",
-    ".m4v": "video/mp4",
+    ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".gif": "image/gif", ".webp": "image/webp",
+    ".bmp": "image/bmp", ".wav": "audio/wav", ".flac": "audio/flac", ".ogg": "audio/ogg", ".oga": "audio/ogg",
+    ".opus": "audio/ogg", ".mp3": "audio/mpeg", ".m4a": "audio/mp4", ".mp4": "video/mp4", ".m4v": "video/mp4",
     ".webm": "video/webm",
-}
+}  # fmt: skip
 _LONGEST_ALIGNED = 2000
 _TITLES = {"image": "Images, transcribed", "audio": "Audio, transcribed", "video": "Videos, transcribed"}
 
@@ -81,7 +67,6 @@ def highlight_differences(reference: str, hypothesis: str) -> tuple[list[tuple[s
 
 
 def _media(part: dict[str, Any], budget: MediaBudget) -> dict[str, Any]:
-    """An image, an audio, a video, or the name of what is not embedded."""
     found = budget.embed(part.get("file"))
     if found is None:
         modality = part.get("type")
@@ -101,14 +86,9 @@ def _sample(sample: dict[str, Any], budget: MediaBudget) -> dict[str, Any]:
         badge = "exactly right"
     elif isinstance(edits, int) and reference:
         badge = f"{edits} edit{'s' if edits != 1 else ''} in {len(reference)} characters"
-    return {
-        "media": [_media(part, budget) for part in sample.get("media") or [] if isinstance(part, dict)],
-        "name": f"{sample.get('kind', 'document')}, level {sample.get('level', 0)}",
-        "badge": badge,
-        "tone": "good" if edits == 0 else "",
-        "reference": left,
-        "hypothesis": right,
-    }
+    media = [_media(part, budget) for part in sample.get("media") or [] if isinstance(part, dict)]
+    name, tone = f"{sample.get('kind', 'document')}, level {sample.get('level', 0)}", "good" if edits == 0 else ""
+    return {"media": media, "name": name, "badge": badge, "tone": tone, "reference": left, "hypothesis": right}
 
 
 def samples_section(transcripts: list[dict[str, Any]], budget: MediaBudget) -> dict[str, Any] | None:

@@ -3,15 +3,13 @@
 Each section is a dict for the template of its id, or None where the run has no such records.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
 from brine.data.document import MODALITIES
 from brine.evals.report.charts import IntervalPoint, dot_chart, short
 from brine.evals.report.tables import NBSP, STAGE_NAMES, duration, interval, number, percent
-from brine.evals.summary import sum_flops
+from brine.evals.run_files import sum_flops
 
 MODALITY_STYLE = {"image": 0, "audio": 3, "video": 4}
 COST_CATEGORY_NAMES = {

@@ -3,8 +3,6 @@
 A cell is text, "" for a dash. A column without a heading holds bars: per cent of its width, or None for none.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -7,8 +7,6 @@ text up to the name. `window` makes it with the package, without it, and with an
 separates a name that was looked up from one that any long context makes likelier.
 """
 
-from __future__ import annotations
-
 import ast
 import builtins
 import keyword
@@ -25,7 +23,6 @@ from brine.data.tokenizer import Tokenizer
 WITH_PACKAGE, WITHOUT_PACKAGE, OTHER_PACKAGE = CONTEXT_CONDITIONS = ("with_package", "without_package", "other_package")
 """The package in the context, no context, another package in it."""
 MIN_NAME = 4
-"""Characters of the shortest name."""
 OWN_FRACTION = 0.25
 """Largest fraction of a window for the file's own text, cut at the front where it is longer."""
 
@@ -44,9 +41,7 @@ class CompletionCase:
 
 def find_cases(files: list[SourceFile], *, completed: set[str] | None = None, seed: int = 0) -> list[CompletionCase]:
     """All cases of the packages among `files`, shuffled by the seed; at most one for a file and name.
-
-    completed: paths of files to complete (held-out files), None for all.
-    """
+    completed: paths of files to complete (held-out files), None for all."""
     cases = []
     for package, members in sorted(packages_of(files).items()):
         if len(members) < 2:
@@ -88,7 +83,6 @@ def defined_in(text: str) -> set[str]:
 
 
 def _cases_of(item: SourceFile, alone: dict[str, str], package: str) -> list[CompletionCase]:
-    """First uses of other files' names in a file."""
     if parse_python(item.text) is None:
         return []
     found, seen = [], set()
@@ -127,10 +121,8 @@ class CompletionPrompts:
 
     def window(self, case: CompletionCase, condition: str, *, num_tokens: int) -> tuple[list[int], list[int]]:
         """(ids of the prompt, at most `num_tokens`; ids of the answer, the space before it included).
-
         With the package, the defining file comes first, or a chunk of it around the definition where it is too long;
-        then the others by path, as far as they fit. Raises ValueError for an unknown condition and a short length.
-        """
+        then the others by path, as far as they fit. Raises ValueError for an unknown condition and a short length."""
         if condition not in CONTEXT_CONDITIONS:
             raise ValueError(f"unknown condition {condition!r}: choose from {', '.join(CONTEXT_CONDITIONS)}")
         if num_tokens < 64:

@@ -8,8 +8,6 @@ log-likelihood is reported too, in nats, and its paired gain with the package ov
 same length. Intervals resample cases. Files that the run was trained on are left out where the run names them.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -78,23 +76,15 @@ def is_exact_match(response: str, answer: str) -> bool:
 
 
 def complete_cases(
-    prompts: CompletionPrompts,
-    cases: list[CompletionCase],
-    complete: CompletionFn,
-    num_tokens: int,
-    *,
+    prompts: CompletionPrompts, cases: list[CompletionCase], complete: CompletionFn, num_tokens: int, *,
     quiet: bool = True,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Any]]:  # fmt: skip
     """One JSON object for each case at one length: response, exact match and nats under each condition."""
     lines = []
     for case in progress_bar(cases, desc=f"{num_tokens:,} tokens", unit="case", quiet=quiet, leave=False):
-        line: dict[str, Any] = {
-            "length": num_tokens,
-            "path": case.path,
-            "answer": case.answer,
-            "defined_in": case.defined_in,
-            "has_full_package": prompts.fits_full_package(case, num_tokens=num_tokens),
-        }
+        line: dict[str, Any] = {"length": num_tokens, "path": case.path, "answer": case.answer}
+        line["defined_in"] = case.defined_in
+        line["has_full_package"] = prompts.fits_full_package(case, num_tokens=num_tokens)
         for condition in CONTEXT_CONDITIONS:
             response, nats = complete(*prompts.window(case, condition, num_tokens=num_tokens))
             is_exact = is_exact_match(response, case.answer)
@@ -130,16 +120,12 @@ def console_table(results: list[dict[str, Any]]) -> str:
     def gain(entry: dict[str, float]) -> str:
         return f"{entry['value']:+z.2f} [{entry['low']:+z.2f}, {entry['high']:+z.2f}]"
 
-    rows = [
-        (
-            found["length"],
-            found["cases"],
-            " ".join(f"{found[name]['exact']['value']:.3f}" for name in CONTEXT_CONDITIONS),
-            " ".join(f"{found[name]['nats']['value']:.2f}" for name in CONTEXT_CONDITIONS),
-            *(gain(found[f"gain_over_{name}"]) for name in CONTEXT_CONDITIONS[1:]),
-        )
-        for found in results
-    ]
+    rows = []
+    for found in results:
+        exact = " ".join(f"{found[name]['exact']['value']:.3f}" for name in CONTEXT_CONDITIONS)
+        nats = " ".join(f"{found[name]['nats']['value']:.2f}" for name in CONTEXT_CONDITIONS)
+        gains = (gain(found[f"gain_over_{name}"]) for name in CONTEXT_CONDITIONS[1:])
+        rows.append((found["length"], found["cases"], exact, nats, *gains))
     head = ("length", "cases", "exact with/without/other", "nats with/without/other", "gain over none", "over other")
     return as_text(table(head, rows))
 
@@ -152,19 +138,11 @@ def held_out_paths(run: Path, files: list[SourceFile]) -> set[str] | None:
 
 
 def evaluate_repository(
-    loaded: LoadedModel,
-    run: Path,
-    out: Path,
-    config: RepositoryConfig,
-    *,
-    source: Path | None = None,
-    compute_dtype: torch.dtype | None = None,
-    quiet: bool = False,
-) -> dict[str, Any]:
+    loaded: LoadedModel, run: Path, out: Path, config: RepositoryConfig, *, source: Path | None = None,
+    compute_dtype: torch.dtype | None = None, quiet: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """Measure, write results.json and cases.jsonl into `out`, return the results.
-
-    Raises ValueError when the source has no case.
-    """
+    Raises ValueError when the source has no case."""
     files, _ = read_source(source)
     completed = held_out_paths(run, files)
     cases = find_cases(files, completed=completed, seed=config.seed)
@@ -178,13 +156,8 @@ def evaluate_repository(
         found = complete_cases(prompts, chosen, complete, length, quiet=quiet)
         by_length.append(summarize_cases(found, seed=config.seed))
         lines += found
-        results = {
-            "held_out": completed is not None,
-            "cases_found": len(cases),
-            "seed": config.seed,
-            "by_length": by_length,
-            "compute_info": compute_info(loaded.model, compute_dtype),
-        }
+        results = {"held_out": completed is not None, "cases_found": len(cases), "seed": config.seed}
+        results |= {"by_length": by_length, "compute_info": compute_info(loaded.model, compute_dtype)}
         write_jsonl(out / "cases.jsonl", lines)
         write_results(out / "results.json", results)
     return results

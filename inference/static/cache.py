@@ -1,14 +1,10 @@
 """Keys and values of a batch being decoded, at fixed addresses and in fixed shapes: the memory of `StaticDecoder`.
 
-    global layers    (B, capacity, K, D): columns as the prompt left them, padded on the left; row b sees [start_b, now]
-    local layers     (B, window, K, D), a ring: token n of row b (counted in its document) is at n mod window, and the
-                     row sees [0, min(n + 1, window)), since a softmax does not depend on the order of its keys
-
-The visible keys are two `Spans` of kind "moving", whose `lo` and `hi` are advanced in place on the device; the host
-counts columns too, to know when a buffer is full. B batch, S keys of a buffer, n columns kept, K KV heads, D head dim.
+Global layers keep columns as the prompt left them, padded on the left; row b sees [start_b, now]. Local layers are a
+ring: token n of row b is at n mod window, and the row sees [0, min(n + 1, window)), since a softmax does not depend on
+the order of its keys. The `Spans` of kind "moving" are advanced in place on the device. B batch, S keys of a buffer, n
+columns kept, K KV heads, D head dim.
 """
-
-from __future__ import annotations
 
 import torch
 from torch import Tensor
@@ -102,7 +98,6 @@ class StaticCache:
         self._make_spans()
 
     def _count_from(self, cache: KeyValueCache) -> None:
-        """Set every number to what it is after the last token of `cache`."""
         self.length = cache.num_tokens
         self.start.copy_(cache.start[:, None])
         self.column.fill_(cache.num_tokens - 1)

@@ -1,14 +1,10 @@
 """Static decoding: every token is the same step on the same addresses, so that a GPU can replay it as a CUDA graph.
 
-Launching a thousand small kernels takes a host ten times as long as a GPU takes to run them. Here nothing of a step
-depends on the host, which reads chosen ids only, one group late. The first step runs eagerly, the second is captured,
-the rest are replays; where capture fails, a warning gives the reason and the same step runs without a graph. A full
-buffer grows by half and the step is captured again. With a `compute_dtype` the matrices of blocks and head are rounded
-once, to copies. On a CPU `DynamicDecoder` does less work; both choose equal tokens. Capture, replay and the head in
-half precision have not run on a GPU yet. B batch, E width, V vocabulary.
+Nothing of a step depends on the host, which reads chosen ids only, one group late. The first step runs eagerly, the
+second is captured, the rest are replays; where capture fails, the same step runs without a graph. A full buffer grows
+by half and the step is captured again. With a `compute_dtype` the matrices of blocks and head are rounded once, to
+copies. Capture, replay and the head in half precision have not run on a GPU yet. B batch, E width, V vocabulary.
 """
-
-from __future__ import annotations
 
 import copy
 import warnings
@@ -35,19 +31,10 @@ class StaticDecoder:
     """A batch of prompts being answered, with a step of equal work per token."""
 
     def __init__(
-        self,
-        model: Transformer,
-        prefilled: PrefillResult,
-        *,
-        suppressed: Tensor,
-        max_tokens: int,
-        sampling: SamplingConfig = GREEDY,
-        stop: Items[int] = (),
-        compute_dtype: torch.dtype | None = None,
-        capacity: int = 0,
-        graphs: bool | None = None,
-        compile_blocks: bool = False,
-    ):
+        self, model: Transformer, prefilled: PrefillResult, *, suppressed: Tensor, max_tokens: int,
+        sampling: SamplingConfig = GREEDY, stop: Items[int] = (), compute_dtype: torch.dtype | None = None,
+        capacity: int = 0, graphs: bool | None = None, compile_blocks: bool = False,
+    ):  # fmt: skip
         """prefilled: the prompts; its cache is taken over and emptied. suppressed: (V,) bool, ids never chosen.
         max_tokens: of the longest answer. stop: ids that end an answer, besides the end token. compute_dtype: as in the
         prefill; autocast's by default. capacity: tokens to allocate for, if more than these need. graphs: capture the
@@ -132,7 +119,6 @@ class StaticDecoder:
         self.cache.length += 1
 
     def _warm_up(self) -> None:
-        """The first step, which may compile and allocate."""
         state = [x.clone() for x in self._state]
         try:
             self._step_on_side_stream()

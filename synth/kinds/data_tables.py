@@ -20,7 +20,6 @@ from brine.synth.sources.code_regions import SplitSampler
 NUM_PASSES = 64
 """How often a file may be visited; every file once before any again."""
 MAX_FILES = 24
-"""Files of a package that are compared in one table."""
 
 MIN_GAP = 1 / 12
 """Of the axis: two values of a chart nearer to each other than this are not compared."""
@@ -74,18 +73,11 @@ def numeric_facts(code_metrics: CodeMetrics, *, path: str) -> Iterator[tuple[str
 
 
 def sample_table(
-    sampler: SplitSampler,
-    index: int,
-    subject: str,
-    bounds: TableLevel,
-    rng: random.Random,
-    *,
+    sampler: SplitSampler, index: int, subject: str, bounds: TableLevel, rng: random.Random, *,
     only: tuple[str, ...] | None = None,
-) -> DataTable | None:
+) -> DataTable | None:  # fmt: skip
     """A table about `subject` from file `index`, or None when the file has too few rows or columns; `only` names them.
-
-    Rows keep the order of the source, or are shuffled, by chance. Labels are distinct.
-    """
+    Rows keep the order of the source, or are shuffled, by chance. Labels are distinct."""
     rows = _rows(sampler, index, subject, rng)
     columns = list(rows[0][1]) if rows else []
     least, most = (number - 1 for number in bounds.columns)

@@ -27,7 +27,6 @@ from brine.synth.sources.code_regions import SplitSampler
 TRIES = 6
 """Attempts at a chart about one file before the next one is visited: most names are too long for short labels."""
 MIN_COLUMN_MAX = 4
-"""The greatest number of a chart is at least this."""
 _NAMED = ("functions", "classes", "names", "files")
 SUBJECTS = {"bar": (*_NAMED, "line"), "hbar": _NAMED, "scatter": _NAMED}
 """chart -> what it may be about. Two series are not about names: of their first and last line the last is larger."""

@@ -61,7 +61,6 @@ SCREENSHOT = {
 }
 PAGE_CODE = RegionSpec(lines=(3, 8), chars=(8, 80), blank_lines=True)
 PAGE_VIDEO_FRACTION = {1: 0.25, 2: 0.5, 3: 0.5, 4: 0.5}
-"""How many pages of a level close with a recording."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,6 @@ VOICES = {
     4: VoiceSpec(names=_VOICE_NAMES, rate=(120, 230), pitch=(25, 80)),
 }
 NUM_SPOKEN_PARTS = ((1, 0.1), (2, 0.45), (3, 0.45))
-"""How many parts a level-1 narration has, and how often."""
 
 
 @dataclass(frozen=True)

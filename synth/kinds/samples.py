@@ -17,7 +17,6 @@ from brine.synth.sources.code_regions import CodeRegion, SplitSampler, spoken_ke
 from brine.synth.sources.features import SourceFeatures, identifiers_in, name_parts
 
 MIN_UTTERANCE_GAP_S = 1.3
-"""Minimum time between the starts of two names narrated in a scrolling video."""
 
 Parts = list[tuple[dict | str, bool]]
 """The parts of a document in order: a render spec or a text, and whether the text has loss."""
@@ -108,7 +107,6 @@ def spoken_words(spec: dict) -> str:
 
 
 def _utterance(text: str, level: int, rng: random.Random) -> dict:
-    """The spec of one utterance, in a voice of the level."""
     voice = levels.VOICES[level]
     style = {"voice": rng.choice(voice.names), "rate": rng.randint(*voice.rate), "pitch": rng.randint(*voice.pitch)}
     return {"text": text, **style}
@@ -119,17 +117,10 @@ def _recording(sampler: SplitSampler, found: CodeRegion, level: int, rng: random
     bounds, num_lines, text = levels.VIDEO[level], len(found.lines), found.text
     mode = rng.choice(bounds.modes)
     count = round(rng.uniform(*bounds.seconds) * FRAMES_PER_SECOND)
-    spec = {
-        "type": "video",
-        "mode": mode,
-        "language": sampler.files[found.file].language,
-        "lines": list(found.lines),
-        "visible_lines": num_lines if mode != "scroll" else min(rng.randint(*bounds.visible_lines), num_lines - 1),
-        "frames": count,
-        "motion_frames": round(TYPING_FRACTION * count),
-        "narration": [],
-        **render_style(sampler, level, rng),
-    }
+    spec = {"type": "video", "mode": mode, "language": sampler.files[found.file].language, "lines": list(found.lines)}
+    visible = num_lines if mode != "scroll" else min(rng.randint(*bounds.visible_lines), num_lines - 1)
+    spec |= {"visible_lines": visible, "frames": count, "motion_frames": round(TYPING_FRACTION * count)}
+    spec |= {"narration": [], **render_style(sampler, level, rng)}
     if bounds.names[1]:
         voice = _utterance("", level, rng)
         if level == 4:

@@ -163,7 +163,6 @@ class _PanelContent:
         return None
 
     def _show_line(self) -> tuple[str, str] | None:
-        """One line by its number, as sed prints it."""
         rows = self.rng.sample(range(len(self.lines)), min(len(self.lines), TRIES))
         runs = (self._run(f"sed -n {row + 1}p {self.file_name}", self.lines[row]) for row in rows)
         return next((run for run in runs if run is not None), None)

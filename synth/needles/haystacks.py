@@ -35,15 +35,12 @@ from brine.synth.render_worker import Renderer
 MULTIKEY = "multikey"
 """The task whose haystack is needles of text."""
 TASKS = (*needle.NEEDLE_MODALITIES, MULTIKEY)
-"""Tasks: a modality, with source code as its haystack, or MULTIKEY."""
 _SPEECH = ("espeakng_loader", "av", "soundfile")
 LIBRARIES = {"image": ("pygments",), "audio": _SPEECH, "video": ("pygments", "av", "soundfile")}
 LIBRARIES["chain"] = ("pygments", *_SPEECH)
 """What a task imports besides what text takes."""
 NUM_DISTRACTORS = 120
-"""Media without a needle that are made of each modality."""
 VIDEOS_PER_VALUE = 3
-"""Videos that are made for each value."""
 MEDIA_FRACTION = 0.3
 """How often a chunk of the haystack is media instead of a line."""
 
@@ -53,9 +50,7 @@ TokensOrMedia = list[int] | tuple[str, Decoded]
 @dataclass(frozen=True)
 class NeedleQuestion:
     """One trial: the question, positioned to follow its context, what to say up to the line end, and the key.
-
-    depth: where the needle begins, 0 (first token) to 1 (last before the question); for a chain its first statement.
-    """
+    depth: where the needle begins, 0 (first token) to 1 (last before the question); for a chain its first statement."""
 
     prompt: EncodedDocument
     answer: str
@@ -184,7 +179,6 @@ class HaystackBuilder(AbstractContextManager):
         return rng.choice(self.pools[kind, payload])
 
     def _media(self, spec: dict) -> tuple[str, Decoded]:
-        """Media as the encoder takes them. Raises SynthError when they cannot be rendered."""
         path, kind = media_path(spec), spec["type"]
         if path not in self.decoded:
             if reason := self.renderer.render(path, spec):
@@ -195,7 +189,6 @@ class HaystackBuilder(AbstractContextManager):
 
 
 def _length(chunks: list[TokensOrMedia]) -> int:
-    """Tokens of chunks, with the tokens that open and close media."""
     return sum(
         len(chunk) if isinstance(chunk, list) else 2 + len(chunk[1].tokens if chunk[0] == "audio" else chunk[1].patches)
         for chunk in chunks
@@ -206,9 +199,7 @@ def _interleave(
     haystack: list[TokensOrMedia], placed: list[tuple[float, list[TokensOrMedia], int]], num_tokens: int
 ) -> tuple[list[TokensOrMedia], dict[int, int]]:
     """Context and statements, each at the boundary nearest to its position, and where each needle begins.
-
-    placed: (position 0 to 1, chunks, index of the needle or -1), ascending. num_tokens: of the haystack.
-    """
+    placed: (position 0 to 1, chunks, index of the needle or -1), ascending. num_tokens: of the haystack."""
     lengths = [_length([chunk]) for chunk in haystack]
     edges = list(accumulate(lengths, initial=0))
     middles = [edge + length / 2 for edge, length in zip(edges[:-1], lengths, strict=True)]

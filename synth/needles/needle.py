@@ -1,14 +1,10 @@
 """Needles: facts in a long context that are asked for at its end, of one form in all modalities; documents to train on.
 
-    @QKR47             text: the value, two digits, is written behind the key, three capital letters
-    @QKR<image>        image: it is drawn; audio: spoken digit by digit; video: on one of several cards
-    @QKR<image>        chain: it shows a second key, `@LMN<audio>` elsewhere says the value; the answer is "LMN47"
-    ?QKR               the question of all of them; the answer ends with the line
+    @QKR47, @QKR<image>     the value, two digits, behind a key: text, drawn, spoken, or on one card of a video
+    ?QKR                    the question; for `chain` an image shows a second key, whose value is spoken elsewhere
 
-Kamradt (2023) had the idea, RULER (2404.06654) many keys of one form, MM-NIAH (2406.07230) media. In a training
-document each needle stands at a random position, its question at a random position behind it; between them lie source
-code and media without a needle, or nothing in half of the documents. Only answers are targets. Lookup is learned at
-level 1, where half of the guesses among two or three needles are right (measured, LOG.md).
+Kamradt (2023), RULER (2404.06654), MM-NIAH (2406.07230). In a training document needles stand at random positions,
+questions behind them, source code and media between; only answers are targets. Level 1 teaches lookup (LOG.md).
 """
 
 import random
@@ -33,7 +29,6 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 CARD_FRAMES = FRAMES_PER_SECOND // 2
 """Frames of a video for which a card is shown: at two sampled frames per second each card is sampled once."""
 CARD_CHARS = 4
-"""Characters on the widest card: two patches."""
 RATES, PITCHES = (180, 200, 220), (40, 50, 60)
 """Words per minute and espeak's pitch, sampled for each utterance."""
 STYLES = ("bw", "monokai")
@@ -49,7 +44,6 @@ AUDIO_TOKENS = 21
 MAX_POOLED_VIDEOS = 600
 """Maximum number of videos made for each split: each costs ten images, and they are sampled from a pool."""
 MAX_HAYSTACK_WORDS = 60
-"""Words that media of the haystack show or say."""
 
 PlacedText = tuple[float, tuple[dict | str, ...], str]
 """A position between 0 and 1, the parts that stand there, and the answer behind them or ""."""
@@ -58,9 +52,7 @@ PlacedText = tuple[float, tuple[dict | str, ...], str]
 @dataclass(frozen=True)
 class Needle:
     """One fact: the key that the question names, the value of two digits, and the answer (for a chain "LMN47").
-
-    statements: tuples of texts and specs that may stand apart; a chain has two, all others one.
-    """
+    statements: tuples of texts and specs that may stand apart; a chain has two, all others one."""
 
     key: str
     value: str
@@ -218,7 +210,6 @@ class NeedleDocuments:
             yield part
 
     def _pooled(self, fact: Needle) -> Needle:
-        """The needle with a video from the pool of videos that show its value."""
         statements = tuple(
             tuple(self._pooled_video(part, fact.value) if isinstance(part, dict) else part for part in statement)
             for statement in fact.statements
@@ -237,8 +228,6 @@ class NeedleDocuments:
 
 
 def _tokens(parts: Iterable[dict | str]) -> int:
-    """About how many tokens parts take."""
-
     def count(part: dict | str) -> int:
         if isinstance(part, str) or part["type"] == "audio":
             return len(part) if isinstance(part, str) else AUDIO_TOKENS

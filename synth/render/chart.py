@@ -24,16 +24,13 @@ STYLES = {
 }
 MARKERS = ("o", "s")
 LABEL_GAP = 3
-"""Pixels between an axis and its labels."""
 
 
 def render(spec: dict) -> bytes:
     """The PNG file of a chart spec. Raises ValueError where labels run into each other or out of the image.
-
     The spec has `chart` ("bar", "hbar", "line", "scatter"), `labels` (of bars or points), `names`, `values` and `axes`
     (each per series, for "scatter" across and upward; ticks are evenly spaced from 0), `title` ("" for none),
-    `axis_name` and `legend` (whether to show), `width`, `height` and `font` in pixels, and `style`, a key of STYLES.
-    """
+    `axis_name` and `legend` (whether to show), `width`, `height` and `font` in pixels, and `style`, a key of STYLES."""
     import matplotlib
 
     if spec["width"] * spec["height"] > MAX_PIXELS:
@@ -82,7 +79,6 @@ def _draw(spec: dict) -> bytes:
 
 
 def _axis_names(spec: dict) -> tuple[str, str]:
-    """What stands below the horizontal axis and beside the vertical one; "" for nothing."""
     if spec["chart"] == "scatter":
         return spec["names"][0], spec["names"][1]
     name = spec["names"][0] if spec["axis_name"] else ""
@@ -145,7 +141,6 @@ def _draw_series(axes, spec: dict) -> None:
 
 
 def _draw_points(axes, spec: dict) -> None:
-    """Points with their labels beside them."""
     _background, ink, _grid, colour, _other = STYLES[spec["style"]]
     across, upward = spec["values"]
     axes.scatter(across, upward, s=18, color=colour, clip_on=False, linewidths=0, zorder=3)

@@ -13,9 +13,7 @@ from PIL import ImageColor
 from brine.synth.render.code_image import Canvas, png_of
 
 PANEL_GAP = 2
-"""Cells between two panels."""
 INDENT = 2
-"""Cells by which an entry of a tree stands further right than its parent."""
 SHADES = {"field": 0.12, "sheet": 0.12, "bar": 0.2, "title": 0.2}
 """Kind of widget -> how far its background is moved towards the ink."""
 
@@ -23,10 +21,8 @@ SHADES = {"field": 0.12, "sheet": 0.12, "bar": 0.2, "title": 0.2}
 @dataclass(frozen=True)
 class Widget:
     """One thing in a panel: its kind, its position and width in cells, and the text in it.
-
     "empty" and "ticked" are check boxes, "open" is the name of the open menu, "mark" stands before an entry that holds
-    others, "frame" is an outline, "sheet" what a menu's items lie on.
-    """
+    others, "frame" is an outline, "sheet" what a menu's items lie on."""
 
     kind: str
     row: int
@@ -109,7 +105,6 @@ def _form(panel: dict) -> list[Widget]:
 
 
 def _menu(panel: dict) -> list[Widget]:
-    """The bar with the names of menus, and below the open one its items."""
     widgets, column, first = [], 0, 0
     width = max(map(len, panel["items"])) + 2
     for index, name in enumerate(panel["bar"]):
@@ -153,8 +148,6 @@ def _tree(panel: dict) -> list[Widget]:
 
 
 class _WidgetPainter(Canvas):
-    """Draws widgets in the colours of the spec's style."""
-
     def __init__(self, spec: dict) -> None:
         from pygments.token import Token
 
@@ -201,6 +194,5 @@ class _WidgetPainter(Canvas):
             self.pen.line(inside, fill=self.ink, width=2)
 
     def _shade(self, fraction: float) -> tuple[int, ...]:
-        """The background moved by a fraction towards the ink."""
         pairs = zip(self.background, self.ink, strict=True)
         return tuple(round(back + fraction * (front - back)) for back, front in pairs)

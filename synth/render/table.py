@@ -7,17 +7,14 @@ middle. Colours are those a Pygments style gives to keywords (header), names and
 from brine.synth.render.code_image import Canvas, png_of
 
 COLUMN_GAP = 2
-"""Cells between two columns."""
 RULE_PIXELS = 4
 """Pixels between two rows with a line between them, so that it touches no underscore."""
 
 
 def render(spec: dict) -> bytes:
     """The PNG file of a table spec. Raises ValueError for a style Pygments lacks and a table that is too large.
-
     The spec has `title` ("" for none), `header`, `rows`, `rules` ("none", "columns", "header" for a line below it,
-    "grid"), `align` of the numbers ("left" or "right"), and `style`, `size`, `left`, `top`, `leading`.
-    """
+    "grid"), `align` of the numbers ("left" or "right"), and `style`, `size`, `left`, `top`, `leading`."""
     from pygments.token import Token
 
     canvas, rules, columns = Canvas(spec), spec["rules"], _columns(spec)

@@ -76,12 +76,9 @@ def measure_code(text: str, language: str) -> CodeMetrics:
     classes = [item for item in rest if isinstance(item.node, ast.ClassDef)]
     functions = [item for item in rest if not isinstance(item.node, ast.ClassDef)]
     return CodeMetrics(
-        numbers,
-        tuple(map(_definition, functions[:MAX_ITEMS])),
-        tuple(map(_definition, classes[:MAX_ITEMS])),
-        _constants([tree, *(item.node for item in classes)]),
-        _words(lines),
-    )
+        numbers, tuple(map(_definition, functions[:MAX_ITEMS])), tuple(map(_definition, classes[:MAX_ITEMS])),
+        _constants([tree, *(item.node for item in classes)]), _words(lines),
+    )  # fmt: skip
 
 
 def line_numbers(line: str) -> dict[str, int]:
@@ -155,7 +152,6 @@ def _definition(count: _NodeCounter) -> Definition:
 
 
 def _constants(holders: list[ast.Module | ast.ClassDef]) -> tuple[tuple[str, int], ...]:
-    """`NAME = 123` of a module and its classes, each name once with its first value."""
     found: dict[str, int] = {}
     for node in (node for holder in holders for node in holder.body):
         match node:

@@ -11,7 +11,7 @@ import torch
 from brine.evals.config import EvalConfig
 from brine.evals.evaluate import evaluate
 from brine.evals.report.page import write_report
-from brine.evals.summary import build_summary, write_summary
+from brine.evals.run_files import build_summary, write_summary
 from brine.model.config import ModelConfig
 from brine.model.transformer import Transformer
 

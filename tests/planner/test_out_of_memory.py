@@ -128,7 +128,7 @@ def test_other_errors_go_through_and_these_become_one_that_is_told(tmp_path, mon
     options = {"config": CONFIG, "runtime": Runtime(), "world": World(), "folder": tmp_path, "seq_len": 512}
     with pytest.raises(RuntimeError, match="mat1 and mat2"), explain_out_of_memory(**options):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-    monkeypatch.setattr(out_of_memory, "_host_memory", lambda: MemoryInfo(GIB, 0.0, GIB))
+    monkeypatch.setattr(out_of_memory, "_memory_info", lambda on_host: MemoryInfo(GIB, 0.0, GIB))
     with (
         pytest.raises(InsufficientMemoryError, match=r"tried to allocate 4.00 GiB; 0.0 of 1.0 GiB are free"),
         explain_out_of_memory(**options),

@@ -81,7 +81,7 @@ def plan(folder, config: SynthConfig):
 
 def test_a_corpus_of_all_kinds_is_what_it_was(tmp_path, monkeypatch):
     # names of media files are digests of their specs and of the versions of libraries
-    monkeypatch.setattr("brine.synth.plan._version", lambda name: name)
+    monkeypatch.setattr("brine.synth.plan.installed_version", lambda name: name)
     write_source(tmp_path)
     made = plan(tmp_path, SynthConfig(train=counts(EACH), validation=counts(FEW), test=counts(FEW)))
     planned = {(item["kind"], item["level"]) for item in made.documents}

@@ -1,21 +1,16 @@
 """Asynchronous checkpointing: tensors are copied, written while the next steps run, and named when complete.
 
-    saver = AsyncCheckpointer(folder, world=world)
-    saver.begin(step=400, model=model, optimizer=optimizer, state={...})     returns when everything may be changed
-    saver.wait()                                                             on the disk, or CheckpointError
-
-A thread writes each rank's part by `torch.distributed.checkpoint.save`, over a separate process group, and hashes its
-files; rank 0 writes `state.json`, renames the folder, and prunes old ones. Cost: host memory for one copy of the rank's
-part (from a GPU pinned, and kept), and the same again while a file is assembled.
+`begin` returns when everything may be changed, `wait` when it is on the disk. A thread writes each rank's part by
+`torch.distributed.checkpoint.save`, over a separate process group, and hashes its files; rank 0 writes `state.json`,
+renames the folder, and prunes old ones. Cost: host memory for one copy of the rank's part (from a GPU pinned, and
+kept), and the same again while a file is assembled.
 """
-
-from __future__ import annotations
 
 import datetime
 import os
 import shutil
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,7 +21,7 @@ from torch import nn
 from brine.common.files import file_digest, sync_folder, write_json
 from brine.common.renamed import FORMAT
 from brine.training.checkpoint.checkpoint import STATE, CheckpointError, prune_checkpoints, tensors_of
-from brine.training.checkpoint.staging import HostStaging, StagedTensors
+from brine.training.checkpoint.staging import HostStaging
 from brine.training.optimizer import Optimizer
 from brine.training.parallel.distributed import World
 from brine.training.parallel.offload import StreamCopyEngine
@@ -53,10 +48,8 @@ class AsyncCheckpointer:
 
     def begin(self, *, step: int, model: nn.Module, optimizer: Optimizer, state: dict, good: int | None = None) -> Path:
         """Copy the model and begin to write the checkpoint of `step`; returns the folder that it will have.
-
-        An older checkpoint of the same step is replaced. state: plain JSON. good: see `prune_checkpoints`.
-        Raises CheckpointError when the one before could not be written.
-        """
+        An older checkpoint of the same step is replaced. state: plain JSON. good: see `prune_checkpoints`. Raises
+        CheckpointError when the one before could not be written."""
         # imported in this thread, and late: it takes half a second
         import torch.distributed.checkpoint  # noqa: F401
 
@@ -81,9 +74,7 @@ class AsyncCheckpointer:
 
     def wait(self) -> None:
         """Return when the checkpoint that was begun is on the disk. All ranks.
-
-        Raises CheckpointError on every rank when one could not write its part.
-        """
+        Raises CheckpointError on every rank when one could not write its part."""
         pending, self._pending = self._pending, None
         if pending is None:
             return
@@ -108,13 +99,13 @@ class AsyncCheckpointer:
     def _temporary(self) -> Path:
         return self.folder / f".writing_{self._step:08d}"
 
-    def _finish(self, staged: StagedTensors, temporary: Path, target: Path, state: dict, good: int | None) -> None:
+    def _finish(self, staged: Callable, temporary: Path, target: Path, state: dict, good: int | None) -> None:
         import torch.distributed.checkpoint as dcp
 
         writer = dcp.HuggingFaceStorageWriter(str(temporary), save_distributed=True)
         # nothing is left to copy ahead; on a GPU it would use a stream and wait for what is computed
         writer.per_thread_copy_ahead = 0
-        dcp.save(staged.tensors(), storage_writer=writer, process_group=self._group, no_dist=self._group is None)
+        dcp.save(staged(), storage_writer=writer, process_group=self._group, no_dist=self._group is None)
         written = sorted(temporary.glob(f"shard-{self.world.rank + 1:05d}-*"))
         files = {path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)} for path in written}
         every: list[Any] = [files] * self.world.size

@@ -8,8 +8,6 @@ Tensors are `model/<parameter>` and `optimizer/<kind>/<parameter>/<key>`, writte
 checkpoint is renamed to `.bad` and the one before it is used; one of another model is an error.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import warnings
@@ -30,7 +28,6 @@ from brine.training.parallel.distributed import World
 
 STATE = "state.json"
 MODEL, OPTIMIZER = "model/", "optimizer/"
-"""What the names of tensors begin with."""
 STEPS = "step_" + "[0-9]" * 8
 
 
@@ -44,14 +41,11 @@ class DamagedCheckpointError(CheckpointError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One complete checkpoint on the disk."""
+    """One complete checkpoint on the disk: its folder, the steps done, and what the loop put into `state.json`."""
 
     folder: Path
-    """Its folder, `step_########`."""
     step: int
-    """Optimiser steps done."""
     state: dict[str, Any]
-    """Everything in `state.json` that the loop put there."""
 
     @property
     def scheduled(self) -> bool:
@@ -82,9 +76,7 @@ def latest_checkpoint(
     wanted: Callable[[Checkpoint], bool] = lambda _: True,
 ) -> Checkpoint | None:
     """The newest undamaged checkpoint that is `wanted`, or None; all ranks call it and get the same.
-
-    Damaged ones are reported as events `checkpoint_damaged` and renamed to `.bad`, so that nothing finds them again.
-    """
+    Damaged ones are reported as events `checkpoint_damaged` and renamed to `.bad`, so that nothing finds them again."""
     world = world or World()
     # rank 0's list, since it is about to change the folder
     for name in world.broadcast([path.name for path in sorted(Path(folder).glob(STEPS), reverse=True)]):
@@ -104,9 +96,7 @@ def latest_checkpoint(
 
 def check(path: Path, *, world: World | None = None) -> Checkpoint:
     """Verify the files of one checkpoint against the sizes and hashes noted in it; ranks share the files.
-
-    Raises DamagedCheckpointError naming the file, on every rank.
-    """
+    Raises DamagedCheckpointError naming the file, on every rank."""
     world, path = world or World(), Path(path)
     state = read_json(path / STATE)
     state = state if isinstance(state, dict) else {}
@@ -136,17 +126,13 @@ def _trouble(path: Path, noted: dict) -> str | None:
 
 def load_checkpoint(checkpoint: Checkpoint, *, model: nn.Module, optimizer: Optimizer | None = None) -> None:
     """Put a checkpoint's weights (and optimizer state) into `model` and `optimizer`, in place. All ranks call it.
-
-    Raises CheckpointError where the shapes differ, DamagedCheckpointError where a file cannot be read.
-    """
+    Raises CheckpointError where the shapes differ, DamagedCheckpointError where a file cannot be read."""
     _load(checkpoint.folder, model, optimizer, together=dist.is_initialized())
 
 
 def load_weights(folder: Path, *, model: nn.Module) -> None:
     """Copy a checkpoint's weights into `model`, whole and in place, whatever its dtype. Any rank may call it alone.
-
-    Raises CheckpointError that names the first parameters which differ.
-    """
+    Raises CheckpointError that names the first parameters which differ."""
     folder = Path(folder)
     if not any(folder.glob("*.safetensors")):
         raise CheckpointError(f"{folder} holds no weights: give the folder of a checkpoint")

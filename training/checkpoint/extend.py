@@ -5,8 +5,6 @@ it too, and continuing from it gives the longer run's weights bit for bit. Rates
 `pipeline.train_stage`. The old folder is only read; checkpoints are linked where the disk can.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path
@@ -21,9 +19,7 @@ COPIED = ("metrics.jsonl", "events.jsonl", "ledger.json")
 
 def check_extension(old: TrainConfig, new: TrainConfig) -> None:
     """Can the second run continue from the first? Both differ in num_steps only.
-
-    Raises ValueError with the reason why not, and the remedy.
-    """
+    Raises ValueError with the reason why not, and the remedy."""
     if new.num_steps < old.num_steps:
         raise ValueError(f"num_steps = {new.num_steps} is fewer than the {old.num_steps} that were asked for before")
     check_schedule(old, new.num_steps)

@@ -1,18 +1,11 @@
 """Copies of tensors in host memory, from which a checkpoint is written while training continues.
 
-    staging = HostStaging(StreamCopyEngine(device))      None: tensors are on the host
-    staged = staging.copy(tensors)             name -> tensor; they may be changed from here on
-    staged.tensors()                           the copies, complete; in the thread that writes them
-
-From a GPU copies go to pinned memory on a separate stream; what the GPU computes after `copy` waits for them.
-Pinned memory is allocated at the first copy, in buffers of 256 MiB that tensors share, and reused; so the checkpoint
-before must have been written.
+From a GPU copies go to pinned memory on a separate stream; what the GPU computes after `copy` waits for them. Pinned
+memory is allocated at the first copy, in buffers of 256 MiB that tensors share, and reused; so the checkpoint before
+must have been written.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,20 +14,6 @@ from torch import Tensor
 from brine.training.parallel.offload import BUFFER_BYTES, StreamCopyEngine
 
 ALIGNMENT = 64
-"""Bytes at whose multiples tensors begin."""
-
-
-@dataclass(frozen=True)
-class StagedTensors:
-    """The copies of one moment."""
-
-    held: dict[str, Tensor]
-    synchronize: Callable[[], None]
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Name -> copy, on the host; waits for those on their way."""
-        self.synchronize()
-        return self.held
 
 
 class HostStaging:
@@ -45,11 +24,13 @@ class HostStaging:
         self._buffers: dict[str, Tensor] = {}
         self._shared, self._used = torch.empty(0, dtype=torch.uint8), 0
 
-    def copy(self, tensors: Mapping[str, Tensor]) -> StagedTensors:
-        """Begin to copy; earlier copies are gone. Tensors may be split over ranks (DTensor): this rank's parts."""
+    def copy(self, tensors: Mapping[str, Tensor]) -> Callable[[], dict[str, Tensor]]:
+        """Begin to copy; earlier copies are gone. Tensors may be split over ranks (DTensor): this rank's parts. Returns
+        a function that waits for the copies and gives them by name."""
         tensors = {name: tensor.detach() for name, tensor in tensors.items()}
         if self.link is None:
-            return StagedTensors({name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}, lambda: None)
+            copies = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
+            return lambda: copies
         link, held = self.link, {}
         link.wait_compute()
         for name, tensor in tensors.items():
@@ -68,7 +49,12 @@ class HostStaging:
         mark = link.mark()
         # what is computed from now on may write where is still being read
         link.wait(mark)
-        return StagedTensors(held, lambda: link.synchronize(mark))
+
+        def wait() -> dict[str, Tensor]:
+            link.synchronize(mark)
+            return held
+
+        return wait
 
     def _buffer(self, tensor: Tensor, link: StreamCopyEngine) -> Tensor:
         size = tensor.nbytes

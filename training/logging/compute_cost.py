@@ -6,8 +6,6 @@ and part of a checkpoint; seconds are rank 0's wall clock, a record only. Steps 
 that were rolled back are; validation is not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

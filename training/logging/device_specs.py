@@ -1,16 +1,11 @@
 """What a device can do: by its maker's data sheet, or as measured; and how much of that the planner expects.
 
-    GPUS["h200"].matmul_flops          peak of dense bfloat16 matmuls, FLOP/s
-    find_peak("cuda", "bfloat16")      989.5 TFLOP/s (data sheet of h200): what MFU is quoted against
-
 Sheets quote tensor-core rates with 2:4 sparsity and NVLink as the sum of both directions; both are halved here.
 Assumed, as no sheet says it: one 400 Gbit/s port per GPU between machines (200 for A100), PCIe's 16 lanes to the host,
 2 TB of host memory per eight GPUs. `AssumedEfficiency` is an estimate that a measurement can replace.
 Peaks that no sheet has are measured: on CUDA the median matmul of two square matrices of up to 8,192, on a CPU the
 best matmul of up to 1,024 in 0.3 s. Nothing that reaches the weights depends on any of this.
 """
-
-from __future__ import annotations
 
 import os
 import re
@@ -25,55 +20,45 @@ from brine.common.formatting import count
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 MEASURED = "measured"
 SMALLEST, LARGEST = 1024, 8192
-"""Sides of the matrices that are multiplied on a GPU."""
 LONGEST_S = 0.2
-"""Maximum seconds that one matmul should take there."""
 
 
 @dataclass(frozen=True)
 class AssumedEfficiency:
-    """Fractions of a device's peaks that training code is expected to reach: assumptions."""
+    """Fractions of a device's peaks that training code is expected to reach: assumptions.
+
+    matmul, global_attention, local_attention: of `matmul_flops`. memory: of `memory_bytes_per_s`, by norms,
+    activations, sums and the optimizer. network: of each link's rate, by collectives and the ring."""
 
     matmul: float = 0.65
-    """Of `matmul_flops`, by matmuls as wide as a block's."""
     global_attention: float = 0.40
-    """Of `matmul_flops`, by attention over wide masks, recomputation included."""
     local_attention: float = 0.20
-    """Of `matmul_flops`, by attention over windows, whose tiles are partly masked."""
     memory: float = 0.75
-    """Of `memory_bytes_per_s`, by norms, activations, sums and the optimizer."""
     network: float = 0.70
-    """Of each link's rate, by collectives and the ring."""
 
 
 @dataclass(frozen=True)
 class DeviceSpec:
-    """One device type and the machine that it sits in."""
+    """One device type, of kind "cuda" or "cpu", and the machine that it sits in.
+
+    matmul_flops: dense bfloat16 FLOP/s with float32 sums. Bytes per second are per device, links' in one direction: to
+    its machine's other devices, to other machines, to host memory. source: of the numbers. reserve, host_reserve:
+    fractions of both memories that no plan fills: the driver's context, communication buffers, fragmentation; the
+    system, libraries, the loader."""
 
     name: str
     kind: str
-    """"cuda" or "cpu"."""
     matmul_flops: float
-    """Dense bfloat16 FLOP/s with float32 sums."""
     memory_bytes: float
-    """Memory of one device."""
     memory_bytes_per_s: float
-    """Its bandwidth."""
     link_bytes_per_s: float
-    """To the other devices of its machine, one direction."""
     network_bytes_per_s: float
-    """To other machines, per device, one direction."""
     host_bytes_per_s: float
-    """To host memory, one direction."""
     devices_per_machine: int
     source: str
-    """Where the numbers are from."""
     host_memory_bytes: float = 250e9
-    """Memory of the host for each of them."""
     reserve: float = 0.06
-    """Fraction of the memory that no plan fills: the driver's context, communication buffers, fragmentation."""
     host_reserve: float = 0.1
-    """Fraction of the host's memory that no plan fills: the system, libraries, the loader."""
     efficiency: AssumedEfficiency = AssumedEfficiency()
 
     @property
@@ -106,7 +91,6 @@ GPUS = {
         "the Blackwell architecture brief",
     ),
 }  # fmt: skip
-"""By the name that the command line takes."""
 NAMES = (*GPUS, "cpu")
 OTHER_VARIANTS = frozenset({"PCIE", "NVL", "MIG"})
 """Words in a GPU's name: it is slower than the one that the sheet of its family is about."""
@@ -125,7 +109,6 @@ class PeakFlops:
 
 
 NO_PEAK = PeakFlops(0.0, "not asked for")
-"""No peak: MFU is 0."""
 
 
 def datasheet_of(name: str) -> DeviceSpec | None:

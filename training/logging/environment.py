@@ -1,8 +1,5 @@
 """Environment and resources of a run: versions, processor, memory. Records for the report; nothing reads them back."""
 
-from __future__ import annotations
-
-import importlib.metadata
 import os
 import platform
 import resource
@@ -12,6 +9,7 @@ from typing import Any
 
 import brine
 from brine.common.files import read_json, write_json
+from brine.common.plugins import installed_version
 from brine.training.logging.device_specs import datasheet_peak
 from brine.training.parallel.distributed import World
 from brine.training.runtime import Runtime, peak_resident_gib, usable_cores
@@ -34,15 +32,8 @@ def environment(runtime: Runtime, world: World) -> dict[str, Any]:
         "reasons": runtime.reasons,
         "mfu_peak": str(datasheet_peak(runtime.device, runtime.dtype) or "measured when training begins"),
         "commit": commit(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: installed_version(name) for name in PACKAGES},
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def processor() -> str:

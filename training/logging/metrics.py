@@ -5,41 +5,23 @@ steps that will be repeated are dropped, so the file of a killed run equals that
 is under the key `time`. Events are never removed. NaN and infinity are written as null.
 """
 
-from __future__ import annotations
-
 import json
-import math
 import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from brine.common.files import to_plain, write_text
+from brine.common.files import finite, parse_object, to_plain, write_text
 
 METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
 
 
-class MetricsSink(Protocol):
-    """A second reader of the metrics."""
-
-    def log(self, line: dict[str, Any]) -> None:
-        """Take one line of metrics; it has `step`."""
-
-    def purge(self, step: int) -> None:
-        """Forget the lines of `step` and later steps, which are about to be logged again."""
-
-    def finish(self) -> None:
-        """Flush and close."""
-
-
 class RunLog:
     """The two files of one training stage, and any sinks. A last line that a kill cut short is removed.
+    On ranks other than 0 give `folder=None`: every call does nothing."""
 
-    On ranks other than 0 give `folder=None`: every call does nothing.
-    """
-
-    def __init__(self, folder: Path | None, *, sinks: tuple[MetricsSink, ...] = ()):
+    def __init__(self, folder: Path | None, *, sinks: "tuple[TensorBoardSink, ...]" = ()):
         self.folder = None if folder is None else Path(folder)
         self.sinks, self._purged = sinks if folder is not None else (), False
         if self.folder is not None:
@@ -50,7 +32,7 @@ class RunLog:
     def metrics(self, line: dict[str, Any]) -> None:
         """Append one line of metrics; it must hold `step`. Sinks get what a reader of the file would."""
         if self.folder is not None:
-            line = _finite(to_plain(line))
+            line = finite(to_plain(line))
             append_line(self.folder / METRICS, line)
             for sink in self.sinks:
                 sink.log(line)
@@ -62,9 +44,7 @@ class RunLog:
 
     def truncate(self, step: int, *, validation: bool = True) -> int:
         """Drop the metrics of steps beyond `step`, in one rename; returns the number of lines dropped.
-
-        validation: keep the validation of `step` itself; False where it is about to be repeated.
-        """
+        validation: keep the validation of `step` itself; False where it is about to be repeated."""
         if self.folder is None:
             return 0
         lines = list(read_lines(self.folder / METRICS))
@@ -99,7 +79,7 @@ def repair_lines(path: Path) -> None:
 def append_line(path: Path, line: dict[str, Any]) -> None:
     """Append one object to a JSON-lines file in one write, so that ranks may share the file."""
     with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(_finite(to_plain(line)), allow_nan=False) + "\n")
+        file.write(json.dumps(finite(to_plain(line)), allow_nan=False) + "\n")
 
 
 def append_event(folder: Path, event: str, **details: Any) -> None:
@@ -114,7 +94,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             yield from (line for line in map(_parse, file) if line is not None)
 
 
-def make_sinks(folder: Path, *, tensorboard: bool) -> tuple[MetricsSink, ...]:
+def make_sinks(folder: Path, *, tensorboard: bool) -> "tuple[TensorBoardSink, ...]":
     """Second readers of a stage's metrics: TensorBoard where it is asked for, or was before and still can be, so that
     it never keeps showing steps that were rolled back. Raises ValueError with the remedy as `TensorBoardSink`."""
     logs = Path(folder) / "tensorboard"
@@ -133,18 +113,14 @@ def require_tensorboard() -> None:
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
-        raise ValueError(
-            "tensorboard is not installed: run `uv sync --extra tensorboard`, or leave out --tracker tensorboard"
-        ) from error
+        raise ValueError("tensorboard is not installed: run `uv sync --extra tensorboard` or omit --tracker") from error
 
 
 class TensorBoardSink:
     """Every number of a metrics line as a scalar, nested keys joined by `/`.
-
-    Event files are only appended to. Steps that a resume or a rollback repeats are purged as TensorBoard does it: a
-    new file begins with the step from which on the files before it are void. Raises ValueError with the remedy where
-    tensorboard is not installed.
-    """
+    Event files are only appended to. Steps that a resume or a rollback repeats are purged as TensorBoard does it: a new
+    file begins with the step from which on the files before it are void. Raises ValueError with the remedy where
+    tensorboard is not installed."""
 
     def __init__(self, folder: Path):
         require_tensorboard()
@@ -180,20 +156,6 @@ def flat_numbers(line: dict[str, Any], *, prefix: str = "") -> Iterator[tuple[st
             yield prefix + key, float(value)
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return value
-
-
 def _parse(line: str) -> dict[str, Any] | None:
     """The object of a whole line; None for one that was cut short."""
-    try:
-        found = json.loads(line) if line.endswith("\n") else None
-    except json.JSONDecodeError:
-        return None
-    return found if isinstance(found, dict) else None
+    return parse_object(line) if line.endswith("\n") else None

@@ -1,16 +1,9 @@
 """Time within a step: seconds of the device by phase, without waiting for it, and traces of torch's profiler.
 
-    clock = PhaseTimer("cuda")
-    with clock("teacher"): ...     any number of times in a step; phases may nest
-    times = clock.take()           the step is over
-    times.read()                   a step later: {"teacher": 0.12}
-
-On CUDA a phase lies between two events of the current stream, elsewhere between two times of `time.perf_counter`.
-`--runtime.profile 20 22` records the steps 20 to 22, counted from 1: every rank writes
-`trace/rank_<r>_steps_20_22.json` for Perfetto. Keep the range short, and past the first steps, which compile.
+On CUDA a phase lies between two events of the current stream, elsewhere between two times of `time.perf_counter`; the
+times of a step are read a step later. `--runtime.profile 20 22` records the steps 20 to 22, counted from 1: every rank
+writes `trace/rank_<r>_steps_20_22.json` for Perfetto. Keep the range short, and past the first steps, which compile.
 """
-
-from __future__ import annotations
 
 import time
 from collections.abc import Iterator
@@ -32,7 +25,7 @@ class _HostEvent:
     def synchronize(self) -> None:
         pass
 
-    def elapsed_time(self, later: _HostEvent) -> float:
+    def elapsed_time(self, later: "_HostEvent") -> float:
         return 1e3 * (later.at - self.at)
 
 

@@ -1,16 +1,12 @@
 """Activation checkpointing (Chen et al. 2016): what a block keeps for the backward pass.
 
-    none        everything
-    selective   its input; recomputed is all but the attention of global layers, whose out and lse are kept
-    full        its input alone
-    offload     like selective, with saved activations in host memory (`brine.training.parallel.offload`); not on a CPU
+    none, full      everything; its input alone
+    selective       its input; recomputed is all but the attention of global layers, whose out and lse are kept
+    offload         like selective, with saved activations in host memory; not on a CPU
 
-With `ac_group_size` neighbouring local layers share one checkpoint; global layers share none. With
-`mlp_tile_tokens` norm and MLP of a block run over so many tokens at a time, each tile recomputed. All of it computes
-the same numbers. Blocks are compiled whole, recomputation included; of tiled ones the attention half and the tile.
+With `ac_group_size` neighbouring local layers share one checkpoint. With `mlp_tile_tokens` norm and MLP run over so
+many tokens at a time, each tile recomputed. All of it computes the same numbers.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -33,9 +29,7 @@ _stores: WeakKeyDictionary[nn.Module, ActivationOffload] = WeakKeyDictionary()
 
 def checkpoint_blocks(model: Any, mode: str, *, layers: int = 1) -> None:
     """Let each block keep what `mode` says, in place; names of parameters stay. Call it before blocks are compiled.
-
-    layers: neighbouring local layers that share one checkpoint.
-    """
+    layers: neighbouring local layers that share one checkpoint."""
     if mode == "none":
         return
     if layers > 1:
@@ -74,9 +68,7 @@ def saved_operations() -> list:
 
 def tile_mlps(model: Any, tile_tokens: int, *, compiled: bool) -> None:
     """Let the second half of each block run over `tile_tokens` tokens at a time, in place; 0 leaves it whole.
-
-    compiled: compile the tiles' code; the loop over them stays outside of compiled code, which would unroll it.
-    """
+    compiled: compile the tiles' code; the loop over them stays outside of compiled code, which would unroll it."""
     if not tile_tokens:
         return
     for block in model.blocks:
@@ -93,9 +85,7 @@ def has_tiled_mlp(block: nn.Module) -> bool:
 
 def offloading(model: Any, mode: str, *, link: StreamCopyEngine | None = None) -> AbstractContextManager:
     """Context of a forward pass in which what blocks keep goes to host memory until it is needed.
-
-    link: what copies; by default a CUDA stream beside the model's, and on a host nothing is copied.
-    """
+    link: what copies; by default a CUDA stream beside the model's, and on a host nothing is copied."""
     if mode != "offload":
         return nullcontext()
     store = _stores.get(model)

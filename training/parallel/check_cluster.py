@@ -8,8 +8,6 @@ one rank, on CPUs (gloo) they agree to 1e-10 in float64. A check that hangs is e
 thread that prints where each rank was last seen. Rehearsed on gloo; not yet run on GPUs.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform
@@ -19,25 +17,26 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from itertools import permutations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 import torch.distributed as dist
 import tyro
+from torch import Tensor
 
 from brine.training.parallel.cluster_numerics import ring_errors, sharding_errors
 from brine.training.parallel.distributed import RankFailedError, World, destroy_distributed, init_distributed
 from brine.training.parallel.parallelize import init_parallel_groups
 
 SIZES = {"cuda": (2**16, 2**22, 2**26), "cpu": (2**12, 2**18)}
-"""Bytes of the messages that links are timed with."""
 REPEATS = 5
 COUNTED = 32
 """Ranks that put more than zeros into a sum."""
 EXIT_HUNG = 3
-"""Exit code of a rank whose check did not end in time."""
 PROG = "torchrun --nproc-per-node N -m brine.training.parallel.check_cluster"
 
 
@@ -67,23 +66,7 @@ class ClusterCheckOptions:
             try:
                 self.json.open("a").close()
             except OSError as error:
-                raise ValueError(
-                    f"--json {self.json} cannot be written ({error.strerror}): name another file"
-                ) from error
-
-
-@dataclass
-class ClusterReport:
-    """What was found, as the JSON file has it."""
-
-    ranks: list[dict[str, Any]] = field(default_factory=list)
-    checks: list[dict[str, Any]] = field(default_factory=list)
-    links: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def passed(self) -> bool:
-        """Did every check?"""
-        return bool(self.checks) and all(check["passed"] for check in self.checks)
+                raise ValueError(f"--json {self.json} cannot be written ({error.strerror}): name another") from None
 
 
 class Watchdog:
@@ -172,34 +155,29 @@ def link_speeds(world: World, device: str, watch: Watchdog) -> dict[str, Any]:
     """GB/s between each ordered pair, and of all_reduce between all; the same on all ranks."""
     pairs: dict[str, dict[str, float]] = {}
     bus: dict[str, float] = {}
-    for source in range(world.size):
-        for target in (rank for rank in range(world.size) if rank != source):
-            watch.at(f"measuring the link from rank {source} to rank {target}")
-            for num_bytes in SIZES[device]:
-                data = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
 
-                def send(data=data, source=source, target=target) -> None:
-                    if world.rank == source:
-                        dist.send(data, target)
-                    elif world.rank == target:
-                        dist.recv(data, source)
+    def send(data: Tensor, source: int, target: int) -> None:
+        if world.rank == source:
+            dist.send(data, target)
+        elif world.rank == target:
+            dist.recv(data, source)
 
-                # the receiver has it when it has come
-                seconds = world.gather(_timed(device, send))[target]
-                pairs.setdefault(f"{source}->{target}", {})[str(num_bytes)] = num_bytes / seconds / 1e9
+    for source, target in permutations(range(world.size), 2):
+        watch.at(f"measuring the link from rank {source} to rank {target}")
+        for num_bytes in SIZES[device]:
+            data = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
+            # the receiver has it when it has come
+            seconds = world.gather(_timed(device, partial(send, data, source, target)))[target]
+            pairs.setdefault(f"{source}->{target}", {})[str(num_bytes)] = num_bytes / seconds / 1e9
     watch.at("measuring all_reduce")
     for num_bytes in SIZES[device]:
         summed = torch.zeros(num_bytes // 4, device=device)
-
-        def reduce(data=summed) -> None:
-            dist.all_reduce(data)
-
-        seconds = max(world.gather(_timed(device, reduce)))
+        seconds = max(world.gather(_timed(device, partial(dist.all_reduce, summed))))
         bus[str(num_bytes)] = 2 * (world.size - 1) / world.size * num_bytes / seconds / 1e9
     return {"pairs_gb_per_s": pairs, "all_reduce_bus_gb_per_s": bus}
 
 
-def _timed(device: str, work: Callable[[], None]) -> float:
+def _timed(device: str, work: Callable[[], Any]) -> float:
     """Median seconds; all ranks begin together."""
     found = []
     for _ in range(REPEATS + 1):
@@ -213,19 +191,18 @@ def _timed(device: str, work: Callable[[], None]) -> float:
     return sorted(found[1:])[REPEATS // 2]
 
 
-def run(world: World, device: str, watch: Watchdog, *, links: bool) -> ClusterReport:
-    """All checks; every rank gets the same report, rank 0 prints it."""
-    report = ClusterReport()
+def run(world: World, device: str, watch: Watchdog, *, links: bool) -> dict[str, Any]:
+    """All checks, as the JSON file has them; every rank gets the same report, rank 0 prints it."""
     watch.at("exchanging rank information")
-    report.ranks = world.gather(describe(world, device))
-    for each in report.ranks:
+    ranks, checks, speeds = world.gather(describe(world, device)), [], {}
+    for each in ranks:
         driver = f", driver {each['driver']}, CUDA {each['cuda']}" if "driver" in each else ""
         _print(world, "rank {rank}: {host}, {device}, {backend}, torch {torch}".format(**each) + driver)
 
     def alike() -> str | None:
-        if len({(each["torch"], each["backend"], each.get("driver")) for each in report.ranks}) > 1:
+        if len({(each["torch"], each["backend"], each.get("driver")) for each in ranks}) > 1:
             return "ranks have different versions of torch, NCCL or the driver"
-        if device == "cuda" and len({(each["host"], each["device"]) for each in report.ranks}) < world.size:
+        if device == "cuda" and len({(each["host"], each["device"]) for each in ranks}) < world.size:
             return "two ranks share a GPU: start as many as there are GPUs"
         return None
 
@@ -241,19 +218,20 @@ def run(world: World, device: str, watch: Watchdog, *, links: bool) -> ClusterRe
         troubles = {rank: each for rank, each in enumerate(world.gather(trouble)) if each}
         seconds = time.perf_counter() - start
         reason = "; ".join(f"rank {rank}: {each}" for rank, each in troubles.items())
-        report.checks.append({"name": name, "passed": not troubles, "seconds": round(seconds, 2), "reason": reason})
+        checks.append({"name": name, "passed": not troubles, "seconds": round(seconds, 2), "reason": reason})
         _print(world, f"{'FAIL' if troubles else 'PASS'}  {name:<44}{seconds:>6.1f} s{'  ' + reason if reason else ''}")
 
     check("ranks have the same versions and a GPU each", alike)
     check("collectives give the right numbers", lambda: collectives(world, device))
     if links:
-        report.links = link_speeds(world, device, watch)
-        _print(world, "\n".join(table(report.links, world.size)))
+        speeds = link_speeds(world, device, watch)
+        _print(world, "\n".join(table(speeds, world.size)))
     whole = init_parallel_groups(world, context_parallel=world.size, device=device)
     check("ring attention matches a single rank", lambda: ring_errors(whole, device))
     sharded = init_parallel_groups(world, dp_shard=world.size, device=device)
     check("sharded parameters match unsharded ones", lambda: sharding_errors(sharded, device))
-    return report
+    passed = bool(checks) and all(check["passed"] for check in checks)
+    return {"passed": passed, "ranks": ranks, "checks": checks, "links": speeds}
 
 
 def table(links: dict[str, Any], size: int) -> list[str]:
@@ -294,19 +272,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the watchdog reports before a collective times out, and NCCL's own watchdog ends the process
         world = init_distributed(device=device, timeout_s=2 * options.timeout)
         if world.size == 1:
-            _complain(
-                "error: needs at least two ranks: torchrun --nproc-per-node 2 -m brine.training.parallel.check_cluster"
-            )
+            _complain(f"error: needs at least two ranks: {PROG.replace('node N', 'node 2')}")
             return 2
         if device == "cpu":
             torch.set_num_threads(1)
         # torch 2.13 has new names for collectives, which 2.11 does not know
         warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
         report = run(world, device, Watchdog(world, options.timeout), links=not options.no_links)
-        _print(world, json.dumps({"passed": report.passed, "ranks": world.size, "checks": len(report.checks)}))
+        _print(world, json.dumps({"passed": report["passed"], "ranks": world.size, "checks": len(report["checks"])}))
         if options.json is not None and world.is_main:
-            options.json.write_text(json.dumps({"passed": report.passed, **vars(report)}, indent=1) + "\n")
-        return 0 if report.passed else 1
+            options.json.write_text(json.dumps(report, indent=1) + "\n")
+        return 0 if report["passed"] else 1
     except (RankFailedError, ValueError) as error:
         _complain(f"FAIL  {error}")
         return 1

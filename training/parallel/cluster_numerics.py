@@ -8,8 +8,6 @@ and agrees to `TOLERANCE`; on GPUs errors may be `MAX_ERROR_RATIO` those of one 
 tokens, H query heads, K KV heads, D head dim.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -96,7 +94,6 @@ def sharding_errors(world: World, device: str) -> str | None:
 
 
 def _attended(inputs: list[Tensor], spans: Spans, **options) -> list[Tensor]:
-    """out, dq, dk, dv."""
     q, k, v = leaves = [x.detach().clone().requires_grad_() for x in inputs[:-1]]
     out: Any = attention(q, k, v, spans, **options)
     return [out.detach(), *torch.autograd.grad(out, leaves, inputs[-1])]
@@ -110,7 +107,6 @@ def _model(runtime: Runtime) -> Transformer:
 
 
 def _loss(model: Transformer, rank: int, runtime: Runtime) -> Tensor:
-    """Summed loss of this rank's sequences."""
     generator = torch.Generator().manual_seed(1 + rank)
     token_ids, labels = torch.randint(SHAPE.vocab_size, (2, 2, 48), generator=generator).to(runtime.device)
     position = torch.arange(48.0, device=runtime.device).view(1, 48, 1).expand(2, 48, 3).contiguous()
@@ -138,7 +134,6 @@ def _whole(world: World, runtime: Runtime) -> dict[str, Tensor]:
 
 
 def _compare(found: Tensor, alone: Tensor, truth: Tensor) -> str | None:
-    """What is wrong with `found`, or None."""
     if found.shape != truth.shape or not bool(found.isfinite().all()):
         return "not finite, or of another shape"
     if not truth.numel():

@@ -1,54 +1,34 @@
 """Context parallelism: each rank holds some chunks of every sequence, and attention runs over all of them in a ring.
 
-    shard = shard_sequences(batch, world, model)     this rank's tokens, labels and patches, and their masks
-
-Sequences are cut after labels were shifted, so a target never depends on another rank, and a rank embeds only
-its patches. Chunks are assigned for each batch by what its masks cost this model (load-balanced,
-`brine.kernels.context_parallel.sharding`), the same on every rank that shares them. The loss is a sum over targets, so
-summing gradients over all ranks and dividing by the step's targets is exact. Every rank of a group still loads and
-decodes whole sequences.
+Sequences are cut after labels were shifted, so a target never depends on another rank, and a rank embeds only its
+patches. Chunks are assigned for each batch by what its masks cost this model (load-balanced,
+`brine.kernels.context_parallel.sharding`), the same on every rank that shares them. Every rank of a group still loads
+and decodes whole sequences.
 """
 
-from __future__ import annotations
-
 import dataclasses
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from brine.data.batch import TENSOR_FIELDS
+from brine.data.batch import TENSOR_FIELDS, Batch
 from brine.kernels.attention import Spans
 from brine.kernels.context_parallel.layout import ContextLayout, ShardedSpans
 from brine.kernels.context_parallel.sharding import assign_chunks
+from brine.model.config import ModelConfig
 from brine.model.flops import matrix_parameters
+from brine.model.inputs import Inputs
 from brine.training.parallel.distributed import World
-
-if TYPE_CHECKING:
-    from brine.data.batch import Batch
-    from brine.model.config import ModelConfig
-    from brine.model.inputs import Inputs
 
 CHUNKS = 16
 """Chunks a rank holds of a sequence, where they are not shorter than `MIN_CHUNK` tokens."""
 MIN_CHUNK = 16
 
 
-@dataclass(frozen=True)
-class ContextShard:
-    """One rank's part of a batch."""
-
-    batch: Batch
-    """Its tokens, with their segment ids and positions as they were, and its patches."""
-    layout: ContextLayout
-
-
-def shard_sequences(batch: Batch, world: World, model: Any) -> ContextShard:
+def shard_sequences(batch: Batch, world: World, model: Any) -> Batch:
     """This rank's part of a batch that all context-parallel ranks have, on the host; assigned by what it costs `model`.
-
     The masks that `batch.inputs` has made, of every model that the rank's part goes through, become masks over the keys
-    of all ranks.
-    """
+    of all ranks."""
     whole = batch.inputs
     layout = _layout(whole, world, model.config)
     index = layout.index().to(whole.token_ids.device)
@@ -64,7 +44,7 @@ def shard_sequences(batch: Batch, world: World, model: Any) -> ContextShard:
         media[name] = patches[kept], here[media_index][kept]
     inputs = whole.map(lambda x: x.index_select(1, index), lambda spans: ShardedSpans.shard(spans, layout), media=media)
     fields = {name: getattr(batch, name).index_select(1, index) for name in TENSOR_FIELDS}
-    return ContextShard(dataclasses.replace(batch, inputs=inputs, **fields), layout)
+    return dataclasses.replace(batch, inputs=inputs, **fields)
 
 
 def _layout(inputs: Inputs, world: World, config: ModelConfig) -> ContextLayout:

@@ -37,28 +37,22 @@ class RankFailedError(RuntimeError):
 
 @dataclass(frozen=True)
 class World:
-    """This process among the ranks of a run: its rank, the degrees of parallelism and their groups."""
+    """This process among the ranks of a run.
+
+    local_size: ranks on this machine, which share its threads. context_parallel, dp_shard: consecutive ranks that split
+    each sequence, and that hold one copy of the model between them. context_parallel_group: name of a process group, ""
+    where sequences are not shared. mesh: ranks as replicate x shard; None where every rank has the whole model. store:
+    where ranks leave marks; None for a single rank."""
 
     rank: int = 0
-    """This process's number."""
     size: int = 1
-    """Number of ranks."""
     local_size: int = 1
-    """Number of ranks on this machine, which share its threads."""
     context_parallel: int = 1
-    """Context-parallel degree: consecutive ranks that split each sequence
-    (`brine.training.parallel.context_parallel`)."""
     context_parallel_group: str = ""
-    """Name of their process group; empty where sequences are not shared."""
     dp_shard: int = 1
-    """FSDP degree: consecutive ranks that hold one copy of the model between them
-    (`brine.training.parallel.parallelize`)."""
     mesh: DeviceMesh | None = field(default=None, compare=False)
-    """Ranks as replicate x shard; None where every rank has the whole model."""
     timeout_s: float = COLLECTIVE_TIMEOUT_S
-    """Timeout of collectives in seconds."""
     store: dist.Store | None = field(default=None, compare=False)
-    """Where ranks leave marks; None for a single rank."""
 
     @property
     def dp_rank(self) -> int:
@@ -77,9 +71,7 @@ class World:
 
     def sum(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by its sum over ranks, in place, in buckets of at most 2**23 numbers.
-
-        Raises RankFailedError when another rank has ended, as all collectives here do.
-        """
+        Raises RankFailedError when another rank has ended, as all collectives here do."""
         if self.size > 1:
             for tensor in tensors:
                 flat = tensor.view(-1)
@@ -89,12 +81,10 @@ class World:
 
     def warm_up_group(self, group: dist.ProcessGroup | None, *, device: str) -> None:
         """The first collective of a new group, in which all of its ranks take part; None is the group of all.
-
         NCCL connects a group's ranks in its first collective, and where only some of them come to that one, as may
-        happen between ranks that exchange keys, what follows is undefined: usually all wait for ever. So every group
-        is connected where it is made. (Binding the device in `init_process_group` would connect groups early too, by
-        splitting communicators, which not every backend can.)
-        """
+        happen between ranks that exchange keys, what follows is undefined: usually all wait for ever. So every group is
+        connected where it is made. (Binding the device in `init_process_group` would connect groups early too, by
+        splitting communicators, which not every backend can.)"""
         met = torch.ones(1, device=device)
 
         def count_ranks() -> int:
@@ -164,9 +154,7 @@ class World:
 
 def init_distributed(*, device: str = "cpu", timeout_s: float = COLLECTIVE_TIMEOUT_S) -> World:
     """Join the ranks that torchrun started; a single rank where it did not.
-
-    Raises ValueError for an environment that is not whole.
-    """
+    Raises ValueError for an environment that is not whole."""
     if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         return World()
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]

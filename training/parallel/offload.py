@@ -1,17 +1,10 @@
 """Saved activations in host memory: sent there in the forward pass, fetched just before the backward pass needs them.
 
-    store = ActivationOffload(StreamCopyEngine(device))
-    with store.hooks(lambda tensor: tensor.dim() == 3):
-        loss = model(inputs)                              what autograd saves is copied to the host
-    loss.backward()                                       and back before it is needed
-
 Copies run on a separate stream; at most `MAX_PENDING_COPIES` tensors are on their way out and `PREFETCH_TENSORS` on
 their way back. A tensor is kept by reference until the computation waits for its copy, so `record_stream` is not
 needed. Pinned memory comes in powers of two up to 256 MiB and is reused by each pass. Torch's `save_on_cpu` waits for
 each copy and allocates anew. Not measured on a GPU.
 """
-
-from __future__ import annotations
 
 import weakref
 from collections import deque
@@ -24,9 +17,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 BUFFER_BYTES = 2**28
-"""Largest buffer of pinned memory, bytes."""
 MIN_BUFFER_BYTES = 2**16
-"""Smallest one."""
 MAX_PENDING_COPIES = 2
 """Tensors whose copies may be on their way out."""
 PREFETCH_TENSORS = 2
@@ -70,7 +61,7 @@ class StreamCopyEngine:
 class OffloadedTensor:
     """One tensor whose numbers are in host memory; its buffers return to the store when it is freed."""
 
-    def __init__(self, tensor: Tensor, store: ActivationOffload):
+    def __init__(self, tensor: Tensor, store: "ActivationOffload"):
         self.shape, self.stride = tensor.shape, tensor.stride()
         self.dtype, self.device = tensor.dtype, tensor.device
         self.store, self.pieces = store, store.take(tensor.numel() * tensor.element_size())

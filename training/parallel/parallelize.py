@@ -1,16 +1,10 @@
 """One model over many ranks: context parallelism, FSDP2, and the order in which a model is changed for the machine.
 
-    world = init_parallel_groups(init_distributed(), context_parallel=4, dp_shard=8)
-    model = Transformer(config, on_meta_device=True)
-    parallelize(model, runtime=runtime, world=world, seed=0)
-
 Every `context_parallel` neighbouring ranks share each sequence, and every `dp_shard` hold one copy of the parameters;
 the two are independent, since gradients are summed over all ranks. `parallelize` applies, in this order: device and
 dtype, activation checkpointing, compilation by block, sharding, weights of an empty model. No tensor, pipeline or
 expert parallelism.
 """
-
-from __future__ import annotations
 
 import dataclasses
 from typing import Any
@@ -25,14 +19,11 @@ from brine.training.runtime import Runtime, compile_blocks
 
 def init_parallel_groups(world: World, *, context_parallel: int = 1, dp_shard: int = 1, device: str = "cpu") -> World:
     """The same rank in a world where every `context_parallel` neighbours share sequences, every `dp_shard` parameters.
-
-    All ranks call it, in the same order (`World.warm_up_group`). Raises ValueError where the ranks cannot be split so.
-    """
+    All ranks call it, in the same order (`World.warm_up_group`). Raises ValueError where the ranks cannot be split
+    so."""
     for name, ranks in (("context_parallel", context_parallel), ("dp_shard", dp_shard)):
         if ranks < 1 or world.size % ranks:
-            raise ValueError(
-                f"runtime.{name} = {ranks} does not divide the {world.size} ranks: start a multiple of it with torchrun"
-            )
+            raise ValueError(f"runtime.{name} = {ranks} does not divide the {world.size} ranks: start a multiple of it")
     if context_parallel == dp_shard == 1:
         return world
     # imported late: a single process needs no meshes
@@ -72,12 +63,10 @@ def parallelize(model: Any, *, runtime: Runtime, world: World, seed: int) -> Non
 
 def shard_parameters(model: Any, *, runtime: Runtime, world: World) -> None:
     """Split every parameter over the mesh's `dp_shard` ranks, in place: each block separately, then the rest together.
-
-    Blocks are gathered in the precision of their matmuls, norms included; the token table, embedders, last norm
-    and head in that of the weights. Gradients are summed in float32 (float64 for float64 weights). Embedders, head and
-    last norm share a group, whose sum waits for all of its members: every embedder runs in each step on each rank, even
-    when it has no patches.
-    """
+    Blocks are gathered in the precision of their matmuls, norms included; the token table, embedders, last norm and
+    head in that of the weights. Gradients are summed in float32 (float64 for float64 weights). Embedders, head and last
+    norm share a group, whose sum waits for all of its members: every embedder runs in each step on each rank, even when
+    it has no patches."""
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     half = torch.bfloat16 if runtime.dtype == "bfloat16" else None

@@ -17,7 +17,7 @@ from brine.data.packing.plan import PackingPlan
 from brine.data.tokenizer import MIN_VOCAB_SIZE, train_tokenizer
 from brine.evals.report.page import render_section
 from brine.evals.report.record import record_section
-from brine.evals.summary import build_summary
+from brine.evals.run_files import build_summary
 from brine.pipeline import run as train
 from brine.pipeline.recipe import CorpusConfig, PackingConfig, Recipe
 from brine.recipes.launch import LaunchConfig
@@ -330,7 +330,7 @@ def test_a_corpus_that_holds_nothing_out_is_refused_before_training(tmp_path):
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     corpus = build_corpus(tmp_path / "m.jsonl", tmp_path / "c", tokenizer=train_tokenizer(["words"], MIN_VOCAB_SIZE),
                           config=EncodeConfig(), num_workers=1)  # fmt: skip
-    with pytest.raises(ValueError, match="no held-out document: give some lines of the manifest the split validation"):
+    with pytest.raises(ValueError, match="no held-out document: give some documents the split validation"):
         check_rows(corpus, tmp_path)
 
 

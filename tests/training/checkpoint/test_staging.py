@@ -43,8 +43,8 @@ def test_copies_are_of_that_moment(linked):
     staged = staging.copy(tensors)
     spoil(tensors)
     gc.collect()
-    assert same(staged.tensors())
-    for copy in staged.tensors().values():
+    assert same(staged())
+    for copy in staged().values():
         # the writer would copy what is a part of a larger storage
         assert not copy.requires_grad and copy.untyped_storage().size() == copy.nbytes
 
@@ -54,7 +54,7 @@ def test_the_card_waits_and_the_host_does_not():
     staged = HostStaging(link).copy(some())
     # everything computed before, copies of all that is not empty, and nothing is computed before they are done
     assert link.log[0] == "wait_compute" and link.log[-2:] == ["mark", "wait"] and len(link.log) == 3 + 5
-    staged.tensors()
+    staged()
     assert link.log[-1] == "synchronize"
 
 
@@ -64,7 +64,7 @@ def test_memory_is_taken_once(monkeypatch):
     link = LateLink()
     staging = HostStaging(link)
     for seed in range(3):
-        assert same(staging.copy(some(seed)).tensors(), seed)
+        assert same(staging.copy(some(seed))(), seed)
     assert link.pieces == {2**12: 1, 1000 * 33 * 4: 1}
 
 
@@ -72,7 +72,7 @@ def test_a_tensor_of_another_shape_has_other_room():
     staging = HostStaging(LateLink())
     for size in ((4, 3), (3, 4), (7,)):
         given = torch.randn(size)
-        assert torch.equal(staging.copy({"x": given}).tensors()["x"], given)
+        assert torch.equal(staging.copy({"x": given})()["x"], given)
 
 
 def test_what_is_split_over_ranks_stays_split(monkeypatch):
@@ -88,7 +88,7 @@ def test_what_is_split_over_ranks_stays_split(monkeypatch):
         given = distribute_tensor(true.clone(), init_device_mesh("cpu", (1,)), [Shard(0)])
         staged = HostStaging(LateLink()).copy({"x": given})
         given.to_local().fill_(float("nan"))
-        found = staged.tensors()["x"]
+        found = staged()["x"]
         assert isinstance(found, DTensor) and found.placements == given.placements and found.shape == given.shape
         assert torch.equal(found.to_local(), true)
     finally:

@@ -232,23 +232,20 @@ def test_shares_are_the_batch(tmp_path):
     for rank in range(3):
         shares.append(shard_sequences(batch, replace(world, rank=rank), model))
     # counted anew, not taken along from the whole
-    assert (
-        batch.num_targets == sum(local_shard.batch.num_targets for local_shard in shares) > shares[0].batch.num_targets
-    )
-    assert batch.mixture == {
-        name: sum(local_shard.batch.mixture[name] for local_shard in shares) for name in batch.mixture
-    }
-    batches = [batch, *(local_shard.batch for local_shard in shares)]
-    order = torch.argsort(torch.cat([local_shard.layout.index() for local_shard in shares]))
+    assert batch.num_targets == sum(local_shard.num_targets for local_shard in shares) > shares[0].num_targets
+    assert batch.mixture == {name: sum(local_shard.mixture[name] for local_shard in shares) for name in batch.mixture}
+    batches = [batch, *shares]
+    layouts = [local_shard.inputs.spans(SHAPE)[0].layout for local_shard in shares]
+    order = torch.argsort(torch.cat([layout.index() for layout in layouts]))
     for name in (*TENSORS, "labels", "document"):
         whole, *parts = (getattr(each.inputs if name in TENSORS else each, name) for each in batches)
         assert torch.equal(torch.cat(parts, 1).index_select(1, order), whole)
     for name, (patches, media_index) in batch.inputs.media.items():
         real = media_index < 3 * ROW
         found = {}
-        for local_shard in shares:
-            index = local_shard.layout.index()
-            own, places = local_shard.batch.inputs.media[name]
+        for local_shard, layout in zip(shares, layouts, strict=True):
+            index = layout.index()
+            own, places = local_shard.inputs.media[name]
             for patch, place in zip(own, places.tolist(), strict=True):
                 found[place // len(index) * ROW + int(index[place % len(index)])] = patch
         assert sorted(found) == sorted(media_index[real].tolist())
@@ -256,9 +253,9 @@ def test_shares_are_the_batch(tmp_path):
             torch.equal(found[place], patch)
             for place, patch in zip(media_index[real].tolist(), patches[real], strict=True)
         )
-    spans = shares[0].batch.inputs.spans(SHAPE)
-    assert [each.layout is shares[0].layout for each in spans] == [True, True]
-    assert torch.equal(spans[1].lo, Spans.packed(batch.document).lo[:, shares[0].layout.index()])
+    spans = shares[0].inputs.spans(SHAPE)
+    assert [each.layout is layouts[0] for each in spans] == [True, True]
+    assert torch.equal(spans[1].lo, Spans.packed(batch.document).lo[:, layouts[0].index()])
 
 
 def test_chunks_divide_rows_where_they_can():
