@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -89,9 +88,9 @@ class Console:
         self.bar.close()
 
 
-def progress_bar(items: Iterable | None = None, *, quiet: bool = False, **options: Any) -> tqdm:
+def progress_bar(items: Any = None, *, quiet: bool = False, **options: Any) -> tqdm:
     """tqdm with its options, on standard error: as wide as the terminal; in a log, one update in half a minute."""
-    rare = {} if sys.stderr.isatty() else {"mininterval": 30.0, "maxinterval": 60.0}
+    rare: dict[str, Any] = {} if sys.stderr.isatty() else {"mininterval": 30.0, "maxinterval": 60.0}
     return tqdm(items, disable=quiet, dynamic_ncols=True, **rare, **options)
 
 
