@@ -140,7 +140,7 @@ class KeyValueCache:
         # both at once, as each would be a device sync
         all_continue, any_cut = torch.stack((continues.all(), cut.any())).tolist()
         if any_cut:
-            raise ValueError(f"a media block continues across token {self.num_tokens}: give it whole in one forward")
+            raise ValueError(f"a media block continues across token {self.num_tokens}: give all tokens of a block in one forward")
         return continues, all_continue
 
     def _local_spans(self, lo: Tensor, hi: Tensor, hi_block: Tensor) -> Spans:

@@ -81,7 +81,9 @@ class PackingConfig:
     def __post_init__(self):
         longest = max((tokens for _, tokens in LengthSchedule.parse(self.length_schedule).steps), default=0)
         if longest > self.seq_len:
-            raise ValueError(f"packing.length_schedule goes to {longest}: raise packing.seq_len {self.seq_len}")
+            raise ValueError(
+                f"packing.length_schedule goes to {longest}: raise packing.seq_len, which is {self.seq_len}"
+            )
         Mixture.parse(self.mixture)
         if self.seq_len < 16:
             raise ValueError(f"packing.seq_len = {self.seq_len} is too short for a document: give 16 or more")

@@ -12,6 +12,9 @@ from brine.data.tokenizer import MEDIA_END_ID, MEDIA_START_ID, MEDIA_TOKEN_ID, t
 from brine.inference.load import save_model
 from brine.model.config import ModelConfig
 from brine.model.transformer import Transformer
+from tests.acceptance.record import pytest_runtest_logreport, pytest_sessionfinish
+
+__all__ = ["pytest_runtest_logreport", "pytest_sessionfinish"]
 
 ENCODE = EncodeConfig(patch_size=4, mel_bins=16)
 CONFIG = ModelConfig(
@@ -35,8 +38,10 @@ SLOW_FIXTURES = {"corpus", "planned"}
 
 
 def pytest_collection_modifyitems(items):
-    """What asks for such a fixture is slow with it."""
+    """What asks for such a fixture is slow with it; `tests/acceptance` runs by `-m acceptance` alone."""
     for item in items:
+        if item.path.parent.name == "acceptance":
+            item.add_marker(pytest.mark.acceptance)
         if SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
 
