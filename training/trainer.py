@@ -22,7 +22,7 @@ from brine.salt.distill import Distillation
 from brine.training.checkpoint import checkpoint as checkpoints
 from brine.training.checkpoint.async_checkpoint import AsyncCheckpointer
 from brine.training.checkpoint.checkpoint import Checkpoint, CheckpointError
-from brine.training.config import TrainConfig
+from brine.training.config import TrainConfig, learning_rate
 from brine.training.gradients import FlatGradients, ShardedGradients
 from brine.training.guard import DivergenceGuard
 from brine.training.logging.compute_cost import CostAccounting
@@ -34,7 +34,6 @@ from brine.training.optimizer import Optimizer
 from brine.training.parallel.distributed import World, is_rank_failure
 from brine.training.parallel.parallelize import is_sharded, parallelize
 from brine.training.runtime import Runtime, compile_blocks
-from brine.training.schedule import learning_rate
 from brine.training.step import DeviceStepResult, StepMetrics, accumulate, clip
 from brine.training.validation import Validate, run_validation
 

@@ -277,9 +277,7 @@ def test_the_way_out_names_what_the_command_does_not_train(run, rewritten, tmp_p
     (folder / "small" / "checkpoints" / "step_00000002").mkdir(parents=True)
     shutil.copy(folder / "large_baseline" / "stage.json", folder / "small")
     train.run_pipeline(at(recipe(), rewritten), runs=tmp_path / "runs")
-    assert (
-        "--rerun large_baseline small (and --arms baseline salt, which trains small) to" in caplog.text
-    )
+    assert "--rerun large_baseline small (and --arms baseline salt, which trains small) to" in caplog.text
 
 
 @pytest.mark.parametrize("done", [True, False], ids=["finished", "half-finished"])
