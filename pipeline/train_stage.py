@@ -22,14 +22,9 @@ from brine.data.packing.plan import PackingPlan
 from brine.evals.validation import Validator
 from brine.inference.load import save_model
 from brine.model.transformer import Transformer
+from brine.pipeline import model_stages
 from brine.pipeline.evaluate_stage import load_trained_model
-from brine.pipeline.model_stages import (
-    config_before_extension,
-    selection_settings,
-    stage_inputs,
-    stage_settings,
-    train_config_of,
-)
+from brine.pipeline.model_stages import train_config_of
 from brine.pipeline.stage_backup import STAGE_FILE
 from brine.pipeline.stage_store import logger
 from brine.salt.distill import Distillation
@@ -89,8 +84,9 @@ def train_model(run: Pipeline, name: str, *, selected: list[int] | None = None) 
         return {"step": result.step, "loss": result.loss, "fingerprint": fingerprint}
 
     run.stage(
-        name, build, config=stage_settings(recipe, name, config=config, runtime=runtime),
-        inputs=stage_inputs(recipe, name, corpus_stages=run.corpus_stages), on_all_ranks=True, protected=True,
+        name, build, config=model_stages.stage_settings(recipe, name, config=config, runtime=runtime),
+        inputs=model_stages.stage_inputs(recipe, name, corpus_stages=run.corpus_stages), on_all_ranks=True,
+        protected=True,
         output_names=("events.jsonl", "ledger.json", "checkpoints", "model", "tensorboard"),
         extend=(lambda old, fresh: extend_stage(run, name, old, fresh)) if run.extend else None,
     )  # fmt: skip
@@ -124,7 +120,7 @@ def select(run: Pipeline) -> list[int]:
         return {"kept": scores.document[kept].tolist()}
 
     stage = run.stage(
-        "select", build, config=selection_settings(run.recipe), inputs=[*run.corpus_stages, "small"],
+        "select", build, config=model_stages.selection_settings(run.recipe), inputs=[*run.corpus_stages, "small"],
         output_names=("scores.npz", "selection.jsonl", "ledger.json"),
     )  # fmt: skip
     return stage.result["kept"]
@@ -181,9 +177,9 @@ def extend_stage(run: Pipeline, name: str, old: Path, fresh: Path) -> None:
     would have differed so far."""
     config = train_config_of(run.recipe, name)
     begun = read_json(old / STAGE_FILE)["config"]
-    settings = stage_settings(run.recipe, name, config=config, runtime=run.runtime)
+    settings = model_stages.stage_settings(run.recipe, name, config=config, runtime=run.runtime)
     changes = differences(begun, settings, name="config")
-    before = config_before_extension(run.recipe, name, begun=begun, changes=changes)
+    before = model_stages.config_before_extension(run.recipe, name, begun=begun, changes=changes)
     check_extension(before, config)
     found = checkpoint_to_extend(old, config=before)
     done = found.state["sequence_index"]
