@@ -127,7 +127,7 @@ def stream_text(tokens: Iterator[int], tokenizer: Tokenizer) -> Iterator[str]:
 
 def generate_batch(
     model: Transformer, sequences: Items[EncodedDocument], max_tokens: int, *, batch_size: int = 32,
-    vocab_size: int | None = None, prefill_tokens: int = PREFILL_TOKENS, compute_dtype: torch.dtype | None = None,
+    vocab_size: int | None = None, prefill_tokens: int = PREFILL_TOKENS,
 ) -> list[list[int]]:  # fmt: skip
     """Greedy answers to many prompts, decoded together.
     sequences: prompts without an end token (slices of encoded documents will do). Returns the ids of each answer in the
@@ -142,13 +142,12 @@ def generate_batch(
         # the number of the prompt that each row of the batch answers
         rows = by_length[first : first + batch_size]
         prefilled = prefill_prompts(
-            model, [sequences[number] for number in rows], prefill_tokens=prefill_tokens, max_tokens=max_tokens,
-            compute_dtype=compute_dtype,
-        )  # fmt: skip
+            model, [sequences[number] for number in rows], prefill_tokens=prefill_tokens, max_tokens=max_tokens
+        )
         if static is not None and static.fits(prefilled):
             static.restart(prefilled)
         else:
-            decoder = DynamicDecoder(model, prefilled, vocab_size=vocab_size, compute_dtype=compute_dtype)
+            decoder = DynamicDecoder(model, prefilled, vocab_size=vocab_size)
             # later batches are of longer prompts, and may use the same buffers and graph
             capacity = longest + max_tokens
             static = decoder.static(max_tokens, capacity=capacity) if uses_static_decoder(model) else None
