@@ -7,10 +7,9 @@ over `global_batch_size` packed sequences of all ranks; a micro-batch is what on
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from brine.common.config_fields import affects_result_if, operational
+from brine.common.config_fields import affects_result_if, check_values, operational
 from brine.data.sequence import MODALITY_CONTEXTS
 from brine.kernels.attention import ATTENTION_BACKENDS
 from brine.kernels.linear_loss import LOSS_BACKENDS
@@ -104,13 +103,13 @@ class TrainConfig:
         positive = (
             "num_steps global_batch_size micro_batch_size checkpoint_every keep_checkpoints log_every spike_window"
         )
-        _check(self, f"{positive} rollback_skip_steps learning_rate", lambda value: value > 0, "be positive")
+        check_values(self, f"{positive} rollback_skip_steps learning_rate", lambda value: value > 0, "be positive")
         counts = "warmup_steps validate_every max_rollbacks rollback_margin_steps"
         weights = "weight_decay grad_clip z_loss loss_spike_sigma adam_eps grad_norm_spike_factor"
-        _check(self, f"{counts} {weights}", lambda value: value >= 0, "not be negative")
-        _check(self, "beta1 beta2 muon_momentum", lambda value: 0 <= value < 1, "lie in [0, 1)")
-        _check(self, "decay_fraction", lambda value: 0 < value <= 1, "lie in (0, 1]")
-        _check(self, "final_lr_fraction", lambda value: 0 <= value <= 1, "lie in [0, 1]")
+        check_values(self, f"{counts} {weights}", lambda value: value >= 0, "not be negative")
+        check_values(self, "beta1 beta2 muon_momentum", lambda value: 0 <= value < 1, "lie in [0, 1)")
+        check_values(self, "decay_fraction", lambda value: 0 < value <= 1, "lie in (0, 1]")
+        check_values(self, "final_lr_fraction", lambda value: 0 <= value <= 1, "lie in [0, 1]")
         _check_choices(self, optimizer=OPTIMIZERS, schedule=SCHEDULES)
         if self.decay_steps is not None and self.decay_steps < 1:
             raise ValueError(f"decay_steps = {self.decay_steps}: give at least 1, or None to use decay_fraction")
@@ -242,19 +241,13 @@ class RuntimeConfig:
         for name, (least, remedy) in remedies.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} = {getattr(self, name)}: give {remedy}")
-        _check(self, "timeout_s", lambda value: value > 0, "be positive")
+        check_values(self, "timeout_s", lambda value: value > 0, "be positive")
         if self.ac_group_size > 1 and self.activation_checkpointing == "none":
             raise ValueError(f"ac_group_size = {self.ac_group_size}: choose selective, full or offload checkpointing")
         if self.profile is not None:
             object.__setattr__(self, "profile", tuple(self.profile))
             if len(self.profile) != 2 or not 1 <= self.profile[0] <= self.profile[1]:
                 raise ValueError(f"profile = {self.profile}: give the first and the last step, counted from 1")
-
-
-def _check(config: TrainConfig | RuntimeConfig, names: str, holds: Callable[[float], bool], what: str) -> None:
-    for name in names.split():
-        if not holds(getattr(config, name)):
-            raise ValueError(f"{name} = {getattr(config, name)} must {what}")
 
 
 def _check_choices(config: TrainConfig | RuntimeConfig, **choices: tuple[str, ...]) -> None:
