@@ -7,8 +7,7 @@ seeds give equal answers on one machine. No beam search or speculative decoding.
 """
 
 import codecs
-from collections.abc import Iterator
-from collections.abc import Sequence as Items
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -68,7 +67,7 @@ class DynamicDecoder:
         return StaticDecoder(self.model, prefilled, max_tokens=max_tokens, **options)
 
     def groups(
-        self, max_tokens: int, *, sampling: SamplingConfig = GREEDY, stop: Items[int] = (), every: int = 1,
+        self, max_tokens: int, *, sampling: SamplingConfig = GREEDY, stop: Sequence[int] = (), every: int = 1,
         **static_options: Any,
     ) -> Iterator[Tensor]:  # fmt: skip
         """Yield (B, n) int64 ids on the host until there are `max_tokens` or all rows have ended, at the end token or
@@ -126,7 +125,7 @@ def stream_text(tokens: Iterator[int], tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def generate_batch(
-    model: Transformer, sequences: Items[EncodedDocument], max_tokens: int, *, batch_size: int = 32,
+    model: Transformer, sequences: Sequence[EncodedDocument], max_tokens: int, *, batch_size: int = 32,
     vocab_size: int | None = None, prefill_tokens: int = PREFILL_TOKENS,
 ) -> list[list[int]]:  # fmt: skip
     """Greedy answers to many prompts, decoded together.
@@ -157,7 +156,7 @@ def generate_batch(
     return answers
 
 
-def greedy_decode(decoder: DynamicDecoder, max_tokens: int, *, stop: Items[int] = ()) -> list[list[int]]:
+def greedy_decode(decoder: DynamicDecoder, max_tokens: int, *, stop: Sequence[int] = ()) -> list[list[int]]:
     """The likeliest ids of each row, up to the end token or one of `stop` (left out), at most `max_tokens`; the cache
     is used up."""
     groups = decoder.groups(max_tokens, stop=stop, every=TOKENS_PER_SYNC)
