@@ -66,7 +66,7 @@ class OffloadedTensor:
         self.dtype, self.device = tensor.dtype, tensor.device
         self.store, self.pieces = store, store.take(tensor.numel() * tensor.element_size())
         self.on_device: Any = tensor.contiguous()
-        # `on_device`: not yet freed, or fetched; `mark`: behind the copy on its way, in either direction; `asked`: was it
+        # `on_device`: not yet freed, or fetched; `mark`: behind the copy on its way, either way; `asked`: was it
         # used? it is not prefetched again; `before`: what was sent before it, and will be needed after it
         self.mark: Any = None
         self.asked = False
