@@ -28,6 +28,13 @@ def affects_result_if(condition: Callable[[Any], bool], default: Any) -> Any:
     return dataclasses.field(default=default, metadata={_DECIDES: condition})
 
 
+def check_values(config: Any, names: str, holds: Callable[[Any], bool], wanted: str) -> None:
+    """Raise ValueError, such as `steps = 0 must be positive`, for the first of these fields that does not hold."""
+    for name in names.split():
+        if not holds(getattr(config, name)):
+            raise ValueError(f"{name} = {getattr(config, name)} must {wanted}")
+
+
 def affects_result(field: dataclasses.Field, config: Any) -> bool:
     """Does this field of `config` affect the result?"""
     condition = field.metadata.get(_DECIDES)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from brine.common.config_fields import operational
+from brine.common.config_fields import check_values, operational
 from brine.data.document import SPLITS
 
 
@@ -113,13 +113,10 @@ class EvalConfig:
     def __post_init__(self):
         if self.split not in SPLITS or self.split == "train":
             raise ValueError(f"split = {self.split!r} is not held out: choose validation or test")
-        counts = ("documents_per_cell", "validation_per_cell", "max_new_tokens", "seq_len", "batch_size")
-        for name in (*counts, "decode_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
-        for name in ("transcripts_per_cell", "samples_per_cell", "max_sample_mib", "max_report_mib", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} = {getattr(self, name)} must not be negative; 0 turns it off")
+        counts = "documents_per_cell validation_per_cell max_new_tokens seq_len batch_size decode_batch_size"
+        check_values(self, counts, lambda value: value >= 1, "be at least 1")
+        optional = "transcripts_per_cell samples_per_cell max_sample_mib max_report_mib seed"
+        check_values(self, optional, lambda value: value >= 0, "not be negative; 0 turns it off")
         if self.bootstrap_resamples < 100:
             raise ValueError(f"bootstrap_resamples = {self.bootstrap_resamples} is too few: use 100 or more")
         if not 0.5 <= self.confidence < 1:

@@ -23,31 +23,13 @@ from brine.common.files import finite
 from brine.common.formatting import progress_bar
 from brine.common.plugins import load_plugin, plugins
 from brine.data.document import MODALITIES, Text, modality_of
+from brine.evals import loss, run_files
 from brine.evals.compare import compare_arms
 from brine.evals.config import EvalConfig
 from brine.evals.gain import measure_gain, mix_weights
-from brine.evals.loss import (
-    DocumentLosses,
-    choose_documents,
-    held_out_split,
-    loss_by_modality_context,
-    loss_table,
-    measure_losses,
-    split_documents,
-    text_bits_per_byte,
-    token_byte_lengths,
-)
+from brine.evals.loss import DocumentLosses
 from brine.evals.report.samples import MIME
-from brine.evals.run_files import (
-    STAGES,
-    main_model,
-    read_jsonl,
-    stage_costs,
-    sum_flops,
-    teacher_training_flops,
-    write_jsonl,
-    write_results,
-)
+from brine.evals.run_files import STAGES
 from brine.evals.transcribe import Transcript, easiest_level_rates, rate_table, transcribe
 from brine.inference.decode import generate_batch
 from brine.model.device import autocast, compute_info, device_of
@@ -71,17 +53,17 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     # a broken one ends the command before the work
     metrics = {name: load_plugin(entry) for name, entry in plugins("brine.metrics").items()}
-    main = main_model(models)
-    split = held_out_split(corpus, config)
-    documents = choose_documents(corpus, split=split, per_cell=config.documents_per_cell, seed=config.seed)
+    main = run_files.main_model(models)
+    split = loss.held_out_split(corpus, config)
+    documents = loss.choose_documents(corpus, split=split, per_cell=config.documents_per_cell, seed=config.seed)
     ids = {int(document): corpus.document(int(document)).id for document in documents}
-    token_bytes = token_byte_lengths(models[main].tokenizer)
+    token_bytes = loss.token_byte_lengths(models[main].tokenizer)
     records: list[dict[str, Any]] = []
 
     def measure(name: str, chosen: np.ndarray, condition: str, **more: Any) -> DocumentLosses:
         title = f"loss of {name}, {condition}"
         with progress_bar(total=len(chosen), desc=title, unit="doc", quiet=quiet, leave=False) as bar:
-            losses = measure_losses(
+            losses = loss.measure_losses(
                 models[name].model, corpus, chosen, token_bytes=token_bytes, config=config, compute_dtype=compute_dtype,
                 progress=bar.update, **more,
             )  # fmt: skip
@@ -89,7 +71,7 @@ def evaluate(
         records.extend({"model": name, "condition": condition, **record} for record in more)
         return losses
 
-    cut = split_documents(corpus, documents, config.seq_len)
+    cut = loss.split_documents(corpus, documents, config.seq_len)
     if cut["documents"]:
         logger.warning(
             "%d of %d held-out documents are longer than seq_len %d and are split into chunks that do not attend to "
@@ -108,14 +90,14 @@ def evaluate(
         "split_documents": cut,
         "main_model": main,
         "stages": [name for name in STAGES if name in stages],
-        "bits_per_byte": text_bits_per_byte(matched[main]),
+        "bits_per_byte": loss.text_bits_per_byte(matched[main]),
         "models": {
             name: {
                 "parameters": models[name].model.num_parameters(),
                 "loss": losses.mean(),
                 "bits_per_byte": losses.bits_per_byte(),
-                "contexts": loss_by_modality_context(losses),
-                "cells": loss_table(losses),
+                "contexts": loss.loss_by_modality_context(losses),
+                "cells": loss.loss_table(losses),
             }
             for name, losses in matched.items()
         },
@@ -131,9 +113,9 @@ def evaluate(
         "targets": asdict(config.targets),
         "compute_info": compute_info(models[main].model, compute_dtype),
     })  # fmt: skip
-    write_jsonl(folder / "documents.jsonl", records)
-    write_jsonl(folder / "transcripts.jsonl", _with_samples(folder, corpus, transcripts, config))
-    write_results(folder / "results.json", results)
+    run_files.write_jsonl(folder / "documents.jsonl", records)
+    run_files.write_jsonl(folder / "transcripts.jsonl", _with_samples(folder, corpus, transcripts, config))
+    run_files.write_results(folder / "results.json", results)
     return results
 
 
@@ -142,7 +124,7 @@ def _transcripts(
 ) -> list[Transcript]:
     if not config.transcripts_per_cell:
         return []
-    documents = choose_documents(corpus, split=split, per_cell=config.transcripts_per_cell, seed=config.seed + 1)
+    documents = loss.choose_documents(corpus, split=split, per_cell=config.transcripts_per_cell, seed=config.seed + 1)
     decode = partial(
         generate_batch, loaded.model, batch_size=config.decode_batch_size, vocab_size=loaded.tokenizer.vocab_size
     )
@@ -192,9 +174,10 @@ def _compare_arms(
 ) -> dict[str, Any] | None:
     if not {"large_salt", "large_baseline"} <= set(matched):
         return None
-    costs = stage_costs(run, stages)
+    costs = run_files.stage_costs(run, stages)
     return compare_arms(
-        matched["large_salt"], matched["large_baseline"], read_jsonl(run / "large_salt" / "metrics.jsonl"),
-        read_jsonl(run / "large_baseline" / "metrics.jsonl"), config,
-        teacher_training_flops=teacher_training_flops(costs), scoring_flops=sum_flops(costs.get("select")),
+        matched["large_salt"], matched["large_baseline"], run_files.read_jsonl(run / "large_salt" / "metrics.jsonl"),
+        run_files.read_jsonl(run / "large_baseline" / "metrics.jsonl"), config,
+        teacher_training_flops=run_files.teacher_training_flops(costs),
+        scoring_flops=run_files.sum_flops(costs.get("select")),
     )  # fmt: skip

@@ -55,7 +55,7 @@ def load_models(run: Path, *, device: torch.device) -> dict[str, LoadedModel]:
 
 def evaluate_on(
     run: Path, data: Path, out: Path, config: EvalConfig, *, device: torch.device,
-    compute_dtype: torch.dtype | None = None, workers: int | None = None, quiet: bool = False,
+    compute_dtype: torch.dtype | None = None, workers: int | None = None,
     format: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Evaluate a run on other documents, write the files above into `out`, and return a summary as JSON.
@@ -72,13 +72,13 @@ def evaluate_on(
     _open_output_folder(out, request | ({"format": format} if format else {}))
     with open_eval_corpus(
         data, out / "encoded", tokenizer=main.tokenizer, config=main.encode_config, split=config.split,
-        workers=workers or default_decode_workers(), quiet=quiet, format=format,
+        workers=workers or default_decode_workers(), format=format,
     ) as (corpus, notes):  # fmt: skip
         chosen = np.flatnonzero(corpus.split == SPLITS.index(config.split))
         require_targets(corpus, config.split, what=f"document of {data}")
         num_trained_on, quarantined = _count_trained_on(run, corpus, chosen), corpus.quarantine()
         results = evaluate(
-            out / "evaluate", corpus=corpus, models=models, config=config, compute_dtype=compute_dtype, quiet=quiet,
+            out / "evaluate", corpus=corpus, models=models, config=config, compute_dtype=compute_dtype,
             stages=tuple(models),
         )  # fmt: skip
     losses = {name: load_losses(out, name) for name in models}
@@ -139,7 +139,7 @@ def _training_corpus(run: Path) -> Path | None:
 
 @contextmanager
 def open_eval_corpus(
-    path: Path, folder: Path, *, tokenizer: Tokenizer, config: EncodeConfig, split: str, workers: int, quiet: bool,
+    path: Path, folder: Path, *, tokenizer: Tokenizer, config: EncodeConfig, split: str, workers: int,
     format: str | None = None,
 ) -> Iterator[tuple[EncodedCorpus, list[str]]]:  # fmt: skip
     """The corpus to evaluate on, its usable documents all in `split`, and the notes of its reader.
@@ -158,7 +158,7 @@ def open_eval_corpus(
             source = _reencoded_source(built, filter_log)
         try:
             corpus = build_corpus(
-                source, folder, tokenizer=tokenizer, config=config, num_workers=workers, progress=not quiet
+                source, folder, tokenizer=tokenizer, config=config, num_workers=workers, progress=True
             )
         except CorpusError as error:
             raise ValueError(_none_usable(path, folder, source) or str(error)) from None

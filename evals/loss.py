@@ -7,8 +7,7 @@ token is a target of 0 bytes, a document's first token never one. Documents are 
 """
 
 import math
-from collections.abc import Callable, Iterator
-from collections.abc import Sequence as Items
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,7 +145,7 @@ def chunks_of(sequence: EncodedDocument, seq_len: int) -> list[tuple[int, int]]:
 
 
 def packed_batches(
-    load_sequence: Callable[[int], EncodedDocument], lengths: Items[int], *, seq_len: int, batch_size: int
+    load_sequence: Callable[[int], EncodedDocument], lengths: Sequence[int], *, seq_len: int, batch_size: int
 ) -> Iterator[Batch]:
     """Documents 0 .. len(lengths) - 1, packed; `Batch.document` is that number. Every target occurs once.
     A chunk that cannot be split (a long video) is a batch of its length; all others have shape (batch_size,

@@ -165,7 +165,6 @@ def check_targets(targets: Mapping[str, Any], gains: Mapping[str, Any], cer: Map
 
 def build_summary(run: Path, *, wall_s: float | None = None, peak_rss_gib: float | None = None) -> dict[str, Any]:
     """The summary of a run folder. Raises ValueError when its evaluation is missing."""
-    run = Path(run)
     results = read_results(run)
     if not results:
         raise ValueError(f"{run / 'evaluate' / 'results.json'} is missing or cut off: run the evaluate stage first")

@@ -6,8 +6,7 @@ window - 1, lazily, unless `keep_all_keys`. Buffers of global layers double when
 in both directions, so `extend` refuses the rest of one. B batch, S keys, T new tokens, K KV heads, D head dim.
 """
 
-from collections.abc import Callable
-from collections.abc import Sequence as Items
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -66,7 +65,7 @@ class LayerCache:
         copy.stop, copy.drop = copy.keys.shape[1], self.drop
         return copy
 
-    def gather(self, parts: "Items[LayerCache]", cached: int) -> None:
+    def gather(self, parts: "Sequence[LayerCache]", cached: int) -> None:
         """Take the last `cached` keys of all rows of several caches, with zeros before those that have fewer."""
         wholes = []
         for which, like in enumerate(parts[0].cached):
@@ -92,17 +91,14 @@ class KeyValueCache:
         self.config = config
         self.keep_all_keys = keep_all_keys
         self.layers = [LayerCache(reserve * config.is_global(layer)) for layer in range(config.num_layers)]
-        self.num_tokens = 0
-        """Tokens read so far, padding included."""
-        self.first_local_key = 0
-        """Index of the oldest key that local layers keep."""
+        # tokens read, padding included; index of the oldest key that local layers keep
+        self.num_tokens = self.first_local_key = 0
+        # (B,) int32: segment and block ids of the last token, and where its document starts
         self.segment: Tensor | None = None
-        """(B,) int32, segment and block ids of the last token."""
         self.block: Tensor | None = None
         self.start: Tensor | None = None
-        """(B,) int32, index of the first token of the last token's document."""
+        # the largest of `start`; None until it is needed, since reading it is a device sync
         self._newest_start: int | None = 0
-        """The largest of `start`; None until it is needed, since reading it is a device sync."""
         self._steady: Spans | None = None
 
     def extend(self, segment: Tensor, block: Tensor) -> tuple[Spans, Spans]:
@@ -140,7 +136,9 @@ class KeyValueCache:
         # both at once, as each would be a device sync
         all_continue, any_cut = torch.stack((continues.all(), cut.any())).tolist()
         if any_cut:
-            raise ValueError(f"a media block continues across token {self.num_tokens}: give all tokens of a block in one forward")
+            raise ValueError(
+                f"a media block continues across token {self.num_tokens}: give all tokens of a block in one forward"
+            )
         return continues, all_continue
 
     def _local_spans(self, lo: Tensor, hi: Tensor, hi_block: Tensor) -> Spans:
@@ -215,7 +213,7 @@ class KeyValueCache:
             cache.append(read(f"layers.{layer}.keys"), read(f"layers.{layer}.values"))
 
     @classmethod
-    def merge(cls, caches: "Items[KeyValueCache]", *, reserve: int = 0) -> "KeyValueCache":
+    def merge(cls, caches: "Sequence[KeyValueCache]", *, reserve: int = 0) -> "KeyValueCache":
         """One cache of all rows of several, which are emptied: as if all had been read together, padded on the left.
         Shorter rows get keys of zeros in front, which no query sees. One layer at a time is in memory twice. reserve:
         as for a new cache, counted from the longest row's start."""

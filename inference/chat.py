@@ -9,8 +9,7 @@ An assistant's `token_ids` are read in place of its content. Not done here: tool
 import codecs
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from collections.abc import Sequence as Items
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -27,7 +26,7 @@ from brine.data.formats.lines.parts import MEDIA
 from brine.data.tokenizer import Tokenizer
 from brine.inference.prompt import PromptPart, TokenIds, media_path_in, url_hint
 
-Messages = Items[Mapping[str, Any]] | Mapping[str, Any]
+Messages = Sequence[Mapping[str, Any]] | Mapping[str, Any]
 ROLES = ("user", "system", "assistant", "tool")
 """Roles whose marker ends an answer, besides those of the conversation itself."""
 _ANSWER = "answer"

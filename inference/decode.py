@@ -7,8 +7,7 @@ seeds give equal answers on one machine. No beam search or speculative decoding.
 """
 
 import codecs
-from collections.abc import Iterator
-from collections.abc import Sequence as Items
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -68,7 +67,7 @@ class DynamicDecoder:
         return StaticDecoder(self.model, prefilled, max_tokens=max_tokens, **options)
 
     def groups(
-        self, max_tokens: int, *, sampling: SamplingConfig = GREEDY, stop: Items[int] = (), every: int = 1,
+        self, max_tokens: int, *, sampling: SamplingConfig = GREEDY, stop: Sequence[int] = (), every: int = 1,
         **static_options: Any,
     ) -> Iterator[Tensor]:  # fmt: skip
         """Yield (B, n) int64 ids on the host until there are `max_tokens` or all rows have ended, at the end token or
@@ -126,8 +125,8 @@ def stream_text(tokens: Iterator[int], tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def generate_batch(
-    model: Transformer, sequences: Items[EncodedDocument], max_tokens: int, *, batch_size: int = 32,
-    vocab_size: int | None = None, prefill_tokens: int = PREFILL_TOKENS, compute_dtype: torch.dtype | None = None,
+    model: Transformer, sequences: Sequence[EncodedDocument], max_tokens: int, *, batch_size: int = 32,
+    vocab_size: int | None = None, prefill_tokens: int = PREFILL_TOKENS,
 ) -> list[list[int]]:  # fmt: skip
     """Greedy answers to many prompts, decoded together.
     sequences: prompts without an end token (slices of encoded documents will do). Returns the ids of each answer in the
@@ -142,13 +141,12 @@ def generate_batch(
         # the number of the prompt that each row of the batch answers
         rows = by_length[first : first + batch_size]
         prefilled = prefill_prompts(
-            model, [sequences[number] for number in rows], prefill_tokens=prefill_tokens, max_tokens=max_tokens,
-            compute_dtype=compute_dtype,
-        )  # fmt: skip
+            model, [sequences[number] for number in rows], prefill_tokens=prefill_tokens, max_tokens=max_tokens
+        )
         if static is not None and static.fits(prefilled):
             static.restart(prefilled)
         else:
-            decoder = DynamicDecoder(model, prefilled, vocab_size=vocab_size, compute_dtype=compute_dtype)
+            decoder = DynamicDecoder(model, prefilled, vocab_size=vocab_size)
             # later batches are of longer prompts, and may use the same buffers and graph
             capacity = longest + max_tokens
             static = decoder.static(max_tokens, capacity=capacity) if uses_static_decoder(model) else None
@@ -158,7 +156,7 @@ def generate_batch(
     return answers
 
 
-def greedy_decode(decoder: DynamicDecoder, max_tokens: int, *, stop: Items[int] = ()) -> list[list[int]]:
+def greedy_decode(decoder: DynamicDecoder, max_tokens: int, *, stop: Sequence[int] = ()) -> list[list[int]]:
     """The likeliest ids of each row, up to the end token or one of `stop` (left out), at most `max_tokens`; the cache
     is used up."""
     groups = decoder.groups(max_tokens, stop=stop, every=TOKENS_PER_SYNC)

@@ -12,8 +12,7 @@ import shutil
 import sys
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from collections.abc import Sequence as Items
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,21 +61,21 @@ class LoadedModel:
     trained_context_tokens: int | None = None
     trained_roles: tuple[str, ...] | None = None
 
-    def encode(self, parts: PromptPart | Items[PromptPart]) -> EncodedDocument:
+    def encode(self, parts: PromptPart | Sequence[PromptPart]) -> EncodedDocument:
         """Encode a prompt; see `brine.inference.prompt.encode_prompt` for what a part may be."""
         return encode_prompt(parts, tokenizer=self.tokenizer, config=self.encode_config)
 
-    def inputs(self, parts: PromptPart | Items[PromptPart]) -> Inputs:
+    def inputs(self, parts: PromptPart | Sequence[PromptPart]) -> Inputs:
         """The model's inputs for one prompt: `loaded.model(loaded.inputs(["def "]))`."""
         return batch_prompts([self.encode(parts)], device=self.model.head_weight.device)
 
-    def encode_chat(self, messages: Items[Mapping[str, Any]] | Mapping[str, Any]) -> EncodedDocument:
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> EncodedDocument:
         """Encode a conversation (`brine.inference.chat`) as in training, up to where the assistant's answer begins."""
         prompt = self.encode(chat_prompt(messages)[0])
         check_token_ids_match_content(messages, self.tokenizer)
         return prompt
 
-    def generate(self, parts: PromptPart | Items[PromptPart], **options: Any) -> Iterator[str]:
+    def generate(self, parts: PromptPart | Sequence[PromptPart], **options: Any) -> Iterator[str]:
         """Answer a prompt; returns an iterator of chunks of text, each as soon as it is known.
         options: those of `GenerationConfig`; progress: show a bar on standard error, if it is a terminal, when prefill
         takes more than `BAR_DELAY_S`; on_token: called with each id of the answer, which may be a part of a later
@@ -84,7 +83,7 @@ class LoadedModel:
         return stream_text(self._tokens(parts, **options), self.tokenizer)
 
     def chat(
-        self, messages: Items[Mapping[str, Any]] | Mapping[str, Any], *, keep_token_ids: bool = False, **options: Any
+        self, messages: Sequence[Mapping[str, Any]] | Mapping[str, Any], *, keep_token_ids: bool = False, **options: Any
     ) -> ChatStream:
         """Answer a conversation in the form that chats have in training; returns an iterator of chunks of text, whose
         `message` is the whole answer as the next message.
@@ -102,7 +101,7 @@ class LoadedModel:
         return ChatStream(tokens, self.tokenizer, roles={*roles, *ROLES}, keep_token_ids=keep_token_ids)
 
     def _tokens(
-        self, parts: PromptPart | Items[PromptPart], *, progress: bool = False,
+        self, parts: PromptPart | Sequence[PromptPart], *, progress: bool = False,
         on_token: Callable[[int], None] | None = None, **options: Any,
     ) -> Iterator[int]:  # fmt: skip
         """Ids of the answer to a prompt, as they are chosen; mistakes raise at the call."""
@@ -250,7 +249,7 @@ def load_weights(
     model.load_state_dict(weights)
 
 
-def check_shapes(own: Mapping[str, Items[int]], found: Mapping[str, Items[int]], *, source: str) -> None:
+def check_shapes(own: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]], *, source: str) -> None:
     """Raise ValueError naming the first differences between a model's tensors and those in `source`, both as shapes."""
     wrong = [f"{name} is missing" for name in own if name not in found]
     wrong += [f"{name} is unknown to the model" for name in found if name not in own]
@@ -270,7 +269,7 @@ def check_shapes(own: Mapping[str, Items[int]], found: Mapping[str, Items[int]],
 def save_model(
     folder: str | Path, model: Transformer, *, encode_config: EncodeConfig, tokenizer: Tokenizer,
     weights: Mapping[str, Tensor] | None = None, trained_context_tokens: int | None = None,
-    trained_roles: Items[str] | None = None,
+    trained_roles: Sequence[str] | None = None,
 ) -> None:  # fmt: skip
     """Write a model folder, atomically; other files in it stay.
     Blocks may be compiled. Weights keep their dtype; `weights` are given where the model itself holds only parts of

@@ -11,8 +11,7 @@ import json
 import os
 import sys
 import zlib
-from collections.abc import Callable
-from collections.abc import Sequence as Items
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,8 +179,8 @@ class ChunkedPrefill:
 
 
 def prefill_prompts(
-    model: Transformer, prompts: Items[EncodedDocument], *, prefill_tokens: int = PREFILL_TOKENS, max_tokens: int = 0,
-    compute_dtype: torch.dtype | None = None, on_prefill: OnPrefill = lambda num_tokens: None,
+    model: Transformer, prompts: Sequence[EncodedDocument], *, prefill_tokens: int = PREFILL_TOKENS,
+    max_tokens: int = 0, compute_dtype: torch.dtype | None = None, on_prefill: OnPrefill = lambda num_tokens: None,
 ) -> PrefillResult:  # fmt: skip
     """Read many prompts, each as if alone, into one cache, allocated for `max_tokens` more. on_prefill: called after
     each forward with its number of prompt tokens. Raises ValueError for no prompt or one without tokens."""
@@ -211,7 +210,7 @@ def prefill_prompts(
     )
 
 
-def group_prompts(lengths: Items[int], prefill_tokens: int) -> list[list[int]]:
+def group_prompts(lengths: Sequence[int], prefill_tokens: int) -> list[list[int]]:
     """Numbers of neighbouring prompts that are read together: as many as fit into one chunk, padding included."""
     groups: list[list[int]] = []
     for number, length in enumerate(lengths):
@@ -225,7 +224,7 @@ def group_prompts(lengths: Items[int], prefill_tokens: int) -> list[list[int]]:
 
 @torch.no_grad()
 def _prefill_group(
-    model: Transformer, prompts: Items[EncodedDocument], reserve: int, compute_dtype: torch.dtype | None
+    model: Transformer, prompts: Sequence[EncodedDocument], reserve: int, compute_dtype: torch.dtype | None
 ) -> PrefillResult:
     inputs = batch_prompts(prompts, device=device_of(model))
     cache = KeyValueCache(model.config, reserve=reserve)

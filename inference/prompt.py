@@ -11,8 +11,7 @@ import numbers
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Set
-from collections.abc import Sequence as Items
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -59,7 +58,7 @@ _MAX_MISSING, _MAX_PATH = 1000, 4096
 
 
 def encode_prompt(
-    parts: PromptPart | Items[PromptPart], *, tokenizer: Tokenizer, config: EncodeConfig
+    parts: PromptPart | Sequence[PromptPart], *, tokenizer: Tokenizer, config: EncodeConfig
 ) -> EncodedDocument:
     """Encode a prompt; the sequence ends where the answer begins.
     A part is a `brine.data.document` part, a `TextFile` (at most `config.max_file_mib`), a PIL image, a `Path` (media,

@@ -1,7 +1,7 @@
 """The pipeline of a recipe: corpus, small model, (selection,) large models, evaluation, report; in one command.
 
 `run_pipeline` joins the ranks and locks the run folder; `Pipeline` runs the stages in order. Each stage (`corpus.py`,
-`train_stage.py`, `select_stage.py`, `evaluate_stage.py`) writes `runs/<name>/<stage>/`; `stage_store.StageStore`
+`train_stage.py`, `evaluate_stage.py`) writes `runs/<name>/<stage>/`; `stage_store.StageStore`
 decides which stages are done already. The same command resumes a run that was killed.
 """
 
@@ -23,7 +23,6 @@ from brine.evals.loss import require_targets as require_held_out_targets
 from brine.pipeline import corpus, evaluate_stage, train_stage
 from brine.pipeline.model_stages import STORE, check_trained_stages, model_stages_of, untrained_stages_of
 from brine.pipeline.recipe import Recipe
-from brine.pipeline.select_stage import select
 from brine.pipeline.stage_store import PipelineStage, StageStore, logger, restore_if_refused
 from brine.training.logging.environment import environment
 from brine.training.logging.metrics import require_tensorboard
@@ -91,7 +90,7 @@ class Pipeline:
             write_json(self.folder / "kept_stale.json", self.store.kept_stale)
         uses_selection = self.recipe.salt.selection and "salt" in self.recipe.arms
         for name in model_stages_of(self.recipe):
-            selected = select(self) if uses_selection and name == "large_salt" else None
+            selected = train_stage.select(self) if uses_selection and name == "large_salt" else None
             train_stage.train_model(self, name, selected=selected)
         evaluate_stage.report(self)
 

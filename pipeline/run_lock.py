@@ -38,7 +38,9 @@ def acquire_lock(folder: Path) -> int:
             # data workers of a killed run hold the lock until they notice
             if not _has_ended(holder) or time.monotonic() - start > ORPHAN_GRACE_S:
                 os.close(handle)
-                raise RunLockedError(f"{folder} is in use by {holder}: wait, or choose another folder") from None
+                raise RunLockedError(
+                    f"{folder} is in use by {holder}: wait for it, end it, or choose another run folder"
+                ) from None
             time.sleep(0.1)
     os.ftruncate(handle, 0)
     os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from brine.common.files import differences, file_digest, read_json
 from brine.data.corpus.statistics import roles_in
@@ -21,13 +22,17 @@ from brine.data.packing.plan import PackingPlan
 from brine.evals.validation import Validator
 from brine.inference.load import save_model
 from brine.model.transformer import Transformer
+from brine.pipeline import model_stages
 from brine.pipeline.evaluate_stage import load_trained_model
-from brine.pipeline.model_stages import config_before_extension, stage_inputs, stage_settings, train_config_of
+from brine.pipeline.model_stages import train_config_of
 from brine.pipeline.stage_backup import STAGE_FILE
 from brine.pipeline.stage_store import logger
 from brine.salt.distill import Distillation
+from brine.salt.selection import require_selected, score_documents
+from brine.training.checkpoint.checkpoint import load_weights
 from brine.training.checkpoint.extend import check_extension, checkpoint_to_extend, link_checkpoints
 from brine.training.config import TrainConfig
+from brine.training.logging.compute_cost import CostAccounting
 from brine.training.logging.metrics import make_sinks
 from brine.training.micro_batch import PackedSequenceSource
 from brine.training.parallel.parallelize import gather_state_dict
@@ -79,11 +84,46 @@ def train_model(run: Pipeline, name: str, *, selected: list[int] | None = None) 
         return {"step": result.step, "loss": result.loss, "fingerprint": fingerprint}
 
     run.stage(
-        name, build, config=stage_settings(recipe, name, config=config, runtime=runtime),
-        inputs=stage_inputs(recipe, name, corpus_stages=run.corpus_stages), on_all_ranks=True, protected=True,
+        name, build, config=model_stages.stage_settings(recipe, name, config=config, runtime=runtime),
+        inputs=model_stages.stage_inputs(recipe, name, corpus_stages=run.corpus_stages), on_all_ranks=True,
+        protected=True,
         output_names=("events.jsonl", "ledger.json", "checkpoints", "model", "tensorboard"),
         extend=(lambda old, fresh: extend_stage(run, name, old, fresh)) if run.extend else None,
     )  # fmt: skip
+
+
+def select(run: Pipeline) -> list[int]:
+    """Documents whose learnable tokens the early small model finds hardest."""
+    salt, small, packing, data = run.recipe.salt, run.recipe.small, run.recipe.packing, run.data
+
+    def build(folder: Path) -> dict:
+        step = salt.scoring_step(small.num_steps)
+        model = Transformer(small.model)
+        load_weights(run.folder / "small" / "checkpoints" / f"step_{step:08d}", model=model)
+        model.to(run.runtime.device).attention_backend = run.runtime.attention_backend
+        plan = PackingPlan.build(
+            data, split="train", seq_len=packing.seq_len, media_budget=packing.media_budget, epochs=1,
+            seed=run.recipe.seed, documents=run.documents,
+        )  # fmt: skip
+        compute_cost = CostAccounting()
+        with torch.no_grad():
+            scores = score_documents(
+                model, plan=plan, batches=run.loader(plan, local_batch_size=1), top_k=salt.top_k,
+                min_learnable_tokens=salt.min_learnable_tokens, compute_dtype=run.runtime.compute_dtype,
+                compute_cost=compute_cost,
+            )  # fmt: skip
+        kind = data.kind[scores.document] if salt.selection_per_kind else None
+        kept = scores.select_documents(keep=salt.selection_fraction, kind=kind)
+        require_selected(kept, min_learnable_tokens=salt.min_learnable_tokens)
+        scores.save(folder, kept=kept)
+        compute_cost.save(folder / "ledger.json")
+        return {"kept": scores.document[kept].tolist()}
+
+    stage = run.stage(
+        "select", build, config=model_stages.selection_settings(run.recipe), inputs=[*run.corpus_stages, "small"],
+        output_names=("scores.npz", "selection.jsonl", "ledger.json"),
+    )  # fmt: skip
+    return stage.result["kept"]
 
 
 def build_plan(run: Pipeline, config: TrainConfig, *, documents=None, num_sequences: int | None = None) -> PackingPlan:
@@ -137,9 +177,9 @@ def extend_stage(run: Pipeline, name: str, old: Path, fresh: Path) -> None:
     would have differed so far."""
     config = train_config_of(run.recipe, name)
     begun = read_json(old / STAGE_FILE)["config"]
-    settings = stage_settings(run.recipe, name, config=config, runtime=run.runtime)
+    settings = model_stages.stage_settings(run.recipe, name, config=config, runtime=run.runtime)
     changes = differences(begun, settings, name="config")
-    before = config_before_extension(run.recipe, name, begun=begun, changes=changes)
+    before = model_stages.config_before_extension(run.recipe, name, begun=begun, changes=changes)
     check_extension(before, config)
     found = checkpoint_to_extend(old, config=before)
     done = found.state["sequence_index"]

@@ -129,13 +129,13 @@ def all_plans(
     return plans, reason
 
 
-def longest_that_fits(case: RunSettings, fits: Callable[[RunSettings], bool], *, most: int = 2**27) -> int:
+def longest_that_fits(case: RunSettings, fits: Callable[[RunSettings], bool]) -> int:
     """Longest sequence for which `fits(case)`, in multiples of 1,024 (of 16 a rank below); 0 where nothing fits."""
     step = 1024 if fits(replace(case, seq_len=1024)) else 16 * case.context_parallel
     if not fits(replace(case, seq_len=step)):
         return 0
     low, high = 1, 2
-    while high * step <= most and fits(replace(case, seq_len=high * step)):
+    while high * step <= 2**27 and fits(replace(case, seq_len=high * step)):
         low, high = high, 2 * high
     while high - low > max(1, low // 256):
         middle = (low + high) // 2

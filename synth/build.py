@@ -34,7 +34,6 @@ def build_synth_corpus(config: SynthConfig, out_dir: Path, *, progress: bool = T
     without documents, a missing library and an out_dir that cannot be written; RuntimeError when a process ends."""
     if missing := [name for name in ("av", "espeakng_loader", "pygments", "soundfile") if find_spec(name) is None]:
         raise SynthError(f"making the synthetic corpus needs {', '.join(missing)}: run `uv sync --group corpus`")
-    out_dir = Path(out_dir)
     times = [time.monotonic()]
     bounds = {"min_file_bytes": config.min_file_bytes, "max_file_kib": config.max_file_kib}
     files, skipped = read_source(config.source, **bounds, exclude=out_dir)

@@ -6,10 +6,10 @@ is the machine: threads, precision, compilation. Its "auto" fields are resolved 
 over `global_batch_size` packed sequences of all ranks; a micro-batch is what one rank passes through the model.
 """
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass, field
 
-from brine.common.config_fields import affects_result_if, operational
+from brine.common.config_fields import affects_result_if, check_values, operational
 from brine.data.sequence import MODALITY_CONTEXTS
 from brine.kernels.attention import ATTENTION_BACKENDS
 from brine.kernels.linear_loss import LOSS_BACKENDS
@@ -103,13 +103,13 @@ class TrainConfig:
         positive = (
             "num_steps global_batch_size micro_batch_size checkpoint_every keep_checkpoints log_every spike_window"
         )
-        _check(self, f"{positive} rollback_skip_steps learning_rate", lambda value: value > 0, "be positive")
+        check_values(self, f"{positive} rollback_skip_steps learning_rate", lambda value: value > 0, "be positive")
         counts = "warmup_steps validate_every max_rollbacks rollback_margin_steps"
         weights = "weight_decay grad_clip z_loss loss_spike_sigma adam_eps grad_norm_spike_factor"
-        _check(self, f"{counts} {weights}", lambda value: value >= 0, "not be negative")
-        _check(self, "beta1 beta2 muon_momentum", lambda value: 0 <= value < 1, "lie in [0, 1)")
-        _check(self, "decay_fraction", lambda value: 0 < value <= 1, "lie in (0, 1]")
-        _check(self, "final_lr_fraction", lambda value: 0 <= value <= 1, "lie in [0, 1]")
+        check_values(self, f"{counts} {weights}", lambda value: value >= 0, "not be negative")
+        check_values(self, "beta1 beta2 muon_momentum", lambda value: 0 <= value < 1, "lie in [0, 1)")
+        check_values(self, "decay_fraction", lambda value: 0 < value <= 1, "lie in (0, 1]")
+        check_values(self, "final_lr_fraction", lambda value: 0 <= value <= 1, "lie in [0, 1]")
         _check_choices(self, optimizer=OPTIMIZERS, schedule=SCHEDULES)
         if self.decay_steps is not None and self.decay_steps < 1:
             raise ValueError(f"decay_steps = {self.decay_steps}: give at least 1, or None to use decay_fraction")
@@ -153,6 +153,24 @@ class TrainConfig:
         if share % micro:
             raise ValueError(f"micro_batch_size = {self.micro_batch_size}: give a divisor of a rank's share, {share}")
         return micro
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Learning rate of `step`, counted from 0, a pure function of it. Under "wsd" (MiniCPM, Hu et al. 2024, section 4)
+    a run can be extended from before its decay, which is 1 - sqrt(progress) (Haegele et al. 2024, section 4).
+    Steps 0 .. warmup_steps - 1 rise as (step + 1) / warmup_steps. The decay runs from the peak at step `warmup_steps`
+    ("wsd": at the step before `decay_start`) to `final_lr_fraction` of it at step `num_steps - 1`."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.decay_start is not None:
+        if step < config.decay_start:
+            return config.learning_rate
+        left = 1.0 - math.sqrt(min(1.0, (step - config.decay_start + 1) / (config.num_steps - config.decay_start)))
+    else:
+        span = config.num_steps - 1 - config.warmup_steps
+        progress = min(1.0, (step - config.warmup_steps) / span) if span > 0 else 0.0
+        left = 1.0 - progress if config.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+    return config.learning_rate * (config.final_lr_fraction + (1.0 - config.final_lr_fraction) * left)
 
 
 @dataclass(frozen=True)
@@ -223,19 +241,13 @@ class RuntimeConfig:
         for name, (least, remedy) in remedies.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} = {getattr(self, name)}: give {remedy}")
-        _check(self, "timeout_s", lambda value: value > 0, "be positive")
+        check_values(self, "timeout_s", lambda value: value > 0, "be positive")
         if self.ac_group_size > 1 and self.activation_checkpointing == "none":
             raise ValueError(f"ac_group_size = {self.ac_group_size}: choose selective, full or offload checkpointing")
         if self.profile is not None:
             object.__setattr__(self, "profile", tuple(self.profile))
             if len(self.profile) != 2 or not 1 <= self.profile[0] <= self.profile[1]:
                 raise ValueError(f"profile = {self.profile}: give the first and the last step, counted from 1")
-
-
-def _check(config: TrainConfig | RuntimeConfig, names: str, holds: Callable[[float], bool], what: str) -> None:
-    for name in names.split():
-        if not holds(getattr(config, name)):
-            raise ValueError(f"{name} = {getattr(config, name)} must {what}")
 
 
 def _check_choices(config: TrainConfig | RuntimeConfig, **choices: tuple[str, ...]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from brine.common.processes import StopSignal, TrainingInterrupted
 from brine.kernels.selection.choice_log import backend_choices
@@ -22,7 +23,7 @@ from brine.salt.distill import Distillation
 from brine.training.checkpoint import checkpoint as checkpoints
 from brine.training.checkpoint.async_checkpoint import AsyncCheckpointer
 from brine.training.checkpoint.checkpoint import Checkpoint, CheckpointError
-from brine.training.config import TrainConfig
+from brine.training.config import TrainConfig, learning_rate
 from brine.training.gradients import FlatGradients, ShardedGradients
 from brine.training.guard import DivergenceGuard
 from brine.training.logging.compute_cost import CostAccounting
@@ -34,10 +35,11 @@ from brine.training.optimizer import Optimizer
 from brine.training.parallel.distributed import World, is_rank_failure
 from brine.training.parallel.parallelize import is_sharded, parallelize
 from brine.training.runtime import Runtime, compile_blocks
-from brine.training.schedule import learning_rate
 from brine.training.step import DeviceStepResult, StepMetrics, accumulate, clip
-from brine.training.validation import Validate, run_validation
 
+Validate = Callable[[nn.Module, int, Callable[[], bool]], dict[str, Any] | None]
+"""validate(model, step, should_stop), in eval mode without gradients: numbers for the metrics, of which `loss` chooses
+the best checkpoint; None, to be called again on resume, where should_stop() is true."""
 SAVED = ("sequence_index", "tokens", "validated", "val_loss", "best")
 """Attributes of a trainer that its checkpoints hold under their names."""
 
@@ -283,7 +285,16 @@ class Trainer:
             return False
         self.world.mark(f"validating step {self.step}")
         start = time.perf_counter()
-        found = run_validation(self.validate, self.model, self.step, runtime=self.runtime, world=self.world, stop=stop)
+        together, found = is_sharded(self.model), None
+        if together or self.world.is_main:
+            self.model.eval()
+            # compiling each of its shapes costs more than it saves
+            eager = torch.compiler.set_stance("force_eager") if self.runtime.compile else nullcontext()
+            with torch.no_grad(), eager:
+                # ranks that compute together must also stop together
+                asked = (lambda: any(self.world.gather(stop.requested))) if together else (lambda: stop.requested)
+                found = self.validate(self.model, self.step, asked)
+            self.model.train()
         self.progress.pace.pause(time.perf_counter() - start)
         self.validated, self.val_loss = self.world.broadcast((found is not None, (found or {}).get("loss")))
         if self.validated:

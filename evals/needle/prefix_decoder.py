@@ -6,7 +6,7 @@ context only keys and values are needed, so the last layer computes nothing else
 the same way.
 """
 
-from collections.abc import Sequence as Items
+from collections.abc import Sequence
 
 import torch
 
@@ -29,7 +29,7 @@ class PrefixDecoder:
         self.cache = prefill.cache
 
     def generate_greedy(
-        self, questions: Items[EncodedDocument], *, max_tokens: int, stop: Items[int] = ()
+        self, questions: Sequence[EncodedDocument], *, max_tokens: int, stop: Sequence[int] = ()
     ) -> list[list[int]]:
         """Greedy ids after each question, up to the end token, one of `stop` (excluded), or `max_tokens`.
         questions: with positions that follow the context. Raises ValueError for one without tokens."""
@@ -41,7 +41,7 @@ class PrefixDecoder:
         return found
 
     @torch.no_grad()
-    def log_likelihood(self, questions: Items[EncodedDocument], answers: Items[list[int]]) -> list[float]:
+    def log_likelihood(self, questions: Sequence[EncodedDocument], answers: Sequence[list[int]]) -> list[float]:
         """Log-probability in nats of each answer's tokens after its question."""
         found = []
         for question, answer in zip(questions, answers, strict=True):
@@ -55,7 +55,7 @@ class PrefixDecoder:
         return found
 
     @torch.no_grad()
-    def _prefill_questions(self, questions: Items[EncodedDocument]) -> DynamicDecoder:
+    def _prefill_questions(self, questions: Sequence[EncodedDocument]) -> DynamicDecoder:
         """Prefill questions of one length after the context, each in a copy of its cache."""
         cache = self.cache.batch_repeat_interleave(len(questions))
         inputs = batch_prompts(questions, device=self.cache.block.device)
@@ -64,7 +64,7 @@ class PrefixDecoder:
         return DynamicDecoder(self.model, prefilled, vocab_size=self.vocab_size)
 
 
-def _group_by_length(questions: Items[EncodedDocument]) -> list[list[int]]:
+def _group_by_length(questions: Sequence[EncodedDocument]) -> list[list[int]]:
     groups: dict[int, list[int]] = {}
     for number, question in enumerate(questions):
         if not len(question):

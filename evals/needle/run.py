@@ -95,12 +95,11 @@ def greedy_answer_fn(loaded: LoadedModel, *, compute_dtype: torch.dtype | None =
 
 
 def run_trials(
-    haystacks: HaystackBuilder, answer: AnswerFn, task: str, num_tokens: int, config: NeedleConfig, *,
-    quiet: bool = True,
-) -> list[dict[str, Any]]:  # fmt: skip
+    haystacks: HaystackBuilder, answer: AnswerFn, task: str, num_tokens: int, config: NeedleConfig
+) -> list[dict[str, Any]]:
     """All trials of one modality and length, as JSON objects. Raises ValueError when the needles do not fit into it."""
     trials, title = [], f"{task}, {num_tokens:,} tokens"
-    for number in progress_bar(range(config.num_haystacks), desc=title, unit="haystack", quiet=quiet, leave=False):
+    for number in progress_bar(range(config.num_haystacks), desc=title, unit="haystack", leave=False):
         haystack = haystacks.make(task, num_tokens=num_tokens, number=number, num_needles=config.needles)
         cell = {"modality": task, "length": num_tokens, "haystack": number}
         for question, response in zip(haystack.questions, answer(haystack), strict=True):
@@ -111,7 +110,7 @@ def run_trials(
 
 def evaluate_needles(
     loaded: LoadedModel, folder: Path, config: NeedleConfig, *, trained_context_tokens: int | None = None,
-    compute_dtype: torch.dtype | None = None, quiet: bool = False, say: Callable[[str], None] = print,
+    compute_dtype: torch.dtype | None = None, say: Callable[[str], None] = print,
 ) -> dict[str, Any]:  # fmt: skip
     """Measure the cells that `folder` does not have yet, write results.json and trials.jsonl there, return the results.
     trained_context_tokens: sequence length of the training, shown beside the results. Raises ValueError for a missing
@@ -136,7 +135,7 @@ def evaluate_needles(
             if (task, length) in done:
                 continue
             start = time.perf_counter()
-            found = run_trials(haystacks, answer, task, length, config, quiet=quiet)
+            found = run_trials(haystacks, answer, task, length, config)
             trials += found
             cell = summarize_trials(found, seed=config.seed)
             cell["wall_s"] = round(time.perf_counter() - start, 1)

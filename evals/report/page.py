@@ -16,11 +16,10 @@ from brine.common.files import read_json
 from brine.common.renamed import current_file
 from brine.evals.config import EvalConfig
 from brine.evals.needle.table import read_needle_results
+from brine.evals.report import sections
 from brine.evals.report.curves import curves_section
 from brine.evals.report.needles import needles_section
-from brine.evals.report.record import record_section
 from brine.evals.report.samples import MediaBudget, samples_section
-from brine.evals.report.sections import cost_section, gains_section, headline_cards, losses_section, salt_section
 from brine.evals.report.tables import duration, percent
 from brine.evals.run_files import STAGES, read_jsonl, read_object, read_results, teacher_training_flops, write_page
 
@@ -41,7 +40,6 @@ def _environment() -> Any:
 def write_report(run: Path, *, config: EvalConfig | None = None) -> Path:
     """Write report.html into a run folder, atomically; returns its path.
     config: for the size limits of embedded media. Raises ValueError when the folder does not exist."""
-    run = Path(run)
     if not run.is_dir():
         raise ValueError(f"there is no run folder {run}: train first")
     path = run / "report.html"
@@ -57,15 +55,15 @@ def render(run: Path, *, config: EvalConfig) -> str:
     stages = results.get("stages", STAGES)
     metrics = {stage: read_jsonl(run / stage / "metrics.jsonl") for stage in stages}
     budget = MediaBudget(run, max_sample_mib=config.max_sample_mib, max_report_mib=config.max_report_mib)
-    sections = [
-        gains_section(results),
+    shown = [
+        sections.gains_section(results),
         needles_section(read_needle_results(run / "needle" / "results.json")),
         samples_section(read_jsonl(run / "evaluate" / "transcripts.jsonl"), budget),
         curves_section(metrics, teacher_training_flops(compute_cost)),
-        salt_section(results.get("compare"), compute_cost),
-        losses_section(results),
-        cost_section(compute_cost),
-        record_section(
+        sections.salt_section(results.get("compare"), compute_cost),
+        sections.losses_section(results),
+        sections.cost_section(compute_cost),
+        sections.record_section(
             [line for folder in ("corpus", "encoded") for line in read_jsonl(run / folder / "quarantine.jsonl")],
             read_object(run / "excluded.json"),
             {stage: read_jsonl(run / stage / "events.jsonl") for stage in stages},
@@ -78,8 +76,8 @@ def render(run: Path, *, config: EvalConfig) -> str:
     return _environment().get_template("page.html").render(
         name=run.resolve().name,
         lead=_lead(summary, results, environment),
-        cards=headline_cards(summary),
-        sections=[section for section in sections if section],
+        cards=sections.headline_cards(summary),
+        sections=[section for section in shown if section],
         day=time.strftime("%d %B %Y", time.localtime((run / "summary.json").stat().st_mtime)) if summary else "",
     )  # fmt: skip
 

@@ -76,12 +76,11 @@ def is_exact_match(response: str, answer: str) -> bool:
 
 
 def complete_cases(
-    prompts: CompletionPrompts, cases: list[CompletionCase], complete: CompletionFn, num_tokens: int, *,
-    quiet: bool = True,
-) -> list[dict[str, Any]]:  # fmt: skip
+    prompts: CompletionPrompts, cases: list[CompletionCase], complete: CompletionFn, num_tokens: int
+) -> list[dict[str, Any]]:
     """One JSON object for each case at one length: response, exact match and nats under each condition."""
     lines = []
-    for case in progress_bar(cases, desc=f"{num_tokens:,} tokens", unit="case", quiet=quiet, leave=False):
+    for case in progress_bar(cases, desc=f"{num_tokens:,} tokens", unit="case", leave=False):
         line: dict[str, Any] = {"length": num_tokens, "path": case.path, "answer": case.answer}
         line["defined_in"] = case.defined_in
         line["has_full_package"] = prompts.fits_full_package(case, num_tokens=num_tokens)
@@ -139,7 +138,7 @@ def held_out_paths(run: Path, files: list[SourceFile]) -> set[str] | None:
 
 def evaluate_repository(
     loaded: LoadedModel, run: Path, out: Path, config: RepositoryConfig, *, source: Path | None = None,
-    compute_dtype: torch.dtype | None = None, quiet: bool = False,
+    compute_dtype: torch.dtype | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Measure, write results.json and cases.jsonl into `out`, return the results.
     Raises ValueError when the source has no case."""
@@ -153,7 +152,7 @@ def evaluate_repository(
     out.mkdir(parents=True, exist_ok=True)
     by_length, lines, chosen = [], [], cases[: config.trials]
     for length in config.lengths:
-        found = complete_cases(prompts, chosen, complete, length, quiet=quiet)
+        found = complete_cases(prompts, chosen, complete, length)
         by_length.append(summarize_cases(found, seed=config.seed))
         lines += found
         results = {"held_out": completed is not None, "cases_found": len(cases), "seed": config.seed}

@@ -8,8 +8,7 @@ copies. Capture, replay and the head in half precision have not run on a GPU yet
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
-from collections.abc import Sequence as Items
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -32,7 +31,7 @@ class StaticDecoder:
 
     def __init__(
         self, model: Transformer, prefilled: PrefillResult, *, suppressed: Tensor, max_tokens: int,
-        sampling: SamplingConfig = GREEDY, stop: Items[int] = (), compute_dtype: torch.dtype | None = None,
+        sampling: SamplingConfig = GREEDY, stop: Sequence[int] = (), compute_dtype: torch.dtype | None = None,
         capacity: int = 0, graphs: bool | None = None, compile_blocks: bool = False,
     ):  # fmt: skip
         """prefilled: the prompts; its cache is taken over and emptied. suppressed: (V,) bool, ids never chosen.
@@ -202,7 +201,7 @@ class StaticDecoder:
         return wait
 
 
-def collect_tokens(groups: Iterator[Tensor], num_rows: int, *, stop: Items[int] = ()) -> list[list[int]]:
+def collect_tokens(groups: Iterator[Tensor], num_rows: int, *, stop: Sequence[int] = ()) -> list[list[int]]:
     """The ids of each row up to the end token or one of `stop`, left out; reads no further when all rows have ended."""
     ends = {EOS_ID, *stop}
     answers: list[list[int]] = [[] for _ in range(num_rows)]

@@ -8,16 +8,8 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from brine.synth.kinds.data_tables import (
-    AnswerBalancer,
-    DataTable,
-    QuestionAnswer,
-    ask_chart,
-    ask_table,
-    file_order,
-    sample_line_table,
-    sample_table,
-)
+from brine.synth.kinds import data_tables
+from brine.synth.kinds.data_tables import AnswerBalancer, DataTable, QuestionAnswer
 from brine.synth.kinds.levels import CHART, COMPARABLE, MAX_CELLS, TABLE, ChartLevel, TableLevel
 from brine.synth.kinds.samples import SynthSample, render_style
 from brine.synth.render.chart import labelled_left, margins
@@ -43,7 +35,7 @@ def distinct(draw: Callable[..., Drawn]) -> Callable[[SplitSampler, int, random.
 
     def stream(sampler: SplitSampler, level: int, rng: random.Random) -> Iterator[SynthSample]:
         balance, seen = AnswerBalancer(), set()
-        for index in file_order(sampler, rng):
+        for index in data_tables.file_order(sampler, rng):
             drawn = draw(sampler, index, level, balance, rng)
             if drawn is not None and drawn[0] not in seen:
                 seen.add(drawn[0])
@@ -56,7 +48,7 @@ def distinct(draw: Callable[..., Drawn]) -> Callable[[SplitSampler, int, random.
 def tables(sampler: SplitSampler, index: int, level: int, _balance: AnswerBalancer, rng: random.Random) -> Drawn:
     """A table about file `index` with a question; None where it has too few numbers."""
     bounds = TABLE[level]
-    table = sample_table(sampler, index, rng.choice(bounds.subjects), bounds, rng)
+    table = data_tables.sample_table(sampler, index, rng.choice(bounds.subjects), bounds, rng)
     if table is None:
         return None
     title = table.caption if rng.random() < bounds.title else ""
@@ -64,7 +56,7 @@ def tables(sampler: SplitSampler, index: int, level: int, _balance: AnswerBalanc
     spec |= {"rules": rng.choice(bounds.rules), "align": rng.choice(bounds.aligns)}
     spec |= render_style(sampler, level, rng)
     lines, chars = num_cells(spec)
-    qa = first_asked(bounds.tasks, lambda task: ask_table(table, task, rng), rng)
+    qa = first_asked(bounds.tasks, lambda task: data_tables.ask_table(table, task, rng), rng)
     return None if lines * chars > MAX_CELLS else _sample(spec, table, qa, level)
 
 
@@ -76,7 +68,7 @@ def charts(sampler: SplitSampler, index: int, level: int, balance: AnswerBalance
     if (planned := next(filter(None, tries), None)) is None:
         return None
     table, spec = planned
-    qa = first_asked(bounds.tasks, lambda task: ask_chart(table, task, spec, balance, rng), rng)
+    qa = first_asked(bounds.tasks, lambda task: data_tables.ask_chart(table, task, spec, balance, rng), rng)
     return _sample(spec, table, qa, level)
 
 
@@ -157,7 +149,7 @@ def _chart_table(
     subject = rng.choice(subjects) if subjects else "line"
     if subject == "line":
         names = rng.choice(COMPARABLE["line"]) if two else (rng.choice(("characters", "words", "symbols")),)
-        return sample_line_table(sampler, index, num_rows=bounds.points, names=names, rng=rng)
+        return data_tables.sample_line_table(sampler, index, num_rows=bounds.points, names=names, rng=rng)
     columns = (3, 3) if scatter else (2, 2)
     # points whose labels would overlap others are left out again
     rows = (bounds.points[0], bounds.points[1] * (2 if scatter else 1))
@@ -165,7 +157,7 @@ def _chart_table(
     label_chars = bounds.label_chars if chart == "hbar" else min(8, bounds.label_chars)
     limits = TableLevel(rows, columns, label_chars, digits=5, min_column_max=MIN_COLUMN_MAX)
     only = rng.choice(COMPARABLE[subject]) if two and not scatter else None
-    return sample_table(sampler, index, subject, limits, rng, only=only)
+    return data_tables.sample_table(sampler, index, subject, limits, rng, only=only)
 
 
 def _rows_that_fit(spec: dict, most: int) -> Sequence[int]:

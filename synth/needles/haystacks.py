@@ -79,7 +79,7 @@ def check_dependencies(tasks: Iterable[str]) -> None:
 
 
 class HaystackBuilder(AbstractContextManager):
-    """Makes contexts for one tokenizer and encoder. Close it, or leave its `with` block, to delete its media."""
+    """Makes contexts for one tokenizer and encoder. Leave its `with` block to delete its media."""
 
     def __init__(self, files: list[SourceFile], *, tokenizer: Tokenizer, config: EncodeConfig, seed: int = 0):
         """files: the source; raises ValueError when it holds no line."""
@@ -101,10 +101,6 @@ class HaystackBuilder(AbstractContextManager):
         self.pools: dict[tuple[str, str], list[dict]] = {}
 
     def __exit__(self, *_exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Ends the speech synthesizer and removes the media files."""
         self.renderer.close()
         self.folder.cleanup()
 

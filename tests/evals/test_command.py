@@ -14,7 +14,7 @@ from brine.evals.cli import compare, report
 from brine.evals.cli import evaluate as measure
 from brine.evals.compare import load_losses
 from brine.evals.report.page import render_section
-from brine.evals.report.record import record_section
+from brine.evals.report.sections import record_section
 from brine.inference.load import load
 from tests.evals.command_runs import ARGUMENTS, ENCODE, KINDS, last_line
 

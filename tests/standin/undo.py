@@ -40,7 +40,7 @@ REPAIRS = {
         f"{LINE} -k device",
     ),
     "select": (
-        "pipeline/select_stage.py",
+        "pipeline/train_stage.py",
         "model.to(run.runtime.device).attention_backend",
         "model.attention_backend",
         f"{LINE} -k device",

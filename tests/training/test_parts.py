@@ -13,7 +13,7 @@ from brine.common.files import deciding
 from brine.common.formatting import Console, StatusLine, count, duration, progress_bar
 from brine.model.device import supports_bfloat16
 from brine.training import runtime as runtime_module
-from brine.training.config import RuntimeConfig, TrainConfig
+from brine.training.config import RuntimeConfig, TrainConfig, learning_rate
 from brine.training.gradients import FlatGradients
 from brine.training.logging.compute_cost import COST_CATEGORIES, CostAccounting
 from brine.training.logging.device_specs import MEASURED, PeakFlops
@@ -22,7 +22,6 @@ from brine.training.logging.progress import Throughput
 from brine.training.optimizer import Optimizer, parameter_groups
 from brine.training.parallel.distributed import World
 from brine.training.runtime import Runtime, apply_runtime, resolve_runtime
-from brine.training.schedule import learning_rate
 from tests.training.tiny_run import TinyModel, tiny_config, tiny_train
 
 

@@ -133,7 +133,6 @@ def load_checkpoint(checkpoint: Checkpoint, *, model: nn.Module, optimizer: Opti
 def load_weights(folder: Path, *, model: nn.Module) -> None:
     """Copy a checkpoint's weights into `model`, whole and in place, whatever its dtype. Any rank may call it alone.
     Raises CheckpointError that names the first parameters which differ."""
-    folder = Path(folder)
     if not any(folder.glob("*.safetensors")):
         raise CheckpointError(f"{folder} holds no weights: give the folder of a checkpoint")
     _load(folder, model, None, together=False)
@@ -180,7 +179,6 @@ def prune_checkpoints(
     """Delete all checkpoints but the newest, the newest `keep` scheduled ones, the one with the lowest held-out loss,
     and those of `keep_checkpoint_steps`; also kept are the newest scheduled one of a step up to `good` and all after
     it, since each of them may yet turn out good. What a kill left incomplete is deleted too."""
-    folder = Path(folder)
     found = list_checkpoints(folder)
     scheduled = [one.step for one in found if one.scheduled]
     kept = {*keep_checkpoint_steps, *(one.step for one in found[-1:]), *scheduled[-keep:]}

@@ -10,9 +10,8 @@ import shutil
 from pathlib import Path
 
 from brine.training.checkpoint.checkpoint import Checkpoint, DamagedCheckpointError, check, list_checkpoints
-from brine.training.config import TrainConfig
+from brine.training.config import TrainConfig, learning_rate
 from brine.training.logging.metrics import append_event, read_lines
-from brine.training.schedule import learning_rate
 
 COPIED = ("metrics.jsonl", "events.jsonl", "ledger.json")
 

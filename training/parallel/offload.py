@@ -66,13 +66,11 @@ class OffloadedTensor:
         self.dtype, self.device = tensor.dtype, tensor.device
         self.store, self.pieces = store, store.take(tensor.numel() * tensor.element_size())
         self.on_device: Any = tensor.contiguous()
-        """The tensor on the device, contiguous: not yet freed, or fetched; else None."""
+        # `on_device`: not yet freed, or fetched; `mark`: behind the copy on its way, either way; `asked`: was it
+        # used? it is not prefetched again; `before`: what was sent before it, and will be needed after it
         self.mark: Any = None
-        """Behind the copy that is on its way, in either direction."""
         self.asked = False
-        """Was it used? Once is the rule, and it is not prefetched again."""
         self.before: weakref.ref[OffloadedTensor] | None = None
-        """What was sent before it, and will be needed after it."""
 
     def copies(self, flat: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """(part of a host buffer, the matching part of the flat tensor)."""

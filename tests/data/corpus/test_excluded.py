@@ -16,7 +16,7 @@ from brine.data.document import MODALITIES
 from brine.data.packing.plan import PackingPlan
 from brine.data.tokenizer import MIN_VOCAB_SIZE, train_tokenizer
 from brine.evals.report.page import render_section
-from brine.evals.report.record import record_section
+from brine.evals.report.sections import record_section
 from brine.evals.run_files import build_summary
 from brine.pipeline import run as train
 from brine.pipeline.recipe import CorpusConfig, PackingConfig, Recipe

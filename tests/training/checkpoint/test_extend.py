@@ -21,8 +21,7 @@ from brine.pipeline.stage_backup import ProtectedStageError
 from brine.pipeline.stage_store import EXTENDING_PREFIX, StageStore
 from brine.salt.config import SaltConfig
 from brine.training.checkpoint.extend import check_extension, checkpoint_to_extend, link_checkpoints
-from brine.training.config import RuntimeConfig, TrainConfig
-from brine.training.schedule import learning_rate
+from brine.training.config import RuntimeConfig, TrainConfig, learning_rate
 from tests.training.tiny_run import SHARD, final_bytes, timeless, tiny_config, tiny_train
 
 pytestmark = pytest.mark.slow
