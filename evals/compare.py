@@ -124,7 +124,9 @@ def summarize_losses(losses: ModelLosses, config: EvalConfig) -> dict[str, Any]:
 
 def compare_evaluations(ours: ModelLosses, theirs: ModelLosses, config: EvalConfig) -> dict[str, Any]:
     """Differences of two evaluations, ours minus theirs, with intervals over documents and outcomes.
-    Raises ValueError where they are not of the same documents."""
+
+    Raises ValueError where they are not of the same documents.
+    """
     only = {"the first": sorted({*ours.ids} - {*theirs.ids}), "the second": sorted({*theirs.ids} - {*ours.ids})}
     if any(only.values()):
         examples = "; ".join(f"{len(ids)} only in {which}, such as {ids[0]}" for which, ids in only.items() if ids)
@@ -134,7 +136,10 @@ def compare_evaluations(ours: ModelLosses, theirs: ModelLosses, config: EvalConf
     their_loss, their_tokens, their_bytes = theirs.loss[order], theirs.tokens[order], theirs.bytes[order]
     if (different := np.flatnonzero(ours.bytes != their_bytes)).size:
         first = int(different[0])
-        raise ValueError(f"document {ours.ids[first]} has two lengths: evaluate both runs on the same documents")
+        raise ValueError(
+            f"document {ours.ids[first]} has {ours.bytes[first]} bytes of targets in one and {their_bytes[first]} in "
+            "the other: evaluate both runs on the same documents"
+        )
     same_tokens = np.array_equal(ours.tokens, their_tokens)
 
     def entry(mask: np.ndarray) -> dict[str, Any]:
@@ -186,8 +191,10 @@ class ValidationCurve:
 
 def validation_curve_of(metrics: Iterable[Mapping[str, Any]]) -> ValidationCurve | None:
     """The validations among the lines of metrics.jsonl; None where no line has losses per document.
+
     A line counts when it has `validation.documents`, `validation.tokens` (`validation.py`) and `flops.total`; of a
-    repeated step the last line counts."""
+    repeated step the last line counts.
+    """
     points: dict[int, tuple[float, list[float]]] = {}
     tokens: list[int] | None = None
     for line in metrics:
@@ -221,8 +228,10 @@ def at_equal_cost(
     ours: ValidationCurve, theirs: ValidationCurve, config: EvalConfig, *, prior_flops: float = 0.0
 ) -> dict[str, Any]:
     """Both runs at the largest cost that both have reached: the end of the cheaper one.
+
     ours: the run with SALT; theirs: the baseline. prior_flops: FLOPs of ours before its first step (teacher training,
-    scoring). Where one was not yet validated at that cost, the outcome is "undecided", with the reason in `note`."""
+    scoring). Where one was not yet validated at that cost, the outcome is "undecided", with the reason in `note`.
+    """
     ours = replace(ours, cost=ours.cost + prior_flops)
     cost = float(min(ours.cost[-1], theirs.cost[-1]))
     here, there = ours.interpolate(cost), theirs.interpolate(cost)

@@ -33,8 +33,10 @@ def ratio_interval(
     seed: int = 0, one_minus: bool = False,
 ) -> Interval:  # fmt: skip
     """sum(numerator) / sum(denominator), or 1 minus it, with its paired percentile interval over documents.
+
     numerator, denominator: (n,) float, paired; documents whose denominator is 0 are left out. Raises ValueError when
-    the two differ in length."""
+    the two differ in length.
+    """
     numerator, denominator = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
     if numerator.shape != denominator.shape or numerator.ndim != 1:
         raise ValueError(f"paired documents need equal lengths, not {numerator.shape} and {denominator.shape}")

@@ -59,8 +59,10 @@ def evaluate_on(
     format: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Evaluate a run on other documents, write the files above into `out`, and return a summary as JSON.
+
     workers: decoding processes. format: of the documents (default: detected). Raises ValueError for a run without a
-    model, unusable documents, and an `out` that holds something else."""
+    model, unusable documents, and an `out` that holds something else.
+    """
     models = load_models(run, device=device)
     main = models[main_model(models)]
     if not is_corpus(data):
@@ -124,7 +126,9 @@ def _count_trained_on(run: Path, corpus: EncodedCorpus, documents: np.ndarray) -
 
 def _training_corpus(run: Path) -> Path | None:
     """The corpus that a run was trained on, built by it or given; None where it is missing or another has replaced it.
-    run: also a stage of it, or a model folder."""
+
+    run: also a stage of it, or a model folder.
+    """
     for folder in (run.resolve(), *run.resolve().parents[:2]):
         trained_digest = (read_object(folder / "stage.json").get("inputs") or {}).get("encoded")
         done = read_object(folder.parent / "encoded" / "done")
@@ -143,7 +147,9 @@ def open_eval_corpus(
     format: str | None = None,
 ) -> Iterator[tuple[EncodedCorpus, list[str]]]:  # fmt: skip
     """The corpus to evaluate on, its usable documents all in `split`, and the notes of its reader.
-    What must be encoded is, in `folder`. Raises ValueError for what cannot be read or used."""
+
+    What must be encoded is, in `folder`. Raises ValueError for what cannot be read or used.
+    """
     with closing(open_corpus(path)) if is_corpus(path) else nullcontext() as built:
         if built is None:
             source = open_source(path, format=format, max_file_mib=config.max_file_mib)

@@ -32,8 +32,10 @@ def blank_media(modality: str) -> Transform:
 
 def choose_mismatched(corpus: Any, documents: np.ndarray, modality: str, *, seed: int) -> np.ndarray:
     """(n,) int64: for each document another of the same kind and level whose media it is given, or -1 without one.
+
     The other has the nearest number of patches, ties broken by seed, and other targets (two images of one text would
-    match)."""
+    match).
+    """
     documents = np.asarray(documents, np.int64)
     num_patches, targets = np.zeros(len(documents), np.int64), []
     for index, document in enumerate(documents):
@@ -75,7 +77,9 @@ def drop_unmatched(losses: DocumentLosses, mismatched: np.ndarray) -> DocumentLo
 
 def mix_weights(corpus: Any, documents: np.ndarray) -> np.ndarray:
     """(n,) float64: for each document, training documents of its kind and level per document of it given here.
-    The weights have mean 1 and are 0 for a cell without training documents. Where no cell has any, all are 1."""
+
+    The weights have mean 1 and are 0 for a cell without training documents. Where no cell has any, all are 1.
+    """
     documents = np.asarray(documents, np.int64)
     cell = np.stack([np.asarray(corpus.kind), np.asarray(corpus.level)], axis=1).astype(np.int64)
     _, cell = np.unique(cell, axis=0, return_inverse=True)
@@ -90,7 +94,9 @@ def gain_interval(
     matched: DocumentLosses, blank: DocumentLosses, modality: str, config: EvalConfig, weights: np.ndarray | None = None
 ) -> Interval:
     """1 - L(matched) / L(blank) over targets after the modality's media.
-    weights: (n,) from `mix_weights`; None counts each document once. Raises ValueError for different documents."""
+
+    weights: (n,) from `mix_weights`; None counts each document once. Raises ValueError for different documents.
+    """
     if not np.array_equal(matched.document, blank.document):
         raise ValueError("a media gain pairs losses of the same documents; these two differ")
     context = MODALITY_CONTEXTS.index(modality)
@@ -135,7 +141,9 @@ def measure_gain(
     weights: np.ndarray,
 ) -> dict[str, Any] | None:  # fmt: skip
     """`summarize_gain` of the documents with targets after the modality's media; None without any.
-    measure(documents, condition, transform=...) gives losses under a condition. weights: (n,) from `mix_weights`."""
+
+    measure(documents, condition, transform=...) gives losses under a condition. weights: (n,) from `mix_weights`.
+    """
     indices = np.flatnonzero(matched.tokens[:, MODALITY_CONTEXTS.index(modality)])
     if not len(indices):
         return None

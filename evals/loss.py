@@ -28,8 +28,10 @@ NUM_MODALITY_CONTEXTS = len(MODALITY_CONTEXTS)
 @dataclass(frozen=True)
 class DocumentLosses:
     """Losses of n documents; the last axis of `loss`, `tokens` and `bytes` is an index into MODALITY_CONTEXTS.
+
     document: (n,) int64, index in the corpus. kind: (n,) int64, index into `kinds`. level: (n,) int64. loss: (n, 4)
-    float64, summed cross-entropy in nats. tokens, bytes: (n, 4) int64, target tokens and their UTF-8 bytes."""
+    float64, summed cross-entropy in nats. tokens, bytes: (n, 4) int64, target tokens and their UTF-8 bytes.
+    """
 
     document: np.ndarray
     kind: np.ndarray
@@ -82,7 +84,9 @@ def _ratio(above: float, below: float) -> float | None:
 
 def choose_documents(corpus: Any, *, split: str, per_cell: int, seed: int) -> np.ndarray:
     """(n,) int64, ascending: at most `per_cell` documents of each kind and level of a split, by seed alone.
-    corpus: an `EncodedCorpus`. The choice for one cell does not depend on what other cells hold."""
+
+    corpus: an `EncodedCorpus`. The choice for one cell does not depend on what other cells hold.
+    """
     inside = np.flatnonzero(split_mask(corpus, split))
     kind, level = np.asarray(corpus.kind)[inside], np.asarray(corpus.level)[inside]
     chosen = []
@@ -101,7 +105,9 @@ def split_mask(corpus: Any, split: str) -> np.ndarray:
 
 def held_out_split(corpus: Any, config: EvalConfig) -> str:
     """The configured split, or the other held-out one where that is empty.
-    Raises ValueError when the corpus has no held-out document."""
+
+    Raises ValueError when the corpus has no held-out document.
+    """
     for split in (config.split, "test", "validation"):
         if split_mask(corpus, split).any():
             return split
@@ -132,7 +138,9 @@ def token_byte_lengths(tokenizer: Any) -> np.ndarray:
 
 def chunks_of(sequence: EncodedDocument, seq_len: int) -> list[tuple[int, int]]:
     """(start, stop) of the chunks of one document, each at most `seq_len` long where its media allow.
-    A chunk after the first begins one token early, so that its first target has a token before it."""
+
+    A chunk after the first begins one token early, so that its first target has a token before it.
+    """
     split_points, chunks, start = sequence.split_points(), [], 0
     while start < len(sequence):
         begin = start - 1 if start and sequence.loss_mask[start] else start
@@ -148,8 +156,10 @@ def packed_batches(
     load_sequence: Callable[[int], EncodedDocument], lengths: Sequence[int], *, seq_len: int, batch_size: int
 ) -> Iterator[Batch]:
     """Documents 0 .. len(lengths) - 1, packed; `Batch.document` is that number. Every target occurs once.
+
     A chunk that cannot be split (a long video) is a batch of its length; all others have shape (batch_size,
-    seq_len)."""
+    seq_len).
+    """
     chunks = [
         (number, start, stop)
         for number, length in enumerate(lengths)
@@ -187,10 +197,12 @@ def measure_losses(
     compute_dtype: torch.dtype | None = None, progress: Callable[[int], None] | None = None,
 ) -> DocumentLosses:  # fmt: skip
     """Loss of a model over documents of a corpus.
+
     model: a Transformer (or anything with its `forward` and `head_weight`), left in its mode. documents: (n,) indices
     into corpus. token_bytes: from `token_byte_lengths`. transform(index in documents, sequence) gives the sequence to
     measure instead, of the same length and targets. compute_dtype: of matmuls, None for the weights'.
-    progress(documents newly reached) is called after each batch."""
+    progress(documents newly reached) is called after each batch.
+    """
     documents = np.asarray(documents, np.int64)
 
     def load_sequence(doc_index: int) -> EncodedDocument:

@@ -66,7 +66,9 @@ def upgrade_results(value: dict[str, Any]) -> dict[str, Any]:
 
 def eval_config_of(run: Path, **changes: Any) -> EvalConfig:
     """The evaluation settings of a run's recipe, without targets, with the changes that are not None.
-    Raises ValueError for settings that cannot work."""
+
+    Raises ValueError for settings that cannot work.
+    """
     saved = read_object(run / "recipe.json").get("evals")
     known = {field.name for field in fields(EvalConfig)} - {"targets"}
     settings = {name: value for name, value in saved.items() if name in known} if isinstance(saved, dict) else {}

@@ -162,8 +162,10 @@ def identifier_recall(reference: str, hypothesis: str) -> tuple[int, int]:
 
 def align(reference: str, hypothesis: str) -> list[tuple[str, str, str]]:
     """Where two texts agree and differ: (operation, part of the reference, part of the hypothesis), in order.
+
     operation is "same", "missing" (only in the reference), "extra" (only in the hypothesis) or "wrong". The parts of
-    either text, joined, are that text."""
+    either text, joined, are that text.
+    """
     from rapidfuzz.distance import Levenshtein
 
     return [

@@ -87,7 +87,9 @@ class KeyValueCache:
 
     def __init__(self, config: ModelConfig, *, keep_all_keys: bool = False, reserve: int = 0):
         """keep_all_keys: keep every key of local layers too (for probing); by default only those in the window.
-        reserve: tokens that global layers allocate for at the start (the prompt and its answer)."""
+
+        reserve: tokens that global layers allocate for at the start (the prompt and its answer).
+        """
         self.config = config
         self.keep_all_keys = keep_all_keys
         self.layers = [LayerCache(reserve * config.is_global(layer)) for layer in range(config.num_layers)]
@@ -103,7 +105,9 @@ class KeyValueCache:
 
     def extend(self, segment: Tensor, block: Tensor) -> tuple[Spans, Spans]:
         """Add the ids of the next T tokens; returns their spans for local and for global layers.
-        segment, block: (B, T) int32. Raises ValueError when the batch changes or a media block is continued."""
+
+        segment, block: (B, T) int32. Raises ValueError when the batch changes or a media block is continued.
+        """
         before, new = self.num_tokens, segment.shape[1]
         continues, all_continue = self._continues(segment, block)
         if new == 1 and all_continue:
@@ -215,8 +219,10 @@ class KeyValueCache:
     @classmethod
     def merge(cls, caches: "Sequence[KeyValueCache]", *, reserve: int = 0) -> "KeyValueCache":
         """One cache of all rows of several, which are emptied: as if all had been read together, padded on the left.
+
         Shorter rows get keys of zeros in front, which no query sees. One layer at a time is in memory twice. reserve:
-        as for a new cache, counted from the longest row's start."""
+        as for a new cache, counted from the longest row's start.
+        """
         config, keep_all_keys = caches[0].config, caches[0].keep_all_keys
         merged = cls(config, keep_all_keys=keep_all_keys, reserve=reserve)
         merged.num_tokens = max(cache.num_tokens for cache in caches)

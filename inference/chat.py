@@ -119,8 +119,10 @@ class ChatStream(Iterator[str]):
 
 def chat_prompt(messages: Messages) -> tuple[list[PromptPart], set[str]]:
     """(parts of the prompt, roles in it) of a conversation that waits for the assistant's answer.
+
     messages: a list, or an object of the chat format that holds it beside `images`, `system` and the like. Raises
-    ValueError, naming the message, for what the format does not read, and where the last message is the assistant's."""
+    ValueError, naming the message, for what the format does not read, and where the last message is the assistant's.
+    """
     given = messages if isinstance(messages, Mapping) else {"messages": messages}
     name = next((name for name in ("messages", "conversations") if given.get(name)), "messages")
     turns = given.get(name)
@@ -146,7 +148,9 @@ def chat_prompt(messages: Messages) -> tuple[list[PromptPart], set[str]]:
 
 def check_token_ids_match_content(messages: Messages, tokenizer: Tokenizer) -> None:
     """Raise ValueError for a message whose token ids, which are read, say other words than its content.
-    messages: such as `chat_prompt` has read, with ids that the tokenizer has."""
+
+    messages: such as `chat_prompt` has read, with ids that the tokenizer has.
+    """
     given = messages if isinstance(messages, Mapping) else {"messages": messages}
     for number, turn in enumerate(given.get("messages") or given.get("conversations")):
         ids, words = turn.get("token_ids"), turn.get("content", turn.get("value"))

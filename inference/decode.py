@@ -99,8 +99,10 @@ def stream_tokens(
     on_prefill: OnPrefill = lambda num_tokens: None, **options: Any,
 ) -> Iterator[int]:  # fmt: skip
     """Yield the ids of an answer as they are chosen, without the end token; stops there or after `max_tokens`.
+
     options: of `GenerationConfig`. on_prefill: called with the prompt tokens of each forward. Raises ValueError, on the
-    first `next`, for settings that cannot be sampled with."""
+    first `next`, for settings that cannot be sampled with.
+    """
     settings = GenerationConfig.of(**options)
     dtype, max_tokens = settings.compute_dtype, settings.max_tokens
     prefilled = prefill_prompts(
@@ -129,9 +131,11 @@ def generate_batch(
     vocab_size: int | None = None, prefill_tokens: int = PREFILL_TOKENS,
 ) -> list[list[int]]:  # fmt: skip
     """Greedy answers to many prompts, decoded together.
+
     sequences: prompts without an end token (slices of encoded documents will do). Returns the ids of each answer in the
     order of the prompts, without the end token, at most `max_tokens` each. Prompts of similar length share a batch.
-    Raises ValueError for an empty prompt."""
+    Raises ValueError for an empty prompt.
+    """
     GenerationConfig(max_tokens=max_tokens, prefill_tokens=prefill_tokens)
     answers: list[list[int]] = [[] for _ in sequences]
     by_length = sorted(range(len(sequences)), key=lambda number: len(sequences[number]))

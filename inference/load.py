@@ -77,9 +77,11 @@ class LoadedModel:
 
     def generate(self, parts: PromptPart | Sequence[PromptPart], **options: Any) -> Iterator[str]:
         """Answer a prompt; returns an iterator of chunks of text, each as soon as it is known.
+
         options: those of `GenerationConfig`; progress: show a bar on standard error, if it is a terminal, when prefill
         takes more than `BAR_DELAY_S`; on_token: called with each id of the answer, which may be a part of a later
-        prompt. Raises ValueError, at the call, for an unreadable part or settings that cannot be sampled with."""
+        prompt. Raises ValueError, at the call, for an unreadable part or settings that cannot be sampled with.
+        """
         return stream_text(self._tokens(parts, **options), self.tokenizer)
 
     def chat(
@@ -154,9 +156,11 @@ def load(
     loss_backend: str = "auto",
 ) -> LoadedModel:
     """Load a model from a model folder, a stage that has one, or a run (its best finished stage).
+
     device: a torch device or its name; "auto" is a GPU if available. attention_backend, loss_backend: as in `kernels`.
     Raises ValueError, naming file and remedy, where there is no model, or it is broken, of another version, or put
-    together from several."""
+    together from several.
+    """
     folder = find_model_folder(Path(folder))
     configs = _read_config(folder / CONFIG)
     try:
@@ -233,8 +237,10 @@ def load_weights(
     model: nn.Module, weights: str | Path | Mapping[str, Tensor], *, source: str = "these weights"
 ) -> None:
     """Copy weights into a model of exactly the same names and shapes, whatever their dtype.
+
     weights: a safetensors file, or tensors by name, whose `source` messages name. Raises ValueError that names the
-    differences, before anything is copied."""
+    differences, before anything is copied.
+    """
     if not isinstance(weights, Mapping):
         source = str(weights)
         try:
@@ -272,8 +278,10 @@ def save_model(
     trained_roles: Sequence[str] | None = None,
 ) -> None:  # fmt: skip
     """Write a model folder, atomically; other files in it stay.
+
     Blocks may be compiled. Weights keep their dtype; `weights` are given where the model itself holds only parts of
-    them. trained_context_tokens, trained_roles: see `LoadedModel`."""
+    them. trained_context_tokens, trained_roles: see `LoadedModel`.
+    """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial, old = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "old"))

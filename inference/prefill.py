@@ -49,7 +49,9 @@ class PrefillResult:
 
 def chunk_ends(block: np.ndarray, prefill_tokens: int) -> list[int]:
     """Where chunks end, ascending, the last at S: at most `prefill_tokens` apart, unless a media block is longer.
-    block: (S,) ids, 0 outside media. Raises ValueError for a chunk of no tokens."""
+
+    block: (S,) ids, 0 outside media. Raises ValueError for a chunk of no tokens.
+    """
     if prefill_tokens < 1:
         raise ValueError(f"prefill_tokens = {prefill_tokens}: give at least 1")
     total, ends = len(block), [0]

@@ -61,11 +61,13 @@ def encode_prompt(
     parts: PromptPart | Sequence[PromptPart], *, tokenizer: Tokenizer, config: EncodeConfig
 ) -> EncodedDocument:
     """Encode a prompt; the sequence ends where the answer begins.
+
     A part is a `brine.data.document` part, a `TextFile` (at most `config.max_file_mib`), a PIL image, a `Path` (media,
     by its extension), a str (text, or the path of media) or token ids, which are taken unchanged: text that a model
     wrote need not be tokenized into the ids that it chose. Ids of media tokens are refused, as they have patches. A
     list of numbers alone, an array or a tensor is a prompt of ids. Raises ValueError naming the part or file that is
-    unusable."""
+    unusable.
+    """
     if isinstance(parts, str | Path | PIL.Image.Image | Part | TextFile | np.ndarray | Tensor):
         parts = [parts]
     if (
@@ -216,8 +218,10 @@ class TextFileError(ValueError):
 
 def media_path_in(text: str, *, literal_hint: str = LITERAL_HINT) -> str | None:
     """The path of media that a string is, or None where it is text. Nothing is opened.
+
     literal_hint: remedy for text that looks like a path. Raises ValueError, naming the file and the remedies, for a
-    string that looks like a path but is not of a file that can be read as media."""
+    string that looks like a path but is not of a file that can be read as media.
+    """
     if not text or len(text) > _MAX_PATH:
         return None
     # the file as written, or without the white space around it

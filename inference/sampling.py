@@ -87,8 +87,10 @@ def uniform_samples(seed: int, num_rows: int, count: int) -> Tensor:
 
 def sample_token(logits: Tensor, uniform: Tensor | None, sampling: SamplingConfig) -> Tensor:
     """The next token of each row, (B,) int64.
+
     logits: (B, V) float32, -inf for ids never chosen. uniform: (B,) float64 in [0, 1), None where nothing is
-    sampled."""
+    sampled.
+    """
     if not sampling.do_sample:
         return logits.argmax(-1)
     # the largest becomes 0 first, so that no temperature is too small

@@ -85,7 +85,9 @@ def check_media(run: Pipeline, corpus: EncodedCorpus) -> None:
 
 def _media_input(run: Pipeline, root: Path, inputs: dict[str, str]) -> dict[str, str]:
     """{"media": digest of the changed media} as a further input of the encoded stage; {} until some have changed.
-    While nothing changes the media keep the digest under which the stage was begun."""
+
+    While nothing changes the media keep the digest under which the stage was begun.
+    """
     folder, named = run.folder / "encoded", {}
     if run.world.is_main:
         begun = (read_json(folder / STAGE_FILE) or {}).get("inputs") or {}

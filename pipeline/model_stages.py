@@ -37,8 +37,10 @@ def untrained_stages_of(recipe: Recipe) -> dict[str, str]:
 
 def check_same_documents(store: StageStore, path: Path | None, *, digest: str, source: Path | None = None) -> None:
     """Refuse to train on other documents under the name of a run. All ranks call it; raises ProtectedStageError.
+
     path: of the documents, None for a synthetic corpus made from `source`. digest: of their manifest, or of the source;
-    both may have been moved."""
+    both may have been moved.
+    """
     folder, trouble = store.folder / "encoded", None
     begun = (read_json(folder / STAGE_FILE) or {}).get("inputs") or {}
     before = (read_json(folder / STORE / "meta.json") or {}).get("manifest", "")
@@ -91,9 +93,11 @@ def selection_settings(recipe: Recipe) -> dict[str, Any]:
 
 def check_trained_stages(recipe: Recipe, *, store: StageStore, runtime: Runtime, extend: bool = False) -> None:
     """Refuse before anything is done what would have to train a model again. All ranks call it.
+
     extend: a stage may continue with more steps, where it can. Vocabulary and widths follow from the corpus, and are
     not compared here. A stage whose input will be trained again counts as changed: another machine or number of ranks
-    gives other bits. Raises ProtectedStageError, and ValueError where `store.rerun` names another recipe's stage."""
+    gives other bits. Raises ProtectedStageError, and ValueError where `store.rerun` names another recipe's stage.
+    """
     names = model_stages_of(recipe)
     if unknown := sorted(store.rerun - set(names)):
         raise ValueError(f"--rerun {unknown[0]}: this recipe trains {', '.join(names)}, by its arms")
@@ -151,8 +155,10 @@ def _changes(recipe: Recipe, name: str, begun: dict, *, changed: set[str], runti
 
 def config_before_extension(recipe: Recipe, name: str, *, begun: dict[str, Any], changes: list[str]) -> TrainConfig:
     """The run that a stage was begun with, if it differs from the recipe's in its number of steps alone.
+
     begun: its configuration; changes: the differences. Raises ValueError that names what else changed, or a setting by
-    which sequences or soft labels depend on the number of steps."""
+    which sequences or soft labels depend on the number of steps.
+    """
     config = train_config_of(recipe, name)
     old = dataclasses.replace(config, num_steps=begun["train"]["num_steps"])
     # first what no setting can change, last what one can

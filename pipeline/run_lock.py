@@ -22,7 +22,9 @@ class RunLockedError(ValueError):
 
 def acquire_lock(folder: Path) -> int:
     """Lock a run folder for this process; returns the handle of the lock, to be given to `release_lock`.
-    Raises RunLockedError that names the process holding it, ValueError where the folder cannot be written."""
+
+    Raises RunLockedError that names the process holding it, ValueError where the folder cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -69,7 +71,9 @@ def is_run_locked(folder: Path) -> bool:
 
 def wait_for(ready: Callable[[], bool], *, run_folder: Path, what: str, timeout_s: float, poll_s: float = 0.2) -> None:
     """Wait until `ready()`, while rank 0 works on `what`.
-    Raises RankFailedError when rank 0 has released the run folder's lock, TimeoutError after `timeout_s`."""
+
+    Raises RankFailedError when rank 0 has released the run folder's lock, TimeoutError after `timeout_s`.
+    """
     start = time.monotonic()
     while not ready():
         if not is_run_locked(run_folder) and not ready():

@@ -50,7 +50,9 @@ class StageEstimate:
 
 def estimate_run(recipe: Recipe) -> str:
     """A few lines for a person: what each stage holds and about how long it takes.
-    Raises ValueError for a device or a backend that the run would refuse here."""
+
+    Raises ValueError for a device or a backend that the run would refuse here.
+    """
     runtime = _runtime(recipe.runtime)
     wall_s, cpu_s = time.perf_counter(), time.process_time()
     peak = find_peak(runtime.device, runtime.dtype)

@@ -64,8 +64,10 @@ class MemoryEstimate:
 
 def block_saved_tensors(case: RunSettings) -> dict[str, int]:
     """Bytes per token of every tensor that autograd saves in a block which keeps everything, the block's input first.
+
     Views of one tensor are counted once. With `mlp_tile_tokens` the second half of a block keeps the tiles' input
-    alone. The casts of weights are not here (`cast_weights`)."""
+    alone. The casts of weights are not here (`cast_weights`).
+    """
     config, low = case.model, case.low
     dim, inner = config.dim, config.mlp_dim
     heads, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim

@@ -70,8 +70,10 @@ def explain(
     arm: str = "large", patches: tuple[tuple[str, int], ...] = (), info: MemoryInfo | None = None,
 ) -> str:  # fmt: skip
     """The message for the user.
+
     config: of the model that was trained. folder: its stage's. arm: "small" or "large", as the command line names it.
-    patches: (modality, maximum patches per sequence). info: of what ran out; None: as the system reports it."""
+    patches: (modality, maximum patches per sequence). info: of what ran out; None: as the system reports it.
+    """
     on_device = isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in DEVICE_SIGNS)
     on_host = runtime.device == "cpu" or not on_device
     info = info or _memory_info(on_host)

@@ -11,7 +11,9 @@ TRAINING_PASSES = 3
 
 def batch_flops(model: Transformer, inputs: Inputs) -> int:
     """FLOPs of `model`'s forward pass, head included: visible pairs, embedded patches, padding where it was computed.
-    Models without attention over spans cost their `flops_per_token` of a full sequence."""
+
+    Models without attention over spans cost their `flops_per_token` of a full sequence.
+    """
     batch_size, seq_len = inputs.token_ids.shape
     if not hasattr(model, "rotary"):
         return int(model.flops_per_token(seq_len) * batch_size * seq_len)

@@ -29,9 +29,11 @@ SUMMARY = "summary.json"
 
 def build_synth_corpus(config: SynthConfig, out_dir: Path, *, progress: bool = True) -> dict:
     """Writes out_dir/manifest.jsonl, out_dir/media/ and out_dir/summary.json; returns the summary.
+
     The returned summary also has "wall_s", the seconds by stage, and "rendered", the number of new media files.
     Documents whose media could not be rendered are left out and counted under "failed". Raises SynthError for a source
-    without documents, a missing library and an out_dir that cannot be written; RuntimeError when a process ends."""
+    without documents, a missing library and an out_dir that cannot be written; RuntimeError when a process ends.
+    """
     if missing := [name for name in ("av", "espeakng_loader", "pygments", "soundfile") if find_spec(name) is None]:
         raise SynthError(f"making the synthetic corpus needs {', '.join(missing)}: run `uv sync --group corpus`")
     times = [time.monotonic()]

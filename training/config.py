@@ -145,7 +145,9 @@ class TrainConfig:
 
     def micro_batch_size_on(self, world_size: int) -> int:
         """Sequences of one forward pass on one rank when `world_size` ranks share a step.
-        Raises ValueError where the sequences of a step cannot be shared evenly."""
+
+        Raises ValueError where the sequences of a step cannot be shared evenly.
+        """
         if self.global_batch_size % world_size:
             raise ValueError(f"global_batch_size = {self.global_batch_size}: give a multiple of the {world_size} ranks")
         share = self.global_batch_size // world_size

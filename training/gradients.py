@@ -19,7 +19,9 @@ ALIGNMENT = 16
 
 class FlatGradients:
     """All gradients of a model as views of one flat tensor per dtype.
-    Cost: as many bytes as the parameters, held for the whole run (autograd would hold them too)."""
+
+    Cost: as many bytes as the parameters, held for the whole run (autograd would hold them too).
+    """
 
     def __init__(self, parameters: dict[str, nn.Parameter]):
         self.flats: list[Tensor] = []

@@ -33,8 +33,10 @@ class DivergenceGuard:
 
     def divergence_reason(self, *, loss: float, objective: float, grad_norm: float) -> str | None:
         """Why this step must not count, or None; all ranks give the same numbers.
+
         loss: plain cross-entropy, mean over targets, which does not jump where soft labels end. objective: what was
-        differentiated."""
+        differentiated.
+        """
         for name, value in (("loss", loss), ("objective", objective), ("gradient's norm", grad_norm)):
             if not math.isfinite(value):
                 return f"the {name} is {value}"
@@ -72,7 +74,9 @@ class DivergenceGuard:
 
     def skip(self, *, checkpoint_sequence: int, first_sequence: int, reason: str) -> tuple[int, int]:
         """Choose the sequences to skip after the step that began at `first_sequence` failed: [start, stop).
-        Raises TrainingDivergedError when that has happened too often."""
+
+        Raises TrainingDivergedError when that has happened too often.
+        """
         if len(self.skipped) >= self.config.max_rollbacks:
             windows = ", ".join(f"{start} to {stop}" for start, stop in self.skipped)
             raise TrainingDivergedError(

@@ -17,7 +17,9 @@ from brine.training.config import TrainConfig
 
 class Optimizer:
     """The optimizers of one model behind one interface.
-    Raises ValueError when Muon is asked for and this torch has none, or the model has no `blocks`."""
+
+    Raises ValueError when Muon is asked for and this torch has none, or the model has no `blocks`.
+    """
 
     def __init__(self, model: nn.Module, config: TrainConfig):
         self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
@@ -56,7 +58,9 @@ class Optimizer:
 
     def prepare_state(self, shapes: Mapping[str, Sequence[int]]) -> None:
         """Allocate a saved state, named as `state_tensors` names it, for a checkpoint to be read into.
-        Raises ValueError naming a tensor that belongs to another optimizer or another model."""
+
+        Raises ValueError naming a tensor that belongs to another optimizer or another model.
+        """
         for member in self.members.values():
             member.state.clear()
         for full_name, shape in shapes.items():

@@ -98,9 +98,11 @@ class Runtime:
 
 def resolve_runtime(config: RuntimeConfig, *, folder: Path | None = None) -> Runtime:
     """Resolve the "auto" fields, log the choices, and keep them in `folder`/runtime.json.
+
     A folder whose `runtime.json` was resolved for the same request gives the same answer. Raises ValueError where the
     request cannot be met: no CUDA, bfloat16, compilation or kernels demanded where they do not work, or a run begun
-    with compiled blocks on a machine that has lost its compiler."""
+    with compiled blocks on a machine that has lost its compiler.
+    """
     path = None if folder is None else Path(folder) / "runtime.json"
     kept = read_json(path) if path is not None else None
     if path is not None and kept is not None and kept.get("requested") == to_plain(config):

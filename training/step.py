@@ -145,8 +145,10 @@ def accumulate(
     gradients: Gradients, num_batches: int, kinds: tuple[str, ...], distillation: Distillation | None, stop: bool,
 ) -> DeviceStepResult:  # fmt: skip
     """Leave the mean gradient of the step's targets, over all ranks, in `gradients`; nothing is updated.
+
     batches: this rank's `num_batches` micro-batches, on the device (`brine.training.micro_batch`). Raises
-    RankFailedError when another rank has ended."""
+    RankFailedError when another rank has ended.
+    """
     gradients.zero()
     step_sums, mixture = StepSums(kinds), dict.fromkeys(MIXTURE, 0)
     # made there: a copy from the host would wait for the step before

@@ -130,9 +130,11 @@ class Trainer:
 
     def run(self, stop: StopSignal | None = None) -> TrainResult:
         """Train to the last step.
+
         stop: an entered `StopSignal`; without one, one is made for the call (main thread only). Raises
         TrainingInterrupted when a signal asked to stop, after saving; TrainingDivergedError after too many rollbacks;
-        CheckpointError where the folder holds another model."""
+        CheckpointError where the folder holds another model.
+        """
         try:
             with nullcontext(stop) if stop is not None else StopSignal() as stop:
                 self._begin()
@@ -330,7 +332,9 @@ class Trainer:
 
     def _roll_back(self, reason: str, *, failed: _UnreadStep) -> None:
         """Load the last trusted checkpoint and skip the sequences around the failed step; its cost remains accounted.
-        Only scheduled checkpoints count: when somebody pressed Ctrl-C must not affect the weights."""
+
+        Only scheduled checkpoints count: when somebody pressed Ctrl-C must not affect the weights.
+        """
         self.saver.wait()
         good = self.guard.trusted_until(failed.number)
         found = checkpoints.latest_checkpoint(

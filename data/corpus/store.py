@@ -196,8 +196,10 @@ def _fingerprint_of(folder: Path) -> str:
 
 class EncodedCorpus:
     """A folder written by `build_corpus`. Arrays stay on disk; `sequence(i)` reads one document, checked by crc32.
+
     Public arrays, one number per document (n of them): kind (int16 into kinds), level, split (int8 into SPLITS), source
-    (int32 into sources), num_tokens (int64), num_media[modality] (int64)."""
+    (int32 into sources), num_tokens (int64), num_media[modality] (int64).
+    """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)

@@ -21,7 +21,9 @@ _POINTERS = (
 
 def pointer_in(file: str | Path) -> str:
     """What a small file points to and the command that fetches it, as the end of a message; "" for any other file.
-    Raises OSError when the file cannot be read."""
+
+    Raises OSError when the file cannot be read.
+    """
     if os.stat(file).st_size >= MAX_BYTES:
         return ""
     with open(file, "rb") as stream:

@@ -83,7 +83,9 @@ def is_tar(head: bytes) -> bool:
 
 def ts_packet_bytes(head: bytes) -> int:
     """Bytes of a packet of the MPEG transport stream that begins with `head` (576 bytes or more); 0 for other files.
-    Packets have 188 bytes, or 192 with a time in front (cameras, Blu-ray); each begins with `G`."""
+
+    Packets have 188 bytes, or 192 with a time in front (cameras, Blu-ray); each begins with `G`.
+    """
     for start, size in ((0, 188), (4, 192)):
         if head[start : start + 2 * size + 1 : size] == b"GGG":
             return size

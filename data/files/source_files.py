@@ -63,8 +63,10 @@ def read_source(
     source: Path | None, *, min_file_bytes: int = 64, max_file_kib: int = 512, exclude: Path | None = None
 ) -> tuple[list[SourceFile], dict[str, int]]:
     """All source files below `source` (default: the standard library) in path order, and how many were skipped and why.
+
     `exclude` is a folder never entered: the corpus that is being built may lie inside its own source. Raises ValueError
-    when the source is not a readable folder or holds no source file."""
+    when the source is not a readable folder or holds no source file.
+    """
     root = (standard_library() if source is None else Path(source).expanduser()).resolve()
     try:
         os.scandir(root).close()

@@ -32,7 +32,9 @@ class PrefixDecoder:
         self, questions: Sequence[EncodedDocument], *, max_tokens: int, stop: Sequence[int] = ()
     ) -> list[list[int]]:
         """Greedy ids after each question, up to the end token, one of `stop` (excluded), or `max_tokens`.
-        questions: with positions that follow the context. Raises ValueError for one without tokens."""
+
+        questions: with positions that follow the context. Raises ValueError for one without tokens.
+        """
         found: list[list[int]] = [[] for _ in questions]
         for chosen in _group_by_length(questions):
             decoder = self._prefill_questions([questions[number] for number in chosen])

@@ -113,8 +113,10 @@ def evaluate_needles(
     compute_dtype: torch.dtype | None = None, say: Callable[[str], None] = print,
 ) -> dict[str, Any]:  # fmt: skip
     """Measure the cells that `folder` does not have yet, write results.json and trials.jsonl there, return the results.
+
     trained_context_tokens: sequence length of the training, shown beside the results. Raises ValueError for a missing
-    library and for lengths that are too short."""
+    library and for lengths that are too short.
+    """
     check_dependencies(config.modalities)
     folder.mkdir(parents=True, exist_ok=True)
     settings = {**config.settings(), "model": file_digest(loaded.folder / "model.safetensors")}

@@ -25,8 +25,10 @@ def read_needle_results(path: Path) -> dict[str, Any]:
 
 def summarize_trials(trials: list[dict[str, Any]], *, seed: int = 0) -> dict[str, Any]:
     """Exact match of the trials of one modality and length, as JSON.
+
     trials: objects with modality, length, haystack, depth, is_exact. Raises ValueError for none and for several
-    cells."""
+    cells.
+    """
     if len({(trial["modality"], trial["length"]) for trial in trials}) != 1:
         raise ValueError("a cell holds the trials of one modality and one length, at least one")
     haystack, is_exact, depth = (

@@ -180,7 +180,9 @@ def heat_map(
     y_label: str, after: int | None = None,
 ) -> str:  # fmt: skip
     """An SVG of fractions as cells, the larger the darker, each in hundredths; "" without cells.
-    values: one list per row, from the top; None leaves a cell empty. after: draw a line after so many columns."""
+
+    values: one list per row, from the top; None leaves a cell empty. after: draw a line after so many columns.
+    """
     if not columns or not rows:
         return ""
     left, row = 66, 20

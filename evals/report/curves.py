@@ -28,7 +28,9 @@ def _validations(metrics: Iterable[Mapping[str, Any]]) -> list[tuple[float, floa
 
 def curves_section(metrics: Mapping[str, list[dict[str, Any]]], teacher_training: float) -> dict[str, Any] | None:
     """Held-out loss against steps and cost, per modality context, and the training loss; None without any.
-    metrics: stage -> lines of its metrics.jsonl. teacher_training: FLOPs of the small model's training."""
+
+    metrics: stage -> lines of its metrics.jsonl. teacher_training: FLOPs of the small model's training.
+    """
     stages = [stage for stage in STAGE_STYLE if metrics.get(stage)]
     curves = {stage: points for stage in stages if (points := _validations(metrics[stage]))}
 

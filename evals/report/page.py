@@ -39,7 +39,9 @@ def _environment() -> Any:
 
 def write_report(run: Path, *, config: EvalConfig | None = None) -> Path:
     """Write report.html into a run folder, atomically; returns its path.
-    config: for the size limits of embedded media. Raises ValueError when the folder does not exist."""
+
+    config: for the size limits of embedded media. Raises ValueError when the folder does not exist.
+    """
     if not run.is_dir():
         raise ValueError(f"there is no run folder {run}: train first")
     path = run / "report.html"

@@ -218,7 +218,9 @@ def record_section(
     split_documents: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """quarantine: lines of quarantine.jsonl. excluded: excluded.json. events: stage -> lines of events.jsonl.
-    kept_stale: stages kept although the documents changed, and why. split_documents: see `loss.split_documents`."""
+
+    kept_stale: stages kept although the documents changed, and why. split_documents: see `loss.split_documents`.
+    """
     sentences, texts = [_quarantine_sentence(quarantine), *_excluded_sentences(excluded)], []
     if split_documents and split_documents.get("documents"):
         sentences.append(

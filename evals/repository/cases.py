@@ -41,7 +41,9 @@ class CompletionCase:
 
 def find_cases(files: list[SourceFile], *, completed: set[str] | None = None, seed: int = 0) -> list[CompletionCase]:
     """All cases of the packages among `files`, shuffled by the seed; at most one for a file and name.
-    completed: paths of files to complete (held-out files), None for all."""
+
+    completed: paths of files to complete (held-out files), None for all.
+    """
     cases = []
     for package, members in sorted(packages_of(files).items()):
         if len(members) < 2:
@@ -121,8 +123,10 @@ class CompletionPrompts:
 
     def window(self, case: CompletionCase, condition: str, *, num_tokens: int) -> tuple[list[int], list[int]]:
         """(ids of the prompt, at most `num_tokens`; ids of the answer, the space before it included).
+
         With the package, the defining file comes first, or a chunk of it around the definition where it is too long;
-        then the others by path, as far as they fit. Raises ValueError for an unknown condition and a short length."""
+        then the others by path, as far as they fit. Raises ValueError for an unknown condition and a short length.
+        """
         if condition not in CONTEXT_CONDITIONS:
             raise ValueError(f"unknown condition {condition!r}: choose from {', '.join(CONTEXT_CONDITIONS)}")
         if num_tokens < 64:

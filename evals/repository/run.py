@@ -141,7 +141,9 @@ def evaluate_repository(
     compute_dtype: torch.dtype | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Measure, write results.json and cases.jsonl into `out`, return the results.
-    Raises ValueError when the source has no case."""
+
+    Raises ValueError when the source has no case.
+    """
     files, _ = read_source(source)
     completed = held_out_paths(run, files)
     cases = find_cases(files, completed=completed, seed=config.seed)

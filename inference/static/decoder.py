@@ -35,9 +35,11 @@ class StaticDecoder:
         capacity: int = 0, graphs: bool | None = None, compile_blocks: bool = False,
     ):  # fmt: skip
         """prefilled: the prompts; its cache is taken over and emptied. suppressed: (V,) bool, ids never chosen.
+
         max_tokens: of the longest answer. stop: ids that end an answer, besides the end token. compute_dtype: as in the
         prefill; autocast's by default. capacity: tokens to allocate for, if more than these need. graphs: capture the
-        step; by default where the model is on a CUDA device. compile_blocks: compile the blocks."""
+        step; by default where the model is on a CUDA device. compile_blocks: compile the blocks.
+        """
         self.device = device_of(model)
         if compute_dtype is None and torch.is_autocast_enabled(self.device.type):
             compute_dtype = torch.get_autocast_dtype(self.device.type)

@@ -77,7 +77,9 @@ def sample_table(
     only: tuple[str, ...] | None = None,
 ) -> DataTable | None:  # fmt: skip
     """A table about `subject` from file `index`, or None when the file has too few rows or columns; `only` names them.
-    Rows keep the order of the source, or are shuffled, by chance. Labels are distinct."""
+
+    Rows keep the order of the source, or are shuffled, by chance. Labels are distinct.
+    """
     rows = _rows(sampler, index, subject, rng)
     columns = list(rows[0][1]) if rows else []
     least, most = (number - 1 for number in bounds.columns)
@@ -115,7 +117,9 @@ def sample_line_table(
     sampler: SplitSampler, index: int, *, num_rows: tuple[int, int], names: tuple[str, ...], rng: random.Random
 ) -> DataTable | None:
     """A table of consecutive lines of file `index`, labelled by their numbers; `names` are columns of `line_numbers`.
-    None where there are too few, nearly all are blank or without what is counted, or train has them all."""
+
+    None where there are too few, nearly all are blank or without what is counted, or train has them all.
+    """
     lines = sampler.lines[index]
     count = rng.randint(*num_rows)
     if len(lines) <= count:

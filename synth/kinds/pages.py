@@ -30,7 +30,9 @@ def text_chunks(sampler: SplitSampler, *, chunk_bytes: int, rng: random.Random) 
 
 def package_documents(sampler: SplitSampler, *, max_bytes: int, rng: random.Random) -> Iterator[tuple[Parts, int]]:
     """The files of each package joined in the order of their paths, up to max_bytes per document; a larger file is cut.
-    In random order; a document is credited to its first file."""
+
+    In random order; a document is credited to its first file.
+    """
     blocks: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for index, item in enumerate(sampler.files):
         for chunk in split_at_newlines(item.text, max_bytes=max(1, max_bytes - len(item.path.encode()) - 2)):
@@ -91,7 +93,9 @@ class _PageSampler:
 
     def next_page(self) -> Parts | None:
         """Heading, prose and code; a screenshot, a narration, perhaps a recording, each with its text; a last sentence.
-        None when the file has no more regions or nothing left to say."""
+
+        None when the file has no more regions or nothing left to say.
+        """
         shot, said, code = (next(stream, None) for stream in (self.screenshots, self.narrations, self.code))
         if shot is None or said is None or code is None:
             return None

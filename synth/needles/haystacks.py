@@ -50,7 +50,9 @@ TokensOrMedia = list[int] | tuple[str, Decoded]
 @dataclass(frozen=True)
 class NeedleQuestion:
     """One trial: the question, positioned to follow its context, what to say up to the line end, and the key.
-    depth: where the needle begins, 0 (first token) to 1 (last before the question); for a chain its first statement."""
+
+    depth: where the needle begins, 0 (first token) to 1 (last before the question); for a chain its first statement.
+    """
 
     prompt: EncodedDocument
     answer: str
@@ -195,7 +197,9 @@ def _interleave(
     haystack: list[TokensOrMedia], placed: list[tuple[float, list[TokensOrMedia], int]], num_tokens: int
 ) -> tuple[list[TokensOrMedia], dict[int, int]]:
     """Context and statements, each at the boundary nearest to its position, and where each needle begins.
-    placed: (position 0 to 1, chunks, index of the needle or -1), ascending. num_tokens: of the haystack."""
+
+    placed: (position 0 to 1, chunks, index of the needle or -1), ascending. num_tokens: of the haystack.
+    """
     lengths = [_length([chunk]) for chunk in haystack]
     edges = list(accumulate(lengths, initial=0))
     middles = [edge + length / 2 for edge, length in zip(edges[:-1], lengths, strict=True)]

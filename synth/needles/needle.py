@@ -52,7 +52,9 @@ PlacedText = tuple[float, tuple[dict | str, ...], str]
 @dataclass(frozen=True)
 class Needle:
     """One fact: the key that the question names, the value of two digits, and the answer (for a chain "LMN47").
-    statements: tuples of texts and specs that may stand apart; a chain has two, all others one."""
+
+    statements: tuples of texts and specs that may stand apart; a chain has two, all others one.
+    """
 
     key: str
     value: str

@@ -28,9 +28,11 @@ LABEL_GAP = 3
 
 def render(spec: dict) -> bytes:
     """The PNG file of a chart spec. Raises ValueError where labels run into each other or out of the image.
+
     The spec has `chart` ("bar", "hbar", "line", "scatter"), `labels` (of bars or points), `names`, `values` and `axes`
     (each per series, for "scatter" across and upward; ticks are evenly spaced from 0), `title` ("" for none),
-    `axis_name` and `legend` (whether to show), `width`, `height` and `font` in pixels, and `style`, a key of STYLES."""
+    `axis_name` and `legend` (whether to show), `width`, `height` and `font` in pixels, and `style`, a key of STYLES.
+    """
     import matplotlib
 
     if spec["width"] * spec["height"] > MAX_PIXELS:

@@ -21,8 +21,10 @@ SHADES = {"field": 0.12, "sheet": 0.12, "bar": 0.2, "title": 0.2}
 @dataclass(frozen=True)
 class Widget:
     """One thing in a panel: its kind, its position and width in cells, and the text in it.
+
     "empty" and "ticked" are check boxes, "open" is the name of the open menu, "mark" stands before an entry that holds
-    others, "frame" is an outline, "sheet" what a menu's items lie on."""
+    others, "frame" is an outline, "sheet" what a menu's items lie on.
+    """
 
     kind: str
     row: int

@@ -13,8 +13,10 @@ RULE_PIXELS = 4
 
 def render(spec: dict) -> bytes:
     """The PNG file of a table spec. Raises ValueError for a style Pygments lacks and a table that is too large.
+
     The spec has `title` ("" for none), `header`, `rows`, `rules` ("none", "columns", "header" for a line below it,
-    "grid"), `align` of the numbers ("left" or "right"), and `style`, `size`, `left`, `top`, `leading`."""
+    "grid"), `align` of the numbers ("left" or "right"), and `style`, `size`, `left`, `top`, `leading`.
+    """
     from pygments.token import Token
 
     canvas, rules, columns = Canvas(spec), spec["rules"], _columns(spec)

@@ -23,8 +23,10 @@ AAC_BITS_PER_SECOND = 48000
 
 def render(spec: dict, synthesizer: SpeechSynthesizer) -> bytes:
     """The MP4 file of a video spec: 10 frames per second, yuv420p, and mono 16 kHz AAC where it has narration.
+
     The spec's `frames` is a least length: a narration that takes longer extends the last frame, to 8 s at most. Raises
-    SpeechError from the narration, ValueError when it does not fit into 8 s."""
+    SpeechError from the narration, ValueError when it does not fit into 8 s.
+    """
     count = spec["frames"]
     # each utterance at its time, a late one after the one before it
     track = np.zeros(0, np.int16)

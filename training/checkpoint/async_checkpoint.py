@@ -48,8 +48,10 @@ class AsyncCheckpointer:
 
     def begin(self, *, step: int, model: nn.Module, optimizer: Optimizer, state: dict, good: int | None = None) -> Path:
         """Copy the model and begin to write the checkpoint of `step`; returns the folder that it will have.
+
         An older checkpoint of the same step is replaced. state: plain JSON. good: see `prune_checkpoints`. Raises
-        CheckpointError when the one before could not be written."""
+        CheckpointError when the one before could not be written.
+        """
         # imported in this thread, and late: it takes half a second
         import torch.distributed.checkpoint  # noqa: F401
 
@@ -74,7 +76,9 @@ class AsyncCheckpointer:
 
     def wait(self) -> None:
         """Return when the checkpoint that was begun is on the disk. All ranks.
-        Raises CheckpointError on every rank when one could not write its part."""
+
+        Raises CheckpointError on every rank when one could not write its part.
+        """
         pending, self._pending = self._pending, None
         if pending is None:
             return

@@ -76,7 +76,9 @@ def latest_checkpoint(
     wanted: Callable[[Checkpoint], bool] = lambda _: True,
 ) -> Checkpoint | None:
     """The newest undamaged checkpoint that is `wanted`, or None; all ranks call it and get the same.
-    Damaged ones are reported as events `checkpoint_damaged` and renamed to `.bad`, so that nothing finds them again."""
+
+    Damaged ones are reported as events `checkpoint_damaged` and renamed to `.bad`, so that nothing finds them again.
+    """
     world = world or World()
     # rank 0's list, since it is about to change the folder
     for name in world.broadcast([path.name for path in sorted(Path(folder).glob(STEPS), reverse=True)]):
@@ -96,7 +98,9 @@ def latest_checkpoint(
 
 def check(path: Path, *, world: World | None = None) -> Checkpoint:
     """Verify the files of one checkpoint against the sizes and hashes noted in it; ranks share the files.
-    Raises DamagedCheckpointError naming the file, on every rank."""
+
+    Raises DamagedCheckpointError naming the file, on every rank.
+    """
     world, path = world or World(), Path(path)
     state = read_json(path / STATE)
     state = state if isinstance(state, dict) else {}
@@ -126,13 +130,17 @@ def _trouble(path: Path, noted: dict) -> str | None:
 
 def load_checkpoint(checkpoint: Checkpoint, *, model: nn.Module, optimizer: Optimizer | None = None) -> None:
     """Put a checkpoint's weights (and optimizer state) into `model` and `optimizer`, in place. All ranks call it.
-    Raises CheckpointError where the shapes differ, DamagedCheckpointError where a file cannot be read."""
+
+    Raises CheckpointError where the shapes differ, DamagedCheckpointError where a file cannot be read.
+    """
     _load(checkpoint.folder, model, optimizer, together=dist.is_initialized())
 
 
 def load_weights(folder: Path, *, model: nn.Module) -> None:
     """Copy a checkpoint's weights into `model`, whole and in place, whatever its dtype. Any rank may call it alone.
-    Raises CheckpointError that names the first parameters which differ."""
+
+    Raises CheckpointError that names the first parameters which differ.
+    """
     if not any(folder.glob("*.safetensors")):
         raise CheckpointError(f"{folder} holds no weights: give the folder of a checkpoint")
     _load(folder, model, None, together=False)

@@ -18,7 +18,9 @@ COPIED = ("metrics.jsonl", "events.jsonl", "ledger.json")
 
 def check_extension(old: TrainConfig, new: TrainConfig) -> None:
     """Can the second run continue from the first? Both differ in num_steps only.
-    Raises ValueError with the reason why not, and the remedy."""
+
+    Raises ValueError with the reason why not, and the remedy.
+    """
     if new.num_steps < old.num_steps:
         raise ValueError(f"num_steps = {new.num_steps} is fewer than the {old.num_steps} that were asked for before")
     check_schedule(old, new.num_steps)

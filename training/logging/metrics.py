@@ -19,7 +19,9 @@ METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
 
 class RunLog:
     """The two files of one training stage, and any sinks. A last line that a kill cut short is removed.
-    On ranks other than 0 give `folder=None`: every call does nothing."""
+
+    On ranks other than 0 give `folder=None`: every call does nothing.
+    """
 
     def __init__(self, folder: Path | None, *, sinks: "tuple[TensorBoardSink, ...]" = ()):
         self.folder = None if folder is None else Path(folder)
@@ -44,7 +46,9 @@ class RunLog:
 
     def truncate(self, step: int, *, validation: bool = True) -> int:
         """Drop the metrics of steps beyond `step`, in one rename; returns the number of lines dropped.
-        validation: keep the validation of `step` itself; False where it is about to be repeated."""
+
+        validation: keep the validation of `step` itself; False where it is about to be repeated.
+        """
         if self.folder is None:
             return 0
         lines = list(read_lines(self.folder / METRICS))
@@ -118,9 +122,11 @@ def require_tensorboard() -> None:
 
 class TensorBoardSink:
     """Every number of a metrics line as a scalar, nested keys joined by `/`.
+
     Event files are only appended to. Steps that a resume or a rollback repeats are purged as TensorBoard does it: a new
     file begins with the step from which on the files before it are void. Raises ValueError with the remedy where
-    tensorboard is not installed."""
+    tensorboard is not installed.
+    """
 
     def __init__(self, folder: Path):
         require_tensorboard()

@@ -29,7 +29,9 @@ _stores: WeakKeyDictionary[nn.Module, ActivationOffload] = WeakKeyDictionary()
 
 def checkpoint_blocks(model: Any, mode: str, *, layers: int = 1) -> None:
     """Let each block keep what `mode` says, in place; names of parameters stay. Call it before blocks are compiled.
-    layers: neighbouring local layers that share one checkpoint."""
+
+    layers: neighbouring local layers that share one checkpoint.
+    """
     if mode == "none":
         return
     if layers > 1:
@@ -68,7 +70,9 @@ def saved_operations() -> list:
 
 def tile_mlps(model: Any, tile_tokens: int, *, compiled: bool) -> None:
     """Let the second half of each block run over `tile_tokens` tokens at a time, in place; 0 leaves it whole.
-    compiled: compile the tiles' code; the loop over them stays outside of compiled code, which would unroll it."""
+
+    compiled: compile the tiles' code; the loop over them stays outside of compiled code, which would unroll it.
+    """
     if not tile_tokens:
         return
     for block in model.blocks:
@@ -85,7 +89,9 @@ def has_tiled_mlp(block: nn.Module) -> bool:
 
 def offloading(model: Any, mode: str, *, link: StreamCopyEngine | None = None) -> AbstractContextManager:
     """Context of a forward pass in which what blocks keep goes to host memory until it is needed.
-    link: what copies; by default a CUDA stream beside the model's, and on a host nothing is copied."""
+
+    link: what copies; by default a CUDA stream beside the model's, and on a host nothing is copied.
+    """
     if mode != "offload":
         return nullcontext()
     store = _stores.get(model)

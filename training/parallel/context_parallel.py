@@ -27,8 +27,10 @@ MIN_CHUNK = 16
 
 def shard_sequences(batch: Batch, world: World, model: Any) -> Batch:
     """This rank's part of a batch that all context-parallel ranks have, on the host; assigned by what it costs `model`.
+
     The masks that `batch.inputs` has made, of every model that the rank's part goes through, become masks over the keys
-    of all ranks."""
+    of all ranks.
+    """
     whole = batch.inputs
     layout = _layout(whole, world, model.config)
     index = layout.index().to(whole.token_ids.device)

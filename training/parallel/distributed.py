@@ -71,7 +71,9 @@ class World:
 
     def sum(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by its sum over ranks, in place, in buckets of at most 2**23 numbers.
-        Raises RankFailedError when another rank has ended, as all collectives here do."""
+
+        Raises RankFailedError when another rank has ended, as all collectives here do.
+        """
         if self.size > 1:
             for tensor in tensors:
                 flat = tensor.view(-1)
@@ -81,10 +83,12 @@ class World:
 
     def warm_up_group(self, group: dist.ProcessGroup | None, *, device: str) -> None:
         """The first collective of a new group, in which all of its ranks take part; None is the group of all.
+
         NCCL connects a group's ranks in its first collective, and where only some of them come to that one, as may
         happen between ranks that exchange keys, what follows is undefined: usually all wait for ever. So every group is
         connected where it is made. (Binding the device in `init_process_group` would connect groups early too, by
-        splitting communicators, which not every backend can.)"""
+        splitting communicators, which not every backend can.)
+        """
         met = torch.ones(1, device=device)
 
         def count_ranks() -> int:
@@ -154,7 +158,9 @@ class World:
 
 def init_distributed(*, device: str = "cpu", timeout_s: float = COLLECTIVE_TIMEOUT_S) -> World:
     """Join the ranks that torchrun started; a single rank where it did not.
-    Raises ValueError for an environment that is not whole."""
+
+    Raises ValueError for an environment that is not whole.
+    """
     if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         return World()
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]

@@ -19,8 +19,10 @@ from brine.training.runtime import Runtime, compile_blocks
 
 def init_parallel_groups(world: World, *, context_parallel: int = 1, dp_shard: int = 1, device: str = "cpu") -> World:
     """The same rank in a world where every `context_parallel` neighbours share sequences, every `dp_shard` parameters.
+
     All ranks call it, in the same order (`World.warm_up_group`). Raises ValueError where the ranks cannot be split
-    so."""
+    so.
+    """
     for name, ranks in (("context_parallel", context_parallel), ("dp_shard", dp_shard)):
         if ranks < 1 or world.size % ranks:
             raise ValueError(f"runtime.{name} = {ranks} does not divide the {world.size} ranks: start a multiple of it")
@@ -63,10 +65,12 @@ def parallelize(model: Any, *, runtime: Runtime, world: World, seed: int) -> Non
 
 def shard_parameters(model: Any, *, runtime: Runtime, world: World) -> None:
     """Split every parameter over the mesh's `dp_shard` ranks, in place: each block separately, then the rest together.
+
     Blocks are gathered in the precision of their matmuls, norms included; the token table, embedders, last norm and
     head in that of the weights. Gradients are summed in float32 (float64 for float64 weights). Embedders, head and last
     norm share a group, whose sum waits for all of its members: every embedder runs in each step on each rank, even when
-    it has no patches."""
+    it has no patches.
+    """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     half = torch.bfloat16 if runtime.dtype == "bfloat16" else None

@@ -89,8 +89,10 @@ def span_attention_bwd_keys_kernel(
     TMA: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dk and dv (B, S, K, D), contiguous. Grid: (tiles of keys, B * K). All query heads of a KV head in one program.
+
     Queries [query_lo[j], query_hi[j]) see key j; both are non-decreasing, so the walk has the form of that over
-    keys."""
+    keys.
+    """
     first = tl.program_id(0) * BN
     b, head = (tl.program_id(1) // K).to(tl.int64), (tl.program_id(1) % K).to(tl.int64)
     last = tl.minimum(first + BN, num_keys) - 1
