@@ -213,7 +213,10 @@ def _reader_notes(source: DocumentSource, path: Path) -> list[str]:
 
 def _reencoded_source(built: EncodedCorpus, filter_log: FilterLog) -> DocumentSource:
     if not built.root.is_dir():
-        raise ValueError(f"{built.folder} must be encoded again, but {built.root} is gone: restore it")
+        raise ValueError(
+            f"{built.folder} was encoded by another tokenizer or encoder than this run's, and {built.root}, where its "
+            "documents came from, is gone: restore it, or give the documents themselves"
+        )
 
     def read(include_decode: bool, skipped: Counter) -> Iterator[Document]:
         for number in np.flatnonzero(filter_log.kept_mask()):

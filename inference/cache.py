@@ -211,7 +211,10 @@ class KeyValueCache:
         self.segment, self.block, self.start = (read(name).clone() for name in ("segment", "block", "start"))
         least, self._newest_start = torch.stack((self.start.min(), self.start.max())).tolist()
         if not 0 <= least <= self._newest_start < self.num_tokens:
-            raise ValueError(f"document starts do not belong to a cache of {self.num_tokens}: read the prompt again")
+            raise ValueError(
+                f"document starts {least} to {self._newest_start} do not belong to a cache of {self.num_tokens}: "
+                "read the prompt again"
+            )
         for layer, cache in enumerate(self.layers):
             cache.drop = 0
             cache.append(read(f"layers.{layer}.keys"), read(f"layers.{layer}.values"))

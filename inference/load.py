@@ -168,10 +168,16 @@ def load(
     except (ValueError, TypeError) as error:
         raise ValueError(f"{folder / CONFIG} does not describe a model of this version: {error}") from None
     if config.patch_dims != encode_config.dims:
-        raise ValueError(f"{folder / CONFIG} mixes two models: patches of {config.patch_dims} and {encode_config.dims}")
+        raise ValueError(
+            f"{folder / CONFIG}: the model takes patches of {config.patch_dims}, but the encoder makes "
+            f"{encode_config.dims}: config.json mixes two models"
+        )
     tokenizer = Tokenizer.load(folder / TOKENIZER)
     if tokenizer.vocab_size > config.vocab_size:
-        raise ValueError(f"{folder / TOKENIZER} has over {config.vocab_size} ids: give this model's tokenizer")
+        raise ValueError(
+            f"{folder / TOKENIZER} has {tokenizer.vocab_size} ids, the model {config.vocab_size}: give the tokenizer "
+            "that the model was trained with"
+        )
     model = Transformer(config)
     load_weights(model, folder / WEIGHTS)
     model.attention_backend, model.loss_backend = attention_backend, loss_backend

@@ -121,7 +121,10 @@ def _check_token_ids(given: TokenIds, tokenizer: Tokenizer) -> list[int]:
             raise ValueError(f"token id {index} is a {type(token).__name__}: give whole numbers")
         token = token.__index__()
         if not 0 <= token < tokenizer.vocab_size:
-            raise ValueError(f"token id {index} is {token}: the vocabulary has the ids 0 to {tokenizer.vocab_size - 1}")
+            raise ValueError(
+                f"token id {index} is {token}, but the vocabulary has the ids 0 to {tokenizer.vocab_size - 1}: "
+                "give ids of this model's tokenizer"
+            )
         if token in _MEDIA_TOKENS:
             raise ValueError(f"token id {index} is {token}, a patch ({_MEDIA_TOKENS[token]}): give the media file")
         ids.append(token)

@@ -73,7 +73,9 @@ def load_trained_model(run: Pipeline, name: str) -> LoadedModel:
     """The model of a finished stage, on the run's device and backends. Raises ValueError where its weights are gone."""
     folder, runtime = run.folder / name, run.runtime
     if not any((folder / "model").glob("*.safetensors")):
-        raise ValueError(f"{folder / 'model'} has no weights any more: put them back, or give --rerun {name}")
+        raise ValueError(
+            f"{folder / 'model'} has no weights any more: put them back, or give --rerun {name} to train it again"
+        )
     return load(
         folder, device=runtime.device, attention_backend=runtime.attention_backend, loss_backend=runtime.loss_backend
     )

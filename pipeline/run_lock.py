@@ -79,7 +79,9 @@ def wait_for(ready: Callable[[], bool], *, run_folder: Path, what: str, timeout_
         if not is_run_locked(run_folder) and not ready():
             raise RankFailedError(f"rank 0 ended before {what} was done: see its message; the same command resumes")
         if time.monotonic() - start > timeout_s:
-            raise TimeoutError(f"waited {timeout_s:.0f} s for rank 0 to finish {what}: raise the time-out")
+            raise TimeoutError(
+                f"waited {timeout_s:.0f} s for rank 0 to finish {what}: raise the time-out or look at it"
+            )
         time.sleep(poll_s)
 
 

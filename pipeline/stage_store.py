@@ -223,7 +223,10 @@ class StageStore:
             first = (f".{STAGE_FILE}.", f".{RERUN_FILE}.")
             names = [path.name for path in folder.iterdir()] if folder.exists() else []
             if any(name != RERUN_FILE and not name.startswith(first) for name in names):
-                raise ValueError(f"{folder} has no {STAGE_FILE}, so this pipeline did not make it: move it away")
+                raise ValueError(
+                    f"{folder} is not empty and holds no {STAGE_FILE}, so this pipeline did not make it: move it away, "
+                    "or choose another run folder"
+                )
         elif not changes and not again:
             logger.info("%s: was interrupted, resumes", name)
             if not wants_rerun:

@@ -89,7 +89,9 @@ class PlanRequest:
                 raise PlannerError(f"{_option(name)} {getattr(self, name)}: choose one of {', '.join(known)}")
         for name in ("context_parallel", "dp_shard"):
             if name in held and (held[name] < 1 or self.gpus % held[name]):
-                raise PlannerError(f"{_option(name)} {held[name]} does not divide --gpus {self.gpus}: give a divisor")
+                raise PlannerError(
+                    f"{_option(name)} {held[name]} does not divide --gpus {self.gpus}: give a divisor of it"
+                )
         limits = {
             "ac_group_size": (1, "1, or the number of layers that share one checkpoint"),
             "mlp_tile_tokens": (0, "a number of tokens, or 0 for whole sequences"),

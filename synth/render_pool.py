@@ -78,7 +78,10 @@ class RenderPool(AbstractContextManager):
                 return helper.ask((op, items[start : start + ITEMS_PER_TASK]))
             except EOFError:
                 code = helper.process.wait()
-                raise RuntimeError(f"a rendering process ended (exit code {code}): see above, run again") from None
+                raise RuntimeError(
+                    f"a rendering process ended (exit code {code}): see its message above, then run again; finished "
+                    "files are kept"
+                ) from None
             finally:
                 free.put(helper)
 

@@ -120,14 +120,20 @@ class TrainConfig:
                     f"{', '.join(MODALITY_CONTEXTS)}, with a weight of 0 or more"
                 )
         if self.warmup_steps >= self.num_steps and self.num_steps > 1:
-            raise ValueError(f"warmup_steps = {self.warmup_steps}: give fewer than num_steps = {self.num_steps}")
+            raise ValueError(
+                f"warmup_steps = {self.warmup_steps} leaves nothing of num_steps = {self.num_steps}: "
+                "warm up for fewer steps or train for more"
+            )
         if self.decay_start is not None and self.decay_start < self.warmup_steps:
             raise ValueError(
                 f"num_steps = {self.num_steps} is too small for warmup_steps = {self.warmup_steps} and a decay of "
                 f"{self.num_steps - self.decay_start} steps: train for more, or lower decay_steps or decay_fraction"
             )
         if self.global_batch_size % self.micro_batch_size:
-            raise ValueError(f"global_batch_size = {self.global_batch_size}: give a multiple of micro_batch_size")
+            raise ValueError(
+                f"global_batch_size = {self.global_batch_size} is not a multiple of micro_batch_size = "
+                f"{self.micro_batch_size}: a step is a whole number of forward passes"
+            )
 
     @property
     def decay_start(self) -> int | None:
@@ -149,11 +155,17 @@ class TrainConfig:
         Raises ValueError where the sequences of a step cannot be shared evenly.
         """
         if self.global_batch_size % world_size:
-            raise ValueError(f"global_batch_size = {self.global_batch_size}: give a multiple of the {world_size} ranks")
+            raise ValueError(
+                f"global_batch_size = {self.global_batch_size} cannot be shared by {world_size} ranks: "
+                "choose a multiple of the number of ranks"
+            )
         share = self.global_batch_size // world_size
         micro = min(self.micro_batch_size, share)
         if share % micro:
-            raise ValueError(f"micro_batch_size = {self.micro_batch_size}: give a divisor of a rank's share, {share}")
+            raise ValueError(
+                f"micro_batch_size = {self.micro_batch_size} does not divide a rank's share of {share} sequences "
+                f"({self.global_batch_size} over {world_size} ranks): choose a divisor of it"
+            )
         return micro
 
 
@@ -245,7 +257,10 @@ class RuntimeConfig:
                 raise ValueError(f"{name} = {getattr(self, name)}: give {remedy}")
         check_values(self, "timeout_s", lambda value: value > 0, "be positive")
         if self.ac_group_size > 1 and self.activation_checkpointing == "none":
-            raise ValueError(f"ac_group_size = {self.ac_group_size}: choose selective, full or offload checkpointing")
+            raise ValueError(
+                f"ac_group_size = {self.ac_group_size} with activation_checkpointing = 'none', where every layer "
+                "keeps everything: choose selective, full or offload"
+            )
         if self.profile is not None:
             object.__setattr__(self, "profile", tuple(self.profile))
             if len(self.profile) != 2 or not 1 <= self.profile[0] <= self.profile[1]:

@@ -63,7 +63,8 @@ class DivergenceGuard:
         self.empty = 0 if targets else self.empty + 1
         if self.empty >= MAX_EMPTY_STEPS:
             raise TrainingDivergedError(
-                f"{self.empty} steps in a row had no target: rebuild the corpus (document_load_failed in events.jsonl)"
+                f"{self.empty} steps in a row had no target, so there was nothing to learn: documents that could not "
+                "be loaded are named in `events.jsonl` (document_load_failed), with the reason; rebuild the corpus"
             )
         self.losses.append(loss)
         self.norms.append(grad_norm)
@@ -81,7 +82,8 @@ class DivergenceGuard:
             windows = ", ".join(f"{start} to {stop}" for start, stop in self.skipped)
             raise TrainingDivergedError(
                 f"{reason}, and training was already rolled back {len(self.skipped)} times (max_rollbacks), skipping "
-                f"sequences {windows or 'none'}: lower the learning rate, or look at those and at {first_sequence}"
+                f"sequences {windows or 'none'}: lower the learning rate, lengthen the warmup, or look at those and "
+                f"at sequence {first_sequence} (`events.jsonl` has the reasons); the last good checkpoint is kept"
             )
         size = self.config.global_batch_size
         start = max(checkpoint_sequence, first_sequence - (self.config.rollback_skip_steps - 1) * size)

@@ -87,7 +87,10 @@ class MicroBatchStream:
     ):  # fmt: skip
         """ready: makes what the source opens ready for the device (`micro_batches`)."""
         if source.num_sequences < global_batch_size:
-            raise ValueError(f"the plan has {source.num_sequences} sequences: lower global_batch_size")
+            raise ValueError(
+                f"the plan has {source.num_sequences} sequences and one step takes {global_batch_size}: use a larger "
+                "corpus, more epochs in the plan, or a smaller global_batch_size"
+            )
         self.source, self.global_batch_size, self.batches_per_step = source, global_batch_size, batches_per_step
         self.usable = source.num_sequences // global_batch_size * global_batch_size
         self._ready = ready
@@ -104,7 +107,10 @@ class MicroBatchStream:
             try:
                 yield next(self._batches)
             except StopIteration:
-                raise ValueError(f"the loader ended at sequence {sequence_index}: build the plan again") from None
+                raise ValueError(
+                    f"the loader ended inside the step at sequence {sequence_index}, though its plan has "
+                    f"{self.source.num_sequences}: plan and encoded corpus do not belong together; build the plan again"
+                ) from None
         self._at = sequence_index + self.global_batch_size
 
     def close(self) -> None:

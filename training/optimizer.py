@@ -67,10 +67,16 @@ class Optimizer:
             kind, _, rest = full_name.partition("/")
             name, _, key = rest.rpartition("/")
             if kind not in self.members or name not in self.parameters:
-                raise ValueError(f"{full_name} is of another optimizer or model: begin in a new run folder")
+                raise ValueError(
+                    f"the optimizer state holds {full_name}, which does not match this run: it was saved with another "
+                    "optimizer or model; restore that setting, or begin in a new run folder"
+                )
             parameter = self.parameters[name]
             if key != "step" and tuple(shape) != tuple(parameter.shape):
-                raise ValueError(f"{full_name} is {tuple(shape)}, of another model: begin in a new run folder")
+                raise ValueError(
+                    f"the optimizer state's {full_name} has shape {tuple(shape)}, the parameter has "
+                    f"{tuple(parameter.shape)}: it belongs to another model; begin in a new run folder"
+                )
             # the fused AdamW keeps its count on the parameter's device
             value = torch.zeros((), device=parameter.device) if key == "step" else torch.zeros_like(parameter.detach())
             self.members[kind].state[parameter][key] = value

@@ -27,7 +27,7 @@ from brine.training.config import TrainConfig, learning_rate
 from brine.training.gradients import FlatGradients, ShardedGradients
 from brine.training.guard import DivergenceGuard
 from brine.training.logging.compute_cost import CostAccounting
-from brine.training.logging.metrics import TensorBoardSink
+from brine.training.logging.metrics import MetricsSink
 from brine.training.logging.profiling import StepProfiler
 from brine.training.logging.progress import Progress
 from brine.training.micro_batch import MicroBatchStream, PackedSequenceSource, micro_batches
@@ -80,7 +80,7 @@ class Trainer:
         self, config: TrainConfig, *, model: Any, sequences: PackedSequenceSource, folder: Path, runtime: Runtime,
         name: str = "train", cost_category: str = "student", kinds: tuple[str, ...] = (),
         distillation: Distillation | None = None, validate: Validate | None = None, world: World | None = None,
-        sinks: tuple[TensorBoardSink, ...] = (), quiet: bool = False, on_step: Callable[[int], None] | None = None,
+        sinks: tuple[MetricsSink, ...] = (), quiet: bool = False, on_step: Callable[[int], None] | None = None,
     ):  # fmt: skip
         world, folder = world or World(), Path(folder)
         self.config, self.runtime, self.world, self.folder, self.model = config, runtime, world, folder, model

@@ -129,7 +129,7 @@ def test_a_corpus_without_media_and_one_whose_media_are_gone(made, capsys, tmp_p
     )
     documents.rename(tmp_path / "elsewhere")
     assert measure([str(base / "two"), "--data", str(tmp_path / "built"), *ARGUMENTS]) == 2
-    assert "documents is gone: restore it" in capsys.readouterr().err
+    assert "where its documents came from, is gone" in capsys.readouterr().err
 
 
 def test_a_run_trained_on_a_built_corpus_knows_its_documents(made, capsys, tmp_path):

@@ -282,7 +282,7 @@ def test_plan_shorter_than_the_run_begins_again_at_a_step(tmp_path):
 
 def test_row_stream_refuses_what_is_too_short():
     config = tiny_config()
-    with pytest.raises(ValueError, match="has 3 sequences: lower global_batch_size"):
+    with pytest.raises(ValueError, match="has 3 sequences and one step takes 4"):
         MicroBatchStream(tiny_source(config, num_sequences=3), global_batch_size=4, batches_per_step=2, ready=iter)
 
 

@@ -10,11 +10,24 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from brine.common.files import finite, parse_object, to_plain, write_text
 
 METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
+
+
+class MetricsSink(Protocol):
+    """A second reader of the metrics."""
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Take one line of metrics; it has `step`."""
+
+    def purge(self, step: int) -> None:
+        """Forget the lines of `step` and later steps, which are about to be logged again."""
+
+    def finish(self) -> None:
+        """Flush and close."""
 
 
 class RunLog:
@@ -23,7 +36,7 @@ class RunLog:
     On ranks other than 0 give `folder=None`: every call does nothing.
     """
 
-    def __init__(self, folder: Path | None, *, sinks: "tuple[TensorBoardSink, ...]" = ()):
+    def __init__(self, folder: Path | None, *, sinks: tuple[MetricsSink, ...] = ()):
         self.folder = None if folder is None else Path(folder)
         self.sinks, self._purged = sinks if folder is not None else (), False
         if self.folder is not None:
@@ -98,7 +111,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             yield from (line for line in map(_parse, file) if line is not None)
 
 
-def make_sinks(folder: Path, *, tensorboard: bool) -> "tuple[TensorBoardSink, ...]":
+def make_sinks(folder: Path, *, tensorboard: bool) -> tuple[MetricsSink, ...]:
     """Second readers of a stage's metrics: TensorBoard where it is asked for, or was before and still can be, so that
     it never keeps showing steps that were rolled back. Raises ValueError with the remedy as `TensorBoardSink`."""
     logs = Path(folder) / "tensorboard"

@@ -17,7 +17,7 @@ from brine.common.formatting import Console, StatusLine
 from brine.training.config import TrainConfig
 from brine.training.logging.compute_cost import CostAccounting
 from brine.training.logging.device_specs import MEASURED, NO_PEAK, PeakFlops, find_peak
-from brine.training.logging.metrics import RunLog, TensorBoardSink, append_event
+from brine.training.logging.metrics import MetricsSink, RunLog, append_event
 from brine.training.parallel.distributed import World
 from brine.training.runtime import Runtime, peak_memory_gib
 from brine.training.step import StepSums
@@ -83,7 +83,7 @@ class Progress:
 
     def __init__(
         self, name: str, *, folder: Path, config: TrainConfig, runtime: Runtime, world: World, kinds: tuple[str, ...],
-        sinks: tuple[TensorBoardSink, ...] = (), quiet: bool = False,
+        sinks: tuple[MetricsSink, ...] = (), quiet: bool = False,
     ):  # fmt: skip
         self.world, self.kinds, self.folder = world, kinds, folder
         self._has_load_failures = False

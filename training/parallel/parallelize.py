@@ -25,7 +25,9 @@ def init_parallel_groups(world: World, *, context_parallel: int = 1, dp_shard: i
     """
     for name, ranks in (("context_parallel", context_parallel), ("dp_shard", dp_shard)):
         if ranks < 1 or world.size % ranks:
-            raise ValueError(f"runtime.{name} = {ranks} does not divide the {world.size} ranks: start a multiple of it")
+            raise ValueError(
+                f"runtime.{name} = {ranks} does not divide the {world.size} ranks: start a multiple of it with torchrun"
+            )
     if context_parallel == dp_shard == 1:
         return world
     # imported late: a single process needs no meshes

@@ -108,7 +108,7 @@ def test_two_ranks_equal_one(tmp_path):
 
 
 def test_rows_that_ranks_cannot_share_are_refused():
-    with pytest.raises(ValueError, match="global_batch_size = 4: give a multiple of the 3 ranks"):
+    with pytest.raises(ValueError, match="global_batch_size = 4 cannot be shared by 3 ranks"):
         tiny_config().micro_batch_size_on(3)
     assert tiny_config(micro_batch_size=4).micro_batch_size_on(4) == 1
 
