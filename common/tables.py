@@ -5,8 +5,7 @@ imported where it is used.
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -67,18 +66,6 @@ def _plain_console():
     from rich.console import Console
 
     return Console(width=_PLAIN_WIDTH, color_system=None, force_terminal=False, highlight=False)
-
-
-@contextmanager
-def progress_bar(description: str, total: int | None, *, shown: bool = True) -> Iterator:
-    """Yields advance(); a rich bar on standard error, printed once at the end where that is piped."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not shown) as progress:
-        task = progress.add_task(description, total=total)
-        yield lambda: progress.advance(task)
 
 
 def _cell(value) -> str:

@@ -205,7 +205,9 @@ class EncodedCorpus:
         self.folder = Path(folder)
         self.meta = read_json(self.folder / "meta.json") or {}
         if "identity" not in self.meta:
-            raise CorpusError(f"{self.folder} holds no finished corpus: build it with `brine data build`")
+            stage = (self.folder / "store" / "meta.json").is_file()
+            remedy = f"give {self.folder / 'store'}" if stage else "build it with `brine data build`"
+            raise CorpusError(f"{self.folder} holds no finished corpus: {remedy}")
         _refuse_old_format(self.folder, self.meta)
         self.config = EncodeConfig.from_dict(self.meta["encode"])
         # early corpora had manifests only, whose folder is the root

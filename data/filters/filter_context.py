@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from brine.common.tables import progress_bar
+from brine.common.formatting import progress_bar
 from brine.data.corpus.store import DecodingCorpus, EncodedCorpus
 from brine.data.document import SPLITS, Document, Text
 
@@ -88,10 +88,10 @@ class FilterContext:
         chunks = [documents[i : i + chunk_documents].tolist() for i in range(0, len(documents), chunk_documents)]
         here = self.num_workers == 1 or len(chunks) < 2 or (needs_media and isinstance(self.corpus, DecodingCorpus))
         answers = (function(self.corpus, chunk) for chunk in chunks) if here else self._spread(function, chunks)
-        with progress_bar(f"filter (x {chunk_documents} documents)", len(chunks), shown=self.progress) as advance:
-            for chunk, found in zip(chunks, answers, strict=True):
-                advance()
-                yield from zip(chunk, found, strict=True)
+        name = f"filter (x {chunk_documents} documents)"
+        answers = progress_bar(answers, total=len(chunks), desc=name, unit="chunk", quiet=not self.progress)
+        for chunk, found in zip(chunks, answers, strict=True):
+            yield from zip(chunk, found, strict=True)
 
     def _spread(self, function, chunks: list[list[int]]) -> Iterator[list]:
         workers = ProcessPoolExecutor(

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from brine.common.tables import progress_bar
+from brine.common.formatting import progress_bar
 from brine.data.config import EncodeConfig
 from brine.data.corpus.excluded import ExclusionStats
 from brine.data.corpus.statistics import CorpusStats
@@ -130,7 +130,8 @@ def check_source(
         known = (getattr(source, "num_documents_hint", None), limit)
         total = min((count for count in known if count is not None), default=None)
     pool = DecodePool(root=source.root, tokenizer=tokenizer, config=config, num_servers=num_workers)
-    with pool, _quarantine_file(quarantine) as records, progress_bar("check", total, shown=progress) as advance:
+    bar = progress_bar(total=total, desc="check", unit="document", quiet=not progress)
+    with pool, _quarantine_file(quarantine) as records, bar:
         try:
             for result in pool.encode(itertools.islice(items, limit)):
                 reject = result if isinstance(result, Quarantined) else result.quarantined
@@ -146,7 +147,7 @@ def check_source(
                         source.uncount(result.document)
                     if records is not None:
                         records.write(json.dumps(reject.to_json()) + "\n")
-                advance()
+                bar.update()
         except KeyboardInterrupt:
             found.interrupted = True
     if retry is not None and limit is None and not found.interrupted:
