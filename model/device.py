@@ -8,7 +8,6 @@ bfloat16 pays only if the hardware supports it natively (avx512_bf16, AMX or Arm
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -93,19 +92,6 @@ def compute_info(model: Transformer, compute_dtype: torch.dtype | None) -> dict[
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     dtype = compute_dtype or model.head_weight.dtype
     return {"device": name, "compute_dtype": str(dtype).removeprefix("torch."), "backends": backend_choices()}
-
-
-def add_device_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--device` and `--dtype`; read them with `resolve_device` and `resolve_compute_dtype`."""
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1, or auto: a GPU if available (default %(default)s)"
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=COMPUTE_DTYPES,
-        default="auto",
-        help="compute dtype (matmuls, KV cache); auto: bfloat16 if the hardware supports it (default %(default)s)",
-    )
 
 
 def supports_bfloat16(device: torch.device | str) -> tuple[bool, str]:

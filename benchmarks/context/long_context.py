@@ -42,7 +42,7 @@ from benchmarks.context.long_cases import PARTS, LongContextCase, measure
 from benchmarks.context.long_prompt import make_material, write_prompt
 from benchmarks.harness import correctness as gate
 from benchmarks.harness import records as harness
-from brine.model.device import add_device_arguments, resolve_compute_dtype
+from brine.model.device import COMPUTE_DTYPES, resolve_compute_dtype
 
 NAME = "long_context"
 TESTS = ("tests/inference/test_prefill.py", "tests/benchmarks/test_long_context.py")
@@ -66,9 +66,9 @@ QUICK = (
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     made = harness.parser(NAME, "Reading, training on and writing very long sequences, on one CPU by default.")
-    add_device_arguments(made)
     # what the limit is for, and what earlier results have
-    made.set_defaults(device="cpu", dtype="bfloat16")
+    made.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, or auto: a GPU if available")
+    made.add_argument("--dtype", choices=COMPUTE_DTYPES, default="bfloat16", help="of matmuls and KV cache")
     made.add_argument("--work", type=Path, default=Path("runs/long_context"), help="prompts, states and results")
     made.add_argument("--model", default="", metavar="FOLDER", help="a trained model instead of random weights")
     made.add_argument("--prefill-tokens", type=int, default=8192, help="longest chunk of a prompt")

@@ -91,10 +91,6 @@ class PackingPlan:
         "modality"}; shares are of tokens, padding left out. Raises ValueError for another corpus's plan."""
         return realized_mixture(self, corpus, num_bins)
 
-    def with_blank(self, blank: bool) -> "PackingPlan":
-        """The same with every document blanked, or none: for measuring what media contribute."""
-        return dataclasses.replace(self, blank=np.full(len(self.document), blank))
-
     def slice(self, start: int, stop: int) -> "PackingPlan":
         """Sequences start..stop as a new plan."""
         first, last = int(self.offset[start]), int(self.offset[stop])

@@ -156,11 +156,11 @@ def test_context_is_that_of_the_target(corpus, plan):
 
 
 def test_blanking_only_some_modalities_and_transform(corpus, plan):
-    blank = plan.with_blank(True)
+    blank = replace(plan, blank=np.ones_like(plan.blank))
     number = next(
         n for n in range(len(plan)) if (make_batch(corpus, plan, [n]).inputs.token_ids == MEDIA_TOKEN_ID["video"]).any()
     )
-    own = make_batch(corpus, plan.with_blank(False), [number])
+    own = make_batch(corpus, replace(plan, blank=np.zeros_like(plan.blank)), [number])
     frames = make_batch(corpus, blank, [number], blank_modalities={"video"})
     frame_patches, media_index = frames.inputs.media["video"]
     grey = frame_patches[media_index < ROW]
@@ -171,7 +171,7 @@ def test_blanking_only_some_modalities_and_transform(corpus, plan):
     def invert(document, sequence, row):
         return replace(sequence, video=255 - sequence.video)
 
-    inverted = make_batch(corpus, plan.with_blank(False), [number], transform=invert)
+    inverted = make_batch(corpus, replace(plan, blank=np.zeros_like(plan.blank)), [number], transform=invert)
     real = own.inputs.media["video"][1] < ROW
     films = [floats(batch.inputs.media["video"][0][real]) for batch in (inverted, own)]
     torch.testing.assert_close(films[0], -films[1], atol=1e-6, rtol=0)

@@ -1,6 +1,5 @@
 """One answer to where a model runs and in what precision, for every command."""
 
-import argparse
 import json
 import shutil
 
@@ -9,7 +8,7 @@ import torch
 
 from brine.inference.load import CONFIG, find_model_folder, load
 from brine.model.config import ModelConfig
-from brine.model.device import add_device_arguments, autocast, native_dtype, resolve_compute_dtype, resolve_device
+from brine.model.device import autocast, native_dtype, resolve_compute_dtype, resolve_device
 from brine.model.transformer import Transformer
 
 
@@ -49,11 +48,7 @@ def test_native_dtype_follows_the_card(monkeypatch, major, dtype):
     assert native_dtype("cuda:0") == dtype
 
 
-def test_command_line():
-    parser = argparse.ArgumentParser()
-    add_device_arguments(parser)
-    options = parser.parse_args([])
-    assert (options.device, options.dtype) == ("auto", "auto")
+def test_names_of_dtypes():
     assert resolve_compute_dtype("float32", "cpu") is None
     assert resolve_compute_dtype("bfloat16", "cpu") == torch.bfloat16
     with pytest.raises(ValueError, match="choose one of auto"):
