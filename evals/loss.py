@@ -20,7 +20,7 @@ from brine.data.packing.pack import pack
 from brine.data.sequence import MODALITY_CONTEXTS, EncodedDocument
 from brine.evals.config import EvalConfig
 from brine.kernels.linear_loss import linear_cross_entropy
-from brine.model.device import autocast, device_of
+from brine.model.device import autocast, device_of, without_compilation
 
 NUM_MODALITY_CONTEXTS = len(MODALITY_CONTEXTS)
 
@@ -225,7 +225,7 @@ def measure_losses(
             batch.inputs.make_masks(model.config)
         batch = batch.to(device)
         # blocks that were compiled for training run eagerly: these shapes are not theirs
-        with autocast(device, compute_dtype), torch.compiler.set_stance("force_eager"):
+        with autocast(device, compute_dtype), without_compilation():
             hidden = model(batch.inputs)
             _, token_loss = linear_cross_entropy(
                 hidden.flatten(0, 1), model.head_weight, batch.labels.flatten(), return_token_loss=True,

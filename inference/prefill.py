@@ -9,7 +9,6 @@ per token on 2 CPU cores, so the default is the largest. B batch, S tokens of a 
 import functools
 import json
 import os
-import sys
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -25,7 +24,7 @@ from brine.common.tensor_files import save_tensors
 from brine.data.sequence import EncodedDocument
 from brine.inference.cache import KeyValueCache
 from brine.inference.prompt import batch_prompts
-from brine.model.device import autocast, device_of
+from brine.model.device import autocast, device_of, without_compilation
 from brine.model.transformer import Transformer
 
 PREFILL_TOKENS = 8192
@@ -73,9 +72,7 @@ def num_reserved_tokens(max_tokens: int, device: torch.device) -> int:
 def eager_inference(model: Transformer, compute_dtype: torch.dtype | None) -> AbstractContextManager:
     """Runs compiled blocks as they were written, and matmuls in `compute_dtype` (None: that of the weights)."""
     stack = ExitStack()
-    # the compiler takes seconds to import; where it is not imported nothing is compiled
-    if "torch._dynamo" in sys.modules:
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
+    stack.enter_context(without_compilation())
     if compute_dtype != model.head_weight.dtype:
         stack.enter_context(autocast(device_of(model), compute_dtype))
     return stack

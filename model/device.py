@@ -8,6 +8,7 @@ bfloat16 pays only if the hardware supports it natively (avx512_bf16, AMX or Arm
 
 from __future__ import annotations
 
+import sys
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -83,6 +84,14 @@ def autocast(device: torch.device | str, compute_dtype: torch.dtype | None) -> A
     if compute_dtype is None:
         return nullcontext()
     return torch.autocast(torch.device(device).type, dtype=compute_dtype)
+
+
+def without_compilation() -> AbstractContextManager:
+    """Compiled blocks run as they are written, for shapes that hardly ever come twice.
+
+    Where torch._dynamo is not loaded nothing is compiled, and loading it would take seconds.
+    """
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def compute_info(model: Transformer, compute_dtype: torch.dtype | None) -> dict[str, Any]:
