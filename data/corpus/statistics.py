@@ -126,7 +126,8 @@ def quarantine_summary(records: list[dict]) -> str:
     """What the records of a quarantine file say, in one line: how many, and the most frequent reasons."""
     reasons = Counter(reason_group(record["reason"]) for record in records)
     first = "; ".join(f"{count:,} {reason[:200]}" for reason, count in reasons.most_common(5))
-    return f"{len(records):,} documents are quarantined ({first}{'; ...' if len(reasons) > 5 else ''})"
+    what = "document is" if len(records) == 1 else "documents are"
+    return f"{len(records):,} {what} quarantined ({first}{'; ...' if len(reasons) > 5 else ''})"
 
 
 def reason_group(reason: str) -> str:
