@@ -111,7 +111,6 @@ FILES: dict[str, Callable[[Any], Any]] = {
 
 
 def _rename_columns(corpus: Path) -> list[Path]:
-    """Give the arrays of an encoded corpus their present names; returns those that were renamed."""
     changed = []
     for old, new in renamed.CORPUS_COLUMNS.items():
         for pattern in (f"index/start_{old}.npy", f"shards/*/{old}.npy", f"shards/*/index/start_{old}.npy"):

@@ -82,7 +82,6 @@ def progress_bar(description: str, total: int | None, *, shown: bool = True) -> 
 
 
 def _cell(value) -> str:
-    """One value of a table: counts with thousands separators, zero as a dot."""
     if isinstance(value, int | np.integer):
         return f"{value:,}" if value else "·"
     return value if isinstance(value, str) else f"{value:.3g}"

@@ -310,7 +310,6 @@ def _segments(owners: list[int], sequences: list[EncodedDocument], segment_token
 
 
 def _block_offsets(owners: list[int], blocks: np.ndarray) -> np.ndarray:
-    """Number of media blocks before each chunk in its packed sequence, so that block ids of neighbours differ."""
     before, current, total = np.zeros(len(owners), np.int32), -1, 0
     for i, (owner, count) in enumerate(zip(owners, blocks.tolist(), strict=True)):
         total = 0 if owner != current else total

@@ -240,7 +240,6 @@ def mean_log_probabilities(
 
 
 def _append_tokens(prompt: EncodedDocument, ids: list[int]) -> EncodedDocument:
-    """The prompt with text tokens behind it, positioned as the encoder does."""
     position = prompt.position[-1].max() + 1 + np.arange(len(ids))
     more = {
         "token_ids": ids,

@@ -141,7 +141,6 @@ def _encode(
     num_workers: int,
     progress: bool,
 ) -> None:
-    """Encode what is missing of a source into a folder that was begun for it, and finish it."""
     began = time.monotonic()
     (build_folder / "shards").mkdir(exist_ok=True)
     writer = ShardWriter(

@@ -161,7 +161,6 @@ def _end_reason(stream: io.FileIO, offset: int) -> str:
 
 
 def _add_member(index: TarIndex, member: tarfile.TarInfo, end: int) -> None:
-    """Enter a member into the index, or the reason why it is refused; folders are left out."""
     offset, size, name = member.offset_data, member.size, posixpath.normpath(member.name)
     if member.isdir():
         return
@@ -185,7 +184,6 @@ def _add_member(index: TarIndex, member: tarfile.TarInfo, end: int) -> None:
 
 @contextlib.contextmanager
 def _as_file(content: bytes, suffix: str) -> Iterator[Path]:
-    """A path that reads as `content`."""
     if hasattr(os, "memfd_create"):
         with open(os.memfd_create("media", os.MFD_CLOEXEC), "wb") as file:
             file.write(content)

@@ -269,7 +269,6 @@ def plain_stem(file: Path) -> str:
 
 
 def _remedy(name: str, compression: Compression, ending: str) -> str:
-    """Why the file is not read as it is, and the command."""
     found = next((known for known in compression.extensions if name.lower().endswith(known)), "")
     stem = name[: -len(found)] if found else name
     ending = ending or (".tar" if found.startswith(".t") else "")

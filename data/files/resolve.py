@@ -87,7 +87,6 @@ def archive_hint(root: Path, path: str) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _archives(folder: str, _changed_ns: int) -> tuple[str, ...]:
-    """Names of the archives, and of parts of split ones, in a folder."""
     with os.scandir(folder) as files:
         named = [file for file in itertools.islice(files, 5000) if file.name.isprintable()]
         return tuple(sorted(file.name for file in named if _is_archive(file.name) and file.is_file()))

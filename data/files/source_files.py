@@ -97,7 +97,6 @@ def source_hash(files: list[SourceFile]) -> str:
 
 
 def _candidates(root: Path, exclude: Path | None, skipped: Counter[str]) -> Iterator[str]:
-    """Relative paths of the files with a known extension."""
 
     def unreadable(_error: OSError) -> None:
         skipped["unreadable folder"] += 1

@@ -120,7 +120,6 @@ class NearDuplicates:
 
 
 def _precedence(corpus: EncodedCorpus):
-    """Sorting key of a document: the smallest of a cluster stays."""
     return lambda number: (-int(corpus.split[number]), number)
 
 

@@ -64,7 +64,6 @@ class FilterLog:
         return hashlib.sha256(json.dumps([self._fingerprint, *self._digests]).encode()).hexdigest()
 
     def _paths(self) -> list[Path]:
-        """Folders of complete passes in order."""
         if not self.folder.is_dir():
             return []
         found = [path for path in self.folder.iterdir() if _FOLDER.fullmatch(path.name)]

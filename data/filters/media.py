@@ -90,7 +90,6 @@ class MediaQuality:
         return FilterResult(documents, reasons, columns)
 
     def _fault(self, modality: str, found: dict[str, float]) -> str:
-        """What is wrong with an image, audio or video, or nothing."""
         contrast, motion = found.get("contrast"), found.get("motion")
         if contrast is not None and contrast < self.min_contrast:
             return f"a blank {modality}: contrast {contrast:.3g} is below {self.min_contrast:g}"

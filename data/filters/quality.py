@@ -147,7 +147,6 @@ class TextQuality:
         return FilterResult(np.array(inspected, dtype=np.int64), reasons, named)
 
     def _reason(self, found: dict[str, float], *, is_code: bool, with_media: bool) -> str:
-        """The first bound that the measures break, or nothing."""
         bounds, sort = (self.code, "code") if is_code else (self.prose, "prose")
         short = found["characters"] < self.min_inspected_characters
         for name in MEASURES:

@@ -126,7 +126,6 @@ class _HeldMedia:
         self.split_by_media: dict[int, str] = {}
 
     def remember(self, path: str, media: Iterable[str], split: str) -> None:
-        """Takes what a document of a manifest names, and its split."""
         for key in map(_media_key, media if path in self.first and split in HELD_OUT else ()):
             self.split_by_media[key] = rules.strictest_split(split, self.split_by_media.get(key, rules.UNASSIGNED))
 
@@ -280,7 +279,6 @@ def _own_name(fields: dict) -> str:
 
 
 def _describe(fields: dict, name: str) -> tuple[str, str]:
-    """Id and file for a quarantine record, before anything is checked."""
     if isinstance(fields.get("id"), str) and fields["id"]:
         name = fields["id"][:200]
     file = fields.get("path") or next((path for key in fields_in(fields) if (path := path_of(fields[key]))), None)

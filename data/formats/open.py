@@ -136,7 +136,6 @@ def _open_folder(path: Path, root: Path, format: str | None, limits: ReadLimits)
 
 
 def _together(path: Path, root: Path, found: FolderContents, limits: ReadLimits) -> DocumentSource:
-    """A source of all that a folder holds, whose names say together what is held out."""
     card = read_dataset_card(root)
     files = [file.relative_to(root).as_posix() for file in found.json]
     files += [name for names in found.containers.values() for name in names]

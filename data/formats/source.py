@@ -131,7 +131,6 @@ class DocumentSource:
         return self.count()
 
     def _counted(self, items: Iterable[Document | Quarantined]) -> Iterator[Document | Quarantined]:
-        """The items with distinct ids, counted."""
         seen: set[str] = set()
         copies: Counter[str] = Counter()
         for item in items:

@@ -73,13 +73,11 @@ def write_image(view: DocumentView, path: str | Path) -> Path:
 
 
 def _axes(figure, left: float, top: float, width: float, height: float):
-    """Axes at a position in inches, `top` counted from the bottom of the figure."""
     high = figure.get_figheight()
     return figure.add_axes((left / WIDTH, (top - height) / high, width / WIDTH, height / high))
 
 
 def _text(figure, left: float, top: float, words: str, **style) -> None:
-    """Text at a position in inches."""
     style = {"fontsize": 11.5, "va": "center", "parse_math": False} | style
     figure.text(left / WIDTH, top / figure.get_figheight(), words, **style)
 
@@ -203,7 +201,6 @@ def _draw_mel(axes, mel: np.ndarray, view: DocumentView, *, end_s: float = 0.0) 
 
 
 def _mel(hertz: float) -> float:
-    """Slaney's mel scale: linear to 1 kHz, logarithmic above."""
     return 3 * hertz / 200 if hertz < 1000 else 15 + 27 * np.log(hertz / 1000) / np.log(6.4)
 
 
@@ -244,7 +241,6 @@ _PANELS = {"image": _image_panel, "audio": _audio_panel, "video": _video_panel}
 
 
 def _structure_panel(view: DocumentView, *, more: int) -> _Panel:
-    """Position ids at the left, the mask at the right."""
 
     def draw(figure, top):
         if more > 0:

@@ -100,7 +100,6 @@ def _check_size(size, config: EncodeConfig) -> None:
 
 
 def _video_stream(container):
-    """The stream that is the video, as FFmpeg chooses it."""
     videos = video_streams(container)
     if not videos:
         only = "only an attached picture" if container.streams.video else "no video stream in the file"

@@ -168,7 +168,6 @@ class DecodePool:
             answers.put(error)
 
     def _take(self) -> "_Server":
-        """An idle server, or a new one. Raises RuntimeError when two starts fail."""
         with contextlib.suppress(queue.Empty):
             return self._idle.get_nowait()
         for _ in range(2):
@@ -234,7 +233,6 @@ class _Server:
         self._pipe.send_bytes(json.dumps(message).encode())
 
     def receive(self, timeout_s: float) -> tuple[dict, bytes]:
-        """The next answer and its payload. Raises TimeoutError, or EOFError or OSError when the server has died."""
         header = {"loading": False}
         while "loading" in header:
             if not self._pipe.poll(STARTUP_TIMEOUT_S if header["loading"] else timeout_s):

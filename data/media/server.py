@@ -84,7 +84,6 @@ class _DecodeServer:
                 self.pipe.send_bytes(payload)
 
     def _encode(self, fields: dict) -> tuple[dict, bytes | None]:
-        """The answer to one document, and its arrays one after the other where it has any."""
         try:
             document = parse_document(fields)
             self._load_for(document)

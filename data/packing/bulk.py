@@ -47,7 +47,6 @@ class BulkPacker:
         self.latest = None if document is None else np.full(int(document.max()) + 1, -1, dtype=np.int32)
 
     def _balance(self) -> None:
-        """Which modality is steered, and to what mixture."""
         self.steered = None
         if not len(self.budget):
             return
@@ -69,7 +68,6 @@ class BulkPacker:
         self.lean = 0.8 * (self.mixture - density[1]), 0.8 * (density[0] - self.mixture)
 
     def _is_rich(self, tokens, media) -> np.ndarray:
-        """Chunks that hold more of the steered modality than the mixture."""
         return media[:, self.steered] > self.mixture * tokens
 
     def pack(self, end: int, *, largest: int) -> None:
@@ -122,7 +120,6 @@ class BulkPacker:
                 step(chunks, candidates, *arguments)
 
     def _complete(self, chunks: np.ndarray, candidates: np.ndarray) -> None:
-        """Chunks into sequences that they fill to within `near`."""
         free = self.free[candidates]
         first = np.searchsorted(free, self.length[chunks])
         gap = free[np.minimum(first, len(free) - 1)] - self.length[chunks]
@@ -199,7 +196,6 @@ class BulkPacker:
         return part
 
     def _close_sequences(self, most: int) -> None:
-        """Close sequences that are full or that nothing fits, and the fullest where more than `most` are open."""
         done = (self.free <= self.near) | (self.free < self.least[0]) | (self.left < self.least[1]).any(axis=1)
         surplus = len(done) - int(done.sum()) - most
         if surplus > 0:

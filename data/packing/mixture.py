@@ -111,7 +111,6 @@ def _pattern_of(corpus, keys: list[str]) -> np.ndarray:
 
 
 def _points(key: str, value) -> Points:
-    """Validated points of a schedule; a number is one point."""
     try:
         points = ((0.0, float(value)),) if np.isscalar(value) else tuple((float(p), float(w)) for p, w in value)
     except (TypeError, ValueError):

@@ -100,7 +100,6 @@ def _by_pressure(tokens, media, seq_len: int, budget) -> tuple[np.ndarray, np.nd
 
 
 def _windows(late: np.ndarray, phase: np.ndarray | None):
-    """Windows of up to WINDOW chunks that stay within a phase."""
     ends = np.flatnonzero(np.diff(phase[late])) + 1 if phase is not None and len(late) else []
     for part in np.split(late, ends):
         yield from (part[first : first + WINDOW] for first in range(0, len(part), WINDOW))

@@ -264,7 +264,6 @@ class PackingPlan:
 
 
 def _chosen(corpus, split, documents, kinds, levels) -> np.ndarray:
-    """(n,) bool documents that pass every filter."""
     mask = corpus.split == SPLITS.index(split)
     if documents is not None:
         documents = np.asarray(documents if isinstance(documents, np.ndarray) else list(documents))
@@ -284,7 +283,6 @@ def _chosen(corpus, split, documents, kinds, levels) -> np.ndarray:
 
 
 def _blanked(corpus, document: np.ndarray, number: np.ndarray, *, fraction: float, seed: int) -> np.ndarray:
-    """(v,) bool: samples whose media are blanked."""
     blank = np.zeros(len(document), dtype=bool)
     has_media = np.zeros(len(corpus.split), dtype=bool)
     for each in MODALITIES:
@@ -326,7 +324,6 @@ def _order_chunks(sequence: np.ndarray, made: int, phase, *, count: int, shuffle
 
 
 def _check_plan_name(name: str) -> str:
-    """The name, when it can be a file's; ValueError otherwise."""
     if not name or len(name) > 100 or set(name) & set("/\\\0") or name.startswith("."):
         raise ValueError(f"plan name {name!r} must be a plain file name")
     return name

@@ -69,7 +69,6 @@ class SampleStream:
         return document, number, phase, len(parts) if self.constant else int(number.max()) + 1
 
     def _epochs(self) -> Iterator[Samples]:
-        """One epoch after another, without end."""
         size = [len(documents) * mean_weight(points, 0.0, 1.0) for documents, points in self.groups]
         # a group whose weight leaves it less than a sample an epoch begins at a random one
         shift = [uniform(self.seed, ORDER, np.array([group]), np.array([0]))[0] for group in range(len(size))]
@@ -115,7 +114,6 @@ class SampleStream:
         return document[order], number[order]
 
     def _next(self, group: int, count: int) -> Samples:
-        """The next `count` samples of a group's endless order."""
         documents, parts = self.groups[group][0], []
         while count:
             cycle, first = divmod(self.taken[group], len(documents))

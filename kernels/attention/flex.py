@@ -117,7 +117,6 @@ def _lists(mask: Mask, num_keys: int) -> tuple[Tensor, ...]:
 
 
 def _function(scale: float, options: dict | None) -> Callable[..., tuple[Tensor, Tensor]]:
-    """FlexAttention over spans as a function of tensors alone."""
     # importing it takes a second
     from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 

@@ -172,7 +172,6 @@ def _check(name: str, q: Tensor, k: Tensor, request: AttentionRequest) -> str | 
 
 
 def _package(q: Tensor, kind: str) -> str | None:
-    """Which package the backend "flash" is here."""
     if _load("flash") is not None or not hasattr(_modules["flash"], "package_for"):
         return None
     return _modules["flash"].package_for(q, kind)
@@ -190,7 +189,6 @@ def check_backend(name: str) -> None:
 
 
 def _load(backend: str) -> str | None:
-    """Import a backend's module; -> what is missing, or None."""
     if backend in _modules:
         return None
     if backend not in _absent:

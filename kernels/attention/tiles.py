@@ -56,7 +56,6 @@ def queries_of_keys(lo: Tensor, hi: Tensor, key: Tensor) -> tuple[Tensor, Tensor
 
 
 def _edges(size: int, tile: int) -> tuple[Tensor, Tensor]:
-    """First and last member of each tile."""
     first = torch.arange(0, size, tile)
     return first, (first + tile).clamp(max=size) - 1
 

@@ -189,7 +189,6 @@ def _fetching(k: Tensor, v: Tensor, ring: RingPlan) -> Callable[[int], Callable[
 
 
 def _add(grads: tuple[Tensor, Tensor], step: RingStep, wait: Callable[[], Tensor | None]) -> None:
-    """Add what came back for the tokens that were sent."""
     found, start = wait(), 0
     for part in step.sent:
         assert found is not None

@@ -99,7 +99,6 @@ def _auto(request: LossRequest, function: Callable | None) -> tuple[str, str]:
 
 
 def _check(name: str, request: LossRequest, function: Callable | None) -> str | None:
-    """What the self-check says against a backend, run if its result is not known."""
     words = [request.kind, dtype_name(request.dtype)]
     words += ["token weights"] * request.weighted + ["token losses"] * request.token_loss
     words += ["deterministic"] * torch.are_deterministic_algorithms_enabled()

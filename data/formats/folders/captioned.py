@@ -163,7 +163,6 @@ def with_truth_label(text: str, fields: dict) -> tuple[str, str]:
 
 
 def _interleaved(parts: list[Part], words: str) -> tuple[Part, ...]:
-    """Media and then the text, or each file at its placeholder where there is one for each."""
     found = LISTED.findall(words) if parts and "<" in words else []
     kinds = [modality_of(part) for part in parts]
     queue = MediaQueue({kind: [part.path for part in parts if modality_of(part) == kind] for kind in MEDIA})

@@ -82,7 +82,6 @@ def read_dataset_card(root: Path) -> DatasetCard:
 
 @functools.lru_cache(maxsize=8)
 def _card(header: str) -> DatasetCard:
-    """The card of a header, which is given without the lines around it."""
     import yaml
 
     patterns, unknown, problem = [], [], ""
@@ -146,7 +145,6 @@ class _Nodes:
             raise OverflowError
 
     def _list(self, node) -> list:
-        """The entries of a list; of anything else it alone."""
         found = node.value if node is not None and node.id == "sequence" else [node]
         self._visit(len(found))
         return found

@@ -68,7 +68,6 @@ def _media(link: str, page: str, is_there: Callable[[str], bool] | None) -> Part
 
 
 def _code_spans(page: str):
-    """(text, is fenced code) pairs that join to the page."""
     run: list[str] = []
     fence = ""
     for line in page.splitlines(keepends=True):

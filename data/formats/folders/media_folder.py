@@ -83,7 +83,6 @@ def media_documents(
 def _document(
     root: Path, name: str, media: dict[str, type], words: list[str], limits: ReadLimits, skipped: Counter
 ) -> Document:
-    """The document of one name. Raises DocumentError."""
 
     def is_there(path: str) -> bool:
         return (root / path).is_file() and stays_within(root, (root / path).resolve())

@@ -97,7 +97,6 @@ class _FolderCounts:
         return [name for name in self.paths if name.lower().endswith(endings)]
 
     def format(self) -> str:
-        """The format, or ValueError."""
         programs, pages, media, shown = self.programs, len(self.pages), self.num_media, self.num_shown
         if self.num_pairs > pages + self.sources:
             return "media"
@@ -181,7 +180,6 @@ class _FolderCounts:
         return self.num_media <= _MEDIA_PER_SOURCE * num_sources and 2 * self.unread.total() <= self.num_media
 
     def _num_shown(self, pages: list[str]) -> int:
-        """How many media the first pages show."""
         shown: set[str] = set()
         for page in pages[:_MAX_PAGES]:
             with contextlib.suppress(DocumentError):
@@ -209,7 +207,6 @@ class _FolderCounts:
         return any(len(stem) > 2 and not stem.isdigit() for stem in found) or 2 * len(found) > len(stems)
 
     def _refuse_tables(self, tables: list[str]) -> None:
-        """ValueError with what to do about tables of words."""
         # one manifest stands for its folder, so that several tables become as many files
         (first, *others), folder = tables, os.path.dirname(tables[0])
         alone = [os.path.dirname(name) for name in tables].count(folder) == 1

@@ -124,7 +124,6 @@ def json_files(files: FolderFiles) -> tuple[list[Path], set[Path]]:
 
 
 def _no_part_of_a_program(files: FolderFiles, json: list[Path]) -> list[Path]:
-    """The JSON files below a folder without those of a program, for its tests."""
     paths, num_code = [file.relative_to(files.root).as_posix() for file in json], len(files.code)
     attributes, card = (
         detect.head_of(file) if file.is_file() and not file.is_symlink() else b""
@@ -171,7 +170,6 @@ def without_fixtures(names: list[str]) -> list[str]:
 
 
 def _containers(files: FolderFiles, json: list[Path]) -> dict[str, list[str]]:
-    """Format -> the tars or tables that are read, by their names in addresses."""
     root = files.root
     found = {
         format: [tagged(file.name, ending) for file in files.visible if file.ending == ending]

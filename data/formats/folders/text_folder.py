@@ -102,7 +102,6 @@ def repository_digest(root: Path, media: bool) -> str:
 
 
 def _repository_files(root: Path, skipped: Counter | None = None) -> Iterator[tuple[str, str]]:
-    """(path, problem) of the files below `root` (resolved) that no .gitignore hides."""
     ignore = _Ignore(root)
     for path, problem in walk(root, enter=lambda folder: not ignore.hides(folder, folder=True), skipped=skipped):
         if os.path.basename(path) != ".git" and not ignore.hides(path):

@@ -90,7 +90,6 @@ def _content(turn: dict):
 
 
 def _messages_of_pair(pair, number: int, notes: Counter) -> list[dict]:
-    """The messages of a question and its answer in one object; a loss mask on the pair is one on its answer."""
     spoken: dict[str, str] = {}
     for key, value in pair.items() if isinstance(pair, dict) else ():
         role = ROLES.get(key.lower())

@@ -158,13 +158,11 @@ class _Window:
         self.stream, self.limit, self.text, self.offset, self.at_end = stream, limit, "", 0, False
 
     def grow(self, characters: int = _BLOCK) -> None:
-        """Drop what is read, and read more."""
         more = self.stream.read(characters)
         self.at_end = not more
         self.text, self.offset = self.text[self.offset :] + more, 0
 
     def peek(self) -> str:
-        """The next character that is not a space; "" at the end of the file."""
         while True:
             self.offset = _SPACE.match(self.text, self.offset).end()
             if self.offset < len(self.text) or self.at_end:

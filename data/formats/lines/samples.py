@@ -126,7 +126,6 @@ def record_sample(
 
 
 def _with_media(fields: dict, media: dict[str, type]) -> tuple[dict, set[str]]:
-    """(the object with the media beside it listed where it names none, those addresses)."""
     key = next((key for key in CONVERSATIONS if isinstance(fields.get(key), list)), None)
     if not media or key is None or detect_record_format(fields) not in ("chat", "llava") or media_of(fields):
         return fields, set()

@@ -183,7 +183,6 @@ def _is_something_else(name: str, value) -> bool:
 
 
 def _is_date(name: str, two: list) -> bool:
-    """Whether two values are years, a month of a year or the hours of a day."""
     first, last = (str(each).strip().removesuffix(".0") for each in two)
     if _YEAR.fullmatch(last) and (_YEAR.fullmatch(first) or (isinstance(two[0], str) and _MONTH.fullmatch(first))):
         return True
@@ -203,7 +202,6 @@ def _other_meanings(name: str) -> frozenset[str]:
 
 @functools.lru_cache(maxsize=4096)
 def _sort(name: str) -> str:
-    """ "from", "until" or "span" (both) by a field's name; "" for others."""
     return next((sort for sort, names in _SORTS.items() if names.fullmatch(name)), "")
 
 

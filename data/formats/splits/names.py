@@ -174,7 +174,6 @@ def flag_value(value) -> bool | None:
 
 
 def _is_absent(value) -> bool:
-    """Whether the value of a flag is none, in one of the spellings of that."""
     if isinstance(value, str):
         return not value.strip() or value.strip().casefold() in _ABSENT
     return value is None or value != value or (isinstance(value, int | float) and value == -1)

@@ -100,7 +100,6 @@ class SplitListFiles:
         return SplitWithOrigin(split, FROM_LISTS)
 
     def _take(self, splits: dict[str, str], lists: dict[str, set[str]], media: set[str]) -> dict[str, str]:
-        """The lists of one folder, where they count."""
         shown, note = ", ".join(list(splits)[:3]) + (", ..." if len(splits) > 3 else ""), ""
         every = set().union(*lists.values())
         folder = os.path.join(os.path.commonpath([os.path.dirname(key) for key in every]), "").lstrip("/")
@@ -184,7 +183,6 @@ def _lines(file: Path) -> Iterable[str]:
 
 
 def _lists_below(root: Path) -> dict[str, str]:
-    """Path -> split of the texts below a root whose names have a word for one split."""
     found = {}
     for folder, entry in files_near(root, depth=_MAX_DEPTH):
         stem, ending = os.path.splitext(entry.name)

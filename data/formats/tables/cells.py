@@ -60,7 +60,6 @@ def read_cell(file: Path, inside: str, *, max_file_mib: float) -> bytes:
 
 
 def _scalar(table, row: int, column: str):
-    """One top-level value as a pyarrow scalar."""
     for number, count in enumerate(table.group_rows):
         if row < count:
             return table.column(number, column)[row]
@@ -119,7 +118,6 @@ def _addressed_row(row: dict | DocumentError, address: str, texts: frozenset[str
 
 
 def _addressed(value, address: str, heads: dict[str, bytes]):
-    """A value with its media replaced by addresses, whose first bytes are noted in `heads`."""
     if isinstance(value, dict):
         if isinstance(value.get("bytes"), bytes):
             value = value["bytes"]

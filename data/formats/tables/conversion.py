@@ -179,7 +179,6 @@ def _without_header(rows: list[list[str]], media: MediaColumn) -> tuple[Callable
 def _with_header(
     rows: list[list[str]], header: list[str], media: MediaColumn, folders: Collection[Path]
 ) -> tuple[Callable, str]:
-    """folders: those in which files of words may be."""
     names = {name: number for number, name in enumerate(header)}
     column, body = media.column, rows[1:]
     cells = {name: [row[number] for row in body if number < len(row)] for name, number in names.items()}

@@ -135,7 +135,6 @@ def _without_splits(path: str) -> list[tuple[str, ...]]:
 
 
 def _lines_conversion(root: Path, found: dict[str, MediaColumn]) -> Conversion:
-    """The manifests of lists of a name and words with a space between."""
     named = PathSplits(found, files=True)
     splits = {path: named.declared(path) for path in found} if named.held_out else {}
     # where the media are in folders of these names too, one manifest is enough

@@ -107,7 +107,6 @@ def _with_state(root: Path, file: str) -> str:
 
 
 def _state(folder: Path) -> dict:
-    """What `datasets` noted in a folder's state.json; {} where there is none."""
     try:
         state = json.loads((folder / "state.json").read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
@@ -200,7 +199,6 @@ class _TableRow:
             self.notes[f"note: column {column[:40]!r} holds bytes of no known format and was not read"] += 1
 
     def _label(self, column: str) -> str | None:
-        """The name of the class in a column of class labels; None for any other value."""
         names, value = self.features.get(column), self.values[column]
         return names[value] if isinstance(names, list) and isinstance(value, int) and 0 <= value < len(names) else None
 

@@ -159,7 +159,6 @@ def is_metadata_column(name: str) -> bool:
 
 
 def _num_words(cell: str) -> int:
-    """The number of words of a cell; 0 for numbers, addresses and the like."""
     if is_media_path(cell) or _OBJECTS.fullmatch(cell):
         return 0
     tokens = cell.split()

@@ -221,7 +221,6 @@ class _MaskSplitter:
         return self.blocks
 
     def all_edges(self, a: int, b: int, kind: int) -> bool:
-        """Whether the edges inside queries [a, b) are all of one kind."""
         return b - a == 1 or (self.kind[a + 1] == kind and self.run_end[a + 1] >= b)
 
     def add(self, round_index: int, kind: str, a: int, b: int, c: int, d: int) -> None:
