@@ -26,8 +26,7 @@ from brine.pipeline.run_lock import acquire_lock, release_lock
 from brine.pipeline.stage_backup import DONE_FILE, STAGE_FILE, move_to_backup
 
 BACKUP = ".before-0.2"
-CORPUS = ("", "encoded/store/")
-"""Where a corpus may lie below PATH."""
+CORPUS = ("", "encoded/store/")  # where a corpus may lie below PATH
 
 
 def convert(path: Path) -> list[Path]:

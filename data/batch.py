@@ -44,8 +44,7 @@ Transform = Callable[[int, EncodedDocument, int], EncodedDocument]
 function of its arguments, and picklable where a loader has workers."""
 TENSOR_FIELDS = ("document", "labels", "kind", "modality_context")
 """Tensors (B, T) of a batch beside those of its inputs."""
-CACHED_STATS = ("target_index", "num_targets", "mixture")
-"""Statistics that are computed once, on the host."""
+CACHED_STATS = ("target_index", "num_targets", "mixture")  # statistics that are computed once, on the host
 
 
 @dataclass

@@ -26,12 +26,9 @@ from brine.data.sequence import FIELDS
 
 logger = logging.getLogger("brine.loader")
 
-SHARED_MEMORY = "/dev/shm"
-"""Through which torch's workers hand over batches, on Linux."""
-TOKEN_BYTES = 8 + 12 + 4 + 4 + 4 + 8 + 2 + 1 + 8
-"""Bytes of a token in a batch, its index among the targets included."""
-MAX_WORKERS = 4
-"""A core collates a few hundred thousand tokens per second."""
+SHARED_MEMORY = "/dev/shm"  # through which torch's workers hand over batches, on Linux
+TOKEN_BYTES = 8 + 12 + 4 + 4 + 4 + 8 + 2 + 1 + 8  # bytes of a token in a batch, its index among the targets included
+MAX_WORKERS = 4  # a core collates a few hundred thousand tokens per second
 
 
 def default_loader_workers(device: torch.device | str, *, local_world_size: int = 1) -> int:

@@ -19,8 +19,7 @@ from brine.data.tokenizer import MEDIA_END_ID, MEDIA_START_ID, MEDIA_TOKEN_ID
 
 MODALITY_CONTEXTS = ("none", *MODALITIES)
 GREY = 128
-SILENCE = -1.0
-"""Value of a blank mel: the floor of the fixed affine map in `brine.data.media.audio`."""
+SILENCE = -1.0  # value of a blank mel: the floor of the fixed affine map in `brine.data.media.audio`
 
 FIELDS = {
     "token_ids": np.dtype(np.int32),

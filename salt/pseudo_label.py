@@ -38,8 +38,7 @@ from brine.inference.prompt import batch_prompts
 from brine.salt.cost import batch_flops
 from brine.salt.selection import CostRecorder, token_losses
 
-BATCHES_IN_FLIGHT = 4
-"""Batches of prompts held at once, so that prompts of like length can share one."""
+BATCHES_IN_FLIGHT = 4  # batches of prompts held at once, so that prompts of like length can share one
 PSEUDO_LABEL_SUFFIX = "-pseudo"
 
 

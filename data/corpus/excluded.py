@@ -14,8 +14,7 @@ import numpy as np
 from brine.data.document import MODALITIES, SPLITS
 from brine.data.tokenizer import MEDIA_END_ID, MEDIA_TOKEN_ID
 
-MAX_EXAMPLE_IDS = 5
-"""Ids that are listed."""
+MAX_EXAMPLE_IDS = 5  # ids that are listed
 _FEWER = {"image": "max_image_tokens", "audio": "max_audio_s", "video": "max_video_tokens"}
 """Fields of EncodeConfig that make media smaller."""
 

@@ -35,10 +35,8 @@ Stamp = tuple[int, int, int, int]
 _TIMES = [("mtime_ns", "<i8"), ("ctime_ns", "<i8")]
 RECORD = np.dtype([("size", "<i8"), *_TIMES, ("inode", "<u8"), ("container", "u1"), ("sha256", "u1", 32)])
 RACY_NS = 100_000_000
-UNUSABLE = bytes(32)
-"""Instead of a hash: the file is missing or refused."""
-CHANGED_WHILE_READ = bytes([1]) * 32
-"""Instead of a hash: the file was written to while it was read."""
+UNUSABLE = bytes(32)  # instead of a hash: the file is missing or refused
+CHANGED_WHILE_READ = bytes([1]) * 32  # instead of a hash: the file was written to while it was read
 _REMEMBERED = 65_536
 
 

@@ -17,8 +17,7 @@ import numpy as np
 from brine.data.document import MODALITIES, SPLITS, Document, Quarantined, modality_of
 
 PART_TYPES = ("text", *MODALITIES)
-MAX_REASONS = 200
-"""Groups of reasons that are counted separately; further ones are counted together."""
+MAX_REASONS = 200  # groups of reasons that are counted separately; further ones are counted together
 
 
 @dataclass

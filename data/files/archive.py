@@ -23,12 +23,9 @@ from brine.data.files.compressed import compression_of
 from brine.data.files.pointers import pointer_of
 from brine.data.files.resolve import resolve_media
 
-MAX_MEMBERS = 2_000_000
-"""Members of one tar; a larger one is refused, since its index alone would be hundreds of MB."""
-CACHED_MEMBERS = 500_000
-"""Members that the indexes kept in one process may hold together."""
-AGAIN = " (again"
-"""Appended to the name of a refused member that has the name of an earlier one."""
+MAX_MEMBERS = 2_000_000  # members of one tar; a larger one is refused, since its index alone would be hundreds of MB
+CACHED_MEMBERS = 500_000  # members that the indexes kept in one process may hold together
+AGAIN = " (again"  # appended to the name of a refused member that has the name of an earlier one
 _BROKEN = (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError)
 
 

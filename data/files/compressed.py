@@ -23,8 +23,7 @@ from typing import BinaryIO, NamedTuple
 
 from brine.data.files.signatures import is_tar
 
-MAX_EXPANSION_RATIO = 250
-"""How many times its own size a compressed file may expand to, above the first 64 MiB."""
+MAX_EXPANSION_RATIO = 250  # how many times its own size a compressed file may expand to, above the first 64 MiB
 _FREE_BYTES = 2**26
 MAX_CHECKED_BYTES = 2**30
 """Size of a compressed file up to which its checksums are verified first; a note names larger ones."""
@@ -58,8 +57,7 @@ _COMPRESSIONS = (
     # brotli has no magic bytes: its extension counts where the content is not text
     Compression("brotli", b"\0brotli", (".br",), "brotli -dc"),
 )
-STREAMED_EXTENSIONS = (".gz", ".bz2", ".xz")
-"""Extensions of compressed JSON that is read as it is."""
+STREAMED_EXTENSIONS = (".gz", ".bz2", ".xz")  # extensions of compressed JSON that is read as it is
 _STREAMS = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
 # the parts that `split`, zip -s, 7z -v and rar -v leave
 _TAIL = r"(?P<part>part[._-]?)?(?P<tail>(?(part)(?:[a-z]{2,3}|\d{1,4})|(?:%s)))(?P<of>[._-]?of[._-]?\d+)?"

@@ -8,8 +8,7 @@ import itertools
 import os
 from pathlib import Path
 
-MAX_BYTES = 1024
-"""A file of this size or more is not a pointer."""
+MAX_BYTES = 1024  # a file of this size or more is not a pointer
 _DVC = "has not been fetched: `dvc pull` fetches it"
 _POINTERS = (
     (b"version https://git-lfs.github.com/spec/", "git-lfs", "git lfs pull"),

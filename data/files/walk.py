@@ -17,8 +17,7 @@ from pathlib import Path
 from brine.data.files.extensions import media_type_of
 from brine.data.files.resolve import dangling_link_hint, is_hub_folder, is_stored, linked_store
 
-MAX_DEPTH = 64
-"""Folders inside folders that are entered; deeper ones are counted as skipped."""
+MAX_DEPTH = 64  # folders inside folders that are entered; deeper ones are counted as skipped
 _NEVER = {".git", ".hg", ".svn", "__pycache__", "node_modules", ".venv", "__MACOSX"}
 # a tool made a folder that holds all of one of these; a run that has just begun holds only its lock
 _MADE = ({"pyvenv.cfg"}, {"lock", "encoded"}, {"lock", "corpus"}, {"shards", "building.json"}, {"shards", "meta.json"})

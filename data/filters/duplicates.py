@@ -29,8 +29,7 @@ from brine.data.tokenizer import SPECIAL_TOKENS
 # kana, CJK, Thai, Lao and Khmer write no spaces between words
 _UNSPACED = "\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
-_BATCH_SHINGLES = 8192
-"""Shingles hashed at once: 8,192 x 128 permutations x 4 bytes are 4 MiB."""
+_BATCH_SHINGLES = 8192  # shingles hashed at once: 8,192 x 128 permutations x 4 bytes are 4 MiB
 
 
 @dataclass(frozen=True)

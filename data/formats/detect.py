@@ -29,12 +29,10 @@ from brine.data.formats.manifest import RECORD_FORMATS, detect_record_format
 from brine.data.formats.notes import refusals
 
 FORMATS = (*RECORD_FORMATS, "manifest", "markdown", "repository", "media", "webdataset", "parquet", "datasets")
-EXTENSIONS = {".tar": "webdataset", ".parquet": "parquet", ".arrow": "datasets"}
-"""Ending of a container -> its format."""
+EXTENSIONS = {".tar": "webdataset", ".parquet": "parquet", ".arrow": "datasets"}  # ending of a container -> its format
 CONTAINER_ENDINGS = {format: ending for ending, format in EXTENSIONS.items()}
 JSON = (*LINES, ".json")
-CAPTIONS = (".txt", ".caption", ".json")
-"""Endings of files with the words of the media that have their name."""
+CAPTIONS = (".txt", ".caption", ".json")  # endings of files with the words of the media that have their name
 CODE = frozenset(ending for ending, language in LANGUAGES.items() if language not in ("markdown", "rst", "text"))
 PROGRAMS = CODE - {".yaml", ".yml", ".toml", ".ini", ".cfg"}
 """Endings of code that data sets do not have as their settings."""

@@ -29,10 +29,8 @@ from brine.data.files.text import decode_text
 from brine.data.formats.splits.hash_split import with_splits
 from brine.data.formats.splits.rules import FROM_FIELD
 
-NOTE_PREFIX = "note: "
-"""Start of a key of `DocumentSource.skipped` that is a remark on documents which were read."""
-UNREAD_SPLIT = "of split "
-"""Start of a key for files that are named after a split and were not read."""
+NOTE_PREFIX = "note: "  # start of a key of `DocumentSource.skipped` that is a remark on documents which were read
+UNREAD_SPLIT = "of split "  # start of a key for files that are named after a split and were not read
 
 
 @dataclass(frozen=True)

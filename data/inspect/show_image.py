@@ -33,8 +33,7 @@ from brine.data.inspect.show import (
 from brine.data.inspect.show_tokens import COLUMNS, TRAINED_ROLES, token_lines
 
 WIDTH = 16.0
-LEFT, INNER = 0.85, 14.8
-"""Inches: left edge and width of every panel."""
+LEFT, INNER = 0.85, 14.8  # inches: left edge and width of every panel
 MAX_LINES = 44
 MAX_MEDIA = 8
 MAX_FRAMES = 10
@@ -42,10 +41,8 @@ _MAX_TICKS = 400
 
 
 class _Panel(NamedTuple):
-    height: float
-    """Inches, the title included."""
-    draw: Callable
-    """Takes the figure and the panel's top in inches from the bottom."""
+    height: float  # inches, the title included
+    draw: Callable  # takes the figure and the panel's top in inches from the bottom
 
 
 def write_image(view: DocumentView, path: str | Path) -> Path:

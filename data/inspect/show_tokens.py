@@ -13,8 +13,7 @@ from brine.data.document import MODALITIES
 from brine.data.inspect.show import DocumentView, MediaRange, token_texts
 from brine.data.tokenizer import MEDIA_TOKEN_ID, SPECIAL_TOKENS
 
-COLUMNS = 165
-"""Characters in a line."""
+COLUMNS = 165  # characters in a line
 TRAINED_ROLES = {True: "#e3e5fb", False: "#eceef1"}
 """Colour of text that is a target, and that is not."""
 _SHOWN = {"\n": "↵", "\t": "→", "\r": "\\r"}

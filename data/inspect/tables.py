@@ -5,8 +5,7 @@ import numpy as np
 from brine.common.tables import histogram, percent, sanitize, table
 from brine.data.corpus.statistics import PART_TYPES, CorpusStats
 
-MAX_ROWS = 30
-"""Kinds or reasons listed one by one; the rest is summed in one line."""
+MAX_ROWS = 30  # kinds or reasons listed one by one; the rest is summed in one line
 
 
 def report(stats: CorpusStats) -> list:

@@ -30,8 +30,7 @@ from brine.data.media.audio_track import check_format, read_contained, to_mono
 from brine.data.media.completeness import check_complete
 from brine.data.media.containers import container_of
 
-LOG_FLOOR, LOG_CEILING = -6.0, 4.0
-"""log10 of the mel power that becomes -1 and +1."""
+LOG_FLOOR, LOG_CEILING = -6.0, 4.0  # log10 of the mel power that becomes -1 and +1
 _BLOCK = 2**18
 _FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3", "MPEG", "AIFF", "AU", "CAF")
 

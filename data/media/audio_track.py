@@ -15,13 +15,11 @@ import numpy as np
 from brine.data.document import DocumentError
 from brine.data.media.containers import check_length, open_container, video_streams
 
-_SLACK_S = 0.015
-"""How far audio may be from its declared time, however many packets are missing before it."""
+_SLACK_S = 0.015  # how far audio may be from its declared time, however many packets are missing before it
 _AHEAD = 15
 """Packets whose median error decides: the clocks of live recordings jitter by more than the slack, and come back."""
 _AAC_FRAME = 1024
-_UNSTATED = ("aac", "mpegts", "mpeg", "flv", "avi")
-"""Containers that do not state an encoder's padding in front."""
+_UNSTATED = ("aac", "mpegts", "mpeg", "flv", "avi")  # containers that do not state an encoder's padding in front
 
 
 def read_contained(path: Path, kind: str, max_s: float) -> tuple[np.ndarray, int]:
@@ -111,8 +109,7 @@ class AudioTrack:
         self.rate, self.max_s = rate, max_s
         self.origin_s: float | None = None
         self.chunks: list[np.ndarray] = []
-        self.offsets: list[float | None] = []
-        """Per chunk: its declared sample less the samples decoded before it."""
+        self.offsets: list[float | None] = []  # per chunk: its declared sample less the samples decoded before it
         self.count, self.first = 0, None
         self._late = f"after the first frame, beyond {limit}"
         self._too_long = DocumentError(f"audio track is longer than {limit}={max_s:g}; split it")

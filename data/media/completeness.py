@@ -19,8 +19,7 @@ from brine.data.document import DocumentError
 from brine.data.files.signatures import ts_packet_bytes
 
 _MAX_STEPS = 2_000_000
-_STREAMED = (0, 2**32 - 1)
-"""Sizes that mean "unknown", left by writers that could not go back."""
+_STREAMED = (0, 2**32 - 1)  # sizes that mean "unknown", left by writers that could not go back
 
 
 def check_complete(path: Path) -> None:

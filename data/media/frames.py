@@ -21,10 +21,8 @@ from brine.data.files.signatures import format_mismatch_hint
 from brine.data.media.completeness import check_complete
 from brine.data.media.containers import AUDIO_ONLY, check_length, container_of, open_container, video_streams
 
-MAX_FRAME_RATE = 1000
-"""Frames per second above which a file is not believed."""
-_UNTIMED = ("h264", "hevc")
-"""Codecs whose frames AVI holds in another order than it shows them, without their times."""
+MAX_FRAME_RATE = 1000  # frames per second above which a file is not believed
+_UNTIMED = ("h264", "hevc")  # codecs whose frames AVI holds in another order than it shows them, without their times
 _FAILURE = "not a video that can be read"
 
 

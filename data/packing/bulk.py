@@ -18,10 +18,8 @@ where lengths are a third of a sequence and alike, or where a budget is all but 
 
 import numpy as np
 
-STEER_THRESHOLD = 0.8
-"""Part of a media budget, were sequences filled with the average, from which on they are steered."""
-ROUND_DIVISOR = 16
-"""A round takes 1 / (ROUND_DIVISOR * chunks of a sequence, at most 16) of what is left."""
+STEER_THRESHOLD = 0.8  # part of a media budget, were sequences filled with the average, from which on they are steered
+ROUND_DIVISOR = 16  # a round takes 1 / (ROUND_DIVISOR * chunks of a sequence, at most 16) of what is left
 MIN_ROUND_CHUNKS, MAX_ROUND_CHUNKS = 32, 16384
 """Chunks of a round: few enough to leave few sequences open, enough to be worth the array operations."""
 

@@ -13,8 +13,7 @@ import numpy as np
 from brine.data.document import MODALITIES
 from brine.data.tokenizer import MEDIA_END_ID, MEDIA_TOKEN_ID
 
-MAX_REASONS = 1000
-"""Excluded documents whose reason is kept in full."""
+MAX_REASONS = 1000  # excluded documents whose reason is kept in full
 
 
 @dataclass

@@ -15,7 +15,6 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 MAX_WEIGHT = 4096
-"""Largest weight."""
 
 Points = tuple[tuple[float, float], ...]
 

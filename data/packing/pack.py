@@ -15,10 +15,8 @@ import numpy as np
 from brine.data.packing.best_fit import WINDOW, BestFitPacker
 from brine.data.packing.bulk import BulkPacker
 
-MAX_BEST_FIT_CHUNKS = 2**17
-"""Maximum number of chunks that are packed one by one too, to see whether that wastes less."""
-MIN_DOCUMENTS = 4096
-"""Fewest different documents for BulkPacker: below, a document would meet itself too often."""
+MAX_BEST_FIT_CHUNKS = 2**17  # maximum number of chunks that are packed one by one too, to see whether that wastes less
+MIN_DOCUMENTS = 4096  # fewest different documents for BulkPacker: below, a document would meet itself too often
 TAIL = 4096
 """Chunks at the end of the stream that are packed one by one, into sequences that BulkPacker left open as well."""
 

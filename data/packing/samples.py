@@ -17,8 +17,7 @@ from brine.data.packing.chunks import ChunkTable
 from brine.data.packing.counter_rng import ORDER, SHUFFLE, shuffle_order, uniform
 from brine.data.packing.mixture import Mixture, mean_weight
 
-NUM_PHASES = 32
-"""Phases of constant weights, where weights change along the run."""
+NUM_PHASES = 32  # phases of constant weights, where weights change along the run
 
 Samples = tuple[np.ndarray, np.ndarray]
 """Documents and how often each was sampled before, both (v,) int32."""

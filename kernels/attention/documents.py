@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-GROUP = 128
-"""Documents of one token that are put together: a tile of queries."""
+GROUP = 128  # documents of one token that are put together: a tile of queries
 
 
 @dataclass(frozen=True)

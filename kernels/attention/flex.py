@@ -26,8 +26,7 @@ from brine.kernels.attention.tiles import key_tiles_of_queries, query_tiles_of_k
 
 TILE = 128
 MIN_DIM, MAX_DIM = 16, 256
-MAX_CPU_PAIRS = 2048 * 2048
-"""(Query, key) pairs that are computed on a CPU, where nothing is skipped."""
+MAX_CPU_PAIRS = 2048 * 2048  # (query, key) pairs that are computed on a CPU, where nothing is skipped
 
 
 def unsupported_reason(q: Tensor, k: Tensor, *, kind: str, sink: Tensor | None) -> str | None:

@@ -26,8 +26,7 @@ from brine.kernels.selection.choice_log import dtype_name, record_choice, take_f
 from brine.kernels.selection.self_check import reset_check_results, self_check_result
 
 BACKENDS = ("auto", "reference", "cpu", "triton", "gluon", "flex", "flash")
-MAX_DENSE_PAIRS = 2048 * 2048
-"""(Query, key) pairs of a head up to which "auto" may fall back on the dense reference."""
+MAX_DENSE_PAIRS = 2048 * 2048  # (query, key) pairs of a head up to which "auto" may fall back on the dense reference
 TABLE = Path(__file__).parent / "table.json"
 LOGGER = "brine.kernels.attention"
 # loaded at their first use: they need packages that take seconds to import or are not everywhere

@@ -42,8 +42,7 @@ class MaskCache(dict):
 
 _derived: WeakValueDictionary[int, MaskCache] = WeakValueDictionary()
 
-RECENT = 8
-"""Masks whose cache outlives their Spans: the backward often runs when the model has dropped it."""
+RECENT = 8  # masks whose cache outlives their Spans: the backward often runs when the model has dropped it
 _recent: OrderedDict[int, MaskCache] = OrderedDict()
 
 

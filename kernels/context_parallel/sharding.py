@@ -23,12 +23,9 @@ from torch import Tensor
 from brine.kernels.attention.spans import Spans
 from brine.kernels.context_parallel.layout import visible_chunks
 
-TOLERANCE = 1.05
-"""Cost of the busiest rank over the mean that is aimed at."""
-SWAP_PARTNERS = (8, 16)
-"""Number of least busy ranks that the busiest one may swap with, one try each."""
-PASSES = 4
-"""Times that each rank may look for swaps that save bytes."""
+TOLERANCE = 1.05  # cost of the busiest rank over the mean that is aimed at
+SWAP_PARTNERS = (8, 16)  # number of least busy ranks that the busiest one may swap with, one try each
+PASSES = 4  # times that each rank may look for swaps that save bytes
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,11 @@ from torch.autograd.function import once_differentiable
 
 from brine.kernels.linear_loss.soft_labels import SoftLabels
 
-CHUNK_LOGITS = 2**21
-"""Logits in a chunk by default: 8 MB in fp32, near enough to the caches."""
+CHUNK_LOGITS = 2**21  # logits in a chunk by default: 8 MB in fp32, near enough to the caches
 CHUNK_TOKENS = {"cpu": 512, "cuda": 4096}
 """Minimum tokens in a chunk by default: each chunk reads and writes all of d_weight, 8 V E bytes, which must not
 outweigh its 6 C V E operations. On a CPU twice as many for 16-bit matmuls."""
-SLICE = 8192
-"""Words whose part of d_weight is made at a time where it must be widened before it is added."""
+SLICE = 8192  # words whose part of d_weight is made at a time where it must be widened before it is added
 
 ChunkLossFn = Callable[..., tuple[Tensor, Tensor]]
 """`step(logits, label, terms=, teacher=, soft=, scale=, grad=)`: a backend's work between the matmuls.

@@ -14,8 +14,7 @@ from torch import Tensor
 from brine.kernels.linear_loss.autograd_function import default_chunk
 from brine.kernels.linear_loss.soft_labels import merge_duplicates
 
-UNITS = 2.0**60
-"""Of probability 1; the sum over any vocabulary is far below 2^63."""
+UNITS = 2.0**60  # of probability 1; the sum over any vocabulary is far below 2^63
 
 
 @torch.no_grad()

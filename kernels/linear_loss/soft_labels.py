@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 TAILS = ("bucket", "renormalise")
-UNUSED = -1
-"""The id of an unused entry."""
+UNUSED = -1  # the id of an unused entry
 
 
 @dataclass(frozen=True, eq=False)

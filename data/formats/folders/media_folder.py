@@ -28,8 +28,7 @@ from brine.data.formats.splits.names import HELD_OUT, split_of_name
 from brine.data.formats.splits.rules import UNASSIGNED, PathSplits, digest_of_card
 from brine.data.formats.splits.split_lists import SplitListFiles, digest_of_split_lists
 
-TABLES = (".csv", ".tsv")
-"""Endings of tables of text, which are not read: a metadata.jsonl is written from them."""
+TABLES = (".csv", ".tsv")  # endings of tables of text, which are not read: a metadata.jsonl is written from them
 WORD_LIKE = (".lab", ".srt", ".vtt", ".lrc", ".tags", ".cap", ".text", ".label", ".normalized.txt", ".original.txt")
 """Endings of files that may hold the words of media of their name, and are not read."""
 _NUMBER = re.compile(r"[-+]?(\d{1,30}(\.\d{0,30})?|\.\d{1,30})([eE][-+]?\d{1,4})?[,;]?")

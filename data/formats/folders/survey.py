@@ -29,8 +29,7 @@ from brine.data.formats.splits.rules import shard_group_name
 from brine.data.formats.tables.cells import load_pyarrow, open_table
 from brine.data.formats.tables.parquet import check_columns, dataset_files
 
-MANIFESTS = ("manifest.jsonl", "manifest.json", "metadata.jsonl")
-"""Files that stand for their folder."""
+MANIFESTS = ("manifest.jsonl", "manifest.json", "metadata.jsonl")  # files that stand for their folder
 _MAX_ARRAYS = 1000
 # more programs than so many to each tar or table below a folder make it one of code
 _PROGRAMS_PER_CONTAINER = 10

@@ -30,8 +30,7 @@ from brine.data.formats.notes.refusals import describe_wrapped_json
 from brine.data.formats.source import NOTE_PREFIX, ReadLimits, each_document, files_sha256, read_text, skip_file
 from brine.data.formats.splits.rules import UNASSIGNED, TextFileSplits, digest_of_card
 
-MAX_SOURCE_MIB = 2.0
-"""Largest file taken for a source file, in MiB; larger ones are data."""
+MAX_SOURCE_MIB = 2.0  # largest file taken for a source file, in MiB; larger ones are data
 # code that texts are made of or come with
 _HYPERTEXT = (".html", ".css")
 _RAW = (

@@ -28,8 +28,7 @@ from brine.data.formats.lines.time_spans import check_part_time_span, check_time
 from brine.data.formats.notes.unread_fields import check_message_fields
 from brine.data.formats.splits.rules import UNASSIGNED
 
-SYSTEM = ("system", "system_prompt", "system_message")
-"""Fields beside the turns that hold a system prompt."""
+SYSTEM = ("system", "system_prompt", "system_message")  # fields beside the turns that hold a system prompt
 PARTS_WITH_PATH = {"path", "url", "file", "source", *MEDIA} | {f"{kind}_url" for kind in MEDIA}
 """Fields of a content part that name its file."""
 _OF_PAIR = ("source", "id", "input")

@@ -116,8 +116,7 @@ class MediaQueue:
         found = [] if FIELDS.keys().isdisjoint(fields) else media_of(fields)
         if key := next((key for key, kind, _ in found if not kind), None):
             raise DocumentError(f"field {key!r} names a file with an extension of no image, audio or video")
-        self.fields = tuple(key for key, _, _ in found)
-        """Fields that the media are from."""
+        self.fields = tuple(key for key, _, _ in found)  # fields that the media are from
         self.listed = {kind: [each for _, of_kind, each in found if of_kind == kind] for kind in MEDIA}
         self.keys = {kind: [key for key, of_kind, _ in found if of_kind == kind] for kind in MEDIA}
         self.counts = {kind: len(references) for kind, references in self.listed.items()}
@@ -132,8 +131,7 @@ class MediaQueue:
         self.has_no_media_fields = FIELDS.keys().isdisjoint(fields) and not any(
             isinstance(key, str) and names_media(key) for key in fields
         )
-        self.unmatched_placeholder = ""
-        """A placeholder in words for which no media are listed."""
+        self.unmatched_placeholder = ""  # a placeholder in words for which no media are listed
 
     def __bool__(self) -> bool:
         return any(self.counts.values())

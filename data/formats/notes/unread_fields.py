@@ -37,8 +37,7 @@ from brine.data.formats.lines.provenance import (
 )
 from brine.data.formats.splits import names as split_names
 
-MAX_NOTES = 100
-"""Names of fields that are noted one by one."""
+MAX_NOTES = 100  # names of fields that are noted one by one
 _ARRAYS = (".npy", ".npz", ".pt", ".pth", ".safetensors", ".h5", ".hdf5", ".pkl", ".tfrecord", ".mat")
 _EMPTY = (None, "", [], {})
 _OF_PAGES = re.compile(r"scan|figure|drawing|media|medium|attachment")

@@ -44,8 +44,7 @@ _OF_SPLIT = {
     "devdata evaldata validset validationset valsplit devsplit vallist minival",
     "test": "test testing testset testdata testsplit testlist tst testdev teststd heldout holdout",
 }
-WORDS = {word: split for split, words in _OF_SPLIT.items() for word in words.split()}
-"""Word, in lower case -> split."""
+WORDS = {word: split for split, words in _OF_SPLIT.items() for word in words.split()}  # word, in lower case -> split
 _LETTERS = re.compile(r"[^\W\d_]+")
 # a letter with a number behind it, as versions have (v2)
 _NUMBERED = re.compile(r"(?<![^\W\d_])([^\W\d_])\d")

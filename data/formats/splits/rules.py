@@ -20,8 +20,7 @@ from brine.data.files.addresses import CONTAINERS, split_address, untagged
 from brine.data.formats.folders.dataset_card import DatasetCard, read_dataset_card
 from brine.data.formats.splits.names import HELD_OUT, WORDS, declared_split, prefer_held_out, split_words, words_of_name
 
-UNASSIGNED = ""
-"""Split of a document whose format names none; no document leaves `with_splits` with it."""
+UNASSIGNED = ""  # split of a document whose format names none; no document leaves `with_splits` with it
 FROM_FIELD, FROM_RECORD_FORMAT, FROM_HASH = "field of the record", "record format without a field", "hash"
 FROM_FOLDERS, FROM_FILES, FROM_CARD = "names of folders", "names of files", "the configs of README.md"
 _SHARD_NUMBER = re.compile(r"\d+[-_]of[-_]\d+([-_][0-9a-f]{8,})?")

@@ -16,8 +16,7 @@ from urllib.parse import quote, unquote
 
 from brine.data.document import DocumentError
 
-MAX_GROUP_MIB = 2048.0
-"""Largest column of one Parquet row group that is read, in MiB uncompressed."""
+MAX_GROUP_MIB = 2048.0  # largest column of one Parquet row group that is read, in MiB uncompressed
 _BATCH_ROWS = 16
 
 

@@ -15,12 +15,10 @@ from torch import Tensor
 from brine.kernels.attention.merge import finish, merge_by_query
 from brine.kernels.attention.spans import AttentionRequest, Mask, cached_by_mask
 
-PART = 2**20
-"""Scores in a part, 4 MB in fp32."""
+PART = 2**20  # scores in a part, 4 MB in fp32
 MAX_ROWS = 64
 """Maximum query vectors T * H: in bf16 the zeros of more cost more than reading, measured at H:K:D of 8:8:64."""
-MIN_GROUP = 4
-"""G from which fp32 and fp64 come here; with fewer queries per KV head the flash op reads as fast."""
+MIN_GROUP = 4  # G from which fp32 and fp64 come here; with fewer queries per KV head the flash op reads as fast
 LEAST = 2**20
 """Elements of keys that a sequence sees, on average, from which this is the faster way; a quarter for one query in
 bf16, where the flash op is slowest."""

@@ -20,22 +20,16 @@ from torch import Tensor
 
 MERGE_QUERIES = 32
 """Neighbouring closed segments share a block up to this many queries, or one-token documents would be a block each."""
-WHOLE_QUERIES = 80
-"""A closed segment up to this long is one block, whatever its mask."""
-TILE_QUERIES = 64
-"""Queries of a tile over up to `NEAR_KEYS` keys."""
+WHOLE_QUERIES = 80  # a closed segment up to this long is one block, whatever its mask
+TILE_QUERIES = 64  # queries of a tile over up to `NEAR_KEYS` keys
 NEAR_KEYS = 1024
 """Up to this many keys, narrow tiles with a mask are faster than the op's causal mode, which skips keys by 512."""
 FAR_QUERIES = 256
 """Queries of a tile over more keys, and the length from which a run with one shape of mask is a tile there."""
-SPLIT_KEYS = 1024
-"""A tile with at least this many keys that all of its queries see has them computed as a full block."""
-CALL_ROWS = 32768
-"""Queries and keys gathered in one call, which bounds its temporary memory."""
-SHARE_MASKS = 2**21
-"""Elements of all masks of one size from which it pays to look for equal ones."""
-MASK_BYTES = 128 * 2**20
-"""Masks are kept up to this size in all; those beyond are made again at each use."""
+SPLIT_KEYS = 1024  # a tile with at least this many keys that all of its queries see has them computed as a full block
+CALL_ROWS = 32768  # queries and keys gathered in one call, which bounds its temporary memory
+SHARE_MASKS = 2**21  # elements of all masks of one size from which it pays to look for equal ones
+MASK_BYTES = 128 * 2**20  # masks are kept up to this size in all; those beyond are made again at each use
 
 # what two neighbouring queries have in common: the kind of the edge between them
 _FLAT, _STEP, _SLIDE, _OTHER, _CLOSED = range(5)

@@ -32,8 +32,7 @@ try:
 except ImportError as missing:
     gl, MISSING = None, str(missing)
 
-BM = 64
-"""Queries, or keys, of one consumer; a program has two of them."""
+BM = 64  # queries, or keys, of one consumer; a program has two of them
 MAX_DIM = 128
 REGISTERS = 168
 """A thread at the start: 65,536 over the 384 threads of three warp groups; then redistributed as 240, 240, 24."""

@@ -20,16 +20,11 @@ from torch import Tensor
 
 from brine.kernels.attention.triton.forward import LN2, LOG2E, load_tile, visible
 
-MAX_ROWS = 64
-"""Maximum queries M of one KV head that are decoded in this way."""
-MIN_KEYS = 256
-"""With fewer keys a second kernel does not pay."""
-BLOCK_KEYS = 64
-"""BN; half of it for wide heads in fp32, whose matmuls have no tensor cores and want the registers."""
-WAVES = 4
-"""Programs for each multiprocessor, about; two are resident at a time."""
-MAX_PROGRAMS = 512
-"""Maximum programs of a KV head: the parts that one program of the second kernel may have to merge."""
+MAX_ROWS = 64  # maximum queries M of one KV head that are decoded in this way
+MIN_KEYS = 256  # with fewer keys a second kernel does not pay
+BLOCK_KEYS = 64  # BN; half of it for wide heads in fp32, whose matmuls have no tensor cores and want the registers
+WAVES = 4  # programs for each multiprocessor, about; two are resident at a time
+MAX_PROGRAMS = 512  # maximum programs of a KV head: the parts that one program of the second kernel may have to merge
 
 
 @triton.jit

@@ -30,12 +30,10 @@ from brine.kernels.attention.triton.tiles import PADDED_ROWS, TileConfig
 
 LOG2E = triton_kernels.LOG2E.value
 MAX_DIM = 256
-MAX_HEADS = 65535
-"""B * H: the second axis of a grid."""
+MAX_HEADS = 65535  # B * H: the second axis of a grid
 NARROW_KEYS = 1024
 """A mask is narrow where every query sees fewer keys than this: as window and longest document say, not padding."""
-MAX_TOKEN_STRIDE = 2**23
-"""Elements from one token to the next; a tile has at most 128 tokens."""
+MAX_TOKEN_STRIDE = 2**23  # elements from one token to the next; a tile has at most 128 tokens
 DELTA_ROWS = 64
 
 

@@ -14,10 +14,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-PASSES = ("fwd", "bwd_keys", "bwd_queries")
-"""Forward, dk and dv, dq."""
-PADDED_ROWS = 128
-"""The backward's sums by query are padded to a multiple of this, the largest BM."""
+PASSES = ("fwd", "bwd_keys", "bwd_queries")  # forward, dk and dv, dq
+PADDED_ROWS = 128  # the backward's sums by query are padded to a multiple of this, the largest BM
 
 
 @dataclass(frozen=True)
@@ -90,8 +88,7 @@ _BLACKWELL = _HOPPER | {
     ("bwd_keys", 256): (TileConfig(32, 64, 8, 1), TileConfig(32, 64, 8, 1)),
     ("bwd_queries", 256): (TileConfig(64, 32, 8, 1), TileConfig(64, 32, 8, 1)),
 }
-TILES = {8: _AMPERE, 9: _HOPPER, 10: _BLACKWELL}
-"""By major compute capability; a newer one takes the last."""
+TILES = {8: _AMPERE, 9: _HOPPER, 10: _BLACKWELL}  # by major compute capability; a newer one takes the last
 # fp32 takes twice the shared memory and no tensor cores: small tiles, for any mask and GPU, up to D = 64 and above
 _FP32 = {
     "fwd": (TileConfig(32, 32, 8, 1), TileConfig(32, 32, 8, 1)),

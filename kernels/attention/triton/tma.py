@@ -10,8 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-ALIGNMENT = 16
-"""Bytes."""
+ALIGNMENT = 16  # bytes
 
 
 def suits(*tensors: Tensor) -> bool:
