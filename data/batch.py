@@ -51,8 +51,7 @@ CACHED_STATS = ("target_index", "num_targets", "mixture")  # statistics that are
 class Batch:
     """One micro-batch of packed sequences: the model's inputs, and each token's label, document and kind.
 
-    The statistics (`target_index`, `num_targets`, `mixture`) are computed from the other fields on first use and kept
-    by `to` and `pin_memory`; `dataclasses.replace` makes a batch that computes them again.
+    Statistics are computed on first use and kept by `to` and `pin_memory`; `dataclasses.replace` drops them.
     """
 
     inputs: Inputs
@@ -119,10 +118,9 @@ class Batch:
 
 
 def counter_generator(seed: int, *counters: int) -> np.random.Generator:
-    """Random numbers that follow from the numbers given and from nothing else; see the module.
+    """Random numbers that follow from the numbers given (integers of up to 64 bits with sign) alone.
 
-    seed, counters: integers of up to 64 bits with sign. Lists that differ in any element or in length give independent
-    streams (the key of a Philox generator is a SHA-256 of them). About 20 microseconds.
+    Lists that differ in any element or in length give independent streams: a SHA-256 of them is the key of a Philox.
     """
     content = struct.pack(f"<{1 + len(counters)}q", seed, *counters)
     return np.random.Generator(np.random.Philox(key=int.from_bytes(hashlib.sha256(content).digest()[:16], "little")))

@@ -87,8 +87,7 @@ class EncodedDocument:
         return EncodedDocument(**fields)
 
     def with_blank_media(self, modalities: Iterable[str] = MODALITIES) -> "EncodedDocument":
-        """The same tokens with grey images and frames, and silence, for the modalities named (as read-only views). A
-        video blanked for "video" alone keeps its audio track, whose patches are audio."""
+        """The same tokens with grey images and frames, or silence, for these modalities; a "video" keeps its audio."""
         blank = {}
         for name in modalities:
             if name not in MODALITIES:

@@ -43,7 +43,9 @@ def forward_flops(
 
 
 def flops_per_token(config: ModelConfig, seq_len: int) -> float:
-    """Forward operations per token of one document of `seq_len` tokens, head included, media left out. Packed sequences
-    of several documents cost less: use `forward_flops` with their areas."""
+    """Forward operations per token, head included, of one text document of `seq_len` tokens.
+
+    Packed sequences of several documents cost less: use `forward_flops` with their areas.
+    """
     local_pairs, global_pairs = num_causal_pairs(seq_len, config.window), num_causal_pairs(seq_len)
     return forward_flops(config, num_tokens=seq_len, local_pairs=local_pairs, global_pairs=global_pairs) / seq_len

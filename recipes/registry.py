@@ -36,10 +36,7 @@ def recipe_names() -> list[str]:
 
 
 def find_recipe(name: str) -> Callable[[], Recipe]:
-    """The recipe of a name, or of a Python file: its function called like the file, or the only one that it defines.
-
-    Raises ValueError for an unknown name, and for a file with no such function.
-    """
+    """The recipe of a name, or of a Python file (its namesake function or its only one). Raises ValueError for none."""
     if name.endswith(".py"):
         return _recipe_of_file(Path(name))
     if name in RECIPES:

@@ -88,8 +88,7 @@ class ExclusionStats:
         return not exceeded
 
     def refused(self, *, most: float = 1.0, where: str = "") -> str:
-        """Why training would refuse the documents that `count` met; "" where it would not. most: largest fraction that
-        may be excluded. where: what is known of documents outside the train split."""
+        """Why training would refuse the counted documents, or "". most: largest fraction to exclude."""
         none, fitting = "no document of the train split", self.total_documents - self.documents
         if not self.total_documents:
             return f'{none}{where}: give documents "split": "train", or put their files below train/'
@@ -194,8 +193,7 @@ def find_excluded(
 def require_targets(
     corpus, excluded: ExclusionStats, *, documents: np.ndarray | None = None, most: float = 1.0
 ) -> None:
-    """Raise ValueError, with the remedy, unless the train split holds a target that fits a packed sequence. documents:
-    mask (n,) of what filters left. most: largest fraction of documents that may be excluded."""
+    """Raise ValueError unless a target of the train split (mask (n,) `documents`) fits. most: fraction to exclude."""
     train, chosen = _train(corpus, None), _train(corpus, documents)
     if train.any() and not chosen.any():
         raise ValueError(

@@ -136,8 +136,7 @@ def reason_group(reason: str) -> str:
 
 
 def roles_in(corpus, documents: np.ndarray, *, per_kind: int = 50) -> list[str]:
-    """Roles of parts, sorted; empty where these documents are not conversations. documents: (n,) numbers. At most
-    `per_kind` of each kind are read, evenly spread."""
+    """Roles of parts, sorted, in at most `per_kind` of the documents (n,) of each kind; empty without conversations."""
     found: set[str] = set()
     kinds = np.asarray(corpus.kind)[documents]
     for kind in np.unique(kinds):

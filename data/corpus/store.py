@@ -333,8 +333,10 @@ class EncodedCorpus:
 
 
 class DecodingCorpus(EncodedCorpus):
-    """The same corpus with media decoded from their files when asked, in processes that can be killed. Lengths come
-    from the index, so plans are the same; a file that changed since fails its checksum."""
+    """The same corpus with media decoded from their files when asked, in processes that can be killed.
+
+    Lengths come from the index, so plans are the same; a file that changed since fails its checksum.
+    """
 
     def __init__(self, folder: str | Path, *, num_servers: int = 1):
         super().__init__(folder)
@@ -345,8 +347,7 @@ class DecodingCorpus(EncodedCorpus):
         return functools.partial(DecodingCorpus, num_servers=self.num_servers), (str(self.folder),)
 
     def sequence(self, number: int) -> EncodedDocument:
-        """One document, decoded now. Raises CorruptDocumentError when that fails or gives something else than
-        indexed."""
+        """One document, decoded now. Raises CorruptDocumentError when that fails or differs from the index."""
         found = self.sequences([number])[number]
         if isinstance(found, CorruptDocumentError):
             raise found

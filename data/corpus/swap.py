@@ -105,8 +105,7 @@ def init_build_folder(folder: Path, identity: dict) -> bool:
 
 
 def swap_in(new: Path, folder: Path, *, keep_filter_log: bool) -> None:
-    """Put a finished corpus in place of a former one. keep_filter_log: the former filter log applies to the new corpus
-    too; else it becomes `filter_log.former`."""
+    """Put a finished corpus in place of a former one. keep_filter_log: else it becomes `filter_log.former`."""
     folder, former = folder.resolve(), replaced_path(folder)
     filter_log, kept = folder / "filter_log", new / ("filter_log" if keep_filter_log else "filter_log.former")
     if filter_log.is_dir():

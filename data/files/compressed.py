@@ -91,9 +91,11 @@ def detect_compression(file: Path) -> Compression | None:
 
 
 def open_decompressed(file: Path, *, checked: bool = False) -> BinaryIO:
-    """A file's content as a binary stream: decompressed from gzip, bzip2 and xz, any other file as it is. The stream
-    ends where the data are broken or expand beyond MAX_EXPANSION_RATIO (`decompression_error` tells why), and with
-    `checked` before what its checksums do not cover."""
+    """A file's content as a binary stream: decompressed from gzip, bzip2 and xz, any other file as it is.
+
+    It ends where the data are broken or expand beyond MAX_EXPANSION_RATIO (`decompression_error` tells why), and with
+    `checked` before what its checksums do not cover.
+    """
     with open(file, "rb") as stream:
         compression = compression_of(stream.read(8))
         size = stream.seek(0, io.SEEK_END)
@@ -164,8 +166,7 @@ _MEMBERS = {"gzip": _GzipMember, "bzip2": bz2.BZ2Decompressor, "xz": lzma.LZMADe
 
 
 def verified_bytes(file: Path, *, most: float = float("inf")) -> tuple[float, str]:
-    """(bytes of its content that a file's checksums cover, why no more); inf and "" where nothing is damaged. most:
-    bytes of content that are read."""
+    """(bytes of content that the checksums cover, why no more); (inf, "") for no damage. most: bytes that are read."""
     status = os.stat(file)
     if status.st_size > MAX_CHECKED_BYTES:
         return float("inf"), ""

@@ -19,10 +19,7 @@ _POINTERS = (
 
 
 def pointer_in(file: str | Path) -> str:
-    """What a small file points to and the command that fetches it, as the end of a message; "" for any other file.
-
-    Raises OSError when the file cannot be read.
-    """
+    """The command that fetches what a small file points to, as a message's end, or "". OSError if unreadable."""
     if os.stat(file).st_size >= MAX_BYTES:
         return ""
     with open(file, "rb") as stream:

@@ -35,8 +35,10 @@ _PART_OF_ARCHIVE = re.compile(r"\.(zip|z\d\d|tar|tgz|tbz2?|txz|7z|rar)(\.|$)", r
 
 
 def resolve_media(root: Path, path: str, *, max_file_mib: float) -> Path:
-    """The real file of a manifest path below `root` (resolved): regular, not empty, of at most `max_file_mib`. Raises
-    DocumentError with the reason."""
+    """The real file of a manifest path below `root`: regular, not empty, at most `max_file_mib`.
+
+    Raises DocumentError.
+    """
     check_relative(path)
     try:
         real = Path(os.path.realpath(root / path, strict=True))
@@ -180,8 +182,7 @@ def dangling_link_hint(path: str | Path) -> str:
 
 
 def resolve_user_path(path: Path) -> Path:
-    """The file that a user's path leads to, under the link's name where its bytes are in a store. Each link on the way
-    is followed; one into the store of its folder stands for the file itself."""
+    """The file that a user's path leads to; a link into the store of its folder keeps the link's name."""
     path = path.absolute()
     for _ in range(40):
         folder = path.parent.resolve()

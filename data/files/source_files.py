@@ -64,8 +64,7 @@ def read_source(
 ) -> tuple[list[SourceFile], dict[str, int]]:
     """All source files below `source` (default: the standard library) in path order, and how many were skipped and why.
 
-    `exclude` is a folder never entered: the corpus that is being built may lie inside its own source. Raises ValueError
-    when the source is not a readable folder or holds no source file.
+    `exclude` is never entered: a corpus may be built inside its source. Raises ValueError without a source file.
     """
     root = (standard_library() if source is None else Path(source).expanduser()).resolve()
     try:

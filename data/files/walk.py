@@ -27,8 +27,7 @@ _TOOLS = "folder of tools or too deep"
 def walk(
     root: Path, *, enter: Callable[[str], bool] = lambda _: True, skipped: Counter | None = None
 ) -> Iterator[tuple[str, str]]:
-    """(path, problem) of the files below `root` (resolved); `enter(path)` says whether a folder is entered. Raises
-    ValueError when the folder itself cannot be listed."""
+    """(path, problem) of files below `root` (resolved). enter(path): whether to. ValueError if it cannot be listed."""
     try:
         os.scandir(root).close()
     except OSError as error:

@@ -129,8 +129,7 @@ class FilterLog:
     def add(self, filter_: Filter, *, num_workers: int = 1, progress: bool = False) -> dict:
         """Apply one more filter to what is kept and write the pass; returns its record.
 
-        num_workers: processes that read documents; they do not change the result. Raises FilterError for a filter that
-        was applied already, or where another process has added a pass meanwhile.
+        Raises FilterError for a filter that was applied already, or where another process has added a pass meanwhile.
         """
         if num_workers < 1:
             raise FilterError(f"num_workers = {num_workers}: give at least 1")

@@ -113,10 +113,7 @@ def manifest_documents(
 
 
 class _HeldMedia:
-    """The media of manifests whose names hold them out, for those of other manifests that say nothing.
-
-    paths: of the manifests that are read together. Costs some 100 bytes for each such media file.
-    """
+    """The media of manifests whose names hold them out, for manifests that say nothing; 100 bytes for each file."""
 
     def __init__(self, splits: rules.PathSplits, paths: Iterable[str], notes: Counter):
         self.declared, self.notes = {path: splits.declared(path) for path in paths}, notes
@@ -210,10 +207,7 @@ def object_document(
     include_decode: bool = False,
     notes: Counter,
 ) -> Document | None:
-    """The document in one JSON object, or None for one that is not for training. Raises DocumentError.
-
-    name, split: its id and split where it has none.
-    """
+    """The document in one JSON object (name, split: its defaults), None if not for training. Raises DocumentError."""
     record_format = record_format or detect_record_format(fields)
     if record_format is None:
         raise DocumentError(needed(fields))

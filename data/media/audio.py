@@ -42,8 +42,10 @@ def decode_audio(path: Path, config: EncodeConfig) -> np.ndarray:
 
 
 def read_samples(path: Path, max_s: float) -> tuple[np.ndarray, int]:
-    """(n,) float32 mono samples in [-1, 1] and their rate in Hz. Raises DocumentError when the file is not audio, is
-    broken, cut or too long, or holds what is not finite."""
+    """(n,) float32 mono samples in [-1, 1], rate in Hz.
+
+    DocumentError for what is broken, cut, too long or not finite.
+    """
     kind = container_of(path).replace("ogg", "")
     if not kind:
         try:

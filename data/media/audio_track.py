@@ -23,8 +23,7 @@ _UNSTATED = ("aac", "mpegts", "mpeg", "flv", "avi")  # containers that do not st
 
 
 def read_contained(path: Path, kind: str, max_s: float) -> tuple[np.ndarray, int]:
-    """(n,) float32 mono samples in [-1, 1] of the first audio track of a container, and their rate in Hz. Raises
-    DocumentError when there is no audio in it, or a broken, cut or too long track."""
+    """As `audio.read_samples`, from the first audio track of a container. Raises DocumentError."""
     with open_container(path, kind, "broken audio track: convert it to WAV") as container:
         import av
 
@@ -89,8 +88,7 @@ def to_mono(samples: np.ndarray) -> np.ndarray:
 
 
 def _iter_chunks(container, stream, since_s: float) -> Iterator[tuple]:
-    """Decoded frames of an audio track, each with one or several (n,) float32 chunks of mono samples. Packets before
-    `since_s`, however many, cost no decoding."""
+    """Decoded frames, each with its (n,) float32 mono chunks. Packets before `since_s` cost no decoding."""
     import av
 
     planar = av.AudioResampler(format="fltp")

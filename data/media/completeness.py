@@ -23,8 +23,7 @@ _STREAMED = (0, 2**32 - 1)  # sizes that mean "unknown", left by writers that co
 
 
 def check_complete(path: Path) -> None:
-    """Raise DocumentError with the reason when the file at `path` ends before what it declares. A file of another kind
-    passes; so does one too broken to be walked, which its reader will refuse."""
+    """Raise DocumentError when a file ends before what it declares; unknown kinds and broken files pass."""
     with open(path, "rb") as file:
         if not file.read(1):
             raise DocumentError("the file is empty")

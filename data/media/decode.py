@@ -39,8 +39,7 @@ Decoded = DecodedImage | DecodedAudio | DecodedVideo
 
 
 def decode_part(part: Part, root: Path, config: EncodeConfig) -> Decoded:
-    """Decode the file of a media part below `root` (resolved), which may be inside a tar or a table. Raises
-    DocumentError with file and reason."""
+    """Decode a media part's file below `root` (resolved), also inside a tar or table. DocumentError with the reason."""
     try:
         with open_media(root, part.path, max_file_mib=config.max_file_mib) as path:
             if isinstance(part, Image):

@@ -138,7 +138,6 @@ def grid_of(pixels: np.ndarray, config: EncodeConfig) -> tuple[int, int]:
 
 
 def patchify(pixels: np.ndarray, patch_size: int) -> np.ndarray:
-    """(H, W, 3) pixels to (H/p * W/p, p * p * 3) patches, or the F frames (F, H, W, 3) of a tubelet to
-    (H/p * W/p, F * p * p * 3), in raster order."""
+    """(H, W, 3) or a tubelet's (F, H, W, 3) pixels -> (H/p * W/p, [F *] p * p * 3) patches in raster order."""
     frames = pixels if pixels.ndim == 4 else pixels[None]
     return rearrange(frames, "f (r p) (c q) d -> (r c) (f p q d)", p=patch_size, q=patch_size)

@@ -101,9 +101,11 @@ class DecodePool:
         self._reset()
 
     def encode(self, items: Iterable[Document | Quarantined]) -> Iterator[EncodeResult | Quarantined]:
-        """Each document with its sequence or its quarantine record, in the order given, a few batches read ahead;
-        records of what a reader quarantined stay between them. One such iteration at a time. Raises RuntimeError when
-        servers cannot be started at all."""
+        """Each document with its sequence or quarantine record, in order; records of a reader stay between them.
+
+        A few batches are read ahead. One such iteration at a time. Raises RuntimeError when servers cannot be started
+        at all.
+        """
         # a forked process has neither the threads nor the servers
         if self._pid != os.getpid():
             self._reset()

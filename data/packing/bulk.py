@@ -97,8 +97,7 @@ class BulkPacker:
         self._close_sequences(8 * len(self.order))
 
     def _each_group(self, step, *arguments) -> None:
-        """Call step(chunks, candidates) for the groups that may meet: all, or where sequences are steered those that
-        should."""
+        """Call step(chunks, candidates) for each group that may meet: all, unless sequences are steered."""
         chunks, candidates = np.flatnonzero(self.waiting), np.flatnonzero(self.unused)
         groups = [(chunks, candidates)]
         if self.steered is not None:
@@ -205,7 +204,7 @@ class BulkPacker:
 
 
 def _match_best_fit(need: np.ndarray, free: np.ndarray) -> np.ndarray:
-    """For every need (ascending) a different index in free (ascending), the first large enough; len(free): none.
+    """For every need (ascending) a different index in free (ascending), the tightest; len(free): none.
 
     The k-th takes the first that is large enough and after those taken: a running maximum.
     """

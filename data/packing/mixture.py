@@ -70,10 +70,7 @@ class Mixture:
         return {key: [list(point) for point in points] for key, points in self.weights}
 
     def groups(self, corpus, documents: np.ndarray) -> list[tuple[np.ndarray, tuple[Points, ...]]]:
-        """Documents of equal weight, ascending, with the points whose product is their weight.
-
-        Raises ValueError for a kind that the corpus does not have and a pattern that matches none of its sources.
-        """
+        """Documents of equal weight, ascending, with its factors' points. ValueError for an unknown kind or source."""
         if not self.weights:
             return [(documents, ())]
         label = np.zeros(len(documents), dtype=np.int64)

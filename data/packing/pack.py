@@ -84,10 +84,7 @@ def _exceeds(tokens, media, seq_len: int, budget: int, step: int = 2**18) -> boo
 
 
 def _by_pressure(tokens, media, seq_len: int, budget) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
-    """Tokens and media with the tokens exchanged for a media budget, where that decides the number of sequences.
-
-    Sequences are then full when their patches are, and tokens are one of the budgets.
-    """
+    """Tokens and media exchanged where a media budget decides the number of sequences: they are full by its patches."""
     pressure = media.sum(axis=0, dtype=np.int64) / np.maximum(1, budget) * seq_len
     column = int(pressure.argmax()) if len(pressure) else 0
     if not len(pressure) or pressure[column] <= tokens.sum(dtype=np.int64):

@@ -83,10 +83,7 @@ def backward(
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, request: AttentionRequest, given: torch.dtype) -> tuple[Tensor, Tensor]:
-    """-> out (B, T, H, D) in the inputs' dtype and lse (B, H, T), -inf for an empty query.
-
-    given: the dtype that q, k and v had before they were widened.
-    """
+    """-> out (B, T, H, D) in the inputs' dtype, lse (B, H, T), -inf for empty queries. given: dtype before widening."""
     mask, scale = request.mask, request.scale
     precision = "ieee" if given == torch.float32 else "tf32"
     lists = cached_by_mask(mask.serial, "flex", lambda: _lists(mask, k.shape[1]))

@@ -177,8 +177,7 @@ def _package(q: Tensor, kind: str) -> str | None:
 
 
 def check_backend(name: str) -> None:
-    """Import a backend by its name. Raises ValueError for a package that is missing, an unknown name, and a module that
-    is no backend."""
+    """Import a backend by its name; ValueError for one unknown, without its package, or not a backend."""
     why = None if name == "auto" else _load(name)
     if why is None and "." in name:
         lacks = [part for part in ("unsupported_reason", "forward", "backward") if not hasattr(_modules[name], part)]

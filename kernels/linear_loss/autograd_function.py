@@ -156,8 +156,7 @@ def _add_outer(d_weight: Tensor, d_logits: Tensor, hidden: Tensor) -> None:
 
 @functools.cache
 def _adds_wide(device: torch.device, wide: torch.dtype, dtype: torch.dtype) -> bool:
-    """Whether a matmul of `dtype` on this GPU adds to a sum of `wide` in place, which moves 8 V E bytes per chunk
-    instead of 16: tried with small numbers, since the op is new in torch."""
+    """Whether this GPU's `dtype` matmul adds to `wide` in place (8 V E bytes per chunk instead of 16), by trial."""
     try:
         total = torch.full((32, 16), 0.5, dtype=wide, device=device)
         ones = torch.ones(16, 16, dtype=dtype, device=device)

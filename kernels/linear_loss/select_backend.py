@@ -29,8 +29,7 @@ _modules: dict[str, ModuleType] = {"reference": reference, "chunked": chunked, "
 
 
 def backend_for(request: LossRequest, backend: str, function: Callable | None = None) -> str:
-    """The name of what serves a request; function: `linear_cross_entropy`, for the self-check. Raises ValueError where
-    `backend` cannot do what is asked."""
+    """The name of what serves a request. function: `linear_cross_entropy`. ValueError where `backend` cannot."""
     asked = backend != "auto"
     if asked:
         why = backend_refusal(backend, request)

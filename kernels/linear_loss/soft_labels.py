@@ -110,8 +110,7 @@ def prepare_soft_labels(
 
 
 def raise_where(wrong: Tensor, rule: str, **named: Tensor) -> None:
-    """Raise ValueError for the first element of the named tensor where `wrong`; on a GPU an assertion with the same
-    rule ends the process, without a sync."""
+    """Raise ValueError for the first element where `wrong`; on a GPU an assertion ends the process, without a sync."""
     ((name, values),) = named.items()
     if wrong.device.type != "cpu":
         torch._assert_async(~wrong.any(), f"{name} {rule}")

@@ -43,10 +43,7 @@ def media_documents(
     within: list[str] | None = None,
     splits: PathSplits | None = None,
 ) -> Iterator[Document | Quarantined]:
-    """A document for each name below `root` (resolved) that has media and text.
-
-    within: the only folders right below the root to read, as part of a source whose names `splits` knows.
-    """
+    """A document for each name below `root` (resolved) with media and text. within: read these top folders alone."""
     groups, lists = _grouped(root, skipped, within), SplitListFiles(root, skipped)
     paths = (files[0][0] for files in groups.values())
     splits = splits or PathSplits(paths, files=False, card=read_dataset_card(root))
@@ -154,8 +151,7 @@ def _numbers_in(text: str, *, has_classes: bool) -> str:
 
 
 def _grouped(root: Path, skipped: Counter, within: list[str] | None) -> dict[str, list[tuple[str, str]]]:
-    """Path without extension -> [(path, problem)] of the media and texts below `root`, sorted; counts the other
-    files."""
+    """Path without extension -> [(path, problem)] of media and texts below `root`, sorted; counts other files."""
     groups: dict[str, list[tuple[str, str]]] = {}
 
     def enter(folder: str) -> bool:

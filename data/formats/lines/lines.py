@@ -101,10 +101,7 @@ def parse_object(text: str) -> dict:
 
 
 def list_in(text: str, *, is_text: bool = False):
-    """A list as JSON text, as tables hold it; with `is_text` a text that only begins like a list of objects stays one.
-
-    Raises DocumentError for what cannot be parsed.
-    """
+    """A list as JSON text; with `is_text` a text that only begins like one stays a text. DocumentError if malformed."""
     try:
         # parsed inside an object, by the one guarded parser
         found = parse_object(f'{{"list": {text}}}')["list"]

@@ -49,10 +49,7 @@ _OUTER = re.compile(rf"(?m)^[^\w\n<]*{_ANY}|{_ANY}[^\w\n]*$")
 
 
 def is_literal_placeholder(text: str) -> bool:
-    """Whether placeholders are words ("How do I embed a <video> in a page?"): each once, in a line, shown by nothing.
-
-    True only of a row where no field is about media.
-    """
+    """Whether placeholders are words ("How do I embed a <video>?"); true only of a row without fields about media."""
     found = LISTED.findall(text)
     is_once = bool(found) and len(found) == len(set(found))
     return is_once and not any(pattern.search(text) for pattern in (_OTHER, _SHOWN, _SHOWS, _OUTER))
@@ -107,10 +104,7 @@ def local_path(reference, *, where: str) -> str:
 
 
 class MediaQueue:
-    """Media listed beside a text, taken in order by the placeholders in it, or each by its index in the list.
-
-    Raises DocumentError where media and placeholders do not agree.
-    """
+    """Media beside a text, taken in order by its placeholders, or by index. DocumentError where they do not agree."""
 
     def __init__(self, fields: dict):
         found = [] if FIELDS.keys().isdisjoint(fields) else media_of(fields)

@@ -86,10 +86,7 @@ def check_not_clipped(fields: dict, parts: Sequence[Part], notes: Counter) -> se
 
 
 def check_time_span(fields: dict, paths: Sequence[str], notes: Counter) -> set[str]:
-    """The fields that say which span of audio or video (at `paths`) is meant, noted where all of it is embedded.
-
-    Raises DocumentError where one is a file, which is not cut yet.
-    """
+    """Note fields that select a span of audio or video, all of which is embedded. DocumentError for one of a file."""
     found = _span_keys(fields)
     if found and all("::" in path for path in paths):
         for key in found:

@@ -224,7 +224,7 @@ def _media_folders(root: Path) -> list[str]:
 
 
 def files_near(root: Path, *, depth: int) -> Iterator[tuple[str, os.DirEntry]]:
-    """(folder with a slash after it, or "", entry) of files, upper folders first, at most 200,000 entries.
+    """(folder with a slash after it, or "", entry) of at most 200,000 files, upper folders first.
 
     Hidden names are skipped and links to folders not followed. Several times as fast as `walk`, which asks for links.
     """

@@ -41,9 +41,9 @@ _BETWEEN = re.compile(r"[\s,;|]")
 
 
 class SplitListFiles:
-    """What the lists of files below a folder (resolved) declare; looked for when the first media file is met.
+    """What lists of files below a folder (resolved) declare, read when first asked.
 
-    skipped: takes notes on lists that do not count.
+    skipped: takes notes on the others.
     """
 
     def __init__(self, root: Path, skipped: Counter | None = None):

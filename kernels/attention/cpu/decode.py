@@ -102,8 +102,7 @@ def _mask(scores: Tensor, lo: Tensor, hi: Tensor, first: int) -> None:
 
 
 def _exponentiate(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """(K, M, L), overwritten by exp(scores - their maximum) -> log-sum-exp (K, M), sum of the weights (K, M, 1), 1 for
-    empty queries."""
+    """(K, M, L) -> exp(scores - max), in place; log-sum-exp (K, M), weight sum (K, M, 1), 1 for empty queries."""
     top = scores.amax(-1, keepdim=True)
     top.masked_fill_(top == -torch.inf, 0.0)
     total = scores.sub_(top).exp_().sum(-1, keepdim=True)

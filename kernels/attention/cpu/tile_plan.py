@@ -98,10 +98,7 @@ class TileCall:
     masks: dict[torch.dtype, Tensor] = field(default_factory=dict)
 
     def mask(self, dtype: torch.dtype) -> Tensor | None:
-        """(n, 1, M, L) or (1, 1, M, L), 0 where visible, else -inf; None for full and causal blocks.
-
-        Nowhere else does the tile walk apply a mask by value.
-        """
+        """(n or 1, 1, M, L), 0 where visible, else -inf; None for full and causal blocks."""
         if self.lo is None or self.hi is None:
             return None
         made = self.masks.get(dtype)
