@@ -54,14 +54,10 @@ class FileChanges:
     """What `find_changed_files` found."""
 
     files: int
-    """Files that were compared."""
     changed: int = 0
-    first: str = ""
-    """Path of the first that changed."""
-    shard: int = 0
-    """Number of the shard it belongs to."""
-    digest: str = ""
-    """Hex SHA-256 of the changed files' paths and contents."""
+    first: str = ""  # path of the first that changed
+    shard: int = 0  # number of the shard it belongs to
+    digest: str = ""  # hex SHA-256 of the changed files' paths and contents
 
     @property
     def share(self) -> float:

@@ -24,16 +24,12 @@ MAX_REASONS = 200  # groups of reasons that are counted separately; further ones
 class CorpusStats:
     """Counts that grow as documents are added."""
 
-    documents: Counter = field(default_factory=Counter)
-    """Documents kept, by (kind, split)."""
-    parts: Counter = field(default_factory=Counter)
-    """Parts of kept documents, by modality."""
+    documents: Counter = field(default_factory=Counter)  # documents kept, by (kind, split)
+    parts: Counter = field(default_factory=Counter)  # parts of kept documents, by modality
     tokens: dict[str, np.ndarray] = field(default_factory=dict)
     """(4,) int64 tokens of each kind, in the order of PART_TYPES."""
-    lengths: dict[str, array] = field(default_factory=dict)
-    """Tokens of every document of each kind."""
-    reasons: dict[str, list] = field(default_factory=dict)
-    """Grouped reason to [count, first Quarantined]."""
+    lengths: dict[str, array] = field(default_factory=dict)  # tokens of every document of each kind
+    reasons: dict[str, list] = field(default_factory=dict)  # grouped reason to [count, first Quarantined]
 
     def add(self, document: Document, num_media: dict[str, int], num_tokens: int) -> None:
         """Count one document that is kept: its media tokens by modality and its length."""

@@ -37,8 +37,7 @@ class TarIndex:
     """Name -> (offset of the content, bytes), in the order of the file; of equal names the first."""
     refused: dict[str, str] = field(default_factory=dict)
     """Name -> reason, for members that are not regular files, leave the archive or end beyond the file."""
-    cut: str = ""
-    """Why the walk ended before the tar's end mark; empty for a whole tar."""
+    cut: str = ""  # why the walk ended before the tar's end mark; empty for a whole tar
 
 
 _indexes: OrderedDict[tuple, TarIndex] = OrderedDict()

@@ -33,10 +33,8 @@ class CheckReport:
     """What a check found."""
 
     stats: CorpusStats
-    interrupted: bool = False
-    """Ctrl-C ended it before the last document."""
-    missing: tuple[str, ...] = ()
-    """Documents named in a quarantine file to be retried that are no longer there."""
+    interrupted: bool = False  # Ctrl-C ended it before the last document
+    missing: tuple[str, ...] = ()  # documents named in a quarantine file to be retried that are no longer there
     seconds: float = 0.0
 
 
@@ -45,8 +43,7 @@ class RetryList:
     """The documents that a quarantine file names."""
 
     ids: frozenset[str]
-    lines: frozenset[int]
-    """Lines whose record has no document's id."""
+    lines: frozenset[int]  # lines whose record has no document's id
 
     @classmethod
     def read(cls, path: str | Path) -> "RetryList":

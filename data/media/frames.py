@@ -30,12 +30,9 @@ _FAILURE = "not a video that can be read"
 class VideoFrames:
     """The frames of one video, in the order in which they are shown."""
 
-    times_s: np.ndarray
-    """(n,) float64 seconds, from the first frame: 0 first, never falling."""
-    end_s: float
-    """When the last frame ends, seconds from the first frame."""
-    start_s: float
-    """Time of the first frame on the file's clock, which its audio shares."""
+    times_s: np.ndarray  # (n,) float64 seconds, from the first frame: 0 first, never falling
+    end_s: float  # when the last frame ends, seconds from the first frame
+    start_s: float  # time of the first frame on the file's clock, which its audio shares
     fetch: Callable[[list[int]], Iterator[np.ndarray]]
     """Yields (H, W, 3) uint8 for each of the given indices, which must not fall. Raises DocumentError."""
 

@@ -31,10 +31,8 @@ _TIFF_PHOTOMETRIC = 262
 class DecodedImage:
     """An image as patches."""
 
-    grid: tuple[int, int]
-    """Patch rows and columns."""
-    patches: np.ndarray
-    """(rows * cols, image_dim) uint8."""
+    grid: tuple[int, int]  # patch rows and columns
+    patches: np.ndarray  # (rows * cols, image_dim) uint8
 
 
 def decode_image(path: Path, config: EncodeConfig) -> DecodedImage:

@@ -23,10 +23,8 @@ class VarlenDocuments:
 
     cu_seqlens: Tensor
     """(N + 1,) int32, first token of each document among B * T, and their end; groups count as one document."""
-    max_seqlen: int
-    """Tokens of the longest document or group."""
-    singletons: Tensor
-    """(n,) int64, tokens that are a document each, ascending."""
+    max_seqlen: int  # tokens of the longest document or group
+    singletons: Tensor  # (n,) int64, tokens that are a document each, ascending
 
 
 def find_documents(lo: Tensor) -> VarlenDocuments:

@@ -22,14 +22,10 @@ from brine.kernels.attention.documents import copy_to_device
 class TileLists:
     """For each tile of one side, the tiles of the other that it sees."""
 
-    partial_count: Tensor
-    """(B, N) int32, tiles that need a comparison."""
-    partial: Tensor
-    """(B, N, W) int32, which ones, ascending; past the count any tile that exists."""
-    full_count: Tensor
-    """(B, N) int32, tiles that are visible as a whole."""
-    full: Tensor
-    """(B, N, W') int32, which ones."""
+    partial_count: Tensor  # (B, N) int32, tiles that need a comparison
+    partial: Tensor  # (B, N, W) int32, which ones, ascending; past the count any tile that exists
+    full_count: Tensor  # (B, N) int32, tiles that are visible as a whole
+    full: Tensor  # (B, N, W') int32, which ones
 
 
 def key_tiles_of_queries(lo: Tensor, hi: Tensor, num_keys: int, query_tile: int, key_tile: int, device: torch.device):

@@ -62,28 +62,20 @@ class GroupTransport:
 class RingStep:
     """What one rank exchanges with two others."""
 
-    to: int
-    """Rank that gets keys from here, and gives their gradients."""
-    source: int
-    """Rank that keys come from."""
-    sent: list[slice]
-    """Tokens of this rank that go to `to`."""
-    received: int
-    """Tokens that come."""
-    queries: slice
-    """Queries of this rank from the first to the last that see something of what comes."""
-    spans: Spans
-    """Of these queries over the tokens that come."""
+    to: int  # rank that gets keys from here, and gives their gradients
+    source: int  # rank that keys come from
+    sent: list[slice]  # tokens of this rank that go to `to`
+    received: int  # tokens that come
+    queries: slice  # queries of this rank from the first to the last that see something of what comes
+    spans: Spans  # of these queries over the tokens that come
 
 
 @dataclass(frozen=True)
 class RingPlan:
     """Everything about one mask that its layers share: made once, on the host."""
 
-    local_spans: Spans
-    """Of this rank's queries over its keys."""
-    steps: list[RingStep]
-    """W - 1 of them."""
+    local_spans: Spans  # of this rank's queries over its keys
+    steps: list[RingStep]  # W - 1 of them
     scale: float
     backend: str
     transport: Transport

@@ -32,12 +32,9 @@ PASSES = 4  # times that each rank may look for swaps that save bytes
 class ChunkAssignment:
     """An assignment, with its cost."""
 
-    chunk_ranks: Tensor
-    """(N,) int64 on the CPU."""
-    imbalance: float
-    """Cost of the busiest rank over the mean."""
-    chunks_sent: list[int]
-    """For each mask, key chunks that travel in one forward pass of such a layer, over all ranks."""
+    chunk_ranks: Tensor  # (N,) int64 on the CPU
+    imbalance: float  # cost of the busiest rank over the mean
+    chunks_sent: list[int]  # for each mask, key chunks that travel in one forward pass of such a layer, over all ranks
 
 
 def costs(masks: Sequence[tuple[Spans, float]], *, chunk: int, linear: float) -> np.ndarray:

@@ -53,14 +53,10 @@ class LossRequest:
     """What a call asks of a backend."""
 
     device: torch.device
-    dtype: torch.dtype
-    """Of the matmuls."""
-    kind: str
-    """One of `KINDS`."""
-    weighted: bool = False
-    """Do tokens have weights?"""
-    token_loss: bool = False
-    """Is the plain loss of each token wanted?"""
+    dtype: torch.dtype  # of the matmuls
+    kind: str  # of KINDS
+    weighted: bool = False  # do tokens have weights?
+    token_loss: bool = False  # is the plain loss of each token wanted?
 
 
 def default_chunk(vocab_size: int, device: str, dtype: torch.dtype) -> int:

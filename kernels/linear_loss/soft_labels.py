@@ -23,12 +23,9 @@ UNUSED = -1  # the id of an unused entry
 class SoftLabels:
     """Checked sparse soft labels of N tokens; those of tokens without target are empty."""
 
-    ids: Tensor
-    """(N, k) int64, distinct for each token; -1 in unused entries."""
-    probabilities: Tensor
-    """(N, k) float32 or float64, 0 in unused entries."""
-    tail: Tensor
-    """(N, 1), probability of the ids that are not listed."""
+    ids: Tensor  # (N, k) int64, distinct for each token; -1 in unused entries
+    probabilities: Tensor  # (N, k) float32 or float64, 0 in unused entries
+    tail: Tensor  # (N, 1), probability of the ids that are not listed
 
     def select(self, at: slice | Tensor) -> SoftLabels:
         """The labels of some tokens."""

@@ -31,12 +31,9 @@ _NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
 class DatasetCard:
     """The splits that a card declares."""
 
-    patterns: tuple[tuple[str, str], ...] = ()
-    """(pattern of a path, split), in the order of the card."""
-    unknown: tuple[str, ...] = ()
-    """Unknown names of splits."""
-    problem: str = ""
-    """Why its configs, or some of them, were not read."""
+    patterns: tuple[tuple[str, str], ...] = ()  # (pattern of a path, split), in the order of the card
+    unknown: tuple[str, ...] = ()  # unknown names of splits
+    problem: str = ""  # why its configs, or some of them, were not read
 
     def split_of(self, path: str) -> str:
         """The split of the file at a path; held-out ones win."""

@@ -44,8 +44,7 @@ class Conversion:
 
     base: Path
     manifests: dict[str, Callable[[], Iterable[dict]]]
-    note: str = ""
-    """What was guessed."""
+    note: str = ""  # what was guessed
 
     def write(self, out: str = "") -> dict[Path, int]:
         """Write the manifests, atomically; manifest -> number of rows. ValueError where one is there already."""

@@ -40,16 +40,12 @@ class TileSide:
     """Where a call's queries, or its keys, lie in (B, N, ...) tensors and in their flat (B * N + 1, ...) buffers, whose
     last entry is never read."""
 
-    num: int
-    """n."""
-    size: int
-    """M or L."""
-    total: int
-    """N, tokens of a sequence."""
+    num: int  # n
+    size: int  # M or L
+    total: int  # N, tokens of a sequence
     window: tuple[slice, slice] | None
     """(sequences, tokens) where the n blocks are one slice of consecutive sequences; None where they are gathered."""
-    source: Tensor | None = None
-    """(n * size,) flat index to read; any index for padding."""
+    source: Tensor | None = None  # (n * size,) flat index to read; any index for padding
     target: Tensor | None = None
     """(n * size,) flat index to write, or B * N for padding and for queries that see nothing here."""
 
@@ -85,16 +81,12 @@ class TileSide:
 class TileCall:
     """Blocks of one kind and one (padded) size, computed by one call of the flash op."""
 
-    kind: str
-    """"full", "causal" or "masked"."""
+    kind: str  # "full", "causal" or "masked"
     queries: TileSide
     keys: TileSide
-    lo: Tensor | None = None
-    """(n, M) or (1, M), first key of the block that each query sees; masked blocks only."""
-    hi: Tensor | None = None
-    """One past the last such key."""
-    keep_mask: bool = True
-    """Whether the mask is kept after its first use."""
+    lo: Tensor | None = None  # (n, M) or (1, M), first key of the block that each query sees; masked blocks only
+    hi: Tensor | None = None  # one past the last such key
+    keep_mask: bool = True  # whether the mask is kept after its first use
     masks: dict[torch.dtype, Tensor] = field(default_factory=dict)
 
     def mask(self, dtype: torch.dtype) -> Tensor | None:

@@ -22,13 +22,10 @@ PADDED_ROWS = 128  # the backward's sums by query are padded to a multiple of th
 class TileConfig:
     """Tile and compiler options of one pass."""
 
-    rows: int
-    """BM, queries of a tile."""
-    keys: int
-    """BN, keys of a tile."""
+    rows: int  # BM, queries of a tile
+    keys: int  # BN, keys of a tile
     warps: int
-    stages: int
-    """Depth of the software pipeline: tiles of keys (or queries) in flight."""
+    stages: int  # depth of the software pipeline: tiles of keys (or queries) in flight
     tma: bool = False
     """Whether tiles are read through tensor descriptors (sm_90 and newer), where the inputs' strides allow it."""
 
