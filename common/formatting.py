@@ -33,7 +33,6 @@ class StatusLine:
     skew: float | None = None  # excess of the slowest rank's compute time over the mean; None for a single rank
 
     def line(self) -> str:
-        """One aligned line."""
         return (
             f"step {self.step:>6}/{self.num_steps:<6} tokens {count(self.tokens):>7}  loss {self.loss:7.4f}  "
             f"norm {self.grad_norm:6.2f}  lr {self.learning_rate:.2e}  tok/s {count(self.tokens_per_s):>7}  "
@@ -72,7 +71,6 @@ class Console:
                 self.stream.flush()
 
     def close(self) -> None:
-        """Take the bar away."""
         self.bar.close()
 
 

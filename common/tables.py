@@ -53,7 +53,6 @@ def print_plain_or_rich(*parts) -> None:
 
 
 def as_text(part) -> str:
-    """A rich table as plain text."""
     console = _plain_console()
     with console.capture() as captured:
         console.print(part)

@@ -2,24 +2,16 @@
 
     B packed sequences · T = seq_len tokens each · N_m patches of modality m = B * budget of m, padding included
 
-Chunks of documents follow one another in a packed sequence; the rest is padding: pad token, document -1, no label.
-Patches of a whole batch are gathered per modality, each with the flat index (b * T + t) of its media token; unused
-patches are zero bytes with index B * T, one past the end, which a model that scatters into B * T + 1 positions then
-drops. Shapes depend on the plan alone, so a compiled model never sees a new one.
+Chunks of documents follow one another; the rest is padding: pad token, document -1, no label. labels[b, t] is the token
+at t + 1 when that is a target of the same chunk and query t does not see past itself (inside a media block it would);
+-100 otherwise. Patches of a batch are gathered per modality, in their storage dtypes, each with the flat index
+(b * T + t) of its media token; unused ones are zero bytes with index B * T, one past the end, which a model that
+scatters into B * T + 1 positions drops. Shapes depend on the plan alone, so a compiled model never sees a new one.
+Statistics that a step needs on the host are counted while the batch is made: asking the device would be a sync.
 
-labels[b, t] is the token at t + 1 when that token is a target of the same chunk and query t does not see past itself
-(inside a media block it would); -100 otherwise. Patches keep their storage dtypes, bytes and half floats, until a
-model embeds them (`brine.model.embed`).
-
-Statistics that a training step needs on the host (where its targets are, how many tokens are what) are counted here,
-while the batch is made, and travel with it: asking the device would be a sync.
-
-A packed sequence holds a dozen short documents, so the cost is the number of numpy calls, not the bytes: token fields
-are concatenated over the whole batch and written once each; only patches are handled document by document. 16 packed
-sequences of 512 tokens take about 15 ms of one core, most of it for reading and checking 200 documents.
-
-Augmentation is a `transform` that samples from `counter_generator(seed, document, sequence_index)`: from counters,
-never from a global generator, so that neither the number of workers nor a restart changes a sample.
+The cost is the number of numpy calls, not the bytes, so token fields are concatenated over the whole batch and written
+once; only patches are handled document by document. Augmentation is a `transform` that samples from
+`counter_generator(seed, document, sequence_index)`: neither the number of workers nor a restart changes a sample.
 """
 
 import hashlib
@@ -86,7 +78,6 @@ class Batch:
 
     @cached_property
     def num_targets(self) -> int:
-        """Labels that are targets."""
         return len(self.target_index)
 
     @cached_property

@@ -80,7 +80,6 @@ class VideoLayout:
 
     @property
     def num_video(self) -> int:
-        """Video tokens."""
         return len(self.tubelet_s) * self.grid[0] * self.grid[1]
 
 

@@ -53,7 +53,6 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, special tokens included."""
         return self._inner.get_vocab_size()
 
     def encode(self, text: str) -> list[int]:

@@ -110,7 +110,6 @@ class ModelConfig:
 
     @property
     def num_global_layers(self) -> int:
-        """How many of the layers are global."""
         return self.num_layers // min(self.global_every, self.num_layers)
 
     def to_dict(self) -> dict[str, Any]:

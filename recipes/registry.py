@@ -31,7 +31,6 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 
 def recipe_names() -> list[str]:
-    """Every name that `find_recipe` knows, Brine's own first."""
     return list(dict.fromkeys([*RECIPES, *plugins("brine.recipes")]))
 
 

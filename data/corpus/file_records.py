@@ -3,11 +3,10 @@
     shards/00000/media.txt   paths below the source's root, one per line, each once per shard
                  media.npy   for each (RECORD): size, time of change of content and of inode, inode, SHA-256
 
-Files are media, tars, tables, and texts that a manifest names; a missing or refused one has a hash of zeros, since that
-it can be read later is a change too. While a build reads, `FileRecorder` takes each file's stamp before it is decoded
-and hashes it in threads. `find_changed_files` reads only files whose size, times or inode differ, and only another hash
-is a change, so `touch` or a copy of the folder cost one reading. A file changed within RACY_NS of its stamp is hashed
-the next time: a clock's tick may hide a second change. Cost of an untouched corpus: one `stat` per file.
+Files are media, tars, tables, and texts that a manifest names; a missing or refused one has a hash of zeros. Each is
+stamped before it is decoded and hashed in threads. `find_changed_files` reads only files whose size, times or inode
+differ, and only another hash is a change, so `touch` costs one reading. A file changed within RACY_NS of its stamp is
+hashed the next time: a clock's tick may hide a second change. Cost of an untouched corpus: one `stat` per file.
 """
 
 import hashlib

@@ -43,7 +43,6 @@ INDEX = {
 
 
 def shard_path(folder: Path, number: int) -> Path:
-    """The folder of one shard of the corpus in `folder`."""
     return folder / "shards" / f"{number:05d}"
 
 

@@ -69,12 +69,10 @@ class CorpusStats:
 
     @property
     def num_documents(self) -> int:
-        """Documents kept."""
         return self.documents.total()
 
     @property
     def num_quarantined(self) -> int:
-        """Documents quarantined."""
         return sum(count for count, _ in self.reasons.values())
 
     @property

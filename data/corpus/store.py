@@ -8,11 +8,10 @@
     quarantine.jsonl    what was quarantined: id, file, line, reason
     shards/00000/*.npy  the fields of `brine.data.sequence.EncodedDocument`, concatenated over the shard's documents
 
-The build decodes in killable processes and writes in one (`brine.data.corpus.shards`), in manifest order, so the arrays
-are bit-identical for any number of processes; a killed build resumes after the last whole shard. A build that is
-finished compares every source file (`brine.data.corpus.file_records`) and encodes again from the first shard with a
-change, in a folder beside it (`brine.data.corpus.swap`). Media are not copied (the manifest's folder must stay for
-`path_of` and decoding) nor compared when a corpus is opened.
+Processes that can be killed decode, one writes (`brine.data.corpus.shards`), in manifest order: arrays are bit-identical
+for any number of processes. A killed build resumes after the last shard; a finished one is encoded again from the first
+shard with a changed file (`file_records`), in a folder beside it (`swap`). Media are not copied (their folder must stay
+for `path_of` and decoding), nor compared when a corpus is opened.
 """
 
 import functools
@@ -253,7 +252,6 @@ class EncodedCorpus:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer the corpus was encoded with."""
         return Tokenizer.load(self.folder / "tokenizer.json")
 
     @property
@@ -328,7 +326,6 @@ class EncodedCorpus:
             )
 
     def close(self) -> None:
-        """Close mapped files."""
         self._shards.clear()
 
 
@@ -371,7 +368,6 @@ class DecodingCorpus(EncodedCorpus):
         return found
 
     def close(self) -> None:
-        """End the decoding processes and close mapped files."""
         super().close()
         if self._pool is not None:
             self._pool.close()

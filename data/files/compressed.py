@@ -282,7 +282,6 @@ def _remedy(name: str, compression: Compression, ending: str) -> str:
 
 
 def is_split_part(name: str) -> bool:
-    """Whether a file is a part of one that was split, by its name."""
     return bool(split_part_hint(name))
 
 

@@ -1,15 +1,13 @@
 """The real file behind a path, checked before it is opened, and what to do about one that is missing.
 
-A link may lead to a file in the same root, or into the store that the root is a view of, where these tools keep bytes
-under hashes (extensions are those of the link's name):
+A link may lead to a file in the same root, or into the store of hashed bytes that the root is a view of:
 
     datasets--org--name/snapshots/<revision>/a.tar -> ../../blobs/<hash>        a download of the Hugging Face hub
     repository/images/a.png -> ../.git/annex/objects/../<key>                   a repository of git-annex or DataLad
 
 The store is derived from the root's path; one that is a link itself, or another data set's, is refused. Files are
-checked by stat alone, so that a pipe or a device cannot block; only those below 1 KiB are read, since they may be
-pointers. Data sets are often published as a table and `images.zip`: `archive_hint` looks for such an archive in the
-folders of a missing path (the first 5,000 names of each).
+checked by stat alone, so that a pipe or a device cannot block; only those below 1 KiB, perhaps pointers, are read.
+`archive_hint` looks for an unpacked `images.zip` in the folders of a missing path (the first 5,000 names of each).
 """
 
 import functools

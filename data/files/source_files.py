@@ -55,7 +55,6 @@ class SourceFile:
 
 
 def standard_library() -> Path:
-    """The folder of the running interpreter's standard library."""
     return Path(sysconfig.get_paths()["stdlib"])
 
 

@@ -5,9 +5,6 @@
                                    dropped.jsonl        document, id, kind and reason of everything dropped
                                    filter.json          filter, configuration, counts, fingerprint, digests
 
-    filter_log = FilterLog.open(corpus)
-    filter_log.add(filter_)     filter_log.undo()     filter_log.kept_mask()     filter_log.column(name)
-
 A pass is written into a hidden folder and renamed, so it is complete or absent. `filter.json` carries the digest of the
 one before, so passes that were shuffled, edited or copied from another corpus are refused. The same filters on the same
 corpus give bit-identical files. The corpus itself is not touched; only the last pass can be undone.
@@ -237,7 +234,6 @@ class FilterLog:
         return table(("pass", "inspected", "dropped", "kept", "tokens dropped", "tokens kept"), rows)
 
     def report(self) -> str:
-        """`table` as plain text."""
         return as_text(self.table())
 
 

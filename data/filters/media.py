@@ -8,10 +8,9 @@ Measured from the patches that the corpus stores, which is what the model would 
     saturated_fraction  of audio: frames louder than a sine at full scale, of those that are not silent
     motion              of a video, in levels: the largest mean difference of a patch between neighbouring frames
 
-The log-mel keeps no waveform, so single clipped samples cannot be seen. What can is power above a full-scale sine's
-(mean square 1/2): bands sum to the power of the window, 3 N^2 / 16 times the mean square for N samples under a Hann
-window (Parseval), to about 10 %. A video's audio track may be silent and is not measured. Cost: about 80 MB/s a process
-for images and videos, 300 MB/s for audio.
+The log-mel shows no single clipped samples, but power above a full-scale sine's (mean square 1/2): bands sum to
+3 N^2 / 16 times the mean square of N samples under a Hann window (Parseval), to about 10 %. A video's audio track is
+not measured. Cost: about 80 MB/s a process for images and videos, 300 MB/s for audio.
 """
 
 import functools

@@ -139,7 +139,6 @@ def describe_no_json(path: Path, file: Path) -> str:
 
 
 def unknown_format(path: Path, what: str) -> str:
-    """The message for a path of no known format."""
     return (
         f"{path} {what}. Formats that are read: {', '.join(FORMATS)} (see data/README.md); give format= when the "
         "content is one of them"

@@ -2,18 +2,14 @@
 
     n chunks in the order of the stream · M modalities whose budget can bind · K sequences that are open
 
-In a round both sides are sorted, chunks by what they need and sequences by their free tokens, and a different
-tightest sequence for every chunk is a running maximum (`_match_best_fit`). Best fit in random order would leave gaps
-that nothing fits, so a chunk goes in only where it fills the sequence to within 0.2 % (`_complete`), or where a second
-one of random length fits beside it and what is left is a sum of usual lengths (`_extend`). The rest opens new
-sequences. Where too many wait, plain best fit takes over, and at last the fullest are closed. A round takes a fixed
-part of the remaining stream, so that few sequences are open at a time and they end about in its order.
-
-Media. Where the data come near a budget (`STEER_THRESHOLD`), sequences are steered towards a common mixture: one
-with much of this modality waits for chunks with little of it, and the other way round.
-
-Cost: 0.3 to 0.5 microseconds per chunk on one core. Waste: about 0.1 % on lengths that vary over octaves; some per cent
-where lengths are a third of a sequence and alike, or where a budget is all but used up.
+In a round both sides are sorted, and a different tightest sequence for every chunk is a running maximum
+(`_match_best_fit`). Best fit in random order would leave gaps that nothing fits, so a chunk goes in only where it fills
+the sequence to within 0.2 % (`_complete`), or where a second one of random length fits beside it and what is left is a
+sum of usual lengths (`_extend`). The rest opens new sequences. Where too many wait, plain best fit takes over, and at
+last the fullest are closed. A round takes a fixed part of the remaining stream, so that sequences end about in its
+order. Where the data come near a media budget (`STEER_THRESHOLD`), sequences with much of that modality wait for chunks
+with little, and the other way round. Cost: 0.3 to 0.5 microseconds per chunk. Waste: about 0.1 % on varied lengths;
+some per cent where lengths are a third of a sequence and alike, or where a budget is all but used up.
 """
 
 import numpy as np

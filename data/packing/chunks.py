@@ -36,11 +36,9 @@ class ChunkTable:
 
     @property
     def num_excluded(self) -> int:
-        """Number of excluded documents."""
         return sum(self.excluded_counts.values())
 
     def exclude(self, document: int, what: str, reason: str) -> None:
-        """Count a document that cannot be planned."""
         self.excluded_counts[what] = self.excluded_counts.get(what, 0) + 1
         if len(self.excluded) < MAX_REASONS:
             self.excluded[document] = reason

@@ -57,7 +57,6 @@ class Mixture:
 
     @property
     def constant(self) -> bool:
-        """Whether no weight changes along the run."""
         return all(len({weight for _, weight in points}) == 1 for _, points in self.weights)
 
     def for_kinds(self, known: Iterable[str]) -> "Mixture":

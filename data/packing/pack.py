@@ -1,13 +1,11 @@
 """Packing: which chunk goes into which packed sequence, for a few chunks or for tens of millions.
 
-    n chunks in the order of the stream · M modalities whose budget can bind
-
-A sequence has space for `seq_len` tokens and a budget of patches for each modality, and never gets two chunks of one
-document. `BestFitPacker` takes chunks one by one (least waste, 10 to 30 microseconds per chunk), `BulkPacker` thousands
-at a time (below half a microsecond a chunk). Up to `MAX_BEST_FIT_CHUNKS` chunks are packed both ways and the fewer
-sequences win; more go through BulkPacker, all but the last `TAIL`, and BestFitPacker fills what is left open; fewer
-than `MIN_DOCUMENTS` documents go through BestFitPacker alone. What this does not do: look for the optimum (documents of
-0.4 to 0.6 sequences fit badly), or move what was placed.
+A sequence has space for `seq_len` tokens and a budget of patches for each of M modalities, and never gets two chunks of
+one document. `BestFitPacker` takes chunks one by one (least waste, 10 to 30 microseconds each), `BulkPacker` thousands
+at a time (half a microsecond each). Up to `MAX_BEST_FIT_CHUNKS` chunks are packed both ways and the fewer sequences
+win; more go through BulkPacker, all but the last `TAIL`, and BestFitPacker fills what is left open; fewer than
+`MIN_DOCUMENTS` documents go through BestFitPacker alone. It does not look for the optimum (documents of 0.4 to 0.6
+sequences fit badly), or move what was placed.
 """
 
 import numpy as np

@@ -4,11 +4,10 @@
     sequence i    chunks offset[i]..offset[i+1], one after another; the rest is padding
 
 Sequence i is a pure function of (plan, i), so the loader's state is one integer and resuming is exact at any number of
-ranks. An epoch samples every chosen document as often as its weight says (`brine.data.packing.samples`), in an order
-shuffled by hashes, and `brine.data.packing.pack` packs them in about that order under a budget of tokens and one per
-modality, so that batches have one shape. Documents that exceed a sequence are split (`brine.data.packing.chunks`);
-what is excluded is counted with the reason, and nothing is truncated. A tenth of the documents with media are blanked
-in training (grey, silence), by a hash of (seed, document, sample). Cost: about a microsecond and 60 bytes per document.
+ranks. An epoch samples every document as often as its weight says (`brine.data.packing.samples`), shuffled by hashes;
+documents longer than a sequence are split (`brine.data.packing.chunks`), exclusions counted with the reason, and
+nothing truncated. A tenth of the documents with media are blanked in training (grey, silence), by a hash of (seed,
+document, sample). Cost: about a microsecond and 60 bytes per document.
 """
 
 import dataclasses
@@ -96,7 +95,6 @@ class PackingPlan:
         return dataclasses.replace(self, blank=np.full(len(self.document), blank))
 
     def slice(self, start: int, stop: int) -> "PackingPlan":
-        """Sequences start..stop as a new plan."""
         first, last = int(self.offset[start]), int(self.offset[stop])
         arrays = {name: getattr(self, name)[first:last] for name in CHUNK_ARRAYS}
         before = [tokens for number, tokens in self.lengths if number <= start][-1:]

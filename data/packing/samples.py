@@ -103,7 +103,6 @@ class SampleStream:
             yield self._mixed(due.tolist())
 
     def _mixed(self, due: list[int]) -> Samples:
-        """The next samples of each group, in one shuffle."""
         parts = [self._next(group, count) for group, count in enumerate(due) if count]
         if not parts:
             return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32)

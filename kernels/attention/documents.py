@@ -46,7 +46,6 @@ def find_documents(lo: Tensor) -> VarlenDocuments:
 
 
 def to_device(documents: VarlenDocuments, device: torch.device) -> VarlenDocuments:
-    """The same with its tensors on a device."""
     return VarlenDocuments(
         copy_to_device(documents.cu_seqlens, device), documents.max_seqlen, copy_to_device(documents.singletons, device)
     )

@@ -2,12 +2,10 @@
 
 Its mask function reads lo and hi, and its `BlockMask` is made from four numbers per tile (`tiles.py`), never from T x S
 as by torch's `create_block_mask`. Gradients come through autograd alone, so the backward recomputes the forward; with
-local softmax P, o, l and the given O, L over all keys and the sink, w_i = exp(l_i - L_i), the exact share is what
-FlexAttention computes for the gradients w_i g_i of o_i and w_i (g_i . o_i - g_i . O_i) of l_i. On CUDA the function is
-compiled once for each head layout, dtype and scale; on a CPU it runs uncompiled and dense, without a backward. Partial
-results are computed from inputs widened to fp32, as tf32, in twice the time.
-
-Legend: B batch, T queries, S keys, H query heads, K KV heads, D head dim.
+o, l of these keys, O, L over all keys and the sink, and w_i = exp(l_i - L_i), the exact share is what it computes for
+the gradients w_i g_i of o_i and w_i (g_i . o_i - g_i . O_i) of l_i. On CUDA the function is compiled for each head
+layout, dtype and scale; on a CPU it runs dense, without a backward. Partial results take inputs widened to fp32, as
+tf32, in twice the time. Legend: B batch, T queries, S keys, H query heads, K KV heads, D head dim.
 """
 
 from __future__ import annotations

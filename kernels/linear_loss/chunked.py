@@ -20,7 +20,6 @@ BLOCK_LOGITS = 2**22  # logits in a block of tokens on a CPU: 16 MB in fp32
 
 
 def unsupported_reason(request: LossRequest) -> str | None:
-    """Why this backend cannot serve the call: it can serve any."""
     return None
 
 

@@ -28,7 +28,6 @@ class SoftLabels:
     tail: Tensor  # (N, 1), probability of the ids that are not listed
 
     def select(self, at: slice | Tensor) -> SoftLabels:
-        """The labels of some tokens."""
         return SoftLabels(self.ids[at], self.probabilities[at], self.tail[at])
 
 

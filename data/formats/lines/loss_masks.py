@@ -261,7 +261,6 @@ def looks_like_loss_key(field: str) -> bool:
 
 
 def is_loss_key(field: str) -> bool:
-    """Whether a field is a loss mask, of words or of tokens."""
     return loss_polarity(field) is not None or field in TOKEN_MASK_KEYS
 
 

@@ -147,7 +147,6 @@ class MediaQueue:
             self.unmatched_placeholder = self.unmatched_placeholder or unfilled_placeholder(text)
 
     def take(self, kind: str, role: str | None) -> Part:
-        """The next of a kind."""
         kind = self.placeholder_alias.get(kind, kind)
         index, count = self.num_taken[kind], self.counts[kind]
         self.num_taken[kind] += 1

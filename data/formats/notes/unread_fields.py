@@ -188,7 +188,6 @@ def _is_no_media(value) -> bool:
 
 
 def _is_word(value) -> bool:
-    """Whether a value is a word, or a list of words, and no path or address."""
     if isinstance(value, list):
         return bool(value) and all(isinstance(each, str) and _is_word(each) for each in value[:100])
     return isinstance(value, str) and len(value) < 100 and not re.search(r"[/\\]|\.\w|://|^[\d\W]*$", value)
@@ -229,5 +228,4 @@ def check_message_fields(message: dict, left: list[str], where: str, notes: Coun
 
 
 def has_media(document: Document) -> bool:
-    """Whether a document has an image, audio or video."""
     return bool(media_paths(document))

@@ -179,7 +179,6 @@ def _is_absent(value) -> bool:
 
 
 def _is_other_thing(value) -> bool:
-    """Whether a value is a word or a fraction, so that its field is no flag."""
     if isinstance(value, str):
         return re.search(r"[^\W\d_]|^\s*[-+]?\d{0,9}[.,]\d", value[:200]) is not None
     return isinstance(value, float) and value % 1 != 0

@@ -129,7 +129,6 @@ class MediaColumn:
         return stems if self.behind else {path.name: path.as_posix() for path in files}
 
     def path_of(self, cell: str) -> str:
-        """The path of a cell's file, relative to `base`."""
         cell = cell.partition("#")[0] if self.is_numbered else cell
         return self._paths.get(cell, cell) if self.by_name else f"{self.before}{cell}{self.behind}"
 

@@ -69,7 +69,6 @@ class TileSide:
         return buffer.index_select(0, self.target).view(self.num, self.size, *buffer.shape[1:])
 
     def add(self, buffer: Tensor, part: Tensor) -> None:
-        """Add (n, size, ...) to a (B * N + 1, ...) buffer."""
         if self.window is not None:
             self.view(buffer).add_(part)
         else:
@@ -207,7 +206,6 @@ class _MaskSplitter:
         return b - a == 1 or (self.kind[a + 1] == kind and self.run_end[a + 1] >= b)
 
     def add(self, round_index: int, kind: str, a: int, b: int, c: int, d: int) -> None:
-        """Queries [a, b) over keys [c, d) as a block of round `round_index`."""
         batch, query = divmod(a, self.num_queries)
         shape = None
         if kind == "masked" and (c, d) == (self.lo[a], self.hi[b - 1]):

@@ -47,7 +47,7 @@ def tile_start(walk, i, BLOCK: gl.constexpr):
 
 @gluon.jit
 def barriers(NUM: gl.constexpr):
-    """Room for some barriers."""
+    """Barriers in shared memory."""
     return gl.allocate_shared_memory(gl.int64, [NUM, 1], mbarrier.MBarrierLayout())
 
 

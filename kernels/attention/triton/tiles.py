@@ -30,7 +30,6 @@ class TileConfig:
     """Whether tiles are read through tensor descriptors (sm_90 and newer), where the inputs' strides allow it."""
 
     def options(self) -> dict[str, int]:
-        """Arguments of a launch."""
         return {"BM": self.rows, "BN": self.keys, "num_warps": self.warps, "num_stages": self.stages}
 
     def __str__(self) -> str:
