@@ -30,10 +30,7 @@ CORPUS = ("", "encoded/store/")  # where a corpus may lie below PATH
 
 
 def convert(path: Path) -> list[Path]:
-    """Rewrite all files of older versions below `path`; returns those that changed.
-
-    Raises ValueError where there is nothing of Brine's, RunLockedError where another process works in the run folder.
-    """
+    """Rewrite older versions' files below `path`; returns them. ValueError for nothing of Brine's; RunLockedError."""
     path = Path(path)
     if path.suffix == ".npz":
         return [path] if _rewrite_plan(path) else []

@@ -50,8 +50,7 @@ def exit_with_parent(parent: int) -> None:
 
 
 class StopSignal:
-    """Context manager: inside it, SIGINT and SIGTERM only set a flag. Use it in the main thread; in forked children
-    SIGTERM ends the process and SIGINT is left to the parent."""
+    """Context (main thread): SIGINT and SIGTERM only set a flag; in forked children SIGTERM ends the process."""
 
     def __init__(self) -> None:
         self.signal_name: str | None = None

@@ -28,8 +28,7 @@ Tables = tuple[Tensor, Tensor]
 
 
 def frequency_axes(sections: tuple[int, int, int]) -> list[int]:
-    """The axis (0 t, 1 h, 2 w) of each of the D / 2 frequencies, fastest first: t, h, w in turns until each has its
-    number, so that the slowest belong to the axis with the most."""
+    """The axis (0 t, 1 h, 2 w) of each of the D / 2 frequencies, fastest first: in turns until each has its number."""
     left = list(sections)
     axes: list[int] = []
     while len(axes) < sum(sections):

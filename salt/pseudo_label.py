@@ -143,8 +143,7 @@ def pseudo_label(
 
 
 def read_confidences(predictions: str | Path, ids: Iterable[str]) -> np.ndarray:
-    """(n,) float64 confidence of each document id of a labelled corpus, NaN where it has none, as
-    `brine.data.filters.threshold.Threshold` takes it. predictions: the file of all answers."""
+    """(n,) float64 confidence of each document id, NaN where it has none. predictions: the file of all answers."""
     with open(predictions, encoding="utf-8") as file:
         known = {line["id"]: line["confidence"] for line in map(json.loads, file)}
     return np.array([known.get(name) for name in ids], dtype=np.float64)
@@ -214,10 +213,7 @@ def _label(
 def mean_log_probabilities(
     loaded: LoadedModel, prompts: list[EncodedDocument], answers: list[list[int]], *, batch_size: int
 ) -> tuple[np.ndarray, int]:
-    """Mean log-probability (n,) float64 of each answer's tokens after its prompt, and its FLOPs.
-
-    Answers hold at least one id each. The model reads prompt and answer in one forward pass, as in training.
-    """
+    """(n,) float64 mean log-probability of each answer (not empty) after its prompt, in one pass, and FLOPs."""
     model = loaded.model
     scores, flops = np.full(len(prompts), np.nan), 0
     sequences = [_append_tokens(prompt, ids) for prompt, ids in zip(prompts, answers, strict=True)]

@@ -125,10 +125,7 @@ def save_file_records(folder: Path, files: dict[str, FileRecord]) -> None:
 
 
 def find_changed_files(folder: Path, root: Path, *, max_file_mib: float) -> FileChanges:
-    """The files that differ from those that the corpus in `folder`, finished or begun, was encoded from.
-
-    Files that were touched only get their new times recorded. Shards without records give no change, and a warning.
-    """
+    """Files that differ from those that the corpus in `folder` was encoded from; touched ones get their new times."""
     files = changed = unrecorded = 0
     first, shard, digest, hashes = "", 0, hashlib.sha256(), {}
     for number, part in enumerate(sorted((folder / "shards").glob("[0-9]" * 5))):

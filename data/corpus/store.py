@@ -8,7 +8,7 @@
     quarantine.jsonl    what was quarantined: id, file, line, reason
     shards/00000/*.npy  the fields of `brine.data.sequence.EncodedDocument`, concatenated over the shard's documents
 
-Processes that can be killed decode, one writes (`brine.data.corpus.shards`), in manifest order: arrays are bit-identical
+Killable processes decode, one writes (`brine.data.corpus.shards`), in manifest order: arrays are bit-identical
 for any number of processes. A killed build resumes after the last shard; a finished one is encoded again from the first
 shard with a changed file (`file_records`), in a folder beside it (`swap`). Media are not copied (their folder must stay
 for `path_of` and decoding), nor compared when a corpus is opened.

@@ -45,8 +45,7 @@ _indexes: OrderedDict[tuple, TarIndex] = OrderedDict()
 
 @contextlib.contextmanager
 def open_media(root: Path, path: str, *, max_file_mib: float) -> Iterator[Path]:
-    """A readable path of the media file at `path` below `root` (resolved), valid inside the context. Raises
-    DocumentError with the reason when there is no such file or member, or it may not be opened."""
+    """A readable path of the media file `path` below `root` (resolved), inside the context. Raises DocumentError."""
     address = split_address(path)
     if address is None:
         yield resolve_media(root, path, max_file_mib=max_file_mib)

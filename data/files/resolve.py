@@ -7,7 +7,7 @@ A link may lead to a file in the same root, or into the store of hashed bytes th
 
 The store is derived from the root's path; one that is a link itself, or another data set's, is refused. Files are
 checked by stat alone, so that a pipe or a device cannot block; only those below 1 KiB, perhaps pointers, are read.
-`archive_hint` looks for an unpacked `images.zip` in the folders of a missing path (the first 5,000 names of each).
+`archive_hint` looks for a packed `images.zip` in the folders of a missing path (the first 5,000 names of each).
 """
 
 import functools
@@ -65,8 +65,7 @@ def resolve_media(root: Path, path: str, *, max_file_mib: float) -> Path:
 
 
 def archive_hint(root: Path, path: str) -> str:
-    """How to unpack the archive that may hold the missing file `path`; "" where its folders hold no archive. The
-    nearest folder counts; in it an archive named like a folder or file of the path comes first."""
+    """How to unpack the archive, in the nearest folder that has one, that may hold a missing file; "" for none."""
     folders = [part for part in os.path.normpath(path).split(os.sep)[:-1] if part]
     words = {word.lower() for word in (*folders, os.path.splitext(os.path.basename(path))[0])}
     for depth in range(len(folders), -1, -1):

@@ -124,9 +124,9 @@ class FilterLog:
             return [json.loads(line) for line in file]
 
     def add(self, filter_: Filter, *, num_workers: int = 1, progress: bool = False) -> dict:
-        """Apply one more filter to what is kept and write the pass; returns its record.
+        """Apply one more filter and write the pass; returns its record.
 
-        Raises FilterError for a filter that was applied already, or where another process has added a pass meanwhile.
+        FilterError if applied already, or overtaken.
         """
         if num_workers < 1:
             raise FilterError(f"num_workers = {num_workers}: give at least 1")

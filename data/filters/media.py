@@ -64,9 +64,9 @@ class MediaQuality:
             raise ValueError(f'MediaQuality.drop_when must be "any" or "all", not {self.drop_when!r}')
 
     def apply(self, filter_context: FilterContext) -> FilterResult:
-        """Columns `media_<measure>`, the worst of a document's media. A document that cannot be read is dropped.
+        """Columns `media_<measure>`, a document's worst; drops unreadable ones.
 
-        Raises CorpusError for a corpus that was built without media.
+        CorpusError for a corpus without media.
         """
         corpus = filter_context.corpus
         documents = filter_context.select(splits=self.splits, kinds=self.kinds)

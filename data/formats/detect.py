@@ -158,10 +158,7 @@ class ListedFile(NamedTuple):
 
 
 class FolderFiles:
-    """The files below a folder: of hidden folders too in `files`, without those and links that lead out in `readable`.
-
-    media_names: names of media with and without their extensions, since words may be named after either.
-    """
+    """Files below a folder: `files` has hidden folders' too, `readable` neither those nor links that lead out."""
 
     def __init__(self, listing: FolderListing):
         self.root, self.listing, self.files = listing.root, listing, []

@@ -174,10 +174,7 @@ def _container_names(path: Path, files: FolderFiles, format: str) -> list[str]:
 def _manifests(
     path: Path, root: Path, files: list[Path], format: str | None, limits: ReadLimits, splits: PathSplits | None = None
 ) -> DocumentSource:
-    """A source of JSON files; its format is looked for in the first objects when it is not given.
-
-    Raises ValueError when none is found, or when the one file is not in UTF-8.
-    """
+    """A source of JSON files, whose format is detected if not given. Raises ValueError for none or no UTF-8."""
     record_format, first = format if format in RECORD_FORMATS else None, files[0]
     if first.suffix.lower() in (".csv", ".tsv"):
         raise ValueError(f"{path} is the table {table_hint(first, first.name)}")

@@ -23,7 +23,7 @@ _UNSTATED = ("aac", "mpegts", "mpeg", "flv", "avi")  # containers that do not st
 
 
 def read_contained(path: Path, kind: str, max_s: float) -> tuple[np.ndarray, int]:
-    """As `audio.read_samples`, from the first audio track of a container. Raises DocumentError."""
+    """As `audio.read_samples`, of the first audio track of a container. Raises DocumentError."""
     with open_container(path, kind, "broken audio track: convert it to WAV") as container:
         import av
 
@@ -53,8 +53,10 @@ def read_contained(path: Path, kind: str, max_s: float) -> tuple[np.ndarray, int
 def read_track(
     container, stream, max_s: float, *, limit: str = "max_video_s", origin_s: float | None = None, skip: int = 0
 ) -> "AudioTrack | None":
-    """The audio of a stream on the clock that is zero at `origin_s`; without one, `skip` samples after it begins. None
-    without any audio. Raises DocumentError for a track that is too long or cannot be decoded, and PyAV's errors."""
+    """A stream's audio on the clock that is zero at `origin_s` (or `skip` samples on), or None.
+
+    Raises DocumentError.
+    """
     if stream.codec_context is None:
         raise DocumentError("no decoder for the codec of the audio track; convert it to WAV")
     # a transport stream may not have declared the rate yet

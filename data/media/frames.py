@@ -109,10 +109,7 @@ def _video_stream(container):
 
 
 def _shown_packets(container, stream, config: EncodeConfig) -> tuple[list[tuple[int, int]], float, float]:
-    """(pts, duration) of the packets that are shown, in the file's order, and the first and last second of any stream.
-
-    Frames before the first key frame, in the file or in time, cannot be decoded and are left out.
-    """
+    """(pts, duration) of the shown packets, and the first and last second. Those before a key frame are left out."""
     shown, first_s, last_s, key = [], math.inf, 0.0, None
     for packet in container.demux():
         if packet.pts is None:

@@ -94,8 +94,7 @@ def _clear_color(image: Pillow.Image):
 
 
 def _to_8_bit(image: Pillow.Image, clear: int | None, *, inverted: bool) -> Pillow.Image:
-    """Grey of more than 8 bits as 8: the high byte of integers, floats of [0, 1] or [0, 255] by their maximum. clear:
-    the 16-bit value that is transparent; inverted: 0 is white."""
+    """Grey of more than 8 bits as 8: integers' high byte, floats by their maximum. clear: transparent value."""
     values = np.asarray(image)
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():

@@ -86,8 +86,7 @@ class PackingPlan:
         return np.bincount(self.document[self.start == 0], minlength=size).astype(np.int32)
 
     def mixture(self, corpus, *, num_bins: int = 10) -> dict:
-        """What `num_bins` equal parts of the plan are made of: {"sequences": edges, "kind": {name: shares}, "source",
-        "modality"}; shares are of tokens, padding left out. Raises ValueError for another corpus's plan."""
+        """{"sequences": edges, "kind": {name: shares of tokens}, "source", "modality"} of `num_bins` equal parts."""
         return realized_mixture(self, corpus, num_bins)
 
     def with_blank(self, blank: bool) -> "PackingPlan":

@@ -45,10 +45,7 @@ class SampleStream:
         self._order: dict[int, tuple[int, np.ndarray]] = {}
 
     def take(self, *, num_sequences: int | None, epochs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, int]:
-        """-> document, number of the sample and phase, all (v,) int32, and the epochs begun.
-
-        A phase is an epoch where weights are constant; None instead of one phase only.
-        """
+        """-> document, number of the sample and phase, (v,) int32 each, epochs begun. phase None: one only."""
         parts, used = [], [0] * len(self.limits)
         for document, number in self._epochs() if self.constant else self._phases(num_sequences, epochs):
             full = False

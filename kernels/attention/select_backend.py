@@ -36,10 +36,7 @@ _absent: dict[str, str] = {}
 
 
 def backend_for(q: Tensor, k: Tensor, request: AttentionRequest, backend: str) -> ModuleType:
-    """The module that serves a request for q (B, T, H, D) over k (B, S, K, D).
-
-    Raises ValueError where `backend` cannot do what is asked, or no candidate of "auto" can.
-    """
+    """The module that serves q (B, T, H, D) over k (B, S, K, D). ValueError where none, or not `backend`, can."""
     kind, asked, dim = request.mask.kind, backend != "auto", q.shape[3]
     if asked:
         why = backend_refusal(backend, q, k, request)

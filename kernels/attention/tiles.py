@@ -42,10 +42,7 @@ def query_tiles_of_keys(lo: Tensor, hi: Tensor, num_keys: int, query_tile: int, 
 
 
 def queries_of_keys(lo: Tensor, hi: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """The queries that see each of some keys (n,): (begin, stop) of their range, each (B, n) int32.
-
-    Query i sees j where hi[i] > j and lo[i] <= j: the first holds from some query on, the second up to some query.
-    """
+    """(begin, stop), each (B, n) int32: queries that see keys (n,): hi[i] > j from some i on, lo[i] <= j up to one."""
     key = key.to(torch.int32).expand(lo.shape[0], -1).contiguous()
     begin = torch.searchsorted(hi.contiguous(), key, right=True, out_int32=True)
     return begin, torch.searchsorted(lo.contiguous(), key, right=True, out_int32=True)

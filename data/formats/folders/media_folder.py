@@ -119,10 +119,7 @@ def read_words(
     of_images: bool,
     has_classes: Callable[[str], bool] = lambda _: False,
 ) -> tuple[str, dict, str]:
-    """(text, object, what a text of numbers holds) of the .txt, .caption and .json of one sample, by `read`.
-
-    of_images: whether all its media are images, beside which numbers are no words.
-    """
+    """(text, object, what a text of numbers holds) of a sample. of_images: numbers beside images are no words."""
     text, fields, numbers = "", {}, ""
     for path in sorted(paths, key=lambda path: CAPTIONS.index(os.path.splitext(path)[1].lower())):
         content = read(path)

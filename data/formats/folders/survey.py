@@ -88,10 +88,7 @@ def top_manifest(root: Path) -> list[Path]:
 
 
 def json_files(files: FolderFiles) -> tuple[list[Path], set[Path]]:
-    """The files of JSON lines and arrays on top of a folder, and those below, whatever their record format.
-
-    Of each folder below the first of MANIFESTS stands for what is beside and below it.
-    """
+    """JSON files on top of a folder, and below it; the first of MANIFESTS stands for all in its folder."""
     root, seen, num_arrays = files.root, set(), 0
     standing: dict[str, tuple[int, Path]] = {}
     found: list[tuple[str, Path]] = []

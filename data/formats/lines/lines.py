@@ -34,9 +34,9 @@ _ONE_A_LINE = (
 
 
 def json_items(file: Path, *, max_line_mib: float, checked: bool = True) -> Iterator[tuple[int, dict | DocumentError]]:
-    """(line or index from 1, object) for each JSON object of a file, or the error of one that cannot be read.
+    """(line or index from 1, object or error) of a JSON file.
 
-    checked: of a compressed file only what its checksums confirm; False where only the first lines are looked at.
+    checked: only what a compressed file's checksums confirm.
     """
     number, limit = 0, int(max_line_mib * 2**20)
     try:

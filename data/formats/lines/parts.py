@@ -217,10 +217,7 @@ def join_turns(turns: Iterable[tuple[str, list[Part]]], marked: Iterable[str] = 
 
 
 def obelics_document(fields: dict, *, name: str) -> Document:
-    """A document from OBELICS' form: two lists of one length, `{"texts": ["a", null], "images": [null, "1.jpg"]}`.
-
-    Of both at one index the image is first; two texts in a row are paragraphs. Raises DocumentError.
-    """
+    """A document of OBELICS' lists, `{"texts": ["a", null], "images": [null, "1.jpg"]}`. Raises DocumentError."""
     texts, images = fields.get("texts"), fields.get("images")
     for key, value in (("texts", texts), ("images", images)):
         if not isinstance(value, list):

@@ -65,10 +65,7 @@ def caption_pair(name: str, media: dict[str, type], text: str, *, source: str) -
 def captioned_sample(
     name: str, media: dict[str, type], text: str, fields: dict, *, find: Find, source: str, notes: Counter
 ) -> Document:
-    """A document of media and words, and of what the object beside them says. Raises DocumentError.
-
-    text: words in a separate file, which precede those of the object. find: name in the object -> address or None.
-    """
+    """A document of media and words. text: words in a file, put first. find: name -> address. Raises DocumentError."""
     if off := sample_loss_off_key(fields, notes):
         raise DocumentError(f"field {off!r} masks the whole sample from the loss")
     key, words = ("text", text) if text.strip() else caption_in(fields)

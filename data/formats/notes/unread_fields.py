@@ -194,10 +194,7 @@ def _is_word(value) -> bool:
 
 
 def nested_media(value, depth: int = 0, *, pages: bool = True) -> str:
-    """The first name, address or content of media, or name of an array, in a value, however deep; "" for none.
-
-    pages: whether pages of text (`manual.pdf`) count.
-    """
+    """The first name, address or content of media in a value, however deep, or "". pages: count `manual.pdf`."""
     if isinstance(value, str):
         is_array = value.lower().endswith(_ARRAYS)
         if len(value) < 1000 and "." in value and (is_array or is_media_path(value)):

@@ -84,9 +84,9 @@ class SplitListFiles:
         return prefer_held_out((self.split_of(path, named, is_declared=is_declared) for path in paths), named)
 
     def split_of(self, path: str, named: SplitWithOrigin, *, is_declared: bool = False) -> SplitWithOrigin:
-        """The split of media at a path relative to the root; named: what its folders say.
+        """The split of media at a path; named: its folders' split.
 
-        is_declared: whether something else names a split, which a list without this file does not change.
+        is_declared: a list without this file changes nothing.
         """
         if named in HELD_OUT or not self.files:
             return named

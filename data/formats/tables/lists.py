@@ -100,7 +100,7 @@ def _names_of_media(paths: list[str]) -> set[str]:
 
 
 def _as_list(root: Path, path: str, names: set[str], files: MediaFiles, *, is_part: bool = False) -> _List | None:
-    """A list of names of media and words, or None. is_part: of several, perhaps too short to show that it has words."""
+    """A list of names of media and words, or None. is_part: perhaps too short to show that it holds words."""
     lines = _head(root / path)
     first = next((line for line in lines if not names.isdisjoint(_BETWEEN.split(line)[:_TOKENS])), "")
     if any(mark in first for mark in DELIMITERS):

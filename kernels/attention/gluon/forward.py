@@ -94,10 +94,7 @@ def scores(
 def online_softmax(
     b_s, b_max, b_sum, b_lo, b_hi, n, scale_log2, MASK: gl.constexpr, BN: gl.constexpr, S_LAYOUT: gl.constexpr
 ):
-    """Take scores [BM, BN] into the running softmax -> weights, the factor for what was summed before, maximum, sum.
-
-    b_max is scaled already, and in base 2; scores are not. A query that has seen nothing yet is shifted by 0.
-    """
+    """Scores [BM, BN] -> weights, factor for earlier sums, maximum (scaled, base 2), sum; no key yet: shifted by 0."""
     if MASK:
         key = n + gl.arange(0, BN, gl.SliceLayout(0, S_LAYOUT))
         b_s = gl.where(visible(b_lo[:, None], b_hi[:, None], key[None, :]), b_s, -float("inf"))

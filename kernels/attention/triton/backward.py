@@ -51,8 +51,7 @@ def bwd_keys_inner(
     GROUP: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr, D: tl.constexpr, PARTIAL: tl.constexpr,
     TMA: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Add the partial or the full tiles of queries of all GROUP heads to dk and dv, both [BN, BD] fp32, in one loop:
-    nested loops take more registers than there are."""
+    """Add tiles of queries of all GROUP heads to dk and dv [BN, BD] fp32, in one loop to save registers."""
     if PARTIAL:
         # the same mask from the keys' side: two numbers for each key instead of two for each query
         b_query_lo, b_query_hi = load_spans(p_query_lo, p_query_hi, key, num_keys)

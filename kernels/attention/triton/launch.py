@@ -188,8 +188,7 @@ def _operands(
 
 
 def is_narrow(mask: Mask) -> bool:
-    """Whether queries see few keys. Syncs with the GPU once per mask, unless the host knows its spans; masks count as
-    wide while a graph is captured and where they are moving."""
+    """Whether queries see few keys; may sync once per mask. Masks that move or are being captured count as wide."""
     if mask.kind == "moving" or (mask.lo.is_cuda and torch.cuda.is_current_stream_capturing()):
         return False
     return span_stats(mask).max_visible_keys < NARROW_KEYS

@@ -110,10 +110,7 @@ def tile_config_of(
 
 @contextmanager
 def override_tiles(tiles: Mapping[tuple[str, int, bool], TileConfig]) -> Iterator[None]:
-    """Inside, the kernels of (pass, BD, narrow) run in these tiles, for any dtype; not thread-safe.
-
-    Raises ValueError for an unknown pass, sizes that are not powers of two of at least 16, and more than PADDED_ROWS.
-    """
+    """Inside, (pass, BD, narrow) use these tiles; not thread-safe. ValueError for unknown passes and bad sizes."""
     for (name, _, _), tile in tiles.items():
         if name not in PASSES:
             raise ValueError(f"unknown pass {name!r}; choose one of {', '.join(PASSES)}")
