@@ -32,8 +32,11 @@ MAX_WORKERS = 4  # a core collates a few hundred thousand tokens per second
 
 
 def default_loader_workers(device: torch.device | str, *, local_world_size: int = 1) -> int:
-    """Processes that make batches for one rank: none on a CPU, where they would slow training; for a device all but one
-    of this rank's share of the cores (`local_world_size` ranks on this machine), at most MAX_WORKERS."""
+    """Processes that make batches for one rank:
+
+    none on a CPU, where they would slow training; for a device all but one of this rank's share of the cores
+    (`local_world_size` ranks on this machine), at most MAX_WORKERS.
+    """
     if torch.device(device).type == "cpu":
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -98,9 +98,11 @@ class EncodedDocument:
         return dataclasses.replace(self, **blank)
 
     def split_points(self) -> np.ndarray:
-        """(c,) int64 indices, ascending, where a chunk may end and the next begin, 0 and S included. They are outside
-        media (from start to end token), and never between an end token and a target, so that a following chunk, begun
-        one token earlier where that token is text, predicts every target once."""
+        """(c,) int64 indices, ascending, where a chunk may end and the next begin, 0 and S included.
+
+        They are outside media (from start to end token), and never between an end token and a target, so that a
+        following chunk, begun one token earlier where that token is text, predicts every target once.
+        """
         opens = np.isin(self.token_ids, list(MEDIA_START_ID.values()))
         closes = np.isin(self.token_ids, list(MEDIA_END_ID.values()))
         inside = np.cumsum(opens.astype(np.int64)) - np.cumsum(closes.astype(np.int64))

@@ -34,8 +34,11 @@ def forward_flops(
     global_pairs: int,
     num_patches: Mapping[str, int] | None = None,
 ) -> int:
-    """Operations of one forward pass with its head. num_tokens: padding included if it was computed; local_pairs,
-    global_pairs: `Spans.area()` of the two layer types; num_patches: modality -> patches embedded."""
+    """Operations of one forward pass with its head.
+
+    num_tokens: padding included if it was computed; local_pairs, global_pairs: `Spans.area()` of the two layer types;
+    num_patches: modality -> patches embedded.
+    """
     num_global = config.num_global_layers
     area = (config.num_layers - num_global) * local_pairs + num_global * global_pairs
     patches = sum(count * config.patch_dims[name] * config.dim for name, count in (num_patches or {}).items())

@@ -107,10 +107,10 @@ class LaunchConfig:
 
 
 def parse(argv: list[str], *, prog: str = "train.py") -> LaunchConfig:
-    """The request behind the arguments. The first is a recipe's name or the path of its file; `demo` where it is an
-    option or absent.
+    """The request behind the arguments.
 
-    Exits with code 2 and a message for an unknown recipe, field or value, and with 0 after --help.
+    The first is a recipe's name or the path of its file; `demo` where it is an option or absent. Exits with code 2 and
+    a message for an unknown recipe, field or value, and with 0 after --help.
     """
     named = bool(argv) and not argv[0].startswith("-")
     name, rest = (argv[0], argv[1:]) if named else (next(iter(RECIPES)), argv)

@@ -66,8 +66,11 @@ class PseudoLabelConfig:
 
 @dataclass(frozen=True)
 class PseudoLabel:
-    """The model's answer to one document, with its new text. confidence: NaN without answer; reason: why it is not
-    kept, "empty", "unfinished", "unsure", "broken", or the decoder's; "" when it is kept."""
+    """The model's answer to one document, with its new text.
+
+    confidence: NaN without answer; reason: why it is not kept, "empty", "unfinished", "unsure", "broken", or the
+    decoder's; "" when it is kept.
+    """
 
     document: Document
     text: str = ""

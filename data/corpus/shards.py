@@ -157,7 +157,6 @@ class ShardWriter:
         }
 
     def _join(self, name: str, documents: int, names: dict[str, list[str]]) -> int:
-        """Write one column of all shards into the corpus's index; returns its sum."""
         path = self.folder / "index" / f"{name}.npy"
         if not documents:
             _save(path, np.zeros(0, INDEX[name]))

@@ -65,8 +65,11 @@ def link_shards(folder: Path, new: Path, stop: int) -> None:
 
 @contextmanager
 def build_lock(folder: Path) -> Iterator[None]:
-    """Make a folder and keep other builds out of it. Raises CorpusLockedError where another process builds there. The
-    folder itself is locked, so that nothing is left behind and a rename takes the lock along."""
+    """Make a folder and keep other builds out of it.
+
+    Raises CorpusLockedError where another process builds there. The folder itself is locked, so that nothing is left
+    behind and a rename takes the lock along.
+    """
     real = folder.resolve()
     try:
         real.mkdir(parents=True, exist_ok=True)

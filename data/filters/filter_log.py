@@ -204,7 +204,6 @@ class FilterLog:
             raise FilterError(f"a column's name is lower-case letters, digits and _, not {name!r}")
 
     def _clear(self) -> None:
-        """Remove what killed passes and killed undoings have left."""
         for leftover in sorted(self.folder.glob(".*")):
             if leftover.name.endswith((".partial", ".undone")):
                 shutil.rmtree(leftover)

@@ -148,10 +148,7 @@ def contrast(patches: np.ndarray) -> float:
 
 
 def motion(patches: np.ndarray, tubelets: int, frames: int) -> float:
-    """Largest mean difference of a patch between neighbouring frames of a video.
-
-    patches: (tubelets * n, frames * p * p * 3) uint8, frames of a tubelet one after the other.
-    """
+    """Largest mean change of a patch between frames of a video; patches: (tubelets * n, frames * p * p * 3) uint8."""
     pixels = patches.reshape(tubelets, len(patches) // tubelets, frames, -1).swapaxes(1, 2)
     pixels = pixels.reshape(tubelets * frames, *pixels.shape[2:]).astype(np.int16)
     return max(float(np.abs(later - earlier).mean(axis=1).max()) for earlier, later in itertools.pairwise(pixels))

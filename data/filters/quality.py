@@ -205,7 +205,6 @@ def _class_table() -> np.ndarray:
 
 
 def _classes_of(text: str) -> np.ndarray:
-    """(characters,) uint8 class of each character."""
     return _class_table()[np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), dtype=np.uint32)]
 
 

@@ -145,7 +145,6 @@ def _media_key(path: str) -> int:
 
 
 def _below(document: Document, folder: str) -> Document:
-    """The document with its media paths, relative to `folder` (with a slash after it), made relative to the source."""
     parts = (
         part if isinstance(part, Text) else dataclasses.replace(part, path=folder + part.path)
         for part in document.parts

@@ -175,7 +175,6 @@ class _Shard:
         return f"{self.name}::{member}"
 
     def _document(self, name: str, members: list[str]) -> Document | None:
-        """The document of a sample's members, None where they hold neither media nor words. Raises DocumentError."""
         kinds, unread, words, others = {}, [], {}, []
         # of two texts the one with the shorter name is the sample's
         for member in sorted(members, key=lambda member: member.count(".")):

@@ -85,7 +85,6 @@ def printable(text: str) -> str:
 
 @functools.cache
 def _glyphs() -> frozenset[int]:
-    """Code points of the fixed-width font that comes with matplotlib."""
     from matplotlib.font_manager import FontProperties, findfont
     from matplotlib.ft2font import FT2Font
 

@@ -81,8 +81,10 @@ def _fallback_container(path: Path) -> str:
 
 
 def _read_blocks(path: Path, audio_file: soundfile.SoundFile, max_s: float) -> tuple[np.ndarray, int]:
-    """As `read_samples`, block by block: 32 channels at 192 kHz would take 1.5 GB a minute. Not by `SoundFile.blocks`,
-    which returns uninitialised memory where a file gives less than it declared."""
+    """As `read_samples`, block by block: 32 channels at 192 kHz would take 1.5 GB a minute.
+
+    Not by `SoundFile.blocks`, which returns uninitialised memory where a file gives less than it declared.
+    """
     if audio_file.format not in _FORMATS:
         raise DocumentError(f"audio format {audio_file.format} is not read; convert it to WAV or FLAC")
     rate = audio_file.samplerate

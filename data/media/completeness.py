@@ -168,7 +168,6 @@ def _jp2(content) -> float:
 
 def _matroska(content) -> int:
     def value(offset: int) -> tuple[int, int]:
-        """Offset after an element's size field, and the size; 0 for an unknown one."""
         length = 9 - content[offset].bit_length()
         most = (1 << 7 * length) - 1
         size = int.from_bytes(content[offset : offset + length], "big") & most

@@ -82,9 +82,11 @@ def to_rgb(image: Pillow.Image) -> Pillow.Image:
 
 
 def _clear_color(image: Pillow.Image):
-    """The one transparent colour of a PNG, on the scale of the decoded pixels; None without one. The file states it in
-    its own bits, Pillow compares the numbers as they stand and so would miss it: pixels of 2 and 4 bits come out
-    stretched to 8, colours of 16 bits as their high bytes."""
+    """The one transparent colour of a PNG, on the scale of the decoded pixels; None without one.
+
+    The file states it in its own bits, Pillow compares the numbers as they stand and so would miss it: pixels of 2 and
+    4 bits come out stretched to 8, colours of 16 bits as their high bytes.
+    """
     clear = image.info.get("transparency")
     if isinstance(clear, int) and (image.format, image.mode) == ("PNG", "L") and image.tile:
         return clear * {"L;2": 85, "L;4": 17}.get(image.tile[0][3], 1)

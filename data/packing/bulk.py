@@ -182,7 +182,6 @@ class BulkPacker:
         self.opened += count
 
     def _part(self, tokens: np.ndarray, media: np.ndarray) -> np.ndarray:
-        """Part of a sequence that each takes, by tokens or by the media budget that is used most."""
         part = tokens / self.seq_len
         for column, budget in enumerate(self.budget.tolist()):
             part = np.maximum(part, media[:, column] / max(1, budget))

@@ -99,7 +99,6 @@ def _windows(late: np.ndarray, phase: np.ndarray | None):
 
 
 def _repeats(sequence: np.ndarray, document: np.ndarray) -> np.ndarray:
-    """Indices of chunks whose sequence holds an earlier chunk of the same document."""
     key = sequence.astype(np.int64) << 32 | document
     ordered = np.sort(key)
     twice = ordered[1:][ordered[1:] == ordered[:-1]]

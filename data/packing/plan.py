@@ -240,7 +240,6 @@ class PackingPlan:
         return plan
 
     def _check(self) -> None:
-        """Raises ValueError unless arrays and numbers can be a plan's."""
         size = len(self.document)
         for name in ARRAYS:
             array, kinds = getattr(self, name), "b" if name == "blank" else "iu"

@@ -309,7 +309,6 @@ class Spans:
         return self._with(self.lo.pin_memory(), self.hi.pin_memory())
 
     def _with(self, lo: Tensor, hi: Tensor) -> Spans:
-        """These spans as other tensors of the same values, with what is known of them."""
         if lo is self.lo:
             return self
         other = dataclasses.replace(self, lo=lo, hi=hi, valid=True)

@@ -33,8 +33,11 @@ class Transport(Protocol):
 
 
 class GroupTransport:
-    """Over a process group, by non-blocking sends and receives. A rank with nothing to exchange skips the call, which
-    torch allows but for a group's first collective, so all ranks must have met in one before (`World.meet`)."""
+    """Over a process group, by non-blocking sends and receives.
+
+    A rank with nothing to exchange skips the call, which torch allows but for a group's first collective, so all ranks
+    must have met in one before (`World.meet`).
+    """
 
     def __init__(self, group: dist.ProcessGroup):
         self.group = group

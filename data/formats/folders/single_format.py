@@ -161,7 +161,6 @@ class _FolderCounts:
         raise ValueError(detect.unknown_format(self.path, f"holds nothing that is read{why}"))
 
     def _has_words(self, stem: str) -> bool:
-        """Whether the .json of a name holds words: what else a program has beside its images does not."""
         try:
             fields = json.loads(read_text(self.root, f"{stem}.json", _PAGE_MIB))
         except (DocumentError, ValueError, RecursionError):
@@ -189,7 +188,6 @@ class _FolderCounts:
         return len(shown)
 
     def _are_named(self) -> bool:
-        """Whether texts that are no pages name half of the first media, as those do that show them."""
         texts = [name for name in self._ending_in((*_TEXTS, *PAGES)) if not is_dataset_metadata_file(name)]
         said = "".join(detect.head_of(self.root / name).decode("utf-8", "replace") for name in texts[:_MAX_PAGES])
         found = sum(name in said or f"/{os.path.splitext(name)[0]}}}" in said for name in self.media_names)

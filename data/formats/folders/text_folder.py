@@ -116,7 +116,6 @@ class _Ignore:
         self.exclude = self._read(".git/info/exclude")
 
     def hides(self, path: str, *, folder: bool = False) -> bool:
-        """Whether a path is ignored; its parents are known not to be."""
         parts = f"{path}/" if folder else path
         above = path.rpartition("/")[0]
         while True:
@@ -153,7 +152,6 @@ def _ending(path: str) -> str:
 
 
 def _is_plain(path: str) -> bool:
-    """Whether a file's name may declare its split: a text, and no program or media file."""
     return (_ending(path) not in CODE or _ending(path) == ".html") and media_type_of(path) is None
 
 

@@ -112,7 +112,6 @@ def _messages_of_pair(pair, number: int, notes: Counter) -> list[dict]:
 
 
 def _with_media_first(fields: dict, messages: list[dict]) -> list[dict]:
-    """The messages with all media before the first question, where no placeholder takes them."""
     queue = MediaQueue(fields)
     if queue and not any(f"<{kind}>" in message["content"] for message in messages for kind in MEDIA):
         first = next(message for message in messages if message["role"] == "user")

@@ -167,7 +167,6 @@ class _Window:
             self.grow()
 
     def element(self) -> dict | DocumentError:
-        """The next element; the window is behind it afterwards."""
         while True:
             try:
                 fields, end = _DECODER.raw_decode(self.text, self.offset)

@@ -212,7 +212,6 @@ def _is_unsure(name: str, value) -> bool:
 
 
 def _times(value) -> list[float]:
-    """A number, or the numbers of a list of nothing else; else empty."""
     times = [_number(each) for each in value[:1000]] if isinstance(value, list) else [value]
     return [] if None in times else times
 

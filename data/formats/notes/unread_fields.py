@@ -110,7 +110,6 @@ def _note(notes: Counter, note: str) -> None:
 
 
 def _may_be_split(fields: dict, key: str, value) -> bool:
-    """Whether a field may name a split and was not read as that of the row."""
     sort = split_names.split_field_kind(key)
     if sort == "flag":
         return split_names.flag_value(value) is None and value == value and str(value).strip() != ""
@@ -178,7 +177,6 @@ def _sort(key: str) -> str:
 
 
 def _is_no_media(value) -> bool:
-    """Whether a value of a field that is named after media says that there are none, or is words."""
     if isinstance(value, str):
         is_words = " " in value.strip() and "://" not in value
         return is_nothing(value) or value.strip() in ("0", "false", "False") or is_words

@@ -211,7 +211,6 @@ def _as_folder(container: str) -> str:
 
 
 def _media_folders(root: Path) -> list[str]:
-    """The folders below a root that hold a file, and its tars and tables, each with a slash after it."""
     found = set()
     for folder, entry in files_near(root, depth=_FILES_DEPTH):
         found.add(folder)

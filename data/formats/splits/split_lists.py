@@ -155,7 +155,6 @@ class _Media:
         return (found, 2 * wordy > lines) if found and 2 * alike > lines else None
 
     def _of(self, name: str) -> str:
-        """The media file that a name or path means; "" for none, and where it may be several."""
         steps = name.replace("\\", "/").split("/")
         if (media_type_of(name) or conversion_hint(name)) and steps[-1] not in self.by_name:
             steps[-1] = os.path.splitext(steps[-1])[0]

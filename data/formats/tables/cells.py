@@ -100,7 +100,6 @@ def _plain_rows(rows) -> list[dict | DocumentError]:
 
 
 def _addressed_row(row: dict | DocumentError, address: str, texts: frozenset[str]) -> dict | DocumentError:
-    """The row with its media replaced by addresses, and the bytes of the columns `texts` by strings."""
     if isinstance(row, DocumentError):
         return row
     heads: dict[str, bytes] = {}

@@ -81,7 +81,6 @@ def convert_lists(root: Path, paths: list[str]) -> list[Conversion]:
 
 
 def _first_list(root: Path, paths: list[str], names: set[str], files: MediaFiles) -> tuple[_List, list[str]] | None:
-    """The first list and the paths of those that are like it. names: of media."""
     likely = [
         path
         for path in paths

@@ -137,7 +137,6 @@ class _TableRow:
         self.values, self.features, self.notes = values, features, notes
 
     def fields(self) -> dict:
-        """The row as the JSON object it stands for. Raises DocumentError."""
         values = self.values
         for column in [name for name in values if name.lower() in (*_FORMS, *WORDS) and name.lower() not in values]:
             values[column.lower()] = values.pop(column)
@@ -206,7 +205,6 @@ class _TableRow:
         return isinstance(value, str) and value in self.heads
 
     def _modality(self, column: str, reference) -> str | None:
-        """ "image", "audio" or "video" for a reference to media; None for any other value."""
         if not isinstance(reference, str) or column in WORDS or column in _IDS:
             return None
         if isinstance(kind := self.features.get(column), str):

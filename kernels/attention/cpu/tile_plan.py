@@ -224,8 +224,11 @@ class _MaskSplitter:
             self.tile(a, b)
 
     def split_segment(self, a: int, b: int) -> None:
-        """Queries [a, b), many or with many keys: long runs of one kind of edge over many keys, and runs that see the
-        same keys, are a tile each; what lies between is cut by number."""
+        """Queries [a, b), many or with many keys:
+
+        long runs of one kind of edge over many keys, and runs that see the same keys, are a tile each; what lies
+        between is cut by number.
+        """
         start = at = a
         while at < b:
             end = min(self.run_end[at + 1], b) if at + 1 < b else b

@@ -230,8 +230,10 @@ def span_attention_gluon_fwd_kernel(
     H: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr, BD: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr,
     STAGES: gl.constexpr, SINK: gl.constexpr, OVERLAP: gl.constexpr, TURNS: gl.constexpr,
 ):  # fmt: skip
-    """out (B, T, H, D), contiguous, and lse (B, H, T). Grid: (tiles of 2 BM queries, B * H), the last queries first, as
-    they see the most. p_q, p_k and p_v are descriptors of (B, heads, tokens, D).
+    """out (B, T, H, D), contiguous, and lse (B, H, T).
+
+    Grid: (tiles of 2 BM queries, B * H), the last queries first, as they see the most. p_q, p_k and p_v are descriptors
+    of (B, heads, tokens, D).
     """
     tile = gl.num_programs(0) - 1 - gl.program_id(0)
     b, h = gl.program_id(1) // H, gl.program_id(1) % H

@@ -106,8 +106,11 @@ def forward(q: Tensor, k: Tensor, v: Tensor, request: AttentionRequest) -> tuple
 def backward(
     grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, request: AttentionRequest
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `reference.backward`. In fp32, and unless the request is partial, delta is summed over the keys (README.md,
-    "Numerics"); 16-bit inputs have larger errors than that. -> dq, dk, dv, new and contiguous."""
+    """As `reference.backward`.
+
+    In fp32, and unless the request is partial, delta is summed over the keys (README.md, "Numerics"); 16-bit inputs
+    have larger errors than that. -> dq, dk, dv, new and contiguous.
+    """
     batch, num_queries, heads, dim = q.shape
     num_keys, key_heads = k.shape[1:3]
     dtype = request.result_dtype(q)
