@@ -32,10 +32,9 @@ MAX_WORKERS = 4  # a core collates a few hundred thousand tokens per second
 
 
 def default_loader_workers(device: torch.device | str, *, local_world_size: int = 1) -> int:
-    """Processes that make batches for one rank:
+    """Processes that make batches for one rank: none on a CPU, where they would slow training.
 
-    none on a CPU, where they would slow training; for a device all but one of this rank's share of the cores
-    (`local_world_size` ranks on this machine), at most MAX_WORKERS.
+    For a device all but one of this rank's share of the cores (`local_world_size` ranks here), at most MAX_WORKERS.
     """
     if torch.device(device).type == "cpu":
         return 0

@@ -154,9 +154,9 @@ class Transformer(nn.Module):
     """The model: embedders, blocks, final norm and head."""
 
     def __init__(self, config: ModelConfig, *, generator: torch.Generator | None = None, on_meta_device: bool = False):
-        """Build and initialise (`brine.model.init`), from a generator or the global random state. on_meta_device:
+        """Build and initialise (`brine.model.init`), from a generator or the global random state.
 
-        take no memory for parameters, so that they can be sharded first (`brine.training.parallel.parallelize`).
+        on_meta_device: take no memory for parameters until they are sharded (`brine.training.parallel.parallelize`).
         """
         super().__init__()
         self.config = config

@@ -44,8 +44,7 @@ class ChunkTable:
             self.excluded[document] = reason
 
     def expand(self, document: np.ndarray, columns: list[str]):
-        """The chunks of a stream of samples (v,) -> tokens (n,) int32, media (n, columns) int32, start (n,) int32 or
-        None (all 0), index of the sample (n,) int64 or None (one chunk each)."""
+        """Chunks of samples (v,): tokens (n,), media (n, columns), start, sample (n,); None where trivial."""
         num_media = self.corpus.num_media
         if not len(self.split):
             media = np.empty((len(document), len(columns)), dtype=np.int32)

@@ -78,9 +78,9 @@ class AttentionRequest(NamedTuple):
 
 
 def cached_by_mask(serial: int, name: str, make: Callable[[], Any]) -> Any:
-    """What a backend derives from the Spans with this serial under `name`: made at the first call, then kept.
+    """What a backend derives from the Spans with this serial (never reused, as addresses are), made once and kept.
 
-    Serials are never reused, as addresses are. For a Spans that is long gone, or moving, `make` runs again.
+    For a Spans that is long gone, or moving, `make` runs again.
     """
     if kind_of(serial) == "moving":
         return make()

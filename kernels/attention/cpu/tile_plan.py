@@ -224,9 +224,9 @@ class _MaskSplitter:
             self.tile(a, b)
 
     def split_segment(self, a: int, b: int) -> None:
-        """Queries [a, b), many or with many keys:
+        """Queries [a, b), many or with many keys.
 
-        long runs of one kind of edge over many keys, and runs that see the same keys, are a tile each; what lies
+        Long runs of one kind of edge over many keys, and runs that see the same keys, are a tile each; what lies
         between is cut by number.
         """
         start = at = a

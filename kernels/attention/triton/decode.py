@@ -137,8 +137,11 @@ def forward(
     q: Tensor, k: Tensor, v: Tensor, lo: Tensor, hi: Tensor, out: Tensor, lse: Tensor, *, scale: float,
     sink: Tensor | None, num_programs: int | None = None,
 ) -> None:  # fmt: skip
-    """Fill out (B, T, H, D), of any dtype, and lse (B, H, T), for T * H / K of at most `MAX_ROWS`; num_programs: P,
-    more than B, by default as `programs_of`. A CUDA graph of it reads lo, hi, q, k and v anew at each replay."""
+    """Fill out (B, T, H, D), of any dtype, and lse (B, H, T), for T * H / K of at most `MAX_ROWS`.
+
+    num_programs: P, more than B, by default as `programs_of`. A CUDA graph of it reads lo, hi, q, k and v anew at each
+    replay.
+    """
     batch, num_queries, heads, dim = q.shape
     num_keys, key_heads = k.shape[1:3]
     group = heads // key_heads
