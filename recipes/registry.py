@@ -1,5 +1,4 @@
-"""Recipes by name: those of installed packages' entry points (group `brine.recipes`), Brine's own included, or of a
-file.
+"""Recipes by name, from entry points of installed packages (group `brine.recipes`), Brine's included, or from a file.
 
 A recipe is a function without parameters that returns a `Recipe`, often another one with some fields replaced.
 """

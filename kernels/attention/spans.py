@@ -214,8 +214,7 @@ class Spans:
     def packed(
         cls, document: Tensor, *, block: Tensor | None = None, window: int | None = None, num_queries: int | None = None
     ) -> Spans:
-        """Spans of packed sequences: causal inside a document, bidirectional inside a media block, never past the
-        window.
+        """Spans of packed sequences: causal in a document, bidirectional in a media block, never past the window.
 
         document: (B, S) integer ids, a document being a maximal run of equal ids; negative ids are padding, each token
         a document of its own. block: (B, S) integer ids of media blocks, likewise runs, 0 where there is none.

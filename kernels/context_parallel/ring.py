@@ -28,8 +28,10 @@ class Transport(Protocol):
     """Moves tensors between ranks."""
 
     def start(self, payload: Tensor | None, to: int, into: Tensor | None, source: int) -> Callable[[], Tensor | None]:
-        """Begin to send `payload` and to receive `into`, either of them None for nothing; the call that is returned
-        waits for both and gives what was received. Every rank starts the same exchanges in the same order."""
+        """Begin to send `payload` and to receive `into` (None: nothing); call the result to wait and get what came.
+
+        Every rank starts the same exchanges in the same order.
+        """
 
 
 class GroupTransport:
