@@ -118,11 +118,7 @@ def _stores(root: Path) -> tuple[Path, ...]:
 
 
 def snapshot_in(folder: Path) -> Path:
-    """The snapshot to read in a hub's cache folder: of a data set, its `snapshots`, or the cache of one data set alone.
-
-    Any other folder is returned as it is. Raises ValueError when there are several and none is named as the main
-    one.
-    """
+    """The snapshot to read in a hub's cache folder, else the folder. ValueError for several without a main one."""
     if folder.name == "snapshots" and is_hub_folder(folder.parent):
         folder = folder.parent
     if not is_hub_folder(folder):

@@ -58,11 +58,7 @@ def manifest_documents(
     include_decode: bool,
     notes: Counter,
 ) -> Iterator[Document | Quarantined]:
-    """Documents of JSONL files and JSON arrays, and a `Quarantined` for each object that gives none.
-
-    notes: counts remarks on documents that were read, each after "note: ". splits: what the names of the whole source
-    declare, of which the files are a part.
-    """
+    """Documents of JSONL files and JSON arrays, `Quarantined` for objects that give none; `notes` counts remarks."""
     paths, seen = {file: file.relative_to(root).as_posix() for file in files}, set()
     splits = splits or rules.PathSplits(paths.values(), files=True)
     media_splits, lists = rules.MediaPathSplits(root), SplitListFiles(root, notes)

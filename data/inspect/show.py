@@ -166,7 +166,7 @@ def spans_of(sequence: EncodedDocument) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mask_image(sequence: EncodedDocument, *, max_side: int = 1500) -> tuple[np.ndarray, np.ndarray]:
-    """(n, n) int8 over n evenly spaced tokens: 0 hidden, 1 visible, 2 visible and later; and their indices (n,)."""
+    """(n, n) int8 over n evenly spaced tokens (0 hidden, 1 visible, 2 visible and later), and their indices (n,)."""
     positions = np.unique(np.linspace(0, len(sequence) - 1, min(len(sequence), max_side)).round().astype(np.int64))
     lo, hi = (bound[positions][:, None] for bound in spans_of(sequence))
     seen = (positions >= lo) & (positions < hi)

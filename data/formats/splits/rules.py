@@ -148,11 +148,7 @@ class TextFileSplits(PathSplits):
 
 
 class MediaPathSplits:
-    """The split of a document by the folders, tars and tables that its media are in.
-
-    Those on disk are looked up, three deep, when the first media file in a folder is met. A folder without a file holds
-    nothing out.
-    """
+    """The split of a document by the folders (three deep, with files), tars and tables that its media are in."""
 
     def __init__(self, root: Path):
         self.root = root

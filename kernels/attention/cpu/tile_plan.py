@@ -37,8 +37,7 @@ _FLAT, _STEP, _SLIDE, _OTHER, _CLOSED = range(5)
 
 @dataclass
 class TileSide:
-    """Where a call's queries, or its keys, lie in (B, N, ...) tensors and in their flat (B * N + 1, ...) buffers, whose
-    last entry is never read."""
+    """A call's queries, or keys, in (B, N, ...) tensors and flat (B * N + 1, ...) buffers, the last never read."""
 
     num: int  # n
     size: int  # M or L

@@ -75,10 +75,7 @@ def check(q: Tensor, k: Tensor) -> None:
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, request: AttentionRequest) -> tuple[Tensor, Tensor]:
-    """As `reference.forward`; partial results come from the accumulators, without a rounding to q's dtype in between.
-
-    -> out (B, T, H, D), lse (B, H, T) float32, new and contiguous. Raises ValueError where `check` does.
-    """
+    """As `reference.forward`, float32 where partial, without rounding to q's dtype. Raises ValueError as `check`."""
     check(q, k)
     batch, num_queries, heads, dim = q.shape
     num_keys, key_heads = k.shape[1:3]
