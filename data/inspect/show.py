@@ -30,8 +30,7 @@ class DocumentView:
     sequence: EncodedDocument
     tokenizer: Tokenizer
     config: EncodeConfig
-    origin: str
-    """The corpus or source it was taken from."""
+    origin: str  # the corpus or source it was taken from
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,8 @@ class MediaRange:
 
     modality: str
     path: str
-    start: int
-    """Index of the opening token."""
-    stop: int
-    """One past the closing token."""
+    start: int  # index of the opening token
+    stop: int  # one past the closing token
 
 
 def view_corpus(folder: str | Path, name: str) -> DocumentView:

@@ -20,8 +20,7 @@ from brine.data.media.images import DecodedImage, decode_image
 class DecodedAudio:
     """Audio as mel tokens."""
 
-    tokens: np.ndarray
-    """(n, audio_dim) float16 in about [-1, 1]."""
+    tokens: np.ndarray  # (n, audio_dim) float16 in about [-1, 1]
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,7 @@ class DecodedVideo:
     layout: VideoLayout
     patches: np.ndarray
     """(tubelets * rows * cols, video_dim) uint8; frames of a tubelet one after the other inside a patch."""
-    audio_tokens: np.ndarray
-    """(layout.num_audio_tokens, audio_dim) float16; empty for a silent video."""
+    audio_tokens: np.ndarray  # (layout.num_audio_tokens, audio_dim) float16; empty for a silent video
 
 
 Decoded = DecodedImage | DecodedAudio | DecodedVideo

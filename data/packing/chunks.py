@@ -21,16 +21,12 @@ class ChunkTable:
     """How the chosen documents fit packed sequences."""
 
     corpus: object
-    usable: np.ndarray
-    """(u,) int32 documents that can be planned, ascending."""
-    excluded: dict[int, str] = field(default_factory=dict)
-    """Reasons, of the first `MAX_REASONS` excluded documents."""
-    excluded_counts: dict[str, int] = field(default_factory=dict)
-    """Number of excluded documents by kind of reason."""
+    usable: np.ndarray  # (u,) int32 documents that can be planned, ascending
+    excluded: dict[int, str] = field(default_factory=dict)  # reasons, of the first `MAX_REASONS` excluded documents
+    excluded_counts: dict[str, int] = field(default_factory=dict)  # number of excluded documents by kind of reason
     split: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     """(l,) documents that are split, ascending."""
-    first: np.ndarray = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
-    """(l + 1,) first chunk of each."""
+    first: np.ndarray = field(default_factory=lambda: np.zeros(1, dtype=np.int64))  # (l + 1,) first chunk of each
     chunks: np.ndarray = field(default_factory=lambda: np.zeros((0, 2 + len(MODALITIES)), dtype=np.int64))
     """(p, 5) start, stop and media of their chunks."""
 

@@ -145,7 +145,6 @@ def _auto(q: Tensor, k: Tensor, request: AttentionRequest) -> tuple[str, str]:
 
 
 def _check(name: str, q: Tensor, k: Tensor, request: AttentionRequest) -> str | None:
-    """What the self-check says against a backend, run if its result is not known."""
     dim, group, kind = q.shape[3], q.shape[2] // k.shape[2], request.mask.kind
     sink, partial = request.sink is not None, request.partial
     words = [f"{kind} masks", dtype_name(q.dtype), f"head dim {dim}", f"{group} query heads per KV head"]

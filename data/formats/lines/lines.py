@@ -230,7 +230,6 @@ def _array(stream: TextIOWrapper, limit: int) -> Iterator[dict | DocumentError]:
 
 
 def _spread(stream: TextIOWrapper, limit: int) -> Iterator[dict | DocumentError]:
-    """The object written over several lines; an error where more follows it."""
     window = _Window(stream, limit)
     window.peek()
     item = window.element()

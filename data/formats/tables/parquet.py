@@ -115,7 +115,6 @@ def _state(folder: Path) -> dict:
 
 
 def _beside(document: Document, root: Path, file: str) -> Document:
-    """The document with the paths of its files made relative to the source: beside the table, else below its root."""
     folder = file.rpartition("/")[0]
 
     def moved(part):
