@@ -124,7 +124,10 @@ class FilterLog:
             return [json.loads(line) for line in file]
 
     def add(self, filter_: Filter, *, num_workers: int = 1, progress: bool = False) -> dict:
-        """Apply one more filter and write the pass; returns its record. FilterError if applied before, or overtaken."""
+        """Apply one more filter and write the pass; returns its record.
+
+        FilterError if applied already, here or meanwhile.
+        """
         if num_workers < 1:
             raise FilterError(f"num_workers = {num_workers}: give at least 1")
         if not _NAME.fullmatch(filter_.name):

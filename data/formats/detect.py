@@ -158,7 +158,7 @@ class ListedFile(NamedTuple):
 
 
 class FolderFiles:
-    """Files below a folder: `files` has hidden folders' too, `readable` neither those nor links that lead out."""
+    """Files below a folder: of hidden folders too in `files`, without those and links that lead out in `readable`."""
 
     def __init__(self, listing: FolderListing):
         self.root, self.listing, self.files = listing.root, listing, []

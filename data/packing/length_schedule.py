@@ -64,7 +64,11 @@ class LengthSchedule:
 
 
 def segment_starts(split_points: np.ndarray, limit: int | None) -> np.ndarray:
-    """(s,) int64 starts of a chunk's segments, 0 first: fewest within `limit` at split_points (c,), or one whole."""
+    """(s,) int64 where the segments of a chunk begin, 0 first, as few as a greedy walk finds.
+
+    split_points: (c,) ascending, 0 and the chunk's length included. What lies between two of them stays whole even
+    where it is longer than `limit`.
+    """
     starts = [0]
     while limit is not None and int(split_points[-1]) - starts[-1] > limit:
         last = int(np.searchsorted(split_points, starts[-1] + limit, side="right")) - 1

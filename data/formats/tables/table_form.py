@@ -156,7 +156,10 @@ class MediaFiles:
         return self._found[base]
 
     def find_column(self, rows: list[list[str]], file: Path, *, root: Path | None = None) -> MediaColumn:
-        """The media column, with paths below its folder or one above (to `root`, or `annotations`, `meta`)."""
+        """The media column of a table or list, with paths below its folder, or the nearest one above.
+
+        Folders above are searched up to `root`; without one, only above a folder named like `annotations` or `meta`.
+        """
         own = file.parent.resolve()
         if root is not None:
             most = len(own.relative_to(root.resolve()).parts)
